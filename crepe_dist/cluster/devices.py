@@ -1,0 +1,39 @@
+"""Which device this process computes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from crepe_dist.errors import UserError
+
+DEVICES = ("auto", "gpu", "cpu")
+
+
+def pick(device: str, local_rank: int, local_size: int) -> Any:
+    """``mx.gpu(local_rank)``, or ``mx.cpu()`` if asked for or if ``auto`` finds no GPU.
+
+    Raises:
+        UserError: no GPU for ``gpu``, or fewer GPUs than processes on this host.
+    """
+    import mxnet as mx
+
+    if device not in DEVICES:
+        raise UserError(f"device {device!r} does not exist", remedy=f"choose one of {', '.join(DEVICES)}")
+    if device == "cpu":
+        return mx.cpu()
+    gpus = mx.context.num_gpus()
+    if gpus == 0:
+        if device == "auto":
+            return mx.cpu()
+        raise UserError(
+            "no GPU was found",
+            "MXNet sees none: no driver, or the CPU flavour of MXNet is installed",
+            "install the cu112 flavour (README, GPU) and the driver, or use --device cpu",
+        )
+    if local_size > gpus:
+        raise UserError(
+            f"{local_size} processes on this host, but only {gpus} GPU{'s' if gpus > 1 else ''}",
+            "each process trains on one GPU of its own",
+            f"start at most {gpus} on this host (horovodrun -np {gpus}), or use --device cpu",
+        )
+    return mx.gpu(local_rank)

@@ -1,0 +1,57 @@
+"""What the launcher says about this process, read from the environment; imports neither MXNet nor Horovod."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+# (launcher, rank, size, local rank, local size); the first whose rank and size are both set speaks.
+# Slurm: SLURM_NTASKS also stands in a batch script that is itself one process; only srun sets the step's variable.
+LAUNCHERS = (
+    ("horovodrun", "HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE"),
+    (
+        "Open MPI",
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_SIZE",
+        "OMPI_COMM_WORLD_LOCAL_RANK",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
+    ),
+    ("MPICH", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
+)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """This process among its peers; ``launcher`` is empty for a process started by hand."""
+
+    launcher: str = ""
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+
+def detect(environment: Mapping[str, str] = os.environ) -> Launch:
+    for launcher, rank, size, local_rank, local_size in LAUNCHERS:
+        if environment.get(rank, "").isdigit() and environment.get(size, "").isdigit():
+            # Slurm's count per node may read "2(x3),1"; the leading number is this use's best guess.
+            leading = environment.get(local_size, "1").split("(")[0].split(",")[0]
+            return Launch(
+                launcher,
+                int(environment[rank]),
+                int(environment[size]),
+                int(environment.get(local_rank, "0")),
+                max(1, int(leading)) if leading.isdigit() else 1,
+            )
+    return Launch()
+
+
+def limit_threads(launch: Launch) -> int:
+    """Sets OMP_NUM_THREADS to this process's share of the host's cores unless it is set; returns the number.
+
+    Must run before MXNet is imported: MXNet reads it once and otherwise takes half the cores in every process.
+    """
+    share = max(1, len(os.sched_getaffinity(0)) // launch.local_size)
+    return int(os.environ.setdefault("OMP_NUM_THREADS", str(share)).split(",")[0])

@@ -1,0 +1,234 @@
+"""The processes that train together, behind one interface with three cases in each call.
+
+Many processes: Horovod. One process: the identity, and Horovod is never imported. Launched as many but Horovod is
+missing or sees fewer: an error with the remedy, never N silent independent runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Callable, TypeVar
+
+import numpy as np
+
+from crepe_dist.cluster.launch import Launch, detect, limit_threads
+from crepe_dist.errors import UserError
+
+T = TypeVar("T")
+HEARTBEAT_SECONDS = 10.0
+
+
+class World:
+    """One process; also the interface of many. A context manager: leaving it ends the collective work cleanly."""
+
+    rank = 0
+    size = 1
+    local_rank = 0
+    local_size = 1
+
+    @property
+    def is_root(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, array: np.ndarray, name: str) -> np.ndarray:
+        """Element-wise sum over the ranks; the same shape and dtype (float32, float64, int32, int64) on every rank."""
+        return array
+
+    def gather(self, value: Any, name: str) -> list[Any]:
+        """The JSON value of every rank, in the order of ranks, on every rank."""
+        return [value]
+
+    def broadcast(self, value: Any, name: str) -> Any:
+        """Rank 0's JSON value on every rank."""
+        return self.gather(value if self.is_root else None, name)[0]
+
+    def broadcast_parameters(self, parameters: Any) -> None:
+        """Makes rank 0's values of a Gluon ``ParameterDict`` those of every rank."""
+
+    def trainer(self, parameters: Any, optimizer: str, settings: dict[str, Any]) -> Any:
+        """A Gluon ``Trainer`` whose gradients are summed over the ranks; see ``crepe_dist.training.step``."""
+        from mxnet import gluon
+
+        return gluon.Trainer(parameters, optimizer, settings, kvstore=None)
+
+    def close(self) -> None:
+        """Waits for all that was asked for, then leaves the group."""
+
+    def agree(self, subject: str, work: Callable[[], T], same: Callable[[T], Any] | None = None) -> T:
+        """Runs ``work`` on every rank and returns its result if it succeeded everywhere.
+
+        Args:
+            subject: what the ranks must agree on, for the message.
+            work: may raise ``UserError``.
+            same: JSON value of the result that must be equal on every rank.
+
+        Raises:
+            UserError: on every rank alike, if ``work`` failed on one of them or the values differ.
+        """
+        result: list[T] = []
+        report: dict[str, Any] = {"host": socket.gethostname(), "error": None, "same": None}
+        try:
+            result.append(work())
+            report["same"] = same(result[0]) if same else None
+        except UserError as error:
+            report["error"] = [error.what, error.why, error.remedy]
+        reports = self.gather(report, f"agree.{subject}")
+        failed = [rank for rank, each in enumerate(reports) if each["error"]]
+        if failed:
+            what, why, remedy = reports[failed[0]]["error"]
+            if self.size > 1 and len(failed) < self.size:
+                hosts = ", ".join(f"{rank} (host {reports[rank]['host']})" for rank in failed)
+                what = f"{what} [only on rank {hosts}, of {self.size}]"
+                remedy = remedy or "make the same files visible at the same path on every host"
+            raise UserError(what, why, remedy, on_all_ranks=True)
+        different = [rank for rank, each in enumerate(reports) if each["same"] != reports[0]["same"]]
+        if different:
+            rank = different[0]
+            raise UserError(
+                f"the processes disagree on the {subject}",
+                f"rank 0 (host {reports[0]['host']}) has {_short(reports[0]['same'], reports[rank]['same'])}, "
+                f"rank {rank} (host {reports[rank]['host']}) has {_short(reports[rank]['same'], reports[0]['same'])}",
+                "start every process with the same command, files and package version",
+                on_all_ranks=True,
+            )
+        return result[0]
+
+    def on_root(self, name: str, work: Iterator[T]) -> T | None:
+        """Runs ``work`` to its end on rank 0 while the others wait; the last item on rank 0, ``None`` elsewhere.
+
+        The others take part in a small collective every few seconds, so that no stall check or time-out of Horovod
+        or of a network takes the waiting for a hang. ``work`` must yield at least every few seconds.
+        """
+        last: T | None = None
+        if self.size == 1:
+            for last in work:
+                pass
+            return last
+        beat = f"on_root.{name}"
+        if not self.is_root:
+            while True:
+                state = self.broadcast(None, beat)
+                if state["error"]:
+                    raise UserError(*state["error"], on_all_ranks=True)
+                if state["done"]:
+                    return None
+        due = time.monotonic() + HEARTBEAT_SECONDS
+        try:
+            for last in work:
+                if time.monotonic() >= due:
+                    self.broadcast({"done": False, "error": None}, beat)
+                    due = time.monotonic() + HEARTBEAT_SECONDS
+        except UserError as error:
+            self.broadcast({"done": True, "error": [error.what, error.why, error.remedy]}, beat)
+            error.on_all_ranks = True
+            raise
+        self.broadcast({"done": True, "error": None}, beat)
+        return last
+
+    def __enter__(self) -> World:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, UserError) and error.on_all_ranks:
+            if self.is_root:
+                print(error, file=sys.stderr, flush=True)
+            self.gather(0, "exit")  # no rank leaves, and so gets the others killed, before the message is out
+            self.close()
+            raise SystemExit(1)
+        if error is None or (isinstance(error, SystemExit) and not error.code):
+            self.close()
+
+
+class HorovodWorld(World):
+    """Many processes. Every collective has a name: unnamed ones pair up by a counter that may differ by rank."""
+
+    def __init__(self, launch: Launch) -> None:
+        try:
+            self._hvd = importlib.import_module("horovod.mxnet")
+        except (ImportError, OSError) as error:
+            raise _error_of_all(
+                launch,
+                f"this is process {launch.rank} of {launch.size} started by {launch.launcher}, "
+                "but Horovod for MXNet is not installed",
+                str(error),
+                "install it (`uv sync`; without uv see README, Install), or start one process without a launcher",
+            ) from error
+        self._hvd.init()
+        self.rank = self._hvd.rank()
+        self.size = self._hvd.size()
+        self.local_rank = self._hvd.local_rank()
+        self.local_size = self._hvd.local_size()
+        if self.size != launch.size:
+            raise _error_of_all(
+                launch,
+                f"{launch.launcher} started {launch.size} processes, but Horovod sees {self.size}",
+                "this build of Horovod finds its peers through horovodrun",
+                f"start with `horovodrun -np {launch.size} python -m crepe_dist.train …`",
+            )
+
+    def sum(self, array: np.ndarray, name: str) -> np.ndarray:
+        import mxnet as mx
+
+        return self._hvd.allreduce(mx.nd.array(array, dtype=array.dtype), average=False, name=name).asnumpy()
+
+    def gather(self, value: Any, name: str) -> list[Any]:
+        # JSON in bytes: Horovod's own object collectives unpickle what arrives.
+        import mxnet as mx
+
+        data = np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
+        sizes = self._hvd.allgather(mx.nd.array([len(data)], dtype="int64"), name=f"{name}.sizes").asnumpy()
+        joined = self._hvd.allgather(mx.nd.array(data, dtype="uint8"), name=f"{name}.data").asnumpy().tobytes()
+        ends = np.cumsum(sizes).tolist()
+        return [json.loads(joined[end - length : end]) for end, length in zip(ends, sizes.tolist())]
+
+    def broadcast_parameters(self, parameters: Any) -> None:
+        self._hvd.broadcast_parameters(parameters, root_rank=0, prefix="parameters.")
+
+    def trainer(self, parameters: Any, optimizer: str, settings: dict[str, Any]) -> Any:
+        # One group: which gradients share a fused all-reduce would otherwise depend on timing, and with it the order
+        # of additions; and MXNet's handling of a failed collective races when many are pending.
+        return self._hvd.DistributedTrainer(parameters, optimizer, settings, num_groups=1)
+
+    def close(self) -> None:
+        import mxnet as mx
+
+        mx.nd.waitall()  # otherwise the last update may be lost and MXNet complains at exit
+        self._hvd.shutdown()
+
+
+def join() -> World:
+    """The world that the launcher describes; also gives this process its share of the host's threads.
+
+    Raises:
+        UserError: started as one of many, and Horovod is missing or cannot see the others.
+    """
+    launch = detect()
+    limit_threads(launch)
+    return HorovodWorld(launch) if launch.size > 1 else World()
+
+
+def _error_of_all(launch: Launch, what: str, why: str, remedy: str) -> UserError:
+    """An error that every process meets by itself: rank 0 speaks, the others only wait until it has."""
+    if launch.rank != 0:
+        time.sleep(2)
+        os._exit(1)
+    return UserError(what, why, remedy)
+
+
+def _short(mine: Any, other: Any) -> str:
+    """The part of ``mine`` that differs from ``other``."""
+    if isinstance(mine, dict) and isinstance(other, dict):
+        for key in sorted(mine.keys() | other.keys()):
+            if mine.get(key) != other.get(key):
+                inner = _short(mine.get(key), other.get(key))
+                return f"{key}: {inner}" if isinstance(mine.get(key), dict) else f"{key} = {inner}"
+    return json.dumps(mine)[:200]

@@ -1,0 +1,146 @@
+"""One configuration, composed of the dataclasses that the sub-packages own: defaults < YAML file < dotted flags."""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Optional
+
+import yaml
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from crepe_dist import __version__
+from crepe_dist.data.options import DataOptions
+from crepe_dist.errors import UserError
+from crepe_dist.model.options import ModelOptions
+from crepe_dist.training.options import (
+    CheckpointOptions,
+    EvaluationOptions,
+    LoggingOptions,
+    OptimizerOptions,
+    TrainingOptions,
+)
+
+# Short forms of flags that are typed often.
+ALIASES = {
+    "--data": "--data.source",
+    "--init-from": "--training.init_from",
+    "--start-epoch": "--training.start_epoch",
+}
+EXAMPLES = """
+examples:
+  python -m crepe_dist.train                                    the sample, on this machine
+  horovodrun -np 2 python -m crepe_dist.train                   the same by two processes
+  python -m crepe_dist.train --data data/reviews --device gpu   prepared data, one GPU
+  python -m crepe_dist.train --config configs/smoke.yaml --training.epochs 3
+
+short forms: --data DIR is --data.source DIR, --init-from FILE is --training.init_from FILE,
+--start-epoch N is --training.start_epoch N. The same command run again goes on with an unfinished run.
+"""
+
+
+@dataclass
+class Config:
+    """Everything that a training run is told.
+
+    Args:
+        device: auto (a GPU if there is one), gpu or cpu.
+        run_dir: folder of the run; none: ``runs/<data>-<hash of what decides the result>``.
+        fresh: start another run even if this one was begun or finished before.
+    """
+
+    device: str = "auto"
+    run_dir: Optional[str] = None
+    fresh: bool = False
+    data: DataOptions = field(default_factory=DataOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
+    logging: LoggingOptions = field(default_factory=LoggingOptions)
+
+    def __post_init__(self) -> None:
+        if self.data.batch_size < 1:
+            raise UserError(f"data.batch_size is {self.data.batch_size}", remedy="give a number above zero")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide the result; a run is resumed only under equal ones."""
+        return {
+            "batch_size": self.data.batch_size,
+            "model": asdict(self.model),
+            "optimizer": asdict(self.optimizer),
+            "training": asdict(self.training),
+        }
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+GROUPS = {
+    "data": DataOptions,
+    "model": ModelOptions,
+    "optimizer": OptimizerOptions,
+    "training": TrainingOptions,
+    "evaluation": EvaluationOptions,
+    "checkpoint": CheckpointOptions,
+    "logging": LoggingOptions,
+}
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Types and defaults of every option, and the examples line by line."""
+
+
+def parser() -> ArgumentParser:
+    result = ArgumentParser(
+        prog="python -m crepe_dist.train",
+        description="Train a character-level convolutional text classifier, in one process or in many.",
+        epilog=EXAMPLES,
+        formatter_class=_HelpFormatter,
+        version=__version__,
+        exit_on_error=False,
+    )
+    result.add_argument("--config", action="config", help="YAML file of settings; flags override it")
+    result.add_argument("--device", default="auto", help="auto (a GPU if there is one), gpu or cpu")
+    result.add_argument("--run-dir", type=Optional[str], help="folder of the run (none: runs/<data>-<hash>)")
+    result.add_argument("--fresh", action="store_true", help="start another run even if this one exists")
+    for name, options in GROUPS.items():
+        result.add_class_arguments(options, name)
+    for action in result._actions:
+        if action.dest in GROUPS:
+            action.help = argparse.SUPPRESS  # a file for one group, of jsonargparse's own; `--data` is ours
+    return result
+
+
+def parse(arguments: Sequence[str]) -> Config:
+    """The configuration that a command line means.
+
+    Raises:
+        UserError: an unknown option or key, a value of the wrong kind, a file that cannot be read.
+    """
+    spelled = [_spelled_out(argument) for argument in arguments]
+    try:
+        values = parser().parse_args(spelled)
+    except (argparse.ArgumentError, TypeError, ValueError, yaml.YAMLError) as error:
+        message = " ".join(str(error).split())
+        raise UserError(
+            f"the settings cannot be used: {message}",
+            remedy="python -m crepe_dist.train --help lists every option with its type and default",
+        ) from error
+    groups = {name: options(**vars(values[name])) for name, options in GROUPS.items()}
+    return Config(device=values.device, run_dir=values.run_dir, fresh=values.fresh, **groups)
+
+
+def _spelled_out(argument: str) -> str:
+    flag, equals, value = argument.partition("=")
+    return ALIASES.get(flag, flag) + equals + value

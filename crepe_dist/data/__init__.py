@@ -1,0 +1,1 @@
+"""Texts in, encoded data set folder and batches of codes out."""

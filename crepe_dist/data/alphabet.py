@@ -1,0 +1,135 @@
+"""Text → uint8 codes by table look-up.
+
+The alphabet is the 69 characters of the notebook (the paper's 70 hold "-" twice; the notebook puts a space in the
+place of the second). A code is the position of a character in the alphabet, or ``BLANK`` for an unknown one and for
+the padding; both become an all-zero column of the one-hot matrix.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.errors import UserError
+
+ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/\\|_@#$%^&*~`+ =<>()[]{}"
+FULL_ALPHABET = ALPHABET + "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+BLANK = 255
+CODE_POINTS = 0x110000
+# No code point from here on has a letter of the alphabet as its lower case or at the start of its decomposition.
+LATIN_END = 0x2200
+
+Mode = Literal["paper", "full", "notebook"]
+MODES: tuple[Mode, ...] = ("paper", "full", "notebook")
+Codes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a text becomes ``feature_len`` codes. One code point is one position.
+
+    Modes:
+        ``paper``: lower-case, the LAST ``feature_len`` characters in reversed order (the authors' ``train/data.lua``).
+        ``full``: the same with upper and lower case apart, 95 characters (the paper's "Full" alphabet).
+        ``notebook``: the FIRST ``feature_len`` characters in reading order, upper case unknown. The notebook's
+            ``encode`` computes the lower-cased, reversed text and then loops over the original; its published
+            parameters need exactly that.
+
+    Args:
+        fold_accents: a letter whose canonical decomposition (NFD) starts with a letter of the alphabet becomes that
+            letter (é → e); a deviation from the paper. ``None``: off in mode ``notebook``, on otherwise.
+
+    Raises:
+        UserError: unknown mode, or ``feature_len`` below 1.
+    """
+
+    mode: Mode = "paper"
+    feature_len: int = 1014
+    fold_accents: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise UserError(f"encoding mode {self.mode!r} does not exist", remedy=f"choose one of {', '.join(MODES)}")
+        if self.feature_len < 1:
+            raise UserError(f"feature_len is {self.feature_len}", remedy="give the number of characters a document")
+        if self.fold_accents is None:
+            object.__setattr__(self, "fold_accents", self.mode != "notebook")
+
+    @property
+    def alphabet(self) -> str:
+        return FULL_ALPHABET if self.mode == "full" else ALPHABET
+
+    def encode(self, texts: Sequence[str]) -> Codes:
+        """uint8 [len(texts), feature_len], ``BLANK`` after the end of a short text."""
+        length = self.feature_len
+        in_reading_order = self.mode == "notebook"
+        ascii_table = _ascii_table(self.mode)
+        rows = []
+        for text in texts:
+            kept = text[:length] if in_reading_order else text[-length:]
+            if kept.isascii():
+                row = kept.encode("ascii").translate(ascii_table)
+            else:
+                points = np.frombuffer(kept.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+                row = _table(self.mode, bool(self.fold_accents))[points].tobytes()
+            rows.append(row.ljust(length, b"\xff") if in_reading_order else row.rjust(length, b"\xff"))
+        codes = np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), length)
+        return codes if in_reading_order else codes[:, ::-1]
+
+    def decode(self, codes: Codes) -> str:
+        """The text that uint8 [feature_len] codes still show: reading order, blanks as spaces, padding dropped."""
+        text = "".join(self.alphabet[code] if code < len(self.alphabet) else " " for code in codes.tolist())
+        used = np.flatnonzero(codes != BLANK)
+        text = text[: used[-1] + 1] if len(used) else ""
+        return text if self.mode == "notebook" else text[::-1]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "alphabet": self.alphabet}
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> Encoding:
+        """Inverse of ``to_dict``.
+
+        Raises:
+            UserError: the saved alphabet is not the one that this version gives to the mode.
+        """
+        encoding = cls(mode=saved["mode"], feature_len=saved["feature_len"], fold_accents=saved["fold_accents"])
+        if saved.get("alphabet", encoding.alphabet) != encoding.alphabet:
+            raise UserError(
+                "the saved alphabet is not the one of this version",
+                f"mode {encoding.mode!r} has {len(encoding.alphabet)} characters, the file says {saved['alphabet']!r}",
+                "prepare the data again, or use the version that wrote the file",
+            )
+        return encoding
+
+
+def _code(character: str, mode: Mode, fold_accents: bool) -> int:
+    alphabet = FULL_ALPHABET if mode == "full" else ALPHABET
+    candidates = [character]
+    if fold_accents and character.isalpha():
+        base = unicodedata.normalize("NFD", character)[0]
+        candidates += [base] if base.isalpha() else []
+    if mode == "paper":
+        candidates += [candidate.lower() for candidate in candidates]
+    found = (alphabet.index(candidate) for candidate in candidates if len(candidate) == 1 and candidate in alphabet)
+    return next(found, BLANK)
+
+
+@lru_cache(maxsize=None)
+def _ascii_table(mode: Mode) -> bytes:
+    return bytes(_code(chr(point), mode, False) for point in range(128)).ljust(256, b"\xff")
+
+
+@lru_cache(maxsize=None)
+def _table(mode: Mode, fold_accents: bool) -> Codes:
+    """uint8 [0x110000]: the code of every code point."""
+    table = np.full(CODE_POINTS, BLANK, dtype=np.uint8)
+    for point in range(LATIN_END):
+        table[point] = _code(chr(point), mode, fold_accents)
+    return table

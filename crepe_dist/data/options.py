@@ -1,0 +1,16 @@
+"""Settings of the training data."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class DataOptions:
+    """What is trained on.
+
+    Args:
+        source: a folder made by ``crepe_dist.prepare``, or ``sample`` for the bundled sample (prepared on first use).
+        batch_size: documents a step over all processes together.
+    """
+
+    source: str = "sample"
+    batch_size: int = 128

@@ -1,0 +1,29 @@
+"""The one exception for everything that a user can mend."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something that the person at the keyboard can mend; shown without a traceback.
+
+    Args:
+        what: what went wrong, in one sentence.
+        why: the cause, where it is not plain from ``what``.
+        remedy: what to do about it.
+        on_all_ranks: every rank raises this same error at the same point, so that one of them can speak for all.
+    """
+
+    def __init__(self, what: str, why: str = "", remedy: str = "", *, on_all_ranks: bool = False) -> None:
+        super().__init__(what)
+        self.what = what
+        self.why = why
+        self.remedy = remedy
+        self.on_all_ranks = on_all_ranks
+
+    def __str__(self) -> str:
+        lines = [f"error: {self.what}"]
+        if self.why:
+            lines.append(f"  why: {self.why}")
+        if self.remedy:
+            lines.append(f"  do:  {self.remedy}")
+        return "\n".join(lines)

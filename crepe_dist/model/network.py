@@ -1,0 +1,111 @@
+"""The Crepe network (Zhang, Zhao & LeCun 2015, arXiv:1509.01626, tables 1 and 2) as one hybridizable Gluon block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mxnet.gluon import nn
+
+# (kernel, pooled by 3 afterwards) of the six convolutions, table 1 of the paper.
+CONVOLUTIONS = ((7, True), (7, True), (3, False), (3, False), (3, False), (3, True))
+POOL = 3
+# oneDNN's blocked CPU kernels want input channels in multiples of 16; other counts fall back to slow ones.
+CHANNEL_BLOCK = 16
+
+
+@dataclass(frozen=True)
+class Shape:
+    """All that decides the shapes of a network.
+
+    Attributes:
+        alphabet_size: number of characters; codes at or above it are blank.
+        feature_len: characters a document, at least 123 (the shortest that leaves one position after the last pool).
+        classes: number of outputs.
+        filters: channels of every convolution (paper: 256 small, 1024 large).
+        units: width of the two hidden dense layers (paper: 1024 small, 2048 large).
+        dropout: probability of dropping a unit after each hidden dense layer.
+    """
+
+    alphabet_size: int
+    feature_len: int
+    classes: int
+    filters: int
+    units: int
+    dropout: float = 0.5
+
+
+def lengths(feature_len: int) -> list[int]:
+    """Positions after the input and after each convolution and pool.
+
+    For 1014 characters: 1014 → 1008 → 336 → 330 → 110 → 108 → 106 → 104 → 102 → 34.
+    """
+    result = [feature_len]
+    for kernel, pooled in CONVOLUTIONS:
+        result.append(result[-1] - kernel + 1)
+        if pooled:
+            result.append(result[-1] // POOL)
+    return result
+
+
+class OneHotConv1D(nn.HybridBlock):
+    """First layer: uint8 codes [B, L] → one-hot on the device → convolution and ReLU, float32 [B, filters, L - 6].
+
+    The stored weight is [filters, alphabet_size, kernel]; zero channels up to a multiple of 16 are added in the
+    forward pass only, for speed. A code ≥ the padded depth, so also 255, becomes an all-zero column (``one_hot`` of
+    MXNet), which is how a blank or unknown character looks in the paper.
+    """
+
+    def __init__(self, alphabet_size: int, filters: int, kernel: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._alphabet_size = alphabet_size
+        self._filters = filters
+        self._kernel = kernel
+        self._depth = -(-alphabet_size // CHANNEL_BLOCK) * CHANNEL_BLOCK
+        with self.name_scope():
+            self.weight = self.params.get("weight", shape=(filters, alphabet_size, kernel))
+            self.bias = self.params.get("bias", shape=(filters,), init="zeros")
+
+    def hybrid_forward(self, F: Any, codes: Any, weight: Any, bias: Any) -> Any:
+        one_hot = F.transpose(F.one_hot(codes, depth=self._depth), axes=(0, 2, 1))
+        if self._depth > self._alphabet_size:
+            extra = F.zeros(shape=(self._filters, self._depth - self._alphabet_size, self._kernel))
+            weight = F.concat(weight, extra, dim=1)
+        out = F.Convolution(one_hot, weight, bias, kernel=(self._kernel,), num_filter=self._filters)
+        return F.relu(out)
+
+
+class Crepe(nn.HybridSequential):
+    """Six convolutions, three pools, three dense layers: uint8 codes [B, L] → float32 logits [B, classes].
+
+    Its children have the numbers that they have in the notebook's ``HybridSequential`` (0, 2, 4, 5, 6, 7 convolutions,
+    10, 12, 14 dense), so a file of ``save_parameters`` fits both ways. Every layer knows its input size, because
+    deferred initialisation would put the broadcast of the parameters into the first forward pass.
+
+    Raises:
+        ValueError: ``feature_len`` leaves no position after the last pool.
+    """
+
+    def __init__(self, shape: Shape, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        positions = lengths(shape.feature_len)
+        if positions[-1] < 1:
+            raise ValueError(f"feature_len is {shape.feature_len}; this network needs at least 123 characters")
+        self.shape = shape
+        with self.name_scope():
+            for index, (kernel, pooled) in enumerate(CONVOLUTIONS):
+                name = f"conv{index}_"
+                if index == 0:
+                    self.add(OneHotConv1D(shape.alphabet_size, shape.filters, kernel, prefix=name))
+                else:
+                    width = shape.filters
+                    self.add(nn.Conv1D(width, kernel, in_channels=width, activation="relu", prefix=name))
+                if pooled:
+                    self.add(nn.MaxPool1D(pool_size=POOL, strides=POOL))
+            self.add(nn.Flatten())  # small, 1014 characters: 34 × 256 = 8704 inputs
+            width = positions[-1] * shape.filters
+            for _ in range(2):
+                self.add(nn.Dense(shape.units, in_units=width, activation="relu"))
+                self.add(nn.Dropout(shape.dropout))
+                width = shape.units
+            self.add(nn.Dense(shape.classes, in_units=width))

@@ -1,0 +1,52 @@
+"""Settings of the network and its initialisation."""
+
+from dataclasses import dataclass
+from typing import Literal, Optional
+
+from crepe_dist.errors import UserError
+
+Initialisation = Literal["he", "xavier", "paper"]
+Size = Literal["auto", "tiny", "small", "large"]
+# (filters, units): small and large are the paper's. Tiny is ours, for data and machines that are small.
+SIZES: dict[str, tuple[int, int]] = {"tiny": (128, 512), "small": (256, 1024), "large": (1024, 2048)}
+TINY_BELOW_ROWS = 100_000
+
+
+@dataclass
+class ModelOptions:
+    """The network.
+
+    Args:
+        size: tiny (128 filters, 512 units), small (256, 1024: the paper's and the notebook's), large (1024, 2048), or
+            auto: tiny below 100,000 training rows, else small.
+        filters: channels of each convolution, in place of what ``size`` says.
+        units: width of the two hidden dense layers, in place of what ``size`` says.
+        dropout: probability of dropping a unit of a hidden dense layer in training.
+        initialisation: he (Gaussian, variance 2 / inputs; He et al. 2015, arXiv:1502.01852), which keeps the signal's
+            size through nine ReLU layers; xavier (magnitude 2.24, the notebook's); or paper (Gaussian, 0.02 from 1024
+            filters on, else 0.05, biases too).
+        hybridize: run the network as one compiled graph; off for debugging.
+    """
+
+    size: Size = "auto"
+    filters: Optional[int] = None
+    units: Optional[int] = None
+    dropout: float = 0.5
+    initialisation: Initialisation = "he"
+    hybridize: bool = True
+
+    def widths(self, rows: int) -> tuple[int, int]:
+        """(filters, units) for that many training rows.
+
+        Raises:
+            UserError: a width below 1 or a dropout outside [0, 1).
+        """
+        size = self.size if self.size != "auto" else "tiny" if rows < TINY_BELOW_ROWS else "small"
+        filters, units = SIZES[size]
+        filters = filters if self.filters is None else self.filters
+        units = units if self.units is None else self.units
+        if min(filters, units) < 1:
+            raise UserError(f"model.filters {filters} and model.units {units} must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"model.dropout is {self.dropout}", remedy="give a probability from 0 to below 1")
+        return filters, units

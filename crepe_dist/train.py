@@ -1,0 +1,21 @@
+"""Trains: `python -m crepe_dist.train`, or `horovodrun -np N python -m crepe_dist.train`."""
+
+from __future__ import annotations
+
+import sys
+
+from crepe_dist import command
+from crepe_dist.cluster.world import join
+from crepe_dist.config import parse
+
+
+def main() -> None:
+    with join() as world:
+        config = world.agree("settings", lambda: parse(sys.argv[1:]), same=lambda config: config.to_dict())
+        from crepe_dist.training.fit import train
+
+        train(config, world)
+
+
+if __name__ == "__main__":
+    command.run(main)

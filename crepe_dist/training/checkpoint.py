@@ -1,0 +1,111 @@
+"""Epoch checkpoints, named by test accuracy as the notebook names them, each with a JSON file beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from crepe_dist.data.dataset import sha256
+from crepe_dist.errors import UserError
+from crepe_dist.model import parameters
+from crepe_dist.model.parameters import Arrays
+from crepe_dist.training.files import sync, write_json
+
+FORMAT = 1
+FOLDER = "checkpoints"
+RESULT = "result.json"
+RUNS = Path("runs")
+
+
+def file_name(epoch: int, test_accuracy: float) -> str:
+    """``crepe_epoch_<e>_test_acc_<percent>.params``: zero-based epoch, accuracy cut (not rounded) to two decimals."""
+    return f"crepe_epoch_{epoch}_test_acc_{int(test_accuracy * 10000) / 100}.params"
+
+
+def write(run_dir: Path, arrays: Arrays, about: dict[str, Any]) -> Path:
+    """Writes the parameters and, after them, the description that makes them usable without any flag.
+
+    Args:
+        about: encoding, classes, network and metrics; ``epoch`` and ``test_accuracy`` give the name.
+    """
+    folder = run_dir / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / file_name(about["epoch"], about["test_accuracy"])
+    for old in folder.glob(f"crepe_epoch_{about['epoch']}_test_acc_*"):  # scored again after a resume
+        if old.stem != path.stem:
+            old.unlink()
+    parameters.save(arrays, path)
+    write_json(path.with_suffix(".json"), {"format": FORMAT, **about, "sha256": sha256(path)})
+    sync(folder)
+    return path
+
+
+def prune(run_dir: Path, keep: set[str]) -> None:
+    """Removes the checkpoints whose file name is not in ``keep``."""
+    for path in (run_dir / FOLDER).glob("crepe_epoch_*.params"):
+        if path.name not in keep:
+            path.unlink()
+            path.with_suffix(".json").unlink(missing_ok=True)
+
+
+def find(given: str | None) -> Path:
+    """The .params file that is meant: itself, a run folder's reported one, or that of the newest run.
+
+    Raises:
+        UserError: there is none.
+    """
+    if given is None:
+        runs = sorted(RUNS.glob(f"*/{FOLDER}"), key=lambda folder: folder.stat().st_mtime, reverse=True)
+        found = next((path for path in map(_of_run, (folder.parent for folder in runs)) if path), None)
+        if found is None:
+            raise UserError(
+                f"there is no trained run in {RUNS}/",
+                remedy="train one (python -m crepe_dist.train), or name a checkpoint",
+            )
+        return found
+    path = Path(given)
+    if path.is_dir():
+        found = _of_run(path)
+        if found is None:
+            raise UserError(f"{path} holds no checkpoint", remedy="name a run folder or a .params file")
+        return found
+    if not path.is_file():
+        raise UserError(f"{path} does not exist", remedy="name a run folder or a .params file")
+    return path
+
+
+def _of_run(run_dir: Path) -> Path | None:
+    folder = run_dir / FOLDER if (run_dir / FOLDER).is_dir() else run_dir
+    result = run_dir / RESULT
+    if result.is_file():
+        reported = folder / Path(json.loads(result.read_text(encoding="utf-8"))["checkpoint"]).name
+        if reported.is_file():
+            return reported
+    described = [path for path in folder.glob("crepe_epoch_*.params") if path.with_suffix(".json").is_file()]
+    return max(described, key=lambda path: int(path.name.split("_")[2]), default=None)
+
+
+def describe(path: Path) -> dict[str, Any] | None:
+    """The description beside a checkpoint, or ``None`` for foreign parameters.
+
+    Raises:
+        UserError: the description cannot be read, or the parameters are not those it was written for.
+    """
+    sidecar = path.with_suffix(".json")
+    if not sidecar.is_file():
+        return None
+    try:
+        about: dict[str, Any] = json.loads(sidecar.read_text(encoding="utf-8"))
+        version, digest = about["format"], about["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{sidecar} cannot be read", f"{type(error).__name__}: {error}") from error
+    if version != FORMAT:
+        raise UserError(f"{sidecar} has format {version}; this version reads format {FORMAT}")
+    if digest != sha256(path):
+        raise UserError(
+            f"{path} was altered since it was written",
+            "its SHA-256 is not the one beside it",
+            "take another checkpoint; delete the .json to treat the file as foreign parameters",
+        )
+    return about

@@ -1,0 +1,71 @@
+"""What rank 0 shows: a progress bar on a terminal, plain lines where the output is read by something else."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+LINE_SECONDS = 10.0
+
+
+class Display:
+    """Shows nothing: the ranks beside rank 0."""
+
+    def say(self, line: str) -> None:
+        """One line that stays."""
+
+    def begin_epoch(self, epoch: int, epochs: int, documents: int, done: int) -> None:
+        """An epoch of so many documents, of which some were trained on before."""
+
+    def update(self, documents: int, moving_loss: float, rate: float) -> None:
+        """Documents of the epoch trained on so far, moving average of the loss, documents a second."""
+
+    def end_epoch(self) -> None:
+        """The epoch's steps are done."""
+
+
+class ConsoleDisplay(Display):
+    """Writes to standard output."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._title = ""
+        self._total = 0
+        self._next_line = 0.0
+
+    def say(self, line: str) -> None:
+        self._console.print(line, markup=False)
+
+    def begin_epoch(self, epoch: int, epochs: int, documents: int, done: int) -> None:
+        self._title = f"epoch {epoch} of 0–{epochs - 1}"
+        self._total = documents
+        self._next_line = time.monotonic() + LINE_SECONDS
+        if self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed:,.0f}/{task.total:,.0f} documents  {task.fields[rate]}"),
+                TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
+            )
+            self._task = self._bar.add_task(self._title, total=documents, completed=done, rate="")
+            self._bar.start()
+
+    def update(self, documents: int, moving_loss: float, rate: float) -> None:
+        speed = f"{rate:,.0f}/s  loss {moving_loss:.4f}"
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=documents, rate=speed)
+        elif time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + LINE_SECONDS
+            left = (self._total - documents) / max(rate, 1e-9)
+            self.say(f"{self._title}: {documents:,}/{self._total:,} documents  {speed}  {left:,.0f} s left")
+
+    def end_epoch(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = self._task = None

@@ -1,0 +1,100 @@
+"""Scores of a network on one part of the data, exact for any number of ranks: counts are summed, not rates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from crepe_dist.cluster.world import World
+from crepe_dist.data.dataset import Part
+from crepe_dist.data.loader import batches
+from crepe_dist.model.network import Crepe
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What came out.
+
+    Attributes:
+        confusion: int64 [classes, classes]; row = true class, column = predicted class.
+        loss: mean cross-entropy a document, in nats.
+    """
+
+    confusion: npt.NDArray[np.int64]
+    loss: float
+
+    @property
+    def documents(self) -> int:
+        return int(self.confusion.sum())
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction of documents whose class was predicted."""
+        return float(np.trace(self.confusion) / self.confusion.sum())
+
+    def per_class(self, classes: list[str]) -> pd.DataFrame:
+        """Columns precision, recall, f1 (fractions; 0 where undefined) and documents, a row a class."""
+        right = np.diag(self.confusion).astype(float)
+        predicted = self.confusion.sum(axis=0)
+        true = self.confusion.sum(axis=1)
+        return pd.DataFrame(
+            {
+                "precision": right / np.maximum(predicted, 1),
+                "recall": right / np.maximum(true, 1),
+                "f1": 2 * right / np.maximum(predicted + true, 1),
+                "documents": true,
+            },
+            index=pd.Index(classes, name="class"),
+        )
+
+
+def evaluate(
+    network: Crepe, part: Part, batch_size: int, device: Any, world: World, *, sharded: bool = True
+) -> Scores:
+    """Scores ``network`` on ``part``; every rank calls it and gets the same result.
+
+    Args:
+        batch_size: documents a step over all ranks that score.
+        sharded: every rank scores its share; else rank 0 scores everything while the others wait.
+    """
+    classes = network.shape.classes
+    if sharded:
+        (totals,) = list(_count(network, part, batch_size, device, world.rank, world.size))[-1:]
+        confusion = world.sum(totals.confusion, "evaluation.confusion")
+        loss = world.sum(np.array([totals.loss]), "evaluation.loss")[0]
+    else:
+        alone = world.on_root("evaluation", _count(network, part, batch_size, device, 0, 1))
+        confusion, loss = world.broadcast(
+            [alone.confusion.tolist(), alone.loss] if alone else None, "evaluation.result"
+        )
+    confusion = np.asarray(confusion, dtype=np.int64).reshape(classes, classes)
+    return Scores(confusion, float(loss) / int(confusion.sum()))
+
+
+@dataclass
+class _Totals:
+    confusion: npt.NDArray[np.int64]
+    loss: float = 0.0
+
+
+def _count(
+    network: Crepe, part: Part, batch_size: int, device: Any, rank: int, size: int
+) -> Iterator[_Totals]:
+    """Yields the running totals of this rank's documents after each batch."""
+    classes = network.shape.classes
+    totals = _Totals(np.zeros((classes, classes), dtype=np.int64))
+    for batch in batches(part, np.arange(len(part)), batch_size, rank, size):
+        log_probabilities = mx.nd.log_softmax(network(batch.codes.as_in_context(device)).astype("float32"))
+        log_probabilities = log_probabilities.asnumpy().astype(np.float64)
+        real = batch.weights.asnumpy() > 0
+        labels = batch.labels.asnumpy()[real]
+        predicted = log_probabilities[real].argmax(axis=1)
+        np.add.at(totals.confusion, (labels, predicted), 1)
+        totals.loss -= float(log_probabilities[real, :][np.arange(len(labels)), labels].sum())
+        yield totals

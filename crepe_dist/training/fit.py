@@ -1,0 +1,214 @@
+"""From a configuration to a trained model: what `python -m crepe_dist.train` and `crepe_dist.fit` both do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crepe_dist.cluster.devices import pick
+from crepe_dist.cluster.world import World, join
+from crepe_dist.config import Config
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.dataset import Dataset, open_dataset
+from crepe_dist.data.preparation import SAMPLE, SAMPLE_FEATURE_LEN, Split, find_sources, prepare_in_steps
+from crepe_dist.errors import UserError
+from crepe_dist.model import parameters
+from crepe_dist.model.network import Crepe, Shape
+from crepe_dist.training import checkpoint, state
+from crepe_dist.training.display import ConsoleDisplay, Display
+from crepe_dist.training.loop import Loop
+from crepe_dist.training.metrics import Metrics, RunMetrics
+from crepe_dist.training.run_folder import RunFolder, choose
+
+SAMPLE_FOLDER = Path("data") / SAMPLE
+SAMPLE_SPLIT = Split(test=0.2, validation=0.1)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+        run_dir: the run's folder.
+        checkpoint: the reported .params file.
+        epoch: the reported epoch.
+        chosen_by: "validation accuracy", or "last epoch" where the data has no validation part.
+        test_accuracy: fraction, of the reported epoch.
+        test_loss: nats a document, of the reported epoch.
+    """
+
+    run_dir: Path
+    checkpoint: Path
+    epoch: int
+    chosen_by: str
+    test_accuracy: float
+    test_loss: float
+
+
+def fit(config: Config) -> Result:
+    """Trains as ``config`` says, in this process or as one of many; resumes an unfinished run, reports a finished one.
+
+    Raises:
+        UserError: on anything the caller can mend.
+    """
+    with join() as world:
+        return train(config, world)
+
+
+def train(config: Config, world: World) -> Result:
+    """``fit`` within a world that was joined before."""
+    display = ConsoleDisplay() if world.is_root else Display()
+    dataset = open_data(config.data.source, world, display)
+    device = world.agree("device", lambda: pick(config.device, world.local_rank, world.local_size))
+    world.agree("settings", lambda: None, same=lambda _: config.identity())
+    folder = _choose_folder(config, dataset, world)
+    if folder.result is not None:
+        result = _result(folder)
+        display.say(f"{folder.path} is finished; --fresh starts another run\n{_summary(result)}")
+        return result
+
+    network = world.agree("network", lambda: _build(config, dataset, device))
+    world.broadcast_parameters(network.collect_params())
+    metrics = RunMetrics(folder.path, tensorboard=config.logging.tensorboard) if world.is_root else Metrics()
+    loop = Loop(config, dataset, world, device, folder, network, metrics, display)
+    display.say(_opening(config, dataset, world, device, network, folder))
+    resume(loop)
+    loop.run()
+
+    reported = loop.reported()
+    if world.is_root:
+        folder.write_result(
+            {
+                "checkpoint": f"{checkpoint.FOLDER}/{reported['checkpoint']}",
+                "epoch": reported["epoch"],
+                "chosen_by": "validation accuracy" if "validation" in dataset.parts else "last epoch",
+                "test_accuracy": reported["test_accuracy"],
+                "test_loss": reported["test_loss"],
+            }
+        )
+    world.gather(0, "result written")
+    result = _result(folder)
+    display.say(_summary(result))
+    return result
+
+
+def resume(loop: Loop) -> None:
+    """Takes up the newest saved state, if there is one; every rank reads the same."""
+    found = loop.world.agree(
+        "saved state",
+        lambda: state.load_newest(loop.folder.state),
+        same=lambda found: found and [found[0].step, found[0].epoch],
+    )
+    if found is None:
+        return
+    progress, values, optimizer, damaged = found
+    loop.restore(progress, values, optimizer)
+    for each in damaged:
+        loop.display.say(f"not usable, passed over: {each}")
+    loop.metrics.resume(progress)
+    loop.display.say(f"going on from step {progress.step}, epoch {progress.epoch}")
+
+
+def open_data(source: str, world: World, display: Display) -> Dataset:
+    """Opens a prepared folder on every rank; the sample is prepared by rank 0 if it is not there yet.
+
+    Raises:
+        UserError: on every rank, if one of them cannot open it or sees other data.
+    """
+    folder = SAMPLE_FOLDER if source == SAMPLE else Path(source)
+    missing = source == SAMPLE and world.broadcast(not folder.exists(), "sample missing")
+    if missing:
+        display.say(f"preparing the sample in {folder}")
+        world.on_root("sample", _prepare_sample(folder))
+    dataset = world.agree("data", lambda: _open(folder), same=lambda dataset: dataset.fingerprint)
+    if "test" not in dataset.parts:
+        raise UserError(
+            f"{folder} has no test part",
+            "each epoch is scored on it",
+            "prepare the data with --test FILE or --test-fraction 0.2",
+            on_all_ranks=True,
+        )
+    return dataset
+
+
+def _open(folder: Path) -> Dataset:
+    if folder.is_file():
+        raise UserError(
+            f"{folder} is not a prepared data set but a file",
+            remedy=f"python -m crepe_dist.prepare {folder} --out data/{folder.name.split('.')[0]}, "
+            "then give that folder",
+        )
+    return open_dataset(folder)
+
+
+def _prepare_sample(folder: Path) -> Iterator[int]:
+    encoding = Encoding(feature_len=SAMPLE_FEATURE_LEN)
+    yield from prepare_in_steps(find_sources(SAMPLE), folder, encoding, SAMPLE_SPLIT)
+
+
+def _choose_folder(config: Config, dataset: Dataset, world: World) -> RunFolder:
+    def on_root() -> str | None:
+        return str(choose(config, dataset.name, dataset.fingerprint).path) if world.is_root else None
+
+    chosen = Path(world.broadcast(world.agree("run folder", on_root), "run folder"))
+
+    def seen() -> RunFolder:
+        if not chosen.is_dir():
+            raise UserError(f"the run folder {chosen} is not to be seen")
+        return RunFolder(chosen)
+
+    return world.agree("run folder", seen)
+
+
+def _build(config: Config, dataset: Dataset, device: Any) -> Crepe:
+    filters, units = config.model.widths(len(dataset.parts["train"]))
+    encoding = dataset.encoding
+    shape = Shape(
+        len(encoding.alphabet), encoding.feature_len, len(dataset.classes), filters, units, config.model.dropout
+    )
+    network = parameters.build(shape, config.model, device, config.training.seed)
+    if config.training.init_from is not None:
+        parameters.set_values(network, parameters.load(checkpoint.find(config.training.init_from)))
+    return network
+
+
+def _opening(
+    config: Config, dataset: Dataset, world: World, device: Any, network: Crepe, folder: RunFolder
+) -> str:
+    rows = ", ".join(f"{len(part):,} {name}" for name, part in dataset.parts.items())
+    count = sum(int(p.data().size) for p in network.collect_params().values())
+    processes = "1 process" if world.size == 1 else f"{world.size} processes"
+    where = f"{processes}, {device}"
+    if device.device_type == "cpu":
+        where += f", {os.environ.get('OMP_NUM_THREADS')} threads each"
+    return (
+        f"data      {dataset.name}: {rows} documents of {dataset.encoding.feature_len} characters, "
+        f"{len(dataset.classes)} classes\n"
+        f"network   {network.shape.filters} filters, {network.shape.units} units, {count:,} parameters\n"
+        f"training  {config.training.epochs} epochs, batch {config.data.batch_size}, {config.optimizer.name} "
+        f"{config.optimizer.learning_rate:g}; {where}\n"
+        f"run       {folder.path}"
+    )
+
+
+def _result(folder: RunFolder) -> Result:
+    saved = folder.result
+    assert saved is not None
+    return Result(
+        folder.path,
+        folder.path / saved["checkpoint"],
+        saved["epoch"],
+        saved["chosen_by"],
+        saved["test_accuracy"],
+        saved["test_loss"],
+    )
+
+
+def _summary(result: Result) -> str:
+    return (
+        f"test accuracy {result.test_accuracy:.2%}, loss {result.test_loss:.4f} "
+        f"(epoch {result.epoch}, {result.chosen_by})\n{result.checkpoint}"
+    )

@@ -1,0 +1,131 @@
+"""Settings of the optimiser, the loop and what it writes. A batch size is global; durations are epochs."""
+
+from dataclasses import dataclass
+from typing import Literal, Optional
+
+from crepe_dist.errors import UserError
+
+REFERENCE_BATCH = 128
+
+
+@dataclass
+class OptimizerOptions:
+    """How the parameters are updated.
+
+    Args:
+        name: adam, sgd (with momentum) or nag (Nesterov).
+        learning_rate: at a batch of 128 if ``scale_with_batch`` is on, else as it is.
+        momentum: of sgd and nag.
+        weight_decay: L2 term added to the gradient, on weights and biases.
+        clip_norm: largest Euclidean norm of the mean gradient over all parameters; none: not clipped.
+        schedule: constant; halving every ``halve_every`` epochs, ten times at most (the paper's); or cosine to zero at
+            the last epoch.
+        halve_every: epochs between two halvings.
+        scale_with_batch: multiply the learning rate by data.batch_size / 128, reached by a warm-up.
+        warmup_epochs: epochs of linear warm-up; none: 1 with ``scale_with_batch``, else 0.
+    """
+
+    name: Literal["adam", "sgd", "nag"] = "adam"
+    learning_rate: float = 0.001
+    momentum: float = 0.9
+    weight_decay: float = 0.00001
+    clip_norm: Optional[float] = None
+    schedule: Literal["constant", "halving", "cosine"] = "cosine"
+    halve_every: float = 3
+    scale_with_batch: bool = False
+    warmup_epochs: Optional[float] = None
+
+    def __post_init__(self) -> None:
+        _positive("optimizer", learning_rate=self.learning_rate, halve_every=self.halve_every)
+        if self.clip_norm is not None:
+            _positive("optimizer", clip_norm=self.clip_norm)
+
+    def settings(self) -> dict[str, float]:
+        """Arguments of the MXNet optimiser ``name``."""
+        settings = {"learning_rate": self.learning_rate, "wd": self.weight_decay}
+        return settings if self.name == "adam" else {**settings, "momentum": self.momentum}
+
+
+@dataclass
+class TrainingOptions:
+    """The loop.
+
+    Args:
+        epochs: the run ends before the epoch of this number; epochs count from zero.
+        start_epoch: number of the first epoch, where parameters given by ``init_from`` come from earlier ones.
+        init_from: .params file or run folder to start from, in place of random parameters.
+        patience: stop after this many epochs without a better validation accuracy; 0: never. Needs data with a
+            validation part.
+        seed: decides the initialisation, the order of documents and the dropout.
+    """
+
+    epochs: int = 5
+    start_epoch: int = 0
+    init_from: Optional[str] = None
+    patience: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _positive("training", epochs=self.epochs)
+        if not 0 <= self.start_epoch < self.epochs:
+            raise UserError(
+                f"training.start_epoch {self.start_epoch} leaves no epoch to train",
+                f"training.epochs is {self.epochs}, and epochs count from zero",
+                "give an epoch below training.epochs",
+            )
+        if self.seed < 0 or self.patience < 0:
+            raise UserError("training.seed and training.patience must not be negative")
+
+
+@dataclass
+class EvaluationOptions:
+    """Scoring of the validation and test parts after each epoch.
+
+    Args:
+        batch_size: documents a step, over all processes that score.
+        sharded: every process scores its share; off: rank 0 scores everything while the others wait.
+    """
+
+    batch_size: int = 512
+    sharded: bool = True
+
+    def __post_init__(self) -> None:
+        _positive("evaluation", batch_size=self.batch_size)
+
+
+@dataclass
+class CheckpointOptions:
+    """What is kept on disk.
+
+    Args:
+        every: steps between two saves of the resumable state; also saved after each epoch.
+        keep_last: checkpoints of the last epochs that are kept; the best one is kept besides.
+    """
+
+    every: int = 200
+    keep_last: int = 3
+
+    def __post_init__(self) -> None:
+        _positive("checkpoint", every=self.every, keep_last=self.keep_last)
+
+
+@dataclass
+class LoggingOptions:
+    """What is shown and written while training. Has no influence on the result.
+
+    Args:
+        every: steps between two looks at the loss (a look waits for the device).
+        tensorboard: write TensorBoard events into the run folder.
+    """
+
+    every: int = 10
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        _positive("logging", every=self.every)
+
+
+def _positive(group: str, **values: float) -> None:
+    for name, value in values.items():
+        if not value > 0:
+            raise UserError(f"{group}.{name} is {value}", remedy="give a number above zero")

@@ -1,0 +1,96 @@
+"""Which folder a run writes to: the same command comes back to the same folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crepe_dist.config import Config, digest
+from crepe_dist.errors import UserError
+from crepe_dist.training.checkpoint import RESULT, RUNS
+from crepe_dist.training.files import write_json, write_text
+
+IDENTITY = "run.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's folder: ``config.yaml``, ``run.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``state/``
+    and, once finished, ``result.json``."""
+
+    path: Path
+
+    @property
+    def state(self) -> Path:
+        return self.path / "state"
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What a finished run came to."""
+        path = self.path / RESULT
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        write_json(self.path / RESULT, result)
+
+
+def choose(config: Config, data_name: str, data_fingerprint: str) -> RunFolder:
+    """The folder to write to, made if need be: ``runs/<data>-<hash>`` or ``config.run_dir``; for another run of the
+    same settings (``fresh``) with -2, -3, … behind it. Called by rank 0 alone.
+
+    Raises:
+        UserError: the folder belongs to other settings or other data, or to something else.
+    """
+    identity = {**config.identity(), "data": data_fingerprint}
+    base = Path(config.run_dir) if config.run_dir else RUNS / f"{data_name}-{digest(identity)[:10]}"
+    taken = [base] if base.exists() else []
+    while taken and (following := _numbered(base, len(taken) + 1)).exists():
+        taken.append(following)
+    if config.fresh or not taken:
+        path = _numbered(base, len(taken) + 1)
+        try:
+            path.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"the run folder {path} cannot be made", str(error), "choose another --run-dir") from error
+        write_json(path / IDENTITY, identity)
+    else:
+        path = taken[-1]
+        _check(path, identity)
+    write_text(path / "config.yaml", config.to_yaml())
+    return RunFolder(path)
+
+
+def _numbered(base: Path, number: int) -> Path:
+    return base if number == 1 else base.with_name(f"{base.name}-{number}")
+
+
+def _check(path: Path, identity: dict[str, Any]) -> None:
+    if not path.is_dir():
+        raise UserError(f"{path} is not a folder", remedy="choose another --run-dir")
+    if not (path / IDENTITY).is_file():
+        if any(path.iterdir()):
+            raise UserError(
+                f"{path} is not empty and not a run's folder", f"it has no {IDENTITY}", "choose another --run-dir"
+            )
+        write_json(path / IDENTITY, identity)
+        return
+    before = json.loads((path / IDENTITY).read_text(encoding="utf-8"))
+    if before != identity:
+        raise UserError(
+            f"{path} was begun with other settings",
+            f"different: {', '.join(_differences(before, identity))}",
+            "choose another --run-dir, or start another run beside it with --fresh",
+        )
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key} {old} → {new}" if key != "data" else "the data")
+    return found

@@ -1,0 +1,31 @@
+"""The learning rate of a step."""
+
+from __future__ import annotations
+
+import math
+
+from crepe_dist.training.options import REFERENCE_BATCH, OptimizerOptions
+
+MOST_HALVINGS = 10  # section 3.3 of the paper
+
+
+def learning_rate(options: OptimizerOptions, epoch: float, epochs: int, batch_size: int) -> float:
+    """Learning rate at ``epoch`` (fractional, counted from the start of training) of ``epochs``.
+
+    The warm-up is linear: from the unscaled rate where the rate is scaled with the batch (Goyal et al. 2017,
+    arXiv:1706.02677, section 2.2), else from zero.
+    """
+    factor = batch_size / REFERENCE_BATCH if options.scale_with_batch else 1.0
+    peak = options.learning_rate * factor
+    warmup = options.warmup_epochs
+    if warmup is None:
+        warmup = 1.0 if options.scale_with_batch else 0.0
+    if epoch < warmup:
+        start = min(peak, options.learning_rate) if options.scale_with_batch else 0.0
+        return start + (peak - start) * epoch / warmup
+    if options.schedule == "halving":
+        return peak * 0.5 ** min(int(epoch / options.halve_every), MOST_HALVINGS)
+    if options.schedule == "cosine":
+        progress = (epoch - warmup) / max(epochs - warmup, 1e-9)
+        return peak * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    return peak
