@@ -1,12 +1,13 @@
 """Distributed training of character-level convolutional text classifiers with MXNet Gluon and Horovod.
 
 >>> import crepe_dist
->>> result = crepe_dist.fit(crepe_dist.Config())                                  # doctest: +SKIP
+>>> result = crepe_dist.fit(crepe_dist.Config())                                   # doctest: +SKIP
 >>> crepe_dist.load(result.checkpoint).predict(["what a wonderful little film"])   # doctest: +SKIP
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,19 +18,17 @@ if TYPE_CHECKING:
 __all__ = ["Config", "__version__", "fit", "load"]
 __version__ = "0.1.0"
 
+_HOMES = {
+    "Config": "crepe_dist.config",
+    "fit": "crepe_dist.training.fit",
+    "load": "crepe_dist.serving.predictor",
+}
+
 
 def __getattr__(name: str) -> Any:
-    # Imported on first use: MXNet must not be loaded before the number of threads of this process is known.
-    if name == "Config":
-        from crepe_dist.config import Config
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from crepe_dist.cluster.launch import detect, limit_threads
 
-        return Config
-    if name == "fit":
-        from crepe_dist.training.fit import fit
-
-        return fit
-    if name == "load":
-        from crepe_dist.serving.predictor import load
-
-        return load
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    limit_threads(detect())  # MXNet reads the number when it is first imported, which these imports do
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,51 @@
+"""Flags that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from crepe_dist import __version__
+from crepe_dist.data.alphabet import MODES
+from crepe_dist.errors import UserError
+
+TRUTH = {"on": True, "off": False}
+
+
+def parser(command: str, description: str, examples: str) -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
+        prog=f"python -m crepe_dist.{command}",
+        description=description,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("--version", action="version", version=f"crepe_dist {__version__}")
+    return result
+
+
+def add_checkpoint(arguments: argparse.ArgumentParser) -> None:
+    arguments.add_argument(
+        "checkpoint", nargs="?", help=".params file or run folder; default: the newest run in runs/"
+    )
+    arguments.add_argument("--device", default="auto", help="auto (a GPU if there is one), gpu or cpu; default: auto")
+
+
+def add_foreign(arguments: argparse.ArgumentParser) -> None:
+    group = arguments.add_argument_group("parameters from elsewhere, without a .json beside them")
+    group.add_argument("--mode", choices=MODES, help="encoding they were trained with")
+    group.add_argument("--feature-len", type=int, metavar="L", help="characters a document; default: 1014")
+    group.add_argument("--fold-accents", choices=TRUTH, help="é → e; default: off in mode notebook, else on")
+    group.add_argument("--classes", metavar="NAMES", help="a,b,c in the order of training, or a file with one a line")
+
+
+def class_names(given: str | None) -> tuple[str, ...] | None:
+    """The names of ``--classes``: a file's lines, or what stands between the commas."""
+    if given is None:
+        return None
+    path = Path(given)
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return tuple(line.strip() for line in lines if line.strip())
+    if "," not in given:
+        raise UserError(f"--classes {given}: no such file, and not a list", remedy="give a file, or names as a,b,c")
+    return tuple(name.strip() for name in given.split(","))

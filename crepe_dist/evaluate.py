@@ -1,0 +1,116 @@
+"""Scores a checkpoint: `python -m crepe_dist.evaluate CHECKPOINT --data DIR`, in one process or in many."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from crepe_dist import arguments, command
+from crepe_dist.cluster.world import World, join
+from crepe_dist.data.dataset import PARTS, Dataset
+from crepe_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from crepe_dist.serving.predictor import Predictor
+    from crepe_dist.training.evaluation import Scores
+
+EXAMPLES = """  python -m crepe_dist.evaluate --data data/sample
+  horovodrun -np 2 python -m crepe_dist.evaluate runs/reviews-1f2e3d4c5b --data data/reviews --json scores.json
+  python -m crepe_dist.evaluate crepe_gluon_epoch6.params --data data/amazon7 --mode notebook --classes classes.txt
+"""
+
+
+def main() -> None:
+    flags = arguments.parser(
+        "evaluate",
+        "Accuracy, loss, precision, recall and F1 of each class, and the confusion matrix.",
+        EXAMPLES,
+    )
+    arguments.add_checkpoint(flags)
+    flags.add_argument("--data", default="sample", metavar="DIR", help="prepared folder; default: the sample")
+    flags.add_argument("--part", choices=PARTS, default="test", help="default: test")
+    flags.add_argument("--batch-size", type=int, default=512, help="documents a step over all processes; default: 512")
+    flags.add_argument("--json", type=Path, metavar="FILE", help="also write every number to FILE")
+    arguments.add_foreign(flags)
+    given = flags.parse_args()
+    with join() as world:
+        from crepe_dist.training.evaluation import evaluate
+
+        if given.batch_size < 1:
+            raise UserError(f"--batch-size is {given.batch_size}", remedy="give a number above zero")
+        dataset, predictor = _open(given, world)
+        part = dataset.parts[given.part]
+        scores = evaluate(predictor.network, part, given.batch_size, predictor.device, world)
+        if world.is_root:
+            print(_text(scores, dataset.classes))
+            if given.json is not None:
+                given.json.write_text(json.dumps(_numbers(scores, dataset.classes), indent=2) + "\n", encoding="utf-8")
+
+
+def _open(given: Any, world: World) -> tuple[Dataset, Predictor]:
+    from crepe_dist.cluster.devices import pick
+    from crepe_dist.serving.predictor import Foreign, open_checkpoint
+    from crepe_dist.training import checkpoint
+    from crepe_dist.training.display import Display
+    from crepe_dist.training.fit import open_data
+
+    def open_model() -> tuple[Predictor, str]:
+        path = checkpoint.find(given.checkpoint)
+        fold_accents = None if given.fold_accents is None else arguments.TRUTH[given.fold_accents]
+        foreign = Foreign(given.mode, given.feature_len, fold_accents, arguments.class_names(given.classes))
+        predictor = open_checkpoint(path, foreign, pick(given.device, world.local_rank, world.local_size))
+        _check(predictor, dataset, given.part)
+        return predictor, path.name
+
+    dataset = open_data(given.data, world, Display())
+    predictor, name = world.agree("checkpoint", open_model, same=lambda opened: opened[1])
+    if world.is_root:
+        print(f"{name} on {given.part} of {dataset.folder}, {len(dataset.parts[given.part]):,} documents\n")
+    return dataset, predictor
+
+
+def _check(predictor: Predictor, dataset: Dataset, part: str) -> None:
+    if part not in dataset.parts:
+        raise UserError(f"{dataset.folder} has no {part} part", f"it has {', '.join(dataset.parts)}")
+    if predictor.encoding != dataset.encoding:
+        mine, theirs = predictor.encoding, dataset.encoding
+        raise UserError(
+            "the checkpoint and the data are encoded in different ways",
+            f"checkpoint: {mine.mode}, {mine.feature_len}, accents folded: {mine.fold_accents}; "
+            f"data: {theirs.mode}, {theirs.feature_len}, {theirs.fold_accents}",
+            f"prepare the data with --mode {mine.mode} --feature-len {mine.feature_len}",
+        )
+    if predictor.classes != dataset.classes:
+        raise UserError(
+            "the checkpoint and the data have different classes",
+            f"checkpoint: {', '.join(predictor.classes)}; data: {', '.join(dataset.classes)}",
+            "evaluate on data with the same classes in the same order",
+        )
+
+
+def _text(scores: Scores, classes: list[str]) -> str:
+    table = scores.per_class(classes)
+    shown = table.assign(**{name: table[name].map("{:.2%}".format) for name in ("precision", "recall", "f1")})
+    confusion = pd.DataFrame(scores.confusion, index=classes, columns=classes)
+    return (
+        f"accuracy {scores.accuracy:.2%}   loss {scores.loss:.4f}\n\n{shown.to_string()}\n\n"
+        f"confusion (row: true class, column: predicted)\n{confusion.to_string()}"
+    )
+
+
+def _numbers(scores: Scores, classes: list[str]) -> dict[str, Any]:
+    return {
+        "accuracy": scores.accuracy,
+        "loss": scores.loss,
+        "documents": scores.documents,
+        "classes": classes,
+        "per_class": scores.per_class(classes).to_dict(orient="index"),
+        "confusion": scores.confusion.tolist(),
+    }
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,159 @@
+"""A checkpoint, ready to classify texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.cluster.devices import pick
+from crepe_dist.data.alphabet import BLANK, Encoding
+from crepe_dist.errors import UserError
+from crepe_dist.model import parameters
+from crepe_dist.model.network import Crepe
+from crepe_dist.model.options import ModelOptions
+from crepe_dist.training import checkpoint
+
+BATCH_SIZE = 256
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one text was taken for.
+
+    Attributes:
+        label: the most probable class.
+        probability: its probability, 0 to 1.
+        ranking: (class, probability), the most probable first.
+    """
+
+    label: str
+    probability: float
+    ranking: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """What must be told about parameters that have no description beside them.
+
+    Args:
+        mode: encoding they were trained with; ``notebook`` for the notebook's.
+        classes: names in the order of the outputs.
+    """
+
+    mode: str | None = None
+    feature_len: int | None = None
+    fold_accents: bool | None = None
+    classes: tuple[str, ...] | None = None
+
+    def __bool__(self) -> bool:
+        return self != Foreign()
+
+
+class Predictor:
+    """Classifies texts; made by ``load``.
+
+    Attributes:
+        network: uint8 codes [B, L] → logits [B, classes].
+        encoding: text → codes.
+        classes: names in the order of the outputs.
+    """
+
+    def __init__(self, network: Crepe, encoding: Encoding, classes: list[str], device: Any) -> None:
+        self.network = network
+        self.encoding = encoding
+        self.classes = classes
+        self.device = device
+
+    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+        """One prediction a text, in the same order."""
+        return list(self.predict_stream(iter(texts)))
+
+    def predict_stream(self, texts: Iterator[str], batch_size: int = BATCH_SIZE) -> Iterator[Prediction]:
+        """Predictions as the texts come, ``batch_size`` at a time."""
+        while batch := list(islice(texts, batch_size)):
+            for row in self.probabilities(batch):
+                order = np.argsort(-row, kind="stable").tolist()
+                ranking = tuple((self.classes[index], float(row[index])) for index in order)
+                yield Prediction(*ranking[0], ranking)
+
+    def probabilities(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """float32 [len(texts), classes]; each row sums to 1."""
+        # The batch is filled up to a power of two, so that few shapes are ever compiled.
+        rows = 1 << max(len(texts) - 1, 0).bit_length()
+        codes = np.full((rows, self.encoding.feature_len), BLANK, dtype=np.uint8)
+        codes[: len(texts)] = self.encoding.encode(texts)
+        logits = self.network(mx.nd.array(codes, ctx=self.device, dtype="uint8"))
+        probabilities: npt.NDArray[np.float32] = mx.nd.softmax(logits.astype("float32")).asnumpy()
+        return probabilities[: len(texts)]
+
+
+def load(
+    checkpoint_or_run: str | Path | None = None,
+    *,
+    mode: str | None = None,
+    feature_len: int | None = None,
+    fold_accents: bool | None = None,
+    classes: Sequence[str] | None = None,
+    device: str = "auto",
+) -> Predictor:
+    """Opens a checkpoint.
+
+    Args:
+        checkpoint_or_run: a .params file, a run folder (its reported checkpoint), or ``None``: that of the newest run
+            in ``runs/``.
+        mode, feature_len, fold_accents, classes: only for parameters without a description beside them, such as the
+            notebook's own; ``feature_len`` is 1014 unless given.
+        device: auto, gpu or cpu.
+
+    Raises:
+        UserError: nothing to open, or what is told does not fit the parameters.
+    """
+    path = checkpoint.find(None if checkpoint_or_run is None else str(checkpoint_or_run))
+    foreign = Foreign(mode, feature_len, fold_accents, tuple(classes) if classes is not None else None)
+    return open_checkpoint(path, foreign, pick(device, 0, 1))
+
+
+def open_checkpoint(path: Path, foreign: Foreign, device: Any) -> Predictor:
+    """``load`` for a .params file and an MXNet device."""
+    about = checkpoint.describe(path)
+    arrays = parameters.load(path)
+    if about is None:
+        encoding, classes, dropout = _from_flags(path, foreign)
+    elif foreign:
+        raise UserError(
+            f"{path} describes itself",
+            f"{path.with_suffix('.json').name} holds its mode, length and classes",
+            "leave out --mode, --feature-len, --fold-accents and --classes",
+        )
+    else:
+        encoding = Encoding.from_dict(about["encoding"])
+        classes = list(about["classes"])
+        dropout = about["network"]["dropout"]
+    shape = parameters.shape_of(arrays, len(encoding.alphabet), encoding.feature_len, dropout)
+    if len(classes) != shape.classes:
+        raise UserError(
+            f"{path} has {shape.classes} outputs, but {len(classes)} classes were named",
+            remedy="name one class an output, in the order of training",
+        )
+    network = parameters.build(shape, ModelOptions(), device, seed=0)
+    parameters.set_values(network, arrays)
+    return Predictor(network, encoding, classes, device)
+
+
+def _from_flags(path: Path, foreign: Foreign) -> tuple[Encoding, list[str], float]:
+    if foreign.mode is None or foreign.classes is None:
+        raise UserError(
+            f"{path} does not say how it was trained",
+            f"there is no {path.with_suffix('.json').name} beside it",
+            "give --mode (notebook for the notebook's own) and --classes, and --feature-len if it is not 1014",
+        )
+    length = 1014 if foreign.feature_len is None else foreign.feature_len
+    encoding = Encoding(foreign.mode, length, foreign.fold_accents)  # type: ignore[arg-type]
+    return encoding, list(foreign.classes), 0.0

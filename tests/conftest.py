@@ -1,0 +1,96 @@
+"""What the tests share: a small data set with classes that can be told apart, and commands run as a user runs them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crepe_dist.cluster.launch import Launch, limit_threads
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.preparation import Split, find_sources, prepare
+
+limit_threads(Launch())  # before any test imports MXNet
+
+FEATURE_LEN = 123
+TRIGRAMS = ("qua", "zig", "vex")
+# A network and settings that train in a second; floats are kept far from chaos so that runs can be compared.
+QUICK = (
+    "--model.filters=16 --model.units=32 --model.dropout=0 --optimizer.name=sgd --optimizer.learning_rate=0.01 "
+    "--optimizer.schedule=constant --data.batch_size=50 --training.epochs=2 --logging.tensorboard=false"
+).split()
+
+
+def write_csv(path: Path, rows: int, seed: int, classes: int = 3) -> Path:
+    """The paper's form: label from 1, text; each class has a trigram of its own."""
+    generator = random.Random(seed)
+    letters = "abcdefghijklmnoprstu    "
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, quoting=csv.QUOTE_ALL)
+        for row in range(rows):
+            label = row % classes
+            words = ["".join(generator.choices(letters, k=9)) + TRIGRAMS[label] for _ in range(generator.randint(3, 9))]
+            writer.writerow([label + 1, " ".join(words)])
+    return path
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared folder: 301 training and 97 test rows of 3 classes, sizes that no number of processes divides."""
+    folder = tmp_path_factory.mktemp("source")
+    write_csv(folder / "train.csv", 301, seed=1)
+    write_csv(folder / "test.csv", 97, seed=2)
+    (folder / "classes.txt").write_text("first\nsecond\nthird\n")
+    out = folder / "prepared"
+    prepare(find_sources(str(folder)), out, Encoding(feature_len=FEATURE_LEN), Split())
+    return out
+
+
+@pytest.fixture(scope="session")
+def data_with_validation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("source")
+    write_csv(folder / "three.csv", 400, seed=3)
+    out = folder / "prepared"
+    prepare(find_sources(str(folder / "three.csv")), out, Encoding(feature_len=FEATURE_LEN), Split(0.2, 0.2))
+    return out
+
+
+def command(name: str, *arguments: object, processes: int = 1) -> list[str]:
+    launcher = [str(Path(sys.executable).with_name("horovodrun")), "-np", str(processes)] if processes > 1 else []
+    return [*launcher, sys.executable, "-m", f"crepe_dist.{name}", *map(str, arguments)]
+
+
+def run(
+    arguments: Sequence[str], cwd: Path, *, code: int | None = 0, stdin: str = "", env: dict[str, str] | None = None
+) -> str:
+    """Runs a command to its end and returns all that it printed; checks the exit code (``None``: any but 0)."""
+    done = subprocess.run(
+        arguments,
+        cwd=cwd,
+        input=stdin,
+        env={**os.environ, **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert (done.returncode == code) if code is not None else (done.returncode != 0), done.stdout
+    return done.stdout
+
+
+def records(run_dir: Path, event: str) -> list[dict[str, Any]]:
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["event"] == event]
+
+
+def losses(run_dir: Path) -> list[float]:
+    return [record["loss"] for record in records(run_dir, "step")]

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import unicodedata
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crepe_dist.data import alphabet
+from crepe_dist.data.alphabet import ALPHABET, BLANK, CODE_POINTS, FULL_ALPHABET, LATIN_END, MODES, Encoding
+from crepe_dist.errors import UserError
+
+
+def test_alphabet_is_the_notebooks():
+    assert len(ALPHABET) == len(set(ALPHABET)) == 69
+    assert len(FULL_ALPHABET) == len(set(FULL_ALPHABET)) == 95
+    assert ALPHABET.index(" ") == ALPHABET.index("+") + 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "text", "expected"),
+    [
+        ("paper", "Abc", [2, 1, 0, BLANK, BLANK]),
+        ("paper", "0123abc", [2, 1, 0, 29, 28]),
+        ("paper", "Été", [4, 19, 4, BLANK, BLANK]),
+        ("paper", "a中\nb", [1, BLANK, BLANK, 0, BLANK]),
+        ("paper", "İK", [10, 8, BLANK, BLANK, BLANK]),  # dotted capital I, Kelvin sign
+        ("full", "Ab", [1, 69, BLANK, BLANK, BLANK]),
+        ("full", "Éb", [1, 73, BLANK, BLANK, BLANK]),
+        ("notebook", "Abc", [BLANK, 1, 2, BLANK, BLANK]),
+        ("notebook", "abcdefg", [0, 1, 2, 3, 4]),
+        ("notebook", "é", [BLANK] * 5),
+        ("paper", "", [BLANK] * 5),
+    ],
+)
+def test_golden(mode, text, expected):
+    assert Encoding(mode, 5).encode([text]).tolist() == [expected]
+
+
+def test_folding_can_be_turned_off_and_on():
+    assert Encoding("paper", 2, fold_accents=False).encode(["é"]).tolist() == [[BLANK, BLANK]]
+    assert Encoding("notebook", 2, fold_accents=True).encode(["é"]).tolist() == [[4, BLANK]]
+
+
+def reference(text: str, encoding: Encoding) -> list[int]:
+    """The definition, one character at a time."""
+    kept = text[: encoding.feature_len] if encoding.mode == "notebook" else text[-encoding.feature_len :][::-1]
+    codes = []
+    for character in kept:
+        shown = character
+        if encoding.fold_accents and character not in encoding.alphabet:
+            base = unicodedata.normalize("NFD", character)[0]
+            shown = base if character.isalpha() and base.isalpha() else character
+        if encoding.mode == "paper":
+            lower = shown.lower()
+            shown = lower if len(lower) == 1 else shown
+        codes.append(encoding.alphabet.find(shown) if shown in encoding.alphabet else BLANK)
+    return codes + [BLANK] * (encoding.feature_len - len(codes))
+
+
+texts = st.text(st.one_of(st.characters(), st.sampled_from("aZé Ñ9{\u0130\u212aß中"), st.characters(codec="latin-1")))
+
+
+@given(st.lists(texts, max_size=5), st.sampled_from(MODES), st.integers(1, 20), st.booleans())
+def test_equals_the_plain_reference(texts, mode, feature_len, fold_accents):
+    encoding = Encoding(mode, feature_len, fold_accents)
+    assert encoding.encode(texts).tolist() == [reference(text, encoding) for text in texts]
+
+
+def notebook_encode(text: str, feature_len: int) -> np.ndarray:
+    """What the notebook's function computes: float32 [69, L]; the reversed lower-cased text is never used."""
+    encoded = np.zeros([len(ALPHABET), feature_len], dtype="float32")
+    for position, letter in enumerate(text[:feature_len]):
+        if letter in ALPHABET:
+            encoded[ALPHABET.index(letter)][position] = 1
+    return encoded
+
+
+@given(texts)
+def test_notebook_mode_equals_the_notebook(text):
+    codes = Encoding("notebook", 30).encode([text])[0]
+    one_hot = np.zeros((69, 30), dtype="float32")
+    used = np.flatnonzero(codes != BLANK)
+    one_hot[codes[used], used] = 1
+    assert np.array_equal(one_hot, notebook_encode(text, 30))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_table_holds_all_of_unicode(mode):
+    """Beyond LATIN_END nothing would fold into the alphabet, so leaving it out of the table loses nothing."""
+    assert all(alphabet._code(chr(point), mode, True) == BLANK for point in range(LATIN_END, CODE_POINTS))
+
+
+@given(texts)
+def test_one_code_point_is_one_position(text):
+    codes = Encoding("paper", len(text) + 3).encode([text])[0]
+    assert (codes[len(text) :] == BLANK).all()
+
+
+def test_lone_surrogates_are_blank():
+    assert Encoding("paper", 3).encode(["a\udc80b"]).tolist() == [[1, BLANK, 0]]
+
+
+@given(st.text(ALPHABET, min_size=1, max_size=30), st.sampled_from(MODES))
+def test_decode_gives_the_text_back(text, mode):
+    encoding = Encoding(mode, 30)
+    assert encoding.decode(encoding.encode([text])[0]) == text
+
+
+def test_saved_and_read_back():
+    encoding = Encoding("full", 200)
+    assert Encoding.from_dict(encoding.to_dict()) == encoding
+    with pytest.raises(UserError, match="alphabet"):
+        Encoding.from_dict({**encoding.to_dict(), "alphabet": "abc"})
+
+
+def test_impossible_settings_are_refused():
+    with pytest.raises(UserError, match="mode"):
+        Encoding("latin")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="feature_len"):
+        Encoding("paper", 0)

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crepe_dist.data.alphabet import BLANK
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.data.loader import RankBatches, batches, epoch_order, share
+
+sizes = st.integers(1, 9)
+
+
+@given(st.integers(0, 100), st.integers(0, 100), sizes)
+def test_shares_are_disjoint_complete_and_even(start, count, size):
+    shares = [share(start, start + count, rank, size) for rank in range(size)]
+    rows = [row for first, last in shares for row in range(first, last)]
+    assert rows == list(range(start, start + count))
+    lengths = [last - first for first, last in shares]
+    assert max(lengths) - min(lengths) <= 1
+
+
+@given(st.integers(1, 200), st.integers(1, 60), sizes, st.integers(0, 5), st.integers(0, 3))
+def test_every_world_size_sees_the_same_global_batches(rows, batch_size, size, seed, epoch):
+    order = epoch_order(rows, seed, epoch)
+    assert sorted(order.tolist()) == list(range(rows))
+    ranks = [list(RankBatches(order, batch_size, rank, size)) for rank in range(size)]
+    assert {len(each) for each in ranks} == {-(-rows // batch_size)}
+    for step, of_ranks in enumerate(zip(*ranks)):
+        together = np.concatenate([indices for ((indices, _),) in of_ranks])
+        expected = order[step * batch_size : (step + 1) * batch_size]
+        assert together.tolist() == expected.tolist()
+        assert {documents for ((_, documents),) in of_ranks} == {len(expected)}
+
+
+@given(st.integers(1, 100), st.integers(1, 20), sizes, sizes, st.data())
+def test_a_position_goes_on_under_any_world_size(rows, batch_size, size_before, size_after, data):
+    order = epoch_order(rows, 0, 0)
+    done = data.draw(st.integers(0, rows // batch_size)) * batch_size
+    before = [list(RankBatches(order[:done], batch_size, rank, size_before)) for rank in range(size_before)]
+    after = [list(RankBatches(order, batch_size, rank, size_after, done)) for rank in range(size_after)]
+    seen = [
+        row
+        for world in (before, after)
+        for of_ranks in zip(*world)
+        for ((indices, _),) in of_ranks
+        for row in indices.tolist()
+    ]
+    assert seen == order.tolist()
+
+
+def test_epochs_differ_and_repeat():
+    assert epoch_order(100, 0, 0).tolist() != epoch_order(100, 0, 1).tolist()
+    assert epoch_order(100, 0, 1).tolist() == epoch_order(100, 0, 1).tolist()
+    assert epoch_order(100, 1, 0).tolist() != epoch_order(100, 0, 0).tolist()
+
+
+@pytest.mark.parametrize(("rank", "size"), [(0, 1), (2, 3), (3, 4), (6, 7)])
+def test_batches_keep_one_shape_and_mark_the_filling(data, rank, size):
+    part = open_dataset(data).parts["train"]
+    order = epoch_order(len(part), 0, 0)
+    expected = list(RankBatches(order, 50, rank, size))
+    got = list(batches(part, order, 50, rank, size))
+    assert len(got) == len(expected) == 7  # 301 rows: the last global batch has one document
+    for batch, ((indices, documents),) in zip(got, expected):
+        assert batch.codes.shape == (-(-50 // size), 123)
+        assert batch.documents == documents
+        weights = batch.weights.asnumpy()
+        assert weights.sum() == len(indices)
+        real = weights > 0
+        assert np.array_equal(batch.codes.asnumpy()[real], part.codes[indices])
+        assert np.array_equal(batch.labels.asnumpy()[real], part.labels[indices])
+        assert (batch.codes.asnumpy()[~real] == BLANK).all()
