@@ -5,7 +5,7 @@ from typing import Literal, Optional
 
 from crepe_dist.errors import UserError
 
-Initialisation = Literal["he", "xavier", "paper"]
+Initialisation = Literal["xavier", "he", "paper"]
 Size = Literal["auto", "tiny", "small", "large"]
 # (filters, units): small and large are the paper's. Tiny is ours, for data and machines that are small.
 SIZES: dict[str, tuple[int, int]] = {"tiny": (128, 512), "small": (256, 1024), "large": (1024, 2048)}
@@ -22,9 +22,8 @@ class ModelOptions:
         filters: channels of each convolution, in place of what ``size`` says.
         units: width of the two hidden dense layers, in place of what ``size`` says.
         dropout: probability of dropping a unit of a hidden dense layer in training.
-        initialisation: he (Gaussian, variance 2 / inputs; He et al. 2015, arXiv:1502.01852), which keeps the signal's
-            size through nine ReLU layers; xavier (magnitude 2.24, the notebook's); or paper (Gaussian, 0.02 from 1024
-            filters on, else 0.05, biases too).
+        initialisation: xavier (uniform, magnitude 2.24, the notebook's), he (Gaussian, variance 2 / inputs; He et al.
+            2015, arXiv:1502.01852), or paper (Gaussian, 0.02 from 1024 filters on, else 0.05, biases too).
         hybridize: run the network as one compiled graph; off for debugging.
     """
 
@@ -32,7 +31,7 @@ class ModelOptions:
     filters: Optional[int] = None
     units: Optional[int] = None
     dropout: float = 0.5
-    initialisation: Initialisation = "he"
+    initialisation: Initialisation = "xavier"
     hybridize: bool = True
 
     def widths(self, rows: int) -> tuple[int, int]:

@@ -1,0 +1,223 @@
+"""PEP 517 build backend for Horovod 0.28.1 with MXNet and Gloo.
+
+Horovod is published as source only, and that source does not compile as it is with today's
+compilers and CMake. This backend fetches the published archive through pip, checks its SHA-256,
+mends one line, sets the build's environment, has Horovod's own setup.py make the wheel, and keeps
+that wheel in a cache, because the compile takes a minute or two and uv would repeat it for every
+new clone.
+
+Environment:
+
+    CREPE_DIST_CACHE        folder of the wheel cache
+    HOROVOD_MXNET_PACKAGE   MXNet flavour to compile against: mxnet (default) or mxnet-cu112
+    CXX, CC, CXXFLAGS       as usual; a few flags are appended to CXXFLAGS
+    HOROVOD_*, CMAKE_*      as Horovod and CMake read them; they win over the defaults below
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Any
+
+VERSION = "0.28.1"
+SHA256 = "92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0"
+MXNET_VERSION = "1.9.1"
+
+DEFAULTS = {
+    "HOROVOD_WITH_MXNET": "1",
+    "HOROVOD_WITHOUT_TENSORFLOW": "1",
+    "HOROVOD_WITHOUT_PYTORCH": "1",
+    "HOROVOD_WITH_GLOO": "1",
+    "HOROVOD_WITHOUT_MPI": "1",
+    # Gloo asks for a policy version that CMake 4 no longer has.
+    "CMAKE_POLICY_VERSION_MINIMUM": "3.5",
+    # Ninja comes as a wheel, make does not.
+    "CMAKE_GENERATOR": "Ninja",
+}
+
+# Headers that older libraries included by the way and Horovod's sources rely on.
+CXXFLAGS = "-include cstdint -include string -include stdexcept"
+
+# An assignment to a const member: never instantiated, yet refused by g++ 14.
+MENDED_FILE = "third_party/flatbuffers/include/flatbuffers/stl_emulation.h"
+BROKEN_LINE = "    count_ = other.count_;\n"
+MENDED_LINE = "    return *this;\n"
+
+
+def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:
+    return [f"{_mxnet_package()}=={MXNET_VERSION}"]
+
+
+def build_wheel(wheel_directory: str, config_settings: Any = None, metadata_directory: str | None = None) -> str:
+    env = _environment()
+    cache = _cache_directory() / _cache_key(env)
+    wheel = next(cache.glob("*.whl"), None)
+    if wheel is None:
+        with tempfile.TemporaryDirectory(prefix="horovod-") as work:
+            wheel = _compile(Path(work), env)
+            shutil.copy(wheel, wheel_directory)
+            _store(wheel, cache)
+    else:
+        print(f"Horovod: taking the wheel compiled before, {wheel}", file=sys.stderr)
+        shutil.copy(wheel, wheel_directory)
+    return wheel.name
+
+
+def _mxnet_package() -> str:
+    return os.environ.get("HOROVOD_MXNET_PACKAGE", "mxnet")
+
+
+def _environment() -> dict[str, str]:
+    """The environment of the compile: the caller's, completed."""
+    env = dict(os.environ)
+    for name, value in DEFAULTS.items():
+        env.setdefault(name, value)
+    env["CXXFLAGS"] = f"{env.get('CXXFLAGS', '')} {CXXFLAGS}".strip()
+    if not env.get("CXX"):
+        compiler = next(filter(shutil.which, ("c++", "g++", "clang++")), None)
+        if compiler is None:
+            raise SystemExit(
+                "Horovod has to be compiled, and there is no C++ compiler on PATH.\n"
+                "Install one (g++ 7 or later; on Debian and Ubuntu: apt-get install g++) "
+                "or name it in CXX, and try again."
+            )
+        env["CXX"] = compiler
+    return env
+
+
+def _cache_directory() -> Path:
+    if os.environ.get("CREPE_DIST_CACHE"):
+        return Path(os.environ["CREPE_DIST_CACHE"])
+    if os.environ.get("UV_CACHE_DIR"):  # so that an empty uv cache means a fresh compile
+        return Path(os.environ["UV_CACHE_DIR"], "crepe_dist-wheels")
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "crepe_dist", "wheels")
+
+
+def _cache_key(env: dict[str, str]) -> str:
+    """Names everything the wheel depends on, so that a cached one is never the wrong one."""
+    here = Path(__file__).parent
+    parts = [
+        str(sysconfig.get_config_var("EXT_SUFFIX")),  # Python version and machine
+        _cpu_flags(),
+        _mxnet_package(),
+        importlib.metadata.version(_mxnet_package()),
+        _compiler_version(env["CXX"]),
+        (here / "horovod_build.py").read_text(),
+        (here / "pyproject.toml").read_text(),
+    ]
+    named = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")
+    parts += [f"{k}={v}" for k, v in sorted(env.items()) if k in named or k.startswith(("HOROVOD_", "CMAKE_"))]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _compiler_version(compiler: str) -> str:
+    try:
+        output = subprocess.run(
+            [*shlex.split(compiler), "--version"], check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SystemExit(
+            f"Horovod has to be compiled, and the C++ compiler '{compiler}' does not run: {error}\n"
+            "Set CXX to one that does (g++ 7 or later), or unset it, and try again."
+        ) from None
+    return output.splitlines()[0]
+
+
+def _cpu_flags() -> str:
+    """The instruction sets that Horovod compiles for if this machine has them."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        if found:
+            return " ".join(flag for flag in ("avx", "f16c", "fma") if flag in found[1].split())
+    return ""
+
+
+def _compile(work: Path, env: dict[str, str]) -> Path:
+    """Fetches, mends and compiles Horovod in the folder `work`; returns the wheel."""
+    tree = _fetch(work, env)
+    header = tree / MENDED_FILE
+    text = header.read_text()
+    if text.count(BROKEN_LINE) != 1:
+        raise SystemExit(f"Horovod: {MENDED_FILE} does not hold the one line that horovod_build.py mends.")
+    header.write_text(text.replace(BROKEN_LINE, MENDED_LINE))
+
+    # By itself Horovod starts eight compilers at a time, each of up to 1 GB.
+    jobs = max(1, min(len(os.sched_getaffinity(0)), _memory_gib()))
+    env = {"MAKEFLAGS": f"-j{jobs}", "CMAKE_BUILD_PARALLEL_LEVEL": str(jobs), **env}
+    # --quiet keeps setup.py from handing VERBOSE=1, which only make understands, to Ninja.
+    command = [sys.executable, "setup.py", "--quiet", "bdist_wheel", "--dist-dir", str(work)]
+    print("Horovod: compiling, which takes a minute or two", file=sys.stderr, flush=True)
+    advice = (
+        f"Compiler: {env['CXX']}, {_compiler_version(env['CXX'])}\n"
+        "It takes g++ 7 or later and its C compiler (CXX and CC name others), and about 1 GB of memory."
+    )
+    _run(command, "its compile failed", advice, env, tree)
+    return next(work.glob("*.whl"))
+
+
+def _fetch(work: Path, env: dict[str, str]) -> Path:
+    """Downloads and unpacks the source archive; returns its folder.
+
+    pip does it, since it knows the machine's package index. It checks the SHA-256 before it runs
+    anything out of the archive (it runs setup.py for the metadata), hence the requirements file.
+    """
+    requirements = work / "requirements.txt"
+    requirements.write_text(f"horovod=={VERSION} --hash=sha256:{SHA256}\n")
+    index = env.get("UV_DEFAULT_INDEX") or env.get("UV_INDEX_URL")
+    if index:
+        env = {"PIP_INDEX_URL": index, **env}
+    command = [sys.executable, "-m", "pip", "download", "--require-hashes", "--no-deps", "--no-build-isolation"]
+    command += ["--no-binary", "horovod", "--dest", str(work), "--requirement", str(requirements)]
+    advice = "pip fetches it: it takes a package index within reach, or one named as pip's settings do (PIP_INDEX_URL)."
+    _run(command, "its source archive could not be fetched", advice, env, work)
+    with tarfile.open(work / f"horovod-{VERSION}.tar.gz") as archive:
+        archive.extractall(work)
+    return work / f"horovod-{VERSION}"
+
+
+def _memory_gib() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**30
+
+
+def _run(command: list[str], complaint: str, advice: str, env: dict[str, str], cwd: Path) -> None:
+    """Runs a step with its output in a log, which is kept and named only if the step fails."""
+    handle, log = tempfile.mkstemp(prefix="horovod-build-", suffix=".log")
+    with open(handle, "w") as output:
+        status = subprocess.run(command, cwd=cwd, env=env, stdout=output, stderr=subprocess.STDOUT).returncode
+    lines = Path(log).read_text(errors="replace").splitlines()
+    if status == 0:
+        os.unlink(log)
+        return
+    errors = [line.strip() for line in lines if re.search(r"\b(error:|CMake Error)", line, re.IGNORECASE)]
+    raise SystemExit(
+        "\n".join(
+            [
+                f"Horovod {VERSION} could not be built: {complaint}. The first errors:",
+                *[f"    {line[:300]}" for line in errors[:3] or lines[-3:]],
+                f"The whole output: {log}",
+                advice,
+            ]
+        )
+    )
+
+
+def _store(wheel: Path, cache: Path) -> None:
+    """Puts the wheel into the cache in one step; a cache that cannot be written costs time only."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            os.replace(shutil.copy(wheel, folder), cache / wheel.name)
+    except OSError as error:
+        print(f"Horovod: the wheel is not kept for next time: {error}", file=sys.stderr)

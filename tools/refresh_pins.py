@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""Rewrite the pins in pyproject.toml from a fresh resolution (Python 3.9 to 3.11, all groups).
+
+    uv run --no-sync tools/refresh_pins.py
+
+A lock file would do the same, but it records the address of the package index that it was made
+with; pins are plain names and versions, which uv and pip both take.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PYPROJECT = ROOT / "pyproject.toml"
+BLOCK = re.compile(r"(?<=    # pins: begin\n).*?(?=    # pins: end\n)", re.DOTALL)
+
+# True wherever MXNet's wheels run; uv adds them to the markers, where they only make them long.
+ALWAYS = {"platform_machine == 'x86_64'", "sys_platform == 'linux'", "platform_python_implementation != 'PyPy'"}
+
+
+def uv(*arguments: str) -> str:
+    return subprocess.run(("uv", *arguments), cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def with_pins(text: str, pins: list[str]) -> str:
+    if len(BLOCK.findall(text)) != 1:
+        raise SystemExit("pyproject.toml: the lines '# pins: begin' and '# pins: end' are not there just once")
+    lines = "".join(f'    "{pin}",\n' for pin in pins)
+    return BLOCK.sub(lambda _: lines, text)
+
+
+def pin(requirement: str) -> str:
+    """A line `name==version ; marker` of uv's export, without the parts of the marker that are always true."""
+    name, _, marker = requirement.partition(" ; ")
+    if " or " not in marker:
+        marker = " and ".join(part for part in marker.split(" and ") if part not in ALWAYS)
+    return f"{name} ; {marker}" if marker else name
+
+
+def main() -> None:
+    before = PYPROJECT.read_text()
+    try:
+        PYPROJECT.write_text(with_pins(before, []))
+        uv("lock", "--upgrade")
+        # cu112 is in conflict with cpu and adds nothing to pin: its one package is exact already.
+        exported = uv(
+            *("export", "--frozen", "--all-groups", "--no-group", "cu112"),
+            *("--no-emit-project", "--no-emit-local", "--no-hashes", "--no-annotate", "--no-header"),
+        )
+        PYPROJECT.write_text(with_pins(before, [pin(line) for line in exported.splitlines()]))
+        uv("lock")  # the pins must resolve in their turn
+    except BaseException:
+        PYPROJECT.write_text(before)
+        raise
+
+
+if __name__ == "__main__":
+    main()
