@@ -13,4 +13,4 @@ class DataOptions:
     """
 
     source: str = "sample"
-    batch_size: int = 128
+    batch_size: int = 64

@@ -1,0 +1,176 @@
+"""prepare, evaluate and predict as a user types them."""
+
+from __future__ import annotations
+
+import json
+
+import mxnet as mx
+import pytest
+
+from crepe_dist.data.dataset import open_dataset
+from tests.conftest import QUICK, command, run, write_csv
+
+
+@pytest.fixture(scope="module")
+def place(data, tmp_path_factory):
+    """A folder with a trained run in ``runs/`` and the prepared data as ``data/three``."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "data").mkdir()
+    (folder / "data" / "three").symlink_to(data)
+    more = ("--training.epochs=8", "--optimizer.name=adam", "--optimizer.learning_rate=0.003")
+    run(command("train", "--data", "data/three", *QUICK, *more), folder)
+    return folder
+
+
+def test_prepare(tmp_path):
+    write_csv(tmp_path / "mine.csv", 100, 0)
+    printed = run(command("prepare", "mine.csv", "--out", "out", "--feature-len", "123", "--mode", "full"), tmp_path)
+    assert "prepared in out" in printed
+    assert [line.split() for line in printed.splitlines()[:2]] == [["train", "test"], ["1", "27", "7"]] or "train" in (
+        printed.splitlines()[0]
+    )
+    assert open_dataset(tmp_path / "out").encoding.mode == "full"
+    assert "as it was prepared" in run(command("prepare", "--verify", "out"), tmp_path)
+    for flags, message in (
+        (["mine.csv"], "SOURCE and --out are needed"),
+        (["mine.csv", "--out", "out"], "out exists"),
+        (["nowhere.csv", "--out", "new"], "nowhere.csv does not exist"),
+    ):
+        failed = run(command("prepare", *flags), tmp_path, code=1)
+        assert message in failed
+        assert "Traceback" not in failed
+
+
+class TestPredict:
+    def test_lines_in_lines_out(self, place):
+        lines = "aaa zig\n\nbbb qua\n"
+        printed = run(command("predict"), place, stdin=lines).splitlines()
+        assert len(printed) == 3
+        assert all("%" in line and "first" in line for line in printed)
+
+    def test_json_lines_and_top(self, place):
+        (place / "texts.txt").write_text("one\ntwo\n")
+        printed = run(command("predict", "--file", "texts.txt", "--format", "jsonl", "--top", 2), place)
+        answers = [json.loads(line) for line in printed.splitlines()]
+        assert len(answers) == 2
+        assert all(len(answer["top"]) == 2 for answer in answers)
+        assert answers[0]["class"] == answers[0]["top"][0]["class"]
+
+    def test_title_and_text_are_joined(self, place):
+        joined = run(command("predict", "--text", "Good stuff | This album"), place)
+        assert run(command("predict", "--title", "Good stuff", "--text", "This album"), place) == joined
+
+    def test_random_documents_with_their_class(self, place):
+        printed = run(
+            command("predict", "--random", 50, "--data", "data/three", "--format", "jsonl", "--seed", 1), place
+        )
+        answers = [json.loads(line) for line in printed.splitlines()]
+        part = open_dataset(place / "data" / "three").parts["test"]
+        assert len({answer["row"] for answer in answers}) == 50
+        assert all(answer["text"] == part.text(answer["row"]) for answer in answers)
+        assert sum(answer["right"] for answer in answers) > 25  # three classes, learnt by a trigram
+        shown = run(command("predict", "--random", 2, "--data", "data/three"), place)
+        assert shown.count("true: ") == 2
+
+    def test_bytes_that_are_no_text_do_not_end_the_stream(self, place):
+        import subprocess
+
+        done = subprocess.run(command("predict"), cwd=place, input=b"caf\xe9\nnext\n", stdout=subprocess.PIPE, check=True)
+        assert len(done.stdout.splitlines()) == 2
+
+    def test_a_reader_that_leaves_is_no_error(self, place):
+        import shlex
+        import subprocess
+
+        line = f"yes text | head -2000 | {shlex.join(command('predict'))} | head -1; echo ${{PIPESTATUS[2]}}"
+        done = subprocess.run(["bash", "-c", line], cwd=place, stdout=-1, stderr=-1, text=True, check=True)
+        assert done.stdout.splitlines()[1:] == ["0"]
+        assert "Traceback" not in done.stderr
+
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            (["nowhere"], "nowhere does not exist"),
+            (["--file", "nowhere.txt"], "nowhere.txt does not exist"),
+            (["--title", "x"], "--title needs --text"),
+            (["--text", "x", "--random", "1"], "exclude each other"),
+            (["--random", "0"], "above zero"),
+            (["--random", "1", "--data", "nowhere"], "not a prepared data set"),
+            (["--mode", "paper"], "describes itself"),
+            (["--text", "x", "--device", "gpu"], "no GPU was found"),
+        ],
+    )
+    def test_mistakes_get_a_sentence(self, place, flags, message):
+        printed = run(command("predict", *flags), place, code=1)
+        assert message in printed
+        assert "Traceback" not in printed
+
+    def test_without_any_run(self, tmp_path):
+        assert "no trained run" in run(command("predict"), tmp_path, code=1, stdin="x\n")
+
+
+class TestEvaluate:
+    def test_numbers_agree_with_training_and_with_each_other(self, place):
+        printed = run(command("evaluate", "--data", "data/three", "--json", "scores.json"), place)
+        scores = json.loads((place / "scores.json").read_text())
+        (run_dir,) = (place / "runs").iterdir()
+        result = json.loads((run_dir / "result.json").read_text())
+        assert scores["accuracy"] == result["test_accuracy"]
+        assert scores["loss"] == pytest.approx(result["test_loss"], abs=1e-6)
+        assert scores["documents"] == 97 == sum(map(sum, scores["confusion"]))
+        first = scores["per_class"]["first"]
+        confusion = scores["confusion"]
+        assert first["recall"] == pytest.approx(confusion[0][0] / sum(confusion[0]))
+        assert first["precision"] == pytest.approx(confusion[0][0] / sum(row[0] for row in confusion))
+        assert f"accuracy {scores['accuracy']:.2%}" in printed
+        assert "confusion" in printed
+
+    def test_any_number_of_processes_gives_the_same_numbers(self, place):
+        for processes, name in ((1, "one.json"), (3, "three.json")):
+            more = ("--data", "data/three", "--batch-size", 10, "--json", name)
+            run(command("evaluate", *more, processes=processes), place)
+        one, three = (json.loads((place / name).read_text()) for name in ("one.json", "three.json"))
+        assert one.pop("loss") == pytest.approx(three.pop("loss"), abs=1e-6)
+        assert one == three
+
+    @pytest.mark.parametrize(
+        ("prepared_with", "message"), [(["--feature-len", "150"], "encoded in different ways"), ([], "different classes")]
+    )
+    def test_other_data_is_refused(self, place, tmp_path, prepared_with, message):
+        write_csv(tmp_path / "other.csv", 100, 0, classes=2)
+        flags = prepared_with or ["--feature-len", "123"]
+        run(command("prepare", "other.csv", "--out", "out", *flags), tmp_path)
+        (run_dir,) = (place / "runs").iterdir()
+        printed = run(command("evaluate", run_dir, "--data", "out"), tmp_path, code=1)
+        assert message in printed
+        assert "Traceback" not in printed
+
+    def test_foreign_parameters_take_what_they_need_from_flags(self, place, tmp_path):
+        source = next(iter((place / "runs").glob("*/checkpoints/*.params")))
+        foreign = tmp_path / "foreign.params"
+        mx.nd.save(str(foreign), mx.nd.load(str(source)))
+        told = ("--mode", "paper", "--feature-len", 123, "--classes", "first,second,third")
+        printed = run(command("evaluate", foreign, "--data", place / "data" / "three", *told), tmp_path)
+        assert "accuracy" in printed
+        for flags, message in (
+            ((), "does not say how it was trained"),
+            (("--mode", "paper", "--classes", "a,b"), "not for documents of 1014"),
+            (("--mode", "full", "--feature-len", 123, "--classes", "a,b,c"), "the encoding has 95"),
+            (("--mode", "paper", "--feature-len", 123, "--classes", "a,b"), "3 outputs, but 2 classes"),
+        ):
+            assert message in run(command("predict", foreign, "--text", "x", *flags), tmp_path, code=1)
+
+    def test_an_altered_checkpoint_is_refused(self, place, tmp_path):
+        source = next(iter((place / "runs").glob("*/checkpoints/*.params")))
+        copy = tmp_path / source.name
+        content = bytearray(source.read_bytes())
+        content[-3] ^= 1
+        copy.write_bytes(content)
+        copy.with_suffix(".json").write_text(source.with_suffix(".json").read_text())
+        assert "was altered" in run(command("predict", copy, "--text", "x"), tmp_path, code=1)
+
+
+@pytest.mark.parametrize("name", ["prepare", "evaluate", "predict"])
+def test_help_shows_examples(name, tmp_path):
+    printed = run(command(name, "--help"), tmp_path)
+    assert f"python -m crepe_dist.{name}" in printed.split("examples:")[1]

@@ -1,0 +1,306 @@
+"""Training in one process, by the commands and by the Python API."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import crepe_dist
+from crepe_dist.config import Config, parse
+from crepe_dist.errors import UserError
+from crepe_dist.model import parameters
+from crepe_dist.training import checkpoint, schedule
+from crepe_dist.training.options import OptimizerOptions
+from crepe_dist.training.state import load_newest
+from tests.conftest import QUICK, command, losses, records, run
+
+
+def train(data, run_dir, *more, **settings):
+    return run(command("train", "--data", data, "--run-dir", run_dir, *QUICK, *more), data.parent, **settings)
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """A run of two epochs of seven steps, and what it printed."""
+    run_dir = tmp_path_factory.mktemp("runs") / "finished"
+    return run_dir, train(data, run_dir, "--logging.tensorboard=true")
+
+
+class TestRunFolder:
+    def test_checkpoints_are_named_by_epoch_and_accuracy(self, finished):
+        run_dir, _ = finished
+        for record in records(run_dir, "epoch"):
+            percent = int(record["test_accuracy"] * 10000) / 100
+            path = run_dir / "checkpoints" / f"crepe_epoch_{record['epoch']}_test_acc_{percent}.params"
+            about = json.loads(path.with_suffix(".json").read_text())
+            assert about["classes"] == ["first", "second", "third"]
+            assert about["encoding"]["mode"] == "paper"
+            assert about["encoding"]["feature_len"] == 123
+            assert len(about["encoding"]["alphabet"]) == 69
+            assert about["network"] == {"filters": 16, "units": 32, "dropout": 0.0}
+            assert about["metrics"]["test_loss"] == record["test_loss"]
+
+    def test_every_step_is_recorded_once(self, finished):
+        run_dir, _ = finished
+        steps = records(run_dir, "step")
+        assert [record["step"] for record in steps] == list(range(1, 15))
+        assert [record["epoch"] for record in steps] == [0] * 7 + [1] * 7
+        assert {"step", "epoch", "loss", "learning_rate", "documents_per_second", "wait_fraction"} <= steps[0].keys()
+        assert all(0 <= record["wait_fraction"] <= 1 < record["documents_per_second"] for record in steps)
+        for epoch in records(run_dir, "epoch"):
+            assert {"epoch", "train_loss", "test_loss", "test_accuracy", "seconds"} <= epoch.keys()
+            weights = [50] * 6 + [1]
+            mine = [record["loss"] for record in steps if record["epoch"] == epoch["epoch"]]
+            assert epoch["train_loss"] == pytest.approx(np.average(mine, weights=weights))
+
+    def test_tensorboard_shows_the_same_scalars(self, finished):
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        run_dir, _ = finished
+        events = EventAccumulator(str(run_dir / "tensorboard"))
+        events.Reload()
+        assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(losses(run_dir))
+        accuracies = [record["test_accuracy"] for record in records(run_dir, "epoch")]
+        assert [event.value for event in events.Scalars("epoch/test_accuracy")] == pytest.approx(accuracies)
+
+    def test_the_resolved_settings_are_saved_and_can_be_used_again(self, finished):
+        run_dir, _ = finished
+        saved = yaml.safe_load((run_dir / "config.yaml").read_text())
+        assert saved["data"]["batch_size"] == 50
+        assert parse(["--config", str(run_dir / "config.yaml")]).identity() == {
+            "batch_size": 50,
+            "model": saved["model"],
+            "optimizer": saved["optimizer"],
+            "training": saved["training"],
+        }
+
+    def test_the_last_epoch_is_reported_and_labelled_without_a_validation_part(self, finished):
+        run_dir, printed = finished
+        result = json.loads((run_dir / "result.json").read_text())
+        assert (result["epoch"], result["chosen_by"]) == (1, "last epoch")
+        assert "(epoch 1, last epoch)" in printed
+
+    def test_the_same_command_reports_a_finished_run(self, data, finished):
+        run_dir, first = finished
+        again = train(data, run_dir, "--logging.tensorboard=true")
+        assert "is finished" in again
+        assert again.splitlines()[-1] == first.splitlines()[-1]
+
+    def test_fresh_starts_another_beside_it(self, data, finished):
+        run_dir, _ = finished
+        train(data, run_dir, "--fresh", "--training.epochs=1")
+        assert len(records(run_dir.with_name("finished-2"), "step")) == 7
+        assert len(records(run_dir, "step")) == 14
+
+    def test_other_settings_are_refused_with_their_difference(self, data, finished):
+        run_dir, _ = finished
+        printed = train(data, run_dir, "--optimizer.learning_rate=0.5", code=1)
+        assert "begun with other settings" in printed
+        assert "optimizer.learning_rate 0.01 → 0.5" in printed
+        assert "Traceback" not in printed
+
+    def test_a_folder_of_something_else_is_refused(self, data, tmp_path):
+        (tmp_path / "photo.jpg").touch()
+        assert "not a run's folder" in train(data, tmp_path, code=1)
+
+    def test_runs_are_named_by_data_and_settings(self, data, tmp_path):
+        for more in ([], ["--logging.every=3"], ["--training.seed=1"]):
+            run(command("train", "--data", data, *QUICK, "--training.epochs=1", *more), tmp_path)
+        names = sorted(path.name for path in (tmp_path / "runs").iterdir())
+        assert len(names) == 2  # how often it logs decides nothing
+        assert all(name.startswith("source") and "-" in name for name in names)
+
+
+class TestResume:
+    """A killed run and an unbroken one end in the same bits, dropout included."""
+
+    settings = ("--model.dropout=0.5", "--optimizer.name=adam", "--checkpoint.every=2", "--training.epochs=4")
+
+    def start(self, data, run_dir, steps):
+        """Starts a run and kills it once so many steps are recorded; slow enough to be caught."""
+        arguments = command("train", "--data", data, "--run-dir", run_dir, *QUICK, *self.settings, "--logging.every=1")
+        process = subprocess.Popen(arguments, cwd=data.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        metrics = run_dir / "metrics.jsonl"
+        while time.monotonic() < deadline and process.poll() is None:
+            if metrics.is_file() and metrics.read_text().count('"step"') > steps and any(run_dir.glob("state/step_*")):
+                break
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def test_killed_and_resumed_equals_unbroken(self, data, tmp_path):
+        unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+        train(data, unbroken, *self.settings)
+        for steps in (3, 12):
+            self.start(data, broken, steps)
+        assert not (broken / "result.json").exists()
+        printed = train(data, broken, *self.settings)
+        resumes = records(broken, "resume")
+        assert resumes
+        assert resumes[-1]["step"] > 0
+        assert f"going on from step {resumes[-1]['step']}" in printed
+        assert [record["step"] for record in records(broken, "step")] == list(range(1, 29))
+        assert [record["epoch"] for record in records(broken, "epoch")] == [0, 1, 2, 3]
+        assert losses(broken) == losses(unbroken)
+        one, two = (parameters.load(checkpoint.find(str(folder))) for folder in (unbroken, broken))
+        for name, array in one.items():
+            assert np.array_equal(array, two[name]), name
+
+    def test_a_damaged_state_is_refused_in_a_sentence(self, data, tmp_path):
+        self.start(data, tmp_path / "run", 3)
+        (state,) = (tmp_path / "run" / "state").glob("step_*")
+        file = state / "parameters.safetensors"
+        file.write_bytes(file.read_bytes()[:-1] + b"x")
+        printed = train(data, tmp_path / "run", *self.settings, code=1)
+        assert "no saved state" in printed
+        assert "does not match its checksum" in printed
+        assert "Traceback" not in printed
+
+
+class TestOptions:
+    def test_retention_keeps_the_last_and_the_best(self, data, tmp_path):
+        train(data, tmp_path / "run", "--training.epochs=5", "--checkpoint.keep_last=2")
+        epochs = records(tmp_path / "run", "epoch")
+        best = max(epochs, key=lambda record: record["test_accuracy"])["epoch"]
+        kept = {int(path.name.split("_")[2]) for path in (tmp_path / "run" / "checkpoints").glob("*.params")}
+        assert kept == {3, 4, best}
+
+    def test_a_validation_part_chooses_the_epoch_and_stops_the_run(self, data_with_validation, tmp_path):
+        # With a learning rate this small nothing improves after the first epoch.
+        train(
+            data_with_validation,
+            tmp_path / "run",
+            *("--training.epochs=9", "--training.patience=2", "--optimizer.learning_rate=1e-9"),
+        )
+        epochs = records(tmp_path / "run", "epoch")
+        result = json.loads((tmp_path / "run" / "result.json").read_text())
+        assert [record["epoch"] for record in epochs] == [0, 1, 2]
+        assert (result["epoch"], result["chosen_by"]) == (0, "validation accuracy")
+        assert Path(result["checkpoint"]).name == epochs[0]["checkpoint"]
+
+    def test_goes_on_from_given_parameters_as_the_notebook_does(self, data, finished, tmp_path):
+        run_dir, _ = finished
+        given = checkpoint.find(str(run_dir))
+        train(
+            data,
+            tmp_path / "run",
+            *("--init-from", given, "--start-epoch", "6", "--training.epochs=7", "--optimizer.learning_rate=1e-12"),
+        )
+        assert [record["epoch"] for record in records(tmp_path / "run", "epoch")] == [6]
+        before, after = parameters.load(given), parameters.load(checkpoint.find(str(tmp_path / "run")))
+        for name, array in before.items():
+            np.testing.assert_allclose(after[name], array, atol=1e-6)
+
+    def test_not_compiled_gives_the_same_losses(self, data, finished, tmp_path):
+        train(data, tmp_path / "run", "--model.hybridize=false")
+        assert losses(tmp_path / "run") == pytest.approx(losses(finished[0]), abs=1e-5)
+
+    def test_clipping_limits_the_step(self, data, tmp_path):
+        """With SGD without momentum the first update has the norm learning rate × clip_norm."""
+        more = "--optimizer.momentum=0 --optimizer.weight_decay=0 --checkpoint.every=1 --logging.every=1".split()
+        whole = "--data.batch_size=301 --training.epochs=1 --optimizer.learning_rate=1".split()
+        train(data, tmp_path / "clipped", *more, *whole, "--optimizer.clip_norm=0.001")
+        state = load_newest(tmp_path / "clipped" / "state")
+        start = crepe_dist.config.Config(model=parse([*QUICK]).model)
+        from crepe_dist.data.dataset import open_dataset
+        from crepe_dist.training.fit import _build
+
+        import mxnet as mx
+
+        before = parameters.values(_build(start, open_dataset(data), mx.cpu()))
+        assert state is not None
+        norm = np.sqrt(sum(((state[1][name] - before[name]) ** 2).sum() for name in before))
+        assert norm == pytest.approx(0.001, rel=0.01)
+
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            (["--data.batch_sise=3"], "--data.batch_sise"),
+            (["--data.batch_size=many"], "data.batch_size"),
+            (["--data.batch_size=0"], "data.batch_size is 0"),
+            (["--config", "nowhere.yaml"], "nowhere.yaml"),
+            (["--optimizer.name=magic"], "optimizer.name"),
+            (["--training.epochs=0"], "training.epochs is 0"),
+            (["--start-epoch=9"], "start_epoch 9 leaves no epoch"),
+            (["--device=tpu"], "device 'tpu'"),
+            (["--device=gpu"], "no GPU was found"),
+            (["--data=nowhere"], "nowhere is not a prepared data set"),
+            (["--init-from=nowhere.params"], "nowhere.params does not exist"),
+            (["--model.dropout=1.5"], "dropout is 1.5"),
+        ],
+    )
+    def test_mistakes_get_a_sentence(self, data, tmp_path, flags, message):
+        printed = run(command("train", "--data", data, "--run-dir", tmp_path / "run", *QUICK, *flags), tmp_path, code=1)
+        assert message in printed
+        assert printed.startswith("error: ")
+        assert "Traceback" not in printed
+
+    def test_unknown_keys_in_a_file_are_refused(self, tmp_path):
+        (tmp_path / "x.yaml").write_text("optimizer:\n  lerning_rate: 1\n")
+        with pytest.raises(UserError, match="lerning_rate"):
+            parse(["--config", str(tmp_path / "x.yaml")])
+
+    def test_help_and_version_and_resolved_settings(self, tmp_path):
+        printed = run(command("train", "--help"), tmp_path)
+        assert "--optimizer.learning_rate" in printed
+        assert "--run-dir" in printed
+        assert "examples:" in printed
+        assert crepe_dist.__version__ in run(command("train", "--version"), tmp_path)
+        resolved = yaml.safe_load(run(command("train", "--data.batch_size=7", "--print_config"), tmp_path))
+        assert resolved["data"]["batch_size"] == 7
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_is_valid_and_gives_its_command(path):
+    config = parse(["--config", str(path)])
+    assert config.training.epochs > 0
+    assert f"--config {path}" in path.read_text()
+
+
+class TestSchedule:
+    def test_constant(self):
+        options = OptimizerOptions(learning_rate=0.1, schedule="constant")
+        assert [schedule.learning_rate(options, epoch, 10, 512) for epoch in (0, 3.5, 9.9)] == [0.1] * 3
+
+    def test_halving_is_the_papers(self):
+        options = OptimizerOptions(learning_rate=0.01, schedule="halving")
+        rates = [schedule.learning_rate(options, epoch, 99, 128) for epoch in (0, 2.9, 3, 6, 30, 60)]
+        assert rates == [0.01, 0.01, 0.005, 0.0025, 0.01 / 1024, 0.01 / 1024]
+
+    def test_cosine_ends_at_zero(self):
+        options = OptimizerOptions(learning_rate=1.0, schedule="cosine")
+        rates = [schedule.learning_rate(options, epoch, 4, 128) for epoch in (0, 2, 4)]
+        assert rates == pytest.approx([1.0, 0.5, 0.0])
+
+    def test_scaling_with_the_batch_is_explicit_and_warms_up(self):
+        options = OptimizerOptions(learning_rate=0.1, schedule="constant", scale_with_batch=True)
+        rates = [schedule.learning_rate(options, epoch, 10, 512) for epoch in (0, 0.5, 1, 5)]
+        assert rates == pytest.approx([0.1, 0.25, 0.4, 0.4])
+        options = OptimizerOptions(learning_rate=0.1, schedule="constant", warmup_epochs=2)
+        assert schedule.learning_rate(options, 1, 10, 512) == pytest.approx(0.05)
+
+
+def test_from_python(data, tmp_path):
+    config = Config(run_dir=str(tmp_path / "run"), data=crepe_dist.config.DataOptions(str(data), 50))
+    config.model.filters, config.model.units, config.training.epochs = 8, 8, 1
+    result = crepe_dist.fit(config)
+    assert result.run_dir == tmp_path / "run"
+    predictor = crepe_dist.load(result.checkpoint)
+    texts = ["abc qua", "", "zig" * 200, "中文"]
+    predictions = predictor.predict(texts)
+    assert len(predictions) == 4
+    for prediction in predictions:
+        assert prediction.label in {"first", "second", "third"}
+        assert sum(probability for _, probability in prediction.ranking) == pytest.approx(1, abs=1e-5)
+        assert prediction.probability == max(probability for _, probability in prediction.ranking)
+    one_by_one = [predictor.predict([text])[0].probability for text in texts]
+    assert one_by_one == pytest.approx([prediction.probability for prediction in predictions], abs=1e-5)
