@@ -81,7 +81,8 @@ def _mxnet_package() -> str:
 
 def _environment() -> dict[str, str]:
     """The environment of the compile: the caller's, completed."""
-    env = dict(os.environ)
+    # pip would take the hook variables of the pip that runs this for its own.
+    env = {k: v for k, v in os.environ.items() if not k.startswith("_PYPROJECT_HOOKS_")}
     for name, value in DEFAULTS.items():
         env.setdefault(name, value)
     env["CXXFLAGS"] = f"{env.get('CXXFLAGS', '')} {CXXFLAGS}".strip()

@@ -1,0 +1,133 @@
+"""N processes compute what one process would, end cleanly, and go on after a kill."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crepe_dist.model import parameters
+from crepe_dist.training import checkpoint
+from tests.conftest import QUICK, command, losses, records, run
+
+# Float32 sums in another order: differences seen are below 1e-6 in 21 steps.
+TOLERANCE = 1e-5
+CLIPPED = ("--optimizer.clip_norm=0.05",)
+
+
+def train(data, run_dir, processes, *more):
+    arguments = ("--data", data, "--run-dir", run_dir, *QUICK, "--training.epochs=3", *more)
+    return run(command("train", *arguments, processes=processes), data.parent)
+
+
+@pytest.fixture(scope="module")
+def alone(data, tmp_path_factory):
+    """The runs of one process, without and with clipping."""
+    folder = tmp_path_factory.mktemp("alone")
+    for name, more in (("plain", ()), ("clipped", CLIPPED)):
+        train(data, folder / name, 1, *more)
+    assert losses(folder / "plain") != pytest.approx(losses(folder / "clipped"), abs=1e-4)  # clipping has an effect
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("processes", "name", "more"),
+    [(2, "plain", ()), (3, "plain", ()), (4, "plain", ()), (2, "clipped", CLIPPED), (3, "clipped", CLIPPED)],
+)
+def test_parity_with_one_process(data, alone, tmp_path, processes, name, more):
+    """21 steps; 50 documents divide by neither 3 nor 4, and an epoch's last batch has a single document."""
+    printed = train(data, tmp_path / "run", processes, *more)
+    assert f"{processes} processes" in printed
+    assert "Traceback" not in printed
+    assert "shut down" not in printed
+    expected = losses(alone / name)
+    assert len(expected) == 21
+    assert losses(tmp_path / "run") == pytest.approx(expected, abs=TOLERANCE)
+    one, many = (parameters.load(checkpoint.find(str(folder))) for folder in (alone / name, tmp_path / "run"))
+    for key, array in one.items():
+        np.testing.assert_allclose(many[key], array, atol=TOLERANCE)
+    for mine, theirs in zip(records(tmp_path / "run", "epoch"), records(alone / name, "epoch")):
+        assert mine["test_accuracy"] == theirs["test_accuracy"]
+        assert mine["test_loss"] == pytest.approx(theirs["test_loss"], abs=TOLERANCE)
+
+
+def test_evaluation_by_rank_0_alone_gives_the_same(data, alone, tmp_path):
+    train(data, tmp_path / "run", 2, "--evaluation.sharded=false", "--evaluation.batch_size=7")
+    for mine, theirs in zip(records(tmp_path / "run", "epoch"), records(alone / "plain", "epoch")):
+        assert mine["test_accuracy"] == theirs["test_accuracy"]
+        assert mine["test_loss"] == pytest.approx(theirs["test_loss"], abs=TOLERANCE)
+
+
+def test_adaptive_optimiser_and_dropout_train_in_many(data, tmp_path):
+    printed = train(data, tmp_path / "run", 2, "--optimizer.name=adam", "--model.dropout=0.5")
+    assert len(losses(tmp_path / "run")) == 21
+    assert "test accuracy" in printed
+
+
+def pids_of(run_dir: Path) -> list[int]:
+    """The worker processes of a run, by the run's folder on their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"-m" in words and str(run_dir).encode() in words and b"horovodrun" not in b" ".join(words):
+                found.append(int(entry.name))
+    return found
+
+
+def wait_until(condition, seconds):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def test_killed_worker_ends_all_and_the_same_command_goes_on(data, tmp_path):
+    run_dir = tmp_path / "run"
+    more = ("--training.epochs=200", "--checkpoint.every=5", "--logging.every=1", "--checkpoint.keep_last=1")
+    arguments = command("train", "--data", data, "--run-dir", run_dir, *QUICK, *more, processes=2)
+    process = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: any(run_dir.glob("state/step_*")), 60)
+    workers = pids_of(run_dir)
+    assert len(workers) == 2
+    os.kill(workers[1], signal.SIGKILL)
+    assert process.wait(timeout=30) != 0
+    wait_until(lambda: not pids_of(run_dir), 30)  # no orphan
+
+    saved = sorted(run_dir.glob("state/step_*"))[-1]
+    arguments = command("train", "--data", data, "--run-dir", run_dir, *QUICK, *more, processes=3)
+    process = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_until(lambda: records(run_dir, "resume") and records(run_dir, "step"), 60)
+    wait_until(lambda: records(run_dir, "step")[-1]["step"] > int(saved.name[5:]) + 20, 60)
+    for pid in pids_of(run_dir):
+        os.kill(pid, signal.SIGKILL)
+    printed, _ = process.communicate(timeout=30)
+    (resume,) = records(run_dir, "resume")
+    assert resume["step"] == int(re.search(r"going on from step (\d+)", printed)[1]) >= 5  # type: ignore[index]
+    steps = [record["step"] for record in records(run_dir, "step")]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def test_going_on_under_another_number_of_processes_is_the_same_run(data, alone, tmp_path):
+    """Two epochs by three processes, the third by one: the losses of one process all along."""
+    run_dir = tmp_path / "run"
+    arguments = ("--data", data, "--run-dir", run_dir, *QUICK, "--training.epochs=3", "--checkpoint.every=1")
+    more = ("--logging.every=1",)
+    process = subprocess.Popen(
+        command("train", *arguments, *more, processes=3), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
+    wait_until(lambda: any(int(path.name[5:]) >= 9 for path in run_dir.glob("state/step_*")), 60)
+    for pid in pids_of(run_dir):
+        os.kill(pid, signal.SIGKILL)
+    process.wait(timeout=30)
+    run(command("train", *arguments, *more), tmp_path)
+    assert losses(run_dir) == pytest.approx(losses(alone / "plain"), abs=TOLERANCE)

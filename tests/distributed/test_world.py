@@ -1,0 +1,269 @@
+"""Collectives, agreement and errors in several processes under the real launcher."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from crepe_dist.cluster import devices
+from crepe_dist.cluster.launch import Launch, detect, limit_threads
+from crepe_dist.errors import UserError
+from tests.conftest import QUICK, command, run, write_csv
+
+HOROVODRUN = str(Path(sys.executable).with_name("horovodrun"))
+SHUT_DOWN = "Horovod has been shut down"
+
+
+def horovodrun(processes: int, *arguments: object) -> list[str]:
+    return [HOROVODRUN, "-np", str(processes), *map(str, arguments)]
+
+
+def script(processes: int, body: str) -> list[str]:
+    return horovodrun(processes, sys.executable, "-c", body)
+
+
+def shell(processes: int, line: str) -> list[str]:
+    return horovodrun(processes, "sh", "-c", line)
+
+
+def python_train(*arguments: object) -> str:
+    return shlex.join([sys.executable, "-m", "crepe_dist.train", *map(str, arguments)])
+
+
+class TestCollectives:
+    def test_sum_gather_broadcast_and_waiting_for_rank_0(self, tmp_path):
+        body = """
+import numpy as np, time
+from crepe_dist.cluster import world as module
+module.HEARTBEAT_SECONDS = 0.2
+with module.join() as world:
+    assert world.size == 3
+    for dtype in ("float32", "float64", "int32", "int64"):
+        total = world.sum(np.array([1, world.rank], dtype=dtype), "t")
+        assert total.dtype == dtype and total.tolist() == [3, 3], total
+    big = 2**40 + world.rank
+    assert world.sum(np.array([big], dtype=np.int64), "big").tolist() == [3 * 2**40 + 3]
+    assert world.gather({"rank": world.rank, "é": "x" * world.rank}, "g")[2] == {"rank": 2, "é": "xx"}
+    assert world.broadcast(f"from {world.rank}", "b") == "from 0"
+    def work():
+        for n in range(6):
+            time.sleep(0.2)
+            yield n
+    assert world.on_root("w", work()) == (5 if world.is_root else None)
+    assert world.agree("things", lambda: world.rank, same=lambda _: "equal") == world.rank
+    print("all well on", world.rank)
+"""
+        printed = run(script(3, body), tmp_path)
+        assert printed.count("all well on") == 3
+        assert SHUT_DOWN not in printed
+
+    @pytest.mark.parametrize(
+        ("body", "message"),
+        [
+            ("world.agree('x', lambda: world.rank, same=lambda v: v)", "the processes disagree on the x"),
+            ("world.agree('x', lambda: fail() if world.rank == 1 else 0)", "broken [only on rank 1"),
+            ("world.on_root('x', (fail() for _ in range(2)))", "error: broken"),
+        ],
+    )
+    def test_an_error_of_one_is_the_error_of_all_and_told_once(self, tmp_path, body, message):
+        whole = f"""
+from crepe_dist.cluster.world import join
+from crepe_dist.errors import UserError
+def fail(): raise UserError("broken")
+with join() as world:
+    {body}
+    print("not stopped")
+"""
+        printed = run(script(2, whole), tmp_path, code=None)
+        assert printed.count(message) == 1
+        assert "not stopped" not in printed
+        assert "<stderr>:Traceback" not in printed  # horovodrun itself shows one of its own
+        assert SHUT_DOWN not in printed
+
+
+class TestErrors:
+    """Each is told once, says what to do, and ends every process."""
+
+    def check(self, arguments, cwd, message, seconds=30):
+        began = time.monotonic()
+        printed = run(arguments, cwd, code=None)
+        assert time.monotonic() - began < seconds
+        assert printed.count(message) == 1, printed
+        assert "do:  " in printed
+        assert "Error in sys.excepthook" not in printed
+        return printed
+
+    def test_ranks_that_disagree_on_the_settings(self, data, tmp_path):
+        line = python_train("--data", data, *QUICK) + " --training.seed=$HOROVOD_RANK"
+        printed = self.check(shell(2, line), tmp_path, "the processes disagree on the settings")
+        assert "training: seed = 0" in printed
+
+    def test_a_data_folder_that_one_rank_does_not_see(self, data, tmp_path):
+        for rank in (0, 1):
+            (tmp_path / str(rank)).mkdir()
+        (tmp_path / "0" / "data").symlink_to(data)
+        line = "cd $HOROVOD_RANK && " + python_train("--data", "data", "--run-dir", tmp_path / "run", *QUICK)
+        printed = self.check(shell(2, line), tmp_path, "data is not a prepared data set [only on rank 1")
+        assert not (tmp_path / "run").exists(), printed
+
+    def test_ranks_that_see_other_data(self, data, data_with_validation, tmp_path):
+        for rank, folder in enumerate((data, data_with_validation)):
+            (tmp_path / str(rank)).mkdir()
+            (tmp_path / str(rank) / "data").symlink_to(folder)
+        line = "cd $HOROVOD_RANK && " + python_train("--data", "data", "--run-dir", tmp_path / "run", *QUICK)
+        self.check(shell(2, line), tmp_path, "the processes disagree on the data")
+
+    def test_a_run_folder_that_one_rank_does_not_see(self, data, tmp_path):
+        for rank in (0, 1):
+            (tmp_path / str(rank)).mkdir()
+        line = "cd $HOROVOD_RANK && " + python_train("--data", data, "--run-dir", "run", *QUICK)
+        self.check(shell(2, line), tmp_path, "is not to be seen [only on rank 1")
+
+    def test_a_mistake_in_the_flags_is_told_once(self, data, tmp_path):
+        self.check(command("train", "--data", data, "--nonsense=1", processes=2), tmp_path, "--nonsense=1")
+
+    def test_more_processes_than_gpus(self, data, tmp_path):
+        body = f"""
+import sys
+from crepe_dist.cluster.launch import detect, limit_threads
+limit_threads(detect())
+import mxnet
+mxnet.context.num_gpus = lambda: 1
+from crepe_dist import command, train
+sys.argv = ["train", "--data", {str(data)!r}, "--device", "gpu"]
+command.run(train.main)
+"""
+        self.check(script(2, body), tmp_path, "2 processes on this host, but only 1 GPU")
+
+    def test_launched_as_many_where_horovod_sees_one(self, data, tmp_path):
+        """As mpirun or srun does with a Horovod that knows neither: never N silent runs of one."""
+        began = time.monotonic()
+        processes = []
+        for rank in range(2):
+            env = dict(os.environ, OMPI_COMM_WORLD_RANK=str(rank), OMPI_COMM_WORLD_SIZE="2")
+            arguments = command("train", "--data", data, *QUICK)
+            processes.append(subprocess.Popen(arguments, cwd=tmp_path, env=env, stdout=-1, stderr=subprocess.STDOUT))
+        printed = b"".join(process.communicate(timeout=60)[0] for process in processes).decode()
+        assert all(process.returncode for process in processes)
+        assert time.monotonic() - began < 30
+        assert printed.count("Open MPI started 2 processes, but Horovod sees 1") == 1
+        assert not (tmp_path / "runs").exists()
+
+
+class TestWithoutHorovod:
+    """In an environment that has everything but Horovod."""
+
+    @pytest.fixture(scope="class")
+    def env(self, tmp_path_factory):
+        site = tmp_path_factory.mktemp("site")
+        import mxnet
+
+        packages = Path(mxnet.__file__).parent.parent
+        for entry in packages.iterdir():
+            if not entry.name.startswith("horovod") and entry.suffix != ".pth":
+                (site / entry.name).symlink_to(entry)
+        return {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(Path(__file__).parents[2])])}
+
+    def start(self, env, data, cwd):
+        arguments = [sys.executable, "-S", "-m", "crepe_dist.train", "--data", str(data), *QUICK]
+        return subprocess.Popen(arguments, cwd=cwd, env=env, stdout=-1, stderr=subprocess.STDOUT, text=True)
+
+    def test_horovod_is_not_there(self, env, tmp_path):
+        done = subprocess.run([sys.executable, "-S", "-c", "import horovod"], env=env, cwd=tmp_path, stderr=-1, check=False)
+        assert b"No module named 'horovod'" in done.stderr
+
+    def test_one_process_trains(self, env, data, tmp_path):
+        process = self.start(env, data, tmp_path)
+        printed, _ = process.communicate(timeout=100)
+        assert process.returncode == 0, printed
+        assert "test accuracy" in printed
+
+    def test_one_of_many_is_refused(self, env, data, tmp_path):
+        began = time.monotonic()
+        processes = [
+            self.start({**env, "HOROVOD_RANK": str(rank), "HOROVOD_SIZE": "2"}, data, tmp_path) for rank in range(2)
+        ]
+        printed = "".join(process.communicate(timeout=60)[0] for process in processes)
+        assert all(process.returncode for process in processes)
+        assert time.monotonic() - began < 30
+        assert printed.count("but Horovod for MXNet is not installed") == 1
+        assert "Traceback" not in printed
+
+
+def test_a_single_process_never_imports_horovod(data, tmp_path):
+    body = f"""
+import sys
+from crepe_dist import train
+sys.argv = ["train", "--data", {str(data)!r}, *{QUICK!r}, "--training.epochs=1"]
+train.main()
+assert not [name for name in sys.modules if name.startswith("horovod")]
+"""
+    run([sys.executable, "-c", body], tmp_path)
+
+
+class TestLaunch:
+    @pytest.mark.parametrize(
+        ("environment", "expected"),
+        [
+            ({}, Launch()),
+            (
+                {"HOROVOD_RANK": "3", "HOROVOD_SIZE": "8", "HOROVOD_LOCAL_RANK": "1", "HOROVOD_LOCAL_SIZE": "2"},
+                Launch("horovodrun", 3, 8, 1, 2),
+            ),
+            ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, Launch("Open MPI", 1, 2, 0, 1)),
+            (
+                {
+                    "SLURM_PROCID": "5",
+                    "SLURM_STEP_NUM_TASKS": "6",
+                    "SLURM_LOCALID": "1",
+                    "SLURM_STEP_TASKS_PER_NODE": "2(x3)",
+                },
+                Launch("srun", 5, 6, 1, 2),
+            ),
+            ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, Launch()),  # the batch script itself
+        ],
+    )
+    def test_the_environment_is_read(self, environment, expected):
+        assert detect(environment) == expected
+
+    def test_threads_are_the_host_s_cores_over_its_processes(self, monkeypatch):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
+        for local_size, threads in ((1, 12), (4, 3), (5, 2), (99, 1)):
+            monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+            assert limit_threads(Launch(local_size=local_size)) == threads
+            assert os.environ["OMP_NUM_THREADS"] == str(threads)
+        monkeypatch.setenv("OMP_NUM_THREADS", "7")
+        assert limit_threads(Launch(local_size=3)) == 7
+
+
+class TestDevices:
+    @pytest.fixture(autouse=True)
+    def two_gpus(self, monkeypatch):
+        import mxnet as mx
+
+        monkeypatch.setattr(mx.context, "num_gpus", lambda: 2)
+
+    def test_one_gpu_a_process(self):
+        import mxnet as mx
+
+        assert devices.pick("auto", 1, 2) == mx.gpu(1)
+        assert devices.pick("gpu", 0, 1) == mx.gpu(0)
+        assert devices.pick("cpu", 0, 1) == mx.cpu()
+        with pytest.raises(UserError, match="3 processes on this host, but only 2 GPUs"):
+            devices.pick("auto", 2, 3)
+
+    def test_without_gpu(self, monkeypatch):
+        import mxnet as mx
+
+        monkeypatch.setattr(mx.context, "num_gpus", lambda: 0)
+        assert devices.pick("auto", 0, 4) == mx.cpu()
+        with pytest.raises(UserError, match="no GPU"):
+            devices.pick("gpu", 0, 1)
+        with pytest.raises(UserError, match="does not exist"):
+            devices.pick("tpu", 0, 1)
