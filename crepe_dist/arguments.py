@@ -24,9 +24,7 @@ def parser(command: str, description: str, examples: str) -> argparse.ArgumentPa
 
 
 def add_checkpoint(arguments: argparse.ArgumentParser) -> None:
-    arguments.add_argument(
-        "checkpoint", nargs="?", help=".params file or run folder; default: the newest run in runs/"
-    )
+    arguments.add_argument("checkpoint", nargs="?", help=".params file or run folder; default: the newest run in runs/")
     arguments.add_argument("--device", default="auto", help="auto (a GPU if there is one), gpu or cpu; default: auto")
 
 

@@ -81,14 +81,17 @@ def _texts(given: Any) -> tuple[Iterator[str], int]:
     if given.text is not None:
         return iter([join_title(given.title or "", given.text)]), 1
     if given.file in (None, "-"):
-        # Bytes that are not UTF-8 are unknown characters, not the end of the stream.
-        stream: Any = open(sys.stdin.fileno(), encoding="utf-8", errors="replace", newline="\n", closefd=False)
-        return (line.rstrip("\r\n") for line in stream), 1 if sys.stdin.isatty() else BATCH_SIZE
-    path = Path(given.file)
-    if not path.is_file():
-        raise UserError(f"{path} does not exist", remedy="give a file with one text a line")
-    stream = path.open(encoding="utf-8", errors="replace", newline="\n")
-    return (line.rstrip("\r\n") for line in stream), BATCH_SIZE
+        return _lines(sys.stdin.fileno()), 1 if sys.stdin.isatty() else BATCH_SIZE
+    if not Path(given.file).is_file():
+        raise UserError(f"{given.file} does not exist", remedy="give a file with one text a line")
+    return _lines(given.file), BATCH_SIZE
+
+
+def _lines(source: str | int) -> Iterator[str]:
+    # Bytes that are not UTF-8 are unknown characters, not the end of the stream.
+    with open(source, encoding="utf-8", errors="replace", newline="\n") as stream:
+        for line in stream:
+            yield line.rstrip("\r\n")
 
 
 def _shown(prediction: Prediction, top: int, style: str) -> str:
@@ -111,6 +114,12 @@ def _predict_random(predictor: Predictor, given: Any) -> None:
     part = dataset.parts.get(given.part)
     if part is None:
         raise UserError(f"{given.data} has no {given.part} part", f"it has {', '.join(dataset.parts)}")
+    if dataset.classes != predictor.classes:
+        raise UserError(
+            f"{given.data} has other classes than the checkpoint",
+            f"checkpoint: {', '.join(predictor.classes)}; data: {', '.join(dataset.classes)}",
+            "name the data that it was trained for with --data",
+        )
     rows = np.random.default_rng(given.seed).choice(len(part), size=min(given.random, len(part)), replace=False)
     texts = [part.text(row) or dataset.encoding.decode(part.codes[row]) for row in rows.tolist()]
     for row, text, prediction in zip(rows.tolist(), texts, predictor.predict(texts)):

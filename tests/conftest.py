@@ -23,10 +23,17 @@ limit_threads(Launch())  # before any test imports MXNet
 FEATURE_LEN = 123
 TRIGRAMS = ("qua", "zig", "vex")
 # A network and settings that train in a second; floats are kept far from chaos so that runs can be compared.
-QUICK = (
-    "--model.filters=16 --model.units=32 --model.dropout=0 --optimizer.name=sgd --optimizer.learning_rate=0.01 "
-    "--optimizer.schedule=constant --data.batch_size=50 --training.epochs=2 --logging.tensorboard=false"
-).split()
+QUICK = [
+    "--model.filters=16",
+    "--model.units=32",
+    "--model.dropout=0",
+    "--optimizer.name=sgd",
+    "--optimizer.learning_rate=0.01",
+    "--optimizer.schedule=constant",
+    "--data.batch_size=50",
+    "--training.epochs=2",
+    "--logging.tensorboard=false",
+]
 
 
 def write_csv(path: Path, rows: int, seed: int, classes: int = 3) -> Path:

@@ -75,7 +75,9 @@ class TestPredict:
     def test_bytes_that_are_no_text_do_not_end_the_stream(self, place):
         import subprocess
 
-        done = subprocess.run(command("predict"), cwd=place, input=b"caf\xe9\nnext\n", stdout=subprocess.PIPE, check=True)
+        done = subprocess.run(
+            command("predict"), cwd=place, input=b"caf\xe9\nnext\n", stdout=subprocess.PIPE, check=True
+        )
         assert len(done.stdout.splitlines()) == 2
 
     def test_a_reader_that_leaves_is_no_error(self, place):
@@ -134,7 +136,8 @@ class TestEvaluate:
         assert one == three
 
     @pytest.mark.parametrize(
-        ("prepared_with", "message"), [(["--feature-len", "150"], "encoded in different ways"), ([], "different classes")]
+        ("prepared_with", "message"),
+        [(["--feature-len", "150"], "encoded in different ways"), ([], "different classes")],
     )
     def test_other_data_is_refused(self, place, tmp_path, prepared_with, message):
         write_csv(tmp_path / "other.csv", 100, 0, classes=2)

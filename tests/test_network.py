@@ -35,7 +35,7 @@ def test_the_papers_networks(size, inputs, count):
 
 def dense_first_layer(codes, weight, bias):
     """The same by a plain one-hot matrix, without padding, in NumPy."""
-    filters, size, kernel = weight.shape
+    _, size, kernel = weight.shape
     one_hot = np.zeros((len(codes), size, codes.shape[1]), dtype=np.float64)
     for row, column in zip(*np.nonzero(codes < size)):
         one_hot[row, codes[row, column], column] = 1
@@ -201,7 +201,7 @@ class TestParameterFiles:
     def test_other_files_are_refused(self, tmp_path, content):
         path = tmp_path / "x.params"
         path.write_bytes(content)
-        with pytest.raises(UserError, match="not a file of MXNet parameters|without names"):
+        with pytest.raises(UserError, match=r"not a file of MXNet parameters|without names"):
             parameters.load(path)
 
     def test_arrays_without_names_are_refused(self, tmp_path):
@@ -253,7 +253,7 @@ class TestSettingValues:
         values = parameters.values(network)
         with pytest.raises(UserError, match="not those of this network"):
             parameters.set_values(network, {**values, "15.weight": values["0.bias"]})
-        with pytest.raises(UserError, match="0.bias is"):
+        with pytest.raises(UserError, match=r"0\.bias is"):
             parameters.set_values(network, {**values, "0.bias": np.zeros(9, dtype=np.float32)})
         with pytest.raises(UserError, match="NaN"):
             parameters.set_values(network, {**values, "0.bias": np.full(8, np.nan, dtype=np.float32)})

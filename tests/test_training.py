@@ -206,15 +206,15 @@ class TestOptions:
 
     def test_clipping_limits_the_step(self, data, tmp_path):
         """With SGD without momentum the first update has the norm learning rate × clip_norm."""
-        more = "--optimizer.momentum=0 --optimizer.weight_decay=0 --checkpoint.every=1 --logging.every=1".split()
-        whole = "--data.batch_size=301 --training.epochs=1 --optimizer.learning_rate=1".split()
+        more = ["--optimizer.momentum=0", "--optimizer.weight_decay=0", "--checkpoint.every=1", "--logging.every=1"]
+        whole = ["--data.batch_size=301", "--training.epochs=1", "--optimizer.learning_rate=1"]
         train(data, tmp_path / "clipped", *more, *whole, "--optimizer.clip_norm=0.001")
         state = load_newest(tmp_path / "clipped" / "state")
         start = crepe_dist.config.Config(model=parse([*QUICK]).model)
+        import mxnet as mx
+
         from crepe_dist.data.dataset import open_dataset
         from crepe_dist.training.fit import _build
-
-        import mxnet as mx
 
         before = parameters.values(_build(start, open_dataset(data), mx.cpu()))
         assert state is not None

@@ -108,8 +108,8 @@ class World:
         """
         last: T | None = None
         if self.size == 1:
-            for last in work:
-                pass
+            for item in work:
+                last = item
             return last
         beat = f"on_root.{name}"
         if not self.is_root:
@@ -121,7 +121,8 @@ class World:
                     return None
         due = time.monotonic() + HEARTBEAT_SECONDS
         try:
-            for last in work:
+            for item in work:
+                last = item
                 if time.monotonic() >= due:
                     self.broadcast({"done": False, "error": None}, beat)
                     due = time.monotonic() + HEARTBEAT_SECONDS

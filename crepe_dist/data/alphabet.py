@@ -10,7 +10,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -121,12 +121,12 @@ def _code(character: str, mode: Mode, fold_accents: bool) -> int:
     return next(found, BLANK)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _ascii_table(mode: Mode) -> bytes:
     return bytes(_code(chr(point), mode, False) for point in range(128)).ljust(256, b"\xff")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _table(mode: Mode, fold_accents: bool) -> Codes:
     """uint8 [0x110000]: the code of every code point."""
     table = np.full(CODE_POINTS, BLANK, dtype=np.uint8)

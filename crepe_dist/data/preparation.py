@@ -119,9 +119,7 @@ def prepare(sources: Sources, out: Path, encoding: Encoding, split: Split, *, ov
             return report
 
 
-def prepare_in_steps(
-    sources: Sources, out: Path, encoding: Encoding, split: Split, *, overwrite: bool = False
-) -> Any:
+def prepare_in_steps(sources: Sources, out: Path, encoding: Encoding, split: Split, *, overwrite: bool = False) -> Any:
     """``prepare`` as a generator that yields the number of rows read so far and returns the report."""
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists", remedy="choose another --out, or replace it with --overwrite")
@@ -234,9 +232,7 @@ class _Preparation:
         }
         if len(chosen["train"]) == 0:
             raise UserError(f"no row is left to train on, of {rows}", remedy="give more rows or smaller fractions")
-        parts = {
-            name: self._copy("rows", name, np.sort(chosen[name]), relabel) for name in PARTS if len(chosen[name])
-        }
+        parts = {name: self._copy("rows", name, np.sort(chosen[name]), relabel) for name in PARTS if len(chosen[name])}
         if self.sources.test:
             parts["test"] = self._copy("test", "test", None, relabel)
         for name in ("rows", "test"):

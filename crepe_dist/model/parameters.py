@@ -156,7 +156,9 @@ def shape_of(arrays: Arrays, alphabet_size: int, feature_len: int, dropout: floa
         units, width = arrays["10.weight"].shape
         classes = arrays["14.weight"].shape[0]
     except (KeyError, ValueError) as error:
-        raise UserError("these are not the parameters of a Crepe network", f"{error} is missing or misshapen") from error
+        raise UserError(
+            "these are not the parameters of a Crepe network", f"{error} is missing or misshapen"
+        ) from error
     if channels != alphabet_size:
         raise UserError(
             f"the parameters read {channels} characters, the encoding has {alphabet_size}",

@@ -54,9 +54,7 @@ class Scores:
         )
 
 
-def evaluate(
-    network: Crepe, part: Part, batch_size: int, device: Any, world: World, *, sharded: bool = True
-) -> Scores:
+def evaluate(network: Crepe, part: Part, batch_size: int, device: Any, world: World, *, sharded: bool = True) -> Scores:
     """Scores ``network`` on ``part``; every rank calls it and gets the same result.
 
     Args:
@@ -83,9 +81,7 @@ class _Totals:
     loss: float = 0.0
 
 
-def _count(
-    network: Crepe, part: Part, batch_size: int, device: Any, rank: int, size: int
-) -> Iterator[_Totals]:
+def _count(network: Crepe, part: Part, batch_size: int, device: Any, rank: int, size: int) -> Iterator[_Totals]:
     """Yields the running totals of this rank's documents after each batch."""
     classes = network.shape.classes
     totals = _Totals(np.zeros((classes, classes), dtype=np.int64))

@@ -175,9 +175,7 @@ def _build(config: Config, dataset: Dataset, device: Any) -> Crepe:
     return network
 
 
-def _opening(
-    config: Config, dataset: Dataset, world: World, device: Any, network: Crepe, folder: RunFolder
-) -> str:
+def _opening(config: Config, dataset: Dataset, world: World, device: Any, network: Crepe, folder: RunFolder) -> str:
     rows = ", ".join(f"{len(part):,} {name}" for name, part in dataset.parts.items())
     count = sum(int(p.data().size) for p in network.collect_params().values())
     processes = "1 process" if world.size == 1 else f"{world.size} processes"

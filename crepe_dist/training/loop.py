@@ -66,9 +66,7 @@ class Loop:
         self.metrics = metrics
         self.display = display
         self.train_part = dataset.parts["train"]
-        self.trainer = world.trainer(
-            network.collect_params(), config.optimizer.name, config.optimizer.settings()
-        )
+        self.trainer = world.trainer(network.collect_params(), config.optimizer.name, config.optimizer.settings())
         self.train_step = TrainingStep(
             network, self.trainer, device, world.rank, world.size, config.training.seed, config.optimizer.clip_norm
         )
@@ -105,9 +103,7 @@ class Loop:
     def batches(self) -> Any:
         order = epoch_order(len(self.train_part), self.config.training.seed, self.progress.epoch)
         batch_size = self.config.data.batch_size
-        return batches(
-            self.train_part, order, batch_size, self.world.rank, self.world.size, self.progress.documents
-        )
+        return batches(self.train_part, order, batch_size, self.world.rank, self.world.size, self.progress.documents)
 
     def train(self, batch: Batch) -> None:
         rate = self.learning_rate()
@@ -170,9 +166,7 @@ class Loop:
     def evaluate(self) -> dict[str, Scores]:
         options = self.config.evaluation
         return {
-            name: evaluate(
-                self.network, part, options.batch_size, self.device, self.world, sharded=options.sharded
-            )
+            name: evaluate(self.network, part, options.batch_size, self.device, self.world, sharded=options.sharded)
             for name, part in self.dataset.parts.items()
             if name != "train"
         }
@@ -206,7 +200,7 @@ class Loop:
         return max(self.progress.epochs, key=lambda record: record[key])
 
     def reported(self) -> dict[str, Any]:
-        """The epoch that the run stands for: chosen by validation accuracy, else the last (the test part chooses none)."""
+        """The epoch that the run stands for: the best on the validation part, else the last; the test part chooses none."""
         return self.best() if "validation" in self.dataset.parts else self.progress.epochs[-1]
 
     def kept(self) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import time
@@ -105,14 +104,15 @@ def test_killed_worker_ends_all_and_the_same_command_goes_on(data, tmp_path):
 
     saved = sorted(run_dir.glob("state/step_*"))[-1]
     arguments = command("train", "--data", data, "--run-dir", run_dir, *QUICK, *more, processes=3)
-    process = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    again = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wait_until(lambda: records(run_dir, "resume") and records(run_dir, "step"), 60)
     wait_until(lambda: records(run_dir, "step")[-1]["step"] > int(saved.name[5:]) + 20, 60)
     for pid in pids_of(run_dir):
         os.kill(pid, signal.SIGKILL)
-    printed, _ = process.communicate(timeout=30)
+    printed, _ = again.communicate(timeout=30)
     (resume,) = records(run_dir, "resume")
-    assert resume["step"] == int(re.search(r"going on from step (\d+)", printed)[1]) >= 5  # type: ignore[index]
+    assert resume["step"] >= 5
+    assert f"going on from step {resume['step']}," in printed
     steps = [record["step"] for record in records(run_dir, "step")]
     assert steps == list(range(1, len(steps) + 1))
 
@@ -123,7 +123,10 @@ def test_going_on_under_another_number_of_processes_is_the_same_run(data, alone,
     arguments = ("--data", data, "--run-dir", run_dir, *QUICK, "--training.epochs=3", "--checkpoint.every=1")
     more = ("--logging.every=1",)
     process = subprocess.Popen(
-        command("train", *arguments, *more, processes=3), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+        command("train", *arguments, *more, processes=3),
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
     )
     wait_until(lambda: any(int(path.name[5:]) >= 9 for path in run_dir.glob("state/step_*")), 60)
     for pid in pids_of(run_dir):

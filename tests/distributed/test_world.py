@@ -14,7 +14,7 @@ import pytest
 from crepe_dist.cluster import devices
 from crepe_dist.cluster.launch import Launch, detect, limit_threads
 from crepe_dist.errors import UserError
-from tests.conftest import QUICK, command, run, write_csv
+from tests.conftest import QUICK, command, run
 
 HOROVODRUN = str(Path(sys.executable).with_name("horovodrun"))
 SHUT_DOWN = "Horovod has been shut down"
@@ -175,7 +175,9 @@ class TestWithoutHorovod:
         return subprocess.Popen(arguments, cwd=cwd, env=env, stdout=-1, stderr=subprocess.STDOUT, text=True)
 
     def test_horovod_is_not_there(self, env, tmp_path):
-        done = subprocess.run([sys.executable, "-S", "-c", "import horovod"], env=env, cwd=tmp_path, stderr=-1, check=False)
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", "import horovod"], env=env, cwd=tmp_path, stderr=-1, check=False
+        )
         assert b"No module named 'horovod'" in done.stderr
 
     def test_one_process_trains(self, env, data, tmp_path):

@@ -147,6 +147,10 @@ def _cpu_flags() -> str:
 
 def _compile(work: Path, env: dict[str, str]) -> Path:
     """Fetches, mends and compiles Horovod in the folder `work`; returns the wheel."""
+    # Horovod's CMake asks MXNet where it is, and hides the reason if that fails.
+    advice = "mxnet-cu112 takes the driver, CUDA 11.2, cuDNN 8 and NCCL 2, on the library path; mxnet takes libgomp."
+    _run([sys.executable, "-c", "import mxnet"], f"{_mxnet_package()} does not import", advice, env, work)
+
     tree = _fetch(work, env)
     header = tree / MENDED_FILE
     text = header.read_text()
@@ -201,7 +205,7 @@ def _run(command: list[str], complaint: str, advice: str, env: dict[str, str], c
     if status == 0:
         os.unlink(log)
         return
-    errors = [line.strip() for line in lines if re.search(r"\b(error:|CMake Error)", line, re.IGNORECASE)]
+    errors = [line.strip() for line in lines if re.search(r"error:|CMake Error", line, re.IGNORECASE)]
     raise SystemExit(
         "\n".join(
             [
