@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
-import os
 import random
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from crepe_dist import command as commands
 from crepe_dist.cluster.launch import Launch, limit_threads
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.preparation import Split, find_sources, prepare
@@ -75,19 +76,16 @@ def command(name: str, *arguments: object, processes: int = 1) -> list[str]:
     return [*launcher, sys.executable, "-m", f"crepe_dist.{name}", *map(str, arguments)]
 
 
-def run(
-    arguments: Sequence[str], cwd: Path, *, code: int | None = 0, stdin: str = "", env: dict[str, str] | None = None
-) -> str:
+def run(arguments: Sequence[str], cwd: Path, *, code: int | None = 0, stdin: str = "", seconds: float = 200) -> str:
     """Runs a command to its end and returns all that it printed; checks the exit code (``None``: any but 0)."""
     done = subprocess.run(
         arguments,
         cwd=cwd,
         input=stdin,
-        env={**os.environ, **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=200,
+        timeout=seconds,
         check=False,
     )
     assert (done.returncode == code) if code is not None else (done.returncode != 0), done.stdout
@@ -101,3 +99,22 @@ def records(run_dir: Path, event: str) -> list[dict[str, Any]]:
 
 def losses(run_dir: Path) -> list[float]:
     return [record["loss"] for record in records(run_dir, "step")]
+
+
+@pytest.fixture
+def complaint(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that must fail, in this process to save the imports; returns what it says to the user."""
+
+    def of(name: str, *arguments: object, cwd: Path) -> str:
+        module = importlib.import_module(f"crepe_dist.{name}")
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            commands.run(module.main)
+        assert ended.value.code == 1
+        said = capsys.readouterr().err
+        assert said.startswith("error: ")
+        assert "Traceback" not in said
+        return said
+
+    return of

@@ -22,13 +22,11 @@ def place(data, tmp_path_factory):
     return folder
 
 
-def test_prepare(tmp_path):
+def test_prepare(tmp_path, complaint):
     write_csv(tmp_path / "mine.csv", 100, 0)
     printed = run(command("prepare", "mine.csv", "--out", "out", "--feature-len", "123", "--mode", "full"), tmp_path)
     assert "prepared in out" in printed
-    assert [line.split() for line in printed.splitlines()[:2]] == [["train", "test"], ["1", "27", "7"]] or "train" in (
-        printed.splitlines()[0]
-    )
+    assert [line.split() for line in printed.splitlines()[:2]] == [["train", "test"], ["1", "26", "8"]]
     assert open_dataset(tmp_path / "out").encoding.mode == "full"
     assert "as it was prepared" in run(command("prepare", "--verify", "out"), tmp_path)
     for flags, message in (
@@ -36,9 +34,7 @@ def test_prepare(tmp_path):
         (["mine.csv", "--out", "out"], "out exists"),
         (["nowhere.csv", "--out", "new"], "nowhere.csv does not exist"),
     ):
-        failed = run(command("prepare", *flags), tmp_path, code=1)
-        assert message in failed
-        assert "Traceback" not in failed
+        assert message in complaint("prepare", *flags, cwd=tmp_path)
 
 
 class TestPredict:
@@ -102,13 +98,11 @@ class TestPredict:
             (["--text", "x", "--device", "gpu"], "no GPU was found"),
         ],
     )
-    def test_mistakes_get_a_sentence(self, place, flags, message):
-        printed = run(command("predict", *flags), place, code=1)
-        assert message in printed
-        assert "Traceback" not in printed
+    def test_mistakes_get_a_sentence(self, place, complaint, flags, message):
+        assert message in complaint("predict", *flags, cwd=place)
 
-    def test_without_any_run(self, tmp_path):
-        assert "no trained run" in run(command("predict"), tmp_path, code=1, stdin="x\n")
+    def test_without_any_run(self, tmp_path, complaint):
+        assert "no trained run" in complaint("predict", cwd=tmp_path)
 
 
 class TestEvaluate:
@@ -139,16 +133,14 @@ class TestEvaluate:
         ("prepared_with", "message"),
         [(["--feature-len", "150"], "encoded in different ways"), ([], "different classes")],
     )
-    def test_other_data_is_refused(self, place, tmp_path, prepared_with, message):
+    def test_other_data_is_refused(self, place, tmp_path, complaint, prepared_with, message):
         write_csv(tmp_path / "other.csv", 100, 0, classes=2)
         flags = prepared_with or ["--feature-len", "123"]
         run(command("prepare", "other.csv", "--out", "out", *flags), tmp_path)
         (run_dir,) = (place / "runs").iterdir()
-        printed = run(command("evaluate", run_dir, "--data", "out"), tmp_path, code=1)
-        assert message in printed
-        assert "Traceback" not in printed
+        assert message in complaint("evaluate", run_dir, "--data", "out", cwd=tmp_path)
 
-    def test_foreign_parameters_take_what_they_need_from_flags(self, place, tmp_path):
+    def test_foreign_parameters_take_what_they_need_from_flags(self, place, tmp_path, complaint):
         source = next(iter((place / "runs").glob("*/checkpoints/*.params")))
         foreign = tmp_path / "foreign.params"
         mx.nd.save(str(foreign), mx.nd.load(str(source)))
@@ -161,16 +153,16 @@ class TestEvaluate:
             (("--mode", "full", "--feature-len", 123, "--classes", "a,b,c"), "the encoding has 95"),
             (("--mode", "paper", "--feature-len", 123, "--classes", "a,b"), "3 outputs, but 2 classes"),
         ):
-            assert message in run(command("predict", foreign, "--text", "x", *flags), tmp_path, code=1)
+            assert message in complaint("predict", foreign, "--text", "x", *flags, cwd=tmp_path)
 
-    def test_an_altered_checkpoint_is_refused(self, place, tmp_path):
+    def test_an_altered_checkpoint_is_refused(self, place, tmp_path, complaint):
         source = next(iter((place / "runs").glob("*/checkpoints/*.params")))
         copy = tmp_path / source.name
         content = bytearray(source.read_bytes())
         content[-3] ^= 1
         copy.write_bytes(content)
         copy.with_suffix(".json").write_text(source.with_suffix(".json").read_text())
-        assert "was altered" in run(command("predict", copy, "--text", "x"), tmp_path, code=1)
+        assert "was altered" in complaint("predict", copy, "--text", "x", cwd=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["prepare", "evaluate", "predict"])

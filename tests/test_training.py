@@ -23,8 +23,8 @@ from crepe_dist.training.state import load_newest
 from tests.conftest import QUICK, command, losses, records, run
 
 
-def train(data, run_dir, *more, **settings):
-    return run(command("train", "--data", data, "--run-dir", run_dir, *QUICK, *more), data.parent, **settings)
+def train(data, run_dir, *more):
+    return run(command("train", "--data", data, "--run-dir", run_dir, *QUICK, *more), data.parent)
 
 
 @pytest.fixture(scope="module")
@@ -100,16 +100,16 @@ class TestRunFolder:
         assert len(records(run_dir.with_name("finished-2"), "step")) == 7
         assert len(records(run_dir, "step")) == 14
 
-    def test_other_settings_are_refused_with_their_difference(self, data, finished):
-        run_dir, _ = finished
-        printed = train(data, run_dir, "--optimizer.learning_rate=0.5", code=1)
-        assert "begun with other settings" in printed
-        assert "optimizer.learning_rate 0.01 → 0.5" in printed
-        assert "Traceback" not in printed
+    def test_other_settings_are_refused_with_their_difference(self, data, finished, complaint):
+        flags = ("--data", data, "--run-dir", finished[0], *QUICK, "--optimizer.learning_rate=0.5")
+        said = complaint("train", *flags, cwd=data.parent)
+        assert "begun with other settings" in said
+        assert "optimizer.learning_rate 0.01 → 0.5" in said
 
-    def test_a_folder_of_something_else_is_refused(self, data, tmp_path):
+    def test_a_folder_of_something_else_is_refused(self, data, tmp_path, complaint):
         (tmp_path / "photo.jpg").touch()
-        assert "not a run's folder" in train(data, tmp_path, code=1)
+        said = complaint("train", "--data", data, "--run-dir", tmp_path, *QUICK, cwd=tmp_path)
+        assert "not a run's folder" in said
 
     def test_runs_are_named_by_data_and_settings(self, data, tmp_path):
         for more in ([], ["--logging.every=3"], ["--training.seed=1"]):
@@ -155,15 +155,15 @@ class TestResume:
         for name, array in one.items():
             assert np.array_equal(array, two[name]), name
 
-    def test_a_damaged_state_is_refused_in_a_sentence(self, data, tmp_path):
+    def test_a_damaged_state_is_refused_in_a_sentence(self, data, tmp_path, complaint):
         self.start(data, tmp_path / "run", 3)
         (state,) = (tmp_path / "run" / "state").glob("step_*")
         file = state / "parameters.safetensors"
         file.write_bytes(file.read_bytes()[:-1] + b"x")
-        printed = train(data, tmp_path / "run", *self.settings, code=1)
-        assert "no saved state" in printed
-        assert "does not match its checksum" in printed
-        assert "Traceback" not in printed
+        flags = ("--data", data, "--run-dir", tmp_path / "run", *QUICK, *self.settings)
+        said = complaint("train", *flags, cwd=tmp_path)
+        assert "no saved state" in said
+        assert "does not match its checksum" in said
 
 
 class TestOptions:
@@ -214,9 +214,9 @@ class TestOptions:
         import mxnet as mx
 
         from crepe_dist.data.dataset import open_dataset
-        from crepe_dist.training.fit import _build
+        from crepe_dist.training.fit import build_network
 
-        before = parameters.values(_build(start, open_dataset(data), mx.cpu()))
+        before = parameters.values(build_network(start, open_dataset(data), mx.cpu()))
         assert state is not None
         norm = np.sqrt(sum(((state[1][name] - before[name]) ** 2).sum() for name in before))
         assert norm == pytest.approx(0.001, rel=0.01)
@@ -238,11 +238,9 @@ class TestOptions:
             (["--model.dropout=1.5"], "dropout is 1.5"),
         ],
     )
-    def test_mistakes_get_a_sentence(self, data, tmp_path, flags, message):
-        printed = run(command("train", "--data", data, "--run-dir", tmp_path / "run", *QUICK, *flags), tmp_path, code=1)
-        assert message in printed
-        assert printed.startswith("error: ")
-        assert "Traceback" not in printed
+    def test_mistakes_get_a_sentence(self, data, tmp_path, complaint, flags, message):
+        said = complaint("train", "--data", data, "--run-dir", tmp_path / "run", *QUICK, *flags, cwd=tmp_path)
+        assert message in said
 
     def test_unknown_keys_in_a_file_are_refused(self, tmp_path):
         (tmp_path / "x.yaml").write_text("optimizer:\n  lerning_rate: 1\n")

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Codes, Encoding
 from crepe_dist.errors import UserError
+from crepe_dist.files import sha256
 
 FORMAT = 1
 MANIFEST = "dataset.json"
@@ -141,14 +142,6 @@ def verify(dataset: Dataset) -> None:
                     "its SHA-256 is not the one in the manifest",
                     "prepare the data again",
                 )
-
-
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 class PartWriter:

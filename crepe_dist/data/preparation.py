@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.corpus import AnyRow, BadRow, Row, read_classes, read_csv, read_sample, sample_files
-from crepe_dist.data.dataset import FORMAT, MANIFEST, PARTS, PartWriter, open_dataset, sha256
+from crepe_dist.data.dataset import FORMAT, MANIFEST, PARTS, PartWriter, open_dataset
 from crepe_dist.errors import UserError
+from crepe_dist.files import sha256
 
 CHUNK = 4096
 SAMPLE = "sample"

@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from crepe_dist.data.dataset import sha256
 from crepe_dist.errors import UserError
+from crepe_dist.files import sha256, sync, write_json
 from crepe_dist.model import parameters
 from crepe_dist.model.parameters import Arrays
-from crepe_dist.training.files import sync, write_json
 
 FORMAT = 1
 FOLDER = "checkpoints"

@@ -70,7 +70,7 @@ def train(config: Config, world: World) -> Result:
         display.say(f"{folder.path} is finished; --fresh starts another run\n{_summary(result)}")
         return result
 
-    network = world.agree("network", lambda: _build(config, dataset, device))
+    network = world.agree("network", lambda: build_network(config, dataset, device))
     world.broadcast_parameters(network.collect_params())
     metrics = RunMetrics(folder.path, tensorboard=config.logging.tensorboard) if world.is_root else Metrics()
     loop = Loop(config, dataset, world, device, folder, network, metrics, display)
@@ -163,7 +163,8 @@ def _choose_folder(config: Config, dataset: Dataset, world: World) -> RunFolder:
     return world.agree("run folder", seen)
 
 
-def _build(config: Config, dataset: Dataset, device: Any) -> Crepe:
+def build_network(config: Config, dataset: Dataset, device: Any) -> Crepe:
+    """The network that ``config`` and the data ask for, with its initial or given parameters."""
     filters, units = config.model.widths(len(dataset.parts["train"]))
     encoding = dataset.encoding
     shape = Shape(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import mxnet as mx
@@ -74,6 +73,7 @@ class Loop:
         self._pending: list[_Pending] = []
         self._waited = 0.0
         self._since = time.monotonic()
+        self._compiled = False  # the first step compiles; it is looked at alone, so that no rate contains it
 
     def run(self) -> None:
         """Goes on from ``progress`` to the end of the run."""
@@ -91,8 +91,9 @@ class Loop:
         self._start_clock()
         for batch in self.timed(self.batches()):
             self.train(batch)
-            if self.is_time(self.config.logging.every) or self._is_first_of_process():
+            if self.is_time(self.config.logging.every) or not self._compiled:
                 self.log()
+                self._compiled = True
             if self.is_time(self.config.checkpoint.every):
                 self.log()
                 self.save_state()
@@ -200,7 +201,7 @@ class Loop:
         return max(self.progress.epochs, key=lambda record: record[key])
 
     def reported(self) -> dict[str, Any]:
-        """The epoch that the run stands for: the best on the validation part, else the last; the test part chooses none."""
+        """The epoch that the run stands for: best on the validation part, else the last; the test part chooses none."""
         return self.best() if "validation" in self.dataset.parts else self.progress.epochs[-1]
 
     def kept(self) -> set[str]:
@@ -224,25 +225,19 @@ class Loop:
             "data": {"name": self.dataset.name, "fingerprint": self.dataset.fingerprint},
         }
 
-    def save_state(self) -> Path | None:
+    def save_state(self) -> None:
         if not self.world.is_root:
-            return None
-        path = state.save(
+            return
+        state.save(
             self.folder.state, self.progress, parameters.values(self.network), state.optimizer_arrays(self.trainer)
         )
         self._start_clock()
-        return path
 
     def restore(self, progress: Progress, values: state.Arrays, optimizer: state.Arrays) -> None:
         """Goes on from a saved state; every rank must be given the same."""
         parameters.set_values(self.network, values)
         state.set_optimizer_arrays(self.trainer, optimizer, self.device)
         self.progress = progress
-
-    def _is_first_of_process(self) -> bool:
-        """The first step compiles: it gets a look of its own, so that no rate contains it."""
-        first, self._first = getattr(self, "_first", True), False
-        return first
 
     def _start_clock(self) -> None:
         self._pending = []

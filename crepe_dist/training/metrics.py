@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from crepe_dist.training.files import write_text
+from crepe_dist.files import write_text
 from crepe_dist.training.state import Progress
 
 METRICS = "metrics.jsonl"

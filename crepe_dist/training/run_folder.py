@@ -9,8 +9,8 @@ from typing import Any
 
 from crepe_dist.config import Config, digest
 from crepe_dist.errors import UserError
+from crepe_dist.files import write_json, write_text
 from crepe_dist.training.checkpoint import RESULT, RUNS
-from crepe_dist.training.files import write_json, write_text
 
 IDENTITY = "run.json"
 

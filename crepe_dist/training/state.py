@@ -18,9 +18,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from crepe_dist.data.dataset import sha256
 from crepe_dist.errors import UserError
-from crepe_dist.training.files import sync, write_json
+from crepe_dist.files import sha256, sync, write_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
