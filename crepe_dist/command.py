@@ -20,8 +20,8 @@ PEER_GONE = (
 )
 
 
-def run(main: Callable[[], None]) -> NoReturn:
-    """Runs a command's ``main`` and exits: 0 done, 1 an error, 130 interrupted."""
+def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
+    """Runs a command's ``main`` and exits: 0 done, 1 an error, 130 interrupted (which is said as given)."""
     code = 1
     try:
         main()
@@ -31,7 +31,7 @@ def run(main: Callable[[], None]) -> NoReturn:
         prefix = f"[rank {launch.rank}] " if launch.size > 1 else ""
         print(f"{prefix}{error}", file=sys.stderr, flush=True)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last saved state", file=sys.stderr)
+        print(interrupted, file=sys.stderr)
         code = 130
     except BrokenPipeError:
         # The reader of our output has left (`… | head`): not an error, and nothing more can be written.

@@ -18,4 +18,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, "interrupted; the same command goes on from the last saved state")
