@@ -34,7 +34,7 @@ def main() -> None:
     flags.add_argument("--validation", type=float, default=0.0, help="fraction of the rows, to choose the best epoch")
     flags.add_argument("--seed", type=int, default=0, help="decides which rows go where; default: 0")
     flags.add_argument("--mode", choices=MODES, default="paper", help="encoding; default: paper")
-    flags.add_argument("--feature-len", type=int, metavar="L", help="characters a document; default: 1014, sample 256")
+    flags.add_argument("--feature-len", type=int, metavar="L", help="characters a document; default: 1014, sample 192")
     flags.add_argument("--fold-accents", choices=arguments.TRUTH, help="é → e; default: off in mode notebook, else on")
     flags.add_argument("--overwrite", action="store_true", help="replace --out if it exists")
     flags.add_argument("--verify", type=Path, metavar="DIR", help="compare a prepared folder with its checksums")

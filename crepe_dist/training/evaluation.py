@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mxnet as mx
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from crepe_dist.cluster.world import World
 from crepe_dist.data.dataset import Part
 from crepe_dist.data.loader import batches
 from crepe_dist.model.network import Crepe
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Scores:
 
     def per_class(self, classes: list[str]) -> pd.DataFrame:
         """Columns precision, recall, f1 (fractions; 0 where undefined) and documents, a row a class."""
+        import pandas as pd  # half of the time that training needs to start, and training does not use it
+
         right = np.diag(self.confusion).astype(float)
         predicted = self.confusion.sum(axis=0)
         true = self.confusion.sum(axis=1)
