@@ -7,6 +7,7 @@ from pathlib import Path
 
 from crepe_dist import __version__
 from crepe_dist.data.alphabet import MODES
+from crepe_dist.data.corpus import read_names
 from crepe_dist.errors import UserError
 
 TRUTH = {"on": True, "off": False}
@@ -42,8 +43,7 @@ def class_names(given: str | None) -> tuple[str, ...] | None:
         return None
     path = Path(given)
     if path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return tuple(line.strip() for line in lines if line.strip())
+        return tuple(read_names(path))
     if "," not in given:
         raise UserError(f"--classes {given}: no such file, and not a list", remedy="give a file, or names as a,b,c")
     return tuple(name.strip() for name in given.split(","))

@@ -69,7 +69,9 @@ class Config:
         return asdict(self)
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+        """What is saved with the run; without ``fresh``, so that ``--config`` on it comes back to the run."""
+        values = {name: value for name, value in self.to_dict().items() if name != "fresh"}
+        return yaml.safe_dump(values, sort_keys=False)
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide the result; a run is resumed only under equal ones."""

@@ -41,6 +41,8 @@ def main() -> None:
 
         if given.batch_size < 1:
             raise UserError(f"--batch-size is {given.batch_size}", remedy="give a number above zero")
+        if given.json is not None and not given.json.absolute().parent.is_dir():
+            raise UserError(f"{given.json} cannot be written", "there is no such folder", "choose another --json")
         dataset, predictor = _open(given, world)
         part = dataset.parts[given.part]
         scores = evaluate(predictor.network, part, given.batch_size, predictor.device, world)
@@ -81,13 +83,14 @@ def _check(predictor: Predictor, dataset: Dataset, part: str) -> None:
             "the checkpoint and the data are encoded in different ways",
             f"checkpoint: {mine.mode}, {mine.feature_len}, accents folded: {mine.fold_accents}; "
             f"data: {theirs.mode}, {theirs.feature_len}, {theirs.fold_accents}",
-            f"prepare the data with --mode {mine.mode} --feature-len {mine.feature_len}",
+            "name with --data what it was trained on, or data prepared with "
+            f"--mode {mine.mode} --feature-len {mine.feature_len}",
         )
     if predictor.classes != dataset.classes:
         raise UserError(
             "the checkpoint and the data have different classes",
             f"checkpoint: {', '.join(predictor.classes)}; data: {', '.join(dataset.classes)}",
-            "evaluate on data with the same classes in the same order",
+            "name with --data what it was trained on, or data with the same classes in the same order",
         )
 
 

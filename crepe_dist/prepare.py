@@ -46,7 +46,9 @@ def main() -> None:
         return
     if given.source is None or given.out is None:
         raise UserError("SOURCE and --out are needed", remedy="python -m crepe_dist.prepare --help shows examples")
-    length = given.feature_len or (SAMPLE_FEATURE_LEN if given.source == SAMPLE else 1014)
+    length = given.feature_len
+    if length is None:
+        length = SAMPLE_FEATURE_LEN if given.source == SAMPLE else 1014
     fold_accents = None if given.fold_accents is None else arguments.TRUTH[given.fold_accents]
     report = prepare(
         find_sources(given.source, given.test),

@@ -77,6 +77,22 @@ def test_bad_rows_are_kept_apart_with_their_reason(tmp_path):
     ]
 
 
+def test_a_quote_that_is_never_closed_loses_nothing_in_silence(tmp_path):
+    lines = [f"{'xy'[n % 2]},fine {n}" for n in range(400)]
+    lines[100] = 'x,"never closed'
+    with pytest.raises(UserError, match="300 of 400 rows") as caught:
+        prepared(tmp_path, lines)
+    assert "unexpected end of data, in what began on line 101" in caught.value.why
+
+
+def test_a_header_line_and_a_byte_order_mark_make_no_class(tmp_path):
+    lines = ["\ufeffLabel,text", *(f"{'xy'[n % 2]},fine {n}" for n in range(400))]
+    report = prepared(tmp_path, lines)
+    assert report.bad == 1
+    assert open_dataset(tmp_path / "out").classes == ["x", "y"]
+    assert "a header line" in (tmp_path / "out" / QUARANTINE).read_text()
+
+
 def test_too_many_bad_rows_are_an_error_that_shows_them(tmp_path):
     with pytest.raises(UserError) as caught:
         prepared(tmp_path, ["x,fine", "y,fine", "x"] * 10)
@@ -136,6 +152,22 @@ def test_an_existing_folder_is_left_alone_unless_asked(tmp_path):
     sources = find_sources(str(tmp_path / "rows.csv"))
     prepare(sources, tmp_path / "out", Encoding(feature_len=20), Split(), overwrite=True)
     assert open_dataset(tmp_path / "out").encoding.feature_len == 20
+
+
+def test_only_a_prepared_folder_is_ever_replaced(tmp_path):
+    lines = [f"{n % 2},text" for n in range(20)]
+    prepared(tmp_path, lines)
+    sources = find_sources(str(tmp_path / "rows.csv"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    (tmp_path / "out" / "notes.txt").touch()
+    (tmp_path / "file").touch()
+    for name in ("mine", "out", "file", "rows.csv"):
+        with pytest.raises(UserError, match="is not replaced"):
+            prepare(sources, tmp_path / name, ENCODING, Split(), overwrite=True)
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+    assert (tmp_path / "out" / "notes.txt").exists()
+    assert (tmp_path / "rows.csv").stat().st_size
 
 
 @pytest.mark.parametrize("split", [{"test": 1.0}, {"validation": -0.1}, {"test": 0.6, "validation": 0.4}])

@@ -19,6 +19,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.training import checkpoint, schedule
 from crepe_dist.training.options import OptimizerOptions
+from crepe_dist.training.run_folder import RunFolder
 from crepe_dist.training.state import load_newest
 from tests.conftest import QUICK, command, losses, records, run
 
@@ -236,6 +237,8 @@ class TestOptions:
             (["--data=nowhere"], "nowhere is not a prepared data set"),
             (["--init-from=nowhere.params"], "nowhere.params does not exist"),
             (["--model.dropout=1.5"], "dropout is 1.5"),
+            (["--training.patience=2"], "needs data with a validation part"),
+            (["--optimizer.learning_rate=1e9"], "training diverged"),
         ],
     )
     def test_mistakes_get_a_sentence(self, data, tmp_path, complaint, flags, message):
@@ -262,6 +265,12 @@ def test_every_configuration_is_valid_and_gives_its_command(path):
     config = parse(["--config", str(path)])
     assert config.training.epochs > 0
     assert f"--config {path}" in path.read_text()
+
+
+def test_two_runs_never_write_into_one_folder(tmp_path):
+    with RunFolder(tmp_path).lock(), pytest.raises(UserError, match="another process is training"):
+        RunFolder(tmp_path).lock()
+    RunFolder(tmp_path).lock().close()
 
 
 class TestSchedule:

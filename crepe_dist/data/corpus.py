@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import importlib.util
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from crepe_dist.errors import UserError
 
 TITLE_JOINT = " | "
 MAX_FIELD = 1 << 24  # characters; a longer field is a broken quote more often than a text
+HEADERS = {"label", "class", "category"}  # of a first line that is no row
 SAMPLE_FILES = {
     "product review": "amazonReviewSnippets_GroundTruth.txt",
     "movie review": "movieReviewSnippets_GroundTruth.txt",
@@ -34,12 +36,13 @@ class Row:
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be used: where it stands, why, and how it begins."""
+    """Lines that cannot be used: where they end, why, how they begin, and how many they are."""
 
     file: str
     line: int
     reason: str
     excerpt: str
+    lines: int = 1
 
 
 AnyRow = Union[Row, BadRow]
@@ -58,27 +61,32 @@ def read_csv(path: Path, class_names: Sequence[str] | None = None) -> Iterator[A
     """
     csv.field_size_limit(MAX_FIELD)
     with _open_text(path) as stream:
-        reader = csv.reader(stream)
+        # Strict: a quote that is never closed is an error, not a text that swallows the rest of the file.
+        reader = csv.reader(stream, strict=True)
         while True:
+            before = reader.line_num
             try:
                 fields = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                yield BadRow(path.name, reader.line_num, f"not CSV: {error}", "")
+                reason = f"not CSV: {error}, in what began on line {before + 1}"
+                yield BadRow(path.name, reader.line_num, reason, "", max(1, reader.line_num - before))
                 continue
-            except (EOFError, gzip.BadGzipFile, OSError) as error:
+            except (EOFError, OSError, zlib.error) as error:
                 yield BadRow(path.name, reader.line_num, f"the file ends here: {error}", "")
                 return
-            if fields:
+            if before == 0 and fields and fields[0].strip().lower() in HEADERS and class_names is None:
+                yield BadRow(path.name, 1, "a header line, not a row", ",".join(fields)[:80])
+            elif fields:
                 yield _row_of_fields(path.name, reader.line_num, fields, class_names)
 
 
 def _open_text(path: Path) -> TextIO:
     # Bytes that are not UTF-8 become lone surrogates, so that one bad row does not end the file.
     if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8", errors="surrogateescape", newline="")
-    return path.open(encoding="utf-8", errors="surrogateescape", newline="")
+        return gzip.open(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")
+    return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 def _row_of_fields(file: str, line: int, fields: list[str], class_names: Sequence[str] | None) -> AnyRow:
@@ -89,12 +97,12 @@ def _row_of_fields(file: str, line: int, fields: list[str], class_names: Sequenc
         return BadRow(file, line, "one column: a label and a text are needed", excerpt)
     if not text.strip():
         return BadRow(file, line, "empty text", excerpt)
-    if not text.isascii() and not _is_utf8(text):
+    if not all(field.isascii() or _is_utf8(field) for field in fields):
         return BadRow(file, line, "not UTF-8", excerpt)
     if not label.strip():
         return BadRow(file, line, "no label", excerpt)
     if class_names is not None:
-        if not label.strip().isdigit() or not 1 <= int(label) <= len(class_names):
+        if not label.strip().isdecimal() or not 1 <= int(label) <= len(class_names):
             return BadRow(file, line, f"label {label!r:.40} is not a number from 1 to {len(class_names)}", excerpt)
         label = class_names[int(label) - 1]
     return Row(file, line, label.strip(), text)
@@ -113,10 +121,22 @@ def read_classes(path: Path) -> list[str] | None:
     file = path.parent / "classes.txt"
     if not file.is_file():
         return None
-    names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = read_names(file)
     if len(set(names)) != len(names):
         raise UserError(f"{file} names a class twice", remedy="give each class a name of its own, one a line")
     return names
+
+
+def read_names(file: Path) -> list[str]:
+    """The lines of a file of class names.
+
+    Raises:
+        UserError: it is not UTF-8.
+    """
+    try:
+        return [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8", str(error), f"iconv -t UTF-8 -f LATIN1 {file}") from error
 
 
 def sample_files() -> list[Path]:

@@ -122,11 +122,13 @@ def prepare(sources: Sources, out: Path, encoding: Encoding, split: Split, *, ov
 
 def prepare_in_steps(sources: Sources, out: Path, encoding: Encoding, split: Split, *, overwrite: bool = False) -> Any:
     """``prepare`` as a generator that yields the number of rows read so far and returns the report."""
-    if out.exists() and not overwrite:
-        raise UserError(f"{out} exists", remedy="choose another --out, or replace it with --overwrite")
+    _check_out(sources, out, overwrite)
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{out} cannot be made", str(error), "choose another --out") from error
     try:
         report = yield from _Preparation(partial, sources, encoding, split).run()
         if out.exists():
@@ -141,6 +143,22 @@ def prepare_in_steps(sources: Sources, out: Path, encoding: Encoding, split: Spl
     report.folder = out
     open_dataset(out)
     return report
+
+
+def _check_out(sources: Sources, out: Path, overwrite: bool) -> None:
+    """Nothing but a prepared folder is ever replaced, and never one that holds the sources."""
+    if not out.exists():
+        return
+    if not overwrite:
+        raise UserError(f"{out} exists", remedy="choose another --out, or replace it with --overwrite")
+    ours = {MANIFEST, QUARANTINE}
+    ours |= {f"{part}.{end}" for part in PARTS for end in ("codes.npy", "labels.npy", "texts.bin", "offsets.npy")}
+    if not out.is_dir() or not (out / MANIFEST).is_file() or any(path.name not in ours for path in out.iterdir()):
+        raise UserError(
+            f"{out} is not replaced",
+            "it is not a prepared data set, or other files are in it",
+            "choose another --out",
+        )
 
 
 class _Preparation:
@@ -201,14 +219,18 @@ class _Preparation:
             yield self.read
         writer.close()
         if writer.rows == 0:
-            raise UserError(f"no row can be used in {self.sources.files[0]}", self._first_reason())
+            raise UserError(
+                f"no row can be used in {self.sources.files[0]}",
+                self._first_reason(),
+                "give rows of a label, then the text in one or more columns, with commas between them, in UTF-8",
+            )
 
     def _first_reason(self) -> str:
         return f"line {self.bad[0].line}: {self.bad[0].reason}" if self.bad else "the file is empty"
 
     def _usable(self, rows: Iterator[AnyRow], *, new_labels: bool) -> Iterator[tuple[int, str]]:
         for row in rows:
-            self.read += 1
+            self.read += 1 if isinstance(row, Row) else row.lines
             if isinstance(row, Row):
                 if new_labels:
                     self.labels.setdefault(row.label, len(self.labels))
@@ -217,7 +239,7 @@ class _Preparation:
                     continue
                 reason = f"label {row.label!r:.40} is not in the training rows"
                 row = BadRow(row.file, row.line, reason, row.text[:80])
-            self.bad_total += 1
+            self.bad_total += row.lines
             self.bad += [row] if len(self.bad) < 5 else []
             self.quarantine.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
 

@@ -121,7 +121,7 @@ def load(path: Path) -> Arrays:
     try:
         loaded = mx.nd.load(str(path))
     except (mx.MXNetError, ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a file of MXNet parameters", str(error).splitlines()[0]) from error
+        raise UserError(f"{path} is not a file of MXNet parameters", str(error).strip().splitlines()[-1]) from error
     if not isinstance(loaded, dict):
         raise UserError(f"{path} holds arrays without names", "it was not written by save_parameters or save_params")
     arrays = {name: array.asnumpy() for name, array in loaded.items()}

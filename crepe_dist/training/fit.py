@@ -62,15 +62,23 @@ def train(config: Config, world: World) -> Result:
     """``fit`` within a world that was joined before."""
     display = ConsoleDisplay() if world.is_root else Display()
     dataset = open_data(config.data.source, world, display)
+    if config.training.patience and "validation" not in dataset.parts:
+        raise UserError(
+            "training.patience needs data with a validation part",
+            "the test part must not decide when to stop",
+            "prepare the data with --validation 0.1",
+            on_all_ranks=True,
+        )
     device = world.agree("device", lambda: pick(config.device, world.local_rank, world.local_size))
     world.agree("settings", lambda: None, same=lambda _: config.identity())
+    network = world.agree("network", lambda: build_network(config, dataset, device))
     folder = _choose_folder(config, dataset, world)
     if folder.result is not None:
         result = _result(folder)
         display.say(f"{folder.path} is finished; --fresh starts another run\n{_summary(result)}")
         return result
 
-    network = world.agree("network", lambda: build_network(config, dataset, device))
+    lock = world.on_root("lock", (folder.lock() for _ in range(1)))
     world.broadcast_parameters(network.collect_params())
     metrics = RunMetrics(folder.path, tensorboard=config.logging.tensorboard) if world.is_root else Metrics()
     loop = Loop(config, dataset, world, device, folder, network, metrics, display)
@@ -89,6 +97,8 @@ def train(config: Config, world: World) -> Result:
                 "test_loss": reported["test_loss"],
             }
         )
+    if lock is not None:
+        lock.close()
     world.gather(0, "result written")
     result = _result(folder)
     display.say(_summary(result))
@@ -150,10 +160,9 @@ def _prepare_sample(folder: Path) -> Iterator[int]:
 
 
 def _choose_folder(config: Config, dataset: Dataset, world: World) -> RunFolder:
-    def on_root() -> str | None:
-        return str(choose(config, dataset.name, dataset.fingerprint).path) if world.is_root else None
-
-    chosen = Path(world.broadcast(world.agree("run folder", on_root), "run folder"))
+    choices = (choose(config, dataset.name, dataset.fingerprint) for _ in range(1))
+    found = world.on_root("run folder", choices)
+    chosen = Path(world.broadcast(found and str(found.path), "run folder"))
 
     def seen() -> RunFolder:
         if not chosen.is_dir():
@@ -182,7 +191,7 @@ def _opening(config: Config, dataset: Dataset, world: World, device: Any, networ
     processes = "1 process" if world.size == 1 else f"{world.size} processes"
     where = f"{processes}, {device}"
     if device.device_type == "cpu":
-        where += f", {os.environ.get('OMP_NUM_THREADS')} threads each"
+        where += f", OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')}"
     return (
         f"data      {dataset.name}: {rows} documents of {dataset.encoding.feature_len} characters, "
         f"{len(dataset.classes)} classes\n"

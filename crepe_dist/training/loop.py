@@ -13,6 +13,7 @@ from crepe_dist.cluster.world import World
 from crepe_dist.config import Config
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.loader import Batch, batches, epoch_order
+from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.model.network import Crepe
 from crepe_dist.training import checkpoint, state
@@ -141,6 +142,7 @@ class Loop:
             return
         own = mx.nd.concat(*[each.loss.reshape(1) for each in self._pending], dim=0).asnumpy()
         sums = self.world.sum(own.astype(np.float64), "loss")
+        self._check_finite(sums)
         seconds = time.monotonic() - self._since
         rate = sum(each.documents for each in self._pending) / seconds
         records = []
@@ -163,6 +165,17 @@ class Loop:
         self.metrics.steps(records)
         self.display.update(self.progress.documents, self.progress.moving_loss or 0.0, rate)
         self._start_clock()
+
+    def _check_finite(self, sums: np.ndarray) -> None:
+        """The sums are those of all ranks, so all stop together, and nothing was saved since the last good look."""
+        bad = np.flatnonzero(~np.isfinite(sums))
+        if len(bad):
+            raise UserError(
+                f"the loss is {sums[bad[0]]} at step {self._pending[bad[0]].step}: training diverged",
+                "the learning rate is too large, in most cases",
+                "lower optimizer.learning_rate, or set optimizer.clip_norm to 1",
+                on_all_ranks=True,
+            )
 
     def evaluate(self) -> dict[str, Scores]:
         options = self.config.evaluation

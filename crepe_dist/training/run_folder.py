@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from crepe_dist.config import Config, digest
 from crepe_dist.errors import UserError
@@ -31,6 +32,23 @@ class RunFolder:
         """What a finished run came to."""
         path = self.path / RESULT
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def lock(self) -> IO[str]:
+        """Keeps the folder for this process until the file is closed or the process ends.
+
+        Raises:
+            UserError: another process writes here.
+        """
+        file = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise UserError(
+                f"another process is training in {self.path}",
+                remedy="wait for it to end, or start another run with --fresh",
+            ) from error
+        return file
 
     def write_result(self, result: dict[str, Any]) -> None:
         write_json(self.path / RESULT, result)
