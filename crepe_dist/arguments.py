@@ -7,10 +7,8 @@ from pathlib import Path
 
 from crepe_dist import __version__
 from crepe_dist.data.alphabet import MODES
-from crepe_dist.data.corpus import read_names
+from crepe_dist.data.sources import read_names
 from crepe_dist.errors import UserError
-
-TRUTH = {"on": True, "off": False}
 
 
 def parser(command: str, description: str, examples: str) -> argparse.ArgumentParser:
@@ -33,8 +31,20 @@ def add_foreign(arguments: argparse.ArgumentParser) -> None:
     group = arguments.add_argument_group("parameters from elsewhere, without a .json beside them")
     group.add_argument("--mode", choices=MODES, help="encoding they were trained with")
     group.add_argument("--feature-len", type=int, metavar="L", help="characters a document; default: 1014")
-    group.add_argument("--fold-accents", choices=TRUTH, help="é → e; default: off in mode notebook, else on")
+    add_fold_accents(group)
     group.add_argument("--classes", metavar="NAMES", help="a,b,c in the order of training, or a file with one a line")
+
+
+def add_fold_accents(arguments: argparse._ActionsContainer) -> None:
+    arguments.add_argument(
+        "--fold-accents", type=_truth, metavar="on|off", help="é → e; default: off in mode notebook, else on"
+    )
+
+
+def _truth(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither on nor off")
+    return text == "on"
 
 
 def class_names(given: str | None) -> tuple[str, ...] | None:

@@ -61,8 +61,7 @@ def _open(given: Any, world: World) -> tuple[Dataset, Predictor]:
 
     def open_model() -> tuple[Predictor, str]:
         path = checkpoint.find(given.checkpoint)
-        fold_accents = None if given.fold_accents is None else arguments.TRUTH[given.fold_accents]
-        foreign = Foreign(given.mode, given.feature_len, fold_accents, arguments.class_names(given.classes))
+        foreign = Foreign(given.mode, given.feature_len, given.fold_accents, arguments.class_names(given.classes))
         predictor = open_checkpoint(path, foreign, pick(given.device, world.local_rank, world.local_size))
         _check(predictor, dataset, given.part)
         return predictor, path.name

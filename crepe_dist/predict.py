@@ -12,7 +12,7 @@ import numpy as np
 
 from crepe_dist import arguments, command
 from crepe_dist.cluster.launch import detect, limit_threads
-from crepe_dist.data.corpus import join_title
+from crepe_dist.data.formats.rows import join_title
 from crepe_dist.data.dataset import PARTS, open_dataset
 from crepe_dist.errors import UserError
 
@@ -48,12 +48,11 @@ def main() -> None:
     limit_threads(detect())
     from crepe_dist.serving.predictor import load
 
-    fold_accents = None if given.fold_accents is None else arguments.TRUTH[given.fold_accents]
     predictor = load(
         given.checkpoint,
         mode=given.mode,
         feature_len=given.feature_len,
-        fold_accents=fold_accents,
+        fold_accents=given.fold_accents,
         classes=arguments.class_names(given.classes),
         device=given.device,
     )
@@ -121,7 +120,8 @@ def _predict_random(predictor: Predictor, given: Any) -> None:
             "name the data that it was trained for with --data",
         )
     rows = np.random.default_rng(given.seed).choice(len(part), size=min(given.random, len(part)), replace=False)
-    texts = [part.text(row) or dataset.encoding.decode(part.codes[row]) for row in rows.tolist()]
+    codes = part.codes(rows)
+    texts = [part.text(row) or dataset.encoding.decode(codes[i]) for i, row in enumerate(rows.tolist())]
     for row, text, prediction in zip(rows.tolist(), texts, predictor.predict(texts)):
         true = dataset.classes[int(part.labels[row])]
         verdict = "right" if prediction.label == true else "wrong"

@@ -1,73 +1,216 @@
-"""Prepares data: `python -m crepe_dist.prepare SOURCE --out DIR`."""
+"""Prepares data: `python -m crepe_dist.prepare SOURCE... --out DIR`."""
 
 from __future__ import annotations
 
+import argparse
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any, Callable
 
-import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 from crepe_dist import arguments, command
+from crepe_dist.data import amazon
 from crepe_dist.data.alphabet import MODES, Encoding
 from crepe_dist.data.dataset import open_dataset, verify
-from crepe_dist.data.preparation import QUARANTINE, SAMPLE, SAMPLE_FEATURE_LEN, Report, Split, find_sources, prepare
+from crepe_dist.data.formats.columns import Wanted
+from crepe_dist.data.formats.rows import Share
+from crepe_dist.data.formats.tables import HEADERS
+from crepe_dist.data.preparation import MAX_BAD, How, Progress, Steps, merge_in_steps, prepare_in_steps
+from crepe_dist.data.selection import DEDUPE, Split
+from crepe_dist.data.sources import FORMATS, SAMPLE, SAMPLE_FEATURE_LEN, Reading, Sources, find_sources
 from crepe_dist.errors import UserError
+from crepe_dist.reports import data as report
 
 EXAMPLES = """  python -m crepe_dist.prepare sample --out data/sample
   python -m crepe_dist.prepare reviews.csv.gz --out data/reviews --validation 0.1
+  python -m crepe_dist.prepare train.jsonl --test test.jsonl --text body --label topic --out data/topics
   python -m crepe_dist.prepare ag_news_csv/ --out data/ag_news       (train.csv, test.csv, classes.txt)
+  python -m crepe_dist.prepare aclImdb/ --out data/imdb              (train/pos/*.txt, train/neg/*.txt, test/...)
+  zcat logs-*.gz | python -m crepe_dist.prepare - --format jsonl --out data/logs
+  python -m crepe_dist.prepare amazon7                               (downloads the notebook's seven categories)
+  python -m crepe_dist.prepare big/ --part 1/4 --out part-1          (on the first of four machines)
+  python -m crepe_dist.prepare --merge part-1 part-2 part-3 part-4 --out data/big
   python -m crepe_dist.prepare --verify data/reviews
 """
+AMAZON = "amazon7"
 
 
 def main() -> None:
-    flags = arguments.parser(
-        "prepare",
-        "Encode texts once into a folder to train on. SOURCE is `sample`, a CSV file (label first, then the text, or "
-        "title and text), or a folder with train.csv and perhaps test.csv; each may be .gz. With classes.txt beside "
-        "it, labels are the numbers 1 to C of its lines.",
-        EXAMPLES,
-    )
-    flags.add_argument("source", nargs="?", help="`sample`, a CSV file, or a folder with train.csv")
-    flags.add_argument("--out", type=Path, metavar="DIR", help="folder to make")
-    flags.add_argument("--test", metavar="FILE", help="CSV file of the test part; default: test.csv beside train.csv")
-    flags.add_argument("--test-fraction", type=float, default=0.2, help="taken from the rows without a test file")
-    flags.add_argument("--validation", type=float, default=0.0, help="fraction of the rows, to choose the best epoch")
-    flags.add_argument("--seed", type=int, default=0, help="decides which rows go where; default: 0")
-    flags.add_argument("--mode", choices=MODES, default="paper", help="encoding; default: paper")
-    flags.add_argument("--feature-len", type=int, metavar="L", help="characters a document; default: 1014, sample 192")
-    flags.add_argument("--fold-accents", choices=arguments.TRUTH, help="é → e; default: off in mode notebook, else on")
-    flags.add_argument("--overwrite", action="store_true", help="replace --out if it exists")
-    flags.add_argument("--verify", type=Path, metavar="DIR", help="compare a prepared folder with its checksums")
-    given = flags.parse_args()
-
+    # Stopped by a scheduler is as stopped by Ctrl-C: nothing half-made is left.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    given = _flags().parse_args()
     if given.verify is not None:
         verify(open_dataset(given.verify))
         print(f"{given.verify} is as it was prepared")
         return
-    if given.source is None or given.out is None:
-        raise UserError("SOURCE and --out are needed", remedy="python -m crepe_dist.prepare --help shows examples")
+    if not given.source:
+        raise UserError("there is nothing to prepare", remedy="python -m crepe_dist.prepare --help shows examples")
+    if given.source == [AMAZON]:
+        _take_amazon(given)
+    if given.out is None:
+        raise UserError("--out is needed", "it names the folder to make", "--out data/NAME")
+    _show(_steps(given), given.out)
+
+
+def _flags() -> argparse.ArgumentParser:
+    flags = arguments.parser(
+        "prepare",
+        "Encode texts once into a folder to train on. SOURCE is a file (CSV, TSV, JSON Lines, Parquet, plain or .gz), "
+        "a folder of files named train*, test*, validation*, a folder with a folder for each class, `-` for a pipe, "
+        "`sample`, or `amazon7`; several at once are joined.",
+        EXAMPLES,
+    )
+    flags.add_argument("source", nargs="*", metavar="SOURCE", help="files, folders, -, sample or amazon7")
+    flags.add_argument("--out", type=Path, metavar="DIR", help="folder to make")
+    flags.add_argument("--overwrite", action="store_true", help="replace --out if it is a prepared folder")
+    flags.add_argument("--verify", type=Path, metavar="DIR", help="compare a prepared folder with its checksums")
+
+    group = flags.add_argument_group("how the sources are read")
+    group.add_argument("--format", choices=FORMATS, help="default: by name and content")
+    group.add_argument("--header", choices=HEADERS, default="auto", help="does the first line name the columns?")
+    group.add_argument(
+        "--label", metavar="COLUMN", help="name, or number from 1; default: by usual names, or the first"
+    )
+    group.add_argument("--text", metavar="COLUMN", help="default: by usual names, or all but the label")
+    group.add_argument("--title", metavar="COLUMN", help="is joined with the text as `title | text`")
+    group.add_argument("--max-bad", type=float, default=MAX_BAD, help="share of unusable rows allowed; default: 0.01")
+
+    group = flags.add_argument_group("which rows go where")
+    group.add_argument("--test", metavar="FILE|SHARE", default=None, help="test part; default: its files, else 0.2")
+    group.add_argument("--validation", metavar="FILE|SHARE", default=None, help="to choose the best epoch; default: 0")
+    group.add_argument("--stratified", action="store_true", help="the same shares of every class")
+    group.add_argument("--max-per-class", type=int, metavar="N", help="a uniform random sample of N rows a class")
+    group.add_argument("--dedupe", choices=DEDUPE, default="no", help="leave repeated rows out; near: but for case, "
+                       "spaces and punctuation; default: no")  # fmt: skip
+    group.add_argument(
+        "--align", type=int, metavar="N", help="training rows are a multiple of N; the rest is tested on"
+    )
+    group.add_argument("--seed", type=int, default=0, help="decides which rows; default: 0")
+
+    group = flags.add_argument_group("encoding")
+    group.add_argument("--mode", choices=MODES, default="paper", help="default: paper")
+    group.add_argument("--feature-len", type=int, metavar="L", help="characters a document; default: 1014, sample 192")
+    arguments.add_fold_accents(group)
+
+    group = flags.add_argument_group("many cores, many machines")
+    group.add_argument("--processes", type=int, metavar="N", help="default: one for each core")
+    group.add_argument("--part", type=_share, metavar="I/N", default=Share(), help="read the I-th of N parts")
+    group.add_argument("--merge", action="store_true", help="SOURCE are the folders of all N parts")
+
+    group = flags.add_argument_group(AMAZON)
+    group.add_argument("--url", default=amazon.URL, help=f"where the files are; default: {amazon.URL}")
+    group.add_argument("--downloads", type=Path, default=Path("data/downloads"), help="default: data/downloads")
+    return flags
+
+
+def _steps(given: Any) -> Steps:
+    if given.processes is not None and given.processes < 1:
+        raise UserError(f"--processes is {given.processes}", remedy="give a number from 1 on")
+    if not 0 <= given.max_bad <= 1:
+        raise UserError(f"--max-bad is {given.max_bad}", remedy="give a share from 0 to 1")
+    reading = Reading(given.format, given.header, Wanted(given.label, given.title, given.text))
+    how = How(reading, given.max_bad, given.processes, given.part, given.overwrite, _typed())
+    if given.merge:
+        return merge_in_steps([Path(name) for name in given.source], given.out, how)
+    test, validation = _file_or_share(given.test), _file_or_share(given.validation)
+    files = {name: part for name, part in (("test", test), ("validation", validation)) if isinstance(part, str)}
+    sources = find_sources(given.source, reading=reading, **files)
+    _check_shares(sources, test, validation)
     length = given.feature_len
     if length is None:
-        length = SAMPLE_FEATURE_LEN if given.source == SAMPLE else 1014
-    fold_accents = None if given.fold_accents is None else arguments.TRUTH[given.fold_accents]
-    report = prepare(
-        find_sources(given.source, given.test),
-        given.out,
-        Encoding(given.mode, length, fold_accents),
-        Split(given.test_fraction, given.validation, given.seed),
-        overwrite=given.overwrite,
+        length = SAMPLE_FEATURE_LEN if given.source == [SAMPLE] else 1014
+    split = Split(
+        test=test if isinstance(test, float) else 0.2,
+        validation=validation if isinstance(validation, float) else 0.0,
+        seed=given.seed,
+        stratified=given.stratified,
+        max_per_class=given.max_per_class,
+        dedupe=given.dedupe,
+        align=given.align or 1,
     )
-    print(_text(report))
+    return prepare_in_steps(sources, given.out, Encoding(given.mode, length, given.fold_accents), split, how)
 
 
-def _text(report: Report) -> str:
-    counts = pd.DataFrame(report.classes)
-    counts.loc["all"] = counts.sum()
-    lines = [counts.to_string(), f"prepared in {report.folder}"]
-    if report.bad:
-        lines.append(f"{report.bad} rows could not be used: {report.folder / QUARANTINE}")
-    return "\n".join(lines)
+def _take_amazon(given: Any) -> None:
+    """The notebook's choices, where no others are given: the files, the cap, the alignment, the folder."""
+    given.out = given.out or Path("data") / AMAZON
+    given.max_per_class = given.max_per_class or amazon.MAX_PER_CLASS
+    given.align = given.align or amazon.BATCH_SIZE
+    if given.out.exists() and not given.overwrite:
+        raise UserError(f"{given.out} exists", remedy="choose another --out, or replace it with --overwrite")
+    with _bar() as show:
+        for step in amazon.fetch(given.url, given.downloads):
+            show(Progress(step.file, step.received, step.total or 0))
+    given.source = [str(given.downloads / name) for name in amazon.FILES]
+
+
+def _file_or_share(text: str | None) -> str | float | None:
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _check_shares(sources: Sources, test: str | float | None, validation: str | float | None) -> None:
+    for part, value in (("test", test), ("validation", validation)):
+        if isinstance(value, float) and value > 0 and part in sources.parts:
+            raise UserError(
+                f"--{part} {value:g} is not taken: the sources have a {part} part of their own",
+                ", ".join(source.name for source in sources.files if source.part == part)[:200],
+                f"leave --{part} out, or name the training files alone",
+            )
+
+
+def _share(text: str) -> Share:
+    index, _, of = text.partition("/")
+    if not index.isdecimal() or not of.isdecimal() or not 1 <= int(index) <= int(of):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 1 to N")
+    return Share(int(index) - 1, int(of))
+
+
+def _typed() -> str:
+    return shlex.join(["python", "-m", "crepe_dist.prepare", *sys.argv[1:]])
+
+
+def _show(steps: Steps, out: Path) -> None:
+    with closing(steps), _bar() as show:
+        while True:
+            try:
+                show(next(steps))
+            except StopIteration as end:
+                summary: dict[str, Any] = end.value
+                break
+    if "of" in summary:
+        print(f"part {summary['part']} of {summary['of']}: {summary['rows']:,} rows in {out}")
+        print("when all parts are made: python -m crepe_dist.prepare --merge PART... --out DIR")
+    else:
+        report.show(summary, Console(), str(out))
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[Progress], None]]:
+    """One progress bar for each thing that is done, on a terminal; nothing where the output goes elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(step: Progress) -> None:
+            if step.doing not in tasks:
+                tasks[step.doing] = bar.add_task(escape(step.doing))
+            bar.update(tasks[step.doing], completed=step.done, total=step.total or None)
+
+        yield show
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, interrupted=f"stopped; nothing half-made is left. To do it: {_typed()}")

@@ -17,7 +17,9 @@ import pytest
 from crepe_dist import command as commands
 from crepe_dist.cluster.launch import Launch, limit_threads
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.preparation import Split, find_sources, prepare
+from crepe_dist.data.preparation import prepare
+from crepe_dist.data.selection import Split
+from crepe_dist.data.sources import find_sources
 
 limit_threads(Launch())  # before any test imports MXNet
 
@@ -58,7 +60,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_csv(folder / "test.csv", 97, seed=2)
     (folder / "classes.txt").write_text("first\nsecond\nthird\n")
     out = folder / "prepared"
-    prepare(find_sources(str(folder)), out, Encoding(feature_len=FEATURE_LEN), Split())
+    prepare(find_sources([str(folder)]), out, Encoding(feature_len=FEATURE_LEN), Split())
     return out
 
 
@@ -67,7 +69,7 @@ def data_with_validation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("source")
     write_csv(folder / "three.csv", 400, seed=3)
     out = folder / "prepared"
-    prepare(find_sources(str(folder / "three.csv")), out, Encoding(feature_len=FEATURE_LEN), Split(0.2, 0.2))
+    prepare(find_sources([str(folder / "three.csv")]), out, Encoding(feature_len=FEATURE_LEN), Split(0.2, 0.2))
     return out
 
 

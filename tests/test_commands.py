@@ -25,16 +25,43 @@ def place(data, tmp_path_factory):
 def test_prepare(tmp_path, complaint):
     write_csv(tmp_path / "mine.csv", 100, 0)
     printed = run(command("prepare", "mine.csv", "--out", "out", "--feature-len", "123", "--mode", "full"), tmp_path)
-    assert "prepared in out" in printed
-    assert [line.split() for line in printed.splitlines()[:2]] == [["train", "test"], ["1", "26", "8"]]
+    assert "100 documents in 3 classes" in printed
+    assert "out/report.html" in printed
     assert open_dataset(tmp_path / "out").encoding.mode == "full"
     assert "as it was prepared" in run(command("prepare", "--verify", "out"), tmp_path)
+    (tmp_path / "train.csv").write_text("1,a\n")
+    (tmp_path / "test.csv").write_text("1,a\n")
     for flags, message in (
-        (["mine.csv"], "SOURCE and --out are needed"),
+        ([], "there is nothing to prepare"),
+        (["mine.csv"], "--out is needed"),
         (["mine.csv", "--out", "out"], "out exists"),
         (["nowhere.csv", "--out", "new"], "nowhere.csv does not exist"),
+        (["mine.csv", "--out", "new", "--processes", "0"], "--processes is 0"),
+        (["mine.csv", "--out", "new", "--max-bad", "2"], "--max-bad is 2"),
+        (["mine.csv", "--out", "new", "--test", "1.5"], "the test fraction is 1.5"),
+        (["mine.csv", "--out", "new", "--test", "nowhere.csv"], "nowhere.csv does not exist"),
+        ([".", "--out", "new", "--test", "0.5"], "--test 0.5 is not taken"),
+        ([".", "--out", "new", "--align", "8"], "--align needs rows"),
+        (["--merge", "mine.csv", "--out", "new"], "is not a finished part"),
     ):
         assert message in complaint("prepare", *flags, cwd=tmp_path)
+
+
+def test_prepare_on_two_machines(tmp_path):
+    write_csv(tmp_path / "mine.csv", 3000, 0)
+    for part in ("1/2", "2/2"):
+        printed = run(command("prepare", "mine.csv", "--part", part, "--out", f"part-{part[0]}"), tmp_path)
+        assert f"part {part[0]} of 2" in printed
+    run(command("prepare", "--merge", "part-1", "part-2", "--out", "both", "--processes", 1), tmp_path)
+    run(command("prepare", "mine.csv", "--out", "whole"), tmp_path)
+    assert open_dataset(tmp_path / "both").fingerprint == open_dataset(tmp_path / "whole").fingerprint
+
+
+def test_prepare_reads_a_pipe(tmp_path):
+    lines = "".join(json.dumps({"text": f"text {n}", "label": "ab"[n % 2]}) + "\n" for n in range(100))
+    run(command("prepare", "-", "--out", "out", "--validation", "0.1", "--stratified"), tmp_path, stdin=lines)
+    dataset = open_dataset(tmp_path / "out")
+    assert {name: len(part) for name, part in dataset.parts.items()} == {"train": 70, "validation": 10, "test": 20}
 
 
 class TestPredict:

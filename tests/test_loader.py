@@ -69,6 +69,6 @@ def test_batches_keep_one_shape_and_mark_the_filling(data, rank, size):
         weights = batch.weights.asnumpy()
         assert weights.sum() == len(indices)
         real = weights > 0
-        assert np.array_equal(batch.codes.asnumpy()[real], part.codes[indices])
+        assert np.array_equal(batch.codes.asnumpy()[real], part.codes(indices))
         assert np.array_equal(batch.labels.asnumpy()[real], part.labels[indices])
         assert (batch.codes.asnumpy()[~real] == BLANK).all()

@@ -1,45 +1,65 @@
+"""From files to a data set folder: complete or not at all, the same by one machine or many, nothing lost in silence."""
+
 from __future__ import annotations
 
 import gzip
 import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from crepe_dist.data import dataset as datasets
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.corpus import BadRow, join_title, read_csv, read_sample
-from crepe_dist.data.dataset import open_dataset, verify
-from crepe_dist.data.preparation import QUARANTINE, Split, find_sources, prepare
+from crepe_dist.data.dataset import QUARANTINE, open_dataset, verify
+from crepe_dist.data.formats.rows import Share
+from crepe_dist.data.loader import epoch_order
+from crepe_dist.data.preparation import How, finish_steps, merge_in_steps, prepare, prepare_in_steps
+from crepe_dist.data.selection import Split
+from crepe_dist.data.sources import find_sources
 from crepe_dist.errors import UserError
-from tests.conftest import write_csv
+from tests.conftest import command, run, write_csv
 
 ENCODING = Encoding(feature_len=40)
 
 
-def prepared(tmp_path, lines, name="rows.csv", **split):
+def prepared(tmp_path, lines, name="rows.csv", how=None, **split):
     path = tmp_path / name
     path.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
-    return prepare(find_sources(str(path)), tmp_path / "out", ENCODING, Split(**split))
+    return prepare(find_sources([str(path)]), tmp_path / "out", ENCODING, Split(**split), how)
+
+
+def contents(folder):
+    """Every file of a data set but the report, which names the command."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith("report.")}
 
 
 def test_rows_labels_and_texts_arrive(tmp_path):
-    report = prepared(tmp_path, [f'"{"ab"[n % 2]}","text number {n}"' for n in range(100)], validation=0.1)
+    summary = prepared(tmp_path, [f'"{"ab"[n % 2]}","text number {n}"' for n in range(100)], validation=0.1)
     dataset = open_dataset(tmp_path / "out")
-    assert report.rows == {"train": 70, "validation": 10, "test": 20}
+    assert {name: part["rows"] for name, part in summary["parts"].items()} == {
+        "train": 70, "validation": 10, "test": 20,
+    }  # fmt: skip
     assert dataset.classes == ["a", "b"]
     assert dataset.name == "rows"
     seen = []
     for name in ("validation", "test"):
         part = dataset.parts[name]
+        codes = part.codes(np.arange(len(part)))
         for row in range(len(part)):
             text = part.text(row)
             assert text is not None
-            assert part.codes[row].tolist() == ENCODING.encode([text])[0].tolist()
+            assert codes[row].tolist() == ENCODING.encode([text])[0].tolist()
             assert part.labels[row] == int(text.split()[-1]) % 2
             seen.append(text)
     train = dataset.parts["train"]
     assert train.text(0) is None
-    seen += [ENCODING.decode(train.codes[row]) for row in range(len(train))]
+    seen += [ENCODING.decode(codes) for codes in train.codes(np.arange(len(train)))]
     assert sorted(seen) == sorted(f"text number {n}" for n in range(100))
 
 
@@ -48,89 +68,238 @@ def test_the_paper_s_form_with_classes_and_a_test_file(tmp_path):
     with gzip.open(tmp_path / "train.csv.gz", "wt") as stream:
         stream.write('"2","Title","Body with ""quotes"", and\na line"\n"1","Second","one"\n')
     (tmp_path / "test.csv").write_text('"1","","only text"\n')
-    prepare(find_sources(str(tmp_path)), tmp_path / "out", Encoding(feature_len=60), Split())
+    prepare(find_sources([str(tmp_path)]), tmp_path / "out", Encoding(feature_len=60), Split())
     dataset = open_dataset(tmp_path / "out")
     assert dataset.classes == ["World", "Sports"]
     assert dataset.parts["train"].labels.tolist() == [1, 0]
-    assert dataset.encoding.decode(dataset.parts["train"].codes[0]) == 'title | body with "quotes", and a line'
+    codes = dataset.parts["train"].codes(np.array([0]))
+    assert dataset.encoding.decode(codes[0]) == 'title | body with "quotes", and a line'
     assert dataset.parts["test"].text(0) == "only text"
 
 
-def test_numbers_as_labels_are_ordered_by_value(tmp_path):
-    prepared(tmp_path, [f"{n % 12},some text" for n in range(240)])
+def test_numbers_as_labels_are_ordered_by_value_and_warned_of(tmp_path):
+    summary = prepared(tmp_path, [f"{n % 12},some text {n}" for n in range(240)])
     assert open_dataset(tmp_path / "out").classes == [str(n) for n in range(12)]
+    assert "the labels look like numbers" in [warning["what"] for warning in summary["warnings"]]
 
 
-def test_bad_rows_are_kept_apart_with_their_reason(tmp_path):
-    lines = [f"{'xy'[n % 2]},fine {n}" for n in range(400)]
-    lines[10] = "x"
-    lines[20] = "x,   "
-    lines[30] = "x,caf\udce9"
-    report = prepared(tmp_path, lines)
+class TestShards:
+    @pytest.fixture(autouse=True)
+    def _small(self, monkeypatch):
+        monkeypatch.setattr("crepe_dist.data.building.SHARD_BYTES", 40 * 16)
+
+    def test_several_are_read_as_one(self, tmp_path):
+        prepared(tmp_path, [f"{n % 2},text {n}" for n in range(100)], validation=0.2)
+        many = open_dataset(tmp_path / "out")
+        assert [len(shard) for shard in many.parts["train"].shards] == [16, 16, 16, 12]
+        verify(many)
+        expected = {}
+        for part in many.parts.values():
+            order = epoch_order(len(part), 0, 0)
+            for row, codes in zip(order.tolist(), part.codes(order)):
+                number = int(ENCODING.decode(codes).split()[-1])
+                assert part.labels[row] == number % 2
+                assert part.text(row) in (None, f"text {number}")
+                expected[number] = part.name
+        assert sorted(expected) == list(range(100))
+
+    def test_the_trainer_reads_them_as_one(self, tmp_path, monkeypatch):
+        write_csv(tmp_path / "train.csv", 150, 0)
+        sources = find_sources([str(tmp_path / "train.csv")])
+        losses = []
+        for name, size in (("many", 123 * 16), ("one", 1 << 28)):
+            monkeypatch.setattr("crepe_dist.data.building.SHARD_BYTES", size)
+            prepare(sources, tmp_path / name, Encoding(feature_len=123), Split())
+            part = open_dataset(tmp_path / name).parts["train"]
+            losses.append((len(part.shards), part.codes(epoch_order(len(part), 0, 0)).tobytes()))
+        assert losses[0][0] == 8
+        assert losses[1][0] == 1
+        assert losses[0][1] == losses[1][1]
+
+
+FLAWS = {
+    3: ("a,b,c", "wrong columns: 3 instead of 2"),
+    50: ("a", "wrong columns: 1 instead of 2"),
+    77: (",no label here", "no label"),
+    78: ("b,caf\udce9", "not UTF-8"),
+    120: ("a,   ", "empty text"),
+    200: ("b," + "long" * 300_000, "longer than 1,048,576 bytes"),
+    300: ('a,"open ""quote" here', "not CSV: ',' expected after '\"'"),
+}
+
+
+def test_every_flaw_planted_is_reported_to_the_row(tmp_path):
+    lines = [f"{'ab'[n % 2]},fine {n}" for n in range(1, 1001)]
+    for line, (text, _) in FLAWS.items():
+        lines[line - 1] = text
+    train = "\n".join(lines).encode("utf-8", "surrogateescape")
+    (tmp_path / "train.csv.gz").write_bytes(gzip.compress(train) + gzip.compress(b"\nb,the last one\na,cut off")[:-9])
+    (tmp_path / "test.csv").write_text("a,one\nq,unknown\nb,two\n")
+    summary = prepare(find_sources([str(tmp_path)]), tmp_path / "out", ENCODING, Split())
     bad = [json.loads(line) for line in (tmp_path / "out" / QUARANTINE).read_text().splitlines()]
-    assert report.bad == 3
-    assert sum(report.rows.values()) == 397
-    assert [(each["line"], each["reason"]) for each in bad] == [
-        (11, "one column: a label and a text are needed"),
-        (21, "empty text"),
-        (31, "not UTF-8"),
-    ]
+    expected = [("test.csv", 2, "unknown label: 'q' is not in the training rows")]
+    expected += [("train.csv.gz", line, reason) for line, (_, reason) in FLAWS.items()]
+    assert [(each["file"], each["line"], each["reason"]) for each in bad[:-1]] == expected
+    assert (bad[-1]["file"], bad[-1]["reason"]) == ("train.csv.gz", "the gzip data end in the middle")
+    assert bad[-1]["line"] in (1001, 1002)
+    assert bad[1]["excerpt"] == "a,b,c"
+    good = 993 + (bad[-1]["line"] - 1001)
+    assert summary["rows"] == {
+        "read": good + 2 + 9, "bad": 9, "duplicates": 0, "sampled_out": 0, "kept": good + 2,
+    }  # fmt: skip
+    assert summary["quarantine"]["reasons"]["wrong columns"] == 2
+    assert sum(summary["quarantine"]["reasons"].values()) == summary["quarantine"]["rows"] == 9
+    assert sum(part["rows"] for part in summary["parts"].values()) == good + 2
 
 
-def test_a_quote_that_is_never_closed_loses_nothing_in_silence(tmp_path):
-    lines = [f"{'xy'[n % 2]},fine {n}" for n in range(400)]
-    lines[100] = 'x,"never closed'
-    with pytest.raises(UserError, match="300 of 400 rows") as caught:
-        prepared(tmp_path, lines)
-    assert "unexpected end of data, in what began on line 101" in caught.value.why
-
-
-def test_a_header_line_and_a_byte_order_mark_make_no_class(tmp_path):
-    lines = ["\ufeffLabel,text", *(f"{'xy'[n % 2]},fine {n}" for n in range(400))]
-    report = prepared(tmp_path, lines)
-    assert report.bad == 1
-    assert open_dataset(tmp_path / "out").classes == ["x", "y"]
-    assert "a header line" in (tmp_path / "out" / QUARANTINE).read_text()
-
-
-def test_too_many_bad_rows_are_an_error_that_shows_them(tmp_path):
+def test_too_many_bad_rows_are_an_error_that_shows_and_keeps_them(tmp_path):
     with pytest.raises(UserError) as caught:
         prepared(tmp_path, ["x,fine", "y,fine", "x"] * 10)
     assert "10 of 30 rows" in caught.value.what
-    assert "rows.csv:3: one column" in caught.value.why
-    assert not (tmp_path / "out").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.csv"]
+    assert "rows.csv:3: wrong columns" in caught.value.why
+    assert caught.value.why.count("rows.csv:") == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.quarantine.jsonl", "rows.csv"]
+    assert len((tmp_path / "out.quarantine.jsonl").read_text().splitlines()) == 10
+    prepared(tmp_path, ["x,fine", "y,fine", "x"] * 10, how=How(max_bad=0.4))
+    assert (tmp_path / "out").is_dir()
 
 
-def test_labels_outside_classes_txt_and_unknown_in_the_test_part(tmp_path):
-    (tmp_path / "classes.txt").write_text("a\nb\n")
-    rows = list(read_csv(write_csv(tmp_path / "train.csv", 3, 0), ["a", "b"]))
-    assert isinstance(rows[2], BadRow)
-    assert "label '3' is not a number from 1 to 2" in rows[2].reason
-    (tmp_path / "classes.txt").unlink()
-    write_csv(tmp_path / "test.csv", 300, 0, classes=2)
-    with (tmp_path / "test.csv").open("a") as stream:
-        stream.write("9,unknown label\n")
-    report = prepare(find_sources(str(tmp_path)), tmp_path / "out", ENCODING, Split())
-    bad = json.loads((tmp_path / "out" / QUARANTINE).read_text())
-    assert report.bad == 1
-    assert (bad["file"], bad["line"]) == ("test.csv", 301)
-    assert "not in the training rows" in bad["reason"]
+class TestSeveralMachines:
+    """``--part i/n`` and ``--merge`` give the bytes that one machine gives."""
+
+    @staticmethod
+    def write_sources(folder):
+        folder.mkdir()
+        for file, rows in (("train-1.csv", 5000), ("train-2.jsonl.gz", 2500), ("test.csv", 300)):
+            with (gzip.open if file.endswith("gz") else open)(folder / file, "wt") as stream:
+                for n in range(rows):
+                    text = f"{file[:5]} text {n % 1900} is {'long ' * (n % 7)}"
+                    label = "abc"[n % 3] if n % 400 != 7 else "zq"[file == "test.csv"]
+                    if file.endswith("csv"):
+                        stream.write(f'{label},"{text}\nand more"\n' if n % 900 else "broken\n")
+                    else:
+                        stream.write(json.dumps({"label": label, "text": text}) + "\n")
+        return find_sources([str(folder)])
+
+    @pytest.mark.parametrize("of", [2, 5])
+    @pytest.mark.parametrize("more", [{"dedupe": "near", "stratified": True}, {"max_per_class": 700}])
+    def test_parts_make_the_whole(self, tmp_path, of, more):
+        sources = self.write_sources(tmp_path / "in")
+        split = Split(0.2, 0.1, seed=3, **more)
+        whole = prepare(sources, tmp_path / "whole", ENCODING, split)
+        parts = []
+        for index in range(of):
+            out = tmp_path / f"part-{index}"
+            made = prepare(sources, out, ENCODING, split, How(share=Share(index, of)))
+            assert made["rows"] > 0
+            parts.append(out)
+        merged = finish_steps(merge_in_steps(parts[::-1], tmp_path / "merged", How(processes=1)))
+        assert contents(tmp_path / "merged") == contents(tmp_path / "whole")
+        assert merged == whole
+        assert whole["rows"]["bad"] > 3
+        assert whole["quarantine"]["reasons"]["unknown label"] == 1
+
+    def test_processes_make_no_difference(self, tmp_path):
+        sources = self.write_sources(tmp_path / "in")
+        for name, processes in (("one", 1), ("two", 2)):
+            prepare(sources, tmp_path / name, ENCODING, Split(max_per_class=700), How(processes=processes))
+        assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+    @pytest.fixture
+    def parts(self, tmp_path):
+        sources = find_sources([str(write_csv(tmp_path / "a.csv", 3000, 0))])
+        for index in range(2):
+            prepare(sources, tmp_path / f"p{index}", ENCODING, Split(), How(share=Share(index, 2)))
+        return [tmp_path / "p0", tmp_path / "p1"]
+
+    def test_parts_that_do_not_belong_together_are_refused(self, tmp_path, parts):
+        sources = find_sources([str(tmp_path / "a.csv")])
+        prepare(sources, tmp_path / "other", ENCODING, Split(seed=1), How(share=Share(1, 2)))
+        for given, message in (
+            ([parts[0]], "1 parts of 2"),
+            ([parts[0], parts[0], parts[1]], "3 parts of 2"),
+            ([parts[0], tmp_path / "other"], "not parts of one preparation"),
+            ([parts[0], tmp_path], "is not a finished part"),
+        ):
+            with pytest.raises(UserError, match=message):
+                finish_steps(merge_in_steps(given, tmp_path / "merged", How(processes=1)))
+        assert not (tmp_path / "merged").exists()
+
+    def test_altered_parts_are_refused(self, tmp_path, parts):
+        path = parts[0] / "rows.bin"
+        content = bytearray(path.read_bytes())
+        content[100] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="was cut or altered"):
+            finish_steps(merge_in_steps(parts, tmp_path / "merged", How(processes=1)))
+
+    def test_sources_that_changed_between_the_parts_are_refused(self, tmp_path, parts):
+        shutil.rmtree(parts[1])
+        with (tmp_path / "a.csv").open("a") as stream:
+            stream.write("1,one more\n")
+        sources = find_sources([str(tmp_path / "a.csv")])
+        prepare(sources, parts[1], ENCODING, Split(), How(share=Share(1, 2)))
+        with pytest.raises(UserError, match="was not the same"):
+            finish_steps(merge_in_steps(parts, tmp_path / "merged", How(processes=1)))
 
 
-def test_a_truncated_gzip_file_ends_with_a_bad_row(tmp_path):
-    whole = write_csv(tmp_path / "whole.csv", 5000, 0).read_bytes()
-    (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(whole)[:-200])
-    rows = list(read_csv(tmp_path / "cut.csv.gz"))
-    assert isinstance(rows[-1], BadRow)
-    assert "the file ends here" in rows[-1].reason
+class TestReport:
+    def test_numbers(self, tmp_path):
+        lines = [f"{'ab'[n % 2]},ünïcode № text {n}" for n in range(200)]
+        lines += ["a,Twice: said.", "b,twice said", "a,Twice: said."]
+        lines += [f"b,{'x' * n}" for n in range(41, 60)]
+        summary = prepared(tmp_path, lines, test=0.1)
+        assert summary["duplicates"] == {
+            "exact": 1, "near": 2, "conflicting": 1, "removed": 0, "across": summary["duplicates"]["across"],
+        }  # fmt: skip
+        assert summary["lengths"]["cut"] == pytest.approx(19 / 222)
+        assert summary["lengths"]["percentiles"]["100"] == 59
+        assert sum(summary["lengths"]["counts"]) == 222
+        assert summary["characters"]["top"] == [["№", 200]]  # ü and ï are folded
+        assert summary["characters"]["total"] == sum(len(line) - 2 for line in lines)
+        assert summary["examples"]["a"][0].startswith("ünïcode № text")
+        assert json.loads((tmp_path / "out" / "report.json").read_text()) == summary
+        assert "ünïcode" in (tmp_path / "out" / "report.html").read_text()
+
+    def test_overlap_between_the_parts(self, tmp_path):
+        (tmp_path / "train.csv").write_text("".join(f"{n % 2},text {n}\n" for n in range(100)))
+        (tmp_path / "test.csv").write_text("0,text 4\n1,TEXT 5\n0,new\n")
+        summary = prepare(find_sources([str(tmp_path)]), tmp_path / "out", ENCODING, Split())
+        assert summary["duplicates"]["across"] == {"test in train": {"exact": 1, "near": 2}}
+        assert any("2 test rows stand in the train part" in warning["what"] for warning in summary["warnings"])
+        how = How(overwrite=True)
+        summary = prepare(find_sources([str(tmp_path)]), tmp_path / "out", ENCODING, Split(dedupe="near"), how)
+        assert summary["duplicates"]["across"] == {"test in train": {"exact": 0, "near": 0}}
+        assert summary["parts"]["test"]["rows"] == 3
+        assert summary["parts"]["train"]["rows"] == 98
+
+    @pytest.mark.parametrize(
+        ("lines", "warning"),
+        [
+            ([f"{'ab'[n % 2]},{'text ' * 20}{n}" for n in range(200)], "100.0% of the texts are cut"),
+            ([f"{'ab'[n % 2]},text {n}" for n in range(60)], "2 of 2 classes have fewer than 50 training rows"),
+            ([f"{'ab'[n % 20 == 0]},text {n}" for n in range(400)], "% of the training rows are of one class, a"),
+            ([f"{['cats', 'dogs'][n % 2]},{['cats', 'dogs'][n % 2]} {n}" for n in range(200)], "the label stands in"),
+            ([f"{'ab'[n % 2]},слово {n}" for n in range(200)], "characters are outside the alphabet"),
+            ([f"{'ab'[n % 3 // 2]},text {n // 3}" for n in range(300)], "rows equal an earlier row of another class"),
+        ],
+    )
+    def test_warnings_of_what_will_hurt(self, tmp_path, lines, warning):
+        summary = prepared(tmp_path, lines)
+        assert any(warning in each["what"] for each in summary["warnings"]), summary["warnings"]
+
+    def test_good_data_raise_no_warning(self, tmp_path):
+        write_csv(tmp_path / "train.csv", 400, 0)
+        (tmp_path / "classes.txt").write_text("one\ntwo\nthree\n")
+        summary = prepare(find_sources([str(tmp_path)]), tmp_path / "out", Encoding(feature_len=123), Split())
+        assert summary["warnings"] == []
 
 
 def test_the_same_seed_gives_the_same_folder(tmp_path):
     source = write_csv(tmp_path / "a.csv", 200, 0)
     prints = []
     for seed, name in ((0, "one"), (0, "two"), (1, "three")):
-        prepare(find_sources(str(source)), tmp_path / name, ENCODING, Split(seed=seed))
+        prepare(find_sources([str(source)]), tmp_path / name, ENCODING, Split(seed=seed))
         prints.append(open_dataset(tmp_path / name).fingerprint)
     assert prints[0] == prints[1] != prints[2]
 
@@ -144,54 +313,117 @@ def test_sources_without_content_are_refused(tmp_path, lines, message):
         prepared(tmp_path, lines)
 
 
-def test_an_existing_folder_is_left_alone_unless_asked(tmp_path):
-    lines = [f"{n % 2},text" for n in range(20)]
-    prepared(tmp_path, lines)
-    with pytest.raises(UserError, match="exists"):
+def test_a_column_of_texts_taken_for_labels_is_seen_early(tmp_path, monkeypatch):
+    monkeypatch.setattr("crepe_dist.data.reading.MAX_CLASSES", 100)
+    with pytest.raises(UserError, match="more than 100 different labels"):
+        prepared(tmp_path, [f"label number {n},text" for n in range(101)])
+
+
+class TestReplacing:
+    def test_an_existing_folder_is_left_alone_unless_asked(self, tmp_path):
+        lines = [f"{n % 2},text" for n in range(20)]
         prepared(tmp_path, lines)
-    sources = find_sources(str(tmp_path / "rows.csv"))
-    prepare(sources, tmp_path / "out", Encoding(feature_len=20), Split(), overwrite=True)
-    assert open_dataset(tmp_path / "out").encoding.feature_len == 20
+        with pytest.raises(UserError, match="exists"):
+            prepared(tmp_path, lines)
+        sources = find_sources([str(tmp_path / "rows.csv")])
+        prepare(sources, tmp_path / "out", Encoding(feature_len=20), Split(), How(overwrite=True))
+        assert open_dataset(tmp_path / "out").encoding.feature_len == 20
+
+    def test_only_a_prepared_folder_is_ever_replaced(self, tmp_path):
+        prepared(tmp_path, [f"{n % 2},text" for n in range(20)])
+        sources = find_sources([str(tmp_path / "rows.csv")])
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "thesis.txt").touch()
+        (tmp_path / "out" / "notes.txt").touch()
+        (tmp_path / "file").touch()
+        for name in ("mine", "out", "file", "rows.csv"):
+            with pytest.raises(UserError, match="is not replaced"):
+                prepare(sources, tmp_path / name, ENCODING, Split(), How(overwrite=True))
+        assert (tmp_path / "mine" / "thesis.txt").exists()
+        assert (tmp_path / "out" / "notes.txt").exists()
+        assert (tmp_path / "rows.csv").stat().st_size
+
+    def test_a_killed_predecessor_is_put_right(self, tmp_path):
+        """Half-made folders of dead processes go; one that was about to be replaced comes back."""
+        lines = [f"{n % 2},text" for n in range(20)]
+        prepared(tmp_path, lines)
+        (tmp_path / ".out.partial-999999999").mkdir()
+        (tmp_path / "out").rename(tmp_path / ".out.old-999999999")
+        alive = tmp_path / f".out.partial-{os.getppid()}"
+        alive.mkdir()
+        with pytest.raises(UserError, match="out exists"):
+            prepared(tmp_path, lines)
+        open_dataset(tmp_path / "out")
+        assert sorted(path.name for path in tmp_path.iterdir()) == [alive.name, "out", "rows.csv"]
 
 
-def test_only_a_prepared_folder_is_ever_replaced(tmp_path):
-    lines = [f"{n % 2},text" for n in range(20)]
-    prepared(tmp_path, lines)
-    sources = find_sources(str(tmp_path / "rows.csv"))
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").touch()
-    (tmp_path / "out" / "notes.txt").touch()
-    (tmp_path / "file").touch()
-    for name in ("mine", "out", "file", "rows.csv"):
-        with pytest.raises(UserError, match="is not replaced"):
-            prepare(sources, tmp_path / name, ENCODING, Split(), overwrite=True)
-    assert (tmp_path / "mine" / "thesis.txt").exists()
-    assert (tmp_path / "out" / "notes.txt").exists()
-    assert (tmp_path / "rows.csv").stat().st_size
+def test_an_interruption_leaves_nothing(tmp_path):
+    path = write_csv(tmp_path / "a.csv", 3000, 0)
+    steps = prepare_in_steps(find_sources([str(path)]), tmp_path / "out", ENCODING, Split())
+    next(steps)
+    assert len(list(tmp_path.iterdir())) == 2
+    steps.close()
+    assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("split", [{"test": 1.0}, {"validation": -0.1}, {"test": 0.6, "validation": 0.4}])
-def test_impossible_splits_are_refused(split):
-    with pytest.raises(UserError):
-        Split(**split)
+@pytest.mark.parametrize(("sent", "left"), [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGKILL, True)])
+def test_signals(tmp_path, sent, left):
+    """Ctrl-C and SIGTERM leave nothing and say what to run; SIGKILL leaves what the next run removes, and no worker."""
+    fifo = tmp_path / "a.csv"
+    os.mkfifo(fifo)
+    arguments = command("prepare", fifo, "--out", tmp_path / "out", "--processes", 2)
+    running = subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    with fifo.open("w") as stream:
+        stream.write("".join(f"{n % 2},text {'word ' * 200}{n}\n" for n in range(12_000)))
+        stream.flush()
+        _wait_for(lambda: list(tmp_path.glob(".out.partial-*/spool/texts-*")))
+        workers = _children(running.pid)
+        assert len(workers) >= 2
+        running.send_signal(sent)
+        if sent == signal.SIGKILL:
+            running.wait(20)
+    _, said = running.communicate(timeout=20)
+    assert bool(list(tmp_path.glob(".out.*"))) == left
+    assert not (tmp_path / "out").exists()
+    if sent != signal.SIGKILL:
+        assert running.returncode == 130
+        assert "stopped; nothing half-made is left. To do it: python -m crepe_dist.prepare" in said
+        assert "Traceback" not in said
+    _wait_for(lambda: not any(Path("/proc", str(worker)).exists() for worker in workers))
+    fifo.unlink()
+    write_csv(fifo, 100, 0)
+    run(command("prepare", "a.csv", "--out", "out"), tmp_path)
+    assert not list(tmp_path.glob(".out.*"))
 
 
-@pytest.mark.parametrize("source", ["nowhere.csv", "."])
-def test_sources_that_are_not_there_are_refused(tmp_path, monkeypatch, source):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError):
-        find_sources(source)
+def _wait_for(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
-def test_the_sample_is_real_text_in_four_classes():
-    rows = list(read_sample())
-    assert len(rows) == 23703
-    assert not any(isinstance(row, BadRow) for row in rows)
+def _children(process):
+    found = [process]
+    for each in found:
+        for task in Path(f"/proc/{each}/task").glob("*/children"):
+            found += map(int, task.read_text().split())
+    return found[1:]
 
 
-def test_titles_are_joined_as_in_training():
-    assert join_title("Good stuff", "This album") == "Good stuff | This album"
-    assert join_title("", "This album") == "This album"
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
+    """/dev/full cannot hold a folder, so the writer of shards is made to fail as a full disk makes it."""
+    path = write_csv(tmp_path / "a.csv", 100, 0)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.ShardWriter, "append", full)
+        with pytest.raises(UserError, match="could not be written") as caught:
+            prepare(find_sources([str(path)]), tmp_path / "out", ENCODING, Split())
+    assert caught.value.why == "No space left on device"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 class TestDamagedFolders:
@@ -201,14 +433,14 @@ class TestDamagedFolders:
         return tmp_path / "out"
 
     def test_cut_file(self, folder):
-        path = folder / "train.codes.npy"
+        path = folder / "train.codes-00000.npy"
         path.write_bytes(path.read_bytes()[:-1])
         with pytest.raises(UserError, match="cannot be read") as caught:
             open_dataset(folder)
-        assert "train.codes.npy has" in caught.value.why
+        assert "train.codes-00000.npy has" in caught.value.why
 
     def test_altered_file(self, folder):
-        path = folder / "test.codes.npy"
+        path = folder / "test.codes-00000.npy"
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
         path.write_bytes(content)
@@ -226,7 +458,7 @@ class TestDamagedFolders:
     def test_path_that_leads_out(self, folder):
         manifest = json.loads((folder / "dataset.json").read_text())
         files = manifest["parts"]["train"]["files"]
-        files["../rows.csv"] = files.pop("train.codes.npy")
+        files["../rows.csv"] = files.pop("train.codes-00000.npy")
         self.change(folder, parts=manifest["parts"])
         with pytest.raises(UserError, match="cannot be read"):
             open_dataset(folder)

@@ -82,6 +82,10 @@ class Encoding:
         codes = np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), length)
         return codes if in_reading_order else codes[:, ::-1]
 
+    def known(self, points: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
+        """Whether code points, uint32 [n], have a code, bool [n]."""
+        return np.asarray(_table(self.mode, bool(self.fold_accents))[points] != BLANK)
+
     def decode(self, codes: Codes) -> str:
         """The text that uint8 [feature_len] codes still show: reading order, blanks as spaces, padding dropped."""
         text = "".join(self.alphabet[code] if code < len(self.alphabet) else " " for code in codes.tolist())

@@ -1,8 +1,9 @@
 """The data set folder: arrays to be memory-mapped and ``dataset.json``, the manifest that describes them.
 
-``<part>.codes.npy``   uint8 [rows, feature_len]
-``<part>.labels.npy``  int32 [rows]
-``<part>.texts.bin``, ``<part>.offsets.npy`` int64 [rows + 1]   UTF-8 texts of the parts that are not trained on
+``<part>.labels.npy``          int32 [rows]
+``<part>.codes-<shard>.npy``   uint8 [rows of the shard, feature_len]
+``<part>.texts-<shard>.bin``, ``<part>.offsets-<shard>.npy`` int64 [rows of the shard + 1]   UTF-8 texts of the parts
+that are not trained on
 """
 
 from __future__ import annotations
@@ -18,38 +19,58 @@ import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Codes, Encoding
 from crepe_dist.errors import UserError
-from crepe_dist.files import sha256
+from crepe_dist.files import sha256, sync
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "dataset.json"
+QUARANTINE = "quarantine.jsonl"
+REPORT = "report.html"
+REPORT_NUMBERS = "report.json"
 PARTS = ("train", "validation", "test")
-# A .npy header of fixed length (numpy.lib.format, version 1.0), so that it can be written after the rows are counted.
+SHARD_BYTES = 1 << 28
+# A .npy header of fixed length (numpy.lib.format, version 1.0), so that it can be written before the rows.
 HEADER_LENGTH = 128
 
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of one part, mapped from disk.
+    """Rows of one part, mapped from disk, in one shard or several.
 
     Attributes:
-        codes: uint8 [rows, feature_len].
         labels: int32 [rows].
+        shards: uint8 [rows of the shard, feature_len] each.
+        starts: int64 [shards + 1], the number of the first row of each shard, and of all rows.
     """
 
     folder: Path
     name: str
-    codes: Codes
     labels: npt.NDArray[np.int32]
+    shards: tuple[Codes, ...]
+    starts: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def codes(self, rows: npt.NDArray[np.int64]) -> Codes:
+        """The codes of some rows, uint8 [len(rows), feature_len]."""
+        if len(self.shards) == 1:
+            return np.asarray(self.shards[0][rows])
+        result = np.empty((len(rows), self.shards[0].shape[1]), dtype=np.uint8)
+        owner = np.searchsorted(self.starts, rows, side="right") - 1
+        for shard in np.unique(owner).tolist():
+            mine = np.flatnonzero(owner == shard)
+            result[mine] = self.shards[shard][rows[mine] - self.starts[shard]]
+        return result
+
     def text(self, row: int) -> str | None:
         """The original text of a row, if this part keeps texts."""
-        path = self.folder / f"{self.name}.texts.bin"
+        shard = int(np.searchsorted(self.starts, row, side="right")) - 1
+        path = self.folder / f"{self.name}.texts-{shard:05d}.bin"
         if not path.is_file():
             return None
-        start, end = np.load(self.folder / f"{self.name}.offsets.npy", mmap_mode="r")[row : row + 2].tolist()
+        offsets = np.load(self.folder / f"{self.name}.offsets-{shard:05d}.npy", mmap_mode="r")
+        first = row - int(self.starts[shard])
+        start, end = offsets[first : first + 2].tolist()
         with path.open("rb") as stream:
             stream.seek(start)
             return stream.read(end - start).decode("utf-8")
@@ -118,14 +139,18 @@ def _open_part(folder: Path, name: str, about: dict[str, Any], encoding: Encodin
         size = path.stat().st_size if path.is_file() else None
         if size != expected["bytes"]:
             raise ValueError(f"{file} has {size} bytes, the manifest says {expected['bytes']}")
-    codes = np.load(folder / f"{name}.codes.npy", mmap_mode="r", allow_pickle=False)
+    sizes = about["shards"]
     labels = np.load(folder / f"{name}.labels.npy", mmap_mode="r", allow_pickle=False)
-    rows = about["rows"]
-    if codes.shape != (rows, encoding.feature_len) or codes.dtype != np.uint8:
-        raise ValueError(f"{name}.codes.npy is {codes.dtype} {list(codes.shape)}")
-    if labels.shape != (rows,) or labels.dtype != np.int32:
+    if labels.shape != (about["rows"],) or labels.dtype != np.int32 or sum(sizes) != len(labels):
         raise ValueError(f"{name}.labels.npy is {labels.dtype} {list(labels.shape)}")
-    return Part(folder, name, codes, labels)
+    shards = []
+    for shard, rows in enumerate(sizes):
+        file = f"{name}.codes-{shard:05d}.npy"
+        codes = np.load(folder / file, mmap_mode="r", allow_pickle=False)
+        if codes.shape != (rows, encoding.feature_len) or codes.dtype != np.uint8:
+            raise ValueError(f"{file} is {codes.dtype} {list(codes.shape)}")
+        shards.append(codes)
+    return Part(folder, name, labels, tuple(shards), np.cumsum([0, *sizes]))
 
 
 def verify(dataset: Dataset) -> None:
@@ -144,47 +169,53 @@ def verify(dataset: Dataset) -> None:
                 )
 
 
-class PartWriter:
-    """Appends rows to the files of one part; ``close`` completes them."""
+class ShardWriter:
+    """Writes one shard of a part, front to back; ``close`` returns the entries of its files in the manifest."""
 
-    def __init__(self, folder: Path, name: str, feature_len: int, *, keep_texts: bool) -> None:
-        self.rows = 0
+    def __init__(self, folder: Path, part: str, shard: int, rows: int, feature_len: int, *, keep_texts: bool) -> None:
         self._folder = folder
-        self._name = name
-        self._feature_len = feature_len
-        self._codes = (folder / f"{name}.codes.npy").open("wb")
-        self._codes.write(b"\0" * HEADER_LENGTH)
-        self._labels: list[npt.NDArray[np.int32]] = []
-        self._texts = (folder / f"{name}.texts.bin").open("wb") if keep_texts else None
-        self._ends: list[int] = [0]
+        self._offsets = f"{part}.offsets-{shard:05d}.npy"
+        self._codes = _HashedFile(folder / f"{part}.codes-{shard:05d}.npy")
+        self._codes.write(_header((rows, feature_len)))
+        self._texts = _HashedFile(folder / f"{part}.texts-{shard:05d}.bin") if keep_texts else None
+        self._lengths: list[int] = [0]
 
-    def append(self, codes: Codes, labels: npt.NDArray[np.int32], texts: list[bytes] | None = None) -> None:
-        """Args: uint8 [n, feature_len], int32 [n], n texts in UTF-8 if the part keeps them."""
+    def append(self, codes: Codes, texts: list[bytes]) -> None:
+        """Args: uint8 [n, feature_len], and n texts in UTF-8, which are written if the part keeps them."""
         self._codes.write(np.ascontiguousarray(codes).data)
-        self._labels.append(np.asarray(labels, dtype=np.int32))
-        self.rows += len(labels)
-        if self._texts is not None and texts is not None:
-            for text in texts:
-                self._texts.write(text)
-                self._ends.append(self._ends[-1] + len(text))
-
-    def close(self) -> dict[str, Any]:
-        """Completes the files and returns the part's entry in the manifest."""
-        self._codes.seek(0)
-        self._codes.write(_header((self.rows, self._feature_len)))
-        self._codes.close()
-        labels = np.concatenate(self._labels) if self._labels else np.zeros(0, dtype=np.int32)
-        np.save(self._folder / f"{self._name}.labels.npy", labels)
-        files = [f"{self._name}.codes.npy", f"{self._name}.labels.npy"]
         if self._texts is not None:
-            self._texts.close()
-            np.save(self._folder / f"{self._name}.offsets.npy", np.array(self._ends, dtype=np.int64))
-            files += [f"{self._name}.texts.bin", f"{self._name}.offsets.npy"]
-        paths = {file: self._folder / file for file in files}
-        return {
-            "rows": self.rows,
-            "files": {file: {"bytes": path.stat().st_size, "sha256": sha256(path)} for file, path in paths.items()},
-        }
+            self._texts.write(b"".join(texts))
+            self._lengths += map(len, texts)
+
+    def close(self) -> dict[str, dict[str, Any]]:
+        files = self._codes.close()
+        if self._texts is not None:
+            files |= self._texts.close()
+            files |= write_array(self._folder, self._offsets, np.cumsum(self._lengths))
+        return files
+
+
+class _HashedFile:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stream = path.open("wb")
+        self._digest = hashlib.sha256()
+
+    def write(self, data: Any) -> None:
+        self._stream.write(data)
+        self._digest.update(data)
+
+    def close(self) -> dict[str, dict[str, Any]]:
+        self._stream.close()
+        sync(self._path)
+        return {self._path.name: {"bytes": self._path.stat().st_size, "sha256": self._digest.hexdigest()}}
+
+
+def write_array(folder: Path, name: str, array: Any) -> dict[str, dict[str, Any]]:
+    """Writes a small array; returns its entry in the manifest."""
+    np.save(folder / name, array)
+    sync(folder / name)
+    return {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}}
 
 
 def _header(shape: tuple[int, int]) -> bytes:

@@ -84,10 +84,10 @@ class _Rows:
 
     def __getitem__(self, item: tuple[Order, int]) -> Batch:
         indices, documents = item
-        codes = np.full((self._rows, self._part.codes.shape[1]), BLANK, dtype=np.uint8)
+        codes = np.full((self._rows, self._part.shards[0].shape[1]), BLANK, dtype=np.uint8)
         labels = np.zeros(self._rows, dtype=np.int32)
         weights = np.zeros(self._rows, dtype=np.float32)
-        codes[: len(indices)] = self._part.codes[indices]
+        codes[: len(indices)] = self._part.codes(indices)
         labels[: len(indices)] = self._part.labels[indices]
         weights[: len(indices)] = 1
         return Batch(

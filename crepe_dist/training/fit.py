@@ -13,7 +13,9 @@ from crepe_dist.cluster.world import World, join
 from crepe_dist.config import Config
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import Dataset, open_dataset
-from crepe_dist.data.preparation import SAMPLE, SAMPLE_FEATURE_LEN, Split, find_sources, prepare_in_steps
+from crepe_dist.data.preparation import How, Progress, prepare_in_steps
+from crepe_dist.data.selection import Split
+from crepe_dist.data.sources import SAMPLE, SAMPLE_FEATURE_LEN, find_sources
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.model.network import Crepe, Shape
@@ -138,7 +140,7 @@ def open_data(source: str, world: World, display: Display) -> Dataset:
         raise UserError(
             f"{folder} has no test part",
             "each epoch is scored on it",
-            "prepare the data with --test FILE or --test-fraction 0.2",
+            "prepare the data with --test FILE or --test 0.2",
             on_all_ranks=True,
         )
     return dataset
@@ -154,9 +156,9 @@ def _open(folder: Path) -> Dataset:
     return open_dataset(folder)
 
 
-def _prepare_sample(folder: Path) -> Iterator[int]:
+def _prepare_sample(folder: Path) -> Iterator[Progress]:
     encoding = Encoding(feature_len=SAMPLE_FEATURE_LEN)
-    yield from prepare_in_steps(find_sources(SAMPLE), folder, encoding, SAMPLE_SPLIT)
+    yield from prepare_in_steps(find_sources([SAMPLE]), folder, encoding, SAMPLE_SPLIT, How(processes=1))
 
 
 def _choose_folder(config: Config, dataset: Dataset, world: World) -> RunFolder:

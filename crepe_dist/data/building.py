@@ -1,0 +1,295 @@
+"""What was read → data set folder: decides about each row, encodes what is kept, and writes shards and manifest."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import shutil
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.dataset import FORMAT, MANIFEST, PARTS, QUARANTINE, SHARD_BYTES, ShardWriter, write_array
+from crepe_dist.data.formats.rows import excerpt
+from crepe_dist.data.selection import TEST, UNKNOWN, Fate, Split, decide
+from crepe_dist.data.spool import Rows, Texts, map_rows
+from crepe_dist.errors import UserError
+from crepe_dist.files import sync, write_json
+
+CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be made; equal for all parts of one preparation.
+
+    Args:
+        sources: names of the sources, and the part of each.
+        class_names: names of the labels 1 … C, where a file gives them.
+        max_bad: fraction of the lines that may be unusable.
+    """
+
+    name: str
+    sources: tuple[tuple[str, str], ...]
+    class_names: tuple[str, ...] | None
+    encoding: Encoding
+    split: Split
+    max_bad: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON would give it back."""
+        about = {**asdict(self), "encoding": self.encoding.to_dict()}
+        return dict(json.loads(json.dumps(about)))
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> Job:
+        return cls(
+            saved["name"],
+            tuple((name, part) for name, part in saved["sources"]),
+            None if saved["class_names"] is None else tuple(saved["class_names"]),
+            Encoding.from_dict(saved["encoding"]),
+            Split(**saved["split"]),
+            saved["max_bad"],
+        )
+
+
+@dataclass(frozen=True)
+class Collected:
+    """All that was read, in one part or several.
+
+    Args:
+        rows: in the order of (file, line), at ``rows_path``.
+        labels: what the labels in ``rows`` are numbers in.
+        good: usable rows of each label, those too that the sampling left out while reading.
+        files: for each source, what came out of it.
+        bad_rows: records of each part, each in the order of (file, line).
+        bad: lines that cannot be used.
+    """
+
+    rows: Rows
+    rows_path: Path
+    texts: Sequence[Path]
+    labels: list[str]
+    good: Counter[str]
+    files: dict[int, dict[str, Any]]
+    bad_rows: Sequence[Iterator[dict[str, Any]]]
+    bad: int
+
+
+@dataclass(frozen=True)
+class Built:
+    """A data set folder, and what its report is made of.
+
+    Attributes:
+        fate: uint8 [n], see ``selection``.
+        labels: int32 [n], the class of each row, -1 for an unknown one.
+        points: how often each character outside ASCII or the alphabet stands in the kept texts.
+        quarantine: lines for each kind of reason, and the first five records.
+    """
+
+    folder: Path
+    classes: list[str]
+    fate: Fate
+    labels: npt.NDArray[np.int32]
+    points: Counter[int]
+    reasons: Counter[str]
+    first_bad: list[dict[str, Any]]
+    bad: int
+    rows: dict[str, int]
+
+
+def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: int) -> Iterator[Any]:
+    """Writes all into ``folder`` but the report; yields the number of rows encoded so far, and at last a ``Built``.
+
+    Raises:
+        UserError: too many bad rows, fewer than two classes, nothing to train on.
+    """
+    total = sum(found.good.values()) + found.bad
+    fixed_of = np.array([PARTS.index(part) for _, part in job.sources], dtype=np.uint8)
+    fate = decide(found.rows, fixed_of[found.rows["file"]], job.split)
+    trained = np.unique(found.rows["label"][fixed_of[found.rows["file"]] == 0])
+    names = [found.labels[index] for index in trained.tolist()]
+    classes = sorted(names, key=_label_order) if job.class_names is None else list(job.class_names)
+    reasons, first_bad = _quarantine(folder, job, found, fate)
+    bad = sum(reasons.values())
+    _check(job, found, classes, total, bad, first_bad)
+    number = {label: index for index, label in enumerate(classes)}
+    relabel = np.array([number.get(label, -1) for label in found.labels], dtype=np.int32)
+    labels = relabel[found.rows["label"]]
+    parts: dict[str, dict[str, Any]] = {}
+    points: Counter[int] = Counter()
+    done = 0
+    for code, part in enumerate(PARTS):
+        chosen = np.flatnonzero(fate == code)
+        if len(chosen) == 0:
+            if part == "train":
+                raise UserError(
+                    f"no row is left to train on, of {total:,}", remedy="give more rows or smaller fractions"
+                )
+            continue
+        files = write_array(folder, f"{part}.labels.npy", labels[chosen])
+        np.save(folder / f"{part}.chosen.npy", chosen)
+        sizes = []
+        for shard in _shards(folder, part, len(chosen), job.encoding, found, executor, ahead):
+            files |= shard.files
+            points.update(shard.points)
+            sizes.append(shard.rows)
+            done += shard.rows
+            yield done
+        (folder / f"{part}.chosen.npy").unlink()
+        parts[part] = {"rows": len(chosen), "shards": sizes, "files": files}
+    manifest = {
+        "format": FORMAT,
+        "name": job.name,
+        "encoding": job.encoding.to_dict(),
+        "classes": classes,
+        "parts": parts,
+        "split": asdict(job.split),
+        "sources": [
+            {"file": name, "part": part, "sha256": found.files[file]["sha256"]}
+            for file, (name, part) in enumerate(job.sources)
+        ],
+        "bad_rows": bad,
+    }
+    write_json(folder / MANIFEST, manifest)
+    sync(folder)
+    rows = {part: about["rows"] for part, about in parts.items()}
+    yield Built(folder, classes, fate, labels, points, reasons, first_bad, bad, rows)
+
+
+def _check(
+    job: Job, found: Collected, classes: list[str], total: int, bad: int, first_bad: list[dict[str, Any]]
+) -> None:
+    shown = "; ".join(f"{each['file']}:{each['line']}: {each['reason']}" for each in first_bad)
+    used = [name for (name, part) in job.sources if part == "train"]
+    if not any(found.good.values()) or total == 0:
+        raise UserError(
+            f"no row can be used in {', '.join(used)[:200]}",
+            f"the first: {shown}" if shown else "there is nothing in it",
+            "give rows of a label and a text in UTF-8; --format, --header, --label and --text say how they are read",
+        )
+    if bad > job.max_bad * total:
+        raise UserError(
+            f"{bad:,} of {total:,} rows cannot be used, more than {job.max_bad:.0%}",
+            f"the first: {shown}",
+            "mend them, say by --format, --header, --label or --text how the rows are read, or allow more by --max-bad",
+        )
+    if len(classes) < 2:
+        raise UserError(
+            f"only {len(classes)} class was found in {', '.join(used)[:200]}",
+            f"it is {classes[0]!r}" if classes else "",
+            "give data with at least two classes; --label COLUMN says where they stand",
+        )
+
+
+def _quarantine(folder: Path, job: Job, found: Collected, fate: Fate) -> tuple[Counter[str], list[dict[str, Any]]]:
+    """Writes all unusable rows in the order of the sources; returns lines by kind of reason, and the first five."""
+    reasons: Counter[str] = Counter()
+    first: list[dict[str, Any]] = []
+    unknown = _unknown_labels(job, found, fate)
+    everything = heapq.merge(*found.bad_rows, unknown, key=lambda record: (record["source"], record["line"]))
+    with (folder / QUARANTINE).open("w", encoding="utf-8") as stream:
+        for record in everything:
+            del record["source"]
+            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+            reasons[record["reason"].split(":")[0]] += record["lines"]
+            first += [record] if len(first) < 5 else []
+    sync(folder / QUARANTINE)
+    return reasons, first
+
+
+def _unknown_labels(job: Job, found: Collected, fate: Fate) -> Iterator[dict[str, Any]]:
+    texts = Texts(found.texts)
+    for index in np.flatnonzero(fate == UNKNOWN).tolist():
+        row = found.rows[index : index + 1]
+        file = int(row["file"][0])
+        yield {
+            "file": job.sources[file][0],
+            "source": file,
+            "line": int(row["line"][0]),
+            "reason": f"unknown label: {found.labels[int(row['label'][0])]!r:.40} is not in the training rows",
+            "excerpt": excerpt(texts.get(row)[0]),
+            "lines": 1,
+        }
+
+
+@dataclass(frozen=True)
+class _ShardTask:
+    folder: Path
+    part: str
+    shard: int
+    start: int
+    stop: int
+    encoding: Encoding
+    rows: Path
+    texts: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class _ShardDone:
+    rows: int
+    files: dict[str, dict[str, Any]]
+    points: dict[int, int]
+
+
+def _shards(
+    folder: Path, part: str, rows: int, encoding: Encoding, found: Collected, executor: Executor, ahead: int
+) -> Iterator[_ShardDone]:
+    size = max(1, SHARD_BYTES // encoding.feature_len)
+    tasks = deque(
+        _ShardTask(folder, part, shard, start, min(start + size, rows), encoding, found.rows_path, tuple(found.texts))
+        for shard, start in enumerate(range(0, rows, size))
+    )
+    waiting: deque[Future[_ShardDone]] = deque()
+    while tasks or waiting:
+        while tasks and len(waiting) < ahead:
+            waiting.append(executor.submit(write_shard, tasks.popleft()))
+        yield waiting.popleft().result()
+
+
+def write_shard(task: _ShardTask) -> _ShardDone:
+    """Encodes and writes one shard. Runs in any process."""
+    rows = map_rows(task.rows)
+    texts = Texts(task.texts)
+    chosen = np.load(task.folder / f"{task.part}.chosen.npy", mmap_mode="r")[task.start : task.stop]
+    keep_texts = task.part != "train"
+    known = np.flatnonzero(task.encoding.known(np.arange(128, dtype=np.uint32))).astype(np.uint8).tobytes()
+    points: Counter[int] = Counter()
+    writer = ShardWriter(
+        task.folder, task.part, task.shard, len(chosen), task.encoding.feature_len, keep_texts=keep_texts
+    )
+    for start in range(0, len(chosen), CHUNK):
+        data = texts.get(rows[chosen[start : start + CHUNK]])
+        writer.append(task.encoding.encode([text.decode("utf-8") for text in data]), data)
+        # Nearly all characters are ASCII ones of the alphabet; what is left is counted one by one.
+        left = b"".join(data).translate(None, known).decode("utf-8")
+        if left:
+            values, counts = np.unique(np.frombuffer(left.encode("utf-32-le"), dtype="<u4"), return_counts=True)
+            points.update(dict(zip(values.tolist(), counts.tolist())))
+    return _ShardDone(len(chosen), writer.close(), dict(points))
+
+
+def _label_order(label: str) -> tuple[int, float, str]:
+    """Numbers by value, then the rest by the alphabet."""
+    return (0, float(label), label) if label.isdecimal() else (1, 0.0, label)
+
+
+def keep_quarantine(folder: Path, out: Path) -> Path | None:
+    """Saves the quarantine of a preparation that failed, beside where its folder would be."""
+    if not (folder / QUARANTINE).is_file() or (folder / QUARANTINE).stat().st_size == 0:
+        return None
+    kept = out.with_name(f"{out.name}.{QUARANTINE}")
+    shutil.copyfile(folder / QUARANTINE, kept)
+    return kept
+
+
+def kept(fate: Fate) -> npt.NDArray[np.int64]:
+    """Rows that are in a part."""
+    return np.flatnonzero(fate <= TEST)

@@ -1,0 +1,389 @@
+"""Files from a web server → a folder: what is cut off is taken up again, what has arrived is kept under checksums.
+
+``downloads.json``               size, SHA-256 and origin of every file
+``<name>.part``                  a file under way
+``<name>.part.json``             what the server said of it: without this, the part cannot be gone on with
+``.lock``                        kept by the process that downloads
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import http.client
+import json
+import os
+import re
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NoReturn
+from urllib.parse import urljoin, urlsplit
+
+import requests
+import urllib3
+
+from crepe_dist.errors import UserError
+from crepe_dist.files import sync, write_json
+
+RECORDS = "downloads.json"
+PIECE = 1 << 16  # bytes; what is read of a piece is lost if the connection is reset within it
+MAX_REDIRECTS = 5
+MAX_PAUSE = 30.0  # seconds
+MAX_RETRY_AFTER = 60
+GZIP = b"\x1f\x8b"
+NAME = re.compile(r"\w[\w.+-]*")
+NUMBER = re.compile(r"[0-9]{1,18}")
+SPAN = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)")  # of Content-Range
+VALIDATORS = ("ETag", "Last-Modified")
+PORTS = {"http": 80, "https": 443}
+CHECK_ADDRESS = "check the address given as --url"
+
+Records = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Bytes of a file that are there, or that were checked; ``total`` is ``None`` while nobody has said it."""
+
+    file: str
+    received: int
+    total: int | None
+
+
+class _Failed(Exception):
+    """An attempt that may go better the next time, after ``wait`` seconds if the server asked for them."""
+
+    def __init__(self, reason: str, wait: float = 0) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+def download(
+    base_url: str, names: Sequence[str], folder: Path, *, attempts: int = 8, pause: float = 1.0, timeout: float = 60
+) -> Iterator[Progress]:
+    """Brings the files into ``folder``; those that are there and match what was recorded are only checked. A file that
+    is there without a record, placed by hand, is taken as it is. All are there once the iterator has come to its end;
+    stopped before, it goes on the next time from where it was.
+
+    Args:
+        base_url: http or https; the files are ``base_url/name``.
+        attempts: how many in a row may fail without getting any further.
+        pause: seconds before the second of them, doubled before each further one, 30 at the most.
+        timeout: seconds without an answer or a byte.
+
+    Raises:
+        UserError: bad address or name; the server cannot be reached, has no such file, sends something else than gzip
+            for ``.gz``, or redirects elsewhere; a file is not the one recorded; the disk is full or the like; another
+            process downloads into the folder.
+    """
+    _check_address(base_url)
+    for name in names:
+        if not NAME.fullmatch(name) or name == RECORDS or name.endswith((".part", ".part.json")):
+            raise UserError(f"{name!r} cannot be downloaded", "it is not a plain file name, or one that is used here")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder), requests.Session() as session:
+            for name in names:
+                records = _read_records(folder)
+                if (folder / name).exists():
+                    yield from _check(folder / name, records)
+                    continue
+                with (folder / f"{name}.part").open("a+b") as file:
+                    transfer = _Transfer(session, f"{base_url.rstrip('/')}/{name}", folder / name, file, timeout)
+                    yield from transfer.run(records, attempts, pause)
+    except OSError as error:
+        raise UserError(
+            f"the download to {folder} stopped",
+            str(error),
+            "mend that (is the disk full?); what has arrived is kept, and the same command goes on from there",
+        ) from error
+
+
+def _check_address(base_url: str) -> None:
+    try:
+        parts = urlsplit(base_url)
+        good = parts.scheme in PORTS and parts.hostname and parts.port != 0 and parts.username is None
+    except ValueError:
+        good = False
+    if not good or "?" in base_url or "#" in base_url:
+        raise UserError(
+            f"{base_url!r} is not an address to download from",
+            "http:// or https://, a host and a folder are needed, without a user name and without ? and #",
+            CHECK_ADDRESS,
+        )
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another process is downloading to {folder}", remedy="wait for it to end") from error
+        yield
+
+
+def _read_records(folder: Path) -> Records:
+    path = folder / RECORDS
+    if not path.exists():
+        return {}
+    try:
+        records: Records = json.loads(path.read_text(encoding="utf-8"))
+        if not all({"bytes", "sha256"} <= about.keys() for about in records.values()):
+            raise ValueError("every file needs bytes and sha256")
+    except (ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path} cannot be read",
+            f"{type(error).__name__}: {error}",
+            "delete it: the files that are there are then taken as they are",
+        ) from error
+    return records
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            yield block
+
+
+def _check(path: Path, records: Records) -> Iterator[Progress]:
+    size, received, digest = path.stat().st_size, 0, hashlib.sha256()
+    for block in _blocks(path):
+        digest.update(block)
+        received += len(block)
+        yield Progress(path.name, received, size)
+    found = {"bytes": received, "sha256": digest.hexdigest()}
+    if path.name not in records:
+        write_json(path.parent / RECORDS, {**records, path.name: found})
+    elif found != {key: records[path.name][key] for key in found}:
+        raise UserError(
+            f"{path} was altered since it was recorded",
+            f"its size or SHA-256 is not the one in {RECORDS}",
+            "delete the file to download it again",
+        )
+
+
+class _Transfer:
+    """One file on its way into ``<name>.part``, over as many attempts as it takes."""
+
+    def __init__(self, session: requests.Session, url: str, path: Path, file: IO[bytes], timeout: float) -> None:
+        self.size = 0
+        self._session = session
+        self._url = url
+        self._path = path
+        self._file = file
+        self._timeout = timeout
+        self._part = path.with_name(f"{path.name}.part")
+        self._about_path = path.with_name(f"{path.name}.part.json")
+        self._about: dict[str, Any] = {}
+        self._head = b""
+        self._digest = hashlib.sha256()
+
+    def run(self, records: Records, attempts: int, pause: float) -> Iterator[Progress]:
+        """Receives the file, records it and gives it its name."""
+        try:
+            complete = yield from self._take_up()
+            if not complete:
+                yield from self._receive(attempts, pause)
+            self._finish(records)
+        finally:
+            self._file.flush()
+            if os.fstat(self._file.fileno()).st_size == 0:
+                self._discard()
+        yield Progress(self._path.name, self.size, self.size)
+
+    def _receive(self, attempts: int, pause: float) -> Iterator[Progress]:
+        failures, furthest = 0, self.size
+        while True:
+            try:
+                yield from self._attempt()
+                return
+            except _Failed as failed:
+                # By the furthest byte ever: a server that begins anew each time would be asked without end.
+                failures = 0 if self.size > furthest else failures + 1
+                furthest = max(furthest, self.size)
+                if failures >= attempts:
+                    kept = f"{self.size} bytes are kept in {self._part}; " if self._validator() else ""
+                    raise UserError(
+                        f"{self._url} could not be downloaded",
+                        f"{failed} ({attempts} attempts in a row got no further)",
+                        f"{kept}the same command {'goes on from there' if kept else 'begins again'}",
+                    ) from failed
+                time.sleep(max(failed.wait, min(MAX_PAUSE, pause * 2 ** max(failures - 1, 0))))
+
+    def _finish(self, records: Records) -> None:
+        self._check_kind()
+        name, sha256 = self._path.name, self._digest.hexdigest()
+        if name in records and records[name]["sha256"] != sha256:
+            self._discard()
+            raise UserError(
+                f"the file at {self._url} is not the one recorded",
+                f"its SHA-256 is not the one in {self._path.with_name(RECORDS)}",
+                f"if that is expected, delete its entry there, or the whole {RECORDS}",
+            )
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        # Recorded first: after a kill in between, the part is complete and only lacks its name.
+        found = {**self._about, "bytes": self.size, "sha256": sha256}
+        write_json(self._path.with_name(RECORDS), {**records, name: found})
+        self._part.replace(self._path)
+        self._about_path.unlink()
+        sync(self._path.parent)
+
+    def _take_up(self) -> Generator[Progress, None, bool]:
+        """Reads what was left by an earlier process; true if that is the whole file."""
+        with suppress(FileNotFoundError, ValueError, TypeError):
+            self._about = dict(json.loads(self._about_path.read_text(encoding="utf-8")))
+        total = self._about.get("bytes")
+        size = os.fstat(self._file.fileno()).st_size
+        if self._about.get("url") != self._url or (total is not None and size > total):
+            self._start_again({})
+        for block in _blocks(self._part):
+            self._account(block)
+            yield self._progress()
+        return self.size == self._about.get("bytes")
+
+    def _attempt(self) -> Iterator[Progress]:
+        headers = {"Accept-Encoding": "identity"}  # or Content-Length would be that of something else than the file
+        validator = self._validator()
+        if validator is not None:
+            headers.update({"Range": f"bytes={self.size}-", "If-Range": validator[1]})
+        with self._get(headers) as response:
+            status = response.status_code
+            if status == 200:
+                self._begin(response)
+            elif status == 206 and validator is not None:
+                self._go_on(response, *validator)
+            elif status == 416 and validator is not None:
+                self._start_again({})
+                raise _Failed("the server has nothing beyond the part that was there")
+            else:
+                self._refuse(response)
+            yield self._progress()
+            # Not iter_content, which unpacks a .gz that is sent as Content-Encoding: gzip.
+            try:
+                for piece in response.raw.stream(PIECE, decode_content=False):
+                    self._file.write(piece)
+                    self._account(piece)
+                    if self.size >= len(GZIP):
+                        self._check_kind()
+                    yield self._progress()
+            except urllib3.exceptions.HTTPError as error:
+                raise _Failed(_reason(error)) from error
+        total = self._about["bytes"]
+        if total is not None and self.size != total:
+            reason = f"{self.size} of {total} bytes arrived"
+            if self.size > total:
+                self._start_again({})
+            raise _Failed(reason)
+
+    def _get(self, headers: dict[str, str]) -> requests.Response:
+        """The answer behind all redirects, whatever its status."""
+        url = self._url
+        for _ in range(MAX_REDIRECTS + 1):
+            try:
+                response = self._session.get(
+                    url, headers=headers, stream=True, allow_redirects=False, timeout=self._timeout
+                )
+            except (requests.ConnectionError, requests.Timeout) as error:
+                if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                    raise UserError(f"the server of {url} cannot be trusted", _reason(error)) from error
+                raise _Failed(_reason(error)) from error
+            except (requests.RequestException, ValueError) as error:
+                raise UserError(f"{url} cannot be asked for", str(error), CHECK_ADDRESS) from error
+            if not response.is_redirect:
+                return response
+            response.close()
+            url = _redirected(url, response.headers["Location"])
+        why = f"more than {MAX_REDIRECTS} redirects, one after the other"
+        raise UserError(f"{self._url} could not be downloaded", why, CHECK_ADDRESS)
+
+    def _begin(self, response: requests.Response) -> None:
+        length = response.headers.get("Content-Length", "")
+        told = {key: response.headers[key] for key in (*VALIDATORS, "Content-Type") if key in response.headers}
+        self._start_again({"url": self._url, "bytes": int(length) if NUMBER.fullmatch(length) else None, **told})
+
+    def _go_on(self, response: requests.Response, header: str, value: str) -> None:
+        span = SPAN.fullmatch(response.headers.get("Content-Range", ""))
+        total = int(span[2]) if span and span[2] != "*" else None
+        known = self._about["bytes"]
+        # The validator is compared here too: not every server heeds If-Range.
+        same = response.headers.get(header, value) == value and (known is None or total in (None, known))
+        if span is None or int(span[1]) != self.size or not same:
+            self._start_again({})
+            raise _Failed("what the server sent does not continue the part that was there")
+        self._about["bytes"] = total if known is None else known
+
+    def _refuse(self, response: requests.Response) -> NoReturn:
+        status = response.status_code
+        reason = f"the server answered {status} {http.client.responses.get(status, '')}".rstrip()
+        if status == 429 or status >= 500:
+            wait = response.headers.get("Retry-After", "")
+            raise _Failed(reason, min(MAX_RETRY_AFTER, int(wait)) if NUMBER.fullmatch(wait) else 0)
+        raise UserError(f"{self._url} could not be downloaded", reason, CHECK_ADDRESS)
+
+    def _validator(self) -> tuple[str, str] | None:
+        """Header and value by which the server can tell whether the part is still one of its file."""
+        for header in VALIDATORS:
+            value = self._about.get(header)
+            if value and not value.startswith("W/") and self.size:
+                return header, value
+        return None
+
+    def _start_again(self, about: dict[str, Any]) -> None:
+        self._file.truncate(0)
+        # The old bytes must be gone before anything is written that says whose bytes these are.
+        os.fsync(self._file.fileno())
+        write_json(self._about_path, about)
+        self.size, self._about, self._head, self._digest = 0, about, b"", hashlib.sha256()
+
+    def _account(self, piece: bytes) -> None:
+        self.size += len(piece)
+        self._digest.update(piece)
+        self._head = (self._head + piece[:60])[:60]
+
+    def _progress(self) -> Progress:
+        return Progress(self._path.name, self.size, self._about.get("bytes"))
+
+    def _check_kind(self) -> None:
+        if self._path.suffix == ".gz" and not self._head.startswith(GZIP):
+            kind = self._about.get("Content-Type", "no Content-Type")
+            self._discard()
+            raise UserError(
+                f"{self._url} is not a gzip file", f"the server sent {kind!r} that begins {self._head!r}", CHECK_ADDRESS
+            )
+
+    def _discard(self) -> None:
+        self._part.unlink(missing_ok=True)
+        self._about_path.unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> str:
+    """What is behind an error of requests or urllib3, without the layers around it."""
+    cause = error.args[0] if error.args else error
+    return str(getattr(cause, "reason", None) or cause)
+
+
+def _redirected(url: str, location: str) -> str:
+    """The address that ``url`` redirects to, if it is at the same place."""
+    try:
+        target = requests.utils.requote_uri(urljoin(url, location))
+        old, new = _place(url), _place(target)
+        encrypted = ("https", old[1], 443) if old == ("http", old[1], 80) else old
+        if new in (old, encrypted):
+            return target
+    except ValueError:
+        target = repr(location)
+    raise UserError(
+        f"{url} redirects to {target}",
+        "that is another server, another port, or without encryption",
+        "if you trust it, give its folder as --url",
+    )
+
+
+def _place(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or PORTS.get(parts.scheme)

@@ -1,0 +1,117 @@
+"""Which columns hold the label and the text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from crepe_dist.errors import UserError
+
+LABELS = ("label", "class", "category", "target", "sentiment", "class index", "labels", "classes", "topic", "y")
+TEXTS = (
+    "text", "content", "review", "reviewtext", "review text", "review body", "body", "sentence", "document",
+    "description", "message", "tweet", "comment",
+)  # fmt: skip
+TITLES = ("title", "headline", "subject", "summary", "review title", "review headline")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Names (or numbers from 1, where there is no header) that the user gave; ``None``: to be found."""
+
+    label: str | None = None
+    title: str | None = None
+    text: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name in (self.label, self.title, self.text) if name is not None]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Positions of the columns; ``label`` is ``None`` where the file itself tells the class."""
+
+    label: int | None
+    texts: tuple[int, ...]
+
+
+def is_header(rows: Sequence[Sequence[str]], wanted: Wanted) -> bool:
+    """Whether the first of some rows names columns: wanted ones, or the usual names of a label or a text.
+
+    A word that stands in the same column again is no header: a class may be called "review".
+    """
+    cells, *others = rows
+    if any(name in cells for name in wanted.names if not name.isdecimal()):
+        return True
+    if any(cell in (row[i] for row in others if i < len(row)) for i, cell in enumerate(cells)):
+        return False
+    return any(_plain(cell) in LABELS + TEXTS for cell in cells)
+
+
+def choose_named(file: str, names: Sequence[str], wanted: Wanted, *, label_given: bool) -> Chosen:
+    """Columns by name, of a header or of a table.
+
+    Args:
+        label_given: the file's name is the class, so no column is needed.
+
+    Raises:
+        UserError: a column is not there, or cannot be guessed; it lists those that are there.
+    """
+    places: dict[str, int | None] = {}
+    usual = {"label": LABELS, "text": TEXTS, "title": TITLES if wanted.text is None else ()}
+    for what, given in (("label", wanted.label), ("text", wanted.text), ("title", wanted.title)):
+        if what == "label" and label_given:
+            places[what] = None
+        elif given is not None:
+            places[what] = _position(file, names, what, given)
+        else:
+            found = [i for name in usual[what] for i, each in enumerate(names) if _plain(each) == name]
+            places[what] = next((i for i in found if i not in places.values()), None)
+    # What has no usual name is the one column that is left, if there is one.
+    for what in ("text",) if label_given else ("label", "text"):
+        if places[what] is None:
+            left = [i for i in range(len(names)) if i not in places.values()]
+            if len(left) != 1:
+                raise UserError(
+                    f"{file}: which column is the {what}?",
+                    f"there are {', '.join(names)}"[:500],
+                    f"name it by --{what} COLUMN",
+                )
+            places[what] = left[0]
+    return Chosen(places["label"], tuple(i for i in (places["title"], places["text"]) if i is not None))
+
+
+def _position(file: str, names: Sequence[str], what: str, given: str) -> int:
+    if given in names:
+        return list(names).index(given)
+    if given.isdecimal() and 1 <= int(given) <= len(names):
+        return int(given) - 1
+    raise UserError(f"{file} has no column {given!r}", f"it has {', '.join(names)}"[:500], f"name one by --{what}")
+
+
+def choose_numbered(file: str, width: int, wanted: Wanted, *, label_given: bool) -> Chosen:
+    """Columns of a table without header: the label first, all others are text, unless numbers from 1 are given.
+
+    Raises:
+        UserError: a given column is not a number up to ``width``.
+    """
+
+    def position(what: str, given: str) -> int:
+        if not given.isdecimal() or not 1 <= int(given) <= width:
+            raise UserError(
+                f"{file} has no column {given!r}",
+                f"it has {width} columns and no header was seen",
+                f"give --{what} as a number from 1 to {width}, or say --header yes if the first line names the columns",
+            )
+        return int(given) - 1
+
+    label = None if label_given else position("label", wanted.label or "1")
+    if wanted.text is None and wanted.title is None:
+        return Chosen(label, tuple(i for i in range(width) if i != label))
+    named = [("title", wanted.title), ("text", wanted.text)]
+    return Chosen(label, tuple(position(what, given) for what, given in named if given is not None))
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("_", " ")

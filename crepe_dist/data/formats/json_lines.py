@@ -1,0 +1,128 @@
+"""JSON Lines, and the Amazon 5-core files of the notebook."""
+
+from __future__ import annotations
+
+import ast
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from crepe_dist.data.formats.columns import Wanted, choose_named
+from crepe_dist.data.formats.lines import LineCutter
+from crepe_dist.data.formats.rows import MAX_RECORD, BadRow, Block, Parsed, Row, Share, excerpt, join, too_long
+from crepe_dist.data.formats.stream import Stream
+from crepe_dist.errors import UserError
+
+MAX_LITERAL = 1 << 16  # characters of a Python literal; the parser takes about a hundred times its length in memory
+# Numbers keep their spelling: they may be labels, and a number of a million digits takes no time.
+_DECODER = json.JSONDecoder(parse_int=str, parse_float=str)
+
+
+@dataclass(frozen=True)
+class JsonLines:
+    """An object a line.
+
+    Args:
+        label: key of the class; ``None``: all rows are of the class ``given``.
+        texts: keys of the text, or of title and text.
+        literals: lines that are no JSON may be Python literals, as in the Amazon 5-core files.
+    """
+
+    label: str | None
+    texts: tuple[str, ...]
+    given: str | None = None
+    literals: bool = False
+    name: str = "jsonl"
+
+    def parse(self, block: Block, share: Share) -> Parsed:
+        lines = block.data.split(b"\n")
+        result = Parsed([], [], len(block.data), len(lines))
+        for number, line in enumerate(lines, start=block.line):
+            if not line or line.isspace() or not share.owns(number):
+                continue
+            try:
+                result.rows.append(self._row(number, line))
+            except ValueError as error:
+                result.bad.append(BadRow(number, str(error), excerpt(line)))
+        return result
+
+    def _row(self, number: int, line: bytes) -> Row:
+        if len(line) > MAX_RECORD:
+            raise ValueError(too_long())
+        record = _load(line, literals=self.literals)
+        label = self.given if self.label is None else _scalar(record, self.label)
+        texts = [_text(record, key) for key in self.texts[:-1] if record.get(key) is not None]
+        return Row(number, label or "", join([*texts, _text(record, self.texts[-1])]))
+
+
+def open_json_lines(stream: Stream, file: str, wanted: Wanted, label: str | None) -> tuple[JsonLines, LineCutter]:
+    """Takes the keys of the first object for the columns.
+
+    Raises:
+        UserError: the wanted keys are not there, or the file is one JSON value.
+    """
+    cutter = LineCutter(stream, quoted=False)
+    if cutter.head.lstrip()[:1] == b"[":
+        raise UserError(f"{file} is one JSON array", "an object a line is read", f"jq -c '.[]' {file} > {file}l")
+    for line in cutter.head.splitlines():
+        try:
+            record = _load(line, literals=False)
+        except ValueError:
+            continue
+        names = [name for name, value in record.items() if not isinstance(value, (dict, list))]
+        columns = choose_named(file, names, wanted, label_given=label is not None)
+        key = None if columns.label is None else names[columns.label]
+        return JsonLines(key, tuple(names[i] for i in columns.texts), label), cutter
+    return JsonLines(wanted.label or "label", (wanted.text or "text",), label), cutter
+
+
+def open_amazon(stream: Stream, label: str) -> tuple[JsonLines, LineCutter]:
+    """Reviews of one category: ``summary | reviewText``."""
+    return JsonLines(None, ("summary", "reviewText"), label, True, "amazon"), LineCutter(stream, quoted=False)
+
+
+def _load(line: bytes, *, literals: bool) -> dict[str, Any]:
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    try:
+        record = _DECODER.decode(text)
+    except (ValueError, RecursionError) as error:
+        if not literals:
+            raise ValueError(f"not JSON: {error}") from None
+        record = _literal(text)
+    if not isinstance(record, dict):
+        raise ValueError("not a JSON object")
+    return record
+
+
+def _literal(text: str) -> Any:
+    if len(text) > MAX_LITERAL:
+        raise ValueError(f"not JSON: and longer than {MAX_LITERAL:,} characters")
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        raise ValueError("neither JSON nor a Python literal") from None
+
+
+def _scalar(record: dict[str, Any], key: str) -> str:
+    value = record.get(key)
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (dict, list)):
+        raise ValueError(f"not a single value: {key!r}")
+    return str(value)
+
+
+def _text(record: dict[str, Any], key: str) -> str:
+    if key not in record:
+        raise ValueError(f"no such key: {key!r} (there are {', '.join(map(str, record))[:200]})")
+    value = record[key]
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ValueError(f"not a text: {key!r}")
+    return value

@@ -1,0 +1,128 @@
+"""Cuts a stream into blocks at ends of lines, or at ends of records where a quoted field may hold line ends."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from crepe_dist.data.formats.rows import BLOCK, BadRow, Block, excerpt, too_long
+from crepe_dist.data.formats.stream import Stream
+
+BOM = b"\xef\xbb\xbf"
+
+
+class LineCutter:
+    """Blocks of whole records, about ``BLOCK`` bytes each.
+
+    A cut of a ``quoted`` stream is a line end with an even number of quotes before it. A stray quote makes that wrong:
+    the parser then consumes less than the block, and what was cut behind it is ``put_back``.
+    """
+
+    def __init__(self, stream: Stream, *, quoted: bool) -> None:
+        self._stream = stream
+        self._quoted = quoted
+        self._line = 1
+        self._ended = False
+        self._buffer = b""
+        self._before: deque[Block] = deque()  # what was put back and comes before the buffer
+        self._fill()
+        if self._buffer.startswith(BOM):
+            self._buffer = self._buffer[len(BOM) :]
+
+    @property
+    def head(self) -> bytes:
+        """The first bytes, up to ``BLOCK``, without taking them."""
+        return self._buffer
+
+    @property
+    def position(self) -> int:
+        return self._stream.position
+
+    def sha256(self) -> str:
+        return self._stream.sha256()
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def skip_line(self) -> None:
+        """Drops the first line, a header."""
+        end = self._buffer.find(b"\n") + 1
+        self._buffer = self._buffer[end:] if end else b""
+        self._line += 1
+
+    def take(self) -> Block | None:
+        """The next block; ``None`` at the end. A block that holds a bad line holds nothing else."""
+        if self._before:
+            block = self._before.popleft()
+            end = len(block.data) if len(block.data) <= BLOCK else self._cut(block.data[:BLOCK])
+            if end < len(block.data):
+                rest = block.line + block.data.count(b"\n", 0, end)
+                self._before.appendleft(Block(block.data[end:], rest, block.final))
+                block = Block(block.data[:end], block.line, False)
+            return block
+        self._fill()
+        if self._ended and len(self._buffer) <= BLOCK:
+            return self._last()
+        end = self._cut(self._buffer[:BLOCK])
+        return self._block(end) if end else self._skip_long_line()
+
+    def put_back(self, blocks: Sequence[Block]) -> None:
+        """Takes back the blocks that were taken last, the first of them perhaps shortened from its front."""
+        merged: list[Block] = []
+        for block in (*blocks, *self._before):
+            if merged and not merged[-1].bad and not block.bad:
+                merged[-1] = Block(merged[-1].data + block.data, merged[-1].line, False)
+            else:
+                merged.append(block)
+        if merged and not merged[-1].bad:
+            last = merged.pop()
+            self._buffer = last.data + self._buffer
+            self._line = last.line
+        # Nothing reaches over a line that was left out, so what stands before it is the end of something.
+        self._before = deque(block._replace(final=True) for block in merged)
+
+    def _fill(self) -> None:
+        if not self._ended and len(self._buffer) < BLOCK:
+            self._buffer += self._stream.read(BLOCK - len(self._buffer))
+            self._ended = len(self._buffer) < BLOCK
+
+    def _block(self, end: int) -> Block:
+        data, self._buffer = self._buffer[:end], self._buffer[end:]
+        block = Block(data, self._line, self._ended and not self._buffer)
+        self._line += data.count(b"\n")
+        return block
+
+    def _last(self) -> Block | None:
+        problem = self._stream.problem
+        if not problem:
+            return self._block(len(self._buffer)) if self._buffer else None
+        end = self._buffer.rfind(b"\n") + 1
+        if end:
+            return self._block(end)
+        # The line that was cut off is part of what is lost.
+        rest, self._buffer, self._stream.problem = self._buffer, b"", ""
+        return Block(b"", self._line, True, (BadRow(self._line, problem, excerpt(rest)),))
+
+    def _cut(self, window: bytes) -> int:
+        """Where the last record of the window ends; the last line end if no record seems to; 0 without a line end."""
+        last = end = window.rfind(b"\n") + 1
+        if not self._quoted:
+            return last
+        odd = window.count(b'"', 0, end) % 2
+        while odd and end:
+            previous = window.rfind(b"\n", 0, end - 1) + 1
+            odd ^= window.count(b'"', previous, end) % 2
+            end = previous
+        return end or last
+
+    def _skip_long_line(self) -> Block:
+        """A line that fills a block is not kept in memory; its beginning is."""
+        bad = BadRow(self._line, too_long(), excerpt(self._buffer))
+        while (end := self._buffer.find(b"\n") + 1) == 0:
+            self._buffer = self._stream.read(BLOCK)
+            if not self._buffer:
+                self._ended = True
+                break
+        self._buffer = self._buffer[end:]
+        self._line += 1
+        return Block(b"", self._line - 1, False, (bad,))

@@ -1,0 +1,170 @@
+"""Parquet, and the folders of it that Hugging Face's `datasets` writes."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crepe_dist.data.formats.columns import Wanted, choose_named
+from crepe_dist.data.formats.rows import BLOCK, MAX_RECORD, BadRow, Block, Parsed, Row, Share, excerpt, join, too_long
+from crepe_dist.errors import UserError
+from crepe_dist.files import sha256
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MAGIC = b"PAR1"
+MAX_BATCH = 8192
+
+
+@dataclass(frozen=True)
+class Parquet:
+    """Rows of a table; a block is a record batch in Arrow's IPC form: the label, if a column holds it, then the texts.
+
+    Args:
+        label: the class of all rows, where no column tells it.
+        label_names: names of the integers in the label column (the ``ClassLabel`` of `datasets`).
+    """
+
+    label: str | None
+    label_names: tuple[str, ...] | None
+    name: str = "parquet"
+
+    def parse(self, block: Block, share: Share) -> Parsed:
+        import pyarrow as pa
+
+        batch = pa.ipc.open_stream(block.data).read_next_batch()
+        columns = [_values(column) for column in batch.columns]
+        labels: list[str | None] = columns.pop(0) if self.label is None else [self.label] * batch.num_rows
+        result = Parsed([], [], len(block.data), batch.num_rows)
+        for number, (label, *texts) in enumerate(zip(labels, *columns), start=block.line):
+            if not share.owns(number):
+                continue
+            text = join([text or "" for text in texts])
+            if len(text) > MAX_RECORD:
+                result.bad.append(BadRow(number, too_long(), excerpt(text)))
+            elif self.label_names is None or label is None:
+                result.rows.append(Row(number, label or "", text))
+            elif 0 <= int(label) < len(self.label_names):
+                result.rows.append(Row(number, self.label_names[int(label)], text))
+            else:
+                reason = f"unknown label: {label} is not one of 0 to {len(self.label_names) - 1}"
+                result.bad.append(BadRow(number, reason, excerpt(text)))
+        return result
+
+
+class ParquetCutter:
+    """Record batches of the wanted columns, as texts."""
+
+    def __init__(self, path: Path, file: Any, columns: Sequence[str]) -> None:
+        self._path = path
+        self._file = file
+        self._columns = columns
+        self._read = 0
+        self._returned: deque[Block] = deque()
+        self._blocks = self._batches()
+
+    @property
+    def position(self) -> int:
+        return self._path.stat().st_size * self._read // max(1, self._file.metadata.num_rows)
+
+    def sha256(self) -> str:
+        return sha256(self._path)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def take(self) -> Block | None:
+        return self._returned.popleft() if self._returned else next(self._blocks, None)
+
+    def put_back(self, blocks: Sequence[Block]) -> None:
+        self._returned.extendleft(reversed(blocks))
+
+    def _batches(self) -> Iterator[Block]:
+        import pyarrow as pa
+
+        metadata = self._file.metadata
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            before = self._read
+            wanted = {name.split(".")[0] for name in self._columns}
+            chunks = [group.column(i) for i in range(group.num_columns)]
+            size = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in wanted)
+            # By the average length, so that texts of a megabyte each do not come by the thousand.
+            rows = min(MAX_BATCH, max(1, BLOCK * group.num_rows // max(1, size)))
+            try:
+                for batch in self._file.iter_batches(
+                    rows, row_groups=[number], columns=list(self._columns), use_threads=False
+                ):
+                    line = self._read + 1
+                    self._read += batch.num_rows
+                    yield Block(_packed(batch, self._columns), line, False)
+            except (pa.ArrowException, OSError) as error:
+                left = before + group.num_rows - self._read
+                self._read += left
+                yield Block(b"", self._read, False, (BadRow(self._read, f"not readable: {error}"[:300], "", left),))
+
+
+def open_parquet(path: Path, file: str, wanted: Wanted, label: str | None) -> tuple[Parquet, ParquetCutter]:
+    """Looks at the table's columns.
+
+    Raises:
+        UserError: not a Parquet file, or the wanted columns are not there or hold no text.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        opened = pq.ParquetFile(path, pre_buffer=False)
+        schema = opened.schema_arrow
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file} cannot be read as Parquet", str(error)[:300], "is it whole? get it again") from error
+    names = [field.name for field in schema if not pa.types.is_nested(field.type)]
+    columns = choose_named(file, names, wanted, label_given=label is not None)
+    for position in columns.texts:
+        kind = schema.field(names[position]).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise UserError(f"{file}: column {names[position]!r} is no text", f"it holds {kind}", "name one by --text")
+    positions = columns.texts if columns.label is None else (columns.label, *columns.texts)
+    label_names = None if columns.label is None else _label_names(schema, names[columns.label])
+    return Parquet(label, label_names), ParquetCutter(path, opened, [names[i] for i in positions])
+
+
+def _label_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
+    """What `datasets` stores about a ``ClassLabel`` in the file."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        names = features[column]["names"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return tuple(map(str, names)) if isinstance(names, list) else None
+
+
+def _packed(batch: pa.RecordBatch, columns: Sequence[str]) -> bytes:
+    import pyarrow as pa
+
+    arrays = []
+    for name in columns:
+        array = batch.column(name)
+        array = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+        arrays.append(array.cast(pa.large_string()))
+    packed = pa.RecordBatch.from_arrays(arrays, names=[str(i) for i in range(len(arrays))])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, packed.schema) as writer:
+        writer.write_batch(packed)
+    return bytes(sink.getvalue())
+
+
+def _values(column: pa.Array) -> list[str | None]:
+    import pyarrow as pa
+
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        values = column.cast(pa.large_binary()).to_pylist()
+        return [None if value is None else value.decode("utf-8", "surrogateescape") for value in values]

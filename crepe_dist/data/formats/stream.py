@@ -1,0 +1,113 @@
+"""A file's bytes, decompressed, from front to back in bounded memory, with the SHA-256 of what is on the disk."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+from crepe_dist.errors import UserError
+
+GZIP = b"\x1f\x8b"
+PIECE = 1 << 18
+FOREIGN = {
+    b"BZh": ("bzip2", "bunzip2"),
+    b"\xfd7zXZ": ("xz", "unxz"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
+    b"PK\x03\x04": ("a zip archive", "unzip (and export a spreadsheet as CSV)"),
+    b"\xff\xfe": ("UTF-16 text", "iconv -f UTF-16 -t UTF-8"),
+    b"\xfe\xff": ("UTF-16 text", "iconv -f UTF-16 -t UTF-8"),
+}
+
+
+class Stream:
+    """Reads ``path``, or the standard input for ``None``; gzip is known by its first bytes.
+
+    Attributes:
+        position: bytes taken from the file so far.
+        problem: why the data end before their end, if they do; empty otherwise.
+
+    Raises:
+        UserError: the file cannot be opened, or is packed in another way.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.position = 0
+        self.problem = ""
+        self._name = str(path) if path else "the standard input"
+        self._digest = hashlib.sha256()
+        try:
+            self._file: BinaryIO = path.open("rb") if path else sys.stdin.buffer
+        except OSError as error:
+            raise UserError(f"{self._name} cannot be read", error.strerror or str(error)) from error
+        self._raw = self._read_raw()
+        for magic, (name, remedy) in FOREIGN.items():
+            if self._raw.startswith(magic):
+                raise UserError(f"{self._name} is {name}", "plain files and .gz are read", f"unpack it first: {remedy}")
+        self._gzip = self._raw.startswith(GZIP)
+        self._peeked = b""
+        self._decoder = zlib.decompressobj(31)
+
+    def peek(self, size: int) -> bytes:
+        """What ``read`` will give next."""
+        self._peeked = self.read(size)
+        return self._peeked
+
+    def read(self, size: int) -> bytes:
+        """At most ``size`` bytes, fewer only at the end."""
+        pieces, self._peeked = [self._peeked[:size]], self._peeked[size:]
+        size -= len(pieces[0])
+        while size > 0 and (piece := self._gunzip(size) if self._gzip else self._plain(size)):
+            pieces.append(piece)
+            size -= len(piece)
+        return b"".join(pieces)
+
+    def close(self) -> None:
+        if self._file is not sys.stdin.buffer:
+            self._file.close()
+
+    def sha256(self) -> str:
+        """Of the whole file, once it was read to its end; what follows broken data counts too."""
+        while self._read_raw():
+            pass
+        return self._digest.hexdigest()
+
+    def _read_raw(self) -> bytes:
+        try:
+            data = self._file.read(PIECE)
+        except OSError as error:
+            raise UserError(f"{self._name} cannot be read", error.strerror or str(error)) from error
+        self.position += len(data)
+        self._digest.update(data)
+        return data
+
+    def _plain(self, size: int) -> bytes:
+        data = self._raw or self._read_raw()
+        self._raw = data[size:]
+        return data[:size]
+
+    def _gunzip(self, size: int) -> bytes:
+        """Some decompressed bytes; one file may hold several members, and zeros behind them."""
+        while not self.problem:
+            if self._decoder.eof:
+                self._raw = self._decoder.unused_data.lstrip(b"\0")
+                while not self._raw:
+                    if not (data := self._read_raw()):
+                        return b""
+                    self._raw = data.lstrip(b"\0")
+                self._decoder = zlib.decompressobj(31)
+            data = self._decoder.unconsumed_tail or self._raw or self._read_raw()
+            self._raw = b""
+            if not data:
+                self.problem = "the gzip data end in the middle"
+                return self._decoder.flush()
+            try:
+                piece = self._decoder.decompress(data, size)
+            except zlib.error as error:
+                self.problem = f"the gzip data are broken: {error}"
+                return b""
+            if piece:
+                return piece
+        return b""

@@ -1,0 +1,158 @@
+"""CSV and TSV, with or without a header line."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from crepe_dist.data.formats.columns import Chosen, Wanted, choose_named, choose_numbered, is_header
+from crepe_dist.data.formats.lines import LineCutter
+from crepe_dist.data.formats.rows import MAX_RECORD, BadRow, Block, Parsed, Row, Share, excerpt, join, too_long
+from crepe_dist.data.formats.stream import Stream
+
+LOOK_AT = 200  # rows that decide how many columns there are
+# A record that breaks the rules of quoting takes with it the lines up to where its quotes balance, at most so many;
+# else its first line alone, so that one stray quote does not swallow a file.
+BROKEN_LINES = 50
+HEADERS = ("auto", "yes", "no")
+
+
+@dataclass(frozen=True)
+class Table:
+    """CSV (RFC 4180; strictly, or a stray quote would swallow rows) or TSV (a line a row; quotes are characters, but
+    around a whole field they are taken off).
+
+    Args:
+        name: ``csv`` or ``tsv``.
+        columns: where label and texts stand.
+        width: columns of every row.
+        label: the class of all rows, where no column tells it.
+    """
+
+    name: str
+    columns: Chosen
+    width: int
+    label: str | None = None
+
+    def parse(self, block: Block, share: Share) -> Parsed:
+        # Bytes that are not UTF-8 become lone surrogates, so that one bad row does not end the file.
+        lines = list(io.StringIO(block.data.decode("utf-8", "surrogateescape"), newline="\n"))
+        result = Parsed([], [], len(block.data), len(lines))
+        used = (self._csv if self.name == "csv" else self._tsv)(lines, block, share, result)
+        if used < len(lines):
+            consumed = len("".join(lines[:used]).encode("utf-8", "surrogateescape"))
+            result = result._replace(consumed=consumed, lines=used)
+        return result
+
+    def _csv(self, lines: list[str], block: Block, share: Share, result: Parsed) -> int:
+        """Fills ``result``; returns how many lines were used."""
+        csv.field_size_limit(2 * MAX_RECORD)
+        start = 0
+        while start < len(lines):
+            reader = csv.reader(islice(lines, start, None), strict=True)
+            first = block.line + start - 1
+            done = 0
+            try:
+                for fields in reader:
+                    if fields and share.owns(first + reader.line_num):
+                        self._add(fields, first + reader.line_num, result)
+                    done = reader.line_num
+                return len(lines)
+            except csv.Error as error:
+                begun = start + done
+                at_end = start + reader.line_num == len(lines)
+                broken = _broken(lines, begun)
+                if (at_end or not broken) and begun and not block.final:
+                    return begun  # what follows the block decides
+                broken = broken or 1
+                line = block.line + begun + broken - 1
+                if share.owns(line):
+                    bad = BadRow(line, f"not CSV: {error}", excerpt(lines[begun].rstrip("\r\n")), broken)
+                    result.bad.append(bad)
+                start = begun + broken
+        return len(lines)
+
+    def _tsv(self, lines: list[str], block: Block, share: Share, result: Parsed) -> int:
+        for number, line in enumerate(lines, start=block.line):
+            stripped = line.rstrip("\r\n")
+            if stripped and share.owns(number):
+                self._add(_tsv_fields(stripped), number, result)
+        return len(lines)
+
+    def _add(self, fields: list[str], line: int, result: Parsed) -> None:
+        if len(fields) != self.width:
+            reason = f"wrong columns: {len(fields)} instead of {self.width}"
+        elif sum(map(len, fields)) > MAX_RECORD:
+            reason = too_long()
+        else:
+            label = self.label if self.columns.label is None else fields[self.columns.label]
+            result.rows.append(Row(line, label or "", join([fields[i] for i in self.columns.texts])))
+            return
+        result.bad.append(BadRow(line, reason, excerpt(("," if self.name == "csv" else "\t").join(fields))))
+
+
+def open_table(
+    name: str, stream: Stream, file: str, wanted: Wanted, header: str, label: str | None
+) -> tuple[Table, LineCutter]:
+    """Looks at the first rows: is there a header, how many columns, which are wanted?
+
+    Raises:
+        UserError: the wanted columns are not there.
+    """
+    cutter = LineCutter(stream, quoted=name == "csv")
+    first = list(islice(_head(name, cutter.head), LOOK_AT))
+    if not first:
+        return Table(name, Chosen(None, (0,)), 1, label), cutter
+    named = header == "yes" or (header == "auto" and is_header(first, wanted))
+    if named:
+        names = [cell.strip() for cell in first[0]]
+        columns = choose_named(file, names, wanted, label_given=label is not None)
+        width = len(names)
+        cutter.skip_line()
+    else:
+        width = Counter(map(len, first)).most_common(1)[0][0]
+        columns = choose_numbered(file, width, wanted, label_given=label is not None)
+    return Table(name, columns, width, label), cutter
+
+
+def _head(name: str, data: bytes) -> Iterator[list[str]]:
+    lines = io.StringIO(data.decode("utf-8", "replace"), newline="\n")
+    if name == "tsv":
+        yield from (_tsv_fields(line.rstrip("\r\n")) for line in lines if line.strip())
+        return
+    csv.field_size_limit(2 * MAX_RECORD)
+    reader = csv.reader(lines, strict=True)
+    while True:
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            continue
+        if fields:
+            yield fields
+
+
+def _tsv_fields(line: str) -> list[str]:
+    fields = line.split("\t")
+    if '"' in line:
+        fields = [
+            field[1:-1].replace('""', '"') if len(field) > 1 and field[0] == field[-1] == '"' else field
+            for field in fields
+        ]
+    return fields
+
+
+def _broken(lines: list[str], start: int) -> int:
+    """Lines of the broken record that begins on ``start``; 0 if it takes more lines to know."""
+    quotes = 0
+    some = lines[start : start + BROKEN_LINES]
+    for count, line in enumerate(some, start=1):
+        quotes += line.count('"')
+        if quotes % 2 == 0:
+            return count
+    return 1 if len(some) == BROKEN_LINES else 0

@@ -1,0 +1,176 @@
+"""Which rows are kept, and in which part: functions of (seed, file, line), whoever read them in whatever order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.data.spool import Rows
+from crepe_dist.errors import UserError
+
+Numbers = npt.NDArray[np.uint64]
+Fate = npt.NDArray[np.uint8]
+TRAIN, VALIDATION, TEST, REPEATED, SAMPLED_OUT, UNKNOWN = range(6)
+DEDUPE = ("no", "exact", "near")
+SAMPLE_DRAW, SPLIT_DRAW = 1, 2
+
+
+@dataclass(frozen=True)
+class Split:
+    """How rows are chosen and divided; ``seed`` decides which.
+
+    Args:
+        test: fraction held back for testing, of the rows without a part of their own.
+        validation: fraction of the same rows for choosing the best epoch and for early stopping.
+        stratified: both fractions are taken of each class by itself.
+        max_per_class: more rows of a class than this are sampled down to it, uniformly.
+        dedupe: rows equal to an earlier one are left out: ``exact``, or ``near`` (but for case, spaces and
+            punctuation). Rows of a test part of its own come before all others, then those of a validation part.
+        align: the number of training rows is made a multiple of this; what is over goes to the test part.
+
+    Raises:
+        UserError: fractions below 0 or that leave nothing to train on, or a cap or alignment below 1.
+    """
+
+    test: float = 0.2
+    validation: float = 0.0
+    seed: int = 0
+    stratified: bool = False
+    max_per_class: int | None = None
+    dedupe: Literal["no", "exact", "near"] = "no"
+    align: int = 1
+
+    def __post_init__(self) -> None:
+        for name, value in (("test", self.test), ("validation", self.validation)):
+            if not 0 <= value < 1:
+                raise UserError(f"the {name} fraction is {value}", remedy="give a fraction from 0 to below 1")
+        if self.test + self.validation >= 1:
+            raise UserError("the test and validation fractions leave nothing to train on", remedy="make them smaller")
+        for name, number in (("max_per_class", self.max_per_class), ("align", self.align)):
+            if number is not None and number < 1:
+                raise UserError(f"{name} is {number}", remedy="give a number from 1 on")
+        if self.seed < 0:
+            raise UserError(f"the seed is {self.seed}", remedy="give a number from 0 on")
+
+
+def draw(seed: int, purpose: int, files: Any, lines: Any) -> Numbers:
+    """A random number, uint64, for each row; independent between rows and purposes.
+
+    The mixing function is that of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014).
+    """
+    with np.errstate(over="ignore"):
+        state = _mix(np.array([seed * 8 + purpose], dtype=np.uint64))
+        state = _mix(state + np.asarray(files).astype(np.uint64))
+        return _mix(state + np.asarray(lines).astype(np.uint64))
+
+
+def _mix(state: Numbers) -> Numbers:
+    z = state * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(z ^ (z >> np.uint64(31)))
+
+
+class Reservoir:
+    """Of each class, the rows with the smallest numbers drawn: a uniform sample in one pass, whatever the order.
+
+    Rows above ``limits`` cannot be in it any more; that is all that is told, so readers may know it late.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.limits: dict[str, int] = {}
+        self._size = size
+        self._drawn: dict[str, list[Numbers]] = {}
+
+    def add(self, label: str, drawn: Numbers) -> None:
+        kept = self._drawn.setdefault(label, [])
+        kept.append(drawn)
+        if sum(map(len, kept)) >= 2 * self._size:
+            smallest = np.partition(np.concatenate(kept), self._size - 1)[: self._size].copy()
+            self._drawn[label] = [smallest]
+            self.limits[label] = int(smallest.max())
+
+
+def decide(rows: Rows, fixed: Fate, split: Split) -> Fate:
+    """The fate of each row: ``TRAIN``, ``VALIDATION``, ``TEST``, or why it is left out.
+
+    Args:
+        rows: in the order of (file, line).
+        fixed: uint8 [n], the part of each row's file.
+    """
+    fate = fixed.copy()
+    label = np.array(rows["label"])
+    trained = np.zeros(int(label.max(initial=-1)) + 1, dtype=bool)
+    trained[label[fixed == TRAIN]] = True
+    fate[~trained[label]] = UNKNOWN
+    if split.dedupe != "no":
+        fate[repeats(rows[split.dedupe], fate)] = REPEATED
+    if split.max_per_class is not None:
+        free = np.flatnonzero(fate == TRAIN)
+        _, place = _by_class(rows, free, label, split.seed, SAMPLE_DRAW)
+        fate[free[place >= split.max_per_class]] = SAMPLED_OUT
+    _divide(rows, fate, fixed, label, split)
+    return fate
+
+
+def _divide(rows: Rows, fate: Fate, fixed: Fate, label: npt.NDArray[np.int32], split: Split) -> None:
+    free = np.flatnonzero(fate == TRAIN)
+    test = 0.0 if (fixed == TEST).any() else split.test
+    validation = 0.0 if (fixed == VALIDATION).any() else split.validation
+    if split.stratified:
+        size, place = _by_class(rows, free, label, split.seed, SPLIT_DRAW)
+        tests, validations = np.rint(size * test), np.rint(size * validation)
+    else:
+        place = _places(draw(split.seed, SPLIT_DRAW, rows["file"][free], rows["line"][free]))
+        tests, validations = np.array(int(len(free) * test)), np.array(int(len(free) * validation))
+    fate[free[place < tests]] = TEST
+    fate[free[(place >= tests) & (place < tests + validations)]] = VALIDATION
+    training = np.flatnonzero(fate == TRAIN)
+    over = len(training) % split.align
+    if over:
+        drawn = draw(split.seed, SPLIT_DRAW, rows["file"][training], rows["line"][training])
+        fate[training[np.argsort(drawn, kind="stable")[:over]]] = TEST
+
+
+def _by_class(
+    rows: Rows, free: npt.NDArray[np.int64], label: npt.NDArray[np.int32], seed: int, purpose: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """For each of the rows ``free``: how many there are of its class, and its place among them in the draw."""
+    drawn = draw(seed, purpose, rows["file"][free], rows["line"][free])
+    order = np.lexsort((drawn, label[free]))
+    counts = np.bincount(label[free])
+    starts = np.cumsum(counts) - counts
+    place = np.empty(len(free), dtype=np.int64)
+    place[order] = np.arange(len(free))
+    return counts[label[free]], place - starts[label[free]]
+
+
+def _places(drawn: Numbers) -> npt.NDArray[np.int64]:
+    place = np.empty(len(drawn), dtype=np.int64)
+    place[np.argsort(drawn, kind="stable")] = np.arange(len(drawn))
+    return place
+
+
+def repeats(key: Any, fate: Fate) -> npt.NDArray[np.bool_]:
+    """bool [n]: rows of a part whose key stands in an earlier row of one; see ``firsts``."""
+    return firsts(key, fate) >= 0
+
+
+def firsts(key: Any, fate: Fate) -> npt.NDArray[np.int64]:
+    """int64 [n]: for each row of a part, the first row of one with the same key; -1 if it is the first itself.
+
+    Test rows come before validation rows, and those before training rows.
+    """
+    used = np.flatnonzero(fate <= TEST)
+    used = used[np.argsort(TEST - fate[used], kind="stable")]
+    values = np.asarray(key)[used]
+    order = np.argsort(values, kind="stable")
+    values, used = values[order], used[order]
+    new = np.ones(len(values), dtype=bool)
+    new[1:] = values[1:] != values[:-1]
+    result = np.full(len(fate), -1, dtype=np.int64)
+    result[used[~new]] = used[np.flatnonzero(new)[(np.cumsum(new) - 1)[~new]]]
+    return result

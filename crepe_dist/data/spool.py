@@ -1,0 +1,165 @@
+"""What was read, before it is decided what is kept: one record a row on disk, and the texts beside.
+
+A spool is all of the source, or part i of n; ``--merge`` takes the parts. Nothing in it depends on the number of
+processes that read, and a row is known by its file and line, so what is decided later is the same for any division.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.errors import UserError
+from crepe_dist.files import sha256, sync, write_json
+
+FORMAT = 1
+MANIFEST = "spool.json"
+ROWS = "rows.bin"
+BAD_ROWS = "bad.jsonl"
+Rows = npt.NDArray[Any]  # of ROW
+ROW = np.dtype(
+    [
+        ("file", "<u4"),  # which of the sources
+        ("line", "<i8"),
+        ("label", "<i4"),  # which of the labels of the spool
+        ("characters", "<u4"),
+        ("texts", "<u2"),  # which file of texts
+        ("offset", "<i8"),
+        ("bytes", "<u4"),
+        ("exact", "<u8"),  # hash of the text
+        ("near", "<u8"),  # hash of its letters and digits, in lower case
+        ("names_label", "?"),  # the label stands in the text
+    ]
+)
+CHUNK = 1 << 18
+
+
+@dataclass(frozen=True)
+class Spool:
+    """An opened spool.
+
+    Attributes:
+        manifest: what ``write`` was given.
+        rows: the records, mapped, in the order of (file, line).
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    rows: Rows
+
+    def bad_rows(self) -> Iterator[dict[str, Any]]:
+        """Records of rows that cannot be used, in the order of (file, line)."""
+        with (self.folder / BAD_ROWS).open(encoding="utf-8") as stream:
+            yield from map(json.loads, stream)
+
+
+class Texts:
+    """Texts of rows out of the mapped files of a spool."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._files = [_map(path) for path in paths]
+
+    def get(self, rows: Rows) -> list[bytes]:
+        """UTF-8 texts of some rows."""
+        places = zip(rows["texts"].tolist(), rows["offset"].tolist(), rows["bytes"].tolist())
+        return [self._files[file][offset : offset + length] for file, offset, length in places]
+
+
+def _map(path: Path) -> Any:
+    with path.open("rb") as stream:
+        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+
+
+def map_rows(path: Path) -> Rows:
+    if path.stat().st_size == 0:
+        return np.zeros(0, dtype=ROW)
+    return np.memmap(path, dtype=ROW, mode="r")
+
+
+def finish(folder: Path, manifest: dict[str, Any], texts: Sequence[str]) -> None:
+    """Writes the manifest of a part that is to be merged elsewhere, with checksums, last."""
+    files = {}
+    for name in (ROWS, BAD_ROWS, *texts):
+        sync(folder / name)
+        files[name] = {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+    write_json(folder / MANIFEST, {"format": FORMAT, **manifest, "texts": list(texts), "files": files})
+
+
+def open_spool(folder: Path) -> Spool:
+    """Opens a finished part; its files are compared with their checksums.
+
+    Raises:
+        UserError: not a part, of another version, cut or altered.
+    """
+    again = "prepare this part again"
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        version = manifest["format"]
+        if version != FORMAT:
+            raise UserError(f"{folder} has format {version}; this version reads format {FORMAT}", remedy=again)
+        for name, about in manifest["files"].items():
+            if Path(name).name != name:
+                raise ValueError(f"{name!r} leads out of the folder")
+            if (folder / name).stat().st_size != about["bytes"] or sha256(folder / name) != about["sha256"]:
+                raise UserError(f"{folder / name} was cut or altered", "its SHA-256 is another", again)
+        if not {ROWS, BAD_ROWS, *manifest["texts"]} <= set(manifest["files"]):
+            raise ValueError("files are missing from the list")
+    except FileNotFoundError as error:
+        remedy = "parts are made by --part i/n; prepare those that are missing"
+        raise UserError(f"{folder} is not a finished part", f"{error.filename} is not there", remedy) from error
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise UserError(f"{folder} cannot be read", f"{type(error).__name__}: {error}", again) from error
+    return Spool(folder, manifest, map_rows(folder / ROWS))
+
+
+def merge(spools: Sequence[Spool], labels: Sequence[str], path: Path) -> tuple[Rows, list[Path]]:
+    """Rows of all spools in the order of (file, line), written to ``path`` and mapped, and the files of their texts.
+
+    Args:
+        labels: what the labels of the merged rows are numbers in.
+    """
+    texts = [spool.folder / name for spool in spools for name in spool.manifest["texts"]]
+    number = {label: index for index, label in enumerate(labels)}
+    places = np.concatenate([np.arange(len(spool.rows), dtype=np.int64) for spool in spools])
+    owner = np.repeat(np.arange(len(spools), dtype=np.int16), [len(spool.rows) for spool in spools])
+    order = np.lexsort([np.concatenate([spool.rows[key] for spool in spools]) for key in ("line", "file")])
+    first_text = np.cumsum([0, *(len(spool.manifest["texts"]) for spool in spools)])
+    relabel = [np.array([number[label] for label in spool.manifest["labels"]], dtype=np.int32) for spool in spools]
+    with path.open("wb") as stream:
+        for start in range(0, len(order), CHUNK):
+            some = order[start : start + CHUNK]
+            chunk = np.empty(len(some), dtype=ROW)
+            for index, spool in enumerate(spools):
+                mine = owner[some] == index
+                taken = np.array(spool.rows[places[some[mine]]])
+                taken["label"] = relabel[index][taken["label"]]
+                taken["texts"] += first_text[index]
+                chunk[mine] = taken
+            stream.write(chunk.tobytes())
+    return map_rows(path), texts
+
+
+class TextWriter:
+    """One worker's file of texts, named after its process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name = f"texts-{os.getpid()}.bin"
+        self._stream: BinaryIO = (folder / self.name).open("ab")
+
+    def append(self, texts: Sequence[bytes]) -> int:
+        """Returns where in the file they begin."""
+        start = self._stream.tell()
+        self._stream.write(b"".join(texts))
+        self._stream.flush()
+        return start
+
+    def close(self) -> None:
+        self._stream.close()

@@ -1,0 +1,220 @@
+"""The numbers of a prepared data set's report, and warnings about what will hurt."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist import __version__
+from crepe_dist.data.building import Built, Collected, Job, kept
+from crepe_dist.data.dataset import PARTS
+from crepe_dist.data.selection import REPEATED, SAMPLED_OUT, TEST, TRAIN, VALIDATION, firsts
+from crepe_dist.data.spool import Texts
+
+PERCENTILES = (1, 5, 25, 50, 75, 90, 95, 99, 100)
+BINS = 40
+EXAMPLES = 3  # a class
+EXAMPLE_CLASSES = 50
+EXAMPLE_LENGTH = 300  # characters
+SHORTEST = 123  # of the network: what leaves one position after its last pool
+FEW_ROWS = 50
+
+
+def summarise(job: Job, found: Collected, built: Built, command: str) -> dict[str, Any]:
+    """All of a report, as JSON can hold it."""
+    rows = kept(built.fate)
+    lengths = np.asarray(found.rows["characters"])[rows]
+    counts = {
+        part: np.bincount(built.labels[built.fate == code], minlength=len(built.classes))
+        for code, part in enumerate(PARTS)
+        if part in built.rows
+    }
+    sampled_out = sum(found.good.values()) - len(found.rows) + int((built.fate == SAMPLED_OUT).sum())
+    summary: dict[str, Any] = {
+        "name": job.name,
+        "version": __version__,
+        "encoding": job.encoding.to_dict(),
+        "classes": built.classes,
+        "parts": {part: {"rows": built.rows[part], "classes": count.tolist()} for part, count in counts.items()},
+        "sources": [{"file": name, "part": part, **found.files[file]} for file, (name, part) in enumerate(job.sources)],
+        "rows": {
+            "read": sum(found.good.values()) + found.bad,
+            "bad": built.bad,
+            "duplicates": int((built.fate == REPEATED).sum()),
+            "sampled_out": sampled_out,
+            "kept": len(rows),
+        },
+        "lengths": _lengths(lengths, job.encoding.feature_len),
+        "characters": _characters(job, built, int(lengths.sum(dtype=np.int64))),
+        "duplicates": _duplicates(found, built),
+        "examples": _examples(found, built),
+        "quarantine": {"rows": built.bad, "reasons": dict(built.reasons.most_common()), "first": built.first_bad},
+        "command": command,
+    }
+    summary["warnings"] = _warnings(summary, _names_label(found, built), job.class_names is not None)
+    return summary
+
+
+def _lengths(lengths: npt.NDArray[Any], feature_len: int) -> dict[str, Any]:
+    values = np.percentile(lengths, PERCENTILES, method="inverted_cdf")
+    # Up to the 99th percentile in even steps; the rest, if there is one, in the last bin.
+    width = max(1, -(-int(values[PERCENTILES.index(99)]) // BINS))
+    edges = [step * width for step in range(BINS + 1)]
+    if lengths.max() >= edges[-1]:
+        edges.append(int(lengths.max()) + 1)
+    counts, _ = np.histogram(lengths, bins=edges)
+    others = sorted({123, 192, 256, 512, 1014, 2048, feature_len})
+    return {
+        "mean": float(lengths.mean()),
+        "percentiles": {str(p): int(value) for p, value in zip(PERCENTILES, values)},
+        "edges": edges,
+        "counts": counts.tolist(),
+        "cut": float((lengths > feature_len).mean()),
+        "cut_at": {str(length): float((lengths > length).mean()) for length in others},
+    }
+
+
+def _characters(job: Job, built: Built, total: int) -> dict[str, Any]:
+    points = np.array(sorted(built.points), dtype=np.uint32)
+    known = job.encoding.known(points) if len(points) else np.zeros(0, dtype=bool)
+    unknown = Counter({int(point): built.points[int(point)] for point in points[~known]})
+    # Equal counts in the order of the code points, so that the same data give the same report.
+    top = sorted(unknown.items(), key=lambda item: (-item[1], item[0]))[:20]
+    return {"total": total, "unknown": sum(unknown.values()), "top": [[chr(point), count] for point, count in top]}
+
+
+def _duplicates(found: Collected, built: Built) -> dict[str, Any]:
+    # Rows that were left out as duplicates are counted too, so that their number is seen.
+    fate = np.where(built.fate == REPEATED, TRAIN, built.fate).astype(np.uint8)
+    exact = firsts(found.rows["exact"], fate)
+    near = firsts(found.rows["near"], fate)
+    again = np.flatnonzero(near >= 0)
+    across = {}
+    for code, other in ((TEST, TRAIN), (VALIDATION, TRAIN), (TEST, VALIDATION)):
+        mine, theirs = built.fate == code, built.fate == other
+        if mine.any() and theirs.any():
+            across[f"{PARTS[code]} in {PARTS[other]}"] = {
+                kind: int(np.isin(found.rows[kind][mine], found.rows[kind][theirs]).sum()) for kind in ("exact", "near")
+            }
+    return {
+        "exact": int((exact >= 0).sum()),
+        "near": len(again),
+        "conflicting": int((built.labels[again] != built.labels[near[again]]).sum()),
+        "removed": int((built.fate == REPEATED).sum()),
+        "across": across,
+    }
+
+
+def _examples(found: Collected, built: Built) -> dict[str, list[str]]:
+    texts = Texts(found.texts)
+    training = np.flatnonzero(built.fate == TRAIN)
+    labels = built.labels[training]
+    examples = {}
+    for index, name in enumerate(built.classes[:EXAMPLE_CLASSES]):
+        mine = training[labels == index][:EXAMPLES]
+        data = texts.get(found.rows[mine])
+        examples[name] = [text.decode("utf-8")[:EXAMPLE_LENGTH] for text in data]
+    return examples
+
+
+def _names_label(found: Collected, built: Built) -> npt.NDArray[np.float64]:
+    """For each class, the share of its rows in which its label stands."""
+    rows = kept(built.fate)
+    labels = built.labels[rows]
+    size = len(built.classes)
+    named = np.bincount(labels, weights=found.rows["names_label"][rows], minlength=size)
+    return np.asarray(named / np.maximum(1, np.bincount(labels, minlength=size)))
+
+
+def _warnings(
+    summary: dict[str, Any], names_label: npt.NDArray[np.float64], classes_are_named: bool
+) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = []
+
+    def warn(what: str, why: str, do: str) -> None:
+        found.append({"what": what, "why": why, "do": do})
+
+    feature_len = summary["encoding"]["feature_len"]
+    lengths, rows, classes = summary["lengths"], summary["rows"]["kept"], summary["classes"]
+    percentiles = lengths["percentiles"]
+    if lengths["cut"] > 0.5:
+        end = "first" if summary["encoding"]["mode"] == "notebook" else "last"
+        warn(
+            f"{lengths['cut']:.1%} of the texts are cut",
+            f"they are longer than {feature_len} characters, of which the {end} are kept",
+            f"--feature-len {percentiles['90']} would hold nine texts of ten; time and memory grow with it",
+        )
+    fits = max(SHORTEST, percentiles["99"])
+    if feature_len > 1.5 * fits:
+        warn(
+            f"most of the {feature_len} characters a document are empty",
+            f"99 % of the texts have at most {percentiles['99']}",
+            f"--feature-len {fits} trains in about {fits / feature_len:.0%} of the time",
+        )
+    if feature_len < SHORTEST:
+        warn(
+            f"documents of {feature_len} characters cannot be trained on",
+            f"the network needs at least {SHORTEST}",
+            f"--feature-len {SHORTEST} or more",
+        )
+    train = summary["parts"]["train"]["classes"]
+    small = [f"{name} ({count})" for name, count in zip(classes, train) if count < FEW_ROWS]
+    if small:
+        warn(
+            f"{len(small)} of {len(classes)} classes have fewer than {FEW_ROWS} training rows",
+            ", ".join(small[:10]) + (" …" if len(small) > 10 else ""),
+            "few rows are hardly learnt: gather more, or join these classes with others",
+        )
+    if max(train) > 0.9 * sum(train):
+        warn(
+            f"{max(train) / sum(train):.1%} of the training rows are of one class, {classes[train.index(max(train))]}",
+            "a model that always says so looks good and is of no use",
+            "look at the scores of each class, and perhaps sample the large class down: --max-per-class",
+        )
+    if not classes_are_named and all(_is_number(name) for name in classes):
+        warn(
+            "the labels look like numbers",
+            "they are taken as names of classes; that one is larger than another is not learnt",
+            "if they stand for names, put these into classes.txt beside the data, one a line, for the labels 1, 2, …",
+        )
+    telling = [f"{classes[i]} ({names_label[i]:.0%})" for i in np.flatnonzero(names_label > 0.5).tolist()]
+    if telling:
+        warn(
+            f"the label stands in the text of most rows of {len(telling)} classes",
+            ", ".join(telling[:10]) + (" …" if len(telling) > 10 else ""),
+            "if texts that you will classify do not hold the answer, take it out of these",
+        )
+    characters = summary["characters"]
+    if characters["unknown"] > 0.1 * characters["total"]:
+        warn(
+            f"{characters['unknown'] / characters['total']:.1%} of the characters are outside the alphabet",
+            "the network sees each of them as a blank",
+            "texts in another script have to be written in Latin letters first",
+        )
+    for pair, count in summary["duplicates"]["across"].items():
+        part, other = pair.split(" in ")
+        if count["near"] > 0.01 * summary["parts"][part]["rows"]:
+            warn(
+                f"{count['near']:,} {part} rows stand in the {other} part too",
+                f"{count['exact']:,} of them letter by letter; what was learnt by heart counts as understood",
+                "--dedupe near leaves repeated rows out",
+            )
+    conflicting = summary["duplicates"]["conflicting"]
+    if conflicting > 0.01 * rows:
+        warn(
+            f"{conflicting:,} rows equal an earlier row of another class",
+            "nobody can tell such rows apart",
+            "look at how they were labelled; --dedupe near keeps the first of each",
+        )
+    return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

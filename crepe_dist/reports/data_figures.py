@@ -1,0 +1,161 @@
+"""The figures of a data set's page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from crepe_dist.reports import data_facts as facts
+from crepe_dist.reports import page
+from crepe_dist.reports.wording import cut, number, percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = {"train": page.BLUE, "validation": page.ORANGE, "test": page.GREEN}
+MOST_BARS = 30
+FEATURE_LEN = "feature_len"
+LABEL = 26  # cells
+BAR = 0.25  # inches from one bar to the next
+MARKED = ("50", "90", "95", "99")  # per cent of the texts
+
+
+def rows(summary: dict[str, Any]) -> str:
+    """From the rows that were read to the rows of each part, one bar below the other."""
+    counts, end = summary["rows"], summary["rows"]["read"]
+    bars = [("read", 0, end, page.SKY)]
+    for key, name, _ in facts.LOSSES:
+        if counts[key]:
+            bars.append((name, end - counts[key], counts[key], page.RED))
+            end -= counts[key]
+    bars.append(("kept", 0, counts["kept"], page.SKY))
+    start = 0
+    for part in facts.parts(summary):
+        count = summary["parts"][part]["rows"]
+        bars.append((f"→ {part}", start, count, COLOURS[part]))
+        start += count
+    ends = [
+        number(count) + (f"  ({percent(count, counts['read'])})" if name != "read" else "")
+        for name, _, count, _ in bars
+    ]
+    with page.look():
+        figure, axes = _bar_axes([name for name, *_ in bars], ends, counts["read"])
+        for place, (_, begin, count, colour) in enumerate(bars):
+            axes.barh(place, count, left=begin, height=0.68, color=colour, edgecolor=colour, linewidth=0.8)
+            _at_end(axes, begin + count, place, ends[place])
+        return page.svg(figure, "Where the rows went. " + facts.flow(summary))
+
+
+def classes(summary: dict[str, Any]) -> str:
+    """Rows of each class, by part."""
+    shown = facts.shown_classes(summary, MOST_BARS)
+    totals = facts.totals(summary)
+    labels = [cut(summary["classes"][index], LABEL) for index in shown]
+    ends = [f"{number(totals[index])}  ({percent(totals[index], sum(totals))})" for index in shown]
+    with page.look():
+        figure, axes = _bar_axes(labels, ends, max((totals[index] for index in shown), default=0), top=0.35)
+        start = [0] * len(shown)
+        for part in facts.parts(summary):
+            counts = [summary["parts"][part]["classes"][index] for index in shown]
+            axes.barh(range(len(shown)), counts, left=start, height=0.68, color=COLOURS[part], label=part)
+            start = [a + b for a, b in zip(start, counts)]
+        for place, index in enumerate(shown):
+            _at_end(axes, totals[index], place, ends[place])
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderpad=0, borderaxespad=0.5, handlelength=1)
+        return page.svg(figure, "Rows of each class. " + facts.balance(summary))
+
+
+def lengths(summary: dict[str, Any]) -> str:
+    """How many texts have how many characters; empty if nothing was counted."""
+    edges, counts = summary["lengths"]["edges"], summary["lengths"]["counts"]
+    if not sum(counts):
+        return ""
+    # A last bin that holds all longer texts is drawn as wide as the one before it, and hatched.
+    over = len(counts) > 1 and edges[-1] - edges[-2] > 1.5 * (edges[-2] - edges[-3])
+    ends = [*edges[:-1], 2 * edges[-2] - edges[-3]] if over else edges
+    last = max(ends[-1], ends[0] + 1)
+    length = summary["encoding"]["feature_len"]
+    marks = [(f"{share} %", value) for share, value in summary["lengths"]["percentiles"].items() if share in MARKED]
+    marks.append((FEATURE_LEN, length))
+    with page.look():
+        figure, axes = page.blank(3.1, left=0.7, right=1.15, bottom=0.5, top=1.05)
+        wide = [max(b - a, 0) or 1 for a, b in zip(ends, ends[1:])]
+        drawn = axes.bar(
+            ends[:-1], counts, width=wide, align="edge", color=page.SKY, edgecolor=page.BLUE, linewidth=0.5
+        )
+        if over:
+            drawn[-1].set(facecolor="none", hatch="////", edgecolor=page.BLUE)
+        right = last if length > 2 * last or over else max(last, 1.02 * length)
+        axes.set_xlim(ends[0], right)
+        _ticks(axes, ends, edges[-1] if over else None, right)
+        _flags(axes, [(_place(value, edges, ends), name, value) for name, value in marks], right)
+        axes.set(xlabel="characters", ylabel="texts")
+        axes.grid(axis="y")
+        axes.set_axisbelow(True)
+        return page.svg(figure, f"How long the texts are. {facts.lengths(summary)} {facts.cutting(summary)}")
+
+
+def _bar_axes(labels: list[str], ends: list[str], longest: int, top: float = 0.08) -> tuple[Figure, Axes]:
+    """Axes for a bar a line, from a name to the right end's number; no scale below, the numbers are enough."""
+    places = max(len(labels), 1)
+    height = BAR * places + 0.05 + top
+    figure, axes = page.blank(height, left=page.margin(labels), right=page.margin(ends), bottom=0.05, top=top)
+    axes.set(xlim=(0, max(longest, 1)), ylim=(places - 0.5, -0.5), xticks=[], yticks=range(len(labels)))
+    axes.set_yticklabels(labels)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["bottom"].set_visible(False)
+    return figure, axes
+
+
+def _at_end(axes: Axes, end: float, place: int, text: str) -> None:
+    axes.annotate(
+        text, (end, place), xytext=(4, 0), textcoords="offset points", va="center_baseline", annotation_clip=False
+    )
+
+
+def _place(value: float, edges: list[float], ends: list[float]) -> float:
+    """Where a length is on the axis, on which the last bin may be drawn narrower than it is."""
+    if value <= edges[-2] or edges[-1] == ends[-1]:
+        return value
+    return ends[-2] + (value - edges[-2]) / (edges[-1] - edges[-2]) * (ends[-1] - ends[-2])
+
+
+def _ticks(axes: Axes, ends: list[float], maximum: float | None, right: float) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    stop = right if maximum is None else ends[-2]
+    ticks = [tick for tick in MaxNLocator(6, integer=True).tick_values(ends[0], stop) if ends[0] <= tick <= stop]
+    labels = [number(tick) for tick in ticks]
+    if maximum is not None:
+        while ticks and ticks[-1] > right - 0.14 * (right - ends[0]):
+            ticks.pop(), labels.pop()
+        ticks.append((ends[-2] + ends[-1]) / 2)
+        labels.append(f"to {number(maximum)}")
+    axes.set_xticks(ticks, labels)
+    top = max(patch.get_height() for patch in axes.patches)  # type: ignore[attr-defined]
+    axes.set_ylim(0, 1.05 * top)
+    counts = [tick for tick in MaxNLocator(4, integer=True).tick_values(0, top) if 0 <= tick <= 1.05 * top]
+    axes.set_yticks(counts, [number(tick) for tick in counts])
+
+
+def _flags(axes: Axes, marks: list[tuple[float, str, float]], right: float) -> None:
+    """Lines with their names above the axes, to the right of the lines: falling, so that no line crosses a name."""
+    inside = sorted(mark for mark in marks if mark[0] <= right)
+    for row, (place, name, value) in enumerate(reversed(inside)):
+        height = 1.04 + 0.12 * row
+        strong = name == FEATURE_LEN
+        axes.plot(
+            [place, place],
+            [0, height + 0.08],
+            transform=axes.get_xaxis_transform(),
+            color=page.RED if strong else page.GREY,
+            linewidth=1.6 if strong else 0.9,
+            clip_on=False,
+        )
+        axes.annotate(
+            f"{name}: {number(value)}",
+            (place, height),
+            xycoords=axes.get_xaxis_transform(),
+            xytext=(4, 0),
+            textcoords="offset points",
+        )

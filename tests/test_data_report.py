@@ -1,0 +1,508 @@
+from __future__ import annotations
+
+import copy
+import io
+import re
+import subprocess
+import sys
+import unicodedata
+from html.parser import HTMLParser
+
+import matplotlib
+import pytest
+from rich.console import Console
+
+from crepe_dist.data.alphabet import ALPHABET
+from crepe_dist.reports import wording
+from crepe_dist.reports.data import page, show
+from crepe_dist.reports.page import blank, look, render, svg
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "[bold red]not bold[/bold red]",
+    "\x1b[31mred\x1b]0;title\x07",
+    "abc\u202edef\u2066\u200b",
+    "two\r\nlines",
+    "$x^{2$ \\alpha",
+    "\" onload=alert(1) '><img src=http://evil.example/x.png>",
+    "{{ 7 * 7 }} {% raw %}",
+    "half \udce9 of a character \ufffe",
+    "日本語のとても長い見出し" * 9,
+    "x" * 5000,
+]
+# What a page may be made of: nothing that runs or fetches.
+ELEMENTS = (
+    "html head meta title style body main header nav section figure details summary h1 h2 h3 p br a bdi blockquote "
+    "code pre dl dt dd div table thead tbody tr th td svg defs g path text use clippath rect pattern"
+)
+
+
+def summary(**changes):
+    whole = {
+        "name": "reviews",
+        "version": "0.1.0",
+        "encoding": {"mode": "paper", "feature_len": 1014, "fold_accents": True, "alphabet": ALPHABET},
+        "classes": ["praise", "complaint"],
+        "parts": {
+            "train": {"rows": 5700, "classes": [3000, 2700]},
+            "validation": {"rows": 1000, "classes": [500, 500]},
+            "test": {"rows": 2000, "classes": [890, 1110]},
+        },
+        "sources": [
+            {
+                "file": "train.csv.gz",
+                "part": "train",
+                "format": "csv",
+                "bytes": 1234567,
+                "sha256": "ab" * 32,
+                "rows": 10000,
+                "bad": 31,
+            }
+        ],
+        "rows": {"read": 10000, "bad": 31, "duplicates": 69, "sampled_out": 1200, "kept": 8700},
+        "lengths": {
+            "mean": 456.7,
+            "percentiles": {
+                "1": 12,
+                "5": 30,
+                "25": 120,
+                "50": 300,
+                "75": 600,
+                "90": 905,
+                "95": 1310,
+                "99": 3001,
+                "100": 45000,
+            },
+            "edges": [*range(0, 2001, 100), 45000],
+            "counts": [*range(1000, 0, -50), 200],
+            "cut": 0.087,
+            "cut_at": {"192": 0.81, "512": 0.4, "1014": 0.087},
+        },
+        "characters": {"total": 1000000, "unknown": 1250, "top": [["é", 1000], ["\n", 200], ["\u0301", 50]]},
+        "duplicates": {
+            "exact": 12,
+            "near": 21,
+            "conflicting": 3,
+            "removed": 69,
+            "across": {"test in train": {"exact": 1, "near": 14}, "validation in train": {"exact": 0, "near": 0}},
+        },
+        "examples": {"praise": ["what a wonderful little film"], "complaint": ["arrived broken"]},
+        "quarantine": {
+            "rows": 31,
+            "reasons": {"not UTF-8": 3, "empty text": 28},
+            "first": [{"file": "train.csv.gz", "line": 77, "reason": "empty text", "excerpt": "praise,"}],
+        },
+        "warnings": [{"what": "test texts are in train", "why": "they were drawn twice", "do": "remove them"}],
+        "command": "python -m crepe_dist.prepare reviews.csv --out data/reviews",
+    }
+    return {**whole, **changes}
+
+
+def hostile():
+    """Every text that comes from outside is of the worst kind."""
+    count = len(HOSTILE)
+    rows = {"read": 21 * count, "bad": 10 * count, "duplicates": 0, "sampled_out": 0, "kept": 11 * count}
+    source = summary()["sources"][0]
+    return summary(
+        name=HOSTILE[0],
+        rows=rows,
+        classes=HOSTILE,
+        parts={"train": {"rows": 10 * count, "classes": [10] * count}, "test": {"rows": count, "classes": [1] * count}},
+        sources=[{**source, "file": text, "part": None} for text in HOSTILE],
+        examples=dict.fromkeys(HOSTILE, HOSTILE[:3]),
+        quarantine={
+            "rows": 10 * count,
+            "reasons": dict.fromkeys(HOSTILE, 10),
+            "first": [{"file": text, "line": 1, "reason": text, "excerpt": text} for text in HOSTILE[:5]],
+        },
+        characters={"total": 99, "unknown": 9, "top": [[c, 1] for c in "<\x1b\u202e\udce9\ufffe\u00a0\u3000\ue000日"]},
+        warnings=[{"what": text, "why": text, "do": text} for text in HOSTILE],
+        command=" ".join(HOSTILE),
+    )
+
+
+def of_classes(count):
+    counts = [1 + 10**6 // (rank + 1) for rank in range(count)]
+    rows = sum(counts) + count
+    return summary(
+        rows={"read": rows, "bad": 0, "duplicates": 0, "sampled_out": 0, "kept": rows},
+        classes=[f"<class & number {rank}>" for rank in range(count)],
+        parts={"train": {"rows": sum(counts), "classes": counts}, "test": {"rows": count, "classes": [1] * count}},
+        examples={f"<class & number {rank}>": ["a text", "<b>" * 3000] for rank in range(50)},
+    )
+
+
+class Page(HTMLParser):
+    """What a browser finds in a page."""
+
+    def __init__(self, markup):
+        super().__init__()
+        self.elements, self.attributes, self.open = [], [], []
+        self.pieces: list[str] = []
+        self.feed(markup)
+        self.close()
+        self.text = " ".join("".join(self.pieces).split())
+
+    def handle_data(self, data):
+        self.pieces.append(data)
+
+    def handle_starttag(self, tag, attrs):
+        self.handle_startendtag(tag, attrs)
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+        if tag in ("td", "th"):
+            self.pieces.append(" ")
+
+
+def lines(what, width=80, folder="data/reviews", **options):
+    stream = io.StringIO()
+    show(what, Console(file=stream, width=width, **options), folder)
+    return stream.getvalue().splitlines()
+
+
+def said(what, **options):
+    return " ".join(" ".join(lines(what, **options)).split())
+
+
+BOTH = pytest.mark.parametrize("read", [lambda what: Page(page(what)).text, lambda what: said(what, width=500)])
+
+
+@BOTH
+def test_what_there_is_to_know(read):
+    text = read(summary())
+    for sentence in (
+        "8,700 documents in 2 classes: 5,700 to learn from, 1,000 to choose the best epoch by and 2,000 to test on.",
+        "10,000 rows were read; 31 could not be used, 69 were removed as duplicates and 1,200 were left out",
+        "The largest class to learn from is praise (3,000 rows); the smallest is complaint (2,700 rows).",
+        "A model that always says praise is right in 44.5 % of the test rows.",
+        "Half of the texts have up to 300 characters, 90 % up to 905, 95 % up to 1,310, 99 % up to 3,001, the "
+        "longest has 45,000.",
+        "8.7 % are longer than feature_len, 1,014 characters, and lose their beginning.",
+        "0.1 % of the characters (1,250 of 1,000,000) are outside the alphabet",
+        "21 rows repeat an earlier one, but for case, spaces and punctuation; 12 of them to the letter.",
+        "3 repeat a row of another class",
+        "69 were removed.",
+        "14 test texts (0.7 %) stand in train too, 1 to the letter.",
+        "No validation text stands in train too.",
+        "the last 1,014 characters of a text are read, from its end. é counts as e.",
+        "test texts are in train",
+        "they were drawn twice",
+        "remove them",
+        "1.2 MB",
+    ):
+        assert sentence in text
+    assert "Nothing stands out." not in text
+    assert "Nothing stands out." in read(summary(warnings=[]))
+
+
+def test_what_only_the_page_has_room_for():
+    text = Page(page(summary())).text
+    for piece in (
+        "A feature_len of 905 holds 90 % of the texts whole, 1,310 holds 95 % and 3,001 holds 99 %.",
+        "192 81.0 %",
+        "\\n U+000A LINE FEED: the end of a line 200 16.0 %",
+        "é U+00E9 LATIN SMALL LETTER E WITH ACUTE 1,000 80.0 %",
+        "◌\u0301 U+0301",
+        "praise 3,000 500 890 4,390 50.5 %",
+        "what a wonderful little film",
+        "reason rows empty text 28 not UTF-8 3",
+        "train.csv.gz:77 empty text praise,",
+        "ab" * 32,
+        "python -m crepe_dist.prepare reviews.csv --out data/reviews",
+        f"The alphabet has {len(ALPHABET)} characters",
+    ):
+        assert piece in text
+
+
+def test_the_figures_say_their_numbers():
+    found = [
+        " ".join(re.findall(r">([^<]+)</text>", each)) for each in re.findall(r"<svg.*?</svg>", page(summary()), re.S)
+    ]
+    assert len(found) == 3
+    assert "not usable duplicates removed left out by sampling kept → train → validation → test 10,000 31" in found[0]
+    assert "8,700  (87.0 %)" in found[0]
+    assert "praise complaint 4,390  (50.5 %) 4,310  (49.5 %)" in found[1]
+    for piece in ("50 %: 300", "90 %: 905", "95 %: 1,310", "99 %: 3,001", "feature_len: 1,014", "to 45,000"):
+        assert piece in found[2]
+    assert "5 %: 30 " not in found[2]
+
+
+@pytest.mark.parametrize("what", [summary(), hostile()], ids=["plain", "hostile"])
+def test_a_page_runs_nothing_and_fetches_nothing(what):
+    markup = page(what)
+    read = Page(markup)
+    assert read.open == []
+    assert set(read.elements) <= set(ELEMENTS.split())
+    assert read.elements.count("svg") == 3
+    ids = [value for name, value in read.attributes if name == "id"]
+    assert len(ids) == len(set(ids)) > 100
+    for name, value in read.attributes:
+        assert not name.startswith("on")
+        assert name not in ("src", "srcset", "action", "data")
+        if name in ("href", "xlink:href"):
+            assert value[0] == "#"
+            assert value[1:] in ids
+        assert all(target in ids for target in re.findall(r"url\(#?(.*?)\)", value or ""))
+    markup.encode("utf-8")
+    assert all(c == "\n" or c.isprintable() or unicodedata.category(c) == "Zs" for c in markup)
+
+
+def test_a_page_shows_hostile_texts_as_they_are():
+    text = Page(page(hostile())).text
+    for piece in (
+        "<script>alert(1)</script>",
+        "[bold red]not bold[/bold red]",
+        "\\x1b[31mred\\x1b]0;title\\x07",
+        "abc\\u202edef\\u2066\\u200b",
+        "two\\r\\nlines",
+        "$x^{2$ \\alpha",
+        "onload=alert(1)",
+        "{{ 7 * 7 }} {% raw %}",
+        "half \\udce9 of a character \\ufffe",
+        "\\ue000 U+E000 private use",
+        "\\u3000 U+3000 IDEOGRAPHIC SPACE",
+    ):
+        assert piece in text
+    assert "x" * 1001 not in text.replace("x" * 5000, "", 1)  # once in the command, which is never cut
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("what", [summary(), hostile(), of_classes(500)], ids=["plain", "hostile", "many"])
+def test_the_terminal_s_lines_fit_and_are_plain_text(what, width):
+    found = lines(what, width, folder="/a/long/\x1b[2Jpath" * 20)
+    assert max(wording.cells(line) for line in found) <= width
+    assert not any(line.endswith(" ") for line in found)
+    assert all(line.isprintable() or line.replace("\u3000", "").isprintable() for line in found)
+
+
+def test_the_terminal_shows_markup_as_it_stands():
+    text = "".join("".join(lines(hostile(), force_terminal=True, color_system="truecolor", width=2000)).split())
+    escapes = set(re.findall(r"\x1b.*?[a-zA-Z]", text))
+    assert escapes
+    assert escapes <= {"\x1b[0m", "\x1b[1m", "\x1b[32m", "\x1b[1;33m"}
+    assert "[boldred]notbold[/boldred]" in text
+    assert "\\x1b[31mred" in text
+
+
+def test_the_terminal_is_brief():
+    assert len(lines(summary())) <= 40
+    text = said(of_classes(500))
+    assert "and 480 more, none larger than these" in text
+    assert "<class & number 19>" in text
+    assert "<class & number 20>" not in text
+    assert said(summary(), folder="data/reviews/").endswith("data/reviews/report.html")
+
+
+def test_the_terminal_shows_the_first_warnings():
+    text = said(summary(warnings=[{"what": f"warning {n}", "why": "", "do": ""} for n in range(12)]))
+    assert "! warning 9 ! and 2 more warnings, in the report" in text
+    assert "why" not in text
+
+
+def test_the_classes_are_drawn_to_scale():
+    bars = [
+        line.count("█")
+        for line in lines(summary(classes=["a", "b", "c"], parts={"train": {"rows": 61, "classes": [40, 20, 1]}}))
+    ]
+    assert [count for count in bars if count] == [30, 15, 1]
+
+
+def test_an_output_without_unicode_is_no_obstacle():
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    show(hostile(), Console(file=stream, width=80), "data/é")
+    stream.flush()
+    assert b"data/\\xe9/report.html" in raw.getvalue()
+    assert b"####" in raw.getvalue()
+
+
+def test_the_same_summary_gives_the_same_page_whatever_the_settings():
+    what = hostile()
+    before = copy.deepcopy(what)
+    first = page(what)
+    with matplotlib.rc_context(
+        {"font.size": 30, "svg.fonttype": "path", "axes.facecolor": "red", "svg.hashsalt": None}
+    ):
+        settings = dict(matplotlib.rcParams)
+        assert page(what) == first
+        assert dict(matplotlib.rcParams) == settings
+    assert what == before
+    assert lines(what) == lines(what)
+
+
+def test_an_import_is_cheap_and_pyplot_is_never_needed():
+    code = f"""
+import sys
+import crepe_dist.reports.data as data
+assert not {{"matplotlib", "jinja2", "rich", "numpy"}} & set(sys.modules)
+data.page({summary()!r})
+assert "matplotlib" in sys.modules
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.timeout(30)
+def test_ten_thousand_classes():
+    what = of_classes(10_000)
+    markup = page(what)
+    assert len(markup.encode("utf-8")) < 3_000_000
+    text = Page(markup).text
+    assert "in 10,000 classes" in text
+    assert "and 9,970 more classes, none larger than these" in text
+    assert "and 8,000 more classes, none larger than these" in text
+    assert "and 9,950 more classes" in text
+    assert "<class & number 1999>" in text
+    assert "<class & number 2000>" not in text
+    assert "and 9,980 more" in said(what)
+
+
+def test_the_largest_classes_are_shown_where_not_all_can_be():
+    what = of_classes(31)
+    what["parts"]["train"]["classes"].reverse()
+    drawn = re.findall(r"<svg.*?</svg>", page(what), re.S)[1]
+    shown = re.findall(r">&lt;class &amp; number (\d+)&gt;", drawn)
+    assert shown == [str(rank) for rank in range(30, 0, -1)]
+    assert "and 1 more class, smaller" in Page(page(what)).text
+
+
+@pytest.mark.parametrize("files", [20, 21, 3000])
+def test_only_the_first_files_are_listed(files):
+    source = summary()["sources"][0]
+    what = summary(sources=[{**source, "file": f"part-{n}.csv"} for n in range(files)])
+    text = Page(page(what)).text
+    assert "part-19.csv" in text
+    assert "part-20.csv" not in text
+    more = files - 20
+    assert ("more file" in text) == bool(more)
+    assert not more or f"and {more:,} more {'file' if more == 1 else 'files'}" in text
+    assert f"part-2.csv (10,000 rows, 1.2 MB) and {files - 3:,} more files" in said(what)
+
+
+@BOTH
+def test_a_data_set_of_training_rows_alone(read):
+    across = {"test in train": {"exact": 0, "near": 1}}
+    duplicates = {**summary()["duplicates"], "across": across}
+    text = read(summary(parts={"train": {"rows": 5700, "classes": [3000, 2700]}}, duplicates=duplicates))
+    assert "5,700 to learn from. Nothing is held back to test on." in text
+    assert "A model that always says praise is right in 52.6 % of the training rows." in text
+    assert "validation 1" not in text
+    assert "1 test text stands in train too, none to the letter." in text
+
+
+@BOTH
+def test_nothing_found_is_said_as_such(read):
+    text = read(
+        summary(
+            rows={"read": 8700, "bad": 0, "duplicates": 0, "sampled_out": 0, "kept": 8700},
+            characters={"total": 1000000, "unknown": 0, "top": []},
+            duplicates={"exact": 0, "near": 0, "conflicting": 0, "removed": 0, "across": {}},
+            quarantine={"rows": 0, "reasons": {}, "first": []},
+            lengths={**summary()["lengths"], "cut": 0, "cut_at": {}},
+        )
+    )
+    for sentence in (
+        "8,700 rows were read; all are kept.",
+        "All 1,000,000 characters are in the alphabet.",
+        "No text occurs twice.",
+        "Every row could be used.",
+        "nothing is cut",
+    ):
+        assert sentence in text
+
+
+@BOTH
+def test_a_class_without_rows(read):
+    parts = {"train": {"rows": 9, "classes": [9, 0]}, "test": {"rows": 0, "classes": [0, 0]}}
+    text = read(summary(parts=parts, examples={}, sources=[]))
+    assert "there is nothing to learn complaint from." in text
+    assert "A model that always says" not in text
+
+
+@pytest.mark.parametrize(
+    ("edges", "counts", "feature_len", "line"),
+    [
+        ([5, 5], [9], 1014, False),
+        ([0, 50, 100], [3, 4], 120, True),
+        ([0, 50, 100], [3, 4], 5000, False),
+        ([0, 50, 100, 9000], [3, 4, 5], 123, True),
+        ([0, 50, 100, 9000], [3, 4, 5], 9001, False),
+    ],
+)
+def test_lengths_of_every_shape(edges, counts, feature_len, line):
+    what = summary(lengths={**summary()["lengths"], "edges": edges, "counts": counts})
+    what["encoding"] = {**what["encoding"], "feature_len": feature_len}
+    drawn = re.findall(r"<svg.*?</svg>", page(what), re.S)[2]
+    assert ("feature_len: " in drawn) == line
+
+
+def test_no_lengths_make_no_figure():
+    lengths = {"mean": 0, "percentiles": {}, "edges": [], "counts": [], "cut": 0, "cut_at": {}}
+    assert page(summary(lengths=lengths)).count("<svg") == 2
+
+
+def test_the_network_s_shortest_text_is_told_where_it_matters():
+    least = "The network needs at least 123."
+    lengths = {**summary()["lengths"], "percentiles": {"90": 60, "95": 80.2, "99": 200}}
+    text = Page(page(summary(lengths=lengths))).text
+    assert f"1,310 holds 95 % and 3,001 holds 99 %. Time and memory grow with it. {least}" not in text
+    assert "80.2" not in text
+    assert "81 holds 95 %" in text
+    assert least in text
+    assert least not in page(summary())
+
+
+def test_the_notebook_s_encoding_loses_the_end():
+    encoding = {"mode": "notebook", "feature_len": 1014, "fold_accents": False, "alphabet": ALPHABET}
+    assert "lose their end" in said(summary(encoding=encoding))
+    assert "Upper case is unknown; the first 1,014 characters" in said(summary(encoding=encoding))
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "text"),
+    [
+        (0, 5, "0.0 %"),
+        (5, 5, "100.0 %"),
+        (1, 10**6, "< 0.1 %"),
+        (10**6 - 1, 10**6, "> 99.9 %"),
+        (89, 200, "44.5 %"),
+        (0, 0, "–"),
+    ],
+)
+def test_shares(part, whole, text):
+    assert wording.percent(part, whole) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (12345678, "12.3 MB"), (5 * 10**15, "5000.0 TB")]
+)
+def test_sizes(count, text):
+    assert wording.size(count) == text
+
+
+def test_two_figures_on_a_page_share_no_id():
+    with look():
+        drawn = []
+        for height in (1, 2):
+            figure, axes = blank(height, left=0.5)
+            axes.barh(['id="x" url(#y)'], [1])
+            drawn.append(svg(figure, 'says "no" <'))
+    ids = [set(re.findall(r' id="([^"]+)"', re.sub(r">[^<]*<", "><", each))) for each in drawn]
+    assert len(ids[0]) > 10
+    assert not ids[0] & ids[1]
+    assert 'id="x" url(#y)' in drawn[0]
+    assert drawn[0].startswith("<svg viewBox=")
+    assert 'role="img" aria-label="says &quot;no&quot; &lt;"' in drawn[0]
+    assert drawn[0].endswith("</svg>")
+
+
+def test_a_template_s_missing_value_is_an_error():
+    with pytest.raises(Exception, match="is undefined"):
+        render("data.html")

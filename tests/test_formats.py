@@ -1,0 +1,450 @@
+"""Every format, from files as people have them to rows; and how a file in pieces gives the rows of the whole."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import random
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from crepe_dist.data.formats import lines
+from crepe_dist.data.formats.columns import Wanted
+from crepe_dist.data.formats.rows import MAX_RECORD, Share, join_title
+from crepe_dist.data.pool import pool
+from crepe_dist.data.reading import Reader
+from crepe_dist.data.sources import Reading, Source, find_sources, open_source
+from crepe_dist.data.spool import BAD_ROWS, ROWS, Texts, map_rows
+from crepe_dist.errors import UserError
+
+
+class Read:
+    """All of some sources, as a preparation would read it."""
+
+    def __init__(self, tmp_path, sources, reading=None, *, ahead=1, processes=1, share=None, class_names=None):
+        folder = tmp_path / f"spool-{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        self.reader = Reader(folder, sources, reading or Reading(), class_names, 0, None, share or Share())
+        with pool(processes) as executor:
+            self.positions = list(self.reader.read(executor, ahead))
+        rows = map_rows(folder / ROWS)
+        labels = list(self.reader.labels)
+        texts = Texts([folder / name for name in self.reader.texts]).get(rows)
+        self.rows = [(int(row["line"]), labels[row["label"]], text.decode()) for row, text in zip(rows, texts)]
+        self.bad = [json.loads(line) for line in (folder / BAD_ROWS).read_text().splitlines()]
+        self.reasons = [(bad["line"], bad["reason"]) for bad in self.bad]
+
+
+def read(tmp_path, name, content, **reading):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    columns = Wanted(*(reading.pop(key, None) for key in ("label", "title", "text")))
+    return Read(tmp_path, find_sources([str(path)]).files, Reading(columns=columns, **reading))
+
+
+class TestTables:
+    def test_paper_s_form(self, tmp_path):
+        got = read(tmp_path, "a.csv", '"2","Title","Body, ""quoted"",\nand a line"\n\n"1","","only text"\n')
+        assert got.rows == [(2, "2", 'Title | Body, "quoted",\nand a line'), (4, "1", "only text")]
+        assert got.bad == []
+
+    @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.txt", "a"])
+    def test_name_or_content_tells_the_format(self, tmp_path, name):
+        content = b"x,fine\r\ny,good\r\n"
+        got = read(tmp_path, name, gzip.compress(content) if name.endswith("gz") else content)
+        assert got.rows == [(1, "x", "fine"), (2, "y", "good")]
+
+    @pytest.mark.parametrize(
+        ("header", "row", "expected"),
+        [
+            ("Class Index,Title,Description", "3,Wall St.,Short-sellers", ("3", "Wall St. | Short-sellers")),
+            ("review,sentiment", "One of the best,positive", ("positive", "One of the best")),
+            ("id,text,label", "77,some words,spam", ("spam", "some words")),
+            ("stars,review_body", "5,some words", ("5", "some words")),
+            ("foo,label", "some words,spam", ("spam", "some words")),
+        ],
+    )
+    def test_usual_headers(self, tmp_path, header, row, expected):
+        assert read(tmp_path, "a.csv", f"{header}\n{row}\n").rows == [(2, *expected)]
+
+    def test_a_class_called_review_makes_no_header(self, tmp_path):
+        got = read(tmp_path, "a.csv", "review,great film\nnews,it rained\nreview,dull film\n")
+        assert [row[1] for row in got.rows] == ["review", "news", "review"]
+
+    def test_header_by_order(self, tmp_path):
+        got = read(tmp_path, "a.csv", "kind,words\nx,fine\n", header="yes", label="kind")
+        assert got.rows == [(2, "x", "fine")]
+        got = read(tmp_path, "b.csv", "label,text\nx,fine\n", header="no")
+        assert len(got.rows) == 2
+
+    def test_columns_by_name_and_number(self, tmp_path):
+        content = "id,head,body,kind\n1,A,b c,x\n"
+        got = read(tmp_path, "a.csv", content, label="kind", title="head", text="body")
+        assert got.rows == [(2, "x", "A | b c")]
+        got = read(tmp_path, "b.csv", "1,A,b c,x\n", label="4", text="3")
+        assert got.rows == [(1, "x", "b c")]
+
+    @pytest.mark.parametrize(
+        ("content", "reading", "message"),
+        [
+            ("label,one,two\nx,a,b\n", {}, "which column is the text"),
+            ("one,text,two\na,b,c\n", {}, "which column is the label"),
+            ("label,text\nx,a\n", {"text": "body"}, "has no column 'body'"),
+            ("x,a\ny,b\n", {"label": "3"}, "has no column '3'"),
+            ("x,a\ny,b\n", {"label": "kind"}, "has no column 'kind'"),
+        ],
+    )
+    def test_columns_that_are_not_clear_are_asked_for(self, tmp_path, content, reading, message):
+        with pytest.raises(UserError, match=message):
+            read(tmp_path, "a.csv", content, **reading)
+
+    def test_wrong_columns_are_seen(self, tmp_path):
+        got = read(tmp_path, "a.csv", "x,a\ny,b,c\nx\nz,d\n")
+        assert got.rows == [(1, "x", "a"), (4, "z", "d")]
+        assert got.reasons == [(2, "wrong columns: 3 instead of 2"), (3, "wrong columns: 1 instead of 2")]
+
+    def test_tsv_keeps_quotes_inside_and_takes_them_off_around(self, tmp_path):
+        got = read(tmp_path, "a.tsv", 'x\t5" screen\ny\t"he said ""no"""\nx\t"open\n')
+        assert [row[2] for row in got.rows] == ['5" screen', 'he said "no"', '"open']
+
+    def test_bytes_that_are_not_utf_8_cost_one_row(self, tmp_path):
+        got = read(tmp_path, "a.csv", b"x,caf\xe9\ny,caf\xc3\xa9\n")
+        assert got.rows == [(2, "y", "café")]
+        assert got.reasons == [(1, "not UTF-8")]
+
+    def test_byte_order_mark(self, tmp_path):
+        assert read(tmp_path, "a.csv", b"\xef\xbb\xbfx,fine\n").rows == [(1, "x", "fine")]
+
+    def test_a_stray_quote_costs_its_own_row_alone(self, tmp_path):
+        rows = [f'"{"xy"[n % 2]}","fine {n}"' for n in range(400)]
+        rows[100] = '"x","never closed'
+        rows[200] = '"x","a "word" in it"'
+        got = read(tmp_path, "a.csv", "\n".join(rows))
+        assert len(got.rows) == 398
+        assert [(bad["line"], bad["lines"]) for bad in got.bad] == [(101, 1), (201, 1)]
+        assert all(bad["reason"].startswith("not CSV") for bad in got.bad)
+
+    def test_a_broken_record_of_several_lines_goes_as_a_whole(self, tmp_path):
+        got = read(tmp_path, "a.csv", '"1","He said "hi", then\nleft, alone"\n"2","fine"\n')
+        assert got.rows == [(3, "2", "fine")]
+        assert [(bad["line"], bad["lines"]) for bad in got.bad] == [(2, 2)]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_csv_in_pieces_is_csv_as_a_whole(tmp_path, monkeypatch, seed):
+    """Whatever is read ahead, and by however many machines, rows and bad rows are the same; valid files are read as
+    Python's own csv module reads them."""
+    generator = random.Random(seed)
+    strays = generator.choice([0, 0.002, 0.02, 0.2])
+    records = []
+    for number in range(generator.randint(50, 300)):
+        pieces = ["a", " ", "\n", '"', ",", "word ", "line\n"]
+        stream = io.StringIO()
+        quoting = generator.choice([csv.QUOTE_ALL, csv.QUOTE_MINIMAL])
+        text = f"{number} {''.join(generator.choices(pieces, k=generator.randint(1, 30)))}"
+        csv.writer(stream, quoting=quoting, lineterminator="\n").writerow([generator.choice("xyz"), text])
+        record = stream.getvalue()
+        if generator.random() < strays:
+            at = generator.randrange(len(record) - 1)
+            record = f'{record[:at]}"{record[at:]}'
+        records.append(record)
+    if strays:
+        records[generator.randrange(len(records))] = f"x,{'long' * 3000}\n"
+    content = "".join(records)
+    (tmp_path / "a.csv").write_text(content)
+    monkeypatch.setattr(lines, "BLOCK", generator.choice([2500, 6000]))
+    sources, reading = find_sources([str(tmp_path / "a.csv")]).files, Reading(header="no")
+    expected = Read(tmp_path, sources, reading)
+    if not strays:
+        assert [(row[1], row[2]) for row in expected.rows] == [tuple(row) for row in csv.reader(io.StringIO(content))]
+        assert expected.bad == []
+    for ahead in (2, 5):
+        got = Read(tmp_path, sources, reading, ahead=ahead)
+        assert got.rows == expected.rows
+        assert got.bad == expected.bad
+    shares = [Read(tmp_path, sources, reading, ahead=3, share=Share(index, 3)) for index in range(3)]
+    assert sorted(row for each in shares for row in each.rows) == sorted(expected.rows)
+    assert sorted(bad["line"] for each in shares for bad in each.bad) == sorted(bad["line"] for bad in expected.bad)
+
+
+def test_a_stray_quote_in_one_of_many_files(tmp_path, monkeypatch):
+    """What was read ahead of other files is read again, in order."""
+    monkeypatch.setattr(lines, "BLOCK", 2000)
+    names = []
+    for file in range(4):
+        rows = [f'"{"xy"[n % 2]}","file {file}\nrow {n}"' for n in range(200)]
+        rows[50] = rows[50].replace('"\n', "\n") + '"' * (file % 2)
+        names.append(str(tmp_path / f"{file}.csv"))
+        (tmp_path / f"{file}.csv").write_text("\n".join(rows))
+    one, many = (Read(tmp_path, find_sources(names).files, ahead=ahead) for ahead in (1, 7))
+    assert len(one.bad) > 0
+    assert (one.rows, one.bad) == (many.rows, many.bad)
+    assert one.positions[-1] == many.positions[-1] == sum((tmp_path / f"{n}.csv").stat().st_size for n in range(4))
+
+
+class TestJsonLines:
+    def test_keys_are_found_and_scalars_are_labels(self, tmp_path):
+        content = '{"id": 1, "text": "caf\\u00e9", "label": 1.50}\n\n{"text": "b", "label": true}\n'
+        assert read(tmp_path, "a.jsonl", content).rows == [(1, "1.50", "café"), (3, "true", "b")]
+
+    def test_chosen_keys(self, tmp_path):
+        content = '{"kind": "x", "head": "A", "body": "b"}\n{"kind": "x", "head": null, "body": "c"}\n'
+        got = read(tmp_path, "a.ndjson", content, label="kind", title="head", text="body")
+        assert [row[2] for row in got.rows] == ["A | b", "c"]
+
+    def test_bad_lines(self, tmp_path):
+        good = '{"text": "a", "label": "x"}'
+        lines = [good, "{", '["a"]', '{"label": "x"}', '{"text": true, "label": "x"}', '{"text": "a", "label": ["x"]}',
+                 '{"text": "a"}', '{"text": "\\ud800", "label": "x"}', "[" * 5000, good]  # fmt: skip
+        got = read(tmp_path, "a.json", "\n".join(lines))
+        assert [row[0] for row in got.rows] == [1, 10]
+        kinds = [reason.split(":")[0] for _, reason in got.reasons]
+        assert kinds == ["not JSON", "not a JSON object", "no such key", "not a text", "not a single value",
+                         "no label", "not UTF-8", "not JSON"]  # fmt: skip
+
+    def test_numbers_of_absurd_length_cost_nothing(self, tmp_path):
+        content = '{"text": "a", "label": %s}\n' % ("1" * 1_000_000)
+        assert read(tmp_path, "a.jsonl", content).reasons == [(1, "label longer than 200 characters")]
+
+    def test_an_array_is_refused_with_the_remedy(self, tmp_path):
+        with pytest.raises(UserError, match="one JSON array") as caught:
+            read(tmp_path, "a.json", '[{"text": "a", "label": "x"}]')
+        assert "jq" in caught.value.remedy
+
+
+class TestAmazon:
+    def test_json_and_python_literals(self, tmp_path):
+        lines = [
+            {"summary": "Great", "reviewText": "I's good", "overall": 5.0},
+            {"summary": "", "reviewText": "no title"},
+        ]
+        content = json.dumps(lines[0]) + "\n" + repr(lines[0]) + "\n" + repr(lines[1]) + "\n"
+        got = read(tmp_path, "reviews_Cell_Phones_and_Accessories_5.json.gz", gzip.compress(content.encode()))
+        assert [row[2] for row in got.rows] == ["Great | I's good", "Great | I's good", "no title"]
+        assert {row[1] for row in got.rows} == {"Cell_Phones_and_Accessories"}
+        assert got.reader.files[0].format == "amazon"
+
+    def test_nothing_is_executed(self, tmp_path):
+        lines = [
+            "{'summary': 'a', 'reviewText': __import__('os').system('touch executed')}",
+            "{'summary': 'a', 'reviewText': " + "'x' + " * 20_000 + "'x'}",
+            "(" * 3000,
+            "{'summary': 'a', 'reviewText': 'fine'}",
+        ]
+        got = read(tmp_path, "reviews_Books_5.json", "\n".join(lines))
+        assert [row[0] for row in got.rows] == [4]
+        assert [reason for _, reason in got.reasons] == [
+            "neither JSON nor a Python literal", "not JSON: and longer than 65,536 characters",
+            "neither JSON nor a Python literal",
+        ]  # fmt: skip
+        assert not (tmp_path / "executed").exists()
+
+    def test_the_name_must_tell_the_class(self, tmp_path):
+        (tmp_path / "a.json").write_text("{}")
+        with pytest.raises(UserError, match="does not tell its class"):
+            find_sources([str(tmp_path / "a.json")], reading=Reading("amazon"))
+
+
+class TestParquet:
+    @staticmethod
+    def write(path, table, **options):
+        path.parent.mkdir(exist_ok=True)
+        pq.write_table(pa.table(table), path, **options)
+
+    def test_hugging_face_folder(self, tmp_path):
+        """Files named after their part, in a folder of a configuration, with the names of the classes inside."""
+        features = {"text": {"dtype": "string"}, "label": {"names": ["neg", "pos"], "_type": "ClassLabel"}}
+        schema = pa.schema(
+            [("text", pa.string()), ("label", pa.int64())],
+            {"huggingface": json.dumps({"info": {"features": features}})},
+        )
+        for part, rows in (("train-00000-of-00002", 3), ("train-00001-of-00002", 2), ("test-00000-of-00001", 2)):
+            table = pa.table({"text": [f"{part} {n}" for n in range(rows)], "label": [n % 2 for n in range(rows)]})
+            path = tmp_path / "hf" / "plain_text" / f"{part}.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(table.cast(schema), path)
+        sources = find_sources([str(tmp_path / "hf")])
+        assert [source.part for source in sources.files] == ["test", "train", "train"]
+        got = Read(tmp_path, sources.files)
+        assert [row[1] for row in got.rows] == ["neg", "pos", "neg", "pos", "neg", "neg", "pos"]
+        assert got.bad == []
+
+    def test_dictionaries_nulls_and_labels_of_any_kind(self, tmp_path):
+        text = pa.array(["a", None, "c"]).dictionary_encode()
+        self.write(tmp_path / "a.parquet", {"text": text, "label": [1, 2, None], "n": [[1], [2], [3]]})
+        got = Read(tmp_path, find_sources([str(tmp_path / "a.parquet")]).files)
+        assert got.rows == [(1, "1", "a")]
+        assert got.reasons == [(2, "empty text"), (3, "no label")]
+
+    def test_bytes_that_are_not_utf_8_cost_one_row(self, tmp_path):
+        texts = pa.array([b"fine", b"caf\xe9"], pa.binary()).view(pa.string())
+        self.write(tmp_path / "a.parquet", {"text": texts, "label": ["x", "y"]})
+        got = Read(tmp_path, find_sources([str(tmp_path / "a.parquet")]).files)
+        assert (len(got.rows), got.reasons) == (1, [(2, "not UTF-8")])
+
+    def test_row_groups_and_batches_keep_their_order(self, tmp_path):
+        rows = [f"text {n}" for n in range(20_000)]
+        self.write(tmp_path / "a.parquet", {"text": rows, "label": ["x"] * 20_000}, row_group_size=9_000)
+        got = Read(tmp_path, find_sources([str(tmp_path / "a.parquet")]).files, ahead=3)
+        assert got.rows == [(n + 1, "x", text) for n, text in enumerate(rows)]
+
+    def test_broken_pages_are_bad_rows(self, tmp_path):
+        rows = [f"text {random.Random(n).random()}" for n in range(4_000)]
+        options = {"row_group_size": 2_000, "compression": "zstd", "use_dictionary": False}
+        self.write(tmp_path / "a.parquet", {"text": rows, "label": ["x"] * 4_000}, **options)
+        content = bytearray((tmp_path / "a.parquet").read_bytes())
+        content[2_000:12_000] = bytes(10_000)
+        (tmp_path / "a.parquet").write_bytes(content)
+        got = Read(tmp_path, find_sources([str(tmp_path / "a.parquet")]).files)
+        assert [row[0] for row in got.rows] == list(range(2_001, 4_001))
+        assert [(bad["line"], bad["lines"]) for bad in got.bad] == [(2_000, 2_000)]
+
+    def test_not_a_parquet_file(self, tmp_path):
+        (tmp_path / "a.parquet").write_bytes(b"PAR1 nothing")
+        with pytest.raises(UserError, match="cannot be read as Parquet"):
+            Read(tmp_path, find_sources([str(tmp_path / "a.parquet")]).files)
+
+    def test_a_column_of_numbers_is_no_text(self, tmp_path):
+        self.write(tmp_path / "a.parquet", {"text": [1, 2], "label": ["x", "y"]})
+        with pytest.raises(UserError, match="is no text"):
+            Read(tmp_path, find_sources([str(tmp_path / "a.parquet")]).files)
+
+
+class TestFolders:
+    @staticmethod
+    def write(folder, **files):
+        for name, content in files.items():
+            path = folder / name.replace("__", "/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return str(folder)
+
+    def test_a_folder_for_each_class(self, tmp_path):
+        files = {"pos__1_9.txt": b"fine\n", "pos__2_8.gz": gzip.compress(b"good"), "neg__a__1": b"bad", "neg__2": b" "}
+        folder = self.write(tmp_path / "texts", **files, pos__3=b"\xff\xfeu\x00", **{"pos__.hidden": b"no"})
+        got = Read(tmp_path, find_sources([folder]).files, ahead=3)
+        assert [(row[1], row[2]) for row in got.rows] == [("neg", "bad"), ("pos", "fine"), ("pos", "good")]
+        assert [bad["reason"] for bad in got.bad] == ["empty text", f"{folder}/pos/3 is UTF-16 text"]
+
+    def test_parts_that_are_folders_of_classes(self, tmp_path):
+        files = {f"{part}__{kind}__1.txt": b"text" for part in ("train", "test") for kind in ("pos", "neg")}
+        folder = self.write(tmp_path / "imdb", **files, **{"README__x": b""})
+        sources = find_sources([folder]).files
+        assert [(source.part, source.label) for source in sources] == [
+            ("test", "neg"), ("test", "pos"), ("train", "neg"), ("train", "pos"),
+        ]  # fmt: skip
+
+    def test_all_data_files_of_a_folder_are_joined(self, tmp_path):
+        folder = self.write(tmp_path / "all", **{"a.csv": b"x,a\n", "b.jsonl": b"", "notes.md": b"", "c.tsv.gz": b""})
+        assert [source.name for source in find_sources([folder]).files] == ["a.csv", "b.jsonl", "c.tsv.gz"]
+
+    def test_other_names_of_the_validation_part(self, tmp_path):
+        folder = self.write(tmp_path / "all", **{"train.csv": b"", "dev.csv": b"", "test.csv": b""})
+        assert [source.part for source in find_sources([folder]).files] == ["validation", "test", "train"]
+        other = self.write(tmp_path / "other", **{"held-out.csv": b""})
+        sources = find_sources([folder], test=f"{other}/held-out.csv").files
+        assert [(source.name, source.part) for source in sources if source.part == "test"] == [("held-out.csv", "test")]
+
+    @pytest.mark.parametrize("given", [["nowhere.csv"], ["empty"], ["-", "-"], ["only"]])
+    def test_what_is_not_there_is_refused(self, tmp_path, monkeypatch, given):
+        monkeypatch.chdir(tmp_path)
+        self.write(tmp_path / "only", **{"test.csv": b"x,a\n"})
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(UserError):
+            find_sources(given)
+
+
+class TestLimits:
+    def test_a_line_over_the_limit(self, tmp_path):
+        rows = ["x,a", f"y,{'b' * (MAX_RECORD + 10)}", f"z,{'c' * (9 << 20)}", "x,d"]
+        for name, content in (("a.csv", "\n".join(rows)), ("a.tsv", "\n".join(rows).replace(",", "\t"))):
+            got = read(tmp_path, name, content)
+            assert [row[2] for row in got.rows] == ["a", "d"]
+            assert got.reasons == [(2, "longer than 1,048,576 bytes"), (3, "longer than 1,048,576 bytes")]
+
+    def test_a_gzip_bomb_ends_in_bounded_memory(self, tmp_path):
+        import tracemalloc
+
+        packed = gzip.compress(b"0" * (1 << 20)) * 300
+        (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"x,a\n") + packed + gzip.compress(b"\ny,b\n"))
+        tracemalloc.start()
+        got = Read(tmp_path, find_sources([str(tmp_path / "a.csv.gz")]).files)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert [row[2] for row in got.rows] == ["a", "b"]
+        assert got.reasons == [(2, "longer than 1,048,576 bytes")]
+        assert peak < 40 << 20  # of 300 MB
+
+    @pytest.mark.parametrize("cut", [-200, -5])
+    def test_a_truncated_gzip_member(self, tmp_path, cut):
+        rows = "".join(f"x,text number {n}\n" for n in range(5000)).encode()
+        got = read(tmp_path, "a.csv.gz", gzip.compress(rows)[:cut])
+        assert 4000 < len(got.rows) <= 5000
+        assert got.reasons == [(len(got.rows) + 1, "the gzip data end in the middle")]
+        assert [row[2] for row in got.rows] == [f"text number {n}" for n in range(len(got.rows))]
+
+    def test_damaged_gzip_data(self, tmp_path):
+        packed = bytearray(gzip.compress("".join(f"x,text number {n}\n" for n in range(5000)).encode()))
+        packed[-6] ^= 1
+        got = read(tmp_path, "a.csv.gz", bytes(packed))
+        assert [reason.split(":")[0] for _, reason in got.reasons] == ["the gzip data are broken"]
+
+    def test_several_members_and_padding(self, tmp_path):
+        packed = gzip.compress(b"x,a\ny,") + gzip.compress(b"b\n") + bytes(1000)
+        assert read(tmp_path, "a.csv.gz", packed).rows == [(1, "x", "a"), (2, "y", "b")]
+
+    @pytest.mark.parametrize("content", [bz2.compress(b"x,a\n"), b"PK\x03\x04...", "x,a\n".encode("utf-16")])
+    def test_other_packings_are_refused_with_the_remedy(self, tmp_path, content):
+        with pytest.raises(UserError) as caught:
+            read(tmp_path, "a.csv", content)
+        assert caught.value.remedy
+
+    def test_text_without_a_format(self, tmp_path):
+        with pytest.raises(UserError, match="what format is this"):
+            read(tmp_path, "a.txt", "just words\n")
+
+
+def test_a_pipe(tmp_path, monkeypatch):
+    class Pipe:
+        buffer = io.BytesIO(gzip.compress(b'{"text": "a", "label": "x"}\n'))
+
+    monkeypatch.setattr("sys.stdin", Pipe)
+    assert Read(tmp_path, find_sources(["-"]).files).rows == [(1, "x", "a")]
+
+
+def test_labels_by_classes_txt(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("1,one\n2,two\n3,three\n0,zero\nb,word\n")
+    got = Read(tmp_path, [Source(path, "a.csv", format="csv")], class_names=("a", "b"))
+    assert [row[1] for row in got.rows] == ["a", "b"]
+    assert [reason.split(":")[0] for _, reason in got.reasons] == ["unknown label"] * 3
+
+
+def test_worker_processes_give_the_same(tmp_path, monkeypatch):
+    path = tmp_path / "a.tsv"
+    path.write_text("".join(f"{'xy'[n % 2]}\ttext {n} {'word ' * 200}\n" for n in range(9000)))
+    sources = find_sources([str(path)]).files
+    assert Read(tmp_path, sources, processes=2, ahead=4).rows == Read(tmp_path, sources).rows
+
+
+def test_the_sample_is_real_text_in_four_classes(tmp_path):
+    got = Read(tmp_path, find_sources(["sample"]).files)
+    assert (len(got.rows), len(got.reader.labels), got.bad) == (23703, 4, [])
+
+
+def test_a_source_opens_alone(tmp_path):
+    (tmp_path / "a.csv").write_text("x,a\n")
+    parser, cutter = open_source(Source(tmp_path / "a.csv", "a.csv"), Reading())
+    assert parser.name == "csv"
+    assert cutter.take() is not None
+    cutter.close()
+
+
+def test_titles_are_joined_as_in_training():
+    assert join_title("Good stuff", "This album") == "Good stuff | This album"
+    assert join_title("", "This album") == "This album"

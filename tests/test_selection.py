@@ -1,0 +1,156 @@
+"""Which rows are kept, and where: whatever the order and the machines in which they were read."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from crepe_dist.data.selection import (
+    REPEATED,
+    SAMPLED_OUT,
+    TEST,
+    TRAIN,
+    UNKNOWN,
+    VALIDATION,
+    Reservoir,
+    Split,
+    decide,
+    draw,
+    firsts,
+)
+from crepe_dist.data.spool import ROW
+from crepe_dist.errors import UserError
+
+
+def rows(count, labels=2, **columns):
+    made = np.zeros(count, dtype=ROW)
+    made["line"] = np.arange(1, count + 1)
+    made["label"] = np.arange(count) % labels
+    made["exact"] = made["near"] = np.arange(count)
+    for name, values in columns.items():
+        made[name] = values
+    return made
+
+
+def fates(made, fixed=None, **split):
+    fixed = np.zeros(len(made), dtype=np.uint8) if fixed is None else np.array(fixed, dtype=np.uint8)
+    return decide(made, fixed, Split(**split))
+
+
+def counts(fate):
+    return np.bincount(fate, minlength=6).tolist()
+
+
+class TestDraw:
+    def test_is_uniform_and_independent(self):
+        lines = np.arange(100_000)
+        one, two, other = draw(0, 1, 0, lines), draw(0, 2, 0, lines), draw(0, 1, 1, lines)
+        for numbers in (one, two, other):
+            histogram = np.bincount((numbers >> np.uint64(56)).astype(np.int64), minlength=256)
+            chi_square = ((histogram - 100_000 / 256) ** 2 / (100_000 / 256)).sum()
+            assert 170 < chi_square < 350  # 255 degrees of freedom: mean 255, deviation 23
+        for a, b in ((one, two), (one, other), (one[1:], one[:-1])):
+            assert abs(np.corrcoef(a / 2.0**64, b / 2.0**64)[0, 1]) < 0.02
+
+    def test_is_a_function_of_seed_file_and_line(self):
+        assert draw(1, 1, np.array([3]), np.array([7])) == draw(1, 1, np.array([3, 4]), np.array([7, 7]))[0]
+        assert len(set(draw(np.int64(1), 1, np.arange(50), np.arange(50)).tolist())) == 50
+        assert draw(1, 1, 3, np.array([7])) != draw(2, 1, 3, np.array([7]))
+
+
+class TestSplit:
+    def test_fractions_are_exact_and_cover_all(self):
+        assert counts(fates(rows(1001), test=0.2, validation=0.1)) == [701, 100, 200, 0, 0, 0]
+
+    def test_another_order_of_reading_changes_nothing(self):
+        made = rows(500)
+        order = np.random.default_rng(0).permutation(500)
+        fixed = np.zeros(500, dtype=np.uint8)
+        split = Split(0.2, 0.1, max_per_class=200)
+        assert np.array_equal(decide(made, fixed, split)[order], decide(made[order], fixed, split))
+
+    def test_stratified(self):
+        made = rows(1000, label=np.repeat([0, 1, 2], [900, 90, 10]))
+        fate = fates(made, test=0.2, validation=0.1, stratified=True)
+        for label, expected in enumerate(([630, 90, 180], [63, 9, 18], [7, 1, 2])):
+            assert counts(fate[made["label"] == label])[:3] == expected
+
+    def test_alignment_sends_what_is_over_to_the_test_part(self):
+        made = rows(1000)
+        assert counts(fates(made, test=0.2, align=128))[:3] == [768, 0, 232]
+        assert counts(fates(made, test=0.2, stratified=True, align=128))[:3] == [768, 0, 232]
+
+    def test_parts_of_their_own_stay(self):
+        fixed = [TEST] * 10 + [VALIDATION] * 20 + [TRAIN] * 70
+        assert fates(rows(100), fixed, test=0.5, validation=0.5 - 1e-9).tolist() == fixed
+
+    def test_labels_that_are_not_trained_are_unknown(self):
+        fate = fates(rows(30, label=np.repeat([0, 1, 2], 10)), [TRAIN] * 20 + [TEST] * 10)
+        assert (fate[20:] == UNKNOWN).all()
+        assert UNKNOWN not in fate[:20]
+
+    @pytest.mark.parametrize(
+        "split",
+        [{"test": 1.0}, {"validation": -0.1}, {"test": 0.6, "validation": 0.4}, {"max_per_class": 0}, {"align": 0},
+         {"seed": -1}],
+    )  # fmt: skip
+    def test_what_is_impossible_is_refused(self, split):
+        with pytest.raises(UserError):
+            Split(**split)
+
+
+class TestSample:
+    def test_the_cap_holds_for_each_class_of_the_rows_that_are_divided(self):
+        made = rows(400, label=np.repeat([0, 1, 0], [200, 100, 100]))
+        fate = fates(made, [TRAIN] * 300 + [TEST] * 100, max_per_class=150)
+        assert counts(fate[:200])[SAMPLED_OUT] == 50
+        assert counts(fate)[:3] == [250, 0, 100]
+
+    def test_every_row_is_as_likely(self):
+        chosen = np.zeros(40)
+        for seed in range(1000):
+            fate = fates(rows(40, labels=1), test=0.0, max_per_class=10, seed=seed)
+            chosen += fate == TRAIN
+        assert 190 < chosen.min()  # 250 expected, standard deviation 14
+        assert chosen.max() < 310
+
+    def test_sample_and_split_are_independent(self):
+        """Of the rows that are kept, the test part takes no other share of the early draws than of the late ones."""
+        made = rows(20_000, labels=1)
+        fate = fates(made, test=0.5, max_per_class=10_000)
+        kept = np.flatnonzero(fate <= TEST)
+        first = np.argsort(draw(0, 1, 0, made["line"][kept]))[:5000]
+        assert abs((fate[kept[first]] == TEST).mean() - 0.5) < 0.03
+
+    def test_the_reservoir_never_drops_what_is_in_the_sample(self):
+        drawn = draw(0, 1, 0, np.arange(5000))
+        reservoir = Reservoir(100)
+        kept = []
+        for start in range(0, 5000, 37):
+            numbers = drawn[start : start + 37]
+            numbers = numbers[numbers <= reservoir.limits.get("x", 2**64 - 1)]
+            kept += numbers.tolist()
+            reservoir.add("x", numbers)
+        assert set(np.sort(drawn)[:100].tolist()) <= set(kept)
+        assert len(kept) < 1500
+
+
+class TestDuplicates:
+    def test_the_first_stays_and_test_rows_come_first(self):
+        made = rows(6, near=[7, 7, 8, 9, 8, 7], label=0)
+        fixed = np.array([TRAIN, TRAIN, VALIDATION, TRAIN, TEST, TRAIN], dtype=np.uint8)
+        assert firsts(made["near"], fixed).tolist() == [-1, 0, 4, -1, -1, 0]
+        fate = fates(made, fixed, dedupe="near")
+        assert fate.tolist() == [TRAIN, REPEATED, REPEATED, TRAIN, TEST, REPEATED]
+
+    def test_exact_and_near(self):
+        made = rows(4, near=[1, 1, 1, 2], exact=[1, 2, 1, 3], label=0)
+        assert counts(fates(made, dedupe="exact", test=0.0))[REPEATED] == 1
+        assert counts(fates(made, dedupe="near", test=0.0))[REPEATED] == 2
+
+    def test_the_cap_counts_rows_without_repeats(self):
+        made = rows(40, labels=1, near=np.repeat(np.arange(20), 2))
+        assert counts(fates(made, dedupe="near", max_per_class=15, test=0.0)) == [15, 0, 0, 20, 5, 0]
+
+    def test_no_rows(self):
+        assert firsts(np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.uint8)).tolist() == []
