@@ -51,8 +51,8 @@ def write(path: Path, kind: str, rows: int) -> None:
                 writer.write_table(pa.table([pa.array(labels), pa.array(texts)], schema=schema))
         return
     # Level 6 is what the command gzip uses.
-    stream: Any = gzip.open(path, "wt", compresslevel=6) if kind.endswith(".gz") else path.open("w")
-    with stream:
+    opened: Any = gzip.open(path, "wt", compresslevel=6) if kind.endswith(".gz") else path.open("w")  # noqa: SIM115
+    with opened as stream:
         if kind.startswith("csv"):
             csv.writer(stream).writerows(reviews(rows))
         elif kind.startswith("tsv"):

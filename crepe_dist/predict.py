@@ -12,8 +12,8 @@ import numpy as np
 
 from crepe_dist import arguments, command
 from crepe_dist.cluster.launch import detect, limit_threads
-from crepe_dist.data.formats.rows import join_title
 from crepe_dist.data.dataset import PARTS, open_dataset
+from crepe_dist.data.formats.rows import join_title
 from crepe_dist.errors import UserError
 
 if TYPE_CHECKING:

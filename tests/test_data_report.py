@@ -15,7 +15,7 @@ from rich.console import Console
 from crepe_dist.data.alphabet import ALPHABET
 from crepe_dist.reports import wording
 from crepe_dist.reports.data import page, show
-from crepe_dist.reports.page import blank, look, render, svg
+from crepe_dist.reports.page import blank, look, svg
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -234,6 +234,21 @@ def test_the_figures_say_their_numbers():
     assert "5 %: 30 " not in found[2]
 
 
+def test_what_a_row_s_way_loses_is_what_the_next_bar_lacks():
+    drawn = re.findall(r"<svg.*?</svg>", page(summary()), re.S)[0]
+    found = re.findall(r'd="M ([\d.]+) [\d.]+ \s*L ([\d.]+) [^"]*" clip-path', drawn)
+    read, bad, duplicates, sampled, kept, train, validation, test = [(float(a), float(b)) for a, b in found]
+    assert read[0] == kept[0] == train[0]
+    assert read[1] == bad[1]
+    assert bad[0] == duplicates[1]
+    assert duplicates[0] == sampled[1]
+    assert sampled[0] == pytest.approx(kept[1])
+    assert train[1] == validation[0]
+    assert validation[1] == test[0]
+    assert test[1] == pytest.approx(kept[1])
+    assert (test[1] - test[0]) / (read[1] - read[0]) == pytest.approx(0.2)
+
+
 @pytest.mark.parametrize("what", [summary(), hostile()], ids=["plain", "hostile"])
 def test_a_page_runs_nothing_and_fetches_nothing(what):
     markup = page(what)
@@ -291,6 +306,19 @@ def test_the_terminal_shows_markup_as_it_stands():
     assert "\\x1b[31mred" in text
 
 
+def test_a_narrow_terminal_cuts_nothing_off():
+    what = summary(classes=["abcdefghijklmnopqrstuvwxyz012345", "b"])
+    found = lines(what, width=45)
+    start = next(place for place, line in enumerate(found) if line.startswith("class "))
+    assert found[start : start + 5] == [
+        "class        train  validation   test   share",
+        "abcdefghijk  3,000         500    890  50.5 %",
+        "lmnopqrstuv",
+        "wxyz012345",
+        "b            2,700         500  1,110  49.5 %",
+    ]
+
+
 def test_the_terminal_is_brief():
     assert len(lines(summary())) <= 40
     text = said(of_classes(500))
@@ -328,7 +356,7 @@ def test_the_same_summary_gives_the_same_page_whatever_the_settings():
     before = copy.deepcopy(what)
     first = page(what)
     with matplotlib.rc_context(
-        {"font.size": 30, "svg.fonttype": "path", "axes.facecolor": "red", "svg.hashsalt": None}
+        {"font.size": 30, "svg.fonttype": "path", "axes.facecolor": "red", "axes.linewidth": 9, "svg.hashsalt": None}
     ):
         settings = dict(matplotlib.rcParams)
         assert page(what) == first
@@ -503,6 +531,8 @@ def test_two_figures_on_a_page_share_no_id():
     assert drawn[0].endswith("</svg>")
 
 
-def test_a_template_s_missing_value_is_an_error():
-    with pytest.raises(Exception, match="is undefined"):
-        render("data.html")
+def test_a_value_that_is_missing_is_an_error():
+    what = summary()
+    del what["version"]
+    with pytest.raises(Exception, match="version"):
+        page(what)

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import random
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -145,7 +146,7 @@ def test_csv_in_pieces_is_csv_as_a_whole(tmp_path, monkeypatch, seed):
     for number in range(generator.randint(50, 300)):
         pieces = ["a", " ", "\n", '"', ",", "word ", "line\n"]
         stream = io.StringIO()
-        quoting = generator.choice([csv.QUOTE_ALL, csv.QUOTE_MINIMAL])
+        quoting: Literal[0, 1] = csv.QUOTE_ALL if generator.random() < 0.5 else csv.QUOTE_MINIMAL
         text = f"{number} {''.join(generator.choices(pieces, k=generator.randint(1, 30)))}"
         csv.writer(stream, quoting=quoting, lineterminator="\n").writerow([generator.choice("xyz"), text])
         record = stream.getvalue()

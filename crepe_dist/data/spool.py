@@ -112,9 +112,13 @@ def open_spool(folder: Path) -> Spool:
                 raise UserError(f"{folder / name} was cut or altered", "its SHA-256 is another", again)
         if not {ROWS, BAD_ROWS, *manifest["texts"]} <= set(manifest["files"]):
             raise ValueError("files are missing from the list")
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         remedy = "parts are made by --part i/n; prepare those that are missing"
-        raise UserError(f"{folder} is not a finished part", f"{error.filename} is not there", remedy) from error
+        raise UserError(
+            f"{folder} is not a finished part",
+            f"there is no {MANIFEST} in it" if error.filename.endswith(MANIFEST) else f"{error.filename} is missing",
+            remedy,
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise UserError(f"{folder} cannot be read", f"{type(error).__name__}: {error}", again) from error
     return Spool(folder, manifest, map_rows(folder / ROWS))

@@ -81,7 +81,7 @@ class Lines:
         table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False)
         for place, (heading, *_) in enumerate(columns):
             right = 0 < place <= len(parts) + 1
-            table.add_column(self._text(heading), justify="right" if right else "left", no_wrap=right, overflow="fold")
+            table.add_column(self._text(heading), justify="right" if right else "left", no_wrap=right)
         for row in zip(*(column[1:] for column in columns)):
             table.add_row(*(self._text(cell) for cell in row))
         self._print(table)
@@ -122,7 +122,7 @@ class Lines:
     def _grid(self) -> Table:
         table = Table.grid(padding=(0, GAP, 0, 0), pad_edge=False)
         table.add_column(no_wrap=True, min_width=10)
-        table.add_column(overflow="fold", ratio=1)
+        table.add_column(ratio=1)
         return table
 
     def _text(self, text: str, style: str = "") -> Text:
