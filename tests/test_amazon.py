@@ -1,0 +1,50 @@
+"""The notebook's seven categories, from a server on this machine to a folder to train on."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from crepe_dist.data.amazon import CATEGORIES, FILES
+from crepe_dist.data.dataset import open_dataset, verify
+from tests.conftest import command, run
+from tests.test_download import Answer, Server, serve
+
+server = pytest.fixture(serve, name="server")
+
+
+def reviews(category: str, rows: int) -> bytes:
+    records = [{"summary": f"{category} {n}", "reviewText": f"I have {n} of them, it's good"} for n in range(rows)]
+    # Of old, these files held Python literals.
+    lines = [repr(record) if n % 2 else json.dumps(record) for n, record in enumerate(records)]
+    return gzip.compress("\n".join(lines).encode())
+
+
+def test_prepare_amazon7(tmp_path, server: Server):
+    for number, (category, file) in enumerate(zip(CATEGORIES, FILES)):
+        content = reviews(category, 60 + number)
+        dropped = [Answer(content, cut=100)] if number == 3 else []
+        server.answers(*dropped, Answer(content), name=file)
+    flags = ("amazon7", "--url", server.url, "--downloads", "files", "--max-per-class", 50)
+    run(command("prepare", *flags), tmp_path)
+    assert [headers for _, headers in server.asked if "Range" in headers][0]["Range"] == "bytes=100-"
+    dataset = open_dataset(tmp_path / "data" / "amazon7")
+    verify(dataset)
+    assert dataset.classes == sorted(CATEGORIES)
+    assert {name: len(part) for name, part in dataset.parts.items()} == {"train": 256, "test": 94}
+    labels = np.concatenate([part.labels for part in dataset.parts.values()])
+    assert np.bincount(labels).tolist() == [50] * 7
+    text = dataset.parts["test"].text(0)
+    assert text is not None
+    assert " | I have" in text
+    assert dataset.manifest["split"]["align"] == 128
+    asked = len(server.asked)
+    run(command("prepare", *flags, "--overwrite"), tmp_path)
+    assert len(server.asked) == asked  # the files are there, and are what was recorded
+    (tmp_path / "files" / FILES[0]).write_bytes(b"altered")
+    printed = run(command("prepare", *flags, "--overwrite"), tmp_path, code=1)
+    assert "was altered since it was recorded" in printed
+    assert open_dataset(tmp_path / "data" / "amazon7").fingerprint == dataset.fingerprint
