@@ -2,6 +2,7 @@
 """How fast `prepare` is and how much memory it takes: format × rows → rows/s, peak of anonymous memory.
 
     uv run benchmarks/prepare.py --rows 1000000 --formats csv jsonl.gz parquet
+    uv run benchmarks/prepare.py --rows 100000 --stages        (what limits each format: microseconds a row, one core)
 
 Makes synthetic reviews (seeded; 20 to 1,000 characters, 430 on average, 5 classes) in --folder, prepares each file
 with `python -m crepe_dist.prepare` and prints a row of a Markdown table for each. Memory is RssAnon of the heaviest
@@ -20,8 +21,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 WORDS = 20_000
 CHUNK = 20_000
@@ -105,15 +108,61 @@ def _anonymous(process: int) -> int:
     return sum(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("RssAnon"))
 
 
+def stages(path: Path, out: Path, feature_len: int) -> dict[str, float]:
+    """Seconds in one process: reading and cutting (with decompression), parsing, checking, and encoding."""
+    from crepe_dist.data import building, reading
+    from crepe_dist.data.alphabet import Encoding
+    from crepe_dist.data.preparation import How, prepare
+    from crepe_dist.data.selection import Split
+    from crepe_dist.data.sources import Reading, find_sources, open_source
+
+    seconds: dict[str, float] = {}
+    sources = find_sources([str(path)])
+    parser, cutter = open_source(sources.files[0], Reading())
+    start = time.perf_counter()
+    blocks = 0
+    while cutter.take():
+        blocks += 1
+    seconds["read and cut"] = time.perf_counter() - start
+    cutter.close()
+
+    def timed(name: str, function: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            start = time.perf_counter()
+            result = function(*arguments)
+            seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+            return result
+
+        return call
+
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(type(parser), "parse", timed("parse", type(parser).parse)))
+        for module, name, what in (
+            (reading, "read_block", "parse, check, hash, spool"),
+            (building, "write_shard", "encode and write"),
+        ):
+            stack.enter_context(mock.patch.object(module, name, timed(what, getattr(module, name))))
+        start = time.perf_counter()
+        prepare(sources, out, Encoding(feature_len=feature_len), Split(), How(processes=1))
+        total = time.perf_counter() - start
+    seconds["check, hash, spool"] = seconds.pop("parse, check, hash, spool") - seconds["parse"]
+    seconds["decide, report, the rest"] = total - sum(seconds.values())
+    return seconds
+
+
 def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--rows", type=int, default=1_000_000)
     flags.add_argument("--formats", nargs="+", default=["csv", "csv.gz", "tsv", "jsonl", "jsonl.gz", "parquet"])
     flags.add_argument("--folder", type=Path, default=Path("data/benchmark"))
     flags.add_argument("--feature-len", type=int, default=1014)
+    flags.add_argument("--stages", action="store_true", help="where the time goes, instead")
     flags.add_argument("more", nargs="*", help="further flags for prepare, after --")
     given = flags.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
+    if given.stages:
+        _print_stages(given)
+        return
     print("| format | rows | file | seconds | rows/s | peak anonymous memory, one process | all processes |")
     print("|---|---|---|---|---|---|---|")
     for kind in given.formats:
@@ -126,6 +175,21 @@ def main() -> None:
             f"| {kind} | {given.rows:,} | {path.stat().st_size / 1e6:,.0f} MB | {seconds:.1f} | "
             f"{given.rows / seconds:,.0f} | {one / 1e6:,.0f} MB | {total / 1e6:,.0f} MB |",
             flush=True,
+        )
+        path.unlink()
+        shutil.rmtree(out)
+
+
+def _print_stages(given: Any) -> None:
+    for number, kind in enumerate(given.formats):
+        path, out = given.folder / f"reviews.{kind}", given.folder / "prepared"
+        shutil.rmtree(out, ignore_errors=True)
+        write(path, kind, given.rows)
+        seconds = stages(path, out, given.feature_len)
+        if number == 0:
+            print(f"| format | {' | '.join(seconds)} |\n|{'---|' * (len(seconds) + 1)}")
+        print(
+            f"| {kind} | {' | '.join(f'{1e6 * each / given.rows:.1f} µs' for each in seconds.values())} |", flush=True
         )
         path.unlink()
         shutil.rmtree(out)

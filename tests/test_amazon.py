@@ -30,7 +30,7 @@ def test_prepare_amazon7(tmp_path, server: Server):
         server.answers(*dropped, Answer(content), name=file)
     flags = ("amazon7", "--url", server.url, "--downloads", "files", "--max-per-class", 50)
     run(command("prepare", *flags), tmp_path)
-    assert [headers for _, headers in server.asked if "Range" in headers][0]["Range"] == "bytes=100-"
+    assert next(asked for asked in server.ranges() if asked) == "bytes=100-"
     dataset = open_dataset(tmp_path / "data" / "amazon7")
     verify(dataset)
     assert dataset.classes == sorted(CATEGORIES)

@@ -202,8 +202,8 @@ def _warnings(
                 f"{count['exact']:,} of them letter by letter; what was learnt by heart counts as understood",
                 "--dedupe near leaves repeated rows out",
             )
-    conflicting = summary["duplicates"]["conflicting"]
-    if conflicting > 0.01 * rows:
+    conflicting, removed = summary["duplicates"]["conflicting"], summary["duplicates"]["removed"]
+    if conflicting > 0.01 * rows and removed < summary["duplicates"]["near"]:
         warn(
             f"{conflicting:,} rows equal an earlier row of another class",
             "nobody can tell such rows apart",
