@@ -515,6 +515,25 @@ def test_sizes(count, text):
     assert wording.size(count) == text
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("naïve\u00a0日本 😀", "naïve\u00a0日本 😀"),
+        ("a\tb\x7f\x9b", "a\\tb\\x7f\\x9b"),
+        ("\u2028\u200f\U000e0001", "\\u2028\\u200f\\U000e0001"),
+    ],
+)
+def test_what_cannot_be_seen_is_written_out(text, shown):
+    assert wording.visible(text) == shown
+
+
+def test_a_long_text_is_cut():
+    assert wording.visible("abcde", 5) == "abcde"
+    assert wording.visible("abcdef", 5) == "abcd…"
+    assert wording.cut("日本語", 6) == "日本語"
+    assert wording.cut("日本語", 5) == "日本…"
+
+
 def test_two_figures_on_a_page_share_no_id():
     with look():
         drawn = []

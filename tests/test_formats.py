@@ -97,12 +97,17 @@ class TestTables:
             ("one,text,two\na,b,c\n", {}, "which column is the label"),
             ("label,text\nx,a\n", {"text": "body"}, "has no column 'body'"),
             ("x,a\ny,b\n", {"label": "3"}, "has no column '3'"),
+            ("one\ntwo\n", {}, "has one column"),
             ("x,a\ny,b\n", {"label": "kind"}, "has no column 'kind'"),
         ],
     )
     def test_columns_that_are_not_clear_are_asked_for(self, tmp_path, content, reading, message):
         with pytest.raises(UserError, match=message):
             read(tmp_path, "a.csv", content, **reading)
+
+    def test_semicolons_of_a_spreadsheet(self, tmp_path):
+        got = read(tmp_path, "a.csv", 'Text;Label\n"a, b; c";x\n')
+        assert got.rows == [(2, "x", "a, b; c")]
 
     def test_wrong_columns_are_seen(self, tmp_path):
         got = read(tmp_path, "a.csv", "x,a\ny,b,c\nx\nz,d\n")

@@ -36,7 +36,6 @@ class Job:
         max_bad: fraction of the lines that may be unusable.
     """
 
-    name: str
     sources: tuple[tuple[str, str], ...]
     class_names: tuple[str, ...] | None
     encoding: Encoding
@@ -51,7 +50,6 @@ class Job:
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Job:
         return cls(
-            saved["name"],
             tuple((name, part) for name, part in saved["sources"]),
             None if saved["class_names"] is None else tuple(saved["class_names"]),
             Encoding.from_dict(saved["encoding"]),
@@ -147,7 +145,6 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
         parts[part] = {"rows": len(chosen), "shards": sizes, "files": files}
     manifest = {
         "format": FORMAT,
-        "name": job.name,
         "encoding": job.encoding.to_dict(),
         "classes": classes,
         "parts": parts,

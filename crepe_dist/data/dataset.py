@@ -87,7 +87,8 @@ class Dataset:
 
     @property
     def name(self) -> str:
-        return str(self.manifest["name"])
+        """How its folder is called, as it was named to open it."""
+        return self.folder.absolute().name
 
     @property
     def classes(self) -> list[str]:

@@ -92,7 +92,6 @@ def prepare_in_steps(sources: Sources, out: Path, encoding: Encoding, split: Spl
     _check_alignment(sources, split)
     class_names = find_class_names(sources)
     job = Job(
-        sources.name,
         tuple((source.name, source.part) for source in sources.files),
         class_names,
         encoding,
@@ -220,7 +219,7 @@ def _build(partial: Path, out: Path, job: Job, found: Collected, executor: Any, 
             error.why = f"{error.why}; all of them: {kept}"
         raise
     assert built is not None
-    summary = summarise(job, found, built, command)
+    summary = summarise(out.absolute().name, job, found, built, command)
     write_json(partial / REPORT_NUMBERS, summary)
     write_text(partial / REPORT, report.page(summary))
     return summary

@@ -68,9 +68,8 @@ class Source:
 
 @dataclass(frozen=True)
 class Sources:
-    """All that goes into one data set, in a fixed order, and the name of the whole."""
+    """All that goes into one data set, in a fixed order."""
 
-    name: str
     files: tuple[Source, ...]
 
     @property
@@ -112,7 +111,7 @@ def find_sources(
         raise UserError("the standard input can be read once only", remedy="give - once")
     if not any(source.part == "train" for source in files):
         raise UserError(f"{' '.join(given)} holds a test part alone", remedy="name the training data as well")
-    return Sources(_name_of(given), tuple(files))
+    return Sources(tuple(files))
 
 
 def open_source(source: Source, reading: Reading) -> tuple[Parser, Cutter]:
@@ -255,17 +254,6 @@ def _kind_of(head: bytes, name: str) -> str:
         "its name does not tell it, and its first line is neither JSON nor has it commas or tabs",
         f"say --format {' or '.join(FORMATS)}",
     )
-
-
-def _name_of(given: Sequence[str]) -> str:
-    first = given[0]
-    if first in (SAMPLE, PIPE):
-        return SAMPLE if first == SAMPLE else "pipe"
-    path = Path(first).resolve()
-    if path.is_dir():
-        return path.name
-    amazon = AMAZON.fullmatch(path.name)
-    return "amazon" if amazon else path.name.split(".")[0]
 
 
 def _sample_files() -> dict[str, Path]:

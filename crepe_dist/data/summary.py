@@ -23,7 +23,7 @@ SHORTEST = 123  # of the network: what leaves one position after its last pool
 FEW_ROWS = 50
 
 
-def summarise(job: Job, found: Collected, built: Built, command: str) -> dict[str, Any]:
+def summarise(name: str, job: Job, found: Collected, built: Built, command: str) -> dict[str, Any]:
     """All of a report, as JSON can hold it."""
     rows = kept(built.fate)
     lengths = np.asarray(found.rows["characters"])[rows]
@@ -34,7 +34,7 @@ def summarise(job: Job, found: Collected, built: Built, command: str) -> dict[st
     }
     sampled_out = sum(found.good.values()) - len(found.rows) + int((built.fate == SAMPLED_OUT).sum())
     summary: dict[str, Any] = {
-        "name": job.name,
+        "name": name,
         "version": __version__,
         "encoding": job.encoding.to_dict(),
         "classes": built.classes,

@@ -12,11 +12,11 @@ from crepe_dist.reports.wording import counted, cut, listed, number, percent
 
 PARTS = ("train", "validation", "test")
 PURPOSES = {"train": "to learn from", "validation": "to choose the best epoch by", "test": "to test on"}
-# What happened to the rows on their way, in this order: key, name, and how the rest of a sentence calls it.
+# What happened to the rows on their way, in this order: key, name, and the rest of a sentence about one and about many.
 LOSSES = (
-    ("bad", "not usable", "could not be used"),
-    ("duplicates", "duplicates removed", "were removed as duplicates"),
-    ("sampled_out", "left out by sampling", "were left out by sampling, as asked for"),
+    ("bad", "not usable", "could not be used", "could not be used"),
+    ("duplicates", "duplicates removed", "was removed as a duplicate", "were removed as duplicates"),
+    ("sampled_out", "left out by sampling", "was left out by sampling", "were left out by sampling"),
 )
 LABEL = 60  # cells of a class name in a sentence
 SHORTEST = 123  # characters: what the network needs to leave anything after its pools
@@ -37,10 +37,9 @@ def overview(summary: Summary) -> str:
 
 def flow(summary: Summary) -> str:
     rows = summary["rows"]
-    lost = [f"{number(rows[key])} {what}" for key, _, what in LOSSES if rows[key]]
-    return f"{counted(rows['read'], 'row')} {'was' if rows['read'] == 1 else 'were'} read; " + (
-        f"{listed(lost)}; {number(rows['kept'])} are kept." if lost else "all are kept."
-    )
+    lost = [counted(rows[key], one, many) for key, _, one, many in LOSSES if rows[key]]
+    rest = f"{listed(lost)}; {counted(rows['kept'], 'is', 'are')} kept." if lost else "all are kept."
+    return f"{counted(rows['read'], 'row was', 'rows were')} read; {rest}"
 
 
 def totals(summary: Summary) -> list[int]:

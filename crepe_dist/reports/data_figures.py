@@ -24,7 +24,7 @@ def rows(summary: dict[str, Any]) -> str:
     """From the rows that were read to the rows of each part, one bar below the other."""
     counts, end = summary["rows"], summary["rows"]["read"]
     bars = [("read", 0, end, page.SKY)]
-    for key, name, _ in facts.LOSSES:
+    for key, name, *_ in facts.LOSSES:
         if counts[key]:
             bars.append((name, end - counts[key], counts[key], page.RED))
             end -= counts[key]
@@ -78,7 +78,7 @@ def lengths(summary: dict[str, Any]) -> str:
     marks = [(f"{share} %", value) for share, value in summary["lengths"]["percentiles"].items() if share in MARKED]
     marks.append((FEATURE_LEN, length))
     with page.look():
-        figure, axes = page.blank(3.1, left=0.7, right=1.15, bottom=0.5, top=1.05)
+        figure, axes = page.blank(3.1, left=0.7, right=1.3, bottom=0.5, top=1.05)
         wide = [max(b - a, 0) or 1 for a, b in zip(ends, ends[1:])]
         drawn = axes.bar(
             ends[:-1], counts, width=wide, align="edge", color=page.SKY, edgecolor=page.BLUE, linewidth=0.5

@@ -49,7 +49,7 @@ def counted(count: Number, one: str, many: str = "") -> str:
 
 
 def listed(items: list[str]) -> str:
-    """ "a, b and c"."""
+    """The items as in a sentence: "a, b and c"."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
 
 

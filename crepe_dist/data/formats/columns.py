@@ -106,6 +106,10 @@ def choose_numbered(file: str, width: int, wanted: Wanted, *, label_given: bool)
             )
         return int(given) - 1
 
+    if width == 1 and not label_given:
+        raise UserError(
+            f"{file} has one column", "a label and a text are needed", "is it another --format than was taken?"
+        )
     label = None if label_given else position("label", wanted.label or "1")
     if wanted.text is None and wanted.title is None:
         return Chosen(label, tuple(i for i in range(width) if i != label))

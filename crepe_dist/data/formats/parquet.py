@@ -49,7 +49,7 @@ class Parquet:
                 result.bad.append(BadRow(number, too_long(), excerpt(text)))
             elif self.label_names is None or label is None:
                 result.rows.append(Row(number, label or "", text))
-            elif 0 <= int(label) < len(self.label_names):
+            elif label.isdecimal() and int(label) < len(self.label_names):
                 result.rows.append(Row(number, self.label_names[int(label)], text))
             else:
                 reason = f"unknown label: {label} is not one of 0 to {len(self.label_names) - 1}"

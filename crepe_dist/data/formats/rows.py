@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 TITLE_JOINT = " | "
-BLOCK = 1 << 22  # bytes that are read and parsed together
+BLOCK = 1 << 21  # bytes that are read and parsed together
 MAX_RECORD = 1 << 20  # bytes of one row; a longer one is a broken file more often than a text
 EXCERPT = 80
 STRIPE = 1024  # lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -19,6 +19,7 @@ LOOK_AT = 200  # rows that decide how many columns there are
 # else its first line alone, so that one stray quote does not swallow a file.
 BROKEN_LINES = 50
 HEADERS = ("auto", "yes", "no")
+DELIMITERS = ",;\t|"
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,14 @@ class Table:
         columns: where label and texts stand.
         width: columns of every row.
         label: the class of all rows, where no column tells it.
+        delimiter: of CSV.
     """
 
     name: str
     columns: Chosen
     width: int
     label: str | None = None
+    delimiter: str = ","
 
     def parse(self, block: Block, share: Share) -> Parsed:
         # Bytes that are not UTF-8 become lone surrogates, so that one bad row does not end the file.
@@ -53,7 +56,7 @@ class Table:
         csv.field_size_limit(2 * MAX_RECORD)
         start = 0
         while start < len(lines):
-            reader = csv.reader(islice(lines, start, None), strict=True)
+            reader = csv.reader(islice(lines, start, None), delimiter=self.delimiter, strict=True)
             first = block.line + start - 1
             done = 0
             try:
@@ -92,7 +95,7 @@ class Table:
             label = self.label if self.columns.label is None else fields[self.columns.label]
             result.rows.append(Row(line, label or "", join([fields[i] for i in self.columns.texts])))
             return
-        result.bad.append(BadRow(line, reason, excerpt(("," if self.name == "csv" else "\t").join(fields))))
+        result.bad.append(BadRow(line, reason, excerpt((self.delimiter if self.name == "csv" else "\t").join(fields))))
 
 
 def open_table(
@@ -104,7 +107,7 @@ def open_table(
         UserError: the wanted columns are not there.
     """
     cutter = LineCutter(stream, quoted=name == "csv")
-    first = list(islice(_head(name, cutter.head), LOOK_AT))
+    delimiter, first, width = _look(name, cutter.head)
     if not first:
         return Table(name, Chosen(None, (0,)), 1, label), cutter
     named = header == "yes" or (header == "auto" and is_header(first, wanted))
@@ -114,18 +117,30 @@ def open_table(
         width = len(names)
         cutter.skip_line()
     else:
-        width = Counter(map(len, first)).most_common(1)[0][0]
         columns = choose_numbered(file, width, wanted, label_given=label is not None)
-    return Table(name, columns, width, label), cutter
+    return Table(name, columns, width, label, delimiter), cutter
 
 
-def _head(name: str, data: bytes) -> Iterator[list[str]]:
-    lines = io.StringIO(data.decode("utf-8", "replace"), newline="\n")
-    if name == "tsv":
-        yield from (_tsv_fields(line.rstrip("\r\n")) for line in lines if line.strip())
-        return
+def _look(name: str, head: bytes) -> tuple[str, list[list[str]], int]:
+    """The delimiter that gives more than one column (a spreadsheet's "CSV" may have semicolons), the first rows, and
+    the number of columns that most of them have."""
+    text = head.decode("utf-8", "replace")
+    for delimiter in "\t" if name == "tsv" else DELIMITERS:
+        lines = io.StringIO(text, newline="\n")
+        first = list(islice(_csv_head(lines, delimiter) if name == "csv" else _tsv_head(lines), LOOK_AT))
+        width = Counter(map(len, first)).most_common(1)[0][0] if first else 0
+        if width > 1:
+            return delimiter, first, width
+    return DELIMITERS[0], first, width
+
+
+def _tsv_head(lines: Iterable[str]) -> Iterator[list[str]]:
+    return (_tsv_fields(line.rstrip("\r\n")) for line in lines if line.strip())
+
+
+def _csv_head(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
     csv.field_size_limit(2 * MAX_RECORD)
-    reader = csv.reader(lines, strict=True)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         try:
             fields = next(reader)
