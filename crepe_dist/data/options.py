@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+SHORTEST = 123  # characters a document: what leaves the network one position after its last pool
+
 
 @dataclass
 class DataOptions:

@@ -16,6 +16,7 @@ Fate = npt.NDArray[np.uint8]
 TRAIN, VALIDATION, TEST, REPEATED, SAMPLED_OUT, UNKNOWN = range(6)
 DEDUPE = ("no", "exact", "near")
 SAMPLE_DRAW, SPLIT_DRAW = 1, 2
+PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,15 @@ def draw(seed: int, purpose: int, files: Any, lines: Any) -> Numbers:
         state = _mix(np.array([seed * 8 + purpose], dtype=np.uint64))
         state = _mix(state + np.asarray(files).astype(np.uint64))
         return _mix(state + np.asarray(lines).astype(np.uint64))
+
+
+def _draw_for(rows: Rows, some: npt.NDArray[np.int64], seed: int, purpose: int) -> Numbers:
+    """The draw of some rows, a piece at a time: ten million rows are to be decided in little memory."""
+    drawn = np.empty(len(some), dtype=np.uint64)
+    for start in range(0, len(some), PIECE):
+        piece = rows[some[start : start + PIECE]]
+        drawn[start : start + PIECE] = draw(seed, purpose, piece["file"], piece["line"])
+    return drawn
 
 
 def _mix(state: Numbers) -> Numbers:
@@ -124,14 +134,14 @@ def _divide(rows: Rows, fate: Fate, fixed: Fate, label: npt.NDArray[np.int32], s
         size, place = _by_class(rows, free, label, split.seed, SPLIT_DRAW)
         tests, validations = np.rint(size * test), np.rint(size * validation)
     else:
-        place = _places(draw(split.seed, SPLIT_DRAW, rows["file"][free], rows["line"][free]))
+        place = _places(_draw_for(rows, free, split.seed, SPLIT_DRAW))
         tests, validations = np.array(int(len(free) * test)), np.array(int(len(free) * validation))
     fate[free[place < tests]] = TEST
     fate[free[(place >= tests) & (place < tests + validations)]] = VALIDATION
     training = np.flatnonzero(fate == TRAIN)
     over = len(training) % split.align
     if over:
-        drawn = draw(split.seed, SPLIT_DRAW, rows["file"][training], rows["line"][training])
+        drawn = _draw_for(rows, training, split.seed, SPLIT_DRAW)
         fate[training[np.argsort(drawn, kind="stable")[:over]]] = TEST
 
 
@@ -139,7 +149,7 @@ def _by_class(
     rows: Rows, free: npt.NDArray[np.int64], label: npt.NDArray[np.int32], seed: int, purpose: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """For each of the rows ``free``: how many there are of its class, and its place among them in the draw."""
-    drawn = draw(seed, purpose, rows["file"][free], rows["line"][free])
+    drawn = _draw_for(rows, free, seed, purpose)
     order = np.lexsort((drawn, label[free]))
     counts = np.bincount(label[free])
     starts = np.cumsum(counts) - counts
@@ -164,13 +174,17 @@ def firsts(key: Any, fate: Fate) -> npt.NDArray[np.int64]:
 
     Test rows come before validation rows, and those before training rows.
     """
-    used = np.flatnonzero(fate <= TEST)
-    used = used[np.argsort(TEST - fate[used], kind="stable")]
-    values = np.asarray(key)[used]
+    used = np.concatenate([np.flatnonzero(fate == part) for part in (TEST, VALIDATION, TRAIN)])
+    values = key[used]
     order = np.argsort(values, kind="stable")
-    values, used = values[order], used[order]
+    values = values[order]
+    used = used[order]
+    del order
     new = np.ones(len(values), dtype=bool)
     new[1:] = values[1:] != values[:-1]
+    del values
+    again = np.flatnonzero(~new)
+    first = np.flatnonzero(new)
     result = np.full(len(fate), -1, dtype=np.int64)
-    result[used[~new]] = used[np.flatnonzero(new)[(np.cumsum(new) - 1)[~new]]]
+    result[used[again]] = used[first[np.searchsorted(first, again) - 1]]
     return result

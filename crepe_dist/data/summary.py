@@ -11,7 +11,8 @@ import numpy.typing as npt
 from crepe_dist import __version__
 from crepe_dist.data.building import Built, Collected, Job, kept
 from crepe_dist.data.dataset import PARTS
-from crepe_dist.data.selection import REPEATED, SAMPLED_OUT, TEST, TRAIN, VALIDATION, firsts
+from crepe_dist.data.options import SHORTEST
+from crepe_dist.data.selection import REPEATED, SAMPLED_OUT, TEST, TRAIN, VALIDATION, firsts, repeats
 from crepe_dist.data.spool import Texts
 
 PERCENTILES = (1, 5, 25, 50, 75, 90, 95, 99, 100)
@@ -19,14 +20,12 @@ BINS = 40
 EXAMPLES = 3  # a class
 EXAMPLE_CLASSES = 50
 EXAMPLE_LENGTH = 300  # characters
-SHORTEST = 123  # of the network: what leaves one position after its last pool
 FEW_ROWS = 50
 
 
 def summarise(name: str, job: Job, found: Collected, built: Built, command: str) -> dict[str, Any]:
     """All of a report, as JSON can hold it."""
-    rows = kept(built.fate)
-    lengths = np.asarray(found.rows["characters"])[rows]
+    lengths = found.rows["characters"][kept(built.fate)]
     counts = {
         part: np.bincount(built.labels[built.fate == code], minlength=len(built.classes))
         for code, part in enumerate(PARTS)
@@ -45,7 +44,7 @@ def summarise(name: str, job: Job, found: Collected, built: Built, command: str)
             "bad": built.bad,
             "duplicates": int((built.fate == REPEATED).sum()),
             "sampled_out": sampled_out,
-            "kept": len(rows),
+            "kept": len(lengths),
         },
         "lengths": _lengths(lengths, job.encoding.feature_len),
         "characters": _characters(job, built, int(lengths.sum(dtype=np.int64))),
@@ -89,7 +88,7 @@ def _characters(job: Job, built: Built, total: int) -> dict[str, Any]:
 def _duplicates(found: Collected, built: Built) -> dict[str, Any]:
     # Rows that were left out as duplicates are counted too, so that their number is seen.
     fate = np.where(built.fate == REPEATED, TRAIN, built.fate).astype(np.uint8)
-    exact = firsts(found.rows["exact"], fate)
+    exact = int(repeats(found.rows["exact"], fate).sum())
     near = firsts(found.rows["near"], fate)
     again = np.flatnonzero(near >= 0)
     across = {}
@@ -97,15 +96,25 @@ def _duplicates(found: Collected, built: Built) -> dict[str, Any]:
         mine, theirs = built.fate == code, built.fate == other
         if mine.any() and theirs.any():
             across[f"{PARTS[code]} in {PARTS[other]}"] = {
-                kind: int(np.isin(found.rows[kind][mine], found.rows[kind][theirs]).sum()) for kind in ("exact", "near")
+                kind: _shared(found.rows[kind][mine], found.rows[kind][theirs]) for kind in ("exact", "near")
             }
     return {
-        "exact": int((exact >= 0).sum()),
+        "exact": exact,
         "near": len(again),
         "conflicting": int((built.labels[again] != built.labels[near[again]]).sum()),
         "removed": int((built.fate == REPEATED).sum()),
         "across": across,
     }
+
+
+def _shared(mine: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> int:
+    """How many of mine are among theirs; the smaller is sorted, so that ten million rows take little memory."""
+    if len(mine) > len(theirs):
+        return int(np.isin(mine, theirs).sum())
+    values, counts = np.unique(mine, return_counts=True)
+    place = np.searchsorted(values, theirs)
+    hit = place[values[np.minimum(place, len(values) - 1)] == theirs]
+    return int(counts[np.unique(hit)].sum())
 
 
 def _examples(found: Collected, built: Built) -> dict[str, list[str]]:

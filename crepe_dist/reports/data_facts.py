@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from crepe_dist.data.options import SHORTEST
 from crepe_dist.reports.wording import counted, cut, listed, number, percent
 
 PARTS = ("train", "validation", "test")
@@ -19,7 +20,6 @@ LOSSES = (
     ("sampled_out", "left out by sampling", "was left out by sampling", "were left out by sampling"),
 )
 LABEL = 60  # cells of a class name in a sentence
-SHORTEST = 123  # characters: what the network needs to leave anything after its pools
 
 Summary = dict[str, Any]
 
