@@ -315,6 +315,11 @@ class TestParquet:
         with pytest.raises(UserError, match="cannot be read as Parquet"):
             Read(tmp_path, find_sources([str(tmp_path / "a.parquet")]).files)
 
+    def test_gzipped_parquet_is_refused_with_the_remedy(self, tmp_path):
+        (tmp_path / "a.parquet.gz").write_bytes(gzip.compress(b"PAR1"))
+        with pytest.raises(UserError, match="is gzipped"):
+            Read(tmp_path, find_sources([str(tmp_path / "a.parquet.gz")]).files)
+
     def test_a_column_of_numbers_is_no_text(self, tmp_path):
         self.write(tmp_path / "a.parquet", {"text": [1, 2], "label": ["x", "y"]})
         with pytest.raises(UserError, match="is no text"):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from crepe_dist.data.formats.columns import Wanted, choose_named
 from crepe_dist.data.formats.rows import BLOCK, MAX_RECORD, BadRow, Block, Parsed, Row, Share, excerpt, join, too_long
+from crepe_dist.data.formats.stream import GZIP
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
 
@@ -118,6 +119,9 @@ def open_parquet(path: Path, file: str, wanted: Wanted, label: str | None) -> tu
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    with path.open("rb") as stream:
+        if stream.read(2) == GZIP:
+            raise UserError(f"{file} is gzipped", "Parquet is packed inside", "unpack it first: gunzip")
     try:
         opened = pq.ParquetFile(path, pre_buffer=False)
         schema = opened.schema_arrow
