@@ -290,7 +290,7 @@ class Reader:
             depth = min(ahead, 2 * depth)
             if found.consumed < len(block.data):
                 depth = 1
-                rest = Block(block.data[found.consumed :], block.line + found.lines, False)
+                rest = Block(block.data[found.consumed :], block.line + found.lines, False, full=block.full)
                 again: dict[int, tuple[_Open, list[Block]]] = {owner.file: (owner, [rest])}
                 for each, later, _ in waiting:
                     again.setdefault(each.file, (each, []))[1].append(later)

@@ -132,7 +132,7 @@ def open_source(source: Source, reading: Reading) -> tuple[Parser, Cutter]:
     stream = Stream(source.path)
     if source.format == SAMPLE:
         cutter = LineCutter(stream, quoted=False)
-        cutter.skip_line()
+        cutter.skip_lines(1)
         return Table("tsv", Chosen(None, (2,)), 3, label), cutter
     kind = source.format or _kind_of(stream.peek(LOOK_AT), source.name)
     if kind == "amazon":

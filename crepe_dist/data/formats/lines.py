@@ -15,7 +15,9 @@ class LineCutter:
     """Blocks of whole records, about ``BLOCK`` bytes each.
 
     A cut of a ``quoted`` stream is a line end with an even number of quotes before it. A stray quote makes that wrong:
-    the parser then consumes less than the block, and what was cut behind it is ``put_back``.
+    the parser then consumes less than the block, and what is left, and what was cut behind it, is ``put_back``. The
+    next block is then as long as can be, and the parser says where its last record ends; after it, quotes are counted
+    anew. So what is a record does not depend on where it was cut.
     """
 
     def __init__(self, stream: Stream, *, quoted: bool) -> None:
@@ -25,6 +27,7 @@ class LineCutter:
         self._ended = False
         self._buffer = b""
         self._before: deque[Block] = deque()  # what was put back and comes before the buffer
+        self._count = quoted  # cut where quotes are even
         self._fill()
         if self._buffer.startswith(BOM):
             self._buffer = self._buffer[len(BOM) :]
@@ -44,30 +47,32 @@ class LineCutter:
     def close(self) -> None:
         self._stream.close()
 
-    def skip_line(self) -> None:
-        """Drops the first line, a header."""
-        end = self._buffer.find(b"\n") + 1
-        self._buffer = self._buffer[end:] if end else b""
-        self._line += 1
+    def skip_lines(self, count: int) -> None:
+        """Drops the first lines: a header and what stands before it."""
+        for _ in range(count):
+            end = self._buffer.find(b"\n") + 1
+            self._buffer = self._buffer[end:] if end else b""
+        self._line += count
 
     def take(self) -> Block | None:
         """The next block; ``None`` at the end. A block that holds a bad line holds nothing else."""
-        if self._before:
-            block = self._before.popleft()
-            end = len(block.data) if len(block.data) <= BLOCK else self._cut(block.data[:BLOCK])
-            if end < len(block.data):
-                rest = block.line + block.data.count(b"\n", 0, end)
-                self._before.appendleft(Block(block.data[end:], rest, block.final))
-                block = Block(block.data[:end], block.line, False)
+        if not self._before:
+            self._fill()
+            if self._ended and len(self._buffer) <= BLOCK:
+                return self._last()
+            end, full = self._cut(self._buffer[:BLOCK])
+            return self._block(end, full) if end else self._skip_long_line()
+        block = self._before.popleft()
+        if len(block.data) <= BLOCK:
             return block
-        self._fill()
-        if self._ended and len(self._buffer) <= BLOCK:
-            return self._last()
-        end = self._cut(self._buffer[:BLOCK])
-        return self._block(end) if end else self._skip_long_line()
+        end, full = self._cut(block.data[:BLOCK])
+        rest = block.line + block.data.count(b"\n", 0, end)
+        self._before.appendleft(Block(block.data[end:], rest, block.final))
+        return Block(block.data[:end], block.line, False, full=full)
 
     def put_back(self, blocks: Sequence[Block]) -> None:
         """Takes back the blocks that were taken last, the first of them perhaps shortened from its front."""
+        self._count = self._quoted and blocks[0].full
         merged: list[Block] = []
         for block in (*blocks, *self._before):
             if merged and not merged[-1].bad and not block.bad:
@@ -86,9 +91,9 @@ class LineCutter:
             self._buffer += self._stream.read(BLOCK - len(self._buffer))
             self._ended = len(self._buffer) < BLOCK
 
-    def _block(self, end: int) -> Block:
+    def _block(self, end: int, full: bool = False) -> Block:
         data, self._buffer = self._buffer[:end], self._buffer[end:]
-        block = Block(data, self._line, self._ended and not self._buffer)
+        block = Block(data, self._line, self._ended and not self._buffer, full=full)
         self._line += data.count(b"\n")
         return block
 
@@ -98,22 +103,21 @@ class LineCutter:
             return self._block(len(self._buffer)) if self._buffer else None
         end = self._buffer.rfind(b"\n") + 1
         if end:
-            return self._block(end)
+            return self._block(end)._replace(final=True)
         # The line that was cut off is part of what is lost.
         rest, self._buffer, self._stream.problem = self._buffer, b"", ""
         return Block(b"", self._line, True, (BadRow(self._line, problem, excerpt(rest)),))
 
-    def _cut(self, window: bytes) -> int:
-        """Where the last record of the window ends; the last line end if no record seems to; 0 without a line end."""
+    def _cut(self, window: bytes) -> tuple[int, bool]:
+        """Where the last record of the window ends, and whether that is its last line end; 0 without a line end."""
         last = end = window.rfind(b"\n") + 1
-        if not self._quoted:
-            return last
-        odd = window.count(b'"', 0, end) % 2
+        counted, self._count = self._count, self._quoted
+        odd = window.count(b'"', 0, end) % 2 if counted else 0
         while odd and end:
             previous = window.rfind(b"\n", 0, end - 1) + 1
             odd ^= window.count(b'"', previous, end) % 2
             end = previous
-        return end or last
+        return end or last, end in (0, last)
 
     def _skip_long_line(self) -> Block:
         """A line that fills a block is not kept in memory; its beginning is."""

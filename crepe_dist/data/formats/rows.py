@@ -38,12 +38,14 @@ class Block(NamedTuple):
         line: number of its first line.
         final: nothing follows it in the file.
         bad: what could not even be read.
+        full: no more can be read together with it; what is open from its first line to its end is broken.
     """
 
     data: bytes
     line: int
     final: bool
     bad: tuple[BadRow, ...] = ()
+    full: bool = False
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class Table:
         csv.field_size_limit(2 * MAX_RECORD)
         start = 0
         while start < len(lines):
-            reader = csv.reader(islice(lines, start, None), delimiter=self.delimiter, strict=True)
+            reader = csv.reader(_from(lines, start), delimiter=self.delimiter, strict=True)
             first = block.line + start - 1
             done = 0
             try:
@@ -69,7 +69,7 @@ class Table:
                 begun = start + done
                 at_end = start + reader.line_num == len(lines)
                 broken = _broken(lines, begun)
-                if (at_end or not broken) and begun and not block.final:
+                if (at_end or not broken) and not block.final and not (block.full and begun == 0):
                     return begun  # what follows the block decides
                 broken = broken or 1
                 line = block.line + begun + broken - 1
@@ -115,7 +115,7 @@ def open_table(
         names = [cell.strip() for cell in first[0]]
         columns = choose_named(file, names, wanted, label_given=label is not None)
         width = len(names)
-        cutter.skip_line()
+        cutter.skip_lines(1)
     else:
         columns = choose_numbered(file, width, wanted, label_given=label is not None)
     return Table(name, columns, width, label, delimiter), cutter
@@ -160,6 +160,10 @@ def _tsv_fields(line: str) -> list[str]:
             for field in fields
         ]
     return fields
+
+
+def _from(lines: list[str], start: int) -> Iterator[str]:
+    return (lines[index] for index in range(start, len(lines)))
 
 
 def _broken(lines: list[str], start: int) -> int:
