@@ -340,7 +340,7 @@ class TestFolders:
         folder = self.write(tmp_path / "texts", **files, pos__3=b"\xff\xfeu\x00", **{"pos__.hidden": b"no"})
         got = Read(tmp_path, find_sources([folder]).files, ahead=3)
         assert [(row[1], row[2]) for row in got.rows] == [("neg", "bad"), ("pos", "fine"), ("pos", "good")]
-        assert [bad["reason"] for bad in got.bad] == ["empty text", f"{folder}/pos/3 is UTF-16 text"]
+        assert [bad["reason"] for bad in got.bad] == ["empty text", "not readable: it is UTF-16 text"]
 
     def test_parts_that_are_folders_of_classes(self, tmp_path):
         files = {f"{part}__{kind}__1.txt": b"text" for part in ("train", "test") for kind in ("pos", "neg")}

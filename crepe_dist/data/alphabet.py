@@ -22,6 +22,7 @@ ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/\\|_@#$%^&*~`+ =<>()[
 FULL_ALPHABET = ALPHABET + "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 BLANK = 255
 CODE_POINTS = 0x110000
+LONGEST = 1 << 20  # characters a document
 # No code point from here on has a letter of the alphabet as its lower case or at the start of its decomposition.
 LATIN_END = 0x2200
 
@@ -56,8 +57,10 @@ class Encoding:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise UserError(f"encoding mode {self.mode!r} does not exist", remedy=f"choose one of {', '.join(MODES)}")
-        if self.feature_len < 1:
-            raise UserError(f"feature_len is {self.feature_len}", remedy="give the number of characters a document")
+        if not 1 <= self.feature_len <= LONGEST:
+            raise UserError(
+                f"feature_len is {self.feature_len}", "it is the number of characters a document", f"1 to {LONGEST:,}"
+            )
         if self.fold_accents is None:
             object.__setattr__(self, "fold_accents", self.mode != "notebook")
 

@@ -23,7 +23,7 @@ from crepe_dist.data.spool import Rows, Texts, map_rows
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync, write_json
 
-CHUNK = 4096
+MAX_CHUNK, CHUNK_BYTES = 4096, 1 << 23  # rows and bytes that are encoded together
 
 
 @dataclass(frozen=True)
@@ -262,8 +262,9 @@ def write_shard(task: _ShardTask) -> _ShardDone:
     writer = ShardWriter(
         task.folder, task.part, task.shard, len(chosen), task.encoding.feature_len, keep_texts=keep_texts
     )
-    for start in range(0, len(chosen), CHUNK):
-        data = texts.get(rows[chosen[start : start + CHUNK]])
+    step = max(1, min(MAX_CHUNK, CHUNK_BYTES // task.encoding.feature_len))
+    for start in range(0, len(chosen), step):
+        data = texts.get(rows[chosen[start : start + step]])
         writer.append(task.encoding.encode([text.decode("utf-8") for text in data]), data)
         # Nearly all characters are ASCII ones of the alphabet; what is left is counted one by one.
         left = b"".join(data).translate(None, known).decode("utf-8")

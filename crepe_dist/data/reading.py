@@ -24,6 +24,7 @@ from crepe_dist.errors import UserError
 
 MAX_LABEL = 200  # characters
 MAX_CLASSES = 1 << 16
+LONGEST_REASON = 300
 _LETTERS = bytes(range(128)).lower()
 _NOT_LETTERS = bytes(point for point in range(128) if not chr(point).isalnum())
 _NOT_WORDS = re.compile(r"[\W_]+")
@@ -223,25 +224,26 @@ class Reader:
                 if reservoir and opened.source.part == "train":
                     for index, label in enumerate(found.labels):
                         reservoir.add(label, found.drawn[found.rows["label"] == index])
-                yield self._finish(before=opened.file)
-        self._finish(before=len(self.sources))
+                for file in [file for file in self._open if file < opened.file]:
+                    self._finish(file)
+                yield self._done + sum(each.cutter.position for each in self._open.values())
+        for file in list(self._open):
+            self._finish(file)
         close_writers()
 
-    def _finish(self, before: int) -> int:
-        """Closes the sources that are used up; returns the number of bytes read."""
-        for file, opened in list(self._open.items()):
-            if file < before:
-                count = self.files[file]
-                count.sha256, count.bytes = opened.cutter.sha256(), opened.cutter.position
-                opened.cutter.close()
-                del self._open[file]
-                self._done += count.bytes
-        return self._done + sum(opened.cutter.position for opened in self._open.values())
+    def _finish(self, file: int) -> None:
+        """Closes a source that is used up."""
+        cutter = self._open.pop(file).cutter
+        count = self.files[file]
+        count.sha256, count.bytes = cutter.sha256(), cutter.position
+        cutter.close()
+        self._done += count.bytes
 
     def _note(self, opened: _Open, found: Found, rows: Any, bad: Any) -> None:
         count = self.files[opened.file]
         for each in found.bad:
             record = {"file": opened.source.name, "source": opened.file, **each._asdict()}
+            record["reason"] = excerpt(each.reason, LONGEST_REASON)
             bad.write(json.dumps(record, ensure_ascii=False) + "\n")
             count.bad += each.lines
             self.bad += each.lines
@@ -275,6 +277,8 @@ class Reader:
             while current and len(waiting) < depth:
                 block = current.cutter.take()
                 if block is None:
+                    if not any(each.file == current.file for each, _, _ in waiting):
+                        self._finish(current.file)
                     current = put_back.popleft() if put_back else next(opened, None)
                     continue
                 task = Task(

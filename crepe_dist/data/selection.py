@@ -53,8 +53,8 @@ class Split:
         for name, number in (("max_per_class", self.max_per_class), ("align", self.align)):
             if number is not None and number < 1:
                 raise UserError(f"{name} is {number}", remedy="give a number from 1 on")
-        if self.seed < 0:
-            raise UserError(f"the seed is {self.seed}", remedy="give a number from 0 on")
+        if not 0 <= self.seed < 1 << 32:
+            raise UserError(f"the seed is {self.seed}", remedy=f"give a number from 0 to {(1 << 32) - 1}")
 
 
 def draw(seed: int, purpose: int, files: Any, lines: Any) -> Numbers:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +14,7 @@ from crepe_dist.data.dataset import PARTS
 from crepe_dist.data.formats.columns import Chosen, Wanted
 from crepe_dist.data.formats.documents import DocumentCutter, Documents, list_documents
 from crepe_dist.data.formats.json_lines import open_amazon, open_json_lines
-from crepe_dist.data.formats.lines import LineCutter
+from crepe_dist.data.formats.lines import BOM, LineCutter
 from crepe_dist.data.formats.parquet import MAGIC, open_parquet
 from crepe_dist.data.formats.rows import Cutter, Parser
 from crepe_dist.data.formats.stream import Stream
@@ -29,8 +31,10 @@ SUFFIXES = {
     ".parquet": "parquet", ".pq": "parquet",
 }  # fmt: skip
 AMAZON = re.compile(r"reviews_(.+)_5\.json(\.gz)?")
-PART_NAMES = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
-PART_NAMES["dev"] = "validation"
+PART_NAMES = {
+    "train": "train", "training": "train", "test": "test", "testing": "test",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+}  # fmt: skip
 SAMPLE_FILES = {
     "product review": "amazonReviewSnippets_GroundTruth.txt",
     "movie review": "movieReviewSnippets_GroundTruth.txt",
@@ -105,13 +109,23 @@ def find_sources(
     files = [source for name in given for source in _named(name, reading)]
     for part, name in (("test", test), ("validation", validation)):
         if name is not None:
-            files = [source for source in files if source.part != part]
-            files += [replace(source, part=part) for source in _named(name, reading) if source.part in ("train", part)]
+            own = [replace(source, part=part) for source in _named(name, reading) if source.part in ("train", part)]
+            if not own:
+                raise UserError(f"{name} holds nothing for the {part} part", remedy=f"name the files by --{part}")
+            files = [source for source in files if source.part != part] + own
     if sum(source.path is None for source in files) > 1:
         raise UserError("the standard input can be read once only", remedy="give - once")
     if not any(source.part == "train" for source in files):
-        raise UserError(f"{' '.join(given)} holds a test part alone", remedy="name the training data as well")
-    return Sources(tuple(files))
+        raise UserError(f"{' '.join(given)} holds nothing to train on", remedy="name the training data as well")
+    return Sources(tuple(_with_own_names(files)))
+
+
+def _with_own_names(files: list[Source]) -> Iterator[Source]:
+    """Short names where they tell the files apart, else paths; in characters that can be written anywhere."""
+    count = Counter(source.name for source in files)
+    for source in files:
+        name = source.name if count[source.name] == 1 else str(source.path)
+        yield replace(source, name=os.fsencode(name).decode("utf-8", "backslashreplace"))
 
 
 def open_source(source: Source, reading: Reading) -> tuple[Parser, Cutter]:
@@ -213,6 +227,12 @@ def _in_folder(folder: Path, root: Path, reading: Reading) -> Iterator[Source]:
             found = _in_folder(path, root, reading) if path.is_dir() else [_file(path, _below(path, root), reading)]
             yield from (replace(source, part=part) for source in found)
         return
+    if named:
+        raise UserError(
+            f"{folder}: which files are for training?",
+            f"{named[0][0].name} is for the {named[0][1]} part, and no name begins with train",
+            "name the files themselves, and those of the other parts by --test and --validation",
+        )
     files = [path for path in data if path.is_file()]
     folders = [path for path in data if path.is_dir()]
     if files and reading.format != "folder":
@@ -232,7 +252,9 @@ def _in_folder(folder: Path, root: Path, reading: Reading) -> Iterator[Source]:
 
 
 def _part_of(path: Path) -> str | None:
-    return PART_NAMES.get(re.split(r"[-_.]", path.name.lower())[0])
+    """By the letters with which the name begins: train-00000.parquet, test2.csv, but not trains.csv."""
+    letters = re.match(r"[a-z]*", path.name.lower())
+    return PART_NAMES.get(letters[0]) if letters else None
 
 
 def _below(path: Path, root: Path) -> str:
@@ -242,7 +264,7 @@ def _below(path: Path, root: Path) -> str:
 def _kind_of(head: bytes, name: str) -> str:
     if head.startswith(MAGIC):
         return "parquet"
-    line = head.lstrip().split(b"\n", 1)[0]
+    line = head.removeprefix(BOM).lstrip().split(b"\n", 1)[0]
     if line.startswith((b"{", b"[")):
         return "jsonl"
     if b"\t" in line:

@@ -41,12 +41,15 @@ def is_header(rows: Sequence[Sequence[str]], wanted: Wanted) -> bool:
 
     A word that stands in the same column again is no header: a class may be called "review".
     """
+    if not rows:
+        return False
     cells, *others = rows
     if any(name in cells for name in wanted.names if not name.isdecimal()):
         return True
-    if any(cell in (row[i] for row in others if i < len(row)) for i, cell in enumerate(cells)):
-        return False
-    return any(_plain(cell) in LABELS + TEXTS for cell in cells)
+    return any(
+        _plain(cell) in LABELS + TEXTS and all(cell != row[i] for row in others if i < len(row))
+        for i, cell in enumerate(cells)
+    )
 
 
 def choose_named(file: str, names: Sequence[str], wanted: Wanted, *, label_given: bool) -> Chosen:
@@ -85,7 +88,7 @@ def choose_named(file: str, names: Sequence[str], wanted: Wanted, *, label_given
 def _position(file: str, names: Sequence[str], what: str, given: str) -> int:
     if given in names:
         return list(names).index(given)
-    if given.isdecimal() and 1 <= int(given) <= len(names):
+    if _is_place(given, len(names)):
         return int(given) - 1
     raise UserError(f"{file} has no column {given!r}", f"it has {', '.join(names)}"[:500], f"name one by --{what}")
 
@@ -98,7 +101,7 @@ def choose_numbered(file: str, width: int, wanted: Wanted, *, label_given: bool)
     """
 
     def position(what: str, given: str) -> int:
-        if not given.isdecimal() or not 1 <= int(given) <= width:
+        if not _is_place(given, width):
             raise UserError(
                 f"{file} has no column {given!r}",
                 f"it has {width} columns and no header was seen",
@@ -115,6 +118,10 @@ def choose_numbered(file: str, width: int, wanted: Wanted, *, label_given: bool)
         return Chosen(label, tuple(i for i in range(width) if i != label))
     named = [("title", wanted.title), ("text", wanted.text)]
     return Chosen(label, tuple(position(what, given) for what, given in named if given is not None))
+
+
+def _is_place(given: str, width: int) -> bool:
+    return given.isdecimal() and len(given) < 10 and 1 <= int(given) <= width
 
 
 def _plain(name: str) -> str:

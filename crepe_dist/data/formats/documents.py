@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,7 +68,10 @@ class DocumentCutter:
         digest = hashlib.sha256()
         for name in self._names:
             digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
-            digest.update(bytes.fromhex(sha256(self._folder / name)))
+            try:
+                digest.update(bytes.fromhex(sha256(self._folder / name)))
+            except OSError:  # it is in quarantine
+                digest.update(b"not readable")
         return digest.hexdigest()
 
     def close(self) -> None:
@@ -75,20 +79,33 @@ class DocumentCutter:
 
 
 def list_documents(folder: Path) -> list[str]:
-    """Paths of all visible files below ``folder``, relative to it, sorted."""
-    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return sorted(str(path) for path in paths if not any(part.startswith(".") for part in path.parts))
+    """Paths of all visible files below ``folder``, relative to it, sorted; links to folders are followed once."""
+    found: list[str] = []
+    seen: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        if real not in seen:
+            found += [os.path.relpath(os.path.join(place, name), folder) for name in files if not name.startswith(".")]
+        seen.add(real)
+    return sorted(name for name in found if (folder / name).is_file())
 
 
 def _read(path: Path) -> str:
     try:
         stream = Stream(path)
     except UserError as error:
-        raise ValueError(error.what) from None
+        raise ValueError(f"not readable: it {error.what.removeprefix(str(path)).strip()}") from None
     data = stream.read(MAX_RECORD + 1)
     stream.close()
     if len(data) > MAX_RECORD:
         raise ValueError(too_long())
     if stream.problem:
         raise ValueError(stream.problem)
-    return data.decode("utf-8-sig", "surrogateescape").strip()
+    try:
+        text = data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    if not text:
+        raise ValueError("empty text")
+    return text

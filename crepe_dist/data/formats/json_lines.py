@@ -119,7 +119,7 @@ def _scalar(record: dict[str, Any], key: str) -> str:
 
 def _text(record: dict[str, Any], key: str) -> str:
     if key not in record:
-        raise ValueError(f"no such key: {key!r} (there are {', '.join(map(str, record))[:200]})")
+        raise ValueError(f"no such key: {key!r} (there are {', '.join(map(repr, record))[:200]})")
     value = record[key]
     if value is None:
         return ""

@@ -50,10 +50,10 @@ class Parquet:
                 result.bad.append(BadRow(number, too_long(), excerpt(text)))
             elif self.label_names is None or label is None:
                 result.rows.append(Row(number, label or "", text))
-            elif label.isdecimal() and int(label) < len(self.label_names):
+            elif label.isdecimal() and len(label) < 10 and int(label) < len(self.label_names):
                 result.rows.append(Row(number, self.label_names[int(label)], text))
             else:
-                reason = f"unknown label: {label} is not one of 0 to {len(self.label_names) - 1}"
+                reason = f"unknown label: {label:.40} is not one of 0 to {len(self.label_names) - 1}"
                 result.bad.append(BadRow(number, reason, excerpt(text)))
         return result
 
@@ -101,9 +101,9 @@ class ParquetCutter:
                 for batch in self._file.iter_batches(
                     rows, row_groups=[number], columns=list(self._columns), use_threads=False
                 ):
-                    line = self._read + 1
+                    block = Block(_packed(batch, self._columns), self._read + 1, False)
                     self._read += batch.num_rows
-                    yield Block(_packed(batch, self._columns), line, False)
+                    yield block
             except (pa.ArrowException, OSError) as error:
                 left = before + group.num_rows - self._read
                 self._read += left
@@ -127,13 +127,17 @@ def open_parquet(path: Path, file: str, wanted: Wanted, label: str | None) -> tu
         schema = opened.schema_arrow
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file} cannot be read as Parquet", str(error)[:300], "is it whole? get it again") from error
-    names = [field.name for field in schema if not pa.types.is_nested(field.type)]
+    simple = [field for field in schema if not pa.types.is_nested(field.type)]
+    names, types = [field.name for field in simple], [field.type for field in simple]
     columns = choose_named(file, names, wanted, label_given=label is not None)
     for position in columns.texts:
-        kind = schema.field(names[position]).type
+        kind = types[position]
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             raise UserError(f"{file}: column {names[position]!r} is no text", f"it holds {kind}", "name one by --text")
+    for name in {names[i] for i in (columns.label, *columns.texts) if i is not None}:
+        if names.count(name) > 1:
+            raise UserError(f"{file} has several columns called {name!r}", remedy="rename one, or name another")
     positions = columns.texts if columns.label is None else (columns.label, *columns.texts)
     label_names = None if columns.label is None else _label_names(schema, names[columns.label])
     return Parquet(label, label_names), ParquetCutter(path, opened, [names[i] for i in positions])
@@ -144,7 +148,7 @@ def _label_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         names = features[column]["names"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
     return tuple(map(str, names)) if isinstance(names, list) else None
 
@@ -156,7 +160,9 @@ def _packed(batch: pa.RecordBatch, columns: Sequence[str]) -> bytes:
     for name in columns:
         array = batch.column(name)
         array = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
-        arrays.append(array.cast(pa.large_string()))
+        binary = pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type)
+        # Bytes are decoded one by one later, so that one that is no text costs one row.
+        arrays.append(array.cast(pa.large_binary() if binary else pa.large_string()))
     packed = pa.RecordBatch.from_arrays(arrays, names=[str(i) for i in range(len(arrays))])
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, packed.schema) as writer:
@@ -168,7 +174,7 @@ def _values(column: pa.Array) -> list[str | None]:
     import pyarrow as pa
 
     try:
-        return list(column.to_pylist())
+        values = column.to_pylist()
     except UnicodeDecodeError:
         values = column.cast(pa.large_binary()).to_pylist()
-        return [None if value is None else value.decode("utf-8", "surrogateescape") for value in values]
+    return [value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value for value in values]

@@ -112,11 +112,11 @@ def join(columns: list[str]) -> str:
     return columns[0] if len(columns) == 1 else TITLE_JOINT.join(column for column in columns if column.strip())
 
 
-def excerpt(text: str | bytes) -> str:
+def excerpt(text: str | bytes, length: int = EXCERPT) -> str:
     """The beginning of what could not be used, as text that any file can hold."""
     if isinstance(text, bytes):
-        return text[:EXCERPT].decode("utf-8", "replace")
-    return text[:EXCERPT].encode("utf-8", "replace").decode()
+        return text[:length].decode("utf-8", "replace")
+    return text[:length].encode("utf-8", "replace").decode()
 
 
 def too_long() -> str:

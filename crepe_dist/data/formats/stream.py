@@ -6,14 +6,15 @@ import hashlib
 import sys
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from crepe_dist.errors import UserError
 
 GZIP = b"\x1f\x8b"
 PIECE = 1 << 18
+STEP = 256
 FOREIGN = {
-    b"BZh": ("bzip2", "bunzip2"),
+    b"BZh91AY&SY": ("bzip2", "bunzip2"),
     b"\xfd7zXZ": ("xz", "unxz"),
     b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
     b"PK\x03\x04": ("a zip archive", "unzip (and export a spreadsheet as CSV)"),
@@ -40,6 +41,8 @@ class Stream:
         self._digest = hashlib.sha256()
         try:
             self._file: BinaryIO = path.open("rb") if path else sys.stdin.buffer
+        except AttributeError:
+            raise UserError("there is no standard input", remedy="name a file, or send something to the pipe") from None
         except OSError as error:
             raise UserError(f"{self._name} cannot be read", error.strerror or str(error)) from error
         self._raw = self._read_raw()
@@ -103,11 +106,23 @@ class Stream:
             if not data:
                 self.problem = "the gzip data end in the middle"
                 return self._decoder.flush()
+            before = self._decoder.copy()
             try:
                 piece = self._decoder.decompress(data, size)
             except zlib.error as error:
                 self.problem = f"the gzip data are broken: {error}"
-                return b""
+                return _until_broken(before, data)
             if piece:
                 return piece
         return b""
+
+
+def _until_broken(decoder: Any, data: bytes) -> bytes:
+    """What can be had of a broken piece, in small steps; at most as much as a piece can hold."""
+    found: list[bytes] = []
+    for start in range(0, len(data), STEP):
+        try:
+            found.append(decoder.decompress(data[start : start + STEP], PIECE))
+        except zlib.error:
+            break
+    return b"".join(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -107,49 +107,70 @@ def open_table(
         UserError: the wanted columns are not there.
     """
     cutter = LineCutter(stream, quoted=name == "csv")
-    delimiter, first, width = _look(name, cutter.head)
+    delimiter, first = _look(name, cutter.head)
     if not first:
         return Table(name, Chosen(None, (0,)), 1, label), cutter
-    named = header == "yes" or (header == "auto" and is_header(first, wanted))
-    if named:
-        names = [cell.strip() for cell in first[0]]
+    rows = [fields for _, fields in first]
+    if header == "yes" or (header == "auto" and is_header(rows, wanted)):
+        names = [cell.strip() for cell in rows[0]]
         columns = choose_named(file, names, wanted, label_given=label is not None)
         width = len(names)
-        cutter.skip_lines(1)
+        cutter.skip_lines(first[0][0])
     else:
+        width = _usual_width(rows)
         columns = choose_numbered(file, width, wanted, label_given=label is not None)
     return Table(name, columns, width, label, delimiter), cutter
 
 
-def _look(name: str, head: bytes) -> tuple[str, list[list[str]], int]:
-    """The delimiter that gives more than one column (a spreadsheet's "CSV" may have semicolons), the first rows, and
-    the number of columns that most of them have."""
+Head = list[tuple[int, list[str]]]
+
+
+def _look(name: str, head: bytes) -> tuple[str, Head]:
+    """The delimiter (a spreadsheet's "CSV" may have semicolons), and the first rows with the number of the line on
+    which each ends.
+
+    The delimiter that makes columns with usual names; else the one that most rows agree on; else the one that makes
+    the fewest different labels.
+    """
     text = head.decode("utf-8", "replace")
-    for delimiter in "\t" if name == "tsv" else DELIMITERS:
-        lines = io.StringIO(text, newline="\n")
-        first = list(islice(_csv_head(lines, delimiter) if name == "csv" else _tsv_head(lines), LOOK_AT))
-        width = Counter(map(len, first)).most_common(1)[0][0] if first else 0
-        if width > 1:
-            return delimiter, first, width
-    return DELIMITERS[0], first, width
+    if name == "tsv":
+        return "\t", _tsv_head(text)
+    found = {delimiter: _csv_head(text, delimiter) for delimiter in DELIMITERS}
+
+    def merit(delimiter: str) -> tuple[bool, bool, float, int]:
+        rows = [fields for _, fields in found[delimiter]]
+        width = _usual_width(rows)
+        agreed = sum(len(row) == width for row in rows) / max(1, len(rows))
+        return width > 1, is_header(rows, Wanted()), agreed, -len({row[0] for row in rows})
+
+    best = max(DELIMITERS, key=merit)
+    return best, found[best]
 
 
-def _tsv_head(lines: Iterable[str]) -> Iterator[list[str]]:
-    return (_tsv_fields(line.rstrip("\r\n")) for line in lines if line.strip())
+def _usual_width(rows: Sequence[Sequence[str]]) -> int:
+    return Counter(map(len, rows)).most_common(1)[0][0] if rows else 0
 
 
-def _csv_head(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
+def _tsv_head(text: str) -> Head:
+    lines = enumerate(io.StringIO(text, newline="\n"), start=1)
+    found = ((number, _tsv_fields(line.rstrip("\r\n"))) for number, line in lines if line.strip("\r\n"))
+    return list(islice(found, LOOK_AT))
+
+
+def _csv_head(text: str, delimiter: str) -> Head:
     csv.field_size_limit(2 * MAX_RECORD)
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    while True:
+    reader = csv.reader(io.StringIO(text, newline="\n"), delimiter=delimiter, strict=True)
+    found: Head = []
+    while len(found) < LOOK_AT:
         try:
             fields = next(reader)
         except StopIteration:
-            return
+            break
         except csv.Error:
             continue
         if fields:
-            yield fields
+            found.append((reader.line_num, fields))
+    return found
 
 
 def _tsv_fields(line: str) -> list[str]:
