@@ -26,4 +26,11 @@ class UserError(Exception):
             lines.append(f"  why: {self.why}")
         if self.remedy:
             lines.append(f"  do:  {self.remedy}")
-        return "\n".join(lines)
+        return "\n".join(map(_visible, lines))
+
+
+def _visible(text: str) -> str:
+    """What a terminal would act on, from a file's name or content, is written out."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode-escape").decode() for character in text
+    )

@@ -37,3 +37,8 @@ def sha256(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def printable(name: Path | str) -> str:
+    """A file's name in characters that can be written anywhere: on Linux it may hold any bytes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -27,6 +27,7 @@ from crepe_dist.data.preparation import MAX_BAD, How, Progress, Steps, merge_in_
 from crepe_dist.data.selection import DEDUPE, Split
 from crepe_dist.data.sources import FORMATS, SAMPLE, SAMPLE_FEATURE_LEN, Reading, Sources, find_sources
 from crepe_dist.errors import UserError
+from crepe_dist.files import printable
 from crepe_dist.reports import data as report
 
 EXAMPLES = """  python -m crepe_dist.prepare sample --out data/sample
@@ -47,17 +48,35 @@ def main() -> None:
     # Stopped by a scheduler is as stopped by Ctrl-C: nothing half-made is left.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     given = _flags().parse_args()
+    try:
+        _run(given)
+    except OSError as error:
+        name = error.filename if isinstance(error.filename, str) else "a file"
+        raise UserError(f"{name} cannot be used", error.strerror or str(error)) from error
+
+
+def _run(given: argparse.Namespace) -> None:
     if given.verify is not None:
+        _check_alone(given, "verify", {"verify"})
         verify(open_dataset(given.verify))
         print(f"{given.verify} is as it was prepared")
         return
     if not given.source:
         raise UserError("there is nothing to prepare", remedy="python -m crepe_dist.prepare --help shows examples")
+    if given.merge:
+        _check_alone(given, "merge", {"merge", "source", "out", "overwrite", "processes"})
     if given.source == [AMAZON]:
         _take_amazon(given)
     if given.out is None:
         raise UserError("--out is needed", "it names the folder to make", "--out data/NAME")
     _show(_steps(given), given.out)
+
+
+def _check_alone(given: argparse.Namespace, flag: str, taken: set[str]) -> None:
+    usual = vars(_flags().parse_args([]))
+    more = [name for name, value in vars(given).items() if value != usual[name] and name not in taken]
+    if more:
+        raise UserError(f"--{flag} does not take {', '.join(more)}", "that was decided when the data were prepared")
 
 
 def _flags() -> argparse.ArgumentParser:
@@ -134,7 +153,7 @@ def _steps(given: Any) -> Steps:
         stratified=given.stratified,
         max_per_class=given.max_per_class,
         dedupe=given.dedupe,
-        align=given.align or 1,
+        align=1 if given.align is None else given.align,
     )
     return prepare_in_steps(sources, given.out, Encoding(given.mode, length, given.fold_accents), split, how)
 
@@ -142,8 +161,8 @@ def _steps(given: Any) -> Steps:
 def _take_amazon(given: Any) -> None:
     """The notebook's choices, where no others are given: the files, the cap, the alignment, the folder."""
     given.out = given.out or Path("data") / AMAZON
-    given.max_per_class = given.max_per_class or amazon.MAX_PER_CLASS
-    given.align = given.align or amazon.BATCH_SIZE
+    given.max_per_class = amazon.MAX_PER_CLASS if given.max_per_class is None else given.max_per_class
+    given.align = amazon.BATCH_SIZE if given.align is None else given.align
     if given.out.exists() and not given.overwrite:
         raise UserError(f"{given.out} exists", remedy="choose another --out, or replace it with --overwrite")
     with _bar() as show:
@@ -179,7 +198,7 @@ def _share(text: str) -> Share:
 
 
 def _typed() -> str:
-    return shlex.join(["python", "-m", "crepe_dist.prepare", *sys.argv[1:]])
+    return printable(shlex.join(["python", "-m", "crepe_dist.prepare", *sys.argv[1:]]))
 
 
 def _show(steps: Steps, out: Path) -> None:
@@ -191,10 +210,10 @@ def _show(steps: Steps, out: Path) -> None:
                 summary: dict[str, Any] = end.value
                 break
     if "of" in summary:
-        print(f"part {summary['part']} of {summary['of']}: {summary['rows']:,} rows in {out}")
+        print(f"part {summary['part']} of {summary['of']}: {summary['rows']:,} rows in {printable(out)}")
         print("when all parts are made: python -m crepe_dist.prepare --merge PART... --out DIR")
     else:
-        report.show(summary, Console(), str(out))
+        report.show(summary, Console(), printable(out))
 
 
 @contextmanager

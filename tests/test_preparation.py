@@ -158,8 +158,8 @@ def test_too_many_bad_rows_are_an_error_that_shows_and_keeps_them(tmp_path):
     assert "10 of 30 rows" in caught.value.what
     assert "rows.csv:3: wrong columns" in caught.value.why
     assert caught.value.why.count("rows.csv:") == 5
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.quarantine.jsonl", "rows.csv"]
-    assert len((tmp_path / "out.quarantine.jsonl").read_text().splitlines()) == 10
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.quarantine", "rows.csv"]
+    assert len((tmp_path / "out.quarantine").read_text().splitlines()) == 10
     prepared(tmp_path, ["x,fine", "y,fine", "x"] * 10, how=How(max_bad=0.4))
     assert (tmp_path / "out").is_dir()
 

@@ -117,7 +117,7 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
     classes = sorted(names, key=_label_order) if job.class_names is None else list(job.class_names)
     reasons, first_bad = _quarantine(folder, job, found, fate)
     bad = sum(reasons.values())
-    _check(job, found, classes, total, bad, first_bad)
+    _check(job, found, fate, classes, total, bad, first_bad)
     number = {label: index for index, label in enumerate(classes)}
     relabel = np.array([number.get(label, -1) for label in found.labels], dtype=np.int32)
     labels = relabel[found.rows["label"]]
@@ -162,7 +162,13 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
 
 
 def _check(
-    job: Job, found: Collected, classes: list[str], total: int, bad: int, first_bad: list[dict[str, Any]]
+    job: Job,
+    found: Collected,
+    fate: Fate,
+    classes: list[str],
+    total: int,
+    bad: int,
+    first_bad: list[dict[str, Any]],
 ) -> None:
     shown = "; ".join(f"{each['file']}:{each['line']}: {each['reason']}" for each in first_bad)
     used = [name for (name, part) in job.sources if part == "train"]
@@ -178,6 +184,13 @@ def _check(
             f"the first: {shown}",
             "mend them, say by --format, --header, --label or --text how the rows are read, or allow more by --max-bad",
         )
+    for part in PARTS[1:]:
+        if any(each == part for _, each in job.sources) and not (fate == PARTS.index(part)).any():
+            raise UserError(
+                f"no row can be used in the files of the {part} part",
+                ", ".join(name for name, each in job.sources if each == part)[:200],
+                f"name other files by --{part}, or leave them out",
+            )
     if len(classes) < 2:
         raise UserError(
             f"only {len(classes)} class was found in {', '.join(used)[:200]}",
@@ -280,10 +293,11 @@ def _label_order(label: str) -> tuple[int, float, str]:
 
 
 def keep_quarantine(folder: Path, out: Path) -> Path | None:
-    """Saves the quarantine of a preparation that failed, beside where its folder would be."""
+    """Saves the quarantine of a preparation that failed beside where its folder would be, under a name that no later
+    preparation takes for data."""
     if not (folder / QUARANTINE).is_file() or (folder / QUARANTINE).stat().st_size == 0:
         return None
-    kept = out.with_name(f"{out.name}.{QUARANTINE}")
+    kept = out.with_name(f"{out.name}.quarantine")
     shutil.copyfile(folder / QUARANTINE, kept)
     return kept
 

@@ -122,36 +122,55 @@ def open_dataset(folder: Path | str) -> Dataset:
             raise UserError(f"{path} has format {version}; this version reads format {FORMAT}", remedy=prepare_again)
         encoding = Encoding.from_dict(manifest["encoding"])
         classes = manifest["classes"]
-        parts = {name: _open_part(folder, name, about, encoding) for name, about in manifest["parts"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read", f"{type(error).__name__}: {error}", prepare_again) from error
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+            raise ValueError("the classes are no list of names")
+        parts = {
+            name: _open_part(folder, name, about, encoding, len(classes)) for name, about in manifest["parts"].items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read", f"{type(error).__name__}: {error}"[:300], prepare_again) from error
     if len(classes) < 2 or "train" not in parts or len(parts["train"]) == 0:
         raise UserError(f"{folder} holds nothing to train on", "two classes and one training row are the least")
     return Dataset(folder, manifest, encoding, parts)
 
 
-def _open_part(folder: Path, name: str, about: dict[str, Any], encoding: Encoding) -> Part:
+def _open_part(folder: Path, name: str, about: dict[str, Any], encoding: Encoding, classes: int) -> Part:
     if name not in PARTS:
         raise ValueError(f"unknown part {name!r}")
-    for file, expected in about["files"].items():
-        path = folder / file
-        if Path(file).name != file:
-            raise ValueError(f"{file!r} leads out of the folder")
-        size = path.stat().st_size if path.is_file() else None
-        if size != expected["bytes"]:
-            raise ValueError(f"{file} has {size} bytes, the manifest says {expected['bytes']}")
-    sizes = about["shards"]
-    labels = np.load(folder / f"{name}.labels.npy", mmap_mode="r", allow_pickle=False)
-    if labels.shape != (about["rows"],) or labels.dtype != np.int32 or sum(sizes) != len(labels):
-        raise ValueError(f"{name}.labels.npy is {labels.dtype} {list(labels.shape)}")
-    shards = []
-    for shard, rows in enumerate(sizes):
-        file = f"{name}.codes-{shard:05d}.npy"
-        codes = np.load(folder / file, mmap_mode="r", allow_pickle=False)
-        if codes.shape != (rows, encoding.feature_len) or codes.dtype != np.uint8:
-            raise ValueError(f"{file} is {codes.dtype} {list(codes.shape)}")
-        shards.append(codes)
-    return Part(folder, name, labels, tuple(shards), np.cumsum([0, *sizes]))
+    sizes = [int(rows) for rows in about["shards"]]
+    shards = range(len(sizes))
+    expected = {f"{name}.labels.npy", *(f"{name}.codes-{shard:05d}.npy" for shard in shards)}
+    if name != "train":
+        expected |= {
+            f"{name}.{kind}" for shard in shards for kind in (f"texts-{shard:05d}.bin", f"offsets-{shard:05d}.npy")
+        }
+    if set(about["files"]) != expected:
+        raise ValueError(f"the files of the {name} part are not {', '.join(sorted(expected))}"[:300])
+    for file, written in about["files"].items():
+        size = (folder / file).stat().st_size if (folder / file).is_file() else None
+        if size != written["bytes"]:
+            raise ValueError(f"{file} has {size} bytes, the manifest says {written['bytes']}")
+    labels = _map(folder / f"{name}.labels.npy", np.int32, (about["rows"],))
+    if sum(sizes) != len(labels) or (len(labels) and not 0 <= labels.min() <= labels.max() < classes):
+        raise ValueError(f"{name}.labels.npy does not fit the shards or the classes")
+    codes = [
+        _map(folder / f"{name}.codes-{shard:05d}.npy", np.uint8, (sizes[shard], encoding.feature_len))
+        for shard in shards
+    ]
+    if name != "train":
+        for shard in shards:
+            offsets = _map(folder / f"{name}.offsets-{shard:05d}.npy", np.int64, (sizes[shard] + 1,))
+            end = about["files"][f"{name}.texts-{shard:05d}.bin"]["bytes"]
+            if offsets[0] != 0 or offsets[-1] != end or (np.diff(offsets) < 0).any():
+                raise ValueError(f"{name}.offsets-{shard:05d}.npy does not fit the texts")
+    return Part(folder, name, labels, tuple(codes), np.cumsum([0, *sizes]))
+
+
+def _map(path: Path, kind: type, shape: tuple[int, ...]) -> Any:
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if array.shape != shape or array.dtype != kind:
+        raise ValueError(f"{path.name} is {array.dtype} {list(array.shape)} instead of {list(shape)}")
+    return array
 
 
 def verify(dataset: Dataset) -> None:

@@ -26,7 +26,7 @@ from crepe_dist.data.spool import BAD_ROWS, ROWS, Spool, finish, map_rows, merge
 from crepe_dist.data.spool import MANIFEST as SPOOL_MANIFEST
 from crepe_dist.data.summary import summarise
 from crepe_dist.errors import UserError
-from crepe_dist.files import write_json, write_text
+from crepe_dist.files import printable, write_json, write_text
 
 MAX_BAD = 0.01
 SMALL = 1 << 24  # bytes of sources that one process reads sooner than others have started
@@ -149,8 +149,11 @@ def merge_in_steps(folders: Sequence[Path], out: Path, how: How | None = None) -
     how = how or How()
     processes = how.processes or cores()
     spools = _in_order([open_spool(folder) for folder in folders])
-    job = Job.from_dict(spools[0].manifest["job"])
-    labels = list(dict.fromkeys(label for spool in spools for label in spool.manifest["labels"]))
+    try:
+        job = Job.from_dict(spools[0].job)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{spools[0].folder} cannot be read", f"{type(error).__name__}: {error}"[:300]) from error
+    labels = list(dict.fromkeys(label for spool in spools for label in spool.labels))
     with _new_folder(out, how.overwrite) as partial, pool(processes) as executor:
         scratch = partial / "spool"
         scratch.mkdir()
@@ -158,17 +161,17 @@ def merge_in_steps(folders: Sequence[Path], out: Path, how: How | None = None) -
         good: Counter[str] = Counter()
         files: dict[int, dict[str, Any]] = {}
         for spool in spools:
-            good.update(spool.manifest["good"])
-            for name, about in spool.manifest["read"].items():
-                known = files.setdefault(int(name), {**about, "rows": 0, "bad": 0})
+            good.update(spool.good)
+            for file, about in spool.read.items():
+                known = files.setdefault(file, {**about, "rows": 0, "bad": 0})
                 if known["sha256"] != about["sha256"]:
                     raise UserError(
-                        f"{job.sources[int(name)][0]} was not the same when the parts were made",
+                        f"{job.sources[file][0]} was not the same when the parts were made",
                         remedy="prepare all parts from the same files",
                     )
                 known["rows"] += about["rows"]
                 known["bad"] += about["bad"]
-        bad = sum(spool.manifest["bad"] for spool in spools)
+        bad = sum(spool.bad for spool in spools)
         found = Collected(rows, scratch / ROWS, texts, labels, good, files, [spool.bad_rows() for spool in spools], bad)
         summary = yield from _build(partial, out, job, found, executor, processes, how.command)
         shutil.rmtree(scratch)
@@ -178,22 +181,22 @@ def merge_in_steps(folders: Sequence[Path], out: Path, how: How | None = None) -
 
 def _in_order(spools: list[Spool]) -> list[Spool]:
     """Sorted by their numbers, after a check that they are all the parts of one preparation."""
-    spools = sorted(spools, key=lambda spool: int(spool.manifest["part"]))
+    spools = sorted(spools, key=lambda spool: spool.part)
     first = spools[0]
     for spool in spools[1:]:
-        if spool.manifest["job"] != first.manifest["job"] or spool.manifest["of"] != first.manifest["of"]:
+        if (spool.job, spool.of) != (first.job, first.of):
             raise UserError(
                 f"{spool.folder} and {first.folder} are not parts of one preparation",
                 "their sources, encoding or split differ",
                 "prepare all parts by the same command but for --part and --out",
             )
-    have = Counter(int(spool.manifest["part"]) for spool in spools)
-    wanted = range(1, first.manifest["of"] + 1)
+    have = Counter(spool.part for spool in spools)
+    wanted = range(1, first.of + 1)
     missing = [str(part) for part in wanted if part not in have]
     twice = [str(part) for part, count in have.items() if count > 1]
     if missing or twice:
         raise UserError(
-            f"{len(spools)} parts of {first.manifest['of']} are given",
+            f"{len(spools)} parts of {first.of} are given",
             "; ".join(
                 [f"missing: {', '.join(missing)}"] * bool(missing) + [f"twice: {', '.join(twice)}"] * bool(twice)
             ),
@@ -219,7 +222,7 @@ def _build(partial: Path, out: Path, job: Job, found: Collected, executor: Any, 
             error.why = f"{error.why}; all of them: {kept}"
         raise
     assert built is not None
-    summary = summarise(out.absolute().name, job, found, built, command)
+    summary = summarise(printable(out.absolute().name), job, found, built, command)
     write_json(partial / REPORT_NUMBERS, summary)
     write_text(partial / REPORT, report.page(summary))
     return summary
@@ -240,6 +243,7 @@ def _new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
 
     What a killed predecessor left is put right first.
     """
+    out = out.resolve()  # a link stays one, and its target is what is replaced
     _recover(out)
     _check_out(out, overwrite)
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
@@ -249,6 +253,7 @@ def _new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
         raise UserError(f"{out} cannot be made", str(error), "choose another --out") from error
     try:
         yield partial
+        _check_out(out, overwrite)  # it may have come into being in the meantime
         if out.exists():
             old = out.with_name(f".{out.name}.old-{os.getpid()}")
             out.rename(old)
@@ -257,7 +262,7 @@ def _new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
         else:
             partial.rename(out)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
         raise UserError(f"{out} could not be written", error.strerror or str(error), "make room there") from error
     finally:

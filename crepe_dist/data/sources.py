@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from crepe_dist.data.formats.rows import Cutter, Parser
 from crepe_dist.data.formats.stream import Stream
 from crepe_dist.data.formats.tables import Table, open_table
 from crepe_dist.errors import UserError
+from crepe_dist.files import printable
 
 LOOK_AT = 1 << 16  # bytes that tell the format where the name does not
 SAMPLE = "sample"
@@ -125,7 +125,7 @@ def _with_own_names(files: list[Source]) -> Iterator[Source]:
     count = Counter(source.name for source in files)
     for source in files:
         name = source.name if count[source.name] == 1 else str(source.path)
-        yield replace(source, name=os.fsencode(name).decode("utf-8", "backslashreplace"))
+        yield replace(source, name=printable(name))
 
 
 def open_source(source: Source, reading: Reading) -> tuple[Parser, Cutter]:

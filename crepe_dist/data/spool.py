@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,15 +45,28 @@ CHUNK = 1 << 18
 
 @dataclass(frozen=True)
 class Spool:
-    """An opened spool.
+    """A finished part.
 
     Attributes:
-        manifest: what ``write`` was given.
+        part: its number, from 1, of ``of``.
+        job: what is to be made of all parts.
+        labels: what the labels of the rows are numbers in.
+        good: usable rows of each label, those too that surely are not in the sample.
+        read: what came out of each source that it read.
+        bad: how many lines could not be used.
+        texts: names of its files of texts.
         rows: the records, mapped, in the order of (file, line).
     """
 
     folder: Path
-    manifest: dict[str, Any]
+    part: int
+    of: int
+    job: dict[str, Any]
+    labels: list[str]
+    good: Counter[str]
+    read: dict[int, dict[str, Any]]
+    bad: int
+    texts: list[str]
     rows: Rows
 
     def bad_rows(self) -> Iterator[dict[str, Any]]:
@@ -94,34 +108,76 @@ def finish(folder: Path, manifest: dict[str, Any], texts: Sequence[str]) -> None
 
 
 def open_spool(folder: Path) -> Spool:
-    """Opens a finished part; its files are compared with their checksums.
+    """Opens a finished part; its files are compared with their checksums, and what is in them is checked.
 
     Raises:
         UserError: not a part, of another version, cut or altered.
     """
     again = "prepare this part again"
+    if not (folder / MANIFEST).is_file():
+        raise UserError(
+            f"{folder} is not a finished part",
+            f"there is no {MANIFEST} in it" if folder.is_dir() else "there is no such folder",
+            "parts are made by --part i/n; prepare those that are missing",
+        )
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         version = manifest["format"]
         if version != FORMAT:
             raise UserError(f"{folder} has format {version}; this version reads format {FORMAT}", remedy=again)
-        for name, about in manifest["files"].items():
+        texts = [str(name) for name in manifest["texts"]]
+        for name in (ROWS, BAD_ROWS, *texts):
+            about = manifest["files"][name]
             if Path(name).name != name:
                 raise ValueError(f"{name!r} leads out of the folder")
             if (folder / name).stat().st_size != about["bytes"] or sha256(folder / name) != about["sha256"]:
                 raise UserError(f"{folder / name} was cut or altered", "its SHA-256 is another", again)
-        if not {ROWS, BAD_ROWS, *manifest["texts"]} <= set(manifest["files"]):
-            raise ValueError("files are missing from the list")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        remedy = "parts are made by --part i/n; prepare those that are missing"
-        raise UserError(
-            f"{folder} is not a finished part",
-            f"there is no {MANIFEST} in it" if error.filename.endswith(MANIFEST) else f"{error.filename} is missing",
-            remedy,
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise UserError(f"{folder} cannot be read", f"{type(error).__name__}: {error}", again) from error
-    return Spool(folder, manifest, map_rows(folder / ROWS))
+        spool = Spool(
+            folder,
+            int(manifest["part"]),
+            int(manifest["of"]),
+            dict(manifest["job"]),
+            [str(label) for label in manifest["labels"]],
+            Counter({str(label): int(count) for label, count in manifest["good"].items()}),
+            {int(file): _read_source(about) for file, about in manifest["read"].items()},
+            int(manifest["bad"]),
+            texts,
+            map_rows(folder / ROWS),
+        )
+        _check(spool)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+        raise UserError(f"{folder} cannot be read", f"{type(error).__name__}: {error}"[:300], again) from error
+    return spool
+
+
+def _read_source(about: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: int(about[name]) for name in ("bytes", "rows", "bad")}
+    return {"format": str(about["format"]), "sha256": str(about["sha256"]), **kept}
+
+
+def _check(spool: Spool) -> None:
+    """Raises ``ValueError`` for records that point outside of what there is."""
+    files, rows = len(spool.job["sources"]), spool.rows
+    sizes = np.array([(spool.folder / name).stat().st_size for name in spool.texts], dtype=np.int64)
+    counts = [spool.bad, *spool.good.values(), *(about["rows"] for about in spool.read.values())]
+    if not 1 <= spool.part <= spool.of or min(counts) < 0 or set(spool.good) - set(spool.labels):
+        raise ValueError("numbers of parts or rows that cannot be")
+    if not all(0 <= file < files for file in spool.read):
+        raise ValueError("a source that is not there")
+    for start in range(0, len(rows), CHUNK):
+        some = rows[start : start + CHUNK]
+        if some["label"].min() < 0 or some["label"].max() >= len(spool.labels):
+            raise ValueError("a label that is not there")
+        if some["file"].max() >= files or some["texts"].max() >= len(sizes):
+            raise ValueError("a file that is not there")
+        room = sizes[some["texts"]] - some["bytes"].astype(np.int64)
+        if some["offset"].min() < 0 or (some["offset"] > room).any() or some["bytes"].min() < 1:
+            raise ValueError("a text that is not there")
+    for record in spool.bad_rows():
+        if not {"file", "line", "reason", "excerpt", "lines", "source"} == set(record):
+            raise ValueError(f"{BAD_ROWS} holds something else than bad rows")
+        if int(record["source"]) not in range(files) or int(record["line"]) < 0 or int(record["lines"]) < 1:
+            raise ValueError("a bad row that is not there")
 
 
 def merge(spools: Sequence[Spool], labels: Sequence[str], path: Path) -> tuple[Rows, list[Path]]:
@@ -130,13 +186,13 @@ def merge(spools: Sequence[Spool], labels: Sequence[str], path: Path) -> tuple[R
     Args:
         labels: what the labels of the merged rows are numbers in.
     """
-    texts = [spool.folder / name for spool in spools for name in spool.manifest["texts"]]
+    texts = [spool.folder / name for spool in spools for name in spool.texts]
     number = {label: index for index, label in enumerate(labels)}
     places = np.concatenate([np.arange(len(spool.rows), dtype=np.int64) for spool in spools])
     owner = np.repeat(np.arange(len(spools), dtype=np.int16), [len(spool.rows) for spool in spools])
     order = np.lexsort([np.concatenate([spool.rows[key] for spool in spools]) for key in ("line", "file")])
-    first_text = np.cumsum([0, *(len(spool.manifest["texts"]) for spool in spools)])
-    relabel = [np.array([number[label] for label in spool.manifest["labels"]], dtype=np.int32) for spool in spools]
+    first_text = np.cumsum([0, *(len(spool.texts) for spool in spools)])
+    relabel = [np.array([number[label] for label in spool.labels], dtype=np.int32) for spool in spools]
     with path.open("wb") as stream:
         for start in range(0, len(order), CHUNK):
             some = order[start : start + CHUNK]

@@ -169,6 +169,13 @@ def _warnings(
             f"the network needs at least {SHORTEST}",
             f"--feature-len {SHORTEST} or more",
         )
+    cut = [reason for reason in summary["quarantine"]["reasons"] if reason.startswith("the gzip data")]
+    if cut:
+        warn(
+            "a file ends before its end",
+            f"{' and '.join(cut)}; what stood behind that is lost and cannot be counted",
+            "quarantine.jsonl names the file: get it again, and prepare again",
+        )
     train = summary["parts"]["train"]["classes"]
     small = [f"{name} ({count})" for name, count in zip(classes, train) if count < FEW_ROWS]
     if small:
