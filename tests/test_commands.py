@@ -43,6 +43,14 @@ def test_prepare(tmp_path, complaint):
         ([".", "--out", "new", "--test", "0.5"], "--test 0.5 is not taken"),
         ([".", "--out", "new", "--align", "8"], "--align needs rows"),
         (["--merge", "mine.csv", "--out", "new"], "is not a finished part"),
+        (["--merge", "a", "b", "--out", "new", "--dedupe", "near"], "--merge does not take dedupe"),
+        (["--verify", "out", "mine.csv"], "--verify does not take source"),
+        (["mine.csv", "--out", "new", "--seed", str(1 << 61)], "the seed is"),
+        (["mine.csv", "--out", "new", "--feature-len", str(10**13)], "feature_len is"),
+        (["mine.csv", "--out", "new", "--label", "9" * 5000], "has no column"),
+        (["mine.csv", "--out", "n" * 300], "cannot be used"),
+        (["mine.csv", "--out", "new", "--align", "0"], "align is 0"),
+        (["n\x1b[31m.csv", "--out", "new"], "n\\x1b[31m.csv does not exist"),
     ):
         assert message in complaint("prepare", *flags, cwd=tmp_path)
 

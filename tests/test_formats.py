@@ -109,6 +109,37 @@ class TestTables:
         got = read(tmp_path, "a.csv", 'Text;Label\n"a, b; c";x\n')
         assert got.rows == [(2, "x", "a, b; c")]
 
+    def test_commas_in_texts_between_semicolons(self, tmp_path):
+        rows = "".join(f"{'xy'[n % 2]};word {n}, word\n" for n in range(20))
+        assert read(tmp_path, "a.csv", f"label;text\n{rows}").rows[0] == (2, "x", "word 0, word")
+        assert read(tmp_path, "b.csv", rows.replace(", word\n", ", word, word\n", 3)).rows[0][1] == "x"
+
+    @pytest.mark.parametrize("header", ["\nlabel,text\n", '\n\n"label","te\nxt"\n', "label,text,\n", "Text,Label\n"])
+    def test_headers_in_odd_forms(self, tmp_path, header):
+        rows = "x,one\ny,two\n" if header.strip('"\n').startswith("label") else "one,x\ntwo,y\n"
+        rows = rows.replace("\n", ",\n") if header.endswith(",\n") else rows
+        got = read(tmp_path, "a.csv", header + rows, text="2" if header[-2] == "," else None)
+        assert [row[1:] for row in got.rows] == [("x", "one"), ("y", "two")]
+        assert got.rows[0][0] == header.count("\n") + 1
+        assert got.bad == []
+
+    def test_a_quote_inside_a_field_does_not_split_records(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(lines, "BLOCK", 3000)
+        record = 'pos,5" screen,"nice one\nneg,not a row,inside the text"\n'
+        filler = "".join(f"{'pn'[n % 2]},title {n},some words {n}\n" for n in range(500))
+        content = filler + record + filler
+        (tmp_path / "a.csv").write_text(content)
+        sources, reading = find_sources([str(tmp_path / "a.csv")]).files, Reading(header="no")
+        for ahead in (1, 4):
+            got = Read(tmp_path, sources, reading, ahead=ahead)
+            assert got.bad == []
+            assert len(got.rows) == 1001
+            assert got.rows[500] == (502, "pos", '5" screen | nice one\nneg,not a row,inside the text')
+
+    def test_many_broken_lines_take_linear_time(self, tmp_path):
+        got = read(tmp_path, "a.csv", "x,a\n" * 10 + 'a,"b"c\n' * 100_000)
+        assert (len(got.rows), len(got.bad)) == (10, 100_000)
+
     def test_wrong_columns_are_seen(self, tmp_path):
         got = read(tmp_path, "a.csv", "x,a\ny,b,c\nx\nz,d\n")
         assert got.rows == [(1, "x", "a"), (4, "z", "d")]
@@ -205,12 +236,12 @@ class TestJsonLines:
 
     def test_bad_lines(self, tmp_path):
         good = '{"text": "a", "label": "x"}'
-        lines = [good, "{", '["a"]', '{"label": "x"}', '{"text": true, "label": "x"}', '{"text": "a", "label": ["x"]}',
-                 '{"text": "a"}', '{"text": "\\ud800", "label": "x"}', "[" * 5000, good]  # fmt: skip
+        lines = [good, "{", '{"\\ud800": 1, "label": "a"}', '["a"]', '{"label": "x"}', '{"text": true, "label": "x"}',
+                 '{"text": "a", "label": ["x"]}', '{"text": "a"}', '{"text": "\\ud800", "label": "x"}', "[" * 5000, good]  # fmt: skip
         got = read(tmp_path, "a.json", "\n".join(lines))
-        assert [row[0] for row in got.rows] == [1, 10]
+        assert [row[0] for row in got.rows] == [1, 11]
         kinds = [reason.split(":")[0] for _, reason in got.reasons]
-        assert kinds == ["not JSON", "not a JSON object", "no such key", "not a text", "not a single value",
+        assert kinds == ["not JSON", "no such key", "not a JSON object", "no such key", "not a text", "not a single value",
                          "no label", "not UTF-8", "not JSON"]  # fmt: skip
 
     def test_numbers_of_absurd_length_cost_nothing(self, tmp_path):
@@ -299,6 +330,30 @@ class TestParquet:
         got = Read(tmp_path, find_sources([str(tmp_path / "a.parquet")]).files, ahead=3)
         assert got.rows == [(n + 1, "x", text) for n, text in enumerate(rows)]
 
+    def test_labels_of_bytes(self, tmp_path):
+        labels = pa.array([b"x", b"\xff\xfe", b"y"])
+        self.write(tmp_path / "a.parquet", {"text": ["a", "b", "c"], "label": labels})
+        got = Read(tmp_path, find_sources([str(tmp_path / "a.parquet")]).files)
+        assert got.rows == [(1, "x", "a"), (3, "y", "c")]
+        assert got.reasons == [(2, "not UTF-8")]
+
+    def test_two_columns_of_one_name(self, tmp_path):
+        columns = [pa.array(["a"]), pa.array(["b"]), pa.array(["x"])]
+        pq.write_table(pa.table(columns, names=["text", "text", "label"]), tmp_path / "a.parquet")
+        with pytest.raises(UserError, match="several columns called 'text'"):
+            Read(tmp_path, find_sources([str(tmp_path / "a.parquet")]).files)
+
+    def test_metadata_and_labels_of_absurd_size(self, tmp_path):
+        table = pa.table({"text": ["a", "b"], "label": ["9" * 5000, "0"]})
+        for name, metadata in (("deep", "[" * 100_000), ("names", json.dumps(
+            {"info": {"features": {"label": {"names": ["neg"]}}}}
+        ))):  # fmt: skip
+            path = tmp_path / f"{name}.parquet"
+            pq.write_table(table.replace_schema_metadata({"huggingface": metadata}), path)
+            got = Read(tmp_path, find_sources([str(path)]).files)
+            assert [row[1] for row in got.rows] == (["0"] if name == "deep" else ["neg"])
+            assert len(got.bad) == 1
+
     def test_broken_pages_are_bad_rows(self, tmp_path):
         rows = [f"text {random.Random(n).random()}" for n in range(4_000)]
         options = {"row_group_size": 2_000, "compression": "zstd", "use_dictionary": False}
@@ -340,7 +395,9 @@ class TestFolders:
         folder = self.write(tmp_path / "texts", **files, pos__3=b"\xff\xfeu\x00", **{"pos__.hidden": b"no"})
         got = Read(tmp_path, find_sources([folder]).files, ahead=3)
         assert [(row[1], row[2]) for row in got.rows] == [("neg", "bad"), ("pos", "fine"), ("pos", "good")]
-        assert [bad["reason"] for bad in got.bad] == ["empty text", "not readable: it is UTF-16 text"]
+        assert [(bad["reason"], bad["excerpt"]) for bad in got.bad] == [
+            ("empty text", "2"), ("not readable: it is UTF-16 text", "3"),
+        ]  # fmt: skip
 
     def test_parts_that_are_folders_of_classes(self, tmp_path):
         files = {f"{part}__{kind}__1.txt": b"text" for part in ("train", "test") for kind in ("pos", "neg")}
@@ -353,6 +410,45 @@ class TestFolders:
     def test_all_data_files_of_a_folder_are_joined(self, tmp_path):
         folder = self.write(tmp_path / "all", **{"a.csv": b"x,a\n", "b.jsonl": b"", "notes.md": b"", "c.tsv.gz": b""})
         assert [source.name for source in find_sources([folder]).files] == ["a.csv", "b.jsonl", "c.tsv.gz"]
+
+    def test_numbered_parts(self, tmp_path):
+        folder = self.write(
+            tmp_path / "all", **{"train1.csv": b"", "train2.csv": b"", "test.csv": b"", "trains.csv": b""}
+        )
+        assert [(s.name, s.part) for s in find_sources([folder]).files] == [
+            ("test.csv", "test"), ("train1.csv", "train"), ("train2.csv", "train"),
+        ]  # fmt: skip
+
+    def test_a_test_file_beside_files_of_no_part_is_asked_about(self, tmp_path):
+        folder = self.write(tmp_path / "all", **{"reviews.csv": b"", "test.csv": b""})
+        with pytest.raises(UserError, match="which files are for training"):
+            find_sources([folder])
+
+    def test_names_tell_files_apart_and_can_be_written(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        self.write(tmp_path, **{"a__d.csv": b"x,a\n", "b__d.csv": b"", "n\udcff.csv": b""})
+        assert [source.name for source in find_sources(["a/d.csv", "b/d.csv", "n\udcff.csv"]).files] == [
+            "a/d.csv", "b/d.csv", "n\\xff.csv",
+        ]  # fmt: skip
+
+    def test_links_to_folders_are_followed_once(self, tmp_path):
+        folder = self.write(tmp_path / "texts", a__1=b"one", b__1=b"two")
+        self.write(tmp_path / "far", away=b"three")
+        (tmp_path / "texts" / "a" / "more").symlink_to(tmp_path / "far")
+        (tmp_path / "texts" / "b" / "loop").symlink_to(tmp_path / "texts" / "b")
+        got = Read(tmp_path, find_sources([folder]).files)
+        assert [row[1:] for row in got.rows] == [("a", "one"), ("a", "three"), ("b", "two")]
+
+    def test_many_empty_files_stay_within_the_limit_of_open_ones(self, tmp_path):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        folder = self.write(tmp_path / "all", **{f"{n:04d}.csv": b"" for n in range(300)}, **{"z.csv": b"x,a\n"})
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+        try:
+            assert len(Read(tmp_path, find_sources([folder]).files).rows) == 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
     def test_other_names_of_the_validation_part(self, tmp_path):
         folder = self.write(tmp_path / "all", **{"train.csv": b"", "dev.csv": b"", "test.csv": b""})
@@ -404,6 +500,7 @@ class TestLimits:
         packed[-6] ^= 1
         got = read(tmp_path, "a.csv.gz", bytes(packed))
         assert [reason.split(":")[0] for _, reason in got.reasons] == ["the gzip data are broken"]
+        assert len(got.rows) > 4900
 
     def test_several_members_and_padding(self, tmp_path):
         packed = gzip.compress(b"x,a\ny,") + gzip.compress(b"b\n") + bytes(1000)
@@ -418,6 +515,11 @@ class TestLimits:
     def test_text_without_a_format(self, tmp_path):
         with pytest.raises(UserError, match="what format is this"):
             read(tmp_path, "a.txt", "just words\n")
+
+
+def test_a_pipe_with_a_byte_order_mark(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'\xef\xbb\xbf{"text": "a", "label": "x"}\n')))
+    assert Read(tmp_path, find_sources(["-"]).files).rows == [(1, "x", "a")]
 
 
 def test_a_pipe(tmp_path, monkeypatch):

@@ -22,7 +22,9 @@ from crepe_dist.data.loader import epoch_order
 from crepe_dist.data.preparation import How, finish_steps, merge_in_steps, prepare, prepare_in_steps
 from crepe_dist.data.selection import Split
 from crepe_dist.data.sources import find_sources
+from crepe_dist.data.spool import ROW, open_spool
 from crepe_dist.errors import UserError
+from crepe_dist.files import sha256
 from tests.conftest import command, run, write_csv
 
 ENCODING = Encoding(feature_len=40)
@@ -233,6 +235,33 @@ class TestSeveralMachines:
         with pytest.raises(UserError, match="was cut or altered"):
             finish_steps(merge_in_steps(parts, tmp_path / "merged", How(processes=1)))
 
+    @pytest.mark.parametrize(
+        ("column", "value"),
+        [("label", 99), ("label", -1), ("texts", 9), ("offset", -5), ("offset", 1 << 60), ("bytes", 1 << 31),
+         ("bytes", 0), ("file", 9)],
+    )  # fmt: skip
+    def test_records_that_point_outside_are_refused(self, parts, column, value):
+        """Also when the checksums were made to fit."""
+        path, manifest = parts[0] / "rows.bin", parts[0] / "spool.json"
+        records = np.fromfile(path, dtype=ROW)
+        records[column][0] = value
+        path.write_bytes(records.tobytes())
+        about = json.loads(manifest.read_text())
+        about["files"]["rows.bin"]["sha256"] = sha256(path)
+        manifest.write_text(json.dumps(about))
+        with pytest.raises(UserError, match="cannot be read"):
+            open_spool(parts[0])
+
+    @pytest.mark.parametrize("name", ["job", "part", "of", "labels", "good", "read", "bad", "texts", "files"])
+    @pytest.mark.parametrize("value", [None, [1], {"x": "y"}, -1])
+    def test_manifests_that_make_no_sense_are_refused(self, tmp_path, parts, name, value):
+        manifest = parts[0] / "spool.json"
+        about = json.loads(manifest.read_text())
+        about[name] = value
+        manifest.write_text(json.dumps(about))
+        with pytest.raises(UserError):
+            finish_steps(merge_in_steps(parts, tmp_path / "merged", How(processes=1)))
+
     def test_sources_that_changed_between_the_parts_are_refused(self, tmp_path, parts):
         shutil.rmtree(parts[1])
         with (tmp_path / "a.csv").open("a") as stream:
@@ -356,6 +385,44 @@ class TestReplacing:
         open_dataset(tmp_path / "out")
         assert sorted(path.name for path in tmp_path.iterdir()) == [alive.name, "out", "rows.csv"]
 
+    def test_what_came_into_being_meanwhile_is_left_alone(self, tmp_path):
+        path = write_csv(tmp_path / "a.csv", 100, 0)
+        steps = prepare_in_steps(find_sources([str(path)]), tmp_path / "out", ENCODING, Split())
+        next(steps)
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "thesis.txt").touch()
+        with pytest.raises(UserError, match="out exists"):
+            finish_steps(steps)
+        assert (tmp_path / "out" / "thesis.txt").exists()
+
+    def test_a_link_stays_one(self, tmp_path):
+        path = write_csv(tmp_path / "a.csv", 100, 0)
+        (tmp_path / "link").symlink_to(tmp_path / "there")
+        for length in (40, 50):
+            how = How(overwrite=True)
+            prepare(find_sources([str(path)]), tmp_path / "link", Encoding(feature_len=length), Split(), how)
+        assert (tmp_path / "link").is_symlink()
+        assert open_dataset(tmp_path / "there").encoding.feature_len == 50
+        assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("content", ["", "label,text\n", "9,unknown label\n"])
+@pytest.mark.parametrize("part", ["test", "validation"])
+def test_a_part_without_a_usable_row_is_an_error(tmp_path, part, content):
+    path = write_csv(tmp_path / "a.csv", 300, 0)
+    (tmp_path / "part.csv").write_text(content)
+    own = str(tmp_path / "part.csv")
+    sources = find_sources([str(path)], own, None) if part == "test" else find_sources([str(path)], None, own)
+    with pytest.raises(UserError, match=f"no row can be used in the files of the {part} part"):
+        prepare(sources, tmp_path / "out", ENCODING, Split())
+
+
+def test_a_file_that_ends_early_is_warned_of(tmp_path):
+    content = gzip.compress("".join(f"{'xy'[n % 2]},fine {n}\n" for n in range(3000)).encode())
+    (tmp_path / "a.csv.gz").write_bytes(content[: len(content) // 2])
+    summary = prepare(find_sources([str(tmp_path / "a.csv.gz")]), tmp_path / "out", ENCODING, Split())
+    assert "a file ends before its end" in [warning["what"] for warning in summary["warnings"]]
+
 
 def test_an_interruption_leaves_nothing(tmp_path):
     path = write_csv(tmp_path / "a.csv", 3000, 0)
@@ -453,6 +520,32 @@ class TestDamagedFolders:
     def test_another_format(self, folder):
         self.change(folder, format=99)
         with pytest.raises(UserError, match="format 99"):
+            open_dataset(folder)
+
+    @pytest.mark.parametrize(
+        ("keys", "value"),
+        [(("classes",), 5), (("classes",), "ab"), (("classes",), [None, None]), (("parts",), []),
+         (("parts", "test", "shards"), [-1, 11]), (("parts", "test", "files"), {}), (("parts", "test", "rows"), "10"),
+         (("encoding", "feature_len"), 10**30)],
+    )  # fmt: skip
+    def test_manifests_that_make_no_sense(self, folder, keys, value):
+        manifest = json.loads((folder / "dataset.json").read_text())
+        place = manifest
+        for key in keys[:-1]:
+            place = place[key]
+        place[keys[-1]] = value
+        (folder / "dataset.json").write_text(json.dumps(manifest))
+        with pytest.raises(UserError):
+            open_dataset(folder)
+
+    @pytest.mark.parametrize(
+        ("file", "change"),
+        [("test.labels.npy", lambda array: array + 99), ("train.labels.npy", lambda array: array - 7),
+         ("test.offsets-00000.npy", lambda array: array - 50), ("test.offsets-00000.npy", lambda array: array[::-1])],
+    )  # fmt: skip
+    def test_arrays_that_point_outside(self, folder, file, change):
+        np.save(folder / file, change(np.load(folder / file)))
+        with pytest.raises(UserError, match="cannot be read"):
             open_dataset(folder)
 
     def test_path_that_leads_out(self, folder):

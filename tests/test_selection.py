@@ -82,10 +82,10 @@ class TestSplit:
 
     def test_parts_of_their_own_stay(self):
         fixed = [TEST] * 10 + [VALIDATION] * 20 + [TRAIN] * 70
-        assert fates(rows(100), fixed, test=0.5, validation=0.5 - 1e-9).tolist() == fixed
+        assert fates(rows(100), fixed, test=0.0).tolist() == fixed
 
     def test_labels_that_are_not_trained_are_unknown(self):
-        fate = fates(rows(30, label=np.repeat([0, 1, 2], 10)), [TRAIN] * 20 + [TEST] * 10)
+        fate = fates(rows(30, label=np.repeat([0, 1, 2], 10)), [TRAIN] * 20 + [TEST] * 10, test=0.0)
         assert (fate[20:] == UNKNOWN).all()
         assert UNKNOWN not in fate[:20]
 
@@ -102,7 +102,7 @@ class TestSplit:
 class TestSample:
     def test_the_cap_holds_for_each_class_of_the_rows_that_are_divided(self):
         made = rows(400, label=np.repeat([0, 1, 0], [200, 100, 100]))
-        fate = fates(made, [TRAIN] * 300 + [TEST] * 100, max_per_class=150)
+        fate = fates(made, [TRAIN] * 300 + [TEST] * 100, max_per_class=150, test=0.0)
         assert counts(fate[:200])[SAMPLED_OUT] == 50
         assert counts(fate)[:3] == [250, 0, 100]
 
@@ -140,7 +140,7 @@ class TestDuplicates:
         made = rows(6, near=[7, 7, 8, 9, 8, 7], label=0)
         fixed = np.array([TRAIN, TRAIN, VALIDATION, TRAIN, TEST, TRAIN], dtype=np.uint8)
         assert firsts(made["near"], fixed).tolist() == [-1, 0, 4, -1, -1, 0]
-        fate = fates(made, fixed, dedupe="near")
+        fate = fates(made, fixed, dedupe="near", test=0.0)
         assert fate.tolist() == [TRAIN, REPEATED, REPEATED, TRAIN, TEST, REPEATED]
 
     def test_exact_and_near(self):

@@ -8,7 +8,7 @@ import shutil
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,9 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
     """
     total = sum(found.good.values()) + found.bad
     fixed_of = np.array([PARTS.index(part) for _, part in job.sources], dtype=np.uint8)
-    fate = decide(found.rows, fixed_of[found.rows["file"]], job.split)
+    own = {part for _, part in job.sources}
+    shares = {part: 0.0 for part in ("test", "validation") if part in own}
+    fate = decide(found.rows, fixed_of[found.rows["file"]], replace(job.split, **shares))
     trained = np.unique(found.rows["label"][fixed_of[found.rows["file"]] == 0])
     names = [found.labels[index] for index in trained.tolist()]
     classes = sorted(names, key=_label_order) if job.class_names is None else list(job.class_names)

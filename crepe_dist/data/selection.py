@@ -109,7 +109,7 @@ def decide(rows: Rows, fixed: Fate, split: Split) -> Fate:
 
     Args:
         rows: in the order of (file, line).
-        fixed: uint8 [n], the part of each row's file.
+        fixed: uint8 [n], the part of each row's file; rows of ``TRAIN`` are divided.
     """
     fate = fixed.copy()
     label = np.array(rows["label"])
@@ -122,20 +122,18 @@ def decide(rows: Rows, fixed: Fate, split: Split) -> Fate:
         free = np.flatnonzero(fate == TRAIN)
         _, place = _by_class(rows, free, label, split.seed, SAMPLE_DRAW)
         fate[free[place >= split.max_per_class]] = SAMPLED_OUT
-    _divide(rows, fate, fixed, label, split)
+    _divide(rows, fate, label, split)
     return fate
 
 
-def _divide(rows: Rows, fate: Fate, fixed: Fate, label: npt.NDArray[np.int32], split: Split) -> None:
+def _divide(rows: Rows, fate: Fate, label: npt.NDArray[np.int32], split: Split) -> None:
     free = np.flatnonzero(fate == TRAIN)
-    test = 0.0 if (fixed == TEST).any() else split.test
-    validation = 0.0 if (fixed == VALIDATION).any() else split.validation
     if split.stratified:
         size, place = _by_class(rows, free, label, split.seed, SPLIT_DRAW)
-        tests, validations = np.rint(size * test), np.rint(size * validation)
+        tests, validations = np.rint(size * split.test), np.rint(size * split.validation)
     else:
         place = _places(_draw_for(rows, free, split.seed, SPLIT_DRAW))
-        tests, validations = np.array(int(len(free) * test)), np.array(int(len(free) * validation))
+        tests, validations = np.array(int(len(free) * split.test)), np.array(int(len(free) * split.validation))
     fate[free[place < tests]] = TEST
     fate[free[(place >= tests) & (place < tests + validations)]] = VALIDATION
     training = np.flatnonzero(fate == TRAIN)
