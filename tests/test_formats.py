@@ -236,13 +236,26 @@ class TestJsonLines:
 
     def test_bad_lines(self, tmp_path):
         good = '{"text": "a", "label": "x"}'
-        lines = [good, "{", '{"\\ud800": 1, "label": "a"}', '["a"]', '{"label": "x"}', '{"text": true, "label": "x"}',
-                 '{"text": "a", "label": ["x"]}', '{"text": "a"}', '{"text": "\\ud800", "label": "x"}', "[" * 5000, good]  # fmt: skip
+        lines = [
+            good,
+            "{",
+            '{"\\ud800": 1, "label": "a"}',
+            '["a"]',
+            '{"label": "x"}',
+            '{"text": true, "label": "x"}',
+            '{"text": "a", "label": ["x"]}',
+            '{"text": "a"}',
+            '{"text": "\\ud800", "label": "x"}',
+            "[" * 5000,
+            good,
+        ]
         got = read(tmp_path, "a.json", "\n".join(lines))
         assert [row[0] for row in got.rows] == [1, 11]
         kinds = [reason.split(":")[0] for _, reason in got.reasons]
-        assert kinds == ["not JSON", "no such key", "not a JSON object", "no such key", "not a text", "not a single value",
-                         "no label", "not UTF-8", "not JSON"]  # fmt: skip
+        assert kinds == [
+            *("not JSON", "no such key", "not a JSON object", "no such key", "not a text", "not a single value"),
+            *("no label", "not UTF-8", "not JSON"),
+        ]
 
     def test_numbers_of_absurd_length_cost_nothing(self, tmp_path):
         content = '{"text": "a", "label": %s}\n' % ("1" * 1_000_000)

@@ -112,7 +112,7 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
     total = sum(found.good.values()) + found.bad
     fixed_of = np.array([PARTS.index(part) for _, part in job.sources], dtype=np.uint8)
     own = {part for _, part in job.sources}
-    shares = {part: 0.0 for part in ("test", "validation") if part in own}
+    shares: dict[str, Any] = {part: 0.0 for part in ("test", "validation") if part in own}
     fate = decide(found.rows, fixed_of[found.rows["file"]], replace(job.split, **shares))
     trained = np.unique(found.rows["label"][fixed_of[found.rows["file"]] == 0])
     names = [found.labels[index] for index in trained.tolist()]
