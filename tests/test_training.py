@@ -117,7 +117,7 @@ class TestRunFolder:
             run(command("train", "--data", data, *QUICK, "--training.epochs=1", *more), tmp_path)
         names = sorted(path.name for path in (tmp_path / "runs").iterdir())
         assert len(names) == 2  # how often it logs decides nothing
-        assert all(name.startswith("source") and "-" in name for name in names)
+        assert all(name.startswith("prepared-") for name in names)
 
 
 class TestResume:
