@@ -17,11 +17,12 @@ import pytest
 from crepe_dist.data import dataset as datasets
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import QUARANTINE, open_dataset, verify
+from crepe_dist.data.formats.columns import Wanted
 from crepe_dist.data.formats.rows import Share
 from crepe_dist.data.loader import epoch_order
 from crepe_dist.data.preparation import How, finish_steps, merge_in_steps, prepare, prepare_in_steps
 from crepe_dist.data.selection import Split
-from crepe_dist.data.sources import find_sources
+from crepe_dist.data.sources import Reading, find_sources
 from crepe_dist.data.spool import ROW, open_spool
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
@@ -217,10 +218,13 @@ class TestSeveralMachines:
     def test_parts_that_do_not_belong_together_are_refused(self, tmp_path, parts):
         sources = find_sources([str(tmp_path / "a.csv")])
         prepare(sources, tmp_path / "other", ENCODING, Split(seed=1), How(share=Share(1, 2)))
+        how = How(Reading(columns=Wanted(label="2", text="1")), share=Share(1, 2))
+        prepare(sources, tmp_path / "columns", ENCODING, Split(), how)
         for given, message in (
             ([parts[0]], "1 parts of 2"),
             ([parts[0], parts[0], parts[1]], "3 parts of 2"),
             ([parts[0], tmp_path / "other"], "not parts of one preparation"),
+            ([parts[0], tmp_path / "columns"], "not parts of one preparation"),
             ([parts[0], tmp_path], "is not a finished part"),
         ):
             with pytest.raises(UserError, match=message):

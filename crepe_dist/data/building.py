@@ -32,11 +32,13 @@ class Job:
 
     Args:
         sources: names of the sources, and the part of each.
+        reading: how they are read, where the user said so.
         class_names: names of the labels 1 … C, where a file gives them.
         max_bad: fraction of the lines that may be unusable.
     """
 
     sources: tuple[tuple[str, str], ...]
+    reading: dict[str, Any]
     class_names: tuple[str, ...] | None
     encoding: Encoding
     split: Split
@@ -51,6 +53,7 @@ class Job:
     def from_dict(cls, saved: dict[str, Any]) -> Job:
         return cls(
             tuple((name, part) for name, part in saved["sources"]),
+            dict(saved["reading"]),
             None if saved["class_names"] is None else tuple(saved["class_names"]),
             Encoding.from_dict(saved["encoding"]),
             Split(**saved["split"]),

@@ -10,7 +10,7 @@ import shutil
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,7 @@ def prepare_in_steps(sources: Sources, out: Path, encoding: Encoding, split: Spl
     class_names = find_class_names(sources)
     job = Job(
         tuple((source.name, source.part) for source in sources.files),
+        asdict(how.reading),
         class_names,
         encoding,
         split,
@@ -111,16 +112,7 @@ def prepare_in_steps(sources: Sources, out: Path, encoding: Encoding, split: Spl
         )  # fmt: skip
         for done in reader.read(executor, AHEAD * processes):
             yield Progress("reading", done, total)
-        files = {
-            file: {
-                "format": each.format,
-                "bytes": each.bytes,
-                "sha256": each.sha256,
-                "rows": each.good,
-                "bad": each.bad,
-            }
-            for file, each in reader.files.items()
-        }
+        files = {file: asdict(each) for file, each in reader.files.items()}
         if not alone:
             manifest = {
                 "job": job.to_dict(), "part": how.share.index + 1, "of": how.share.of, "labels": list(reader.labels),

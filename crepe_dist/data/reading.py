@@ -165,7 +165,7 @@ def close_writers() -> None:
 class FileCount:
     """What came out of one source."""
 
-    good: int = 0
+    rows: int = 0
     bad: int = 0
     format: str = ""
     bytes: int = 0
@@ -250,7 +250,7 @@ class Reader:
         for label, good in zip(found.labels, found.good):
             self.labels.setdefault(label, len(self.labels))
             self.good[label] += good
-            count.good += good
+            count.rows += good
         if len(self.labels) > MAX_CLASSES:
             raise UserError(
                 f"more than {MAX_CLASSES:,} different labels in {opened.source.name}",
