@@ -45,14 +45,21 @@ AMAZON = "amazon7"
 
 
 def main() -> None:
-    # Stopped by a scheduler is as stopped by Ctrl-C: nothing half-made is left.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, _stop)
     given = _flags().parse_args()
     try:
         _run(given)
     except OSError as error:
         name = error.filename if isinstance(error.filename, str) else "a file"
         raise UserError(f"{name} cannot be used", error.strerror or str(error)) from error
+
+
+def _stop(*_: object) -> None:
+    """Stopped by a scheduler is as stopped by Ctrl-C. Another signal, while things are put right, changes nothing."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _run(given: argparse.Namespace) -> None:

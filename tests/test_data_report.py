@@ -53,6 +53,7 @@ def summary(**changes):
                 "file": "train.csv.gz",
                 "part": "train",
                 "format": "csv",
+                "reads": "label: stars, text: title | body",
                 "bytes": 1234567,
                 "sha256": "ab" * 32,
                 "rows": 10000,
@@ -411,7 +412,9 @@ def test_only_the_first_files_are_listed(files):
     more = files - 20
     assert ("more file" in text) == bool(more)
     assert not more or f"and {more:,} more {'file' if more == 1 else 'files'}" in text
-    assert f"part-2.csv (10,000 rows, 1.2 MB) and {files - 3:,} more files" in said(what)
+    assert f"part-2.csv (10,000 rows, 1.2 MB; label: stars, text: title | body) and {files - 3:,} more files" in said(
+        what
+    )
 
 
 @BOTH

@@ -140,6 +140,34 @@ class TestTables:
         got = read(tmp_path, "a.csv", "x,a\n" * 10 + 'a,"b"c\n' * 100_000)
         assert (len(got.rows), len(got.bad)) == (10, 100_000)
 
+    @pytest.mark.parametrize(
+        "content",
+        [
+            "Datum;Kommentar;Bewertung\n" + "".join(f"2024-01-{n:02};text {n};gut\n" for n in range(10, 30)),
+            ",Unnamed: 0,v1,v2\n" + "".join(f"{n},{n},ham,text {n}\n" for n in range(20)),
+            "id,comment_text,toxic\n" + "".join(f"a{n},text {n},{n % 2}\n" for n in range(20)),
+            "Meinung;Note\n" + "".join(f"{['gut', 'schlecht'][n % 2]};text {n}\n" for n in range(20)),
+        ],
+    )
+    def test_a_first_line_unlike_the_others_is_asked_about(self, tmp_path, content):
+        with pytest.raises(UserError, match="does its first line name the columns") as caught:
+            read(tmp_path, "a.csv", content)
+        assert "--header yes" in caught.value.remedy
+        label, text = ("Bewertung", "Kommentar") if "Datum" in content else ("2", "1")
+        assert len(read(tmp_path, "b.csv", content, header="yes", label=label, text=text).rows) == 20
+        assert len(read(tmp_path, "c.csv", content, header="no", label="1", text="2").rows) > 19
+
+    def test_numbers_of_rows_are_not_taken_for_the_label(self, tmp_path):
+        assert read(tmp_path, "a.csv", "id,text,kind\n7,words,x\n").rows == [(2, "x", "words")]
+        assert read(tmp_path, "b.csv", ",text,Unnamed: 0,stars\n7,words,7,5\n").rows == [(2, "5", "words")]
+
+    def test_what_is_read_is_told(self, tmp_path):
+        for content, expected in (
+            ("id,title,text,label\n1,t,words,x\n", "label: label, text: title | text"),
+            ("x;words\ny;words\n", "label: column 1, text: column 2, separated by ;"),
+        ):
+            assert read(tmp_path, "a.csv", content).reader.files[0].reads == expected
+
     def test_wrong_columns_are_seen(self, tmp_path):
         got = read(tmp_path, "a.csv", "x,a\ny,b,c\nx\nz,d\n")
         assert got.rows == [(1, "x", "a"), (4, "z", "d")]
@@ -228,6 +256,15 @@ class TestJsonLines:
     def test_keys_are_found_and_scalars_are_labels(self, tmp_path):
         content = '{"id": 1, "text": "caf\\u00e9", "label": 1.50}\n\n{"text": "b", "label": true}\n'
         assert read(tmp_path, "a.jsonl", content).rows == [(1, "1.50", "café"), (3, "true", "b")]
+
+    def test_keys_inside_of_objects(self, tmp_path):
+        content = '{"id": 1, "meta": {"kind": "x"}, "data": {"body": "words", "n": {"a": [1]}}}\n{"meta": {}}\n'
+        with pytest.raises(UserError, match="which column is the label") as caught:
+            read(tmp_path, "a.jsonl", content)
+        assert "meta.kind, data.body" in caught.value.why
+        got = read(tmp_path, "b.jsonl", content, label="meta.kind", text="data.body")
+        assert got.rows == [(1, "x", "words")]
+        assert got.reasons[0][1].startswith("no such key: 'data.body'")
 
     def test_chosen_keys(self, tmp_path):
         content = '{"kind": "x", "head": "A", "body": "b"}\n{"kind": "x", "head": null, "body": "c"}\n'

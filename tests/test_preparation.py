@@ -215,6 +215,11 @@ class TestSeveralMachines:
             prepare(sources, tmp_path / f"p{index}", ENCODING, Split(), How(share=Share(index, 2)))
         return [tmp_path / "p0", tmp_path / "p1"]
 
+    def test_a_part_is_no_data_set(self, parts):
+        with pytest.raises(UserError, match="is one part of a data set") as caught:
+            open_dataset(parts[0])
+        assert "--merge" in caught.value.remedy
+
     def test_parts_that_do_not_belong_together_are_refused(self, tmp_path, parts):
         sources = find_sources([str(tmp_path / "a.csv")])
         prepare(sources, tmp_path / "other", ENCODING, Split(seed=1), How(share=Share(1, 2)))
@@ -315,6 +320,9 @@ class TestReport:
             ([f"{['cats', 'dogs'][n % 2]},{['cats', 'dogs'][n % 2]} {n}" for n in range(200)], "the label stands in"),
             ([f"{'ab'[n % 2]},слово {n}" for n in range(200)], "characters are outside the alphabet"),
             ([f"{'ab'[n % 3 // 2]},text {n // 3}" for n in range(300)], "rows equal an earlier row of another class"),
+            ([f"{['a', 'b', 'c'][n % 2 + (n == 201)]},text {n}" for n in range(300)], "rows and no t"),
+            ([f"{'ab'[n % 2]},text {n}" for n in range(60)], "the test part has 12 rows"),
+            ([f"{['1', '1.0', '2'][n % 3]},text {n}" for n in range(300)], "some labels are the same number"),
         ],
     )
     def test_warnings_of_what_will_hurt(self, tmp_path, lines, warning):
@@ -322,7 +330,7 @@ class TestReport:
         assert any(warning in each["what"] for each in summary["warnings"]), summary["warnings"]
 
     def test_good_data_raise_no_warning(self, tmp_path):
-        write_csv(tmp_path / "train.csv", 400, 0)
+        write_csv(tmp_path / "train.csv", 600, 0)
         (tmp_path / "classes.txt").write_text("one\ntwo\nthree\n")
         summary = prepare(find_sources([str(tmp_path)]), tmp_path / "out", Encoding(feature_len=123), Split())
         assert summary["warnings"] == []
@@ -344,6 +352,29 @@ def test_the_same_seed_gives_the_same_folder(tmp_path):
 def test_sources_without_content_are_refused(tmp_path, lines, message):
     with pytest.raises(UserError, match=message):
         prepared(tmp_path, lines)
+
+
+def test_a_column_of_numbers_taken_for_labels_is_asked_about(tmp_path):
+    with pytest.raises(UserError, match="100 different labels in 100 rows") as caught:
+        prepared(tmp_path, [f"{n},text {n % 7},good" for n in range(100)])
+    assert "--label" in caught.value.remedy
+
+
+@pytest.mark.parametrize(("bad", "remedy"), [("x,caf\udce9", "iconv"), ("x, ", "nothing to read"), ("x", "--header")])
+def test_the_advice_fits_the_reason(tmp_path, bad, remedy):
+    with pytest.raises(UserError, match="10 of 100 rows") as caught:
+        prepared(tmp_path, [bad if n % 10 == 5 else f"{'xy'[n % 2]},fine" for n in range(100)])
+    assert remedy in caught.value.remedy
+    assert "--max-bad 0.1" in caught.value.remedy
+
+
+def test_what_a_failed_try_left_goes_with_the_next(tmp_path):
+    for how in (How(), How(max_bad=0.5)):
+        try:
+            prepared(tmp_path, ["x,fine", "y,fine", "x"] * 10, how=how)
+        except UserError:
+            assert (tmp_path / "out.quarantine").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "rows.csv"]
 
 
 def test_a_column_of_texts_taken_for_labels_is_seen_early(tmp_path, monkeypatch):
@@ -451,6 +482,9 @@ def test_signals(tmp_path, sent, left):
         workers = _children(running.pid)
         assert len(workers) >= 2
         running.send_signal(sent)
+        if sent == signal.SIGINT:  # an impatient user, or a launcher that passes on what the group got already
+            time.sleep(0.1)
+            os.kill(running.pid, sent)
         if sent == signal.SIGKILL:
             running.wait(20)
     _, said = running.communicate(timeout=20)
@@ -506,9 +540,8 @@ class TestDamagedFolders:
     def test_cut_file(self, folder):
         path = folder / "train.codes-00000.npy"
         path.write_bytes(path.read_bytes()[:-1])
-        with pytest.raises(UserError, match="cannot be read") as caught:
+        with pytest.raises(UserError, match=r"train.codes-00000.npy was cut or altered"):
             open_dataset(folder)
-        assert "train.codes-00000.npy has" in caught.value.why
 
     def test_altered_file(self, folder):
         path = folder / "test.codes-00000.npy"

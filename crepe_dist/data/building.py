@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import math
 import shutil
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,13 @@ from crepe_dist.data.spool import Rows, Texts, map_rows
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync, write_json
 
+MOST_CLASSES, FEW = 0.5, 40  # more labels than half of so many rows are no classes
+REMEDIES = {
+    "not UTF-8": "iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW mends a file that a spreadsheet wrote",
+    "empty text": "they have nothing to read",
+    "unknown label": "give them labels that the training rows (or classes.txt) have",
+    "not CSV": "quotes inside a quoted field are doubled in CSV: mend them",
+}
 MAX_CHUNK, CHUNK_BYTES = 4096, 1 << 23  # rows and bytes that are encoded together
 
 
@@ -122,7 +130,7 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
     classes = sorted(names, key=_label_order) if job.class_names is None else list(job.class_names)
     reasons, first_bad = _quarantine(folder, job, found, fate)
     bad = sum(reasons.values())
-    _check(job, found, fate, classes, total, bad, first_bad)
+    _check(job, found, fate, classes, total, reasons, first_bad)
     number = {label: index for index, label in enumerate(classes)}
     relabel = np.array([number.get(label, -1) for label in found.labels], dtype=np.int32)
     labels = relabel[found.rows["label"]]
@@ -172,9 +180,10 @@ def _check(
     fate: Fate,
     classes: list[str],
     total: int,
-    bad: int,
+    reasons: Counter[str],
     first_bad: list[dict[str, Any]],
 ) -> None:
+    bad = sum(reasons.values())
     shown = "; ".join(f"{each['file']}:{each['line']}: {each['reason']}" for each in first_bad)
     used = [name for (name, part) in job.sources if part == "train"]
     if not any(found.good.values()) or total == 0:
@@ -187,7 +196,7 @@ def _check(
         raise UserError(
             f"{bad:,} of {total:,} rows cannot be used, more than {job.max_bad:.0%}",
             f"the first: {shown}",
-            "mend them, say by --format, --header, --label or --text how the rows are read, or allow more by --max-bad",
+            f"{_remedy(reasons)}; or leave them out by --max-bad {math.ceil(100 * bad / total) / 100:g}",
         )
     for part in PARTS[1:]:
         if any(each == part for _, each in job.sources) and not (fate == PARTS.index(part)).any():
@@ -196,12 +205,24 @@ def _check(
                 ", ".join(name for name, each in job.sources if each == part)[:200],
                 f"name other files by --{part}, or leave them out",
             )
+    if len(classes) > MOST_CLASSES * sum(found.good.values()) and sum(found.good.values()) > FEW:
+        raise UserError(
+            f"{len(classes):,} different labels in {sum(found.good.values()):,} rows",
+            f"the first: {', '.join(map(repr, classes[:5]))}"[:300],
+            "is this the column of the label? --label COLUMN names it, --header yes says that the first line has names",
+        )
     if len(classes) < 2:
         raise UserError(
             f"only {len(classes)} class was found in {', '.join(used)[:200]}",
             f"it is {classes[0]!r}" if classes else "",
             "give data with at least two classes; --label COLUMN says where they stand",
         )
+
+
+def _remedy(reasons: Counter[str]) -> str:
+    """What helps against the most frequent reason."""
+    kind = reasons.most_common(1)[0][0]
+    return REMEDIES.get(kind, "mend them, or say by --format, --header, --label or --text how the rows are read")
 
 
 def _quarantine(folder: Path, job: Job, found: Collected, fate: Fate) -> tuple[Counter[str], list[dict[str, Any]]]:
@@ -302,9 +323,13 @@ def keep_quarantine(folder: Path, out: Path) -> Path | None:
     preparation takes for data."""
     if not (folder / QUARANTINE).is_file() or (folder / QUARANTINE).stat().st_size == 0:
         return None
-    kept = out.with_name(f"{out.name}.quarantine")
+    kept = quarantine_beside(out)
     shutil.copyfile(folder / QUARANTINE, kept)
     return kept
+
+
+def quarantine_beside(out: Path) -> Path:
+    return out.with_name(f"{out.name}.quarantine")
 
 
 def kept(fate: Fate) -> npt.NDArray[np.int64]:

@@ -23,6 +23,7 @@ from crepe_dist.files import sha256, sync
 
 FORMAT = 2
 MANIFEST = "dataset.json"
+SPOOL_MANIFEST = "spool.json"  # of a part that is to be merged
 QUARANTINE = "quarantine.jsonl"
 REPORT = "report.html"
 REPORT_NUMBERS = "report.json"
@@ -109,6 +110,12 @@ def open_dataset(folder: Path | str) -> Dataset:
     folder = Path(folder)
     prepare_again = f"prepare it again: python -m crepe_dist.prepare SOURCE --out {folder}"
     path = folder / MANIFEST
+    if (folder / SPOOL_MANIFEST).is_file():
+        raise UserError(
+            f"{folder} is one part of a data set",
+            "it was made by --part",
+            "join all parts: python -m crepe_dist.prepare --merge PART... --out DIR",
+        )
     if not path.is_file():
         raise UserError(
             f"{folder} is not a prepared data set",
@@ -149,7 +156,11 @@ def _open_part(folder: Path, name: str, about: dict[str, Any], encoding: Encodin
     for file, written in about["files"].items():
         size = (folder / file).stat().st_size if (folder / file).is_file() else None
         if size != written["bytes"]:
-            raise ValueError(f"{file} has {size} bytes, the manifest says {written['bytes']}")
+            raise UserError(
+                f"{folder / file} was cut or altered" if size is not None else f"{folder / file} is missing",
+                f"it has {size} bytes, {MANIFEST} says {written['bytes']}" if size is not None else "",
+                "prepare the data again",
+            )
     labels = _map(folder / f"{name}.labels.npy", np.int32, (about["rows"],))
     if sum(sizes) != len(labels) or (len(labels) and not 0 <= labels.min() <= labels.max() < classes):
         raise ValueError(f"{name}.labels.npy does not fit the shards or the classes")

@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.building import Built, Collected, Job, build, keep_quarantine
-from crepe_dist.data.dataset import MANIFEST, PARTS, QUARANTINE, REPORT, REPORT_NUMBERS, open_dataset
+from crepe_dist.data.building import Built, Collected, Job, build, keep_quarantine, quarantine_beside
+from crepe_dist.data.dataset import MANIFEST, PARTS, QUARANTINE, REPORT, REPORT_NUMBERS, SPOOL_MANIFEST, open_dataset
 from crepe_dist.data.formats.rows import Share
 from crepe_dist.data.pool import cores, pool
 from crepe_dist.data.reading import Reader, close_writers
 from crepe_dist.data.selection import Split
 from crepe_dist.data.sources import Reading, Sources, find_class_names
 from crepe_dist.data.spool import BAD_ROWS, ROWS, Spool, finish, map_rows, merge, open_spool
-from crepe_dist.data.spool import MANIFEST as SPOOL_MANIFEST
 from crepe_dist.data.summary import summarise
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, write_json, write_text
@@ -128,7 +127,7 @@ def prepare_in_steps(sources: Sources, out: Path, encoding: Encoding, split: Spl
             )  # fmt: skip
             summary = yield from _build(partial, out, job, found, executor, processes, how.command)
         shutil.rmtree(folder)
-    open_dataset(out)
+    _finish(out)
     return summary
 
 
@@ -167,8 +166,14 @@ def merge_in_steps(folders: Sequence[Path], out: Path, how: How | None = None) -
         found = Collected(rows, scratch / ROWS, texts, labels, good, files, [spool.bad_rows() for spool in spools], bad)
         summary = yield from _build(partial, out, job, found, executor, processes, how.command)
         shutil.rmtree(scratch)
-    open_dataset(out)
+    _finish(out)
     return summary
+
+
+def _finish(out: Path) -> None:
+    """What a try that failed has left is of no use any more."""
+    open_dataset(out)
+    quarantine_beside(out).unlink(missing_ok=True)
 
 
 def _in_order(spools: list[Spool]) -> list[Spool]:

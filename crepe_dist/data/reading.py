@@ -168,6 +168,7 @@ class FileCount:
     rows: int = 0
     bad: int = 0
     format: str = ""
+    reads: str = ""
     bytes: int = 0
     sha256: str = ""
 
@@ -313,6 +314,6 @@ class Reader:
             if by_file and file % self.share.of != self.share.index:
                 continue
             parser, cutter = open_source(source, self.reading)
-            self.files[file] = FileCount(format=parser.name)
+            self.files[file] = FileCount(format=parser.name, reads=parser.reads)
             self._open[file] = _Open(file, source, parser, cutter, Share() if by_file else self.share)
             yield self._open[file]

@@ -18,11 +18,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.data.dataset import SPOOL_MANIFEST as MANIFEST
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256, sync, write_json
 
 FORMAT = 1
-MANIFEST = "spool.json"
 ROWS = "rows.bin"
 BAD_ROWS = "bad.jsonl"
 Rows = npt.NDArray[Any]  # of ROW
@@ -152,7 +152,7 @@ def open_spool(folder: Path) -> Spool:
 
 def _read_source(about: dict[str, Any]) -> dict[str, Any]:
     kept = {name: int(about[name]) for name in ("bytes", "rows", "bad")}
-    return {"format": str(about["format"]), "sha256": str(about["sha256"]), **kept}
+    return {**{name: str(about[name]) for name in ("format", "reads", "sha256")}, **kept}
 
 
 def _check(spool: Spool) -> None:

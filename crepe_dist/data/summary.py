@@ -21,6 +21,7 @@ EXAMPLES = 3  # a class
 EXAMPLE_CLASSES = 50
 EXAMPLE_LENGTH = 300  # characters
 FEW_ROWS = 50
+FEW_TESTS = 100
 
 
 def summarise(name: str, job: Job, found: Collected, built: Built, command: str) -> dict[str, Any]:
@@ -156,13 +157,6 @@ def _warnings(
             f"they are longer than {feature_len} characters, of which the {end} are kept",
             f"--feature-len {percentiles['90']} would hold nine texts of ten; time and memory grow with it",
         )
-    fits = max(SHORTEST, percentiles["99"])
-    if feature_len > 1.5 * fits:
-        warn(
-            f"most of the {feature_len} characters a document are empty",
-            f"99 % of the texts have at most {percentiles['99']}",
-            f"--feature-len {fits} trains in about {fits / feature_len:.0%} of the time",
-        )
     if feature_len < SHORTEST:
         warn(
             f"documents of {feature_len} characters cannot be trained on",
@@ -184,6 +178,24 @@ def _warnings(
             ", ".join(small[:10]) + (" …" if len(small) > 10 else ""),
             "few rows are hardly learnt: gather more, or join these classes with others",
         )
+    test = summary["parts"].get("test", {"rows": 0, "classes": []})
+    for these, others, what in (
+        (train, test["classes"], "training rows and no test row"),
+        (test["classes"], train, "test rows and no training row"),
+    ):
+        alone = [name for name, mine, other in zip(classes, these, others) if mine and not other]
+        if alone:
+            warn(
+                f"{len(alone)} of {len(classes)} classes have {what}",
+                ", ".join(alone[:10]) + (" …" if len(alone) > 10 else ""),
+                "take such rows out if they are no class, or give every part rows of every class: --stratified",
+            )
+    if 0 < test["rows"] < FEW_TESTS:
+        warn(
+            f"the test part has {test['rows']} rows",
+            "a share of so few tells little: one row more or less changes it much",
+            "hold more back by --test, or gather more",
+        )
     if max(train) > 0.9 * sum(train):
         warn(
             f"{max(train) / sum(train):.1%} of the training rows are of one class, {classes[train.index(max(train))]}",
@@ -194,8 +206,21 @@ def _warnings(
         warn(
             "the labels look like numbers",
             "they are taken as names of classes; that one is larger than another is not learnt",
-            "if they stand for names, put these into classes.txt beside the data, one a line, for the labels 1, 2, …",
+            "nothing, if that is meant; "
+            + (
+                "names for the labels 1, 2, … can stand in classes.txt beside the data, one a line"
+                if classes == [str(number) for number in range(1, len(classes) + 1)]
+                else "names instead of numbers make the results easier to read"
+            ),
         )
+        values = Counter(float(name) for name in classes)
+        twice = [name for name in classes if values[float(name)] > 1]
+        if twice:
+            warn(
+                "some labels are the same number",
+                ", ".join(map(repr, twice[:10])),
+                "each spelling is a class of its own: write them alike",
+            )
     telling = [f"{classes[i]} ({names_label[i]:.0%})" for i in np.flatnonzero(names_label > 0.5).tolist()]
     if telling:
         warn(
@@ -224,6 +249,13 @@ def _warnings(
             f"{conflicting:,} rows equal an earlier row of another class",
             "nobody can tell such rows apart",
             "look at how they were labelled; --dedupe near keeps the first of each",
+        )
+    fits = max(SHORTEST, percentiles["99"])
+    if feature_len > 1.5 * fits:
+        warn(
+            f"most of the {feature_len} characters a document are empty",
+            f"99 % of the texts have at most {percentiles['99']}",
+            f"--feature-len {fits} trains in about {fits / feature_len:.0%} of the time",
         )
     return found
 

@@ -112,7 +112,8 @@ class Lines:
     def _sources(self) -> str:
         sources = self.summary["sources"]
         some = [
-            f"{cut(each['file'], 100)} ({counted(each['rows'], 'row')}, {size(each['bytes'])})"
+            f"{cut(each['file'], 100)} ({counted(each['rows'], 'row')}, {size(each['bytes'])}; "
+            f"{cut(each['reads'], 100)})"
             for each in sources[:MOST_FILES]
         ]
         if len(sources) > len(some):

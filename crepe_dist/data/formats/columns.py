@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crepe_dist.errors import UserError
 
-LABELS = ("label", "class", "category", "target", "sentiment", "class index", "labels", "classes", "topic", "y")
+LABELS = (
+    "label", "class", "category", "target", "sentiment", "class index", "labels", "classes", "topic", "y",
+    "stars", "rating",
+)  # fmt: skip
 TEXTS = (
     "text", "content", "review", "reviewtext", "review text", "review body", "body", "sentence", "document",
     "description", "message", "tweet", "comment",
 )  # fmt: skip
+# Never label or text: numbers of rows, as pandas and others write them.
+INDICES = re.compile(r"(id|index|unnamed: \d+|  index level \d+  |)")
 TITLES = ("title", "headline", "subject", "summary", "review title", "review headline")
 
 
@@ -35,6 +42,11 @@ class Chosen:
     label: int | None
     texts: tuple[int, ...]
 
+    def describe(self, names: Sequence[str]) -> str:
+        """What is read, for the report."""
+        text = " | ".join(names[i] for i in self.texts)
+        return f"text: {text}" if self.label is None else f"label: {names[self.label]}, text: {text}"
+
 
 def is_header(rows: Sequence[Sequence[str]], wanted: Wanted) -> bool:
     """Whether the first of some rows names columns: wanted ones, or the usual names of a label or a text.
@@ -50,6 +62,28 @@ def is_header(rows: Sequence[Sequence[str]], wanted: Wanted) -> bool:
         _plain(cell) in LABELS + TEXTS and all(cell != row[i] for row in others if i < len(row))
         for i, cell in enumerate(cells)
     )
+
+
+def may_be_header(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the first row looks unlike the others, so that it is better to ask than to take it for data: an empty
+    cell or a word where all others have numbers or more, or a label of its own where every other label comes again."""
+    cells, *others = rows
+    if len(others) < 3:
+        return False
+    for i, cell in enumerate(cells):
+        below = [row[i] for row in others if i < len(row)]
+        numbers = sum(_is_number(value) for value in below)
+        if not cell.strip() and all(value.strip() for value in below):
+            return True
+        if cell.strip() and not _is_number(cell) and numbers > 0.9 * len(others):
+            return True
+    count = Counter(row[0] for row in others if row)
+    return cells[0] not in count and min(count.values()) > 1 and len(count) <= len(others) / 3
+
+
+def _is_number(text: str) -> bool:
+    """A number, or a date or time written with digits."""
+    return bool(text.strip()) and not text.strip().strip("0123456789+-.,:/ T")
 
 
 def choose_named(file: str, names: Sequence[str], wanted: Wanted, *, label_given: bool) -> Chosen:
@@ -74,7 +108,9 @@ def choose_named(file: str, names: Sequence[str], wanted: Wanted, *, label_given
     # What has no usual name is the one column that is left, if there is one.
     for what in ("text",) if label_given else ("label", "text"):
         if places[what] is None:
-            left = [i for i in range(len(names)) if i not in places.values()]
+            left = [
+                i for i, name in enumerate(names) if i not in places.values() and not INDICES.fullmatch(_plain(name))
+            ]
             if len(left) != 1:
                 raise UserError(
                     f"{file}: which column is the {what}?",

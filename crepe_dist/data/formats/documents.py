@@ -24,6 +24,7 @@ class Documents:
     folder: Path
     label: str
     name: str = "folder"
+    reads: str = "text: whole files"
 
     def parse(self, block: Block, share: Share) -> Parsed:
         names = block.data.decode("utf-8", "surrogateescape").split("\0")

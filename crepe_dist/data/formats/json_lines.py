@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from crepe_dist.data.formats.rows import MAX_RECORD, BadRow, Block, Parsed, Row,
 from crepe_dist.data.formats.stream import Stream
 from crepe_dist.errors import UserError
 
+DEEPEST = 4  # objects inside of objects whose keys are looked at
 MAX_LITERAL = 1 << 16  # characters of a Python literal; the parser takes about a hundred times its length in memory
 # Numbers keep their spelling: they may be labels, and a number of a million digits takes no time.
 _DECODER = json.JSONDecoder(parse_int=str, parse_float=str)
@@ -33,6 +35,7 @@ class JsonLines:
     given: str | None = None
     literals: bool = False
     name: str = "jsonl"
+    reads: str = ""
 
     def parse(self, block: Block, share: Share) -> Parsed:
         lines = block.data.split(b"\n")
@@ -51,7 +54,7 @@ class JsonLines:
             raise ValueError(too_long())
         record = _load(line, literals=self.literals)
         label = self.given if self.label is None else _scalar(record, self.label)
-        texts = [_text(record, key) for key in self.texts[:-1] if record.get(key) is not None]
+        texts = [_text(record, key) for key in self.texts[:-1] if _value(record, key) is not None]
         return Row(number, label or "", join([*texts, _text(record, self.texts[-1])]))
 
 
@@ -69,16 +72,18 @@ def open_json_lines(stream: Stream, file: str, wanted: Wanted, label: str | None
             record = _load(line, literals=False)
         except ValueError:
             continue
-        names = [name for name, value in record.items() if not isinstance(value, (dict, list))]
+        names = list(_names(record))
         columns = choose_named(file, names, wanted, label_given=label is not None)
         key = None if columns.label is None else names[columns.label]
-        return JsonLines(key, tuple(names[i] for i in columns.texts), label), cutter
+        texts = tuple(names[i] for i in columns.texts)
+        return JsonLines(key, texts, label, reads=columns.describe(names)), cutter
     return JsonLines(wanted.label or "label", (wanted.text or "text",), label), cutter
 
 
 def open_amazon(stream: Stream, label: str) -> tuple[JsonLines, LineCutter]:
     """Reviews of one category: ``summary | reviewText``."""
-    return JsonLines(None, ("summary", "reviewText"), label, True, "amazon"), LineCutter(stream, quoted=False)
+    reads = "text: summary | reviewText"
+    return JsonLines(None, ("summary", "reviewText"), label, True, "amazon", reads), LineCutter(stream, quoted=False)
 
 
 def _load(line: bytes, *, literals: bool) -> dict[str, Any]:
@@ -106,8 +111,26 @@ def _literal(text: str) -> Any:
         raise ValueError("neither JSON nor a Python literal") from None
 
 
+def _names(record: dict[str, Any], before: str = "") -> Iterator[str]:
+    """Keys of single values; one inside of another object as `outer.inner`."""
+    for name, value in record.items():
+        if isinstance(value, dict) and before.count(".") < DEEPEST:
+            yield from _names(value, f"{before}{name}.")
+        elif not isinstance(value, (dict, list)):
+            yield f"{before}{name}"
+
+
+def _value(record: dict[str, Any], key: str) -> Any:
+    """The value of a key, or along a path of keys; ``None`` if there is none."""
+    if key in record:
+        return record[key]
+    outer, _, inner = key.partition(".")
+    within = record.get(outer)
+    return _value(within, inner) if inner and isinstance(within, dict) else None
+
+
 def _scalar(record: dict[str, Any], key: str) -> str:
-    value = record.get(key)
+    value = _value(record, key)
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -118,9 +141,9 @@ def _scalar(record: dict[str, Any], key: str) -> str:
 
 
 def _text(record: dict[str, Any], key: str) -> str:
-    if key not in record:
+    value = _value(record, key)
+    if value is None and key not in record:
         raise ValueError(f"no such key: {key!r} (there are {', '.join(map(repr, record))[:200]})")
-    value = record[key]
     if value is None:
         return ""
     if not isinstance(value, str):

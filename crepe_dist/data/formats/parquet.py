@@ -34,6 +34,7 @@ class Parquet:
     label: str | None
     label_names: tuple[str, ...] | None
     name: str = "parquet"
+    reads: str = ""
 
     def parse(self, block: Block, share: Share) -> Parsed:
         import pyarrow as pa
@@ -140,7 +141,9 @@ def open_parquet(path: Path, file: str, wanted: Wanted, label: str | None) -> tu
             raise UserError(f"{file} has several columns called {name!r}", remedy="rename one, or name another")
     positions = columns.texts if columns.label is None else (columns.label, *columns.texts)
     label_names = None if columns.label is None else _label_names(schema, names[columns.label])
-    return Parquet(label, label_names), ParquetCutter(path, opened, [names[i] for i in positions])
+    return Parquet(label, label_names, reads=columns.describe(names)), ParquetCutter(
+        path, opened, [names[i] for i in positions]
+    )
 
 
 def _label_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:

@@ -99,6 +99,10 @@ class Parser(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def reads(self) -> str:
+        """What is label and what is text, for the report."""
+
     def parse(self, block: Block, share: Share) -> Parsed:
         """The rows of a block whose lines are of the share."""
 

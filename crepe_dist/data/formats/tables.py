@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from crepe_dist.data.formats.columns import Chosen, Wanted, choose_named, choose_numbered, is_header
+from crepe_dist.data.formats.columns import Chosen, Wanted, choose_named, choose_numbered, is_header, may_be_header
 from crepe_dist.data.formats.lines import LineCutter
 from crepe_dist.data.formats.rows import MAX_RECORD, BadRow, Block, Parsed, Row, Share, excerpt, join, too_long
 from crepe_dist.data.formats.stream import Stream
+from crepe_dist.errors import UserError
 
 LOOK_AT = 200  # rows that decide how many columns there are
 # A record that breaks the rules of quoting takes with it the lines up to where its quotes balance, at most so many;
@@ -33,6 +34,7 @@ class Table:
         width: columns of every row.
         label: the class of all rows, where no column tells it.
         delimiter: of CSV.
+        reads: what the columns are, for the report.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Table:
     width: int
     label: str | None = None
     delimiter: str = ","
+    reads: str = ""
 
     def parse(self, block: Block, share: Share) -> Parsed:
         # Bytes that are not UTF-8 become lone surrogates, so that one bad row does not end the file.
@@ -116,10 +119,18 @@ def open_table(
         columns = choose_named(file, names, wanted, label_given=label is not None)
         width = len(names)
         cutter.skip_lines(first[0][0])
+    elif header == "auto" and may_be_header(rows):
+        raise UserError(
+            f"{file}: does its first line name the columns?",
+            f"it looks unlike the others: {delimiter.join(rows[0])[:200]}",
+            "say --header yes or --header no, and perhaps --label COLUMN and --text COLUMN",
+        )
     else:
         width = _usual_width(rows)
+        names = [f"column {number}" for number in range(1, width + 1)]
         columns = choose_numbered(file, width, wanted, label_given=label is not None)
-    return Table(name, columns, width, label, delimiter), cutter
+    separated = "" if delimiter in ",\t" else f", separated by {delimiter}"
+    return Table(name, columns, width, label, delimiter, columns.describe(names) + separated), cutter
 
 
 Head = list[tuple[int, list[str]]]
