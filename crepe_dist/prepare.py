@@ -46,7 +46,8 @@ AMAZON = "amazon7"
 
 def main() -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, _stop)
+        if signal.getsignal(each) != signal.SIG_IGN:  # as for a job in the background of a script
+            signal.signal(each, _stop)
     given = _flags().parse_args()
     try:
         _run(given)

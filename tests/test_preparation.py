@@ -474,7 +474,7 @@ def test_signals(tmp_path, sent, left):
     fifo = tmp_path / "a.csv"
     os.mkfifo(fifo)
     arguments = command("prepare", fifo, "--out", tmp_path / "out", "--processes", 2)
-    running = subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=_take_signals)
     with fifo.open("w") as stream:
         stream.write("".join(f"{n % 2},text {'word ' * 200}{n}\n" for n in range(12_000)))
         stream.flush()
@@ -499,6 +499,11 @@ def test_signals(tmp_path, sent, left):
     write_csv(fifo, 100, 0)
     run(command("prepare", "a.csv", "--out", "out"), tmp_path)
     assert not list(tmp_path.glob(".out.*"))
+
+
+def _take_signals():
+    """A script that runs the tests in its background has SIGINT ignored, also for what it starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _wait_for(condition, seconds=20):
