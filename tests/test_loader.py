@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import mxnet as mx
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from crepe_dist.data.alphabet import BLANK
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.loader import RankBatches, batches, epoch_order, share
+from crepe_dist.data.loader import RankBatches, batches, epoch_order, pack, share
 
 sizes = st.integers(1, 9)
 
@@ -64,11 +65,20 @@ def test_batches_keep_one_shape_and_mark_the_filling(data, rank, size):
     got = list(batches(part, order, 50, rank, size))
     assert len(got) == len(expected) == 7  # 301 rows: the last global batch has one document
     for batch, ((indices, documents),) in zip(got, expected):
-        assert batch.codes.shape == (-(-50 // size), 123)
+        codes, labels, weights = (array.asnumpy() for array in batch.on(mx.cpu()))
+        assert codes.shape == (-(-50 // size), 123)
         assert batch.documents == documents
-        weights = batch.weights.asnumpy()
         assert weights.sum() == len(indices)
-        real = weights > 0
-        assert np.array_equal(batch.codes.asnumpy()[real], part.codes(indices))
-        assert np.array_equal(batch.labels.asnumpy()[real], part.labels[indices])
-        assert (batch.codes.asnumpy()[~real] == BLANK).all()
+        real = weights[:, 0] > 0
+        assert np.array_equal(codes[real], part.codes(indices))
+        assert np.array_equal(labels[real], part.labels[indices])
+        assert np.array_equal(batch.labels, part.labels[indices])
+        assert (codes[~real] == BLANK).all()
+
+
+def test_labels_of_two_bytes_arrive():
+    labels = np.array([0, 255, 256, 65535], dtype=np.int32)
+    batch = pack(np.zeros((4, 123), dtype=np.uint8), labels, 6, 4)
+    _, got, weights = (array.asnumpy() for array in batch.on(mx.cpu()))
+    assert got.tolist() == [0, 255, 256, 65535, 0, 0]
+    assert weights.ravel().tolist() == [1, 1, 1, 1, 0, 0]

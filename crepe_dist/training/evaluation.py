@@ -90,11 +90,10 @@ def _count(network: Crepe, part: Part, batch_size: int, device: Any, rank: int, 
     classes = network.shape.classes
     totals = _Totals(np.zeros((classes, classes), dtype=np.int64))
     for batch in batches(part, np.arange(len(part)), batch_size, rank, size):
-        log_probabilities = mx.nd.log_softmax(network(batch.codes.as_in_context(device)).astype("float32"))
-        log_probabilities = log_probabilities.asnumpy().astype(np.float64)
-        real = batch.weights.asnumpy() > 0
-        labels = batch.labels.asnumpy()[real]
-        predicted = log_probabilities[real].argmax(axis=1)
-        np.add.at(totals.confusion, (labels, predicted), 1)
-        totals.loss -= float(log_probabilities[real, :][np.arange(len(labels)), labels].sum())
+        codes, _, _ = batch.on(device)
+        log_probabilities = mx.nd.log_softmax(network(codes).astype("float32")).asnumpy().astype(np.float64)
+        labels = batch.labels
+        mine = log_probabilities[: len(labels)]
+        np.add.at(totals.confusion, (labels, mine.argmax(axis=1)), 1)
+        totals.loss -= float(mine[np.arange(len(labels)), labels].sum())
         yield totals

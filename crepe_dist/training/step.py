@@ -42,13 +42,11 @@ class TrainingStep:
 
     def __call__(self, batch: Batch, step: int, learning_rate: float) -> mx.nd.NDArray:
         """Updates the parameters; returns the sum of this rank's losses, float32 [1], still being computed."""
-        codes = batch.codes.as_in_context(self._device)
-        labels = batch.labels.as_in_context(self._device)
-        weights = batch.weights.as_in_context(self._device)
+        codes, labels, weights = batch.on(self._device)
         if self._network.shape.dropout:
             mx.random.seed(_dropout_seed(self._seed, self._rank, step))
         with autograd.record():
-            loss = self._loss(self._network(codes), labels, weights.expand_dims(1)).sum()
+            loss = self._loss(self._network(codes), labels, weights).sum()
         loss.backward()
         share = batch.documents / self._size
         self._trainer.set_learning_rate(learning_rate)

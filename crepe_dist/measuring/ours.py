@@ -1,0 +1,83 @@
+"""What crepe_dist does, in the units of the benchmark: documents a second."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+
+from crepe_dist.cluster.world import World
+from crepe_dist.data.alphabet import Codes, Encoding
+from crepe_dist.data.building import MAX_CHUNK
+from crepe_dist.data.dataset import Part
+from crepe_dist.data.loader import Batch, batches, epoch_order, pack
+from crepe_dist.model.network import Shape
+from crepe_dist.model.options import ModelOptions
+from crepe_dist.model.parameters import build
+from crepe_dist.training.step import TrainingStep
+
+SETTINGS = {"learning_rate": 0.01, "wd": 0.00001, "momentum": 0.9}
+
+
+class Encoder:
+    """Texts → codes, in the pieces in which data are prepared."""
+
+    def __init__(self, texts: Sequence[str], encoding: Encoding) -> None:
+        self._texts = texts
+        self._encoding = encoding
+
+    def __call__(self) -> int:
+        for start in range(0, len(self._texts), MAX_CHUNK):
+            self._encoding.encode(self._texts[start : start + MAX_CHUNK])
+        return len(self._texts)
+
+
+class Loading:
+    """A part → batches, as the trainer gets them, without training."""
+
+    def __init__(self, part: Part, batch_size: int) -> None:
+        self._part = part
+        self._batch_size = batch_size
+
+    def __call__(self) -> int:
+        order = epoch_order(len(self._part), 0, 0)
+        return sum(batch.documents for batch in batches(self._part, order, self._batch_size, 0, 1))
+
+
+class Training:
+    """Steps on a batch that is ready in memory, or on those of a part."""
+
+    def __init__(self, shape: Shape, world: World, device: Any) -> None:
+        self._network = build(shape, ModelOptions(), device, seed=0)
+        trainer = world.trainer(self._network.collect_params(), "sgd", SETTINGS)
+        self._step = TrainingStep(self._network, trainer, device, world.rank, world.size, 0, None)
+        self._steps = 0
+
+    def on(self, source: Iterator[Batch]) -> int:
+        """Trains on all batches; returns the number of documents."""
+        documents = 0
+        for batch in source:
+            self._step(batch, self._steps, 0.01)
+            self._steps += 1
+            documents += batch.documents
+        mx.nd.waitall()
+        return documents
+
+
+class Forward:
+    """Logits of a batch of codes, brought back to the host."""
+
+    def __init__(self, shape: Shape, device: Any, batch: Batch) -> None:
+        self._network = build(shape, ModelOptions(), device, seed=0)
+        self._codes, _, _ = batch.on(device)
+
+    def __call__(self) -> int:
+        self._network(self._codes).asnumpy()
+        return len(self._codes)
+
+
+def ready_batch(codes: Codes, classes: int) -> Batch:
+    """A batch out of uint8 codes [B, L], with labels in turns."""
+    return pack(codes, np.arange(len(codes), dtype=np.int32) % classes, len(codes), len(codes))

@@ -1,0 +1,63 @@
+"""The benchmark runs, and its baselines do the job that they are compared for. Nothing is timed here."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from crepe_dist.data.alphabet import ALPHABET, BLANK, Encoding
+from crepe_dist.measuring import flops, notebook
+from crepe_dist.measuring.timing import alternate, rate
+from crepe_dist.model.network import Shape
+from tests.conftest import command, run
+
+RATIOS = {"train_vs_notebook", "train_vs_matmul_ceiling", "forward_vs_matmul_ceiling", "encode_vs_notebook"}
+
+
+def test_it_runs_and_writes_its_figures(tmp_path):
+    printed = run(command("bench", "--tiny", "--json", "figures.json"), tmp_path)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert set(figures["ratios"]) == RATIOS
+    assert all(value > 0 for part in ("rates", "ratios") for value in figures[part].values())
+    assert all(name in printed for name in RATIOS)
+    assert figures["machine"]["OMP_NUM_THREADS"]
+
+
+@pytest.mark.parametrize("text", ["", "plain words, 12 of them!", "Über-CAPITALS é", "x" * 200])
+def test_the_baseline_encodes_as_the_notebook_s_mode_does(text):
+    codes = Encoding("notebook", 123).encode([text])[0]
+    one_hot = notebook.encode(text, 123)
+    assert one_hot.shape == (len(ALPHABET), 123)
+    assert np.array_equal(one_hot.any(axis=0), codes != BLANK)
+    assert np.array_equal(one_hot.argmax(axis=0)[codes != BLANK], codes[codes != BLANK])
+
+
+def test_operations_of_the_notebook_s_network():
+    """The paper's small network on 1014 characters, added up by hand, in millions of multiplications."""
+    shape = Shape(69, 1014, 7, 256, 1024)
+    by_hand = [
+        7 * 69 * 256 * 1008, 7 * 256 * 256 * 330, 3 * 256 * 256 * 108, 3 * 256 * 256 * 106, 3 * 256 * 256 * 104,
+        3 * 256 * 256 * 102, 34 * 256 * 1024, 1024 * 1024, 1024 * 7,
+    ]  # fmt: skip
+    assert flops.forward(shape) == 2 * sum(by_hand)
+    assert flops.training(shape) == 2 * (3 * sum(by_hand) - by_hand[0])
+
+
+def test_rates_are_taken_in_turns():
+    calls: list[str] = []
+
+    def of(name, values):
+        left = iter(values)
+
+        def run():
+            calls.append(name)
+            return next(left)
+
+        return run
+
+    got = alternate({"a": of("a", [99, 1, 5, 2]), "b": of("b", [0, 7, 7, 8])}, rounds=3)
+    assert got == {"a": 2, "b": 7}
+    assert calls == ["a", "b"] * 4
+    assert rate(lambda: 5, 0) > 0
