@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 
 class UserError(Exception):
     """Something that the person at the keyboard can mend; shown without a traceback.
@@ -26,11 +28,12 @@ class UserError(Exception):
             lines.append(f"  why: {self.why}")
         if self.remedy:
             lines.append(f"  do:  {self.remedy}")
-        return "\n".join(map(_visible, lines))
+        # What a terminal would act on may come from a file's name or content.
+        return "\n".join("".join(map(shown, line)) for line in lines)
 
 
-def _visible(text: str) -> str:
-    """What a terminal would act on, from a file's name or content, is written out."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode-escape").decode() for character in text
-    )
+def shown(character: str) -> str:
+    r"""The character, or its escape (``\n``, ``\u202e``) if a terminal or a browser would act on it."""
+    if character.isprintable() or unicodedata.category(character) == "Zs":
+        return character
+    return character.encode("unicode_escape").decode("ascii")

@@ -39,6 +39,11 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def identity(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file, as manifests hold them."""
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
 def printable(name: Path | str) -> str:
     """A file's name in characters that can be written anywhere: on Linux it may hold any bytes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import FORMAT, MANIFEST, PARTS, QUARANTINE, SHARD_BYTES, ShardWriter, write_array
 from crepe_dist.data.formats.rows import excerpt
-from crepe_dist.data.selection import TEST, UNKNOWN, Fate, Split, decide
+from crepe_dist.data.selection import TEST, TRAIN, UNKNOWN, Fate, Split, decide
 from crepe_dist.data.spool import Rows, Texts, map_rows
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync, write_json
@@ -94,16 +94,17 @@ class Collected:
 
 @dataclass(frozen=True)
 class Built:
-    """A data set folder, and what its report is made of.
+    """What came of the rows, for the report.
 
     Attributes:
         fate: uint8 [n], see ``selection``.
         labels: int32 [n], the class of each row, -1 for an unknown one.
         points: how often each character outside ASCII or the alphabet stands in the kept texts.
-        quarantine: lines for each kind of reason, and the first five records.
+        reasons: unusable lines for each kind of reason.
+        first_bad: the first five records of the quarantine.
+        rows: of each part.
     """
 
-    folder: Path
     classes: list[str]
     fate: Fate
     labels: npt.NDArray[np.int32]
@@ -124,8 +125,9 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
     fixed_of = np.array([PARTS.index(part) for _, part in job.sources], dtype=np.uint8)
     own = {part for _, part in job.sources}
     shares: dict[str, Any] = {part: 0.0 for part in ("test", "validation") if part in own}
-    fate = decide(found.rows, fixed_of[found.rows["file"]], replace(job.split, **shares))
-    trained = np.unique(found.rows["label"][fixed_of[found.rows["file"]] == 0])
+    fixed = fixed_of[found.rows["file"]]
+    fate = decide(found.rows, fixed, replace(job.split, **shares))
+    trained = np.unique(found.rows["label"][fixed == TRAIN])
     names = [found.labels[index] for index in trained.tolist()]
     classes = sorted(names, key=_label_order) if job.class_names is None else list(job.class_names)
     reasons, first_bad = _quarantine(folder, job, found, fate)
@@ -171,7 +173,7 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
     write_json(folder / MANIFEST, manifest)
     sync(folder)
     rows = {part: about["rows"] for part, about in parts.items()}
-    yield Built(folder, classes, fate, labels, points, reasons, first_bad, bad, rows)
+    yield Built(classes, fate, labels, points, reasons, first_bad, bad, rows)
 
 
 def _check(

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Codes, Encoding
 from crepe_dist.errors import UserError
-from crepe_dist.files import sha256, sync
+from crepe_dist.files import identity, sha256, sync
 
 FORMAT = 2
 MANIFEST = "dataset.json"
@@ -246,7 +246,7 @@ def write_array(folder: Path, name: str, array: Any) -> dict[str, dict[str, Any]
     """Writes a small array; returns its entry in the manifest."""
     np.save(folder / name, array)
     sync(folder / name)
-    return {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}}
+    return {name: identity(folder / name)}
 
 
 def _header(shape: tuple[int, int]) -> bytes:

@@ -25,7 +25,7 @@ from crepe_dist.errors import UserError
 MAX_LABEL = 200  # characters
 MAX_CLASSES = 1 << 16
 LONGEST_REASON = 300
-_LETTERS = bytes(range(128)).lower()
+_LOWER = bytes(range(256)).lower()
 _NOT_LETTERS = bytes(point for point in range(128) if not chr(point).isalnum())
 _NOT_WORDS = re.compile(r"[\W_]+")
 
@@ -134,11 +134,8 @@ def _describe(records: Rows, rows: Sequence[Row], texts: Sequence[bytes], start:
 def _letters(text: str, data: bytes) -> bytes:
     """Letters and digits alone, in lower case and compatibility form: equal for nearly equal texts."""
     if text.isascii():
-        return data.translate(_LETTERS_TABLE, _NOT_LETTERS)
+        return data.translate(_LOWER, _NOT_LETTERS)
     return _NOT_WORDS.sub("", unicodedata.normalize("NFKC", text).casefold()).encode("utf-8")
-
-
-_LETTERS_TABLE = _LETTERS + bytes(range(128, 256))
 
 
 def _hashes(texts: Sequence[bytes]) -> npt.NDArray[np.uint64]:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from crepe_dist.data.dataset import SPOOL_MANIFEST as MANIFEST
 from crepe_dist.errors import UserError
-from crepe_dist.files import sha256, sync, write_json
+from crepe_dist.files import identity, sha256, sync, write_json
 
 FORMAT = 1
 ROWS = "rows.bin"
@@ -103,7 +103,7 @@ def finish(folder: Path, manifest: dict[str, Any], texts: Sequence[str]) -> None
     files = {}
     for name in (ROWS, BAD_ROWS, *texts):
         sync(folder / name)
-        files[name] = {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+        files[name] = identity(folder / name)
     write_json(folder / MANIFEST, {"format": FORMAT, **manifest, "texts": list(texts), "files": files})
 
 

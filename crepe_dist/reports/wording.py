@@ -5,6 +5,8 @@ from __future__ import annotations
 import unicodedata
 from typing import Any, Union
 
+from crepe_dist.errors import shown
+
 Number = Union[int, float]
 LONGEST = 1000  # characters of any text in a report
 NAMELESS = {
@@ -60,13 +62,7 @@ def visible(text: str, limit: int = LONGEST) -> str:
         text = text[: limit - 1] + "…"
     if text.isprintable():
         return text
-    return "".join(map(_shown, text))
-
-
-def _shown(character: str) -> str:
-    if character.isprintable() or unicodedata.category(character) == "Zs":
-        return character
-    return character.encode("unicode_escape").decode("ascii")
+    return "".join(map(shown, text))
 
 
 def clean(value: Any, limit: int = LONGEST) -> Any:
