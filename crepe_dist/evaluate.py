@@ -45,7 +45,7 @@ def main() -> None:
             raise UserError(f"{given.json} cannot be written", "there is no such folder", "choose another --json")
         dataset, predictor = _open(given, world)
         part = dataset.parts[given.part]
-        scores = evaluate(predictor.network, part, given.batch_size, predictor.device, world)
+        scores = evaluate(predictor.engine, part, given.batch_size, world)
         if world.is_root:
             print(_text(scores, dataset.classes))
             if given.json is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 from crepe_dist.errors import UserError
@@ -37,3 +38,19 @@ def pick(device: str, local_rank: int, local_size: int) -> Any:
             f"start at most {gpus} on this host (horovodrun -np {gpus}), or use --device cpu",
         )
     return mx.gpu(local_rank)
+
+
+def compute_capability(gpu: int) -> tuple[int, int] | None:
+    """(major, minor) of a GPU as the driver numbers them, or ``None`` if the driver cannot be asked."""
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        # Attributes 75 and 76 of cuDeviceGetAttribute: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
+        failed = (
+            driver.cuInit(0)
+            or driver.cuDeviceGetAttribute(ctypes.byref(major), 75, gpu)
+            or driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, gpu)
+        )
+    except (OSError, AttributeError):
+        return None
+    return None if failed else (major.value, minor.value)

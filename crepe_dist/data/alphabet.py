@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.errors import UserError
+from crepe_dist.native import library
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/\\|_@#$%^&*~`+ =<>()[]{}"
 FULL_ALPHABET = ALPHABET + "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -70,6 +71,30 @@ class Encoding:
 
     def encode(self, texts: Sequence[str]) -> Codes:
         """uint8 [len(texts), feature_len], ``BLANK`` after the end of a short text."""
+        native, _ = library.find()
+        return self._encode_native(native, texts) if native and texts else self._encode_plain(texts)
+
+    def _encode_native(self, native: library.Library, texts: Sequence[str]) -> Codes:
+        joined = "".join(texts)
+        ends = np.cumsum(np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)))
+        ascii_only = joined.isascii()
+        points = joined.encode("ascii") if ascii_only else joined.encode("utf-32-le", "surrogatepass")
+        table = _table(self.mode, bool(self.fold_accents))
+        codes = np.empty((len(texts), self.feature_len), dtype=np.uint8)
+        in_reversed_order = self.mode != "notebook"
+        native.functions.crepe_encode(
+            points,
+            1 if ascii_only else 4,
+            ends.ctypes.data,
+            len(texts),
+            self.feature_len,
+            in_reversed_order,
+            table.ctypes.data,
+            codes.ctypes.data,
+        )
+        return codes
+
+    def _encode_plain(self, texts: Sequence[str]) -> Codes:
         length = self.feature_len
         in_reading_order = self.mode == "notebook"
         ascii_table = _ascii_table(self.mode)

@@ -36,11 +36,13 @@ class Batch:
             the high byte of the label, and 1 for a document, 0 for filling.
         labels: int32 [n], the labels of this rank's documents, which are the first rows.
         documents: real rows in the global batch, over all ranks.
+        first: place of this rank's first document in the global batch.
     """
 
     packed: mx.nd.NDArray
     labels: npt.NDArray[np.int32]
     documents: int
+    first: int = 0
 
     def on(self, device: Any) -> tuple[mx.nd.NDArray, mx.nd.NDArray, mx.nd.NDArray]:
         """On the device: codes, uint8 [B, L]; labels, float32 [B]; weights, float32 [B, 1]."""
@@ -50,7 +52,7 @@ class Batch:
         return packed.slice_axis(1, 0, length), (low + 256 * high).reshape((-1,)), weights
 
 
-def pack(codes: Codes, labels: npt.NDArray[np.int32], rows: int, documents: int) -> Batch:
+def pack(codes: Codes, labels: npt.NDArray[np.int32], rows: int, documents: int, first: int = 0) -> Batch:
     """A batch of ``rows`` rows out of this rank's documents, uint8 [n, L] and int32 [n]; n is at most ``rows``."""
     count, length = codes.shape
     packed = mx.nd.empty((rows, length + EXTRA), ctx=mx.cpu(), dtype="uint8")
@@ -61,7 +63,7 @@ def pack(codes: Codes, labels: npt.NDArray[np.int32], rows: int, documents: int)
     view[:count, length + 1] = labels >> 8
     view[:count, length + 2] = 1
     view[count:, length:] = 0
-    return Batch(packed, labels, documents)
+    return Batch(packed, labels, documents, first)
 
 
 def _view(array: mx.nd.NDArray) -> Codes:
@@ -101,11 +103,11 @@ class RankBatches:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def __iter__(self) -> Iterator[list[tuple[Order, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[Order, int, int]]]:
         for start in self.starts:
             stop = min(start + self._batch_size, len(self._order))
-            mine = self._order[slice(*share(start, stop, self._rank, self._size))]
-            yield [(mine, stop - start)]
+            begin, end = share(start, stop, self._rank, self._size)
+            yield [(self._order[begin:end], stop - start, begin - start)]
 
 
 class _Rows:
@@ -118,9 +120,9 @@ class _Rows:
     def __len__(self) -> int:
         return len(self._part)
 
-    def __getitem__(self, item: tuple[Order, int]) -> Batch:
-        indices, documents = item
-        return pack(self._part.codes(indices), np.asarray(self._part.labels[indices]), self._rows, documents)
+    def __getitem__(self, item: tuple[Order, int, int]) -> Batch:
+        indices, documents, first = item
+        return pack(self._part.codes(indices), np.asarray(self._part.labels[indices]), self._rows, documents, first)
 
 
 def batches(part: Part, order: Order, batch_size: int, rank: int, size: int, first: int = 0) -> Iterator[Batch]:

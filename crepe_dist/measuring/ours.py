@@ -13,9 +13,11 @@ from crepe_dist.data.alphabet import Codes, Encoding
 from crepe_dist.data.building import MAX_CHUNK
 from crepe_dist.data.dataset import Part
 from crepe_dist.data.loader import Batch, batches, epoch_order, pack
+from crepe_dist.model.engine import Engine, open_engine
 from crepe_dist.model.network import Shape
-from crepe_dist.model.options import ModelOptions
+from crepe_dist.model.options import ModelOptions, Precision
 from crepe_dist.model.parameters import build
+from crepe_dist.model.precision import plan
 from crepe_dist.training.step import TrainingStep
 
 SETTINGS = {"learning_rate": 0.01, "wd": 0.00001, "momentum": 0.9}
@@ -49,10 +51,10 @@ class Loading:
 class Training:
     """Steps on a batch that is ready in memory, or on those of a part."""
 
-    def __init__(self, shape: Shape, world: World, device: Any) -> None:
-        self._network = build(shape, ModelOptions(), device, seed=0)
-        trainer = world.trainer(self._network.collect_params(), "sgd", SETTINGS)
-        self._step = TrainingStep(self._network, trainer, device, world.rank, world.size, 0, None)
+    def __init__(self, shape: Shape, world: World, device: Any, precision: Precision = "auto") -> None:
+        self.engine = _engine(shape, device, precision)
+        trainer = world.trainer(self.engine.network.collect_params(), "sgd", SETTINGS)
+        self._step = TrainingStep(self.engine, trainer, world.size, 0, None)
         self._steps = 0
 
     def on(self, source: Iterator[Batch]) -> int:
@@ -69,13 +71,19 @@ class Training:
 class Forward:
     """Logits of a batch of codes, brought back to the host."""
 
-    def __init__(self, shape: Shape, device: Any, batch: Batch) -> None:
-        self._network = build(shape, ModelOptions(), device, seed=0)
-        self._codes, _, _ = batch.on(device)
+    def __init__(self, shape: Shape, device: Any, batch: Batch, precision: Precision = "auto") -> None:
+        self._engine = _engine(shape, device, precision)
+        self._engine.refresh()
+        self._batch = batch
 
     def __call__(self) -> int:
-        self._network(self._codes).asnumpy()
-        return len(self._codes)
+        self._engine.logits(self._batch).asnumpy()
+        return self._batch.documents
+
+
+def _engine(shape: Shape, device: Any, precision: Precision) -> Engine:
+    options = ModelOptions(precision=precision)
+    return open_engine(build(shape, options, device, seed=0), plan(options, device), device)
 
 
 def ready_batch(codes: Codes, classes: int) -> Batch:

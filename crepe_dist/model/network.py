@@ -48,8 +48,35 @@ def lengths(feature_len: int) -> list[int]:
     return result
 
 
-class OneHotConv1D(nn.HybridBlock):
-    """First layer: uint8 codes [B, L] → one-hot on the device → convolution and ReLU, float32 [B, filters, L - 6].
+class _Cast:
+    """A layer that computes in ``dtype``; its parameters and their gradients stay float32."""
+
+    dtype = "float32"
+
+    def cast_all(self, F: Any, *arrays: Any) -> tuple[Any, ...]:
+        return arrays if self.dtype == "float32" else tuple(F.amp_cast(array, dtype=self.dtype) for array in arrays)
+
+
+class Conv1D(_Cast, nn.Conv1D):
+    def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Any) -> Any:
+        return super().hybrid_forward(F, x, *self.cast_all(F, weight, bias))
+
+
+class Dense(_Cast, nn.Dense):
+    def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Any) -> Any:
+        return super().hybrid_forward(F, x, *self.cast_all(F, weight, bias))
+
+
+class Logits(Dense):
+    """The last layer: float32 whatever it computes in, because losses and probabilities need it."""
+
+    def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Any) -> Any:
+        out = super().hybrid_forward(F, x, weight, bias)
+        return out if self.dtype == "float32" else F.amp_cast(out, dtype="float32")
+
+
+class OneHotConv1D(_Cast, nn.HybridBlock):
+    """First layer: uint8 codes [B, L] → one-hot on the device → convolution and ReLU, [B, filters, L - 6].
 
     The stored weight is [filters, alphabet_size, kernel]; zero channels up to a multiple of 16 are added in the
     forward pass only, for speed. A code ≥ the padded depth, so also 255, becomes an all-zero column (``one_hot`` of
@@ -71,6 +98,7 @@ class OneHotConv1D(nn.HybridBlock):
         if self._depth > self._alphabet_size:
             extra = F.zeros(shape=(self._filters, self._depth - self._alphabet_size, self._kernel))
             weight = F.concat(weight, extra, dim=1)
+        one_hot, weight, bias = self.cast_all(F, one_hot, weight, bias)
         out = F.Convolution(one_hot, weight, bias, kernel=(self._kernel,), num_filter=self._filters)
         # Not F.relu: that is not one of oneDNN's, and took a tenth of a training step.
         return F.Activation(out, act_type="relu")
@@ -83,9 +111,15 @@ class Crepe(nn.HybridSequential):
     10, 12, 14 dense), so a file of ``save_parameters`` fits both ways. Every layer knows its input size, because
     deferred initialisation would put the broadcast of the parameters into the first forward pass.
 
+    Attributes:
+        shape: all sizes.
+        first_dense: index, among all parameters, of the first one of a dense layer.
+
     Raises:
         ValueError: ``feature_len`` leaves no position after the last pool.
     """
+
+    first_dense = 2 * len(CONVOLUTIONS)
 
     def __init__(self, shape: Shape, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -100,13 +134,22 @@ class Crepe(nn.HybridSequential):
                     self.add(OneHotConv1D(shape.alphabet_size, shape.filters, kernel, prefix=name))
                 else:
                     width = shape.filters
-                    self.add(nn.Conv1D(width, kernel, in_channels=width, activation="relu", prefix=name))
+                    self.add(Conv1D(width, kernel, in_channels=width, activation="relu", prefix=name))
                 if pooled:
                     self.add(nn.MaxPool1D(pool_size=POOL, strides=POOL))
             self.add(nn.Flatten())  # small, 1014 characters: 34 × 256 = 8704 inputs
             width = positions[-1] * shape.filters
             for _ in range(2):
-                self.add(nn.Dense(shape.units, in_units=width, activation="relu"))
+                self.add(Dense(shape.units, in_units=width, activation="relu"))
                 self.add(nn.Dropout(shape.dropout))
                 width = shape.units
-            self.add(nn.Dense(shape.classes, in_units=width))
+            self.add(Logits(shape.classes, in_units=width))
+
+
+def cast_to(network: Crepe, precision: str) -> None:
+    """Makes MXNet's operators of the network compute in ``precision``; a graph that was compiled is compiled anew."""
+    for layer in network:
+        if isinstance(layer, _Cast):
+            layer.dtype = precision
+            layer._clear_cached_op()
+    network._clear_cached_op()

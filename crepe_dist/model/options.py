@@ -6,6 +6,8 @@ from typing import Literal, Optional
 from crepe_dist.errors import UserError
 
 Initialisation = Literal["xavier", "he", "paper"]
+Kernels = Literal["auto", "own", "mxnet"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Size = Literal["auto", "tiny", "small", "large"]
 # (filters, units): small and large are the paper's. Tiny is ours, for data and machines that are small.
 SIZES: dict[str, tuple[int, int]] = {"tiny": (128, 512), "small": (256, 1024), "large": (1024, 2048)}
@@ -24,7 +26,10 @@ class ModelOptions:
         dropout: probability of dropping a unit of a hidden dense layer in training.
         initialisation: xavier (uniform, magnitude 2.24, the notebook's), he (Gaussian, variance 2 / inputs; He et al.
             2015, arXiv:1502.01852), or paper (Gaussian, 0.02 from 1024 filters on, else 0.05, biases too).
-        hybridize: run the network as one compiled graph; off for debugging.
+        precision: of products and activations; parameters, sums and losses are float32 in any case. auto: bfloat16 on a
+            CPU with AMX or AVX512-BF16, float16 (with loss scaling) on a GPU from compute capability 7.0, else float32.
+        kernels: own (compiled with the package, CPU only), mxnet, or auto: own where they are.
+        hybridize: run MXNet's operators as one compiled graph; off for debugging.
     """
 
     size: Size = "auto"
@@ -32,6 +37,8 @@ class ModelOptions:
     units: Optional[int] = None
     dropout: float = 0.5
     initialisation: Initialisation = "xavier"
+    precision: Precision = "auto"
+    kernels: Kernels = "auto"
     hybridize: bool = True
 
     def widths(self, rows: int) -> tuple[int, int]:

@@ -10,48 +10,16 @@
 // k is a multiple of 32.
 #pragma once
 
-#include <cstdint>
-#include <cstring>
-
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
+#include "lanes.h"
 
 constexpr long BLOCK = 32;
-
-struct bfloat16 {
-    uint16_t bits;
-};
 
 template <class T> constexpr long PAIR = 1;
 template <> inline constexpr long PAIR<bfloat16> = 2;
 
-inline float to_float(float value) { return value; }
-inline float to_float(bfloat16 value) {
-    const uint32_t bits = uint32_t(value.bits) << 16;
-    float result;
-    std::memcpy(&result, &bits, sizeof result);
-    return result;
-}
-
-inline void put(float& to, float value) { to = value; }
-inline void put(bfloat16& to, float value) {  // rounds to nearest, ties to even
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    to.bits = uint16_t((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
-}
-
-inline bool positive(float value) { return value > 0; }
-inline bool positive(bfloat16 value) { return int16_t(value.bits) > 0; }
-
 // ---- float32 ---------------------------------------------------------------------------------------------------
 
-#if defined(__AVX512F__)
-constexpr long LANES = 16, ROWS = 8;
-#else
-constexpr long LANES = 8, ROWS = 2;
-#endif
-typedef float Lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
+constexpr long ROWS = LANES == 16 ? 8 : 2;  // of a block at a time: as many sums as there are registers
 
 inline void block(const float* a, long lda, long taps, long k, const float* b, float* c, long ldc, bool accumulate) {
     constexpr long COLUMNS = BLOCK / LANES;
@@ -59,13 +27,13 @@ inline void block(const float* a, long lda, long taps, long k, const float* b, f
         Lanes sums[ROWS][COLUMNS];
         for (long m = 0; m < ROWS; ++m)
             for (long n = 0; n < COLUMNS; ++n)
-                sums[m][n] = accumulate ? *(const Lanes*)(c + (top + m) * ldc + n * LANES) : Lanes{};
+                sums[m][n] = accumulate ? load(c + (top + m) * ldc + n * LANES) : Lanes{};
         const float* panel = b;
         for (long tap = 0; tap < taps; ++tap) {
             const float* row = a + (top + tap) * lda;
             for (long i = 0; i < k; ++i, panel += BLOCK) {
                 Lanes column[COLUMNS];
-                for (long n = 0; n < COLUMNS; ++n) column[n] = *(const Lanes*)(panel + n * LANES);
+                for (long n = 0; n < COLUMNS; ++n) column[n] = load(panel + n * LANES);
                 for (long m = 0; m < ROWS; ++m) {
                     const Lanes one = row[m * lda + i] - Lanes{};
                     for (long n = 0; n < COLUMNS; ++n) sums[m][n] += one * column[n];
@@ -73,7 +41,7 @@ inline void block(const float* a, long lda, long taps, long k, const float* b, f
             }
         }
         for (long m = 0; m < ROWS; ++m)
-            for (long n = 0; n < COLUMNS; ++n) *(Lanes*)(c + (top + m) * ldc + n * LANES) = sums[m][n];
+            for (long n = 0; n < COLUMNS; ++n) store(c + (top + m) * ldc + n * LANES, sums[m][n]);
     }
 }
 

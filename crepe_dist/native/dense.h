@@ -8,19 +8,41 @@
 
 #include "layers.h"
 
+// Up to LANES of `count` numbers; 0 behind them.
+inline Lanes load_some(const float* from, long count) {
+    if (count >= LANES) return load(from);
+    float values[LANES] = {};
+    if (count > 0) std::memcpy(values, from, count * sizeof(float));
+    return load(values);
+}
+
+// Row `row` of weights [rows][width] (paired with the next one for bfloat16), from `column` on, 0 outside.
+template <class T> Bits weight_pair(const float* weights, long row, long rows, long width, long column) {
+    const auto at = [&](long r) { return r < rows ? load_some(weights + r * width + column, width - column) : Lanes{}; };
+    return PAIR<T> == 2 ? paired(at(row), at(row + 1)) : (Bits)at(row);
+}
+
+// Neighbouring inputs of an output as words of pairs.
+inline void narrow(const float* from, long count, uint32_t* to, float) {
+    for (long i = 0; i < 16; i += LANES) store((float*)to + i, load_some(from + i, count - i));
+}
+inline void narrow(const float* from, long count, uint32_t* to, bfloat16) {
+    for (long i = 0; i < 32; i += LANES) store((bfloat16*)to + i, load_some(from + i, count - i));
+}
+
 // Weights → panels [padded(outputs) / 32][padded(inputs) / PAIR][32][PAIR].
 template <class T> void dense_panels(const float* weights, long outputs, long inputs, T* out) {
+    constexpr long SIDE = 16;
     const long depth = padded(inputs);
 #pragma omp for schedule(static)
-    for (long output = 0; output < padded(outputs); output += BLOCK) {
-        T* panel = out + output * depth;
-        for (long n = 0; n < BLOCK; ++n)
-            for (long i = 0; i < depth; i += PAIR<T>)
-                for (long pair = 0; pair < PAIR<T>; ++pair) {
-                    const bool inside = output + n < outputs && i + pair < inputs;
-                    put(panel[i * BLOCK + n * PAIR<T> + pair],
-                        inside ? weights[(output + n) * inputs + i + pair] : 0.0f);
-                }
+    for (long output = 0; output < padded(outputs); output += SIDE) {
+        uint32_t* panel = (uint32_t*)(out + output / BLOCK * BLOCK * depth) + output % BLOCK;
+        alignas(64) uint32_t words[SIDE][SIDE] = {};
+        for (long i = 0; i < depth; i += SIDE * PAIR<T>) {
+            for (long n = 0; n < std::min(SIDE, outputs - output); ++n)
+                narrow(weights + (output + n) * inputs + i, inputs - i, words[n], T{});
+            transpose_words(words[0], SIDE, panel + i / PAIR<T> * BLOCK, BLOCK);
+        }
     }
 }
 
@@ -40,18 +62,17 @@ template <class T> void dense(const T* in, long rows, long inputs, long outputs,
 template <class T, class Finish>
 void dense_input_gradient(const T* gradient, long rows, const float* weights, long outputs, long inputs, Finish finish) {
     const long depth = padded(outputs);
-    std::vector<T> panel(depth * BLOCK);
+    std::vector<T> packed(depth * BLOCK);
     alignas(64) float sums[BLOCK * BLOCK];
 #pragma omp for schedule(static)
     for (long input = 0; input < padded(inputs); input += BLOCK) {
-        const long count = std::min(BLOCK, inputs - input);
-        for (long output = 0; output < outputs; ++output) {
-            T* to = panel.data() + output / PAIR<T> * PAIR<T> * BLOCK + output % PAIR<T>;
-            for (long n = 0; n < count; ++n) put(to[n * PAIR<T>], weights[output * inputs + input + n]);
-            for (long n = count; n < BLOCK; ++n) to[n * PAIR<T>] = T{};
-        }
+        for (long output = 0; output < depth; output += PAIR<T>)
+            for (long v = 0; v < BLOCK; v += LANES) {
+                const Bits pair = weight_pair<T>(weights, output, outputs, inputs, input + v);
+                std::memcpy(static_cast<void*>(packed.data() + output * BLOCK + v * PAIR<T>), &pair, sizeof pair);
+            }
         for (long row = 0; row < rows; row += BLOCK) {
-            block(gradient + row * depth, depth, 1, depth, panel.data(), sums, BLOCK, false);
+            block(gradient + row * depth, depth, 1, depth, packed.data(), sums, BLOCK, false);
             finish(row, input, sums);
         }
     }
@@ -73,16 +94,13 @@ void dense_weight_gradient(
             }
             if (n < outputs) bias[n] = total;
         }
-    std::vector<T> panel(rows * BLOCK);
+    std::vector<T> packed(rows * BLOCK);
     alignas(64) float sums[BLOCK * BLOCK];
 #pragma omp for schedule(static)
     for (long input = 0; input < padded(inputs); input += BLOCK) {
-        for (long row = 0; row < rows; ++row) {
-            T* to = panel.data() + row / PAIR<T> * PAIR<T> * BLOCK + row % PAIR<T>;
-            for (long n = 0; n < BLOCK; ++n) to[n * PAIR<T>] = in[row * padded(inputs) + input + n];
-        }
+        panel(in + input, rows, padded(inputs), rows, packed.data());
         for (long output = 0; output < width; output += BLOCK) {
-            block(turned + output * rows, rows, 1, rows, panel.data(), sums, BLOCK, false);
+            block(turned + output * rows, rows, 1, rows, packed.data(), sums, BLOCK, false);
             const long wide = std::min(BLOCK, inputs - input);
             for (long m = 0; m < std::min(BLOCK, outputs - output); ++m)
                 std::memcpy(weights + (output + m) * inputs + input, sums + m * BLOCK, wide * sizeof(float));

@@ -66,7 +66,7 @@ inline bool kept(const Dropout& dropout, uint64_t index) {
 class Engine {
   public:
     virtual ~Engine() = default;
-    virtual void load(const float* const* parameters) = 0;
+    virtual void set(const float* const* parameters) = 0;
     virtual void forward(const uint8_t* codes, long stride, long rows, float* logits) = 0;
     virtual void backward_dense(
         const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses, float* const* gradients
@@ -89,7 +89,7 @@ template <class T> class Crepe final : public Engine {
         widths_[3] = shape.classes;
     }
 
-    void load(const float* const* parameters) override {
+    void set(const float* const* parameters) override {
         parameters_.assign(parameters, parameters + 2 * (CONVOLUTIONS + 3));
         table_.need(width_ * TAPS[0] * symbols_);
         for (int i = 0; i < CONVOLUTIONS; ++i) {
@@ -325,11 +325,12 @@ template <class T> class Crepe final : public Engine {
     void hidden_gradient(int i, long row, long column, const float* sums, Dropout dropout) {
         const long width = padded(widths_[i]);
         const float scale = i > 0 ? float(1 / (1 - dropout.probability)) : 1.0f;
-        for (long m = 0; m < BLOCK; ++m) {
-            T* to = gradients_[i].get() + (row + m) * width + column;
-            const T* seen = activations_[i].get() + (row + m) * width + column;
-            for (long n = 0; n < BLOCK; ++n) put(to[n], positive(seen[n]) ? sums[m * BLOCK + n] * scale : 0.0f);
-        }
+        for (long m = 0; m < BLOCK; ++m)
+            for (long v = 0; v < BLOCK; v += LANES) {
+                const long here = (row + m) * width + column + v;
+                const Words mask = load(activations_[i].get() + here) > 0;
+                store(gradients_[i].get() + here, where(mask, load(sums + m * BLOCK + v) * scale));
+            }
     }
 
     void add_bias(float* logits) const {
@@ -437,7 +438,7 @@ template <class Work> int guarded(Work work) {
 
 extern "C" {
 
-int crepe_interface() { return 1; }
+int crepe_interface() { return 2; }
 
 // Whether this build can compute in bfloat16 in this process.
 int crepe_has_bfloat16() {
@@ -468,8 +469,8 @@ void* crepe_open(int bfloat, const int64_t* shape, int threads) {
 
 void crepe_close(void* engine) { delete static_cast<Engine*>(engine); }
 
-int crepe_load(void* engine, const float* const* parameters) {
-    return guarded([&] { static_cast<Engine*>(engine)->load(parameters); });
+int crepe_set(void* engine, const float* const* parameters) {
+    return guarded([&] { static_cast<Engine*>(engine)->set(parameters); });
 }
 
 int crepe_forward(void* engine, const uint8_t* codes, int64_t stride, int64_t rows, float* logits) {

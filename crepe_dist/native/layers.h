@@ -10,7 +10,7 @@
 #include "block.h"
 
 constexpr long POOL = 3;
-constexpr uint8_t NONE = POOL;  // where no position of a pool passes on a gradient, because ReLU held all of them
+constexpr int NONE = POOL;  // where no position of a pool passes on a gradient, because ReLU held all of them
 
 inline long padded(long n) { return (n + BLOCK - 1) / BLOCK * BLOCK; }
 
@@ -24,33 +24,30 @@ void first_layer(
     T* out, uint8_t* from
 ) {
     constexpr long VECTORS = BLOCK / LANES;
-    for (long channel = 0; channel < width; channel += BLOCK, table += taps * symbols * BLOCK) {
+    for (long channel = 0; channel < width; channel += BLOCK, table += taps * symbols * BLOCK)
         for (long p = 0; p < pooled; ++p) {
             const uint8_t* window = codes + p * POOL;
-            float sums[POOL][BLOCK];
-            for (long s = 0; s < POOL; ++s) {
-                Lanes total[VECTORS];
-                for (long v = 0; v < VECTORS; ++v) total[v] = *(const Lanes*)(bias + channel + v * LANES);
-                for (long tap = 0; tap < taps; ++tap) {
+            Lanes sums[POOL][VECTORS];
+            for (long s = 0; s < POOL; ++s)
+                for (long v = 0; v < VECTORS; ++v) sums[s][v] = load(bias + channel + v * LANES);
+            for (long tap = 0; tap < taps; ++tap)
+                for (long s = 0; s < POOL; ++s) {
                     const float* row = table + (tap * symbols + window[s + tap]) * BLOCK;
-                    for (long v = 0; v < VECTORS; ++v) total[v] += *(const Lanes*)(row + v * LANES);
+                    for (long v = 0; v < VECTORS; ++v) sums[s][v] += load(row + v * LANES);
                 }
-                for (long v = 0; v < VECTORS; ++v) *(Lanes*)(sums[s] + v * LANES) = total[v];
-            }
-            T* to = out + p * width + channel;
-            uint8_t* index = from + p * width + channel;
-            for (long c = 0; c < BLOCK; ++c) {
-                float best = sums[0][c];
-                int at = 0;
-                at = sums[1][c] > best ? 1 : at;
-                best = std::max(best, sums[1][c]);
-                at = sums[2][c] > best ? 2 : at;
-                best = std::max(best, sums[2][c]);
-                index[c] = uint8_t(best > 0 ? at : NONE);
-                put(to[c], std::max(best, 0.0f));
+            for (long v = 0; v < VECTORS; ++v) {
+                Lanes best = sums[0][v];
+                Words at = {};
+                for (int s = 1; s < POOL; ++s) {
+                    const Words more = sums[s][v] > best;
+                    at = more ? Words{} + s : at;
+                    best = more ? sums[s][v] : best;
+                }
+                const long here = p * width + channel + v * LANES;
+                store(from + here, best > 0 ? at : Words{} + NONE);
+                store(out + here, relu(best));
             }
         }
-    }
 }
 
 // Adds the gradient of the table, of the shape of the table, and that of the bias.
@@ -61,25 +58,29 @@ void first_layer_gradient(
 ) {
     constexpr long VECTORS = BLOCK / LANES;
     for (long channel = 0; channel < width; channel += BLOCK, table += taps * symbols * BLOCK) {
-        float total[BLOCK] = {};
+        Lanes total[VECTORS] = {};
         for (long p = 0; p < pooled; ++p) {
             const uint8_t* window = codes + p * POOL;
-            const T* row = gradient + p * width + channel;
-            const uint8_t* index = from + p * width + channel;
-            float parts[POOL][BLOCK];
-            for (long c = 0; c < BLOCK; ++c) {
-                const float value = to_float(row[c]);
-                total[c] += index[c] < NONE ? value : 0.0f;
-                for (long s = 0; s < POOL; ++s) parts[s][c] = index[c] == s ? value : 0.0f;
+            Lanes parts[POOL][VECTORS];
+            for (long v = 0; v < VECTORS; ++v) {
+                const long here = p * width + channel + v * LANES;
+                const Lanes value = load(gradient + here);
+                const Words at = load(from + here);
+                for (int s = 0; s < POOL; ++s) {
+                    parts[s][v] = where(at == s, value);
+                    total[v] += parts[s][v];
+                }
             }
-            for (long s = 0; s < POOL; ++s)
-                for (long tap = 0; tap < taps; ++tap) {
+            for (long tap = 0; tap < taps; ++tap)
+                for (long s = 0; s < POOL; ++s) {
                     float* to = table + (tap * symbols + window[s + tap]) * BLOCK;
-                    for (long v = 0; v < VECTORS; ++v)
-                        *(Lanes*)(to + v * LANES) += *(const Lanes*)(parts[s] + v * LANES);
+                    for (long v = 0; v < VECTORS; ++v) store(to + v * LANES, load(to + v * LANES) + parts[s][v]);
                 }
         }
-        for (long c = 0; c < BLOCK; ++c) bias[channel + c] += total[c];
+        for (long v = 0; v < VECTORS; ++v) {
+            float* to = bias + channel + v * LANES;
+            store(to, load(to) + total[v]);
+        }
     }
 }
 
@@ -102,9 +103,11 @@ template <class T>
 void convolution(const T* in, long rows, long width, long taps, const T* weights, const float* bias, T* out) {
     convolve(in, rows, width, taps, weights, [&](long row, long channel, const float* sums) {
         const long count = std::min(BLOCK, rows - row);
-        for (long m = 0; m < count; ++m)
-            for (long n = 0; n < BLOCK; ++n)
-                put(out[(row + m) * width + channel + n], std::max(sums[m * BLOCK + n] + bias[channel + n], 0.0f));
+        for (long v = 0; v < BLOCK; v += LANES) {
+            const Lanes shift = load(bias + channel + v);
+            for (long m = 0; m < count; ++m)
+                store(out + (row + m) * width + channel + v, relu(load(sums + m * BLOCK + v) + shift));
+        }
     });
 }
 
@@ -116,49 +119,47 @@ void convolution_input_gradient(
 ) {
     convolve(gradient - (taps - 1) * width, rows, width, taps, weights, [&](long row, long channel, const float* sums) {
         const long count = std::min(BLOCK, rows - row);
-        for (long m = 0; m < count; ++m) {
-            T* to = out + (row + m) * width + channel;
-            if (activations) {
-                const T* seen = activations + (row + m) * width + channel;
-                for (long n = 0; n < BLOCK; ++n) put(to[n], positive(seen[n]) ? sums[m * BLOCK + n] : 0.0f);
-            } else {
-                for (long n = 0; n < BLOCK; ++n) put(to[n], sums[m * BLOCK + n]);
+        for (long m = 0; m < count; ++m)
+            for (long v = 0; v < BLOCK; v += LANES) {
+                const long here = (row + m) * width + channel + v;
+                const Lanes value = load(sums + m * BLOCK + v);
+                store(out + here, activations ? where(load(activations + here) > 0, value) : value);
             }
-        }
     });
 }
 
-// out [width][stride], a row a channel; rows behind the last one up to `stride` are zero.
-template <class T> void transpose(const T* in, long rows, long width, long stride, T* out) {
-    constexpr long SIDE = 16;
-    for (long row = 0; row < rows; row += SIDE) {
-        const long count = std::min(SIDE, rows - row);
-        for (long channel = 0; channel < width; channel += SIDE) {
-            T tile[SIDE][SIDE] = {};
-            for (long m = 0; m < count; ++m)
-                for (long n = 0; n < SIDE; ++n) tile[n][m] = in[(row + m) * width + channel + n];
-            for (long n = 0; n < SIDE; ++n)
-                std::memcpy(out + (channel + n) * stride + row, tile[n], std::min(SIDE, stride - row) * sizeof(T));
-        }
-    }
-    for (long channel = 0; channel < width; ++channel) {
-        const long done = std::min(stride, (rows + SIDE - 1) / SIDE * SIDE);
-        std::memset(static_cast<void*>(out + channel * stride + done), 0, (stride - done) * sizeof(T));
-    }
+// Row `row` (and the next one, of bfloat16) of [rows][width] as words of pairs; rows behind the last one are zero.
+inline Bits pair_of_rows(const float* in, long row, long rows, long width, long channel) {
+    return row < rows ? (Bits)load(in + row * width + channel) : Bits{};
+}
+inline Bits pair_of_rows(const bfloat16* in, long row, long rows, long width, long channel) {
+    static const bfloat16 zeros[LANES] = {};
+    const bfloat16* first = in + row * width + channel;
+    return paired(row < rows ? first : zeros, row + 1 < rows ? first + width : zeros);
 }
 
-// Rows [rows][width] as panels [width / 32][depth / PAIR][32][PAIR]; rows behind the last one up to `depth` are zero.
-template <class T> void panels(const T* in, long rows, long width, long depth, T* out) {
-    for (long channel = 0; channel < width; channel += BLOCK)
-        for (long row = 0; row < depth; row += PAIR<T>, out += PAIR<T> * BLOCK)
-            for (long pair = 0; pair < PAIR<T>; ++pair) {
-                if (row + pair < rows) {
-                    const T* from = in + (row + pair) * width + channel;
-                    for (long n = 0; n < BLOCK; ++n) out[n * PAIR<T> + pair] = from[n];
-                } else {
-                    for (long n = 0; n < BLOCK; ++n) out[n * PAIR<T> + pair] = T{};
+// [rows][width] → [width][stride]; rows behind the last one up to `stride`, a multiple of 32, are zero.
+template <class T> void transpose(const T* in, long rows, long width, long stride, T* out) {
+    constexpr long SIDE = 16;
+    alignas(64) uint32_t words[SIDE][SIDE];
+    for (long channel = 0; channel < width; channel += SIDE)
+        for (long row = 0; row < stride; row += SIDE * PAIR<T>) {
+            for (long i = 0; i < SIDE; ++i)
+                for (long v = 0; v < SIDE; v += LANES) {
+                    const Bits pair = pair_of_rows(in, row + i * PAIR<T>, rows, width, channel + v);
+                    std::memcpy(words[i] + v, &pair, sizeof pair);
                 }
-            }
+            transpose_words(words[0], SIDE, (uint32_t*)(out + channel * stride + row), stride / PAIR<T>);
+        }
+}
+
+// 32 columns of [rows][width] → a panel [depth / PAIR][32][PAIR]; rows behind the last one up to `depth` are zero.
+template <class T> void panel(const T* in, long rows, long width, long depth, T* out) {
+    for (long row = 0; row < depth; row += PAIR<T>, out += PAIR<T> * BLOCK)
+        for (long v = 0; v < BLOCK; v += LANES) {
+            const Bits pair = pair_of_rows(in, row, rows, width, v);
+            std::memcpy(static_cast<void*>(out + v * PAIR<T>), &pair, sizeof pair);
+        }
 }
 
 // Adds to `total` [taps][width / 32][width / 32][32][32] (tap, input, output) and `bias` [width].
@@ -170,9 +171,13 @@ void convolution_weight_gradient(
 ) {
     const long depth = padded(rows), stride = depth + BLOCK, side = width / BLOCK;
     transpose(in, rows + taps - 1, width, stride, turned);
-    panels(gradient, rows, width, depth, packed);
-    for (long row = 0; row < rows; ++row)
-        for (long n = 0; n < width; ++n) bias[n] += to_float(gradient[row * width + n]);
+    for (long channel = 0; channel < width; channel += BLOCK)
+        panel(gradient + channel, rows, width, depth, packed + channel * depth);
+    for (long channel = 0; channel < width; channel += LANES) {
+        Lanes sum = load(bias + channel);
+        for (long row = 0; row < rows; ++row) sum += load(gradient + row * width + channel);
+        store(bias + channel, sum);
+    }
     for (long to = 0; to < side; ++to)
         for (long from = 0; from < side; ++from)
             for (long tap = 0; tap < taps; ++tap) {
@@ -187,26 +192,28 @@ void convolution_weight_gradient(
 // Maximum of 3 rows of one document: in [3 * pooled][width], after ReLU → out [pooled][width] and where it was.
 template <class T> void pool(const T* in, long pooled, long width, T* out, uint8_t* from) {
     for (long p = 0; p < pooled; ++p)
-        for (long c = 0; c < width; ++c) {
+        for (long c = 0; c < width; c += LANES) {
             const T* column = in + p * POOL * width + c;
-            T best = column[0];
-            uint8_t at = 0;
-            for (uint8_t s = 1; s < POOL; ++s) {
-                const bool more = to_float(column[s * width]) > to_float(best);
-                best = more ? column[s * width] : best;
-                at = more ? s : at;
+            Lanes best = load(column);
+            Words at = {};
+            for (int s = 1; s < POOL; ++s) {
+                const Lanes other = load(column + s * width);
+                const Words more = other > best;
+                at = more ? Words{} + s : at;
+                best = more ? other : best;
             }
-            out[p * width + c] = best;
-            from[p * width + c] = positive(best) ? at : NONE;
+            store(out + p * width + c, best);
+            store(from + p * width + c, best > 0 ? at : Words{} + NONE);
         }
 }
 
 // Gradient of `rows` rows of one document; those that no pool has taken are zero.
 template <class T> void unpool(const T* gradient, const uint8_t* from, long pooled, long rows, long width, T* out) {
     for (long p = 0; p < pooled; ++p)
-        for (long s = 0; s < POOL; ++s) {
-            T* to = out + (p * POOL + s) * width;
-            for (long c = 0; c < width; ++c) to[c] = from[p * width + c] == s ? gradient[p * width + c] : T{};
+        for (long c = 0; c < width; c += LANES) {
+            const Lanes value = load(gradient + p * width + c);
+            const Words at = load(from + p * width + c);
+            for (int s = 0; s < POOL; ++s) store(out + (p * POOL + s) * width + c, where(at == s, value));
         }
     std::memset(static_cast<void*>(out + pooled * POOL * width), 0, (rows - pooled * POOL) * width * sizeof(T));
 }

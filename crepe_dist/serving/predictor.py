@@ -13,11 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.cluster.devices import pick
-from crepe_dist.data.alphabet import BLANK, Encoding
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.loader import pack
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
-from crepe_dist.model.network import Crepe
+from crepe_dist.model.engine import Engine, open_engine
 from crepe_dist.model.options import ModelOptions
+from crepe_dist.model.precision import plan
 from crepe_dist.training import checkpoint
 
 BATCH_SIZE = 256
@@ -60,16 +62,16 @@ class Predictor:
     """Classifies texts; made by ``load``.
 
     Attributes:
-        network: uint8 codes [B, L] → logits [B, classes].
+        engine: batch → logits [B, classes].
         encoding: text → codes.
         classes: names in the order of the outputs.
     """
 
-    def __init__(self, network: Crepe, encoding: Encoding, classes: list[str], device: Any) -> None:
-        self.network = network
+    def __init__(self, engine: Engine, encoding: Encoding, classes: list[str]) -> None:
+        self.engine = engine
         self.encoding = encoding
         self.classes = classes
-        self.device = device
+        engine.refresh()
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
         """One prediction a text, in the same order."""
@@ -87,10 +89,8 @@ class Predictor:
         """float32 [len(texts), classes]; each row sums to 1."""
         # The batch is filled up to a power of two, so that few shapes are ever compiled.
         rows = 1 << max(len(texts) - 1, 0).bit_length()
-        codes = np.full((rows, self.encoding.feature_len), BLANK, dtype=np.uint8)
-        codes[: len(texts)] = self.encoding.encode(texts)
-        logits = self.network(mx.nd.array(codes, ctx=self.device, dtype="uint8"))
-        probabilities: npt.NDArray[np.float32] = mx.nd.softmax(logits.astype("float32")).asnumpy()
+        batch = pack(self.encoding.encode(texts), np.zeros(len(texts), dtype=np.int32), rows, len(texts))
+        probabilities: npt.NDArray[np.float32] = mx.nd.softmax(self.engine.logits(batch)).asnumpy()
         return probabilities[: len(texts)]
 
 
@@ -144,7 +144,7 @@ def open_checkpoint(path: Path, foreign: Foreign, device: Any) -> Predictor:
         )
     network = parameters.build(shape, ModelOptions(), device, seed=0)
     parameters.set_values(network, arrays)
-    return Predictor(network, encoding, classes, device)
+    return Predictor(open_engine(network, plan(ModelOptions(), device), device), encoding, classes)
 
 
 def _from_flags(path: Path, foreign: Foreign) -> tuple[Encoding, list[str], float]:

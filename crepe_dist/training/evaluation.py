@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import mxnet as mx
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from crepe_dist.cluster.world import World
 from crepe_dist.data.dataset import Part
 from crepe_dist.data.loader import batches
-from crepe_dist.model.network import Crepe
+from crepe_dist.model.engine import Engine
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,20 +58,21 @@ class Scores:
         )
 
 
-def evaluate(network: Crepe, part: Part, batch_size: int, device: Any, world: World, *, sharded: bool = True) -> Scores:
-    """Scores ``network`` on ``part``; every rank calls it and gets the same result.
+def evaluate(engine: Engine, part: Part, batch_size: int, world: World, *, sharded: bool = True) -> Scores:
+    """Scores a network on ``part``; every rank calls it and gets the same result.
 
     Args:
         batch_size: documents a step over all ranks that score.
         sharded: every rank scores its share; else rank 0 scores everything while the others wait.
     """
-    classes = network.shape.classes
+    classes = engine.network.shape.classes
+    engine.refresh()
     if sharded:
-        (totals,) = list(_count(network, part, batch_size, device, world.rank, world.size))[-1:]
+        (totals,) = list(_count(engine, part, batch_size, world.rank, world.size))[-1:]
         confusion = world.sum(totals.confusion, "evaluation.confusion")
         loss = world.sum(np.array([totals.loss]), "evaluation.loss")[0]
     else:
-        alone = world.on_root("evaluation", _count(network, part, batch_size, device, 0, 1))
+        alone = world.on_root("evaluation", _count(engine, part, batch_size, 0, 1))
         confusion, loss = world.broadcast(
             [alone.confusion.tolist(), alone.loss] if alone else None, "evaluation.result"
         )
@@ -85,13 +86,12 @@ class _Totals:
     loss: float = 0.0
 
 
-def _count(network: Crepe, part: Part, batch_size: int, device: Any, rank: int, size: int) -> Iterator[_Totals]:
+def _count(engine: Engine, part: Part, batch_size: int, rank: int, size: int) -> Iterator[_Totals]:
     """Yields the running totals of this rank's documents after each batch."""
-    classes = network.shape.classes
+    classes = engine.network.shape.classes
     totals = _Totals(np.zeros((classes, classes), dtype=np.int64))
     for batch in batches(part, np.arange(len(part)), batch_size, rank, size):
-        codes, _, _ = batch.on(device)
-        log_probabilities = mx.nd.log_softmax(network(codes).astype("float32")).asnumpy().astype(np.float64)
+        log_probabilities = mx.nd.log_softmax(engine.logits(batch)).asnumpy().astype(np.float64)
         labels = batch.labels
         mine = log_probabilities[: len(labels)]
         np.add.at(totals.confusion, (labels, mine.argmax(axis=1)), 1)

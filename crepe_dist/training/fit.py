@@ -18,7 +18,9 @@ from crepe_dist.data.selection import Split
 from crepe_dist.data.sources import SAMPLE, SAMPLE_FEATURE_LEN, find_sources
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
+from crepe_dist.model.engine import Engine, open_engine
 from crepe_dist.model.network import Crepe, Shape
+from crepe_dist.model.precision import plan
 from crepe_dist.training import checkpoint, state
 from crepe_dist.training.display import ConsoleDisplay, Display
 from crepe_dist.training.loop import Loop
@@ -73,7 +75,9 @@ def train(config: Config, world: World) -> Result:
         )
     device = world.agree("device", lambda: pick(config.device, world.local_rank, world.local_size))
     world.agree("settings", lambda: None, same=lambda _: config.identity())
+    computing = world.agree("precision", lambda: plan(config.model, device), same=str)
     network = world.agree("network", lambda: build_network(config, dataset, device))
+    engine = open_engine(network, computing, device)
     folder = _choose_folder(config, dataset, world)
     if folder.result is not None:
         result = _result(folder)
@@ -83,8 +87,8 @@ def train(config: Config, world: World) -> Result:
     lock = world.on_root("lock", (folder.lock() for _ in range(1)))
     world.broadcast_parameters(network.collect_params())
     metrics = RunMetrics(folder.path, tensorboard=config.logging.tensorboard) if world.is_root else Metrics()
-    loop = Loop(config, dataset, world, device, folder, network, metrics, display)
-    display.say(_opening(config, dataset, world, device, network, folder))
+    loop = Loop(config, dataset, world, folder, engine, metrics, display)
+    display.say(_opening(config, dataset, world, engine, folder))
     resume(loop)
     loop.run()
 
@@ -187,7 +191,8 @@ def build_network(config: Config, dataset: Dataset, device: Any) -> Crepe:
     return network
 
 
-def _opening(config: Config, dataset: Dataset, world: World, device: Any, network: Crepe, folder: RunFolder) -> str:
+def _opening(config: Config, dataset: Dataset, world: World, engine: Engine, folder: RunFolder) -> str:
+    network, device = engine.network, engine.device
     rows = ", ".join(f"{len(part):,} {name}" for name, part in dataset.parts.items())
     count = sum(int(p.data().size) for p in network.collect_params().values())
     processes = "1 process" if world.size == 1 else f"{world.size} processes"
@@ -200,6 +205,7 @@ def _opening(config: Config, dataset: Dataset, world: World, device: Any, networ
         f"network   {network.shape.filters} filters, {network.shape.units} units, {count:,} parameters\n"
         f"training  {config.training.epochs} epochs, batch {config.data.batch_size}, {config.optimizer.name} "
         f"{config.optimizer.learning_rate:g}; {where}\n"
+        f"computes  in {engine.plan}\n"
         f"run       {folder.path}"
     )
 

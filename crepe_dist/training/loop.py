@@ -15,7 +15,7 @@ from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.loader import Batch, batches, epoch_order
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
-from crepe_dist.model.network import Crepe
+from crepe_dist.model.engine import Engine
 from crepe_dist.training import checkpoint, state
 from crepe_dist.training.display import Display
 from crepe_dist.training.evaluation import Scores, evaluate
@@ -43,7 +43,7 @@ class Loop:
 
     Args:
         folder: where rank 0 writes.
-        network: initialised, equal on every rank.
+        engine: computes a network that is initialised, equal on every rank.
     """
 
     def __init__(
@@ -51,24 +51,23 @@ class Loop:
         config: Config,
         dataset: Dataset,
         world: World,
-        device: Any,
         folder: RunFolder,
-        network: Crepe,
+        engine: Engine,
         metrics: Metrics,
         display: Display,
     ) -> None:
         self.config = config
         self.dataset = dataset
         self.world = world
-        self.device = device
         self.folder = folder
-        self.network = network
+        self.engine = engine
+        self.network = engine.network
         self.metrics = metrics
         self.display = display
         self.train_part = dataset.parts["train"]
-        self.trainer = world.trainer(network.collect_params(), config.optimizer.name, config.optimizer.settings())
+        self.trainer = world.trainer(self.network.collect_params(), config.optimizer.name, config.optimizer.settings())
         self.train_step = TrainingStep(
-            network, self.trainer, device, world.rank, world.size, config.training.seed, config.optimizer.clip_norm
+            engine, self.trainer, world.size, config.training.seed, config.optimizer.clip_norm
         )
         self.progress = Progress(epoch=config.training.start_epoch)
         self._pending: list[_Pending] = []
@@ -180,7 +179,7 @@ class Loop:
     def evaluate(self) -> dict[str, Scores]:
         options = self.config.evaluation
         return {
-            name: evaluate(self.network, part, options.batch_size, self.device, self.world, sharded=options.sharded)
+            name: evaluate(self.engine, part, options.batch_size, self.world, sharded=options.sharded)
             for name, part in self.dataset.parts.items()
             if name != "train"
         }
@@ -249,7 +248,7 @@ class Loop:
     def restore(self, progress: Progress, values: state.Arrays, optimizer: state.Arrays) -> None:
         """Goes on from a saved state; every rank must be given the same."""
         parameters.set_values(self.network, values)
-        state.set_optimizer_arrays(self.trainer, optimizer, self.device)
+        state.set_optimizer_arrays(self.trainer, optimizer, self.engine.device)
         self.progress = progress
 
     def _start_clock(self) -> None:

@@ -1,19 +1,17 @@
-"""One training step: forward, backward, all-reduce, clip, update."""
+"""One training step: forward and backward, all-reduce, clip, update."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import mxnet as mx
-import numpy as np
-from mxnet import autograd, gluon
 
 from crepe_dist.data.loader import Batch
-from crepe_dist.model.network import Crepe
+from crepe_dist.model.engine import Engine
 
 
 class TrainingStep:
-    """Trains ``network`` by one global batch a call, the same on every rank.
+    """Trains the network of ``engine`` by one global batch a call, the same on every rank.
 
     Each rank's gradient is that of the SUM of its documents' losses. Horovod sums it over the ranks (CPU, NCCL before
     2.10) and folds 1/size into ``trainer._scale``, or averages it. Either way ``update(n)`` with n = G/size divides
@@ -23,31 +21,21 @@ class TrainingStep:
     Args:
         trainer: Gluon trainer made by ``World.trainer``.
         size: number of ranks.
-        seed: of the dropout, together with rank and step; MXNet has no way to save its random state.
+        seed: of the dropout, together with the step and the documents' places in the global batch.
         clip_norm: largest norm of the mean gradient, or ``None``.
     """
 
-    def __init__(
-        self, network: Crepe, trainer: Any, device: Any, rank: int, size: int, seed: int, clip_norm: float | None
-    ) -> None:
-        self._network = network
+    def __init__(self, engine: Engine, trainer: Any, size: int, seed: int, clip_norm: float | None) -> None:
+        self._engine = engine
         self._trainer = trainer
-        self._device = device
-        self._rank = rank
         self._size = size
         self._seed = seed
         self._clip_norm = clip_norm
-        self._loss = gluon.loss.SoftmaxCrossEntropyLoss()
-        self._gradients = [p.grad(device) for p in trainer._params if p.grad_req != "null"]
+        self._gradients = [p.grad(engine.device) for p in trainer._params if p.grad_req != "null"]
 
     def __call__(self, batch: Batch, step: int, learning_rate: float) -> mx.nd.NDArray:
         """Updates the parameters; returns the sum of this rank's losses, float32 [1], still being computed."""
-        codes, labels, weights = batch.on(self._device)
-        if self._network.shape.dropout:
-            mx.random.seed(_dropout_seed(self._seed, self._rank, step))
-        with autograd.record():
-            loss = self._loss(self._network(codes), labels, weights).sum()
-        loss.backward()
+        loss = self._engine.gradients(batch, self._seed, step, 1.0, lambda first: None)
         share = batch.documents / self._size
         self._trainer.set_learning_rate(learning_rate)
         self._trainer.allreduce_grads()
@@ -63,7 +51,3 @@ class TrainingStep:
         factor = mx.nd.minimum(self._clip_norm / (norm + 1e-12), 1.0)
         for gradient in self._gradients:
             gradient[:] = mx.nd.broadcast_mul(gradient, factor.reshape((1,) * gradient.ndim))
-
-
-def _dropout_seed(seed: int, rank: int, step: int) -> int:
-    return int(np.random.SeedSequence([seed, rank, step]).generate_state(1)[0]) & 0x7FFFFFFF

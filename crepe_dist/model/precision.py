@@ -1,0 +1,79 @@
+"""Which precision and which kernels a run computes with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from crepe_dist.cluster.devices import compute_capability
+from crepe_dist.errors import UserError
+from crepe_dist.model.options import ModelOptions
+from crepe_dist.native import library
+from crepe_dist.native.library import Library
+
+TENSOR_CORES = (7, 0)  # compute capability from which on a GPU multiplies float16 faster than float32
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What computes.
+
+    Attributes:
+        precision: float32, bfloat16 or float16, of the products and activations; parameters, sums, losses and logits
+            are float32 in any case.
+        library: our own kernels, or ``None`` for MXNet's operators.
+        why: for a person to read.
+    """
+
+    precision: str
+    library: Library | None
+    why: str
+
+    def __str__(self) -> str:
+        kernels = f"own kernels ({self.library.name})" if self.library else "MXNet's operators"
+        return f"{self.precision} ({self.why}), {kernels}"
+
+
+def plan(options: ModelOptions, device: Any) -> Plan:
+    """What ``options`` mean on this device.
+
+    Raises:
+        UserError: the device or the install cannot do what they ask for.
+    """
+    return _on_gpu(options, device) if device.device_type == "gpu" else _on_cpu(options)
+
+
+def _on_cpu(options: ModelOptions) -> Plan:
+    found, trouble = library.find()
+    native = None if options.kernels == "mxnet" else found
+    if options.kernels == "own" and native is None:
+        raise UserError("our own kernels cannot be used", trouble, "install again where g++ is, or use kernels: auto")
+    if options.precision == "float16":
+        raise UserError("float16 needs a GPU", remedy="use model.precision auto, float32 or bfloat16")
+    if options.precision == "bfloat16":
+        if native is not None and not native.bfloat16:
+            raise UserError(
+                "this processor cannot compute in bfloat16",
+                "it has neither AMX nor AVX512-BF16" if not trouble else trouble,
+                "use model.precision auto or float32",
+            )
+        return Plan("bfloat16", native, "as asked for")
+    if options.precision == "float32":
+        return Plan("float32", native, "as asked for")
+    if native is not None and native.bfloat16:
+        return Plan("bfloat16", native, "the processor has " + ("AMX" if "amx" in native.name else "AVX512-BF16"))
+    why = trouble or ("the processor has no AMX and no AVX512-BF16" if native else "with MXNet's operators")
+    return Plan("float32", native, why)
+
+
+def _on_gpu(options: ModelOptions, device: Any) -> Plan:
+    if options.kernels == "own":
+        raise UserError("our own kernels are for CPUs", remedy="use model.kernels auto or mxnet on a GPU")
+    if options.precision == "bfloat16":
+        raise UserError("MXNet has no bfloat16 on GPUs", remedy="use model.precision auto, float16 or float32")
+    if options.precision != "auto":
+        return Plan(options.precision, None, "as asked for")
+    capability = compute_capability(device.device_id)
+    number = "unknown" if capability is None else ".".join(map(str, capability))
+    fast = capability is not None and capability >= TENSOR_CORES
+    return Plan("float16" if fast else "float32", None, f"compute capability {number}")

@@ -1,0 +1,86 @@
+"""The compiled kernels: which build this processor can run, and the types of its functions."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+INTERFACE = 2  # of crepe_interface() in engine.cpp
+# Each build and the flags of /proc/cpuinfo that it needs, the best first. tools/hatch_build.py compiles them.
+AVX512 = {"fma", "avx512f", "avx512bw", "avx512vl", "avx512dq"}
+BUILDS = {
+    "amx_bf16": AVX512 | {"avx512vbmi", "avx512_bf16", "amx_tile", "amx_bf16"},
+    "avx512_bf16": AVX512 | {"avx512_bf16"},
+    "avx512": AVX512,
+    "avx2": {"avx2", "fma"},
+}
+_BYTES = ctypes.c_void_p
+_FLOATS = ctypes.c_void_p
+_ARRAYS = ctypes.POINTER(ctypes.c_void_p)
+_LONG = ctypes.c_int64
+_LONGS = ctypes.c_void_p
+# function: (result, arguments)
+_FUNCTIONS = {
+    "crepe_has_bfloat16": (ctypes.c_int, ()),
+    "crepe_open": (ctypes.c_void_p, (ctypes.c_int, ctypes.POINTER(_LONG), ctypes.c_int)),
+    "crepe_close": (None, (ctypes.c_void_p,)),
+    "crepe_set": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS)),
+    "crepe_forward": (ctypes.c_int, (ctypes.c_void_p, _BYTES, _LONG, _LONG, _FLOATS)),
+    "crepe_backward_dense": (
+        ctypes.c_int,
+        (ctypes.c_void_p, _BYTES, _LONG, ctypes.c_double, ctypes.c_uint64, ctypes.c_uint64, _FLOATS, _ARRAYS),
+    ),
+    "crepe_backward_convolutions": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS)),
+    "crepe_encode": (None, (ctypes.c_char_p, ctypes.c_int, _LONGS, _LONG, _LONG, ctypes.c_int, _BYTES, _BYTES)),
+}
+
+
+class Library:
+    """One build.
+
+    Attributes:
+        name: of the build, one of ``BUILDS``.
+        bfloat16: whether it computes in bfloat16 in this process.
+        functions: those of engine.cpp.
+
+    Raises:
+        OSError: it is not there, cannot be loaded, or is of another version.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.functions = ctypes.CDLL(str(FOLDER / f"crepe_{name}.so"))
+        if self.functions.crepe_interface() != INTERFACE:
+            raise OSError(f"crepe_{name}.so was compiled from another version of crepe_dist; install it again")
+        for function, (result, arguments) in _FUNCTIONS.items():
+            getattr(self.functions, function).restype = result
+            getattr(self.functions, function).argtypes = arguments
+        self.bfloat16 = bool(self.functions.crepe_has_bfloat16())
+
+
+def runnable() -> list[str]:
+    """Names of the builds whose instructions this processor has, the best first."""
+    flags = processor_flags()
+    return [name for name, needed in BUILDS.items() if needed <= flags]
+
+
+def processor_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    return next((set(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), set())
+
+
+@cache
+def find() -> tuple[Library | None, str]:
+    """The best build that loads, or ``None``; and what was in the way of a better one, or ''."""
+    trouble = "this processor has no AVX2"
+    for name in runnable():
+        try:
+            return Library(name), "" if name == runnable()[0] else trouble
+        except OSError as error:
+            trouble = f"crepe_{name}.so: {error}"
+    return None, trouble

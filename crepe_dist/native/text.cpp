@@ -1,0 +1,68 @@
+// Code points → codes by table look-up. Called through ctypes; see data/alphabet.py.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512VBMI__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+constexpr int BLANK = 255;
+
+template <class Point>
+void look_up(const Point* points, int64_t count, bool reversed, const uint8_t* table, uint8_t* out) {
+    if (reversed)
+        for (int64_t i = 0; i < count; ++i) out[i] = table[points[count - 1 - i]];
+    else
+        for (int64_t i = 0; i < count; ++i) out[i] = table[points[i]];
+}
+
+#if defined(__AVX512VBMI__)
+// ASCII: the table's first 128 entries are in two registers.
+void look_up(const uint8_t* points, int64_t count, bool reversed, const uint8_t* table, uint8_t* out) {
+    const __m512i low = _mm512_loadu_si512(table), high = _mm512_loadu_si512(table + 64);
+    alignas(64) uint8_t steps[64];
+    for (int i = 0; i < 64; ++i) steps[i] = uint8_t(i);
+    const __m512i forward = _mm512_load_si512(steps);
+    for (int64_t done = 0; done < count; done += 64) {
+        const int64_t some = std::min<int64_t>(64, count - done);
+        const __mmask64 mask = ~0ull >> (64 - some);
+        const uint8_t* from = reversed ? points + count - done - some : points + done;
+        __m512i codes = _mm512_permutex2var_epi8(low, _mm512_maskz_loadu_epi8(mask, from), high);
+        if (reversed) codes = _mm512_permutexvar_epi8(_mm512_sub_epi8(_mm512_set1_epi8(char(some - 1)), forward), codes);
+        _mm512_mask_storeu_epi8(out + done, mask, codes);
+    }
+}
+#endif
+
+template <class Point>
+void encode(
+    const Point* points, const int64_t* ends, int64_t texts, int64_t length, bool reversed, const uint8_t* table,
+    uint8_t* out
+) {
+    int64_t start = 0;
+    for (int64_t text = 0; text < texts; ++text, out += length) {
+        const int64_t kept = std::min(length, ends[text] - start);
+        look_up(reversed ? points + ends[text] - kept : points + start, kept, reversed, table, out);
+        std::memset(out + kept, BLANK, length - kept);
+        start = ends[text];
+    }
+}
+
+}  // namespace
+
+// points: the texts one behind the other, of `size` 1 (ASCII) or 4 bytes each; ends: int64 [texts]; table: uint8, one
+// for each code point that may occur; out: uint8 [texts][length]. The first `length` code points of each text, or the
+// last ones in reversed order.
+extern "C" void crepe_encode(
+    const void* points, int size, const int64_t* ends, int64_t texts, int64_t length, int reversed,
+    const uint8_t* table, uint8_t* out
+) {
+    if (size == 1)
+        encode(static_cast<const uint8_t*>(points), ends, texts, length, reversed, table, out);
+    else
+        encode(static_cast<const uint32_t*>(points), ends, texts, length, reversed, table, out);
+}

@@ -1,0 +1,51 @@
+"""Compiles crepe_dist/native for the kinds of processor it knows, when the package is installed or packed."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+FOLDER = Path("crepe_dist") / "native"
+AVX512 = "-mfma -mavx512f -mavx512bw -mavx512vl -mavx512dq"
+# The names are those of crepe_dist/native/library.py.
+BUILDS = {
+    "avx2": "-mavx2 -mfma",
+    "avx512": AVX512,
+    "avx512_bf16": f"{AVX512} -mavx512bf16",
+    "amx_bf16": f"{AVX512} -mavx512vbmi -mavx512bf16 -mamx-tile -mamx-bf16",
+}
+FLAGS = "-std=c++17 -O3 -fno-math-errno -fno-trapping-math -fno-strict-aliasing -fopenmp -fPIC -shared -Wall -Wextra"
+
+
+class NativeBuildHook(BuildHookInterface):  # type: ignore[type-arg]
+    """Without a compiler the package is complete, too: the network then runs on MXNet's own operators."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        if self.target_name != "wheel":
+            return
+        compiler = shlex.split(os.environ.get("CXX", "g++"))
+        if shutil.which(compiler[0]) is None:
+            print(f"{compiler[0]} was not found: crepe_dist goes without its own kernels", file=sys.stderr)
+            return
+        root = Path(self.root)
+        sources = [str(path) for path in sorted((root / FOLDER).glob("*.cpp"))]
+        for name, flags in BUILDS.items():
+            target = root / FOLDER / f"crepe_{name}.so"
+            partial = target.with_suffix(f".{os.getpid()}")
+            order = [*compiler, *FLAGS.split(), *flags.split(), *sources, "-o", str(partial)]
+            done = subprocess.run(order, capture_output=True, text=True)
+            if done.returncode != 0:  # an old compiler does not know the newest instructions
+                print(f"crepe_dist goes without its kernels for {name}:\n{done.stderr}", file=sys.stderr)
+                target.unlink(missing_ok=True)
+                continue
+            partial.replace(target)
+            build_data["artifacts"].append(f"/{FOLDER}/{target.name}")
+        build_data["pure_python"] = False
+        build_data["tag"] = "py3-none-linux_x86_64"
