@@ -29,10 +29,13 @@ def test_every_world_size_sees_the_same_global_batches(rows, batch_size, size, s
     ranks = [list(RankBatches(order, batch_size, rank, size)) for rank in range(size)]
     assert {len(each) for each in ranks} == {-(-rows // batch_size)}
     for step, of_ranks in enumerate(zip(*ranks)):
-        together = np.concatenate([indices for ((indices, _),) in of_ranks])
+        together = np.concatenate([indices for ((indices, _, _),) in of_ranks])
         expected = order[step * batch_size : (step + 1) * batch_size]
         assert together.tolist() == expected.tolist()
-        assert {documents for ((_, documents),) in of_ranks} == {len(expected)}
+        assert {documents for ((_, documents, _),) in of_ranks} == {len(expected)}
+        assert all(
+            expected[first : first + len(indices)].tolist() == indices.tolist() for ((indices, _, first),) in of_ranks
+        )
 
 
 @given(st.integers(1, 100), st.integers(1, 20), sizes, sizes, st.data())
@@ -45,7 +48,7 @@ def test_a_position_goes_on_under_any_world_size(rows, batch_size, size_before, 
         row
         for world in (before, after)
         for of_ranks in zip(*world)
-        for ((indices, _),) in of_ranks
+        for ((indices, _, _),) in of_ranks
         for row in indices.tolist()
     ]
     assert seen == order.tolist()
@@ -64,10 +67,10 @@ def test_batches_keep_one_shape_and_mark_the_filling(data, rank, size):
     expected = list(RankBatches(order, 50, rank, size))
     got = list(batches(part, order, 50, rank, size))
     assert len(got) == len(expected) == 7  # 301 rows: the last global batch has one document
-    for batch, ((indices, documents),) in zip(got, expected):
+    for batch, ((indices, documents, first),) in zip(got, expected):
         codes, labels, weights = (array.asnumpy() for array in batch.on(mx.cpu()))
         assert codes.shape == (-(-50 // size), 123)
-        assert batch.documents == documents
+        assert (batch.documents, batch.first) == (documents, first)
         assert weights.sum() == len(indices)
         real = weights[:, 0] > 0
         assert np.array_equal(codes[real], part.codes(indices))

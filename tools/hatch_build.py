@@ -24,7 +24,7 @@ BUILDS = {
 FLAGS = "-std=c++17 -O3 -fno-math-errno -fno-trapping-math -fno-strict-aliasing -fopenmp -fPIC -shared -Wall -Wextra"
 
 
-class NativeBuildHook(BuildHookInterface):  # type: ignore[type-arg]
+class NativeBuildHook(BuildHookInterface):
     """Without a compiler the package is complete, too: the network then runs on MXNet's own operators."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:

@@ -18,6 +18,10 @@ from crepe_dist.native.library import Library
 if TYPE_CHECKING:
     from crepe_dist.data.loader import Batch
 
+# Called with k when the gradients from the k-th parameter on (in the order of ``collect_params``) are set or being
+# computed; perhaps more than once, with 0 in the end.
+Ready = Callable[[int], None]
+
 
 class Engine:
     """Computes logits and gradients with the parameters of a network; the parameters and gradients stay Gluon's.
@@ -47,8 +51,7 @@ class Engine:
 
         Args:
             seed, step: decide the dropout.
-            ready: called with k when the gradients from the k-th parameter on (in the order of ``collect_params``) are
-                set or being computed, perhaps more than once, with 0 in the end.
+            ready: told which gradients are there, while others are still to come.
 
         Returns:
             The sum of the losses, float32 [1], perhaps still being computed.

@@ -151,5 +151,4 @@ def cast_to(network: Crepe, precision: str) -> None:
     for layer in network:
         if isinstance(layer, _Cast):
             layer.dtype = precision
-            layer._clear_cached_op()
-    network._clear_cached_op()
+    network.apply(lambda block: block._clear_cached_op())

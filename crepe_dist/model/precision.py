@@ -54,7 +54,7 @@ def _on_cpu(options: ModelOptions) -> Plan:
         if native is not None and not native.bfloat16:
             raise UserError(
                 "this processor cannot compute in bfloat16",
-                "it has neither AMX nor AVX512-BF16" if not trouble else trouble,
+                trouble or "it has neither AMX nor AVX512-BF16",
                 "use model.precision auto or float32",
             )
         return Plan("bfloat16", native, "as asked for")

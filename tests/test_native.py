@@ -1,0 +1,254 @@
+"""Our own kernels compute what MXNet's operators compute, in every build that this processor can run."""
+
+from __future__ import annotations
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from crepe_dist.data.alphabet import BLANK, Encoding
+from crepe_dist.data.loader import Batch, pack
+from crepe_dist.errors import UserError
+from crepe_dist.model import parameters, precision
+from crepe_dist.model.engine import GraphEngine, NativeEngine, open_engine
+from crepe_dist.model.network import Shape
+from crepe_dist.model.options import ModelOptions
+from crepe_dist.model.precision import Plan, plan
+from crepe_dist.native import library
+from crepe_dist.native.library import Library
+
+BUILDS = library.runnable()
+LARGE = Shape(69, 1014, 7, 64, 96)
+# Widths that are and that are not multiples of the kernels' blocks, the shortest text, more classes than a block.
+SHAPES = [
+    Shape(69, 123, 3, 8, 16),
+    Shape(69, 200, 40, 48, 33),
+    Shape(95, 331, 4, 32, 64),
+    LARGE,
+]
+
+
+def test_this_processor_runs_a_build():
+    """The tests below run for no build at all where the package was installed without a compiler."""
+    assert BUILDS
+    found, trouble = library.find()
+    assert found is not None
+    assert not trouble
+
+
+def make(shape: Shape):
+    """A network whose activations are neither tiny nor huge, so that rounding decides no maximum or ReLU."""
+    network = parameters.build(shape, ModelOptions(), mx.cpu(), seed=1)
+    generator = np.random.default_rng(1)
+    values = {}
+    for name, array in parameters.values(network).items():
+        fan_in = 7 if name == "0.weight" else int(np.prod(array.shape[1:]))
+        deviation = (2 / fan_in) ** 0.5 if name.endswith("weight") else 0.1
+        values[name] = generator.normal(0, deviation, array.shape).astype(np.float32)
+    parameters.set_values(network, values)
+    return network
+
+
+def some_batch(shape: Shape, rows: int, filling: int = 1, first: int = 0) -> Batch:
+    generator = np.random.default_rng(rows + 1)
+    codes = generator.integers(0, shape.alphabet_size, (rows, shape.feature_len)).astype(np.uint8)
+    codes[: rows // 2, shape.feature_len // 2 :] = BLANK
+    codes[0, ::7] = 200  # beyond the alphabet, and so blank
+    return pack(codes, generator.integers(0, shape.classes, rows).astype(np.int32), rows + filling, rows, first)
+
+
+def native(network, name: str, precision: str = "float32") -> NativeEngine:
+    engine = open_engine(network, Plan(precision, Library(name), "for a test"), mx.cpu())
+    assert isinstance(engine, NativeEngine)
+    return engine
+
+
+def logits(engine, batch):
+    engine.refresh()
+    return engine.logits(batch).asnumpy()
+
+
+def gradients(engine, batch, seed=0, step=0):
+    told: list[int] = []
+    loss = engine.gradients(batch, seed, step, 1.0, told.append).asscalar()
+    assert told[-1] == 0
+    named = engine.network._collect_params_with_prefix()
+    return loss, {name: p.grad().asnumpy().copy() for name, p in named.items()}
+
+
+def distance(got, expected):
+    return float(np.linalg.norm(got - expected) / (np.linalg.norm(expected) + 1e-6))
+
+
+def without_dropout(shape: Shape) -> Shape:
+    return Shape(shape.alphabet_size, shape.feature_len, shape.classes, shape.filters, shape.units, 0.0)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("rows", [1, 5, 37])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", BUILDS)
+def test_float32_equals_mxnet(name, shape, rows, threads, monkeypatch):
+    if shape is LARGE and rows > 5:
+        pytest.skip("seconds of MXNet for what the other sizes show")
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    network = make(without_dropout(shape))
+    batch = some_batch(shape, rows)
+    loss, expected = gradients(GraphEngine(network, Plan("float32", None, ""), mx.cpu()), batch)
+    own_loss, got = gradients(native(network, name), batch)
+    assert own_loss == pytest.approx(loss, rel=1e-5, abs=1e-5)
+    for parameter, array in expected.items():
+        assert distance(got[parameter], array) < 1e-5, parameter
+    theirs = logits(GraphEngine(network, Plan("float32", None, ""), mx.cpu()), batch)
+    np.testing.assert_allclose(logits(native(network, name), batch), theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in BUILDS if "bf16" in name])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_bfloat16_is_near_float32(name, shape):
+    """Values move by less than 1 %; gradients by more, where rounding gives another position the maximum of a pool."""
+    if not Library(name).bfloat16:
+        pytest.fail(f"{name} runs here but has no bfloat16")
+    network = make(without_dropout(shape))
+    batch = some_batch(shape, 9)
+    loss, expected = gradients(native(network, name), batch)
+    own_loss, got = gradients(native(network, name, "bfloat16"), batch)
+    assert own_loss == pytest.approx(loss, rel=0.02)
+    for parameter, array in expected.items():
+        assert distance(got[parameter], array) < 0.4, parameter
+    expected_logits = logits(native(network, name), batch)
+    assert distance(logits(native(network, name, "bfloat16"), batch), expected_logits) < 0.02
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_filling_and_an_earlier_larger_batch_leave_no_trace(name):
+    network = make(without_dropout(SHAPES[1]))
+    batch = some_batch(SHAPES[1], 5, filling=0)
+    _, expected = gradients(native(network, name), batch)
+    engine = native(network, name)
+    gradients(engine, some_batch(SHAPES[1], 70))
+    _, got = gradients(engine, batch)
+    assert all(np.array_equal(got[each], expected[each]) for each in expected)
+    _, filled = gradients(engine, some_batch(SHAPES[1], 5, filling=40))
+    assert all(distance(filled[each], expected[each]) < 1e-6 for each in expected)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_same_step_twice_is_the_same_bit_for_bit(precision):
+    if precision == "bfloat16" and "bf16" not in BUILDS[0]:
+        pytest.skip("this processor has no bfloat16")
+    engine = native(make(SHAPES[2]), BUILDS[0], precision)
+    batch = some_batch(SHAPES[2], 64)
+    _, once = gradients(engine, batch, seed=3, step=4)
+    _, twice = gradients(engine, batch, seed=3, step=4)
+    _, another = gradients(engine, batch, seed=3, step=5)
+    assert all(np.array_equal(once[each], twice[each]) for each in once)
+    assert not np.array_equal(once["12.weight"], another["12.weight"])
+
+
+def test_dropout_is_that_of_the_place_in_the_global_batch():
+    """So two ranks drop what one process drops."""
+    shape = SHAPES[2]
+    engine = native(make(shape), BUILDS[0])
+    whole = some_batch(shape, 20, filling=0)
+    codes = whole.packed.asnumpy()[:, : shape.feature_len]
+    _, expected = gradients(engine, whole)
+    halves = [pack(codes[r], whole.labels[r], 10, 20, r.start) for r in (slice(0, 10), slice(10, 20))]
+    one, two = (gradients(engine, half)[1] for half in halves)
+    assert all(distance(one[each] + two[each], expected[each]) < 1e-5 for each in expected)
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean():
+    """Seen in the gradient of the last weight by one document, which shows the last hidden layer after dropout."""
+    shape = Shape(69, 123, 3, 8, 2000, 0.3)
+    batch = some_batch(shape, 1, filling=0)
+    engine = native(make(shape), BUILDS[0])
+    network = engine.network
+    values = parameters.values(network)
+    values["12.weight"][:] = 0  # so that the last hidden layer is its bias, 1 everywhere
+    values["12.bias"][:] = 1
+    parameters.set_values(network, values)
+    hidden = np.concatenate([gradients(engine, batch, step=step)[1]["14.weight"][0] for step in range(5)])
+    assert np.mean(hidden != 0) == pytest.approx(0.7, abs=0.02)
+    kept = np.abs(hidden[hidden != 0])
+    logits_gradient = np.abs(gradients(engine, batch)[1]["14.bias"][0])
+    assert kept.max() / logits_gradient == pytest.approx(1 / 0.7, rel=0.5)
+
+
+def test_what_auto_means(monkeypatch):
+    best = Library(BUILDS[0])
+    found = plan(ModelOptions(), mx.cpu())
+    assert (found.precision == "bfloat16") == best.bfloat16
+    assert found.library is not None
+    assert plan(ModelOptions(kernels="mxnet"), mx.cpu()).library is None
+    assert plan(ModelOptions(kernels="mxnet"), mx.cpu()).precision == "float32"
+    assert plan(ModelOptions(precision="float32"), mx.cpu()).precision == "float32"
+    with pytest.raises(UserError, match="needs a GPU"):
+        plan(ModelOptions(precision="float16"), mx.cpu())
+
+    monkeypatch.setattr(library, "find", lambda: (None, "crepe_avx2.so: not there"))
+    assert str(plan(ModelOptions(), mx.cpu())) == "float32 (crepe_avx2.so: not there), MXNet's operators"
+    with pytest.raises(UserError, match="own kernels cannot be used"):
+        plan(ModelOptions(kernels="own"), mx.cpu())
+
+
+@pytest.mark.parametrize(
+    ("capability", "options", "expected"),
+    [
+        ((6, 1), {}, "float32"),
+        ((7, 0), {}, "float16"),
+        (None, {}, "float32"),
+        ((8, 6), {"precision": "float32"}, "float32"),
+    ],
+)
+def test_what_auto_means_on_a_gpu(capability, options, expected, monkeypatch):
+    monkeypatch.setattr(precision, "compute_capability", lambda gpu: capability)
+    assert plan(ModelOptions(**options), mx.gpu(0)).precision == expected
+    with pytest.raises(UserError, match="for CPUs"):
+        plan(ModelOptions(kernels="own"), mx.gpu(0))
+    with pytest.raises(UserError, match="no bfloat16"):
+        plan(ModelOptions(precision="bfloat16"), mx.gpu(0))
+
+
+def test_builds_are_chosen_by_the_processor_and_by_what_loads(monkeypatch):
+    monkeypatch.setattr(library, "processor_flags", lambda: {"sse2"})
+    assert library.runnable() == []
+    assert library.find.__wrapped__() == (None, "this processor has no AVX2")
+    monkeypatch.setattr(library, "processor_flags", lambda: {"avx2", "fma"})
+    assert library.runnable() == ["avx2"]
+    found, trouble = library.find.__wrapped__()
+    assert found is not None
+    assert (found.name, found.bfloat16, trouble) == ("avx2", False, "")
+    monkeypatch.setattr(library, "INTERFACE", -1)
+    found, trouble = library.find.__wrapped__()
+    assert found is None
+    assert "another version" in trouble
+
+
+def test_a_processor_without_bfloat16_is_told(monkeypatch):
+    monkeypatch.setattr(library, "find", lambda: (Library("avx2"), ""))
+    assert "no AMX" in str(plan(ModelOptions(), mx.cpu()))
+    with pytest.raises(UserError, match="cannot compute in bfloat16"):
+        plan(ModelOptions(precision="bfloat16"), mx.cpu())
+
+
+@pytest.mark.parametrize("mode", ["paper", "full", "notebook"])
+def test_texts_are_encoded_as_without_kernels(mode, monkeypatch):
+    texts = [
+        "",
+        "plain words",
+        "Über-CAPITALS é",
+        "漢字 \ud800 😀" * 40,
+        "x" * 123,
+        "abc" * 300,
+        "a" * 63,
+        "b" * 64,
+        "c" * 65,
+    ]
+    encoding = Encoding(mode, 123)
+    for name in BUILDS:
+        monkeypatch.setattr(library, "find", lambda name=name: (Library(name), ""))
+        got = [encoding.encode(some) for some in (texts, [t for t in texts if t.isascii()], texts[:1])]
+        monkeypatch.setattr(library, "find", lambda: (None, ""))
+        expected = [encoding.encode(some) for some in (texts, [t for t in texts if t.isascii()], texts[:1])]
+        assert all(np.array_equal(one, other) for one, other in zip(got, expected))
