@@ -44,6 +44,7 @@ def make(shape: Shape):
     for name, array in parameters.values(network).items():
         fan_in = 7 if name == "0.weight" else int(np.prod(array.shape[1:]))
         deviation = (2 / fan_in) ** 0.5 if name.endswith("weight") else 0.1
+        deviation *= 0.1 if name.startswith("14.") else 1  # no class is certain, so no gradient is a rounding error
         values[name] = generator.normal(0, deviation, array.shape).astype(np.float32)
     parameters.set_values(network, values)
     return network
@@ -69,9 +70,7 @@ def logits(engine, batch):
 
 
 def gradients(engine, batch, seed=0, step=0):
-    told: list[int] = []
-    loss = engine.gradients(batch, seed, step, 1.0, told.append).asscalar()
-    assert told[-1] == 0
+    loss = engine.gradients(batch, seed, step, 1.0).asscalar()
     named = engine.network._collect_params_with_prefix()
     return loss, {name: p.grad().asnumpy().copy() for name, p in named.items()}
 
@@ -168,11 +167,10 @@ def test_dropout_drops_its_share_and_keeps_the_mean():
     values["12.weight"][:] = 0  # so that the last hidden layer is its bias, 1 everywhere
     values["12.bias"][:] = 1
     parameters.set_values(network, values)
-    hidden = np.concatenate([gradients(engine, batch, step=step)[1]["14.weight"][0] for step in range(5)])
+    steps = [gradients(engine, batch, step=step)[1] for step in range(5)]
+    hidden = np.concatenate([each["14.weight"][0] / each["14.bias"][0] for each in steps])
     assert np.mean(hidden != 0) == pytest.approx(0.7, abs=0.02)
-    kept = np.abs(hidden[hidden != 0])
-    logits_gradient = np.abs(gradients(engine, batch)[1]["14.bias"][0])
-    assert kept.max() / logits_gradient == pytest.approx(1 / 0.7, rel=0.5)
+    np.testing.assert_allclose(hidden[hidden != 0], 1 / 0.7, rtol=1e-4)
 
 
 def test_what_auto_means(monkeypatch):

@@ -18,9 +18,12 @@ from crepe_dist.native.library import Library
 if TYPE_CHECKING:
     from crepe_dist.data.loader import Batch
 
-# Called with k when the gradients from the k-th parameter on (in the order of ``collect_params``) are set or being
-# computed; perhaps more than once, with 0 in the end.
-Ready = Callable[[int], None]
+# Told the name of each phase of a step when it was asked for; for a profile.
+Mark = Callable[[str], None]
+
+
+def _no_mark(phase: str) -> None:
+    pass
 
 
 class Engine:
@@ -44,14 +47,12 @@ class Engine:
         """float32 [B, classes], without dropout, for the parameters at the last ``refresh``."""
         raise NotImplementedError
 
-    def gradients(
-        self, batch: Batch, seed: int, step: int, scale: float, ready: Callable[[int], None]
-    ) -> mx.nd.NDArray:
+    def gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark = _no_mark) -> mx.nd.NDArray:
         """Sets every parameter's gradient to that of the sum of the weighted losses, times ``scale``.
 
         Args:
             seed, step: decide the dropout.
-            ready: told which gradients are there, while others are still to come.
+            mark: told "copy", "forward" and "backward".
 
         Returns:
             The sum of the losses, float32 [1], perhaps still being computed.
@@ -78,17 +79,17 @@ class GraphEngine(Engine):
         codes, _, _ = batch.on(self.device)
         return self.network(codes)
 
-    def gradients(
-        self, batch: Batch, seed: int, step: int, scale: float, ready: Callable[[int], None]
-    ) -> mx.nd.NDArray:
+    def gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark = _no_mark) -> mx.nd.NDArray:
         codes, labels, weights = batch.on(self.device)
+        mark("copy")
         if self.network.shape.dropout:
             mx.random.seed(_seed(seed, step, batch.first) & 0x7FFFFFFF)
         with autograd.record():
             loss = self._loss(self.network(codes), labels, weights).sum()
             scaled = loss * scale
+        mark("forward")
         scaled.backward()
-        ready(0)
+        mark("backward")
         return loss
 
 
@@ -118,32 +119,20 @@ class NativeEngine(Engine):
         self._check(status)
         return logits
 
-    def gradients(
-        self, batch: Batch, seed: int, step: int, scale: float, ready: Callable[[int], None]
-    ) -> mx.nd.NDArray:
+    def gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark = _no_mark) -> mx.nd.NDArray:
         self.refresh()
         rows = len(batch.packed)
         losses = mx.nd.empty((rows,))
-        gradients = [p.grad() for p in self._parameters]
-        where = _pointers(gradients)
         dropout = self.network.shape.dropout
-        self._check(
-            self._functions.crepe_backward_dense(
-                self._engine,
-                pointer(batch.packed),
-                rows,
-                dropout,
-                _seed(seed, step),
-                batch.first,
-                pointer(losses),
-                where,
-            )
-        )
-        ready(self.network.first_dense)
-        self._check(self._functions.crepe_backward_convolutions(self._engine, where))
+        place = (_seed(seed, step), batch.first)
+        run, packed = self._functions, pointer(batch.packed)
+        mark("copy")
+        self._check(run.crepe_train_forward(self._engine, packed, rows, dropout, *place, pointer(losses)))
+        mark("forward")
+        self._check(run.crepe_train_backward(self._engine, _pointers([p.grad() for p in self._parameters])))
         for parameter in self._parameters:
             parameter.data()._fresh_grad = True  # as after a backward pass; the trainer asks
-        ready(0)
+        mark("backward")
         return losses.sum()
 
     def _check(self, status: int) -> None:

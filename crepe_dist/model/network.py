@@ -111,15 +111,9 @@ class Crepe(nn.HybridSequential):
     10, 12, 14 dense), so a file of ``save_parameters`` fits both ways. Every layer knows its input size, because
     deferred initialisation would put the broadcast of the parameters into the first forward pass.
 
-    Attributes:
-        shape: all sizes.
-        first_dense: index, among all parameters, of the first one of a dense layer.
-
     Raises:
         ValueError: ``feature_len`` leaves no position after the last pool.
     """
-
-    first_dense = 2 * len(CONVOLUTIONS)
 
     def __init__(self, shape: Shape, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -4,8 +4,6 @@
 // zero where padded.
 #pragma once
 
-#include <vector>
-
 #include "layers.h"
 
 // Up to LANES of `count` numbers; 0 behind them.
@@ -58,30 +56,33 @@ template <class T> void dense(const T* in, long rows, long inputs, long outputs,
                       panels + output * depth + first * BLOCK, sums + row * width + output, width, first > 0);
 }
 
-// Gradient of the input, given to finish(row, input, sums [32][32]) block by block.
+// Gradient of the input, in scratch packed, T [padded(outputs)][32] of each thread, given to finish(row, input, sums [32][32]) block by block.
 template <class T, class Finish>
-void dense_input_gradient(const T* gradient, long rows, const float* weights, long outputs, long inputs, Finish finish) {
+void dense_input_gradient(
+    const T* gradient, long rows, const float* weights, long outputs, long inputs, T* packed, Finish finish
+) {
     const long depth = padded(outputs);
-    std::vector<T> packed(depth * BLOCK);
     alignas(64) float sums[BLOCK * BLOCK];
 #pragma omp for schedule(static)
     for (long input = 0; input < padded(inputs); input += BLOCK) {
         for (long output = 0; output < depth; output += PAIR<T>)
             for (long v = 0; v < BLOCK; v += LANES) {
                 const Bits pair = weight_pair<T>(weights, output, outputs, inputs, input + v);
-                std::memcpy(static_cast<void*>(packed.data() + output * BLOCK + v * PAIR<T>), &pair, sizeof pair);
+                std::memcpy(static_cast<void*>(packed + output * BLOCK + v * PAIR<T>), &pair, sizeof pair);
             }
         for (long row = 0; row < rows; row += BLOCK) {
-            block(gradient + row * depth, depth, 1, depth, packed.data(), sums, BLOCK, false);
+            block(gradient + row * depth, depth, 1, depth, packed, sums, BLOCK, false);
             finish(row, input, sums);
         }
     }
 }
 
-// Gradients of the weights and the bias. turned: scratch of all threads, T [padded(outputs)][rows].
+// Gradients of the weights and the bias. turned: scratch of all threads, T [padded(outputs)][rows];
+// packed: scratch of each thread, T [rows][32].
 template <class T>
 void dense_weight_gradient(
-    const T* in, const T* gradient, long rows, long outputs, long inputs, float* weights, float* bias, T* turned
+    const T* in, const T* gradient, long rows, long outputs, long inputs, float* weights, float* bias, T* turned,
+    T* packed
 ) {
     const long width = padded(outputs);
 #pragma omp for schedule(static)
@@ -94,13 +95,12 @@ void dense_weight_gradient(
             }
             if (n < outputs) bias[n] = total;
         }
-    std::vector<T> packed(rows * BLOCK);
     alignas(64) float sums[BLOCK * BLOCK];
 #pragma omp for schedule(static)
     for (long input = 0; input < padded(inputs); input += BLOCK) {
-        panel(in + input, rows, padded(inputs), rows, packed.data());
+        panel(in + input, rows, padded(inputs), rows, packed);
         for (long output = 0; output < width; output += BLOCK) {
-            block(turned + output * rows, rows, 1, rows, packed.data(), sums, BLOCK, false);
+            block(turned + output * rows, rows, 1, rows, packed, sums, BLOCK, false);
             const long wide = std::min(BLOCK, inputs - input);
             for (long m = 0; m < std::min(BLOCK, outputs - output); ++m)
                 std::memcpy(weights + (output + m) * inputs + input, sums + m * BLOCK, wide * sizeof(float));

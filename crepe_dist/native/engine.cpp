@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <vector>
 
 #include "dense.h"
 
@@ -68,10 +69,8 @@ class Engine {
     virtual ~Engine() = default;
     virtual void set(const float* const* parameters) = 0;
     virtual void forward(const uint8_t* codes, long stride, long rows, float* logits) = 0;
-    virtual void backward_dense(
-        const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses, float* const* gradients
-    ) = 0;
-    virtual void backward_convolutions(float* const* gradients) = 0;
+    virtual void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) = 0;
+    virtual void train_backward(float* const* gradients) = 0;
 };
 
 template <class T> class Crepe final : public Engine {
@@ -112,58 +111,36 @@ template <class T> class Crepe final : public Engine {
 
     void forward(const uint8_t* codes, long stride, long rows, float* logits) override {
         prepare(rows);
-        const long all = padded(rows);
-#pragma omp parallel num_threads(threads_)
-        {
-            Tiles tiles;
-            convolutions(codes, stride);
-            for (int i = 0; i < 3; ++i) {
-                dense(activations_[i].get(), all, widths_[i], widths_[i + 1], dense_[i].get(), sums_.get());
-                if (i < 2) hidden(i, Dropout{0, 0}, 0);
-            }
-        }
+        dropout_ = Dropout{0, 0};
+        activate(codes, stride, 0);
         add_bias(logits);
     }
 
-    void backward_dense(
-        const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses, float* const* gradients
-    ) override {
+    void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) override {
         prepare(rows);
-        const long all = padded(rows);
-        std::vector<float> logits(rows * shape_.classes);
+        dropout_ = dropout;
+        activate(batch, shape_.length + LABEL_BYTES, first);
+        logits_.need(rows * shape_.classes);
+        add_bias(logits_.get());
+        loss(logits_.get(), batch, losses);
+    }
+
+    void train_backward(float* const* gradients) override {
+        for (Own& own : own_) own.begin_gradient(width_, symbols_);
+        const long all = padded(rows_);
 #pragma omp parallel num_threads(threads_)
         {
             Tiles tiles;
-            convolutions(batch, shape_.length + LABEL_BYTES);
-            for (int i = 0; i < 3; ++i) {
-                dense(activations_[i].get(), all, widths_[i], widths_[i + 1], dense_[i].get(), sums_.get());
-                if (i < 2) hidden(i, dropout, first);
-            }
-#pragma omp single
-            {
-                add_bias(logits.data());
-                loss(logits.data(), batch, losses);
-            }
+            Own& own = own_[omp_get_thread_num()];
             for (int i = 2; i >= 0; --i) {
                 const int index = 2 * (CONVOLUTIONS + i);
                 const T* gradient = gradients_[i + 1].get();
                 dense_weight_gradient(activations_[i].get(), gradient, all, widths_[i + 1], widths_[i],
-                                      gradients[index], gradients[index + 1], turned_.get());
-                dense_input_gradient(gradient, all, parameters_[index], widths_[i + 1], widths_[i],
-                                     [&](long row, long column, const float* sums) {
-                                         hidden_gradient(i, row, column, sums, dropout);
-                                     });
+                                      gradients[index], gradients[index + 1], turned_.get(), own.packed.get());
+                dense_input_gradient(
+                    gradient, all, parameters_[index], widths_[i + 1], widths_[i], own.packed.get(),
+                    [&](long row, long column, const float* sums) { hidden_gradient(i, row, column, sums); });
             }
-        }
-    }
-
-    void backward_convolutions(float* const* gradients) override {
-        for (Own& own : own_) own.begin_gradient(width_, symbols_);
-        const int team = threads_;
-#pragma omp parallel num_threads(team)
-        {
-            Tiles tiles;
-            Own& own = own_[omp_get_thread_num()];
 #pragma omp for schedule(static)
             for (long first = 0; first < rows_; first += stretch_)
                 backward(first, std::min(stretch_, rows_ - first), own);
@@ -203,7 +180,8 @@ template <class T> class Crepe final : public Engine {
     Buffer<T> activations_[3];        // inputs of the dense layers
     Buffer<T> gradients_[4];          // of activations_, and of the logits
     Buffer<T> turned_;
-    Buffer<float> sums_;
+    Buffer<float> sums_, logits_;
+    Dropout dropout_{0, 0};
 
     long stride(int i) const { return positions_[i > 1]; }  // rows a document in the input of convolution i
 
@@ -226,7 +204,8 @@ template <class T> class Crepe final : public Engine {
         for (Own& own : own_) {
             for (Buffer<T>& each : own.rows) each.need((stretch_ * positions_[0] + 2 * GUARD) * width_);
             own.turned.need(width_ * (padded(longest) + BLOCK));
-            own.packed.need(width_ * padded(longest));
+            own.packed.need(std::max(width_ * padded(longest),
+                                     BLOCK * std::max({padded(rows), units_, padded(shape_.classes)})));
             own.pooled.need(stretch_ * positions_[2] * width_);
         }
         // Rows of an earlier, larger batch must not count in the sums over rows.
@@ -263,14 +242,23 @@ template <class T> class Crepe final : public Engine {
                 }
     }
 
-    void convolutions(const uint8_t* codes, long stride) {
-        Own& own = own_[omp_get_thread_num()];
+    // All layers but the last bias, which sums_ then lack.
+    void activate(const uint8_t* codes, long stride, uint64_t first_row) {
+#pragma omp parallel num_threads(threads_)
+        {
+            Tiles tiles;
+            Own& own = own_[omp_get_thread_num()];
 #pragma omp for schedule(static)
-        for (long first = 0; first < rows_; first += stretch_)
-            forward_stretch(codes, stride, first, std::min(stretch_, rows_ - first), own);
+            for (long first = 0; first < rows_; first += stretch_)
+                convolutions(codes, stride, first, std::min(stretch_, rows_ - first), own);
+            for (int i = 0; i < 3; ++i) {
+                dense(activations_[i].get(), padded(rows_), widths_[i], widths_[i + 1], dense_[i].get(), sums_.get());
+                if (i < 2) hidden(i, first_row);
+            }
+        }
     }
 
-    void forward_stretch(const uint8_t* codes, long stride, long first, long count, Own& own) {
+    void convolutions(const uint8_t* codes, long stride, long first, long count, Own& own) {
         for (long row = first; row < first + count; ++row) {
             uint8_t* symbols = codes_.get() + row * shape_.length;
             for (long i = 0; i < shape_.length; ++i)
@@ -306,25 +294,25 @@ template <class T> class Crepe final : public Engine {
     }
 
     // Bias, ReLU and dropout of the hidden dense layer i: sums_ → activations_[i + 1].
-    void hidden(int i, Dropout dropout, uint64_t first) {
+    void hidden(int i, uint64_t first_row) {
         const float* bias = parameters_[2 * (CONVOLUTIONS + i) + 1];
-        const float scale = float(1 / (1 - dropout.probability));
+        const float scale = float(1 / (1 - dropout_.probability));
 #pragma omp for schedule(static)
         for (long row = 0; row < rows_; ++row)
             for (long n = 0; n < shape_.units; ++n) {
                 float value = std::max(sums_.get()[row * units_ + n] + bias[n], 0.0f);
-                if (dropout.probability > 0) {
-                    const uint64_t index = ((first + row) * 2 + i) * shape_.units + n;
-                    value = kept(dropout, index) ? value * scale : 0.0f;
+                if (dropout_.probability > 0) {
+                    const uint64_t index = ((first_row + row) * 2 + i) * shape_.units + n;
+                    value = kept(dropout_, index) ? value * scale : 0.0f;
                 }
                 put(activations_[i + 1].get()[row * units_ + n], value);
             }
     }
 
     // A dropped unit and one that ReLU holds are both zero in the activations, and pass nothing on.
-    void hidden_gradient(int i, long row, long column, const float* sums, Dropout dropout) {
+    void hidden_gradient(int i, long row, long column, const float* sums) {
         const long width = padded(widths_[i]);
-        const float scale = i > 0 ? float(1 / (1 - dropout.probability)) : 1.0f;
+        const float scale = i > 0 ? float(1 / (1 - dropout_.probability)) : 1.0f;
         for (long m = 0; m < BLOCK; ++m)
             for (long v = 0; v < BLOCK; v += LANES) {
                 const long here = (row + m) * width + column + v;
@@ -438,7 +426,7 @@ template <class Work> int guarded(Work work) {
 
 extern "C" {
 
-int crepe_interface() { return 2; }
+int crepe_interface() { return 3; }
 
 // Whether this build can compute in bfloat16 in this process.
 int crepe_has_bfloat16() {
@@ -477,17 +465,16 @@ int crepe_forward(void* engine, const uint8_t* codes, int64_t stride, int64_t ro
     return guarded([&] { static_cast<Engine*>(engine)->forward(codes, stride, rows, logits); });
 }
 
-int crepe_backward_dense(
-    void* engine, const uint8_t* batch, int64_t rows, double dropout, uint64_t seed, uint64_t first, float* losses,
-    float* const* gradients
+int crepe_train_forward(
+    void* engine, const uint8_t* batch, int64_t rows, double dropout, uint64_t seed, uint64_t first, float* losses
 ) {
     return guarded([&] {
-        static_cast<Engine*>(engine)->backward_dense(batch, rows, Dropout{dropout, seed}, first, losses, gradients);
+        static_cast<Engine*>(engine)->train_forward(batch, rows, Dropout{dropout, seed}, first, losses);
     });
 }
 
-int crepe_backward_convolutions(void* engine, float* const* gradients) {
-    return guarded([&] { static_cast<Engine*>(engine)->backward_convolutions(gradients); });
+int crepe_train_backward(void* engine, float* const* gradients) {
+    return guarded([&] { static_cast<Engine*>(engine)->train_backward(gradients); });
 }
 
 }  // extern "C"

@@ -35,7 +35,7 @@ class TrainingStep:
 
     def __call__(self, batch: Batch, step: int, learning_rate: float) -> mx.nd.NDArray:
         """Updates the parameters; returns the sum of this rank's losses, float32 [1], still being computed."""
-        loss = self._engine.gradients(batch, self._seed, step, 1.0, lambda first: None)
+        loss = self._engine.gradients(batch, self._seed, step, 1.0)
         share = batch.documents / self._size
         self._trainer.set_learning_rate(learning_rate)
         self._trainer.allreduce_grads()
