@@ -426,7 +426,7 @@ template <class Work> int guarded(Work work) {
 
 extern "C" {
 
-int crepe_interface() { return 3; }
+int crepe_interface() { return 4; }
 
 // Whether this build can compute in bfloat16 in this process.
 int crepe_has_bfloat16() {

@@ -2,6 +2,7 @@
 // cluster/shared_memory.py.
 
 #include <sched.h>
+#include <time.h>
 
 #include <algorithm>
 #include <atomic>
@@ -17,31 +18,41 @@ struct Barrier {
 };
 static_assert(std::atomic<int32_t>::is_always_lock_free, "an atomic with a lock does not work across processes");
 
-bool wait(Barrier* barrier, int processes, double seconds) {
+}  // namespace
+
+// Says that this process has come; returns the round for crepe_passed.
+extern "C" int crepe_arrive(void* memory, int processes) {
+    Barrier* const barrier = static_cast<Barrier*>(memory);
     const int32_t round = barrier->round.load();
     if (barrier->arrived.fetch_add(1) + 1 == processes) {
         barrier->arrived.store(0);
         barrier->round.fetch_add(1);
-        return true;
     }
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
-    while (barrier->round.load() == round) {
-        sched_yield();  // the processes may share a core
-        if (std::chrono::steady_clock::now() > deadline) return false;
-    }
-    return true;
+    return round;
 }
 
-}  // namespace
+// Waits until all processes have come in this round; 0 if they have not within `seconds`.
+extern "C" int crepe_passed(void* memory, int round, double seconds) {
+    using Clock = std::chrono::steady_clock;
+    constexpr double PATIENCE = 0.002;  // for which it is ready at once; then it leaves the core to others
+    const Barrier* const barrier = static_cast<Barrier*>(memory);
+    const auto start = Clock::now();
+    while (barrier->round.load() == round) {
+        const double waited = std::chrono::duration<double>(Clock::now() - start).count();
+        if (waited > seconds) return 0;
+        if (waited < PATIENCE) {
+            sched_yield();  // the processes may share a core
+        } else {
+            const timespec pause{0, 50'000};
+            nanosleep(&pause, nullptr);
+        }
+    }
+    return 1;
+}
 
-// Every process calls it with the arrays of all in the same order; each adds up its share of the elements and writes
-// the sums into all arrays. 0, or 1 if another process did not come within `seconds`.
-extern "C" int crepe_sum(
-    float* const* arrays, int processes, int mine, int64_t count, void* barrier, double seconds
-) {
+// Adds up this process's share of the elements of all arrays, in their order, and writes the sums into all of them.
+extern "C" void crepe_add(float* const* arrays, int processes, int mine, int64_t count) {
     constexpr int64_t CHUNK = 4096;  // elements whose sums stay in the first-level cache
-    Barrier* const gate = static_cast<Barrier*>(barrier);
-    if (!wait(gate, processes, seconds)) return 1;
     const int64_t end = count * (mine + 1) / processes;
     float sums[CHUNK];
     for (int64_t start = count * mine / processes; start < end; start += CHUNK) {
@@ -51,5 +62,4 @@ extern "C" int crepe_sum(
             for (int64_t k = 0; k < some; ++k) sums[k] += arrays[i][start + k];
         for (int i = 0; i < processes; ++i) std::copy_n(sums, some, arrays[i] + start);
     }
-    return wait(gate, processes, seconds) ? 0 : 1;
 }

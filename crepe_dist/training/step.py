@@ -31,7 +31,6 @@ class TrainingStep:
         self._size = size
         self._seed = seed
         self._clip_norm = clip_norm
-        self._gradients = [p.grad(engine.device) for p in trainer._params if p.grad_req != "null"]
 
     def __call__(self, batch: Batch, step: int, learning_rate: float) -> mx.nd.NDArray:
         """Updates the parameters; returns the sum of this rank's losses, float32 [1], still being computed."""
@@ -46,8 +45,9 @@ class TrainingStep:
 
     def _clip(self, scale: float) -> None:
         """Scales the gradients down where the norm of ``scale`` × gradient, the mean gradient, is above the limit."""
-        squares = mx.nd.multi_sum_sq(*self._gradients, num_arrays=len(self._gradients))
+        gradients = [p.grad() for p in self._trainer._params]
+        squares = mx.nd.multi_sum_sq(*gradients, num_arrays=len(gradients))
         norm = squares.sum().sqrt() * scale
         factor = mx.nd.minimum(self._clip_norm / (norm + 1e-12), 1.0)
-        for gradient in self._gradients:
+        for gradient in gradients:
             gradient[:] = mx.nd.broadcast_mul(gradient, factor.reshape((1,) * gradient.ndim))
