@@ -20,7 +20,7 @@ from crepe_dist.data.loader import Batch
 from crepe_dist.data.preparation import How, prepare
 from crepe_dist.data.selection import Split
 from crepe_dist.data.sources import find_sources
-from crepe_dist.measuring import flops, notebook, ours
+from crepe_dist.measuring import flops, notebook, ours, peers
 from crepe_dist.measuring.timing import alternate, rate
 from crepe_dist.model.network import Shape
 
@@ -49,8 +49,11 @@ class Sizes:
 TINY = Sizes(rounds=1, seconds=0.05, batch_size=8, rows=200, feature_len=123, filters=16, units=32)
 
 
-def run(sizes: Sizes, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measures everything; ``folder`` is for scratch. Returns ``machine``, ``rates`` and ``ratios``."""
+def run(sizes: Sizes, folder: Path, say: Callable[[str], None], python: str | None = None) -> dict[str, Any]:
+    """Measures everything; ``folder`` is for scratch, ``python`` has PyTorch and ONNX Runtime to compare with.
+
+    Returns ``machine``, ``rates``, ``ratios`` and ``peers``.
+    """
     device = mx.cpu()
     texts = _texts(sizes)
     shape = Shape(len(ALPHABET), sizes.feature_len, sizes.classes, sizes.filters, sizes.units)
@@ -91,8 +94,13 @@ def run(sizes: Sizes, folder: Path, say: Callable[[str], None]) -> dict[str, Any
         "forward, documents": lambda: rate(forward, sizes.seconds),
     }
     runs |= {f"matrix product, {name}, operations": run for name, run in flops.gemms(sizes.seconds / 4).items()}
-    rates |= alternate(runs, sizes.rounds)
-    ceiling = max(value for name, value in rates.items() if name.startswith("matrix product"))
+    threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    with peers.open(python, sizes, threads, 20 * sizes.seconds, say) as worker:
+        rates |= worker.kept(alternate(runs | worker.runs(sizes.seconds), sizes.rounds))
+        about = worker.about()
+    products = {name: value for name, value in rates.items() if name.startswith("matrix product")}
+    ceiling = max(value for name, value in products.items() if not name.endswith("bfloat16"))
+    compared = peers.ratios({"float32": rates["train, documents"]}, {"float32": rates["forward, documents"]}, rates)
     return {
         "machine": _machine(),
         "rates": rates,
@@ -101,7 +109,9 @@ def run(sizes: Sizes, folder: Path, say: Callable[[str], None]) -> dict[str, Any
             "train_vs_matmul_ceiling": rates["train, documents"] * flops.training(shape) / ceiling,
             "forward_vs_matmul_ceiling": rates["forward, documents"] * flops.forward(shape) / ceiling,
             "encode_vs_notebook": rates["encode, documents"] / rates["encode, notebook, documents"],
+            **compared,
         },
+        "peers": about,
     }
 
 
