@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import tempfile
@@ -13,9 +14,11 @@ from rich.table import Table
 
 from crepe_dist import arguments, command
 from crepe_dist.cluster.launch import detect, limit_threads
+from crepe_dist.measuring import projection_flags
 
 EXAMPLES = """  python -m crepe_dist.bench --quick
   python -m crepe_dist.bench --json speed.json
+  python -m crepe_dist.bench --project 8,64,512 --link-gbps 100 --step-ms 15
 """
 
 
@@ -23,13 +26,18 @@ def main() -> None:
     flags = arguments.parser(
         "bench",
         "Measure encoding, loading, training and prediction on this machine, in turns with the original notebook's "
-        "way and with the fastest matrix product. Medians; nothing is written but --json.",
+        "way and with the fastest matrix product, and training in several processes, in turns with as many independent "
+        "ones. Medians; nothing is written but --json. Or, with --project, scaling on paper.",
         EXAMPLES,
     )
     flags.add_argument("--quick", action="store_true", help="three rounds of short measurements instead of five long")
     flags.add_argument("--tiny", action="store_true", help="sizes that show that it runs, and nothing else")
     flags.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file, too")
+    projection_flags.add(flags)
     given = flags.parse_args()
+    if given.project is not None:
+        _project(given)
+        return
 
     limit_threads(detect())
     # Imported here: --help and a mistake need no MXNet, and it reads the number of threads when it is imported.
@@ -43,6 +51,27 @@ def main() -> None:
         given.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
+def _project(given: argparse.Namespace) -> None:
+    from crepe_dist.reports import projection
+
+    sizes = projection_flags.world_sizes(given)
+    limit_threads(detect())
+
+    def gradient() -> int:
+        from crepe_dist.measuring import flops
+        from crepe_dist.measuring.suite import Sizes, shape_of
+
+        return 4 * flops.parameters(shape_of(Sizes()))
+
+    def rate(batch: int) -> float:
+        from crepe_dist.measuring.suite import Sizes, training_rate
+
+        return training_rate(Sizes(rounds=1, seconds=2.0, batch_size=batch))
+
+    job = projection_flags.job(given, rate, gradient)
+    projection.show(job, projection_flags.cluster(given), sizes, given.overlap, Console())
+
+
 def _show(figures: dict[str, Any]) -> None:
     console = Console()
     console.print(", ".join(f"{name} {value}" for name, value in figures["machine"].items()), soft_wrap=True)
@@ -52,6 +81,32 @@ def _show(figures: dict[str, Any]) -> None:
         for name, value in figures[part].items():
             table.add_row(name, format(value, form))
         console.print(table)
+    _show_scaling(console, figures["scaling"])
+
+
+def _show_scaling(console: Console, scaling: dict[str, Any]) -> None:
+    if "skipped" in scaling:
+        console.print(f"scaling was not measured: {scaling['skipped']}")
+        return
+    table = Table("scaling", box=None, pad_edge=False)
+    for name in ("processes", "batch each", "documents/s", "independent", "/ independent", "/ N of one alone"):
+        table.add_column(name, justify="right")
+    for row in scaling["table"]:
+        table.add_row(
+            row["scaling"],
+            str(row["processes"]),
+            str(row["batch"]),
+            f"{row['rate']:,.0f}",
+            f"{row['independent']:,.0f}",
+            f"{row['rate'] / row['independent']:.2f}",
+            f"{row['efficiency']:.2f}",
+        )
+    console.print(table)
+    for size, milliseconds in scaling["allreduce_ms"].items():
+        console.print(
+            f"all-reduce of {scaling['gradient_bytes']:,} bytes over {size} processes: {milliseconds:.1f} ms",
+            soft_wrap=True,
+        )
 
 
 if __name__ == "__main__":

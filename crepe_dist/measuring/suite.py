@@ -20,7 +20,7 @@ from crepe_dist.data.loader import Batch
 from crepe_dist.data.preparation import How, prepare
 from crepe_dist.data.selection import Split
 from crepe_dist.data.sources import find_sources
-from crepe_dist.measuring import flops, notebook, ours
+from crepe_dist.measuring import flops, notebook, ours, scaling
 from crepe_dist.measuring.timing import alternate, rate
 from crepe_dist.model.network import Shape
 
@@ -53,7 +53,7 @@ def run(sizes: Sizes, folder: Path, say: Callable[[str], None]) -> dict[str, Any
     """Measures everything; ``folder`` is for scratch. Returns ``machine``, ``rates`` and ``ratios``."""
     device = mx.cpu()
     texts = _texts(sizes)
-    shape = Shape(len(ALPHABET), sizes.feature_len, sizes.classes, sizes.filters, sizes.units)
+    shape = shape_of(sizes)
     rates: dict[str, float] = {}
 
     say("encoding")
@@ -92,6 +92,7 @@ def run(sizes: Sizes, folder: Path, say: Callable[[str], None]) -> dict[str, Any
     }
     runs |= {f"matrix product, {name}, operations": run for name, run in flops.gemms(sizes.seconds / 4).items()}
     rates |= alternate(runs, sizes.rounds)
+    scaled = _scaling(shape, sizes, say)
     ceiling = max(value for name, value in rates.items() if name.startswith("matrix product"))
     return {
         "machine": _machine(),
@@ -101,8 +102,33 @@ def run(sizes: Sizes, folder: Path, say: Callable[[str], None]) -> dict[str, Any
             "train_vs_matmul_ceiling": rates["train, documents"] * flops.training(shape) / ceiling,
             "forward_vs_matmul_ceiling": rates["forward, documents"] * flops.forward(shape) / ceiling,
             "encode_vs_notebook": rates["encode, documents"] / rates["encode, notebook, documents"],
+            **({} if "skipped" in scaled else {"scaling_np2": scaling.ratio(scaled)}),
         },
+        "scaling": scaled,
     }
+
+
+def shape_of(sizes: Sizes) -> Shape:
+    return Shape(len(ALPHABET), sizes.feature_len, sizes.classes, sizes.filters, sizes.units)
+
+
+def training_rate(sizes: Sizes) -> float:
+    """Documents a second of our training step alone, in this process."""
+    codes = np.random.default_rng(0).integers(0, len(ALPHABET), [sizes.batch_size, sizes.feature_len], dtype=np.uint8)
+    batch = ours.ready_batch(codes, sizes.classes)
+    training = ours.Training(shape_of(sizes), World(), mx.cpu())
+    runs = {"train": lambda: rate(lambda: training.on(_again(batch, 1)), sizes.seconds)}
+    return alternate(runs, sizes.rounds)["train"]
+
+
+def _scaling(shape: Shape, sizes: Sizes, say: Callable[[str], None]) -> dict[str, Any]:
+    """What `scaling.run` returns, or why it was ``skipped``."""
+    reason = scaling.obstacle()
+    if reason:
+        say(f"scaling is skipped: {reason}")
+        return {"skipped": reason}
+    say("scaling")
+    return scaling.run(shape, sizes.batch_size, sizes.rounds, sizes.seconds / 2)
 
 
 def _texts(sizes: Sizes) -> list[str]:
