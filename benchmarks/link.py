@@ -36,7 +36,7 @@ from crepe_dist.model.network import Shape
 
 HOSTS = ("crepe-link-a", "crepe-link-b")
 ADDRESSES = ("192.0.2.1", "192.0.2.2")  # RFC 5737: for documentation, routed nowhere
-IFACE = "link"
+IFACE = "wire0"
 TOTAL_SECONDS = 600
 LATENCY = 50e-6  # of a message through both namespaces' stacks
 
@@ -158,6 +158,7 @@ def rendezvous() -> Iterator[int]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,  # Ctrl-C is for this process alone
     )
     try:
         assert server.stdout is not None
@@ -186,15 +187,23 @@ def _worker(rank: int, port: int) -> list[str]:
         "HOROVOD_GLOO_IFACE": IFACE,
     }
     settings = [f"{name}={value}" for name, value in variables.items()]
-    return ["ip", "netns", "exec", HOSTS[rank], "env", *settings, *PYTHON, "--number", str(rank)]
+    # Horovod 0.28.1 takes HOROVOD_GLOO_IFACE for the first connections only; the gradients go to the address that the
+    # host's name stands for. So each has its address for a name.
+    named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', ADDRESSES[rank]]
+    return ["ip", "netns", "exec", HOSTS[rank], *named, "env", *settings, *PYTHON, "--number", str(rank)]
 
 
 def _check(given: argparse.Namespace) -> None:
     if os.geteuid() != 0:
         raise UserError("this needs root", "only root can make network namespaces", "start it with sudo")
-    for program in ("ip", "tc"):
+    for program, package in (
+        ("ip", "iproute2"),
+        ("tc", "iproute2"),
+        ("unshare", "util-linux"),
+        ("hostname", "hostname"),
+    ):
         if shutil.which(program) is None:
-            raise UserError(f"the program {program} is missing", remedy="install iproute2")
+            raise UserError(f"the program {program} is missing", remedy=f"install {package}")
     if horovodrun() is None:
         raise UserError("Horovod is not installed", remedy="install it (README, Install)")
     if (

@@ -98,7 +98,7 @@ def _show_scaling(console: Console, scaling: dict[str, Any]) -> None:
             str(row["batch"]),
             f"{row['rate']:,.0f}",
             f"{row['independent']:,.0f}",
-            f"{row['rate'] / row['independent']:.2f}",
+            f"{row['ratio']:.2f}",
             f"{row['efficiency']:.2f}",
         )
     console.print(table)

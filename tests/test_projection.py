@@ -75,6 +75,7 @@ def test_overlap_hides_what_fits_beside_the_computation():
 @pytest.mark.parametrize("algorithm", ALGORITHMS.values())
 def test_the_break_even_bandwidth_solves_its_equation(algorithm, size):
     bandwidth = break_even(JOB, algorithm(size, JOB.gradient, CLUSTER), 0.6)
+    assert bandwidth is not None
     link = Link(bandwidth, 1e-6 if size <= 8 else 1e-5)
     there = Cluster(8, link if size <= 8 else CLUSTER.inner, link)
     assert algorithm(size, JOB.gradient, there).seconds == pytest.approx(0.6 * JOB.compute)

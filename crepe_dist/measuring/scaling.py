@@ -6,17 +6,18 @@ import math
 import os
 import statistics
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from typing import Any, Callable
+from typing import Any
 
 from crepe_dist.cluster.launch import horovodrun
-from crepe_dist.measuring.timing import alternate
+from crepe_dist.measuring.timing import in_turns, paired
 from crepe_dist.measuring.workers import Workers
 from crepe_dist.model.network import Shape
 
 SIZES = (2, 4)  # of the worlds, as far as each process has a core of its own
+KINDS = ("weak", "strong")
 PYTHON = (sys.executable, "-m", "crepe_dist.measuring.scaling_worker")
 
 
@@ -39,10 +40,10 @@ def run(shape: Shape, batch: int, rounds: int, seconds: float) -> dict[str, Any]
         seconds: of each measurement, at least.
 
     Returns:
-        ``table``, a list of rows: ``scaling`` (weak, strong), ``processes``, ``batch`` of a process, ``rate`` in
+        ``table``, a list of rows: ``scaling`` (none, weak, strong), ``processes``, ``batch`` of a process, ``rate`` in
         documents a second of all, ``independent``, the same of that many processes without Horovod at the same time,
-        and the ``efficiency``, rate / (processes × rate of one alone with the batch of weak scaling);
-        ``gradient_bytes``; ``allreduce_ms``, of the gradient alone, by number of processes.
+        ``ratio`` of these two, and ``efficiency``, rate / (processes × rate of one alone with ``batch``);
+        ``gradient_bytes``; ``allreduce_ms``, of the gradient alone, by number of processes. All are medians of rounds.
     """
     sizes = [size for size in SIZES if size <= len(os.sched_getaffinity(0))]
     with ExitStack() as stack:
@@ -50,39 +51,26 @@ def run(shape: Shape, batch: int, rounds: int, seconds: float) -> dict[str, Any]
         worlds = {size: stack.enter_context(start_world(size)) for size in sizes}
         for workers in (independent, *worlds.values()):
             built = workers.ask("build", **asdict(shape))
-        cases: dict[tuple[str, int], tuple[Callable[[], float], Callable[[], float]]] = {
-            (kind, size): (
-                training(worlds[size], share, seconds),
-                training(independent, share, seconds, only=size),
-            )
-            for size in sizes
-            for kind, share in (("weak", batch), ("strong", math.ceil(batch / size)))
+        shares = {
+            (kind, size): batch if kind == "weak" else math.ceil(batch / size) for size in sizes for kind in KINDS
         }
         runs = {"alone": training(independent, batch, seconds, only=1)}
-        for (kind, size), (together, apart) in cases.items():
-            runs |= {f"{kind} {size} together": together, f"{kind} {size} apart": apart}
-        rates = alternate(runs, rounds)
+        for (kind, size), share in shares.items():
+            runs[f"{kind} {size} together"] = training(worlds[size], share, seconds)
+            runs[f"{kind} {size} apart"] = training(independent, share, seconds, only=size)
+        rates = in_turns(runs, rounds)
         allreduce = {size: 1000 * allreduce_seconds(workers, rounds) for size, workers in worlds.items()}
-    alone = rates["alone"]
-    table = [
-        {
-            "scaling": kind,
-            "processes": size,
-            "batch": batch if kind == "weak" else math.ceil(batch / size),
-            "rate": rates[f"{kind} {size} together"],
-            "independent": rates[f"{kind} {size} apart"],
-            "efficiency": rates[f"{kind} {size} together"] / (size * alone),
-        }
-        for kind, size in cases
-    ]
-    first = {"scaling": "none", "processes": 1, "batch": batch, "rate": alone, "independent": alone, "efficiency": 1.0}
-    return {"table": [first, *table], "gradient_bytes": built[0]["bytes"], "allreduce_ms": allreduce}
+    table = [_row("none", 1, batch, rates["alone"], rates["alone"], rates["alone"])]
+    for (kind, size), share in shares.items():
+        together, apart = rates[f"{kind} {size} together"], rates[f"{kind} {size} apart"]
+        table.append(_row(kind, size, share, together, apart, rates["alone"]))
+    return {"table": table, "gradient_bytes": built[0]["bytes"], "allreduce_ms": allreduce}
 
 
-def ratio(result: Mapping[str, Any], size: int = 2) -> float:
+def weak_ratio(result: Mapping[str, Any], size: int) -> float:
     """Weak scaling: the rate of ``size`` processes under Horovod / that of as many independent ones."""
-    row = next(row for row in result["table"] if row["scaling"] == "weak" and row["processes"] == size)
-    return float(row["rate"] / row["independent"])
+    rows = result["table"]
+    return next(float(row["ratio"]) for row in rows if (row["scaling"], row["processes"]) == ("weak", size))
 
 
 def start_world(size: int) -> Workers:
@@ -119,6 +107,20 @@ def allreduce_seconds(workers: Workers, times: int) -> float:
     """The median of ``times`` all-reduces of the gradient, after one that is not counted."""
     answers = workers.ask("allreduce", times=times + 1)
     return statistics.median(max(of_ranks) for of_ranks in list(zip(*(a["seconds"] for a in answers)))[1:])
+
+
+def _row(
+    kind: str, size: int, batch: int, together: Sequence[float], apart: Sequence[float], alone: Sequence[float]
+) -> dict[str, Any]:
+    return {
+        "scaling": kind,
+        "processes": size,
+        "batch": batch,
+        "rate": statistics.median(together),
+        "independent": statistics.median(apart),
+        "ratio": paired(together, apart),
+        "efficiency": paired(together, alone) / size,
+    }
 
 
 def _longest(answers: Iterable[Mapping[str, float]]) -> float:

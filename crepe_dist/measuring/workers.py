@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -23,6 +23,7 @@ from crepe_dist.errors import UserError
 START_SECONDS = 120.0  # until all have connected: imports of several processes on one core, and the rendezvous
 ANSWER_SECONDS = 300.0
 END_SECONDS = 20.0
+LAST_WORDS_SECONDS = 3.0
 
 
 class Workers:
@@ -117,6 +118,8 @@ class Workers:
         return [found[number] for number in sorted(found)]
 
     def _failure(self, why: str) -> UserError:
+        with suppress(subprocess.TimeoutExpired):  # a socket closes before its process has said why
+            self._processes[-1].wait(LAST_WORDS_SECONDS)
         self._output.seek(0)
         said = self._output.read().decode(errors="replace").strip().splitlines()[-8:]
         return UserError("the processes to be measured failed", f"{why}; the last they said: {' | '.join(said)}")
