@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from crepe_dist import command
@@ -25,11 +27,15 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[(launch.local_rank if given.number is None else number) % len(cores)]})
 
-    from crepe_dist.cluster.world import join
+    with ExitStack() as stack:
 
-    with join() as world:
-        worker = Worker(world)
-        serve(given.address, number, {"build": worker.build, "train": worker.train, "allreduce": worker.allreduce})
+        def work() -> dict[str, Callable[..., dict[str, Any]]]:
+            from crepe_dist.cluster.world import join
+
+            worker = Worker(stack.enter_context(join()))
+            return {"build": worker.build, "train": worker.train, "allreduce": worker.allreduce}
+
+        serve(given.address, number, work)
 
 
 class Worker:

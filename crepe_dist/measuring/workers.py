@@ -1,4 +1,4 @@
-"""Processes that live through a whole measurement and wait on a socket, idle, until they are asked for something.
+"""Processes that live through a whole measurement and stand still until they are asked for something.
 
 A question and its answer are a line of JSON each, over a Unix socket in a folder of our own: horovodrun hands no
 standard input on, and a path is the same file in every network namespace. A worker ends when its socket closes, so
@@ -7,9 +7,13 @@ none outlives the process that asks.
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +28,8 @@ START_SECONDS = 120.0  # until all have connected: imports of several processes 
 ANSWER_SECONDS = 300.0
 END_SECONDS = 20.0
 LAST_WORDS_SECONDS = 3.0
+REST = "rest\n"  # the one line that is no question
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Workers:
@@ -79,7 +85,14 @@ class Workers:
             raise self._failure(str(error)) from error
         if not all(answers):
             raise self._failure("a worker ended")
+        self._rest(streams)
         return [json.loads(answer) for answer in answers]
+
+    def _rest(self, streams: Sequence[TextIO]) -> None:
+        # Only when all have answered: one may still need what another sends.
+        for stream in streams:
+            stream.write(REST)
+            stream.flush()
 
     def close(self) -> None:
         """Lets the workers go; ends what does not end by itself."""
@@ -125,15 +138,61 @@ class Workers:
         return UserError("the processes to be measured failed", f"{why}; the last they said: {' | '.join(said)}")
 
 
-def serve(address: str, number: int, answers: Mapping[str, Callable[..., dict[str, Any]]]) -> None:
-    """A worker's side: connects and answers questions, by the function of that name, until the socket closes."""
+def serve(address: str, number: int, work: Callable[[], Mapping[str, Callable[..., dict[str, Any]]]]) -> None:
+    """A worker's side: connects and answers questions, by the function of that name, until the socket closes.
+
+    ``work`` makes the functions; it and they run in a child process, which stands still (SIGSTOP) between questions,
+    because even an idle Horovod takes 5 to 10 % of a core: its thread looks for work every millisecond. Must be called
+    before this process has threads.
+    """
+    question_read, question_write = os.pipe()
+    answer_read, answer_write = os.pipe()
+    parent = os.getpid()
+    child = os.fork()
+    if child == 0:
+        os.close(question_write)
+        os.close(answer_read)
+        _end_with(parent)
+        with open(question_read, encoding="utf-8") as questions, open(answer_write, "w", encoding="utf-8") as answers:
+            functions = work()
+            for line in questions:
+                question = json.loads(line)
+                answers.write(json.dumps(functions[question.pop("name")](**question)) + "\n")
+                answers.flush()
+        return
+    os.close(question_read)
+    os.close(answer_write)
+    try:
+        with open(question_write, "w", encoding="utf-8") as questions, open(answer_read, encoding="utf-8") as answers:
+            _relay(address, number, child, questions, answers)
+    finally:
+        os.kill(child, signal.SIGCONT)
+        _, status = os.waitpid(child, 0)
+    sys.exit(0 if status == 0 else 1)
+
+
+def _relay(address: str, number: int, child: int, questions: TextIO, answers: TextIO) -> None:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(address)
         with connection.makefile("rw", encoding="utf-8") as stream:
             stream.write(json.dumps({"number": number}) + "\n")
             stream.flush()
             for line in stream:
-                question = json.loads(line)
-                answer = answers[question.pop("name")](**question)
-                stream.write(json.dumps(answer) + "\n")
+                if line == REST:
+                    os.kill(child, signal.SIGSTOP)
+                    continue
+                os.kill(child, signal.SIGCONT)
+                questions.write(line)
+                questions.flush()
+                answer = answers.readline()
+                if not answer:
+                    return
+                stream.write(answer)
                 stream.flush()
+
+
+def _end_with(parent: int) -> None:
+    """Has this process killed when its parent ends, even while it stands still."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)

@@ -45,7 +45,7 @@ def test_workers_that_never_connect_are_ended(monkeypatch):
 
 
 def test_a_worker_that_ends_when_asked():
-    answers = "from crepe_dist.measuring.workers import serve; import sys; serve(sys.argv[1], 0, {'go': dict})"
+    answers = "from crepe_dist.measuring.workers import serve; import sys; serve(sys.argv[1], 0, lambda: {'go': dict})"
     with Workers([[sys.executable, "-c", answers]], 1, os.environ) as alone:
         assert alone.ask("go", value=3) == [{"value": 3}]
         with pytest.raises(UserError) as raised:
