@@ -123,6 +123,8 @@ def test_the_command_prints_a_table(tmp_path):
         (["--project", "8", "--intra-gbps", "0"], "--intra-gbps 0.0"),
         (["--project", "8", "--step-ms", "nan"], "--step-ms nan"),
         (["--project", "8", "--gradient-bytes", "-5"], "--gradient-bytes -5"),
+        (["--project", "8", "--gpus-per-host", "0"], "--gpus-per-host 0"),
+        (["--project", "8", "--json", "out.json"], "--json does not go"),
         (["--project", "8", "--overlap", "2"], "--overlap 2.0"),
         (["--project", "8", "--measured", "none.json"], "none.json"),
         (["--project", "8", "--measured", "."], "cannot be read"),

@@ -59,6 +59,8 @@ def world_sizes(given: argparse.Namespace) -> list[int]:
         value = getattr(given, name)
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise UserError(f"--{name.replace('_', '-')} {value}: must be more than 0")
+    if given.json is not None:
+        raise UserError("--json does not go with --project, which measures nothing worth keeping")
     if not 0 <= given.overlap <= 1:
         raise UserError(f"--overlap {given.overlap}: must be from 0 to 1")
     return [int(part) for part in parts]

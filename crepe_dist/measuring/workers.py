@@ -62,6 +62,9 @@ class Workers:
                         stdout=self._output,
                         stderr=subprocess.STDOUT,
                         env=dict(environment),
+                        # horovodrun does so with each of its own, and Linux divides a busy core among sessions
+                        # (sched_autogroup): processes of one session would be measured as slower.
+                        start_new_session=True,
                     )
                 )
             self._streams = self._accept(listener, size)
