@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import sys
@@ -15,10 +16,11 @@ from rich.table import Table
 from crepe_dist import arguments, command
 from crepe_dist.cluster.launch import detect, limit_threads
 from crepe_dist.errors import UserError
-from crepe_dist.measuring import peers_environment
+from crepe_dist.measuring import peers_environment, projection_flags
 
 EXAMPLES = """  python -m crepe_dist.bench --quick
   python -m crepe_dist.bench --json speed.json
+  python -m crepe_dist.bench --project 8,64,512 --link-gbps 100 --step-ms 15
 """
 
 
@@ -26,8 +28,9 @@ def main() -> None:
     flags = arguments.parser(
         "bench",
         "Measure encoding, loading, training and prediction on this machine, in turns with the original notebook's "
-        "way, the fastest matrix product, PyTorch and ONNX Runtime. Medians; nothing is written but --json and, once, "
-        "an environment with the latter two in the cache.",
+        "way, the fastest matrix product, PyTorch and ONNX Runtime, and training in several processes, in turns with "
+        "as many independent ones. Medians; nothing is written but --json and, once, an environment with PyTorch and "
+        "ONNX Runtime in the cache. Or, with --project, scaling on paper.",
         EXAMPLES,
     )
     flags.add_argument("--quick", action="store_true", help="three rounds of short measurements instead of five long")
@@ -36,7 +39,11 @@ def main() -> None:
     others = flags.add_mutually_exclusive_group()
     others.add_argument("--peers", metavar="PYTHON", help="an interpreter that has PyTorch, ONNX and ONNX Runtime")
     others.add_argument("--no-peers", action="store_true", help="do not compare with PyTorch and ONNX Runtime")
+    projection_flags.add(flags)
     given = flags.parse_args()
+    if given.project is not None:
+        _project(given)
+        return
     python = None if given.no_peers else _peers(given.peers)
 
     limit_threads(detect())
@@ -68,6 +75,27 @@ def _peers(given: str | None) -> str | None:
         return None
 
 
+def _project(given: argparse.Namespace) -> None:
+    from crepe_dist.reports import projection
+
+    sizes = projection_flags.world_sizes(given)
+    limit_threads(detect())
+
+    def gradient() -> int:
+        from crepe_dist.measuring import flops
+        from crepe_dist.measuring.suite import Sizes, shape_of
+
+        return 4 * flops.parameters(shape_of(Sizes()))
+
+    def rate(batch: int) -> float:
+        from crepe_dist.measuring.suite import Sizes, training_rate
+
+        return training_rate(Sizes(rounds=1, seconds=2.0, batch_size=batch))
+
+    job = projection_flags.job(given, rate, gradient)
+    projection.show(job, projection_flags.cluster(given), sizes, given.overlap, Console())
+
+
 def _show(figures: dict[str, Any]) -> None:
     console = Console()
     console.print(", ".join(f"{name} {value}" for name, value in figures["machine"].items()), soft_wrap=True)
@@ -77,6 +105,32 @@ def _show(figures: dict[str, Any]) -> None:
         for name, value in figures[part].items():
             table.add_row(name, format(value, form))
         console.print(table)
+    _show_scaling(console, figures["scaling"])
+
+
+def _show_scaling(console: Console, scaling: dict[str, Any]) -> None:
+    if "skipped" in scaling:
+        console.print(f"scaling was not measured: {scaling['skipped']}")
+        return
+    table = Table("scaling", box=None, pad_edge=False)
+    for name in ("processes", "batch each", "documents/s", "independent", "/ independent", "/ N of one alone"):
+        table.add_column(name, justify="right")
+    for row in scaling["table"]:
+        table.add_row(
+            row["scaling"],
+            str(row["processes"]),
+            str(row["batch"]),
+            f"{row['rate']:,.0f}",
+            f"{row['independent']:,.0f}",
+            f"{row['ratio']:.2f}",
+            f"{row['efficiency']:.2f}",
+        )
+    console.print(table)
+    for size, milliseconds in scaling["allreduce_ms"].items():
+        console.print(
+            f"all-reduce of {scaling['gradient_bytes']:,} bytes over {size} processes: {milliseconds:.1f} ms",
+            soft_wrap=True,
+        )
 
 
 if __name__ == "__main__":

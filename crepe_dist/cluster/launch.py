@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 # (launcher, rank, size, local rank, local size); the first whose rank and size are both set speaks.
 # Slurm: SLURM_NTASKS also stands in a batch script that is itself one process; only srun sets the step's variable.
@@ -55,3 +59,10 @@ def limit_threads(launch: Launch) -> int:
     """
     share = max(1, len(os.sched_getaffinity(0)) // launch.local_size)
     return int(os.environ.setdefault("OMP_NUM_THREADS", str(share)).split(",")[0])
+
+
+def horovodrun() -> str | None:
+    """Where Horovod's launcher is, that of this Python first; ``None`` without it or without Horovod for MXNet."""
+    if importlib.util.find_spec("horovod") is None or importlib.util.find_spec("horovod.mxnet") is None:
+        return None
+    return shutil.which("horovodrun", path=Path(sys.executable).parent) or shutil.which("horovodrun")

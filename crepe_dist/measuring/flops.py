@@ -37,6 +37,16 @@ def _others(shape: Shape) -> int:
     return total + 2 * (width * shape.units + shape.units**2 + shape.units * shape.classes)
 
 
+def parameters(shape: Shape) -> int:
+    """Numbers in the network's parameters, and so in its gradient: weights and biases."""
+    channels, total = shape.alphabet_size, 0
+    for kernel, _ in CONVOLUTIONS:
+        total += (kernel * channels + 1) * shape.filters
+        channels = shape.filters
+    width = lengths(shape.feature_len)[-1] * shape.filters
+    return total + (width + 1) * shape.units + (shape.units + 1) * shape.units + (shape.units + 1) * shape.classes
+
+
 def gemms(seconds: float) -> dict[str, Callable[[], float]]:
     """Float32 matrix products by the libraries at hand, each a call that returns operations a second."""
     import mxnet as mx

@@ -50,7 +50,7 @@ class Loop:
             _Texts(texts, labels, shape.feature_len), shuffle=True, batch_size=batch_size, num_workers=2
         )
 
-    def epoch(self) -> int:
+    def __call__(self) -> int:
         """Trains on all documents; returns their number."""
         import mxnet as mx
         from mxnet import autograd

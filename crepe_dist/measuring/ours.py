@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import mxnet as mx
 import numpy as np
@@ -57,6 +58,21 @@ class Training:
         self._step = TrainingStep(self.engine, trainer, world.size, 0, None)
         self._steps = 0
 
+    def on_again(self, batch: Batch, times: int) -> int:
+        """Trains on one batch so many times."""
+        return self.on(batch for _ in range(times))
+
+    def on_texts(self, texts: Sequence[str], labels: Sequence[int], encoding: Encoding, batch_size: int) -> int:
+        """Encodes and trains on all texts in batches."""
+
+        def encoded() -> Iterator[Batch]:
+            numbers = np.asarray(labels, dtype=np.int32)
+            for start in range(0, len(texts), batch_size):
+                codes = encoding.encode(texts[start : start + batch_size])
+                yield pack(codes, numbers[start : start + batch_size], batch_size, len(codes))
+
+        return self.on(encoded())
+
     def on(self, source: Iterator[Batch]) -> int:
         """Trains on all batches; returns the number of documents."""
         documents = 0
@@ -79,6 +95,25 @@ class Forward:
     def __call__(self) -> int:
         self._engine.logits(self._batch).asnumpy()
         return self._batch.documents
+
+
+def precisions(device: Any) -> list[Precision]:
+    """Those that the device computes well, the fastest last."""
+    best = plan(ModelOptions(), device).precision
+    return ["float32"] if best == "float32" else ["float32", cast("Precision", best)]
+
+
+def waiting(part: Part, batch_size: int, step: float) -> float:
+    """The share of the time of an epoch that steps of so many seconds wait for their data, 0 to 1."""
+    order = epoch_order(len(part), 0, 0)
+    source = batches(part, order, batch_size, 0, 1)
+    next(source)  # starts the thread that reads ahead
+    start, waited, asked = time.perf_counter(), 0.0, time.perf_counter()
+    for _ in source:
+        waited += time.perf_counter() - asked
+        time.sleep(step)
+        asked = time.perf_counter()
+    return waited / (time.perf_counter() - start)
 
 
 def _engine(shape: Shape, device: Any, precision: Precision) -> Engine:

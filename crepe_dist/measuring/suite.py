@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
@@ -16,11 +16,10 @@ from crepe_dist import __version__
 from crepe_dist.cluster.world import World
 from crepe_dist.data.alphabet import ALPHABET, Codes, Encoding
 from crepe_dist.data.dataset import Dataset, open_dataset
-from crepe_dist.data.loader import Batch
 from crepe_dist.data.preparation import How, prepare
 from crepe_dist.data.selection import Split
 from crepe_dist.data.sources import find_sources
-from crepe_dist.measuring import flops, notebook, ours, peers
+from crepe_dist.measuring import flops, notebook, ours, peers, scaling
 from crepe_dist.measuring.timing import alternate, rate
 from crepe_dist.model.network import Shape
 
@@ -52,67 +51,124 @@ TINY = Sizes(rounds=1, seconds=0.05, batch_size=8, rows=200, feature_len=123, fi
 def run(sizes: Sizes, folder: Path, say: Callable[[str], None], python: str | None = None) -> dict[str, Any]:
     """Measures everything; ``folder`` is for scratch, ``python`` has PyTorch and ONNX Runtime to compare with.
 
-    Returns ``machine``, ``rates``, ``ratios`` and ``peers``.
+    Returns ``machine``, ``rates`` a second, ``ratios``, ``waiting`` (the share of its time that a step 100 times as
+    fast as ours would wait for data), ``peers`` and ``scaling``.
     """
-    device = mx.cpu()
     texts = _texts(sizes)
-    shape = Shape(len(ALPHABET), sizes.feature_len, sizes.classes, sizes.filters, sizes.units)
-    rates: dict[str, float] = {}
-
+    shape = shape_of(sizes)
     say("encoding")
-    encoder = ours.Encoder(texts, Encoding(feature_len=sizes.feature_len))
+    rates = _encoding(texts, sizes)
+    say("loading")
+    part = _dataset(texts, sizes, folder).parts["train"]
+    rates |= alternate({"load": partial(rate, ours.Loading(part, sizes.batch_size), sizes.seconds / 4)}, sizes.rounds)
+    say("training and prediction")
+    network, about = _network(texts, part.codes(np.arange(sizes.batch_size)), shape, sizes, say, python)
+    rates |= network
+    step = sizes.batch_size / max(_ours("train", rates).values())
+    waits = {"waiting": lambda: ours.waiting(part, sizes.batch_size, step / 100)}
+    scaled = _scaling(shape, sizes, say)
+    return {
+        "machine": _machine(),
+        "rates": rates,
+        "ratios": _ratios(shape, rates, scaled),
+        "waiting": alternate(waits, sizes.rounds)["waiting"],
+        "peers": about,
+        "scaling": scaled,
+    }
+
+
+def _encoding(texts: list[str], sizes: Sizes) -> dict[str, float]:
     few = texts[: max(1, len(texts) // 200)]
 
-    def encode_as_the_notebook() -> int:
+    def as_the_notebook() -> int:
         for text in few:
             notebook.encode(text, sizes.feature_len)
         return len(few)
 
-    rates |= alternate(
-        {
-            "encode, documents": lambda: rate(encoder, sizes.seconds / 4),
-            "encode, notebook, documents": lambda: rate(encode_as_the_notebook, sizes.seconds / 4),
-        },
-        sizes.rounds,
-    )
+    encoder = ours.Encoder(texts, Encoding(feature_len=sizes.feature_len))
+    runs: dict[str, Callable[[], int]] = {"encode": encoder, "encode, notebook": as_the_notebook}
+    return alternate({name: partial(rate, work, sizes.seconds / 4) for name, work in runs.items()}, sizes.rounds)
 
-    say("loading")
-    dataset = _dataset(texts, sizes, folder)
-    loading = ours.Loading(dataset.parts["train"], sizes.batch_size)
-    rates |= alternate({"load, documents": lambda: rate(loading, sizes.seconds / 4)}, sizes.rounds)
 
-    say("training and prediction")
-    codes: Codes = dataset.parts["train"].codes(np.arange(sizes.batch_size))
+def _network(
+    texts: list[str], codes: Codes, shape: Shape, sizes: Sizes, say: Callable[[str], None], python: str | None
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Rates of training, forward passes and matrix products of all, in turns; and what the peers say of themselves."""
+    device = mx.cpu()
     batch = ours.ready_batch(codes, sizes.classes)
-    training = ours.Training(shape, World(), device)
-    forward = ours.Forward(shape, device, batch)
-    some = 2 * sizes.batch_size
-    loop = notebook.Loop(texts[:some], [n % sizes.classes for n in range(some)], shape, sizes.batch_size)
-    runs: dict[str, Callable[[], float]] = {
-        "train, documents": lambda: rate(lambda: training.on(_again(batch, 2)), sizes.seconds),
-        "train, notebook, documents": lambda: rate(loop.epoch, sizes.seconds),
-        "forward, documents": lambda: rate(forward, sizes.seconds),
+    some = texts[: 2 * sizes.batch_size]
+    labels = [number % sizes.classes for number in range(len(some))]
+    works: dict[str, Callable[[], int]] = {
+        "train, notebook, from text": notebook.Loop(some, labels, shape, sizes.batch_size)
     }
-    runs |= {f"matrix product, {name}, operations": run for name, run in flops.gemms(sizes.seconds / 4).items()}
+    for precision in ours.precisions(device):
+        training = ours.Training(shape, World(), device, precision)
+        works[f"train, ours, {precision}"] = partial(training.on_again, batch, 2)
+        works[f"forward, ours, {precision}"] = ours.Forward(shape, device, batch, precision)
+    encoding = Encoding(feature_len=sizes.feature_len)
+    works["train, ours, from text"] = partial(training.on_texts, some, labels, encoding, sizes.batch_size)
+    runs: dict[str, Callable[[], float]] = {name: partial(rate, work, sizes.seconds) for name, work in works.items()}
+    runs |= {f"matrix product, {name}, float32": run for name, run in flops.gemms(sizes.seconds / 4).items()}
     threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
     with peers.open(python, sizes, threads, 20 * sizes.seconds, say) as worker:
-        rates |= worker.kept(alternate(runs | worker.runs(sizes.seconds), sizes.rounds))
-        about = worker.about()
-    products = {name: value for name, value in rates.items() if name.startswith("matrix product")}
-    ceiling = max(value for name, value in products.items() if not name.endswith("bfloat16"))
-    compared = peers.ratios({"float32": rates["train, documents"]}, {"float32": rates["forward, documents"]}, rates)
+        rates = worker.kept(alternate(runs | worker.runs(sizes.seconds), sizes.rounds))
+        return rates, worker.about()
+
+
+def _ours(kind: str, rates: dict[str, float]) -> dict[str, float]:
+    """Our rates by precision."""
+    start = f"{kind}, ours, "
     return {
-        "machine": _machine(),
-        "rates": rates,
-        "ratios": {
-            "train_vs_notebook": rates["train, documents"] / rates["train, notebook, documents"],
-            "train_vs_matmul_ceiling": rates["train, documents"] * flops.training(shape) / ceiling,
-            "forward_vs_matmul_ceiling": rates["forward, documents"] * flops.forward(shape) / ceiling,
-            "encode_vs_notebook": rates["encode, documents"] / rates["encode, notebook, documents"],
-            **compared,
-        },
-        "peers": about,
+        name[len(start) :]: rate for name, rate in rates.items() if name.startswith(start) and "from text" not in name
     }
+
+
+def _ratios(shape: Shape, rates: dict[str, float], scaled: dict[str, Any]) -> dict[str, float]:
+    train, forward = _ours("train", rates), _ours("forward", rates)
+    ratios = {
+        "train_vs_notebook": rates["train, ours, from text"] / rates["train, notebook, from text"],
+        **peers.ratios(train, forward, rates),
+        "encode_vs_notebook": rates["encode"] / rates["encode, notebook"],
+        "loader_documents_per_second": rates["load"],
+    }
+    for kind, own, operations in (("train", train, flops.training(shape)), ("forward", forward, flops.forward(shape))):
+        shares = {}
+        for precision, achieved in own.items():
+            products = [
+                rate for name, rate in rates.items() if name.startswith("matrix") and name.endswith(f", {precision}")
+            ]
+            if products:
+                shares[precision] = achieved * operations / max(products)
+                ratios[f"{kind}_vs_matmul_ceiling_{precision}"] = shares[precision]
+        ratios[f"{kind}_vs_matmul_ceiling"] = min(shares.values())
+    if "skipped" not in scaled:
+        ratios["scaling_np2"] = scaling.weak_ratio(scaled, 2)
+    return ratios
+
+
+def shape_of(sizes: Sizes) -> Shape:
+    return Shape(len(ALPHABET), sizes.feature_len, sizes.classes, sizes.filters, sizes.units)
+
+
+def training_rate(sizes: Sizes) -> float:
+    """Documents a second of our training step alone, in this process."""
+    codes = np.random.default_rng(0).integers(0, len(ALPHABET), [sizes.batch_size, sizes.feature_len], dtype=np.uint8)
+    batch = ours.ready_batch(codes, sizes.classes)
+    training = ours.Training(shape_of(sizes), World(), mx.cpu())
+    return alternate({"train": partial(rate, partial(training.on_again, batch, 1), sizes.seconds)}, sizes.rounds)[
+        "train"
+    ]
+
+
+def _scaling(shape: Shape, sizes: Sizes, say: Callable[[str], None]) -> dict[str, Any]:
+    """What `scaling.run` returns, or why it was ``skipped``."""
+    reason = scaling.obstacle()
+    if reason:
+        say(f"scaling is skipped: {reason}")
+        return {"skipped": reason}
+    say("scaling")
+    # Many short turns: what others do on the machine weighs more here than the length of a measurement.
+    return scaling.run(shape, sizes.batch_size, 2 * sizes.rounds, sizes.seconds / 4)
 
 
 def _texts(sizes: Sizes) -> list[str]:
@@ -130,10 +186,6 @@ def _dataset(texts: list[str], sizes: Sizes, folder: Path) -> Dataset:
     encoding = Encoding(feature_len=sizes.feature_len)
     prepare(find_sources([str(source)]), out, encoding, Split(test=0.0), How(processes=1))
     return open_dataset(out)
-
-
-def _again(batch: Batch, times: int) -> Iterator[Batch]:
-    return (batch for _ in range(times))
 
 
 def _machine() -> dict[str, Any]:

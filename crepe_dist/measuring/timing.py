@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Callable
 
 
 def alternate(runs: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """Calls each of ``runs``, which returns a rate, ``rounds`` times in turns; the median rate of each.
+    """Calls each of ``runs``, which returns a rate, ``rounds`` times in turns; the median rate of each."""
+    return {name: statistics.median(rates) for name, rates in in_turns(runs, rounds).items()}
+
+
+def in_turns(runs: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Calls each of ``runs``, which returns a rate, ``rounds`` times in turns; the rates of each, round by round.
 
     One round more comes first and is not counted: it compiles, allocates and fills caches.
     """
@@ -19,7 +24,12 @@ def alternate(runs: Mapping[str, Callable[[], float]], rounds: int) -> dict[str,
             rate = run()
             if turn > 0:
                 found[name].append(rate)
-    return {name: statistics.median(rates) for name, rates in found.items()}
+    return found
+
+
+def paired(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The median over the rounds of ours / theirs; steadier than that of medians if all rates rise and fall at once."""
+    return statistics.median(mine / other for mine, other in zip(ours, theirs))
 
 
 def rate(work: Callable[[], int], seconds: float) -> float:

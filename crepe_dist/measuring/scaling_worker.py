@@ -1,0 +1,99 @@
+"""One process whose training is measured, alone or as one of many: `python -m crepe_dist.measuring.scaling_worker`.
+
+Started by `crepe_dist.measuring.scaling`, never by hand. It computes with one thread on one core of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from crepe_dist import command
+from crepe_dist.cluster.launch import detect
+from crepe_dist.measuring.workers import serve
+
+
+def main() -> None:
+    flags = argparse.ArgumentParser()
+    flags.add_argument("--number", type=int, help="default: the rank")
+    flags.add_argument("address")
+    given = flags.parse_args()
+    launch = detect()
+    number = launch.rank if given.number is None else given.number
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[(launch.local_rank if given.number is None else number) % len(cores)]})
+
+    with ExitStack() as stack:
+
+        def work() -> dict[str, Callable[..., dict[str, Any]]]:
+            from crepe_dist.cluster.world import join
+
+            worker = Worker(stack.enter_context(join()))
+            return {"build": worker.build, "train": worker.train, "allreduce": worker.allreduce}
+
+        serve(given.address, number, work)
+
+
+class Worker:
+    """What a worker can be asked for, in the words of `crepe_dist.measuring.workers`; every rank of a world at once."""
+
+    def __init__(self, world: Any) -> None:
+        self._world = world
+
+    def build(self, **shape: Any) -> dict[str, Any]:
+        """Makes the network of that shape; answers the ``bytes`` of its gradient."""
+        import mxnet as mx
+
+        from crepe_dist.measuring.ours import SETTINGS, Training
+        from crepe_dist.model.network import Shape
+        from crepe_dist.model.options import ModelOptions
+        from crepe_dist.model.parameters import build
+
+        self._shape = Shape(**shape)
+        self._training = Training(self._shape, self._world, mx.cpu())
+        # A second set of gradients, so that the all-reduce can be timed apart from the step.
+        parameters = build(self._shape, ModelOptions(), mx.cpu(), seed=0).collect_params()
+        self._trainer = self._world.trainer(parameters, "sgd", SETTINGS)
+        self._gradients = [each.grad() for each in parameters.values() if each.grad_req != "null"]
+        return {"bytes": sum(each.size * each.dtype().itemsize for each in self._gradients)}
+
+    def train(self, batch: int, steps: int) -> dict[str, Any]:
+        """Trains on ``batch`` documents of this process, ``steps`` times; answers ``seconds``, documents' ``rate``."""
+        import numpy as np
+
+        from crepe_dist.data.loader import pack
+
+        shape, size = self._shape, self._world.size
+        codes = np.random.default_rng(number := self._world.rank).integers(
+            0, shape.alphabet_size, [batch, shape.feature_len], dtype=np.uint8
+        )
+        labels = (np.arange(batch, dtype=np.int32) + number) % shape.classes
+        packed = pack(codes, labels, batch, batch * size)
+        start = time.perf_counter()
+        self._training.on(packed for _ in range(steps))
+        seconds = time.perf_counter() - start
+        return {"seconds": seconds, "rate": batch * steps / seconds}
+
+    def allreduce(self, times: int) -> dict[str, Any]:
+        """Answers the ``seconds`` of each of ``times`` all-reduces of the gradient, with nothing else to do."""
+        import mxnet as mx
+
+        seconds = []
+        for _ in range(times):
+            for gradient in self._gradients:
+                gradient[:] = 1
+            mx.nd.waitall()
+            self._world.gather(0, "scaling.start")  # all are ready
+            start = time.perf_counter()
+            self._trainer.allreduce_grads()
+            mx.nd.waitall()
+            seconds.append(time.perf_counter() - start)
+        return {"seconds": seconds}
+
+
+if __name__ == "__main__":
+    command.run(main)
