@@ -82,8 +82,8 @@ def _project(given: argparse.Namespace) -> None:
     limit_threads(detect())
 
     def gradient() -> int:
-        from crepe_dist.measuring import flops
         from crepe_dist.measuring.suite import Sizes, shape_of
+        from crepe_dist.model import flops
 
         return 4 * flops.parameters(shape_of(Sizes()))
 

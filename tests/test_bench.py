@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from crepe_dist.data.alphabet import ALPHABET, BLANK, Encoding
-from crepe_dist.measuring import flops, notebook, scaling
+from crepe_dist.measuring import notebook, scaling
 from crepe_dist.measuring.timing import alternate, paired, rate
+from crepe_dist.model import flops
 from crepe_dist.model.network import Shape
 from tests.conftest import command, run
 

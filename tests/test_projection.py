@@ -7,7 +7,6 @@ import math
 
 import pytest
 
-from crepe_dist.measuring import flops
 from crepe_dist.measuring.projection import (
     ALGORITHMS,
     Cluster,
@@ -20,6 +19,7 @@ from crepe_dist.measuring.projection import (
     hierarchical,
     ring,
 )
+from crepe_dist.model import flops
 from crepe_dist.model.network import Shape
 from tests.conftest import command, run
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
 from typing import Any
 
 from crepe_dist.errors import UserError
@@ -54,3 +55,8 @@ def compute_capability(gpu: int) -> tuple[int, int] | None:
     except (OSError, AttributeError):
         return None
     return None if failed else (major.value, minor.value)
+
+
+def has_gpu_driver() -> bool:
+    """Whether a GPU could be used at all; asks neither MXNet nor the driver."""
+    return Path("/dev/nvidiactl").exists()

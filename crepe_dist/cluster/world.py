@@ -18,6 +18,7 @@ from typing import Any, Callable, TypeVar
 
 import numpy as np
 
+from crepe_dist.cluster.devices import has_gpu_driver
 from crepe_dist.cluster.launch import Launch, detect, limit_threads
 from crepe_dist.cluster.shared_memory import share
 from crepe_dist.errors import UserError
@@ -164,6 +165,9 @@ class HorovodWorld(World):
                 str(error),
                 "install it (`uv sync`; without uv see README, Install), or start one process without a launcher",
             ) from error
+        if not has_gpu_driver():
+            # Horovod's thread looks for work every millisecond, and takes a tenth of the core that computes.
+            os.environ.setdefault("HOROVOD_CYCLE_TIME", "10")
         self._hvd.init()
         self.rank = self._hvd.rank()
         self.size = self._hvd.size()

@@ -19,8 +19,10 @@ from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.data.preparation import How, prepare
 from crepe_dist.data.selection import Split
 from crepe_dist.data.sources import find_sources
-from crepe_dist.measuring import flops, notebook, ours, peers, scaling
+from crepe_dist.measuring import notebook, ours, peers, scaling
+from crepe_dist.measuring.products import products
 from crepe_dist.measuring.timing import alternate, rate
+from crepe_dist.model import flops
 from crepe_dist.model.network import Shape
 
 
@@ -108,7 +110,7 @@ def _network(
     encoding = Encoding(feature_len=sizes.feature_len)
     works["train, ours, from text"] = partial(training.on_texts, some, labels, encoding, sizes.batch_size)
     runs: dict[str, Callable[[], float]] = {name: partial(rate, work, sizes.seconds) for name, work in works.items()}
-    runs |= {f"matrix product, {name}, float32": run for name, run in flops.gemms(sizes.seconds / 4).items()}
+    runs |= {f"matrix product, {name}": run for name, run in products(sizes.seconds / 4).items()}
     threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
     with peers.open(python, sizes, threads, 20 * sizes.seconds, say) as worker:
         rates = worker.kept(alternate(runs | worker.runs(sizes.seconds), sizes.rounds))
@@ -134,12 +136,11 @@ def _ratios(shape: Shape, rates: dict[str, float], scaled: dict[str, Any]) -> di
     for kind, own, operations in (("train", train, flops.training(shape)), ("forward", forward, flops.forward(shape))):
         shares = {}
         for precision, achieved in own.items():
-            products = [
+            ceiling = max(
                 rate for name, rate in rates.items() if name.startswith("matrix") and name.endswith(f", {precision}")
-            ]
-            if products:
-                shares[precision] = achieved * operations / max(products)
-                ratios[f"{kind}_vs_matmul_ceiling_{precision}"] = shares[precision]
+            )
+            shares[precision] = achieved * operations / ceiling
+            ratios[f"{kind}_vs_matmul_ceiling_{precision}"] = shares[precision]
         ratios[f"{kind}_vs_matmul_ceiling"] = min(shares.values())
     if "skipped" not in scaled:
         ratios["scaling_np2"] = scaling.weak_ratio(scaled, 2)

@@ -18,12 +18,12 @@ from crepe_dist.native.library import Library
 if TYPE_CHECKING:
     from crepe_dist.data.loader import Batch
 
-# Told the name of each phase of a step when it was asked for; for a profile.
+# Told the name of each phase of a step when it was asked for.
 Mark = Callable[[str], None]
 
 
-def _no_mark(phase: str) -> None:
-    pass
+def no_mark(phase: str) -> None:
+    """Where no profile is wanted."""
 
 
 class Engine:
@@ -47,7 +47,7 @@ class Engine:
         """float32 [B, classes], without dropout, for the parameters at the last ``refresh``."""
         raise NotImplementedError
 
-    def gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark = _no_mark) -> mx.nd.NDArray:
+    def gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark = no_mark) -> mx.nd.NDArray:
         """Sets every parameter's gradient to that of the sum of the weighted losses, times ``scale``.
 
         Args:
@@ -79,7 +79,7 @@ class GraphEngine(Engine):
         codes, _, _ = batch.on(self.device)
         return self.network(codes)
 
-    def gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark = _no_mark) -> mx.nd.NDArray:
+    def gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark = no_mark) -> mx.nd.NDArray:
         codes, labels, weights = batch.on(self.device)
         mark("copy")
         if self.network.shape.dropout:
@@ -94,7 +94,7 @@ class GraphEngine(Engine):
 
 
 class NativeEngine(Engine):
-    """Our own kernels (crepe_dist/native), which work on the memory of the Gluon parameters."""
+    """Our own kernels (crepe_dist/native), which work on the memory of the Gluon parameters; ``scale`` must be 1."""
 
     def __init__(self, network: Crepe, plan: Plan, device: Any, library: Library) -> None:
         super().__init__(network, plan, device)
@@ -119,7 +119,7 @@ class NativeEngine(Engine):
         self._check(status)
         return logits
 
-    def gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark = _no_mark) -> mx.nd.NDArray:
+    def gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark = no_mark) -> mx.nd.NDArray:
         self.refresh()
         rows = len(batch.packed)
         losses = mx.nd.empty((rows,))

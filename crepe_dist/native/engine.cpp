@@ -412,6 +412,20 @@ template <class T> class Crepe final : public Engine {
     }
 };
 
+// A product of two size × size matrices by the blocks that the network is made of; for comparison with its speed.
+template <class T> void product(long size, int threads) {
+    static Buffer<T> left, right;
+    static Buffer<float> result;
+    left.need(size * size);
+    right.need(size * size);
+    result.need(size * size);
+#pragma omp parallel num_threads(threads)
+    {
+        Tiles tiles;
+        dense(left.get(), size, size, size, right.get(), result.get());
+    }
+}
+
 // Runs `work`; 1 if memory ran out, for a Python error instead of the end of the process.
 template <class Work> int guarded(Work work) {
     try {
@@ -426,7 +440,7 @@ template <class Work> int guarded(Work work) {
 
 extern "C" {
 
-int crepe_interface() { return 4; }
+int crepe_interface() { return 5; }
 
 // Whether this build can compute in bfloat16 in this process.
 int crepe_has_bfloat16() {
@@ -463,6 +477,16 @@ int crepe_set(void* engine, const float* const* parameters) {
 
 int crepe_forward(void* engine, const uint8_t* codes, int64_t stride, int64_t rows, float* logits) {
     return guarded([&] { static_cast<Engine*>(engine)->forward(codes, stride, rows, logits); });
+}
+
+// size: a multiple of 32.
+int crepe_product(int bfloat, int64_t size, int threads) {
+    return guarded([&] {
+#if defined(__AVX512BF16__)
+        if (bfloat) return product<bfloat16>(size, threads);
+#endif
+        if (!bfloat) product<float>(size, threads);
+    });
 }
 
 int crepe_train_forward(

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-INTERFACE = 4  # of crepe_interface() in engine.cpp
+INTERFACE = 5  # of crepe_interface() in engine.cpp
 # Each build and the flags of /proc/cpuinfo that it needs, the best first. tools/hatch_build.py compiles them.
 AVX512 = {"fma", "avx512f", "avx512bw", "avx512vl", "avx512dq"}
 BUILDS = {
@@ -33,6 +33,7 @@ _FUNCTIONS = {
         (ctypes.c_void_p, _BYTES, _LONG, ctypes.c_double, ctypes.c_uint64, ctypes.c_uint64, _FLOATS),
     ),
     "crepe_train_backward": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS)),
+    "crepe_product": (ctypes.c_int, (ctypes.c_int, _LONG, ctypes.c_int)),
     "crepe_arrive": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
     "crepe_passed": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int, ctypes.c_double)),
     "crepe_add": (None, (_ARRAYS, ctypes.c_int, ctypes.c_int, _LONG)),

@@ -1,12 +1,7 @@
-"""Floating-point operations of the network, and what the machine can do of them."""
+"""Floating-point operations and parameters of the network, by its shape."""
 
 from __future__ import annotations
 
-from typing import Any, Callable
-
-import numpy as np
-
-from crepe_dist.measuring.timing import rate
 from crepe_dist.model.network import CONVOLUTIONS, Shape, lengths
 
 
@@ -45,26 +40,3 @@ def parameters(shape: Shape) -> int:
         channels = shape.filters
     width = lengths(shape.feature_len)[-1] * shape.filters
     return total + (width + 1) * shape.units + (shape.units + 1) * shape.units + (shape.units + 1) * shape.classes
-
-
-def gemms(seconds: float) -> dict[str, Callable[[], float]]:
-    """Float32 matrix products by the libraries at hand, each a call that returns operations a second."""
-    import mxnet as mx
-
-    size = 1536
-    left, right = (np.random.default_rng(seed).standard_normal((size, size), dtype=np.float32) for seed in (0, 1))
-    mx_left, mx_right = mx.nd.array(left), mx.nd.array(right)
-
-    def dense() -> Any:
-        return mx.nd.FullyConnected(mx_left, mx_right, num_hidden=size, no_bias=True)
-
-    def product(multiply: Callable[[], Any]) -> Callable[[], float]:
-        def work() -> int:
-            result = multiply()
-            if isinstance(result, mx.nd.NDArray):
-                result.wait_to_read()
-            return 2 * size**3
-
-        return lambda: rate(work, seconds)
-
-    return {"numpy": product(lambda: left @ right), "mxnet": product(dense)}

@@ -1,0 +1,47 @@
+"""Matrix products: what a machine can do at most in floating-point operations a second."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import Any, Callable
+
+import numpy as np
+
+from crepe_dist.measuring.timing import rate
+from crepe_dist.native import library
+
+SIZE = 1536  # of the libraries' products
+OWN_SIZE = 384  # the fastest of ours
+
+
+def products(seconds: float) -> dict[str, Callable[[], float]]:
+    """``<by whom>, <precision>`` → a call that returns operations a second, by what is at hand on a CPU."""
+    import mxnet as mx
+
+    left, right = (np.random.default_rng(seed).standard_normal((SIZE, SIZE), dtype=np.float32) for seed in (0, 1))
+    mx_left, mx_right = mx.nd.array(left), mx.nd.array(right)
+
+    def dense() -> Any:
+        return mx.nd.FullyConnected(mx_left, mx_right, num_hidden=SIZE, no_bias=True).wait_to_read()
+
+    rates = {
+        "numpy, float32": _rate(lambda: left @ right, SIZE, seconds),
+        "mxnet, float32": _rate(dense, SIZE, seconds),
+    }
+    native, _ = library.find()
+    if native is not None:
+        threads = int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0])
+        precisions = ("float32", "bfloat16") if native.bfloat16 else ("float32",)
+        for precision in precisions:
+            own = partial(native.functions.crepe_product, precision == "bfloat16", OWN_SIZE, threads)
+            rates[f"ours, {precision}"] = _rate(own, OWN_SIZE, seconds)
+    return rates
+
+
+def _rate(multiply: Callable[[], Any], size: int, seconds: float) -> Callable[[], float]:
+    def work() -> int:
+        multiply()
+        return 2 * size**3
+
+    return lambda: rate(work, seconds)
