@@ -39,7 +39,7 @@ class TrainingStep:
         self.mark: Mark = no_mark
         if engine.device.device_type == "cpu":
             # Several arrays an operator, made for the many small kernels of a GPU, take twice as long on a CPU.
-            trainer._optimizer.aggregate_num = 0
+            trainer._optimizer.aggregate_num = 1
 
     def __call__(self, batch: Batch, step: int, learning_rate: float) -> mx.nd.NDArray:
         """Updates the parameters; returns the sum of this rank's losses, float32 [1], still being computed."""
