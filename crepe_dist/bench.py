@@ -55,7 +55,8 @@ def main() -> None:
         figures = run(sizes, Path(folder), _say, python)
     _show(figures)
     if given.json is not None:
-        given.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        flat = figures.pop("ratios") | figures
+        given.json.write_text(json.dumps(flat, indent=2) + "\n", encoding="utf-8")
 
 
 def _say(text: str) -> None:

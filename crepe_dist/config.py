@@ -28,6 +28,7 @@ ALIASES = {
     "--init-from": "--training.init_from",
     "--start-epoch": "--training.start_epoch",
 }
+SWITCHES = {"--profile": "--logging.profile=true"}
 EXAMPLES = """
 examples:
   python -m crepe_dist.train                                    the sample, on this machine
@@ -36,7 +37,8 @@ examples:
   python -m crepe_dist.train --config configs/smoke.yaml --training.epochs 3
 
 short forms: --data DIR is --data.source DIR, --init-from FILE is --training.init_from FILE,
---start-epoch N is --training.start_epoch N. The same command run again goes on with an unfinished run.
+--start-epoch N is --training.start_epoch N, --profile is --logging.profile true. The same command run again goes on
+with an unfinished run.
 """
 
 
@@ -144,5 +146,7 @@ def parse(arguments: Sequence[str]) -> Config:
 
 
 def _spelled_out(argument: str) -> str:
+    if argument in SWITCHES:
+        return SWITCHES[argument]
     flag, equals, value = argument.partition("=")
     return ALIASES.get(flag, flag) + equals + value

@@ -60,6 +60,15 @@ class World:
 
         return gluon.Trainer(parameters, optimizer, settings, kvstore=None)
 
+    def start_timeline(self, path: str) -> None:
+        """Has Horovod write what its collectives do from now on, on rank 0, for chrome://tracing; every rank calls it.
+
+        Where the launcher was given a timeline of its own, that one goes on instead.
+        """
+
+    def stop_timeline(self) -> None:
+        """Ends what ``start_timeline`` began."""
+
     def close(self) -> None:
         """Waits for all that was asked for, then leaves the group."""
 
@@ -168,6 +177,7 @@ class HorovodWorld(World):
         if not has_gpu_driver():
             # Horovod's thread looks for work every millisecond, and takes a tenth of the core that computes.
             os.environ.setdefault("HOROVOD_CYCLE_TIME", "10")
+        self._own_timeline = os.environ.setdefault("HOROVOD_TIMELINE", "DYNAMIC") != "DYNAMIC"
         self._hvd.init()
         self.rank = self._hvd.rank()
         self.size = self._hvd.size()
@@ -211,6 +221,14 @@ class HorovodWorld(World):
         if shared is not None:
             trainer._allreduce_grads = shared.sum
         return trainer
+
+    def start_timeline(self, path: str) -> None:
+        if self.is_root and not self._own_timeline:
+            self._hvd.start_timeline(path)
+
+    def stop_timeline(self) -> None:
+        if self.is_root and not self._own_timeline:
+            self._hvd.stop_timeline()
 
     def close(self) -> None:
         import mxnet as mx

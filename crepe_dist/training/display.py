@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 LINE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Of the steps since the last look, over all ranks.
+
+    Attributes:
+        documents: a second.
+        milliseconds: a step.
+        waited: share of the time in which this rank waited for data, 0 to 1.
+        flops: nominal floating-point operations of the network a second (``crepe_dist.model.flops``).
+    """
+
+    documents: float
+    milliseconds: float
+    waited: float
+    flops: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.documents:,.0f}/s  {self.milliseconds:,.{0 if self.milliseconds >= 100 else 1}f} ms a step  "
+            f"{self.waited:.1%} waiting  {self.flops / 1e9:,.0f} GFLOP/s"
+        )
 
 
 class Display:
@@ -19,8 +43,8 @@ class Display:
     def begin_epoch(self, epoch: int, epochs: int, documents: int, done: int) -> None:
         """An epoch of so many documents, of which some were trained on before."""
 
-    def update(self, documents: int, moving_loss: float, rate: float) -> None:
-        """Documents of the epoch trained on so far, moving average of the loss, documents a second."""
+    def update(self, documents: int, moving_loss: float, speed: Speed) -> None:
+        """Documents of the epoch trained on so far, moving average of the loss, speed."""
 
     def end_epoch(self) -> None:
         """The epoch's steps are done."""
@@ -56,14 +80,14 @@ class ConsoleDisplay(Display):
             self._task = self._bar.add_task(self._title, total=documents, completed=done, rate="")
             self._bar.start()
 
-    def update(self, documents: int, moving_loss: float, rate: float) -> None:
-        speed = f"{rate:,.0f}/s  loss {moving_loss:.4f}"
+    def update(self, documents: int, moving_loss: float, speed: Speed) -> None:
+        shown = f"loss {moving_loss:.4f}  {speed}"
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=documents, rate=speed)
+            self._bar.update(self._task, completed=documents, rate=shown)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_SECONDS
-            left = (self._total - documents) / max(rate, 1e-9)
-            self.say(f"{self._title}: {documents:,}/{self._total:,} documents  {speed}  {left:,.0f} s left")
+            left = (self._total - documents) / max(speed.documents, 1e-9)
+            self.say(f"{self._title}: {documents:,}/{self._total:,} documents  {shown}  {left:,.0f} s left")
 
     def end_epoch(self) -> None:
         if self._bar is not None:

@@ -25,6 +25,7 @@ from crepe_dist.training import checkpoint, state
 from crepe_dist.training.display import ConsoleDisplay, Display
 from crepe_dist.training.loop import Loop
 from crepe_dist.training.metrics import Metrics, RunMetrics
+from crepe_dist.training.profile import Profile
 from crepe_dist.training.run_folder import RunFolder, choose
 
 SAMPLE_FOLDER = Path("data") / SAMPLE
@@ -87,7 +88,8 @@ def train(config: Config, world: World) -> Result:
     lock = world.on_root("lock", (folder.lock() for _ in range(1)))
     world.broadcast_parameters(network.collect_params())
     metrics = RunMetrics(folder.path, tensorboard=config.logging.tensorboard) if world.is_root else Metrics()
-    loop = Loop(config, dataset, world, folder, engine, metrics, display)
+    profile = Profile(world, engine, folder) if config.logging.profile else None
+    loop = Loop(config, dataset, world, folder, engine, metrics, display, profile)
     display.say(_opening(config, dataset, world, engine, folder))
     resume(loop)
     loop.run()

@@ -14,12 +14,13 @@ from crepe_dist.config import Config
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.loader import Batch, batches, epoch_order
 from crepe_dist.errors import UserError
-from crepe_dist.model import parameters
-from crepe_dist.model.engine import Engine
+from crepe_dist.model import flops, parameters
+from crepe_dist.model.engine import Engine, no_mark
 from crepe_dist.training import checkpoint, state
-from crepe_dist.training.display import Display
+from crepe_dist.training.display import Display, Speed
 from crepe_dist.training.evaluation import Scores, evaluate
 from crepe_dist.training.metrics import Metrics
+from crepe_dist.training.profile import Profile
 from crepe_dist.training.run_folder import RunFolder
 from crepe_dist.training.schedule import learning_rate
 from crepe_dist.training.state import Progress
@@ -44,6 +45,7 @@ class Loop:
     Args:
         folder: where rank 0 writes.
         engine: computes a network that is initialised, equal on every rank.
+        profile: of the first steps, if one is wanted.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Loop:
         engine: Engine,
         metrics: Metrics,
         display: Display,
+        profile: Profile | None = None,
     ) -> None:
         self.config = config
         self.dataset = dataset
@@ -69,7 +72,11 @@ class Loop:
         self.train_step = TrainingStep(
             engine, self.trainer, world.size, config.training.seed, config.optimizer.clip_norm
         )
+        self.profile = profile
+        if profile is not None:
+            self.train_step.mark = profile.mark
         self.progress = Progress(epoch=config.training.start_epoch)
+        self._flops = flops.training(self.network.shape)
         self._pending: list[_Pending] = []
         self._waited = 0.0
         self._since = time.monotonic()
@@ -97,7 +104,10 @@ class Loop:
             if self.is_time(self.config.checkpoint.every):
                 self.log()
                 self.save_state()
+            if self.profile is not None and self.profile.finished:
+                self.end_profile()
         self.log()
+        self.end_profile()
         self.display.end_epoch()
         self.save_state()
 
@@ -127,13 +137,23 @@ class Loop:
         """The items; the time spent waiting for them is counted."""
         iterator = iter(items)
         while True:
+            self.train_step.mark("other")
             asked = time.monotonic()
             try:
                 item = next(iterator)
             except StopIteration:
                 return
             self._waited += time.monotonic() - asked
+            self.train_step.mark("data wait")
             yield item
+
+    def end_profile(self) -> None:
+        """Shows the profile, if one was wanted and is not shown yet, and goes on without."""
+        if self.profile is not None and self.profile.steps:
+            self.display.say(self.profile.report(self.config.data.batch_size))
+            self._start_clock()
+        self.profile = None
+        self.train_step.mark = no_mark
 
     def log(self) -> None:
         """Looks at the losses since the last look: one wait for the device, one sum over the ranks."""
@@ -143,7 +163,12 @@ class Loop:
         sums = self.world.sum(own.astype(np.float64), "loss")
         self._check_finite(sums)
         seconds = time.monotonic() - self._since
-        rate = sum(each.documents for each in self._pending) / seconds
+        speed = Speed(
+            documents=sum(each.documents for each in self._pending) / seconds,
+            milliseconds=1000 * seconds / len(self._pending),
+            waited=min(1.0, self._waited / seconds),
+            flops=self._flops * sum(each.documents for each in self._pending) / seconds,
+        )
         records = []
         for each, loss_sum in zip(self._pending, sums.tolist()):
             loss = loss_sum / each.documents
@@ -156,13 +181,15 @@ class Loop:
                     "epoch": self.progress.epoch,
                     "loss": loss,
                     "learning_rate": each.learning_rate,
-                    "documents_per_second": rate,
-                    "wait_fraction": min(1.0, self._waited / seconds),
+                    "documents_per_second": speed.documents,
+                    "milliseconds": speed.milliseconds,
+                    "wait_fraction": speed.waited,
+                    "flops_per_second": speed.flops,
                 }
             )
         self.progress.seconds += seconds
         self.metrics.steps(records)
-        self.display.update(self.progress.documents, self.progress.moving_loss or 0.0, rate)
+        self.display.update(self.progress.documents, self.progress.moving_loss or 0.0, speed)
         self._start_clock()
 
     def _check_finite(self, sums: np.ndarray) -> None:

@@ -116,10 +116,13 @@ class LoggingOptions:
     Args:
         every: steps between two looks at the loss (a look waits for the device).
         tensorboard: write TensorBoard events into the run folder.
+        profile: measure the phases of the first 50 steps; the table is shown and written to profile.json in the run
+            folder, beside Horovod's timeline. Slows these steps down a little.
     """
 
     every: int = 10
     tensorboard: bool = True
+    profile: bool = False
 
     def __post_init__(self) -> None:
         _positive("logging", every=self.every)
