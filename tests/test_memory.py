@@ -17,9 +17,8 @@ MEGABYTE = 1 << 20
 def memory(folder, rows):
     source = folder / f"{rows}.tsv"
     source.write_text("".join(f"{row % 3}\tdocument number {row}\n" for row in range(rows)), encoding="utf-8")
-    prepare(
-        find_sources([str(source)]), folder / str(rows), Encoding(feature_len=123), Split(test=0.0), How(processes=1)
-    )
+    out = folder / str(rows)
+    prepare(find_sources([str(source)]), out, Encoding(feature_len=123), Split(test=0.0), How(processes=1))
     printed = run([sys.executable, "-m", "crepe_dist.measuring.memory", str(out)], folder)
     return json.loads(printed)
 

@@ -39,35 +39,31 @@ class SharedGradients:
         self._flat = [np.frombuffer(memory, dtype=np.float32, offset=START) for memory in memories]
         self._arrays = (ctypes.c_void_p * len(memories))(*[flat.ctypes.data for flat in self._flat])
         self._barrier = self._flat[0].ctypes.data - START
-        self._bound: list[Any] = []
+        self._bound = self._move()
 
     def sum(self) -> None:
         """Replaces the gradients by their sums over the processes, in the order of ranks; the same bits everywhere."""
         import mxnet as mx
 
-        self._bind()
+        if any(p.grad() is not bound for p, bound in zip(self._parameters, self._bound)):
+            raise RuntimeError("a parameter was given another gradient array, which is not in shared memory")
         mx.nd.waitall()
         self._wait_for_all()
         self._functions.crepe_add(self._arrays, len(self._memories), self._rank, self._flat[0].size)
         self._wait_for_all()
 
-    def _bind(self) -> None:
-        """Moves gradients here that are not here, or not any more: a cast of the parameters makes new ones."""
+    def _move(self) -> list[Any]:
+        """Moves the gradients here. Not once a backward pass was compiled: MXNet would write into the old ones."""
         import mxnet as mx
 
-        if self._bound and all(p.grad() is bound for p, bound in zip(self._parameters, self._bound)):
-            return
         offset = 0
         for parameter in self._parameters:
             size = int(np.prod(parameter.shape))
             here = self._flat[self._rank][offset : offset + size].reshape(parameter.shape)
-            gradient = mx.nd.from_numpy(here, zero_copy=True)
-            gradient[:] = parameter.grad()
-            parameter._grad = [gradient]
+            parameter._grad = [mx.nd.from_numpy(here, zero_copy=True)]
             mx.autograd.mark_variables(parameter.list_data(), parameter.list_grad(), parameter.grad_req)
-            parameter.data()._fresh_grad = True  # the trainer asks, and marking forgets it
             offset += _aligned(size)
-        self._bound = [p.grad() for p in self._parameters]
+        return [p.grad() for p in self._parameters]
 
     def _wait_for_all(self) -> None:
         round_ = self._functions.crepe_arrive(self._barrier, len(self._memories))

@@ -92,8 +92,11 @@ def set_values(network: Crepe, arrays: Arrays) -> None:
             )
         if not np.isfinite(arrays[name]).all():
             raise UserError("the parameters hold values that are not numbers", f"{name} has NaN or infinity")
+    gradients = {name: parameter._grad for name, parameter in parameters.items()}
     network.cast("float32")
     for name, parameter in parameters.items():
+        parameter._grad = gradients[name]  # the cast made new ones, but they may lie where others look for them
+        mx.autograd.mark_variables(parameter.list_data(), parameter.list_grad(), parameter.grad_req)
         parameter.set_data(mx.nd.array(arrays[name], dtype="float32"))
     mx.nd.waitall()
     for name, array in values(network).items():

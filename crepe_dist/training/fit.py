@@ -128,6 +128,9 @@ def resume(loop: Loop) -> None:
         loop.display.say(f"not usable, passed over: {each}")
     loop.metrics.resume(progress)
     loop.display.say(f"going on from step {progress.step}, epoch {progress.epoch}")
+    precision = loop.engine.plan.precision
+    if progress.precision not in ("", precision):
+        loop.display.say(f"so far it computed in {progress.precision}, from now on in {precision}")
 
 
 def open_data(source: str, world: World, display: Display) -> Dataset:

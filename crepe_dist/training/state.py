@@ -39,6 +39,7 @@ class Progress:
         seconds: training time of this epoch.
         epochs: one record for each finished epoch.
         finished: nothing is left to do.
+        precision: that of the last steps, or empty.
     """
 
     step: int = 0
@@ -49,6 +50,7 @@ class Progress:
     seconds: float = 0.0
     epochs: list[dict[str, Any]] = field(default_factory=list)
     finished: bool = False
+    precision: str = ""
 
     def begin_epoch(self, epoch: int) -> None:
         self.epoch = epoch
