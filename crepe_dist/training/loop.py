@@ -267,6 +267,7 @@ class Loop:
     def save_state(self) -> None:
         if not self.world.is_root:
             return
+        self.metrics.sync()
         self.progress.precision = self.engine.plan.precision
         state.save(
             self.folder.state, self.progress, parameters.values(self.network), state.optimizer_arrays(self.trainer)

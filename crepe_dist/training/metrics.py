@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from crepe_dist.files import write_text
+from crepe_dist.files import sync, write_text
 from crepe_dist.training.state import Progress
 
 METRICS = "metrics.jsonl"
@@ -26,12 +25,15 @@ class Metrics:
     def epoch(self, record: Record) -> None:
         """epoch, train_loss, test_loss, test_accuracy (a fraction), seconds, and the validation scores if any."""
 
+    def sync(self) -> None:
+        """Puts what was written on the disk; before a state is saved that relies on it."""
+
     def close(self) -> None:
         """Nothing follows."""
 
 
 class RunMetrics(Metrics):
-    """Writes into a run folder. Every line is on its way to the disk before the state that follows it is saved."""
+    """Writes into a run folder."""
 
     def __init__(self, folder: Path, *, tensorboard: bool) -> None:
         self._path = folder / METRICS
@@ -57,7 +59,12 @@ class RunMetrics(Metrics):
         if self._writer:
             self._writer.flush()
 
+    def sync(self) -> None:
+        if self._path.is_file():
+            sync(self._path)
+
     def close(self) -> None:
+        self.sync()
         if self._writer:
             self._writer.close()
 
@@ -67,8 +74,6 @@ class RunMetrics(Metrics):
     def _append(self, records: list[Record]) -> None:
         with self._path.open("a", encoding="utf-8") as stream:
             stream.writelines(json.dumps(record) + "\n" for record in records)
-            stream.flush()
-            os.fsync(stream.fileno())
 
     def _scalars(self, step: int, group: str, record: Record, names: tuple[str, ...]) -> None:
         if not self._tensorboard:
