@@ -119,6 +119,20 @@ def test_bfloat16_is_near_float32(name, shape):
     assert distance(logits(native(network, name, "bfloat16"), batch), expected_logits) < 0.02
 
 
+def test_mxnet_in_bfloat16_is_near_float32():
+    """The same casts as float16 on a GPU: parameters and gradients stay float32."""
+    network = make(SHAPES[1])
+    batch = some_batch(SHAPES[1], 9)
+    expected = logits(GraphEngine(network, Plan("float32", None, ""), mx.cpu()), batch)
+    engine = GraphEngine(network, Plan("bfloat16", None, ""), mx.cpu())
+    got = logits(engine, batch)
+    assert got.dtype == np.float32
+    assert 0 < distance(got, expected) < 0.02
+    loss, found = gradients(engine, batch)
+    assert np.isfinite(loss)
+    assert all(each.dtype == np.float32 and np.isfinite(each).all() for each in found.values())
+
+
 @pytest.mark.parametrize("name", BUILDS)
 def test_filling_and_an_earlier_larger_batch_leave_no_trace(name):
     network = make(without_dropout(SHAPES[1]))

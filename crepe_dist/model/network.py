@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from mxnet.gluon import nn
 
 # (kernel, pooled by 3 afterwards) of the six convolutions, table 1 of the paper.
@@ -12,6 +13,8 @@ CONVOLUTIONS = ((7, True), (7, True), (3, False), (3, False), (3, False), (3, Tr
 POOL = 3
 # oneDNN's blocked CPU kernels want input channels in multiples of 16; other counts fall back to slow ones.
 CHANNEL_BLOCK = 16
+# What MXNet's casts take; NumPy has no bfloat16, and MXNet goes by this dtype's field.
+DTYPES: dict[str, Any] = {"float16": "float16", "bfloat16": np.dtype([("bfloat16", np.uint16)])}
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,11 @@ class _Cast:
     dtype = "float32"
 
     def cast_all(self, F: Any, *arrays: Any) -> tuple[Any, ...]:
-        return arrays if self.dtype == "float32" else tuple(F.amp_cast(array, dtype=self.dtype) for array in arrays)
+        return (
+            arrays
+            if self.dtype == "float32"
+            else tuple(F.amp_cast(array, dtype=DTYPES[self.dtype]) for array in arrays)
+        )
 
 
 class Conv1D(_Cast, nn.Conv1D):
@@ -65,6 +72,16 @@ class Conv1D(_Cast, nn.Conv1D):
 class Dense(_Cast, nn.Dense):
     def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Any) -> Any:
         return super().hybrid_forward(F, x, *self.cast_all(F, weight, bias))
+
+
+class Dropout(_Cast, nn.Dropout):
+    """In float32, because MXNet has none in bfloat16."""
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
+        if self.dtype == "float32":
+            return super().hybrid_forward(F, x)
+        (x,) = self.cast_all(F, super().hybrid_forward(F, F.amp_cast(x, dtype="float32")))
+        return x
 
 
 class Logits(Dense):
@@ -135,7 +152,7 @@ class Crepe(nn.HybridSequential):
             width = positions[-1] * shape.filters
             for _ in range(2):
                 self.add(Dense(shape.units, in_units=width, activation="relu"))
-                self.add(nn.Dropout(shape.dropout))
+                self.add(Dropout(shape.dropout))
                 width = shape.units
             self.add(Logits(shape.classes, in_units=width))
 
