@@ -106,6 +106,7 @@ def _show(figures: dict[str, Any]) -> None:
         for name, value in figures[part].items():
             table.add_row(name, format(value, form))
         console.print(table)
+    console.print(f"a step 100 times as fast as ours would wait {figures['waiting']:.1%} of its time for data")
     _show_scaling(console, figures["scaling"])
 
 
