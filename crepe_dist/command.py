@@ -7,7 +7,7 @@ import sys
 from typing import Callable, NoReturn
 
 from crepe_dist.cluster.launch import detect
-from crepe_dist.errors import UserError
+from crepe_dist.errors import PeerGone, UserError
 
 # Texts of MXNetError by which a rank learns that a peer is gone (horovod/common/common.h; Gloo's socket errors).
 PEER_GONE = (
@@ -39,7 +39,8 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
         code = 0
     except Exception as error:
         launch = detect()
-        if launch.size == 1 or not any(text in str(error) for text in PEER_GONE):
+        gone = isinstance(error, PeerGone) or any(text in str(error) for text in PEER_GONE)
+        if launch.size == 1 or not gone:
             raise
         print(
             f"[rank {launch.rank}] stopped because another process ended; its message says why",

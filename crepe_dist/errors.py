@@ -37,3 +37,7 @@ def shown(character: str) -> str:
     if character.isprintable() or unicodedata.category(character) == "Zs":
         return character
     return character.encode("unicode_escape").decode("ascii")
+
+
+class PeerGone(Exception):
+    """Another process of the group ended, or does not come."""

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -16,6 +21,7 @@ from crepe_dist.model.options import ModelOptions
 from crepe_dist.model.precision import Plan, plan
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
+from tests.conftest import run
 
 BUILDS = library.runnable()
 LARGE = Shape(69, 1014, 7, 64, 96)
@@ -231,10 +237,86 @@ def test_builds_are_chosen_by_the_processor_and_by_what_loads(monkeypatch):
     found, trouble = library.find.__wrapped__()
     assert found is not None
     assert (found.name, found.bfloat16, trouble) == ("avx2", False, "")
-    monkeypatch.setattr(library, "INTERFACE", -1)
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda folder: (folder / "builds.json").unlink(), "installed without a compiler"),
+        (lambda folder: (folder / "builds.json").write_text("{"), "builds.json is damaged"),
+        (lambda folder: (folder / "crepe_avx2.so").write_bytes(b"\x7fELF"), "crepe_avx2.so is damaged"),
+        (lambda folder: (folder / "crepe_avx2.so").unlink(), "No such file"),
+        (lambda folder: (folder / "engine.cpp").write_text("// changed"), "from another version"),
+    ],
+)
+def test_what_cannot_be_trusted_is_not_loaded(harm, said, tmp_path, monkeypatch):
+    folder = tmp_path / "native"
+    shutil.copytree(library.FOLDER, folder)
+    monkeypatch.setattr(library, "FOLDER", folder)
+    monkeypatch.setattr(library, "RECORD", folder / "builds.json")
+    monkeypatch.setattr(library, "processor_flags", lambda: {"avx2", "fma"})
+    assert library.find.__wrapped__()[1] == ""
+    harm(folder)
     found, trouble = library.find.__wrapped__()
     assert found is None
-    assert "another version" in trouble
+    assert said in trouble
+
+
+def test_amx_that_the_system_refuses_is_passed_over(monkeypatch):
+    if "amx_bf16" not in BUILDS:
+        pytest.skip("this processor has no AMX")
+
+    class Refused(Library):
+        def __init__(self, name):
+            super().__init__(name)
+            self.bfloat16 = self.bfloat16 and name != "amx_bf16"
+
+    monkeypatch.setattr(library, "Library", Refused)
+    found, trouble = library.find.__wrapped__()
+    assert found is not None
+    assert (found.name, found.bfloat16) == ("avx512_bf16", True)
+    assert "does not let this process use AMX" in trouble
+
+
+@pytest.mark.parametrize(("setting", "expected"), [("3", 3), ("2,1", 2), ("0", 1), (" 4 ", 4)])
+def test_threads_are_those_of_openmp(setting, expected, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", setting)
+    assert library.threads() == expected
+
+
+def test_threads_of_a_program_may_predict_at_the_same_time():
+    engine = native(make(SHAPES[0]), BUILDS[0])
+    some = [some_batch(SHAPES[0], rows) for rows in (3, 40, 17, 64)]
+    expected = [logits(engine, batch) for batch in some]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(20):
+            got = list(pool.map(lambda batch: engine.logits(batch).asnumpy(), some))
+            assert all(np.array_equal(one, other) for one, other in zip(got, expected))
+
+
+def test_a_forked_process_can_predict(tmp_path):
+    """As under a server that loads first and forks then."""
+    body = """
+import os, signal
+os.environ["OMP_NUM_THREADS"] = "2"
+import numpy as np
+from tests.test_native import BUILDS, SHAPES, logits, make, native, some_batch
+engine = native(make(SHAPES[0]), BUILDS[0])
+batch = some_batch(SHAPES[0], 5)
+expected = logits(engine, batch)
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    os._exit(0 if np.allclose(engine.logits(batch).asnumpy(), expected, atol=1e-6) else 1)
+print("child ended with", os.waitpid(child, 0)[1])
+"""
+    assert "child ended with 0" in run([sys.executable, "-c", body], Path(__file__).parent.parent)
+
+
+def test_a_batch_of_another_length_is_refused():
+    engine = native(make(SHAPES[0]), BUILDS[0])
+    with pytest.raises(ValueError, match="not for 123 characters"):
+        engine.logits(some_batch(SHAPES[1], 5))
 
 
 def test_a_processor_without_bfloat16_is_told(monkeypatch):

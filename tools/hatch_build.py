@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shlex
 import shutil
@@ -30,22 +32,32 @@ class NativeBuildHook(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if self.target_name != "wheel":
             return
-        compiler = shlex.split(os.environ.get("CXX", "g++"))
+        folder = Path(self.root) / FOLDER
+        record = folder / "builds.json"
+        for stale in [record, *folder.glob("*.so")]:
+            stale.unlink(missing_ok=True)
+        compiler = shlex.split(os.environ.get("CXX") or "g++")
         if shutil.which(compiler[0]) is None:
             print(f"{compiler[0]} was not found: crepe_dist goes without its own kernels", file=sys.stderr)
             return
-        root = Path(self.root)
-        sources = [str(path) for path in sorted((root / FOLDER).glob("*.cpp"))]
+        sources = sorted([*folder.glob("*.cpp"), *folder.glob("*.h")])
+        digests = {}
         for name, flags in BUILDS.items():
-            target = root / FOLDER / f"crepe_{name}.so"
+            target = folder / f"crepe_{name}.so"
             partial = target.with_suffix(f".{os.getpid()}")
-            order = [*compiler, *FLAGS.split(), *flags.split(), *sources, "-o", str(partial)]
-            done = subprocess.run(order, capture_output=True, text=True)
+            units = [str(path) for path in sources if path.suffix == ".cpp"]
+            done = subprocess.run(
+                [*compiler, *FLAGS.split(), *flags.split(), *units, "-o", str(partial)], capture_output=True, text=True
+            )
             if done.returncode != 0:  # an old compiler does not know the newest instructions
                 print(f"crepe_dist goes without its kernels for {name}:\n{done.stderr}", file=sys.stderr)
-                target.unlink(missing_ok=True)
                 continue
             partial.replace(target)
-            build_data["artifacts"].append(f"/{FOLDER}/{target.name}")
+            digests[name] = hashlib.sha256(target.read_bytes()).hexdigest()
+        if not digests:
+            return
+        made_of = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sources}
+        record.write_text(json.dumps({"builds": digests, "sources": made_of}, indent=2) + "\n", encoding="utf-8")
+        build_data["artifacts"] += [f"/{FOLDER}/builds.json", f"/{FOLDER}/*.so"]
         build_data["pure_python"] = False
         build_data["tag"] = "py3-none-linux_x86_64"

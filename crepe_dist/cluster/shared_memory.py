@@ -7,15 +7,19 @@ times as long, on the same cores that compute.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import mmap
 import os
 import secrets
+import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from crepe_dist.errors import PeerGone
 from crepe_dist.native import library
 
 if TYPE_CHECKING:
@@ -25,18 +29,36 @@ FOLDER = Path("/dev/shm")
 # The barrier is at the start of rank 0's memory. Gradients begin where MXNet's own arrays do, 64 bytes into a page: the
 # update of parameters, which reads the same place of several arrays, is a third slower where they differ.
 START = mmap.PAGESIZE + 64
+PREFIX = "crepe_dist-"
+STALE_SECONDS = 60.0
 GIVE_UP_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """Of one process, which holds a lock on the file as long as it lives; the lock goes with it, whatever ends it."""
+
+    descriptor: int
+    pages: mmap.mmap
+
+    def owner_is_gone(self) -> bool:
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+        return True
 
 
 class SharedGradients:
     """The gradients of Gluon parameters, moved into memory that every process of the host sees; made by ``share``."""
 
-    def __init__(self, parameters: list[Any], memories: list[mmap.mmap], rank: int, native: library.Library) -> None:
+    def __init__(self, parameters: list[Any], memories: list[_Memory], rank: int, native: library.Library) -> None:
         self._parameters = parameters
         self._memories = memories
         self._rank = rank
         self._functions = native.functions
-        self._flat = [np.frombuffer(memory, dtype=np.float32, offset=START) for memory in memories]
+        self._flat = [np.frombuffer(memory.pages, dtype=np.float32, offset=START) for memory in memories]
         self._arrays = (ctypes.c_void_p * len(memories))(*[flat.ctypes.data for flat in self._flat])
         self._barrier = self._flat[0].ctypes.data - START
         self._bound = self._move()
@@ -67,12 +89,14 @@ class SharedGradients:
 
     def _wait_for_all(self) -> None:
         round_ = self._functions.crepe_arrive(self._barrier, len(self._memories))
-        waited = 0.0
-        # In short pieces, so that a signal is handled.
+        due = time.monotonic() + GIVE_UP_SECONDS
+        # In short pieces, so that a signal is handled and the end of a process noticed.
         while not self._functions.crepe_passed(self._barrier, round_, 1.0):
-            waited += 1.0
-            if waited > GIVE_UP_SECONDS:
-                raise RuntimeError(f"another process of this host did not come for {GIVE_UP_SECONDS:.0f} seconds")
+            peers = [memory for rank, memory in enumerate(self._memories) if rank != self._rank]
+            if any(peer.owner_is_gone() for peer in peers):
+                raise PeerGone("another process of this host ended")
+            if time.monotonic() > due:
+                raise PeerGone(f"another process of this host did not come for {GIVE_UP_SECONDS:.0f} seconds")
 
 
 def share(world: World, parameters: Iterable[Any]) -> SharedGradients | None:
@@ -81,6 +105,7 @@ def share(world: World, parameters: Iterable[Any]) -> SharedGradients | None:
     trained = [p for p in parameters if p.grad_req != "null"]
     native, _ = library.find()
     size = START + 4 * sum(_aligned(int(np.prod(p.shape))) for p in trained)
+    remove_stale()
     path = _create(size) if native and world.local_size == world.size else None
     try:
         names = world.gather(path and path.name, "shared memory")
@@ -93,6 +118,24 @@ def share(world: World, parameters: Iterable[Any]) -> SharedGradients | None:
             path.unlink()  # the memory stays until the last process has gone, whatever ends it
 
 
+def remove_stale() -> None:
+    """Removes what processes left behind that were ended between making a file and removing it."""
+    for path in FOLDER.glob(f"{PREFIX}*"):
+        try:
+            if time.time() - path.stat().st_mtime < STALE_SECONDS:
+                continue
+            descriptor = os.open(path, os.O_RDWR)
+        except OSError:  # gone by now, or another user's
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+        except OSError:  # in use
+            pass
+        finally:
+            os.close(descriptor)
+
+
 def _aligned(count: int) -> int:
     """Numbers of a gradient, up to a whole page."""
     step = mmap.PAGESIZE // 4
@@ -100,30 +143,29 @@ def _aligned(count: int) -> int:
 
 
 def _create(size: int) -> Path | None:
-    path = FOLDER / f"crepe_dist-{os.getpid()}-{secrets.token_hex(8)}"
+    """A new file of that size, locked until this process ends; ``None`` if there can be none."""
+    path = FOLDER / f"{PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError:
         return None
     try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         os.posix_fallocate(descriptor, 0, size)  # without it, a lack of room would end the process at the first write
     except OSError:
         path.unlink()
-        return None
-    finally:
         os.close(descriptor)
+        return None
     return path
 
 
-def _open(names: list[str], size: int) -> list[mmap.mmap]:
+def _open(names: list[str], size: int) -> list[_Memory]:
+    """The memories of all processes; none if one cannot be had."""
     memories = []
     for name in names:
         try:
             descriptor = os.open(FOLDER / name, os.O_RDWR)
-        except OSError:
+            memories.append(_Memory(descriptor, mmap.mmap(descriptor, size)))
+        except (OSError, ValueError):
             return []
-        try:
-            memories.append(mmap.mmap(descriptor, size))
-        finally:
-            os.close(descriptor)
     return memories

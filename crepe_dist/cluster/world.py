@@ -34,6 +34,7 @@ class World:
     size = 1
     local_rank = 0
     local_size = 1
+    summed_by = ""  # how gradients are summed, for a person to read; set by ``trainer``
 
     @property
     def is_root(self) -> bool:
@@ -218,8 +219,10 @@ class HorovodWorld(World):
         groups = 1 if on_cpu else 3
         trainer = self._hvd.DistributedTrainer(parameters, optimizer, settings, num_groups=groups)
         shared = share(self, trainer._params) if on_cpu else None
+        self.summed_by = "Horovod"
         if shared is not None:
             trainer._allreduce_grads = shared.sum
+            self.summed_by = "shared memory"
         return trainer
 
     def start_timeline(self, path: str) -> None:

@@ -72,23 +72,28 @@ class Encoding:
     def encode(self, texts: Sequence[str]) -> Codes:
         """uint8 [len(texts), feature_len], ``BLANK`` after the end of a short text."""
         native, _ = library.find()
-        return self._encode_native(native, texts) if native and texts else self._encode_plain(texts)
+        return self._encode_native(native, texts) if native and len(texts) else self._encode_plain(texts)
 
     def _encode_native(self, native: library.Library, texts: Sequence[str]) -> Codes:
+        length = self.feature_len
+        in_reading_order = self.mode == "notebook"
+        lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+        if lengths.max() > length:
+            texts = [text[:length] if in_reading_order else text[-length:] for text in texts]
+            lengths = np.minimum(lengths, length)
+        ends = np.cumsum(lengths)
         joined = "".join(texts)
-        ends = np.cumsum(np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)))
         ascii_only = joined.isascii()
         points = joined.encode("ascii") if ascii_only else joined.encode("utf-32-le", "surrogatepass")
         table = _table(self.mode, bool(self.fold_accents))
-        codes = np.empty((len(texts), self.feature_len), dtype=np.uint8)
-        in_reversed_order = self.mode != "notebook"
+        codes = np.empty((len(texts), length), dtype=np.uint8)
         native.functions.crepe_encode(
             points,
             1 if ascii_only else 4,
             ends.ctypes.data,
             len(texts),
-            self.feature_len,
-            in_reversed_order,
+            length,
+            not in_reading_order,
             table.ctypes.data,
             codes.ctypes.data,
         )

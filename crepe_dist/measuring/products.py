@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from typing import Any, Callable
 
@@ -12,7 +11,7 @@ from crepe_dist.measuring.timing import rate
 from crepe_dist.native import library
 
 SIZE = 1536  # of the libraries' products
-OWN_SIZE = 384  # the fastest of ours
+OWN_SIZE, TIMES = 384, 100  # the fastest size of ours, and how often a call multiplies
 
 
 def products(seconds: float) -> dict[str, Callable[[], float]]:
@@ -31,17 +30,16 @@ def products(seconds: float) -> dict[str, Callable[[], float]]:
     }
     native, _ = library.find()
     if native is not None:
-        threads = int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0])
         precisions = ("float32", "bfloat16") if native.bfloat16 else ("float32",)
         for precision in precisions:
-            own = partial(native.functions.crepe_product, precision == "bfloat16", OWN_SIZE, threads)
-            rates[f"ours, {precision}"] = _rate(own, OWN_SIZE, seconds)
+            own = partial(native.functions.crepe_product, precision == "bfloat16", OWN_SIZE, library.threads(), TIMES)
+            rates[f"ours, {precision}"] = _rate(own, OWN_SIZE, seconds, TIMES)
     return rates
 
 
-def _rate(multiply: Callable[[], Any], size: int, seconds: float) -> Callable[[], float]:
+def _rate(multiply: Callable[[], Any], size: int, seconds: float, times: int = 1) -> Callable[[], float]:
     def work() -> int:
         multiply()
-        return 2 * size**3
+        return 2 * size**3 * times
 
     return lambda: rate(work, seconds)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Callable
+from typing import Any, Callable
 
 import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon
 
+from crepe_dist.data.loader import EXTRA, Batch, pointer
+from crepe_dist.errors import UserError
 from crepe_dist.model.network import Crepe, cast_to
 from crepe_dist.model.precision import Plan
-from crepe_dist.native.library import Library
-
-if TYPE_CHECKING:
-    from crepe_dist.data.loader import Batch
+from crepe_dist.native.library import Library, threads
 
 # Told the name of each phase of a step when it was asked for.
 Mark = Callable[[str], None]
@@ -94,58 +94,84 @@ class GraphEngine(Engine):
 
 
 class NativeEngine(Engine):
-    """Our own kernels (crepe_dist/native), which work on the memory of the Gluon parameters; ``scale`` must be 1."""
+    """Our own kernels (crepe_dist/native), which work on the memory of the Gluon parameters; ``scale`` must be 1.
+
+    Threads take turns, since a call uses all cores anyway. A child process that was forked gets an engine of its own
+    with one thread: OpenMP's threads do not survive a fork.
+    """
 
     def __init__(self, network: Crepe, plan: Plan, device: Any, library: Library) -> None:
         super().__init__(network, plan, device)
         self._functions = library.functions
         self._parameters = list(network.collect_params().values())
-        shape = network.shape
+        self._open(threads())
+
+    def _open(self, threads: int) -> None:
+        shape = self.network.shape
         sizes = (shape.alphabet_size, shape.feature_len, shape.classes, shape.filters, shape.units)
-        threads = int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0])
-        self._engine = self._functions.crepe_open(plan.precision == "bfloat16", (ctypes.c_int64 * 5)(*sizes), threads)
-        if not self._engine:
-            raise MemoryError("no memory for the network")
-        weakref.finalize(self, self._functions.crepe_close, self._engine)
+        in_bfloat16 = self.plan.precision == "bfloat16"
+        engine = self._functions.crepe_open(in_bfloat16, (ctypes.c_int64 * len(sizes))(*sizes), threads)
+        self._check(engine is None)
+        self._engine = engine
+        self._has_weights = False
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+        weakref.finalize(self, self._functions.crepe_close, engine)
 
     def refresh(self) -> None:
-        mx.nd.waitall()
-        self._check(self._functions.crepe_set(self._engine, _pointers([p.data() for p in self._parameters])))
+        self._follow_fork()
+        with self._lock:
+            self._set()
 
     def logits(self, batch: Batch) -> mx.nd.NDArray:
-        rows, stride = batch.packed.shape
+        self._follow_fork()
+        if not self._has_weights:
+            self.refresh()
+        rows, stride = self._shape_of(batch)
         logits = mx.nd.empty((rows, self.network.shape.classes))
-        status = self._functions.crepe_forward(self._engine, pointer(batch.packed), stride, rows, pointer(logits))
-        self._check(status)
+        with self._lock:
+            packed = pointer(batch.packed)
+            self._check(self._functions.crepe_forward(self._engine, packed, stride, rows, pointer(logits)))
         return logits
 
     def gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark = no_mark) -> mx.nd.NDArray:
-        self.refresh()
-        rows = len(batch.packed)
+        self._follow_fork()
+        rows, _ = self._shape_of(batch)
         losses = mx.nd.empty((rows,))
-        dropout = self.network.shape.dropout
-        place = (_seed(seed, step), batch.first)
+        dropout = (self.network.shape.dropout, _seed(seed, step), batch.first)
         run, packed = self._functions, pointer(batch.packed)
-        mark("copy")
-        self._check(run.crepe_train_forward(self._engine, packed, rows, dropout, *place, pointer(losses)))
-        mark("forward")
-        self._check(run.crepe_train_backward(self._engine, _pointers([p.grad() for p in self._parameters])))
+        with self._lock:
+            self._set()
+            mark("copy")
+            self._check(run.crepe_train_forward(self._engine, packed, rows, *dropout, pointer(losses)))
+            mark("forward")
+            self._check(run.crepe_train_backward(self._engine, _pointers([p.grad() for p in self._parameters])))
         for parameter in self._parameters:
             parameter.data()._fresh_grad = True  # as after a backward pass; the trainer asks
         mark("backward")
         return losses.sum()
 
-    def _check(self, status: int) -> None:
-        if status:
-            raise MemoryError("not enough memory for this batch; make data.batch_size smaller")
+    def _set(self) -> None:
+        mx.nd.waitall()
+        self._check(self._functions.crepe_set(self._engine, _pointers([p.data() for p in self._parameters])))
+        self._has_weights = True
 
+    def _shape_of(self, batch: Batch) -> tuple[int, int]:
+        """(rows, bytes a row) of a batch; the kernels read this memory and cannot tell whether it is there."""
+        rows, stride = batch.packed.shape
+        length = self.network.shape.feature_len
+        if stride != length + EXTRA:
+            raise ValueError(f"a batch of rows of {stride} bytes is not for {length} characters")
+        return rows, stride
 
-def pointer(array: mx.nd.NDArray) -> int:
-    """Address of an array in host memory on which nothing is waiting; it must not outlive the array."""
-    address = ctypes.c_void_p()
-    mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(address)))
-    assert address.value is not None
-    return address.value
+    def _follow_fork(self) -> None:
+        """Opens another engine in a process that was forked from the one of the present engine."""
+        if self._process != os.getpid():
+            self._open(threads=1)
+
+    def _check(self, failed: int) -> None:
+        if failed:
+            raise UserError("there is not enough memory for the network and this batch", remedy="use smaller batches")
 
 
 def _pointers(arrays: list[mx.nd.NDArray]) -> Any:

@@ -29,6 +29,11 @@ class Plan:
     library: Library | None
     why: str
 
+    def result(self) -> dict[str, str]:
+        """What must be equal on all ranks; processors may differ. The setting that makes it equal is the key."""
+        kernels = "own" if self.library else "mxnet"
+        return {"model.precision": self.precision, "model.kernels": kernels}
+
     def __str__(self) -> str:
         kernels = f"own kernels ({self.library.name})" if self.library else "MXNet's operators"
         return f"{self.precision} ({self.why}), {kernels}"
@@ -61,7 +66,8 @@ def _on_cpu(options: ModelOptions) -> Plan:
     if options.precision == "float32":
         return Plan("float32", native, "as asked for")
     if native is not None and native.bfloat16:
-        return Plan("bfloat16", native, "the processor has " + ("AMX" if "amx" in native.name else "AVX512-BF16"))
+        why = "the processor has " + ("AMX" if "amx" in native.name else "AVX512-BF16")
+        return Plan("bfloat16", native, f"{why}; {trouble}" if trouble else why)
     why = trouble or ("the processor has no AMX and no AVX512-BF16" if native else "with MXNet's operators")
     return Plan("float32", native, why)
 

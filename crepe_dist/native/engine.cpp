@@ -99,7 +99,11 @@ template <class T> class Crepe final : public Engine {
                 backward_[i].need(TAPS[i] * width_ * width_);
             }
         }
-        for (int i = 0; i < 3; ++i) dense_[i].need(padded(widths_[i]) * padded(widths_[i + 1]));
+        for (int i = 0; i < 3; ++i) {
+            dense_[i].need(padded(widths_[i]) * padded(widths_[i + 1]));
+            const float* bias = parameters[2 * (CONVOLUTIONS + i) + 1];
+            std::copy_n(bias, widths_[i + 1], dense_bias_[i].need(widths_[i + 1]));
+        }
 #pragma omp parallel num_threads(threads_)
         {
             load_table(parameters[0]);
@@ -110,14 +114,14 @@ template <class T> class Crepe final : public Engine {
     }
 
     void forward(const uint8_t* codes, long stride, long rows, float* logits) override {
-        prepare(rows);
+        prepare(rows, false);
         dropout_ = Dropout{0, 0};
         activate(codes, stride, 0);
         add_bias(logits);
     }
 
     void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) override {
-        prepare(rows);
+        prepare(rows, true);
         dropout_ = dropout;
         activate(batch, shape_.length + LABEL_BYTES, first);
         logits_.need(rows * shape_.classes);
@@ -170,8 +174,8 @@ template <class T> class Crepe final : public Engine {
     long positions_[3];  // after each pool
     long widths_[4];     // features, units, units, classes
 
-    std::vector<const float*> parameters_;
-    Buffer<float> table_, bias_[CONVOLUTIONS];
+    std::vector<const float*> parameters_;  // where they were at the last `set`; for the backward pass of that step
+    Buffer<float> table_, bias_[CONVOLUTIONS], dense_bias_[3];
     Buffer<T> forward_[CONVOLUTIONS], backward_[CONVOLUTIONS], dense_[3];
 
     long rows_ = 0, stretch_ = 1, few_ = 1;  // documents: of the batch, of a stretch, of a part of it for layer 1
@@ -185,7 +189,7 @@ template <class T> class Crepe final : public Engine {
 
     long stride(int i) const { return positions_[i > 1]; }  // rows a document in the input of convolution i
 
-    void prepare(long rows) {
+    void prepare(long rows, bool training) {
         // About 400 rows at a time: enough for the products, few enough for the first-level cache.
         rows_ = rows;
         stretch_ = std::max(1L, std::min(448 / positions_[1], (rows + threads_ - 1) / threads_));
@@ -196,17 +200,19 @@ template <class T> class Crepe final : public Engine {
         for (int i = 0; i < 4; ++i) {
             const long count = padded(rows) * padded(widths_[i]);
             if (i < 3) activations_[i].need(count);
-            gradients_[i].need(count);
+            if (training) gradients_[i].need(count);
         }
-        turned_.need(padded(rows) * std::max(padded(shape_.units), padded(shape_.classes)));
+        if (training) turned_.need(padded(rows) * std::max(padded(shape_.units), padded(shape_.classes)));
         sums_.need(padded(rows) * std::max(padded(shape_.units), padded(shape_.classes)));
         const long longest = std::max(few_ * positions_[0], stretch_ * positions_[1]);
         for (Own& own : own_) {
-            for (Buffer<T>& each : own.rows) each.need((stretch_ * positions_[0] + 2 * GUARD) * width_);
+            own.pooled.need(stretch_ * positions_[2] * width_);
+            own.rows[0].need((stretch_ * positions_[0] + 2 * GUARD) * width_);
+            if (!training) continue;
+            own.rows[1].need((stretch_ * positions_[0] + 2 * GUARD) * width_);
             own.turned.need(width_ * (padded(longest) + BLOCK));
             own.packed.need(std::max(width_ * padded(longest),
                                      BLOCK * std::max({padded(rows), units_, padded(shape_.classes)})));
-            own.pooled.need(stretch_ * positions_[2] * width_);
         }
         // Rows of an earlier, larger batch must not count in the sums over rows.
         for (int i = 0; i < 3; ++i) {
@@ -295,7 +301,7 @@ template <class T> class Crepe final : public Engine {
 
     // Bias, ReLU and dropout of the hidden dense layer i: sums_ → activations_[i + 1].
     void hidden(int i, uint64_t first_row) {
-        const float* bias = parameters_[2 * (CONVOLUTIONS + i) + 1];
+        const float* bias = dense_bias_[i].get();
         const float scale = float(1 / (1 - dropout_.probability));
 #pragma omp for schedule(static)
         for (long row = 0; row < rows_; ++row)
@@ -322,7 +328,7 @@ template <class T> class Crepe final : public Engine {
     }
 
     void add_bias(float* logits) const {
-        const float* bias = parameters_[2 * (CONVOLUTIONS + 2) + 1];
+        const float* bias = dense_bias_[2].get();
         for (long row = 0; row < rows_; ++row)
             for (long n = 0; n < shape_.classes; ++n)
                 logits[row * shape_.classes + n] = sums_.get()[row * padded(shape_.classes) + n] + bias[n];
@@ -412,13 +418,14 @@ template <class T> class Crepe final : public Engine {
     }
 };
 
-// A product of two size × size matrices by the blocks that the network is made of; for comparison with its speed.
-template <class T> void product(long size, int threads) {
-    static Buffer<T> left, right;
-    static Buffer<float> result;
+// `times` products of two size × size matrices by the blocks that the network is made of, to compare its speed with.
+template <class T> void product(long size, int threads, int times) {
+    Buffer<T> left, right;
+    Buffer<float> result;
     left.need(size * size);
     right.need(size * size);
     result.need(size * size);
+    for (int i = 0; i < times; ++i)
 #pragma omp parallel num_threads(threads)
     {
         Tiles tiles;
@@ -439,8 +446,6 @@ template <class Work> int guarded(Work work) {
 }  // namespace
 
 extern "C" {
-
-int crepe_interface() { return 5; }
 
 // Whether this build can compute in bfloat16 in this process.
 int crepe_has_bfloat16() {
@@ -480,12 +485,12 @@ int crepe_forward(void* engine, const uint8_t* codes, int64_t stride, int64_t ro
 }
 
 // size: a multiple of 32.
-int crepe_product(int bfloat, int64_t size, int threads) {
+int crepe_product(int bfloat, int64_t size, int threads, int times) {
     return guarded([&] {
 #if defined(__AVX512BF16__)
-        if (bfloat) return product<bfloat16>(size, threads);
+        if (bfloat) return product<bfloat16>(size, threads, times);
 #endif
-        if (!bfloat) product<float>(size, threads);
+        if (!bfloat) product<float>(size, threads, times);
     });
 }
 

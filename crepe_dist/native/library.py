@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import json
+import os
 from functools import cache
 from pathlib import Path
 
+from crepe_dist.files import sha256
+
 FOLDER = Path(__file__).parent
-INTERFACE = 5  # of crepe_interface() in engine.cpp
+RECORD = FOLDER / "builds.json"  # SHA-256 of the builds and of what they were compiled from; written with them
 # Each build and the flags of /proc/cpuinfo that it needs, the best first. tools/hatch_build.py compiles them.
 AVX512 = {"fma", "avx512f", "avx512bw", "avx512vl", "avx512dq"}
 BUILDS = {
@@ -33,7 +37,7 @@ _FUNCTIONS = {
         (ctypes.c_void_p, _BYTES, _LONG, ctypes.c_double, ctypes.c_uint64, ctypes.c_uint64, _FLOATS),
     ),
     "crepe_train_backward": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS)),
-    "crepe_product": (ctypes.c_int, (ctypes.c_int, _LONG, ctypes.c_int)),
+    "crepe_product": (ctypes.c_int, (ctypes.c_int, _LONG, ctypes.c_int, ctypes.c_int)),
     "crepe_arrive": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
     "crepe_passed": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int, ctypes.c_double)),
     "crepe_add": (None, (_ARRAYS, ctypes.c_int, ctypes.c_int, _LONG)),
@@ -47,21 +51,38 @@ class Library:
     Attributes:
         name: of the build, one of ``BUILDS``.
         bfloat16: whether it computes in bfloat16 in this process.
-        functions: those of engine.cpp.
+        functions: those of the .cpp files beside this one.
 
     Raises:
-        OSError: it is not there, cannot be loaded, or is of another version.
+        OSError: it is not there, damaged, compiled from other sources, or cannot be loaded.
     """
 
     def __init__(self, name: str) -> None:
+        path = FOLDER / f"crepe_{name}.so"
+        _check(name, path)
         self.name = name
-        self.functions = ctypes.CDLL(str(FOLDER / f"crepe_{name}.so"))
-        if self.functions.crepe_interface() != INTERFACE:
-            raise OSError(f"crepe_{name}.so was compiled from another version of crepe_dist; install it again")
+        self.functions = ctypes.CDLL(str(path))
         for function, (result, arguments) in _FUNCTIONS.items():
             getattr(self.functions, function).restype = result
             getattr(self.functions, function).argtypes = arguments
         self.bfloat16 = bool(self.functions.crepe_has_bfloat16())
+
+
+def _check(name: str, path: Path) -> None:
+    """A damaged library would end the process, or compute anything."""
+    try:
+        record = json.loads(RECORD.read_text(encoding="utf-8"))
+        builds, sources = record["builds"], record["sources"]
+    except FileNotFoundError as error:
+        raise OSError("crepe_dist was installed without a compiler") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise OSError(f"{RECORD.name} is damaged; install crepe_dist again") from error
+    if name not in builds:
+        raise OSError(f"the compiler at the installation could not make {path.name}")
+    if any((FOLDER / source).is_file() and sha256(FOLDER / source) != digest for source, digest in sources.items()):
+        raise OSError(f"{path.name} was compiled from another version of crepe_dist; install it again")
+    if sha256(path) != builds[name]:
+        raise OSError(f"{path.name} is damaged; install crepe_dist again")
 
 
 def runnable() -> list[str]:
@@ -81,10 +102,22 @@ def processor_flags() -> set[str]:
 @cache
 def find() -> tuple[Library | None, str]:
     """The best build that loads, or ``None``; and what was in the way of a better one, or ''."""
-    trouble = "this processor has no AVX2"
-    for name in runnable():
+    names = runnable()
+    trouble = "" if names else "this processor has no AVX2"
+    for name in names:
         try:
-            return Library(name), "" if name == runnable()[0] else trouble
+            found = Library(name)
         except OSError as error:
-            trouble = f"crepe_{name}.so: {error}"
+            trouble = trouble or str(error)
+            continue
+        if "bf16" in name and not found.bfloat16:
+            trouble = trouble or "the system does not let this process use AMX"
+            continue
+        return found, trouble
     return None, trouble
+
+
+def threads() -> int:
+    """Of this process, as ``OMP_NUM_THREADS`` says; ``crepe_dist.cluster.launch.limit_threads`` sets it."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return max(1, int(first)) if first.isdigit() else len(os.sched_getaffinity(0))

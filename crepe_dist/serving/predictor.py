@@ -142,9 +142,12 @@ def open_checkpoint(path: Path, foreign: Foreign, device: Any) -> Predictor:
             f"{path} has {shape.classes} outputs, but {len(classes)} classes were named",
             remedy="name one class an output, in the order of training",
         )
-    network = parameters.build(shape, ModelOptions(), device, seed=0)
+    # What was asked for in training; a precision that was only found, the device here may not have.
+    in_float32 = about is not None and about["network"].get("precision") == "float32"
+    options = ModelOptions(precision="float32" if in_float32 else "auto")
+    network = parameters.build(shape, options, device, seed=0)
     parameters.set_values(network, arrays)
-    return Predictor(open_engine(network, plan(ModelOptions(), device), device), encoding, classes)
+    return Predictor(open_engine(network, plan(options, device), device), encoding, classes)
 
 
 def _from_flags(path: Path, foreign: Foreign) -> tuple[Encoding, list[str], float]:

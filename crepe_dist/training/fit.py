@@ -20,7 +20,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.model.engine import Engine, open_engine
 from crepe_dist.model.network import Crepe, Shape
-from crepe_dist.model.precision import plan
+from crepe_dist.model.precision import Plan, plan
 from crepe_dist.training import checkpoint, state
 from crepe_dist.training.display import ConsoleDisplay, Display
 from crepe_dist.training.loop import Loop
@@ -76,7 +76,7 @@ def train(config: Config, world: World) -> Result:
         )
     device = world.agree("device", lambda: pick(config.device, world.local_rank, world.local_size))
     world.agree("settings", lambda: None, same=lambda _: config.identity())
-    computing = world.agree("precision", lambda: plan(config.model, device), same=str)
+    computing = world.agree("precision", lambda: plan(config.model, device), same=Plan.result)
     network = world.agree("network", lambda: build_network(config, dataset, device))
     engine = open_engine(network, computing, device)
     folder = _choose_folder(config, dataset, world)
@@ -202,6 +202,8 @@ def _opening(config: Config, dataset: Dataset, world: World, engine: Engine, fol
     count = sum(int(p.data().size) for p in network.collect_params().values())
     processes = "1 process" if world.size == 1 else f"{world.size} processes"
     where = f"{processes}, {device}"
+    if world.summed_by:
+        where += f", gradients summed by {world.summed_by}"
     if device.device_type == "cpu":
         where += f", OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')}"
     return (

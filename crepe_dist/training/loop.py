@@ -260,7 +260,12 @@ class Loop:
             "metrics": record,
             "encoding": self.dataset.encoding.to_dict(),
             "classes": self.dataset.classes,
-            "network": {"filters": shape.filters, "units": shape.units, "dropout": shape.dropout},
+            "network": {
+                "filters": shape.filters,
+                "units": shape.units,
+                "dropout": shape.dropout,
+                "precision": self.config.model.precision,
+            },
             "data": {"name": self.dataset.name, "fingerprint": self.dataset.fingerprint},
         }
 
