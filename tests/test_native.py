@@ -239,12 +239,18 @@ def test_builds_are_chosen_by_the_processor_and_by_what_loads(monkeypatch):
     assert (found.name, found.bfloat16, trouble) == ("avx2", False, "")
 
 
+def replace(path, content):
+    """By a new file: the old one is loaded, and must not change under the process."""
+    path.unlink()
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
         (lambda folder: (folder / "builds.json").unlink(), "installed without a compiler"),
         (lambda folder: (folder / "builds.json").write_text("{"), "builds.json is damaged"),
-        (lambda folder: (folder / "crepe_avx2.so").write_bytes(b"\x7fELF"), "crepe_avx2.so is damaged"),
+        (lambda folder: replace(folder / "crepe_avx2.so", b"\x7fELF"), "crepe_avx2.so is damaged"),
         (lambda folder: (folder / "crepe_avx2.so").unlink(), "No such file"),
         (lambda folder: (folder / "engine.cpp").write_text("// changed"), "from another version"),
     ],
