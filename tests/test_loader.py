@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import itertools
+import threading
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -85,3 +88,20 @@ def test_labels_of_two_bytes_arrive():
     _, got, weights = (array.asnumpy() for array in batch.on(mx.cpu()))
     assert got.tolist() == [0, 255, 256, 65535, 0, 0]
     assert weights.ravel().tolist() == [1, 1, 1, 1, 0, 0]
+
+
+def test_an_error_while_reading_ahead_is_the_reader_s(data):
+    part = open_dataset(data).parts["train"]
+    with pytest.raises(IndexError):
+        list(batches(part, np.array([0, len(part)]), 1, 0, 1))
+
+
+@pytest.mark.parametrize("taken", [0, 1, 5, 30])
+def test_a_reader_that_stops_early_ends_the_thread(data, taken):
+    part = open_dataset(data).parts["train"]
+    before = threading.active_count()
+    source = batches(part, epoch_order(len(part), 0, 0), 5, 0, 1)
+    assert sum(1 for _ in itertools.islice(source, taken)) == taken
+    source.close()  # type: ignore[attr-defined]
+    assert not [thread for thread in threading.enumerate() if thread.name == "batches"]
+    assert threading.active_count() <= before + 1  # that of Gluon's loader ends later

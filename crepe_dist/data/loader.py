@@ -8,6 +8,7 @@ therefore (epoch, documents consumed globally), whatever the number of ranks.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import queue
 import threading
 from collections.abc import Iterable, Iterator
@@ -159,16 +160,16 @@ def _ahead(items: Iterable[Batch]) -> Iterator[Batch]:
     """The same items, fetched by a thread of its own: asking Gluon's loader for a batch that is ready takes a
     twentieth of a millisecond, which on a GPU is a noticeable part of a step."""
     ready: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-    room = threading.Semaphore(PREFETCH)
-    left = threading.Event()
+    # A True for every PREFETCH batches that may be fetched, since waking a thread takes time, too; False: no more.
+    room: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    room.put(True)
 
     def fetch() -> None:
         try:
-            for item in items:
-                room.acquire()
-                if left.is_set():
-                    return
+            for number, item in enumerate(items, 1):
                 ready.put(("item", item))
+                if number % PREFETCH == 0 and not room.get():
+                    return
             ready.put(("end", None))
         except BaseException as error:
             ready.put(("error", error))
@@ -176,17 +177,17 @@ def _ahead(items: Iterable[Batch]) -> Iterator[Batch]:
     thread = threading.Thread(target=fetch, name="batches", daemon=True)
     thread.start()
     try:
-        while True:
+        for number in itertools.count(1):
             kind, item = ready.get()
             if kind == "end":
                 return
             if kind == "error":
                 raise item
-            room.release()
+            if number % PREFETCH == 0:
+                room.put(True)
             yield item
     finally:
-        left.set()
-        room.release()
+        room.put(False)
         thread.join()
 
 

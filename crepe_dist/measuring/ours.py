@@ -108,11 +108,15 @@ def waiting(part: Part, batch_size: int, step: float) -> float:
     order = epoch_order(len(part), 0, 0)
     source = batches(part, order, batch_size, 0, 1)
     next(source)  # starts the thread that reads ahead
-    start, waited, asked = time.perf_counter(), 0.0, time.perf_counter()
-    for _ in source:
-        waited += time.perf_counter() - asked
-        time.sleep(step)
+    start, waited = time.perf_counter(), 0.0
+    while True:
         asked = time.perf_counter()
+        batch = next(source, None)
+        waited += time.perf_counter() - asked
+        if batch is None:
+            break
+        time.sleep(step)
+        del batch  # to free it is not waiting
     return waited / (time.perf_counter() - start)
 
 

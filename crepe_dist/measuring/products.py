@@ -32,8 +32,9 @@ def products(seconds: float) -> dict[str, Callable[[], float]]:
     if native is not None:
         precisions = ("float32", "bfloat16") if native.bfloat16 else ("float32",)
         for precision in precisions:
-            own = partial(native.functions.crepe_product, precision == "bfloat16", OWN_SIZE, library.threads(), TIMES)
-            rates[f"ours, {precision}"] = _rate(own, OWN_SIZE, seconds, TIMES)
+            threads = library.threads()
+            own = partial(native.functions.crepe_products, precision == "bfloat16", OWN_SIZE, threads, TIMES)
+            rates[f"ours, {precision}"] = _rate(own, OWN_SIZE, seconds, TIMES * threads)
     return rates
 
 

@@ -146,6 +146,7 @@ class Loop:
             self._waited += time.monotonic() - asked
             self.train_step.mark("data wait")
             yield item
+            del item  # to free it is not waiting
 
     def end_profile(self) -> None:
         """Shows the profile, if one was wanted and is not shown yet, and goes on without."""
