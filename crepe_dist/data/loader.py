@@ -159,7 +159,7 @@ def batches(part: Part, order: Order, batch_size: int, rank: int, size: int, fir
 def _ahead(items: Iterable[Batch]) -> Iterator[Batch]:
     """The same items, fetched by a thread of its own: asking Gluon's loader for a batch that is ready takes a
     twentieth of a millisecond, which on a GPU is a noticeable part of a step."""
-    ready: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+    ready: queue.SimpleQueue[tuple[str, list[Any]]] = queue.SimpleQueue()
     # A True for every PREFETCH batches that may be fetched, since waking a thread takes time, too; False: no more.
     room: queue.SimpleQueue[bool] = queue.SimpleQueue()
     room.put(True)
@@ -167,25 +167,25 @@ def _ahead(items: Iterable[Batch]) -> Iterator[Batch]:
     def fetch() -> None:
         try:
             for number, item in enumerate(items, 1):
-                ready.put(("item", item))
+                ready.put(("item", [item]))
                 if number % PREFETCH == 0 and not room.get():
                     return
-            ready.put(("end", None))
+            ready.put(("end", []))
         except BaseException as error:
-            ready.put(("error", error))
+            ready.put(("error", [error]))
 
     thread = threading.Thread(target=fetch, name="batches", daemon=True)
     thread.start()
     try:
         for number in itertools.count(1):
-            kind, item = ready.get()
+            kind, content = ready.get()
             if kind == "end":
                 return
             if kind == "error":
-                raise item
+                raise content.pop()
             if number % PREFETCH == 0:
                 room.put(True)
-            yield item
+            yield content.pop()  # not held here: to free a batch takes longer than to get the next
     finally:
         room.put(False)
         thread.join()
