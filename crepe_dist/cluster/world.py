@@ -20,7 +20,7 @@ import numpy as np
 
 from crepe_dist.cluster.devices import has_gpu_driver
 from crepe_dist.cluster.launch import Launch, detect, limit_threads
-from crepe_dist.cluster.shared_memory import share
+from crepe_dist.cluster.shared_memory import NOTE, SharedGradients, share
 from crepe_dist.errors import UserError
 
 T = TypeVar("T")
@@ -178,6 +178,7 @@ class HorovodWorld(World):
         if not has_gpu_driver():
             # Horovod's thread looks for work every millisecond, and takes a tenth of the core that computes.
             os.environ.setdefault("HOROVOD_CYCLE_TIME", "10")
+        self._shared: SharedGradients | None = None
         self._own_timeline = os.environ.setdefault("HOROVOD_TIMELINE", "DYNAMIC") != "DYNAMIC"
         self._hvd.init()
         self.rank = self._hvd.rank()
@@ -195,6 +196,8 @@ class HorovodWorld(World):
     def sum(self, array: np.ndarray, name: str) -> np.ndarray:
         import mxnet as mx
 
+        if self._shared is not None and array.nbytes <= NOTE:
+            return self._shared.sum_note(array)
         return self._hvd.allreduce(mx.nd.array(array, dtype=array.dtype), average=False, name=name).asnumpy()
 
     def gather(self, value: Any, name: str) -> list[Any]:
@@ -218,10 +221,10 @@ class HorovodWorld(World):
         on_cpu = all(p.list_ctx()[0].device_type == "cpu" for p in parameters.values())
         groups = 1 if on_cpu else 3
         trainer = self._hvd.DistributedTrainer(parameters, optimizer, settings, num_groups=groups)
-        shared = share(self, trainer._params) if on_cpu else None
+        self._shared = share(self, trainer._params) if on_cpu else None
         self.summed_by = "Horovod"
-        if shared is not None:
-            trainer._allreduce_grads = shared.sum
+        if self._shared is not None:
+            trainer._allreduce_grads = self._shared.sum
             self.summed_by = "shared memory"
         return trainer
 

@@ -12,6 +12,7 @@
 constexpr long POOL = 3;
 constexpr int NONE = POOL;  // where no position of a pool passes on a gradient, because ReLU held all of them
 
+constexpr long TOGETHER = 4;  // blocks of rows that use a panel of weights while it is in the cache
 inline long padded(long n) { return (n + BLOCK - 1) / BLOCK * BLOCK; }
 
 // ---- the first layer ---------------------------------------------------------------------------------------------
@@ -91,11 +92,12 @@ void first_layer_gradient(
 template <class T, class Finish>
 void convolve(const T* in, long rows, long width, long taps, const T* weights, Finish finish) {
     alignas(64) float sums[BLOCK * BLOCK];
-    for (long row = 0; row < rows; row += BLOCK)
-        for (long channel = 0; channel < width; channel += BLOCK) {
-            block(in + row * width, width, taps, width, weights + channel * taps * width, sums, BLOCK, false);
-            finish(row, channel, sums);
-        }
+    for (long top = 0; top < rows; top += TOGETHER * BLOCK)
+        for (long channel = 0; channel < width; channel += BLOCK)
+            for (long row = top; row < std::min(rows, top + TOGETHER * BLOCK); row += BLOCK) {
+                block(in + row * width, width, taps, width, weights + channel * taps * width, sums, BLOCK, false);
+                finish(row, channel, sums);
+            }
 }
 
 // ReLU of the convolution into out [rows][width].

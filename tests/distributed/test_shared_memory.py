@@ -41,6 +41,10 @@ with join() as world:
         value = parameter.data().asnumpy()
         assert np.allclose(value, expected[name], atol=1e-5)
         assert len(set(world.gather(value.tobytes().hex(), name))) == 1
+    for dtype in ("float32", "float64", "int32", "int64"):
+        total = world.sum(np.array([[1, world.rank]], dtype=dtype), "t")
+        assert total.dtype == dtype and total.tolist() == [[world.size, sum(range(world.size))]], total
+    assert world.sum(np.ones(100_000), "large").sum() == 100_000 * world.size  # by Horovod
     print("all well on", world.rank)
     parameters.get("a").cast("float32")  # makes another gradient array
     try:
