@@ -1,0 +1,390 @@
+// The whole network on a CPU: logits, and the gradients of the loss.
+//
+// A thread takes a stretch of a few documents through all convolutions while they are in its cache. The dense layers,
+// whose weights are many, take the whole batch at once.
+#pragma once
+
+#include <omp.h>
+
+#include <cmath>
+#include <vector>
+
+#include "dense.h"
+#include "memory.h"
+
+constexpr int CONVOLUTIONS = 6;
+constexpr long TAPS[CONVOLUTIONS] = {7, 7, 3, 3, 3, 3};  // pooled after 0, 1 and 5
+constexpr long GUARD = 2 * BLOCK;                        // rows that may be read behind and before the last and first
+constexpr long LABEL_BYTES = 3;                          // behind the codes of a row: label, low and high, and weight
+
+struct Shape {
+    long alphabet, length, classes, filters, units;
+};
+
+struct Dropout {
+    double probability;
+    uint64_t seed;
+};
+
+// SplitMix64 (Steele, Lea & Flood 2014): the unit `index` of the batch is kept, whatever the threads and ranks.
+inline bool kept(const Dropout& dropout, uint64_t index) {
+    uint64_t z = dropout.seed + (index + 1) * 0x9E3779B97F4A7C15ull;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+    z ^= z >> 31;
+    return double(z >> 11) * 0x1p-53 >= dropout.probability;
+}
+
+class Engine {
+  public:
+    virtual ~Engine() = default;
+    virtual void set(const float* const* parameters) = 0;
+    virtual void forward(const uint8_t* codes, long stride, long rows, float* logits) = 0;
+    virtual void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) = 0;
+    virtual void train_backward(float* const* gradients) = 0;
+};
+
+template <class T> class Crepe final : public Engine {
+  public:
+    Crepe(Shape shape, int threads) : shape_(shape), threads_(threads), own_(threads) {
+        width_ = padded(shape.filters);
+        units_ = padded(shape.units);
+        symbols_ = shape.alphabet + 1;
+        positions_[0] = (shape.length - TAPS[0] + 1) / POOL;
+        positions_[1] = (positions_[0] - TAPS[1] + 1) / POOL;
+        positions_[2] = (positions_[1] - 4 * (TAPS[2] - 1)) / POOL;
+        features_ = positions_[2] * shape.filters;
+        widths_[0] = features_;
+        widths_[1] = widths_[2] = shape.units;
+        widths_[3] = shape.classes;
+    }
+
+    void set(const float* const* parameters) override {
+        parameters_.assign(parameters, parameters + 2 * (CONVOLUTIONS + 3));
+        table_.need(width_ * TAPS[0] * symbols_);
+        for (int i = 0; i < CONVOLUTIONS; ++i) {
+            bias_[i].need(width_);
+            std::memcpy(bias_[i].get(), parameters[2 * i + 1], shape_.filters * sizeof(float));
+            if (i > 0) {
+                forward_[i].need(TAPS[i] * width_ * width_);
+                backward_[i].need(TAPS[i] * width_ * width_);
+            }
+        }
+        for (int i = 0; i < 3; ++i) {
+            dense_[i].need(padded(widths_[i]) * padded(widths_[i + 1]));
+            const float* bias = parameters[2 * (CONVOLUTIONS + i) + 1];
+            std::copy_n(bias, widths_[i + 1], dense_bias_[i].need(widths_[i + 1]));
+        }
+#pragma omp parallel num_threads(threads_)
+        {
+            load_table(parameters[0]);
+            for (int i = 1; i < CONVOLUTIONS; ++i) load_convolution(parameters[2 * i], i);
+            for (int i = 0; i < 3; ++i)
+                dense_panels(parameters[2 * (CONVOLUTIONS + i)], widths_[i + 1], widths_[i], dense_[i].get());
+        }
+    }
+
+    void forward(const uint8_t* codes, long stride, long rows, float* logits) override {
+        prepare(rows, false);
+        dropout_ = Dropout{0, 0};
+        activate(codes, stride, 0);
+        add_bias(logits);
+    }
+
+    void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) override {
+        prepare(rows, true);
+        dropout_ = dropout;
+        activate(batch, shape_.length + LABEL_BYTES, first);
+        logits_.need(rows * shape_.classes);
+        add_bias(logits_.get());
+        loss(logits_.get(), batch, losses);
+    }
+
+    void train_backward(float* const* gradients) override {
+        for (Own& own : own_) own.begin_gradient(width_, symbols_);
+        const long all = padded(rows_);
+#pragma omp parallel num_threads(threads_)
+        {
+            Tiles tiles;
+            Own& own = own_[omp_get_thread_num()];
+            for (int i = 2; i >= 0; --i) {
+                const int index = 2 * (CONVOLUTIONS + i);
+                const T* gradient = gradients_[i + 1].get();
+                dense_weight_gradient(activations_[i].get(), gradient, all, widths_[i + 1], widths_[i],
+                                      gradients[index], gradients[index + 1], turned_.get(), own.packed.get());
+                dense_input_gradient(
+                    gradient, all, parameters_[index], widths_[i + 1], widths_[i], own.packed.get(),
+                    [&](long row, long column, const float* sums) { hidden_gradient(i, row, column, sums); });
+            }
+#pragma omp for schedule(static)
+            for (long first = 0; first < rows_; first += stretch_)
+                backward(first, std::min(stretch_, rows_ - first), own);
+            sum_up(gradients);
+        }
+    }
+
+  private:
+    // What a thread has to itself.
+    struct Own {
+        Buffer<T> rows[2], turned, packed, pooled;
+        Buffer<float> total[CONVOLUTIONS], bias[CONVOLUTIONS];
+
+        void begin_gradient(long width, long symbols) {
+            for (int i = 0; i < CONVOLUTIONS; ++i) {
+                const long count = TAPS[i] * width * (i > 0 ? width : symbols);
+                std::memset(total[i].need(count), 0, count * sizeof(float));
+                std::memset(bias[i].need(width), 0, width * sizeof(float));
+            }
+        }
+    };
+
+    const Shape shape_;
+    const int threads_;
+    std::vector<Own> own_;
+    long width_, units_, symbols_, features_;
+    long positions_[3];  // after each pool
+    long widths_[4];     // features, units, units, classes
+
+    std::vector<const float*> parameters_;  // where they were at the last `set`; for the backward pass of that step
+    Buffer<float> table_, bias_[CONVOLUTIONS], dense_bias_[3];
+    Buffer<T> forward_[CONVOLUTIONS], backward_[CONVOLUTIONS], dense_[3];
+
+    long rows_ = 0, stretch_ = 1, few_ = 1;  // documents: of the batch, of a stretch, of a part of it for layer 1
+    Buffer<uint8_t> codes_, from_[3];
+    Buffer<T> inputs_[CONVOLUTIONS];  // of the convolutions 1 to 5
+    Buffer<T> activations_[3];        // inputs of the dense layers
+    Buffer<T> gradients_[4];          // of activations_, and of the logits
+    Buffer<T> turned_;
+    Buffer<float> sums_, logits_;
+    Dropout dropout_{0, 0};
+
+    long stride(int i) const { return positions_[i > 1]; }  // rows a document in the input of convolution i
+
+    void prepare(long rows, bool training) {
+        // About 400 rows at a time: enough for the products, few enough for the first-level cache.
+        rows_ = rows;
+        stretch_ = std::max(1L, std::min(448 / positions_[1], (rows + threads_ - 1) / threads_));
+        few_ = std::max(1L, std::min(stretch_, 448 / positions_[0]));
+        codes_.need(rows * shape_.length);
+        for (int i = 0; i < 3; ++i) from_[i].need(rows * positions_[i] * width_);
+        for (int i = 1; i < CONVOLUTIONS; ++i) inputs_[i].need((rows * stride(i) + GUARD) * width_);
+        for (int i = 0; i < 4; ++i) {
+            const long count = padded(rows) * padded(widths_[i]);
+            if (i < 3) activations_[i].need(count);
+            if (training) gradients_[i].need(count);
+        }
+        if (training) turned_.need(padded(rows) * std::max(padded(shape_.units), padded(shape_.classes)));
+        sums_.need(padded(rows) * std::max(padded(shape_.units), padded(shape_.classes)));
+        const long longest = std::max(few_ * positions_[0], stretch_ * positions_[1]);
+        for (Own& own : own_) {
+            own.pooled.need(stretch_ * positions_[2] * width_);
+            own.rows[0].need((stretch_ * positions_[0] + 2 * GUARD) * width_);
+            if (!training) continue;
+            own.rows[1].need((stretch_ * positions_[0] + 2 * GUARD) * width_);
+            own.turned.need(width_ * (padded(longest) + BLOCK));
+            own.packed.need(std::max(width_ * padded(longest),
+                                     BLOCK * std::max({padded(rows), units_, padded(shape_.classes)})));
+        }
+        // Rows of an earlier, larger batch must not count in the sums over rows.
+        for (int i = 0; i < 3; ++i) {
+            const long width = padded(widths_[i]);
+            std::memset(static_cast<void*>(activations_[i].get() + rows * width), 0,
+                        (padded(rows) - rows) * width * sizeof(T));
+        }
+    }
+
+    void load_table(const float* weights) {
+#pragma omp for schedule(static)
+        for (long channel = 0; channel < shape_.filters; ++channel)
+            for (long tap = 0; tap < TAPS[0]; ++tap)
+                for (long symbol = 0; symbol < shape_.alphabet; ++symbol)
+                    table_.get()[((channel / BLOCK * TAPS[0] + tap) * symbols_ + symbol) * BLOCK + channel % BLOCK] =
+                        weights[(channel * shape_.alphabet + symbol) * TAPS[0] + tap];
+    }
+
+    void load_convolution(const float* weights, int i) {
+        const long taps = TAPS[i], filters = shape_.filters;
+        T *forward = forward_[i].get(), *backward = backward_[i].get();
+        const auto at = [&](long panel, long tap, long k) {
+            return panel / BLOCK * taps * width_ * BLOCK + (tap * width_ + k / PAIR<T> * PAIR<T>)*BLOCK +
+                   panel % BLOCK * PAIR<T> + k % PAIR<T>;
+        };
+#pragma omp for schedule(static)
+        for (long out = 0; out < filters; ++out)
+            for (long in = 0; in < filters; ++in)
+                for (long tap = 0; tap < taps; ++tap) {
+                    const float weight = weights[(out * filters + in) * taps + tap];
+                    put(forward[at(out, tap, in)], weight);
+                    put(backward[at(in, taps - 1 - tap, out)], weight);
+                }
+    }
+
+    // All layers but the last bias, which sums_ then lack.
+    void activate(const uint8_t* codes, long stride, uint64_t first_row) {
+#pragma omp parallel num_threads(threads_)
+        {
+            Tiles tiles;
+            Own& own = own_[omp_get_thread_num()];
+#pragma omp for schedule(static)
+            for (long first = 0; first < rows_; first += stretch_)
+                convolutions(codes, stride, first, std::min(stretch_, rows_ - first), own);
+            for (int i = 0; i < 3; ++i) {
+                dense(activations_[i].get(), padded(rows_), widths_[i], widths_[i + 1], dense_[i].get(), sums_.get());
+                if (i < 2) hidden(i, first_row);
+            }
+        }
+    }
+
+    void convolutions(const uint8_t* codes, long stride, long first, long count, Own& own) {
+        for (long row = first; row < first + count; ++row) {
+            uint8_t* symbols = codes_.get() + row * shape_.length;
+            for (long i = 0; i < shape_.length; ++i)
+                symbols[i] = uint8_t(std::min(long(codes[row * stride + i]), shape_.alphabet));
+            first_layer(symbols, positions_[0], width_, TAPS[0], symbols_, table_.get(), bias_[0].get(),
+                        inputs_[1].get() + row * positions_[0] * width_,
+                        from_[0].get() + row * positions_[0] * width_);
+        }
+        T* rows = own.rows[0].get() + GUARD * width_;
+        for (long part = first; part < first + count; part += few_) {
+            const long some = std::min(few_, first + count - part);
+            convolution(inputs_[1].get() + part * positions_[0] * width_, some * positions_[0], width_, TAPS[1],
+                        forward_[1].get(), bias_[1].get(), rows);
+            for (long row = 0; row < some; ++row)
+                pool(rows + row * positions_[0] * width_, positions_[1], width_,
+                     inputs_[2].get() + (part + row) * positions_[1] * width_,
+                     from_[1].get() + (part + row) * positions_[1] * width_);
+        }
+        for (int i = 2; i < CONVOLUTIONS; ++i) {
+            const long start = first * positions_[1] * width_;
+            T* out = i + 1 < CONVOLUTIONS ? inputs_[i + 1].get() + start : rows;
+            convolution(inputs_[i].get() + start, count * positions_[1], width_, TAPS[i], forward_[i].get(),
+                        bias_[i].get(), out);
+        }
+        for (long row = 0; row < count; ++row) {
+            T* pooled = own.pooled.get();
+            pool(rows + row * positions_[1] * width_, positions_[2], width_, pooled,
+                 from_[2].get() + (first + row) * positions_[2] * width_);
+            T* features = activations_[0].get() + (first + row) * padded(features_);
+            for (long c = 0; c < shape_.filters; ++c)
+                for (long p = 0; p < positions_[2]; ++p) features[c * positions_[2] + p] = pooled[p * width_ + c];
+        }
+    }
+
+    // Bias, ReLU and dropout of the hidden dense layer i: sums_ → activations_[i + 1].
+    void hidden(int i, uint64_t first_row) {
+        const float* bias = dense_bias_[i].get();
+        const float scale = float(1 / (1 - dropout_.probability));
+#pragma omp for schedule(static)
+        for (long row = 0; row < rows_; ++row)
+            for (long n = 0; n < shape_.units; ++n) {
+                float value = std::max(sums_.get()[row * units_ + n] + bias[n], 0.0f);
+                if (dropout_.probability > 0) {
+                    const uint64_t index = ((first_row + row) * 2 + i) * shape_.units + n;
+                    value = kept(dropout_, index) ? value * scale : 0.0f;
+                }
+                put(activations_[i + 1].get()[row * units_ + n], value);
+            }
+    }
+
+    // A dropped unit and one that ReLU holds are both zero in the activations, and pass nothing on.
+    void hidden_gradient(int i, long row, long column, const float* sums) {
+        const long width = padded(widths_[i]);
+        const float scale = i > 0 ? float(1 / (1 - dropout_.probability)) : 1.0f;
+        for (long m = 0; m < BLOCK; ++m)
+            for (long v = 0; v < BLOCK; v += LANES) {
+                const long here = (row + m) * width + column + v;
+                const Words mask = load(activations_[i].get() + here) > 0;
+                store(gradients_[i].get() + here, where(mask, load(sums + m * BLOCK + v) * scale));
+            }
+    }
+
+    void add_bias(float* logits) const {
+        const float* bias = dense_bias_[2].get();
+        for (long row = 0; row < rows_; ++row)
+            for (long n = 0; n < shape_.classes; ++n)
+                logits[row * shape_.classes + n] = sums_.get()[row * padded(shape_.classes) + n] + bias[n];
+    }
+
+    // Cross-entropy of each row, times its weight, and the gradient of their sum.
+    void loss(const float* logits, const uint8_t* batch, float* losses) {
+        const long width = padded(shape_.classes);
+        std::memset(static_cast<void*>(gradients_[3].get()), 0, padded(rows_) * width * sizeof(T));
+        for (long row = 0; row < rows_; ++row) {
+            const float* mine = logits + row * shape_.classes;
+            const uint8_t* behind = batch + row * (shape_.length + LABEL_BYTES) + shape_.length;
+            const long label = behind[0] + 256L * behind[1];
+            const float weight = behind[2];
+            const float highest = *std::max_element(mine, mine + shape_.classes);
+            double total = 0;
+            for (long n = 0; n < shape_.classes; ++n) total += std::exp(double(mine[n] - highest));
+            losses[row] = weight * float(std::log(total) - (mine[label] - highest));
+            for (long n = 0; n < shape_.classes; ++n) {
+                const double probability = std::exp(double(mine[n] - highest)) / total;
+                put(gradients_[3].get()[row * width + n], weight * float(probability - (n == label)));
+            }
+        }
+    }
+
+    void backward(long first, long count, Own& own) {
+        T *gradient = own.rows[0].get() + GUARD * width_, *next = own.rows[1].get() + GUARD * width_;
+        for (long row = 0; row < count; ++row) {
+            const T* features = gradients_[0].get() + (first + row) * padded(features_);
+            T* pooled = own.pooled.get();
+            for (long c = 0; c < shape_.filters; ++c)
+                for (long p = 0; p < positions_[2]; ++p) pooled[p * width_ + c] = features[c * positions_[2] + p];
+            unpool(pooled, from_[2].get() + (first + row) * positions_[2] * width_, positions_[2], positions_[1],
+                   width_, gradient + row * positions_[1] * width_);
+        }
+        for (int i = CONVOLUTIONS - 1; i >= 2; --i) {
+            const T* in = inputs_[i].get() + first * positions_[1] * width_;
+            const long rows = count * positions_[1];
+            convolution_weight_gradient(in, gradient, rows, width_, TAPS[i], own.total[i].get(), own.bias[i].get(),
+                                        own.turned.get(), own.packed.get());
+            convolution_input_gradient(gradient, rows, width_, TAPS[i], backward_[i].get(), i > 2 ? in : nullptr, next);
+            std::swap(gradient, next);
+        }
+        for (long row = 0; row < count; ++row)
+            unpool(gradient + row * positions_[1] * width_,
+                   from_[1].get() + (first + row) * positions_[1] * width_, positions_[1], positions_[0], width_,
+                   next + row * positions_[0] * width_);
+        std::swap(gradient, next);
+        for (long part = 0; part < count; part += few_) {
+            const long rows = std::min(few_, count - part) * positions_[0];
+            const long start = part * positions_[0] * width_;
+            convolution_weight_gradient(inputs_[1].get() + first * positions_[0] * width_ + start, gradient + start,
+                                        rows, width_, TAPS[1], own.total[1].get(), own.bias[1].get(),
+                                        own.turned.get(), own.packed.get());
+        }
+        convolution_input_gradient<T>(gradient, count * positions_[0], width_, TAPS[1], backward_[1].get(), nullptr,
+                                      next);
+        for (long row = 0; row < count; ++row)
+            first_layer_gradient(codes_.get() + (first + row) * shape_.length, positions_[0], width_, TAPS[0], symbols_,
+                                 next + row * positions_[0] * width_,
+                                 from_[0].get() + (first + row) * positions_[0] * width_, own.total[0].get(),
+                                 own.bias[0].get());
+    }
+
+    // The totals of all threads, in the layout of Gluon.
+    void sum_up(float* const* gradients) {
+        const long filters = shape_.filters, side = width_ / BLOCK;
+#pragma omp for schedule(static)
+        for (long out = 0; out < filters; ++out) {
+            const long block_of = out / BLOCK, column = out % BLOCK;
+            for (int i = 0; i < CONVOLUTIONS; ++i) {
+                float total = 0;
+                for (const Own& own : own_) total += own.bias[i].get()[out];
+                gradients[2 * i + 1][out] = total;
+                const long inputs = i > 0 ? filters : shape_.alphabet;
+                for (long tap = 0; tap < TAPS[i]; ++tap)
+                    for (long in = 0; in < inputs; ++in) {
+                        const long at =
+                            i > 0 ? (((tap * side + in / BLOCK) * side + block_of) * BLOCK + in % BLOCK) * BLOCK + column
+                                  : ((block_of * TAPS[0] + tap) * symbols_ + in) * BLOCK + column;
+                        float sum = 0;
+                        for (const Own& own : own_) sum += own.total[i].get()[at];
+                        gradients[2 * i][(out * inputs + in) * TAPS[i] + tap] = sum;
+                    }
+            }
+        }
+    }
+};
