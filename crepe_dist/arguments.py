@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from crepe_dist import __version__
@@ -57,3 +58,22 @@ def class_names(given: str | None) -> tuple[str, ...] | None:
     if "," not in given:
         raise UserError(f"--classes {given}: no such file, and not a list", remedy="give a file, or names as a,b,c")
     return tuple(name.strip() for name in given.split(","))
+
+
+def check_output(path: Path | None, flag: str) -> None:
+    """Before work is done whose result is to be written there.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        why = "it is a folder"
+    elif not path.absolute().parent.is_dir():
+        why = "there is no such folder"
+    elif not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        why = "writing is not allowed there"
+    else:
+        return
+    raise UserError(f"{path} cannot be written", why, f"choose another {flag}")

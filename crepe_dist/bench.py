@@ -44,6 +44,8 @@ def main() -> None:
     if given.project is not None:
         _project(given)
         return
+    projection_flags.refuse(given)
+    arguments.check_output(given.json, "--json")
     python = None if given.no_peers else _peers(given.peers)
 
     limit_threads(detect())
@@ -94,11 +96,17 @@ def _project(given: argparse.Namespace) -> None:
         return training_rate(Sizes(rounds=1, seconds=2.0, batch_size=batch))
 
     job = projection_flags.job(given, rate, gradient)
-    projection.show(job, projection_flags.cluster(given), sizes, given.overlap, Console())
+    projection.show(job, projection_flags.cluster(given), sizes, given.overlap, _console())
+
+
+def _console() -> Console:
+    """Wide enough for tables where nobody's window limits it."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, 160))
 
 
 def _show(figures: dict[str, Any]) -> None:
-    console = Console()
+    console = _console()
     console.print(", ".join(f"{name} {value}" for name, value in figures["machine"].items()), soft_wrap=True)
     for title, part, form in (("a second", "rates", ",.0f"), ("ours / theirs, more is better", "ratios", ".2f")):
         table = Table("", title, box=None, pad_edge=False)
@@ -116,7 +124,7 @@ def _show_scaling(console: Console, scaling: dict[str, Any]) -> None:
         return
     table = Table("scaling", box=None, pad_edge=False)
     for name in ("processes", "batch each", "documents/s", "independent", "/ independent", "/ N of one alone"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for row in scaling["table"]:
         table.add_row(
             row["scaling"],

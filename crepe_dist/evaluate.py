@@ -41,8 +41,7 @@ def main() -> None:
 
         if given.batch_size < 1:
             raise UserError(f"--batch-size is {given.batch_size}", remedy="give a number above zero")
-        if given.json is not None and not given.json.absolute().parent.is_dir():
-            raise UserError(f"{given.json} cannot be written", "there is no such folder", "choose another --json")
+        arguments.check_output(given.json, "--json")
         dataset, predictor = _open(given, world)
         part = dataset.parts[given.part]
         scores = evaluate(predictor.engine, part, given.batch_size, world)

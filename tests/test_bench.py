@@ -73,3 +73,22 @@ def test_rates_are_taken_in_turns():
 
 def test_a_ratio_of_rounds_does_not_see_what_slows_both():
     assert paired([4, 40, 8], [2, 20, 4]) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--json", "missing/x.json"), "there is no such folder"),
+        (("--json", "."), "it is a folder"),
+        (("--step-ms", "15"), "goes with --project only"),
+        (("--link-gbps", "10"), "goes with --project only"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_measured(flags, said, tmp_path, complaint):
+    assert said in complaint("bench", "--tiny", "--no-peers", *flags, cwd=tmp_path)
+
+
+def test_a_program_that_is_no_interpreter_for_the_peers_is_left_out(tmp_path):
+    printed = run(command("bench", "--tiny", "--peers", "/bin/false"), tmp_path)
+    assert "PyTorch and ONNX Runtime are left out" in printed
+    assert "train_vs_notebook" in printed

@@ -204,3 +204,9 @@ class TestEvaluate:
 def test_help_shows_examples(name, tmp_path):
     printed = run(command(name, "--help"), tmp_path)
     assert f"python -m crepe_dist.{name}" in printed.split("examples:")[1]
+
+
+@pytest.mark.parametrize("setting", ["abc", "0", "-1"])
+def test_a_wrong_number_of_threads_is_told(setting, tmp_path, monkeypatch, complaint):
+    monkeypatch.setenv("OMP_NUM_THREADS", setting)
+    assert "give a number above zero, or unset it" in complaint("train", cwd=tmp_path)

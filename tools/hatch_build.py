@@ -34,11 +34,10 @@ class NativeBuildHook(BuildHookInterface):
             return
         folder = Path(self.root) / FOLDER
         record = folder / "builds.json"
-        for stale in [record, *folder.glob("*.so")]:
-            stale.unlink(missing_ok=True)
         compiler = shlex.split(os.environ.get("CXX") or "g++")
         if shutil.which(compiler[0]) is None:
             print(f"{compiler[0]} was not found: crepe_dist goes without its own kernels", file=sys.stderr)
+            record.unlink(missing_ok=True)
             return
         sources = sorted([*folder.glob("*.cpp"), *folder.glob("*.h")])
         digests = {}
@@ -55,9 +54,12 @@ class NativeBuildHook(BuildHookInterface):
             partial.replace(target)
             digests[name] = hashlib.sha256(target.read_bytes()).hexdigest()
         if not digests:
+            record.unlink(missing_ok=True)
             return
         made_of = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sources}
-        record.write_text(json.dumps({"builds": digests, "sources": made_of}, indent=2) + "\n", encoding="utf-8")
-        build_data["artifacts"] += [f"/{FOLDER}/builds.json", f"/{FOLDER}/*.so"]
+        partial = record.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps({"builds": digests, "sources": made_of}, indent=2) + "\n", encoding="utf-8")
+        partial.replace(record)
+        build_data["artifacts"] += [f"/{FOLDER}/builds.json", *(f"/{FOLDER}/crepe_{name}.so" for name in digests)]
         build_data["pure_python"] = False
         build_data["tag"] = "py3-none-linux_x86_64"

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from crepe_dist.errors import UserError
+
 # (launcher, rank, size, local rank, local size); the first whose rank and size are both set speaks.
 # Slurm: SLURM_NTASKS also stands in a batch script that is itself one process; only srun sets the step's variable.
 LAUNCHERS = (
@@ -56,9 +58,19 @@ def limit_threads(launch: Launch) -> int:
     """Sets OMP_NUM_THREADS to this process's share of the host's cores unless it is set; returns the number.
 
     Must run before MXNet is imported: MXNet reads it once and otherwise takes half the cores in every process.
+
+    Raises:
+        UserError: it is set to something else than a number above zero.
     """
     share = max(1, len(os.sched_getaffinity(0)) // launch.local_size)
-    return int(os.environ.setdefault("OMP_NUM_THREADS", str(share)).split(",")[0])
+    if not os.environ.get("OMP_NUM_THREADS", "").strip():
+        os.environ["OMP_NUM_THREADS"] = str(share)
+    given = os.environ["OMP_NUM_THREADS"].split(",")[0].strip()
+    if not given.isdecimal() or int(given) == 0:
+        raise UserError(
+            f"OMP_NUM_THREADS is {given!r}", "it is the number of threads", "give a number above zero, or unset it"
+        )
+    return int(given)
 
 
 def horovodrun() -> str | None:

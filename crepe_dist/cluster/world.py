@@ -250,7 +250,10 @@ def join() -> World:
         UserError: started as one of many, and Horovod is missing or cannot see the others.
     """
     launch = detect()
-    limit_threads(launch)
+    try:
+        limit_threads(launch)
+    except UserError as error:
+        raise _error_of_all(launch, error.what, error.why, error.remedy) from error
     return HorovodWorld(launch) if launch.size > 1 else World()
 
 

@@ -92,7 +92,8 @@ class Worker:
 
     def kept(self, rates: Mapping[str, float]) -> dict[str, float]:
         """Without the process's rates if it failed on the way."""
-        return {name: rate for name, rate in rates.items() if not (self.failure and name in self._about["chosen"])}
+        lost = self._about.get("chosen", {}) if self.failure else {}
+        return {name: rate for name, rate in rates.items() if name not in lost}
 
     def stop(self) -> None:
         if self._process is None:

@@ -44,6 +44,15 @@ def add(flags: argparse.ArgumentParser) -> None:
     )
 
 
+def refuse(given: argparse.Namespace) -> None:
+    """Raises UserError if a flag was given that means something with ``--project`` only."""
+    flags = argparse.ArgumentParser()
+    add(flags)
+    for name, default in vars(flags.parse_args([])).items():
+        if getattr(given, name) != default:
+            raise UserError(f"--{name.replace('_', '-')} goes with --project only", remedy="add --project 8,64,512")
+
+
 def world_sizes(given: argparse.Namespace) -> list[int]:
     """What ``--project`` names.
 

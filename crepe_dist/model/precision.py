@@ -36,7 +36,7 @@ class Plan:
 
     def __str__(self) -> str:
         kernels = f"own kernels ({self.library.name})" if self.library else "MXNet's operators"
-        return f"{self.precision} ({self.why}), {kernels}"
+        return f"{self.precision}, {kernels} ({self.why})"
 
 
 def plan(options: ModelOptions, device: Any) -> Plan:
@@ -68,7 +68,7 @@ def _on_cpu(options: ModelOptions) -> Plan:
     if native is not None and native.bfloat16:
         why = "the processor has " + ("AMX" if "amx" in native.name else "AVX512-BF16")
         return Plan("bfloat16", native, f"{why}; {trouble}" if trouble else why)
-    why = trouble or ("the processor has no AMX and no AVX512-BF16" if native else "with MXNet's operators")
+    why = trouble or ("the processor has no AMX and no AVX512-BF16" if native else "kernels as asked for")
     return Plan("float32", native, why)
 
 

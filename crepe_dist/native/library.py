@@ -74,7 +74,7 @@ def _check(name: str, path: Path) -> None:
         record = json.loads(RECORD.read_text(encoding="utf-8"))
         builds, sources = record["builds"], record["sources"]
     except FileNotFoundError as error:
-        raise OSError("crepe_dist was installed without a compiler") from error
+        raise OSError(f"there is no {RECORD.name}: installed without a compiler, or not yet to the end") from error
     except (ValueError, KeyError, TypeError) as error:
         raise OSError(f"{RECORD.name} is damaged; install crepe_dist again") from error
     if name not in builds:

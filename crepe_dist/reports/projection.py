@@ -29,10 +29,10 @@ def show(job: Job, cluster: Cluster, sizes: Sequence[int], overlap: float, conso
     for share in dict.fromkeys((overlap, 0.0)):
         title = f"all-reduce beside the last {100 * share:.0f} % of the computation" if share else "without overlap"
         table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-        table.add_column("processes", justify="right")
-        table.add_column("algorithm")
+        table.add_column("processes", justify="right", overflow="fold")
+        table.add_column("algorithm", overflow="fold")
         for name in ("compute ms", "all-reduce ms", "step ms", "documents/s", "efficiency"):
-            table.add_column(name, justify="right")
+            table.add_column(name, justify="right", overflow="fold")
         table.add_column(f"batch for {100 * EFFICIENCY:.0f} %", justify="right")
         for size in sizes:
             for name, algorithm in ALGORITHMS.items():

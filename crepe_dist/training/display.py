@@ -71,8 +71,8 @@ class ConsoleDisplay(Display):
         if self._console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.completed:,.0f}/{task.total:,.0f} documents  {task.fields[rate]}"),
+                *([BarColumn()] if self._console.width >= 130 else []),
+                TextColumn("{task.completed:,.0f}/{task.total:,.0f}  {task.fields[rate]}"),
                 TimeRemainingColumn(),
                 console=self._console,
                 transient=True,
@@ -81,7 +81,8 @@ class ConsoleDisplay(Display):
             self._bar.start()
 
     def update(self, documents: int, moving_loss: float, speed: Speed) -> None:
-        shown = f"loss {moving_loss:.4f}  {speed}"
+        narrow = self._bar is not None and self._console.width < 120
+        shown = f"loss {moving_loss:.4f}  " + (f"{speed.documents:,.0f}/s" if narrow else str(speed))
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=documents, rate=shown)
         elif time.monotonic() >= self._next_line:

@@ -117,7 +117,7 @@ class LoggingOptions:
         every: steps between two looks at the loss (a look waits for the device).
         tensorboard: write TensorBoard events into the run folder.
         profile: measure the phases of the first 50 steps; the table is shown and written to profile.json in the run
-            folder, beside Horovod's timeline. Slows these steps down a little.
+            folder, beside Horovod's timeline if gradients pass through Horovod. Slows these steps down a little.
     """
 
     every: int = 10

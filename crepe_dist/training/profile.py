@@ -31,6 +31,7 @@ class Profile:
         self._folder = folder
         self._seconds: dict[str, float] = {}
         self._since: float | None = None
+        self._timeline = folder.path / TIMELINE
         self.steps = 0
 
     def mark(self, phase: str) -> None:
@@ -38,7 +39,10 @@ class Profile:
         mx.nd.waitall()
         now = time.perf_counter()
         if self._since is None:
-            self._world.start_timeline(str(self._folder.path / TIMELINE))
+            if self._world.is_root:  # of an earlier profile
+                (self._folder.path / NAME).unlink(missing_ok=True)
+                self._timeline.unlink(missing_ok=True)
+            self._world.start_timeline(str(self._timeline))
         else:
             self._seconds[phase] = self._seconds.get(phase, 0.0) + now - self._since
         self._since = time.perf_counter()
@@ -74,6 +78,8 @@ class Profile:
             "matrix_product_flops_per_second": ceiling,
         }
         if self._world.is_root:
+            if self._timeline.is_file() and self._timeline.stat().st_size == 0:
+                self._timeline.unlink()  # Horovod had nothing to do in these steps
             write_json(self._folder.path / NAME, result)
         lines = [f"profile of {self.steps} steps, milliseconds a step (mean of the processes, slowest process)"]
         lines += [f"  {name:<12}{mean[name]:8.2f}  {mean[name] / total:6.1%}{slowest[name]:10.2f}" for name in names]
