@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from crepe_dist import arguments, command
+from crepe_dist.cluster.devices import pick
 from crepe_dist.cluster.launch import detect, limit_threads
 from crepe_dist.errors import UserError
 from crepe_dist.measuring import peers_environment, projection_flags
@@ -36,6 +37,7 @@ def main() -> None:
     flags.add_argument("--quick", action="store_true", help="three rounds of short measurements instead of five long")
     flags.add_argument("--tiny", action="store_true", help="sizes that show that it runs, and nothing else")
     flags.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file, too")
+    flags.add_argument("--device", default="auto", help="auto (a GPU if there is one), gpu or cpu; default: auto")
     others = flags.add_mutually_exclusive_group()
     others.add_argument("--peers", metavar="PYTHON", help="an interpreter that has PyTorch, ONNX and ONNX Runtime")
     others.add_argument("--no-peers", action="store_true", help="do not compare with PyTorch and ONNX Runtime")
@@ -52,9 +54,10 @@ def main() -> None:
     # Imported here: --help and a mistake need no MXNet, and it reads the number of threads when it is imported.
     from crepe_dist.measuring.suite import TINY, Sizes, run
 
+    device = pick(given.device, 0, 1)
     sizes = TINY if given.tiny else Sizes(rounds=3, seconds=2.0) if given.quick else Sizes()
     with tempfile.TemporaryDirectory() as folder:
-        figures = run(sizes, Path(folder), _say, python)
+        figures = run(sizes, Path(folder), _say, device, python)
     _show(figures)
     if given.json is not None:
         flat = figures.pop("ratios") | figures
@@ -93,7 +96,7 @@ def _project(given: argparse.Namespace) -> None:
     def rate(batch: int) -> float:
         from crepe_dist.measuring.suite import Sizes, training_rate
 
-        return training_rate(Sizes(rounds=1, seconds=2.0, batch_size=batch))
+        return training_rate(Sizes(rounds=1, seconds=2.0, batch_size=batch), pick(given.device, 0, 1))
 
     job = projection_flags.job(given, rate, gradient)
     projection.show(job, projection_flags.cluster(given), sizes, given.overlap, _console())

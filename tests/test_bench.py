@@ -22,7 +22,7 @@ SCALING = set() if scaling.obstacle() else {"scaling_np2"}
 
 
 def test_it_runs_and_writes_its_figures(tmp_path):
-    printed = run(command("bench", "--tiny", "--no-peers", "--json", "figures.json"), tmp_path)
+    printed = run(command("bench", "--tiny", "--no-peers", "--device", "cpu", "--json", "figures.json"), tmp_path)
     figures = json.loads((tmp_path / "figures.json").read_text())
     ratios = {name: value for name, value in figures.items() if isinstance(value, float) and name != "waiting"}
     by_precision = {name for name in ratios if name.endswith(("_float32", "_bfloat16"))}

@@ -33,14 +33,16 @@ class Loop:
 
     Args:
         texts: documents, a multiple of ``batch_size``.
+        device: of MXNet.
     """
 
-    def __init__(self, texts: Sequence[str], labels: Sequence[int], shape: Shape, batch_size: int) -> None:
+    def __init__(self, texts: Sequence[str], labels: Sequence[int], shape: Shape, batch_size: int, device: Any) -> None:
         import mxnet as mx
         from mxnet import gluon
 
         self._network = _network(shape)
-        self._network.initialize(mx.init.Xavier(magnitude=2.24))
+        self._device = device
+        self._network.initialize(mx.init.Xavier(magnitude=2.24), ctx=device)
         self._network.hybridize()
         self._loss = gluon.loss.SoftmaxCrossEntropyLoss()
         settings = {"learning_rate": 0.01, "wd": 0.00001, "momentum": 0.9}
@@ -52,11 +54,10 @@ class Loop:
 
     def __call__(self) -> int:
         """Trains on all documents; returns their number."""
-        import mxnet as mx
         from mxnet import autograd
 
         for texts, labels in self._loader:
-            texts, labels = texts.as_in_context(mx.cpu()), labels.as_in_context(mx.cpu())
+            texts, labels = texts.as_in_context(self._device), labels.as_in_context(self._device)
             self._network(texts)
             with autograd.record():
                 loss = self._loss(self._network(texts), labels)

@@ -14,20 +14,23 @@ SIZE = 1536  # of the libraries' products
 OWN_SIZE, TIMES = 384, 100  # the fastest size of ours, and how often a call multiplies
 
 
-def products(seconds: float) -> dict[str, Callable[[], float]]:
-    """``<by whom>, <precision>`` → a call that returns operations a second, by what is at hand on a CPU."""
+def products(seconds: float, device: Any) -> dict[str, Callable[[], float]]:
+    """``<by whom>, <precision>`` → a call that returns operations a second, by what is at hand for the device."""
     import mxnet as mx
 
     left, right = (np.random.default_rng(seed).standard_normal((SIZE, SIZE), dtype=np.float32) for seed in (0, 1))
-    mx_left, mx_right = mx.nd.array(left), mx.nd.array(right)
 
-    def dense() -> Any:
-        return mx.nd.FullyConnected(mx_left, mx_right, num_hidden=SIZE, no_bias=True).wait_to_read()
+    def by_mxnet(precision: str) -> Callable[[], float]:
+        one, other = (mx.nd.array(each, ctx=device).astype(precision) for each in (left, right))
 
-    rates = {
-        "numpy, float32": _rate(lambda: left @ right, SIZE, seconds),
-        "mxnet, float32": _rate(dense, SIZE, seconds),
-    }
+        def multiply() -> Any:
+            return mx.nd.FullyConnected(one, other, num_hidden=SIZE, no_bias=True).wait_to_read()
+
+        return _rate(multiply, SIZE, seconds)
+
+    if device.device_type == "gpu":
+        return {f"mxnet, {precision}": by_mxnet(precision) for precision in ("float32", "float16")}
+    rates = {"numpy, float32": _rate(lambda: left @ right, SIZE, seconds), "mxnet, float32": by_mxnet("float32")}
     native, _ = library.find()
     if native is not None:
         precisions = ("float32", "bfloat16") if native.bfloat16 else ("float32",)

@@ -21,16 +21,25 @@ KINDS = ("weak", "strong")
 PYTHON = (sys.executable, "-m", "crepe_dist.measuring.scaling_worker")
 
 
-def obstacle() -> str:
+def places(on: str = "cpu") -> int:
+    """How many processes can have a core, or a GPU, of their own."""
+    if on == "cpu":
+        return len(os.sched_getaffinity(0))
+    import mxnet as mx
+
+    return int(mx.context.num_gpus())
+
+
+def obstacle(on: str = "cpu") -> str:
     """Why scaling cannot be measured here, in a few words; empty if it can."""
-    if len(os.sched_getaffinity(0)) < 2:
-        return "there is only one core"
+    if places(on) < 2:
+        return f"there is only one {'core' if on == 'cpu' else 'GPU'}"
     if horovodrun() is None:
         return "Horovod is not installed"
     return ""
 
 
-def run(shape: Shape, batch: int, rounds: int, seconds: float) -> dict[str, Any]:
+def run(shape: Shape, batch: int, rounds: int, seconds: float, on: str = "cpu") -> dict[str, Any]:
     """Measures weak scaling (``batch`` documents a process) and strong scaling (``batch`` a step over all processes).
 
     Every process has one thread and one core. The processes live through all rounds; those whose turn it is not stand
@@ -38,6 +47,7 @@ def run(shape: Shape, batch: int, rounds: int, seconds: float) -> dict[str, Any]
 
     Args:
         seconds: of each measurement, at least.
+        on: "cpu" or "gpu".
 
     Returns:
         ``table``, a list of rows: ``scaling`` (none, weak, strong), ``processes``, ``batch`` of a process, ``rate`` in
@@ -45,12 +55,12 @@ def run(shape: Shape, batch: int, rounds: int, seconds: float) -> dict[str, Any]
         ``ratio`` of these two, and ``efficiency``, rate / (processes × rate of one alone with ``batch``);
         ``gradient_bytes``; ``allreduce_ms``, of the gradient alone, by number of processes. All are medians of rounds.
     """
-    sizes = [size for size in SIZES if size <= len(os.sched_getaffinity(0))]
+    sizes = [size for size in SIZES if size <= places(on)]
     with ExitStack() as stack:
         independent = stack.enter_context(start_independent(max(sizes)))
         worlds = {size: stack.enter_context(start_world(size)) for size in sizes}
         for workers in (independent, *worlds.values()):
-            built = workers.ask("build", **asdict(shape))
+            built = workers.ask("build", on=on, **asdict(shape))
         shares = {
             (kind, size): batch if kind == "weak" else math.ceil(batch / size) for size in sizes for kind in KINDS
         }

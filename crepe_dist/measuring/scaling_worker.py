@@ -32,7 +32,8 @@ def main() -> None:
         def work() -> dict[str, Callable[..., dict[str, Any]]]:
             from crepe_dist.cluster.world import join
 
-            worker = Worker(stack.enter_context(join()))
+            place = launch.local_rank if given.number is None else number
+            worker = Worker(stack.enter_context(join()), place)
             return {"build": worker.build, "train": worker.train, "allreduce": worker.allreduce}
 
         serve(given.address, number, work)
@@ -41,11 +42,12 @@ def main() -> None:
 class Worker:
     """What a worker can be asked for, in the words of `crepe_dist.measuring.workers`; every rank of a world at once."""
 
-    def __init__(self, world: Any) -> None:
+    def __init__(self, world: Any, place: int) -> None:
         self._world = world
+        self._place = place
 
-    def build(self, **shape: Any) -> dict[str, Any]:
-        """Makes the network of that shape; answers the ``bytes`` of its gradient."""
+    def build(self, on: str = "cpu", **shape: Any) -> dict[str, Any]:
+        """Makes the network of that shape, on a GPU of its own or on the CPU; answers the ``bytes`` of its gradient."""
         import mxnet as mx
 
         from crepe_dist.measuring.ours import SETTINGS, Training
@@ -54,9 +56,10 @@ class Worker:
         from crepe_dist.model.parameters import build
 
         self._shape = Shape(**shape)
-        self._training = Training(self._shape, self._world, mx.cpu())
+        device = mx.gpu(self._place) if on == "gpu" else mx.cpu()
+        self._training = Training(self._shape, self._world, device)
         # A second set of gradients, so that the all-reduce can be timed apart from the step.
-        parameters = build(self._shape, ModelOptions(), mx.cpu(), seed=0).collect_params()
+        parameters = build(self._shape, ModelOptions(), device, seed=0).collect_params()
         self._trainer = self._world.trainer(parameters, "sgd", SETTINGS)
         self._gradients = [each.grad() for each in parameters.values() if each.grad_req != "null"]
         return {"bytes": sum(each.size * each.dtype().itemsize for each in self._gradients)}

@@ -50,8 +50,10 @@ class Sizes:
 TINY = Sizes(rounds=1, seconds=0.05, batch_size=8, rows=200, feature_len=123, filters=16, units=32)
 
 
-def run(sizes: Sizes, folder: Path, say: Callable[[str], None], python: str | None = None) -> dict[str, Any]:
-    """Measures everything; ``folder`` is for scratch, ``python`` has PyTorch and ONNX Runtime to compare with.
+def run(
+    sizes: Sizes, folder: Path, say: Callable[[str], None], device: Any, python: str | None = None
+) -> dict[str, Any]:
+    """Measures everything; ``folder`` is for scratch, ``python`` has PyTorch and ONNX Runtime to compare with on a CPU.
 
     Returns ``machine``, ``rates`` a second, ``ratios``, ``waiting`` (the share of its time that a step 100 times as
     fast as ours would wait for data), ``peers`` and ``scaling``.
@@ -64,13 +66,17 @@ def run(sizes: Sizes, folder: Path, say: Callable[[str], None], python: str | No
     part = _dataset(texts, sizes, folder).parts["train"]
     rates |= alternate({"load": partial(rate, ours.Loading(part, sizes.batch_size), sizes.seconds / 4)}, sizes.rounds)
     say("training and prediction")
-    network, about = _network(texts, part.codes(np.arange(sizes.batch_size)), shape, sizes, say, python)
+    if python is not None and device.device_type != "cpu":
+        say("PyTorch and ONNX Runtime are compared with on CPUs only")
+        python = None
+    codes = part.codes(np.arange(sizes.batch_size))
+    network, about = _network(texts, codes, shape, sizes, device, say, python)
     rates |= network
     step = sizes.batch_size / max(_ours("train", rates).values())
     waits = {"waiting": lambda: ours.waiting(part, sizes.batch_size, step / 100)}
-    scaled = _scaling(shape, sizes, say)
+    scaled = _scaling(shape, sizes, device, say)
     return {
-        "machine": _machine(),
+        "machine": {**_machine(), "device": str(device)},
         "rates": rates,
         "ratios": _ratios(shape, rates, scaled),
         "waiting": alternate(waits, sizes.rounds)["waiting"],
@@ -93,16 +99,20 @@ def _encoding(texts: list[str], sizes: Sizes) -> dict[str, float]:
 
 
 def _network(
-    texts: list[str], codes: Codes, shape: Shape, sizes: Sizes, say: Callable[[str], None], python: str | None
+    texts: list[str],
+    codes: Codes,
+    shape: Shape,
+    sizes: Sizes,
+    device: Any,
+    say: Callable[[str], None],
+    python: str | None,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Rates of training, forward passes and matrix products of all, in turns; and what the peers say of themselves."""
-    device = mx.cpu()
     batch = ours.ready_batch(codes, sizes.classes)
     some = texts[: 2 * sizes.batch_size]
     labels = [number % sizes.classes for number in range(len(some))]
-    works: dict[str, Callable[[], int]] = {
-        "train, notebook, from text": notebook.Loop(some, labels, shape, sizes.batch_size)
-    }
+    loop = notebook.Loop(some, labels, shape, sizes.batch_size, device)
+    works: dict[str, Callable[[], int]] = {"train, notebook, from text": loop}
     for precision in ours.precisions(device):
         training = ours.Training(shape, World(), device, precision)
         works[f"train, ours, {precision}"] = partial(training.on_again, batch, 2)
@@ -110,7 +120,7 @@ def _network(
     encoding = Encoding(feature_len=sizes.feature_len)
     works["train, ours, from text"] = partial(training.on_texts, some, labels, encoding, sizes.batch_size)
     runs: dict[str, Callable[[], float]] = {name: partial(rate, work, sizes.seconds) for name, work in works.items()}
-    runs |= {f"matrix product, {name}": run for name, run in products(sizes.seconds / 4).items()}
+    runs |= {f"matrix product, {name}": run for name, run in products(sizes.seconds / 4, device).items()}
     threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
     with peers.open(python, sizes, threads, 20 * sizes.seconds, say) as worker:
         rates = worker.kept(alternate(runs | worker.runs(sizes.seconds), sizes.rounds))
@@ -151,25 +161,25 @@ def shape_of(sizes: Sizes) -> Shape:
     return Shape(len(ALPHABET), sizes.feature_len, sizes.classes, sizes.filters, sizes.units)
 
 
-def training_rate(sizes: Sizes) -> float:
+def training_rate(sizes: Sizes, device: Any) -> float:
     """Documents a second of our training step alone, in this process."""
     codes = np.random.default_rng(0).integers(0, len(ALPHABET), [sizes.batch_size, sizes.feature_len], dtype=np.uint8)
     batch = ours.ready_batch(codes, sizes.classes)
-    training = ours.Training(shape_of(sizes), World(), mx.cpu())
+    training = ours.Training(shape_of(sizes), World(), device)
     return alternate({"train": partial(rate, partial(training.on_again, batch, 1), sizes.seconds)}, sizes.rounds)[
         "train"
     ]
 
 
-def _scaling(shape: Shape, sizes: Sizes, say: Callable[[str], None]) -> dict[str, Any]:
+def _scaling(shape: Shape, sizes: Sizes, device: Any, say: Callable[[str], None]) -> dict[str, Any]:
     """What `scaling.run` returns, or why it was ``skipped``."""
-    reason = scaling.obstacle()
+    reason = scaling.obstacle(device.device_type)
     if reason:
         say(f"scaling is skipped: {reason}")
         return {"skipped": reason}
     say("scaling")
     # Many short turns: what others do on the machine weighs more here than the length of a measurement.
-    return scaling.run(shape, sizes.batch_size, 2 * sizes.rounds, sizes.seconds / 4)
+    return scaling.run(shape, sizes.batch_size, 2 * sizes.rounds, sizes.seconds / 4, device.device_type)
 
 
 def _texts(sizes: Sizes) -> list[str]:

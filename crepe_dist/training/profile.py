@@ -89,12 +89,11 @@ class Profile:
         return "\n".join([*lines, speed, f"  written to {self._folder.path / NAME}"])
 
     def _ceiling(self) -> float | None:
-        """Operations a second of the best matrix product at hand, of all processes at once; ``None`` on a GPU."""
-        if self._engine.device.device_type != "cpu":
-            return None
+        """Operations a second of the best matrix product at hand, of all processes at once; ``None`` if none is."""
         from crepe_dist.measuring.products import products
 
-        runs = products(0.3)
+        runs = products(0.3, self._engine.device)
         self._world.gather(0, "profile.ceiling")  # all measure at the same time
-        own = max(run() for name, run in runs.items() if name.endswith(f", {self._engine.plan.precision}"))
-        return float(sum(self._world.gather(own, "profile.ceilings")))
+        precision = self._engine.plan.precision
+        own = max((run() for name, run in runs.items() if name.endswith(f", {precision}")), default=0.0)
+        return float(sum(self._world.gather(own, "profile.ceilings"))) or None

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 
+import mxnet as mx
 import pytest
 
 from crepe_dist.errors import UserError
@@ -56,7 +57,8 @@ def test_a_worker_that_ends_when_asked():
 def test_it_is_left_out_with_a_reason(monkeypatch):
     said: list[str] = []
     monkeypatch.setattr(scaling, "horovodrun", lambda: None)
-    assert suite._scaling(shape_of(TINY), TINY, said.append) == {"skipped": "Horovod is not installed"}
+    assert suite._scaling(shape_of(TINY), TINY, mx.cpu(), said.append) == {"skipped": "Horovod is not installed"}
     assert said == ["scaling is skipped: Horovod is not installed"]
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
     assert scaling.obstacle() == "there is only one core"
+    assert scaling.obstacle("gpu") == "there is only one GPU"  # or none
