@@ -23,9 +23,13 @@ def parser(command: str, description: str, examples: str) -> argparse.ArgumentPa
     return result
 
 
+def add_device(arguments: argparse.ArgumentParser) -> None:
+    arguments.add_argument("--device", default="auto", help="auto (a GPU if there is one), gpu or cpu; default: auto")
+
+
 def add_checkpoint(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("checkpoint", nargs="?", help=".params file or run folder; default: the newest run in runs/")
-    arguments.add_argument("--device", default="auto", help="auto (a GPU if there is one), gpu or cpu; default: auto")
+    add_device(arguments)
 
 
 def add_foreign(arguments: argparse.ArgumentParser) -> None:

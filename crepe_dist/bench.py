@@ -37,7 +37,7 @@ def main() -> None:
     flags.add_argument("--quick", action="store_true", help="three rounds of short measurements instead of five long")
     flags.add_argument("--tiny", action="store_true", help="sizes that show that it runs, and nothing else")
     flags.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file, too")
-    flags.add_argument("--device", default="auto", help="auto (a GPU if there is one), gpu or cpu; default: auto")
+    arguments.add_device(flags)
     others = flags.add_mutually_exclusive_group()
     others.add_argument("--peers", metavar="PYTHON", help="an interpreter that has PyTorch, ONNX and ONNX Runtime")
     others.add_argument("--no-peers", action="store_true", help="do not compare with PyTorch and ONNX Runtime")

@@ -24,6 +24,7 @@ from crepe_dist.measuring.products import products
 from crepe_dist.measuring.timing import alternate, rate
 from crepe_dist.model import flops
 from crepe_dist.model.network import Shape
+from crepe_dist.native import library
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,7 @@ def _network(
     works["train, ours, from text"] = partial(training.on_texts, some, labels, encoding, sizes.batch_size)
     runs: dict[str, Callable[[], float]] = {name: partial(rate, work, sizes.seconds) for name, work in works.items()}
     runs |= {f"matrix product, {name}": run for name, run in products(sizes.seconds / 4, device).items()}
-    threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
-    with peers.open(python, sizes, threads, 20 * sizes.seconds, say) as worker:
+    with peers.open(python, sizes, library.threads(), 20 * sizes.seconds, say) as worker:
         rates = worker.kept(alternate(runs | worker.runs(sizes.seconds), sizes.rounds))
         return rates, worker.about()
 
@@ -166,9 +166,8 @@ def training_rate(sizes: Sizes, device: Any) -> float:
     codes = np.random.default_rng(0).integers(0, len(ALPHABET), [sizes.batch_size, sizes.feature_len], dtype=np.uint8)
     batch = ours.ready_batch(codes, sizes.classes)
     training = ours.Training(shape_of(sizes), World(), device)
-    return alternate({"train": partial(rate, partial(training.on_again, batch, 1), sizes.seconds)}, sizes.rounds)[
-        "train"
-    ]
+    step = partial(training.on_again, batch, 1)
+    return alternate({"train": partial(rate, step, sizes.seconds)}, sizes.rounds)["train"]
 
 
 def _scaling(shape: Shape, sizes: Sizes, device: Any, say: Callable[[str], None]) -> dict[str, Any]:
