@@ -1,8 +1,29 @@
-"""The one exception for everything that a user can mend."""
+"""The one exception for everything that a user can mend, and the codes with which a command ends."""
 
 from __future__ import annotations
 
+import enum
 import unicodedata
+
+
+class ExitCode(enum.IntEnum):
+    """Of every command; those above 1 are sysexits.h's nearest.
+
+    Attributes:
+        ERROR: a user can mend it; the same command would fail in the same way.
+        PEER_GONE: another process of the group ended; its own code says why.
+        FAILURE: unexpected; the same command may succeed.
+        STOPPED: asked to stop (SIGTERM, the supervisor); all was saved, the same command goes on.
+        HUNG: the watchdog saw no progress.
+    """
+
+    DONE = 0
+    ERROR = 1
+    PEER_GONE = 69
+    FAILURE = 70
+    STOPPED = 75
+    HUNG = 76
+    INTERRUPTED = 130
 
 
 class UserError(Exception):
