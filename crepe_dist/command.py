@@ -4,47 +4,56 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from typing import Callable, NoReturn
 
+from crepe_dist.cluster.control import Stopped
+from crepe_dist.cluster.failures import is_peer_gone
 from crepe_dist.cluster.launch import detect
-from crepe_dist.errors import PeerGone, UserError
-
-# Texts of MXNetError by which a rank learns that a peer is gone (horovod/common/common.h; Gloo's socket errors).
-PEER_GONE = (
-    "Horovod has been shut down",
-    "Connection reset by peer",
-    "Connection closed by peer",
-    "Broken pipe",
-    "Read error",
-    "Write error",
-)
+from crepe_dist.errors import ExitCode, UserError
 
 
 def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
-    """Runs a command's ``main`` and exits: 0 done, 1 an error, 130 interrupted (which is said as given)."""
-    code = 1
+    """Runs a command's ``main`` and exits as ``ExitCode`` says.
+
+    Args:
+        interrupted: what is said after Ctrl-C.
+    """
+    code: int = ExitCode.ERROR
     try:
         main()
-        code = 0
+        code = ExitCode.DONE
     except UserError as error:
-        launch = detect()
-        prefix = f"[rank {launch.rank}] " if launch.size > 1 else ""
-        print(f"{prefix}{error}", file=sys.stderr, flush=True)
+        _say(str(error))
+    except MemoryError as error:
+        _say(str(UserError("out of memory", str(error), "use smaller batches, or a machine with more memory")))
+    except Stopped as stopped:
+        if not stopped.on_all_ranks:
+            _say(f"stopped: {stopped}")
+        code = stopped.code
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
-        code = 130
+        code = ExitCode.INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has left (`… | head`): not an error, and nothing more can be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        silence()
+        code = ExitCode.DONE
     except Exception as error:
-        launch = detect()
-        gone = isinstance(error, PeerGone) or any(text in str(error) for text in PEER_GONE)
-        if launch.size == 1 or not gone:
-            raise
-        print(
-            f"[rank {launch.rank}] stopped because another process ended; its message says why",
-            file=sys.stderr,
-            flush=True,
-        )
+        if detect().size > 1 and is_peer_gone(error):
+            _say("stopped because another process ended; its message says why")
+            code = ExitCode.PEER_GONE
+        else:
+            traceback.print_exc()
+            code = ExitCode.FAILURE
     sys.exit(code)
+
+
+def silence() -> None:
+    """Throws away what is still written to standard output, whose reader is gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _say(message: str) -> None:
+    launch = detect()
+    prefix = f"[rank {launch.rank}] " if launch.size > 1 else ""
+    print(f"{prefix}{message}", file=sys.stderr, flush=True)

@@ -19,6 +19,7 @@ from crepe_dist.training.options import (
     EvaluationOptions,
     LoggingOptions,
     OptimizerOptions,
+    SafetyOptions,
     TrainingOptions,
 )
 
@@ -61,6 +62,7 @@ class Config:
     training: TrainingOptions = field(default_factory=TrainingOptions)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
+    safety: SafetyOptions = field(default_factory=SafetyOptions)
     logging: LoggingOptions = field(default_factory=LoggingOptions)
 
     def __post_init__(self) -> None:
@@ -97,6 +99,7 @@ GROUPS = {
     "training": TrainingOptions,
     "evaluation": EvaluationOptions,
     "checkpoint": CheckpointOptions,
+    "safety": SafetyOptions,
     "logging": LoggingOptions,
 }
 

@@ -5,16 +5,22 @@ from __future__ import annotations
 import sys
 
 from crepe_dist import command
+from crepe_dist.cluster.control import Control
 from crepe_dist.cluster.world import join
 from crepe_dist.config import parse
 
 
 def main() -> None:
-    with join() as world:
-        config = world.agree("settings", lambda: parse(sys.argv[1:]), same=lambda config: config.to_dict())
-        from crepe_dist.training.fit import train
+    with Control() as control, join() as world:
+        carried = None
+        while True:
+            config = world.agree("settings", lambda: parse(sys.argv[1:]), same=lambda config: config.to_dict())
+            from crepe_dist.training.fit import Result, train
 
-        train(config, world)
+            outcome = train(config, world, control, carried)
+            if isinstance(outcome, Result):
+                return
+            carried = outcome  # the group has changed; what is in memory goes on in the new one
 
 
 if __name__ == "__main__":

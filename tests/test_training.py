@@ -219,7 +219,7 @@ class TestOptions:
 
         before = parameters.values(build_network(start, open_dataset(data), mx.cpu()))
         assert state is not None
-        norm = np.sqrt(sum(((state[1][name] - before[name]) ** 2).sum() for name in before))
+        norm = np.sqrt(sum(((state.snapshot.parameters[name] - before[name]) ** 2).sum() for name in before))
         assert norm == pytest.approx(0.001, rel=0.01)
 
     @pytest.mark.parametrize(

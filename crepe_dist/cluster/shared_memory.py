@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from crepe_dist.cluster.exchange import Exchanged, Row
 from crepe_dist.errors import PeerGone
 from crepe_dist.native import library
 
@@ -29,9 +30,11 @@ FOLDER = Path("/dev/shm")
 # The barrier is at the start of rank 0's memory. Gradients begin where MXNet's own arrays do, 64 bytes into a page: the
 # update of parameters, which reads the same place of several arrays, is a third slower where they differ.
 START = mmap.PAGESIZE + 64
-NOTE = 64 * 1024  # bytes at the end of each memory, for sums of a few numbers
+NOTE = 64 * 1024  # bytes behind the gradients, for a few numbers that a process tells the others
+VERDICT = 64  # bytes at the end of each memory: which processes' gradients are not finite, in its share of the sums
 PREFIX = "crepe_dist-"
 STALE_SECONDS = 60.0
+LOOK_SECONDS = 0.2  # between two looks whether the others still live
 GIVE_UP_SECONDS = 3600.0
 
 
@@ -59,35 +62,53 @@ class SharedGradients:
         self._memories = memories
         self._rank = rank
         self._functions = native.functions
-        self._notes = [memoryview(memory.pages)[-NOTE:] for memory in memories]
-        numbers = (len(memories[0].pages) - START - NOTE) // 4
+        self._notes = [memoryview(memory.pages)[-NOTE - VERDICT : -VERDICT] for memory in memories]
+        self._verdicts = [np.frombuffer(memory.pages, np.uint64)[-1:] for memory in memories]
+        numbers = (len(memories[0].pages) - START - NOTE - VERDICT) // 4
         self._flat = [np.frombuffer(memory.pages, np.float32, numbers, START) for memory in memories]
         self._arrays = (ctypes.c_void_p * len(memories))(*[flat.ctypes.data for flat in self._flat])
         self._barrier = self._flat[0].ctypes.data - START
         self._bound = self._move()
 
-    def sum(self) -> None:
+    def exchange(self, row: Row) -> Exchanged:
         """Replaces the gradients by their sums over the processes, in the order of ranks; the same bits everywhere."""
         import mxnet as mx
 
         if any(p.grad() is not bound for p, bound in zip(self._parameters, self._bound)):
             raise RuntimeError("a parameter was given another gradient array, which is not in shared memory")
         mx.nd.waitall()
+        self._write_note(row)
         self._wait_for_all()
-        self._functions.crepe_add(self._arrays, len(self._memories), self._rank, self._flat[0].size)
+        rows = np.stack(self._read_notes(row))
+        self._verdicts[self._rank][0] = self._functions.crepe_add(
+            self._arrays, len(self._memories), self._rank, self._flat[0].size
+        )
         self._wait_for_all()
+        # Nobody writes a verdict again before all have come to the next sum.
+        bad = int(np.bitwise_or.reduce(np.concatenate(self._verdicts)))
+        return Exchanged(rows, tuple(rank for rank in range(len(self._memories)) if bad >> (rank % 64) & 1))
+
+    def sum(self) -> None:
+        """``exchange`` without a row, as a Gluon trainer's ``_allreduce_grads``."""
+        self.exchange(np.zeros(0))
 
     def sum_note(self, array: np.ndarray) -> np.ndarray:
         """The sum over the processes of a small array, of at most ``NOTE`` bytes, in the order of ranks.
 
         Horovod would take one to two of its cycles for it.
         """
-        self._notes[self._rank][: array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        self._write_note(array)
         self._wait_for_all()
-        each = [np.frombuffer(note, array.dtype, array.size).reshape(array.shape) for note in self._notes]
+        each = self._read_notes(array)
         total = sum(each[1:], each[0].copy())
         self._wait_for_all()
         return np.asarray(total, dtype=array.dtype)
+
+    def _write_note(self, array: np.ndarray) -> None:
+        self._notes[self._rank][: array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+    def _read_notes(self, like: np.ndarray) -> list[np.ndarray]:
+        return [np.frombuffer(note, like.dtype, like.size).reshape(like.shape) for note in self._notes]
 
     def _move(self) -> list[Any]:
         """Moves the gradients here. Not once a backward pass was compiled: MXNet would write into the old ones."""
@@ -106,9 +127,12 @@ class SharedGradients:
         round_ = self._functions.crepe_arrive(self._barrier, len(self._memories))
         due = time.monotonic() + GIVE_UP_SECONDS
         # In short pieces, so that a signal is handled and the end of a process noticed.
-        while not self._functions.crepe_passed(self._barrier, round_, 1.0):
+        while not self._functions.crepe_passed(self._barrier, round_, LOOK_SECONDS):
             peers = [memory for rank, memory in enumerate(self._memories) if rank != self._rank]
             if any(peer.owner_is_gone() for peer in peers):
+                # Perhaps after it had come, and then all go on.
+                if self._functions.crepe_passed(self._barrier, round_, 0.0):
+                    return
                 raise PeerGone("another process of this host ended")
             if time.monotonic() > due:
                 raise PeerGone(f"another process of this host did not come for {GIVE_UP_SECONDS:.0f} seconds")
@@ -119,7 +143,7 @@ def share(world: World, parameters: Iterable[Any]) -> SharedGradients | None:
     container has 64 MB unless told otherwise), no compiled kernels."""
     trained = [p for p in parameters if p.grad_req != "null"]
     native, _ = library.find()
-    size = START + 4 * sum(_aligned(int(np.prod(p.shape))) for p in trained) + NOTE
+    size = START + 4 * sum(_aligned(int(np.prod(p.shape))) for p in trained) + NOTE + VERDICT
     remove_stale()
     path = _create(size) if native and world.local_size == world.size else None
     try:

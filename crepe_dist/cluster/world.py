@@ -18,23 +18,43 @@ from typing import Any, Callable, TypeVar
 
 import numpy as np
 
+from crepe_dist.cluster import failures
+from crepe_dist.cluster.control import ELASTIC, GENERATION, Control, Stopped
 from crepe_dist.cluster.devices import has_gpu_driver
+from crepe_dist.cluster.exchange import Exchange, HorovodExchange, SharedExchange
 from crepe_dist.cluster.launch import Launch, detect, limit_threads
 from crepe_dist.cluster.shared_memory import NOTE, SharedGradients, share
-from crepe_dist.errors import UserError
+from crepe_dist.errors import ExitCode, PeerGone, UserError
 
 T = TypeVar("T")
 HEARTBEAT_SECONDS = 10.0
 
 
 class World:
-    """One process; also the interface of many. A context manager: leaving it ends the collective work cleanly."""
+    """One process; also the interface of many. A context manager: leaving it ends the collective work cleanly.
+
+    Attributes:
+        beat: called while this rank waits for rank 0, or works alone as rank 0: a sign of life.
+        generation: how often the group was formed anew.
+    """
 
     rank = 0
     size = 1
     local_rank = 0
     local_size = 1
-    summed_by = ""  # how gradients are summed, for a person to read; set by ``trainer``
+    generation = 0
+
+    def __init__(self) -> None:
+        self.beat: Callable[[], None] = lambda: None
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether survivors go on in another group when one of this group is gone."""
+        return False
+
+    def regroup(self, control: Control) -> None:
+        """Leaves the group, which may be broken, and joins the next one that the supervisor forms."""
+        raise PeerGone("only a supervisor with --elastic forms another group")
 
     @property
     def is_root(self) -> bool:
@@ -55,11 +75,16 @@ class World:
     def broadcast_parameters(self, parameters: Any) -> None:
         """Makes rank 0's values of a Gluon ``ParameterDict`` those of every rank."""
 
-    def trainer(self, parameters: Any, optimizer: str, settings: dict[str, Any]) -> Any:
-        """A Gluon ``Trainer`` whose gradients are summed over the ranks; see ``crepe_dist.training.step``."""
+    def broadcast_arrays(self, arrays: dict[str, np.ndarray], root: int) -> dict[str, np.ndarray]:
+        """The named arrays of rank ``root`` on every rank."""
+        return arrays
+
+    def trainer(self, parameters: Any, optimizer: str, settings: dict[str, Any]) -> tuple[Any, Exchange]:
+        """A Gluon ``Trainer`` and what sums its gradients over the ranks; see ``crepe_dist.training.step``."""
         from mxnet import gluon
 
-        return gluon.Trainer(parameters, optimizer, settings, kvstore=None)
+        trainer = gluon.Trainer(parameters, optimizer, settings, kvstore=None)
+        return trainer, Exchange(trainer)
 
     def start_timeline(self, path: str) -> None:
         """Has Horovod write what its collectives do from now on, on rank 0, for chrome://tracing; every rank calls it.
@@ -122,11 +147,13 @@ class World:
         if self.size == 1:
             for item in work:
                 last = item
+                self.beat()
             return last
         beat = f"on_root.{name}"
         if not self.is_root:
             while True:
                 state = self.broadcast(None, beat)
+                self.beat()
                 if state["error"]:
                     raise UserError(*state["error"], on_all_ranks=True)
                 if state["done"]:
@@ -135,6 +162,7 @@ class World:
         try:
             for item in work:
                 last = item
+                self.beat()
                 if time.monotonic() >= due:
                     self.broadcast({"done": False, "error": None}, beat)
                     due = time.monotonic() + HEARTBEAT_SECONDS
@@ -156,7 +184,10 @@ class World:
                 print(error, file=sys.stderr, flush=True)
             self.gather(0, "exit")  # no rank leaves, and so gets the others killed, before the message is out
             self.close()
-            raise SystemExit(1)
+            raise SystemExit(ExitCode.ERROR)
+        if isinstance(error, Stopped) and error.on_all_ranks:
+            self.gather(0, "exit")
+            self.close()
         if error is None or (isinstance(error, SystemExit) and not error.code):
             self.close()
 
@@ -165,6 +196,7 @@ class HorovodWorld(World):
     """Many processes. Every collective has a name: unnamed ones pair up by a counter that may differ by rank."""
 
     def __init__(self, launch: Launch) -> None:
+        super().__init__()
         try:
             self._hvd = importlib.import_module("horovod.mxnet")
         except (ImportError, OSError) as error:
@@ -180,11 +212,17 @@ class HorovodWorld(World):
             os.environ.setdefault("HOROVOD_CYCLE_TIME", "10")
         self._shared: SharedGradients | None = None
         self._own_timeline = os.environ.setdefault("HOROVOD_TIMELINE", "DYNAMIC") != "DYNAMIC"
+        self._join(launch)
+
+    def _join(self, launch: Launch) -> None:
+        before = failures.sockets()
         self._hvd.init()
+        self._sockets = failures.sockets() - before
         self.rank = self._hvd.rank()
         self.size = self._hvd.size()
         self.local_rank = self._hvd.local_rank()
         self.local_size = self._hvd.local_size()
+        self.generation = int(os.environ.get(GENERATION, "0"))
         if self.size != launch.size:
             raise _error_of_all(
                 launch,
@@ -192,6 +230,21 @@ class HorovodWorld(World):
                 "this build of Horovod finds its peers through horovodrun",
                 f"start with `horovodrun -np {launch.size} python -m crepe_dist.train …`",
             )
+
+    @property
+    def is_elastic(self) -> bool:
+        return _is_elastic()
+
+    def regroup(self, control: Control) -> None:
+        self._shared = None
+        failures.drain()
+        self._hvd.shutdown()
+        failures.drain()
+        failures.hang_up(self._sockets)
+        os.environ.update(control.assignment(self.generation))
+        launch = detect()
+        limit_threads(launch)
+        self._join(launch)
 
     def sum(self, array: np.ndarray, name: str) -> np.ndarray:
         import mxnet as mx
@@ -213,7 +266,22 @@ class HorovodWorld(World):
     def broadcast_parameters(self, parameters: Any) -> None:
         self._hvd.broadcast_parameters(parameters, root_rank=0, prefix="parameters.")
 
-    def trainer(self, parameters: Any, optimizer: str, settings: dict[str, Any]) -> Any:
+    def broadcast_arrays(self, arrays: dict[str, np.ndarray], root: int) -> dict[str, np.ndarray]:
+        import mxnet as mx
+
+        mine = {name: [list(array.shape), str(array.dtype)] for name, array in arrays.items()}
+        kinds = self.gather(mine if self.rank == root else None, "arrays")[root]
+        received = {}
+        for name, (shape, dtype) in kinds.items():
+            # As bytes: Horovod then needs to know no type but one.
+            flat = np.zeros(int(np.prod(shape)) * np.dtype(dtype).itemsize, np.uint8)
+            if self.rank == root:
+                flat[:] = np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8)
+            sent = self._hvd.broadcast(mx.nd.array(flat, dtype="uint8"), root_rank=root, name=f"arrays.{name}")
+            received[name] = sent.asnumpy().view(dtype).reshape(shape)
+        return received
+
+    def trainer(self, parameters: Any, optimizer: str, settings: dict[str, Any]) -> tuple[Any, Exchange]:
         # Groups: which gradients share a fused all-reduce would otherwise depend on timing, and with it the order of
         # additions. On a CPU one, because MXNet's handling of a failed collective races when many are pending. On a
         # GPU three of six arrays each, so that those of the dense layers, four fifths of the bytes and the first to be
@@ -222,11 +290,9 @@ class HorovodWorld(World):
         groups = 1 if on_cpu else 3
         trainer = self._hvd.DistributedTrainer(parameters, optimizer, settings, num_groups=groups)
         self._shared = share(self, trainer._params) if on_cpu else None
-        self.summed_by = "Horovod"
-        if self._shared is not None:
-            trainer._allreduce_grads = self._shared.sum
-            self.summed_by = "shared memory"
-        return trainer
+        if self._shared is None:
+            return trainer, HorovodExchange(trainer, self)
+        return trainer, SharedExchange(trainer, self._shared)
 
     def start_timeline(self, path: str) -> None:
         if self.is_root and not self._own_timeline:
@@ -254,7 +320,11 @@ def join() -> World:
         limit_threads(launch)
     except UserError as error:
         raise _error_of_all(launch, error.what, error.why, error.remedy) from error
-    return HorovodWorld(launch) if launch.size > 1 else World()
+    return HorovodWorld(launch) if launch.size > 1 or _is_elastic() else World()
+
+
+def _is_elastic() -> bool:
+    return os.environ.get(ELASTIC) == "1"
 
 
 def _error_of_all(launch: Launch, what: str, why: str, remedy: str) -> UserError:

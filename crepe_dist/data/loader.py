@@ -12,7 +12,7 @@ import itertools
 import queue
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import mxnet as mx
@@ -40,12 +40,14 @@ class Batch:
         labels: int32 [n], the labels of this rank's documents, which are the first rows.
         documents: real rows in the global batch, over all ranks.
         first: place of this rank's first document in the global batch.
+        rows: int64 [n], numbers of this rank's documents in their part, where they come from one.
     """
 
     packed: mx.nd.NDArray
     labels: npt.NDArray[np.int32]
     documents: int
     first: int = 0
+    rows: Order = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def on(self, device: Any) -> tuple[mx.nd.NDArray, mx.nd.NDArray, mx.nd.NDArray]:
         """On the device: codes, uint8 [B, L]; labels, float32 [B]; weights, float32 [B, 1]."""
@@ -131,7 +133,8 @@ class _Rows:
 
     def __getitem__(self, item: tuple[Order, int, int]) -> Batch:
         indices, documents, first = item
-        return pack(self._part.codes(indices), np.asarray(self._part.labels[indices]), self._rows, documents, first)
+        labels = np.asarray(self._part.labels[indices])
+        return replace(pack(self._part.codes(indices), labels, self._rows, documents, first), rows=indices)
 
 
 def batches(part: Part, order: Order, batch_size: int, rank: int, size: int, first: int = 0) -> Iterator[Batch]:

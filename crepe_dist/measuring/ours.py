@@ -54,8 +54,8 @@ class Training:
 
     def __init__(self, shape: Shape, world: World, device: Any, precision: Precision = "auto") -> None:
         self.engine = _engine(shape, device, precision)
-        trainer = world.trainer(self.engine.network.collect_params(), "sgd", SETTINGS)
-        self._step = TrainingStep(self.engine, trainer, world.size, 0, None)
+        _, exchange = world.trainer(self.engine.network.collect_params(), "sgd", SETTINGS)
+        self._step = TrainingStep(self.engine, exchange, world.size, 0, None)
         self._steps = 0
 
     def on_again(self, batch: Batch, times: int) -> int:
@@ -77,8 +77,8 @@ class Training:
         """Trains on all batches; returns the number of documents."""
         documents = 0
         for batch in source:
-            self._step(batch, self._steps, 0.01)
             self._steps += 1
+            self._step(batch, self._steps, 0.01)
             documents += batch.documents
         mx.nd.waitall()
         return documents

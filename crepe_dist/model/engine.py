@@ -13,7 +13,6 @@ import numpy as np
 from mxnet import autograd, gluon
 
 from crepe_dist.data.loader import EXTRA, Batch, pointer
-from crepe_dist.errors import UserError
 from crepe_dist.model.network import Crepe, cast_to
 from crepe_dist.model.precision import Plan
 from crepe_dist.native.library import Library, threads
@@ -171,7 +170,7 @@ class NativeEngine(Engine):
 
     def _check(self, failed: int) -> None:
         if failed:
-            raise UserError("there is not enough memory for the network and this batch", remedy="use smaller batches")
+            raise MemoryError("there is not enough memory for the network and this batch")
 
 
 def _pointers(arrays: list[mx.nd.NDArray]) -> Any:

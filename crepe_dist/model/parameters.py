@@ -6,6 +6,7 @@ which are those of the notebook's network, so that parameter files fit both ways
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -67,6 +68,15 @@ def _paper_sigma(filters: int) -> float:
 def values(network: Crepe) -> Arrays:
     """Copies of all parameters, float32."""
     return {name: p.data().asnumpy() for name, p in network._collect_params_with_prefix().items()}
+
+
+def digest(network: Crepe) -> int:
+    """A checksum of all parameters' bits, below 2^53; equal bits give an equal one, and few others do."""
+    sums = []
+    for array in values(network).values():
+        words = array.reshape(-1).view(np.uint32)
+        sums += [np.add.reduce(words, dtype=np.uint64), np.uint64(np.bitwise_xor.reduce(words))]
+    return int.from_bytes(hashlib.sha256(np.array(sums, np.uint64).tobytes()).digest()[:6], "little")
 
 
 def set_values(network: Crepe, arrays: Arrays) -> None:

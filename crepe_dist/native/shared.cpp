@@ -1,6 +1,7 @@
 // Sum of arrays that lie in memory shared by the processes of one host. Called through ctypes; see
 // cluster/shared_memory.py.
 
+#include <omp.h>
 #include <sched.h>
 #include <time.h>
 
@@ -8,6 +9,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <cstring>
 
 namespace {
 
@@ -17,6 +19,18 @@ struct Barrier {
     std::atomic<int32_t> round;
 };
 static_assert(std::atomic<int32_t>::is_always_lock_free, "an atomic with a lock does not work across processes");
+
+// By the bits of the exponent, so that no compiler's idea of arithmetic leaves it out.
+bool finite(const float* values, int64_t count) {
+    constexpr uint32_t EXPONENT = 0x7f800000;
+    uint32_t bad = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        uint32_t bits;
+        std::memcpy(&bits, values + i, sizeof bits);
+        bad |= (bits & EXPONENT) == EXPONENT;
+    }
+    return bad == 0;
+}
 
 }  // namespace
 
@@ -51,15 +65,36 @@ extern "C" int crepe_passed(void* memory, int round, double seconds) {
 }
 
 // Adds up this process's share of the elements of all arrays, in their order, and writes the sums into all of them.
-extern "C" void crepe_add(float* const* arrays, int processes, int mine, int64_t count) {
+// Returns the processes whose elements hold an infinity or NaN, a bit each; all if it is only the sum that overflowed.
+extern "C" uint64_t crepe_add(float* const* arrays, int processes, int mine, int64_t count) {
     constexpr int64_t CHUNK = 4096;  // elements whose sums stay in the first-level cache
     const int64_t end = count * (mine + 1) / processes;
     float sums[CHUNK];
+    uint64_t bad = 0;
     for (int64_t start = count * mine / processes; start < end; start += CHUNK) {
         const int64_t some = std::min(CHUNK, end - start);
         std::copy_n(arrays[0] + start, some, sums);
         for (int i = 1; i < processes; ++i)
             for (int64_t k = 0; k < some; ++k) sums[k] += arrays[i][start + k];
+        if (!finite(sums, some)) {  // what is not finite in one of them, the sum is not either
+            uint64_t culprits = 0;
+            for (int i = 0; i < processes; ++i)
+                if (!finite(arrays[i] + start, some)) culprits |= uint64_t{1} << (i % 64);
+            bad |= culprits ? culprits : ~uint64_t{0};
+        }
         for (int i = 0; i < processes; ++i) std::copy_n(sums, some, arrays[i] + start);
     }
+    return bad;
+}
+
+// Whether no element of these arrays is an infinity or NaN.
+extern "C" int crepe_finite(float* const* arrays, const int64_t* counts, int number, int threads) {
+    int bad = 0;
+#pragma omp parallel num_threads(threads) reduction(| : bad)
+    for (int i = 0; i < number; ++i) {
+        const int64_t team = omp_get_num_threads(), own = omp_get_thread_num();
+        const int64_t start = counts[i] * own / team, end = counts[i] * (own + 1) / team;
+        bad |= !finite(arrays[i] + start, end - start);
+    }
+    return !bad;
 }

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from crepe_dist.command import silence
+
 LINE_SECONDS = 10.0
 
 
@@ -62,7 +64,10 @@ class ConsoleDisplay(Display):
         self._next_line = 0.0
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False)
+        try:
+            self._console.print(line, markup=False)
+        except BrokenPipeError:
+            silence()  # `… | head` has seen enough; training goes on
 
     def begin_epoch(self, epoch: int, epochs: int, documents: int, done: int) -> None:
         self._title = f"epoch {epoch} of 0–{epochs - 1}"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import mxnet as mx
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.cluster.control import Wish
 from crepe_dist.cluster.world import World
 from crepe_dist.data.dataset import Part
 from crepe_dist.data.loader import batches
@@ -58,25 +61,48 @@ class Scores:
         )
 
 
-def evaluate(engine: Engine, part: Part, batch_size: int, world: World, *, sharded: bool = True) -> Scores:
+class Interrupted(Exception):
+    """Something else was asked for while the network was scored; raised on every rank.
+
+    Attributes:
+        wish: what.
+    """
+
+    def __init__(self, wish: Wish) -> None:
+        super().__init__(wish.name)
+        self.wish = wish
+
+
+def evaluate(
+    engine: Engine,
+    part: Part,
+    batch_size: int,
+    world: World,
+    *,
+    sharded: bool = True,
+    wish: Callable[[], Wish] = lambda: Wish.GO_ON,
+) -> Scores:
     """Scores a network on ``part``; every rank calls it and gets the same result.
 
     Args:
         batch_size: documents a step over all ranks that score.
         sharded: every rank scores its share; else rank 0 scores everything while the others wait.
+        wish: asked after each batch; anything but GO_ON ends the scoring of this rank.
+
+    Raises:
+        Interrupted: on every rank, if ``wish`` was something else on one.
     """
     classes = engine.network.shape.classes
     engine.refresh()
-    if sharded:
-        (totals,) = list(_count(engine, part, batch_size, world.rank, world.size))[-1:]
-        confusion = world.sum(totals.confusion, "evaluation.confusion")
-        loss = world.sum(np.array([totals.loss]), "evaluation.loss")[0]
-    else:
-        alone = world.on_root("evaluation", _count(engine, part, batch_size, 0, 1))
-        confusion, loss = world.broadcast(
-            [alone.confusion.tolist(), alone.loss] if alone else None, "evaluation.result"
-        )
-    confusion = np.asarray(confusion, dtype=np.int64).reshape(classes, classes)
+    counting = _count(engine, part, batch_size, *((world.rank, world.size) if sharded else (0, 1)), world.beat)
+    counting = takewhile(lambda _: wish() is Wish.GO_ON, counting)
+    totals = next(iter(deque(counting, maxlen=1)), None) if sharded else world.on_root("evaluation", counting)
+    strongest = max(world.gather(wish(), "evaluation.wish"))
+    if strongest != Wish.GO_ON:
+        raise Interrupted(Wish(strongest))
+    totals = totals or _Totals(np.zeros((classes, classes), dtype=np.int64))
+    confusion = world.sum(totals.confusion, "evaluation.confusion")
+    loss = world.sum(np.array([totals.loss]), "evaluation.loss")[0]
     return Scores(confusion, float(loss) / int(confusion.sum()))
 
 
@@ -86,7 +112,9 @@ class _Totals:
     loss: float = 0.0
 
 
-def _count(engine: Engine, part: Part, batch_size: int, rank: int, size: int) -> Iterator[_Totals]:
+def _count(
+    engine: Engine, part: Part, batch_size: int, rank: int, size: int, beat: Callable[[], None]
+) -> Iterator[_Totals]:
     """Yields the running totals of this rank's documents after each batch."""
     classes = engine.network.shape.classes
     totals = _Totals(np.zeros((classes, classes), dtype=np.int64))
@@ -96,4 +124,5 @@ def _count(engine: Engine, part: Part, batch_size: int, rank: int, size: int) ->
         mine = log_probabilities[: len(labels)]
         np.add.at(totals.confusion, (labels, mine.argmax(axis=1)), 1)
         totals.loss -= float(mine[np.arange(len(labels)), labels].sum())
+        beat()
         yield totals

@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from crepe_dist.cluster.control import Control
 from crepe_dist.cluster.devices import pick
+from crepe_dist.cluster.failures import drain, is_peer_gone
+from crepe_dist.cluster.watchdog import Watchdog
 from crepe_dist.cluster.world import World, join
 from crepe_dist.config import Config
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.dataset import Dataset, open_dataset
-from crepe_dist.data.preparation import How, Progress, prepare_in_steps
+from crepe_dist.data.dataset import Dataset, open_dataset, verify
+from crepe_dist.data.preparation import How, prepare_in_steps
 from crepe_dist.data.selection import Split
 from crepe_dist.data.sources import SAMPLE, SAMPLE_FEATURE_LEN, find_sources
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
-from crepe_dist.model.engine import Engine, open_engine
+from crepe_dist.model.engine import open_engine
 from crepe_dist.model.network import Crepe, Shape
 from crepe_dist.model.precision import Plan, plan
 from crepe_dist.training import checkpoint, state
 from crepe_dist.training.display import ConsoleDisplay, Display
-from crepe_dist.training.loop import Loop
+from crepe_dist.training.loop import Done, Loop, Regrouping
 from crepe_dist.training.metrics import Metrics, RunMetrics
 from crepe_dist.training.profile import Profile
+from crepe_dist.training.replicas import check_replicas
 from crepe_dist.training.run_folder import RunFolder, choose
+from crepe_dist.training.saver import Saver
+from crepe_dist.training.state import Progress, Snapshot
 
 SAMPLE_FOLDER = Path("data") / SAMPLE
+LOCK_SECONDS = 10.0  # for the processes of the group before to be gone
 SAMPLE_SPLIT = Split(test=0.2, validation=0.1)
 
 
@@ -53,64 +61,141 @@ class Result:
     test_loss: float
 
 
+@dataclass(frozen=True)
+class Carried:
+    """What a rank brings from one group into the next: the state in its memory.
+
+    Attributes:
+        unrecorded: steps that are not in the metrics yet.
+    """
+
+    snapshot: Snapshot
+    unrecorded: list[Done]
+
+
 def fit(config: Config) -> Result:
     """Trains as ``config`` says, in this process or as one of many; resumes an unfinished run, reports a finished one.
 
     Raises:
         UserError: on anything the caller can mend.
+        Stopped: by SIGTERM or SIGINT; all is saved.
     """
-    with join() as world:
-        return train(config, world)
-
-
-def train(config: Config, world: World) -> Result:
-    """``fit`` within a world that was joined before."""
-    display = ConsoleDisplay() if world.is_root else Display()
-    dataset = open_data(config.data.source, world, display)
-    if config.training.patience and "validation" not in dataset.parts:
-        raise UserError(
-            "training.patience needs data with a validation part",
-            "the test part must not decide when to stop",
-            "prepare the data with --validation 0.1",
-            on_all_ranks=True,
-        )
-    device = world.agree("device", lambda: pick(config.device, world.local_rank, world.local_size))
-    world.agree("settings", lambda: None, same=lambda _: config.identity())
-    computing = world.agree("precision", lambda: plan(config.model, device), same=Plan.result)
-    network = world.agree("network", lambda: build_network(config, dataset, device))
-    engine = open_engine(network, computing, device)
-    folder = _choose_folder(config, dataset, world)
-    if folder.result is not None:
-        result = _result(folder)
-        display.say(f"{folder.path} is finished; --fresh starts another run\n{_summary(result)}")
+    with Control() as control, join() as world:
+        result = train(config, world, control)
+        assert isinstance(result, Result)  # only a supervised command goes on in another group
         return result
 
-    lock = world.on_root("lock", (folder.lock() for _ in range(1)))
-    world.broadcast_parameters(network.collect_params())
-    metrics = RunMetrics(folder.path, tensorboard=config.logging.tensorboard) if world.is_root else Metrics()
-    profile = Profile(world, engine, folder) if config.logging.profile else None
-    loop = Loop(config, dataset, world, folder, engine, metrics, display, profile)
-    display.say(_opening(config, dataset, world, engine, folder))
-    resume(loop)
-    loop.run()
 
+def train(config: Config, world: World, control: Control, carried: Carried | None = None) -> Result | Carried:
+    """``fit`` within a world that was joined before.
+
+    Args:
+        carried: what this rank had in memory when it left the group before.
+
+    Returns:
+        What the run came to; or, where the group has changed meanwhile, what to call this again with.
+    """
+    with Watchdog(control, config.safety.watchdog_s, world.rank) as watchdog:
+        world.beat = watchdog.beat
+        display = ConsoleDisplay() if world.is_root else Display()
+        dataset = open_data(config.data.source, world, display)
+        if config.training.patience and "validation" not in dataset.parts:
+            raise UserError(
+                "training.patience needs data with a validation part",
+                "the test part must not decide when to stop",
+                "prepare the data with --validation 0.1",
+                on_all_ranks=True,
+            )
+        device = world.agree("device", lambda: pick(config.device, world.local_rank, world.local_size))
+        world.agree("settings", lambda: None, same=lambda _: config.identity())
+        computing = world.agree("precision", lambda: plan(config.model, device), same=Plan.result)
+        network = world.agree("network", lambda: build_network(config, dataset, device))
+        engine = open_engine(network, computing, device)
+        folder = _choose_folder(config, dataset, world)
+        if folder.result is not None:
+            result = _result(folder)
+            display.say(f"{folder.path} is finished; --fresh starts another run\n{_summary(result)}")
+            return result
+
+        lock = world.on_root("lock", folder.lock_in_steps(LOCK_SECONDS if control.is_supervised else 0.0))
+        try:
+            processes = world.gather(watchdog.identity(), "processes")
+            watchdog.write_to(folder.stacks(world.rank), processes)
+            _verify_data(dataset, world, folder, watchdog)
+            world.broadcast_parameters(network.collect_params())
+            metrics = RunMetrics(folder.path, tensorboard=config.logging.tensorboard) if world.is_root else Metrics()
+            profile = Profile(world, engine, folder) if config.logging.profile else None
+            loop = Loop(config, dataset, world, folder, engine, metrics, display, control, watchdog, profile)
+            display.say(_opening(config, dataset, world, loop))
+            if not rejoin(loop, carried):
+                resume(loop)
+            try:
+                with control.deferring():
+                    loop.run()
+            except Exception as error:
+                if not (isinstance(error, Regrouping) or (world.is_elastic and is_peer_gone(error))):
+                    raise
+                return _carry(loop, control)
+            return _finish(loop, lock)
+        finally:
+            if lock is not None:
+                lock.close()
+
+
+def _carry(loop: Loop, control: Control) -> Carried:
+    """Leaves the group with what is in memory, and joins the next one."""
+    loop.watchdog.beat("regroup")
+    began = time.monotonic()
+    drain()
+    carried = Carried(loop.snapshot(), loop.unrecorded)
+    loop.close()
+    loop.world.regroup(control)
+    if loop.world.is_root:
+        loop.display.say(
+            f"{loop.world.size} processes go on after step {carried.snapshot.progress.step}, "
+            f"{time.monotonic() - began:.1f} s later"
+        )
+    return carried
+
+
+def _finish(loop: Loop, lock: IO[str] | None) -> Result:
     reported = loop.reported()
-    if world.is_root:
-        folder.write_result(
+    if loop.world.is_root:
+        loop.folder.write_result(
             {
                 "checkpoint": f"{checkpoint.FOLDER}/{reported['checkpoint']}",
                 "epoch": reported["epoch"],
-                "chosen_by": "validation accuracy" if "validation" in dataset.parts else "last epoch",
+                "chosen_by": "validation accuracy" if "validation" in loop.dataset.parts else "last epoch",
                 "test_accuracy": reported["test_accuracy"],
                 "test_loss": reported["test_loss"],
             }
         )
-    if lock is not None:
-        lock.close()
-    world.gather(0, "result written")
-    result = _result(folder)
-    display.say(_summary(result))
+    loop.world.gather(0, "result written")
+    result = _result(loop.folder)
+    loop.display.say(_summary(result))
     return result
+
+
+def rejoin(loop: Loop, carried: Carried | None) -> bool:
+    """Goes on from what the rank that is ahead of all carried here; false if nobody carried anything."""
+    world = loop.world
+    steps = world.gather(carried.snapshot.progress.step if carried else -1, "carried")
+    root = steps.index(max(steps))
+    if steps[root] < 0:
+        return False
+    own = carried or Carried(Snapshot(Progress(), {}, {}), [])
+    about = [asdict(own.snapshot.progress), [asdict(each) for each in own.unrecorded]]
+    progress, unrecorded = world.gather(about if world.rank == root else None, "carried.progress")[root]
+    parts = {"parameters": own.snapshot.parameters, "optimizer": own.snapshot.optimizer}
+    if any(step != steps[root] for step in steps):
+        parts = {name: world.broadcast_arrays(arrays, root) for name, arrays in parts.items()}
+    loop.restore(Snapshot(Progress.of(progress), parts["parameters"], parts["optimizer"]))
+    loop.unrecorded = [Done(**each) for each in unrecorded]
+    if world.is_root:
+        found = state.load_newest(loop.folder.state)  # perhaps of another rank 0
+        _begin_saving(loop, found)
+    check_replicas(loop.network, world)
+    return True
 
 
 def resume(loop: Loop) -> None:
@@ -118,19 +203,35 @@ def resume(loop: Loop) -> None:
     found = loop.world.agree(
         "saved state",
         lambda: state.load_newest(loop.folder.state),
-        same=lambda found: found and [found[0].step, found[0].epoch],
+        same=lambda found: found and found.path.name,
     )
-    if found is None:
-        return
-    progress, values, optimizer, damaged = found
-    loop.restore(progress, values, optimizer)
-    for each in damaged:
-        loop.display.say(f"not usable, passed over: {each}")
-    loop.metrics.resume(progress)
-    loop.display.say(f"going on from step {progress.step}, epoch {progress.epoch}")
-    precision = loop.engine.plan.precision
-    if progress.precision not in ("", precision):
-        loop.display.say(f"so far it computed in {progress.precision}, from now on in {precision}")
+    if found is not None:
+        loop.restore(found.snapshot)
+        progress = loop.progress
+        for each in found.damaged:
+            loop.display.say(f"not usable, passed over: {each}")
+        loop.metrics.resume(progress)
+        loop.display.say(f"going on from step {progress.step}, epoch {progress.epoch}, saved in {found.path}")
+        precision = loop.engine.plan.precision
+        if progress.precision not in ("", precision):
+            loop.display.say(f"so far it computed in {progress.precision}, from now on in {precision}")
+    if loop.world.is_root:
+        _begin_saving(loop, found)
+
+
+def _begin_saving(loop: Loop, found: state.Found | None) -> None:
+    good, step = (found.path, found.snapshot.progress.step) if found else (None, loop.progress.step)
+    loop.saver = Saver(loop.folder.state, loop.config.checkpoint, loop.display.say, good, step)
+
+
+def _verify_data(dataset: Dataset, world: World, folder: RunFolder, watchdog: Watchdog) -> None:
+    """One process of each host reads the data and compares checksums, unless that was done and nothing has changed."""
+
+    def check() -> None:
+        if world.local_rank == 0:
+            verify(dataset, folder.verified(), watchdog.beat)
+
+    world.agree("checksums of the data", check)
 
 
 def open_data(source: str, world: World, display: Display) -> Dataset:
@@ -165,7 +266,7 @@ def _open(folder: Path) -> Dataset:
     return open_dataset(folder)
 
 
-def _prepare_sample(folder: Path) -> Iterator[Progress]:
+def _prepare_sample(folder: Path) -> Iterator[object]:
     encoding = Encoding(feature_len=SAMPLE_FEATURE_LEN)
     yield from prepare_in_steps(find_sources([SAMPLE]), folder, encoding, SAMPLE_SPLIT, How(processes=1))
 
@@ -196,14 +297,15 @@ def build_network(config: Config, dataset: Dataset, device: Any) -> Crepe:
     return network
 
 
-def _opening(config: Config, dataset: Dataset, world: World, engine: Engine, folder: RunFolder) -> str:
+def _opening(config: Config, dataset: Dataset, world: World, loop: Loop) -> str:
+    engine, folder = loop.engine, loop.folder
     network, device = engine.network, engine.device
     rows = ", ".join(f"{len(part):,} {name}" for name, part in dataset.parts.items())
     count = sum(int(p.data().size) for p in network.collect_params().values())
     processes = "1 process" if world.size == 1 else f"{world.size} processes"
     where = f"{processes}, {device}"
-    if world.summed_by:
-        where += f", gradients summed by {world.summed_by}"
+    if loop.exchange.by:
+        where += f", gradients summed by {loop.exchange.by}"
     if device.device_type == "cpu":
         where += f", OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')}"
     return (

@@ -3,40 +3,45 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import mxnet as mx
-import numpy as np
-
+from crepe_dist.cluster.control import Control, Wish
+from crepe_dist.cluster.watchdog import SHOWN_ROWS, Watchdog
 from crepe_dist.cluster.world import World
 from crepe_dist.config import Config
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.data.loader import Batch, batches, epoch_order
+from crepe_dist.data.loader import Batch, batches, epoch_order, share
 from crepe_dist.errors import UserError
 from crepe_dist.model import flops, parameters
 from crepe_dist.model.engine import Engine, no_mark
-from crepe_dist.training import checkpoint, state
+from crepe_dist.training import checkpoint, memory, state
 from crepe_dist.training.display import Display, Speed
-from crepe_dist.training.evaluation import Scores, evaluate
+from crepe_dist.training.evaluation import Interrupted, Scores, evaluate
 from crepe_dist.training.metrics import Metrics
 from crepe_dist.training.profile import Profile
+from crepe_dist.training.replicas import check_replicas
 from crepe_dist.training.run_folder import RunFolder
+from crepe_dist.training.saver import Saver
 from crepe_dist.training.schedule import learning_rate
-from crepe_dist.training.state import Progress
-from crepe_dist.training.step import TrainingStep
+from crepe_dist.training.state import Progress, Snapshot
+from crepe_dist.training.step import NotFinite, Outcome, TrainingStep
 
 SMOOTHING = 0.01  # of the moving average of the loss, the notebook's
 
 
-@dataclass
-class _Pending:
-    """A step whose loss has not been looked at yet."""
+@dataclass(frozen=True)
+class Done:
+    """A step that has not been recorded yet."""
 
     step: int
     documents: int
     learning_rate: float
-    loss: mx.nd.NDArray
+    loss: float
+
+
+class Regrouping(Exception):
+    """The group is to change, and every rank goes on in the new one with what it has in memory."""
 
 
 class Loop:
@@ -45,6 +50,8 @@ class Loop:
     Args:
         folder: where rank 0 writes.
         engine: computes a network that is initialised, equal on every rank.
+        control: what this process is asked for from outside.
+        watchdog: told of each step.
         profile: of the first steps, if one is wanted.
     """
 
@@ -57,6 +64,8 @@ class Loop:
         engine: Engine,
         metrics: Metrics,
         display: Display,
+        control: Control,
+        watchdog: Watchdog,
         profile: Profile | None = None,
     ) -> None:
         self.config = config
@@ -67,28 +76,48 @@ class Loop:
         self.network = engine.network
         self.metrics = metrics
         self.display = display
+        self.control = control
+        self.watchdog = watchdog
+        self.saver: Saver | None = None  # on rank 0, once it is known where the run begins
         self.train_part = dataset.parts["train"]
-        self.trainer = world.trainer(self.network.collect_params(), config.optimizer.name, config.optimizer.settings())
+        self.trainer, self.exchange = world.trainer(
+            self.network.collect_params(), config.optimizer.name, config.optimizer.settings()
+        )
         self.train_step = TrainingStep(
-            engine, self.trainer, world.size, config.training.seed, config.optimizer.clip_norm
+            engine, self.exchange, world.size, config.training.seed, config.optimizer.clip_norm
         )
         self.profile = profile
         if profile is not None:
             self.train_step.mark = profile.mark
         self.progress = Progress(epoch=config.training.start_epoch)
+        self.unrecorded: list[Done] = []
         self._flops = flops.training(self.network.shape)
-        self._pending: list[_Pending] = []
+        self._rows: list[int] = []
         self._waited = 0.0
         self._since = time.monotonic()
-        self._compiled = False  # the first step compiles; it is looked at alone, so that no rate contains it
+        self._compiled = False  # the first step compiles; it is recorded alone, so that no rate contains it
+        watchdog.locate(self.where)
 
     def run(self) -> None:
-        """Goes on from ``progress`` to the end of the run."""
+        """Goes on from ``progress`` to the end of the run.
+
+        Raises:
+            Stopped: asked to stop; all is saved.
+            Regrouping: asked to go on in another group.
+        """
         while not self.progress.finished:
-            self.train_epoch()
-            scores = self.evaluate()
+            with memory.watched("data.batch_size", self.config.data.batch_size, self.world.size):
+                self.train_epoch()
+            with memory.watched("evaluation.batch_size", self.config.evaluation.batch_size, self.world.size):
+                scores = self.evaluate()
             self.finish_epoch(scores)
             self.save_state()
+        self.close()
+
+    def close(self) -> None:
+        """Waits until all is written."""
+        if self.saver is not None:
+            self.saver.close()
         self.metrics.close()
 
     def train_epoch(self) -> None:
@@ -97,31 +126,96 @@ class Loop:
         )
         self._start_clock()
         for batch in self.timed(self.batches()):
-            self.train(batch)
+            outcome = self.train(batch)
             if self.is_time(self.config.logging.every) or not self._compiled:
                 self.log()
                 self._compiled = True
-            if self.is_time(self.config.checkpoint.every):
-                self.log()
-                self.save_state()
+            self.obey(outcome.wish)
             if self.profile is not None and self.profile.finished:
                 self.end_profile()
         self.log()
         self.end_profile()
         self.display.end_epoch()
-        self.save_state()
+
+    def obey(self, wish: Wish) -> None:
+        """Does what the ranks agreed on after a step; every rank is here."""
+        if wish in (Wish.SAVE, Wish.STOP):
+            self.save_state()
+        elif self.is_time(self.config.safety.digest_every):
+            check_replicas(self.network, self.world)
+        if wish is Wish.REGROUP:
+            raise Regrouping
+        if wish is Wish.STOP:
+            self.stop()
+
+    def stop(self) -> None:
+        """Ends, once the state is on the disk."""
+        if self.saver is not None:
+            if not self.saver.wait():
+                raise UserError(
+                    "the last steps could not be saved", remedy="free some room, then run the command again"
+                )
+            self.display.say(f"{self.control.why or 'stopped'}: saved after step {self.progress.step}")
+        self.close()
+        raise self.control.stopped(on_all_ranks=True)
+
+    def where(self) -> dict[str, Any]:
+        """For the watchdog."""
+        progress = self.progress
+        rows = self._rows[:SHOWN_ROWS]
+        return {"step": progress.step, "epoch": progress.epoch, "documents": progress.documents, "rows": rows}
 
     def batches(self) -> Any:
         order = epoch_order(len(self.train_part), self.config.training.seed, self.progress.epoch)
         batch_size = self.config.data.batch_size
         return batches(self.train_part, order, batch_size, self.world.rank, self.world.size, self.progress.documents)
 
-    def train(self, batch: Batch) -> None:
-        rate = self.learning_rate()
-        loss = self.train_step(batch, self.progress.step, rate)
-        self.progress.step += 1
+    def train(self, batch: Batch) -> Outcome:
+        self.watchdog.beat("train")
+        self._rows = batch.rows.tolist()
+        rate, step = self.learning_rate(), self.progress.step + 1
+        try:
+            outcome = self.train_step(batch, step, rate, self.wish(step))
+        except NotFinite as error:
+            outcome = self.not_finite(error, batch, step)
+        self.progress.step = step
         self.progress.documents += batch.documents
-        self._pending.append(_Pending(self.progress.step, batch.documents, rate, loss))
+        if outcome.updated:
+            self.count(Done(step, batch.documents, rate, outcome.loss))
+        return outcome
+
+    def wish(self, step: int) -> Wish:
+        """Of this rank, for after that step."""
+        due = self.saver is not None and self.saver.due(step)
+        return max(self.control.wish, Wish.SAVE if due else Wish.GO_ON)
+
+    def count(self, done: Done) -> None:
+        loss, before = done.loss / done.documents, self.progress.moving_loss
+        self.progress.moving_loss = loss if before is None else (1 - SMOOTHING) * before + SMOOTHING * loss
+        self.progress.loss_sum += done.loss
+        self.unrecorded.append(done)
+
+    def not_finite(self, error: NotFinite, batch: Batch, step: int) -> Outcome:
+        """The step is left out, or the run ends; the same on every rank, and the parameters are those before."""
+        start, size = self.progress.documents, self.world.size
+        order = epoch_order(len(self.train_part), self.config.training.seed, self.progress.epoch)
+        of_ranks = []
+        for rank in error.ranks:
+            first, end = share(start, start + batch.documents, rank, size)
+            rows = order[first:end].tolist()
+            of_ranks.append(f"rank {rank} (rows {_list(rows)} of the train part)")
+        ranks = "; ".join(of_ranks)
+        if self.config.safety.nonfinite == "skip":
+            self.metrics.skipped({"step": step, "epoch": self.progress.epoch, "ranks": list(error.ranks)})
+            self.display.say(f"step {step} is left out: loss or gradient are not finite on {ranks}")
+            return error.outcome
+        raise UserError(
+            f"loss or gradient are not finite at step {step} on {ranks}: training diverged",
+            "the learning rate is too large, in most cases; nothing of this step was kept",
+            "lower optimizer.learning_rate, set optimizer.clip_norm to 1, or leave such steps out with "
+            "--safety.nonfinite skip; the newest saved state is from before",
+            on_all_ranks=True,
+        )
 
     def learning_rate(self) -> float:
         first = self.config.training.start_epoch
@@ -157,60 +251,56 @@ class Loop:
         self.train_step.mark = no_mark
 
     def log(self) -> None:
-        """Looks at the losses since the last look: one wait for the device, one sum over the ranks."""
-        if not self._pending:
-            return
-        own = mx.nd.concat(*[each.loss.reshape(1) for each in self._pending], dim=0).asnumpy()
-        sums = self.world.sum(own.astype(np.float64), "loss")
-        self._check_finite(sums)
+        """Records and shows the steps since the last time."""
         seconds = time.monotonic() - self._since
-        speed = Speed(
-            documents=sum(each.documents for each in self._pending) / seconds,
-            milliseconds=1000 * seconds / len(self._pending),
-            waited=min(1.0, self._waited / seconds),
-            flops=self._flops * sum(each.documents for each in self._pending) / seconds,
-        )
-        records = []
-        for each, loss_sum in zip(self._pending, sums.tolist()):
-            loss = loss_sum / each.documents
-            before = self.progress.moving_loss
-            self.progress.moving_loss = loss if before is None else (1 - SMOOTHING) * before + SMOOTHING * loss
-            self.progress.loss_sum += loss_sum
-            records.append(
-                {
-                    "step": each.step,
-                    "epoch": self.progress.epoch,
-                    "loss": loss,
-                    "learning_rate": each.learning_rate,
-                    "documents_per_second": speed.documents,
-                    "milliseconds": speed.milliseconds,
-                    "wait_fraction": speed.waited,
-                    "flops_per_second": speed.flops,
-                }
-            )
         self.progress.seconds += seconds
-        self.metrics.steps(records)
-        self.display.update(self.progress.documents, self.progress.moving_loss or 0.0, speed)
+        if self.unrecorded:
+            documents = sum(each.documents for each in self.unrecorded)
+            speed = Speed(
+                documents=documents / seconds,
+                milliseconds=1000 * seconds / len(self.unrecorded),
+                waited=min(1.0, self._waited / seconds),
+                flops=self._flops * documents / seconds,
+            )
+            self.metrics.steps(
+                [
+                    {
+                        "step": each.step,
+                        "epoch": self.progress.epoch,
+                        "loss": each.loss / each.documents,
+                        "learning_rate": each.learning_rate,
+                        "documents_per_second": speed.documents,
+                        "milliseconds": speed.milliseconds,
+                        "wait_fraction": speed.waited,
+                        "flops_per_second": speed.flops,
+                    }
+                    for each in self.unrecorded
+                ]
+            )
+            self.display.update(self.progress.documents, self.progress.moving_loss or 0.0, speed)
+            self.unrecorded = []
         self._start_clock()
 
-    def _check_finite(self, sums: np.ndarray) -> None:
-        """The sums are those of all ranks, so all stop together, and nothing was saved since the last good look."""
-        bad = np.flatnonzero(~np.isfinite(sums))
-        if len(bad):
-            raise UserError(
-                f"the loss is {sums[bad[0]]} at step {self._pending[bad[0]].step}: training diverged",
-                "the learning rate is too large, in most cases",
-                "lower optimizer.learning_rate, or set optimizer.clip_norm to 1",
-                on_all_ranks=True,
-            )
-
     def evaluate(self) -> dict[str, Scores]:
+        """Scores of the parts that are not trained on. Asked to do something else meanwhile, it never returns."""
+        self.watchdog.beat("evaluate")
         options = self.config.evaluation
-        return {
-            name: evaluate(self.engine, part, options.batch_size, self.world, sharded=options.sharded)
-            for name, part in self.dataset.parts.items()
-            if name != "train"
-        }
+        try:
+            return {
+                name: evaluate(
+                    self.engine,
+                    part,
+                    options.batch_size,
+                    self.world,
+                    sharded=options.sharded,
+                    wish=lambda: self.control.wish,
+                )
+                for name, part in self.dataset.parts.items()
+                if name != "train"
+            }
+        except Interrupted as interrupted:
+            self.obey(interrupted.wish)
+            raise
 
     def finish_epoch(self, scores: dict[str, Scores]) -> None:
         """Writes the epoch's checkpoint and record, and decides whether another epoch follows."""
@@ -271,25 +361,43 @@ class Loop:
         }
 
     def save_state(self) -> None:
-        if not self.world.is_root:
-            return
-        self.metrics.sync()
-        self.progress.precision = self.engine.plan.precision
-        state.save(
-            self.folder.state, self.progress, parameters.values(self.network), state.optimizer_arrays(self.trainer)
-        )
+        """Rank 0 begins to write the state, which is the same on every rank. All ranks call it."""
+        self.watchdog.beat("save")
+        self.log()
+        check_replicas(self.network, self.world)
+        if self.saver is not None:
+            try:
+                self.metrics.sync()
+            except OSError as error:
+                self.display.say(f"{error}; the state of step {self.progress.step} was not saved")
+                return
+            self.saver.save(self.snapshot())
         self._start_clock()
 
-    def restore(self, progress: Progress, values: state.Arrays, optimizer: state.Arrays) -> None:
-        """Goes on from a saved state; every rank must be given the same."""
-        parameters.set_values(self.network, values)
-        state.set_optimizer_arrays(self.trainer, optimizer, self.engine.device)
-        self.progress = progress
+    def snapshot(self) -> Snapshot:
+        progress = replace(
+            self.progress,
+            epochs=list(self.progress.epochs),
+            precision=self.engine.plan.precision,
+            loss_scale=self.train_step.scale.state(),
+        )
+        return Snapshot(progress, parameters.values(self.network), state.optimizer_arrays(self.trainer))
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Goes on from a snapshot; every rank must be given the same."""
+        parameters.set_values(self.network, snapshot.parameters)
+        state.set_optimizer_arrays(self.trainer, snapshot.optimizer, self.engine.device)
+        self.progress = replace(snapshot.progress, epochs=list(snapshot.progress.epochs))
+        self.train_step.scale.restore(snapshot.progress.loss_scale)
 
     def _start_clock(self) -> None:
-        self._pending = []
         self._waited = 0.0
         self._since = time.monotonic()
+
+
+def _list(rows: list[int]) -> str:
+    shown = ", ".join(map(str, rows[:SHOWN_ROWS]))
+    return shown if len(rows) <= SHOWN_ROWS else f"{shown}, … {len(rows) - SHOWN_ROWS} more"
 
 
 def _line(record: dict[str, Any]) -> str:

@@ -1,16 +1,10 @@
-"""Loss scaling for float16 (Micikevicius et al. 2018, arXiv:1710.03740), without waiting for the device."""
+"""Loss scaling for float16 (Micikevicius et al. 2018, arXiv:1710.03740)."""
 
 from __future__ import annotations
-
-from collections import deque
-from typing import Any
-
-import mxnet as mx
 
 START = 2.0**15
 LARGEST = 2.0**24
 GROW_AFTER = 2000  # steps without an overflow
-LAG = 8  # steps after which a flag is looked at; the device has passed them long since
 
 
 class LossScale:
@@ -22,42 +16,47 @@ class LossScale:
 
     scale = 1.0
 
-    def guard(self, gradients: list[Any]) -> None:
-        """Called with the gradients summed over the ranks; keeps an overflow out of the parameters."""
+    def good(self) -> None:
+        """The summed gradients of a step were finite."""
+
+    def lower(self) -> bool:
+        """They were not; whether a smaller scale may help. Then the step is to be left out."""
+        return False
+
+    def state(self) -> list[float]:
+        """What ``restore`` takes."""
+        return []
+
+    def restore(self, state: list[float]) -> None:
+        """Goes on from ``state``."""
 
 
 class DynamicLossScale(LossScale):
-    """Halved after an overflow, doubled after ``GROW_AFTER`` steps without.
-
-    Gradients that hold an infinity or NaN become zeros on the device, so such a step moves the parameters by momentum
-    and weight decay alone. That is decided on gradients summed over the ranks, hence alike on all of them. Whether it
-    was so is only looked at ``LAG`` steps later: looking at once would make the device wait for the host in each step.
-    """
+    """Halved after an overflow, doubled after ``GROW_AFTER`` steps without."""
 
     def __init__(self) -> None:
         self.scale = START
-        self._flags: deque[tuple[float, Any]] = deque()
         self._good = 0
 
-    def guard(self, gradients: list[Any]) -> None:
-        finite = mx.nd.multi_all_finite(*gradients, num_arrays=len(gradients))
-        for gradient in gradients:
-            keep = finite.broadcast_to((gradient.shape[0],))
-            gradient[:] = mx.nd.where(keep, gradient, mx.nd.zeros_like(gradient))
-        self._flags.append((self.scale, finite))
-        if len(self._flags) > LAG:
-            self._adjust(*self._flags.popleft())
-
-    def _adjust(self, scale: float, finite: Any) -> None:
-        if not finite.asscalar():
+    def good(self) -> None:
+        self._good += 1
+        if self._good == GROW_AFTER:
             self._good = 0
-            if scale == self.scale:  # steps that began before the last halving halve it no more
-                self.scale = max(1.0, scale / 2)
-        else:
-            self._good += 1
-            if self._good == GROW_AFTER:
-                self._good = 0
-                self.scale = min(LARGEST, self.scale * 2)
+            self.scale = min(LARGEST, self.scale * 2)
+
+    def lower(self) -> bool:
+        self._good = 0
+        if self.scale == 1.0:
+            return False
+        self.scale /= 2
+        return True
+
+    def state(self) -> list[float]:
+        return [self.scale, float(self._good)]
+
+    def restore(self, state: list[float]) -> None:
+        if state:
+            self.scale, self._good = state[0], int(state[1])
 
 
 def loss_scale(precision: str) -> LossScale:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ class Metrics:
     def steps(self, records: list[Record]) -> None:
         """A record a step: step, epoch, loss, learning_rate, documents_per_second, wait_fraction."""
 
+    def skipped(self, record: Record) -> None:
+        """A step that was left out: step, epoch, and the ranks where its loss or gradient was not finite."""
+
     def epoch(self, record: Record) -> None:
         """epoch, train_loss, test_loss, test_accuracy (a fraction), seconds, and the validation scores if any."""
 
@@ -39,8 +43,10 @@ class RunMetrics(Metrics):
         self._path = folder / METRICS
         self._tensorboard = folder / "tensorboard" if tensorboard else None
         self._writer: Any = None
+        self._unwritten: list[str] = []
 
     def resume(self, progress: Progress) -> None:
+        self._unwritten = []
         kept = [line for line in self._lines() if _still_true(line, progress)]
         kept.append(json.dumps({"event": "resume", "step": progress.step, "epoch": progress.epoch}))
         write_text(self._path, "".join(f"{line}\n" for line in kept))
@@ -52,6 +58,9 @@ class RunMetrics(Metrics):
         for record in records:
             self._scalars(record["step"], "train", record, ("loss", "learning_rate", "documents_per_second"))
 
+    def skipped(self, record: Record) -> None:
+        self._append([{"event": "skipped", **record}])
+
     def epoch(self, record: Record) -> None:
         self._append([{"event": "epoch", **record}])
         names = [name for name in record if name.endswith(("_loss", "_accuracy"))]
@@ -60,6 +69,7 @@ class RunMetrics(Metrics):
             self._writer.flush()
 
     def sync(self) -> None:
+        self._write()
         if self._path.is_file():
             sync(self._path)
 
@@ -72,8 +82,26 @@ class RunMetrics(Metrics):
         return self._path.read_text(encoding="utf-8").splitlines() if self._path.is_file() else []
 
     def _append(self, records: list[Record]) -> None:
-        with self._path.open("a", encoding="utf-8") as stream:
-            stream.writelines(json.dumps(record) + "\n" for record in records)
+        self._unwritten += [json.dumps(record) + "\n" for record in records]
+        try:
+            self._write()
+        except OSError:
+            # No room for now. The lines wait for the next time; `sync` tells of it, before a state relies on them.
+            return
+
+    def _write(self) -> None:
+        """All lines or none: one that was cut would spoil the next."""
+        if not self._unwritten:
+            return
+        size = self._path.stat().st_size if self._path.is_file() else 0
+        try:
+            with self._path.open("a", encoding="utf-8") as stream:
+                stream.writelines(self._unwritten)
+        except OSError:
+            if self._path.is_file():
+                os.truncate(self._path, size)
+            raise
+        self._unwritten = []
 
     def _scalars(self, step: int, group: str, record: Record, names: tuple[str, ...]) -> None:
         if not self._tensorboard:
@@ -95,5 +123,5 @@ def _still_true(line: str, progress: Progress) -> bool:
     except ValueError:
         return False  # cut off by a kill
     if record["event"] == "epoch":
-        return bool(record["epoch"] < progress.epoch or progress.finished)
+        return any(record["epoch"] == each["epoch"] for each in progress.epochs)
     return bool(record["step"] <= progress.step)

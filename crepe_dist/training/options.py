@@ -98,15 +98,17 @@ class CheckpointOptions:
     """What is kept on disk.
 
     Args:
-        every: steps between two saves of the resumable state; also saved after each epoch.
+        every: steps that may be lost, at most, when a process is killed; the resumable state is saved that often.
+        every_s: seconds of training that may be lost; the smaller of both counts.
         keep_last: checkpoints of the last epochs that are kept; the best one is kept besides.
     """
 
     every: int = 200
+    every_s: float = 60
     keep_last: int = 3
 
     def __post_init__(self) -> None:
-        _positive("checkpoint", every=self.every, keep_last=self.keep_last)
+        _positive("checkpoint", every=self.every, every_s=self.every_s, keep_last=self.keep_last)
 
 
 @dataclass
@@ -126,6 +128,26 @@ class LoggingOptions:
 
     def __post_init__(self) -> None:
         _positive("logging", every=self.every)
+
+
+@dataclass
+class SafetyOptions:
+    """What ends a run that went wrong.
+
+    Args:
+        watchdog_s: seconds without progress after which a process counts as hung, and all are ended with their stacks
+            written down; ten times the longest step, if that is more.
+        digest_every: steps between two comparisons of the parameters over the processes; also before each save.
+        nonfinite: what to do where a loss or gradient is infinite or not a number: stop, or skip the step. Nothing of
+            such a step reaches the parameters in either case.
+    """
+
+    watchdog_s: float = 120
+    digest_every: int = 200
+    nonfinite: Literal["stop", "skip"] = "stop"
+
+    def __post_init__(self) -> None:
+        _positive("safety", watchdog_s=self.watchdog_s, digest_every=self.digest_every)
 
 
 def _positive(group: str, **values: float) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import socket
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -18,14 +21,22 @@ IDENTITY = "run.json"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run's folder: ``config.yaml``, ``run.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``state/``
-    and, once finished, ``result.json``."""
+    """A run's folder: ``config.yaml``, ``run.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``state/``,
+    ``stacks/``, ``verified/`` and, once finished, ``result.json``."""
 
     path: Path
 
     @property
     def state(self) -> Path:
         return self.path / "state"
+
+    def stacks(self, rank: int) -> Path:
+        """Where the watchdog of a rank writes."""
+        return self.path / "stacks" / f"rank_{rank}.txt"
+
+    def verified(self) -> Path:
+        """Which files of the data this host has verified, and how they looked then."""
+        return self.path / "verified" / f"{socket.gethostname()}.json"
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -49,6 +60,19 @@ class RunFolder:
                 remedy="wait for it to end, or start another run with --fresh",
             ) from error
         return file
+
+    def lock_in_steps(self, patience: float) -> Iterator[IO[str] | None]:
+        """``lock`` as the last item; tried again for so many seconds, with ``None`` after each vain try."""
+        due = time.monotonic() + patience
+        while True:
+            try:
+                yield self.lock()
+                return
+            except UserError:
+                if time.monotonic() > due:
+                    raise
+            yield None
+            time.sleep(0.2)
 
     def write_result(self, result: dict[str, Any]) -> None:
         write_json(self.path / RESULT, result)

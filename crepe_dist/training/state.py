@@ -1,15 +1,18 @@
 """The resumable state: parameters, optimiser and position, in plain arrays and JSON (no pickle).
 
-``<run>/state/step_<n>/`` holds ``parameters.safetensors``, ``optimizer.safetensors``, ``state.json`` and, written
-last, ``manifest.json`` with the SHA-256 of each. It is written under another name and renamed; older ones go after.
+``<run>/state/step_<n>_<epochs scored>/`` holds ``parameters.safetensors``, ``optimizer.safetensors``, ``state.json``
+and, written last, ``manifest.json`` with size and SHA-256 of each. It is written under another name and renamed; of the
+older ones the newest stays, in case this one gets damaged.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
-from dataclasses import asdict, dataclass, field
+import stat
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +22,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from crepe_dist.errors import UserError
-from crepe_dist.files import sha256, sync, write_json
+from crepe_dist.files import identity, sync, write_json
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
+FILES = ("parameters.safetensors", "optimizer.safetensors", "state.json")
+LARGEST_JSON = 64 << 20  # bytes
 Arrays = dict[str, np.ndarray]
 
 
@@ -31,7 +36,7 @@ class Progress:
     """Where a run stands: all of its memory beside the arrays.
 
     Attributes:
-        step: updates done since the run began.
+        step: steps done since the run began.
         epoch: number of the current epoch.
         documents: documents of this epoch that were trained on, over all ranks.
         moving_loss: the notebook's moving average within this epoch, or ``None`` at its start.
@@ -40,6 +45,7 @@ class Progress:
         epochs: one record for each finished epoch.
         finished: nothing is left to do.
         precision: that of the last steps, or empty.
+        loss_scale: ``LossScale.state``.
     """
 
     step: int = 0
@@ -51,6 +57,7 @@ class Progress:
     epochs: list[dict[str, Any]] = field(default_factory=list)
     finished: bool = False
     precision: str = ""
+    loss_scale: list[float] = field(default_factory=list)
 
     def begin_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -59,47 +66,109 @@ class Progress:
         self.loss_sum = 0.0
         self.seconds = 0.0
 
+    @classmethod
+    def of(cls, saved: Any) -> Progress:
+        """Out of JSON.
 
-def save(folder: Path, progress: Progress, parameters: Arrays, optimizer: Arrays) -> Path:
-    """Writes ``folder/step_<n>`` and removes the states before it."""
-    final = folder / f"step_{progress.step:08d}"
+        Raises:
+            ValueError: it is not what ``asdict`` gives.
+        """
+        if not isinstance(saved, dict) or saved.keys() != {each.name for each in fields(cls)}:
+            raise ValueError("the position is not one of this program")
+        counts = [saved["step"], saved["epoch"], saved["documents"]]
+        numbers = [saved["loss_sum"], saved["seconds"], saved["moving_loss"] or 0.0, *saved["loss_scale"]]
+        if not all(type(each) is int and 0 <= each < 1 << 53 for each in counts):
+            raise ValueError("the position holds a count that is none")
+        if not all(type(each) in (int, float) and math.isfinite(each) for each in numbers):
+            raise ValueError("the position holds a number that is none")
+        if not all(isinstance(each, dict) and "checkpoint" in each for each in saved["epochs"]):
+            raise ValueError("the position holds an epoch that is none")
+        if type(saved["finished"]) is not bool or type(saved["precision"]) is not str:
+            raise ValueError("the position is not one of this program")
+        return cls(**saved)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a run needs to go on; the arrays are copies, and nothing changes them."""
+
+    progress: Progress
+    parameters: Arrays
+    optimizer: Arrays
+
+    @property
+    def name(self) -> str:
+        """Names sort as the states follow each other."""
+        return f"step_{self.progress.step:08d}_{len(self.progress.epochs):04d}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A saved state.
+
+    Attributes:
+        path: its folder.
+        damaged: newer ones that cannot be used, each with the reason.
+    """
+
+    path: Path
+    snapshot: Snapshot
+    damaged: list[str]
+
+
+def save(folder: Path, snapshot: Snapshot, good: Path | None = None) -> Path:
+    """Writes a state into ``folder`` and removes all others but ``good``.
+
+    Args:
+        good: the last one that is known to be whole, which is kept in case the new one gets damaged.
+
+    Raises:
+        OSError: no room, or the disk fails; what was there is untouched.
+    """
+    final = folder / snapshot.name
+    if final == good:
+        return final
     partial = folder / f".partial-{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file(parameters, str(partial / "parameters.safetensors"))
-    save_file(optimizer, str(partial / "optimizer.safetensors"))
-    write_json(partial / "state.json", {"format": FORMAT, **asdict(progress)})
-    digests = {}
-    for path in sorted(partial.iterdir()):
-        sync(path)
-        digests[path.name] = sha256(path)
-    write_json(partial / MANIFEST, {"format": FORMAT, "files": digests})
-    sync(partial)
-    if final.exists():  # the same step again, such as "epoch trained" and then "epoch scored"
-        stale = folder / f".stale-{os.getpid()}"
-        shutil.rmtree(stale, ignore_errors=True)
-        final.rename(stale)
-    partial.rename(final)
+    try:
+        partial.mkdir(parents=True)
+        save_file(snapshot.parameters, str(partial / FILES[0]))
+        save_file(snapshot.optimizer, str(partial / FILES[1]))
+        write_json(partial / FILES[2], asdict(snapshot.progress))
+        for name in FILES[:2]:
+            sync(partial / name)
+        digests = {name: identity(partial / name) for name in FILES}
+        write_json(partial / MANIFEST, {"format": FORMAT, "files": digests})
+        sync(partial)
+        if final.exists():  # damaged: of a whole one we would have gone on
+            final.rename(folder / f".damaged-{os.getpid()}-{final.name}")
+        partial.rename(final)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise error if isinstance(error, OSError) else OSError(str(error)) from error
     sync(folder)
-    for old in folder.iterdir():
-        if old != final:
-            shutil.rmtree(old, ignore_errors=True)
+    _prune(folder, final, good)
     return final
 
 
-def load_newest(folder: Path) -> tuple[Progress, Arrays, Arrays, list[str]] | None:
-    """The newest state whose files are whole, with a list of those that are not; ``None`` if there is none at all.
+def _prune(folder: Path, newest: Path, good: Path | None) -> None:
+    for path in folder.iterdir():
+        if path not in (newest, good):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def load_newest(folder: Path) -> Found | None:
+    """The newest state whose files are whole; ``None`` if there is none at all.
 
     Raises:
         UserError: states are there but none is whole, or another version wrote them.
     """
     damaged: list[str] = []
-    candidates = sorted(folder.glob("step_*"), reverse=True) + sorted(folder.glob(".stale-*"))
-    for path in candidates:
+    for path in sorted(folder.glob("step_*"), reverse=True):
         try:
-            return (*_load(path), damaged)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            damaged.append(f"{path} ({error})")
+            return Found(path, _load(path), damaged)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+            damaged.append(f"{path} ({type(error).__name__}: {error})"[:500])
     if damaged:
         raise UserError(
             f"no saved state in {folder} can be used",
@@ -109,23 +178,39 @@ def load_newest(folder: Path) -> tuple[Progress, Arrays, Arrays, list[str]] | No
     return None
 
 
-def _load(path: Path) -> tuple[Progress, Arrays, Arrays]:
-    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+def _load(path: Path) -> Snapshot:
+    manifest = json.loads(_read(path / MANIFEST))
     if manifest["format"] != FORMAT:
         raise UserError(
             f"{path} has format {manifest['format']}; this version goes on from format {FORMAT}",
             remedy="finish the run with the version that began it, or start another with --fresh",
         )
-    for name in ("parameters.safetensors", "optimizer.safetensors", "state.json"):
-        if sha256(path / name) != manifest["files"][name]:
+    for name in FILES:
+        expected = manifest["files"][name]
+        size = _regular(path / name).st_size
+        if size != expected["bytes"]:
+            raise ValueError(f"{name} has {size} bytes, its manifest says {expected['bytes']}")
+        if identity(path / name) != expected:
             raise ValueError(f"{name} does not match its checksum")
-    saved = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    saved.pop("format")
-    return (
-        Progress(**saved),
-        load_file(str(path / "parameters.safetensors")),
-        load_file(str(path / "optimizer.safetensors")),
+    return Snapshot(
+        Progress.of(json.loads(_read(path / FILES[2]))),
+        load_file(str(path / FILES[0])),
+        load_file(str(path / FILES[1])),
     )
+
+
+def _regular(path: Path) -> os.stat_result:
+    """Raises ValueError for links, devices and pipes: what is written here is never one, and some have no end."""
+    about = path.lstat()
+    if not stat.S_ISREG(about.st_mode):
+        raise ValueError(f"{path.name} is not a regular file")
+    return about
+
+
+def _read(path: Path) -> str:
+    if _regular(path).st_size > LARGEST_JSON:
+        raise ValueError(f"{path.name} is too large")
+    return path.read_text(encoding="utf-8")
 
 
 def optimizer_arrays(trainer: Any) -> Arrays:

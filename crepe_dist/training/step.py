@@ -1,14 +1,48 @@
-"""One training step: forward and backward, all-reduce, clip, update."""
+"""One training step: forward and backward, exchange, clip, update."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mxnet as mx
+import numpy as np
 
+from crepe_dist.cluster.control import Wish
+from crepe_dist.cluster.exchange import Exchange
 from crepe_dist.data.loader import Batch
 from crepe_dist.model.engine import Engine, Mark, no_mark
 from crepe_dist.training.loss_scale import loss_scale
+from crepe_dist.training.report import Report, check_same
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of a step, the same on every rank.
+
+    Attributes:
+        loss: sum of the losses of the global batch, in nats.
+        wish: the strongest of any rank.
+        updated: false where a loss or gradient was not finite, and the step was left out.
+    """
+
+    loss: float
+    wish: Wish
+    updated: bool = True
+
+
+class NotFinite(Exception):
+    """Loss or gradient of a step hold an infinity or NaN; raised on every rank, before the update.
+
+    Attributes:
+        ranks: whose; all of them where only the sum overflowed.
+        outcome: of the step all the same.
+    """
+
+    def __init__(self, ranks: tuple[int, ...], outcome: Outcome) -> None:
+        super().__init__(f"not finite on ranks {ranks}")
+        self.ranks = ranks
+        self.outcome = outcome
 
 
 class TrainingStep:
@@ -20,42 +54,62 @@ class TrainingStep:
     one process would compute. With n = its own share instead, the replicas would drift apart without a word.
 
     Args:
-        trainer: Gluon trainer made by ``World.trainer``.
+        exchange: made by ``World.trainer``.
         size: number of ranks.
         seed: of the dropout, together with the step and the documents' places in the global batch.
         clip_norm: largest norm of the mean gradient, or ``None``.
 
     Attributes:
         mark: told the name of each phase when it was asked for: copy, forward, backward, all-reduce, update.
+        scale: of the loss.
     """
 
-    def __init__(self, engine: Engine, trainer: Any, size: int, seed: int, clip_norm: float | None) -> None:
+    def __init__(self, engine: Engine, exchange: Exchange, size: int, seed: int, clip_norm: float | None) -> None:
         self._engine = engine
-        self._trainer = trainer
+        self._exchange = exchange
+        self._trainer = exchange.trainer
         self._size = size
         self._seed = seed
         self._clip_norm = clip_norm
-        self._loss_scale = loss_scale(engine.plan.precision)
+        self.scale = loss_scale(engine.plan.precision)
         self.mark: Mark = no_mark
         if engine.device.device_type == "cpu":
             # Several arrays an operator, made for the many small kernels of a GPU, take twice as long on a CPU.
-            trainer._optimizer.aggregate_num = 1
+            self._trainer._optimizer.aggregate_num = 1
 
-    def __call__(self, batch: Batch, step: int, learning_rate: float) -> mx.nd.NDArray:
-        """Updates the parameters; returns the sum of this rank's losses, float32 [1], still being computed."""
-        scale = self._loss_scale.scale
-        loss = self._engine.gradients(batch, self._seed, step, scale, self.mark)
-        self._trainer.allreduce_grads()
+    def __call__(self, batch: Batch, step: int, learning_rate: float, wish: Wish = Wish.GO_ON) -> Outcome:
+        """Updates the parameters, unless a loss or gradient is not finite on some rank.
+
+        Args:
+            step: its number, counted from 1.
+            wish: of this rank.
+
+        Raises:
+            NotFinite: on every rank, with the parameters as they were.
+        """
+        scale = self.scale.scale
+        loss = self._engine.gradients(batch, self._seed, step - 1, scale, self.mark)
+        report = Report(step, batch.documents, float(loss.asscalar()), wish)
+        exchanged = self._exchange(report.row())
         self.mark("all-reduce")
-        gradients = [p.grad() for p in self._trainer._params]
+        reports = [Report.of(row) for row in exchanged.rows]
+        check_same(reports)
+        losses = np.array([each.loss for each in reports])
+        outcome = Outcome(float(losses.sum()), max(each.wish for each in reports))
+        bad_losses = np.flatnonzero(~np.isfinite(losses)).tolist()
+        if exchanged.not_finite or bad_losses:
+            left_out = replace(outcome, updated=False)
+            if not bad_losses and self.scale.lower():
+                return left_out
+            raise NotFinite(tuple(sorted({*bad_losses, *exchanged.not_finite})), left_out)
+        self.scale.good()
         share = scale * batch.documents / self._size
-        self._loss_scale.guard(gradients)
         if self._clip_norm is not None:
-            _clip(gradients, self._trainer._scale / share, self._clip_norm)
+            _clip(self._exchange.gradients, self._trainer._scale / share, self._clip_norm)
         self._trainer.set_learning_rate(learning_rate)
         self._trainer.update(share)
         self.mark("update")
-        return loss
+        return outcome
 
 
 def _clip(gradients: list[Any], scale: float, largest: float) -> None:

@@ -25,8 +25,8 @@ with join() as world:
     for name, shape in shapes.items():
         parameters.get(name, shape=shape, init="zeros")
     parameters.initialize()
-    trainer = world.trainer(parameters, "sgd", dict(learning_rate=1.0))
-    print("shared" if "sum" in str(trainer._allreduce_grads) else "horovod")
+    trainer, exchange = world.trainer(parameters, "sgd", dict(learning_rate=1.0))
+    print("shared" if exchange.by == "shared memory" else "horovod")
     generators = [np.random.default_rng(rank) for rank in range(world.size)]
     expected = dict.fromkeys(shapes, 0.0)
     for step in range(4):
@@ -35,7 +35,9 @@ with join() as world:
             parameter.grad()[:] = mx.nd.array(made[world.rank])
             parameter.data()._fresh_grad = True
             expected[name] = expected[name] - sum(made) / world.size
-        trainer.allreduce_grads()
+        exchanged = exchange(np.array([step, world.rank]))
+        assert exchanged.rows.tolist() == [[step, rank] for rank in range(world.size)], exchanged
+        assert exchanged.not_finite == (), exchanged
         trainer.update(1)
     for name, parameter in parameters.items():
         value = parameter.data().asnumpy()
@@ -45,6 +47,14 @@ with join() as world:
         total = world.sum(np.array([[1, world.rank]], dtype=dtype), "t")
         assert total.dtype == dtype and total.tolist() == [[world.size, sum(range(world.size))]], total
     assert world.sum(np.ones(100_000), "large").sum() == 100_000 * world.size  # by Horovod
+    last = parameters.get("c").grad()
+    for bad, culprit in ((np.nan, 0), (np.inf, world.size - 1)):
+        last[:] = bad if world.rank == culprit else 1
+        assert exchange(np.zeros(1)).not_finite == (culprit,)
+    last[:] = 3e38
+    assert exchange(np.zeros(1)).not_finite == tuple(range(world.size))  # the sum alone overflows
+    sent = world.broadcast_arrays(dict(x=np.arange(3.0) + world.rank, y=np.ones((1, 2), "int32")), 1)
+    assert sent["x"].tolist() == [1, 2, 3] and sent["y"].shape == (1, 2) and sent["y"].dtype == "int32"
     print("all well on", world.rank)
     parameters.get("a").cast("float32")  # makes another gradient array
     try:
@@ -102,7 +112,7 @@ def main():
         parameters = gluon.ParameterDict()
         parameters.get("a", shape=(3,), init="zeros")
         parameters.initialize()
-        trainer = world.trainer(parameters, "sgd", {})
+        trainer, _ = world.trainer(parameters, "sgd", {})
         if world.rank == 1:
             os.kill(os.getpid(), 9)
         trainer.allreduce_grads()

@@ -1,0 +1,165 @@
+"""What a process is asked for from outside, by signals or by its supervisor, and what it tells the supervisor.
+
+A supervisor leaves one end of a socket pair in ``CREPE_DIST_CONTROL_FD``; JSON objects pass through it, one a line.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+import queue
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+from crepe_dist.errors import ExitCode, PeerGone
+
+DESCRIPTOR = "CREPE_DIST_CONTROL_FD"
+ELASTIC = "CREPE_DIST_ELASTIC"
+GENERATION = "CREPE_DIST_GENERATION"
+LONGEST_LINE = 64 * 1024
+ASSIGNMENT_SECONDS = 60.0
+
+
+class Wish(enum.IntEnum):
+    """What a rank wants to be done after the step in hand; the ranks do the strongest wish of any."""
+
+    GO_ON = 0
+    SAVE = 1
+    REGROUP = 2
+    STOP = 3
+
+
+class Stopped(Exception):
+    """This process was asked to end.
+
+    Args:
+        why: who asked.
+        code: that it ends with.
+        on_all_ranks: all ranks agreed on it, so the group can be left in good order.
+    """
+
+    def __init__(self, why: str, code: int = ExitCode.STOPPED, *, on_all_ranks: bool = False) -> None:
+        super().__init__(why)
+        self.code = code
+        self.on_all_ranks = on_all_ranks
+
+
+class Control:
+    """A context manager of the main thread: within it, SIGTERM, SIGINT and the supervisor ask, and do not kill.
+
+    Attributes:
+        why: who asked for the end, once it was asked for.
+        code: with which to end then.
+    """
+
+    def __init__(self) -> None:
+        self.why = ""
+        self.code: int = ExitCode.STOPPED
+        self._wish = Wish.GO_ON
+        self._deferring = False
+        self._before: dict[int, Any] = {}
+        self._assignments: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
+        descriptor = os.environ.get(DESCRIPTOR, "")
+        self._socket = socket.socket(fileno=int(descriptor)) if descriptor.isdecimal() else None
+        self._sending = threading.Lock()
+
+    @property
+    def wish(self) -> Wish:
+        """STOP or REGROUP if that was asked for, else GO_ON."""
+        return self._wish
+
+    @property
+    def is_supervised(self) -> bool:
+        return self._socket is not None
+
+    @contextmanager
+    def deferring(self) -> Iterator[None]:
+        """Within it a request only sets ``wish``, which somebody looks at; elsewhere it raises ``Stopped`` at once."""
+        self._deferring = True
+        try:
+            if self._wish is Wish.STOP:
+                raise self.stopped()
+            yield
+        finally:
+            self._deferring = False
+
+    def stopped(self, *, on_all_ranks: bool = False) -> Stopped:
+        return Stopped(self.why or "another process was asked to stop", self.code, on_all_ranks=on_all_ranks)
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Tells the supervisor, if there is one."""
+        if self._socket is not None:
+            try:
+                with self._sending:
+                    self._socket.sendall(json.dumps(message).encode() + b"\n")
+            except OSError:
+                pass  # it is gone, which the reading thread notices
+
+    def assignment(self, generation: int) -> dict[str, str]:
+        """Asks the supervisor for a place in a new group and waits for it: environment variables.
+
+        Raises:
+            PeerGone: none came.
+        """
+        self.send({"kind": "regroup", "generation": generation})
+        try:
+            environment = self._assignments.get(timeout=ASSIGNMENT_SECONDS)
+        except queue.Empty as error:
+            raise PeerGone("the supervisor gave no place in a new group") from error
+        if self._wish is Wish.REGROUP:
+            self._wish = Wish.GO_ON
+        return environment
+
+    def __enter__(self) -> Control:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._on_signal)
+        if self._socket is not None:
+            threading.Thread(target=self._listen, name="control", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        again = self._wish is Wish.STOP
+        self._wish = Wish.STOP
+        if not self.why:
+            self.why = "SIGTERM" if number == signal.SIGTERM else "interrupted"
+            self.code = ExitCode.STOPPED if number == signal.SIGTERM else ExitCode.INTERRUPTED
+        if number == signal.SIGINT and (again or not self._deferring):
+            raise KeyboardInterrupt  # a second Ctrl-C means now
+        if not self._deferring and not again:
+            raise self.stopped()
+
+    def stop(self, why: str) -> None:
+        """Asks this process to stop, as SIGTERM does; from any thread."""
+        self.why = self.why or why
+        os.kill(os.getpid(), signal.SIGTERM)  # the handler runs in the main thread, which may have to be interrupted
+
+    def _listen(self) -> None:
+        assert self._socket is not None
+        with self._socket.makefile("rb") as lines:
+            while line := lines.readline(LONGEST_LINE):
+                try:
+                    message = json.loads(line)
+                    kind = message["kind"]
+                except (ValueError, KeyError, TypeError):
+                    continue
+                if kind == "stop":
+                    self.stop(str(message.get("why", "the supervisor")))
+                elif kind == "regroup" and self._wish is Wish.GO_ON:
+                    self._wish = Wish.REGROUP
+                elif kind == "assign":
+                    self._assignments.put({str(name): str(value) for name, value in message["env"].items()})
+        self.stop("the supervisor is gone")

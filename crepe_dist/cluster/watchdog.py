@@ -1,0 +1,159 @@
+"""A thread that ends a process which makes no progress, after it has written down where it stands.
+
+Horovod's own stall check never fires under Gloo (0.28.1: ``reserve`` where ``resize`` is needed), and a rank that was
+stopped, or whose cable was cut, leaves the others waiting.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from crepe_dist.cluster.control import Control
+from crepe_dist.errors import ExitCode
+
+TICK_SECONDS = 1.0
+STOPPED_SECONDS = 5.0  # a tick that much late: this process itself stood still, by SIGSTOP or an overloaded host
+LEARNT = 10  # times the longest step seen so far is no hang
+DUMP_SECONDS = 2.0  # for the other processes of this host to write their stacks
+SHOWN_ROWS = 64
+
+
+def process_start(pid: int) -> int | None:
+    """When a process began, in clock ticks since boot: with its id it names a process for good. ``None``: it ended."""
+    try:
+        # The name, in parentheses, may hold anything.
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return int(fields[19])
+
+
+class Watchdog:
+    """A context manager; within it the owner must call ``beat`` at each step forward.
+
+    Args:
+        limit: seconds without progress that are a hang; more, if steps were seen to take long.
+        rank: of this process.
+    """
+
+    def __init__(self, control: Control, limit: float, rank: int) -> None:
+        self._control = control
+        self._limit = limit
+        self._rank = rank
+        self._phase = "start"
+        self._where: Callable[[], dict[str, Any]] = dict
+        self._since = time.monotonic()
+        self._longest = 0.0
+        self._steps = 0
+        self._peers: list[tuple[int, int]] = []
+        self._stacks: IO[str] | None = None
+        self._ended = threading.Event()
+        self._parent = os.getppid()
+        self._launched = "HOROVOD_RANK" in os.environ
+
+    def beat(self, phase: str = "") -> None:
+        """Progress was made; in the phase ``phase`` from now on, if it is another one."""
+        now = time.monotonic()
+        if phase and phase != self._phase:
+            self._phase, self._steps = phase, 0
+        elif self._steps > 1:  # the first of a phase may compile
+            self._longest = max(self._longest, now - self._since)
+        self._steps += 1
+        self._since = now
+
+    @property
+    def limit(self) -> float:
+        return max(self._limit, LEARNT * self._longest)
+
+    def locate(self, where: Callable[[], dict[str, Any]]) -> None:
+        """``where`` tells step, epoch, documents and rows; called by the thread."""
+        self._where = where
+
+    def write_to(self, path: Path, processes: list[dict[str, Any]]) -> None:
+        """Stacks go to this file from now on.
+
+        Args:
+            processes: what ``self.identity`` was on every rank.
+        """
+        path.parent.mkdir(exist_ok=True)
+        self._stacks = path.open("a", encoding="utf-8")
+        me = self.identity()
+        self._stacks.write(f"{json.dumps({'rank': self._rank, **me, 'started': time.time()})}\n")
+        self._stacks.flush()
+        faulthandler.register(signal.SIGUSR1, file=self._stacks, all_threads=True)
+        self._peers = [(p["pid"], p["start"]) for p in processes if p["host"] == me["host"] and p["pid"] != me["pid"]]
+
+    def identity(self) -> dict[str, Any]:
+        pid = os.getpid()
+        return {"host": socket.gethostname(), "pid": pid, "start": process_start(pid)}
+
+    def __enter__(self) -> Watchdog:
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        if self._stacks is not None:
+            faulthandler.unregister(signal.SIGUSR1)
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # one may be on its way
+            self._stacks.close()
+
+    def _watch(self) -> None:
+        last = time.monotonic()
+        while not self._ended.wait(TICK_SECONDS):
+            now = time.monotonic()
+            if now - last > TICK_SECONDS + STOPPED_SECONDS:
+                self._since += now - last
+            last = now
+            where = {"rank": self._rank, "phase": self._phase, **self._where()}
+            self._control.send({"kind": "beat", "limit": self.limit, **{k: v for k, v in where.items() if k != "rows"}})
+            if self._launched and os.getppid() != self._parent:
+                self._launched = False
+                self._control.stop("the launcher is gone")
+            if now - self._since > self.limit:
+                self._end(where, now - self._since)
+
+    def _end(self, where: dict[str, Any], seconds: float) -> None:
+        place = self._stacks or sys.stderr
+        place.write(f"no progress for {seconds:.0f} s: {json.dumps({**self.identity(), **where})}\n")
+        place.flush()
+        faulthandler.dump_traceback(file=place, all_threads=True)
+        self._control.send({"kind": "hung", **where})
+        self._signal_peers(signal.SIGUSR1)
+        self._signal_peers(signal.SIGCONT)  # one that was stopped writes its stack, too
+        step = f" at step {where['step']}" if "step" in where else ""
+        print(
+            f"[rank {self._rank}] error: no progress for {seconds:.0f} s{step} ({where['phase']})\n"
+            f"  why: a process stands still, a host or a network is gone, or the ranks wait for different things\n"
+            f"  do:  run the same command again, which goes on from the newest saved state; {_named(self._stacks)}",
+            file=sys.stderr,
+            flush=True,
+        )
+        time.sleep(DUMP_SECONDS)
+        self._signal_peers(signal.SIGKILL)
+        os._exit(ExitCode.HUNG)
+
+    def _signal_peers(self, number: signal.Signals) -> None:
+        for pid, start in self._peers:
+            if process_start(pid) == start:
+                try:
+                    os.kill(pid, number)
+                except OSError:
+                    continue
+
+
+def _named(stacks: IO[str] | None) -> str:
+    return f"stacks are in {stacks.name}" if stacks is not None else "the stacks are above"

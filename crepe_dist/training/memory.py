@@ -1,0 +1,40 @@
+"""Out of memory: an error that names the batch size that was tried, and one to try next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import mxnet as mx
+
+from crepe_dist.errors import UserError
+
+# Of MXNetError: CUDA's allocator, MXNet's own on the host, oneDNN's, C++'s.
+TEXTS = ("out of memory", "Failed to allocate", "allocation failed", "could not create", "bad_alloc")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or (isinstance(error, mx.MXNetError) and any(t in str(error) for t in TEXTS))
+
+
+@contextmanager
+def watched(option: str, batch_size: int, processes: int) -> Iterator[None]:
+    """Within it, a lack of memory becomes a ``UserError``.
+
+    Args:
+        option: the setting that is the size of a global batch, and its value.
+        processes: that share it.
+    """
+    share = -(-batch_size // processes)
+    try:
+        yield
+    except (MemoryError, mx.MXNetError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"out of memory with {option} {batch_size}, of which {share} documents for this process",
+            str(error).strip().splitlines()[-1][:200] if str(error) else "",
+            f"try --{option} {batch_size // 2}, or more processes on more hosts"
+            if share > 1
+            else "use a smaller network (model.size), or shorter documents (prepare --feature-len)",
+        ) from error

@@ -1,0 +1,93 @@
+"""When the state is saved, and a thread that writes it while training goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from crepe_dist.training import state
+from crepe_dist.training.options import CheckpointOptions
+from crepe_dist.training.state import Snapshot
+
+
+class Saver:
+    """Of rank 0. Never are more than ``options.every`` steps, or much more than ``options.every_s`` seconds, unsaved.
+
+    A state begins to be written some steps before the limit, as many as writing the last one took, so that training
+    need not wait for it; if it is late all the same, training waits.
+
+    Args:
+        folder: for the states.
+        say: told, in a line, of a state that could not be written.
+        good: the state that the run goes on from.
+        step: of that state.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        options: CheckpointOptions,
+        say: Callable[[str], None],
+        good: Path | None = None,
+        step: int = 0,
+    ) -> None:
+        self._folder = folder
+        self._every = options.every
+        self._every_s = options.every_s
+        self._say = say
+        self._good = good
+        self._saved = (step, time.monotonic())  # step and time of the newest state on the disk, or of a failed try
+        self._writing: tuple[Future[Path], Snapshot, float] | None = None
+        self._lead = (0, 0.0)  # steps and seconds that writing took the last time
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="saver")
+
+    def due(self, step: int) -> bool:
+        """Whether the state after ``step`` is to be saved. Waits where too much would be unsaved otherwise."""
+        now = time.monotonic()
+        self._settle(step)
+        if self._writing is not None:
+            if step - self._saved[0] < self._every and now - self._saved[1] < self._every_s:
+                return False
+            self.wait(step)
+        steps, seconds = self._lead
+        return step - self._saved[0] >= self._every - min(steps, self._every // 2) or now - self._saved[
+            1
+        ] >= self._every_s - min(seconds, self._every_s / 2)
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Begins to write; the snapshot must not change any more."""
+        self.wait(snapshot.progress.step)
+        future = self._pool.submit(state.save, self._folder, snapshot, self._good)
+        self._writing = (future, snapshot, time.monotonic())
+
+    def wait(self, step: int = 0) -> bool:
+        """Until nothing is being written; whether the newest snapshot is on the disk."""
+        if self._writing is not None:
+            self._writing[0].exception()
+        return self._settle(step)
+
+    def close(self) -> None:
+        self.wait()
+        self._pool.shutdown()
+
+    def _settle(self, step: int) -> bool:
+        """Takes note of a state that has been written; false if it could not be."""
+        if self._writing is None or not self._writing[0].done():
+            return True
+        future, snapshot, began = self._writing
+        self._writing = None
+        now = time.monotonic()
+        error = future.exception()
+        if error is None:
+            self._good = future.result()
+            self._saved = (snapshot.progress.step, began)
+            self._lead = (max(0, step - snapshot.progress.step), now - began)
+            return True
+        if not isinstance(error, OSError):
+            raise error
+        self._saved = (step, now)  # not at once again
+        newest = f"the newest state is {self._good}" if self._good else "there is no saved state yet"
+        self._say(f"the state of step {snapshot.progress.step} could not be saved: {error}; {newest}")
+        return False
