@@ -90,7 +90,8 @@ class Control:
             self._deferring = False
 
     def stopped(self, *, on_all_ranks: bool = False) -> Stopped:
-        return Stopped(self.why or "another process was asked to stop", self.code, on_all_ranks=on_all_ranks)
+        self.why = self.why or "another process was asked to stop"
+        return Stopped(self.why, self.code, on_all_ranks=on_all_ranks)
 
     def send(self, message: dict[str, Any]) -> None:
         """Tells the supervisor, if there is one."""
@@ -128,8 +129,10 @@ class Control:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        ending = isinstance(error, Stopped)
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # A launcher that ends the others when the first one has ended must not change the exit code.
+            signal.signal(number, signal.SIG_IGN if ending else handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         again = self._wish is Wish.STOP

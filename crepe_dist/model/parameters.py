@@ -6,6 +6,7 @@ which are those of the notebook's network, so that parameter files fit both ways
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -16,6 +17,7 @@ import mxnet as mx
 import numpy as np
 
 from crepe_dist.errors import UserError
+from crepe_dist.files import sync
 from crepe_dist.model.network import CONVOLUTIONS, Crepe, Shape, lengths
 from crepe_dist.model.options import Initialisation, ModelOptions
 
@@ -115,11 +117,19 @@ def set_values(network: Crepe, arrays: Arrays) -> None:
 
 
 def save(arrays: Arrays, path: Path) -> None:
-    """Writes a ``.params`` file as Gluon's ``save_parameters`` does; it appears complete or not at all."""
+    """Writes a ``.params`` file as Gluon's ``save_parameters`` does; it appears complete or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    mx.nd.save(str(temporary), {name: mx.nd.array(array, dtype=array.dtype) for name, array in arrays.items()})
-    with temporary.open("rb") as stream:
-        os.fsync(stream.fileno())
+    try:
+        mx.nd.save(str(temporary), {name: mx.nd.array(array, dtype=array.dtype) for name, array in arrays.items()})
+        sync(temporary)
+        load(temporary)  # MXNet does not notice if the last of its buffered bytes find no room
+    except (mx.MXNetError, UserError) as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
     temporary.replace(path)
 
 

@@ -52,11 +52,17 @@ class Display:
         """The epoch's steps are done."""
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """`train | head` has seen enough; training goes on. Rich would end the process."""
+        silence()
+
+
 class ConsoleDisplay(Display):
     """Writes to standard output."""
 
     def __init__(self) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = _Console(highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._title = ""
@@ -64,10 +70,7 @@ class ConsoleDisplay(Display):
         self._next_line = 0.0
 
     def say(self, line: str) -> None:
-        try:
-            self._console.print(line, markup=False)
-        except BrokenPipeError:
-            silence()  # `… | head` has seen enough; training goes on
+        self._console.print(line, markup=False)
 
     def begin_epoch(self, epoch: int, epochs: int, documents: int, done: int) -> None:
         self._title = f"epoch {epoch} of 0–{epochs - 1}"

@@ -150,14 +150,13 @@ class Loop:
 
     def stop(self) -> None:
         """Ends, once the state is on the disk."""
+        stopped = self.control.stopped(on_all_ranks=True)
         if self.saver is not None:
             if not self.saver.wait():
-                raise UserError(
-                    "the last steps could not be saved", remedy="free some room, then run the command again"
-                )
-            self.display.say(f"{self.control.why or 'stopped'}: saved after step {self.progress.step}")
+                raise UserError("the last steps could not be saved", remedy="make room, and run the command again")
+            self.display.say(f"{stopped}: saved after step {self.progress.step}")
         self.close()
-        raise self.control.stopped(on_all_ranks=True)
+        raise stopped
 
     def where(self) -> dict[str, Any]:
         """For the watchdog."""
@@ -317,13 +316,23 @@ class Loop:
         record["checkpoint"] = checkpoint.file_name(progress.epoch, record["test_accuracy"])
         progress.epochs.append(record)
         if self.world.is_root:
-            checkpoint.write(self.folder.path, parameters.values(self.network), self.about(record))
-            checkpoint.prune(self.folder.path, self.kept())
+            self.write_checkpoint(record)
         self.metrics.epoch(record)
         self.display.say(_line(record))
         progress.finished = progress.epoch + 1 >= self.config.training.epochs or self.is_out_of_patience()
         if not progress.finished:
             progress.begin_epoch(progress.epoch + 1)
+
+    def write_checkpoint(self, record: dict[str, Any]) -> None:
+        try:
+            checkpoint.write(self.folder.path, parameters.values(self.network), self.about(record))
+        except OSError as error:
+            raise UserError(
+                f"the checkpoint of epoch {record['epoch']} cannot be written",
+                str(error),
+                f"make room; the same command goes on from the newest state in {self.folder.state}",
+            ) from error
+        checkpoint.prune(self.folder.path, self.kept())
 
     def best(self) -> dict[str, Any]:
         """The epoch with the best validation accuracy, or without a validation part the best test accuracy."""

@@ -157,7 +157,7 @@ def test_killed_worker_ends_all_and_the_same_command_goes_on(data, tmp_path):
     arguments = command("train", "--data", data, "--run-dir", run_dir, *QUICK, *more, processes=3)
     again = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wait_until(lambda: records(run_dir, "resume") and records(run_dir, "step"), 60)
-    wait_until(lambda: records(run_dir, "step")[-1]["step"] > int(saved.name[5:]) + 20, 60)
+    wait_until(lambda: records(run_dir, "step")[-1]["step"] > int(saved.name[5:13]) + 20, 60)
     for pid in pids_of(run_dir):
         os.kill(pid, signal.SIGKILL)
     printed, _ = again.communicate(timeout=30)
@@ -181,7 +181,7 @@ def test_going_on_under_another_number_of_processes_is_the_same_run(data, alone,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.STDOUT,
     )
-    wait_until(lambda: any(int(path.name[5:]) >= 9 for path in run_dir.glob("state/step_*")), 60)
+    wait_until(lambda: any(int(path.name[5:13]) >= 9 for path in run_dir.glob("state/step_*")), 60)
     for pid in pids_of(run_dir):
         os.kill(pid, signal.SIGKILL)
     process.wait(timeout=30)

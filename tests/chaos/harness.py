@@ -1,0 +1,105 @@
+"""Runs that are broken on purpose, and the unbroken one that they are held against."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crepe_dist.model import parameters
+from crepe_dist.training import checkpoint, state
+from tests.conftest import QUICK
+
+# Dropout, momentum and bfloat16, if the processor has it: all that has a memory or a chance in it.
+SETTINGS = [
+    *QUICK,
+    "--model.dropout=0.5",
+    "--optimizer.name=adam",
+    "--optimizer.learning_rate=0.001",
+    "--data.batch_size=25",
+    "--training.epochs=3",
+    "--checkpoint.every=4",
+    "--logging.every=3",
+]
+STEPS = 39  # of 301 rows, batch 25, three epochs
+
+
+def command(run_dir: Path, data: Path, processes: int = 1, *more: str, module: str = "tests.chaos.worker") -> list[str]:
+    launcher = [str(Path(sys.executable).with_name("horovodrun")), "-np", str(processes)] if processes > 1 else []
+    return [
+        *launcher,
+        *(sys.executable, "-m", module),
+        *("--data", str(data), "--run-dir", str(run_dir), *SETTINGS, *more),
+    ]
+
+
+def environment(fault: dict[str, Any] | None = None) -> dict[str, str]:
+    root = str(Path(__file__).parents[2])
+    return {**os.environ, "PYTHONPATH": root, **({"CREPE_DIST_FAULT": json.dumps(fault)} if fault else {})}
+
+
+def start(arguments: Sequence[str], cwd: Path, fault: dict[str, Any] | None = None) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        arguments,
+        cwd=cwd,
+        env=environment(fault),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, str]:
+    """Exit code, and all that was printed."""
+    try:
+        printed, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        printed, _ = process.communicate()
+        raise AssertionError(f"still running after {seconds} s:\n{printed}") from None
+    return process.returncode, printed
+
+
+def run(arguments: Sequence[str], cwd: Path, fault: dict[str, Any] | None = None) -> tuple[int, str]:
+    return finish(start(arguments, cwd, fault))
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 60) -> None:
+    due = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < due, "waited in vain"
+        time.sleep(0.02)
+
+
+def saved_step(run_dir: Path) -> int:
+    """Steps of the newest state that is whole; 0 if there is none."""
+    found = state.load_newest(run_dir / "state")
+    return found.snapshot.progress.step if found else 0
+
+
+def result(run_dir: Path) -> dict[str, np.ndarray]:
+    """The parameters that a finished run reports."""
+    assert (run_dir / "result.json").is_file()
+    return parameters.load(checkpoint.find(str(run_dir)))
+
+
+def assert_same(run_dir: Path, unbroken: Path) -> None:
+    """Bit for bit; each step stands once in the metrics, with the same loss."""
+    mine, theirs = result(run_dir), result(unbroken)
+    assert mine.keys() == theirs.keys()
+    for name, array in theirs.items():
+        assert np.array_equal(mine[name], array), name
+    assert steps(run_dir) == steps(unbroken)
+
+
+def steps(run_dir: Path) -> list[tuple[int, float]]:
+    lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+    return [(each["step"], each["loss"]) for each in lines if each["event"] == "step"]

@@ -1,0 +1,76 @@
+"""Killed at any step and started again by the same command, a run ends in the bits of one that was never stopped."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.chaos import harness
+
+EVERY = 4  # checkpoint.every of the runs here
+
+
+def kill(run_dir, data, cwd, *, processes=1, rank=0, step, phase="train", number=0):
+    """Runs until the kill; returns the step that the newest state is of."""
+    fault = {"kind": "SIGKILL", "rank": rank, "phase": phase, "step": step, "once": str(cwd / f"killed-{number}")}
+    code, printed = harness.run(harness.command(run_dir, data, processes), cwd, fault)
+    assert code != 0, printed
+    assert (cwd / f"killed-{number}").exists(), printed
+    return harness.saved_step(run_dir)
+
+
+def steps_to_kill_at(count):
+    """The first and last step, both sides of an epoch's end, and some at random."""
+    generator = random.Random(5)
+    return sorted({0, 12, 13, 38, *generator.sample(range(harness.STEPS), count)})
+
+
+def go_through(data, tmp_path, unbroken, kills, processes):
+    run_dir = tmp_path / "run"
+    for number, step in enumerate(kills):
+        saved = kill(run_dir, data, tmp_path, processes=processes, rank=step % processes, step=step, number=number)
+        assert step - EVERY <= saved <= step, "more was lost than checkpoint.every"
+    code, printed = harness.run(harness.command(run_dir, data, processes), tmp_path)
+    assert code == 0, printed
+    harness.assert_same(run_dir, unbroken(processes))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_at_a_few_steps(data, tmp_path, unbroken, processes):
+    go_through(data, tmp_path, unbroken, [0, 13, 26, 30] if processes == 1 else [5, 13], processes)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_killed_at_many_steps(data, tmp_path, unbroken, processes):
+    kills = range(harness.STEPS) if processes == 1 else steps_to_kill_at(6)
+    go_through(data, tmp_path, unbroken, kills, processes)
+
+
+@pytest.mark.parametrize(("phase", "step"), [("evaluate", 13), ("save", 13), ("save", 20)])
+def test_killed_while_it_scores_or_saves(data, tmp_path, unbroken, phase, step):
+    saved = kill(tmp_path / "run", data, tmp_path, phase=phase, step=step)
+    # Of the state in the making nothing is left; before it, at most `every` steps were unsaved, and as many done since.
+    assert saved >= step - 2 * EVERY if phase == "save" else saved >= step - EVERY
+    code, printed = harness.run(harness.command(tmp_path / "run", data), tmp_path)
+    assert code == 0, printed
+    harness.assert_same(tmp_path / "run", unbroken(1))
+
+
+def test_other_numbers_of_processes_are_the_same_run(data, tmp_path):
+    """4, 2, 1 and 4 processes in turn, without dropout: the losses of one process all along."""
+    more = ("--model.dropout=0", "--optimizer.name=sgd", "--optimizer.learning_rate=0.01", "--model.precision=float32")
+    code, printed = harness.run(harness.command(tmp_path / "one", data, 1, *more), tmp_path)
+    assert code == 0, printed
+    run_dir = tmp_path / "run"
+    for number, (processes, step) in enumerate(((4, 9), (2, 17), (1, 28))):
+        fault = {"kind": "SIGKILL", "rank": 0, "phase": "train", "step": step, "once": str(tmp_path / str(number))}
+        code, printed = harness.run(harness.command(run_dir, data, processes, *more), tmp_path, fault)
+        assert code != 0, printed
+    code, printed = harness.run(harness.command(run_dir, data, 4, *more), tmp_path)
+    assert code == 0, printed
+    assert [step for step, _ in harness.steps(run_dir)] == list(range(1, harness.STEPS + 1))
+    mine, theirs = ([loss for _, loss in harness.steps(folder)] for folder in (run_dir, tmp_path / "one"))
+    assert mine == pytest.approx(theirs, abs=1e-5)

@@ -1,0 +1,93 @@
+"""Numbers that went wrong: found before they reach the parameters, and before they are saved."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from crepe_dist.data.loader import epoch_order, share
+from crepe_dist.errors import ExitCode
+from tests.chaos import harness
+from tests.conftest import records
+
+
+def plan(tmp_path, kind, rank, step=17):
+    return {"kind": kind, "rank": rank, "phase": "train", "step": step, "once": str(tmp_path / "once")}
+
+
+@pytest.mark.parametrize(("kind", "processes", "rank"), [("nan", 1, 0), ("inf", 2, 1), ("nan", 3, 2)])
+def test_all_ranks_stop_before_the_update(data, tmp_path, unbroken, kind, processes, rank):
+    run_dir = tmp_path / "run"
+    code, printed = harness.run(harness.command(run_dir, data, processes), tmp_path, plan(tmp_path, kind, rank))
+    assert code == ExitCode.ERROR, printed
+    # Steps count from 1: after 17 it is the 18th, the fifth of the second epoch, of 25 documents each.
+    first, end = share(100, 125, rank, processes)
+    rows = ", ".join(map(str, epoch_order(301, 0, 1)[first:end].tolist()))
+    assert printed.count(f"not finite at step 18 on rank {rank} (rows {rows} of the train part)") == 1, printed
+    assert "<stderr>:Traceback" not in printed
+    assert harness.saved_step(run_dir) >= 13
+    code, printed = harness.run(harness.command(run_dir, data, processes), tmp_path)
+    assert code == 0, printed
+    harness.assert_same(run_dir, unbroken(processes))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_step_can_be_left_out(data, tmp_path, unbroken, processes):
+    run_dir = tmp_path / "run"
+    arguments = harness.command(run_dir, data, processes, "--safety.nonfinite=skip")
+    code, printed = harness.run(arguments, tmp_path, plan(tmp_path, "nan", processes - 1))
+    assert code == 0, printed
+    assert printed.count("step 18 is left out") == 1
+    assert [(each["step"], each["ranks"]) for each in records(run_dir, "skipped")] == [(18, [processes - 1])]
+    mine, theirs = dict(harness.steps(run_dir)), dict(harness.steps(unbroken(processes)))
+    assert 18 not in mine
+    assert all(mine[step] == theirs[step] for step in range(1, 18))
+    assert mine[19] != theirs[19]  # the update of step 18 is missing
+    assert len(mine) == harness.STEPS - 1
+
+
+@pytest.mark.parametrize(("processes", "odd"), [(2, "1"), (3, "0")])
+def test_a_replica_that_differs_is_named(data, tmp_path, processes, odd):
+    run_dir = tmp_path / "run"
+    arguments = harness.command(run_dir, data, processes, "--safety.digest_every=2", "--checkpoint.every=100")
+    code, printed = harness.run(arguments, tmp_path, plan(tmp_path, "diverge", int(odd)))
+    assert code == ExitCode.ERROR, printed
+    assert printed.count(f"the parameters of rank {odd} differ from those of the other ranks") == 1
+    assert harness.saved_step(run_dir) <= 17, "what differs must not be saved"
+
+
+def test_what_differs_is_not_saved(data, tmp_path):
+    """Without regular comparisons, the save makes one."""
+    run_dir = tmp_path / "run"
+    arguments = harness.command(run_dir, data, 2, "--safety.digest_every=1000")
+    code, printed = harness.run(arguments, tmp_path, plan(tmp_path, "diverge", 0))
+    assert code == ExitCode.ERROR, printed
+    assert harness.saved_step(run_dir) <= 17
+
+
+def test_out_of_memory_names_the_batch(data, tmp_path):
+    """A limit on the process's memory stands for a device that is too small."""
+    limited = (
+        "import resource, sys; from tests.chaos import worker; from crepe_dist import command; "
+        "import crepe_dist.training.fit; "
+        "used = int(open('/proc/self/statm').read().split()[0]) * 4096; "
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (600 << 20), resource.RLIM_INFINITY)); "
+        "command.run(worker.main)"
+    )
+    arguments = harness.command(tmp_path / "run", data, 1, "--model.filters=512", "--data.batch_size=4096")
+    arguments[1:3] = ["-c", limited]
+    code, printed = harness.run(arguments, tmp_path)
+    assert code == ExitCode.ERROR, printed
+    assert "out of memory with data.batch_size 4096, of which 4096 documents for this process" in printed
+    assert "try --data.batch_size 2048" in printed
+    assert "Traceback" not in printed
+
+
+def test_the_record_of_a_skipped_step_is_json(tmp_path):
+    from crepe_dist.training.metrics import RunMetrics
+
+    metrics = RunMetrics(tmp_path, tensorboard=False)
+    metrics.skipped({"step": 3, "epoch": 0, "ranks": [1]})
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"event": "skipped", "step": 3, "epoch": 0, "ranks": [1]}

@@ -1,0 +1,314 @@
+"""Whatever happens to the disk or to the process in the middle of a save, a good state is there, and is named."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crepe_dist.errors import UserError
+from crepe_dist.training import state
+from crepe_dist.training.options import CheckpointOptions
+from crepe_dist.training.saver import Saver
+from crepe_dist.training.state import Progress, Snapshot
+from tests.chaos import harness
+
+CALLS = "write,pwrite64,writev,fsync,fdatasync,rename,renameat,renameat2,mkdir,openat,unlink,unlinkat,rmdir"
+
+
+def snapshot(step: int, rows: int = 50) -> Snapshot:
+    values = np.full((rows, 40), step, np.float32)
+    return Snapshot(Progress(step=step), {"a": values, "b": values[0]}, {"updates": np.array([step])})
+
+
+def is_whole(found: state.Found | None, step: int) -> bool:
+    return (
+        found is not None
+        and found.snapshot.progress.step == step
+        and all((array == step).all() for array in found.snapshot.parameters.values())
+        and found.snapshot.optimizer["updates"][0] == step
+    )
+
+
+class TestKilledInASave:
+    """strace sends SIGKILL at each system call that changes the disk, one after the other."""
+
+    def save_under_strace(self, folder: Path, good: Path, log: Path, inject: str = "") -> int:
+        """Saves step 2 in a child that was forked from here, so that nothing is imported; returns its wait status."""
+        ready, go = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.read(ready, 1)
+            try:
+                state.save(folder, snapshot(2), good)
+            finally:
+                os._exit(0)
+        strace = subprocess.Popen(
+            ["strace", "-f", "-p", str(child), "-e", f"trace={CALLS}", *(["-e", inject] if inject else [])],
+            stderr=log.open("w"),
+        )
+        harness.wait_for(lambda: "attached" in log.read_text() or strace.poll() is not None, 20)
+        assert strace.poll() is None, log.read_text()
+        os.write(go, b"x")
+        _, status = os.waitpid(child, 0)
+        strace.wait(20)
+        os.close(ready)
+        os.close(go)
+        return status
+
+    def test_at_every_call(self, tmp_path):
+        assert shutil.which("strace"), "apt-get install strace"
+
+        def fresh(name: str) -> tuple[Path, Path]:
+            return tmp_path / name, state.save(tmp_path / name, snapshot(1))
+
+        log = tmp_path / "log"
+        assert self.save_under_strace(*fresh("whole"), log) == 0
+        calls = re.findall(rf"^(?:\[pid +\d+\] )?({CALLS.replace(',', '|')})\(", log.read_text(), re.M)
+        assert {"write", "fsync", "rename"} <= set(calls)
+        survived = []
+        for call in sorted(set(calls)):
+            for number in range(1, calls.count(call) + 1):
+                folder, good = fresh(f"{call}-{number}")
+                inject = f"inject={call}:signal=SIGKILL:when={number}"
+                status = self.save_under_strace(folder, good, log, inject)
+                assert os.WIFSIGNALED(status), (call, number)
+                assert os.WTERMSIG(status) == signal.SIGKILL
+                found = state.load_newest(folder)
+                assert found is not None
+                step = found.snapshot.progress.step
+                assert is_whole(found, step)
+                assert found.damaged == []
+                survived.append(step)
+                # And the next save is none the worse for what is lying about.
+                state.save(folder, snapshot(3), found.path)
+                assert is_whole(state.load_newest(folder), 3)
+                assert len(list(folder.iterdir())) == 2
+        assert set(survived) == {1, 2}
+
+
+def claims_another_format(manifest: bytes) -> bool:
+    """The flipped bit is in the digit of the format's number, so it looks like another version's."""
+    try:
+        return bool(json.loads(manifest)["format"] != state.FORMAT)
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+class TestDamaged:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        first = state.save(tmp_path, snapshot(1))
+        state.save(tmp_path, snapshot(2), first)
+        assert is_whole(state.load_newest(tmp_path), 2)
+        return tmp_path
+
+    @pytest.mark.parametrize("name", [*state.FILES, state.MANIFEST])
+    def test_any_byte_flipped_or_cut(self, folder, name):
+        path = folder / snapshot(2).name / name
+        whole = path.read_bytes()
+        generator = random.Random(name)
+        # Every byte of a small file; of a large one its ends and some between.
+        places = range(len(whole)) if len(whole) < 1000 else {*range(300), *generator.sample(range(len(whole)), 300)}
+        for place in places:
+            flipped = bytes([whole[place] ^ 1 << generator.randrange(8)])
+            for damaged in (whole[:place], whole[:place] + flipped + whole[place + 1 :]):
+                path.write_bytes(damaged)
+                if name == state.MANIFEST and claims_another_format(damaged):
+                    with pytest.raises(UserError, match="has format"):
+                        state.load_newest(folder)
+                    continue
+                found = state.load_newest(folder)
+                if found is not None and found.snapshot.progress.step == 2:
+                    # A bit of the manifest that changes nothing: a space, or the case of a digit.
+                    assert name == state.MANIFEST
+                    assert is_whole(found, 2)
+                    continue
+                assert is_whole(found, 1)
+                assert found is not None
+                assert str(path.parent) in found.damaged[0]
+
+    @pytest.mark.parametrize(
+        "make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), os.mkdir, lambda path: None]
+    )
+    def test_a_file_that_is_something_else(self, folder, make):
+        for name in (*state.FILES, state.MANIFEST):
+            path = folder / snapshot(2).name / name
+            kept = path.read_bytes()
+            path.unlink()
+            make(path)
+            assert is_whole(state.load_newest(folder), 1)
+            if path.is_dir():
+                path.rmdir()
+            else:
+                path.unlink(missing_ok=True)
+            path.write_bytes(kept)
+        assert is_whole(state.load_newest(folder), 2)
+
+    def test_all_of_them(self, folder):
+        for path in folder.glob("*/state.json"):
+            path.write_text("{}")
+        with pytest.raises(UserError, match="no saved state in") as raised:
+            state.load_newest(folder)
+        assert raised.value.why.count("step_0000000") == 2
+        assert "--fresh" in raised.value.remedy
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"step": -1},
+            {"step": "3"},
+            {"documents": 1e30},
+            {"epoch": True},
+            {"loss_sum": "x"},
+            {"epochs": [3]},
+            {"more": 1},
+            {"seconds": float("nan")},
+            {"loss_scale": [None]},
+        ],
+    )
+    def test_a_position_that_is_none(self, change):
+        from dataclasses import asdict
+
+        assert Progress.of(asdict(Progress())) == Progress()
+        with pytest.raises((ValueError, TypeError)):
+            Progress.of({**asdict(Progress()), **change})
+
+    def test_training_goes_on_from_the_one_before_and_says_so(self, data, tmp_path, unbroken):
+        run_dir = tmp_path / "run"
+        fault = {"kind": "SIGKILL", "rank": 0, "phase": "train", "step": 30, "once": str(tmp_path / "once")}
+        code, printed = harness.run(harness.command(run_dir, data), tmp_path, fault)
+        assert code == -signal.SIGKILL, printed
+        before, newest = sorted((run_dir / "state").glob("step_*"))
+        os.truncate(newest / "optimizer.safetensors", 100)
+        code, printed = harness.run(harness.command(run_dir, data), tmp_path)
+        assert code == 0, printed
+        assert f"not usable, passed over: {newest}" in printed
+        assert f"saved in {before}" in printed
+        harness.assert_same(run_dir, unbroken(1))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own of a few hundred kilobytes."""
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=900k", "none", str(place)], check=True)
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def fill(place: Path) -> Path:
+    filling = place / "filling"
+    with filling.open("wb", buffering=0) as stream, contextlib.suppress(OSError):
+        while stream.write(b"x" * 4096):
+            pass
+    return filling
+
+
+class TestFullDisk:
+    def test_a_save_that_has_no_room(self, small_disk):
+        folder = small_disk / "state"
+        said: list[str] = []
+        saver = Saver(folder, CheckpointOptions(every=1), said.append)
+        saver.save(snapshot(1))
+        assert saver.wait()
+        filling = fill(small_disk)
+        saver.save(snapshot(2, rows=2000))
+        assert not saver.wait()
+        assert len(said) == 1
+        assert "step 2 could not be saved" in said[0]
+        assert f"the newest state is {folder / snapshot(1).name}" in said[0]
+        assert is_whole(state.load_newest(folder), 1)
+        assert [path.name for path in folder.iterdir()] == [snapshot(1).name]
+        filling.unlink()
+        saver.save(snapshot(3))
+        assert saver.wait()
+        assert is_whole(state.load_newest(folder), 3)
+
+    def test_training_goes_on_until_there_is_room(self, data, small_disk, tmp_path, unbroken):
+        run_dir = small_disk / "run"
+        arguments = harness.command(run_dir, data, 1, "--checkpoint.keep_last=1")
+        process = harness.start(arguments, tmp_path)
+        harness.wait_for(lambda: list(run_dir.glob("state/step_*")) or process.poll() is not None)
+        filling = fill(small_disk)
+        time.sleep(0.3)
+        filling.unlink()
+        code, printed = harness.finish(process)
+        if code != 0:  # it wanted to write a checkpoint just then
+            assert "cannot be written" in printed
+            assert "Traceback" not in printed
+            code, again = harness.run(arguments, tmp_path)
+            assert code == 0, again
+        assert harness.steps(run_dir) == harness.steps(unbroken(1))
+        harness.assert_same(run_dir, unbroken(1))
+
+    def test_no_room_for_a_checkpoint_is_an_error_with_a_remedy(self, data, small_disk, tmp_path, unbroken):
+        run_dir = small_disk / "run"
+        process = harness.start(harness.command(run_dir, data), tmp_path)
+        harness.wait_for(lambda: list(run_dir.glob("state/step_*")) or process.poll() is not None)
+        filling = fill(small_disk)
+        code, printed = harness.finish(process)
+        assert code == 1, printed
+        assert "No space left on device" in printed
+        assert "the same command goes on from" in printed
+        assert "Traceback" not in printed
+        filling.unlink()
+        code, printed = harness.run(harness.command(run_dir, data), tmp_path)
+        assert code == 0, printed
+        harness.assert_same(run_dir, unbroken(1))
+
+
+class TestSaver:
+    """When a state is due, by steps and by seconds."""
+
+    def test_no_more_than_so_many_steps_are_ever_unsaved(self, tmp_path, monkeypatch):
+        taken: list[int] = []
+        save = state.save
+
+        def slow(folder: Path, snapshot: Snapshot, good: Path | None) -> Path:
+            time.sleep(0.05)
+            done = save(folder, snapshot, good)
+            taken.append(snapshot.progress.step)
+            return done
+
+        monkeypatch.setattr(state, "save", slow)
+        for every in (1, 2, 5):
+            taken.clear()
+            saver = Saver(tmp_path / str(every), CheckpointOptions(every=every), print)
+            for step in range(1, 30):
+                due = saver.due(step)
+                durable = taken[-1] if taken else 0
+                assert step - 1 - durable <= every
+                time.sleep(0.01)
+                if due:
+                    saver.save(snapshot(step))
+            saver.close()
+            assert len(taken) >= 28 // every
+
+    def test_by_seconds(self, tmp_path, monkeypatch):
+        now = [100.0]
+        monkeypatch.setattr(time, "monotonic", lambda: now[0])
+        saver = Saver(tmp_path, CheckpointOptions(every=1000, every_s=60), print)
+        assert not saver.due(1)
+        now[0] += 59
+        assert not saver.due(2)
+        now[0] += 1
+        assert saver.due(3)
+        saver.save(snapshot(3))
+        saver.wait(3)
+        assert not saver.due(4)
+        now[0] += 60
+        assert saver.due(5)
+        saver.close()

@@ -1,0 +1,97 @@
+"""Asked to stop, a run loses nothing and says by its exit code that the same command goes on."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from crepe_dist.errors import ExitCode
+from tests.chaos import harness
+from tests.conftest import write_csv
+
+
+@pytest.mark.parametrize(
+    ("processes", "phase", "step"),
+    [(1, "train", 5), (1, "evaluate", 13), (1, "save", 8), (2, "train", 17), (2, "evaluate", 26)],
+)
+def test_a_signal_to_one_process_stops_all_with_nothing_lost(data, tmp_path, unbroken, processes, phase, step):
+    run_dir = tmp_path / "run"
+    fault = {"kind": "SIGTERM", "rank": processes - 1, "phase": phase, "step": step, "once": str(tmp_path / "once")}
+    code, printed = harness.run(harness.command(run_dir, data, processes), tmp_path, fault)
+    if processes == 1:
+        assert code == ExitCode.STOPPED, printed
+        assert "SIGTERM: saved after step" in printed
+    else:  # horovodrun has exit codes of its own
+        assert "exit with status code 75" in printed
+        assert "another process was asked to stop: saved after step" in printed
+    assert "<stderr>:Traceback" not in printed
+    saved = harness.saved_step(run_dir)
+    recorded = harness.steps(run_dir)[-1][0]
+    assert saved == recorded, "the last step that was done is the one that was saved"
+    assert saved >= step
+    code, printed = harness.run(harness.command(run_dir, data, processes), tmp_path)
+    assert code == 0, printed
+    assert f"going on from step {saved}," in printed
+    harness.assert_same(run_dir, unbroken(processes))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_from_outside(data, tmp_path, unbroken, number):
+    run_dir = tmp_path / "run"
+    process = harness.start(harness.command(run_dir, data, 1, module="crepe_dist.train"), tmp_path)
+    harness.wait_for(lambda: list(run_dir.glob("state/step_*")) or process.poll() is not None)
+    asked = time.monotonic()
+    process.send_signal(number)
+    code, printed = harness.finish(process)
+    assert time.monotonic() - asked < 10
+    assert code == (ExitCode.STOPPED if number == signal.SIGTERM else ExitCode.INTERRUPTED), printed
+    assert "saved after step" in printed
+    assert "Traceback" not in printed
+    assert harness.saved_step(run_dir) == harness.steps(run_dir)[-1][0]
+    code, printed = harness.run(harness.command(run_dir, data), tmp_path)
+    assert code == 0, printed
+    harness.assert_same(run_dir, unbroken(1))
+
+
+def catches(pid, number):
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return any(int(line.split()[1], 16) >> (number - 1) & 1 for line in lines if line.startswith("SigCgt"))
+
+
+def test_before_training_has_begun(data, tmp_path):
+    process = harness.start(harness.command(tmp_path / "run", data, 1, module="crepe_dist.train"), tmp_path)
+    # As soon as the handler is there, in the middle of importing MXNet.
+    harness.wait_for(lambda: catches(process.pid, signal.SIGTERM))
+    process.terminate()
+    code, printed = harness.finish(process)
+    assert code == ExitCode.STOPPED, printed
+    assert "stopped: SIGTERM" in printed
+    assert "Traceback" not in printed
+
+
+def test_while_it_prepares(tmp_path):
+    write_csv(tmp_path / "large.csv", 200_000, seed=1)
+    arguments = harness.command(tmp_path, tmp_path)[:3]
+    arguments[2:] = ["crepe_dist.prepare", "large.csv", "--out", "out"]
+    process = harness.start(arguments, tmp_path)
+    harness.wait_for(lambda: len(list(tmp_path.iterdir())) > 1)
+    process.terminate()
+    code, printed = harness.finish(process)
+    assert code == ExitCode.INTERRUPTED, printed
+    assert [path.name for path in tmp_path.iterdir()] == ["large.csv"]
+
+
+def test_nobody_reads_the_output_any_more(data, tmp_path):
+    """`train | head -1`: training goes on in silence."""
+    import subprocess
+
+    arguments = harness.command(tmp_path / "run", data, 1, module="crepe_dist.train")
+    process = subprocess.Popen(arguments, cwd=tmp_path, env=harness.environment(), stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=100) == 0
+    assert (tmp_path / "run" / "result.json").is_file()
