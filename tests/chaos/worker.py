@@ -69,7 +69,7 @@ def arm(fault: Fault) -> None:
             fault.signal("evaluate", steps[0])
             yield totals
 
-    evaluation._count = counting
+    evaluation._count = counting  # type: ignore[assignment]
     sync = state.sync
 
     def slow_sync(path: Path) -> None:

@@ -1,0 +1,101 @@
+"""Data that were altered, cut, or are of another making are refused before a step is done."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from crepe_dist.data.dataset import open_dataset, verify
+from crepe_dist.errors import ExitCode, UserError
+from tests.chaos import harness
+
+
+@pytest.fixture
+def copy(data, tmp_path):
+    return shutil.copytree(data, tmp_path / "data")
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+def out_of_range(path):
+    labels = np.load(path)
+    labels[7] = 99
+    np.save(path, labels)
+
+
+def another_alphabet(path):
+    manifest = json.loads(path.read_text())
+    manifest["encoding"]["alphabet"] = manifest["encoding"]["alphabet"][::-1]
+    path.write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "message"),
+    [
+        ("train.codes-00000.npy", flip, "was altered since it was prepared"),
+        ("test.codes-00000.npy", flip, "was altered since it was prepared"),
+        ("train.codes-00000.npy", lambda path: os.truncate(path, path.stat().st_size - 1), "was cut or altered"),
+        ("train.codes-00000.npy", os.unlink, "is missing"),
+        ("train.labels.npy", out_of_range, "does not fit the shards or the classes"),
+        ("dataset.json", another_alphabet, "alphabet"),
+    ],
+)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_refused_at_the_start(copy, tmp_path, name, harm, message, processes):
+    harm(copy / name)
+    code, printed = harness.run(harness.command(tmp_path / "run", copy, processes), tmp_path)
+    assert code == ExitCode.ERROR, printed
+    assert printed.count("error: ") == 1
+    assert message in printed
+    assert "do:  " in printed
+    assert "<stderr>:Traceback" not in printed if processes > 1 else "Traceback" not in printed
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_altered_between_two_starts(copy, tmp_path, unbroken):
+    run_dir = tmp_path / "run"
+    fault = {"kind": "SIGTERM", "rank": 0, "phase": "train", "step": 10, "once": str(tmp_path / "once")}
+    code, printed = harness.run(harness.command(run_dir, copy), tmp_path, fault)
+    assert code == ExitCode.STOPPED, printed
+    whole = (copy / "train.codes-00000.npy").read_bytes()
+    flip(copy / "train.codes-00000.npy")
+    code, printed = harness.run(harness.command(run_dir, copy), tmp_path)
+    assert code == ExitCode.ERROR, printed
+    assert "was altered since it was prepared" in printed
+    (copy / "train.codes-00000.npy").write_bytes(whole)
+    code, printed = harness.run(harness.command(run_dir, copy), tmp_path)
+    assert code == 0, printed
+    harness.assert_same(run_dir, unbroken(1))
+
+
+def test_what_was_verified_is_not_read_again_unless_it_changed(copy, tmp_path, monkeypatch):
+    from crepe_dist.data import dataset as module
+
+    read = []
+    sha256 = module.sha256
+    monkeypatch.setattr(module, "sha256", lambda path: read.append(path.name) or sha256(path))
+    record = tmp_path / "verified" / "host.json"
+    opened = open_dataset(copy)
+    verify(opened, record)
+    assert len(read) == len(set(read)) == 6
+    read.clear()
+    verify(opened, record)
+    assert read == []
+    os.utime(copy / "train.labels.npy")
+    verify(opened, record)
+    assert read == ["train.labels.npy"]
+    flip(copy / "train.labels.npy")
+    with pytest.raises(UserError, match="was altered"):
+        verify(opened, record)
+    for damaged in ("", "[]", "{", '{"train.labels.npy": 3}'):
+        record.write_text(damaged)
+        with pytest.raises(UserError, match="was altered"):
+            verify(opened, record)

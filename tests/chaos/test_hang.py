@@ -1,0 +1,126 @@
+"""A process that stands still ends the run within the watchdog's time; where every rank stood is written down."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import threading
+import time
+
+import pytest
+
+from crepe_dist.cluster import watchdog as module
+from crepe_dist.cluster.control import Control
+from crepe_dist.cluster.watchdog import Watchdog, process_start
+from crepe_dist.errors import ExitCode
+from tests.chaos import harness
+
+LIMIT = 4.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "processes", "phase", "step"),
+    [("SIGSTOP", 2, "train", 15), ("SIGSTOP", 3, "evaluate", 13), ("late", 2, "train", 15)],
+)
+def test_one_of_many(data, tmp_path, unbroken, kind, processes, phase, step):
+    run_dir = tmp_path / "run"
+    arguments = harness.command(run_dir, data, processes, f"--safety.watchdog_s={LIMIT}")
+    fault = {"kind": kind, "rank": 1, "phase": phase, "step": step, "once": str(tmp_path / "once")}
+    process = harness.start(arguments, tmp_path, fault)
+    harness.wait_for(lambda: (tmp_path / "once").exists())
+    struck = time.monotonic()
+    code, printed = harness.finish(process)
+    assert time.monotonic() - struck < LIMIT + 15
+    assert code != 0
+    assert re.search(rf"error: no progress for \d+ s at step \d+ \({phase}\)", printed), printed
+    for rank in range(processes):
+        written = (run_dir / "stacks" / f"rank_{rank}.txt").read_text()
+        assert json.loads(written.splitlines()[0])["rank"] == rank
+        assert 'File "' in written, f"no stack of rank {rank}"
+    waiting = (run_dir / "stacks" / "rank_0.txt").read_text()
+    where = json.loads(re.search(r"no progress for \d+ s: (.*)", waiting)[1])
+    assert where["phase"] == phase
+    assert where["step"] >= step - 1
+    assert 0 < len(where["rows"]) <= 64
+    assert where["host"]
+    code, printed = harness.run(harness.command(run_dir, data, processes), tmp_path)
+    assert code == 0, printed
+    harness.assert_same(run_dir, unbroken(processes))
+
+
+def test_a_process_that_was_stopped_and_continued_is_not_hung(data, tmp_path):
+    """Ctrl-Z, a while later fg."""
+    run_dir = tmp_path / "run"
+    arguments = harness.command(run_dir, data, 1, "--safety.watchdog_s=2", "--training.epochs=20")
+    process = harness.start(arguments, tmp_path)
+    harness.wait_for(lambda: list(run_dir.glob("state/step_*")))
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(8)
+    process.send_signal(signal.SIGCONT)
+    code, printed = harness.finish(process)
+    assert code == 0, printed
+
+
+class TestWatchdog:
+    @pytest.fixture
+    def ended(self, monkeypatch):
+        """Instead of ending the process."""
+        event = threading.Event()
+        monkeypatch.setattr(module, "TICK_SECONDS", 0.02)
+        monkeypatch.setattr(Watchdog, "_end", lambda self, where, seconds: event.set())
+        return event
+
+    def test_progress_keeps_it_quiet(self, ended):
+        with Watchdog(Control(), 0.3, 0) as watchdog:
+            for _ in range(10):
+                time.sleep(0.1)
+                watchdog.beat()
+            assert not ended.is_set()
+            assert ended.wait(5)
+
+    def test_slow_steps_are_learnt_but_not_the_first_which_compiles(self):
+        watchdog = Watchdog(Control(), 0.5, 0)
+        watchdog.beat("train")
+        time.sleep(0.3)
+        watchdog.beat("train")
+        assert watchdog.limit == 0.5
+        time.sleep(0.1)
+        watchdog.beat("train")
+        assert 1.0 <= watchdog.limit < 3.0
+
+    def test_a_process_is_known_by_its_start(self):
+        assert process_start(os.getpid()) == process_start(os.getpid()) != process_start(1)
+        assert process_start(2**22 + 1) is None
+
+    def test_only_the_processes_that_were_named_are_ended(self, tmp_path):
+        with Watchdog(Control(), 100, 0) as watchdog:
+            child = os.fork()
+            if child == 0:
+                time.sleep(60)
+                os._exit(0)
+            me = watchdog.identity()
+            child_start = process_start(child)
+            watchdog.write_to(tmp_path / "stacks" / "rank_0.txt", [me, {**me, "pid": child, "start": child_start + 1}])
+            watchdog._signal_peers(signal.SIGKILL)  # the id was given to another process meanwhile
+            time.sleep(0.2)
+            assert process_start(child) == child_start
+            other = {**me, "pid": child, "start": child_start, "host": "another"}
+            watchdog.write_to(tmp_path / "stacks" / "rank_0.txt", [me, other])
+            watchdog._signal_peers(signal.SIGKILL)
+            time.sleep(0.2)
+            assert process_start(child) == child_start
+            watchdog.write_to(tmp_path / "stacks" / "rank_0.txt", [me, {**other, "host": me["host"]}])
+            watchdog._signal_peers(signal.SIGKILL)
+            _, status = os.waitpid(child, 0)
+            assert os.WTERMSIG(status) == signal.SIGKILL
+
+
+def test_the_exit_code_of_a_hang(data, tmp_path):
+    """One process that waits for something that never comes."""
+    arguments = harness.command(tmp_path / "run", data, 1, "--safety.watchdog_s=2")
+    fault = {"kind": "late", "rank": 0, "phase": "train", "step": 5, "once": str(tmp_path / "once")}
+    code, printed = harness.run(arguments, tmp_path, fault)
+    assert code == ExitCode.HUNG, printed
+    assert "worker.py" in (tmp_path / "run" / "stacks" / "rank_0.txt").read_text()
