@@ -12,7 +12,8 @@ from typing import NoReturn
 
 from crepe_dist import arguments, command
 from crepe_dist.cluster.hosts import LOOPBACK, Host, interface_address, parse_hosts
-from crepe_dist.cluster.supervisor import REMOTE, Options, Supervisor
+from crepe_dist.cluster.options import REMOTE, Options
+from crepe_dist.cluster.supervisor import Supervisor
 from crepe_dist.errors import UserError
 
 EXAMPLES = """

@@ -30,7 +30,13 @@ class _Member:
 
 
 class Fleet:
-    """Args as of ``Link``, for all hosts; ``grace``: seconds that an agent gives its workers when it must end."""
+    """All hosts of a training.
+
+    Args:
+        hosts: in the order of ranks.
+        remote, environment, cwd, deliver: see ``Link``.
+        grace: seconds that an agent gives its workers when it must end.
+    """
 
     def __init__(
         self,
@@ -57,7 +63,9 @@ class Fleet:
         return [name for name, member in self._members.items() if not (member.link and member.link.ready)]
 
     def trying(self) -> bool:
-        return any(member.link is not None and not member.link.ready for member in self._members.values())
+        """Whether a host may answer at any moment; not one that did not answer the last time either."""
+        links = [(member, member.link) for member in self._members.values() if member.link is not None]
+        return any(not link.ready and (member.host.local or member.attempts <= 1) for member, link in links)
 
     def link(self, host: str) -> Link:
         link = self._members[host].link
@@ -107,9 +115,6 @@ class Fleet:
         member.link = None
         member.next_try = now if link.ready or member.host.local else now + RETRY_SECONDS
         return link.ready
-
-    def is_local(self, link: Link) -> bool:
-        return self._members[link.host].host.local
 
     def close(self) -> None:
         """Ends all agents; workers that still run get the grace."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from crepe_dist.cluster.hosts import Slot
+from crepe_dist.cluster import processes
+from crepe_dist.cluster.hosts import Host, Slot, allocate
 from crepe_dist.cluster.link import Link
 from crepe_dist.cluster.messages import Message
 from crepe_dist.cluster.recovery import NOWHERE, Meaning, Position, meaning
@@ -16,6 +18,7 @@ from crepe_dist.errors import ExitCode
 
 FIRST_BEAT_SECONDS = 180.0  # from the start; imports, and the building of kernels, come before it
 BEAT_MARGIN_SECONDS = 5.0  # beyond the limit of the worker's own watchdog, which goes first
+KILL_SECONDS = 5.0  # for a kill to be reported
 OWN_END_SECONDS = 10.0  # for a worker that said it hangs to end by itself
 
 
@@ -38,6 +41,7 @@ class Worker:
     ended: bool = False
     code: int | None = None
     killed: bool = False  # by us
+    noted: bool = False  # that it sends what is no message
 
     @property
     def rank(self) -> int:
@@ -52,6 +56,15 @@ class Worker:
         if self.beat is None:
             return min(own, self.started + FIRST_BEAT_SECONDS)
         return min(own, self.beat + self.limit + BEAT_MARGIN_SECONDS)
+
+    @property
+    def title(self) -> str:
+        """For a person to read."""
+        return f"rank {self.rank} (pid {self.pid} on {self.slot.host})"
+
+    def tell(self, message: Message) -> None:
+        """Sends it to the worker's control channel."""
+        self.link.send({"kind": "send", "worker": self.name, "message": message})
 
     def heard(self, message: Message, when: float) -> None:
         """A beat.
@@ -77,6 +90,7 @@ class Group:
         asked: why all were asked to stop, or empty.
         kill_at: when what is left is killed.
         ends: workers in the order of their ends.
+        may_grow: false once it was made smaller because no restart was left.
         forming_from: after a regrouping without restart, the position from which all must come farther.
     """
 
@@ -88,6 +102,7 @@ class Group:
     hung: Worker | None = None
     ends: list[Worker] = field(default_factory=list)
     told: int = 0  # of ``ends``, how many were acted on
+    may_grow: bool = True
     forming_from: Position | None = None
 
     @property
@@ -116,7 +131,46 @@ class Group:
             next((worker for worker in failed if not worker.killed), failed[0] if failed else None),
         )
 
+    def ask(self, asked: str, why: str, grace: float) -> None:
+        """Asks all to save and stop within ``grace`` seconds."""
+        self.asked = asked
+        self.kill_at = min(self.kill_at, time.monotonic() + grace)
+        for worker in self.living:
+            worker.tell({"kind": "stop", "why": why})
 
-def in_new_order(living: Sequence[Worker]) -> list[str]:
-    """Names of hosts: that of the lowest rank first, so that rank 0 is one that knows the state."""
-    return list(dict.fromkeys(worker.slot.host for worker in sorted(living, key=lambda worker: worker.rank)))
+    def kill(self) -> None:
+        """Kills all that live; what was killed before and has not been reported, by other means."""
+        self.kill_by_pid()
+        for worker in self.living:
+            if worker.killed and not worker.adopted:
+                worker.link.kill()  # an agent that does not answer; its end is noted, and the worker's with it
+            worker.link.send({"kind": "signal", "worker": worker.name, "signal": int(signal.SIGKILL)})
+            worker.killed = True
+        self.kill_at = time.monotonic() + KILL_SECONDS
+
+    def kill_by_pid(self) -> None:
+        """Kills those of this machine whose agent is gone or does not answer."""
+        for worker in self.living:
+            if worker.link.local and worker.began is not None and (worker.killed or worker.adopted):
+                processes.kill(worker.pid, worker.began)
+
+    def look_at_adopted(self) -> None:
+        """Notes the ends that no agent reports."""
+        for worker in self.living:
+            if worker.adopted and (worker.began is None or not processes.runs(worker.pid, worker.began)):
+                self.end(worker, None)
+
+
+def new_places(living: Sequence[Worker], ready: Sequence[Host], wanted: int) -> tuple[list[Slot], dict[int, Worker]]:
+    """Places for up to ``wanted`` processes of which ``living`` are there, and which of them has which rank.
+
+    The host of the lowest rank comes first, so that rank 0 is one that knows the state of the training.
+    """
+    ordered = sorted(living, key=lambda worker: worker.rank)
+    waiting: dict[str, list[Worker]] = {}
+    for worker in ordered:
+        waiting.setdefault(worker.slot.host, []).append(worker)
+    hosts = {host.name: host for host in ready}
+    order = [hosts[name] for name in waiting] + [host for name, host in hosts.items() if name not in waiting]
+    slots = allocate(order, wanted, {name: len(workers) for name, workers in waiting.items()})
+    return slots, {slot.rank: waiting[slot.host].pop(0) for slot in slots if waiting.get(slot.host)}

@@ -38,6 +38,7 @@ class Link:
         deliver: Callable[[Link, Message | str], None],
     ) -> None:
         self.host = host
+        self.local = not remote
         self.ready = False  # it has said hello; set by the supervisor
         self.began = time.monotonic()
         self._deliver = deliver

@@ -11,64 +11,36 @@ import math
 import os
 import queue
 import signal
-import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TextIO
 
-from crepe_dist.cluster import processes
+from crepe_dist.cluster.console import Console
 from crepe_dist.cluster.environment import allowed, group_variables
 from crepe_dist.cluster.fleet import Fleet
-from crepe_dist.cluster.group import Group, Worker, in_new_order
-from crepe_dist.cluster.hosts import Host, Slot, allocate, scopes
+from crepe_dist.cluster.group import Group, Worker, new_places
+from crepe_dist.cluster.hosts import Slot, allocate, scopes
 from crepe_dist.cluster.link import Link
 from crepe_dist.cluster.messages import Message
+from crepe_dist.cluster.options import Options
 from crepe_dist.cluster.recovery import NOWHERE, BackOff, Meaning, Restarts, in_words, meaning, own_code
 from crepe_dist.cluster.rendezvous import Rendezvous
-from crepe_dist.errors import ExitCode, UserError, shown
+from crepe_dist.errors import ExitCode, UserError
 
 OWN_END_SECONDS = 5.0  # for the others to end by themselves once one has failed
 REGROUP_SECONDS = 10.0  # for survivors to notice that they lost one
 DUMP_SECONDS = 2.0  # for workers to write their stacks
-KILL_SECONDS = 5.0  # for a kill to be reported
 ADOPTED_SECONDS = 0.05  # between looks at processes whose agent is gone
-REMOTE = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5")
-
-
-@dataclass(frozen=True)
-class Options:
-    """Args:
-    processes: at most.
-    hosts: in the order of ranks.
-    min_processes: with fewer it waits for hosts.
-    max_restarts: after failures; preemptions are free.
-    grace: seconds between asking to stop and killing.
-    elastic: survivors of a failure go on without a restart.
-    interface: network interface of the rendezvous and of Gloo.
-    address: its IPv4 address.
-    remote: the command that reaches another host.
-    """
-
-    processes: int = 1
-    hosts: tuple[Host, ...] = (Host("localhost", 1),)
-    min_processes: int = 1
-    max_restarts: int = 10
-    grace: float = 30.0
-    elastic: bool = False
-    interface: str = "lo"
-    address: str = "127.0.0.1"
-    remote: tuple[str, ...] = REMOTE
 
 
 class Supervisor:
-    """Args:
-    command: of a worker; the same for all.
-    options: see there.
-    environment: of the supervisor; the workers get what is allowed.
-    cwd: folder of the workers.
-    stdout, stderr: where the workers' lines go, and the supervisor's own (stderr).
+    """One training, from its start to its end.
+
+    Args:
+        command: of a worker; the same for all.
+        options: see there.
+        environment: of the supervisor; the workers get what is allowed.
+        cwd: folder of the workers.
+        console: where their lines and its own are shown.
     """
 
     def __init__(
@@ -77,26 +49,23 @@ class Supervisor:
         options: Options,
         environment: Mapping[str, str] = os.environ,
         cwd: str | None = None,
-        stdout: TextIO | None = None,
-        stderr: TextIO | None = None,
+        console: Console | None = None,
     ) -> None:
         self._command = list(command)
         self._options = options
         self._environment = dict(environment)
         self._cwd = cwd or os.getcwd()
-        self._streams = {"stdout": stdout or sys.stdout, "stderr": stderr or sys.stderr}
-        self._printing = threading.Lock()
+        self._console = console or Console()
+        self._say = self._console.say
         # A SimpleQueue, because a signal's handler may put into it while this thread takes from it.
         self._events: queue.SimpleQueue[int | tuple[Link, Message | str, float]] = queue.SimpleQueue()
         self._fleet = Fleet(options.hosts, options.remote, self._environment, self._cwd, options.grace, self._deliver)
         self._group: Group | None = None
         self._generation = -1
-        self._ranks: dict[object, int] = {}
         self._restarts = Restarts(options.max_restarts)
         self._preemptions = BackOff()
         self._reached = NOWHERE
         self._signals: list[int] = []
-        self._returned: list[str] = []
 
     def signal(self, number: int) -> None:
         """To be called by the handlers of SIGTERM, SIGINT and SIGHUP."""
@@ -137,7 +106,6 @@ class Supervisor:
                     self._start(slots, {})
                     return True
             self._pump(self._fleet.next_time())
-        self._group = None
         return False
 
     def _start(self, slots: Sequence[Slot], survivors: Mapping[int, Worker]) -> None:
@@ -149,13 +117,12 @@ class Supervisor:
         """
         old = self._group
         self._generation += 1
-        self._returned.clear()
         rendezvous = Rendezvous(self._options.address, scopes(slots))
         workers = [
             survivors.get(slot.rank) or Worker(f"g{self._generation}-r{slot.rank}", slot, self._fleet.link(slot.host))
             for slot in slots
         ]
-        self._ranks = {worker.name: slot.rank for worker, slot in zip(workers, slots)}
+        self._console.ranks = {worker.name: slot.rank for worker, slot in zip(workers, slots)}
         self._group = Group(self._generation, workers, rendezvous)
         places = ", ".join(f"{slot.local_size} on {slot.host}" for slot in slots if slot.local_rank == 0)
         self._say(f"generation {self._generation}: {len(slots)} process{'es'[: 2 * (len(slots) > 1)]} ({places})")
@@ -165,9 +132,9 @@ class Supervisor:
             )
             if slot.rank in survivors:
                 worker.slot, worker.regrouped, worker.hangs_since, worker.beat = slot, False, None, time.monotonic()
-                self._tell(worker, {"kind": "assign", "generation": self._generation, "env": variables})
+                worker.tell({"kind": "assign", "generation": self._generation, "env": variables})
             else:
-                base = allowed(self._environment, self._fleet.is_local(worker.link))
+                base = allowed(self._environment, worker.link.local)
                 env = {"PYTHONUNBUFFERED": "1", **base, **variables}
                 message = {"kind": "start", "worker": worker.name, "argv": self._command, "env": env, "cwd": self._cwd}
                 try:
@@ -182,7 +149,7 @@ class Supervisor:
     def _deliver(self, link: Link, message: Message | str) -> None:
         """Called from the threads of links, which show output themselves: a held terminal must hold up nothing else."""
         if isinstance(message, dict) and message["kind"] == "output":
-            self._show(message.get("worker"), str(message.get("stream")), str(message.get("line")))
+            self._console.show(message.get("worker"), str(message.get("stream")), str(message.get("line")))
         else:
             self._events.put((link, message, time.monotonic()))
 
@@ -195,7 +162,11 @@ class Supervisor:
                 if isinstance(event, int):
                     self._signals.append(event)
                 else:
-                    self._note(*event)
+                    link, message, when = event
+                    try:
+                        self._note(link, message, when)
+                    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+                        self._say(f"{link.host}: ignored a message that is none ({error!r})")
                 event = self._events.get_nowait()
 
     def _note(self, link: Link, message: Message | str, when: float) -> None:
@@ -205,7 +176,6 @@ class Supervisor:
         kind = message["kind"]
         if kind == "hello":
             self._fleet.answered(link)
-            self._returned.append(link.host)
         elif kind == "note":
             self._say(f"{link.host}: {message.get('text')}")
         elif kind == "lost":
@@ -215,38 +185,41 @@ class Supervisor:
             if worker is None or worker.link is not link:
                 return
             if kind == "started":
-                worker.pid, worker.began = message["pid"], message["began"]
+                worker.pid, worker.began = int(message["pid"]), int(message["began"])
             elif kind == "exit":
-                self._group.end(worker, message["code"])
+                self._group.end(worker, int(message["code"]))
             elif kind == "from":
                 self._note_from(worker, message["message"], when)
 
     def _note_lost(self, link: Link, why: str) -> None:
-        local = self._fleet.is_local(link)
         if not self._fleet.lost(link, time.monotonic()):
             return
         self._say(f"the agent on {link.host} is gone: {why}")
         if self._group is None:
             return
         for worker in self._group.living:
-            if worker.link is link and local and worker.pid:
+            if worker.link is link and link.local and worker.pid:
                 worker.adopted = True
                 self._group.kill_at = min(self._group.kill_at, time.monotonic() + self._options.grace)
             elif worker.link is link:
                 self._group.end(worker, None)
 
     def _note_from(self, worker: Worker, message: Message, when: float) -> None:
-        kind = message.get("kind")
         try:
+            kind = message["kind"]
             if kind == "beat":
                 worker.heard(message, when)
-            elif kind == "hung" and worker.hangs_since is None:
-                worker.hangs_since = when
-                self._say(f"{self._name(worker)} sees no progress")
+            elif kind == "hung":
+                worker.hangs_since = worker.hangs_since or when
+                self._say(f"{worker.title} sees no progress")
             elif kind == "regroup":
                 worker.regrouped = True
-        except (KeyError, TypeError, ValueError, OverflowError):
-            self._say(f"ignored from {self._name(worker)}: a {kind} that is none")
+            else:
+                raise ValueError(kind)
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
+            if not worker.noted:  # once, or a worker out of its mind would flood the terminal
+                worker.noted = True
+                self._say(f"{worker.title}: ignored a message that is none ({error!r})")
 
     # Watching.
 
@@ -258,37 +231,34 @@ class Supervisor:
         self._tell_ends(self._group)
 
     def _next_time(self, group: Group) -> float:
-        times = [group.kill_at, self._fleet.next_time()]
-        for worker in group.living:
-            times.append(time.monotonic() + ADOPTED_SECONDS if worker.adopted else worker.hangs_at)
-        return min(times)
+        adopted = time.monotonic() + ADOPTED_SECONDS
+        workers = [adopted if worker.adopted else worker.hangs_at for worker in group.living]
+        return min(group.kill_at, self._fleet.next_time(), *workers)
 
     def _react(self) -> None:
         group = self._group
         assert group is not None
         now = time.monotonic()
         self._fleet.tick(now)
-        for worker in group.living:
-            if worker.adopted and worker.began is not None and not processes.runs(worker.pid, worker.began):
-                group.end(worker, None)
+        group.look_at_adopted()
         if self._signals and group.asked != "signal":
             why = signal.Signals(self._signals[0]).name
             self._say(f"{why}: asking all to save and stop; killing after {self._options.grace:g} s")
-            self._ask(group, "signal", why)
-        if signal.SIGINT in self._signals[1:]:
+            group.ask("signal", why, self._options.grace)
+        if signal.SIGINT in self._signals[1:] and not any(worker.killed for worker in group.living):
             group.kill_at = now
         fresh = self._tell_ends(group)
         if group.forming_from is not None and group.position > group.forming_from:
             group.forming_from = None
         if fresh and group.living and self._after_ends(group, fresh):
             return
-        if self._returned and not group.asked and group.kill_at == math.inf and self._grow(group):
+        if group.may_grow and not group.asked and group.kill_at == math.inf and self._grow(group):
             return
         late = next((worker for worker in group.living if worker.hangs_at <= now), None)
         if late is not None and group.hung is None:
             self._dump(group, late)
         if time.monotonic() >= group.kill_at:
-            self._kill(group)
+            group.kill()
 
     def _after_ends(self, group: Group, fresh: Sequence[Worker]) -> bool:
         """What the ends of some mean for the others; true if there is a new group."""
@@ -298,8 +268,7 @@ class Supervisor:
         if self._options.elastic and not group.asked and group.forming_from is None and group.kill_at == math.inf:
             if self._regroup(group, REGROUP_SECONDS):
                 return True
-            causes = [meaning(worker.code) for worker in group.ends]
-            if all(cause is Meaning.FAILED for cause in causes) and not self._signals:
+            if self._can_regroup(group):
                 self._say("regrouping did not succeed; starting all again")
                 group.kill_at = time.monotonic()
         stopped = meaning(failed[0].code) is Meaning.PREEMPTED
@@ -312,90 +281,64 @@ class Supervisor:
         return False
 
     def _grow(self, group: Group) -> bool:
-        """Makes room for hosts that came back; true if there is a new group."""
-        names = ", ".join(self._returned)
-        self._returned.clear()
+        """Makes use of hosts that came back; true if there is a new group."""
         if len(allocate(self._fleet.ready(), self._options.processes)) <= len(group.workers):
             return False
+        used = {worker.slot.host for worker in group.workers}
+        names = ", ".join(host.name for host in self._fleet.ready() if host.name not in used) or "a host"
         self._say(f"{names} is back: {'regrouping' if self._options.elastic else 'asking all to save and stop'}")
         if self._options.elastic and group.forming_from is None:
             for worker in group.living:
-                self._tell(worker, {"kind": "regroup"})
+                worker.tell({"kind": "regroup"})
             if self._regroup(group, self._options.grace):
                 return True
-        self._ask(group, "grow", f"host {names} is back")
+        group.ask("grow", f"host {names} is back", self._options.grace)
         return False
 
     def _regroup(self, group: Group, patience: float) -> bool:
         """Waits until all that live have left the old group, then gives them and new ones places in another."""
         until = time.monotonic() + patience
-        while time.monotonic() < until and not all(worker.regrouped for worker in group.living):
-            # The fleet goes on, or its pings would stop; a signal or a mistake ends the attempt.
-            self._fleet.tick(time.monotonic())
-            self._pump(min(until, self._fleet.next_time()))
+        while self._can_regroup(group) and not all(worker.regrouped for worker in group.living):
+            if time.monotonic() >= until:
+                return False
+            self._wait(until)
             self._tell_ends(group)
-            if self._signals or any(meaning(worker.code) is not Meaning.FAILED for worker in group.ends):
-                return False
-        living = sorted(group.living, key=lambda worker: worker.rank)
-        if not living or not all(worker.regrouped and not worker.adopted for worker in living):
-            return False
-        if any(meaning(worker.code) is not Meaning.FAILED for worker in group.ends):
-            return False
-        self._reached = max(self._reached, group.position)
-        wanted = self._options.processes
-        if group.ends:
-            delay = self._restarts.take(self._reached)
-            if delay is None:
-                wanted = len(living)
-            elif not self._sleep(delay):
-                return False
-            if not all(not worker.ended and worker.regrouped for worker in living):
-                return False
-        names = in_new_order(living)
-        hosts = {host.name: host for host in self._fleet.ready()}
-        order = [hosts[name] for name in names] + [host for name, host in hosts.items() if name not in names]
-        taken = {name: sum(worker.slot.host == name for worker in living) for name in names}
-        slots = allocate(order, wanted, taken)
-        if len(slots) < self._options.min_processes:
+        enough = self._restarts.left > 0 or not group.ends
+        wanted = self._options.processes if enough else len(group.living)
+        slots, _ = new_places(group.living, self._fleet.ready(), wanted)
+        if not self._can_regroup(group) or len(slots) < self._options.min_processes:
             return False
         if group.ends:
-            self._say(f"{len(living)} go on without a restart; {self._left()}")
-        waiting = {name: [worker for worker in living if worker.slot.host == name] for name in names}
-        survivors = {slot.rank: waiting[slot.host].pop(0) for slot in slots if waiting.get(slot.host)}
+            self._reached = max(self._reached, group.position)
+            again = time.monotonic() + (self._restarts.take(self._reached) or 0.0)
+            while self._can_regroup(group) and time.monotonic() < again:
+                self._wait(again)
+            self._say(f"{len(group.living)} go on without a restart; {self._left()}")
+        slots, survivors = new_places(group.living, self._fleet.ready(), wanted)
+        if not self._can_regroup(group) or not all(worker.regrouped for worker in group.living):
+            return False
         self._start(slots, survivors)
         assert self._group is not None
-        self._group.forming_from = self._reached
+        self._group.forming_from = group.position
+        self._group.may_grow = enough
         return True
 
-    def _ask(self, group: Group, asked: str, why: str) -> None:
-        group.asked = asked
-        group.kill_at = min(group.kill_at, time.monotonic() + self._options.grace)
-        for worker in group.living:
-            self._tell(worker, {"kind": "stop", "why": why})
+    def _can_regroup(self, group: Group) -> bool:
+        """Whether what has happened so far allows survivors to go on."""
+        failed = all(meaning(worker.code) is Meaning.FAILED for worker in group.ends)
+        adopted = any(worker.adopted for worker in group.living)
+        return bool(group.living) and failed and not adopted and not self._signals
 
     def _dump(self, group: Group, late: Worker) -> None:
         group.hung = late
         silent = time.monotonic() - (late.started if late.beat is None else late.beat)
-        self._say(f"{self._name(late)} was not heard of for {silent:.0f} s; all write their stacks and are killed")
+        self._say(f"{late.title} was not heard of for {silent:.0f} s; all write their stacks and are killed")
         for worker in group.living:
             worker.link.send({"kind": "dump", "worker": worker.name})
         until = time.monotonic() + DUMP_SECONDS
         while time.monotonic() < until and group.living:
             self._pump(until)
         group.kill_at = time.monotonic()
-
-    def _kill(self, group: Group) -> None:
-        """Kills all that live; what was killed before and is not reported, by other means."""
-        for worker in group.living:
-            if worker.killed or worker.adopted:
-                if self._fleet.is_local(worker.link) and worker.began is not None:
-                    processes.kill(worker.pid, worker.began)
-                if not worker.adopted:
-                    worker.link.kill()  # an agent that does not answer; its end is noted, and the worker's with it
-            else:
-                worker.link.send({"kind": "signal", "worker": worker.name, "signal": int(signal.SIGKILL)})
-            worker.killed = True
-        group.kill_at = time.monotonic() + KILL_SECONDS
 
     # Afterwards.
 
@@ -420,40 +363,35 @@ class Supervisor:
             return None
         if sense is Meaning.PREEMPTED:
             delay = self._preemptions.next(self._reached)
-            self._say(f"{self._name(cause)} was preempted: starting again{_after(delay)}; {self._left()}")
+            self._say(f"{cause.title} was preempted: starting again{_after(delay)}; {self._left()}")
         else:
             taken = self._restarts.take(self._reached)
             if taken is None:
-                self._say(f"giving up: {self._name(cause)} {in_words(code, cause.killed)}, and no restart is left")
+                self._say(f"giving up: {cause.title} {in_words(code, cause.killed)}, and no restart is left")
                 return own_code(code)
             delay = taken
             self._say(f"starting again from the newest checkpoint{_after(delay)}; {self._left()}")
-        self._sleep(delay)
+        again = time.monotonic() + delay
+        while time.monotonic() < again and not self._signals:
+            self._wait(again)
         return None
 
-    def _sleep(self, seconds: float) -> bool:
-        """False if a signal came."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and not self._signals:
-            self._fleet.tick(time.monotonic())
-            self._pump(min(until, self._fleet.next_time()))
-        return not self._signals
+    def _wait(self, until: float) -> None:
+        """For an event, while the fleet is looked after."""
+        self._fleet.tick(time.monotonic())
+        self._pump(min(until, self._fleet.next_time()))
 
     def _close(self) -> None:
         group = self._group
         if group is not None:
             if group.living:
-                self._kill(group)
+                group.kill()
             group.rendezvous.close()
         self._fleet.close()
-        for worker in group.living if group is not None else ():
-            if worker.began is not None and self._fleet.is_local(worker.link):
-                processes.kill(worker.pid, worker.began)
+        if group is not None:
+            group.kill_by_pid()
 
     # Words.
-
-    def _tell(self, worker: Worker, message: Message) -> None:
-        worker.link.send({"kind": "send", "worker": worker.name, "message": message})
 
     def _tell_ends(self, group: Group) -> list[Worker]:
         """Says what ended since the last call, and returns it."""
@@ -461,26 +399,11 @@ class Supervisor:
         group.told = len(group.ends)
         for worker in fresh:
             if worker.code != 0 and not worker.killed:
-                self._say(f"{self._name(worker)} {in_words(worker.code, worker.killed)}")
+                self._say(f"{worker.title} {in_words(worker.code, worker.killed)}")
         return fresh
-
-    def _name(self, worker: Worker) -> str:
-        return f"rank {worker.rank} (pid {worker.pid} on {worker.slot.host})"
 
     def _left(self) -> str:
         return f"{self._restarts.left} of {self._options.max_restarts} restarts left"
-
-    def _say(self, text: str) -> None:
-        self._print("stderr", "supervise: " + "".join(map(shown, text)))
-
-    def _show(self, worker: Any, stream: str, line: str) -> None:
-        rank = self._ranks.get(worker, 0)
-        self._print(stream, line if rank == 0 or line.startswith("[rank") else f"[rank {rank}] {line}")
-
-    def _print(self, stream: str, line: str) -> None:
-        # Who reads us may have left; the training goes on.
-        with self._printing, contextlib.suppress(OSError, ValueError):
-            print(line, file=self._streams.get(stream, self._streams["stderr"]), flush=True)
 
 
 def _after(delay: float) -> str:
