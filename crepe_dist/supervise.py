@@ -16,7 +16,7 @@ from crepe_dist.cluster.options import REMOTE, Options
 from crepe_dist.cluster.supervisor import Supervisor
 from crepe_dist.errors import UserError
 
-EXAMPLES = """
+EXAMPLES = """\
   python -m crepe_dist.supervise -np 4 --data data/reviews            four processes on this machine
   python -m crepe_dist.supervise -H node1:4,node2:4 --interface eth0 --config configs/smoke.yaml
   python -m crepe_dist.supervise -np 8 -H node1:4,node2:4 --interface eth0 --min-np 4 --elastic
@@ -38,21 +38,20 @@ def parser() -> argparse.ArgumentParser:
         "supervise", "Train with several processes, and start them again when they fail.", EXAMPLES, kind=_Parser
     )
     result.allow_abbrev = False  # a shortened flag may be one of train's
-    whole, seconds = _whole, _seconds
     result.add_argument(
-        "-np", "--processes", type=whole, metavar="N", help="processes; default: the slots of all hosts, without -H 1"
+        "-np", "--processes", type=_whole, metavar="N", help="processes; default: the slots of all hosts, without -H 1"
     )
     result.add_argument(
         "-H", "--hosts", metavar="HOST:SLOTS,…", help="in the order of ranks; default: this machine with N slots"
     )
     result.add_argument(
-        "--min-np", type=whole, default=1, metavar="N", help="with fewer it waits for hosts; default: 1"
+        "--min-np", type=_whole, default=1, metavar="N", help="with fewer it waits for hosts; default: 1"
     )
     result.add_argument(
         "--max-restarts", type=int, default=10, metavar="N", help="after failures; preemptions are free; default: 10"
     )
     result.add_argument(
-        "--grace", type=seconds, default=30.0, metavar="SECONDS", help="between asking to stop and killing; default: 30"
+        "--grace", type=_seconds, default=30.0, metavar="SECONDS", help="between asking to stop and killing; default: 30"
     )
     result.add_argument(
         "--elastic", action="store_true", help="the processes that are left go on, without being started again"
@@ -110,14 +109,17 @@ def options(given: Sequence[str]) -> tuple[Options, list[str]]:
     return chosen, rest
 
 
-def main() -> None:
-    chosen, rest = options(sys.argv[1:])
-    supervisor = Supervisor([sys.executable, "-m", "crepe_dist.train", *rest], chosen)
+def run(chosen: Options, worker: Sequence[str]) -> int:
+    """Supervises workers of that command, and hears signals; the exit code."""
+    supervisor = Supervisor(worker, chosen)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda received, _: supervisor.signal(received))
-    code = supervisor.run()
-    if code:
-        raise SystemExit(code)
+    return supervisor.run()
+
+
+def main() -> None:
+    chosen, rest = options(sys.argv[1:])
+    sys.exit(run(chosen, [sys.executable, "-m", "crepe_dist.train", *rest]))
 
 
 def _whole(text: str) -> int:

@@ -122,6 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """What the base class answers to a request that it cannot read, or to another method."""
+        self.request_version = "HTTP/1.0"  # not read yet, it is taken for 0.9, which has no status
         self._reply(HTTPStatus.BAD_REQUEST)
 
     def log_message(self, format: str, *args: Any) -> None:
