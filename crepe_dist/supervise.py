@@ -51,7 +51,11 @@ def parser() -> argparse.ArgumentParser:
         "--max-restarts", type=int, default=10, metavar="N", help="after failures; preemptions are free; default: 10"
     )
     result.add_argument(
-        "--grace", type=_seconds, default=30.0, metavar="SECONDS", help="between asking to stop and killing; default: 30"
+        "--grace",
+        type=_seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="from asking to stop to killing; default: 30",
     )
     result.add_argument(
         "--elastic", action="store_true", help="the processes that are left go on, without being started again"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from crepe_dist.cluster.console import Console
 from crepe_dist.cluster.hosts import Host
 from crepe_dist.cluster.options import Options
 from crepe_dist.cluster.supervisor import Supervisor
+from crepe_dist.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 # What each worker script begins with; its first argument is a folder for what it has to tell the test.
@@ -125,6 +127,21 @@ def start(tmp_path, environment):
             run.supervisor.signal(signal.SIGINT)
         run.thread.join(20)
         assert not run.thread.is_alive()
+
+
+def begin(folder: Path, environment: dict[str, str], body: str, first: str = "") -> subprocess.Popen[str]:
+    """A supervisor of two workers in a process of its own; ``first``: what it does before."""
+    main = f"""
+import sys
+from crepe_dist import supervise
+from crepe_dist.cluster.hosts import Host
+from crepe_dist.cluster.options import Options
+{first}
+sys.exit(supervise.run(Options(2, (Host("localhost", 2),), grace=1.0), {script(body, folder)!r}))
+"""
+    process = subprocess.Popen([sys.executable, "-c", main], env=environment, cwd=folder, stderr=-1, text=True)
+    until(lambda: len(list(folder.glob("up-*"))) >= 2, "both are up")
+    return process
 
 
 class TestEnds:
@@ -286,6 +303,31 @@ class TestWatching:
         assert run.end()[0] == 0
         assert [line.split()[0] for line in run.stdout.getvalue().splitlines()] == [str(n) for n in range(50_000)]
 
+    def test_while_the_supervisor_itself_is_stopped_nobody_is_late(self, tmp_path, environment):
+        body = """
+            for step in range(10_000):
+                beat(step, limit=0.1)
+                time.sleep(0.02)
+                note(f"up-{rank}")
+                if (folder / "enough").exists(): sys.exit(0)
+        """
+        process = begin(
+            tmp_path, environment, body, "from crepe_dist.cluster import group\ngroup.BEAT_MARGIN_SECONDS = 0.5"
+        )
+        os.kill(process.pid, signal.SIGSTOP)
+        time.sleep(2)
+        os.kill(process.pid, signal.SIGCONT)
+        time.sleep(1)
+        (tmp_path / "enough").touch()
+        _, said = process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert "not heard" not in said
+
+    def test_an_environment_that_fits_no_message(self, tmp_path, environment):
+        environment["PYTHONPATH"] = "x" * 70_000
+        with pytest.raises(UserError, match="too long"):
+            Supervisor(["true"], Options(), environment, str(tmp_path)).run()
+
 
 class TestStopping:
     @pytest.mark.parametrize(("number", "expected"), [("SIGTERM", 75), ("SIGHUP", 75), ("SIGINT", 130)])
@@ -333,21 +375,9 @@ class TestStopping:
 class TestNoOrphans:
     """However it ends."""
 
-    def begin(self, tmp_path, environment, body, grace=1.0):
-        main = f"""
-from crepe_dist import supervise
-from crepe_dist.cluster.hosts import Host
-from crepe_dist.cluster.options import Options
-import sys
-sys.exit(supervise.run(Options(2, (Host("localhost", 2),), grace={grace}), {script(body, tmp_path)!r}))
-"""
-        process = subprocess.Popen([sys.executable, "-c", main], env=environment, cwd=tmp_path, stderr=-1, text=True)
-        until(lambda: len(list(tmp_path.glob("up-*"))) >= 2, "both are up")
-        return process
-
     def test_the_supervisor_is_killed(self, tmp_path, environment, marker):
         body = "note(f'up-{rank}', os.getpid())\nif rank: die(signal.SIGSTOP)\nhear()\nnote('saved')"
-        process = self.begin(tmp_path, environment, body)
+        process = begin(tmp_path, environment, body)
         assert len(left(marker)) >= 4
         process.kill()
         process.communicate()
@@ -355,7 +385,7 @@ sys.exit(supervise.run(Options(2, (Host("localhost", 2),), grace={grace}), {scri
         assert (tmp_path / "saved").exists()
 
     def test_sigterm_passes(self, tmp_path, environment, marker):
-        process = self.begin(tmp_path, environment, "note(f'up-{rank}'); stay()")
+        process = begin(tmp_path, environment, "note(f'up-{rank}'); stay()")
         process.terminate()
         _, said = process.communicate(timeout=20)
         assert process.returncode == 75, said
@@ -424,7 +454,9 @@ class TestEnvironment:
             assert (tmp_path / f"leak-{rank}").read_text() == "False"
             seen = json.loads((tmp_path / str(rank)).read_text())
             assert secret not in str(seen)
-            assert not {"AWS_SECRET_ACCESS_KEY", "LD_PRELOAD", "MY_OWN", "HOROVOD_ELASTIC", "CREPE_DIST_ELASTIC"} & set(seen)
+            assert not {"AWS_SECRET_ACCESS_KEY", "LD_PRELOAD", "MY_OWN", "HOROVOD_ELASTIC", "CREPE_DIST_ELASTIC"} & set(
+                seen
+            )
             expected = {
                 "HOROVOD_CYCLE_TIME": "7",
                 "CREPE_DIST_MINE": "x",
@@ -491,6 +523,7 @@ TWO = (Host("one", 1, False), Host("two", 1, False))
 class TestHosts:
     def test_a_host_goes_and_comes_back(self, start, rsh, monkeypatch, tmp_path):
         monkeypatch.setattr(fleet, "RETRY_SECONDS", 0.3)
+        monkeypatch.setattr(supervisor, "OWN_END_SECONDS", 0.2)
         body = """
             beat(generation)
             note(f"{generation}-{rank}", f"{size} {os.environ['HOROVOD_HOSTNAME']}")
@@ -627,7 +660,8 @@ class TestElastic:
         assert "generation 2" in said
         assert not set(self.places(tmp_path, 1)) & set(self.places(tmp_path, 2))
 
-    def test_a_mistake_is_still_a_mistake(self, start):
+    def test_a_mistake_is_still_a_mistake(self, start, monkeypatch):
+        monkeypatch.setattr(supervisor, "OWN_END_SECONDS", 0.2)
         body = "sys.exit(1) if rank else regroup()"
         assert start(elastic(body), elastic=True).end()[0] == 1
 
@@ -656,7 +690,9 @@ class TestElastic:
 
 class TestFlags:
     def test_the_rest_is_for_train(self):
-        chosen, rest = supervise.options(["--config", "x.yaml", "-np", "3", "--data", "d", "--training.epochs=3", "--fresh"])
+        chosen, rest = supervise.options(
+            ["--config", "x.yaml", "-np", "3", "--data", "d", "--training.epochs=3", "--fresh"]
+        )
         assert (chosen.processes, chosen.hosts) == (3, (Host("localhost", 3),))
         assert rest == ["--config", "x.yaml", "--data", "d", "--training.epochs=3", "--fresh"]
         assert supervise.options([])[0] == Options()
@@ -686,11 +722,12 @@ class TestFlags:
         ],
     )
     def test_mistakes(self, complaint, tmp_path, flags, message):
-        import shlex
-
         assert message in complaint("supervise", *shlex.split(flags), cwd=tmp_path)
 
-    def test_neither_mxnet_nor_horovod_nor_numpy_is_imported(self):
-        body = "import sys, crepe_dist.supervise, crepe_dist.cluster.agent\nprint([n for n in sys.modules if n in {'mxnet', 'horovod', 'numpy'}])"
+    @pytest.mark.parametrize(
+        ("module", "heavy"), [("supervise", {"mxnet", "horovod"}), ("cluster.agent", {"mxnet", "horovod", "numpy"})]
+    )
+    def test_what_is_not_imported(self, module, heavy):
+        body = f"import sys, crepe_dist.{module}; print({heavy!r} & set(sys.modules))"
         done = subprocess.run([sys.executable, "-c", body], cwd=ROOT, stdout=-1, text=True, check=True)
-        assert done.stdout.strip() == "[]"
+        assert done.stdout.strip() == "set()"

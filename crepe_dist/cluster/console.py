@@ -16,7 +16,8 @@ class Console:
     def __init__(self, stdout: TextIO | None = None, stderr: TextIO | None = None) -> None:
         self._stdout = stdout or sys.stdout
         self._stderr = stderr or sys.stderr
-        self._lock = threading.Lock()
+        # One each: where stdout is held up, the supervisor can still speak.
+        self._locks = {id(stream): threading.Lock() for stream in (self._stdout, self._stderr)}
         self.ranks: dict[object, int] = {}  # of workers by name
 
     def say(self, text: str) -> None:
@@ -31,5 +32,5 @@ class Console:
         self._print(self._stdout if stream == "stdout" else self._stderr, text)
 
     def _print(self, stream: TextIO, line: str) -> None:
-        with self._lock, contextlib.suppress(OSError, ValueError):
+        with self._locks[id(stream)], contextlib.suppress(OSError, ValueError):
             print(line, file=stream, flush=True)

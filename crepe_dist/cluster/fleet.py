@@ -27,6 +27,7 @@ class _Member:
     link: Link | None = None
     next_try: float = 0.0
     attempts: int = 0  # since it last answered
+    why: str = ""  # it does not answer
 
 
 class Fleet:
@@ -59,8 +60,10 @@ class Fleet:
         """Hosts that have answered, in the order given."""
         return [member.host for member in self._members.values() if member.link and member.link.ready]
 
-    def missing(self) -> list[str]:
-        return [name for name, member in self._members.items() if not (member.link and member.link.ready)]
+    def missing(self) -> dict[str, str]:
+        """Names of the others, and what was heard instead."""
+        members = self._members.items()
+        return {name: member.why for name, member in members if not (member.link and member.link.ready)}
 
     def trying(self) -> bool:
         """Whether a host may answer at any moment; not one that did not answer the last time either."""
@@ -107,12 +110,12 @@ class Fleet:
         if not member.host.local:
             self._next_ping = 0.0
 
-    def lost(self, link: Link, now: float) -> bool:
+    def lost(self, link: Link, why: str, now: float) -> bool:
         """True if the host had answered before; it is then tried again at once, at the next chance."""
         member = self._members[link.host]
         if member.link is not link:
             return False
-        member.link = None
+        member.link, member.why = None, why
         member.next_try = now if link.ready or member.host.local else now + RETRY_SECONDS
         return link.ready
 

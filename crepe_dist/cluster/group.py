@@ -66,17 +66,32 @@ class Worker:
         """Sends it to the worker's control channel."""
         self.link.send({"kind": "send", "worker": self.name, "message": message})
 
-    def heard(self, message: Message, when: float) -> None:
-        """A beat.
+    def hear(self, message: Message, when: float) -> str:
+        """Takes note of what it sent; what there is to say about it, if anything."""
+        try:
+            kind = message["kind"]
+            if kind == "beat":
+                self._take_beat(message, when)
+            elif kind == "hung":
+                self.hangs_since = self.hangs_since or when
+                return "sees no progress"
+            elif kind == "regroup":
+                self.regrouped = True
+            else:
+                raise ValueError(kind)
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
+            if not self.noted:  # once, or a worker out of its mind would flood the terminal
+                self.noted = True
+                return f"sent what is no message and ignored: {error!r}"
+        return ""
 
-        Raises:
-            TypeError, ValueError, KeyError: it is not one.
-        """
-        limit = float(message["limit"])
-        position = int(message["epoch"]), int(message["step"])
+    def _take_beat(self, message: Message, when: float) -> None:
+        self.beat = when
+        limit = float(message.get("limit") or math.inf)  # none: its watchdog is off
         if not limit > 0:
-            raise ValueError("limit")
-        self.beat, self.limit, self.position = when, limit, max(self.position, position)
+            raise ValueError(f"limit {limit}")
+        self.limit = limit
+        self.position = max(self.position, (int(message["epoch"]), int(message["step"])))
 
     def end(self, code: int | None) -> None:
         self.ended, self.code = True, code
@@ -121,6 +136,12 @@ class Group:
             worker.end(code)
             self.ends.append(worker)
 
+    def fresh_ends(self) -> list[Worker]:
+        """Those that ended since the last call."""
+        fresh = self.ends[self.told :]
+        self.told = len(self.ends)
+        return fresh
+
     def cause(self) -> Worker | None:
         """The worker whose end explains the others'; ``None``: all have finished."""
         if self.hung is not None:
@@ -153,6 +174,13 @@ class Group:
         for worker in self.living:
             if worker.link.local and worker.began is not None and (worker.killed or worker.adopted):
                 processes.kill(worker.pid, worker.began)
+
+    def forgive(self, seconds: float) -> None:
+        """Nobody could be heard for that time."""
+        for worker in self.living:
+            worker.started += seconds
+            worker.beat = worker.beat and worker.beat + seconds
+            worker.hangs_since = worker.hangs_since and worker.hangs_since + seconds
 
     def look_at_adopted(self) -> None:
         """Notes the ends that no agent reports."""

@@ -93,7 +93,7 @@ def allocate(hosts: Sequence[Host], processes: int, taken: Mapping[str, int] | N
         left -= more
     used = [name for name, count in counts.items() if count]
     size = sum(counts.values())
-    slots = []
+    slots: list[Slot] = []
     for index, name in enumerate(used):
         for local_rank in range(counts[name]):
             cross = [other for other in used if counts[other] > local_rank]

@@ -114,5 +114,6 @@ class Link:
         while data := os.read(stream.fileno(), LIMIT):
             for line in text.feed(data):
                 self._last_words = line.strip() or self._last_words
-                self._deliver(self, line)
+                if self.ready or self.local:  # else its last words are the answer to an attempt, said once
+                    self._deliver(self, line)
         stream.close()

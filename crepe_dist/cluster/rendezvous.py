@@ -8,6 +8,7 @@ DELETE /scope/key   200; in a scope of the group, rank ``key`` has finished with
 
 from __future__ import annotations
 
+import socketserver
 import threading
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -140,10 +141,9 @@ class _Server(ThreadingHTTPServer):
         super().__init__((address, 0), _Handler)
 
     def server_bind(self) -> None:
-        # The base class would look up the name of the address, which may take seconds.
-        self.socket.bind(self.server_address)  # type: ignore[has-type]
-        self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[has-type]
+        # HTTPServer would look up the name of the address, which may take seconds.
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._places.acquire(blocking=False):

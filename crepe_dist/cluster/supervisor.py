@@ -29,6 +29,7 @@ from crepe_dist.errors import ExitCode, UserError
 OWN_END_SECONDS = 5.0  # for the others to end by themselves once one has failed
 REGROUP_SECONDS = 10.0  # for survivors to notice that they lost one
 DUMP_SECONDS = 2.0  # for workers to write their stacks
+ASLEEP_SECONDS = 1.0  # by which waiting may take longer than planned
 ADOPTED_SECONDS = 0.05  # between looks at processes whose agent is gone
 
 
@@ -92,17 +93,19 @@ class Supervisor:
 
     def _form(self) -> bool:
         """Starts a generation as soon as enough hosts answer; false if a signal came first."""
-        told: list[str] = []
+        told: dict[str, str] = {}
         while not self._signals:
             self._fleet.tick(time.monotonic())
             # Those that are being tried are waited for, so that a start does not leave out a host that is there.
             if not self._fleet.trying():
                 slots = allocate(self._fleet.ready(), self._options.processes)
                 missing = self._fleet.missing()
-                if missing and missing != told:
+                enough = len(slots) >= self._options.min_processes
+                if missing and missing.keys() != told.keys():
                     told = missing
-                    self._say(f"no answer from {', '.join(missing)}; trying again every now and then")
-                if len(slots) >= self._options.min_processes:
+                    names = ", ".join(f"{name} ({why})" for name, why in missing.items())
+                    self._say(f"no answer from {names}; {'going on without' if enough else 'waiting'}")
+                if enough:
                     self._start(slots, {})
                     return True
             self._pump(self._fleet.next_time())
@@ -155,7 +158,8 @@ class Supervisor:
 
     def _pump(self, until: float) -> None:
         """Waits for an event until then, and notes it and all others that are there."""
-        wait = max(0.0, min(until - time.monotonic(), 3600.0))
+        began = time.monotonic()
+        wait = max(0.0, min(until - began, 3600.0))
         with contextlib.suppress(queue.Empty):
             event = self._events.get(timeout=wait)
             while True:
@@ -168,6 +172,9 @@ class Supervisor:
                     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
                         self._say(f"{link.host}: ignored a message that is none ({error!r})")
                 event = self._events.get_nowait()
+        late = time.monotonic() - began - wait
+        if late > ASLEEP_SECONDS and self._group is not None:
+            self._group.forgive(late)  # this process was stopped (Ctrl-Z), not the workers
 
     def _note(self, link: Link, message: Message | str, when: float) -> None:
         if isinstance(message, str):
@@ -189,10 +196,12 @@ class Supervisor:
             elif kind == "exit":
                 self._group.end(worker, int(message["code"]))
             elif kind == "from":
-                self._note_from(worker, message["message"], when)
+                said = worker.hear(message["message"], when)
+                if said:
+                    self._say(f"{worker.title} {said}")
 
     def _note_lost(self, link: Link, why: str) -> None:
-        if not self._fleet.lost(link, time.monotonic()):
+        if not self._fleet.lost(link, why, time.monotonic()):
             return
         self._say(f"the agent on {link.host} is gone: {why}")
         if self._group is None:
@@ -203,23 +212,6 @@ class Supervisor:
                 self._group.kill_at = min(self._group.kill_at, time.monotonic() + self._options.grace)
             elif worker.link is link:
                 self._group.end(worker, None)
-
-    def _note_from(self, worker: Worker, message: Message, when: float) -> None:
-        try:
-            kind = message["kind"]
-            if kind == "beat":
-                worker.heard(message, when)
-            elif kind == "hung":
-                worker.hangs_since = worker.hangs_since or when
-                self._say(f"{worker.title} sees no progress")
-            elif kind == "regroup":
-                worker.regrouped = True
-            else:
-                raise ValueError(kind)
-        except (KeyError, OverflowError, TypeError, ValueError) as error:
-            if not worker.noted:  # once, or a worker out of its mind would flood the terminal
-                worker.noted = True
-                self._say(f"{worker.title}: ignored a message that is none ({error!r})")
 
     # Watching.
 
@@ -255,7 +247,7 @@ class Supervisor:
         if group.may_grow and not group.asked and group.kill_at == math.inf and self._grow(group):
             return
         late = next((worker for worker in group.living if worker.hangs_at <= now), None)
-        if late is not None and group.hung is None:
+        if late is not None and group.kill_at == math.inf:
             self._dump(group, late)
         if time.monotonic() >= group.kill_at:
             group.kill()
@@ -395,11 +387,10 @@ class Supervisor:
 
     def _tell_ends(self, group: Group) -> list[Worker]:
         """Says what ended since the last call, and returns it."""
-        fresh = group.ends[group.told :]
-        group.told = len(group.ends)
+        fresh = group.fresh_ends()
         for worker in fresh:
             if worker.code != 0 and not worker.killed:
-                self._say(f"{worker.title} {in_words(worker.code, worker.killed)}")
+                self._say(f"{worker.title} {in_words(worker.code)}")
         return fresh
 
     def _left(self) -> str:
