@@ -18,10 +18,13 @@ from pathlib import Path
 import pytest
 
 from crepe_dist import supervise
-from crepe_dist.cluster import fleet, group, supervisor
+from crepe_dist.cluster import fleet, group, processes, supervisor
 from crepe_dist.cluster.console import Console
-from crepe_dist.cluster.hosts import Host
+from crepe_dist.cluster.group import Worker, new_places
+from crepe_dist.cluster.hosts import Host, allocate, scopes
+from crepe_dist.cluster.link import Link
 from crepe_dist.cluster.options import Options
+from crepe_dist.cluster.recovery import NOWHERE, BackOff, Restarts
 from crepe_dist.cluster.supervisor import Supervisor
 from crepe_dist.errors import UserError
 
@@ -53,7 +56,7 @@ def wait_for(name):
 
 
 def script(body: str, folder: Path) -> list[str]:
-    return [sys.executable, "-c", PRELUDE + textwrap.dedent(body), str(folder)]
+    return [sys.executable, "-S", "-c", PRELUDE + textwrap.dedent(body), str(folder)]
 
 
 def left(marker: str) -> list[int]:
@@ -311,9 +314,8 @@ class TestWatching:
                 note(f"up-{rank}")
                 if (folder / "enough").exists(): sys.exit(0)
         """
-        process = begin(
-            tmp_path, environment, body, "from crepe_dist.cluster import group\ngroup.BEAT_MARGIN_SECONDS = 0.5"
-        )
+        first = "from crepe_dist.cluster import group; group.BEAT_MARGIN_SECONDS = 1.0"
+        process = begin(tmp_path, environment, body, first)
         os.kill(process.pid, signal.SIGSTOP)
         time.sleep(2)
         os.kill(process.pid, signal.SIGCONT)
@@ -367,7 +369,7 @@ class TestStopping:
 
     def test_while_it_backs_off(self, start):
         run = start("sys.exit(70)", 1)
-        until(lambda: "after 4 s" in run.stderr.getvalue(), "the third back-off")
+        until(lambda: "after 2 s" in run.stderr.getvalue(), "the third back-off")
         run.supervisor.signal(signal.SIGTERM)
         assert run.end(3)[0] == 75
 
@@ -412,12 +414,15 @@ class TestNoOrphans:
         monkeypatch.setattr(supervisor, "DUMP_SECONDS", 0.1)
         monkeypatch.setattr(group, "BEAT_MARGIN_SECONDS", 0.1)
         body = """
-            beat(1, limit=0.5)
             if generation: sys.exit(0)
-            os.kill(os.getppid(), signal.SIGSTOP)
-            time.sleep(1000)
+            note("agent", os.getppid())
+            while True:
+                beat(1, limit=0.5); time.sleep(0.05)
         """
-        code, said = start(body, 1, grace=1.0).end()
+        run = start(body, 1, grace=1.0)
+        until(lambda: run.supervisor._group is not None and run.supervisor._group.position[1] == 1, "it beats")
+        os.kill(int((tmp_path / "agent").read_text()), signal.SIGSTOP)
+        code, said = run.end()
         assert code == 0
         assert "the agent on localhost is gone" in said
 
@@ -648,7 +653,8 @@ class TestElastic:
         assert "9 of 10 restarts left" in said
         assert not set(self.places(tmp_path, 0)) & set(self.places(tmp_path, 1))
 
-    def test_a_second_death_during_recovery_starts_all_again(self, start, tmp_path):
+    def test_a_second_death_during_recovery_starts_all_again(self, start, tmp_path, monkeypatch):
+        monkeypatch.setattr(supervisor, "OWN_END_SECONDS", 0.2)
         body = """
             if generation == 2: sys.exit(0)
             if generation == 0 and rank == 1: wait_for("place-0-0"); wait_for("place-0-2"); note("dead"); die()
@@ -686,6 +692,58 @@ class TestElastic:
         assert self.places(tmp_path, 2)[0] == self.places(tmp_path, 1)[0] == self.places(tmp_path, 0)[0]
         assert "two is back: regrouping" in said
         assert "9 of 10 restarts left" in said
+
+
+class TestRules:
+    def test_back_off(self):
+        back_off = BackOff()
+        positions = [NOWHERE, NOWHERE, NOWHERE, (0, 5), (0, 5), (0, 4), (1, 0)]
+        assert [back_off.next(position) for position in positions] == [0, 1, 2, 0, 1, 2, 0]
+        assert [back_off.next((1, 0)) for _ in range(2000)][-1] == 60
+
+    def test_restarts(self):
+        restarts = Restarts(2)
+        assert [restarts.take((0, 1)), restarts.take((0, 1)), restarts.take((0, 9))] == [0, 1, None]
+
+    def test_places(self):
+        hosts = [Host("a", 2), Host("b", 3, False), Host("c", 1, False)]
+        slots = allocate(hosts, 5)
+        assert [(slot.host, slot.rank, slot.local_rank, slot.local_size) for slot in slots] == [
+            ("a", 0, 0, 2),
+            ("a", 1, 1, 2),
+            ("b", 2, 0, 3),
+            ("b", 3, 1, 3),
+            ("b", 4, 2, 3),
+        ]
+        assert [(slot.cross_rank, slot.cross_size) for slot in slots] == [(0, 2), (0, 2), (1, 2), (1, 2), (0, 1)]
+        assert scopes(slots) == {"global": 5, "local_a": 2, "local_b": 3, "cross_0": 2, "cross_1": 2, "cross_2": 1}
+        # Who runs already keeps a place, even where the hosts before could take all.
+        assert [slot.host for slot in allocate(hosts, 3, {"b": 1, "c": 1})] == ["a", "b", "c"]
+
+    def test_survivors_keep_their_order_and_one_of_them_is_rank_0(self):
+        hosts = [Host("a", 2), Host("b", 2)]
+        link = Link.__new__(Link)
+        workers = [Worker(str(slot.rank), slot, link) for slot in allocate(hosts, 4)]
+        for gone, expected in (
+            ((0,), ["1", None, "2", "3"]),
+            ((0, 1), ["2", "3", None, None]),
+            ((1, 2), ["0", None, "3", None]),
+        ):
+            living = [worker for worker in workers if worker.rank not in gone]
+            slots, survivors = new_places(living, hosts, 4)
+            assert [survivors[rank].name if rank in survivors else None for rank in range(4)] == expected
+            assert all(worker.slot.host == slots[rank].host for rank, worker in survivors.items())
+
+    def test_a_process_is_known_by_its_start(self):
+        with subprocess.Popen(["sleep", "1000"]) as process:
+            began = processes.start_time(process.pid)
+            assert began is not None
+            processes.kill(process.pid, began + 1)
+            time.sleep(0.05)
+            assert process.poll() is None
+            processes.kill(process.pid, began)
+            assert process.wait(10) == -signal.SIGKILL
+            assert processes.start_time(process.pid) is None
 
 
 class TestFlags:

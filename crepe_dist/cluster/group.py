@@ -159,6 +159,11 @@ class Group:
         for worker in self.living:
             worker.tell({"kind": "stop", "why": why})
 
+    def late(self) -> Worker | None:
+        """One that is taken for hung."""
+        now = time.monotonic()
+        return next((worker for worker in self.living if worker.hangs_at <= now), None)
+
     def kill(self) -> None:
         """Kills all that live; what was killed before and has not been reported, by other means."""
         self.kill_by_pid()
@@ -174,13 +179,6 @@ class Group:
         for worker in self.living:
             if worker.link.local and worker.began is not None and (worker.killed or worker.adopted):
                 processes.kill(worker.pid, worker.began)
-
-    def forgive(self, seconds: float) -> None:
-        """Nobody could be heard for that time."""
-        for worker in self.living:
-            worker.started += seconds
-            worker.beat = worker.beat and worker.beat + seconds
-            worker.hangs_since = worker.hangs_since and worker.hangs_since + seconds
 
     def look_at_adopted(self) -> None:
         """Notes the ends that no agent reports."""

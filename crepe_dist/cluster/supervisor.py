@@ -29,7 +29,7 @@ from crepe_dist.errors import ExitCode, UserError
 OWN_END_SECONDS = 5.0  # for the others to end by themselves once one has failed
 REGROUP_SECONDS = 10.0  # for survivors to notice that they lost one
 DUMP_SECONDS = 2.0  # for workers to write their stacks
-ASLEEP_SECONDS = 1.0  # by which waiting may take longer than planned
+CATCH_UP_SECONDS = 0.5  # for beats that came while this process itself was stopped (Ctrl-Z)
 ADOPTED_SECONDS = 0.05  # between looks at processes whose agent is gone
 
 
@@ -158,8 +158,7 @@ class Supervisor:
 
     def _pump(self, until: float) -> None:
         """Waits for an event until then, and notes it and all others that are there."""
-        began = time.monotonic()
-        wait = max(0.0, min(until - began, 3600.0))
+        wait = max(0.0, min(until - time.monotonic(), 3600.0))
         with contextlib.suppress(queue.Empty):
             event = self._events.get(timeout=wait)
             while True:
@@ -172,9 +171,6 @@ class Supervisor:
                     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
                         self._say(f"{link.host}: ignored a message that is none ({error!r})")
                 event = self._events.get_nowait()
-        late = time.monotonic() - began - wait
-        if late > ASLEEP_SECONDS and self._group is not None:
-            self._group.forgive(late)  # this process was stopped (Ctrl-Z), not the workers
 
     def _note(self, link: Link, message: Message | str, when: float) -> None:
         if isinstance(message, str):
@@ -246,9 +242,11 @@ class Supervisor:
             return
         if group.may_grow and not group.asked and group.kill_at == math.inf and self._grow(group):
             return
-        late = next((worker for worker in group.living if worker.hangs_at <= now), None)
-        if late is not None and group.kill_at == math.inf:
-            self._dump(group, late)
+        if group.kill_at == math.inf and group.late() is not None:
+            self._spend(CATCH_UP_SECONDS, group)
+            late = group.late()
+            if late is not None:
+                self._dump(group, late)
         if time.monotonic() >= group.kill_at:
             group.kill()
 
@@ -327,10 +325,14 @@ class Supervisor:
         self._say(f"{late.title} was not heard of for {silent:.0f} s; all write their stacks and are killed")
         for worker in group.living:
             worker.link.send({"kind": "dump", "worker": worker.name})
-        until = time.monotonic() + DUMP_SECONDS
+        self._spend(DUMP_SECONDS, group)
+        group.kill_at = time.monotonic()
+
+    def _spend(self, seconds: float, group: Group) -> None:
+        """Hears what comes in that time, while any live."""
+        until = time.monotonic() + seconds
         while time.monotonic() < until and group.living:
             self._pump(until)
-        group.kill_at = time.monotonic()
 
     # Afterwards.
 
