@@ -102,7 +102,9 @@ class Run:
 def marker():
     marker = f"CREPE_DIST_TEST={uuid.uuid4().hex}"
     yield marker
-    alive = left(marker)
+    end = time.monotonic() + 2
+    while (alive := left(marker)) and time.monotonic() < end:
+        time.sleep(0.02)
     for pid in alive:
         os.kill(pid, signal.SIGKILL)
     assert not alive, "the test left processes behind"
@@ -289,6 +291,7 @@ class TestWatching:
         body = """
             control.sendall(b"\\xff\\xfe garbage\\n[1]\\n" + b"[" * 60000 + b"\\n" + b"x" * 200000 + b"\\n{}\\n")
             send(kind="beat", rank="a", step=[], epoch=None, limit=-1)
+            send(kind="beat", limit=None, phase="start")
             send(kind="beat", limit=float("nan"), epoch=0, step=0)
             send(kind="beat", limit=1, epoch=0, step=float("inf"))
             send(kind="unheard-of"); send(kind="exit", code=3); send(kind="hung")
@@ -408,6 +411,16 @@ class TestNoOrphans:
         assert "the agent on localhost is gone" in said
         assert "9 of 10 restarts left" in said
         assert len(list(tmp_path.glob("up-1-*"))) == 2
+
+    def test_both_supervisor_and_agent_are_killed(self, tmp_path, environment, marker):
+        body = "note(f'up-{rank}', os.getppid())\nif rank: die(signal.SIGSTOP)\nhear()\nnote('saved')"
+        process = begin(tmp_path, environment, body)
+        until(lambda: (tmp_path / "up-0").read_text(), "the pid is written")
+        os.kill(process.pid, signal.SIGSTOP)
+        os.kill(int((tmp_path / "up-0").read_text()), signal.SIGKILL)
+        process.kill()
+        process.communicate()
+        until(lambda: not left(marker), "all have ended")
 
     def test_the_agent_does_not_answer(self, tmp_path, start, monkeypatch):
         monkeypatch.setattr(group, "KILL_SECONDS", 0.3)

@@ -19,6 +19,7 @@ import time
 from typing import Any
 
 from crepe_dist.cluster import processes
+from crepe_dist.cluster.keeper import Keeper
 from crepe_dist.cluster.messages import LIMIT, Message, Messages, Outbox, Text
 
 # Of this host, where the supervisor does not give them.
@@ -92,9 +93,11 @@ class Agent:
 
     Args:
         source, sink: descriptors to read from and write to the supervisor.
+        keeper: takes over if this process is killed.
     """
 
-    def __init__(self, source: int, sink: int) -> None:
+    def __init__(self, source: int, sink: int, keeper: Keeper) -> None:
+        self._keeper = keeper
         self._source = source
         self._sink = sink
         self._outbox = Outbox(sink)
@@ -177,6 +180,7 @@ class Agent:
             self._start(str(message["worker"]), message["argv"], message["env"], message["cwd"])
         elif kind == "grace":
             self._grace = max(0.0, float(message["seconds"]))
+            self._keeper.grace(self._grace)
         elif kind == "ping":
             self._lease_over = time.monotonic() + float(message["lease"])
         elif kind in ("signal", "send", "dump"):
@@ -210,7 +214,9 @@ class Agent:
         if not self._paused:
             for stream, pipe in worker.pipes.items():
                 self._selector.register(pipe, selectors.EVENT_READ, (stream, name))
-        self._say("started", name, pid=worker.pid, began=processes.start_time(worker.pid))
+        began = processes.start_time(worker.pid)
+        self._keeper.add(worker.pid, began)
+        self._say("started", name, pid=worker.pid, began=began)
 
     def _read_worker(self, name: str, what: str) -> None:
         worker = self._workers[name]
@@ -313,9 +319,11 @@ class Agent:
 
 
 def main() -> None:
+    keeper = Keeper()
     sink = os.dup(1)
     os.dup2(2, 1)  # a stray print must not be taken for a message
-    Agent(0, sink).run()
+    Agent(0, sink, keeper).run()
+    keeper.close()
 
 
 if __name__ == "__main__":

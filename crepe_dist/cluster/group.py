@@ -91,7 +91,8 @@ class Worker:
         if not limit > 0:
             raise ValueError(f"limit {limit}")
         self.limit = limit
-        self.position = max(self.position, (int(message["epoch"]), int(message["step"])))
+        if message.get("epoch") is not None and message.get("step") is not None:  # before training it has neither
+            self.position = max(self.position, (int(message["epoch"]), int(message["step"])))
 
     def end(self, code: int | None) -> None:
         self.ended, self.code = True, code
