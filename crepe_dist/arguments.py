@@ -12,8 +12,10 @@ from crepe_dist.data.sources import read_names
 from crepe_dist.errors import UserError
 
 
-def parser(command: str, description: str, examples: str) -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(
+def parser(
+    command: str, description: str, examples: str, kind: type[argparse.ArgumentParser] = argparse.ArgumentParser
+) -> argparse.ArgumentParser:
+    result = kind(
         prog=f"python -m crepe_dist.{command}",
         description=description,
         epilog=f"examples:\n{examples}",

@@ -1,0 +1,111 @@
+"""Hosts as they are given, and which process of the group each of them runs."""
+
+from __future__ import annotations
+
+import fcntl
+import re
+import socket
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from crepe_dist.errors import UserError
+
+# Neither may begin with a dash: ssh would take it for an option.
+NAME = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*@)?[A-Za-z0-9][A-Za-z0-9._-]*")
+SIOCGIFADDR = 0x8915
+LOOPBACK = "lo"
+
+
+@dataclass(frozen=True)
+class Host:
+    name: str
+    slots: int
+    local: bool = True
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place in the group, in Horovod's words: ``cross`` are the processes of equal local rank on all hosts."""
+
+    host: str
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    cross_rank: int
+    cross_size: int
+
+
+def parse_hosts(text: str) -> list[Host]:
+    """Hosts of ``host:slots,host:slots``; without a number, one slot.
+
+    Raises:
+        UserError: a name or number that is none, a host given twice.
+    """
+    hosts: list[Host] = []
+    for part in text.split(","):
+        name, colon, number = part.strip().partition(":")
+        if not NAME.fullmatch(name) or (colon and not (number.isascii() and number.isdigit() and int(number) > 0)):
+            raise UserError(f"--hosts: {part!r} is not host:slots", remedy="give for instance --hosts node1:4,node2:4")
+        host = Host(name, int(number) if colon else 1, is_local(name))
+        if any(host.name == other.name or (host.local and other.local) for other in hosts):
+            raise UserError(f"--hosts: {name} is there twice", remedy="give each machine once, with all its slots")
+        hosts.append(host)
+    return hosts
+
+
+def is_local(name: str) -> bool:
+    return name in ("localhost", "127.0.0.1", socket.gethostname(), socket.gethostname().split(".")[0])
+
+
+def interface_address(name: str) -> str:
+    """The IPv4 address of a network interface of this machine.
+
+    Raises:
+        UserError: there is no such interface, or it has none.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            request = struct.pack("256s", name.encode()[:15])
+            answer = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, request)
+        except OSError as error:
+            known = ", ".join(each for _, each in socket.if_nameindex())
+            raise UserError(
+                f"--interface {name}: no IPv4 address", error.strerror or "", f"choose one of: {known}"
+            ) from error
+    return socket.inet_ntoa(answer[20:24])
+
+
+def allocate(hosts: Sequence[Host], processes: int, taken: Mapping[str, int] | None = None) -> list[Slot]:
+    """Up to ``processes`` places, in the order of hosts.
+
+    Args:
+        hosts: those that are there.
+        processes: of the group, at most.
+        taken: number of processes that run on a host already and stay; they get their places first.
+    """
+    counts = {host.name: (taken or {}).get(host.name, 0) for host in hosts}
+    left = processes - sum(counts.values())
+    for host in hosts:
+        more = max(0, min(host.slots - counts[host.name], left))
+        counts[host.name] += more
+        left -= more
+    used = [name for name, count in counts.items() if count]
+    size = sum(counts.values())
+    slots: list[Slot] = []
+    for index, name in enumerate(used):
+        for local_rank in range(counts[name]):
+            cross = [other for other in used if counts[other] > local_rank]
+            place = (local_rank, counts[name], sum(other in cross for other in used[:index]), len(cross))
+            slots.append(Slot(name, len(slots), size, *place))
+    return slots
+
+
+def scopes(slots: Sequence[Slot]) -> dict[str, int]:
+    """The scopes of the rendezvous in which Horovod's contexts meet, with their numbers of processes."""
+    result = {"global": len(slots)}
+    for slot in slots:
+        result[f"local_{slot.host}"] = slot.local_size
+        result[f"cross_{slot.local_rank}"] = slot.cross_size
+    return result

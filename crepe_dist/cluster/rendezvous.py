@@ -1,0 +1,193 @@
+"""The store in which Gloo's processes find each other: scopes of keys over HTTP, as Horovod's launcher offers it.
+
+GET /scope/key      200 and the value, or 404 with Content-Length 0 (the client asks again)
+PUT /scope/key      200; the body is the value
+DELETE /scope/key   200; in a scope of the group, rank ``key`` has finished with it, and once all have, it is
+                    emptied; in any other scope, the key goes
+"""
+
+from __future__ import annotations
+
+import socketserver
+import threading
+from collections.abc import Mapping
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+
+VALUE_LIMIT = 1024 * 1024  # bytes
+TOTAL_LIMIT = 256 * 1024 * 1024  # bytes of all values
+KEY_LIMIT = 100_000  # keys of all scopes
+PATH_LIMIT = 1024  # bytes
+REQUEST_SECONDS = 10.0  # without a byte from the client
+CONNECTIONS = 1024
+POLL_SECONDS = 0.05  # how long closing may take
+
+
+class Store:
+    """Values by scope and key, for many threads.
+
+    Args:
+        scopes: name and number of processes of each scope of the group.
+    """
+
+    def __init__(self, scopes: Mapping[str, int]) -> None:
+        self._sizes = dict(scopes)
+        self._values: dict[tuple[str, str], bytes] = {}
+        self._bytes = 0
+        self._finished: dict[str, set[str]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, scope: str, key: str) -> bytes | None:
+        with self._lock:
+            return self._values.get((scope, key))
+
+    def put(self, scope: str, key: str, value: bytes) -> bool:
+        """False if there is no room."""
+        with self._lock:
+            old = self._values.get((scope, key))
+            total = self._bytes + len(value) - len(old or b"")
+            if total > TOTAL_LIMIT or (old is None and len(self._values) >= KEY_LIMIT):
+                return False
+            self._values[scope, key] = value
+            self._bytes = total
+            return True
+
+    def delete(self, scope: str, key: str) -> None:
+        with self._lock:
+            if scope not in self._sizes:
+                self._drop((scope, key))
+                return
+            finished = self._finished.setdefault(scope, set())
+            if len(finished) < self._sizes[scope]:
+                finished.add(key)
+            if len(finished) >= self._sizes[scope]:
+                for each in [each for each in self._values if each[0] == scope]:
+                    self._drop(each)
+                finished.clear()
+
+    def _drop(self, place: tuple[str, str]) -> None:
+        self._bytes -= len(self._values.pop(place, b""))
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = REQUEST_SECONDS
+    server_version = "rendezvous"
+    sys_version = ""
+    server: _Server
+
+    def do_GET(self) -> None:
+        place = self._place()
+        if place is not None:
+            value = self.server.store.get(*place)
+            self._reply(HTTPStatus.NOT_FOUND if value is None else HTTPStatus.OK, value or b"")
+
+    def do_PUT(self) -> None:
+        place = self._place()
+        if place is None:
+            return
+        length = self.headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdigit() and len(length) < 9 and int(length) <= VALUE_LIMIT):
+            return self._reply(HTTPStatus.BAD_REQUEST)
+        try:
+            value = self.rfile.read(int(length))
+        except OSError:
+            return self._reply(HTTPStatus.BAD_REQUEST)
+        whole = len(value) == int(length)
+        self._reply(HTTPStatus.OK if whole and self.server.store.put(*place, value) else HTTPStatus.BAD_REQUEST)
+
+    def do_DELETE(self) -> None:
+        place = self._place()
+        if place is not None:
+            self.server.store.delete(*place)
+            self._reply(HTTPStatus.OK)
+
+    def _place(self) -> tuple[str, str] | None:
+        """Scope and key of the path; answers the request itself if there is none."""
+        parts = self.path.split("/")
+        if len(self.path) <= PATH_LIMIT and len(parts) == 3 and not parts[0] and parts[1] and parts[2]:
+            return parts[1], parts[2]
+        self._reply(HTTPStatus.BAD_REQUEST)
+        return None
+
+    def _reply(self, status: HTTPStatus, value: bytes = b"") -> None:
+        self.close_connection = True
+        try:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(value)))
+            self.end_headers()
+            self.wfile.write(value)
+        except OSError:
+            pass  # the client has left
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What the base class answers to a request that it cannot read, or to another method."""
+        self.request_version = "HTTP/1.0"  # not read yet, it is taken for 0.9, which has no status
+        self._reply(HTTPStatus.BAD_REQUEST)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Clients poll: nothing is logged."""
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False  # a client that says nothing must not hold up the end
+    request_queue_size = 256  # all processes come at the same moment
+
+    def __init__(self, address: str, store: Store) -> None:
+        self.store = store
+        self._places = threading.BoundedSemaphore(CONNECTIONS)
+        super().__init__((address, 0), _Handler)
+
+    def server_bind(self) -> None:
+        # HTTPServer would look up the name of the address, which may take seconds.
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._places.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that breaks off, or a time-out: nobody's concern."""
+
+
+class Rendezvous:
+    """A server of one group of processes; a context manager.
+
+    Args:
+        address: IPv4 address that it binds to; the port is any that is free.
+        scopes: name and number of processes of each scope of the group.
+
+    Raises:
+        OSError: the address cannot be bound to.
+    """
+
+    def __init__(self, address: str, scopes: Mapping[str, int]) -> None:
+        self._server = _Server(address, Store(scopes))
+        self.address = address
+        self.port = int(self._server.server_port)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(POLL_SECONDS,), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def __enter__(self) -> Rendezvous:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

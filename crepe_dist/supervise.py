@@ -1,0 +1,146 @@
+"""Trains with several processes and starts them again when they fail: `python -m crepe_dist.supervise -np 4 …`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from crepe_dist import arguments, command
+from crepe_dist.cluster.hosts import LOOPBACK, Host, interface_address, parse_hosts
+from crepe_dist.cluster.options import REMOTE, Options
+from crepe_dist.cluster.supervisor import Supervisor
+from crepe_dist.errors import UserError
+
+EXAMPLES = """\
+  python -m crepe_dist.supervise -np 4 --data data/reviews            four processes on this machine
+  python -m crepe_dist.supervise -H node1:4,node2:4 --interface eth0 --config configs/smoke.yaml
+  python -m crepe_dist.supervise -np 8 -H node1:4,node2:4 --interface eth0 --min-np 4 --elastic
+
+Every flag that is not listed here goes to crepe_dist.train. Workers that fail are started again and go on from the
+newest checkpoint. On SIGTERM or Ctrl-C all save and stop; the same command goes on from there.
+
+exit codes: 0 done; 1 a mistake, said above; 75 stopped and saved; 130 interrupted; else that of the worker that failed
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message, remedy=f"{self.prog} --help lists the options")
+
+
+def parser() -> argparse.ArgumentParser:
+    result = arguments.parser(
+        "supervise", "Train with several processes, and start them again when they fail.", EXAMPLES, kind=_Parser
+    )
+    result.allow_abbrev = False  # a shortened flag may be one of train's
+    result.add_argument(
+        "-np", "--processes", type=_whole, metavar="N", help="processes; default: the slots of all hosts, without -H 1"
+    )
+    result.add_argument(
+        "-H", "--hosts", metavar="HOST:SLOTS,…", help="in the order of ranks; default: this machine with N slots"
+    )
+    result.add_argument(
+        "--min-np", type=_whole, default=1, metavar="N", help="with fewer it waits for hosts; default: 1"
+    )
+    result.add_argument(
+        "--max-restarts", type=int, default=10, metavar="N", help="after failures; preemptions are free; default: 10"
+    )
+    result.add_argument(
+        "--grace",
+        type=_seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="from asking to stop to killing; default: 30",
+    )
+    result.add_argument(
+        "--elastic", action="store_true", help="the processes that are left go on, without being started again"
+    )
+    result.add_argument(
+        "--interface", metavar="NAME", help="network interface between the hosts; default, for this machine: lo"
+    )
+    result.add_argument(
+        "--rsh", default=shlex.join(REMOTE), metavar="COMMAND", help="reaches another host; default: %(default)s"
+    )
+    return result
+
+
+def options(given: Sequence[str]) -> tuple[Options, list[str]]:
+    """What the command line means, and what of it is for train.
+
+    Raises:
+        UserError: a mistake in it.
+    """
+    values, rest = parser().parse_known_args(given)
+    hosts = tuple(parse_hosts(values.hosts)) if values.hosts else (Host("localhost", values.processes or 1),)
+    slots = sum(host.slots for host in hosts)
+    processes = values.processes or slots
+    if processes > slots:
+        raise UserError(f"{processes} processes, but the hosts have {slots} slots", remedy="lower -np, or extend -H")
+    if values.min_np > processes:
+        raise UserError(f"--min-np {values.min_np} is more than the {processes} processes", remedy="lower it")
+    if values.max_restarts < 0:
+        raise UserError(f"--max-restarts {values.max_restarts}", remedy="give 0 or more")
+    remote = next((host.name for host in hosts if not host.local), None)
+    if remote and not values.interface:
+        raise UserError(
+            f"{remote} is another host, and no --interface is given",
+            "the processes listen on that network alone",
+            "give the interface that all hosts share, for instance --interface eth0 (`ip -brief address` lists them)",
+        )
+    try:
+        rsh = tuple(shlex.split(values.rsh))
+    except ValueError as error:
+        raise UserError(f"--rsh {values.rsh}: {error}") from error
+    if not rsh:
+        raise UserError("--rsh is empty", remedy="give a command, for instance --rsh ssh")
+    interface = values.interface or LOOPBACK
+    chosen = Options(
+        processes=processes,
+        hosts=hosts,
+        min_processes=values.min_np,
+        max_restarts=values.max_restarts,
+        grace=values.grace,
+        elastic=values.elastic,
+        interface=interface,
+        address=interface_address(interface),
+        remote=rsh,
+    )
+    return chosen, rest
+
+
+def run(chosen: Options, worker: Sequence[str]) -> int:
+    """Supervises workers of that command, and hears signals; the exit code."""
+    supervisor = Supervisor(worker, chosen)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda received, _: supervisor.signal(received))
+    return supervisor.run()
+
+
+def main() -> None:
+    chosen, rest = options(sys.argv[1:])
+    sys.exit(run(chosen, [sys.executable, "-m", "crepe_dist.train", *rest]))
+
+
+def _whole(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above zero")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return value
+
+
+if __name__ == "__main__":
+    command.run(main)
