@@ -19,9 +19,10 @@ from crepe_dist.data.formats.rows import Cutter, Parser
 from crepe_dist.data.formats.stream import Stream
 from crepe_dist.data.formats.tables import Table, open_table
 from crepe_dist.errors import UserError
-from crepe_dist.files import printable
+from crepe_dist.files import printable, read_bytes
 
 LOOK_AT = 1 << 16  # bytes that tell the format where the name does not
+MAX_NAMES = 1 << 22  # bytes of a file of class names
 SAMPLE = "sample"
 SAMPLE_FEATURE_LEN = 192  # 95 % of its texts fit; of the others, the last characters are kept
 PIPE = "-"
@@ -181,12 +182,15 @@ def read_names(file: Path) -> list[str]:
     """The lines of a file of class names.
 
     Raises:
-        UserError: it is not UTF-8.
+        UserError: it cannot be read, is not UTF-8, or far longer than names are.
     """
     try:
-        return [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        text = read_bytes(file, MAX_NAMES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8", str(error), f"iconv -t UTF-8 -f LATIN1 {file}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read", str(error), "give a file with a class a line") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _named(name: str, reading: Reading) -> list[Source]:
