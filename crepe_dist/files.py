@@ -6,6 +6,7 @@ or takes more memory than its limits say.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ JSON_BYTES = 1 << 25  # room for the manifest of 65,536 classes
 JSON_CONTAINERS = 1 << 18
 JSON_VALUES = 1 << 21
 JSON_DIGITS = 400  # of an integer: none below the largest float is refused, and none takes long to convert
-KINDS = {stat.S_IFDIR: "a folder", stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+KINDS = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -61,13 +62,15 @@ def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
     stream = os.fdopen(os.open(path, flags), "rb")
     try:
         _check_regular(path, os.fstat(stream.fileno()))
-    except ValueError:
+    except (OSError, ValueError):
         stream.close()
         raise
     return stream
 
 
 def _check_regular(path: Path, found: os.stat_result) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(found.st_mode):
         raise ValueError(f"{path} is {KINDS.get(stat.S_IFMT(found.st_mode), 'a device')}, not a file")
 
