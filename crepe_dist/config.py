@@ -11,6 +11,7 @@ import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from crepe_dist import __version__
+from crepe_dist.config_file import ConfigFile
 from crepe_dist.data.options import DataOptions
 from crepe_dist.errors import UserError
 from crepe_dist.model.options import ModelOptions
@@ -117,7 +118,7 @@ def parser() -> ArgumentParser:
         version=__version__,
         exit_on_error=False,
     )
-    result.add_argument("--config", action="config", help="YAML file of settings; flags override it")
+    result.add_argument("--config", action=ConfigFile, help="YAML file of settings; flags override it")
     result.add_argument("--device", default="auto", help="auto (a GPU if there is one), gpu or cpu")
     result.add_argument("--run-dir", type=Optional[str], help="folder of the run (none: runs/<data>-<hash>)")
     result.add_argument("--fresh", action="store_true", help="start another run even if this one exists")

@@ -60,5 +60,12 @@ def shown(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
+def visible(text: str) -> str:
+    """Text of unknown origin for a terminal: line ends and tabs stay, what else it would act on is shown escaped."""
+    if text.isprintable():
+        return text
+    return "".join(character if character in "\n\t" else shown(character) for character in text)
+
+
 class PeerGone(Exception):
     """Another process of the group ended, or does not come."""

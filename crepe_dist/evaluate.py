@@ -11,7 +11,7 @@ import pandas as pd
 from crepe_dist import arguments, command
 from crepe_dist.cluster.world import World, join
 from crepe_dist.data.dataset import PARTS, Dataset
-from crepe_dist.errors import UserError
+from crepe_dist.errors import UserError, visible
 
 if TYPE_CHECKING:
     from crepe_dist.serving.predictor import Predictor
@@ -68,7 +68,7 @@ def _open(given: Any, world: World) -> tuple[Dataset, Predictor]:
     dataset = open_data(given.data, world, Display())
     predictor, name = world.agree("checkpoint", open_model, same=lambda opened: opened[1])
     if world.is_root:
-        print(f"{name} on {given.part} of {dataset.folder}, {len(dataset.parts[given.part]):,} documents\n")
+        print(f"{visible(name)} on {given.part} of {dataset.folder}, {len(dataset.parts[given.part]):,} documents\n")
     return dataset, predictor
 
 
@@ -93,6 +93,7 @@ def _check(predictor: Predictor, dataset: Dataset, part: str) -> None:
 
 
 def _text(scores: Scores, classes: list[str]) -> str:
+    classes = [visible(name) for name in classes]
     table = scores.per_class(classes)
     shown = table.assign(**{name: table[name].map("{:.2%}".format) for name in ("precision", "recall", "f1")})
     confusion = pd.DataFrame(scores.confusion, index=classes, columns=classes)

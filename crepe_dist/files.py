@@ -1,12 +1,26 @@
-"""Files that survive a kill at any instant, complete or not there at all, and their checksums."""
+"""Files that survive a kill at any instant, complete or not there at all, their checksums, and what is read of them.
+
+What is read may come from anywhere: nothing here waits for a pipe, follows a device or a link to where it was not sent,
+or takes more memory than its limits say.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+JSON_BYTES = 1 << 25  # room for the manifest of 65,536 classes
+# Parsed JSON takes many times its length where it is nothing but brackets or commas; a manifest has few of them.
+JSON_CONTAINERS = 1 << 18
+JSON_VALUES = 1 << 21
+JSON_DIGITS = 400  # of an integer: none below the largest float is refused, and none takes long to convert
+KINDS = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -31,9 +45,121 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def sha256(path: Path) -> str:
+def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
+    """Opens a file for reading, if it is a regular one: a FIFO would wait for ever, a device never end.
+
+    Args:
+        follow: whether the name may be a symbolic link, as it may where a user gives it; the files of a folder that
+            came as a whole (a data set, a state) have to be in it. Links among the folders above are followed.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is something else.
+    """
+    _check_regular(path, os.stat(path, follow_symlinks=follow))
+    # Looked at again once it is open, since it may have been exchanged; O_NONBLOCK is for a FIFO that took its place.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+    stream = os.fdopen(os.open(path, flags), "rb")
+    try:
+        _check_regular(path, os.fstat(stream.fileno()))
+    except (OSError, ValueError):
+        stream.close()
+        raise
+    return stream
+
+
+def _check_regular(path: Path, found: os.stat_result) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{path} is {KINDS.get(stat.S_IFMT(found.st_mode), 'a device')}, not a file")
+
+
+def read_bytes(path: Path, limit: int, *, follow: bool = True) -> bytes:
+    """A whole file of at most ``limit`` bytes.
+
+    Raises:
+        OSError, ValueError: as ``open_regular``, or it is longer.
+    """
+    with open_regular(path, follow=follow) as stream:
+        data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"{path} is longer than {limit:,} bytes")
+    return data
+
+
+def read_json(path: Path, limit: int = JSON_BYTES, *, follow: bool = True) -> Any:
+    """The value in a JSON file of at most ``limit`` bytes; of memory it takes some eight times as much at most.
+
+    Raises:
+        OSError, ValueError: as ``read_bytes``, or it is no JSON in UTF-8, nested too deep, has too many values, an
+            integer of too many digits, or a key twice (which of the two counts differs between readers).
+    """
+    data = read_bytes(path, limit, follow=follow)
+    if data.count(b"[") + data.count(b"{") > JSON_CONTAINERS or data.count(b",") > JSON_VALUES:
+        raise ValueError(f"{path} holds more values than such a file can")
+    try:
+        return parse_json(data)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def parse_json(data: bytes) -> Any:
+    """The value of some JSON in UTF-8; a ``ValueError`` says what is wrong."""
+    try:
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_int=_integer)
+        if b"\\u" in data:  # half a pair of surrogates can be told in JSON, but nothing can be written of it
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
+    except UnicodeError:
+        raise ValueError("not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}") from None
+    except RecursionError:
+        raise ValueError("not JSON: nested too deep") from None
+
+
+def json_lines(path: Path, longest: int = 1 << 20, *, follow: bool = True) -> Iterator[Any]:
+    """The values of a file of JSON lines, each of at most ``longest`` bytes.
+
+    Raises:
+        OSError, ValueError: as ``read_json``.
+    """
+    with open_regular(path, follow=follow) as stream:
+        number = 0
+        while line := stream.readline(longest + 1):
+            number += 1
+            if len(line) > longest:
+                raise ValueError(f"{path}, line {number}: longer than {longest:,} bytes")
+            try:
+                yield parse_json(line)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice[:80]!r} stands there twice")
+    return found
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > JSON_DIGITS:
+        raise ValueError(f"an integer of {len(digits):,} digits")
+    return int(digits)
+
+
+def sha256(path: Path, *, follow: bool = True) -> str:
+    """SHA-256 of a file's content.
+
+    Raises:
+        OSError, ValueError: as ``open_regular``.
+    """
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with open_regular(path, follow=follow) as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

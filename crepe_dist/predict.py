@@ -14,7 +14,7 @@ from crepe_dist import arguments, command
 from crepe_dist.cluster.launch import detect, limit_threads
 from crepe_dist.data.dataset import PARTS, open_dataset
 from crepe_dist.data.formats.rows import join_title
-from crepe_dist.errors import UserError
+from crepe_dist.errors import UserError, shown, visible
 
 if TYPE_CHECKING:
     from crepe_dist.serving.predictor import Prediction, Predictor
@@ -96,15 +96,20 @@ def _lines(source: str | int) -> Iterator[str]:
 def _shown(prediction: Prediction, top: int, style: str) -> str:
     ranking = prediction.ranking[:top]
     if style == "jsonl":
-        return json.dumps(
+        return _json(
             {
                 "class": prediction.label,
                 "probability": prediction.probability,
                 "top": [{"class": label, "probability": probability} for label, probability in ranking],
-            },
-            ensure_ascii=False,
+            }
         )
-    return "   ".join(f"{label} {probability:.1%}" for label, probability in ranking)
+    return "   ".join(f"{visible(label)} {probability:.1%}" for label, probability in ranking)
+
+
+def _json(record: dict[str, Any]) -> str:
+    """One line of JSON, in letters where a terminal shows them, escaped where it would act on them."""
+    line = json.dumps(record, ensure_ascii=False)
+    return "".join(character if shown(character) == character else json.dumps(character)[1:-1] for character in line)
 
 
 def _predict_random(predictor: Predictor, given: Any) -> None:
@@ -134,10 +139,10 @@ def _predict_random(predictor: Predictor, given: Any) -> None:
                 "probability": prediction.probability,
                 "right": verdict == "right",
             }
-            print(json.dumps(record, ensure_ascii=False))
+            print(_json(record))
         else:
-            answer = f"predicted: {prediction.label} {prediction.probability:.1%}   {verdict}"
-            print(f"{text}\n  true: {true}   {answer}\n")
+            answer = f"predicted: {visible(prediction.label)} {prediction.probability:.1%}   {verdict}"
+            print(f"{visible(text)}\n  true: {visible(true)}   {answer}\n")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from crepe_dist.cluster.control import Control
+from crepe_dist.cluster.processes import start_time
 from crepe_dist.errors import ExitCode
 
 TICK_SECONDS = 1.0
@@ -27,16 +28,6 @@ STOPPED_SECONDS = 5.0  # a tick that much late: this process itself stood still,
 LEARNT = 10  # times the longest step seen so far is no hang
 DUMP_SECONDS = 2.0  # for the other processes of this host to write their stacks
 SHOWN_ROWS = 64
-
-
-def process_start(pid: int) -> int | None:
-    """When a process began, in clock ticks since boot: with its id it names a process for good. ``None``: it ended."""
-    try:
-        # The name, in parentheses, may hold anything.
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return int(fields[19])
 
 
 class Watchdog:
@@ -96,7 +87,7 @@ class Watchdog:
 
     def identity(self) -> dict[str, Any]:
         pid = os.getpid()
-        return {"host": socket.gethostname(), "pid": pid, "start": process_start(pid)}
+        return {"host": socket.gethostname(), "pid": pid, "start": start_time(pid)}
 
     def __enter__(self) -> Watchdog:
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
@@ -148,7 +139,7 @@ class Watchdog:
 
     def _signal_peers(self, number: signal.Signals) -> None:
         for pid, start in self._peers:
-            if process_start(pid) == start:
+            if start_time(pid) == start:
                 try:
                     os.kill(pid, number)
                 except OSError:

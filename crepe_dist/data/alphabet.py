@@ -57,7 +57,9 @@ class Encoding:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
-            raise UserError(f"encoding mode {self.mode!r} does not exist", remedy=f"choose one of {', '.join(MODES)}")
+            raise UserError(
+                f"encoding mode {str(self.mode)[:40]!r} does not exist", remedy=f"choose one of {', '.join(MODES)}"
+            )
         if not 1 <= self.feature_len <= LONGEST:
             raise UserError(
                 f"feature_len is {self.feature_len}", "it is the number of characters a document", f"1 to {LONGEST:,}"
@@ -135,12 +137,17 @@ class Encoding:
 
         Raises:
             UserError: the saved alphabet is not the one that this version gives to the mode.
+            KeyError, TypeError, ValueError: it was not saved by ``to_dict``.
         """
-        encoding = cls(mode=saved["mode"], feature_len=saved["feature_len"], fold_accents=saved["fold_accents"])
+        mode, feature_len, fold_accents = saved["mode"], saved["feature_len"], saved["fold_accents"]
+        if not isinstance(mode, str) or type(feature_len) is not int or type(fold_accents) not in (bool, type(None)):
+            raise ValueError("mode, feature_len or fold_accents is of another kind")
+        encoding = cls(mode, feature_len, fold_accents)  # type: ignore[arg-type]
         if saved.get("alphabet", encoding.alphabet) != encoding.alphabet:
             raise UserError(
                 "the saved alphabet is not the one of this version",
-                f"mode {encoding.mode!r} has {len(encoding.alphabet)} characters, the file says {saved['alphabet']!r}",
+                f"mode {encoding.mode!r} has {len(encoding.alphabet)} characters, "
+                f"the file says {str(saved['alphabet'])[:200]!r}",
                 "prepare the data again, or use the version that wrote the file",
             )
         return encoding

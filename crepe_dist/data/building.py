@@ -59,6 +59,21 @@ class Job:
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Job:
+        """Inverse of ``to_dict``.
+
+        Raises:
+            UserError, KeyError, TypeError, ValueError, AttributeError: it was not saved by ``to_dict``.
+        """
+        names = [*(name for source in saved["sources"] for name in source), *(saved["class_names"] or ())]
+        if not all(isinstance(name, str) for name in names) or not {part for _, part in saved["sources"]} <= set(PARTS):
+            raise ValueError("the sources or the names of the classes are no names")
+        usual = asdict(Split())
+        for name, value in saved["split"].items():
+            kind = int if name == "max_per_class" and value is not None else type(usual[name])
+            if type(value) is not kind and not (kind is float and value == 0):
+                raise ValueError(f"{name} of the split is {str(value)[:40]}")
+        if not isinstance(saved["max_bad"], (int, float)) or not 0 <= saved["max_bad"] <= 1:
+            raise ValueError(f"max_bad is {str(saved['max_bad'])[:40]}")
         return cls(
             tuple((name, part) for name, part in saved["sources"]),
             dict(saved["reading"]),

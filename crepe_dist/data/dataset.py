@@ -21,8 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Codes, Encoding
+from crepe_dist.data.array_file import map_array
 from crepe_dist.errors import UserError
-from crepe_dist.files import identity, sha256, sync, write_json
+from crepe_dist.files import identity, open_regular, read_json, sha256, sync, write_json
 
 FORMAT = 2
 MANIFEST = "dataset.json"
@@ -32,6 +33,7 @@ REPORT = "report.html"
 REPORT_NUMBERS = "report.json"
 PARTS = ("train", "validation", "test")
 SHARD_BYTES = 1 << 28
+MAX_SHARDS = 100_000  # their numbers have five digits
 # A .npy header of fixed length (numpy.lib.format, version 1.0), so that it can be written before the rows.
 HEADER_LENGTH = 128
 
@@ -72,12 +74,13 @@ class Part:
         path = self.folder / f"{self.name}.texts-{shard:05d}.bin"
         if not path.is_file():
             return None
-        offsets = np.load(self.folder / f"{self.name}.offsets-{shard:05d}.npy", mmap_mode="r")
+        rows = int(self.starts[shard + 1] - self.starts[shard])
+        offsets = map_array(self.folder / f"{self.name}.offsets-{shard:05d}.npy", np.int64, (rows + 1,))
         first = row - int(self.starts[shard])
         start, end = offsets[first : first + 2].tolist()
-        with path.open("rb") as stream:
+        with open_regular(path, follow=False) as stream:
             stream.seek(start)
-            return stream.read(end - start).decode("utf-8")
+            return stream.read(end - start).decode("utf-8", "replace")
 
 
 @dataclass(frozen=True)
@@ -126,18 +129,22 @@ def open_dataset(folder: Path | str) -> Dataset:
             f"prepare one: python -m crepe_dist.prepare SOURCE --out {folder}",
         )
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path, follow=False)
         version = manifest["format"]
         if version != FORMAT:
-            raise UserError(f"{path} has format {version}; this version reads format {FORMAT}", remedy=prepare_again)
+            raise UserError(
+                f"{path} has format {str(version)[:40]}; this version reads format {FORMAT}", remedy=prepare_again
+            )
         encoding = Encoding.from_dict(manifest["encoding"])
         classes = manifest["classes"]
         if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
             raise ValueError("the classes are no list of names")
+        if len(set(classes)) < len(classes):
+            raise ValueError("two classes have one name")
         parts = {
             name: _open_part(folder, name, about, encoding, len(classes)) for name, about in manifest["parts"].items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise UserError(f"{path} cannot be read", f"{type(error).__name__}: {error}"[:300], prepare_again) from error
     if len(classes) < 2 or "train" not in parts or len(parts["train"]) == 0:
         raise UserError(f"{folder} holds nothing to train on", "two classes and one training row are the least")
@@ -146,8 +153,10 @@ def open_dataset(folder: Path | str) -> Dataset:
 
 def _open_part(folder: Path, name: str, about: dict[str, Any], encoding: Encoding, classes: int) -> Part:
     if name not in PARTS:
-        raise ValueError(f"unknown part {name!r}")
-    sizes = [int(rows) for rows in about["shards"]]
+        raise ValueError(f"unknown part {name[:40]!r}")
+    sizes = about["shards"]
+    if not isinstance(sizes, list) or len(sizes) > MAX_SHARDS or not all(map(_is_count, [about["rows"], *sizes])):
+        raise ValueError(f"the {name} part has no rows or shards that can be")
     shards = range(len(sizes))
     expected = {f"{name}.labels.npy", *(f"{name}.codes-{shard:05d}.npy" for shard in shards)}
     if name != "train":
@@ -157,6 +166,9 @@ def _open_part(folder: Path, name: str, about: dict[str, Any], encoding: Encodin
     if set(about["files"]) != expected:
         raise ValueError(f"the files of the {name} part are not {', '.join(sorted(expected))}"[:300])
     for file, written in about["files"].items():
+        # A data set is one folder: a link among its files would lead out of it.
+        if (folder / file).is_symlink():
+            raise UserError(f"{folder / file} is a symbolic link", remedy="put the file itself in its place")
         size = (folder / file).stat().st_size if (folder / file).is_file() else None
         if size != written["bytes"]:
             raise UserError(
@@ -164,27 +176,24 @@ def _open_part(folder: Path, name: str, about: dict[str, Any], encoding: Encodin
                 f"it has {size} bytes, {MANIFEST} says {written['bytes']}" if size is not None else "",
                 "prepare the data again",
             )
-    labels = _map(folder / f"{name}.labels.npy", np.int32, (about["rows"],))
+    labels = map_array(folder / f"{name}.labels.npy", np.int32, (about["rows"],))
     if sum(sizes) != len(labels) or (len(labels) and not 0 <= labels.min() <= labels.max() < classes):
         raise ValueError(f"{name}.labels.npy does not fit the shards or the classes")
     codes = [
-        _map(folder / f"{name}.codes-{shard:05d}.npy", np.uint8, (sizes[shard], encoding.feature_len))
+        map_array(folder / f"{name}.codes-{shard:05d}.npy", np.uint8, (sizes[shard], encoding.feature_len))
         for shard in shards
     ]
     if name != "train":
         for shard in shards:
-            offsets = _map(folder / f"{name}.offsets-{shard:05d}.npy", np.int64, (sizes[shard] + 1,))
+            offsets = map_array(folder / f"{name}.offsets-{shard:05d}.npy", np.int64, (sizes[shard] + 1,))
             end = about["files"][f"{name}.texts-{shard:05d}.bin"]["bytes"]
             if offsets[0] != 0 or offsets[-1] != end or (np.diff(offsets) < 0).any():
                 raise ValueError(f"{name}.offsets-{shard:05d}.npy does not fit the texts")
     return Part(folder, name, labels, tuple(codes), np.cumsum([0, *sizes]))
 
 
-def _map(path: Path, kind: type, shape: tuple[int, ...]) -> Any:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if array.shape != shape or array.dtype != kind:
-        raise ValueError(f"{path.name} is {array.dtype} {list(array.shape)} instead of {list(shape)}")
-    return array
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 48
 
 
 def verify(dataset: Dataset, record: Path | None = None, beat: Callable[[], None] = lambda: None) -> None:
@@ -198,14 +207,13 @@ def verify(dataset: Dataset, record: Path | None = None, beat: Callable[[], None
     Raises:
         UserError: naming a file that differs.
     """
-    digests = {
-        file: each["sha256"] for part in dataset.manifest["parts"].values() for file, each in part["files"].items()
-    }
+    parts = dataset.manifest["parts"].values()
+    digests = {file: about["sha256"] for part in parts for file, about in part["files"].items()}
     known = _read_record(record)
     looks = {file: _look(dataset.folder / file) for file in digests}
     unread = [file for file in digests if known.get(file) != [digests[file], *looks[file]]]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for file, digest in zip(unread, pool.map(lambda file: sha256(dataset.folder / file), unread)):
+        for file, digest in zip(unread, pool.map(lambda file: _digest(dataset.folder / file), unread)):
             if digest != digests[file]:
                 raise UserError(
                     f"{dataset.folder / file} was altered since it was prepared",
@@ -218,6 +226,13 @@ def verify(dataset: Dataset, record: Path | None = None, beat: Callable[[], None
         write_json(record, {file: [digests[file], *look] for file, look in looks.items()})
 
 
+def _digest(path: Path) -> str:
+    try:
+        return sha256(path, follow=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be compared", str(error)) from error
+
+
 def _look(path: Path) -> list[int]:
     about = path.stat()
     return [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino]
@@ -225,8 +240,8 @@ def _look(path: Path) -> list[int]:
 
 def _read_record(path: Path | None) -> dict[str, Any]:
     try:
-        known = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
-    except (OSError, ValueError, RecursionError):
+        known = read_json(path) if path is not None else {}
+    except (OSError, ValueError):
         return {}  # then all is read
     return known if isinstance(known, dict) else {}
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import http.client
-import json
 import os
 import re
 import time
@@ -26,7 +25,7 @@ import requests
 import urllib3
 
 from crepe_dist.errors import UserError
-from crepe_dist.files import sync, write_json
+from crepe_dist.files import read_json, sync, write_json
 
 RECORDS = "downloads.json"
 PIECE = 1 << 16  # bytes; what is read of a piece is lost if the connection is reset within it
@@ -131,10 +130,10 @@ def _read_records(folder: Path) -> Records:
     if not path.exists():
         return {}
     try:
-        records: Records = json.loads(path.read_text(encoding="utf-8"))
+        records: Records = read_json(path)
         if not all({"bytes", "sha256"} <= about.keys() for about in records.values()):
             raise ValueError("every file needs bytes and sha256")
-    except (ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path} cannot be read",
             f"{type(error).__name__}: {error}",
@@ -236,7 +235,7 @@ class _Transfer:
     def _take_up(self) -> Generator[Progress, None, bool]:
         """Reads what was left by an earlier process; true if that is the whole file."""
         with suppress(FileNotFoundError, ValueError, TypeError):
-            self._about = dict(json.loads(self._about_path.read_text(encoding="utf-8")))
+            self._about = dict(read_json(self._about_path))
         total = self._about.get("bytes")
         size = os.fstat(self._file.fileno()).st_size
         if self._about.get("url") != self._url or (total is not None and size > total):

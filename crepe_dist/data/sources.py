@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,12 +20,14 @@ from crepe_dist.data.formats.rows import Cutter, Parser
 from crepe_dist.data.formats.stream import Stream
 from crepe_dist.data.formats.tables import Table, open_table
 from crepe_dist.errors import UserError
-from crepe_dist.files import printable
+from crepe_dist.files import printable, read_bytes
 
 LOOK_AT = 1 << 16  # bytes that tell the format where the name does not
+MAX_NAMES = 1 << 22  # bytes of a file of class names
 SAMPLE = "sample"
 SAMPLE_FEATURE_LEN = 192  # 95 % of its texts fit; of the others, the last characters are kept
 PIPE = "-"
+DEEPEST = 32  # folders in folders
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "amazon", "folder")
 SUFFIXES = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
@@ -181,12 +184,15 @@ def read_names(file: Path) -> list[str]:
     """The lines of a file of class names.
 
     Raises:
-        UserError: it is not UTF-8.
+        UserError: it cannot be read, is not UTF-8, or far longer than names are.
     """
     try:
-        return [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        text = read_bytes(file, MAX_NAMES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8", str(error), f"iconv -t UTF-8 -f LATIN1 {file}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read", str(error), "give a file with a class a line") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _named(name: str, reading: Reading) -> list[Source]:
@@ -217,14 +223,27 @@ def _by_suffix(path: Path) -> str | None:
     return SUFFIXES.get(suffixes[-1]) if suffixes else None
 
 
-def _in_folder(folder: Path, root: Path, reading: Reading) -> Iterator[Source]:
-    """Files and folders named after parts; else all data files; else a folder for each class."""
-    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+def _in_folder(folder: Path, root: Path, reading: Reading, above: tuple[str, ...] = ()) -> Iterator[Source]:
+    """Files and folders named after parts; else all data files; else a folder for each class.
+
+    A pipe or device is no entry: opening one that lies in a folder would wait for ever.
+    """
+    real = os.path.realpath(folder)
+    if real in above or len(above) > DEEPEST:
+        raise UserError(
+            f"{folder} is a folder too deep", "links lead round in a circle, or there are too many folders in folders",
+            "name the files themselves",
+        )  # fmt: skip
+    above = (*above, real)
+    visible = (path for path in folder.iterdir() if not path.name.startswith("."))
+    entries = sorted(path for path in visible if path.is_dir() or path.is_file())
     data = [path for path in entries if path.is_dir() or _by_suffix(path) or AMAZON.fullmatch(path.name)]
     named = [(path, part) for path in data if (part := _part_of(path))]
     if named and (len(named) == len(data) or any(part == "train" for _, part in named)):
         for path, part in named:
-            found = _in_folder(path, root, reading) if path.is_dir() else [_file(path, _below(path, root), reading)]
+            found = (
+                _in_folder(path, root, reading, above) if path.is_dir() else [_file(path, _below(path, root), reading)]
+            )
             yield from (replace(source, part=part) for source in found)
         return
     if named:
@@ -238,7 +257,7 @@ def _in_folder(folder: Path, root: Path, reading: Reading) -> Iterator[Source]:
     if files and reading.format != "folder":
         yield from (_file(path, _below(path, root), reading) for path in files)
     elif len(folders) == 1 and reading.format != "folder":
-        yield from _in_folder(folders[0], root, reading)
+        yield from _in_folder(folders[0], root, reading, above)
     elif folders:
         for path in folders:
             if list_documents(path):

@@ -6,7 +6,6 @@ processes that read, and a row is known by its file and line, so what is decided
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 from collections import Counter
@@ -20,7 +19,7 @@ import numpy.typing as npt
 
 from crepe_dist.data.dataset import SPOOL_MANIFEST as MANIFEST
 from crepe_dist.errors import UserError
-from crepe_dist.files import identity, sha256, sync, write_json
+from crepe_dist.files import identity, json_lines, open_regular, read_json, sha256, sync, write_json
 
 FORMAT = 1
 ROWS = "rows.bin"
@@ -40,6 +39,7 @@ ROW = np.dtype(
         ("names_label", "?"),  # the label stands in the text
     ]
 )
+BAD_ROW = {"file": str, "line": int, "reason": str, "excerpt": str, "lines": int, "source": int}
 CHUNK = 1 << 18
 
 
@@ -71,8 +71,7 @@ class Spool:
 
     def bad_rows(self) -> Iterator[dict[str, Any]]:
         """Records of rows that cannot be used, in the order of (file, line)."""
-        with (self.folder / BAD_ROWS).open(encoding="utf-8") as stream:
-            yield from map(json.loads, stream)
+        yield from json_lines(self.folder / BAD_ROWS, follow=False)
 
 
 class Texts:
@@ -88,14 +87,15 @@ class Texts:
 
 
 def _map(path: Path) -> Any:
-    with path.open("rb") as stream:
+    with open_regular(path, follow=False) as stream:
         return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
 
 
 def map_rows(path: Path) -> Rows:
     if path.stat().st_size == 0:
         return np.zeros(0, dtype=ROW)
-    return np.memmap(path, dtype=ROW, mode="r")
+    with open_regular(path, follow=False) as stream:
+        return np.memmap(stream, dtype=ROW, mode="r")
 
 
 def finish(folder: Path, manifest: dict[str, Any], texts: Sequence[str]) -> None:
@@ -121,16 +121,20 @@ def open_spool(folder: Path) -> Spool:
             "parts are made by --part i/n; prepare those that are missing",
         )
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / MANIFEST, follow=False)
         version = manifest["format"]
         if version != FORMAT:
-            raise UserError(f"{folder} has format {version}; this version reads format {FORMAT}", remedy=again)
+            raise UserError(
+                f"{folder} has format {str(version)[:40]}; this version reads format {FORMAT}", remedy=again
+            )
         texts = [str(name) for name in manifest["texts"]]
         for name in (ROWS, BAD_ROWS, *texts):
             about = manifest["files"][name]
             if Path(name).name != name:
-                raise ValueError(f"{name!r} leads out of the folder")
-            if (folder / name).stat().st_size != about["bytes"] or sha256(folder / name) != about["sha256"]:
+                raise ValueError(f"{name[:80]!r} leads out of the folder")
+            if (folder / name).stat().st_size != about["bytes"] or sha256(folder / name, follow=False) != about[
+                "sha256"
+            ]:
                 raise UserError(f"{folder / name} was cut or altered", "its SHA-256 is another", again)
         spool = Spool(
             folder,
@@ -145,7 +149,7 @@ def open_spool(folder: Path) -> Spool:
             map_rows(folder / ROWS),
         )
         _check(spool)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise UserError(f"{folder} cannot be read", f"{type(error).__name__}: {error}"[:300], again) from error
     return spool
 
@@ -173,10 +177,11 @@ def _check(spool: Spool) -> None:
         room = sizes[some["texts"]] - some["bytes"].astype(np.int64)
         if some["offset"].min() < 0 or (some["offset"] > room).any() or some["bytes"].min() < 1:
             raise ValueError("a text that is not there")
+    record: Any
     for record in spool.bad_rows():
-        if not {"file", "line", "reason", "excerpt", "lines", "source"} == set(record):
+        if not isinstance(record, dict) or {name: type(value) for name, value in record.items()} != BAD_ROW:
             raise ValueError(f"{BAD_ROWS} holds something else than bad rows")
-        if int(record["source"]) not in range(files) or int(record["line"]) < 0 or int(record["lines"]) < 1:
+        if record["source"] not in range(files) or record["line"] < 0 or record["lines"] < 1:
             raise ValueError("a bad row that is not there")
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 from crepe_dist.errors import UserError
+from crepe_dist.files import read_json
 from crepe_dist.measuring.projection import OVERLAP, Cluster, Job, Link
 
 BATCH = 128
@@ -103,7 +103,7 @@ def job(given: argparse.Namespace, rate: Callable[[int], float], gradient: Calla
 def measured_rate(path: Path) -> float:
     """Documents that one process trains on in a second, as an earlier run wrote them."""
     try:
-        rates = json.loads(path.read_text(encoding="utf-8"))["rates"]
+        rates = read_json(path)["rates"]
         rate = max(float(rate) for name, rate in rates.items() if name.startswith("train, ours, "))
     except OSError as error:
         raise UserError(f"--measured {path}: cannot be read", error.strerror or str(error)) from error

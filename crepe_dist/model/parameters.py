@@ -18,6 +18,7 @@ import numpy as np
 
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync
+from crepe_dist.model import params_file
 from crepe_dist.model.network import CONVOLUTIONS, Crepe, Shape, lengths
 from crepe_dist.model.options import Initialisation, ModelOptions
 
@@ -102,7 +103,9 @@ def set_values(network: Crepe, arrays: Arrays) -> None:
                 f"{name} is {list(arrays[name].shape)}, the network has {list(parameter.shape)}",
                 "give the encoding, length, classes and sizes with which they were trained",
             )
-        if not np.isfinite(arrays[name]).all():
+        with np.errstate(over="ignore"):  # a number too large for float32 is none
+            finite = np.isfinite(arrays[name].astype(np.float32)).all()
+        if not finite:
             raise UserError("the parameters hold values that are not numbers", f"{name} has NaN or infinity")
     gradients = {name: parameter._grad for name, parameter in parameters.items()}
     network.cast("float32")
@@ -142,14 +145,13 @@ def load(path: Path) -> Arrays:
     if not path.is_file():
         raise UserError(f"{path} does not exist", remedy="give a .params file or a run folder")
     try:
-        loaded = mx.nd.load(str(path))
-    except (mx.MXNetError, ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a file of MXNet parameters", str(error).strip().splitlines()[-1]) from error
+        loaded = params_file.read(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not a file of MXNet parameters", str(error)) from error
     if not isinstance(loaded, dict):
         raise UserError(f"{path} holds arrays without names", "it was not written by save_parameters or save_params")
-    arrays = {name: array.asnumpy() for name, array in loaded.items()}
-    old = {OLD_NAME.fullmatch(name) for name in arrays}
-    return _renamed(path, arrays) if None not in old else arrays
+    old = {OLD_NAME.fullmatch(name) for name in loaded}
+    return _renamed(path, loaded) if None not in old else loaded
 
 
 def _renamed(path: Path, arrays: Arrays) -> Arrays:
@@ -177,11 +179,13 @@ def shape_of(arrays: Arrays, alphabet_size: int, feature_len: int, dropout: floa
     try:
         filters, channels, _ = arrays["0.weight"].shape
         units, width = arrays["10.weight"].shape
-        classes = arrays["14.weight"].shape[0]
+        classes, _ = arrays["14.weight"].shape
     except (KeyError, ValueError) as error:
         raise UserError(
             "these are not the parameters of a Crepe network", f"{error} is missing or misshapen"
         ) from error
+    if not (filters and units and classes):
+        raise UserError("these are not the parameters of a Crepe network", "a layer has no outputs")
     if channels != alphabet_size:
         raise UserError(
             f"the parameters read {channels} characters, the encoding has {alphabet_size}",
@@ -194,4 +198,23 @@ def shape_of(arrays: Arrays, alphabet_size: int, feature_len: int, dropout: floa
             f"{lengths(feature_len)[-1] * filters}",
             "give the --feature-len with which they were trained",
         )
-    return Shape(alphabet_size, feature_len, classes, filters, units, dropout)
+    shape = Shape(alphabet_size, feature_len, classes, filters, units, dropout)
+    for name, expected in _shapes(shape).items():
+        if name not in arrays or arrays[name].shape != expected:
+            found = f"has {list(arrays[name].shape)} instead of {list(expected)}" if name in arrays else "is missing"
+            raise UserError("these are not the parameters of a Crepe network", f"{name} {found}")
+    return shape
+
+
+def _shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """Of every parameter, by name. Known before a network is built, since that takes memory by the largest of them."""
+    channels = shape.alphabet_size
+    found: dict[str, tuple[int, ...]] = {}
+    for name, (kernel, _) in zip(CONVOLUTION_NAMES, CONVOLUTIONS):
+        found |= {f"{name}.weight": (shape.filters, channels, kernel), f"{name}.bias": (shape.filters,)}
+        channels = shape.filters
+    width = lengths(shape.feature_len)[-1] * shape.filters
+    for name, units in zip(DENSE_NAMES, (shape.units, shape.units, shape.classes)):
+        found |= {f"{name}.weight": (units, width), f"{name}.bias": (units,)}
+        width = units
+    return found

@@ -23,6 +23,7 @@ from crepe_dist.model.precision import plan
 from crepe_dist.training import checkpoint
 
 BATCH_SIZE = 256
+MAX_CODES = 1 << 22  # of a batch; longer documents come fewer at a time
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Predictor:
 
     def predict_stream(self, texts: Iterator[str], batch_size: int = BATCH_SIZE) -> Iterator[Prediction]:
         """Predictions as the texts come, ``batch_size`` at a time."""
+        batch_size = max(1, min(batch_size, MAX_CODES // self.encoding.feature_len))
         while batch := list(islice(texts, batch_size)):
             for row in self.probabilities(batch):
                 order = np.argsort(-row, kind="stable").tolist()
@@ -133,9 +135,7 @@ def open_checkpoint(path: Path, foreign: Foreign, device: Any) -> Predictor:
             "leave out --mode, --feature-len, --fold-accents and --classes",
         )
     else:
-        encoding = Encoding.from_dict(about["encoding"])
-        classes = list(about["classes"])
-        dropout = about["network"]["dropout"]
+        encoding, classes, dropout = _from_description(path, about)
     shape = parameters.shape_of(arrays, len(encoding.alphabet), encoding.feature_len, dropout)
     if len(classes) != shape.classes:
         raise UserError(
@@ -148,6 +148,23 @@ def open_checkpoint(path: Path, foreign: Foreign, device: Any) -> Predictor:
     network = parameters.build(shape, options, device, seed=0)
     parameters.set_values(network, arrays)
     return Predictor(open_engine(network, plan(options, device), device), encoding, classes)
+
+
+def _from_description(path: Path, about: dict[str, Any]) -> tuple[Encoding, list[str], float]:
+    try:
+        encoding = Encoding.from_dict(about["encoding"])
+        classes, dropout = about["classes"], about["network"]["dropout"]
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+            raise ValueError("the classes are no list of names")
+        if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+            raise ValueError(f"dropout is {str(dropout)[:40]}")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path.with_suffix('.json')} cannot be read",
+            f"{type(error).__name__}: {error}"[:300],
+            "take another checkpoint; delete the .json to treat the file as foreign parameters",
+        ) from error
+    return encoding, classes, float(dropout)
 
 
 def _from_flags(path: Path, foreign: Foreign) -> tuple[Encoding, list[str], float]:

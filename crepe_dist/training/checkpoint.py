@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
 from typing import Any
 
 from crepe_dist.errors import UserError
-from crepe_dist.files import sha256, sync, write_json
+from crepe_dist.files import read_json, sha256, sync, write_json
 from crepe_dist.model import parameters
 from crepe_dist.model.parameters import Arrays
 
@@ -15,6 +15,7 @@ FORMAT = 1
 FOLDER = "checkpoints"
 RESULT = "result.json"
 RUNS = Path("runs")
+EPOCH = re.compile(r"crepe_epoch_([0-9]{1,9})_")
 
 
 def file_name(epoch: int, test_accuracy: float) -> str:
@@ -78,11 +79,21 @@ def _of_run(run_dir: Path) -> Path | None:
     folder = run_dir / FOLDER if (run_dir / FOLDER).is_dir() else run_dir
     result = run_dir / RESULT
     if result.is_file():
-        reported = folder / Path(json.loads(result.read_text(encoding="utf-8"))["checkpoint"]).name
-        if reported.is_file():
+        try:
+            # The name alone: a result must not lead out of its run.
+            reported = folder / Path(read_json(result, follow=False)["checkpoint"]).name
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{result} cannot be read", f"{type(error).__name__}: {error}", f"name a .params file in {folder}"
+            ) from error
+        if reported.is_file() and not reported.is_symlink():
             return reported
-    described = [path for path in folder.glob("crepe_epoch_*.params") if path.with_suffix(".json").is_file()]
-    return max(described, key=lambda path: int(path.name.split("_")[2]), default=None)
+    described = {
+        path: int(match[1])
+        for path in folder.glob("crepe_epoch_*.params")
+        if (match := EPOCH.match(path.name)) and path.with_suffix(".json").is_file() and not path.is_symlink()
+    }
+    return max(described, key=lambda path: described[path], default=None)
 
 
 def describe(path: Path) -> dict[str, Any] | None:
@@ -95,13 +106,14 @@ def describe(path: Path) -> dict[str, Any] | None:
     if not sidecar.is_file():
         return None
     try:
-        about: dict[str, Any] = json.loads(sidecar.read_text(encoding="utf-8"))
+        about: dict[str, Any] = read_json(sidecar)
         version, digest = about["format"], about["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+        found = sha256(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{sidecar} cannot be read", f"{type(error).__name__}: {error}") from error
     if version != FORMAT:
-        raise UserError(f"{sidecar} has format {version}; this version reads format {FORMAT}")
-    if digest != sha256(path):
+        raise UserError(f"{sidecar} has format {str(version)[:40]}; this version reads format {FORMAT}")
+    if digest != found:
         raise UserError(
             f"{path} was altered since it was written",
             "its SHA-256 is not the one beside it",

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from crepe_dist.command import silence
+from crepe_dist.errors import visible
 
 LINE_SECONDS = 10.0
 
@@ -70,7 +71,7 @@ class ConsoleDisplay(Display):
         self._next_line = 0.0
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False)
+        self._console.print(visible(line), markup=False)
 
     def begin_epoch(self, epoch: int, epochs: int, documents: int, done: int) -> None:
         self._title = f"epoch {epoch} of 0–{epochs - 1}"

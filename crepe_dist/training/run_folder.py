@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import socket
 import time
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import IO, Any
 
 from crepe_dist.config import Config, digest
 from crepe_dist.errors import UserError
-from crepe_dist.files import write_json, write_text
+from crepe_dist.files import read_json, write_json, write_text
 from crepe_dist.training.checkpoint import RESULT, RUNS
 
 IDENTITY = "run.json"
@@ -42,7 +41,7 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """What a finished run came to."""
         path = self.path / RESULT
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return _checked(path, _read(path)) if path.is_file() else None
 
     def lock(self) -> IO[str]:
         """Keeps the folder for this process until the file is closed or the process ends.
@@ -118,13 +117,37 @@ def _check(path: Path, identity: dict[str, Any]) -> None:
             )
         write_json(path / IDENTITY, identity)
         return
-    before = json.loads((path / IDENTITY).read_text(encoding="utf-8"))
+    before = _read(path / IDENTITY)
     if before != identity:
         raise UserError(
             f"{path} was begun with other settings",
             f"different: {', '.join(_differences(before, identity))}",
             "choose another --run-dir, or start another run beside it with --fresh",
         )
+
+
+def _checked(path: Path, result: dict[str, Any]) -> dict[str, Any]:
+    kinds = {"checkpoint": str, "epoch": int, "chosen_by": str, "test_accuracy": float, "test_loss": float}
+    odd = [name for name, kind in kinds.items() if not isinstance(result.get(name), kind)]
+    if odd or Path(result["checkpoint"]).is_absolute() or ".." in Path(result["checkpoint"]).parts:
+        raise UserError(
+            f"{path} cannot be read",
+            f"another {(odd or ['checkpoint'])[0]} is needed",
+            "start another run with --fresh",
+        )
+    return result
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = read_json(path, follow=False)
+        if not isinstance(found, dict):
+            raise ValueError("it is no JSON object")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read", str(error), "choose another --run-dir, or start another run with --fresh"
+        ) from error
+    return found
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

@@ -7,11 +7,9 @@ older ones the newest stays, in case this one gets damaged.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
-import stat
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -22,12 +20,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from crepe_dist.errors import UserError
-from crepe_dist.files import identity, sync, write_json
+from crepe_dist.files import identity, read_json, sha256, sync, write_json
 
 FORMAT = 2
 MANIFEST = "manifest.json"
 FILES = ("parameters.safetensors", "optimizer.safetensors", "state.json")
-LARGEST_JSON = 64 << 20  # bytes
 Arrays = dict[str, np.ndarray]
 
 
@@ -167,7 +164,7 @@ def load_newest(folder: Path) -> Found | None:
     for path in sorted(folder.glob("step_*"), reverse=True):
         try:
             return Found(path, _load(path), damaged)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             damaged.append(f"{path} ({type(error).__name__}: {error})"[:500])
     if damaged:
         raise UserError(
@@ -179,38 +176,20 @@ def load_newest(folder: Path) -> Found | None:
 
 
 def _load(path: Path) -> Snapshot:
-    manifest = json.loads(_read(path / MANIFEST))
+    manifest = read_json(path / MANIFEST, follow=False)
     if manifest["format"] != FORMAT:
         raise UserError(
             f"{path} has format {manifest['format']}; this version goes on from format {FORMAT}",
             remedy="finish the run with the version that began it, or start another with --fresh",
         )
     for name in FILES:
-        expected = manifest["files"][name]
-        size = _regular(path / name).st_size
-        if size != expected["bytes"]:
-            raise ValueError(f"{name} has {size} bytes, its manifest says {expected['bytes']}")
-        if identity(path / name) != expected:
+        size, digest = manifest["files"][name]["bytes"], manifest["files"][name]["sha256"]
+        if (path / name).lstat().st_size != size:
+            raise ValueError(f"{name} does not have the size in its manifest, {size} bytes")
+        if sha256(path / name, follow=False) != digest:
             raise ValueError(f"{name} does not match its checksum")
-    return Snapshot(
-        Progress.of(json.loads(_read(path / FILES[2]))),
-        load_file(str(path / FILES[0])),
-        load_file(str(path / FILES[1])),
-    )
-
-
-def _regular(path: Path) -> os.stat_result:
-    """Raises ValueError for links, devices and pipes: what is written here is never one, and some have no end."""
-    about = path.lstat()
-    if not stat.S_ISREG(about.st_mode):
-        raise ValueError(f"{path.name} is not a regular file")
-    return about
-
-
-def _read(path: Path) -> str:
-    if _regular(path).st_size > LARGEST_JSON:
-        raise ValueError(f"{path.name} is too large")
-    return path.read_text(encoding="utf-8")
+    progress = Progress.of(read_json(path / FILES[2], follow=False))
+    return Snapshot(progress, load_file(str(path / FILES[0])), load_file(str(path / FILES[1])))
 
 
 def optimizer_arrays(trainer: Any) -> Arrays:

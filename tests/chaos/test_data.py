@@ -79,9 +79,14 @@ def test_altered_between_two_starts(copy, tmp_path, unbroken):
 def test_what_was_verified_is_not_read_again_unless_it_changed(copy, tmp_path, monkeypatch):
     from crepe_dist.data import dataset as module
 
-    read = []
-    sha256 = module.sha256
-    monkeypatch.setattr(module, "sha256", lambda path: read.append(path.name) or sha256(path))
+    read: list[str] = []
+    digest = module._digest
+
+    def counting(path):
+        read.append(path.name)
+        return digest(path)
+
+    monkeypatch.setattr(module, "_digest", counting)
     record = tmp_path / "verified" / "host.json"
     opened = open_dataset(copy)
     verify(opened, record)

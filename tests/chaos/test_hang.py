@@ -13,7 +13,8 @@ import pytest
 
 from crepe_dist.cluster import watchdog as module
 from crepe_dist.cluster.control import Control
-from crepe_dist.cluster.watchdog import Watchdog, process_start
+from crepe_dist.cluster.processes import start_time
+from crepe_dist.cluster.watchdog import Watchdog
 from crepe_dist.errors import ExitCode
 from tests.chaos import harness
 
@@ -40,7 +41,8 @@ def test_one_of_many(data, tmp_path, unbroken, kind, processes, phase, step):
         assert json.loads(written.splitlines()[0])["rank"] == rank
         assert 'File "' in written, f"no stack of rank {rank}"
     waiting = (run_dir / "stacks" / "rank_0.txt").read_text()
-    where = json.loads(re.search(r"no progress for \d+ s: (.*)", waiting)[1])
+    (told,) = re.findall(r"no progress for \d+ s: (.*)", waiting)
+    where = json.loads(told)
     assert where["phase"] == phase
     assert where["step"] >= step - 1
     assert 0 < len(where["rows"]) <= 64
@@ -91,8 +93,8 @@ class TestWatchdog:
         assert 1.0 <= watchdog.limit < 3.0
 
     def test_a_process_is_known_by_its_start(self):
-        assert process_start(os.getpid()) == process_start(os.getpid()) != process_start(1)
-        assert process_start(2**22 + 1) is None
+        assert start_time(os.getpid()) == start_time(os.getpid()) != start_time(1)
+        assert start_time(2**22 + 1) is None
 
     def test_only_the_processes_that_were_named_are_ended(self, tmp_path):
         with Watchdog(Control(), 100, 0) as watchdog:
@@ -101,16 +103,16 @@ class TestWatchdog:
                 time.sleep(60)
                 os._exit(0)
             me = watchdog.identity()
-            child_start = process_start(child)
+            child_start = start_time(child) or 0
             watchdog.write_to(tmp_path / "stacks" / "rank_0.txt", [me, {**me, "pid": child, "start": child_start + 1}])
             watchdog._signal_peers(signal.SIGKILL)  # the id was given to another process meanwhile
             time.sleep(0.2)
-            assert process_start(child) == child_start
+            assert start_time(child) == child_start
             other = {**me, "pid": child, "start": child_start, "host": "another"}
             watchdog.write_to(tmp_path / "stacks" / "rank_0.txt", [me, other])
             watchdog._signal_peers(signal.SIGKILL)
             time.sleep(0.2)
-            assert process_start(child) == child_start
+            assert start_time(child) == child_start
             watchdog.write_to(tmp_path / "stacks" / "rank_0.txt", [me, {**other, "host": me["host"]}])
             watchdog._signal_peers(signal.SIGKILL)
             _, status = os.waitpid(child, 0)

@@ -71,7 +71,7 @@ class DocumentCutter:
             digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
             try:
                 digest.update(bytes.fromhex(sha256(self._folder / name)))
-            except OSError:  # it is in quarantine
+            except (OSError, ValueError):  # it is in quarantine
                 digest.update(b"not readable")
         return digest.hexdigest()
 

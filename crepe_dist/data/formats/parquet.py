@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crepe_dist.data.formats.columns import Wanted, choose_named
+from crepe_dist.data.formats.parquet_pages import rows_at_a_time
 from crepe_dist.data.formats.rows import BLOCK, MAX_RECORD, BadRow, Block, Parsed, Row, Share, excerpt, join, too_long
 from crepe_dist.data.formats.stream import GZIP
 from crepe_dist.errors import UserError
@@ -89,26 +90,48 @@ class ParquetCutter:
     def _batches(self) -> Iterator[Block]:
         import pyarrow as pa
 
-        metadata = self._file.metadata
-        for number in range(metadata.num_row_groups):
-            group = metadata.row_group(number)
-            before = self._read
-            wanted = {name.split(".")[0] for name in self._columns}
-            chunks = [group.column(i) for i in range(group.num_columns)]
-            size = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in wanted)
-            # By the average length, so that texts of a megabyte each do not come by the thousand.
-            rows = min(MAX_BATCH, max(1, BLOCK * group.num_rows // max(1, size)))
+        for number in range(self._file.metadata.num_row_groups):
+            end = self._read + self._file.metadata.row_group(number).num_rows
+            waiting: list[Any] = []
+            rows = size = 0
+            problem = ""
             try:
-                for batch in self._file.iter_batches(
-                    rows, row_groups=[number], columns=list(self._columns), use_threads=False
-                ):
-                    block = Block(_packed(batch, self._columns), self._read + 1, False)
-                    self._read += batch.num_rows
-                    yield block
-            except (pa.ArrowException, OSError) as error:
-                left = before + group.num_rows - self._read
-                self._read += left
-                yield Block(b"", self._read, False, (BadRow(self._read, f"not readable: {error}"[:300], "", left),))
+                for piece in self._pieces(number):
+                    waiting.append(piece)
+                    rows, size = rows + piece.num_rows, size + piece.nbytes
+                    if rows >= MAX_BATCH or size >= BLOCK:
+                        yield self._block(waiting)
+                        rows = size = 0
+            except (pa.ArrowException, OSError, ValueError) as error:
+                problem = f"not readable: {error}"[:300]
+            if waiting:
+                yield self._block(waiting)
+            if problem:
+                left, self._read = end - self._read, end
+                yield Block(b"", end, False, (BadRow(end, problem, "", left),))
+
+    def _pieces(self, group: int) -> Iterator[Any]:
+        """Record batches of a row group, a few rows each: how long a value is when it is unpacked is not known before,
+        and a file of a kilobyte may say that all its rows are the same megabyte."""
+        with self._path.open("rb") as stream:
+            rows = rows_at_a_time(stream, self._file.metadata.row_group(group), self._columns)
+        for batch in self._file.iter_batches(rows, row_groups=[group], columns=list(self._columns), use_threads=False):
+            unpacked = _unpacked(batch, self._columns)
+            count = max(1, unpacked.num_rows * BLOCK // max(1, unpacked.nbytes))
+            for start in range(0, unpacked.num_rows, count):
+                yield unpacked.slice(start, count)
+
+    def _block(self, waiting: list[Any]) -> Block:
+        import pyarrow as pa
+
+        (batch,) = pa.Table.from_batches(waiting).combine_chunks().to_batches()
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        block = Block(bytes(sink.getvalue()), self._read + 1, False)
+        self._read += batch.num_rows
+        waiting.clear()
+        return block
 
 
 def open_parquet(path: Path, file: str, wanted: Wanted, label: str | None) -> tuple[Parquet, ParquetCutter]:
@@ -156,7 +179,7 @@ def _label_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
     return tuple(map(str, names)) if isinstance(names, list) else None
 
 
-def _packed(batch: pa.RecordBatch, columns: Sequence[str]) -> bytes:
+def _unpacked(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
     import pyarrow as pa
 
     arrays = []
@@ -166,11 +189,7 @@ def _packed(batch: pa.RecordBatch, columns: Sequence[str]) -> bytes:
         binary = pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type)
         # Bytes are decoded one by one later, so that one that is no text costs one row.
         arrays.append(array.cast(pa.large_binary() if binary else pa.large_string()))
-    packed = pa.RecordBatch.from_arrays(arrays, names=[str(i) for i in range(len(arrays))])
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, packed.schema) as writer:
-        writer.write_batch(packed)
-    return bytes(sink.getvalue())
+    return pa.RecordBatch.from_arrays(arrays, names=[str(i) for i in range(len(arrays))])
 
 
 def _values(column: pa.Array) -> list[str | None]:

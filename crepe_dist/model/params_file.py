@@ -1,0 +1,158 @@
+"""MXNet's format of parameter files, read without MXNet, whose own reader takes what it finds at its word.
+
+As ``src/ndarray/ndarray.cc`` of MXNet 1.9.1 writes and reads it, all little-endian::
+
+    uint64 0x112, uint64 reserved, uint64 arrays, the arrays, uint64 names (0 or as many), each uint64 length and UTF-8
+
+    array, version 3 and 2: uint32 magic, int32 storage (0: dense), shape; rest
+           version 1:       uint32 magic, shape; rest
+           before:          uint32 dimensions, uint32 each; rest
+    shape: int32 dimensions, int64 each
+    rest:  int32 kind and int32 number of the device it came from, int32 type, the values
+
+In version 3 (NumPy's shapes) no dimensions are a scalar; before, they are an array that was never set.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from crepe_dist.files import open_regular
+
+MAGIC = 0x112
+V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
+DENSE = 0
+BFLOAT16 = 12
+# mshadow/base.h; the integers behind 7 are named there, but MXNet 1.9.1 neither writes nor reads them.
+TYPES: dict[int, np.dtype[Any]] = {
+    0: np.dtype("<f4"), 1: np.dtype("<f8"), 2: np.dtype("<f2"), 3: np.dtype("u1"), 4: np.dtype("<i4"),
+    5: np.dtype("i1"), 6: np.dtype("<i8"), 7: np.dtype("?"), BFLOAT16: np.dtype("<u2"),
+}  # fmt: skip
+MAX_FILE = 1 << 32  # bytes; ten times the paper's large network in float32
+MAX_ARRAYS = 10_000
+MAX_DIMENSIONS = 8
+MAX_NAME = 1 << 10  # bytes
+
+
+class Entry(NamedTuple):
+    """Where an array is: values of ``kind`` (bfloat16: as uint16) from byte ``start`` of the file on."""
+
+    shape: tuple[int, ...]
+    kind: np.dtype[Any]
+    bfloat16: bool
+    start: int
+
+
+def read(path: Path) -> dict[str, np.ndarray] | list[np.ndarray]:
+    """The arrays of a file by name, or in order where it has no names; those of bfloat16 as float32.
+
+    All that the file says of itself is checked against its size before memory is taken for an array.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not such a file, or not a whole one, or holds something else than dense arrays.
+    """
+    with open_regular(path) as stream:
+        entries, names = _Reader(stream).contents()
+        arrays = [_values(stream, entry) for entry in entries]
+    return dict(zip(names, arrays)) if names else arrays
+
+
+def _values(stream: BinaryIO, entry: Entry) -> np.ndarray:
+    array = np.empty(entry.shape, dtype=entry.kind)
+    stream.seek(entry.start)
+    # A buffer of no bytes cannot be cast, and an array of no dimensions has none to cast.
+    if array.size and stream.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:  # type: ignore[attr-defined]
+        raise ValueError("it was cut while it was read")
+    if entry.kind == np.bool_ and array.view(np.uint8).max(initial=0) > 1:
+        raise ValueError("it holds truth values that are neither true nor false")
+    if not entry.bfloat16:
+        return array
+    return (array.astype(np.uint32) << np.uint32(16)).view(np.float32).reshape(entry.shape)
+
+
+class _Reader:
+    """Walks over a file once, and jumps over the values."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._size = os.fstat(stream.fileno()).st_size
+        self._position = 0
+        if self._size > MAX_FILE:
+            raise ValueError(f"it has {self._size:,} bytes, and {MAX_FILE:,} is the most that is read")
+
+    def contents(self) -> tuple[list[Entry], list[str]]:
+        if self._size < 8 or self._numbers("Q")[0] != MAGIC:
+            raise ValueError("it does not begin as such files do")
+        _, count = self._numbers("QQ")
+        if count > MAX_ARRAYS:
+            raise ValueError(f"it says that it holds {count:,} arrays; {MAX_ARRAYS:,} are the most that are read")
+        entries = [self._entry(number) for number in range(count)]
+        (named,) = self._numbers("Q")
+        if named not in (0, count):
+            raise ValueError(f"it has {count:,} arrays and {named:,} names")
+        names = [self._name(number) for number in range(named)]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"two arrays are called {twice!r}")
+        if self._position != self._size:
+            raise ValueError(f"something else follows after its end, {self._size - self._position:,} bytes")
+        return entries, names
+
+    def _entry(self, number: int) -> Entry:
+        (magic,) = self._numbers("I")
+        if magic in (V2, V3):
+            (storage,) = self._numbers("i")
+            if storage != DENSE:
+                raise ValueError(f"array {number} is sparse, or its kind of storage is not known ({storage})")
+        if magic in (V1, V2, V3):
+            (dimensions,) = self._numbers("i")
+            letter = "q"
+        else:
+            dimensions, letter = magic, "I"
+        if not 0 <= dimensions <= MAX_DIMENSIONS:
+            raise ValueError(f"array {number} has {dimensions} dimensions; 0 to {MAX_DIMENSIONS} are read")
+        if dimensions == 0 and magic != V3:
+            raise ValueError(f"array {number} was never set")
+        shape = self._numbers(letter * dimensions)
+        # The product of others may be 0, so that nothing else bounds this one.
+        if not all(0 <= length < 1 << 63 for length in shape) or math.prod(filter(None, shape)) >= 1 << 60:
+            raise ValueError(f"array {number} has the shape {list(shape)}")
+        _, _, flag = self._numbers("iii")
+        if flag not in TYPES:
+            raise ValueError(f"array {number} is of a type that is not known ({flag})")
+        start = self._position
+        self._skip(math.prod(shape) * TYPES[flag].itemsize, f"array {number} of shape {list(shape)}")
+        return Entry(shape, TYPES[flag], flag == BFLOAT16, start)
+
+    def _name(self, number: int) -> str:
+        (length,) = self._numbers("Q")
+        if length > MAX_NAME:
+            raise ValueError(f"the name of array {number} has {length:,} bytes; {MAX_NAME:,} are the most")
+        try:
+            return self._take(length).decode("utf-8")
+        except UnicodeDecodeError:
+            raise ValueError(f"the name of array {number} is not UTF-8") from None
+
+    def _numbers(self, letters: str) -> tuple[int, ...]:
+        form = f"<{letters}"
+        return struct.unpack(form, self._take(struct.calcsize(form)))
+
+    def _take(self, length: int) -> bytes:
+        data = self._stream.read(min(length, self._size - self._position))
+        if len(data) < length:
+            raise ValueError("it ends in the middle")
+        self._position += length
+        return data
+
+    def _skip(self, length: int, what: str) -> None:
+        if length > self._size - self._position:
+            raise ValueError(f"it ends before the end of {what}")
+        self._position += length
+        self._stream.seek(self._position)

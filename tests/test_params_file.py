@@ -1,0 +1,204 @@
+"""Our reader of MXNet's parameter files: all that MXNet writes, and nothing that it would not."""
+
+from __future__ import annotations
+
+import random
+import struct
+import tracemalloc
+from contextlib import suppress
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from crepe_dist.errors import UserError
+from crepe_dist.model import parameters, params_file
+
+KINDS = ("float32", "float64", "float16", "uint8", "int32", "int8", "int64")
+
+
+def file(*arrays: bytes, names: tuple[bytes, ...] = (), count: int | None = None) -> bytes:
+    said = len(arrays) if count is None else count
+    ends = b"".join(struct.pack("<Q", len(name)) + name for name in names)
+    return struct.pack("<QQQ", 0x112, 0, said) + b"".join(arrays) + struct.pack("<Q", len(names)) + ends
+
+
+def array(
+    shape: tuple[int, ...] = (2, 3),
+    flag: int = 0,
+    data: bytes = bytes(24),
+    magic: int = params_file.V2,
+    storage: int = 0,
+) -> bytes:
+    if magic == 0:
+        head = struct.pack(f"<I{len(shape)}I", len(shape), *shape)
+    else:
+        kind = b"" if magic == params_file.V1 else struct.pack("<i", storage)
+        head = struct.pack("<I", magic) + kind + struct.pack(f"<i{len(shape)}q", len(shape), *shape)
+    return head + struct.pack("<iii", 1, 0, flag) + data
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "x.params"
+
+
+class TestWhatMXNetWrites:
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("shape", [(1,), (5,), (2, 3), (2, 1, 7), (1, 2, 3, 4, 5)])
+    def test_arrays_by_name(self, kind, shape, path):
+        values = np.random.default_rng(0).normal(0, 50, shape).astype(kind)
+        written = {"a": mx.nd.array(values, dtype=kind), "ünïcode.weight": mx.nd.ones((2,))}
+        mx.nd.save(str(path), written)
+        read = params_file.read(path)
+        assert isinstance(read, dict)
+        assert list(read) == list(written)
+        assert read["a"].dtype == values.dtype
+        np.testing.assert_array_equal(read["a"], values)
+        np.testing.assert_array_equal(read["a"], mx.nd.load(str(path))["a"].asnumpy())
+
+    def test_arrays_without_names(self, path):
+        mx.nd.save(str(path), [mx.nd.ones((2,)), mx.nd.zeros((3, 1))])
+        read = params_file.read(path)
+        assert isinstance(read, list)
+        assert [each.tolist() for each in read] == [[1, 1], [[0], [0], [0]]]
+
+    def test_no_arrays(self, path):
+        mx.nd.save(str(path), {})
+        assert params_file.read(path) == []
+
+    def test_scalars_and_empty_arrays(self, path):
+        with mx.util.np_shape(True):  # or MXNet has neither
+            mx.nd.save(str(path), {"scalar": mx.nd.ones(()) * 7, "empty": mx.nd.zeros((0, 3))})
+        read = params_file.read(path)
+        assert isinstance(read, dict)
+        assert (read["scalar"].shape, float(read["scalar"])) == ((), 7.0)
+        assert read["empty"].shape == (0, 3)
+
+    @pytest.mark.parametrize("magic", [0, params_file.V1, params_file.V2])
+    def test_older_versions_read_as_mxnet_reads_them(self, magic, path):
+        path.write_bytes(file(array(magic=magic, data=np.arange(6, dtype="f4").tobytes()), names=(b"x",)))
+        read = params_file.read(path)
+        assert isinstance(read, dict)
+        np.testing.assert_array_equal(read["x"], mx.nd.load(str(path))["x"].asnumpy())
+
+    def test_bfloat16_becomes_float32(self, path):
+        values = (np.array([1, -2.5, 0, 384], dtype="f4").view("u4") >> 16).astype("<u2")
+        path.write_bytes(file(array((4,), 12, values.tobytes()), names=(b"x",)))
+        read = params_file.read(path)
+        assert isinstance(read, dict)
+        assert read["x"].dtype == np.float32
+        assert read["x"].tolist() == [1, -2.5, 0, 384]
+
+    def test_truth_values(self, path):
+        path.write_bytes(file(array((3,), 7, b"\0\1\1"), names=(b"x",)))
+        read = params_file.read(path)
+        assert isinstance(read, dict)
+        assert read["x"].tolist() == [False, True, True]
+
+
+LYING = {
+    "empty": (b"", "does not begin"),
+    "other magic": (b"PK\3\4" + bytes(40), "does not begin"),
+    "header alone": (struct.pack("<Q", 0x112), "ends in the middle"),
+    "arrays without end": (file(count=2**64 - 1), "18,446,744,073,709,551,615 arrays"),
+    "more arrays than there are": (file(array(), count=9_999), "ends in the middle|never set|ends before"),
+    "shape beyond the file": (file(array((1 << 40,)), names=(b"x",)), "ends before the end of array 0"),
+    "product beyond 64 bits": (file(array((1 << 32, 1 << 32, 1 << 32)), names=(b"x",)), "has the shape"),
+    "product beyond 64 bits, but empty": (file(array((1 << 62, 1 << 62, 0), data=b""), names=(b"x",)), "has the shape"),
+    "negative length": (file(array((-6,)), names=(b"x",)), "has the shape"),
+    "nine dimensions": (file(array((1,) * 9), names=(b"x",)), "9 dimensions"),
+    "four thousand million dimensions": (file(struct.pack("<I", 0xFFFFFFFF)), "dimensions"),
+    "never set": (file(struct.pack("<IiI", params_file.V2, 0, 0)), "was never set"),
+    "sparse": (file(array(storage=1), names=(b"x",)), "sparse"),
+    "unknown type": (file(array(flag=8), names=(b"x",)), "type that is not known"),
+    "bytes that are no truth values": (file(array((3,), 7, b"\0\1\2"), names=(b"x",)), "truth values"),
+    "a name for two": (file(array(), array(), names=(b"x",)), "2 arrays and 1 names"),
+    "a name twice": (file(array(), array(), names=(b"x", b"x")), "two arrays are called 'x'"),
+    "an endless name": (file(array())[:-8] + struct.pack("<QQ", 1, 2**63), "the name of array 0 has"),
+    "a name that is not UTF-8": (file(array(), names=(b"\xff",)), "not UTF-8"),
+    "something behind the end": (file(array(), names=(b"x",)) + b"\0", "follows after its end"),
+}
+
+
+@pytest.mark.parametrize(("data", "complaint"), LYING.values(), ids=LYING)
+def test_lies_are_told_from_arrays(data, complaint, path):
+    path.write_bytes(data)
+    tracemalloc.start()
+    with pytest.raises(UserError, match=complaint) as raised:
+        parameters.load(path)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    assert "is not a file of MXNet parameters" in str(raised.value)
+
+
+def test_a_file_full_of_holes_is_not_read(path):
+    with path.open("wb") as stream:
+        stream.write(file(array((1 << 40,), 3, b"")))
+        stream.truncate(1 << 41)
+    with pytest.raises(UserError, match="is the most that is read"):
+        parameters.load(path)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("real") / "real.params"
+    mx.random.seed(1)
+    arrays = {f"{i}.weight": mx.nd.random.normal(shape=(3, 2 + i)).astype(kind) for i, kind in enumerate(KINDS)}
+    mx.nd.save(str(path), arrays)
+    return path.read_bytes()
+
+
+def mutated(data: bytes, seed: int) -> bytes:
+    """One to three changes of the kinds that break a reader, at places that a header likely has."""
+    chance = random.Random(seed)
+    found = bytearray(data)
+    for _ in range(chance.randint(1, 3)):
+        at = chance.randrange(max(1, len(found) // chance.choice((1, 1, 8))))
+        wild = chance.choice((0, 1, 0x7F, 0x80, 0xFF, 0xF993FAC9, 2**31 - 1, 2**32 - 1, 2**63, 2**64 - 1, -1))
+        width = chance.choice((1, 4, 8))
+        change = (wild % (1 << 8 * width)).to_bytes(width, "little")
+        kind = chance.randrange(5)
+        if kind == 0:
+            found[at : at + width] = change
+        elif kind == 1:
+            found[at:at] = change
+        elif kind == 2:
+            del found[at : at + width]
+        elif kind == 3:
+            del found[at:]
+        else:
+            found += found[at : at + chance.randrange(200)]
+    return bytes(found)
+
+
+@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**63))
+def test_a_damaged_file_is_refused_or_read_as_its_size_allows(seed, real, path):
+    data = mutated(real, seed)
+    path.write_bytes(data)
+    tracemalloc.start()
+    try:
+        read = params_file.read(path)
+    except ValueError:
+        pass
+    else:
+        arrays = list(read.values() if isinstance(read, dict) else read)
+        assert sum(each.nbytes for each in arrays) <= 2 * len(data)
+        assert all(each.dtype in params_file.TYPES.values() for each in arrays)
+        assert all(each.ndim <= params_file.MAX_DIMENSIONS for each in arrays)
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.binary(max_size=200))
+def test_any_bytes_behind_the_header_are_refused_or_read(data, path):
+    path.write_bytes(struct.pack("<QQ", 0x112, 0) + data)
+    with suppress(UserError):
+        parameters.load(path)
