@@ -6,7 +6,6 @@ A supervisor leaves one end of a socket pair in ``CREPE_DIST_CONTROL_FD``; JSON 
 from __future__ import annotations
 
 import enum
-import json
 import os
 import queue
 import signal
@@ -17,12 +16,12 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
+from crepe_dist.cluster.messages import LIMIT, Message, Messages, encode
 from crepe_dist.errors import ExitCode, PeerGone
 
 DESCRIPTOR = "CREPE_DIST_CONTROL_FD"
 ELASTIC = "CREPE_DIST_ELASTIC"
 GENERATION = "CREPE_DIST_GENERATION"
-LONGEST_LINE = 64 * 1024
 ASSIGNMENT_SECONDS = 60.0
 
 
@@ -98,7 +97,7 @@ class Control:
         if self._socket is not None:
             try:
                 with self._sending:
-                    self._socket.sendall(json.dumps(message).encode() + b"\n")
+                    self._socket.sendall(encode(message))
             except OSError:
                 pass  # it is gone, which the reading thread notices
 
@@ -152,17 +151,17 @@ class Control:
 
     def _listen(self) -> None:
         assert self._socket is not None
-        with self._socket.makefile("rb") as lines:
-            while line := lines.readline(LONGEST_LINE):
-                try:
-                    message = json.loads(line)
-                    kind = message["kind"]
-                except (ValueError, KeyError, TypeError):
-                    continue
-                if kind == "stop":
-                    self.stop(str(message.get("why", "the supervisor")))
-                elif kind == "regroup" and self._wish is Wish.GO_ON:
-                    self._wish = Wish.REGROUP
-                elif kind == "assign":
-                    self._assignments.put({str(name): str(value) for name, value in message["env"].items()})
+        messages = Messages()
+        while data := self._socket.recv(LIMIT):
+            for message in messages.feed(data):
+                if isinstance(message, dict):
+                    self._hear(message)
         self.stop("the supervisor is gone")
+
+    def _hear(self, message: Message) -> None:
+        if message["kind"] == "stop":
+            self.stop(str(message.get("why", "the supervisor")))
+        elif message["kind"] == "regroup" and self._wish is Wish.GO_ON:
+            self._wish = Wish.REGROUP
+        elif message["kind"] == "assign":
+            self._assignments.put({str(name): str(value) for name, value in message["env"].items()})
