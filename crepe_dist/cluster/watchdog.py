@@ -26,7 +26,7 @@ from crepe_dist.errors import ExitCode
 TICK_SECONDS = 1.0
 STOPPED_SECONDS = 5.0  # a tick that much late: this process itself stood still, by SIGSTOP or an overloaded host
 LEARNT = 10  # times the longest step seen so far is no hang
-DUMP_SECONDS = 2.0  # for the other processes of this host to write their stacks
+DUMP_SECONDS = 1.0  # for the other processes of this host to write their stacks
 SHOWN_ROWS = 64
 
 
@@ -50,11 +50,16 @@ class Watchdog:
         self._peers: list[tuple[int, int]] = []
         self._stacks: IO[str] | None = None
         self._ended = threading.Event()
+        self._ending = False
         self._parent = os.getppid()
         self._launched = "HOROVOD_RANK" in os.environ
 
     def beat(self, phase: str = "") -> None:
-        """Progress was made; in the phase ``phase`` from now on, if it is another one."""
+        """Progress was made; in the phase ``phase`` from now on, if it is another one.
+
+        Once the end has been decided on it does not return: what was stopped may be continued to write its stack.
+        """
+        self._wait_for_end()
         now = time.monotonic()
         if phase and phase != self._phase:
             self._phase, self._steps = phase, 0
@@ -96,6 +101,7 @@ class Watchdog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._wait_for_end()
         self._ended.set()
         if self._stacks is not None:
             faulthandler.unregister(signal.SIGUSR1)
@@ -117,7 +123,12 @@ class Watchdog:
             if now - self._since > self.limit:
                 self._end(where, now - self._since)
 
+    def _wait_for_end(self) -> None:
+        while self._ending:
+            time.sleep(1)
+
     def _end(self, where: dict[str, Any], seconds: float) -> None:
+        self._ending = True
         place = self._stacks or sys.stderr
         place.write(f"no progress for {seconds:.0f} s: {json.dumps({**self.identity(), **where})}\n")
         place.flush()

@@ -73,7 +73,11 @@ class World:
         return self.gather(value if self.is_root else None, name)[0]
 
     def broadcast_parameters(self, parameters: Any) -> None:
-        """Makes rank 0's values of a Gluon ``ParameterDict`` those of every rank."""
+        """Makes rank 0's values of Gluon parameters those of every rank.
+
+        Args:
+            parameters: by names that are the same on every rank; Gluon's own count the networks of a process.
+        """
 
     def broadcast_arrays(self, arrays: dict[str, np.ndarray], root: int) -> dict[str, np.ndarray]:
         """The named arrays of rank ``root`` on every rank."""

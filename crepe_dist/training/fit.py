@@ -122,7 +122,7 @@ def train(config: Config, world: World, control: Control, carried: Carried | Non
             processes = world.gather(watchdog.identity(), "processes")
             watchdog.write_to(folder.stacks(world.rank), processes)
             _verify_data(dataset, world, folder, watchdog)
-            world.broadcast_parameters(network.collect_params())
+            world.broadcast_parameters(network._collect_params_with_prefix())
             metrics = RunMetrics(folder.path, tensorboard=config.logging.tensorboard) if world.is_root else Metrics()
             profile = Profile(world, engine, folder) if config.logging.profile else None
             loop = Loop(config, dataset, world, folder, engine, metrics, display, control, watchdog, profile)
