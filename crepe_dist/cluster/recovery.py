@@ -73,6 +73,11 @@ def in_words(code: int | None, ours: bool = False) -> str:
     return f"ended with code {code}" + (f" ({known[code]})" if code in known else "")
 
 
+def after(delay: float) -> str:
+    """The delay in seconds, as the rest of a sentence; nothing if there is none."""
+    return f" after {delay:g} s" if delay else ""
+
+
 class BackOff:
     """Seconds before the next start: 0 after progress, then 1, 2, 4 … while there is none."""
 

@@ -22,7 +22,7 @@ from crepe_dist.cluster.hosts import Slot, allocate, scopes
 from crepe_dist.cluster.link import Link
 from crepe_dist.cluster.messages import Message
 from crepe_dist.cluster.options import Options
-from crepe_dist.cluster.recovery import NOWHERE, BackOff, Meaning, Restarts, in_words, meaning, own_code
+from crepe_dist.cluster.recovery import NOWHERE, BackOff, Meaning, Restarts, after, in_words, meaning, own_code
 from crepe_dist.cluster.rendezvous import Rendezvous
 from crepe_dist.errors import ExitCode, UserError
 
@@ -357,14 +357,14 @@ class Supervisor:
             return None
         if sense is Meaning.PREEMPTED:
             delay = self._preemptions.next(self._reached)
-            self._say(f"{cause.title} was preempted: starting again{_after(delay)}; {self._left()}")
+            self._say(f"{cause.title} was preempted: starting again{after(delay)}; {self._left()}")
         else:
             taken = self._restarts.take(self._reached)
             if taken is None:
                 self._say(f"giving up: {cause.title} {in_words(code, cause.killed)}, and no restart is left")
                 return own_code(code)
             delay = taken
-            self._say(f"starting again from the newest checkpoint{_after(delay)}; {self._left()}")
+            self._say(f"starting again from the newest checkpoint{after(delay)}; {self._left()}")
         again = time.monotonic() + delay
         while time.monotonic() < again and not self._signals:
             self._wait(again)
@@ -397,7 +397,3 @@ class Supervisor:
 
     def _left(self) -> str:
         return f"{self._restarts.left} of {self._options.max_restarts} restarts left"
-
-
-def _after(delay: float) -> str:
-    return f" after {delay:g} s" if delay else ""
