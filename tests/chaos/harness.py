@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from crepe_dist.files import write_json
 from crepe_dist.model import parameters
 from crepe_dist.training import checkpoint, state
 from tests.conftest import QUICK
@@ -41,8 +42,13 @@ def command(run_dir: Path, data: Path, processes: int = 1, *more: str, module: s
 
 
 def environment(fault: dict[str, Any] | None = None) -> dict[str, str]:
+    """Of a run, with the fault planned if there is one."""
     root = str(Path(__file__).parents[2])
-    return {**os.environ, "PYTHONPATH": root, **({"CREPE_DIST_FAULT": json.dumps(fault)} if fault else {})}
+    if fault is None:
+        return {**os.environ, "PYTHONPATH": root}
+    plan = Path(fault["once"] + ".plan")
+    write_json(plan, fault)
+    return {**os.environ, "PYTHONPATH": root, "CREPE_DIST_FAULT": str(plan)}
 
 
 def start(arguments: Sequence[str], cwd: Path, fault: dict[str, Any] | None = None) -> subprocess.Popen[str]:

@@ -1,8 +1,8 @@
-"""`crepe_dist.train` with one fault planned: `python -m tests.chaos.worker <flags of train>`.
+"""`crepe_dist.train` with a fault planned: `python -m tests.chaos.worker <flags of train>`.
 
-``CREPE_DIST_FAULT`` holds JSON: ``kind``, ``rank``, ``phase`` (train, evaluate, save), ``step`` (the fault comes at the
-first opportunity after so many steps were done) and ``once``, a file that is made when the fault strikes: it strikes
-no second time.
+``CREPE_DIST_FAULT`` names a JSON file, which may change meanwhile: ``kind``, ``rank``, ``phase`` (train, evaluate,
+save), ``step`` (the fault comes at the first opportunity after so many steps were done) and ``once``, a file that is
+made when the fault strikes: it strikes no second time.
 """
 
 from __future__ import annotations
@@ -22,23 +22,26 @@ SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP, "SIGTERM": sign
 
 
 class Fault:
-    def __init__(self, plan: dict[str, Any]) -> None:
-        self.kind: str = plan["kind"]
-        self.rank: int = plan["rank"]
-        self.phase: str = plan["phase"]
-        self.step: int = plan["step"]
-        self.once = Path(plan["once"])
+    def __init__(self, path: Path) -> None:
+        self._path = path
 
-    def strikes(self, phase: str, step: int) -> bool:
-        """Whether it is time; then it is noted as done."""
-        if phase != self.phase or step < self.step or detect().rank != self.rank or self.once.exists():
-            return False
-        self.once.write_text(f"{phase} {step}")
-        return True
+    def strikes(self, phase: str, step: int, *kinds: str) -> str:
+        """The kind, if it is one of these and it is time; then it is noted as done. Else nothing."""
+        plan = json.loads(self._path.read_text())
+        if plan["kind"] not in kinds or plan["phase"] != phase or step < plan["step"] or detect().rank != plan["rank"]:
+            return ""
+        try:
+            with Path(plan["once"]).open("x") as stream:
+                json.dump({"phase": phase, "step": step}, stream)
+        except FileExistsError:
+            return ""
+        return str(plan["kind"])
 
     def signal(self, phase: str, step: int) -> None:
-        if self.kind in SIGNALS and self.strikes(phase, step):
-            os.kill(os.getpid(), SIGNALS[self.kind])
+        if kind := self.strikes(phase, step, *SIGNALS):
+            os.kill(os.getpid(), SIGNALS[kind])
+        if self.strikes(phase, step, "mark"):
+            time.sleep(0.3)  # for the test to do what it waited for
 
 
 def arm(fault: Fault) -> None:
@@ -51,12 +54,12 @@ def arm(fault: Fault) -> None:
     def train_step(self: Any, batch: Any) -> Any:
         steps[0] = self.progress.step
         fault.signal("train", steps[0])
-        if fault.kind in ("nan", "inf") and fault.strikes("train", steps[0]):
-            _spoil(self.engine, float(fault.kind))
-        if fault.kind == "late" and fault.strikes("train", steps[0]):
+        if kind := fault.strikes("train", steps[0], "nan", "inf"):
+            _spoil(self.engine, float(kind))
+        if fault.strikes("train", steps[0], "late"):
             time.sleep(3600)  # this rank never comes to the sum of the gradients
         done = gradients(self, batch)
-        if fault.kind == "diverge" and fault.strikes("train", steps[0]):
+        if fault.strikes("train", steps[0], "diverge"):
             weight = next(iter(self.network.collect_params().values())).data()
             weight[0] = weight[0] + 1e-6
         return done
@@ -101,7 +104,7 @@ def main() -> None:
         from crepe_dist.cluster.launch import limit_threads
 
         limit_threads(detect())
-        arm(Fault(json.loads(plan)))
+        arm(Fault(Path(plan)))
     train.main()
 
 

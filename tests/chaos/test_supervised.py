@@ -1,0 +1,287 @@
+"""Under the supervisor: recovery, preemption, reasons and exit codes, ports, environment, elastic groups."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crepe_dist.cluster import processes
+from crepe_dist.errors import ExitCode
+from tests.chaos import harness
+
+SUPERVISE = """
+import sys
+from crepe_dist import command, supervise
+from crepe_dist.cluster import fleet
+fleet.RETRY_SECONDS = 2.0
+chosen, rest = supervise.options(sys.argv[1:])
+command.run(lambda: sys.exit(supervise.run(chosen, [sys.executable, "-m", "tests.chaos.worker", *rest])))
+"""
+
+
+def supervise(run_dir: Path, data: Path, count: int, *more: str, flags: tuple[str, ...] = ()) -> list[str]:
+    flags_of_train = harness.command(run_dir, data, 1, *more)[3:]
+    return [sys.executable, "-c", SUPERVISE, "-np", str(count), *flags, *flags_of_train]
+
+
+def fault(tmp_path: Path, kind: str, rank: int, step: int, phase: str = "train") -> dict[str, Any]:
+    return {"kind": kind, "rank": rank, "phase": phase, "step": step, "once": str(tmp_path / "once")}
+
+
+def descendants(pid: int) -> dict[int, list[str]]:
+    """Processes started by this one, and by those, with their command lines."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            parents.setdefault(int(fields[1]), []).append(int(entry.name))
+    found, waiting = {}, [pid]
+    while waiting:
+        for child in parents.get(waiting.pop(), []):
+            found[child] = words(child)
+            waiting.append(child)
+    return found
+
+
+def words(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except OSError:
+        return []
+
+
+def workers(pid: int) -> list[int]:
+    return sorted(child for child, line in descendants(pid).items() if "tests.chaos.worker" in line)
+
+
+@pytest.fixture
+def supervised(data: Path, tmp_path: Path) -> Iterator[Any]:
+    """Starts a supervisor; at the end no process that it started may be left."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(count: int, *more: str, plan: dict[str, Any] | None = None, flags: tuple[str, ...] = ()) -> Any:
+        process = harness.start(supervise(tmp_path / "run", data, count, *more, flags=flags), tmp_path, plan)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "phase", "step"),
+    [("SIGKILL", 2, "train", 17), ("SIGKILL", 3, "evaluate", 13), ("SIGSTOP", 2, "train", 21)],
+)
+def test_recovers_by_itself(supervised, tmp_path, unbroken, kind, count, phase, step):
+    plan = fault(tmp_path, kind, count - 1, step, phase)
+    process = supervised(count, "--safety.watchdog_s=4", plan=plan)
+    code, printed = harness.finish(process)
+    assert code == 0, printed
+    assert "starting again from the newest checkpoint; 9 of 10 restarts left" in printed
+    assert "Traceback" not in printed
+    harness.assert_same(tmp_path / "run", unbroken(count))
+
+
+def test_recovers_within_seconds(supervised, tmp_path):
+    """From the kill to the first step after it."""
+    process = supervised(2, "--training.epochs=400")
+    run_dir = tmp_path / "run"
+    harness.wait_for(lambda: list(run_dir.glob("state/step_*")) or process.poll() is not None)
+    os.kill(workers(process.pid)[0], signal.SIGKILL)
+    killed = time.monotonic()
+
+    def resumed() -> bool:
+        lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+        events = [json.loads(line)["event"] for line in lines if line.endswith("}")]
+        return "resume" in events and events[-1] == "step"
+
+    harness.wait_for(resumed, 60)
+    took = time.monotonic() - killed
+    process.terminate()
+    code, printed = harness.finish(process)
+    assert code == ExitCode.STOPPED, printed
+    # 4 s on two idle cores; the limit of the issue is 10, and the machines of these tests are shared.
+    assert took < 30, took
+
+
+def test_preempted_by_others_it_starts_again_and_that_costs_no_restart(supervised, tmp_path, unbroken):
+    process = supervised(2, plan=fault(tmp_path, "SIGTERM", 1, 11), flags=("--max-restarts", "0"))
+    code, printed = harness.finish(process)
+    assert code == 0, printed
+    assert "was preempted: starting again; 0 of 0 restarts left" in printed
+    (resume,) = [
+        json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines() if "resume" in line
+    ]
+    assert resume["step"] == 12, "a step was lost"
+    harness.assert_same(tmp_path / "run", unbroken(2))
+
+
+@pytest.mark.parametrize("phase", ["train", "evaluate", "save"])
+def test_asked_to_stop_it_passes_that_on(supervised, tmp_path, unbroken, phase):
+    """The fault only marks the moment: SIGTERM goes to the supervisor."""
+    plan = fault(tmp_path, "mark", 0, 13, phase)
+    process = supervised(2, plan=plan)
+    harness.wait_for(lambda: (tmp_path / "once").exists() or process.poll() is not None)
+    process.terminate()
+    asked = time.monotonic()
+    code, printed = harness.finish(process)
+    assert code == ExitCode.STOPPED, printed
+    assert time.monotonic() - asked < 10
+    assert "saved after step" in printed
+    assert harness.saved_step(tmp_path / "run") == harness.steps(tmp_path / "run")[-1][0]
+    code, printed = harness.finish(supervised(2))
+    assert code == 0, printed
+    harness.assert_same(tmp_path / "run", unbroken(2))
+
+
+def test_a_mistake_is_not_tried_again(supervised, tmp_path):
+    code, printed = harness.finish(supervised(2, "--optimizer.name=magic"))
+    assert code == ExitCode.ERROR, printed
+    assert printed.count("generation") == 1
+    assert "optimizer.name" in printed
+    assert "Traceback" not in printed
+
+
+def test_numbers_that_went_wrong_are_not_tried_again(supervised, tmp_path):
+    code, printed = harness.finish(supervised(2, plan=fault(tmp_path, "nan", 1, 9)))
+    assert code == ExitCode.ERROR, printed
+    assert "not finite at step 10 on rank 1" in printed
+    assert printed.count("generation") == 1
+
+
+@pytest.mark.parametrize("who", ["supervisor", "agent"])
+def test_killed_itself_it_leaves_no_orphan_and_nothing_is_lost(supervised, tmp_path, unbroken, who):
+    process = supervised(2, "--training.epochs=3", plan=fault(tmp_path, "mark", 0, 6))
+    harness.wait_for(lambda: (tmp_path / "once").exists() or process.poll() is not None)
+    below = descendants(process.pid)
+    started = {pid: processes.start_time(pid) or 0 for pid in below}
+    agent = next(pid for pid, line in below.items() if "crepe_dist.cluster.agent" in line)
+    os.kill(process.pid if who == "supervisor" else agent, signal.SIGKILL)
+    code, printed = harness.finish(process)
+    if who == "supervisor":
+        assert code == -signal.SIGKILL
+        harness.wait_for(lambda: not any(processes.runs(pid, start) for pid, start in started.items()), 40)
+        assert harness.saved_step(tmp_path / "run") >= 6
+        code, printed = harness.finish(supervised(2))
+    assert code == 0, printed
+    harness.assert_same(tmp_path / "run", unbroken(2))
+
+
+def test_ports_and_secrets(data, tmp_path):
+    """Nothing listens but on loopback; nothing of the environment is on a command line, and no secret in a worker."""
+    secret = "hunter2-" + os.urandom(8).hex()
+    arguments = supervise(tmp_path / "run", data, 2, "--training.epochs=400")
+    environment = {**harness.environment(), "AWS_SECRET_ACCESS_KEY": secret, "HOROVOD_CYCLE_TIME": "11.5"}
+    process = subprocess.Popen(
+        arguments, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        harness.wait_for(lambda: list((tmp_path / "run").glob("state/step_*")) or process.poll() is not None)
+        mine = {process.pid, *descendants(process.pid)}
+        listening = subprocess.run(["ss", "-Hlnptu"], capture_output=True, text=True, check=True).stdout
+        ours = [line for line in listening.splitlines() if mine & set(map(int, re.findall(r"pid=(\d+)", line)))]
+        assert ours, "the rendezvous listens"
+        for line in ours:
+            assert line.split()[4].startswith("127.0.0.1:"), line
+        for pid in mine:
+            line = " ".join(words(pid))
+            assert secret not in line
+            assert "HOROVOD_" not in line
+        running = workers(process.pid)
+        assert len(running) == 2
+        for pid in running:
+            given = Path(f"/proc/{pid}/environ").read_text()
+            assert secret not in given
+            assert "HOROVOD_CYCLE_TIME=11.5" in given
+    finally:
+        process.terminate()
+        code, printed = harness.finish(process)
+    assert code == ExitCode.STOPPED, printed
+
+
+FAKE_SHELL = """#!/bin/sh
+# As ssh host command, on this machine; the host is gone while a file says so.
+host=$1; shift
+if [ -e "{folder}/$host.down" ]; then echo "no route to $host" >&2; exit 255; fi
+exec sh -c "$1"
+"""
+
+
+def hosts(tmp_path: Path) -> tuple[str, ...]:
+    shell = tmp_path / "rsh"
+    shell.write_text(FAKE_SHELL.format(folder=tmp_path))
+    shell.chmod(0o755)
+    return ("-H", "hosta:1,hostb:1", "--rsh", str(shell), "--interface", "lo")
+
+
+@pytest.mark.parametrize("more", [(), ("--elastic",)])
+def test_a_host_goes_and_comes_back(supervised, data, tmp_path, more):
+    """Two processes, then one, then two: the losses of one process all along, without dropout."""
+    run_dir = tmp_path / "run"
+    settings = (
+        "--model.dropout=0",
+        "--optimizer.name=sgd",
+        "--optimizer.learning_rate=0.01",
+        "--model.precision=float32",
+        "--training.epochs=60",
+        "--checkpoint.keep_last=1",
+    )
+    code, printed = harness.run(harness.command(tmp_path / "one", data, 1, *settings), tmp_path)
+    assert code == 0, printed
+    process = supervised(2, *settings, flags=(*hosts(tmp_path), *more), plan=fault(tmp_path, "mark", 0, 40))
+    harness.wait_for(lambda: (tmp_path / "once").exists() or process.poll() is not None)
+    (tmp_path / "hostb.down").touch()
+    (lost,) = [pid for pid in workers(process.pid) if "HOROVOD_RANK=1" in Path(f"/proc/{pid}/environ").read_text()]
+    agents = [pid for pid, line in descendants(process.pid).items() if "crepe_dist.cluster.agent" in line]
+    (agent,) = [pid for pid in agents if lost in descendants(pid)]
+    os.kill(lost, signal.SIGKILL)
+    os.kill(agent, signal.SIGKILL)
+    harness.wait_for(lambda: len(workers(process.pid)) == 1 and harness.steps(run_dir)[-1][0] > 60, 90)
+    (tmp_path / "hostb.down").unlink()
+    code, printed = harness.finish(process, 200)
+    assert code == 0, printed
+    assert "1 process (1 on hosta)" in printed
+    assert printed.count("2 processes (1 on hosta, 1 on hostb)") >= 2, printed
+    assert [step for step, _ in harness.steps(run_dir)] == list(range(1, 13 * 60 + 1))
+    mine, theirs = ([loss for _, loss in harness.steps(folder)] for folder in (run_dir, tmp_path / "one"))
+    assert mine == pytest.approx(theirs, abs=1e-4)
+
+
+class TestElastic:
+    """Survivors go on with what is in their memory: no step is done twice, and none is missing."""
+
+    @pytest.mark.parametrize(
+        ("count", "rank", "phase", "step"), [(2, 1, "train", 17), (3, 0, "train", 20), (2, 1, "evaluate", 13)]
+    )
+    def test_a_worker_is_replaced(self, supervised, tmp_path, unbroken, count, rank, phase, step):
+        process = supervised(
+            count, "--checkpoint.every=1000", plan=fault(tmp_path, "SIGKILL", rank, step, phase), flags=("--elastic",)
+        )
+        code, printed = harness.finish(process)
+        assert code == 0, printed
+        assert f"{count} processes go on after step" in printed
+        assert "going on from step" not in printed, "it went on from memory, not from the disk"
+        assert "starting again from" not in printed
+        harness.assert_same(tmp_path / "run", unbroken(count))
+
+    def test_a_worker_that_hangs_is_replaced_by_a_restart(self, supervised, tmp_path, unbroken):
+        plan = fault(tmp_path, "SIGSTOP", 1, 17)
+        code, printed = harness.finish(supervised(2, "--safety.watchdog_s=4", plan=plan, flags=("--elastic",)))
+        assert code == 0, printed
+        harness.assert_same(tmp_path / "run", unbroken(2))
