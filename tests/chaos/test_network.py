@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,10 +16,11 @@ from tests.chaos import harness
 from tests.chaos.test_supervised import supervise
 
 LIMIT = 5.0
+ETC = Path("/etc/netns")  # what `ip netns exec` lays over /etc
 SHELL = """#!/bin/sh
 # As ssh host command: the host is a network namespace.
 host=$1; shift
-exec ip netns exec {prefix}$host sh -c "$1"
+exec ip netns exec {prefix}$host unshare --uts sh -c "hostname $host; $1"
 """
 
 
@@ -30,8 +32,12 @@ class Cable:
         self.names = (f"{self.prefix}hosta", f"{self.prefix}hostb")
 
     def lay(self) -> None:
+        # Horovod asks for the address of a host by the host's own name, also where an interface is given.
+        hosts = "127.0.0.1 localhost\n" + "".join(f"10.207.31.{n} host{'ab'[n - 1]}\n" for n in (1, 2))
         for name in self.names:
             ip("netns", "add", name)
+            (ETC / name).mkdir(parents=True)
+            (ETC / name / "hosts").write_text(hosts)
         first, second = self.names
         ip("-n", first, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", second)
         for number, name in enumerate(self.names, 1):
@@ -48,6 +54,7 @@ class Cable:
     def remove(self) -> None:
         for name in self.names:
             subprocess.run(["ip", "netns", "del", name], check=False)
+            shutil.rmtree(ETC / name, ignore_errors=True)
 
 
 def ip(*words: str) -> None:
@@ -70,7 +77,7 @@ def test_the_cable_is_cut_and_mended(data: Path, tmp_path: Path, cable: Cable) -
     shell.write_text(SHELL.format(prefix=cable.prefix))
     shell.chmod(0o755)
     settings = (
-        *("--model.dropout=0", "--optimizer.name=sgd", "--optimizer.learning_rate=0.01"),
+        *("--model.dropout=0", "--optimizer.name=sgd", "--optimizer.learning_rate=0.001"),
         *("--model.precision=float32", "--training.epochs=20", "--checkpoint.keep_last=1"),
     )
     code, printed = harness.run(harness.command(tmp_path / "one", data, 1, *settings), tmp_path)

@@ -237,7 +237,7 @@ def test_a_host_goes_and_comes_back(supervised, data, tmp_path, more):
     settings = (
         "--model.dropout=0",
         "--optimizer.name=sgd",
-        "--optimizer.learning_rate=0.01",
+        "--optimizer.learning_rate=0.001",
         "--model.precision=float32",
         "--training.epochs=60",
         "--checkpoint.keep_last=1",
