@@ -311,7 +311,7 @@ def write_shard(task: _ShardTask) -> _ShardDone:
     """Encodes and writes one shard. Runs in any process."""
     rows = map_rows(task.rows)
     texts = Texts(task.texts)
-    chosen = np.load(task.folder / f"{task.part}.chosen.npy", mmap_mode="r")[task.start : task.stop]
+    chosen = np.load(task.folder / f"{task.part}.chosen.npy", mmap_mode="r", allow_pickle=False)[task.start : task.stop]
     keep_texts = task.part != "train"
     known = np.flatnonzero(task.encoding.known(np.arange(128, dtype=np.uint32))).astype(np.uint8).tobytes()
     points: Counter[int] = Counter()
