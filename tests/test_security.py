@@ -84,8 +84,9 @@ def test_nothing_that_was_read_is_run(path):
     [
         "eval(text)", "import pickle", "from pickle import loads", "import cloudpickle.x as y", "os.system('x')",
         "from os import system", "subprocess.run('x', shell=True)", "np.load(p)", "np.load(p, allow_pickle=True)",
-        "yaml.load(text)", "yaml.load(text, Loader=None)", "hvd.broadcast_object(x)", "tempfile.mktemp()", "mx.nd.load(p)",
-        "ast.literal_eval(x)", "net.load_parameters(p)", "exec(code)", "subprocess.Popen(x, shell=flag)",
+        "yaml.load(text)", "yaml.load(text, Loader=None)", "hvd.broadcast_object(x)", "tempfile.mktemp()",
+        "mx.nd.load(p)", "ast.literal_eval(x)", "net.load_parameters(p)", "exec(code)",
+        "subprocess.Popen(x, shell=flag)",
     ],
 )  # fmt: skip
 def test_the_walk_finds(code):

@@ -1,7 +1,7 @@
-"""Runs commands on files of unknown origin in one process, and watches what each does: `python -m tests.watched CASES`.
+"""Runs commands on files of unknown origin in one process, and watches them: `python -m tests.watched CASES`.
 
-CASES is a JSON list of {"name", "command", "arguments", "cwd", "measured"}; one JSON answer a line comes out. Cases that
-are not measured come first: what they import and compile is what any use imports and compiles.
+CASES is a JSON list of {"name", "command", "arguments", "cwd", "measured"}; one JSON answer a line comes out. Cases
+that are not measured come first: what they import and compile is what any use imports and compiles.
 """
 
 from __future__ import annotations
@@ -30,6 +30,11 @@ CHANGING = {"os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.sym
 INSTALLED = (sys.prefix, sys.base_prefix, str(Path(__file__).parent.parent))
 
 
+def _is_installed(name: str | bytes | None) -> bool:
+    """Modules, and the templates of the reports, which Jinja compiles from their files."""
+    return os.fsdecode(name or "").startswith((*INSTALLED, "<frozen"))
+
+
 class Watch:
     """What happens between ``start`` and ``stop``."""
 
@@ -49,9 +54,9 @@ class Watch:
             for place in arguments[:2]:
                 if isinstance(place, (str, bytes, os.PathLike)):
                     self._outside(event, place)
-        elif event == "compile" and arguments[0] is not None:
-            self.seen.append(f"compile {arguments[0]!r:.200}")
-        elif event == "exec" and not arguments[0].co_filename.startswith((*INSTALLED, "<frozen")):
+        elif event == "compile" and not _is_installed(arguments[1]):
+            self.seen.append(f"compile {arguments[1]} {arguments[0]!r:.200}")
+        elif event == "exec" and not _is_installed(arguments[0].co_filename):
             self.seen.append(f"exec {arguments[0]!r:.200}")
 
     def _outside(self, event: str, place: Any) -> None:
