@@ -22,6 +22,7 @@ from crepe_dist.files import sha256
 
 DEEP = "[" * 100_000
 LONG = 10**30
+NOISE = np.random.default_rng(0).bytes(5000)
 ESCAPE = "\x1b]0;owned\x07\x9b2J\u202e"
 
 
@@ -371,7 +372,7 @@ source(
     fine=True,
     file="x.csv.gz",
 )
-source("gzip of noise", lambda path: path.write_bytes(b"\x1f\x8b\x08\0" + os.urandom(5000)), "", file="x.csv.gz")
+source("gzip of noise", lambda path: path.write_bytes(b"\x1f\x8b\x08\0" + NOISE), "", file="x.csv.gz")
 source("NUL and escapes", lambda path: path.write_bytes(b"1,\0\x1b[2J\n2,\xff\xfe\n" * 50), "", file="x.csv")
 source(
     "labels for the terminal",
@@ -380,9 +381,7 @@ source(
     "--header", "yes", "--max-bad", "1",
     fine=True,
 )  # fmt: skip
-source(
-    "Parquet that is none", lambda path: path.write_bytes(b"PAR1" + os.urandom(5000) + b"PAR1"), "", file="x.parquet"
-)
+source("Parquet that is none", lambda path: path.write_bytes(b"PAR1" + NOISE + b"PAR1"), "", file="x.parquet")
 
 
 def parquet_of_one_text(path: Path) -> None:

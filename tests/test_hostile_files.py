@@ -79,7 +79,8 @@ def answers(good: Good, tmp_path_factory: pytest.TempPathFactory) -> dict[str, d
     file = root / "cases.json"
     file.write_text(json.dumps(cases))
     command = [sys.executable, "-m", "tests.watched", str(file)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=280)
+    here = Path(__file__).parent.parent
+    done = subprocess.run(command, cwd=here, stdout=subprocess.PIPE, text=True, check=False, timeout=280)
     found = {each["name"]: each for each in map(json.loads, done.stdout.splitlines())}
     missing = [name for name in CASES if name not in found]
     assert not missing, f"the process ended ({done.returncode}) at {missing[0]!r}"
