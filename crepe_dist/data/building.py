@@ -163,7 +163,7 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
                 )
             continue
         files = write_array(folder, f"{part}.labels.npy", labels[chosen])
-        np.save(folder / f"{part}.chosen.npy", chosen)
+        chosen.tofile(folder / f"{part}.chosen.bin")  # int64
         sizes = []
         for shard in _shards(folder, part, len(chosen), job.encoding, found, executor, ahead):
             files |= shard.files
@@ -171,7 +171,7 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
             sizes.append(shard.rows)
             done += shard.rows
             yield done
-        (folder / f"{part}.chosen.npy").unlink()
+        (folder / f"{part}.chosen.bin").unlink()
         parts[part] = {"rows": len(chosen), "shards": sizes, "files": files}
     manifest = {
         "format": FORMAT,
@@ -311,7 +311,8 @@ def write_shard(task: _ShardTask) -> _ShardDone:
     """Encodes and writes one shard. Runs in any process."""
     rows = map_rows(task.rows)
     texts = Texts(task.texts)
-    chosen = np.load(task.folder / f"{task.part}.chosen.npy", mmap_mode="r")[task.start : task.stop]
+    count = task.stop - task.start
+    chosen = np.fromfile(task.folder / f"{task.part}.chosen.bin", np.int64, count, offset=8 * task.start)
     keep_texts = task.part != "train"
     known = np.flatnonzero(task.encoding.known(np.arange(128, dtype=np.uint32))).astype(np.uint8).tobytes()
     points: Counter[int] = Counter()

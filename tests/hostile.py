@@ -1,0 +1,517 @@
+"""Files that were made to do harm, each with the command that reads it and what it must say."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import pickle
+import shutil
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from crepe_dist.files import sha256
+
+DEEP = "[" * 100_000
+LONG = 10**30
+NOISE = np.random.default_rng(0).bytes(5000)
+ESCAPE = "\x1b]0;owned\x07\x9b2J\u202e"
+
+
+@dataclass(frozen=True)
+class Good:
+    """Copied into a case's folder: ``data`` (prepared), ``run`` (with a checkpoint), ``part`` (1 of 2)."""
+
+    folder: Path
+
+    def copy(self, name: str, where: Path) -> Path:
+        return Path(shutil.copytree(self.folder / name, where / name))
+
+
+@dataclass(frozen=True)
+class Case:
+    """Args: build: puts the files into a folder; complaint: in the error, or in the output where it is ``fine``."""
+
+    build: Callable[[Path, Good], object]
+    command: str
+    arguments: tuple[str, ...]
+    complaint: str
+    fine: bool = False
+
+
+class Payload:
+    """Unpickled, it leaves a file; so does the import of the module that lies in every folder."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("OWNED",)
+
+
+FOREIGN = ("--mode", "paper", "--feature-len", "123", "--classes", "a,b,c", "--text", "x")
+CASES: dict[str, Case] = {}
+
+
+def params(name: str, build: Callable[[Path], object], complaint: str = "not a file of MXNet parameters") -> None:
+    arguments = ("x.params", *FOREIGN)
+    CASES[f"params: {name}"] = Case(lambda where, _: build(where / "x.params"), "predict", arguments, complaint)
+
+
+def array(shape: tuple[int, ...], data: bytes = b"", flag: int = 0) -> bytes:
+    return struct.pack(f"<IiI{len(shape)}q iii", 0xF993FAC9, 0, len(shape), *shape, 1, 0, flag) + data
+
+
+def mxnet(arrays: dict[str, bytes], count: int | None = None) -> bytes:
+    names = b"".join(struct.pack("<Q", len(name)) + name.encode() for name in arrays)
+    number = len(arrays) if count is None else count
+    return struct.pack("<QQQ", 0x112, 0, number) + b"".join(arrays.values()) + struct.pack("<Q", number) + names
+
+
+def holes(path: Path, data: bytes, size: int) -> None:
+    path.write_bytes(data)
+    os.truncate(path, size)
+
+
+def bind(path: Path) -> None:
+    place = os.getcwd()
+    os.chdir(path.parent)  # a socket's address has 108 bytes at most
+    socket.socket(socket.AF_UNIX).bind(path.name)
+    os.chdir(place)
+
+
+params("a pickle", lambda path: path.write_bytes(pickle.dumps(Payload())))
+params("a zip of pickles", lambda path: np.savez(path.open("wb"), x=np.array([Payload()], dtype=object)))
+params("a terabyte by its shape", lambda path: path.write_bytes(mxnet({"0.weight": array((1 << 38,))})))
+params("2^64 arrays", lambda path: path.write_bytes(mxnet({}, 2**64 - 1)))
+params("shapes beyond 64 bits", lambda path: path.write_bytes(mxnet({"0.weight": array((1 << 62, 1 << 62))})))
+params("a terabyte of holes", lambda path: holes(path, mxnet({"0.weight": array((1 << 38,))}), 1 << 40))
+params("a pipe", os.mkfifo, "does not exist")
+params("a socket", bind, "does not exist")
+params("a link to an endless device", lambda path: path.symlink_to("/dev/zero"), "does not exist")
+params("a link to itself", lambda path: path.symlink_to(path.name), "does not exist")
+params(
+    "a network of a million filters, of no values",
+    lambda path: path.write_bytes(
+        mxnet(
+            {
+                "0.weight": array((1_000_000, 69, 0)),
+                "10.weight": array((1_000_000_000, 0)),
+                "14.weight": array((3, 0)),
+            }
+        )
+    ),
+    "(first dense layer|not the parameters)",
+)
+params(
+    "filters that only the first layer has",
+    lambda path: path.write_bytes(
+        mxnet(
+            {
+                "0.weight": array((100_000, 69, 7), bytes(100_000 * 69 * 7), 5),
+                "10.weight": array((1, 100_000), bytes(100_000), 5),
+                "14.weight": array((3, 1), bytes(3), 5),
+            }
+        )
+    ),
+    "not the parameters of a Crepe",
+)
+
+
+def described(name: str, change: Callable[[dict[str, Any]], object], complaint: str, fine: bool = False) -> None:
+    """A checkpoint whose description was changed; its checksum is right."""
+
+    def build(where: Path, good: Good) -> None:
+        (sidecar,) = good.copy("run", where).glob("checkpoints/*.json")
+        about = json.loads(sidecar.read_text())
+        about = change(about) or about
+        sidecar.write_text(about if isinstance(about, str) else json.dumps(about))
+
+    CASES[f"description: {name}"] = Case(build, "predict", ("run", "--text", "x"), complaint, fine)
+
+
+def put(*path: str | int, value: Any) -> Callable[[Any], None]:
+    def change(about: Any) -> None:
+        for key in path[:-1]:
+            about = about[key]
+        about[path[-1]] = value
+
+    return change
+
+
+described("nested", lambda about: DEEP, "nested too deep")
+described("of a million objects", lambda about: "[" + "{}," * 1_000_000 + "{}]", "more values than")
+described("an integer of a million digits", lambda about: '{"format": ' + "9" * 1_000_000 + "}", "digits")
+described("40 megabytes", lambda about: '"' + "x" * 40_000_000 + '"', "longer than")
+described("a key twice", lambda about: json.dumps(about)[:-1] + ', "sha256": ""}', "'sha256' stands there twice")
+described("a list", lambda about: "[1]", "cannot be read")
+described("half a surrogate pair", put("classes", 0, value="\ud800"), "not UTF-8")
+described("another format", put("format", value=1e308), "has format 1e\\+308")
+described("another file's checksum", put("sha256", value="0" * 64), "was altered")
+described("no encoding", lambda about: about.pop("encoding") and about, "KeyError: 'encoding'")
+described("an unknown mode", put("encoding", "mode", value=ESCAPE), r"'\\x1b.*does not exist")
+described("documents of 10^30 characters", put("encoding", "feature_len", value=LONG), "feature_len is 1000")
+described("an alphabet of its own", put("encoding", "alphabet", value="x" * 10**6), "the saved alphabet")
+described("classes that are a number", put("classes", value=LONG), "no list of names")
+described("two classes too many", put("classes", value=["a"] * 5), "3 outputs, but 5 classes")
+described("a dropout of 1e308", put("network", "dropout", value=1e308), "dropout is 1e\\+308")
+described("names for the terminal", put("classes", 0, value=ESCAPE), r"\\x1b\]0;owned\\x07\\x9b2J\\u202e", fine=True)
+described("a path instead of a network", put("network", value="/etc/passwd"), "cannot be read")
+
+
+def result(name: str, text: str, complaint: str, fine: bool = False) -> None:
+    def build(where: Path, good: Good) -> None:
+        (good.copy("run", where) / "result.json").write_text(text)
+
+    CASES[f"result: {name}"] = Case(build, "predict", ("run", "--text", "x"), complaint, fine)
+
+
+result("another's file", '{"checkpoint": "../../../etc/passwd"}', "%", fine=True)
+result("nested", DEEP, "nested too deep")
+result("a list for a name", '{"checkpoint": []}', "cannot be read")
+result("nothing", "", "cannot be read")
+
+
+def manifest(name: str, change: Callable[[dict[str, Any]], object], complaint: str, fine: bool = False) -> None:
+    def build(where: Path, good: Good) -> None:
+        path = good.copy("data", where) / "dataset.json"
+        about = json.loads(path.read_text())
+        about = change(about) or about
+        path.write_text(about if isinstance(about, str) else json.dumps(about))
+
+    arguments = ("run", "--data", "data", "--random", "1") if fine else ("--verify", "data")
+    CASES[f"manifest: {name}"] = Case(build, "predict" if fine else "prepare", arguments, complaint, fine)
+
+
+def renamed(old: str, new: str) -> Callable[[dict[str, Any]], None]:
+    def change(about: dict[str, Any]) -> None:
+        files = about["parts"]["train"]["files"]
+        files[new] = files.pop(old)
+
+    return change
+
+
+ROWS = ("parts", "train", "rows")
+manifest("nested", lambda about: DEEP, "nested too deep")
+manifest("a pair of brackets a million times", lambda about: "[" * 300_000 + "]" * 300_000, "more values than")
+manifest("no JSON", lambda about: "\0\1", "not JSON")
+manifest("a string", lambda about: '"x"', "cannot be read")
+manifest("1e308 rows", put(*ROWS, value=1e308), "rows or shards")
+manifest("10^30 rows", put(*ROWS, value=LONG), "rows or shards")
+manifest("rows below zero", put(*ROWS, value=-1), "rows or shards")
+manifest("rows as a text", put(*ROWS, value="301"), "rows or shards")
+manifest("more rows than there are", put(*ROWS, value=302), "instead of")
+manifest("a shard of 10^30 rows", put("parts", "train", "shards", value=[LONG]), "rows or shards")
+manifest("a million shards", put("parts", "train", "shards", value=[1] * 1_000_000), "rows or shards")
+manifest("a part called ../x", put("parts", "../x", value={}), "unknown part '../x'")
+manifest("a file above", renamed("train.labels.npy", "../train.labels.npy"), "the files of the train part")
+manifest("a file elsewhere", renamed("train.labels.npy", "/etc/passwd"), "the files of the train part")
+manifest("sizes as texts", put("parts", "train", "files", "train.labels.npy", value="x"), "cannot be read")
+manifest("classes as a number", put("classes", value=3), "no list of names")
+manifest("fewer classes than labels", put("classes", value=["a", "b"]), "does not fit the shards or the classes")
+manifest("a class of 10^6 letters", put("classes", 0, value=["x" * 10**6]), "no list of names")
+manifest("codes of 10^30 characters", put("encoding", "feature_len", value=LONG), "feature_len is 1000")
+manifest(
+    "a checksum for another file", put("parts", "train", "files", "train.labels.npy", "sha256", value=""), "altered"
+)
+manifest("a format for the terminal", put("format", value=ESCAPE), r"format \\x1b")
+
+
+def shard(name: str, build: Callable[[Path], object], complaint: str, file: str = "train.labels.npy") -> None:
+    """A file of a data set was exchanged, and its size in the manifest too."""
+
+    def exchange(where: Path, good: Good) -> None:
+        folder = good.copy("data", where)
+        (folder / file).unlink()
+        build(folder / file)
+        about = json.loads((folder / "dataset.json").read_text())
+        for part in about["parts"].values():
+            if file in part["files"] and (folder / file).is_file():
+                part["files"][file]["bytes"] = (folder / file).stat().st_size
+        (folder / "dataset.json").write_text(json.dumps(about))
+
+    CASES[f"shard: {name}"] = Case(exchange, "prepare", ("--verify", "data"), complaint)
+
+
+def npy(
+    header: str, data: bytes = bytes(301 * 4), version: int = 1, length: int | None = None
+) -> Callable[[Path], object]:
+    text = header.encode("latin-1") + b"\n"
+    size = len(text) if length is None else length
+    start = b"\x93NUMPY" + bytes([version, 0]) + size.to_bytes(2 if version == 1 else 4, "little")
+    return lambda path: path.write_bytes(start + text + data)
+
+
+def header(shape: str = "(301,)", kind: str = "<i4") -> str:
+    return f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}"
+
+
+shard("objects", lambda path: np.save(path, np.array([Payload()] * 301)), "no array as prepare writes it")
+shard("an expression", npy("__import__('os').mkdir('OWNED')"), "no array as prepare")
+shard("an expression for a shape", npy(header("(__import__('os').mkdir('OWNED'),)")), "no array as prepare")
+shard("a nested header", npy("(" * 60_000), "no array as prepare")
+shard("a header of minus signs", npy("-" * 60_000 + "1"), "no array as prepare")
+shard("digits without end", npy(header("(" + "9" * 900)), "no array as prepare")
+shard("a header of 4 gigabytes", npy(header(), version=2, length=2**32 - 1), "no array as prepare")
+shard("a shape below zero", npy(header("(-301,)")), "no array as prepare")
+shard("a shape of 10^18", npy(header("(999999999999999999,)")), "instead of")
+shard("another type", npy(header(kind="<f4")), "instead of")
+shard("fewer values than it says", npy(header(), data=bytes(8)), "not the size of")
+shard("labels out of range", npy(header(), np.full(301, 7, "<i4").tobytes()), "does not fit the shards or the classes")
+shard("labels below zero", npy(header(), np.full(301, -1, "<i4").tobytes()), "does not fit the shards or the classes")
+shard("a pickle", lambda path: path.write_bytes(pickle.dumps(Payload())), "no array as prepare")
+shard("empty", lambda path: path.touch(), "no array as prepare")
+shard("a pipe", os.mkfifo, "is missing")
+shard("a socket", bind, "is missing")
+shard("a folder", lambda path: path.mkdir(), "is missing")
+shard("a link out of the folder", lambda path: path.symlink_to("/etc/passwd"), "is a symbolic link")
+shard("a link to an endless device", lambda path: path.symlink_to("/dev/zero"), "is a symbolic link")
+shard(
+    "offsets that run back",
+    npy(header("(98,)", "<i8"), np.append(np.arange(97)[::-1], 0).astype("<i8").tobytes()),
+    "does not fit the texts",
+    "test.offsets-00000.npy",
+)
+
+
+def settings(name: str, text: str | bytes, complaint: str = "the settings in x.yaml cannot be used") -> None:
+    data = text if isinstance(text, bytes) else text.encode()
+    CASES[f"settings: {name}"] = Case(
+        lambda where, _: (where / "x.yaml").write_bytes(data), "train", ("--config", "x.yaml"), complaint
+    )
+
+
+LAUGHS = "".join(
+    f"{chr(97 + i)}: &{chr(97 + i)} [{', '.join([chr(42) + chr(96 + i)] * 9 if i else ['x'] * 9)}]\n" for i in range(20)
+)
+settings("a thousand million laughs", LAUGHS, "anchor or alias")
+settings("an object", "device: !!python/object/apply:os.mkdir [OWNED]", "the tag")
+settings("a module", "data: evil_module.Anything")
+settings("a class", "data: {class_path: evil_module.Anything}", "class_path is no setting")
+settings("a class further in", "training: {init_from: {class_path: evil_module.Anything}}", "no plain value")
+settings("other settings", "config: /etc/passwd", "config is no setting")
+settings("nested", "device: " + DEEP)
+settings("nested blocks", "".join(" " * i + "a:\n" for i in range(600)))
+settings("10 megabytes", "#" * 10_000_000, "longer than")
+settings("not UTF-8", b"device: \xff", "not UTF-8")
+settings("a NUL", b"device: \0")
+settings("a list", "[1]")
+settings("an unknown group", "os: {system: x}")
+settings("an integer of 5,000 digits", "data: {batch_size: " + "9" * 5000 + "}", "cannot be used")
+settings("a batch of 1e308", "data: {batch_size: 1.0e+308}", "the settings cannot be used")
+settings("no number", "optimizer: {learning_rate: .nan}", "the settings cannot be used")
+CASES["settings: a pipe"] = Case(lambda where, _: os.mkfifo(where / "p"), "train", ("--config", "p"), "is a pipe")
+CASES["settings: a folder"] = Case(lambda where, _: None, "train", ("--config", "."), "directory")
+CASES["settings: a device"] = Case(lambda where, _: None, "train", ("--config", "/dev/zero"), "is a device")
+
+
+def source(
+    name: str,
+    build: Callable[[Path], object],
+    complaint: str,
+    *arguments: str,
+    fine: bool = False,
+    file: str = "x.csv",
+) -> None:
+    given = (file, "--out", "out", "--feature-len", "123", "--processes", "1", *arguments)
+    CASES[f"source: {name}"] = Case(lambda where, _: build(where / file), "prepare", given, complaint, fine)
+
+
+def bomb(text: bytes, times: int, first: bytes = b"", last: bytes = b"") -> Callable[[Path], object]:
+    """Gzip members, of which all but two are the same."""
+    member = gzip.compress(text, 9)
+    return lambda path: path.write_bytes(gzip.compress(first) + member * times + gzip.compress(last))
+
+
+GOOD_CSV = b"".join(b'"%d","text number %d"\n' % (1 + i % 2, i) for i in range(400))
+MEGABYTES_64 = b"x" * (1 << 26)
+source("a gigabyte of one line", bomb(MEGABYTES_64, 16), "", file="x.csv.gz")
+source(
+    "a gigabyte of one line among rows",
+    bomb(MEGABYTES_64, 16, GOOD_CSV, b"\n"),
+    "quarantine",
+    fine=True,
+    file="x.csv.gz",
+)
+source(
+    "a field without end",
+    bomb((b"x" * 1023 + b"\n") * 8192, 8, GOOD_CSV + b'1,"'),
+    "rows cannot be used",
+    file="x.csv.gz",
+)
+source(
+    "JSON of a quarter of a gigabyte in a line",
+    bomb(MEGABYTES_64, 4, b'{"label": "a", "text": "x"}\n{"label": "b", "text": "'),
+    "cannot be used",
+    file="x.jsonl.gz",
+)
+source(
+    "nested JSON",
+    lambda path: path.write_text('{"label": "a", "text": "x"}\n' + f'{{"label": {DEEP}\n' * 9),
+    "rows cannot be used",
+    file="x.jsonl",
+)
+source("empty objects", lambda path: path.write_text(("[" + "{}," * 300_000 + "{}]\n") * 3), "", file="x.jsonl")
+source(
+    "Python literals",
+    lambda path: path.write_text(
+        "{'reviewText': __import__('os').mkdir('OWNED')}\n" + "-" * 60_000 + "1\n" + "(" * 60_000 + "\n"
+    ),
+    "neither JSON nor a Python literal",
+    file="reviews_Books_5.json",
+)
+source(
+    "gzip cut off",
+    lambda path: path.write_bytes(gzip.compress(GOOD_CSV)[:-20]),
+    "quarantine",
+    fine=True,
+    file="x.csv.gz",
+)
+source("gzip of noise", lambda path: path.write_bytes(b"\x1f\x8b\x08\0" + NOISE), "", file="x.csv.gz")
+source("NUL and escapes", lambda path: path.write_bytes(b"1,\0\x1b[2J\n2,\xff\xfe\n" * 50), "", file="x.csv")
+source(
+    "labels for the terminal",
+    lambda path: path.write_text(f"label,text\n{ESCAPE},x\nb,y\n" * 50),
+    r"\\x1b\]0;owned",
+    "--header", "yes", "--max-bad", "1",
+    fine=True,
+)  # fmt: skip
+source("Parquet that is none", lambda path: path.write_bytes(b"PAR1" + NOISE + b"PAR1"), "", file="x.parquet")
+
+
+def parquet_of_one_text(path: Path) -> None:
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int32()), pa.array(["x" * 1_100_000]))
+    pq.write_table(pa.table({"label": ["a", "b"] * 500, "text": texts}), path)
+
+
+def parquet_of_one_page(path: Path) -> None:
+    table = pa.table({"label": ["a", "b"], "text": ["x" * 300_000_000, "y"]})
+    pq.write_table(table, path, compression="zstd", use_dictionary=False)
+
+
+def parquet_with_lies(path: Path) -> None:
+    """A footer of which every third byte is another."""
+    pq.write_table(pa.table({"label": ["a", "b"] * 50, "text": ["some text"] * 100}), path)
+    data = bytearray(path.read_bytes())
+    for place in range(len(data) - 200, len(data) - 8, 3):
+        data[place] ^= 0x7F
+    path.write_bytes(data)
+
+
+source("Parquet: a gigabyte by a dictionary", parquet_of_one_text, "longer than", file="x.parquet")
+source("Parquet: a page of 300 megabytes", parquet_of_one_page, "a page of 300,000", file="x.parquet")
+source("Parquet: a footer with lies", parquet_with_lies, "", file="x.parquet")
+
+
+def circle(path: Path) -> None:
+    path.mkdir()
+    for name in ("train", "test", "validation"):
+        (path / name).symlink_to(".")
+
+
+def depths(path: Path) -> None:
+    place = path
+    for _ in range(100):
+        place = place / "d"
+    place.mkdir(parents=True)
+
+
+def with_pipe(path: Path) -> None:
+    path.mkdir()
+    os.mkfifo(path / "train.csv")
+    (path / "test.csv").symlink_to("/dev/zero")
+
+
+def with_odd_names(path: Path) -> None:
+    path.mkdir()
+    for name in ("a\nb\x1b[2J", "c"):
+        (path / name).mkdir()
+        for i in range(20):
+            (path / name / f"{i}.txt").write_text(f"text {i}")
+        (path / name / "link.txt").symlink_to("/dev/zero")
+        (path / name / "round").symlink_to("..")
+        os.mkfifo(path / name / "pipe.txt")
+
+
+source("links in a circle", circle, "too deep", file="x")
+source("folders in folders", depths, "too deep", file="x")
+source("a pipe in a folder", with_pipe, "nothing that can be read", file="x")
+source("links and pipes among documents", with_odd_names, r"\\x1b", fine=True, file="x")
+
+
+def names(build: Callable[[Path], object]) -> Callable[[Path], object]:
+    def both(path: Path) -> None:
+        path.write_bytes(GOOD_CSV)
+        build(path.parent / "classes.txt")
+
+    return both
+
+
+source("100 megabytes of class names", names(lambda path: holes(path, b"a\nb\n", 100_000_000)), "longer than")
+source("class names from a device", names(lambda path: path.symlink_to("/dev/zero")), "out", fine=True)
+
+
+def part(name: str, change: Callable[[dict[str, Any]], object], complaint: str) -> None:
+    """One of two parts that were to be merged, with its manifest changed."""
+
+    def build(where: Path, good: Good) -> None:
+        path = good.copy("part", where) / "spool.json"
+        about = json.loads(path.read_text())
+        about = change(about) or about
+        path.write_text(about if isinstance(about, str) else json.dumps(about))
+
+    arguments = ("--merge", "part", "--out", "out", "--processes", "1")
+    CASES[f"part: {name}"] = Case(build, "prepare", arguments, complaint)
+
+
+def taken_from(name: str) -> Callable[[dict[str, Any]], None]:
+    def change(about: dict[str, Any]) -> None:
+        about["texts"] = [name]
+        about["files"][name] = {"bytes": 1, "sha256": ""}
+
+    return change
+
+
+def only_part(*path: str, value: Any) -> Callable[[Any], None]:
+    def change(about: Any) -> None:
+        about["of"] = 1  # or the others are asked for first
+        put(*path, value=value)(about)
+
+    return change
+
+
+part("a text from elsewhere", taken_from("../../../etc/passwd"), "leads out of the folder|cannot be read")
+part("a text by its whole path", taken_from("/etc/passwd"), "leads out of the folder")
+part("nested", lambda about: DEEP, "nested too deep")
+part("part 10^30", put("part", value=LONG), "numbers of parts")
+part("rows below zero", put("bad", value=-5), "numbers of parts")
+part("sources that are numbers", only_part("job", "sources", value=[[1, 2]]), "no names")
+part("a test share of a text", only_part("job", "split", "test", value="x"), "test of the split")
+part("a seed of 10^30", only_part("job", "split", "seed", value=LONG), "seed is 1000")
+part("labels without end", put("labels", value=LONG), "cannot be read")
+
+
+def part_file(name: str, build: Callable[[Path], object], complaint: str) -> None:
+    def exchange(where: Path, good: Good) -> None:
+        path = good.copy("part", where) / "bad.jsonl"
+        path.unlink()
+        build(path)
+        about = json.loads((path.parent / "spool.json").read_text())
+        if path.is_file() and not path.is_symlink():
+            about["files"]["bad.jsonl"] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        (path.parent / "spool.json").write_text(json.dumps(about))
+
+    arguments = ("--merge", "part", "--out", "out", "--processes", "1")
+    CASES[f"part: {name}"] = Case(exchange, "prepare", arguments, complaint)
+
+
+part_file("bad rows nested", lambda path: path.write_text(DEEP), "nested too deep")
+part_file("a bad row without end", lambda path: path.write_bytes(b"[" + b"1," * 10_000_000), "longer than")
+part_file("a bad row of other kinds", lambda path: path.write_text('{"source": []}'), "something else than bad rows")
+part_file("bad rows from a pipe", os.mkfifo, "cannot be read|cut or altered")
+part_file("bad rows from elsewhere", lambda path: path.symlink_to("/etc/passwd"), "cannot be read|cut or altered")
