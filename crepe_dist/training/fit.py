@@ -67,10 +67,12 @@ class Carried:
 
     Attributes:
         unrecorded: steps that are not in the metrics yet.
+        since: when it left, of ``time.monotonic``.
     """
 
     snapshot: Snapshot
     unrecorded: list[Done]
+    since: float
 
 
 def fit(config: Config) -> Result:
@@ -147,14 +149,9 @@ def _carry(loop: Loop, control: Control) -> Carried:
     loop.watchdog.beat("regroup")
     began = time.monotonic()
     drain()
-    carried = Carried(loop.snapshot(), loop.unrecorded)
+    carried = Carried(loop.snapshot(), loop.unrecorded, began)
     loop.close()
     loop.world.regroup(control)
-    if loop.world.is_root:
-        loop.display.say(
-            f"{loop.world.size} processes go on after step {carried.snapshot.progress.step}, "
-            f"{time.monotonic() - began:.1f} s later"
-        )
     return carried
 
 
@@ -183,7 +180,7 @@ def rejoin(loop: Loop, carried: Carried | None) -> bool:
     root = steps.index(max(steps))
     if steps[root] < 0:
         return False
-    own = carried or Carried(Snapshot(Progress(), {}, {}), [])
+    own = carried or Carried(Snapshot(Progress(), {}, {}), [], time.monotonic())
     about = [asdict(own.snapshot.progress), [asdict(each) for each in own.unrecorded]]
     progress, unrecorded = world.gather(about if world.rank == root else None, "carried.progress")[root]
     parts = {"parameters": own.snapshot.parameters, "optimizer": own.snapshot.optimizer}
@@ -195,6 +192,8 @@ def rejoin(loop: Loop, carried: Carried | None) -> bool:
         found = state.load_newest(loop.folder.state)  # perhaps of another rank 0
         _begin_saving(loop, found)
     check_replicas(loop.network, world)
+    seconds = time.monotonic() - own.since
+    loop.display.say(f"{world.size} processes go on after step {loop.progress.step}, {seconds:.1f} s after the last")
     return True
 
 
