@@ -26,6 +26,7 @@ from crepe_dist.errors import ExitCode
 TICK_SECONDS = 1.0
 STOPPED_SECONDS = 5.0  # a tick that much late: this process itself stood still, by SIGSTOP or an overloaded host
 LEARNT = 10  # times the longest step seen so far is no hang
+LEARNT_IN = ("train", "evaluate")
 DUMP_SECONDS = 1.0  # for the other processes of this host to write their stacks
 SHOWN_ROWS = 64
 
@@ -63,7 +64,7 @@ class Watchdog:
         now = time.monotonic()
         if phase and phase != self._phase:
             self._phase, self._steps = phase, 0
-        elif self._steps > 1:  # the first of a phase may compile
+        elif self._steps > 1 and self._phase in LEARNT_IN:  # the first of a phase may compile
             self._longest = max(self._longest, now - self._since)
         self._steps += 1
         self._since = now
