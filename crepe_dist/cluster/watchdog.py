@@ -111,7 +111,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         last = time.monotonic()
-        while not self._ended.wait(TICK_SECONDS):
+        while True:
             now = time.monotonic()
             if now - last > TICK_SECONDS + STOPPED_SECONDS:
                 self._since += now - last
@@ -123,6 +123,8 @@ class Watchdog:
                 self._control.stop("the launcher is gone")
             if now - self._since > self.limit:
                 self._end(where, now - self._since)
+            if self._ended.wait(TICK_SECONDS):
+                return
 
     def _wait_for_end(self) -> None:
         while self._ending:
