@@ -10,15 +10,19 @@ import shutil
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors.numpy import save_file
 
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.files import identity as identity_of
 from crepe_dist.files import sha256
+from crepe_dist.training.state import FILES, Progress
 
 DEEP = "[" * 100_000
 LONG = 10**30
@@ -175,6 +179,87 @@ result("another's file", '{"checkpoint": "../../../etc/passwd"}', "%", fine=True
 result("nested", DEEP, "nested too deep")
 result("a list for a name", '{"checkpoint": []}', "cannot be read")
 result("nothing", "", "cannot be read")
+
+
+TRAIN = ("--data", "data", "--run-dir", "run", "--device", "cpu", "--model.filters=8", "--model.units=8")
+
+
+def state(
+    name: str, build: Callable[[Path], object], complaint: str = "no saved state in run/state can be used"
+) -> None:
+    """A run whose only saved state was made by somebody else, with checksums that are right unless ``build`` is last."""
+
+    def make(where: Path, good: Good) -> None:
+        from crepe_dist.config import parse
+
+        good.copy("data", where)
+        folder = where / "run" / "state" / "step_00000004_0000"
+        folder.mkdir(parents=True)
+        identity = {**parse(list(TRAIN)).identity(), "data": open_dataset(where / "data").fingerprint}
+        (where / "run" / "run.json").write_text(json.dumps(identity))
+        (folder / "state.json").write_text(json.dumps(asdict(Progress(step=4, documents=4))))
+        save_file({"0.weight": np.zeros((2, 2), np.float32)}, str(folder / "parameters.safetensors"))
+        save_file({"updates": np.zeros(1, np.int64)}, str(folder / "optimizer.safetensors"))
+        build(folder)
+        if not (folder / "manifest.json").exists():
+            files = {each: identity_of(folder / each) for each in FILES if (folder / each).is_file()}
+            (folder / "manifest.json").write_text(json.dumps({"format": 2, "files": files}))
+
+    CASES[f"state: {name}"] = Case(make, "train", TRAIN, complaint)
+
+
+def written(file: str, data: str | bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / file).write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def tensors(file: str, shape: list[int], end: int, data: bytes = b"") -> Callable[[Path], object]:
+    about = json.dumps({"0.weight": {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}).encode()
+    return written(f"{file}.safetensors", struct.pack("<Q", len(about)) + about + data)
+
+
+def whole(**arrays: Any) -> Callable[[Path], object]:
+    """A state that fits the network, but for its optimiser."""
+
+    def build(folder: Path) -> None:
+        import mxnet as mx
+
+        from crepe_dist.model import parameters
+        from crepe_dist.model.network import Shape
+        from crepe_dist.model.options import ModelOptions
+
+        network = parameters.build(Shape(69, 123, 3, 8, 8), ModelOptions(), mx.cpu(), 0)
+        save_file(parameters.values(network), str(folder / "parameters.safetensors"))
+        save_file(arrays, str(folder / "optimizer.safetensors"))
+
+    return build
+
+
+def link_out(folder: Path) -> None:
+    (folder / "state.json").unlink()
+    (folder / "state.json").symlink_to("/etc/passwd")
+
+
+state("of another network", lambda folder: None, "not those of this network")
+state("a manifest nested", written("manifest.json", DEEP))
+state("a manifest that is a pipe", lambda folder: os.mkfifo(folder / "manifest.json"))
+state("a manifest without end", lambda folder: (folder / "manifest.json").symlink_to("/dev/zero"))
+state("of another time", written("manifest.json", '{"format": 10000}'), "has format 10000")
+state("a manifest of nothing", written("manifest.json", "[]"))
+state("files elsewhere", written("manifest.json", '{"format": 2, "files": {"../../../etc/passwd": {}}}'))
+state("a link", link_out)
+state("a position nested", written("state.json", DEEP))
+state("a position of strings", written("state.json", '{"step": "x"}'))
+state("a position that is a list", written("state.json", "[]"))
+state("a header of 2^60 bytes", written("parameters.safetensors", struct.pack("<Q", 1 << 60) + b"{}"))
+state("a header of noise", written("optimizer.safetensors", NOISE))
+state("a tensor of 10^15 numbers", tensors("parameters", [10**15], 4 * 10**15))
+state("a tensor beyond the end", tensors("parameters", [100], 400))
+state("a tensor that is shorter than it says", tensors("optimizer", [100], 4, b"abcd"))
+state("a pickle", written("optimizer.safetensors", pickle.dumps(Payload())))
+state("an optimiser without count", whole(x=np.zeros(1, np.float32)), "the saved state's optimiser")
+state("an optimiser of other shapes", whole(**{"0.0": np.zeros((9, 9), np.float32)}), "instead of float32")
+state("an optimiser of 9999 arrays", whole(**{"9999.0": np.zeros(1, np.float32)}), "it has an array '9999.0'")
+state("a count of updates that is none", whole(updates=np.full(1, -1)), "it has no count of updates")
 
 
 def manifest(name: str, change: Callable[[dict[str, Any]], object], complaint: str, fine: bool = False) -> None:
