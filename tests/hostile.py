@@ -187,7 +187,7 @@ TRAIN = ("--data", "data", "--run-dir", "run", "--device", "cpu", "--model.filte
 def state(
     name: str, build: Callable[[Path], object], complaint: str = "no saved state in run/state can be used"
 ) -> None:
-    """A run whose only saved state was made by somebody else, with checksums that are right unless ``build`` is last."""
+    """A run whose only saved state was made by somebody else, its checksums right unless that is the case."""
 
     def make(where: Path, good: Good) -> None:
         from crepe_dist.config import parse

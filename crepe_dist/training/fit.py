@@ -221,6 +221,8 @@ def resume(loop: Loop) -> None:
 def _begin_saving(loop: Loop, found: state.Found | None) -> None:
     good, step = (found.path, found.snapshot.progress.step) if found else (None, loop.progress.step)
     loop.saver = Saver(loop.folder.state, loop.config.checkpoint, loop.display.say, good, step)
+    if good is None:
+        loop.saver.save(loop.snapshot())  # the beginning, so that there is always one before the newest
 
 
 def _verify_data(dataset: Dataset, world: World, folder: RunFolder, watchdog: Watchdog) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from crepe_dist.files import write_json
 from crepe_dist.model import parameters
@@ -30,6 +31,11 @@ SETTINGS = [
     "--logging.every=3",
 ]
 STEPS = 39  # of 301 rows, batch 25, three epochs
+
+
+def slow(*values: Any) -> Any:
+    """Parameters of a test that runs with ``-m slow`` alone."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def command(run_dir: Path, data: Path, processes: int = 1, *more: str, module: str = "tests.chaos.worker") -> list[str]:
@@ -89,6 +95,11 @@ def saved_step(run_dir: Path) -> int:
     """Steps of the newest state that is whole; 0 if there is none."""
     found = state.load_newest(run_dir / "state")
     return found.snapshot.progress.step if found else 0
+
+
+def has_saved(run_dir: Path) -> bool:
+    """Whether there is a state beside that of the beginning."""
+    return any(int(path.name[5:13]) for path in run_dir.glob("state/step_*"))
 
 
 def result(run_dir: Path) -> dict[str, np.ndarray]:

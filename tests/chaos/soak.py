@@ -133,7 +133,7 @@ class Soak:
         self.go_on()
         harness.wait_for(once.exists, LONGEST)
         began = time.monotonic()
-        struck = self.read(once)
+        struck = max(self.read(once), self.step())
         if kind == "cut file":
             self.cut(generator)
         elif kind == "full disk":

@@ -12,6 +12,7 @@ import pytest
 from crepe_dist.data.dataset import open_dataset, verify
 from crepe_dist.errors import ExitCode, UserError
 from tests.chaos import harness
+from tests.chaos.harness import slow
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def another_alphabet(path):
         ("dataset.json", another_alphabet, "alphabet"),
     ],
 )
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, slow(2)])
 def test_refused_at_the_start(copy, tmp_path, name, harm, message, processes):
     harm(copy / name)
     code, printed = harness.run(harness.command(tmp_path / "run", copy, processes), tmp_path)

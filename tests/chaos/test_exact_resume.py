@@ -7,6 +7,7 @@ import random
 import pytest
 
 from tests.chaos import harness
+from tests.chaos.harness import slow
 
 EVERY = 4  # checkpoint.every of the runs here
 
@@ -36,7 +37,7 @@ def go_through(data, tmp_path, unbroken, kills, processes):
     harness.assert_same(run_dir, unbroken(processes))
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, slow(2)])
 def test_killed_at_a_few_steps(data, tmp_path, unbroken, processes):
     go_through(data, tmp_path, unbroken, [0, 13, 26, 30] if processes == 1 else [5, 13], processes)
 
@@ -49,7 +50,7 @@ def test_killed_at_many_steps(data, tmp_path, unbroken, processes):
     go_through(data, tmp_path, unbroken, kills, processes)
 
 
-@pytest.mark.parametrize(("phase", "step"), [("evaluate", 13), ("save", 13), ("save", 20)])
+@pytest.mark.parametrize(("phase", "step"), [("evaluate", 13), slow("save", 13), ("save", 20)])
 def test_killed_while_it_scores_or_saves(data, tmp_path, unbroken, phase, step):
     saved = kill(tmp_path / "run", data, tmp_path, phase=phase, step=step)
     # Of the state in the making nothing is left; before it, at most `every` steps were unsaved, and as many done since.
@@ -59,6 +60,7 @@ def test_killed_while_it_scores_or_saves(data, tmp_path, unbroken, phase, step):
     harness.assert_same(tmp_path / "run", unbroken(1))
 
 
+@pytest.mark.slow
 def test_other_numbers_of_processes_are_the_same_run(data, tmp_path):
     """4, 2, 1 and 4 processes in turn, without dropout: the losses of one process all along."""
     more = ("--model.dropout=0", "--optimizer.name=sgd", "--optimizer.learning_rate=0.01", "--model.precision=float32")

@@ -17,13 +17,14 @@ from crepe_dist.cluster.processes import start_time
 from crepe_dist.cluster.watchdog import Watchdog
 from crepe_dist.errors import ExitCode
 from tests.chaos import harness
+from tests.chaos.harness import slow
 
 LIMIT = 4.0
 
 
 @pytest.mark.parametrize(
     ("kind", "processes", "phase", "step"),
-    [("SIGSTOP", 2, "train", 15), ("SIGSTOP", 3, "evaluate", 13), ("late", 2, "train", 15)],
+    [("SIGSTOP", 2, "train", 15), slow("SIGSTOP", 3, "evaluate", 13), slow("late", 2, "train", 15)],
 )
 def test_one_of_many(data, tmp_path, unbroken, kind, processes, phase, step):
     run_dir = tmp_path / "run"
@@ -52,12 +53,13 @@ def test_one_of_many(data, tmp_path, unbroken, kind, processes, phase, step):
     harness.assert_same(run_dir, unbroken(processes))
 
 
+@pytest.mark.slow
 def test_a_process_that_was_stopped_and_continued_is_not_hung(data, tmp_path):
     """Ctrl-Z, a while later fg."""
     run_dir = tmp_path / "run"
     arguments = harness.command(run_dir, data, 1, "--safety.watchdog_s=2", "--training.epochs=20")
     process = harness.start(arguments, tmp_path)
-    harness.wait_for(lambda: list(run_dir.glob("state/step_*")))
+    harness.wait_for(lambda: harness.has_saved(run_dir))
     process.send_signal(signal.SIGSTOP)
     time.sleep(8)
     process.send_signal(signal.SIGCONT)

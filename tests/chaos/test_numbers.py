@@ -9,6 +9,7 @@ import pytest
 from crepe_dist.data.loader import epoch_order, share
 from crepe_dist.errors import ExitCode
 from tests.chaos import harness
+from tests.chaos.harness import slow
 from tests.conftest import records
 
 
@@ -16,7 +17,7 @@ def plan(tmp_path, kind, rank, step=17):
     return {"kind": kind, "rank": rank, "phase": "train", "step": step, "once": str(tmp_path / "once")}
 
 
-@pytest.mark.parametrize(("kind", "processes", "rank"), [("nan", 1, 0), ("inf", 2, 1), ("nan", 3, 2)])
+@pytest.mark.parametrize(("kind", "processes", "rank"), [slow("nan", 1, 0), ("inf", 2, 1), slow("nan", 3, 2)])
 def test_all_ranks_stop_before_the_update(data, tmp_path, unbroken, kind, processes, rank):
     run_dir = tmp_path / "run"
     code, printed = harness.run(harness.command(run_dir, data, processes), tmp_path, plan(tmp_path, kind, rank))
@@ -32,7 +33,7 @@ def test_all_ranks_stop_before_the_update(data, tmp_path, unbroken, kind, proces
     harness.assert_same(run_dir, unbroken(processes))
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [slow(1), 2])
 def test_a_step_can_be_left_out(data, tmp_path, unbroken, processes):
     run_dir = tmp_path / "run"
     arguments = harness.command(run_dir, data, processes, "--safety.nonfinite=skip")
@@ -47,7 +48,7 @@ def test_a_step_can_be_left_out(data, tmp_path, unbroken, processes):
     assert len(mine) == harness.STEPS - 1
 
 
-@pytest.mark.parametrize(("processes", "odd"), [(2, "1"), (3, "0")])
+@pytest.mark.parametrize(("processes", "odd"), [(2, "1"), slow(3, "0")])
 def test_a_replica_that_differs_is_named(data, tmp_path, processes, odd):
     run_dir = tmp_path / "run"
     arguments = harness.command(run_dir, data, processes, "--safety.digest_every=2", "--checkpoint.every=100")
@@ -57,6 +58,7 @@ def test_a_replica_that_differs_is_named(data, tmp_path, processes, odd):
     assert harness.saved_step(run_dir) <= 17, "what differs must not be saved"
 
 
+@pytest.mark.slow
 def test_what_differs_is_not_saved(data, tmp_path):
     """Without regular comparisons, the save makes one."""
     run_dir = tmp_path / "run"

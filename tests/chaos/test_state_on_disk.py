@@ -241,7 +241,7 @@ class TestFullDisk:
         run_dir = small_disk / "run"
         arguments = harness.command(run_dir, data, 1, "--checkpoint.keep_last=1")
         process = harness.start(arguments, tmp_path)
-        harness.wait_for(lambda: list(run_dir.glob("state/step_*")) or process.poll() is not None)
+        harness.wait_for(lambda: harness.has_saved(run_dir) or process.poll() is not None)
         filling = fill(small_disk)
         time.sleep(0.3)
         filling.unlink()
@@ -257,7 +257,7 @@ class TestFullDisk:
     def test_no_room_for_a_checkpoint_is_an_error_with_a_remedy(self, data, small_disk, tmp_path, unbroken):
         run_dir = small_disk / "run"
         process = harness.start(harness.command(run_dir, data), tmp_path)
-        harness.wait_for(lambda: list(run_dir.glob("state/step_*")) or process.poll() is not None)
+        harness.wait_for(lambda: harness.has_saved(run_dir) or process.poll() is not None)
         filling = fill(small_disk)
         code, printed = harness.finish(process)
         assert code == 1, printed

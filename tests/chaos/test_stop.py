@@ -10,12 +10,13 @@ import pytest
 
 from crepe_dist.errors import ExitCode
 from tests.chaos import harness
+from tests.chaos.harness import slow
 from tests.conftest import write_csv
 
 
 @pytest.mark.parametrize(
     ("processes", "phase", "step"),
-    [(1, "train", 5), (1, "evaluate", 13), (1, "save", 8), (2, "train", 17), (2, "evaluate", 26)],
+    [(1, "train", 5), slow(1, "evaluate", 13), slow(1, "save", 8), slow(2, "train", 17), (2, "evaluate", 26)],
 )
 def test_a_signal_to_one_process_stops_all_with_nothing_lost(data, tmp_path, unbroken, processes, phase, step):
     run_dir = tmp_path / "run"
@@ -38,11 +39,11 @@ def test_a_signal_to_one_process_stops_all_with_nothing_lost(data, tmp_path, unb
     harness.assert_same(run_dir, unbroken(processes))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, slow(signal.SIGINT)])
 def test_a_signal_from_outside(data, tmp_path, unbroken, number):
     run_dir = tmp_path / "run"
     process = harness.start(harness.command(run_dir, data, 1, module="crepe_dist.train"), tmp_path)
-    harness.wait_for(lambda: list(run_dir.glob("state/step_*")) or process.poll() is not None)
+    harness.wait_for(lambda: harness.has_saved(run_dir) or process.poll() is not None)
     asked = time.monotonic()
     process.send_signal(number)
     code, printed = harness.finish(process)

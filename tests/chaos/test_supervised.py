@@ -18,6 +18,7 @@ import pytest
 from crepe_dist.cluster import processes
 from crepe_dist.errors import ExitCode
 from tests.chaos import harness
+from tests.chaos.harness import slow
 
 SUPERVISE = """
 import sys
@@ -86,7 +87,7 @@ def supervised(data: Path, tmp_path: Path) -> Iterator[Any]:
 
 @pytest.mark.parametrize(
     ("kind", "count", "phase", "step"),
-    [("SIGKILL", 2, "train", 17), ("SIGKILL", 3, "evaluate", 13), ("SIGSTOP", 2, "train", 21)],
+    [("SIGKILL", 2, "train", 17), slow("SIGKILL", 3, "evaluate", 13), slow("SIGSTOP", 2, "train", 21)],
 )
 def test_recovers_by_itself(supervised, tmp_path, unbroken, kind, count, phase, step):
     plan = fault(tmp_path, kind, count - 1, step, phase)
@@ -98,11 +99,12 @@ def test_recovers_by_itself(supervised, tmp_path, unbroken, kind, count, phase, 
     harness.assert_same(tmp_path / "run", unbroken(count))
 
 
+@pytest.mark.slow
 def test_recovers_within_seconds(supervised, tmp_path):
     """From the kill to the first step after it."""
     process = supervised(2, "--training.epochs=400")
     run_dir = tmp_path / "run"
-    harness.wait_for(lambda: list(run_dir.glob("state/step_*")) or process.poll() is not None)
+    harness.wait_for(lambda: harness.has_saved(run_dir) or process.poll() is not None)
     os.kill(workers(process.pid)[0], signal.SIGKILL)
     killed = time.monotonic()
 
@@ -132,7 +134,7 @@ def test_preempted_by_others_it_starts_again_and_that_costs_no_restart(supervise
     harness.assert_same(tmp_path / "run", unbroken(2))
 
 
-@pytest.mark.parametrize("phase", ["train", "evaluate", "save"])
+@pytest.mark.parametrize("phase", ["train", slow("evaluate"), slow("save")])
 def test_asked_to_stop_it_passes_that_on(supervised, tmp_path, unbroken, phase):
     """The fault only marks the moment: SIGTERM goes to the supervisor."""
     plan = fault(tmp_path, "mark", 0, 13, phase)
@@ -158,6 +160,7 @@ def test_a_mistake_is_not_tried_again(supervised, tmp_path):
     assert "Traceback" not in printed
 
 
+@pytest.mark.slow
 def test_numbers_that_went_wrong_are_not_tried_again(supervised, tmp_path):
     code, printed = harness.finish(supervised(2, plan=fault(tmp_path, "nan", 1, 9)))
     assert code == ExitCode.ERROR, printed
@@ -165,7 +168,7 @@ def test_numbers_that_went_wrong_are_not_tried_again(supervised, tmp_path):
     assert printed.count("generation") == 1
 
 
-@pytest.mark.parametrize("who", ["supervisor", "agent"])
+@pytest.mark.parametrize("who", ["supervisor", slow("agent")])
 def test_killed_itself_it_leaves_no_orphan_and_nothing_is_lost(supervised, tmp_path, unbroken, who):
     process = supervised(2, "--training.epochs=3", plan=fault(tmp_path, "mark", 0, 6))
     harness.wait_for(lambda: (tmp_path / "once").exists() or process.poll() is not None)
@@ -192,7 +195,7 @@ def test_ports_and_secrets(data, tmp_path):
         arguments, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
-        harness.wait_for(lambda: list((tmp_path / "run").glob("state/step_*")) or process.poll() is not None)
+        harness.wait_for(lambda: harness.has_saved(tmp_path / "run") or process.poll() is not None)
         mine = {process.pid, *descendants(process.pid)}
         listening = subprocess.run(["ss", "-Hlnptu"], capture_output=True, text=True, check=True).stdout
         ours = [line for line in listening.splitlines() if mine & set(map(int, re.findall(r"pid=(\d+)", line)))]
@@ -230,6 +233,7 @@ def hosts(tmp_path: Path) -> tuple[str, ...]:
     return ("-H", "hosta:1,hostb:1", "--rsh", str(shell), "--interface", "lo")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [(), ("--elastic",)])
 def test_a_host_goes_and_comes_back(supervised, data, tmp_path, more):
     """Two processes, then one, then two: the losses of one process all along, without dropout."""
@@ -267,7 +271,7 @@ class TestElastic:
     """Survivors go on with what is in their memory: no step is done twice, and none is missing."""
 
     @pytest.mark.parametrize(
-        ("count", "rank", "phase", "step"), [(2, 1, "train", 17), (3, 0, "train", 20), (2, 1, "evaluate", 13)]
+        ("count", "rank", "phase", "step"), [(2, 1, "train", 17), slow(3, 0, "train", 20), slow(2, 1, "evaluate", 13)]
     )
     def test_a_worker_is_replaced(self, supervised, tmp_path, unbroken, count, rank, phase, step):
         process = supervised(
@@ -280,6 +284,7 @@ class TestElastic:
         assert "starting again from" not in printed
         harness.assert_same(tmp_path / "run", unbroken(count))
 
+    @pytest.mark.slow
     def test_a_worker_that_hangs_is_replaced_by_a_restart(self, supervised, tmp_path, unbroken):
         plan = fault(tmp_path, "SIGSTOP", 1, 17)
         code, printed = harness.finish(supervised(2, "--safety.watchdog_s=4", plan=plan, flags=("--elastic",)))

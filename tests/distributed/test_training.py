@@ -146,7 +146,7 @@ def test_killed_worker_ends_all_and_the_same_command_goes_on(data, tmp_path):
     more = ("--training.epochs=200", "--checkpoint.every=5", "--logging.every=1", "--checkpoint.keep_last=1")
     arguments = command("train", "--data", data, "--run-dir", run_dir, *QUICK, *more, processes=2)
     process = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: any(run_dir.glob("state/step_*")), 60)
+    wait_until(lambda: any(int(path.name[5:13]) for path in run_dir.glob("state/step_*")), 60)
     workers = pids_of(run_dir)
     assert len(workers) == 2
     os.kill(workers[1], signal.SIGKILL)
