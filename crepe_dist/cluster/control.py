@@ -80,13 +80,11 @@ class Control:
     @contextmanager
     def deferring(self) -> Iterator[None]:
         """Within it a request only sets ``wish``, which somebody looks at; elsewhere it raises ``Stopped`` at once."""
-        self._deferring = True
+        before, self._deferring = self._deferring, True
         try:
-            if self._wish is Wish.STOP:
-                raise self.stopped()
             yield
         finally:
-            self._deferring = False
+            self._deferring = before
 
     def stopped(self, *, on_all_ranks: bool = False) -> Stopped:
         self.why = self.why or "another process was asked to stop"

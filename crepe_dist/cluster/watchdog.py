@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import math
 import os
 import signal
 import socket
@@ -68,6 +69,10 @@ class Watchdog:
             self._longest = max(self._longest, now - self._since)
         self._steps += 1
         self._since = now
+
+    def trust(self) -> None:
+        """Until the next beat others work, and watch over themselves: this process may wait for them without limit."""
+        self._since = math.inf
 
     @property
     def limit(self) -> float:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from crepe_dist.cluster.control import Control
 from crepe_dist.cluster.devices import pick
@@ -97,17 +98,13 @@ def train(config: Config, world: World, control: Control, carried: Carried | Non
     Returns:
         What the run came to; or, where the group has changed meanwhile, what to call this again with.
     """
-    with Watchdog(control, config.safety.watchdog_s, world.rank) as watchdog:
+    # What is in memory alone must not be lost to a stop that comes before it can be saved.
+    careful = nullcontext() if carried is None else control.deferring()
+    with Watchdog(control, config.safety.watchdog_s, world.rank) as watchdog, careful:
         world.beat = watchdog.beat
         display = ConsoleDisplay() if world.is_root else Display()
         dataset = open_data(config.data.source, world, display)
-        if config.training.patience and "validation" not in dataset.parts:
-            raise UserError(
-                "training.patience needs data with a validation part",
-                "the test part must not decide when to stop",
-                "prepare the data with --validation 0.1",
-                on_all_ranks=True,
-            )
+        _check_parts(config, dataset)
         device = world.agree("device", lambda: pick(config.device, world.local_rank, world.local_size))
         world.agree("settings", lambda: None, same=lambda _: config.identity())
         computing = world.agree("precision", lambda: plan(config.model, device), same=Plan.result)
@@ -120,9 +117,8 @@ def train(config: Config, world: World, control: Control, carried: Carried | Non
             return result
 
         lock = world.on_root("lock", folder.lock_in_steps(LOCK_SECONDS if control.is_supervised else 0.0))
-        try:
-            processes = world.gather(watchdog.identity(), "processes")
-            watchdog.write_to(folder.stacks(world.rank), processes)
+        with lock or nullcontext():
+            watchdog.write_to(folder.stacks(world.rank), world.gather(watchdog.identity(), "processes"))
             _verify_data(dataset, world, folder, watchdog)
             world.broadcast_parameters(network._collect_params_with_prefix())
             metrics = RunMetrics(folder.path, tensorboard=config.logging.tensorboard) if world.is_root else Metrics()
@@ -131,17 +127,24 @@ def train(config: Config, world: World, control: Control, carried: Carried | Non
             display.say(_opening(config, dataset, world, loop))
             if not rejoin(loop, carried):
                 resume(loop)
-            try:
-                with control.deferring():
+            with control.deferring():
+                try:
                     loop.run()
-            except Exception as error:
-                if not (isinstance(error, Regrouping) or (world.is_elastic and is_peer_gone(error))):
-                    raise
-                return _carry(loop, control)
-            return _finish(loop, lock)
-        finally:
-            if lock is not None:
-                lock.close()
+                except Exception as error:
+                    if not (isinstance(error, Regrouping) or (world.is_elastic and is_peer_gone(error))):
+                        raise
+                    return _carry(loop, control)
+            return _finish(loop)
+
+
+def _check_parts(config: Config, dataset: Dataset) -> None:
+    if config.training.patience and "validation" not in dataset.parts:
+        raise UserError(
+            "training.patience needs data with a validation part",
+            "the test part must not decide when to stop",
+            "prepare the data with --validation 0.1",
+            on_all_ranks=True,
+        )
 
 
 def _carry(loop: Loop, control: Control) -> Carried:
@@ -155,7 +158,7 @@ def _carry(loop: Loop, control: Control) -> Carried:
     return carried
 
 
-def _finish(loop: Loop, lock: IO[str] | None) -> Result:
+def _finish(loop: Loop) -> Result:
     reported = loop.reported()
     if loop.world.is_root:
         loop.folder.write_result(
@@ -231,8 +234,10 @@ def _verify_data(dataset: Dataset, world: World, folder: RunFolder, watchdog: Wa
     def check() -> None:
         if world.local_rank == 0:
             verify(dataset, folder.verified(), watchdog.beat)
+        watchdog.trust()  # other hosts may take longer
 
     world.agree("checksums of the data", check)
+    watchdog.beat()
 
 
 def open_data(source: str, world: World, display: Display) -> Dataset:

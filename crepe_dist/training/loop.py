@@ -152,8 +152,12 @@ class Loop:
         """Ends, once the state is on the disk."""
         stopped = self.control.stopped(on_all_ranks=True)
         if self.saver is not None:
-            if not self.saver.wait():
-                raise UserError("the last steps could not be saved", remedy="make room, and run the command again")
+            self.saver.wait()
+            if self.saver.durable_step != self.progress.step:
+                raise UserError(
+                    f"the steps after step {self.saver.durable_step} could not be saved",
+                    remedy="make room, and run the command again",
+                )
             self.display.say(f"{stopped}: saved after step {self.progress.step}")
         self.close()
         raise stopped

@@ -23,6 +23,9 @@ class Saver:
         say: told, in a line, of a state that could not be written.
         good: the state that the run goes on from.
         step: of that state.
+
+    Attributes:
+        durable_step: that of the newest state on the disk.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class Saver:
         self._every_s = options.every_s
         self._say = say
         self._good = good
+        self.durable_step = step
         self._saved = (step, time.monotonic())  # step and time of the newest state on the disk, or of a failed try
         self._writing: tuple[Future[Path], Snapshot, float] | None = None
         self._lead = (0, 0.0)  # steps and seconds that writing took the last time
@@ -62,32 +66,32 @@ class Saver:
         future = self._pool.submit(state.save, self._folder, snapshot, self._good)
         self._writing = (future, snapshot, time.monotonic())
 
-    def wait(self, step: int = 0) -> bool:
-        """Until nothing is being written; whether the newest snapshot is on the disk."""
+    def wait(self, step: int = 0) -> None:
+        """Until nothing is being written."""
         if self._writing is not None:
             self._writing[0].exception()
-        return self._settle(step)
+        self._settle(step)
 
     def close(self) -> None:
         self.wait()
         self._pool.shutdown()
 
-    def _settle(self, step: int) -> bool:
-        """Takes note of a state that has been written; false if it could not be."""
+    def _settle(self, step: int) -> None:
+        """Takes note of a state that has been written, or could not be."""
         if self._writing is None or not self._writing[0].done():
-            return True
+            return
         future, snapshot, began = self._writing
         self._writing = None
         now = time.monotonic()
         error = future.exception()
         if error is None:
             self._good = future.result()
-            self._saved = (snapshot.progress.step, began)
-            self._lead = (max(0, step - snapshot.progress.step), now - began)
-            return True
+            self.durable_step = snapshot.progress.step
+            self._saved = (self.durable_step, began)
+            self._lead = (max(0, step - self.durable_step), now - began)
+            return
         if not isinstance(error, OSError):
             raise error
         self._saved = (step, now)  # not at once again
         newest = f"the newest state is {self._good}" if self._good else "there is no saved state yet"
         self._say(f"the state of step {snapshot.progress.step} could not be saved: {error}; {newest}")
-        return False

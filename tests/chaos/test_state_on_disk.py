@@ -223,10 +223,12 @@ class TestFullDisk:
         said: list[str] = []
         saver = Saver(folder, CheckpointOptions(every=1), said.append)
         saver.save(snapshot(1))
-        assert saver.wait()
+        saver.wait()
+        assert saver.durable_step == 1
         filling = fill(small_disk)
         saver.save(snapshot(2, rows=2000))
-        assert not saver.wait()
+        saver.wait()
+        assert saver.durable_step == 1
         assert len(said) == 1
         assert "step 2 could not be saved" in said[0]
         assert f"the newest state is {folder / snapshot(1).name}" in said[0]
@@ -234,7 +236,8 @@ class TestFullDisk:
         assert [path.name for path in folder.iterdir()] == [snapshot(1).name]
         filling.unlink()
         saver.save(snapshot(3))
-        assert saver.wait()
+        saver.wait()
+        assert saver.durable_step == 3
         assert is_whole(state.load_newest(folder), 3)
 
     def test_training_goes_on_until_there_is_room(self, data, small_disk, tmp_path, unbroken):
