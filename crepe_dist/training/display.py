@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -103,3 +104,13 @@ class ConsoleDisplay(Display):
         if self._bar is not None:
             self._bar.stop()
             self._bar = self._task = None
+
+
+def epoch_line(record: dict[str, Any]) -> str:
+    """The record of an epoch (``Metrics.epoch``), for a person to read."""
+    scores = "".join(
+        f"  {name} {record[f'{name}_accuracy']:.2%} (loss {record[f'{name}_loss']:.4f})"
+        for name in ("validation", "test")
+        if f"{name}_accuracy" in record
+    )
+    return f"epoch {record['epoch']}: train loss {record['train_loss']:.4f}{scores}  {record['seconds']:.0f} s"

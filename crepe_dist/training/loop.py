@@ -11,12 +11,12 @@ from crepe_dist.cluster.watchdog import SHOWN_ROWS, Watchdog
 from crepe_dist.cluster.world import World
 from crepe_dist.config import Config
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.data.loader import Batch, batches, epoch_order, share
+from crepe_dist.data.loader import Batch, batches, epoch_order
 from crepe_dist.errors import UserError
 from crepe_dist.model import flops, parameters
 from crepe_dist.model.engine import Engine, no_mark
-from crepe_dist.training import checkpoint, memory, state
-from crepe_dist.training.display import Display, Speed
+from crepe_dist.training import checkpoint, culprits, memory, state
+from crepe_dist.training.display import Display, Speed, epoch_line
 from crepe_dist.training.evaluation import Interrupted, Scores, evaluate
 from crepe_dist.training.metrics import Metrics
 from crepe_dist.training.profile import Profile
@@ -200,14 +200,9 @@ class Loop:
 
     def not_finite(self, error: NotFinite, batch: Batch, step: int) -> Outcome:
         """The step is left out, or the run ends; the same on every rank, and the parameters are those before."""
-        start, size = self.progress.documents, self.world.size
+        start = self.progress.documents
         order = epoch_order(len(self.train_part), self.config.training.seed, self.progress.epoch)
-        of_ranks = []
-        for rank in error.ranks:
-            first, end = share(start, start + batch.documents, rank, size)
-            rows = order[first:end].tolist()
-            of_ranks.append(f"rank {rank} (rows {_list(rows)} of the train part)")
-        ranks = "; ".join(of_ranks)
+        ranks = culprits.name(error.ranks, order, start, start + batch.documents, self.world.size)
         if self.config.safety.nonfinite == "skip":
             self.metrics.skipped({"step": step, "epoch": self.progress.epoch, "ranks": list(error.ranks)})
             self.display.say(f"step {step} is left out: loss or gradient are not finite on {ranks}")
@@ -322,7 +317,7 @@ class Loop:
         if self.world.is_root:
             self.write_checkpoint(record)
         self.metrics.epoch(record)
-        self.display.say(_line(record))
+        self.display.say(epoch_line(record))
         progress.finished = progress.epoch + 1 >= self.config.training.epochs or self.is_out_of_patience()
         if not progress.finished:
             progress.begin_epoch(progress.epoch + 1)
@@ -406,17 +401,3 @@ class Loop:
     def _start_clock(self) -> None:
         self._waited = 0.0
         self._since = time.monotonic()
-
-
-def _list(rows: list[int]) -> str:
-    shown = ", ".join(map(str, rows[:SHOWN_ROWS]))
-    return shown if len(rows) <= SHOWN_ROWS else f"{shown}, … {len(rows) - SHOWN_ROWS} more"
-
-
-def _line(record: dict[str, Any]) -> str:
-    scores = "".join(
-        f"  {name} {record[f'{name}_accuracy']:.2%} (loss {record[f'{name}_loss']:.4f})"
-        for name in ("validation", "test")
-        if f"{name}_accuracy" in record
-    )
-    return f"epoch {record['epoch']}: train loss {record['train_loss']:.4f}{scores}  {record['seconds']:.0f} s"

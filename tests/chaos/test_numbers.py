@@ -74,15 +74,15 @@ def test_out_of_memory_names_the_batch(data, tmp_path):
         "import resource, sys; from tests.chaos import worker; from crepe_dist import command; "
         "import crepe_dist.training.fit; "
         "used = int(open('/proc/self/statm').read().split()[0]) * 4096; "
-        "resource.setrlimit(resource.RLIMIT_AS, (used + (600 << 20), resource.RLIM_INFINITY)); "
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (1500 << 20), resource.RLIM_INFINITY)); "
         "command.run(worker.main)"
     )
-    arguments = harness.command(tmp_path / "run", data, 1, "--model.filters=512", "--data.batch_size=4096")
+    arguments = harness.command(tmp_path / "run", data, 1, "--model.filters=512", "--data.batch_size=16384")
     arguments[1:3] = ["-c", limited]
     code, printed = harness.run(arguments, tmp_path)
     assert code == ExitCode.ERROR, printed
-    assert "out of memory with data.batch_size 4096, of which 4096 documents for this process" in printed
-    assert "try --data.batch_size 2048" in printed
+    assert "out of memory with data.batch_size 16384, of which 16384 documents for this process" in printed
+    assert "try --data.batch_size 8192" in printed
     assert "Traceback" not in printed
 
 
