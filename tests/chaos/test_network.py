@@ -71,6 +71,7 @@ def cable() -> Iterator[Cable]:
         laid.remove()
 
 
+@harness.needs("ip", root=True)
 @pytest.mark.slow
 def test_the_cable_is_cut_and_mended(data: Path, tmp_path: Path, cable: Cable) -> None:
     """The watchdog ends what waits for the other host; once it is mended, the run goes on as if nothing had been."""

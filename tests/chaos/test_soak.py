@@ -6,7 +6,9 @@ import random
 
 import pytest
 
-from tests.chaos import soak
+from tests.chaos import harness, soak
+
+pytestmark = harness.needs("mount", root=True)
 
 
 @pytest.mark.timeout(600)

@@ -7,7 +7,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -41,6 +40,7 @@ def is_whole(found: state.Found | None, step: int) -> bool:
     )
 
 
+@harness.needs("strace")
 class TestKilledInASave:
     """strace sends SIGKILL at each system call that changes the disk, one after the other."""
 
@@ -68,8 +68,6 @@ class TestKilledInASave:
         return status
 
     def test_at_every_call(self, tmp_path):
-        assert shutil.which("strace"), "apt-get install strace"
-
         def fresh(name: str) -> tuple[Path, Path]:
             return tmp_path / name, state.save(tmp_path / name, snapshot(1))
 
@@ -217,6 +215,7 @@ def fill(place: Path) -> Path:
     return filling
 
 
+@harness.needs("mount", root=True)
 class TestFullDisk:
     def test_a_save_that_has_no_room(self, small_disk):
         folder = small_disk / "state"
