@@ -34,8 +34,8 @@ class Wish(enum.IntEnum):
     STOP = 3
 
 
-class Stopped(Exception):
-    """This process was asked to end.
+class Stopped(BaseException):
+    """This process was asked to end. As with KeyboardInterrupt, ``except Exception`` is not meant.
 
     Args:
         why: who asked.

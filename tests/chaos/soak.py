@@ -42,6 +42,8 @@ STRIKES = {
 }
 DISK = "3m"
 STEPS_BETWEEN = (2, 12)
+PACE = 0.03  # seconds before each step, so that the run does not end before the faults do
+EPOCHS = 6  # a fault
 LONGEST = 90.0  # seconds from a fault to the first step after it
 
 
@@ -75,7 +77,7 @@ class Soak:
         self.processes = processes
         self.more = (f"--training.epochs={epochs}", "--safety.watchdog_s=4", "--checkpoint.keep_last=1")
         self.plan = folder / "plan.json"
-        write_json(self.plan, {"kind": "none"})
+        write_json(self.plan, {"kind": "none", "pace": PACE})
         self.disk = folder / "disk"
         self.disk.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "none", str(self.disk)], check=True)
@@ -128,6 +130,7 @@ class Soak:
             "phase": phase,
             "step": self.step() + generator.randint(*STEPS_BETWEEN),
             "once": str(once),
+            "pace": PACE,
         }
         write_json(self.plan, plan)
         self.go_on()
@@ -203,8 +206,7 @@ def faults(count: int, generator: random.Random) -> list[tuple[str, str]]:
 def run(folder: Path, data: Path, processes: int, chosen: list[tuple[str, str]], seed: int) -> list[Recovery]:
     """All faults on one run; it must end in the bits of an unbroken one."""
     generator = random.Random(seed)
-    epochs = 4 + len(chosen) * 20 // 13
-    soak = Soak(folder, data, processes, epochs)
+    soak = Soak(folder, data, processes, EPOCHS * (len(chosen) + 1))
     try:
         unbroken = soak.unbroken()
         recoveries = []
@@ -213,6 +215,7 @@ def run(folder: Path, data: Path, processes: int, chosen: list[tuple[str, str]],
             print(recoveries[-1], file=sys.stderr, flush=True)
         assert not (soak.run_dir / "result.json").exists(), "it finished before the last fault"
         assert soak.process is not None
+        write_json(soak.plan, {"kind": "none"})
         assert soak.process.wait(300) == 0, soak.log.read_text()[-3000:]
         harness.assert_same(soak.run_dir, unbroken)
     finally:

@@ -2,7 +2,7 @@
 
 ``CREPE_DIST_FAULT`` names a JSON file, which may change meanwhile: ``kind``, ``rank``, ``phase`` (train, evaluate,
 save), ``step`` (the fault comes at the first opportunity after so many steps were done) and ``once``, a file that is
-made when the fault strikes: it strikes no second time.
+made when the fault strikes: it strikes no second time; ``pace``, if given, is seconds to wait before each step.
 """
 
 from __future__ import annotations
@@ -25,9 +25,13 @@ class Fault:
     def __init__(self, path: Path) -> None:
         self._path = path
 
+    def plan(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self._path.read_text())
+        return found
+
     def strikes(self, phase: str, step: int, *kinds: str) -> str:
         """The kind, if it is one of these and it is time; then it is noted as done. Else nothing."""
-        plan = json.loads(self._path.read_text())
+        plan = self.plan()
         if plan["kind"] not in kinds or plan["phase"] != phase or step < plan["step"] or detect().rank != plan["rank"]:
             return ""
         try:
@@ -53,6 +57,7 @@ def arm(fault: Fault) -> None:
 
     def train_step(self: Any, batch: Any) -> Any:
         steps[0] = self.progress.step
+        time.sleep(fault.plan().get("pace", 0))
         fault.signal("train", steps[0])
         if kind := fault.strikes("train", steps[0], "nan", "inf"):
             _spoil(self.engine, float(kind))
