@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import sys
 import traceback
 from typing import Callable, NoReturn
@@ -11,6 +13,8 @@ from crepe_dist.cluster.control import Stopped
 from crepe_dist.cluster.failures import is_peer_gone
 from crepe_dist.cluster.launch import detect
 from crepe_dist.errors import ExitCode, UserError
+
+OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 
 
 def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
@@ -25,9 +29,13 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
         code = ExitCode.DONE
     except UserError as error:
         _say(str(error))
+        code = error.code
     except MemoryError as error:
         _say(str(UserError("out of memory", str(error), "use smaller batches, or a machine with more memory")))
     except Stopped as stopped:
+        # A launcher that ends the others when the first one has ended must not change the exit code.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
         if not stopped.on_all_ranks:
             _say(f"stopped: {stopped}")
         code = stopped.code
@@ -42,6 +50,10 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
         if detect().size > 1 and is_peer_gone(error):
             _say("stopped because another process ended; its message says why")
             code = ExitCode.PEER_GONE
+        elif isinstance(error, OSError) and error.errno in OF_THE_DISK:
+            name = error.filename if isinstance(error.filename, str) else "a file"
+            remedy = "make room, or see to it that it may be written"
+            _say(str(UserError(f"{name} cannot be used", error.strerror or str(error), remedy)))
         else:
             traceback.print_exc()
             code = ExitCode.FAILURE

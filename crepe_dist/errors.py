@@ -34,14 +34,24 @@ class UserError(Exception):
         why: the cause, where it is not plain from ``what``.
         remedy: what to do about it.
         on_all_ranks: every rank raises this same error at the same point, so that one of them can speak for all.
+        code: that the command ends with; FAILURE where running it again is the remedy.
     """
 
-    def __init__(self, what: str, why: str = "", remedy: str = "", *, on_all_ranks: bool = False) -> None:
+    def __init__(
+        self,
+        what: str,
+        why: str = "",
+        remedy: str = "",
+        *,
+        on_all_ranks: bool = False,
+        code: ExitCode = ExitCode.ERROR,
+    ) -> None:
         super().__init__(what)
         self.what = what
         self.why = why
         self.remedy = remedy
         self.on_all_ranks = on_all_ranks
+        self.code = code
 
     def __str__(self) -> str:
         lines = [f"error: {self.what}"]

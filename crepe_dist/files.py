@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -152,8 +152,11 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
-def sha256(path: Path, *, follow: bool = True) -> str:
+def sha256(path: Path, *, follow: bool = True, beat: Callable[[], None] = lambda: None) -> str:
     """SHA-256 of a file's content.
+
+    Args:
+        beat: called after each block.
 
     Raises:
         OSError, ValueError: as ``open_regular``.
@@ -162,6 +165,7 @@ def sha256(path: Path, *, follow: bool = True) -> str:
     with open_regular(path, follow=follow) as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
+            beat()
     return digest.hexdigest()
 
 

@@ -11,6 +11,7 @@ import queue
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -60,8 +61,10 @@ class Control:
     def __init__(self) -> None:
         self.why = ""
         self.code: int = ExitCode.STOPPED
-        self._wish = Wish.GO_ON
-        self._deferring = False
+        self._stopping = False
+        self._regrouping = False
+        # A process that joins a group which goes on from memory: if it ended at once, so would the others.
+        self._deferring = os.environ.get(ELASTIC) == "1" and os.environ.get(GENERATION, "0") != "0"
         self._before: dict[int, Any] = {}
         self._assignments: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
         descriptor = os.environ.get(DESCRIPTOR, "")
@@ -71,7 +74,7 @@ class Control:
     @property
     def wish(self) -> Wish:
         """STOP or REGROUP if that was asked for, else GO_ON."""
-        return self._wish
+        return Wish.STOP if self._stopping else Wish.REGROUP if self._regrouping else Wish.GO_ON
 
     @property
     def is_supervised(self) -> bool:
@@ -104,15 +107,20 @@ class Control:
 
         Raises:
             PeerGone: none came.
+            Stopped: this was asked for instead.
         """
         self.send({"kind": "regroup", "generation": generation})
-        try:
-            environment = self._assignments.get(timeout=ASSIGNMENT_SECONDS)
-        except queue.Empty as error:
-            raise PeerGone("the supervisor gave no place in a new group") from error
-        if self._wish is Wish.REGROUP:
-            self._wish = Wish.GO_ON
-        return environment
+        due = time.monotonic() + ASSIGNMENT_SECONDS
+        while time.monotonic() < due:
+            try:
+                environment = self._assignments.get(timeout=0.1)
+            except queue.Empty:
+                if self._stopping:
+                    raise self.stopped() from None
+                continue
+            self._regrouping = False
+            return environment
+        raise PeerGone("the supervisor gave no place in a new group")
 
     def __enter__(self) -> Control:
         if threading.current_thread() is threading.main_thread():
@@ -126,14 +134,11 @@ class Control:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        ending = isinstance(error, Stopped)
         for number, handler in self._before.items():
-            # A launcher that ends the others when the first one has ended must not change the exit code.
-            signal.signal(number, signal.SIG_IGN if ending else handler)
+            signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        again = self._wish is Wish.STOP
-        self._wish = Wish.STOP
+        again, self._stopping = self._stopping, True
         if not self.why:
             self.why = "SIGTERM" if number == signal.SIGTERM else "interrupted"
             self.code = ExitCode.STOPPED if number == signal.SIGTERM else ExitCode.INTERRUPTED
@@ -159,7 +164,7 @@ class Control:
     def _hear(self, message: Message) -> None:
         if message["kind"] == "stop":
             self.stop(str(message.get("why", "the supervisor")))
-        elif message["kind"] == "regroup" and self._wish is Wish.GO_ON:
-            self._wish = Wish.REGROUP
+        elif message["kind"] == "regroup":
+            self._regrouping = True
         elif message["kind"] == "assign":
             self._assignments.put({str(name): str(value) for name, value in message["env"].items()})

@@ -88,6 +88,11 @@ class SharedGradients:
         bad = int(np.bitwise_or.reduce(np.concatenate(self._verdicts)))
         return Exchanged(rows, tuple(rank for rank in range(len(self._memories)) if bad >> (rank % 64) & 1))
 
+    def close(self) -> None:
+        """Lets go of the files; the memory goes once the gradients in it do, too."""
+        for memory in self._memories:
+            os.close(memory.descriptor)
+
     def sum(self) -> None:
         """``exchange`` without a row, as a Gluon trainer's ``_allreduce_grads``."""
         self.exchange(np.zeros(0))

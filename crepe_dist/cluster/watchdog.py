@@ -7,6 +7,7 @@ stopped, or whose cable was cut, leaves the others waiting.
 from __future__ import annotations
 
 import faulthandler
+import heapq
 import json
 import math
 import os
@@ -26,7 +27,8 @@ from crepe_dist.errors import ExitCode
 
 TICK_SECONDS = 1.0
 STOPPED_SECONDS = 5.0  # a tick that much late: this process itself stood still, by SIGSTOP or an overloaded host
-LEARNT = 10  # times the longest step seen so far is no hang
+LEARNT = 10  # times the longest step seen so far is no hang, up to as many times the limit
+OUTLIERS = 2  # of the longest steps are not counted: others may have stood still, or the disk
 LEARNT_IN = ("train", "evaluate")
 DUMP_SECONDS = 1.0  # for the other processes of this host to write their stacks
 SHOWN_ROWS = 64
@@ -47,7 +49,8 @@ class Watchdog:
         self._phase = "start"
         self._where: Callable[[], dict[str, Any]] = dict
         self._since = time.monotonic()
-        self._longest = 0.0
+        self._longest: list[float] = []  # intervals between beats
+        self._looked = self._since  # when the thread last did
         self._steps = 0
         self._peers: list[tuple[int, int]] = []
         self._stacks: IO[str] | None = None
@@ -65,8 +68,9 @@ class Watchdog:
         now = time.monotonic()
         if phase and phase != self._phase:
             self._phase, self._steps = phase, 0
-        elif self._steps > 1 and self._phase in LEARNT_IN:  # the first of a phase may compile
-            self._longest = max(self._longest, now - self._since)
+        elif self._steps > 1 and self._phase in LEARNT_IN and now - self._looked < TICK_SECONDS + STOPPED_SECONDS:
+            # Not the first of a phase, which may compile, nor one in which this process stood still.
+            self._longest = heapq.nlargest(OUTLIERS + 1, [*self._longest, now - self._since])
         self._steps += 1
         self._since = now
 
@@ -76,7 +80,8 @@ class Watchdog:
 
     @property
     def limit(self) -> float:
-        return max(self._limit, LEARNT * self._longest)
+        usual = self._longest[OUTLIERS] if len(self._longest) > OUTLIERS else 0.0
+        return max(self._limit, min(LEARNT * usual, LEARNT * self._limit))
 
     def locate(self, where: Callable[[], dict[str, Any]]) -> None:
         """``where`` tells step, epoch, documents and rows; called by the thread."""
@@ -109,9 +114,9 @@ class Watchdog:
     ) -> None:
         self._wait_for_end()
         self._ended.set()
-        if self._stacks is not None:
+        if self._stacks is not None and not self._launched:
+            # One of many keeps it: the others may still ask for its stacks.
             faulthandler.unregister(signal.SIGUSR1)
-            signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # one may be on its way
             self._stacks.close()
 
     def _watch(self) -> None:
@@ -120,7 +125,7 @@ class Watchdog:
             now = time.monotonic()
             if now - last > TICK_SECONDS + STOPPED_SECONDS:
                 self._since += now - last
-            last = now
+            last = self._looked = now
             where = {"rank": self._rank, "phase": self._phase, **self._where()}
             self._control.send({"kind": "beat", "limit": self.limit, **{k: v for k, v in where.items() if k != "rows"}})
             if self._launched and os.getppid() != self._parent:
@@ -137,24 +142,34 @@ class Watchdog:
 
     def _end(self, where: dict[str, Any], seconds: float) -> None:
         self._ending = True
-        place = self._stacks or sys.stderr
-        place.write(f"no progress for {seconds:.0f} s: {json.dumps({**self.identity(), **where})}\n")
-        place.flush()
-        faulthandler.dump_traceback(file=place, all_threads=True)
-        self._control.send({"kind": "hung", **where})
-        self._signal_peers(signal.SIGUSR1)
-        self._signal_peers(signal.SIGCONT)  # one that was stopped writes its stack, too
+        # Whatever stands still below (a disk that is full or gone), this process ends.
+        end = threading.Timer(2 * DUMP_SECONDS + STOPPED_SECONDS, os._exit, [ExitCode.HUNG])
+        end.daemon = True
+        end.start()
+        try:
+            self._control.send({"kind": "hung", **where})
+            self._tell(where, seconds)
+            self._signal_peers(signal.SIGUSR1)
+            self._signal_peers(signal.SIGCONT)  # one that was stopped writes its stack, too
+            place = self._stacks or sys.stderr
+            place.write(f"no progress for {seconds:.0f} s: {json.dumps({**self.identity(), **where})}\n")
+            place.flush()
+            faulthandler.dump_traceback(file=place, all_threads=True)
+            time.sleep(DUMP_SECONDS)
+            self._signal_peers(signal.SIGKILL)
+        finally:
+            os._exit(ExitCode.HUNG)
+
+    def _tell(self, where: dict[str, Any], seconds: float) -> None:
         step = f" at step {where['step']}" if "step" in where else ""
         print(
             f"[rank {self._rank}] error: no progress for {seconds:.0f} s{step} ({where['phase']})\n"
             f"  why: a process stands still, a host or a network is gone, or the ranks wait for different things\n"
-            f"  do:  run the same command again, which goes on from the newest saved state; {_named(self._stacks)}",
+            f"  do:  run the same command again, which goes on from the newest saved state (with --safety.watchdog_s above "
+            f"{self._limit:g} if steps take longer); {_named(self._stacks)}",
             file=sys.stderr,
             flush=True,
         )
-        time.sleep(DUMP_SECONDS)
-        self._signal_peers(signal.SIGKILL)
-        os._exit(ExitCode.HUNG)
 
     def _signal_peers(self, number: signal.Signals) -> None:
         for pid, start in self._peers:

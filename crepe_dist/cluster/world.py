@@ -24,7 +24,7 @@ from crepe_dist.cluster.devices import has_gpu_driver
 from crepe_dist.cluster.exchange import Exchange, HorovodExchange, SharedExchange
 from crepe_dist.cluster.launch import Launch, detect, limit_threads
 from crepe_dist.cluster.shared_memory import NOTE, SharedGradients, share
-from crepe_dist.errors import ExitCode, PeerGone, UserError
+from crepe_dist.errors import PeerGone, UserError
 
 T = TypeVar("T")
 HEARTBEAT_SECONDS = 10.0
@@ -35,6 +35,7 @@ class World:
 
     Attributes:
         beat: called while this rank waits for rank 0, or works alone as rank 0: a sign of life.
+        trust: called before this rank waits for others that may take any time, and give signs of life themselves.
         generation: how often the group was formed anew.
     """
 
@@ -46,6 +47,7 @@ class World:
 
     def __init__(self) -> None:
         self.beat: Callable[[], None] = lambda: None
+        self.trust: Callable[[], None] = lambda: None
 
     @property
     def is_elastic(self) -> bool:
@@ -188,7 +190,7 @@ class World:
                 print(error, file=sys.stderr, flush=True)
             self.gather(0, "exit")  # no rank leaves, and so gets the others killed, before the message is out
             self.close()
-            raise SystemExit(ExitCode.ERROR)
+            raise SystemExit(error.code)
         if isinstance(error, Stopped) and error.on_all_ranks:
             self.gather(0, "exit")
             self.close()
@@ -240,8 +242,10 @@ class HorovodWorld(World):
         return _is_elastic()
 
     def regroup(self, control: Control) -> None:
-        self._shared = None
         failures.drain()
+        if self._shared is not None:
+            self._shared.close()
+            self._shared = None
         self._hvd.shutdown()
         failures.drain()
         failures.hang_up(self._sockets)

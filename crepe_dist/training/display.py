@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +73,8 @@ class ConsoleDisplay(Display):
         self._next_line = 0.0
 
     def say(self, line: str) -> None:
-        self._console.print(visible(line), markup=False)
+        with suppress(OSError):  # standard output may be a file on the disk that is full
+            self._console.print(visible(line), markup=False)
 
     def begin_epoch(self, epoch: int, epochs: int, documents: int, done: int) -> None:
         self._title = f"epoch {epoch} of 0–{epochs - 1}"

@@ -97,7 +97,9 @@ def evaluate(
     counting = _count(engine, part, batch_size, *((world.rank, world.size) if sharded else (0, 1)), world.beat)
     counting = takewhile(lambda _: wish() is Wish.GO_ON, counting)
     totals = next(iter(deque(counting, maxlen=1)), None) if sharded else world.on_root("evaluation", counting)
+    world.trust()  # other ranks may be slower
     strongest = max(world.gather(wish(), "evaluation.wish"))
+    world.beat()
     if strongest != Wish.GO_ON:
         raise Interrupted(Wish(strongest))
     totals = totals or _Totals(np.zeros((classes, classes), dtype=np.int64))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from crepe_dist.cluster.control import Control
+from crepe_dist.cluster.control import Control, Stopped
 from crepe_dist.cluster.devices import pick
 from crepe_dist.cluster.failures import drain, is_peer_gone
 from crepe_dist.cluster.watchdog import Watchdog
@@ -29,7 +29,7 @@ from crepe_dist.model.precision import Plan, plan
 from crepe_dist.training import checkpoint, state
 from crepe_dist.training.display import ConsoleDisplay, Display
 from crepe_dist.training.loop import Done, Loop, Regrouping
-from crepe_dist.training.metrics import Metrics, RunMetrics
+from crepe_dist.training.metrics import Metrics, Record, RunMetrics
 from crepe_dist.training.profile import Profile
 from crepe_dist.training.replicas import check_replicas
 from crepe_dist.training.run_folder import RunFolder, choose
@@ -37,7 +37,7 @@ from crepe_dist.training.saver import Saver
 from crepe_dist.training.state import Progress, Snapshot
 
 SAMPLE_FOLDER = Path("data") / SAMPLE
-LOCK_SECONDS = 10.0  # for the processes of the group before to be gone
+LOCK_SECONDS = 100.0  # for the processes of the group before to be gone; NFS keeps a dead client's locks for 90
 SAMPLE_SPLIT = Split(test=0.2, validation=0.1)
 
 
@@ -68,11 +68,13 @@ class Carried:
 
     Attributes:
         unrecorded: steps that are not in the metrics yet.
+        recent: records of steps that perhaps are not.
         since: when it left, of ``time.monotonic``.
     """
 
     snapshot: Snapshot
     unrecorded: list[Done]
+    recent: list[Record]
     since: float
 
 
@@ -101,7 +103,7 @@ def train(config: Config, world: World, control: Control, carried: Carried | Non
     # What is in memory alone must not be lost to a stop that comes before it can be saved.
     careful = nullcontext() if carried is None else control.deferring()
     with Watchdog(control, config.safety.watchdog_s, world.rank) as watchdog, careful:
-        world.beat = watchdog.beat
+        world.beat, world.trust = watchdog.beat, watchdog.trust
         display = ConsoleDisplay() if world.is_root else Display()
         dataset = open_data(config.data.source, world, display)
         _check_parts(config, dataset)
@@ -121,7 +123,7 @@ def train(config: Config, world: World, control: Control, carried: Carried | Non
             watchdog.write_to(folder.stacks(world.rank), world.gather(watchdog.identity(), "processes"))
             _verify_data(dataset, world, folder, watchdog)
             world.broadcast_parameters(network._collect_params_with_prefix())
-            metrics = RunMetrics(folder.path, tensorboard=config.logging.tensorboard) if world.is_root else Metrics()
+            metrics = _open_metrics(config, folder, display) if world.is_root else Metrics()
             profile = Profile(world, engine, folder) if config.logging.profile else None
             loop = Loop(config, dataset, world, folder, engine, metrics, display, control, watchdog, profile)
             display.say(_opening(config, dataset, world, loop))
@@ -135,6 +137,10 @@ def train(config: Config, world: World, control: Control, carried: Carried | Non
                         raise
                     return _carry(loop, control)
             return _finish(loop)
+
+
+def _open_metrics(config: Config, folder: RunFolder, display: Display) -> Metrics:
+    return RunMetrics(folder.path, display.say, tensorboard=config.logging.tensorboard)
 
 
 def _check_parts(config: Config, dataset: Dataset) -> None:
@@ -152,10 +158,25 @@ def _carry(loop: Loop, control: Control) -> Carried:
     loop.watchdog.beat("regroup")
     began = time.monotonic()
     drain()
-    carried = Carried(loop.snapshot(), loop.unrecorded, began)
+    carried = Carried(loop.snapshot(), loop.unrecorded, loop.recent, began)
     loop.close()
-    loop.world.regroup(control)
+    try:
+        loop.world.regroup(control)
+    except Stopped:
+        _save_alone(loop, carried)
+        raise
     return carried
+
+
+def _save_alone(loop: Loop, carried: Carried) -> None:
+    """Asked to stop while no group is there: whoever gets hold of the run's folder saves what it has in memory."""
+    with suppress(UserError, OSError), nullcontext() if loop.world.is_root else loop.folder.lock():
+        loop.log()
+        loop.metrics.sync()
+        found = state.load_newest(loop.folder.state)
+        if found is None or found.snapshot.progress.step < carried.snapshot.progress.step:
+            state.save(loop.folder.state, carried.snapshot, found.path if found else None)
+        print(f"stopped: saved after step {carried.snapshot.progress.step}", flush=True)
 
 
 def _finish(loop: Loop) -> Result:
@@ -183,17 +204,20 @@ def rejoin(loop: Loop, carried: Carried | None) -> bool:
     root = steps.index(max(steps))
     if steps[root] < 0:
         return False
-    own = carried or Carried(Snapshot(Progress(), {}, {}), [], time.monotonic())
-    about = [asdict(own.snapshot.progress), [asdict(each) for each in own.unrecorded]]
-    progress, unrecorded = world.gather(about if world.rank == root else None, "carried.progress")[root]
+    own = carried or Carried(Snapshot(Progress(), {}, {}), [], [], time.monotonic())
+    about = [asdict(own.snapshot.progress), [asdict(each) for each in own.unrecorded], own.recent]
+    progress, unrecorded, recent = world.gather(about if world.rank == root else None, "carried.progress")[root]
     parts = {"parameters": own.snapshot.parameters, "optimizer": own.snapshot.optimizer}
     if any(step != steps[root] for step in steps):
         parts = {name: world.broadcast_arrays(arrays, root) for name, arrays in parts.items()}
     loop.restore(Snapshot(Progress.of(progress), parts["parameters"], parts["optimizer"]))
-    loop.unrecorded = [Done(**each) for each in unrecorded]
+    loop.unrecorded, loop.recent = [Done(**each) for each in unrecorded], recent
+    loop.metrics.resume(loop.progress, recent, "regroup")
     if world.is_root:
-        found = state.load_newest(loop.folder.state)  # perhaps of another rank 0
-        _begin_saving(loop, found)
+        with suppress(UserError):  # of damaged states; what is in memory is whole
+            _begin_saving(loop, state.load_newest(loop.folder.state))  # perhaps of another rank 0
+        if loop.saver is None:
+            _begin_saving(loop, None)
     check_replicas(loop.network, world)
     seconds = time.monotonic() - own.since
     loop.display.say(f"{world.size} processes go on after step {loop.progress.step}, {seconds:.1f} s after the last")
@@ -207,12 +231,12 @@ def resume(loop: Loop) -> None:
         lambda: state.load_newest(loop.folder.state),
         same=lambda found: found and found.path.name,
     )
+    loop.metrics.resume(found.snapshot.progress if found else loop.progress)
     if found is not None:
         loop.restore(found.snapshot)
         progress = loop.progress
         for each in found.damaged:
             loop.display.say(f"not usable, passed over: {each}")
-        loop.metrics.resume(progress)
         loop.display.say(f"going on from step {progress.step}, epoch {progress.epoch}, saved in {found.path}")
         precision = loop.engine.plan.precision
         if progress.precision not in ("", precision):
@@ -223,7 +247,8 @@ def resume(loop: Loop) -> None:
 
 def _begin_saving(loop: Loop, found: state.Found | None) -> None:
     good, step = (found.path, found.snapshot.progress.step) if found else (None, loop.progress.step)
-    loop.saver = Saver(loop.folder.state, loop.config.checkpoint, loop.display.say, good, step)
+    beat, patience = loop.watchdog.beat, loop.config.safety.watchdog_s / 4
+    loop.saver = Saver(loop.folder.state, loop.config.checkpoint, loop.display.say, beat, patience, good, step)
     if good is None:
         loop.saver.save(loop.snapshot())  # the beginning, so that there is always one before the newest
 

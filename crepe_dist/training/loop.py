@@ -18,7 +18,7 @@ from crepe_dist.model.engine import Engine, no_mark
 from crepe_dist.training import checkpoint, culprits, memory, state
 from crepe_dist.training.display import Display, Speed, epoch_line
 from crepe_dist.training.evaluation import Interrupted, Scores, evaluate
-from crepe_dist.training.metrics import Metrics
+from crepe_dist.training.metrics import Metrics, Record
 from crepe_dist.training.profile import Profile
 from crepe_dist.training.replicas import check_replicas
 from crepe_dist.training.run_folder import RunFolder
@@ -91,6 +91,7 @@ class Loop:
             self.train_step.mark = profile.mark
         self.progress = Progress(epoch=config.training.start_epoch)
         self.unrecorded: list[Done] = []
+        self.recent: list[Record] = []  # of the steps since the last save, in case rank 0 is lost before it wrote them
         self._flops = flops.training(self.network.shape)
         self._rows: list[int] = []
         self._waited = 0.0
@@ -118,7 +119,10 @@ class Loop:
         """Waits until all is written."""
         if self.saver is not None:
             self.saver.close()
-        self.metrics.close()
+        try:
+            self.metrics.sync()
+        except OSError as error:
+            self.display.say(f"the last lines of the metrics could not be written: {error}")
 
     def train_epoch(self) -> None:
         self.display.begin_epoch(
@@ -260,21 +264,21 @@ class Loop:
                 waited=min(1.0, self._waited / seconds),
                 flops=self._flops * documents / seconds,
             )
-            self.metrics.steps(
-                [
-                    {
-                        "step": each.step,
-                        "epoch": self.progress.epoch,
-                        "loss": each.loss / each.documents,
-                        "learning_rate": each.learning_rate,
-                        "documents_per_second": speed.documents,
-                        "milliseconds": speed.milliseconds,
-                        "wait_fraction": speed.waited,
-                        "flops_per_second": speed.flops,
-                    }
-                    for each in self.unrecorded
-                ]
-            )
+            records = [
+                {
+                    "step": each.step,
+                    "epoch": self.progress.epoch,
+                    "loss": each.loss / each.documents,
+                    "learning_rate": each.learning_rate,
+                    "documents_per_second": speed.documents,
+                    "milliseconds": speed.milliseconds,
+                    "wait_fraction": speed.waited,
+                    "flops_per_second": speed.flops,
+                }
+                for each in self.unrecorded
+            ]
+            self.metrics.steps(records)
+            self.recent += records
             self.display.update(self.progress.documents, self.progress.moving_loss or 0.0, speed)
             self.unrecorded = []
         self._start_clock()
@@ -313,9 +317,11 @@ class Loop:
             record[f"{name}_accuracy"] = score.accuracy
         record["seconds"] = progress.seconds
         record["checkpoint"] = checkpoint.file_name(progress.epoch, record["test_accuracy"])
+        # All or none have the epoch: a rank that goes on without rank 0 must not take it for written.
+        self.world.agree("checkpoint", lambda: self.write_checkpoint(record) if self.world.is_root else None)
         progress.epochs.append(record)
         if self.world.is_root:
-            self.write_checkpoint(record)
+            checkpoint.prune(self.folder.path, self.kept())
         self.metrics.epoch(record)
         self.display.say(epoch_line(record))
         progress.finished = progress.epoch + 1 >= self.config.training.epochs or self.is_out_of_patience()
@@ -331,7 +337,6 @@ class Loop:
                 str(error),
                 f"make room; the same command goes on from the newest state in {self.folder.state}",
             ) from error
-        checkpoint.prune(self.folder.path, self.kept())
 
     def best(self) -> dict[str, Any]:
         """The epoch with the best validation accuracy, or without a validation part the best test accuracy."""
@@ -376,10 +381,11 @@ class Loop:
         if self.saver is not None:
             try:
                 self.metrics.sync()
+                self.saver.save(self.snapshot())
             except OSError as error:
+                self.saver.postpone(self.progress.step)
                 self.display.say(f"{error}; the state of step {self.progress.step} was not saved")
-                return
-            self.saver.save(self.snapshot())
+        self.recent = []
         self._start_clock()
 
     def snapshot(self) -> Snapshot:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,12 @@ Record = dict[str, Any]
 class Metrics:
     """Writes nothing: the ranks beside rank 0."""
 
-    def resume(self, progress: Progress) -> None:
-        """Forgets what was written after the state that is resumed from, and notes the resume."""
+    def resume(self, progress: Progress, known: Sequence[Record] = (), event: str = "resume") -> None:
+        """Forgets what was written after the state that is gone on from, and notes that.
+
+        Args:
+            known: records of steps up to that state, which may not have been written.
+        """
 
     def steps(self, records: list[Record]) -> None:
         """A record a step: step, epoch, loss, learning_rate, documents_per_second, wait_fraction."""
@@ -30,28 +35,38 @@ class Metrics:
         """epoch, train_loss, test_loss, test_accuracy (a fraction), seconds, and the validation scores if any."""
 
     def sync(self) -> None:
-        """Puts what was written on the disk; before a state is saved that relies on it."""
+        """Puts what was written on the disk; before a state is saved that relies on it.
 
-    def close(self) -> None:
-        """Nothing follows."""
+        Raises:
+            OSError: it cannot be written.
+        """
 
 
 class RunMetrics(Metrics):
-    """Writes into a run folder."""
+    """Writes into a run folder. Without room for them, lines wait until ``sync``; TensorBoard is done without.
 
-    def __init__(self, folder: Path, *, tensorboard: bool) -> None:
+    Args:
+        say: told of that.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None], *, tensorboard: bool) -> None:
         self._path = folder / METRICS
         self._tensorboard = folder / "tensorboard" if tensorboard else None
-        self._writer: Any = None
+        self._say = say
+        self._purge_step: int | None = None
+        self._events: Any = None
         self._unwritten: list[str] = []
 
-    def resume(self, progress: Progress) -> None:
+    def resume(self, progress: Progress, known: Sequence[Record] = (), event: str = "resume") -> None:
+        before = [record for record in self._records() if _still_true(record, progress)]
+        if not before and not known and not self._path.is_file():
+            return
+        there = {record["step"] for record in before if record["event"] == "step"}
+        before += [{"event": "step", **record} for record in known if record["step"] not in there]
+        before.append({"event": event, "step": progress.step, "epoch": progress.epoch})
         self._unwritten = []
-        kept = [line for line in self._lines() if _still_true(line, progress)]
-        kept.append(json.dumps({"event": "resume", "step": progress.step, "epoch": progress.epoch}))
-        write_text(self._path, "".join(f"{line}\n" for line in kept))
-        if self._tensorboard:
-            self._writer = self._open(purge_step=progress.step + 1)
+        write_text(self._path, "".join(json.dumps(record) + "\n" for record in before))
+        self._purge_step = progress.step + 1
 
     def steps(self, records: list[Record]) -> None:
         self._append([{"event": "step", **record} for record in records])
@@ -65,21 +80,22 @@ class RunMetrics(Metrics):
         self._append([{"event": "epoch", **record}])
         names = [name for name in record if name.endswith(("_loss", "_accuracy"))]
         self._scalars(record["step"], "epoch", record, tuple(names))
-        if self._writer:
-            self._writer.flush()
 
     def sync(self) -> None:
         self._write()
         if self._path.is_file():
             sync(self._path)
+        self._with_events(lambda events: events.flush())
 
-    def close(self) -> None:
-        self.sync()
-        if self._writer:
-            self._writer.close()
-
-    def _lines(self) -> list[str]:
-        return self._path.read_text(encoding="utf-8").splitlines() if self._path.is_file() else []
+    def _records(self) -> list[Record]:
+        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.is_file() else []
+        found = []
+        for line in lines:
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue  # cut off by a kill
+        return found
 
     def _append(self, records: list[Record]) -> None:
         self._unwritten += [json.dumps(record) + "\n" for record in records]
@@ -104,24 +120,24 @@ class RunMetrics(Metrics):
         self._unwritten = []
 
     def _scalars(self, step: int, group: str, record: Record, names: tuple[str, ...]) -> None:
-        if not self._tensorboard:
-            return
-        if self._writer is None:
-            self._writer = self._open(purge_step=None)
         for name in names:
-            self._writer.add_scalar(f"{group}/{name}", record[name], step)
+            self._with_events(lambda events, name=name: events.add(f"{group}/{name}", record[name], step))
 
-    def _open(self, purge_step: int | None) -> Any:
-        from tensorboardX import SummaryWriter
+    def _with_events(self, do: Callable[..., None]) -> None:
+        if self._tensorboard is None:
+            return
+        try:
+            if self._events is None:
+                from crepe_dist.training.tensorboard import Events
 
-        return SummaryWriter(str(self._tensorboard), purge_step=purge_step)
+                self._events = Events(self._tensorboard, self._purge_step)
+            do(self._events)
+        except OSError as error:
+            self._tensorboard = self._events = None
+            self._say(f"TensorBoard gets no more events until the command is started again: {error}")
 
 
-def _still_true(line: str, progress: Progress) -> bool:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return False  # cut off by a kill
+def _still_true(record: Record, progress: Progress) -> bool:
     if record["event"] == "epoch":
         return any(record["epoch"] == each["epoch"] for each in progress.epochs)
     return bool(record["step"] <= progress.step)

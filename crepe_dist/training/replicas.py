@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from crepe_dist.cluster.world import World
-from crepe_dist.errors import UserError
+from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.model import parameters
 
 
@@ -33,4 +33,5 @@ def check_replicas(network: Any, world: World) -> None:
             "run the same command again, which goes on from the newest saved state, where they were equal; "
             "leave the host out if it happens again",
             on_all_ranks=True,
+            code=ExitCode.FAILURE,
         )

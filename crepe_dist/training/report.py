@@ -9,7 +9,7 @@ import numpy as np
 
 from crepe_dist.cluster.control import Wish
 from crepe_dist.cluster.exchange import Row
-from crepe_dist.errors import UserError
+from crepe_dist.errors import ExitCode, UserError
 
 
 @dataclass(frozen=True)
@@ -52,4 +52,5 @@ def check_same(reports: Sequence[Report]) -> None:
                 "a fault of this program, or data that changed under it",
                 "run the same command again, which goes on from the newest saved state",
                 on_all_ranks=True,
+                code=ExitCode.FAILURE,
             )

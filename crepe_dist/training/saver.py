@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,6 +23,8 @@ class Saver:
     Args:
         folder: for the states.
         say: told, in a line, of a state that could not be written.
+        beat: called while it waits.
+        patience: seconds for which training waits for a state that is late; after them it goes on, and says so.
         good: the state that the run goes on from.
         step: of that state.
 
@@ -33,6 +37,8 @@ class Saver:
         folder: Path,
         options: CheckpointOptions,
         say: Callable[[str], None],
+        beat: Callable[[], None] = lambda: None,
+        patience: float = math.inf,
         good: Path | None = None,
         step: int = 0,
     ) -> None:
@@ -40,10 +46,13 @@ class Saver:
         self._every = options.every
         self._every_s = options.every_s
         self._say = say
+        self._beat = beat
+        self._patience = patience
         self._good = good
         self.durable_step = step
         self._saved = (step, time.monotonic())  # step and time of the newest state on the disk, or of a failed try
         self._writing: tuple[Future[Path], Snapshot, float] | None = None
+        self._slow = False
         self._lead = (0, 0.0)  # steps and seconds that writing took the last time
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="saver")
 
@@ -54,7 +63,8 @@ class Saver:
         if self._writing is not None:
             if step - self._saved[0] < self._every and now - self._saved[1] < self._every_s:
                 return False
-            self.wait(step)
+            if not self.wait(step, self._patience):
+                return False
         steps, seconds = self._lead
         return step - self._saved[0] >= self._every - min(steps, self._every // 2) or now - self._saved[
             1
@@ -62,15 +72,29 @@ class Saver:
 
     def save(self, snapshot: Snapshot) -> None:
         """Begins to write; the snapshot must not change any more."""
-        self.wait(snapshot.progress.step)
+        if not self.wait(snapshot.progress.step, self._patience):
+            return
         future = self._pool.submit(state.save, self._folder, snapshot, self._good)
         self._writing = (future, snapshot, time.monotonic())
 
-    def wait(self, step: int = 0) -> None:
-        """Until nothing is being written."""
-        if self._writing is not None:
-            self._writing[0].exception()
+    def wait(self, step: int = 0, patience: float = math.inf) -> bool:
+        """Until nothing is being written, or so many seconds; whether nothing is."""
+        due = time.monotonic() + patience
+        while self._writing is not None and not self._writing[0].done():
+            left = due - time.monotonic()
+            if left <= 0:
+                if not self._slow:
+                    self._slow = True
+                    self._say(f"a state takes more than {patience:.0f} s to write: more may be lost than was promised")
+                return False
+            futures.wait([self._writing[0]], min(left, 1.0))
+            self._beat()
         self._settle(step)
+        return True
+
+    def postpone(self, step: int) -> None:
+        """The state after ``step`` could not be taken; not at once again."""
+        self._saved = (step, time.monotonic())
 
     def close(self) -> None:
         self.wait()
@@ -92,6 +116,6 @@ class Saver:
             return
         if not isinstance(error, OSError):
             raise error
-        self._saved = (step, now)  # not at once again
+        self.postpone(step)
         newest = f"the newest state is {self._good}" if self._good else "there is no saved state yet"
         self._say(f"the state of step {snapshot.progress.step} could not be saved: {error}; {newest}")

@@ -83,9 +83,9 @@ def test_what_was_verified_is_not_read_again_unless_it_changed(copy, tmp_path, m
     read: list[str] = []
     digest = module._digest
 
-    def counting(path):
+    def counting(path, beat):
         read.append(path.name)
-        return digest(path)
+        return digest(path, beat)
 
     monkeypatch.setattr(module, "_digest", counting)
     record = tmp_path / "verified" / "host.json"
