@@ -165,8 +165,8 @@ class Watchdog:
         print(
             f"[rank {self._rank}] error: no progress for {seconds:.0f} s{step} ({where['phase']})\n"
             f"  why: a process stands still, a host or a network is gone, or the ranks wait for different things\n"
-            f"  do:  run the same command again, which goes on from the newest saved state (with --safety.watchdog_s above "
-            f"{self._limit:g} if steps take longer); {_named(self._stacks)}",
+            f"  do:  run the same command again, which goes on from the newest saved state; raise --safety.watchdog_s "
+            f"({self._limit:g}) if steps take longer; {_named(self._stacks)}",
             file=sys.stderr,
             flush=True,
         )

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sys
 import threading
 import time
 
@@ -90,9 +91,44 @@ class TestWatchdog:
         time.sleep(0.3)
         watchdog.beat("train")
         assert watchdog.limit == 0.5
-        time.sleep(0.1)
-        watchdog.beat("train")
+        for _ in range(3):
+            assert watchdog.limit == 0.5, "one or two long steps are no rule"
+            time.sleep(0.1)
+            watchdog.beat("train")
         assert 1.0 <= watchdog.limit < 3.0
+
+    def test_it_is_not_learnt_what_passed_while_the_process_was_stopped(self):
+        watchdog = Watchdog(Control(), 0.5, 0)
+        for _ in range(6):
+            watchdog.beat("train")
+            watchdog._since -= 100  # as after SIGCONT, before the thread has looked again
+            watchdog._looked -= 100
+        assert watchdog.limit == 0.5
+
+    def test_however_slow_steps_were_there_is_a_limit(self):
+        watchdog = Watchdog(Control(), 0.5, 0)
+        for _ in range(6):
+            watchdog.beat("train")
+            watchdog._since -= 100
+        assert watchdog.limit == 5
+
+    def test_who_trusts_others_waits_for_them(self, ended):
+        with Watchdog(Control(), 0.1, 0) as watchdog:
+            watchdog.trust()
+            assert not ended.wait(0.5)
+            watchdog.beat()
+            assert ended.wait(5)
+
+    def test_it_ends_the_process_also_if_it_cannot_write(self, tmp_path):
+        """Standard error is closed, and so is the file of stacks."""
+        body = (
+            "import os, pathlib, time; from crepe_dist.cluster.control import Control; "
+            "from crepe_dist.cluster.watchdog import Watchdog; watchdog = Watchdog(Control(), 0.1, 0); "
+            f"watchdog.__enter__(); watchdog.write_to(pathlib.Path({str(tmp_path / 'stacks' / 'x')!r}), []); "
+            "os.close(2); os.close(watchdog._stacks.fileno()); time.sleep(60)"
+        )
+        code, _ = harness.run([sys.executable, "-c", body], tmp_path)
+        assert code == ExitCode.HUNG
 
     def test_a_process_is_known_by_its_start(self):
         assert start_time(os.getpid()) == start_time(os.getpid()) != start_time(1)
