@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 
 import pytest
 
@@ -56,6 +57,15 @@ def test_killed_while_it_scores_or_saves(data, tmp_path, unbroken, phase, step):
     # Of the state in the making nothing is left; before it, at most `every` steps were unsaved, and as many done since.
     assert saved >= step - 2 * EVERY if phase == "save" else saved >= step - EVERY
     code, printed = harness.run(harness.command(tmp_path / "run", data), tmp_path)
+    assert code == 0, printed
+    harness.assert_same(tmp_path / "run", unbroken(1))
+
+
+def test_killed_before_anything_was_saved(data, tmp_path, unbroken):
+    """Steps were recorded, but there is no state: it begins again, and each step stands once."""
+    kill(tmp_path / "run", data, tmp_path, step=11)
+    shutil.rmtree(tmp_path / "run" / "state")
+    code, printed = harness.run(harness.command(tmp_path / "run", data, 1, "--logging.tensorboard=true"), tmp_path)
     assert code == 0, printed
     harness.assert_same(tmp_path / "run", unbroken(1))
 

@@ -18,6 +18,7 @@ import pytest
 
 from crepe_dist.errors import UserError
 from crepe_dist.training import state
+from crepe_dist.training.metrics import RunMetrics
 from crepe_dist.training.options import CheckpointOptions
 from crepe_dist.training.saver import Saver
 from crepe_dist.training.state import Progress, Snapshot
@@ -255,6 +256,32 @@ class TestFullDisk:
             assert code == 0, again
         assert harness.steps(run_dir) == harness.steps(unbroken(1))
         harness.assert_same(run_dir, unbroken(1))
+
+    def test_no_room_at_the_start_is_an_error_with_a_remedy(self, data, small_disk, tmp_path):
+        fill(small_disk)
+        for run_dir in ("run", "other"):
+            code, printed = harness.run(harness.command(small_disk / run_dir, data), tmp_path)
+            assert code == 1, printed
+            assert "No space left on device" in printed
+            assert "Traceback" not in printed
+
+    def test_tensorboard_is_done_without(self, small_disk):
+        said: list[str] = []
+        metrics = RunMetrics(small_disk, said.append, tensorboard=True)
+        record = {"step": 1, "loss": 1.0, "learning_rate": 0.1, "documents_per_second": 1.0}
+        metrics.steps([record])
+        metrics.sync()
+        filling = fill(small_disk)
+        for step in range(2, 3000):
+            metrics.steps([{**record, "step": step}])
+        with pytest.raises(OSError, match="No space left"):
+            metrics.sync()
+        filling.unlink()
+        metrics.sync()
+        lines = (small_disk / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == list(range(1, 3000))
+        assert len(said) == 1
+        assert said[0].startswith("TensorBoard gets no more events")
 
     def test_no_room_for_a_checkpoint_is_an_error_with_a_remedy(self, data, small_disk, tmp_path, unbroken):
         run_dir = small_disk / "run"

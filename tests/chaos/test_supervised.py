@@ -19,6 +19,7 @@ from crepe_dist.cluster import processes
 from crepe_dist.errors import ExitCode
 from tests.chaos import harness
 from tests.chaos.harness import slow
+from tests.conftest import records
 
 SUPERVISE = """
 import sys
@@ -284,6 +285,32 @@ class TestElastic:
         assert "going on from step" not in printed, "it went on from memory, not from the disk"
         assert "starting again from" not in printed
         harness.assert_same(tmp_path / "run", unbroken(count))
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("step", [26, 39])
+    def test_rank_0_is_lost_while_it_writes_a_checkpoint(self, supervised, tmp_path, unbroken, step):
+        """The epoch counts for nobody until its checkpoint is there."""
+        plan = fault(tmp_path, "SIGKILL", 0, step, "checkpoint")
+        code, printed = harness.finish(supervised(3, plan=plan, flags=("--elastic",)))
+        assert code == 0, printed
+        harness.assert_same(tmp_path / "run", unbroken(3))
+        assert len(records(tmp_path / "run", "epoch")) == 3
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("seconds", [0.0, 0.5, 1.5, 3.0])
+    def test_a_stop_while_the_group_forms_anew_loses_nothing(self, supervised, tmp_path, unbroken, seconds):
+        plan = fault(tmp_path, "SIGKILL", 1, 17)
+        process = supervised(2, "--checkpoint.every=1000", plan=plan, flags=("--elastic",))
+        harness.wait_for(lambda: (tmp_path / "once").exists() or process.poll() is not None)
+        time.sleep(seconds)
+        process.terminate()
+        code, printed = harness.finish(process)
+        assert code in (ExitCode.STOPPED, ExitCode.DONE), printed
+        if code == ExitCode.STOPPED:
+            assert harness.saved_step(tmp_path / "run") >= 17, printed
+        code, printed = harness.finish(supervised(2))
+        assert code == 0, printed
+        harness.assert_same(tmp_path / "run", unbroken(2))
 
     @pytest.mark.slow
     def test_a_worker_that_hangs_is_replaced_by_a_restart(self, supervised, tmp_path, unbroken):

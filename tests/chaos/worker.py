@@ -1,8 +1,9 @@
 """`crepe_dist.train` with a fault planned: `python -m tests.chaos.worker <flags of train>`.
 
 ``CREPE_DIST_FAULT`` names a JSON file, which may change meanwhile: ``kind``, ``rank``, ``phase`` (train, evaluate,
-save), ``step`` (the fault comes at the first opportunity after so many steps were done) and ``once``, a file that is
-made when the fault strikes: it strikes no second time; ``pace``, if given, is seconds to wait before each step.
+save, checkpoint), ``step`` (the fault comes at the first opportunity after so many steps were done) and ``once``, a
+file that is made when the fault strikes: it strikes no second time; ``pace``, if given, is seconds to wait before each
+step.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Fault:
 
 def arm(fault: Fault) -> None:
     """Puts the fault into the places where it may strike; imports MXNet."""
-    from crepe_dist.training import evaluation, loop, saver, state
+    from crepe_dist.training import checkpoint, evaluation, loop, saver, state
 
     steps = [0]
     gradients = loop.Loop.train
@@ -87,6 +88,13 @@ def arm(fault: Fault) -> None:
 
     state.sync = slow_sync
     assert saver.state is state
+    write = checkpoint.write
+
+    def writing(*arguments: Any) -> Path:
+        fault.signal("checkpoint", steps[0])
+        return write(*arguments)
+
+    checkpoint.write = writing  # type: ignore[assignment]
 
 
 def _spoil(engine: Any, value: float) -> None:
