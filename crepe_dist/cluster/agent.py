@@ -19,13 +19,13 @@ import time
 from typing import Any
 
 from crepe_dist.cluster import processes
+from crepe_dist.cluster.control import DESCRIPTOR
 from crepe_dist.cluster.keeper import Keeper
 from crepe_dist.cluster.messages import LIMIT, Message, Messages, Outbox, Text
 
 # Of this host, where the supervisor does not give them.
 OWN = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 OWN_PREFIX = "XDG_"
-CONTROL = "CREPE_DIST_CONTROL_FD"
 HIGH_WATER = 1024 * 1024  # bytes for the supervisor that wait; above, workers' output is not read
 DRAIN = 1024 * 1024  # bytes read at most from a pipe of a worker that has ended
 PR_SET_PDEATHSIG = 1
@@ -49,7 +49,7 @@ class _Worker:
         try:
             self.process = subprocess.Popen(
                 argv,
-                env={**env, CONTROL: str(theirs.fileno())},
+                env={**env, DESCRIPTOR: str(theirs.fileno())},
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

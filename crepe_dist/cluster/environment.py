@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from crepe_dist.cluster.control import DESCRIPTOR, ELASTIC, GENERATION
 from crepe_dist.cluster.hosts import Slot
 from crepe_dist.cluster.rendezvous import Rendezvous
 
@@ -28,7 +29,7 @@ PREFIXES = (
     "SSL_CERT_",
 )
 # Horovod would ask another protocol than ours; the other is for the supervisor alone to say.
-NEVER = ("HOROVOD_ELASTIC", "CREPE_DIST_ELASTIC", "CREPE_DIST_CONTROL_FD")
+NEVER = ("HOROVOD_ELASTIC", ELASTIC, DESCRIPTOR)
 
 
 def allowed(environment: Mapping[str, str], local: bool = True) -> dict[str, str]:
@@ -58,8 +59,8 @@ def group_variables(
         "HOROVOD_CONTROLLER": "gloo",
         "HOROVOD_CPU_OPERATIONS": "gloo",
         "HOROVOD_GLOO_IFACE": interface,
-        "CREPE_DIST_GENERATION": generation,
+        GENERATION: generation,
     }
     if elastic:
-        variables["CREPE_DIST_ELASTIC"] = 1
+        variables[ELASTIC] = 1
     return {name: str(value) for name, value in variables.items()}

@@ -65,10 +65,9 @@ class Saver:
                 return False
             if not self.wait(step, self._patience):
                 return False
-        steps, seconds = self._lead
-        return step - self._saved[0] >= self._every - min(steps, self._every // 2) or now - self._saved[
-            1
-        ] >= self._every_s - min(seconds, self._every_s / 2)
+        (saved_step, saved_at), (steps, seconds) = self._saved, self._lead
+        enough_steps = step - saved_step >= self._every - min(steps, self._every // 2)
+        return enough_steps or now - saved_at >= self._every_s - min(seconds, self._every_s / 2)
 
     def save(self, snapshot: Snapshot) -> None:
         """Begins to write; the snapshot must not change any more."""
