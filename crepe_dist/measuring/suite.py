@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
-import mxnet as mx
 import numpy as np
 
-from crepe_dist import __version__
+from crepe_dist import machine
 from crepe_dist.cluster.world import World
 from crepe_dist.data.alphabet import ALPHABET, Codes, Encoding
 from crepe_dist.data.dataset import Dataset, open_dataset
@@ -77,7 +74,7 @@ def run(
     waits = {"waiting": lambda: ours.waiting(part, sizes.batch_size, step / 100)}
     scaled = _scaling(shape, sizes, device, say)
     return {
-        "machine": {**_machine(), "device": str(device)},
+        "machine": {**machine.describe(), "device": str(device)},
         "rates": rates,
         "ratios": _ratios(shape, rates, scaled),
         "waiting": alternate(waits, sizes.rounds)["waiting"],
@@ -196,16 +193,3 @@ def _dataset(texts: list[str], sizes: Sizes, folder: Path) -> Dataset:
     encoding = Encoding(feature_len=sizes.feature_len)
     prepare(find_sources([str(source)]), out, encoding, Split(test=0.0), How(processes=1))
     return open_dataset(out)
-
-
-def _machine() -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "processor": names[0] if names else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", ""),
-        "Python": platform.python_version(),
-        "MXNet": mx.__version__,
-        "crepe_dist": __version__,
-    }
