@@ -17,6 +17,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.model import parameters, precision
 from crepe_dist.model.engine import GraphEngine, NativeEngine, open_engine
 from crepe_dist.model.network import Shape
+from crepe_dist.model.objective import Objective
 from crepe_dist.model.options import ModelOptions
 from crepe_dist.model.precision import Plan, plan
 from crepe_dist.native import library
@@ -352,3 +353,31 @@ def test_texts_are_encoded_as_without_kernels(mode, monkeypatch):
         monkeypatch.setattr(library, "find", lambda: (None, ""))
         expected = [encoding.encode(some) for some in (texts, [t for t in texts if t.isascii()], texts[:1])]
         assert all(np.array_equal(one, other) for one, other in zip(got, expected))
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_smoothing_weights_and_pieces_equal_mxnet(name):
+    objective = Objective(0.2, (0.5, 2.0, 1.5, 1.0))
+    network, batch = make(without_dropout(SHAPES[2])), some_batch(SHAPES[2], 37)
+    plain, _ = gradients(GraphEngine(network, Plan("float32", None, ""), mx.cpu()), batch)
+    loss, expected = gradients(GraphEngine(network, Plan("float32", None, ""), mx.cpu(), objective), batch)
+    assert abs(loss - plain) > 0.1
+    for piece in (0, 10):
+        for engine in (
+            GraphEngine(network, Plan("float32", None, ""), mx.cpu(), objective, piece),
+            NativeEngine(network, Plan("float32", Library(name), ""), mx.cpu(), Library(name), objective, piece),
+        ):
+            own_loss, got = gradients(engine, batch)
+            assert own_loss == pytest.approx(loss, rel=1e-5)
+            for parameter, array in expected.items():
+                assert distance(got[parameter], array) < 1e-5, parameter
+
+
+def test_pieces_drop_the_same_units():
+    network, batch = make(SHAPES[1]), some_batch(SHAPES[1], 37)
+    name = BUILDS[0]
+    whole, expected = gradients(native(network, name), batch, seed=1, step=2)
+    in_pieces = NativeEngine(network, Plan("float32", Library(name), ""), mx.cpu(), Library(name), piece=8)
+    loss, got = gradients(in_pieces, batch, seed=1, step=2)
+    assert loss == pytest.approx(whole, rel=1e-5)
+    assert all(distance(got[each], expected[each]) < 1e-5 for each in expected)

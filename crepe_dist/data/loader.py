@@ -56,6 +56,20 @@ class Batch:
         low, high, weights = packed.slice_axis(1, length, None).astype("float32").split(EXTRA, axis=1)
         return packed.slice_axis(1, 0, length), (low + 256 * high).reshape((-1,)), weights
 
+    def pieces(self, rows: int) -> list[Batch]:
+        """The same batch in pieces of at most ``rows`` rows of ``packed``, whose memory they share."""
+        total = self.packed.shape[0]
+        return [
+            Batch(
+                self.packed[start : start + rows],
+                self.labels[start : start + rows],
+                self.documents,
+                self.first + start,
+                self.rows[start : start + rows],
+            )
+            for start in range(0, total, rows)
+        ]
+
 
 def pack(codes: Codes, labels: npt.NDArray[np.int32], rows: int, documents: int, first: int = 0) -> Batch:
     """A batch of ``rows`` rows out of this rank's documents, uint8 [n, L] and int32 [n]; n is at most ``rows``."""

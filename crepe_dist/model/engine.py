@@ -10,10 +10,11 @@ from typing import Any, Callable
 
 import mxnet as mx
 import numpy as np
-from mxnet import autograd, gluon
+from mxnet import autograd
 
 from crepe_dist.data.loader import EXTRA, Batch, pointer
 from crepe_dist.model.network import Crepe, cast_to
+from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.precision import Plan
 from crepe_dist.native.library import Library, threads
 
@@ -32,12 +33,16 @@ class Engine:
         network: whose parameters are used.
         plan: precision and kernels, and why these.
         device: where the network is.
+        objective: whose gradient is computed.
+        piece: most documents of a batch that are computed at a time in training; 0: all. Memory grows with it.
     """
 
-    def __init__(self, network: Crepe, plan: Plan, device: Any) -> None:
+    def __init__(self, network: Crepe, plan: Plan, device: Any, objective: Objective = PLAIN, piece: int = 0) -> None:
         self.network = network
         self.plan = plan
         self.device = device
+        self.objective = objective
+        self.piece = piece
 
     def refresh(self) -> None:
         """Must be called before ``logits`` when parameters may have changed."""
@@ -56,40 +61,64 @@ class Engine:
         Returns:
             The sum of the losses, float32 [1], perhaps still being computed.
         """
+        pieces = batch.pieces(self.piece or batch.packed.shape[0])
+        loss = self._gradients(pieces[0], seed, step, scale, mark)
+        if len(pieces) > 1:
+            gradients = [parameter.grad() for parameter in self.network.collect_params().values()]
+            sums = [gradient.copy() for gradient in gradients]
+            for piece in pieces[1:]:
+                loss = loss + self._gradients(piece, seed, step, scale, mark)
+                for total, gradient in zip(sums, gradients):
+                    total += gradient
+            for total, gradient in zip(sums, gradients):
+                gradient[:] = total
+        return loss
+
+    def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> mx.nd.NDArray:
+        """``gradients`` of a batch that is computed at once."""
         raise NotImplementedError
 
 
-def open_engine(network: Crepe, plan: Plan, device: Any) -> Engine:
-    """The engine that the plan names, on parameters that are initialised."""
+def open_engine(network: Crepe, plan: Plan, device: Any, objective: Objective = PLAIN, piece: int = 0) -> Engine:
+    """The engine that the plan names, on parameters that are initialised; the last two as in ``Engine``."""
     if plan.library is not None:
-        return NativeEngine(network, plan, device, plan.library)
-    return GraphEngine(network, plan, device)
+        return NativeEngine(network, plan, device, plan.library, objective, piece)
+    return GraphEngine(network, plan, device, objective, piece)
 
 
 class GraphEngine(Engine):
     """MXNet's operators, compiled into a graph if the network is hybridized."""
 
-    def __init__(self, network: Crepe, plan: Plan, device: Any) -> None:
-        super().__init__(network, plan, device)
-        self._loss = gluon.loss.SoftmaxCrossEntropyLoss()
+    def __init__(self, network: Crepe, plan: Plan, device: Any, objective: Objective = PLAIN, piece: int = 0) -> None:
+        super().__init__(network, plan, device, objective, piece)
+        self._class_weights = mx.nd.array(objective.class_weights(network.shape.classes), ctx=device)
         cast_to(network, plan.precision)
 
     def logits(self, batch: Batch) -> mx.nd.NDArray:
         codes, _, _ = batch.on(self.device)
         return self.network(codes)
 
-    def gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark = no_mark) -> mx.nd.NDArray:
+    def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> mx.nd.NDArray:
         codes, labels, weights = batch.on(self.device)
         mark("copy")
         if self.network.shape.dropout:
             mx.random.seed(_seed(seed, step, batch.first) & 0x7FFFFFFF)
         with autograd.record():
-            loss = self._loss(self.network(codes), labels, weights).sum()
+            loss = self._loss(self.network(codes), labels, weights)
             scaled = loss * scale
         mark("forward")
         scaled.backward()
         mark("backward")
         return loss
+
+    def _loss(self, logits: mx.nd.NDArray, labels: mx.nd.NDArray, weights: mx.nd.NDArray) -> mx.nd.NDArray:
+        log_probabilities, smoothing = mx.nd.log_softmax(logits), self.objective.smoothing
+        target = log_probabilities.pick(labels, axis=1, keepdims=True)
+        if smoothing:
+            target = (1 - smoothing) * target + smoothing * log_probabilities.mean(axis=1, keepdims=True)
+        if self.objective.weights:
+            weights = weights * self._class_weights.take(labels).reshape((-1, 1))
+        return -(target * weights).sum()
 
 
 class NativeEngine(Engine):
@@ -99,8 +128,10 @@ class NativeEngine(Engine):
     with one thread: OpenMP's threads do not survive a fork.
     """
 
-    def __init__(self, network: Crepe, plan: Plan, device: Any, library: Library) -> None:
-        super().__init__(network, plan, device)
+    def __init__(
+        self, network: Crepe, plan: Plan, device: Any, library: Library, objective: Objective = PLAIN, piece: int = 0
+    ) -> None:
+        super().__init__(network, plan, device, objective, piece)
         self._functions = library.functions
         self._parameters = list(network.collect_params().values())
         self._open(threads())
@@ -111,6 +142,8 @@ class NativeEngine(Engine):
         in_bfloat16 = self.plan.precision == "bfloat16"
         engine = self._functions.crepe_open(in_bfloat16, (ctypes.c_int64 * len(sizes))(*sizes), threads)
         self._check(engine is None)
+        weights = np.ascontiguousarray(self.objective.class_weights(shape.classes))
+        self._check(self._functions.crepe_objective(engine, self.objective.smoothing, weights.ctypes.data))
         self._engine = engine
         self._has_weights = False
         self._lock = threading.Lock()
@@ -133,7 +166,7 @@ class NativeEngine(Engine):
             self._check(self._functions.crepe_forward(self._engine, packed, stride, rows, pointer(logits)))
         return logits
 
-    def gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark = no_mark) -> mx.nd.NDArray:
+    def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> mx.nd.NDArray:
         self._follow_fork()
         rows, _ = self._shape_of(batch)
         losses = mx.nd.empty((rows,))

@@ -7,6 +7,7 @@
 #include <omp.h>
 
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "dense.h"
@@ -42,6 +43,7 @@ class Engine {
     virtual void forward(const uint8_t* codes, long stride, long rows, float* logits) = 0;
     virtual void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) = 0;
     virtual void train_backward(float* const* gradients) = 0;
+    virtual void objective(double smoothing, const float* weights) = 0;
 };
 
 template <class T> class Crepe final : public Engine {
@@ -50,6 +52,7 @@ template <class T> class Crepe final : public Engine {
         width_ = padded(shape.filters);
         units_ = padded(shape.units);
         symbols_ = shape.alphabet + 1;
+        weights_.assign(shape.classes, 1.0f);
         positions_[0] = (shape.length - TAPS[0] + 1) / POOL;
         positions_[1] = (positions_[0] - TAPS[1] + 1) / POOL;
         positions_[2] = (positions_[1] - 4 * (TAPS[2] - 1)) / POOL;
@@ -82,6 +85,11 @@ template <class T> class Crepe final : public Engine {
             for (int i = 0; i < 3; ++i)
                 dense_panels(parameters[2 * (CONVOLUTIONS + i)], widths_[i + 1], widths_[i], dense_[i].get());
         }
+    }
+
+    void objective(double smoothing, const float* weights) override {
+        smoothing_ = smoothing;
+        weights_.assign(weights, weights + shape_.classes);
     }
 
     void forward(const uint8_t* codes, long stride, long rows, float* logits) override {
@@ -141,6 +149,8 @@ template <class T> class Crepe final : public Engine {
     const Shape shape_;
     const int threads_;
     std::vector<Own> own_;
+    double smoothing_ = 0;
+    std::vector<float> weights_;  // of the classes
     long width_, units_, symbols_, features_;
     long positions_[3];  // after each pool
     long widths_[4];     // features, units, units, classes
@@ -305,7 +315,8 @@ template <class T> class Crepe final : public Engine {
                 logits[row * shape_.classes + n] = sums_.get()[row * padded(shape_.classes) + n] + bias[n];
     }
 
-    // Cross-entropy of each row, times its weight, and the gradient of their sum.
+    // Cross-entropy of each row with its label, smoothed over all classes (Szegedy et al. 2016, arXiv:1512.00567), times
+    // the weights of the row and of its class; and the gradient of their sum.
     void loss(const float* logits, const uint8_t* batch, float* losses) {
         const long width = padded(shape_.classes);
         std::memset(static_cast<void*>(gradients_[3].get()), 0, padded(rows_) * width * sizeof(T));
@@ -313,14 +324,20 @@ template <class T> class Crepe final : public Engine {
             const float* mine = logits + row * shape_.classes;
             const uint8_t* behind = batch + row * (shape_.length + LABEL_BYTES) + shape_.length;
             const long label = behind[0] + 256L * behind[1];
-            const float weight = behind[2];
+            const float weight = behind[2] * weights_[label];
             const float highest = *std::max_element(mine, mine + shape_.classes);
             double total = 0;
             for (long n = 0; n < shape_.classes; ++n) total += std::exp(double(mine[n] - highest));
-            losses[row] = weight * float(std::log(total) - (mine[label] - highest));
+            double target = mine[label] - highest;
+            if (smoothing_ > 0) {
+                const double mean = std::accumulate(mine, mine + shape_.classes, 0.0) / shape_.classes - highest;
+                target += smoothing_ * (mean - target);
+            }
+            losses[row] = weight * float(std::log(total) - target);
             for (long n = 0; n < shape_.classes; ++n) {
                 const double probability = std::exp(double(mine[n] - highest)) / total;
-                put(gradients_[3].get()[row * width + n], weight * float(probability - (n == label)));
+                const double wanted = (1 - smoothing_) * (n == label) + smoothing_ / shape_.classes;
+                put(gradients_[3].get()[row * width + n], weight * float(probability - wanted));
             }
         }
     }

@@ -71,6 +71,11 @@ void* crepe_open(int bfloat, const int64_t* shape, int threads) {
 
 void crepe_close(void* engine) { delete static_cast<Engine*>(engine); }
 
+// weights: one a class.
+int crepe_objective(void* engine, double smoothing, const float* weights) {
+    return guarded([&] { static_cast<Engine*>(engine)->objective(smoothing, weights); });
+}
+
 int crepe_set(void* engine, const float* const* parameters) {
     return guarded([&] { static_cast<Engine*>(engine)->set(parameters); });
 }

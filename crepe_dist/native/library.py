@@ -30,6 +30,7 @@ _FUNCTIONS = {
     "crepe_has_bfloat16": (ctypes.c_int, ()),
     "crepe_open": (ctypes.c_void_p, (ctypes.c_int, ctypes.POINTER(_LONG), ctypes.c_int)),
     "crepe_close": (None, (ctypes.c_void_p,)),
+    "crepe_objective": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_double, _FLOATS)),
     "crepe_set": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS)),
     "crepe_forward": (ctypes.c_int, (ctypes.c_void_p, _BYTES, _LONG, _LONG, _FLOATS)),
     "crepe_train_forward": (
