@@ -29,6 +29,7 @@ ALIASES = {
     "--data": "--data.source",
     "--init-from": "--training.init_from",
     "--start-epoch": "--training.start_epoch",
+    "--overfit-batches": "--training.overfit_batches",
 }
 SWITCHES = {"--profile": "--logging.profile=true"}
 EXAMPLES = """
@@ -37,10 +38,12 @@ examples:
   horovodrun -np 2 python -m crepe_dist.train                   the same by two processes
   python -m crepe_dist.train --data data/reviews --device gpu   prepared data, one GPU
   python -m crepe_dist.train --config configs/smoke.yaml --training.epochs 3
+  python -m crepe_dist.train --dry-run                          shapes, memory, time; one step, nothing written
+  python -m crepe_dist.train --overfit-batches 2                can it learn 128 documents by heart?
 
 short forms: --data DIR is --data.source DIR, --init-from FILE is --training.init_from FILE,
---start-epoch N is --training.start_epoch N, --profile is --logging.profile true. The same command run again goes on
-with an unfinished run.
+--start-epoch N is --training.start_epoch N, --overfit-batches N is --training.overfit_batches N, --profile is
+--logging.profile true. The same command run again goes on with an unfinished run.
 """
 
 
@@ -52,11 +55,13 @@ class Config:
         device: auto (a GPU if there is one), gpu or cpu.
         run_dir: folder of the run; none: ``runs/<data>-<hash of what decides the result>``.
         fresh: start another run even if this one was begun or finished before.
+        dry_run: only try what would be done: shapes, memory, and one step on every process; nothing is written.
     """
 
     device: str = "auto"
     run_dir: Optional[str] = None
     fresh: bool = False
+    dry_run: bool = False
     data: DataOptions = field(default_factory=DataOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
@@ -66,16 +71,12 @@ class Config:
     safety: SafetyOptions = field(default_factory=SafetyOptions)
     logging: LoggingOptions = field(default_factory=LoggingOptions)
 
-    def __post_init__(self) -> None:
-        if self.data.batch_size < 1:
-            raise UserError(f"data.batch_size is {self.data.batch_size}", remedy="give a number above zero")
-
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def to_yaml(self) -> str:
-        """What is saved with the run; without ``fresh``, so that ``--config`` on it comes back to the run."""
-        values = {name: value for name, value in self.to_dict().items() if name != "fresh"}
+        """What is saved with the run; so that ``--config`` on it comes back to the run."""
+        values = {name: value for name, value in self.to_dict().items() if name not in ("fresh", "dry_run")}
         return yaml.safe_dump(values, sort_keys=False)
 
     def identity(self) -> dict[str, Any]:
@@ -122,6 +123,7 @@ def parser() -> ArgumentParser:
     result.add_argument("--device", default="auto", help="auto (a GPU if there is one), gpu or cpu")
     result.add_argument("--run-dir", type=Optional[str], help="folder of the run (none: runs/<data>-<hash>)")
     result.add_argument("--fresh", action="store_true", help="start another run even if this one exists")
+    result.add_argument("--dry-run", action="store_true", help="try one step on every process; write nothing")
     for name, options in GROUPS.items():
         result.add_class_arguments(options, name)
     for action in result._actions:
@@ -146,7 +148,7 @@ def parse(arguments: Sequence[str]) -> Config:
             remedy="python -m crepe_dist.train --help lists every option with its type and default",
         ) from error
     groups = {name: options(**vars(values[name])) for name, options in GROUPS.items()}
-    return Config(device=values.device, run_dir=values.run_dir, fresh=values.fresh, **groups)
+    return Config(device=values.device, run_dir=values.run_dir, fresh=values.fresh, dry_run=values.dry_run, **groups)
 
 
 def _spelled_out(argument: str) -> str:

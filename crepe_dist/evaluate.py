@@ -56,7 +56,7 @@ def _open(given: Any, world: World) -> tuple[Dataset, Predictor]:
     from crepe_dist.serving.predictor import Foreign, open_checkpoint
     from crepe_dist.training import checkpoint
     from crepe_dist.training.display import Display
-    from crepe_dist.training.fit import open_data
+    from crepe_dist.training.setup import open_data
 
     def open_model() -> tuple[Predictor, str]:
         path = checkpoint.find(given.checkpoint)

@@ -15,6 +15,10 @@ def main() -> None:
         carried = None
         while True:
             config = world.agree("settings", lambda: parse(sys.argv[1:]), same=lambda config: config.to_dict())
+            if config.dry_run:
+                from crepe_dist.training.dry_run import dry_run
+
+                return dry_run(config, world, control)
             from crepe_dist.training.fit import Result, train
 
             outcome = train(config, world, control, carried)

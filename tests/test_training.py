@@ -218,7 +218,7 @@ class TestOptions:
         import mxnet as mx
 
         from crepe_dist.data.dataset import open_dataset
-        from crepe_dist.training.fit import build_network
+        from crepe_dist.training.setup import build_network
 
         before = parameters.values(build_network(start, open_dataset(data), mx.cpu()))
         assert state is not None

@@ -68,6 +68,11 @@ class Part:
             result[mine] = self.shards[shard][rows[mine] - self.starts[shard]]
         return result
 
+    def some(self, rows: npt.NDArray[np.int64], times: int = 1) -> Part:
+        """Those rows as a part of their own, in memory, so many times over, without their texts."""
+        starts = np.arange(times + 1) * len(rows)
+        return Part(self.folder, "train", np.tile(self.labels[rows], times), (self.codes(rows),) * times, starts)
+
     def text(self, row: int) -> str | None:
         """The original text of a row, if this part keeps texts."""
         shard = int(np.searchsorted(self.starts, row, side="right")) - 1
@@ -100,6 +105,10 @@ class Dataset:
     @property
     def classes(self) -> list[str]:
         return list(self.manifest["classes"])
+
+    def class_counts(self) -> npt.NDArray[np.int64]:
+        """Training documents of each class, int64 [classes]."""
+        return np.bincount(self.parts["train"].labels, minlength=len(self.classes))
 
     @property
     def fingerprint(self) -> str:

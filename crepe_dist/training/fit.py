@@ -2,43 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from crepe_dist.cluster.control import Control, Stopped
-from crepe_dist.cluster.devices import pick
 from crepe_dist.cluster.failures import drain, is_peer_gone
 from crepe_dist.cluster.watchdog import Watchdog
 from crepe_dist.cluster.world import World, join
 from crepe_dist.config import Config
-from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.dataset import Dataset, open_dataset, verify
-from crepe_dist.data.preparation import How, prepare_in_steps
-from crepe_dist.data.selection import Split
-from crepe_dist.data.sources import SAMPLE, SAMPLE_FEATURE_LEN, find_sources
+from crepe_dist.data.dataset import Dataset, verify
 from crepe_dist.errors import UserError
-from crepe_dist.model import parameters
-from crepe_dist.model.engine import open_engine
-from crepe_dist.model.network import Crepe, Shape
-from crepe_dist.model.precision import Plan, plan
 from crepe_dist.training import checkpoint, state
 from crepe_dist.training.display import ConsoleDisplay, Display
+from crepe_dist.training.estimate import estimate
 from crepe_dist.training.loop import Done, Loop, Regrouping
 from crepe_dist.training.metrics import Metrics, Record, RunMetrics
+from crepe_dist.training.opening import opening
 from crepe_dist.training.profile import Profile
 from crepe_dist.training.replicas import check_replicas
 from crepe_dist.training.run_folder import RunFolder, choose
 from crepe_dist.training.saver import Saver
+from crepe_dist.training.setup import set_up
 from crepe_dist.training.state import Progress, Snapshot
 
-SAMPLE_FOLDER = Path("data") / SAMPLE
 LOCK_SECONDS = 100.0  # for the processes of the group before to be gone; NFS keeps a dead client's locks for 90
-SAMPLE_SPLIT = Split(test=0.2, validation=0.1)
 
 
 @dataclass(frozen=True)
@@ -105,13 +94,8 @@ def train(config: Config, world: World, control: Control, carried: Carried | Non
     with Watchdog(control, config.safety.watchdog_s, world.rank) as watchdog, careful:
         world.beat, world.trust = watchdog.beat, watchdog.trust
         display = ConsoleDisplay() if world.is_root else Display()
-        dataset = open_data(config.data.source, world, display)
-        _check_parts(config, dataset)
-        device = world.agree("device", lambda: pick(config.device, world.local_rank, world.local_size))
-        world.agree("settings", lambda: None, same=lambda _: config.identity())
-        computing = world.agree("precision", lambda: plan(config.model, device), same=Plan.result)
-        network = world.agree("network", lambda: build_network(config, dataset, device))
-        engine = open_engine(network, computing, device)
+        dataset, engine = set_up(config, world, display)
+        network = engine.network
         folder = _choose_folder(config, dataset, world)
         if folder.result is not None:
             result = _result(folder)
@@ -126,9 +110,11 @@ def train(config: Config, world: World, control: Control, carried: Carried | Non
             metrics = _open_metrics(config, folder, display) if world.is_root else Metrics()
             profile = Profile(world, engine, folder) if config.logging.profile else None
             loop = Loop(config, dataset, world, folder, engine, metrics, display, control, watchdog, profile)
-            display.say(_opening(config, dataset, world, loop))
+            display.say(opening(loop))
+            display.say(f"run       {folder.path}")
             if not rejoin(loop, carried):
                 resume(loop)
+                display.say(f"time      {estimate(loop)}")
             with control.deferring():
                 try:
                     loop.run()
@@ -141,16 +127,6 @@ def train(config: Config, world: World, control: Control, carried: Carried | Non
 
 def _open_metrics(config: Config, folder: RunFolder, display: Display) -> Metrics:
     return RunMetrics(folder.path, display.say, tensorboard=config.logging.tensorboard)
-
-
-def _check_parts(config: Config, dataset: Dataset) -> None:
-    if config.training.patience and "validation" not in dataset.parts:
-        raise UserError(
-            "training.patience needs data with a validation part",
-            "the test part must not decide when to stop",
-            "prepare the data with --validation 0.1",
-            on_all_ranks=True,
-        )
 
 
 def _carry(loop: Loop, control: Control) -> Carried:
@@ -265,43 +241,6 @@ def _verify_data(dataset: Dataset, world: World, folder: RunFolder, watchdog: Wa
     watchdog.beat()
 
 
-def open_data(source: str, world: World, display: Display) -> Dataset:
-    """Opens a prepared folder on every rank; the sample is prepared by rank 0 if it is not there yet.
-
-    Raises:
-        UserError: on every rank, if one of them cannot open it or sees other data.
-    """
-    folder = SAMPLE_FOLDER if source == SAMPLE else Path(source)
-    missing = source == SAMPLE and world.broadcast(not folder.exists(), "sample missing")
-    if missing:
-        display.say(f"preparing the sample in {folder}")
-        world.on_root("sample", _prepare_sample(folder))
-    dataset = world.agree("data", lambda: _open(folder), same=lambda dataset: dataset.fingerprint)
-    if "test" not in dataset.parts:
-        raise UserError(
-            f"{folder} has no test part",
-            "each epoch is scored on it",
-            "prepare the data with --test FILE or --test 0.2",
-            on_all_ranks=True,
-        )
-    return dataset
-
-
-def _open(folder: Path) -> Dataset:
-    if folder.is_file():
-        raise UserError(
-            f"{folder} is not a prepared data set but a file",
-            remedy=f"python -m crepe_dist.prepare {folder} --out data/{folder.name.split('.')[0]}, "
-            "then give that folder",
-        )
-    return open_dataset(folder)
-
-
-def _prepare_sample(folder: Path) -> Iterator[object]:
-    encoding = Encoding(feature_len=SAMPLE_FEATURE_LEN)
-    yield from prepare_in_steps(find_sources([SAMPLE]), folder, encoding, SAMPLE_SPLIT, How(processes=1))
-
-
 def _choose_folder(config: Config, dataset: Dataset, world: World) -> RunFolder:
     choices = (choose(config, dataset.name, dataset.fingerprint) for _ in range(1))
     found = world.on_root("run folder", choices)
@@ -313,41 +252,6 @@ def _choose_folder(config: Config, dataset: Dataset, world: World) -> RunFolder:
         return RunFolder(chosen)
 
     return world.agree("run folder", seen)
-
-
-def build_network(config: Config, dataset: Dataset, device: Any) -> Crepe:
-    """The network that ``config`` and the data ask for, with its initial or given parameters."""
-    filters, units = config.model.widths(len(dataset.parts["train"]))
-    encoding = dataset.encoding
-    shape = Shape(
-        len(encoding.alphabet), encoding.feature_len, len(dataset.classes), filters, units, config.model.dropout
-    )
-    network = parameters.build(shape, config.model, device, config.training.seed)
-    if config.training.init_from is not None:
-        parameters.set_values(network, parameters.load(checkpoint.find(config.training.init_from)))
-    return network
-
-
-def _opening(config: Config, dataset: Dataset, world: World, loop: Loop) -> str:
-    engine, folder = loop.engine, loop.folder
-    network, device = engine.network, engine.device
-    rows = ", ".join(f"{len(part):,} {name}" for name, part in dataset.parts.items())
-    count = sum(int(p.data().size) for p in network.collect_params().values())
-    processes = "1 process" if world.size == 1 else f"{world.size} processes"
-    where = f"{processes}, {device}"
-    if loop.exchange.by:
-        where += f", gradients summed by {loop.exchange.by}"
-    if device.device_type == "cpu":
-        where += f", OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')}"
-    return (
-        f"data      {dataset.name}: {rows} documents of {dataset.encoding.feature_len} characters, "
-        f"{len(dataset.classes)} classes\n"
-        f"network   {network.shape.filters} filters, {network.shape.units} units, {count:,} parameters\n"
-        f"training  {config.training.epochs} epochs, batch {config.data.batch_size}, {config.optimizer.name} "
-        f"{config.optimizer.learning_rate:g}; {where}\n"
-        f"computes  in {engine.plan}\n"
-        f"run       {folder.path}"
-    )
 
 
 def _result(folder: RunFolder) -> Result:

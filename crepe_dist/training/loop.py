@@ -19,6 +19,7 @@ from crepe_dist.training import checkpoint, culprits, memory, state
 from crepe_dist.training.display import Display, Speed, epoch_line
 from crepe_dist.training.evaluation import Interrupted, Scores, evaluate
 from crepe_dist.training.metrics import Metrics, Record
+from crepe_dist.training.not_learning import NotLearning
 from crepe_dist.training.profile import Profile
 from crepe_dist.training.replicas import check_replicas
 from crepe_dist.training.run_folder import RunFolder
@@ -92,6 +93,7 @@ class Loop:
         self.progress = Progress(epoch=config.training.start_epoch)
         self.unrecorded: list[Done] = []
         self.recent: list[Record] = []  # of the steps since the last save, in case rank 0 is lost before it wrote them
+        self.learning = NotLearning(engine.objective.of_ignorance(dataset.class_counts()), config)
         self._flops = flops.training(self.network.shape)
         self._rows: list[int] = []
         self._waited = 0.0
@@ -113,6 +115,7 @@ class Loop:
                 scores = self.evaluate()
             self.finish_epoch(scores)
             self.save_state()
+        self.say_if(self.learning.end(self.progress.step))
         self.close()
 
     def close(self) -> None:
@@ -201,6 +204,11 @@ class Loop:
         self.progress.moving_loss = loss if before is None else (1 - SMOOTHING) * before + SMOOTHING * loss
         self.progress.loss_sum += done.loss
         self.unrecorded.append(done)
+        self.say_if(self.learning.look(done.step, loss))
+
+    def say_if(self, line: str | None) -> None:
+        if line is not None:
+            self.display.say(line)
 
     def not_finite(self, error: NotFinite, batch: Batch, step: int) -> Outcome:
         """The step is left out, or the run ends; the same on every rank, and the parameters are those before."""

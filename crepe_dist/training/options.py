@@ -1,7 +1,8 @@
 """Settings of the optimiser, the loop and what it writes. A batch size is global; durations are epochs."""
 
-from dataclasses import dataclass
-from typing import Literal, Optional
+import math
+from dataclasses import dataclass, field
+from typing import Literal, Optional, Union
 
 from crepe_dist.errors import UserError
 
@@ -18,9 +19,11 @@ class OptimizerOptions:
         momentum: of sgd and nag.
         weight_decay: L2 term added to the gradient, on weights and biases.
         clip_norm: largest Euclidean norm of the mean gradient over all parameters; none: not clipped.
-        schedule: constant; halving every ``halve_every`` epochs, ten times at most (the paper's); or cosine to zero at
-            the last epoch.
+        schedule: constant; halving every ``halve_every`` epochs, ten times at most (the paper's); step, times
+            ``step_factor`` at each epoch of ``step_epochs``; or cosine to zero at the last epoch.
         halve_every: epochs between two halvings.
+        step_epochs: for schedule step, such as [3, 4.5]; fractions of an epoch count.
+        step_factor: for schedule step.
         scale_with_batch: multiply the learning rate by data.batch_size / 128, reached by a warm-up.
         warmup_epochs: epochs of linear warm-up; none: 1 with ``scale_with_batch``, else 0.
     """
@@ -30,13 +33,27 @@ class OptimizerOptions:
     momentum: float = 0.9
     weight_decay: float = 0.00001
     clip_norm: Optional[float] = None
-    schedule: Literal["constant", "halving", "cosine"] = "cosine"
+    schedule: Literal["constant", "halving", "step", "cosine"] = "cosine"
     halve_every: float = 3
+    step_epochs: list[float] = field(default_factory=list)
+    step_factor: float = 0.1
     scale_with_batch: bool = False
     warmup_epochs: Optional[float] = None
 
     def __post_init__(self) -> None:
-        _positive("optimizer", learning_rate=self.learning_rate, halve_every=self.halve_every)
+        _positive(
+            "optimizer",
+            learning_rate=self.learning_rate,
+            halve_every=self.halve_every,
+            step_factor=self.step_factor,
+            step_epochs=min(self.step_epochs, default=1),
+        )
+        if (self.schedule == "step") != bool(self.step_epochs):
+            raise UserError(
+                f"optimizer.schedule is {self.schedule} and optimizer.step_epochs is {self.step_epochs}",
+                "one means nothing without the other",
+                "give both: --optimizer.schedule step --optimizer.step_epochs '[3, 4]'",
+            )
         if self.clip_norm is not None:
             _positive("optimizer", clip_norm=self.clip_norm)
 
@@ -56,6 +73,12 @@ class TrainingOptions:
         init_from: .params file or run folder to start from, in place of random parameters.
         patience: stop after this many epochs without a better validation accuracy; 0: never. Needs data with a
             validation part.
+        label_smoothing: share of each label that is spread over all classes, 0 to below 1 (0.1 is usual); probabilities
+            become less extreme.
+        class_weights: of a document in the loss, by its class: none: all count the same; balanced: rare classes count
+            as much as frequent ones; or weights by name, such as {"spam": 3}, 1 for classes that are not named.
+        overfit_batches: train on so many batches only, again and again, and score the same documents: a network that
+            cannot learn these by heart has another fault than too little data. 0: off.
         seed: decides the initialisation, the order of documents and the dropout.
     """
 
@@ -63,6 +86,9 @@ class TrainingOptions:
     start_epoch: int = 0
     init_from: Optional[str] = None
     patience: int = 0
+    label_smoothing: float = 0.0
+    class_weights: Union[Literal["none", "balanced"], dict[str, float]] = "none"
+    overfit_batches: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -73,8 +99,18 @@ class TrainingOptions:
                 f"training.epochs is {self.epochs}, and epochs count from zero",
                 "give an epoch below training.epochs",
             )
-        if self.seed < 0 or self.patience < 0:
-            raise UserError("training.seed and training.patience must not be negative")
+        if min(self.seed, self.patience, self.overfit_batches) < 0:
+            raise UserError("training.seed, training.patience and training.overfit_batches must not be negative")
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(
+                f"training.label_smoothing is {self.label_smoothing}", remedy="give a share from 0 to below 1"
+            )
+        if isinstance(self.class_weights, dict):
+            for name, weight in self.class_weights.items():
+                if not 0 < weight < math.inf:
+                    raise UserError(
+                        f"training.class_weights gives {name} the weight {weight}", remedy="give a number above zero"
+                    )
 
 
 @dataclass

@@ -25,6 +25,8 @@ def learning_rate(options: OptimizerOptions, epoch: float, epochs: int, batch_si
         return start + (peak - start) * epoch / warmup
     if options.schedule == "halving":
         return peak * 0.5 ** min(int(epoch / options.halve_every), MOST_HALVINGS)
+    if options.schedule == "step":
+        return peak * options.step_factor ** sum(epoch >= each for each in options.step_epochs)
     if options.schedule == "cosine":
         progress = (epoch - warmup) / max(epochs - warmup, 1e-9)
         return peak * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))

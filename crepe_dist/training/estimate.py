@@ -1,0 +1,52 @@
+"""How long a run will take, by the time of one step on this machine, before it begins."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import mxnet as mx
+
+from crepe_dist.reports import wording
+
+if TYPE_CHECKING:
+    from crepe_dist.training.loop import Loop
+
+TRIES = 2  # of each; the first compiles, and the quickest counts
+
+
+def estimate(loop: Loop) -> str:
+    """What is to be done and how long it takes, for a person to read; parameters stay as they are. All ranks call it.
+
+    The slowest rank counts. The update of the parameters and the exchange of gradients are not part of it.
+    """
+    epochs = loop.config.training.epochs - loop.progress.epoch
+    steps = math.ceil(len(loop.train_part) / loop.config.data.batch_size)
+    left = epochs * steps - math.ceil(loop.progress.documents / loop.config.data.batch_size)
+    batch = next(loop.batches(), None)
+    if batch is None:
+        return f"{wording.counted(epochs, 'epoch')} of {wording.counted(steps, 'step')}"
+    seed = loop.config.training.seed
+    step = _seconds(lambda: loop.engine.gradients(batch, seed, 0, loop.train_step.scale.scale))
+    loop.engine.refresh()
+    forward = _seconds(lambda: loop.engine.logits(batch))
+    loop.watchdog.beat("estimate")
+    slowest = [max(times) for times in zip(*loop.world.gather([step, forward], "estimate"))]
+    scored = sum(len(part) for name, part in loop.dataset.parts.items() if name != "train")
+    total = left * slowest[0] + epochs * scored / loop.config.data.batch_size * slowest[1]
+    return (
+        f"about {wording.duration(total)}: {wording.counted(epochs, 'epoch')} of {wording.counted(steps, 'step')} at "
+        f"{1000 * slowest[0]:,.0f} ms, {wording.counted(scored, 'document')} scored after each"
+    )
+
+
+def _seconds(compute: Callable[[], Any]) -> float:
+    times = []
+    for _ in range(TRIES):
+        began = time.monotonic()
+        compute()
+        mx.nd.waitall()
+        times.append(time.monotonic() - began)
+    return min(times)

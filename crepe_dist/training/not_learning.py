@@ -1,0 +1,84 @@
+"""Notices a network that has learnt how frequent the classes are and nothing else, and says what usually helps."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from crepe_dist.config import Config
+
+WINDOW = 100  # steps whose mean loss is looked at
+STEPS = 500  # from which on it is said; see docs/architecture.md for how long healthy runs take
+MARGIN = 0.02  # of the loss that a guess by frequency has: noise of the mean, and progress too small to count
+
+
+class NotLearning:
+    """Told the loss of each step, says when the network does not learn, and when it has begun to after all.
+
+    Args:
+        guess: mean loss of predictions that do not look at the documents (``Objective.of_ignorance``), in nats.
+        config: what the advice depends on.
+    """
+
+    def __init__(self, guess: float, config: Config) -> None:
+        self._guess = guess
+        self._config = config
+        self._losses: deque[float] = deque(maxlen=WINDOW)
+        self._said = False
+
+    def look(self, step: int, loss: float) -> str | None:
+        """Something to say after a step, if there is something.
+
+        Args:
+            step: its number, from 1.
+            loss: mean of the step's documents, in nats.
+        """
+        self._losses.append(loss)
+        if self._said:
+            if not self._is_stuck():
+                self._said = False
+                return f"step {step}: the loss is below that of a guess now; it has begun to learn"
+        elif step % STEPS == 0 and len(self._losses) == WINDOW and self._is_stuck():
+            self._said = True
+            return self.advice(step)
+        return None
+
+    def end(self, step: int) -> str | None:
+        """The same once training is over, for a run that was too short to be looked at."""
+        if self._said or not self._losses or not self._is_stuck():
+            return None
+        return self.advice(step)
+
+    def _is_stuck(self) -> bool:
+        return self._mean() > (1 - MARGIN) * self._guess
+
+    def _mean(self) -> float:
+        return sum(self._losses) / len(self._losses)
+
+    def advice(self, step: int) -> str:
+        """What was seen, and what to try, the likeliest first."""
+        optimizer, training = self._config.optimizer, self._config.training
+        diverged = self._mean() > 1.2 * self._guess
+        tries = []
+        if diverged or (optimizer.name == "adam" and optimizer.learning_rate > 0.002):
+            tries.append(f"a lower rate: --optimizer.learning_rate {optimizer.learning_rate / 10:g}")
+        if optimizer.name != "adam":
+            tries.append(
+                "Adam, which leaves this plateau sooner: --optimizer.name adam --optimizer.learning_rate 0.001"
+            )
+        if self._config.model.initialisation == "paper":
+            tries.append("wider initial weights: --model.initialisation xavier")
+        if optimizer.clip_norm is None and diverged:
+            tries.append("clipping: --optimizer.clip_norm 1")
+        if self._config.model.dropout > 0.5:
+            tries.append("less dropout: --model.dropout 0.5")
+        if training.overfit_batches == 0:
+            tries.append(
+                "a test whether it can learn at all: --overfit-batches 2; if it cannot, or if the lines of "
+                "`predict --random 5` do not fit their classes, labels and texts do not belong together"
+            )
+        tries.append("patience: with few or hard data this plateau can last several epochs")
+        lines = "\n".join(f"  do:  {each}" for each in tries)
+        return (
+            f"not learning: after {step} steps the loss is {self._mean():.3f}; to know how frequent the classes are, "
+            f"and nothing of the texts, gives {self._guess:.3f}\n{lines}"
+        )

@@ -1,0 +1,136 @@
+"""What a run computes with: the data, and the network on its device; the same on every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from crepe_dist.cluster.devices import pick
+from crepe_dist.cluster.world import World
+from crepe_dist.config import Config
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.dataset import Dataset, open_dataset
+from crepe_dist.data.loader import epoch_order
+from crepe_dist.data.preparation import How, prepare_in_steps
+from crepe_dist.data.selection import Split
+from crepe_dist.data.sources import SAMPLE, SAMPLE_FEATURE_LEN, find_sources
+from crepe_dist.errors import UserError
+from crepe_dist.model import parameters
+from crepe_dist.model.engine import Engine, open_engine
+from crepe_dist.model.network import Crepe, Shape
+from crepe_dist.model.objective import Objective, balanced
+from crepe_dist.model.precision import Plan, plan
+from crepe_dist.training import checkpoint
+from crepe_dist.training.display import Display
+
+SAMPLE_FOLDER = Path("data") / SAMPLE
+SAMPLE_SPLIT = Split(test=0.2, validation=0.1)
+OVERFIT_STEPS = 100  # of an epoch that repeats a few batches
+
+
+def set_up(config: Config, world: World, display: Display, sample: Path = SAMPLE_FOLDER) -> tuple[Dataset, Engine]:
+    """The data as they are trained on, and the engine on a network with its initial or given parameters.
+
+    Args:
+        sample: where the sample is prepared, if it is wanted and not there yet.
+
+    Raises:
+        UserError: on every rank, if something is missing on one of them or they do not agree.
+    """
+    dataset = open_data(config.data.source, world, display, sample)
+    _check_parts(config, dataset)
+    device = world.agree("device", lambda: pick(config.device, world.local_rank, world.local_size))
+    world.agree("settings", lambda: None, same=lambda _: config.identity())
+    computing = world.agree("precision", lambda: plan(config.model, device), same=Plan.result)
+    objective = world.agree("class weights", lambda: _objective(config, dataset))
+    network = world.agree("network", lambda: build_network(config, dataset, device))
+    if config.training.overfit_batches:
+        dataset = _few_batches(config, dataset)
+    return dataset, open_engine(network, computing, device, objective, config.data.micro_batch_size or 0)
+
+
+def _check_parts(config: Config, dataset: Dataset) -> None:
+    if config.training.patience and "validation" not in dataset.parts:
+        raise UserError(
+            "training.patience needs data with a validation part",
+            "the test part must not decide when to stop",
+            "prepare the data with --validation 0.1",
+            on_all_ranks=True,
+        )
+
+
+def open_data(source: str, world: World, display: Display, sample: Path = SAMPLE_FOLDER) -> Dataset:
+    """Opens a prepared folder on every rank; the sample is prepared by rank 0 if it is not there yet.
+
+    Raises:
+        UserError: on every rank, if one of them cannot open it or sees other data.
+    """
+    folder = sample if source == SAMPLE else Path(source)
+    missing = source == SAMPLE and world.broadcast(not folder.exists(), "sample missing")
+    if missing:
+        display.say(f"preparing the sample in {folder}")
+        world.on_root("sample", _prepare_sample(folder))
+    dataset = world.agree("data", lambda: _open(folder), same=lambda dataset: dataset.fingerprint)
+    if "test" not in dataset.parts:
+        raise UserError(
+            f"{folder} has no test part",
+            "each epoch is scored on it",
+            "prepare the data with --test FILE or --test 0.2",
+            on_all_ranks=True,
+        )
+    return dataset
+
+
+def _open(folder: Path) -> Dataset:
+    if folder.is_file():
+        raise UserError(
+            f"{folder} is not a prepared data set but a file",
+            remedy=f"python -m crepe_dist.prepare {folder} --out data/{folder.name.split('.')[0]}, "
+            "then give that folder",
+        )
+    return open_dataset(folder)
+
+
+def _prepare_sample(folder: Path) -> Iterator[object]:
+    encoding = Encoding(feature_len=SAMPLE_FEATURE_LEN)
+    yield from prepare_in_steps(find_sources([SAMPLE]), folder, encoding, SAMPLE_SPLIT, How(processes=1))
+
+
+def build_network(config: Config, dataset: Dataset, device: Any) -> Crepe:
+    """The network that ``config`` and the data ask for, with its initial or given parameters."""
+    filters, units = config.model.widths(len(dataset.parts["train"]))
+    encoding = dataset.encoding
+    shape = Shape(
+        len(encoding.alphabet), encoding.feature_len, len(dataset.classes), filters, units, config.model.dropout
+    )
+    network = parameters.build(shape, config.model, device, config.training.seed)
+    if config.training.init_from is not None:
+        parameters.set_values(network, parameters.load(checkpoint.find(config.training.init_from)))
+    return network
+
+
+def _objective(config: Config, dataset: Dataset) -> Objective:
+    given, smoothing = config.training.class_weights, config.training.label_smoothing
+    if given == "none":
+        return Objective(smoothing)
+    if given == "balanced":
+        return Objective(smoothing, balanced(dataset.class_counts()))
+    assert isinstance(given, dict)
+    unknown = set(given) - set(dataset.classes)
+    if unknown:
+        raise UserError(
+            f"training.class_weights names {', '.join(sorted(unknown))}, which is no class of the data",
+            f"there are {', '.join(dataset.classes)}"[:300],
+            "write the names as prepare shows them",
+        )
+    return Objective(smoothing, tuple(given.get(name, 1.0) for name in dataset.classes))
+
+
+def _few_batches(config: Config, dataset: Dataset) -> Dataset:
+    """The first batches of the first epoch, repeated to make an epoch, as the part to train and the part to score."""
+    wanted, part = config.training.overfit_batches, dataset.parts["train"]
+    rows = epoch_order(len(part), config.training.seed, 0)[: wanted * config.data.batch_size]
+    times = max(1, OVERFIT_STEPS // wanted)
+    return replace(dataset, parts={"train": part.some(rows, times), "test": part.some(rows)})
