@@ -291,6 +291,16 @@ class TestSchedule:
         rates = [schedule.learning_rate(options, epoch, 4, 128) for epoch in (0, 2, 4)]
         assert rates == pytest.approx([1.0, 0.5, 0.0])
 
+    def test_step_falls_at_the_epochs_that_were_named(self):
+        options = OptimizerOptions(learning_rate=1.0, schedule="step", step_epochs=[1, 2.5], step_factor=0.5)
+        rates = [schedule.learning_rate(options, epoch, 4, 128) for epoch in (0, 1, 2, 2.5, 3)]
+        assert rates == [1.0, 0.5, 0.5, 0.25, 0.25]
+
+    @pytest.mark.parametrize("wrong", [{"schedule": "step"}, {"step_epochs": [1]}])
+    def test_a_step_without_epochs_and_epochs_without_a_step_are_refused(self, wrong):
+        with pytest.raises(UserError, match="one means nothing without the other"):
+            OptimizerOptions(**wrong)
+
     def test_scaling_with_the_batch_is_explicit_and_warms_up(self):
         options = OptimizerOptions(learning_rate=0.1, schedule="constant", scale_with_batch=True)
         rates = [schedule.learning_rate(options, epoch, 10, 512) for epoch in (0, 0.5, 1, 5)]
@@ -314,3 +324,34 @@ def test_from_python(data, tmp_path):
         assert prediction.probability == max(probability for _, probability in prediction.ranking)
     one_by_one = [predictor.predict([text])[0].probability for text in texts]
     assert one_by_one == pytest.approx([prediction.probability for prediction in predictions], abs=1e-5)
+
+
+def test_few_batches_are_learnt_by_heart_and_scored(data, tmp_path):
+    printed = train(data, tmp_path / "run", "--overfit-batches=1", "--optimizer.learning_rate=0.05")
+    assert "5,000 train, 50 test documents" in printed
+    assert "only a few batches of it" in printed
+    assert records(tmp_path / "run", "epoch")[-1]["test_accuracy"] == 1.0
+
+
+def test_a_dry_run_shows_shapes_memory_and_time_and_writes_nothing(data, tmp_path):
+    arguments = ("--data", data, "--run-dir", tmp_path / "run", "--dry-run", *QUICK)
+    for processes in (1, 2):
+        printed = run(command("train", *arguments, processes=processes), tmp_path)
+        assert "convolution 6, 3 wide         16 × 3" in printed
+        assert "the same parameters everywhere" in printed
+        assert "nothing was written" in printed
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "what"),
+    [
+        ("--training.label_smoothing=1", "training.label_smoothing is 1.0"),
+        ('--training.class_weights={"first": 0}', "the weight 0.0"),
+        ('--training.class_weights={"fourth": 2}', "names fourth, which is no class"),
+        ("--data.micro_batch_size=0", "data.micro_batch_size is 0"),
+        ("--overfit-batches=-1", "training.overfit_batches must not be negative"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(data, tmp_path, complaint, wrong, what):
+    assert what in complaint("train", "--data", data, "--run-dir", tmp_path / "run", *QUICK, wrong, cwd=tmp_path)

@@ -1,0 +1,51 @@
+"""What the documentation says is so: the tutorial runs, the reference is that of the code, no link leads nowhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import run
+
+ROOT = Path(__file__).resolve().parent.parent
+BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def test_the_tutorial_does_what_it_says(tmp_path):
+    blocks = BLOCK.findall((ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8"))
+    assert len(blocks) > 6
+    printed = {}
+    for kind, text in blocks:
+        if kind == "python":
+            (tmp_path / "messages.py").write_text(text, encoding="utf-8")
+            continue
+        for line in text.splitlines():
+            sender, _, rest = line.rpartition(" | ")
+            words = shlex.split(rest)
+            assert words[0] == "python"
+            stdin = sender.partition('"')[2].rstrip('"') + "\n"
+            printed[line] = run([sys.executable, *words[1:]], tmp_path, stdin=stdin)
+    quarantined = (tmp_path / "data" / "messages" / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(quarantined) == 3
+    answers = [text for line, text in printed.items() if "parcle" in line]
+    assert answers[0].startswith("delivery ")
+    assert any((tmp_path / "runs").glob("messages-*/report.html"))
+
+
+def test_the_reference_is_that_of_the_code():
+    run([sys.executable, "tools/reference.py", "--check"], ROOT)
+
+
+def test_the_site_builds_and_no_link_leads_nowhere(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "site" / "tutorial" / "index.html").is_file()
