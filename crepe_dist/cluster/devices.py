@@ -30,7 +30,7 @@ def pick(device: str, local_rank: int, local_size: int) -> Any:
         raise UserError(
             "no GPU was found",
             "MXNet sees none: no driver, or the CPU flavour of MXNet is installed",
-            "install the cu112 flavour (README, GPU) and the driver, or use --device cpu",
+            "install the cu112 flavour (docs/install.md) and the driver, or use --device cpu",
         )
     if local_size > gpus:
         raise UserError(

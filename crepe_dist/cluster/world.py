@@ -211,7 +211,7 @@ class HorovodWorld(World):
                 f"this is process {launch.rank} of {launch.size} started by {launch.launcher}, "
                 "but Horovod for MXNet is not installed",
                 str(error),
-                "install it (`uv sync`; without uv see README, Install), or start one process without a launcher",
+                "install it (`uv sync`; without uv see docs/install.md), or start one process without a launcher",
             ) from error
         if not has_gpu_driver():
             # Horovod's thread looks for work every millisecond, and takes a tenth of the core that computes.

@@ -103,7 +103,7 @@ class Reading:
 def find_sources(
     given: Sequence[str], test: str | None = None, validation: str | None = None, reading: Reading | None = None
 ) -> Sources:
-    """``sample``, ``-``, files and folders; see the README for how a folder is understood.
+    """``sample``, ``-``, files and folders; see docs/data.md for how a folder is understood.
 
     Raises:
         UserError: there is no such thing, or a folder holds nothing that can be read.
