@@ -5,8 +5,8 @@ Prints a JSON object a subject, as soon as it is known: what was found before a 
 
 from __future__ import annotations
 
-import contextlib
 import json
+import os
 import signal
 from typing import Any, Callable
 
@@ -22,8 +22,10 @@ SECONDS = 120  # imports, on a slow disk
 
 def main() -> None:
     signal.alarm(SECONDS)  # should it hang in a driver, and nobody be left to end it
-    with contextlib.suppress(UserError):  # which the diagnosis tells elsewhere
+    try:
         limit_threads(Launch())
+    except UserError:  # told elsewhere; MXNet would end this process
+        del os.environ["OMP_NUM_THREADS"]
     print(json.dumps({"gpus": gpus()}), flush=True)
     for name, look in (("kernels", kernels), ("mxnet", mxnet), ("horovod", horovod)):
         print(json.dumps({name: _tried(look)}), flush=True)
