@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,13 @@ from typing import Any
 from crepe_dist import __version__
 
 PACKAGES = ("mxnet", "mxnet-cu112", "horovod", "numpy", "pandas", "pyyaml")
+MEMBERSHIP = Path("/proc/self/cgroup")
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
+LIMITS = {
+    "open files": resource.RLIMIT_NOFILE,
+    "processes": resource.RLIMIT_NPROC,
+    "address space": resource.RLIMIT_AS,
+}
 
 
 def describe() -> dict[str, Any]:
@@ -36,6 +45,60 @@ def processor() -> str:
 def memory() -> int:
     """Bytes of main memory that the machine has."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take: of the machine's, and of what its control groups leave it."""
+    meminfo = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    available = next((int(line.split()[1]) << 10 for line in meminfo if line.startswith("MemAvailable:")), memory())
+    left = [available]
+    for folder in _control_groups("memory"):
+        for limit, usage, cache in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            try:
+                most, used = (int((folder / name).read_text(encoding="ascii")) for name in (limit, usage))
+                counts = dict(map(str.split, (folder / "memory.stat").read_text(encoding="ascii").splitlines()))
+            except (OSError, ValueError):  # of the other version, or "max"
+                continue
+            left.append(most - used + int(counts.get(cache, 0)))  # files that were read can be forgotten
+    return max(0, min(left))
+
+
+def core_quota() -> float | None:
+    """How many cores' time the control groups (a container's limit) leave this process; ``None``: no limit."""
+    quotas = []
+    for folder in _control_groups("cpu"):
+        for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
+            try:
+                time, period = " ".join((folder / name).read_text(encoding="ascii") for name in names).split()
+                if int(time) > 0:
+                    quotas.append(int(time) / int(period))
+            except (OSError, ValueError):
+                continue
+    return min(quotas, default=None)
+
+
+def _control_groups(controller: str) -> Iterator[Path]:
+    """Folders of the groups that this process is in, the innermost first; of versions 1 and 2."""
+    try:
+        lines = MEMBERSHIP.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        root = CONTROL_GROUPS / controller if controllers else CONTROL_GROUPS
+        group = root / path.lstrip("/")
+        yield from (folder for folder in (group, *group.parents) if folder == root or root in folder.parents)
+
+
+def limits() -> dict[str, int | None]:
+    """Of this process (`ulimit`), by the names in ``LIMITS``; ``None``: unlimited."""
+    soft = {name: resource.getrlimit(number)[0] for name, number in LIMITS.items()}
+    return {name: None if value == resource.RLIM_INFINITY else value for name, value in soft.items()}
 
 
 def versions() -> dict[str, str]:

@@ -57,6 +57,28 @@ def compute_capability(gpu: int) -> tuple[int, int] | None:
     return None if failed else (major.value, minor.value)
 
 
+def name_of(gpu: int) -> str:
+    """Of a GPU as the driver numbers them; empty if the driver cannot be asked."""
+    text = ctypes.create_string_buffer(256)
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        failed = driver.cuInit(0) or driver.cuDeviceGetName(text, len(text), gpu)
+    except (OSError, AttributeError):
+        return ""
+    return "" if failed else text.value.decode("utf-8", "replace")
+
+
+def count() -> int:
+    """GPUs that the driver shows to this process, whatever MXNet can do with them; 0 if it cannot be asked."""
+    number = ctypes.c_int()
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(number))
+    except (OSError, AttributeError):
+        return 0
+    return 0 if failed else number.value
+
+
 def has_gpu_driver() -> bool:
     """Whether a GPU could be used at all; asks neither MXNet nor the driver."""
     return Path("/dev/nvidiactl").exists()

@@ -54,23 +54,34 @@ def detect(environment: Mapping[str, str] = os.environ) -> Launch:
     return Launch()
 
 
+def threads(launch: Launch, environment: Mapping[str, str] = os.environ) -> int:
+    """Of a process: what OMP_NUM_THREADS says, or else its share of the host's cores.
+
+    Raises:
+        UserError: it is set to something else than a number above zero.
+    """
+    given = environment.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if not environment.get("OMP_NUM_THREADS", "").strip():
+        return max(1, len(os.sched_getaffinity(0)) // launch.local_size)
+    if not given.isdecimal() or int(given) == 0:
+        raise UserError(
+            f"OMP_NUM_THREADS is {given!r}", "it is the number of threads", "give a number above zero, or unset it"
+        )
+    return int(given)
+
+
 def limit_threads(launch: Launch) -> int:
     """Sets OMP_NUM_THREADS to this process's share of the host's cores unless it is set; returns the number.
 
     Must run before MXNet is imported: MXNet reads it once and otherwise takes half the cores in every process.
 
     Raises:
-        UserError: it is set to something else than a number above zero.
+        UserError: as ``threads``.
     """
-    share = max(1, len(os.sched_getaffinity(0)) // launch.local_size)
+    number = threads(launch)
     if not os.environ.get("OMP_NUM_THREADS", "").strip():
-        os.environ["OMP_NUM_THREADS"] = str(share)
-    given = os.environ["OMP_NUM_THREADS"].split(",")[0].strip()
-    if not given.isdecimal() or int(given) == 0:
-        raise UserError(
-            f"OMP_NUM_THREADS is {given!r}", "it is the number of threads", "give a number above zero, or unset it"
-        )
-    return int(given)
+        os.environ["OMP_NUM_THREADS"] = str(number)
+    return number
 
 
 def horovodrun() -> str | None:

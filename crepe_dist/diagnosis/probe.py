@@ -1,0 +1,75 @@
+"""Looks at the libraries that may crash or hang, in a process of its own: `python -m crepe_dist.diagnosis.probe`.
+
+Prints a JSON object a subject, as soon as it is known: what was found before a crash is not lost.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from typing import Any, Callable
+
+from crepe_dist.cluster import devices, features
+from crepe_dist.cluster.launch import Launch, limit_threads
+from crepe_dist.errors import UserError
+from crepe_dist.model.options import ModelOptions
+from crepe_dist.model.precision import plan
+from crepe_dist.native import library
+
+SECONDS = 120  # imports, on a slow disk
+
+
+def main() -> None:
+    signal.alarm(SECONDS)  # should it hang in a driver, and nobody be left to end it
+    try:
+        limit_threads(Launch())
+    except UserError:  # told elsewhere; MXNet would end this process
+        del os.environ["OMP_NUM_THREADS"]
+    print(json.dumps({"gpus": gpus()}), flush=True)
+    for name, look in (("kernels", kernels), ("mxnet", mxnet), ("horovod", horovod)):
+        print(json.dumps({name: _tried(look)}), flush=True)
+
+
+def _tried(look: Callable[[], Any]) -> Any:
+    try:
+        return look()
+    # A library that does not fit may raise anything: MXNet with a new numpy an AttributeError.
+    except Exception as error:
+        return {"trouble": f"{type(error).__name__}: {error}"}
+
+
+def kernels() -> dict[str, Any]:
+    found, trouble = library.find()
+    return {"build": found.name if found else "", "trouble": trouble}
+
+
+def gpus() -> list[dict[str, Any]]:
+    """Those that the driver shows, whatever MXNet can do with them."""
+    return [
+        {"name": devices.name_of(number), "capability": devices.compute_capability(number)}
+        for number in range(devices.count())
+    ]
+
+
+def mxnet() -> dict[str, Any]:
+    """What it was compiled with, and what ``model.precision: auto`` and ``model.kernels: auto`` mean on each device."""
+    import mxnet as mx
+
+    enabled = [feature.name for feature in mx.runtime.feature_list() if feature.enabled]
+    places = {"CPU": mx.cpu(), **{f"GPU {number}": mx.gpu(number) for number in range(mx.context.num_gpus())}}
+    plans = {name: str(plan(ModelOptions(), device)) for name, device in places.items()}
+    return {"features": enabled, "gpus": len(places) - 1, "plans": plans, "trouble": ""}
+
+
+def horovod() -> dict[str, Any]:
+    if not features.is_installed():
+        return {"installed": False, "features": {}, "trouble": ""}
+    try:
+        return {"installed": True, "features": features.built(), "trouble": ""}
+    except (ImportError, OSError) as error:
+        return {"installed": True, "features": {}, "trouble": str(error)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""The last line: whether this machine can train."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from crepe_dist.diagnosis.check import Check
+from crepe_dist.diagnosis.facts import Facts
+from crepe_dist.diagnosis.trial import Trial, judge
+from crepe_dist.reports.wording import counted
+
+
+@dataclass(frozen=True)
+class Verdict:
+    ready: bool
+    text: str
+
+    def __str__(self) -> str:
+        return f"{'ready' if self.ready else 'not ready'}: {self.text}"
+
+
+def verdict(facts: Facts, checks: Sequence[Check], trials: Sequence[Trial]) -> Verdict:
+    """Args: checks: all lines, those of the trials, too; trials: none if they were left out."""
+    problems = [check for check in checks if check.level == "problem"]
+    if problems:
+        first = problems[0]
+        more = f" (and {counted(len(problems) - 1, 'more problem')}, above)" if problems[1:] else ""
+        alone = any(trial.processes == 1 and judge(trial)[0].level == "ok" for trial in trials)
+        works = ". One process on the CPU does train" if alone else ""
+        return Verdict(False, f"{first.what}{more}. Do: {first.remedy}{works}")
+    if not trials:
+        return Verdict(True, "as far as can be seen; nothing was tried (--quick)")
+    gpus = int(facts["mxnet"]["gpus"])
+    devices = "the CPU" + (f" and {counted(gpus, 'GPU')}" if gpus else "")
+    if max(trial.processes for trial in trials) > 1:
+        return Verdict(True, f"for one process or several, on {devices}")
+    return Verdict(True, f"for one process, on {devices}; for several, install Horovod (`uv sync`)")

@@ -1,0 +1,65 @@
+"""Looks whether this machine can train, and tries it: `python -m crepe_dist.doctor`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+
+from rich.console import Console
+
+from crepe_dist import arguments, command
+from crepe_dist.cluster.launch import detect
+from crepe_dist.errors import ExitCode, UserError
+
+EXAMPLES = """  python -m crepe_dist.doctor
+  python -m crepe_dist.doctor --json > doctor.json
+
+exit codes: 0 ready; 1 not ready, the last line says what to do
+"""
+
+
+def main() -> None:
+    flags = arguments.parser(
+        "doctor",
+        "Look at versions, devices, memory, disks and limits; then have two processes sum numbers and train a step on "
+        "each device. It takes about twenty seconds and leaves nothing behind. What it prints has no names of users, "
+        "hosts or folders in it, but for what a failing program said, so that it fits into a bug report.",
+        EXAMPLES,
+    )
+    flags.add_argument("--json", action="store_true", help="print all of it as one JSON object, and nothing else")
+    flags.add_argument("--quick", action="store_true", help="look only, and try nothing")
+    given = flags.parse_args()
+    if detect().size > 1:
+        launcher = detect().launcher
+        raise UserError(f"doctor was started by {launcher}", "it starts its processes itself", "start it without one")
+    # Imported here: --help needs none of it.
+    from crepe_dist.diagnosis import checks, facts, show, trial
+    from crepe_dist.diagnosis.verdict import verdict
+
+    console = Console(quiet=given.json)
+    found = facts.collect()
+    looked = checks.checks(found)
+    show.lines(looked, console)
+    tried, results = [], []
+    for each in () if given.quick else trial.trials(found, _say):
+        tried.append(each)
+        results.append(trial.judge(each))
+        show.lines(results[-1], console)
+    whole = [*looked, *(check for lines in results for check in lines)]
+    end = verdict(found, whole, tried)
+    show.explanations(whole, console)
+    console.print()
+    show.plain(str(end), console, "bold")
+    if given.json:
+        parts = {"ready": end.ready, "verdict": str(end), "checks": [asdict(check) for check in whole]}
+        print(json.dumps({**parts, "facts": found, "trials": [asdict(each) for each in tried]}, indent=2))
+    sys.exit(ExitCode.DONE if end.ready else ExitCode.ERROR)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    command.run(main)
