@@ -10,7 +10,7 @@ from crepe_dist.diagnosis.facts import FOLDERS, Facts
 from crepe_dist.machine import PACKAGES
 from crepe_dist.reports.wording import counted, listed, size
 
-INSTALL = "install again with `uv sync` (without uv see README, Install)"
+INSTALL = "install again with `uv sync` (without uv see docs/install.md)"
 PYTHONS = ((3, 9), (3, 11))
 NUMPY_TOO_NEW = (1, 24)
 CAPABILITIES = ((5, 0), (8, 9))  # MXNet's CUDA 11.2 wheel has code up to 8.6, which 8.9 runs, too
@@ -73,7 +73,7 @@ def versions(facts: Facts) -> Check:
             level="note",
             what="two flavours of MXNet are installed",
             why="both install the module mxnet; which one is there depends on their order",
-            remedy="make the environment anew with one of them (README, Install)",
+            remedy="make the environment anew with one of them (docs/install.md)",
         )
     return line
 
