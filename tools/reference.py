@@ -73,7 +73,8 @@ def shown(hint: Any) -> str:
 
 
 def default(field: dataclasses.Field[Any]) -> str:
-    value = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+    made = field.default_factory
+    value = field.default if made is dataclasses.MISSING else made()
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -205,7 +205,7 @@ def gpus(facts: Facts) -> Iterator[Check]:
                 line,
                 level="note",
                 what=f"GPU {number} is not used: the CPU flavour of MXNet is installed",
-                remedy="install the cu112 flavour (README, GPU), if the GPU is to be used",
+                remedy="install the cu112 flavour (docs/install.md), if the GPU is to be used",
             )
         elif capability is not None and not low <= capability <= high:
             yield replace(
