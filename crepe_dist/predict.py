@@ -181,6 +181,7 @@ class Explaining:
         self._page = page
         self._items: list[report.Item] = []
         self._left_out = 0
+        self._has_shown = False
 
     def of(self, text: str, name: str, true: str | None = None) -> Explanation | None:
         """The explanation that is to stand beside the answer; ``name`` and ``true`` class are for the page."""
@@ -201,7 +202,10 @@ class Explaining:
         if console.color_system is None or console.no_color:
             stream.write(f"  {report.marked(explanation)}\n")
         else:
+            if not self._has_shown:
+                console.print(report.LEGEND, style="dim")
             report.show(explanation, console)
+            self._has_shown = True
 
     def finish(self) -> None:
         if self._page is not None:

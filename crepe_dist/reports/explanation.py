@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from crepe_dist import __version__
 from crepe_dist.errors import shown, visible
 from crepe_dist.reports import wording
+from crepe_dist.reports.page import BLUE, ORANGE, render
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,9 +24,8 @@ QUIET = 0.1  # a score that rounding alone may reach; where none is larger, noth
 WORDS = 5  # that are told
 NOTABLE = 0.25  # of the largest score: a word with less is not marked in plain text
 UNREAD = 200  # characters that are shown of what is not read
-FOR = ("#cfe3f1", "#8fc0e0", "#3d92c7", "#0072b2")
-AGAINST = ("#fbe8c4", "#f5cd80", "#edb33d", "#e69f00")
-LEGEND = "Blue speaks for the class, orange against it, the stronger the more; grey is not read."
+FAINT = 0.2  # of the largest score: a character with less is not coloured
+LEGEND = "Blue speaks for the class, orange against it, the fuller the more; grey is not read."
 
 
 class Run(NamedTuple):
@@ -57,8 +58,8 @@ def runs(explanation: Explanation) -> Iterator[Run]:
     text, start, stop = explanation.text, explanation.start, explanation.stop
     if start:
         yield Run(("…" if start > UNREAD else "") + text[max(0, start - UNREAD) : start], None)
-    scale = LEVELS / max(QUIET, *map(abs, explanation.scores), 0)
-    levels = [round(score * scale) for score in explanation.scores[start:stop]]
+    largest = max(QUIET, *map(abs, explanation.scores), 0)
+    levels = [_level(score / largest) for score in explanation.scores[start:stop]]
     for level, places in groupby(range(start, stop), lambda place: levels[place - start]):
         yield Run("".join(text[place] for place in places), level)
     if stop < len(text):
@@ -104,13 +105,10 @@ def page(items: Sequence[Item], left_out: int = 0) -> str:
     Args:
         left_out: texts that were classified but are not in ``items``.
     """
-    from crepe_dist.reports.page import render
-
     return render(
         "explanation.html",
         version=__version__,
         left_out=left_out,
-        legend=LEGEND,
         levels=LEVELS,
         items=[
             {
@@ -143,12 +141,20 @@ def _on_a_line(text: str) -> str:
     return text if text.isprintable() else "".join(map(shown, text))
 
 
+def _level(share: float) -> int:
+    """Of a score as a share of the largest, -1 to 1."""
+    size = max(0.0, abs(share) - FAINT) / (1 - FAINT)
+    return math.ceil(size * LEVELS) * (1 if share > 0 else -1)
+
+
 def _style(level: int | None) -> str:
+    """For a terminal whose background is not known: letters in a colour that is seen on both, then a background."""
     if level is None:
         return "bright_black"
     if level == 0:
         return ""
-    return f"{'white' if level >= LEVELS - 1 else 'black'} on {(FOR if level > 0 else AGAINST)[abs(level) - 1]}"
+    colour, on_it = (BLUE, "white") if level > 0 else (ORANGE, "black")
+    return (colour, f"bold underline {colour}", f"{on_it} on {colour}", f"bold {on_it} on {colour}")[abs(level) - 1]
 
 
 def _css(level: int | None) -> str:

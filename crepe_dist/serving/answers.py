@@ -113,8 +113,8 @@ def json_line(record: dict[str, Any]) -> str:
 
 def _csv(cells: Iterable[str]) -> str:
     stream = io.StringIO()
-    csv.writer(stream, lineterminator="").writerow(cells)
-    return stream.getvalue()
+    csv.writer(stream, lineterminator="\r\n").writerow(cells)  # both must be quoted where they stand in a cell
+    return stream.getvalue().removesuffix("\r\n")
 
 
 def _on_a_line(text: str) -> str:

@@ -1,16 +1,18 @@
 """Which characters of a text speak for a class: occlusion.
 
-Each stretch of characters is made blank in turn, and what that takes from the class is the weight of the stretch
-(Zeiler & Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014, section 3.2, with grey squares on
-an image). The weight is a difference of log-odds, the "weight of evidence" of Robnik-Šikonja & Kononenko (IEEE TKDE
-2008): unlike a difference of probabilities it does not vanish where the network is sure.
+Each character is made blank in turn, and each word; what that takes from the class is the score (Zeiler & Fergus,
+"Visualizing and Understanding Convolutional Networks", ECCV 2014, section 3.2, with grey squares on an image). It is a
+difference of log-odds, the "weight of evidence" of Robnik-Šikonja & Kononenko (IEEE TKDE 2008): unlike a difference of
+probabilities it does not vanish where the network is sure.
+
+Blank is what the network sees of a character that it does not know. No gradient is needed, so any engine will do.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,8 +24,6 @@ from crepe_dist.data.alphabet import BLANK, Codes, Encoding
 if TYPE_CHECKING:
     from crepe_dist.serving.predictor import Prediction
 
-WIDTH = 8  # characters that are made blank together
-STRIDE = 2
 _WORD = re.compile(r"\S+")
 Floats = npt.NDArray[np.float64]
 Logits = Callable[[Codes], npt.NDArray[np.float32]]
@@ -53,8 +53,8 @@ class Explanation:
         prediction: what the text was taken for.
         start, stop: the network reads ``text[start:stop]``; longer texts are cut.
         scores: one number for each character (code point) of ``text``: by how much the log-odds of the class fall when
-            the characters around it are blank, a mean over all stretches that hold it. Above 0 it speaks for the
-            class, below 0 against it; 0 for what is not read.
+            it is blank. Above 0 it speaks for the class, below 0 against it; 0 if it is not read or not known. A
+            combining character has the score of the one before it.
         words: those that are read.
     """
 
@@ -69,48 +69,36 @@ class Explanation:
 
 def occlude(
     text: str, encoding: Encoding, logits: Logits, at_once: int, index: int
-) -> tuple[range, Floats, list[Word]]:
-    """Blanks stretches of a text, and each of its words, in one go.
+) -> tuple[range, list[float], list[Word]]:
+    """Blanks each character of a text, and each of its words.
 
     Args:
         logits: uint8 [n, feature_len] → float32 [n, classes], for at most ``at_once`` rows.
         index: of the class among the logits.
 
     Returns:
-        The positions in ``text`` that are read, float64 [len(text)] scores, and the words.
+        The positions in ``text`` that are read, a score for each character of ``text``, and the words.
     """
     (codes,) = encoding.encode([text])
     places = encoding.positions(len(text))
     read = range(min(places), max(places) + 1) if places else range(0)
-    windows = list(_windows(read, WIDTH, STRIDE))
     words = [(found.start(), found.end()) for found in _WORD.finditer(text, read.start, read.stop)]
-    falls = _falls(codes, places, [*windows, *words], logits, at_once, index)
-    scores = np.zeros(len(text))
-    covered = np.zeros(len(text))
-    for (start, stop), fall in zip(windows, falls):
-        scores[start:stop] += fall
-        covered[start:stop] += 1
-    scores /= np.maximum(covered, 1)
-    _share_marks(text, scores)
-    found = [
-        Word(text[start:stop], start, stop, float(fall)) for (start, stop), fall in zip(words, falls[len(windows) :])
-    ]
+    falls = _falls(codes, places, [*((place, place + 1) for place in read), *words], logits, at_once, index)
+    scores = [0.0] * read.start + falls[: len(read)] + [0.0] * (len(text) - read.stop)
+    for place, character in enumerate(text):
+        # A combining character is shown on the character before it.
+        if place and unicodedata.category(character).startswith("M"):
+            scores[place] = scores[place - 1]
+    found = [Word(text[start:stop], start, stop, fall) for (start, stop), fall in zip(words, falls[len(read) :])]
     return read, scores, found
-
-
-def _windows(read: range, width: int, stride: int) -> Iterator[tuple[int, int]]:
-    """Stretches of ``width`` that begin every ``stride`` characters, so that those at the ends are in as many."""
-    for start in range(read.start - width + stride, read.stop, stride):
-        yield max(start, read.start), min(start + width, read.stop)
 
 
 def _falls(
     codes: Codes, places: range, stretches: list[tuple[int, int]], logits: Logits, at_once: int, index: int
-) -> Floats:
-    """By how much the log-odds of a class fall without each stretch of the text, float64 [stretches]."""
+) -> list[float]:
+    """By how much the log-odds of a class fall without each stretch of the text."""
     falls = np.zeros(len(stretches))
-    # What has no code already need not be asked about.
-    asked = []
+    asked = []  # not about what has no code already
     for number, (start, stop) in enumerate(stretches):
         first, last = sorted((places.index(start), places.index(stop - 1)))
         if (codes[first : last + 1] != BLANK).any():
@@ -122,7 +110,7 @@ def _falls(
         for row, (_, stretch) in zip(rows, some):
             row[stretch] = BLANK
         falls[[number for number, _ in some]] = whole - _log_odds(logits(rows), index)
-    return falls
+    return [float(fall) for fall in falls]
 
 
 def _log_odds(logits: npt.NDArray[np.float32], index: int) -> Floats:
@@ -130,10 +118,3 @@ def _log_odds(logits: npt.NDArray[np.float32], index: int) -> Floats:
     others = np.delete(logits.astype(np.float64), index, axis=1)
     largest = others.max(axis=1)
     return logits[:, index] - (largest + np.log(np.exp(others - largest[:, None]).sum(axis=1)))
-
-
-def _share_marks(text: str, scores: Floats) -> None:
-    """A combining character is shown on the character before it, and has its score."""
-    for place, character in enumerate(text):
-        if place and unicodedata.category(character).startswith("M"):
-            scores[place] = scores[place - 1]

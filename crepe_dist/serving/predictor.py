@@ -96,9 +96,9 @@ class Predictor:
     def explain(self, text: str, label: str | None = None) -> Explanation:
         """Which characters of a text speak for a class, and which against it.
 
-        Found by occlusion (Zeiler & Fergus 2014, see ``explanation``): stretches of characters are made blank, and
-        the score of a character is by how much that lowers the log-odds of the class, as a mean over the stretches
-        that hold it. It takes about one classification for every two characters and one for every word.
+        Found by occlusion (Zeiler & Fergus 2014, see ``explanation``): each character is made blank in turn, and each
+        word, and its score is by how much that lowers the log-odds of the class. It takes the time of one
+        classification for every character that is read and one for every word.
 
         Args:
             label: the class; ``None``: the one that the text is taken for.
@@ -112,7 +112,7 @@ class Predictor:
         label = prediction.label if label is None else label
         index, at_once = self.classes.index(label), self._most(BATCH_SIZE)
         read, scores, words = occlude(text, self.encoding, self._logits_of, at_once, index)
-        return Explanation(text, label, prediction, read.start, read.stop, tuple(scores.tolist()), tuple(words))
+        return Explanation(text, label, prediction, read.start, read.stop, tuple(scores), tuple(words))
 
     def _logits_of(self, codes: Codes) -> npt.NDArray[np.float32]:
         """uint8 [n, feature_len] → float32 [n, classes]."""
