@@ -113,7 +113,7 @@ class TestPredict:
         generator = np.random.default_rng(0)
         fall = {"marked": 0.0, "others": 0.0}
         for row in range(20):
-            text = part.text(row)
+            text = part.text(row) or ""
             found = predictor.explain(text)
             assert len(found.scores) == len(text)
             places = np.array(found.scores).argsort()

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import threading
+import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -113,11 +114,17 @@ def test_rows_of_a_pipe_come_as_they_are_written(kind, header, records):
     groups = iter(open_inputs(f"/dev/fd/{reader}", kind, Reading(header=header)))
     assert [row.text for row in next(groups)] == ["one"]
     os.write(writer, records[1][:3])
-    rest = threading.Timer(0.1, lambda: (os.write(writer, records[1][3:]), os.close(writer)))
+    rest = threading.Thread(target=_write_later, args=(writer, records[1][3:]))
     rest.start()
     assert [row.text for group in groups for row in group] == ["two"]
     rest.join()
     os.close(reader)
+
+
+def _write_later(writer, content):
+    time.sleep(0.02)
+    os.write(writer, content)
+    os.close(writer)
 
 
 def test_a_pipe_gives_what_the_file_gives(tmp_path):
@@ -130,12 +137,7 @@ def test_a_pipe_gives_what_the_file_gives(tmp_path):
     for pause in range(1, 34, 2):
         reader, writer = os.pipe()
         os.write(writer, content[:pause])
-
-        def write(writer=writer, pause=pause):
-            os.write(writer, content[pause:])
-            os.close(writer)
-
-        rest = threading.Timer(0.02, write)
+        rest = threading.Thread(target=_write_later, args=(writer, content[pause:]))
         rest.start()
         assert rows(f"/dev/fd/{reader}", "csv", Reading(header="yes")) == expected, pause
         rest.join()
