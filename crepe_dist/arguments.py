@@ -8,6 +8,7 @@ from pathlib import Path
 
 from crepe_dist import __version__
 from crepe_dist.data.alphabet import MODES
+from crepe_dist.data.formats.tables import HEADERS
 from crepe_dist.data.sources import read_names
 from crepe_dist.errors import UserError
 
@@ -46,6 +47,10 @@ def add_fold_accents(arguments: argparse._ActionsContainer) -> None:
     arguments.add_argument(
         "--fold-accents", type=_truth, metavar="on|off", help="é → e; default: off in mode notebook, else on"
     )
+
+
+def add_header(arguments: argparse._ActionsContainer) -> None:
+    arguments.add_argument("--header", choices=HEADERS, default="auto", help="does the first line name the columns?")
 
 
 def _truth(text: str) -> bool:

@@ -2,48 +2,47 @@
 
 from __future__ import annotations
 
-import json
+import argparse
+import io
+import re
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
 from crepe_dist import arguments, command
 from crepe_dist.cluster.launch import detect, limit_threads
 from crepe_dist.data.dataset import PARTS, open_dataset
+from crepe_dist.data.formats.columns import Wanted
 from crepe_dist.data.formats.rows import join_title
-from crepe_dist.errors import UserError, shown, visible
+from crepe_dist.data.sources import PIPE, Reading
+from crepe_dist.errors import UserError, visible
+from crepe_dist.files import whole, write_text
+from crepe_dist.reports import explanation as report
+from crepe_dist.reports.wording import counted, listed
+from crepe_dist.serving.answers import STYLES, answers, explained, json_line
+from crepe_dist.serving.inputs import KINDS, Input, open_inputs
 
 if TYPE_CHECKING:
-    from crepe_dist.serving.predictor import Prediction, Predictor
+    from crepe_dist.serving.explanation import Explanation
+    from crepe_dist.serving.predictor import Predictor
 
 EXAMPLES = """  echo "what a wonderful little film" | python -m crepe_dist.predict
   python -m crepe_dist.predict runs/reviews-1f2e3d4c5b --file new.txt --format jsonl --top 3
+  python -m crepe_dist.predict --file reviews.csv --text-column body --format csv --out classified.csv
+  tail -f log.jsonl | python -m crepe_dist.predict --input-format jsonl --text-column message
   python -m crepe_dist.predict --title "Good stuff" --text "This album is above the previous one"
-  python -m crepe_dist.predict --random 5 --data data/sample
+  python -m crepe_dist.predict --text "what a wonderful little film" --explain
+  python -m crepe_dist.predict --random 5 --data data/sample --html why.html
 """
 
 
 def main() -> None:
-    flags = arguments.parser(
-        "predict",
-        "Classify texts: one a line from standard input or --file, or one by --text. One answer a line, in order.",
-        EXAMPLES,
-    )
-    arguments.add_checkpoint(flags)
-    flags.add_argument("--text", help="a text, in place of lines")
-    flags.add_argument("--title", help="its title, joined as in training: title | text")
-    flags.add_argument("--file", metavar="FILE", help="texts, one a line (- is standard input)")
-    flags.add_argument("--random", type=int, metavar="N", help="N random documents of --data, with their true class")
-    flags.add_argument("--data", metavar="DIR", default="data/sample", help="prepared folder; default: data/sample")
-    flags.add_argument("--part", choices=PARTS, default="test", help="part for --random; default: test")
-    flags.add_argument("--seed", type=int, help="makes --random repeatable")
-    flags.add_argument("--top", type=int, default=5, metavar="K", help="classes shown; default: 5")
-    flags.add_argument("--format", choices=("text", "jsonl"), default="text", help="default: text")
-    arguments.add_foreign(flags)
-    given = flags.parse_args()
+    given = _flags().parse_args()
     _check(given)
     limit_threads(detect())
     from crepe_dist.serving.predictor import load
@@ -56,63 +55,164 @@ def main() -> None:
         classes=arguments.class_names(given.classes),
         device=given.device,
     )
+    explaining = Explaining(predictor, given.explain, given.html)
     if given.random is not None:
-        _predict_random(predictor, given)
-        return
-    texts, batch_size = _texts(given)
-    for prediction in predictor.predict_stream(texts, batch_size):
-        print(_shown(prediction, given.top, given.format), flush=batch_size == 1)
+        _predict_random(predictor, given, explaining)
+    else:
+        _predict(predictor, given, explaining)
+
+
+def _flags() -> argparse.ArgumentParser:
+    flags = arguments.parser(
+        "predict",
+        "Classify texts: lines of standard input, the rows of --file, or one by --text. One answer a row, in order; "
+        "a row that cannot be classified gets an answer that says why, and the exit code is then 1.",
+        EXAMPLES,
+    )
+    arguments.add_checkpoint(flags)
+    flags.add_argument("--text", help="a text, in place of a file")
+    flags.add_argument("--title", help="its title, joined as in training: title | text")
+
+    group = flags.add_argument_group("files and pipes")
+    group.add_argument("--file", metavar="FILE", help="texts (- is standard input, the default); plain or .gz")
+    group.add_argument("--input-format", choices=KINDS, help="default: by the file's name, else lines")
+    arguments.add_header(group)
+    group.add_argument("--text-column", metavar="COLUMN", help="name, or number from 1; default: by usual names")
+    group.add_argument("--title-column", metavar="COLUMN", help="is joined with the text as `title | text`")
+
+    group = flags.add_argument_group("documents whose class is known")
+    group.add_argument("--random", type=int, metavar="N", help="N random documents of --data, with their true class")
+    group.add_argument("--data", metavar="DIR", default="data/sample", help="prepared folder; default: data/sample")
+    group.add_argument("--part", choices=PARTS, default="test", help="part for --random; default: test")
+    group.add_argument("--seed", type=int, help="makes --random repeatable")
+
+    group = flags.add_argument_group("answers")
+    group.add_argument("--top", type=int, metavar="K", help="classes told; default: 5, in CSV 1")
+    group.add_argument(
+        "--format", "--output-format", choices=STYLES, default="text", help="csv keeps the columns; default: text"
+    )
+    group.add_argument("--out", type=Path, metavar="FILE", help="is there when all is done; default: standard output")
+    group.add_argument("--explain", action="store_true", help="show which characters speak for the class")
+    group.add_argument(
+        "--html", type=Path, metavar="FILE", help=f"a page that explains the first {report.MOST} answers"
+    )
+    arguments.add_foreign(flags)
+    return flags
 
 
 def _check(given: Any) -> None:
-    if given.top < 1 or (given.random is not None and given.random < 1):
+    if (given.top is not None and given.top < 1) or (given.random is not None and given.random < 1):
         raise UserError("--top and --random need a number above zero")
     if given.title is not None and given.text is None:
-        raise UserError("--title needs --text")
+        raise UserError("--title needs --text", remedy="a column of a file is named by --title-column")
     if sum(value is not None for value in (given.text, given.file, given.random)) > 1:
         raise UserError("--text, --file and --random exclude each other", remedy="give one of them")
+    of_a_file = (given.input_format, given.text_column, given.title_column)
+    if (given.text is not None or given.random is not None) and (any(of_a_file) or given.header != "auto"):
+        raise UserError("--input-format, --header and the columns are for files", remedy="name one by --file")
+    if given.format == "csv" and (given.explain or given.random is not None):
+        raise UserError("--format csv has no place for that", remedy="--format jsonl, or --html FILE beside it")
+    for path, flag in ((given.out, "--out"), (given.html, "--html")):
+        arguments.check_output(path, flag)
 
 
-def _texts(given: Any) -> tuple[Iterator[str], int]:
-    """The texts, and how many may be answered together: a person who types wants each answer at once."""
-    from crepe_dist.serving.predictor import BATCH_SIZE
-
-    if given.text is not None:
-        return iter([join_title(given.title or "", given.text)]), 1
-    if given.file in (None, "-"):
-        return _lines(sys.stdin.fileno()), 1 if sys.stdin.isatty() else BATCH_SIZE
-    if not Path(given.file).is_file():
-        raise UserError(f"{given.file} does not exist", remedy="give a file with one text a line")
-    return _lines(given.file), BATCH_SIZE
-
-
-def _lines(source: str | int) -> Iterator[str]:
-    # Bytes that are not UTF-8 are unknown characters, not the end of the stream.
-    with open(source, encoding="utf-8", errors="replace", newline="\n") as stream:
-        for line in stream:
-            yield line.rstrip("\r\n")
-
-
-def _shown(prediction: Prediction, top: int, style: str) -> str:
-    ranking = prediction.ranking[:top]
-    if style == "jsonl":
-        return _json(
-            {
-                "class": prediction.label,
-                "probability": prediction.probability,
-                "top": [{"class": label, "probability": probability} for label, probability in ranking],
-            }
+def _predict(predictor: Predictor, given: Any, explaining: Explaining) -> None:
+    columns, groups = _inputs(given)
+    told = answers(given.format, given.top, columns, len(predictor.classes))
+    problems: Counter[str] = Counter()
+    rows = 0
+    with _output(given.out) as stream:
+        stream.write(told.header)
+        for group in groups:
+            predictions = predictor.predict_stream(row.text for row in group if not row.problem)
+            for row in group:
+                rows += 1
+                if row.problem:
+                    problems[re.split("[:;]", row.problem)[0]] += 1
+                    stream.write(f"{told.line(row, None)}\n")
+                    continue
+                prediction, explanation = next(predictions), explaining.of(row.text, f"line {row.line}")
+                stream.write(f"{told.line(row, prediction, explanation)}\n")
+                if explanation and given.format == "text":
+                    explaining.show(explanation, stream)
+            stream.flush()
+    explaining.finish()
+    if problems:
+        raise UserError(
+            f"{sum(problems.values()):,} of {counted(rows, 'row')} could not be classified",
+            listed([f"{kind} ({count:,})" for kind, count in problems.most_common()]),
+            "mend them, or go on without: their answers say where they are, and all others are classified",
         )
-    return "   ".join(f"{visible(label)} {probability:.1%}" for label, probability in ranking)
 
 
-def _json(record: dict[str, Any]) -> str:
-    """One line of JSON, in letters where a terminal shows them, escaped where it would act on them."""
-    line = json.dumps(record, ensure_ascii=False)
-    return "".join(character if shown(character) == character else json.dumps(character)[1:-1] for character in line)
+def _inputs(given: Any) -> tuple[tuple[str, ...], Iterable[list[Input]]]:
+    """Names of the columns that are kept, and the rows."""
+    if given.text is not None:
+        text = join_title(given.title or "", given.text)
+        return ("text",), [[Input(1, text, "" if text.strip() else "empty text", (text,))]]
+    reading = Reading(None, given.header, Wanted(None, given.title_column, given.text_column))
+    inputs = open_inputs(given.file or PIPE, given.input_format, reading, keep=given.format == "csv")
+    return inputs.columns, inputs
 
 
-def _predict_random(predictor: Predictor, given: Any) -> None:
+@contextmanager
+def _output(path: Path | None) -> Iterator[TextIO]:
+    # What is no Unicode in a column that is kept must not end the stream.
+    if path is not None:
+        with whole(path, errors="replace") as stream:
+            yield stream
+        return
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="replace")
+    yield sys.stdout
+
+
+class Explaining:
+    """Explains each text, or the first ones for a page, or none, as the user wished.
+
+    Args:
+        each: explain every text.
+        page: where the page is to be.
+    """
+
+    def __init__(self, predictor: Predictor, each: bool, page: Path | None) -> None:
+        self._predictor = predictor
+        self._each = each
+        self._page = page
+        self._items: list[report.Item] = []
+        self._left_out = 0
+        self._has_shown = False
+
+    def of(self, text: str, name: str, true: str | None = None) -> Explanation | None:
+        """The explanation that is to stand beside the answer; ``name`` and ``true`` class are for the page."""
+        room = self._page is not None and len(self._items) < report.MOST
+        self._left_out += not room
+        if not (self._each or room):
+            return None
+        explanation = self._predictor.explain(text)
+        if room:
+            self._items.append(report.Item(name, explanation, true))
+        return explanation if self._each else None
+
+    def show(self, explanation: Explanation, stream: TextIO) -> None:
+        """In colours on a terminal that has them."""
+        from rich.console import Console
+
+        console = Console(file=stream)
+        if console.color_system is None or console.no_color:
+            stream.write(f"  {report.marked(explanation)}\n")
+        else:
+            if not self._has_shown:
+                console.print(report.LEGEND, style="dim")
+            report.show(explanation, console)
+            self._has_shown = True
+
+    def finish(self) -> None:
+        if self._page is not None:
+            write_text(self._page, report.page(self._items, self._left_out))
+
+
+def _predict_random(predictor: Predictor, given: Any, explaining: Explaining) -> None:
     """The notebook's random testing: text, true class, predicted class, right or wrong."""
     dataset = open_dataset(given.data)
     part = dataset.parts.get(given.part)
@@ -127,22 +227,30 @@ def _predict_random(predictor: Predictor, given: Any) -> None:
     rows = np.random.default_rng(given.seed).choice(len(part), size=min(given.random, len(part)), replace=False)
     codes = part.codes(rows)
     texts = [part.text(row) or dataset.encoding.decode(codes[i]) for i, row in enumerate(rows.tolist())]
-    for row, text, prediction in zip(rows.tolist(), texts, predictor.predict(texts)):
-        true = dataset.classes[int(part.labels[row])]
-        verdict = "right" if prediction.label == true else "wrong"
-        if given.format == "jsonl":
-            record = {
-                "row": row,
-                "text": text,
-                "true": true,
-                "predicted": prediction.label,
-                "probability": prediction.probability,
-                "right": verdict == "right",
-            }
-            print(_json(record))
-        else:
-            answer = f"predicted: {visible(prediction.label)} {prediction.probability:.1%}   {verdict}"
-            print(f"{visible(text)}\n  true: {visible(true)}   {answer}\n")
+    with _output(given.out) as stream:
+        for row, text, prediction in zip(rows.tolist(), texts, predictor.predict(texts)):
+            true = dataset.classes[int(part.labels[row])]
+            right = prediction.label == true
+            explanation = explaining.of(text, f"row {row}", true)
+            if given.format == "jsonl":
+                record = {
+                    "row": row,
+                    "text": text,
+                    "true": true,
+                    "predicted": prediction.label,
+                    "probability": prediction.probability,
+                    "right": right,
+                }
+                record.update({"explanation": explained(explanation)} if explanation else {})
+                stream.write(f"{json_line(record)}\n")
+                continue
+            if explanation:
+                explaining.show(explanation, stream)
+            else:
+                stream.write(f"{visible(text)}\n")
+            answer = f"predicted: {visible(prediction.label)} {prediction.probability:.1%}"
+            stream.write(f"  true: {visible(true)}   {answer}   {'right' if right else 'wrong'}\n\n")
+    explaining.finish()
 
 
 if __name__ == "__main__":

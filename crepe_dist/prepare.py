@@ -22,7 +22,6 @@ from crepe_dist.data.alphabet import MODES, Encoding
 from crepe_dist.data.dataset import open_dataset, verify
 from crepe_dist.data.formats.columns import Wanted
 from crepe_dist.data.formats.rows import Share
-from crepe_dist.data.formats.tables import HEADERS
 from crepe_dist.data.preparation import MAX_BAD, How, Progress, Steps, merge_in_steps, prepare_in_steps
 from crepe_dist.data.selection import DEDUPE, Split
 from crepe_dist.data.sources import FORMATS, SAMPLE, SAMPLE_FEATURE_LEN, Reading, Sources, find_sources
@@ -101,13 +100,18 @@ def _flags() -> argparse.ArgumentParser:
     flags.add_argument("--verify", type=Path, metavar="DIR", help="compare a prepared folder with its checksums")
 
     group = flags.add_argument_group("how the sources are read")
-    group.add_argument("--format", choices=FORMATS, help="default: by name and content")
-    group.add_argument("--header", choices=HEADERS, default="auto", help="does the first line name the columns?")
+    group.add_argument("--format", "--input-format", choices=FORMATS, help="default: by name and content")
+    arguments.add_header(group)
     group.add_argument(
-        "--label", metavar="COLUMN", help="name, or number from 1; default: by usual names, or the first"
+        "--label",
+        "--label-column",
+        metavar="COLUMN",
+        help="name, or number from 1; default: by usual names, or the first",
     )
-    group.add_argument("--text", metavar="COLUMN", help="default: by usual names, or all but the label")
-    group.add_argument("--title", metavar="COLUMN", help="is joined with the text as `title | text`")
+    group.add_argument(
+        "--text", "--text-column", metavar="COLUMN", help="default: by usual names, or all but the label"
+    )
+    group.add_argument("--title", "--title-column", metavar="COLUMN", help="is joined with the text as `title | text`")
     group.add_argument("--max-bad", type=float, default=MAX_BAD, help="share of unusable rows allowed; default: 0.01")
 
     group = flags.add_argument_group("which rows go where")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import mxnet as mx
+import numpy as np
 import pytest
 
+import crepe_dist
 from crepe_dist.data.dataset import open_dataset
+from crepe_dist.errors import UserError
 from tests.conftest import QUICK, command, run, write_csv
 
 
@@ -75,9 +79,10 @@ def test_prepare_reads_a_pipe(tmp_path):
 class TestPredict:
     def test_lines_in_lines_out(self, place):
         lines = "aaa zig\n\nbbb qua\n"
-        printed = run(command("predict"), place, stdin=lines).splitlines()
-        assert len(printed) == 3
-        assert all("%" in line and "first" in line for line in printed)
+        printed = run(command("predict"), place, stdin=lines, code=1).splitlines()
+        assert printed[1] == "not classified: line 2: empty text"
+        assert all("%" in line and "first" in line for line in (printed[0], printed[2]))
+        assert printed[3] == "error: 1 of 3 rows could not be classified"
 
     def test_json_lines_and_top(self, place):
         (place / "texts.txt").write_text("one\ntwo\n")
@@ -86,6 +91,54 @@ class TestPredict:
         assert len(answers) == 2
         assert all(len(answer["top"]) == 2 for answer in answers)
         assert answers[0]["class"] == answers[0]["top"][0]["class"]
+
+    def test_a_spreadsheet_keeps_its_columns(self, place):
+        (place / "in.csv").write_text('id,Title,Review\n7,"a, zig","aa zig\nbb zig"\n8,,\n9,,vex and vex\n')
+        flags = ("--file", "in.csv", "--text-column", "Review", "--format", "csv", "--out", "out.csv")
+        printed = run(command("predict", *flags), place, code=1)
+        assert "1 of 3 rows could not be classified\n  why: empty text (1)" in printed
+        with (place / "out.csv").open(newline="") as stream:
+            answers = list(csv.DictReader(stream))
+        assert [answer["id"] for answer in answers] == ["7", "8", "9"]
+        assert answers[0]["Review"] == "aa zig\nbb zig"
+        assert all(answer["predicted_class"] in ("first", "second", "third") for answer in answers[::2])
+        assert [answer["problem"] for answer in answers] == ["", "line 4: empty text", ""]
+        assert 0.34 < float(answers[0]["predicted_probability"]) <= 1
+
+    def test_what_speaks_for_the_class(self, place):
+        """Without the characters that are marked most, the class is less probable than without as many others."""
+        (run_dir,) = (place / "runs").iterdir()
+        predictor = crepe_dist.load(run_dir)
+        part = open_dataset(place / "data" / "three").parts["test"]
+        generator = np.random.default_rng(0)
+        fall = {"marked": 0.0, "others": 0.0}
+        for row in range(20):
+            text = part.text(row) or ""
+            found = predictor.explain(text)
+            assert len(found.scores) == len(text)
+            places = np.array(found.scores).argsort()
+            for which, blank in (("marked", places[-5:]), ("others", generator.choice(places[:-5], 5, replace=False))):
+                left = "".join("\0" if place in blank else character for place, character in enumerate(text))
+                (prediction,) = predictor.predict([left])
+                fall[which] += found.prediction.probability - dict(prediction.ranking)[found.label]
+        assert fall["marked"] > 0
+        assert fall["marked"] > 3 * fall["others"]
+        with pytest.raises(UserError, match="there is no class"):
+            predictor.explain("text", "fourth")
+
+    def test_explanations_as_json_and_as_a_page(self, place):
+        flags = ("--text", "tomuzig lopedazig karezig", "--format", "jsonl", "--explain", "--html", "why.html")
+        answer = json.loads(run(command("predict", *flags), place))
+        assert answer["explanation"]["class"] == answer["class"]
+        assert [word["text"] for word in answer["explanation"]["words"]] == ["tomuzig", "lopedazig", "karezig"]
+        assert f"line 1: <bdi>{answer['class']}</bdi>" in (place / "why.html").read_text()
+
+    def test_output_is_whole_or_not_there(self, place, complaint):
+        (place / "deep.csv").write_text("text\nzig\n")
+        assert "cannot be written" in complaint("predict", "--file", "deep.csv", "--out", "no/where.csv", cwd=place)
+        (place / "bad.json").write_text("[1]\n")
+        assert "one JSON array" in complaint("predict", "--file", "bad.json", "--out", "new.jsonl", cwd=place)
+        assert not [path.name for path in place.iterdir() if "new.jsonl" in path.name]
 
     def test_title_and_text_are_joined(self, place):
         joined = run(command("predict", "--text", "Good stuff | This album"), place)
@@ -128,6 +181,9 @@ class TestPredict:
             (["--title", "x"], "--title needs --text"),
             (["--text", "x", "--random", "1"], "exclude each other"),
             (["--random", "0"], "above zero"),
+            (["--text", "x", "--text-column", "y"], "are for files"),
+            (["--text", "x", "--format", "csv", "--explain"], "no place for that"),
+            (["--file", "."], "is a folder"),
             (["--random", "1", "--data", "nowhere"], "not a prepared data set"),
             (["--mode", "paper"], "describes itself"),
             (["--text", "x", "--device", "gpu"], "no GPU was found"),

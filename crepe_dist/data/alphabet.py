@@ -117,6 +117,12 @@ class Encoding:
         codes = np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), length)
         return codes if in_reading_order else codes[:, ::-1]
 
+    def positions(self, length: int) -> range:
+        """The characters of a text of ``length`` characters that its codes 0, 1, … stand for; others are not read."""
+        if self.mode == "notebook":
+            return range(min(length, self.feature_len))
+        return range(length - 1, max(length - self.feature_len, 0) - 1, -1)
+
     def known(self, points: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
         """Whether code points, uint32 [n], have a code, bool [n]."""
         return np.asarray(_table(self.mode, bool(self.fold_accents))[points] != BLANK)

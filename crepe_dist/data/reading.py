@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.formats.rows import BadRow, Block, Cutter, Parser, Row, Share, excerpt
+from crepe_dist.data.formats.rows import BadRow, Block, Cutter, Parser, Row, Share, check_text, excerpt
 from crepe_dist.data.selection import SAMPLE_DRAW, Reservoir, draw
 from crepe_dist.data.sources import Reading, Source, open_source
 from crepe_dist.data.spool import BAD_ROWS, ROW, ROWS, Rows, TextWriter
@@ -101,10 +101,8 @@ def read_block(task: Task) -> Found:
 def _checked(row: Row, class_names: Sequence[str] | None) -> tuple[str, bytes]:
     """Label and UTF-8 text of a row; a ``ValueError`` says why it cannot be used."""
     label = row.label.strip()
-    if not row.text or row.text.isspace():
-        raise ValueError("empty text")
+    text = check_text(row.text)
     try:
-        text = row.text.encode("utf-8")
         label.encode("utf-8")
     except UnicodeEncodeError:
         raise ValueError("not UTF-8") from None

@@ -19,6 +19,7 @@ from crepe_dist.data.formats.parquet import MAGIC, open_parquet
 from crepe_dist.data.formats.rows import Cutter, Parser
 from crepe_dist.data.formats.stream import Stream
 from crepe_dist.data.formats.tables import Table, open_table
+from crepe_dist.data.formats.text_lines import TextLines
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, read_bytes
 
@@ -28,6 +29,7 @@ SAMPLE = "sample"
 SAMPLE_FEATURE_LEN = 192  # 95 % of its texts fit; of the others, the last characters are kept
 PIPE = "-"
 DEEPEST = 32  # folders in folders
+LINES = "lines"  # texts without a label, one a line; nothing to prepare
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "amazon", "folder")
 SUFFIXES = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
@@ -54,7 +56,7 @@ class Source:
         path: ``None`` is the standard input.
         name: how it is called in reports, quarantine and manifest.
         part: ``test`` or ``validation`` if all its rows belong there; those of ``train`` are divided.
-        format: one of ``FORMATS``, ``sample``, or ``None`` if the content has to tell it.
+        format: one of ``FORMATS``, ``sample``, ``lines``, or ``None`` if the content has to tell it.
         label: class of all rows, if the name tells it.
     """
 
@@ -131,8 +133,12 @@ def _with_own_names(files: list[Source]) -> Iterator[Source]:
         yield replace(source, name=printable(name))
 
 
-def open_source(source: Source, reading: Reading) -> tuple[Parser, Cutter]:
+def open_source(source: Source, reading: Reading, *, keep: bool = False, live: bool = False) -> tuple[Parser, Cutter]:
     """Opens a source; a look at its beginning decides what its format and columns are.
+
+    Args:
+        keep: rows carry the values of all columns.
+        live: what comes through a pipe is handed on as it comes.
 
     Raises:
         UserError: it cannot be read, or its columns are not known.
@@ -145,8 +151,10 @@ def open_source(source: Source, reading: Reading) -> tuple[Parser, Cutter]:
     if source.format == "parquet":
         if source.path is None:
             raise UserError("Parquet cannot be read from a pipe", remedy="name the file")
-        return open_parquet(source.path, source.name, reading.columns, label)
+        return open_parquet(source.path, source.name, reading.columns, label, keep=keep)
     stream = Stream(source.path)
+    if source.format == LINES:
+        return TextLines(kept=("text",) if keep else ()), LineCutter(stream, quoted=False, live=live)
     if source.format == SAMPLE:
         cutter = LineCutter(stream, quoted=False)
         cutter.skip_lines(1)
@@ -156,10 +164,10 @@ def open_source(source: Source, reading: Reading) -> tuple[Parser, Cutter]:
         assert label is not None
         return open_amazon(stream, label)
     if kind == "jsonl":
-        return open_json_lines(stream, source.name, reading.columns, label)
+        return open_json_lines(stream, source.name, reading.columns, label, keep=keep, live=live)
     if kind == "parquet":
-        return open_source(replace(source, format=kind), reading)
-    return open_table(kind, stream, source.name, reading.columns, reading.header, label)
+        return open_source(replace(source, format=kind), reading, keep=keep)
+    return open_table(kind, stream, source.name, reading.columns, reading.header, label, keep=keep, live=live)
 
 
 def find_class_names(sources: Sources) -> tuple[str, ...] | None:
@@ -210,7 +218,7 @@ def _named(name: str, reading: Reading) -> list[Source]:
 
 def _file(path: Path, name: str, reading: Reading) -> Source:
     amazon = AMAZON.fullmatch(path.name)
-    kind = reading.format or ("amazon" if amazon else _by_suffix(path))
+    kind = reading.format or ("amazon" if amazon else by_suffix(path))
     if kind == "amazon" and not amazon:
         raise UserError(f"{name} does not tell its class", "such files are named reviews_<Category>_5.json.gz")
     if kind == "folder":
@@ -218,7 +226,8 @@ def _file(path: Path, name: str, reading: Reading) -> Source:
     return Source(path, name, format=kind, label=amazon[1] if amazon and kind == "amazon" else None)
 
 
-def _by_suffix(path: Path) -> str | None:
+def by_suffix(path: Path) -> str | None:
+    """The format that a file's name tells."""
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     return SUFFIXES.get(suffixes[-1]) if suffixes else None
 
@@ -237,7 +246,7 @@ def _in_folder(folder: Path, root: Path, reading: Reading, above: tuple[str, ...
     above = (*above, real)
     visible = (path for path in folder.iterdir() if not path.name.startswith("."))
     entries = sorted(path for path in visible if path.is_dir() or path.is_file())
-    data = [path for path in entries if path.is_dir() or _by_suffix(path) or AMAZON.fullmatch(path.name)]
+    data = [path for path in entries if path.is_dir() or by_suffix(path) or AMAZON.fullmatch(path.name)]
     named = [(path, part) for path in data if (part := _part_of(path))]
     if named and (len(named) == len(data) or any(part == "train" for _, part in named)):
         for path, part in named:

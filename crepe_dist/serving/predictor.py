@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.cluster.devices import pick
-from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.alphabet import Codes, Encoding
 from crepe_dist.data.loader import pack
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.model.engine import Engine, open_engine
 from crepe_dist.model.options import ModelOptions
 from crepe_dist.model.precision import plan
+from crepe_dist.serving.explanation import Explanation, occlude
 from crepe_dist.training import checkpoint
 
 BATCH_SIZE = 256
@@ -80,7 +81,7 @@ class Predictor:
 
     def predict_stream(self, texts: Iterator[str], batch_size: int = BATCH_SIZE) -> Iterator[Prediction]:
         """Predictions as the texts come, ``batch_size`` at a time."""
-        batch_size = max(1, min(batch_size, MAX_CODES // self.encoding.feature_len))
+        batch_size = self._most(batch_size)
         while batch := list(islice(texts, batch_size)):
             for row in self.probabilities(batch):
                 order = np.argsort(-row, kind="stable").tolist()
@@ -89,11 +90,43 @@ class Predictor:
 
     def probabilities(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """float32 [len(texts), classes]; each row sums to 1."""
-        # The batch is filled up to a power of two, so that few shapes are ever compiled.
-        rows = 1 << max(len(texts) - 1, 0).bit_length()
-        batch = pack(self.encoding.encode(texts), np.zeros(len(texts), dtype=np.int32), rows, len(texts))
-        probabilities: npt.NDArray[np.float32] = mx.nd.softmax(self.engine.logits(batch)).asnumpy()
+        probabilities: npt.NDArray[np.float32] = mx.nd.softmax(self._logits(self.encoding.encode(texts))).asnumpy()
         return probabilities[: len(texts)]
+
+    def explain(self, text: str, label: str | None = None) -> Explanation:
+        """Which characters of a text speak for a class, and which against it.
+
+        Found by occlusion (Zeiler & Fergus 2014, see ``explanation``): each character is made blank in turn, and each
+        word, and its score is by how much that lowers the log-odds of the class. It takes the time of one
+        classification for every character that is read and one for every word.
+
+        Args:
+            label: the class; ``None``: the one that the text is taken for.
+
+        Raises:
+            UserError: there is no such class.
+        """
+        if label is not None and label not in self.classes:
+            raise UserError(f"there is no class {label!r}", f"there are {', '.join(self.classes)}"[:500])
+        (prediction,) = self.predict([text])
+        label = prediction.label if label is None else label
+        index, at_once = self.classes.index(label), self._most(BATCH_SIZE)
+        read, scores, words = occlude(text, self.encoding, self._logits_of, at_once, index)
+        return Explanation(text, label, prediction, read.start, read.stop, tuple(scores), tuple(words))
+
+    def _logits_of(self, codes: Codes) -> npt.NDArray[np.float32]:
+        """uint8 [n, feature_len] → float32 [n, classes]."""
+        logits: npt.NDArray[np.float32] = self._logits(codes).asnumpy()
+        return logits[: len(codes)]
+
+    def _logits(self, codes: Codes) -> mx.nd.NDArray:
+        """float32 [at least n, classes]; the rows behind the n-th are blank."""
+        # The batch is filled up to a power of two, so that few shapes are ever compiled.
+        rows = 1 << max(len(codes) - 1, 0).bit_length()
+        return self.engine.logits(pack(codes, np.zeros(len(codes), dtype=np.int32), rows, len(codes)))
+
+    def _most(self, batch_size: int) -> int:
+        return max(1, min(batch_size, MAX_CODES // self.encoding.feature_len))
 
 
 def load(

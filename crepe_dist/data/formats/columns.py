@@ -115,7 +115,7 @@ def choose_named(file: str, names: Sequence[str], wanted: Wanted, *, label_given
                 raise UserError(
                     f"{file}: which column is the {what}?",
                     f"there are {', '.join(names)}"[:500],
-                    f"name it by --{what} COLUMN",
+                    f"name it by --{what}-column",
                 )
             places[what] = left[0]
     return Chosen(places["label"], tuple(i for i in (places["title"], places["text"]) if i is not None))
@@ -126,14 +126,17 @@ def _position(file: str, names: Sequence[str], what: str, given: str) -> int:
         return list(names).index(given)
     if _is_place(given, len(names)):
         return int(given) - 1
-    raise UserError(f"{file} has no column {given!r}", f"it has {', '.join(names)}"[:500], f"name one by --{what}")
+    raise UserError(
+        f"{file} has no column {given!r}", f"it has {', '.join(names)}"[:500], f"name one by --{what}-column"
+    )
 
 
 def choose_numbered(file: str, width: int, wanted: Wanted, *, label_given: bool) -> Chosen:
     """Columns of a table without header: the label first, all others are text, unless numbers from 1 are given.
 
     Raises:
-        UserError: a given column is not a number up to ``width``.
+        UserError: a given column is not a number up to ``width``; of several columns without a label any may be the
+            text.
     """
 
     def position(what: str, given: str) -> int:
@@ -141,7 +144,7 @@ def choose_numbered(file: str, width: int, wanted: Wanted, *, label_given: bool)
             raise UserError(
                 f"{file} has no column {given!r}",
                 f"it has {width} columns and no header was seen",
-                f"give --{what} as a number from 1 to {width}, or say --header yes if the first line names the columns",
+                f"--{what}-column takes a number from 1 to {width}; --header yes says that the first line names them",
             )
         return int(given) - 1
 
@@ -151,6 +154,12 @@ def choose_numbered(file: str, width: int, wanted: Wanted, *, label_given: bool)
         )
     label = None if label_given else position("label", wanted.label or "1")
     if wanted.text is None and wanted.title is None:
+        if label_given and width > 1:
+            raise UserError(
+                f"{file}: which column is the text?",
+                f"it has {width} columns and no header was seen",
+                f"--text-column, a number from 1 to {width}; or --header yes if the first line names the columns",
+            )
         return Chosen(label, tuple(i for i in range(width) if i != label))
     named = [("title", wanted.title), ("text", wanted.text)]
     return Chosen(label, tuple(position(what, given) for what, given in named if given is not None))

@@ -25,6 +25,7 @@ class Documents:
     label: str
     name: str = "folder"
     reads: str = "text: whole files"
+    kept: tuple[str, ...] = ()
 
     def parse(self, block: Block, share: Share) -> Parsed:
         names = block.data.decode("utf-8", "surrogateescape").split("\0")

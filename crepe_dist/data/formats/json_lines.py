@@ -28,6 +28,7 @@ class JsonLines:
         label: key of the class; ``None``: all rows are of the class ``given``.
         texts: keys of the text, or of title and text.
         literals: lines that are no JSON may be Python literals, as in the Amazon 5-core files.
+        kept: keys whose values rows are to carry.
     """
 
     label: str | None
@@ -36,6 +37,7 @@ class JsonLines:
     literals: bool = False
     name: str = "jsonl"
     reads: str = ""
+    kept: tuple[str, ...] = ()
 
     def parse(self, block: Block, share: Share) -> Parsed:
         lines = block.data.split(b"\n")
@@ -55,16 +57,24 @@ class JsonLines:
         record = _load(line, literals=self.literals)
         label = self.given if self.label is None else _scalar(record, self.label)
         texts = [_text(record, key) for key in self.texts[:-1] if _value(record, key) is not None]
-        return Row(number, label or "", join([*texts, _text(record, self.texts[-1])]))
+        text = join([*texts, _text(record, self.texts[-1])])
+        return Row(number, label or "", text, tuple(_cell(record, key) for key in self.kept))
 
 
-def open_json_lines(stream: Stream, file: str, wanted: Wanted, label: str | None) -> tuple[JsonLines, LineCutter]:
+def open_json_lines(
+    stream: Stream, file: str, wanted: Wanted, label: str | None, *, keep: bool = False, live: bool = False
+) -> tuple[JsonLines, LineCutter]:
     """Takes the keys of the first object for the columns.
+
+    Args:
+        keep: rows carry the values of these keys.
+        live: see ``LineCutter``.
 
     Raises:
         UserError: the wanted keys are not there, or the file is one JSON value.
     """
-    cutter = LineCutter(stream, quoted=False)
+    cutter = LineCutter(stream, quoted=False, live=live)
+    cutter.look(1)
     if cutter.head.lstrip()[:1] == b"[":
         raise UserError(f"{file} is one JSON array", "an object a line is read", f"jq -c '.[]' {file} > {file}l")
     for line in cutter.head.splitlines():
@@ -76,8 +86,11 @@ def open_json_lines(stream: Stream, file: str, wanted: Wanted, label: str | None
         columns = choose_named(file, names, wanted, label_given=label is not None)
         key = None if columns.label is None else names[columns.label]
         texts = tuple(names[i] for i in columns.texts)
-        return JsonLines(key, texts, label, reads=columns.describe(names)), cutter
-    return JsonLines(wanted.label or "label", (wanted.text or "text",), label), cutter
+        kept = tuple(names) if keep else ()
+        return JsonLines(key, texts, label, reads=columns.describe(names), kept=kept), cutter
+    text = wanted.text or "text"
+    key = None if label is not None else wanted.label or "label"
+    return JsonLines(key, (text,), label, kept=(text,) if keep else ()), cutter
 
 
 def open_amazon(stream: Stream, label: str) -> tuple[JsonLines, LineCutter]:
@@ -138,6 +151,12 @@ def _scalar(record: dict[str, Any], key: str) -> str:
     if isinstance(value, (dict, list)):
         raise ValueError(f"not a single value: {key!r}")
     return str(value)
+
+
+def _cell(record: dict[str, Any], key: str) -> str:
+    """A value to be kept: what it was, as text, whatever it was."""
+    value = _value(record, key)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else _scalar(record, key)
 
 
 def _text(record: dict[str, Any], key: str) -> str:

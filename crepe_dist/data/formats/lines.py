@@ -18,9 +18,12 @@ class LineCutter:
     the parser then consumes less than the block, and what is left, and what was cut behind it, is ``put_back``. The
     next block is then as long as can be, and the parser says where its last record ends; after it, quotes are counted
     anew. So what is a record does not depend on where it was cut.
+
+    Args:
+        live: blocks of a pipe hold the records that are there; it does not wait for as many as fill a block.
     """
 
-    def __init__(self, stream: Stream, *, quoted: bool) -> None:
+    def __init__(self, stream: Stream, *, quoted: bool, live: bool = False) -> None:
         self._stream = stream
         self._quoted = quoted
         self._line = 1
@@ -28,14 +31,21 @@ class LineCutter:
         self._buffer = b""
         self._before: deque[Block] = deque()  # what was put back and comes before the buffer
         self._count = quoted  # cut where quotes are even
+        self._live = live and stream.live
+        self._enough = 0  # bytes that a block must have, since with fewer it could not be parsed
         self._fill()
         if self._buffer.startswith(BOM):
             self._buffer = self._buffer[len(BOM) :]
 
     @property
     def head(self) -> bytes:
-        """The first bytes, up to ``BLOCK``, without taking them."""
+        """The first bytes, up to ``BLOCK``, without taking them; of what is live, those that have come."""
         return self._buffer
+
+    def look(self, lines: int) -> None:
+        """Waits until so many lines stand in the ``head``, if there are so many."""
+        while self._live and self._buffer.count(b"\n") < lines and not self._ended and len(self._buffer) < BLOCK:
+            self._read_some()
 
     @property
     def position(self) -> int:
@@ -58,6 +68,7 @@ class LineCutter:
         """The next block; ``None`` at the end. A block that holds a bad line holds nothing else."""
         if not self._before:
             self._fill()
+            self._enough = 0
             if self._ended and len(self._buffer) <= BLOCK:
                 return self._last()
             end, full = self._cut(self._buffer[:BLOCK])
@@ -83,13 +94,28 @@ class LineCutter:
             last = merged.pop()
             self._buffer = last.data + self._buffer
             self._line = last.line
+            self._enough = len(self._buffer) + 1
         # Nothing reaches over a line that was left out, so what stands before it is the end of something.
         self._before = deque(block._replace(final=True) for block in merged)
 
     def _fill(self) -> None:
-        if not self._ended and len(self._buffer) < BLOCK:
+        if self._live:
+            while not self._ended and len(self._buffer) < BLOCK and (not self._is_enough() or not self._stream.waits()):
+                self._read_some()
+        elif not self._ended and len(self._buffer) < BLOCK:
             self._buffer += self._stream.read(BLOCK - len(self._buffer))
             self._ended = len(self._buffer) < BLOCK
+
+    def _read_some(self) -> None:
+        piece = self._stream.read_some(BLOCK - len(self._buffer))
+        self._buffer += piece
+        self._ended = not piece
+
+    def _is_enough(self) -> bool:
+        """Whether whole records are there, as far as quotes tell."""
+        end = self._buffer.rfind(b"\n") + 1
+        odd = self._count and self._buffer.count(b'"', 0, end) % 2
+        return bool(end) and not odd and len(self._buffer) >= self._enough
 
     def _block(self, end: int, full: bool = False) -> Block:
         data, self._buffer = self._buffer[:end], self._buffer[end:]

@@ -25,17 +25,20 @@ MAX_BATCH = 8192
 
 @dataclass(frozen=True)
 class Parquet:
-    """Rows of a table; a block is a record batch in Arrow's IPC form: the label, if a column holds it, then the texts.
+    """Rows of a table; a block is a record batch in Arrow's IPC form: the label, if a column holds it, then the texts,
+    then what is kept.
 
     Args:
         label: the class of all rows, where no column tells it.
         label_names: names of the integers in the label column (the ``ClassLabel`` of `datasets`).
+        kept: names of the columns that rows are to carry.
     """
 
     label: str | None
     label_names: tuple[str, ...] | None
     name: str = "parquet"
     reads: str = ""
+    kept: tuple[str, ...] = ()
 
     def parse(self, block: Block, share: Share) -> Parsed:
         import pyarrow as pa
@@ -44,16 +47,18 @@ class Parquet:
         columns = [_values(column) for column in batch.columns]
         labels: list[str | None] = columns.pop(0) if self.label is None else [self.label] * batch.num_rows
         result = Parsed([], [], len(block.data), batch.num_rows)
-        for number, (label, *texts) in enumerate(zip(labels, *columns), start=block.line):
+        texts_end = len(columns) - len(self.kept)
+        for number, (label, *values) in enumerate(zip(labels, *columns), start=block.line):
             if not share.owns(number):
                 continue
-            text = join([text or "" for text in texts])
+            values = [value or "" for value in values]
+            text, cells = join(values[:texts_end]), tuple(values[texts_end:])
             if len(text) > MAX_RECORD:
                 result.bad.append(BadRow(number, too_long(), excerpt(text)))
             elif self.label_names is None or label is None:
-                result.rows.append(Row(number, label or "", text))
+                result.rows.append(Row(number, label or "", text, cells))
             elif label.isdecimal() and len(label) < 10 and int(label) < len(self.label_names):
-                result.rows.append(Row(number, self.label_names[int(label)], text))
+                result.rows.append(Row(number, self.label_names[int(label)], text, cells))
             else:
                 reason = f"unknown label: {label:.40} is not one of 0 to {len(self.label_names) - 1}"
                 result.bad.append(BadRow(number, reason, excerpt(text)))
@@ -113,9 +118,10 @@ class ParquetCutter:
     def _pieces(self, group: int) -> Iterator[Any]:
         """Record batches of a row group, a few rows each: how long a value is when it is unpacked is not known before,
         and a file of a kilobyte may say that all its rows are the same megabyte."""
+        columns = list(dict.fromkeys(self._columns))
         with self._path.open("rb") as stream:
-            rows = rows_at_a_time(stream, self._file.metadata.row_group(group), self._columns)
-        for batch in self._file.iter_batches(rows, row_groups=[group], columns=list(self._columns), use_threads=False):
+            rows = rows_at_a_time(stream, self._file.metadata.row_group(group), columns)
+        for batch in self._file.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False):
             unpacked = _unpacked(batch, self._columns)
             count = max(1, unpacked.num_rows * BLOCK // max(1, unpacked.nbytes))
             for start in range(0, unpacked.num_rows, count):
@@ -134,8 +140,13 @@ class ParquetCutter:
         return block
 
 
-def open_parquet(path: Path, file: str, wanted: Wanted, label: str | None) -> tuple[Parquet, ParquetCutter]:
+def open_parquet(
+    path: Path, file: str, wanted: Wanted, label: str | None, *, keep: bool = False
+) -> tuple[Parquet, ParquetCutter]:
     """Looks at the table's columns.
+
+    Args:
+        keep: rows carry the values of all columns that can be written as text.
 
     Raises:
         UserError: not a Parquet file, or the wanted columns are not there or hold no text.
@@ -158,15 +169,30 @@ def open_parquet(path: Path, file: str, wanted: Wanted, label: str | None) -> tu
         kind = types[position]
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise UserError(f"{file}: column {names[position]!r} is no text", f"it holds {kind}", "name one by --text")
-    for name in {names[i] for i in (columns.label, *columns.texts) if i is not None}:
+            raise UserError(
+                f"{file}: column {names[position]!r} is no text", f"it holds {kind}", "name one by --text-column"
+            )
+    kept = tuple(name for name, kind in zip(names, types) if _is_writable(kind)) if keep else ()
+    for name in {*(names[i] for i in (columns.label, *columns.texts) if i is not None), *kept}:
         if names.count(name) > 1:
             raise UserError(f"{file} has several columns called {name!r}", remedy="rename one, or name another")
     positions = columns.texts if columns.label is None else (columns.label, *columns.texts)
     label_names = None if columns.label is None else _label_names(schema, names[columns.label])
-    return Parquet(label, label_names, reads=columns.describe(names)), ParquetCutter(
-        path, opened, [names[i] for i in positions]
+    return Parquet(label, label_names, reads=columns.describe(names), kept=kept), ParquetCutter(
+        path, opened, [*(names[i] for i in positions), *kept]
     )
+
+
+def _is_writable(kind: pa.DataType) -> bool:
+    """Whether Arrow can write such values as text."""
+    import pyarrow as pa
+
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    try:
+        pa.array([], kind).cast(pa.large_string())
+    except pa.ArrowException:
+        return False
+    return True
 
 
 def _label_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:

@@ -14,11 +14,16 @@ STRIPE = 1024  # lines
 
 
 class Row(NamedTuple):
-    """One document, and the line (of a table: the row) on which it ends, from 1."""
+    """One document, and the line (of a table: the row) on which it ends, from 1.
+
+    Args:
+        cells: the values of all columns, where they are to be kept.
+    """
 
     line: int
     label: str
     text: str
+    cells: tuple[str, ...] = ()
 
 
 class BadRow(NamedTuple):
@@ -103,6 +108,10 @@ class Parser(Protocol):
     def reads(self) -> str:
         """What is label and what is text, for the report."""
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Names of the columns whose values are in the ``cells`` of rows."""
+
     def parse(self, block: Block, share: Share) -> Parsed:
         """The rows of a block whose lines are of the share."""
 
@@ -114,6 +123,16 @@ def join_title(title: str, text: str) -> str:
 
 def join(columns: list[str]) -> str:
     return columns[0] if len(columns) == 1 else TITLE_JOINT.join(column for column in columns if column.strip())
+
+
+def check_text(text: str) -> bytes:
+    """A document's text in UTF-8; a ``ValueError`` says why it cannot be used."""
+    if not text or text.isspace():
+        raise ValueError("empty text")
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("not UTF-8") from None
 
 
 def excerpt(text: str | bytes, length: int = EXCERPT) -> str:

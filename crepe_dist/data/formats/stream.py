@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import select
+import stat
 import sys
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from crepe_dist.errors import UserError
 
 GZIP = b"\x1f\x8b"
 PIECE = 1 << 18
 STEP = 256
+PAUSE = 0.005  # seconds in which a writer that is not slow has written more
 FOREIGN = {
     b"BZh91AY&SY": ("bzip2", "bunzip2"),
     b"\xfd7zXZ": ("xz", "unxz"),
@@ -29,6 +33,7 @@ class Stream:
     Attributes:
         position: bytes taken from the file so far.
         problem: why the data end before their end, if they do; empty otherwise.
+        live: it is no file but a pipe or a terminal, whose data come when they come.
 
     Raises:
         UserError: the file cannot be opened, or is packed in another way.
@@ -40,12 +45,15 @@ class Stream:
         self._name = str(path) if path else "the standard input"
         self._digest = hashlib.sha256()
         try:
-            self._file: BinaryIO = path.open("rb") if path else sys.stdin.buffer
+            self._file: Any = path.open("rb") if path else sys.stdin.buffer
         except AttributeError:
             raise UserError("there is no standard input", remedy="name a file, or send something to the pipe") from None
         except OSError as error:
             raise UserError(f"{self._name} cannot be read", error.strerror or str(error)) from error
-        self._raw = self._read_raw()
+        self.live = _is_live(self._file)
+        self._raw = b""
+        while any(magic.startswith(self._raw) for magic in (GZIP, *FOREIGN)) and (data := self._read_raw()):
+            self._raw += data
         for magic, (name, remedy) in FOREIGN.items():
             if self._raw.startswith(magic):
                 raise UserError(f"{self._name} is {name}", "plain files and .gz are read", f"unpack it first: {remedy}")
@@ -67,6 +75,18 @@ class Stream:
             size -= len(piece)
         return b"".join(pieces)
 
+    def read_some(self, size: int) -> bytes:
+        """At least one byte and at most ``size``: what is there; nothing at the end."""
+        if self._peeked:
+            return self.read(min(size, len(self._peeked)))
+        return self._gunzip(size) if self._gzip else self._plain(size)
+
+    def waits(self) -> bool:
+        """Whether nothing can be read now, nor in a moment."""
+        if not self.live or self._peeked or self._raw or self._decoder.unconsumed_tail:
+            return False
+        return not select.select([self._file], [], [], PAUSE)[0]
+
     def close(self) -> None:
         if self._file is not sys.stdin.buffer:
             self._file.close()
@@ -79,7 +99,7 @@ class Stream:
 
     def _read_raw(self) -> bytes:
         try:
-            data = self._file.read(PIECE)
+            data = self._file.read1(PIECE)  # what is there of a pipe
         except OSError as error:
             raise UserError(f"{self._name} cannot be read", error.strerror or str(error)) from error
         self.position += len(data)
@@ -115,6 +135,13 @@ class Stream:
             if piece:
                 return piece
         return b""
+
+
+def _is_live(file: Any) -> bool:
+    try:
+        return not stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+    except OSError:  # there is no file behind it
+        return False
 
 
 def _until_broken(decoder: Any, data: bytes) -> bytes:

@@ -35,6 +35,7 @@ class Table:
         label: the class of all rows, where no column tells it.
         delimiter: of CSV.
         reads: what the columns are, for the report.
+        kept: names of all columns, if rows are to carry them.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Table:
     label: str | None = None
     delimiter: str = ","
     reads: str = ""
+    kept: tuple[str, ...] = ()
 
     def parse(self, block: Block, share: Share) -> Parsed:
         # Bytes that are not UTF-8 become lone surrogates, so that one bad row does not end the file.
@@ -96,23 +98,37 @@ class Table:
             reason = too_long()
         else:
             label = self.label if self.columns.label is None else fields[self.columns.label]
-            result.rows.append(Row(line, label or "", join([fields[i] for i in self.columns.texts])))
+            text = join([fields[i] for i in self.columns.texts])
+            result.rows.append(Row(line, label or "", text, tuple(fields) if self.kept else ()))
             return
         result.bad.append(BadRow(line, reason, excerpt((self.delimiter if self.name == "csv" else "\t").join(fields))))
 
 
 def open_table(
-    name: str, stream: Stream, file: str, wanted: Wanted, header: str, label: str | None
+    name: str,
+    stream: Stream,
+    file: str,
+    wanted: Wanted,
+    header: str,
+    label: str | None,
+    *,
+    keep: bool = False,
+    live: bool = False,
 ) -> tuple[Table, LineCutter]:
     """Looks at the first rows: is there a header, how many columns, which are wanted?
+
+    Args:
+        keep: rows carry the values of all columns.
+        live: see ``LineCutter``. Without ``header`` there must be rows to compare the first with.
 
     Raises:
         UserError: the wanted columns are not there.
     """
-    cutter = LineCutter(stream, quoted=name == "csv")
+    cutter = LineCutter(stream, quoted=name == "csv", live=live)
+    cutter.look(LOOK_AT if header == "auto" else 1)
     delimiter, first = _look(name, cutter.head)
     if not first:
-        return Table(name, Chosen(None, (0,)), 1, label), cutter
+        return Table(name, Chosen(None, (0,)), 1, label, kept=("column 1",) if keep else ()), cutter
     rows = [fields for _, fields in first]
     if header == "yes" or (header == "auto" and is_header(rows, wanted)):
         names = [cell.strip() for cell in rows[0]]
@@ -123,14 +139,15 @@ def open_table(
         raise UserError(
             f"{file}: does its first line name the columns?",
             f"it looks unlike the others: {delimiter.join(rows[0])[:200]}",
-            "say --header yes or --header no, and perhaps --label COLUMN and --text COLUMN",
+            "say --header yes or --header no, and perhaps the columns: --label-column, --text-column",
         )
     else:
         width = _usual_width(rows)
         names = [f"column {number}" for number in range(1, width + 1)]
         columns = choose_numbered(file, width, wanted, label_given=label is not None)
     separated = "" if delimiter in ",\t" else f", separated by {delimiter}"
-    return Table(name, columns, width, label, delimiter, columns.describe(names) + separated), cutter
+    reads = columns.describe(names) + separated
+    return Table(name, columns, width, label, delimiter, reads, tuple(names) if keep else ()), cutter
 
 
 Head = list[tuple[int, list[str]]]

@@ -1,0 +1,112 @@
+"""Which characters speak for a class: that the marks are on the right ones, and what is shown of them."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.reports import explanation as report
+from crepe_dist.serving.answers import explained
+from crepe_dist.serving.explanation import Explanation, Word, occlude
+from crepe_dist.serving.predictor import Prediction
+
+
+def explain(text, mode="paper", length=20, of="q", at_once=7, **more):
+    """Of a network whose log-odds are the number of times that it sees a character."""
+    encoding = Encoding(mode, length, **more)
+
+    def logits(codes):
+        assert len(codes) <= at_once
+        seen = (codes == encoding.alphabet.index(of)).sum(axis=1).astype(np.float32)
+        return np.stack([np.zeros_like(seen), seen], axis=1)
+
+    read, scores, words = occlude(text, encoding, logits, at_once, 1)
+    prediction = Prediction("yes", 0.75, (("yes", 0.75), ("no", 0.25)))
+    return Explanation(text, "yes", prediction, read.start, read.stop, tuple(scores), tuple(words))
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "of", "marked"),
+    [
+        ("Quick quiz", "paper", "q", [0, 6]),
+        ("Quick quiz", "full", "q", [6]),
+        ("Quick quiz", "notebook", "q", [6]),
+        ("naïve öl", "paper", "o", [6]),  # é → e, and so on
+        ("oe\u0301o\u0308o", "paper", "o", [0, 3, 4, 5]),  # a combining character is marked with its letter
+        ("İio", "paper", "o", [2]),  # its lower case are two characters
+        ("ﬁßo", "paper", "o", [2]),
+        ("🎬 中 o", "paper", "o", [4]),
+        ("o" + "x" * 30 + "o", "paper", "o", [31]),  # the last 20 are read
+        ("o" + "x" * 30 + "o", "notebook", "o", [0]),  # the first 20 are read
+        ("", "paper", "o", []),
+        ("中文", "paper", "o", []),
+    ],
+)
+def test_marks_are_on_the_characters_as_written(text, mode, of, marked):
+    found = explain(text, mode, of=of)
+    assert len(found.scores) == len(text)
+    assert found.scores == pytest.approx([float(place in marked) for place in range(len(text))])
+    assert (found.start, found.stop) == (
+        (0, min(20, len(text))) if mode == "notebook" else (max(0, len(text) - 20), len(text))
+    )
+
+
+def test_words_as_far_as_they_are_read():
+    found = explain("lost words qq and a Q")
+    assert [(word.text, word.start, word.score) for word in found.words] == [
+        ("ost", 1, 0), ("words", 5, 0), ("qq", 11, 2), ("and", 14, 0), ("a", 18, 0), ("Q", 20, 1),
+    ]  # fmt: skip
+    assert explained(found)["words"][2] == {"text": "qq", "start": 11, "stop": 13, "score": 2.0}
+    assert report.marked(found) == "[1 character not read] ost words qq[+2.0] and a Q[+1.0]"
+
+
+def test_positions_are_those_of_the_codes():
+    for mode in ("paper", "full", "notebook"):
+        encoding = Encoding(mode, 5, False)
+        for text in ("", "abc", "abcde", "abcdefgh"):
+            (codes,) = encoding.encode([text])
+            read = "".join(text[place] for place in encoding.positions(len(text)))
+            assert [encoding.alphabet.index(character) for character in read] == codes[: len(read)].tolist()
+
+
+HOSTILE = '<script>q</script> "q" [bold]q[/] \x1b[31mq \u202eq &amp; q\u0301'
+
+
+def test_a_hostile_text_is_only_shown():
+    found = explain(HOSTILE, length=100)
+    page = report.page([report.Item("line 1", found, true="<b>no</b>")])
+    for each in ("<script>", "<b>no", "\x1b", "\u202e"):
+        assert each not in page
+    for each in ("&lt;script&gt;", "&lt;b&gt;no", "\\u202e", "[bold]"):
+        assert each in page
+    assert '<span class="for4">q\u0301</span>' in page
+    stream = io.StringIO()
+    report.show(found, Console(file=stream, force_terminal=True, color_system="truecolor", width=200))
+    assert "\x1b[31m" not in stream.getvalue()
+    assert "\\x1b[31m" in report.marked(found)
+
+
+def test_what_is_not_read_is_grey_and_shortened():
+    found = explain("z" * 5000 + "q" * 20)
+    assert list(report.runs(found)) == [
+        report.Run("…" + "z" * report.UNREAD, None),
+        report.Run("q" * 20, report.LEVELS),
+    ]
+    page = report.page([report.Item("line 1", found)], left_out=3)
+    assert '<span class="unread">…zzz' in page
+    assert "5,000 characters of it are not read" in page
+    assert "3 more texts were classified" in page
+
+
+def test_against_a_class_and_nothing_at_all():
+    found = explain("ab")
+    against = Explanation("ab", "yes", found.prediction, 0, 2, (-1.0, 0.01), (Word("ab", 0, 2, -1.0),))
+    assert [run.level for run in report.runs(against)] == [-report.LEVELS, 0]
+    assert report.marked(against) == "ab[-1.0]"
+    assert "Against it" in report.page([report.Item("line 1", against)])
+    assert [run.level for run in report.runs(found)] == [0]
+    assert "no text that could be classified" in report.page([])

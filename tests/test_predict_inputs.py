@@ -1,0 +1,160 @@
+"""What predict reads: every row comes out, in its place, as soon as it is there."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import threading
+import time
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from crepe_dist.data.formats.columns import Wanted
+from crepe_dist.data.sources import Reading
+from crepe_dist.errors import UserError
+from crepe_dist.serving.answers import answers
+from crepe_dist.serving.inputs import Input, open_inputs
+from crepe_dist.serving.predictor import Prediction
+
+
+def rows(path, kind=None, reading=None, *, keep=False):
+    return [row for group in open_inputs(str(path), kind, reading, keep=keep) for row in group]
+
+
+BROKEN = {
+    "a.csv": ('id,text\n1,one\n2,\n3\n4,"two\nlines"\n5,caf\ufffd\n', ["", "empty text", "wrong columns", "", ""]),
+    "a.tsv": ("id\ttext\n1\tone\n2\t \n3\n4\tfour\n", ["", "empty text", "wrong columns", ""]),
+    "a.jsonl": ('{"id": 1, "text": "one"}\n{"id": 2}\nno\n{"text": [3]}\n{"text": "\\ud800"}\n{"text": "six"}\n',
+                ["", "no such key", "not JSON", "not a text", "not UTF-8", ""]),
+    "a.txt": ("one\n\nthree\r\nfour", ["", "empty text", "", ""]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("packed", [False, True])
+def test_every_row_has_its_place(tmp_path, name, packed):
+    content, problems = BROKEN[name]
+    path = tmp_path / (f"{name}.gz" if packed else name)
+    path.write_bytes(gzip.compress(content.encode()) if packed else content.encode())
+    got = rows(path)
+    assert [row.problem.split(":")[0].split(";")[0] for row in got] == problems
+    assert all(bool(row.text) != bool(row.problem) for row in got)
+    assert [row.line for row in got] == sorted(row.line for row in got)
+
+
+def test_broken_quotes_cost_one_row(tmp_path):
+    good = [f'{n},"text, {n}"\n' for n in range(3000)]
+    good[1500] = '1500,"text" 1500\n'
+    (tmp_path / "a.csv").write_text("id,text\n" + "".join(good))
+    got = rows(tmp_path / "a.csv")
+    assert len(got) == 3000
+    assert [row.line for row in got if row.problem] == [1502]
+    assert got[1501].text == "text, 1501"
+
+
+def test_parquet_with_all_its_columns(tmp_path):
+    table = pa.table({"id": [1, 2, 3], "text": ["one", None, "three"], "when": pa.array([1.5, 2.5, None])})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert rows(tmp_path / "a.parquet", keep=True) == [
+        Input(1, "one", "", ("1", "one", "1.5")),
+        Input(2, "", "empty text", ("2", "", "2.5")),
+        Input(3, "three", "", ("3", "three", "")),
+    ]
+
+
+def test_a_damaged_piece_of_parquet_costs_its_rows_and_no_more(tmp_path):
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": [f"text number {n}" for n in range(6000)]})
+    pq.write_table(table, path, row_group_size=2000, compression="gzip", use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    column = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    middle = column.data_page_offset + column.total_compressed_size // 2
+    content[middle : middle + 64] = bytes(64)
+    path.write_bytes(content)
+    got = rows(path)
+    assert [row.line for row in got] == list(range(1, 6001))
+    assert {row.line for row in got if row.problem} == set(range(2001, 4001))
+
+
+def test_columns_of_json_lines_become_cells(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"id": 7, "text": "a", "n": null}\n{"text": "b", "id": [1], "more": 2}\n')
+    inputs = open_inputs(str(tmp_path / "a.jsonl"), keep=True)
+    assert inputs.columns == ("id", "text", "n")
+    assert [row.cells for group in inputs for row in group] == [("7", "a", ""), ('["1"]', "b", "")]
+
+
+def test_columns_are_chosen_as_in_training(tmp_path):
+    (tmp_path / "a.csv").write_text("label,headline,story\nx,T,S\n")
+    reading = Reading(columns=Wanted(None, "headline", "story"))
+    assert [row.text for row in rows(tmp_path / "a.csv", reading=reading)] == ["T | S"]
+    with pytest.raises(UserError, match="which column is the text") as caught:
+        rows(tmp_path / "a.csv", reading=Reading(header="yes"))
+    assert "--text-column" in caught.value.remedy
+    # The label of the paper's files would be taken for a text, if all columns were.
+    (tmp_path / "b.csv").write_text("1,T,S\n2,T,S\n")
+    with pytest.raises(UserError, match="which column is the text"):
+        rows(tmp_path / "b.csv")
+
+
+@pytest.mark.parametrize(
+    ("kind", "header", "records"),
+    [
+        ("lines", "auto", [b"one\n", b"two\n"]),
+        ("jsonl", "auto", [b'{"text": "one"}\n', b'{"text": "two"}\n']),
+        ("csv", "yes", [b'text\n"one"\n', b'"two"\n']),
+        ("tsv", "no", [b"one\n", b"two\n"]),
+    ],
+)
+def test_rows_of_a_pipe_come_as_they_are_written(kind, header, records):
+    reader, writer = os.pipe()
+    os.write(writer, records[0])  # nothing else: to wait for more would be for ever
+    groups = iter(open_inputs(f"/dev/fd/{reader}", kind, Reading(header=header)))
+    assert [row.text for row in next(groups)] == ["one"]
+    os.write(writer, records[1][:3])
+    rest = threading.Thread(target=_write_later, args=(writer, records[1][3:]))
+    rest.start()
+    assert [row.text for group in groups for row in group] == ["two"]
+    rest.join()
+    os.close(reader)
+
+
+def _write_later(writer, content):
+    time.sleep(0.02)
+    os.write(writer, content)
+    os.close(writer)
+
+
+def test_a_pipe_gives_what_the_file_gives(tmp_path):
+    """Wherever the writer pauses: in a quoted field, in a letter of two bytes, after a stray quote."""
+    content = ('id,text\n1,"a\nb"\n2,é\n3,"x" y\n' + "".join(f'{n},"{n}\n"\n' for n in range(4, 70))).encode()
+    (tmp_path / "a.csv").write_bytes(content)
+    expected = rows(tmp_path / "a.csv")
+    assert len(expected) == 69
+    assert sum(bool(row.problem) for row in expected) == 1
+    for pause in range(1, 34, 2):
+        reader, writer = os.pipe()
+        os.write(writer, content[:pause])
+        rest = threading.Thread(target=_write_later, args=(writer, content[pause:]))
+        rest.start()
+        assert rows(f"/dev/fd/{reader}", "csv", Reading(header="yes")) == expected, pause
+        rest.join()
+        os.close(reader)
+
+
+def test_answers_in_csv_keep_their_width():
+    told = answers("csv", 2, ("id", "text"), classes=3)
+    prediction = Prediction("a,b", 0.75, (("a,b", 0.75), ("=c", 0.25), ("d", 0.0)))
+    assert told.header == (
+        "id,text,predicted_class,predicted_probability,predicted_class_2,predicted_probability_2,problem\n"
+    )
+    assert told.line(Input(2, "x\ry", "", ("1", "x\ry")), prediction) == '1,"x\ry","a,b",0.750000,=c,0.250000,'
+    assert told.line(Input(3, "", "wrong columns: 1"), None) == ",,,,,,line 3: wrong columns: 1"
+
+
+def test_answers_show_no_control_characters():
+    bad = Input(3, "", "not JSON; it begins: \x1b[31m\n")
+    assert answers("text", None, (), 2).line(bad, None) == "not classified: line 3: not JSON; it begins: \\x1b[31m\\n"
+    assert json.loads(answers("jsonl", None, (), 2).line(bad, None))["problem"] == bad.problem
