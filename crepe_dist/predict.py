@@ -94,16 +94,9 @@ def _lines(source: str | int) -> Iterator[str]:
 
 
 def _shown(prediction: Prediction, top: int, style: str) -> str:
-    ranking = prediction.ranking[:top]
     if style == "jsonl":
-        return _json(
-            {
-                "class": prediction.label,
-                "probability": prediction.probability,
-                "top": [{"class": label, "probability": probability} for label, probability in ranking],
-            }
-        )
-    return "   ".join(f"{visible(label)} {probability:.1%}" for label, probability in ranking)
+        return _json(prediction.record(top))
+    return "   ".join(f"{visible(label)} {probability:.1%}" for label, probability in prediction.ranking[:top])
 
 
 def _json(record: dict[str, Any]) -> str:
