@@ -59,7 +59,7 @@ def service(predict=by_length, together=32, **limits):
     batcher = Batcher(predict, together, metrics.together.observe)
     app = create_app(batcher, FACTS, metrics, ServiceOptions(**limits))
     client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
-    client.batcher = batcher  # type: ignore[attr-defined]
+    client.batcher = batcher
     try:
         yield client
     finally:
@@ -420,7 +420,7 @@ def browser(started):
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
+    options.binary_location = CHROMIUM or ""
     for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1000,1000"):
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
