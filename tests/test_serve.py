@@ -496,11 +496,12 @@ def test_a_stop_waits_for_what_is_in_hand(started):
     with socket.create_connection(("127.0.0.1", process.port), timeout=SECONDS) as client:
         text = json.dumps({"text": "private words"}).encode()
         kind = b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(text)
-        client.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\n" + kind + b"\r\n" + text[:9])
-        time.sleep(0.2)
+        head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
+        client.sendall(head + kind + b"\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 100 ")
         process.process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
-        client.sendall(text[9:])
+        client.sendall(text)
         assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
     assert process.process.wait(SECONDS) == 0
     said = process.errors.read_text()
