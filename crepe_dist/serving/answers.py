@@ -52,8 +52,7 @@ class JsonAnswers(Answers):
         record: dict[str, Any] = {"line": row.line}
         if prediction is None:
             return json_line({**record, "class": None, "probability": None, "top": [], "problem": row.problem})
-        record["class"], record["probability"] = prediction.label, prediction.probability
-        record["top"] = [{"class": name, "probability": each} for name, each in prediction.ranking[: self.top]]
+        record |= prediction.record(self.top)
         if explanation is not None:
             record["explanation"] = explained(explanation)
         return json_line(record)

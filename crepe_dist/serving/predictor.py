@@ -41,6 +41,14 @@ class Prediction:
     probability: float
     ranking: tuple[tuple[str, float], ...]
 
+    def record(self, top: int) -> dict[str, Any]:
+        """What programs get to read, with the first ``top`` classes."""
+        return {
+            "class": self.label,
+            "probability": self.probability,
+            "top": [{"class": label, "probability": probability} for label, probability in self.ranking[:top]],
+        }
+
 
 @dataclass(frozen=True)
 class Foreign:

@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+"""Whether classifying waiting texts together pays: requests a second and latency, one text a request, by clients.
+
+    uv run benchmarks/serving.py
+    uv run benchmarks/serving.py --clients 1 8 32 --filters 256 --units 1024 --feature-len 1014
+
+Two services with the same random network, one of which takes texts one by one, answer in turns on loopback; the
+clients are coroutines of one process, on the same cores. Prints a row of a Markdown table for each number of clients:
+medians over the rounds, and the service's processor time a request, which other work on the machine changes least.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from crepe_dist.cluster.launch import detect, limit_threads
+from crepe_dist.serving.options import ServiceOptions
+
+TOGETHER = (1, 32)
+
+
+def main() -> None:
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
+    flags.add_argument("--seconds", type=float, default=2.0, help="of a turn")
+    flags.add_argument("--rounds", type=int, default=5)
+    flags.add_argument("--filters", type=int, default=256)
+    flags.add_argument("--units", type=int, default=1024)
+    flags.add_argument("--feature-len", type=int, default=1014)
+    flags.add_argument("--serve", type=int, metavar="TOGETHER", help=argparse.SUPPRESS)
+    given = flags.parse_args()
+    if given.serve:
+        _serve(given)
+        return
+    services = [subprocess.Popen(_command(each), stdout=subprocess.PIPE, text=True) for each in TOGETHER]
+    try:
+        ports = [int(service.stdout.readline()) for service in services if service.stdout]
+        heads = (f"{each} together: requests/s, median, p99, CPU ms" for each in TOGETHER)
+        print(f"| clients | {' | '.join(heads)} | ratio |")
+        print("|---" * (len(TOGETHER) + 2) + "|")
+        for clients in given.clients:
+            _row(clients, ports, [service.pid for service in services], given)
+    finally:
+        for service in services:
+            service.terminate()
+
+
+def _command(together: int) -> list[str]:
+    return [sys.executable, __file__, "--serve", str(together), *sys.argv[1:]]
+
+
+def _row(clients: int, ports: list[int], pids: list[int], given: Any) -> None:
+    rates: list[list[float]] = [[] for _ in ports]
+    latencies: list[list[float]] = [[] for _ in ports]
+    busy = [0.0 for _ in ports]
+    for turn in range(given.rounds + 1):
+        for place, port in enumerate(ports):
+            before = _processor_time(pids[place])
+            times = asyncio.run(_load(port, clients, given.seconds if turn else 0.5, given.feature_len))
+            if turn:  # the first is to get warm
+                rates[place].append(len(times) / given.seconds)
+                latencies[place] += times
+                busy[place] += _processor_time(pids[place]) - before
+    cells = []
+    for rate, times, seconds in zip(rates, latencies, busy):
+        median, slowest = statistics.median(times) * 1000, statistics.quantiles(times, n=100)[98] * 1000
+        cells.append(f"{statistics.median(rate):,.0f}, {median:.1f}, {slowest:.1f}, {seconds / len(times) * 1000:.2f}")
+    ratio = statistics.median(b / a for a, b in zip(*rates))
+    print(f"| {clients} | {' | '.join(cells)} | {ratio:.2f} |", flush=True)
+
+
+def _processor_time(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def _load(port: int, clients: int, seconds: float, length: int) -> list[float]:
+    """Seconds that each request took."""
+    generator = random.Random(clients)
+    text = "".join(generator.choices("etaoinshrdlu    ", k=min(length, 430)))
+    body = json.dumps({"text": text}).encode()
+    head = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    due = time.perf_counter() + seconds
+    times: list[float] = []
+
+    async def client() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while time.perf_counter() < due:
+            begun = time.perf_counter()
+            writer.write(request)
+            answer = await reader.readuntil(b"\r\n\r\n")
+            assert b" 200 " in answer[:20], answer
+            size = int(answer.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+            await reader.readexactly(size)
+            times.append(time.perf_counter() - begun)
+        writer.close()
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return times
+
+
+def _serve(given: Any) -> None:
+    limit_threads(detect())
+    import mxnet as mx
+
+    from crepe_dist.data.alphabet import Encoding
+    from crepe_dist.model import parameters
+    from crepe_dist.model.engine import open_engine
+    from crepe_dist.model.network import Shape
+    from crepe_dist.model.options import ModelOptions
+    from crepe_dist.model.precision import plan
+    from crepe_dist.serving import server
+    from crepe_dist.serving.app import create_app
+    from crepe_dist.serving.batching import Batcher
+    from crepe_dist.serving.facts import Facts
+    from crepe_dist.serving.metrics import Metrics
+    from crepe_dist.serving.predictor import Predictor
+
+    encoding = Encoding(feature_len=given.feature_len)
+    classes = [f"class {number}" for number in range(7)]
+    options = ModelOptions()
+    shape = Shape(len(encoding.alphabet), given.feature_len, len(classes), given.filters, given.units, 0.0)
+    network = parameters.build(shape, options, mx.cpu(), seed=0)
+    predictor = Predictor(open_engine(network, plan(options, mx.cpu()), mx.cpu()), encoding, classes)
+    facts = Facts("random", "", None, classes, given.feature_len, True, predictor.engine.plan.precision)
+    metrics = Metrics(facts.checkpoint, facts.kernels)
+    batcher = Batcher(predictor.predict, given.serve, metrics.together.observe)
+    batcher.submit(["warm-up"]).result()
+    with server.bind("127.0.0.1", 0) as listener:
+        server.listen(listener)
+        print(listener.getsockname()[1], flush=True)
+        server.serve(create_app(batcher, facts, metrics, ServiceOptions()), listener, 10)
+
+
+if __name__ == "__main__":
+    main()

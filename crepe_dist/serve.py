@@ -1,0 +1,114 @@
+"""Answers over HTTP: `python -m crepe_dist.serve`, then http://127.0.0.1:8080 in a browser."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+from crepe_dist import arguments, command
+from crepe_dist.cluster.control import Stopped
+from crepe_dist.cluster.launch import detect, limit_threads
+from crepe_dist.errors import ExitCode, UserError, visible
+from crepe_dist.serving.options import PORT, ServiceOptions
+
+DEFAULTS = ServiceOptions()
+EXAMPLES = """  python -m crepe_dist.serve
+  python -m crepe_dist.serve runs/reviews-1f2e3d4c5b --port 9000
+  curl localhost:8080/predict -H 'Content-Type: application/json' -d '{"text": "arrived broken"}'
+
+paths: / a page to type into, POST /predict, /healthz, /metrics (Prometheus), /openapi.json
+exit codes: 0 stopped by SIGTERM, 130 by Ctrl-C, both after the requests in hand are answered; 1 a mistake, said above
+"""
+
+
+def main() -> None:
+    flags = arguments.parser("serve", "Classify texts for programs and for people, over HTTP.", EXAMPLES)
+    arguments.add_checkpoint(flags)
+    flags.add_argument("--host", default="127.0.0.1", help="address to listen on; default: 127.0.0.1")
+    flags.add_argument("--port", type=int, default=PORT, help=f"0 is any that is free; default: {PORT}")
+    flags.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="name that clients may call it by; repeatable"
+    )
+    limits = flags.add_argument_group("limits")
+    for flag, metavar, meaning in (
+        ("max-chars", "N", "characters of a text"),
+        ("max-batch", "N", "texts of a request"),
+        ("max-body", "BYTES", "bytes of a request"),
+        ("queue", "N", "requests at a time; to more it answers 503"),
+    ):
+        default = getattr(DEFAULTS, flag.replace("-", "_"))
+        limits.add_argument(
+            f"--{flag}", type=int, default=default, metavar=metavar, help=f"{meaning}; default: {default}"
+        )
+    limits.add_argument(
+        "--timeout",
+        type=float,
+        default=DEFAULTS.timeout_s,
+        metavar="SECONDS",
+        help=f"for a request to arrive, and for its turn; default: {DEFAULTS.timeout_s:g}",
+    )
+    flags.add_argument("--log-requests", action="store_true", help="a line a request on standard error, without texts")
+    arguments.add_foreign(flags)
+    given = flags.parse_args()
+    signal.signal(signal.SIGTERM, _stop)
+    _serve(given, _options(given))
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    # Nothing is left to go on with, as it is after a run that stopped: a requested end is a good end.
+    raise Stopped("SIGTERM", ExitCode.DONE)
+
+
+def _options(given: Any) -> ServiceOptions:
+    names = frozenset(name.lower() for name in (given.host, *given.allow_host))
+    return ServiceOptions(given.max_chars, given.max_batch, given.max_body, given.queue, given.timeout, names)
+
+
+def _serve(given: Any, options: ServiceOptions) -> None:
+    launch = detect()
+    if launch.size > 1:
+        raise UserError(
+            f"serve was started in {launch.size} processes",
+            "each would listen on the same port",
+            "start one, by itself",
+        )
+    limit_threads(launch)
+    from crepe_dist.cluster.devices import pick
+    from crepe_dist.serving import server
+    from crepe_dist.serving.app import create_app
+    from crepe_dist.serving.batching import Batcher
+    from crepe_dist.serving.facts import facts
+    from crepe_dist.serving.metrics import Metrics
+    from crepe_dist.serving.predictor import Foreign, open_checkpoint
+    from crepe_dist.training import checkpoint
+
+    with server.bind(given.host, given.port) as listener:
+        path = checkpoint.find(given.checkpoint)
+        foreign = Foreign(given.mode, given.feature_len, given.fold_accents, arguments.class_names(given.classes))
+        predictor = open_checkpoint(path, foreign, pick(given.device, 0, 1))
+        about = facts(path, predictor)
+        metrics = Metrics(about.checkpoint, about.kernels)
+        batcher = Batcher(predictor.predict, seen=metrics.together.observe)
+        try:
+            batcher.submit(["warm-up"]).result()
+            server.listen(listener)
+            print(f"{visible(str(path))}: {len(about.classes)} classes, kernels: {about.kernels}")
+            print(f"listening on {server.url(listener)}", flush=True)
+            if not server.is_loopback(listener):
+                print(
+                    f"warning: {visible(given.host)} can be reached from other machines\n"
+                    "  why: there is no authentication, and no encryption\n"
+                    "  do:  keep it in a network that is yours, or behind a proxy that has both",
+                    file=sys.stderr,
+                )
+            server.serve(
+                create_app(batcher, about, metrics, options, log=given.log_requests), listener, options.timeout_s
+            )
+        finally:
+            batcher.close()
+
+
+if __name__ == "__main__":
+    command.run(main, "stopped: Ctrl-C")

@@ -1,0 +1,96 @@
+"""The service as an ASGI application: its paths, and how each answers."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Union
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from crepe_dist import __version__
+from crepe_dist.serving import page, questions
+from crepe_dist.serving.batching import Batcher
+from crepe_dist.serving.facts import Facts
+from crepe_dist.serving.guard import PREDICT, Guard
+from crepe_dist.serving.metrics import Metrics, Observed
+from crepe_dist.serving.options import ServiceOptions
+from crepe_dist.serving.problems import Json, Problem
+
+PAGE, HEALTH, METRICS, DESCRIPTION = "/", "/healthz", "/metrics", "/openapi.json"
+PATHS = (PAGE, PREDICT, HEALTH, METRICS, DESCRIPTION)
+REFUSALS = (400, 403, 408, 413, 415, 422, 500, 503)
+
+
+def create_app(
+    batcher: Batcher, facts: Facts, metrics: Metrics, options: ServiceOptions, *, log: bool = False
+) -> ASGIApp:
+    """The application behind its middleware; ``log`` asks for a line a request on standard error."""
+    # Neither of FastAPI's documentation pages: they load scripts from elsewhere.
+    app = FastAPI(
+        title="crepe_dist", version=__version__, docs_url=None, redoc_url=None, openapi_url=DESCRIPTION,
+        redirect_slashes=False,
+    )  # fmt: skip
+    html, policy = page.render(facts, options)
+
+    @app.post(
+        PREDICT,
+        summary="Classify one text, or several",
+        response_model=Union[questions.Answer, questions.Answers],
+        responses={status: {"model": questions.Refusal} for status in REFUSALS},
+        openapi_extra=questions.request_schema(),
+    )
+    async def predict(request: Request) -> Response:
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != Json.media_type:
+            raise Problem(
+                415,
+                "the request is not said to be JSON",
+                "pages of other sites cannot send that type unasked",
+                f"send the header Content-Type: {Json.media_type}",
+            )
+        texts, question = questions.read(await request.body(), options)
+        try:
+            predictions = await asyncio.wait_for(asyncio.wrap_future(batcher.submit(texts)), options.timeout_s)
+        except asyncio.TimeoutError:
+            remedy = "ask again later, with fewer texts at a time"
+            raise Problem(503, "the answer took too long", "too much is asked for", remedy, retry_after=1) from None
+        metrics.answered(texts, predictions)
+        answers = [each.record(question.top) for each in predictions]
+        return Json(answers[0] if question.texts is None else {"predictions": answers})
+
+    @app.get(HEALTH, summary="Whether the service can predict", responses={503: {"model": questions.Refusal}})
+    async def health() -> Response:
+        if not batcher.is_working:
+            raise Problem(503, "the service is stopping")
+        return Json({"status": "ready", "checkpoint": facts.checkpoint})
+
+    @app.get(METRICS, summary="Figures for Prometheus", response_class=Response)
+    async def figures() -> Response:
+        return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get(PAGE, include_in_schema=False)
+    async def for_people() -> Response:
+        return HTMLResponse(html, headers={"Content-Security-Policy": policy})
+
+    @app.exception_handler(Problem)
+    async def refuse(request: Request, problem: Problem) -> Response:
+        return problem.response()
+
+    @app.exception_handler(HTTPException)
+    async def refuse_path(request: Request, error: HTTPException) -> Response:
+        response = Problem(
+            error.status_code, HTTPStatus(error.status_code).phrase.lower(), remedy=f"{DESCRIPTION} lists what there is"
+        ).response()
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(Exception)
+    async def fail(request: Request, error: Exception) -> Response:
+        # It is raised again behind this, and told by ``Observed``.
+        return Problem(500, "the service failed", remedy="ask again").response()
+
+    return Observed(Guard(app, options, metrics.refusals.inc), metrics, PATHS, log)

@@ -1,0 +1,48 @@
+"""What is served, in words and numbers that the page and the metrics show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from crepe_dist.serving.predictor import Predictor
+from crepe_dist.training import checkpoint
+
+
+class Facts(NamedTuple):
+    """About one checkpoint.
+
+    Args:
+        checkpoint: name of its file.
+        data: name of the data that it was trained on; empty where nothing says so.
+        test_accuracy: a fraction, if known.
+        classes: names in the order of the outputs.
+        feature_len: characters that the network reads.
+        reads_end: whether these are a text's last; else its first.
+        kernels: what computes it, and in which precision.
+    """
+
+    checkpoint: str
+    data: str
+    test_accuracy: float | None
+    classes: list[str]
+    feature_len: int
+    reads_end: bool
+    kernels: str
+
+
+def facts(path: Path, predictor: Predictor) -> Facts:
+    """Raises ``UserError`` as ``checkpoint.describe`` does."""
+    about = checkpoint.describe(path) or {}
+    accuracy, data = about.get("test_accuracy"), about.get("data")
+    name = data.get("name") if isinstance(data, dict) else None
+    plan = predictor.engine.plan
+    return Facts(
+        path.name,
+        name if isinstance(name, str) else "",
+        float(accuracy) if isinstance(accuracy, (int, float)) and 0 <= accuracy <= 1 else None,
+        predictor.classes,
+        predictor.encoding.feature_len,
+        predictor.encoding.mode != "notebook",
+        f"{'own' if plan.library else 'mxnet'}, {plan.precision}",
+    )

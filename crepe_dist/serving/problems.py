@@ -1,0 +1,53 @@
+"""What goes wrong in a request, and how the client is told: a status, and what / why / do as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.responses import Response
+
+from crepe_dist.errors import UserError
+
+
+class Problem(UserError):
+    """A request that gets no prediction.
+
+    Args:
+        status: of HTTP.
+        retry_after: seconds after which the same request may succeed.
+        closes: the rest of the request has not been read, so the connection cannot be used again.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        what: str,
+        why: str = "",
+        remedy: str = "",
+        *,
+        retry_after: int | None = None,
+        closes: bool = False,
+    ) -> None:
+        super().__init__(what, why, remedy)
+        self.status = status
+        self.retry_after = retry_after
+        self.closes = closes
+
+    def response(self) -> Response:
+        said = {"what": self.what, "why": self.why, "do": self.remedy}
+        headers = {}
+        if self.retry_after is not None:
+            headers["Retry-After"] = str(self.retry_after)
+        if self.closes:
+            headers["Connection"] = "close"
+        return Json({"error": {key: value for key, value in said.items() if value}}, self.status, headers)
+
+
+class Json(Response):
+    """JSON in UTF-8; half a pair of surrogates, which UTF-8 has no bytes for, is written as its escape."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")

@@ -1,0 +1,530 @@
+"""The service: its answers, what it refuses, one real process from its start to its end, and the page in a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import mxnet as mx
+import pytest
+import requests
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.testclient import TestClient
+
+from crepe_dist.cluster.launch import Launch
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.errors import UserError
+from crepe_dist.model import parameters
+from crepe_dist.model.network import Shape
+from crepe_dist.model.options import ModelOptions
+from crepe_dist.serving import server
+from crepe_dist.serving.app import create_app
+from crepe_dist.serving.batching import Batcher
+from crepe_dist.serving.facts import Facts, facts
+from crepe_dist.serving.guard import DISCARDED, Guard
+from crepe_dist.serving.metrics import Metrics
+from crepe_dist.serving.options import ServiceOptions
+from crepe_dist.serving.predictor import Prediction, load
+from crepe_dist.training import checkpoint
+from tests.conftest import FEATURE_LEN, command
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+CLASSES = ["<i>plain</i>", "naïve", "quoted \"'&", "end"]
+FACTS = Facts("some.params", "some data", 0.5, CLASSES, FEATURE_LEN, True, "own, float32")
+SECONDS = 30
+needs_browser = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="needs a browser: apt-get install -y chromium chromium-driver"
+)
+
+
+def by_length(texts):
+    """Stands for a network: the class is the length modulo 4, so that every answer tells its text."""
+    ranked = [CLASSES[(len(text) + shift) % 4] for text in texts for shift in range(4)]
+    rankings = [tuple(zip(ranked[first : first + 4], (0.7, 0.2, 0.1, 0.0))) for first in range(0, len(ranked), 4)]
+    return [Prediction(*ranking[0], ranking) for ranking in rankings]
+
+
+@contextmanager
+def service(predict=by_length, together=32, **limits):
+    metrics = Metrics(FACTS.checkpoint, FACTS.kernels)
+    batcher = Batcher(predict, together, metrics.together.observe)
+    app = create_app(batcher, FACTS, metrics, ServiceOptions(**limits))
+    client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
+    client.batcher = batcher
+    try:
+        yield client
+    finally:
+        batcher.close()
+
+
+@pytest.fixture(scope="module")
+def client():
+    with service(max_chars=50, max_batch=3, max_body=1000) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """A run with a checkpoint of a small network that nobody has trained."""
+    folder = tmp_path_factory.mktemp("served") / "run"
+    shape = Shape(len(Encoding().alphabet), FEATURE_LEN, 3, 16, 32, 0.0)
+    network = parameters.build(shape, ModelOptions(), mx.cpu(), seed=1)
+    about = {
+        "epoch": 0,
+        "test_accuracy": 0.8125,
+        "encoding": Encoding(feature_len=FEATURE_LEN).to_dict(),
+        "classes": ["first", "second", "third"],
+        "network": {"filters": 16, "units": 32, "dropout": 0.0, "precision": "auto"},
+        "data": {"name": "three <b>kinds</b>"},
+    }
+    checkpoint.write(folder, parameters.values(network), about)
+    return folder
+
+
+def value(exposition, name, **labels):
+    families = text_string_to_metric_families(exposition)
+    found = [each for family in families for each in family.samples if each.name == name]
+    return sum(each.value for each in found if labels.items() <= each.labels.items())
+
+
+class TestAnswers:
+    def test_one_text(self, client):
+        answer = client.post("/predict", json={"text": "abcde", "top": 2})
+        assert answer.status_code == 200
+        assert answer.json() == by_length(["abcde"])[0].record(2)
+        assert answer.json()["top"][0] == {"class": "naïve", "probability": 0.7}
+
+    def test_a_title_is_joined_as_in_training(self, client):
+        answer = client.post("/predict", json={"title": "Good", "text": "album"})
+        assert answer.json()["class"] == by_length(["Good | album"])[0].label
+
+    def test_texts_in_order(self, client):
+        answer = client.post("/predict", json={"texts": ["a", "", "abc"]}).json()
+        assert [each["class"] for each in answer["predictions"]] == [CLASSES[1], CLASSES[0], CLASSES[3]]
+
+    def test_as_the_predictor_says(self, run_dir):
+        predictor = load(run_dir)
+        texts = ["qua", "zig zag " * 30, ""]
+        with service(predictor.predict) as client:
+            answers = client.post("/predict", json={"texts": texts}).json()["predictions"]
+        for each, expected in zip(answers, predictor.predict(texts)):
+            assert each["class"] == expected.label
+            assert each["probability"] == pytest.approx(expected.probability, abs=1e-3)
+
+    def test_it_describes_itself_and_loads_nothing_from_elsewhere(self, client):
+        described = client.get("/openapi.json").json()
+        body = described["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        assert set(body["properties"]) == {"text", "title", "texts", "top"}
+        assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
+        page = client.get("/")
+        assert "<i>plain" not in page.text
+        assert not re.search(r"(src|href)=.?https?:|@import|url\(", page.text)
+        assert "unsafe" not in page.headers["content-security-policy"]
+
+    def test_headers_of_every_answer(self, client):
+        for answer in (client.get("/"), client.get("/nowhere"), client.post("/predict"), client.get("/metrics")):
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            assert answer.headers["referrer-policy"] == "no-referrer"
+            assert "default-src 'none'" in answer.headers["content-security-policy"]
+            assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+
+    def test_metrics(self):
+        with service(queue=1) as client:
+            client.post("/predict", json={"texts": ["abcd", "abc"]})
+            client.post("/predict", content=b"{}")
+            client.get("/made-up-by-somebody")
+            figures = client.get("/metrics").text
+        assert value(figures, "crepe_dist_requests_total", path="/predict", status="200") == 1
+        assert value(figures, "crepe_dist_requests_total", path="/predict", status="415") == 1
+        assert value(figures, "crepe_dist_requests_total", path="other", status="404") == 1
+        assert "made-up" not in figures
+        assert value(figures, "crepe_dist_texts_total") == 2
+        assert value(figures, "crepe_dist_characters_total") == 7
+        assert value(figures, "crepe_dist_predictions_total", **{"class": CLASSES[0]}) == 1
+        assert value(figures, "crepe_dist_request_seconds_count", path="/predict") == 2
+        assert value(figures, "crepe_dist_batch_texts_sum") == 2
+        assert value(figures, "crepe_dist_requests_in_flight") == 1  # that for the metrics
+        assert value(figures, "crepe_dist_build_info", checkpoint="some.params") == 1
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("body", "status", "why"),
+        [
+            (b"", 400, "not JSON"),
+            (b"{", 400, "not JSON"),
+            (b"\xff", 400, "not UTF-8"),
+            (b"[" * 999, 400, ""),
+            (b'{"text": "a", "text": "b"}', 400, "twice"),
+            (b'{"text": "\\ud800"}', 400, "not UTF-8"),
+            (b'{"top": ' + b"9" * 900 + b"}", 400, "900 digits"),
+            (b"[]", 422, ""),
+            (b"{}", 422, "neither"),
+            (b'{"text": "a", "texts": ["b"]}', 422, "both"),
+            (b'{"texts": ["b"], "title": "t"}', 422, "joined with one text"),
+            (b'{"texts": []}', 422, "texts"),
+            (b'{"texts": ["a", 1]}', 422, "texts.1"),
+            (b'{"text": "a", "top": 0}', 422, "top"),
+            (b'{"text": "a", "top": true}', 422, "top"),
+            (b'{"text": "a", "t\\u001bop": 1}', 422, "t\\x1bop"),
+            (b'{"texts": ["a", "b", "c", "d"]}', 413, "at most 3"),
+            (b'{"text": "' + b"a" * 51 + b'"}', 413, "at most 50"),
+            (b'{"title": "a", "text": "' + b"a" * 47 + b'"}', 413, "title included"),
+            (b'{"text": "' + b"a" * 1000 + b'"}', 413, "1,000 bytes"),
+        ],
+        ids=lambda given: str(given[:40]) if isinstance(given, bytes) else None,
+    )
+    def test_bodies(self, client, body, status, why):
+        answer = client.post("/predict", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code == status
+        error = answer.json()["error"]
+        assert error["what"]
+        assert why in error.get("why", "")
+
+    @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "", "text/json"])
+    def test_types_that_a_page_of_another_site_could_send(self, client, kind):
+        answer = client.post("/predict", content=b'{"text": "a"}', headers={"Content-Type": kind})
+        assert answer.status_code == 415
+        preflight = client.options("/predict", headers={"Origin": "http://evil.example"})
+        assert not any(name.startswith("access-control") for name in preflight.headers)
+
+    @pytest.mark.parametrize(
+        ("host", "status"),
+        [
+            ("127.0.0.1:8080", 200), ("LOCALHOST", 200), ("[::1]:80", 200), ("[::1]", 200), ("My.Name:1", 200),
+            ("evil.example", 403), ("127.0.0.1.evil.example:8080", 403), ("localhost.evil.example", 403), ("", 403),
+        ],
+    )  # fmt: skip
+    def test_names_that_somebody_pointed_here(self, host, status):
+        with service(names=frozenset({"my.name"})) as client:
+            for path in ("/healthz", "/", "/metrics"):
+                assert client.get(path, headers={"Host": host}).status_code == status
+
+    def test_more_than_there_is_room_for(self):
+        began, go_on = threading.Event(), threading.Event()
+
+        def slow(texts):
+            began.set()
+            assert go_on.wait(SECONDS)
+            return by_length(texts)
+
+        with service(slow, queue=1) as client:
+            first = threading.Thread(target=lambda: answers.append(client.post("/predict", json={"text": "a"})))
+            answers: list = []
+            first.start()
+            assert began.wait(SECONDS)
+            refused = client.post("/predict", json={"text": "b"})
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            assert client.get("/healthz").status_code == 200
+            assert value(client.get("/metrics").text, "crepe_dist_queue_refusals_total") == 1
+            go_on.set()
+            first.join()
+            assert answers[0].status_code == 200
+            assert client.post("/predict", json={"text": "b"}).status_code == 200  # the place was given back
+
+    def test_a_network_that_takes_too_long_or_fails(self, capfd):
+        def predict(texts):
+            if "secret" in texts[0]:
+                raise ValueError(texts[0])
+            time.sleep(0.5)
+            return by_length(texts)
+
+        with service(predict, timeout_s=0.1) as client:
+            late = client.post("/predict", json={"text": "a"})
+            assert (late.status_code, late.headers["retry-after"]) == (503, "1")
+        with service(predict) as client:
+            failed = client.post("/predict", json={"text": "my secret"})
+            assert (failed.status_code, failed.json()["error"]["what"]) == (500, "the service failed")
+            assert failed.headers["x-content-type-options"] == "nosniff"
+        said = capfd.readouterr().err
+        assert "ValueError" in said
+        assert "secret" not in said.replace('if "secret" in', "")
+
+    def test_not_healthy_once_the_model_is_gone(self):
+        with service() as client:
+            assert client.get("/healthz").json()["status"] == "ready"
+            client.batcher.close()
+            assert client.get("/healthz").status_code == 503
+
+
+class TestBodiesAsTheyArrive:
+    """Of the guard alone, with a client that counts what is taken from it."""
+
+    def ask(self, pieces, pause=0.0, headers=()):
+        taken, sent = [0], []
+
+        async def application(scope, receive, send):
+            body = (await receive())["body"]
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": body})
+
+        async def receive():
+            await asyncio.sleep(pause)
+            taken[0] += 1
+            return {"type": "http.request", "body": pieces[taken[0] - 1], "more_body": taken[0] < len(pieces)}
+
+        async def send(message):
+            sent.append(message)
+
+        guard = Guard(application, ServiceOptions(max_body=100, timeout_s=0.1), lambda: None)
+        scope = {"type": "http", "path": "/predict", "method": "POST", "headers": [(b"host", b"localhost"), *headers]}
+        asyncio.run(guard(scope, receive, send))
+        return sent[0]["status"], sent[1]["body"], taken[0]
+
+    def test_pieces_without_a_length(self):
+        assert self.ask([b"a" * 60, b"b" * 40]) == (200, b"a" * 60 + b"b" * 40, 2)
+        assert self.ask([b"a" * 60, b"b" * 41])[0] == 413
+
+    def test_no_more_is_read_than_is_kind(self):
+        status, _, taken = self.ask([b"a" * 50] * 1000)
+        assert (status, taken) == (413, 2 * DISCARDED + 1)
+        assert self.ask([b"a" * 50] * 1000, headers=[(b"content-length", b"50000")])[::2] == (413, 0)
+
+    def test_slowly(self):
+        begun = time.monotonic()
+        assert self.ask([b"a"] * 90, pause=0.03)[0] == 408
+        assert time.monotonic() - begun < 1
+
+
+class TestBatcher:
+    def test_what_waits_goes_together_and_each_gets_its_own(self):
+        sizes: list[int] = []
+        began, go_on = threading.Event(), threading.Event()
+
+        def predict(texts):
+            began.set()
+            assert go_on.wait(SECONDS)
+            return by_length(texts)
+
+        batcher = Batcher(predict, 4, sizes.append)
+        first = batcher.submit(["x"])
+        assert began.wait(SECONDS)
+        waiting = [batcher.submit(["a" * n] * copies) for n, copies in ((1, 1), (2, 2), (3, 1), (4, 9), (5, 1), (6, 1))]
+        assert waiting[4].cancel()
+        go_on.set()
+        batcher.close()  # answers what it has
+        assert sizes == [1, 4, 9, 1]
+        assert first.result() == by_length(["x"])
+        assert waiting[3].result() == by_length(["aaaa"] * 9)
+        assert waiting[5].result() == by_length(["a" * 6])
+
+    def test_a_failure_is_told_and_survived(self):
+        def predict(texts):
+            if texts[0] == "bad":
+                raise ValueError("no")
+            return by_length(texts)
+
+        batcher = Batcher(predict)
+        with pytest.raises(ValueError, match="no"):
+            batcher.submit(["bad"]).result(SECONDS)
+        assert batcher.submit(["good"]).result(SECONDS) == by_length(["good"])
+        batcher.close()
+
+
+class TestMistakes:
+    def test_a_sentence_for_each(self, run_dir, tmp_path, complaint, monkeypatch):
+        monkeypatch.setattr(signal, "signal", lambda number, handler: None)  # that of the tests stays
+        (tmp_path / "broken.params").write_bytes(b"nothing of the kind")
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            for flags, message in (
+                ([run_dir, "--port", port], "Address already in use"),
+                ([run_dir, "--port", 70000], "--port is 70000"),
+                ([run_dir, "--port", 0, "--host", "192.0.2.1"], "Cannot assign requested address"),
+                ([run_dir, "--port", 0, "--host", "a..b"], "cannot be resolved"),
+                ([run_dir, "--max-chars", 0], "--max-chars is 0"),
+                ([run_dir, "--timeout", "nan"], "--timeout is nan"),
+                ([tmp_path / "broken.params", "--port", 0, "--mode", "paper", "--classes", "a,b"], "broken.params"),
+                (["nowhere", "--port", 0], "nowhere does not exist"),
+            ):
+                assert message in complaint("serve", *flags, cwd=tmp_path)
+        monkeypatch.setattr("crepe_dist.serve.detect", lambda: Launch("horovodrun", 0, 2))
+        assert "started in 2 processes" in complaint("serve", run_dir, cwd=tmp_path)
+
+    def test_two_that_were_quick(self):
+        with server.bind("127.0.0.1", 0) as first, server.bind("127.0.0.1", first.getsockname()[1]) as second:
+            server.listen(first)
+            with pytest.raises(UserError, match="cannot be listened on"):
+                server.listen(second)
+
+    def test_facts_of_a_checkpoint(self, run_dir):
+        found = facts(checkpoint.find(str(run_dir)), load(run_dir))
+        assert (found.data, found.test_accuracy, found.feature_len) == ("three <b>kinds</b>", 0.8125, FEATURE_LEN)
+
+
+class Process:
+    """The command as a user starts it, on a port of its choice or on a given one."""
+
+    def __init__(self, run_dir: Path, port: int = 0) -> None:
+        arguments = command("serve", run_dir, "--port", port, "--timeout", 2, "--max-chars", 1000, "--log-requests")
+        self.errors = run_dir / "stderr"
+        with self.errors.open("a") as errors:
+            self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=errors, text=True)
+        assert self.process.stdout is not None
+        said = [self.process.stdout.readline(), self.process.stdout.readline()]
+        assert said[1].startswith("listening on http://127.0.0.1:"), (said, self.errors.read_text())
+        self.url = said[1].split()[-1]
+        self.port = int(self.url.rpartition(":")[2])
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(SECONDS)
+        finally:
+            self.process.kill()
+            self.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def started(run_dir):
+    """A list of one: the process that serves now."""
+    processes = [Process(run_dir)]
+    yield processes
+    processes[0].stop()
+
+
+class TestProcess:
+    def test_it_answers(self, started):
+        url = started[0].url
+        assert requests.get(f"{url}/healthz", timeout=SECONDS).json()["status"] == "ready"
+        answer = requests.post(f"{url}/predict", json={"text": "zig"}, timeout=SECONDS)
+        assert answer.json()["class"] in ("first", "second", "third")
+        too_long = requests.post(f"{url}/predict", data=iter([b"x" * 65536] * 40), timeout=SECONDS)
+        assert too_long.status_code == 413
+
+    def test_clients_that_take_their_time_are_let_go(self, started):
+        place = ("127.0.0.1", started[0].port)
+        body = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"
+        begun = time.monotonic()
+        with ExitStack() as stack:
+            silent, head, slow = (stack.enter_context(socket.create_connection(place, SECONDS)) for _ in range(3))
+            head.sendall(b"GET / HTTP/1.1\r\nHo")
+            slow.sendall(body)
+            assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
+            assert silent.recv(100) == head.recv(100) == b""
+        assert time.monotonic() - begun < SECONDS / 2
+
+
+@pytest.fixture(scope="module")
+def browser(started):
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM or ""
+    for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1000,1000"):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    driver.get(started[0].url)
+    yield driver
+    driver.quit()
+
+
+class Browsing:
+    def until(self, browser, condition):
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        return WebDriverWait(browser, SECONDS, 0.05).until(lambda driver: condition())
+
+    def write(self, browser, text):
+        from selenium.webdriver.common.keys import Keys
+
+        self.one(browser, "#text").send_keys(Keys.CONTROL, "a", Keys.NULL, Keys.BACKSPACE, text)
+
+    def one(self, browser, selector):
+        from selenium.webdriver.common.by import By
+
+        return browser.find_element(By.CSS_SELECTOR, selector)
+
+    def bars(self, browser):
+        """Widths of the bars in percent of their place, as they are drawn; they move."""
+        ratio = "(each) => each.getBoundingClientRect().width / each.parentElement.getBoundingClientRect().width"
+        return browser.execute_script(f"return [...document.querySelectorAll('#bars i')].map({ratio})")
+
+
+@needs_browser
+class TestPage(Browsing):
+    """One page that stays open, in the order of the tests."""
+
+    def test_what_is_typed_is_classified(self, browser, started):
+        assert self.one(browser, "h1").text == "three <b>kinds</b>"
+        assert "81.2 %" in self.one(browser, ".lede").text
+        assert self.bars(browser) == [0, 0, 0]
+        text = "a quiet zig and a loud qua"
+        self.write(browser, text)
+        expected = requests.post(f"{started[0].url}/predict", json={"text": text}, timeout=SECONDS).json()
+        chosen = [each["probability"] for each in sorted(expected["top"], key=lambda each: each["class"])]
+        self.until(browser, lambda: self.bars(browser) == pytest.approx(chosen, abs=0.005))
+        assert expected["class"] in self.one(browser, "#verdict").text
+        assert self.one(browser, "#bars .first bdi").text == expected["class"]
+        assert self.one(browser, "#count").text == "26 of 123 characters that the network reads"
+
+    def test_bars_move(self, browser):
+        before = self.bars(browser)
+        self.one(browser, "#text").send_keys(" !!!! vex vex vex {}{}{}")
+        self.until(browser, lambda: self.bars(browser) != before)
+
+    def test_what_the_network_does_not_read(self, browser):
+        self.write(browser, "é" * 20 + "z" * FEATURE_LEN)
+        self.until(browser, lambda: self.one(browser, "#edge").is_displayed())
+        assert self.one(browser, "#count").text.endswith("reads the last 123, the first 20 it does not")
+        assert self.one(browser, "#edge .unread").text == "é" * 20
+
+    def test_too_long(self, browser):
+        browser.execute_script(
+            "const field = document.getElementById('text'); field.value = 'x'.repeat(1001);"
+            "field.dispatchEvent(new Event('input'))"
+        )
+        problem = self.one(browser, "#problem")
+        self.until(browser, lambda: "1,001 characters" in problem.text and "takes 1,000" in problem.text)
+        self.write(browser, "")
+        self.until(browser, lambda: not problem.is_displayed() and self.bars(browser) == [0, 0, 0])
+
+
+def test_a_stop_waits_for_what_is_in_hand(started):
+    process = started[0]
+    with socket.create_connection(("127.0.0.1", process.port), timeout=SECONDS) as client:
+        text = json.dumps({"text": "private words"}).encode()
+        kind = b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(text)
+        head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
+        client.sendall(head + kind + b"\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 100 ")
+        process.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        client.sendall(text)
+        assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+    assert process.process.wait(SECONDS) == 0
+    said = process.errors.read_text()
+    assert "POST /predict 200 " in said
+    assert said.endswith("stopped: SIGTERM\n")
+    assert "Traceback" not in said
+    assert "private" not in said
+
+
+@needs_browser
+class TestPageLater(Browsing):
+    """The same page, whose service has been stopped in the test before."""
+
+    def test_the_service_stops_and_comes_back(self, browser, started, run_dir):
+        if started[0].process.poll() is None:
+            started[0].stop()
+        self.write(browser, "is anybody there")
+        problem = self.one(browser, "#problem")
+        self.until(browser, lambda: "does not answer" in problem.text)
+        started[0] = Process(run_dir, started[0].port)  # at once on the same port
+        self.until(browser, lambda: not problem.is_displayed())
+        self.until(browser, lambda: sum(self.bars(browser)) == pytest.approx(1, abs=0.01))
+
+    def test_its_own_policy_lets_all_of_it_work(self, browser):
+        said = [each["message"] for each in browser.get_log("browser")]
+        assert not [each for each in said if "ERR_CONNECTION_REFUSED" not in each]
