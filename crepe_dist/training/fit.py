@@ -180,13 +180,13 @@ def _save_alone(loop: Loop, carried: Carried) -> None:
 
 
 def _finish(loop: Loop) -> Result:
-    reported = loop.reported()
+    reported = loop.scoring.reported(loop.progress)
     if loop.world.is_root:
         loop.folder.write_result(
             {
                 "checkpoint": f"{checkpoint.FOLDER}/{reported['checkpoint']}",
                 "epoch": reported["epoch"],
-                "chosen_by": "validation accuracy" if "validation" in loop.dataset.parts else "last epoch",
+                "chosen_by": loop.scoring.chosen_by,
                 "test_accuracy": reported["test_accuracy"],
                 "test_loss": reported["test_loss"],
             }
