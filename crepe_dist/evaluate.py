@@ -15,7 +15,7 @@ from crepe_dist.errors import UserError, visible
 
 if TYPE_CHECKING:
     from crepe_dist.serving.predictor import Predictor
-    from crepe_dist.training.evaluation import Scores
+    from crepe_dist.training.scores import Scores
 
 EXAMPLES = """  python -m crepe_dist.evaluate --data data/sample
   horovodrun -np 2 python -m crepe_dist.evaluate runs/reviews-1f2e3d4c5b --data data/reviews --json scores.json

@@ -13,8 +13,9 @@ from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.model.engine import Engine
 from crepe_dist.training import checkpoint
-from crepe_dist.training.evaluation import Scores, evaluate
+from crepe_dist.training.evaluation import evaluate
 from crepe_dist.training.run_folder import RunFolder
+from crepe_dist.training.scores import Scores
 from crepe_dist.training.state import Progress
 
 
@@ -60,10 +61,12 @@ class Scoring:
         for name, score in scores.items():
             record[f"{name}_loss"] = score.loss
             record[f"{name}_accuracy"] = score.accuracy
+            record[f"{name}_macro_f1"] = score.macro_f1
+            record[f"{name}_calibration_error"] = score.calibration_error
         record["seconds"] = progress.seconds
         record["checkpoint"] = checkpoint.file_name(progress.epoch, record["test_accuracy"])
         # All or none have the epoch: a rank that goes on without rank 0 must not take it for written.
-        self.world.agree("checkpoint", lambda: self._write(record) if self.world.is_root else None)
+        self.world.agree("checkpoint", lambda: self._write(record, scores) if self.world.is_root else None)
         progress.epochs.append(record)
         if self.world.is_root:
             checkpoint.prune(self.folder.path, self._kept(progress))
@@ -76,9 +79,9 @@ class Scoring:
         """The epoch that the run stands for: best on the validation part, else the last; the test part chooses none."""
         return self._best(progress) if "validation" in self.dataset.parts else progress.epochs[-1]
 
-    def _write(self, record: dict[str, Any]) -> None:
+    def _write(self, record: dict[str, Any], scores: dict[str, Scores]) -> None:
         try:
-            checkpoint.write(self.folder.path, parameters.values(self.engine.network), self._about(record))
+            checkpoint.write(self.folder.path, parameters.values(self.engine.network), self._about(record), scores)
         except OSError as error:
             raise UserError(
                 f"the checkpoint of epoch {record['epoch']} cannot be written",
