@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from crepe_dist.cluster.control import Control, Stopped
 from crepe_dist.cluster.devices import pick
 from crepe_dist.cluster.failures import drain, is_peer_gone
@@ -22,6 +24,7 @@ from crepe_dist.data.preparation import How, prepare_in_steps
 from crepe_dist.data.selection import Split
 from crepe_dist.data.sources import SAMPLE, SAMPLE_FEATURE_LEN, find_sources
 from crepe_dist.errors import UserError
+from crepe_dist.machine import describe
 from crepe_dist.model import parameters
 from crepe_dist.model.engine import open_engine
 from crepe_dist.model.network import Crepe, Shape
@@ -32,7 +35,9 @@ from crepe_dist.training.loop import Done, Loop, Regrouping
 from crepe_dist.training.metrics import Metrics, Record, RunMetrics
 from crepe_dist.training.profile import Profile
 from crepe_dist.training.replicas import check_replicas
+from crepe_dist.training.reporting import REPORT, write_report
 from crepe_dist.training.run_folder import RunFolder, choose
+from crepe_dist.training.run_record import open_run
 from crepe_dist.training.saver import Saver
 from crepe_dist.training.state import Progress, Snapshot
 
@@ -189,12 +194,45 @@ def _finish(loop: Loop) -> Result:
                 "chosen_by": loop.scoring.chosen_by,
                 "test_accuracy": reported["test_accuracy"],
                 "test_loss": reported["test_loss"],
+                "made": _made(loop),
             }
         )
     loop.world.gather(0, "result written")
     result = _result(loop.folder)
     loop.display.say(_summary(result))
+    if loop.config.logging.report:
+        loop.world.on_root("report", _report(loop))
     return result
+
+
+def _made(loop: Loop) -> dict[str, Any]:
+    """By what, and of what, for the run's report."""
+    parts = loop.dataset.parts
+    return {
+        "processes": loop.world.size,
+        "device": str(loop.engine.device),
+        "computes": str(loop.engine.plan),
+        "parameters": _size(loop.network),
+        "environment": describe(),
+        "data": str(loop.dataset.folder),
+        "rows": {
+            name: np.bincount(part.labels, minlength=len(loop.dataset.classes)).tolist() for name, part in parts.items()
+        },
+    }
+
+
+def _report(loop: Loop) -> Iterator[None]:
+    """The run is finished and whole without it, so nothing that goes wrong here may end it in another way."""
+    folder = loop.folder.path
+    try:
+        yield from write_report(open_run(folder), loop.dataset)
+    except Exception as error:
+        loop.display.say(
+            f"the report could not be written ({type(error).__name__}: {error}); "
+            f"all else is there, and python -m crepe_dist.report {folder} writes it later"
+        )
+    else:
+        loop.display.say(str(folder / REPORT))
 
 
 def rejoin(loop: Loop, carried: Carried | None) -> bool:
@@ -332,7 +370,6 @@ def _opening(config: Config, dataset: Dataset, world: World, loop: Loop) -> str:
     engine, folder = loop.engine, loop.folder
     network, device = engine.network, engine.device
     rows = ", ".join(f"{len(part):,} {name}" for name, part in dataset.parts.items())
-    count = sum(int(p.data().size) for p in network.collect_params().values())
     processes = "1 process" if world.size == 1 else f"{world.size} processes"
     where = f"{processes}, {device}"
     if loop.exchange.by:
@@ -342,12 +379,17 @@ def _opening(config: Config, dataset: Dataset, world: World, loop: Loop) -> str:
     return (
         f"data      {dataset.name}: {rows} documents of {dataset.encoding.feature_len} characters, "
         f"{len(dataset.classes)} classes\n"
-        f"network   {network.shape.filters} filters, {network.shape.units} units, {count:,} parameters\n"
+        f"network   {network.shape.filters} filters, {network.shape.units} units, {_size(network):,} parameters\n"
         f"training  {config.training.epochs} epochs, batch {config.data.batch_size}, {config.optimizer.name} "
         f"{config.optimizer.learning_rate:g}; {where}\n"
         f"computes  in {engine.plan}\n"
         f"run       {folder.path}"
     )
+
+
+def _size(network: Crepe) -> int:
+    """How many parameters it has."""
+    return sum(int(p.data().size) for p in network.collect_params().values())
 
 
 def _result(folder: RunFolder) -> Result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from crepe_dist.cluster.control import Control, Wish
@@ -17,13 +18,14 @@ from crepe_dist.model import flops, parameters
 from crepe_dist.model.engine import Engine, no_mark
 from crepe_dist.training import culprits, memory, state
 from crepe_dist.training.display import Display, Speed, epoch_line
-from crepe_dist.training.evaluation import Interrupted, Scores
+from crepe_dist.training.evaluation import Interrupted
 from crepe_dist.training.metrics import Metrics, Record
 from crepe_dist.training.profile import Profile
 from crepe_dist.training.replicas import check_replicas
 from crepe_dist.training.run_folder import RunFolder
 from crepe_dist.training.saver import Saver
 from crepe_dist.training.schedule import learning_rate
+from crepe_dist.training.scores import Scores
 from crepe_dist.training.scoring import Scoring
 from crepe_dist.training.state import Progress, Snapshot
 from crepe_dist.training.step import NotFinite, Outcome, TrainingStep
@@ -297,6 +299,8 @@ class Loop:
     def finish_epoch(self, scores: dict[str, Scores]) -> None:
         record = self.scoring.finish_epoch(self.progress, scores)
         self.metrics.epoch(record)
+        values = partial(parameters.values, self.network)
+        self.metrics.pictures(record["step"], values, scores, self.dataset.classes)
         self.display.say(epoch_line(record))
 
     def save_state(self) -> None:

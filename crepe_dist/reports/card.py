@@ -1,0 +1,83 @@
+"""``model_card.md``: what those should know who get the model, after Mitchell et al. 2019 (arXiv:1810.03993)."""
+
+from __future__ import annotations
+
+import string
+from typing import TYPE_CHECKING, Any
+
+from crepe_dist import __version__
+from crepe_dist.reports import data_facts, run_facts
+from crepe_dist.reports import scores as score_view
+from crepe_dist.reports.page import render
+from crepe_dist.reports.wording import clean, visible
+
+if TYPE_CHECKING:
+    from crepe_dist.training.run_record import RunRecord
+
+MOST_CLASSES = 300
+LONGEST = 200  # characters of a name
+# What Markdown, or one of its dialects, takes for something else than itself.
+ESCAPED = set(string.punctuation) - set(",'\"/-()%;?{}")
+
+
+def escaped(text: str) -> str:
+    """Text for any place in Markdown but a code block: it shows as it is, and makes no link, picture, table or tag."""
+    shown = visible(text, LONGEST)
+    return "".join(f"&{'lt' if each == '<' else 'gt'};" if each in "<>" else
+                   "&amp;" if each == "&" else f"\\{each}" if each in ESCAPED else each for each in shown)  # fmt: skip
+
+
+def card(record: RunRecord, data: dict[str, Any] | None) -> str:
+    """The card of a run's reported checkpoint, in Markdown.
+
+    Args:
+        data: the numbers of the data's own report, if it is there.
+    """
+    classes = clean(record.classes)
+    scores = record.scores.get("test")
+    length = int(record.about["encoding"]["feature_len"])
+    seen = _seen(data)
+    made = record.made
+    return render(
+        "model_card.md",
+        name=escaped(record.name),
+        version=__version__,
+        result=escaped_sentence(run_facts.result(record, classes)),
+        choice=run_facts.choice(record),
+        network=escaped_sentence(run_facts.network(record)),
+        data={"name": escaped(record.about["data"]["name"]), "fingerprint": escaped(record.fingerprint)},
+        parts=[(escaped(name), count) for name, count in run_facts.part_sizes(record)],
+        classes=[escaped(name) for name in record.classes[:MOST_CLASSES]],
+        count=len(classes),
+        rows=_rows(scores, classes) if scores is not None else [],
+        macro_f1=scores.macro_f1 if scores is not None else 0.0,
+        limits=[escaped_sentence(each) for each in [*run_facts.limits(record, classes), *seen]],
+        encoding=record.about["encoding"],
+        feature_len=length,
+        checkpoint=_code(record.checkpoint.name),
+        environment=[(escaped(str(name)), escaped(str(value))) for name, value in made.get("environment", {}).items()],
+        command=_code(run_facts.command(record)),
+    )
+
+
+def escaped_sentence(text: str) -> str:
+    """``escaped`` for a sentence that may be longer than a name, and may hold one."""
+    return "".join(escaped(text[start : start + LONGEST]) for start in range(0, len(text), LONGEST))
+
+
+def _rows(scores: Any, classes: list[str]) -> list[dict[str, Any]]:
+    rows = score_view.table(scores, classes)[:MOST_CLASSES]
+    return [{**row, "name": escaped(row["name"]), "taken": escaped(row["taken"])} for row in rows]
+
+
+def _code(text: str) -> str:
+    """For a block of code, which ends at the first line that begins with three backticks."""
+    return visible(text, 4000).replace("`", "'")
+
+
+def _seen(data: dict[str, Any] | None) -> list[str]:
+    """What of the texts it was trained on the network did not see."""
+    try:
+        return [data_facts.characters(data), data_facts.cutting(data)] if data else []
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return []  # of another version
