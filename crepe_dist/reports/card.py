@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import string
+import html
+import re
+import shlex
 from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
 
 from crepe_dist import __version__
 from crepe_dist.reports import data_facts, run_facts
@@ -15,16 +19,14 @@ if TYPE_CHECKING:
     from crepe_dist.training.run_record import RunRecord
 
 MOST_CLASSES = 300
-LONGEST = 200  # characters of a name
-# What Markdown, or one of its dialects, takes for something else than itself.
-ESCAPED = set(string.punctuation) - set(",'\"/-()%;?{}")
+LONGEST = 4000  # characters
+# What Markdown, or one of its dialects, takes for something else than itself, wherever it stands.
+SPECIAL = re.compile(r"[\\`*_\[\]{}#|~$!@]|:(?=/)|(?<=www)\.", re.IGNORECASE)
 
 
-def escaped(text: str) -> str:
-    """Text for any place in Markdown but a code block: it shows as it is, and makes no link, picture, table or tag."""
-    shown = visible(text, LONGEST)
-    return "".join(f"&{'lt' if each == '<' else 'gt'};" if each in "<>" else
-                   "&amp;" if each == "&" else f"\\{each}" if each in ESCAPED else each for each in shown)  # fmt: skip
+def escaped(text: str) -> Markup:
+    """Text for any place in Markdown but blocks of code: it makes no link, picture, table or tag, and looks so."""
+    return Markup(SPECIAL.sub(r"\\\g<0>", html.escape(visible(text, LONGEST), quote=False)))
 
 
 def card(record: RunRecord, data: dict[str, Any] | None) -> str:
@@ -42,27 +44,23 @@ def card(record: RunRecord, data: dict[str, Any] | None) -> str:
         "model_card.md",
         name=escaped(record.name),
         version=__version__,
-        result=escaped_sentence(run_facts.result(record, classes)),
+        result=escaped(run_facts.result(record, classes)),
         choice=run_facts.choice(record),
-        network=escaped_sentence(run_facts.network(record)),
+        network=escaped(run_facts.network(record)),
         data={"name": escaped(record.about["data"]["name"]), "fingerprint": escaped(record.fingerprint)},
         parts=[(escaped(name), count) for name, count in run_facts.part_sizes(record)],
         classes=[escaped(name) for name in record.classes[:MOST_CLASSES]],
         count=len(classes),
         rows=_rows(scores, classes) if scores is not None else [],
         macro_f1=scores.macro_f1 if scores is not None else 0.0,
-        limits=[escaped_sentence(each) for each in [*run_facts.limits(record, classes), *seen]],
+        limits=[escaped(each) for each in [*run_facts.limits(record, classes), *seen]],
         encoding=record.about["encoding"],
         feature_len=length,
-        checkpoint=_code(record.checkpoint.name),
+        checkpoint=_code(shlex.quote(record.checkpoint.name)),
+        literal=_code(repr(record.checkpoint.name)),
         environment=[(escaped(str(name)), escaped(str(value))) for name, value in made.get("environment", {}).items()],
         command=_code(run_facts.command(record)),
     )
-
-
-def escaped_sentence(text: str) -> str:
-    """``escaped`` for a sentence that may be longer than a name, and may hold one."""
-    return "".join(escaped(text[start : start + LONGEST]) for start in range(0, len(text), LONGEST))
 
 
 def _rows(scores: Any, classes: list[str]) -> list[dict[str, Any]]:
@@ -70,9 +68,9 @@ def _rows(scores: Any, classes: list[str]) -> list[dict[str, Any]]:
     return [{**row, "name": escaped(row["name"]), "taken": escaped(row["taken"])} for row in rows]
 
 
-def _code(text: str) -> str:
-    """For a block of code, which ends at the first line that begins with three backticks."""
-    return visible(text, 4000).replace("`", "'")
+def _code(text: str) -> Markup:
+    """One line for a block of code, in which nothing is escaped and which only a line of backticks ends."""
+    return Markup(visible(text, LONGEST))
 
 
 def _seen(data: dict[str, Any] | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,7 @@ def page(record: RunRecord, quotes: Mapping[str, Sequence[str | None]], no_texts
         encoding=clean(record.about["encoding"]),
         command=visible(facts.command(record), LONGEST_COMMAND),
         checkpoint=visible(record.checkpoint.name),
-        folder=visible(str(record.path)),
+        folder=visible(shlex.quote(str(record.path))),
         files=FILES,
         seed=record.settings.get("training.seed", "?"),
         limits=facts.limits(record, classes),

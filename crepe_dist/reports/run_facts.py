@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from crepe_dist.reports.scores import LABEL, SURE, calibration, headline, majority
@@ -93,7 +94,7 @@ def command(record: RunRecord) -> str:
     """What trains it again."""
     processes = record.made.get("processes", 1)
     launcher = f"horovodrun -np {processes} " if processes != 1 else ""
-    return f"{launcher}python -m crepe_dist.train --config {record.path}/config.yaml --fresh"
+    return f"{launcher}python -m crepe_dist.train --config {shlex.quote(f'{record.path}/config.yaml')} --fresh"
 
 
 def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:

@@ -26,7 +26,7 @@ NAME = 28  # cells
 def loss(history: History) -> str:
     """Of the steps (with its range where a point stands for several) and of the parts after each epoch."""
     with page.look():
-        figure, axes = _axes(2.6, "loss (nats a document)")
+        figure, axes = _axes(2.6, "loss (nats a document)", history)
         steps = [point.step for point in history.points]
         means = [point.means["loss"] for point in history.points]
         if history.width > 1:
@@ -47,12 +47,10 @@ def loss(history: History) -> str:
 def accuracy(history: History) -> str:
     """Of the parts that are not trained on, after each epoch."""
     with page.look():
-        figure, axes = _axes(2.2, "right answers")
+        figure, axes = _axes(2.2, "right answers", history)
         _epochs(axes, history, "accuracy")
         _marks(axes, history)
         _percent(axes)
-        if history.points:
-            axes.set_xlim(0, history.points[-1].step * 1.02)
         _legend(axes)
         return page.svg(figure, "Accuracy of the parts after each epoch")
 
@@ -60,7 +58,7 @@ def accuracy(history: History) -> str:
 def measured(history: History, name: str, label: str, description: str) -> str:
     """One of ``history.MEASURED`` over the steps."""
     with page.look():
-        figure, axes = _axes(1.5, label)
+        figure, axes = _axes(1.5, label, history, legend=False)
         axes.plot([p.step for p in history.points], [p.means[name] for p in history.points], color=page.BLUE,
                   linewidth=1)  # fmt: skip
         _marks(axes, history)
@@ -78,7 +76,7 @@ def compared(histories: Sequence[tuple[str, History]], key: str, label: str) -> 
         key: of the record of an epoch.
     """
     with page.look():
-        figure, axes = _axes(2.5, label, "epochs")
+        figure, axes = _axes(2.5, label)
         for place, (name, history) in enumerate(histories[:MOST_RUNS]):
             records = [record for record in history.epochs if key in record]
             axes.plot(
@@ -100,12 +98,15 @@ def compared(histories: Sequence[tuple[str, History]], key: str, label: str) -> 
         return page.svg(figure, f"{label} of {len(histories)} runs after each epoch")
 
 
-def _axes(height: float, label: str, below: str = "steps") -> tuple[Figure, Axes]:
-    figure, axes = page.blank(height + 0.3, left=0.85, right=0.2, top=0.35, bottom=0.45)
-    axes.set(ylabel=label, xlabel=below)
+def _axes(height: float, label: str, history: History | None = None, *, legend: bool = True) -> tuple[Figure, Axes]:
+    """Axes over the steps of a run, or over epochs."""
+    top = 0.3 if legend else 0.1
+    figure, axes = page.blank(height + top, left=0.85, right=0.2, top=top, bottom=0.45)
+    axes.set(ylabel=label, xlabel="steps" if history else "epochs")
     axes.grid(axis="y")
     axes.set_axisbelow(True)
-    if below == "steps":
+    if history:
+        axes.set_xlim(0, 1.02 * history.points[-1].step)
         axes.xaxis.set_major_locator(_locator(integer=True))
         axes.xaxis.set_major_formatter(lambda value, _: number(value))
     return figure, axes

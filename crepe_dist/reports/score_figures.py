@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 MOST_SHOWN = 30  # classes of a confusion matrix; of more, those that are confused most
 WITH_COUNTS = 6  # up to so many classes there is room for counts beside shares
-LABEL = 24  # cells
+SLANTED = 16  # up to so many classes the labels of the columns do not touch each other when slanted
+LABEL, NARROW = 24, 16  # cells
 OTHERS = "the others"
-SLANT = 0.6  # height of a slanted label for one unit of its width
+SLANT = 0.62  # height of a slanted label for one unit of its width
 
 
 def confusion(scores: Scores, classes: list[str]) -> str:
@@ -32,17 +33,20 @@ def confusion(scores: Scores, classes: list[str]) -> str:
 
 def draw_confusion(scores: Scores, classes: list[str]) -> Figure:
     """The matrix as a figure; also for TensorBoard."""
-    matrix, names = _reduced(scores, [cut(name, LABEL) for name in classes])
+    matrix, names = _reduced(scores, [cut(name, LABEL if len(classes) <= SLANTED else NARROW) for name in classes])
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     size = len(names)
     with page.look():
-        left, below = page.margin(names), 0.35 + SLANT * page.margin(names)
-        inside = page.WIDTH - left - 0.5
+        left = page.margin(names)
+        below = 0.3 + left * (SLANT if size <= SLANTED else 1)
+        inside = page.WIDTH - left - 0.15
+        letter = min(page.LETTER, 0.85 * 72 * inside / size)
         height = min(inside, max(0.9 * size, 1.6)) if size <= WITH_COUNTS else inside
-        figure, axes = page.blank(height + below + 0.1, left=left, right=0.5, bottom=below)
+        figure, axes = page.blank(height + below + 0.1, left=left, bottom=below)
         axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), xticks=range(size), yticks=range(size))
-        axes.set_yticklabels(names)
-        axes.set_xticklabels(names, rotation=35, ha="right", rotation_mode="anchor")
+        axes.set_yticklabels(names, fontsize=letter)
+        slant = 35 if size <= SLANTED else 90
+        axes.set_xticklabels(names, fontsize=letter, rotation=slant, ha="right", va="center", rotation_mode="anchor")
         axes.tick_params(length=0)
         axes.set_xlabel("taken for", labelpad=2)
         for row, column in np.argwhere(matrix).tolist():
@@ -62,7 +66,7 @@ def _cell(axes: Axes, row: int, column: int, count: int, share: float, size: int
     if size <= WITH_COUNTS:
         text, letter = f"{percent(share)}\n{number(count)}", page.LETTER
     elif share >= 0.005:
-        text, letter = f"{100 * share:.0f}", min(page.LETTER, 130 / size)
+        text, letter = f"{100 * share:.0f}", min(page.LETTER, 170 / size)
     else:
         return
     axes.text(column, row, text, ha="center", va="center", fontsize=letter)
@@ -110,8 +114,8 @@ def reliability(scores: Scores) -> str:
         lower.set(xlim=(0, 1), xlabel="probability that the network gives to its answer", ylim=(0, None), yticks=[])
         lower.set_xticks(np.linspace(0, 1, 6), [f"{share} %" for share in range(0, 101, 20)])
         lower.set_ylabel("texts", rotation=0, ha="right", va="center")
-        axes.text(1.03, 0.98, "as probable as true", transform=axes.transAxes, va="center")
-        axes.text(1.03, 0.80, "below the line:\ntoo sure of itself", transform=axes.transAxes, va="center")
+        axes.text(1.03, 0.96, "on the line: as often\nright as it says", transform=axes.transAxes, va="center")
+        axes.text(1.03, 0.76, "below the line:\ntoo sure of itself", transform=axes.transAxes, va="center")
         return page.svg(figure, f"Reliability diagram; the calibration error is {percent(scores.calibration_error)}")
 
 

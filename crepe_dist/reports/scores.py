@@ -32,7 +32,9 @@ def view(scores: Scores, classes: list[str], quotes: Sequence[str | None] | None
         feature_len: characters that the network reads.
     """
     rows = table(scores, classes)
-    weakest = sorted((row for row in rows if row["documents"]), key=lambda row: row["f1"])[:WEAKEST]
+    weakest = sorted((row for row in rows if row["documents"]), key=lambda row: (row["f1"], -row["documents"]))[
+        :WEAKEST
+    ]
     pairs = [
         {"true": classes[true], "predicted": classes[predicted], "documents": count,
          "share": percent(count, int(scores.confusion[true].sum()))}

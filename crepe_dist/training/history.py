@@ -9,7 +9,7 @@ from typing import Any
 
 from crepe_dist.training.metrics import METRICS, Record, read
 
-MOST_POINTS = 400
+MOST_POINTS = 150
 MOST_EVENTS = 200
 MEASURED = ("loss", "learning_rate", "documents_per_second", "wait_fraction")
 

@@ -72,6 +72,11 @@ class RunRecord:
         return str(self.about["data"]["fingerprint"])
 
     @property
+    def test_documents(self) -> str:
+        """Equal for runs that were tested on the same documents; an older version knew that of whole data sets only."""
+        return str(self.about["data"].get("test") or self.fingerprint)
+
+    @property
     def data_folder(self) -> Path:
         """Where the data was."""
         source = str(self.settings.get("data.source", SAMPLE))

@@ -117,5 +117,9 @@ class Scoring:
                 "dropout": shape.dropout,
                 "precision": self.config.model.precision,
             },
-            "data": {"name": self.dataset.name, "fingerprint": self.dataset.fingerprint},
+            "data": {
+                "name": self.dataset.name,
+                "fingerprint": self.dataset.fingerprint,
+                "test": self.dataset.documents("test"),
+            },
         }
