@@ -122,13 +122,12 @@ def _page(scores: Scores, part: Part, dataset: Dataset, predictor: Predictor, gi
 def _numbers(scores: Scores, classes: list[str]) -> dict[str, Any]:
     return {
         "accuracy": scores.accuracy,
-        "loss": scores.loss,
         "macro_f1": scores.macro_f1,
         "calibration_error": scores.calibration_error,
         "documents": scores.documents,
         "classes": classes,
         "per_class": scores.per_class(classes).to_dict(orient="index"),
-        "confusion": scores.confusion.tolist(),
+        **{name: value for name, value in scores.to_dict().items() if name != "right"},
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 import shlex
 from typing import TYPE_CHECKING, Any
@@ -20,13 +19,16 @@ if TYPE_CHECKING:
 
 MOST_CLASSES = 300
 LONGEST = 4000  # characters
-# What Markdown, or one of its dialects, takes for something else than itself, wherever it stands.
-SPECIAL = re.compile(r"[\\`*_\[\]{}#|~$!@]|:(?=/)|(?<=www)\.", re.IGNORECASE)
+# What Markdown takes for something else than itself, wherever it stands: a backslash before it helps. Second, what only some
+# dialects do, which need not know that.
+SPECIAL = re.compile(r"([\\`*_\[\]{}#!])|([<>&|~$@]|:(?=/)|(?<=www)\.)", re.IGNORECASE)
 
 
 def escaped(text: str) -> Markup:
     """Text for any place in Markdown but blocks of code: it makes no link, picture, table or tag, and looks so."""
-    return Markup(SPECIAL.sub(r"\\\g<0>", html.escape(visible(text, LONGEST), quote=False)))
+    return Markup(
+        SPECIAL.sub(lambda found: f"\\{found[1]}" if found[1] else f"&#{ord(found[2])};", visible(text, LONGEST))
+    )
 
 
 def card(record: RunRecord, data: dict[str, Any] | None) -> str:

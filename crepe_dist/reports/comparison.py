@@ -126,7 +126,7 @@ def warnings(records: Sequence[RunRecord]) -> list[str]:
     first, (first_name, *names) = records[0], _names(records)
     found = []
     for name, record in zip(names, records[1:]):
-        if record.test_documents != first.test_documents:
+        if not record.is_tested_like(first):
             found.append(f"{name} was tested on other documents than {first_name}: the scores do not compare")
         elif record.fingerprint != first.fingerprint:
             found.append(f"{name} was trained on other data than {first_name}, and tested on the same documents")
@@ -151,7 +151,7 @@ def _verdict(name: str, first: RunRecord, other_name: str, other: RunRecord) -> 
     difference = other.metrics["test_accuracy"] - first.metrics["test_accuracy"]
     how = "equal to" if not difference else "better than" if difference > 0 else "worse than"
     says = f"{other_name} is {how} {name}" + (f" by {100 * abs(difference):.2f} points" if difference else "")
-    if first.test_documents != other.test_documents:
+    if not other.is_tested_like(first):
         return f"{says}, but on other test documents: that says nothing of the models."
     mine, theirs = first.scores.get("test"), other.scores.get("test")
     if mine is None or theirs is None:

@@ -51,9 +51,9 @@ def draw_confusion(scores: Scores, classes: list[str]) -> Figure:
         axes.set_xlabel("taken for", labelpad=2)
         for row, column in np.argwhere(matrix).tolist():
             _cell(axes, row, column, int(matrix[row, column]), float(shares[row, column]), size)
-        for edge in np.arange(-0.5, size).tolist():
-            axes.axhline(edge, color=page.GREY, alpha=0.25, linewidth=0.4)
-            axes.axvline(edge, color=page.GREY, alpha=0.25, linewidth=0.4)
+        edges = np.arange(-0.5, size)
+        for draw in (axes.hlines, axes.vlines):
+            draw(edges, -0.5, size - 0.5, color=page.GREY, alpha=0.25, linewidth=0.4)
         return figure
 
 

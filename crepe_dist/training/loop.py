@@ -117,6 +117,9 @@ class Loop:
                 scores = self.evaluate()
             self.finish_epoch(scores)
             self.save_state()
+            if self.control.wish is Wish.GO_ON:  # else something else is in a hurry
+                values = partial(parameters.values, self.network)
+                self.metrics.pictures(self.progress.step, values, scores, self.dataset.classes)
         self.close()
 
     def close(self) -> None:
@@ -299,8 +302,6 @@ class Loop:
     def finish_epoch(self, scores: dict[str, Scores]) -> None:
         record = self.scoring.finish_epoch(self.progress, scores)
         self.metrics.epoch(record)
-        values = partial(parameters.values, self.network)
-        self.metrics.pictures(record["step"], values, scores, self.dataset.classes)
         self.display.say(epoch_line(record))
 
     def save_state(self) -> None:

@@ -71,10 +71,10 @@ class RunRecord:
         """Of the data."""
         return str(self.about["data"]["fingerprint"])
 
-    @property
-    def test_documents(self) -> str:
-        """Equal for runs that were tested on the same documents; an older version knew that of whole data sets only."""
-        return str(self.about["data"].get("test") or self.fingerprint)
+    def is_tested_like(self, other: RunRecord) -> bool:
+        """Whether both were scored on the same test documents, so far as is known."""
+        mine, theirs = self.about["data"].get("test"), other.about["data"].get("test")
+        return self.fingerprint == other.fingerprint or (mine is not None and mine == theirs)
 
     @property
     def data_folder(self) -> Path:
