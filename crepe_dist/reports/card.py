@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 MOST_CLASSES = 300
 LONGEST = 4000  # characters
-# What Markdown takes for something else than itself, wherever it stands: a backslash before it helps. Second, what only some
-# dialects do, which need not know that.
+# What Markdown takes for something else than itself, wherever it stands: a backslash before it helps. Second, what only
+# some dialects do, which need not know that.
 SPECIAL = re.compile(r"([\\`*_\[\]{}#!])|([<>&|~$@]|:(?=/)|(?<=www)\.)", re.IGNORECASE)
 
 
@@ -78,6 +78,6 @@ def _code(text: str) -> Markup:
 def _seen(data: dict[str, Any] | None) -> list[str]:
     """What of the texts it was trained on the network did not see."""
     try:
-        return [data_facts.characters(data), data_facts.cutting(data)] if data else []
+        return [f"Its data: {data_facts.characters(data)} {data_facts.cutting(data)}"] if data else []
     except (KeyError, TypeError, ValueError, AttributeError):
         return []  # of another version

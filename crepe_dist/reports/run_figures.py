@@ -31,8 +31,8 @@ def loss(history: History) -> str:
         means = [point.means["loss"] for point in history.points]
         if history.width > 1:
             lows, highs = [point.low for point in history.points], [point.high for point in history.points]
-            axes.fill_between(steps, lows, highs, color=page.SKY, alpha=0.3, linewidth=0)
-        axes.plot(steps, means, color=page.BLUE, linewidth=1, label="train")
+            axes.fill_between(steps, lows, highs, color=page.SKY, alpha=0.25, linewidth=0)
+        axes.plot(steps, means, color=page.BLUE, linewidth=1.3, label="train")
         _epochs(axes, history, "loss")
         _marks(axes, history)
         # The first steps are often far above the rest.
