@@ -170,6 +170,18 @@ class TestReport:
         with pytest.raises(UserError, match="cannot be read"):
             open_run(copy)
 
+    @pytest.mark.parametrize(
+        "made",
+        [7, [], {"processes": 1}, {"rows": 3}, {"environment": []}, {"parameters": "many"}, {"rows": {"train": ["x"]}}],
+    )
+    def test_a_damaged_result_gets_a_sentence(self, copy, made):
+        result = json.loads((copy / "result.json").read_text())
+        if isinstance(made, dict) and "processes" not in made:
+            made = {**result["made"], **made}
+        (copy / "result.json").write_text(json.dumps({**result, "made": made}))
+        with pytest.raises(UserError, match="cannot be read"):
+            open_run(copy)
+
     def test_of_no_run(self, tmp_path):
         with pytest.raises(UserError, match="is not a run's folder"):
             open_run(tmp_path)

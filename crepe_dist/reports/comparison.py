@@ -190,8 +190,7 @@ def _interval(record: RunRecord) -> str:
 
 
 def _metric(record: RunRecord, name: str, form: Callable[[float], str]) -> str:
-    value = record.metrics.get(name)
-    return form(value) if isinstance(value, (int, float)) else UNKNOWN
+    return form(record.metrics[name]) if name in record.metrics else UNKNOWN
 
 
 def _made(record: RunRecord, name: str) -> str:

@@ -45,7 +45,7 @@ def network(record: RunRecord) -> str:
     about = record.about["network"]
     made = record.made
     says = f"{about.get('filters', '?')} filters and {about.get('units', '?')} units"
-    if isinstance(made.get("parameters"), int):
+    if made:
         says += f", {number(made['parameters'])} parameters"
     return says
 
@@ -54,8 +54,8 @@ def training(record: RunRecord) -> str:
     """How long it took, on what, and what came between."""
     history, made = record.history, record.made
     says = [f"Training took {duration(history.seconds)}, scoring not counted"]
-    if made.get("processes"):
-        says[0] += f"; {counted(int(made['processes']), 'process', 'processes')} on {made.get('device', '?')}"
+    if made:
+        says[0] += f"; {counted(made['processes'], 'process', 'processes')} on {made['device']}"
     says[0] += "."
     for event, one, many in (
         ("resume", "It went on once from a saved state", "It went on {} times from a saved state"),
@@ -77,16 +77,14 @@ def duration(seconds: float) -> str:
 
 def training_rows(record: RunRecord) -> list[int] | None:
     """Training rows of each class, if known."""
-    rows = record.made.get("rows")
-    counts = rows.get("train") if isinstance(rows, dict) else None
-    return counts if isinstance(counts, list) and all(type(each) is int for each in counts) else None
+    rows: dict[str, list[int]] = record.made.get("rows", {})
+    return rows.get("train")
 
 
 def part_sizes(record: RunRecord) -> list[tuple[str, int]]:
     """Name and documents of each part, if known."""
-    rows = record.made.get("rows")
-    if isinstance(rows, dict):
-        return [(str(name), sum(counts)) for name, counts in rows.items() if isinstance(counts, list)]
+    if record.made:
+        return [(name, sum(counts)) for name, counts in record.made["rows"].items()]
     return [(name, scores.documents) for name, scores in record.scores.items()]
 
 

@@ -96,7 +96,9 @@ def _is_number(value: Any) -> bool:
 
 
 def _has_scores(record: Record) -> bool:
-    return all(_is_number(record.get(name)) for name in ("train_loss", "test_loss", "test_accuracy", "seconds"))
+    needed = {"train_loss", "test_loss", "test_accuracy", "seconds"}
+    scores = {name for name in record if name.endswith(("_loss", "_accuracy"))}
+    return all(_is_number(record.get(name)) for name in needed | scores)
 
 
 def of(run_dir: Path) -> History:

@@ -14,6 +14,7 @@ from crepe_dist.data.dataset import Dataset, Part, open_dataset
 from crepe_dist.data.sources import SAMPLE
 from crepe_dist.errors import UserError
 from crepe_dist.training import checkpoint, history
+from crepe_dist.training.checkpoint import RESULT
 from crepe_dist.training.history import History
 from crepe_dist.training.run_folder import CONFIG, RunFolder
 from crepe_dist.training.scores import Scores
@@ -63,8 +64,7 @@ class RunRecord:
     @property
     def made(self) -> dict[str, Any]:
         """By what and of what the run was made, as ``fit`` writes it; empty if an older version did."""
-        made = (self.result or {}).get("made")
-        return made if isinstance(made, dict) else {}
+        return (self.result or {}).get("made", {})
 
     @property
     def fingerprint(self) -> str:
@@ -129,17 +129,20 @@ def open_run(run_dir: Path) -> RunRecord:
         raise UserError(f"{path} does not say how it was trained", f"there is no {path.stem}.json beside it")
     try:
         _check(about)
+        result = RunFolder(run_dir).result
+        if result and "made" in result:
+            _check_made(result["made"])
         config = run_dir / CONFIG
         return RunRecord(
             path=run_dir,
             settings=flat(read(config, GROUPS)) if config.is_file() else {},
-            result=RunFolder(run_dir).result,
+            result=result,
             checkpoint=path,
             about=about,
             scores=checkpoint.scores(path, len(about["classes"])),
             history=history.of(run_dir),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"the run in {run_dir} cannot be read", f"{type(error).__name__}: {error}"[:300]) from error
 
 
@@ -148,13 +151,23 @@ def _check(about: dict[str, Any]) -> None:
     classes, metrics = about["classes"], about["metrics"]
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         raise ValueError("the classes are no list of names")
-    numbers = [metrics["test_accuracy"], metrics["test_loss"], metrics["train_loss"], metrics["seconds"]]
+    needed = {"test_accuracy", "test_loss", "train_loss", "seconds"}
+    numbers = [
+        metrics[name] for name in needed | {name for name in metrics if name.startswith(("validation_", "test_"))}
+    ]
     if not all(type(each) in (int, float) and math.isfinite(each) for each in numbers):
         raise ValueError("a score is no number")
     if type(about["epoch"]) is not int or not isinstance(about["data"]["fingerprint"], str):
         raise ValueError("the epoch or the data is none")
     if not isinstance(about["data"]["name"], str) or not isinstance(about["network"], dict):
         raise ValueError("the data or the network has no description")
+
+
+def _check_made(made: Any) -> None:
+    words = [made["device"], made["computes"], made["data"], *made["environment"].keys()]
+    counts = [made["processes"], made["parameters"], *(count for part in made["rows"].values() for count in part)]
+    if not all(isinstance(each, str) for each in words) or not all(type(each) is int for each in counts):
+        raise ValueError(f"what {RESULT} says of how it was made is another kind")
 
 
 def texts(part: Part | None, rows: list[int], encoding: Encoding) -> list[str | None]:
