@@ -22,7 +22,7 @@ from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import Dataset, open_dataset, verify
 from crepe_dist.data.preparation import How, prepare_in_steps
 from crepe_dist.data.selection import Split
-from crepe_dist.data.sources import SAMPLE, SAMPLE_FEATURE_LEN, find_sources
+from crepe_dist.data.sources import SAMPLE, SAMPLE_FEATURE_LEN, find_sources, folder_of
 from crepe_dist.errors import UserError
 from crepe_dist.machine import describe
 from crepe_dist.model import parameters
@@ -41,7 +41,6 @@ from crepe_dist.training.run_record import open_run
 from crepe_dist.training.saver import Saver
 from crepe_dist.training.state import Progress, Snapshot
 
-SAMPLE_FOLDER = Path("data") / SAMPLE
 LOCK_SECONDS = 100.0  # for the processes of the group before to be gone; NFS keeps a dead client's locks for 90
 SAMPLE_SPLIT = Split(test=0.2, validation=0.1)
 
@@ -309,7 +308,7 @@ def open_data(source: str, world: World, display: Display) -> Dataset:
     Raises:
         UserError: on every rank, if one of them cannot open it or sees other data.
     """
-    folder = SAMPLE_FOLDER if source == SAMPLE else Path(source)
+    folder = folder_of(source)
     missing = source == SAMPLE and world.broadcast(not folder.exists(), "sample missing")
     if missing:
         display.say(f"preparing the sample in {folder}")

@@ -11,7 +11,7 @@ from crepe_dist.config import GROUPS, Config
 from crepe_dist.config_file import read
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import Dataset, Part, open_dataset
-from crepe_dist.data.sources import SAMPLE
+from crepe_dist.data.sources import SAMPLE, folder_of
 from crepe_dist.errors import UserError
 from crepe_dist.training import checkpoint, history
 from crepe_dist.training.checkpoint import RESULT
@@ -79,8 +79,7 @@ class RunRecord:
     @property
     def data_folder(self) -> Path:
         """Where the data was."""
-        source = str(self.settings.get("data.source", SAMPLE))
-        return Path(str(self.made.get("data", Path("data") / SAMPLE if source == SAMPLE else source)))
+        return Path(self.made["data"]) if self.made else folder_of(str(self.settings.get("data.source", SAMPLE)))
 
     def changed(self) -> Settings:
         """The settings that are not the defaults of this version."""
