@@ -10,12 +10,13 @@ import pandas as pd
 
 from crepe_dist import arguments, command
 from crepe_dist.cluster.world import World, join
-from crepe_dist.data.dataset import PARTS, Dataset
+from crepe_dist.data.dataset import PARTS, Dataset, Part
 from crepe_dist.errors import UserError, visible
+from crepe_dist.files import write_text
 
 if TYPE_CHECKING:
     from crepe_dist.serving.predictor import Predictor
-    from crepe_dist.training.evaluation import Scores
+    from crepe_dist.training.scores import Scores
 
 EXAMPLES = """  python -m crepe_dist.evaluate --data data/sample
   horovodrun -np 2 python -m crepe_dist.evaluate runs/reviews-1f2e3d4c5b --data data/reviews --json scores.json
@@ -34,6 +35,7 @@ def main() -> None:
     flags.add_argument("--part", choices=PARTS, default="test", help="default: test")
     flags.add_argument("--batch-size", type=int, default=512, help="documents a step over all processes; default: 512")
     flags.add_argument("--json", type=Path, metavar="FILE", help="also write every number to FILE")
+    flags.add_argument("--html", type=Path, metavar="FILE", help="also write a page with figures and mistakes to FILE")
     arguments.add_foreign(flags)
     given = flags.parse_args()
     with join() as world:
@@ -42,6 +44,7 @@ def main() -> None:
         if given.batch_size < 1:
             raise UserError(f"--batch-size is {given.batch_size}", remedy="give a number above zero")
         arguments.check_output(given.json, "--json")
+        arguments.check_output(given.html, "--html")
         dataset, predictor = _open(given, world)
         part = dataset.parts[given.part]
         scores = evaluate(predictor.engine, part, given.batch_size, world)
@@ -49,6 +52,8 @@ def main() -> None:
             print(_text(scores, dataset.classes))
             if given.json is not None:
                 given.json.write_text(json.dumps(_numbers(scores, dataset.classes), indent=2) + "\n", encoding="utf-8")
+            if given.html is not None:
+                write_text(given.html, _page(scores, part, dataset, predictor, given))
 
 
 def _open(given: Any, world: World) -> tuple[Dataset, Predictor]:
@@ -103,14 +108,26 @@ def _text(scores: Scores, classes: list[str]) -> str:
     )
 
 
+def _page(scores: Scores, part: Part, dataset: Dataset, predictor: Predictor, given: Any) -> str:
+    from crepe_dist.reports.run import score_page
+    from crepe_dist.training import checkpoint
+    from crepe_dist.training.run_record import texts
+
+    about = {"checkpoint": checkpoint.find(given.checkpoint).name, "data": str(dataset.folder), "part": given.part}
+    about["feature_len"] = predictor.encoding.feature_len
+    quotes = texts(part, [mistake.row for mistake in scores.mistakes], dataset.encoding)
+    return score_page(scores, dataset.classes, quotes, about)
+
+
 def _numbers(scores: Scores, classes: list[str]) -> dict[str, Any]:
     return {
         "accuracy": scores.accuracy,
-        "loss": scores.loss,
+        "macro_f1": scores.macro_f1,
+        "calibration_error": scores.calibration_error,
         "documents": scores.documents,
         "classes": classes,
         "per_class": scores.per_class(classes).to_dict(orient="index"),
-        "confusion": scores.confusion.tolist(),
+        **{name: value for name, value in scores.to_dict().items() if name != "right"},
     }
 
 

@@ -36,6 +36,7 @@ QUICK = [
     "--data.batch_size=50",
     "--training.epochs=2",
     "--logging.tensorboard=false",
+    "--logging.report=false",
 ]
 
 

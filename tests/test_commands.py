@@ -198,7 +198,8 @@ class TestPredict:
 
 class TestEvaluate:
     def test_numbers_agree_with_training_and_with_each_other(self, place):
-        printed = run(command("evaluate", "--data", "data/three", "--json", "scores.json"), place)
+        more = ("--json", "scores.json", "--html", "scores.html")
+        printed = run(command("evaluate", "--data", "data/three", *more), place)
         scores = json.loads((place / "scores.json").read_text())
         (run_dir,) = (place / "runs").iterdir()
         result = json.loads((run_dir / "result.json").read_text())
@@ -211,6 +212,9 @@ class TestEvaluate:
         assert first["precision"] == pytest.approx(confusion[0][0] / sum(row[0] for row in confusion))
         assert f"accuracy {scores['accuracy']:.2%}" in printed
         assert "confusion" in printed
+        page = (place / "scores.html").read_text()
+        assert f"{100 * scores['accuracy']:.1f} % of 97 test texts are classified rightly" in page
+        assert page.count("<blockquote") == len(scores["mistakes"])
 
     def test_any_number_of_processes_gives_the_same_numbers(self, place):
         for processes, name in ((1, "one.json"), (3, "three.json")):

@@ -115,6 +115,13 @@ class Dataset:
         """SHA-256 of the manifest, which holds the checksums of the arrays: equal for equal data."""
         return hashlib.sha256(json.dumps(self.manifest, sort_keys=True).encode()).hexdigest()
 
+    def documents(self, part: str) -> str:
+        """SHA-256 of the classes and the manifest's checksums of labels and texts: equal for equal documents in the
+        same order, whatever else is in the data set and however they are encoded."""
+        files = self.manifest["parts"][part]["files"]
+        digests = {name: about["sha256"] for name, about in files.items() if ".codes-" not in name}
+        return hashlib.sha256(json.dumps([self.classes, digests], sort_keys=True).encode()).hexdigest()
+
 
 def open_dataset(folder: Path | str) -> Dataset:
     """Opens a folder made by ``prepare``; sizes, shapes and types are checked against the manifest.

@@ -102,6 +102,11 @@ class Reading:
     columns: Wanted = field(default_factory=Wanted)
 
 
+def folder_of(source: str) -> Path:
+    """The prepared folder that the setting ``data.source`` means."""
+    return Path("data") / SAMPLE if source == SAMPLE else Path(source)
+
+
 def find_sources(
     given: Sequence[str], test: str | None = None, validation: str | None = None, reading: Reading | None = None
 ) -> Sources:

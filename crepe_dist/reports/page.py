@@ -22,6 +22,7 @@ BLUE, ORANGE, GREEN, RED, SKY, PINK = "#0072b2", "#e69f00", "#009e73", "#d55e00"
 GREY = "#80868f"
 WIDTH = 5.4  # inches
 LETTER = 8.5  # points
+PIXELS = 110  # an inch, where a figure becomes a picture
 _LOOK = {
     "font.family": "sans-serif",
     "font.size": LETTER,
@@ -111,6 +112,16 @@ def svg(figure: Figure, description: str = "") -> str:
     markup = re.sub("<[^>]*>", lambda tag: _fit_in(tag.group(), prefix), markup)
     view = re.search('viewBox="[^"]*"', markup)
     return f"<svg {view.group() if view else ''} {told}>{markup[markup.index('>') + 1 :]}"
+
+
+def png(figure: Figure) -> tuple[bytes, int, int]:
+    """The figure on white as a PNG file, its width and its height in pixels."""
+    stream = io.BytesIO()
+    with look(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(stream, format="png", dpi=PIXELS, facecolor="white", metadata={"Software": None})
+    width, height = (round(inches * PIXELS) for inches in figure.get_size_inches())
+    return stream.getvalue(), width, height
 
 
 def _fit_in(tag: str, prefix: str) -> str:

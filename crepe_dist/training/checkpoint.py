@@ -1,20 +1,25 @@
-"""Epoch checkpoints, named by test accuracy as the notebook names them, each with a JSON file beside it."""
+"""Epoch checkpoints, named by test accuracy as the notebook names them, each with a JSON file that describes it and one
+with the epoch's scores beside it."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
+from crepe_dist.data.dataset import PARTS
 from crepe_dist.errors import UserError
-from crepe_dist.files import read_json, sha256, sync, write_json
+from crepe_dist.files import read_json, sha256, sync, write_json, write_text
 from crepe_dist.model import parameters
 from crepe_dist.model.parameters import Arrays
+from crepe_dist.training.scores import MOST_CLASSES, Scores
 
 FORMAT = 1
 FOLDER = "checkpoints"
 RESULT = "result.json"
 RUNS = Path("runs")
+SCORES = ".scores.json"
 EPOCH = re.compile(r"crepe_epoch_([0-9]{1,9})_")
 
 
@@ -23,19 +28,23 @@ def file_name(epoch: int, test_accuracy: float) -> str:
     return f"crepe_epoch_{epoch}_test_acc_{int(test_accuracy * 10000) / 100}.params"
 
 
-def write(run_dir: Path, arrays: Arrays, about: dict[str, Any]) -> Path:
+def write(run_dir: Path, arrays: Arrays, about: dict[str, Any], scores: dict[str, Scores] | None = None) -> Path:
     """Writes the parameters and, after them, the description that makes them usable without any flag.
 
     Args:
         about: encoding, classes, network and metrics; ``epoch`` and ``test_accuracy`` give the name.
+        scores: of each part that was scored; kept beside them, for reports.
     """
     folder = run_dir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / file_name(about["epoch"], about["test_accuracy"])
     for old in folder.glob(f"crepe_epoch_{about['epoch']}_test_acc_*"):  # scored again after a resume
-        if old.stem != path.stem:
+        if not old.name.startswith(f"{path.stem}."):
             old.unlink()
     parameters.save(arrays, path)
+    if scores and len(about["classes"]) <= MOST_CLASSES:
+        saved = {name: score.to_dict() for name, score in scores.items()}
+        write_text(path.with_suffix(SCORES), json.dumps({"format": FORMAT, "parts": saved}) + "\n")
     write_json(path.with_suffix(".json"), {"format": FORMAT, **about, "sha256": sha256(path)})
     sync(folder)
     return path
@@ -46,7 +55,8 @@ def prune(run_dir: Path, keep: set[str]) -> None:
     for path in (run_dir / FOLDER).glob("crepe_epoch_*.params"):
         if path.name not in keep:
             path.unlink()
-            path.with_suffix(".json").unlink(missing_ok=True)
+            for suffix in (".json", SCORES):
+                path.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def find(given: str | None) -> Path:
@@ -120,3 +130,23 @@ def describe(path: Path) -> dict[str, Any] | None:
             "take another checkpoint; delete the .json to treat the file as foreign parameters",
         )
     return about
+
+
+def scores(path: Path, classes: int) -> dict[str, Scores]:
+    """The scores of each part that stand beside a checkpoint; none beside an old one.
+
+    Raises:
+        UserError: they cannot be read.
+    """
+    beside = path.with_suffix(SCORES)
+    if not beside.is_file():
+        return {}
+    try:
+        saved = read_json(beside, follow=False)
+        if saved["format"] != FORMAT:
+            raise ValueError(f"it has format {str(saved['format'])[:40]}")
+        return {name: Scores.of(part, classes) for name, part in saved["parts"].items() if name in PARTS}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise UserError(
+            f"{beside} cannot be read", f"{type(error).__name__}: {error}"[:300], "delete it to go on without scores"
+        ) from error

@@ -15,6 +15,8 @@ from crepe_dist.cluster.control import Control
 from crepe_dist.cluster.watchdog import Watchdog
 from crepe_dist.cluster.world import World
 from crepe_dist.config import Config
+from crepe_dist.data.sources import SAMPLE, folder_of
+from crepe_dist.model import flops
 from crepe_dist.model.network import CONVOLUTIONS, POOL, Shape, lengths
 from crepe_dist.reports import wording
 from crepe_dist.training import memory, state
@@ -26,7 +28,7 @@ from crepe_dist.training.metrics import Metrics
 from crepe_dist.training.opening import opening
 from crepe_dist.training.replicas import check_replicas
 from crepe_dist.training.run_folder import RunFolder
-from crepe_dist.training.setup import SAMPLE_FOLDER, set_up
+from crepe_dist.training.setup import set_up
 
 
 def dry_run(config: Config, world: World, control: Control) -> None:
@@ -61,11 +63,12 @@ def dry_run(config: Config, world: World, control: Control) -> None:
 @contextmanager
 def _sample_folder(world: World) -> Iterator[Path]:
     """Where the sample is, or a folder that does not stay."""
-    if world.broadcast(SAMPLE_FOLDER.exists(), "sample there"):
-        yield SAMPLE_FOLDER
+    there = folder_of(SAMPLE)
+    if world.broadcast(there.exists(), "sample there"):
+        yield there
         return
     with tempfile.TemporaryDirectory() as folder:
-        yield Path(world.broadcast(folder, "sample folder")) / SAMPLE_FOLDER.name
+        yield Path(world.broadcast(folder, "sample folder")) / SAMPLE
         world.gather(0, "sample used")
 
 
@@ -84,9 +87,8 @@ def layers(shape: Shape) -> str:
     for number, units in enumerate((shape.units, shape.units, shape.classes), 1):
         rows.append((f"dense {number}" if number < 3 else "logits", f"{units}", (width + 1) * units))
         width = units
-    total = sum(count for _, _, count in rows)
     lines = [("layer", "output", "parameters"), *((a, b, wording.number(c) if c else "") for a, b, c in rows)]
-    lines.append(("", "", wording.number(total)))
+    lines.append(("", "", wording.number(flops.parameters(shape))))
     return "\n".join(f"  {name:<22}{output:>14}{count:>14}".rstrip() for name, output, count in lines)
 
 
@@ -99,7 +101,7 @@ def _step(world: World, loop: Loop) -> str:
 
 
 def _memory(world: World, loop: Loop) -> str:
-    count = sum(p.data().size for p in loop.network.collect_params().values())
+    count = flops.parameters(loop.network.shape)
     held = sum(array.nbytes for array in state.optimizer_arrays(loop.trainer).values())
     peak = max(world.gather(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "memory"))
     text = (

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict
 from itertools import takewhile
-from typing import TYPE_CHECKING
 
 import mxnet as mx
 import numpy as np
@@ -17,48 +16,7 @@ from crepe_dist.cluster.world import World
 from crepe_dist.data.dataset import Part
 from crepe_dist.data.loader import batches
 from crepe_dist.model.engine import Engine
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What came out.
-
-    Attributes:
-        confusion: int64 [classes, classes]; row = true class, column = predicted class.
-        loss: mean cross-entropy a document, in nats.
-    """
-
-    confusion: npt.NDArray[np.int64]
-    loss: float
-
-    @property
-    def documents(self) -> int:
-        return int(self.confusion.sum())
-
-    @property
-    def accuracy(self) -> float:
-        """Fraction of documents whose class was predicted."""
-        return float(np.trace(self.confusion) / self.confusion.sum())
-
-    def per_class(self, classes: list[str]) -> pd.DataFrame:
-        """Columns precision, recall, f1 (fractions; 0 where undefined) and documents, a row a class."""
-        import pandas as pd  # half of the time that training needs to start, and training does not use it
-
-        right = np.diag(self.confusion).astype(float)
-        predicted = self.confusion.sum(axis=0)
-        true = self.confusion.sum(axis=1)
-        return pd.DataFrame(
-            {
-                "precision": right / np.maximum(predicted, 1),
-                "recall": right / np.maximum(true, 1),
-                "f1": 2 * right / np.maximum(predicted + true, 1),
-                "documents": true,
-            },
-            index=pd.Index(classes, name="class"),
-        )
+from crepe_dist.training.scores import BINS, MILLION, MISTAKES, RANKED, Mistake, Scores, worst
 
 
 class Interrupted(Exception):
@@ -92,39 +50,89 @@ def evaluate(
     Raises:
         Interrupted: on every rank, if ``wish`` was something else on one.
     """
-    classes = engine.network.shape.classes
     engine.refresh()
     counting = _count(engine, part, batch_size, *((world.rank, world.size) if sharded else (0, 1)), world.beat)
     counting = takewhile(lambda _: wish() is Wish.GO_ON, counting)
     totals = next(iter(deque(counting, maxlen=1)), None) if sharded else world.on_root("evaluation", counting)
+    totals = totals or _Totals(engine.network.shape.classes, len(part))
     world.trust()  # other ranks may be slower
-    strongest = max(world.gather(wish(), "evaluation.wish"))
+    told = world.gather([wish(), [asdict(each) for each in totals.mistakes]], "evaluation.wish")
     world.beat()
+    strongest = max(wish for wish, _ in told)
     if strongest != Wish.GO_ON:
         raise Interrupted(Wish(strongest))
-    totals = totals or _Totals(np.zeros((classes, classes), dtype=np.int64))
-    confusion = world.sum(totals.confusion, "evaluation.confusion")
+    counts = [totals.confusion, totals.reliability, totals.right]
+    summed = world.sum(np.concatenate([each.ravel() for each in counts]), "evaluation.counts")
+    confusion, reliability, right = np.split(summed, np.cumsum([each.size for each in counts])[:-1])
     loss = world.sum(np.array([totals.loss]), "evaluation.loss")[0]
-    return Scores(confusion, float(loss) / int(confusion.sum()))
+    return Scores(
+        confusion.reshape(totals.confusion.shape),
+        float(loss) / int(confusion.sum()),
+        reliability.reshape(totals.reliability.shape),
+        worst([Mistake.of(each) for _, mistakes in told for each in mistakes]),
+        np.unpackbits(right.view(np.uint8), count=len(part)).astype(bool),
+    )
 
 
-@dataclass
 class _Totals:
-    confusion: npt.NDArray[np.int64]
-    loss: float = 0.0
+    """Of the documents that this rank has scored so far.
+
+    Attributes:
+        confusion, reliability, mistakes, loss: as ``Scores`` has them; the loss is the sum.
+        right: int64, the bits of all documents of the part, 1 where this rank saw that one was right. Ranks score
+            different documents, so the sum over the ranks sets the bits of all.
+    """
+
+    def __init__(self, classes: int, documents: int) -> None:
+        self.confusion = np.zeros((classes, classes), dtype=np.int64)
+        self.reliability = np.zeros((BINS, 3), dtype=np.int64)
+        self.right = np.zeros(-(-documents // 64), dtype=np.int64)
+        self.mistakes: list[Mistake] = []
+        self.loss = 0.0
+
+    def add(
+        self, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int32], log_probabilities: npt.NDArray[np.float64]
+    ) -> None:
+        """Args: of a batch of n documents: their numbers, int64 [n]; int32 [n]; float64 [n, classes]."""
+        if not len(labels):
+            return
+        # Rounding may give a logarithm just above zero; a network that diverged may give none at all.
+        probabilities = np.nan_to_num(np.exp(np.minimum(log_probabilities, 0)))
+        predicted = log_probabilities.argmax(axis=1)
+        is_right = predicted == labels
+        np.add.at(self.confusion, (labels, predicted), 1)
+        self.loss -= float(log_probabilities[np.arange(len(labels)), labels].sum())
+        confidence = probabilities.max(axis=1)
+        bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+        parts = np.rint(confidence * MILLION).astype(np.int64)
+        np.add.at(self.reliability, bins, np.stack([np.ones_like(parts), is_right, parts], axis=1))
+        mine = rows[is_right]
+        np.bitwise_or.at(self.right.view(np.uint8), mine >> 3, (128 >> (mine & 7)).astype(np.uint8))
+        self._remember(rows[~is_right], labels[~is_right], probabilities[~is_right])
+
+    def _remember(
+        self, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int32], probabilities: npt.NDArray[np.float64]
+    ) -> None:
+        of_true = probabilities[np.arange(len(labels)), labels]
+        found = np.lexsort((rows, of_true))[:MISTAKES]
+        if len(self.mistakes) == MISTAKES:
+            found = found[of_true[found] <= self.mistakes[-1].probability]
+        mistakes = []
+        for place in found.tolist():
+            ranking = np.argsort(-probabilities[place], kind="stable")[:RANKED].tolist()
+            pairs = tuple((index, float(probabilities[place, index])) for index in ranking)
+            mistakes.append(Mistake(int(rows[place]), int(labels[place]), float(of_true[place]), pairs))
+        if mistakes:
+            self.mistakes = worst(self.mistakes + mistakes)
 
 
 def _count(
     engine: Engine, part: Part, batch_size: int, rank: int, size: int, beat: Callable[[], None]
 ) -> Iterator[_Totals]:
     """Yields the running totals of this rank's documents after each batch."""
-    classes = engine.network.shape.classes
-    totals = _Totals(np.zeros((classes, classes), dtype=np.int64))
+    totals = _Totals(engine.network.shape.classes, len(part))
     for batch in batches(part, np.arange(len(part)), batch_size, rank, size):
         log_probabilities = mx.nd.log_softmax(engine.logits(batch)).asnumpy().astype(np.float64)
-        labels = batch.labels
-        mine = log_probabilities[: len(labels)]
-        np.add.at(totals.confusion, (labels, mine.argmax(axis=1)), 1)
-        totals.loss -= float(mine[np.arange(len(labels)), labels].sum())
+        totals.add(batch.rows, batch.labels, log_probabilities[: len(batch.labels)])
         beat()
         yield totals

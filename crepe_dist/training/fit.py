@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from crepe_dist.cluster.control import Control, Stopped
 from crepe_dist.cluster.failures import drain, is_peer_gone
@@ -14,6 +18,8 @@ from crepe_dist.cluster.world import World, join
 from crepe_dist.config import Config
 from crepe_dist.data.dataset import Dataset, verify
 from crepe_dist.errors import UserError
+from crepe_dist.machine import describe
+from crepe_dist.model import flops
 from crepe_dist.training import checkpoint, state
 from crepe_dist.training.display import ConsoleDisplay, Display
 from crepe_dist.training.estimate import estimate
@@ -22,7 +28,9 @@ from crepe_dist.training.metrics import Metrics, Record, RunMetrics
 from crepe_dist.training.opening import opening
 from crepe_dist.training.profile import Profile
 from crepe_dist.training.replicas import check_replicas
+from crepe_dist.training.reporting import REPORT, write_report
 from crepe_dist.training.run_folder import RunFolder, choose
+from crepe_dist.training.run_record import open_run
 from crepe_dist.training.saver import Saver
 from crepe_dist.training.setup import set_up
 from crepe_dist.training.state import Progress, Snapshot
@@ -156,21 +164,54 @@ def _save_alone(loop: Loop, carried: Carried) -> None:
 
 
 def _finish(loop: Loop) -> Result:
-    reported = loop.reported()
+    reported = loop.scoring.reported(loop.progress)
     if loop.world.is_root:
         loop.folder.write_result(
             {
                 "checkpoint": f"{checkpoint.FOLDER}/{reported['checkpoint']}",
                 "epoch": reported["epoch"],
-                "chosen_by": "validation accuracy" if "validation" in loop.dataset.parts else "last epoch",
+                "chosen_by": loop.scoring.chosen_by,
                 "test_accuracy": reported["test_accuracy"],
                 "test_loss": reported["test_loss"],
+                "made": _made(loop),
             }
         )
     loop.world.gather(0, "result written")
     result = _result(loop.folder)
     loop.display.say(_summary(result))
+    if loop.config.logging.report:
+        loop.world.on_root("report", _report(loop))
     return result
+
+
+def _made(loop: Loop) -> dict[str, Any]:
+    """By what, and of what, for the run's report."""
+    parts = loop.dataset.parts
+    return {
+        "processes": loop.world.size,
+        "device": str(loop.engine.device),
+        "computes": str(loop.engine.plan),
+        "parameters": flops.parameters(loop.network.shape),
+        "environment": describe(),
+        "data": str(loop.dataset.folder),
+        "rows": {
+            name: np.bincount(part.labels, minlength=len(loop.dataset.classes)).tolist() for name, part in parts.items()
+        },
+    }
+
+
+def _report(loop: Loop) -> Iterator[None]:
+    """The run is finished and whole without it, so nothing that goes wrong here may end it in another way."""
+    folder = loop.folder.path
+    try:
+        yield from write_report(open_run(folder), loop.dataset)
+    except Exception as error:
+        loop.display.say(
+            f"the report could not be written ({type(error).__name__}: {error}); "
+            f"all else is there, and python -m crepe_dist.report {folder} writes it later"
+        )
+    else:
+        loop.display.say(str(folder / REPORT))
 
 
 def rejoin(loop: Loop, carried: Carried | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from crepe_dist.cluster.control import Control, Wish
@@ -15,9 +16,9 @@ from crepe_dist.data.loader import Batch, batches, epoch_order
 from crepe_dist.errors import UserError
 from crepe_dist.model import flops, parameters
 from crepe_dist.model.engine import Engine, no_mark
-from crepe_dist.training import checkpoint, culprits, memory, state
+from crepe_dist.training import culprits, memory, state
 from crepe_dist.training.display import Display, Speed, epoch_line
-from crepe_dist.training.evaluation import Interrupted, Scores, evaluate
+from crepe_dist.training.evaluation import Interrupted
 from crepe_dist.training.metrics import Metrics, Record
 from crepe_dist.training.not_learning import NotLearning
 from crepe_dist.training.profile import Profile
@@ -25,6 +26,8 @@ from crepe_dist.training.replicas import check_replicas
 from crepe_dist.training.run_folder import RunFolder
 from crepe_dist.training.saver import Saver
 from crepe_dist.training.schedule import learning_rate
+from crepe_dist.training.scores import Scores
+from crepe_dist.training.scoring import Scoring
 from crepe_dist.training.state import Progress, Snapshot
 from crepe_dist.training.step import NotFinite, Outcome, TrainingStep
 
@@ -87,6 +90,7 @@ class Loop:
         self.train_step = TrainingStep(
             engine, self.exchange, world.size, config.training.seed, config.optimizer.clip_norm
         )
+        self.scoring = Scoring(config, dataset, world, folder, engine)
         self.profile = profile
         if profile is not None:
             self.train_step.mark = profile.mark
@@ -115,6 +119,9 @@ class Loop:
                 scores = self.evaluate()
             self.finish_epoch(scores)
             self.save_state()
+            if self.control.wish is Wish.GO_ON:  # else something else is in a hurry
+                values = partial(parameters.values, self.network)
+                self.metrics.pictures(self.progress.step, values, scores, self.dataset.classes)
         self.say_if(self.learning.end(self.progress.step))
         self.close()
 
@@ -292,94 +299,18 @@ class Loop:
         self._start_clock()
 
     def evaluate(self) -> dict[str, Scores]:
-        """Scores of the parts that are not trained on. Asked to do something else meanwhile, it never returns."""
+        """``Scoring.evaluate``. Asked to do something else meanwhile, it never returns."""
         self.watchdog.beat("evaluate")
-        options = self.config.evaluation
         try:
-            return {
-                name: evaluate(
-                    self.engine,
-                    part,
-                    options.batch_size,
-                    self.world,
-                    sharded=options.sharded,
-                    wish=lambda: self.control.wish,
-                )
-                for name, part in self.dataset.parts.items()
-                if name != "train"
-            }
+            return self.scoring.evaluate(lambda: self.control.wish)
         except Interrupted as interrupted:
             self.obey(interrupted.wish)
             raise
 
     def finish_epoch(self, scores: dict[str, Scores]) -> None:
-        """Writes the epoch's checkpoint and record, and decides whether another epoch follows."""
-        progress = self.progress
-        record: dict[str, Any] = {
-            "epoch": progress.epoch,
-            "step": progress.step,
-            "train_loss": progress.loss_sum / max(progress.documents, 1),
-        }
-        for name, score in scores.items():
-            record[f"{name}_loss"] = score.loss
-            record[f"{name}_accuracy"] = score.accuracy
-        record["seconds"] = progress.seconds
-        record["checkpoint"] = checkpoint.file_name(progress.epoch, record["test_accuracy"])
-        # All or none have the epoch: a rank that goes on without rank 0 must not take it for written.
-        self.world.agree("checkpoint", lambda: self.write_checkpoint(record) if self.world.is_root else None)
-        progress.epochs.append(record)
-        if self.world.is_root:
-            checkpoint.prune(self.folder.path, self.kept())
+        record = self.scoring.finish_epoch(self.progress, scores)
         self.metrics.epoch(record)
         self.display.say(epoch_line(record))
-        progress.finished = progress.epoch + 1 >= self.config.training.epochs or self.is_out_of_patience()
-        if not progress.finished:
-            progress.begin_epoch(progress.epoch + 1)
-
-    def write_checkpoint(self, record: dict[str, Any]) -> None:
-        try:
-            checkpoint.write(self.folder.path, parameters.values(self.network), self.about(record))
-        except OSError as error:
-            raise UserError(
-                f"the checkpoint of epoch {record['epoch']} cannot be written",
-                str(error),
-                f"make room; the same command goes on from the newest state in {self.folder.state}",
-            ) from error
-
-    def best(self) -> dict[str, Any]:
-        """The epoch with the best validation accuracy, or without a validation part the best test accuracy."""
-        key = "validation_accuracy" if "validation" in self.dataset.parts else "test_accuracy"
-        return max(self.progress.epochs, key=lambda record: record[key])
-
-    def reported(self) -> dict[str, Any]:
-        """The epoch that the run stands for: best on the validation part, else the last; the test part chooses none."""
-        return self.best() if "validation" in self.dataset.parts else self.progress.epochs[-1]
-
-    def kept(self) -> set[str]:
-        last = self.progress.epochs[-self.config.checkpoint.keep_last :]
-        return {record["checkpoint"] for record in [*last, self.best()]}
-
-    def is_out_of_patience(self) -> bool:
-        patience = self.config.training.patience
-        epochs = self.progress.epochs
-        return 0 < patience <= len(epochs) - 1 - epochs.index(self.best())
-
-    def about(self, record: dict[str, Any]) -> dict[str, Any]:
-        shape = self.network.shape
-        return {
-            "epoch": record["epoch"],
-            "test_accuracy": record["test_accuracy"],
-            "metrics": record,
-            "encoding": self.dataset.encoding.to_dict(),
-            "classes": self.dataset.classes,
-            "network": {
-                "filters": shape.filters,
-                "units": shape.units,
-                "dropout": shape.dropout,
-                "precision": self.config.model.precision,
-            },
-            "data": {"name": self.dataset.name, "fingerprint": self.dataset.fingerprint},
-        }
 
     def save_state(self) -> None:
         """Rank 0 begins to write the state, which is the same on every rank. All ranks call it."""

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from crepe_dist.files import sync, write_text
-from crepe_dist.training.state import Progress
+from crepe_dist.files import open_regular, parse_json, sync, write_text
+from crepe_dist.training.scores import Scores
+from crepe_dist.training.state import Arrays, Progress
 
 METRICS = "metrics.jsonl"
+LONGEST_LINE = 1 << 20
+# Of a step and of an epoch, those that TensorBoard shows too.
+SCALARS = ("loss", "learning_rate", "documents_per_second", "milliseconds", "wait_fraction", "flops_per_second")
+EPOCH_SCALARS = ("_loss", "_accuracy", "_macro_f1", "_calibration_error", "seconds")
 Record = dict[str, Any]
 
 
@@ -33,6 +38,9 @@ class Metrics:
 
     def epoch(self, record: Record) -> None:
         """epoch, train_loss, test_loss, test_accuracy (a fraction), seconds, and the validation scores if any."""
+
+    def pictures(self, step: int, values: Callable[[], Arrays], scores: dict[str, Scores], classes: list[str]) -> None:
+        """How the ``values`` of the parameters are distributed, and the confusion matrix of each part."""
 
     def sync(self) -> None:
         """Puts what was written on the disk; before a state is saved that relies on it.
@@ -58,7 +66,7 @@ class RunMetrics(Metrics):
         self._unwritten: list[str] = []
 
     def resume(self, progress: Progress, known: Sequence[Record] = (), event: str = "resume") -> None:
-        before = [record for record in self._records() if _still_true(record, progress)]
+        before = [record for record in read(self._path) if _still_true(record, progress)]
         if not before and not known and not self._path.is_file():
             return
         there = {record["step"] for record in before if record["event"] == "step"}
@@ -71,31 +79,30 @@ class RunMetrics(Metrics):
     def steps(self, records: list[Record]) -> None:
         self._append([{"event": "step", **record} for record in records])
         for record in records:
-            self._scalars(record["step"], "train", record, ("loss", "learning_rate", "documents_per_second"))
+            self._scalars(record["step"], "train", record, SCALARS)
 
     def skipped(self, record: Record) -> None:
         self._append([{"event": "skipped", **record}])
 
     def epoch(self, record: Record) -> None:
         self._append([{"event": "epoch", **record}])
-        names = [name for name in record if name.endswith(("_loss", "_accuracy"))]
+        names = [name for name in record if name.endswith(EPOCH_SCALARS)]
         self._scalars(record["step"], "epoch", record, tuple(names))
+
+    def pictures(self, step: int, values: Callable[[], Arrays], scores: dict[str, Scores], classes: list[str]) -> None:
+        def draw(events: Any) -> None:
+            for name, array in values().items():
+                events.add_histogram(f"parameters/{name}", array, step)
+            for part, score in scores.items():
+                events.add_confusion(f"confusion/{part}", score, classes, step)
+
+        self._with_events(draw)
 
     def sync(self) -> None:
         self._write()
         if self._path.is_file():
             sync(self._path)
         self._with_events(lambda events: events.flush())
-
-    def _records(self) -> list[Record]:
-        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.is_file() else []
-        found = []
-        for line in lines:
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                continue  # cut off by a kill
-        return found
 
     def _append(self, records: list[Record]) -> None:
         self._unwritten += [json.dumps(record) + "\n" for record in records]
@@ -141,3 +148,22 @@ def _still_true(record: Record, progress: Progress) -> bool:
     if record["event"] == "epoch":
         return any(record["epoch"] == each["epoch"] for each in progress.epochs)
     return bool(record["step"] <= progress.step)
+
+
+def read(path: Path) -> Iterator[Record]:
+    """The records in ``metrics.jsonl``, in the order in which they were written; what is none is passed over, such as a
+    line that was cut off by a kill.
+
+    Raises:
+        OSError, ValueError: the file is there and cannot be read.
+    """
+    if not path.is_file():
+        return
+    with open_regular(path, follow=False) as stream:
+        while line := stream.readline(LONGEST_LINE):
+            try:
+                record = parse_json(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict) and "event" in record:
+                yield record

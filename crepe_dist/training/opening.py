@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from crepe_dist.model import flops
 from crepe_dist.reports import wording
 from crepe_dist.training.loop import Loop
 
@@ -12,7 +13,6 @@ def opening(loop: Loop) -> str:
     config, dataset, world, engine = loop.config, loop.dataset, loop.world, loop.engine
     shape, device = engine.network.shape, engine.device
     rows = ", ".join(f"{len(part):,} {name}" for name, part in dataset.parts.items())
-    count = sum(int(p.data().size) for p in engine.network.collect_params().values())
     where = f"{wording.counted(world.size, 'process', 'processes')}, {device}"
     if loop.exchange.by:
         where += f", gradients summed by {loop.exchange.by}"
@@ -21,7 +21,7 @@ def opening(loop: Loop) -> str:
     lines = [
         f"data      {dataset.name}: {rows} documents of {dataset.encoding.feature_len} characters, "
         f"{len(dataset.classes)} classes",
-        f"network   {shape.filters} filters, {shape.units} units, {count:,} parameters",
+        f"network   {shape.filters} filters, {shape.units} units, {flops.parameters(shape):,} parameters",
         f"training  {config.training.epochs} epochs, batch {config.data.batch_size}, {config.optimizer.name} "
         f"{config.optimizer.learning_rate:g}; {where}",
         f"computes  in {engine.plan}",

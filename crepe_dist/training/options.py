@@ -154,12 +154,14 @@ class LoggingOptions:
     Args:
         every: steps between two looks at the loss (a look waits for the device).
         tensorboard: write TensorBoard events into the run folder.
+        report: write report.html and model_card.md into the run folder when the run is finished.
         profile: measure the phases of the first 50 steps; the table is shown and written to profile.json in the run
             folder, beside Horovod's timeline if gradients pass through Horovod. Slows these steps down a little.
     """
 
     every: int = 10
     tensorboard: bool = True
+    report: bool = True
     profile: bool = False
 
     def __post_init__(self) -> None:

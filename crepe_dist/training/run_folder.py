@@ -16,6 +16,7 @@ from crepe_dist.files import read_json, write_json, write_text
 from crepe_dist.training.checkpoint import RESULT, RUNS
 
 IDENTITY = "run.json"
+CONFIG = "config.yaml"
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def choose(config: Config, data_name: str, data_fingerprint: str) -> RunFolder:
     else:
         path = taken[-1]
         _check(path, identity)
-    write_text(path / "config.yaml", config.to_yaml())
+    write_text(path / CONFIG, config.to_yaml())
     return RunFolder(path)
 
 

@@ -15,7 +15,7 @@ from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.data.loader import epoch_order
 from crepe_dist.data.preparation import How, prepare_in_steps
 from crepe_dist.data.selection import Split
-from crepe_dist.data.sources import SAMPLE, SAMPLE_FEATURE_LEN, find_sources
+from crepe_dist.data.sources import SAMPLE, SAMPLE_FEATURE_LEN, find_sources, folder_of
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.model.engine import Engine, open_engine
@@ -25,16 +25,15 @@ from crepe_dist.model.precision import Plan, plan
 from crepe_dist.training import checkpoint
 from crepe_dist.training.display import Display
 
-SAMPLE_FOLDER = Path("data") / SAMPLE
 SAMPLE_SPLIT = Split(test=0.2, validation=0.1)
 OVERFIT_STEPS = 100  # of an epoch that repeats a few batches
 
 
-def set_up(config: Config, world: World, display: Display, sample: Path = SAMPLE_FOLDER) -> tuple[Dataset, Engine]:
+def set_up(config: Config, world: World, display: Display, sample: Path | None = None) -> tuple[Dataset, Engine]:
     """The data as they are trained on, and the engine on a network with its initial or given parameters.
 
     Args:
-        sample: where the sample is prepared, if it is wanted and not there yet.
+        sample: the sample's folder, if it is another than the usual one; prepared if it is not there yet.
 
     Raises:
         UserError: on every rank, if something is missing on one of them or they do not agree.
@@ -61,13 +60,13 @@ def _check_parts(config: Config, dataset: Dataset) -> None:
         )
 
 
-def open_data(source: str, world: World, display: Display, sample: Path = SAMPLE_FOLDER) -> Dataset:
+def open_data(source: str, world: World, display: Display, sample: Path | None = None) -> Dataset:
     """Opens a prepared folder on every rank; the sample is prepared by rank 0 if it is not there yet.
 
     Raises:
         UserError: on every rank, if one of them cannot open it or sees other data.
     """
-    folder = sample if source == SAMPLE else Path(source)
+    folder = sample if source == SAMPLE and sample is not None else folder_of(source)
     missing = source == SAMPLE and world.broadcast(not folder.exists(), "sample missing")
     if missing:
         display.say(f"preparing the sample in {folder}")

@@ -1,4 +1,4 @@
-"""Scalars for TensorBoard, written at once and in this thread.
+"""Scalars, histograms and pictures for TensorBoard, written at once and in this thread.
 
 tensorboardX's own ``SummaryWriter`` writes in another thread, which ends when the disk is full; its queue then blocks
 whoever adds to it.
@@ -9,9 +9,17 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.summary import histogram, scalar
+
+from crepe_dist.training.scores import Scores
+
+BINS = 60
+RGBA = 4  # tensorboard's number for it
 
 
 class Events:
@@ -33,7 +41,23 @@ class Events:
             self._writer.write_event(Event(wall_time=time.time(), step=purge_step, session_log=start))
 
     def add(self, name: str, value: float, step: int) -> None:
-        self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+        self._write(scalar(name, value), step)
+
+    def add_histogram(self, name: str, values: npt.NDArray[np.float32], step: int) -> None:
+        """How the values are distributed, in ``BINS`` bins of one width; not if one of them is no number."""
+        if values.size and np.isfinite(values).all():
+            self._write(histogram(name, values, BINS), step)
+
+    def add_confusion(self, name: str, scores: Scores, classes: list[str], step: int) -> None:
+        """The confusion matrix as a picture."""
+        from crepe_dist.reports import page, score_figures
+
+        png, width, height = page.png(score_figures.draw_confusion(scores, classes))
+        image = Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=RGBA)
+        self._write(Summary(value=[Summary.Value(tag=name, image=image)]), step)
+
+    def _write(self, summary: Summary, step: int) -> None:
+        self._writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
 
     def flush(self) -> None:
         self._writer.flush()

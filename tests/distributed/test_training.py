@@ -76,6 +76,14 @@ def test_parity_with_one_process(data, alone, tmp_path, processes, name, more):
     for mine, theirs in zip(records(tmp_path / "run", "epoch"), records(alone / name, "epoch")):
         assert mine["test_accuracy"] == theirs["test_accuracy"]
         assert mine["test_loss"] == pytest.approx(theirs["test_loss"], abs=TOLERANCE)
+    mine, theirs = (scores_of(folder) for folder in (tmp_path / "run", alone / name))
+    assert mine.confusion.tolist() == theirs.confusion.tolist()
+    assert mine.right.tolist() == theirs.right.tolist()
+    assert [each.row for each in mine.mistakes] == [each.row for each in theirs.mistakes]
+
+
+def scores_of(run_dir):
+    return checkpoint.scores(checkpoint.find(str(run_dir)), 3)["test"]
 
 
 def test_evaluation_by_rank_0_alone_gives_the_same(data, alone, tmp_path):

@@ -1,0 +1,42 @@
+"""Runs side by side: `python -m crepe_dist.compare RUN RUN…`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from crepe_dist import arguments, command
+from crepe_dist.errors import UserError
+from crepe_dist.files import write_text
+
+EXAMPLES = """  python -m crepe_dist.compare runs/reviews-1f2e3d4c5b runs/reviews-6a7b8c9d0e
+  python -m crepe_dist.compare runs/reviews-* --html compared.html
+"""
+
+
+def main() -> None:
+    flags = arguments.parser(
+        "compare",
+        "Scores, curves and settings of runs side by side, and whether a difference is more than noise. The first run "
+        "is the one that the others are compared with.",
+        EXAMPLES,
+    )
+    flags.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's folder")
+    flags.add_argument("--html", type=Path, metavar="FILE", help="also write a page with the curves to FILE")
+    given = flags.parse_args()
+    if len(given.runs) < 2:
+        raise UserError("one run cannot be compared", remedy="name two or more")
+    arguments.check_output(given.html, "--html")
+
+    from rich.console import Console
+
+    from crepe_dist.reports import comparison
+    from crepe_dist.training.run_record import open_run
+
+    records = [open_run(path) for path in given.runs]
+    comparison.show(records, Console(highlight=False))
+    if given.html is not None:
+        write_text(given.html, comparison.page(records))
+
+
+if __name__ == "__main__":
+    command.run(main)

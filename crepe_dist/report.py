@@ -1,0 +1,44 @@
+"""Makes a run's report again: `python -m crepe_dist.report RUN`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from crepe_dist import arguments, command
+from crepe_dist.data.dataset import Dataset
+from crepe_dist.errors import UserError, visible
+
+EXAMPLES = """  python -m crepe_dist.report runs/reviews-1f2e3d4c5b
+  python -m crepe_dist.report runs/reviews-1f2e3d4c5b --data /elsewhere/reviews
+"""
+
+
+def main() -> None:
+    flags = arguments.parser(
+        "report", "Writes report.html and model_card.md into a run's folder, as training does at its end.", EXAMPLES
+    )
+    flags.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+    flags.add_argument("--data", type=Path, metavar="DIR", help="where the data is now; default: where it was")
+    given = flags.parse_args()
+
+    from crepe_dist.training.reporting import CARD, REPORT, write_report
+    from crepe_dist.training.run_record import open_run
+
+    record = open_run(given.run)
+    data: Dataset | UserError
+    try:
+        data = record.dataset(given.data)
+    except UserError as error:
+        if given.data is not None:
+            raise
+        data = error
+    for _ in write_report(record, data):
+        pass
+    for name in (REPORT, CARD):
+        print(visible(str(given.run / name)))
+    if isinstance(data, UserError):
+        print(f"without texts: {visible(data.what)}")
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,113 @@
+"""How a run went, out of its ``metrics.jsonl``: of any number of steps a bounded number of points."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from crepe_dist.training.metrics import METRICS, Record, read
+
+MOST_POINTS = 150
+MOST_EVENTS = 200
+MEASURED = ("loss", "learning_rate", "documents_per_second", "wait_fraction")
+
+
+@dataclass
+class Point:
+    """Some steps that follow each other.
+
+    Attributes:
+        step: the last of them.
+        low, high: the smallest and the largest loss.
+        means: of each of ``MEASURED``.
+    """
+
+    step: int
+    low: float
+    high: float
+    means: dict[str, float]
+    count: int = 1
+
+    def join(self, after: Point) -> None:
+        total = self.count + after.count
+        for name, mean in self.means.items():
+            self.means[name] = mean + (after.means[name] - mean) * after.count / total
+        self.step, self.count = after.step, total
+        self.low, self.high = min(self.low, after.low), max(self.high, after.high)
+
+
+@dataclass
+class History:
+    """What happened.
+
+    Attributes:
+        points: at most twice ``MOST_POINTS``, each of the same number of steps.
+        width: that number.
+        epochs: the record of each epoch that was scored.
+        resumes: steps after which the run went on from a saved state or in another group, the first ``MOST_EVENTS``.
+        skipped: steps that were left out, the first ``MOST_EVENTS``.
+        counts: how many of "resume", "regroup" and "skipped" there were.
+    """
+
+    points: list[Point] = field(default_factory=list)
+    width: int = 1
+    epochs: list[Record] = field(default_factory=list)
+    resumes: list[int] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=lambda: {"resume": 0, "regroup": 0, "skipped": 0})
+
+    @property
+    def seconds(self) -> float:
+        """Training time of all epochs, without scoring."""
+        return float(sum(epoch["seconds"] for epoch in self.epochs))
+
+    def add(self, record: Record) -> None:
+        """Takes note of a record; of one that is not as it should be, no note."""
+        event, step = record["event"], record.get("step")
+        if type(step) is not int or not 0 <= step < 1 << 53:
+            return
+        if event == "step" and all(_is_number(record.get(name)) for name in MEASURED):
+            means = {name: float(record[name]) for name in MEASURED}
+            self._add(Point(step, means["loss"], means["loss"], means))
+        elif event == "epoch" and type(record.get("epoch")) is int and _has_scores(record):
+            self.epochs.append(record)
+        elif event in self.counts:
+            self.counts[event] += 1
+            steps = self.skipped if event == "skipped" else self.resumes
+            if len(steps) < MOST_EVENTS:
+                steps.append(step)
+
+    def _add(self, point: Point) -> None:
+        if self.points and (self.points[-1].step - 1) // self.width == (point.step - 1) // self.width:
+            self.points[-1].join(point)
+            return
+        self.points.append(point)
+        if len(self.points) > 2 * MOST_POINTS:
+            self.width *= 2
+            before, self.points = self.points, []
+            for each in before:
+                self._add(each)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _has_scores(record: Record) -> bool:
+    needed = {"train_loss", "test_loss", "test_accuracy", "seconds"}
+    scores = {name for name in record if name.endswith(("_loss", "_accuracy"))}
+    return all(_is_number(record.get(name)) for name in needed | scores)
+
+
+def of(run_dir: Path) -> History:
+    """The history of the run in that folder.
+
+    Raises:
+        OSError, ValueError: its metrics cannot be read.
+    """
+    history = History()
+    for record in read(run_dir / METRICS):
+        history.add(record)
+    return history

@@ -1,0 +1,183 @@
+"""All that a run's folder tells of the run, checked: what reports and comparisons are made of."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crepe_dist.config import GROUPS, Config
+from crepe_dist.config_file import read
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.dataset import Dataset, Part, open_dataset
+from crepe_dist.data.sources import SAMPLE, folder_of
+from crepe_dist.errors import UserError
+from crepe_dist.training import checkpoint, history
+from crepe_dist.training.checkpoint import RESULT
+from crepe_dist.training.history import History
+from crepe_dist.training.run_folder import CONFIG, RunFolder
+from crepe_dist.training.scores import Scores
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run that has scored an epoch at least.
+
+    Attributes:
+        path: its folder.
+        settings: by dotted name.
+        result: what ``result.json`` holds; ``None`` as long as the run is not finished.
+        checkpoint: the reported .params file.
+        about: the description beside it.
+        scores: of that epoch, by part; none if an older version trained it.
+        history: how it went.
+    """
+
+    path: Path
+    settings: Settings
+    result: dict[str, Any] | None
+    checkpoint: Path
+    about: dict[str, Any]
+    scores: dict[str, Scores]
+    history: History
+
+    @property
+    def name(self) -> str:
+        return self.path.absolute().name
+
+    @property
+    def classes(self) -> list[str]:
+        return list(self.about["classes"])
+
+    @property
+    def epoch(self) -> int:
+        return int(self.about["epoch"])
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The record of the reported epoch."""
+        return dict(self.about["metrics"])
+
+    @property
+    def made(self) -> dict[str, Any]:
+        """By what and of what the run was made, as ``fit`` writes it; empty if an older version did."""
+        return (self.result or {}).get("made", {})
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the data."""
+        return str(self.about["data"]["fingerprint"])
+
+    def is_tested_like(self, other: RunRecord) -> bool:
+        """Whether both were scored on the same test documents, so far as is known."""
+        mine, theirs = self.about["data"].get("test"), other.about["data"].get("test")
+        return self.fingerprint == other.fingerprint or (mine is not None and mine == theirs)
+
+    @property
+    def data_folder(self) -> Path:
+        """Where the data was."""
+        return Path(self.made["data"]) if self.made else folder_of(str(self.settings.get("data.source", SAMPLE)))
+
+    def changed(self) -> Settings:
+        """The settings that are not the defaults of this version."""
+        usual = flat(Config().to_dict())
+        return {name: value for name, value in self.settings.items() if usual.get(name, value) != value}
+
+    def dataset(self, folder: Path | None) -> Dataset:
+        """The data that it was trained on.
+
+        Args:
+            folder: where it is now; ``None``: where it was.
+
+        Raises:
+            UserError: it is not there, or has changed.
+        """
+        found = open_dataset(folder or self.data_folder)
+        if found.fingerprint != self.fingerprint:
+            raise UserError(
+                f"{found.folder} is not the data of this run", "its fingerprint is another", "name it with --data"
+            )
+        return found
+
+
+def flat(settings: dict[str, Any]) -> Settings:
+    """Settings by dotted name; without those that say where and whether to begin."""
+    found: Settings = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            found.update({f"{name}.{key}": each for key, each in value.items()})
+        elif name not in ("run_dir", "fresh"):
+            found[name] = value
+    return found
+
+
+def open_run(run_dir: Path) -> RunRecord:
+    """The record of the run in a folder.
+
+    Raises:
+        UserError: it is no run's folder, holds no scored epoch, or a file in it cannot be read.
+    """
+    if not (run_dir / checkpoint.FOLDER).is_dir():
+        raise UserError(f"{run_dir} is not a run's folder with a scored epoch", remedy="name a folder in runs/")
+    path = checkpoint.find(str(run_dir))
+    about = checkpoint.describe(path)
+    if about is None:
+        raise UserError(f"{path} does not say how it was trained", f"there is no {path.stem}.json beside it")
+    try:
+        _check(about)
+        result = RunFolder(run_dir).result
+        if result and "made" in result:
+            _check_made(result["made"])
+        config = run_dir / CONFIG
+        return RunRecord(
+            path=run_dir,
+            settings=flat(read(config, GROUPS)) if config.is_file() else {},
+            result=result,
+            checkpoint=path,
+            about=about,
+            scores=checkpoint.scores(path, len(about["classes"])),
+            history=history.of(run_dir),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"the run in {run_dir} cannot be read", f"{type(error).__name__}: {error}"[:300]) from error
+
+
+def _check(about: dict[str, Any]) -> None:
+    Encoding.from_dict(about["encoding"])
+    classes, metrics = about["classes"], about["metrics"]
+    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
+        raise ValueError("the classes are no list of names")
+    needed = {"test_accuracy", "test_loss", "train_loss", "seconds"}
+    numbers = [
+        metrics[name] for name in needed | {name for name in metrics if name.startswith(("validation_", "test_"))}
+    ]
+    if not all(type(each) in (int, float) and math.isfinite(each) for each in numbers):
+        raise ValueError("a score is no number")
+    if type(about["epoch"]) is not int or not isinstance(about["data"]["fingerprint"], str):
+        raise ValueError("the epoch or the data is none")
+    if not isinstance(about["data"]["name"], str) or not isinstance(about["network"], dict):
+        raise ValueError("the data or the network has no description")
+
+
+def _check_made(made: Any) -> None:
+    words = [made["device"], made["computes"], made["data"], *made["environment"].keys()]
+    counts = [made["processes"], made["parameters"], *(count for part in made["rows"].values() for count in part)]
+    if not all(isinstance(each, str) for each in words) or not all(type(each) is int for each in counts):
+        raise ValueError(f"what {RESULT} says of how it was made is another kind")
+
+
+def texts(part: Part | None, rows: list[int], encoding: Encoding) -> list[str | None]:
+    """The texts of some rows, as they were or as their codes show them; ``None`` where they are not to be had."""
+    import numpy as np
+
+    found: list[str | None] = []
+    for row in rows:
+        if part is None or row >= len(part):
+            found.append(None)
+            continue
+        text = part.text(row)
+        found.append(encoding.decode(part.codes(np.array([row]))[0]) if text is None else text)
+    return found

@@ -1,0 +1,185 @@
+"""What is known of a network's answers on one part of the data, and how it stands beside a checkpoint as JSON.
+
+Everything is counted in whole numbers and summed over the ranks, so it is the same for any number of them.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BINS = 15  # of the probability, as in Guo et al. 2017
+MILLION = 1_000_000  # probabilities are summed in millionths, which no order of additions changes
+MISTAKES = 20  # kept of each part
+RANKED = 3  # classes of a mistake, the most probable first
+MOST_CLASSES = 1000  # with more, no scores are stored: the confusion matrix would be too large
+MOST_DOCUMENTS = 1 << 21  # with more, it is not stored which of them were right
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A document whose class was not predicted.
+
+    Attributes:
+        row: its number in the part.
+        true: its class.
+        probability: that the network gave to its class, 0 to 1.
+        ranking: (class, probability), the most probable first, at most ``RANKED``.
+    """
+
+    row: int
+    true: int
+    probability: float
+    ranking: tuple[tuple[int, float], ...]
+
+    @property
+    def predicted(self) -> int:
+        return self.ranking[0][0]
+
+    @classmethod
+    def of(cls, saved: Any) -> Mistake:
+        """Out of JSON; checked by ``Scores.of``."""
+        ranking = tuple((int(index), float(probability)) for index, probability in saved["ranking"])
+        return cls(int(saved["row"]), int(saved["true"]), float(saved["probability"]), ranking)
+
+
+def worst(mistakes: list[Mistake]) -> list[Mistake]:
+    """The ``MISTAKES`` to whose class the least probability was given; the same in whatever order they come."""
+    return sorted(mistakes, key=lambda each: (each.probability, each.row))[:MISTAKES]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What came out.
+
+    Attributes:
+        confusion: int64 [classes, classes]; row = true class, column = predicted class.
+        loss: mean cross-entropy a document, in nats.
+        reliability: int64 [BINS, 3], by the probability of the predicted class in steps of 1 / BINS: documents, those
+            that were right, and the sum of their probabilities in millionths.
+        mistakes: the worst ones.
+        right: bool [documents], in the order of the part; ``None`` if it is not known.
+    """
+
+    confusion: Counts
+    loss: float
+    reliability: Counts
+    mistakes: list[Mistake]
+    right: npt.NDArray[np.bool_] | None = None
+
+    @property
+    def documents(self) -> int:
+        return int(self.confusion.sum())
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction of documents whose class was predicted."""
+        return float(np.trace(self.confusion) / self.confusion.sum())
+
+    @property
+    def precision(self) -> npt.NDArray[np.float64]:
+        """float64 [classes], of the documents that were taken for the class, the fraction that is of it; 0 of none."""
+        return self._right / np.maximum(self.confusion.sum(axis=0), 1)
+
+    @property
+    def recall(self) -> npt.NDArray[np.float64]:
+        """float64 [classes], the fraction of the class's documents that was taken for it; 0 of none."""
+        return self._right / np.maximum(self.confusion.sum(axis=1), 1)
+
+    @property
+    def f1(self) -> npt.NDArray[np.float64]:
+        """float64 [classes], the harmonic mean of precision and recall; 0 where undefined."""
+        both = self.confusion.sum(axis=0) + self.confusion.sum(axis=1)
+        return 2 * self._right / np.maximum(both, 1)
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean of F1 over the classes, whatever their size."""
+        return float(self.f1.mean())
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error: the mean distance of probability and accuracy over the bins, weighted by
+        documents (Guo et al. 2017, arXiv:1706.04599, equation 3)."""
+        _, right, probability = self.reliability.T
+        return float(np.abs(right - probability / MILLION).sum() / self.documents)
+
+    @property
+    def _right(self) -> npt.NDArray[np.float64]:
+        return np.diag(self.confusion).astype(np.float64)
+
+    def per_class(self, classes: list[str]) -> pd.DataFrame:
+        """Columns precision, recall, f1 (fractions; 0 where undefined) and documents, a row a class."""
+        import pandas as pd  # half of the time that training needs to start, and training does not use it
+
+        columns = {"precision": self.precision, "recall": self.recall, "f1": self.f1}
+        columns["documents"] = self.confusion.sum(axis=1)
+        return pd.DataFrame(columns, index=pd.Index(classes, name="class"))
+
+    def confused(self, most: int) -> list[tuple[int, int, int]]:
+        """The most frequent confusions as (true class, predicted class, documents), the most frequent first."""
+        wrong = self.confusion.copy()
+        np.fill_diagonal(wrong, 0)
+        order = np.argsort(-wrong, axis=None, kind="stable")[:most].tolist()
+        pairs = [(*divmod(cell, len(wrong)), int(wrong.flat[cell])) for cell in order]
+        return [pair for pair in pairs if pair[2]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        keeps = self.right is not None and len(self.right) <= MOST_DOCUMENTS
+        return {
+            "loss": self.loss,
+            "confusion": self.confusion.tolist(),
+            "reliability": self.reliability.tolist(),
+            "mistakes": [asdict(each) for each in self.mistakes],
+            "right": base64.b64encode(np.packbits(self.right).tobytes()).decode("ascii") if keeps else None,  # type: ignore[arg-type]
+        }
+
+    @classmethod
+    def of(cls, saved: Any, classes: int) -> Scores:
+        """Inverse of ``to_dict``.
+
+        Raises:
+            ValueError, TypeError, KeyError: it is not what ``to_dict`` gives for that many classes.
+        """
+        confusion = _counts(saved["confusion"], (classes, classes))
+        reliability = _counts(saved["reliability"], (BINS, 3))
+        mistakes = [Mistake.of(each) for each in saved["mistakes"]]
+        documents = int(confusion.sum())
+        numbers = {index for each in mistakes for index in (each.true, *(index for index, _ in each.ranking))}
+        shares = [share for each in mistakes for share in (each.probability, *(share for _, share in each.ranking))]
+        if not documents or len(mistakes) > MISTAKES or not all(each.ranking for each in mistakes):
+            raise ValueError("the scores are of no document, or hold another number of mistakes")
+        if not all(0 <= index < classes for index in numbers) or not all(0 <= share <= 1 for share in shares):
+            raise ValueError("a mistake names a class that is none, or a probability that is none")
+        if not all(0 <= each.row < documents for each in mistakes):
+            raise ValueError("a mistake names a document that is none")
+        loss = float(saved["loss"])
+        if not math.isfinite(loss):
+            raise ValueError("the loss is no number")
+        return cls(confusion, loss, reliability, mistakes, _bits(saved["right"], documents))
+
+
+def _counts(saved: Any, shape: tuple[int, int]) -> Counts:
+    found = np.array(saved)
+    if found.shape != shape or found.dtype != np.int64 or (found < 0).any():
+        raise ValueError(f"the scores do not hold {shape[0]} × {shape[1]} counts")
+    return found
+
+
+def _bits(saved: Any, documents: int) -> npt.NDArray[np.bool_] | None:
+    if saved is None:
+        return None
+    packed = np.frombuffer(base64.b64decode(saved, validate=True), np.uint8)
+    if len(packed) != -(-documents // 8):
+        raise ValueError("the scores do not say of each document whether it was right")
+    return np.unpackbits(packed, count=documents).astype(bool)

@@ -1,0 +1,335 @@
+"""The report of a run, its model card, and runs side by side."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import random
+import shutil
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import crepe_dist
+from crepe_dist import compare, report
+from crepe_dist.config import parse
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.data.preparation import prepare
+from crepe_dist.data.selection import Split
+from crepe_dist.data.sources import find_sources
+from crepe_dist.errors import UserError
+from crepe_dist.reports import comparison, run_facts
+from crepe_dist.reports import run as run_page
+from crepe_dist.training import fit, reporting, uncertainty
+from crepe_dist.training.history import MOST_POINTS, History
+from crepe_dist.training.run_record import open_run
+from crepe_dist.training.scores import BINS, MILLION, Mistake, Scores, worst
+from tests.conftest import FEATURE_LEN, QUICK
+from tests.test_data_report import ELEMENTS, HOSTILE, Page
+
+NAMES = ["<script>alert(1)</script>", "a | b](http://x.example) $y$ `c`", "\x1b[31mred\u202e www.x.example"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A data set whose names and texts mean harm, and two runs on it, ``one`` and ``two``, of other seeds."""
+    folder = tmp_path_factory.mktemp("reported")
+    generator = random.Random(0)
+    with (folder / "rows.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, quoting=csv.QUOTE_ALL)
+        writer.writerow(["label", "text"])
+        for row in range(400):
+            text = f"{row} " + "".join(generator.choices("abcdefgh ", k=60)) + HOSTILE[row % len(HOSTILE)][:300]
+            writer.writerow([NAMES[row % 3], text.encode("utf-8", "replace").decode()])
+    encoding = Encoding(feature_len=FEATURE_LEN)
+    prepare(find_sources([str(folder / "rows.csv")]), folder / "data", encoding, Split(0.3, 0.1))
+    for seed, name in enumerate(("one", "two")):
+        more = [f"--training.seed={seed}", f"--logging.report={'true' if name == 'one' else 'false'}"]
+        crepe_dist.fit(parse(["--data", str(folder / "data"), "--run-dir", str(folder / name), *QUICK, *more]))
+    return folder
+
+
+@pytest.fixture
+def copy(place, tmp_path):
+    """The run ``one``, to be altered."""
+    return shutil.copytree(place / "one", tmp_path / "one")
+
+
+def command(module, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["it", *map(str, arguments)])
+    module.main()
+
+
+def checked(markup):
+    """A page, of which nothing runs or fetches."""
+    read = Page(markup)
+    assert set(read.elements) <= set(ELEMENTS.split())
+    assert not any(name.startswith("on") or name == "src" for name, _ in read.attributes)
+    assert all(value.startswith("#") for name, value in read.attributes if name in ("href", "xlink:href"))
+    assert "\x1b" not in markup
+    assert "\u202e" not in markup
+    return read
+
+
+class TestReport:
+    def test_says_what_came_out_and_harms_nobody(self, place):
+        result = json.loads((place / "one" / "result.json").read_text())
+        text = checked((place / "one" / "report.html").read_text()).text
+        assert f"{100 * result['test_accuracy']:.1f} % of 120 test texts are classified rightly (95 % interval:" in text
+        assert f"This is epoch {result['epoch']} of 2 epochs" in text
+        assert "the best on the validation part" in text
+        assert NAMES[0] in text
+        assert "\\x1b[31mred\\u202e www.x.example" in text
+        scores = open_run(place / "one").scores["test"]
+        shown = open_dataset(place / "data").parts["test"].text(scores.mistakes[0].row)
+        assert str(shown).split()[1] in text
+        assert "--config" in text
+        assert "data.batch_size 50" in " ".join(text.split())
+
+    def test_is_a_function_of_the_folder_and_the_data(self, place, copy, monkeypatch):
+        pages = [(place / "one" / name).read_text() for name in ("report.html", "model_card.md")]
+        command(report, monkeypatch, copy)
+        again = [
+            (copy / name).read_text().replace(str(copy), str(place / "one"))
+            for name in ("report.html", "model_card.md")
+        ]
+        assert again == pages
+
+    def test_without_the_data(self, copy, place, monkeypatch, capsys):
+        result = json.loads((copy / "result.json").read_text())
+        result["made"]["data"] = "gone"
+        (copy / "result.json").write_text(json.dumps(result))
+        command(report, monkeypatch, copy)
+        assert "without texts: gone is not a prepared data set" in capsys.readouterr().out
+        assert "The texts cannot be shown: gone is not a prepared" in Page((copy / "report.html").read_text()).text
+        command(report, monkeypatch, copy, "--data", place / "data")
+        assert "cannot be shown" not in (copy / "report.html").read_text()
+
+    def test_of_other_data_is_refused(self, copy, data, monkeypatch):
+        with pytest.raises(UserError, match="is not the data of this run"):
+            command(report, monkeypatch, copy, "--data", data)
+
+    def test_of_an_older_version_s_run(self, copy, monkeypatch):
+        for path in copy.glob("checkpoints/*.scores.json"):
+            path.unlink()
+        result = json.loads((copy / "result.json").read_text())
+        del result["made"]
+        (copy / "result.json").write_text(json.dumps(result))
+        command(report, monkeypatch, copy)
+        text = checked((copy / "report.html").read_text()).text
+        assert "An older version trained this run" in text
+        assert "an older version trained the run" in (copy / "model_card.md").read_text()
+
+    def test_of_a_run_that_is_not_finished(self, copy, monkeypatch):
+        (copy / "result.json").unlink()
+        command(report, monkeypatch, copy)
+        assert "The run is not finished" in (copy / "report.html").read_text()
+
+    def test_a_full_disk_does_not_end_a_finished_run(self, place, monkeypatch):
+        said: list[str] = []
+
+        def full(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(reporting, "write_text", full)
+        loop: Any = SimpleNamespace(
+            folder=SimpleNamespace(path=place / "one"),
+            dataset=open_dataset(place / "data"),
+            display=SimpleNamespace(say=said.append),
+        )
+        list(fit._report(loop))
+        assert "could not be written (OSError" in said[0]
+        assert "No space left" in said[0]
+
+    @pytest.mark.parametrize(
+        "spoil",
+        [
+            lambda part: part.update(confusion=[[1]]),
+            lambda part: part.update(confusion=[[1.5] * 3] * 3),
+            lambda part: part["reliability"].pop(),
+            lambda part: part["mistakes"][0].update(true=3),
+            lambda part: part["mistakes"][0].update(ranking=[]),
+            lambda part: part["mistakes"][0].update(probability=2),
+            lambda part: part.update(mistakes=7),
+            lambda part: part.update(right="AAAA"),
+            lambda part: part.update(loss=float("nan")),
+            lambda part: part.clear(),
+        ],
+    )
+    def test_damaged_scores_get_a_sentence(self, copy, spoil):
+        for path in copy.glob("checkpoints/*.scores.json"):
+            saved = json.loads(path.read_text())
+            spoil(saved["parts"]["test"])
+            path.write_text(json.dumps(saved))
+        with pytest.raises(UserError, match="cannot be read"):
+            open_run(copy)
+
+    @pytest.mark.parametrize(
+        "made",
+        [7, [], {"processes": 1}, {"rows": 3}, {"environment": []}, {"parameters": "many"}, {"rows": {"train": ["x"]}}],
+    )
+    def test_a_damaged_result_gets_a_sentence(self, copy, made):
+        result = json.loads((copy / "result.json").read_text())
+        if isinstance(made, dict) and "processes" not in made:
+            made = {**result["made"], **made}
+        (copy / "result.json").write_text(json.dumps({**result, "made": made}))
+        with pytest.raises(UserError, match="cannot be read"):
+            open_run(copy)
+
+    def test_of_no_run(self, tmp_path):
+        with pytest.raises(UserError, match="is not a run's folder"):
+            open_run(tmp_path)
+
+    @pytest.mark.parametrize("count", [2, 14, 200])
+    def test_any_number_of_classes_can_be_read(self, place, count):
+        generator = np.random.default_rng(count)
+        scores = replace(made_up(count, generator), right=None)
+        record = open_run(place / "one")
+        about = {**record.about, "classes": [f"class {number}" for number in range(count)]}
+        markup = run_page.page(replace(record, about=about, scores={"test": scores}, result=None), {}, "gone")
+        text = checked(markup).text
+        assert "class 1" in text
+        assert (">the others<" in markup) == (count > 30)
+        assert len(markup) < 1_000_000
+
+    def test_warns_of_what_novices_overlook(self, place):
+        record = open_run(place / "one")
+        epochs = [{**record.history.epochs[0], "validation_loss": loss} for loss in (1.0, 0.5, 0.9)]
+        history = replace(record.history, epochs=epochs, counts={"resume": 2, "regroup": 0, "skipped": 3})
+        always_first = Scores(
+            np.array([[40, 0, 0]] * 3), 1.0, np.array([[120, 40, 110 * MILLION]] + [[0] * 3] * 14), []
+        )
+        record = replace(record, history=history, scores={"test": always_first})
+        found = [each["what"] for each in run_facts.warnings(record, ["a", "b", "c"])]
+        assert [what.split("(")[0].strip() for what in found] == [
+            "it is no better than always answering the most frequent class",
+            "the test part is small",
+            "2 classes are never answered",
+            "its probabilities cannot be taken at their word",
+            "the validation loss rose from 0.500 after epoch 1 to 0.900",
+            "3 steps were left out",
+        ]
+        assert "It went on 2 times from a saved state." in run_facts.training(record)
+
+
+def made_up(count, generator):
+    wrong = generator.integers(1, 4, (count, count)) * (generator.random((count, count)) < 0.2)
+    confusion = wrong + 30 * np.eye(count, dtype=np.int64)
+    documents = int(confusion.sum())
+    reliability = np.zeros((BINS, 3), np.int64)
+    reliability[10] = documents, np.trace(confusion), documents * 7 * MILLION // 10
+    return Scores(confusion, 1.0, reliability, [Mistake(0, 0, 0.1, ((1, 0.9),))])
+
+
+def test_the_card_shows_hostile_names_as_they_are(place):
+    markdown = pytest.importorskip("markdown")
+    text = (place / "one" / "model_card.md").read_text()
+    markup = markdown.markdown(text, extensions=["tables", "fenced_code"])
+    read = Page(markup)
+    assert not {"a", "img", "script"} & set(read.elements)
+    assert sum(element == "tr" for element in read.elements) == (1 + 3) + (1 + 3)  # parts, classes
+    shown = " ".join(read.text.split())
+    for name in (NAMES[0], NAMES[1], "\\x1b[31mred\\u202e www.x.example"):
+        assert name in shown
+    for piece in ("Licence", "crepe_dist.load('crepe_epoch_", "It reads 123 characters", "calibration error", "Python"):
+        assert piece in shown
+
+
+class TestCompare:
+    def test_says_whether_a_difference_is_more_than_noise(self, place, tmp_path, monkeypatch, capsys):
+        command(compare, monkeypatch, place / "one", place / "two", "--html", tmp_path / "compared.html")
+        printed = " ".join(capsys.readouterr().out.split())
+        text = " ".join(checked((tmp_path / "compared.html").read_text()).text.split())
+        for read in (printed, text):
+            assert "training.seed 0 1" in read
+            assert "Of the same 120 test documents" in read
+            assert "McNemar's test: p" in read
+            assert "other documents" not in read
+            assert "<script>alert(1)</script>" in read
+
+    def test_counts_documents_that_one_alone_gets_right(self, place):
+        one = open_run(place / "one")
+        right = np.ones(120, bool)
+        wrong = right.copy()
+        wrong[:12] = False
+        first, second = (
+            replace(one, about={**one.about, "metrics": {**one.metrics, "test_accuracy": float(bits.mean())}},
+                    scores={"test": replace(one.scores["test"], right=bits)})
+            for bits in (wrong, right)
+        )  # fmt: skip
+        (verdict,) = comparison.verdicts([first, second])
+        assert "by 10.00 points" in verdict
+        assert "12 are right in" in verdict
+        assert "p < 0.001): more than noise." in verdict
+        assert "that may be noise" in comparison.verdicts([first, first])[0]
+
+    def test_other_test_data_are_no_comparison(self, place):
+        one = open_run(place / "one")
+        other = replace(one, about={**one.about, "data": {"name": "x", "fingerprint": "0", "test": "1"}})
+        assert "tested on other documents" in comparison.warnings([one, other])[0]
+        assert "says nothing of the models" in comparison.verdicts([one, other])[0]
+        assert (
+            "trained on other data"
+            in comparison.warnings(
+                [one, replace(one, about={**one.about, "data": {**one.about["data"], "fingerprint": "0"}})]
+            )[0]
+        )
+
+    def test_one_run_is_no_comparison(self, place, monkeypatch):
+        with pytest.raises(UserError, match="one run cannot be compared"):
+            command(compare, monkeypatch, place / "one")
+
+
+class TestNumbers:
+    def test_wilson_s_interval(self):
+        # Newcombe 1998, doi:10.1002/(SICI)1097-0258(19980430)17:8<857::AID-SIM777>3.0.CO;2-E, table I, method 3.
+        for right, documents, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611)):
+            assert uncertainty.interval(right, documents) == pytest.approx((low, high), abs=1e-4)
+
+    def test_mcnemar_s_test(self):
+        assert uncertainty.mcnemar(5, 15) == pytest.approx(0.04139, abs=1e-5)  # 2 × 21700 / 2^20
+        assert uncertainty.mcnemar(7, 7) == uncertainty.mcnemar(0, 0) == 1
+        exact, normal = uncertainty.mcnemar(950, 1050), uncertainty.mcnemar(951, 1050)
+        assert exact == pytest.approx(normal, abs=2e-3)
+
+    def test_calibration_error_by_hand(self):
+        reliability = np.zeros((BINS, 3), np.int64)
+        reliability[-1] = 80, 60, 76 * MILLION  # says 95 %, is right in 75 %
+        reliability[7] = 20, 10, 10 * MILLION  # says 50 %, is right in 50 %
+        scores = Scores(np.array([[60, 20], [10, 10]]), 1.0, reliability, [])
+        assert scores.calibration_error == pytest.approx(0.8 * 0.2)
+        assert scores.accuracy == 0.7
+        assert scores.f1.tolist() == pytest.approx([120 / 150, 20 / 50])
+
+    def test_scores_survive_json(self, place):
+        scores = open_run(place / "one").scores["test"]
+        again = Scores.of(json.loads(json.dumps(scores.to_dict())), 3)
+        assert again.to_dict() == scores.to_dict()
+        assert scores.right is not None
+        assert int(scores.right.sum()) == np.trace(scores.confusion)
+        assert not any(scores.right[each.row] for each in scores.mistakes)
+        assert scores.reliability[:, 0].sum() == 120
+
+    def test_the_worst_are_the_same_in_any_order(self):
+        mistakes = [Mistake(row, 0, (row * 7 % 31) / 31, ((1, 0.5),)) for row in range(90)]
+        shuffled = random.Random(0).sample(mistakes, len(mistakes))
+        assert worst(shuffled) == worst(worst(shuffled[:40]) + worst(shuffled[40:])) == worst(mistakes)
+
+    def test_a_long_run_is_thinned(self):
+        history = History()
+        for step in range(1, 20_001):
+            history.add({"event": "step", "step": step, "loss": float(step % 2), "learning_rate": 0.1,
+                         "documents_per_second": 5.0, "wait_fraction": 0})  # fmt: skip
+        for damaged in ({"event": "step", "step": 3}, {"event": "step", "step": "x"}, {"event": "epoch", "step": 1}):
+            history.add(damaged)
+        assert MOST_POINTS < len(history.points) <= 2 * MOST_POINTS
+        assert history.points[-1].step == 20_000
+        assert sum(point.count for point in history.points) == 20_000
+        assert all(point.low == 0 and point.high == 1 for point in history.points)
+        assert history.points[0].means["loss"] == pytest.approx(0.5)
