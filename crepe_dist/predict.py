@@ -15,6 +15,7 @@ from crepe_dist.cluster.launch import detect, limit_threads
 from crepe_dist.data.dataset import PARTS, open_dataset
 from crepe_dist.data.formats.rows import join_title
 from crepe_dist.errors import UserError, shown, visible
+from crepe_dist.limits import whole
 
 if TYPE_CHECKING:
     from crepe_dist.serving.predictor import Prediction, Predictor
@@ -33,14 +34,16 @@ def main() -> None:
         EXAMPLES,
     )
     arguments.add_checkpoint(flags)
-    flags.add_argument("--text", help="a text, in place of lines")
-    flags.add_argument("--title", help="its title, joined as in training: title | text")
+    flags.add_argument("--text", type=str, help="a text, in place of lines")
+    flags.add_argument("--title", type=str, help="its title, joined as in training: title | text")
     flags.add_argument("--file", metavar="FILE", help="texts, one a line (- is standard input)")
-    flags.add_argument("--random", type=int, metavar="N", help="N random documents of --data, with their true class")
+    flags.add_argument(
+        "--random", type=whole(1, 10**9), metavar="N", help="N random documents of --data, with their true class"
+    )
     flags.add_argument("--data", metavar="DIR", default="data/sample", help="prepared folder; default: data/sample")
     flags.add_argument("--part", choices=PARTS, default="test", help="part for --random; default: test")
-    flags.add_argument("--seed", type=int, help="makes --random repeatable")
-    flags.add_argument("--top", type=int, default=5, metavar="K", help="classes shown; default: 5")
+    flags.add_argument("--seed", type=whole(0, (1 << 63) - 1), metavar="N", help="makes --random repeatable")
+    flags.add_argument("--top", type=whole(1, 10**9), default=5, metavar="K", help="classes shown; default: 5")
     flags.add_argument("--format", choices=("text", "jsonl"), default="text", help="default: text")
     arguments.add_foreign(flags)
     given = flags.parse_args()
@@ -65,10 +68,8 @@ def main() -> None:
 
 
 def _check(given: Any) -> None:
-    if given.top < 1 or (given.random is not None and given.random < 1):
-        raise UserError("--top and --random need a number above zero")
     if given.title is not None and given.text is None:
-        raise UserError("--title needs --text")
+        raise UserError("--title needs --text", remedy="give both, or neither")
     if sum(value is not None for value in (given.text, given.file, given.random)) > 1:
         raise UserError("--text, --file and --random exclude each other", remedy="give one of them")
 
@@ -117,7 +118,9 @@ def _predict_random(predictor: Predictor, given: Any) -> None:
     dataset = open_dataset(given.data)
     part = dataset.parts.get(given.part)
     if part is None:
-        raise UserError(f"{given.data} has no {given.part} part", f"it has {', '.join(dataset.parts)}")
+        raise UserError(
+            f"{given.data} has no {given.part} part", f"it has {', '.join(dataset.parts)}", "choose another --part"
+        )
     if dataset.classes != predictor.classes:
         raise UserError(
             f"{given.data} has other classes than the checkpoint",

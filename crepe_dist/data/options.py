@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 
+from crepe_dist.limits import Settings, setting, whole
+
 SHORTEST = 123  # characters a document: what leaves the network one position after its last pool
+LARGEST_BATCH = 1 << 20
 
 
 @dataclass
-class DataOptions:
+class DataOptions(Settings, group="data"):
     """What is trained on.
 
     Args:
@@ -15,4 +18,4 @@ class DataOptions:
     """
 
     source: str = "sample"
-    batch_size: int = 64
+    batch_size: int = setting(64, whole(1, LARGEST_BATCH))

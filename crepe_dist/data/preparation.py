@@ -143,7 +143,9 @@ def merge_in_steps(folders: Sequence[Path], out: Path, how: How | None = None) -
     try:
         job = Job.from_dict(spools[0].job)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{spools[0].folder} cannot be read", f"{type(error).__name__}: {error}"[:300]) from error
+        raise UserError(
+            f"{spools[0].folder} cannot be read", f"{type(error).__name__}: {error}"[:300], "make that part again"
+        ) from error
     labels = list(dict.fromkeys(label for spool in spools for label in spool.labels))
     with _new_folder(out, how.overwrite) as partial, pool(processes) as executor:
         scratch = partial / "spool"

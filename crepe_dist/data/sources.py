@@ -212,9 +212,17 @@ def _file(path: Path, name: str, reading: Reading) -> Source:
     amazon = AMAZON.fullmatch(path.name)
     kind = reading.format or ("amazon" if amazon else _by_suffix(path))
     if kind == "amazon" and not amazon:
-        raise UserError(f"{name} does not tell its class", "such files are named reviews_<Category>_5.json.gz")
+        raise UserError(
+            f"{name} does not tell its class",
+            "such files are named reviews_<Category>_5.json.gz",
+            "give it such a name, or another --format",
+        )
     if kind == "folder":
-        raise UserError(f"{name} is a file", "--format folder takes a folder with a folder for each class")
+        raise UserError(
+            f"{name} is a file",
+            "--format folder takes a folder with a folder for each class",
+            "name the folder, or leave --format out",
+        )
     return Source(path, name, format=kind, label=amazon[1] if amazon and kind == "amazon" else None)
 
 

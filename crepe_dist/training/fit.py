@@ -309,7 +309,9 @@ def _choose_folder(config: Config, dataset: Dataset, world: World) -> RunFolder:
 
     def seen() -> RunFolder:
         if not chosen.is_dir():
-            raise UserError(f"the run folder {chosen} is not to be seen")
+            raise UserError(
+                f"the run folder {chosen} is not to be seen", remedy="choose a --run-dir that all hosts share"
+            )
         return RunFolder(chosen)
 
     return world.agree("run folder", seen)

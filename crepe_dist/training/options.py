@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 from typing import Literal, Optional
 
+from crepe_dist.data.options import LARGEST_BATCH
 from crepe_dist.errors import UserError
+from crepe_dist.limits import Settings, real, setting, whole
 
 REFERENCE_BATCH = 128
+MANY = 10**9  # of steps, seconds or epochs: more is a slip of the finger
 
 
 @dataclass
-class OptimizerOptions:
+class OptimizerOptions(Settings, group="optimizer"):
     """How the parameters are updated.
 
     Args:
@@ -26,19 +29,14 @@ class OptimizerOptions:
     """
 
     name: Literal["adam", "sgd", "nag"] = "adam"
-    learning_rate: float = 0.001
-    momentum: float = 0.9
-    weight_decay: float = 0.00001
-    clip_norm: Optional[float] = None
+    learning_rate: float = setting(0.001, real(0, 1000, open_below=True))
+    momentum: float = setting(0.9, real(0, 1, open_above=True))
+    weight_decay: float = setting(0.00001, real(0, 1))
+    clip_norm: Optional[float] = setting(None, real(0, MANY, open_below=True))
     schedule: Literal["constant", "halving", "cosine"] = "cosine"
-    halve_every: float = 3
+    halve_every: float = setting(3, real(0, MANY, open_below=True))
     scale_with_batch: bool = False
-    warmup_epochs: Optional[float] = None
-
-    def __post_init__(self) -> None:
-        _positive("optimizer", learning_rate=self.learning_rate, halve_every=self.halve_every)
-        if self.clip_norm is not None:
-            _positive("optimizer", clip_norm=self.clip_norm)
+    warmup_epochs: Optional[float] = setting(None, real(0, MANY))
 
     def settings(self) -> dict[str, float]:
         """Arguments of the MXNet optimiser ``name``."""
@@ -47,7 +45,7 @@ class OptimizerOptions:
 
 
 @dataclass
-class TrainingOptions:
+class TrainingOptions(Settings, group="training"):
     """The loop.
 
     Args:
@@ -59,26 +57,24 @@ class TrainingOptions:
         seed: decides the initialisation, the order of documents and the dropout.
     """
 
-    epochs: int = 5
-    start_epoch: int = 0
+    epochs: int = setting(5, whole(1, MANY))
+    start_epoch: int = setting(0, whole(0, MANY))
     init_from: Optional[str] = None
-    patience: int = 0
-    seed: int = 0
+    patience: int = setting(0, whole(0, MANY))
+    seed: int = setting(0, whole(0, (1 << 63) - 1))
 
     def __post_init__(self) -> None:
-        _positive("training", epochs=self.epochs)
-        if not 0 <= self.start_epoch < self.epochs:
+        super().__post_init__()
+        if self.start_epoch >= self.epochs:
             raise UserError(
                 f"training.start_epoch {self.start_epoch} leaves no epoch to train",
                 f"training.epochs is {self.epochs}, and epochs count from zero",
                 "give an epoch below training.epochs",
             )
-        if self.seed < 0 or self.patience < 0:
-            raise UserError("training.seed and training.patience must not be negative")
 
 
 @dataclass
-class EvaluationOptions:
+class EvaluationOptions(Settings, group="evaluation"):
     """Scoring of the validation and test parts after each epoch.
 
     Args:
@@ -86,15 +82,12 @@ class EvaluationOptions:
         sharded: every process scores its share; off: rank 0 scores everything while the others wait.
     """
 
-    batch_size: int = 512
+    batch_size: int = setting(512, whole(1, LARGEST_BATCH))
     sharded: bool = True
-
-    def __post_init__(self) -> None:
-        _positive("evaluation", batch_size=self.batch_size)
 
 
 @dataclass
-class CheckpointOptions:
+class CheckpointOptions(Settings, group="checkpoint"):
     """What is kept on disk.
 
     Args:
@@ -103,16 +96,13 @@ class CheckpointOptions:
         keep_last: checkpoints of the last epochs that are kept; the best one is kept besides.
     """
 
-    every: int = 200
-    every_s: float = 60
-    keep_last: int = 3
-
-    def __post_init__(self) -> None:
-        _positive("checkpoint", every=self.every, every_s=self.every_s, keep_last=self.keep_last)
+    every: int = setting(200, whole(1, MANY))
+    every_s: float = setting(60, real(0, MANY, open_below=True))
+    keep_last: int = setting(3, whole(1, MANY))
 
 
 @dataclass
-class LoggingOptions:
+class LoggingOptions(Settings, group="logging"):
     """What is shown and written while training. Has no influence on the result.
 
     Args:
@@ -122,16 +112,13 @@ class LoggingOptions:
             folder, beside Horovod's timeline if gradients pass through Horovod. Slows these steps down a little.
     """
 
-    every: int = 10
+    every: int = setting(10, whole(1, MANY))
     tensorboard: bool = True
     profile: bool = False
 
-    def __post_init__(self) -> None:
-        _positive("logging", every=self.every)
-
 
 @dataclass
-class SafetyOptions:
+class SafetyOptions(Settings, group="safety"):
     """What ends a run that went wrong.
 
     Args:
@@ -142,15 +129,6 @@ class SafetyOptions:
             such a step reaches the parameters in either case.
     """
 
-    watchdog_s: float = 120
-    digest_every: int = 200
+    watchdog_s: float = setting(120, real(0, MANY, open_below=True))
+    digest_every: int = setting(200, whole(1, MANY))
     nonfinite: Literal["stop", "skip"] = "stop"
-
-    def __post_init__(self) -> None:
-        _positive("safety", watchdog_s=self.watchdog_s, digest_every=self.digest_every)
-
-
-def _positive(group: str, **values: float) -> None:
-    for name, value in values.items():
-        if not value > 0:
-            raise UserError(f"{group}.{name} is {value}", remedy="give a number above zero")

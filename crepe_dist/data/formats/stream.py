@@ -44,7 +44,9 @@ class Stream:
         except AttributeError:
             raise UserError("there is no standard input", remedy="name a file, or send something to the pipe") from None
         except OSError as error:
-            raise UserError(f"{self._name} cannot be read", error.strerror or str(error)) from error
+            raise UserError(
+                f"{self._name} cannot be read", error.strerror or str(error), "name another file"
+            ) from error
         self._raw = self._read_raw()
         for magic, (name, remedy) in FOREIGN.items():
             if self._raw.startswith(magic):
@@ -81,7 +83,9 @@ class Stream:
         try:
             data = self._file.read(PIECE)
         except OSError as error:
-            raise UserError(f"{self._name} cannot be read", error.strerror or str(error)) from error
+            raise UserError(
+                f"{self._name} cannot be read", error.strerror or str(error), "name another file"
+            ) from error
         self.position += len(data)
         self._digest.update(data)
         return data
