@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
         self.register("type", None, _name)
         self.register("type", Path, lambda text: Path(_name(text)))
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         values, rest = self.parse_known_args(args, namespace)
         if rest:
             flags = [flag for action in self._actions for flag in action.option_strings]

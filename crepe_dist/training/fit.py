@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from crepe_dist import crash
 from crepe_dist.cluster.control import Control, Stopped
 from crepe_dist.cluster.devices import pick
 from crepe_dist.cluster.failures import drain, is_peer_gone
@@ -121,6 +122,7 @@ def train(config: Config, world: World, control: Control, carried: Carried | Non
         lock = world.on_root("lock", folder.lock_in_steps(LOCK_SECONDS if control.is_supervised else 0.0))
         with lock or nullcontext():
             watchdog.write_to(folder.stacks(world.rank), world.gather(watchdog.identity(), "processes"))
+            crash.expect(crash.Context(folder.path, config.to_dict(), watchdog.ask_for_stacks))
             _verify_data(dataset, world, folder, watchdog)
             world.broadcast_parameters(network._collect_params_with_prefix())
             metrics = _open_metrics(config, folder, display) if world.is_root else Metrics()
