@@ -242,7 +242,10 @@ def _new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
 
     What a killed predecessor left is put right first.
     """
-    out = out.resolve()  # a link stays one, and its target is what is replaced
+    try:
+        out = out.resolve()  # a link stays one, and its target is what is replaced
+    except (OSError, RuntimeError) as error:  # links that lead in a circle
+        raise UserError(f"{out} cannot be made", str(error), "choose another --out") from error
     _recover(out)
     _check_out(out, overwrite)
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")

@@ -205,6 +205,8 @@ def _named(name: str, reading: Reading) -> list[Source]:
         raise UserError(f"{path} does not exist", remedy="give files, folders, - for a pipe, or `sample`")
     if path.is_dir():
         return list(_in_folder(path, path, reading))
+    if path.is_char_device() or path.is_block_device() or path.is_socket():
+        raise UserError(f"{path} is no file but a device or socket", remedy="give files, folders, or - for a pipe")
     return [_file(path, path.name, reading)]
 
 
