@@ -31,6 +31,9 @@ HELP = "python -m crepe_dist.train --help lists every option with its type and d
 # Short forms of flags that are typed often.
 ALIASES = {
     "--data": "--data.source",
+    "--batch-size": "--data.batch_size",
+    "--epochs": "--training.epochs",
+    "--seed": "--training.seed",
     "--init-from": "--training.init_from",
     "--start-epoch": "--training.start_epoch",
 }
@@ -40,11 +43,11 @@ examples:
   python -m crepe_dist.train                                    the sample, on this machine
   horovodrun -np 2 python -m crepe_dist.train                   the same by two processes
   python -m crepe_dist.train --data data/reviews --device gpu   prepared data, one GPU
-  python -m crepe_dist.train --config configs/smoke.yaml --training.epochs 3
+  python -m crepe_dist.train --config configs/smoke.yaml --epochs 3
 
-short forms: --data DIR is --data.source DIR, --init-from FILE is --training.init_from FILE,
---start-epoch N is --training.start_epoch N, --profile is --logging.profile true. The same command run again goes on
-with an unfinished run.
+short forms: --data DIR is --data.source DIR; --batch-size, --epochs, --seed, --init-from and --start-epoch are
+--data.batch_size, --training.epochs and so on; --profile is --logging.profile true. The same command run again goes
+on with an unfinished run.
 """
 
 

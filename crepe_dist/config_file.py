@@ -75,7 +75,7 @@ def read(path: Path, groups: Collection[str]) -> dict[str, Any]:
             f"the settings in {path} cannot be used", "they are not UTF-8", "save the file as UTF-8"
         ) from error
     except (OSError, ValueError, yaml.YAMLError) as error:
-        why = " ".join(str(error).split())
+        why = (error.strerror if isinstance(error, OSError) else "") or " ".join(str(error).split())
         raise UserError(f"the settings in {path} cannot be used", why, "configs/ has files to begin with") from error
     return dict(settings or {})
 

@@ -109,7 +109,7 @@ def wanted(hint: Any, limits: Limits | None = None) -> str:
         elif kind in (int, float):
             words.append(str(limits) if limits else "a whole number" if kind is int else "a number")
         else:
-            words.append("a name" if kind is str else str(kind))
+            words.append("a name in UTF-8" if kind is str else str(kind))
     return " or ".join(words) + (" (or null)" if type(None) in _alternatives(hint) else "")
 
 
@@ -129,6 +129,14 @@ def shortened(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
+def _writable(name: str) -> bool:
+    """Whether records and manifests can hold it: on Linux a file's name may be any bytes."""
+    try:
+        return b"\0" not in name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+
+
 def _alternatives(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) is Union else (hint,)
 
@@ -143,5 +151,5 @@ def _is(value: Any, kind: Any, limits: Limits | None) -> bool:
     if kind in (int, float):
         return (limits or Limits(kind, -math.inf, math.inf)).allow(value)
     if kind is str:
-        return isinstance(value, str) and value.strip() != "" and "\0" not in value
+        return isinstance(value, str) and value.strip() != "" and _writable(value)
     return isinstance(value, kind)

@@ -83,7 +83,8 @@ def _texts(given: Any) -> tuple[Iterator[str], int]:
     if given.file in (None, "-"):
         return _lines(sys.stdin.fileno()), 1 if sys.stdin.isatty() else BATCH_SIZE
     if not Path(given.file).is_file():
-        raise UserError(f"{given.file} does not exist", remedy="give a file with one text a line")
+        what = "is not a file" if Path(given.file).exists() else "does not exist"
+        raise UserError(f"{given.file} {what}", remedy="give a file with one text a line")
     return _lines(given.file), BATCH_SIZE
 
 
