@@ -13,7 +13,7 @@ from crepe_dist.cluster.devices import DEVICES
 from crepe_dist.data.alphabet import LONGEST, MODES
 from crepe_dist.data.sources import read_names
 from crepe_dist.errors import UserError
-from crepe_dist.limits import Limits, near, whole
+from crepe_dist.limits import Limits, near, shortened, whole
 
 FEATURE_LEN = whole(1, LONGEST)
 
@@ -55,12 +55,14 @@ class Parser(argparse.ArgumentParser):
         if action is not None and action.choices and error.message.startswith("invalid choice"):
             value = error.message.split(": ", 1)[1].rpartition(" (choose")[0]
             choices = [str(choice) for choice in action.choices]
+            given = value[1:-1]
             return UserError(
-                f"{flag} is {value}",
-                remedy=near(value.strip("'"), choices) or f"give one of {', '.join(choices)}",
+                f"{flag} is {shortened(given)}", remedy=near(given, choices) or f"give one of {', '.join(choices)}"
             )
-        limits = action.type if action is not None and isinstance(action.type, Limits) else None
-        return UserError(f"{flag}: {error.message}", remedy=f"give {limits}" if limits else self._help())
+        if action is not None and isinstance(action.type, Limits):
+            between = " " if error.message.startswith("is ") else ": "
+            return UserError(f"{flag}{between}{error.message}", remedy=f"give {action.type}")
+        return UserError(f"{flag}: {error.message}", remedy=self._help())
 
     def _help(self) -> str:
         return f"{self.prog} --help lists the options"

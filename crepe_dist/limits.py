@@ -40,7 +40,7 @@ class Limits:
         except (ValueError, OverflowError):
             value = math.nan
         if not self.allow(value):
-            raise argparse.ArgumentTypeError(f"{shortened(text)} is not {self}")
+            raise argparse.ArgumentTypeError(f"is {shortened(text)}")
         return value
 
     def __str__(self) -> str:
@@ -125,7 +125,8 @@ def near(word: str, known: Iterable[str]) -> str:
 
 
 def shortened(value: Any) -> str:
-    text = repr(value)
+    """A value for a message; empty text in quotes."""
+    text = value if isinstance(value, str) and value.strip() else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
