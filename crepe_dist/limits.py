@@ -7,7 +7,7 @@ import difflib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 from crepe_dist.errors import UserError
 
@@ -47,7 +47,7 @@ class Limits:
         noun = "a whole number" if self.kind is int else "a number"
         start = "above" if self.open_below else "from"
         end = " to below" if self.open_above else ", at most" if self.open_below else " to"
-        return f"{noun} {start} {self.least:,}{end} {self.most:,}"
+        return f"{noun} {start} {_plain(self.least)}{end} {_plain(self.most)}"
 
 
 def whole(least: int, most: int) -> Limits:
@@ -88,9 +88,8 @@ class Settings:
 
 
 def typed(settings: type) -> dict[str, tuple[Any, Limits | None]]:
-    """Type and limits of each field of a dataclass."""
-    hints = get_type_hints(settings)
-    return {each.name: (hints[each.name], each.metadata.get("limits")) for each in fields(settings)}
+    """Type and limits of each field of a dataclass, whose module does not turn annotations into strings."""
+    return {each.name: (each.type, each.metadata.get("limits")) for each in fields(settings)}
 
 
 def wanted(hint: Any, limits: Limits | None = None) -> str:
@@ -154,3 +153,7 @@ def _is(value: Any, kind: Any, limits: Limits | None) -> bool:
     if kind is str:
         return isinstance(value, str) and value.strip() != "" and _writable(value)
     return isinstance(value, kind)
+
+
+def _plain(number: float) -> str:
+    return f"{int(number):,}" if number == int(number) else f"{number:,}"
