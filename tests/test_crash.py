@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
 import time
 
 import pytest
@@ -86,10 +87,17 @@ def test_without_room_the_failure_is_told_all_the_same(place, capsys, monkeypatc
 
 def test_it_does_not_hold_up_the_end(monkeypatch, capsys):
     monkeypatch.setattr(crash, "SECONDS", 0.2)
-    monkeypatch.setattr(crash, "_put", lambda *_: time.sleep(5))
+    held = threading.Event()
+
+    def content(*_):
+        held.wait(10)
+        raise OSError  # the test is over
+
+    monkeypatch.setattr(crash, "_content", content)
     began = time.monotonic()
     assert ended() == 70
     assert time.monotonic() - began < 3
+    held.set()
     assert "raise ZeroDivisionError(text)" in capsys.readouterr().err
 
 
