@@ -129,7 +129,10 @@ def class_names(given: str | None) -> tuple[str, ...] | None:
         return tuple(read_names(path))
     if "," not in given:
         raise UserError(f"--classes {given}: no such file, and not a list", remedy="give a file, or names as a,b,c")
-    return tuple(name.strip() for name in given.split(","))
+    names = tuple(name.strip() for name in given.split(","))
+    if "" in names or len(set(names)) < len(names):
+        raise UserError(f"--classes {given}: a name is empty or there twice", remedy="give each class its own name")
+    return names
 
 
 def check_output(path: Path | None, flag: str) -> None:

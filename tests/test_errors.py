@@ -268,6 +268,8 @@ def test_files_that_are_not_what_is_wanted(place, said, name):
         (("train", "--data", "data3", *QUICK, "--training.patience=1"), "validation part"),
         (("train", "--data", "data3", *QUICK, "--model.precision=float16"), "float16"),
         (("predict", "run", "--text", "x", "--mode", "full"), "describes itself"),
+        (("predict", "run", "--text", "x", "--classes", "a,,b"), "--classes a,,b: a name is empty or there twice"),
+        (("predict", "run", "--text", "x", "--classes", "a,b,a"), "--classes a,b,a: a name is empty or there twice"),
     ],
 )
 def test_what_does_not_go_together(place, said, arguments, message):
