@@ -1,4 +1,4 @@
-"""How every command starts and ends: exit codes, and errors without tracebacks for what a user can mend."""
+"""How every command starts and ends: exit codes, a sentence for what a user can mend, and a report of all else."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import errno
 import os
 import signal
 import sys
-import traceback
 from typing import Callable, NoReturn
 
+from crepe_dist import crash
 from crepe_dist.cluster.control import Stopped
 from crepe_dist.cluster.failures import is_peer_gone
 from crepe_dist.cluster.launch import detect
 from crepe_dist.errors import ExitCode, UserError
 
 OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
+# A name that cannot be one.
+OF_THE_NAME = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
 
 
 def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
@@ -24,6 +26,7 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
         interrupted: what is said after Ctrl-C.
     """
     code: int = ExitCode.ERROR
+    crash.expect(crash.Context())
     try:
         main()
         code = ExitCode.DONE
@@ -50,13 +53,15 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
         if detect().size > 1 and is_peer_gone(error):
             _say("stopped because another process ended; its message says why")
             code = ExitCode.PEER_GONE
-        elif isinstance(error, OSError) and error.errno in OF_THE_DISK:
+        elif isinstance(error, OSError) and error.errno in OF_THE_DISK | OF_THE_NAME:
             name = error.filename if isinstance(error.filename, str) else "a file"
             remedy = "make room, or see to it that it may be written"
+            if error.errno in OF_THE_NAME:
+                remedy = "choose another name"
             _say(str(UserError(f"{name} cannot be used", error.strerror or str(error), remedy)))
         else:
-            traceback.print_exc()
             code = ExitCode.FAILURE
+            _say(str(crash.unexpected(error, code)))
     sys.exit(code)
 
 

@@ -3,9 +3,10 @@
 import argparse
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Optional
+from typing import Any, Literal, Optional
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
@@ -14,6 +15,7 @@ from crepe_dist import __version__
 from crepe_dist.config_file import ConfigFile
 from crepe_dist.data.options import DataOptions
 from crepe_dist.errors import UserError
+from crepe_dist.limits import Settings, near, remedy, shortened, typed
 from crepe_dist.model.options import ModelOptions
 from crepe_dist.training.options import (
     CheckpointOptions,
@@ -24,9 +26,14 @@ from crepe_dist.training.options import (
     TrainingOptions,
 )
 
+Device = Literal["auto", "gpu", "cpu"]
+HELP = "python -m crepe_dist.train --help lists every option with its type and default"
 # Short forms of flags that are typed often.
 ALIASES = {
     "--data": "--data.source",
+    "--batch-size": "--data.batch_size",
+    "--epochs": "--training.epochs",
+    "--seed": "--training.seed",
     "--init-from": "--training.init_from",
     "--start-epoch": "--training.start_epoch",
     "--overfit-batches": "--training.overfit_batches",
@@ -37,18 +44,18 @@ examples:
   python -m crepe_dist.train                                    the sample, on this machine
   horovodrun -np 2 python -m crepe_dist.train                   the same by two processes
   python -m crepe_dist.train --data data/reviews --device gpu   prepared data, one GPU
-  python -m crepe_dist.train --config configs/smoke.yaml --training.epochs 3
+  python -m crepe_dist.train --config configs/smoke.yaml --epochs 3
   python -m crepe_dist.train --dry-run                          shapes, memory, time; one step, nothing written
   python -m crepe_dist.train --overfit-batches 2                can it learn 128 documents by heart?
 
-short forms: --data DIR is --data.source DIR, --init-from FILE is --training.init_from FILE,
---start-epoch N is --training.start_epoch N, --overfit-batches N is --training.overfit_batches N, --profile is
---logging.profile true. The same command run again goes on with an unfinished run.
+short forms: --data DIR is --data.source DIR; --batch-size, --epochs, --seed, --init-from, --start-epoch and
+--overfit-batches are --data.batch_size, --training.epochs and so on; --profile is --logging.profile true. The same
+command run again goes on with an unfinished run.
 """
 
 
 @dataclass
-class Config:
+class Config(Settings):
     """Everything that a training run is told.
 
     Args:
@@ -58,7 +65,7 @@ class Config:
         dry_run: only try what would be done: shapes, memory, and one step on every process; nothing is written.
     """
 
-    device: str = "auto"
+    device: Device = "auto"
     run_dir: Optional[str] = None
     fresh: bool = False
     dry_run: bool = False
@@ -118,9 +125,10 @@ def parser() -> ArgumentParser:
         formatter_class=_HelpFormatter,
         version=__version__,
         exit_on_error=False,
+        allow_abbrev=False,
     )
     result.add_argument("--config", action=ConfigFile, help="YAML file of settings; flags override it")
-    result.add_argument("--device", default="auto", help="auto (a GPU if there is one), gpu or cpu")
+    result.add_argument("--device", type=Device, default="auto", help="auto (a GPU if there is one), gpu or cpu")
     result.add_argument("--run-dir", type=Optional[str], help="folder of the run (none: runs/<data>-<hash>)")
     result.add_argument("--fresh", action="store_true", help="start another run even if this one exists")
     result.add_argument("--dry-run", action="store_true", help="try one step on every process; write nothing")
@@ -141,14 +149,63 @@ def parse(arguments: Sequence[str]) -> Config:
     spelled = [_spelled_out(argument) for argument in arguments]
     try:
         values = parser().parse_args(spelled)
+        groups = {name: options(**vars(values[name])) for name, options in GROUPS.items()}
+        return Config(
+            device=values.device, run_dir=values.run_dir, fresh=values.fresh, dry_run=values.dry_run, **groups
+        )
     except (argparse.ArgumentError, TypeError, ValueError, yaml.YAMLError) as error:
-        message = " ".join(str(error).split())
-        raise UserError(
-            f"the settings cannot be used: {message}",
-            remedy="python -m crepe_dist.train --help lists every option with its type and default",
-        ) from error
-    groups = {name: options(**vars(values[name])) for name, options in GROUPS.items()}
-    return Config(device=values.device, run_dir=values.run_dir, fresh=values.fresh, dry_run=values.dry_run, **groups)
+        raise _as_typed(_mistake(str(error)), arguments) from error
+    except UserError as error:
+        raise _as_typed(error, arguments) from None
+
+
+def settings() -> dict[str, tuple[Any, Any]]:
+    """Type and limits of every setting, by its dotted name."""
+    found = {name: kind for name, kind in typed(Config).items() if name not in GROUPS}
+    for group, options in GROUPS.items():
+        found.update({f"{group}.{name}": kind for name, kind in typed(options).items()})
+    return found
+
+
+def _mistake(message: str) -> UserError:
+    """What jsonargparse complains of, in our words."""
+    known = settings()
+    name = re.match(r'Parser key "([\w.]+)"', message)
+    value = re.search(r"(?:Got|Given) value: (.*)", message, re.DOTALL)
+    if name and name[1] in known:
+        given = value[1] if value else ""
+        what = f"{name[1]} is {shortened(given)}" if value else f"{name[1]} cannot be used"
+        return UserError(what, remedy=remedy(given, *known[name[1]]))
+    if flag := re.match(r"argument (--[\w.-]+): (.*)", message):
+        return UserError(f"{flag[1]} cannot be used", flag[2], HELP)
+    if flags := re.match(r"unrecognized arguments: (\S*)", message):
+        options = [
+            *ALIASES,
+            *SWITCHES,
+            "--config",
+            "--help",
+            "--run-dir",
+            "--version",
+            *(f"--{each}" for each in known),
+        ]
+        return UserError(f"there is no option {flags[1]}", remedy=near(flags[1].split("=")[0], options) or HELP)
+    if inner := re.match(r"Group '([\w.]+)' does not accept option '(.*)'", message):
+        return UserError(
+            f"there is no setting {inner[1]}.{inner[2]}", remedy=near(f"{inner[1]}.{inner[2]}", known) or HELP
+        )
+    if outer := re.match(r"Option '(.*)' is not accepted", message):
+        return UserError(f"there is no setting {outer[1]}", remedy=near(outer[1], known) or HELP)
+    return UserError("the settings cannot be used", " ".join(message.split())[:500], HELP)
+
+
+def _as_typed(error: UserError, arguments: Sequence[str]) -> UserError:
+    """The same with the short forms of flags, where those were typed."""
+    flags = {argument.partition("=")[0] for argument in arguments}
+    for short, spelled in ALIASES.items():
+        if short in flags:
+            error.what = error.what.replace(spelled[2:], short)
+            error.why = error.why.replace(spelled, short)
+    return error
 
 
 def _spelled_out(argument: str) -> str:

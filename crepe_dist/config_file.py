@@ -16,6 +16,7 @@ from jsonargparse import ActionConfigFile, get_loader, set_loader
 
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_bytes
+from crepe_dist.limits import near
 
 MAX_BYTES = 1 << 18
 MAX_EVENTS = 10_000
@@ -70,9 +71,11 @@ def read(path: Path, groups: Collection[str]) -> dict[str, Any]:
         settings = load(read_bytes(path, MAX_BYTES).decode("utf-8"))
         _check(settings, groups)
     except UnicodeDecodeError as error:
-        raise UserError(f"the settings in {path} cannot be used", "they are not UTF-8") from error
+        raise UserError(
+            f"the settings in {path} cannot be used", "they are not UTF-8", "save the file as UTF-8"
+        ) from error
     except (OSError, ValueError, yaml.YAMLError) as error:
-        why = " ".join(str(error).split())
+        why = (error.strerror if isinstance(error, OSError) else "") or " ".join(str(error).split())
         raise UserError(f"the settings in {path} cannot be used", why, "configs/ has files to begin with") from error
     return dict(settings or {})
 
@@ -84,8 +87,14 @@ def _check(settings: Any, groups: Collection[str]) -> None:
         raise ValueError("it holds no settings of the form `name: value`")
     for name, value in settings.items():
         # A name where a group of settings belongs would be imported.
-        if isinstance(value, dict) != (name in groups):
-            raise ValueError(f"{str(name)[:80]} is a group of settings, or is none")
+        if isinstance(value, dict) and name not in groups:
+            raise UserError(
+                f"there is no group of settings {str(name)[:80]}",
+                f"the groups are {', '.join(sorted(groups))}",
+                near(str(name), groups) or "configs/ has files to begin with",
+            )
+        if name in groups and not isinstance(value, dict):
+            raise ValueError(f"{name} is a group of settings, and holds none here")
         for key, one in value.items() if isinstance(value, dict) else [(name, value)]:
             if key in NO_SETTINGS:
                 raise ValueError(f"{key} is no setting")

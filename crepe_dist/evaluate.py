@@ -11,8 +11,10 @@ import pandas as pd
 from crepe_dist import arguments, command
 from crepe_dist.cluster.world import World, join
 from crepe_dist.data.dataset import PARTS, Dataset, Part
+from crepe_dist.data.options import LARGEST_BATCH
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import write_text
+from crepe_dist.limits import whole
 
 if TYPE_CHECKING:
     from crepe_dist.serving.predictor import Predictor
@@ -33,7 +35,13 @@ def main() -> None:
     arguments.add_checkpoint(flags)
     flags.add_argument("--data", default="sample", metavar="DIR", help="prepared folder; default: the sample")
     flags.add_argument("--part", choices=PARTS, default="test", help="default: test")
-    flags.add_argument("--batch-size", type=int, default=512, help="documents a step over all processes; default: 512")
+    flags.add_argument(
+        "--batch-size",
+        type=whole(1, LARGEST_BATCH),
+        default=512,
+        metavar="B",
+        help="documents a step over all processes; default: 512",
+    )
     flags.add_argument("--json", type=Path, metavar="FILE", help="also write every number to FILE")
     flags.add_argument("--html", type=Path, metavar="FILE", help="also write a page with figures and mistakes to FILE")
     arguments.add_foreign(flags)
@@ -41,8 +49,6 @@ def main() -> None:
     with join() as world:
         from crepe_dist.training.evaluation import evaluate
 
-        if given.batch_size < 1:
-            raise UserError(f"--batch-size is {given.batch_size}", remedy="give a number above zero")
         arguments.check_output(given.json, "--json")
         arguments.check_output(given.html, "--html")
         dataset, predictor = _open(given, world)
@@ -79,7 +85,9 @@ def _open(given: Any, world: World) -> tuple[Dataset, Predictor]:
 
 def _check(predictor: Predictor, dataset: Dataset, part: str) -> None:
     if part not in dataset.parts:
-        raise UserError(f"{dataset.folder} has no {part} part", f"it has {', '.join(dataset.parts)}")
+        raise UserError(
+            f"{dataset.folder} has no {part} part", f"it has {', '.join(dataset.parts)}", "choose another --part"
+        )
     if predictor.encoding != dataset.encoding:
         mine, theirs = predictor.encoding, dataset.encoding
         raise UserError(

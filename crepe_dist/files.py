@@ -29,12 +29,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    with whole(path) as stream:
+    with written_whole(path) as stream:
         stream.write(text)
 
 
 @contextmanager
-def whole(path: Path, errors: str = "strict") -> Iterator[TextIO]:
+def written_whole(path: Path, errors: str = "strict") -> Iterator[TextIO]:
     """A text file that takes its name at the end of the block, or is removed if that fails or is interrupted."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -21,7 +21,8 @@ from crepe_dist.data.formats.columns import Wanted
 from crepe_dist.data.formats.rows import join_title
 from crepe_dist.data.sources import PIPE, Reading
 from crepe_dist.errors import UserError, visible
-from crepe_dist.files import whole, write_text
+from crepe_dist.files import write_text
+from crepe_dist.limits import whole
 from crepe_dist.reports import explanation as report
 from crepe_dist.reports.wording import counted, listed
 from crepe_dist.serving.answers import STYLES, answers, explained, json_line
@@ -70,8 +71,8 @@ def _flags() -> argparse.ArgumentParser:
         EXAMPLES,
     )
     arguments.add_checkpoint(flags)
-    flags.add_argument("--text", help="a text, in place of a file")
-    flags.add_argument("--title", help="its title, joined as in training: title | text")
+    flags.add_argument("--text", type=str, help="a text, in place of a file")
+    flags.add_argument("--title", type=str, help="its title, joined as in training: title | text")
 
     group = flags.add_argument_group("files and pipes")
     group.add_argument("--file", metavar="FILE", help="texts (- is standard input, the default); plain or .gz")
@@ -81,13 +82,15 @@ def _flags() -> argparse.ArgumentParser:
     group.add_argument("--title-column", metavar="COLUMN", help="is joined with the text as `title | text`")
 
     group = flags.add_argument_group("documents whose class is known")
-    group.add_argument("--random", type=int, metavar="N", help="N random documents of --data, with their true class")
+    group.add_argument(
+        "--random", type=whole(1, 10**9), metavar="N", help="N random documents of --data, with their true class"
+    )
     group.add_argument("--data", metavar="DIR", default="data/sample", help="prepared folder; default: data/sample")
     group.add_argument("--part", choices=PARTS, default="test", help="part for --random; default: test")
-    group.add_argument("--seed", type=int, help="makes --random repeatable")
+    group.add_argument("--seed", type=whole(0, (1 << 63) - 1), metavar="N", help="makes --random repeatable")
 
     group = flags.add_argument_group("answers")
-    group.add_argument("--top", type=int, metavar="K", help="classes told; default: 5, in CSV 1")
+    group.add_argument("--top", type=whole(1, 10**9), metavar="K", help="classes told; default: 5, in CSV 1")
     group.add_argument(
         "--format", "--output-format", choices=STYLES, default="text", help="csv keeps the columns; default: text"
     )
@@ -101,8 +104,6 @@ def _flags() -> argparse.ArgumentParser:
 
 
 def _check(given: Any) -> None:
-    if (given.top is not None and given.top < 1) or (given.random is not None and given.random < 1):
-        raise UserError("--top and --random need a number above zero")
     if given.title is not None and given.text is None:
         raise UserError("--title needs --text", remedy="a column of a file is named by --title-column")
     if sum(value is not None for value in (given.text, given.file, given.random)) > 1:
@@ -159,7 +160,7 @@ def _inputs(given: Any) -> tuple[tuple[str, ...], Iterable[list[Input]]]:
 def _output(path: Path | None) -> Iterator[TextIO]:
     # What is no Unicode in a column that is kept must not end the stream.
     if path is not None:
-        with whole(path, errors="replace") as stream:
+        with written_whole(path, errors="replace") as stream:
             yield stream
         return
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -217,7 +218,9 @@ def _predict_random(predictor: Predictor, given: Any, explaining: Explaining) ->
     dataset = open_dataset(given.data)
     part = dataset.parts.get(given.part)
     if part is None:
-        raise UserError(f"{given.data} has no {given.part} part", f"it has {', '.join(dataset.parts)}")
+        raise UserError(
+            f"{given.data} has no {given.part} part", f"it has {', '.join(dataset.parts)}", "choose another --part"
+        )
     if dataset.classes != predictor.classes:
         raise UserError(
             f"{given.data} has other classes than the checkpoint",

@@ -27,6 +27,7 @@ from crepe_dist.data.selection import DEDUPE, Split
 from crepe_dist.data.sources import FORMATS, SAMPLE, SAMPLE_FEATURE_LEN, Reading, Sources, find_sources
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable
+from crepe_dist.limits import real, whole
 from crepe_dist.reports import data as report
 
 EXAMPLES = """  python -m crepe_dist.prepare sample --out data/sample
@@ -52,7 +53,9 @@ def main() -> None:
         _run(given)
     except OSError as error:
         name = error.filename if isinstance(error.filename, str) else "a file"
-        raise UserError(f"{name} cannot be used", error.strerror or str(error)) from error
+        raise UserError(
+            f"{name} cannot be used", error.strerror or str(error), "choose another, or see to it that it can be used"
+        ) from error
 
 
 def _stop(*_: object) -> None:
@@ -81,9 +84,15 @@ def _run(given: argparse.Namespace) -> None:
 
 def _check_alone(given: argparse.Namespace, flag: str, taken: set[str]) -> None:
     usual = vars(_flags().parse_args([]))
-    more = [name for name, value in vars(given).items() if value != usual[name] and name not in taken]
+    more = [
+        "SOURCE" if name == "source" else f"--{name.replace('_', '-')}"
+        for name, value in vars(given).items()
+        if value != usual[name] and name not in taken
+    ]
     if more:
-        raise UserError(f"--{flag} does not take {', '.join(more)}", "that was decided when the data were prepared")
+        raise UserError(
+            f"--{flag} does not take {', '.join(more)}", "that was decided when the data were prepared", "leave it out"
+        )
 
 
 def _flags() -> argparse.ArgumentParser:
@@ -112,27 +121,42 @@ def _flags() -> argparse.ArgumentParser:
         "--text", "--text-column", metavar="COLUMN", help="default: by usual names, or all but the label"
     )
     group.add_argument("--title", "--title-column", metavar="COLUMN", help="is joined with the text as `title | text`")
-    group.add_argument("--max-bad", type=float, default=MAX_BAD, help="share of unusable rows allowed; default: 0.01")
+    group.add_argument(
+        "--max-bad",
+        type=real(0, 1),
+        default=MAX_BAD,
+        metavar="SHARE",
+        help="share of unusable rows allowed; default: 0.01",
+    )
 
     group = flags.add_argument_group("which rows go where")
     group.add_argument("--test", metavar="FILE|SHARE", default=None, help="test part; default: its files, else 0.2")
     group.add_argument("--validation", metavar="FILE|SHARE", default=None, help="to choose the best epoch; default: 0")
     group.add_argument("--stratified", action="store_true", help="the same shares of every class")
-    group.add_argument("--max-per-class", type=int, metavar="N", help="a uniform random sample of N rows a class")
+    group.add_argument(
+        "--max-per-class", type=whole(1, 10**12), metavar="N", help="a uniform random sample of N rows a class"
+    )
     group.add_argument("--dedupe", choices=DEDUPE, default="no", help="leave repeated rows out; near: but for case, "
                        "spaces and punctuation; default: no")  # fmt: skip
     group.add_argument(
-        "--align", type=int, metavar="N", help="training rows are a multiple of N; the rest is tested on"
+        "--align", type=whole(1, 10**9), metavar="N", help="training rows are a multiple of N; the rest is tested on"
     )
-    group.add_argument("--seed", type=int, default=0, help="decides which rows; default: 0")
+    group.add_argument(
+        "--seed", type=whole(0, (1 << 32) - 1), default=0, metavar="N", help="decides which rows; default: 0"
+    )
 
     group = flags.add_argument_group("encoding")
     group.add_argument("--mode", choices=MODES, default="paper", help="default: paper")
-    group.add_argument("--feature-len", type=int, metavar="L", help="characters a document; default: 1014, sample 192")
+    group.add_argument(
+        "--feature-len",
+        type=arguments.FEATURE_LEN,
+        metavar="L",
+        help="characters a document; default: 1014, sample 192",
+    )
     arguments.add_fold_accents(group)
 
     group = flags.add_argument_group("many cores, many machines")
-    group.add_argument("--processes", type=int, metavar="N", help="default: one for each core")
+    group.add_argument("--processes", type=whole(1, 4096), metavar="N", help="default: one for each core")
     group.add_argument("--part", type=_share, metavar="I/N", default=Share(), help="read the I-th of N parts")
     group.add_argument("--merge", action="store_true", help="SOURCE are the folders of all N parts")
 
@@ -143,10 +167,6 @@ def _flags() -> argparse.ArgumentParser:
 
 
 def _steps(given: Any) -> Steps:
-    if given.processes is not None and given.processes < 1:
-        raise UserError(f"--processes is {given.processes}", remedy="give a number from 1 on")
-    if not 0 <= given.max_bad <= 1:
-        raise UserError(f"--max-bad is {given.max_bad}", remedy="give a share from 0 to 1")
     reading = Reading(given.format, given.header, Wanted(given.label, given.title, given.text))
     how = How(reading, given.max_bad, given.processes, given.part, given.overwrite, _typed())
     if given.merge:

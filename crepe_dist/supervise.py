@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import math
 import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from crepe_dist import arguments, command
 from crepe_dist.cluster.hosts import LOOPBACK, Host, interface_address, parse_hosts
 from crepe_dist.cluster.options import REMOTE, Options
 from crepe_dist.cluster.supervisor import Supervisor
+from crepe_dist.config import parse
 from crepe_dist.errors import UserError
+from crepe_dist.limits import near, real, whole
 
 EXAMPLES = """\
   python -m crepe_dist.supervise -np 4 --data data/reviews            four processes on this machine
@@ -28,31 +28,36 @@ exit codes: 0 done; 1 a mistake, said above; 75 stopped and saved; 130 interrupt
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message, remedy=f"{self.prog} --help lists the options")
+MOST = 1 << 16
 
 
 def parser() -> argparse.ArgumentParser:
     result = arguments.parser(
-        "supervise", "Train with several processes, and start them again when they fail.", EXAMPLES, kind=_Parser
+        "supervise", "Train with several processes, and start them again when they fail.", EXAMPLES
     )
-    result.allow_abbrev = False  # a shortened flag may be one of train's
     result.add_argument(
-        "-np", "--processes", type=_whole, metavar="N", help="processes; default: the slots of all hosts, without -H 1"
+        "-np",
+        "--processes",
+        type=whole(1, MOST),
+        metavar="N",
+        help="processes; default: the slots of all hosts, without -H 1",
     )
     result.add_argument(
         "-H", "--hosts", metavar="HOST:SLOTS,…", help="in the order of ranks; default: this machine with N slots"
     )
     result.add_argument(
-        "--min-np", type=_whole, default=1, metavar="N", help="with fewer it waits for hosts; default: 1"
+        "--min-np", type=whole(1, MOST), default=1, metavar="N", help="with fewer it waits for hosts; default: 1"
     )
     result.add_argument(
-        "--max-restarts", type=int, default=10, metavar="N", help="after failures; preemptions are free; default: 10"
+        "--max-restarts",
+        type=whole(0, 10**9),
+        default=10,
+        metavar="N",
+        help="after failures; preemptions are free; default: 10",
     )
     result.add_argument(
         "--grace",
-        type=_seconds,
+        type=real(0, 1e6),
         default=30.0,
         metavar="SECONDS",
         help="from asking to stop to killing; default: 30",
@@ -83,8 +88,6 @@ def options(given: Sequence[str]) -> tuple[Options, list[str]]:
         raise UserError(f"{processes} processes, but the hosts have {slots} slots", remedy="lower -np, or extend -H")
     if values.min_np > processes:
         raise UserError(f"--min-np {values.min_np} is more than the {processes} processes", remedy="lower it")
-    if values.max_restarts < 0:
-        raise UserError(f"--max-restarts {values.max_restarts}", remedy="give 0 or more")
     remote = next((host.name for host in hosts if not host.local), None)
     if remote and not values.interface:
         raise UserError(
@@ -95,7 +98,7 @@ def options(given: Sequence[str]) -> tuple[Options, list[str]]:
     try:
         rsh = tuple(shlex.split(values.rsh))
     except ValueError as error:
-        raise UserError(f"--rsh {values.rsh}: {error}") from error
+        raise UserError(f"--rsh {values.rsh}: {error}", remedy="quote it as for a shell") from error
     if not rsh:
         raise UserError("--rsh is empty", remedy="give a command, for instance --rsh ssh")
     interface = values.interface or LOOPBACK
@@ -123,23 +126,23 @@ def run(chosen: Options, worker: Sequence[str]) -> int:
 
 def main() -> None:
     chosen, rest = options(sys.argv[1:])
+    _check(rest)
     sys.exit(run(chosen, [sys.executable, "-m", "crepe_dist.train", *rest]))
 
 
-def _whole(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above zero")
-    return int(text)
+def _check(rest: Sequence[str]) -> None:
+    """Finds a mistake in train's flags before any process is started.
 
-
-def _seconds(text: str) -> float:
+    Raises:
+        UserError: also for what is nearly one of the flags above.
+    """
+    own = [flag for action in parser()._actions for flag in action.option_strings]
     try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
-    return value
+        parse(rest)
+    except UserError as error:
+        mine = [near(argument.partition("=")[0], own) for argument in rest if argument in error.what]
+        error.remedy = next(filter(None, mine), error.remedy)
+        raise
 
 
 if __name__ == "__main__":

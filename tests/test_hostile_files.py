@@ -57,7 +57,7 @@ def good(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Good:
     pq.write_table(
         pa.table({"label": ["a", "b"] * 50, "text": [f"text {i}" for i in range(100)]}), folder / "good.parquet"
     )
-    (folder / "good.yaml").write_text("device: tpu\n")  # an error once everything is imported
+    (folder / "good.yaml").write_text("data: {source: nowhere}\n")  # an error once everything is imported
     return Good(folder)
 
 

@@ -776,7 +776,7 @@ class TestFlags:
     @pytest.mark.parametrize(
         ("flags", "message"),
         [
-            ("-np 0", "'0' is not a number above zero"),
+            ("-np 0", "-np/--processes is 0"),
             ("-np", "expected one argument"),
             ("-np 5 -H localhost:4", "5 processes, but the hosts have 4 slots"),
             ("-np 2 --min-np 3", "--min-np 3 is more than the 2 processes"),
@@ -787,9 +787,9 @@ class TestFlags:
             ("-H localhost:x", "is not host:slots"),
             ("-H a:1,a:2 --interface lo", "a is there twice"),
             ("-H localhost:1,127.0.0.1:1", "127.0.0.1 is there twice"),
-            ("--grace never", "not a number of seconds"),
-            ("--max-restarts -1", "--max-restarts -1"),
-            ("--rsh ''", "--rsh is empty"),
+            ("--grace never", "--grace is never"),
+            ("--max-restarts -1", "--max-restarts is -1"),
+            ("--rsh ''", "--rsh: the name is empty"),
         ],
     )
     def test_mistakes(self, complaint, tmp_path, flags, message):

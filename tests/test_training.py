@@ -255,14 +255,14 @@ class TestOptions:
             (["--config", "nowhere.yaml"], "nowhere.yaml"),
             (["--optimizer.name=magic"], "optimizer.name"),
             (["--training.epochs=0"], "training.epochs is 0"),
-            (["--start-epoch=9"], "start_epoch 9 leaves no epoch"),
-            (["--device=tpu"], "device 'tpu'"),
+            (["--start-epoch=9"], "--start-epoch 9 leaves no epoch"),
+            (["--device=tpu"], "device is tpu"),
             (["--device=gpu"], "no GPU was found"),
             (["--data=nowhere"], "nowhere is not a prepared data set"),
             (["--init-from=nowhere.params"], "nowhere.params does not exist"),
             (["--model.dropout=1.5"], "dropout is 1.5"),
             (["--training.patience=2"], "needs data with a validation part"),
-            (["--optimizer.learning_rate=1e9"], "training diverged"),
+            (["--optimizer.learning_rate=1000"], "training diverged"),
         ],
     )
     def test_mistakes_get_a_sentence(self, data, tmp_path, complaint, flags, message):

@@ -142,4 +142,8 @@ class Fleet:
             member.link = Link(member.host.name, () if local else self._remote, environment, self._cwd, self._deliver)
         except OSError as error:
             what = "the agent of this machine" if local else f"--rsh {self._remote[0]}"
-            raise UserError(f"{what} cannot be started", str(error)) from error
+            raise UserError(
+                f"{what} cannot be started",
+                str(error),
+                "give another --rsh" if not local else "see to it that Python can start processes here",
+            ) from error

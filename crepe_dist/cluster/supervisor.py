@@ -143,7 +143,8 @@ class Supervisor:
                 try:
                     worker.link.send(message)
                 except ValueError as error:
-                    raise UserError("flags and environment of a worker are too long", str(error)) from error
+                    remedy = "put the flags into a file (--config), and unset variables that are not needed"
+                    raise UserError("flags and environment of a worker are too long", str(error), remedy) from error
         if old is not None:
             old.rendezvous.close()
 

@@ -16,14 +16,17 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from crepe_dist import crash
 from crepe_dist.cluster.control import Control
 from crepe_dist.cluster.processes import start_time
-from crepe_dist.errors import ExitCode
+from crepe_dist.errors import ExitCode, UserError
 
 TICK_SECONDS = 1.0
 STOPPED_SECONDS = 5.0  # a tick that much late: this process itself stood still, by SIGSTOP or an overloaded host
@@ -114,6 +117,10 @@ class Watchdog:
     ) -> None:
         self._wait_for_end()
         self._ended.set()
+        if self._stacks is not None and isinstance(error, Exception) and not isinstance(error, UserError):
+            with suppress(OSError, ValueError):  # a full disk; closed
+                traceback.print_exception(kind, error, trace, file=self._stacks)
+                self._stacks.flush()
         if self._stacks is not None and not self._launched:
             # One of many keeps it: the others may still ask for its stacks.
             faulthandler.unregister(signal.SIGUSR1)
@@ -149,7 +156,7 @@ class Watchdog:
         try:
             self._control.send({"kind": "hung", **where})
             self._tell(where, seconds)
-            self._signal_peers(signal.SIGUSR1)
+            self.ask_for_stacks()
             self._signal_peers(signal.SIGCONT)  # one that was stopped writes its stack, too
             place = self._stacks or sys.stderr
             place.write(f"no progress for {seconds:.0f} s: {json.dumps({**self.identity(), **where})}\n")
@@ -157,6 +164,8 @@ class Watchdog:
             faulthandler.dump_traceback(file=place, all_threads=True)
             time.sleep(DUMP_SECONDS)
             self._signal_peers(signal.SIGKILL)
+            report = crash.write(f"no progress for {seconds:.0f} s: {json.dumps(where)}", "", ExitCode.HUNG)
+            print(f"[rank {self._rank}] {crash.said(report)}", file=sys.stderr, flush=True)
         finally:
             os._exit(ExitCode.HUNG)
 
@@ -170,6 +179,10 @@ class Watchdog:
             file=sys.stderr,
             flush=True,
         )
+
+    def ask_for_stacks(self) -> None:
+        """Has the other processes of this host write where they stand."""
+        self._signal_peers(signal.SIGUSR1)
 
     def _signal_peers(self, number: signal.Signals) -> None:
         for pid, start in self._peers:

@@ -163,7 +163,9 @@ def open_dataset(folder: Path | str) -> Dataset:
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise UserError(f"{path} cannot be read", f"{type(error).__name__}: {error}"[:300], prepare_again) from error
     if len(classes) < 2 or "train" not in parts or len(parts["train"]) == 0:
-        raise UserError(f"{folder} holds nothing to train on", "two classes and one training row are the least")
+        raise UserError(
+            f"{folder} holds nothing to train on", "two classes and one training row are the least", prepare_again
+        )
     return Dataset(folder, manifest, encoding, parts)
 
 
@@ -245,7 +247,7 @@ def _digest(path: Path, beat: Callable[[], None]) -> str:
     try:
         return sha256(path, follow=False, beat=beat)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be compared", str(error)) from error
+        raise UserError(f"{path} cannot be compared", str(error), "prepare the data again") from error
 
 
 def _look(path: Path) -> list[int]:

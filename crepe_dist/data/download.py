@@ -81,7 +81,11 @@ def download(
     _check_address(base_url)
     for name in names:
         if not NAME.fullmatch(name) or name == RECORDS or name.endswith((".part", ".part.json")):
-            raise UserError(f"{name!r} cannot be downloaded", "it is not a plain file name, or one that is used here")
+            raise UserError(
+                f"{name!r} cannot be downloaded",
+                "it is not a plain file name, or one that is used here",
+                "ask for another",
+            )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder), requests.Session() as session:
@@ -289,7 +293,9 @@ class _Transfer:
                 )
             except (requests.ConnectionError, requests.Timeout) as error:
                 if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                    raise UserError(f"the server of {url} cannot be trusted", _reason(error)) from error
+                    raise UserError(
+                        f"the server of {url} cannot be trusted", _reason(error), "choose another --url"
+                    ) from error
                 raise _Failed(_reason(error)) from error
             except (requests.RequestException, ValueError) as error:
                 raise UserError(f"{url} cannot be asked for", str(error), CHECK_ADDRESS) from error

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Optional
 
-from crepe_dist.errors import UserError
+from crepe_dist.limits import Settings, setting, whole
 
 SHORTEST = 123  # characters a document: what leaves the network one position after its last pool
+LARGEST_BATCH = 1 << 20
 
 
 @dataclass
-class DataOptions:
+class DataOptions(Settings, group="data"):
     """What is trained on.
 
     Args:
@@ -20,10 +21,5 @@ class DataOptions:
     """
 
     source: str = "sample"
-    batch_size: int = 64
-    micro_batch_size: Optional[int] = None
-
-    def __post_init__(self) -> None:
-        for name, value in (("batch_size", self.batch_size), ("micro_batch_size", self.micro_batch_size)):
-            if value is not None and value < 1:
-                raise UserError(f"data.{name} is {value}", remedy="give a number above zero")
+    batch_size: int = setting(64, whole(1, LARGEST_BATCH))
+    micro_batch_size: Optional[int] = setting(None, whole(1, LARGEST_BATCH))

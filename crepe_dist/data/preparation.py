@@ -143,7 +143,9 @@ def merge_in_steps(folders: Sequence[Path], out: Path, how: How | None = None) -
     try:
         job = Job.from_dict(spools[0].job)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{spools[0].folder} cannot be read", f"{type(error).__name__}: {error}"[:300]) from error
+        raise UserError(
+            f"{spools[0].folder} cannot be read", f"{type(error).__name__}: {error}"[:300], "make that part again"
+        ) from error
     labels = list(dict.fromkeys(label for spool in spools for label in spool.labels))
     with _new_folder(out, how.overwrite) as partial, pool(processes) as executor:
         scratch = partial / "spool"
@@ -240,7 +242,10 @@ def _new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
 
     What a killed predecessor left is put right first.
     """
-    out = out.resolve()  # a link stays one, and its target is what is replaced
+    try:
+        out = out.resolve()  # a link stays one, and its target is what is replaced
+    except (OSError, RuntimeError) as error:  # links that lead in a circle
+        raise UserError(f"{out} cannot be made", str(error), "choose another --out") from error
     _recover(out)
     _check_out(out, overwrite)
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")

@@ -218,6 +218,8 @@ def _named(name: str, reading: Reading) -> list[Source]:
         raise UserError(f"{path} does not exist", remedy="give files, folders, - for a pipe, or `sample`")
     if path.is_dir():
         return list(_in_folder(path, path, reading))
+    if path.is_char_device() or path.is_block_device() or path.is_socket():
+        raise UserError(f"{path} is no file but a device or socket", remedy="give files, folders, or - for a pipe")
     return [_file(path, path.name, reading)]
 
 
@@ -225,9 +227,17 @@ def _file(path: Path, name: str, reading: Reading) -> Source:
     amazon = AMAZON.fullmatch(path.name)
     kind = reading.format or ("amazon" if amazon else by_suffix(path))
     if kind == "amazon" and not amazon:
-        raise UserError(f"{name} does not tell its class", "such files are named reviews_<Category>_5.json.gz")
+        raise UserError(
+            f"{name} does not tell its class",
+            "such files are named reviews_<Category>_5.json.gz",
+            "give it such a name, or another --format",
+        )
     if kind == "folder":
-        raise UserError(f"{name} is a file", "--format folder takes a folder with a folder for each class")
+        raise UserError(
+            f"{name} is a file",
+            "--format folder takes a folder with a folder for each class",
+            "name the folder, or leave --format out",
+        )
     return Source(path, name, format=kind, label=amazon[1] if amazon and kind == "amazon" else None)
 
 

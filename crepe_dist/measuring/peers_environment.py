@@ -15,6 +15,7 @@ from typing import Callable
 from crepe_dist.errors import UserError
 
 REQUIREMENTS = Path(__file__).with_name("peers.txt")
+PEERS = "name a Python that has them with --peers, or use --no-peers"
 NEEDED = (3, 11)
 _MARKER = "complete"
 
@@ -28,7 +29,7 @@ def interpreter(say: Callable[[str], None]) -> str:
         UserError: it cannot be made here.
     """
     if sys.version_info < NEEDED:
-        raise UserError("PyTorch and ONNX Runtime are not compared with", "they need Python 3.11 or newer")
+        raise UserError("PyTorch and ONNX Runtime are not compared with", "they need Python 3.11 or newer", PEERS)
     folder = _cache() / f"peers-{_identity()}"
     if not (folder / _MARKER).exists():
         say(f"installing PyTorch and ONNX Runtime for comparison, once, into {folder} (--no-peers leaves them out)")
@@ -65,9 +66,9 @@ def _make(folder: Path) -> None:
             made.rename(folder)
     except subprocess.CalledProcessError as error:
         lines = str(error.stderr or error.output or error).strip().splitlines()
-        raise UserError(failed, lines[-1] if lines else str(error)) from None
+        raise UserError(failed, lines[-1] if lines else str(error), PEERS) from None
     except OSError as error:
-        raise UserError(failed, str(error)) from None
+        raise UserError(failed, str(error), PEERS) from None
 
 
 def _install(python: Path) -> None:

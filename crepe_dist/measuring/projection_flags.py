@@ -7,15 +7,14 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from crepe_dist.data.options import LARGEST_BATCH
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json
+from crepe_dist.limits import real, whole
 from crepe_dist.measuring.projection import OVERLAP, Cluster, Job, Link
 
 BATCH = 128
-POSITIVE = (
-    "link_gbps", "link_latency_us", "gpus_per_host", "intra_gbps", "intra_latency_us", "step_ms", "batch_per_process",
-    "gradient_bytes",
-)  # fmt: skip
+POSITIVE = real(0, 1e9, open_below=True)
 
 
 def add(flags: argparse.ArgumentParser) -> None:
@@ -25,18 +24,26 @@ def add(flags: argparse.ArgumentParser) -> None:
         "speed of the links. A link is full-duplex; hosts have one each to the others.",
     )
     group.add_argument("--project", metavar="N,N,…", help="world sizes, as 8,64,512")
-    group.add_argument("--link-gbps", type=float, default=100.0, metavar="G", help="between hosts; default: 100")
-    group.add_argument("--link-latency-us", type=float, default=20.0, metavar="U", help="a message; default: 20")
-    group.add_argument("--gpus-per-host", type=int, default=8, metavar="N", help="processes on a host; default: 8")
-    group.add_argument("--intra-gbps", type=float, default=1200.0, metavar="G", help="within a host; default: 1200")
-    group.add_argument("--intra-latency-us", type=float, default=5.0, metavar="U", help="a message; default: 5")
-    group.add_argument("--step-ms", type=float, metavar="MS", help="computing a step; default: measured here and now")
+    group.add_argument("--link-gbps", type=POSITIVE, default=100.0, metavar="G", help="between hosts; default: 100")
+    group.add_argument("--link-latency-us", type=POSITIVE, default=20.0, metavar="U", help="a message; default: 20")
+    group.add_argument(
+        "--gpus-per-host", type=whole(1, 1024), default=8, metavar="N", help="processes on a host; default: 8"
+    )
+    group.add_argument("--intra-gbps", type=POSITIVE, default=1200.0, metavar="G", help="within a host; default: 1200")
+    group.add_argument("--intra-latency-us", type=POSITIVE, default=5.0, metavar="U", help="a message; default: 5")
+    group.add_argument(
+        "--step-ms", type=POSITIVE, metavar="MS", help="computing a step; default: measured here and now"
+    )
     group.add_argument("--measured", type=Path, metavar="FILE", help="take it from what --json wrote")
-    group.add_argument("--batch-per-process", type=int, default=BATCH, metavar="B", help=f"default: {BATCH}")
-    group.add_argument("--gradient-bytes", type=int, metavar="N", help="default: the notebook's network, float32")
+    group.add_argument(
+        "--batch-per-process", type=whole(1, LARGEST_BATCH), default=BATCH, metavar="B", help=f"default: {BATCH}"
+    )
+    group.add_argument(
+        "--gradient-bytes", type=whole(1, 10**15), metavar="N", help="default: the notebook's network, float32"
+    )
     group.add_argument(
         "--overlap",
-        type=float,
+        type=real(0, 1),
         default=OVERLAP,
         metavar="F",
         help=f"part of the step beside which the all-reduce can run, 0 to 1; default: {OVERLAP}, what is left when the "
@@ -46,7 +53,7 @@ def add(flags: argparse.ArgumentParser) -> None:
 
 def refuse(given: argparse.Namespace) -> None:
     """Raises UserError if a flag was given that means something with ``--project`` only."""
-    flags = argparse.ArgumentParser()
+    flags = argparse.ArgumentParser(add_help=False)
     add(flags)
     for name, default in vars(flags.parse_args([])).items():
         if getattr(given, name) != default:
@@ -57,21 +64,17 @@ def world_sizes(given: argparse.Namespace) -> list[int]:
     """What ``--project`` names.
 
     Raises:
-        UserError: something else than positive whole numbers; or another flag's value is out of range.
+        UserError: something else than positive whole numbers.
     """
     parts = [part.strip() for part in given.project.split(",")]
     if not all(part.isdecimal() and part.isascii() and len(part) < 8 and int(part) > 0 for part in parts):
         raise UserError(
             f"--project {given.project}: not a list of numbers of processes", remedy="give it as --project 8,64,512"
         )
-    for name in POSITIVE:
-        value = getattr(given, name)
-        if value is not None and not (value > 0 and math.isfinite(value)):
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be more than 0")
     if given.json is not None:
-        raise UserError("--json does not go with --project, which measures nothing worth keeping")
-    if not 0 <= given.overlap <= 1:
-        raise UserError(f"--overlap {given.overlap}: must be from 0 to 1")
+        raise UserError(
+            "--json does not go with --project, which measures nothing worth keeping", remedy="leave one of them out"
+        )
     return [int(part) for part in parts]
 
 
@@ -106,11 +109,13 @@ def measured_rate(path: Path) -> float:
         rates = read_json(path)["rates"]
         rate = max(float(rate) for name, rate in rates.items() if name.startswith("train, ours, "))
     except OSError as error:
-        raise UserError(f"--measured {path}: cannot be read", error.strerror or str(error)) from error
+        raise UserError(
+            f"--measured {path}: cannot be read", error.strerror or str(error), "name what --json wrote"
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"--measured {path}: has no rate of training", remedy="write it with `python -m crepe_dist.bench --json`"
         ) from error
     if not (rate > 0 and math.isfinite(rate)):
-        raise UserError(f"--measured {path}: its rate of training is {rate}")
+        raise UserError(f"--measured {path}: its rate of training is {rate}", remedy="measure again with --json")
     return rate

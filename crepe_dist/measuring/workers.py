@@ -138,7 +138,11 @@ class Workers:
             self._processes[-1].wait(LAST_WORDS_SECONDS)
         self._output.seek(0)
         said = self._output.read().decode(errors="replace").strip().splitlines()[-8:]
-        return UserError("the processes to be measured failed", f"{why}; the last they said: {' | '.join(said)}")
+        return UserError(
+            "the processes to be measured failed",
+            f"{why}; the last they said: {' | '.join(said)}",
+            "run it again, alone on the machine",
+        )
 
 
 def serve(address: str, number: int, work: Callable[[], Mapping[str, Callable[..., dict[str, Any]]]]) -> None:

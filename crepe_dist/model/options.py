@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, Optional
 
-from crepe_dist.errors import UserError
+from crepe_dist.limits import Settings, real, setting, whole
 
 Initialisation = Literal["xavier", "he", "paper"]
 Kernels = Literal["auto", "own", "mxnet"]
@@ -12,10 +12,11 @@ Size = Literal["auto", "tiny", "small", "large"]
 # (filters, units): small and large are the paper's. Tiny is ours, for data and machines that are small.
 SIZES: dict[str, tuple[int, int]] = {"tiny": (128, 512), "small": (256, 1024), "large": (1024, 2048)}
 TINY_BELOW_ROWS = 100_000
+WIDEST = 1 << 16
 
 
 @dataclass
-class ModelOptions:
+class ModelOptions(Settings, group="model"):
     """The network.
 
     Args:
@@ -33,26 +34,16 @@ class ModelOptions:
     """
 
     size: Size = "auto"
-    filters: Optional[int] = None
-    units: Optional[int] = None
-    dropout: float = 0.5
+    filters: Optional[int] = setting(None, whole(1, WIDEST))
+    units: Optional[int] = setting(None, whole(1, WIDEST))
+    dropout: float = setting(0.5, real(0, 1, open_above=True))
     initialisation: Initialisation = "xavier"
     precision: Precision = "auto"
     kernels: Kernels = "auto"
     hybridize: bool = True
 
     def widths(self, rows: int) -> tuple[int, int]:
-        """(filters, units) for that many training rows.
-
-        Raises:
-            UserError: a width below 1 or a dropout outside [0, 1).
-        """
+        """(filters, units) for that many training rows."""
         size = self.size if self.size != "auto" else "tiny" if rows < TINY_BELOW_ROWS else "small"
         filters, units = SIZES[size]
-        filters = filters if self.filters is None else self.filters
-        units = units if self.units is None else self.units
-        if min(filters, units) < 1:
-            raise UserError(f"model.filters {filters} and model.units {units} must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"model.dropout is {self.dropout}", remedy="give a probability from 0 to below 1")
-        return filters, units
+        return self.filters or filters, self.units or units

@@ -28,6 +28,7 @@ DENSE_NAMES = ("10", "12", "14")
 # Names that `save_params` and `collect_params().save` of older Gluon wrote: hybridsequential0_conv3_weight, …
 OLD_NAME = re.compile(r"(?:arg:)?(?:\w+_)?(conv|dense)(\d+)_(weight|bias)")
 LARGE_FILTERS = 1024
+OTHER = "name the parameters of such a network: a .params file or a run folder"
 
 
 def build(shape: Shape, options: ModelOptions, device: Any, seed: int) -> Crepe:
@@ -95,7 +96,7 @@ def set_values(network: Crepe, arrays: Arrays) -> None:
     parameters = network._collect_params_with_prefix()
     if arrays.keys() != parameters.keys():
         odd = ", ".join(sorted(arrays.keys() ^ parameters.keys())[:6])
-        raise UserError("the parameters are not those of this network", f"names on one side only: {odd}")
+        raise UserError("the parameters are not those of this network", f"names on one side only: {odd}", OTHER)
     for name, parameter in parameters.items():
         if tuple(arrays[name].shape) != tuple(parameter.shape):
             raise UserError(
@@ -106,7 +107,7 @@ def set_values(network: Crepe, arrays: Arrays) -> None:
         with np.errstate(over="ignore"):  # a number too large for float32 is none
             finite = np.isfinite(arrays[name].astype(np.float32)).all()
         if not finite:
-            raise UserError("the parameters hold values that are not numbers", f"{name} has NaN or infinity")
+            raise UserError("the parameters hold values that are not numbers", f"{name} has NaN or infinity", OTHER)
     gradients = {name: parameter._grad for name, parameter in parameters.items()}
     network.cast("float32")
     for name, parameter in parameters.items():
@@ -147,9 +148,11 @@ def load(path: Path) -> Arrays:
     try:
         loaded = params_file.read(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not a file of MXNet parameters", str(error)) from error
+        raise UserError(f"{path} is not a file of MXNet parameters", str(error), OTHER) from error
     if not isinstance(loaded, dict):
-        raise UserError(f"{path} holds arrays without names", "it was not written by save_parameters or save_params")
+        raise UserError(
+            f"{path} holds arrays without names", "it was not written by save_parameters or save_params", OTHER
+        )
     old = {OLD_NAME.fullmatch(name) for name in loaded}
     return _renamed(path, loaded) if None not in old else loaded
 
@@ -164,6 +167,7 @@ def _renamed(path: Path, arrays: Arrays) -> Arrays:
             raise UserError(
                 f"{path} is not a Crepe network",
                 f"it has {len(numbers)} {kind} layers; a Crepe has {len(CONVOLUTIONS)} conv and 3 dense layers",
+                OTHER,
             )
         target = dict(zip(numbers, targets))
         names.update({match[0]: f"{target[int(match[2])]}.{match[3]}" for match in matches})
@@ -182,10 +186,10 @@ def shape_of(arrays: Arrays, alphabet_size: int, feature_len: int, dropout: floa
         classes, _ = arrays["14.weight"].shape
     except (KeyError, ValueError) as error:
         raise UserError(
-            "these are not the parameters of a Crepe network", f"{error} is missing or misshapen"
+            "these are not the parameters of a Crepe network", f"{error} is missing or misshapen", OTHER
         ) from error
     if not (filters and units and classes):
-        raise UserError("these are not the parameters of a Crepe network", "a layer has no outputs")
+        raise UserError("these are not the parameters of a Crepe network", "a layer has no outputs", OTHER)
     if channels != alphabet_size:
         raise UserError(
             f"the parameters read {channels} characters, the encoding has {alphabet_size}",
@@ -202,7 +206,7 @@ def shape_of(arrays: Arrays, alphabet_size: int, feature_len: int, dropout: floa
     for name, expected in _shapes(shape).items():
         if name not in arrays or arrays[name].shape != expected:
             found = f"has {list(arrays[name].shape)} instead of {list(expected)}" if name in arrays else "is missing"
-            raise UserError("these are not the parameters of a Crepe network", f"{name} {found}")
+            raise UserError("these are not the parameters of a Crepe network", f"{name} {found}", OTHER)
     return shape
 
 

@@ -120,9 +120,16 @@ def describe(path: Path) -> dict[str, Any] | None:
         version, digest = about["format"], about["sha256"]
         found = sha256(path)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{sidecar} cannot be read", f"{type(error).__name__}: {error}") from error
+        raise UserError(
+            f"{sidecar} cannot be read",
+            f"{type(error).__name__}: {error}",
+            "take another checkpoint; delete the .json to treat the file as foreign parameters",
+        ) from error
     if version != FORMAT:
-        raise UserError(f"{sidecar} has format {str(version)[:40]}; this version reads format {FORMAT}")
+        raise UserError(
+            f"{sidecar} has format {str(version)[:40]}; this version reads format {FORMAT}",
+            remedy="use the version that wrote it",
+        )
     if digest != found:
         raise UserError(
             f"{path} was altered since it was written",

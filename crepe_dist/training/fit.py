@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from crepe_dist import crash
 from crepe_dist.cluster.control import Control, Stopped
 from crepe_dist.cluster.failures import drain, is_peer_gone
 from crepe_dist.cluster.watchdog import Watchdog
@@ -113,6 +114,7 @@ def train(config: Config, world: World, control: Control, carried: Carried | Non
         lock = world.on_root("lock", folder.lock_in_steps(LOCK_SECONDS if control.is_supervised else 0.0))
         with lock or nullcontext():
             watchdog.write_to(folder.stacks(world.rank), world.gather(watchdog.identity(), "processes"))
+            crash.expect(crash.Context(folder.path, config.to_dict(), watchdog.ask_for_stacks))
             _verify_data(dataset, world, folder, watchdog)
             world.broadcast_parameters(network._collect_params_with_prefix())
             metrics = _open_metrics(config, folder, display) if world.is_root else Metrics()
@@ -289,7 +291,9 @@ def _choose_folder(config: Config, dataset: Dataset, world: World) -> RunFolder:
 
     def seen() -> RunFolder:
         if not chosen.is_dir():
-            raise UserError(f"the run folder {chosen} is not to be seen")
+            raise UserError(
+                f"the run folder {chosen} is not to be seen", remedy="choose a --run-dir that all hosts share"
+            )
         return RunFolder(chosen)
 
     return world.agree("run folder", seen)

@@ -1,16 +1,18 @@
 """Settings of the optimiser, the loop and what it writes. A batch size is global; durations are epochs."""
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Optional, Union
 
+from crepe_dist.data.options import LARGEST_BATCH
 from crepe_dist.errors import UserError
+from crepe_dist.limits import Settings, real, setting, whole
 
 REFERENCE_BATCH = 128
+MANY = 10**9  # of steps, seconds or epochs: more is a slip of the finger
 
 
 @dataclass
-class OptimizerOptions:
+class OptimizerOptions(Settings, group="optimizer"):
     """How the parameters are updated.
 
     Args:
@@ -29,33 +31,25 @@ class OptimizerOptions:
     """
 
     name: Literal["adam", "sgd", "nag"] = "adam"
-    learning_rate: float = 0.001
-    momentum: float = 0.9
-    weight_decay: float = 0.00001
-    clip_norm: Optional[float] = None
+    learning_rate: float = setting(0.001, real(0, 1000, open_below=True))
+    momentum: float = setting(0.9, real(0, 1, open_above=True))
+    weight_decay: float = setting(0.00001, real(0, 1))
+    clip_norm: Optional[float] = setting(None, real(0, MANY, open_below=True))
     schedule: Literal["constant", "halving", "step", "cosine"] = "cosine"
-    halve_every: float = 3
-    step_epochs: list[float] = field(default_factory=list)
-    step_factor: float = 0.1
+    halve_every: float = setting(3, real(0, MANY, open_below=True))
+    step_epochs: list[float] = setting([], real(0, MANY, open_below=True))
+    step_factor: float = setting(0.1, real(0, 1, open_below=True, open_above=True))
     scale_with_batch: bool = False
-    warmup_epochs: Optional[float] = None
+    warmup_epochs: Optional[float] = setting(None, real(0, MANY))
 
     def __post_init__(self) -> None:
-        _positive(
-            "optimizer",
-            learning_rate=self.learning_rate,
-            halve_every=self.halve_every,
-            step_factor=self.step_factor,
-            step_epochs=min(self.step_epochs, default=1),
-        )
+        super().__post_init__()
         if (self.schedule == "step") != bool(self.step_epochs):
             raise UserError(
                 f"optimizer.schedule is {self.schedule} and optimizer.step_epochs is {self.step_epochs}",
                 "one means nothing without the other",
                 "give both: --optimizer.schedule step --optimizer.step_epochs '[3, 4]'",
             )
-        if self.clip_norm is not None:
-            _positive("optimizer", clip_norm=self.clip_norm)
 
     def settings(self) -> dict[str, float]:
         """Arguments of the MXNet optimiser ``name``."""
@@ -64,7 +58,7 @@ class OptimizerOptions:
 
 
 @dataclass
-class TrainingOptions:
+class TrainingOptions(Settings, group="training"):
     """The loop.
 
     Args:
@@ -82,39 +76,29 @@ class TrainingOptions:
         seed: decides the initialisation, the order of documents and the dropout.
     """
 
-    epochs: int = 5
-    start_epoch: int = 0
+    epochs: int = setting(5, whole(1, MANY))
+    start_epoch: int = setting(0, whole(0, MANY))
     init_from: Optional[str] = None
-    patience: int = 0
-    label_smoothing: float = 0.0
-    class_weights: Union[Literal["none", "balanced"], dict[str, float]] = "none"
-    overfit_batches: int = 0
-    seed: int = 0
+    patience: int = setting(0, whole(0, MANY))
+    label_smoothing: float = setting(0.0, real(0, 1, open_above=True))
+    class_weights: Union[Literal["none", "balanced"], dict[str, float]] = setting(
+        "none", real(0, MANY, open_below=True)
+    )
+    overfit_batches: int = setting(0, whole(0, MANY))
+    seed: int = setting(0, whole(0, (1 << 63) - 1))
 
     def __post_init__(self) -> None:
-        _positive("training", epochs=self.epochs)
-        if not 0 <= self.start_epoch < self.epochs:
+        super().__post_init__()
+        if self.start_epoch >= self.epochs:
             raise UserError(
                 f"training.start_epoch {self.start_epoch} leaves no epoch to train",
                 f"training.epochs is {self.epochs}, and epochs count from zero",
                 "give an epoch below training.epochs",
             )
-        if min(self.seed, self.patience, self.overfit_batches) < 0:
-            raise UserError("training.seed, training.patience and training.overfit_batches must not be negative")
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(
-                f"training.label_smoothing is {self.label_smoothing}", remedy="give a share from 0 to below 1"
-            )
-        if isinstance(self.class_weights, dict):
-            for name, weight in self.class_weights.items():
-                if not 0 < weight < math.inf:
-                    raise UserError(
-                        f"training.class_weights gives {name} the weight {weight}", remedy="give a number above zero"
-                    )
 
 
 @dataclass
-class EvaluationOptions:
+class EvaluationOptions(Settings, group="evaluation"):
     """Scoring of the validation and test parts after each epoch.
 
     Args:
@@ -122,15 +106,12 @@ class EvaluationOptions:
         sharded: every process scores its share; off: rank 0 scores everything while the others wait.
     """
 
-    batch_size: int = 512
+    batch_size: int = setting(512, whole(1, LARGEST_BATCH))
     sharded: bool = True
-
-    def __post_init__(self) -> None:
-        _positive("evaluation", batch_size=self.batch_size)
 
 
 @dataclass
-class CheckpointOptions:
+class CheckpointOptions(Settings, group="checkpoint"):
     """What is kept on disk.
 
     Args:
@@ -139,16 +120,13 @@ class CheckpointOptions:
         keep_last: checkpoints of the last epochs that are kept; the best one is kept besides.
     """
 
-    every: int = 200
-    every_s: float = 60
-    keep_last: int = 3
-
-    def __post_init__(self) -> None:
-        _positive("checkpoint", every=self.every, every_s=self.every_s, keep_last=self.keep_last)
+    every: int = setting(200, whole(1, MANY))
+    every_s: float = setting(60, real(0, MANY, open_below=True))
+    keep_last: int = setting(3, whole(1, MANY))
 
 
 @dataclass
-class LoggingOptions:
+class LoggingOptions(Settings, group="logging"):
     """What is shown and written while training. Has no influence on the result.
 
     Args:
@@ -159,17 +137,14 @@ class LoggingOptions:
             folder, beside Horovod's timeline if gradients pass through Horovod. Slows these steps down a little.
     """
 
-    every: int = 10
+    every: int = setting(10, whole(1, MANY))
     tensorboard: bool = True
     report: bool = True
     profile: bool = False
 
-    def __post_init__(self) -> None:
-        _positive("logging", every=self.every)
-
 
 @dataclass
-class SafetyOptions:
+class SafetyOptions(Settings, group="safety"):
     """What ends a run that went wrong.
 
     Args:
@@ -180,15 +155,6 @@ class SafetyOptions:
             such a step reaches the parameters in either case.
     """
 
-    watchdog_s: float = 120
-    digest_every: int = 200
+    watchdog_s: float = setting(120, real(0, MANY, open_below=True))
+    digest_every: int = setting(200, whole(1, MANY))
     nonfinite: Literal["stop", "skip"] = "stop"
-
-    def __post_init__(self) -> None:
-        _positive("safety", watchdog_s=self.watchdog_s, digest_every=self.digest_every)
-
-
-def _positive(group: str, **values: float) -> None:
-    for name, value in values.items():
-        if not value > 0:
-            raise UserError(f"{group}.{name} is {value}", remedy="give a number above zero")

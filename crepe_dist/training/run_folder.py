@@ -95,7 +95,9 @@ def choose(config: Config, data_name: str, data_fingerprint: str) -> RunFolder:
         try:
             path.mkdir(parents=True)
         except OSError as error:
-            raise UserError(f"the run folder {path} cannot be made", str(error), "choose another --run-dir") from error
+            raise UserError(
+                f"the run folder {path} cannot be made", error.strerror or str(error), "choose another --run-dir"
+            ) from error
         write_json(path / IDENTITY, identity)
     else:
         path = taken[-1]

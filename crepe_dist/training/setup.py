@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from crepe_dist import machine
 from crepe_dist.cluster.devices import pick
 from crepe_dist.cluster.world import World
 from crepe_dist.config import Config
@@ -17,7 +18,7 @@ from crepe_dist.data.preparation import How, prepare_in_steps
 from crepe_dist.data.selection import Split
 from crepe_dist.data.sources import SAMPLE, SAMPLE_FEATURE_LEN, find_sources, folder_of
 from crepe_dist.errors import UserError
-from crepe_dist.model import parameters
+from crepe_dist.model import flops, parameters
 from crepe_dist.model.engine import Engine, open_engine
 from crepe_dist.model.network import Crepe, Shape
 from crepe_dist.model.objective import Objective, balanced
@@ -26,6 +27,7 @@ from crepe_dist.training import checkpoint
 from crepe_dist.training.display import Display
 
 SAMPLE_SPLIT = Split(test=0.2, validation=0.1)
+COPIES = 4  # of a parameter: itself, its gradient, and what Adam keeps of both
 OVERFIT_STEPS = 100  # of an epoch that repeats a few batches
 
 
@@ -104,10 +106,23 @@ def build_network(config: Config, dataset: Dataset, device: Any) -> Crepe:
     shape = Shape(
         len(encoding.alphabet), encoding.feature_len, len(dataset.classes), filters, units, config.model.dropout
     )
+    _check_memory(shape)
     network = parameters.build(shape, config.model, device, config.training.seed)
     if config.training.init_from is not None:
         parameters.set_values(network, parameters.load(checkpoint.find(config.training.init_from)))
     return network
+
+
+def _check_memory(shape: Shape) -> None:
+    """Before an allocation that the system might end this process, or another one, for."""
+    count = flops.parameters(shape)
+    if count * COPIES * 4 > machine.memory():
+        raise UserError(
+            f"a network of model.filters {shape.filters} and model.units {shape.units} is too large for this machine",
+            f"its {count:,} parameters take {COPIES * 4 * count / 1e9:,.0f} GB in training, "
+            f"the machine has {machine.memory() / 1e9:,.0f} GB",
+            "lower model.filters and model.units, or choose a model.size",
+        )
 
 
 def _objective(config: Config, dataset: Dataset) -> Objective:

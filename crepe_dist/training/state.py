@@ -26,6 +26,7 @@ from crepe_dist.files import identity, read_json, sha256, sync, write_json
 FORMAT = 2
 MANIFEST = "manifest.json"
 FILES = ("parameters.safetensors", "optimizer.safetensors", "state.json")
+AFRESH = "start another run with --fresh"
 OPTIMIZER_NAME = re.compile(r"(\d{1,4})\.([01])", re.ASCII)  # parameter and array of it
 Arrays = dict[str, np.ndarray]
 
@@ -216,18 +217,21 @@ def set_optimizer_arrays(trainer: Any, arrays: Arrays, device: Any) -> None:
         if name != "updates":
             place = OPTIMIZER_NAME.fullmatch(name)
             if place is None or int(place[1]) >= len(trainer._params):
-                raise UserError("the saved state's optimiser is not that of this run", f"it has an array {name[:80]!r}")
+                raise UserError(
+                    "the saved state's optimiser is not that of this run", f"it has an array {name[:80]!r}", AFRESH
+                )
             index, k = int(place[1]), int(place[2])
             expected = tuple(trainer._params[index].shape)
             if array.shape != expected or array.dtype != np.float32:
                 raise UserError(
                     "the saved state's optimiser is not that of this run",
                     f"array {name} is {array.dtype} {list(array.shape)} instead of float32 {list(expected)}",
+                    AFRESH,
                 )
             by_index.setdefault(index, {})[k] = mx.nd.array(array, ctx=device, dtype=array.dtype)
     count = arrays.get("updates")
     if count is None or count.shape != (1,) or count.dtype != np.int64 or count[0] < 0:
-        raise UserError("the saved state's optimiser is not that of this run", "it has no count of updates")
+        raise UserError("the saved state's optimiser is not that of this run", "it has no count of updates", AFRESH)
     updates = int(count[0])
     for index, states in by_index.items():
         ordered = tuple(states[k] for k in sorted(states))

@@ -62,6 +62,8 @@ def arm(fault: Fault) -> None:
         fault.signal("train", steps[0])
         if kind := fault.strikes("train", steps[0], "nan", "inf"):
             _spoil(self.engine, float(kind))
+        if fault.strikes("train", steps[0], "raise"):
+            raise RuntimeError("a mistake nobody foresaw\nwith a second line")
         if fault.strikes("train", steps[0], "late"):
             time.sleep(3600)  # this rank never comes to the sum of the gradients
         done = gradients(self, batch)

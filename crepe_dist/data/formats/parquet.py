@@ -160,7 +160,7 @@ def open_parquet(
     try:
         opened = pq.ParquetFile(path, pre_buffer=False)
         schema = opened.schema_arrow
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeEncodeError) as error:
         raise UserError(f"{file} cannot be read as Parquet", str(error)[:300], "is it whole? get it again") from error
     simple = [field for field in schema if not pa.types.is_nested(field.type)]
     names, types = [field.name for field in simple], [field.type for field in simple]

@@ -49,7 +49,9 @@ class Stream:
         except AttributeError:
             raise UserError("there is no standard input", remedy="name a file, or send something to the pipe") from None
         except OSError as error:
-            raise UserError(f"{self._name} cannot be read", error.strerror or str(error)) from error
+            raise UserError(
+                f"{self._name} cannot be read", error.strerror or str(error), "name another file"
+            ) from error
         self.live = _is_live(self._file)
         self._raw = b""
         while any(magic.startswith(self._raw) for magic in (GZIP, *FOREIGN)) and (data := self._read_raw()):
@@ -101,7 +103,9 @@ class Stream:
         try:
             data = self._file.read1(PIECE)  # what is there of a pipe
         except OSError as error:
-            raise UserError(f"{self._name} cannot be read", error.strerror or str(error)) from error
+            raise UserError(
+                f"{self._name} cannot be read", error.strerror or str(error), "name another file"
+            ) from error
         self.position += len(data)
         self._digest.update(data)
         return data

@@ -1,0 +1,46 @@
+"""A failure that nobody foresaw leaves one report, tells where it is, and hides nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from crepe_dist.errors import ExitCode
+from tests.chaos import harness
+
+
+@pytest.mark.parametrize("launcher", ["horovodrun", harness.slow("supervise")])
+def test_one_rank_of_two(data, tmp_path, monkeypatch, launcher):
+    monkeypatch.setenv("CREPE_DIST_API_TOKEN", "not to be told")
+    run_dir = tmp_path / "run"
+    fault = {"kind": "raise", "rank": 1, "phase": "train", "step": 15, "once": str(tmp_path / "once")}
+    if launcher == "horovodrun":
+        arguments = harness.command(run_dir, data, 2)
+    else:
+        worker = harness.command(run_dir, data, 1)
+        body = (
+            "import sys; from crepe_dist import supervise; "
+            f"sys.exit(supervise.run(supervise.options(['-np', '2', '--max-restarts', '0'])[0], {worker!r}))"
+        )
+        arguments = [sys.executable, "-c", body]
+    code, printed = harness.run(arguments, tmp_path, fault)
+    assert code == (1 if launcher == "horovodrun" else ExitCode.FAILURE), printed
+    assert printed.count("unexpected failure: RuntimeError: a mistake nobody foresaw") == 1, printed
+    assert f"the report is in {run_dir}/crash-report.json" in printed
+    assert "train_step" not in printed  # a line of the traceback
+    assert len(list(tmp_path.rglob("crash-report*"))) == 1
+    text = (run_dir / "crash-report.json").read_text()
+    assert "not to be told" not in text
+    report = json.loads(text)
+    assert (report["rank"], report["size"], report["exit_code"]) == (1, 2, 70)
+    assert "with a second line" in report["traceback"]
+    assert "train_step" in report["traceback"]
+    assert report["stacks"].keys() == {"rank_0", "rank_1"}
+    assert 'File "' in report["stacks"]["rank_0"]  # where it waited for rank 1
+    assert "a mistake nobody foresaw" in report["stacks"]["rank_1"]
+    assert {"step", "loss", "learning_rate"} <= report["last_steps"][-1].keys()
+    assert report["config"]["training"]["epochs"] == 3
+    assert report["machine"]["cores"]
+    assert report["environment"]["HOROVOD_SIZE"] == "2"

@@ -1,0 +1,293 @@
+"""Every mistake gets a sentence that names what was typed, and what to do; every option of every command is tried."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+import crepe_dist
+from crepe_dist import command as commands
+from crepe_dist import config
+from crepe_dist.config import GROUPS, Config
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.preparation import prepare
+from crepe_dist.data.selection import Split
+from crepe_dist.data.sources import find_sources
+from crepe_dist.errors import UserError
+from crepe_dist.limits import Limits, Settings
+from tests.commands import COMMANDS, parser_of
+from tests.conftest import FEATURE_LEN, QUICK, write_csv
+
+ROOT = Path(crepe_dist.__file__).parent
+OTHERS = [name for name in COMMANDS if name != "train"]
+HUGE = "9" * 5000
+
+
+def outside(limits: Limits) -> Iterator[str]:
+    yield from ("nan", "inf", "-inf", "1e400", "abc", "", HUGE, "1,5")
+    if limits.kind is int:
+        yield "1.5"
+    step = 1 if limits.kind is int else max(limits.most, 1.0)
+    yield str(limits.least if limits.open_below else limits.least - step)
+    yield str(limits.most if limits.open_above else limits.most + step)
+
+
+def refused(action: argparse.Action) -> Iterator[str]:
+    """Values that an option must not take."""
+    if action.nargs == 0:
+        yield "x"
+    elif action.choices:
+        yield from ("nonsense", "", f"{next(iter(action.choices))}x")
+    elif isinstance(action.type, Limits):
+        yield from outside(action.type)
+    elif action.type in (int, float):
+        pytest.fail(f"{action.option_strings[-1]} has no limits: give it whole() or real() of crepe_dist.limits")
+    elif action.type is not str:
+        yield ""
+        if action.type not in (None, Path):
+            yield "nonsense"
+
+
+def check(printed: str) -> None:
+    what, *more = printed.rstrip("\n").split("\n")
+    assert what.startswith("error: "), printed
+    assert more, printed
+    assert more[-1].startswith("  do:  "), printed
+    assert len(more) <= 2, printed
+    assert len(printed) < 1000, "longer than anybody reads"
+
+
+@pytest.fixture
+def said(monkeypatch, capsys, tmp_path):
+    """What a command says that must fail."""
+
+    def of(name: str, *arguments: object, cwd: Path = tmp_path) -> str:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            commands.run(import_module(f"crepe_dist.{name}").main)
+        printed = capsys.readouterr().err
+        assert ended.value.code == 1, (arguments, printed)
+        check(printed)
+        return printed
+
+    return of
+
+
+class TestFlags:
+    @pytest.mark.parametrize("name", OTHERS)
+    def test_every_option_refuses_what_it_cannot_mean(self, name, said):
+        for action in parser_of(name)._actions:
+            if not action.option_strings or action.dest in ("help", "version"):
+                continue
+            flag = action.option_strings[-1]
+            for value in refused(action):
+                assert flag in said(name, f"{flag}={value}"), (flag, value)
+            if action.nargs is None:
+                assert flag in said(name, flag)
+
+    @pytest.mark.parametrize("name", OTHERS)
+    def test_what_is_nearly_an_option_is_named(self, name, said):
+        assert "did you mean --version?" in said(name, "--versoin")
+        flag = max((action.option_strings[-1] for action in parser_of(name)._actions if action.option_strings), key=len)
+        assert f"did you mean {flag}?" in said(name, f"{flag}s=1")
+        assert f"did you mean {flag}?" in said(name, flag[:-1]), "an abbreviation is none"
+
+    def test_one_name_too_many(self, said):
+        assert "other is one name too many" in said("predict", "run", "other")
+
+    def test_what_excludes_each_other(self, said):
+        assert "not allowed with argument --peers" in said("bench", "--peers", "x", "--no-peers")
+
+    def test_the_supervisor_finds_mistakes_of_train_before_it_starts_anything(self, said):
+        assert "training.epochs is 0" in said("supervise", "-np", 2, "--training.epochs=0")
+        assert "did you mean --training.epochs?" in said("supervise", "--trainig.epochs=1")
+        assert "did you mean --max-restarts?" in said("supervise", "--max-restart=1")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_parser():
+    """Building it takes most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        made = config.parser()
+        patch.setattr(config, "parser", lambda: made)
+        yield
+
+
+def mistake(*arguments: str) -> str:
+    with pytest.raises(UserError) as caught:
+        config.parse(arguments)
+    check(str(caught.value))
+    return str(caught.value)
+
+
+class TestSettings:
+    @pytest.mark.parametrize("name", sorted(config.settings()))
+    def test_every_setting_refuses_what_it_cannot_mean(self, name):
+        hint, limits = config.settings()[name]
+        group, _, field = name.rpartition(".")
+        kind = GROUPS.get(group, Config)
+        if hint in (int, float, Optional[int], Optional[float]):
+            assert limits, f"{name} has no limits: give it those of crepe_dist.limits"
+            for value in outside(limits):
+                try:
+                    number = limits.kind(value)
+                except (ValueError, OverflowError):
+                    continue
+                with pytest.raises(UserError, match=name) as caught:
+                    kind(**{field: number})
+                check(str(caught.value))
+        with pytest.raises(UserError, match=name):
+            kind(**{field: [1]})
+        wrong = "" if hint in (str, Optional[str]) else "nonsense"
+        flag = "--" + name.replace("run_dir", "run-dir")
+        assert name in mistake(f"{flag}={wrong}").replace("--run-dir", "run_dir").replace("--fresh", "fresh")
+
+    def test_all_groups_are_looked_at(self):
+        assert all(issubclass(kind, Settings) and kind.group == name for name, kind in GROUPS.items())
+        assert {each.name for each in fields(Config)} == {*GROUPS, "device", "run_dir", "fresh"}
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--trainig.epochs=3"], "did you mean --training.epochs?"),
+            (["--training.init-from=x"], "did you mean --training.init_from?"),
+            (["--epoch=3"], "did you mean --epochs?"),
+            (["stray"], "there is no option stray"),
+            (["--device=gpus"], "did you mean gpu?"),
+            (["--model.size=smal"], "did you mean small?"),
+            (["--start-epoch=-1"], "--start-epoch is -1"),
+            (["--batch-size=0"], "--batch-size is 0"),
+            (["--data="], "--data is ''"),
+            (["--run-dir=\udcff"], "run_dir is"),
+            (["--run-dir"], "--run-dir cannot be used"),
+            (["--start-epoch=5"], "leaves no epoch to train"),
+            ([f"--seed={HUGE}"], "--seed cannot be used"),
+            (["--config="], "cannot be used"),
+        ],
+    )
+    def test_flags(self, arguments, message):
+        assert message in mistake(*arguments)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("trainig: {epochs: 3}", "did you mean training?"),
+            ("training: {epoch: 3}", "did you mean training.epochs?"),
+            ("devic: gpu", "did you mean device?"),
+            ("training: {epochs: 1.5}", "training.epochs is 1.5"),
+            ("training: {epochs: true}", "training.epochs is True"),
+            ("optimizer: {learning_rate: .nan}", "optimizer.learning_rate is NaN"),
+            ("optimizer: {learning_rate: 1.0e+30}", "optimizer.learning_rate is 1e+30"),
+            ("optimizer: {clip_norm: -1}", "optimizer.clip_norm is -1"),
+            ("model: {units: 100000000}", "model.units is 100000000"),
+            ("data: 3", "data is a group of settings"),
+            ("data: {source: 3}", "data.source is 3"),
+            ("run_dir: ''", "run_dir is ''"),
+            ("fresh: maybe", "fresh is maybe"),
+            ("- 3", "no settings of the form"),
+            ("\t", "cannot be used"),
+        ],
+    )
+    def test_files(self, tmp_path, text, message):
+        path = tmp_path / "settings.yaml"
+        path.write_text(text)
+        assert message in mistake("--config", str(path))
+
+
+BAD_FILES = ("absent", "empty", "folder", "dangling", "circle", "picture.params", "n" * 300, "text.txt/x", "/dev/zero")
+
+
+@pytest.fixture(scope="module")
+def place(data, tmp_path_factory):
+    """Files that are not what is wanted, beside a run and data that are."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "data3").symlink_to(data)
+    crepe_dist.fit(config.parse(["--data", str(data), "--run-dir", str(folder / "run"), *QUICK]))
+    sources = find_sources([str(write_csv(folder / "other.csv", 100, 0, classes=2))])
+    prepare(sources, folder / "data2", Encoding(feature_len=FEATURE_LEN), Split())
+    (folder / "empty").touch()
+    (folder / "text.txt").write_text("some\ntext\n")
+    (folder / "folder").mkdir()
+    (folder / "dangling").symlink_to("nowhere/at/all")
+    (folder / "circle").symlink_to("circle")
+    (folder / "picture.params").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40)
+    return folder
+
+
+@pytest.mark.parametrize("name", BAD_FILES, ids=lambda name: name[:9])
+def test_files_that_are_not_what_is_wanted(place, said, name):
+    """Wherever one is named; what may well be empty, or a new folder, is left out."""
+    for arguments in (
+        ("train", "--data", name),
+        ("train", "--data", "data3", "--init-from", name, *QUICK),
+        ("supervise", "--config", name),
+        ("predict", name, "--text", "x"),
+        ("predict", "run", "--random", 1, "--data", name),
+        ("evaluate", name, "--data", "data3"),
+        ("evaluate", "run", "--data", name),
+        ("prepare", "--verify", name),
+        ("prepare", "--merge", name, "--out", "new"),
+        ("prepare", name, "--out", "new"),
+        ("prepare", "other.csv", "--out", "new", "--test", name),
+        ("bench", "--project", 8, "--measured", name),
+        ("bench", "--tiny", "--peers", name),
+    ):
+        if arguments[0] == "supervise" and name == "empty":
+            continue  # no settings are settings
+        said(*arguments, cwd=place)
+    if name not in ("absent", "empty", "picture.params", "/dev/zero"):
+        assert "--json" in said("evaluate", "run", "--data", "data3", "--json", name, cwd=place)
+        assert "--json" in said("bench", "--tiny", "--no-peers", "--json", name, cwd=place)
+    if name not in ("absent", "folder"):
+        said("train", "--data", "data3", "--run-dir", name, *QUICK, cwd=place)
+    if name not in ("absent", "dangling"):
+        said("prepare", "other.csv", "--out", name, cwd=place)
+    assert not list(place.glob("crash-report*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("evaluate", "run", "--data", "data2"), "different classes"),
+        (("evaluate", "run", "--data", "data3", "--part", "validation"), "has no validation part"),
+        (("evaluate", "run", "--data", "data3", "--device", "gpu"), "no GPU was found"),
+        (("train", "--data", "data3", "--device", "gpu", *QUICK), "no GPU was found"),
+        (("train", "--data", "data2", "--init-from", "run", *QUICK), "not those of this network"),
+        (("train", "--data", "data2", "--run-dir", "run", *QUICK), "begun with other settings"),
+        (("train", "--data", "data3", "--run-dir", "run", *QUICK, "--epochs=9"), "training.epochs 2 → 9"),
+        (("train", "--data", "data3", *QUICK, "--model.units=65536", "--model.filters=65536"), "too large for this"),
+        (("train", "--data", "data3", *QUICK, "--training.patience=1"), "validation part"),
+        (("train", "--data", "data3", *QUICK, "--model.precision=float16"), "float16"),
+        (("predict", "run", "--text", "x", "--mode", "full"), "describes itself"),
+        (("predict", "run", "--text", "x", "--classes", "a,,b"), "--classes a,,b: a name is empty or there twice"),
+        (("predict", "run", "--text", "x", "--classes", "a,b,a"), "--classes a,b,a: a name is empty or there twice"),
+    ],
+)
+def test_what_does_not_go_together(place, said, arguments, message):
+    assert message in said(*arguments, cwd=place)
+
+
+def test_every_error_says_what_to_do():
+    without = []
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "UserError":
+                starred = any(isinstance(each, ast.Starred) for each in node.args)
+                if not starred and len(node.args) < 3 and all(each.arg != "remedy" for each in node.keywords):
+                    without.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not without
+
+
+def test_a_text_may_be_empty_and_a_name_not():
+    """The difference is the type of the flag."""
+    parsed: Any = parser_of("predict").parse_args(["--text", ""])
+    assert parsed.text == ""
