@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import stat
+import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,20 +29,21 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **settings: Any) -> None:
         # Without abbreviations: a new flag must not change what an old command means.
         super().__init__(**settings, allow_abbrev=False, exit_on_error=False)
+        self._given: list[str] = []
         self.register("type", None, _name)
         self.register("type", Path, lambda text: Path(_name(text)))
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         values, rest = self.parse_known_args(args, namespace)
         if rest:
-            flags = [flag for action in self._actions for flag in action.option_strings]
             raise UserError(
                 f"there is no option {rest[0]}" if rest[0].startswith("-") else f"{rest[0]} is one name too many",
-                remedy=near(rest[0].partition("=")[0], flags) or self._help(),
+                remedy=near(rest[0].partition("=")[0], self._flags()) or self._help(),
             )
         return values
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._given = sys.argv[1:] if args is None else list(args)
         try:
             return super().parse_known_args(args, namespace)
         except argparse.ArgumentError as error:
@@ -49,7 +51,13 @@ class Parser(argparse.ArgumentParser):
             raise self._mistake(action, error) from None
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(message, remedy=self._help())
+        # What is said to be missing may be there, but misspelt.
+        given = (each.partition("=")[0] for each in self._given if each.startswith("-"))
+        unknown = (near(each, self._flags()) for each in given if each not in self._flags())
+        raise UserError(message, remedy=next(filter(None, unknown), self._help()))
+
+    def _flags(self) -> list[str]:
+        return [flag for action in self._actions for flag in action.option_strings]
 
     def _mistake(self, action: argparse.Action | None, error: argparse.ArgumentError) -> UserError:
         flag = error.argument_name or ""

@@ -13,7 +13,7 @@ from crepe_dist.cluster.launch import detect
 from crepe_dist.errors import ExitCode, UserError
 
 EXAMPLES = """  python -m crepe_dist.doctor
-  python -m crepe_dist.doctor --json > doctor.json
+  python -m crepe_dist.doctor --json
 
 exit codes: 0 ready; 1 not ready, the last line says what to do
 """

@@ -166,7 +166,7 @@ def _is(value: Any, kind: Any, limits: Limits | None) -> bool:
         )
     if kind is str:
         return isinstance(value, str) and value.strip() != "" and _writable(value)
-    return isinstance(value, kind)
+    return isinstance(value, get_origin(kind) or kind)
 
 
 def _plain(number: float) -> str:

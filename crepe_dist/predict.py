@@ -21,7 +21,7 @@ from crepe_dist.data.formats.columns import Wanted
 from crepe_dist.data.formats.rows import join_title
 from crepe_dist.data.sources import PIPE, Reading
 from crepe_dist.errors import UserError, visible
-from crepe_dist.files import write_text
+from crepe_dist.files import write_text, written_whole
 from crepe_dist.limits import whole
 from crepe_dist.reports import explanation as report
 from crepe_dist.reports.wording import counted, listed

@@ -11,6 +11,8 @@ from crepe_dist import arguments, command
 from crepe_dist.cluster.control import Stopped
 from crepe_dist.cluster.launch import detect, limit_threads
 from crepe_dist.errors import ExitCode, UserError, visible
+from crepe_dist.limits import typed, whole
+from crepe_dist.reports.wording import number
 from crepe_dist.serving.options import PORT, ServiceOptions
 
 DEFAULTS = ServiceOptions()
@@ -27,7 +29,9 @@ def main() -> None:
     flags = arguments.parser("serve", "Classify texts for programs and for people, over HTTP.", EXAMPLES)
     arguments.add_checkpoint(flags)
     flags.add_argument("--host", default="127.0.0.1", help="address to listen on; default: 127.0.0.1")
-    flags.add_argument("--port", type=int, default=PORT, help=f"0 is any that is free; default: {PORT}")
+    flags.add_argument(
+        "--port", type=whole(0, 65_535), default=PORT, metavar="N", help=f"0 is any that is free; default: {PORT}"
+    )
     flags.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME", help="name that clients may call it by; repeatable"
     )
@@ -37,18 +41,13 @@ def main() -> None:
         ("max-batch", "N", "texts of a request"),
         ("max-body", "BYTES", "bytes of a request"),
         ("queue", "N", "requests at a time; to more it answers 503"),
+        ("timeout", "SECONDS", "for a request to arrive, and for its turn"),
     ):
-        default = getattr(DEFAULTS, flag.replace("-", "_"))
+        name = flag.replace("-", "_")
+        default, (_, kind) = getattr(DEFAULTS, name), typed(ServiceOptions)[name]
         limits.add_argument(
-            f"--{flag}", type=int, default=default, metavar=metavar, help=f"{meaning}; default: {default}"
+            f"--{flag}", type=kind, default=default, metavar=metavar, help=f"{meaning}; default: {number(default)}"
         )
-    limits.add_argument(
-        "--timeout",
-        type=float,
-        default=DEFAULTS.timeout_s,
-        metavar="SECONDS",
-        help=f"for a request to arrive, and for its turn; default: {DEFAULTS.timeout_s:g}",
-    )
     flags.add_argument("--log-requests", action="store_true", help="a line a request on standard error, without texts")
     arguments.add_foreign(flags)
     given = flags.parse_args()
@@ -104,7 +103,7 @@ def _serve(given: Any, options: ServiceOptions) -> None:
                     file=sys.stderr,
                 )
             server.serve(
-                create_app(batcher, about, metrics, options, log=given.log_requests), listener, options.timeout_s
+                create_app(batcher, about, metrics, options, log=given.log_requests), listener, options.timeout
             )
         finally:
             batcher.close()

@@ -149,11 +149,13 @@ class TestSettings:
             kind(**{field: [1]})
         wrong = "" if hint in (str, Optional[str]) else "nonsense"
         flag = "--" + name.replace("run_dir", "run-dir")
-        assert name in mistake(f"{flag}={wrong}").replace("--run-dir", "run_dir").replace("--fresh", "fresh")
+        assert name in mistake(f"{flag}={wrong}").replace("--run-dir", "run_dir").replace("--fresh", "fresh").replace(
+            "--dry-run", "dry_run"
+        )
 
     def test_all_groups_are_looked_at(self):
         assert all(issubclass(kind, Settings) and kind.group == name for name, kind in GROUPS.items())
-        assert {each.name for each in fields(Config)} == {*GROUPS, "device", "run_dir", "fresh"}
+        assert {each.name for each in fields(Config)} == {*GROUPS, "device", "run_dir", "fresh", "dry_run"}
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

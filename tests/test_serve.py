@@ -238,7 +238,7 @@ class TestRefusals:
             time.sleep(0.5)
             return by_length(texts)
 
-        with service(predict, timeout_s=0.1) as client:
+        with service(predict, timeout=0.1) as client:
             late = client.post("/predict", json={"text": "a"})
             assert (late.status_code, late.headers["retry-after"]) == (503, "1")
         with service(predict) as client:
@@ -275,7 +275,7 @@ class TestBodiesAsTheyArrive:
         async def send(message):
             sent.append(message)
 
-        guard = Guard(application, ServiceOptions(max_body=100, timeout_s=0.1), lambda: None)
+        guard = Guard(application, ServiceOptions(max_body=100, timeout=0.1), lambda: None)
         scope = {"type": "http", "path": "/predict", "method": "POST", "headers": [(b"host", b"localhost"), *headers]}
         asyncio.run(guard(scope, receive, send))
         return sent[0]["status"], sent[1]["body"], taken[0]

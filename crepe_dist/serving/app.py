@@ -54,7 +54,7 @@ def create_app(
             )
         texts, question = questions.read(await request.body(), options)
         try:
-            predictions = await asyncio.wait_for(asyncio.wrap_future(batcher.submit(texts)), options.timeout_s)
+            predictions = await asyncio.wait_for(asyncio.wrap_future(batcher.submit(texts)), options.timeout)
         except asyncio.TimeoutError:
             remedy = "ask again later, with fewer texts at a time"
             raise Problem(503, "the answer took too long", "too much is asked for", remedy, retry_after=1) from None

@@ -95,7 +95,7 @@ class Guard:
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
         limit = self.options.max_body
-        due = time.monotonic() + self.options.timeout_s
+        due = time.monotonic() + self.options.timeout
         declared = headers.get("content-length", "0")
         length = int(declared) if declared.isdecimal() and len(declared) < 19 else 0
         pieces: list[bytes] = []
@@ -107,7 +107,7 @@ class Guard:
                 raise Problem(
                     408,
                     "the request did not arrive in time",
-                    f"its body was not complete after {self.options.timeout_s:g} seconds",
+                    f"its body was not complete after {self.options.timeout:g} seconds",
                     "send it faster, or start the service with a longer --timeout",
                     closes=True,
                 ) from None

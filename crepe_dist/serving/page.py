@@ -21,7 +21,7 @@ def render(facts: Facts, options: ServiceOptions) -> tuple[str, str]:
         facts=facts,
         bars=min(len(facts.classes), BARS),
         max_chars=options.max_chars,
-        timeout_s=options.timeout_s,
+        timeout=options.timeout,
         version=__version__,
     )
     policy = {

@@ -115,7 +115,9 @@ class Predictor:
             UserError: there is no such class.
         """
         if label is not None and label not in self.classes:
-            raise UserError(f"there is no class {label!r}", f"there are {', '.join(self.classes)}"[:500])
+            raise UserError(
+                f"there is no class {label!r}", f"there are {', '.join(self.classes)}"[:500], "name one of these"
+            )
         (prediction,) = self.predict([text])
         label = prediction.label if label is None else label
         index, at_once = self.classes.index(label), self._most(BATCH_SIZE)

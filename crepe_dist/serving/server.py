@@ -76,15 +76,15 @@ def listen(listener: socket.socket) -> None:
         raise _unusable(host, port, error) from error
 
 
-def serve(app: ASGIApp, listener: socket.socket, timeout_s: float) -> None:
+def serve(app: ASGIApp, listener: socket.socket, timeout: float) -> None:
     """Answers until SIGTERM or Ctrl-C; then answers what is in hand, and calls the signal's handler.
 
     Args:
-        timeout_s: that a head may take to arrive, and all that is in hand to be answered in the end.
+        timeout: that a head may take to arrive, and all that is in hand to be answered in the end.
     """
     config = uvicorn.Config(
         app,
-        http=_protocol(timeout_s),
+        http=_protocol(timeout),
         loop="asyncio",
         ws="none",
         lifespan="off",
@@ -96,7 +96,7 @@ def serve(app: ASGIApp, listener: socket.socket, timeout_s: float) -> None:
         backlog=BACKLOG,
         h11_max_incomplete_event_size=HEAD_BYTES,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, round(timeout_s)),
+        timeout_graceful_shutdown=max(1, round(timeout)),
     )
     uvicorn.Server(config).run(sockets=[listener])
 

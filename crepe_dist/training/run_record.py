@@ -125,7 +125,9 @@ def open_run(run_dir: Path) -> RunRecord:
     path = checkpoint.find(str(run_dir))
     about = checkpoint.describe(path)
     if about is None:
-        raise UserError(f"{path} does not say how it was trained", f"there is no {path.stem}.json beside it")
+        raise UserError(
+            f"{path} does not say how it was trained", f"there is no {path.stem}.json beside it", "name another run"
+        )
     try:
         _check(about)
         result = RunFolder(run_dir).result
@@ -142,7 +144,9 @@ def open_run(run_dir: Path) -> RunRecord:
             history=history.of(run_dir),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"the run in {run_dir} cannot be read", f"{type(error).__name__}: {error}"[:300]) from error
+        raise UserError(
+            f"the run in {run_dir} cannot be read", f"{type(error).__name__}: {error}"[:300], "name another run"
+        ) from error
 
 
 def _check(about: dict[str, Any]) -> None:
