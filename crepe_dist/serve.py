@@ -45,6 +45,7 @@ def main() -> None:
     ):
         name = flag.replace("-", "_")
         default, (_, kind) = getattr(DEFAULTS, name), typed(ServiceOptions)[name]
+        assert kind is not None  # all of these have limits
         limits.add_argument(
             f"--{flag}", type=kind, default=default, metavar=metavar, help=f"{meaning}; default: {number(default)}"
         )

@@ -100,7 +100,7 @@ def test_the_cheap_ones_do_what_they_say(place, data, monkeypatch, capsys):
             commands.run(import_module(f"crepe_dist.{name}").main)
         printed = capsys.readouterr()
         assert ended.value.code == 0, (flags, printed.err)
-        assert printed.out, flags
+        assert printed.out or "--out" in flags, flags
 
     done = 0
     for name in CHEAP:
