@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import mxnet as mx
 
 from crepe_dist.reports import wording
+from crepe_dist.training import memory
 
 if TYPE_CHECKING:
     from crepe_dist.training.loop import Loop
@@ -29,9 +30,10 @@ def estimate(loop: Loop) -> str:
     if batch is None:
         return f"{wording.counted(epochs, 'epoch')} of {wording.counted(steps, 'step')}"
     seed = loop.config.training.seed
-    step = _seconds(lambda: loop.engine.gradients(batch, seed, 0, loop.train_step.scale.scale))
-    loop.engine.refresh()
-    forward = _seconds(lambda: loop.engine.logits(batch))
+    with memory.watched("data.batch_size", loop.config.data.batch_size, loop.world.size):
+        step = _seconds(lambda: loop.engine.gradients(batch, seed, 0, loop.train_step.scale.scale))
+        loop.engine.refresh()
+        forward = _seconds(lambda: loop.engine.logits(batch))
     loop.watchdog.beat("estimate")
     slowest = [max(times) for times in zip(*loop.world.gather([step, forward], "estimate"))]
     scored = sum(len(part) for name, part in loop.dataset.parts.items() if name != "train")

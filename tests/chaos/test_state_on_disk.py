@@ -18,7 +18,7 @@ import pytest
 
 from crepe_dist.errors import UserError
 from crepe_dist.training import state
-from crepe_dist.training.metrics import RunMetrics
+from crepe_dist.training.metrics import SCALARS, RunMetrics
 from crepe_dist.training.options import CheckpointOptions
 from crepe_dist.training.saver import Saver
 from crepe_dist.training.state import Progress, Snapshot
@@ -268,7 +268,7 @@ class TestFullDisk:
     def test_tensorboard_is_done_without(self, small_disk):
         said: list[str] = []
         metrics = RunMetrics(small_disk, said.append, tensorboard=True)
-        record = {"step": 1, "loss": 1.0, "learning_rate": 0.1, "documents_per_second": 1.0}
+        record = {"step": 1, **dict.fromkeys(SCALARS, 1.0)}
         metrics.steps([record])
         metrics.sync()
         filling = fill(small_disk)
