@@ -29,7 +29,7 @@ def options() -> str:
         "# Options of train",
         "",
         "Flags (`--model.size tiny`) and the keys of a YAML file (`--config`) are the same; flags win. `supervise`",
-        "takes them as well.",
+        "takes them as well. In a file, `run-dir` is `run_dir`.",
     ]
     for name, kind in {"": config.Config, **config.GROUPS}.items():
         about = parse(kind.__doc__ or "")
