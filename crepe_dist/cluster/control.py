@@ -23,6 +23,7 @@ from crepe_dist.errors import ExitCode, PeerGone
 DESCRIPTOR = "CREPE_DIST_CONTROL_FD"
 ELASTIC = "CREPE_DIST_ELASTIC"
 GENERATION = "CREPE_DIST_GENERATION"
+SUPERVISED_AS = "CREPE_DIST_SUPERVISION"  # an id of the supervisor, the same for all that it starts
 ASSIGNMENT_SECONDS = 60.0
 
 

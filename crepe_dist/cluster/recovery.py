@@ -51,7 +51,7 @@ def own_code(code: int | None) -> int:
 
 
 def in_words(code: int | None, ours: bool = False) -> str:
-    """How a worker ended, as the rest of a sentence; ``ours``: the signal was sent by the supervisor."""
+    """How a worker ended, as the rest of a sentence; ``ours``: by us, or by another worker that saw no progress."""
     if code is None:
         return "was lost with its host's agent"
     if code < 0:
@@ -59,14 +59,16 @@ def in_words(code: int | None, ours: bool = False) -> str:
             name = signal.Signals(-code).name
         except ValueError:
             name = "unknown"
-        guess = "; perhaps the kernel ran out of memory (dmesg)" if code == -signal.SIGKILL and not ours else ""
+        guess = ""
+        if code == -signal.SIGKILL:
+            guess = ": the end of a hang" if ours else "; perhaps the kernel ran out of memory (dmesg)"
         return f"was ended by signal {-code} ({name}){guess}"
     known = {
         ExitCode.ERROR: "a mistake that a user can mend",
         USAGE: "a mistake in the flags",
         ExitCode.PEER_GONE: "another process ended",
         ExitCode.FAILURE: "unexpected failure",
-        ExitCode.STOPPED: "asked to stop, all saved",
+        ExitCode.STOPPED: "asked to stop, nothing is lost",
         ExitCode.HUNG: "no progress",
         ExitCode.INTERRUPTED: "interrupted",
     }

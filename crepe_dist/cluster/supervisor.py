@@ -10,11 +10,13 @@ import contextlib
 import math
 import os
 import queue
+import secrets
 import signal
 import time
 from collections.abc import Mapping, Sequence
 
 from crepe_dist.cluster.console import Console
+from crepe_dist.cluster.control import SUPERVISED_AS
 from crepe_dist.cluster.environment import allowed, group_variables
 from crepe_dist.cluster.fleet import Fleet
 from crepe_dist.cluster.group import Group, Worker, new_places
@@ -62,6 +64,7 @@ class Supervisor:
         self._events: queue.SimpleQueue[int | tuple[Link, Message | str, float]] = queue.SimpleQueue()
         self._fleet = Fleet(options.hosts, options.remote, self._environment, self._cwd, options.grace, self._deliver)
         self._group: Group | None = None
+        self._id = secrets.token_hex(8)
         self._generation = -1
         self._restarts = Restarts(options.max_restarts)
         self._preemptions = BackOff()
@@ -138,7 +141,7 @@ class Supervisor:
                 worker.tell({"kind": "assign", "generation": self._generation, "env": variables})
             else:
                 base = allowed(self._environment, worker.link.local)
-                env = {"PYTHONUNBUFFERED": "1", **base, **variables}
+                env = {"PYTHONUNBUFFERED": "1", **base, **variables, SUPERVISED_AS: self._id}
                 message = {"kind": "start", "worker": worker.name, "argv": self._command, "env": env, "cwd": self._cwd}
                 try:
                     worker.link.send(message)
@@ -393,7 +396,8 @@ class Supervisor:
         fresh = group.fresh_ends()
         for worker in fresh:
             if worker.code != 0 and not worker.killed:
-                self._say(f"{worker.title} {in_words(worker.code)}")
+                by_a_peer = any(other.hangs_since is not None for other in group.workers if other is not worker)
+                self._say(f"{worker.title} {in_words(worker.code, by_a_peer)}")
         return fresh
 
     def _left(self) -> str:

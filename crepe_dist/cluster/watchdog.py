@@ -170,12 +170,12 @@ class Watchdog:
             os._exit(ExitCode.HUNG)
 
     def _tell(self, where: dict[str, Any], seconds: float) -> None:
+        again = "nothing, the supervisor starts again" if self._control.is_supervised else "run the same command again"
         step = f" at step {where['step']}" if "step" in where else ""
         print(
             f"[rank {self._rank}] error: no progress for {seconds:.0f} s{step} ({where['phase']})\n"
             f"  why: a process stands still, a host or a network is gone, or the ranks wait for different things\n"
-            f"  do:  run the same command again, which goes on from the newest saved state; raise --safety.watchdog_s "
-            f"({self._limit:g}) if steps take longer; {_named(self._stacks)}",
+            f"  do:  {again}; raise --safety.watchdog_s ({self._limit:g}) if steps take longer; {_named(self._stacks)}",
             file=sys.stderr,
             flush=True,
         )

@@ -111,7 +111,8 @@ def train(config: Config, world: World, control: Control, carried: Carried | Non
             display.say(f"{folder.path} is finished; --fresh starts another run\n{_summary(result)}")
             return result
 
-        lock = world.on_root("lock", folder.lock_in_steps(LOCK_SECONDS if control.is_supervised else 0.0))
+        patience = LOCK_SECONDS if control.is_supervised else 0.0
+        lock = world.on_root("lock", folder.lock_in_steps(patience, display.say))
         with lock or nullcontext():
             watchdog.write_to(folder.stacks(world.rank), world.gather(watchdog.identity(), "processes"))
             crash.expect(crash.Context(folder.path, config.to_dict(), watchdog.ask_for_stacks))

@@ -172,7 +172,8 @@ class Loop:
                     f"the steps after step {self.saver.durable_step} could not be saved",
                     remedy="make room, and run the command again",
                 )
-            self.display.say(f"{stopped}: saved after step {self.progress.step}")
+            again = "the same command without --fresh" if self.config.fresh else "the same command"
+            self.display.say(f"{stopped}: saved after step {self.progress.step}; {again} goes on from there")
         self.close()
         raise stopped
 
@@ -308,7 +309,8 @@ class Loop:
             raise
 
     def finish_epoch(self, scores: dict[str, Scores]) -> None:
-        record = self.scoring.finish_epoch(self.progress, scores)
+        saved_step = self.saver.durable_step if self.saver is not None else None
+        record = self.scoring.finish_epoch(self.progress, scores, saved_step)
         self.metrics.epoch(record)
         self.display.say(epoch_line(record))
 
@@ -323,7 +325,7 @@ class Loop:
                 self.saver.save(self.snapshot())
             except OSError as error:
                 self.saver.postpone(self.progress.step)
-                self.display.say(f"{error}; the state of step {self.progress.step} was not saved")
+                self.display.say(f"the state of step {self.progress.step} could not be saved: {error}")
         self.recent = []
         self._start_clock()
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from crepe_dist.cluster.control import SUPERVISED_AS
 from crepe_dist.config import Config, digest
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_json, write_text
@@ -17,6 +19,8 @@ from crepe_dist.training.checkpoint import RESULT, RUNS
 
 IDENTITY = "run.json"
 CONFIG = "config.yaml"
+SOON = 3.0  # seconds; the processes of the group before take that long to be gone
+SUPERVISION = "supervision"  # the supervisor's id, in the folders of the runs that were started under it
 
 
 @dataclass(frozen=True)
@@ -61,16 +65,25 @@ class RunFolder:
             ) from error
         return file
 
-    def lock_in_steps(self, patience: float) -> Iterator[IO[str] | None]:
-        """``lock`` as the last item; tried again for so many seconds, with ``None`` after each vain try."""
-        due = time.monotonic() + patience
+    def lock_in_steps(self, patience: float, say: Callable[[str], None]) -> Iterator[IO[str] | None]:
+        """``lock`` as the last item; tried again for so many seconds, with ``None`` after each vain try.
+
+        Args:
+            say: told of a wait that is not over soon.
+        """
+        began = time.monotonic()
+        due, soon = began + patience, began + min(patience, SOON)
         while True:
             try:
                 yield self.lock()
                 return
             except UserError:
-                if time.monotonic() > due:
+                now = time.monotonic()
+                if now > due:
                     raise
+                if now > soon:
+                    soon = due + 1.0
+                    say(f"another process is training in {self.path}; waiting up to {patience:.0f} s for its end")
             yield None
             time.sleep(0.2)
 
@@ -80,7 +93,8 @@ class RunFolder:
 
 def choose(config: Config, data_name: str, data_fingerprint: str) -> RunFolder:
     """The folder to write to, made if need be: ``runs/<data>-<hash>`` or ``config.run_dir``; for another run of the
-    same settings (``fresh``) with -2, -3, … behind it. Called by rank 0 alone.
+    same settings (``fresh``) with -2, -3, … behind it, of which the newest is meant afterwards. A supervisor's
+    processes that are started again come back to the run that its first ones began. Called by rank 0 alone.
 
     Raises:
         UserError: the folder belongs to other settings or other data, or to something else.
@@ -90,7 +104,10 @@ def choose(config: Config, data_name: str, data_fingerprint: str) -> RunFolder:
     taken = [base] if base.exists() else []
     while taken and (following := _numbered(base, len(taken) + 1)).exists():
         taken.append(following)
-    if config.fresh or not taken:
+    own = [path for path in taken if _identity(path) == identity]
+    supervision = os.environ.get(SUPERVISED_AS, "")
+    goes_on = bool(own and supervision) and _supervision(own[-1]) == supervision
+    if not taken or (config.fresh and not goes_on):
         path = _numbered(base, len(taken) + 1)
         try:
             path.mkdir(parents=True)
@@ -99,8 +116,10 @@ def choose(config: Config, data_name: str, data_fingerprint: str) -> RunFolder:
                 f"the run folder {path} cannot be made", error.strerror or str(error), "choose another --run-dir"
             ) from error
         write_json(path / IDENTITY, identity)
+        if supervision:
+            write_text(path / SUPERVISION, f"{supervision}\n")
     else:
-        path = taken[-1]
+        path = own[-1] if own else base
         _check(path, identity)
     write_text(path / CONFIG, config.to_yaml())
     return RunFolder(path)
@@ -108,6 +127,18 @@ def choose(config: Config, data_name: str, data_fingerprint: str) -> RunFolder:
 
 def _numbered(base: Path, number: int) -> Path:
     return base if number == 1 else base.with_name(f"{base.name}-{number}")
+
+
+def _identity(path: Path) -> dict[str, Any] | None:
+    try:
+        return _read(path / IDENTITY)
+    except UserError:
+        return None  # `_check` says what is wrong, if it is this one that is meant
+
+
+def _supervision(path: Path) -> str:
+    file = path / SUPERVISION
+    return file.read_text(encoding="utf-8").strip() if file.is_file() and not file.is_symlink() else ""
 
 
 def _check(path: Path, identity: dict[str, Any]) -> None:

@@ -47,8 +47,11 @@ class Scoring:
             if name != "train"
         }
 
-    def finish_epoch(self, progress: Progress, scores: dict[str, Scores]) -> dict[str, Any]:
+    def finish_epoch(self, progress: Progress, scores: dict[str, Scores], saved_step: int | None) -> dict[str, Any]:
         """Writes the epoch's checkpoint, and moves ``progress`` on to the next epoch or to its end.
+
+        Args:
+            saved_step: what the run would go on from, if this failed; of rank 0.
 
         Returns:
             The epoch's record, as ``Metrics.epoch`` takes it.
@@ -66,7 +69,7 @@ class Scoring:
         record["seconds"] = progress.seconds
         record["checkpoint"] = checkpoint.file_name(progress.epoch, record["test_accuracy"])
         # All or none have the epoch: a rank that goes on without rank 0 must not take it for written.
-        self.world.agree("checkpoint", lambda: self._write(record, scores) if self.world.is_root else None)
+        self.world.agree("checkpoint", lambda: self._write(record, scores, saved_step) if self.world.is_root else None)
         progress.epochs.append(record)
         if self.world.is_root:
             checkpoint.prune(self.folder.path, self._kept(progress))
@@ -79,14 +82,14 @@ class Scoring:
         """The epoch that the run stands for: best on the validation part, else the last; the test part chooses none."""
         return self._best(progress) if "validation" in self.dataset.parts else progress.epochs[-1]
 
-    def _write(self, record: dict[str, Any], scores: dict[str, Scores]) -> None:
+    def _write(self, record: dict[str, Any], scores: dict[str, Scores], saved_step: int | None) -> None:
         try:
             checkpoint.write(self.folder.path, parameters.values(self.engine.network), self._about(record), scores)
         except OSError as error:
             raise UserError(
                 f"the checkpoint of epoch {record['epoch']} cannot be written",
                 str(error),
-                f"make room; the same command goes on from the newest state in {self.folder.state}",
+                f"make room; the same command goes on from step {saved_step}, the newest that could be saved",
             ) from error
 
     def _best(self, progress: Progress) -> dict[str, Any]:

@@ -117,17 +117,28 @@ class Found:
 
 
 def save(folder: Path, snapshot: Snapshot, good: Path | None = None) -> Path:
-    """Writes a state into ``folder`` and removes all others but ``good``.
+    """Writes a state into ``folder`` and removes all others but ``good``; where there is no room, before it writes.
 
     Args:
         good: the last one that is known to be whole, which is kept in case the new one gets damaged.
 
     Raises:
-        OSError: no room, or the disk fails; what was there is untouched.
+        OSError: no room, or the disk fails; ``good`` is untouched.
     """
     final = folder / snapshot.name
     if final == good:
         return final
+    try:
+        _write(folder, final, snapshot)
+    except OSError:
+        if good is None or not _prune(folder, good, good):
+            raise
+        _write(folder, final, snapshot)
+    _prune(folder, final, good)
+    return final
+
+
+def _write(folder: Path, final: Path, snapshot: Snapshot) -> None:
     partial = folder / f".partial-{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -147,14 +158,14 @@ def save(folder: Path, snapshot: Snapshot, good: Path | None = None) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         raise error if isinstance(error, OSError) else OSError(str(error)) from error
     sync(folder)
-    _prune(folder, final, good)
-    return final
 
 
-def _prune(folder: Path, newest: Path, good: Path | None) -> None:
-    for path in folder.iterdir():
-        if path not in (newest, good):
-            shutil.rmtree(path, ignore_errors=True)
+def _prune(folder: Path, newest: Path, good: Path | None) -> bool:
+    """Whether there was anything else."""
+    others = [path for path in folder.iterdir() if path not in (newest, good)]
+    for path in others:
+        shutil.rmtree(path, ignore_errors=True)
+    return bool(others)
 
 
 def load_newest(folder: Path) -> Found | None:
