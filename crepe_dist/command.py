@@ -51,9 +51,7 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
         code = ExitCode.DONE
     except Exception as error:
         if detect().size > 1 and is_peer_gone(error):
-            _say(
-                "stopped because another process ended, or did not answer for 30 s; if it left a message, that says why"
-            )
+            _say("stopped because another process ended or did not answer; if it left a message, that says why")
             code = ExitCode.PEER_GONE
         elif isinstance(error, OSError) and error.errno in OF_THE_DISK | OF_THE_NAME:
             name = error.filename if isinstance(error.filename, str) else "a file"

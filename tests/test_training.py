@@ -14,12 +14,13 @@ import pytest
 import yaml
 
 import crepe_dist
+from crepe_dist.cluster.control import SUPERVISED_AS
 from crepe_dist.config import Config, parse
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.training import checkpoint, schedule
 from crepe_dist.training.options import OptimizerOptions
-from crepe_dist.training.run_folder import RunFolder
+from crepe_dist.training.run_folder import RunFolder, choose
 from crepe_dist.training.state import load_newest
 from tests.conftest import QUICK, command, losses, records, run
 
@@ -289,6 +290,29 @@ def test_every_configuration_is_valid_and_gives_its_command(path):
     config = parse(["--config", str(path)])
     assert config.training.epochs > 0
     assert f"--config {path}" in path.read_text()
+
+
+class TestWhichFolder:
+    def chosen(self, base, *flags):
+        return choose(parse([f"--run-dir={base}", *flags]), "data", "fingerprint").path.name
+
+    def test_a_supervisor_s_processes_come_back_to_the_run_that_its_first_ones_began(self, tmp_path, monkeypatch):
+        base = tmp_path / "run"
+        assert [self.chosen(base), self.chosen(base, "--fresh")] == ["run", "run-2"]
+        monkeypatch.setenv(SUPERVISED_AS, "one")
+        assert [self.chosen(base, "--fresh") for _ in range(2)] == ["run-3", "run-3"]
+        monkeypatch.setenv(SUPERVISED_AS, "two")
+        assert self.chosen(base, "--fresh") == "run-4"
+        monkeypatch.delenv(SUPERVISED_AS)
+        assert self.chosen(base) == "run-4"
+
+    def test_neighbours_of_other_settings_are_passed_over(self, tmp_path):
+        base = tmp_path / "run"
+        assert [self.chosen(base), self.chosen(tmp_path / "run-2", "--epochs=9")] == ["run", "run-2"]
+        assert self.chosen(base) == "run"
+        assert self.chosen(base, "--epochs=9") == "run-2"
+        with pytest.raises(UserError, match=r"run was begun with other settings"):
+            self.chosen(base, "--epochs=3")
 
 
 def test_two_runs_never_write_into_one_folder(tmp_path):
