@@ -47,9 +47,13 @@ def main() -> None:
     _check(given)
     limit_threads(detect())
     from crepe_dist.serving.predictor import load
+    from crepe_dist.training import checkpoint
 
+    path = checkpoint.find(given.checkpoint)
+    if sys.stderr.isatty():
+        print(f"by {visible(str(path))}", file=sys.stderr)
     predictor = load(
-        given.checkpoint,
+        path,
         mode=given.mode,
         feature_len=given.feature_len,
         fold_accents=given.fold_accents,
