@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -132,11 +133,14 @@ def _predict(predictor: Predictor, given: Any, explaining: Explaining) -> None:
             predictions = predictor.predict_stream(row.text for row in group if not row.problem)
             for row in group:
                 rows += 1
-                if row.problem:
+                prediction = None if row.problem else next(predictions)
+                if prediction is not None and not prediction.read:
+                    row = replace(row, problem="no character that the network knows")
+                if prediction is None or row.problem:
                     problems[re.split("[:;]", row.problem)[0]] += 1
                     stream.write(f"{told.line(row, None)}\n")
                     continue
-                prediction, explanation = next(predictions), explaining.of(row.text, f"line {row.line}")
+                explanation = explaining.of(row.text, f"line {row.line}")
                 stream.write(f"{told.line(row, prediction, explanation)}\n")
                 if explanation and given.format == "text":
                     explaining.show(explanation, stream)

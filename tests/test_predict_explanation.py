@@ -25,7 +25,7 @@ def explain(text, mode="paper", length=20, of="q", at_once=7, **more):
         return np.stack([np.zeros_like(seen), seen], axis=1)
 
     read, scores, words = occlude(text, encoding, logits, at_once, 1)
-    prediction = Prediction("yes", 0.75, (("yes", 0.75), ("no", 0.25)))
+    prediction = Prediction("yes", 0.75, (("yes", 0.75), ("no", 0.25)), 3)
     return Explanation(text, "yes", prediction, read.start, read.stop, tuple(scores), tuple(words))
 
 

@@ -146,7 +146,7 @@ def test_a_pipe_gives_what_the_file_gives(tmp_path):
 
 def test_answers_in_csv_keep_their_width():
     told = answers("csv", 2, ("id", "text"), classes=3)
-    prediction = Prediction("a,b", 0.75, (("a,b", 0.75), ("=c", 0.25), ("d", 0.0)))
+    prediction = Prediction("a,b", 0.75, (("a,b", 0.75), ("=c", 0.25), ("d", 0.0)), 1)
     assert told.header == (
         "id,text,predicted_class,predicted_probability,predicted_class_2,predicted_probability_2,problem\n"
     )

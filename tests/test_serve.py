@@ -50,7 +50,7 @@ def by_length(texts):
     """Stands for a network: the class is the length modulo 4, so that every answer tells its text."""
     ranked = [CLASSES[(len(text) + shift) % 4] for text in texts for shift in range(4)]
     rankings = [tuple(zip(ranked[first : first + 4], (0.7, 0.2, 0.1, 0.0))) for first in range(0, len(ranked), 4)]
-    return [Prediction(*ranking[0], ranking) for ranking in rankings]
+    return [Prediction(*ranking[0], ranking, 1) for ranking in rankings]
 
 
 @contextmanager

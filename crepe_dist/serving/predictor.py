@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.cluster.devices import pick
-from crepe_dist.data.alphabet import Codes, Encoding
+from crepe_dist.data.alphabet import BLANK, Codes, Encoding
 from crepe_dist.data.loader import pack
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
@@ -35,11 +35,14 @@ class Prediction:
         label: the most probable class.
         probability: its probability, 0 to 1.
         ranking: (class, probability), the most probable first.
+        read: characters of the text, spaces apart, that the network has read and knows; where there is none, the answer
+            means nothing.
     """
 
     label: str
     probability: float
     ranking: tuple[tuple[str, float], ...]
+    read: int
 
     def record(self, top: int) -> dict[str, Any]:
         """What programs get to read, with the first ``top`` classes."""
@@ -47,6 +50,7 @@ class Prediction:
             "class": self.label,
             "probability": self.probability,
             "top": [{"class": label, "probability": probability} for label, probability in self.ranking[:top]],
+            "read": self.read,
         }
 
 
@@ -91,15 +95,13 @@ class Predictor:
         """Predictions as the texts come, ``batch_size`` at a time."""
         batch_size = self._most(batch_size)
         while batch := list(islice(texts, batch_size)):
-            for row in self.probabilities(batch):
+            codes = self.encoding.encode(batch)
+            probabilities = mx.nd.softmax(self._logits(codes)).asnumpy()[: len(batch)]
+            read = ((codes != BLANK) & (codes != self.encoding.alphabet.find(" "))).sum(axis=1)
+            for row, known in zip(probabilities, read.tolist()):
                 order = np.argsort(-row, kind="stable").tolist()
                 ranking = tuple((self.classes[index], float(row[index])) for index in order)
-                yield Prediction(*ranking[0], ranking)
-
-    def probabilities(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """float32 [len(texts), classes]; each row sums to 1."""
-        probabilities: npt.NDArray[np.float32] = mx.nd.softmax(self._logits(self.encoding.encode(texts))).asnumpy()
-        return probabilities[: len(texts)]
+                yield Prediction(*ranking[0], ranking, known)
 
     def explain(self, text: str, label: str | None = None) -> Explanation:
         """Which characters of a text speak for a class, and which against it.

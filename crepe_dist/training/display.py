@@ -100,7 +100,9 @@ class ConsoleDisplay(Display):
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_SECONDS
             left = (self._total - documents) / max(speed.documents, 1e-9)
-            self.say(f"{self._title}: {documents:,}/{self._total:,} documents  {shown}  {left:,.0f} s left")
+            self.say(
+                f"{self._title}: {documents:,}/{self._total:,} documents  {shown}  {left:,.0f} s left of the epoch"
+            )
 
     def end_epoch(self) -> None:
         if self._bar is not None:

@@ -54,7 +54,8 @@ def dry_run(config: Config, world: World, control: Control) -> None:
             part = dataset.parts["test"]
             some = part.some(np.arange(min(len(part), config.evaluation.batch_size)))
             evaluate(engine, some, config.evaluation.batch_size, world, sharded=config.evaluation.sharded)
-        display.say(f"step      {_step(world, loop)}, loss {loss:.4f}, the same parameters everywhere")
+        same = ", the same parameters in all" if world.size > 1 else ""
+        display.say(f"step      {_step(world, loop)}, loss {loss:.4f}{same}")
         display.say(f"memory    {_memory(world, loop)}")
         display.say(f"time      {estimate(loop)}")
         display.say("nothing was written; without --dry-run this is trained")

@@ -15,6 +15,7 @@ from crepe_dist.training import memory
 if TYPE_CHECKING:
     from crepe_dist.training.loop import Loop
 
+FEW_STEPS = 1000
 TRIES = 2  # of each; the first compiles, and the quickest counts
 
 
@@ -38,10 +39,16 @@ def estimate(loop: Loop) -> str:
     slowest = [max(times) for times in zip(*loop.world.gather([step, forward], "estimate"))]
     scored = sum(len(part) for name, part in loop.dataset.parts.items() if name != "train")
     total = left * slowest[0] + epochs * scored / loop.config.data.batch_size * slowest[1]
-    return (
+    told = (
         f"about {wording.duration(total)}: {wording.counted(epochs, 'epoch')} of {wording.counted(steps, 'step')} at "
         f"{1000 * slowest[0]:,.0f} ms, {wording.counted(scored, 'document')} scored after each"
     )
+    if loop.progress.step == 0 and left < FEW_STEPS:
+        told += (
+            f"\nnote: {wording.counted(left, 'step')} are few, a network like this one takes about a thousand to tell "
+            f"classes apart\n  do:  --epochs {math.ceil(FEW_STEPS / steps)}, unless this is only a try"
+        )
+    return told
 
 
 def _seconds(compute: Callable[[], Any]) -> float:

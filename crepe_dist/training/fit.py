@@ -21,6 +21,7 @@ from crepe_dist.data.dataset import Dataset, verify
 from crepe_dist.errors import UserError
 from crepe_dist.machine import describe
 from crepe_dist.model import flops
+from crepe_dist.reports.run_facts import warnings
 from crepe_dist.training import checkpoint, state
 from crepe_dist.training.display import ConsoleDisplay, Display
 from crepe_dist.training.estimate import estimate
@@ -36,6 +37,7 @@ from crepe_dist.training.saver import Saver
 from crepe_dist.training.setup import set_up
 from crepe_dist.training.state import Progress, Snapshot
 
+BY_HEART = 0.99
 LOCK_SECONDS = 100.0  # for the processes of the group before to be gone; NFS keeps a dead client's locks for 90
 
 
@@ -181,10 +183,23 @@ def _finish(loop: Loop) -> Result:
         )
     loop.world.gather(0, "result written")
     result = _result(loop.folder)
+    if loop.config.training.overfit_batches:
+        loop.display.say(_overfit(result))
+        return result
     loop.display.say(_summary(result))
     if loop.config.logging.report:
         loop.world.on_root("report", _report(loop))
     return result
+
+
+def _overfit(result: Result) -> str:
+    share = f"{result.test_accuracy:.2%} of the documents that it was trained on are right"
+    if result.test_accuracy >= BY_HEART:
+        return f"{share}: it can learn by heart; the model is of no other use, and no command takes it unasked"
+    return (
+        f"{share}: it did not learn them by heart\n"
+        "  do:  more --epochs; a lower --optimizer.learning_rate; then look whether texts and labels belong together"
+    )
 
 
 def _made(loop: Loop) -> dict[str, Any]:
@@ -207,7 +222,10 @@ def _report(loop: Loop) -> Iterator[None]:
     """The run is finished and whole without it, so nothing that goes wrong here may end it in another way."""
     folder = loop.folder.path
     try:
-        yield from write_report(open_run(folder), loop.dataset)
+        record = open_run(folder)
+        for each in warnings(record, loop.dataset.classes):
+            loop.display.say(f"note: {each['what']}\n  why: {each['why']}\n  do:  {each['do']}")
+        yield from write_report(record, loop.dataset)
     except Exception as error:
         loop.display.say(
             f"the report could not be written ({type(error).__name__}: {error}); "

@@ -122,6 +122,7 @@ class Loop:
             if self.control.wish is Wish.GO_ON:  # else something else is in a hurry
                 values = partial(parameters.values, self.network)
                 self.metrics.pictures(self.progress.step, values, scores, self.dataset.classes)
+        self.say_if(self.scoring.stopped_early(self.progress))
         self.say_if(self.learning.end(self.progress.step))
         self.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from crepe_dist.config import Config
+from crepe_dist.data.sources import folder_of
 
 WINDOW = 100  # steps whose mean loss is looked at
 STEPS = 500  # from which on it is said; see docs/architecture.md for how long healthy runs take
@@ -54,6 +55,9 @@ class NotLearning:
     def _mean(self) -> float:
         return sum(self._losses) / len(self._losses)
 
+    def _source(self) -> str:
+        return str(folder_of(self._config.data.source))
+
     def advice(self, step: int) -> str:
         """What was seen, and what to try, the likeliest first."""
         optimizer, training = self._config.optimizer, self._config.training
@@ -73,10 +77,12 @@ class NotLearning:
             tries.append("less dropout: --model.dropout 0.5")
         if training.overfit_batches == 0:
             tries.append(
-                "a test whether it can learn at all: --overfit-batches 2; if it cannot, or if the lines of "
-                "`predict --random 5` do not fit their classes, labels and texts do not belong together"
+                "a test whether it can learn at all: --overfit-batches 2; if it cannot, labels and texts may not "
+                f"belong together: python -m crepe_dist.predict RUN --random 5 --data {self._source()} shows some"
             )
-        tries.append("patience: with few or hard data this plateau can last several epochs")
+        tries.append(
+            f"more steps: with few or hard data this lasts for a thousand and more; --epochs {2 * training.epochs}"
+        )
         lines = "\n".join(f"  do:  {each}" for each in tries)
         return (
             f"not learning: after {step} steps the loss is {self._mean():.3f}; to know how frequent the classes are, "

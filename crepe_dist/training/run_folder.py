@@ -100,7 +100,9 @@ def choose(config: Config, data_name: str, data_fingerprint: str) -> RunFolder:
         UserError: the folder belongs to other settings or other data, or to something else.
     """
     identity = {**config.identity(), "data": data_fingerprint}
-    base = Path(config.run_dir) if config.run_dir else RUNS / f"{data_name}-{digest(identity)[:10]}"
+    # Apart, where no command looks for the newest model: such a run is a test.
+    folder = RUNS / "overfit" if config.training.overfit_batches else RUNS
+    base = Path(config.run_dir) if config.run_dir else folder / f"{data_name}-{digest(identity)[:10]}"
     taken = [base] if base.exists() else []
     while taken and (following := _numbered(base, len(taken) + 1)).exists():
         taken.append(following)

@@ -78,6 +78,16 @@ class Scoring:
             progress.begin_epoch(progress.epoch + 1)
         return record
 
+    def stopped_early(self, progress: Progress) -> str | None:
+        """That patience ended the run, if it did."""
+        if not self._is_out_of_patience(progress) or progress.epoch + 1 >= self.config.training.epochs:
+            return None
+        best = self._best(progress)
+        return (
+            f"stopped early: no better than epoch {best['epoch']} for {self.config.training.patience} epochs "
+            f"(--training.patience); {self.config.training.epochs - 1 - progress.epoch} epochs are left out"
+        )
+
     def reported(self, progress: Progress) -> dict[str, Any]:
         """The epoch that the run stands for: best on the validation part, else the last; the test part chooses none."""
         return self._best(progress) if "validation" in self.dataset.parts else progress.epochs[-1]
