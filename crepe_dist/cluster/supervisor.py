@@ -351,6 +351,8 @@ class Supervisor:
         if self._signals:
             if self._signals[0] == signal.SIGINT:
                 return int(ExitCode.INTERRUPTED)
+            if any(worker.code == ExitCode.STOPPED for worker in group.ends):
+                return int(ExitCode.STOPPED)  # one that says so has seen the state saved; another may have been killed
             return 0 if cause is None else own_code(code)
         if cause is None:
             self._say("finished")

@@ -25,7 +25,7 @@ from typing import IO, Any
 
 from crepe_dist import crash
 from crepe_dist.cluster.control import Control
-from crepe_dist.cluster.processes import start_time
+from crepe_dist.cluster.processes import is_stopped, start_time
 from crepe_dist.errors import ExitCode, UserError
 
 TICK_SECONDS = 1.0
@@ -78,7 +78,8 @@ class Watchdog:
         self._since = now
 
     def trust(self) -> None:
-        """Until the next beat others work, and watch over themselves: this process may wait for them without limit."""
+        """Until the next beat others work, and watch over themselves: this process may wait for them without limit, but
+        for one of this host that was stopped and so can watch nothing."""
         self._since = math.inf
 
     @property
@@ -127,19 +128,23 @@ class Watchdog:
             self._stacks.close()
 
     def _watch(self) -> None:
-        last = time.monotonic()
+        last = peers_moved = time.monotonic()
         while True:
             now = time.monotonic()
+            if not any(is_stopped(*peer) for peer in self._peers):
+                peers_moved = now
             if now - last > TICK_SECONDS + STOPPED_SECONDS:
                 self._since += now - last
+                peers_moved = now
             last = self._looked = now
             where = {"rank": self._rank, "phase": self._phase, **self._where()}
             self._control.send({"kind": "beat", "limit": self.limit, **{k: v for k, v in where.items() if k != "rows"}})
             if self._launched and os.getppid() != self._parent:
                 self._launched = False
                 self._control.stop("the launcher is gone")
-            if now - self._since > self.limit:
-                self._end(where, now - self._since)
+            stood = now - (peers_moved if math.isinf(self._since) else self._since)
+            if stood > self.limit:
+                self._end(where, stood)
             if self._ended.wait(TICK_SECONDS):
                 return
 
