@@ -323,6 +323,8 @@ class TestReport:
             ([f"{['a', 'b', 'c'][n % 2 + (n == 201)]},text {n}" for n in range(300)], "rows and no t"),
             ([f"{'ab'[n % 2]},text {n}" for n in range(60)], "the test part has 12 rows"),
             ([f"{['1', '1.0', '2'][n % 3]},text {n}" for n in range(300)], "some labels are the same number"),
+            ([f"{['FOOD', 'food', 'b'][n % 3]},text {n}" for n in range(300)], "differ in capitals or spaces only"),
+            ([f"{['a b', 'a  b', 'c'][n % 3]},text {n}" for n in range(300)], "differ in capitals or spaces only"),
         ],
     )
     def test_warnings_of_what_will_hurt(self, tmp_path, lines, warning):

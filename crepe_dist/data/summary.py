@@ -221,6 +221,16 @@ def _warnings(
                 ", ".join(map(repr, twice[:10])),
                 "each spelling is a class of its own: write them alike",
             )
+    spellings: dict[str, list[str]] = {}
+    for name in classes:
+        spellings.setdefault(" ".join(name.split()).casefold(), []).append(name)
+    alike = [" and ".join(map(repr, names)) for names in spellings.values() if len(names) > 1]
+    if alike:
+        warn(
+            "some labels differ in capitals or spaces only",
+            "; ".join(alike[:10]) + ("; …" if len(alike) > 10 else ""),
+            "each spelling is a class of its own: write them alike, and prepare again",
+        )
     telling = [f"{classes[i]} ({names_label[i]:.0%})" for i in np.flatnonzero(names_label > 0.5).tolist()]
     if telling:
         warn(
