@@ -323,6 +323,13 @@ class TestReport:
             ([f"{['a', 'b', 'c'][n % 2 + (n == 201)]},text {n}" for n in range(300)], "rows and no t"),
             ([f"{'ab'[n % 2]},text {n}" for n in range(60)], "the test part has 12 rows"),
             ([f"{['1', '1.0', '2'][n % 3]},text {n}" for n in range(300)], "some labels are the same number"),
+            (
+                [
+                    f"{'ab'[n % 2]},{'任何文字 都' if n % 50 == 7 else f'a long enough text {n}' * 3}"
+                    for n in range(300)
+                ],
+                "2.0 % of the rows cannot be read by the network",
+            ),
             ([f"{['FOOD', 'food', 'b'][n % 3]},text {n}" for n in range(300)], "differ in capitals or spaces only"),
             ([f"{['a b', 'a  b', 'c'][n % 3]},text {n}" for n in range(300)], "differ in capitals or spaces only"),
         ],

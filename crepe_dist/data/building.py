@@ -118,6 +118,7 @@ class Built:
         reasons: unusable lines for each kind of reason.
         first_bad: the first five records of the quarantine.
         rows: of each part.
+        unreadable: rows of each part that show the network hardly more than blanks.
     """
 
     classes: list[str]
@@ -128,6 +129,7 @@ class Built:
     first_bad: list[dict[str, Any]]
     bad: int
     rows: dict[str, int]
+    unreadable: dict[str, int]
 
 
 def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: int) -> Iterator[Any]:
@@ -153,6 +155,7 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
     labels = relabel[found.rows["label"]]
     parts: dict[str, dict[str, Any]] = {}
     points: Counter[int] = Counter()
+    unreadable: Counter[str] = Counter()
     done = 0
     for code, part in enumerate(PARTS):
         chosen = np.flatnonzero(fate == code)
@@ -168,6 +171,7 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
         for shard in _shards(folder, part, len(chosen), job.encoding, found, executor, ahead):
             files |= shard.files
             points.update(shard.points)
+            unreadable[part] += shard.unreadable
             sizes.append(shard.rows)
             done += shard.rows
             yield done
@@ -188,7 +192,7 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
     write_json(folder / MANIFEST, manifest)
     sync(folder)
     rows = {part: about["rows"] for part, about in parts.items()}
-    yield Built(classes, fate, labels, points, reasons, first_bad, bad, rows)
+    yield Built(classes, fate, labels, points, reasons, first_bad, bad, rows, dict(unreadable))
 
 
 def _check(
@@ -290,6 +294,7 @@ class _ShardDone:
     rows: int
     files: dict[str, dict[str, Any]]
     points: dict[int, int]
+    unreadable: int
 
 
 def _shards(
@@ -316,19 +321,23 @@ def write_shard(task: _ShardTask) -> _ShardDone:
     keep_texts = task.part != "train"
     known = np.flatnonzero(task.encoding.known(np.arange(128, dtype=np.uint32))).astype(np.uint8).tobytes()
     points: Counter[int] = Counter()
+    unreadable = 0
     writer = ShardWriter(
         task.folder, task.part, task.shard, len(chosen), task.encoding.feature_len, keep_texts=keep_texts
     )
     step = max(1, min(MAX_CHUNK, CHUNK_BYTES // task.encoding.feature_len))
     for start in range(0, len(chosen), step):
-        data = texts.get(rows[chosen[start : start + step]])
-        writer.append(task.encoding.encode([text.decode("utf-8") for text in data]), data)
+        some = rows[chosen[start : start + step]]
+        data = texts.get(some)
+        codes = task.encoding.encode([text.decode("utf-8") for text in data])
+        writer.append(codes, data)
         # Nearly all characters are ASCII ones of the alphabet; what is left is counted one by one.
         left = b"".join(data).translate(None, known).decode("utf-8")
         if left:
             values, counts = np.unique(np.frombuffer(left.encode("utf-32-le"), dtype="<u4"), return_counts=True)
             points.update(dict(zip(values.tolist(), counts.tolist())))
-    return _ShardDone(len(chosen), writer.close(), dict(points))
+            unreadable += int(np.count_nonzero(task.encoding.unreadable(codes, some["characters"])))
+    return _ShardDone(len(chosen), writer.close(), dict(points), unreadable)
 
 
 def _label_order(label: str) -> tuple[int, float, str]:

@@ -14,6 +14,7 @@ from crepe_dist.data.dataset import PARTS
 from crepe_dist.data.options import SHORTEST
 from crepe_dist.data.selection import REPEATED, SAMPLED_OUT, TEST, TRAIN, VALIDATION, firsts, repeats
 from crepe_dist.data.spool import Texts
+from crepe_dist.reports.wording import counted, percent
 
 PERCENTILES = (1, 5, 25, 50, 75, 90, 95, 99, 100)
 BINS = 40
@@ -22,6 +23,7 @@ EXAMPLE_CLASSES = 50
 EXAMPLE_LENGTH = 300  # characters
 FEW_ROWS = 50
 FEW_TESTS = 100
+NOTABLE = 0.005  # share of the rows from which on a fault of theirs is warned of
 
 
 def summarise(name: str, job: Job, found: Collected, built: Built, command: str) -> dict[str, Any]:
@@ -83,7 +85,12 @@ def _characters(job: Job, built: Built, total: int) -> dict[str, Any]:
     unknown = Counter({int(point): built.points[int(point)] for point in points[~known]})
     # Equal counts in the order of the code points, so that the same data give the same report.
     top = sorted(unknown.items(), key=lambda item: (-item[1], item[0]))[:20]
-    return {"total": total, "unknown": sum(unknown.values()), "top": [[chr(point), count] for point, count in top]}
+    return {
+        "total": total,
+        "unknown": sum(unknown.values()),
+        "top": [[chr(point), count] for point, count in top],
+        "unreadable": built.unreadable,
+    }
 
 
 def _duplicates(found: Collected, built: Built) -> dict[str, Any]:
@@ -244,6 +251,15 @@ def _warnings(
             f"{characters['unknown'] / characters['total']:.1%} of the characters are outside the alphabet",
             "the network sees each of them as a blank",
             "texts in another script have to be written in Latin letters first",
+        )
+    blank = characters["unreadable"]
+    if sum(blank.values()) >= NOTABLE * rows:
+        parts = [f"{count:,} of {summary['parts'][part]['rows']:,} in {part}" for part, count in blank.items() if count]
+        warn(
+            f"{percent(sum(blank.values()), rows)} of the rows cannot be read by the network",
+            f"nearly all their characters are outside the alphabet ({', '.join(parts)}): it sees blanks",
+            "write them in Latin letters first, or leave them out"
+            + ("; --mode paper reads capitals too" if summary["encoding"]["mode"] == "notebook" else ""),
         )
     for pair, count in summary["duplicates"]["across"].items():
         part, other = pair.split(" in ")
