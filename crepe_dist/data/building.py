@@ -26,7 +26,7 @@ from crepe_dist.files import sync, write_json
 
 MOST_CLASSES, FEW = 0.5, 40  # more labels than half of so many rows are no classes
 REMEDIES = {
-    "not UTF-8": "iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW mends a file that a spreadsheet wrote",
+    "not UTF-8": 'save it as "CSV UTF-8" in Excel, or: iconv -f WINDOWS-1252 -t UTF-8 FILE > new.csv',
     "empty text": "they have nothing to read",
     "unknown label": "give them labels that the training rows (or classes.txt) have",
     "not CSV": "quotes inside a quoted field are doubled in CSV: mend them",
@@ -211,7 +211,8 @@ def _check(
         raise UserError(
             f"no row can be used in {', '.join(used)[:200]}",
             f"the first: {shown}" if shown else "there is nothing in it",
-            "give rows of a label and a text in UTF-8; --format, --header, --label and --text say how they are read",
+            REMEDIES.get(_commonest(reasons))
+            or "give rows of a label and a text in UTF-8; --format, --header, --label and --text say how they are read",
         )
     if bad > job.max_bad * total:
         raise UserError(
@@ -242,8 +243,13 @@ def _check(
 
 def _remedy(reasons: Counter[str]) -> str:
     """What helps against the most frequent reason."""
-    kind = reasons.most_common(1)[0][0]
-    return REMEDIES.get(kind, "mend them, or say by --format, --header, --label or --text how the rows are read")
+    return REMEDIES.get(
+        _commonest(reasons), "mend them, or say by --format, --header, --label or --text how the rows are read"
+    )
+
+
+def _commonest(reasons: Counter[str]) -> str:
+    return max(reasons, key=lambda reason: reasons[reason], default="")
 
 
 def _quarantine(folder: Path, job: Job, found: Collected, fate: Fate) -> tuple[Counter[str], list[dict[str, Any]]]:
