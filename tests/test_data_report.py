@@ -74,7 +74,7 @@ def summary(**changes):
                 "99": 3001,
                 "100": 45000,
             },
-            "edges": [*range(0, 2001, 100), 45000],
+            "edges": [*range(0, 2001, 100), 45001],
             "counts": [*range(1000, 0, -50), 200],
             "cut": 0.087,
             "cut_at": {"192": 0.81, "512": 0.4, "1014": 0.087},
@@ -338,6 +338,12 @@ def test_the_terminal_is_brief():
     assert "<class & number 19>" in text
     assert "<class & number 20>" not in text
     assert said(summary(), folder="data/reviews/").endswith("data/reviews/report.html")
+
+
+@pytest.mark.parametrize(("reasons", "end"), [(5, "reason 4 (1)."), (6, "reason 3 (1) and 2 more reasons.")])
+def test_one_reason_is_shown_rather_than_counted(reasons, end):
+    found = {"rows": reasons, "reasons": {f"reason {n}": 1 for n in range(reasons)}, "first": []}
+    assert end in said(summary(quarantine=found))
 
 
 def test_the_terminal_shows_the_first_warnings():
