@@ -376,7 +376,19 @@ def test_sources_without_content_are_refused(tmp_path, lines, message):
 def test_a_column_of_numbers_taken_for_labels_is_asked_about(tmp_path):
     with pytest.raises(UserError, match="100 different labels in 100 rows") as caught:
         prepared(tmp_path, [f"{n},text {n % 7},good" for n in range(100)])
-    assert "--label" in caught.value.remedy
+    assert "--label 3 --text 2" in caught.value.remedy
+    assert "label: column 1" in caught.value.why
+
+
+def test_texts_taken_for_labels_are_not_printed_whole(tmp_path):
+    with pytest.raises(UserError, match="different labels") as caught:
+        prepared(tmp_path, [f"{'a long text ' * 9}{n},b" for n in range(100)])
+    assert len(caught.value.why) < 400
+
+
+def test_a_file_of_one_column_is_not_asked_for_another(tmp_path):
+    with pytest.raises(UserError, match="has one column"):
+        prepared(tmp_path, ["text", *(f"something {n}" for n in range(50))])
 
 
 @pytest.mark.parametrize(("bad", "remedy"), [("x,caf\udce9", "iconv"), ("x, ", "nothing to read"), ("x", "--header")])

@@ -23,6 +23,7 @@ from crepe_dist.data.selection import TEST, TRAIN, UNKNOWN, Fate, Split, decide
 from crepe_dist.data.spool import Rows, Texts, map_rows
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync, write_json
+from crepe_dist.reports.wording import cut
 
 MOST_CLASSES, FEW = 0.5, 40  # more labels than half of so many rows are no classes
 REMEDIES = {
@@ -31,6 +32,7 @@ REMEDIES = {
     "unknown label": "give them labels that the training rows (or classes.txt) have",
     "not CSV": "quotes inside a quoted field are doubled in CSV: mend them",
 }
+LABEL = 40  # cells of a label in a message
 MAX_CHUNK, CHUNK_BYTES = 4096, 1 << 23  # rows and bytes that are encoded together
 
 
@@ -230,15 +232,22 @@ def _check(
     if len(classes) > MOST_CLASSES * sum(found.good.values()) and sum(found.good.values()) > FEW:
         raise UserError(
             f"{len(classes):,} different labels in {sum(found.good.values()):,} rows",
-            f"the first: {', '.join(map(repr, classes[:5]))}"[:300],
-            "is this the column of the label? --label COLUMN names it, --header yes says that the first line has names",
+            f"read as {_reads(found)}; the first labels: {', '.join(f'{cut(name, LABEL)!r}' for name in classes[:5])}",
+            "is this the column of the label? --label and --text take names or numbers (--label 3 --text 2); "
+            "--header yes says that the first line has names",
         )
     if len(classes) < 2:
         raise UserError(
             f"only {len(classes)} class was found in {', '.join(used)[:200]}",
-            f"it is {classes[0]!r}" if classes else "",
-            "give data with at least two classes; --label COLUMN says where they stand",
+            f"it is {cut(classes[0], LABEL)!r}; read as {_reads(found)}" if classes else "",
+            "give data with at least two classes; --label COLUMN (a name, or a number as in --label 3) says where they "
+            "stand",
         )
+
+
+def _reads(found: Collected) -> str:
+    """Which columns were taken, of the first source."""
+    return cut(next((each["reads"] for each in found.files.values() if each["reads"]), "") or "label and text", 200)
 
 
 def _remedy(reasons: Counter[str]) -> str:
