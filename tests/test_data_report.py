@@ -74,12 +74,17 @@ def summary(**changes):
                 "99": 3001,
                 "100": 45000,
             },
-            "edges": [*range(0, 2001, 100), 45000],
+            "edges": [*range(0, 2001, 100), 45001],
             "counts": [*range(1000, 0, -50), 200],
             "cut": 0.087,
             "cut_at": {"192": 0.81, "512": 0.4, "1014": 0.087},
         },
-        "characters": {"total": 1000000, "unknown": 1250, "top": [["é", 1000], ["\n", 200], ["\u0301", 50]]},
+        "characters": {
+            "total": 1000000,
+            "unknown": 1250,
+            "top": [["é", 1000], ["\n", 200], ["\u0301", 50]],
+            "unreadable": {"train": 7, "validation": 0, "test": 1},
+        },
         "duplicates": {
             "exact": 12,
             "near": 21,
@@ -116,7 +121,12 @@ def hostile():
             "reasons": dict.fromkeys(HOSTILE, 10),
             "first": [{"file": text, "line": 1, "reason": text, "excerpt": text} for text in HOSTILE[:5]],
         },
-        characters={"total": 99, "unknown": 9, "top": [[c, 1] for c in "<\x1b\u202e\udce9\ufffe\u00a0\u3000\ue000日"]},
+        characters={
+            "total": 99,
+            "unknown": 9,
+            "top": [[c, 1] for c in "<\x1b\u202e\udce9\ufffe\u00a0\u3000\ue000日"],
+            "unreadable": {},
+        },
         warnings=[{"what": text, "why": text, "do": text} for text in HOSTILE],
         command=" ".join(HOSTILE),
     )
@@ -187,6 +197,7 @@ def test_what_there_is_to_know(read):
         "longest has 45,000.",
         "8.7 % are longer than feature_len, 1,014 characters, and lose their beginning.",
         "0.1 % of the characters (1,250 of 1,000,000) are outside the alphabet",
+        "8 rows show it hardly more than blanks: 7 in train and 1 in test.",
         "21 rows repeat an earlier one, but for case, spaces and punctuation; 12 of them to the letter.",
         "3 repeat a row of another class",
         "69 were removed.",
@@ -329,6 +340,12 @@ def test_the_terminal_is_brief():
     assert said(summary(), folder="data/reviews/").endswith("data/reviews/report.html")
 
 
+@pytest.mark.parametrize(("reasons", "end"), [(5, "reason 4 (1)."), (6, "reason 3 (1) and 2 more reasons.")])
+def test_one_reason_is_shown_rather_than_counted(reasons, end):
+    found = {"rows": reasons, "reasons": {f"reason {n}": 1 for n in range(reasons)}, "first": []}
+    assert end in said(summary(quarantine=found))
+
+
 def test_the_terminal_shows_the_first_warnings():
     text = said(summary(warnings=[{"what": f"warning {n}", "why": "", "do": ""} for n in range(12)]))
     assert "! warning 9 ! and 2 more warnings, in the report" in text
@@ -433,7 +450,7 @@ def test_nothing_found_is_said_as_such(read):
     text = read(
         summary(
             rows={"read": 8700, "bad": 0, "duplicates": 0, "sampled_out": 0, "kept": 8700},
-            characters={"total": 1000000, "unknown": 0, "top": []},
+            characters={"total": 1000000, "unknown": 0, "top": [], "unreadable": {}},
             duplicates={"exact": 0, "near": 0, "conflicting": 0, "removed": 0, "across": {}},
             quarantine={"rows": 0, "reasons": {}, "first": []},
             lengths={**summary()["lengths"], "cut": 0, "cut_at": {}},

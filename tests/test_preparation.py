@@ -314,20 +314,39 @@ class TestReport:
     @pytest.mark.parametrize(
         ("lines", "warning"),
         [
-            ([f"{'ab'[n % 2]},{'text ' * 20}{n}" for n in range(200)], "100.0% of the texts are cut"),
+            ([f"{'ab'[n % 2]},{'text ' * 20}{n}" for n in range(200)], "100.0 % of the texts are cut"),
             ([f"{'ab'[n % 2]},text {n}" for n in range(60)], "2 of 2 classes have fewer than 50 training rows"),
-            ([f"{'ab'[n % 20 == 0]},text {n}" for n in range(400)], "% of the training rows are of one class, a"),
+            ([f"{'ab'[n % 20 == 0]},text {n}" for n in range(400)], " % of the training rows are of one class, a"),
             ([f"{['cats', 'dogs'][n % 2]},{['cats', 'dogs'][n % 2]} {n}" for n in range(200)], "the label stands in"),
             ([f"{'ab'[n % 2]},слово {n}" for n in range(200)], "characters are outside the alphabet"),
-            ([f"{'ab'[n % 3 // 2]},text {n // 3}" for n in range(300)], "rows equal an earlier row of another class"),
+            (
+                [f"{'ab'[n % 3 // 2]},text {n // 3}" for n in range(300)],
+                "have the text of an earlier row, but another label",
+            ),
             ([f"{['a', 'b', 'c'][n % 2 + (n == 201)]},text {n}" for n in range(300)], "rows and no t"),
             ([f"{'ab'[n % 2]},text {n}" for n in range(60)], "the test part has 12 rows"),
             ([f"{['1', '1.0', '2'][n % 3]},text {n}" for n in range(300)], "some labels are the same number"),
+            (
+                [
+                    f"{'ab'[n % 2]},{'任何文字 都' if n % 50 == 7 else f'a long enough text {n}' * 3}"
+                    for n in range(300)
+                ],
+                "2.0 % of the rows cannot be read by the network",
+            ),
+            ([f"{['FOOD', 'food', 'b'][n % 3]},text {n}" for n in range(300)], "differ in capitals or spaces only"),
+            ([f"{['a b', 'a  b', 'c'][n % 3]},text {n}" for n in range(300)], "differ in capitals or spaces only"),
         ],
     )
     def test_warnings_of_what_will_hurt(self, tmp_path, lines, warning):
         summary = prepared(tmp_path, lines)
         assert any(warning in each["what"] for each in summary["warnings"]), summary["warnings"]
+
+    def test_the_advice_is_not_what_was_done_already(self, tmp_path):
+        lines = [f"{'ab'[n % 2]},text {n}" for n in range(200)] + ["rare,a rare text", "rare,this is rare"]
+        found = {each["what"]: each for each in prepared(tmp_path, lines, stratified=True)["warnings"]}
+        assert "gather more" in found["1 of 3 classes has training rows and no test row"]["do"]
+        assert not any("label stands in" in what for what in found)
+        assert "train will refuse" in next(each["why"] for what, each in found.items() if "be trained on" in what)
 
     def test_good_data_raise_no_warning(self, tmp_path):
         write_csv(tmp_path / "train.csv", 600, 0)
@@ -357,7 +376,19 @@ def test_sources_without_content_are_refused(tmp_path, lines, message):
 def test_a_column_of_numbers_taken_for_labels_is_asked_about(tmp_path):
     with pytest.raises(UserError, match="100 different labels in 100 rows") as caught:
         prepared(tmp_path, [f"{n},text {n % 7},good" for n in range(100)])
-    assert "--label" in caught.value.remedy
+    assert "--label 3 --text 2" in caught.value.remedy
+    assert "label: column 1" in caught.value.why
+
+
+def test_texts_taken_for_labels_are_not_printed_whole(tmp_path):
+    with pytest.raises(UserError, match="different labels") as caught:
+        prepared(tmp_path, [f"{'a long text ' * 9}{n},b" for n in range(100)])
+    assert len(caught.value.why) < 400
+
+
+def test_a_file_of_one_column_is_not_asked_for_another(tmp_path):
+    with pytest.raises(UserError, match="has one column"):
+        prepared(tmp_path, ["text", *(f"something {n}" for n in range(50))])
 
 
 @pytest.mark.parametrize(("bad", "remedy"), [("x,caf\udce9", "iconv"), ("x, ", "nothing to read"), ("x", "--header")])
@@ -366,6 +397,19 @@ def test_the_advice_fits_the_reason(tmp_path, bad, remedy):
         prepared(tmp_path, [bad if n % 10 == 5 else f"{'xy'[n % 2]},fine" for n in range(100)])
     assert remedy in caught.value.remedy
     assert "--max-bad 0.1" in caught.value.remedy
+
+
+def test_a_file_of_windows_1252_alone_gets_a_remedy_that_helps(tmp_path):
+    with pytest.raises(UserError, match="no row can be used") as caught:
+        prepared(tmp_path, [f"{'xy'[n % 2]},caf\udce9 {n}" for n in range(60)])
+    assert "iconv -f WINDOWS-1252 -t UTF-8 FILE > new.csv" in caught.value.remedy
+
+
+def test_a_workbook_is_told_from_an_archive(tmp_path):
+    (tmp_path / "a.xlsx").write_bytes(b"PK\x03\x04 and more")
+    with pytest.raises(UserError, match="is a workbook") as caught:
+        prepare(find_sources([str(tmp_path / "a.xlsx")]), tmp_path / "out", ENCODING, Split())
+    assert "CSV (UTF-8)" in caught.value.remedy
 
 
 def test_what_a_failed_try_left_goes_with_the_next(tmp_path):

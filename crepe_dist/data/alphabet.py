@@ -22,6 +22,7 @@ from crepe_dist.native import library
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/\\|_@#$%^&*~`+ =<>()[]{}"
 FULL_ALPHABET = ALPHABET + "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 BLANK = 255
+HARDLY = 0.1  # of a text's characters: a text of which the network knows no more cannot be read
 CODE_POINTS = 0x110000
 LONGEST = 1 << 20  # characters a document
 # No code point from here on has a letter of the alphabet as its lower case or at the start of its decomposition.
@@ -126,6 +127,19 @@ class Encoding:
     def known(self, points: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
         """Whether code points, uint32 [n], have a code, bool [n]."""
         return np.asarray(_table(self.mode, bool(self.fold_accents))[points] != BLANK)
+
+    def unreadable(self, codes: Codes, lengths: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Which texts hardly show more than blanks: at most ``HARDLY`` of what is read of them, spaces left aside, has
+        a code.
+
+        Args:
+            codes: uint8 [n, feature_len].
+            lengths: int [n], characters of each text.
+        """
+        known = np.count_nonzero(codes != BLANK, axis=1)
+        letters = known - np.count_nonzero(codes == self.alphabet.index(" "), axis=1)
+        unknown = np.minimum(lengths, self.feature_len) - known
+        return np.asarray((unknown > 0) & (letters <= HARDLY * (letters + unknown)))
 
     def decode(self, codes: Codes) -> str:
         """The text that uint8 [feature_len] codes still show: reading order, blanks as spaces, padding dropped."""

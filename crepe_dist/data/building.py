@@ -23,14 +23,16 @@ from crepe_dist.data.selection import TEST, TRAIN, UNKNOWN, Fate, Split, decide
 from crepe_dist.data.spool import Rows, Texts, map_rows
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync, write_json
+from crepe_dist.reports.wording import cut
 
 MOST_CLASSES, FEW = 0.5, 40  # more labels than half of so many rows are no classes
 REMEDIES = {
-    "not UTF-8": "iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW mends a file that a spreadsheet wrote",
+    "not UTF-8": 'save it as "CSV UTF-8" in Excel, or: iconv -f WINDOWS-1252 -t UTF-8 FILE > new.csv',
     "empty text": "they have nothing to read",
     "unknown label": "give them labels that the training rows (or classes.txt) have",
     "not CSV": "quotes inside a quoted field are doubled in CSV: mend them",
 }
+LABEL = 40  # cells of a label in a message
 MAX_CHUNK, CHUNK_BYTES = 4096, 1 << 23  # rows and bytes that are encoded together
 
 
@@ -118,6 +120,7 @@ class Built:
         reasons: unusable lines for each kind of reason.
         first_bad: the first five records of the quarantine.
         rows: of each part.
+        unreadable: rows of each part that show the network hardly more than blanks.
     """
 
     classes: list[str]
@@ -128,6 +131,7 @@ class Built:
     first_bad: list[dict[str, Any]]
     bad: int
     rows: dict[str, int]
+    unreadable: dict[str, int]
 
 
 def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: int) -> Iterator[Any]:
@@ -153,6 +157,7 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
     labels = relabel[found.rows["label"]]
     parts: dict[str, dict[str, Any]] = {}
     points: Counter[int] = Counter()
+    unreadable: Counter[str] = Counter()
     done = 0
     for code, part in enumerate(PARTS):
         chosen = np.flatnonzero(fate == code)
@@ -168,6 +173,7 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
         for shard in _shards(folder, part, len(chosen), job.encoding, found, executor, ahead):
             files |= shard.files
             points.update(shard.points)
+            unreadable[part] += shard.unreadable
             sizes.append(shard.rows)
             done += shard.rows
             yield done
@@ -188,7 +194,7 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
     write_json(folder / MANIFEST, manifest)
     sync(folder)
     rows = {part: about["rows"] for part, about in parts.items()}
-    yield Built(classes, fate, labels, points, reasons, first_bad, bad, rows)
+    yield Built(classes, fate, labels, points, reasons, first_bad, bad, rows, dict(unreadable))
 
 
 def _check(
@@ -207,7 +213,8 @@ def _check(
         raise UserError(
             f"no row can be used in {', '.join(used)[:200]}",
             f"the first: {shown}" if shown else "there is nothing in it",
-            "give rows of a label and a text in UTF-8; --format, --header, --label and --text say how they are read",
+            REMEDIES.get(_commonest(reasons))
+            or "give rows of a label and a text in UTF-8; --format, --header, --label and --text say how they are read",
         )
     if bad > job.max_bad * total:
         raise UserError(
@@ -225,21 +232,33 @@ def _check(
     if len(classes) > MOST_CLASSES * sum(found.good.values()) and sum(found.good.values()) > FEW:
         raise UserError(
             f"{len(classes):,} different labels in {sum(found.good.values()):,} rows",
-            f"the first: {', '.join(map(repr, classes[:5]))}"[:300],
-            "is this the column of the label? --label COLUMN names it, --header yes says that the first line has names",
+            f"read as {_reads(found)}; the first labels: {', '.join(f'{cut(name, LABEL)!r}' for name in classes[:5])}",
+            "is this the column of the label? --label and --text take names or numbers (--label 3 --text 2); "
+            "--header yes says that the first line has names",
         )
     if len(classes) < 2:
         raise UserError(
             f"only {len(classes)} class was found in {', '.join(used)[:200]}",
-            f"it is {classes[0]!r}" if classes else "",
-            "give data with at least two classes; --label COLUMN says where they stand",
+            f"it is {cut(classes[0], LABEL)!r}; read as {_reads(found)}" if classes else "",
+            "give data with at least two classes; --label COLUMN (a name, or a number as in --label 3) says where they "
+            "stand",
         )
+
+
+def _reads(found: Collected) -> str:
+    """Which columns were taken, of the first source."""
+    return cut(next((each["reads"] for each in found.files.values() if each["reads"]), "") or "label and text", 200)
 
 
 def _remedy(reasons: Counter[str]) -> str:
     """What helps against the most frequent reason."""
-    kind = reasons.most_common(1)[0][0]
-    return REMEDIES.get(kind, "mend them, or say by --format, --header, --label or --text how the rows are read")
+    return REMEDIES.get(
+        _commonest(reasons), "mend them, or say by --format, --header, --label or --text how the rows are read"
+    )
+
+
+def _commonest(reasons: Counter[str]) -> str:
+    return max(reasons, key=lambda reason: reasons[reason], default="")
 
 
 def _quarantine(folder: Path, job: Job, found: Collected, fate: Fate) -> tuple[Counter[str], list[dict[str, Any]]]:
@@ -290,6 +309,7 @@ class _ShardDone:
     rows: int
     files: dict[str, dict[str, Any]]
     points: dict[int, int]
+    unreadable: int
 
 
 def _shards(
@@ -316,19 +336,23 @@ def write_shard(task: _ShardTask) -> _ShardDone:
     keep_texts = task.part != "train"
     known = np.flatnonzero(task.encoding.known(np.arange(128, dtype=np.uint32))).astype(np.uint8).tobytes()
     points: Counter[int] = Counter()
+    unreadable = 0
     writer = ShardWriter(
         task.folder, task.part, task.shard, len(chosen), task.encoding.feature_len, keep_texts=keep_texts
     )
     step = max(1, min(MAX_CHUNK, CHUNK_BYTES // task.encoding.feature_len))
     for start in range(0, len(chosen), step):
-        data = texts.get(rows[chosen[start : start + step]])
-        writer.append(task.encoding.encode([text.decode("utf-8") for text in data]), data)
+        some = rows[chosen[start : start + step]]
+        data = texts.get(some)
+        codes = task.encoding.encode([text.decode("utf-8") for text in data])
+        writer.append(codes, data)
         # Nearly all characters are ASCII ones of the alphabet; what is left is counted one by one.
         left = b"".join(data).translate(None, known).decode("utf-8")
         if left:
             values, counts = np.unique(np.frombuffer(left.encode("utf-32-le"), dtype="<u4"), return_counts=True)
             points.update(dict(zip(values.tolist(), counts.tolist())))
-    return _ShardDone(len(chosen), writer.close(), dict(points))
+            unreadable += int(np.count_nonzero(task.encoding.unreadable(codes, some["characters"])))
+    return _ShardDone(len(chosen), writer.close(), dict(points), unreadable)
 
 
 def _label_order(label: str) -> tuple[int, float, str]:

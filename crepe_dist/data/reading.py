@@ -250,8 +250,8 @@ class Reader:
         if len(self.labels) > MAX_CLASSES:
             raise UserError(
                 f"more than {MAX_CLASSES:,} different labels in {opened.source.name}",
-                f"the last is {list(self.labels)[-1]!r}",
-                "is this the column of the label? --label COLUMN names another",
+                f"read as {count.reads[:200]}; the last is {list(self.labels)[-1][:40]!r}",
+                "is this the column of the label? --label COLUMN names another, by name or number (--label 3 --text 2)",
             )
         if found.texts not in self.texts:
             self.texts.append(found.texts)

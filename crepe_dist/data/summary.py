@@ -14,6 +14,7 @@ from crepe_dist.data.dataset import PARTS
 from crepe_dist.data.options import SHORTEST
 from crepe_dist.data.selection import REPEATED, SAMPLED_OUT, TEST, TRAIN, VALIDATION, firsts, repeats
 from crepe_dist.data.spool import Texts
+from crepe_dist.reports.wording import counted, percent
 
 PERCENTILES = (1, 5, 25, 50, 75, 90, 95, 99, 100)
 BINS = 40
@@ -22,6 +23,8 @@ EXAMPLE_CLASSES = 50
 EXAMPLE_LENGTH = 300  # characters
 FEW_ROWS = 50
 FEW_TESTS = 100
+TELLING_ROWS = 20  # of a class, before it is said that its texts hold its label
+NOTABLE = 0.005  # share of the rows from which on a fault of theirs is warned of
 
 
 def summarise(name: str, job: Job, found: Collected, built: Built, command: str) -> dict[str, Any]:
@@ -54,7 +57,9 @@ def summarise(name: str, job: Job, found: Collected, built: Built, command: str)
         "quarantine": {"rows": built.bad, "reasons": dict(built.reasons.most_common()), "first": built.first_bad},
         "command": command,
     }
-    summary["warnings"] = _warnings(summary, _names_label(found, built), job.class_names is not None)
+    summary["warnings"] = _warnings(
+        summary, _names_label(found, built), job.class_names is not None, job.split.stratified
+    )
     return summary
 
 
@@ -83,7 +88,12 @@ def _characters(job: Job, built: Built, total: int) -> dict[str, Any]:
     unknown = Counter({int(point): built.points[int(point)] for point in points[~known]})
     # Equal counts in the order of the code points, so that the same data give the same report.
     top = sorted(unknown.items(), key=lambda item: (-item[1], item[0]))[:20]
-    return {"total": total, "unknown": sum(unknown.values()), "top": [[chr(point), count] for point, count in top]}
+    return {
+        "total": total,
+        "unknown": sum(unknown.values()),
+        "top": [[chr(point), count] for point, count in top],
+        "unreadable": built.unreadable,
+    }
 
 
 def _duplicates(found: Collected, built: Built) -> dict[str, Any]:
@@ -140,7 +150,7 @@ def _names_label(found: Collected, built: Built) -> npt.NDArray[np.float64]:
 
 
 def _warnings(
-    summary: dict[str, Any], names_label: npt.NDArray[np.float64], classes_are_named: bool
+    summary: dict[str, Any], names_label: npt.NDArray[np.float64], classes_are_named: bool, stratified: bool
 ) -> list[dict[str, str]]:
     found: list[dict[str, str]] = []
 
@@ -153,15 +163,16 @@ def _warnings(
     if lengths["cut"] > 0.5:
         end = "first" if summary["encoding"]["mode"] == "notebook" else "last"
         warn(
-            f"{lengths['cut']:.1%} of the texts are cut",
+            f"{percent(lengths['cut'])} of the texts are cut",
             f"they are longer than {feature_len} characters, of which the {end} are kept",
-            f"--feature-len {percentiles['90']} would hold nine texts of ten; time and memory grow with it",
+            f"--feature-len {max(SHORTEST, percentiles['90'])} would hold nine texts of ten; time and memory grow "
+            "with it",
         )
     if feature_len < SHORTEST:
         warn(
             f"documents of {feature_len} characters cannot be trained on",
-            f"the network needs at least {SHORTEST}",
-            f"--feature-len {SHORTEST} or more",
+            f"the network needs at least {SHORTEST}: train will refuse this data set",
+            f"prepare again by --feature-len {SHORTEST} or more",
         )
     cut = [reason for reason in summary["quarantine"]["reasons"] if reason.startswith("the gzip data")]
     if cut:
@@ -171,10 +182,11 @@ def _warnings(
             "quarantine.jsonl names the file: get it again, and prepare again",
         )
     train = summary["parts"]["train"]["classes"]
+    all_classes = counted(len(classes), "class", "classes")
     small = [f"{name} ({count})" for name, count in zip(classes, train) if count < FEW_ROWS]
     if small:
         warn(
-            f"{len(small)} of {len(classes)} classes have fewer than {FEW_ROWS} training rows",
+            f"{len(small)} of {all_classes} {'has' if len(small) == 1 else 'have'} fewer than {FEW_ROWS} training rows",
             ", ".join(small[:10]) + (" …" if len(small) > 10 else ""),
             "few rows are hardly learnt: gather more, or join these classes with others",
         )
@@ -186,9 +198,14 @@ def _warnings(
         alone = [name for name, mine, other in zip(classes, these, others) if mine and not other]
         if alone:
             warn(
-                f"{len(alone)} of {len(classes)} classes have {what}",
+                f"{len(alone)} of {all_classes} {'has' if len(alone) == 1 else 'have'} {what}",
                 ", ".join(alone[:10]) + (" …" if len(alone) > 10 else ""),
-                "take such rows out if they are no class, or give every part rows of every class: --stratified",
+                "take such rows out if they are no class, or "
+                + (
+                    "gather more of them: so few leave none for a part, --stratified too"
+                    if stratified
+                    else "give every part rows of every class: --stratified"
+                ),
             )
     if 0 < test["rows"] < FEW_TESTS:
         warn(
@@ -198,7 +215,8 @@ def _warnings(
         )
     if max(train) > 0.9 * sum(train):
         warn(
-            f"{max(train) / sum(train):.1%} of the training rows are of one class, {classes[train.index(max(train))]}",
+            f"{percent(max(train), sum(train))} of the training rows are of one class, "
+            f"{classes[train.index(max(train))]}",
             "a model that always says so looks good and is of no use",
             "look at the scores of each class, and perhaps sample the large class down: --max-per-class",
         )
@@ -221,19 +239,43 @@ def _warnings(
                 ", ".join(map(repr, twice[:10])),
                 "each spelling is a class of its own: write them alike",
             )
-    telling = [f"{classes[i]} ({names_label[i]:.0%})" for i in np.flatnonzero(names_label > 0.5).tolist()]
+    spellings: dict[str, list[str]] = {}
+    for name in classes:
+        spellings.setdefault(" ".join(name.split()).casefold(), []).append(name)
+    alike = [" and ".join(map(repr, names)) for names in spellings.values() if len(names) > 1]
+    if alike:
+        warn(
+            "some labels differ in capitals or spaces only",
+            "; ".join(alike[:10]) + ("; …" if len(alike) > 10 else ""),
+            "each spelling is a class of its own: write them alike, and prepare again",
+        )
+    of_class = [sum(counts) for counts in zip(*(part["classes"] for part in summary["parts"].values()))]
+    telling = [
+        f"{name} ({percent(share)})"
+        for name, share, count in zip(classes, names_label.tolist(), of_class)
+        if share > 0.5 and count >= TELLING_ROWS
+    ]
     if telling:
         warn(
-            f"the label stands in the text of most rows of {len(telling)} classes",
+            f"the label stands in the text of most rows of {counted(len(telling), 'class', 'classes')}",
             ", ".join(telling[:10]) + (" …" if len(telling) > 10 else ""),
             "if texts that you will classify do not hold the answer, take it out of these",
         )
     characters = summary["characters"]
     if characters["unknown"] > 0.1 * characters["total"]:
         warn(
-            f"{characters['unknown'] / characters['total']:.1%} of the characters are outside the alphabet",
+            f"{percent(characters['unknown'], characters['total'])} of the characters are outside the alphabet",
             "the network sees each of them as a blank",
             "texts in another script have to be written in Latin letters first",
+        )
+    blank = characters["unreadable"]
+    if sum(blank.values()) >= NOTABLE * rows:
+        parts = [f"{count:,} of {summary['parts'][part]['rows']:,} in {part}" for part, count in blank.items() if count]
+        warn(
+            f"{percent(sum(blank.values()), rows)} of the rows cannot be read by the network",
+            f"nearly all their characters are outside the alphabet ({', '.join(parts)}): it sees blanks",
+            "write them in Latin letters first, or leave them out"
+            + ("; --mode paper reads capitals too" if summary["encoding"]["mode"] == "notebook" else ""),
         )
     for pair, count in summary["duplicates"]["across"].items():
         part, other = pair.split(" in ")
@@ -244,10 +286,10 @@ def _warnings(
                 "--dedupe near leaves repeated rows out",
             )
     conflicting, removed = summary["duplicates"]["conflicting"], summary["duplicates"]["removed"]
-    if conflicting > 0.01 * rows and removed < summary["duplicates"]["near"]:
+    if conflicting >= NOTABLE * rows and removed < summary["duplicates"]["near"]:
         warn(
-            f"{conflicting:,} rows equal an earlier row of another class",
-            "nobody can tell such rows apart",
+            f"{percent(conflicting, rows)} of the rows have the text of an earlier row, but another label",
+            f"{counted(conflicting, 'such row')}: nobody can tell from the text which label is right",
             "look at how they were labelled; --dedupe near keeps the first of each",
         )
     fits = max(SHORTEST, percentiles["99"])
@@ -255,7 +297,7 @@ def _warnings(
         warn(
             f"most of the {feature_len} characters a document are empty",
             f"99 % of the texts have at most {percentiles['99']}",
-            f"--feature-len {fits} trains in about {fits / feature_len:.0%} of the time",
+            f"--feature-len {fits} trains in about {percent(fits, feature_len)} of the time",
         )
     return found
 

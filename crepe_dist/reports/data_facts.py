@@ -135,8 +135,17 @@ def characters(summary: Summary) -> str:
     share = percent(found["unknown"], found["total"])
     return (
         f"{share} of the characters ({number(found['unknown'])} of {number(found['total'])}) are outside the alphabet; "
-        "the network sees a blank in their place."
+        f"the network sees a blank in their place.{_unreadable(summary)}"
     )
+
+
+def _unreadable(summary: Summary) -> str:
+    found = summary["characters"]["unreadable"]
+    says = [f"{number(found[part])} in {part}" for part in parts(summary) if found.get(part)]
+    if not says:
+        return ""
+    rows = counted(sum(found.values()), "row shows", "rows show")
+    return f" {rows} it hardly more than blanks: {listed(says)}."
 
 
 def duplicates(summary: Summary) -> list[str]:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from crepe_dist.reports import data_facts as facts
-from crepe_dist.reports.wording import counted, cut, listed, number, percent, size
+from crepe_dist.reports.wording import counted, cut, first, listed, number, percent, size
 
 MOST_CLASSES = 20
 MOST_FILES = 3
@@ -104,7 +104,7 @@ class Lines:
         rows = self.summary["quarantine"]["rows"]
         if not rows:
             return "Every row could be used."
-        some = [f"{cut(reason, 200)} ({number(count)})" for reason, count in reasons[:MOST_OF_A_KIND]]
+        some = [f"{cut(reason, 200)} ({number(count)})" for reason, count in first(reasons, MOST_OF_A_KIND)]
         if len(reasons) > len(some):
             some.append(counted(len(reasons) - len(some), "more reason"))
         return f"{counted(rows, 'row')}, in quarantine.jsonl{': ' if some else ''}{listed(some)}."
@@ -114,7 +114,7 @@ class Lines:
         some = [
             f"{cut(each['file'], 100)} ({counted(each['rows'], 'row')}, {size(each['bytes'])}; "
             f"{cut(each['reads'], 100)})"
-            for each in sources[:MOST_FILES]
+            for each in first(sources, MOST_FILES)
         ]
         if len(sources) > len(some):
             some.append(counted(len(sources) - len(some), "more file"))

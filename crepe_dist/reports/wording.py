@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import Any, Union
+from typing import Any, TypeVar, Union
 
 from crepe_dist.errors import shown
 
 Number = Union[int, float]
+Item = TypeVar("Item")
 LONGEST = 1000  # characters of any text in a report
 NAMELESS = {
     "\t": "TAB",
@@ -61,6 +62,11 @@ def duration(seconds: float) -> str:
 
 def counted(count: Number, one: str, many: str = "") -> str:
     return f"{number(count)} {one if count == 1 else many or one + 's'}"
+
+
+def first(items: list[Item], most: int) -> list[Item]:
+    """The first ``most`` items; all, if one alone would be left out, for to say so takes no less room."""
+    return items if len(items) == most + 1 else items[:most]
 
 
 def listed(items: list[str]) -> str:

@@ -112,10 +112,13 @@ def choose_named(file: str, names: Sequence[str], wanted: Wanted, *, label_given
                 i for i, name in enumerate(names) if i not in places.values() and not INDICES.fullmatch(_plain(name))
             ]
             if len(left) != 1:
+                if len(names) == 1 and not label_given:
+                    raise _one_column(file)
+                taken = [f"{other} is {names[i]!r:.60}" for other, i in places.items() if i is not None]
                 raise UserError(
                     f"{file}: which column is the {what}?",
-                    f"there are {', '.join(names)}"[:500],
-                    f"name it by --{what}-column",
+                    "; ".join([f"there are {', '.join(names)}"[:500], *taken]),
+                    f"name it by --{what}-column, or give its number, from 1 to {len(names)}",
                 )
             places[what] = left[0]
     return Chosen(places["label"], tuple(i for i in (places["title"], places["text"]) if i is not None))
@@ -127,7 +130,15 @@ def _position(file: str, names: Sequence[str], what: str, given: str) -> int:
     if _is_place(given, len(names)):
         return int(given) - 1
     raise UserError(
-        f"{file} has no column {given!r}", f"it has {', '.join(names)}"[:500], f"name one by --{what}-column"
+        f"{file} has no column {given!r}",
+        f"it has {', '.join(names)}"[:500],
+        f"name one by --{what}-column, or give its number, from 1 to {len(names)}",
+    )
+
+
+def _one_column(file: str) -> UserError:
+    return UserError(
+        f"{file} has one column", "a label and a text are needed", "is it another --format than was taken?"
     )
 
 
@@ -149,9 +160,7 @@ def choose_numbered(file: str, width: int, wanted: Wanted, *, label_given: bool)
         return int(given) - 1
 
     if width == 1 and not label_given:
-        raise UserError(
-            f"{file} has one column", "a label and a text are needed", "is it another --format than was taken?"
-        )
+        raise _one_column(file)
     label = None if label_given else position("label", wanted.label or "1")
     if wanted.text is None and wanted.title is None:
         if label_given and width > 1:

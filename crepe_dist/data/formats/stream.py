@@ -17,11 +17,13 @@ GZIP = b"\x1f\x8b"
 PIECE = 1 << 18
 STEP = 256
 PAUSE = 0.005  # seconds in which a writer that is not slow has written more
+ZIP = b"PK\x03\x04"
+WORKBOOKS = (".xlsx", ".xlsm", ".ods")  # zip archives by their first bytes
 FOREIGN = {
     b"BZh91AY&SY": ("bzip2", "bunzip2"),
     b"\xfd7zXZ": ("xz", "unxz"),
     b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
-    b"PK\x03\x04": ("a zip archive", "unzip (and export a spreadsheet as CSV)"),
+    ZIP: ("a zip archive", "unzip (and export a spreadsheet as CSV)"),
     b"\xff\xfe": ("UTF-16 text", "iconv -f UTF-16 -t UTF-8"),
     b"\xfe\xff": ("UTF-16 text", "iconv -f UTF-16 -t UTF-8"),
 }
@@ -56,6 +58,8 @@ class Stream:
         self._raw = b""
         while any(magic.startswith(self._raw) for magic in (GZIP, *FOREIGN)) and (data := self._read_raw()):
             self._raw += data
+        if self._raw.startswith(ZIP) and path and path.suffix.lower() in WORKBOOKS:
+            raise UserError(f"{self._name} is a workbook", "plain files and .gz are read", "export it as CSV (UTF-8)")
         for magic, (name, remedy) in FOREIGN.items():
             if self._raw.startswith(magic):
                 raise UserError(f"{self._name} is {name}", "plain files and .gz are read", f"unpack it first: {remedy}")
