@@ -140,7 +140,14 @@ def per_class(records: Sequence[RunRecord]) -> list[Row]:
     values = np.array([score.f1 for score in scores if score is not None])
     order = np.argsort(-(values.max(axis=0) - values.min(axis=0)), kind="stable")[:MOST_CLASSES].tolist()
     classes = clean(records[0].classes)
-    return [(cut(classes[index], NAME), [f"{value:.3f}" for value in values[:, index]]) for index in order]
+    tested = [score.confusion.any(axis=1) for score in scores if score is not None]
+    return [
+        (
+            cut(classes[index], NAME),
+            [f"{value:.3f}" if has[index] else UNKNOWN for value, has in zip(values[:, index], tested)],
+        )
+        for index in order
+    ]
 
 
 def warnings(records: Sequence[RunRecord]) -> list[str]:

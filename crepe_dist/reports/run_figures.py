@@ -37,9 +37,9 @@ def loss(history: History) -> str:
         _marks(axes, history)
         # The first steps are often far above the rest.
         ordered = sorted(means)
+        _from_zero(axes)
         if ordered and means[0] > 2 * ordered[int(0.9 * (len(ordered) - 1))]:
             axes.set_ylim(top=2 * ordered[int(0.9 * (len(ordered) - 1))])
-        axes.set_ylim(bottom=0)
         _legend(axes)
         return page.svg(figure, "Loss of the steps, and of the parts after each epoch")
 
@@ -62,7 +62,7 @@ def measured(history: History, name: str, label: str, description: str) -> str:
         axes.plot([p.step for p in history.points], [p.means[name] for p in history.points], color=page.BLUE,
                   linewidth=1)  # fmt: skip
         _marks(axes, history)
-        axes.set_ylim(bottom=0)
+        _from_zero(axes)
         axes.yaxis.set_major_locator(_locator())
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         return page.svg(figure, description)
@@ -95,7 +95,7 @@ def compared(histories: Sequence[tuple[str, History]], key: str, label: str) -> 
         if key.endswith("accuracy"):
             _percent(axes)
         else:
-            axes.set_ylim(bottom=0)
+            _from_zero(axes)
         _legend(axes, columns)
         return page.svg(figure, f"{label} of {len(histories)} runs after each epoch")
 
@@ -134,6 +134,11 @@ def _marks(axes: Axes, history: History) -> None:
     for name, steps, colour in (("went on", history.resumes, page.GREY), ("left out", history.skipped, page.RED)):
         for place, step in enumerate(steps):
             axes.axvline(step, color=colour, linestyle=":", linewidth=1, label=name if not place else None)
+
+
+def _from_zero(axes: Axes) -> None:
+    """With room above: a line that is nearly level would run along the edge."""
+    axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
 
 
 def _percent(axes: Axes) -> None:
