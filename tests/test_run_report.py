@@ -223,6 +223,7 @@ class TestReport:
     def test_names_every_class_that_is_never_answered(self):
         scores = Scores(np.array([[5, 0, 0], [5, 0, 0], [0, 0, 0]]), 1.0, np.zeros((BINS, 3), np.int64), [])
         missed = score_view.unanswered(scores, ["a", "b", "c"])
+        assert missed is not None
         assert missed["what"] == "2 classes are never answered"
         assert missed["why"] == "b, c (no text of it was tested)"
         assert scores.macro_f1 == pytest.approx(np.mean([2 * 0.5 / 1.5, 0]))
