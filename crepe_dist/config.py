@@ -177,8 +177,12 @@ def _mistake(message: str) -> UserError:
         what = f"{name[1]} is {shortened(given)}" if value else f"{name[1]} cannot be used"
         return UserError(what, remedy=remedy(given, *known[name[1]]))
     if flag := re.match(r"argument (--[\w.-]+): (.*)", message):
-        return UserError(f"{flag[1]} cannot be used", flag[2], HELP)
+        why = "a value must follow it" if flag[2] == "expected one argument" else flag[2]
+        return UserError(f"{flag[1]} cannot be used", why, HELP)
     if flags := re.match(r"unrecognized arguments: (\S*)", message):
+        if not flags[1].startswith("-"):
+            meant = "--config" if flags[1].endswith((".yaml", ".yml")) else "--data"
+            return UserError(f"there is no option {flags[1]}", remedy=f"did you mean {meant} {flags[1]}?")
         options = [
             *ALIASES,
             *SWITCHES,
@@ -203,7 +207,7 @@ def _as_typed(error: UserError, arguments: Sequence[str]) -> UserError:
     flags = {argument.partition("=")[0] for argument in arguments}
     for short, spelled in ALIASES.items():
         if short in flags:
-            error.what = error.what.replace(spelled[2:], short)
+            error.what = error.what.replace(spelled, short).replace(spelled[2:], short)
             error.why = error.why.replace(spelled, short)
     return error
 

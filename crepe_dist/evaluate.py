@@ -73,7 +73,7 @@ def _open(given: Any, world: World) -> tuple[Dataset, Predictor]:
         path = checkpoint.find(given.checkpoint)
         foreign = Foreign(given.mode, given.feature_len, given.fold_accents, arguments.class_names(given.classes))
         predictor = open_checkpoint(path, foreign, pick(given.device, world.local_rank, world.local_size))
-        _check(predictor, dataset, given.part)
+        _check(predictor, dataset, given.part, f"{'' if given.checkpoint else 'the newest run, '}{path}")
         return predictor, path.name
 
     dataset = open_data(given.data, world, Display())
@@ -83,36 +83,45 @@ def _open(given: Any, world: World) -> tuple[Dataset, Predictor]:
     return dataset, predictor
 
 
-def _check(predictor: Predictor, dataset: Dataset, part: str) -> None:
+def _check(predictor: Predictor, dataset: Dataset, part: str, taken: str) -> None:
+    """Whether the checkpoint that was ``taken`` fits the data."""
     if part not in dataset.parts:
         raise UserError(
             f"{dataset.folder} has no {part} part", f"it has {', '.join(dataset.parts)}", "choose another --part"
         )
     if predictor.encoding != dataset.encoding:
         mine, theirs = predictor.encoding, dataset.encoding
+        accents = "on" if mine.fold_accents else "off"
         raise UserError(
             "the checkpoint and the data are encoded in different ways",
-            f"checkpoint: {mine.mode}, {mine.feature_len}, accents folded: {mine.fold_accents}; "
-            f"data: {theirs.mode}, {theirs.feature_len}, {theirs.fold_accents}",
-            "name with --data what it was trained on, or data prepared with "
-            f"--mode {mine.mode} --feature-len {mine.feature_len}",
+            f"checkpoint ({taken}): {mine.described()}; data ({dataset.folder}): {theirs.described()}",
+            "name the run that was trained on these data, or with --data what it was trained on, or data prepared with "
+            f"--mode {mine.mode} --feature-len {mine.feature_len} --fold-accents {accents}",
         )
     if predictor.classes != dataset.classes:
         raise UserError(
             "the checkpoint and the data have different classes",
-            f"checkpoint: {', '.join(predictor.classes)}; data: {', '.join(dataset.classes)}",
-            "name with --data what it was trained on, or data with the same classes in the same order",
+            f"checkpoint ({taken}): {', '.join(predictor.classes)}; "
+            f"data ({dataset.folder}): {', '.join(dataset.classes)}",
+            "name the run that was trained on these data, or with --data what it was trained on, or data with the same "
+            "classes in the same order",
         )
 
 
 def _text(scores: Scores, classes: list[str]) -> str:
     classes = [visible(name) for name in classes]
+    from crepe_dist.reports.scores import unanswered
+
+    missed = unanswered(scores, classes)
     table = scores.per_class(classes)
     shown = table.assign(**{name: table[name].map("{:.2%}".format) for name in ("precision", "recall", "f1")})
+    shown.loc[~scores.confusion.any(axis=0), "precision"] = "–"
+    shown.loc[~scores.confusion.any(axis=1), ["recall", "f1"]] = "–"
     confusion = pd.DataFrame(scores.confusion, index=classes, columns=classes)
     return (
         f"accuracy {scores.accuracy:.2%}   loss {scores.loss:.4f}\n\n{shown.to_string()}\n\n"
         f"confusion (row: true class, column: predicted)\n{confusion.to_string()}"
+        + (f"\n\n{missed['what']}: {missed['why']}\n  do:  {missed['do']}" if missed else "")
     )
 
 

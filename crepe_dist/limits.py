@@ -125,9 +125,22 @@ def remedy(value: Any, hint: Any, limits: Limits | None = None) -> str:
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """A question about what was meant; empty if nothing known is like it."""
-    found = difflib.get_close_matches(word[:100], list(known), n=1, cutoff=0.7)
-    return f"did you mean {found[0]}?" if found else ""
+    """A question about what was meant; empty if nothing known is like it.
+
+    Of dotted names, the last parts must be alike: another setting of the same group is not meant.
+    """
+
+    def alike(one: str, other: str) -> float:
+        return difflib.SequenceMatcher(None, one, other).ratio()
+
+    word = word[:100]
+    found = [(alike(_last_part(each), _last_part(word)), alike(each, word), each) for each in known]
+    best = max((last + whole, each) for last, whole, each in [*found, (0.0, 0.0, "")] if last >= 0.7 or not each)
+    return f"did you mean {best[1]}?" if best[1] else ""
+
+
+def _last_part(name: str) -> str:
+    return name.lstrip("-").rpartition(".")[2]
 
 
 def shortened(value: Any) -> str:

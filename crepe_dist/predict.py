@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import re
 import sys
 from collections import Counter
@@ -23,7 +24,7 @@ from crepe_dist.data.formats.rows import join_title
 from crepe_dist.data.sources import PIPE, Reading
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import write_text, written_whole
-from crepe_dist.limits import whole
+from crepe_dist.limits import shortened, whole
 from crepe_dist.reports import explanation as report
 from crepe_dist.reports.wording import counted, listed
 from crepe_dist.serving.answers import STYLES, answers, explained, json_line
@@ -111,6 +112,11 @@ def _flags() -> argparse.ArgumentParser:
 def _check(given: Any) -> None:
     if given.title is not None and given.text is None:
         raise UserError("--title needs --text", remedy="a column of a file is named by --title-column")
+    if given.checkpoint is not None and not os.path.exists(given.checkpoint):
+        raise UserError(
+            f"{shortened(given.checkpoint)} does not exist",
+            remedy='name a run folder or a .params file; a text is given by --text "hello"',
+        )
     if sum(value is not None for value in (given.text, given.file, given.random)) > 1:
         raise UserError("--text, --file and --random exclude each other", remedy="give one of them")
     of_a_file = (given.input_format, given.text_column, given.title_column)
@@ -123,6 +129,8 @@ def _check(given: Any) -> None:
 
 
 def _predict(predictor: Predictor, given: Any, explaining: Explaining) -> None:
+    if given.text is None and given.file in (None, PIPE) and sys.stdin is not None and sys.stdin.isatty():
+        print("type a text and Enter; Ctrl-D ends", file=sys.stderr)
     columns, groups = _inputs(given)
     told = answers(given.format, given.top, columns, len(predictor.classes))
     problems: Counter[str] = Counter()

@@ -233,7 +233,9 @@ class TestEvaluate:
         flags = prepared_with or ["--feature-len", "123"]
         run(command("prepare", "other.csv", "--out", "out", *flags), tmp_path)
         (run_dir,) = (place / "runs").iterdir()
-        assert message in complaint("evaluate", run_dir, "--data", "out", cwd=tmp_path)
+        said = complaint("evaluate", run_dir, "--data", "out", cwd=tmp_path)
+        assert message in said
+        assert f"checkpoint ({run_dir}/checkpoints/" in said
 
     def test_foreign_parameters_take_what_they_need_from_flags(self, place, tmp_path, complaint):
         source = next(iter((place / "runs").glob("*/checkpoints/*.params")))

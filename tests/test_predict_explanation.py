@@ -109,4 +109,6 @@ def test_against_a_class_and_nothing_at_all():
     assert report.marked(against) == "ab[-1.0]"
     assert "Against it" in report.page([report.Item("line 1", against)])
     assert [run.level for run in report.runs(found)] == [0]
+    assert "Nothing in it counted" in report.page([report.Item("line 1", found)])
+    assert "Nothing in it counted" not in report.page([report.Item("line 1", against)])
     assert "no text that could be classified" in report.page([])

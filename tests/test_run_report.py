@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import io
 import json
 import random
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import crepe_dist
 from crepe_dist import compare, report
@@ -26,6 +28,7 @@ from crepe_dist.data.sources import find_sources
 from crepe_dist.errors import UserError
 from crepe_dist.reports import comparison, run_facts
 from crepe_dist.reports import run as run_page
+from crepe_dist.reports import scores as score_view
 from crepe_dist.training import fit, reporting, uncertainty
 from crepe_dist.training.history import MOST_POINTS, History
 from crepe_dist.training.run_record import open_run
@@ -217,6 +220,15 @@ class TestReport:
         ]
         assert "It went on 2 times from a saved state." in run_facts.training(record)
 
+    def test_names_every_class_that_is_never_answered(self):
+        scores = Scores(np.array([[5, 0, 0], [5, 0, 0], [0, 0, 0]]), 1.0, np.zeros((BINS, 3), np.int64), [])
+        missed = score_view.unanswered(scores, ["a", "b", "c"])
+        assert missed is not None
+        assert missed["what"] == "2 classes are never answered"
+        assert missed["why"] == "b, c (no text of it was tested)"
+        assert scores.macro_f1 == pytest.approx(np.mean([2 * 0.5 / 1.5, 0]))
+        assert [row["f1"] is None for row in score_view.table(scores, ["a", "b", "c"])] == [False, False, True]
+
 
 def made_up(count, generator):
     wrong = generator.integers(1, 4, (count, count)) * (generator.random((count, count)) < 0.2)
@@ -280,6 +292,21 @@ class TestCompare:
                 [one, replace(one, about={**one.about, "data": {**one.about["data"], "fingerprint": "0"}})]
             )[0]
         )
+
+    def test_four_runs_have_room_in_80_columns(self, place, tmp_path):
+        one = open_run(place / "one")
+        runs = [
+            replace(
+                one, path=tmp_path / f"hotel2-088f769{place}", settings={**one.settings, "optimizer.name": str(place)}
+            )
+            for place in range(4)
+        ]
+        stream = io.StringIO()
+        comparison.show(runs, Console(file=stream, width=80))
+        tables = stream.getvalue().partition("that may be noise")[0].splitlines()
+        assert any(line.split() == ["#4", "hotel2-088f7693"] for line in tables)
+        assert sum(line.startswith("validation accuracy ") for line in tables) == 2  # two tables of two runs
+        assert any(line.split() == ["training.seed", "0", "1", "2", "3"] for line in tables)
 
     def test_one_run_is_no_comparison(self, place, monkeypatch):
         with pytest.raises(UserError, match="one run cannot be compared"):

@@ -148,6 +148,11 @@ class Encoding:
         text = text[: used[-1] + 1] if len(used) else ""
         return text if self.mode == "notebook" else text[::-1]
 
+    def described(self) -> str:
+        """In words, for a message."""
+        folded = "folded" if self.fold_accents else "not folded"
+        return f"reads {self.feature_len:,} characters, accents {folded}, mode {self.mode}"
+
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "alphabet": self.alphabet}
 

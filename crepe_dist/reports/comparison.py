@@ -9,7 +9,7 @@ import numpy as np
 
 from crepe_dist import __version__
 from crepe_dist.reports import run_facts
-from crepe_dist.reports.wording import clean, cut, number, percent, visible
+from crepe_dist.reports.wording import cells, clean, cut, number, percent, visible
 from crepe_dist.training.uncertainty import interval, mcnemar, paired_interval
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ Row = tuple[str, list[str]]
 NOISE = 0.05  # of a p-value
 MOST_CLASSES = 30
 NAME = 40  # cells
+WIDEST = 26  # column of a run in the terminal
 UNKNOWN = "–"
 
 
@@ -58,15 +59,18 @@ def show(records: Sequence[RunRecord], console: Console) -> None:
         encoding = console.encoding
         return Text(value.encode(encoding, "backslashreplace").decode(encoding), style, overflow="fold")
 
-    names = _names(records)
+    short = [f"#{place}" for place in range(1, len(records) + 1)]
+    for mark, name in zip(short, _names(records)):
+        console.print(Text.assemble((f"{mark:<4}", "bold"), text(name)), soft_wrap=True)
+    console.print()
     for title, rows in (("", results(records)), ("settings", settings(records)), ("F1", per_class(records))):
-        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-        table.add_column(text(title))
-        for name in names:
-            table.add_column(text(name, "bold"), overflow="fold")
-        for label, cells in rows:
-            table.add_row(*map(text, (label, *cells)))
-        if rows:
+        for places in _side_by_side(rows, console.width):
+            table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+            table.add_column(text(title))
+            for place in places:
+                table.add_column(text(short[place], "bold"), max_width=WIDEST)
+            for label, told in rows:
+                table.add_row(text(label), *(text(told[place]) for place in places))
             console.print(table)
             console.print()
     for warning in warnings(records):
@@ -74,6 +78,24 @@ def show(records: Sequence[RunRecord], console: Console) -> None:
     for verdict in verdicts(records):
         console.print(text(verdict), soft_wrap=True)
     console.print(text(caution(records)), soft_wrap=True)
+
+
+def _side_by_side(rows: list[Row], width: int) -> list[list[int]]:
+    """The runs in groups whose columns have room beside each other in a terminal."""
+    if not rows:
+        return []
+    space = 2
+    labels = max(cells(label) for label, _ in rows) + space
+    groups: list[list[int]] = []
+    left = 0
+    for place in range(len(rows[0][1])):
+        column = min(WIDEST, max(cells(told[place]) for _, told in rows)) + space
+        if column > left:
+            groups.append([])
+            left = width - labels
+        groups[-1].append(place)
+        left -= column
+    return groups
 
 
 def results(records: Sequence[RunRecord]) -> list[Row]:
@@ -118,7 +140,14 @@ def per_class(records: Sequence[RunRecord]) -> list[Row]:
     values = np.array([score.f1 for score in scores if score is not None])
     order = np.argsort(-(values.max(axis=0) - values.min(axis=0)), kind="stable")[:MOST_CLASSES].tolist()
     classes = clean(records[0].classes)
-    return [(cut(classes[index], NAME), [f"{value:.3f}" for value in values[:, index]]) for index in order]
+    tested = [score.confusion.any(axis=1) for score in scores if score is not None]
+    return [
+        (
+            cut(classes[index], NAME),
+            [f"{value:.3f}" if has[index] else UNKNOWN for value, has in zip(values[:, index], tested)],
+        )
+        for index in order
+    ]
 
 
 def warnings(records: Sequence[RunRecord]) -> list[str]:

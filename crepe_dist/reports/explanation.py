@@ -110,6 +110,7 @@ def page(items: Sequence[Item], left_out: int = 0) -> str:
         version=__version__,
         left_out=left_out,
         levels=LEVELS,
+        quiet=QUIET,
         items=[
             {
                 "name": item.name,

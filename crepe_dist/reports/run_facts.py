@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from crepe_dist.reports.scores import LABEL, SURE, calibration, headline, majority
+from crepe_dist.reports.scores import LABEL, SURE, calibration, headline, majority, unanswered
 from crepe_dist.reports.wording import counted, cut, listed, number, percent
 from crepe_dist.training.uncertainty import interval
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 WIDE = 0.1  # of an interval that says little
 WORSE = 1.05  # times its smallest value, and the loss has risen
 MORE = 0.98  # times the value before, and the loss still falls
-MOST_NAMES = 10
 
 
 def result(record: RunRecord, classes: list[str]) -> str:
@@ -118,18 +117,8 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
                 f"by chance alone the accuracy could be anything from {percent(low)} to {percent(high)}",
                 "hold more back for testing (prepare --test), or gather more",
             )
-        missed = [
-            cut(name, LABEL)
-            for name, true, predicted in zip(classes, scores.confusion.sum(axis=1), scores.confusion.sum(axis=0))
-            if true and not predicted
-        ]
-        if missed:
-            more = f" and {len(missed) - MOST_NAMES} more" if len(missed) > MOST_NAMES else ""
-            warn(
-                f"{counted(len(missed), 'class is', 'classes are')} never answered",
-                ", ".join(missed[:MOST_NAMES]) + more,
-                "gather more documents of these, or train longer",
-            )
+        if missed := unanswered(scores, classes):
+            found.append(missed)
         if scores.calibration_error > SURE:
             warn("its probabilities cannot be taken at their word", calibration(scores),
                  "use the order of the classes, not the numbers; more data or fewer epochs help")  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from crepe_dist.reports import page
-from crepe_dist.reports.wording import cut, number
+from crepe_dist.reports.wording import cells, cut, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,9 +37,9 @@ def loss(history: History) -> str:
         _marks(axes, history)
         # The first steps are often far above the rest.
         ordered = sorted(means)
+        _from_zero(axes)
         if ordered and means[0] > 2 * ordered[int(0.9 * (len(ordered) - 1))]:
             axes.set_ylim(top=2 * ordered[int(0.9 * (len(ordered) - 1))])
-        axes.set_ylim(bottom=0)
         _legend(axes)
         return page.svg(figure, "Loss of the steps, and of the parts after each epoch")
 
@@ -58,11 +58,11 @@ def accuracy(history: History) -> str:
 def measured(history: History, name: str, label: str, description: str) -> str:
     """One of ``history.MEASURED`` over the steps."""
     with page.look():
-        figure, axes = _axes(1.5, label, history, legend=False)
+        figure, axes = _axes(1.5, label, history, legend=0)
         axes.plot([p.step for p in history.points], [p.means[name] for p in history.points], color=page.BLUE,
                   linewidth=1)  # fmt: skip
         _marks(axes, history)
-        axes.set_ylim(bottom=0)
+        _from_zero(axes)
         axes.yaxis.set_major_locator(_locator())
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         return page.svg(figure, description)
@@ -75,34 +75,36 @@ def compared(histories: Sequence[tuple[str, History]], key: str, label: str) -> 
         histories: name and history of each run.
         key: of the record of an epoch.
     """
+    names = [cut(name, NAME) for name, _ in histories[:MOST_RUNS]]
     with page.look():
-        figure, axes = _axes(2.5, label)
-        for place, (name, history) in enumerate(histories[:MOST_RUNS]):
+        columns = _columns(names)
+        figure, axes = _axes(2.5, label, legend=-(-len(names) // columns))
+        for place, (name, (_, history)) in enumerate(zip(names, histories)):
             records = [record for record in history.epochs if key in record]
             axes.plot(
-                [record["epoch"] + 1 for record in records],
+                [record["epoch"] for record in records],
                 [record[key] for record in records],
                 color=RUNS[place % len(RUNS)],
                 linestyle=STYLES[place // len(RUNS)],
                 marker="o",
                 markersize=3,
                 linewidth=1.2,
-                label=cut(name, NAME),
+                label=name,
             )
         axes.xaxis.set_major_locator(_locator(integer=True))
         if key.endswith("accuracy"):
             _percent(axes)
         else:
-            axes.set_ylim(bottom=0)
-        _legend(axes)
+            _from_zero(axes)
+        _legend(axes, columns)
         return page.svg(figure, f"{label} of {len(histories)} runs after each epoch")
 
 
-def _axes(height: float, label: str, history: History | None = None, *, legend: bool = True) -> tuple[Figure, Axes]:
-    """Axes over the steps of a run, or over epochs."""
-    top = 0.3 if legend else 0.1
+def _axes(height: float, label: str, history: History | None = None, *, legend: int = 1) -> tuple[Figure, Axes]:
+    """Axes over the steps of a run, or over epochs, below so many lines of a legend."""
+    top = 0.1 + 0.2 * legend
     figure, axes = page.blank(height + top, left=0.85, right=0.2, top=top, bottom=0.45)
-    axes.set(ylabel=label, xlabel="steps" if history else "epochs")
+    axes.set(ylabel=label, xlabel="steps" if history else "epoch")
     axes.grid(axis="y")
     axes.set_axisbelow(True)
     if history:
@@ -134,11 +136,24 @@ def _marks(axes: Axes, history: History) -> None:
             axes.axvline(step, color=colour, linestyle=":", linewidth=1, label=name if not place else None)
 
 
+def _from_zero(axes: Axes) -> None:
+    """With room above: a line that is nearly level would run along the edge."""
+    axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
+
+
 def _percent(axes: Axes) -> None:
     axes.yaxis.set_major_locator(_locator())
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
 
 
-def _legend(axes: Axes) -> None:
+def _columns(names: Sequence[str]) -> int:
+    """Of a legend in which all of these have room."""
+    widest = max(map(cells, names)) + 5  # the line before it, and the space behind
+    return max(1, min(len(names), int((page.WIDTH - 1.05) / (widest * 0.6 * page.LETTER / 72))))
+
+
+def _legend(axes: Axes, columns: int = 5) -> None:
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=5, borderpad=0, borderaxespad=0.4, handlelength=1.4)
+        axes.legend(
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderpad=0, borderaxespad=0.4, handlelength=1.4
+        )

@@ -105,7 +105,7 @@ def reliability(scores: Scores) -> str:
         axes.bar(edges[used], shares[used], width=1 / BINS, align="edge", color=page.SKY, edgecolor=page.BLUE,
                  linewidth=0.5)  # fmt: skip
         axes.plot([0, 1], [0, 1], color=page.GREY, linestyle="--", linewidth=1)
-        axes.plot(means[used], shares[used], "o", color=page.RED, markersize=3)
+        axes.plot(means[used], shares[used], "o", color=page.RED, markersize=3, clip_on=False, zorder=3)
         _percent_axis(axes)
         axes.tick_params(axis="x", labelbottom=False)
         axes.set(ylabel="were right", xlim=(0, 1), ylim=(0, 1))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from crepe_dist.training.scores import Mistake, Scores
 
 MOST_PAIRS = 10
+MOST_NAMES = 30
 MOST_OPEN = 30  # classes of a table that is seen at once; of more, the weakest
 WEAKEST = 15
 LABEL = 60  # cells of a class name in a table or a sentence
@@ -48,6 +49,7 @@ def view(scores: Scores, classes: list[str], quotes: Sequence[str | None] | None
         "rows": rows,
         "weakest": weakest if len(rows) > MOST_OPEN else [],
         "macro_f1": scores.macro_f1,
+        "textless": sum(not row["documents"] for row in rows),
         "pairs": pairs,
         "mistakes": mistakes,
         "calibration": calibration(scores),
@@ -94,6 +96,23 @@ def calibration(scores: Scores) -> str:
     return f"{how}; as a whole they are {strength}{tendency}."
 
 
+def unanswered(scores: Scores, classes: list[str]) -> dict[str, str] | None:
+    """What is to be said of the classes that were the answer to no text (what, why, do); ``None`` if there are none."""
+    missed = [
+        cut(name, LABEL) + ("" if true else " (no text of it was tested)")
+        for name, true, predicted in zip(classes, scores.confusion.any(axis=1), scores.confusion.any(axis=0))
+        if not predicted
+    ]
+    if not missed:
+        return None
+    more = f" and {number(len(missed) - MOST_NAMES)} more" if len(missed) > MOST_NAMES else ""
+    return {
+        "what": f"{counted(len(missed), 'class is', 'classes are')} never answered",
+        "why": ", ".join(missed[:MOST_NAMES]) + more,
+        "do": "train longer (--epochs), look at the curves in the run's report.html, or gather more texts of these",
+    }
+
+
 def table(scores: Scores, classes: list[str]) -> list[dict[str, Any]]:
     true, predicted = scores.confusion.sum(axis=1).tolist(), scores.confusion.sum(axis=0).tolist()
     precision, recall, f1 = scores.precision.tolist(), scores.recall.tolist(), scores.f1.tolist()
@@ -110,7 +129,7 @@ def table(scores: Scores, classes: list[str]) -> list[dict[str, Any]]:
                 "precision": percent(precision[index]) if predicted[index] else "–",
                 "recall": percent(recall[index]) if true[index] else "–",
                 "interval": _interval(round(recall[index] * true[index]), true[index]),
-                "f1": f1[index],
+                "f1": f1[index] if true[index] else None,
                 "taken": f"{cut(classes[taken[index]], LABEL)} ({number(count)})" if count else "",
             }
         )

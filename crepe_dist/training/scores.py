@@ -103,8 +103,8 @@ class Scores:
 
     @property
     def macro_f1(self) -> float:
-        """Mean of F1 over the classes, whatever their size."""
-        return float(self.f1.mean())
+        """Mean of F1 over the classes of which there are documents, however many."""
+        return float(self.f1[self.confusion.any(axis=1)].mean())
 
     @property
     def calibration_error(self) -> float:

@@ -139,7 +139,8 @@ def open_table(
         raise UserError(
             f"{file}: does its first line name the columns?",
             f"it looks unlike the others: {delimiter.join(rows[0])[:200]}",
-            "say --header yes or --header no, and perhaps the columns: --label-column, --text-column",
+            "say --header yes or --header no, and perhaps "
+            + ("the column: --text-column" if label is not None else "the columns: --label-column, --text-column"),
         )
     else:
         width = _usual_width(rows)
