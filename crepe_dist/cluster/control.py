@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -156,10 +156,11 @@ class Control:
     def _listen(self) -> None:
         assert self._socket is not None
         messages = Messages()
-        while data := self._socket.recv(LIMIT):
-            for message in messages.feed(data):
-                if isinstance(message, dict):
-                    self._hear(message)
+        with suppress(ConnectionError):  # it went with messages of ours unread
+            while data := self._socket.recv(LIMIT):
+                for message in messages.feed(data):
+                    if isinstance(message, dict):
+                        self._hear(message)
         self.stop("the supervisor is gone")
 
     def _hear(self, message: Message) -> None:
