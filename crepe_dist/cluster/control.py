@@ -62,6 +62,7 @@ class Control:
     def __init__(self) -> None:
         self.why = ""
         self.code: int = ExitCode.STOPPED
+        self._left = False
         self._stopping = False
         self._regrouping = False
         # A process that joins a group which goes on from memory: if it ended at once, so would the others.
@@ -135,6 +136,7 @@ class Control:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._left = True
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -161,7 +163,8 @@ class Control:
                 for message in messages.feed(data):
                     if isinstance(message, dict):
                         self._hear(message)
-        self.stop("the supervisor is gone")
+        if not self._left:
+            self.stop("the supervisor is gone")
 
     def _hear(self, message: Message) -> None:
         if message["kind"] == "stop":
