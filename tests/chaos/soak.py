@@ -93,7 +93,9 @@ class Soak:
 
     def unbroken(self) -> Path:
         run_dir = self.folder / "unbroken"
-        code, printed = harness.run(harness.command(run_dir, self.data, self.processes, *self.more), self.folder)
+        # Long, because more processes than cores take seconds an epoch.
+        command = harness.command(run_dir, self.data, self.processes, *self.more)
+        code, printed = harness.run(command, self.folder, 600)
         assert code == 0, printed
         return run_dir
 
