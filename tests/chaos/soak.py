@@ -95,7 +95,7 @@ class Soak:
         run_dir = self.folder / "unbroken"
         # Long, because more processes than cores take seconds an epoch.
         command = harness.command(run_dir, self.data, self.processes, *self.more)
-        code, printed = harness.run(command, self.folder, 600)
+        code, printed = harness.finish(harness.start(command, self.folder), 600)
         assert code == 0, printed
         return run_dir
 
