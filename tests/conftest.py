@@ -6,6 +6,7 @@ import csv
 import importlib
 import json
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from crepe_dist.data.selection import Split
 from crepe_dist.data.sources import find_sources
 
 limit_threads(Launch())  # before any test imports MXNet
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
 
 FEATURE_LEN = 123
 TRIGRAMS = ("qua", "zig", "vex")
