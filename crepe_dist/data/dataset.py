@@ -106,9 +106,9 @@ class Dataset:
     def classes(self) -> list[str]:
         return list(self.manifest["classes"])
 
-    def class_counts(self) -> npt.NDArray[np.int64]:
-        """Training documents of each class, int64 [classes]."""
-        return np.bincount(self.parts["train"].labels, minlength=len(self.classes))
+    def class_counts(self, part: str = "train") -> npt.NDArray[np.int64]:
+        """Documents of each class in a part, int64 [classes]."""
+        return np.bincount(self.parts[part].labels, minlength=len(self.classes))
 
     @property
     def fingerprint(self) -> str:

@@ -34,9 +34,17 @@ def _others(shape: Shape) -> int:
 
 def parameters(shape: Shape) -> int:
     """Numbers in the network's parameters, and so in its gradient: weights and biases."""
-    channels, total = shape.alphabet_size, 0
+    return sum(layer_parameters(shape))
+
+
+def layer_parameters(shape: Shape) -> list[int]:
+    """Those of each convolution, and of each dense layer."""
+    channels, counts = shape.alphabet_size, []
     for kernel, _ in CONVOLUTIONS:
-        total += (kernel * channels + 1) * shape.filters
+        counts.append((kernel * channels + 1) * shape.filters)
         channels = shape.filters
     width = lengths(shape.feature_len)[-1] * shape.filters
-    return total + (width + 1) * shape.units + (shape.units + 1) * shape.units + (shape.units + 1) * shape.classes
+    for units in (shape.units, shape.units, shape.classes):
+        counts.append((width + 1) * units)
+        width = units
+    return counts

@@ -77,17 +77,13 @@ def layers(shape: Shape) -> str:
     """A table: each layer, what comes out of it for one document, and its parameters."""
     positions = iter(lengths(shape.feature_len))
     rows = [("one-hot", f"{shape.alphabet_size} × {next(positions)}", 0)]
-    channels = shape.alphabet_size
+    counts = iter(flops.layer_parameters(shape))
     for number, (kernel, pooled) in enumerate(CONVOLUTIONS, 1):
-        count = (kernel * channels + 1) * shape.filters
-        rows.append((f"convolution {number}, {kernel} wide", f"{shape.filters} × {next(positions)}", count))
-        channels = shape.filters
+        rows.append((f"convolution {number}, {kernel} wide", f"{shape.filters} × {next(positions)}", next(counts)))
         if pooled:
             rows.append((f"largest of {POOL}", f"{shape.filters} × {next(positions)}", 0))
-    width = lengths(shape.feature_len)[-1] * shape.filters
-    for number, units in enumerate((shape.units, shape.units, shape.classes), 1):
-        rows.append((f"dense {number}" if number < 3 else "logits", f"{units}", (width + 1) * units))
-        width = units
+    for name, units in (("dense 1", shape.units), ("dense 2", shape.units), ("logits", shape.classes)):
+        rows.append((name, f"{units}", next(counts)))
     lines = [("layer", "output", "parameters"), *((a, b, wording.number(c) if c else "") for a, b, c in rows)]
     lines.append(("", "", wording.number(flops.parameters(shape))))
     return "\n".join(f"  {name:<22}{output:>14}{count:>14}".rstrip() for name, output, count in lines)

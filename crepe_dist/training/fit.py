@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from crepe_dist import crash
 from crepe_dist.cluster.control import Control, Stopped
 from crepe_dist.cluster.failures import drain, is_peer_gone
@@ -204,7 +202,6 @@ def _overfit(result: Result) -> str:
 
 def _made(loop: Loop) -> dict[str, Any]:
     """By what, and of what, for the run's report."""
-    parts = loop.dataset.parts
     return {
         "processes": loop.world.size,
         "device": str(loop.engine.device),
@@ -212,9 +209,7 @@ def _made(loop: Loop) -> dict[str, Any]:
         "parameters": flops.parameters(loop.network.shape),
         "environment": describe(),
         "data": str(loop.dataset.folder),
-        "rows": {
-            name: np.bincount(part.labels, minlength=len(loop.dataset.classes)).tolist() for name, part in parts.items()
-        },
+        "rows": {name: loop.dataset.class_counts(name).tolist() for name in loop.dataset.parts},
     }
 
 
