@@ -8,6 +8,7 @@ DELETE /scope/key   200; in a scope of the group, rank ``key`` has finished with
 
 from __future__ import annotations
 
+import socket
 import socketserver
 import threading
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ KEY_LIMIT = 100_000  # keys of all scopes
 PATH_LIMIT = 1024  # bytes
 REQUEST_SECONDS = 10.0  # without a byte from the client
 CONNECTIONS = 1024
+LINGER_SECONDS = 1.0  # for what a client still sends after its answer
+LINGER_BYTES = 1024 * 1024
 POLL_SECONDS = 0.05  # how long closing may take
 
 
@@ -147,9 +150,21 @@ class _Server(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._places.acquire(blocking=False):
-            self.shutdown_request(request)
+            self.close_request(request)
             return
         super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Reads what is left before it closes: closing on unread bytes resets the connection, and the answer is lost."""
+        try:
+            request.shutdown(socket.SHUT_WR)
+            request.settimeout(LINGER_SECONDS)
+            left = LINGER_BYTES
+            while left > 0 and (piece := request.recv(65536)):
+                left -= len(piece)
+        except OSError:
+            pass  # the client has left
+        self.close_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
