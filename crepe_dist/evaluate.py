@@ -73,7 +73,7 @@ def _open(given: Any, world: World) -> tuple[Dataset, Predictor]:
         path = checkpoint.find(given.checkpoint)
         foreign = Foreign(given.mode, given.feature_len, given.fold_accents, arguments.class_names(given.classes))
         predictor = open_checkpoint(path, foreign, pick(given.device, world.local_rank, world.local_size))
-        _check(predictor, dataset, given.part, f"{'' if given.checkpoint else 'the newest run, '}{path}")
+        _check(predictor, dataset, given.part, path, "" if given.checkpoint else "the newest run, ")
         return predictor, path.name
 
     dataset = open_data(given.data, world, Display())
@@ -83,8 +83,9 @@ def _open(given: Any, world: World) -> tuple[Dataset, Predictor]:
     return dataset, predictor
 
 
-def _check(predictor: Predictor, dataset: Dataset, part: str, taken: str) -> None:
-    """Whether the checkpoint that was ``taken`` fits the data."""
+def _check(predictor: Predictor, dataset: Dataset, part: str, path: Path, why: str) -> None:
+    """Whether the checkpoint fits the data; ``why`` it was taken."""
+    taken = f"{why}{path}"
     if part not in dataset.parts:
         raise UserError(
             f"{dataset.folder} has no {part} part", f"it has {', '.join(dataset.parts)}", "choose another --part"
@@ -92,11 +93,12 @@ def _check(predictor: Predictor, dataset: Dataset, part: str, taken: str) -> Non
     if predictor.encoding != dataset.encoding:
         mine, theirs = predictor.encoding, dataset.encoding
         accents = "on" if mine.fold_accents else "off"
+        alphabet = f" --alphabet {path.with_suffix('.json')}" if mine.is_own else ""
         raise UserError(
             "the checkpoint and the data are encoded in different ways",
             f"checkpoint ({taken}): {mine.described()}; data ({dataset.folder}): {theirs.described()}",
             "name the run that was trained on these data, or with --data what it was trained on, or data prepared with "
-            f"--mode {mine.mode} --feature-len {mine.feature_len} --fold-accents {accents}",
+            f"--mode {mine.mode} --feature-len {mine.feature_len} --fold-accents {accents}{alphabet}",
         )
     if predictor.classes != dataset.classes:
         raise UserError(

@@ -20,6 +20,7 @@ class Limits:
         kind: int or float.
         least, most: of the range.
         open_below, open_above: the end itself is not in it.
+        word: is taken, too, where a flag is read; empty for none.
     """
 
     kind: type
@@ -27,6 +28,7 @@ class Limits:
     most: float
     open_below: bool = False
     open_above: bool = False
+    word: str = ""
 
     def allow(self, value: Any) -> bool:
         if isinstance(value, bool) or not isinstance(value, (int, float) if self.kind is float else int):
@@ -35,6 +37,8 @@ class Limits:
         return bool(above and (value < self.most if self.open_above else value <= self.most))
 
     def __call__(self, text: str) -> Any:
+        if self.word and text == self.word:
+            return text
         try:
             value: float = self.kind(text)
         except (ValueError, OverflowError):
@@ -47,11 +51,11 @@ class Limits:
         noun = "a whole number" if self.kind is int else "a number"
         start = "above" if self.open_below else "from"
         end = " to below" if self.open_above else ", at most" if self.open_below else " to"
-        return f"{noun} {start} {_plain(self.least)}{end} {_plain(self.most)}"
+        return f"{noun} {start} {_plain(self.least)}{end} {_plain(self.most)}{f' or {self.word}' * bool(self.word)}"
 
 
-def whole(least: int, most: int) -> Limits:
-    return Limits(int, least, most)
+def whole(least: int, most: int, word: str = "") -> Limits:
+    return Limits(int, least, most, word=word)
 
 
 def real(least: float, most: float, *, open_below: bool = False, open_above: bool = False) -> Limits:

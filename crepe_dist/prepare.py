@@ -18,15 +18,17 @@ from rich.progress import Progress as Bar
 
 from crepe_dist import arguments, command
 from crepe_dist.data import amazon
-from crepe_dist.data.alphabet import MODES, Encoding
-from crepe_dist.data.dataset import open_dataset, verify
+from crepe_dist.data.alphabet import LONGEST, MODES, Encoding
+from crepe_dist.data.dataset import MANIFEST, open_dataset, verify
+from crepe_dist.data.fitting import Fit
 from crepe_dist.data.formats.columns import Wanted
 from crepe_dist.data.formats.rows import Share
+from crepe_dist.data.options import LONGEST_FITTED
 from crepe_dist.data.preparation import MAX_BAD, How, Progress, Steps, merge_in_steps, prepare_in_steps
 from crepe_dist.data.selection import DEDUPE, Split
 from crepe_dist.data.sources import FORMATS, SAMPLE, SAMPLE_FEATURE_LEN, Reading, Sources, find_sources
 from crepe_dist.errors import UserError
-from crepe_dist.files import printable
+from crepe_dist.files import printable, read_json
 from crepe_dist.limits import real, whole
 from crepe_dist.reports import data as report
 
@@ -35,6 +37,7 @@ EXAMPLES = """  python -m crepe_dist.prepare sample --out data/sample
   python -m crepe_dist.prepare train.jsonl --test test.jsonl --text body --label topic --out data/topics
   python -m crepe_dist.prepare ag_news_csv/ --out data/ag_news       (train.csv, test.csv, classes.txt)
   python -m crepe_dist.prepare aclImdb/ --out data/imdb              (train/pos/*.txt, train/neg/*.txt, test/...)
+  python -m crepe_dist.prepare letters.csv --alphabet auto --out data/letters    (Greek, Cyrillic, Arabic, Thai, ...)
   zcat logs-*.gz | python -m crepe_dist.prepare - --format jsonl --out data/logs
   python -m crepe_dist.prepare amazon7                               (downloads the notebook's seven categories)
   python -m crepe_dist.prepare big/ --part 1/4 --out part-1          (on the first of four machines)
@@ -42,6 +45,7 @@ EXAMPLES = """  python -m crepe_dist.prepare sample --out data/sample
   python -m crepe_dist.prepare --verify data/reviews
 """
 AMAZON = "amazon7"
+AUTO = "auto"  # found from the training texts
 
 
 def main() -> None:
@@ -149,11 +153,18 @@ def _flags() -> argparse.ArgumentParser:
     group.add_argument("--mode", choices=MODES, default="paper", help="default: paper")
     group.add_argument(
         "--feature-len",
-        type=arguments.FEATURE_LEN,
+        type=whole(1, LONGEST, AUTO),
         metavar="L",
-        help="characters a document; default: 1014, sample 192",
+        help=f"characters a document; auto: 99 %% of the training texts are read whole, at most {LONGEST_FITTED}; "
+        f"default: auto, sample {SAMPLE_FEATURE_LEN}, {AMAZON} {amazon.FEATURE_LEN}",
     )
     arguments.add_fold_accents(group)
+    group.add_argument(
+        "--alphabet",
+        metavar="auto|FILE",
+        help="characters that are known; auto: the most frequent of the training texts, for scripts other than Latin; "
+        "FILE: as in another prepared folder, or a checkpoint's .json; default: that of the mode",
+    )
 
     group = flags.add_argument_group("many cores, many machines")
     group.add_argument("--processes", type=whole(1, 4096), metavar="N", help="default: one for each core")
@@ -175,9 +186,14 @@ def _steps(given: Any) -> Steps:
     files = {name: part for name, part in (("test", test), ("validation", validation)) if isinstance(part, str)}
     sources = find_sources(given.source, reading=reading, **files)
     _check_shares(sources, test, validation)
-    length = given.feature_len
-    if length is None:
-        length = SAMPLE_FEATURE_LEN if given.source == [SAMPLE] else 1014
+    length: Any = given.feature_len or (SAMPLE_FEATURE_LEN if given.source == [SAMPLE] else AUTO)
+    fit = Fit(length == AUTO, given.alphabet == AUTO)
+    encoding = Encoding(
+        given.mode,
+        LONGEST_FITTED if length == AUTO else length,
+        False if fit.alphabet and given.fold_accents is None else given.fold_accents,
+        "" if fit.alphabet or given.alphabet is None else _alphabet_of(Path(given.alphabet)),
+    )
     split = Split(
         test=test if isinstance(test, float) else 0.2,
         validation=validation if isinstance(validation, float) else 0.0,
@@ -187,7 +203,25 @@ def _steps(given: Any) -> Steps:
         dedupe=given.dedupe,
         align=1 if given.align is None else given.align,
     )
-    return prepare_in_steps(sources, given.out, Encoding(given.mode, length, given.fold_accents), split, how)
+    return prepare_in_steps(sources, given.out, encoding, split, how, fit)
+
+
+def _alphabet_of(path: Path) -> str:
+    """The alphabet that a manifest or the description of a checkpoint names."""
+    path = path / MANIFEST if path.is_dir() else path
+    try:
+        encoding = Encoding.from_dict(read_json(path)["encoding"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"--alphabet: {path} has none",
+            f"{type(error).__name__}: {error}"[:300],
+            "give auto, a prepared folder, or the .json beside a checkpoint",
+        ) from error
+    if not encoding.is_own:
+        raise UserError(
+            f"--alphabet: {path} has none of its own", remedy=f"--mode {encoding.mode} gives the alphabet that it has"
+        )
+    return encoding.alphabet
 
 
 def _take_amazon(given: Any) -> None:
@@ -195,6 +229,7 @@ def _take_amazon(given: Any) -> None:
     given.out = given.out or Path("data") / AMAZON
     given.max_per_class = amazon.MAX_PER_CLASS if given.max_per_class is None else given.max_per_class
     given.align = amazon.BATCH_SIZE if given.align is None else given.align
+    given.feature_len = given.feature_len or amazon.FEATURE_LEN
     if given.out.exists() and not given.overwrite:
         raise UserError(f"{given.out} exists", remedy="choose another --out, or replace it with --overwrite")
     with _bar() as show:

@@ -8,7 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crepe_dist.data import alphabet
-from crepe_dist.data.alphabet import ALPHABET, BLANK, CODE_POINTS, FULL_ALPHABET, LATIN_END, MODES, Encoding
+from crepe_dist.data.alphabet import (
+    ALPHABET,
+    BLANK,
+    CHANGING_END,
+    CODE_POINTS,
+    FULL_ALPHABET,
+    HANDFUL,
+    LATIN_END,
+    MODES,
+    MOST,
+    Encoding,
+    frequent,
+)
 from crepe_dist.errors import UserError
 
 
@@ -88,8 +100,11 @@ def test_notebook_mode_equals_the_notebook(text):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_table_holds_all_of_unicode(mode):
-    """Beyond LATIN_END nothing would fold into the alphabet, so leaving it out of the table loses nothing."""
-    assert all(alphabet._code(chr(point), mode, True) == BLANK for point in range(LATIN_END, CODE_POINTS))
+    """Beyond LATIN_END nothing counts as a letter of the usual alphabets, and beyond CHANGING_END as another at all: so
+    leaving it out of the table loses nothing."""
+    counts_as = [alphabet._shown(chr(point), mode, True) for point in range(CODE_POINTS)]
+    assert not any(each in FULL_ALPHABET for each in counts_as[LATIN_END:])
+    assert all(ord(each) == point for point, each in enumerate(counts_as[CHANGING_END:], CHANGING_END))
 
 
 @given(texts)

@@ -42,6 +42,7 @@ def summary(**changes):
         "name": "reviews",
         "version": "0.1.0",
         "encoding": {"mode": "paper", "feature_len": 1014, "fold_accents": True, "alphabet": ALPHABET},
+        "fit": {"length": False, "alphabet": False},
         "classes": ["praise", "complaint"],
         "parts": {
             "train": {"rows": 5700, "classes": [3000, 2700]},
@@ -195,7 +196,7 @@ def test_what_there_is_to_know(read):
         "A model that always says praise is right in 44.5 % of the test rows.",
         "Half of the texts have up to 300 characters, 90 % up to 905, 95 % up to 1,310, 99 % up to 3,001, the "
         "longest has 45,000.",
-        "8.7 % are longer than feature_len, 1,014 characters, and lose their beginning.",
+        "8.7 % (757) are longer than feature_len, 1,014 characters, and lose their beginning.",
         "0.1 % of the characters (1,250 of 1,000,000) are outside the alphabet",
         "8 rows show it hardly more than blanks: 7 in train and 1 in test.",
         "21 rows repeat an earlier one, but for case, spaces and punctuation; 12 of them to the letter.",

@@ -39,7 +39,7 @@ from tests.conftest import FEATURE_LEN, command
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 CLASSES = ["<i>plain</i>", "naïve", "quoted \"'&", "end"]
-FACTS = Facts("some.params", "some data", 0.5, CLASSES, FEATURE_LEN, True, "own, float32")
+FACTS = Facts("some.params", "some data", 0.5, CLASSES, FEATURE_LEN, True, True, "own, float32")
 SECONDS = 30
 needs_browser = pytest.mark.skipif(
     not (CHROMIUM and DRIVER), reason="needs a browser: apt-get install -y chromium chromium-driver"

@@ -1,14 +1,16 @@
 """Text → uint8 codes by table look-up.
 
-The alphabet is the 69 characters of the notebook (the paper's 70 hold "-" twice; the notebook puts a space in the
-place of the second). A code is the position of a character in the alphabet, or ``BLANK`` for an unknown one and for
-the padding; both become an all-zero column of the one-hot matrix.
+The usual alphabet is the 69 characters of the notebook (the paper's 70 hold "-" twice; the notebook puts a space in the
+place of the second); texts in another script have one of their own, see ``frequent``. A code is the position of a
+character in the alphabet, or ``BLANK`` for an unknown one and for the padding; both become an all-zero column of the
+one-hot matrix.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, Literal
@@ -25,11 +27,17 @@ BLANK = 255
 HARDLY = 0.1  # of a text's characters: a text of which the network knows no more cannot be read
 CODE_POINTS = 0x110000
 LONGEST = 1 << 20  # characters a document
-# No code point from here on has a letter of the alphabet as its lower case or at the start of its decomposition.
+MOST = 254  # characters of an alphabet: codes are bytes, and one of these is BLANK
+HANDFUL = 5  # times that a character has to be seen to come into an alphabet
+HIDDEN = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")  # categories of what cannot be shown: controls, directions, ends of lines
+# No code point from here on has a letter of the usual alphabets as its lower case or at the start of its decomposition.
 LATIN_END = 0x2200
+# No code point from here on has a lower case or a decomposition.
+CHANGING_END = 0x30000
 
 Mode = Literal["paper", "full", "notebook"]
 MODES: tuple[Mode, ...] = ("paper", "full", "notebook")
+USUAL: dict[Mode, str] = {"paper": ALPHABET, "full": FULL_ALPHABET, "notebook": ALPHABET}
 Codes = npt.NDArray[np.uint8]
 
 
@@ -45,16 +53,19 @@ class Encoding:
             parameters need exactly that.
 
     Args:
-        fold_accents: a letter whose canonical decomposition (NFD) starts with a letter of the alphabet becomes that
-            letter (é → e); a deviation from the paper. ``None``: off in mode ``notebook``, on otherwise.
+        fold_accents: a letter with accents counts as the one at the start of its canonical decomposition (NFD, é → e);
+            a deviation from the paper. ``None``: off in mode ``notebook`` and with an own alphabet, on otherwise.
+        alphabet: characters in the order of their codes; an own one in that of their code points, a space among them.
+            Empty: that of the mode.
 
     Raises:
-        UserError: unknown mode, or ``feature_len`` below 1.
+        UserError: unknown mode, ``feature_len`` below 1, or an own alphabet as ``frequent`` would not make it.
     """
 
     mode: Mode = "paper"
     feature_len: int = 1014
     fold_accents: bool | None = None
+    alphabet: str = ""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -65,12 +76,21 @@ class Encoding:
             raise UserError(
                 f"feature_len is {self.feature_len}", "it is the number of characters a document", f"1 to {LONGEST:,}"
             )
+        if not self.alphabet:
+            object.__setattr__(self, "alphabet", USUAL[self.mode])
+        elif self.is_own:
+            _check_alphabet(self.alphabet)
         if self.fold_accents is None:
-            object.__setattr__(self, "fold_accents", self.mode != "notebook")
+            object.__setattr__(self, "fold_accents", self.mode != "notebook" and not self.is_own)
 
     @property
-    def alphabet(self) -> str:
-        return FULL_ALPHABET if self.mode == "full" else ALPHABET
+    def is_own(self) -> bool:
+        """Whether the alphabet is another than that of the mode."""
+        return self.alphabet != USUAL[self.mode]
+
+    @property
+    def _table(self) -> Codes:
+        return _table(self.mode, bool(self.fold_accents), self.alphabet)
 
     def encode(self, texts: Sequence[str]) -> Codes:
         """uint8 [len(texts), feature_len], ``BLANK`` after the end of a short text."""
@@ -88,7 +108,7 @@ class Encoding:
         joined = "".join(texts)
         ascii_only = joined.isascii()
         points = joined.encode("ascii") if ascii_only else joined.encode("utf-32-le", "surrogatepass")
-        table = _table(self.mode, bool(self.fold_accents))
+        table = self._table
         codes = np.empty((len(texts), length), dtype=np.uint8)
         native.functions.crepe_encode(
             points,
@@ -105,7 +125,8 @@ class Encoding:
     def _encode_plain(self, texts: Sequence[str]) -> Codes:
         length = self.feature_len
         in_reading_order = self.mode == "notebook"
-        ascii_table = _ascii_table(self.mode)
+        table = self._table
+        ascii_table = table[:128].tobytes().ljust(256, b"\xff")
         rows = []
         for text in texts:
             kept = text[:length] if in_reading_order else text[-length:]
@@ -113,7 +134,7 @@ class Encoding:
                 row = kept.encode("ascii").translate(ascii_table)
             else:
                 points = np.frombuffer(kept.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-                row = _table(self.mode, bool(self.fold_accents))[points].tobytes()
+                row = table[points].tobytes()
             rows.append(row.ljust(length, b"\xff") if in_reading_order else row.rjust(length, b"\xff"))
         codes = np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), length)
         return codes if in_reading_order else codes[:, ::-1]
@@ -126,7 +147,7 @@ class Encoding:
 
     def known(self, points: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
         """Whether code points, uint32 [n], have a code, bool [n]."""
-        return np.asarray(_table(self.mode, bool(self.fold_accents))[points] != BLANK)
+        return np.asarray(self._table[points] != BLANK)
 
     def unreadable(self, codes: Codes, lengths: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Which texts hardly show more than blanks: at most ``HARDLY`` of what is read of them, spaces left aside, has
@@ -151,54 +172,80 @@ class Encoding:
     def described(self) -> str:
         """In words, for a message."""
         folded = "folded" if self.fold_accents else "not folded"
-        return f"reads {self.feature_len:,} characters, accents {folded}, mode {self.mode}"
+        own = f", an alphabet of its own ({len(self.alphabet)} characters)" if self.is_own else ""
+        return f"reads {self.feature_len:,} characters, accents {folded}, mode {self.mode}{own}"
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "alphabet": self.alphabet}
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Encoding:
         """Inverse of ``to_dict``.
 
         Raises:
-            UserError: the saved alphabet is not the one that this version gives to the mode.
+            UserError: an encoding that cannot be.
             KeyError, TypeError, ValueError: it was not saved by ``to_dict``.
         """
         mode, feature_len, fold_accents = saved["mode"], saved["feature_len"], saved["fold_accents"]
         if not isinstance(mode, str) or type(feature_len) is not int or type(fold_accents) not in (bool, type(None)):
             raise ValueError("mode, feature_len or fold_accents is of another kind")
-        encoding = cls(mode, feature_len, fold_accents)  # type: ignore[arg-type]
-        if saved.get("alphabet", encoding.alphabet) != encoding.alphabet:
-            raise UserError(
-                "the saved alphabet is not the one of this version",
-                f"mode {encoding.mode!r} has {len(encoding.alphabet)} characters, "
-                f"the file says {str(saved['alphabet'])[:200]!r}",
-                "prepare the data again, or use the version that wrote the file",
-            )
-        return encoding
+        alphabet = saved["alphabet"]
+        if not isinstance(alphabet, str) or not alphabet:
+            raise ValueError("the alphabet is no text")
+        return cls(mode, feature_len, fold_accents, alphabet)  # type: ignore[arg-type]
 
 
-def _code(character: str, mode: Mode, fold_accents: bool) -> int:
-    alphabet = FULL_ALPHABET if mode == "full" else ALPHABET
-    candidates = [character]
+def frequent(counts: Mapping[int, int], mode: Mode, fold_accents: bool) -> str:
+    """The alphabet for texts: the most frequent of their characters, in the order of the code points.
+
+    They are counted as the encoding takes them: in mode ``paper`` in lower case, and with ``fold_accents`` without
+    accents, so that no letter of the alphabet has one. A space is always in it, and never what is seen less than
+    ``HANDFUL`` times or cannot be shown. Equal counts are in the order of the code points.
+
+    Args:
+        counts: how often each code point stands in the texts.
+    """
+    seen: Counter[str] = Counter({" ": 0})
+    for point, count in counts.items():
+        seen[_shown(chr(point), mode, fold_accents)] += count
+    del seen[" "]
+    able = [each for each, count in seen.items() if count >= HANDFUL and unicodedata.category(each) not in HIDDEN]
+    able.sort(key=lambda each: (-seen[each], each))
+    return "".join(sorted([" ", *able[: MOST - 1]]))
+
+
+def _check_alphabet(alphabet: str) -> None:
+    """Strictly rising code points: no character is there twice, and none has changed its place since."""
+    problem = ""
+    if len(alphabet) > MOST:
+        problem = f"it has {len(alphabet):,} characters, and {MOST} are the most"
+    elif any(one >= other for one, other in zip(alphabet, alphabet[1:])):
+        problem = "its characters are not in the order of their code points, each of them once"
+    elif any(unicodedata.category(each) in HIDDEN for each in alphabet):
+        problem = "it has characters that cannot be shown"
+    elif " " not in alphabet:
+        problem = "it has no space"
+    if problem:
+        raise UserError("the alphabet cannot be used", problem, "prepare the data again: --alphabet auto makes one")
+
+
+def _shown(character: str, mode: Mode, fold_accents: bool) -> str:
+    """The character that this one counts as."""
     if fold_accents and character.isalpha():
-        base = unicodedata.normalize("NFD", character)[0]
-        candidates += [base] if base.isalpha() else []
-    if mode == "paper":
-        candidates += [candidate.lower() for candidate in candidates]
-    found = (alphabet.index(candidate) for candidate in candidates if len(candidate) == 1 and candidate in alphabet)
-    return next(found, BLANK)
+        parts = unicodedata.normalize("NFD", character)
+        # A Korean syllable is made of letters; its first is not the same without an accent.
+        if parts[0].isalpha() and not any(map(str.isalpha, parts[1:])):
+            character = parts[0]
+    lower = character.lower() if mode == "paper" else character
+    return lower if len(lower) == 1 else character
 
 
 @cache
-def _ascii_table(mode: Mode) -> bytes:
-    return bytes(_code(chr(point), mode, False) for point in range(128)).ljust(256, b"\xff")
-
-
-@cache
-def _table(mode: Mode, fold_accents: bool) -> Codes:
+def _table(mode: Mode, fold_accents: bool, alphabet: str) -> Codes:
     """uint8 [0x110000]: the code of every code point."""
     table = np.full(CODE_POINTS, BLANK, dtype=np.uint8)
-    for point in range(LATIN_END):
-        table[point] = _code(chr(point), mode, fold_accents)
+    codes = {character: code for code, character in enumerate(alphabet)}
+    end = LATIN_END if alphabet in (ALPHABET, FULL_ALPHABET) else CHANGING_END
+    for point in (*range(end), *(ord(character) for character in alphabet)):
+        table[point] = codes.get(_shown(chr(point), mode, fold_accents), BLANK)
     return table

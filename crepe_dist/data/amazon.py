@@ -15,6 +15,7 @@ CATEGORIES = (
 FILES = tuple(f"reviews_{category}_5.json.gz" for category in CATEGORIES)
 MAX_PER_CLASS = 250_000
 BATCH_SIZE = 128  # of the notebook, whose training rows fill whole batches
+FEATURE_LEN = 1014
 
 
 def fetch(url: str, folder: Path) -> Iterator[Progress]:

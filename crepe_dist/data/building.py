@@ -6,9 +6,9 @@ import heapq
 import json
 import math
 import shutil
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import FORMAT, MANIFEST, PARTS, QUARANTINE, SHARD_BYTES, ShardWriter, write_array
+from crepe_dist.data.fitting import Fit, fit
 from crepe_dist.data.formats.rows import excerpt
+from crepe_dist.data.pool import in_turn
 from crepe_dist.data.selection import TEST, TRAIN, UNKNOWN, Fate, Split, decide
 from crepe_dist.data.spool import Rows, Texts, map_rows
 from crepe_dist.errors import UserError
@@ -44,6 +46,7 @@ class Job:
         sources: names of the sources, and the part of each.
         reading: how they are read, where the user said so.
         class_names: names of the labels 1 … C, where a file gives them.
+        encoding: but for what ``fit`` leaves to the training texts.
         max_bad: fraction of the lines that may be unusable.
     """
 
@@ -51,6 +54,7 @@ class Job:
     reading: dict[str, Any]
     class_names: tuple[str, ...] | None
     encoding: Encoding
+    fit: Fit
     split: Split
     max_bad: float
 
@@ -76,11 +80,14 @@ class Job:
                 raise ValueError(f"{name} of the split is {str(value)[:40]}")
         if not isinstance(saved["max_bad"], (int, float)) or not 0 <= saved["max_bad"] <= 1:
             raise ValueError(f"max_bad is {str(saved['max_bad'])[:40]}")
+        if not all(type(value) is bool for value in saved["fit"].values()):
+            raise ValueError(f"what is fitted is {str(saved['fit'])[:40]}")
         return cls(
             tuple((name, part) for name, part in saved["sources"]),
             dict(saved["reading"]),
             None if saved["class_names"] is None else tuple(saved["class_names"]),
             Encoding.from_dict(saved["encoding"]),
+            Fit(**saved["fit"]),
             Split(**saved["split"]),
             saved["max_bad"],
         )
@@ -114,6 +121,7 @@ class Built:
     """What came of the rows, for the report.
 
     Attributes:
+        encoding: what the rows were encoded with.
         fate: uint8 [n], see ``selection``.
         labels: int32 [n], the class of each row, -1 for an unknown one.
         points: how often each character outside ASCII or the alphabet stands in the kept texts.
@@ -123,6 +131,7 @@ class Built:
         unreadable: rows of each part that show the network hardly more than blanks.
     """
 
+    encoding: Encoding
     classes: list[str]
     fate: Fate
     labels: npt.NDArray[np.int32]
@@ -135,7 +144,8 @@ class Built:
 
 
 def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: int) -> Iterator[Any]:
-    """Writes all into ``folder`` but the report; yields the number of rows encoded so far, and at last a ``Built``.
+    """Writes all into ``folder`` but the report; yields what it does and with how many rows it is done, and at
+    last a ``Built``.
 
     Raises:
         UserError: too many bad rows, fewer than two classes, nothing to train on.
@@ -155,6 +165,15 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
     number = {label: index for index, label in enumerate(classes)}
     relabel = np.array([number.get(label, -1) for label in found.labels], dtype=np.int32)
     labels = relabel[found.rows["label"]]
+    training = np.flatnonzero(fate == TRAIN)
+    if len(training) == 0:
+        raise UserError(f"no row is left to train on, of {total:,}", remedy="give more rows or smaller fractions")
+    encoding = job.encoding
+    for step in fit(encoding, job.fit, training, found.rows_path, found.texts, executor, ahead):
+        if isinstance(step, Encoding):
+            encoding = step
+        else:
+            yield "counting characters", step
     parts: dict[str, dict[str, Any]] = {}
     points: Counter[int] = Counter()
     unreadable: Counter[str] = Counter()
@@ -162,26 +181,22 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
     for code, part in enumerate(PARTS):
         chosen = np.flatnonzero(fate == code)
         if len(chosen) == 0:
-            if part == "train":
-                raise UserError(
-                    f"no row is left to train on, of {total:,}", remedy="give more rows or smaller fractions"
-                )
             continue
         files = write_array(folder, f"{part}.labels.npy", labels[chosen])
         chosen.tofile(folder / f"{part}.chosen.bin")  # int64
         sizes = []
-        for shard in _shards(folder, part, len(chosen), job.encoding, found, executor, ahead):
+        for shard in _shards(folder, part, len(chosen), encoding, found, executor, ahead):
             files |= shard.files
             points.update(shard.points)
             unreadable[part] += shard.unreadable
             sizes.append(shard.rows)
             done += shard.rows
-            yield done
+            yield "encoding", done
         (folder / f"{part}.chosen.bin").unlink()
         parts[part] = {"rows": len(chosen), "shards": sizes, "files": files}
     manifest = {
         "format": FORMAT,
-        "encoding": job.encoding.to_dict(),
+        "encoding": encoding.to_dict(),
         "classes": classes,
         "parts": parts,
         "split": asdict(job.split),
@@ -194,7 +209,7 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
     write_json(folder / MANIFEST, manifest)
     sync(folder)
     rows = {part: about["rows"] for part, about in parts.items()}
-    yield Built(classes, fate, labels, points, reasons, first_bad, bad, rows, dict(unreadable))
+    yield Built(encoding, classes, fate, labels, points, reasons, first_bad, bad, rows, dict(unreadable))
 
 
 def _check(
@@ -316,15 +331,11 @@ def _shards(
     folder: Path, part: str, rows: int, encoding: Encoding, found: Collected, executor: Executor, ahead: int
 ) -> Iterator[_ShardDone]:
     size = max(1, SHARD_BYTES // encoding.feature_len)
-    tasks = deque(
+    tasks = (
         _ShardTask(folder, part, shard, start, min(start + size, rows), encoding, found.rows_path, tuple(found.texts))
         for shard, start in enumerate(range(0, rows, size))
     )
-    waiting: deque[Future[_ShardDone]] = deque()
-    while tasks or waiting:
-        while tasks and len(waiting) < ahead:
-            waiting.append(executor.submit(write_shard, tasks.popleft()))
-        yield waiting.popleft().result()
+    return in_turn(executor, write_shard, tasks, ahead)
 
 
 def write_shard(task: _ShardTask) -> _ShardDone:

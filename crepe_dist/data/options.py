@@ -6,6 +6,9 @@ from typing import Optional
 from crepe_dist.limits import Settings, setting, whole
 
 SHORTEST = 123  # characters a document: what leaves the network one position after its last pool
+STEP = 27  # characters: from the shortest on, at every so many the pools leave none over; 1014 is such a length
+LONGEST_FITTED = SHORTEST + (4096 - SHORTEST) // STEP * STEP  # characters that are read without being asked for: 4092
+WHOLE = 99  # per cent of the training texts that are read to their end, where that is to be found
 LARGEST_BATCH = 1 << 20
 
 

@@ -6,13 +6,17 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any, Callable
+from typing import Any, Callable, TypeVar
 
 from crepe_dist.errors import UserError
+
+Task = TypeVar("Task")
+Done = TypeVar("Done")
 
 
 def cores() -> int:
@@ -41,6 +45,17 @@ def pool(processes: int) -> Iterator[Executor]:
         ) from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def in_turn(executor: Executor, work: Callable[[Task], Done], tasks: Iterable[Task], ahead: int) -> Iterator[Done]:
+    """What ``work`` makes of each task, in their order; at most ``ahead`` are on their way at a time."""
+    waiting: deque[Future[Done]] = deque()
+    for task in tasks:
+        waiting.append(executor.submit(work, task))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 class _Here(Executor):

@@ -17,6 +17,7 @@ from typing import Any
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.building import Built, Collected, Job, build, keep_quarantine, quarantine_beside
 from crepe_dist.data.dataset import MANIFEST, PARTS, QUARANTINE, REPORT, REPORT_NUMBERS, SPOOL_MANIFEST, open_dataset
+from crepe_dist.data.fitting import Fit
 from crepe_dist.data.formats.rows import Share
 from crepe_dist.data.pool import cores, pool
 from crepe_dist.data.reading import Reader, close_writers
@@ -66,15 +67,20 @@ class Progress:
 Steps = Generator[Progress, None, dict[str, Any]]
 
 
-def prepare(sources: Sources, out: Path, encoding: Encoding, split: Split, how: How | None = None) -> dict[str, Any]:
+def prepare(
+    sources: Sources, out: Path, encoding: Encoding, split: Split, how: How | None = None, fit: Fit | None = None
+) -> dict[str, Any]:
     """Prepares ``sources`` into the folder ``out`` and returns the numbers of its report.
 
     Rows that cannot be used go to ``quarantine.jsonl`` in the folder.
 
+    Args:
+        fit: what of the encoding is found from the training texts; ``None``: nothing.
+
     Raises:
         UserError: ``out`` exists, too many bad rows, fewer than two classes, the disk is full.
     """
-    return finish_steps(prepare_in_steps(sources, out, encoding, split, how))
+    return finish_steps(prepare_in_steps(sources, out, encoding, split, how, fit))
 
 
 def finish_steps(steps: Steps) -> dict[str, Any]:
@@ -85,7 +91,9 @@ def finish_steps(steps: Steps) -> dict[str, Any]:
             return dict(end.value)
 
 
-def prepare_in_steps(sources: Sources, out: Path, encoding: Encoding, split: Split, how: How | None = None) -> Steps:
+def prepare_in_steps(
+    sources: Sources, out: Path, encoding: Encoding, split: Split, how: How | None = None, fit: Fit | None = None
+) -> Steps:
     """``prepare`` as a generator of its progress. With a share of n, ``out`` becomes a part for ``merge_in_steps``."""
     how = how or How()
     _check_alignment(sources, split)
@@ -95,6 +103,7 @@ def prepare_in_steps(sources: Sources, out: Path, encoding: Encoding, split: Spl
         asdict(how.reading),
         class_names,
         encoding,
+        fit or Fit(),
         split,
         how.max_bad,
     )
@@ -214,7 +223,8 @@ def _build(partial: Path, out: Path, job: Job, found: Collected, executor: Any, 
             if isinstance(step, Built):
                 built = step
             else:
-                yield Progress("encoding", step, len(found.rows))
+                doing, done = step
+                yield Progress(doing, done, len(found.rows))
     except UserError as error:
         kept = keep_quarantine(partial, out)
         if kept:

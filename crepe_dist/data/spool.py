@@ -21,7 +21,7 @@ from crepe_dist.data.dataset import SPOOL_MANIFEST as MANIFEST
 from crepe_dist.errors import UserError
 from crepe_dist.files import identity, json_lines, open_regular, read_json, sha256, sync, write_json
 
-FORMAT = 1
+FORMAT = 2
 ROWS = "rows.bin"
 BAD_ROWS = "bad.jsonl"
 Rows = npt.NDArray[Any]  # of ROW

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from crepe_dist import __version__
+from crepe_dist.data.alphabet import MOST
 from crepe_dist.data.building import Built, Collected, Job, kept
 from crepe_dist.data.dataset import PARTS
 from crepe_dist.data.options import SHORTEST
@@ -39,7 +41,8 @@ def summarise(name: str, job: Job, found: Collected, built: Built, command: str)
     summary: dict[str, Any] = {
         "name": name,
         "version": __version__,
-        "encoding": job.encoding.to_dict(),
+        "encoding": built.encoding.to_dict(),
+        "fit": asdict(job.fit),
         "classes": built.classes,
         "parts": {part: {"rows": built.rows[part], "classes": count.tolist()} for part, count in counts.items()},
         "sources": [{"file": name, "part": part, **found.files[file]} for file, (name, part) in enumerate(job.sources)],
@@ -50,8 +53,8 @@ def summarise(name: str, job: Job, found: Collected, built: Built, command: str)
             "sampled_out": sampled_out,
             "kept": len(lengths),
         },
-        "lengths": _lengths(lengths, job.encoding.feature_len),
-        "characters": _characters(job, built, int(lengths.sum(dtype=np.int64))),
+        "lengths": _lengths(lengths, built.encoding.feature_len),
+        "characters": _characters(built, int(lengths.sum(dtype=np.int64))),
         "duplicates": _duplicates(found, built),
         "examples": _examples(found, built),
         "quarantine": {"rows": built.bad, "reasons": dict(built.reasons.most_common()), "first": built.first_bad},
@@ -82,9 +85,9 @@ def _lengths(lengths: npt.NDArray[Any], feature_len: int) -> dict[str, Any]:
     }
 
 
-def _characters(job: Job, built: Built, total: int) -> dict[str, Any]:
+def _characters(built: Built, total: int) -> dict[str, Any]:
     points = np.array(sorted(built.points), dtype=np.uint32)
-    known = job.encoding.known(points) if len(points) else np.zeros(0, dtype=bool)
+    known = built.encoding.known(points) if len(points) else np.zeros(0, dtype=bool)
     unknown = Counter({int(point): built.points[int(point)] for point in points[~known]})
     # Equal counts in the order of the code points, so that the same data give the same report.
     top = sorted(unknown.items(), key=lambda item: (-item[1], item[0]))[:20]
@@ -262,11 +265,16 @@ def _warnings(
             "if texts that you will classify do not hold the answer, take it out of these",
         )
     characters = summary["characters"]
+    script = (
+        f"an alphabet holds {MOST} characters; a script of more has to be written in another one first"
+        if summary["fit"]["alphabet"]
+        else "--alphabet auto makes an alphabet of the characters of these texts"
+    )
     if characters["unknown"] > 0.1 * characters["total"]:
         warn(
             f"{percent(characters['unknown'], characters['total'])} of the characters are outside the alphabet",
             "the network sees each of them as a blank",
-            "texts in another script have to be written in Latin letters first",
+            script,
         )
     blank = characters["unreadable"]
     if sum(blank.values()) >= NOTABLE * rows:
@@ -274,7 +282,7 @@ def _warnings(
         warn(
             f"{percent(sum(blank.values()), rows)} of the rows cannot be read by the network",
             f"nearly all their characters are outside the alphabet ({', '.join(parts)}): it sees blanks",
-            "write them in Latin letters first, or leave them out"
+            f"{script}; or leave these rows out"
             + ("; --mode paper reads capitals too" if summary["encoding"]["mode"] == "notebook" else ""),
         )
     for pair, count in summary["duplicates"]["across"].items():
@@ -297,7 +305,7 @@ def _warnings(
         warn(
             f"most of the {feature_len} characters a document are empty",
             f"99 % of the texts have at most {percentiles['99']}",
-            f"--feature-len {fits} trains in about {percent(fits, feature_len)} of the time",
+            f"--feature-len auto trains in about {percent(fits, feature_len)} of the time",
         )
     return found
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from crepe_dist.data.options import SHORTEST
+from crepe_dist.data.options import LONGEST_FITTED, SHORTEST, WHOLE
 from crepe_dist.reports.wording import counted, cut, listed, number, percent
 
 PARTS = ("train", "validation", "test")
@@ -112,8 +112,22 @@ def cutting(summary: Summary) -> str:
     length = number(summary["encoding"]["feature_len"])
     share = summary["lengths"]["cut"]
     if not share:
-        return f"None is longer than feature_len, {length} characters: nothing is cut."
-    return f"{percent(share)} are longer than feature_len, {length} characters, and lose their {lost_end(summary)}."
+        return f"None is longer than feature_len, {length} characters: nothing is cut.{_chosen(summary)}"
+    count = number(round(share * summary["rows"]["kept"]))
+    return (
+        f"{percent(share)} ({count}) are longer than feature_len, {length} characters, and lose their "
+        f"{lost_end(summary)}.{_chosen(summary)}"
+    )
+
+
+def _chosen(summary: Summary) -> str:
+    """How feature_len came to be, if nobody gave it."""
+    if not summary["fit"]["length"]:
+        return ""
+    length = summary["encoding"]["feature_len"]
+    if length == LONGEST_FITTED:
+        return " That is the largest feature_len that is chosen for texts as long; --feature-len takes more."
+    return f" It was chosen for that: {WHOLE} % of the training texts are read whole."
 
 
 def fitting(summary: Summary) -> str:
@@ -196,7 +210,10 @@ def encoding(summary: Summary) -> list[str]:
     accents = (
         "é counts as e." if how["fold_accents"] else "Letters with accents are read only if the alphabet has them."
     )
-    return [ways.get(how["mode"], f"{length} characters of a text are read."), accents]
+    own = []
+    if summary["fit"]["alphabet"]:
+        own = [f"The alphabet was made of the training texts: {counted(len(how['alphabet']), 'character')}."]
+    return [ways.get(how["mode"], f"{length} characters of a text are read."), accents, *own]
 
 
 def _or_none(count: int) -> str:

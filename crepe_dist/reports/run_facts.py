@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from crepe_dist.data.alphabet import USUAL
 from crepe_dist.reports.scores import LABEL, SURE, calibration, headline, majority, unanswered
 from crepe_dist.reports.wording import counted, cut, listed, number, percent
 from crepe_dist.training.uncertainty import interval
@@ -153,15 +154,21 @@ def _curves(record: RunRecord, warn: Any) -> None:
         )
 
 
+def _known(encoding: dict[str, Any]) -> str:
+    if encoding.get("alphabet") in USUAL.values():
+        return "digits, punctuation and Latin letters without accents"
+    return "those that were frequent in the texts that it learnt from"
+
+
 def limits(record: RunRecord, classes: list[str]) -> list[str]:
     """What the network cannot do, for those who use it."""
     encoding = record.about["encoding"]
     length, end = encoding["feature_len"], "first" if encoding["mode"] == "notebook" else "last"
     says = [
         f"It reads {number(length)} characters of a text, the {end} ones; of a longer text the rest is not seen.",
-        f"It knows {counted(len(encoding.get('alphabet', '')), 'character')}: Latin letters without accents"
+        f"It knows {counted(len(encoding.get('alphabet', '')), 'character')}: {_known(encoding)}"
         + (" (accents are taken off first)" if encoding["fold_accents"] else "")
-        + ", digits and punctuation. All others are blanks to it, so texts in other scripts cannot be told apart.",
+        + ". All others are blanks to it, so texts in other scripts cannot be told apart.",
         "It has one answer for every text, also for one that is of none of its classes.",
     ]
     scores = record.scores.get("test")

@@ -19,6 +19,7 @@ class Facts(NamedTuple):
         classes: names in the order of the outputs.
         feature_len: characters that the network reads.
         reads_end: whether these are a text's last; else its first.
+        is_latin: whether it knows Latin letters, digits and signs; else an alphabet of its own.
         kernels: what computes it, and in which precision.
     """
 
@@ -28,6 +29,7 @@ class Facts(NamedTuple):
     classes: list[str]
     feature_len: int
     reads_end: bool
+    is_latin: bool
     kernels: str
 
 
@@ -44,5 +46,6 @@ def facts(path: Path, predictor: Predictor) -> Facts:
         predictor.classes,
         predictor.encoding.feature_len,
         predictor.encoding.mode != "notebook",
+        not predictor.encoding.is_own,
         f"{'own' if plan.library else 'mxnet'}, {plan.precision}",
     )
