@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import unicodedata
 
 import numpy as np
@@ -55,15 +56,18 @@ def test_folding_can_be_turned_off_and_on():
     assert Encoding("notebook", 2, fold_accents=True).encode(["é"]).tolist() == [[4, BLANK]]
 
 
+OWN = "".join(sorted(" ,.aeё" + "αβγδεάώ" + "йкия" + "กข\u0e34" + "がか" + "\U00010428" + "\U0001f600"))
+
+
 def reference(text: str, encoding: Encoding) -> list[int]:
     """The definition, one character at a time."""
     kept = text[: encoding.feature_len] if encoding.mode == "notebook" else text[-encoding.feature_len :][::-1]
     codes = []
     for character in kept:
         shown = character
-        if encoding.fold_accents and character not in encoding.alphabet:
+        if encoding.fold_accents:
             base = unicodedata.normalize("NFD", character)[0]
-            shown = base if character.isalpha() and base.isalpha() else character
+            shown = base if character.isalpha() and base.isalpha() and not "가" <= character <= "힣" else character
         if encoding.mode == "paper":
             lower = shown.lower()
             shown = lower if len(lower) == 1 else shown
@@ -71,13 +75,25 @@ def reference(text: str, encoding: Encoding) -> list[int]:
     return codes + [BLANK] * (encoding.feature_len - len(codes))
 
 
-texts = st.text(st.one_of(st.characters(), st.sampled_from("aZé Ñ9{\u0130\u212aß中"), st.characters(codec="latin-1")))
+texts = st.text(
+    st.one_of(
+        st.characters(),
+        st.sampled_from("aZé Ñ9{\u0130\u212aß中한"),
+        st.sampled_from(OWN + "ΆΏΑЁЙ\U00010400"),
+        st.characters(codec="latin-1"),
+    )
+)
 
 
-@given(st.lists(texts, max_size=5), st.sampled_from(MODES), st.integers(1, 20), st.booleans())
-def test_equals_the_plain_reference(texts, mode, feature_len, fold_accents):
-    encoding = Encoding(mode, feature_len, fold_accents)
-    assert encoding.encode(texts).tolist() == [reference(text, encoding) for text in texts]
+@given(
+    st.lists(texts, max_size=5), st.sampled_from(MODES), st.integers(1, 20), st.booleans(), st.sampled_from(["", OWN])
+)
+def test_equals_the_plain_reference(texts, mode, feature_len, fold_accents, own):
+    encoding = Encoding(mode, feature_len, fold_accents, own)
+    expected = [reference(text, encoding) for text in texts]
+    assert encoding.encode(texts).tolist() == expected
+    if texts:  # both ways, whichever was taken
+        assert encoding._encode_plain(texts).tolist() == expected
 
 
 def notebook_encode(text: str, feature_len: int) -> np.ndarray:
@@ -126,8 +142,71 @@ def test_decode_gives_the_text_back(text, mode):
 def test_saved_and_read_back():
     encoding = Encoding("full", 200)
     assert Encoding.from_dict(encoding.to_dict()) == encoding
-    with pytest.raises(UserError, match="alphabet"):
-        Encoding.from_dict({**encoding.to_dict(), "alphabet": "abc"})
+    own = Encoding("paper", 200, None, OWN)
+    assert own.is_own
+    assert not own.fold_accents
+    assert Encoding.from_dict(json.loads(json.dumps(own.to_dict()))) == own
+
+
+@pytest.mark.parametrize(
+    ("saved", "problem"),
+    [
+        ("abc", "no space"),
+        (" cba", "the order of their code points"),
+        (" aabc", "each of them once"),
+        (ALPHABET[::-1], "the order of their code points"),
+        ("".join(map(chr, range(0x3000, 0x3000 + MOST + 1))), "254 are the most"),
+        ("x" * 10**6, "254 are the most"),
+        (" a\u202e", "cannot be shown"),
+        ("\n abc", "cannot be shown"),
+        (" abc\ud800", "cannot be shown"),
+    ],
+)
+def test_alphabets_that_cannot_be_are_refused(saved, problem):
+    with pytest.raises(UserError) as caught:
+        Encoding.from_dict({**Encoding().to_dict(), "alphabet": saved})
+    assert problem in caught.value.why
+
+
+@pytest.mark.parametrize("saved", [None, "", 5, ["a", " "]])
+def test_alphabets_that_are_no_text_are_refused(saved):
+    with pytest.raises(ValueError, match="the alphabet is no text"):
+        Encoding.from_dict({**Encoding().to_dict(), "alphabet": saved})
+
+
+class TestFrequent:
+    """The alphabet of texts."""
+
+    @staticmethod
+    def of(text, mode="paper", fold_accents=False):
+        return frequent({ord(each): text.count(each) for each in set(text)}, mode, fold_accents)
+
+    def test_what_is_seen_a_handful_of_times_and_a_space(self):
+        assert self.of("β" * HANDFUL + "α" * 90 + "γ" * (HANDFUL - 1)) == " αβ"
+
+    def test_a_mode_that_reads_in_lower_case_counts_so(self):
+        text = "ΣσΣσσ" + "Ё" * 9
+        assert self.of(text) == " σё"
+        assert self.of(text, "full") == " Ё"
+
+    def test_folded_accents_are_in_no_alphabet(self):
+        text = "ή" * 4 + "η" * 4 + "й" * 9 + "한" * 9
+        assert self.of(text) == " й한"
+        assert self.of(text, fold_accents=True) == " ηи한"
+        folded = Encoding("paper", 4, True, " ηи한")
+        assert folded.decode(folded.encode(["Ήй한"])[0]) == "ηи한"
+
+    def test_what_cannot_be_shown_is_left_out(self):
+        assert self.of("a\n\x1b\u202e\u200d\ue000" * 9) == " a"
+
+    def test_the_rarest_give_way_and_equal_ones_by_code_point(self):
+        points = range(0x4E00, 0x4E00 + 300)
+        counts = {**dict.fromkeys(points, 10), 0x4E00 + 299: 11, ord(" "): 1}
+        alphabet = frequent(counts, "paper", False)
+        assert len(alphabet) == MOST
+        assert alphabet == " " + "".join(map(chr, points[: MOST - 2])) + chr(0x4E00 + 299)
+        codes = Encoding("paper", 3, None, alphabet).encode([alphabet[-1] + "a "])
+        assert codes.tolist() == [[0, BLANK, MOST - 1]]
 
 
 def test_impossible_settings_are_refused():

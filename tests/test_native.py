@@ -31,6 +31,7 @@ SHAPES = [
     CrepeShape(69, 123, 3, 8, 16),
     CrepeShape(69, 200, 40, 48, 33),
     CrepeShape(95, 331, 4, 32, 64),
+    CrepeShape(254, 150, 2, 16, 16),  # the largest alphabet
     LARGE,
 ]
 

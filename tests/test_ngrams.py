@@ -23,6 +23,7 @@ from crepe_dist.native.library import Library
 
 BUILDS = library.runnable()
 SHAPES = [NGramShape(69, 30, 3, 4, 50), NGramShape(95, 200, 20, 7, 1 << 16), NGramShape(5, 9, 2, 1, 1)]
+SHAPES += [NGramShape(254, 60, 2, 5, 1 << 12)]  # the largest alphabet
 
 
 def some_codes(shape: NGramShape, rows: int) -> np.ndarray:

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from crepe_dist.data import dataset as datasets
-from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.alphabet import ALPHABET, MOST, Encoding
 from crepe_dist.data.dataset import QUARANTINE, open_dataset, verify
+from crepe_dist.data.fitting import Fit, fitting_length
 from crepe_dist.data.formats.columns import Wanted
 from crepe_dist.data.formats.rows import Share
 from crepe_dist.data.loader import epoch_order
@@ -208,6 +209,29 @@ class TestSeveralMachines:
             prepare(sources, tmp_path / name, ENCODING, Split(max_per_class=700), How(processes=processes))
         assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
+    def test_what_is_fitted_is_the_same(self, tmp_path, monkeypatch):
+        """Whoever counts, in however many pieces; and only what is trained on counts."""
+        monkeypatch.setattr("crepe_dist.data.fitting.PIECE", 100)
+        monkeypatch.setattr("crepe_dist.data.fitting.PIECE_BYTES", 1000)
+        (tmp_path / "in").mkdir()
+        for name, rows, letters in (("train", 3000, "αβγΔέ"), ("test", 200, "жщы")):
+            lines = (f"{n % 2},{letters * (1 + n % 5)} {chr(0x4E00 + n % 700) * 40}\n" for n in range(rows))
+            (tmp_path / "in" / f"{name}.csv").write_text("".join(lines))
+        sources = find_sources([str(tmp_path / "in")])
+        fit, split, encoding = Fit(length=True, alphabet=True), Split(dedupe="exact"), Encoding(fold_accents=False)
+        whole = prepare(sources, tmp_path / "whole", encoding, split, How(processes=1), fit)
+        prepare(sources, tmp_path / "two", encoding, split, How(processes=2), fit)
+        parts = [tmp_path / f"part-{index}" for index in range(3)]
+        for index, out in enumerate(parts):
+            prepare(sources, out, encoding, split, How(share=Share(index, 3)), fit)
+        merged = finish_steps(merge_in_steps(parts, tmp_path / "merged", How(processes=2)))
+        assert contents(tmp_path / "two") == contents(tmp_path / "merged") == contents(tmp_path / "whole")
+        assert {**merged, "name": "whole"} == whole
+        found = open_dataset(tmp_path / "whole").encoding
+        assert found.feature_len == 123
+        assert len(found.alphabet) == MOST
+        assert found.alphabet[:8] == " έαβγδ一丁"
+
     @pytest.fixture
     def parts(self, tmp_path):
         sources = find_sources([str(write_csv(tmp_path / "a.csv", 3000, 0))])
@@ -281,7 +305,52 @@ class TestSeveralMachines:
             finish_steps(merge_in_steps(parts, tmp_path / "merged", How(processes=1)))
 
 
+@pytest.mark.parametrize(
+    ("characters", "length"),
+    [
+        ([5] * 10, 123),
+        ([123] * 10, 123),
+        ([124] * 10, 150),
+        ([150] * 99 + [9000], 150),
+        ([150] * 98 + [160, 9000], 177),
+        ([1014] * 10, 1014),
+        ([1015] * 10, 1041),
+        ([4092] * 10, 4092),
+        ([4093] * 10, 4092),
+        ([1 << 20], 4092),
+    ],
+)
+def test_the_length_that_fits(characters, length):
+    assert fitting_length(np.array(characters, dtype=np.uint32)) == length
+    if length > 123:  # no pool leaves a position over
+        kernels = iter((7, 7, 3, 3, 3, 3))
+        for pool in (3, 3, 1, 1, 1, 3):
+            length -= next(kernels) - 1
+            assert length % pool == 0
+            length //= pool
+
+
 class TestReport:
+    def test_what_was_fitted_is_said(self, tmp_path):
+        rows = [f"{'ab'[n % 2]},{'слово ' * 40}{n}" for n in range(199)] + [f"a,{'слово' * 90}"]
+        (tmp_path / "rows.csv").write_text("\n".join(rows))
+        sources = find_sources([str(tmp_path / "rows.csv")])
+        usual = prepare(sources, tmp_path / "usual", Encoding(), Split(0), None, Fit(length=True))
+        assert usual["encoding"]["feature_len"] == 258
+        assert usual["encoding"]["alphabet"] == ALPHABET
+        advice = {each["do"] for each in usual["warnings"] if "alphabet" in each["why"] or "alphabet" in each["what"]}
+        assert len(advice) == 2
+        assert all("--alphabet auto" in each for each in advice)
+        cut = "0.5 % (1) are longer than feature_len, 258 characters, and lose their beginning. It was chosen so that"
+        assert cut in (tmp_path / "usual" / "report.html").read_text()
+        own = prepare(sources, tmp_path / "own", Encoding(fold_accents=False), Split(0), None, Fit(alphabet=True))
+        assert own["encoding"]["alphabet"] == " 0123456789влос"
+        assert own["characters"]["unknown"] == 0
+        assert not [each for each in own["warnings"] if "alphabet" in each["what"] + each["why"]]
+        page = (tmp_path / "own" / "report.html").read_text()
+        assert "The alphabet was made of the training texts: 15 characters." in page
+        assert "It was chosen" not in page
+
     def test_numbers(self, tmp_path):
         lines = [f"{'ab'[n % 2]},ünïcode № text {n}" for n in range(200)]
         lines += ["a,Twice: said.", "b,twice said", "a,Twice: said."]

@@ -127,7 +127,7 @@ def _chosen(summary: Summary) -> str:
     length = summary["encoding"]["feature_len"]
     if length == LONGEST_FITTED:
         return " That is the largest feature_len that is chosen for texts as long; --feature-len takes more."
-    return f" It was chosen for that: {WHOLE} % of the training texts are read whole."
+    return f" It was chosen so that {WHOLE} % of the training texts are read whole."
 
 
 def fitting(summary: Summary) -> str:
