@@ -117,10 +117,8 @@ def add_foreign(arguments: argparse.ArgumentParser) -> None:
     group.add_argument("--classes", metavar="NAMES", help="a,b,c in the order of training, or a file with one a line")
 
 
-def add_fold_accents(arguments: argparse._ActionsContainer) -> None:
-    arguments.add_argument(
-        "--fold-accents", type=_truth, metavar="on|off", help="é → e; default: off in mode notebook, else on"
-    )
+def add_fold_accents(arguments: argparse._ActionsContainer, off: str = "in mode notebook") -> None:
+    arguments.add_argument("--fold-accents", type=_truth, metavar="on|off", help=f"é → e; default: off {off}, else on")
 
 
 def add_header(arguments: argparse._ActionsContainer) -> None:

@@ -158,7 +158,7 @@ def _flags() -> argparse.ArgumentParser:
         help=f"characters a document; auto: 99 %% of the training texts are read whole, at most {LONGEST_FITTED}; "
         f"default: auto, sample {SAMPLE_FEATURE_LEN}, {AMAZON} {amazon.FEATURE_LEN}",
     )
-    arguments.add_fold_accents(group)
+    arguments.add_fold_accents(group, "in mode notebook and with --alphabet")
     group.add_argument(
         "--alphabet",
         metavar="auto|FILE",

@@ -1,0 +1,78 @@
+"""Texts in other scripts than Latin, from a file to an answer: the alphabet goes with the data and the checkpoint."""
+
+from __future__ import annotations
+
+import json
+import random
+import shlex
+
+import pytest
+
+import crepe_dist
+from crepe_dist import config
+from crepe_dist.data.dataset import open_dataset
+from tests.conftest import QUICK, command, run
+
+WORDS = {
+    "αθλητισμός": ["ποδόσφαιρο", "ομάδα", "νίκη", "футбол", "команда", "гол"],
+    "кухня": ["ψωμί", "τυρί", "ελιά", "хлеб", "сыр", "вино"],
+}
+FILLING = ["και", "στην", "Ο", "и", "это", "Ещё", "один"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Greek and Russian texts, prepared as a user would, and a run of each network on them."""
+    folder = tmp_path_factory.mktemp("scripts")
+    generator = random.Random(1)
+    with (folder / "letters.csv").open("w", encoding="utf-8") as stream:
+        for row in range(600):
+            label = list(WORDS)[row % 2]
+            words = [generator.choice(WORDS[label] if n % 3 else FILLING) for n in range(generator.randint(5, 16))]
+            stream.write(f"{label},{' '.join(words).capitalize()}\n")
+    printed = run(command("prepare", "letters.csv", "--alphabet", "auto", "--out", "letters"), folder)
+    assert "All " in printed
+    assert "Nothing stands out." in printed
+    for network in ("crepe", "ngrams"):
+        given = ["--data", str(folder / "letters"), "--run-dir", str(folder / network), "--model.network", network]
+        crepe_dist.fit(config.parse([*given, *QUICK, "--optimizer.name=adam", "--data.batch_size=16"]))
+    return folder
+
+
+@pytest.mark.parametrize("network", ["crepe", "ngrams"])
+def test_a_checkpoint_reads_what_its_data_did(place, network):
+    predictor, data = crepe_dist.load(place / network), open_dataset(place / "letters")
+    assert predictor.encoding == data.encoding
+    assert set(predictor.encoding.alphabet) == set("".join(sum(WORDS.values(), FILLING)).lower()) | {" "}
+    texts = ["Η ΟΜΆΔΑ και ποδόσφαιρο", "Сыр и вино", "日本"]
+    sport, food, unknown = predictor.predict(texts)
+    assert (sport.read, food.read, unknown.read) == (19, 8, 0)
+    if network == "ngrams":  # convolutions learn nothing in so few steps
+        assert [sport.label, food.label] == list(WORDS)
+        explained = predictor.explain("Сыр и вино")
+        assert all(word.score > 0 for word in explained.words if word.text != "и")
+
+
+def test_other_data_can_be_given_a_checkpoint_s_alphabet(place, complaint):
+    run(command("prepare", "letters.csv", "--out", "latin"), place)
+    said = complaint("evaluate", "ngrams", "--data", "latin", cwd=place)
+    assert "an alphabet of its own" in said
+    flags = shlex.split(said.rpartition("data prepared with ")[2])
+    run(command("prepare", "letters.csv", "--out", "again", "--seed", 3, *flags), place)
+    assert "accuracy" in run(command("evaluate", "ngrams", "--data", "again", "--json", "scores.json"), place)
+    assert json.loads((place / "scores.json").read_text())["accuracy"] > 0.9
+    run(command("prepare", "letters.csv", "--out", "third", "--alphabet", "letters"), place)
+    assert open_dataset(place / "third").encoding == open_dataset(place / "letters").encoding
+
+
+def test_alphabets_that_are_none(place, complaint):
+    (place / "none.json").write_text("[1]")
+    for given, message in (
+        ("nowhere", "nowhere has none"),
+        ("letters.csv", "letters.csv has none"),
+        ("none.json", "none.json has none"),
+    ):
+        assert message in complaint("prepare", "letters.csv", "--out", "new", "--alphabet", given, cwd=place)
+    run(command("prepare", "letters.csv", "--out", "full", "--mode", "full"), place)
+    said = complaint("prepare", "letters.csv", "--out", "new", "--alphabet", "full", cwd=place)
+    assert "--mode full gives the alphabet" in said
