@@ -41,6 +41,7 @@ def test_prepare_amazon7(tmp_path, server: Server):
     assert text is not None
     assert " | I have" in text
     assert dataset.manifest["split"]["align"] == 128
+    assert dataset.encoding.feature_len == 1014
     asked = len(server.asked)
     run(command("prepare", *flags, "--overwrite"), tmp_path)
     assert len(server.asked) == asked  # the files are there, and are what was recorded

@@ -22,7 +22,7 @@ from crepe_dist.data.pool import in_turn
 from crepe_dist.data.spool import Texts, map_rows
 
 PIECE = 1 << 15  # rows that a process counts at a time
-PIECE_BYTES = 1 << 23  # of texts that are counted together
+PIECE_BYTES = 1 << 20  # of texts that are counted together
 
 
 @dataclass(frozen=True)
