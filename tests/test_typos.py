@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from pathlib import Path
 
 import mxnet as mx
 import numpy as np
@@ -17,7 +19,7 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.loader import batches, epoch_order
 from crepe_dist.data.selection import mix
 from crepe_dist.data.typos import LETTERS, corrupt, with_typos
-from tests.conftest import QUICK, losses, records
+from tests.conftest import QUICK, losses, records, run
 
 DIGITS = "0123456789"
 keys = st.integers(0, 2**64 - 1)
@@ -144,3 +146,22 @@ def test_training_has_errors_and_scoring_has_none(data, tmp_path):
     assert all(one != other for one, other in zip(clean, noisy))
     (one,), (other,) = (records(tmp_path / rate, "epoch") for rate in ("0.0", "0.3"))
     assert one["test_loss"] == other["test_loss"]
+
+
+def test_the_comparison_with_naive_bayes(data, tmp_path):
+    for name, more in (("plain", []), ("noisy", ["--data.typos=0.05"])):
+        crepe_dist.fit(parse(["--data", str(data), "--run-dir", str(tmp_path / name), *QUICK, *more]))
+    script = Path(__file__).resolve().parent.parent / "benchmarks" / "robustness.py"
+    printed = run([sys.executable, str(script), "plain", "noisy", "--out", "curves.svg"], tmp_path)
+    header, _, *rows = printed.splitlines()
+    assert "97 test documents" in header
+    assert [row.split("|")[1].strip() for row in rows] == [
+        "network",
+        "network, trained with 5 % errors",
+        "naive Bayes, words",
+        "naive Bayes, 4 characters",
+    ]
+    words, characters = ([float(cell.rstrip(" %")) for cell in row.split("|")[2:-1]] for row in rows[2:])
+    assert characters[0] > 90  # each class has a trigram of its own, which is in no whole word twice
+    assert characters[0] >= characters[3] > words[0]
+    assert (tmp_path / "curves.svg").read_text(encoding="utf-8").count("naive Bayes") >= 2
