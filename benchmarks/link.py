@@ -32,7 +32,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.measuring.projection import Job, Link, forecast, ring
 from crepe_dist.measuring.scaling import PYTHON, allreduce_seconds, environment, start_independent
 from crepe_dist.measuring.workers import Workers
-from crepe_dist.model.network import Shape
+from crepe_dist.model.network import CrepeShape
 
 HOSTS = ("crepe-link-a", "crepe-link-b")
 ADDRESSES = ("192.0.2.1", "192.0.2.2")  # RFC 5737: for documentation, routed nowhere
@@ -65,7 +65,7 @@ def main() -> None:
     signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(TOTAL_SECONDS)
 
-    shape = Shape(len(ALPHABET), 1014, 7, given.filters, given.units)
+    shape = CrepeShape(len(ALPHABET), 1014, 7, given.filters, given.units)
     with ExitStack() as stack:
         stack.enter_context(namespaces())
         port = stack.enter_context(rendezvous())

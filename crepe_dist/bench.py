@@ -89,9 +89,8 @@ def _project(given: argparse.Namespace) -> None:
 
     def gradient() -> int:
         from crepe_dist.measuring.suite import Sizes, shape_of
-        from crepe_dist.model import flops
 
-        return 4 * flops.parameters(shape_of(Sizes()))
+        return 4 * shape_of(Sizes()).parameters
 
     def rate(batch: int) -> float:
         from crepe_dist.measuring.suite import Sizes, training_rate

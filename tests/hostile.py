@@ -224,10 +224,10 @@ def whole(**arrays: Any) -> Callable[[Path], object]:
         import mxnet as mx
 
         from crepe_dist.model import parameters
-        from crepe_dist.model.network import Shape
+        from crepe_dist.model.network import CrepeShape
         from crepe_dist.model.options import ModelOptions
 
-        network = parameters.build(Shape(69, 123, 3, 8, 8), ModelOptions(), mx.cpu(), 0)
+        network = parameters.build(CrepeShape(69, 123, 3, 8, 8), ModelOptions(), mx.cpu(), 0)
         save_file(parameters.values(network), str(folder / "parameters.safetensors"))
         save_file(arrays, str(folder / "optimizer.safetensors"))
 

@@ -10,8 +10,7 @@ import pytest
 from crepe_dist.data.alphabet import ALPHABET, BLANK, Encoding
 from crepe_dist.measuring import notebook, scaling
 from crepe_dist.measuring.timing import alternate, paired, rate
-from crepe_dist.model import flops
-from crepe_dist.model.network import Shape
+from crepe_dist.model.network import CrepeShape
 from tests.conftest import command, run
 
 RATIOS = {
@@ -44,13 +43,13 @@ def test_the_baseline_encodes_as_the_notebook_s_mode_does(text):
 
 def test_operations_of_the_notebook_s_network():
     """The paper's small network on 1014 characters, added up by hand, in millions of multiplications."""
-    shape = Shape(69, 1014, 7, 256, 1024)
+    shape = CrepeShape(69, 1014, 7, 256, 1024)
     by_hand = [
         7 * 69 * 256 * 1008, 7 * 256 * 256 * 330, 3 * 256 * 256 * 108, 3 * 256 * 256 * 106, 3 * 256 * 256 * 104,
         3 * 256 * 256 * 102, 34 * 256 * 1024, 1024 * 1024, 1024 * 7,
     ]  # fmt: skip
-    assert flops.forward(shape) == 2 * sum(by_hand)
-    assert flops.training(shape) == 2 * (3 * sum(by_hand) - by_hand[0])
+    assert shape.forward_operations() == 2 * sum(by_hand)
+    assert shape.training_operations() == 2 * (3 * sum(by_hand) - by_hand[0])
 
 
 def test_rates_are_taken_in_turns():

@@ -26,8 +26,7 @@ from crepe_dist.diagnosis.check import Check
 from crepe_dist.diagnosis.trial import Trial, attempt, judge, trials
 from crepe_dist.diagnosis.verdict import verdict
 from crepe_dist.errors import UserError
-from crepe_dist.model import flops
-from crepe_dist.model.network import Shape
+from crepe_dist.model.network import CrepeShape
 from tests.conftest import command
 from tests.test_supervisor import left, until
 
@@ -368,8 +367,8 @@ def test_a_name_server_that_does_not_answer(monkeypatch):
 
 
 def test_gradients_of_the_small_network_are_as_large_as_is_said():
-    paper = Shape(alphabet_size=69, feature_len=1014, classes=4, filters=256, units=1024)
-    assert 4 * flops.parameters(paper) == pytest.approx(checks.GRADIENT_BYTES, rel=0.02)
+    paper = CrepeShape(alphabet_size=69, feature_len=1014, classes=4, filters=256, units=1024)
+    assert 4 * paper.parameters == pytest.approx(checks.GRADIENT_BYTES, rel=0.02)
 
 
 LINES = [

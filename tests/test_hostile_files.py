@@ -18,7 +18,7 @@ from crepe_dist.data.preparation import How, prepare
 from crepe_dist.data.selection import Split
 from crepe_dist.data.sources import find_sources
 from crepe_dist.model import parameters
-from crepe_dist.model.network import Shape
+from crepe_dist.model.network import CrepeShape
 from crepe_dist.model.options import ModelOptions
 from crepe_dist.training import checkpoint
 from tests.conftest import FEATURE_LEN, write_csv
@@ -46,7 +46,7 @@ def good(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Good:
     folder = tmp_path_factory.mktemp("good")
     (folder / "data").symlink_to(data)
     dataset = open_dataset(data)
-    shape = Shape(len(dataset.encoding.alphabet), FEATURE_LEN, 3, filters=8, units=8)
+    shape = CrepeShape(len(dataset.encoding.alphabet), FEATURE_LEN, 3, filters=8, units=8)
     arrays = parameters.values(parameters.build(shape, ModelOptions(), mx.cpu(), seed=0))
     about: dict[str, Any] = {"epoch": 0, "test_accuracy": 0.5, "encoding": dataset.encoding.to_dict()}
     about |= {"classes": dataset.classes, "network": {"dropout": 0.5}}

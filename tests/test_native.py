@@ -16,7 +16,7 @@ from crepe_dist.data.loader import Batch, pack
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters, precision
 from crepe_dist.model.engine import GraphEngine, NativeEngine, open_engine
-from crepe_dist.model.network import Shape
+from crepe_dist.model.network import CrepeShape
 from crepe_dist.model.objective import Objective
 from crepe_dist.model.options import ModelOptions
 from crepe_dist.model.precision import Plan, plan
@@ -25,12 +25,12 @@ from crepe_dist.native.library import Library
 from tests.conftest import run
 
 BUILDS = library.runnable()
-LARGE = Shape(69, 1014, 7, 64, 96)
+LARGE = CrepeShape(69, 1014, 7, 64, 96)
 # Widths that are and that are not multiples of the kernels' blocks, the shortest text, more classes than a block.
 SHAPES = [
-    Shape(69, 123, 3, 8, 16),
-    Shape(69, 200, 40, 48, 33),
-    Shape(95, 331, 4, 32, 64),
+    CrepeShape(69, 123, 3, 8, 16),
+    CrepeShape(69, 200, 40, 48, 33),
+    CrepeShape(95, 331, 4, 32, 64),
     LARGE,
 ]
 
@@ -43,7 +43,7 @@ def test_this_processor_runs_a_build():
     assert not trouble
 
 
-def make(shape: Shape):
+def make(shape: CrepeShape):
     """A network whose activations are neither tiny nor huge, so that rounding decides no maximum or ReLU."""
     network = parameters.build(shape, ModelOptions(), mx.cpu(), seed=1)
     generator = np.random.default_rng(1)
@@ -57,7 +57,7 @@ def make(shape: Shape):
     return network
 
 
-def some_batch(shape: Shape, rows: int, filling: int = 1, first: int = 0) -> Batch:
+def some_batch(shape: CrepeShape, rows: int, filling: int = 1, first: int = 0) -> Batch:
     generator = np.random.default_rng(rows + 1)
     codes = generator.integers(0, shape.alphabet_size, (rows, shape.feature_len)).astype(np.uint8)
     codes[: rows // 2, shape.feature_len // 2 :] = BLANK
@@ -86,8 +86,8 @@ def distance(got, expected):
     return float(np.linalg.norm(got - expected) / (np.linalg.norm(expected) + 1e-6))
 
 
-def without_dropout(shape: Shape) -> Shape:
-    return Shape(shape.alphabet_size, shape.feature_len, shape.classes, shape.filters, shape.units, 0.0)
+def without_dropout(shape: CrepeShape) -> CrepeShape:
+    return CrepeShape(shape.alphabet_size, shape.feature_len, shape.classes, shape.filters, shape.units, 0.0)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -180,7 +180,7 @@ def test_dropout_is_that_of_the_place_in_the_global_batch():
 
 def test_dropout_drops_its_share_and_keeps_the_mean():
     """Seen in the gradient of the last weight by one document, which shows the last hidden layer after dropout."""
-    shape = Shape(69, 123, 3, 8, 2000, 0.3)
+    shape = CrepeShape(69, 123, 3, 8, 2000, 0.3)
     batch = some_batch(shape, 1, filling=0)
     engine = native(make(shape), BUILDS[0])
     network = engine.network

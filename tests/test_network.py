@@ -7,12 +7,12 @@ import pytest
 from crepe_dist.data.alphabet import ALPHABET, BLANK
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
-from crepe_dist.model.network import Crepe, OneHotConv1D, Shape, lengths
+from crepe_dist.model.network import Crepe, CrepeShape, OneHotConv1D, lengths
 from crepe_dist.model.options import SIZES, ModelOptions
 
 
 def build(feature_len=123, classes=4, filters=8, units=16, dropout=0.0, alphabet_size=69, **options):
-    shape = Shape(alphabet_size, feature_len, classes, filters, units, dropout)
+    shape = CrepeShape(alphabet_size, feature_len, classes, filters, units, dropout)
     return parameters.build(shape, ModelOptions(**options), mx.cpu(), seed=1)
 
 
@@ -26,7 +26,7 @@ def test_lengths_are_the_papers():
 def test_the_papers_networks(size, inputs, count):
     """The paper's table 2: 8704 inputs to the first dense layer of the small network at 1014 characters."""
     filters, units = SIZES[size]
-    network = Crepe(Shape(69, 1014, 7, filters, units))
+    network = Crepe(CrepeShape(69, 1014, 7, filters, units))
     shapes = {name: p.shape for name, p in network._collect_params_with_prefix().items()}
     assert shapes["0.weight"] == (filters, 69, 7)
     assert shapes["10.weight"] == (units, inputs)
@@ -88,7 +88,7 @@ def test_too_short_documents_are_refused():
     with pytest.raises(UserError, match="too short"):
         build(122)
     with pytest.raises(ValueError, match="at least 123"):
-        Crepe(Shape(69, 122, 2, 4, 4))
+        Crepe(CrepeShape(69, 122, 2, 4, 4))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ class TestNotebookFiles:
             notebook.collect_params().save(str(path))
         arrays = parameters.load(path)
         shape = parameters.shape_of(arrays, 69, 150)
-        assert (shape.filters, shape.units, shape.classes) == (8, 16, 7)
+        assert shape == CrepeShape(69, 150, 7, 8, 16)
         network = parameters.build(shape, ModelOptions(), mx.cpu(), seed=0)
         parameters.set_values(network, arrays)
         expected = notebook(one_hot(self.codes)).asnumpy()

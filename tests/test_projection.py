@@ -19,8 +19,7 @@ from crepe_dist.measuring.projection import (
     hierarchical,
     ring,
 )
-from crepe_dist.model import flops
-from crepe_dist.model.network import Shape
+from crepe_dist.model.network import CrepeShape
 from tests.conftest import command, run
 
 JOB = Job(compute=0.1, batch=32, gradient=40_000_000)
@@ -98,7 +97,7 @@ def test_the_least_batch_for_an_efficiency(overlap):
 
 
 def test_parameters_of_the_notebook_s_network():
-    assert flops.parameters(Shape(69, 1014, 7, 256, 1024)) == 11_341_063
+    assert CrepeShape(69, 1014, 7, 256, 1024).parameters == 11_341_063
 
 
 def test_the_command_prints_a_table(tmp_path):

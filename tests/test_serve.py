@@ -24,7 +24,7 @@ from crepe_dist.cluster.launch import Launch
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
-from crepe_dist.model.network import Shape
+from crepe_dist.model.network import CrepeShape
 from crepe_dist.model.options import ModelOptions
 from crepe_dist.serving import server
 from crepe_dist.serving.app import create_app
@@ -76,7 +76,7 @@ def client():
 def run_dir(tmp_path_factory):
     """A run with a checkpoint of a small network that nobody has trained."""
     folder = tmp_path_factory.mktemp("served") / "run"
-    shape = Shape(len(Encoding().alphabet), FEATURE_LEN, 3, 16, 32, 0.0)
+    shape = CrepeShape(len(Encoding().alphabet), FEATURE_LEN, 3, 16, 32, 0.0)
     network = parameters.build(shape, ModelOptions(), mx.cpu(), seed=1)
     about = {
         "epoch": 0,

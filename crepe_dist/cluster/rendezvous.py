@@ -155,7 +155,7 @@ class _Server(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """Reads what is left before it closes: closing on unread bytes resets the connection, and the answer is lost."""
+        """Reads what is left first: closing on unread bytes resets the connection, and the answer is lost."""
         try:
             request.shutdown(socket.SHUT_WR)
             request.settimeout(LINGER_SECONDS)

@@ -46,7 +46,7 @@ def step(world: World, device: str) -> dict[str, Any]:
 
     from crepe_dist.data.loader import pack
     from crepe_dist.model.engine import open_engine
-    from crepe_dist.model.network import Shape
+    from crepe_dist.model.network import CrepeShape
     from crepe_dist.model.options import ModelOptions
     from crepe_dist.model.parameters import build, values
     from crepe_dist.model.precision import plan
@@ -54,7 +54,7 @@ def step(world: World, device: str) -> dict[str, Any]:
 
     # Not `pick`: two processes try a GPU that is the only one.
     place = mx.gpu(world.local_rank % mx.context.num_gpus()) if device == "gpu" else mx.cpu()
-    shape = Shape(alphabet_size=69, feature_len=SHORTEST, classes=4, filters=32, units=64)
+    shape = CrepeShape(alphabet_size=69, feature_len=SHORTEST, classes=4, filters=32, units=64)
     network = build(shape, ModelOptions(), place, seed=world.rank)
     engine = open_engine(network, plan(ModelOptions(), place), place)
     world.broadcast_parameters(network._collect_params_with_prefix())

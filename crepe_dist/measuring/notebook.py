@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import ALPHABET
-from crepe_dist.model.network import CONVOLUTIONS, POOL, Shape
+from crepe_dist.model.network import CONVOLUTIONS, POOL, CrepeShape
 
 INDEX = {letter: position for position, letter in enumerate(ALPHABET)}
 
@@ -36,7 +36,9 @@ class Loop:
         device: of MXNet.
     """
 
-    def __init__(self, texts: Sequence[str], labels: Sequence[int], shape: Shape, batch_size: int, device: Any) -> None:
+    def __init__(
+        self, texts: Sequence[str], labels: Sequence[int], shape: CrepeShape, batch_size: int, device: Any
+    ) -> None:
         import mxnet as mx
         from mxnet import gluon
 
@@ -80,7 +82,7 @@ class _Texts:
         return encode(self._texts[index], self._feature_len), self._labels[index]
 
 
-def _network(shape: Shape) -> Any:
+def _network(shape: CrepeShape) -> Any:
     from mxnet.gluon import nn
 
     network = nn.HybridSequential()

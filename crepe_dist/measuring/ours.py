@@ -15,7 +15,7 @@ from crepe_dist.data.building import MAX_CHUNK
 from crepe_dist.data.dataset import Part
 from crepe_dist.data.loader import Batch, batches, epoch_order, pack
 from crepe_dist.model.engine import Engine, open_engine
-from crepe_dist.model.network import Shape
+from crepe_dist.model.network import CrepeShape
 from crepe_dist.model.options import ModelOptions, Precision
 from crepe_dist.model.parameters import build
 from crepe_dist.model.precision import plan
@@ -52,7 +52,7 @@ class Loading:
 class Training:
     """Steps on a batch that is ready in memory, or on those of a part."""
 
-    def __init__(self, shape: Shape, world: World, device: Any, precision: Precision = "auto") -> None:
+    def __init__(self, shape: CrepeShape, world: World, device: Any, precision: Precision = "auto") -> None:
         self.engine = _engine(shape, device, precision)
         _, exchange = world.trainer(self.engine.network.collect_params(), "sgd", SETTINGS)
         self._step = TrainingStep(self.engine, exchange, world.size, 0, None)
@@ -87,7 +87,7 @@ class Training:
 class Forward:
     """Logits of a batch of codes, brought back to the host."""
 
-    def __init__(self, shape: Shape, device: Any, batch: Batch, precision: Precision = "auto") -> None:
+    def __init__(self, shape: CrepeShape, device: Any, batch: Batch, precision: Precision = "auto") -> None:
         self._engine = _engine(shape, device, precision)
         self._engine.refresh()
         self._batch = batch
@@ -120,7 +120,7 @@ def waiting(part: Part, batch_size: int, step: float) -> float:
     return waited / (time.perf_counter() - start)
 
 
-def _engine(shape: Shape, device: Any, precision: Precision) -> Engine:
+def _engine(shape: CrepeShape, device: Any, precision: Precision) -> Engine:
     options = ModelOptions(precision=precision)
     return open_engine(build(shape, options, device, seed=0), plan(options, device), device)
 

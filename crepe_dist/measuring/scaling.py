@@ -14,7 +14,7 @@ from typing import Any
 from crepe_dist.cluster.launch import horovodrun
 from crepe_dist.measuring.timing import in_turns, paired
 from crepe_dist.measuring.workers import Workers
-from crepe_dist.model.network import Shape
+from crepe_dist.model.network import CrepeShape
 
 SIZES = (2, 4)  # of the worlds, as far as each process has a core of its own
 KINDS = ("weak", "strong")
@@ -39,7 +39,7 @@ def obstacle(on: str = "cpu") -> str:
     return ""
 
 
-def run(shape: Shape, batch: int, rounds: int, seconds: float, on: str = "cpu") -> dict[str, Any]:
+def run(shape: CrepeShape, batch: int, rounds: int, seconds: float, on: str = "cpu") -> dict[str, Any]:
     """Measures weak scaling (``batch`` documents a process) and strong scaling (``batch`` a step over all processes).
 
     Every process has one thread and one core. The processes live through all rounds; those whose turn it is not stand

@@ -51,11 +51,11 @@ class Worker:
         import mxnet as mx
 
         from crepe_dist.measuring.ours import SETTINGS, Training
-        from crepe_dist.model.network import Shape
+        from crepe_dist.model.network import CrepeShape
         from crepe_dist.model.options import ModelOptions
         from crepe_dist.model.parameters import build
 
-        self._shape = Shape(**shape)
+        self._shape = CrepeShape(**shape)
         device = mx.gpu(self._place) if on == "gpu" else mx.cpu()
         self._training = Training(self._shape, self._world, device)
         # A second set of gradients, so that the all-reduce can be timed apart from the step.

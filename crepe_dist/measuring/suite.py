@@ -19,8 +19,7 @@ from crepe_dist.data.sources import find_sources
 from crepe_dist.measuring import notebook, ours, peers, scaling
 from crepe_dist.measuring.products import products
 from crepe_dist.measuring.timing import alternate, rate
-from crepe_dist.model import flops
-from crepe_dist.model.network import Shape
+from crepe_dist.model.network import CrepeShape
 from crepe_dist.native import library
 
 
@@ -99,7 +98,7 @@ def _encoding(texts: list[str], sizes: Sizes) -> dict[str, float]:
 def _network(
     texts: list[str],
     codes: Codes,
-    shape: Shape,
+    shape: CrepeShape,
     sizes: Sizes,
     device: Any,
     say: Callable[[str], None],
@@ -132,7 +131,7 @@ def _ours(kind: str, rates: dict[str, float]) -> dict[str, float]:
     }
 
 
-def _ratios(shape: Shape, rates: dict[str, float], scaled: dict[str, Any]) -> dict[str, float]:
+def _ratios(shape: CrepeShape, rates: dict[str, float], scaled: dict[str, Any]) -> dict[str, float]:
     train, forward = _ours("train", rates), _ours("forward", rates)
     ratios = {
         "train_vs_notebook": rates["train, ours, from text"] / rates["train, notebook, from text"],
@@ -140,7 +139,10 @@ def _ratios(shape: Shape, rates: dict[str, float], scaled: dict[str, Any]) -> di
         "encode_vs_notebook": rates["encode"] / rates["encode, notebook"],
         "loader_documents_per_second": rates["load"],
     }
-    for kind, own, operations in (("train", train, flops.training(shape)), ("forward", forward, flops.forward(shape))):
+    for kind, own, operations in (
+        ("train", train, shape.training_operations()),
+        ("forward", forward, shape.forward_operations()),
+    ):
         shares = {}
         for precision, achieved in own.items():
             ceiling = max(
@@ -154,8 +156,8 @@ def _ratios(shape: Shape, rates: dict[str, float], scaled: dict[str, Any]) -> di
     return ratios
 
 
-def shape_of(sizes: Sizes) -> Shape:
-    return Shape(len(ALPHABET), sizes.feature_len, sizes.classes, sizes.filters, sizes.units)
+def shape_of(sizes: Sizes) -> CrepeShape:
+    return CrepeShape(len(ALPHABET), sizes.feature_len, sizes.classes, sizes.filters, sizes.units)
 
 
 def training_rate(sizes: Sizes, device: Any) -> float:
@@ -167,7 +169,7 @@ def training_rate(sizes: Sizes, device: Any) -> float:
     return alternate({"train": partial(rate, step, sizes.seconds)}, sizes.rounds)["train"]
 
 
-def _scaling(shape: Shape, sizes: Sizes, device: Any, say: Callable[[str], None]) -> dict[str, Any]:
+def _scaling(shape: CrepeShape, sizes: Sizes, device: Any, say: Callable[[str], None]) -> dict[str, Any]:
     """What `scaling.run` returns, or why it was ``skipped``."""
     reason = scaling.obstacle(device.device_type)
     if reason:

@@ -13,8 +13,9 @@ import numpy as np
 from mxnet import autograd
 
 from crepe_dist.data.loader import EXTRA, Batch, pointer
-from crepe_dist.model.network import Crepe, cast_to
+from crepe_dist.model.ngrams import NGramShape
 from crepe_dist.model.objective import PLAIN, Objective
+from crepe_dist.model.parameters import Network
 from crepe_dist.model.precision import Plan
 from crepe_dist.native.library import Library, threads
 
@@ -37,7 +38,7 @@ class Engine:
         piece: most documents of a batch that are computed at a time in training; 0: all. Memory grows with it.
     """
 
-    def __init__(self, network: Crepe, plan: Plan, device: Any, objective: Objective = PLAIN, piece: int = 0) -> None:
+    def __init__(self, network: Network, plan: Plan, device: Any, objective: Objective = PLAIN, piece: int = 0) -> None:
         self.network = network
         self.plan = plan
         self.device = device
@@ -79,7 +80,7 @@ class Engine:
         raise NotImplementedError
 
 
-def open_engine(network: Crepe, plan: Plan, device: Any, objective: Objective = PLAIN, piece: int = 0) -> Engine:
+def open_engine(network: Network, plan: Plan, device: Any, objective: Objective = PLAIN, piece: int = 0) -> Engine:
     """The engine that the plan names, on parameters that are initialised; the last two as in ``Engine``."""
     if plan.library is not None:
         return NativeEngine(network, plan, device, plan.library, objective, piece)
@@ -89,22 +90,23 @@ def open_engine(network: Crepe, plan: Plan, device: Any, objective: Objective = 
 class GraphEngine(Engine):
     """MXNet's operators, compiled into a graph if the network is hybridized."""
 
-    def __init__(self, network: Crepe, plan: Plan, device: Any, objective: Objective = PLAIN, piece: int = 0) -> None:
+    def __init__(self, network: Network, plan: Plan, device: Any, objective: Objective = PLAIN, piece: int = 0) -> None:
         super().__init__(network, plan, device, objective, piece)
         self._class_weights = mx.nd.array(objective.class_weights(network.shape.classes), ctx=device)
-        cast_to(network, plan.precision)
+        network.compute_in(plan.precision)
 
     def logits(self, batch: Batch) -> mx.nd.NDArray:
         codes, _, _ = batch.on(self.device)
-        return self.network(codes)
+        return self.network(*self.network.inputs(batch, codes))
 
     def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> mx.nd.NDArray:
         codes, labels, weights = batch.on(self.device)
+        inputs = self.network.inputs(batch, codes)
         mark("copy")
         if self.network.shape.dropout:
             mx.random.seed(_seed(seed, step, batch.first) & 0x7FFFFFFF)
         with autograd.record():
-            loss = self._loss(self.network(codes), labels, weights)
+            loss = self._loss(self.network(*inputs), labels, weights)
             scaled = loss * scale
         mark("forward")
         scaled.backward()
@@ -129,7 +131,7 @@ class NativeEngine(Engine):
     """
 
     def __init__(
-        self, network: Crepe, plan: Plan, device: Any, library: Library, objective: Objective = PLAIN, piece: int = 0
+        self, network: Network, plan: Plan, device: Any, library: Library, objective: Objective = PLAIN, piece: int = 0
     ) -> None:
         super().__init__(network, plan, device, objective, piece)
         self._functions = library.functions
@@ -137,13 +139,16 @@ class NativeEngine(Engine):
         self._open(threads())
 
     def _open(self, threads: int) -> None:
-        shape = self.network.shape
-        sizes = (shape.alphabet_size, shape.feature_len, shape.classes, shape.filters, shape.units)
-        in_bfloat16 = self.plan.precision == "bfloat16"
-        engine = self._functions.crepe_open(in_bfloat16, (ctypes.c_int64 * len(sizes))(*sizes), threads)
+        shape, functions = self.network.shape, self._functions
+        sizes = np.array(shape.sizes(), np.int64).ctypes
+        if isinstance(shape, NGramShape):
+            engine = functions.crepe_open_ngrams(sizes.data, threads)
+        else:
+            engine = functions.crepe_open(self.plan.precision == "bfloat16", sizes.data, threads)
         self._check(engine is None)
         weights = np.ascontiguousarray(self.objective.class_weights(shape.classes))
-        self._check(self._functions.crepe_objective(engine, self.objective.smoothing, weights.ctypes.data))
+        smoothing = self.objective.smoothing
+        self._check(functions.crepe_objective(engine, smoothing, weights.ctypes.data, shape.classes))
         self._engine = engine
         self._has_weights = False
         self._lock = threading.Lock()

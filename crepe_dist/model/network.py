@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+import mxnet as mx
 import numpy as np
 from mxnet.gluon import nn
 
+from crepe_dist.data.loader import Batch
+from crepe_dist.model.options import Kind
+from crepe_dist.model.shape import Layer, Shape
+
 # (kernel, pooled by 3 afterwards) of the six convolutions, table 1 of the paper.
 CONVOLUTIONS = ((7, True), (7, True), (3, False), (3, False), (3, False), (3, True))
+CONVOLUTION_NAMES = ("0", "2", "4", "5", "6", "7")
+DENSE_NAMES = ("10", "12", "14")
 POOL = 3
 # oneDNN's blocked CPU kernels want input channels in multiples of 16; other counts fall back to slow ones.
 CHANNEL_BLOCK = 16
@@ -18,24 +27,77 @@ DTYPES: dict[str, Any] = {"float16": "float16", "bfloat16": np.dtype([("bfloat16
 
 
 @dataclass(frozen=True)
-class Shape:
-    """All that decides the shapes of a network.
+class CrepeShape(Shape):
+    """Of the Crepe network.
 
     Attributes:
-        alphabet_size: number of characters; codes at or above it are blank.
-        feature_len: characters a document, at least 123 (the shortest that leaves one position after the last pool).
-        classes: number of outputs.
+        feature_len: at least 123 (the shortest that leaves one position after the last pool).
         filters: channels of every convolution (paper: 256 small, 1024 large).
         units: width of the two hidden dense layers (paper: 1024 small, 2048 large).
         dropout: probability of dropping a unit after each hidden dense layer.
     """
 
-    alphabet_size: int
-    feature_len: int
-    classes: int
+    kind: ClassVar[Kind] = "crepe"
+
     filters: int
     units: int
     dropout: float = 0.5
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        channels = self.alphabet_size
+        found: dict[str, tuple[int, ...]] = {}
+        for name, (kernel, _) in zip(CONVOLUTION_NAMES, CONVOLUTIONS):
+            found |= {f"{name}.weight": (self.filters, channels, kernel), f"{name}.bias": (self.filters,)}
+            channels = self.filters
+        width = lengths(self.feature_len)[-1] * self.filters
+        for name, units in zip(DENSE_NAMES, (self.units, self.units, self.classes)):
+            found |= {f"{name}.weight": (units, width), f"{name}.bias": (units,)}
+            width = units
+        return found
+
+    def sizes(self) -> tuple[int, ...]:
+        return self.alphabet_size, self.feature_len, self.classes, self.filters, self.units
+
+    def layers(self) -> Iterator[Layer]:
+        positions, shapes = iter(lengths(self.feature_len)), self.parameter_shapes()
+
+        def count(name: str) -> int:
+            return math.prod(shapes[f"{name}.weight"]) + math.prod(shapes[f"{name}.bias"])
+
+        yield Layer("one-hot", f"{self.alphabet_size} × {next(positions)}")
+        for number, (name, (kernel, pooled)) in enumerate(zip(CONVOLUTION_NAMES, CONVOLUTIONS), 1):
+            yield Layer(f"convolution {number}, {kernel} wide", f"{self.filters} × {next(positions)}", count(name))
+            if pooled:
+                yield Layer(f"largest of {POOL}", f"{self.filters} × {next(positions)}")
+        for title, name, units in zip(
+            ("dense 1", "dense 2", "logits"), DENSE_NAMES, (self.units, self.units, self.classes)
+        ):
+            yield Layer(title, f"{units}", count(name))
+
+    def forward_operations(self) -> int:
+        """With the first layer taken as a dense convolution of the one-hot matrix."""
+        total, length = self._first_layer(), self.feature_len
+        for index, (kernel, pooled) in enumerate(CONVOLUTIONS):
+            length -= kernel - 1
+            if index > 0:
+                total += 2 * kernel * self.filters**2 * length
+            length = length // POOL if pooled else length
+        width = length * self.filters
+        return total + 2 * (width * self.units + self.units**2 + self.units * self.classes)
+
+    def training_operations(self) -> int:
+        """Forward, gradients of weights, gradients of inputs; the first layer needs none of these."""
+        return 3 * self.forward_operations() - self._first_layer()
+
+    def _first_layer(self) -> int:
+        kernel, _ = CONVOLUTIONS[0]
+        return 2 * kernel * self.alphabet_size * self.filters * (self.feature_len - kernel + 1)
+
+    def settings(self) -> dict[str, Any]:
+        return {"kind": self.kind, "filters": self.filters, "units": self.units, "dropout": self.dropout}
+
+    def __str__(self) -> str:
+        return f"Crepe, {self.filters} filters, {self.units} units"
 
 
 def lengths(feature_len: int) -> list[int]:
@@ -132,7 +194,7 @@ class Crepe(nn.HybridSequential):
         ValueError: ``feature_len`` leaves no position after the last pool.
     """
 
-    def __init__(self, shape: Shape, **kwargs: Any) -> None:
+    def __init__(self, shape: CrepeShape, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         positions = lengths(shape.feature_len)
         if positions[-1] < 1:
@@ -156,10 +218,13 @@ class Crepe(nn.HybridSequential):
                 width = shape.units
             self.add(Logits(shape.classes, in_units=width))
 
+    def inputs(self, batch: Batch, codes: mx.nd.NDArray) -> tuple[mx.nd.NDArray]:
+        """What ``batch``, whose codes are on the device already, is to the network."""
+        return (codes,)
 
-def cast_to(network: Crepe, precision: str) -> None:
-    """Makes MXNet's operators of the network compute in ``precision``; a graph that was compiled is compiled anew."""
-    for layer in network:
-        if isinstance(layer, _Cast):
-            layer.dtype = precision
-    network.apply(lambda block: block._clear_cached_op())
+    def compute_in(self, precision: str) -> None:
+        """Makes MXNet's operators compute in ``precision``; a graph that was compiled is compiled anew."""
+        for layer in self:
+            if isinstance(layer, _Cast):
+                layer.dtype = precision
+        self.apply(lambda block: block._clear_cached_op())

@@ -5,6 +5,8 @@ from typing import Literal, Optional
 
 from crepe_dist.limits import Settings, real, setting, whole
 
+Network = Literal["auto", "ngrams", "crepe"]
+Kind = Literal["ngrams", "crepe"]
 Initialisation = Literal["xavier", "he", "paper"]
 Kernels = Literal["auto", "own", "mxnet"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -12,6 +14,11 @@ Size = Literal["auto", "tiny", "small", "large"]
 # (filters, units): small and large are the paper's. Tiny is ours, for data and machines that are small.
 SIZES: dict[str, tuple[int, int]] = {"tiny": (128, 512), "small": (256, 1024), "large": (1024, 2048)}
 TINY_BELOW_ROWS = 100_000
+# Zhang, Zhao & LeCun 2015, section 5: n-grams stay ahead up to several hundreds of thousands of rows, the convolutional
+# network comes forward from several millions on.
+CREPE_FROM_ROWS = 1_000_000
+LONGEST_NGRAM = 7  # characters; see model/ngrams.py
+MOST_BUCKETS = 1 << 24
 WIDEST = 1 << 16
 
 
@@ -20,19 +27,28 @@ class ModelOptions(Settings, group="model"):
     """The network.
 
     Args:
-        size: tiny (128 filters, 512 units), small (256, 1024: the paper's and the notebook's), large (1024, 2048), or
-            auto: tiny below 100,000 training rows, else small.
-        filters: channels of each convolution, in place of what ``size`` says.
-        units: width of the two hidden dense layers, in place of what ``size`` says.
-        dropout: probability of dropping a unit of a hidden dense layer in training.
-        initialisation: xavier (uniform, magnitude 2.24, the notebook's), he (Gaussian, variance 2 / inputs; He et al.
-            2015, arXiv:1502.01852), or paper (Gaussian, 0.02 from 1024 filters on, else 0.05, biases too).
-        precision: of products and activations; parameters, sums and losses are float32 in any case. auto: bfloat16 on a
-            CPU with AMX or AVX512-BF16, float16 (with loss scaling) on a GPU from compute capability 7.0, else float32.
+        network: ngrams (a table of hashed character n-grams: fast, and the more accurate one for thousands of rows),
+            crepe (the paper's convolutions), or auto: crepe from 1,000,000 training rows on, or where ``size``,
+            ``filters`` or ``units`` say how large it is to be; else ngrams.
+        longest: of ngrams: characters of the longest n-grams.
+        buckets: of ngrams: rows of the table; none: a power of two up to 1,048,576, the fewer the more classes.
+        size: of crepe: tiny (128 filters, 512 units), small (256, 1024: the paper's and the notebook's), large (1024,
+            2048), or auto: tiny below 100,000 training rows, else small.
+        filters: of crepe: channels of each convolution, in place of what ``size`` says.
+        units: of crepe: width of the two hidden dense layers, in place of what ``size`` says.
+        dropout: of crepe: probability of dropping a unit of a hidden dense layer in training.
+        initialisation: of crepe: xavier (uniform, magnitude 2.24, the notebook's), he (Gaussian, variance 2 / inputs;
+            He et al. 2015, arXiv:1502.01852), or paper (Gaussian, 0.02 from 1024 filters on, else 0.05, biases too).
+        precision: of crepe: of products and activations; parameters, sums and losses are float32 in any case. auto:
+            bfloat16 on a CPU with AMX or AVX512-BF16, float16 (with loss scaling) on a GPU from compute capability 7.0,
+            else float32.
         kernels: own (compiled with the package, CPU only), mxnet, or auto: own where they are.
         hybridize: run MXNet's operators as one compiled graph; off for debugging.
     """
 
+    network: Network = "auto"
+    longest: int = setting(6, whole(1, LONGEST_NGRAM))
+    buckets: Optional[int] = setting(None, whole(1, MOST_BUCKETS))
     size: Size = "auto"
     filters: Optional[int] = setting(None, whole(1, WIDEST))
     units: Optional[int] = setting(None, whole(1, WIDEST))
@@ -42,8 +58,15 @@ class ModelOptions(Settings, group="model"):
     kernels: Kernels = "auto"
     hybridize: bool = True
 
+    def kind(self, rows: int) -> Kind:
+        """Which network for that many training rows."""
+        if self.network != "auto":
+            return self.network
+        sized = self.size != "auto" or self.filters is not None or self.units is not None
+        return "crepe" if sized or rows >= CREPE_FROM_ROWS else "ngrams"
+
     def widths(self, rows: int) -> tuple[int, int]:
-        """(filters, units) for that many training rows."""
+        """(filters, units) of crepe for that many training rows."""
         size = self.size if self.size != "auto" else "tiny" if rows < TINY_BELOW_ROWS else "small"
         filters, units = SIZES[size]
         return self.filters or filters, self.units or units

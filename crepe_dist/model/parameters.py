@@ -1,7 +1,8 @@
 """Values of the network's parameters: initialising, reading, setting, and files in MXNet's own format.
 
 Everything here speaks of plain NumPy arrays under the structural names of ``Crepe`` (``0.weight`` … ``14.bias``),
-which are those of the notebook's network, so that parameter files fit both ways.
+which are those of the notebook's network, so that parameter files fit both ways; or of ``NGrams`` (``weight``,
+``bias``).
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import errno
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import mxnet as mx
 import numpy as np
@@ -19,31 +21,45 @@ import numpy as np
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync
 from crepe_dist.model import params_file
-from crepe_dist.model.network import CONVOLUTIONS, Crepe, Shape, lengths
+from crepe_dist.model.network import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, Crepe, CrepeShape, lengths
+from crepe_dist.model.ngrams import NGrams, NGramShape
 from crepe_dist.model.options import Initialisation, ModelOptions
 
 Arrays = dict[str, np.ndarray]
-CONVOLUTION_NAMES = ("0", "2", "4", "5", "6", "7")
-DENSE_NAMES = ("10", "12", "14")
+Network = Union[Crepe, NGrams]
 # Names that `save_params` and `collect_params().save` of older Gluon wrote: hybridsequential0_conv3_weight, …
 OLD_NAME = re.compile(r"(?:arg:)?(?:\w+_)?(conv|dense)(\d+)_(weight|bias)")
 LARGE_FILTERS = 1024
+NOT_OURS = "these are not the parameters of a Crepe network"
 OTHER = "name the parameters of such a network: a .params file or a run folder"
 
 
-def build(shape: Shape, options: ModelOptions, device: Any, seed: int) -> Crepe:
+def build(shape: CrepeShape | NGramShape, options: ModelOptions, device: Any, seed: int) -> Network:
     """A network on ``device``, initialised from ``seed``, compiled unless ``options.hybridize`` is off.
 
     Raises:
         UserError: documents too short for the network.
     """
+    mx.random.seed(seed)
+    network = _build_ngrams(shape, device) if isinstance(shape, NGramShape) else _build_crepe(shape, options, device)
+    if options.hybridize:
+        network.hybridize(static_alloc=True, static_shape=True)
+    return network
+
+
+def _build_ngrams(shape: NGramShape, device: Any) -> NGrams:
+    network = NGrams(shape)
+    network.initialize(ctx=device)
+    return network
+
+
+def _build_crepe(shape: CrepeShape, options: ModelOptions, device: Any) -> Crepe:
     if lengths(shape.feature_len)[-1] < 1:
         raise UserError(
             f"documents of {shape.feature_len} characters are too short for this network",
             "six convolutions and three pools need at least 123",
             "prepare the data with --feature-len 123 or more",
         )
-    mx.random.seed(seed)
     network = Crepe(shape)
     network.initialize(_initializer(options.initialisation, shape.filters), ctx=device)
     if options.initialisation == "paper":
@@ -51,8 +67,6 @@ def build(shape: Shape, options: ModelOptions, device: Any, seed: int) -> Crepe:
         for name, parameter in network._collect_params_with_prefix().items():
             if name.endswith("bias"):
                 parameter.set_data(mx.nd.random.normal(0, sigma, shape=parameter.shape))
-    if options.hybridize:
-        network.hybridize(static_alloc=True, static_shape=True)
     return network
 
 
@@ -69,12 +83,12 @@ def _paper_sigma(filters: int) -> float:
     return 0.02 if filters >= LARGE_FILTERS else 0.05
 
 
-def values(network: Crepe) -> Arrays:
+def values(network: Network) -> Arrays:
     """Copies of all parameters, float32."""
     return {name: p.data().asnumpy() for name, p in network._collect_params_with_prefix().items()}
 
 
-def digest(network: Crepe) -> int:
+def digest(network: Network) -> int:
     """A checksum of all parameters' bits, below 2^53; equal bits give an equal one, and few others do."""
     sums = []
     for array in values(network).values():
@@ -83,7 +97,7 @@ def digest(network: Crepe) -> int:
     return int.from_bytes(hashlib.sha256(np.array(sums, np.uint64).tobytes()).digest()[:6], "little")
 
 
-def set_values(network: Crepe, arrays: Arrays) -> None:
+def set_values(network: Network, arrays: Arrays) -> None:
     """Gives every parameter the value of its name, also after an inference pass, and reads it back.
 
     After an inference pass on the CPU the weights are in oneDNN's own layout; in MXNet 1.9.1 ``set_data`` and
@@ -174,22 +188,35 @@ def _renamed(path: Path, arrays: Arrays) -> Arrays:
     return {names[name]: array for name, array in arrays.items()}
 
 
-def shape_of(arrays: Arrays, alphabet_size: int, feature_len: int, dropout: float = 0.5) -> Shape:
+def shape_of(
+    arrays: Arrays, alphabet_size: int, feature_len: int, network: Mapping[str, Any] | None = None
+) -> CrepeShape | NGramShape:
     """The shape of the network that these parameters belong to.
 
+    Args:
+        network: what the description beside a checkpoint says of it (``Shape.settings``), of numbers that can be.
+
     Raises:
-        UserError: they are not a Crepe's, or not for this alphabet and length.
+        UserError: they are no such network's, or not for this alphabet and length.
     """
-    try:
-        filters, channels, _ = arrays["0.weight"].shape
-        units, width = arrays["10.weight"].shape
-        classes, _ = arrays["14.weight"].shape
-    except (KeyError, ValueError) as error:
-        raise UserError(
-            "these are not the parameters of a Crepe network", f"{error} is missing or misshapen", OTHER
-        ) from error
-    if not (filters and units and classes):
-        raise UserError("these are not the parameters of a Crepe network", "a layer has no outputs", OTHER)
+    network = network or {}
+    shape: CrepeShape | NGramShape
+    if network.get("kind") == NGramShape.kind:
+        buckets, classes = _outlines(arrays, "weight", 2)
+        shape = NGramShape(alphabet_size, feature_len, classes, network["longest"], buckets)
+    else:
+        shape = _crepe_shape(arrays, alphabet_size, feature_len, network.get("dropout", 0.5))
+    for name, expected in shape.parameter_shapes().items():
+        if name not in arrays or arrays[name].shape != expected:
+            found = f"has {list(arrays[name].shape)} instead of {list(expected)}" if name in arrays else "is missing"
+            raise UserError(NOT_OURS, f"{name} {found}", OTHER)
+    return shape
+
+
+def _crepe_shape(arrays: Arrays, alphabet_size: int, feature_len: int, dropout: float) -> CrepeShape:
+    filters, channels, _ = _outlines(arrays, "0.weight", 3)
+    units, width = _outlines(arrays, "10.weight", 2)
+    classes, _ = _outlines(arrays, "14.weight", 2)
     if channels != alphabet_size:
         raise UserError(
             f"the parameters read {channels} characters, the encoding has {alphabet_size}",
@@ -202,23 +229,14 @@ def shape_of(arrays: Arrays, alphabet_size: int, feature_len: int, dropout: floa
             f"{lengths(feature_len)[-1] * filters}",
             "give the --feature-len with which they were trained",
         )
-    shape = Shape(alphabet_size, feature_len, classes, filters, units, dropout)
-    for name, expected in _shapes(shape).items():
-        if name not in arrays or arrays[name].shape != expected:
-            found = f"has {list(arrays[name].shape)} instead of {list(expected)}" if name in arrays else "is missing"
-            raise UserError("these are not the parameters of a Crepe network", f"{name} {found}", OTHER)
+    return CrepeShape(alphabet_size, feature_len, classes, filters, units, dropout)
+
+
+def _outlines(arrays: Arrays, name: str, dimensions: int) -> tuple[int, ...]:
+    """The shape of one array."""
+    shape = tuple(arrays[name].shape) if name in arrays else ()
+    if len(shape) != dimensions:
+        raise UserError(NOT_OURS, f"{name!r} is missing or misshapen", OTHER)
+    if not all(shape):
+        raise UserError(NOT_OURS, "a layer has no outputs", OTHER)
     return shape
-
-
-def _shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
-    """Of every parameter, by name. Known before a network is built, since that takes memory by the largest of them."""
-    channels = shape.alphabet_size
-    found: dict[str, tuple[int, ...]] = {}
-    for name, (kernel, _) in zip(CONVOLUTION_NAMES, CONVOLUTIONS):
-        found |= {f"{name}.weight": (shape.filters, channels, kernel), f"{name}.bias": (shape.filters,)}
-        channels = shape.filters
-    width = lengths(shape.feature_len)[-1] * shape.filters
-    for name, units in zip(DENSE_NAMES, (shape.units, shape.units, shape.classes)):
-        found |= {f"{name}.weight": (units, width), f"{name}.bias": (units,)}
-        width = units
-    return found

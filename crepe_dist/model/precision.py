@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from crepe_dist.cluster.devices import compute_capability
 from crepe_dist.errors import UserError
-from crepe_dist.model.options import ModelOptions
+from crepe_dist.model.options import Kind, ModelOptions
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
 
@@ -39,13 +39,22 @@ class Plan:
         return f"{self.precision}, {kernels} ({self.why})"
 
 
-def plan(options: ModelOptions, device: Any) -> Plan:
-    """What ``options`` mean on this device.
+def plan(options: ModelOptions, device: Any, kind: Kind = "crepe") -> Plan:
+    """What ``options`` mean for that network on this device.
 
     Raises:
-        UserError: the device or the install cannot do what they ask for.
+        UserError: the device, the network or the install cannot do what they ask for.
     """
-    return _on_gpu(options, device) if device.device_type == "gpu" else _on_cpu(options)
+    if kind == "ngrams" and options.precision not in ("auto", "float32"):
+        raise UserError(
+            f"the n-gram network does not compute in {options.precision}",
+            "it adds numbers up and multiplies none",
+            "use model.precision auto, or model.network crepe",
+        )
+    if kind == "ngrams":
+        options = replace(options, precision="float32")
+    found = _on_gpu(options, device) if device.device_type == "gpu" else _on_cpu(options)
+    return replace(found, why="as n-grams do") if kind == "ngrams" else found
 
 
 def _on_cpu(options: ModelOptions) -> Plan:

@@ -11,39 +11,15 @@
 #include <vector>
 
 #include "dense.h"
+#include "engine.h"
 #include "memory.h"
 
 constexpr int CONVOLUTIONS = 6;
 constexpr long TAPS[CONVOLUTIONS] = {7, 7, 3, 3, 3, 3};  // pooled after 0, 1 and 5
 constexpr long GUARD = 2 * BLOCK;                        // rows that may be read behind and before the last and first
-constexpr long LABEL_BYTES = 3;                          // behind the codes of a row: label, low and high, and weight
 
 struct Shape {
     long alphabet, length, classes, filters, units;
-};
-
-struct Dropout {
-    double probability;
-    uint64_t seed;
-};
-
-// SplitMix64 (Steele, Lea & Flood 2014): the unit `index` of the batch is kept, whatever the threads and ranks.
-inline bool kept(const Dropout& dropout, uint64_t index) {
-    uint64_t z = dropout.seed + (index + 1) * 0x9E3779B97F4A7C15ull;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-    z ^= z >> 31;
-    return double(z >> 11) * 0x1p-53 >= dropout.probability;
-}
-
-class Engine {
-  public:
-    virtual ~Engine() = default;
-    virtual void set(const float* const* parameters) = 0;
-    virtual void forward(const uint8_t* codes, long stride, long rows, float* logits) = 0;
-    virtual void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) = 0;
-    virtual void train_backward(float* const* gradients) = 0;
-    virtual void objective(double smoothing, const float* weights) = 0;
 };
 
 template <class T> class Crepe final : public Engine {
@@ -52,7 +28,6 @@ template <class T> class Crepe final : public Engine {
         width_ = padded(shape.filters);
         units_ = padded(shape.units);
         symbols_ = shape.alphabet + 1;
-        weights_.assign(shape.classes, 1.0f);
         positions_[0] = (shape.length - TAPS[0] + 1) / POOL;
         positions_[1] = (positions_[0] - TAPS[1] + 1) / POOL;
         positions_[2] = (positions_[1] - 4 * (TAPS[2] - 1)) / POOL;
@@ -87,10 +62,7 @@ template <class T> class Crepe final : public Engine {
         }
     }
 
-    void objective(double smoothing, const float* weights) override {
-        smoothing_ = smoothing;
-        weights_.assign(weights, weights + shape_.classes);
-    }
+    void objective(Objective objective) override { objective_ = std::move(objective); }
 
     void forward(const uint8_t* codes, long stride, long rows, float* logits) override {
         prepare(rows, false);
@@ -149,8 +121,7 @@ template <class T> class Crepe final : public Engine {
     const Shape shape_;
     const int threads_;
     std::vector<Own> own_;
-    double smoothing_ = 0;
-    std::vector<float> weights_;  // of the classes
+    Objective objective_;
     long width_, units_, symbols_, features_;
     long positions_[3];  // after each pool
     long widths_[4];     // features, units, units, classes
@@ -315,30 +286,13 @@ template <class T> class Crepe final : public Engine {
                 logits[row * shape_.classes + n] = sums_.get()[row * padded(shape_.classes) + n] + bias[n];
     }
 
-    // Cross-entropy of each row with its label, smoothed over all classes (Szegedy et al. 2016, arXiv:1512.00567), times
-    // the weights of the row and of its class; and the gradient of their sum.
     void loss(const float* logits, const uint8_t* batch, float* losses) {
         const long width = padded(shape_.classes);
         std::memset(static_cast<void*>(gradients_[3].get()), 0, padded(rows_) * width * sizeof(T));
+        std::vector<float> gradient(shape_.classes);
         for (long row = 0; row < rows_; ++row) {
-            const float* mine = logits + row * shape_.classes;
-            const uint8_t* behind = batch + row * (shape_.length + LABEL_BYTES) + shape_.length;
-            const long label = behind[0] + 256L * behind[1];
-            const float weight = behind[2] * weights_[label];
-            const float highest = *std::max_element(mine, mine + shape_.classes);
-            double total = 0;
-            for (long n = 0; n < shape_.classes; ++n) total += std::exp(double(mine[n] - highest));
-            double target = mine[label] - highest;
-            if (smoothing_ > 0) {
-                const double mean = std::accumulate(mine, mine + shape_.classes, 0.0) / shape_.classes - highest;
-                target += smoothing_ * (mean - target);
-            }
-            losses[row] = weight * float(std::log(total) - target);
-            for (long n = 0; n < shape_.classes; ++n) {
-                const double probability = std::exp(double(mine[n] - highest)) / total;
-                const double wanted = (1 - smoothing_) * (n == label) + smoothing_ / shape_.classes;
-                put(gradients_[3].get()[row * width + n], weight * float(probability - wanted));
-            }
+            losses[row] = objective_(logits + row * shape_.classes, behind(batch, row, shape_.length), gradient.data());
+            for (long n = 0; n < shape_.classes; ++n) put(gradients_[3].get()[row * width + n], gradient[n]);
         }
     }
 

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "crepe.h"
+#include "ngrams.h"
 
 namespace {
 
@@ -69,11 +70,32 @@ void* crepe_open(int bfloat, const int64_t* shape, int threads) {
     return engine;
 }
 
+void* crepe_open_ngrams(const int64_t* shape, int threads) {
+    Engine* engine = nullptr;
+    guarded([&] { engine = new NGrams(NGramShape{shape[0], shape[1], shape[2], shape[3], shape[4]}, threads); });
+    return engine;
+}
+
+// The buckets of the n-grams of each row, each once, `most` places a row; the rest is left. counts: how many there are.
+int crepe_ngrams(
+    const uint8_t* codes, int64_t stride, int64_t rows, const int64_t* shape, int64_t most, int32_t* buckets, int64_t* counts
+) {
+    return guarded([&] {
+        Seen seen(shape[4]);
+        std::vector<uint32_t> found;
+        for (int64_t row = 0; row < rows; ++row) {
+            seen.find(codes + row * stride, shape[1], shape[0], shape[3], found);
+            counts[row] = int64_t(found.size());
+            std::copy_n(found.begin(), std::min(most, counts[row]), buckets + row * most);
+        }
+    });
+}
+
 void crepe_close(void* engine) { delete static_cast<Engine*>(engine); }
 
 // weights: one a class.
-int crepe_objective(void* engine, double smoothing, const float* weights) {
-    return guarded([&] { static_cast<Engine*>(engine)->objective(smoothing, weights); });
+int crepe_objective(void* engine, double smoothing, const float* weights, int64_t classes) {
+    return guarded([&] { static_cast<Engine*>(engine)->objective({smoothing, {weights, weights + classes}}); });
 }
 
 int crepe_set(void* engine, const float* const* parameters) {

@@ -18,7 +18,9 @@ from crepe_dist.data.loader import pack
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.model.engine import Engine, open_engine
-from crepe_dist.model.options import ModelOptions
+from crepe_dist.model.network import CrepeShape
+from crepe_dist.model.ngrams import NGramShape
+from crepe_dist.model.options import LONGEST_NGRAM, ModelOptions
 from crepe_dist.model.precision import plan
 from crepe_dist.serving.explanation import Explanation, occlude
 from crepe_dist.training import checkpoint
@@ -172,7 +174,8 @@ def open_checkpoint(path: Path, foreign: Foreign, device: Any) -> Predictor:
     about = checkpoint.describe(path)
     arrays = parameters.load(path)
     if about is None:
-        encoding, classes, dropout = _from_flags(path, foreign)
+        encoding, classes = _from_flags(path, foreign)
+        network_about = None
     elif foreign:
         raise UserError(
             f"{path} describes itself",
@@ -180,39 +183,51 @@ def open_checkpoint(path: Path, foreign: Foreign, device: Any) -> Predictor:
             "leave out --mode, --feature-len, --fold-accents and --classes",
         )
     else:
-        encoding, classes, dropout = _from_description(path, about)
-    shape = parameters.shape_of(arrays, len(encoding.alphabet), encoding.feature_len, dropout)
+        encoding, classes, network_about = _from_description(path, about)
+    shape = parameters.shape_of(arrays, len(encoding.alphabet), encoding.feature_len, network_about)
     if len(classes) != shape.classes:
         raise UserError(
             f"{path} has {shape.classes} outputs, but {len(classes)} classes were named",
             remedy="name one class an output, in the order of training",
         )
     # What was asked for in training; a precision that was only found, the device here may not have.
-    in_float32 = about is not None and about["network"].get("precision") == "float32"
+    in_float32 = network_about is not None and network_about.get("precision") == "float32"
     options = ModelOptions(precision="float32" if in_float32 else "auto")
     network = parameters.build(shape, options, device, seed=0)
     parameters.set_values(network, arrays)
-    return Predictor(open_engine(network, plan(options, device), device), encoding, classes)
+    return Predictor(open_engine(network, plan(options, device, shape.kind), device), encoding, classes)
 
 
-def _from_description(path: Path, about: dict[str, Any]) -> tuple[Encoding, list[str], float]:
+def _from_description(path: Path, about: dict[str, Any]) -> tuple[Encoding, list[str], dict[str, Any]]:
     try:
         encoding = Encoding.from_dict(about["encoding"])
-        classes, dropout = about["classes"], about["network"]["dropout"]
+        classes, network = about["classes"], about["network"]
         if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
             raise ValueError("the classes are no list of names")
-        if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
-            raise ValueError(f"dropout is {str(dropout)[:40]}")
+        _check_network(network)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path.with_suffix('.json')} cannot be read",
             f"{type(error).__name__}: {error}"[:300],
             "take another checkpoint; delete the .json to treat the file as foreign parameters",
         ) from error
-    return encoding, classes, float(dropout)
+    return encoding, classes, network
 
 
-def _from_flags(path: Path, foreign: Foreign) -> tuple[Encoding, list[str], float]:
+def _check_network(about: dict[str, Any]) -> None:
+    kind = about.get("kind", CrepeShape.kind)
+    if kind == NGramShape.kind:
+        if type(about["longest"]) is not int or not 1 <= about["longest"] <= LONGEST_NGRAM:
+            raise ValueError(f"longest is {str(about['longest'])[:40]}")
+    elif kind == CrepeShape.kind:
+        dropout = about["dropout"]
+        if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+            raise ValueError(f"dropout is {str(dropout)[:40]}")
+    else:
+        raise ValueError(f"there is no network {str(kind)[:40]!r}")
+
+
+def _from_flags(path: Path, foreign: Foreign) -> tuple[Encoding, list[str]]:
     if foreign.mode is None or foreign.classes is None:
         raise UserError(
             f"{path} does not say how it was trained",
@@ -221,4 +236,4 @@ def _from_flags(path: Path, foreign: Foreign) -> tuple[Encoding, list[str], floa
         )
     length = 1014 if foreign.feature_len is None else foreign.feature_len
     encoding = Encoding(foreign.mode, length, foreign.fold_accents)  # type: ignore[arg-type]
-    return encoding, list(foreign.classes), 0.0
+    return encoding, list(foreign.classes)

@@ -16,8 +16,7 @@ from crepe_dist.cluster.watchdog import Watchdog
 from crepe_dist.cluster.world import World
 from crepe_dist.config import Config
 from crepe_dist.data.sources import SAMPLE, folder_of
-from crepe_dist.model import flops
-from crepe_dist.model.network import CONVOLUTIONS, POOL, Shape, lengths
+from crepe_dist.model.shape import Shape
 from crepe_dist.reports import wording
 from crepe_dist.training import memory, state
 from crepe_dist.training.display import ConsoleDisplay, Display
@@ -75,17 +74,10 @@ def _sample_folder(world: World) -> Iterator[Path]:
 
 def layers(shape: Shape) -> str:
     """A table: each layer, what comes out of it for one document, and its parameters."""
-    positions = iter(lengths(shape.feature_len))
-    rows = [("one-hot", f"{shape.alphabet_size} × {next(positions)}", 0)]
-    counts = iter(flops.layer_parameters(shape))
-    for number, (kernel, pooled) in enumerate(CONVOLUTIONS, 1):
-        rows.append((f"convolution {number}, {kernel} wide", f"{shape.filters} × {next(positions)}", next(counts)))
-        if pooled:
-            rows.append((f"largest of {POOL}", f"{shape.filters} × {next(positions)}", 0))
-    for name, units in (("dense 1", shape.units), ("dense 2", shape.units), ("logits", shape.classes)):
-        rows.append((name, f"{units}", next(counts)))
-    lines = [("layer", "output", "parameters"), *((a, b, wording.number(c) if c else "") for a, b, c in rows)]
-    lines.append(("", "", wording.number(flops.parameters(shape))))
+    rows = [
+        (each.name, each.output, wording.number(each.parameters) if each.parameters else "") for each in shape.layers()
+    ]
+    lines = [("layer", "output", "parameters"), *rows, ("", "", wording.number(shape.parameters))]
     return "\n".join(f"  {name:<22}{output:>14}{count:>14}".rstrip() for name, output, count in lines)
 
 
@@ -98,7 +90,7 @@ def _step(world: World, loop: Loop) -> str:
 
 
 def _memory(world: World, loop: Loop) -> str:
-    count = flops.parameters(loop.network.shape)
+    count = loop.network.shape.parameters
     held = sum(array.nbytes for array in state.optimizer_arrays(loop.trainer).values())
     peak = max(world.gather(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "memory"))
     text = (

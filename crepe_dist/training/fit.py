@@ -18,7 +18,6 @@ from crepe_dist.config import Config
 from crepe_dist.data.dataset import Dataset, verify
 from crepe_dist.errors import UserError
 from crepe_dist.machine import describe
-from crepe_dist.model import flops
 from crepe_dist.reports.run_facts import warnings
 from crepe_dist.training import checkpoint, state
 from crepe_dist.training.display import ConsoleDisplay, Display
@@ -206,7 +205,7 @@ def _made(loop: Loop) -> dict[str, Any]:
         "processes": loop.world.size,
         "device": str(loop.engine.device),
         "computes": str(loop.engine.plan),
-        "parameters": flops.parameters(loop.network.shape),
+        "parameters": loop.network.shape.parameters,
         "environment": describe(),
         "data": str(loop.dataset.folder),
         "rows": {name: loop.dataset.class_counts(name).tolist() for name in loop.dataset.parts},

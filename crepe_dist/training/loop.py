@@ -15,7 +15,7 @@ from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.loader import Batch, batches, epoch_order
 from crepe_dist.data.typos import with_typos
 from crepe_dist.errors import UserError
-from crepe_dist.model import flops, parameters
+from crepe_dist.model import parameters
 from crepe_dist.model.engine import Engine, no_mark
 from crepe_dist.training import culprits, memory, state
 from crepe_dist.training.display import Display, Speed, epoch_line
@@ -99,7 +99,7 @@ class Loop:
         self.unrecorded: list[Done] = []
         self.recent: list[Record] = []  # of the steps since the last save, in case rank 0 is lost before it wrote them
         self.learning = NotLearning(engine.objective.of_ignorance(dataset.class_counts()), config)
-        self._flops = flops.training(self.network.shape)
+        self._flops = self.network.shape.training_operations()
         self._rows: list[int] = []
         self._waited = 0.0
         self._since = time.monotonic()

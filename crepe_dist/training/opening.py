@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from crepe_dist.model import flops
 from crepe_dist.reports import wording
 from crepe_dist.training.loop import Loop
 
@@ -21,7 +20,7 @@ def opening(loop: Loop) -> str:
     lines = [
         f"data      {dataset.name}: {rows} documents of {dataset.encoding.feature_len} characters, "
         f"{len(dataset.classes)} classes",
-        f"network   {shape.filters} filters, {shape.units} units, {flops.parameters(shape):,} parameters",
+        f"network   {shape}; {shape.parameters:,} parameters",
         f"training  {config.training.epochs} epochs, batch {config.data.batch_size}, {config.optimizer.name} "
         f"{config.optimizer.learning_rate:g}; {where}",
         f"computes  in {engine.plan}",

@@ -9,7 +9,6 @@ import mxnet as mx
 
 from crepe_dist.cluster.world import World
 from crepe_dist.files import write_json
-from crepe_dist.model import flops
 from crepe_dist.model.engine import Engine
 from crepe_dist.training.run_folder import RunFolder
 
@@ -65,7 +64,7 @@ class Profile:
         slowest = {name: 1000 * max(rank[name] for rank in ranks) / self.steps for name in names}
         total = sum(mean.values())
         rate = 1000 * documents / total
-        achieved = rate * flops.training(self._engine.network.shape)
+        achieved = rate * self._engine.network.shape.training_operations()
         ceiling = self._ceiling()
         result: dict[str, Any] = {
             "steps": self.steps,

@@ -117,19 +117,13 @@ class Scoring:
         return 0 < patience <= len(epochs) - 1 - epochs.index(self._best(progress))
 
     def _about(self, record: dict[str, Any]) -> dict[str, Any]:
-        shape = self.engine.network.shape
         return {
             "epoch": record["epoch"],
             "test_accuracy": record["test_accuracy"],
             "metrics": record,
             "encoding": self.dataset.encoding.to_dict(),
             "classes": self.dataset.classes,
-            "network": {
-                "filters": shape.filters,
-                "units": shape.units,
-                "dropout": shape.dropout,
-                "precision": self.config.model.precision,
-            },
+            "network": {**self.engine.network.shape.settings(), "precision": self.config.model.precision},
             "data": {
                 "name": self.dataset.name,
                 "fingerprint": self.dataset.fingerprint,

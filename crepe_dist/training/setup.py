@@ -18,11 +18,15 @@ from crepe_dist.data.preparation import How, prepare_in_steps
 from crepe_dist.data.selection import Split
 from crepe_dist.data.sources import SAMPLE, SAMPLE_FEATURE_LEN, find_sources, folder_of
 from crepe_dist.errors import UserError
-from crepe_dist.model import flops, parameters
+from crepe_dist.model import parameters
 from crepe_dist.model.engine import Engine, open_engine
-from crepe_dist.model.network import Crepe, Shape
+from crepe_dist.model.network import CrepeShape
+from crepe_dist.model.ngrams import NGramShape, buckets_for
 from crepe_dist.model.objective import Objective, balanced
+from crepe_dist.model.options import ModelOptions
+from crepe_dist.model.parameters import Network
 from crepe_dist.model.precision import Plan, plan
+from crepe_dist.model.shape import Shape
 from crepe_dist.training import checkpoint
 from crepe_dist.training.display import Display
 
@@ -44,7 +48,8 @@ def set_up(config: Config, world: World, display: Display, sample: Path | None =
     _check_parts(config, dataset)
     device = world.agree("device", lambda: pick(config.device, world.local_rank, world.local_size))
     world.agree("settings", lambda: None, same=lambda _: config.identity())
-    computing = world.agree("precision", lambda: plan(config.model, device), same=Plan.result)
+    kind = config.model.kind(len(dataset.parts["train"]))
+    computing = world.agree("precision", lambda: plan(config.model, device, kind), same=Plan.result)
     objective = world.agree("class weights", lambda: _objective(config, dataset))
     network = world.agree("network", lambda: build_network(config, dataset, device))
     if config.training.overfit_batches:
@@ -99,13 +104,9 @@ def _prepare_sample(folder: Path) -> Iterator[object]:
     yield from prepare_in_steps(find_sources([SAMPLE]), folder, encoding, SAMPLE_SPLIT, How(processes=1))
 
 
-def build_network(config: Config, dataset: Dataset, device: Any) -> Crepe:
+def build_network(config: Config, dataset: Dataset, device: Any) -> Network:
     """The network that ``config`` and the data ask for, with its initial or given parameters."""
-    filters, units = config.model.widths(len(dataset.parts["train"]))
-    encoding = dataset.encoding
-    shape = Shape(
-        len(encoding.alphabet), encoding.feature_len, len(dataset.classes), filters, units, config.model.dropout
-    )
+    shape = _shape(config.model, dataset)
     _check_memory(shape)
     network = parameters.build(shape, config.model, device, config.training.seed)
     if config.training.init_from is not None:
@@ -113,15 +114,26 @@ def build_network(config: Config, dataset: Dataset, device: Any) -> Crepe:
     return network
 
 
+def _shape(options: ModelOptions, dataset: Dataset) -> CrepeShape | NGramShape:
+    rows, classes, encoding = len(dataset.parts["train"]), len(dataset.classes), dataset.encoding
+    characters = len(encoding.alphabet)
+    if options.kind(rows) == "ngrams":
+        buckets = options.buckets or buckets_for(classes)
+        return NGramShape(characters, encoding.feature_len, classes, options.longest, buckets)
+    return CrepeShape(characters, encoding.feature_len, classes, *options.widths(rows), options.dropout)
+
+
 def _check_memory(shape: Shape) -> None:
     """Before an allocation that the system might end this process, or another one, for."""
-    count = flops.parameters(shape)
+    count = shape.parameters
     if count * COPIES * 4 > machine.memory():
         raise UserError(
-            f"a network of model.filters {shape.filters} and model.units {shape.units} is too large for this machine",
+            f"this network ({shape}) is too large for this machine",
             f"its {count:,} parameters take {COPIES * 4 * count / 1e9:,.0f} GB in training, "
             f"the machine has {machine.memory() / 1e9:,.0f} GB",
-            "lower model.filters and model.units, or choose a model.size",
+            "lower model.filters and model.units, or choose a model.size"
+            if isinstance(shape, CrepeShape)
+            else "lower model.buckets",
         )
 
 

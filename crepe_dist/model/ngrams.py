@@ -1,0 +1,158 @@
+"""The n-gram network: one wide layer of hashed character n-grams, for data of thousands of rows.
+
+A convolution of width n over one-hot characters has a weight for every place and character; this layer has one for
+every n-gram, n = 1 … ``longest``, looked up in a table by a hash, as fastText does for the n-grams of words (Bojanowski
+et al. 2017, arXiv:1607.04606; Weinberger et al. 2009, arXiv:0902.2206). Each different n-gram of a document counts once
+(Wang & Manning 2012, "Baselines and Bigrams"), wherever it stands:
+
+    logits = bias + 10 / √n × the sum of weight[bucket] over the document's n buckets
+
+The loss is convex in the parameters, so that no start and no order of documents leaves it at chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import mxnet as mx
+import numpy as np
+import numpy.typing as npt
+from mxnet.gluon import nn
+
+from crepe_dist.data.alphabet import Codes
+from crepe_dist.data.loader import Batch
+from crepe_dist.model.options import Kind
+from crepe_dist.model.shape import Layer, Shape
+from crepe_dist.native import library
+
+RADIX = 257  # above every code + 1, so that no two n-grams of up to seven characters have one key
+MOST_BUCKETS = 1 << 20
+FEWEST_BUCKETS = 1 << 14
+PARAMETERS = 6_000_000  # of a table whose buckets are not given, at most
+SCALE = 10.0  # of the sum, so that Adam's usual rate of 0.001 suits this network as well
+
+
+def buckets_for(classes: int) -> int:
+    """A power of two; the more classes, the fewer."""
+    buckets = MOST_BUCKETS
+    while buckets > FEWEST_BUCKETS and buckets * classes > PARAMETERS:
+        buckets //= 2
+    return buckets
+
+
+@dataclass(frozen=True)
+class NGramShape(Shape):
+    """Of the n-gram network.
+
+    Attributes:
+        longest: characters of the longest n-grams.
+        buckets: rows of the table.
+    """
+
+    kind: ClassVar[Kind] = "ngrams"
+    dropout: ClassVar[float] = 0.0
+
+    longest: int
+    buckets: int
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"weight": (self.buckets, self.classes), "bias": (self.classes,)}
+
+    def sizes(self) -> tuple[int, ...]:
+        return self.alphabet_size, self.feature_len, self.classes, self.longest, self.buckets
+
+    def layers(self) -> Iterator[Layer]:
+        yield Layer("characters", f"{self.feature_len}")
+        yield Layer(f"n-grams, 1 to {self.longest} wide", f"≤ {self.most}")
+        yield Layer("logits", f"{self.classes}", self.parameters)
+
+    @property
+    def most(self) -> int:
+        """N-grams of a document of full length."""
+        return sum(max(self.feature_len - n, 0) for n in range(self.longest))
+
+    def forward_operations(self) -> int:
+        return self.most * self.classes
+
+    def training_operations(self) -> int:
+        return 2 * self.forward_operations()
+
+    def settings(self) -> dict[str, Any]:
+        return {"kind": self.kind, "longest": self.longest, "buckets": self.buckets}
+
+    def __str__(self) -> str:
+        return f"character n-grams up to {self.longest}, {self.buckets:,} buckets"
+
+
+class NGrams(nn.HybridBlock):
+    """Buckets int32 [B, K] and their factors float32 [B, K] → float32 logits [B, classes]; see ``inputs``."""
+
+    def __init__(self, shape: NGramShape, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.shape = shape
+        with self.name_scope():
+            self.weight = self.params.get("weight", shape=(shape.buckets, shape.classes), init="zeros")
+            self.bias = self.params.get("bias", shape=(shape.classes,), init="zeros")
+
+    def inputs(self, batch: Batch, codes: mx.nd.NDArray) -> tuple[mx.nd.NDArray, mx.nd.NDArray]:
+        """What ``batch`` is to the network: the buckets of each row, and 10 / √n for each of its n, on the device of
+        ``codes``; filled up with factors of 0. Looked up in host memory: MXNet has no operator for it."""
+        found, counts = look_up(batch.packed.asnumpy()[:, : self.shape.feature_len], self.shape)
+        factors = SCALE * (np.arange(found.shape[1]) < counts[:, None]) / np.sqrt(np.maximum(counts, 1))[:, None]
+        device = codes.context
+        return mx.nd.array(found, ctx=device, dtype="int32"), mx.nd.array(factors, ctx=device, dtype="float32")
+
+    def compute_in(self, precision: str) -> None:
+        """In float32 in any case: it adds numbers up and multiplies none."""
+
+    def hybrid_forward(self, F: Any, buckets: Any, factors: Any, weight: Any, bias: Any) -> Any:
+        shape = self.shape
+        rows = F.Embedding(buckets, weight, input_dim=shape.buckets, output_dim=shape.classes)
+        return F.broadcast_add(F.batch_dot(F.expand_dims(factors, 1), rows).reshape((0, -1)), bias.expand_dims(0))
+
+
+def look_up(codes: Codes, shape: NGramShape) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """uint8 codes [B, L] → the buckets that the n-grams of each row are in, each once, and how many these are.
+
+    An n-gram holds known characters only.
+
+    Returns:
+        int32 [B, ``shape.most``], 0 behind the last, and int64 [B].
+    """
+    native, _ = library.find()
+    found, counts = np.zeros((len(codes), shape.most), np.int32), np.zeros(len(codes), np.int64)
+    if native is None:
+        keys = list(_keys(codes, shape))
+        for row in range(len(codes)):
+            own = np.unique(np.concatenate([_hashed(some[row][known[row]], shape.buckets) for some, known in keys]))
+            found[row, : len(own)], counts[row] = own, len(own)
+        return found, counts
+    codes = np.ascontiguousarray(codes)
+    sizes = np.array(shape.sizes(), np.int64)
+    failed = native.functions.crepe_ngrams(
+        codes.ctypes.data, codes.shape[1], len(codes), sizes.ctypes.data, shape.most,
+        found.ctypes.data, counts.ctypes.data,
+    )  # fmt: skip
+    if failed:
+        raise MemoryError("there is not enough memory for the n-grams of this batch")
+    return found, counts
+
+
+def _keys(codes: Codes, shape: NGramShape) -> Iterator[tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]]:
+    """For each n: a number for every n-gram, uint64 [B, L - n + 1], and whether all of its characters are known."""
+    digits, known = codes.astype(np.uint64) + np.uint64(1), codes < shape.alphabet_size
+    key, good = digits, known
+    for n in range(shape.longest):
+        if n:
+            key, good = key[:, :-1] * np.uint64(RADIX) + digits[:, n:], good[:, :-1] & known[:, n:]
+        yield key, good
+
+
+def _hashed(key: npt.NDArray[np.uint64], buckets: int) -> npt.NDArray[np.int32]:
+    """The mixing of SplitMix64 (Steele, Lea & Flood 2014), and the upper half as a fraction of the table."""
+    z = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z ^= z >> np.uint64(31)
+    return ((z >> np.uint64(32)) * np.uint64(buckets) >> np.uint64(32)).astype(np.int32)

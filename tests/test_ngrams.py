@@ -1,0 +1,155 @@
+"""The n-gram network: what it counts, that all kernels compute the same, and when it is chosen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from crepe_dist.data.alphabet import BLANK, Encoding
+from crepe_dist.data.loader import pack
+from crepe_dist.errors import UserError
+from crepe_dist.model import ngrams, parameters
+from crepe_dist.model.engine import GraphEngine, NativeEngine, open_engine
+from crepe_dist.model.ngrams import NGramShape, buckets_for, look_up
+from crepe_dist.model.objective import Objective
+from crepe_dist.model.options import ModelOptions
+from crepe_dist.model.precision import Plan, plan
+from crepe_dist.native import library
+from crepe_dist.native.library import Library
+
+BUILDS = library.runnable()
+SHAPES = [NGramShape(69, 30, 3, 4, 50), NGramShape(95, 200, 20, 7, 1 << 16), NGramShape(5, 9, 2, 1, 1)]
+
+
+def some_codes(shape: NGramShape, rows: int) -> np.ndarray:
+    codes = np.random.default_rng(rows).integers(0, shape.alphabet_size, (rows, shape.feature_len)).astype(np.uint8)
+    codes[0, ::7] = 200  # beyond the alphabet, and so blank
+    codes[rows // 2, shape.feature_len // 3 :] = BLANK
+    codes[-1] = BLANK
+    return codes
+
+
+def make(shape: NGramShape):
+    network = parameters.build(shape, ModelOptions(), mx.cpu(), seed=1)
+    generator = np.random.default_rng(1)
+    values = {name: generator.normal(0, 0.1, array.shape) for name, array in parameters.values(network).items()}
+    parameters.set_values(network, {name: array.astype(np.float32) for name, array in values.items()})
+    return network
+
+
+def stretches(codes: np.ndarray, shape: NGramShape) -> Iterator[tuple[int, ...]]:
+    """Every n-gram of known characters, one after the other."""
+    for start in range(len(codes)):
+        for stop in range(start + 1, min(start + shape.longest, len(codes)) + 1):
+            if (codes[start:stop] < shape.alphabet_size).all():
+                yield tuple(codes[start:stop].tolist())
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_library_and_numpy_find_the_same_buckets(shape, monkeypatch):
+    codes = some_codes(shape, 6)
+    found, counts = look_up(codes, shape)
+    monkeypatch.setattr(ngrams.library, "find", lambda: (None, "not for this test"))
+    expected, also = look_up(codes, shape)
+    assert counts.tolist() == also.tolist()
+    assert counts[-1] == 0
+    for row, count in enumerate(counts.tolist()):
+        assert sorted(found[row, :count]) == expected[row, :count].tolist()
+        assert (found[row, count:] == 0).all()
+        assert 0 <= found[row].min() <= found[row].max() < shape.buckets
+
+
+def test_a_bucket_for_each_different_ngram():
+    shape = NGramShape(69, 300, 2, 3, 1 << 24)
+    codes = Encoding(feature_len=300).encode(["abcabcabc ab", "x" * 300])
+    found, counts = look_up(codes, shape)
+    assert counts.tolist() == [len(set(stretches(row, shape))) for row in codes]
+    assert counts[1] == 3  # x, xx, xxx
+
+
+@pytest.mark.parametrize("objective", [Objective(), Objective(0.1, tuple(range(1, 21)))])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("name", BUILDS)
+def test_our_kernels_equal_mxnet(name, threads, objective, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    shape = SHAPES[1]
+    network, codes = make(shape), some_codes(shape, 9)
+    batch = pack(codes, np.arange(9, dtype=np.int32) * 2, 10, 9)
+    graph = GraphEngine(network, Plan("float32", None, ""), mx.cpu(), objective)
+    own = open_engine(network, Plan("float32", Library(name), ""), mx.cpu(), objective)
+    assert isinstance(own, NativeEngine)
+    results = []
+    for engine in (graph, own):
+        loss = engine.gradients(batch, 0, 0, 1.0).asscalar()
+        engine.refresh()
+        arrays = [p.grad().asnumpy().copy() for p in network.collect_params().values()]
+        results.append([loss, engine.logits(batch).asnumpy(), *arrays])
+    for expected, got in zip(*results):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+        assert np.abs(expected).sum() > 0
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_the_gradient_is_the_same_bits_for_any_number_of_threads(build, monkeypatch):
+    shape = SHAPES[1]
+    network, codes = make(shape), some_codes(shape, 9)
+    batch = pack(codes, np.arange(9, dtype=np.int32), 9, 9)
+    found = []
+    for threads in (1, 2, 5):
+        monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+        open_engine(network, Plan("float32", Library(build), ""), mx.cpu()).gradients(batch, 0, 0, 1.0).wait_to_read()
+        found.append(network.weight.grad().asnumpy().tobytes())
+    assert found[0] == found[1] == found[2]
+
+
+def test_what_is_computed_is_what_the_formula_says():
+    shape = NGramShape(69, 40, 2, 2, 1 << 20)
+    network = make(shape)
+    codes = Encoding(feature_len=40).encode(["aab", "", "zz"])
+    weight, bias = parameters.values(network)["weight"], parameters.values(network)["bias"]
+    got = open_engine(network, plan(ModelOptions(), mx.cpu(), "ngrams"), mx.cpu())
+    got.refresh()
+    found, counts = look_up(codes, shape)
+    assert counts.tolist() == [4, 0, 2]  # a, b, aa, ab; nothing; z, zz
+    expected = [
+        bias + 10 / math.sqrt(max(n, 1)) * weight[buckets[:n]].sum(axis=0) for buckets, n in zip(found, counts.tolist())
+    ]
+    np.testing.assert_allclose(
+        got.logits(pack(codes, np.zeros(3, np.int32), 3, 3)).asnumpy(), np.array(expected), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_the_table_is_smaller_the_more_classes_there_are():
+    assert buckets_for(2) == buckets_for(5) == 1 << 20
+    assert buckets_for(20) == 1 << 18
+    assert buckets_for(100_000) == 1 << 14
+
+
+def test_which_network_is_chosen():
+    assert ModelOptions().kind(999_999) == "ngrams"
+    assert ModelOptions().kind(1_000_000) == "crepe"
+    assert ModelOptions(network="ngrams").kind(10**9) == "ngrams"
+    for sized in ({"size": "tiny"}, {"filters": 8}, {"units": 8}):
+        assert ModelOptions(**sized).kind(1) == "crepe"
+
+
+def test_it_computes_in_float32_only():
+    assert plan(ModelOptions(), mx.cpu(), "ngrams").precision == "float32"
+    with pytest.raises(UserError, match="does not compute in bfloat16"):
+        plan(ModelOptions(precision="bfloat16"), mx.cpu(), "ngrams")
+
+
+def test_the_shape_is_known_from_the_parameters_and_the_description():
+    shape = SHAPES[0]
+    arrays = parameters.values(make(shape))
+    assert parameters.shape_of(arrays, 69, 30, shape.settings()) == shape
+    assert shape.parameters == sum(array.size for array in arrays.values())
+    assert [layer.parameters for layer in shape.layers()][-1] == shape.parameters
+    with pytest.raises(UserError, match="not the parameters of a Crepe"):
+        parameters.shape_of(arrays, 69, 30)
+    with pytest.raises(UserError, match="bias is missing"):
+        parameters.shape_of({"weight": arrays["weight"]}, 69, 30, shape.settings())
