@@ -60,8 +60,9 @@ def main() -> None:
 
 
 def _name(record: RunRecord) -> str:
+    name = "n-grams" if record.about["network"].get("kind") == "ngrams" else "convolutions"
     rate = record.settings.get("data.typos", 0.0)
-    return f"network, trained with {100 * rate:g} % errors" if rate else "network"
+    return f"{name}, trained with {100 * rate:g} % errors" if rate else name
 
 
 def _network(record: RunRecord, parts: list[Part]) -> list[float]:
@@ -99,7 +100,8 @@ def _picture(curves: list[Curve]) -> str:
     """On white, because it stands alone: no page gives its letters a colour."""
     stream = io.StringIO()
     with page.look():
-        figure, axes = page.blank(3.3, left=0.7, top=0.55)
+        legend = 0.2 + 0.2 * -(-len(curves) // 2)
+        figure, axes = page.blank(2.8 + legend, left=0.8, top=legend)
         for (name, accuracies), (style, colour) in zip(curves, itertools.product(STYLES, RUNS)):
             axes.plot(RATES, accuracies, color=colour, linestyle=style, marker="o", markersize=3.5, label=name)
         axes.set(xlabel="characters hit by a typing error", ylabel="right answers", xticks=RATES)

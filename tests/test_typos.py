@@ -156,8 +156,8 @@ def test_the_comparison_with_naive_bayes(data, tmp_path):
     header, _, *rows = printed.splitlines()
     assert "97 test documents" in header
     assert [row.split("|")[1].strip() for row in rows] == [
-        "network",
-        "network, trained with 5 % errors",
+        "convolutions",
+        "convolutions, trained with 5 % errors",
         "naive Bayes, words",
         "naive Bayes, 4 characters",
     ]
