@@ -143,9 +143,15 @@ class TestRunFolder:
 
 
 class TestResume:
-    """A killed run and an unbroken one end in the same bits, dropout included."""
+    """A killed run and an unbroken one end in the same bits, dropout and typing errors included."""
 
-    settings = ("--model.dropout=0.5", "--optimizer.name=adam", "--checkpoint.every=2", "--training.epochs=4")
+    settings = (
+        "--model.dropout=0.5",
+        "--data.typos=0.1",
+        "--optimizer.name=adam",
+        "--checkpoint.every=2",
+        "--training.epochs=4",
+    )
 
     def start(self, data, run_dir, steps):
         """Starts a run and kills it once so many steps are recorded; slow enough to be caught."""
