@@ -90,6 +90,8 @@ class Config(Settings):
         """The settings that decide the result; a run is resumed only under equal ones."""
         return {
             "batch_size": self.data.batch_size,
+            # Only where there are any: runs from before there was this setting keep their hash.
+            **({"typos": self.data.typos} if self.data.typos else {}),
             "model": asdict(self.model),
             "optimizer": asdict(self.optimizer),
             "training": asdict(self.training),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,15 +13,18 @@ from crepe_dist import arguments, command
 from crepe_dist.cluster.world import World, join
 from crepe_dist.data.dataset import PARTS, Dataset, Part
 from crepe_dist.data.options import LARGEST_BATCH
+from crepe_dist.data.typos import with_typos
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import write_text
-from crepe_dist.limits import whole
+from crepe_dist.limits import real, shortened, whole
 
 if TYPE_CHECKING:
     from crepe_dist.serving.predictor import Predictor
     from crepe_dist.training.scores import Scores
 
+RATE = real(0, 1)  # of typing errors
 EXAMPLES = """  python -m crepe_dist.evaluate --data data/sample
+  python -m crepe_dist.evaluate --data data/reviews --typos 0,0.02,0.05,0.1
   horovodrun -np 2 python -m crepe_dist.evaluate runs/reviews-1f2e3d4c5b --data data/reviews --json scores.json
   python -m crepe_dist.evaluate crepe_gluon_epoch6.params --data data/amazon7 --mode notebook --classes classes.txt
 """
@@ -42,6 +46,13 @@ def main() -> None:
         metavar="B",
         help="documents a step over all processes; default: 512",
     )
+    flags.add_argument(
+        "--typos",
+        type=_rates,
+        default=[],
+        metavar="R,R,…",
+        help="score again with typing errors in these shares of the characters, as 0,0.02,0.05,0.1",
+    )
     flags.add_argument("--json", type=Path, metavar="FILE", help="also write every number to FILE")
     flags.add_argument("--html", type=Path, metavar="FILE", help="also write a page with figures and mistakes to FILE")
     arguments.add_foreign(flags)
@@ -54,12 +65,28 @@ def main() -> None:
         dataset, predictor = _open(given, world)
         part = dataset.parts[given.part]
         scores = evaluate(predictor.engine, part, given.batch_size, world)
+        noisy = {
+            rate: evaluate(predictor.engine, with_typos(part, rate), given.batch_size, world) if rate else scores
+            for rate in given.typos
+        }
         if world.is_root:
             print(_text(scores, dataset.classes))
+            if noisy:
+                print(f"\n{_typos(noisy)}")
             if given.json is not None:
-                given.json.write_text(json.dumps(_numbers(scores, dataset.classes), indent=2) + "\n", encoding="utf-8")
+                numbers = {**_numbers(scores, dataset.classes), "typos": _rows(noisy)}
+                given.json.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
             if given.html is not None:
                 write_text(given.html, _page(scores, part, dataset, predictor, given))
+
+
+def _rates(text: str) -> list[float]:
+    try:
+        return [RATE(part.strip()) for part in text.split(",")]
+    except argparse.ArgumentTypeError as error:
+        raise UserError(
+            f"--typos {shortened(text)}: one {error}", remedy=f"give shares as 0,0.02,0.05,0.1, each {RATE}"
+        ) from error
 
 
 def _open(given: Any, world: World) -> tuple[Dataset, Predictor]:
@@ -125,6 +152,22 @@ def _text(scores: Scores, classes: list[str]) -> str:
         f"confusion (row: true class, column: predicted)\n{confusion.to_string()}"
         + (f"\n\n{missed['what']}: {missed['why']}\n  do:  {missed['do']}" if missed else "")
     )
+
+
+def _rows(noisy: dict[float, Scores]) -> list[dict[str, float]]:
+    return [
+        {"rate": rate, "accuracy": scores.accuracy, "macro_f1": scores.macro_f1, "loss": scores.loss}
+        for rate, scores in noisy.items()
+    ]
+
+
+def _typos(noisy: dict[float, Scores]) -> str:
+    shown = [
+        (f"{rate:g}", f"{scores.accuracy:.2%}", f"{scores.macro_f1:.2%}", f"{scores.loss:.4f}")
+        for rate, scores in noisy.items()
+    ]
+    table = pd.DataFrame(shown, columns=["characters hit", "accuracy", "macro F1", "loss"])
+    return f"with typing errors\n{table.to_string(index=False)}"
 
 
 def _page(scores: Scores, part: Part, dataset: Dataset, predictor: Predictor, given: Any) -> str:

@@ -47,7 +47,7 @@ class TestRunFolder:
             assert about["encoding"]["mode"] == "paper"
             assert about["encoding"]["feature_len"] == 123
             assert len(about["encoding"]["alphabet"]) == 69
-            assert about["network"] == {"filters": 16, "units": 32, "dropout": 0.0, "precision": "auto"}
+            assert about["network"] == {"kind": "crepe", "filters": 16, "units": 32, "dropout": 0.0, "precision": "auto"}
             assert about["metrics"]["test_loss"] == record["test_loss"]
 
     def test_every_step_is_recorded_once(self, finished):
@@ -143,9 +143,15 @@ class TestRunFolder:
 
 
 class TestResume:
-    """A killed run and an unbroken one end in the same bits, dropout included."""
+    """A killed run and an unbroken one end in the same bits, dropout and typing errors included."""
 
-    settings = ("--model.dropout=0.5", "--optimizer.name=adam", "--checkpoint.every=2", "--training.epochs=4")
+    settings = (
+        "--model.dropout=0.5",
+        "--data.typos=0.1",
+        "--optimizer.name=adam",
+        "--checkpoint.every=2",
+        "--training.epochs=4",
+    )
 
     def start(self, data, run_dir, steps):
         """Starts a run and kills it once so many steps are recorded; slow enough to be caught."""

@@ -58,14 +58,11 @@ class Split:
 
 
 def draw(seed: int, purpose: int, files: Any, lines: Any) -> Numbers:
-    """A random number, uint64, for each row; independent between rows and purposes.
-
-    The mixing function is that of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014).
-    """
+    """A random number, uint64, for each row; independent between rows and purposes."""
     with np.errstate(over="ignore"):
-        state = _mix(np.array([seed * 8 + purpose], dtype=np.uint64))
-        state = _mix(state + np.asarray(files).astype(np.uint64))
-        return _mix(state + np.asarray(lines).astype(np.uint64))
+        state = mix(np.array([seed * 8 + purpose], dtype=np.uint64))
+        state = mix(state + np.asarray(files).astype(np.uint64))
+        return mix(state + np.asarray(lines).astype(np.uint64))
 
 
 def _draw_for(rows: Rows, some: npt.NDArray[np.int64], seed: int, purpose: int) -> Numbers:
@@ -77,7 +74,8 @@ def _draw_for(rows: Rows, some: npt.NDArray[np.int64], seed: int, purpose: int) 
     return drawn
 
 
-def _mix(state: Numbers) -> Numbers:
+def mix(state: Numbers) -> Numbers:
+    """Random numbers out of any others, uint64; SplitMix64's function (Steele, Lea & Flood, OOPSLA 2014)."""
     z = state * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -13,6 +13,7 @@ from crepe_dist.cluster.world import World
 from crepe_dist.config import Config
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.loader import Batch, batches, epoch_order
+from crepe_dist.data.typos import with_typos
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.model.engine import Engine, no_mark
@@ -185,9 +186,11 @@ class Loop:
         return {"step": progress.step, "epoch": progress.epoch, "documents": progress.documents, "rows": rows}
 
     def batches(self) -> Any:
-        order = epoch_order(len(self.train_part), self.config.training.seed, self.progress.epoch)
+        seed, epoch = self.config.training.seed, self.progress.epoch
+        order = epoch_order(len(self.train_part), seed, epoch)
+        part = with_typos(self.train_part, self.config.data.typos, seed, epoch)
         batch_size = self.config.data.batch_size
-        return batches(self.train_part, order, batch_size, self.world.rank, self.world.size, self.progress.documents)
+        return batches(part, order, batch_size, self.world.rank, self.world.size, self.progress.documents)
 
     def train(self, batch: Batch) -> Outcome:
         self.watchdog.beat("train")

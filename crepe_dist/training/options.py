@@ -73,7 +73,7 @@ class TrainingOptions(Settings, group="training"):
             as much as frequent ones; or weights by name, such as {"spam": 3}, 1 for classes that are not named.
         overfit_batches: train on so many batches only, again and again, and score the same documents: a network that
             cannot learn these by heart has another fault than too little data. 0: off.
-        seed: decides the initialisation, the order of documents and the dropout.
+        seed: decides the initialisation, the order of documents, the dropout and the typing errors.
     """
 
     epochs: int = setting(5, whole(1, MANY))

@@ -21,7 +21,12 @@ from tests.conftest import QUICK, command, losses, records, run
 TOLERANCE = 1e-5
 CLIPPED = ("--optimizer.clip_norm=0.05",)
 # The rest of what changes a loss or a gradient; balanced weights of equally frequent classes would change little.
-SHAPED = (*CLIPPED, "--training.label_smoothing=0.1", '--training.class_weights={"first": 2, "third": 0.5}')
+SHAPED = (
+    *CLIPPED,
+    "--data.typos=0.1",
+    "--training.label_smoothing=0.1",
+    '--training.class_weights={"first": 2, "third": 0.5}',
+)
 # In bfloat16 such a difference now and then rounds a weight the other way.
 BFLOAT16_TOLERANCE = 1e-3
 

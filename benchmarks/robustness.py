@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""What typing errors cost a network that reads characters, and naive Bayes that reads words or groups of characters.
+
+    uv run benchmarks/robustness.py RUN
+    uv run benchmarks/robustness.py RUN RUN --out docs/images/robustness.svg
+
+Every model gets the same test documents with the same errors (crepe_dist/data/typos.py), and was trained on the same
+rows, without errors unless a run has its own (--data.typos). Prints a Markdown table of accuracies by the share of
+characters that is hit. The two others are multinomial naive Bayes (scikit-learn's, Laplace smoothing) on counts of
+words, and of groups of four characters that go over word boundaries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+from pathlib import Path
+
+import numpy as np
+
+from crepe_dist import arguments, command
+from crepe_dist.cluster.world import join
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.dataset import Dataset, Part
+from crepe_dist.data.typos import with_typos
+from crepe_dist.errors import UserError
+from crepe_dist.files import write_text
+from crepe_dist.reports import page
+from crepe_dist.reports.run_figures import RUNS, STYLES
+from crepe_dist.training.run_record import RunRecord, open_run
+
+RATES = (0.0, 0.02, 0.05, 0.1)
+BATCH_SIZE = 512
+Curve = tuple[str, list[float]]
+
+
+def main() -> None:
+    flags = arguments.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="runs on the same data")
+    flags.add_argument("--data", type=Path, metavar="DIR", help="the data, if they are not where they were")
+    flags.add_argument("--out", type=Path, metavar="FILE", help="also draw the curves, as SVG")
+    given = flags.parse_args()
+    arguments.check_output(given.out, "--out")
+    records = [open_run(run) for run in given.runs]
+    dataset = records[0].dataset(given.data)
+    for record in records:
+        if record.fingerprint != dataset.fingerprint:
+            raise UserError(f"{record.path} was trained on other data", remedy="name runs on the same data")
+    noisy = [with_typos(dataset.parts["test"], rate) for rate in RATES]
+    curves = [(_name(record), _network(record, noisy)) for record in records] + _naive_bayes(dataset, noisy)
+    print(
+        f"| {len(noisy[0]):,} test documents of {dataset.name} | {' | '.join(f'{100 * rate:g} %' for rate in RATES)} |"
+    )
+    print("|---" * (len(RATES) + 1) + "|")
+    for name, accuracies in curves:
+        print(f"| {name} | {' | '.join(f'{100 * accuracy:.1f} %' for accuracy in accuracies)} |")
+    if given.out is not None:
+        write_text(given.out, _picture(curves))
+
+
+def _name(record: RunRecord) -> str:
+    name = "n-grams" if record.about["network"].get("kind") == "ngrams" else "convolutions"
+    rate = record.settings.get("data.typos", 0.0)
+    return f"{name}, trained with {100 * rate:g} % errors" if rate else name
+
+
+def _network(record: RunRecord, parts: list[Part]) -> list[float]:
+    with join() as world:
+        import crepe_dist
+        from crepe_dist.training.evaluation import evaluate
+
+        engine = crepe_dist.load(record.path).engine
+        return [evaluate(engine, part, BATCH_SIZE, world).accuracy for part in parts]
+
+
+def _naive_bayes(dataset: Dataset, parts: list[Part]) -> list[Curve]:
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.naive_bayes import MultinomialNB
+    from sklearn.pipeline import make_pipeline
+
+    train = dataset.parts["train"]
+    texts, noisy = _texts(train, dataset.encoding), [_texts(part, dataset.encoding) for part in parts]
+    counts = {
+        "naive Bayes, words": CountVectorizer(lowercase=False),
+        "naive Bayes, 4 characters": CountVectorizer(lowercase=False, analyzer="char", ngram_range=(4, 4)),
+    }
+    curves = []
+    for name, each in counts.items():
+        model = make_pipeline(each, MultinomialNB()).fit(texts, train.labels)
+        curves.append((name, [float(model.score(some, parts[0].labels)) for some in noisy]))
+    return curves
+
+
+def _texts(part: Part, encoding: Encoding) -> list[str]:
+    return [encoding.decode(codes) for codes in part.codes(np.arange(len(part)))]
+
+
+def _picture(curves: list[Curve]) -> str:
+    """On white, because it stands alone: no page gives its letters a colour."""
+    stream = io.StringIO()
+    with page.look():
+        legend = 0.2 + 0.2 * -(-len(curves) // 2)
+        figure, axes = page.blank(2.8 + legend, left=0.8, top=legend)
+        for (name, accuracies), (style, colour) in zip(curves, itertools.product(STYLES, RUNS)):
+            axes.plot(RATES, accuracies, color=colour, linestyle=style, marker="o", markersize=3.5, label=name)
+        axes.set(xlabel="characters hit by a typing error", ylabel="right answers", xticks=RATES)
+        axes.xaxis.set_major_formatter(lambda rate, _: f"{100 * rate:g} %")
+        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
+        axes.grid(axis="y")
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+        figure.savefig(stream, format="svg", facecolor="white", metadata={"Date": None})
+    return stream.getvalue()
+
+
+if __name__ == "__main__":
+    command.run(main)

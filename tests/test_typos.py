@@ -1,0 +1,167 @@
+"""Typing errors: what they are, that they are the same for whoever makes them, and what of a run they touch."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import crepe_dist
+from crepe_dist.config import digest, parse
+from crepe_dist.data.alphabet import BLANK, Encoding
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.data.loader import batches, epoch_order
+from crepe_dist.data.selection import mix
+from crepe_dist.data.typos import LETTERS, corrupt, with_typos
+from tests.conftest import QUICK, losses, records, run
+
+DIGITS = "0123456789"
+keys = st.integers(0, 2**64 - 1)
+
+
+def slowly(codes: list[int], rate: float, key: int) -> list[int]:
+    """One document, character by character."""
+    length, used = len(codes), max((place + 1 for place, code in enumerate(codes) if code != BLANK), default=0)
+    drawn = [int(mix(np.array([(key + place) % 2**64], np.uint64))[0]) for place in range(used)]
+    again = [int(mix(np.array([number], np.uint64))[0]) for number in drawn]
+    kinds = [number % 4 if first / 2**64 < rate else None for first, number in zip(drawn, again)]
+    text = codes[:used]
+    for place in range(used - 1):
+        if kinds[place] == 3:
+            text[place], text[place + 1] = text[place + 1], text[place]
+    result = []
+    for code, kind, number in zip(text, kinds, again):
+        if kind == 0:
+            others = [(code + 1 + n) % LETTERS for n in range(LETTERS - 1)]
+            result.append(others[number // 4 % len(others)] if code < LETTERS else number // 4 % LETTERS)
+        elif kind == 2:
+            result += [number // 4 % LETTERS, code]
+        elif kind != 1:
+            result.append(code)
+    return (result + [BLANK] * length)[:length]
+
+
+@given(
+    st.lists(st.tuples(st.lists(st.sampled_from([0, 1, 25, 30, 68, BLANK]), max_size=12), keys), max_size=5),
+    st.sampled_from([0, 0.1, 0.5, 0.9, 1]),
+)
+def test_all_documents_at_once_are_as_each_by_itself(documents, rate):
+    """Full ones and empty ones among them, with unknown characters inside."""
+    rows = [codes + [BLANK] * (12 - len(codes)) for codes, _ in documents]
+    codes = np.array(rows, np.uint8).reshape(-1, 12)
+    before = codes.copy()
+    noisy = corrupt(codes, rate, np.array([key for _, key in documents], np.uint64))
+    assert noisy.dtype == np.uint8
+    assert noisy.tolist() == [slowly(row, rate, key) for row, (_, key) in zip(rows, documents)]
+    assert np.array_equal(codes, before)
+
+
+def test_the_four_kinds_are_equally_frequent_and_are_what_they_are_called():
+    encoding = Encoding(feature_len=15)
+    documents, rate = 20_000, 0.02
+    noisy = corrupt(encoding.encode([DIGITS] * documents), rate, np.arange(documents, dtype=np.uint64))
+    kinds = Counter(kind(encoding.decode(row)) for row in noisy)
+    hit_once = documents * len(DIGITS) * rate * (1 - rate) ** (len(DIGITS) - 1) / 4
+    for name in ("substituted", "deleted", "inserted", "swapped"):
+        assert kinds[name] == pytest.approx(hit_once, rel=0.15), kinds  # 4.4 standard deviations
+    assert kinds["unchanged"] == pytest.approx(documents * (1 - rate) ** len(DIGITS), rel=0.02)
+    assert kinds["more than one"] < 0.02 * documents
+
+
+def kind(text: str) -> str:
+    letters = [place for place, character in enumerate(text) if character not in DIGITS]
+    places = range(len(DIGITS))
+    if text == DIGITS:
+        return "unchanged"
+    if len(letters) == 1:
+        (place,) = letters
+        without = text[:place] + text[place + 1 :]
+        if without == DIGITS:
+            return "inserted"
+        if without == DIGITS[:place] + DIGITS[place + 1 :]:
+            return "substituted"
+    if text in [DIGITS[:place] + DIGITS[place + 1 :] for place in places]:
+        return "deleted"
+    pairs = zip(DIGITS, DIGITS[1:])
+    return "swapped" if text in [DIGITS.replace(a + b, b + a) for a, b in pairs] else "more than one"
+
+
+def test_errors_depend_on_seed_epoch_and_row_alone(data):
+    part = open_dataset(data).parts["train"]
+    rows = np.arange(len(part))
+    clean, noisy = part.codes(rows), with_typos(part, 0.1, 7, 1).codes(rows)
+    assert 0.9 < (clean != noisy).any(axis=1).mean() <= 1
+    some = np.array([300, 5, 17])
+    assert np.array_equal(with_typos(part, 0.1, 7, 1).codes(some), noisy[some])
+    for seed, epoch in ((7, 2), (8, 1), ((1 << 63) - 1, 0)):
+        assert not np.array_equal(with_typos(part, 0.1, seed, epoch).codes(rows), noisy)
+    same = part.some(np.zeros(50, np.int64))
+    assert len(np.unique(with_typos(same, 0.1).codes(np.arange(50)), axis=0)) > 40
+    assert with_typos(part, 0.0) is part
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_any_number_of_ranks_gets_the_same_errors(data, size):
+    part = with_typos(open_dataset(data).parts["train"], 0.1, 1, 2)
+    order = epoch_order(len(part), 1, 2)
+
+    def rows_of(rank: int, size: int, first: int = 0) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {}
+        for batch in batches(part, order, 50, rank, size, first):
+            codes, _, _ = batch.on(mx.cpu())
+            found.update(zip(batch.rows.tolist(), codes.asnumpy().tolist()))
+        return found
+
+    alone = rows_of(0, 1)
+    together: dict[int, list[int]] = {}
+    for rank in range(size):
+        together.update(rows_of(rank, size))
+    assert together == alone
+    rest = rows_of(0, 1, first=150)
+    assert len(rest) == 151
+    assert rest.items() <= alone.items()
+
+
+def test_errors_decide_the_result_and_their_absence_changes_no_hash():
+    without, some, more = (parse([f"--data.typos={rate}"]).identity() for rate in (0.0, 0.05, 0.1))
+    assert without == parse([]).identity()
+    assert "typos" not in without
+    assert len({digest(each) for each in (without, some, more)}) == 3
+
+
+def test_training_has_errors_and_scoring_has_none(data, tmp_path):
+    """With steps too small to change anything."""
+    for rate in ("0.0", "0.3"):
+        settings = ["--data", str(data), "--run-dir", str(tmp_path / rate), *QUICK]
+        crepe_dist.fit(
+            parse([*settings, "--training.epochs=1", "--optimizer.learning_rate=1e-30", f"--data.typos={rate}"])
+        )
+    clean, noisy = (losses(tmp_path / rate) for rate in ("0.0", "0.3"))
+    assert all(one != other for one, other in zip(clean, noisy))
+    (one,), (other,) = (records(tmp_path / rate, "epoch") for rate in ("0.0", "0.3"))
+    assert one["test_loss"] == other["test_loss"]
+
+
+def test_the_comparison_with_naive_bayes(data, tmp_path):
+    for name, more in (("plain", []), ("noisy", ["--data.typos=0.05"])):
+        crepe_dist.fit(parse(["--data", str(data), "--run-dir", str(tmp_path / name), *QUICK, *more]))
+    script = Path(__file__).resolve().parent.parent / "benchmarks" / "robustness.py"
+    printed = run([sys.executable, str(script), "plain", "noisy", "--out", "curves.svg"], tmp_path)
+    header, _, *rows = printed.splitlines()
+    assert "97 test documents" in header
+    assert [row.split("|")[1].strip() for row in rows] == [
+        "convolutions",
+        "convolutions, trained with 5 % errors",
+        "naive Bayes, words",
+        "naive Bayes, 4 characters",
+    ]
+    words, characters = ([float(cell.rstrip(" %")) for cell in row.split("|")[2:-1]] for row in rows[2:])
+    assert characters[0] > 90  # each class has a trigram of its own, which is in no whole word twice
+    assert characters[0] >= characters[3] > words[0]
+    assert (tmp_path / "curves.svg").read_text(encoding="utf-8").count("naive Bayes") >= 2
