@@ -65,8 +65,11 @@ def main() -> None:
         dataset, predictor = _open(given, world)
         part = dataset.parts[given.part]
         scores = evaluate(predictor.engine, part, given.batch_size, world)
+        letters = dataset.encoding.letters
         noisy = {
-            rate: evaluate(predictor.engine, with_typos(part, rate), given.batch_size, world) if rate else scores
+            rate: evaluate(predictor.engine, with_typos(part, rate, letters=letters), given.batch_size, world)
+            if rate
+            else scores
             for rate in given.typos
         }
         if world.is_root:

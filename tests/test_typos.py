@@ -18,14 +18,14 @@ from crepe_dist.data.alphabet import BLANK, Encoding
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.loader import batches, epoch_order
 from crepe_dist.data.selection import mix
-from crepe_dist.data.typos import LETTERS, corrupt, with_typos
+from crepe_dist.data.typos import corrupt, with_typos
 from tests.conftest import QUICK, losses, records, run
 
 DIGITS = "0123456789"
 keys = st.integers(0, 2**64 - 1)
 
 
-def slowly(codes: list[int], rate: float, key: int) -> list[int]:
+def slowly(codes: list[int], rate: float, key: int, letters: list[int]) -> list[int]:
     """One document, character by character."""
     length, used = len(codes), max((place + 1 for place, code in enumerate(codes) if code != BLANK), default=0)
     drawn = [int(mix(np.array([(key + place) % 2**64], np.uint64))[0]) for place in range(used)]
@@ -38,27 +38,30 @@ def slowly(codes: list[int], rate: float, key: int) -> list[int]:
     result = []
     for code, kind, number in zip(text, kinds, again):
         if kind == 0:
-            others = [(code + 1 + n) % LETTERS for n in range(LETTERS - 1)]
-            result.append(others[number // 4 % len(others)] if code < LETTERS else number // 4 % LETTERS)
+            first = letters.index(code) + 1 if code in letters else 0
+            others = (letters[first:] + letters[: first - 1] if first else []) or letters
+            result.append(others[number // 4 % len(others)])
         elif kind == 2:
-            result += [number // 4 % LETTERS, code]
+            result += [letters[number // 4 % len(letters)], code]
         elif kind != 1:
             result.append(code)
     return (result + [BLANK] * length)[:length]
 
 
 @given(
-    st.lists(st.tuples(st.lists(st.sampled_from([0, 1, 25, 30, 68, BLANK]), max_size=12), keys), max_size=5),
+    st.lists(st.tuples(st.lists(st.sampled_from([0, 1, 2, 4, 25, 30, 68, BLANK]), max_size=12), keys), max_size=5),
     st.sampled_from([0, 0.1, 0.5, 0.9, 1]),
+    st.sampled_from(["", " 0aαβ", " 7ж", " 12"]),
 )
-def test_all_documents_at_once_are_as_each_by_itself(documents, rate):
+def test_all_documents_at_once_are_as_each_by_itself(documents, rate, own):
     """Full ones and empty ones among them, with unknown characters inside."""
     rows = [codes + [BLANK] * (12 - len(codes)) for codes, _ in documents]
     codes = np.array(rows, np.uint8).reshape(-1, 12)
     before = codes.copy()
-    noisy = corrupt(codes, rate, np.array([key for _, key in documents], np.uint64))
+    letters = Encoding(alphabet=own).letters
+    noisy = corrupt(codes, rate, np.array([key for _, key in documents], np.uint64), letters)
     assert noisy.dtype == np.uint8
-    assert noisy.tolist() == [slowly(row, rate, key) for row, (_, key) in zip(rows, documents)]
+    assert noisy.tolist() == [slowly(row, rate, key, letters.tolist()) for row, (_, key) in zip(rows, documents)]
     assert np.array_equal(codes, before)
 
 

@@ -89,6 +89,15 @@ class Encoding:
         return self.alphabet != USUAL[self.mode]
 
     @property
+    def letters(self) -> Codes:
+        """The codes that typing errors give, rising, uint8 [n]: those of a to z, or of an own alphabet's letters, or of
+        all its characters where it has none."""
+        if not self.is_own:
+            return np.arange(26, dtype=np.uint8)
+        codes = [code for code, character in enumerate(self.alphabet) if character.isalpha()]
+        return np.array(codes or range(len(self.alphabet)), dtype=np.uint8)
+
+    @property
     def _table(self) -> Codes:
         return _table(self.mode, bool(self.fold_accents), self.alphabet)
 

@@ -188,7 +188,7 @@ class Loop:
     def batches(self) -> Any:
         seed, epoch = self.config.training.seed, self.progress.epoch
         order = epoch_order(len(self.train_part), seed, epoch)
-        part = with_typos(self.train_part, self.config.data.typos, seed, epoch)
+        part = with_typos(self.train_part, self.config.data.typos, seed, epoch, self.dataset.encoding.letters)
         batch_size = self.config.data.batch_size
         return batches(part, order, batch_size, self.world.rank, self.world.size, self.progress.documents)
 
