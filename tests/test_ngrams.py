@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import mxnet as mx
@@ -37,7 +36,8 @@ def some_codes(shape: NGramShape, rows: int) -> np.ndarray:
 def make(shape: NGramShape):
     network = parameters.build(shape, ModelOptions(), mx.cpu(), seed=1)
     generator = np.random.default_rng(1)
-    values = {name: generator.normal(0, 0.1, array.shape) for name, array in parameters.values(network).items()}
+    values = {name: generator.normal(0, 0.01, array.shape) for name, array in parameters.values(network).items()}
+    values["significant"] = generator.integers(0, 2, shape.buckets).astype(np.float64)
     parameters.set_values(network, {name: array.astype(np.float32) for name, array in values.items()})
     return network
 
@@ -67,7 +67,7 @@ def test_the_library_and_numpy_find_the_same_buckets(shape, monkeypatch):
 def test_a_bucket_for_each_different_ngram():
     shape = NGramShape(69, 300, 2, 3, 1 << 24)
     codes = Encoding(feature_len=300).encode(["abcabcabc ab", "x" * 300])
-    found, counts = look_up(codes, shape)
+    _, counts = look_up(codes, shape)
     assert counts.tolist() == [len(set(stretches(row, shape))) for row in codes]
     assert counts[1] == 3  # x, xx, xxx
 
@@ -87,7 +87,7 @@ def test_our_kernels_equal_mxnet(name, threads, objective, monkeypatch):
     for engine in (graph, own):
         loss = engine.gradients(batch, 0, 0, 1.0).asscalar()
         engine.refresh()
-        arrays = [p.grad().asnumpy().copy() for p in network.collect_params().values()]
+        arrays = [p.grad().asnumpy().copy() for p in parameters.trained(network).values()]
         results.append([loss, engine.logits(batch).asnumpy(), *arrays])
     for expected, got in zip(*results):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
@@ -111,17 +111,48 @@ def test_what_is_computed_is_what_the_formula_says():
     shape = NGramShape(69, 40, 2, 2, 1 << 20)
     network = make(shape)
     codes = Encoding(feature_len=40).encode(["aab", "", "zz"])
-    weight, bias = parameters.values(network)["weight"], parameters.values(network)["bias"]
+    values = parameters.values(network)
+    weight, bias, telling = values["weight"], values["bias"], values["significant"]
     got = open_engine(network, plan(ModelOptions(), mx.cpu(), "ngrams"), mx.cpu())
     got.refresh()
     found, counts = look_up(codes, shape)
     assert counts.tolist() == [4, 0, 2]  # a, b, aa, ab; nothing; z, zz
-    expected = [
-        bias + 10 / math.sqrt(max(n, 1)) * weight[buckets[:n]].sum(axis=0) for buckets, n in zip(found, counts.tolist())
-    ]
+    expected = []
+    for buckets, n in zip(found, counts.tolist()):
+        means = [
+            weight[group].mean(axis=0) if len(group) else 0.0
+            for group in (buckets[:n][telling[buckets[:n]] == which] for which in (0, 1))
+        ]
+        expected.append(bias + 300 * sum(means))
     np.testing.assert_allclose(
         got.logits(pack(codes, np.zeros(3, np.int32), 3, 3)).asnumpy(), np.array(expected), rtol=1e-5, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_documents_are_counted_by_class(native, monkeypatch):
+    if not native:
+        monkeypatch.setattr(ngrams.library, "find", lambda: (None, "not for this test"))
+    shape = NGramShape(69, 600, 3, 3, 1000)
+    codes = some_codes(shape, 700)
+    labels = np.arange(700, dtype=np.int32) % 3
+    counts = np.ones((1000, 3), np.int32)
+    ngrams.count(codes, labels, shape, counts)
+    expected = np.ones((1000, 3), np.int32)
+    for (found, number), label in zip(zip(*look_up(codes, shape)), labels):
+        expected[found[:number], label] += 1
+    assert (counts == expected).all()
+
+
+def test_significant_is_what_chance_does_not_explain():
+    generator = np.random.default_rng(0)
+    documents = np.array([3000, 1000])
+    by_chance = np.array([generator.binomial(documents, p) for p in generator.uniform(0, 1, 100_000)])
+    telling = np.array([[1000, 0], [0, 30], [900, 900], [100, 100]])
+    found = ngrams.significant(
+        np.concatenate([by_chance, telling, [[1, 0], [0, 1], [0, 0]]]).astype(np.int32), documents
+    )
+    assert np.flatnonzero(found).tolist() == [100_000, 100_001, 100_002, 100_003]
 
 
 def test_the_table_is_smaller_the_more_classes_there_are():

@@ -47,7 +47,13 @@ class TestRunFolder:
             assert about["encoding"]["mode"] == "paper"
             assert about["encoding"]["feature_len"] == 123
             assert len(about["encoding"]["alphabet"]) == 69
-            assert about["network"] == {"kind": "crepe", "filters": 16, "units": 32, "dropout": 0.0, "precision": "auto"}
+            assert about["network"] == {
+                "kind": "crepe",
+                "filters": 16,
+                "units": 32,
+                "dropout": 0.0,
+                "precision": "auto",
+            }
             assert about["metrics"]["test_loss"] == record["test_loss"]
 
     def test_every_step_is_recorded_once(self, finished):

@@ -17,7 +17,7 @@ from crepe_dist.data.loader import Batch, batches, epoch_order, pack
 from crepe_dist.model.engine import Engine, open_engine
 from crepe_dist.model.network import CrepeShape
 from crepe_dist.model.options import ModelOptions, Precision
-from crepe_dist.model.parameters import build
+from crepe_dist.model.parameters import build, trained
 from crepe_dist.model.precision import plan
 from crepe_dist.training.step import TrainingStep
 
@@ -54,7 +54,7 @@ class Training:
 
     def __init__(self, shape: CrepeShape, world: World, device: Any, precision: Precision = "auto") -> None:
         self.engine = _engine(shape, device, precision)
-        _, exchange = world.trainer(self.engine.network.collect_params(), "sgd", SETTINGS)
+        _, exchange = world.trainer(trained(self.engine.network), "sgd", SETTINGS)
         self._step = TrainingStep(self.engine, exchange, world.size, 0, None)
         self._steps = 0
 

@@ -13,6 +13,7 @@ import numpy as np
 from mxnet import autograd
 
 from crepe_dist.data.loader import EXTRA, Batch, pointer
+from crepe_dist.model import parameters
 from crepe_dist.model.ngrams import NGramShape
 from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.parameters import Network
@@ -65,7 +66,7 @@ class Engine:
         pieces = batch.pieces(self.piece or batch.packed.shape[0])
         loss = self._gradients(pieces[0], seed, step, scale, mark)
         if len(pieces) > 1:
-            gradients = [parameter.grad() for parameter in self.network.collect_params().values()]
+            gradients = [parameter.grad() for parameter in parameters.trained(self.network).values()]
             sums = [gradient.copy() for gradient in gradients]
             for piece in pieces[1:]:
                 loss = loss + self._gradients(piece, seed, step, scale, mark)
@@ -136,6 +137,7 @@ class NativeEngine(Engine):
         super().__init__(network, plan, device, objective, piece)
         self._functions = library.functions
         self._parameters = list(network.collect_params().values())
+        self._trained = list(parameters.trained(network).values())
         self._open(threads())
 
     def _open(self, threads: int) -> None:
@@ -182,8 +184,8 @@ class NativeEngine(Engine):
             mark("copy")
             self._check(run.crepe_train_forward(self._engine, packed, rows, *dropout, pointer(losses)))
             mark("forward")
-            self._check(run.crepe_train_backward(self._engine, _pointers([p.grad() for p in self._parameters])))
-        for parameter in self._parameters:
+            self._check(run.crepe_train_backward(self._engine, _pointers([p.grad() for p in self._trained])))
+        for parameter in self._trained:
             parameter.data()._fresh_grad = True  # as after a backward pass; the trainer asks
         mark("backward")
         return losses.sum()

@@ -5,7 +5,12 @@ every n-gram, n = 1 … ``longest``, looked up in a table by a hash, as fastText
 et al. 2017, arXiv:1607.04606; Weinberger et al. 2009, arXiv:0902.2206). Each different n-gram of a document counts once
 (Wang & Manning 2012, "Baselines and Bigrams"), wherever it stands:
 
-    logits = bias + 10 / √n × the sum of weight[bucket] over the document's n buckets
+    logits = bias + 300 × (mean of weight[b] over the significant buckets b of the document
+                           + mean of weight[b] over its other buckets)
+
+Significant are the buckets whose frequency in some class differs from that in all the data by more than chance explains
+(``significant``), counted once before training. With a mean of their own, a few telling n-grams learn as fast as the
+thousands around them, which would otherwise learn the training documents by heart first.
 
 The loss is convex in the parameters, so that no start and no order of documents leaves it at chance.
 """
@@ -30,8 +35,12 @@ from crepe_dist.native import library
 RADIX = 257  # above every code + 1, so that no two n-grams of up to seven characters have one key
 MOST_BUCKETS = 1 << 20
 FEWEST_BUCKETS = 1 << 14
+AT_ONCE = 1 << 16  # buckets that are looked at together
 PARAMETERS = 6_000_000  # of a table whose buckets are not given, at most
-SCALE = 10.0  # of the sum, so that Adam's usual rate of 0.001 suits this network as well
+SCALE = 300.0  # of the means, so that Adam's usual rate of 0.001 suits this network as well
+DEVIATIONS = (
+    5.5  # that make a bucket significant: one of a million numbers of normal noise would by a chance of 1 in 25
+)
 
 
 def buckets_for(classes: int) -> int:
@@ -58,7 +67,7 @@ class NGramShape(Shape):
     buckets: int
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"weight": (self.buckets, self.classes), "bias": (self.classes,)}
+        return {"weight": (self.buckets, self.classes), "bias": (self.classes,), "significant": (self.buckets,)}
 
     def sizes(self) -> tuple[int, ...]:
         return self.alphabet_size, self.feature_len, self.classes, self.longest, self.buckets
@@ -95,22 +104,64 @@ class NGrams(nn.HybridBlock):
         with self.name_scope():
             self.weight = self.params.get("weight", shape=(shape.buckets, shape.classes), init="zeros")
             self.bias = self.params.get("bias", shape=(shape.classes,), init="zeros")
+            # Counted, not trained: 1 or 0.
+            self.significant = self.params.get("significant", shape=(shape.buckets,), init="zeros", grad_req="null")
 
     def inputs(self, batch: Batch, codes: mx.nd.NDArray) -> tuple[mx.nd.NDArray, mx.nd.NDArray]:
-        """What ``batch`` is to the network: the buckets of each row, and 10 / √n for each of its n, on the device of
-        ``codes``; filled up with factors of 0. Looked up in host memory: MXNet has no operator for it."""
+        """What ``batch`` is to the network, on the device of ``codes``: the buckets of each row, filled up with others,
+        and which of them are its own. Looked up in host memory: MXNet has no operator for it."""
         found, counts = look_up(batch.packed.asnumpy()[:, : self.shape.feature_len], self.shape)
-        factors = SCALE * (np.arange(found.shape[1]) < counts[:, None]) / np.sqrt(np.maximum(counts, 1))[:, None]
+        own = np.arange(found.shape[1]) < counts[:, None]
         device = codes.context
-        return mx.nd.array(found, ctx=device, dtype="int32"), mx.nd.array(factors, ctx=device, dtype="float32")
+        return mx.nd.array(found, ctx=device, dtype="int32"), mx.nd.array(own, ctx=device, dtype="float32")
 
     def compute_in(self, precision: str) -> None:
         """In float32 in any case: it adds numbers up and multiplies none."""
 
-    def hybrid_forward(self, F: Any, buckets: Any, factors: Any, weight: Any, bias: Any) -> Any:
-        shape = self.shape
-        rows = F.Embedding(buckets, weight, input_dim=shape.buckets, output_dim=shape.classes)
+    def hybrid_forward(self, F: Any, buckets: Any, own: Any, weight: Any, bias: Any, significant: Any) -> Any:
+        rows = F.Embedding(buckets, weight, input_dim=self.shape.buckets, output_dim=self.shape.classes)
+        telling = own * F.take(significant, buckets)
+        factors = SCALE * sum(
+            F.broadcast_div(group, F.maximum(F.sum(group, axis=1, keepdims=True), 1))
+            for group in (telling, own - telling)
+        )
         return F.broadcast_add(F.batch_dot(F.expand_dims(factors, 1), rows).reshape((0, -1)), bias.expand_dims(0))
+
+
+def significant(counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Which buckets tell classes apart: bool [buckets].
+
+    In so many documents of a class a bucket would be by chance: n × the share of the class, for the n documents that it
+    is in. Twice the difference of the square roots of found and expected is close to normal with variance 1 for chance,
+    also where few are expected (Freeman & Tukey 1950, "Transformations related to the angular and the square root").
+
+    Args:
+        counts: int32 [buckets, classes], documents of each class that a bucket is in.
+        documents: int64 [classes], of each class.
+    """
+    found = np.zeros(len(counts), np.bool_)
+    shares = documents / max(documents.sum(), 1)
+    for start in range(0, len(counts), AT_ONCE):
+        some = counts[start : start + AT_ONCE].astype(np.float64)
+        deviations = 2 * (np.sqrt(some) - np.sqrt(some.sum(axis=1, keepdims=True) * shares))
+        found[start : start + AT_ONCE] = np.abs(deviations).max(axis=1) > DEVIATIONS
+    return found
+
+
+def count(codes: Codes, labels: npt.NDArray[np.int32], shape: NGramShape, counts: npt.NDArray[np.int32]) -> None:
+    """Adds documents, uint8 [n, L] and int32 [n], to counts, int32 [buckets, classes]."""
+    native, _ = library.find()
+    if native is None:
+        for row, (found, number) in enumerate(zip(*look_up(codes, shape))):
+            counts[found[:number], labels[row]] += 1
+        return
+    codes, labels, sizes = np.ascontiguousarray(codes), np.ascontiguousarray(labels), np.array(shape.sizes(), np.int64)
+    failed = native.functions.crepe_count_ngrams(
+        codes.ctypes.data, codes.shape[1], len(codes), sizes.ctypes.data, labels.ctypes.data, counts.ctypes.data,
+        library.threads(),
+    )  # fmt: skip
+    if failed:
+        raise MemoryError("there is not enough memory to count the n-grams")
 
 
 def look_up(codes: Codes, shape: NGramShape) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:

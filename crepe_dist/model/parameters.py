@@ -83,6 +83,11 @@ def _paper_sigma(filters: int) -> float:
     return 0.02 if filters >= LARGE_FILTERS else 0.05
 
 
+def trained(network: Network) -> dict[str, Any]:
+    """The Gluon parameters that have a gradient, by Gluon's names."""
+    return {name: p for name, p in network.collect_params().items() if p.grad_req != "null"}
+
+
 def values(network: Network) -> Arrays:
     """Copies of all parameters, float32."""
     return {name: p.data().asnumpy() for name, p in network._collect_params_with_prefix().items()}
@@ -122,11 +127,12 @@ def set_values(network: Network, arrays: Arrays) -> None:
             finite = np.isfinite(arrays[name].astype(np.float32)).all()
         if not finite:
             raise UserError("the parameters hold values that are not numbers", f"{name} has NaN or infinity", OTHER)
-    gradients = {name: parameter._grad for name, parameter in parameters.items()}
+    gradients = {name: parameter._grad for name, parameter in parameters.items() if parameter.grad_req != "null"}
     network.cast("float32")
     for name, parameter in parameters.items():
-        parameter._grad = gradients[name]  # the cast made new ones, but they may lie where others look for them
-        mx.autograd.mark_variables(parameter.list_data(), parameter.list_grad(), parameter.grad_req)
+        if name in gradients:
+            parameter._grad = gradients[name]  # the cast made new ones, but they may lie where others look for them
+            mx.autograd.mark_variables(parameter.list_data(), parameter.list_grad(), parameter.grad_req)
         parameter.set_data(mx.nd.array(arrays[name], dtype="float32"))
     mx.nd.waitall()
     for name, array in values(network).items():

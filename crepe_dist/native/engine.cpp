@@ -91,6 +91,17 @@ int crepe_ngrams(
     });
 }
 
+// counts: as count_ngrams takes them, int32 [buckets][classes].
+int crepe_count_ngrams(
+    const uint8_t* codes, int64_t stride, int64_t rows, const int64_t* shape, const int32_t* labels, int32_t* counts,
+    int threads
+) {
+    return guarded([&] {
+        count_ngrams(codes, stride, rows, NGramShape{shape[0], shape[1], shape[2], shape[3], shape[4]}, labels, counts,
+                     threads);
+    });
+}
+
 void crepe_close(void* engine) { delete static_cast<Engine*>(engine); }
 
 // weights: one a class.

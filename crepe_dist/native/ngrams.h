@@ -1,4 +1,4 @@
-// The n-gram network on a CPU: the logits are sums of rows of a table, those that the document's n-grams hash to.
+// The n-gram network on a CPU: the logits are means of rows of a table, those that the document's n-grams hash to.
 #pragma once
 
 #include <omp.h>
@@ -9,7 +9,7 @@
 #include "engine.h"
 #include "memory.h"
 
-constexpr double SCALE = 10;  // of the sums, as in model/ngrams.py
+constexpr float SCALE = 300;  // of the means, as in model/ngrams.py
 
 struct NGramShape {
     long alphabet, length, classes, longest, buckets;
@@ -56,14 +56,49 @@ class Seen {
     }
 };
 
+using Found = std::vector<std::vector<uint32_t>>;  // buckets of each row
+
+// A thread owns a stretch of the table, so that no sum depends on how many threads there are: work(row, bucket).
+template <class Work> void by_stretch(const Found& found, long rows, long buckets, int threads, Work work) {
+#pragma omp parallel num_threads(threads)
+    {
+        const long thread = omp_get_thread_num(), all = omp_get_num_threads();
+        const uint32_t begin = uint32_t(buckets * thread / all), count = uint32_t(buckets * (thread + 1) / all) - begin;
+        for (long row = 0; row < rows; ++row)
+            for (const uint32_t bucket : found[row])
+                if (bucket - begin < count) work(row, bucket);
+    }
+}
+
+// Adds to counts [buckets][classes] in how many documents of each class a bucket is.
+inline void count_ngrams(
+    const uint8_t* codes, long stride, long rows, NGramShape shape, const int32_t* labels, int32_t* counts, int threads
+) {
+    constexpr long AT_ONCE = 256;
+    std::vector<Seen> seen(threads, Seen(shape.buckets));
+    Found found(AT_ONCE);
+    for (long first = 0; first < rows; first += AT_ONCE) {
+        const long some = std::min(AT_ONCE, rows - first);
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+        for (long row = 0; row < some; ++row)
+            seen[omp_get_thread_num()].find(codes + (first + row) * stride, shape.length, shape.alphabet, shape.longest,
+                                            found[row]);
+        by_stretch(found, some, shape.buckets, threads,
+                   [&](long row, long bucket) { ++counts[bucket * shape.classes + labels[first + row]]; });
+    }
+}
+
 class NGrams final : public Engine {
   public:
-    NGrams(NGramShape shape, int threads) : shape_(shape), threads_(threads), seen_(threads, Seen(shape.buckets)) {}
+    NGrams(NGramShape shape, int threads)
+        : shape_(shape), threads_(threads), seen_(threads, Seen(shape.buckets)), significant_(shape.buckets) {}
 
-    // weights [buckets][classes], bias [classes]
+    // weights [buckets][classes], bias [classes], significant [buckets], 0 or 1
     void set(const float* const* parameters) override {
         weights_ = parameters[0];
         bias_ = parameters[1];
+#pragma omp parallel for num_threads(threads_)
+        for (long bucket = 0; bucket < shape_.buckets; ++bucket) significant_[bucket] = parameters[2][bucket] != 0;
     }
 
     void objective(Objective objective) override { objective_ = std::move(objective); }
@@ -83,54 +118,49 @@ class NGrams final : public Engine {
 
     void train_backward(float* const* gradients) override {
         const long classes = shape_.classes, rows = long(found_.size());
+        const float* own = gradients_.get();
         std::memset(gradients[1], 0, classes * sizeof(float));
         for (long row = 0; row < rows; ++row)
-            for (long n = 0; n < classes; ++n) {
-                float& gradient = gradients_.get()[row * classes + n];
-                gradients[1][n] += gradient;
-                gradient *= scales_[row];
-            }
-        // A thread owns a stretch of the table, so that the sums do not depend on how many threads there are.
-#pragma omp parallel num_threads(threads_)
-        {
-            const long thread = omp_get_thread_num(), all = omp_get_num_threads();
-            const uint32_t begin = uint32_t(shape_.buckets * thread / all);
-            const uint32_t count = uint32_t(shape_.buckets * (thread + 1) / all) - begin;
-            std::memset(gradients[0] + begin * classes, 0, count * classes * sizeof(float));
-            for (long row = 0; row < rows; ++row) {
-                const float* own = gradients_.get() + row * classes;
-                for (const uint32_t bucket : found_[row])
-                    if (bucket - begin < count)
-                        for (long n = 0; n < classes; ++n) gradients[0][bucket * classes + n] += own[n];
-            }
-        }
+            for (long n = 0; n < classes; ++n) gradients[1][n] += own[row * classes + n];
+#pragma omp parallel for num_threads(threads_)
+        for (long bucket = 0; bucket < shape_.buckets; ++bucket)
+            std::fill_n(gradients[0] + bucket * classes, classes, 0.0f);
+        by_stretch(found_, rows, shape_.buckets, threads_, [&](long row, long bucket) {
+            const float factor = factors_[2 * row + significant_[bucket]];
+            for (long n = 0; n < classes; ++n) gradients[0][bucket * classes + n] += factor * own[row * classes + n];
+        });
     }
 
   private:
     const NGramShape shape_;
     const int threads_;
     std::vector<Seen> seen_;  // one a thread
+    std::vector<uint8_t> significant_;
     Objective objective_;
     const float *weights_ = nullptr, *bias_ = nullptr;  // where they were at the last `set`
 
-    std::vector<std::vector<uint32_t>> found_;  // buckets of each row of the batch
-    std::vector<float> scales_;                 // of each row's sum
+    Found found_;                 // of the batch
+    std::vector<float> factors_;  // of each row's n-grams, the others and the significant ones
     Buffer<float> logits_, gradients_;
 
     void answer(const uint8_t* codes, long stride, long rows, float* logits) {
         const long classes = shape_.classes;
         found_.resize(rows);
-        scales_.resize(rows);
+        factors_.resize(2 * rows);
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
         for (long row = 0; row < rows; ++row) {
             std::vector<uint32_t>& found = found_[row];
             seen_[omp_get_thread_num()].find(codes + row * stride, shape_.length, shape_.alphabet, shape_.longest, found);
-            scales_[row] = found.empty() ? 0.0f : float(SCALE / std::sqrt(double(found.size())));
+            long counts[2] = {};
+            for (const uint32_t bucket : found) ++counts[significant_[bucket]];
+            float* factors = factors_.data() + 2 * row;
+            for (int i = 0; i < 2; ++i) factors[i] = counts[i] ? SCALE / float(counts[i]) : 0.0f;
             float* own = logits + row * classes;
-            std::fill_n(own, classes, 0.0f);
-            for (const uint32_t bucket : found)
-                for (long n = 0; n < classes; ++n) own[n] += weights_[bucket * classes + n];
-            for (long n = 0; n < classes; ++n) own[n] = own[n] * scales_[row] + bias_[n];
+            std::copy_n(bias_, classes, own);
+            for (const uint32_t bucket : found) {
+                const float factor = factors[significant_[bucket]];
+                for (long n = 0; n < classes; ++n) own[n] += factor * weights_[bucket * classes + n];
+            }
         }
     }
 };

@@ -86,7 +86,7 @@ class Loop:
         self.saver: Saver | None = None  # on rank 0, once it is known where the run begins
         self.train_part = dataset.parts["train"]
         self.trainer, self.exchange = world.trainer(
-            self.network.collect_params(), config.optimizer.name, config.optimizer.settings()
+            parameters.trained(self.network), config.optimizer.name, config.optimizer.settings()
         )
         self.train_step = TrainingStep(
             engine, self.exchange, world.size, config.training.seed, config.optimizer.clip_norm

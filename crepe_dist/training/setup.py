@@ -7,21 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mxnet as mx
+import numpy as np
+
 from crepe_dist import machine
 from crepe_dist.cluster.devices import pick
 from crepe_dist.cluster.world import World
 from crepe_dist.config import Config
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import Dataset, open_dataset
-from crepe_dist.data.loader import epoch_order
+from crepe_dist.data.loader import epoch_order, share
 from crepe_dist.data.preparation import How, prepare_in_steps
 from crepe_dist.data.selection import Split
 from crepe_dist.data.sources import SAMPLE, SAMPLE_FEATURE_LEN, find_sources, folder_of
 from crepe_dist.errors import UserError
-from crepe_dist.model import parameters
+from crepe_dist.model import ngrams, parameters
 from crepe_dist.model.engine import Engine, open_engine
 from crepe_dist.model.network import CrepeShape
-from crepe_dist.model.ngrams import NGramShape, buckets_for
+from crepe_dist.model.ngrams import NGrams, NGramShape, buckets_for
 from crepe_dist.model.objective import Objective, balanced
 from crepe_dist.model.options import ModelOptions
 from crepe_dist.model.parameters import Network
@@ -32,6 +35,7 @@ from crepe_dist.training.display import Display
 
 SAMPLE_SPLIT = Split(test=0.2, validation=0.1)
 COPIES = 4  # of a parameter: itself, its gradient, and what Adam keeps of both
+COUNTED_AT_ONCE = 4096  # documents whose n-grams are counted
 OVERFIT_STEPS = 100  # of an epoch that repeats a few batches
 
 
@@ -52,6 +56,8 @@ def set_up(config: Config, world: World, display: Display, sample: Path | None =
     computing = world.agree("precision", lambda: plan(config.model, device, kind), same=Plan.result)
     objective = world.agree("class weights", lambda: _objective(config, dataset))
     network = world.agree("network", lambda: build_network(config, dataset, device))
+    if isinstance(network, NGrams) and config.training.init_from is None:
+        look_at_ngrams(network, dataset, world)
     if config.training.overfit_batches:
         dataset = _few_batches(config, dataset)
     return dataset, open_engine(network, computing, device, objective, config.data.micro_batch_size or 0)
@@ -112,6 +118,19 @@ def build_network(config: Config, dataset: Dataset, device: Any) -> Network:
     if config.training.init_from is not None:
         parameters.set_values(network, parameters.load(checkpoint.find(config.training.init_from)))
     return network
+
+
+def look_at_ngrams(network: NGrams, dataset: Dataset, world: World) -> None:
+    """Tells the network which n-grams are significant in the training part; every rank counts its share of it."""
+    part, shape = dataset.parts["train"], network.shape
+    counts = np.zeros((shape.buckets, shape.classes), np.int32)
+    first, last = share(0, len(part), world.rank, world.size)
+    for start in range(first, last, COUNTED_AT_ONCE):
+        rows = np.arange(start, min(start + COUNTED_AT_ONCE, last))
+        ngrams.count(part.codes(rows), part.labels[rows], shape, counts)
+        world.beat()
+    counts = world.sum(counts, "n-grams")
+    network.significant.set_data(mx.nd.array(ngrams.significant(counts, dataset.class_counts())))
 
 
 def _shape(options: ModelOptions, dataset: Dataset) -> CrepeShape | NGramShape:
