@@ -36,11 +36,9 @@ RADIX = 257  # above every code + 1, so that no two n-grams of up to seven chara
 MOST_BUCKETS = 1 << 20
 FEWEST_BUCKETS = 1 << 14
 AT_ONCE = 1 << 16  # buckets that are looked at together
-PARAMETERS = 6_000_000  # of a table whose buckets are not given, at most
+PARAMETERS = 8_000_000  # of a table whose buckets are not given, at most
 SCALE = 300.0  # of the means, so that Adam's usual rate of 0.001 suits this network as well
-DEVIATIONS = (
-    5.5  # that make a bucket significant: one of a million numbers of normal noise would by a chance of 1 in 25
-)
+DEVIATIONS = 4.5  # that make a bucket significant; of normal noise, 7 in a million numbers have as many
 
 
 def buckets_for(classes: int) -> int:
