@@ -38,7 +38,6 @@ FEWEST_BUCKETS = 1 << 14
 AT_ONCE = 1 << 16  # buckets that are looked at together
 PARAMETERS = 8_000_000  # of a table whose buckets are not given, at most
 SCALE = 300.0  # of the means, so that Adam's usual rate of 0.001 suits this network as well
-DEVIATIONS = 4.5  # that make a bucket significant; of normal noise, 7 in a million numbers have as many
 
 
 def buckets_for(classes: int) -> int:
@@ -126,7 +125,7 @@ class NGrams(nn.HybridBlock):
         return F.broadcast_add(F.batch_dot(F.expand_dims(factors, 1), rows).reshape((0, -1)), bias.expand_dims(0))
 
 
-def significant(counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+def significant(counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64], least: float) -> npt.NDArray[np.bool_]:
     """Which buckets tell classes apart: bool [buckets].
 
     In so many documents of a class a bucket would be by chance: n × the share of the class, for the n documents that it
@@ -136,13 +135,14 @@ def significant(counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64])
     Args:
         counts: int32 [buckets, classes], documents of each class that a bucket is in.
         documents: int64 [classes], of each class.
+        least: deviations that make a bucket significant; of normal noise, 7 in a million numbers have 4.5.
     """
     found = np.zeros(len(counts), np.bool_)
     shares = documents / max(documents.sum(), 1)
     for start in range(0, len(counts), AT_ONCE):
         some = counts[start : start + AT_ONCE].astype(np.float64)
         deviations = 2 * (np.sqrt(some) - np.sqrt(some.sum(axis=1, keepdims=True) * shares))
-        found[start : start + AT_ONCE] = np.abs(deviations).max(axis=1) > DEVIATIONS
+        found[start : start + AT_ONCE] = np.abs(deviations).max(axis=1) > least
     return found
 
 

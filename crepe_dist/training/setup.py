@@ -57,7 +57,7 @@ def set_up(config: Config, world: World, display: Display, sample: Path | None =
     objective = world.agree("class weights", lambda: _objective(config, dataset))
     network = world.agree("network", lambda: build_network(config, dataset, device))
     if isinstance(network, NGrams) and config.training.init_from is None:
-        look_at_ngrams(network, dataset, world)
+        look_at_ngrams(network, dataset, world, config.model.deviations)
     if config.training.overfit_batches:
         dataset = _few_batches(config, dataset)
     return dataset, open_engine(network, computing, device, objective, config.data.micro_batch_size or 0)
@@ -120,7 +120,7 @@ def build_network(config: Config, dataset: Dataset, device: Any) -> Network:
     return network
 
 
-def look_at_ngrams(network: NGrams, dataset: Dataset, world: World) -> None:
+def look_at_ngrams(network: NGrams, dataset: Dataset, world: World, deviations: float) -> None:
     """Tells the network which n-grams are significant in the training part; every rank counts its share of it."""
     part, shape = dataset.parts["train"], network.shape
     counts = np.zeros((shape.buckets, shape.classes), np.int32)
@@ -130,7 +130,8 @@ def look_at_ngrams(network: NGrams, dataset: Dataset, world: World) -> None:
         ngrams.count(part.codes(rows), part.labels[rows], shape, counts)
         world.beat()
     counts = world.sum(counts, "n-grams")
-    network.significant.set_data(mx.nd.array(ngrams.significant(counts, dataset.class_counts())))
+    found = ngrams.significant(counts, dataset.class_counts(), deviations)
+    network.significant.set_data(mx.nd.array(found))
 
 
 def _shape(options: ModelOptions, dataset: Dataset) -> CrepeShape | NGramShape:

@@ -1,0 +1,75 @@
+#!/usr/bin/env python3
+"""How accurate settings are on data sets: mean and spread over seeds, and the time that training takes.
+
+    uv run benchmarks/accuracy.py data/sample
+    uv run benchmarks/accuracy.py data/imdb data/ag --seeds 3 --with "" --with "--config configs/crepe_small.yaml"
+    uv run benchmarks/accuracy.py data/sample --seeds 1 --with "" --with "--model.longest 4" --with "--epochs 10"
+
+Trains each data set with each set of flags (--with; none: the defaults) and each seed, in a folder that is thrown away
+or --out, and prints a Markdown table. Time is that of the whole command. The accuracy is the run's own: of the epoch
+that the validation part chose where there is one, else of the last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from crepe_dist import arguments, command
+from crepe_dist.errors import UserError
+from crepe_dist.limits import whole
+from crepe_dist.training.run_record import open_run
+
+
+def main() -> None:
+    flags = arguments.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("data", type=Path, nargs="+", metavar="DIR", help="prepared data")
+    flags.add_argument("--with", dest="settings", action="append", metavar="FLAGS", help="of crepe_dist.train, quoted")
+    flags.add_argument("--seeds", type=whole(1, 1000), default=1, metavar="N", help="default: 1")
+    flags.add_argument("--processes", type=whole(1, 1024), default=1, metavar="N", help="default: 1")
+    flags.add_argument("--out", type=Path, metavar="DIR", help="keep the runs here, and take those that are there")
+    given = flags.parse_args()
+    print("| data | settings | test accuracy | time |\n|---|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for data in given.data:
+            for settings in given.settings or [""]:
+                out = given.out or Path(folder)
+                results = [_train(out, data, settings, seed, given.processes) for seed in range(given.seeds)]
+                print(f"| {data.name} | {settings or 'the defaults'} | {_summary(results)} |", flush=True)
+
+
+def _train(out: Path, data: Path, settings: str, seed: int, processes: int) -> tuple[float, float]:
+    """Accuracy on the test part, and seconds."""
+    name = "_".join([data.name, *shlex.split(settings), str(seed)]).replace("/", "-")
+    run, timed = out / name, out / f"{name}.json"
+    if not timed.is_file():
+        horovodrun = [str(Path(sys.executable).with_name("horovodrun")), "-np", str(processes)] if processes > 1 else []
+        arguments = ["--data", str(data), "--run-dir", str(run), "--seed", str(seed), *shlex.split(settings)]
+        began = time.monotonic()
+        done = subprocess.run(
+            [*horovodrun, sys.executable, "-m", "crepe_dist.train", *arguments], capture_output=True, text=True
+        )
+        if done.returncode != 0:
+            raise UserError(
+                f"training with {settings or 'the defaults'} on {data} failed", done.stderr[-1000:], "try it alone"
+            )
+        timed.write_text(json.dumps({"seconds": time.monotonic() - began}) + "\n", encoding="utf-8")
+    seconds = json.loads(timed.read_text(encoding="utf-8"))["seconds"]
+    return open_run(run).metrics["test_accuracy"], seconds
+
+
+def _summary(results: list[tuple[float, float]]) -> str:
+    accuracies, seconds = zip(*results)
+    spread = f" ± {100 * statistics.stdev(accuracies):.2f}" if len(results) > 1 else ""
+    return f"{100 * statistics.mean(accuracies):.2f}{spread} % | {statistics.mean(seconds):.0f} s"
+
+
+if __name__ == "__main__":
+    command.run(main)
