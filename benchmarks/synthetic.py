@@ -6,8 +6,8 @@
 
 Makes texts of random letters and spaces; each class has three letters of its own, which stand once in each of its
 texts. Trains with the defaults and prints a Markdown table: accuracy on 2,000 other texts, that of the most frequent
-class, and what can be reached: other classes' letters are in a long text by chance as well, and then nothing tells which
-were put there.
+class, and what can be reached: other classes' letters are in a long text by chance as well, and then nothing tells
+which were put there.
 """
 
 from __future__ import annotations
