@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -38,15 +39,19 @@ def main() -> None:
     flags.add_argument("--classes", type=whole(2, 1000), nargs="+", default=[2, 10, 50], metavar="N")
     flags.add_argument("--rows", type=whole(100, 10**6), nargs="+", default=[2000, 20000], metavar="N")
     flags.add_argument("--length", type=whole(3, 100_000), nargs="+", default=[30, 300, 3000], metavar="N")
+    flags.add_argument("--with", dest="settings", default="", metavar="FLAGS", help="of crepe_dist.train, quoted")
     given = flags.parse_args()
     print("| classes | rows | characters | accuracy | most frequent class | reachable | time |", flush=True)
     print("|---" * 7 + "|", flush=True)
     for classes, rows, length in itertools.product(given.classes, given.rows, given.length):
         with tempfile.TemporaryDirectory() as folder:
-            print(f"| {classes} | {rows:,} | {length:,} | {_try(Path(folder), classes, rows, length)} |", flush=True)
+            print(
+                f"| {classes} | {rows:,} | {length:,} | {_try(Path(folder), classes, rows, length, given.settings)} |",
+                flush=True,
+            )
 
 
-def _try(folder: Path, classes: int, rows: int, length: int) -> str:
+def _try(folder: Path, classes: int, rows: int, length: int, settings: str) -> str:
     generator = np.random.default_rng([classes, rows, length])
     letters = generator.choice(26**3, classes, replace=False)
     own = np.stack([letters // 676, letters // 26 % 26, letters % 26], axis=1)
@@ -58,7 +63,7 @@ def _try(folder: Path, classes: int, rows: int, length: int) -> str:
             )
     began = time.monotonic()
     _run("prepare", folder, "--out", folder / "data")
-    _run("train", "--data", folder / "data", "--run-dir", folder / "run")
+    _run("train", "--data", folder / "data", "--run-dir", folder / "run", *shlex.split(settings))
     seconds = time.monotonic() - began
     majority = np.bincount(labels).max() / len(labels)
     metrics = open_run(folder / "run").metrics

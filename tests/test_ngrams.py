@@ -150,7 +150,7 @@ def test_significant_is_what_chance_does_not_explain():
     by_chance = np.array([generator.binomial(documents, p) for p in generator.uniform(0, 1, 100_000)])
     telling = np.array([[1000, 0], [0, 30], [900, 900], [100, 100]])
     found = ngrams.significant(
-        np.concatenate([by_chance, telling, [[1, 0], [0, 1], [0, 0]]]).astype(np.int32), documents, 4.5
+        np.concatenate([by_chance, telling, [[1, 0], [0, 1], [0, 0]]]).astype(np.int32), documents, 5.0
     )
     assert np.flatnonzero(found).tolist() == [100_000, 100_001, 100_002, 100_003]
 

@@ -135,7 +135,7 @@ def significant(counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64],
     Args:
         counts: int32 [buckets, classes], documents of each class that a bucket is in.
         documents: int64 [classes], of each class.
-        least: deviations that make a bucket significant; of normal noise, 7 in a million numbers have 4.5.
+        least: deviations that make a bucket significant; of normal noise, 6 in ten million numbers have 5.
     """
     found = np.zeros(len(counts), np.bool_)
     shares = documents / max(documents.sum(), 1)

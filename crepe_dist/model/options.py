@@ -50,7 +50,7 @@ class ModelOptions(Settings, group="model"):
 
     network: Network = "auto"
     longest: int = setting(6, whole(1, LONGEST_NGRAM))
-    deviations: float = setting(4.5, real(0, 10**9))
+    deviations: float = setting(5.0, real(0, 10**9))
     buckets: Optional[int] = setting(None, whole(1, MOST_BUCKETS))
     size: Size = "auto"
     filters: Optional[int] = setting(None, whole(1, WIDEST))
