@@ -1,4 +1,4 @@
-"""Distributed training of character-level convolutional text classifiers with MXNet Gluon and Horovod.
+"""Distributed training of character-level text classifiers with MXNet Gluon and Horovod.
 
 >>> import crepe_dist
 >>> result = crepe_dist.fit(crepe_dist.Config())                                   # doctest: +SKIP

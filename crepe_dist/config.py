@@ -122,7 +122,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter)
 def parser() -> ArgumentParser:
     result = ArgumentParser(
         prog="python -m crepe_dist.train",
-        description="Train a character-level convolutional text classifier, in one process or in many.",
+        description="Train a character-level text classifier, in one process or in many.",
         epilog=EXAMPLES,
         formatter_class=_HelpFormatter,
         version=__version__,

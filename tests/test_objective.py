@@ -34,8 +34,8 @@ def test_balanced_weights_make_every_class_count_the_same_and_a_document_1_on_av
 
 
 class TestNotLearning:
-    def said(self, losses, *flags):
-        watch = NotLearning(1.0, parse(flags))
+    def said(self, losses, *flags, kind="crepe"):
+        watch = NotLearning(1.0, parse(flags), kind)
         found = {step: watch.look(step, loss) for step, loss in enumerate(losses, 1)}
         return {step: line for step, line in found.items() if line}, watch
 
@@ -71,3 +71,11 @@ class TestNotLearning:
     def test_what_it_advises_depends_on_the_settings(self, loss, flags, advice):
         said, _ = self.said([loss] * STEPS, *flags)
         assert advice in said[STEPS]
+
+    def test_of_n_grams_it_advises_what_they_have(self):
+        flags = ("--model.initialisation=paper", "--model.dropout=0.9", "--optimizer.name=sgd")
+        advice = self.said([1.0] * STEPS, *flags, kind="ngrams")[0][STEPS]
+        for setting in ("--optimizer.name adam", "--overfit-batches 2", "--alphabet auto", "--epochs 10"):
+            assert setting in advice
+        for convolutions in ("initialisation", "dropout", "plateau", "thousand"):
+            assert convolutions not in advice

@@ -253,6 +253,25 @@ def test_the_card_shows_hostile_names_as_they_are(place):
         assert piece in shown
 
 
+def test_report_and_card_name_the_network(copy, monkeypatch):
+    """Each in its own terms; an older version said nothing of the kind, and trained convolutions only."""
+    described = open_run(copy).checkpoint.with_suffix(".json")
+    about = json.loads(described.read_text())
+    older = {name: value for name, value in about["network"].items() if name != "kind"}
+    ngrams = {"kind": "ngrams", "longest": 6, "buckets": 4096}
+    for network, line, title in (
+        (about["network"], "convolutions, 16 filters and 32 units, ", "character-level convolutions"),
+        (older, "convolutions, 16 filters and 32 units, ", "character-level convolutions"),
+        (ngrams, "character n-grams up to 6 wide, 4096 buckets, ", "hashed character n-grams"),
+    ):
+        described.write_text(json.dumps({**about, "network": network}))
+        command(report, monkeypatch, copy)
+        assert f"Network: {line}" in " ".join(Page((copy / "report.html").read_text()).text.split())
+        text = (copy / "model_card.md").read_text()
+        assert f"\n{line}" in text
+        assert title in text.split("\n")[2]
+
+
 class TestCompare:
     def test_says_whether_a_difference_is_more_than_noise(self, place, tmp_path, monkeypatch, capsys):
         command(compare, monkeypatch, place / "one", place / "two", "--html", tmp_path / "compared.html")

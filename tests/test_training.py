@@ -390,11 +390,15 @@ def test_few_batches_are_learnt_by_heart_and_scored(data, tmp_path):
     assert records(tmp_path / "run", "epoch")[-1]["test_accuracy"] == 1.0
 
 
-def test_a_dry_run_shows_shapes_memory_and_time_and_writes_nothing(data, tmp_path):
-    arguments = ("--data", data, "--run-dir", tmp_path / "run", "--dry-run", *QUICK)
+@pytest.mark.parametrize(
+    ("network", "layer"),
+    [("crepe", "convolution 6, 3 wide         16 × 3"), ("ngrams", "n-grams, 1 to 6 wide          ≤ 723")],
+)
+def test_a_dry_run_shows_shapes_memory_and_time_and_writes_nothing(data, tmp_path, network, layer):
+    arguments = ("--data", data, "--run-dir", tmp_path / "run", "--dry-run", *QUICK, "--model.network", network)
     for processes in (1, 2):
         printed = run(command("train", *arguments, processes=processes), tmp_path)
-        assert "convolution 6, 3 wide         16 × 3" in printed
+        assert layer in printed
         assert ("the same parameters in all" in printed) == (processes > 1)
         assert "nothing was written" in printed
         assert list(tmp_path.iterdir()) == []

@@ -305,7 +305,7 @@ def _warnings(
         warn(
             f"most of the {feature_len} characters a document are empty",
             f"99 % of the texts have at most {percentiles['99']}",
-            f"--feature-len auto trains in about {percent(fits, feature_len)} of the time",
+            f"--feature-len auto; convolutions then take about {percent(fits, feature_len)} of the time",
         )
     return found
 

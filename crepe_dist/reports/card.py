@@ -49,6 +49,7 @@ def card(record: RunRecord, data: dict[str, Any] | None) -> str:
         result=escaped(run_facts.result(record, classes)),
         choice=run_facts.choice(record),
         network=escaped(run_facts.network(record)),
+        of_ngrams=run_facts.is_of_ngrams(record),
         data={"name": escaped(record.about["data"]["name"]), "fingerprint": escaped(record.fingerprint)},
         parts=[(escaped(name), count) for name, count in run_facts.part_sizes(record)],
         classes=[escaped(name) for name in record.classes[:MOST_CLASSES]],

@@ -41,10 +41,16 @@ def choice(record: RunRecord) -> str:
     return f"This is epoch {record.epoch} of {epochs} (they count from 0): {why}."
 
 
+def is_of_ngrams(record: RunRecord) -> bool:
+    return record.about["network"].get("kind") == "ngrams"  # an older version does not say; it had the other one only
+
+
 def network(record: RunRecord) -> str:
-    about = record.about["network"]
-    made = record.made
-    says = f"{about.get('filters', '?')} filters and {about.get('units', '?')} units"
+    about, made = record.about["network"], record.made
+    if is_of_ngrams(record):
+        says = f"character n-grams up to {about.get('longest', '?')} wide, {about.get('buckets', '?')} buckets"
+    else:
+        says = f"convolutions, {about.get('filters', '?')} filters and {about.get('units', '?')} units"
     if made:
         says += f", {number(made['parameters'])} parameters"
     return says
@@ -144,7 +150,7 @@ def _curves(record: RunRecord, warn: Any) -> None:
             f"the {part} loss rose from {losses[lowest]:.3f} after epoch {lowest} to {losses[-1]:.3f}",
             "it learns the training texts by heart (overfitting) and gets worse on texts that it has not seen",
             f"stop earlier (--training.epochs {lowest + 1}, or --training.patience 2 with a validation part), "
-            "more dropout, more data",
+            + ("more data" if is_of_ngrams(record) else "more dropout, more data"),
         )
     elif lowest == len(losses) - 1 and losses[-1] < MORE * losses[-2]:
         warn(

@@ -24,7 +24,7 @@ class Speed:
         documents: a second.
         milliseconds: a step.
         waited: share of the time in which this rank waited for data, 0 to 1.
-        flops: nominal floating-point operations of the network a second (``crepe_dist.model.flops``).
+        flops: nominal floating-point operations of the network a second (``Shape.training_operations``).
     """
 
     documents: float
@@ -35,8 +35,13 @@ class Speed:
     def __str__(self) -> str:
         return (
             f"{self.documents:,.0f}/s  {self.milliseconds:,.{0 if self.milliseconds >= 100 else 1}f} ms a step  "
-            f"{self.waited:.1%} waiting  {self.flops / 1e9:,.0f} GFLOP/s"
+            f"{self.waited:.1%} waiting{gigaflops(self.flops, '  ')}"
         )
+
+
+def gigaflops(flops: float, between: str) -> str:
+    """Nothing where it would be 0: n-grams are looked up, and what is computed with them does not take their time."""
+    return f"{between}{flops / 1e9:,.0f} GFLOP/s" if flops >= 1e9 else ""
 
 
 class Display:

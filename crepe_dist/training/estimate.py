@@ -17,7 +17,7 @@ from crepe_dist.training.report import Report
 if TYPE_CHECKING:
     from crepe_dist.training.loop import Loop
 
-FEW_STEPS = 1000
+FEW_STEPS = 1000  # of convolutions; n-grams tell classes apart from the first ones on
 TRIES = 4  # of each; the first compiles, and the quickest counts
 
 
@@ -50,9 +50,9 @@ def estimate(loop: Loop) -> str:
         f"about {wording.duration(total)}: {wording.counted(epochs, 'epoch')} of {wording.counted(steps, 'step')} at "
         f"{1000 * slowest[0]:,.0f} ms, {wording.counted(scored, 'document')} scored after each"
     )
-    if loop.progress.step == 0 and left < FEW_STEPS:
+    if loop.engine.network.shape.kind == "crepe" and loop.progress.step == 0 and left < FEW_STEPS:
         told += (
-            f"\nnote: {wording.counted(left, 'step')} are few, a network like this one takes about a thousand to tell "
+            f"\nnote: {wording.counted(left, 'step')} are few, convolutions take about a thousand to tell "
             f"classes apart\n  do:  --epochs {math.ceil(FEW_STEPS / steps)}, unless this is only a try"
         )
     return told

@@ -98,7 +98,9 @@ class Loop:
         self.progress = Progress(epoch=config.training.start_epoch)
         self.unrecorded: list[Done] = []
         self.recent: list[Record] = []  # of the steps since the last save, in case rank 0 is lost before it wrote them
-        self.learning = NotLearning(engine.objective.of_ignorance(dataset.class_counts()), config)
+        self.learning = NotLearning(
+            engine.objective.of_ignorance(dataset.class_counts()), config, engine.network.shape.kind
+        )
         self._flops = self.network.shape.training_operations()
         self._rows: list[int] = []
         self._waited = 0.0

@@ -6,6 +6,7 @@ from collections import deque
 
 from crepe_dist.config import Config
 from crepe_dist.data.sources import folder_of
+from crepe_dist.model.options import Kind
 
 WINDOW = 100  # steps whose mean loss is looked at
 STEPS = 500  # from which on it is said; see docs/architecture.md for how long healthy runs take
@@ -17,12 +18,14 @@ class NotLearning:
 
     Args:
         guess: mean loss of predictions that do not look at the documents (``Objective.of_ignorance``), in nats.
-        config: what the advice depends on.
+        config: what the advice depends on, and so on
+        kind: the network.
     """
 
-    def __init__(self, guess: float, config: Config) -> None:
+    def __init__(self, guess: float, config: Config, kind: Kind = "crepe") -> None:
         self._guess = guess
         self._config = config
+        self._kind = kind
         self._losses: deque[float] = deque(maxlen=WINDOW)
         self._said = False
 
@@ -60,29 +63,38 @@ class NotLearning:
 
     def advice(self, step: int) -> str:
         """What was seen, and what to try, the likeliest first."""
-        optimizer, training = self._config.optimizer, self._config.training
+        model, optimizer, training = self._config.model, self._config.optimizer, self._config.training
+        convolutions = self._kind == "crepe"
         diverged = self._mean() > 1.2 * self._guess
         tries = []
         if diverged or (optimizer.name == "adam" and optimizer.learning_rate > 0.002):
             tries.append(f"a lower rate: --optimizer.learning_rate {optimizer.learning_rate / 10:g}")
         if optimizer.name != "adam":
             tries.append(
-                "Adam, which leaves this plateau sooner: --optimizer.name adam --optimizer.learning_rate 0.001"
+                ("Adam, which leaves this plateau sooner" if convolutions else "Adam, whose steps suit rare n-grams")
+                + ": --optimizer.name adam --optimizer.learning_rate 0.001"
             )
-        if self._config.model.initialisation == "paper":
+        if convolutions and model.initialisation == "paper":
             tries.append("wider initial weights: --model.initialisation xavier")
         if optimizer.clip_norm is None and diverged:
             tries.append("clipping: --optimizer.clip_norm 1")
-        if self._config.model.dropout > 0.5:
+        if convolutions and model.dropout > 0.5:
             tries.append("less dropout: --model.dropout 0.5")
         if training.overfit_batches == 0:
             tries.append(
                 "a test whether it can learn at all: --overfit-batches 2; if it cannot, labels and texts may not "
                 f"belong together: python -m crepe_dist.predict RUN --random 5 --data {self._source()} shows some"
             )
-        tries.append(
-            f"more steps: with few or hard data this lasts for a thousand and more; --epochs {2 * training.epochs}"
-        )
+        if convolutions:
+            tries.append(
+                f"more steps: with few or hard data this lasts for a thousand and more; --epochs {2 * training.epochs}"
+            )
+        else:  # which have no plateau
+            tries += [
+                f"another alphabet, if {self._source()}/report.html says that characters are not known: "
+                "prepare --alphabet auto",
+                f"more steps, if these were few: --epochs {2 * training.epochs}",
+            ]
         lines = "\n".join(f"  do:  {each}" for each in tries)
         return (
             f"not learning: after {step} steps the loss is {self._mean():.3f}; to know how frequent the classes are, "

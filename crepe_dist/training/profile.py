@@ -10,6 +10,7 @@ import mxnet as mx
 from crepe_dist.cluster.world import World
 from crepe_dist.files import write_json
 from crepe_dist.model.engine import Engine
+from crepe_dist.training.display import gigaflops
 from crepe_dist.training.run_folder import RunFolder
 
 STEPS = 50
@@ -82,13 +83,16 @@ class Profile:
             write_json(self._folder.path / NAME, result)
         lines = [f"profile of {self.steps} steps, milliseconds a step (mean of the processes, slowest process)"]
         lines += [f"  {name:<12}{mean[name]:8.2f}  {mean[name] / total:6.1%}{slowest[name]:10.2f}" for name in names]
-        speed = f"  {'sum':<12}{total:8.2f}  {rate:,.0f} documents/s, {achieved / 1e9:,.0f} GFLOP/s"
+        speed = f"  {'sum':<12}{total:8.2f}  {rate:,.0f} documents/s{gigaflops(achieved, ', ')}"
         if ceiling is not None:
             speed += f", {achieved / ceiling:.0%} of the matrix product in that precision"
         return "\n".join([*lines, speed, f"  written to {self._folder.path / NAME}"])
 
     def _ceiling(self) -> float | None:
-        """Operations a second of the best matrix product at hand, of all processes at once; ``None`` if none is."""
+        """Operations a second of the best matrix product at hand, of all processes at once; ``None`` if none is, or
+        the network has none."""
+        if self._engine.network.shape.kind == "ngrams":
+            return None
         from crepe_dist.measuring.products import products
 
         runs = products(0.3, self._engine.device)

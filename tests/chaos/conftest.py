@@ -17,14 +17,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def unbroken(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """The folder of a run of that many processes that nothing happened to."""
+def unbroken(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The folder of a run of that many processes, with more settings, that nothing happened to."""
     folder = tmp_path_factory.mktemp("unbroken")
 
     @cache
-    def of(processes: int) -> Path:
-        run_dir = folder / str(processes)
-        code, printed = harness.run(harness.command(run_dir, data, processes), folder)
+    def of(processes: int, *more: str) -> Path:
+        run_dir = folder / "-".join([str(processes), *(each.lstrip("-") for each in more)])
+        code, printed = harness.run(harness.command(run_dir, data, processes, *more), folder)
         assert code == 0, printed
         return run_dir
 

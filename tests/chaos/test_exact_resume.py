@@ -11,12 +11,13 @@ from tests.chaos import harness
 from tests.chaos.harness import slow
 
 EVERY = 4  # checkpoint.every of the runs here
+NGRAMS = ("--model.network=ngrams", "--model.buckets=4096", "--data.typos=0.1")
 
 
-def kill(run_dir, data, cwd, *, processes=1, rank=0, step, phase="train", number=0):
+def kill(run_dir, data, cwd, *more, processes=1, rank=0, step, phase="train", number=0):
     """Runs until the kill; returns the step that the newest state is of."""
     fault = {"kind": "SIGKILL", "rank": rank, "phase": phase, "step": step, "once": str(cwd / f"killed-{number}")}
-    code, printed = harness.run(harness.command(run_dir, data, processes), cwd, fault)
+    code, printed = harness.run(harness.command(run_dir, data, processes, *more), cwd, fault)
     assert code != 0, printed
     assert (cwd / f"killed-{number}").exists(), printed
     return harness.saved_step(run_dir)
@@ -28,19 +29,26 @@ def steps_to_kill_at(count):
     return sorted({0, 12, 13, 38, *generator.sample(range(harness.STEPS), count)})
 
 
-def go_through(data, tmp_path, unbroken, kills, processes):
+def go_through(data, tmp_path, unbroken, kills, processes, *more):
     run_dir = tmp_path / "run"
     for number, step in enumerate(kills):
-        saved = kill(run_dir, data, tmp_path, processes=processes, rank=step % processes, step=step, number=number)
+        where = {"rank": step % processes, "step": step, "number": number}
+        saved = kill(run_dir, data, tmp_path, *more, processes=processes, **where)
         assert step - EVERY <= saved <= step, "more was lost than checkpoint.every"
-    code, printed = harness.run(harness.command(run_dir, data, processes), tmp_path)
+    code, printed = harness.run(harness.command(run_dir, data, processes, *more), tmp_path)
     assert code == 0, printed
-    harness.assert_same(run_dir, unbroken(processes))
+    harness.assert_same(run_dir, unbroken(processes, *more))
 
 
 @pytest.mark.parametrize("processes", [1, slow(2)])
 def test_killed_at_a_few_steps(data, tmp_path, unbroken, processes):
     go_through(data, tmp_path, unbroken, [0, 13, 26, 30] if processes == 1 else [5, 13], processes)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_with_n_grams(data, tmp_path, unbroken, processes):
+    go_through(data, tmp_path, unbroken, [17], processes, *NGRAMS)
+    assert harness.result(tmp_path / "run")["significant"].any()
 
 
 @pytest.mark.slow
