@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Classifies texts by a model.onnx of crepe_dist, with NumPy and ONNX Runtime and nothing else.
 
     python crepe_runtime.py model.onnx "a text" "another"
@@ -15,7 +14,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, tee
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -135,12 +134,13 @@ def main() -> int:
     unread = 0
     sys.stdin.reconfigure(encoding="utf-8-sig", errors="replace", newline="\n")  # type: ignore[union-attr]
     sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
-    texts = sys.argv[2:] or (line.rstrip("\r\n") for line in sys.stdin)
-    for number, prediction in enumerate(classifier.predict_stream(texts), 1):
+    texts, again = tee(sys.argv[2:] or (line.rstrip("\r\n") for line in sys.stdin))
+    for number, (prediction, text) in enumerate(zip(classifier.predict_stream(texts), again), 1):
         if prediction.read:
             print("   ".join(f"{shown(label)} {share:.1%}" for label, share in prediction.ranking[:SHOWN]))
         else:
-            print(f"not classified: line {number}: no character that the network knows")
+            reason = "no character that the network knows" if text.strip() else "empty text"
+            print(f"not classified: line {number}: {reason}")
             unread += 1
     return 1 if unread else 0
 

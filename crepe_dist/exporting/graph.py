@@ -23,8 +23,8 @@ from crepe_dist.model.ngrams import SCALE, NGramShape
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.reports.wording import size
 
-# Not the newest: what everything that reads ONNX knows.
-OPERATORS, REPRESENTATION = 13, 8
+# Those of ONNX 1.8: the first with all that is used here, and what everything that reads ONNX knows.
+OPERATORS, REPRESENTATION = 13, 7
 LARGEST = (1 << 31) - (1 << 20)  # bytes of a file: Protocol Buffers end there; and room for the nodes
 CODES = 256  # values of a byte
 
@@ -116,7 +116,7 @@ def _crepe(graph: _Graph, shape: CrepeShape, arrays: Arrays) -> str:
 
 
 def _ngrams(graph: _Graph, arrays: Arrays) -> str:
-    # The buckets come from outside: ONNX has no product of 64 bits that is sure to leave out what is above.
+    # The buckets come from outside: ONNX does not say what becomes of a product above 64 bits.
     buckets = graph.input("buckets", TensorProto.INT32, "batch", "ngrams")
     own = graph.input("own", TensorProto.FLOAT, "batch", "ngrams")
     weight, bias, significant = (graph.value(arrays[name], name) for name in ("weight", "bias", "significant"))
