@@ -106,7 +106,6 @@ def add_device(arguments: argparse.ArgumentParser) -> None:
 
 def add_checkpoint(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("checkpoint", nargs="?", help=".params file or run folder; default: the newest run in runs/")
-    add_device(arguments)
 
 
 def add_foreign(arguments: argparse.ArgumentParser) -> None:

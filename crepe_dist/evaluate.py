@@ -37,6 +37,7 @@ def main() -> None:
         EXAMPLES,
     )
     arguments.add_checkpoint(flags)
+    arguments.add_device(flags)
     flags.add_argument("--data", default="sample", metavar="DIR", help="prepared folder; default: the sample")
     flags.add_argument("--part", choices=PARTS, default="test", help="default: test")
     flags.add_argument(

@@ -77,6 +77,7 @@ def _flags() -> argparse.ArgumentParser:
         EXAMPLES,
     )
     arguments.add_checkpoint(flags)
+    arguments.add_device(flags)
     flags.add_argument("--text", type=str, help="a text, in place of a file")
     flags.add_argument("--title", type=str, help="its title, joined as in training: title | text")
 

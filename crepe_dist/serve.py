@@ -28,6 +28,7 @@ exit codes: 0 stopped by SIGTERM, 130 by Ctrl-C, both after the requests in hand
 def main() -> None:
     flags = arguments.parser("serve", "Classify texts for programs and for people, over HTTP.", EXAMPLES)
     arguments.add_checkpoint(flags)
+    arguments.add_device(flags)
     flags.add_argument("--host", default="127.0.0.1", help="address to listen on; default: 127.0.0.1")
     flags.add_argument(
         "--port", type=whole(0, 65_535), default=PORT, metavar="N", help=f"0 is any that is free; default: {PORT}"

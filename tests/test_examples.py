@@ -20,7 +20,7 @@ from tests.commands import COMMANDS, parser_of
 from tests.conftest import QUICK, write_csv
 
 # Run in this order in one folder; the others need hosts, downloads, a server, a GPU or minutes.
-CHEAP = ("prepare", "predict", "evaluate")
+CHEAP = ("prepare", "predict", "evaluate", "export")
 NOT_RUN = re.compile(r"amazon7|horovodrun|crepe_gluon_epoch6|tail -f")
 
 

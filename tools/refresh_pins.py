@@ -18,7 +18,7 @@ PYPROJECT = ROOT / "pyproject.toml"
 BLOCK = re.compile(r"(?<=    # pins: begin\n).*?(?=    # pins: end\n)", re.DOTALL)
 
 # True wherever MXNet's wheels run; uv adds them to the markers, where they only make them long.
-ALWAYS = {"platform_machine == 'x86_64'", "sys_platform == 'linux'", "platform_python_implementation != 'PyPy'"}
+ALWAYS = {"platform_machine == 'x86_64'", "sys_platform == 'linux'", "platform_python_implementation == 'CPython'"}
 
 
 def uv(*arguments: str) -> str:

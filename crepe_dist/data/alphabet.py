@@ -158,6 +158,11 @@ class Encoding:
         """Whether code points, uint32 [n], have a code, bool [n]."""
         return np.asarray(self._table[points] != BLANK)
 
+    def characters(self) -> list[str]:
+        """All characters that each code stands for, in the order of the codes; no other character has one."""
+        table = self._table
+        return ["".join(map(chr, np.flatnonzero(table == code).tolist())) for code in range(len(self.alphabet))]
+
     def unreadable(self, codes: Codes, lengths: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Which texts hardly show more than blanks: at most ``HARDLY`` of what is read of them, spaces left aside, has
         a code.

@@ -1,0 +1,67 @@
+"""The network for other programs: `python -m crepe_dist.export RUN --out DIR`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from crepe_dist import arguments, command
+from crepe_dist.cluster.launch import detect, limit_threads
+from crepe_dist.errors import UserError, visible
+from crepe_dist.exporting import FORMATS
+from crepe_dist.reports.wording import counted, size
+
+EXAMPLES = """  python -m crepe_dist.export --out exported
+  python -m crepe_dist.export runs/reviews-1f2e3d4c5b --data data/reviews --out exported
+  python -m crepe_dist.export runs/reviews-1f2e3d4c5b --format symbol --out exported
+  python -m crepe_dist.export crepe_gluon_epoch6.params --mode notebook --classes classes.txt --out exported
+"""
+
+
+def main() -> None:
+    flags = arguments.parser(
+        "export",
+        "The network in files for other programs: onnx (model.onnx, and crepe_runtime.py, which classifies texts with "
+        "it by ONNX Runtime alone), symbol (MXNet's symbol and parameters), or params (Gluon's parameters with a "
+        "description). What is written is tried on texts first; it is there only if it answers as our own engine.",
+        EXAMPLES,
+    )
+    arguments.add_checkpoint(flags)
+    flags.add_argument("--format", choices=FORMATS, default="onnx", help="default: onnx")
+    flags.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder; files of the same names are replaced"
+    )
+    flags.add_argument(
+        "--data", type=Path, metavar="DIR", help="prepared folder whose test part it is tried on; default: the run's"
+    )
+    arguments.add_foreign(flags)
+    given = flags.parse_args()
+    if given.out.exists() and not given.out.is_dir():
+        raise UserError(f"--out: {given.out} is not a folder", remedy="choose another --out")
+
+    limit_threads(detect())
+    from crepe_dist.exporting import trial
+    from crepe_dist.exporting.exporter import export
+    from crepe_dist.serving.predictor import load
+    from crepe_dist.training import checkpoint
+
+    path = checkpoint.find(given.checkpoint)
+    predictor = load(
+        path,
+        mode=given.mode,
+        feature_len=given.feature_len,
+        fold_accents=given.fold_accents,
+        classes=arguments.class_names(given.classes),
+        device="cpu",
+    )
+    real, made_up = trial.real(path, given.data), trial.made_up(predictor.encoding)
+    files, difference = export(predictor, checkpoint.describe(path), given.format, given.out, real + made_up)
+    for file in files:
+        print(f"{visible(str(file))} ({size(file.stat().st_size)})")
+    tried = f"{counted(len(real), 'text')} of the test part and {len(made_up)} made-up ones"
+    if not real:
+        tried = f"{len(made_up)} made-up texts, since the data are not at hand"
+    print(f"tried on {tried}: probabilities differ from our own engine's by {difference:.1e} at most")
+
+
+if __name__ == "__main__":
+    command.run(main)

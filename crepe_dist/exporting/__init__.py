@@ -1,0 +1,3 @@
+"""Networks in files for other programs."""
+
+FORMATS = ("onnx", "symbol", "params")

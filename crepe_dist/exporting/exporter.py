@@ -1,0 +1,165 @@
+"""A checkpoint's network in files for other programs. What was written is read again and its answers are compared with
+those of our own engine before it gets its name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.data.loader import pack
+from crepe_dist.errors import UserError
+from crepe_dist.files import sha256, sync, write_json
+from crepe_dist.model import parameters
+from crepe_dist.model.engine import open_engine
+from crepe_dist.model.network import Crepe
+from crepe_dist.model.ngrams import NGrams, NGramShape
+from crepe_dist.model.options import ModelOptions
+from crepe_dist.model.parameters import Network
+from crepe_dist.model.precision import plan
+from crepe_dist.serving.predictor import Foreign, Predictor, open_checkpoint
+from crepe_dist.training.checkpoint import FORMAT
+
+TOLERANCE = 1e-4  # of a probability
+AT_ONCE = 8  # texts, where MXNet's operators compute
+NAME = "model"
+
+About = dict[str, Any]
+Probabilities = npt.NDArray[np.float32]
+# Texts → float32 [n, classes].
+Answer = Callable[[Sequence[str]], Probabilities]
+
+
+def export(
+    predictor: Predictor, about: About | None, form: str, out: Path, texts: Sequence[str]
+) -> tuple[list[Path], float]:
+    """Writes the network into the folder ``out``, which is made if need be; files of the same names are replaced.
+
+    Args:
+        predictor: on the CPU.
+        about: the description beside the checkpoint, if there is one.
+        form: one of ``FORMATS``.
+        texts: on which the result is tried.
+
+    Returns:
+        The files, and the largest difference of a probability from that of our own engine in float32.
+
+    Raises:
+        UserError: the result answers otherwise, and is not there; what it needs is not installed; it has no room.
+    """
+    write = {"onnx": _write_onnx, "symbol": _write_symbol, "params": _write_params}[form]
+    ours = _in_float32(predictor)
+    with _appearing(out) as folder:
+        found, expected = write(ours, about or {}, folder)(texts), _probabilities(ours, texts)
+        difference = float(np.abs(found - expected).max())
+        if not difference <= TOLERANCE:  # nor if it is no number
+            raise UserError(
+                f"the exported network does not compute what ours does: a probability differs by {difference:.1e}",
+                f"at most {TOLERANCE:.0e} is rounding; nothing was written",
+                "take another --format, and report it, with the versions of what is installed",
+            )
+        names = sorted(path.name for path in folder.iterdir())
+    return [out / name for name in names], difference
+
+
+@contextmanager
+def _appearing(out: Path) -> Iterator[Path]:
+    """A folder in ``out`` whose files move up at the end of the block; if that fails, nothing is left."""
+    is_new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    folder = out / f".export.{os.getpid()}"
+    try:
+        folder.mkdir()
+        yield folder
+        for path in folder.iterdir():
+            sync(path)
+        for path in folder.iterdir():
+            path.replace(out / path.name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if is_new and not any(out.iterdir()):
+            out.rmdir()
+
+
+def _in_float32(predictor: Predictor) -> Predictor:
+    engine = predictor.engine
+    found = plan(ModelOptions(precision="float32"), engine.device, engine.network.shape.kind)
+    return Predictor(open_engine(engine.network, found, engine.device), predictor.encoding, predictor.classes)
+
+
+def _probabilities(predictor: Predictor, texts: Sequence[str]) -> Probabilities:
+    answers = [dict(prediction.ranking) for prediction in predictor.predict(texts)]
+    return np.array([[answer[name] for name in predictor.classes] for answer in answers], np.float32)
+
+
+def _write_onnx(ours: Predictor, about: About, folder: Path) -> Answer:
+    try:
+        from crepe_dist.exporting import crepe_runtime
+        from crepe_dist.exporting.graph import model
+    except ImportError as error:
+        raise UserError(
+            f"this needs ONNX and ONNX Runtime: {error}",
+            remedy="install them (uv sync --extra export, or pip install onnx onnxruntime), or take another --format",
+        ) from error
+    network, path = ours.engine.network, folder / f"{NAME}.onnx"
+    made = model(network.shape, parameters.values(network), ours.encoding, ours.classes)
+    path.write_bytes(made.SerializeToString())
+    shutil.copyfile(crepe_runtime.__file__, folder / "crepe_runtime.py")
+    classifier = crepe_runtime.Classifier(str(path))
+    return lambda texts: _in_groups(
+        texts, classifier.at_once, lambda some: classifier.probabilities(classifier.encode(some))
+    )
+
+
+def _write_symbol(ours: Predictor, about: About, folder: Path) -> Answer:
+    network = ours.engine.network
+    names: tuple[str, ...] = ("codes",)
+    named: Network
+    # Another of the same shape, whose names do not count the networks of this process.
+    prefix = f"{network.shape.kind}_"
+    if isinstance(network.shape, NGramShape):
+        named, names = NGrams(network.shape, prefix=prefix), ("buckets", "own")
+    else:
+        named = Crepe(network.shape, prefix=prefix)
+    symbol, arrays = folder / f"{NAME}-symbol.json", folder / f"{NAME}-0000.params"
+    named(*map(mx.sym.var, names)).save(str(symbol))
+    values, places = parameters.values(network), named._collect_params_with_prefix()
+    parameters.save({f"arg:{place.name}": values[name] for name, place in places.items()}, arrays)
+    _describe(ours, about, arrays)
+    block = mx.gluon.SymbolBlock.imports(str(symbol), list(names), str(arrays), ctx=mx.cpu())
+
+    def answer(texts: Sequence[str]) -> Probabilities:
+        codes = ours.encoding.encode(texts)
+        batch = pack(codes, np.zeros(len(codes), np.int32), len(codes), len(codes))
+        inputs = network.inputs(batch, mx.nd.array(codes, dtype="uint8"))
+        found: Probabilities = mx.nd.softmax(block(*inputs)).asnumpy()
+        return found
+
+    return lambda texts: _in_groups(texts, AT_ONCE, answer)
+
+
+def _write_params(ours: Predictor, about: About, folder: Path) -> Answer:
+    path = folder / f"{NAME}.params"
+    parameters.save(parameters.values(ours.engine.network), path)
+    _describe(ours, about, path)
+    again = _in_float32(open_checkpoint(path, Foreign(), mx.cpu()))
+    return lambda texts: _probabilities(again, texts)
+
+
+def _describe(ours: Predictor, about: About, path: Path) -> None:
+    """Writes beside a file of parameters how texts are encoded and what the classes are called, and, of a run's
+    checkpoint, all else that was known."""
+    network = ours.engine.network.shape.settings()
+    told = {"encoding": ours.encoding.to_dict(), "classes": ours.classes, "network": network}
+    write_json(path.with_suffix(".json"), {**told, **about, "format": FORMAT, "sha256": sha256(path)})
+
+
+def _in_groups(texts: Sequence[str], size: int, answer: Answer) -> Probabilities:
+    return np.concatenate([answer(texts[start : start + size]) for start in range(0, len(texts), size)])

@@ -1,0 +1,338 @@
+"""What export writes answers as predict does, without this package where it is said to, or it is not there."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+import onnx
+import pytest
+
+import crepe_dist
+from crepe_dist import config, exporting
+from crepe_dist import export as export_command
+from crepe_dist.data.alphabet import Encoding, frequent
+from crepe_dist.errors import UserError
+from crepe_dist.exporting import FORMATS, crepe_runtime, graph, trial
+from crepe_dist.exporting.exporter import export
+from crepe_dist.model import parameters
+from crepe_dist.model.network import CrepeShape
+from crepe_dist.model.ngrams import NGramShape, look_up
+from crepe_dist.model.options import LONGEST_NGRAM, ModelOptions
+from crepe_dist.serving.answers import answers
+from crepe_dist.serving.inputs import Input
+from crepe_dist.training import checkpoint
+from tests.conftest import FEATURE_LEN, QUICK, run
+from tests.test_network import notebook_network, one_hot
+
+CLASSES = ["good", "schlecht, sehr", "плохо"]
+CYRILLIC = "съешь же ещё этих мягких французских булок, да выпей чаю ЙЁ "
+STRANGE = [
+    "",
+    " ",
+    "\0",
+    "日本語",
+    "\ud800",
+    "x" * 5000,
+    "Ünïcödé ﬁǅŉ",
+    "İSTANBUL ß",
+    CYRILLIC,
+    "한국어 é e\u0301",
+    "\U0001f600",
+]
+ENCODINGS = {
+    "paper": Encoding("paper", FEATURE_LEN),
+    "full": Encoding("full", FEATURE_LEN + 7, False),
+    "notebook": Encoding("notebook", FEATURE_LEN),
+    "own": Encoding("paper", FEATURE_LEN, True, frequent(Counter(map(ord, CYRILLIC * 9)), "paper", True)),
+    "own, cases apart": Encoding("full", FEATURE_LEN, False, frequent(Counter(map(ord, CYRILLIC * 9)), "full", False)),
+}
+CASES = [(kind, name) for kind in ("ngrams", "crepe") for name in ENCODINGS]
+
+
+def texts(count: int = 200) -> list[str]:
+    generator = np.random.default_rng(1)
+    characters = np.array([*"abcdefghij klmnopqrstuvwxyz ABCDE 0123.,!", *"éÀñ", *CYRILLIC, "日"])
+    lengths = generator.integers(1, 2 * FEATURE_LEN, count - len(STRANGE))
+    return [*STRANGE, *("".join(generator.choice(characters, length)) for length in lengths)]
+
+
+def make(folder: Path, kind: str, encoding: Encoding) -> Path:
+    """A checkpoint with parameters by chance, of which no two texts should think alike."""
+    size, classes = len(encoding.alphabet), len(CLASSES)
+    shape: CrepeShape | NGramShape
+    if kind == "ngrams":
+        shape = NGramShape(size, encoding.feature_len, classes, 6, 5000)
+    else:
+        shape = CrepeShape(size, encoding.feature_len, classes, filters=8, units=16)
+    arrays = parameters.values(parameters.build(shape, ModelOptions(initialisation="he"), mx.cpu(), seed=1))
+    generator = np.random.default_rng(1)
+    if kind == "ngrams":
+        arrays["weight"] = generator.normal(0, 0.1, arrays["weight"].shape).astype(np.float32)
+        arrays["bias"] = generator.normal(0, 1, classes).astype(np.float32)
+        arrays["significant"] = generator.integers(0, 2, arrays["significant"].size).astype(np.float32)
+    else:
+        arrays["14.weight"] *= 8
+    about = {"epoch": 0, "test_accuracy": 0.5, "encoding": encoding.to_dict(), "classes": CLASSES}
+    # In float32, as what is exported; what was only found on this processor might be less.
+    return checkpoint.write(folder, arrays, {**about, "network": {**shape.settings(), "precision": "float32"}})
+
+
+@pytest.fixture(scope="module", params=CASES, ids=": ".join)
+def made(request, tmp_path_factory):
+    """The predictor of a checkpoint, and the folder of its ONNX model."""
+    kind, name = request.param
+    folder = tmp_path_factory.mktemp("made")
+    predictor = crepe_dist.load(make(folder, kind, ENCODINGS[name]), device="cpu")
+    files, difference = export(predictor, None, "onnx", folder / "out", trial.made_up(predictor.encoding))
+    assert [file.name for file in files] == ["crepe_runtime.py", "model.onnx"]
+    assert difference < 1e-5
+    return predictor, folder / "out"
+
+
+def runtime(folder: Path):
+    """The module that was written beside a model."""
+    spec = importlib.util.spec_from_file_location("written_runtime", folder / "crepe_runtime.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["written_runtime"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class TestRuntime:
+    def test_answers_as_predict_does(self, made):
+        predictor, folder = made
+        given = texts()
+        expected = predictor.predict(given)
+        found = runtime(folder).Classifier(str(folder / "model.onnx")).predict(given)
+        assert len(found) == len(given) == 200
+        for one, other in zip(found, expected):
+            assert one.read == other.read
+            assert dict(one.ranking) == pytest.approx(dict(other.ranking), abs=1e-5)
+            if other.ranking[0][1] - other.ranking[1][1] > 1e-4:
+                assert one.label == other.label
+            assert one.ranking[0] == (one.label, one.probability)
+        assert len({answer.label for answer in expected}) > 1
+        assert np.std([answer.ranking[0][1] for answer in expected]) > 0.01
+
+    def test_encodes_every_character_and_text_alike(self, made):
+        predictor, folder = made
+        classifier = crepe_runtime.Classifier(str(folder / "model.onnx"))
+        assert (classifier.table == predictor.encoding._table).all()
+        assert (classifier.encode(texts()) == predictor.encoding.encode(texts())).all()
+
+    @pytest.mark.parametrize(("kind", "name"), [("ngrams", "own"), ("crepe", "paper")])
+    def test_alone(self, kind, name, tmp_path):
+        """In a process that has neither this package nor MXNet, by arguments and by lines."""
+        predictor, folder = crepe_dist.load(make(tmp_path, kind, ENCODINGS[name]), device="cpu"), tmp_path / "out"
+        export(predictor, None, "onnx", folder, texts())
+        given = ["one text", "日本語" if "日" not in predictor.encoding.alphabet else "\0", "Съешь же ещё, été", ""]
+        told = answers("text", None, (), len(CLASSES))
+        expected = [
+            told.line(
+                Input(number, text, "" if text.strip() else "empty text"), prediction if prediction.read else None
+            )
+            for number, (text, prediction) in enumerate(zip(given, predictor.predict(given)), 1)
+        ]
+        blocked = "import runpy, sys; sys.modules['mxnet'] = sys.modules['crepe_dist'] = None; "
+        script = f"{blocked}sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+        start = [sys.executable, "-I", "-c", script, "crepe_runtime.py", "model.onnx"]
+        lines = "\ufeff" + "\r\n".join(given) + "\r\n"
+        for arguments, stdin in ((given, ""), ([], lines)):
+            done = subprocess.run(
+                [*start, *arguments], cwd=folder, input=stdin, capture_output=True, encoding="utf-8", check=False
+            )
+            found = done.stdout.splitlines()
+            assert len(found) == len(expected), done.stderr
+            for one, other in zip(found, expected):
+                assert one.startswith("not classified") == other.startswith("not classified")
+                if other.startswith("not classified: line 4"):
+                    assert one == other
+                elif not one.startswith("not classified"):
+                    assert parsed(one) == pytest.approx(parsed(other), abs=0.11)  # percent: the last digit's rounding
+            assert done.returncode == 1
+
+    def test_needs_what_it_says_and_is_short(self):
+        text = Path(crepe_runtime.__file__).read_text(encoding="utf-8")
+        assert len(text.splitlines()) < 150
+        nodes = list(ast.walk(ast.parse(text, feature_version=(3, 9))))
+        names = {alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        names |= {str(node.module).split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
+        assert names == {"__future__", "json", "sys", "collections", "itertools", "typing", "numpy", "onnxruntime"}
+
+    def test_refuses_what_is_no_model_of_ours(self, tmp_path):
+        (tmp_path / "odd.onnx").write_bytes(b"odd")
+        printed = run([sys.executable, crepe_runtime.__file__, "odd.onnx", "text"], tmp_path, code=1)
+        assert printed.startswith("error: 'odd.onnx' cannot be used")
+        value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+        other = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "other", [value], [value])
+        other.output[0].name = "y"
+        model = onnx.helper.make_model(other, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+        with pytest.raises(ValueError, match="not those of crepe_dist"):
+            crepe_runtime.Classifier(model.SerializeToString())
+
+
+def parsed(line: str) -> dict[str, float]:
+    return {part.rpartition(" ")[0]: float(part.rpartition(" ")[2].rstrip("%")) for part in line.split("   ")}
+
+
+@pytest.mark.parametrize("longest", [1, LONGEST_NGRAM])
+@pytest.mark.parametrize("length", [3, 60])
+def test_the_runtime_finds_the_buckets_that_we_find(longest, length):
+    encoding = Encoding("paper", length)
+    shape = NGramShape(len(encoding.alphabet), length, 2, longest, (1 << 24) - 3)
+    codes = encoding.encode(texts(50))
+    # No table, since nothing is computed here.
+    arrays = {"weight": np.zeros((1, 2)), "bias": np.zeros(2), "significant": np.zeros(1)}
+    arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
+    model = graph.model(shape, arrays, encoding, ["a", "b"])
+    classifier = crepe_runtime.Classifier(model.SerializeToString())
+    for row, buckets, count in zip(codes, *look_up(codes, shape)):
+        assert classifier.buckets(row).tolist() == sorted(buckets[:count].tolist())
+    inputs = classifier.inputs(codes[:1])  # without any: the first text is empty
+    assert inputs["own"].tolist() == [[0]]
+
+
+def test_the_metadata_tell_all_that_an_encoder_needs(made):
+    predictor, folder = made
+    told = crepe_runtime.Classifier(str(folder / "model.onnx")).about
+    assert Encoding.from_dict(told) == predictor.encoding
+    assert told["classes"] == CLASSES
+    assert told["version"] == crepe_dist.__version__
+    shape = predictor.engine.network.shape
+    assert {name: told[name] for name in shape.settings()} == shape.settings()
+    model = onnx.load(str(folder / "model.onnx"))
+    assert [each.name for each in model.graph.input] == (["codes"] if told["kind"] == "crepe" else ["buckets", "own"])
+
+
+@pytest.mark.parametrize("kind", ["ngrams", "crepe"])
+class TestMXNet:
+    def test_the_symbol_gives_logits(self, kind, tmp_path):
+        predictor = crepe_dist.load(make(tmp_path, kind, ENCODINGS["own"]), device="cpu")
+        files, difference = export(predictor, None, "symbol", tmp_path / "out", texts())
+        assert [file.name for file in files] == ["model-0000.json", "model-0000.params", "model-symbol.json"]
+        assert difference < 1e-5
+        symbol, arrays, _ = mx.model.load_checkpoint(str(tmp_path / "out" / "model"), 0)
+        assert not [name for name in symbol.list_arguments() if name not in (*arrays, "codes", "buckets", "own")]
+        assert all(name.startswith(f"{kind}_") for name in arrays)
+
+    def test_the_parameters_are_a_checkpoint(self, kind, tmp_path):
+        path = make(tmp_path, kind, ENCODINGS["own"])
+        predictor, about = crepe_dist.load(path, device="cpu"), checkpoint.describe(path)
+        files, _ = export(predictor, about, "params", tmp_path / "out", texts())
+        assert [file.name for file in files] == ["model.json", "model.params"]
+        again = crepe_dist.load(tmp_path / "out" / "model.params", device="cpu")
+        assert again.predict(texts()) == predictor.predict(texts())
+        told = checkpoint.describe(tmp_path / "out" / "model.params")
+        assert told is not None
+        assert told["test_accuracy"] == 0.5
+
+
+def test_the_notebooks_network_loads_the_parameters(tmp_path):
+    predictor = crepe_dist.load(make(tmp_path, "crepe", ENCODINGS["notebook"]), device="cpu")
+    export(predictor, None, "params", tmp_path / "out", texts())
+    network = notebook_network(outputs=len(CLASSES))
+    network.load_parameters(str(tmp_path / "out" / "model.params"))
+    found = network(one_hot(predictor.encoding.encode(texts()))).softmax().asnumpy()
+    expected = [[dict(each.ranking)[name] for name in CLASSES] for each in predictor.predict(texts())]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.fixture
+def command_line(monkeypatch, capsys):
+    """Runs export in this process, to save the imports; returns what it prints."""
+
+    def of(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["export", *map(str, arguments)])
+        export_command.main()
+        return capsys.readouterr().out
+
+    return of
+
+
+def test_parameters_from_elsewhere(tmp_path, command_line):
+    """The notebook's, without a description."""
+    path = make(tmp_path, "crepe", ENCODINGS["notebook"])
+    path.with_suffix(".json").unlink()
+    told = ("--mode", "notebook", "--feature-len", FEATURE_LEN, "--classes", "a,b,c")
+    for form in FORMATS:
+        printed = command_line(path, "--format", form, "--out", tmp_path / "out", *told)
+        assert "tried on 100 made-up texts, since the data are not at hand" in printed
+    assert crepe_runtime.Classifier(str(tmp_path / "out" / "model.onnx")).classes == ["a", "b", "c"]
+    assert crepe_dist.load(tmp_path / "out" / "model.params").classes == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_what_answers_otherwise_is_not_there(existing, tmp_path, monkeypatch):
+    predictor, out = crepe_dist.load(make(tmp_path, "ngrams", ENCODINGS["paper"])), tmp_path / "new" / "out"
+    if existing:
+        out.mkdir(parents=True)
+        (out / "model.onnx").write_text("of before")
+    monkeypatch.setattr(graph, "SCALE", 299.0)
+    with pytest.raises(UserError, match="does not compute what ours does") as raised:
+        export(predictor, None, "onnx", out, texts())
+    assert raised.value.remedy
+    assert out.exists() == existing
+    if existing:
+        assert [path.name for path in out.iterdir()] == ["model.onnx"]
+        assert (out / "model.onnx").read_text() == "of before"
+
+
+def test_what_is_no_number_is_not_there(tmp_path, monkeypatch):
+    predictor = crepe_dist.load(make(tmp_path, "ngrams", ENCODINGS["paper"]))
+    monkeypatch.setattr(graph, "SCALE", float("nan"))
+    with pytest.raises(UserError, match="does not compute what ours does"):
+        export(predictor, None, "onnx", tmp_path / "out", texts())
+
+
+def test_a_file_has_an_end(tmp_path, monkeypatch):
+    predictor = crepe_dist.load(make(tmp_path, "ngrams", ENCODINGS["paper"]))
+    monkeypatch.setattr(graph, "LARGEST", 1000)
+    with pytest.raises(UserError, match="no room for 80"):
+        export(predictor, None, "onnx", tmp_path / "out", texts())
+    assert not (tmp_path / "out").exists()
+
+
+def test_mistakes_are_told(tmp_path, data, monkeypatch, complaint):
+    path = make(tmp_path, "ngrams", ENCODINGS["paper"])
+    (tmp_path / "file").write_text("")
+    for flags, message in (
+        (["--out", "file"], "file is not a folder"),
+        (["--out", "file/deeper"], "cannot be used"),
+        ([], "the following arguments are required: --out"),
+        (["--out", "new", "--format", "onyx"], "--format is onyx\n  do:  did you mean onnx?"),
+        (["--out", "new", "--data", "nowhere"], "nowhere"),
+        (["--out", "new", "--mode", "paper"], "describes itself"),
+    ):
+        assert message in complaint("export", path, *flags, cwd=tmp_path)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.delitem(sys.modules, "crepe_dist.exporting.graph")
+    monkeypatch.delattr(exporting, "graph")
+    said = complaint("export", path, "--out", "new", cwd=tmp_path)
+    assert "needs ONNX" in said
+    assert "uv sync --extra export" in said
+    assert not (tmp_path / "new").exists()
+
+
+def test_it_is_tried_on_the_test_part(data, tmp_path, monkeypatch, command_line):
+    monkeypatch.chdir(tmp_path)
+    settings = ["--data", str(data), "--run-dir", "run", *QUICK]
+    crepe_dist.fit(config.parse(settings))
+    path = checkpoint.find("run")
+    found = trial.real(path, None)
+    assert len(found) == 97
+    assert all("qua" in text or "zig" in text or "vex" in text for text in found)
+    assert trial.real(tmp_path / "elsewhere.params", data) == found
+    assert trial.real(tmp_path / "elsewhere.params", None) == []
+    with pytest.raises(UserError):
+        trial.real(path, tmp_path / "nowhere")
+    printed = command_line("run", "--out", "out")
+    assert "tried on 97 texts of the test part and 100 made-up ones" in printed
