@@ -392,13 +392,13 @@ def test_few_batches_are_learnt_by_heart_and_scored(data, tmp_path):
 
 @pytest.mark.parametrize(
     ("network", "layer"),
-    [("crepe", "convolution 6, 3 wide         16 × 3"), ("ngrams", "n-grams, 1 to 6 wide          ≤ 723")],
+    [("crepe", "convolution 6, 3 wide 16 × 3"), ("ngrams", "n-grams, 1 to 6 wide ≤ 723")],
 )
 def test_a_dry_run_shows_shapes_memory_and_time_and_writes_nothing(data, tmp_path, network, layer):
     arguments = ("--data", data, "--run-dir", tmp_path / "run", "--dry-run", *QUICK, "--model.network", network)
     for processes in (1, 2):
         printed = run(command("train", *arguments, processes=processes), tmp_path)
-        assert layer in printed
+        assert layer in " ".join(printed.split())
         assert ("the same parameters in all" in printed) == (processes > 1)
         assert "nothing was written" in printed
         assert list(tmp_path.iterdir()) == []
