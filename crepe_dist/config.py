@@ -45,6 +45,8 @@ examples:
   horovodrun -np 2 python -m crepe_dist.train                   the same by two processes
   python -m crepe_dist.train --data data/reviews --device gpu   prepared data, one GPU
   python -m crepe_dist.train --config configs/smoke.yaml --epochs 3
+  python -m crepe_dist.train --data data/mine --init-from runs/reviews-1f2e3d4c5b
+                                                                other classes, on what that run has learnt
   python -m crepe_dist.train --dry-run                          shapes, memory, time; one step, nothing written
   python -m crepe_dist.train --overfit-batches 2                can it learn 128 documents by heart?
 

@@ -123,13 +123,11 @@ def _check(predictor: Predictor, dataset: Dataset, part: str, path: Path, why: s
         )
     if predictor.encoding != dataset.encoding:
         mine, theirs = predictor.encoding, dataset.encoding
-        accents = "on" if mine.fold_accents else "off"
-        alphabet = f" --alphabet {path.with_suffix('.json')}" if mine.is_own else ""
         raise UserError(
             "the checkpoint and the data are encoded in different ways",
             f"checkpoint ({taken}): {mine.described()}; data ({dataset.folder}): {theirs.described()}",
-            "name the run that was trained on these data, or with --data what it was trained on, or data prepared with "
-            f"--mode {mine.mode} --feature-len {mine.feature_len} --fold-accents {accents}{alphabet}",
+            "name the run that was trained on these data, or with --data what it was trained on, "
+            f"or data prepared with {mine.flags(path.with_suffix('.json'))}",
         )
     if predictor.classes != dataset.classes:
         raise UserError(

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -188,6 +189,16 @@ class Encoding:
         folded = "folded" if self.fold_accents else "not folded"
         own = f", an alphabet of its own ({len(self.alphabet)} characters)" if self.is_own else ""
         return f"reads {self.feature_len:,} characters, accents {folded}, mode {self.mode}{own}"
+
+    def flags(self, file: Path) -> str:
+        """What ``prepare`` has to be given for this encoding.
+
+        Args:
+            file: that an own alphabet can be read from.
+        """
+        accents = "on" if self.fold_accents else "off"
+        alphabet = f" --alphabet {file}" if self.is_own else ""
+        return f"--mode {self.mode} --feature-len {self.feature_len} --fold-accents {accents}{alphabet}"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -113,6 +113,13 @@ def lengths(feature_len: int) -> list[int]:
     return result
 
 
+def shortest(positions: int) -> int:
+    """The least ``feature_len`` that leaves so many positions after the last pool: the inverse of ``lengths``."""
+    for kernel, pooled in reversed(CONVOLUTIONS):
+        positions = (positions * POOL if pooled else positions) + kernel - 1
+    return positions
+
+
 class _Cast:
     """A layer that computes in ``dtype``; its parameters and their gradients stay float32."""
 

@@ -63,13 +63,23 @@ class ModelOptions(Settings, group="model"):
 
     def kind(self, rows: int) -> Kind:
         """Which network for that many training rows."""
+        return self.asked_kind or ("crepe" if rows >= CREPE_FROM_ROWS else "ngrams")
+
+    @property
+    def asked_kind(self) -> Optional[Kind]:
+        """Which network these settings ask for; ``None``: any."""
         if self.network != "auto":
             return self.network
-        sized = self.size != "auto" or self.filters is not None or self.units is not None
-        return "crepe" if sized or rows >= CREPE_FROM_ROWS else "ngrams"
+        return None if self.asked_widths == (None, None) else "crepe"
+
+    @property
+    def asked_widths(self) -> tuple[Optional[int], Optional[int]]:
+        """(filters, units) that these settings ask for; ``None``: any."""
+        filters, units = SIZES.get(self.size, (None, None))
+        return self.filters or filters, self.units or units
 
     def widths(self, rows: int) -> tuple[int, int]:
         """(filters, units) of crepe for that many training rows."""
-        size = self.size if self.size != "auto" else "tiny" if rows < TINY_BELOW_ROWS else "small"
-        filters, units = SIZES[size]
-        return self.filters or filters, self.units or units
+        filters, units = SIZES["tiny" if rows < TINY_BELOW_ROWS else "small"]
+        asked_filters, asked_units = self.asked_widths
+        return asked_filters or filters, asked_units or units

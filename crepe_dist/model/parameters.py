@@ -21,7 +21,7 @@ import numpy as np
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync
 from crepe_dist.model import params_file
-from crepe_dist.model.network import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, Crepe, CrepeShape, lengths
+from crepe_dist.model.network import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, Crepe, CrepeShape, lengths, shortest
 from crepe_dist.model.ngrams import NGrams, NGramShape
 from crepe_dist.model.options import Initialisation, ModelOptions
 
@@ -226,16 +226,23 @@ def _crepe_shape(arrays: Arrays, alphabet_size: int, feature_len: int, dropout: 
     if channels != alphabet_size:
         raise UserError(
             f"the parameters read {channels} characters, the encoding has {alphabet_size}",
-            remedy="give the --mode with which they were trained",
+            remedy="give the --mode with which they were trained; to train, prepare the data with it",
         )
     if width != lengths(feature_len)[-1] * filters:
         raise UserError(
             f"the parameters are not for documents of {feature_len} characters",
             f"their first dense layer has {width} inputs; {feature_len} characters give "
             f"{lengths(feature_len)[-1] * filters}",
-            "give the --feature-len with which they were trained",
+            f"give the --feature-len with which they were trained{_such_as(width, filters)}; "
+            "to train, prepare the data with it",
         )
     return CrepeShape(alphabet_size, feature_len, classes, filters, units, dropout)
+
+
+def _such_as(width: int, filters: int) -> str:
+    """Documents that a first dense layer of ``width`` inputs is for."""
+    positions, rest = divmod(width, filters)
+    return f", such as {shortest(positions)}" if not rest and positions else ""
 
 
 def _outlines(arrays: Arrays, name: str, dimensions: int) -> tuple[int, ...]:

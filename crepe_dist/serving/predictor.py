@@ -18,9 +18,7 @@ from crepe_dist.data.loader import pack
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.model.engine import Engine, open_engine
-from crepe_dist.model.network import CrepeShape
-from crepe_dist.model.ngrams import NGramShape
-from crepe_dist.model.options import LONGEST_NGRAM, ModelOptions
+from crepe_dist.model.options import ModelOptions
 from crepe_dist.model.precision import plan
 from crepe_dist.serving.explanation import Explanation, occlude
 from crepe_dist.training import checkpoint
@@ -183,7 +181,7 @@ def open_checkpoint(path: Path, foreign: Foreign, device: Any) -> Predictor:
             "leave out --mode, --feature-len, --fold-accents and --classes",
         )
     else:
-        encoding, classes, network_about = _from_description(path, about)
+        encoding, classes, network_about = checkpoint.trained_as(path, about)
     shape = parameters.shape_of(arrays, len(encoding.alphabet), encoding.feature_len, network_about)
     if len(classes) != shape.classes:
         raise UserError(
@@ -196,35 +194,6 @@ def open_checkpoint(path: Path, foreign: Foreign, device: Any) -> Predictor:
     network = parameters.build(shape, options, device, seed=0)
     parameters.set_values(network, arrays)
     return Predictor(open_engine(network, plan(options, device, shape.kind), device), encoding, classes)
-
-
-def _from_description(path: Path, about: dict[str, Any]) -> tuple[Encoding, list[str], dict[str, Any]]:
-    try:
-        encoding = Encoding.from_dict(about["encoding"])
-        classes, network = about["classes"], about["network"]
-        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-            raise ValueError("the classes are no list of names")
-        _check_network(network)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{path.with_suffix('.json')} cannot be read",
-            f"{type(error).__name__}: {error}"[:300],
-            "take another checkpoint; delete the .json to treat the file as foreign parameters",
-        ) from error
-    return encoding, classes, network
-
-
-def _check_network(about: dict[str, Any]) -> None:
-    kind = about.get("kind", CrepeShape.kind)
-    if kind == NGramShape.kind:
-        if type(about["longest"]) is not int or not 1 <= about["longest"] <= LONGEST_NGRAM:
-            raise ValueError(f"longest is {str(about['longest'])[:40]}")
-    elif kind == CrepeShape.kind:
-        dropout = about["dropout"]
-        if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
-            raise ValueError(f"dropout is {str(dropout)[:40]}")
-    else:
-        raise ValueError(f"there is no network {str(kind)[:40]!r}")
 
 
 def _from_flags(path: Path, foreign: Foreign) -> tuple[Encoding, list[str]]:

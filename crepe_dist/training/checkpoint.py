@@ -8,10 +8,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import PARTS
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, sha256, sync, write_json, write_text
 from crepe_dist.model import parameters
+from crepe_dist.model.network import CrepeShape
+from crepe_dist.model.ngrams import NGramShape
+from crepe_dist.model.options import LONGEST_NGRAM
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.training.scores import MOST_CLASSES, Scores
 
@@ -137,6 +141,43 @@ def describe(path: Path) -> dict[str, Any] | None:
             "take another checkpoint; delete the .json to treat the file as foreign parameters",
         )
     return about
+
+
+def trained_as(path: Path, about: dict[str, Any]) -> tuple[Encoding, list[str], dict[str, Any]]:
+    """Encoding, classes and network (``Shape.settings`` and the precision) that a description tells.
+
+    Args:
+        about: what ``describe`` found beside ``path``.
+
+    Raises:
+        UserError: they cannot be what they are said to be.
+    """
+    try:
+        encoding = Encoding.from_dict(about["encoding"])
+        classes, network = about["classes"], about["network"]
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+            raise ValueError("the classes are no list of names")
+        _check_network(network)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path.with_suffix('.json')} cannot be read",
+            f"{type(error).__name__}: {error}"[:300],
+            "take another checkpoint; delete the .json to treat the file as foreign parameters",
+        ) from error
+    return encoding, classes, network
+
+
+def _check_network(about: dict[str, Any]) -> None:
+    kind = about.get("kind", CrepeShape.kind)
+    if kind == NGramShape.kind:
+        if type(about["longest"]) is not int or not 1 <= about["longest"] <= LONGEST_NGRAM:
+            raise ValueError(f"longest is {str(about['longest'])[:40]}")
+    elif kind == CrepeShape.kind:
+        dropout = about["dropout"]
+        if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+            raise ValueError(f"dropout is {str(dropout)[:40]}")
+    else:
+        raise ValueError(f"there is no network {str(kind)[:40]!r}")
 
 
 def scores(path: Path, classes: int) -> dict[str, Scores]:

@@ -39,11 +39,11 @@ def dry_run(config: Config, world: World, control: Control) -> None:
     with Watchdog(control, config.safety.watchdog_s, world.rank) as watchdog, _sample_folder(world) as sample:
         world.beat, world.trust = watchdog.beat, watchdog.trust
         display = ConsoleDisplay() if world.is_root else Display()
-        dataset, engine = set_up(config, world, display, sample)
+        dataset, engine, given = set_up(config, world, display, sample)
         world.broadcast_parameters(engine.network._collect_params_with_prefix())
         nowhere = RunFolder(Path(os.devnull))  # only what the loop writes itself would go there, and it is not run
         loop = Loop(config, dataset, world, nowhere, engine, Metrics(), display, control, watchdog)
-        display.say(opening(loop))
+        display.say(opening(loop, given))
         display.say(f"\n{layers(engine.network.shape)}\n")
         batch = next(loop.batches())
         with memory.watched("data.batch_size", config.data.batch_size, world.size):

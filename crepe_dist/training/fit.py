@@ -102,7 +102,7 @@ def train(config: Config, world: World, control: Control, carried: Carried | Non
     with Watchdog(control, config.safety.watchdog_s, world.rank) as watchdog, careful:
         world.beat, world.trust = watchdog.beat, watchdog.trust
         display = ConsoleDisplay() if world.is_root else Display()
-        dataset, engine = set_up(config, world, display)
+        dataset, engine, given = set_up(config, world, display)
         network = engine.network
         folder = _choose_folder(config, dataset, world)
         if folder.result is not None:
@@ -120,7 +120,7 @@ def train(config: Config, world: World, control: Control, carried: Carried | Non
             metrics = _open_metrics(config, folder, display) if world.is_root else Metrics()
             profile = Profile(world, engine, folder) if config.logging.profile else None
             loop = Loop(config, dataset, world, folder, engine, metrics, display, control, watchdog, profile)
-            display.say(opening(loop))
+            display.say(opening(loop, given))
             display.say(f"run       {folder.path}")
             if not rejoin(loop, carried):
                 resume(loop)

@@ -8,7 +8,11 @@ from crepe_dist.reports import wording
 from crepe_dist.training.loop import Loop
 
 
-def opening(loop: Loop) -> str:
+def opening(loop: Loop, given: str | None) -> str:
+    """
+    Args:
+        given: what is said of the parameters that the network starts with, if they are given ones.
+    """
     config, dataset, world, engine = loop.config, loop.dataset, loop.world, loop.engine
     shape, device = engine.network.shape, engine.device
     rows = ", ".join(f"{len(part):,} {name}" for name, part in dataset.parts.items())
@@ -25,6 +29,8 @@ def opening(loop: Loop) -> str:
         f"{config.optimizer.learning_rate:g}; {where}",
         f"computes  in {engine.plan}",
     ]
+    if given:
+        lines.insert(2, f"start     {given}")
     if config.training.overfit_batches:
         lines[0] += "; only a few batches of it, which are trained again and again and scored as well"
     return "\n".join(lines)

@@ -64,7 +64,8 @@ class TrainingOptions(Settings, group="training"):
     Args:
         epochs: the run ends before the epoch of this number; epochs count from zero.
         start_epoch: number of the first epoch, where parameters given by ``init_from`` come from earlier ones.
-        init_from: .params file or run folder to start from, in place of random parameters.
+        init_from: .params file or run folder to start from, in place of random parameters, on the same data or others.
+            The network and its sizes are taken from there; the last layer is new if the classes are others.
         patience: stop after this many epochs without a better validation accuracy; 0: never. Needs data with a
             validation part.
         label_smoothing: share of each label that is spread over all classes, 0 to below 1 (0.1 is usual); probabilities

@@ -30,8 +30,9 @@ from crepe_dist.model.options import ModelOptions
 from crepe_dist.model.parameters import Network
 from crepe_dist.model.precision import Plan, plan
 from crepe_dist.model.shape import Shape
-from crepe_dist.training import checkpoint
+from crepe_dist.training import transfer
 from crepe_dist.training.display import Display
+from crepe_dist.training.transfer import Start
 
 SAMPLE_SPLIT = Split(test=0.2, validation=0.1)
 COPIES = 4  # of a parameter: itself, its gradient, and what Adam keeps of both
@@ -39,8 +40,11 @@ COUNTED_AT_ONCE = 4096  # documents whose n-grams are counted
 OVERFIT_STEPS = 100  # of an epoch that repeats a few batches
 
 
-def set_up(config: Config, world: World, display: Display, sample: Path | None = None) -> tuple[Dataset, Engine]:
-    """The data as they are trained on, and the engine on a network with its initial or given parameters.
+def set_up(
+    config: Config, world: World, display: Display, sample: Path | None = None
+) -> tuple[Dataset, Engine, str | None]:
+    """The data as they are trained on; the engine on a network with its initial or given parameters; and what to say of
+    given ones.
 
     Args:
         sample: the sample's folder, if it is another than the usual one; prepared if it is not there yet.
@@ -52,15 +56,26 @@ def set_up(config: Config, world: World, display: Display, sample: Path | None =
     _check_parts(config, dataset)
     device = world.agree("device", lambda: pick(config.device, world.local_rank, world.local_size))
     world.agree("settings", lambda: None, same=lambda _: config.identity())
-    kind = config.model.kind(len(dataset.parts["train"]))
+    start = world.agree("parameters to start from", lambda: _start(config, dataset), same=_identity)
+    kind = start.shape.kind if start else config.model.kind(len(dataset.parts["train"]))
     computing = world.agree("precision", lambda: plan(config.model, device, kind), same=Plan.result)
     objective = world.agree("class weights", lambda: _objective(config, dataset))
-    network = world.agree("network", lambda: build_network(config, dataset, device))
-    if isinstance(network, NGrams) and config.training.init_from is None:
+    network = world.agree("network", lambda: build_network(config, dataset, device, start))
+    if isinstance(network, NGrams) and start is None:
         look_at_ngrams(network, dataset, world, config.model.deviations)
     if config.training.overfit_batches:
         dataset = _few_batches(config, dataset)
-    return dataset, open_engine(network, computing, device, objective, config.data.micro_batch_size or 0)
+    engine = open_engine(network, computing, device, objective, config.data.micro_batch_size or 0)
+    return dataset, engine, start.said if start else None
+
+
+def _start(config: Config, dataset: Dataset) -> Start | None:
+    given = config.training.init_from
+    return None if given is None else transfer.read(given, config.model, dataset)
+
+
+def _identity(start: Start | None) -> list[str] | None:
+    return [start.sha256, start.said] if start else None
 
 
 def _check_parts(config: Config, dataset: Dataset) -> None:
@@ -110,13 +125,13 @@ def _prepare_sample(folder: Path) -> Iterator[object]:
     yield from prepare_in_steps(find_sources([SAMPLE]), folder, encoding, SAMPLE_SPLIT, How(processes=1))
 
 
-def build_network(config: Config, dataset: Dataset, device: Any) -> Network:
+def build_network(config: Config, dataset: Dataset, device: Any, start: Start | None = None) -> Network:
     """The network that ``config`` and the data ask for, with its initial or given parameters."""
-    shape = _shape(config.model, dataset)
+    shape = start.shape if start else _shape(config.model, dataset)
     _check_memory(shape)
     network = parameters.build(shape, config.model, device, config.training.seed)
-    if config.training.init_from is not None:
-        parameters.set_values(network, parameters.load(checkpoint.find(config.training.init_from)))
+    if start:
+        start.give(network)
     return network
 
 

@@ -1,0 +1,153 @@
+"""Starting from parameters that were trained before, perhaps on other data: what of them is kept, and what is new."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.dataset import Dataset
+from crepe_dist.errors import UserError
+from crepe_dist.files import sha256
+from crepe_dist.model import parameters
+from crepe_dist.model.network import CrepeShape
+from crepe_dist.model.ngrams import NGramShape
+from crepe_dist.model.options import ModelOptions
+from crepe_dist.model.parameters import Arrays, Network
+from crepe_dist.reports import wording
+from crepe_dist.training import checkpoint
+
+# What belongs to the classes, and along which axis: the last layer of the one network, all of the other.
+OF_CLASSES = {CrepeShape.kind: {"14.weight": 0, "14.bias": 0}, NGramShape.kind: {"weight": 1, "bias": 0}}
+SHOWN_CLASSES = 5
+
+
+@dataclass(frozen=True)
+class Start:
+    """Parameters to start from.
+
+    Attributes:
+        shape: of the network that takes them, with the classes of the data at hand.
+        arrays: what it takes, by name; the others keep their initial values.
+        sha256: of the file.
+        said: what is taken from where and what is new, for a person.
+    """
+
+    shape: CrepeShape | NGramShape
+    arrays: Arrays
+    sha256: str
+    said: str
+
+    def give(self, network: Network) -> None:
+        """Raises ``UserError`` as ``parameters.set_values`` does."""
+        parameters.set_values(network, {**parameters.values(network), **self.arrays})
+
+
+def read(given: str, options: ModelOptions, dataset: Dataset) -> Start:
+    """What a network for these data and settings starts with.
+
+    Args:
+        given: .params file or run folder.
+
+    Raises:
+        UserError: nothing to start from, or it goes with another encoding, other settings, or n-grams of other classes.
+    """
+    path = checkpoint.find(given)
+    about = checkpoint.describe(path)
+    arrays = parameters.load(path)
+    encoding = dataset.encoding
+    classes: list[str] | None = None
+    if about is None:
+        network: dict[str, Any] = {"kind": NGramShape.kind, "longest": options.longest} if "weight" in arrays else {}
+    else:
+        trained_on, classes, network = checkpoint.trained_as(path, about)
+        _check_encoding(path, trained_on, dataset, network)
+    shape = parameters.shape_of(arrays, len(encoding.alphabet), encoding.feature_len, network)
+    if classes is not None and len(classes) != shape.classes:
+        raise UserError(
+            f"{path} has {shape.classes} outputs, its description {len(classes)} classes",
+            remedy="take another checkpoint; delete the .json to treat the file as foreign parameters",
+        )
+    _check_settings(path, options, shape)
+    kept, said = _kept(path, arrays, shape, classes, dataset.classes)
+    shape = replace(shape, classes=len(dataset.classes))
+    if isinstance(shape, CrepeShape):
+        shape = replace(shape, dropout=options.dropout)
+    return Start(shape, kept, sha256(path) if about is None else about["sha256"], said)
+
+
+def _kept(
+    path: Path, arrays: Arrays, shape: CrepeShape | NGramShape, classes: list[str] | None, here: list[str]
+) -> tuple[Arrays, str]:
+    """What of the arrays of ``classes`` (``None``: nobody knows which) is for the classes ``here``, and how it is said.
+
+    A class that has another name is another class, and so are all if one is: a last layer is kept whole or not at all.
+    """
+    name, of_classes = wording.visible(str(path)), OF_CLASSES[shape.kind]
+    if classes == here:
+        return arrays, f"all layers from {name}"
+    if classes is None and shape.classes == len(here):
+        return arrays, f"all layers from {name}; it does not name its classes, they are taken for those of the data"
+    if classes is not None and sorted(classes) == sorted(here):
+        order = [classes.index(each) for each in here]
+        ordered = {each: np.take(arrays[each], order, axis) for each, axis in of_classes.items()}
+        return {**arrays, **ordered}, f"all layers from {name}, its classes in the order of the data"
+    there = wording.counted(shape.classes, "class", "classes") if classes is None else _listed(classes)
+    if isinstance(shape, NGramShape):
+        raise UserError(
+            f"{path} is an n-gram network for other classes than those of the data",
+            f"it has one layer, which belongs to its classes ({there}), so that nothing of it could be kept",
+            "leave out --init-from, or start from a Crepe network, as --model.network crepe trains it",
+        )
+    kept = {each: array for each, array in arrays.items() if each not in of_classes}
+    return kept, f"convolutions 1 to 6, dense 1 and 2 from {name}; logits new, as its classes are others ({there})"
+
+
+def _check_encoding(path: Path, there: Encoding, dataset: Dataset, network: dict[str, Any]) -> None:
+    """Whether a code is the same character in the same place; whether accents are folded changes neither. The table of
+    n-grams is for texts of any length."""
+    here = dataset.encoding
+    any_length = network.get("kind") == NGramShape.kind
+    if (here.mode, here.alphabet) != (there.mode, there.alphabet) or not (
+        any_length or here.feature_len == there.feature_len
+    ):
+        raise UserError(
+            f"{path} was trained on texts that are encoded in another way than {dataset.folder}",
+            f"it {there.described()}; the data: {here.described()}",
+            f"prepare the data again with {there.flags(path.with_suffix('.json'))}",
+        )
+
+
+def _check_settings(path: Path, options: ModelOptions, shape: CrepeShape | NGramShape) -> None:
+    """Whether no setting asks for another network than the one that is there."""
+    if options.asked_kind not in (None, shape.kind):
+        raise UserError(
+            f"the settings ask for a network of the kind {options.asked_kind}, {path} is of the kind {shape.kind}",
+            "training goes on with the network that is there",
+            "leave out model.network, model.size, model.filters and model.units, or start from another checkpoint",
+        )
+    asked: dict[str, int | None]
+    if isinstance(shape, CrepeShape):
+        asked = dict(zip(("filters", "units"), options.asked_widths))
+    else:
+        # Who gives the default cannot be told from who gives nothing.
+        longest = None if options.longest == ModelOptions.longest else options.longest
+        asked = {"longest": longest, "buckets": options.buckets}
+    for name, value in asked.items():
+        if value not in (None, getattr(shape, name)):
+            raise UserError(
+                f"the settings ask for {value} {name}, {path} has {getattr(shape, name)}",
+                "a network is as large as the one that it starts from",
+                "leave out model.size, model.filters and model.units: they are taken from there"
+                if isinstance(shape, CrepeShape)
+                else f"leave out model.{name}: it is taken from there",
+            )
+
+
+def _listed(classes: list[str]) -> str:
+    names = [wording.visible(each, 40) for each in wording.first(classes, SHOWN_CLASSES)]
+    rest = len(classes) - len(names)
+    return wording.listed([*names, f"{rest} more"] if rest else names)

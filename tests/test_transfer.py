@@ -1,0 +1,293 @@
+"""Starting from another run's parameters: what is kept, what is new, and what does not go together."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+import crepe_dist
+from crepe_dist import config
+from crepe_dist import prepare as prepare_command
+from crepe_dist.config import Config
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.dataset import Dataset, open_dataset
+from crepe_dist.data.loader import pack
+from crepe_dist.data.preparation import prepare
+from crepe_dist.data.selection import Split
+from crepe_dist.data.sources import find_sources
+from crepe_dist.errors import UserError
+from crepe_dist.files import read_json, write_json
+from crepe_dist.model import parameters
+from crepe_dist.model.network import CrepeShape, lengths, shortest
+from crepe_dist.model.ngrams import NGrams, NGramShape
+from crepe_dist.model.options import ModelOptions
+from crepe_dist.training import checkpoint, transfer
+from crepe_dist.training.setup import build_network
+from tests.conftest import FEATURE_LEN, QUICK, command, losses, run, write_csv
+
+CREPE = ModelOptions(filters=8, units=12)
+NGRAMS = ModelOptions(network="ngrams", longest=3, buckets=64)
+OTHER_CLASSES = {"number": ["one", "two"], "names": ["first", "second", "fourth"]}
+ANOTHER_ORDER = ["third", "first", "second"]
+LAST = {"14.weight", "14.bias"}
+CYRILLIC = " абвгд"
+
+
+def with_classes(dataset: Dataset, classes: list[str]) -> Dataset:
+    return replace(dataset, manifest={**dataset.manifest, "classes": classes})
+
+
+def write_run(folder: Path, options: ModelOptions, dataset: Dataset, seed: int = 1) -> str:
+    """A run's folder whose network has random values everywhere."""
+    network = build_network(Config(model=options), dataset, mx.cpu())
+    generator = np.random.default_rng(seed)
+    arrays = {
+        name: generator.normal(0, 0.1, array.shape).astype(np.float32)
+        for name, array in parameters.values(network).items()
+    }
+    about = {
+        "epoch": 0,
+        "test_accuracy": 0.5,
+        "encoding": dataset.encoding.to_dict(),
+        "classes": dataset.classes,
+        "network": network.shape.settings(),
+    }
+    checkpoint.write(folder, arrays, about)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def dataset(data) -> Dataset:
+    return open_dataset(data)
+
+
+@pytest.fixture(scope="module")
+def crepe(dataset, tmp_path_factory) -> str:
+    return write_run(tmp_path_factory.mktemp("crepe"), CREPE, dataset)
+
+
+@pytest.fixture(scope="module")
+def ngrams(dataset, tmp_path_factory) -> str:
+    return write_run(tmp_path_factory.mktemp("ngrams"), NGRAMS, dataset)
+
+
+@pytest.fixture
+def foreign(crepe, tmp_path) -> str:
+    """Parameters that nothing describes."""
+    path = tmp_path / "notebook.params"
+    path.write_bytes(checkpoint.find(crepe).read_bytes())
+    return str(path)
+
+
+def started(given: str, dataset: Dataset, options: ModelOptions | None = None):
+    """The network that starts from ``given``, and what is said of it."""
+    options = options or ModelOptions()
+    start = transfer.read(given, options, dataset)
+    return build_network(Config(model=options), dataset, mx.cpu(), start), start.said
+
+
+def given_arrays(given: str) -> parameters.Arrays:
+    return parameters.load(checkpoint.find(given))
+
+
+def logits(network, dataset: Dataset) -> np.ndarray:
+    codes = dataset.parts["test"].codes(np.arange(9))
+    if isinstance(network, NGrams):
+        batch = pack(codes, np.zeros(9, np.int32), 9, 9)
+        return network(*network.inputs(batch, mx.nd.array(codes, dtype="uint8"))).asnumpy()
+    return network(mx.nd.array(codes, dtype="uint8")).asnumpy()
+
+
+@pytest.mark.parametrize("kind", ["crepe", "ngrams"])
+class TestTheSameClasses:
+    def test_all_is_taken_and_nothing_else_has_to_be_given(self, request, kind, dataset):
+        given = request.getfixturevalue(kind)
+        network, said = started(given, dataset)
+        got = parameters.values(network)
+        for name, array in given_arrays(given).items():
+            np.testing.assert_array_equal(got[name], array)
+        assert said.startswith(f"all layers from {given}")
+        assert "order" not in said
+
+    def test_in_another_order_each_keeps_its_own_output(self, request, kind, dataset):
+        given = request.getfixturevalue(kind)
+        expected = logits(started(given, dataset)[0], dataset)
+        network, said = started(given, with_classes(dataset, ANOTHER_ORDER))
+        order = [dataset.classes.index(name) for name in ANOTHER_ORDER]
+        np.testing.assert_allclose(logits(network, dataset), expected[:, order], rtol=1e-5, atol=1e-5)
+        assert not np.allclose(expected, expected[:, order], atol=1e-2)
+        assert "in the order of the data" in said
+
+
+@pytest.mark.parametrize("classes", OTHER_CLASSES.values(), ids=OTHER_CLASSES.keys())
+class TestOtherClasses:
+    def test_only_the_last_layer_is_new(self, crepe, dataset, classes):
+        other = with_classes(dataset, classes)
+        network, said = started(crepe, other)
+        got, before = parameters.values(network), given_arrays(crepe)
+        fresh = parameters.values(build_network(Config(model=CREPE), other, mx.cpu()))
+        for name, array in got.items():
+            np.testing.assert_array_equal(array, (fresh if name in LAST else before)[name])
+        assert got["14.weight"].shape == (len(classes), 12)
+        assert np.abs(got["14.weight"]).max() > 0
+        assert said.startswith("convolutions 1 to 6, dense 1 and 2 from")
+        assert "logits new" in said
+        assert "first, second and third" in said
+
+    def test_of_n_grams_nothing_could_be_kept(self, ngrams, dataset, classes):
+        with pytest.raises(UserError, match="an n-gram network for other classes") as error:
+            transfer.read(ngrams, ModelOptions(), with_classes(dataset, classes))
+        assert "--model.network crepe" in error.value.remedy
+
+
+class TestEncodings:
+    @pytest.mark.parametrize(
+        ("encoding", "flag"),
+        [
+            (Encoding(feature_len=FEATURE_LEN + 1), f"--feature-len {FEATURE_LEN}"),
+            (Encoding("notebook", FEATURE_LEN), "--mode paper"),
+            (Encoding("full", FEATURE_LEN), "--mode paper"),
+            (Encoding(feature_len=FEATURE_LEN, alphabet=CYRILLIC), "--mode paper"),
+        ],
+        ids=["length", "direction", "capitals", "alphabet"],
+    )
+    def test_another_one_is_refused_with_what_to_prepare_with(self, crepe, dataset, encoding, flag):
+        with pytest.raises(UserError, match="encoded in another way") as error:
+            transfer.read(crepe, ModelOptions(), replace(dataset, encoding=encoding))
+        assert flag in error.value.remedy
+        assert "--alphabet" not in error.value.remedy
+
+    def test_what_was_said_to_prepare_with_helps(self, dataset, tmp_path, monkeypatch):
+        """Also with an alphabet of its own, which only a file can tell."""
+        own = replace(dataset, encoding=Encoding(feature_len=130, alphabet=CYRILLIC))
+        given = write_run(tmp_path / "run", CREPE, own)
+        with pytest.raises(UserError) as error:
+            transfer.read(given, ModelOptions(), dataset)
+        flags = shlex.split(error.value.remedy.partition(" with ")[2])
+        source, out = tmp_path / "russian.csv", tmp_path / "russian"
+        source.write_text("".join(f"{n % 2},{'абвгд'[n % 5] * 9}\n" for n in range(40)))
+        monkeypatch.setattr("sys.argv", ["prepare", str(source), "--out", str(out), "--processes", "1", *flags])
+        prepare_command.main()
+        prepared = open_dataset(out)
+        assert prepared.encoding == own.encoding
+        assert "logits new" in transfer.read(given, ModelOptions(), prepared).said
+
+    def test_accents_may_be_folded_or_not(self, crepe, dataset):
+        unfolded = replace(dataset, encoding=replace(dataset.encoding, fold_accents=False))
+        assert transfer.read(crepe, ModelOptions(), unfolded).shape.classes == 3
+
+    def test_n_grams_may_be_of_longer_texts_but_not_of_other_characters(self, ngrams, dataset):
+        longer = replace(dataset, encoding=Encoding(feature_len=200))
+        assert transfer.read(ngrams, ModelOptions(), longer).shape.feature_len == 200
+        with pytest.raises(UserError, match="encoded in another way"):
+            transfer.read(ngrams, ModelOptions(), replace(dataset, encoding=Encoding("notebook", FEATURE_LEN)))
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (ModelOptions(filters=9), "9 filters"),
+            (ModelOptions(units=9), "9 units"),
+            (ModelOptions(size="tiny"), "128 filters"),
+            (ModelOptions(network="ngrams"), "kind ngrams"),
+        ],
+    )
+    def test_that_ask_for_another_crepe_are_refused(self, crepe, dataset, options, message):
+        with pytest.raises(UserError, match=message) as error:
+            transfer.read(crepe, options, dataset)
+        assert "leave out" in error.value.remedy
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (ModelOptions(longest=4), "4 longest"),
+            (ModelOptions(buckets=128), "128 buckets"),
+            (ModelOptions(network="crepe"), "kind crepe"),
+            (ModelOptions(filters=8), "kind crepe"),
+        ],
+    )
+    def test_that_ask_for_other_n_grams_are_refused(self, ngrams, dataset, options, message):
+        with pytest.raises(UserError, match=message) as error:
+            transfer.read(ngrams, options, dataset)
+        assert "leave out" in error.value.remedy
+
+    def test_that_ask_for_what_is_there_are_fine(self, crepe, ngrams, dataset):
+        for options, dropout in ((replace(CREPE, dropout=0.2), 0.2), (ModelOptions(units=12), 0.5)):
+            expected = CrepeShape(69, FEATURE_LEN, 3, 8, 12, dropout)
+            assert transfer.read(crepe, options, dataset).shape == expected
+        assert transfer.read(ngrams, NGRAMS, dataset).shape == NGramShape(69, FEATURE_LEN, 3, 3, 64)
+
+
+class TestForeign:
+    def test_with_as_many_outputs_all_is_taken(self, foreign, dataset):
+        network, said = started(foreign, dataset)
+        np.testing.assert_array_equal(parameters.values(network)["14.weight"], given_arrays(foreign)["14.weight"])
+        assert "does not name its classes" in said
+
+    def test_with_another_number_the_last_layer_is_new(self, foreign, dataset):
+        network, said = started(foreign, with_classes(dataset, ["one", "two"]))
+        got = parameters.values(network)
+        assert got["14.weight"].shape == (2, 12)
+        np.testing.assert_array_equal(got["12.weight"], given_arrays(foreign)["12.weight"])
+        assert "logits new" in said
+        assert "3 classes" in said
+
+    def test_the_length_to_prepare_with_is_told(self, foreign, dataset):
+        with pytest.raises(UserError, match="not for documents of 1014") as error:
+            transfer.read(foreign, ModelOptions(), replace(dataset, encoding=Encoding()))
+        assert f"such as {FEATURE_LEN}; to train, prepare" in error.value.remedy
+
+    @pytest.mark.parametrize("positions", [1, 2, 34])
+    def test_the_shortest_text_is_that_of_the_positions(self, positions):
+        assert lengths(shortest(positions))[-1] == positions
+        assert lengths(shortest(positions) - 1)[-1] == positions - 1
+
+    def test_a_description_of_another_network_is_refused(self, crepe, dataset, tmp_path):
+        path = checkpoint.find(crepe)
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+        about = read_json(path.with_suffix(".json"))
+        write_json(tmp_path / path.with_suffix(".json").name, {**about, "classes": ["a", "b"]})
+        with pytest.raises(UserError, match="3 outputs, its description 2 classes"):
+            transfer.read(str(tmp_path / path.name), ModelOptions(), with_classes(dataset, ["b", "a"]))
+
+
+class TestTraining:
+    @pytest.fixture(scope="class")
+    def place(self, data, tmp_path_factory) -> Path:
+        """A run on three classes, and data of two."""
+        folder = tmp_path_factory.mktemp("transfer")
+        crepe_dist.fit(config.parse(["--data", str(data), "--run-dir", str(folder / "run"), *QUICK]))
+        sources = find_sources([str(write_csv(folder / "two.csv", 100, seed=5, classes=2))])
+        prepare(sources, folder / "two", Encoding(feature_len=FEATURE_LEN), Split())
+        return folder
+
+    @pytest.fixture(scope="class")
+    def flags(self, place) -> list[str]:
+        sizes = ("--model.filters", "--model.units")
+        rest = [flag for flag in QUICK if not flag.startswith(sizes)]
+        return ["--data", str(place / "two"), "--init-from", str(place / "run"), "--model.precision=float32", *rest]
+
+    def test_a_run_on_other_classes_says_so_and_several_processes_train_the_same(self, place, flags, capsys):
+        crepe_dist.fit(config.parse([*flags, "--run-dir", str(place / "alone")]))
+        said = capsys.readouterr().out
+        assert "start     convolutions 1 to 6, dense 1 and 2 from" in said
+        assert "network   Crepe, 16 filters, 32 units" in said
+        assert len(crepe_dist.load(place / "alone").classes) == 2
+        printed = run(command("train", *flags, "--run-dir", place / "both", processes=2), place)
+        assert printed.count("start     convolutions 1 to 6") == 1
+        assert losses(place / "both") == pytest.approx(losses(place / "alone"), abs=1e-5)
+
+    def test_ranks_that_start_from_other_parameters(self, place, flags, dataset):
+        for rank in (0, 1):
+            write_run(place / str(rank) / "given", CREPE, dataset, seed=rank)
+        words = command("train", *flags, "--init-from", "given", "--run-dir", place / "never", processes=2)
+        line = f"cd $HOROVOD_RANK && {shlex.join(words[3:])}"
+        printed = run([*words[:3], "sh", "-c", line], place, code=None)
+        assert printed.count("the processes disagree on the parameters to start from") == 1
+        assert not (place / "never").exists()
