@@ -3,7 +3,8 @@
 
     uv run benchmarks/accuracy.py data/sample
     uv run benchmarks/accuracy.py data/imdb data/ag --seeds 3 --with "" --with "--config configs/crepe_small.yaml"
-    uv run benchmarks/accuracy.py data/sample --seeds 1 --with "" --with "--model.longest 4" --with "--epochs 10"
+    uv run benchmarks/accuracy.py data/sample --with "" --with "--model.longest 4" --with "--epochs 10"
+    uv run benchmarks/accuracy.py data/sample --with "" --with "--config configs/crepe_small.yaml" --curves curves.svg
 
 Trains each data set with each set of flags (--with; none: the defaults) and each seed, in a folder that is thrown away
 or --out, and prints a Markdown table. Time is that of the whole command. The accuracy is the run's own: of the epoch
@@ -13,6 +14,7 @@ that the validation part chose where there is one, else of the last.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shlex
 import statistics
@@ -24,8 +26,12 @@ from pathlib import Path
 
 from crepe_dist import arguments, command
 from crepe_dist.errors import UserError
+from crepe_dist.files import write_text
 from crepe_dist.limits import whole
-from crepe_dist.training.run_record import open_run
+from crepe_dist.reports import page
+from crepe_dist.reports.run_figures import RUNS, STYLES
+from crepe_dist.training.history import History
+from crepe_dist.training.run_record import RunRecord, open_run
 
 
 def main() -> None:
@@ -35,7 +41,10 @@ def main() -> None:
     flags.add_argument("--seeds", type=whole(1, 1000), default=1, metavar="N", help="default: 1")
     flags.add_argument("--processes", type=whole(1, 1024), default=1, metavar="N", help="default: 1")
     flags.add_argument("--out", type=Path, metavar="DIR", help="keep the runs here, and take those that are there")
+    flags.add_argument("--curves", type=Path, metavar="FILE", help="draw how the first seed of each learnt, as SVG")
     given = flags.parse_args()
+    arguments.check_output(given.curves, "--curves")
+    histories: list[tuple[str, History]] = []
     print("| data | settings | test accuracy | time |\n|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for data in given.data:
@@ -43,10 +52,13 @@ def main() -> None:
                 out = given.out or Path(folder)
                 results = [_train(out, data, settings, seed, given.processes) for seed in range(given.seeds)]
                 print(f"| {data.name} | {settings or 'the defaults'} | {_summary(results)} |", flush=True)
+                histories.append((f"{data.name}, {settings or 'the defaults'}", results[0][0].history))
+    if given.curves is not None:
+        write_text(given.curves, _picture(histories))
 
 
-def _train(out: Path, data: Path, settings: str, seed: int, processes: int) -> tuple[float, float]:
-    """Accuracy on the test part, and seconds."""
+def _train(out: Path, data: Path, settings: str, seed: int, processes: int) -> tuple[RunRecord, float]:
+    """The run, and seconds."""
     name = "_".join([data.name, *shlex.split(settings), str(seed)]).replace("/", "-")
     run, timed = out / name, out / f"{name}.json"
     if not timed.is_file():
@@ -62,13 +74,31 @@ def _train(out: Path, data: Path, settings: str, seed: int, processes: int) -> t
             )
         timed.write_text(json.dumps({"seconds": time.monotonic() - began}) + "\n", encoding="utf-8")
     seconds = json.loads(timed.read_text(encoding="utf-8"))["seconds"]
-    return open_run(run).metrics["test_accuracy"], seconds
+    return open_run(run), seconds
 
 
-def _summary(results: list[tuple[float, float]]) -> str:
-    accuracies, seconds = zip(*results)
+def _summary(results: list[tuple[RunRecord, float]]) -> str:
+    accuracies = [record.metrics["test_accuracy"] for record, _ in results]
+    seconds = [each for _, each in results]
     spread = f" ± {100 * statistics.stdev(accuracies):.2f}" if len(results) > 1 else ""
     return f"{100 * statistics.mean(accuracies):.2f}{spread} % | {statistics.mean(seconds):.0f} s"
+
+
+def _picture(histories: list[tuple[str, History]]) -> str:
+    """Accuracy on the validation part after each epoch; on the test part where there is no other."""
+    with page.look():
+        legend = 0.1 + 0.2 * len(histories)
+        figure, axes = page.blank(2.6 + legend, left=0.8, top=legend)
+        for (name, history), (style, colour) in zip(histories, itertools.product(STYLES, RUNS)):
+            part = "validation" if "validation_accuracy" in history.epochs[0] else "test"
+            epochs = [record["epoch"] + 1 for record in history.epochs]
+            accuracies = [record[f"{part}_accuracy"] for record in history.epochs]
+            axes.plot(epochs, accuracies, color=colour, linestyle=style, marker="o", markersize=3, label=name)
+        axes.set(xlabel="epochs", ylabel="right answers")
+        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
+        axes.grid(axis="y")
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1))
+        return page.standalone(figure)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ words, and of groups of four characters that go over word boundaries.
 from __future__ import annotations
 
 import argparse
-import io
 import itertools
 from pathlib import Path
 
@@ -97,8 +96,6 @@ def _texts(part: Part, encoding: Encoding) -> list[str]:
 
 
 def _picture(curves: list[Curve]) -> str:
-    """On white, because it stands alone: no page gives its letters a colour."""
-    stream = io.StringIO()
     with page.look():
         legend = 0.2 + 0.2 * -(-len(curves) // 2)
         figure, axes = page.blank(2.8 + legend, left=0.8, top=legend)
@@ -109,8 +106,7 @@ def _picture(curves: list[Curve]) -> str:
         axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
         axes.grid(axis="y")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-        figure.savefig(stream, format="svg", facecolor="white", metadata={"Date": None})
-    return stream.getvalue()
+        return page.standalone(figure)
 
 
 if __name__ == "__main__":

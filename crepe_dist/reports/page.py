@@ -114,6 +114,14 @@ def svg(figure: Figure, description: str = "") -> str:
     return f"<svg {view.group() if view else ''} {told}>{markup[markup.index('>') + 1 :]}"
 
 
+def standalone(figure: Figure) -> str:
+    """The figure on white as an SVG file of its own: no page gives its letters a colour."""
+    stream = io.StringIO()
+    with look():
+        figure.savefig(stream, format="svg", facecolor="white", metadata={"Creator": None, "Date": None})
+    return stream.getvalue()
+
+
 def png(figure: Figure) -> tuple[bytes, int, int]:
     """The figure on white as a PNG file, its width and its height in pixels."""
     stream = io.BytesIO()
