@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from crepe_dist import command as commands
@@ -22,6 +23,8 @@ from crepe_dist.data.preparation import prepare
 from crepe_dist.data.selection import Split
 from crepe_dist.data.sources import find_sources
 
+hypothesis.settings.register_profile("no deadline", deadline=None)  # the machine may be busy
+hypothesis.settings.load_profile("no deadline")
 limit_threads(Launch())  # before any test imports MXNet
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
 

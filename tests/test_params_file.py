@@ -175,7 +175,7 @@ def mutated(data: bytes, seed: int) -> bytes:
     return bytes(found)
 
 
-@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**63))
 def test_a_damaged_file_is_refused_or_read_as_its_size_allows(seed, real, path):
     data = mutated(real, seed)
@@ -196,7 +196,7 @@ def test_a_damaged_file_is_refused_or_read_as_its_size_allows(seed, real, path):
     assert peak < 1 << 20
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=200))
 def test_any_bytes_behind_the_header_are_refused_or_read(data, path):
     path.write_bytes(struct.pack("<QQ", 0x112, 0) + data)
