@@ -12,6 +12,7 @@ from crepe_dist.reports.wording import counted, size
 
 EXAMPLES = """  python -m crepe_dist.export --out exported
   python -m crepe_dist.export runs/reviews-1f2e3d4c5b --data data/reviews --out exported
+  python -m crepe_dist.export runs/reviews-1f2e3d4c5b --format web --out page
   python -m crepe_dist.export runs/reviews-1f2e3d4c5b --format symbol --out exported
   python -m crepe_dist.export crepe_gluon_epoch6.params --mode notebook --classes classes.txt --out exported
 """
@@ -21,8 +22,9 @@ def main() -> None:
     flags = arguments.parser(
         "export",
         "The network in files for other programs: onnx (model.onnx, and crepe_runtime.py, which classifies texts with "
-        "it by ONNX Runtime alone), symbol (MXNet's symbol and parameters), or params (Gluon's parameters with a "
-        "description). What is written is tried on texts first; it is there only if it answers as our own engine.",
+        "it by ONNX Runtime alone), web (a page that classifies what a person types, in the browser), symbol (MXNet's "
+        "symbol and parameters), or params (Gluon's parameters with a description). What is written is tried on texts "
+        "first; it is there only if it answers as our own engine.",
         EXAMPLES,
     )
     arguments.add_checkpoint(flags)
@@ -54,7 +56,7 @@ def main() -> None:
         device="cpu",
     )
     real, made_up = trial.real(path, given.data), trial.made_up(predictor.encoding)
-    files, difference = export(predictor, checkpoint.describe(path), given.format, given.out, real + made_up)
+    files, difference = export(predictor, checkpoint.describe(path), given.format, given.out, real + made_up, path.name)
     for file in files:
         print(f"{visible(str(file))} ({size(file.stat().st_size)})")
     tried = f"{counted(len(real), 'text')} of the test part and {len(made_up)} made-up ones"

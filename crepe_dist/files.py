@@ -48,6 +48,11 @@ def written_whole(path: Path, errors: str = "strict") -> Iterator[TextIO]:
         raise
 
 
+def cache() -> Path:
+    """The folder for what can be fetched again; it may not be there yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crepe_dist"
+
+
 def sync(path: Path) -> None:
     """Waits until a file's content, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

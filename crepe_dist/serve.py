@@ -89,7 +89,7 @@ def _serve(given: Any, options: ServiceOptions) -> None:
         path = checkpoint.find(given.checkpoint)
         foreign = Foreign(given.mode, given.feature_len, given.fold_accents, arguments.class_names(given.classes))
         predictor = open_checkpoint(path, foreign, pick(given.device, 0, 1))
-        about = facts(path, predictor)
+        about = facts(path.name, checkpoint.describe(path) or {}, predictor)
         metrics = Metrics(about.checkpoint, about.kernels)
         batcher = Batcher(predictor.predict, seen=metrics.together.observe)
         try:

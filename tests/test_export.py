@@ -7,7 +7,9 @@ import importlib.util
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import mxnet as mx
 import numpy as np
@@ -63,9 +65,11 @@ def texts(count: int = 200) -> list[str]:
     return [*STRANGE, *("".join(generator.choice(characters, length)) for length in lengths)]
 
 
-def make(folder: Path, kind: str, encoding: Encoding) -> Path:
+def make(
+    folder: Path, kind: str, encoding: Encoding, names: Sequence[str] = CLASSES, data: dict[str, Any] | None = None
+) -> Path:
     """A checkpoint with parameters by chance, of which no two texts should think alike."""
-    size, classes = len(encoding.alphabet), len(CLASSES)
+    size, classes = len(encoding.alphabet), len(names)
     shape: CrepeShape | NGramShape
     if kind == "ngrams":
         shape = NGramShape(size, encoding.feature_len, classes, 6, 5000)
@@ -79,7 +83,8 @@ def make(folder: Path, kind: str, encoding: Encoding) -> Path:
         arrays["significant"] = generator.integers(0, 2, arrays["significant"].size).astype(np.float32)
     else:
         arrays["14.weight"] *= 8
-    about = {"epoch": 0, "test_accuracy": 0.5, "encoding": encoding.to_dict(), "classes": CLASSES}
+    about = {"epoch": 0, "test_accuracy": 0.5, "encoding": encoding.to_dict(), "classes": list(names)}
+    about |= {"data": data} if data else {}
     # In float32, as what is exported; what was only found on this processor might be less.
     return checkpoint.write(folder, arrays, {**about, "network": {**shape.settings(), "precision": "float32"}})
 

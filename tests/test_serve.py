@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -35,15 +34,11 @@ from crepe_dist.serving.metrics import Metrics
 from crepe_dist.serving.options import ServiceOptions
 from crepe_dist.serving.predictor import Prediction, load
 from crepe_dist.training import checkpoint
+from tests.browsing import SECONDS, Browsing, chromium, needs_browser
 from tests.conftest import FEATURE_LEN, command
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 CLASSES = ["<i>plain</i>", "naïve", "quoted \"'&", "end"]
 FACTS = Facts("some.params", "some data", 0.5, CLASSES, FEATURE_LEN, True, True, "own, float32")
-SECONDS = 30
-needs_browser = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="needs a browser: apt-get install -y chromium chromium-driver"
-)
 
 
 def by_length(texts):
@@ -357,7 +352,9 @@ class TestMistakes:
                 server.listen(second)
 
     def test_facts_of_a_checkpoint(self, run_dir):
-        found = facts(checkpoint.find(str(run_dir)), load(run_dir))
+        path = checkpoint.find(str(run_dir))
+        found = facts(path.name, checkpoint.describe(path) or {}, load(path))
+        assert found.checkpoint == "crepe_epoch_0_test_acc_81.25.params"
         assert (found.data, found.test_accuracy, found.feature_len) == ("three <b>kinds</b>", 0.8125, FEATURE_LEN)
 
 
@@ -417,39 +414,9 @@ class TestProcess:
 
 @pytest.fixture(scope="module")
 def browser(started):
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM or ""
-    for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1000,1000"):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    driver.get(started[0].url)
-    yield driver
-    driver.quit()
-
-
-class Browsing:
-    def until(self, browser, condition):
-        from selenium.webdriver.support.ui import WebDriverWait
-
-        return WebDriverWait(browser, SECONDS, 0.05).until(lambda driver: condition())
-
-    def write(self, browser, text):
-        from selenium.webdriver.common.keys import Keys
-
-        self.one(browser, "#text").send_keys(Keys.CONTROL, "a", Keys.NULL, Keys.BACKSPACE, text)
-
-    def one(self, browser, selector):
-        from selenium.webdriver.common.by import By
-
-        return browser.find_element(By.CSS_SELECTOR, selector)
-
-    def bars(self, browser):
-        """Widths of the bars in percent of their place, as they are drawn; they move."""
-        ratio = "(each) => each.getBoundingClientRect().width / each.parentElement.getBoundingClientRect().width"
-        return browser.execute_script(f"return [...document.querySelectorAll('#bars i')].map({ratio})")
+    with chromium() as driver:
+        driver.get(started[0].url)
+        yield driver
 
 
 @needs_browser

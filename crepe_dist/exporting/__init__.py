@@ -1,3 +1,3 @@
 """Networks in files for other programs."""
 
-FORMATS = ("onnx", "symbol", "params")
+FORMATS = ("onnx", "web", "symbol", "params")

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from crepe_dist.model.ngrams import NGrams, NGramShape
 from crepe_dist.model.options import ModelOptions
 from crepe_dist.model.parameters import Network
 from crepe_dist.model.precision import plan
+from crepe_dist.serving.facts import facts
 from crepe_dist.serving.predictor import Foreign, Predictor, open_checkpoint
 from crepe_dist.training.checkpoint import FORMAT
 
@@ -38,7 +40,7 @@ Answer = Callable[[Sequence[str]], Probabilities]
 
 
 def export(
-    predictor: Predictor, about: About | None, form: str, out: Path, texts: Sequence[str]
+    predictor: Predictor, about: About | None, form: str, out: Path, texts: Sequence[str], name: str = ""
 ) -> tuple[list[Path], float]:
     """Writes the network into the folder ``out``, which is made if need be; files of the same names are replaced.
 
@@ -47,6 +49,7 @@ def export(
         about: the description beside the checkpoint, if there is one.
         form: one of ``FORMATS``.
         texts: on which the result is tried.
+        name: of the checkpoint's file, for a page to tell.
 
     Returns:
         The files, and the largest difference of a probability from that of our own engine in float32.
@@ -54,10 +57,15 @@ def export(
     Raises:
         UserError: the result answers otherwise, and is not there; what it needs is not installed; it has no room.
     """
-    write = {"onnx": _write_onnx, "symbol": _write_symbol, "params": _write_params}[form]
+    writers: dict[str, Callable[[Predictor, About, Path], Answer]] = {
+        "onnx": _write_onnx,
+        "web": partial(_write_web, name=name),
+        "symbol": _write_symbol,
+        "params": _write_params,
+    }
     ours = _in_float32(predictor)
     with _appearing(out) as folder:
-        found, expected = write(ours, about or {}, folder)(texts), _probabilities(ours, texts)
+        found, expected = writers[form](ours, about or {}, folder)(texts), _probabilities(ours, texts)
         difference = float(np.abs(found - expected).max())
         if not difference <= TOLERANCE:  # nor if it is no number
             raise UserError(
@@ -100,19 +108,39 @@ def _probabilities(predictor: Predictor, texts: Sequence[str]) -> Probabilities:
 
 
 def _write_onnx(ours: Predictor, about: About, folder: Path) -> Answer:
+    model = _onnx(ours)
+    from crepe_dist.exporting import crepe_runtime
+
+    (folder / f"{NAME}.onnx").write_bytes(model)
+    shutil.copyfile(crepe_runtime.__file__, folder / "crepe_runtime.py")
+    return _by_onnx_runtime(crepe_runtime.Classifier(str(folder / f"{NAME}.onnx")))
+
+
+def _write_web(ours: Predictor, about: About, folder: Path, name: str) -> Answer:
+    model = _onnx(ours)
+    from crepe_dist.exporting import crepe_runtime, web
+
+    classifier = crepe_runtime.Classifier(model)
+    web.write(model, classifier.about, facts(name, about, ours), folder)
+    return _by_onnx_runtime(classifier)
+
+
+def _onnx(ours: Predictor) -> bytes:
+    """The network as an ONNX file; raises ``UserError`` where what writes and tries it is not installed."""
     try:
-        from crepe_dist.exporting import crepe_runtime
-        from crepe_dist.exporting.graph import model
+        from crepe_dist.exporting.graph import model  # and with it ONNX Runtime
     except ImportError as error:
         raise UserError(
             f"this needs ONNX and ONNX Runtime: {error}",
             remedy="install them (uv sync --extra export, or pip install onnx onnxruntime), or take another --format",
         ) from error
-    network, path = ours.engine.network, folder / f"{NAME}.onnx"
+    network = ours.engine.network
     made = model(network.shape, parameters.values(network), ours.encoding, ours.classes)
-    path.write_bytes(made.SerializeToString())
-    shutil.copyfile(crepe_runtime.__file__, folder / "crepe_runtime.py")
-    classifier = crepe_runtime.Classifier(str(path))
+    found: bytes = made.SerializeToString()
+    return found
+
+
+def _by_onnx_runtime(classifier: Any) -> Answer:
     return lambda texts: _in_groups(
         texts, classifier.at_once, lambda some: classifier.probabilities(classifier.encode(some))
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Callable
 
 from crepe_dist.errors import UserError
+from crepe_dist.files import cache
 
 REQUIREMENTS = Path(__file__).with_name("peers.txt")
 PEERS = "name a Python that has them with --peers, or use --no-peers"
@@ -30,7 +31,7 @@ def interpreter(say: Callable[[str], None]) -> str:
     """
     if sys.version_info < NEEDED:
         raise UserError("PyTorch and ONNX Runtime are not compared with", "they need Python 3.11 or newer", PEERS)
-    folder = _cache() / f"peers-{_identity()}"
+    folder = cache() / f"peers-{_identity()}"
     if not (folder / _MARKER).exists():
         say(f"installing PyTorch and ONNX Runtime for comparison, once, into {folder} (--no-peers leaves them out)")
         _make(folder)
@@ -40,10 +41,6 @@ def interpreter(say: Callable[[str], None]) -> str:
 def clean(environment: dict[str, str]) -> dict[str, str]:
     """Without the variables by which this Python's modules would get into another's."""
     return {name: value for name, value in environment.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crepe_dist"
 
 
 def _identity() -> str:

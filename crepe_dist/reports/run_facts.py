@@ -166,17 +166,21 @@ def _known(encoding: dict[str, Any]) -> str:
     return "those that were frequent in the texts that it learnt from"
 
 
-def limits(record: RunRecord, classes: list[str]) -> list[str]:
-    """What the network cannot do, for those who use it."""
-    encoding = record.about["encoding"]
+def reach(encoding: dict[str, Any]) -> list[str]:
+    """What a network with this encoding (``Encoding.to_dict``) cannot do, however it was trained."""
     length, end = encoding["feature_len"], "first" if encoding["mode"] == "notebook" else "last"
-    says = [
+    return [
         f"It reads {number(length)} characters of a text, the {end} ones; of a longer text the rest is not seen.",
         f"It knows {counted(len(encoding.get('alphabet', '')), 'character')}: {_known(encoding)}"
         + (" (accents are taken off first)" if encoding["fold_accents"] else "")
         + ". All others are blanks to it, so texts in other scripts cannot be told apart.",
         "It has one answer for every text, also for one that is of none of its classes.",
     ]
+
+
+def limits(record: RunRecord, classes: list[str]) -> list[str]:
+    """What the network cannot do, for those who use it."""
+    says = reach(record.about["encoding"])
     scores = record.scores.get("test")
     if scores is not None:
         f1 = scores.f1.tolist()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from crepe_dist.serving.predictor import Predictor
-from crepe_dist.training import checkpoint
 
 
 class Facts(NamedTuple):
@@ -33,15 +31,18 @@ class Facts(NamedTuple):
     kernels: str
 
 
-def facts(path: Path, predictor: Predictor) -> Facts:
-    """Raises ``UserError`` as ``checkpoint.describe`` does."""
-    about = checkpoint.describe(path) or {}
+def facts(name: str, about: dict[str, Any], predictor: Predictor) -> Facts:
+    """
+    Args:
+        name: of the checkpoint's file.
+        about: what ``checkpoint.describe`` says of it; of foreign parameters nothing.
+    """
     accuracy, data = about.get("test_accuracy"), about.get("data")
-    name = data.get("name") if isinstance(data, dict) else None
+    source = data.get("name") if isinstance(data, dict) else None
     plan = predictor.engine.plan
     return Facts(
-        path.name,
-        name if isinstance(name, str) else "",
+        name,
+        source if isinstance(source, str) else "",
         float(accuracy) if isinstance(accuracy, (int, float)) and 0 <= accuracy <= 1 else None,
         predictor.classes,
         predictor.encoding.feature_len,

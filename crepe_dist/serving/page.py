@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
-
 from crepe_dist import __version__
 from crepe_dist.reports import page
 from crepe_dist.serving.facts import Facts
@@ -26,8 +22,8 @@ def render(facts: Facts, options: ServiceOptions) -> tuple[str, str]:
     )
     policy = {
         "default-src": "'none'",
-        "script-src": _hashes(html, "script"),
-        "style-src": _hashes(html, "style"),
+        "script-src": page.hashes(html, "script"),
+        "style-src": page.hashes(html, "style"),
         "connect-src": "'self'",
         "img-src": "data:",
         "base-uri": "'none'",
@@ -35,9 +31,3 @@ def render(facts: Facts, options: ServiceOptions) -> tuple[str, str]:
         "frame-ancestors": "'none'",
     }
     return html, "; ".join(f"{name} {value}" for name, value in policy.items())
-
-
-def _hashes(html: str, tag: str) -> str:
-    found = re.findall(f"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
-    digests = (hashlib.sha256(each.encode("utf-8")).digest() for each in found)
-    return " ".join(f"'sha256-{base64.b64encode(each).decode('ascii')}'" for each in digests)
