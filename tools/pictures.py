@@ -1,19 +1,26 @@
 #!/usr/bin/env python3
-"""Draw docs/images out of what the commands really print.
+"""Draw docs/images out of what the commands really print and show.
 
-uv run tools/pictures.py RUN          a run on the sample
+uv run tools/pictures.py RUN          a run on the sample; needs chromium, chromedriver and npm
 """
 
 from __future__ import annotations
 
 import io
 import re
+import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+from PIL import Image
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.terminal_theme import DIMMED_MONOKAI
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
 import crepe_dist
 from crepe_dist.errors import visible
@@ -30,7 +37,13 @@ FRAME = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DO
 
 
 def main() -> None:
-    predictor = crepe_dist.load(sys.argv[1])
+    FOLDER.mkdir(exist_ok=True)
+    draw_explanation(sys.argv[1])
+    draw_page(sys.argv[1])
+
+
+def draw_explanation(run: str) -> None:
+    predictor = crepe_dist.load(run)
     console = Console(record=True, width=90, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     for text in TEXTS:
         explanation = predictor.explain(text)
@@ -39,8 +52,27 @@ def main() -> None:
         show(explanation, console)
         console.print()
     svg = console.export_svg(title="python -m crepe_dist.predict --explain", theme=DIMMED_MONOKAI, code_format=FRAME)
-    FOLDER.mkdir(exist_ok=True)
     (FOLDER / "explain.svg").write_text(svg, encoding="utf-8")
+
+
+def draw_page(run: str) -> None:
+    options = webdriver.ChromeOptions()
+    for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "hide-scrollbars"):
+        options.add_argument(f"--{flag}")
+    # Named, or Selenium would look for them on the network.
+    options.binary_location, driver = shutil.which("chromium") or "", shutil.which("chromedriver")
+    with tempfile.TemporaryDirectory() as folder, webdriver.Chrome(options, webdriver.ChromeService(driver)) as browser:
+        export = ["crepe_dist.export", run, "--format", "web", "--out", folder]
+        subprocess.run([sys.executable, "-m", *export], check=True, stdout=subprocess.DEVNULL)
+        size = {"width": 820, "height": 620, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        browser.get((Path(folder) / "index.html").as_uri())
+        browser.find_element(By.ID, "text").send_keys(TEXTS[0])
+        bar = "document.querySelector('#bars .first i')"
+        drawn = f"return {bar} && !document.getAnimations().length"
+        WebDriverWait(browser, 60).until(lambda browser: browser.execute_script(drawn))
+        picture = Image.open(io.BytesIO(browser.get_screenshot_as_png()))
+    picture.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(FOLDER / "web.png", optimize=True)
 
 
 if __name__ == "__main__":

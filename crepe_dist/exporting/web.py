@@ -24,8 +24,8 @@ from crepe_dist.serving.page import BARS
 
 PAGE = "index.html"
 ENCODER = Path(__file__).with_name("encoder.js")
-# Of a model: a browser holds it four times for a moment, once as text, which may have half a billion characters.
-LARGEST = 128 << 20
+# Bytes of a model: for a moment a browser holds it four times, once as a text, which has at most 2^29 characters in V8.
+LARGEST = 128_000_000
 NOTICES = {"LICENSE": "onnxruntime-LICENSE.txt", "ThirdPartyNotices.txt": "onnxruntime-ThirdPartyNotices.txt"}
 
 

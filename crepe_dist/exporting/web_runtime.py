@@ -58,12 +58,17 @@ def web_runtime() -> WebRuntime:
 
 
 def as_global(module: str) -> str:
-    """A module's exports as properties of the global ``ort``: a module inside a page has no name to import it by."""
+    """A module's exports as properties of the global ``ort``: a module inside a page has no name to import it by.
+
+    Nor has it an address: in a page opened as a file, it would build others on the page's, and fail where the origin of
+    a file is "null", as in Firefox. Without one it takes the WebAssembly that it is given, and looks for nothing.
+    """
     exports = EXPORTS.search(module)
     if exports is None or "</script" in module or "<!--" in module:
         raise ValueError(f"the script of {PACKAGE} is not as expected")
     names = ", ".join(f"{exported}: {name}" for name, exported in NAME.findall(exports[1]))
-    return f"{module[: exports.start()]}globalThis.ort = {{{names}}};\n"
+    body = module[: exports.start()].replace("import.meta.url", "undefined")
+    return f"{body}globalThis.ort = {{{names}}};\n"
 
 
 def _content(archive: tarfile.TarFile, name: str) -> bytes:
