@@ -41,7 +41,7 @@ def main() -> None:
         raise UserError(f"--out: {given.out} is not a folder", remedy="choose another --out")
 
     limit_threads(detect())
-    from crepe_dist.exporting import trial
+    from crepe_dist.exporting import trial, web_runtime
     from crepe_dist.exporting.exporter import export
     from crepe_dist.serving.predictor import load
     from crepe_dist.training import checkpoint
@@ -56,6 +56,8 @@ def main() -> None:
         device="cpu",
     )
     real, made_up = trial.real(path, given.data), trial.made_up(predictor.encoding)
+    if given.format == "web" and not web_runtime.archive().exists():
+        print(f"npm fetches {web_runtime.PACKAGE} (33 MB), once", flush=True)
     files, difference = export(predictor, checkpoint.describe(path), given.format, given.out, real + made_up, path.name)
     for file in files:
         print(f"{visible(str(file))} ({size(file.stat().st_size)})")

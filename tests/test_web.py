@@ -20,7 +20,6 @@ from crepe_dist.errors import UserError
 from crepe_dist.exporting import web, web_runtime
 from crepe_dist.exporting.exporter import export
 from crepe_dist.exporting.graph import about as metadata
-from crepe_dist.files import cache
 from crepe_dist.model.ngrams import NGramShape, look_up
 from crepe_dist.model.options import LONGEST_NGRAM
 from crepe_dist.training import checkpoint
@@ -65,7 +64,7 @@ const text = (selector) => document.querySelector(selector).textContent;
 pytestmark = [
     pytest.mark.web,
     pytest.mark.skipif(
-        not (shutil.which("npm") or (cache() / web_runtime.ARCHIVE).exists()),
+        not (shutil.which("npm") or web_runtime.archive().exists()),
         reason="needs npm: apt-get install -y npm",
     ),
 ]
@@ -158,11 +157,9 @@ class TestEncoder:
 
 
 @needs_browser
-@pytest.mark.parametrize("kind", ["ngrams", "crepe"])
-@pytest.mark.parametrize("way", ["http", "file"])
-def test_the_page_answers_as_predict_does(kind, way, browser, tmp_path):
-    encoding = ENCODINGS["own" if way == "file" else "paper"]
-    predictor, folder = made(tmp_path, kind, encoding)
+@pytest.mark.parametrize(("kind", "name", "way"), [("ngrams", "paper", "http"), ("crepe", "own", "file")])
+def test_the_page_answers_as_predict_does(kind, name, way, browser, tmp_path):
+    predictor, folder = made(tmp_path, kind, ENCODINGS[name])
     given = texts()
     browser.get_log("browser")
     with served(folder) as (address, asked):
@@ -275,7 +272,7 @@ class TestUse(Browsing):
         about = self.one(browser, "dl.pairs").text
         assert "three kinds" in about
         assert "crepe_epoch_0_test_acc_50.0.params" in about
-        assert f"It reads {FEATURE_LEN} characters of a text, the first ones" in self.one(browser, ".limits").text
+        assert f"It reads {FEATURE_LEN} characters of a text, the first ones" in self.one(browser, "h3 + ul").text
         self.write(browser, "x" * FEATURE_LEN + "unread")
         self.until(browser, lambda: self.one(browser, "#edge .unread").text == "unread")
 
@@ -316,10 +313,11 @@ class TestMistakes:
         monkeypatch.setattr(web, "LARGEST", 1000)
         assert "too large for a page: 8" in self.refused(tmp_path)
 
-    def test_without_npm(self, tmp_path, monkeypatch):
+    def test_without_npm(self, tmp_path, monkeypatch, complaint):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         monkeypatch.setattr(shutil, "which", lambda name: None)
-        said = self.refused(tmp_path)
+        path = make(tmp_path, "ngrams", ENCODINGS["paper"])
+        said = complaint("export", path, "--format", "web", "--out", "page", cwd=tmp_path)
         assert "there is no npm" in said
         assert f"npm pack {web_runtime.PACKAGE}" in said
         assert str(tmp_path / "cache" / "crepe_dist") in said

@@ -39,9 +39,14 @@ class WebRuntime(NamedTuple):
     binary: bytes
 
 
+def archive() -> Path:
+    """Where the package is, or will be."""
+    return cache() / ARCHIVE
+
+
 def web_runtime() -> WebRuntime:
     """Raises ``UserError`` where the package is not in the cache and npm does not bring it, or brings another."""
-    path = cache() / ARCHIVE
+    path = archive()
     if not path.exists():
         _fetch(path)
     try:
@@ -52,8 +57,8 @@ def web_runtime() -> WebRuntime:
         raise UserError(
             f"{path} is not {PACKAGE}", "its SHA-512 is another", "delete it: it is fetched again, by npm's settings"
         )
-    with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
-        script, binary = (_content(archive, name) for name in (SCRIPT, BINARY))
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as package:
+        script, binary = (_content(package, name) for name in (SCRIPT, BINARY))
     return WebRuntime(as_global(script.decode("utf-8")), binary)
 
 
@@ -71,8 +76,8 @@ def as_global(module: str) -> str:
     return f"{body}globalThis.ort = {{{names}}};\n"
 
 
-def _content(archive: tarfile.TarFile, name: str) -> bytes:
-    member = archive.extractfile(name)
+def _content(package: tarfile.TarFile, name: str) -> bytes:
+    member = package.extractfile(name)
     assert member is not None  # what has this SHA-512 has these files
     return member.read()
 
