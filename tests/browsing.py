@@ -36,7 +36,7 @@ class Browsing:
     def until(self, browser, condition):
         from selenium.webdriver.support.ui import WebDriverWait
 
-        return WebDriverWait(browser, SECONDS, 0.05).until(lambda driver: condition())
+        return WebDriverWait(browser, 4 * SECONDS, 0.05).until(lambda driver: condition())
 
     def write(self, browser, text):
         from selenium.webdriver.common.keys import Keys
