@@ -214,6 +214,13 @@ class HorovodWorld(World):
                 "install it (`uv sync`; without uv see docs/install.md), or start one process without a launcher",
             )
             raise _error_of_all(launch, missing) from error
+        if os.environ.get("HOROVOD_CONTROLLER") == "mpi" and not self._hvd.mpi_built():
+            # Horovod itself would crash.
+            built = UserError(
+                "HOROVOD_CONTROLLER is mpi, but Horovod was built without MPI",
+                remedy="unset it, and the processes meet without MPI; or build Horovod with HOROVOD_WITH_MPI=1",
+            )
+            raise _error_of_all(launch, built)
         if not has_gpu_driver():
             # Horovod's thread looks for work every millisecond, and takes a tenth of the core that computes.
             os.environ.setdefault("HOROVOD_CYCLE_TIME", "10")
@@ -237,8 +244,8 @@ class HorovodWorld(World):
         if self.size != launch.size:
             fewer = UserError(
                 f"{launch.launcher} started {launch.size} processes, but Horovod sees {self.size}",
-                "HOROVOD_CONTROLLER=mpi is for a Horovod that was built with MPI",
-                "unset it, or build Horovod with HOROVOD_WITH_MPI=1",
+                "with HOROVOD_CONTROLLER=mpi it is MPI that brings them together",
+                "unset it, and they meet without MPI",
             )
             raise _error_of_all(launch, fewer)
 

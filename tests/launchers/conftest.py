@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,14 @@ from tests.conftest import run
 def flags(run_dir: Path, data: Path, *more: str) -> list[str]:
     """Of a short training, for ``crepe_dist.train``."""
     return harness.command(run_dir, data, 1, *more)[3:]
+
+
+def sha256(run_dir: Path) -> dict[str, str]:
+    """Of the parameters of each epoch."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted((run_dir / "checkpoints").glob("*.params"))
+    }
 
 
 @pytest.fixture(scope="session")
