@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import socket
@@ -15,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import requests
 
 from crepe_dist.cluster import meeting
 from crepe_dist.cluster.hosts import interface_of, places
@@ -54,7 +54,12 @@ class Ranks:
     def __init__(self, folder: Path, **common: object) -> None:
         self._folder = folder
         self._common = {"WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": free_port(), **common}
+        self.port = int(str(self._common["MASTER_PORT"] or 0))
         self.started: list[subprocess.Popen[str]] = []
+
+    def is_open(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def start(self, rank: int, prefix: tuple[str, ...] = (), body: str = MEET, **more: object) -> None:
         given = {"CREPE_DIST_MEETING_SECONDS": 60, **self._common, "RANK": rank, **more}
@@ -108,6 +113,21 @@ def test_they_find_their_places_whatever_the_order_of_their_coming(ranks):
         assert (place["HOROVOD_GLOO_RENDEZVOUS_ADDR"], place["HOROVOD_GLOO_IFACE"]) == ("127.0.0.1", "lo")
         assert place["HOROVOD_GLOO_RENDEZVOUS_PORT"] == place["MASTER_PORT"]
         assert place["OMP_NUM_THREADS"] == str(max(1, len(os.sched_getaffinity(0)) // 3))
+
+
+def test_one_that_was_started_anew_takes_the_place_of_the_one_before(ranks):
+    group = ranks(WORLD_SIZE=3)
+    group.start(0)
+    group.start(1)
+    place = f"http://127.0.0.1:{group.port}/meeting/1"
+    harness.wait_for(lambda: requests.get(place, timeout=5).ok if group.is_open() else False)
+    gone = group.started.pop()
+    gone.kill()
+    gone.communicate()
+    group.start(1)
+    harness.wait_for(lambda: f'"pid": {group.started[-1].pid}' in requests.get(place, timeout=5).text)
+    group.start(2)
+    assert [found["HOROVOD_RANK"] for found in group.places()] == ["0", "1", "2"]
 
 
 def test_they_train_as_one_group_and_can_meet_again(ranks, data):
@@ -247,17 +267,8 @@ class TestErrors:
     def test_what_comes_is_no_rank(self, ranks):
         group = ranks()
         group.start(0)
-        port = group._common["MASTER_PORT"]
-
-        def put() -> bool:
-            try:
-                connection = http.client.HTTPConnection("127.0.0.1", int(str(port)), timeout=5)
-                connection.request("PUT", "/meeting/1", b'{"host": "../..", "cores": []}')
-                return connection.getresponse().status == 200
-            except OSError:
-                return False
-
-        harness.wait_for(put)
+        harness.wait_for(group.is_open)
+        requests.put(f"http://127.0.0.1:{group.port}/meeting/1", b'{"host": "../..", "cores": []}', timeout=5)
         assert "what came as rank 1 is no process of this program" in group.end(1)
 
 

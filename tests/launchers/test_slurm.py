@@ -55,6 +55,7 @@ class Job:
         script.write_text(text)
         more = (*SIZE, f"--chdir={folder}", f"--output={folder}/log", *more)
         self._log = folder / "log"
+        self._begun = 0  # how often again
         self.number = cluster("sbatch", "--parsable", *more, script)
 
     @property
@@ -71,9 +72,15 @@ class Job:
         except AssertionError:
             pytest.fail(f"{self.state}\n{self.printed}\n{self._cluster.logs()}")
 
-    def begin_again(self, restart: int) -> None:
+    def ends_or_restarts(self) -> str:
+        """Its state, once it has ended or was queued again since it was last begun."""
+        self.until(lambda: self.state["JobState"] in ENDED or int(self.state["Restarts"]) > self._begun, 300)
+        return self.state["JobState"]
+
+    def begin_again(self) -> None:
         """In seconds; Slurm would take two minutes. At once, nodes would take it for the job that has just ended."""
-        self.until(lambda: self.state["Restarts"] == str(restart) and self.state["JobState"] == "PENDING")
+        self._begun += 1
+        self.until(lambda: self.state["Restarts"] == str(self._begun) and self.state["JobState"] == "PENDING")
         self._cluster("scontrol", "update", f"JobId={self.number}", "StartTime=now+3seconds")
 
     def wait(self) -> dict[str, str]:
@@ -87,7 +94,7 @@ def test_stopped_it_queues_itself_again_and_ends_in_the_same_bits(cluster, data,
     job = Job(cluster, tmp_path, flags(run_dir, data), pace=0.1)
     job.until(lambda: run_dir.exists() and harness.has_saved(run_dir))
     cluster("scancel", "--signal=TERM", job.number)  # to the processes alone, as --signal=TERM@… does
-    job.begin_again(1)
+    job.begin_again()
     ended = job.wait()
     assert ended["JobState"] == "COMPLETED", job.printed
     assert ended["Restarts"] == "1"
@@ -112,11 +119,8 @@ def test_too_long_for_its_limit_it_ends_in_the_same_bits(cluster, data, tmp_path
     2.75 s a step that is enough for 20 of 39 at most, and the end takes more: two new starts are the least."""
     run_dir = tmp_path / "a run"
     job = Job(cluster, tmp_path, flags(run_dir, data), "--time=1", "--signal=TERM@5", pace=2.75)
-    for restart in range(1, 20):
-        job.until(lambda: job.state["JobState"] in (*ENDED, "PENDING") and job.printed)
-        if job.state["JobState"] in ENDED:
-            break
-        job.begin_again(restart)
+    while job.ends_or_restarts() not in ENDED:
+        job.begin_again()
     ended = job.wait()
     assert ended["JobState"] == "COMPLETED", job.printed
     assert int(ended["Restarts"]) >= 2
