@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -44,3 +46,10 @@ def test_no_step_is_taken(data, tmp_path, processes):
     assert printed.count("safety.grace_s is 2, and stopping may take 4.") == 1
     assert "set --safety.grace_s to that" in printed
     assert not (tmp_path / "run" / "metrics.jsonl").exists() or not losses(tmp_path / "run")
+
+
+def test_the_script_for_slurm_has_one_number_in_two_places():
+    text = (Path(__file__).parents[1] / "launch" / "slurm.sbatch").read_text(encoding="utf-8")
+    lead = re.findall(r"^#SBATCH --signal=TERM@(\d+)$", text, re.MULTILINE)
+    assert lead == re.findall(r"^arguments=\(.*--safety\.grace_s (\d+)\)", text, re.MULTILINE)
+    assert len(lead) == 1
