@@ -9,7 +9,7 @@ import sys
 from typing import Callable, NoReturn
 
 from crepe_dist import crash
-from crepe_dist.cluster.control import Stopped
+from crepe_dist.cluster.control import SIGNALS, Stopped
 from crepe_dist.cluster.failures import is_peer_gone
 from crepe_dist.cluster.launch import detect
 from crepe_dist.errors import ExitCode, UserError
@@ -37,7 +37,7 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
         _say(str(UserError("out of memory", str(error), "use smaller batches, or a machine with more memory")))
     except Stopped as stopped:
         # A launcher that ends the others when the first one has ended must not change the exit code.
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         if not stopped.on_all_ranks:
             _say(f"stopped: {stopped}")

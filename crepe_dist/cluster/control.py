@@ -25,6 +25,9 @@ ELASTIC = "CREPE_DIST_ELASTIC"
 GENERATION = "CREPE_DIST_GENERATION"
 SUPERVISED_AS = "CREPE_DIST_SUPERVISION"  # an id of the supervisor, the same for all that it starts
 ASSIGNMENT_SECONDS = 60.0
+# SIGUSR2 means what SIGTERM means: mpirun passes it on, where at SIGTERM it kills a second later; Grid Engine and LSF
+# send it before they kill.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
 class Wish(enum.IntEnum):
@@ -52,7 +55,7 @@ class Stopped(BaseException):
 
 
 class Control:
-    """A context manager of the main thread: within it, SIGTERM, SIGINT and the supervisor ask, and do not kill.
+    """A context manager of the main thread: within it, ``SIGNALS`` and the supervisor ask, and do not kill.
 
     Attributes:
         why: who asked for the end, once it was asked for.
@@ -126,7 +129,7 @@ class Control:
 
     def __enter__(self) -> Control:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._on_signal)
         if self._socket is not None:
@@ -143,8 +146,8 @@ class Control:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         again, self._stopping = self._stopping, True
         if not self.why:
-            self.why = "SIGTERM" if number == signal.SIGTERM else "interrupted"
-            self.code = ExitCode.STOPPED if number == signal.SIGTERM else ExitCode.INTERRUPTED
+            self.why = "interrupted" if number == signal.SIGINT else signal.Signals(number).name
+            self.code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.STOPPED
         if number == signal.SIGINT and (again or not self._deferring):
             raise KeyboardInterrupt  # a second Ctrl-C means now
         if not self._deferring and not again:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from crepe_dist.cluster.control import DESCRIPTOR, ELASTIC, GENERATION
 from crepe_dist.cluster.hosts import Slot
-from crepe_dist.cluster.rendezvous import Rendezvous
 
 # Of the machine: a remote host has its own.
 MACHINE = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
@@ -43,9 +42,14 @@ def allowed(environment: Mapping[str, str], local: bool = True) -> dict[str, str
 
 
 def group_variables(
-    slot: Slot, rendezvous: Rendezvous, interface: str, generation: int, elastic: bool
+    slot: Slot, rendezvous: tuple[str, int], interface: str, generation: int = 0, elastic: bool = False
 ) -> dict[str, str]:
-    """The place of one worker in its group."""
+    """The place of one worker in its group.
+
+    Args:
+        rendezvous: its IPv4 address and port.
+        interface: network interface that the worker listens on.
+    """
     variables = {
         "HOROVOD_HOSTNAME": slot.host,
         "HOROVOD_RANK": slot.rank,
@@ -54,8 +58,8 @@ def group_variables(
         "HOROVOD_LOCAL_SIZE": slot.local_size,
         "HOROVOD_CROSS_RANK": slot.cross_rank,
         "HOROVOD_CROSS_SIZE": slot.cross_size,
-        "HOROVOD_GLOO_RENDEZVOUS_ADDR": rendezvous.address,
-        "HOROVOD_GLOO_RENDEZVOUS_PORT": rendezvous.port,
+        "HOROVOD_GLOO_RENDEZVOUS_ADDR": rendezvous[0],
+        "HOROVOD_GLOO_RENDEZVOUS_PORT": rendezvous[1],
         "HOROVOD_CONTROLLER": "gloo",
         "HOROVOD_CPU_OPERATIONS": "gloo",
         "HOROVOD_GLOO_IFACE": interface,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import ipaddress
 import re
 import socket
 import struct
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from crepe_dist.errors import UserError
@@ -59,8 +62,11 @@ def is_local(name: str) -> bool:
     return name in ("localhost", "127.0.0.1", socket.gethostname(), socket.gethostname().split(".")[0])
 
 
-def interface_address(name: str) -> str:
+def interface_address(name: str, given: str = "--interface") -> str:
     """The IPv4 address of a network interface of this machine.
+
+    Args:
+        given: by what the user named it, for the message.
 
     Raises:
         UserError: there is no such interface, or it has none.
@@ -72,9 +78,24 @@ def interface_address(name: str) -> str:
         except OSError as error:
             known = ", ".join(each for _, each in socket.if_nameindex())
             raise UserError(
-                f"--interface {name}: no IPv4 address", error.strerror or "", f"choose one of: {known}"
+                f"{given} {name}: no IPv4 address", error.strerror or "", f"choose one of: {known}"
             ) from error
     return socket.inet_ntoa(answer[20:24])
+
+
+def interface_of(address: str) -> str | None:
+    """The network interface of this machine that has the IPv4 address; ``None``: none has it as its first."""
+    if is_loopback(address):
+        return LOOPBACK
+    for _, name in socket.if_nameindex():
+        with suppress(UserError):  # it has no IPv4 address
+            if interface_address(name) == address:
+                return name
+    return None
+
+
+def is_loopback(address: str) -> bool:
+    return ipaddress.IPv4Address(address).is_loopback
 
 
 def allocate(hosts: Sequence[Host], processes: int, taken: Mapping[str, int] | None = None) -> list[Slot]:
@@ -91,14 +112,18 @@ def allocate(hosts: Sequence[Host], processes: int, taken: Mapping[str, int] | N
         more = max(0, min(host.slots - counts[host.name], left))
         counts[host.name] += more
         left -= more
-    used = [name for name, count in counts.items() if count]
-    size = sum(counts.values())
-    slots: list[Slot] = []
-    for index, name in enumerate(used):
-        for local_rank in range(counts[name]):
-            cross = [other for other in used if counts[other] > local_rank]
-            place = (local_rank, counts[name], sum(other in cross for other in used[:index]), len(cross))
-            slots.append(Slot(name, len(slots), size, *place))
+    return places([name for name, count in counts.items() for _ in range(count)])
+
+
+def places(names: Sequence[str]) -> list[Slot]:
+    """Of processes on the hosts of these names, in the order of ranks."""
+    counts = Counter(names)
+    seen: Counter[str] = Counter()
+    slots = []
+    for rank, name in enumerate(names):
+        cross = [other for other in counts if counts[other] > seen[name]]
+        slots.append(Slot(name, rank, len(names), seen[name], counts[name], cross.index(name), len(cross)))
+        seen[name] += 1
     return slots
 
 

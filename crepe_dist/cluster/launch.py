@@ -12,10 +12,15 @@ from pathlib import Path
 
 from crepe_dist.errors import UserError
 
+HOROVODRUN = "horovodrun"
+THREADS = "OMP_NUM_THREADS"
 # (launcher, rank, size, local rank, local size); the first whose rank and size are both set speaks.
+# RANK and WORLD_SIZE are torchrun's convention, and what a manifest or script of one's own sets: they win over what the
+# scheduler sets by itself, which may be that of the process around.
 # Slurm: SLURM_NTASKS also stands in a batch script that is itself one process; only srun sets the step's variable.
 LAUNCHERS = (
-    ("horovodrun", "HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE"),
+    (HOROVODRUN, "HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE"),
+    ("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
     (
         "Open MPI",
         "OMPI_COMM_WORLD_RANK",
@@ -30,7 +35,10 @@ LAUNCHERS = (
 
 @dataclass(frozen=True)
 class Launch:
-    """This process among its peers; ``launcher`` is empty for a process started by hand."""
+    """This process among its peers; ``launcher`` is empty for a process started by hand.
+
+    Where nothing says how many processes this host has, ``local_size`` is 1.
+    """
 
     launcher: str = ""
     rank: int = 0
@@ -60,12 +68,12 @@ def threads(launch: Launch, environment: Mapping[str, str] = os.environ) -> int:
     Raises:
         UserError: it is set to something else than a number above zero.
     """
-    given = environment.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if not environment.get("OMP_NUM_THREADS", "").strip():
+    given = environment.get(THREADS, "").split(",")[0].strip()
+    if not environment.get(THREADS, "").strip():
         return max(1, len(os.sched_getaffinity(0)) // launch.local_size)
     if not given.isdecimal() or int(given) == 0:
         raise UserError(
-            f"OMP_NUM_THREADS is {given!r}", "it is the number of threads", "give a number above zero, or unset it"
+            f"{THREADS} is {given!r}", "it is the number of threads", "give a number above zero, or unset it"
         )
     return int(given)
 
@@ -79,8 +87,8 @@ def limit_threads(launch: Launch) -> int:
         UserError: as ``threads``.
     """
     number = threads(launch)
-    if not os.environ.get("OMP_NUM_THREADS", "").strip():
-        os.environ["OMP_NUM_THREADS"] = str(number)
+    if not os.environ.get(THREADS, "").strip():
+        os.environ[THREADS] = str(number)
     return number
 
 

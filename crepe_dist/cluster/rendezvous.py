@@ -42,6 +42,11 @@ class Store:
         self._finished: dict[str, set[str]] = {}
         self._lock = threading.Lock()
 
+    def expect(self, scopes: Mapping[str, int]) -> None:
+        """These scopes are the group's, too."""
+        with self._lock:
+            self._sizes.update(scopes)
+
     def get(self, scope: str, key: str) -> bytes | None:
         with self._lock:
             return self._values.get((scope, key))
@@ -138,10 +143,10 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False  # a client that says nothing must not hold up the end
     request_queue_size = 256  # all processes come at the same moment
 
-    def __init__(self, address: str, store: Store) -> None:
+    def __init__(self, address: str, port: int, store: Store) -> None:
         self.store = store
         self._places = threading.BoundedSemaphore(CONNECTIONS)
-        super().__init__((address, 0), _Handler)
+        super().__init__((address, port), _Handler)
 
     def server_bind(self) -> None:
         # HTTPServer would look up the name of the address, which may take seconds.
@@ -180,15 +185,17 @@ class Rendezvous:
     """A server of one group of processes; a context manager.
 
     Args:
-        address: IPv4 address that it binds to; the port is any that is free.
+        address: IPv4 address that it binds to.
         scopes: name and number of processes of each scope of the group.
+        port: that it binds to; 0: any that is free.
 
     Raises:
-        OSError: the address cannot be bound to.
+        OSError: address and port cannot be bound to.
     """
 
-    def __init__(self, address: str, scopes: Mapping[str, int]) -> None:
-        self._server = _Server(address, Store(scopes))
+    def __init__(self, address: str, scopes: Mapping[str, int], port: int = 0) -> None:
+        self.store = Store(scopes)
+        self._server = _Server(address, port, self.store)
         self.address = address
         self.port = int(self._server.server_port)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(POLL_SECONDS,), daemon=True)

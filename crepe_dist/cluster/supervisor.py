@@ -133,9 +133,8 @@ class Supervisor:
         places = ", ".join(f"{slot.local_size} on {slot.host}" for slot in slots if slot.local_rank == 0)
         self._say(f"generation {self._generation}: {len(slots)} process{'es'[: 2 * (len(slots) > 1)]} ({places})")
         for worker, slot in zip(workers, slots):
-            variables = group_variables(
-                slot, rendezvous, self._options.interface, self._generation, self._options.elastic
-            )
+            place = (rendezvous.address, rendezvous.port)
+            variables = group_variables(slot, place, self._options.interface, self._generation, self._options.elastic)
             if slot.rank in survivors:
                 worker.slot, worker.regrouped, worker.hangs_since, worker.beat = slot, False, None, time.monotonic()
                 worker.tell({"kind": "assign", "generation": self._generation, "env": variables})

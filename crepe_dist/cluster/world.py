@@ -18,11 +18,12 @@ from typing import Any, Callable, TypeVar
 
 import numpy as np
 
-from crepe_dist.cluster import failures
+from crepe_dist.cluster import failures, meeting
 from crepe_dist.cluster.control import ELASTIC, GENERATION, Control, Stopped
 from crepe_dist.cluster.devices import has_gpu_driver
 from crepe_dist.cluster.exchange import Exchange, HorovodExchange, SharedExchange
 from crepe_dist.cluster.launch import Launch, detect, limit_threads
+from crepe_dist.cluster.meeting import Meeting
 from crepe_dist.cluster.shared_memory import NOTE, SharedGradients, share
 from crepe_dist.errors import PeerGone, UserError
 
@@ -201,24 +202,35 @@ class World:
 class HorovodWorld(World):
     """Many processes. Every collective has a name: unnamed ones pair up by a counter that may differ by rank."""
 
-    def __init__(self, launch: Launch) -> None:
+    def __init__(self, launch: Launch, met: Meeting | None = None) -> None:
         super().__init__()
         try:
             self._hvd = importlib.import_module("horovod.mxnet")
         except (ImportError, OSError) as error:
-            raise _error_of_all(
-                launch,
+            missing = UserError(
                 f"this is process {launch.rank} of {launch.size} started by {launch.launcher}, "
                 "but Horovod for MXNet is not installed",
                 str(error),
                 "install it (`uv sync`; without uv see docs/install.md), or start one process without a launcher",
-            ) from error
+            )
+            raise _error_of_all(launch, missing) from error
+        if os.environ.get("HOROVOD_CONTROLLER") == "mpi" and not self._hvd.mpi_built():
+            # Horovod itself would crash.
+            built = UserError(
+                "HOROVOD_CONTROLLER is mpi, but Horovod was built without MPI",
+                remedy="unset it, and the processes meet without MPI; or build Horovod with HOROVOD_WITH_MPI=1",
+            )
+            raise _error_of_all(launch, built)
         if not has_gpu_driver():
             # Horovod's thread looks for work every millisecond, and takes a tenth of the core that computes.
             os.environ.setdefault("HOROVOD_CYCLE_TIME", "10")
         self._shared: SharedGradients | None = None
         self._own_timeline = os.environ.setdefault("HOROVOD_TIMELINE", "DYNAMIC") != "DYNAMIC"
+        self._met = met
         self._join(launch)
+        if met is not None:
+            self.gather(0, "met")
+            met.end()
 
     def _join(self, launch: Launch) -> None:
         before = failures.sockets()
@@ -230,12 +242,12 @@ class HorovodWorld(World):
         self.local_size = self._hvd.local_size()
         self.generation = int(os.environ.get(GENERATION, "0"))
         if self.size != launch.size:
-            raise _error_of_all(
-                launch,
+            fewer = UserError(
                 f"{launch.launcher} started {launch.size} processes, but Horovod sees {self.size}",
-                "this build of Horovod finds its peers through horovodrun",
-                f"start with `horovodrun -np {launch.size} python -m crepe_dist.train …`",
+                "with HOROVOD_CONTROLLER=mpi it is MPI that brings them together",
+                "unset it, and they meet without MPI",
             )
+            raise _error_of_all(launch, fewer)
 
     @property
     def is_elastic(self) -> bool:
@@ -315,32 +327,40 @@ class HorovodWorld(World):
 
         mx.nd.waitall()  # otherwise the last update may be lost and MXNet complains at exit
         self._hvd.shutdown()
+        if self._met is not None:
+            self._met.leave()
 
 
 def join() -> World:
     """The world that the launcher describes; also gives this process its share of the host's threads.
 
     Raises:
-        UserError: started as one of many, and Horovod is missing or cannot see the others.
+        UserError: started as one of many, and Horovod is missing, or the others do not come.
     """
     launch = detect()
     try:
-        limit_threads(launch)
+        met = meeting.meet(launch) if meeting.is_needed(launch) else None
     except UserError as error:
-        raise _error_of_all(launch, error.what, error.why, error.remedy) from error
-    return HorovodWorld(launch) if launch.size > 1 or _is_elastic() else World()
+        if error.on_all_ranks:
+            error = _error_of_all(launch, error)
+        raise error
+    try:
+        limit_threads(detect())  # which knows more after a meeting
+    except UserError as error:
+        raise _error_of_all(launch, error) from error
+    return HorovodWorld(launch, met) if launch.size > 1 or _is_elastic() else World()
 
 
 def _is_elastic() -> bool:
     return os.environ.get(ELASTIC) == "1"
 
 
-def _error_of_all(launch: Launch, what: str, why: str, remedy: str) -> UserError:
+def _error_of_all(launch: Launch, error: UserError) -> UserError:
     """An error that every process meets by itself: rank 0 speaks, the others only wait until it has."""
     if launch.rank != 0:
         time.sleep(2)
-        os._exit(1)
-    return UserError(what, why, remedy)
+        os._exit(error.code)
+    return error
 
 
 def _short(mine: Any, other: Any) -> str:

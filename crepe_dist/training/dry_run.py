@@ -22,6 +22,7 @@ from crepe_dist.training import memory, state
 from crepe_dist.training.display import ConsoleDisplay, Display
 from crepe_dist.training.estimate import estimate
 from crepe_dist.training.evaluation import evaluate
+from crepe_dist.training.grace import check_grace
 from crepe_dist.training.loop import Loop
 from crepe_dist.training.metrics import Metrics
 from crepe_dist.training.opening import opening
@@ -56,7 +57,9 @@ def dry_run(config: Config, world: World, control: Control) -> None:
         same = ", the same parameters in all" if world.size > 1 else ""
         display.say(f"step      {_step(world, loop)}, loss {loss:.4f}{same}")
         display.say(f"memory    {_memory(world, loop)}")
-        display.say(f"time      {estimate(loop)}")
+        estimated = estimate(loop)
+        display.say(f"time      {estimated}")
+        check_grace(loop, estimated.step)
         display.say("nothing was written; without --dry-run this is trained")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import mxnet as mx
@@ -21,8 +22,19 @@ FEW_STEPS = 1000  # of convolutions; n-grams tell classes apart from the first o
 TRIES = 4  # of each; the first compiles, and the quickest counts
 
 
-def estimate(loop: Loop) -> str:
-    """What is to be done and how long it takes, for a person to read; parameters stay as they are. All ranks call it.
+@dataclass(frozen=True)
+class Estimate:
+    """What is to be done and how long it takes, for a person to read; ``step`` is the seconds of one."""
+
+    text: str
+    step: float
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def estimate(loop: Loop) -> Estimate:
+    """Computes a batch, without a change of the parameters. All ranks call it.
 
     The slowest rank counts. The update of the parameters is not part of it.
     """
@@ -31,7 +43,7 @@ def estimate(loop: Loop) -> str:
     left = epochs * steps - math.ceil(loop.progress.documents / loop.config.data.batch_size)
     batch = next(loop.batches(), None)
     if batch is None:
-        return f"{wording.counted(epochs, 'epoch')} of {wording.counted(steps, 'step')}"
+        return Estimate(f"{wording.counted(epochs, 'epoch')} of {wording.counted(steps, 'step')}", 0.0)
     seed = loop.config.training.seed
 
     def gradients() -> None:
@@ -55,7 +67,7 @@ def estimate(loop: Loop) -> str:
             f"\nnote: {wording.counted(left, 'step')} are few, convolutions take about a thousand to tell "
             f"classes apart\n  do:  --epochs {math.ceil(FEW_STEPS / steps)}, unless this is only a try"
         )
-    return told
+    return Estimate(told, slowest[0])
 
 
 def _seconds(compute: Callable[[], Any]) -> float:

@@ -22,6 +22,7 @@ from crepe_dist.reports.run_facts import warnings
 from crepe_dist.training import checkpoint, state
 from crepe_dist.training.display import ConsoleDisplay, Display
 from crepe_dist.training.estimate import estimate
+from crepe_dist.training.grace import check_grace
 from crepe_dist.training.loop import Done, Loop, Regrouping
 from crepe_dist.training.metrics import Metrics, Record, RunMetrics
 from crepe_dist.training.opening import opening
@@ -124,7 +125,9 @@ def train(config: Config, world: World, control: Control, carried: Carried | Non
             display.say(f"run       {folder.path}")
             if not rejoin(loop, carried):
                 resume(loop)
-                display.say(f"time      {estimate(loop)}")
+                estimated = estimate(loop)
+                display.say(f"time      {estimated}")
+                check_grace(loop, estimated.step)
             with control.deferring():
                 try:
                     loop.run()

@@ -151,11 +151,14 @@ class SafetyOptions(Settings, group="safety"):
     Args:
         watchdog_s: seconds without progress after which a process counts as hung, and all are ended with their stacks
             written down; ten times the longest step, if that is more.
+        grace_s: seconds that the scheduler leaves between asking to stop (SIGTERM) and killing. If they are too few
+            for a step and a save, training does not begin. none: not checked.
         digest_every: steps between two comparisons of the parameters over the processes; also before each save.
         nonfinite: what to do where a loss or gradient is infinite or not a number: stop, or skip the step. Nothing of
             such a step reaches the parameters in either case.
     """
 
     watchdog_s: float = setting(120, real(0, MANY, open_below=True))
+    grace_s: Optional[float] = setting(None, real(0, MANY, open_below=True))
     digest_every: int = setting(200, whole(1, MANY))
     nonfinite: Literal["stop", "skip"] = "stop"

@@ -56,6 +56,11 @@ class Saver:
         self._lead = (0, 0.0)  # steps and seconds that writing took the last time
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="saver")
 
+    @property
+    def seconds(self) -> float:
+        """That writing the last state took; 0 if none was written yet."""
+        return self._lead[1]
+
     def due(self, step: int) -> bool:
         """Whether the state after ``step`` is to be saved. Waits where too much would be unsaved otherwise."""
         now = time.monotonic()

@@ -39,7 +39,7 @@ def test_a_signal_to_one_process_stops_all_with_nothing_lost(data, tmp_path, unb
     harness.assert_same(run_dir, unbroken(processes))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, slow(signal.SIGINT)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, slow(signal.SIGINT), slow(signal.SIGUSR2)])
 def test_a_signal_from_outside(data, tmp_path, unbroken, number):
     run_dir = tmp_path / "run"
     process = harness.start(harness.command(run_dir, data, 1, module="crepe_dist.train"), tmp_path)
@@ -48,7 +48,7 @@ def test_a_signal_from_outside(data, tmp_path, unbroken, number):
     process.send_signal(number)
     code, printed = harness.finish(process)
     assert time.monotonic() - asked < 10
-    assert code == (ExitCode.STOPPED if number == signal.SIGTERM else ExitCode.INTERRUPTED), printed
+    assert code == (ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.STOPPED), printed
     assert "saved after step" in printed
     assert "Traceback" not in printed
     assert harness.saved_step(run_dir) == harness.steps(run_dir)[-1][0]

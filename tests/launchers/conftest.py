@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import harness
+from tests.conftest import run
+
+
+def flags(run_dir: Path, data: Path, *more: str) -> list[str]:
+    """Of a short training, for ``crepe_dist.train``."""
+    return harness.command(run_dir, data, 1, *more)[3:]
+
+
+def sha256(run_dir: Path) -> dict[str, str]:
+    """Of the parameters of each epoch."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted((run_dir / "checkpoints").glob("*.params"))
+    }
+
+
+@pytest.fixture(scope="session")
+def unbroken(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of two processes with a thread each, started by our own supervisor, that nobody stopped."""
+    run_dir = tmp_path_factory.mktemp("unbroken") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(os.environ, "OMP_NUM_THREADS", "1")
+        run([sys.executable, "-m", "crepe_dist.supervise", "-np", "2", *flags(run_dir, data)], run_dir.parent)
+    return run_dir

@@ -1,0 +1,164 @@
+"""The manifests in launch/: of the right form, and their numbers agree. There is no cluster here to run them."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from crepe_dist.config import parse
+from crepe_dist.errors import ExitCode
+
+LAUNCH = Path(__file__).parents[2] / "launch"
+VERSIONS = ("1.31", "1.37")
+MODULE = "crepe_dist.train"
+
+
+def documents(name: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((LAUNCH / name).read_text(encoding="utf-8")))
+
+
+SERVICE, JOB = documents("job.yaml")
+(MPIJOB,) = documents("mpijob.yaml")
+REPLICAS = MPIJOB["spec"]["mpiReplicaSpecs"]
+TEMPLATES = {"job": JOB["spec"]["template"], **{role: each["template"] for role, each in REPLICAS.items()}}
+
+
+def container(template: dict[str, Any]) -> dict[str, Any]:
+    (found,) = template["spec"]["containers"]
+    return dict(found)
+
+
+def words(template: dict[str, Any]) -> list[str]:
+    each = container(template)
+    return [*each["command"], *each["args"]]
+
+
+def environment(template: dict[str, Any]) -> dict[str, Any]:
+    return {each["name"]: each.get("value", each.get("valueFrom")) for each in container(template)["env"]}
+
+
+def as_job(template: dict[str, Any]) -> dict[str, Any]:
+    """A Job around the template, because the schema of the package has whole objects only."""
+    template = copy.deepcopy(template)
+    template["spec"].setdefault("restartPolicy", "Never")
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "x"}, "spec": {"template": template}}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    "manifest",
+    [SERVICE, JOB, *(as_job(each["template"]) for each in REPLICAS.values())],
+    ids=["Service", "Job", *REPLICAS],
+)
+def test_they_are_of_the_form_that_kubernetes_takes(manifest, version):
+    kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_a_slip_in_a_template_is_found():
+    wrong = as_job(TEMPLATES["Worker"])
+    wrong["spec"]["template"]["spec"]["terminationGracePeriodSecond"] = 60
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, VERSIONS[-1], strict=True)
+
+
+@pytest.mark.parametrize("role", ["job", "Launcher"])
+def test_their_flags_are_train_s_and_the_grace_is_the_pod_s(role):
+    template = TEMPLATES[role]
+    command = words(template)
+    config = parse(command[command.index(MODULE) + 1 :])
+    assert config.safety.grace_s == template["spec"]["terminationGracePeriodSeconds"]
+    assert config.run_dir is not None
+    assert config.run_dir.startswith("/runs/")
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_no_pod_runs_as_root_or_is_told_no_limits(template):
+    assert template["spec"]["securityContext"]["runAsNonRoot"] is True
+    each = container(template)
+    assert each["securityContext"]["allowPrivilegeEscalation"] is False
+    assert each["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert each["resources"]["limits"].keys() >= {"cpu", "memory"}
+    assert each["image"] == "crepe-dist:cpu"
+
+
+@pytest.mark.parametrize("role", ["job", "Worker"])
+def test_those_that_compute_have_data_runs_and_shared_memory(role):
+    template = TEMPLATES[role]
+    volumes = {each["name"]: each for each in template["spec"]["volumes"]}
+    mounts = {each["mountPath"]: each["name"] for each in container(template)["volumeMounts"]}
+    assert volumes[mounts["/dev/shm"]]["emptyDir"]["medium"] == "Memory"
+    for path in ("/data", "/runs"):
+        assert "persistentVolumeClaim" in volumes[mounts[path]]
+
+
+class TestJob:
+    def test_its_numbers_of_processes_agree(self):
+        spec = JOB["spec"]
+        processes = spec["completions"]
+        assert spec["completionMode"] == "Indexed"
+        assert spec["parallelism"] == processes
+        assert environment(TEMPLATES["job"])["WORLD_SIZE"] == str(processes)
+        assert spec["backoffLimit"] == 10 * processes
+
+    def test_its_pods_meet_at_the_first(self):
+        name, service = JOB["metadata"]["name"], SERVICE["metadata"]["name"]
+        given = environment(TEMPLATES["job"])
+        assert given["MASTER_ADDR"] == f"{name}-0.{service}"
+        assert TEMPLATES["job"]["spec"]["subdomain"] == service
+        assert SERVICE["spec"]["selector"] == {"job-name": name}
+        assert SERVICE["spec"]["clusterIP"] == "None"
+        assert SERVICE["spec"]["publishNotReadyAddresses"] is True
+        assert given["MASTER_PORT"] == str(SERVICE["spec"]["ports"][0]["port"])
+        assert "job-completion-index" in given["RANK"]["fieldRef"]["fieldPath"]
+
+    @pytest.mark.parametrize(
+        ("code", "action"),
+        [
+            (ExitCode.STOPPED, "Ignore"),
+            (ExitCode.ERROR, "FailJob"),
+            (2, "FailJob"),
+            (ExitCode.PEER_GONE, "Count"),
+            (ExitCode.FAILURE, "Count"),
+            (ExitCode.HUNG, "Count"),
+            (137, "Count"),
+        ],
+    )
+    def test_what_the_end_of_a_process_means(self, code, action):
+        rules = [each for each in JOB["spec"]["podFailurePolicy"]["rules"] if "onExitCodes" in each]
+        assert all(each["onExitCodes"]["operator"] == "In" for each in rules)
+        assert all(each["onExitCodes"]["containerName"] == container(TEMPLATES["job"])["name"] for each in rules)
+        taken = [each["action"] for each in rules if code in each["onExitCodes"]["values"]]
+        assert (taken or ["Count"]) == [action]
+        assert TEMPLATES["job"]["spec"]["restartPolicy"] == "Never"  # without it there is no such policy
+
+    def test_a_pod_that_was_taken_away_counts_nothing(self):
+        rules = JOB["spec"]["podFailurePolicy"]["rules"]
+        assert {"type": "DisruptionTarget", "status": "True"} in [
+            condition for each in rules if each["action"] == "Ignore" for condition in each.get("onPodConditions", [])
+        ]
+
+
+class TestMpiJob:
+    def test_its_numbers_of_processes_agree(self):
+        spec = MPIJOB["spec"]
+        processes = spec["slotsPerWorker"] * REPLICAS["Worker"]["replicas"]
+        assert f"--np={processes}" in words(TEMPLATES["Launcher"])
+        cores = int(container(TEMPLATES["Worker"])["resources"]["limits"]["cpu"])
+        assert environment(TEMPLATES["Launcher"])["OMP_NUM_THREADS"] == str(cores // spec["slotsPerWorker"])
+
+    def test_its_processes_meet_at_the_first_worker_and_know_where(self):
+        name = MPIJOB["metadata"]["name"]
+        given = environment(TEMPLATES["Launcher"])
+        assert given["MASTER_ADDR"] == f"{name}-worker-0.{name}"
+        command = words(TEMPLATES["Launcher"])
+        passed = {command[place + 1] for place, word in enumerate(command) if word == "-x"}
+        assert given.keys() <= passed
+
+    def test_restarts_are_said_where_the_operator_looks(self):
+        assert all("restartPolicy" in each for each in REPLICAS.values())
+        assert all("restartPolicy" not in each["template"]["spec"] for each in REPLICAS.values())

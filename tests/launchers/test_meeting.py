@@ -1,0 +1,361 @@
+"""Processes that know rank and number alone find each other, or are told who does not come."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+import requests
+
+from crepe_dist.cluster import meeting
+from crepe_dist.cluster.hosts import interface_of, places
+from crepe_dist.cluster.launch import Launch
+from crepe_dist.errors import ExitCode, UserError
+from tests.chaos import harness
+from tests.chaos.test_network import Cable
+from tests.conftest import QUICK
+
+ROOT = Path(__file__).parents[2]
+# Says its place once all have met; without Horovod, which it is for.
+MEET = """
+import json, os, sys
+from crepe_dist import command
+from crepe_dist.cluster.world import meeting, detect, _error_of_all
+from crepe_dist.errors import UserError
+def main():
+    try:
+        met = meeting.meet(detect())
+    except UserError as error:
+        raise _error_of_all(detect(), error) if error.on_all_ranks else error
+    print(json.dumps(dict(os.environ)), flush=True)
+    sys.stdin.read()
+    met.end()
+command.run(main)
+"""
+
+
+def free_port() -> int:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        return int(taken.getsockname()[1])
+
+
+class Ranks:
+    """Processes as torchrun would start them."""
+
+    def __init__(self, folder: Path, **common: object) -> None:
+        self._folder = folder
+        self._common = {"WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": free_port(), **common}
+        self.port = int(str(self._common["MASTER_PORT"] or 0))
+        self.started: list[subprocess.Popen[str]] = []
+
+    def is_open(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def start(self, rank: int, prefix: tuple[str, ...] = (), body: str = MEET, **more: object) -> None:
+        given = {"CREPE_DIST_MEETING_SECONDS": 60, **self._common, "RANK": rank, **more}
+        env = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", *given)}
+        env.update({name: str(value) for name, value in given.items() if value is not None}, PYTHONPATH=str(ROOT))
+        words = [*prefix, sys.executable, "-c", body]
+        self.started.append(
+            subprocess.Popen(words, cwd=self._folder, env=env, stdin=-1, stdout=-1, stderr=subprocess.STDOUT, text=True)
+        )
+
+    def places(self) -> list[dict[str, str]]:
+        """The environment of each, once all have met; then they end."""
+        lines = [process.stdout.readline() for process in self.started if process.stdout]
+        self.end(0)
+        return [json.loads(line) for line in lines]
+
+    def end(self, code: int | None = None) -> str:
+        """All that they say; checks their exit codes."""
+        said = [process.communicate(timeout=100)[0] for process in self.started]
+        codes = [process.returncode for process in self.started]
+        assert code is None or codes == [code] * len(codes), (codes, said)
+        assert "Traceback" not in "".join(said)
+        return "".join(said)
+
+
+@pytest.fixture
+def ranks(tmp_path: Path) -> Iterator[type[Ranks]]:
+    made: list[Ranks] = []
+
+    class Made(Ranks):
+        def __init__(self, **common: object) -> None:
+            super().__init__(tmp_path, **common)
+            made.append(self)
+
+    yield Made
+    for each in made:
+        for process in each.started:
+            process.kill()
+            process.communicate()
+
+
+def test_they_find_their_places_whatever_the_order_of_their_coming(ranks):
+    group = ranks(WORLD_SIZE=3)
+    for rank in (2, 0, 1):
+        group.start(rank)
+    second, zeroth, first = group.places()
+    for rank, place in enumerate((zeroth, first, second)):
+        assert (place["HOROVOD_RANK"], place["HOROVOD_SIZE"]) == (str(rank), "3")
+        assert (place["HOROVOD_LOCAL_RANK"], place["HOROVOD_LOCAL_SIZE"]) == (str(rank), "3")
+        assert (place["HOROVOD_CROSS_RANK"], place["HOROVOD_CROSS_SIZE"]) == ("0", "1")
+        assert (place["HOROVOD_GLOO_RENDEZVOUS_ADDR"], place["HOROVOD_GLOO_IFACE"]) == ("127.0.0.1", "lo")
+        assert place["HOROVOD_GLOO_RENDEZVOUS_PORT"] == place["MASTER_PORT"]
+        assert place["OMP_NUM_THREADS"] == str(max(1, len(os.sched_getaffinity(0)) // 3))
+
+
+def test_one_that_was_started_anew_takes_the_place_of_the_one_before(ranks):
+    group = ranks(WORLD_SIZE=3)
+    group.start(0)
+    group.start(1)
+    place = f"http://127.0.0.1:{group.port}/meeting/1"
+    harness.wait_for(lambda: requests.get(place, timeout=5).ok if group.is_open() else False)
+    gone = group.started.pop()
+    gone.kill()
+    gone.communicate()
+    group.start(1)
+    harness.wait_for(lambda: f'"pid": {group.started[-1].pid}' in requests.get(place, timeout=5).text)
+    group.start(2)
+    assert [found["HOROVOD_RANK"] for found in group.places()] == ["0", "1", "2"]
+
+
+def test_they_train_as_one_group_and_can_meet_again(ranks, data):
+    body = f"""
+import os, socket
+import crepe_dist
+from crepe_dist.config import parse
+for number in range(2):
+    config = parse(["--data", {str(data)!r}, "--run-dir", f"run{{number}}", *{QUICK!r}, "--training.epochs=1"])
+    result = crepe_dist.fit(config)
+    assert not [name for name in os.environ if name.startswith("HOROVOD_RANK")]
+    print("trained", result.epoch)
+"""
+    group = ranks()
+    for rank in range(2):
+        group.start(rank, body=body)
+    said = group.end(0)
+    assert said.count("trained 0") == 4
+    assert said.count("2 processes") == 2
+
+
+class TestErrors:
+    def test_nobody_said_where(self, ranks):
+        group = ranks(MASTER_ADDR=None)
+        for rank in range(2):
+            group.start(rank)
+        said = group.end(1)
+        assert said.count("torchrun started 2 processes, and MASTER_ADDR is not set") == 1
+        assert "export MASTER_ADDR=<its name or address> MASTER_PORT=29500" in said
+
+    def test_no_port_and_no_job_to_make_one_of(self, ranks):
+        group = ranks(MASTER_PORT=None)
+        group.start(0)
+        assert "and MASTER_PORT is not set" in group.end(1)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "message"),
+        [
+            ("MASTER_PORT", "http", "MASTER_PORT is 'http'"),
+            ("MASTER_PORT", "65536", "a port is a number from 1 to 65535"),
+            ("CREPE_DIST_MEETING_SECONDS", "soon", "CREPE_DIST_MEETING_SECONDS is 'soon'"),
+            ("HOROVOD_GLOO_IFACE", "nowhere0", "HOROVOD_GLOO_IFACE nowhere0: no IPv4 address"),
+            ("RANK", "2", "this process is rank 2 of 2"),
+        ],
+    )
+    def test_what_cannot_be(self, name, value, message, monkeypatch):
+        environment = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), name: value}
+        launch = Launch("torchrun", int(environment.get("RANK", "0")), 2)
+        monkeypatch.setattr(meeting, "LEAVE_SECONDS", 0.0)
+        with pytest.raises(UserError) as caught:
+            meeting.meet(launch, environment)
+        assert message in str(caught.value)
+
+    def test_a_name_that_is_not_known(self, ranks):
+        group = ranks(MASTER_ADDR="no-such-host.invalid", CREPE_DIST_MEETING_SECONDS=0.5)
+        for rank in range(2):
+            group.start(rank)
+        said = group.end()
+        assert "[rank 0] error: rank 0 cannot listen at no-such-host.invalid:" in said
+        assert "[rank 1] error: rank 0 did not answer at no-such-host.invalid:" in said
+        assert said.count("no-such-host.invalid is not known here") == 2
+
+    def test_an_address_that_is_another_host_s(self, ranks):
+        group = ranks(MASTER_ADDR="192.0.2.1", CREPE_DIST_MEETING_SECONDS=0.5)
+        group.start(0)
+        assert f"192.0.2.1 is not an address of this host, {socket.gethostname()}" in group.end(1)
+
+    def test_a_port_that_is_taken(self, ranks):
+        with closing(socket.create_server(("127.0.0.1", 0))) as other:
+            group = ranks(MASTER_PORT=other.getsockname()[1])
+            group.start(0)
+            said = group.end(1)
+        assert "error: rank 0 cannot listen at localhost:" in said
+        assert "127.0.0.1: Address already in use" in said
+        assert "give another MASTER_PORT" in said
+
+    def test_one_that_never_comes_is_named_to_all(self, ranks):
+        group = ranks(WORLD_SIZE=4, CREPE_DIST_MEETING_SECONDS=3)
+        for rank in (0, 2):
+            group.start(rank)
+        said = group.end(ExitCode.PEER_GONE)
+        assert said.count("error: 2 of 4 processes did not come within 3 s") == 1
+        assert "rank 1, 3 of 4 did not come; rank 0 waited for them" in said
+        assert "which no other host can reach" in said
+
+    def test_rank_0_that_never_comes(self, ranks):
+        group = ranks(CREPE_DIST_MEETING_SECONDS=0.5)
+        group.start(1)
+        said = group.end(ExitCode.PEER_GONE)
+        assert "[rank 1] error: rank 0 did not answer at localhost:" in said
+        assert "127.0.0.1: Connection refused" in said
+
+    def test_two_are_of_one_rank(self, ranks):
+        group = ranks(WORLD_SIZE=3)
+        for rank in (0, 1, 1):
+            group.start(rank)
+        said = group.end(1)
+        assert said.count("error: two processes are rank 1") == 1
+        for process in group.started[1:]:
+            assert f"pid {process.pid} on {socket.gethostname()}" in said
+
+    def test_two_are_rank_0(self, ranks):
+        group = ranks()
+        for _ in range(2):
+            group.start(0)
+        harness.wait_for(lambda: any(process.poll() is not None for process in group.started))
+        loser = next(process for process in group.started if process.poll() is not None)
+        said, _ = loser.communicate()
+        assert "a second process takes itself for rank 0" in said
+
+    def test_they_count_differently(self, ranks):
+        group = ranks()
+        group.start(0)
+        group.start(1, WORLD_SIZE=3)
+        assert "rank 0 is one of 2 processes, rank 1 one of 3" in group.end(1)
+
+    def test_what_answers_is_not_rank_0(self, ranks):
+        class Page(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(b"[1]")
+
+            do_PUT = do_GET
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        with HTTPServer(("127.0.0.1", 0), Page) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            group = ranks(MASTER_PORT=server.server_port, CREPE_DIST_MEETING_SECONDS=0.5)
+            group.start(1)
+            said = group.end(ExitCode.PEER_GONE)
+            server.shutdown()
+        assert "something answers that is not rank 0" in said
+
+    def test_what_comes_is_no_rank(self, ranks):
+        group = ranks()
+        group.start(0)
+        harness.wait_for(group.is_open)
+        requests.put(f"http://127.0.0.1:{group.port}/meeting/1", b'{"host": "../..", "cores": []}', timeout=5)
+        assert "what came as rank 1 is no process of this program" in group.end(1)
+
+
+class TestPlaces:
+    def test_ranks_dealt_out_to_hosts_in_turn(self):
+        slots = places(["a", "b", "a", "b", "a"])
+        assert [(slot.local_rank, slot.local_size) for slot in slots] == [(0, 3), (0, 2), (1, 3), (1, 2), (2, 3)]
+        assert [(slot.cross_rank, slot.cross_size) for slot in slots] == [(0, 2), (1, 2), (0, 2), (1, 2), (0, 1)]
+
+    def test_cores_are_shared_among_those_who_may_use_them(self):
+        def entry(host: str, *cores: int) -> dict[str, object]:
+            return {"host": host, "cores": cores}
+
+        assert meeting._shares([entry("a", *range(12))] * 6) == [2] * 6
+        assert meeting._shares([entry("a", 0, 1), entry("a", 2, 3), entry("b", *range(8))]) == [2, 2, 8]
+        assert meeting._shares([entry("a", 0)] * 3) == [1] * 3
+
+    def test_one_host_needs_no_address_and_its_job_gives_a_port(self):
+        job = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}
+        where = meeting.Where.of(Launch("srun", 1, 4, 1, 4), job)
+        assert where.host == "127.0.0.1"
+        assert where.port in meeting.PORTS
+        other = meeting.Where.of(Launch("srun", 1, 4, 1, 4), {**job, "SLURM_STEP_ID": "1"})
+        assert other.port != where.port
+
+    def test_who_need_not_meet(self):
+        assert meeting.is_needed(Launch("srun", 0, 2), {})
+        assert not meeting.is_needed(Launch("srun", 0, 1), {})
+        assert not meeting.is_needed(Launch("horovodrun", 0, 2), {})
+        assert not meeting.is_needed(Launch("Open MPI", 0, 2), {"HOROVOD_CONTROLLER": "mpi"})
+
+    def test_the_interface_of_an_address(self):
+        assert interface_of("127.0.1.1") == "lo"
+        assert interface_of("192.0.2.1") is None
+
+
+@pytest.fixture
+def cable() -> Iterator[Cable]:
+    laid = Cable()
+    try:
+        laid.lay()
+        yield laid
+    finally:
+        laid.remove()
+
+
+@harness.needs("ip", "unshare", root=True)
+class TestTwoHosts:
+    """Each a network namespace with a name of its own, joined by a cable."""
+
+    def on(self, cable: Cable, host: str) -> tuple[str, ...]:
+        named = 'hostname "$0"; exec "$@"'
+        return ("ip", "netns", "exec", f"{cable.prefix}{host}", "unshare", "--uts", "sh", "-c", named, host)
+
+    def test_they_find_each_other_by_name_and_the_interface_by_themselves(self, ranks, cable):
+        group = ranks(WORLD_SIZE=3, MASTER_ADDR="hosta", MASTER_PORT=29500)
+        for rank, host in enumerate(("hosta", "hostb", "hosta")):
+            group.start(rank, self.on(cable, host))
+        found = group.places()
+        assert [place["HOROVOD_HOSTNAME"] for place in found] == ["hosta", "hostb", "hosta"]
+        assert [place["HOROVOD_LOCAL_RANK"] for place in found] == ["0", "0", "1"]
+        assert [place["HOROVOD_CROSS_RANK"] for place in found] == ["0", "1", "0"]
+        assert {place["HOROVOD_GLOO_IFACE"] for place in found} == {"eth0"}
+        assert {place["HOROVOD_GLOO_RENDEZVOUS_ADDR"] for place in found} == {"10.207.31.1"}
+
+    def test_they_compute_together_and_nothing_listens_there_any_more(self, ranks, cable):
+        body = """
+import socket
+import numpy as np
+from crepe_dist.cluster.world import join
+with join() as world:
+    total = world.sum(np.array([1.0, world.rank]), "s").tolist()
+    with socket.socket() as probe:
+        refused = probe.connect_ex(("hosta", 29500))
+    world.gather(0, "tried")
+    print("sum", total, world.local_size, "refused" if refused else "open")
+"""
+        group = ranks(MASTER_ADDR="hosta", MASTER_PORT=29500)
+        for rank, host in enumerate(("hosta", "hostb")):
+            group.start(rank, self.on(cable, host), body)
+        assert group.end(0).count("sum [2.0, 1.0] 1 refused") == 2
+
+    def test_a_host_that_knows_itself_as_loopback_alone(self, ranks, cable):
+        """As Debian sets it up: then the interface says where to listen."""
+        hosts = Path("/etc/netns") / cable.names[0] / "hosts"
+        hosts.write_text("127.0.0.1 localhost\n127.0.1.1 hosta\n10.207.31.2 hostb\n")
+        group = ranks(MASTER_ADDR="hosta", MASTER_PORT=29500, HOROVOD_GLOO_IFACE="eth0")
+        for rank, host in enumerate(("hosta", "hostb")):
+            group.start(rank, self.on(cable, host))
+        assert {place["HOROVOD_GLOO_RENDEZVOUS_ADDR"] for place in group.places()} == {"10.207.31.1"}

@@ -1,0 +1,59 @@
+"""launch/mpirun.sh: under Open MPI the same weights as under our own supervisor, and saved when asked to stop."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from crepe_dist.errors import ExitCode
+from tests.chaos import harness
+from tests.launchers.conftest import flags, sha256
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = [pytest.mark.mpi, harness.needs("mpirun")]
+
+
+def mpirun(folder: Path, arguments: list[str], pace: float = 0) -> subprocess.Popen[str]:
+    """The script, edited as a user edits it; threads as ``unbroken``."""
+    fault = {"kind": "", "rank": 0, "phase": "", "step": 0, "once": str(folder / "none"), "pace": pace}
+    env = {**harness.environment(fault), "OMP_NUM_THREADS": "1"}
+    # As root, which a test may be and a user should not; on fewer cores than processes.
+    env.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+    env["PRTE_MCA_rmaps_default_mapping_policy"] = "slot:oversubscribe"
+    text = (ROOT / "launch" / "mpirun.sh").read_text()
+    text, edits = re.subn(r"^python=.*$", f"python={sys.executable}", text, flags=re.MULTILINE)
+    assert edits == 1
+    assert text.count("-m crepe_dist.train") == 1
+    script = folder / "mpirun.sh"
+    script.write_text(text.replace("-m crepe_dist.train", "-m tests.chaos.worker"))
+    script.chmod(0o755)
+    return subprocess.Popen(
+        [script, *arguments], cwd=folder, env=env, stdin=-3, stdout=-1, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def test_two_processes_compute_what_two_of_the_supervisor_do(data, tmp_path, unbroken):
+    run_dir = tmp_path / "a run"
+    code, printed = harness.finish(mpirun(tmp_path, flags(run_dir, data)))
+    assert code == 0, printed
+    assert "2 processes" in printed
+    assert sha256(run_dir) == sha256(unbroken)
+    harness.assert_same(run_dir, unbroken)
+
+
+def test_asked_to_stop_all_save(data, tmp_path):
+    """mpirun alone would kill them a second later."""
+    run_dir = tmp_path / "run"
+    process = mpirun(tmp_path, flags(run_dir, data), pace=1.5)
+    harness.wait_for(lambda: process.poll() is not None or (run_dir.exists() and harness.has_saved(run_dir)), 120)
+    process.send_signal(signal.SIGTERM)
+    code, printed = harness.finish(process)
+    assert code == ExitCode.STOPPED, printed
+    assert "SIGUSR2: saved after step" in printed
+    assert harness.saved_step(run_dir) == harness.steps(run_dir)[-1][0]
