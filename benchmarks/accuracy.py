@@ -37,7 +37,9 @@ from crepe_dist.training.run_record import RunRecord, open_run
 def main() -> None:
     flags = arguments.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("data", type=Path, nargs="+", metavar="DIR", help="prepared data")
-    flags.add_argument("--with", dest="settings", action="append", metavar="FLAGS", help="of crepe_dist.train, quoted")
+    flags.add_argument(
+        "--with", type=str, dest="settings", action="append", metavar="FLAGS", help="of crepe_dist.train, quoted"
+    )
     flags.add_argument("--seeds", type=whole(1, 1000), default=1, metavar="N", help="default: 1")
     flags.add_argument("--processes", type=whole(1, 1024), default=1, metavar="N", help="default: 1")
     flags.add_argument("--out", type=Path, metavar="DIR", help="keep the runs here, and take those that are there")

@@ -39,7 +39,9 @@ def main() -> None:
     flags.add_argument("--classes", type=whole(2, 1000), nargs="+", default=[2, 10, 50], metavar="N")
     flags.add_argument("--rows", type=whole(100, 10**6), nargs="+", default=[2000, 20000], metavar="N")
     flags.add_argument("--length", type=whole(3, 100_000), nargs="+", default=[30, 300, 3000], metavar="N")
-    flags.add_argument("--with", dest="settings", default="", metavar="FLAGS", help="of crepe_dist.train, quoted")
+    flags.add_argument(
+        "--with", type=str, dest="settings", default="", metavar="FLAGS", help="of crepe_dist.train, quoted"
+    )
     given = flags.parse_args()
     print("| classes | rows | characters | accuracy | most frequent class | reachable | time |", flush=True)
     print("|---" * 7 + "|", flush=True)
