@@ -88,6 +88,8 @@ def _summary(results: list[tuple[RunRecord, float]]) -> str:
 
 def _picture(histories: list[tuple[str, History]]) -> str:
     """Accuracy on the validation part after each epoch; on the test part where there is no other."""
+    from matplotlib.ticker import MaxNLocator
+
     with page.look():
         legend = 0.1 + 0.2 * len(histories)
         figure, axes = page.blank(2.6 + legend, left=0.8, top=legend)
@@ -97,6 +99,7 @@ def _picture(histories: list[tuple[str, History]]) -> str:
             accuracies = [record[f"{part}_accuracy"] for record in history.epochs]
             axes.plot(epochs, accuracies, color=colour, linestyle=style, marker="o", markersize=3, label=name)
         axes.set(xlabel="epochs", ylabel="right answers")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
         axes.grid(axis="y")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1))

@@ -28,10 +28,10 @@ EXAMPLES = """  python -m crepe_dist.bench --quick
 def main() -> None:
     flags = arguments.parser(
         "bench",
-        "Measure encoding, loading, training and prediction on this machine, in turns with the original notebook's "
-        "way, the fastest matrix product, PyTorch and ONNX Runtime, and training in several processes, in turns with "
-        "as many independent ones. Medians; nothing is written but --json and, once, an environment with PyTorch and "
-        "ONNX Runtime in the cache. Or, with --project, scaling on paper.",
+        "Measure encoding, loading, and training and prediction of Crepe on this machine, in turns with the original "
+        "notebook's way, the fastest matrix product, PyTorch and ONNX Runtime, and training in several processes, in "
+        "turns with as many independent ones. Medians; nothing is written but --json and, once, an environment with "
+        "PyTorch and ONNX Runtime in the cache. Or, with --project, scaling on paper.",
         EXAMPLES,
     )
     flags.add_argument("--quick", action="store_true", help="three rounds of short measurements instead of five long")
