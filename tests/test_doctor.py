@@ -273,7 +273,8 @@ OF_CUDA = {"features": ["CUDA", "CUDNN"], "gpus": 1}
     ],
 )  # fmt: skip
 def test_each_branch(found, name, level, what, worse):
-    found["horovod"] = {"installed": True, "features": {"gloo": True}, "trouble": ""}
+    built = {"gloo": True, "cuda": True, "nccl": True}
+    found["horovod"] = {"installed": True, "features": built, "trouble": ""}
     for subject, values in worse.items():
         found[subject].update(values)
     lines = checks.checks(found)
