@@ -56,4 +56,4 @@ def complaint() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(complaint())
+    sys.exit(complaint() or 0)  # an empty text would be an error, too
