@@ -28,7 +28,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from crepe_dist.cluster.launch import detect, limit_threads
+    from crepe_dist.cluster.launch import before_mxnet, detect
 
-    limit_threads(detect())  # MXNet reads the number when it is first imported, which these imports do
+    before_mxnet(detect())  # these imports import it
     return getattr(importlib.import_module(_HOMES[name]), name)

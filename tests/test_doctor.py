@@ -6,7 +6,6 @@ import copy
 import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from crepe_dist.diagnosis.trial import Trial, attempt, judge, trials
 from crepe_dist.diagnosis.verdict import verdict
 from crepe_dist.errors import UserError
 from crepe_dist.model.network import CrepeShape
+from tests import cuda_driver
 from tests.conftest import command
 from tests.test_supervisor import left, until
 
@@ -123,7 +123,10 @@ def test_without_horovod(tmp_path, environment):
     assert done.returncode == 0, done.stdout
     assert "note     Horovod        not installed" in lines
     assert any(line.startswith("ok       training step  CPU, 1 process: ") for line in lines)
-    assert lines[-1] == "ready: for one process, on the CPU; for several, install Horovod (`uv sync`)"
+    assert lines[-1] == (
+        "ready: for one process, on the CPU. For several, Horovod is missing: "
+        "install it (`uv sync`; without uv see docs/install.md)"
+    )
 
 
 @needs_horovod
@@ -168,7 +171,7 @@ def test_a_worker_that_crashes_is_told_of():
         return attempt(device, processes, 60, [sys.executable, "-S", "-u", "-c", code])
 
     said: list[str] = []
-    given = {"mxnet": {"trouble": "", "gpus": 0}, "horovod": {"features": {"gloo": True}}}
+    given = {"mxnet": {"trouble": "", "gpus": 0}, "horovod": {"features": {"gloo": True}}, "gpus": []}
     both = list(trials(given, said.append, crash))
     assert [each.processes for each in both] == [2, 1]  # alone it may work
     assert said == ["trying 2 processes on the CPU …", "trying 1 process on the CPU …"]
@@ -180,13 +183,23 @@ def test_a_worker_that_crashes_is_told_of():
 
 @pytest.mark.parametrize(
     ("gpus", "features", "processes"),
-    [(1, {"gloo": True}, 2), (1, {"gloo": True, "nccl": True}, 1), (4, {"gloo": True}, 4), (4, {}, 1)],
+    [
+        (1, {"gloo": True, "cuda": True}, 2),
+        (1, {"gloo": True, "cuda": True, "nccl": True}, 1),
+        (4, {"gloo": True, "cuda": True}, 4),
+        (4, {"gloo": True, "cuda": False}, 1),
+        (4, {}, 1),
+    ],
 )
 def test_which_groups_try_gpus(gpus, features, processes):
     good: list[dict[str, Any]] = [{"sum": {"numbers": 1, "wrong": 0}, "step": STEP}] * 4
-    given = {"mxnet": {"trouble": "", "gpus": gpus}, "horovod": {"features": features}}
+    shown = [{"name": "", "capability": [8, 0]}] * gpus
+    given = {"mxnet": {"trouble": "", "gpus": gpus}, "horovod": {"features": features}, "gpus": shown}
     tried = trials(given, lambda _: None, lambda device, size: Trial(device, size, 1.0, good[:size]))
     assert [(each.device, each.processes) for each in tried] == [("cpu", 2 if features else 1), ("gpu", processes)]
+    shown[0] = {"name": "", "capability": [9, 0]}
+    tried = trials(given, lambda _: None, lambda device, size: Trial(device, size, 1.0, good[:size]))
+    assert {each.device for each in tried} == {"cpu"}
 
 
 def test_without_mxnet_nothing_is_tried():
@@ -243,6 +256,8 @@ OF_CUDA = {"features": ["CUDA", "CUDNN"], "gpus": 1}
         ("threads", "note", "OMP_NUM_THREADS is 999", {"threads": {"alone": 999}}),
         ("threads", "note", "OMP_PROC_BIND is close", {"threads": {"OMP_PROC_BIND": "close"}}),
         ("memory", "note", "only 100.0 MB of memory are free", {"memory": {"free": GB // 10}}),
+        ("GPUs", "problem", "the driver is too old", {"mxnet": {"unusable": {"what": "the driver is too old",
+                                                                             "why": "CUDA 11", "remedy": "another"}}}),
         ("NVIDIA driver", "note", "nvidia-smi fails: no devices", {"driver": {"trouble": "no devices"}}),
         ("NVIDIA driver", "note", "a driver is there", {"driver": {"device files": True}}),
         ("NVIDIA driver", "note", "GPU flavour is installed", {"mxnet": OF_CUDA}),
@@ -258,7 +273,8 @@ OF_CUDA = {"features": ["CUDA", "CUDNN"], "gpus": 1}
     ],
 )  # fmt: skip
 def test_each_branch(found, name, level, what, worse):
-    found["horovod"] = {"installed": True, "features": {"gloo": True}, "trouble": ""}
+    built = {"gloo": True, "cuda": True, "nccl": True}
+    found["horovod"] = {"installed": True, "features": built, "trouble": ""}
     for subject, values in worse.items():
         found[subject].update(values)
     lines = checks.checks(found)
@@ -287,20 +303,11 @@ def test_gpus(found, capability, mxnet, level):
 
 
 def test_the_driver_is_asked(tmp_path, monkeypatch):
-    """A libcuda of two GPUs, the second of which has no name."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("g++ makes the driver")
-    (tmp_path / "cuda.cpp").write_text(
-        'extern "C" { int cuInit(unsigned) { return 0; } int cuDeviceGetCount(int *n) { *n = 2; return 0; }\n'
-        "int cuDeviceGetAttribute(int *v, int a, int) { *v = a == 75 ? 9 : 0; return 0; }\n"
-        "int cuDeviceGetName(char *t, int, int d) { t[0] = 'G'; t[1] = 0; return d; } }\n"
-    )
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", "libcuda.so.1", "cuda.cpp"], cwd=tmp_path, check=True)
+    """A driver of two GPUs, the second of which has no name."""
     code = "from crepe_dist.diagnosis.probe import gpus; print(gpus())"
-    path = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
-    printed = subprocess.run([sys.executable, "-c", code], env=path, stdout=-1, text=True, check=True).stdout
-    assert printed == "[{'name': 'G', 'capability': (9, 0)}, {'name': '', 'capability': (9, 0)}]\n"
+    told = cuda_driver.environment(cuda_driver.driver(tmp_path), DRIVER_GPUS=2, DRIVER_CAPABILITY="9.0")
+    printed = subprocess.run([sys.executable, "-c", code], env=told, stdout=-1, text=True, check=True).stdout
+    assert printed == "[{'name': 'GPU of a test', 'capability': (9, 0)}, {'name': '', 'capability': (9, 0)}]\n"
     tool = tmp_path / "nvidia-smi"
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(facts, "TOOL_SECONDS", 0.5)

@@ -40,17 +40,22 @@ def pin(requirement: str) -> str:
     return f"{name} ; {marker}" if marker else name
 
 
+def exported(*groups: str) -> list[str]:
+    """The pins of those groups, as the lock file has them."""
+    form = ("--no-emit-project", "--no-emit-local", "--no-hashes", "--no-annotate", "--no-header")
+    return [pin(line) for line in uv("export", "--frozen", *groups, *form).splitlines()]
+
+
 def main() -> None:
     before = PYPROJECT.read_text()
     try:
         PYPROJECT.write_text(with_pins(before, []))
         uv("lock", "--upgrade")
-        # cu112 is in conflict with cpu and adds nothing to pin: its one package is exact already.
-        exported = uv(
-            *("export", "--frozen", "--all-groups", "--no-group", "cu112"),
-            *("--no-emit-project", "--no-emit-local", "--no-hashes", "--no-annotate", "--no-header"),
-        )
-        PYPROJECT.write_text(with_pins(before, [pin(line) for line in exported.splitlines()]))
+        # Twice: the flavours of MXNet are in conflict. What both need, such as numpy, is the same in both.
+        on_cpu = exported("--all-groups", "--no-group", "cu112", "--no-group", "horovod-cu112")
+        on_gpu = exported("--no-default-groups", "--group", "cu112")
+        pins = sorted(dict.fromkeys([*on_cpu, *on_gpu]), key=lambda line: line.partition("==")[0])
+        PYPROJECT.write_text(with_pins(before, pins))
         uv("lock")  # the pins must resolve in their turn
     except BaseException:
         PYPROJECT.write_text(before)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 from pathlib import Path
 from typing import Any
 
+from crepe_dist.cluster import cuda
 from crepe_dist.errors import UserError
 
 DEVICES = ("auto", "gpu", "cpu")
@@ -15,7 +15,7 @@ def pick(device: str, local_rank: int, local_size: int) -> Any:
     """``mx.gpu(local_rank)``, or ``mx.cpu()`` if asked for or if ``auto`` finds no GPU.
 
     Raises:
-        UserError: no GPU for ``gpu``, or fewer GPUs than processes on this host.
+        UserError: no GPU for ``gpu``, fewer GPUs than processes on this host, or one that MXNet cannot compute on.
     """
     import mxnet as mx
 
@@ -23,7 +23,7 @@ def pick(device: str, local_rank: int, local_size: int) -> Any:
         raise UserError(f"device {device!r} does not exist", remedy=f"choose one of {', '.join(DEVICES)}")
     if device == "cpu":
         return mx.cpu()
-    gpus = mx.context.num_gpus()
+    gpus = count_gpus()
     if gpus == 0:
         if device == "auto":
             return mx.cpu()
@@ -38,45 +38,27 @@ def pick(device: str, local_rank: int, local_size: int) -> Any:
             "each process trains on one GPU of its own",
             f"start at most {gpus} on this host (horovodrun -np {gpus}), or use --device cpu",
         )
+    if error := cuda.refusal(local_rank, cuda.name_of(local_rank), cuda.compute_capability(local_rank)):
+        raise error
     return mx.gpu(local_rank)
 
 
-def compute_capability(gpu: int) -> tuple[int, int] | None:
-    """(major, minor) of a GPU as the driver numbers them, or ``None`` if the driver cannot be asked."""
-    major, minor = ctypes.c_int(), ctypes.c_int()
+def count_gpus() -> int:
+    """Those that MXNet sees, whether or not it has code for them.
+
+    Raises:
+        UserError: there is a driver, which is too old or does not work; with one that is too old MXNet would see none.
+    """
+    import mxnet as mx
+
+    if cuda.is_installed() and (error := cuda.outdated(cuda.driver_version())):
+        raise error
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
-        # Attributes 75 and 76 of cuDeviceGetAttribute: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
-        failed = (
-            driver.cuInit(0)
-            or driver.cuDeviceGetAttribute(ctypes.byref(major), 75, gpu)
-            or driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, gpu)
-        )
-    except (OSError, AttributeError):
-        return None
-    return None if failed else (major.value, minor.value)
-
-
-def name_of(gpu: int) -> str:
-    """Of a GPU as the driver numbers them; empty if the driver cannot be asked."""
-    text = ctypes.create_string_buffer(256)
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-        failed = driver.cuInit(0) or driver.cuDeviceGetName(text, len(text), gpu)
-    except (OSError, AttributeError):
-        return ""
-    return "" if failed else text.value.decode("utf-8", "replace")
-
-
-def count() -> int:
-    """GPUs that the driver shows to this process, whatever MXNet can do with them; 0 if it cannot be asked."""
-    number = ctypes.c_int()
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-        failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(number))
-    except (OSError, AttributeError):
-        return 0
-    return 0 if failed else number.value
+        return int(mx.context.num_gpus())
+    except mx.MXNetError as error:
+        why = str(error).strip().splitlines()[-1]
+        remedy = f"look at what nvidia-smi says; restart the machine after an update of the driver; {cuda.WITHOUT}"
+        raise UserError("the GPUs cannot be counted", why, remedy) from error
 
 
 def has_gpu_driver() -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from crepe_dist.cluster import cuda
 from crepe_dist.errors import UserError
 
 HOROVODRUN = "horovodrun"
@@ -90,6 +91,16 @@ def limit_threads(launch: Launch) -> int:
     if not os.environ.get(THREADS, "").strip():
         os.environ[THREADS] = str(number)
     return number
+
+
+def before_mxnet(launch: Launch) -> None:
+    """What must be done in a process before it imports MXNet: ``limit_threads`` and ``cuda.load``.
+
+    Raises:
+        UserError: as they do.
+    """
+    limit_threads(launch)
+    cuda.load()
 
 
 def horovodrun() -> str | None:

@@ -18,11 +18,11 @@ from typing import Any, Callable, TypeVar
 
 import numpy as np
 
-from crepe_dist.cluster import failures, meeting
+from crepe_dist.cluster import cuda, failures, features, meeting
 from crepe_dist.cluster.control import ELASTIC, GENERATION, Control, Stopped
 from crepe_dist.cluster.devices import has_gpu_driver
 from crepe_dist.cluster.exchange import Exchange, HorovodExchange, SharedExchange
-from crepe_dist.cluster.launch import Launch, detect, limit_threads
+from crepe_dist.cluster.launch import Launch, before_mxnet, detect, limit_threads
 from crepe_dist.cluster.meeting import Meeting
 from crepe_dist.cluster.shared_memory import NOTE, SharedGradients, share
 from crepe_dist.errors import PeerGone, UserError
@@ -211,7 +211,7 @@ class HorovodWorld(World):
                 f"this is process {launch.rank} of {launch.size} started by {launch.launcher}, "
                 "but Horovod for MXNet is not installed",
                 str(error),
-                "install it (`uv sync`; without uv see docs/install.md), or start one process without a launcher",
+                f"{features.how_to_install(cuda.is_installed())}, or start one process without a launcher",
             )
             raise _error_of_all(launch, missing) from error
         if os.environ.get("HOROVOD_CONTROLLER") == "mpi" and not self._hvd.mpi_built():
@@ -308,6 +308,8 @@ class HorovodWorld(World):
         # ready, travel while the convolutions' gradients are computed.
         on_cpu = all(p.list_ctx()[0].device_type == "cpu" for p in parameters.values())
         groups = 1 if on_cpu else 3
+        if not on_cpu and not self._hvd.cuda_built():
+            raise features.without_cuda()
         trainer = self._hvd.DistributedTrainer(parameters, optimizer, settings, num_groups=groups)
         self._shared = share(self, trainer._params) if on_cpu else None
         if self._shared is None:
@@ -345,7 +347,7 @@ def join() -> World:
             error = _error_of_all(launch, error)
         raise error
     try:
-        limit_threads(detect())  # which knows more after a meeting
+        before_mxnet(detect())  # which knows more after a meeting
     except UserError as error:
         raise _error_of_all(launch, error) from error
     return HorovodWorld(launch, met) if launch.size > 1 or _is_elastic() else World()

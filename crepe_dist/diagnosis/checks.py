@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from crepe_dist.cluster import cuda, features
 from crepe_dist.diagnosis.check import Check
 from crepe_dist.diagnosis.facts import FOLDERS, Facts
+from crepe_dist.errors import UserError
 from crepe_dist.machine import PACKAGES
 from crepe_dist.reports.wording import counted, listed, size
 
 INSTALL = "install again with `uv sync` (without uv see docs/install.md)"
 PYTHONS = ((3, 9), (3, 11))
 NUMPY_TOO_NEW = (1, 24)
-CAPABILITIES = ((5, 0), (8, 9))  # MXNet's CUDA 11.2 wheel has code up to 8.6, which 8.9 runs, too
 # The paper's small network: 45 MB of parameters; with Adam a saved state is three times as much, and two are kept.
 GRADIENT_BYTES = 46_000_000
 RUN_BYTES = 500_000_000
@@ -26,6 +27,7 @@ def checks(facts: Facts) -> list[Check]:
     """In the order in which they are shown."""
     lines = [
         versions(facts),
+        cuda_libraries(facts),
         mxnet(facts),
         horovod(facts),
         launcher(facts),
@@ -78,8 +80,19 @@ def versions(facts: Facts) -> Check:
     return line
 
 
+def cuda_libraries(facts: Facts) -> Check:
+    """Of MXNet's GPU flavour; shows nothing without it."""
+    wanted, troubles = facts["cuda"].get("wanted", []), facts["cuda"].get("troubles", {})
+    line = Check("CUDA libraries", f"{len(wanted) - len(troubles)} of {len(wanted)}" if wanted else "")
+    error = cuda.missing(troubles)
+    return _problem(line, error) if error else line
+
+
 def mxnet(facts: Facts) -> Check:
     found = facts["mxnet"]
+    if facts["cuda"].get("troubles"):
+        what, why = "MXNet could not be looked at", "its GPU flavour takes CUDA's libraries"
+        return Check("MXNet", "not known", "note", what, why, "see to the libraries first")
     if found["trouble"]:
         return Check("MXNet", "cannot be imported", "problem", "MXNet cannot be imported", found["trouble"], INSTALL)
     names = {"MKLDNN": "oneDNN", "CUDA": "CUDA", "CUDNN": "cuDNN", "NCCL": "NCCL", "OPENMP": "OpenMP"}
@@ -103,17 +116,27 @@ def horovod(facts: Facts) -> Check:
             "note",
             "Horovod is not installed: one process can train, not several",
             "several exchange their gradients through it",
-            INSTALL,
+            features.how_to_install("CUDA" in facts["mxnet"].get("features", [])),
         )
     line = Check("Horovod", ", ".join(f"{name} {'yes' if has else 'no'}" for name, has in found["features"].items()))
-    if found["features"]["gloo"]:
+    if not found["features"]["gloo"]:
+        return replace(
+            line,
+            level="problem",
+            what="Horovod was built without Gloo",
+            why="python -m crepe_dist.supervise and horovodrun without MPI start their processes through it",
+            remedy="build it with the backend of this project: `uv sync --reinstall-package horovod`",
+        )
+    if "CUDA" not in facts["mxnet"].get("features", []) or found["features"]["nccl"]:
         return line
+    if not found["features"]["cuda"]:
+        return replace(_problem(line, features.without_cuda()), level="problem" if facts["gpus"] else "note")
     return replace(
         line,
-        level="problem",
-        what="Horovod was built without Gloo",
-        why="python -m crepe_dist.supervise and horovodrun without MPI start their processes through it",
-        remedy="build it with the backend of this project: `uv sync --reinstall-package horovod`",
+        level="note",
+        what="Horovod was built without NCCL",
+        why="gradients of GPUs pass through main memory, which takes longer",
+        remedy=features.BUILD,
     )
 
 
@@ -195,7 +218,6 @@ def memory(facts: Facts) -> Check:
 
 def gpus(facts: Facts) -> Iterator[Check]:
     with_cuda = "CUDA" in facts["mxnet"].get("features", [])
-    low, high = CAPABILITIES
     for number, each in enumerate(facts["gpus"]):
         capability = each["capability"] and tuple(each["capability"])
         shown = "unknown" if capability is None else ".".join(map(str, capability))
@@ -207,16 +229,12 @@ def gpus(facts: Facts) -> Iterator[Check]:
                 what=f"GPU {number} is not used: the CPU flavour of MXNet is installed",
                 remedy="install the cu112 flavour (docs/install.md), if the GPU is to be used",
             )
-        elif capability is not None and not low <= capability <= high:
-            yield replace(
-                line,
-                level="problem",
-                what=f"MXNet's wheel cannot run on GPU {number}, of compute capability {shown}",
-                why="it was compiled with CUDA 11.2, for compute capability 5.0 to 8.6",
-                remedy="choose another GPU with CUDA_VISIBLE_DEVICES, or set it to nothing and train on the CPU",
-            )
+        elif error := cuda.refusal(number, each["name"], capability):
+            yield _problem(line, error)
         else:
             yield line
+    if unusable := facts["mxnet"].get("unusable"):
+        yield Check("GPUs", "cannot be used", "problem", **unusable)
     if not facts["gpus"]:
         yield Check("GPU", "none")
 
@@ -226,12 +244,16 @@ def driver(facts: Facts) -> Check:
     with_cuda = "CUDA" in facts["mxnet"].get("features", [])
     tool = f"nvidia-smi {'found' if found['nvidia-smi'] else 'not found'}"
     kind = "NVIDIA driver"
-    line = Check(kind, f"{found['version']}, {tool}" if found["version"] else f"none seen, {tool}")
+    parts = [found["version"]] * bool(found["version"])
+    if version := facts["cuda"].get("driver"):
+        parts.append(f"for CUDA {version[0]}.{version[1]}")
+    line = Check(kind, ", ".join([*(parts or ["none seen"]), tool]))
     if found["trouble"]:
         why = "the driver is not loaded, or does not fit the installed libraries"
         remedy = "install the driver anew, or restart the machine after its update"
         return replace(line, level="note", what=f"nvidia-smi fails: {found['trouble']}", why=why, remedy=remedy)
-    if facts["gpus"] or not (found["device files"] or found["version"] or with_cuda):
+    elsewhere = facts["gpus"] or facts["mxnet"].get("unusable") or facts["cuda"].get("troubles")
+    if elsewhere or not (found["device files"] or found["version"] or with_cuda):
         return line
     return replace(
         line,
@@ -349,6 +371,10 @@ def hostname(facts: Facts) -> Check:
         "Gloo asks for it in every process, and crashes without an answer",
         'add it to /etc/hosts: echo "127.0.1.1 $(hostname)" | sudo tee -a /etc/hosts',
     )
+
+
+def _problem(line: Check, error: UserError) -> Check:
+    return replace(line, level="problem", what=error.what, why=error.why, remedy=error.remedy)
 
 
 def _version(text: str) -> tuple[int, int]:

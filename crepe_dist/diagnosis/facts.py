@@ -20,7 +20,7 @@ from crepe_dist.diagnosis.probe import SECONDS
 from crepe_dist.errors import UserError
 
 PROBE = (sys.executable, "-m", "crepe_dist.diagnosis.probe")
-SUBJECTS = ("kernels", "mxnet", "horovod")
+SUBJECTS = ("cuda", "kernels", "mxnet", "horovod")
 TOOL_SECONDS = 15.0  # of nvidia-smi, which may hang with its driver
 RESOLVE_SECONDS = 5.0
 FOLDERS = ("runs", "data")  # of the folder in which commands are typed

@@ -10,7 +10,7 @@ import os
 import signal
 from typing import Any, Callable
 
-from crepe_dist.cluster import devices, features
+from crepe_dist.cluster import cuda, devices, features
 from crepe_dist.cluster.launch import Launch, limit_threads
 from crepe_dist.errors import UserError
 from crepe_dist.model.options import ModelOptions
@@ -27,7 +27,7 @@ def main() -> None:
     except UserError:  # told elsewhere; MXNet would end this process
         del os.environ["OMP_NUM_THREADS"]
     print(json.dumps({"gpus": gpus()}), flush=True)
-    for name, look in (("kernels", kernels), ("mxnet", mxnet), ("horovod", horovod)):
+    for name, look in (("cuda", cuda_libraries), ("kernels", kernels), ("mxnet", mxnet), ("horovod", horovod)):
         print(json.dumps({name: _tried(look)}), flush=True)
 
 
@@ -47,19 +47,29 @@ def kernels() -> dict[str, Any]:
 def gpus() -> list[dict[str, Any]]:
     """Those that the driver shows, whatever MXNet can do with them."""
     return [
-        {"name": devices.name_of(number), "capability": devices.compute_capability(number)}
-        for number in range(devices.count())
+        {"name": cuda.name_of(number), "capability": cuda.compute_capability(number)} for number in range(cuda.count())
     ]
+
+
+def cuda_libraries() -> dict[str, Any]:
+    """What MXNet's GPU flavour asks for, if that is installed, and the version of CUDA that the driver is for."""
+    wanted = [*cuda.LIBRARIES, cuda.DRIVER] if cuda.is_installed() else []
+    return {"wanted": wanted, "troubles": cuda.troubles(), "driver": cuda.driver_version(), "trouble": ""}
 
 
 def mxnet() -> dict[str, Any]:
     """What it was compiled with, and what ``model.precision: auto`` and ``model.kernels: auto`` mean on each device."""
+    cuda.load()
     import mxnet as mx
 
     enabled = [feature.name for feature in mx.runtime.feature_list() if feature.enabled]
-    places = {"CPU": mx.cpu(), **{f"GPU {number}": mx.gpu(number) for number in range(mx.context.num_gpus())}}
+    try:
+        gpus, unusable = devices.count_gpus(), {}
+    except UserError as error:
+        gpus, unusable = 0, {"what": error.what, "why": error.why, "remedy": error.remedy}
+    places = {"CPU": mx.cpu(), **{f"GPU {number}": mx.gpu(number) for number in range(gpus)}}
     plans = {name: str(plan(ModelOptions(), device)) for name, device in places.items()}
-    return {"features": enabled, "gpus": len(places) - 1, "plans": plans, "trouble": ""}
+    return {"features": enabled, "gpus": gpus, "unusable": unusable, "plans": plans, "trouble": ""}
 
 
 def horovod() -> dict[str, Any]:

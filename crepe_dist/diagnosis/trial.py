@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
+from crepe_dist.cluster import cuda
 from crepe_dist.cluster.console import Console
 from crepe_dist.cluster.hosts import Host
 from crepe_dist.cluster.options import Options
@@ -105,6 +106,8 @@ def _last_words(heard: str) -> str:
 def trials(facts: Facts, say: Callable[[str], None], run: Callable[[str, int], Trial] = attempt) -> Iterator[Trial]:
     """Those that this machine can do: two processes on the CPU, then one each GPU; without Horovod one process.
 
+    GPUs are left out where MXNet has no code for one of them.
+
     Args:
         say: told what begins.
     """
@@ -113,6 +116,9 @@ def trials(facts: Facts, say: Callable[[str], None], run: Callable[[str, int], T
     features = facts["horovod"].get("features", {})
     together = bool(features.get("gloo"))
     gpus = int(facts["mxnet"]["gpus"])
+    if not all(each["capability"] is None or cuda.has_code_for(tuple(each["capability"])) for each in facts["gpus"]):
+        gpus = 0  # the line of that GPU says what there is to say
+    together_on_gpus = together and features.get("cuda", False)
 
     def tried(device: str, processes: int) -> Trial:
         say(f"trying {counted(processes, 'process', 'processes')} on the {device.upper()} …")
@@ -124,9 +130,9 @@ def trials(facts: Facts, say: Callable[[str], None], run: Callable[[str, int], T
         yield tried("cpu", 1)
     if gpus == 1:
         # NCCL takes a GPU for one process only.
-        yield tried("gpu", 2 if together and not features.get("nccl") else 1)
+        yield tried("gpu", 2 if together_on_gpus and not features.get("nccl") else 1)
     elif gpus > 1:
-        yield tried("gpu", gpus if together else 1)
+        yield tried("gpu", gpus if together_on_gpus else 1)
 
 
 def judge(trial: Trial) -> list[Check]:

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
+from crepe_dist.cluster.devices import count_gpus
 from crepe_dist.cluster.launch import horovodrun
 from crepe_dist.measuring.timing import in_turns, paired
 from crepe_dist.measuring.workers import Workers
@@ -25,9 +26,7 @@ def places(on: str = "cpu") -> int:
     """How many processes can have a core, or a GPU, of their own."""
     if on == "cpu":
         return len(os.sched_getaffinity(0))
-    import mxnet as mx
-
-    return int(mx.context.num_gpus())
+    return count_gpus()
 
 
 def obstacle(on: str = "cpu") -> str:

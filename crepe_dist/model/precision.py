@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from crepe_dist.cluster.devices import compute_capability
+from crepe_dist.cluster.cuda import compute_capability
 from crepe_dist.errors import UserError
 from crepe_dist.model.options import Kind, ModelOptions
 from crepe_dist.native import library

@@ -9,7 +9,9 @@ new clone.
 Environment:
 
     CREPE_DIST_CACHE        folder of the wheel cache
-    HOROVOD_MXNET_PACKAGE   MXNet flavour to compile against: mxnet (default) or mxnet-cu112
+    HOROVOD_MXNET_PACKAGE   MXNet flavour to compile against: mxnet (default) or mxnet-cu112, which takes nvcc of
+                            CUDA 11, a compiler that this nvcc knows, and the NVIDIA driver's libcuda.so.1
+    HOROVOD_GPU_OPERATIONS  NCCL with mxnet-cu112: gradients go from GPU to GPU
     CXX, CC, CXXFLAGS       as usual; a few flags are appended to CXXFLAGS
     HOROVOD_*, CMAKE_*      as Horovod and CMake read them; they win over the defaults below
 """
@@ -19,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import re
 import shlex
@@ -47,6 +50,26 @@ DEFAULTS = {
     "CMAKE_GENERATOR": "Ninja",
 }
 
+# With mxnet-cu112: machine code for the GPUs that MXNet's wheel has code for.
+CUDA_DEFAULTS = {
+    "HOROVOD_BUILD_CUDA_CC_LIST": "50,60,70,80,86",
+    "HOROVOD_WITHOUT_NVTX": "1",
+    "HOROVOD_NCCL_LINK": "SHARED",
+}
+
+# What mxnet-cu112 takes to be imported, and NCCL's header; the versions of the group cu112.
+CUDA_PACKAGES = [
+    "nvidia-cublas-cu11==11.11.3.6",
+    "nvidia-cuda-nvrtc-cu11==11.8.89",
+    "nvidia-cuda-runtime-cu11==11.8.89",
+    "nvidia-cudnn-cu11==8.9.6.50",
+    "nvidia-cufft-cu11==10.9.0.58",
+    "nvidia-curand-cu11==10.3.0.86",
+    "nvidia-cusolver-cu11==11.4.1.48",
+    "nvidia-nccl-cu11==2.21.5",
+    "nvidia-nvtx-cu11==11.8.86",
+]
+
 # Headers that older libraries included by the way and Horovod's sources rely on.
 CXXFLAGS = "-include cstdint -include string -include stdexcept"
 
@@ -57,7 +80,7 @@ MENDED_LINE = "    return *this;\n"
 
 
 def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:
-    return [f"{_mxnet_package()}=={MXNET_VERSION}"]
+    return [f"{_mxnet_package()}=={MXNET_VERSION}", *(CUDA_PACKAGES if _with_cuda() else [])]
 
 
 def build_wheel(wheel_directory: str, config_settings: Any = None, metadata_directory: str | None = None) -> str:
@@ -79,11 +102,15 @@ def _mxnet_package() -> str:
     return os.environ.get("HOROVOD_MXNET_PACKAGE", "mxnet")
 
 
+def _with_cuda() -> bool:
+    return _mxnet_package() != "mxnet"
+
+
 def _environment() -> dict[str, str]:
     """The environment of the compile: the caller's, completed."""
     # pip would take the hook variables of the pip that runs this for its own.
     env = {k: v for k, v in os.environ.items() if not k.startswith("_PYPROJECT_HOOKS_")}
-    for name, value in DEFAULTS.items():
+    for name, value in {**DEFAULTS, **(CUDA_DEFAULTS if _with_cuda() else {})}.items():
         env.setdefault(name, value)
     env["CXXFLAGS"] = f"{env.get('CXXFLAGS', '')} {CXXFLAGS}".strip()
     if not env.get("CXX"):
@@ -147,8 +174,10 @@ def _cpu_flags() -> str:
 
 def _compile(work: Path, env: dict[str, str]) -> Path:
     """Fetches, mends and compiles Horovod in the folder `work`; returns the wheel."""
+    if _with_cuda():
+        env = {**env, **_places_of_cuda(work, env)}
     # Horovod's CMake asks MXNet where it is, and hides the reason if that fails.
-    advice = "mxnet-cu112 takes the driver, CUDA 11.2, cuDNN 8 and NCCL 2, on the library path; mxnet takes libgomp."
+    advice = "mxnet-cu112 takes the NVIDIA driver's libcuda.so.1 (on Debian: libcuda1); both flavours take libgomp."
     _run([sys.executable, "-c", "import mxnet"], f"{_mxnet_package()} does not import", advice, env, work)
 
     tree = _fetch(work, env)
@@ -168,8 +197,26 @@ def _compile(work: Path, env: dict[str, str]) -> Path:
         f"Compiler: {env['CXX']}, {_compiler_version(env['CXX'])}\n"
         "It takes g++ 7 or later and its C compiler (CXX and CC name others), and about 1 GB of memory."
     )
+    if _with_cuda():
+        advice += "\nWith mxnet-cu112 it takes nvcc of CUDA 11 on PATH, and a CXX and CC that it knows: up to g++ 11."
     _run(command, "its compile failed", advice, env, tree)
     return next(work.glob("*.whl"))
+
+
+def _places_of_cuda(work: Path, env: dict[str, str]) -> dict[str, str]:
+    """Variables that lead to the libraries of ``CUDA_PACKAGES``; they differ from build to build."""
+    found = importlib.util.find_spec("nvidia")
+    folders = [Path(place) for place in (found.submodule_search_locations or [])] if found else []
+    libraries = [str(library) for folder in folders for library in sorted(folder.glob("*/lib"))]
+    if env.get("LD_LIBRARY_PATH"):
+        libraries.append(env["LD_LIBRARY_PATH"])
+    places = {"LD_LIBRARY_PATH": ":".join(libraries)}
+    for nccl in (folder / "nccl" for folder in folders if "HOROVOD_NCCL_HOME" not in env):
+        # The package has no libnccl.so, the name by which a linker looks.
+        (work / "nccl").mkdir(exist_ok=True)
+        (work / "nccl" / "libnccl.so").symlink_to(nccl / "lib" / "libnccl.so.2")
+        places.update(HOROVOD_NCCL_INCLUDE=str(nccl / "include"), HOROVOD_NCCL_LIB=str(work / "nccl"))
+    return places
 
 
 def _fetch(work: Path, env: dict[str, str]) -> Path:

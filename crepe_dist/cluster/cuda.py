@@ -1,0 +1,184 @@
+"""What MXNet's GPU flavour takes: CUDA's libraries, the NVIDIA driver, and a GPU that it has code for.
+
+The wheel of the flavour brings no CUDA. The packages nvidia-*-cu11 bring all of it but the driver, in folders where no
+loader looks; what a process has loaded is found by its name, so it is loaded before MXNet. Imports neither MXNet nor
+Horovod.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from importlib import metadata
+
+from crepe_dist.errors import UserError
+
+FLAVOUR = "mxnet-cu112"
+INSTALL = "install it again as docs/install.md says: `uv sync --no-default-groups --group cu112 --group sample`"
+WITHOUT = "or train without it: --device cpu"
+# What libmxnet.so of the flavour asks for (readelf -d), with the package that has it and the package's folder.
+LIBRARIES = {
+    "libcublas.so.11": ("nvidia-cublas-cu11", "cublas"),
+    "libcudart.so.11.0": ("nvidia-cuda-runtime-cu11", "cuda_runtime"),
+    "libcudnn.so.8": ("nvidia-cudnn-cu11", "cudnn"),
+    "libcufft.so.10": ("nvidia-cufft-cu11", "cufft"),
+    "libcurand.so.10": ("nvidia-curand-cu11", "curand"),
+    "libcusolver.so.11": ("nvidia-cusolver-cu11", "cusolver"),
+    "libnccl.so.2": ("nvidia-nccl-cu11", "nccl"),
+    "libnvToolsExt.so.1": ("nvidia-nvtx-cu11", "nvtx"),
+    "libnvrtc.so.11.2": ("nvidia-cuda-nvrtc-cu11", "cuda_nvrtc"),
+}
+DRIVER = "libcuda.so.1"
+# CUDA version of the driver. One of 11.0 (450.80.02) runs all of CUDA 11: NVIDIA's "CUDA Compatibility", table 1.
+OLDEST_DRIVER = (11, 0)
+# Compute capabilities of the machine code in the flavour's libmxnet.so: 198 pieces each, and no PTX, which later GPUs
+# could translate. Code runs on GPUs of the same major number and the same or a higher minor one: NVIDIA's "Ada GPU
+# Architecture Compatibility Guide", 1.2.
+CODE = ((5, 0), (6, 0), (7, 0), (8, 0), (8, 6))
+
+
+@cache
+def is_installed() -> bool:
+    """Whether the GPU flavour of MXNet is."""
+    try:
+        metadata.version(FLAVOUR)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def load() -> None:
+    """Loads all that the GPU flavour asks for; does nothing where it is not installed.
+
+    Raises:
+        UserError: something is not there; the error names all that is not.
+    """
+    if error := missing(troubles()):
+        raise error
+
+
+@cache
+def troubles() -> dict[str, str]:
+    """Loads each of ``LIBRARIES``, of its package or else where the system looks, and ``DRIVER``.
+
+    Returns:
+        Why those that cannot be loaded cannot, by name; nothing where the GPU flavour is not installed.
+    """
+    found = {}
+    for library in (*LIBRARIES, DRIVER) if is_installed() else ():
+        try:
+            ctypes.CDLL(_path(library))
+        except OSError as error:
+            found[library] = str(error)
+    return found
+
+
+def _path(library: str) -> str:
+    if library in LIBRARIES:
+        package, folder = LIBRARIES[library]
+        try:
+            return str(metadata.distribution(package).locate_file(f"nvidia/{folder}/lib/{library}"))
+        except metadata.PackageNotFoundError:
+            pass
+    return library
+
+
+def missing(troubles: dict[str, str]) -> UserError | None:
+    """What is said of ``troubles``, as the function of that name returns them."""
+    if not troubles:
+        return None
+    libraries = [library for library in troubles if library != DRIVER]
+    named = [f"{library} (package {LIBRARIES[library][0]})" for library in libraries]
+    whose = ["the NVIDIA driver's libcuda.so.1"] if DRIVER in troubles else []
+    remedies = []
+    if libraries:
+        remedies.append(INSTALL)
+    if DRIVER in troubles:
+        remedies.append(
+            "install the NVIDIA driver, 450.80.02 or later, which is no Python package (a container gets the host's: "
+            "NVIDIA Container Toolkit, docker run --gpus all), or MXNet's CPU flavour: `uv sync`"
+        )
+    return UserError(
+        f"MXNet's GPU flavour cannot be loaded without {', '.join([*named, *whose])}",
+        "; ".join(troubles.values()),
+        "; ".join(remedies),
+    )
+
+
+def outdated(driver: tuple[int, int] | None) -> UserError | None:
+    """What is said of a driver for that version of CUDA, if it is too old for the GPU flavour."""
+    if driver is None or driver >= OLDEST_DRIVER:
+        return None
+    return UserError(
+        f"the NVIDIA driver is too old: it is for CUDA {_dotted(driver)}",
+        "MXNet's GPU flavour is for CUDA 11",
+        f"install the driver 450.80.02 or later, {WITHOUT}",
+    )
+
+
+def has_code_for(capability: tuple[int, int]) -> bool:
+    """Whether MXNet's GPU flavour runs on GPUs of that compute capability."""
+    return any(capability[0] == major and capability[1] >= minor for major, minor in CODE)
+
+
+def refusal(gpu: int, name: str, capability: tuple[int, int] | None) -> UserError | None:
+    """What is said of a GPU that MXNet's GPU flavour has no code for; ``capability``: ``None`` if not known."""
+    if capability is None or has_code_for(capability):
+        return None
+    return UserError(
+        f"MXNet cannot compute on GPU {gpu} ({name or 'nameless'}): it has no code for compute capability "
+        f"{_dotted(capability)}",
+        f"its GPU flavour was compiled for {', '.join(map(_dotted, CODE))}, which also run on the later GPUs of these "
+        "generations (up to 8.9, Ada), and not on Hopper (9.0), Blackwell (10.0, 12.0) and what comes after",
+        f"choose another GPU with CUDA_VISIBLE_DEVICES, {WITHOUT}",
+    )
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"
+
+
+def driver_version() -> tuple[int, int] | None:
+    """The version of CUDA that the driver is for; ``None`` if there is no driver to be asked."""
+    number = ctypes.c_int()
+    if not _asked("cuDriverGetVersion", ctypes.byref(number)):
+        return None
+    return number.value // 1000, number.value % 1000 // 10
+
+
+def count() -> int:
+    """GPUs that the driver shows to this process, whatever MXNet can do with them; 0 if it cannot be asked."""
+    number = ctypes.c_int()
+    return number.value if _asked("cuInit", 0) and _asked("cuDeviceGetCount", ctypes.byref(number)) else 0
+
+
+def compute_capability(gpu: int) -> tuple[int, int] | None:
+    """(major, minor) of a GPU as the driver numbers them, or ``None`` if the driver cannot be asked."""
+    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    # Attributes 75 and 76: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
+    told = (
+        _asked("cuInit", 0)
+        and _asked("cuDeviceGet", ctypes.byref(device), gpu)
+        and _asked("cuDeviceGetAttribute", ctypes.byref(major), 75, device)
+        and _asked("cuDeviceGetAttribute", ctypes.byref(minor), 76, device)
+    )
+    return (major.value, minor.value) if told else None
+
+
+def name_of(gpu: int) -> str:
+    """Of a GPU as the driver numbers them; empty if the driver cannot be asked."""
+    device, text = ctypes.c_int(), ctypes.create_string_buffer(256)
+    told = (
+        _asked("cuInit", 0)
+        and _asked("cuDeviceGet", ctypes.byref(device), gpu)
+        and _asked("cuDeviceGetName", text, len(text), device)
+    )
+    return text.value.decode("utf-8", "replace") if told else ""
+
+
+def _asked(function: str, *arguments: object) -> bool:
+    """Calls a function of the driver's library; whether it is there and succeeded."""
+    try:
+        return getattr(ctypes.CDLL(DRIVER), function)(*arguments) == 0
+    except (OSError, AttributeError):
+        return False

@@ -1,0 +1,59 @@
+#!/usr/bin/env python3
+"""HEALTHCHECK of the images: exit code 0 if the container's command lives and, if it is the service, answers.
+
+A training that hangs is ended by its own watchdog, so a process that lives is one that goes on.
+"""
+
+from __future__ import annotations
+
+import sys
+import urllib.request
+from pathlib import Path
+
+PROCESSES = Path("/proc")
+STOPPED = "TtZX"  # by a debugger or a signal, or dead: the state in /proc/<pid>/stat
+SECONDS = 5
+
+
+def commands() -> list[tuple[list[str], str]]:
+    """(arguments, state) of each process that runs a command of the package."""
+    found = []
+    for folder in PROCESSES.glob("[0-9]*"):
+        try:
+            arguments = (folder / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:  # it has ended meanwhile
+            continue
+        if any(argument.startswith("crepe_dist.") for argument in arguments):
+            found.append((arguments, state))
+    return found
+
+
+def port(arguments: list[str]) -> int:
+    """Of `serve --port N` or `--port=N`."""
+    for position, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        if name == "--port":
+            return int(value or arguments[position + 1])
+    return 8080
+
+
+def complaint() -> str:
+    """What is wrong, or ''."""
+    found = commands()
+    if not found:
+        return "no command of crepe_dist runs"
+    for arguments, state in found:
+        if state in STOPPED:
+            return f"a process stands still or is dead (state {state})"
+        if "crepe_dist.serve" in arguments:
+            address = f"http://127.0.0.1:{port(arguments)}/healthz"
+            try:
+                urllib.request.urlopen(address, timeout=SECONDS).close()
+            except OSError as error:
+                return f"{address}: {error}"
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit(complaint() or 0)  # an empty text would be an error, too

@@ -1,0 +1,12 @@
+#!/bin/sh
+# Final stage: what runs the program, without a compiler, and the user that it runs as.
+set -eu
+export DEBIAN_FRONTEND=noninteractive
+
+apt-get update -qq
+# libgomp1, libquadmath0: MXNet, our kernels. python3-distutils: horovodrun. zlib1g: cuDNN.
+apt-get install -y -qq --no-install-recommends ca-certificates libgomp1 libquadmath0 libstdc++6 python3 python3-distutils zlib1g
+rm -rf /var/lib/apt/lists/*
+useradd --uid 1000 --create-home crepe
+# Commands read and write data/ and runs/ of the folder where they are typed.
+install -d -o crepe -g crepe /work /work/data /work/runs

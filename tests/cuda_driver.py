@@ -1,0 +1,70 @@
+"""A libcuda.so.1 that answers as the environment says, and packages like those of MXNet's GPU flavour, all empty."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from crepe_dist.cluster import cuda
+
+SOURCE = """
+#include <stdio.h>
+#include <stdlib.h>
+static const char *told(const char *name, const char *otherwise) {
+  const char *value = getenv(name);
+  return value ? value : otherwise;
+}
+int cuInit(unsigned flags) { return atoi(told("DRIVER_FAILS", "0")); }
+int cuDriverGetVersion(int *version) { *version = atoi(told("DRIVER_VERSION", "12040")); return 0; }
+int cuDeviceGetCount(int *count) { *count = atoi(told("DRIVER_GPUS", "1")); return 0; }
+int cuDeviceGet(int *device, int number) { *device = number; return 0; }
+int cuDeviceGetName(char *text, int size, int device) { snprintf(text, size, "GPU of a test"); return device; }
+int cuDeviceGetAttribute(int *value, int attribute, int device) {
+  int major = 0, minor = 0;
+  sscanf(told("DRIVER_CAPABILITY", "8.6"), "%d.%d", &major, &minor);
+  *value = attribute == 75 ? major : attribute == 76 ? minor : -1;
+  return 0;
+}
+"""
+
+
+def library(path: Path, source: str = "") -> None:
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("gcc makes the libraries")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Compiled from standard input, so that nothing but the library is left.
+    command = [compiler, "-shared", "-fPIC", f"-Wl,-soname,{path.name}", "-o", str(path), "-x", "c", "-"]
+    subprocess.run(command, input=source, text=True, check=True)
+
+
+def driver(folder: Path) -> Path:
+    """The folder, with the driver's library in it, for LD_LIBRARY_PATH."""
+    library(folder / cuda.DRIVER, SOURCE)
+    return folder
+
+
+def packages(folder: Path) -> Path:
+    """The folder, with what `--group cu112` installs as far as ``cuda`` looks at it, for PYTHONPATH."""
+    for package in (cuda.FLAVOUR, *(package for package, _ in cuda.LIBRARIES.values())):
+        facts = folder / f"{package.replace('-', '_')}-1.9.1.dist-info"
+        facts.mkdir(parents=True)
+        (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.9.1\n")
+    for name, (_, part) in cuda.LIBRARIES.items():
+        library(folder / "nvidia" / part / "lib" / name)
+    return folder
+
+
+def environment(libraries: Path | None = None, site: Path | None = None, **told: object) -> dict[str, str]:
+    """Of a process that finds them; ``told``: what the driver answers, as in ``SOURCE``."""
+    root = str(Path(__file__).resolve().parents[1])
+    return {
+        **os.environ,
+        "LD_LIBRARY_PATH": str(libraries or ""),
+        "PYTHONPATH": os.pathsep.join([str(site), root] if site else [root]),
+        **{name: str(value) for name, value in told.items()},
+    }

@@ -1,0 +1,218 @@
+"""MXNet's GPU flavour, as far as it can be tried without a GPU: a driver and libraries that the tests compile."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from crepe_dist.cluster import cuda, features
+from crepe_dist.diagnosis import checks
+from tests import cuda_driver
+from tests.conftest import command
+
+LATER = "choose another GPU with CUDA_VISIBLE_DEVICES, or train without it: --device cpu"
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    return cuda_driver.driver(tmp_path_factory.mktemp("driver"))
+
+
+@pytest.fixture
+def site(tmp_path):
+    return cuda_driver.packages(tmp_path / "site")
+
+
+def ended(arguments, cwd, environment):
+    """(code, what it said) of a command."""
+    done = subprocess.run(arguments, cwd=cwd, env=environment, stdout=-1, stderr=-1, text=True, timeout=200)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+def run(code, environment):
+    done = subprocess.run([sys.executable, "-c", code], env=environment, stdout=-1, text=True, timeout=200, check=True)
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("capability", "runs"),
+    [
+        ((3, 7), False), ((5, 0), True), ((5, 3), True), ((6, 1), True), ((7, 0), True), ((7, 5), True),
+        ((8, 0), True), ((8, 6), True), ((8, 9), True), ((9, 0), False), ((10, 0), False), ((12, 0), False),
+    ],
+)  # fmt: skip
+def test_what_the_flavour_has_code_for(capability, runs):
+    assert cuda.has_code_for(capability) == runs
+    error = cuda.refusal(1, "Some GPU", capability)
+    assert (error is None) == runs
+    if error:
+        assert error.what.startswith("MXNet cannot compute on GPU 1 (Some GPU)")
+        assert error.what.endswith(f"compute capability {capability[0]}.{capability[1]}")
+        assert "compiled for 5.0, 6.0, 7.0, 8.0, 8.6" in error.why
+        assert error.remedy == LATER
+
+
+def test_a_gpu_or_driver_that_mxnet_cannot_use(driver, site):
+    """MXNet is made to see what the driver shows; what it would do with it is never tried."""
+    code = """
+import os
+from crepe_dist.cluster.launch import Launch, before_mxnet
+before_mxnet(Launch())
+import mxnet as mx
+from crepe_dist.cluster import cuda, devices
+mx.context.num_gpus = cuda.count
+for capability, version, gpus in (
+    ("8.9", "12040", "1"), ("7.5", "11000", "1"), ("9.0", "12040", "1"), ("12.0", "13000", "1"),
+    ("8.0", "10020", "1"), ("9.0", "12040", "0"),
+):
+    os.environ.update(DRIVER_CAPABILITY=capability, DRIVER_VERSION=version, DRIVER_GPUS=gpus)
+    try:
+        print(devices.pick("auto", 0, 1))
+    except devices.UserError as error:
+        print(error.what)
+def broken():
+    raise mx.MXNetError("somewhere\\nCUDA: initialization error")
+mx.context.num_gpus = broken
+os.environ.update(DRIVER_VERSION="12040")
+print(devices.pick("cpu", 0, 1))
+try:
+    devices.pick("auto", 0, 1)
+except devices.UserError as error:
+    print(error.what, error.why, sep=" | ")
+"""
+    assert run(code, cuda_driver.environment(driver, site)) == [
+        "gpu(0)",
+        "gpu(0)",
+        "MXNet cannot compute on GPU 0 (GPU of a test): it has no code for compute capability 9.0",
+        "MXNet cannot compute on GPU 0 (GPU of a test): it has no code for compute capability 12.0",
+        "the NVIDIA driver is too old: it is for CUDA 10.2",
+        "cpu(0)",
+        "cpu(0)",
+        "the GPUs cannot be counted | CUDA: initialization error",
+    ]
+
+
+def test_train_refuses_a_gpu_that_it_has_no_code_for(driver, data, tmp_path):
+    code = f"""
+import sys
+from crepe_dist.cluster.launch import Launch, before_mxnet
+before_mxnet(Launch())
+import mxnet
+mxnet.context.num_gpus = lambda: 1
+from crepe_dist import command, train
+sys.argv = ["train", "--data", {str(data)!r}]
+command.run(train.main)
+"""
+    environment = cuda_driver.environment(driver, DRIVER_CAPABILITY="9.0")
+    code_of_it, said = ended([sys.executable, "-c", code], tmp_path, environment)
+    assert code_of_it == 1
+    assert "error: MXNet cannot compute on GPU 0 (GPU of a test): it has no code for compute capability 9.0" in said
+    assert f"  do:  {LATER}" in said
+
+
+def test_the_libraries_of_the_packages_are_loaded_before_mxnet(driver, site):
+    code = """
+from pathlib import Path
+from crepe_dist.cluster.launch import Launch, before_mxnet
+before_mxnet(Launch())
+lines = Path("/proc/self/maps").read_text().splitlines()
+print(*sorted({line.split()[-1] for line in lines if "/nvidia/" in line or "libcuda.so" in line}), sep="\\n")
+"""
+    wanted = [site / "nvidia" / part / "lib" / name for name, (_, part) in cuda.LIBRARIES.items()]
+    loaded = run(code, cuda_driver.environment(driver, site))
+    assert loaded == sorted(map(str, [*wanted, driver / cuda.DRIVER]))
+    assert run(code, cuda_driver.environment(driver)) == [""]  # the CPU flavour: none of it
+
+
+def test_without_the_driver(site, tmp_path):
+    environment = cuda_driver.environment(None, site)
+    missing = "MXNet's GPU flavour cannot be loaded without the NVIDIA driver's libcuda.so.1"
+    remedy = "install the NVIDIA driver, 450.80.02 or later"
+    for arguments in (command("train"), command("predict", "--text", "x")):
+        code, said = ended(arguments, tmp_path, environment)
+        assert code == 1
+        assert said.splitlines()[0] == f"error: {missing}"
+        assert f"  do:  {remedy}" in said
+    code, said = ended(command("doctor", "--quick"), tmp_path, environment)
+    assert code == 1
+    assert "problem  CUDA libraries 9 of 10" in said
+    assert f"problem: {missing}\n  why: libcuda.so.1: cannot open" in said
+    assert f"  do:  {remedy}" in said
+    assert "note     MXNet          not known" in said
+
+
+@pytest.mark.skipif(not features.is_installed(), reason="Horovod is not installed")
+def test_two_processes_without_the_driver_say_so_once(site, tmp_path):
+    done = command("supervise", "-np", 2)
+    code, said = ended([*done, "--max-restarts", "0"], tmp_path, cuda_driver.environment(None, site))
+    assert code != 0
+    assert said.count("cannot be loaded without the NVIDIA driver's libcuda.so.1") == 1
+
+
+def test_each_library_that_is_missing_is_named(driver, site, tmp_path):
+    (site / "nvidia" / "cudnn" / "lib" / "libcudnn.so.8").unlink()
+    shutil.rmtree(site / "nvidia_nccl_cu11-1.9.1.dist-info")
+    code, said = ended(command("train"), tmp_path, cuda_driver.environment(driver, site))
+    assert code == 1
+    assert "without libcudnn.so.8 (package nvidia-cudnn-cu11), libnccl.so.2 (package nvidia-nccl-cu11)\n" in said
+    assert "--group cu112" in said
+    assert "driver" not in said
+    code, said = ended(command("doctor", "--quick", "--json"), tmp_path, cuda_driver.environment(driver, site))
+    assert sorted(json.loads(said)["facts"]["cuda"]["troubles"]) == ["libcudnn.so.8", "libnccl.so.2"]
+
+
+def test_libraries_of_the_system_do_as_well(driver, site, tmp_path):
+    shutil.rmtree(site / "nvidia_nccl_cu11-1.9.1.dist-info")
+    libraries = cuda_driver.driver(tmp_path / "libraries")
+    cuda_driver.library(libraries / "libnccl.so.2")
+    code = "from crepe_dist.cluster import cuda; print(cuda.troubles())"
+    assert run(code, cuda_driver.environment(libraries, site)) == ["{}"]
+
+
+@pytest.mark.parametrize(
+    ("built", "gpus", "level", "what"),
+    [
+        ({"cuda": False, "nccl": False}, 1, "problem", "without CUDA"),
+        ({"cuda": False, "nccl": False}, 0, "note", "without CUDA"),
+        ({"cuda": True, "nccl": False}, 2, "note", "without NCCL"),
+        ({"cuda": True, "nccl": True}, 2, "ok", ""),
+    ],
+)
+def test_what_the_doctor_says_of_horovod(built, gpus, level, what):
+    line = checks.horovod(
+        {
+            "mxnet": {"trouble": "", "features": ["CUDA"]},
+            "horovod": {"installed": True, "trouble": "", "features": {"gloo": True, **built}},
+            "gpus": [{"name": "Some GPU", "capability": [8, 0]}] * gpus,
+        }
+    )
+    assert line.level == level
+    assert what in line.what
+    assert bool(line.remedy) == (level != "ok")
+    assert "HOROVOD_GPU_OPERATIONS=NCCL" in line.remedy or level == "ok"
+
+
+def test_gradients_of_gpus_need_a_horovod_with_cuda():
+    import mxnet as mx
+
+    from crepe_dist.cluster.world import HorovodWorld
+
+    class Horovod:
+        def cuda_built(self):
+            return False
+
+    class Parameter:
+        def list_ctx(self):
+            return [mx.gpu(0)]
+
+    world: Any = HorovodWorld.__new__(HorovodWorld)
+    world._hvd = Horovod()
+    with pytest.raises(cuda.UserError, match="Horovod was built without CUDA") as raised:
+        world.trainer({"weight": Parameter()}, "sgd", {})
+    assert raised.value.on_all_ranks
