@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.multihost.network import Network, lacking
-
-LACKING = lacking()
+from tests.multihost.network import Network, needs_namespaces
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -15,7 +13,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker("multihost")
-            item.add_marker(pytest.mark.skipif(bool(LACKING), reason=f"needs {LACKING}"))
+            item.add_marker(needs_namespaces)
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
+import pytest
+
 from tests.chaos import harness
 
 NET = "10.207.31"
@@ -79,6 +81,10 @@ def lacking() -> str:
 
 def sshd() -> str | None:
     return shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+
+
+LACKING = lacking()
+needs_namespaces = pytest.mark.skipif(bool(LACKING), reason=f"needs {LACKING}")
 
 
 class _Space:
