@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from crepe_dist.cluster.launch import before_mxnet, detect
+from crepe_dist.cluster.launch import detect, import_mxnet
 from crepe_dist.serving.options import ServiceOptions
 
 TOGETHER = (1, 32)
@@ -111,7 +111,7 @@ async def _load(port: int, clients: int, seconds: float, length: int) -> list[fl
 
 
 def _serve(given: Any) -> None:
-    before_mxnet(detect())
+    import_mxnet(detect())
     import mxnet as mx
 
     from crepe_dist.data.alphabet import Encoding

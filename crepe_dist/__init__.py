@@ -28,7 +28,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from crepe_dist.cluster.launch import before_mxnet, detect
+    from crepe_dist.cluster.launch import detect, import_mxnet
 
-    before_mxnet(detect())  # these imports import it
+    import_mxnet(detect())  # these imports import it
     return getattr(importlib.import_module(_HOMES[name]), name)

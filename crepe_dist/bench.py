@@ -15,7 +15,7 @@ from rich.table import Table
 
 from crepe_dist import arguments, command
 from crepe_dist.cluster.devices import pick
-from crepe_dist.cluster.launch import before_mxnet, detect
+from crepe_dist.cluster.launch import detect, import_mxnet
 from crepe_dist.errors import UserError
 from crepe_dist.measuring import peers_environment, projection_flags
 
@@ -50,7 +50,7 @@ def main() -> None:
     arguments.check_output(given.json, "--json")
     python = None if given.no_peers else _peers(given.peers)
 
-    before_mxnet(detect())
+    import_mxnet(detect())
     # Imported here: --help and a mistake need no MXNet, and it reads the number of threads when it is imported.
     from crepe_dist.measuring.suite import TINY, Sizes, run
 
@@ -85,7 +85,7 @@ def _project(given: argparse.Namespace) -> None:
     from crepe_dist.reports import projection
 
     sizes = projection_flags.world_sizes(given)
-    before_mxnet(detect())
+    import_mxnet(detect())
 
     def gradient() -> int:
         from crepe_dist.measuring.suite import Sizes, shape_of

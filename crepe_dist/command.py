@@ -10,7 +10,7 @@ from typing import Callable, NoReturn
 
 from crepe_dist import crash
 from crepe_dist.cluster.control import SIGNALS, Stopped
-from crepe_dist.cluster.failures import is_peer_gone
+from crepe_dist.cluster.failures import hosts, is_peer_gone
 from crepe_dist.cluster.launch import detect
 from crepe_dist.errors import ExitCode, UserError
 
@@ -51,7 +51,8 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
         code = ExitCode.DONE
     except Exception as error:
         if detect().size > 1 and is_peer_gone(error):
-            _say("stopped because another process ended or did not answer; if it left a message, that says why")
+            where = f" on {', '.join(behind)}" if (behind := hosts.behind(error)) else ""
+            _say(f"stopped because another process{where} ended or did not answer; if it left a message, that says why")
             code = ExitCode.PEER_GONE
         elif isinstance(error, OSError) and error.errno in OF_THE_DISK | OF_THE_NAME:
             name = error.filename if isinstance(error.filename, str) else "a file"

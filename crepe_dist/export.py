@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from crepe_dist import arguments, command
-from crepe_dist.cluster.launch import before_mxnet, detect
+from crepe_dist.cluster.launch import detect, import_mxnet
 from crepe_dist.errors import UserError, visible
 from crepe_dist.exporting import FORMATS
 from crepe_dist.reports.wording import counted, size
@@ -40,7 +40,7 @@ def main() -> None:
     if given.out.exists() and not given.out.is_dir():
         raise UserError(f"--out: {given.out} is not a folder", remedy="choose another --out")
 
-    before_mxnet(detect())
+    import_mxnet(detect())
     from crepe_dist.exporting import trial, web_runtime
     from crepe_dist.exporting.exporter import export
     from crepe_dist.serving.predictor import load

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import resource
@@ -12,7 +13,9 @@ from typing import Any
 
 from crepe_dist import __version__
 
-PACKAGES = ("mxnet", "mxnet-cu112", "horovod", "numpy", "pandas", "pyyaml")
+COMPUTING = ("mxnet", "mxnet-cu112", "horovod", "numpy")
+PACKAGES = (*COMPUTING, "pandas", "pyyaml")
+SOURCES = (".py", ".cpp", ".h")
 MEMBERSHIP = Path("/proc/self/cgroup")
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 LIMITS = {
@@ -99,6 +102,26 @@ def limits() -> dict[str, int | None]:
     """Of this process (`ulimit`), by the names in ``LIMITS``; ``None``: unlimited."""
     soft = {name: resource.getrlimit(number)[0] for name, number in LIMITS.items()}
     return {name: None if value == resource.RLIM_INFINITY else value for name, value in soft.items()}
+
+
+def decisive() -> dict[str, str]:
+    """What must be the same in all processes of a group: versions of what computes, and the package's own sources."""
+    return {
+        "Python": ".".join(platform.python_version_tuple()[:2]),
+        "crepe_dist": __version__,
+        "crepe_dist's sources, SHA-256": _sources()[:16],
+        **{name: version for name, version in versions().items() if name in COMPUTING},
+    }
+
+
+def _sources() -> str:
+    """SHA-256 of the files that the package is made of: two checkouts may differ under one version."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent
+    for path in sorted(path for path in root.rglob("*") if path.suffix in SOURCES):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(root)} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:

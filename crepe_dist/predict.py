@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from crepe_dist import arguments, command
-from crepe_dist.cluster.launch import before_mxnet, detect
+from crepe_dist.cluster.launch import detect, import_mxnet
 from crepe_dist.data.dataset import PARTS, open_dataset
 from crepe_dist.data.formats.columns import Wanted
 from crepe_dist.data.formats.rows import join_title
@@ -47,7 +47,7 @@ EXAMPLES = """  echo "what a wonderful little film" | python -m crepe_dist.predi
 def main() -> None:
     given = _flags().parse_args()
     _check(given)
-    before_mxnet(detect())
+    import_mxnet(detect())
     from crepe_dist.serving.predictor import load
     from crepe_dist.training import checkpoint
 

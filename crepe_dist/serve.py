@@ -9,7 +9,7 @@ from typing import Any
 
 from crepe_dist import arguments, command
 from crepe_dist.cluster.control import Stopped
-from crepe_dist.cluster.launch import before_mxnet, detect
+from crepe_dist.cluster.launch import detect, import_mxnet
 from crepe_dist.errors import ExitCode, UserError, visible
 from crepe_dist.limits import typed, whole
 from crepe_dist.reports.wording import number
@@ -75,7 +75,7 @@ def _serve(given: Any, options: ServiceOptions) -> None:
             "each would listen on the same port",
             "start one, by itself",
         )
-    before_mxnet(launch)
+    import_mxnet(launch)
     from crepe_dist.cluster.devices import pick
     from crepe_dist.serving import server
     from crepe_dist.serving.app import create_app

@@ -17,7 +17,7 @@ import hypothesis
 import pytest
 
 from crepe_dist import command as commands
-from crepe_dist.cluster.launch import Launch, before_mxnet
+from crepe_dist.cluster.launch import Launch, import_mxnet
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.preparation import prepare
 from crepe_dist.data.selection import Split
@@ -25,7 +25,7 @@ from crepe_dist.data.sources import find_sources
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # the machine may be busy
 hypothesis.settings.load_profile("no deadline")
-before_mxnet(Launch())
+import_mxnet(Launch())
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
 
 FEATURE_LEN = 123

@@ -62,8 +62,8 @@ def test_a_gpu_or_driver_that_mxnet_cannot_use(driver, site):
     """MXNet is made to see what the driver shows; what it would do with it is never tried."""
     code = """
 import os
-from crepe_dist.cluster.launch import Launch, before_mxnet
-before_mxnet(Launch())
+from crepe_dist.cluster.launch import Launch, import_mxnet
+import_mxnet(Launch())
 import mxnet as mx
 from crepe_dist.cluster import cuda, devices
 mx.context.num_gpus = cuda.count
@@ -101,8 +101,8 @@ except devices.UserError as error:
 def test_train_refuses_a_gpu_that_it_has_no_code_for(driver, data, tmp_path):
     code = f"""
 import sys
-from crepe_dist.cluster.launch import Launch, before_mxnet
-before_mxnet(Launch())
+from crepe_dist.cluster.launch import Launch, import_mxnet
+import_mxnet(Launch())
 import mxnet
 mxnet.context.num_gpus = lambda: 1
 from crepe_dist import command, train
@@ -119,8 +119,8 @@ command.run(train.main)
 def test_the_libraries_of_the_packages_are_loaded_before_mxnet(driver, site):
     code = """
 from pathlib import Path
-from crepe_dist.cluster.launch import Launch, before_mxnet
-before_mxnet(Launch())
+from crepe_dist.cluster.launch import Launch, import_mxnet
+import_mxnet(Launch())
 lines = Path("/proc/self/maps").read_text().splitlines()
 print(*sorted({line.split()[-1] for line in lines if "/nvidia/" in line or "libcuda.so" in line}), sep="\\n")
 """

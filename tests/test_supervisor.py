@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -18,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from crepe_dist import supervise
-from crepe_dist.cluster import fleet, group, processes, supervisor
+from crepe_dist.cluster import failures, fleet, group, processes, supervisor
 from crepe_dist.cluster.console import Console
 from crepe_dist.cluster.group import Worker, new_places
 from crepe_dist.cluster.hosts import Host, allocate, scopes
@@ -518,6 +519,11 @@ class Rsh:
         self.path.chmod(0o755)
         self.command = (str(self.path),)
 
+    def answer(self, host: str, script: str) -> None:
+        """What happens there before the command, or instead of it, from now on."""
+        text = self.path.read_text()
+        self.path.write_text(text.replace("exec sh -c", f'if test "$1" = {host}; then {script}; fi\nexec sh -c', 1))
+
     def down(self, host: str) -> None:
         """The host goes, with all that runs on it (its agent kills its workers, as its input ends, after the grace)."""
         (self.folder / f"{host}.down").touch()
@@ -586,6 +592,56 @@ class TestHosts:
         run = start("note(f'{rank} of {size}')", hosts=TWO, remote=rsh.command)
         assert run.end()[0] == 0
         assert (tmp_path / "0 of 1").exists()
+
+    @pytest.mark.parametrize(
+        ("answer", "remedy"),
+        [
+            ("echo 'user@two: Permission denied (publickey).' >&2; exit 255", "ssh-copy-id two"),
+            ("echo 'Host key verification failed.' >&2; exit 255", "`ssh two true`"),
+            ("echo 'ssh: Could not resolve hostname two' >&2; exit 255", "correct -H"),
+            ("exec /nowhere/python", "installed at the same path"),
+            ("echo \"No module named 'crepe_dist'\" >&2; exit 1", "installed at the same path"),
+            ('command=$2; set -- two "$(echo "$command" | sed \'s:^cd [^ ]*:cd /nowhere:\')"', "the folder in which"),
+        ],
+    )
+    def test_a_mistake_is_told_before_anything_starts(self, rsh, environment, tmp_path, answer, remedy):
+        rsh.answer("two", answer)
+        said = io.StringIO()
+        run = Supervisor(
+            ["false"], Options(2, TWO, remote=rsh.command), environment, str(tmp_path), Console(io.StringIO(), said)
+        )
+        with pytest.raises(UserError, match="two cannot be used") as error:
+            run.run()
+        assert remedy in error.value.remedy
+        assert error.value.why
+        assert "generation" not in said.getvalue()
+
+    def test_a_mistake_does_not_end_what_trains(self, start, rsh, monkeypatch, tmp_path):
+        monkeypatch.setattr(fleet, "RETRY_SECONDS", 0.2)
+        monkeypatch.setattr(supervisor, "OWN_END_SECONDS", 0.2)
+        body = f"""
+            note(f"{{generation}}-{{rank}}")
+            pids = Path({str(rsh.folder / "two.pids")!r})
+            while generation == 0 or len(pids.read_text().split()) < 4: time.sleep(0.02)
+        """
+        run = start(body, hosts=TWO, remote=rsh.command)
+        until(lambda: len(list(tmp_path.glob("0-*"))) == 2, "both are up")
+        rsh.answer("two", "echo 'Permission denied' >&2; exit 255")
+        rsh.lose("two")
+        rsh.up("two")
+        code, said = run.end()
+        assert code == 0, said
+        assert (tmp_path / "1-0").exists()
+        assert not (tmp_path / "1-1").exists()
+
+
+def test_hosts_have_the_names_of_their_addresses():
+    hosts = failures.Hosts()
+    hosts.remember({"10.1.1.1": socket.gethostname(), "10.1.1.2": "two"})
+    assert hosts.others == ["two"]
+    error = RuntimeError("[pair.cc:598] Connection closed by peer [10.1.1.2]:3456, [10.1.1.9]:1, [127.0.0.1]:17")
+    assert hosts.behind(error) == ["10.1.1.9", "two (10.1.1.2)"]
+    assert hosts.behind(RuntimeError("Timed out waiting 30000ms")) == []
 
 
 ELASTIC = """

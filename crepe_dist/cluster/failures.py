@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
+from collections.abc import Iterable, Iterator, Mapping
 
 from crepe_dist.errors import PeerGone
 
@@ -21,12 +23,46 @@ TEXTS = (
     "Read timeout",
     "Write timeout",
 )
+ADDRESS = re.compile(r"\[(\d+\.\d+\.\d+\.\d+)\]:\d+")  # of the peer, in such a text
+TCP_INFO_BYTES = 8
+RETRANSMITS = 2  # place in struct tcp_info (linux/tcp.h) of how often the peer did not acknowledge, since it last did
 MOST_ERRORS = 200  # of one broken group; each pending operation may hold one
 
 
 def is_peer_gone(error: BaseException) -> bool:
     text = str(error)
     return isinstance(error, PeerGone) or any(each in text for each in TEXTS)
+
+
+class Hosts:
+    """The names of the hosts of the group, by the addresses of their processes' connections."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, str] = {}
+
+    def remember(self, names: Mapping[str, str]) -> None:
+        self._names = dict(names)
+
+    @property
+    def others(self) -> list[str]:
+        """Those that this process is not on."""
+        return sorted(set(self._names.values()) - {socket.gethostname()})
+
+    def silent(self) -> list[str]:
+        """Those that do not acknowledge what this process sent: the host or the network to it is gone."""
+        gone = [to for _, to, info in _connections(sockets()) if info[RETRANSMITS]]
+        return self._said(gone)
+
+    def behind(self, error: BaseException) -> list[str]:
+        """Those that the failure of a collective has to do with, as far as it can be known."""
+        return self._said(ADDRESS.findall(str(error))) or self.silent()
+
+    def _said(self, addresses: Iterable[str]) -> list[str]:
+        elsewhere = {address for address in addresses if not address.startswith("127.")}
+        return sorted(f"{self._names[each]} ({each})" if each in self._names else each for each in elsewhere)
+
+
+hosts = Hosts()
 
 
 def drain() -> None:
@@ -53,6 +89,23 @@ def sockets() -> set[tuple[int, str]]:
         if target.startswith("socket:"):
             found.add((int(name), target))
     return found
+
+
+def addresses(those: set[tuple[int, str]]) -> list[str]:
+    """Of this process, in the connections behind these sockets."""
+    return sorted({own for own, _, _ in _connections(those)})
+
+
+def _connections(those: set[tuple[int, str]]) -> Iterator[tuple[str, str, bytes]]:
+    """Own address, the peer's, and the start of ``struct tcp_info`` of the TCP connections among these sockets."""
+    for descriptor, _ in those & sockets():
+        try:
+            with socket.socket(fileno=os.dup(descriptor)) as connection:
+                if connection.family == socket.AF_INET and connection.type == socket.SOCK_STREAM:
+                    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+                    yield connection.getsockname()[0], connection.getpeername()[0], info
+        except OSError:
+            continue
 
 
 def hang_up(those: set[tuple[int, str]]) -> None:

@@ -78,7 +78,9 @@ def interface_address(name: str, given: str = "--interface") -> str:
         except OSError as error:
             known = ", ".join(each for _, each in socket.if_nameindex())
             raise UserError(
-                f"{given} {name}: no IPv4 address", error.strerror or "", f"choose one of: {known}"
+                f"{given} {name}: no IPv4 address on {socket.gethostname()}",
+                error.strerror or "",
+                f"choose one of {known}; for supervise one that all hosts have",
             ) from error
     return socket.inet_ntoa(answer[20:24])
 

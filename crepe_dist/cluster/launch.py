@@ -1,7 +1,9 @@
-"""What the launcher says about this process, read from the environment; imports neither MXNet nor Horovod."""
+"""What the launcher says about this process, read from the environment, and what to do before MXNet is imported."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import importlib.util
 import os
 import shutil
@@ -32,6 +34,8 @@ LAUNCHERS = (
     ("MPICH", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
     ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
 )
+# What MXNet imports where it is there, and uses for nothing that is used here.
+UNUSED = ("scipy", "sklearn")
 
 
 @dataclass(frozen=True)
@@ -93,14 +97,25 @@ def limit_threads(launch: Launch) -> int:
     return number
 
 
-def before_mxnet(launch: Launch) -> None:
-    """What must be done in a process before it imports MXNet: ``limit_threads`` and ``cuda.load``.
+def import_mxnet(launch: Launch) -> None:
+    """Imports MXNet after what must be done before it: ``limit_threads`` and ``cuda.load``.
+
+    MXNet imports SciPy and scikit-learn where they are, for parts of it that nothing here uses. They take longer than
+    itself, so it is told that they are not. Where MXNet cannot be imported, the import that follows says why.
 
     Raises:
         UserError: as they do.
     """
     limit_threads(launch)
     cuda.load()
+    hidden = [name for name in UNUSED if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: not installed
+    try:
+        with contextlib.suppress(ImportError, OSError):
+            importlib.import_module("mxnet")
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def horovodrun() -> str | None:

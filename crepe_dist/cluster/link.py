@@ -19,7 +19,8 @@ AGENT = (sys.executable, "-m", "crepe_dist.cluster.agent")
 
 
 class Link:
-    """Starts an agent; what it says is delivered from a thread, and at its end ``{"kind": "lost", "why": …}``.
+    """Starts an agent; what it says is delivered from a thread, and at its end ``{"kind": "lost", "code": …,
+    "why": …}``.
 
     Args:
         host: its name.
@@ -45,7 +46,7 @@ class Link:
         self._last_words = ""
         # A session of its own: Ctrl-C is for the supervisor to hear, which then asks the workers.
         self.process = subprocess.Popen(
-            [*remote, host, f"cd {shlex.quote(cwd)} && exec {shlex.join(AGENT)}"] if remote else AGENT,
+            [*remote, host, f"cd {shlex.quote(cwd)} || exit 127; exec {shlex.join(AGENT)}"] if remote else AGENT,
             env=dict(environment),
             cwd=cwd,
             stdin=subprocess.PIPE,
@@ -107,7 +108,7 @@ class Link:
         self._threads[1].join(0.5)
         code = self.process.wait()
         self._queue.put(None)
-        self._deliver(self, {"kind": "lost", "why": self._last_words or f"it ended with code {code}"})
+        self._deliver(self, {"kind": "lost", "code": code, "why": self._last_words or f"it ended with code {code}"})
 
     def _read_words(self, stream: IO[bytes]) -> None:
         text = Text()

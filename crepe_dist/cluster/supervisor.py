@@ -26,6 +26,7 @@ from crepe_dist.cluster.messages import Message
 from crepe_dist.cluster.options import Options
 from crepe_dist.cluster.recovery import NOWHERE, BackOff, Meaning, Restarts, after, in_words, meaning, own_code
 from crepe_dist.cluster.rendezvous import Rendezvous
+from crepe_dist.cluster.unusable import mistake
 from crepe_dist.errors import ExitCode, UserError
 
 OWN_END_SECONDS = 5.0  # for the others to end by themselves once one has failed
@@ -185,7 +186,7 @@ class Supervisor:
         elif kind == "note":
             self._say(f"{link.host}: {message.get('text')}")
         elif kind == "lost":
-            self._note_lost(link, str(message.get("why")))
+            self._note_lost(link, int(message["code"]), str(message.get("why")))
         elif self._group is not None:
             worker = self._group.find(message.get("worker"))
             if worker is None or worker.link is not link:
@@ -199,8 +200,11 @@ class Supervisor:
                 if said:
                     self._say(f"{worker.title} {said}")
 
-    def _note_lost(self, link: Link, why: str) -> None:
+    def _note_lost(self, link: Link, code: int, why: str) -> None:
         if not self._fleet.lost(link, why, time.monotonic()):
+            error = None if link.local or self._group else mistake(link.host, code, why)
+            if error is not None:  # later it is the same as a host that is gone: what trains goes on
+                raise error
             return
         self._say(f"the agent on {link.host} is gone: {why}")
         if self._group is None:

@@ -25,6 +25,7 @@ from typing import IO, Any
 
 from crepe_dist import crash
 from crepe_dist.cluster.control import Control
+from crepe_dist.cluster.failures import hosts
 from crepe_dist.cluster.processes import is_stopped, start_time
 from crepe_dist.errors import ExitCode, UserError
 
@@ -179,7 +180,7 @@ class Watchdog:
         step = f" at step {where['step']}" if "step" in where else ""
         print(
             f"[rank {self._rank}] error: no progress for {seconds:.0f} s{step} ({where['phase']})\n"
-            f"  why: a process stands still, a host or a network is gone, or the ranks wait for different things\n"
+            f"  why: {_cause()}\n"
             f"  do:  {again}; raise --safety.watchdog_s ({self._limit:g}) if steps take longer; {_named(self._stacks)}",
             file=sys.stderr,
             flush=True,
@@ -196,6 +197,14 @@ class Watchdog:
                     os.kill(pid, number)
                 except OSError:
                     continue
+
+
+def _cause() -> str:
+    silent, others = hosts.silent(), hosts.others
+    if silent:
+        return f"no answer from {', '.join(silent)}: the host is gone, or the network to it"
+    guess = "a process stands still, a host or a network is gone, or the ranks wait for different things"
+    return f"{guess}; the other hosts: {', '.join(others)}"[:2000] if others else guess
 
 
 def _named(stacks: IO[str] | None) -> str:

@@ -18,11 +18,13 @@ from typing import Any, Callable, TypeVar
 
 import numpy as np
 
+from crepe_dist import machine
 from crepe_dist.cluster import cuda, failures, features, meeting
 from crepe_dist.cluster.control import ELASTIC, GENERATION, Control, Stopped
 from crepe_dist.cluster.devices import has_gpu_driver
 from crepe_dist.cluster.exchange import Exchange, HorovodExchange, SharedExchange
-from crepe_dist.cluster.launch import Launch, before_mxnet, detect, limit_threads
+from crepe_dist.cluster.hosts import interface_address
+from crepe_dist.cluster.launch import Launch, detect, import_mxnet, limit_threads
 from crepe_dist.cluster.meeting import Meeting
 from crepe_dist.cluster.shared_memory import NOTE, SharedGradients, share
 from crepe_dist.errors import PeerGone, UserError
@@ -130,7 +132,8 @@ class World:
             if self.size > 1 and len(failed) < self.size:
                 hosts = ", ".join(f"{rank} (host {reports[rank]['host']})" for rank in failed)
                 what = f"{what} [only on rank {hosts}, of {self.size}]"
-                remedy = remedy or "make the same files visible at the same path on every host"
+                alike = "make the same files visible at the same path on every host"
+                remedy = f"{alike}; or {remedy}" if remedy else alike
             raise UserError(what, why, remedy, on_all_ranks=True)
         different = [rank for rank, each in enumerate(reports) if each["same"] != reports[0]["same"]]
         if different:
@@ -233,6 +236,7 @@ class HorovodWorld(World):
             met.end()
 
     def _join(self, launch: Launch) -> None:
+        _check_network(launch)
         before = failures.sockets()
         self._hvd.init()
         self._sockets = failures.sockets() - before
@@ -248,6 +252,25 @@ class HorovodWorld(World):
                 "unset it, and they meet without MPI",
             )
             raise _error_of_all(launch, fewer)
+        mine = {"host": socket.gethostname(), "addresses": failures.addresses(self._sockets)}
+        ranks = self.gather(mine, "hosts")
+        failures.hosts.remember({address: each["host"] for each in ranks for address in each["addresses"]})
+
+    def __enter__(self) -> World:
+        try:
+            self._compare_installed()
+        except UserError as error:
+            self.__exit__(UserError, error, None)
+            raise
+        return self
+
+    def _compare_installed(self) -> None:
+        """Ranks of different code would differ in their results, or wait for different things.
+
+        Raises:
+            UserError: on every rank alike.
+        """
+        self.agree("installed packages", machine.decisive, same=lambda found: found)
 
     @property
     def is_elastic(self) -> bool:
@@ -265,6 +288,7 @@ class HorovodWorld(World):
         launch = detect()
         limit_threads(launch)
         self._join(launch)
+        self._compare_installed()  # as those that are new in the group do
 
     def sum(self, array: np.ndarray, name: str) -> np.ndarray:
         import mxnet as mx
@@ -347,7 +371,7 @@ def join() -> World:
             error = _error_of_all(launch, error)
         raise error
     try:
-        before_mxnet(detect())  # which knows more after a meeting
+        import_mxnet(detect())  # which knows more after a meeting
     except UserError as error:
         raise _error_of_all(launch, error) from error
     return HorovodWorld(launch, met) if launch.size > 1 or _is_elastic() else World()
@@ -355,6 +379,37 @@ def join() -> World:
 
 def _is_elastic() -> bool:
     return os.environ.get(ELASTIC) == "1"
+
+
+def _check_network(launch: Launch) -> None:
+    """Before Gloo, which ends the process without a word that a user understands.
+
+    Raises:
+        UserError: this host lacks the network interface, or an address of its own; one of its processes says so.
+    """
+    interface = os.environ.get("HOROVOD_GLOO_IFACE")
+    if not interface:
+        return
+    try:
+        address = interface_address(interface)
+        _check_own_name(address)
+    except UserError:
+        if launch.local_rank:
+            time.sleep(2)
+            os._exit(1)
+        raise
+
+
+def _check_own_name(address: str) -> None:
+    name = socket.gethostname()
+    try:
+        socket.gethostbyname(name)
+    except OSError as error:
+        raise UserError(
+            f"the host {name} does not know its own address",
+            f"its name does not resolve there: {error.strerror or error}",
+            f"add a line to /etc/hosts of {name}: {address} {name}",
+        ) from error
 
 
 def _error_of_all(launch: Launch, error: UserError) -> UserError:

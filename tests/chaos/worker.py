@@ -120,9 +120,9 @@ def main() -> None:
         # As train does, which at this point has imported nothing that takes long.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.STOPPED))
         # Before `join`, which makes MXNet's threads: it reads their number once.
-        from crepe_dist.cluster.launch import before_mxnet
+        from crepe_dist.cluster.launch import import_mxnet
 
-        before_mxnet(detect())
+        import_mxnet(detect())
         arm(Fault(Path(plan)))
     train.main()
 

@@ -21,8 +21,8 @@ from crepe_dist.cluster.hosts import interface_of, places
 from crepe_dist.cluster.launch import Launch
 from crepe_dist.errors import ExitCode, UserError
 from tests.chaos import harness
-from tests.chaos.test_network import Cable
 from tests.conftest import QUICK
+from tests.multihost.network import Host, Network, needs_namespaces
 
 ROOT = Path(__file__).parents[2]
 # Says its place once all have met; without Horovod, which it is for.
@@ -306,27 +306,21 @@ class TestPlaces:
 
 
 @pytest.fixture
-def cable() -> Iterator[Cable]:
-    laid = Cable()
-    try:
-        laid.lay()
-        yield laid
-    finally:
-        laid.remove()
+def hosts(tmp_path: Path) -> Iterator[dict[str, Host]]:
+    folder = tmp_path / "network"
+    folder.mkdir()
+    with Network(folder) as network:
+        yield {host.name: host for host in network.hosts}
 
 
-@harness.needs("ip", "unshare", root=True)
+@needs_namespaces
 class TestTwoHosts:
-    """Each a network namespace with a name of its own, joined by a cable."""
+    """Each of them namespaces with a name of their own, joined by a switch."""
 
-    def on(self, cable: Cable, host: str) -> tuple[str, ...]:
-        named = 'hostname "$0"; exec "$@"'
-        return ("ip", "netns", "exec", f"{cable.prefix}{host}", "unshare", "--uts", "sh", "-c", named, host)
-
-    def test_they_find_each_other_by_name_and_the_interface_by_themselves(self, ranks, cable):
+    def test_they_find_each_other_by_name_and_the_interface_by_themselves(self, ranks, hosts):
         group = ranks(WORLD_SIZE=3, MASTER_ADDR="hosta", MASTER_PORT=29500)
         for rank, host in enumerate(("hosta", "hostb", "hosta")):
-            group.start(rank, self.on(cable, host))
+            group.start(rank, tuple(hosts[host].inside()))
         found = group.places()
         assert [place["HOROVOD_HOSTNAME"] for place in found] == ["hosta", "hostb", "hosta"]
         assert [place["HOROVOD_LOCAL_RANK"] for place in found] == ["0", "0", "1"]
@@ -334,7 +328,7 @@ class TestTwoHosts:
         assert {place["HOROVOD_GLOO_IFACE"] for place in found} == {"eth0"}
         assert {place["HOROVOD_GLOO_RENDEZVOUS_ADDR"] for place in found} == {"10.207.31.1"}
 
-    def test_they_compute_together_and_nothing_listens_there_any_more(self, ranks, cable):
+    def test_they_compute_together_and_nothing_listens_there_any_more(self, ranks, hosts):
         body = """
 import socket
 import numpy as np
@@ -348,14 +342,15 @@ with join() as world:
 """
         group = ranks(MASTER_ADDR="hosta", MASTER_PORT=29500)
         for rank, host in enumerate(("hosta", "hostb")):
-            group.start(rank, self.on(cable, host), body)
+            group.start(rank, tuple(hosts[host].inside()), body)
         assert group.end(0).count("sum [2.0, 1.0] 1 refused") == 2
 
-    def test_a_host_that_knows_itself_as_loopback_alone(self, ranks, cable):
+    def test_a_host_that_knows_itself_as_loopback_alone(self, ranks, hosts, tmp_path):
         """As Debian sets it up: then the interface says where to listen."""
-        hosts = Path("/etc/netns") / cable.names[0] / "hosts"
-        hosts.write_text("127.0.0.1 localhost\n127.0.1.1 hosta\n10.207.31.2 hostb\n")
+        names = tmp_path / "names"
+        names.write_text("127.0.0.1 localhost\n127.0.1.1 hosta\n10.207.31.2 hostb\n")
+        hosts["hosta"].replace(Path("/etc/hosts"), names)
         group = ranks(MASTER_ADDR="hosta", MASTER_PORT=29500, HOROVOD_GLOO_IFACE="eth0")
         for rank, host in enumerate(("hosta", "hostb")):
-            group.start(rank, self.on(cable, host))
+            group.start(rank, tuple(hosts[host].inside()))
         assert {place["HOROVOD_GLOO_RENDEZVOUS_ADDR"] for place in group.places()} == {"10.207.31.1"}

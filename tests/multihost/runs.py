@@ -1,0 +1,84 @@
+"""Runs on the hosts of a network, started on the first of them as a person would."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.chaos import harness
+from tests.chaos.test_supervised import supervise
+from tests.multihost.network import Host, Network
+
+# Far from chaos, so that runs can be compared whose sums take different ways.
+SETTINGS = (
+    *("--model.dropout=0", "--optimizer.name=sgd", "--optimizer.learning_rate=0.001"),
+    *("--model.precision=float32", "--checkpoint.keep_last=1"),
+)
+LIMIT = 10.0  # of the watchdog
+OVER = LIMIT + 15  # seconds in which a hang must have ended
+LAUNCHERS = ("supervise", "horovodrun")
+
+
+def command(
+    launcher: str, run_dir: Path, data: Path, slots: int, *more: str, hosts: Sequence[str] = ("hosta", "hostb")
+) -> list[str]:
+    """So many processes on each of the hosts."""
+    settings = (*SETTINGS, f"--safety.watchdog_s={LIMIT}", *more)
+    names = ",".join(f"{host}:{slots}" for host in hosts)
+    count = slots * len(hosts)
+    if launcher == "supervise":
+        return supervise(run_dir, data, count, *settings, flags=("-H", names, "--interface", "eth0"))
+    start, *rest = harness.command(run_dir, data, count, *settings)
+    # It remembers for an hour which hosts ssh reached, and by which interface, and looks no second time.
+    return [start, "--disable-cache", *("-H", names), *rest]
+
+
+class Run:
+    """A command that runs on a host; what it prints goes to a file, and can be read meanwhile."""
+
+    def __init__(self, host: Host, arguments: Sequence[str], folder: Path, plan: dict[str, Any] | None = None) -> None:
+        self._log = folder / "printed.txt"
+        with self._log.open("w") as stream:
+            self.process = subprocess.Popen(
+                host.inside(*arguments),
+                cwd=folder,
+                env=harness.environment(plan),
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def printed(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def wait_for(self, text: str, seconds: float = 120) -> None:
+        due = time.monotonic() + seconds
+        while not re.search(text, self.printed):
+            assert self.process.poll() is None, f"ended without {text!r}:\n{self.printed}"
+            assert time.monotonic() < due, f"not within {seconds} s: {text!r}:\n{self.printed}"
+            time.sleep(0.05)
+
+    def end(self, seconds: float = 250) -> tuple[int, str]:
+        """Exit code, and all that was printed."""
+        try:
+            code = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {seconds} s:\n{self.printed}") from None
+        return code, self.printed
+
+
+def run(network: Network, arguments: Sequence[str], folder: Path) -> tuple[int, str]:
+    return Run(network.hosts[0], arguments, folder).end()
+
+
+def on_one_host(run_dir: Path, data: Path, count: int, *more: str) -> Path:
+    """The run that others are held against, of so many processes on this machine."""
+    started = harness.start(harness.command(run_dir, data, count, *SETTINGS, *more), run_dir.parent)
+    code, printed = harness.finish(started, 250)
+    assert code == 0, printed
+    return run_dir

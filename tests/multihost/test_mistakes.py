@@ -1,0 +1,219 @@
+"""A host that cannot be used, or is not like the other one: an error that names it, and what to do."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import crepe_dist
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.preparation import prepare
+from crepe_dist.data.selection import Split
+from crepe_dist.data.sources import find_sources
+from tests.chaos.harness import slow
+from tests.conftest import FEATURE_LEN, write_csv
+from tests.multihost.network import Network, make_key
+from tests.multihost.runs import LAUNCHERS, command, run
+
+PACKAGE = Path(crepe_dist.__file__).parent
+BOTH = ("hosta", "hostb")
+
+
+def nothing(network: Network, data: Path) -> None:
+    pass
+
+
+def no_key(network: Network, data: Path) -> None:
+    other = network.folder / "other"
+    make_key(other)
+    network.hosts[0].replace(network.key, other)
+    network.hosts[0].replace(network.key.with_suffix(".pub"), other.with_suffix(".pub"))
+
+
+def other_key_of_the_host(network: Network, data: Path) -> None:
+    first, second = (line.split() for line in network.known.read_text().splitlines())
+    other = network.folder / "other"
+    other.write_text(" ".join([second[0], *first[1:]]) + "\n")
+    network.hosts[0].replace(network.known, other)
+
+
+def no_python(network: Network, data: Path) -> None:
+    network.hosts[1].hide(Path(sys.executable).parent)
+
+
+def no_package(network: Network, data: Path) -> None:
+    network.hosts[1].hide(PACKAGE)
+
+
+@pytest.mark.parametrize(
+    ("fault", "hosts", "why", "remedy"),
+    [
+        (nothing, ("hosta", "hostx"), "Could not resolve hostname hostx", "correct -H"),
+        (no_key, BOTH, "Permission denied (publickey)", "ssh-copy-id hostb"),
+        (other_key_of_the_host, BOTH, "Host key verification failed", "ssh hostb true"),
+        (no_python, BOTH, f"{sys.executable}: No such file or directory", "installed at the same path"),
+        (no_package, BOTH, "No module named", "installed at the same path"),
+    ],
+)
+def test_a_host_that_only_a_person_can_make_usable(
+    fault: Callable[[Network, Path], None],
+    hosts: tuple[str, str],
+    why: str,
+    remedy: str,
+    data: Path,
+    tmp_path: Path,
+    network: Network,
+) -> None:
+    """To wait for it, or to train without it, would be to hide a mistake."""
+    fault(network, data)
+    code, printed = run(network, command("supervise", tmp_path / "run", data, 1, hosts=hosts), tmp_path)
+    assert code == 1, printed
+    assert f"error: {hosts[1]} cannot be used\n  why: " in printed
+    assert why in printed
+    assert remedy in printed
+    assert "Traceback" not in printed
+    assert "generation" not in printed
+
+
+def no_interface(network: Network, data: Path) -> None:
+    host = network.hosts[1]
+    host.ip("link", "set", "eth0", "down")
+    host.ip("link", "set", "eth0", "name", "net7")
+    host.ip("link", "set", "net7", "up")
+
+
+def no_own_name(network: Network, data: Path) -> None:
+    first = network.hosts[0]
+    names = network.folder / "names"
+    names.write_text(f"127.0.0.1 localhost\n{first.address} {first.name}\n")
+    network.hosts[1].replace(Path("/etc/hosts"), names)
+
+
+def no_data(network: Network, data: Path) -> None:
+    network.hosts[1].hide(data)
+
+
+def other_data(network: Network, data: Path) -> None:
+    table = write_csv(network.folder / "train.csv", 301, seed=7)
+    out = network.folder / "prepared"
+    prepare(find_sources([str(table)]), out, Encoding(feature_len=FEATURE_LEN), Split(0.2))
+    network.hosts[1].replace(data, out)
+
+
+def altered_data(network: Network, data: Path) -> None:
+    """One byte, which the manifest does not know of."""
+    out = network.folder / "altered"
+    shutil.copytree(data, out)
+    file = out / "train.codes-00000.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    network.hosts[1].replace(data, out)
+
+
+def other_package(network: Network, data: Path, old: str, new: str) -> None:
+    out = network.folder / "package"
+    shutil.copytree(PACKAGE, out)
+    file = out / "__init__.py"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+    network.hosts[1].replace(PACKAGE, out)
+
+
+def other_version(network: Network, data: Path) -> None:
+    other_package(network, data, crepe_dist.__version__, "0.0.9")
+
+
+def other_sources(network: Network, data: Path) -> None:
+    other_package(network, data, "\n", " # another line\n")
+
+
+def no_run_folder(network: Network, data: Path) -> None:
+    folder = network.folder.parent / "runs"
+    folder.mkdir()
+    network.hosts[1].hide(folder)
+
+
+SAYS = [
+    (no_own_name, ["the host hostb does not know its own address", "/etc/hosts of hostb: 10.207.31.2 hostb"]),
+    (no_interface, ["--interface eth0: no IPv4 address on hostb", "choose one of lo, net7"]),
+    (no_data, ["[only on rank 1 (host hostb), of 2]", "same files visible at the same path on every host"]),
+    (
+        other_data,
+        ["the processes disagree on the data", "rank 1 (host hostb) has", "start every process with the same"],
+    ),
+    (altered_data, ["train.codes-00000.npy", "[only on rank 1 (host hostb), of 2]"]),
+    (
+        other_version,
+        [
+            "the processes disagree on the installed packages",
+            f'rank 0 (host hosta) has crepe_dist = "{crepe_dist.__version__}"',
+            'rank 1 (host hostb) has crepe_dist = "0.0.9"',
+        ],
+    ),
+    (
+        other_sources,
+        ["the processes disagree on the installed packages", "(host hostb) has crepe_dist's sources"],
+    ),
+    (
+        no_run_folder,
+        ["is not to be seen [only on rank 1 (host hostb), of 2]", "--run-dir that all hosts share"],
+    ),
+]
+
+
+# Which looks for a common network itself, and has no name for a host.
+SEEN_BY_HOROVODRUN = (no_interface, no_own_name)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "fault", "expected"),
+    [
+        each if each[:2] == ("supervise", other_version) else slow(*each)
+        for each in [(launcher, fault, said) for launcher in LAUNCHERS for fault, said in SAYS]
+        if each[0] == "supervise" or each[1] not in SEEN_BY_HOROVODRUN
+    ],
+)
+def test_a_host_that_is_not_like_the_other(
+    launcher: str,
+    fault: Callable[[Network, Path], None],
+    expected: list[str],
+    data: Path,
+    tmp_path: Path,
+    network: Network,
+) -> None:
+    fault(network, data)
+    code, printed = run(network, command(launcher, tmp_path / "runs" / "run", data, 1), tmp_path)
+    assert code == 1, printed
+    for text in expected:
+        assert printed.count(text) == 1, printed
+    assert "starting again" not in printed
+    assert not (tmp_path / "runs" / "run" / "result.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_host_that_may_yet_come(launcher: str, data: Path, tmp_path: Path, network: Network) -> None:
+    """Without sshd it is as good as switched off."""
+    network.hosts[1].end_sshd()
+    code, printed = run(network, command(launcher, tmp_path / "run", data, 1), tmp_path)
+    refused = "ssh: connect to host hostb port 22: Connection refused"
+    if launcher == "supervise":
+        assert f"no answer from hostb ({refused}); going on without" in printed
+        assert code == 0, printed
+    else:
+        assert f"ssh not successful for host hostb:\n{refused}" in printed
+        assert code == 1, printed
+
+
+@pytest.mark.slow
+def test_horovodrun_says_itself_that_there_is_no_common_interface(data: Path, tmp_path: Path, network: Network) -> None:
+    no_interface(network, data)
+    code, printed = run(network, command("horovodrun", tmp_path / "run", data, 1), tmp_path)
+    assert code == 1, printed
+    assert "network interface with the same name across all of the hosts" in printed
