@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What typing errors cost a network that reads characters, and naive Bayes that reads words or groups of characters.
 
-    uv run benchmarks/robustness.py RUN
-    uv run benchmarks/robustness.py RUN RUN --out docs/images/robustness.svg
+    uv run --group comparison benchmarks/robustness.py RUN
+    uv run --group comparison benchmarks/robustness.py RUN RUN --out docs/images/robustness.svg
 
 Every model gets the same test documents with the same errors (crepe_dist/data/typos.py), and was trained on the same
 rows, without errors unless a run has its own (--data.typos). Prints a Markdown table of accuracies by the share of

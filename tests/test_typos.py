@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -151,11 +150,14 @@ def test_training_has_errors_and_scoring_has_none(data, tmp_path):
     assert one["test_loss"] == other["test_loss"]
 
 
+@pytest.mark.slow  # it fetches scikit-learn
 def test_the_comparison_with_naive_bayes(data, tmp_path):
     for name, more in (("plain", []), ("noisy", ["--data.typos=0.05"])):
         crepe_dist.fit(parse(["--data", str(data), "--run-dir", str(tmp_path / name), *QUICK, *more]))
-    script = Path(__file__).resolve().parent.parent / "benchmarks" / "robustness.py"
-    printed = run([sys.executable, str(script), "plain", "noisy", "--out", "curves.svg"], tmp_path)
+    root = Path(__file__).resolve().parent.parent
+    uv_run = ["uv", "run", "--project", str(root), "--isolated", "--group", "comparison"]
+    script = [*uv_run, str(root / "benchmarks" / "robustness.py")]
+    printed = run([*script, "plain", "noisy", "--out", "curves.svg"], tmp_path)
     header, _, *rows = printed.splitlines()
     assert "97 test documents" in header
     assert [row.split("|")[1].strip() for row in rows] == [
