@@ -50,6 +50,7 @@ class Run:
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,  # its signals are its own
             )
 
     @property
