@@ -283,6 +283,7 @@ class TestTraining:
         assert printed.count("start     convolutions 1 to 6") == 1
         assert losses(place / "both") == pytest.approx(losses(place / "alone"), abs=1e-5)
 
+    @pytest.mark.slow
     def test_ranks_that_start_from_other_parameters(self, place, flags, dataset):
         for rank in (0, 1):
             write_run(place / str(rank) / "given", CREPE, dataset, seed=rank)

@@ -123,14 +123,24 @@ class Where:
                     on_all_ranks=True,
                 )
         if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
-            raise UserError(f"{PORT} is {port!r}", "a port is a number from 1 to 65535", on_all_ranks=True)
+            raise UserError(
+                f"{PORT} is {port!r}",
+                "a port is a number from 1 to 65535",
+                f"give one that is free on rank 0's host, such as {PORT}=29500",
+                on_all_ranks=True,
+            )
         seconds = environment.get(SECONDS, "").strip() or str(USUAL_SECONDS)
         try:
             limit = float(seconds)
         except ValueError:
             limit = -1.0
         if not 0 < limit < 1e6:
-            raise UserError(f"{SECONDS} is {seconds!r}", "it is a number of seconds above zero", on_all_ranks=True)
+            raise UserError(
+                f"{SECONDS} is {seconds!r}",
+                "it is a number of seconds above zero",
+                f"unset it, or give for instance {SECONDS}={USUAL_SECONDS:g}",
+                on_all_ranks=True,
+            )
         return cls(host, int(port), environment.get(INTERFACE, "").strip(), limit)
 
     def __str__(self) -> str:

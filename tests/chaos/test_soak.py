@@ -11,6 +11,7 @@ from tests.chaos import harness, soak
 pytestmark = harness.needs("mount", root=True)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_few(tmp_path):
     chosen = [

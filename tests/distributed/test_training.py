@@ -63,7 +63,7 @@ def alone(data, tmp_path_factory):
     [
         (2, "plain", ()),
         (3, "plain", ()),
-        (4, "plain", ()),
+        pytest.param(4, "plain", (), marks=pytest.mark.slow),
         (2, "clipped", CLIPPED),
         (3, "shaped", (*SHAPED, "--data.micro_batch_size=7")),
         (2, "n-grams", NGRAMS),
@@ -194,7 +194,9 @@ def test_killed_worker_ends_all_and_the_same_command_goes_on(data, tmp_path):
     assert steps == list(range(1, len(steps) + 1))
 
 
-@pytest.mark.parametrize(("kernels", "then"), [("own", 1), ("own", 2), ("mxnet", 2)])
+@pytest.mark.parametrize(
+    ("kernels", "then"), [("own", 1), ("own", 2), pytest.param("mxnet", 2, marks=pytest.mark.slow)]
+)
 def test_going_on_under_another_number_of_processes_is_the_same_run(data, alone, tmp_path, kernels, then):
     """Two epochs by three processes, the third by one or two: the losses of one process all along."""
     run_dir = tmp_path / "run"

@@ -47,6 +47,7 @@ def test_two_processes_compute_what_two_of_the_supervisor_do(data, tmp_path, unb
     harness.assert_same(run_dir, unbroken)
 
 
+@pytest.mark.slow
 def test_asked_to_stop_all_save(data, tmp_path):
     """mpirun alone would kill them a second later."""
     run_dir = tmp_path / "run"

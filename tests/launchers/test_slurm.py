@@ -104,6 +104,7 @@ def test_stopped_it_queues_itself_again_and_ends_in_the_same_bits(cluster, data,
     harness.assert_same(run_dir, unbroken)
 
 
+@pytest.mark.slow
 def test_a_mistake_is_not_tried_again(cluster, data, tmp_path):
     job = Job(cluster, tmp_path, [*flags(tmp_path / "run", data), "--training.epochs", "two and a half"])
     ended = job.wait()
