@@ -9,4 +9,4 @@ apt-get install -y -qq --no-install-recommends ca-certificates libgomp1 libquadm
 rm -rf /var/lib/apt/lists/*
 useradd --uid 1000 --create-home crepe
 # Commands read and write data/ and runs/ of the folder where they are typed.
-install -d -o crepe -g crepe /work /work/data /work/runs
+install -d -o crepe -g crepe /training /training/data /training/runs
