@@ -116,6 +116,16 @@ def add_foreign(arguments: argparse.ArgumentParser) -> None:
     group.add_argument("--classes", metavar="NAMES", help="a,b,c in the order of training, or a file with one a line")
 
 
+def foreign(given: argparse.Namespace) -> dict[str, Any]:
+    """What the flags of ``add_foreign`` say, by the names that ``load`` and ``Foreign`` have for it."""
+    return {
+        "mode": given.mode,
+        "feature_len": given.feature_len,
+        "fold_accents": given.fold_accents,
+        "classes": _class_names(given.classes),
+    }
+
+
 def add_fold_accents(arguments: argparse._ActionsContainer, off: str = "in mode notebook") -> None:
     arguments.add_argument("--fold-accents", type=_truth, metavar="on|off", help=f"é → e; default: off {off}, else on")
 
@@ -130,7 +140,7 @@ def _truth(text: str) -> bool:
     return text == "on"
 
 
-def class_names(given: str | None) -> tuple[str, ...] | None:
+def _class_names(given: str | None) -> tuple[str, ...] | None:
     """The names of ``--classes``: a file's lines, or what stands between the commas."""
     if given is None:
         return None

@@ -102,7 +102,7 @@ def _open(given: Any, world: World) -> tuple[Dataset, Predictor]:
 
     def open_model() -> tuple[Predictor, str]:
         path = checkpoint.find(given.checkpoint)
-        foreign = Foreign(given.mode, given.feature_len, given.fold_accents, arguments.class_names(given.classes))
+        foreign = Foreign(**arguments.foreign(given))
         predictor = open_checkpoint(path, foreign, pick(given.device, world.local_rank, world.local_size))
         _check(predictor, dataset, given.part, path, "" if given.checkpoint else "the newest run, ")
         return predictor, path.name

@@ -47,14 +47,7 @@ def main() -> None:
     from crepe_dist.training import checkpoint
 
     path = checkpoint.find(given.checkpoint)
-    predictor = load(
-        path,
-        mode=given.mode,
-        feature_len=given.feature_len,
-        fold_accents=given.fold_accents,
-        classes=arguments.class_names(given.classes),
-        device="cpu",
-    )
+    predictor = load(path, **arguments.foreign(given), device="cpu")
     real, made_up = trial.real(path, given.data), trial.made_up(predictor.encoding)
     if given.format == "web" and not web_runtime.archive().exists():
         print(f"npm fetches {web_runtime.PACKAGE} (33 MB), once", flush=True)

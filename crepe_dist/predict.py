@@ -54,14 +54,7 @@ def main() -> None:
     path = checkpoint.find(given.checkpoint)
     if sys.stderr.isatty():
         print(f"by {visible(str(path))}", file=sys.stderr)
-    predictor = load(
-        path,
-        mode=given.mode,
-        feature_len=given.feature_len,
-        fold_accents=given.fold_accents,
-        classes=arguments.class_names(given.classes),
-        device=given.device,
-    )
+    predictor = load(path, **arguments.foreign(given), device=given.device)
     explaining = Explaining(predictor, given.explain, given.html)
     if given.random is not None:
         _predict_random(predictor, given, explaining)

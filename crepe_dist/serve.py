@@ -87,7 +87,7 @@ def _serve(given: Any, options: ServiceOptions) -> None:
 
     with server.bind(given.host, given.port) as listener:
         path = checkpoint.find(given.checkpoint)
-        foreign = Foreign(given.mode, given.feature_len, given.fold_accents, arguments.class_names(given.classes))
+        foreign = Foreign(**arguments.foreign(given))
         predictor = open_checkpoint(path, foreign, pick(given.device, 0, 1))
         about = facts(path.name, checkpoint.describe(path) or {}, predictor)
         metrics = Metrics(about.checkpoint, about.kernels)

@@ -216,14 +216,14 @@ class HorovodWorld(World):
                 str(error),
                 f"{features.how_to_install(cuda.is_installed())}, or start one process without a launcher",
             )
-            raise _error_of_all(launch, missing) from error
+            raise _error_of_all(launch.rank, missing) from error
         if os.environ.get("HOROVOD_CONTROLLER") == "mpi" and not self._hvd.mpi_built():
             # Horovod itself would crash.
             built = UserError(
                 "HOROVOD_CONTROLLER is mpi, but Horovod was built without MPI",
                 remedy="unset it, and the processes meet without MPI; or build Horovod with HOROVOD_WITH_MPI=1",
             )
-            raise _error_of_all(launch, built)
+            raise _error_of_all(launch.rank, built)
         if not has_gpu_driver():
             # Horovod's thread looks for work every millisecond, and takes a tenth of the core that computes.
             os.environ.setdefault("HOROVOD_CYCLE_TIME", "10")
@@ -251,7 +251,7 @@ class HorovodWorld(World):
                 "with HOROVOD_CONTROLLER=mpi it is MPI that brings them together",
                 "unset it, and they meet without MPI",
             )
-            raise _error_of_all(launch, fewer)
+            raise _error_of_all(launch.rank, fewer)
         mine = {"host": socket.gethostname(), "addresses": failures.addresses(self._sockets)}
         ranks = self.gather(mine, "hosts")
         failures.hosts.remember({address: each["host"] for each in ranks for address in each["addresses"]})
@@ -368,12 +368,12 @@ def join() -> World:
         met = meeting.meet(launch) if meeting.is_needed(launch) else None
     except UserError as error:
         if error.on_all_ranks:
-            error = _error_of_all(launch, error)
+            error = _error_of_all(launch.rank, error)
         raise error
     try:
         import_mxnet(detect())  # which knows more after a meeting
     except UserError as error:
-        raise _error_of_all(launch, error) from error
+        raise _error_of_all(launch.rank, error) from error
     return HorovodWorld(launch, met) if launch.size > 1 or _is_elastic() else World()
 
 
@@ -393,11 +393,8 @@ def _check_network(launch: Launch) -> None:
     try:
         address = interface_address(interface)
         _check_own_name(address)
-    except UserError:
-        if launch.local_rank:
-            time.sleep(2)
-            os._exit(1)
-        raise
+    except UserError as error:
+        raise _error_of_all(launch.local_rank, error) from error
 
 
 def _check_own_name(address: str) -> None:
@@ -412,9 +409,13 @@ def _check_own_name(address: str) -> None:
         ) from error
 
 
-def _error_of_all(launch: Launch, error: UserError) -> UserError:
-    """An error that every process meets by itself: rank 0 speaks, the others only wait until it has."""
-    if launch.rank != 0:
+def _error_of_all(rank: int, error: UserError) -> UserError:
+    """An error that every process meets by itself: rank 0 speaks, the others only wait until it has.
+
+    Args:
+        rank: among those that meet it: in the group, or on the host.
+    """
+    if rank != 0:
         time.sleep(2)
         os._exit(error.code)
     return error

@@ -19,6 +19,7 @@ import requests
 from crepe_dist.cluster import meeting
 from crepe_dist.cluster.hosts import interface_of, places
 from crepe_dist.cluster.launch import Launch
+from crepe_dist.cluster.meeting_place import PORTS, Where
 from crepe_dist.errors import ExitCode, UserError
 from tests.chaos import harness
 from tests.conftest import QUICK
@@ -35,7 +36,7 @@ def main():
     try:
         met = meeting.meet(detect())
     except UserError as error:
-        raise _error_of_all(detect(), error) if error.on_all_ranks else error
+        raise _error_of_all(detect().rank, error) if error.on_all_ranks else error
     print(json.dumps(dict(os.environ)), flush=True)
     sys.stdin.read()
     met.end()
@@ -288,10 +289,10 @@ class TestPlaces:
 
     def test_one_host_needs_no_address_and_its_job_gives_a_port(self):
         job = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}
-        where = meeting.Where.of(Launch("srun", 1, 4, 1, 4), job)
+        where = Where.of(Launch("srun", 1, 4, 1, 4), job)
         assert where.host == "127.0.0.1"
-        assert where.port in meeting.PORTS
-        other = meeting.Where.of(Launch("srun", 1, 4, 1, 4), {**job, "SLURM_STEP_ID": "1"})
+        assert where.port in PORTS
+        other = Where.of(Launch("srun", 1, 4, 1, 4), {**job, "SLURM_STEP_ID": "1"})
         assert other.port != where.port
 
     def test_who_need_not_meet(self):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,14 +17,14 @@ STEPS = list(range(1, 13 * 8 + 1))
 SILENT = r"error: no progress for \d+ s at step \d+ \(train\)\n.*no answer from hostb \(10\.207\.31\.2\)"
 
 
-def marking(folder: Path, pace: float = 0.0) -> dict[str, Any]:
-    """At step 30, rank 0 makes the file ``once``."""
-    return {"kind": "mark", "rank": 0, "phase": "train", "step": 30, "once": str(folder / "once"), "pace": pace}
-
-
-def wait_for_step_30(run: Run, folder: Path) -> None:
-    harness.wait_for(lambda: (folder / "once").exists() or run.process.poll() is not None, 200)
+def at_step_30(launcher: str, data: Path, folder: Path, network: Network, *more: str, pace: float = 0.0) -> Run:
+    """Training on both hosts that has come so far; rank 0 says so by the file ``once``. The run's folder is ``run``."""
+    once = folder / "once"
+    plan = {"kind": "mark", "rank": 0, "phase": "train", "step": 30, "once": str(once), "pace": pace}
+    run = Run(network.hosts[0], command(launcher, folder / "run", data, 1, EPOCHS, *more), folder, plan)
+    harness.wait_for(lambda: once.exists() or run.process.poll() is not None, 200)
     assert run.process.poll() is None, run.printed
+    return run
 
 
 def assert_losses(run_dir: Path, one: Path) -> None:
@@ -43,9 +42,7 @@ def unharmed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_the_cable_is_cut_and_mended(data: Path, tmp_path: Path, network: Network, unharmed: Path) -> None:
     """The watchdog ends what waits for the other host; once it is mended, the run goes on as if nothing had been."""
-    arguments = command("supervise", tmp_path / "run", data, 1, EPOCHS)
-    run = Run(network.hosts[0], arguments, tmp_path, marking(tmp_path))
-    wait_for_step_30(run, tmp_path)
+    run = at_step_30("supervise", data, tmp_path, network)
     network.hosts[1].cut()
     run.wait_for(SILENT, OVER)
     network.hosts[1].mend()
@@ -58,9 +55,7 @@ def test_the_cable_is_cut_and_mended(data: Path, tmp_path: Path, network: Networ
 @pytest.mark.slow
 def test_the_cable_stays_cut(data: Path, tmp_path: Path, network: Network, unharmed: Path) -> None:
     """ssh finds out, and the host that is left goes on alone."""
-    arguments = command("supervise", tmp_path / "run", data, 1, EPOCHS)
-    run = Run(network.hosts[0], arguments, tmp_path, marking(tmp_path))
-    wait_for_step_30(run, tmp_path)
+    run = at_step_30("supervise", data, tmp_path, network)
     network.hosts[1].cut()
     run.wait_for(SILENT, OVER)
     code, printed = run.end()
@@ -73,15 +68,14 @@ def test_the_cable_stays_cut(data: Path, tmp_path: Path, network: Network, unhar
 @pytest.mark.slow
 def test_the_cable_is_cut_under_horovodrun(data: Path, tmp_path: Path, network: Network, unharmed: Path) -> None:
     """It ends with the host's name; the same command goes on once the cable is mended."""
-    arguments = command("horovodrun", tmp_path / "run", data, 1, EPOCHS)
-    run = Run(network.hosts[0], arguments, tmp_path, marking(tmp_path))
-    wait_for_step_30(run, tmp_path)
+    run = at_step_30("horovodrun", data, tmp_path, network)
     network.hosts[1].cut()
     run.wait_for(SILENT, OVER)
     code, printed = run.end(OVER)
     assert code != 0, printed
     network.hosts[1].mend()
     (tmp_path / "again").mkdir()
+    arguments = command("horovodrun", tmp_path / "run", data, 1, EPOCHS)
     code, printed = Run(network.hosts[0], arguments, tmp_path / "again").end()
     assert code == 0, printed
     assert "going on from step" in printed
@@ -92,9 +86,7 @@ def test_the_cable_is_cut_under_horovodrun(data: Path, tmp_path: Path, network: 
 def test_a_host_goes_and_comes_back(data: Path, tmp_path: Path, network: Network, unharmed: Path) -> None:
     """Training goes on with the other, without a person, and grows again."""
     host = network.hosts[1]
-    arguments = command("supervise", tmp_path / "run", data, 1, EPOCHS, "--min-np=1")
-    run = Run(network.hosts[0], arguments, tmp_path, marking(tmp_path, pace=0.25))
-    wait_for_step_30(run, tmp_path)
+    run = at_step_30("supervise", data, tmp_path, network, "--min-np=1", pace=0.25)
     host.vanish()
     run.wait_for(r"generation \d+: 1 process \(1 on hosta\)")
     assert "the agent on hostb is gone" in run.printed
@@ -112,9 +104,7 @@ def test_a_host_that_is_ten_times_slower(
     launcher: str, data: Path, tmp_path: Path, network: Network, unharmed: Path
 ) -> None:
     """Slow is not hung: nobody is ended for it, and the results are the same."""
-    arguments = command(launcher, tmp_path / "run", data, 1, EPOCHS)
-    run = Run(network.hosts[0], arguments, tmp_path, marking(tmp_path))
-    wait_for_step_30(run, tmp_path)
+    run = at_step_30(launcher, data, tmp_path, network)
     began = time.monotonic()
     with network.hosts[1].slow(10):
         code, printed = run.end(280)
