@@ -6,8 +6,7 @@
 
 Every model gets the same test documents with the same errors (crepe_dist/data/typos.py), and was trained on the same
 rows, without errors unless a run has its own (--data.typos). Prints a Markdown table of accuracies by the share of
-characters that is hit. The two others are multinomial naive Bayes (scikit-learn's, Laplace smoothing) on counts of
-words, and of groups of four characters that go over word boundaries.
+characters that is hit. The two others are scikit-learn's naive Bayes (benchmarks/naive_bayes.py).
 """
 
 from __future__ import annotations
@@ -16,11 +15,10 @@ import argparse
 import itertools
 from pathlib import Path
 
-import numpy as np
+import naive_bayes
 
 from crepe_dist import arguments, command
 from crepe_dist.cluster.world import join
-from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import Dataset, Part
 from crepe_dist.data.typos import with_typos
 from crepe_dist.errors import UserError
@@ -74,25 +72,11 @@ def _network(record: RunRecord, parts: list[Part]) -> list[float]:
 
 
 def _naive_bayes(dataset: Dataset, parts: list[Part]) -> list[Curve]:
-    from sklearn.feature_extraction.text import CountVectorizer
-    from sklearn.naive_bayes import MultinomialNB
-    from sklearn.pipeline import make_pipeline
-
-    train = dataset.parts["train"]
-    texts, noisy = _texts(train, dataset.encoding), [_texts(part, dataset.encoding) for part in parts]
-    counts = {
-        "naive Bayes, words": CountVectorizer(lowercase=False),
-        "naive Bayes, 4 characters": CountVectorizer(lowercase=False, analyzer="char", ngram_range=(4, 4)),
-    }
-    curves = []
-    for name, each in counts.items():
-        model = make_pipeline(each, MultinomialNB()).fit(texts, train.labels)
-        curves.append((name, [float(model.score(some, parts[0].labels)) for some in noisy]))
-    return curves
-
-
-def _texts(part: Part, encoding: Encoding) -> list[str]:
-    return [encoding.decode(codes) for codes in part.codes(np.arange(len(part)))]
+    noisy = [naive_bayes.shown(part, dataset.encoding) for part in parts]
+    return [
+        (name, [float(model.score(texts, parts[0].labels)) for texts in noisy])
+        for name, model in naive_bayes.trained(dataset).items()
+    ]
 
 
 def _picture(curves: list[Curve]) -> str:

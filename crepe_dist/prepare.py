@@ -20,7 +20,7 @@ from crepe_dist import arguments, command
 from crepe_dist.data import amazon
 from crepe_dist.data.alphabet import LONGEST, MODES, Encoding
 from crepe_dist.data.dataset import MANIFEST, open_dataset, verify
-from crepe_dist.data.fitting import Fit
+from crepe_dist.data.fitting import MISSED, Alphabet, Fit
 from crepe_dist.data.formats.columns import Wanted
 from crepe_dist.data.formats.rows import Share
 from crepe_dist.data.options import LONGEST_FITTED
@@ -37,7 +37,6 @@ EXAMPLES = """  python -m crepe_dist.prepare sample --out data/sample
   python -m crepe_dist.prepare train.jsonl --test test.jsonl --text body --label topic --out data/topics
   python -m crepe_dist.prepare ag_news_csv/ --out data/ag_news       (train.csv, test.csv, classes.txt)
   python -m crepe_dist.prepare aclImdb/ --out data/imdb              (train/pos/*.txt, train/neg/*.txt, test/...)
-  python -m crepe_dist.prepare letters.csv --alphabet auto --out data/letters    (Greek, Cyrillic, Arabic, Thai, ...)
   zcat logs-*.gz | python -m crepe_dist.prepare - --format jsonl --out data/logs
   python -m crepe_dist.prepare amazon7                               (downloads the notebook's seven categories)
   python -m crepe_dist.prepare big/ --part 1/4 --out part-1          (on the first of four machines)
@@ -46,6 +45,7 @@ EXAMPLES = """  python -m crepe_dist.prepare sample --out data/sample
 """
 AMAZON = "amazon7"
 AUTO = "auto"  # found from the training texts
+USUAL = "usual"  # of the mode
 
 
 def main() -> None:
@@ -158,12 +158,13 @@ def _flags() -> argparse.ArgumentParser:
         help=f"characters a document; auto: 99 %% of the training texts are read whole, at most {LONGEST_FITTED}; "
         f"default: auto, sample {SAMPLE_FEATURE_LEN}, {AMAZON} {amazon.FEATURE_LEN}",
     )
-    arguments.add_fold_accents(group, "in mode notebook and with --alphabet")
+    arguments.add_fold_accents(group, "in mode notebook and with another alphabet")
     group.add_argument(
         "--alphabet",
-        metavar="auto|FILE",
-        help="characters that are known; auto: the most frequent of the training texts, for scripts other than Latin; "
-        "FILE: as in another prepared folder, or a checkpoint's .json; default: that of the mode",
+        metavar="usual|auto|FILE",
+        help="characters that are known; usual: those of the mode; auto: the most frequent of the training texts; "
+        "FILE: as in another prepared folder, or a checkpoint's .json; default: usual, or auto where that reads "
+        f"{100 * MISSED:g} %% more of the characters",
     )
 
     group = flags.add_argument_group("many cores, many machines")
@@ -187,12 +188,11 @@ def _steps(given: Any) -> Steps:
     sources = find_sources(given.source, reading=reading, **files)
     _check_shares(sources, test, validation)
     length: Any = given.feature_len or (SAMPLE_FEATURE_LEN if given.source == [SAMPLE] else AUTO)
-    fit = Fit(length == AUTO, given.alphabet == AUTO)
     encoding = Encoding(
         given.mode,
         LONGEST_FITTED if length == AUTO else length,
-        False if fit.alphabet and given.fold_accents is None else given.fold_accents,
-        "" if fit.alphabet or given.alphabet is None else _alphabet_of(Path(given.alphabet)),
+        given.fold_accents,
+        "" if given.alphabet in (None, AUTO, USUAL) else _alphabet_of(Path(given.alphabet)),
     )
     split = Split(
         test=test if isinstance(test, float) else 0.2,
@@ -203,7 +203,15 @@ def _steps(given: Any) -> Steps:
         dedupe=given.dedupe,
         align=1 if given.align is None else given.align,
     )
+    fit = Fit(length == AUTO, _fitted_alphabet(given), bool(given.fold_accents))
     return prepare_in_steps(sources, given.out, encoding, split, how, fit)
+
+
+def _fitted_alphabet(given: Any) -> Alphabet:
+    if given.alphabet == AUTO:
+        return "made"
+    # Mode notebook is there for parameters that were published for its alphabet.
+    return "needed" if given.alphabet is None and given.mode != "notebook" else "given"
 
 
 def _alphabet_of(path: Path) -> str:

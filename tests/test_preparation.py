@@ -218,7 +218,7 @@ class TestSeveralMachines:
             lines = (f"{n % 2},{letters * (1 + n % 5)} {chr(0x4E00 + n % 700) * 40}\n" for n in range(rows))
             (tmp_path / "in" / f"{name}.csv").write_text("".join(lines))
         sources = find_sources([str(tmp_path / "in")])
-        fit, split, encoding = Fit(length=True, alphabet=True), Split(dedupe="exact"), Encoding(fold_accents=False)
+        fit, split, encoding = Fit(length=True, alphabet="made"), Split(dedupe="exact"), Encoding()
         whole = prepare(sources, tmp_path / "whole", encoding, split, How(processes=1), fit)
         prepare(sources, tmp_path / "two", encoding, split, How(processes=2), fit)
         parts = [tmp_path / f"part-{index}" for index in range(3)]
@@ -343,13 +343,35 @@ class TestReport:
         assert all("--alphabet auto" in each for each in advice)
         cut = "0.5 % (1) are longer than feature_len, 258 characters, and lose their beginning. It was chosen so that"
         assert cut in (tmp_path / "usual" / "report.html").read_text()
-        own = prepare(sources, tmp_path / "own", Encoding(fold_accents=False), Split(0), None, Fit(alphabet=True))
+        own = prepare(sources, tmp_path / "own", Encoding(), Split(0), None, Fit(alphabet="made"))
         assert own["encoding"]["alphabet"] == " 0123456789влос"
         assert own["characters"]["unknown"] == 0
         assert not [each for each in own["warnings"] if "alphabet" in each["what"] + each["why"]]
         page = (tmp_path / "own" / "report.html").read_text()
-        assert "The alphabet was made of the training texts: 15 characters." in page
+        assert "The alphabet was made of the training texts: 15 characters; --alphabet usual keeps" in page
         assert "It was chosen" not in page
+
+    @pytest.mark.parametrize(
+        ("text", "made"),
+        [
+            ("an English text, with one “quotation” in a hundred" + " or so" * 40, ()),
+            ("un été à la plage", ()),  # read as e and a
+            ("first line\u2028and another" + "\u200b" * 9, ()),  # no alphabet has these
+            ("łódź i żółw", "ł"),
+            ("the English text with слово in it", "слов"),
+            ("中文 " * 9, "中文"),
+        ],
+    )
+    def test_an_alphabet_is_made_where_the_usual_one_misses_too_much(self, tmp_path, text, made):
+        rows = [f"{'ab'[n % 2]},{text} {n}" for n in range(200)]
+        (tmp_path / "rows.csv").write_text("\n".join(rows))
+        sources = find_sources([str(tmp_path / "rows.csv")])
+        encoding = Encoding.from_dict(
+            prepare(sources, tmp_path / "out", Encoding(), Split(0.2), None, Fit(alphabet="needed"))["encoding"]
+        )
+        assert encoding.is_own == bool(made)
+        assert set(made) <= set(encoding.alphabet)
+        assert encoding.fold_accents != bool(made)
 
     def test_numbers(self, tmp_path):
         lines = [f"{'ab'[n % 2]},ünïcode № text {n}" for n in range(200)]

@@ -30,7 +30,7 @@ def place(tmp_path_factory):
             label = list(WORDS)[row % 2]
             words = [generator.choice(WORDS[label] if n % 3 else FILLING) for n in range(generator.randint(5, 16))]
             stream.write(f"{label},{' '.join(words).capitalize()}\n")
-    printed = run(command("prepare", "letters.csv", "--alphabet", "auto", "--out", "letters"), folder)
+    printed = run(command("prepare", "letters.csv", "--out", "letters"), folder)
     assert "Nothing stands out." in printed
     printed = " ".join(printed.split())
     assert "It was chosen so that 99 % of the training texts are read whole." in printed
@@ -56,7 +56,7 @@ def test_a_checkpoint_reads_what_its_data_did(place, network):
 
 
 def test_other_data_can_be_given_a_checkpoint_s_alphabet(place, complaint):
-    run(command("prepare", "letters.csv", "--out", "latin"), place)
+    run(command("prepare", "letters.csv", "--out", "latin", "--alphabet", "usual"), place)
     said = complaint("evaluate", "ngrams", "--data", "latin", cwd=place)
     assert "an alphabet of its own" in said
     flags = shlex.split(said.rpartition("data prepared with ")[2])
@@ -75,6 +75,6 @@ def test_alphabets_that_are_none(place, complaint):
         ("none.json", "none.json has none"),
     ):
         assert message in complaint("prepare", "letters.csv", "--out", "new", "--alphabet", given, cwd=place)
-    run(command("prepare", "letters.csv", "--out", "full", "--mode", "full"), place)
+    run(command("prepare", "letters.csv", "--out", "full", "--mode", "full", "--alphabet", "usual"), place)
     said = complaint("prepare", "letters.csv", "--out", "new", "--alphabet", "full", cwd=place)
     assert "--mode full gives the alphabet" in said

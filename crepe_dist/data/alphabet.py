@@ -197,8 +197,8 @@ class Encoding:
             file: that an own alphabet can be read from.
         """
         accents = "on" if self.fold_accents else "off"
-        alphabet = f" --alphabet {file}" if self.is_own else ""
-        return f"--mode {self.mode} --feature-len {self.feature_len} --fold-accents {accents}{alphabet}"
+        alphabet = str(file) if self.is_own else "usual"
+        return f"--mode {self.mode} --feature-len {self.feature_len} --fold-accents {accents} --alphabet {alphabet}"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import FORMAT, MANIFEST, PARTS, QUARANTINE, SHARD_BYTES, ShardWriter, write_array
-from crepe_dist.data.fitting import Fit, fit
+from crepe_dist.data.fitting import Alphabet, Fit, fit
 from crepe_dist.data.formats.rows import excerpt
 from crepe_dist.data.pool import in_turn
 from crepe_dist.data.selection import TEST, TRAIN, UNKNOWN, Fate, Split, decide
@@ -80,14 +80,15 @@ class Job:
                 raise ValueError(f"{name} of the split is {str(value)[:40]}")
         if not isinstance(saved["max_bad"], (int, float)) or not 0 <= saved["max_bad"] <= 1:
             raise ValueError(f"max_bad is {str(saved['max_bad'])[:40]}")
-        if not all(type(value) is bool for value in saved["fit"].values()):
-            raise ValueError(f"what is fitted is {str(saved['fit'])[:40]}")
+        fitted = saved["fit"]
+        if not type(fitted["length"]) is type(fitted["folds"]) is bool or fitted["alphabet"] not in get_args(Alphabet):
+            raise ValueError(f"what is fitted is {str(fitted)[:80]}")
         return cls(
             tuple((name, part) for name, part in saved["sources"]),
             dict(saved["reading"]),
             None if saved["class_names"] is None else tuple(saved["class_names"]),
             Encoding.from_dict(saved["encoding"]),
-            Fit(**saved["fit"]),
+            Fit(**fitted),
             Split(**saved["split"]),
             saved["max_bad"],
         )

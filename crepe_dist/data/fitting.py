@@ -7,11 +7,11 @@ the records of the spool; only an alphabet needs the texts, which are then read 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,10 @@ from crepe_dist.data.spool import Texts, map_rows
 
 PIECE = 1 << 15  # rows that a process counts at a time
 PIECE_BYTES = 1 << 20  # of texts that are counted together
+SAMPLE = 1 << 14  # rows, at most, that tell whether another alphabet is needed
+MISSED = 0.01  # of the characters: an alphabet that reads so many more is worth to be made
+
+Alphabet = Literal["given", "needed", "made"]
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,14 @@ class Fit:
     Args:
         length: ``feature_len``: the smallest of ``SHORTEST`` + n ``STEP`` that holds 99 % of them whole, at most
             ``LONGEST_FITTED``.
-        alphabet: see ``alphabet.frequent``.
+        alphabet: ``given``: that of the encoding; ``made``: that of ``alphabet.frequent``; ``needed``: made where it
+            reads at least ``MISSED`` more of the characters.
+        folds: whether an alphabet that is made has letters without accents only.
     """
 
     length: bool = False
-    alphabet: bool = False
+    alphabet: Alphabet = "given"
+    folds: bool = False
 
 
 def fitting_length(characters: npt.NDArray[Any]) -> int:
@@ -64,15 +71,30 @@ def fit(
     """
     if what.length:
         encoding = replace(encoding, feature_len=fitting_length(map_rows(rows)["characters"][training]))
-    if what.alphabet:
+    sample = training[:: -(-len(training) // SAMPLE)]
+    if what.alphabet == "made" or (
+        what.alphabet == "needed"
+        and _missed(encoding, what, count_points(_Piece(rows, tuple(texts), sample))) >= MISSED
+    ):
         counts: Counter[int] = Counter()
         pieces = (_Piece(rows, tuple(texts), training[i : i + PIECE]) for i in range(0, len(training), PIECE))
         for done, found in enumerate(in_turn(executor, count_points, pieces, ahead), 1):
             counts.update(found)
             yield min(done * PIECE, len(training))
-        alphabet = frequent(counts, encoding.mode, bool(encoding.fold_accents))
-        encoding = replace(encoding, alphabet=alphabet)
+        encoding = _made(encoding, what, counts)
     yield encoding
+
+
+def _made(encoding: Encoding, what: Fit, counts: Mapping[int, int]) -> Encoding:
+    alphabet = frequent(counts, encoding.mode, what.folds)
+    return replace(encoding, alphabet=alphabet, fold_accents=what.folds)
+
+
+def _missed(encoding: Encoding, what: Fit, counts: Mapping[int, int]) -> float:
+    """The share of the characters that only an alphabet made of them reads, less what only the encoding's does."""
+    points, times = np.array([*counts], dtype=np.uint32), np.array([*counts.values()], dtype=np.int64)
+    made, given = (times[each.known(points)].sum() for each in (_made(encoding, what, counts), encoding))
+    return float((made - given) / max(1, times.sum()))
 
 
 @dataclass(frozen=True)

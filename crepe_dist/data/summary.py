@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -42,7 +41,7 @@ def summarise(name: str, job: Job, found: Collected, built: Built, command: str)
         "name": name,
         "version": __version__,
         "encoding": built.encoding.to_dict(),
-        "fit": asdict(job.fit),
+        "fit": {"length": job.fit.length, "alphabet": job.fit.alphabet != "given" and built.encoding.is_own},
         "classes": built.classes,
         "parts": {part: {"rows": built.rows[part], "classes": count.tolist()} for part, count in counts.items()},
         "sources": [{"file": name, "part": part, **found.files[file]} for file, (name, part) in enumerate(job.sources)],

@@ -212,7 +212,10 @@ def encoding(summary: Summary) -> list[str]:
     )
     own = []
     if summary["fit"]["alphabet"]:
-        own = [f"The alphabet was made of the training texts: {counted(len(how['alphabet']), 'character')}."]
+        own = [
+            f"The alphabet was made of the training texts: {counted(len(how['alphabet']), 'character')}; "
+            "--alphabet usual keeps to that of the mode."
+        ]
     return [ways.get(how["mode"], f"{length} characters of a text are read."), accents, *own]
 
 

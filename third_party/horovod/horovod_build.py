@@ -2,7 +2,7 @@
 
 Horovod is published as source only, and that source does not compile as it is with today's
 compilers and CMake. This backend fetches the published archive through pip, checks its SHA-256,
-mends one line, sets the build's environment, has Horovod's own setup.py make the wheel, and keeps
+mends two lines, sets the build's environment, has Horovod's own setup.py make the wheel, and keeps
 that wheel in a cache, because the compile takes a minute or two and uv would repeat it for every
 new clone.
 
@@ -73,10 +73,18 @@ CUDA_PACKAGES = [
 # Headers that older libraries included by the way and Horovod's sources rely on.
 CXXFLAGS = "-include cstdint -include string -include stdexcept"
 
-# An assignment to a const member: never instantiated, yet refused by g++ 14.
-MENDED_FILE = "third_party/flatbuffers/include/flatbuffers/stl_emulation.h"
-BROKEN_LINE = "    count_ = other.count_;\n"
-MENDED_LINE = "    return *this;\n"
+# File, line, and what takes its place.
+MENDED = (
+    # An assignment to a const member: never instantiated, yet refused by g++ 14.
+    (
+        "third_party/flatbuffers/include/flatbuffers/stl_emulation.h",
+        "    count_ = other.count_;\n",
+        "    return *this;\n",
+    ),
+    # The library would look for others in the folders of this build, which are gone, and which somebody else could make
+    # again where they lay under /tmp. It needs none of them: MXNet is loaded before it.
+    ("CMakeLists.txt", "project(horovod CXX)\n", "project(horovod CXX)\nset(CMAKE_SKIP_RPATH ON)\n"),
+)
 
 
 def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:
@@ -181,11 +189,11 @@ def _compile(work: Path, env: dict[str, str]) -> Path:
     _run([sys.executable, "-c", "import mxnet"], f"{_mxnet_package()} does not import", advice, env, work)
 
     tree = _fetch(work, env)
-    header = tree / MENDED_FILE
-    text = header.read_text()
-    if text.count(BROKEN_LINE) != 1:
-        raise SystemExit(f"Horovod: {MENDED_FILE} does not hold the one line that horovod_build.py mends.")
-    header.write_text(text.replace(BROKEN_LINE, MENDED_LINE))
+    for name, broken, mended in MENDED:
+        text = (tree / name).read_text()
+        if text.count(broken) != 1:
+            raise SystemExit(f"Horovod: {name} does not hold the one line that horovod_build.py mends.")
+        (tree / name).write_text(text.replace(broken, mended))
 
     # By itself Horovod starts eight compilers at a time, each of up to 1 GB.
     jobs = max(1, min(len(os.sched_getaffinity(0)), _memory_gib()))

@@ -1,0 +1,49 @@
+#!/usr/bin/env python3
+"""A data set that every Debian machine has: what a package is described as, and the section that it is in.
+
+    uv run benchmarks/debian_packages.py debian.csv
+    python -m crepe_dist.prepare debian.csv --out data/debian --validation 0.1 --dedupe near
+
+Takes the packages that apt knows of, in the largest sections (--sections), each with the first line of its description.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from crepe_dist import arguments, command
+from crepe_dist.errors import UserError
+from crepe_dist.limits import whole
+
+
+def main() -> None:
+    flags = arguments.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("out", type=Path, metavar="FILE", help="CSV with the columns label and text")
+    flags.add_argument("--sections", type=whole(2, 1000), default=20, metavar="N", help="default: 20")
+    given = flags.parse_args()
+    if shutil.which("apt-cache") is None:
+        raise UserError("apt-cache is not there", remedy="run this on Debian or Ubuntu")
+    told = subprocess.run(["apt-cache", "dumpavail"], check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout
+    packages = pd.DataFrame(_described(told), columns=["label", "text"])
+    if packages.empty:
+        raise UserError("apt knows no package", remedy="apt-get update")
+    largest = packages["label"].value_counts().index[: given.sections]
+    packages[packages["label"].isin(largest)].to_csv(given.out, index=False)
+
+
+def _described(told: str) -> Iterator[tuple[str, str]]:
+    for paragraph in told.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in paragraph.splitlines() if ": " in line and line[0] != " ")
+        text = fields.get("Description") or fields.get("Description-en")
+        if text and "Section" in fields:
+            yield fields["Section"], text
+
+
+if __name__ == "__main__":
+    command.run(main)
