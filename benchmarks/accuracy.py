@@ -5,7 +5,7 @@
     uv run benchmarks/accuracy.py data/imdb data/ag --seeds 3 --with "" --with "--config configs/crepe_small.yaml"
     uv run benchmarks/accuracy.py data/sample --with "" --with "--model.longest 4" --with "--epochs 10"
     uv run benchmarks/accuracy.py data/sample --with "" --with "--config configs/crepe_small.yaml" --curves curves.svg
-    uv run --group comparison benchmarks/accuracy.py data/sample --naive-bayes
+    uv run --group comparison benchmarks/accuracy.py data/sample --baselines
 
 Trains each data set with each set of flags (--with; none: the defaults) and each seed, in a folder that is thrown away
 or --out, and prints a Markdown table. Time is that of the whole command. The accuracy is the run's own: of the epoch
@@ -26,7 +26,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import naive_bayes
+import baselines
 
 from crepe_dist import arguments, command
 from crepe_dist.data.dataset import open_dataset
@@ -49,15 +49,15 @@ def main() -> None:
     flags.add_argument("--processes", type=whole(1, 1024), default=1, metavar="N", help="default: 1")
     flags.add_argument("--out", type=Path, metavar="DIR", help="keep the runs here, and take those that are there")
     flags.add_argument("--curves", type=Path, metavar="FILE", help="draw how the first seed of each learnt, as SVG")
-    flags.add_argument("--naive-bayes", action="store_true", help="also scikit-learn's naive Bayes on the same rows")
+    flags.add_argument("--baselines", action="store_true", help="also scikit-learn's models on the same rows")
     given = flags.parse_args()
     arguments.check_output(given.curves, "--curves")
     histories: list[tuple[str, History]] = []
     print("| data | settings | test accuracy | time |\n|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for data in given.data:
-            for name, accuracy in _naive_bayes(data) if given.naive_bayes else ():
-                print(f"| {data.name} | {name} | {100 * accuracy:.2f} % | |", flush=True)
+            for name, accuracy, seconds in _baselines(data) if given.baselines else ():
+                print(f"| {data.name} | {name} | {100 * accuracy:.2f} % | {seconds:.0f} s |", flush=True)
             for settings in given.settings or [""]:
                 out = given.out or Path(folder)
                 results = [_train(out, data, settings, seed, given.processes) for seed in range(given.seeds)]
@@ -87,12 +87,15 @@ def _train(out: Path, data: Path, settings: str, seed: int, processes: int) -> t
     return open_run(run), seconds
 
 
-def _naive_bayes(data: Path) -> Iterator[tuple[str, float]]:
+def _baselines(data: Path) -> Iterator[tuple[str, float, float]]:
+    """Name, accuracy and seconds of training and scoring."""
     dataset = open_dataset(data)
     test = dataset.parts["test"]
-    texts = naive_bayes.shown(test, dataset.encoding)
-    for name, model in naive_bayes.trained(dataset).items():
-        yield name, model.score(texts, test.labels)
+    texts, began = baselines.shown(test, dataset.encoding), time.monotonic()
+    for name, model in baselines.trained(dataset):
+        accuracy, now = model.score(texts, test.labels), time.monotonic()
+        yield name, accuracy, now - began
+        began = now
 
 
 def _summary(results: list[tuple[RunRecord, float]]) -> str:

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""What typing errors cost a network that reads characters, and naive Bayes that reads words or groups of characters.
+"""What typing errors cost a network that reads characters, and scikit-learn's models that read words or groups of them.
 
     uv run --group comparison benchmarks/robustness.py RUN
     uv run --group comparison benchmarks/robustness.py RUN RUN --out docs/images/robustness.svg
 
 Every model gets the same test documents with the same errors (crepe_dist/data/typos.py), and was trained on the same
 rows, without errors unless a run has its own (--data.typos). Prints a Markdown table of accuracies by the share of
-characters that is hit. The two others are scikit-learn's naive Bayes (benchmarks/naive_bayes.py).
+characters that is hit. The others are those of benchmarks/baselines.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import argparse
 import itertools
 from pathlib import Path
 
-import naive_bayes
+import baselines
 
 from crepe_dist import arguments, command
 from crepe_dist.cluster.world import join
@@ -45,7 +45,7 @@ def main() -> None:
         if record.fingerprint != dataset.fingerprint:
             raise UserError(f"{record.path} was trained on other data", remedy="name runs on the same data")
     noisy = [with_typos(dataset.parts["test"], rate, letters=dataset.encoding.letters) for rate in RATES]
-    curves = [(_name(record), _network(record, noisy)) for record in records] + _naive_bayes(dataset, noisy)
+    curves = [(_name(record), _network(record, noisy)) for record in records] + _baselines(dataset, noisy)
     print(
         f"| {len(noisy[0]):,} test documents of {dataset.name} | {' | '.join(f'{100 * rate:g} %' for rate in RATES)} |"
     )
@@ -71,11 +71,11 @@ def _network(record: RunRecord, parts: list[Part]) -> list[float]:
         return [evaluate(engine, part, BATCH_SIZE, world).accuracy for part in parts]
 
 
-def _naive_bayes(dataset: Dataset, parts: list[Part]) -> list[Curve]:
-    noisy = [naive_bayes.shown(part, dataset.encoding) for part in parts]
+def _baselines(dataset: Dataset, parts: list[Part]) -> list[Curve]:
+    noisy = [baselines.shown(part, dataset.encoding) for part in parts]
     return [
         (name, [float(model.score(texts, parts[0].labels)) for texts in noisy])
-        for name, model in naive_bayes.trained(dataset).items()
+        for name, model in baselines.trained(dataset)
     ]
 
 

@@ -1,0 +1,43 @@
+"""Ten lines of scikit-learn, which a network has to beat, on the texts that a network reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.dataset import Dataset, Part
+from crepe_dist.errors import UserError
+
+
+def trained(dataset: Dataset) -> Iterator[tuple[str, Any]]:
+    """Name and pipeline of each baseline, trained on the part train.
+
+    Naive Bayes is multinomial, with Laplace smoothing, on counts of words, and of groups of four characters that go
+    over word boundaries. The linear SVM has squared hinge loss (C = 0.5), on TF-IDF with logarithmic counts of words
+    and pairs of words, and of one to five characters within a word that stand in two documents or more.
+    """
+    try:
+        from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+        from sklearn.naive_bayes import MultinomialNB
+        from sklearn.pipeline import make_pipeline
+        from sklearn.svm import LinearSVC
+    except ModuleNotFoundError as error:
+        raise UserError("scikit-learn is not installed", remedy="uv run --group comparison …") from error
+    part = dataset.parts["train"]
+    texts = shown(part, dataset.encoding)
+    within = {"analyzer": "char_wb", "ngram_range": (1, 5), "min_df": 2}
+    for name, steps in {
+        "naive Bayes, words": (CountVectorizer(), MultinomialNB()),
+        "naive Bayes, 4 characters": (CountVectorizer(analyzer="char", ngram_range=(4, 4)), MultinomialNB()),
+        "linear SVM, 1-2 words": (TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2)), LinearSVC(C=0.5)),
+        "linear SVM, 1-5 characters": (TfidfVectorizer(sublinear_tf=True, **within), LinearSVC(C=0.5)),
+    }.items():
+        yield name, make_pipeline(*steps).fit(texts, part.labels)
+
+
+def shown(part: Part, encoding: Encoding) -> list[str]:
+    """The texts, as far as their codes show them."""
+    return [encoding.decode(codes) for codes in part.codes(np.arange(len(part)))]
