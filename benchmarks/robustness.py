@@ -59,7 +59,7 @@ def main() -> None:
 def _name(record: RunRecord) -> str:
     name = "n-grams" if record.about["network"].get("kind") == "ngrams" else "convolutions"
     rate = record.settings.get("data.typos", 0.0)
-    return f"{name}, trained with {100 * rate:g} % errors" if rate else name
+    return f"{name}, data.typos {rate:g}" if rate else name
 
 
 def _network(record: RunRecord, parts: list[Part]) -> list[float]:

@@ -162,7 +162,7 @@ def test_the_comparison_with_baselines(data, tmp_path):
     assert "97 test documents" in header
     assert [row.split("|")[1].strip() for row in rows] == [
         "convolutions",
-        "convolutions, trained with 5 % errors",
+        "convolutions, data.typos 0.05",
         "naive Bayes, words",
         "naive Bayes, 4 characters",
         "linear SVM, 1-2 words",
