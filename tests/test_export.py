@@ -283,7 +283,7 @@ def test_what_answers_otherwise_is_not_there(existing, tmp_path, monkeypatch):
     if existing:
         out.mkdir(parents=True)
         (out / "model.onnx").write_text("of before")
-    monkeypatch.setattr(graph, "SCALE", 9.9)
+    monkeypatch.setattr(graph, "SCALE", 299.0)
     with pytest.raises(UserError, match="does not compute what ours does") as raised:
         export(predictor, None, "onnx", out, texts())
     assert raised.value.remedy

@@ -119,11 +119,11 @@ def test_what_is_computed_is_what_the_formula_says():
     assert counts.tolist() == [4, 0, 2]  # a, b, aa, ab; nothing; z, zz
     expected = []
     for buckets, n in zip(found, counts.tolist()):
-        sums = [
-            weight[group].sum(axis=0) / len(group) ** 0.5 if len(group) else 0.0
+        means = [
+            weight[group].mean(axis=0) if len(group) else 0.0
             for group in (buckets[:n][telling[buckets[:n]] == which] for which in (0, 1))
         ]
-        expected.append(bias + 10 * sum(sums))
+        expected.append(bias + 300 * sum(means))
     np.testing.assert_allclose(
         got.logits(pack(codes, np.zeros(3, np.int32), 3, 3)).asnumpy(), np.array(expected), rtol=1e-5, atol=1e-6
     )

@@ -123,11 +123,10 @@ def _ngrams(graph: _Graph, arrays: Arrays) -> str:
     one, axis = graph.value(np.array(1, np.float32)), graph.value(np.array([1], np.int64))
     telling = graph.node("Mul", own, graph.node("Gather", significant, buckets))
 
-    def of_length_1(group: str) -> str:
-        count = graph.node("Max", graph.node("ReduceSum", group, axis, keepdims=1), one)
-        return graph.node("Div", group, graph.node("Sqrt", count))
+    def share(group: str) -> str:
+        return graph.node("Div", group, graph.node("Max", graph.node("ReduceSum", group, axis, keepdims=1), one))
 
-    factors = graph.node("Add", of_length_1(telling), of_length_1(graph.node("Sub", own, telling)))
+    factors = graph.node("Add", share(telling), share(graph.node("Sub", own, telling)))
     factors = graph.node("Unsqueeze", graph.node("Mul", factors, graph.value(np.array(SCALE, np.float32))), axis)
     rows = graph.node("Gather", weight, buckets)
     return graph.node("Add", graph.node("Squeeze", graph.node("MatMul", factors, rows), axis), bias)

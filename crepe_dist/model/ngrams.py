@@ -5,13 +5,12 @@ every n-gram, n = 1 … ``longest``, looked up in a table by a hash, as fastText
 et al. 2017, arXiv:1607.04606; Weinberger et al. 2009, arXiv:0902.2206). Each different n-gram of a document counts once
 (Wang & Manning 2012, "Baselines and Bigrams"), wherever it stands:
 
-    logits = bias + 10 × (sum of weight[b] over the s significant buckets b of the document / √s
-                          + sum of weight[b] over its o other buckets / √o)
+    logits = bias + 300 × (mean of weight[b] over the significant buckets b of the document
+                           + mean of weight[b] over its other buckets)
 
-so that each group is a vector of length 1, however long the document is. Significant are the buckets whose frequency in
-some class differs from that in all the data by more than chance explains (``significant``), counted once before
-training. With a sum of their own, a few telling n-grams learn as fast as the thousands around them, which would
-otherwise learn the training documents by heart first.
+Significant are the buckets whose frequency in some class differs from that in all the data by more than chance explains
+(``significant``), counted once before training. With a mean of their own, a few telling n-grams learn as fast as the
+thousands around them, which would otherwise learn the training documents by heart first.
 
 The loss is convex in the parameters, so that no start and no order of documents leaves it at chance.
 """
@@ -38,7 +37,7 @@ MOST_BUCKETS = 1 << 20
 FEWEST_BUCKETS = 1 << 14
 AT_ONCE = 1 << 16  # buckets that are looked at together
 PARAMETERS = 8_000_000  # of a table whose buckets are not given, at most
-SCALE = 10.0  # of the sums, so that Adam's usual rate of 0.001 suits this network as well
+SCALE = 300.0  # of the means, so that Adam's usual rate of 0.001 suits this network as well
 
 
 def buckets_for(classes: int) -> int:
@@ -120,7 +119,7 @@ class NGrams(nn.HybridBlock):
         rows = F.Embedding(buckets, weight, input_dim=self.shape.buckets, output_dim=self.shape.classes)
         telling = own * F.take(significant, buckets)
         factors = SCALE * sum(
-            F.broadcast_div(group, F.sqrt(F.maximum(F.sum(group, axis=1, keepdims=True), 1)))
+            F.broadcast_div(group, F.maximum(F.sum(group, axis=1, keepdims=True), 1))
             for group in (telling, own - telling)
         )
         return F.broadcast_add(F.batch_dot(F.expand_dims(factors, 1), rows).reshape((0, -1)), bias.expand_dims(0))

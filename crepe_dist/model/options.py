@@ -32,7 +32,7 @@ class ModelOptions(Settings, group="model"):
             ``filters`` or ``units`` say how large it is to be; else ngrams.
         longest: of ngrams: characters of the longest n-grams.
         deviations: of ngrams: by how many standard deviations of chance an n-gram's frequency must differ between
-            classes to have a sum apart from the others; 0 or very many: one sum of all.
+            classes to be averaged apart from the others; 0 or very many: one average of all.
         buckets: of ngrams: rows of the table; none: a power of two up to 1,048,576, the fewer the more classes.
         size: of crepe: tiny (128 filters, 512 units), small (256, 1024: the paper's and the notebook's), large (1024,
             2048), or auto: tiny below 100,000 training rows, else small.

@@ -1,16 +1,15 @@
-// The n-gram network on a CPU: the logits are sums of rows of a table, those that the document's n-grams hash to.
+// The n-gram network on a CPU: the logits are means of rows of a table, those that the document's n-grams hash to.
 #pragma once
 
 #include <omp.h>
 
-#include <cmath>
 #include <cstring>
 #include <vector>
 
 #include "engine.h"
 #include "memory.h"
 
-constexpr float SCALE = 10;  // of the sums, as in model/ngrams.py
+constexpr float SCALE = 300;  // of the means, as in model/ngrams.py
 
 struct NGramShape {
     long alphabet, length, classes, longest, buckets;
@@ -155,7 +154,7 @@ class NGrams final : public Engine {
             long counts[2] = {};
             for (const uint32_t bucket : found) ++counts[significant_[bucket]];
             float* factors = factors_.data() + 2 * row;
-            for (int i = 0; i < 2; ++i) factors[i] = counts[i] ? SCALE / std::sqrt(float(counts[i])) : 0.0f;
+            for (int i = 0; i < 2; ++i) factors[i] = counts[i] ? SCALE / float(counts[i]) : 0.0f;
             float* own = logits + row * classes;
             std::copy_n(bias_, classes, own);
             for (const uint32_t bucket : found) {
