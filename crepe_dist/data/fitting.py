@@ -71,11 +71,11 @@ def fit(
     """
     if what.length:
         encoding = replace(encoding, feature_len=fitting_length(map_rows(rows)["characters"][training]))
-    sample = training[:: -(-len(training) // SAMPLE)]
-    if what.alphabet == "made" or (
-        what.alphabet == "needed"
-        and _missed(encoding, what, count_points(_Piece(rows, tuple(texts), sample))) >= MISSED
-    ):
+    makes = what.alphabet == "made"
+    if what.alphabet == "needed":
+        sample = _Piece(rows, tuple(texts), training[:: -(-len(training) // SAMPLE)])
+        makes = _missed(encoding, what, count_points(sample)) >= MISSED
+    if makes:
         counts: Counter[int] = Counter()
         pieces = (_Piece(rows, tuple(texts), training[i : i + PIECE]) for i in range(0, len(training), PIECE))
         for done, found in enumerate(in_turn(executor, count_points, pieces, ahead), 1):
