@@ -90,7 +90,7 @@ with join() as world:
 class TestErrors:
     """Each is told once, says what to do, and ends every process."""
 
-    def check(self, arguments, cwd, message, seconds=150):
+    def check(self, arguments, cwd, message, seconds=60):
         began = time.monotonic()
         printed = run(arguments, cwd, code=None)
         assert time.monotonic() - began < seconds
