@@ -28,13 +28,14 @@ from pathlib import Path
 
 import baselines
 
-from crepe_dist import arguments, command
+from crepe_dist import command
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_text
-from crepe_dist.limits import whole
 from crepe_dist.reports import page
 from crepe_dist.reports.run_figures import RUNS, STYLES
+from crepe_dist.settings import arguments
+from crepe_dist.settings.limits import whole
 from crepe_dist.training.history import History
 from crepe_dist.training.run_record import RunRecord, open_run
 

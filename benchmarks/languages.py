@@ -19,9 +19,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from crepe_dist import arguments, command
+from crepe_dist import command
 from crepe_dist.errors import UserError
-from crepe_dist.limits import whole
+from crepe_dist.settings import arguments
+from crepe_dist.settings.limits import whole
 
 
 def main() -> None:

@@ -26,13 +26,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 
 from crepe_dist import command
-from crepe_dist.cluster.launch import horovodrun
+from crepe_dist.benchmarking.projection import Job, Link, forecast, ring
+from crepe_dist.benchmarking.scaling import PYTHON, allreduce_seconds, environment, start_independent
+from crepe_dist.benchmarking.workers import Workers
 from crepe_dist.data.alphabet import ALPHABET
+from crepe_dist.distributed.launch import horovodrun
 from crepe_dist.errors import UserError
-from crepe_dist.measuring.projection import Job, Link, forecast, ring
-from crepe_dist.measuring.scaling import PYTHON, allreduce_seconds, environment, start_independent
-from crepe_dist.measuring.workers import Workers
-from crepe_dist.model.network import CrepeShape
+from crepe_dist.model.crepe import CrepeShape
 
 HOSTS = ("crepe-link-a", "crepe-link-b")
 ADDRESSES = ("192.0.2.1", "192.0.2.2")  # RFC 5737: for documentation, routed nowhere

@@ -110,11 +110,11 @@ def _anonymous(process: int) -> int:
 
 def stages(path: Path, out: Path, feature_len: int) -> dict[str, float]:
     """Seconds in one process: reading and cutting (with decompression), parsing, checking, and encoding."""
-    from crepe_dist.data import building, reading
     from crepe_dist.data.alphabet import Encoding
-    from crepe_dist.data.preparation import How, prepare
-    from crepe_dist.data.selection import Split
-    from crepe_dist.data.sources import Reading, find_sources, open_source
+    from crepe_dist.preparing import building, reading
+    from crepe_dist.preparing.preparation import How, prepare
+    from crepe_dist.preparing.selection import Split
+    from crepe_dist.preparing.sources import Reading, find_sources, open_source
 
     seconds: dict[str, float] = {}
     sources = find_sources([str(path)])

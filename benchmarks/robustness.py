@@ -17,14 +17,15 @@ from pathlib import Path
 
 import baselines
 
-from crepe_dist import arguments, command
-from crepe_dist.cluster.world import join
+from crepe_dist import command
 from crepe_dist.data.dataset import Dataset, Part
 from crepe_dist.data.typos import with_typos
+from crepe_dist.distributed.world import join
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_text
 from crepe_dist.reports import page
 from crepe_dist.reports.run_figures import RUNS, STYLES
+from crepe_dist.settings import arguments
 from crepe_dist.training.run_record import RunRecord, open_run
 
 RATES = (0.0, 0.02, 0.05, 0.1)

@@ -23,8 +23,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from crepe_dist.cluster.launch import detect, import_mxnet
-from crepe_dist.serving.options import ServiceOptions
+from crepe_dist.distributed.launch import detect, import_mxnet
+from crepe_dist.settings.serving_options import ServiceOptions
 
 TOGETHER = (1, 32)
 
@@ -116,16 +116,16 @@ def _serve(given: Any) -> None:
 
     from crepe_dist.data.alphabet import Encoding
     from crepe_dist.model import parameters
+    from crepe_dist.model.crepe import CrepeShape
     from crepe_dist.model.engine import open_engine
-    from crepe_dist.model.network import CrepeShape
-    from crepe_dist.model.options import ModelOptions
     from crepe_dist.model.precision import plan
+    from crepe_dist.predicting.model_summary import Facts
+    from crepe_dist.predicting.predictor import Predictor
     from crepe_dist.serving import server
     from crepe_dist.serving.app import create_app
     from crepe_dist.serving.batching import Batcher
-    from crepe_dist.serving.facts import Facts
-    from crepe_dist.serving.metrics import Metrics
-    from crepe_dist.serving.predictor import Predictor
+    from crepe_dist.serving.prometheus import Metrics
+    from crepe_dist.settings.model_options import ModelOptions
 
     encoding = Encoding(feature_len=given.feature_len)
     classes = [f"class {number}" for number in range(7)]

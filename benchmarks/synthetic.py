@@ -26,8 +26,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist import arguments, command
-from crepe_dist.limits import whole
+from crepe_dist import command
+from crepe_dist.settings import arguments
+from crepe_dist.settings.limits import whole
 from crepe_dist.training.run_record import open_run
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz "

@@ -11,24 +11,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crepe_dist.config import Config
-    from crepe_dist.serving.predictor import load
+    from crepe_dist.predicting.predictor import load
+    from crepe_dist.settings.config import Config
     from crepe_dist.training.fit import fit
 
 __all__ = ["Config", "__version__", "fit", "load"]
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Config": "crepe_dist.config",
+    "Config": "crepe_dist.settings.config",
     "fit": "crepe_dist.training.fit",
-    "load": "crepe_dist.serving.predictor",
+    "load": "crepe_dist.predicting.predictor",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from crepe_dist.cluster.launch import detect, import_mxnet
+    from crepe_dist.distributed.launch import detect, import_mxnet
 
     import_mxnet(detect())  # these imports import it
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -13,11 +13,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from crepe_dist import arguments, command
-from crepe_dist.cluster.devices import pick
-from crepe_dist.cluster.launch import detect, import_mxnet
+from crepe_dist import command
+from crepe_dist.benchmarking import peers_environment, projection_flags
+from crepe_dist.distributed.device import pick
+from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.errors import UserError
-from crepe_dist.measuring import peers_environment, projection_flags
+from crepe_dist.settings import arguments
 
 EXAMPLES = """  python -m crepe_dist.bench --quick
   python -m crepe_dist.bench --json speed.json
@@ -52,7 +53,7 @@ def main() -> None:
 
     import_mxnet(detect())
     # Imported here: --help and a mistake need no MXNet, and it reads the number of threads when it is imported.
-    from crepe_dist.measuring.suite import TINY, Sizes, run
+    from crepe_dist.benchmarking.suite import TINY, Sizes, run
 
     device = pick(given.device, 0, 1)
     sizes = TINY if given.tiny else Sizes(rounds=3, seconds=2.0) if given.quick else Sizes()
@@ -82,23 +83,23 @@ def _peers(given: str | None) -> str | None:
 
 
 def _project(given: argparse.Namespace) -> None:
-    from crepe_dist.reports import projection
+    from crepe_dist.reports import projection_table
 
     sizes = projection_flags.world_sizes(given)
     import_mxnet(detect())
 
     def gradient() -> int:
-        from crepe_dist.measuring.suite import Sizes, shape_of
+        from crepe_dist.benchmarking.suite import Sizes, shape_of
 
         return 4 * shape_of(Sizes()).parameters
 
     def rate(batch: int) -> float:
-        from crepe_dist.measuring.suite import Sizes, training_rate
+        from crepe_dist.benchmarking.suite import Sizes, training_rate
 
         return training_rate(Sizes(rounds=1, seconds=2.0, batch_size=batch), pick(given.device, 0, 1))
 
     job = projection_flags.job(given, rate, gradient)
-    projection.show(job, projection_flags.cluster(given), sizes, given.overlap, _console())
+    projection_table.show(job, projection_flags.cluster(given), sizes, given.overlap, _console())
 
 
 def _console() -> Console:

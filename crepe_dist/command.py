@@ -8,10 +8,10 @@ import signal
 import sys
 from typing import Callable, NoReturn
 
-from crepe_dist import crash
-from crepe_dist.cluster.control import SIGNALS, Stopped
-from crepe_dist.cluster.failures import hosts, is_peer_gone
-from crepe_dist.cluster.launch import detect
+from crepe_dist.distributed import crash_report
+from crepe_dist.distributed.control import SIGNALS, Stopped
+from crepe_dist.distributed.launch import detect
+from crepe_dist.distributed.peer_loss import hosts, is_peer_gone
 from crepe_dist.errors import ExitCode, UserError
 
 OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
@@ -26,7 +26,7 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
         interrupted: what is said after Ctrl-C.
     """
     code: int = ExitCode.ERROR
-    crash.expect(crash.Context())
+    crash_report.expect(crash_report.Context())
     try:
         main()
         code = ExitCode.DONE
@@ -62,7 +62,7 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
             _say(str(UserError(f"{name} cannot be used", error.strerror or str(error), remedy)))
         else:
             code = ExitCode.FAILURE
-            _say(str(crash.unexpected(error, code)))
+            _say(str(crash_report.unexpected(error, code)))
     sys.exit(code)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from crepe_dist import arguments, command
+from crepe_dist import command
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_text
+from crepe_dist.settings import arguments
 
 EXAMPLES = """  python -m crepe_dist.compare runs/reviews-1f2e3d4c5b runs/reviews-6a7b8c9d0e
   python -m crepe_dist.compare runs/reviews-* --html compared.html
@@ -29,13 +30,13 @@ def main() -> None:
 
     from rich.console import Console
 
-    from crepe_dist.reports import comparison
+    from crepe_dist.reports import comparison_page
     from crepe_dist.training.run_record import open_run
 
     records = [open_run(path) for path in given.runs]
-    comparison.show(records, Console(highlight=False))
+    comparison_page.show(records, Console(highlight=False))
     if given.html is not None:
-        write_text(given.html, comparison.page(records))
+        write_text(given.html, comparison_page.page(records))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ from dataclasses import asdict
 
 from rich.console import Console
 
-from crepe_dist import arguments, command
-from crepe_dist.cluster.launch import detect
+from crepe_dist import command
+from crepe_dist.distributed.launch import detect
 from crepe_dist.errors import ExitCode, UserError
+from crepe_dist.settings import arguments
 
 EXAMPLES = """  python -m crepe_dist.doctor
   python -m crepe_dist.doctor --json
@@ -34,11 +35,11 @@ def main() -> None:
         launcher = detect().launcher
         raise UserError(f"doctor was started by {launcher}", "it starts its processes itself", "start it without one")
     # Imported here: --help needs none of it.
-    from crepe_dist.diagnosis import checks, facts, show, trial
+    from crepe_dist.diagnosis import checks, inventory, show, trial
     from crepe_dist.diagnosis.verdict import verdict
 
     console = Console(quiet=given.json)
-    found = facts.collect()
+    found = inventory.collect()
     looked = checks.checks(found)
     show.lines(looked, console)
     tried, results = [], []

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from crepe_dist import arguments, command
-from crepe_dist.cluster.world import World, join
+from crepe_dist import command
 from crepe_dist.data.dataset import PARTS, Dataset, Part
-from crepe_dist.data.options import LARGEST_BATCH
 from crepe_dist.data.typos import with_typos
+from crepe_dist.distributed.world import World, join
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import write_text
-from crepe_dist.limits import real, shortened, whole
+from crepe_dist.settings import arguments
+from crepe_dist.settings.data_options import LARGEST_BATCH
+from crepe_dist.settings.limits import real, shortened, whole
 
 if TYPE_CHECKING:
-    from crepe_dist.serving.predictor import Predictor
+    from crepe_dist.predicting.predictor import Predictor
     from crepe_dist.training.scores import Scores
 
 RATE = real(0, 1)  # of typing errors
@@ -94,8 +95,8 @@ def _rates(text: str) -> list[float]:
 
 
 def _open(given: Any, world: World) -> tuple[Dataset, Predictor]:
-    from crepe_dist.cluster.devices import pick
-    from crepe_dist.serving.predictor import Foreign, open_checkpoint
+    from crepe_dist.distributed.device import pick
+    from crepe_dist.predicting.predictor import Foreign, open_checkpoint
     from crepe_dist.training import checkpoint
     from crepe_dist.training.display import Display
     from crepe_dist.training.setup import open_data
@@ -141,7 +142,7 @@ def _check(predictor: Predictor, dataset: Dataset, part: str, path: Path, why: s
 
 def _text(scores: Scores, classes: list[str]) -> str:
     classes = [visible(name) for name in classes]
-    from crepe_dist.reports.scores import unanswered
+    from crepe_dist.reports.score_tables import unanswered
 
     missed = unanswered(scores, classes)
     table = scores.per_class(classes)
@@ -173,7 +174,7 @@ def _typos(noisy: dict[float, Scores]) -> str:
 
 
 def _page(scores: Scores, part: Part, dataset: Dataset, predictor: Predictor, given: Any) -> str:
-    from crepe_dist.reports.run import score_page
+    from crepe_dist.reports.run_page import score_page
     from crepe_dist.training import checkpoint
     from crepe_dist.training.run_record import texts
 

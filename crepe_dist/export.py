@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from crepe_dist import arguments, command
-from crepe_dist.cluster.launch import detect, import_mxnet
+from crepe_dist import command
+from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.errors import UserError, visible
 from crepe_dist.exporting import FORMATS
-from crepe_dist.reports.wording import counted, size
+from crepe_dist.settings import arguments
+from crepe_dist.wording import counted, size
 
 EXAMPLES = """  python -m crepe_dist.export --out exported
   python -m crepe_dist.export runs/reviews-1f2e3d4c5b --data data/reviews --out exported
@@ -41,14 +42,14 @@ def main() -> None:
         raise UserError(f"--out: {given.out} is not a folder", remedy="choose another --out")
 
     import_mxnet(detect())
-    from crepe_dist.exporting import trial, web_runtime
+    from crepe_dist.exporting import verification, web_runtime
     from crepe_dist.exporting.exporter import export
-    from crepe_dist.serving.predictor import load
+    from crepe_dist.predicting.predictor import load
     from crepe_dist.training import checkpoint
 
     path = checkpoint.find(given.checkpoint)
     predictor = load(path, **arguments.foreign(given), device="cpu")
-    real, made_up = trial.real(path, given.data), trial.made_up(predictor.encoding)
+    real, made_up = verification.real(path, given.data), verification.made_up(predictor.encoding)
     if given.format == "web" and not web_runtime.archive().exists():
         print(f"npm fetches {web_runtime.PACKAGE} (33 MB), once", flush=True)
     files, difference = export(predictor, checkpoint.describe(path), given.format, given.out, real + made_up, path.name)

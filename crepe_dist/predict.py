@@ -16,23 +16,24 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from crepe_dist import arguments, command
-from crepe_dist.cluster.launch import detect, import_mxnet
+from crepe_dist import command
 from crepe_dist.data.dataset import PARTS, open_dataset
-from crepe_dist.data.formats.columns import Wanted
-from crepe_dist.data.formats.rows import join_title
-from crepe_dist.data.sources import PIPE, Reading
+from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import write_text, written_whole
-from crepe_dist.limits import shortened, whole
-from crepe_dist.reports import explanation as report
-from crepe_dist.reports.wording import counted, listed
-from crepe_dist.serving.answers import STYLES, answers, explained, json_line
-from crepe_dist.serving.inputs import KINDS, Input, open_inputs
+from crepe_dist.predicting.answers import STYLES, answers, explained, json_line
+from crepe_dist.predicting.inputs import KINDS, Input, open_inputs
+from crepe_dist.preparing.formats.columns import Wanted
+from crepe_dist.preparing.formats.rows import join_title
+from crepe_dist.preparing.sources import PIPE, Reading
+from crepe_dist.reports import explanation_page as report
+from crepe_dist.settings import arguments
+from crepe_dist.settings.limits import shortened, whole
+from crepe_dist.wording import counted, listed
 
 if TYPE_CHECKING:
-    from crepe_dist.serving.explanation import Explanation
-    from crepe_dist.serving.predictor import Predictor
+    from crepe_dist.predicting.occlusion import Explanation
+    from crepe_dist.predicting.predictor import Predictor
 
 EXAMPLES = """  echo "what a wonderful little film" | python -m crepe_dist.predict
   python -m crepe_dist.predict runs/reviews-1f2e3d4c5b --file new.txt --format jsonl --top 3
@@ -48,7 +49,7 @@ def main() -> None:
     given = _flags().parse_args()
     _check(given)
     import_mxnet(detect())
-    from crepe_dist.serving.predictor import load
+    from crepe_dist.predicting.predictor import load
     from crepe_dist.training import checkpoint
 
     path = checkpoint.find(given.checkpoint)

@@ -16,21 +16,22 @@ from rich.markup import escape
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from crepe_dist import arguments, command
-from crepe_dist.data import amazon
+from crepe_dist import command
 from crepe_dist.data.alphabet import LONGEST, MODES, Encoding
 from crepe_dist.data.dataset import MANIFEST, open_dataset, verify
-from crepe_dist.data.fitting import MISSED, Alphabet, Fit
-from crepe_dist.data.formats.columns import Wanted
-from crepe_dist.data.formats.rows import Share
-from crepe_dist.data.options import LONGEST_FITTED
-from crepe_dist.data.preparation import MAX_BAD, How, Progress, Steps, merge_in_steps, prepare_in_steps
-from crepe_dist.data.selection import DEDUPE, Split
-from crepe_dist.data.sources import FORMATS, SAMPLE, SAMPLE_FEATURE_LEN, Reading, Sources, find_sources
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, read_json
-from crepe_dist.limits import real, whole
-from crepe_dist.reports import data as report
+from crepe_dist.preparing import amazon
+from crepe_dist.preparing.auto_encoding import MISSED, Alphabet, Fit
+from crepe_dist.preparing.formats.columns import Wanted
+from crepe_dist.preparing.formats.rows import Share
+from crepe_dist.preparing.preparation import MAX_BAD, How, Progress, Steps, merge_in_steps, prepare_in_steps
+from crepe_dist.preparing.selection import DEDUPE, Split
+from crepe_dist.preparing.sources import FORMATS, SAMPLE, SAMPLE_FEATURE_LEN, Reading, Sources, find_sources
+from crepe_dist.reports import data_page as report
+from crepe_dist.settings import arguments
+from crepe_dist.settings.data_options import LONGEST_FITTED
+from crepe_dist.settings.limits import real, whole
 
 EXAMPLES = """  python -m crepe_dist.prepare sample --out data/sample
   python -m crepe_dist.prepare reviews.csv.gz --out data/reviews --validation 0.1

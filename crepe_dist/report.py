@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from crepe_dist import arguments, command
+from crepe_dist import command
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.errors import UserError, visible
+from crepe_dist.settings import arguments
 
 EXAMPLES = """  python -m crepe_dist.report runs/reviews-1f2e3d4c5b
   python -m crepe_dist.report runs/reviews-1f2e3d4c5b --data /elsewhere/reviews
@@ -21,7 +22,7 @@ def main() -> None:
     flags.add_argument("--data", type=Path, metavar="DIR", help="where the data is now; default: where it was")
     given = flags.parse_args()
 
-    from crepe_dist.training.reporting import CARD, REPORT, write_report
+    from crepe_dist.reports.run_report import CARD, REPORT, write_report
     from crepe_dist.training.run_record import open_run
 
     record = open_run(given.run)

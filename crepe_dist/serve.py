@@ -7,13 +7,14 @@ import sys
 from types import FrameType
 from typing import Any
 
-from crepe_dist import arguments, command
-from crepe_dist.cluster.control import Stopped
-from crepe_dist.cluster.launch import detect, import_mxnet
+from crepe_dist import command
+from crepe_dist.distributed.control import Stopped
+from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.errors import ExitCode, UserError, visible
-from crepe_dist.limits import typed, whole
-from crepe_dist.reports.wording import number
-from crepe_dist.serving.options import PORT, ServiceOptions
+from crepe_dist.settings import arguments
+from crepe_dist.settings.limits import typed, whole
+from crepe_dist.settings.serving_options import PORT, ServiceOptions
+from crepe_dist.wording import number
 
 DEFAULTS = ServiceOptions()
 EXAMPLES = """  python -m crepe_dist.serve
@@ -76,13 +77,13 @@ def _serve(given: Any, options: ServiceOptions) -> None:
             "start one, by itself",
         )
     import_mxnet(launch)
-    from crepe_dist.cluster.devices import pick
+    from crepe_dist.distributed.device import pick
+    from crepe_dist.predicting.model_summary import facts
+    from crepe_dist.predicting.predictor import Foreign, open_checkpoint
     from crepe_dist.serving import server
     from crepe_dist.serving.app import create_app
     from crepe_dist.serving.batching import Batcher
-    from crepe_dist.serving.facts import facts
-    from crepe_dist.serving.metrics import Metrics
-    from crepe_dist.serving.predictor import Foreign, open_checkpoint
+    from crepe_dist.serving.prometheus import Metrics
     from crepe_dist.training import checkpoint
 
     with server.bind(given.host, given.port) as listener:

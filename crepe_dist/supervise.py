@@ -8,13 +8,14 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from crepe_dist import arguments, command
-from crepe_dist.cluster.hosts import LOOPBACK, Host, interface_address, parse_hosts
-from crepe_dist.cluster.options import REMOTE, Options
-from crepe_dist.cluster.supervisor import Supervisor
-from crepe_dist.config import parse
+from crepe_dist import command
+from crepe_dist.distributed.hosts import LOOPBACK, Host, interface_address, parse_hosts
 from crepe_dist.errors import UserError
-from crepe_dist.limits import near, real, whole
+from crepe_dist.settings import arguments
+from crepe_dist.settings.config import parse
+from crepe_dist.settings.limits import near, real, whole
+from crepe_dist.supervising.supervisor import Supervisor
+from crepe_dist.supervising.supervisor_options import REMOTE, Options
 
 EXAMPLES = """\
   python -m crepe_dist.supervise -np 4 --data data/reviews            four processes on this machine

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 
 from crepe_dist import command
-from crepe_dist.cluster.control import Control
-from crepe_dist.cluster.world import join
-from crepe_dist.config import parse
+from crepe_dist.distributed.control import Control
+from crepe_dist.distributed.world import join
+from crepe_dist.settings.config import parse
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import crepe_dist
-from crepe_dist import config
+from crepe_dist.settings import config
 
 COMMANDS = sorted(
     module.name

@@ -17,11 +17,11 @@ import hypothesis
 import pytest
 
 from crepe_dist import command as commands
-from crepe_dist.cluster.launch import Launch, import_mxnet
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.preparation import prepare
-from crepe_dist.data.selection import Split
-from crepe_dist.data.sources import find_sources
+from crepe_dist.distributed.launch import Launch, import_mxnet
+from crepe_dist.preparing.preparation import prepare
+from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.sources import find_sources
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # the machine may be busy
 hypothesis.settings.load_profile("no deadline")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from crepe_dist.cluster import cuda
+from crepe_dist.distributed import cuda
 
 SOURCE = """
 #include <stdio.h>

@@ -192,7 +192,7 @@ def state(
     """A run whose only saved state was made by somebody else, its checksums right unless that is the case."""
 
     def make(where: Path, good: Good) -> None:
-        from crepe_dist.config import parse
+        from crepe_dist.settings.config import parse
 
         good.copy("data", where)
         folder = where / "run" / "state" / "step_00000004_0000"
@@ -226,8 +226,8 @@ def whole(**arrays: Any) -> Callable[[Path], object]:
         import mxnet as mx
 
         from crepe_dist.model import parameters
-        from crepe_dist.model.network import CrepeShape
-        from crepe_dist.model.options import ModelOptions
+        from crepe_dist.model.crepe import CrepeShape
+        from crepe_dist.settings.model_options import ModelOptions
 
         network = parameters.build(CrepeShape(69, 123, 3, 8, 8), ModelOptions(), mx.cpu(), 0)
         save_file(parameters.values(network), str(folder / "parameters.safetensors"))

@@ -8,8 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from crepe_dist.data.amazon import CATEGORIES, FILES
 from crepe_dist.data.dataset import open_dataset, verify
+from crepe_dist.preparing.amazon import CATEGORIES, FILES
 from tests.conftest import command, run
 from tests.test_download import Answer, Server, serve
 

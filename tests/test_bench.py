@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
+from crepe_dist.benchmarking import notebook, scaling
+from crepe_dist.benchmarking.timing import alternate, paired, rate
 from crepe_dist.data.alphabet import ALPHABET, BLANK, Encoding
-from crepe_dist.measuring import notebook, scaling
-from crepe_dist.measuring.timing import alternate, paired, rate
-from crepe_dist.model.network import CrepeShape
+from crepe_dist.model.crepe import CrepeShape
 from tests.conftest import command, run
 
 RATIOS = {

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import crepe_dist
-from crepe_dist.cluster.control import DESCRIPTOR, ELASTIC, GENERATION, Control, Stopped, Wish
-from crepe_dist.config import parse
+from crepe_dist.distributed.control import DESCRIPTOR, ELASTIC, GENERATION, Control, Stopped, Wish
 from crepe_dist.errors import ExitCode
+from crepe_dist.settings.config import parse
 from tests.conftest import QUICK
 
 

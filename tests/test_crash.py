@@ -10,14 +10,15 @@ import time
 
 import pytest
 
-from crepe_dist import command, crash
+from crepe_dist import command
+from crepe_dist.distributed import crash_report
 
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
-    monkeypatch.setattr(crash.tempfile, "tempdir", None)
+    monkeypatch.setattr(crash_report.tempfile, "tempdir", None)
     (tmp_path / "temporary").mkdir()
     return tmp_path
 
@@ -53,20 +54,20 @@ def test_a_developer_sees_the_traceback(capsys, monkeypatch):
 
 
 def test_the_first_of_a_failure_wins_and_an_older_failure_makes_room(place):
-    first = crash.write("one", "", 70)
+    first = crash_report.write("one", "", 70)
     assert first is not None
-    assert crash.write("two", "", 70) == first
+    assert crash_report.write("two", "", 70) == first
     assert json.loads(first.read_text())["error"] == "one"
-    crash.expect(crash.Context(since=time.time() + 1))
-    assert crash.write("three", "", 70) == first
+    crash_report.expect(crash_report.Context(since=time.time() + 1))
+    assert crash_report.write("three", "", 70) == first
     assert json.loads(first.read_text())["error"] == "three"
     assert [each.name for each in place.glob("crash-report*")] == ["crash-report.json"]
 
 
 def test_elsewhere_if_the_folder_cannot_be_written(place):
     (place / "crash-report.json").mkdir()
-    crash.expect(crash.Context(folder=place / "gone"))
-    written = crash.write("one", "", 70)
+    crash_report.expect(crash_report.Context(folder=place / "gone"))
+    written = crash_report.write("one", "", 70)
     assert written is not None
     assert written.parent == place / "temporary"
     assert json.loads(written.read_text())["error"] == "one"
@@ -78,7 +79,7 @@ def test_without_room_the_failure_is_told_all_the_same(place, capsys, monkeypatc
     def full(*_, **__):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(crash.tempfile, "mkstemp", full)
+    monkeypatch.setattr(crash_report.tempfile, "mkstemp", full)
     assert ended() == 70
     said = capsys.readouterr().err
     assert "raise ZeroDivisionError(text)" in said
@@ -86,14 +87,14 @@ def test_without_room_the_failure_is_told_all_the_same(place, capsys, monkeypatc
 
 
 def test_it_does_not_hold_up_the_end(monkeypatch, capsys):
-    monkeypatch.setattr(crash, "SECONDS", 0.2)
+    monkeypatch.setattr(crash_report, "SECONDS", 0.2)
     held = threading.Event()
 
     def content(*_):
         held.wait(10)
         raise OSError  # the test is over
 
-    monkeypatch.setattr(crash, "_content", content)
+    monkeypatch.setattr(crash_report, "_content", content)
     began = time.monotonic()
     assert ended() == 70
     assert time.monotonic() - began < 3
@@ -109,7 +110,7 @@ def test_it_is_bounded(place):
     config = {f"{n}": "y" * 100_000 for n in range(1000)}
 
     def main():
-        crash.expect(crash.Context(place / "run", config))
+        crash_report.expect(crash_report.Context(place / "run", config))
         fail("z" * 10**7)
 
     ended(main)
@@ -119,7 +120,7 @@ def test_it_is_bounded(place):
 
 
 def test_what_cannot_be_found_out_costs_no_more_than_itself(place, monkeypatch):
-    monkeypatch.setattr(crash.machine, "describe", fail)
+    monkeypatch.setattr(crash_report.machine, "describe", fail)
     ended()
     report = json.loads((place / "crash-report.json").read_text())
     assert "not known" in report["machine"]

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from crepe_dist.cluster import cuda, features
 from crepe_dist.diagnosis import checks
+from crepe_dist.distributed import cuda, horovod_build
 from tests import cuda_driver
 from tests.conftest import command
 
@@ -62,10 +62,10 @@ def test_a_gpu_or_driver_that_mxnet_cannot_use(driver, site):
     """MXNet is made to see what the driver shows; what it would do with it is never tried."""
     code = """
 import os
-from crepe_dist.cluster.launch import Launch, import_mxnet
+from crepe_dist.distributed.launch import Launch, import_mxnet
 import_mxnet(Launch())
 import mxnet as mx
-from crepe_dist.cluster import cuda, devices
+from crepe_dist.distributed import cuda, device
 mx.context.num_gpus = cuda.count
 for capability, version, gpus in (
     ("8.9", "12040", "1"), ("7.5", "11000", "1"), ("9.0", "12040", "1"), ("12.0", "13000", "1"),
@@ -101,7 +101,7 @@ except devices.UserError as error:
 def test_train_refuses_a_gpu_that_it_has_no_code_for(driver, data, tmp_path):
     code = f"""
 import sys
-from crepe_dist.cluster.launch import Launch, import_mxnet
+from crepe_dist.distributed.launch import Launch, import_mxnet
 import_mxnet(Launch())
 import mxnet
 mxnet.context.num_gpus = lambda: 1
@@ -119,7 +119,7 @@ command.run(train.main)
 def test_the_libraries_of_the_packages_are_loaded_before_mxnet(driver, site):
     code = """
 from pathlib import Path
-from crepe_dist.cluster.launch import Launch, import_mxnet
+from crepe_dist.distributed.launch import Launch, import_mxnet
 import_mxnet(Launch())
 lines = Path("/proc/self/maps").read_text().splitlines()
 print(*sorted({line.split()[-1] for line in lines if "/nvidia/" in line or "libcuda.so" in line}), sep="\\n")
@@ -147,7 +147,7 @@ def test_without_the_driver(site, tmp_path):
     assert "note     MXNet          not known" in said
 
 
-@pytest.mark.skipif(not features.is_installed(), reason="Horovod is not installed")
+@pytest.mark.skipif(not horovod_build.is_installed(), reason="Horovod is not installed")
 def test_two_processes_without_the_driver_say_so_once(site, tmp_path):
     done = command("supervise", "-np", 2)
     code, said = ended([*done, "--max-restarts", "0"], tmp_path, cuda_driver.environment(None, site))
@@ -201,7 +201,7 @@ def test_what_the_doctor_says_of_horovod(built, gpus, level, what):
 def test_gradients_of_gpus_need_a_horovod_with_cuda():
     import mxnet as mx
 
-    from crepe_dist.cluster.world import HorovodWorld
+    from crepe_dist.distributed.world import HorovodWorld
 
     class Horovod:
         def cuda_built(self):

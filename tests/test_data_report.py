@@ -12,9 +12,9 @@ import matplotlib
 import pytest
 from rich.console import Console
 
+from crepe_dist import wording
 from crepe_dist.data.alphabet import ALPHABET
-from crepe_dist.reports import wording
-from crepe_dist.reports.data import page, show
+from crepe_dist.reports.data_page import page, show
 from crepe_dist.reports.page import blank, look, svg
 
 HOSTILE = [
@@ -387,7 +387,7 @@ def test_the_same_summary_gives_the_same_page_whatever_the_settings():
 def test_an_import_is_cheap_and_pyplot_is_never_needed():
     code = f"""
 import sys
-import crepe_dist.reports.data as data
+import crepe_dist.reports.data_page as data
 assert not {{"matplotlib", "jinja2", "rich", "numpy"}} & set(sys.modules)
 data.page({summary()!r})
 assert "matplotlib" in sys.modules

@@ -19,13 +19,13 @@ import pytest
 from rich.console import Console
 
 from crepe_dist import doctor, machine
-from crepe_dist.cluster.launch import horovodrun
-from crepe_dist.diagnosis import checks, facts, show, trial
+from crepe_dist.diagnosis import checks, inventory, show, trial
 from crepe_dist.diagnosis.check import Check
 from crepe_dist.diagnosis.trial import Trial, attempt, judge, trials
 from crepe_dist.diagnosis.verdict import verdict
+from crepe_dist.distributed.launch import horovodrun
 from crepe_dist.errors import UserError
-from crepe_dist.model.network import CrepeShape
+from crepe_dist.model.crepe import CrepeShape
 from tests import cuda_driver
 from tests.conftest import command
 from tests.test_supervisor import left, until
@@ -34,7 +34,7 @@ needs_horovod = pytest.mark.skipif(horovodrun() is None, reason="Horovod is not 
 # A rank 1 that adds wrongly, and whose weights change behind the back of the exchange.
 FAULTY = """
 import sys
-from crepe_dist.cluster.world import World, HorovodWorld
+from crepe_dist.distributed.world import World, HorovodWorld
 from crepe_dist.diagnosis import trial_worker
 from crepe_dist.training.step import TrainingStep
 right_sum, right_step = HorovodWorld.sum, TrainingStep.__call__
@@ -310,7 +310,7 @@ def test_the_driver_is_asked(tmp_path, monkeypatch):
     assert printed == "[{'name': 'GPU of a test', 'capability': (9, 0)}, {'name': '', 'capability': (9, 0)}]\n"
     tool = tmp_path / "nvidia-smi"
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(facts, "TOOL_SECONDS", 0.5)
+    monkeypatch.setattr(inventory, "TOOL_SECONDS", 0.5)
     for does, version, trouble in (
         ("echo 535.104", "535.104", ""),
         ("echo no driver; exit 9", "", "no driver"),
@@ -318,7 +318,7 @@ def test_the_driver_is_asked(tmp_path, monkeypatch):
     ):
         tool.write_text(f"#!/bin/sh\n{does}\n")
         tool.chmod(0o755)
-        asked = facts._driver()
+        asked = inventory._driver()
         assert asked["version"] == version
         assert trouble in asked["trouble"]
         assert bool(asked["trouble"]) == bool(trouble)
@@ -327,20 +327,20 @@ def test_the_driver_is_asked(tmp_path, monkeypatch):
 def test_a_probe_that_crashes_or_hangs():
     line = json.dumps({"kernels": {"build": "", "trouble": ""}})
     says = f"import time; print({line!r}); print('{{', flush=True);"
-    crashed = facts.probe((sys.executable, "-S", "-c", f"{says} import os; os.abort()"))
+    crashed = inventory.probe((sys.executable, "-S", "-c", f"{says} import os; os.abort()"))
     assert crashed["kernels"] == {"build": "", "trouble": ""}
     assert "ended with code -6" in crashed["mxnet"]["trouble"]
-    hung = facts.probe((sys.executable, "-S", "-c", f"{says} time.sleep(60)"), 1.0)
+    hung = inventory.probe((sys.executable, "-S", "-c", f"{says} time.sleep(60)"), 1.0)
     assert hung["horovod"]["trouble"] == "the process that looks was ended after 1 s"
     assert hung["kernels"]["build"] == ""
 
 
 def test_folders_that_cannot_be_written(tmp_path):
     (tmp_path / "runs").write_text("")
-    assert facts.folder(tmp_path / "runs")["trouble"]
-    assert facts.folder(tmp_path / "not" / "yet")["trouble"] == ""
+    assert inventory.folder(tmp_path / "runs")["trouble"]
+    assert inventory.folder(tmp_path / "not" / "yet")["trouble"] == ""
     assert not list(tmp_path.glob("not"))
-    assert facts.folder(Path("/proc"))["trouble"]
+    assert inventory.folder(Path("/proc"))["trouble"]
 
 
 @pytest.mark.parametrize(
@@ -368,9 +368,9 @@ def test_control_groups(tmp_path, monkeypatch, membership, files, quota, free):
 
 
 def test_a_name_server_that_does_not_answer(monkeypatch):
-    monkeypatch.setattr(facts, "RESOLVE_SECONDS", 0.1)
-    monkeypatch.setattr(facts.socket, "getaddrinfo", lambda *_: time.sleep(0.5))
-    assert facts._unresolved("x") == "no answer within 0.1 s"
+    monkeypatch.setattr(inventory, "RESOLVE_SECONDS", 0.1)
+    monkeypatch.setattr(inventory.socket, "getaddrinfo", lambda *_: time.sleep(0.5))
+    assert inventory._unresolved("x") == "no answer within 0.1 s"
 
 
 def test_gradients_of_the_small_network_are_as_large_as_is_said():
@@ -415,7 +415,7 @@ def test_a_table_on_a_terminal():
 
 def test_quick_tries_nothing(found, monkeypatch, capsys):
     found["mxnet"]["trouble"] = ""
-    monkeypatch.setattr(facts, "collect", lambda: found)
+    monkeypatch.setattr(inventory, "collect", lambda: found)
     monkeypatch.setattr(sys, "argv", ["doctor", "--quick"])
     with pytest.raises(SystemExit) as ended:
         doctor.main()

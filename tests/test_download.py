@@ -23,9 +23,9 @@ from typing import Any
 import pytest
 import requests
 
-from crepe_dist.data import download as module
-from crepe_dist.data.download import Progress, download
 from crepe_dist.errors import UserError
+from crepe_dist.preparing import download as module
+from crepe_dist.preparing.download import Progress, download
 
 CONTENT = gzip.compress(random.Random(0).randbytes(300_000))
 OTHER = gzip.compress(random.Random(1).randbytes(320_000))

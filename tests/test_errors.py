@@ -15,14 +15,14 @@ import pytest
 
 import crepe_dist
 from crepe_dist import command as commands
-from crepe_dist import config
-from crepe_dist.config import GROUPS, Config
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.preparation import prepare
-from crepe_dist.data.selection import Split
-from crepe_dist.data.sources import find_sources
 from crepe_dist.errors import UserError
-from crepe_dist.limits import Limits, Settings
+from crepe_dist.preparing.preparation import prepare
+from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.sources import find_sources
+from crepe_dist.settings import config
+from crepe_dist.settings.config import GROUPS, Config
+from crepe_dist.settings.limits import Limits, Settings
 from tests.commands import COMMANDS, parser_of
 from tests.conftest import FEATURE_LEN, QUICK, write_csv
 
@@ -49,7 +49,9 @@ def refused(action: argparse.Action) -> Iterator[str]:
     elif isinstance(action.type, Limits):
         yield from outside(action.type)
     elif action.type in (int, float):
-        pytest.fail(f"{action.option_strings[-1]} has no limits: give it whole() or real() of crepe_dist.limits")
+        pytest.fail(
+            f"{action.option_strings[-1]} has no limits: give it whole() or real() of crepe_dist.settings.limits"
+        )
     elif action.type is not str:
         yield ""
         if action.type not in (None, Path):
@@ -136,7 +138,7 @@ class TestSettings:
         group, _, field = name.rpartition(".")
         kind = GROUPS.get(group, Config)
         if hint in (int, float, Optional[int], Optional[float]):
-            assert limits, f"{name} has no limits: give it those of crepe_dist.limits"
+            assert limits, f"{name} has no limits: give it those of crepe_dist.settings.limits"
             for value in outside(limits):
                 try:
                     number = limits.kind(value)

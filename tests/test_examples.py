@@ -15,7 +15,7 @@ import pytest
 
 import crepe_dist
 from crepe_dist import command as commands
-from crepe_dist import config
+from crepe_dist.settings import config
 from tests.commands import COMMANDS, parser_of
 from tests.conftest import QUICK, write_csv
 

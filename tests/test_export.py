@@ -17,18 +17,19 @@ import onnx
 import pytest
 
 import crepe_dist
-from crepe_dist import config, exporting
 from crepe_dist import export as export_command
+from crepe_dist import exporting
 from crepe_dist.data.alphabet import Encoding, frequent
 from crepe_dist.errors import UserError
-from crepe_dist.exporting import FORMATS, crepe_runtime, graph, trial
+from crepe_dist.exporting import FORMATS, crepe_runtime, onnx_graph, verification
 from crepe_dist.exporting.exporter import export
 from crepe_dist.model import parameters
-from crepe_dist.model.network import CrepeShape
+from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.ngrams import NGramShape, look_up
-from crepe_dist.model.options import LONGEST_NGRAM, ModelOptions
-from crepe_dist.serving.answers import answers
-from crepe_dist.serving.inputs import Input
+from crepe_dist.predicting.answers import answers
+from crepe_dist.predicting.inputs import Input
+from crepe_dist.settings import config
+from crepe_dist.settings.model_options import LONGEST_NGRAM, ModelOptions
 from crepe_dist.training import checkpoint
 from tests.conftest import FEATURE_LEN, QUICK, run
 from tests.test_network import notebook_network, one_hot
@@ -95,7 +96,7 @@ def made(request, tmp_path_factory):
     kind, name = request.param
     folder = tmp_path_factory.mktemp("made")
     predictor = crepe_dist.load(make(folder, kind, ENCODINGS[name]), device="cpu")
-    files, difference = export(predictor, None, "onnx", folder / "out", trial.made_up(predictor.encoding))
+    files, difference = export(predictor, None, "onnx", folder / "out", verification.made_up(predictor.encoding))
     assert [file.name for file in files] == ["crepe_runtime.py", "model.onnx"]
     assert difference < 1e-5
     return predictor, folder / "out"
@@ -198,7 +199,7 @@ def test_the_runtime_finds_the_buckets_that_we_find(longest, length):
     # No table, since nothing is computed here.
     arrays = {"weight": np.zeros((1, 2)), "bias": np.zeros(2), "significant": np.zeros(1)}
     arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
-    model = graph.model(shape, arrays, encoding, ["a", "b"])
+    model = onnx_graph.model(shape, arrays, encoding, ["a", "b"])
     classifier = crepe_runtime.Classifier(model.SerializeToString())
     for row, buckets, count in zip(codes, *look_up(codes, shape)):
         assert classifier.buckets(row).tolist() == sorted(buckets[:count].tolist())
@@ -283,7 +284,7 @@ def test_what_answers_otherwise_is_not_there(existing, tmp_path, monkeypatch):
     if existing:
         out.mkdir(parents=True)
         (out / "model.onnx").write_text("of before")
-    monkeypatch.setattr(graph, "SCALE", 299.0)
+    monkeypatch.setattr(onnx_graph, "SCALE", 299.0)
     with pytest.raises(UserError, match="does not compute what ours does") as raised:
         export(predictor, None, "onnx", out, texts())
     assert raised.value.remedy
@@ -295,14 +296,14 @@ def test_what_answers_otherwise_is_not_there(existing, tmp_path, monkeypatch):
 
 def test_what_is_no_number_is_not_there(tmp_path, monkeypatch):
     predictor = crepe_dist.load(make(tmp_path, "ngrams", ENCODINGS["paper"]))
-    monkeypatch.setattr(graph, "SCALE", float("nan"))
+    monkeypatch.setattr(onnx_graph, "SCALE", float("nan"))
     with pytest.raises(UserError, match="does not compute what ours does"):
         export(predictor, None, "onnx", tmp_path / "out", texts())
 
 
 def test_a_file_has_an_end(tmp_path, monkeypatch):
     predictor = crepe_dist.load(make(tmp_path, "ngrams", ENCODINGS["paper"]))
-    monkeypatch.setattr(graph, "LARGEST", 1000)
+    monkeypatch.setattr(onnx_graph, "LARGEST", 1000)
     with pytest.raises(UserError, match="no room for 80"):
         export(predictor, None, "onnx", tmp_path / "out", texts())
     assert not (tmp_path / "out").exists()
@@ -321,7 +322,7 @@ def test_mistakes_are_told(tmp_path, data, monkeypatch, complaint):
     ):
         assert message in complaint("export", path, *flags, cwd=tmp_path)
     monkeypatch.setitem(sys.modules, "onnx", None)
-    monkeypatch.delitem(sys.modules, "crepe_dist.exporting.graph")
+    monkeypatch.delitem(sys.modules, "crepe_dist.exporting.onnx_graph")
     monkeypatch.delattr(exporting, "graph")
     said = complaint("export", path, "--out", "new", cwd=tmp_path)
     assert "needs ONNX" in said
@@ -334,12 +335,12 @@ def test_it_is_tried_on_the_test_part(data, tmp_path, monkeypatch, command_line)
     settings = ["--data", str(data), "--run-dir", "run", *QUICK]
     crepe_dist.fit(config.parse(settings))
     path = checkpoint.find("run")
-    found = trial.real(path, None)
+    found = verification.real(path, None)
     assert len(found) == 97
     assert all("qua" in text or "zig" in text or "vex" in text for text in found)
-    assert trial.real(tmp_path / "elsewhere.params", data) == found
-    assert trial.real(tmp_path / "elsewhere.params", None) == []
+    assert verification.real(tmp_path / "elsewhere.params", data) == found
+    assert verification.real(tmp_path / "elsewhere.params", None) == []
     with pytest.raises(UserError):
-        trial.real(path, tmp_path / "nowhere")
+        verification.real(path, tmp_path / "nowhere")
     printed = command_line("run", "--out", "out")
     assert "tried on 97 texts of the test part and 100 made-up ones" in printed

@@ -14,14 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from crepe_dist.data.formats import lines
-from crepe_dist.data.formats.columns import Wanted
-from crepe_dist.data.formats.rows import MAX_RECORD, Share, join_title
-from crepe_dist.data.pool import pool
-from crepe_dist.data.reading import Reader
-from crepe_dist.data.sources import Reading, Source, find_sources, open_source
-from crepe_dist.data.spool import BAD_ROWS, ROWS, Texts, map_rows
 from crepe_dist.errors import UserError
+from crepe_dist.preparing.formats import lines
+from crepe_dist.preparing.formats.columns import Wanted
+from crepe_dist.preparing.formats.rows import MAX_RECORD, Share, join_title
+from crepe_dist.preparing.pool import pool
+from crepe_dist.preparing.reading import Reader
+from crepe_dist.preparing.sources import Reading, Source, find_sources, open_source
+from crepe_dist.preparing.spool import BAD_ROWS, ROWS, Texts, map_rows
 
 
 class Read:

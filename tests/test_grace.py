@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from crepe_dist.cluster.world import World
-from crepe_dist.config import parse
+from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
+from crepe_dist.settings.config import parse
 from crepe_dist.training.grace import SAVE_SECONDS, check_grace
 from tests.conftest import QUICK, command, losses, run
 

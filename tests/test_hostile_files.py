@@ -13,13 +13,13 @@ import pytest
 
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.formats.rows import Share
-from crepe_dist.data.preparation import How, prepare
-from crepe_dist.data.selection import Split
-from crepe_dist.data.sources import find_sources
 from crepe_dist.model import parameters
-from crepe_dist.model.network import CrepeShape
-from crepe_dist.model.options import ModelOptions
+from crepe_dist.model.crepe import CrepeShape
+from crepe_dist.preparing.formats.rows import Share
+from crepe_dist.preparing.preparation import How, prepare
+from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.sources import find_sources
+from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training import checkpoint
 from tests.conftest import FEATURE_LEN, write_csv
 from tests.hostile import CASES, GOOD_CSV, Good

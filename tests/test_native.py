@@ -15,13 +15,13 @@ from crepe_dist.data.alphabet import BLANK, Encoding
 from crepe_dist.data.loader import Batch, pack
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters, precision
+from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.engine import GraphEngine, NativeEngine, open_engine
-from crepe_dist.model.network import CrepeShape
 from crepe_dist.model.objective import Objective
-from crepe_dist.model.options import ModelOptions
 from crepe_dist.model.precision import Plan, plan
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
+from crepe_dist.settings.model_options import ModelOptions
 from tests.conftest import run
 
 BUILDS = library.runnable()

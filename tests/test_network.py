@@ -7,8 +7,8 @@ import pytest
 from crepe_dist.data.alphabet import ALPHABET, BLANK
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
-from crepe_dist.model.network import Crepe, CrepeShape, OneHotConv1D, lengths
-from crepe_dist.model.options import SIZES, ModelOptions
+from crepe_dist.model.crepe import Crepe, CrepeShape, OneHotConv1D, lengths
+from crepe_dist.settings.model_options import SIZES, ModelOptions
 
 
 def build(feature_len=123, classes=4, filters=8, units=16, dropout=0.0, alphabet_size=69, **options):

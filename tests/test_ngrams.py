@@ -15,10 +15,10 @@ from crepe_dist.model import ngrams, parameters
 from crepe_dist.model.engine import GraphEngine, NativeEngine, open_engine
 from crepe_dist.model.ngrams import NGramShape, buckets_for, look_up
 from crepe_dist.model.objective import Objective
-from crepe_dist.model.options import ModelOptions
 from crepe_dist.model.precision import Plan, plan
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
+from crepe_dist.settings.model_options import ModelOptions
 
 BUILDS = library.runnable()
 SHAPES = [NGramShape(69, 30, 3, 4, 50), NGramShape(95, 200, 20, 7, 1 << 16), NGramShape(5, 9, 2, 1, 1)]

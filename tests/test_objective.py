@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crepe_dist.config import parse
 from crepe_dist.model.objective import Objective, balanced
+from crepe_dist.settings.config import parse
 from crepe_dist.training.not_learning import STEPS, WINDOW, NotLearning
 
 COUNTS = np.array([50, 30, 20])

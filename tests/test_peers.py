@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
+from crepe_dist.benchmarking import peers, peers_environment
+from crepe_dist.benchmarking.suite import TINY
 from crepe_dist.errors import UserError
-from crepe_dist.measuring import peers, peers_environment
-from crepe_dist.measuring.suite import TINY
 from tests.conftest import command, run
 
 ABOUT = {"versions": {}, "chosen": {"train, torch, float32": "eager"}, "tried": {}, "failed": {}}

@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.reports import explanation as report
-from crepe_dist.serving.answers import explained
-from crepe_dist.serving.explanation import Explanation, Word, occlude
-from crepe_dist.serving.predictor import Prediction
+from crepe_dist.predicting.answers import explained
+from crepe_dist.predicting.occlusion import Explanation, Word, occlude
+from crepe_dist.predicting.predictor import Prediction
+from crepe_dist.reports import explanation_page as report
 
 
 def explain(text, mode="paper", length=20, of="q", at_once=7, **more):

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from crepe_dist.data.formats.columns import Wanted
-from crepe_dist.data.sources import Reading
 from crepe_dist.errors import UserError
-from crepe_dist.serving.answers import answers
-from crepe_dist.serving.inputs import Input, open_inputs
-from crepe_dist.serving.predictor import Prediction
+from crepe_dist.predicting.answers import answers
+from crepe_dist.predicting.inputs import Input, open_inputs
+from crepe_dist.predicting.predictor import Prediction
+from crepe_dist.preparing.formats.columns import Wanted
+from crepe_dist.preparing.sources import Reading
 
 
 def rows(path, kind=None, reading=None, *, keep=False):

@@ -17,16 +17,16 @@ import pytest
 from crepe_dist.data import dataset as datasets
 from crepe_dist.data.alphabet import ALPHABET, MOST, Encoding
 from crepe_dist.data.dataset import QUARANTINE, open_dataset, verify
-from crepe_dist.data.fitting import Fit, fitting_length
-from crepe_dist.data.formats.columns import Wanted
-from crepe_dist.data.formats.rows import Share
 from crepe_dist.data.loader import epoch_order
-from crepe_dist.data.preparation import How, finish_steps, merge_in_steps, prepare, prepare_in_steps
-from crepe_dist.data.selection import Split
-from crepe_dist.data.sources import Reading, find_sources
-from crepe_dist.data.spool import ROW, open_spool
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
+from crepe_dist.preparing.auto_encoding import Fit, fitting_length
+from crepe_dist.preparing.formats.columns import Wanted
+from crepe_dist.preparing.formats.rows import Share
+from crepe_dist.preparing.preparation import How, finish_steps, merge_in_steps, prepare, prepare_in_steps
+from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.sources import Reading, find_sources
+from crepe_dist.preparing.spool import ROW, open_spool
 from tests.conftest import command, run, write_csv
 
 ENCODING = Encoding(feature_len=40)
@@ -90,7 +90,7 @@ def test_numbers_as_labels_are_ordered_by_value_and_warned_of(tmp_path):
 class TestShards:
     @pytest.fixture(autouse=True)
     def _small(self, monkeypatch):
-        monkeypatch.setattr("crepe_dist.data.building.SHARD_BYTES", 40 * 16)
+        monkeypatch.setattr("crepe_dist.preparing.building.SHARD_BYTES", 40 * 16)
 
     def test_several_are_read_as_one(self, tmp_path):
         prepared(tmp_path, [f"{n % 2},text {n}" for n in range(100)], validation=0.2)
@@ -112,7 +112,7 @@ class TestShards:
         sources = find_sources([str(tmp_path / "train.csv")])
         losses = []
         for name, size in (("many", 123 * 16), ("one", 1 << 28)):
-            monkeypatch.setattr("crepe_dist.data.building.SHARD_BYTES", size)
+            monkeypatch.setattr("crepe_dist.preparing.building.SHARD_BYTES", size)
             prepare(sources, tmp_path / name, Encoding(feature_len=123), Split())
             part = open_dataset(tmp_path / name).parts["train"]
             losses.append((len(part.shards), part.codes(epoch_order(len(part), 0, 0)).tobytes()))
@@ -211,8 +211,8 @@ class TestSeveralMachines:
 
     def test_what_is_fitted_is_the_same(self, tmp_path, monkeypatch):
         """Whoever counts, in however many pieces; and only what is trained on counts."""
-        monkeypatch.setattr("crepe_dist.data.fitting.PIECE", 100)
-        monkeypatch.setattr("crepe_dist.data.fitting.PIECE_BYTES", 1000)
+        monkeypatch.setattr("crepe_dist.preparing.auto_encoding.PIECE", 100)
+        monkeypatch.setattr("crepe_dist.preparing.auto_encoding.PIECE_BYTES", 1000)
         (tmp_path / "in").mkdir()
         for name, rows, letters in (("train", 3000, "αβγΔέ"), ("test", 200, "жщы")):
             lines = (f"{n % 2},{letters * (1 + n % 5)} {chr(0x4E00 + n % 700) * 40}\n" for n in range(rows))
@@ -513,7 +513,7 @@ def test_what_a_failed_try_left_goes_with_the_next(tmp_path):
 
 
 def test_a_column_of_texts_taken_for_labels_is_seen_early(tmp_path, monkeypatch):
-    monkeypatch.setattr("crepe_dist.data.reading.MAX_CLASSES", 100)
+    monkeypatch.setattr("crepe_dist.preparing.reading.MAX_CLASSES", 100)
     with pytest.raises(UserError, match="more than 100 different labels"):
         prepared(tmp_path, [f"label number {n},text" for n in range(101)])
 

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from crepe_dist.measuring.projection import (
+from crepe_dist.benchmarking.projection import (
     ALGORITHMS,
     Cluster,
     Job,
@@ -19,7 +19,7 @@ from crepe_dist.measuring.projection import (
     hierarchical,
     ring,
 )
-from crepe_dist.model.network import CrepeShape
+from crepe_dist.model.crepe import CrepeShape
 from tests.conftest import command, run
 
 JOB = Job(compute=0.1, batch=32, gradient=40_000_000)

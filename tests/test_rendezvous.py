@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from crepe_dist.cluster import rendezvous as module
-from crepe_dist.cluster.rendezvous import Rendezvous
+from crepe_dist.distributed import store as module
+from crepe_dist.distributed.store import Rendezvous
 
 
 @pytest.fixture

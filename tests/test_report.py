@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from crepe_dist.cluster.control import Wish
+from crepe_dist.distributed.control import Wish
 from crepe_dist.errors import UserError
-from crepe_dist.training.report import Report, check_same
+from crepe_dist.training.step_report import Report, check_same
 
 
 def test_a_report_is_a_row_of_numbers():

@@ -19,17 +19,17 @@ from rich.console import Console
 
 import crepe_dist
 from crepe_dist import compare, report
-from crepe_dist.config import parse
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.preparation import prepare
-from crepe_dist.data.selection import Split
-from crepe_dist.data.sources import find_sources
 from crepe_dist.errors import UserError
-from crepe_dist.reports import comparison, run_facts
-from crepe_dist.reports import run as run_page
-from crepe_dist.reports import scores as score_view
-from crepe_dist.training import fit, reporting, uncertainty
+from crepe_dist.preparing.preparation import prepare
+from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.sources import find_sources
+from crepe_dist.reports import comparison_page, run_findings, run_report, uncertainty
+from crepe_dist.reports import run_page as run_page
+from crepe_dist.reports import score_tables as score_view
+from crepe_dist.settings.config import parse
+from crepe_dist.training import fit
 from crepe_dist.training.history import MOST_POINTS, History
 from crepe_dist.training.run_record import open_run
 from crepe_dist.training.scores import BINS, MILLION, Mistake, Scores, worst
@@ -140,7 +140,7 @@ class TestReport:
         def full(*_):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(reporting, "write_text", full)
+        monkeypatch.setattr(run_report, "write_text", full)
         loop: Any = SimpleNamespace(
             folder=SimpleNamespace(path=place / "one"),
             dataset=open_dataset(place / "data"),
@@ -209,7 +209,7 @@ class TestReport:
             np.array([[40, 0, 0]] * 3), 1.0, np.array([[120, 40, 110 * MILLION]] + [[0] * 3] * 14), []
         )
         record = replace(record, history=history, scores={"test": always_first})
-        found = [each["what"] for each in run_facts.warnings(record, ["a", "b", "c"])]
+        found = [each["what"] for each in run_findings.warnings(record, ["a", "b", "c"])]
         assert [what.split("(")[0].strip() for what in found] == [
             "it is no better than always answering the most frequent class",
             "the test part is small",
@@ -218,7 +218,7 @@ class TestReport:
             "the validation loss rose from 0.500 after epoch 1 to 0.900",
             "3 steps were left out",
         ]
-        assert "It went on 2 times from a saved state." in run_facts.training(record)
+        assert "It went on 2 times from a saved state." in run_findings.training(record)
 
     def test_names_every_class_that_is_never_answered(self):
         scores = Scores(np.array([[5, 0, 0], [5, 0, 0], [0, 0, 0]]), 1.0, np.zeros((BINS, 3), np.int64), [])
@@ -294,20 +294,20 @@ class TestCompare:
                     scores={"test": replace(one.scores["test"], right=bits)})
             for bits in (wrong, right)
         )  # fmt: skip
-        (verdict,) = comparison.verdicts([first, second])
+        (verdict,) = comparison_page.verdicts([first, second])
         assert "by 10.00 points" in verdict
         assert "12 are right in" in verdict
         assert "p < 0.001): more than noise." in verdict
-        assert "that may be noise" in comparison.verdicts([first, first])[0]
+        assert "that may be noise" in comparison_page.verdicts([first, first])[0]
 
     def test_other_test_data_are_no_comparison(self, place):
         one = open_run(place / "one")
         other = replace(one, about={**one.about, "data": {"name": "x", "fingerprint": "0", "test": "1"}})
-        assert "tested on other documents" in comparison.warnings([one, other])[0]
-        assert "says nothing of the models" in comparison.verdicts([one, other])[0]
+        assert "tested on other documents" in comparison_page.warnings([one, other])[0]
+        assert "says nothing of the models" in comparison_page.verdicts([one, other])[0]
         assert (
             "trained on other data"
-            in comparison.warnings(
+            in comparison_page.warnings(
                 [one, replace(one, about={**one.about, "data": {**one.about["data"], "fingerprint": "0"}})]
             )[0]
         )
@@ -319,7 +319,7 @@ class TestCompare:
             for place in range(4)
         ]
         stream = io.StringIO()
-        comparison.show(runs, Console(file=stream, width=80))
+        comparison_page.show(runs, Console(file=stream, width=80))
         tables = stream.getvalue().partition("that may be noise")[0].splitlines()
         assert any(line.split() == ["#4", "hotel2-088f7693"] for line in tables)
         assert sum(line.startswith("validation accuracy ") for line in tables) == 2  # two tables of two runs

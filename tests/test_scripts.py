@@ -9,8 +9,8 @@ import shlex
 import pytest
 
 import crepe_dist
-from crepe_dist import config
 from crepe_dist.data.dataset import open_dataset
+from crepe_dist.settings import config
 from tests.conftest import QUICK, command, run
 
 WORDS = {

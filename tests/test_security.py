@@ -41,7 +41,7 @@ CALLS = {
 }  # fmt: skip
 METHODS = {"broadcast_object", "allgather_object", "read_pickle", "to_pickle", "load_parameters"}
 # The Amazon 5-core files are Python literals; a line has 65,536 characters at most, and the parser is no evaluator.
-LITERALS = {"crepe_dist/data/formats/json_lines.py"}
+LITERALS = {"crepe_dist/preparing/formats/json_lines.py"}
 
 
 def findings(tree: ast.AST) -> Iterator[tuple[int, str]]:

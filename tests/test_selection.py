@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crepe_dist.data.selection import (
+from crepe_dist.errors import UserError
+from crepe_dist.preparing.selection import (
     REPEATED,
     SAMPLED_OUT,
     TEST,
@@ -18,8 +19,7 @@ from crepe_dist.data.selection import (
     draw,
     firsts,
 )
-from crepe_dist.data.spool import ROW
-from crepe_dist.errors import UserError
+from crepe_dist.preparing.spool import ROW
 
 
 def rows(count, labels=2, **columns):

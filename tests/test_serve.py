@@ -19,20 +19,20 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from crepe_dist.cluster.launch import Launch
 from crepe_dist.data.alphabet import Encoding
+from crepe_dist.distributed.launch import Launch
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
-from crepe_dist.model.network import CrepeShape
-from crepe_dist.model.options import ModelOptions
+from crepe_dist.model.crepe import CrepeShape
+from crepe_dist.predicting.model_summary import Facts, facts
+from crepe_dist.predicting.predictor import Prediction, load
 from crepe_dist.serving import server
 from crepe_dist.serving.app import create_app
 from crepe_dist.serving.batching import Batcher
-from crepe_dist.serving.facts import Facts, facts
 from crepe_dist.serving.guard import DISCARDED, Guard
-from crepe_dist.serving.metrics import Metrics
-from crepe_dist.serving.options import ServiceOptions
-from crepe_dist.serving.predictor import Prediction, load
+from crepe_dist.serving.prometheus import Metrics
+from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.settings.serving_options import ServiceOptions
 from crepe_dist.training import checkpoint
 from tests.browsing import SECONDS, Browsing, chromium, needs_browser
 from tests.conftest import FEATURE_LEN, command

@@ -19,15 +19,16 @@ from pathlib import Path
 import pytest
 
 from crepe_dist import supervise
-from crepe_dist.cluster import failures, fleet, group, processes, supervisor
-from crepe_dist.cluster.console import Console
-from crepe_dist.cluster.group import Worker, new_places
-from crepe_dist.cluster.hosts import Host, allocate, scopes
-from crepe_dist.cluster.link import Link
-from crepe_dist.cluster.options import Options
-from crepe_dist.cluster.recovery import NOWHERE, BackOff, Restarts
-from crepe_dist.cluster.supervisor import Supervisor
+from crepe_dist.distributed import peer_loss, processes
+from crepe_dist.distributed.hosts import Host, allocate, scopes
 from crepe_dist.errors import UserError
+from crepe_dist.supervising import fleet, group, supervisor
+from crepe_dist.supervising.console import Console
+from crepe_dist.supervising.group import Worker, new_places
+from crepe_dist.supervising.link import Link
+from crepe_dist.supervising.recovery import NOWHERE, BackOff, Restarts
+from crepe_dist.supervising.supervisor import Supervisor
+from crepe_dist.supervising.supervisor_options import Options
 
 ROOT = Path(__file__).parents[1]
 # What each worker script begins with; its first argument is a folder for what it has to tell the test.
@@ -140,8 +141,8 @@ def begin(folder: Path, environment: dict[str, str], body: str, first: str = "")
     main = f"""
 import sys
 from crepe_dist import supervise
-from crepe_dist.cluster.hosts import Host
-from crepe_dist.cluster.options import Options
+from crepe_dist.distributed.hosts import Host
+from crepe_dist.supervising.supervisor_options import Options
 {first}
 sys.exit(supervise.run(Options(2, (Host("localhost", 2),), grace=1.0), {script(body, folder)!r}))
 """
@@ -636,7 +637,7 @@ class TestHosts:
 
 
 def test_hosts_have_the_names_of_their_addresses():
-    hosts = failures.Hosts()
+    hosts = peer_loss.Hosts()
     hosts.remember({"10.1.1.1": socket.gethostname(), "10.1.1.2": "two"})
     assert hosts.others == ["two"]
     error = RuntimeError("[pair.cc:598] Connection closed by peer [10.1.1.2]:3456, [10.1.1.9]:1, [127.0.0.1]:17")
@@ -852,7 +853,7 @@ class TestFlags:
         assert message in complaint("supervise", *shlex.split(flags), cwd=tmp_path)
 
     @pytest.mark.parametrize(
-        ("module", "heavy"), [("supervise", {"mxnet", "horovod"}), ("cluster.agent", {"mxnet", "horovod", "numpy"})]
+        ("module", "heavy"), [("supervise", {"mxnet", "horovod"}), ("supervising.agent", {"mxnet", "horovod", "numpy"})]
     )
     def test_what_is_not_imported(self, module, heavy):
         body = f"import sys, crepe_dist.{module}; print({heavy!r} & set(sys.modules))"

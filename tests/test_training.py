@@ -14,12 +14,12 @@ import pytest
 import yaml
 
 import crepe_dist
-from crepe_dist.cluster.control import SUPERVISED_AS
-from crepe_dist.config import Config, parse
+from crepe_dist.distributed.control import SUPERVISED_AS
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
+from crepe_dist.settings.config import Config, parse
+from crepe_dist.settings.training_options import OptimizerOptions
 from crepe_dist.training import checkpoint, schedule
-from crepe_dist.training.options import OptimizerOptions
 from crepe_dist.training.run_folder import RunFolder, choose
 from crepe_dist.training.state import load_newest
 from tests.conftest import QUICK, command, losses, records, run
@@ -248,7 +248,7 @@ class TestOptions:
         whole = ["--data.batch_size=301", "--training.epochs=1", "--optimizer.learning_rate=1"]
         train(data, tmp_path / "clipped", *more, *whole, "--optimizer.clip_norm=0.001")
         state = load_newest(tmp_path / "clipped" / "state")
-        start = crepe_dist.config.Config(model=parse([*QUICK]).model)
+        start = crepe_dist.settings.config.Config(model=parse([*QUICK]).model)
         import mxnet as mx
 
         from crepe_dist.data.dataset import open_dataset
@@ -367,7 +367,7 @@ class TestSchedule:
 
 
 def test_from_python(data, tmp_path):
-    config = Config(run_dir=str(tmp_path / "run"), data=crepe_dist.config.DataOptions(str(data), 50))
+    config = Config(run_dir=str(tmp_path / "run"), data=crepe_dist.settings.config.DataOptions(str(data), 50))
     config.model.filters, config.model.units, config.training.epochs = 8, 8, 1
     result = crepe_dist.fit(config)
     assert result.run_dir == tmp_path / "run"

@@ -11,21 +11,21 @@ import numpy as np
 import pytest
 
 import crepe_dist
-from crepe_dist import config
 from crepe_dist import prepare as prepare_command
-from crepe_dist.config import Config
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.data.loader import pack
-from crepe_dist.data.preparation import prepare
-from crepe_dist.data.selection import Split
-from crepe_dist.data.sources import find_sources
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_json
 from crepe_dist.model import parameters
-from crepe_dist.model.network import CrepeShape, lengths, shortest
+from crepe_dist.model.crepe import CrepeShape, lengths, shortest
 from crepe_dist.model.ngrams import NGrams, NGramShape
-from crepe_dist.model.options import ModelOptions
+from crepe_dist.preparing.preparation import prepare
+from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.sources import find_sources
+from crepe_dist.settings import config
+from crepe_dist.settings.config import Config
+from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training import checkpoint, transfer
 from crepe_dist.training.setup import build_network
 from tests.conftest import FEATURE_LEN, QUICK, command, losses, run, write_csv

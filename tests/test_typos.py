@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import crepe_dist
-from crepe_dist.config import digest, parse
 from crepe_dist.data.alphabet import BLANK, Encoding
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.loader import batches, epoch_order
-from crepe_dist.data.selection import mix
 from crepe_dist.data.typos import corrupt, with_typos
+from crepe_dist.preparing.selection import mix
+from crepe_dist.settings.config import digest, parse
 from tests.conftest import QUICK, losses, records, run
 
 DIGITS = "0123456789"

@@ -17,11 +17,11 @@ import pytest
 import crepe_dist
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.errors import UserError
-from crepe_dist.exporting import web, web_runtime
+from crepe_dist.exporting import web_page, web_runtime
 from crepe_dist.exporting.exporter import export
-from crepe_dist.exporting.graph import about as metadata
+from crepe_dist.exporting.onnx_graph import about as metadata
 from crepe_dist.model.ngrams import NGramShape, look_up
-from crepe_dist.model.options import LONGEST_NGRAM
+from crepe_dist.settings.model_options import LONGEST_NGRAM
 from crepe_dist.training import checkpoint
 from tests.browsing import Browsing, chromium, needs_browser
 from tests.conftest import FEATURE_LEN
@@ -115,7 +115,7 @@ class TestEncoder:
 
     def found(self, browser, about, what, *given):
         browser.get("about:blank")
-        source = web.ENCODER.read_text(encoding="utf-8").replace("export class", "class")
+        source = web_page.ENCODER.read_text(encoding="utf-8").replace("export class", "class")
         script = f"{source}; const encoder = new Encoder(JSON.parse(arguments[0])); {what}"
         return browser.execute_script(script, json.dumps(about), *map(json.dumps, given))
 
@@ -163,7 +163,7 @@ def test_the_page_answers_as_predict_does(kind, name, way, browser, tmp_path):
     given = texts()
     browser.get_log("browser")
     with served(folder) as (address, asked):
-        browser.get(address if way == "http" else (folder / web.PAGE).as_uri())
+        browser.get(address if way == "http" else (folder / web_page.PAGE).as_uri())
         found = browser.execute_async_script(ANSWERS, json.dumps(given))
         loaded = browser.execute_script("return performance.getEntriesByType('resource').map((each) => each.name)")
     assert asked == (["/"] if way == "http" else [])
@@ -200,7 +200,7 @@ class TestHostile(Browsing):
     def test_names_are_names(self, names, browser, tmp_path):
         opened, folder = made(tmp_path, "ngrams", ENCODINGS["paper"], names, {"name": HOSTILE[0]})
         browser.get_log("browser")
-        browser.get((folder / web.PAGE).as_uri())
+        browser.get((folder / web_page.PAGE).as_uri())
         assert self.one(browser, "h1").text == HOSTILE[0]
         for text in ("a plain text", "another, quite other one", "zzz"):
             (expected,) = opened.predict([text])
@@ -219,7 +219,7 @@ class TestHostile(Browsing):
     @pytest.fixture(scope="class")
     def opened(self, browser, tmp_path_factory):
         _, folder = made(tmp_path_factory.mktemp("policy"), "ngrams", ENCODINGS["paper"])
-        browser.get((folder / web.PAGE).as_uri())
+        browser.get((folder / web_page.PAGE).as_uri())
 
     @pytest.mark.parametrize(
         ("attempt", "directive"),
@@ -262,7 +262,7 @@ class TestHostile(Browsing):
 class TestUse(Browsing):
     def test_by_keyboard(self, browser, tmp_path):
         _, folder = made(tmp_path, "crepe", ENCODINGS["notebook"], CLASSES, {"name": "three kinds"})
-        browser.get((folder / web.PAGE).as_uri())
+        browser.get((folder / web_page.PAGE).as_uri())
         browser.switch_to.active_element.send_keys("qua zig ")  # where the page puts a person
         self.until(browser, lambda: sum(self.bars(browser)) == pytest.approx(1, abs=0.01))
         before = self.bars(browser)
@@ -278,7 +278,7 @@ class TestUse(Browsing):
 
     def test_a_browser_that_cannot_is_told(self, browser, tmp_path):
         _, folder = made(tmp_path, "ngrams", ENCODINGS["paper"])
-        text = (folder / web.PAGE).read_text(encoding="utf-8")
+        text = (folder / web_page.PAGE).read_text(encoding="utf-8")
         packed = re.search('id="binary">([^<]{1000})', text)
         assert packed is not None
         (folder / "broken.html").write_text(text.replace(packed[1], "A" * 1000), encoding="utf-8")
@@ -295,7 +295,7 @@ def test_parameters_from_elsewhere(tmp_path):
     path.with_suffix(".json").unlink()
     predictor = crepe_dist.load(path, mode="notebook", feature_len=FEATURE_LEN, classes=CLASSES, device="cpu")
     export(predictor, None, "web", tmp_path / "page", usual(20), path.name)
-    text = (tmp_path / "page" / web.PAGE).read_text(encoding="utf-8")
+    text = (tmp_path / "page" / web_page.PAGE).read_text(encoding="utf-8")
     assert f"<h1>{path.name}</h1>" in text
     assert "of the test texts right" not in text
 
@@ -310,7 +310,7 @@ class TestMistakes:
         return str(raised.value)
 
     def test_a_network_that_is_too_large(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(web, "LARGEST", 1000)
+        monkeypatch.setattr(web_page, "LARGEST", 1000)
         assert "too large for a page: 8" in self.refused(tmp_path)
 
     def test_without_npm(self, tmp_path, monkeypatch, complaint):

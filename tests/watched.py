@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist import command as commands
-from crepe_dist.cluster.launch import Launch, limit_threads
+from crepe_dist.distributed.launch import Launch, limit_threads
 
 FORBIDDEN = {
     "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "pty.spawn", "subprocess.Popen",

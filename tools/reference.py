@@ -17,7 +17,7 @@ from typing import Any
 
 from docstring_parser import parse
 
-from crepe_dist import config
+from crepe_dist.settings import config
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "reference"

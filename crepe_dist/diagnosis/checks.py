@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from crepe_dist.cluster import cuda, features
 from crepe_dist.diagnosis.check import Check
-from crepe_dist.diagnosis.facts import FOLDERS, Facts
+from crepe_dist.diagnosis.inventory import FOLDERS, Facts
+from crepe_dist.distributed import cuda, horovod_build
 from crepe_dist.errors import UserError
 from crepe_dist.machine import PACKAGES
-from crepe_dist.reports.wording import counted, listed, size
+from crepe_dist.wording import counted, listed, size
 
 INSTALL = "install again with `uv sync` (without uv see docs/install.md)"
 PYTHONS = ((3, 9), (3, 11))
@@ -116,7 +116,7 @@ def horovod(facts: Facts) -> Check:
             "note",
             "Horovod is not installed: one process can train, not several",
             "several exchange their gradients through it",
-            features.how_to_install("CUDA" in facts["mxnet"].get("features", [])),
+            horovod_build.how_to_install("CUDA" in facts["mxnet"].get("features", [])),
         )
     line = Check("Horovod", ", ".join(f"{name} {'yes' if has else 'no'}" for name, has in found["features"].items()))
     if not found["features"]["gloo"]:
@@ -130,13 +130,13 @@ def horovod(facts: Facts) -> Check:
     if "CUDA" not in facts["mxnet"].get("features", []) or found["features"]["nccl"]:
         return line
     if not found["features"]["cuda"]:
-        return replace(_problem(line, features.without_cuda()), level="problem" if facts["gpus"] else "note")
+        return replace(_problem(line, horovod_build.without_cuda()), level="problem" if facts["gpus"] else "note")
     return replace(
         line,
         level="note",
         what="Horovod was built without NCCL",
         why="gradients of GPUs pass through main memory, which takes longer",
-        remedy=features.BUILD,
+        remedy=horovod_build.BUILD,
     )
 
 

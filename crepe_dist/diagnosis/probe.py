@@ -10,12 +10,12 @@ import os
 import signal
 from typing import Any, Callable
 
-from crepe_dist.cluster import cuda, devices, features
-from crepe_dist.cluster.launch import Launch, limit_threads
+from crepe_dist.distributed import cuda, device, horovod_build
+from crepe_dist.distributed.launch import Launch, limit_threads
 from crepe_dist.errors import UserError
-from crepe_dist.model.options import ModelOptions
 from crepe_dist.model.precision import plan
 from crepe_dist.native import library
+from crepe_dist.settings.model_options import ModelOptions
 
 SECONDS = 120  # imports, on a slow disk
 
@@ -64,7 +64,7 @@ def mxnet() -> dict[str, Any]:
 
     enabled = [feature.name for feature in mx.runtime.feature_list() if feature.enabled]
     try:
-        gpus, unusable = devices.count_gpus(), {}
+        gpus, unusable = device.count_gpus(), {}
     except UserError as error:
         gpus, unusable = 0, {"what": error.what, "why": error.why, "remedy": error.remedy}
     places = {"CPU": mx.cpu(), **{f"GPU {number}": mx.gpu(number) for number in range(gpus)}}
@@ -73,10 +73,10 @@ def mxnet() -> dict[str, Any]:
 
 
 def horovod() -> dict[str, Any]:
-    if not features.is_installed():
+    if not horovod_build.is_installed():
         return {"installed": False, "features": {}, "trouble": ""}
     try:
-        return {"installed": True, "features": features.built(), "trouble": ""}
+        return {"installed": True, "features": horovod_build.built(), "trouble": ""}
     except (ImportError, OSError) as error:
         return {"installed": True, "features": {}, "trouble": str(error)}
 

@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
-from crepe_dist.cluster import cuda
-from crepe_dist.cluster.console import Console
-from crepe_dist.cluster.hosts import Host
-from crepe_dist.cluster.options import Options
-from crepe_dist.cluster.supervisor import Supervisor
 from crepe_dist.diagnosis.check import Check
-from crepe_dist.diagnosis.facts import Facts
+from crepe_dist.diagnosis.inventory import Facts
+from crepe_dist.distributed import cuda
+from crepe_dist.distributed.hosts import Host
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json
-from crepe_dist.reports.wording import counted
+from crepe_dist.supervising.console import Console
+from crepe_dist.supervising.supervisor import Supervisor
+from crepe_dist.supervising.supervisor_options import Options
+from crepe_dist.wording import counted
 
 WORKER = (sys.executable, "-m", "crepe_dist.diagnosis.trial_worker")
 SECONDS = 120.0  # imports on a slow disk; a GPU compiles at its first step

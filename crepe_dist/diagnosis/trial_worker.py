@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from crepe_dist import command
-from crepe_dist.cluster.world import World, join
-from crepe_dist.data.options import SHORTEST
+from crepe_dist.distributed.world import World, join
 from crepe_dist.files import write_json
+from crepe_dist.settings.data_options import SHORTEST
 
 NUMBERS = 1 << 18  # more than fit into one buffer of a socket
 MOST_TRIES = 30  # in float16 a step is left out until the scale of the loss is low enough
@@ -45,11 +45,11 @@ def step(world: World, device: str) -> dict[str, Any]:
     import mxnet as mx
 
     from crepe_dist.data.loader import pack
+    from crepe_dist.model.crepe import CrepeShape
     from crepe_dist.model.engine import open_engine
-    from crepe_dist.model.network import CrepeShape
-    from crepe_dist.model.options import ModelOptions
     from crepe_dist.model.parameters import build, values
     from crepe_dist.model.precision import plan
+    from crepe_dist.settings.model_options import ModelOptions
     from crepe_dist.training.step import TrainingStep
 
     # Not `pick`: two processes try a GPU that is the only one.

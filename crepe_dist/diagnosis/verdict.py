@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from crepe_dist.cluster import features
 from crepe_dist.diagnosis.check import Check
-from crepe_dist.diagnosis.facts import Facts
+from crepe_dist.diagnosis.inventory import Facts
 from crepe_dist.diagnosis.trial import Trial, judge
-from crepe_dist.reports.wording import counted
+from crepe_dist.distributed import horovod_build
+from crepe_dist.wording import counted
 
 
 @dataclass(frozen=True)
@@ -36,5 +36,5 @@ def verdict(facts: Facts, checks: Sequence[Check], trials: Sequence[Trial]) -> V
     devices = "the CPU" + (f" and {counted(gpus, 'GPU')}" if gpus else "")
     if max(trial.processes for trial in trials) > 1:
         return Verdict(True, f"for one process or several, on {devices}")
-    how = features.how_to_install("CUDA" in facts["mxnet"]["features"])
+    how = horovod_build.how_to_install("CUDA" in facts["mxnet"]["features"])
     return Verdict(True, f"for one process, on {devices}. For several, Horovod is missing: {how}")

@@ -19,14 +19,14 @@ from crepe_dist.data.loader import pack
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256, sync, write_json
 from crepe_dist.model import parameters
+from crepe_dist.model.crepe import Crepe
 from crepe_dist.model.engine import open_engine
-from crepe_dist.model.network import Crepe
 from crepe_dist.model.ngrams import NGrams, NGramShape
-from crepe_dist.model.options import ModelOptions
 from crepe_dist.model.parameters import Network
 from crepe_dist.model.precision import plan
-from crepe_dist.serving.facts import facts
-from crepe_dist.serving.predictor import Foreign, Predictor, open_checkpoint
+from crepe_dist.predicting.model_summary import facts
+from crepe_dist.predicting.predictor import Foreign, Predictor, open_checkpoint
+from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training.checkpoint import FORMAT
 
 TOLERANCE = 1e-4  # of a probability
@@ -118,17 +118,17 @@ def _write_onnx(ours: Predictor, about: About, folder: Path) -> Answer:
 
 def _write_web(ours: Predictor, about: About, folder: Path, name: str) -> Answer:
     model = _onnx(ours)
-    from crepe_dist.exporting import crepe_runtime, web
+    from crepe_dist.exporting import crepe_runtime, web_page
 
     classifier = crepe_runtime.Classifier(model)
-    web.write(model, classifier.about, facts(name, about, ours), folder)
+    web_page.write(model, classifier.about, facts(name, about, ours), folder)
     return _by_onnx_runtime(classifier)
 
 
 def _onnx(ours: Predictor) -> bytes:
     """The network as an ONNX file; raises ``UserError`` where what writes and tries it is not installed."""
     try:
-        from crepe_dist.exporting.graph import model  # and with it ONNX Runtime
+        from crepe_dist.exporting.onnx_graph import model  # and with it ONNX Runtime
     except ImportError as error:
         raise UserError(
             f"this needs ONNX and ONNX Runtime: {error}",

@@ -28,9 +28,9 @@ from mxnet.gluon import nn
 
 from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.loader import Batch
-from crepe_dist.model.options import Kind
 from crepe_dist.model.shape import Layer, Shape
 from crepe_dist.native import library
+from crepe_dist.settings.model_options import Kind
 
 RADIX = 257  # above every code + 1, so that no two n-grams of up to seven characters have one key
 MOST_BUCKETS = 1 << 20

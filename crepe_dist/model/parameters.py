@@ -21,9 +21,9 @@ import numpy as np
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync
 from crepe_dist.model import params_file
-from crepe_dist.model.network import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, Crepe, CrepeShape, lengths, shortest
+from crepe_dist.model.crepe import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, Crepe, CrepeShape, lengths, shortest
 from crepe_dist.model.ngrams import NGrams, NGramShape
-from crepe_dist.model.options import Initialisation, ModelOptions
+from crepe_dist.settings.model_options import Initialisation, ModelOptions
 
 Arrays = dict[str, np.ndarray]
 Network = Union[Crepe, NGrams]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from crepe_dist.cluster.cuda import compute_capability
+from crepe_dist.distributed.cuda import compute_capability
 from crepe_dist.errors import UserError
-from crepe_dist.model.options import Kind, ModelOptions
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
+from crepe_dist.settings.model_options import Kind, ModelOptions
 
 TENSOR_CORES = (7, 0)  # compute capability from which on a GPU multiplies float16 faster than float32
 

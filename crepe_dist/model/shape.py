@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from crepe_dist.model.options import Kind
+from crepe_dist.settings.model_options import Kind
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,6 @@ def find() -> tuple[Library | None, str]:
 
 
 def threads() -> int:
-    """Of this process, as ``OMP_NUM_THREADS`` says; ``crepe_dist.cluster.launch.limit_threads`` sets it."""
+    """Of this process, as ``OMP_NUM_THREADS`` says; ``crepe_dist.distributed.launch.limit_threads`` sets it."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return max(1, int(first)) if first.isdigit() else len(os.sched_getaffinity(0))

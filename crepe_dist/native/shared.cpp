@@ -1,5 +1,5 @@
 // Sum of arrays that lie in memory shared by the processes of one host. Called through ctypes; see
-// cluster/shared_memory.py.
+// distributed/shared_memory.py.
 
 #include <omp.h>
 #include <sched.h>

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from crepe_dist.reports import data_facts as facts
+from crepe_dist.reports import data_sentences as facts
 from crepe_dist.reports import page
-from crepe_dist.reports.wording import cut, number, percent
+from crepe_dist.wording import cut, number, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from crepe_dist.reports import data_facts as facts
-from crepe_dist.reports.wording import counted, cut, first, listed, number, percent, size
+from crepe_dist.reports import data_sentences as facts
+from crepe_dist.wording import counted, cut, first, listed, number, percent, size
 
 MOST_CLASSES = 20
 MOST_FILES = 3

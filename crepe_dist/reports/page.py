@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from crepe_dist.reports import wording
+from crepe_dist import wording
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

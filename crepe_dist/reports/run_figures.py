@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from crepe_dist.reports import page
-from crepe_dist.reports.wording import cells, cut, number
+from crepe_dist.wording import cells, cut, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crepe_dist.reports import page
-from crepe_dist.reports.wording import cut, number, percent
 from crepe_dist.training.scores import BINS, MILLION
+from crepe_dist.wording import cut, number, percent
 
 if TYPE_CHECKING:
     import numpy.typing as npt

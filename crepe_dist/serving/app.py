@@ -13,13 +13,14 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from crepe_dist import __version__
-from crepe_dist.serving import page, questions
+from crepe_dist.predicting.model_summary import Facts
+from crepe_dist.reports import classify_page
+from crepe_dist.serving import schemas
 from crepe_dist.serving.batching import Batcher
-from crepe_dist.serving.facts import Facts
 from crepe_dist.serving.guard import PREDICT, Guard
-from crepe_dist.serving.metrics import Metrics, Observed
-from crepe_dist.serving.options import ServiceOptions
 from crepe_dist.serving.problems import Json, Problem
+from crepe_dist.serving.prometheus import Metrics, Observed
+from crepe_dist.settings.serving_options import ServiceOptions
 
 PAGE, HEALTH, METRICS, DESCRIPTION = "/", "/healthz", "/metrics", "/openapi.json"
 PATHS = (PAGE, PREDICT, HEALTH, METRICS, DESCRIPTION)
@@ -35,14 +36,14 @@ def create_app(
         title="crepe_dist", version=__version__, docs_url=None, redoc_url=None, openapi_url=DESCRIPTION,
         redirect_slashes=False,
     )  # fmt: skip
-    html, policy = page.render(facts, options)
+    html, policy = classify_page.render(facts, options)
 
     @app.post(
         PREDICT,
         summary="Classify one text, or several",
-        response_model=Union[questions.Answer, questions.Answers],
-        responses={status: {"model": questions.Refusal} for status in REFUSALS},
-        openapi_extra=questions.request_schema(),
+        response_model=Union[schemas.Answer, schemas.Answers],
+        responses={status: {"model": schemas.Refusal} for status in REFUSALS},
+        openapi_extra=schemas.request_schema(),
     )
     async def predict(request: Request) -> Response:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != Json.media_type:
@@ -52,7 +53,7 @@ def create_app(
                 "pages of other sites cannot send that type unasked",
                 f"send the header Content-Type: {Json.media_type}",
             )
-        texts, question = questions.read(await request.body(), options)
+        texts, question = schemas.read(await request.body(), options)
         try:
             predictions = await asyncio.wait_for(asyncio.wrap_future(batcher.submit(texts)), options.timeout)
         except asyncio.TimeoutError:
@@ -62,7 +63,7 @@ def create_app(
         answers = [each.record(question.top) for each in predictions]
         return Json(answers[0] if question.texts is None else {"predictions": answers})
 
-    @app.get(HEALTH, summary="Whether the service can predict", responses={503: {"model": questions.Refusal}})
+    @app.get(HEALTH, summary="Whether the service can predict", responses={503: {"model": schemas.Refusal}})
     async def health() -> Response:
         if not batcher.is_working:
             raise Problem(503, "the service is stopping")

@@ -10,8 +10,8 @@ from typing import Callable
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from crepe_dist.serving.options import ServiceOptions
 from crepe_dist.serving.problems import Problem
+from crepe_dist.settings.serving_options import ServiceOptions
 
 PREDICT = "/predict"
 # The rest of a body that is too long is read and thrown away, so that its sender gets to read the answer, up to:

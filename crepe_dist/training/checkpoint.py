@@ -13,10 +13,10 @@ from crepe_dist.data.dataset import PARTS
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, sha256, sync, write_json, write_text
 from crepe_dist.model import parameters
-from crepe_dist.model.network import CrepeShape
+from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.ngrams import NGramShape
-from crepe_dist.model.options import LONGEST_NGRAM
 from crepe_dist.model.parameters import Arrays
+from crepe_dist.settings.model_options import LONGEST_NGRAM
 from crepe_dist.training.scores import MOST_CLASSES, Scores
 
 FORMAT = 1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from crepe_dist.cluster.watchdog import SHOWN_ROWS
 from crepe_dist.data.loader import Order, share
+from crepe_dist.distributed.watchdog import SHOWN_ROWS
 
 
 def name(ranks: Iterable[int], order: Order, start: int, stop: int, size: int) -> str:

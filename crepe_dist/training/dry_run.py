@@ -11,21 +11,21 @@ from pathlib import Path
 
 import numpy as np
 
-from crepe_dist.cluster.control import Control
-from crepe_dist.cluster.watchdog import Watchdog
-from crepe_dist.cluster.world import World
-from crepe_dist.config import Config
-from crepe_dist.data.sources import SAMPLE, folder_of
+from crepe_dist import wording
+from crepe_dist.distributed.control import Control
+from crepe_dist.distributed.watchdog import Watchdog
+from crepe_dist.distributed.world import World
 from crepe_dist.model.shape import Shape
-from crepe_dist.reports import wording
-from crepe_dist.training import memory, state
+from crepe_dist.preparing.sources import SAMPLE, folder_of
+from crepe_dist.settings.config import Config
+from crepe_dist.training import out_of_memory, state
+from crepe_dist.training.banner import opening
 from crepe_dist.training.display import ConsoleDisplay, Display
 from crepe_dist.training.estimate import estimate
 from crepe_dist.training.evaluation import evaluate
 from crepe_dist.training.grace import check_grace
 from crepe_dist.training.loop import Loop
 from crepe_dist.training.metrics import Metrics
-from crepe_dist.training.opening import opening
 from crepe_dist.training.replicas import check_replicas
 from crepe_dist.training.run_folder import RunFolder
 from crepe_dist.training.setup import set_up
@@ -47,10 +47,10 @@ def dry_run(config: Config, world: World, control: Control) -> None:
         display.say(opening(loop, given))
         display.say(f"\n{layers(engine.network.shape)}\n")
         batch = next(loop.batches())
-        with memory.watched("data.batch_size", config.data.batch_size, world.size):
+        with out_of_memory.watched("data.batch_size", config.data.batch_size, world.size):
             loss = loop.train(batch).loss / batch.documents
         check_replicas(engine.network, world)
-        with memory.watched("evaluation.batch_size", config.evaluation.batch_size, world.size):
+        with out_of_memory.watched("evaluation.batch_size", config.evaluation.batch_size, world.size):
             part = dataset.parts["test"]
             some = part.some(np.arange(min(len(part), config.evaluation.batch_size)))
             evaluate(engine, some, config.evaluation.batch_size, world, sharded=config.evaluation.sharded)

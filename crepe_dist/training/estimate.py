@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import mxnet as mx
 
-from crepe_dist.cluster.control import Wish
-from crepe_dist.reports import wording
-from crepe_dist.training import memory
-from crepe_dist.training.report import Report
+from crepe_dist import wording
+from crepe_dist.distributed.control import Wish
+from crepe_dist.training import out_of_memory
+from crepe_dist.training.step_report import Report
 
 if TYPE_CHECKING:
     from crepe_dist.training.loop import Loop
@@ -50,7 +50,7 @@ def estimate(loop: Loop) -> Estimate:
         loss = loop.engine.gradients(batch, seed, 0, loop.train_step.scale.scale)
         loop.exchange(Report(0, batch.documents, float(loss.asscalar()), Wish.GO_ON).row())
 
-    with memory.watched("data.batch_size", loop.config.data.batch_size, loop.world.size):
+    with out_of_memory.watched("data.batch_size", loop.config.data.batch_size, loop.world.size):
         step = _seconds(gradients)
         loop.engine.refresh()
         forward = _seconds(lambda: loop.engine.logits(batch))

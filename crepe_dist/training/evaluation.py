@@ -11,10 +11,10 @@ import mxnet as mx
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.cluster.control import Wish
-from crepe_dist.cluster.world import World
 from crepe_dist.data.dataset import Part
 from crepe_dist.data.loader import batches
+from crepe_dist.distributed.control import Wish
+from crepe_dist.distributed.world import World
 from crepe_dist.model.engine import Engine
 from crepe_dist.training.scores import BINS, MILLION, MISTAKES, RANKED, Mistake, Scores, worst
 

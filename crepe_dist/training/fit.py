@@ -9,31 +9,31 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from crepe_dist import crash
-from crepe_dist.cluster.control import Control, Stopped
-from crepe_dist.cluster.failures import drain, is_peer_gone
-from crepe_dist.cluster.watchdog import Watchdog
-from crepe_dist.cluster.world import World, join
-from crepe_dist.config import Config
 from crepe_dist.data.dataset import Dataset, verify
+from crepe_dist.distributed import crash_report
+from crepe_dist.distributed.control import Control, Stopped
+from crepe_dist.distributed.peer_loss import drain, is_peer_gone
+from crepe_dist.distributed.watchdog import Watchdog
+from crepe_dist.distributed.world import World, join
 from crepe_dist.errors import UserError
 from crepe_dist.machine import describe
-from crepe_dist.reports.run_facts import warnings
+from crepe_dist.reports.run_findings import warnings
+from crepe_dist.reports.run_report import REPORT, write_report
+from crepe_dist.settings.config import Config
 from crepe_dist.training import checkpoint, state
+from crepe_dist.training.banner import opening
 from crepe_dist.training.display import ConsoleDisplay, Display
 from crepe_dist.training.estimate import estimate
 from crepe_dist.training.grace import check_grace
 from crepe_dist.training.loop import Done, Loop, Regrouping
 from crepe_dist.training.metrics import Metrics, Record, RunMetrics
-from crepe_dist.training.opening import opening
-from crepe_dist.training.profile import Profile
 from crepe_dist.training.replicas import check_replicas
-from crepe_dist.training.reporting import REPORT, write_report
 from crepe_dist.training.run_folder import RunFolder, choose
 from crepe_dist.training.run_record import open_run
-from crepe_dist.training.saver import Saver
 from crepe_dist.training.setup import set_up
 from crepe_dist.training.state import Progress, Snapshot
+from crepe_dist.training.state_saver import Saver
+from crepe_dist.training.step_profile import Profile
 
 BY_HEART = 0.99
 LOCK_SECONDS = 100.0  # for the processes of the group before to be gone; NFS keeps a dead client's locks for 90
@@ -115,7 +115,7 @@ def train(config: Config, world: World, control: Control, carried: Carried | Non
         lock = world.on_root("lock", folder.lock_in_steps(patience, display.say))
         with lock or nullcontext():
             watchdog.write_to(folder.stacks(world.rank), world.gather(watchdog.identity(), "processes"))
-            crash.expect(crash.Context(folder.path, config.to_dict(), watchdog.ask_for_stacks))
+            crash_report.expect(crash_report.Context(folder.path, config.to_dict(), watchdog.ask_for_stacks))
             _verify_data(dataset, world, folder, watchdog)
             world.broadcast_parameters(network._collect_params_with_prefix())
             metrics = _open_metrics(config, folder, display) if world.is_root else Metrics()

@@ -7,30 +7,30 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from crepe_dist.cluster.control import Control, Wish
-from crepe_dist.cluster.watchdog import SHOWN_ROWS, Watchdog
-from crepe_dist.cluster.world import World
-from crepe_dist.config import Config
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.loader import Batch, batches, epoch_order
 from crepe_dist.data.typos import with_typos
+from crepe_dist.distributed.control import Control, Wish
+from crepe_dist.distributed.watchdog import SHOWN_ROWS, Watchdog
+from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.model.engine import Engine, no_mark
-from crepe_dist.training import culprits, memory, state
+from crepe_dist.settings.config import Config
+from crepe_dist.training import culprits, out_of_memory, state
 from crepe_dist.training.display import Display, Speed, epoch_line
 from crepe_dist.training.evaluation import Interrupted
 from crepe_dist.training.metrics import Metrics, Record
 from crepe_dist.training.not_learning import NotLearning
-from crepe_dist.training.profile import Profile
 from crepe_dist.training.replicas import check_replicas
 from crepe_dist.training.run_folder import RunFolder
-from crepe_dist.training.saver import Saver
 from crepe_dist.training.schedule import learning_rate
 from crepe_dist.training.scores import Scores
 from crepe_dist.training.scoring import Scoring
 from crepe_dist.training.state import Progress, Snapshot
+from crepe_dist.training.state_saver import Saver
 from crepe_dist.training.step import NotFinite, Outcome, TrainingStep
+from crepe_dist.training.step_profile import Profile
 
 SMOOTHING = 0.01  # of the moving average of the loss, the notebook's
 
@@ -116,9 +116,9 @@ class Loop:
             Regrouping: asked to go on in another group.
         """
         while not self.progress.finished:
-            with memory.watched("data.batch_size", self.config.data.batch_size, self.world.size):
+            with out_of_memory.watched("data.batch_size", self.config.data.batch_size, self.world.size):
                 self.train_epoch()
-            with memory.watched("evaluation.batch_size", self.config.evaluation.batch_size, self.world.size):
+            with out_of_memory.watched("evaluation.batch_size", self.config.evaluation.batch_size, self.world.size):
                 scores = self.evaluate()
             self.finish_epoch(scores)
             self.save_state()

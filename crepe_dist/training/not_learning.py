@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 
-from crepe_dist.config import Config
-from crepe_dist.data.sources import folder_of
-from crepe_dist.model.options import Kind
+from crepe_dist.preparing.sources import folder_of
+from crepe_dist.settings.config import Config
+from crepe_dist.settings.model_options import Kind
 
 WINDOW = 100  # steps whose mean loss is looked at
 STEPS = 500  # from which on it is said; see docs/architecture.md for how long healthy runs take

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from crepe_dist.cluster.world import World
+from crepe_dist.distributed.world import World
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.model import parameters
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from crepe_dist.cluster.control import SUPERVISED_AS
-from crepe_dist.config import Config, digest
+from crepe_dist.distributed.control import SUPERVISED_AS
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_json, write_text
+from crepe_dist.settings.config import Config, digest
 from crepe_dist.training.checkpoint import RESULT, RUNS
 
 IDENTITY = "run.json"

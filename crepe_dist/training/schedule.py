@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from crepe_dist.training.options import REFERENCE_BATCH, OptimizerOptions
+from crepe_dist.settings.training_options import REFERENCE_BATCH, OptimizerOptions
 
 MOST_HALVINGS = 10  # section 3.3 of the paper
 

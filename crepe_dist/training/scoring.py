@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from crepe_dist.cluster.control import Wish
-from crepe_dist.cluster.world import World
-from crepe_dist.config import Config
 from crepe_dist.data.dataset import Dataset
+from crepe_dist.distributed.control import Wish
+from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.model.engine import Engine
+from crepe_dist.settings.config import Config
 from crepe_dist.training import checkpoint
 from crepe_dist.training.evaluation import evaluate
 from crepe_dist.training.run_folder import RunFolder

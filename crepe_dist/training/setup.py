@@ -11,25 +11,25 @@ import mxnet as mx
 import numpy as np
 
 from crepe_dist import machine
-from crepe_dist.cluster.devices import pick
-from crepe_dist.cluster.world import World
-from crepe_dist.config import Config
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.data.loader import epoch_order, share
-from crepe_dist.data.preparation import How, prepare_in_steps
-from crepe_dist.data.selection import Split
-from crepe_dist.data.sources import SAMPLE, SAMPLE_FEATURE_LEN, find_sources, folder_of
+from crepe_dist.distributed.device import pick
+from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
 from crepe_dist.model import ngrams, parameters
+from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.engine import Engine, open_engine
-from crepe_dist.model.network import CrepeShape
 from crepe_dist.model.ngrams import NGrams, NGramShape, buckets_for
 from crepe_dist.model.objective import Objective, balanced
-from crepe_dist.model.options import ModelOptions
 from crepe_dist.model.parameters import Network
 from crepe_dist.model.precision import Plan, plan
 from crepe_dist.model.shape import Shape
+from crepe_dist.preparing.preparation import How, prepare_in_steps
+from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.sources import SAMPLE, SAMPLE_FEATURE_LEN, find_sources, folder_of
+from crepe_dist.settings.config import Config
+from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training import transfer
 from crepe_dist.training.display import Display
 from crepe_dist.training.transfer import Start

@@ -8,12 +8,12 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 
-from crepe_dist.cluster.control import Wish
-from crepe_dist.cluster.exchange import Exchange
 from crepe_dist.data.loader import Batch
+from crepe_dist.distributed.control import Wish
+from crepe_dist.distributed.gradients import Exchange
 from crepe_dist.model.engine import Engine, Mark, no_mark
 from crepe_dist.training.loss_scale import loss_scale
-from crepe_dist.training.report import Report, check_same
+from crepe_dist.training.step_report import Report, check_same
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from crepe_dist import wording
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
 from crepe_dist.model import parameters
-from crepe_dist.model.network import CrepeShape
+from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.ngrams import NGramShape
-from crepe_dist.model.options import ModelOptions
 from crepe_dist.model.parameters import Arrays, Network
-from crepe_dist.reports import wording
+from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training import checkpoint
 
 # What belongs to the classes, and along which axis: the last layer of the one network, all of the other.

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.preparation import prepare
-from crepe_dist.data.selection import Split
-from crepe_dist.data.sources import find_sources
 from crepe_dist.errors import ExitCode
 from crepe_dist.files import write_json
+from crepe_dist.preparing.preparation import prepare
+from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.sources import find_sources
 from tests.chaos import harness
 from tests.chaos.test_state_on_disk import fill
 from tests.chaos.test_supervised import supervise

@@ -12,10 +12,10 @@ import time
 
 import pytest
 
-from crepe_dist.cluster import watchdog as module
-from crepe_dist.cluster.control import Control
-from crepe_dist.cluster.processes import start_time
-from crepe_dist.cluster.watchdog import Watchdog
+from crepe_dist.distributed import watchdog as module
+from crepe_dist.distributed.control import Control
+from crepe_dist.distributed.processes import start_time
+from crepe_dist.distributed.watchdog import Watchdog
 from crepe_dist.errors import ExitCode
 from tests.chaos import harness
 from tests.chaos.harness import slow
@@ -122,8 +122,8 @@ class TestWatchdog:
     def test_it_ends_the_process_also_if_it_cannot_write(self, tmp_path):
         """Standard error is closed, and so is the file of stacks."""
         body = (
-            "import os, pathlib, time; from crepe_dist.cluster.control import Control; "
-            "from crepe_dist.cluster.watchdog import Watchdog; watchdog = Watchdog(Control(), 0.1, 0); "
+            "import os, pathlib, time; from crepe_dist.distributed.control import Control; "
+            "from crepe_dist.distributed.watchdog import Watchdog; watchdog = Watchdog(Control(), 0.1, 0); "
             f"watchdog.__enter__(); watchdog.write_to(pathlib.Path({str(tmp_path / 'stacks' / 'x')!r}), []); "
             "os.close(2); os.close(watchdog._stacks.fileno()); time.sleep(60)"
         )

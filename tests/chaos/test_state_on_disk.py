@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 from crepe_dist.errors import UserError
+from crepe_dist.settings.training_options import CheckpointOptions
 from crepe_dist.training import state
 from crepe_dist.training.metrics import SCALARS, RunMetrics
-from crepe_dist.training.options import CheckpointOptions
-from crepe_dist.training.saver import Saver
 from crepe_dist.training.state import Progress, Snapshot
+from crepe_dist.training.state_saver import Saver
 from tests.chaos import harness
 
 CALLS = "write,pwrite64,writev,fsync,fdatasync,rename,renameat,renameat2,mkdir,openat,unlink,unlinkat,rmdir"

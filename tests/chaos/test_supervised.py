@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from crepe_dist.cluster import processes
+from crepe_dist.distributed import processes
 from crepe_dist.errors import ExitCode
 from tests.chaos import harness
 from tests.chaos.harness import slow
@@ -24,7 +24,7 @@ from tests.conftest import records
 SUPERVISE = """
 import sys
 from crepe_dist import command, supervise
-from crepe_dist.cluster import fleet
+from crepe_dist.supervising import fleet
 fleet.RETRY_SECONDS = 2.0
 chosen, rest = supervise.options(sys.argv[1:])
 command.run(lambda: sys.exit(supervise.run(chosen, [sys.executable, "-m", "tests.chaos.worker", *rest])))
@@ -175,7 +175,7 @@ def test_killed_itself_it_leaves_no_orphan_and_nothing_is_lost(supervised, tmp_p
     harness.wait_for(lambda: (tmp_path / "once").exists() or process.poll() is not None)
     below = descendants(process.pid)
     started = {pid: processes.start_time(pid) or 0 for pid in below}
-    agent = next(pid for pid, line in below.items() if "crepe_dist.cluster.agent" in line)
+    agent = next(pid for pid, line in below.items() if "crepe_dist.supervising.agent" in line)
     os.kill(process.pid if who == "supervisor" else agent, signal.SIGKILL)
     code, printed = harness.finish(process)
     if who == "supervisor":
@@ -254,7 +254,7 @@ def test_a_host_goes_and_comes_back(supervised, data, tmp_path, more):
     harness.wait_for(lambda: (tmp_path / "once").exists() or process.poll() is not None)
     (tmp_path / "hostb.down").touch()
     (lost,) = [pid for pid in workers(process.pid) if "HOROVOD_RANK=1" in Path(f"/proc/{pid}/environ").read_text()]
-    agents = [pid for pid, line in descendants(process.pid).items() if "crepe_dist.cluster.agent" in line]
+    agents = [pid for pid, line in descendants(process.pid).items() if "crepe_dist.supervising.agent" in line]
     (agent,) = [pid for pid in agents if lost in descendants(pid)]
     os.kill(lost, signal.SIGKILL)
     os.kill(agent, signal.SIGKILL)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist import command, train
-from crepe_dist.cluster.launch import detect
+from crepe_dist.distributed.launch import detect
 from crepe_dist.errors import ExitCode
 
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP, "SIGTERM": signal.SIGTERM}
@@ -52,7 +52,7 @@ class Fault:
 
 def arm(fault: Fault) -> None:
     """Puts the fault into the places where it may strike; imports MXNet."""
-    from crepe_dist.training import checkpoint, evaluation, loop, saver, state
+    from crepe_dist.training import checkpoint, evaluation, loop, state, state_saver
 
     steps = [0]
     gradients = loop.Loop.train
@@ -90,7 +90,7 @@ def arm(fault: Fault) -> None:
         sync(path)
 
     state.sync = slow_sync
-    assert saver.state is state
+    assert state_saver.state is state
     write = checkpoint.write
 
     def writing(*arguments: Any) -> Path:
@@ -120,7 +120,7 @@ def main() -> None:
         # As train does, which at this point has imported nothing that takes long.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.STOPPED))
         # Before `join`, which makes MXNet's threads: it reads their number once.
-        from crepe_dist.cluster.launch import import_mxnet
+        from crepe_dist.distributed.launch import import_mxnet
 
         import_mxnet(detect())
         arm(Fault(Path(plan)))

@@ -9,10 +9,10 @@ import time
 import mxnet as mx
 import pytest
 
+from crepe_dist.benchmarking import scaling, suite, workers
+from crepe_dist.benchmarking.suite import TINY, shape_of
+from crepe_dist.benchmarking.workers import Workers
 from crepe_dist.errors import UserError
-from crepe_dist.measuring import scaling, suite, workers
-from crepe_dist.measuring.suite import TINY, shape_of
-from crepe_dist.measuring.workers import Workers
 
 pytestmark = pytest.mark.skipif(bool(scaling.obstacle()), reason=scaling.obstacle() or "can be measured")
 
@@ -46,7 +46,9 @@ def test_workers_that_never_connect_are_ended(monkeypatch):
 
 
 def test_a_worker_that_ends_when_asked():
-    answers = "from crepe_dist.measuring.workers import serve; import sys; serve(sys.argv[1], 0, lambda: {'go': dict})"
+    answers = (
+        "from crepe_dist.benchmarking.workers import serve; import sys; serve(sys.argv[1], 0, lambda: {'go': dict})"
+    )
     with Workers([[sys.executable, "-c", answers]], 1, os.environ) as alone:
         assert alone.ask("go", value=3) == [{"value": 3}]
         with pytest.raises(UserError) as raised:

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from crepe_dist.cluster import shared_memory
+from crepe_dist.distributed import shared_memory
 from tests.conftest import run
 from tests.distributed.test_world import script
 
 # Four steps of a trainer on gradients that each rank makes up.
 BODY = """
 import numpy as np
-from crepe_dist.cluster.world import join
+from crepe_dist.distributed.world import join
 with join() as world:
     import mxnet as mx
     from mxnet import gluon
-    from crepe_dist.cluster import shared_memory
+    from crepe_dist.distributed import shared_memory
     {before}
     parameters = gluon.ParameterDict()
     shapes = dict(a=(3, 5), b=(1,), c=(40, 33))
@@ -105,7 +105,7 @@ def test_a_process_that_ends_is_noticed_even_if_the_launcher_does_not(tmp_path):
     body = """
 import os, sys, time
 from crepe_dist import command
-from crepe_dist.cluster.world import join
+from crepe_dist.distributed.world import join
 def main():
     with join() as world:
         from mxnet import gluon

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from crepe_dist.cluster import devices
-from crepe_dist.cluster.launch import Launch, detect, limit_threads
+from crepe_dist.distributed import device
+from crepe_dist.distributed.launch import Launch, detect, limit_threads
 from crepe_dist.errors import UserError
 from tests.conftest import QUICK, command, run
 
@@ -40,7 +40,7 @@ class TestCollectives:
     def test_sum_gather_broadcast_and_waiting_for_rank_0(self, tmp_path):
         body = """
 import numpy as np, time
-from crepe_dist.cluster import world as module
+from crepe_dist.distributed import world as module
 module.HEARTBEAT_SECONDS = 0.2
 with module.join() as world:
     assert world.size == 3
@@ -73,7 +73,7 @@ with module.join() as world:
     )
     def test_an_error_of_one_is_the_error_of_all_and_told_once(self, tmp_path, body, message):
         whole = f"""
-from crepe_dist.cluster.world import join
+from crepe_dist.distributed.world import join
 from crepe_dist.errors import UserError
 def fail(): raise UserError("broken")
 with join() as world:
@@ -131,7 +131,7 @@ class TestErrors:
     def test_more_processes_than_gpus(self, data, tmp_path):
         body = f"""
 import sys
-from crepe_dist.cluster.launch import detect, limit_threads
+from crepe_dist.distributed.launch import detect, limit_threads
 limit_threads(detect())
 import mxnet
 mxnet.context.num_gpus = lambda: 1
@@ -272,18 +272,18 @@ class TestDevices:
     def test_one_gpu_a_process(self):
         import mxnet as mx
 
-        assert devices.pick("auto", 1, 2) == mx.gpu(1)
-        assert devices.pick("gpu", 0, 1) == mx.gpu(0)
-        assert devices.pick("cpu", 0, 1) == mx.cpu()
+        assert device.pick("auto", 1, 2) == mx.gpu(1)
+        assert device.pick("gpu", 0, 1) == mx.gpu(0)
+        assert device.pick("cpu", 0, 1) == mx.cpu()
         with pytest.raises(UserError, match="3 processes on this host, but only 2 GPUs"):
-            devices.pick("auto", 2, 3)
+            device.pick("auto", 2, 3)
 
     def test_without_gpu(self, monkeypatch):
         import mxnet as mx
 
         monkeypatch.setattr(mx.context, "num_gpus", lambda: 0)
-        assert devices.pick("auto", 0, 4) == mx.cpu()
+        assert device.pick("auto", 0, 4) == mx.cpu()
         with pytest.raises(UserError, match="no GPU"):
-            devices.pick("gpu", 0, 1)
+            device.pick("gpu", 0, 1)
         with pytest.raises(UserError, match="does not exist"):
-            devices.pick("tpu", 0, 1)
+            device.pick("tpu", 0, 1)

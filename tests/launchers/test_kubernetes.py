@@ -10,8 +10,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from crepe_dist.config import parse
 from crepe_dist.errors import ExitCode
+from crepe_dist.settings.config import parse
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 VERSIONS = ("1.31", "1.37")

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from crepe_dist.cluster import meeting
-from crepe_dist.cluster.hosts import interface_of, places
-from crepe_dist.cluster.launch import Launch
-from crepe_dist.cluster.meeting_place import PORTS, Where
+from crepe_dist.distributed import rendezvous
+from crepe_dist.distributed.endpoint import PORTS, Where
+from crepe_dist.distributed.hosts import interface_of, places
+from crepe_dist.distributed.launch import Launch
 from crepe_dist.errors import ExitCode, UserError
 from tests.chaos import harness
 from tests.conftest import QUICK
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 MEET = """
 import json, os, sys
 from crepe_dist import command
-from crepe_dist.cluster.world import meeting, detect, _error_of_all
+from crepe_dist.distributed.world import meeting, detect, _error_of_all
 from crepe_dist.errors import UserError
 def main():
     try:
@@ -135,7 +135,7 @@ def test_they_train_as_one_group_and_can_meet_again(ranks, data):
     body = f"""
 import os, socket
 import crepe_dist
-from crepe_dist.config import parse
+from crepe_dist.settings.config import parse
 for number in range(2):
     config = parse(["--data", {str(data)!r}, "--run-dir", f"run{{number}}", *{QUICK!r}, "--training.epochs=1"])
     result = crepe_dist.fit(config)
@@ -177,9 +177,9 @@ class TestErrors:
     def test_what_cannot_be(self, name, value, message, monkeypatch):
         environment = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), name: value}
         launch = Launch("torchrun", int(environment.get("RANK", "0")), 2)
-        monkeypatch.setattr(meeting, "LEAVE_SECONDS", 0.0)
+        monkeypatch.setattr(rendezvous, "LEAVE_SECONDS", 0.0)
         with pytest.raises(UserError) as caught:
-            meeting.meet(launch, environment)
+            rendezvous.meet(launch, environment)
         assert message in str(caught.value)
 
     def test_a_name_that_is_not_known(self, ranks):
@@ -283,9 +283,9 @@ class TestPlaces:
         def entry(host: str, *cores: int) -> dict[str, object]:
             return {"host": host, "cores": cores}
 
-        assert meeting._shares([entry("a", *range(12))] * 6) == [2] * 6
-        assert meeting._shares([entry("a", 0, 1), entry("a", 2, 3), entry("b", *range(8))]) == [2, 2, 8]
-        assert meeting._shares([entry("a", 0)] * 3) == [1] * 3
+        assert rendezvous._shares([entry("a", *range(12))] * 6) == [2] * 6
+        assert rendezvous._shares([entry("a", 0, 1), entry("a", 2, 3), entry("b", *range(8))]) == [2, 2, 8]
+        assert rendezvous._shares([entry("a", 0)] * 3) == [1] * 3
 
     def test_one_host_needs_no_address_and_its_job_gives_a_port(self):
         job = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}
@@ -296,10 +296,10 @@ class TestPlaces:
         assert other.port != where.port
 
     def test_who_need_not_meet(self):
-        assert meeting.is_needed(Launch("srun", 0, 2), {})
-        assert not meeting.is_needed(Launch("srun", 0, 1), {})
-        assert not meeting.is_needed(Launch("horovodrun", 0, 2), {})
-        assert not meeting.is_needed(Launch("Open MPI", 0, 2), {"HOROVOD_CONTROLLER": "mpi"})
+        assert rendezvous.is_needed(Launch("srun", 0, 2), {})
+        assert not rendezvous.is_needed(Launch("srun", 0, 1), {})
+        assert not rendezvous.is_needed(Launch("horovodrun", 0, 2), {})
+        assert not rendezvous.is_needed(Launch("Open MPI", 0, 2), {"HOROVOD_CONTROLLER": "mpi"})
 
     def test_the_interface_of_an_address(self):
         assert interface_of("127.0.1.1") == "lo"
@@ -333,7 +333,7 @@ class TestTwoHosts:
         body = """
 import socket
 import numpy as np
-from crepe_dist.cluster.world import join
+from crepe_dist.distributed.world import join
 with join() as world:
     total = world.sum(np.array([1.0, world.rank]), "s").tolist()
     with socket.socket() as probe:

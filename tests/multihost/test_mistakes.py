@@ -11,9 +11,9 @@ import pytest
 
 import crepe_dist
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.preparation import prepare
-from crepe_dist.data.selection import Split
-from crepe_dist.data.sources import find_sources
+from crepe_dist.preparing.preparation import prepare
+from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.sources import find_sources
 from tests.chaos.harness import slow
 from tests.conftest import FEATURE_LEN, write_csv
 from tests.multihost.network import Network, make_key

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from crepe_dist.cluster import processes
+from crepe_dist.distributed import processes
 from tests.chaos import harness
 from tests.multihost.network import Network
 

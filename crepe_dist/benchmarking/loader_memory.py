@@ -1,0 +1,54 @@
+"""Memory of one rank while it reads a data set, as JSON: `python -m crepe_dist.benchmarking.loader_memory DIR`.
+
+A process of its own, because what was imported or freed before would count.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    from crepe_dist.data.dataset import open_dataset
+    from crepe_dist.data.loader import batches, epoch_order
+
+    part = open_dataset(Path(sys.argv[1])).parts["train"]
+    before = _anonymous()
+    order = epoch_order(len(part), 0, 0)
+    documents = sum(batch.documents for batch in batches(part, order, 128, 0, 1))
+    mapped = [area for area in _areas() if ".codes-" in area["name"]]
+    print(
+        json.dumps(
+            {
+                "documents": documents,
+                "anonymous": _anonymous() - before,  # bytes
+                "mapped": sum(area["Rss"] for area in mapped),
+                "mapped and private to this process": sum(area["Private_Dirty"] + area["Anonymous"] for area in mapped),
+            }
+        )
+    )
+
+
+def _anonymous() -> int:
+    lines = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8").splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("Anonymous:"))
+
+
+def _areas() -> list[dict[str, Any]]:
+    """The mapped areas of this process: ``name`` and sizes in bytes."""
+    areas: list[dict[str, Any]] = []
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
+        key, *rest = line.split()
+        if key.endswith(":"):
+            if rest and rest[-1] == "kB":
+                areas[-1][key[:-1]] = 1024 * int(rest[0])
+        else:
+            areas.append({"name": rest[-1] if len(rest) > 4 else ""})
+    return areas
+
+
+if __name__ == "__main__":
+    main()

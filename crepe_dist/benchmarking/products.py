@@ -1,0 +1,49 @@
+"""Matrix products: what a machine can do at most in floating-point operations a second."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Callable
+
+import numpy as np
+
+from crepe_dist.benchmarking.timing import rate
+from crepe_dist.native import library
+
+SIZE = 1536  # of the libraries' products
+OWN_SIZE, TIMES = 384, 100  # the fastest size of ours, and how often a call multiplies
+
+
+def products(seconds: float, device: Any) -> dict[str, Callable[[], float]]:
+    """``<by whom>, <precision>`` → a call that returns operations a second, by what is at hand for the device."""
+    import mxnet as mx
+
+    left, right = (np.random.default_rng(seed).standard_normal((SIZE, SIZE), dtype=np.float32) for seed in (0, 1))
+
+    def by_mxnet(precision: str) -> Callable[[], float]:
+        one, other = (mx.nd.array(each, ctx=device).astype(precision) for each in (left, right))
+
+        def multiply() -> Any:
+            return mx.nd.FullyConnected(one, other, num_hidden=SIZE, no_bias=True).wait_to_read()
+
+        return _rate(multiply, SIZE, seconds)
+
+    if device.device_type == "gpu":
+        return {f"mxnet, {precision}": by_mxnet(precision) for precision in ("float32", "float16")}
+    rates = {"numpy, float32": _rate(lambda: left @ right, SIZE, seconds), "mxnet, float32": by_mxnet("float32")}
+    native, _ = library.find()
+    if native is not None:
+        precisions = ("float32", "bfloat16") if native.bfloat16 else ("float32",)
+        for precision in precisions:
+            threads = library.threads()
+            own = partial(native.functions.crepe_products, precision == "bfloat16", OWN_SIZE, threads, TIMES)
+            rates[f"ours, {precision}"] = _rate(own, OWN_SIZE, seconds, TIMES * threads)
+    return rates
+
+
+def _rate(multiply: Callable[[], Any], size: int, seconds: float, times: int = 1) -> Callable[[], float]:
+    def work() -> int:
+        multiply()
+        return 2 * size**3 * times
+
+    return lambda: rate(work, seconds)

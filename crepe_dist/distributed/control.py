@@ -1,0 +1,178 @@
+"""What a process is asked for from outside, by signals or by its supervisor, and what it tells the supervisor.
+
+A supervisor leaves one end of a socket pair in ``CREPE_DIST_CONTROL_FD``; JSON objects pass through it, one a line.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import queue
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType, TracebackType
+from typing import Any
+
+from crepe_dist.distributed.messages import LIMIT, Message, Messages, encode
+from crepe_dist.errors import ExitCode, PeerGone
+
+DESCRIPTOR = "CREPE_DIST_CONTROL_FD"
+ELASTIC = "CREPE_DIST_ELASTIC"
+GENERATION = "CREPE_DIST_GENERATION"
+SUPERVISED_AS = "CREPE_DIST_SUPERVISION"  # an id of the supervisor, the same for all that it starts
+ASSIGNMENT_SECONDS = 60.0
+# SIGUSR2 means what SIGTERM means: mpirun passes it on, where at SIGTERM it kills a second later; Grid Engine and LSF
+# send it before they kill.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
+
+class Wish(enum.IntEnum):
+    """What a rank wants to be done after the step in hand; the ranks do the strongest wish of any."""
+
+    GO_ON = 0
+    SAVE = 1
+    REGROUP = 2
+    STOP = 3
+
+
+class Stopped(BaseException):
+    """This process was asked to end. As with KeyboardInterrupt, ``except Exception`` is not meant.
+
+    Args:
+        why: who asked.
+        code: that it ends with.
+        on_all_ranks: all ranks agreed on it, so the group can be left in good order.
+    """
+
+    def __init__(self, why: str, code: int = ExitCode.STOPPED, *, on_all_ranks: bool = False) -> None:
+        super().__init__(why)
+        self.code = code
+        self.on_all_ranks = on_all_ranks
+
+
+class Control:
+    """A context manager of the main thread: within it, ``SIGNALS`` and the supervisor ask, and do not kill.
+
+    Attributes:
+        why: who asked for the end, once it was asked for.
+        code: with which to end then.
+    """
+
+    def __init__(self) -> None:
+        self.why = ""
+        self.code: int = ExitCode.STOPPED
+        self._left = False
+        self._stopping = False
+        self._regrouping = False
+        # A process that joins a group which goes on from memory: if it ended at once, so would the others.
+        self._deferring = os.environ.get(ELASTIC) == "1" and os.environ.get(GENERATION, "0") != "0"
+        self._before: dict[int, Any] = {}
+        self._assignments: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
+        descriptor = os.environ.get(DESCRIPTOR, "")
+        self._socket = socket.socket(fileno=int(descriptor)) if descriptor.isdecimal() else None
+        self._sending = threading.Lock()
+
+    @property
+    def wish(self) -> Wish:
+        """STOP or REGROUP if that was asked for, else GO_ON."""
+        return Wish.STOP if self._stopping else Wish.REGROUP if self._regrouping else Wish.GO_ON
+
+    @property
+    def is_supervised(self) -> bool:
+        return self._socket is not None
+
+    @contextmanager
+    def deferring(self) -> Iterator[None]:
+        """Within it a request only sets ``wish``, which somebody looks at; elsewhere it raises ``Stopped`` at once."""
+        before, self._deferring = self._deferring, True
+        try:
+            yield
+        finally:
+            self._deferring = before
+
+    def stopped(self, *, on_all_ranks: bool = False) -> Stopped:
+        self.why = self.why or "another process was asked to stop"
+        return Stopped(self.why, self.code, on_all_ranks=on_all_ranks)
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Tells the supervisor, if there is one."""
+        if self._socket is not None:
+            try:
+                with self._sending:
+                    self._socket.sendall(encode(message))
+            except OSError:
+                pass  # it is gone, which the reading thread notices
+
+    def assignment(self, generation: int) -> dict[str, str]:
+        """Asks the supervisor for a place in a new group and waits for it: environment variables.
+
+        Raises:
+            PeerGone: none came.
+            Stopped: this was asked for instead.
+        """
+        self.send({"kind": "regroup", "generation": generation})
+        due = time.monotonic() + ASSIGNMENT_SECONDS
+        while time.monotonic() < due:
+            try:
+                environment = self._assignments.get(timeout=0.1)
+            except queue.Empty:
+                if self._stopping:
+                    raise self.stopped() from None
+                continue
+            self._regrouping = False
+            return environment
+        raise PeerGone("the supervisor gave no place in a new group")
+
+    def __enter__(self) -> Control:
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._on_signal)
+        if self._socket is not None:
+            threading.Thread(target=self._listen, name="control", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._left = True
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        again, self._stopping = self._stopping, True
+        if not self.why:
+            self.why = "interrupted" if number == signal.SIGINT else signal.Signals(number).name
+            self.code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.STOPPED
+        if number == signal.SIGINT and (again or not self._deferring):
+            raise KeyboardInterrupt  # a second Ctrl-C means now
+        if not self._deferring and not again:
+            raise self.stopped()
+
+    def stop(self, why: str) -> None:
+        """Asks this process to stop, as SIGTERM does; from any thread."""
+        self.why = self.why or why
+        os.kill(os.getpid(), signal.SIGTERM)  # the handler runs in the main thread, which may have to be interrupted
+
+    def _listen(self) -> None:
+        assert self._socket is not None
+        messages = Messages()
+        with suppress(ConnectionError):  # it went with messages of ours unread
+            while data := self._socket.recv(LIMIT):
+                for message in messages.feed(data):
+                    if isinstance(message, dict):
+                        self._hear(message)
+        if not self._left:
+            self.stop("the supervisor is gone")
+
+    def _hear(self, message: Message) -> None:
+        if message["kind"] == "stop":
+            self.stop(str(message.get("why", "the supervisor")))
+        elif message["kind"] == "regroup":
+            self._regrouping = True
+        elif message["kind"] == "assign":
+            self._assignments.put({str(name): str(value) for name, value in message["env"].items()})

@@ -1,0 +1,115 @@
+"""Address and time limit of the rendezvous, read from the environment; see ``distributed.rendezvous``."""
+
+from __future__ import annotations
+
+import socket
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from crepe_dist.distributed.hosts import LOOPBACK, interface_address, interface_of, is_loopback
+from crepe_dist.distributed.launch import Launch
+from crepe_dist.errors import UserError
+
+ADDRESS, PORT, SECONDS, INTERFACE = "MASTER_ADDR", "MASTER_PORT", "CREPE_DIST_MEETING_SECONDS", "HOROVOD_GLOO_IFACE"
+# What names a job, the same for all its processes: where no port is given, one is made of it.
+JOBS = (("SLURM_JOB_ID", "SLURM_STEP_ID"), ("PMIX_NAMESPACE",))
+PORTS = range(20000, 30000)  # below those that Linux gives to clients
+USUAL_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Where:
+    """What the environment says about the place and time of a meeting; ``interface`` may be empty."""
+
+    host: str
+    port: int
+    interface: str
+    seconds: float
+
+    @classmethod
+    def of(cls, launch: Launch, environment: Mapping[str, str]) -> Where:
+        """
+        Raises:
+            UserError: it says too little, or what cannot be.
+        """
+        if launch.rank >= launch.size:
+            raise UserError(
+                f"this process is rank {launch.rank} of {launch.size}",
+                "ranks count from 0",
+                "look at what sets rank and number of processes",
+            )
+        # Where all processes are on this host there is nothing to be said.
+        host = environment.get(ADDRESS, "").strip() or ("127.0.0.1" if launch.local_size == launch.size else "")
+        port = environment.get(PORT, "").strip() or _port_of_job(environment)
+        for name, value in ((ADDRESS, host), (PORT, port)):
+            if not value:
+                raise UserError(
+                    f"{launch.launcher} started {launch.size} processes, and {name} is not set",
+                    "they meet at the host of rank 0, at a port that is free there",
+                    f"export {ADDRESS}=<its name or address> {PORT}=29500 (launch/ and docs/how-to/ show where), "
+                    f"or, on one host, start with `python -m crepe_dist.supervise -np {launch.size} …`",
+                    on_all_ranks=True,
+                )
+        if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
+            raise UserError(
+                f"{PORT} is {port!r}",
+                "a port is a number from 1 to 65535",
+                f"give one that is free on rank 0's host, such as {PORT}=29500",
+                on_all_ranks=True,
+            )
+        seconds = environment.get(SECONDS, "").strip() or str(USUAL_SECONDS)
+        try:
+            limit = float(seconds)
+        except ValueError:
+            limit = -1.0
+        if not 0 < limit < 1e6:
+            raise UserError(
+                f"{SECONDS} is {seconds!r}",
+                "it is a number of seconds above zero",
+                f"unset it, or give for instance {SECONDS}={USUAL_SECONDS:g}",
+                on_all_ranks=True,
+            )
+        return cls(host, int(port), environment.get(INTERFACE, "").strip(), limit)
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    def address(self) -> str:
+        """IPv4; looked up anew each time, because the name may appear only once rank 0's machine has started.
+
+        Raises:
+            OSError: the name is not known.
+            UserError: the interface that was given is none.
+        """
+        found = socket.getaddrinfo(self.host, self.port, socket.AF_INET, socket.SOCK_STREAM)[0][4][0]
+        if self.interface not in ("", LOOPBACK) and is_loopback(str(found)):
+            # Debian gives a host's own name an address that it alone can reach.
+            return interface_address(self.interface, INTERFACE)
+        return str(found)
+
+    def listens_on(self, address: str) -> str:
+        """The interface by which this process is to be reached, where that address is its own.
+
+        Raises:
+            UserError: there is none.
+        """
+        if self.interface:
+            interface_address(self.interface, INTERFACE)
+            return self.interface
+        found = interface_of(address)
+        if found is None:
+            raise UserError(
+                f"no network interface has {address} as its first address",
+                f"it is by this address that rank 0 ({self}) is reached",
+                f"set {INTERFACE} to the interface's name (`ip -brief address` lists them)",
+            )
+        return found
+
+
+def _port_of_job(environment: Mapping[str, str]) -> str:
+    for names in JOBS:
+        values = [environment.get(name, "") for name in names]
+        if all(values):
+            return str(PORTS[zlib.crc32(".".join(values).encode()) % len(PORTS)])
+    return ""

@@ -1,0 +1,70 @@
+"""The environment of a worker: an allow-list of the supervisor's, and what Horovod is to know about the group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from crepe_dist.distributed.control import DESCRIPTOR, ELASTIC, GENERATION
+from crepe_dist.distributed.hosts import Slot
+
+# Of the machine: a remote host has its own.
+MACHINE = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+MACHINE_XDG = ("XDG_CACHE_HOME", "XDG_RUNTIME_DIR")
+NAMES = ("LANG", "LANGUAGE", "TZ", "TERM", "NO_COLOR")
+PREFIXES = (
+    "LC_",
+    "PYTHON",
+    "OMP_",
+    "KMP_",
+    "GOMP_",
+    "MXNET_",
+    "HOROVOD_",
+    "NCCL_",
+    "CUDA_",
+    "NVIDIA_",
+    "CREPE_DIST_",
+    "COVERAGE_",
+    "COV_CORE_",
+    "SSL_CERT_",
+)
+# Horovod would ask another protocol than ours; the other is for the supervisor alone to say.
+NEVER = ("HOROVOD_ELASTIC", ELASTIC, DESCRIPTOR)
+
+
+def allowed(environment: Mapping[str, str], local: bool = True) -> dict[str, str]:
+    """What of the supervisor's environment reaches a worker; ``local``: on the supervisor's machine."""
+    machine = (*MACHINE, *MACHINE_XDG) if local else ()
+    return {
+        name: value
+        for name, value in environment.items()
+        if (name in machine or name in NAMES or name.startswith(PREFIXES)) and name not in NEVER
+    }
+
+
+def group_variables(
+    slot: Slot, rendezvous: tuple[str, int], interface: str, generation: int = 0, elastic: bool = False
+) -> dict[str, str]:
+    """The place of one worker in its group.
+
+    Args:
+        rendezvous: its IPv4 address and port.
+        interface: network interface that the worker listens on.
+    """
+    variables = {
+        "HOROVOD_HOSTNAME": slot.host,
+        "HOROVOD_RANK": slot.rank,
+        "HOROVOD_SIZE": slot.size,
+        "HOROVOD_LOCAL_RANK": slot.local_rank,
+        "HOROVOD_LOCAL_SIZE": slot.local_size,
+        "HOROVOD_CROSS_RANK": slot.cross_rank,
+        "HOROVOD_CROSS_SIZE": slot.cross_size,
+        "HOROVOD_GLOO_RENDEZVOUS_ADDR": rendezvous[0],
+        "HOROVOD_GLOO_RENDEZVOUS_PORT": rendezvous[1],
+        "HOROVOD_CONTROLLER": "gloo",
+        "HOROVOD_CPU_OPERATIONS": "gloo",
+        "HOROVOD_GLOO_IFACE": interface,
+        GENERATION: generation,
+    }
+    if elastic:
+        variables[ELASTIC] = 1
+    return {name: str(value) for name, value in variables.items()}

@@ -1,0 +1,125 @@
+"""What the launcher says about this process, read from the environment, and what to do before MXNet is imported."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from crepe_dist.distributed import cuda
+from crepe_dist.errors import UserError
+
+HOROVODRUN = "horovodrun"
+THREADS = "OMP_NUM_THREADS"
+# (launcher, rank, size, local rank, local size); the first whose rank and size are both set speaks.
+# RANK and WORLD_SIZE are torchrun's convention, and what a manifest or script of one's own sets: they win over what the
+# scheduler sets by itself, which may be that of the process around.
+# Slurm: SLURM_NTASKS also stands in a batch script that is itself one process; only srun sets the step's variable.
+LAUNCHERS = (
+    (HOROVODRUN, "HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE"),
+    ("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    (
+        "Open MPI",
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_SIZE",
+        "OMPI_COMM_WORLD_LOCAL_RANK",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
+    ),
+    ("MPICH", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
+)
+# What MXNet imports where it is there, and uses for nothing that is used here.
+UNUSED = ("scipy", "sklearn")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """This process among its peers; ``launcher`` is empty for a process started by hand.
+
+    Where nothing says how many processes this host has, ``local_size`` is 1.
+    """
+
+    launcher: str = ""
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+
+def detect(environment: Mapping[str, str] = os.environ) -> Launch:
+    for launcher, rank, size, local_rank, local_size in LAUNCHERS:
+        if environment.get(rank, "").isdigit() and environment.get(size, "").isdigit():
+            # Slurm's count per node may read "2(x3),1"; the leading number is this use's best guess.
+            leading = environment.get(local_size, "1").split("(")[0].split(",")[0]
+            return Launch(
+                launcher,
+                int(environment[rank]),
+                int(environment[size]),
+                int(environment.get(local_rank, "0")),
+                max(1, int(leading)) if leading.isdigit() else 1,
+            )
+    return Launch()
+
+
+def threads(launch: Launch, environment: Mapping[str, str] = os.environ) -> int:
+    """Of a process: what OMP_NUM_THREADS says, or else its share of the host's cores.
+
+    Raises:
+        UserError: it is set to something else than a number above zero.
+    """
+    given = environment.get(THREADS, "").split(",")[0].strip()
+    if not environment.get(THREADS, "").strip():
+        return max(1, len(os.sched_getaffinity(0)) // launch.local_size)
+    if not given.isdecimal() or int(given) == 0:
+        raise UserError(
+            f"{THREADS} is {given!r}", "it is the number of threads", "give a number above zero, or unset it"
+        )
+    return int(given)
+
+
+def limit_threads(launch: Launch) -> int:
+    """Sets OMP_NUM_THREADS to this process's share of the host's cores unless it is set; returns the number.
+
+    Must run before MXNet is imported: MXNet reads it once and otherwise takes half the cores in every process.
+
+    Raises:
+        UserError: as ``threads``.
+    """
+    number = threads(launch)
+    if not os.environ.get(THREADS, "").strip():
+        os.environ[THREADS] = str(number)
+    return number
+
+
+def import_mxnet(launch: Launch) -> None:
+    """Imports MXNet after what must be done before it: ``limit_threads`` and ``cuda.load``.
+
+    MXNet imports SciPy and scikit-learn where they are, for parts of it that nothing here uses. They take longer than
+    itself, so it is told that they are not. Where MXNet cannot be imported, the import that follows says why.
+
+    Raises:
+        UserError: as they do.
+    """
+    limit_threads(launch)
+    cuda.load()
+    hidden = [name for name in UNUSED if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: not installed
+    try:
+        with contextlib.suppress(ImportError, OSError):
+            importlib.import_module("mxnet")
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
+def horovodrun() -> str | None:
+    """Where Horovod's launcher is, that of this Python first; ``None`` without it or without Horovod for MXNet."""
+    if importlib.util.find_spec("horovod") is None or importlib.util.find_spec("horovod.mxnet") is None:
+        return None
+    return shutil.which("horovodrun", path=Path(sys.executable).parent) or shutil.which("horovodrun")

@@ -1,0 +1,215 @@
+"""Gradients of all processes of one host in memory that they share, so that their sum needs no network.
+
+Horovod's Gloo sends every gradient through a socket, also to the next process of the same host; that takes five to ten
+times as long, on the same cores that compute.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import mmap
+import os
+import secrets
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from crepe_dist.distributed.gradients import Exchanged, Row
+from crepe_dist.errors import PeerGone
+from crepe_dist.native import library
+
+if TYPE_CHECKING:
+    from crepe_dist.distributed.world import World
+
+FOLDER = Path("/dev/shm")
+# The barrier is at the start of rank 0's memory. Gradients begin where MXNet's own arrays do, 64 bytes into a page: the
+# update of parameters, which reads the same place of several arrays, is a third slower where they differ.
+START = mmap.PAGESIZE + 64
+NOTE = 64 * 1024  # bytes behind the gradients, for a few numbers that a process tells the others
+VERDICT = 64  # bytes at the end of each memory: which processes' gradients are not finite, in its share of the sums
+PREFIX = "crepe_dist-"
+STALE_SECONDS = 60.0
+LOOK_SECONDS = 0.2  # between two looks whether the others still live
+GIVE_UP_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """Of one process, which holds a lock on the file as long as it lives; the lock goes with it, whatever ends it."""
+
+    descriptor: int
+    pages: mmap.mmap
+
+    def owner_is_gone(self) -> bool:
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+        return True
+
+
+class SharedGradients:
+    """The gradients of Gluon parameters, moved into memory that every process of the host sees; made by ``share``."""
+
+    def __init__(self, parameters: list[Any], memories: list[_Memory], rank: int, native: library.Library) -> None:
+        self._parameters = parameters
+        self._memories = memories
+        self._rank = rank
+        self._functions = native.functions
+        self._notes = [memoryview(memory.pages)[-NOTE - VERDICT : -VERDICT] for memory in memories]
+        self._verdicts = [np.frombuffer(memory.pages, np.uint64)[-1:] for memory in memories]
+        numbers = (len(memories[0].pages) - START - NOTE - VERDICT) // 4
+        self._flat = [np.frombuffer(memory.pages, np.float32, numbers, START) for memory in memories]
+        self._arrays = (ctypes.c_void_p * len(memories))(*[flat.ctypes.data for flat in self._flat])
+        self._barrier = self._flat[0].ctypes.data - START
+        self._bound = self._move()
+
+    def exchange(self, row: Row) -> Exchanged:
+        """Replaces the gradients by their sums over the processes, in the order of ranks; the same bits everywhere."""
+        import mxnet as mx
+
+        if any(p.grad() is not bound for p, bound in zip(self._parameters, self._bound)):
+            raise RuntimeError("a parameter was given another gradient array, which is not in shared memory")
+        mx.nd.waitall()
+        self._write_note(row)
+        self._wait_for_all()
+        rows = np.stack(self._read_notes(row))
+        self._verdicts[self._rank][0] = self._functions.crepe_add(
+            self._arrays, len(self._memories), self._rank, self._flat[0].size
+        )
+        self._wait_for_all()
+        # Nobody writes a verdict again before all have come to the next sum.
+        bad = int(np.bitwise_or.reduce(np.concatenate(self._verdicts)))
+        return Exchanged(rows, tuple(rank for rank in range(len(self._memories)) if bad >> (rank % 64) & 1))
+
+    def close(self) -> None:
+        """Lets go of the files; the memory goes once the gradients in it do, too."""
+        for memory in self._memories:
+            os.close(memory.descriptor)
+
+    def sum(self) -> None:
+        """``exchange`` without a row, as a Gluon trainer's ``_allreduce_grads``."""
+        self.exchange(np.zeros(0))
+
+    def sum_note(self, array: np.ndarray) -> np.ndarray:
+        """The sum over the processes of a small array, of at most ``NOTE`` bytes, in the order of ranks.
+
+        Horovod would take one to two of its cycles for it.
+        """
+        self._write_note(array)
+        self._wait_for_all()
+        each = self._read_notes(array)
+        total = sum(each[1:], each[0].copy())
+        self._wait_for_all()
+        return np.asarray(total, dtype=array.dtype)
+
+    def _write_note(self, array: np.ndarray) -> None:
+        self._notes[self._rank][: array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+    def _read_notes(self, like: np.ndarray) -> list[np.ndarray]:
+        return [np.frombuffer(note, like.dtype, like.size).reshape(like.shape) for note in self._notes]
+
+    def _move(self) -> list[Any]:
+        """Moves the gradients here. Not once a backward pass was compiled: MXNet would write into the old ones."""
+        import mxnet as mx
+
+        offset = 0
+        for parameter in self._parameters:
+            size = int(np.prod(parameter.shape))
+            here = self._flat[self._rank][offset : offset + size].reshape(parameter.shape)
+            parameter._grad = [mx.nd.from_numpy(here, zero_copy=True)]
+            mx.autograd.mark_variables(parameter.list_data(), parameter.list_grad(), parameter.grad_req)
+            offset += _aligned(size)
+        return [p.grad() for p in self._parameters]
+
+    def _wait_for_all(self) -> None:
+        round_ = self._functions.crepe_arrive(self._barrier, len(self._memories))
+        due = time.monotonic() + GIVE_UP_SECONDS
+        # In short pieces, so that a signal is handled and the end of a process noticed.
+        while not self._functions.crepe_passed(self._barrier, round_, LOOK_SECONDS):
+            peers = [memory for rank, memory in enumerate(self._memories) if rank != self._rank]
+            if any(peer.owner_is_gone() for peer in peers):
+                # Perhaps after it had come, and then all go on.
+                if self._functions.crepe_passed(self._barrier, round_, 0.0):
+                    return
+                raise PeerGone("another process of this host ended")
+            if time.monotonic() > due:
+                raise PeerGone(f"another process of this host did not come for {GIVE_UP_SECONDS:.0f} seconds")
+
+
+def share(world: World, parameters: Iterable[Any]) -> SharedGradients | None:
+    """Every rank calls it. ``None`` on all of them if one cannot: ranks on other hosts, no room in /dev/shm (a
+    container has 64 MB unless told otherwise), no compiled kernels."""
+    trained = [p for p in parameters if p.grad_req != "null"]
+    native, _ = library.find()
+    size = START + 4 * sum(_aligned(int(np.prod(p.shape))) for p in trained) + NOTE + VERDICT
+    remove_stale()
+    path = _create(size) if native and world.local_size == world.size else None
+    try:
+        names = world.gather(path and path.name, "shared memory")
+        memories = [] if None in names else _open(names, size)
+        if 0 in world.gather(len(memories), "shared memory opened") or native is None:
+            return None
+        return SharedGradients(trained, memories, world.rank, native)
+    finally:
+        if path is not None:
+            path.unlink()  # the memory stays until the last process has gone, whatever ends it
+
+
+def remove_stale() -> None:
+    """Removes what processes left behind that were ended between making a file and removing it."""
+    for path in FOLDER.glob(f"{PREFIX}*"):
+        try:
+            if time.time() - path.stat().st_mtime < STALE_SECONDS:
+                continue
+            descriptor = os.open(path, os.O_RDWR)
+        except OSError:  # gone by now, or another user's
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+        except OSError:  # in use
+            pass
+        finally:
+            os.close(descriptor)
+
+
+def _aligned(count: int) -> int:
+    """Numbers of a gradient, up to a whole page."""
+    step = mmap.PAGESIZE // 4
+    return -(-count // step) * step
+
+
+def _create(size: int) -> Path | None:
+    """A new file of that size, locked until this process ends; ``None`` if there can be none."""
+    path = FOLDER / f"{PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        os.posix_fallocate(descriptor, 0, size)  # without it, a lack of room would end the process at the first write
+    except OSError:
+        path.unlink()
+        os.close(descriptor)
+        return None
+    return path
+
+
+def _open(names: list[str], size: int) -> list[_Memory]:
+    """The memories of all processes; none if one cannot be had."""
+    memories = []
+    for name in names:
+        try:
+            descriptor = os.open(FOLDER / name, os.O_RDWR)
+            memories.append(_Memory(descriptor, mmap.mmap(descriptor, size)))
+        except (OSError, ValueError):
+            return []
+    return memories

@@ -1,0 +1,211 @@
+"""A thread that ends a process which makes no progress, after it has written down where it stands.
+
+Horovod's own stall check never fires under Gloo (0.28.1: ``reserve`` where ``resize`` is needed), and a rank that was
+stopped, or whose cable was cut, leaves the others waiting.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import heapq
+import json
+import math
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from crepe_dist.distributed import crash_report
+from crepe_dist.distributed.control import Control
+from crepe_dist.distributed.peer_loss import hosts
+from crepe_dist.distributed.processes import is_stopped, start_time
+from crepe_dist.errors import ExitCode, UserError
+
+TICK_SECONDS = 1.0
+STOPPED_SECONDS = 5.0  # a tick that much late: this process itself stood still, by SIGSTOP or an overloaded host
+LEARNT = 10  # times the longest step seen so far is no hang, up to as many times the limit
+OUTLIERS = 2  # of the longest steps are not counted: others may have stood still, or the disk
+LEARNT_IN = ("train", "evaluate")
+DUMP_SECONDS = 1.0  # for the other processes of this host to write their stacks
+SHOWN_ROWS = 64
+
+
+class Watchdog:
+    """A context manager; within it the owner must call ``beat`` at each step forward.
+
+    Args:
+        limit: seconds without progress that are a hang; more, if steps were seen to take long.
+        rank: of this process.
+    """
+
+    def __init__(self, control: Control, limit: float, rank: int) -> None:
+        self._control = control
+        self._limit = limit
+        self._rank = rank
+        self._phase = "start"
+        self._where: Callable[[], dict[str, Any]] = dict
+        self._since = time.monotonic()
+        self._longest: list[float] = []  # intervals between beats
+        self._looked = self._since  # when the thread last did
+        self._steps = 0
+        self._peers: list[tuple[int, int]] = []
+        self._stacks: IO[str] | None = None
+        self._ended = threading.Event()
+        self._ending = False
+        self._parent = os.getppid()
+        self._launched = "HOROVOD_RANK" in os.environ
+
+    def beat(self, phase: str = "") -> None:
+        """Progress was made; in the phase ``phase`` from now on, if it is another one.
+
+        Once the end has been decided on it does not return: what was stopped may be continued to write its stack.
+        """
+        self._wait_for_end()
+        now = time.monotonic()
+        if phase and phase != self._phase:
+            self._phase, self._steps = phase, 0
+        elif self._steps > 1 and self._phase in LEARNT_IN and now - self._looked < TICK_SECONDS + STOPPED_SECONDS:
+            # Not the first of a phase, which may compile, nor one in which this process stood still.
+            self._longest = heapq.nlargest(OUTLIERS + 1, [*self._longest, now - self._since])
+        self._steps += 1
+        self._since = now
+
+    def trust(self) -> None:
+        """Until the next beat others work, and watch over themselves: this process may wait for them without limit, but
+        for one of this host that was stopped and so can watch nothing."""
+        self._since = math.inf
+
+    @property
+    def limit(self) -> float:
+        usual = self._longest[OUTLIERS] if len(self._longest) > OUTLIERS else 0.0
+        return max(self._limit, min(LEARNT * usual, LEARNT * self._limit))
+
+    def locate(self, where: Callable[[], dict[str, Any]]) -> None:
+        """``where`` tells step, epoch, documents and rows; called by the thread."""
+        self._where = where
+
+    def write_to(self, path: Path, processes: list[dict[str, Any]]) -> None:
+        """Stacks go to this file from now on.
+
+        Args:
+            processes: what ``self.identity`` was on every rank.
+        """
+        path.parent.mkdir(exist_ok=True)
+        self._stacks = path.open("a", encoding="utf-8")
+        me = self.identity()
+        self._stacks.write(f"{json.dumps({'rank': self._rank, **me, 'started': time.time()})}\n")
+        self._stacks.flush()
+        faulthandler.register(signal.SIGUSR1, file=self._stacks, all_threads=True)
+        self._peers = [(p["pid"], p["start"]) for p in processes if p["host"] == me["host"] and p["pid"] != me["pid"]]
+
+    def identity(self) -> dict[str, Any]:
+        pid = os.getpid()
+        return {"host": socket.gethostname(), "pid": pid, "start": start_time(pid)}
+
+    def __enter__(self) -> Watchdog:
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._wait_for_end()
+        self._ended.set()
+        if self._stacks is not None and isinstance(error, Exception) and not isinstance(error, UserError):
+            with suppress(OSError, ValueError):  # a full disk; closed
+                traceback.print_exception(kind, error, trace, file=self._stacks)
+                self._stacks.flush()
+        if self._stacks is not None and not self._launched:
+            # One of many keeps it: the others may still ask for its stacks.
+            faulthandler.unregister(signal.SIGUSR1)
+            self._stacks.close()
+
+    def _watch(self) -> None:
+        last = peers_moved = time.monotonic()
+        while True:
+            now = time.monotonic()
+            if not any(is_stopped(*peer) for peer in self._peers):
+                peers_moved = now
+            if now - last > TICK_SECONDS + STOPPED_SECONDS:
+                self._since += now - last
+                peers_moved = now
+            last = self._looked = now
+            where = {"rank": self._rank, "phase": self._phase, **self._where()}
+            self._control.send({"kind": "beat", "limit": self.limit, **{k: v for k, v in where.items() if k != "rows"}})
+            if self._launched and os.getppid() != self._parent:
+                self._launched = False
+                self._control.stop("the launcher is gone")
+            stood = now - (peers_moved if math.isinf(self._since) else self._since)
+            if stood > self.limit:
+                self._end(where, stood)
+            if self._ended.wait(TICK_SECONDS):
+                return
+
+    def _wait_for_end(self) -> None:
+        while self._ending:
+            time.sleep(1)
+
+    def _end(self, where: dict[str, Any], seconds: float) -> None:
+        self._ending = True
+        # Whatever stands still below (a disk that is full or gone), this process ends.
+        end = threading.Timer(2 * DUMP_SECONDS + STOPPED_SECONDS, os._exit, [ExitCode.HUNG])
+        end.daemon = True
+        end.start()
+        try:
+            self._control.send({"kind": "hung", **where})
+            self._tell(where, seconds)
+            self.ask_for_stacks()
+            self._signal_peers(signal.SIGCONT)  # one that was stopped writes its stack, too
+            place = self._stacks or sys.stderr
+            place.write(f"no progress for {seconds:.0f} s: {json.dumps({**self.identity(), **where})}\n")
+            place.flush()
+            faulthandler.dump_traceback(file=place, all_threads=True)
+            time.sleep(DUMP_SECONDS)
+            self._signal_peers(signal.SIGKILL)
+            report = crash_report.write(f"no progress for {seconds:.0f} s: {json.dumps(where)}", "", ExitCode.HUNG)
+            print(f"[rank {self._rank}] {crash_report.said(report)}", file=sys.stderr, flush=True)
+        finally:
+            os._exit(ExitCode.HUNG)
+
+    def _tell(self, where: dict[str, Any], seconds: float) -> None:
+        again = "nothing, the supervisor starts again" if self._control.is_supervised else "run the same command again"
+        step = f" at step {where['step']}" if "step" in where else ""
+        print(
+            f"[rank {self._rank}] error: no progress for {seconds:.0f} s{step} ({where['phase']})\n"
+            f"  why: {_cause()}\n"
+            f"  do:  {again}; raise --safety.watchdog_s ({self._limit:g}) if steps take longer; {_named(self._stacks)}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def ask_for_stacks(self) -> None:
+        """Has the other processes of this host write where they stand."""
+        self._signal_peers(signal.SIGUSR1)
+
+    def _signal_peers(self, number: signal.Signals) -> None:
+        for pid, start in self._peers:
+            if start_time(pid) == start:
+                try:
+                    os.kill(pid, number)
+                except OSError:
+                    continue
+
+
+def _cause() -> str:
+    silent, others = hosts.silent(), hosts.others
+    if silent:
+        return f"no answer from {', '.join(silent)}: the host is gone, or the network to it"
+    guess = "a process stands still, a host or a network is gone, or the ranks wait for different things"
+    return f"{guess}; the other hosts: {', '.join(others)}"[:2000] if others else guess
+
+
+def _named(stacks: IO[str] | None) -> str:
+    return f"stacks are in {stacks.name}" if stacks is not None else "the stacks are above"

@@ -1,0 +1,132 @@
+"""The networks as ONNX graphs, node by node out of their parameters.
+
+MXNet's own exporter is not used: it refuses convolutions of one dimension (their nodes are right, the name of their
+layout stops it), works with few versions of onnx, and knows nothing of metadata, while a Crepe is six convolutions,
+three pools and three products.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
+
+from crepe_dist import __version__
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.errors import UserError
+from crepe_dist.exporting.crepe_runtime import FORMAT
+from crepe_dist.model.crepe import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, POOL, CrepeShape
+from crepe_dist.model.ngrams import SCALE, NGramShape
+from crepe_dist.model.parameters import Arrays
+from crepe_dist.wording import size
+
+# Those of ONNX 1.8: the first with all that is used here, and what everything that reads ONNX knows.
+OPERATORS, REPRESENTATION = 13, 7
+LARGEST = (1 << 31) - (1 << 20)  # bytes of a file: Protocol Buffers end there; and room for the nodes
+CODES = 256  # values of a byte
+
+
+def model(shape: CrepeShape | NGramShape, arrays: Arrays, encoding: Encoding, classes: list[str]) -> ModelProto:
+    """A model from what ``inputs`` of the network gives to ``probabilities``, float32 [batch, classes].
+
+    Its inputs are ``codes``, uint8 [batch, feature_len], of a Crepe; and of n-grams ``buckets``, int32
+    [batch, ngrams], and ``own``, float32 [batch, ngrams]. The metadata tell all that an encoder needs, each as JSON.
+
+    Args:
+        arrays: the parameters, float32, by structural name.
+
+    Raises:
+        UserError: the parameters have no room in an ONNX file.
+    """
+    total = sum(array.nbytes for array in arrays.values())
+    if total > LARGEST:
+        raise UserError(
+            f"an ONNX file has no room for {size(total)} of parameters", "it ends at 2 GB", "use --format symbol"
+        )
+    graph = _Graph()
+    logits = _ngrams(graph, arrays) if isinstance(shape, NGramShape) else _crepe(graph, shape, arrays)
+    graph.node("Softmax", logits, name="probabilities", axis=1)
+    graph.outputs.append(helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", shape.classes]))
+    found = helper.make_model(
+        helper.make_graph(graph.nodes, shape.kind, graph.inputs, graph.outputs, graph.values),
+        opset_imports=[helper.make_opsetid("", OPERATORS)],
+        ir_version=REPRESENTATION,
+        producer_name="crepe_dist",
+        producer_version=__version__,
+    )
+    helper.set_model_props(found, {name: json.dumps(value) for name, value in about(shape, encoding, classes).items()})
+    checker.check_model(found)
+    return found
+
+
+def about(shape: CrepeShape | NGramShape, encoding: Encoding, classes: list[str]) -> dict[str, Any]:
+    """The metadata: how texts become inputs, and what the outputs are called."""
+    told: dict[str, Any] = {"format": int(FORMAT), "version": __version__, **shape.settings()}
+    return {**told, **encoding.to_dict(), "characters": encoding.characters(), "classes": classes}
+
+
+class _Graph:
+    """Nodes, constants, inputs and outputs as they are added."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.values: list[Any] = []
+        self.inputs: list[Any] = []
+        self.outputs: list[Any] = []
+
+    def input(self, name: str, kind: int, *shape: str | int) -> str:
+        self.inputs.append(helper.make_tensor_value_info(name, kind, shape))
+        return name
+
+    def value(self, array: npt.NDArray[Any], name: str = "") -> str:
+        self.values.append(numpy_helper.from_array(np.ascontiguousarray(array), name or f"value{len(self.values)}"))
+        return str(self.values[-1].name)
+
+    def node(self, kind: str, *inputs: str, name: str = "", **settings: Any) -> str:
+        name = name or f"{kind.lower()}{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs, [name], name, **settings))
+        return name
+
+
+def _crepe(graph: _Graph, shape: CrepeShape, arrays: Arrays) -> str:
+    codes = graph.input("codes", TensorProto.UINT8, "batch", shape.feature_len)
+    # One-hot by a table, so that every code behind the alphabet is a column of zeros.
+    table = np.eye(CODES, shape.alphabet_size, dtype=np.float32)
+    last = graph.node("Gather", graph.value(table, "one-hot"), graph.node("Cast", codes, to=TensorProto.INT32))
+    last = graph.node("Transpose", last, perm=[0, 2, 1])
+    # In two dimensions, one of them 1: ONNX Runtime then takes half the time on a CPU.
+    last = graph.node("Unsqueeze", last, graph.value(np.array([2], np.int64)))
+
+    def parameters(name: str) -> tuple[str, str]:
+        weight, bias = arrays[f"{name}.weight"], arrays[f"{name}.bias"]
+        weight = weight[:, :, None] if weight.ndim == 3 else weight
+        return graph.value(weight, f"{name}.weight"), graph.value(bias, f"{name}.bias")
+
+    for name, (kernel, pooled) in zip(CONVOLUTION_NAMES, CONVOLUTIONS):
+        last = graph.node("Relu", graph.node("Conv", last, *parameters(name), kernel_shape=[1, kernel]))
+        if pooled:
+            last = graph.node("MaxPool", last, kernel_shape=[1, POOL], strides=[1, POOL])
+    last = graph.node("Flatten", last)
+    for name in DENSE_NAMES[:-1]:
+        last = graph.node("Relu", graph.node("Gemm", last, *parameters(name), transB=1))
+    return graph.node("Gemm", last, *parameters(DENSE_NAMES[-1]), transB=1)
+
+
+def _ngrams(graph: _Graph, arrays: Arrays) -> str:
+    # The buckets come from outside: ONNX does not say what becomes of a product above 64 bits.
+    buckets = graph.input("buckets", TensorProto.INT32, "batch", "ngrams")
+    own = graph.input("own", TensorProto.FLOAT, "batch", "ngrams")
+    weight, bias, significant = (graph.value(arrays[name], name) for name in ("weight", "bias", "significant"))
+    one, axis = graph.value(np.array(1, np.float32)), graph.value(np.array([1], np.int64))
+    telling = graph.node("Mul", own, graph.node("Gather", significant, buckets))
+
+    def share(group: str) -> str:
+        return graph.node("Div", group, graph.node("Max", graph.node("ReduceSum", group, axis, keepdims=1), one))
+
+    factors = graph.node("Add", share(telling), share(graph.node("Sub", own, telling)))
+    factors = graph.node("Unsqueeze", graph.node("Mul", factors, graph.value(np.array(SCALE, np.float32))), axis)
+    rows = graph.node("Gather", weight, buckets)
+    return graph.node("Add", graph.node("Squeeze", graph.node("MatMul", factors, rows), axis), bias)

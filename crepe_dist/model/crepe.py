@@ -1,0 +1,237 @@
+"""The Crepe network (Zhang, Zhao & LeCun 2015, arXiv:1509.01626, tables 1 and 2) as one hybridizable Gluon block."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import mxnet as mx
+import numpy as np
+from mxnet.gluon import nn
+
+from crepe_dist.data.loader import Batch
+from crepe_dist.model.shape import Layer, Shape
+from crepe_dist.settings.model_options import Kind
+
+# (kernel, pooled by 3 afterwards) of the six convolutions, table 1 of the paper.
+CONVOLUTIONS = ((7, True), (7, True), (3, False), (3, False), (3, False), (3, True))
+CONVOLUTION_NAMES = ("0", "2", "4", "5", "6", "7")
+DENSE_NAMES = ("10", "12", "14")
+POOL = 3
+# oneDNN's blocked CPU kernels want input channels in multiples of 16; other counts fall back to slow ones.
+CHANNEL_BLOCK = 16
+# What MXNet's casts take; NumPy has no bfloat16, and MXNet goes by this dtype's field.
+DTYPES: dict[str, Any] = {"float16": "float16", "bfloat16": np.dtype([("bfloat16", np.uint16)])}
+
+
+@dataclass(frozen=True)
+class CrepeShape(Shape):
+    """Of the Crepe network.
+
+    Attributes:
+        feature_len: at least 123 (the shortest that leaves one position after the last pool).
+        filters: channels of every convolution (paper: 256 small, 1024 large).
+        units: width of the two hidden dense layers (paper: 1024 small, 2048 large).
+        dropout: probability of dropping a unit after each hidden dense layer.
+    """
+
+    kind: ClassVar[Kind] = "crepe"
+
+    filters: int
+    units: int
+    dropout: float = 0.5
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        channels = self.alphabet_size
+        found: dict[str, tuple[int, ...]] = {}
+        for name, (kernel, _) in zip(CONVOLUTION_NAMES, CONVOLUTIONS):
+            found |= {f"{name}.weight": (self.filters, channels, kernel), f"{name}.bias": (self.filters,)}
+            channels = self.filters
+        width = lengths(self.feature_len)[-1] * self.filters
+        for name, units in zip(DENSE_NAMES, (self.units, self.units, self.classes)):
+            found |= {f"{name}.weight": (units, width), f"{name}.bias": (units,)}
+            width = units
+        return found
+
+    def sizes(self) -> tuple[int, ...]:
+        return self.alphabet_size, self.feature_len, self.classes, self.filters, self.units
+
+    def layers(self) -> Iterator[Layer]:
+        positions, shapes = iter(lengths(self.feature_len)), self.parameter_shapes()
+
+        def count(name: str) -> int:
+            return math.prod(shapes[f"{name}.weight"]) + math.prod(shapes[f"{name}.bias"])
+
+        yield Layer("one-hot", f"{self.alphabet_size} × {next(positions)}")
+        for number, (name, (kernel, pooled)) in enumerate(zip(CONVOLUTION_NAMES, CONVOLUTIONS), 1):
+            yield Layer(f"convolution {number}, {kernel} wide", f"{self.filters} × {next(positions)}", count(name))
+            if pooled:
+                yield Layer(f"largest of {POOL}", f"{self.filters} × {next(positions)}")
+        for title, name, units in zip(
+            ("dense 1", "dense 2", "logits"), DENSE_NAMES, (self.units, self.units, self.classes)
+        ):
+            yield Layer(title, f"{units}", count(name))
+
+    def forward_operations(self) -> int:
+        """With the first layer taken as a dense convolution of the one-hot matrix."""
+        total, length = self._first_layer(), self.feature_len
+        for index, (kernel, pooled) in enumerate(CONVOLUTIONS):
+            length -= kernel - 1
+            if index > 0:
+                total += 2 * kernel * self.filters**2 * length
+            length = length // POOL if pooled else length
+        width = length * self.filters
+        return total + 2 * (width * self.units + self.units**2 + self.units * self.classes)
+
+    def training_operations(self) -> int:
+        """Forward, gradients of weights, gradients of inputs; the first layer needs none of these."""
+        return 3 * self.forward_operations() - self._first_layer()
+
+    def _first_layer(self) -> int:
+        kernel, _ = CONVOLUTIONS[0]
+        return 2 * kernel * self.alphabet_size * self.filters * (self.feature_len - kernel + 1)
+
+    def settings(self) -> dict[str, Any]:
+        return {"kind": self.kind, "filters": self.filters, "units": self.units, "dropout": self.dropout}
+
+    def __str__(self) -> str:
+        return f"Crepe, {self.filters} filters, {self.units} units"
+
+
+def lengths(feature_len: int) -> list[int]:
+    """Positions after the input and after each convolution and pool.
+
+    For 1014 characters: 1014 → 1008 → 336 → 330 → 110 → 108 → 106 → 104 → 102 → 34.
+    """
+    result = [feature_len]
+    for kernel, pooled in CONVOLUTIONS:
+        result.append(result[-1] - kernel + 1)
+        if pooled:
+            result.append(result[-1] // POOL)
+    return result
+
+
+def shortest(positions: int) -> int:
+    """The least ``feature_len`` that leaves so many positions after the last pool: the inverse of ``lengths``."""
+    for kernel, pooled in reversed(CONVOLUTIONS):
+        positions = (positions * POOL if pooled else positions) + kernel - 1
+    return positions
+
+
+class _Cast:
+    """A layer that computes in ``dtype``; its parameters and their gradients stay float32."""
+
+    dtype = "float32"
+
+    def cast_all(self, F: Any, *arrays: Any) -> tuple[Any, ...]:
+        return (
+            arrays
+            if self.dtype == "float32"
+            else tuple(F.amp_cast(array, dtype=DTYPES[self.dtype]) for array in arrays)
+        )
+
+
+class Conv1D(_Cast, nn.Conv1D):
+    def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Any) -> Any:
+        return super().hybrid_forward(F, x, *self.cast_all(F, weight, bias))
+
+
+class Dense(_Cast, nn.Dense):
+    def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Any) -> Any:
+        return super().hybrid_forward(F, x, *self.cast_all(F, weight, bias))
+
+
+class Dropout(_Cast, nn.Dropout):
+    """In float32, because MXNet has none in bfloat16."""
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
+        if self.dtype == "float32":
+            return super().hybrid_forward(F, x)
+        (x,) = self.cast_all(F, super().hybrid_forward(F, F.amp_cast(x, dtype="float32")))
+        return x
+
+
+class Logits(Dense):
+    """The last layer: float32 whatever it computes in, because losses and probabilities need it."""
+
+    def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Any) -> Any:
+        out = super().hybrid_forward(F, x, weight, bias)
+        return out if self.dtype == "float32" else F.amp_cast(out, dtype="float32")
+
+
+class OneHotConv1D(_Cast, nn.HybridBlock):
+    """First layer: uint8 codes [B, L] → one-hot on the device → convolution and ReLU, [B, filters, L - 6].
+
+    The stored weight is [filters, alphabet_size, kernel]; zero channels up to a multiple of 16 are added in the
+    forward pass only, for speed. A code ≥ the padded depth, so also 255, becomes an all-zero column (``one_hot`` of
+    MXNet), which is how a blank or unknown character looks in the paper.
+    """
+
+    def __init__(self, alphabet_size: int, filters: int, kernel: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._alphabet_size = alphabet_size
+        self._filters = filters
+        self._kernel = kernel
+        self._depth = -(-alphabet_size // CHANNEL_BLOCK) * CHANNEL_BLOCK
+        with self.name_scope():
+            self.weight = self.params.get("weight", shape=(filters, alphabet_size, kernel))
+            self.bias = self.params.get("bias", shape=(filters,), init="zeros")
+
+    def hybrid_forward(self, F: Any, codes: Any, weight: Any, bias: Any) -> Any:
+        one_hot = F.transpose(F.one_hot(codes, depth=self._depth), axes=(0, 2, 1))
+        if self._depth > self._alphabet_size:
+            extra = F.zeros(shape=(self._filters, self._depth - self._alphabet_size, self._kernel))
+            weight = F.concat(weight, extra, dim=1)
+        one_hot, weight, bias = self.cast_all(F, one_hot, weight, bias)
+        out = F.Convolution(one_hot, weight, bias, kernel=(self._kernel,), num_filter=self._filters)
+        # Not F.relu: that is not one of oneDNN's, and took a tenth of a training step.
+        return F.Activation(out, act_type="relu")
+
+
+class Crepe(nn.HybridSequential):
+    """Six convolutions, three pools, three dense layers: uint8 codes [B, L] → float32 logits [B, classes].
+
+    Its children have the numbers that they have in the notebook's ``HybridSequential`` (0, 2, 4, 5, 6, 7 convolutions,
+    10, 12, 14 dense), so a file of ``save_parameters`` fits both ways. Every layer knows its input size, because
+    deferred initialisation would put the broadcast of the parameters into the first forward pass.
+
+    Raises:
+        ValueError: ``feature_len`` leaves no position after the last pool.
+    """
+
+    def __init__(self, shape: CrepeShape, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        positions = lengths(shape.feature_len)
+        if positions[-1] < 1:
+            raise ValueError(f"feature_len is {shape.feature_len}; this network needs at least 123 characters")
+        self.shape = shape
+        with self.name_scope():
+            for index, (kernel, pooled) in enumerate(CONVOLUTIONS):
+                name = f"conv{index}_"
+                if index == 0:
+                    self.add(OneHotConv1D(shape.alphabet_size, shape.filters, kernel, prefix=name))
+                else:
+                    width = shape.filters
+                    self.add(Conv1D(width, kernel, in_channels=width, activation="relu", prefix=name))
+                if pooled:
+                    self.add(nn.MaxPool1D(pool_size=POOL, strides=POOL))
+            self.add(nn.Flatten())  # small, 1014 characters: 34 × 256 = 8704 inputs
+            width = positions[-1] * shape.filters
+            for _ in range(2):
+                self.add(Dense(shape.units, in_units=width, activation="relu"))
+                self.add(Dropout(shape.dropout))
+                width = shape.units
+            self.add(Logits(shape.classes, in_units=width))
+
+    def inputs(self, batch: Batch, codes: mx.nd.NDArray) -> tuple[mx.nd.NDArray]:
+        """What ``batch``, whose codes are on the device already, is to the network."""
+        return (codes,)
+
+    def compute_in(self, precision: str) -> None:
+        """Makes MXNet's operators compute in ``precision``; a graph that was compiled is compiled anew."""
+        for layer in self:
+            if isinstance(layer, _Cast):
+                layer.dtype = precision
+        self.apply(lambda block: block._clear_cached_op())

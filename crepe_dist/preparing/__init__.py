@@ -1,0 +1,1 @@
+"""Text files in, data set folder out: what `prepare` does."""

@@ -1,0 +1,23 @@
+"""The seven categories of the original notebook, of the Amazon 5-core reviews (He & McAuley, WWW 2016)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from crepe_dist.preparing.download import Progress, download
+
+URL = "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
+CATEGORIES = (
+    "Home_and_Kitchen", "Books", "CDs_and_Vinyl", "Movies_and_TV", "Cell_Phones_and_Accessories",
+    "Sports_and_Outdoors", "Clothing_Shoes_and_Jewelry",
+)  # fmt: skip
+FILES = tuple(f"reviews_{category}_5.json.gz" for category in CATEGORIES)
+MAX_PER_CLASS = 250_000
+BATCH_SIZE = 128  # of the notebook, whose training rows fill whole batches
+FEATURE_LEN = 1014
+
+
+def fetch(url: str, folder: Path) -> Iterator[Progress]:
+    """Brings the files into ``folder``; see ``download``."""
+    yield from download(url, FILES, folder)

@@ -1,0 +1,113 @@
+"""A folder whose files are the documents of one class."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from crepe_dist.errors import UserError
+from crepe_dist.files import sha256
+from crepe_dist.preparing.formats.rows import BLOCK, MAX_RECORD, BadRow, Block, Parsed, Row, Share, excerpt, too_long
+from crepe_dist.preparing.formats.stream import Stream
+
+FILES = 256  # in a block
+
+
+@dataclass(frozen=True)
+class Documents:
+    """A block is a list of paths; a document's "line" is its file's number in the sorted folder."""
+
+    folder: Path
+    label: str
+    name: str = "folder"
+    reads: str = "text: whole files"
+    kept: tuple[str, ...] = ()
+
+    def parse(self, block: Block, share: Share) -> Parsed:
+        names = block.data.decode("utf-8", "surrogateescape").split("\0")
+        result = Parsed([], [], len(block.data), len(names))
+        for number, name in enumerate(names, start=block.line):
+            if not share.owns(number):
+                continue
+            try:
+                result.rows.append(Row(number, self.label, _read(self.folder / name)))
+            except ValueError as error:
+                result.bad.append(BadRow(number, str(error), excerpt(name)))
+        return result
+
+
+class DocumentCutter:
+    """Lists of paths; what is read of the files is counted when they are listed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.position = 0
+        self._folder = folder
+        self._names = list_documents(folder)
+        self._next = 0
+        self._returned: deque[Block] = deque()
+
+    def take(self) -> Block | None:
+        if self._returned:
+            return self._returned.popleft()
+        start, size = self._next, 0
+        while self._next < len(self._names) and self._next - start < FILES and size < BLOCK:
+            size += (self._folder / self._names[self._next]).stat().st_size
+            self._next += 1
+        self.position += size
+        names = self._names[start : self._next]
+        data = "\0".join(names).encode("utf-8", "surrogateescape")
+        return Block(data, start + 1, self._next == len(self._names)) if names else None
+
+    def put_back(self, blocks: Sequence[Block]) -> None:
+        self._returned.extendleft(reversed(blocks))
+
+    def sha256(self) -> str:
+        """Of all names and contents."""
+        digest = hashlib.sha256()
+        for name in self._names:
+            digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
+            try:
+                digest.update(bytes.fromhex(sha256(self._folder / name)))
+            except (OSError, ValueError):  # it is in quarantine
+                digest.update(b"not readable")
+        return digest.hexdigest()
+
+    def close(self) -> None:
+        pass
+
+
+def list_documents(folder: Path) -> list[str]:
+    """Paths of all visible files below ``folder``, relative to it, sorted; links to folders are followed once."""
+    found: list[str] = []
+    seen: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        if real not in seen:
+            found += [os.path.relpath(os.path.join(place, name), folder) for name in files if not name.startswith(".")]
+        seen.add(real)
+    return sorted(name for name in found if (folder / name).is_file())
+
+
+def _read(path: Path) -> str:
+    try:
+        stream = Stream(path)
+    except UserError as error:
+        raise ValueError(f"not readable: it {error.what.removeprefix(str(path)).strip()}") from None
+    data = stream.read(MAX_RECORD + 1)
+    stream.close()
+    if len(data) > MAX_RECORD:
+        raise ValueError(too_long())
+    if stream.problem:
+        raise ValueError(stream.problem)
+    try:
+        text = data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    if not text:
+        raise ValueError("empty text")
+    return text

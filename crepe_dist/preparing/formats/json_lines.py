@@ -1,0 +1,170 @@
+"""JSON Lines, and the Amazon 5-core files of the notebook."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from crepe_dist.errors import UserError
+from crepe_dist.preparing.formats.columns import Wanted, choose_named
+from crepe_dist.preparing.formats.lines import LineCutter
+from crepe_dist.preparing.formats.rows import MAX_RECORD, BadRow, Block, Parsed, Row, Share, excerpt, join, too_long
+from crepe_dist.preparing.formats.stream import Stream
+
+DEEPEST = 4  # objects inside of objects whose keys are looked at
+MAX_LITERAL = 1 << 16  # characters of a Python literal; the parser takes about a hundred times its length in memory
+# Numbers keep their spelling: they may be labels, and a number of a million digits takes no time.
+_DECODER = json.JSONDecoder(parse_int=str, parse_float=str)
+
+
+@dataclass(frozen=True)
+class JsonLines:
+    """An object a line.
+
+    Args:
+        label: key of the class; ``None``: all rows are of the class ``given``.
+        texts: keys of the text, or of title and text.
+        literals: lines that are no JSON may be Python literals, as in the Amazon 5-core files.
+        kept: keys whose values rows are to carry.
+    """
+
+    label: str | None
+    texts: tuple[str, ...]
+    given: str | None = None
+    literals: bool = False
+    name: str = "jsonl"
+    reads: str = ""
+    kept: tuple[str, ...] = ()
+
+    def parse(self, block: Block, share: Share) -> Parsed:
+        lines = block.data.split(b"\n")
+        result = Parsed([], [], len(block.data), len(lines))
+        for number, line in enumerate(lines, start=block.line):
+            if not line or line.isspace() or not share.owns(number):
+                continue
+            try:
+                result.rows.append(self._row(number, line))
+            except ValueError as error:
+                result.bad.append(BadRow(number, str(error), excerpt(line)))
+        return result
+
+    def _row(self, number: int, line: bytes) -> Row:
+        if len(line) > MAX_RECORD:
+            raise ValueError(too_long())
+        record = _load(line, literals=self.literals)
+        label = self.given if self.label is None else _scalar(record, self.label)
+        texts = [_text(record, key) for key in self.texts[:-1] if _value(record, key) is not None]
+        text = join([*texts, _text(record, self.texts[-1])])
+        return Row(number, label or "", text, tuple(_cell(record, key) for key in self.kept))
+
+
+def open_json_lines(
+    stream: Stream, file: str, wanted: Wanted, label: str | None, *, keep: bool = False, live: bool = False
+) -> tuple[JsonLines, LineCutter]:
+    """Takes the keys of the first object for the columns.
+
+    Args:
+        keep: rows carry the values of these keys.
+        live: see ``LineCutter``.
+
+    Raises:
+        UserError: the wanted keys are not there, or the file is one JSON value.
+    """
+    cutter = LineCutter(stream, quoted=False, live=live)
+    cutter.look(1)
+    if cutter.head.lstrip()[:1] == b"[":
+        raise UserError(f"{file} is one JSON array", "an object a line is read", f"jq -c '.[]' {file} > {file}l")
+    for line in cutter.head.splitlines():
+        try:
+            record = _load(line, literals=False)
+        except ValueError:
+            continue
+        names = list(_names(record))
+        columns = choose_named(file, names, wanted, label_given=label is not None)
+        key = None if columns.label is None else names[columns.label]
+        texts = tuple(names[i] for i in columns.texts)
+        kept = tuple(names) if keep else ()
+        return JsonLines(key, texts, label, reads=columns.describe(names), kept=kept), cutter
+    text = wanted.text or "text"
+    key = None if label is not None else wanted.label or "label"
+    return JsonLines(key, (text,), label, kept=(text,) if keep else ()), cutter
+
+
+def open_amazon(stream: Stream, label: str) -> tuple[JsonLines, LineCutter]:
+    """Reviews of one category: ``summary | reviewText``."""
+    reads = "text: summary | reviewText"
+    return JsonLines(None, ("summary", "reviewText"), label, True, "amazon", reads), LineCutter(stream, quoted=False)
+
+
+def _load(line: bytes, *, literals: bool) -> dict[str, Any]:
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    try:
+        record = _DECODER.decode(text)
+    except (ValueError, RecursionError) as error:
+        if not literals:
+            raise ValueError(f"not JSON: {error}") from None
+        record = _literal(text)
+    if not isinstance(record, dict):
+        raise ValueError("not a JSON object")
+    return record
+
+
+def _literal(text: str) -> Any:
+    if len(text) > MAX_LITERAL:
+        raise ValueError(f"not JSON: and longer than {MAX_LITERAL:,} characters")
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        raise ValueError("neither JSON nor a Python literal") from None
+
+
+def _names(record: dict[str, Any], before: str = "") -> Iterator[str]:
+    """Keys of single values; one inside of another object as `outer.inner`."""
+    for name, value in record.items():
+        if isinstance(value, dict) and before.count(".") < DEEPEST:
+            yield from _names(value, f"{before}{name}.")
+        elif not isinstance(value, (dict, list)):
+            yield f"{before}{name}"
+
+
+def _value(record: dict[str, Any], key: str) -> Any:
+    """The value of a key, or along a path of keys; ``None`` if there is none."""
+    if key in record:
+        return record[key]
+    outer, _, inner = key.partition(".")
+    within = record.get(outer)
+    return _value(within, inner) if inner and isinstance(within, dict) else None
+
+
+def _scalar(record: dict[str, Any], key: str) -> str:
+    value = _value(record, key)
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (dict, list)):
+        raise ValueError(f"not a single value: {key!r}")
+    return str(value)
+
+
+def _cell(record: dict[str, Any], key: str) -> str:
+    """A value to be kept: what it was, as text, whatever it was."""
+    value = _value(record, key)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else _scalar(record, key)
+
+
+def _text(record: dict[str, Any], key: str) -> str:
+    value = _value(record, key)
+    if value is None and key not in record:
+        raise ValueError(f"no such key: {key!r} (there are {', '.join(map(repr, record))[:200]})")
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ValueError(f"not a text: {key!r}")
+    return value

@@ -1,0 +1,239 @@
+"""Parquet, and the folders of it that Hugging Face's `datasets` writes."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crepe_dist.errors import UserError
+from crepe_dist.files import sha256
+from crepe_dist.preparing.formats.columns import Wanted, choose_named
+from crepe_dist.preparing.formats.parquet_pages import rows_at_a_time
+from crepe_dist.preparing.formats.rows import (
+    BLOCK,
+    MAX_RECORD,
+    BadRow,
+    Block,
+    Parsed,
+    Row,
+    Share,
+    excerpt,
+    join,
+    too_long,
+)
+from crepe_dist.preparing.formats.stream import GZIP
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MAGIC = b"PAR1"
+MAX_BATCH = 8192
+
+
+@dataclass(frozen=True)
+class Parquet:
+    """Rows of a table; a block is a record batch in Arrow's IPC form: the label, if a column holds it, then the texts,
+    then what is kept.
+
+    Args:
+        label: the class of all rows, where no column tells it.
+        label_names: names of the integers in the label column (the ``ClassLabel`` of `datasets`).
+        kept: names of the columns that rows are to carry.
+    """
+
+    label: str | None
+    label_names: tuple[str, ...] | None
+    name: str = "parquet"
+    reads: str = ""
+    kept: tuple[str, ...] = ()
+
+    def parse(self, block: Block, share: Share) -> Parsed:
+        import pyarrow as pa
+
+        batch = pa.ipc.open_stream(block.data).read_next_batch()
+        columns = [_values(column) for column in batch.columns]
+        labels: list[str | None] = columns.pop(0) if self.label is None else [self.label] * batch.num_rows
+        result = Parsed([], [], len(block.data), batch.num_rows)
+        texts_end = len(columns) - len(self.kept)
+        for number, (label, *values) in enumerate(zip(labels, *columns), start=block.line):
+            if not share.owns(number):
+                continue
+            values = [value or "" for value in values]
+            text, cells = join(values[:texts_end]), tuple(values[texts_end:])
+            if len(text) > MAX_RECORD:
+                result.bad.append(BadRow(number, too_long(), excerpt(text)))
+            elif self.label_names is None or label is None:
+                result.rows.append(Row(number, label or "", text, cells))
+            elif label.isdecimal() and len(label) < 10 and int(label) < len(self.label_names):
+                result.rows.append(Row(number, self.label_names[int(label)], text, cells))
+            else:
+                reason = f"unknown label: {label:.40} is not one of 0 to {len(self.label_names) - 1}"
+                result.bad.append(BadRow(number, reason, excerpt(text)))
+        return result
+
+
+class ParquetCutter:
+    """Record batches of the wanted columns, as texts."""
+
+    def __init__(self, path: Path, file: Any, columns: Sequence[str]) -> None:
+        self._path = path
+        self._file = file
+        self._columns = columns
+        self._read = 0
+        self._returned: deque[Block] = deque()
+        self._blocks = self._batches()
+
+    @property
+    def position(self) -> int:
+        return self._path.stat().st_size * self._read // max(1, self._file.metadata.num_rows)
+
+    def sha256(self) -> str:
+        return sha256(self._path)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def take(self) -> Block | None:
+        return self._returned.popleft() if self._returned else next(self._blocks, None)
+
+    def put_back(self, blocks: Sequence[Block]) -> None:
+        self._returned.extendleft(reversed(blocks))
+
+    def _batches(self) -> Iterator[Block]:
+        import pyarrow as pa
+
+        for number in range(self._file.metadata.num_row_groups):
+            end = self._read + self._file.metadata.row_group(number).num_rows
+            waiting: list[Any] = []
+            rows = size = 0
+            problem = ""
+            try:
+                for piece in self._pieces(number):
+                    waiting.append(piece)
+                    rows, size = rows + piece.num_rows, size + piece.nbytes
+                    if rows >= MAX_BATCH or size >= BLOCK:
+                        yield self._block(waiting)
+                        rows = size = 0
+            except (pa.ArrowException, OSError, ValueError) as error:
+                problem = f"not readable: {error}"[:300]
+            if waiting:
+                yield self._block(waiting)
+            if problem:
+                left, self._read = end - self._read, end
+                yield Block(b"", end, False, (BadRow(end, problem, "", left),))
+
+    def _pieces(self, group: int) -> Iterator[Any]:
+        """Record batches of a row group, a few rows each: how long a value is when it is unpacked is not known before,
+        and a file of a kilobyte may say that all its rows are the same megabyte."""
+        columns = list(dict.fromkeys(self._columns))
+        with self._path.open("rb") as stream:
+            rows = rows_at_a_time(stream, self._file.metadata.row_group(group), columns)
+        for batch in self._file.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False):
+            unpacked = _unpacked(batch, self._columns)
+            count = max(1, unpacked.num_rows * BLOCK // max(1, unpacked.nbytes))
+            for start in range(0, unpacked.num_rows, count):
+                yield unpacked.slice(start, count)
+
+    def _block(self, waiting: list[Any]) -> Block:
+        import pyarrow as pa
+
+        (batch,) = pa.Table.from_batches(waiting).combine_chunks().to_batches()
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        block = Block(bytes(sink.getvalue()), self._read + 1, False)
+        self._read += batch.num_rows
+        waiting.clear()
+        return block
+
+
+def open_parquet(
+    path: Path, file: str, wanted: Wanted, label: str | None, *, keep: bool = False
+) -> tuple[Parquet, ParquetCutter]:
+    """Looks at the table's columns.
+
+    Args:
+        keep: rows carry the values of all columns that can be written as text.
+
+    Raises:
+        UserError: not a Parquet file, or the wanted columns are not there or hold no text.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with path.open("rb") as stream:
+        if stream.read(2) == GZIP:
+            raise UserError(f"{file} is gzipped", "Parquet is packed inside", "unpack it first: gunzip")
+    try:
+        opened = pq.ParquetFile(path, pre_buffer=False)
+        schema = opened.schema_arrow
+    except (pa.ArrowException, OSError, UnicodeEncodeError) as error:
+        raise UserError(f"{file} cannot be read as Parquet", str(error)[:300], "is it whole? get it again") from error
+    simple = [field for field in schema if not pa.types.is_nested(field.type)]
+    names, types = [field.name for field in simple], [field.type for field in simple]
+    columns = choose_named(file, names, wanted, label_given=label is not None)
+    for position in columns.texts:
+        kind = types[position]
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise UserError(
+                f"{file}: column {names[position]!r} is no text", f"it holds {kind}", "name one by --text-column"
+            )
+    kept = tuple(name for name, kind in zip(names, types) if _is_writable(kind)) if keep else ()
+    for name in {*(names[i] for i in (columns.label, *columns.texts) if i is not None), *kept}:
+        if names.count(name) > 1:
+            raise UserError(f"{file} has several columns called {name!r}", remedy="rename one, or name another")
+    positions = columns.texts if columns.label is None else (columns.label, *columns.texts)
+    label_names = None if columns.label is None else _label_names(schema, names[columns.label])
+    return Parquet(label, label_names, reads=columns.describe(names), kept=kept), ParquetCutter(
+        path, opened, [*(names[i] for i in positions), *kept]
+    )
+
+
+def _is_writable(kind: pa.DataType) -> bool:
+    """Whether Arrow can write such values as text."""
+    import pyarrow as pa
+
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    try:
+        pa.array([], kind).cast(pa.large_string())
+    except pa.ArrowException:
+        return False
+    return True
+
+
+def _label_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
+    """What `datasets` stores about a ``ClassLabel`` in the file."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        names = features[column]["names"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+    return tuple(map(str, names)) if isinstance(names, list) else None
+
+
+def _unpacked(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    arrays = []
+    for name in columns:
+        array = batch.column(name)
+        array = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+        binary = pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type)
+        # Bytes are decoded one by one later, so that one that is no text costs one row.
+        arrays.append(array.cast(pa.large_binary() if binary else pa.large_string()))
+    return pa.RecordBatch.from_arrays(arrays, names=[str(i) for i in range(len(arrays))])
+
+
+def _values(column: pa.Array) -> list[str | None]:
+    import pyarrow as pa
+
+    try:
+        values = column.to_pylist()
+    except UnicodeDecodeError:
+        values = column.cast(pa.large_binary()).to_pylist()
+    return [value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value for value in values]

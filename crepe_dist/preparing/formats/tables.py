@@ -1,0 +1,227 @@
+"""CSV and TSV, with or without a header line."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from crepe_dist.errors import UserError
+from crepe_dist.preparing.formats.columns import Chosen, Wanted, choose_named, choose_numbered, is_header, may_be_header
+from crepe_dist.preparing.formats.lines import LineCutter
+from crepe_dist.preparing.formats.rows import MAX_RECORD, BadRow, Block, Parsed, Row, Share, excerpt, join, too_long
+from crepe_dist.preparing.formats.stream import Stream
+
+LOOK_AT = 200  # rows that decide how many columns there are
+# A record that breaks the rules of quoting takes with it the lines up to where its quotes balance, at most so many;
+# else its first line alone, so that one stray quote does not swallow a file.
+BROKEN_LINES = 50
+HEADERS = ("auto", "yes", "no")
+DELIMITERS = ",;\t|"
+
+
+@dataclass(frozen=True)
+class Table:
+    """CSV (RFC 4180; strictly, or a stray quote would swallow rows) or TSV (a line a row; quotes are characters, but
+    around a whole field they are taken off).
+
+    Args:
+        name: ``csv`` or ``tsv``.
+        columns: where label and texts stand.
+        width: columns of every row.
+        label: the class of all rows, where no column tells it.
+        delimiter: of CSV.
+        reads: what the columns are, for the report.
+        kept: names of all columns, if rows are to carry them.
+    """
+
+    name: str
+    columns: Chosen
+    width: int
+    label: str | None = None
+    delimiter: str = ","
+    reads: str = ""
+    kept: tuple[str, ...] = ()
+
+    def parse(self, block: Block, share: Share) -> Parsed:
+        # Bytes that are not UTF-8 become lone surrogates, so that one bad row does not end the file.
+        lines = list(io.StringIO(block.data.decode("utf-8", "surrogateescape"), newline="\n"))
+        result = Parsed([], [], len(block.data), len(lines))
+        used = (self._csv if self.name == "csv" else self._tsv)(lines, block, share, result)
+        if used < len(lines):
+            consumed = len("".join(lines[:used]).encode("utf-8", "surrogateescape"))
+            result = result._replace(consumed=consumed, lines=used)
+        return result
+
+    def _csv(self, lines: list[str], block: Block, share: Share, result: Parsed) -> int:
+        """Fills ``result``; returns how many lines were used."""
+        csv.field_size_limit(2 * MAX_RECORD)
+        start = 0
+        while start < len(lines):
+            reader = csv.reader(_from(lines, start), delimiter=self.delimiter, strict=True)
+            first = block.line + start - 1
+            done = 0
+            try:
+                for fields in reader:
+                    if fields and share.owns(first + reader.line_num):
+                        self._add(fields, first + reader.line_num, result)
+                    done = reader.line_num
+                return len(lines)
+            except csv.Error as error:
+                begun = start + done
+                at_end = start + reader.line_num == len(lines)
+                broken = _broken(lines, begun)
+                if (at_end or not broken) and not block.final and not (block.full and begun == 0):
+                    return begun  # what follows the block decides
+                broken = broken or 1
+                line = block.line + begun + broken - 1
+                if share.owns(line):
+                    bad = BadRow(line, f"not CSV: {error}", excerpt(lines[begun].rstrip("\r\n")), broken)
+                    result.bad.append(bad)
+                start = begun + broken
+        return len(lines)
+
+    def _tsv(self, lines: list[str], block: Block, share: Share, result: Parsed) -> int:
+        for number, line in enumerate(lines, start=block.line):
+            stripped = line.rstrip("\r\n")
+            if stripped and share.owns(number):
+                self._add(_tsv_fields(stripped), number, result)
+        return len(lines)
+
+    def _add(self, fields: list[str], line: int, result: Parsed) -> None:
+        if len(fields) != self.width:
+            reason = f"wrong columns: {len(fields)} instead of {self.width}"
+        elif sum(map(len, fields)) > MAX_RECORD:
+            reason = too_long()
+        else:
+            label = self.label if self.columns.label is None else fields[self.columns.label]
+            text = join([fields[i] for i in self.columns.texts])
+            result.rows.append(Row(line, label or "", text, tuple(fields) if self.kept else ()))
+            return
+        result.bad.append(BadRow(line, reason, excerpt((self.delimiter if self.name == "csv" else "\t").join(fields))))
+
+
+def open_table(
+    name: str,
+    stream: Stream,
+    file: str,
+    wanted: Wanted,
+    header: str,
+    label: str | None,
+    *,
+    keep: bool = False,
+    live: bool = False,
+) -> tuple[Table, LineCutter]:
+    """Looks at the first rows: is there a header, how many columns, which are wanted?
+
+    Args:
+        keep: rows carry the values of all columns.
+        live: see ``LineCutter``. Without ``header`` there must be rows to compare the first with.
+
+    Raises:
+        UserError: the wanted columns are not there.
+    """
+    cutter = LineCutter(stream, quoted=name == "csv", live=live)
+    cutter.look(LOOK_AT if header == "auto" else 1)
+    delimiter, first = _look(name, cutter.head)
+    if not first:
+        return Table(name, Chosen(None, (0,)), 1, label, kept=("column 1",) if keep else ()), cutter
+    rows = [fields for _, fields in first]
+    if header == "yes" or (header == "auto" and is_header(rows, wanted)):
+        names = [cell.strip() for cell in rows[0]]
+        columns = choose_named(file, names, wanted, label_given=label is not None)
+        width = len(names)
+        cutter.skip_lines(first[0][0])
+    elif header == "auto" and may_be_header(rows):
+        raise UserError(
+            f"{file}: does its first line name the columns?",
+            f"it looks unlike the others: {delimiter.join(rows[0])[:200]}",
+            "say --header yes or --header no, and perhaps "
+            + ("the column: --text-column" if label is not None else "the columns: --label-column, --text-column"),
+        )
+    else:
+        width = _usual_width(rows)
+        names = [f"column {number}" for number in range(1, width + 1)]
+        columns = choose_numbered(file, width, wanted, label_given=label is not None)
+    separated = "" if delimiter in ",\t" else f", separated by {delimiter}"
+    reads = columns.describe(names) + separated
+    return Table(name, columns, width, label, delimiter, reads, tuple(names) if keep else ()), cutter
+
+
+Head = list[tuple[int, list[str]]]
+
+
+def _look(name: str, head: bytes) -> tuple[str, Head]:
+    """The delimiter (a spreadsheet's "CSV" may have semicolons), and the first rows with the number of the line on
+    which each ends.
+
+    The delimiter that makes columns with usual names; else the one that most rows agree on; else the one that makes
+    the fewest different labels.
+    """
+    text = head.decode("utf-8", "replace")
+    if name == "tsv":
+        return "\t", _tsv_head(text)
+    found = {delimiter: _csv_head(text, delimiter) for delimiter in DELIMITERS}
+
+    def merit(delimiter: str) -> tuple[bool, bool, float, int]:
+        rows = [fields for _, fields in found[delimiter]]
+        width = _usual_width(rows)
+        agreed = sum(len(row) == width for row in rows) / max(1, len(rows))
+        return width > 1, is_header(rows, Wanted()), agreed, -len({row[0] for row in rows})
+
+    best = max(DELIMITERS, key=merit)
+    return best, found[best]
+
+
+def _usual_width(rows: Sequence[Sequence[str]]) -> int:
+    return Counter(map(len, rows)).most_common(1)[0][0] if rows else 0
+
+
+def _tsv_head(text: str) -> Head:
+    lines = enumerate(io.StringIO(text, newline="\n"), start=1)
+    found = ((number, _tsv_fields(line.rstrip("\r\n"))) for number, line in lines if line.strip("\r\n"))
+    return list(islice(found, LOOK_AT))
+
+
+def _csv_head(text: str, delimiter: str) -> Head:
+    csv.field_size_limit(2 * MAX_RECORD)
+    reader = csv.reader(io.StringIO(text, newline="\n"), delimiter=delimiter, strict=True)
+    found: Head = []
+    while len(found) < LOOK_AT:
+        try:
+            fields = next(reader)
+        except StopIteration:
+            break
+        except csv.Error:
+            continue
+        if fields:
+            found.append((reader.line_num, fields))
+    return found
+
+
+def _tsv_fields(line: str) -> list[str]:
+    fields = line.split("\t")
+    if '"' in line:
+        fields = [
+            field[1:-1].replace('""', '"') if len(field) > 1 and field[0] == field[-1] == '"' else field
+            for field in fields
+        ]
+    return fields
+
+
+def _from(lines: list[str], start: int) -> Iterator[str]:
+    return (lines[index] for index in range(start, len(lines)))
+
+
+def _broken(lines: list[str], start: int) -> int:
+    """Lines of the broken record that begins on ``start``; 0 if it takes more lines to know."""
+    quotes = 0
+    some = lines[start : start + BROKEN_LINES]
+    for count, line in enumerate(some, start=1):
+        quotes += line.count('"')
+        if quotes % 2 == 0:
+            return count
+    return 1 if len(some) == BROKEN_LINES else 0

@@ -1,0 +1,319 @@
+"""Sources → data set folder: read, choose and divide, encode; the folder appears complete or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.dataset import MANIFEST, PARTS, QUARANTINE, REPORT, REPORT_NUMBERS, SPOOL_MANIFEST, open_dataset
+from crepe_dist.errors import UserError
+from crepe_dist.files import printable, write_json, write_text
+from crepe_dist.preparing.auto_encoding import Fit
+from crepe_dist.preparing.building import Built, Collected, Job, build, keep_quarantine, quarantine_beside
+from crepe_dist.preparing.formats.rows import Share
+from crepe_dist.preparing.pool import cores, pool
+from crepe_dist.preparing.reading import Reader, close_writers
+from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.sources import Reading, Sources, find_class_names
+from crepe_dist.preparing.spool import BAD_ROWS, ROWS, Spool, finish, map_rows, merge, open_spool
+from crepe_dist.preparing.summary import summarise
+
+MAX_BAD = 0.01
+SMALL = 1 << 24  # bytes of sources that one process reads sooner than others have started
+AHEAD = 3  # blocks or shards on their way for each process
+OURS = re.compile(rf"({'|'.join(PARTS)})\.(labels|codes|texts|offsets)(-\d+)?\.(npy|bin)")
+
+
+@dataclass(frozen=True)
+class How:
+    """How a preparation is carried out.
+
+    Args:
+        reading: how the sources are read.
+        max_bad: fraction of the lines that may be unusable.
+        processes: ``None`` takes all cores, or one process for small sources.
+        share: part i of n on one of several machines.
+        overwrite: replaces a prepared folder.
+        command: what was typed, for the report and to be told after an interruption.
+    """
+
+    reading: Reading = field(default_factory=Reading)
+    max_bad: float = MAX_BAD
+    processes: int | None = None
+    share: Share = field(default_factory=Share)
+    overwrite: bool = False
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far it is: bytes of the sources (``total`` is 0 if that is not known), or rows."""
+
+    doing: str
+    done: int
+    total: int
+
+
+Steps = Generator[Progress, None, dict[str, Any]]
+
+
+def prepare(
+    sources: Sources, out: Path, encoding: Encoding, split: Split, how: How | None = None, fit: Fit | None = None
+) -> dict[str, Any]:
+    """Prepares ``sources`` into the folder ``out`` and returns the numbers of its report.
+
+    Rows that cannot be used go to ``quarantine.jsonl`` in the folder.
+
+    Args:
+        fit: what of the encoding is found from the training texts; ``None``: nothing.
+
+    Raises:
+        UserError: ``out`` exists, too many bad rows, fewer than two classes, the disk is full.
+    """
+    return finish_steps(prepare_in_steps(sources, out, encoding, split, how, fit))
+
+
+def finish_steps(steps: Steps) -> dict[str, Any]:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return dict(end.value)
+
+
+def prepare_in_steps(
+    sources: Sources, out: Path, encoding: Encoding, split: Split, how: How | None = None, fit: Fit | None = None
+) -> Steps:
+    """``prepare`` as a generator of its progress. With a share of n, ``out`` becomes a part for ``merge_in_steps``."""
+    how = how or How()
+    _check_alignment(sources, split)
+    class_names = find_class_names(sources)
+    job = Job(
+        tuple((source.name, source.part) for source in sources.files),
+        asdict(how.reading),
+        class_names,
+        encoding,
+        fit or Fit(),
+        split,
+        how.max_bad,
+    )
+    total = sum(source.bytes for source in sources.files)
+    small = total < SMALL and all(source.path for source in sources.files)
+    processes = how.processes or (1 if small else cores())
+    with _new_folder(out, how.overwrite) as partial, pool(processes) as executor:
+        alone = how.share.of == 1
+        folder = partial / "spool" if alone else partial
+        folder.mkdir(exist_ok=True)
+        reader = Reader(
+            folder, sources.files, how.reading, class_names, split.seed,
+            split.max_per_class if split.dedupe == "no" else None, how.share,
+        )  # fmt: skip
+        for done in reader.read(executor, AHEAD * processes):
+            yield Progress("reading", done, total)
+        files = {file: asdict(each) for file, each in reader.files.items()}
+        if not alone:
+            manifest = {
+                "job": job.to_dict(), "part": how.share.index + 1, "of": how.share.of, "labels": list(reader.labels),
+                "good": reader.good, "read": files, "bad": reader.bad,
+            }  # fmt: skip
+            finish(folder, manifest, reader.texts)
+            return {"part": how.share.index + 1, "of": how.share.of, "rows": sum(reader.good.values())}
+        texts = [folder / name for name in reader.texts]
+        with (folder / BAD_ROWS).open(encoding="utf-8") as bad:
+            found = Collected(
+                map_rows(folder / ROWS), folder / ROWS, texts, list(reader.labels), reader.good, files,
+                [map(json.loads, bad)], reader.bad,
+            )  # fmt: skip
+            summary = yield from _build(partial, out, job, found, executor, processes, how.command)
+        shutil.rmtree(folder)
+    _finish(out)
+    return summary
+
+
+def merge_in_steps(folders: Sequence[Path], out: Path, how: How | None = None) -> Steps:
+    """Joins the parts of a preparation, made by a share each, into the folder that one machine would have made.
+
+    Raises:
+        UserError: parts are missing, twice there, altered, or of different preparations.
+    """
+    how = how or How()
+    processes = how.processes or cores()
+    spools = _in_order([open_spool(folder) for folder in folders])
+    try:
+        job = Job.from_dict(spools[0].job)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{spools[0].folder} cannot be read", f"{type(error).__name__}: {error}"[:300], "make that part again"
+        ) from error
+    labels = list(dict.fromkeys(label for spool in spools for label in spool.labels))
+    with _new_folder(out, how.overwrite) as partial, pool(processes) as executor:
+        scratch = partial / "spool"
+        scratch.mkdir()
+        rows, texts = merge(spools, labels, scratch / ROWS)
+        good: Counter[str] = Counter()
+        files: dict[int, dict[str, Any]] = {}
+        for spool in spools:
+            good.update(spool.good)
+            for file, about in spool.read.items():
+                known = files.setdefault(file, {**about, "rows": 0, "bad": 0})
+                if known["sha256"] != about["sha256"]:
+                    raise UserError(
+                        f"{job.sources[file][0]} was not the same when the parts were made",
+                        remedy="prepare all parts from the same files",
+                    )
+                known["rows"] += about["rows"]
+                known["bad"] += about["bad"]
+        bad = sum(spool.bad for spool in spools)
+        found = Collected(rows, scratch / ROWS, texts, labels, good, files, [spool.bad_rows() for spool in spools], bad)
+        summary = yield from _build(partial, out, job, found, executor, processes, how.command)
+        shutil.rmtree(scratch)
+    _finish(out)
+    return summary
+
+
+def _finish(out: Path) -> None:
+    """What a try that failed has left is of no use any more."""
+    open_dataset(out)
+    quarantine_beside(out).unlink(missing_ok=True)
+
+
+def _in_order(spools: list[Spool]) -> list[Spool]:
+    """Sorted by their numbers, after a check that they are all the parts of one preparation."""
+    spools = sorted(spools, key=lambda spool: spool.part)
+    first = spools[0]
+    for spool in spools[1:]:
+        if (spool.job, spool.of) != (first.job, first.of):
+            raise UserError(
+                f"{spool.folder} and {first.folder} are not parts of one preparation",
+                "their sources, encoding or split differ",
+                "prepare all parts by the same command but for --part and --out",
+            )
+    have = Counter(spool.part for spool in spools)
+    wanted = range(1, first.of + 1)
+    missing = [str(part) for part in wanted if part not in have]
+    twice = [str(part) for part, count in have.items() if count > 1]
+    if missing or twice:
+        raise UserError(
+            f"{len(spools)} parts of {first.of} are given",
+            "; ".join(
+                [f"missing: {', '.join(missing)}"] * bool(missing) + [f"twice: {', '.join(twice)}"] * bool(twice)
+            ),
+            "name each part's folder once",
+        )
+    return spools
+
+
+def _build(partial: Path, out: Path, job: Job, found: Collected, executor: Any, processes: int, command: str) -> Steps:
+    # Imported here: the page's libraries take a second, and a part that is to be merged has no report.
+    from crepe_dist.reports import data_page as report
+
+    built: Built | None = None
+    try:
+        for step in build(partial, job, found, executor, AHEAD * processes):
+            if isinstance(step, Built):
+                built = step
+            else:
+                doing, done = step
+                yield Progress(doing, done, len(found.rows))
+    except UserError as error:
+        kept = keep_quarantine(partial, out)
+        if kept:
+            error.why = f"{error.why}; all of them: {kept}"
+        raise
+    assert built is not None
+    summary = summarise(printable(out.absolute().name), job, found, built, command)
+    write_json(partial / REPORT_NUMBERS, summary)
+    write_text(partial / REPORT, report.page(summary))
+    return summary
+
+
+def _check_alignment(sources: Sources, split: Split) -> None:
+    if split.align > 1 and "test" in sources.parts:
+        raise UserError(
+            "--align needs rows to be taken for testing",
+            "what does not fill a batch goes to the test part, and that has a file of its own",
+            "leave --align or --test out",
+        )
+
+
+@contextmanager
+def _new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
+    """A folder beside ``out`` that takes its place at the end, or is removed if anything fails.
+
+    What a killed predecessor left is put right first.
+    """
+    try:
+        out = out.resolve()  # a link stays one, and its target is what is replaced
+    except (OSError, RuntimeError) as error:  # links that lead in a circle
+        raise UserError(f"{out} cannot be made", str(error), "choose another --out") from error
+    _recover(out)
+    _check_out(out, overwrite)
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{out} cannot be made", str(error), "choose another --out") from error
+    try:
+        yield partial
+        _check_out(out, overwrite)  # it may have come into being in the meantime
+        if out.exists():
+            old = out.with_name(f".{out.name}.old-{os.getpid()}")
+            out.rename(old)
+            partial.rename(out)
+            shutil.rmtree(old)
+        else:
+            partial.rename(out)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        raise UserError(f"{out} could not be written", error.strerror or str(error), "make room there") from error
+    finally:
+        close_writers()
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _recover(out: Path) -> None:
+    """Removes what a killed preparation left half-made, and puts a folder back that it was about to replace."""
+    if not out.parent.is_dir():
+        return
+    for path in out.parent.glob(f".{out.name}.*-*"):
+        kind, _, process = path.name[len(out.name) + 2 :].partition("-")
+        if kind not in ("partial", "old") or not process.isdecimal() or Path("/proc", process).exists():
+            continue
+        if kind == "old" and not out.exists():
+            path.rename(out)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    """Nothing but a prepared folder, or a part of one, is ever replaced, and never one that holds something else."""
+    if not out.exists():
+        return
+    if not overwrite:
+        raise UserError(f"{out} exists", remedy="choose another --out, or replace it with --overwrite")
+    if not out.is_dir() or not all(_is_ours(path.name) for path in out.iterdir()) or not _is_complete(out):
+        raise UserError(
+            f"{out} is not replaced",
+            "it is not a prepared data set, or other files are in it",
+            "choose another --out",
+        )
+
+
+def _is_complete(out: Path) -> bool:
+    return (out / MANIFEST).is_file() or (out / SPOOL_MANIFEST).is_file()
+
+
+def _is_ours(name: str) -> bool:
+    known = {MANIFEST, QUARANTINE, REPORT, REPORT_NUMBERS, SPOOL_MANIFEST, ROWS, BAD_ROWS}
+    return name in known or OURS.fullmatch(name) is not None or re.fullmatch(r"texts-\d+\.bin", name) is not None

@@ -1,0 +1,314 @@
+"""Sources → spool: blocks are cut here, parsed and checked by workers, and put down in the order of the sources."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.errors import UserError
+from crepe_dist.preparing.formats.rows import BadRow, Block, Cutter, Parser, Row, Share, check_text, excerpt
+from crepe_dist.preparing.selection import SAMPLE_DRAW, Reservoir, draw
+from crepe_dist.preparing.sources import Reading, Source, open_source
+from crepe_dist.preparing.spool import BAD_ROWS, ROW, ROWS, Rows, TextWriter
+
+MAX_LABEL = 200  # characters
+MAX_CLASSES = 1 << 16
+LONGEST_REASON = 300
+_LOWER = bytes(range(256)).lower()
+_NOT_LETTERS = bytes(point for point in range(128) if not chr(point).isalnum())
+_NOT_WORDS = re.compile(r"[\W_]+")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker needs to know about a block.
+
+    Args:
+        limits: of each class, the largest number drawn that can still be in the sample.
+    """
+
+    folder: Path
+    file: int
+    parser: Parser
+    block: Block
+    share: Share
+    class_names: tuple[str, ...] | None
+    seed: int
+    limits: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is in a block. The labels in ``rows`` are positions in ``labels``."""
+
+    rows: Rows
+    labels: list[str]
+    good: list[int]  # rows of each label, those that the limits left out too
+    drawn: npt.NDArray[np.uint64]
+    bad: list[BadRow]
+    consumed: int
+    lines: int
+    texts: str
+
+
+def read_block(task: Task) -> Found:
+    """Parses and checks one block; its texts go into this process's file. Runs in any process."""
+    parsed = task.parser.parse(task.block, task.share) if task.block.data else None
+    bad = [each for each in task.block.bad if task.share.owns(each.line)]
+    labels: dict[str, int] = {}
+    rows: list[Row] = []
+    texts: list[bytes] = []
+    for row in parsed.rows if parsed else ():
+        try:
+            label, text = _checked(row, task.class_names)
+        except ValueError as error:
+            bad.append(BadRow(row.line, str(error), excerpt(row.text)))
+        else:
+            labels.setdefault(label, len(labels))
+            rows.append(Row(row.line, label, row.text))
+            texts.append(text)
+    bad += parsed.bad if parsed else []
+    bad.sort(key=lambda each: each.line)
+    records = np.zeros(len(rows), dtype=ROW)
+    records["file"] = task.file
+    records["line"] = [row.line for row in rows]
+    records["label"] = [labels[row.label] for row in rows]
+    good = np.bincount(records["label"], minlength=len(labels)).tolist()
+    drawn = draw(task.seed, SAMPLE_DRAW, records["file"], records["line"])
+    if any(label in task.limits for label in labels):
+        limits = np.array([task.limits.get(label, (1 << 64) - 1) for label in labels], dtype=np.uint64)
+        kept = np.flatnonzero(drawn <= limits[records["label"]]).tolist()
+        records, drawn = records[kept], drawn[kept]
+        rows, texts = [rows[i] for i in kept], [texts[i] for i in kept]
+    writer = _writer(task.folder)
+    start = writer.append(texts)
+    _describe(records, rows, texts, start)
+    end = (parsed.consumed, parsed.lines) if parsed else (0, 0)
+    return Found(records, list(labels), good, drawn, bad, *end, writer.name)
+
+
+def _checked(row: Row, class_names: Sequence[str] | None) -> tuple[str, bytes]:
+    """Label and UTF-8 text of a row; a ``ValueError`` says why it cannot be used."""
+    label = row.label.strip()
+    text = check_text(row.text)
+    try:
+        label.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("not UTF-8") from None
+    if not label:
+        raise ValueError("no label")
+    if class_names is not None:
+        if not label.isdecimal() or not 1 <= int(label) <= len(class_names):
+            raise ValueError(f"unknown label: {label!r:.40} is not a number from 1 to {len(class_names)}")
+        return class_names[int(label) - 1], text
+    if len(label) > MAX_LABEL:
+        raise ValueError(f"label longer than {MAX_LABEL} characters")
+    return label, text
+
+
+def _describe(records: Rows, rows: Sequence[Row], texts: Sequence[bytes], start: int) -> None:
+    lengths = np.array([len(text) for text in texts], dtype=np.int64)
+    records["bytes"] = lengths
+    records["offset"] = start + np.cumsum(lengths) - lengths
+    records["characters"] = [len(row.text) for row in rows]
+    keys = [_letters(row.text, text) for row, text in zip(rows, texts)]
+    names = {row.label: _letters(row.label, row.label.encode()) for row in rows}
+    records["names_label"] = [len(names[row.label]) > 2 and names[row.label] in key for row, key in zip(rows, keys)]
+    records["exact"] = _hashes(texts)
+    records["near"] = _hashes([key or text for key, text in zip(keys, texts)])
+
+
+def _letters(text: str, data: bytes) -> bytes:
+    """Letters and digits alone, in lower case and compatibility form: equal for nearly equal texts."""
+    if text.isascii():
+        return data.translate(_LOWER, _NOT_LETTERS)
+    return _NOT_WORDS.sub("", unicodedata.normalize("NFKC", text).casefold()).encode("utf-8")
+
+
+def _hashes(texts: Sequence[bytes]) -> npt.NDArray[np.uint64]:
+    return np.frombuffer(b"".join([blake2b(text, digest_size=8).digest() for text in texts]), dtype="<u8")
+
+
+_open_writers: dict[Path, TextWriter] = {}
+
+
+def _writer(folder: Path) -> TextWriter:
+    """This process's file of texts in the folder."""
+    if folder not in _open_writers:
+        close_writers()
+        _open_writers[folder] = TextWriter(folder)
+    return _open_writers[folder]
+
+
+def close_writers() -> None:
+    while _open_writers:
+        _open_writers.popitem()[1].close()
+
+
+@dataclass
+class FileCount:
+    """What came out of one source."""
+
+    rows: int = 0
+    bad: int = 0
+    format: str = ""
+    reads: str = ""
+    bytes: int = 0
+    sha256: str = ""
+
+
+@dataclass
+class _Open:
+    """A source on its way."""
+
+    file: int
+    source: Source
+    parser: Parser
+    cutter: Cutter
+    share: Share
+
+
+@dataclass
+class Reader:
+    """Reads sources, or a share of them, into a folder.
+
+    Attributes:
+        labels: labels in the order in which they were met.
+        good: usable rows of each label, those too that are surely not in the sample.
+        files: what came out of each source that was read.
+        texts: names of the files of texts.
+        bad: how many lines could not be used.
+    """
+
+    folder: Path
+    sources: Sequence[Source]
+    reading: Reading
+    class_names: tuple[str, ...] | None
+    seed: int
+    max_per_class: int | None
+    share: Share
+    labels: dict[str, int] = field(default_factory=dict)
+    good: Counter[str] = field(default_factory=Counter)
+    files: dict[int, FileCount] = field(default_factory=dict)
+    texts: list[str] = field(default_factory=list)
+    bad: int = 0
+    _open: dict[int, _Open] = field(default_factory=dict)
+    _done: int = 0
+
+    def read(self, executor: Executor, ahead: int) -> Iterator[int]:
+        """Reads all; yields the number of bytes read so far.
+
+        Args:
+            ahead: blocks that may be on their way at a time.
+        """
+        reservoir = None if self.max_per_class is None else Reservoir(self.max_per_class)
+        limits = reservoir.limits if reservoir else {}
+        with (self.folder / ROWS).open("wb") as rows, (self.folder / BAD_ROWS).open("w", encoding="utf-8") as bad:
+            for opened, found in self._in_order(executor, ahead, limits):
+                self._note(opened, found, rows, bad)
+                if reservoir and opened.source.part == "train":
+                    for index, label in enumerate(found.labels):
+                        reservoir.add(label, found.drawn[found.rows["label"] == index])
+                for file in [file for file in self._open if file < opened.file]:
+                    self._finish(file)
+                yield self._done + sum(each.cutter.position for each in self._open.values())
+        for file in list(self._open):
+            self._finish(file)
+        close_writers()
+
+    def _finish(self, file: int) -> None:
+        """Closes a source that is used up."""
+        cutter = self._open.pop(file).cutter
+        count = self.files[file]
+        count.sha256, count.bytes = cutter.sha256(), cutter.position
+        cutter.close()
+        self._done += count.bytes
+
+    def _note(self, opened: _Open, found: Found, rows: Any, bad: Any) -> None:
+        count = self.files[opened.file]
+        for each in found.bad:
+            record = {"file": opened.source.name, "source": opened.file, **each._asdict()}
+            record["reason"] = excerpt(each.reason, LONGEST_REASON)
+            bad.write(json.dumps(record, ensure_ascii=False) + "\n")
+            count.bad += each.lines
+            self.bad += each.lines
+        for label, good in zip(found.labels, found.good):
+            self.labels.setdefault(label, len(self.labels))
+            self.good[label] += good
+            count.rows += good
+        if len(self.labels) > MAX_CLASSES:
+            raise UserError(
+                f"more than {MAX_CLASSES:,} different labels in {opened.source.name}",
+                f"read as {count.reads[:200]}; the last is {list(self.labels)[-1][:40]!r}",
+                "is this the column of the label? --label COLUMN names another, by name or number (--label 3 --text 2)",
+            )
+        if found.texts not in self.texts:
+            self.texts.append(found.texts)
+        if len(found.rows):
+            numbers = np.array([self.labels[label] for label in found.labels], dtype=np.int32)
+            found.rows["label"] = numbers[found.rows["label"]]
+            found.rows["texts"] = self.texts.index(found.texts)
+            rows.write(found.rows.tobytes())
+
+    def _in_order(self, executor: Executor, ahead: int, limits: dict[str, int]) -> Iterator[tuple[_Open, Found]]:
+        """What is in each block, in order. A block that was not used to its end has its rest, and all that was cut
+        after it, cut again; while that happens, little is read ahead."""
+        waiting: deque[tuple[_Open, Block, Future[Found]]] = deque()
+        opened = self._opened()
+        current = next(opened, None)
+        put_back: deque[_Open] = deque()
+        depth = ahead
+        while True:
+            while current and len(waiting) < depth:
+                block = current.cutter.take()
+                if block is None:
+                    if not any(each.file == current.file for each, _, _ in waiting):
+                        self._finish(current.file)
+                    current = put_back.popleft() if put_back else next(opened, None)
+                    continue
+                task = Task(
+                    self.folder, current.file, current.parser, block, current.share, self.class_names, self.seed,
+                    dict(limits) if current.source.part == "train" else {},
+                )  # fmt: skip
+                waiting.append((current, block, executor.submit(read_block, task)))
+            if not waiting:
+                return
+            owner, block, future = waiting.popleft()
+            found = future.result()
+            yield owner, found
+            depth = min(ahead, 2 * depth)
+            if found.consumed < len(block.data):
+                depth = 1
+                rest = Block(block.data[found.consumed :], block.line + found.lines, False, full=block.full)
+                again: dict[int, tuple[_Open, list[Block]]] = {owner.file: (owner, [rest])}
+                for each, later, _ in waiting:
+                    again.setdefault(each.file, (each, []))[1].append(later)
+                waiting.clear()
+                for each, blocks in again.values():
+                    each.cutter.put_back(blocks)
+                if current and current.file not in again:
+                    again[current.file] = (current, [])
+                put_back = deque([each for each, _ in again.values()] + list(put_back))
+                current = put_back.popleft()
+
+    def _opened(self) -> Iterator[_Open]:
+        """Opens one source after the other; with as many as shares or more, a share takes whole files."""
+        by_file = len(self.sources) >= self.share.of
+        for file, source in enumerate(self.sources):
+            if by_file and file % self.share.of != self.share.index:
+                continue
+            parser, cutter = open_source(source, self.reading)
+            self.files[file] = FileCount(format=parser.name, reads=parser.reads)
+            self._open[file] = _Open(file, source, parser, cutter, Share() if by_file else self.share)
+            yield self._open[file]

