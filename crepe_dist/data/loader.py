@@ -22,6 +22,7 @@ from mxnet import gluon
 
 from crepe_dist.data.alphabet import BLANK, Codes
 from crepe_dist.data.dataset import Part
+from crepe_dist.mxnet_internals import pointer
 
 Order = npt.NDArray[np.int64]
 PREFETCH = 4
@@ -83,14 +84,6 @@ def pack(codes: Codes, labels: npt.NDArray[np.int32], rows: int, documents: int,
     view[:count, length + 2] = 1
     view[count:, length:] = 0
     return Batch(packed, labels, documents, first)
-
-
-def pointer(array: mx.nd.NDArray) -> int:
-    """Address of an array in host memory on which nothing is waiting; it must not outlive the array."""
-    address = ctypes.c_void_p()
-    mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(address)))
-    assert address.value is not None
-    return address.value
 
 
 def _view(array: mx.nd.NDArray) -> Codes:

@@ -16,6 +16,7 @@ import numpy as np
 from crepe_dist import command
 from crepe_dist.distributed.world import World, join
 from crepe_dist.files import write_json
+from crepe_dist.mxnet_internals import structural_parameters
 from crepe_dist.settings.data_options import SHORTEST
 
 NUMBERS = 1 << 18  # more than fit into one buffer of a socket
@@ -57,7 +58,7 @@ def step(world: World, device: str) -> dict[str, Any]:
     shape = CrepeShape(alphabet_size=69, feature_len=SHORTEST, classes=4, filters=32, units=64)
     network = build(shape, ModelOptions(), place, seed=world.rank)
     engine = open_engine(network, plan(ModelOptions(), place), place)
-    world.broadcast_parameters(network._collect_params_with_prefix())
+    world.broadcast_parameters(structural_parameters(network))
     _, exchange = world.trainer(network.collect_params(), "sgd", {"learning_rate": 0.1})
     train = TrainingStep(engine, exchange, world.size, seed=0, clip_norm=None)
     before = values(network)

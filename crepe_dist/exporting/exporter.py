@@ -24,6 +24,7 @@ from crepe_dist.model.engine import open_engine
 from crepe_dist.model.ngrams import NGrams, NGramShape
 from crepe_dist.model.parameters import Network
 from crepe_dist.model.precision import plan
+from crepe_dist.mxnet_internals import structural_parameters
 from crepe_dist.predicting.model_summary import facts
 from crepe_dist.predicting.predictor import Foreign, Predictor, open_checkpoint
 from crepe_dist.settings.model_options import ModelOptions
@@ -158,7 +159,7 @@ def _write_symbol(ours: Predictor, about: About, folder: Path) -> Answer:
         named = Crepe(network.shape, prefix=prefix)
     symbol, arrays = folder / f"{NAME}-symbol.json", folder / f"{NAME}-0000.params"
     named(*map(mx.sym.var, names)).save(str(symbol))
-    values, places = parameters.values(network), named._collect_params_with_prefix()
+    values, places = parameters.values(network), structural_parameters(named)
     parameters.save({f"arg:{place.name}": values[name] for name, place in places.items()}, arrays)
     _describe(ours, about, arrays)
     block = mx.gluon.SymbolBlock.imports(str(symbol), list(names), str(arrays), ctx=mx.cpu())

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import mxnet as mx
-import numpy as np
 from mxnet.gluon import nn
 
 from crepe_dist.data.loader import Batch
 from crepe_dist.model.shape import Layer, Shape
+from crepe_dist.mxnet_internals import BFLOAT16, drop_compiled_graph
 from crepe_dist.settings.model_options import Kind
 
 # (kernel, pooled by 3 afterwards) of the six convolutions, table 1 of the paper.
@@ -22,8 +22,7 @@ DENSE_NAMES = ("10", "12", "14")
 POOL = 3
 # oneDNN's blocked CPU kernels want input channels in multiples of 16; other counts fall back to slow ones.
 CHANNEL_BLOCK = 16
-# What MXNet's casts take; NumPy has no bfloat16, and MXNet goes by this dtype's field.
-DTYPES: dict[str, Any] = {"float16": "float16", "bfloat16": np.dtype([("bfloat16", np.uint16)])}
+DTYPES: dict[str, Any] = {"float16": "float16", "bfloat16": BFLOAT16}
 
 
 @dataclass(frozen=True)
@@ -234,4 +233,4 @@ class Crepe(nn.HybridSequential):
         for layer in self:
             if isinstance(layer, _Cast):
                 layer.dtype = precision
-        self.apply(lambda block: block._clear_cached_op())
+        drop_compiled_graph(self)

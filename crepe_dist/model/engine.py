@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import threading
 import weakref
@@ -12,12 +11,13 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd
 
-from crepe_dist.data.loader import EXTRA, Batch, pointer
+from crepe_dist.data.loader import EXTRA, Batch
 from crepe_dist.model import parameters
 from crepe_dist.model.ngrams import NGramShape
 from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.parameters import Network
 from crepe_dist.model.precision import Plan
+from crepe_dist.mxnet_internals import mark_gradient_fresh, pointer, pointers
 from crepe_dist.native.library import Library, threads
 
 # Told the name of each phase of a step when it was asked for.
@@ -184,15 +184,15 @@ class NativeEngine(Engine):
             mark("copy")
             self._check(run.crepe_train_forward(self._engine, packed, rows, *dropout, pointer(losses)))
             mark("forward")
-            self._check(run.crepe_train_backward(self._engine, _pointers([p.grad() for p in self._trained])))
+            self._check(run.crepe_train_backward(self._engine, pointers([p.grad() for p in self._trained])))
         for parameter in self._trained:
-            parameter.data()._fresh_grad = True  # as after a backward pass; the trainer asks
+            mark_gradient_fresh(parameter)
         mark("backward")
         return losses.sum()
 
     def _set(self) -> None:
         mx.nd.waitall()
-        self._check(self._functions.crepe_set(self._engine, _pointers([p.data() for p in self._parameters])))
+        self._check(self._functions.crepe_set(self._engine, pointers([p.data() for p in self._parameters])))
         self._has_weights = True
 
     def _shape_of(self, batch: Batch) -> tuple[int, int]:
@@ -211,10 +211,6 @@ class NativeEngine(Engine):
     def _check(self, failed: int) -> None:
         if failed:
             raise MemoryError("there is not enough memory for the network and this batch")
-
-
-def _pointers(arrays: list[mx.nd.NDArray]) -> Any:
-    return (ctypes.c_void_p * len(arrays))(*[pointer(array) for array in arrays])
 
 
 def _seed(*parts: int) -> int:

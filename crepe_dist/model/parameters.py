@@ -23,6 +23,7 @@ from crepe_dist.files import sync
 from crepe_dist.model import params_file
 from crepe_dist.model.crepe import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, Crepe, CrepeShape, lengths, shortest
 from crepe_dist.model.ngrams import NGrams, NGramShape
+from crepe_dist.mxnet_internals import set_gradients, structural_parameters
 from crepe_dist.settings.model_options import Initialisation, ModelOptions
 
 Arrays = dict[str, np.ndarray]
@@ -64,7 +65,7 @@ def _build_crepe(shape: CrepeShape, options: ModelOptions, device: Any) -> Crepe
     network.initialize(_initializer(options.initialisation, shape.filters), ctx=device)
     if options.initialisation == "paper":
         sigma = _paper_sigma(shape.filters)
-        for name, parameter in network._collect_params_with_prefix().items():
+        for name, parameter in structural_parameters(network).items():
             if name.endswith("bias"):
                 parameter.set_data(mx.nd.random.normal(0, sigma, shape=parameter.shape))
     return network
@@ -90,7 +91,7 @@ def trained(network: Network) -> dict[str, Any]:
 
 def values(network: Network) -> Arrays:
     """Copies of all parameters, float32."""
-    return {name: p.data().asnumpy() for name, p in network._collect_params_with_prefix().items()}
+    return {name: p.data().asnumpy() for name, p in structural_parameters(network).items()}
 
 
 def digest(network: Network) -> int:
@@ -112,7 +113,7 @@ def set_values(network: Network, arrays: Arrays) -> None:
         UserError: a name or shape that is not the network's, or a value that is not finite.
         RuntimeError: the values did not take effect.
     """
-    parameters = network._collect_params_with_prefix()
+    parameters = structural_parameters(network)
     if arrays.keys() != parameters.keys():
         odd = ", ".join(sorted(arrays.keys() ^ parameters.keys())[:6])
         raise UserError("the parameters are not those of this network", f"names on one side only: {odd}", OTHER)
@@ -127,12 +128,11 @@ def set_values(network: Network, arrays: Arrays) -> None:
             finite = np.isfinite(arrays[name].astype(np.float32)).all()
         if not finite:
             raise UserError("the parameters hold values that are not numbers", f"{name} has NaN or infinity", OTHER)
-    gradients = {name: parameter._grad for name, parameter in parameters.items() if parameter.grad_req != "null"}
+    gradients = {name: parameter.list_grad() for name, parameter in parameters.items() if parameter.grad_req != "null"}
     network.cast("float32")
     for name, parameter in parameters.items():
         if name in gradients:
-            parameter._grad = gradients[name]  # the cast made new ones, but they may lie where others look for them
-            mx.autograd.mark_variables(parameter.list_data(), parameter.list_grad(), parameter.grad_req)
+            set_gradients(parameter, gradients[name])  # the cast made new ones, but they may lie where others look
         parameter.set_data(mx.nd.array(arrays[name], dtype="float32"))
     mx.nd.waitall()
     for name, array in values(network).items():
