@@ -10,13 +10,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from crepe_dist.version import __version__
+
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import load
     from crepe_dist.settings.config import Config
     from crepe_dist.training.fit import fit
 
 __all__ = ["Config", "__version__", "fit", "load"]
-__version__ = "0.1.0"
 
 _HOMES = {
     "Config": "crepe_dist.settings.config",

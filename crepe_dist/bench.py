@@ -83,7 +83,7 @@ def _peers(given: str | None) -> str | None:
 
 
 def _project(given: argparse.Namespace) -> None:
-    from crepe_dist.reports import projection_table
+    from crepe_dist.benchmarking import projection_table
 
     sizes = projection_flags.world_sizes(given)
     import_mxnet(detect())

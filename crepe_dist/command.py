@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
 import sys
 from typing import Callable, NoReturn
@@ -13,6 +12,7 @@ from crepe_dist.distributed.control import SIGNALS, Stopped
 from crepe_dist.distributed.launch import detect
 from crepe_dist.distributed.peer_loss import hosts, is_peer_gone
 from crepe_dist.errors import ExitCode, UserError
+from crepe_dist.terminal import silence
 
 OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 # A name that cannot be one.
@@ -64,11 +64,6 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
             code = ExitCode.FAILURE
             _say(str(crash_report.unexpected(error, code)))
     sys.exit(code)
-
-
-def silence() -> None:
-    """Throws away what is still written to standard output, whose reader is gone."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(message: str) -> None:

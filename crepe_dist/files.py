@@ -16,6 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+from crepe_dist.errors import UserError
+
+NAMES_BYTES = 1 << 22  # of a file of class names
 JSON_BYTES = 1 << 25  # room for the manifest of 65,536 classes
 # Parsed JSON takes many times its length where it is nothing but brackets or commas; a manifest has few of them.
 JSON_CONTAINERS = 1 << 18
@@ -194,3 +197,18 @@ def identity(path: Path) -> dict[str, Any]:
 def printable(name: Path | str) -> str:
     """A file's name in characters that can be written anywhere: on Linux it may hold any bytes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def read_names(file: Path) -> list[str]:
+    """Return the lines of a file of class names.
+
+    Raises:
+        UserError: it cannot be read, is not UTF-8, or far longer than names are.
+    """
+    try:
+        text = read_bytes(file, NAMES_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8", str(error), f"iconv -t UTF-8 -f LATIN1 {file}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read", str(error), "give a file with a class a line") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from crepe_dist import __version__
+from crepe_dist.version import __version__
 
 COMPUTING = ("mxnet", "mxnet-cu112", "horovod", "numpy")
 PACKAGES = (*COMPUTING, "pandas", "pyyaml")

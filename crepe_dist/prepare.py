@@ -17,7 +17,7 @@ from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, Tim
 from rich.progress import Progress as Bar
 
 from crepe_dist import command
-from crepe_dist.data.alphabet import LONGEST, MODES, Encoding
+from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import MANIFEST, open_dataset, verify
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, read_json
@@ -30,6 +30,7 @@ from crepe_dist.preparing.selection import DEDUPE, Split
 from crepe_dist.preparing.sources import FORMATS, SAMPLE, SAMPLE_FEATURE_LEN, Reading, Sources, find_sources
 from crepe_dist.reports import data_page as report
 from crepe_dist.settings import arguments
+from crepe_dist.settings.allowed_values import LONGEST_DOCUMENT, MODES
 from crepe_dist.settings.data_options import LONGEST_FITTED
 from crepe_dist.settings.limits import real, whole
 
@@ -154,7 +155,7 @@ def _flags() -> argparse.ArgumentParser:
     group.add_argument("--mode", choices=MODES, default="paper", help="default: paper")
     group.add_argument(
         "--feature-len",
-        type=whole(1, LONGEST, AUTO),
+        type=whole(1, LONGEST_DOCUMENT, AUTO),
         metavar="L",
         help=f"characters a document; auto: 99 %% of the training texts are read whole, at most {LONGEST_FITTED}; "
         f"default: auto, sample {SAMPLE_FEATURE_LEN}, {AMAZON} {amazon.FEATURE_LEN}",
@@ -181,7 +182,7 @@ def _flags() -> argparse.ArgumentParser:
 
 def _steps(given: Any) -> Steps:
     reading = Reading(given.format, given.header, Wanted(given.label, given.title, given.text))
-    how = How(reading, given.max_bad, given.processes, given.part, given.overwrite, _typed())
+    how = How(reading, given.max_bad, given.processes, given.part, given.overwrite, _typed(), report.page)
     if given.merge:
         return merge_in_steps([Path(name) for name in given.source], given.out, how)
     test, validation = _file_or_share(given.test), _file_or_share(given.validation)

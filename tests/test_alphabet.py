@@ -17,12 +17,12 @@ from crepe_dist.data.alphabet import (
     FULL_ALPHABET,
     HANDFUL,
     LATIN_END,
-    MODES,
     MOST,
     Encoding,
     frequent,
 )
 from crepe_dist.errors import UserError
+from crepe_dist.settings.allowed_values import MODES
 
 
 def test_alphabet_is_the_notebooks():

@@ -11,7 +11,7 @@ from rich.console import Console
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.predicting.answers import explained
 from crepe_dist.predicting.occlusion import Explanation, Word, occlude
-from crepe_dist.predicting.predictor import Prediction
+from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.reports import explanation_page as report
 
 

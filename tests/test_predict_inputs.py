@@ -15,7 +15,7 @@ import pytest
 from crepe_dist.errors import UserError
 from crepe_dist.predicting.answers import answers
 from crepe_dist.predicting.inputs import Input, open_inputs
-from crepe_dist.predicting.predictor import Prediction
+from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.sources import Reading
 

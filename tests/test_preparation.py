@@ -27,6 +27,7 @@ from crepe_dist.preparing.preparation import How, finish_steps, merge_in_steps, 
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import Reading, find_sources
 from crepe_dist.preparing.spool import ROW, open_spool
+from crepe_dist.reports import data_page
 from tests.conftest import command, run, write_csv
 
 ENCODING = Encoding(feature_len=40)
@@ -335,7 +336,7 @@ class TestReport:
         rows = [f"{'ab'[n % 2]},{'слово ' * 40}{n}" for n in range(199)] + [f"a,{'слово' * 90}"]
         (tmp_path / "rows.csv").write_text("\n".join(rows))
         sources = find_sources([str(tmp_path / "rows.csv")])
-        usual = prepare(sources, tmp_path / "usual", Encoding(), Split(0), None, Fit(length=True))
+        usual = prepare(sources, tmp_path / "usual", Encoding(), Split(0), How(page=data_page.page), Fit(length=True))
         assert usual["encoding"]["feature_len"] == 258
         assert usual["encoding"]["alphabet"] == ALPHABET
         advice = {each["do"] for each in usual["warnings"] if "alphabet" in each["why"] or "alphabet" in each["what"]}
@@ -343,7 +344,7 @@ class TestReport:
         assert all("--alphabet auto" in each for each in advice)
         cut = "0.5 % (1) are longer than feature_len, 258 characters, and lose their beginning. It was chosen so that"
         assert cut in (tmp_path / "usual" / "report.html").read_text()
-        own = prepare(sources, tmp_path / "own", Encoding(), Split(0), None, Fit(alphabet="made"))
+        own = prepare(sources, tmp_path / "own", Encoding(), Split(0), How(page=data_page.page), Fit(alphabet="made"))
         assert own["encoding"]["alphabet"] == " 0123456789влос"
         assert own["characters"]["unknown"] == 0
         assert not [each for each in own["warnings"] if "alphabet" in each["what"] + each["why"]]
@@ -377,7 +378,7 @@ class TestReport:
         lines = [f"{'ab'[n % 2]},ünïcode № text {n}" for n in range(200)]
         lines += ["a,Twice: said.", "b,twice said", "a,Twice: said."]
         lines += [f"b,{'x' * n}" for n in range(41, 60)]
-        summary = prepared(tmp_path, lines, test=0.1)
+        summary = prepared(tmp_path, lines, test=0.1, how=How(page=data_page.page))
         assert summary["duplicates"] == {
             "exact": 1, "near": 2, "conflicting": 1, "removed": 0, "across": summary["duplicates"]["across"],
         }  # fmt: skip

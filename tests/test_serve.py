@@ -25,7 +25,8 @@ from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.predicting.model_summary import Facts, facts
-from crepe_dist.predicting.predictor import Prediction, load
+from crepe_dist.predicting.prediction import Prediction
+from crepe_dist.predicting.predictor import load
 from crepe_dist.serving import server
 from crepe_dist.serving.app import create_app
 from crepe_dist.serving.batching import Batcher

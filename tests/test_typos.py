@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 import crepe_dist
 from crepe_dist.data.alphabet import BLANK, Encoding
 from crepe_dist.data.dataset import open_dataset
+from crepe_dist.data.keyed_random import mix
 from crepe_dist.data.loader import batches, epoch_order
 from crepe_dist.data.typos import corrupt, with_typos
-from crepe_dist.preparing.selection import mix
 from crepe_dist.settings.config import digest, parse
 from tests.conftest import QUICK, losses, records, run
 

@@ -14,20 +14,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.errors import UserError
 from crepe_dist.native import library
+from crepe_dist.settings.allowed_values import LONGEST_DOCUMENT, MODES, Mode
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/\\|_@#$%^&*~`+ =<>()[]{}"
 FULL_ALPHABET = ALPHABET + "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 BLANK = 255
 HARDLY = 0.1  # of a text's characters: a text of which the network knows no more cannot be read
 CODE_POINTS = 0x110000
-LONGEST = 1 << 20  # characters a document
 MOST = 254  # characters of an alphabet: codes are bytes, and one of these is BLANK
 HANDFUL = 5  # times that a character has to be seen to come into an alphabet
 HIDDEN = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")  # categories of what cannot be shown: controls, directions, ends of lines
@@ -36,8 +36,6 @@ LATIN_END = 0x2200
 # No code point from here on has a lower case or a decomposition.
 CHANGING_END = 0x30000
 
-Mode = Literal["paper", "full", "notebook"]
-MODES: tuple[Mode, ...] = ("paper", "full", "notebook")
 USUAL: dict[Mode, str] = {"paper": ALPHABET, "full": FULL_ALPHABET, "notebook": ALPHABET}
 Codes = npt.NDArray[np.uint8]
 
@@ -73,9 +71,11 @@ class Encoding:
             raise UserError(
                 f"encoding mode {str(self.mode)[:40]!r} does not exist", remedy=f"choose one of {', '.join(MODES)}"
             )
-        if not 1 <= self.feature_len <= LONGEST:
+        if not 1 <= self.feature_len <= LONGEST_DOCUMENT:
             raise UserError(
-                f"feature_len is {self.feature_len}", "it is the number of characters a document", f"1 to {LONGEST:,}"
+                f"feature_len is {self.feature_len}",
+                "it is the number of characters a document",
+                f"1 to {LONGEST_DOCUMENT:,}",
             )
         if not self.alphabet:
             object.__setattr__(self, "alphabet", USUAL[self.mode])

@@ -32,10 +32,16 @@ QUARANTINE = "quarantine.jsonl"
 REPORT = "report.html"
 REPORT_NUMBERS = "report.json"
 PARTS = ("train", "validation", "test")
+SAMPLE = "sample"  # stands for the bundled sample, in place of a folder
 SHARD_BYTES = 1 << 28
 MAX_SHARDS = 100_000  # their numbers have five digits
 # A .npy header of fixed length (numpy.lib.format, version 1.0), so that it can be written before the rows.
 HEADER_LENGTH = 128
+
+
+def folder_of(source: str) -> Path:
+    """Return the prepared folder that the setting ``data.source`` means."""
+    return Path("data") / SAMPLE if source == SAMPLE else Path(source)
 
 
 @dataclass(frozen=True)

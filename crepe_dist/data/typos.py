@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from crepe_dist.data.alphabet import BLANK, Codes, Encoding
 from crepe_dist.data.dataset import Part
-from crepe_dist.preparing.selection import Numbers, mix
+from crepe_dist.data.keyed_random import Numbers, mix
 
 LETTERS = Encoding().letters
 Places = npt.NDArray[np.int64]

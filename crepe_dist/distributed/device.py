@@ -7,8 +7,7 @@ from typing import Any
 
 from crepe_dist.distributed import cuda
 from crepe_dist.errors import UserError
-
-DEVICES = ("auto", "gpu", "cpu")
+from crepe_dist.settings.allowed_values import DEVICES
 
 
 def pick(device: str, local_rank: int, local_size: int) -> Any:

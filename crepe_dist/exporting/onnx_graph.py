@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 
-from crepe_dist import __version__
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.errors import UserError
 from crepe_dist.exporting.crepe_runtime import FORMAT
 from crepe_dist.model.crepe import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, POOL, CrepeShape
 from crepe_dist.model.ngrams import SCALE, NGramShape
 from crepe_dist.model.parameters import Arrays
+from crepe_dist.version import __version__
 from crepe_dist.wording import size
 
 # Those of ONNX 1.8: the first with all that is used here, and what everything that reads ONNX knows.

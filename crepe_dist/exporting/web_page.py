@@ -12,7 +12,6 @@ from typing import Any
 import onnxruntime
 from markupsafe import Markup
 
-from crepe_dist import __version__
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import web_runtime
 from crepe_dist.model.ngrams import NGramShape
@@ -20,6 +19,7 @@ from crepe_dist.predicting.model_summary import Facts
 from crepe_dist.reports import page
 from crepe_dist.reports.classify_page import BARS
 from crepe_dist.reports.run_findings import reach
+from crepe_dist.version import __version__
 from crepe_dist.wording import size
 
 PAGE = "index.html"

@@ -6,14 +6,12 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from crepe_dist.errors import shown, visible
-
-if TYPE_CHECKING:
-    from crepe_dist.predicting.inputs import Input
-    from crepe_dist.predicting.occlusion import Explanation
-    from crepe_dist.predicting.predictor import Prediction
+from crepe_dist.predicting.inputs import Input
+from crepe_dist.predicting.occlusion import Explanation
+from crepe_dist.predicting.prediction import Prediction
 
 STYLES = ("text", "jsonl", "csv")
 SHOWN = {"text": 5, "jsonl": 5, "csv": 1}  # classes, unless another number is wanted

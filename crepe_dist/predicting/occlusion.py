@@ -14,15 +14,12 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import BLANK, Codes, Encoding
-
-if TYPE_CHECKING:
-    from crepe_dist.predicting.predictor import Prediction
+from crepe_dist.predicting.prediction import Prediction
 
 _WORD = re.compile(r"\S+")
 Floats = npt.NDArray[np.float64]

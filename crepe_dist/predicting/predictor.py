@@ -20,38 +20,12 @@ from crepe_dist.model import parameters
 from crepe_dist.model.engine import Engine, open_engine
 from crepe_dist.model.precision import plan
 from crepe_dist.predicting.occlusion import Explanation, occlude
+from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training import checkpoint
 
 BATCH_SIZE = 256
 MAX_CODES = 1 << 22  # of a batch; longer documents come fewer at a time
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What one text was taken for.
-
-    Attributes:
-        label: the most probable class.
-        probability: its probability, 0 to 1.
-        ranking: (class, probability), the most probable first.
-        read: characters of the text, spaces apart, that the network has read and knows; where there is none, the answer
-            means nothing.
-    """
-
-    label: str
-    probability: float
-    ranking: tuple[tuple[str, float], ...]
-    read: int
-
-    def record(self, top: int) -> dict[str, Any]:
-        """What programs get to read, with the first ``top`` classes."""
-        return {
-            "class": self.label,
-            "probability": self.probability,
-            "top": [{"class": label, "probability": probability} for label, probability in self.ranking[:top]],
-            "read": self.read,
-        }
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -45,6 +45,7 @@ class How:
         share: part i of n on one of several machines.
         overwrite: replaces a prepared folder.
         command: what was typed, for the report and to be told after an interruption.
+        page: makes the report's page of its numbers; ``None``: no page.
     """
 
     reading: Reading = field(default_factory=Reading)
@@ -53,6 +54,7 @@ class How:
     share: Share = field(default_factory=Share)
     overwrite: bool = False
     command: str = ""
+    page: Callable[[dict[str, Any]], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def prepare_in_steps(
                 map_rows(folder / ROWS), folder / ROWS, texts, list(reader.labels), reader.good, files,
                 [map(json.loads, bad)], reader.bad,
             )  # fmt: skip
-            summary = yield from _build(partial, out, job, found, executor, processes, how.command)
+            summary = yield from _build(partial, out, job, found, executor, processes, how)
         shutil.rmtree(folder)
     _finish(out)
     return summary
@@ -175,7 +177,7 @@ def merge_in_steps(folders: Sequence[Path], out: Path, how: How | None = None) -
                 known["bad"] += about["bad"]
         bad = sum(spool.bad for spool in spools)
         found = Collected(rows, scratch / ROWS, texts, labels, good, files, [spool.bad_rows() for spool in spools], bad)
-        summary = yield from _build(partial, out, job, found, executor, processes, how.command)
+        summary = yield from _build(partial, out, job, found, executor, processes, how)
         shutil.rmtree(scratch)
     _finish(out)
     return summary
@@ -213,10 +215,7 @@ def _in_order(spools: list[Spool]) -> list[Spool]:
     return spools
 
 
-def _build(partial: Path, out: Path, job: Job, found: Collected, executor: Any, processes: int, command: str) -> Steps:
-    # Imported here: the page's libraries take a second, and a part that is to be merged has no report.
-    from crepe_dist.reports import data_page as report
-
+def _build(partial: Path, out: Path, job: Job, found: Collected, executor: Any, processes: int, how: How) -> Steps:
     built: Built | None = None
     try:
         for step in build(partial, job, found, executor, AHEAD * processes):
@@ -231,9 +230,10 @@ def _build(partial: Path, out: Path, job: Job, found: Collected, executor: Any, 
             error.why = f"{error.why}; all of them: {kept}"
         raise
     assert built is not None
-    summary = summarise(printable(out.absolute().name), job, found, built, command)
+    summary = summarise(printable(out.absolute().name), job, found, built, how.command)
     write_json(partial / REPORT_NUMBERS, summary)
-    write_text(partial / REPORT, report.page(summary))
+    if how.page is not None:
+        write_text(partial / REPORT, how.page(summary))
     return summary
 
 

@@ -8,10 +8,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.data.keyed_random import Numbers, mix
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.spool import Rows
 
-Numbers = npt.NDArray[np.uint64]
 Fate = npt.NDArray[np.uint8]
 TRAIN, VALIDATION, TEST, REPEATED, SAMPLED_OUT, UNKNOWN = range(6)
 DEDUPE = ("no", "exact", "near")
@@ -72,14 +72,6 @@ def _draw_for(rows: Rows, some: npt.NDArray[np.int64], seed: int, purpose: int) 
         piece = rows[some[start : start + PIECE]]
         drawn[start : start + PIECE] = draw(seed, purpose, piece["file"], piece["line"])
     return drawn
-
-
-def mix(state: Numbers) -> Numbers:
-    """Random numbers out of any others, uint64; SplitMix64's function (Steele, Lea & Flood, OOPSLA 2014)."""
-    z = state * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(z ^ (z >> np.uint64(31)))
 
 
 class Reservoir:

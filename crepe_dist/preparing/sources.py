@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from crepe_dist.data.dataset import PARTS
+from crepe_dist.data.dataset import PARTS, SAMPLE
+from crepe_dist.data.dataset import folder_of as folder_of
 from crepe_dist.errors import UserError
-from crepe_dist.files import printable, read_bytes
+from crepe_dist.files import printable, read_names
 from crepe_dist.preparing.formats.columns import Chosen, Wanted
 from crepe_dist.preparing.formats.documents import DocumentCutter, Documents, list_documents
 from crepe_dist.preparing.formats.json_lines import open_amazon, open_json_lines
@@ -24,8 +25,6 @@ from crepe_dist.preparing.formats.tables import Table, open_table
 from crepe_dist.preparing.formats.text_lines import TextLines
 
 LOOK_AT = 1 << 16  # bytes that tell the format where the name does not
-MAX_NAMES = 1 << 22  # bytes of a file of class names
-SAMPLE = "sample"
 SAMPLE_FEATURE_LEN = 192  # 95 % of its texts fit; of the others, the last characters are kept
 PIPE = "-"
 DEEPEST = 32  # folders in folders
@@ -100,11 +99,6 @@ class Reading:
     format: str | None = None
     header: str = "auto"
     columns: Wanted = field(default_factory=Wanted)
-
-
-def folder_of(source: str) -> Path:
-    """The prepared folder that the setting ``data.source`` means."""
-    return Path("data") / SAMPLE if source == SAMPLE else Path(source)
 
 
 def find_sources(
@@ -191,21 +185,6 @@ def find_class_names(sources: Sources) -> tuple[str, ...] | None:
     if len(set(names)) != len(names):
         raise UserError(f"{file} names a class twice", remedy="give each class a name of its own, one a line")
     return tuple(names)
-
-
-def read_names(file: Path) -> list[str]:
-    """The lines of a file of class names.
-
-    Raises:
-        UserError: it cannot be read, is not UTF-8, or far longer than names are.
-    """
-    try:
-        text = read_bytes(file, MAX_NAMES).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8", str(error), f"iconv -t UTF-8 -f LATIN1 {file}") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read", str(error), "give a file with a class a line") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _named(name: str, reading: Reading) -> list[Source]:

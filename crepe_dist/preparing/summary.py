@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist import __version__
 from crepe_dist.data.alphabet import MOST
 from crepe_dist.data.dataset import PARTS
 from crepe_dist.preparing.building import Built, Collected, Job, kept
 from crepe_dist.preparing.selection import REPEATED, SAMPLED_OUT, TEST, TRAIN, VALIDATION, firsts, repeats
 from crepe_dist.preparing.spool import Texts
 from crepe_dist.settings.data_options import SHORTEST
+from crepe_dist.version import __version__
 from crepe_dist.wording import counted, percent
 
 PERCENTILES = (1, 5, 25, 50, 75, 90, 95, 99, 100)

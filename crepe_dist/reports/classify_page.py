@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from crepe_dist import __version__
 from crepe_dist.predicting.model_summary import Facts
 from crepe_dist.reports import page
 from crepe_dist.settings.serving_options import ServiceOptions
+from crepe_dist.version import __version__
 
 BARS = 12  # classes; of more than that, the most probable are shown
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crepe_dist import __version__
 from crepe_dist.reports import run_findings
 from crepe_dist.reports.uncertainty import interval, mcnemar, paired_interval
+from crepe_dist.version import __version__
 from crepe_dist.wording import cells, clean, cut, number, percent, visible
 
 if TYPE_CHECKING:

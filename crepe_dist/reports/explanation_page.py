@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from crepe_dist import __version__, wording
+from crepe_dist import wording
 from crepe_dist.errors import shown, visible
 from crepe_dist.reports.page import BLUE, ORANGE, render
+from crepe_dist.version import __version__
 
 if TYPE_CHECKING:
     from rich.console import Console

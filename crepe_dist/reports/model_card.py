@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from crepe_dist import __version__
 from crepe_dist.reports import data_sentences, run_findings
 from crepe_dist.reports import score_tables as score_view
 from crepe_dist.reports.page import render
+from crepe_dist.version import __version__
 from crepe_dist.wording import clean, visible
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from crepe_dist import __version__
 from crepe_dist.reports import run_figures as figures
 from crepe_dist.reports import run_findings as facts
 from crepe_dist.reports import score_tables as score_view
 from crepe_dist.reports.page import render
+from crepe_dist.version import __version__
 from crepe_dist.wording import clean, visible
 
 if TYPE_CHECKING:

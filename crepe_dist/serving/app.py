@@ -12,7 +12,6 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from crepe_dist import __version__
 from crepe_dist.predicting.model_summary import Facts
 from crepe_dist.reports import classify_page
 from crepe_dist.serving import schemas
@@ -21,6 +20,7 @@ from crepe_dist.serving.guard import PREDICT, Guard
 from crepe_dist.serving.problems import Json, Problem
 from crepe_dist.serving.prometheus import Metrics, Observed
 from crepe_dist.settings.serving_options import ServiceOptions
+from crepe_dist.version import __version__
 
 PAGE, HEALTH, METRICS, DESCRIPTION = "/", "/healthz", "/metrics", "/openapi.json"
 PATHS = (PAGE, PREDICT, HEALTH, METRICS, DESCRIPTION)

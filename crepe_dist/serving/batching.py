@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Callable, NamedTuple
 
-from crepe_dist.predicting.predictor import Prediction
+from crepe_dist.predicting.prediction import Prediction
 
 TOGETHER = 32  # texts
 

@@ -11,10 +11,10 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from crepe_dist import __version__
 from crepe_dist.errors import visible
-from crepe_dist.predicting.predictor import Prediction
+from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.serving.problems import Problem
+from crepe_dist.version import __version__
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)

@@ -9,15 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from crepe_dist import __version__
-from crepe_dist.data.alphabet import LONGEST, MODES
-from crepe_dist.distributed.device import DEVICES
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.formats.tables import HEADERS
-from crepe_dist.preparing.sources import read_names
+from crepe_dist.files import read_names
+from crepe_dist.settings.allowed_values import DEVICES, HEADERS, LONGEST_DOCUMENT, MODES
 from crepe_dist.settings.limits import Limits, near, shortened, whole
+from crepe_dist.version import __version__
 
-FEATURE_LEN = whole(1, LONGEST)
+FEATURE_LEN = whole(1, LONGEST_DOCUMENT)
 
 
 class Parser(argparse.ArgumentParser):

@@ -11,7 +11,6 @@ from typing import Any, Literal, Optional
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from crepe_dist import __version__
 from crepe_dist.errors import UserError
 from crepe_dist.settings.data_options import DataOptions
 from crepe_dist.settings.limits import Settings, near, remedy, shortened, typed
@@ -25,6 +24,7 @@ from crepe_dist.settings.training_options import (
     TrainingOptions,
 )
 from crepe_dist.settings.yaml_file import ConfigFile
+from crepe_dist.version import __version__
 
 Device = Literal["auto", "gpu", "cpu"]
 HELP = "python -m crepe_dist.train --help lists every option with its type and default"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from crepe_dist.data.alphabet import LONGEST
+from crepe_dist.settings.allowed_values import LONGEST_DOCUMENT
 from crepe_dist.settings.limits import Settings, real, setting, whole
 
 PORT = 8080
@@ -21,7 +21,7 @@ class ServiceOptions(Settings):
         names: by which the service may be addressed besides IP addresses and localhost, in lower case.
     """
 
-    max_chars: int = setting(100_000, whole(1, LONGEST))
+    max_chars: int = setting(100_000, whole(1, LONGEST_DOCUMENT))
     max_batch: int = setting(256, whole(1, 1 << 20))
     max_body: int = setting(1 << 20, whole(1, 1 << 30))
     queue: int = setting(64, whole(1, 1 << 20))

@@ -28,6 +28,7 @@ from crepe_dist.model.shape import Shape
 from crepe_dist.preparing.preparation import How, prepare_in_steps
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import SAMPLE, SAMPLE_FEATURE_LEN, find_sources, folder_of
+from crepe_dist.reports import data_page
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training import transfer
@@ -122,7 +123,9 @@ def _open(folder: Path) -> Dataset:
 
 def _prepare_sample(folder: Path) -> Iterator[object]:
     encoding = Encoding(feature_len=SAMPLE_FEATURE_LEN)
-    yield from prepare_in_steps(find_sources([SAMPLE]), folder, encoding, SAMPLE_SPLIT, How(processes=1))
+    yield from prepare_in_steps(
+        find_sources([SAMPLE]), folder, encoding, SAMPLE_SPLIT, How(processes=1, page=data_page.page)
+    )
 
 
 def build_network(config: Config, dataset: Dataset, device: Any, start: Start | None = None) -> Network:

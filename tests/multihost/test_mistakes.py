@@ -118,7 +118,7 @@ def altered_data(network: Network, data: Path) -> None:
 def other_package(network: Network, data: Path, old: str, new: str) -> None:
     out = network.folder / "package"
     shutil.copytree(PACKAGE, out)
-    file = out / "__init__.py"
+    file = out / "version.py"
     text = file.read_text()
     assert old in text
     file.write_text(text.replace(old, new))

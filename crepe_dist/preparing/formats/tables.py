@@ -19,7 +19,6 @@ LOOK_AT = 200  # rows that decide how many columns there are
 # A record that breaks the rules of quoting takes with it the lines up to where its quotes balance, at most so many;
 # else its first line alone, so that one stray quote does not swallow a file.
 BROKEN_LINES = 50
-HEADERS = ("auto", "yes", "no")
 DELIMITERS = ",;\t|"
 
 
