@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import os
 import random
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 from crepe_dist import command as commands
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.distributed.launch import Launch, import_mxnet
+from crepe_dist.native import library
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import find_sources
@@ -43,6 +45,18 @@ QUICK = [
     "--logging.tensorboard=false",
     "--logging.report=false",
 ]
+
+# Builds of the kernels that this processor can run, and MXNet's operators; one alone if the environment names it.
+KERNELS = [os.environ[library.SWITCH]] if os.environ.get(library.SWITCH) else [*library.runnable(), library.NONE]
+
+
+@pytest.fixture(params=KERNELS)
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the test, and the commands that it starts, with each build of the kernels that this processor can run, and
+    with MXNet's operators. For every test whose outcome depends on rounding."""
+    name: str = request.param
+    monkeypatch.setenv(library.SWITCH, name)
+    return name
 
 
 def write_csv(path: Path, rows: int, seed: int, classes: int = 3) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ from crepe_dist.model.precision import Plan, plan
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
 from crepe_dist.settings.model_options import ModelOptions
-from tests.conftest import run
+from tests.conftest import QUICK, command, run
 
 BUILDS = library.runnable()
 LARGE = CrepeShape(69, 1014, 7, 64, 96)
@@ -34,6 +35,12 @@ SHAPES = [
     CrepeShape(254, 150, 2, 16, 16),  # the largest alphabet
     LARGE,
 ]
+
+
+@pytest.fixture(autouse=True)
+def every_build(monkeypatch):
+    """These tests name the builds that they run."""
+    monkeypatch.delenv(library.SWITCH, raising=False)
 
 
 def test_this_processor_runs_a_build():
@@ -110,7 +117,7 @@ def test_float32_equals_mxnet(name, shape, rows, threads, monkeypatch):
     np.testing.assert_allclose(logits(native(network, name), batch), theirs, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in BUILDS if "bf16" in name])
+@pytest.mark.parametrize("name", [name for name in BUILDS if "avx512_bf16" in library.BUILDS[name]])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_bfloat16_is_near_float32(name, shape):
     """Values move by less than 1 %; gradients by more, where rounding gives another position the maximum of a pool."""
@@ -156,7 +163,7 @@ def test_filling_and_an_earlier_larger_batch_leave_no_trace(name):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_same_step_twice_is_the_same_bit_for_bit(precision):
-    if precision == "bfloat16" and "bf16" not in BUILDS[0]:
+    if precision == "bfloat16" and not Library(BUILDS[0]).bfloat16:
         pytest.skip("this processor has no bfloat16")
     engine = native(make(SHAPES[2]), BUILDS[0], precision)
     batch = some_batch(SHAPES[2], 64)
@@ -233,12 +240,72 @@ def test_what_auto_means_on_a_gpu(capability, options, expected, monkeypatch):
 def test_builds_are_chosen_by_the_processor_and_by_what_loads(monkeypatch):
     monkeypatch.setattr(library, "processor_flags", lambda: {"sse2"})
     assert library.runnable() == []
-    assert library.find.__wrapped__() == (None, "this processor has no AVX2")
+    assert library._best.__wrapped__() == (None, "this processor has no AVX2")
     monkeypatch.setattr(library, "processor_flags", lambda: {"avx2", "fma"})
     assert library.runnable() == ["avx2"]
-    found, trouble = library.find.__wrapped__()
+    found, trouble = library._best.__wrapped__()
     assert found is not None
     assert (found.name, found.bfloat16, trouble) == ("avx2", False, "")
+
+
+class TestSwitch:
+    @pytest.fixture(autouse=True)
+    def forgotten(self):
+        library._named.cache_clear()
+
+    @pytest.mark.parametrize("name", BUILDS)
+    def test_the_build_that_it_names_is_taken(self, name, monkeypatch):
+        monkeypatch.setenv(library.SWITCH, name)
+        found, trouble = library.find()
+        assert found is not None
+        assert (found.name, trouble) == (name, f"CREPE_DIST_KERNELS is {name}")
+        planned = plan(ModelOptions(), mx.cpu())
+        assert planned.precision == ("bfloat16" if found.bfloat16 else "float32")
+        assert f"own kernels ({name})" in str(planned)
+        assert f"CREPE_DIST_KERNELS is {name}" in str(planned)
+
+    def test_none_is_as_if_installed_without_a_compiler(self, monkeypatch):
+        monkeypatch.setenv(library.SWITCH, "none")
+        assert str(plan(ModelOptions(), mx.cpu())) == "float32, MXNet's operators (CREPE_DIST_KERNELS is none)"
+        with pytest.raises(UserError, match="own kernels cannot be used") as raised:
+            plan(ModelOptions(kernels="own"), mx.cpu())
+        assert raised.value.why == "CREPE_DIST_KERNELS is none"
+
+    @pytest.mark.parametrize(
+        ("asked", "why"),
+        [
+            ("avx512_bf16", "this processor lacks avx512_bf16, avx512bw, avx512dq, avx512f, avx512vl"),
+            ("sse2", "there is no such build of the kernels"),
+        ],
+    )
+    def test_a_build_that_cannot_be_is_refused(self, asked, why, monkeypatch):
+        monkeypatch.setattr(library, "processor_flags", lambda: {"avx2", "fma"})
+        monkeypatch.setenv(library.SWITCH, asked)
+        with pytest.raises(UserError, match=f"CREPE_DIST_KERNELS is {asked}") as raised:
+            plan(ModelOptions(), mx.cpu())
+        assert raised.value.why == why
+        assert raised.value.remedy == "set CREPE_DIST_KERNELS to avx2, none, or unset it"
+
+    def test_a_build_that_does_not_load_is_refused(self, tmp_path, monkeypatch):
+        """Another one would pass for it in a test."""
+        monkeypatch.setattr(library, "RECORD", tmp_path / "builds.json")
+        monkeypatch.setenv(library.SWITCH, "avx2")
+        with pytest.raises(UserError, match="avx2, which cannot be used") as raised:
+            library.find()
+        assert "installed without a compiler" in raised.value.why
+
+    @pytest.mark.parametrize("name", ["train", "prepare"])
+    def test_a_command_says_so(self, name, data, tmp_path):
+        (tmp_path / "some.csv").write_text('"1","text"\n"2","other"\n' * 20)
+        flags = {
+            "train": ["--data", data, "--run-dir", tmp_path / "run", *QUICK],
+            "prepare": [tmp_path / "some.csv", "--out", tmp_path / "prepared"],
+        }
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(os.environ, library.SWITCH, "mmx")
+            printed = run(command(name, *flags[name]), tmp_path, code=1)
+        assert "error: CREPE_DIST_KERNELS is mmx" in printed
+        assert "Traceback" not in printed
 
 
 def replace(path, content):
@@ -263,24 +330,24 @@ def test_what_cannot_be_trusted_is_not_loaded(harm, said, tmp_path, monkeypatch)
     monkeypatch.setattr(library, "FOLDER", folder)
     monkeypatch.setattr(library, "RECORD", folder / "builds.json")
     monkeypatch.setattr(library, "processor_flags", lambda: {"avx2", "fma"})
-    assert library.find.__wrapped__()[1] == ""
+    assert library._best.__wrapped__()[1] == ""
     harm(folder)
-    found, trouble = library.find.__wrapped__()
+    found, trouble = library._best.__wrapped__()
     assert found is None
     assert said in trouble
 
 
 def test_amx_that_the_system_refuses_is_passed_over(monkeypatch):
-    if "amx_bf16" not in BUILDS:
+    if "amx" not in BUILDS:
         pytest.skip("this processor has no AMX")
 
     class Refused(Library):
         def __init__(self, name):
             super().__init__(name)
-            self.bfloat16 = self.bfloat16 and name != "amx_bf16"
+            self.bfloat16 = self.bfloat16 and name != "amx"
 
     monkeypatch.setattr(library, "Library", Refused)
-    found, trouble = library.find.__wrapped__()
+    found, trouble = library._best.__wrapped__()
     assert found is not None
     assert (found.name, found.bfloat16) == ("avx512_bf16", True)
     assert "does not let this process use AMX" in trouble

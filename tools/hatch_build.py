@@ -21,7 +21,7 @@ BUILDS = {
     "avx2": "-mavx2 -mfma",
     "avx512": AVX512,
     "avx512_bf16": f"{AVX512} -mavx512bf16",
-    "amx_bf16": f"{AVX512} -mavx512vbmi -mavx512bf16 -mamx-tile -mamx-bf16",
+    "amx": f"{AVX512} -mavx512vbmi -mavx512bf16 -mamx-tile -mamx-bf16",
 }
 FLAGS = "-std=c++17 -O3 -fno-math-errno -fno-trapping-math -fno-strict-aliasing -fopenmp -fPIC -shared -Wall -Wextra"
 

@@ -8,14 +8,17 @@ import os
 from functools import cache
 from pathlib import Path
 
+from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
 
+SWITCH = "CREPE_DIST_KERNELS"  # for developers: one of BUILDS, or NONE as if installed without a compiler
+NONE = "none"
 FOLDER = Path(__file__).parent
 RECORD = FOLDER / "builds.json"  # SHA-256 of the builds and of what they were compiled from; written with them
 # Each build and the flags of /proc/cpuinfo that it needs, the best first. tools/hatch_build.py compiles them.
 AVX512 = {"fma", "avx512f", "avx512bw", "avx512vl", "avx512dq"}
 BUILDS = {
-    "amx_bf16": AVX512 | {"avx512vbmi", "avx512_bf16", "amx_tile", "amx_bf16"},
+    "amx": AVX512 | {"avx512vbmi", "avx512_bf16", "amx_tile", "amx_bf16"},
     "avx512_bf16": AVX512 | {"avx512_bf16"},
     "avx512": AVX512,
     "avx2": {"avx2", "fma"},
@@ -104,22 +107,54 @@ def processor_flags() -> set[str]:
     return next((set(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), set())
 
 
-@cache
 def find() -> tuple[Library | None, str]:
-    """The best build that loads, or ``None``; and what was in the way of a better one, or ''."""
+    """The build to use, or ``None``; and what was in the way of a better one, or ''.
+
+    Raises:
+        UserError: the environment variable ``SWITCH`` asks for a build that this process cannot use.
+    """
+    asked = os.environ.get(SWITCH, "")
+    return _named(asked) if asked else _best()
+
+
+@cache
+def _named(name: str) -> tuple[Library | None, str]:
+    if name == NONE:
+        return None, f"{SWITCH} is {NONE}"
+    usable = runnable()
+    remedy = f"set {SWITCH} to {', '.join([*usable, NONE])}, or unset it"
+    if name not in BUILDS:
+        raise UserError(f"{SWITCH} is {name}", "there is no such build of the kernels", remedy)
+    if name not in usable:
+        lacking = ", ".join(sorted(BUILDS[name] - processor_flags()))
+        raise UserError(f"{SWITCH} is {name}", f"this processor lacks {lacking}", remedy)
+    found, trouble = _load(name)
+    if found is None:
+        raise UserError(f"{SWITCH} is {name}, which cannot be used", trouble, remedy)
+    return found, f"{SWITCH} is {name}"
+
+
+@cache
+def _best() -> tuple[Library | None, str]:
     names = runnable()
     trouble = "" if names else "this processor has no AVX2"
     for name in names:
-        try:
-            found = Library(name)
-        except OSError as error:
-            trouble = trouble or str(error)
-            continue
-        if "bf16" in name and not found.bfloat16:
-            trouble = trouble or "the system does not let this process use AMX"
-            continue
-        return found, trouble
+        found, why = _load(name)
+        trouble = trouble or why
+        if found is not None:
+            return found, trouble
     return None, trouble
+
+
+def _load(name: str) -> tuple[Library | None, str]:
+    """The build, or ``None`` and the reason."""
+    try:
+        found = Library(name)
+    except OSError as error:
+        return None, str(error)
+    if "avx512_bf16" in BUILDS[name] and not found.bfloat16:
+        return None, "the system does not let this process use AMX"
+    return found, ""
 
 
 def threads() -> int:
