@@ -20,7 +20,7 @@ import baselines
 from crepe_dist import command
 from crepe_dist.data.dataset import Dataset, Part
 from crepe_dist.data.typos import with_typos
-from crepe_dist.distributed.world import join
+from crepe_dist.distributed.join import join
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_text
 from crepe_dist.reports import page

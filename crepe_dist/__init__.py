@@ -15,13 +15,13 @@ from crepe_dist.version import __version__
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import load
     from crepe_dist.settings.config import Config
-    from crepe_dist.training.fit import fit
+    from crepe_dist.train import fit
 
 __all__ = ["Config", "__version__", "fit", "load"]
 
 _HOMES = {
     "Config": "crepe_dist.settings.config",
-    "fit": "crepe_dist.training.fit",
+    "fit": "crepe_dist.train",
     "load": "crepe_dist.predicting.predictor",
 }
 

@@ -12,7 +12,7 @@ import pandas as pd
 from crepe_dist import command
 from crepe_dist.data.dataset import PARTS, Dataset, Part
 from crepe_dist.data.typos import with_typos
-from crepe_dist.distributed.world import World, join
+from crepe_dist.distributed.join import join
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import write_text
 from crepe_dist.settings import arguments
@@ -20,6 +20,7 @@ from crepe_dist.settings.data_options import LARGEST_BATCH
 from crepe_dist.settings.limits import real, shortened, whole
 
 if TYPE_CHECKING:
+    from crepe_dist.distributed.world import World
     from crepe_dist.predicting.predictor import Predictor
     from crepe_dist.training.scores import Scores
 
@@ -97,9 +98,10 @@ def _rates(text: str) -> list[float]:
 def _open(given: Any, world: World) -> tuple[Dataset, Predictor]:
     from crepe_dist.distributed.device import pick
     from crepe_dist.predicting.predictor import Foreign, open_checkpoint
+    from crepe_dist.reports import data_page
     from crepe_dist.training import checkpoint
     from crepe_dist.training.display import Display
-    from crepe_dist.training.setup import open_data
+    from crepe_dist.training.training_data import open_data
 
     def open_model() -> tuple[Predictor, str]:
         path = checkpoint.find(given.checkpoint)
@@ -108,7 +110,7 @@ def _open(given: Any, world: World) -> tuple[Dataset, Predictor]:
         _check(predictor, dataset, given.part, path, "" if given.checkpoint else "the newest run, ")
         return predictor, path.name
 
-    dataset = open_data(given.data, world, Display())
+    dataset = open_data(given.data, world, Display(), data_page.page)
     predictor, name = world.agree("checkpoint", open_model, same=lambda opened: opened[1])
     if world.is_root:
         print(f"{visible(name)} on {given.part} of {dataset.folder}, {len(dataset.parts[given.part]):,} documents\n")

@@ -1,31 +1,53 @@
-"""Trains: `python -m crepe_dist.train`, or `horovodrun -np N python -m crepe_dist.train`."""
+"""Train a classifier: `python -m crepe_dist.train`, or `horovodrun -np N python -m crepe_dist.train`.
+
+The training itself is ``crepe_dist.training.recipe``; here are the command and the function ``crepe_dist.fit``.
+"""
 
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from crepe_dist import command
 from crepe_dist.distributed.control import Control
-from crepe_dist.distributed.world import join
-from crepe_dist.settings.config import parse
+from crepe_dist.distributed.join import join
+from crepe_dist.settings.config import Config, parse
+
+if TYPE_CHECKING:
+    from crepe_dist.distributed.world import World
+    from crepe_dist.training.result import Result
 
 
 def main() -> None:
     with Control() as control, join() as world:
-        carried = None
-        while True:
-            config = world.agree("settings", lambda: parse(sys.argv[1:]), same=lambda config: config.to_dict())
-            if config.dry_run:
-                from crepe_dist.training.dry_run import dry_run
+        config = world.agree("settings", lambda: parse(sys.argv[1:]), same=lambda config: config.to_dict())
+        if config.dry_run:
+            from crepe_dist.training.dry_run import dry_run
 
-                return dry_run(config, world, control)
-            from crepe_dist.training.fit import Result, train
+            dry_run(config, world, control)
+        else:
+            _train(config, world, control)
 
-            outcome = train(config, world, control, carried)
-            if isinstance(outcome, Result):
-                return
-            carried = outcome  # the group has changed; what is in memory goes on in the new one
+
+def fit(config: Config) -> Result:
+    """Train as ``config`` says, in this process or as one of many; resume an unfinished run, report a finished one.
+
+    Raises:
+        UserError: anything that the caller can mend.
+        Stopped: by SIGTERM or SIGINT; everything is saved.
+    """
+    with Control() as control, join() as world:
+        return _train(config, world, control)
+
+
+def _train(config: Config, world: World, control: Control) -> Result:
+    # These import MXNet, which must come after `join`: it sets the number of MXNet's threads.
+    from crepe_dist.reports import data_page, run_report, score_figures
+    from crepe_dist.training.pages import Pages
+    from crepe_dist.training.recipe import train
+
+    return train(config, world, control, Pages(data_page.page, score_figures.confusion_png, run_report.write_for))
 
 
 if __name__ == "__main__":
-    command.run(main, "interrupted; the same command goes on from the last saved state")
+    command.run(main, "interrupted; run the same command again to resume from the last saved state")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from crepe_dist.benchmarking import notebook, scaling
-from crepe_dist.benchmarking.timing import alternate, paired, rate
 from crepe_dist.data.alphabet import ALPHABET, BLANK, Encoding
 from crepe_dist.model.crepe import CrepeShape
+from crepe_dist.timing import alternate, paired, rate
 from tests.conftest import command, run
 
 RATIOS = {

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import crepe_dist
-from crepe_dist.distributed.control import DESCRIPTOR, ELASTIC, GENERATION, Control, Stopped, Wish
+from crepe_dist.distributed.control import DESCRIPTOR, Control, Stopped, Wish
 from crepe_dist.errors import ExitCode
 from crepe_dist.settings.config import parse
 from tests.conftest import QUICK
@@ -74,19 +74,9 @@ def test_the_supervisor_asks_and_is_told(channel):
         control.send({"kind": "beat", "step": 3})
         assert json.loads(channel.recv(1000)) == {"kind": "beat", "step": 3}
         channel.sendall(b"no message\n[1]\n{}\n")
-        say(channel, kind="regroup")
-        wait_for(lambda: wished(control) is Wish.REGROUP)
-        say(channel, kind="assign", generation=1, env={"HOROVOD_RANK": 0})
-        assert control.assignment(0) == {"HOROVOD_RANK": "0"}
-        assert wished(control) is Wish.GO_ON
         say(channel, kind="stop", why="hostb is back")
         wait_for(lambda: wished(control) is Wish.STOP)
         assert str(control.stopped()) == "hostb is back"
-        say(channel, kind="regroup")
-        time.sleep(0.1)
-        assert wished(control) is Wish.STOP  # which is stronger
-        with pytest.raises(Stopped):
-            control.assignment(1)
 
 
 def test_a_supervisor_that_is_gone_means_stop(channel):
@@ -94,14 +84,6 @@ def test_a_supervisor_that_is_gone_means_stop(channel):
         channel.shutdown(socket.SHUT_RDWR)
         wait_for(lambda: wished(control) is Wish.STOP)
         assert "supervisor is gone" in str(control.stopped())
-
-
-def test_who_joins_a_group_that_goes_on_from_memory_defers_from_the_start(monkeypatch):
-    monkeypatch.setenv(ELASTIC, "1")
-    monkeypatch.setenv(GENERATION, "2")
-    with Control() as control:
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert wished(control) is Wish.STOP
 
 
 def test_from_python_in_a_thread(data, tmp_path):

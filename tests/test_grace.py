@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from crepe_dist.distributed.world import World
+from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.errors import UserError
 from crepe_dist.settings.config import parse
 from crepe_dist.training.grace import SAVE_SECONDS, check_grace
+from crepe_dist.training.state_saver import Saver
 from tests.conftest import QUICK, command, losses, run
 
 
-def loop(grace: float | None, written: float | None = None) -> Any:
-    saver = None if written is None else SimpleNamespace(seconds=written, wait=lambda: True)
+def check(grace: float | None, step: float, written: float | None) -> None:
+    saver = Saver()
+    saver.seconds = written or 0.0
     config = parse([] if grace is None else [f"--safety.grace_s={grace}"])
-    return SimpleNamespace(config=config, saver=saver, world=World())
+    check_grace(config.safety.grace_s, step, saver, Collectives())
 
 
 @pytest.mark.parametrize(
     ("grace", "step", "written"), [(None, 1000, 1000), (SAVE_SECONDS + 1, 1, None), (9, 1, 0.1), (9, 1, 4)]
 )
 def test_enough(grace, step, written):
-    check_grace(loop(grace, written), step)
+    check(grace, step, written)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_enough(grace, step, written):
 )
 def test_too_short(grace, step, written, seconds):
     with pytest.raises(UserError, match=f"safety.grace_s is {grace}, and stopping may take {seconds} s") as caught:
-        check_grace(loop(grace, written), step)
+        check(grace, step, written)
     assert caught.value.on_all_ranks
 
 

@@ -10,8 +10,6 @@ import random
 import shutil
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -29,8 +27,8 @@ from crepe_dist.reports import comparison_page, run_findings, run_report, uncert
 from crepe_dist.reports import run_page as run_page
 from crepe_dist.reports import score_tables as score_view
 from crepe_dist.settings.config import parse
-from crepe_dist.training import fit
 from crepe_dist.training.history import MOST_POINTS, History
+from crepe_dist.training.run_folder import RunFolder
 from crepe_dist.training.run_record import open_run
 from crepe_dist.training.scores import BINS, MILLION, Mistake, Scores, worst
 from tests.conftest import FEATURE_LEN, QUICK
@@ -141,12 +139,7 @@ class TestReport:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr(run_report, "write_text", full)
-        loop: Any = SimpleNamespace(
-            folder=SimpleNamespace(path=place / "one"),
-            dataset=open_dataset(place / "data"),
-            display=SimpleNamespace(say=said.append),
-        )
-        list(fit._report(loop))
+        list(run_report.write_for(RunFolder(place / "one"), open_dataset(place / "data"), said.append))
         assert "could not be written (OSError" in said[-1]
         assert "No space left" in said[-1]
 

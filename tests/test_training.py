@@ -252,7 +252,7 @@ class TestOptions:
         import mxnet as mx
 
         from crepe_dist.data.dataset import open_dataset
-        from crepe_dist.training.setup import build_network
+        from crepe_dist.training.engine_setup import build_network
 
         before = parameters.values(build_network(start, open_dataset(data), mx.cpu()))
         assert state is not None
@@ -336,21 +336,21 @@ def test_two_runs_never_write_into_one_folder(tmp_path):
 class TestSchedule:
     def test_constant(self):
         options = OptimizerOptions(learning_rate=0.1, schedule="constant")
-        assert [schedule.learning_rate(options, epoch, 10, 512) for epoch in (0, 3.5, 9.9)] == [0.1] * 3
+        assert [schedule.rate_at(options, epoch, 10, 512) for epoch in (0, 3.5, 9.9)] == [0.1] * 3
 
     def test_halving_is_the_papers(self):
         options = OptimizerOptions(learning_rate=0.01, schedule="halving")
-        rates = [schedule.learning_rate(options, epoch, 99, 128) for epoch in (0, 2.9, 3, 6, 30, 60)]
+        rates = [schedule.rate_at(options, epoch, 99, 128) for epoch in (0, 2.9, 3, 6, 30, 60)]
         assert rates == [0.01, 0.01, 0.005, 0.0025, 0.01 / 1024, 0.01 / 1024]
 
     def test_cosine_ends_at_zero(self):
         options = OptimizerOptions(learning_rate=1.0, schedule="cosine")
-        rates = [schedule.learning_rate(options, epoch, 4, 128) for epoch in (0, 2, 4)]
+        rates = [schedule.rate_at(options, epoch, 4, 128) for epoch in (0, 2, 4)]
         assert rates == pytest.approx([1.0, 0.5, 0.0])
 
     def test_step_falls_at_the_epochs_that_were_named(self):
         options = OptimizerOptions(learning_rate=1.0, schedule="step", step_epochs=[1, 2.5], step_factor=0.5)
-        rates = [schedule.learning_rate(options, epoch, 4, 128) for epoch in (0, 1, 2, 2.5, 3)]
+        rates = [schedule.rate_at(options, epoch, 4, 128) for epoch in (0, 1, 2, 2.5, 3)]
         assert rates == [1.0, 0.5, 0.5, 0.25, 0.25]
 
     @pytest.mark.parametrize("wrong", [{"schedule": "step"}, {"step_epochs": [1]}])
@@ -360,10 +360,10 @@ class TestSchedule:
 
     def test_scaling_with_the_batch_is_explicit_and_warms_up(self):
         options = OptimizerOptions(learning_rate=0.1, schedule="constant", scale_with_batch=True)
-        rates = [schedule.learning_rate(options, epoch, 10, 512) for epoch in (0, 0.5, 1, 5)]
+        rates = [schedule.rate_at(options, epoch, 10, 512) for epoch in (0, 0.5, 1, 5)]
         assert rates == pytest.approx([0.1, 0.25, 0.4, 0.4])
         options = OptimizerOptions(learning_rate=0.1, schedule="constant", warmup_epochs=2)
-        assert schedule.learning_rate(options, 1, 10, 512) == pytest.approx(0.05)
+        assert schedule.rate_at(options, 1, 10, 512) == pytest.approx(0.05)
 
 
 def test_from_python(data, tmp_path):

@@ -27,7 +27,7 @@ from crepe_dist.settings import config
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training import checkpoint, transfer
-from crepe_dist.training.setup import build_network
+from crepe_dist.training.engine_setup import build_network
 from tests.conftest import FEATURE_LEN, QUICK, command, losses, run, write_csv
 
 CREPE = ModelOptions(filters=8, units=12)

@@ -54,8 +54,8 @@ class Training:
 
     def __init__(self, shape: CrepeShape, world: World, device: Any, precision: Precision = "auto") -> None:
         self.engine = _engine(shape, device, precision)
-        _, exchange = world.trainer(trained(self.engine.network), "sgd", SETTINGS)
-        self._step = TrainingStep(self.engine, exchange, world.size, 0, None)
+        trainer = world.trainer(trained(self.engine.network), "sgd", SETTINGS)
+        self._step = TrainingStep(self.engine, trainer, world.size, 0, None)
         self._steps = 0
 
     def on_again(self, batch: Batch, times: int) -> int:

@@ -11,11 +11,11 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
-from crepe_dist.benchmarking.timing import in_turns, paired
 from crepe_dist.benchmarking.workers import Workers
 from crepe_dist.distributed.device import count_gpus
 from crepe_dist.distributed.launch import horovodrun
 from crepe_dist.model.crepe import CrepeShape
+from crepe_dist.timing import in_turns, paired
 
 SIZES = (2, 4)  # of the worlds, as far as each process has a core of its own
 KINDS = ("weak", "strong")

@@ -30,7 +30,7 @@ def main() -> None:
     with ExitStack() as stack:
 
         def work() -> dict[str, Callable[..., dict[str, Any]]]:
-            from crepe_dist.distributed.world import join
+            from crepe_dist.distributed.join import join
 
             place = launch.local_rank if given.number is None else number
             worker = Worker(stack.enter_context(join()), place)
@@ -60,7 +60,7 @@ class Worker:
         self._training = Training(self._shape, self._world, device)
         # A second set of gradients, so that the all-reduce can be timed apart from the step.
         parameters = build(self._shape, ModelOptions(), device, seed=0).collect_params()
-        self._trainer, _ = self._world.trainer(parameters, "sgd", SETTINGS)
+        self._trainer = self._world.trainer(parameters, "sgd", SETTINGS).gluon
         self._gradients = [each.grad() for each in parameters.values() if each.grad_req != "null"]
         return {"bytes": sum(each.size * each.dtype().itemsize for each in self._gradients)}
 

@@ -11,16 +11,16 @@ import numpy as np
 
 from crepe_dist import machine
 from crepe_dist.benchmarking import notebook, ours, peers, scaling
-from crepe_dist.benchmarking.products import products
-from crepe_dist.benchmarking.timing import alternate, rate
 from crepe_dist.data.alphabet import ALPHABET, Codes, Encoding
 from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.distributed.world import World
 from crepe_dist.model.crepe import CrepeShape
+from crepe_dist.model.matrix_products import products
 from crepe_dist.native import library
 from crepe_dist.preparing.preparation import How, prepare
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import find_sources
+from crepe_dist.timing import alternate, rate
 
 
 @dataclass(frozen=True)

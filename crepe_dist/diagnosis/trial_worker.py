@@ -9,15 +9,18 @@ from __future__ import annotations
 import hashlib
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from crepe_dist import command
-from crepe_dist.distributed.world import World, join
+from crepe_dist.distributed.join import join
 from crepe_dist.files import write_json
 from crepe_dist.mxnet_internals import structural_parameters
 from crepe_dist.settings.data_options import SHORTEST
+
+if TYPE_CHECKING:
+    from crepe_dist.distributed.world import World
 
 NUMBERS = 1 << 18  # more than fit into one buffer of a socket
 MOST_TRIES = 30  # in float16 a step is left out until the scale of the loss is low enough
@@ -59,20 +62,20 @@ def step(world: World, device: str) -> dict[str, Any]:
     network = build(shape, ModelOptions(), place, seed=world.rank)
     engine = open_engine(network, plan(ModelOptions(), place), place)
     world.broadcast_parameters(structural_parameters(network))
-    _, exchange = world.trainer(network.collect_params(), "sgd", {"learning_rate": 0.1})
-    train = TrainingStep(engine, exchange, world.size, seed=0, clip_norm=None)
+    trainer = world.trainer(network.collect_params(), "sgd", {"learning_rate": 0.1})
+    train = TrainingStep(engine, trainer, world.size, seed=0, clip_norm=None)
     before = values(network)
     generator = np.random.default_rng(world.rank)
     codes = generator.integers(0, shape.alphabet_size, [ROWS, shape.feature_len], dtype=np.uint8)
     labels = generator.integers(0, shape.classes, ROWS, dtype=np.int32)
     batch = pack(codes, labels, ROWS, ROWS * world.size, ROWS * world.rank)
     for number in range(1, MOST_TRIES + 1):
-        if train(batch, number, 0.1).updated:
+        if train(batch, number, 0.1).finite:
             break
     after = values(network)
     return {
         "computed": str(engine.plan),
-        "summed by": exchange.by,
+        "summed by": trainer.by,
         "before": _digest(before),
         "after": _digest(after),
         "finite": all(bool(np.isfinite(array).all()) for array in after.values()),

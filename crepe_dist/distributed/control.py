@@ -7,24 +7,20 @@ from __future__ import annotations
 
 import enum
 import os
-import queue
 import signal
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any
 
 from crepe_dist.distributed.messages import LIMIT, Message, Messages, encode
-from crepe_dist.errors import ExitCode, PeerGone
+from crepe_dist.errors import ExitCode
 
 DESCRIPTOR = "CREPE_DIST_CONTROL_FD"
-ELASTIC = "CREPE_DIST_ELASTIC"
 GENERATION = "CREPE_DIST_GENERATION"
 SUPERVISED_AS = "CREPE_DIST_SUPERVISION"  # an id of the supervisor, the same for all that it starts
-ASSIGNMENT_SECONDS = 60.0
 # SIGUSR2 means what SIGTERM means: mpirun passes it on, where at SIGTERM it kills a second later; Grid Engine and LSF
 # send it before they kill.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
@@ -35,8 +31,7 @@ class Wish(enum.IntEnum):
 
     GO_ON = 0
     SAVE = 1
-    REGROUP = 2
-    STOP = 3
+    STOP = 2
 
 
 class Stopped(BaseException):
@@ -67,19 +62,16 @@ class Control:
         self.code: int = ExitCode.STOPPED
         self._left = False
         self._stopping = False
-        self._regrouping = False
-        # A process that joins a group which goes on from memory: if it ended at once, so would the others.
-        self._deferring = os.environ.get(ELASTIC) == "1" and os.environ.get(GENERATION, "0") != "0"
+        self._deferring = False
         self._before: dict[int, Any] = {}
-        self._assignments: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
         descriptor = os.environ.get(DESCRIPTOR, "")
         self._socket = socket.socket(fileno=int(descriptor)) if descriptor.isdecimal() else None
         self._sending = threading.Lock()
 
     @property
     def wish(self) -> Wish:
-        """STOP or REGROUP if that was asked for, else GO_ON."""
-        return Wish.STOP if self._stopping else Wish.REGROUP if self._regrouping else Wish.GO_ON
+        """STOP if that was asked for, else GO_ON."""
+        return Wish.STOP if self._stopping else Wish.GO_ON
 
     @property
     def is_supervised(self) -> bool:
@@ -106,26 +98,6 @@ class Control:
                     self._socket.sendall(encode(message))
             except OSError:
                 pass  # it is gone, which the reading thread notices
-
-    def assignment(self, generation: int) -> dict[str, str]:
-        """Asks the supervisor for a place in a new group and waits for it: environment variables.
-
-        Raises:
-            PeerGone: none came.
-            Stopped: this was asked for instead.
-        """
-        self.send({"kind": "regroup", "generation": generation})
-        due = time.monotonic() + ASSIGNMENT_SECONDS
-        while time.monotonic() < due:
-            try:
-                environment = self._assignments.get(timeout=0.1)
-            except queue.Empty:
-                if self._stopping:
-                    raise self.stopped() from None
-                continue
-            self._regrouping = False
-            return environment
-        raise PeerGone("the supervisor gave no place in a new group")
 
     def __enter__(self) -> Control:
         if threading.current_thread() is threading.main_thread():
@@ -172,7 +144,3 @@ class Control:
     def _hear(self, message: Message) -> None:
         if message["kind"] == "stop":
             self.stop(str(message.get("why", "the supervisor")))
-        elif message["kind"] == "regroup":
-            self._regrouping = True
-        elif message["kind"] == "assign":
-            self._assignments.put({str(name): str(value) for name, value in message["env"].items()})

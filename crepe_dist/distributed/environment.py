@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from crepe_dist.distributed.control import DESCRIPTOR, ELASTIC, GENERATION
+from crepe_dist.distributed.control import DESCRIPTOR, GENERATION
 from crepe_dist.distributed.hosts import Slot
 
 # Of the machine: a remote host has its own.
@@ -28,7 +28,7 @@ PREFIXES = (
     "SSL_CERT_",
 )
 # Horovod would ask another protocol than ours; the other is for the supervisor alone to say.
-NEVER = ("HOROVOD_ELASTIC", ELASTIC, DESCRIPTOR)
+NEVER = ("HOROVOD_ELASTIC", DESCRIPTOR)
 
 
 def allowed(environment: Mapping[str, str], local: bool = True) -> dict[str, str]:
@@ -65,6 +65,4 @@ def group_variables(
         "HOROVOD_GLOO_IFACE": interface,
         GENERATION: generation,
     }
-    if elastic:
-        variables[ELASTIC] = 1
     return {name: str(value) for name, value in variables.items()}

@@ -1,4 +1,4 @@
-"""How a rank learns that another one is gone, and how it leaves a broken group."""
+"""Detection of a lost peer: which errors mean one, and on which host it was."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ TEXTS = (
 ADDRESS = re.compile(r"\[(\d+\.\d+\.\d+\.\d+)\]:\d+")  # of the peer, in such a text
 TCP_INFO_BYTES = 8
 RETRANSMITS = 2  # place in struct tcp_info (linux/tcp.h) of how often the peer did not acknowledge, since it last did
-MOST_ERRORS = 200  # of one broken group; each pending operation may hold one
 
 
 def is_peer_gone(error: BaseException) -> bool:
@@ -65,19 +64,6 @@ class Hosts:
 hosts = Hosts()
 
 
-def drain() -> None:
-    """Waits for all of MXNet's pending operations and forgets the errors that they hold."""
-    import mxnet as mx
-
-    for _ in range(MOST_ERRORS):
-        try:
-            mx.nd.waitall()
-            return
-        except mx.MXNetError:
-            continue
-    raise PeerGone("MXNet's operations keep failing")
-
-
 def sockets() -> set[tuple[int, str]]:
     """(descriptor, identity) of the sockets that this process has open."""
     found = set()
@@ -104,21 +90,5 @@ def _connections(those: set[tuple[int, str]]) -> Iterator[tuple[str, str, bytes]
                 if connection.family == socket.AF_INET and connection.type == socket.SOCK_STREAM:
                     info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
                     yield connection.getsockname()[0], connection.getpeername()[0], info
-        except OSError:
-            continue
-
-
-def hang_up(those: set[tuple[int, str]]) -> None:
-    """Ends the connections behind these sockets, if they are still open.
-
-    Horovod keeps those of a broken group until it is initialised again, and a rank that waits for this one, not for
-    the one that is gone, would notice nothing before Gloo's time-out.
-    """
-    for descriptor, _ in those & sockets():
-        try:
-            with socket.socket(fileno=os.dup(descriptor)) as connection:
-                if connection.family in (socket.AF_INET, socket.AF_INET6) and connection.type == socket.SOCK_STREAM:
-                    connection.getpeername()
-                    connection.shutdown(socket.SHUT_RDWR)
         except OSError:
             continue

@@ -15,16 +15,16 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import mxnet as mx
 import numpy as np
 
-from crepe_dist.distributed.gradients import Exchanged, Row
+from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.distributed.gradients import Reduced, Row, Trainer
 from crepe_dist.errors import PeerGone
+from crepe_dist.mxnet_internals import replace_allreduce, set_gradients
 from crepe_dist.native import library
-
-if TYPE_CHECKING:
-    from crepe_dist.distributed.world import World
 
 FOLDER = Path("/dev/shm")
 # The barrier is at the start of rank 0's memory. Gradients begin where MXNet's own arrays do, 64 bytes into a page: the
@@ -70,10 +70,8 @@ class SharedGradients:
         self._barrier = self._flat[0].ctypes.data - START
         self._bound = self._move()
 
-    def exchange(self, row: Row) -> Exchanged:
-        """Replaces the gradients by their sums over the processes, in the order of ranks; the same bits everywhere."""
-        import mxnet as mx
-
+    def all_reduce(self, row: Row) -> Reduced:
+        """Sum the gradients over the processes, in the order of ranks, in place; bit-identical on every rank."""
         if any(p.grad() is not bound for p, bound in zip(self._parameters, self._bound)):
             raise RuntimeError("a parameter was given another gradient array, which is not in shared memory")
         mx.nd.waitall()
@@ -86,16 +84,11 @@ class SharedGradients:
         self._wait_for_all()
         # Nobody writes a verdict again before all have come to the next sum.
         bad = int(np.bitwise_or.reduce(np.concatenate(self._verdicts)))
-        return Exchanged(rows, tuple(rank for rank in range(len(self._memories)) if bad >> (rank % 64) & 1))
-
-    def close(self) -> None:
-        """Lets go of the files; the memory goes once the gradients in it do, too."""
-        for memory in self._memories:
-            os.close(memory.descriptor)
+        return Reduced(rows, tuple(rank for rank in range(len(self._memories)) if bad >> (rank % 64) & 1))
 
     def sum(self) -> None:
-        """``exchange`` without a row, as a Gluon trainer's ``_allreduce_grads``."""
-        self.exchange(np.zeros(0))
+        """Do ``all_reduce`` without a row, as a Gluon trainer's ``_allreduce_grads``."""
+        self.all_reduce(np.zeros(0))
 
     def sum_note(self, array: np.ndarray) -> np.ndarray:
         """The sum over the processes of a small array, of at most ``NOTE`` bytes, in the order of ranks.
@@ -117,14 +110,11 @@ class SharedGradients:
 
     def _move(self) -> list[Any]:
         """Moves the gradients here. Not once a backward pass was compiled: MXNet would write into the old ones."""
-        import mxnet as mx
-
         offset = 0
         for parameter in self._parameters:
             size = int(np.prod(parameter.shape))
             here = self._flat[self._rank][offset : offset + size].reshape(parameter.shape)
-            parameter._grad = [mx.nd.from_numpy(here, zero_copy=True)]
-            mx.autograd.mark_variables(parameter.list_data(), parameter.list_grad(), parameter.grad_req)
+            set_gradients(parameter, [mx.nd.from_numpy(here, zero_copy=True)])
             offset += _aligned(size)
         return [p.grad() for p in self._parameters]
 
@@ -143,20 +133,34 @@ class SharedGradients:
                 raise PeerGone(f"another process of this host did not come for {GIVE_UP_SECONDS:.0f} seconds")
 
 
-def share(world: World, parameters: Iterable[Any]) -> SharedGradients | None:
+class SharedMemoryTrainer(Trainer):
+    """All-reduce in memory that the processes of one host share."""
+
+    by = "shared memory"
+
+    def __init__(self, trainer: Any, shared: SharedGradients) -> None:
+        super().__init__(trainer)
+        self._shared = shared
+        replace_allreduce(trainer, shared.sum)
+
+    def all_reduce(self, row: Row) -> Reduced:
+        return self._shared.all_reduce(row)
+
+
+def share(ranks: Collectives, parameters: Iterable[Any]) -> SharedGradients | None:
     """Every rank calls it. ``None`` on all of them if one cannot: ranks on other hosts, no room in /dev/shm (a
     container has 64 MB unless told otherwise), no compiled kernels."""
     trained = [p for p in parameters if p.grad_req != "null"]
     native, _ = library.find()
     size = START + 4 * sum(_aligned(int(np.prod(p.shape))) for p in trained) + NOTE + VERDICT
     remove_stale()
-    path = _create(size) if native and world.local_size == world.size else None
+    path = _create(size) if native and ranks.local_size == ranks.size else None
     try:
-        names = world.gather(path and path.name, "shared memory")
+        names = ranks.gather(path and path.name, "shared memory")
         memories = [] if None in names else _open(names, size)
-        if 0 in world.gather(len(memories), "shared memory opened") or native is None:
+        if 0 in ranks.gather(len(memories), "shared memory opened") or native is None:
             return None
-        return SharedGradients(trained, memories, world.rank, native)
+        return SharedGradients(trained, memories, ranks.rank, native)
     finally:
         if path is not None:
             path.unlink()  # the memory stays until the last process has gone, whatever ends it

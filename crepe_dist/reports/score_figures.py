@@ -31,6 +31,11 @@ def confusion(scores: Scores, classes: list[str]) -> str:
     return page.svg(draw_confusion(scores, classes), f"Confusion matrix of {len(classes)} classes; {right} are right")
 
 
+def confusion_png(scores: Scores, classes: list[str]) -> tuple[bytes, int, int]:
+    """Draw the confusion matrix as a PNG; return it with its width and height in pixels."""
+    return page.png(draw_confusion(scores, classes))
+
+
 def draw_confusion(scores: Scores, classes: list[str]) -> Figure:
     """The matrix as a figure; also for TensorBoard."""
     matrix, names = _reduced(scores, [cut(name, LABEL if len(classes) <= SLANTED else NARROW) for name in classes])

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.dataset import PARTS
+from crepe_dist.data.dataset import PARTS, Dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, sha256, sync, write_json, write_text
 from crepe_dist.model import parameters
 from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.ngrams import NGramShape
-from crepe_dist.model.parameters import Arrays
+from crepe_dist.model.parameters import Arrays, Network
 from crepe_dist.settings.model_options import LONGEST_NGRAM
 from crepe_dist.training.scores import MOST_CLASSES, Scores
+from crepe_dist.training.state import Progress
 
 FORMAT = 1
 FOLDER = "checkpoints"
@@ -28,12 +29,69 @@ EPOCH = re.compile(r"crepe_epoch_([0-9]{1,9})_")
 
 
 def file_name(epoch: int, test_accuracy: float) -> str:
-    """``crepe_epoch_<e>_test_acc_<percent>.params``: zero-based epoch, accuracy cut (not rounded) to two decimals."""
+    """Name a checkpoint: zero-based epoch, accuracy cut (not rounded) to two decimals."""
     return f"crepe_epoch_{epoch}_test_acc_{int(test_accuracy * 10000) / 100}.params"
 
 
+def save(
+    run_dir: Path, network: Network, about: dict[str, Any], scores: dict[str, Scores], saved_step: int | None
+) -> None:
+    """Write the checkpoint of an epoch, as ``write`` does.
+
+    Args:
+        about: from ``description``.
+        saved_step: step from which the run would resume if this failed.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        write(run_dir, parameters.values(network), about, scores)
+    except OSError as error:
+        raise UserError(
+            f"the checkpoint of epoch {about['epoch']} cannot be written",
+            str(error),
+            f"make room; the same command resumes from step {saved_step}, the newest that could be saved",
+        ) from error
+
+
+def description(record: dict[str, Any], data: Dataset, network: Network, precision: str) -> dict[str, Any]:
+    """Describe an epoch's parameters, so that they can be used without any flag.
+
+    Args:
+        record: of the epoch, from ``epoch_record``.
+        precision: ``model.precision``, with which the network is to be computed later.
+    """
+    return {
+        "epoch": record["epoch"],
+        "test_accuracy": record["test_accuracy"],
+        "metrics": record,
+        "encoding": data.encoding.to_dict(),
+        "classes": data.classes,
+        "network": {**network.shape.settings(), "precision": precision},
+        "data": {"name": data.name, "fingerprint": data.fingerprint, "test": data.documents("test")},
+    }
+
+
+def epoch_record(progress: Progress, scores: dict[str, Scores]) -> dict[str, Any]:
+    """Collect the metrics of the epoch that ends, by name; accuracies are fractions, losses nats a document."""
+    record: dict[str, Any] = {
+        "epoch": progress.epoch,
+        "step": progress.step,
+        "train_loss": progress.loss_sum / max(progress.documents, 1),
+    }
+    for name, score in scores.items():
+        record[f"{name}_loss"] = score.loss
+        record[f"{name}_accuracy"] = score.accuracy
+        record[f"{name}_macro_f1"] = score.macro_f1
+        record[f"{name}_calibration_error"] = score.calibration_error
+    record["seconds"] = progress.seconds
+    record["checkpoint"] = file_name(progress.epoch, record["test_accuracy"])
+    return record
+
+
 def write(run_dir: Path, arrays: Arrays, about: dict[str, Any], scores: dict[str, Scores] | None = None) -> Path:
-    """Writes the parameters and, after them, the description that makes them usable without any flag.
+    """Write the parameters and, after them, the description that makes them usable without any flag.
 
     Args:
         about: encoding, classes, network and metrics; ``epoch`` and ``test_accuracy`` give the name.
@@ -55,7 +113,7 @@ def write(run_dir: Path, arrays: Arrays, about: dict[str, Any], scores: dict[str
 
 
 def prune(run_dir: Path, keep: set[str]) -> None:
-    """Removes the checkpoints whose file name is not in ``keep``."""
+    """Remove the checkpoints whose file name is not in ``keep``."""
     for path in (run_dir / FOLDER).glob("crepe_epoch_*.params"):
         if path.name not in keep:
             path.unlink()
@@ -64,7 +122,7 @@ def prune(run_dir: Path, keep: set[str]) -> None:
 
 
 def find(given: str | None) -> Path:
-    """The .params file that is meant: itself, a run folder's reported one, or that of the newest run.
+    """Find a .params file: the given one, the reported one of a run folder, or that of the newest run.
 
     Raises:
         UserError: there is none.
@@ -111,7 +169,7 @@ def _of_run(run_dir: Path) -> Path | None:
 
 
 def describe(path: Path) -> dict[str, Any] | None:
-    """The description beside a checkpoint, or ``None`` for foreign parameters.
+    """Read the description beside a checkpoint, or return ``None`` for foreign parameters.
 
     Raises:
         UserError: the description cannot be read, or the parameters are not those it was written for.
@@ -144,7 +202,7 @@ def describe(path: Path) -> dict[str, Any] | None:
 
 
 def trained_as(path: Path, about: dict[str, Any]) -> tuple[Encoding, list[str], dict[str, Any]]:
-    """Encoding, classes and network (``Shape.settings`` and the precision) that a description tells.
+    """Read encoding, classes and network (``Shape.settings`` and the precision) out of a description.
 
     Args:
         about: what ``describe`` found beside ``path``.
@@ -181,7 +239,7 @@ def _check_network(about: dict[str, Any]) -> None:
 
 
 def scores(path: Path, classes: int) -> dict[str, Scores]:
-    """The scores of each part that stand beside a checkpoint; none beside an old one.
+    """Read the scores of each split that stand beside a checkpoint; none beside an old one.
 
     Raises:
         UserError: they cannot be read.

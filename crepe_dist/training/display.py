@@ -1,4 +1,4 @@
-"""What rank 0 shows: a progress bar on a terminal, plain lines where the output is read by something else."""
+"""Progress of a run on rank 0: a bar on a terminal, plain lines anywhere else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LINE_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Speed:
-    """Of the steps since the last look, over all ranks.
+    """Speed of the steps since the last record, over all ranks.
 
     Attributes:
         documents: a second.
@@ -40,7 +40,7 @@ class Speed:
 
 
 def gigaflops(flops: float, between: str) -> str:
-    """Nothing where it would be 0: n-grams are looked up, and what is computed with them does not take their time."""
+    """Format a rate; empty for n-grams, which are looked up, so that a rate of operations says nothing."""
     return f"{between}{flops / 1e9:,.0f} GFLOP/s" if flops >= 1e9 else ""
 
 
@@ -48,21 +48,21 @@ class Display:
     """Shows nothing: the ranks beside rank 0."""
 
     def say(self, line: str) -> None:
-        """One line that stays."""
+        """Print a line that stays."""
 
     def begin_epoch(self, epoch: int, epochs: int, documents: int, done: int) -> None:
-        """An epoch of so many documents, of which some were trained on before."""
+        """Start an epoch of so many documents, of which ``done`` were trained on before."""
 
     def update(self, documents: int, moving_loss: float, speed: Speed) -> None:
-        """Documents of the epoch trained on so far, moving average of the loss, speed."""
+        """Show the documents of the epoch so far, the moving average of the loss, and the speed."""
 
     def end_epoch(self) -> None:
-        """The epoch's steps are done."""
+        """End the steps of an epoch."""
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """`train | head` has seen enough; training goes on. Rich would end the process."""
+        """Keep training when the reader of the output has left; Rich would end the process."""
         silence()
 
 
@@ -116,10 +116,15 @@ class ConsoleDisplay(Display):
 
 
 def epoch_line(record: dict[str, Any]) -> str:
-    """The record of an epoch (``Metrics.epoch``), for a person to read."""
+    """Format the record of an epoch (``checkpoint.epoch_record``) as one line."""
     scores = "".join(
         f"  {name} {record[f'{name}_accuracy']:.2%} (loss {record[f'{name}_loss']:.4f})"
         for name in ("validation", "test")
         if f"{name}_accuracy" in record
     )
     return f"epoch {record['epoch']}: train loss {record['train_loss']:.4f}{scores}  {record['seconds']:.0f} s"
+
+
+def open_display(is_root: bool) -> Display:
+    """Open the display of a rank: rank 0 shows, the others do not."""
+    return ConsoleDisplay() if is_root else Display()

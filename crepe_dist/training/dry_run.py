@@ -1,71 +1,87 @@
-"""What a run would do, tried: shapes, memory and time, and one step on every process. Nothing is written."""
+"""Dry run: shapes, memory and time, and one step on every process. Nothing is written."""
 
 from __future__ import annotations
 
-import os
 import resource
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import mxnet as mx
 import numpy as np
 
 from crepe_dist import wording
+from crepe_dist.data.dataset import SAMPLE, folder_of
+from crepe_dist.data.loader import batches, epoch_order
 from crepe_dist.distributed.control import Control
+from crepe_dist.distributed.gradients import Trainer
 from crepe_dist.distributed.watchdog import Watchdog
 from crepe_dist.distributed.world import World
+from crepe_dist.model import parameters
+from crepe_dist.model.engine import Engine
 from crepe_dist.model.shape import Shape
-from crepe_dist.preparing.sources import SAMPLE, folder_of
+from crepe_dist.mxnet_internals import structural_parameters
 from crepe_dist.settings.config import Config
-from crepe_dist.training import out_of_memory, state
-from crepe_dist.training.banner import opening
-from crepe_dist.training.display import ConsoleDisplay, Display
+from crepe_dist.training.banner import banner
+from crepe_dist.training.display import open_display
+from crepe_dist.training.engine_setup import build_engine
 from crepe_dist.training.estimate import estimate
 from crepe_dist.training.evaluation import evaluate
 from crepe_dist.training.grace import check_grace
-from crepe_dist.training.loop import Loop
-from crepe_dist.training.metrics import Metrics
+from crepe_dist.training.out_of_memory import explained
 from crepe_dist.training.replicas import check_replicas
-from crepe_dist.training.run_folder import RunFolder
-from crepe_dist.training.setup import set_up
+from crepe_dist.training.schedule import learning_rate
+from crepe_dist.training.state import Progress, optimizer_arrays
+from crepe_dist.training.state_saver import Saver
+from crepe_dist.training.step import TrainingStep
+from crepe_dist.training.training_data import few_batches, open_training_data
 
 
 def dry_run(config: Config, world: World, control: Control) -> None:
-    """Sets up a run as ``train`` does, trains one batch and scores one, in memory only; every rank calls it.
+    """Set up a run as ``train`` does, train one batch and score one, in memory only; every rank calls it.
 
     Raises:
         UserError: as ``train`` would.
     """
     with Watchdog(control, config.safety.watchdog_s, world.rank) as watchdog, _sample_folder(world) as sample:
         world.beat, world.trust = watchdog.beat, watchdog.trust
-        display = ConsoleDisplay() if world.is_root else Display()
-        dataset, engine, given = set_up(config, world, display, sample)
-        world.broadcast_parameters(engine.network._collect_params_with_prefix())
-        nowhere = RunFolder(Path(os.devnull))  # only what the loop writes itself would go there, and it is not run
-        loop = Loop(config, dataset, world, nowhere, engine, Metrics(), display, control, watchdog)
-        display.say(opening(loop, given))
+        display = open_display(world.is_root)
+        data = open_training_data(config, world, display, sample=sample)
+        engine, start = build_engine(config, data, world)
+        if config.training.overfit_batches:
+            data = few_batches(data, config)
+        world.broadcast_parameters(structural_parameters(engine.network))
+        trainer = world.trainer(parameters.trained(engine.network), config.optimizer.name, config.optimizer.settings())
+        step = TrainingStep(engine, trainer, world.size, config.training.seed, config.optimizer.clip_norm)
+        display.say(banner(config, data, engine, start, world.size, trainer.by))
         display.say(f"\n{layers(engine.network.shape)}\n")
-        batch = next(loop.batches())
-        with out_of_memory.watched("data.batch_size", config.data.batch_size, world.size):
-            loss = loop.train(batch).loss / batch.documents
+        train, evaluation, progress = (
+            data.parts["train"],
+            config.evaluation,
+            Progress(epoch=config.training.start_epoch),
+        )
+        order = epoch_order(len(train), config.training.seed, progress.epoch)
+        batch = next(batches(train, order, config.data.batch_size, world.rank, world.size))
+        with explained("data.batch_size", config.data.batch_size, world.size):
+            loss = step(batch, 1, learning_rate(config, progress, len(train))).loss / batch.documents
         check_replicas(engine.network, world)
-        with out_of_memory.watched("evaluation.batch_size", config.evaluation.batch_size, world.size):
-            part = dataset.parts["test"]
-            some = part.some(np.arange(min(len(part), config.evaluation.batch_size)))
-            evaluate(engine, some, config.evaluation.batch_size, world, sharded=config.evaluation.sharded)
+        with explained("evaluation.batch_size", evaluation.batch_size, world.size):
+            test = data.parts["test"]
+            some = test.some(np.arange(min(len(test), evaluation.batch_size)))
+            evaluate(engine, some, evaluation.batch_size, world, sharded=evaluation.sharded)
         same = ", the same parameters in all" if world.size > 1 else ""
-        display.say(f"step      {_step(world, loop)}, loss {loss:.4f}{same}")
-        display.say(f"memory    {_memory(world, loop)}")
-        estimated = estimate(loop)
+        display.say(f"step      {_shares(config, world)}, loss {loss:.4f}{same}")
+        display.say(f"memory    {_memory(world, engine, trainer)}")
+        estimated = estimate(config, data, engine, step, batch, progress, world)
         display.say(f"time      {estimated}")
-        check_grace(loop, estimated.step)
+        check_grace(config.safety.grace_s, estimated.step, Saver(), world)
         display.say("nothing was written; without --dry-run this is trained")
 
 
 @contextmanager
 def _sample_folder(world: World) -> Iterator[Path]:
-    """Where the sample is, or a folder that does not stay."""
+    """Yield the sample's folder, or a temporary one if the sample is not there."""
     there = folder_of(SAMPLE)
     if world.broadcast(there.exists(), "sample there"):
         yield there
@@ -76,7 +92,7 @@ def _sample_folder(world: World) -> Iterator[Path]:
 
 
 def layers(shape: Shape) -> str:
-    """A table: each layer, what comes out of it for one document, and its parameters."""
+    """Format a table: each layer, its output for one document, and its number of parameters."""
     rows = [
         (each.name, each.output, wording.number(each.parameters) if each.parameters else "") for each in shape.layers()
     ]
@@ -84,25 +100,23 @@ def layers(shape: Shape) -> str:
     return "\n".join(f"  {name:<22}{output:>14}{count:>14}".rstrip() for name, output, count in lines)
 
 
-def _step(world: World, loop: Loop) -> str:
-    config = loop.config.data
-    shares = f"{-(-config.batch_size // world.size)} a process" if world.size > 1 else "in one process"
-    if config.micro_batch_size is not None:
-        shares += f", computed by {config.micro_batch_size} at a time"
-    return f"{wording.counted(config.batch_size, 'document')}, {shares}"
+def _shares(config: Config, world: World) -> str:
+    batch_size, pieces = config.data.batch_size, config.data.micro_batch_size
+    shares = f"{-(-batch_size // world.size)} a process" if world.size > 1 else "in one process"
+    if pieces is not None:
+        shares += f", computed by {pieces} at a time"
+    return f"{wording.counted(batch_size, 'document')}, {shares}"
 
 
-def _memory(world: World, loop: Loop) -> str:
-    count = loop.network.shape.parameters
-    held = sum(array.nbytes for array in state.optimizer_arrays(loop.trainer).values())
+def _memory(world: World, engine: Engine, trainer: Trainer) -> str:
+    count = engine.network.shape.parameters
+    held = sum(array.nbytes for array in optimizer_arrays(trainer.gluon).values())
     peak = max(world.gather(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "memory"))
     text = (
         f"{wording.size(4 * count)} parameters, as much for gradients, {wording.size(held)} optimiser state; "
         f"a process took {wording.size(peak)} at most"
     )
-    if loop.engine.device.device_type == "gpu":
-        import mxnet as mx
-
-        free, total = mx.context.gpu_memory_info(loop.engine.device.device_id)
+    if engine.device.device_type == "gpu":
+        free, total = mx.context.gpu_memory_info(engine.device.device_id)
         text += f"; {wording.size(total - free)} of {wording.size(total)} of the GPU are in use"
     return text

@@ -1,4 +1,4 @@
-"""How long a run will take, by the time of one step on this machine, before it begins."""
+"""Estimated duration of a run, from the measured time of a step."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mxnet as mx
 
 from crepe_dist import wording
-from crepe_dist.distributed.control import Wish
+from crepe_dist.data.dataset import Dataset
+from crepe_dist.data.loader import Batch
+from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.model.engine import Engine
+from crepe_dist.settings.config import Config
 from crepe_dist.training import out_of_memory
-from crepe_dist.training.step_report import Report
-
-if TYPE_CHECKING:
-    from crepe_dist.training.loop import Loop
+from crepe_dist.training.state import Progress
+from crepe_dist.training.step import TrainingStep
 
 FEW_STEPS = 1000  # of convolutions; n-grams tell classes apart from the first ones on
 TRIES = 4  # of each; the first compiles, and the quickest counts
@@ -24,7 +26,11 @@ TRIES = 4  # of each; the first compiles, and the quickest counts
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is to be done and how long it takes, for a person to read; ``step`` is the seconds of one."""
+    """What is to be done and how long it takes, for a person to read.
+
+    Attributes:
+        step: seconds of a step.
+    """
 
     text: str
     step: float
@@ -33,36 +39,40 @@ class Estimate:
         return self.text
 
 
-def estimate(loop: Loop) -> Estimate:
-    """Computes a batch, without a change of the parameters. All ranks call it.
+def estimate(
+    config: Config,
+    data: Dataset,
+    engine: Engine,
+    step: TrainingStep,
+    batch: Batch | None,
+    progress: Progress,
+    ranks: Collectives,
+) -> Estimate:
+    """Time the gradients and the scoring of a batch, without changing the parameters; every rank calls it.
 
-    The slowest rank counts. The update of the parameters is not part of it.
+    The slowest rank counts. The update of the parameters is not included.
+
+    Args:
+        batch: the run's next one; ``None`` where its epoch has no more.
     """
-    epochs = loop.config.training.epochs - loop.progress.epoch
-    steps = math.ceil(len(loop.train_part) / loop.config.data.batch_size)
-    left = epochs * steps - math.ceil(loop.progress.documents / loop.config.data.batch_size)
-    batch = next(loop.batches(), None)
+    epochs = config.training.epochs - progress.epoch
+    steps = math.ceil(len(data.parts["train"]) / config.data.batch_size)
+    left = epochs * steps - math.ceil(progress.documents / config.data.batch_size)
     if batch is None:
         return Estimate(f"{wording.counted(epochs, 'epoch')} of {wording.counted(steps, 'step')}", 0.0)
-    seed = loop.config.training.seed
-
-    def gradients() -> None:
-        loss = loop.engine.gradients(batch, seed, 0, loop.train_step.scale.scale)
-        loop.exchange(Report(0, batch.documents, float(loss.asscalar()), Wish.GO_ON).row())
-
-    with out_of_memory.watched("data.batch_size", loop.config.data.batch_size, loop.world.size):
-        step = _seconds(gradients)
-        loop.engine.refresh()
-        forward = _seconds(lambda: loop.engine.logits(batch))
-    loop.watchdog.beat("estimate")
-    slowest = [max(times) for times in zip(*loop.world.gather([step, forward], "estimate"))]
-    scored = sum(len(part) for name, part in loop.dataset.parts.items() if name != "train")
-    total = left * slowest[0] + epochs * scored / loop.config.data.batch_size * slowest[1]
+    with out_of_memory.explained("data.batch_size", config.data.batch_size, ranks.size):
+        seconds = _seconds(lambda: step.all_reduce(batch, 1, step.gradients(batch, 1)))
+        engine.refresh()
+        forward = _seconds(lambda: engine.logits(batch))
+    ranks.beat()
+    slowest = [max(times) for times in zip(*ranks.gather([seconds, forward], "estimate"))]
+    scored = sum(len(part) for name, part in data.parts.items() if name != "train")
+    total = left * slowest[0] + epochs * scored / config.data.batch_size * slowest[1]
     told = (
         f"about {wording.duration(total)}: {wording.counted(epochs, 'epoch')} of {wording.counted(steps, 'step')} at "
         f"{1000 * slowest[0]:,.0f} ms, {wording.counted(scored, 'document')} scored after each"
     )
-    if loop.engine.network.shape.kind == "crepe" and loop.progress.step == 0 and left < FEW_STEPS:
+    if engine.network.shape.kind == "crepe" and progress.step == 0 and left < FEW_STEPS:
         told += (
             f"\nnote: {wording.counted(left, 'step')} are few, convolutions take about a thousand to tell "
             f"classes apart\n  do:  --epochs {math.ceil(FEW_STEPS / steps)}, unless this is only a try"

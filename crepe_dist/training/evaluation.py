@@ -1,4 +1,4 @@
-"""Scores of a network on one part of the data, exact for any number of ranks: counts are summed, not rates."""
+"""Scoring a network on a split, exactly for any number of ranks: counts are summed, not rates."""
 
 from __future__ import annotations
 
@@ -11,56 +11,62 @@ import mxnet as mx
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.dataset import Part
+from crepe_dist.data.dataset import Dataset, Part
 from crepe_dist.data.loader import batches
-from crepe_dist.distributed.control import Wish
 from crepe_dist.distributed.world import World
 from crepe_dist.model.engine import Engine
+from crepe_dist.settings.training_options import EvaluationOptions
 from crepe_dist.training.scores import BINS, MILLION, MISTAKES, RANKED, Mistake, Scores, worst
 
 
 class Interrupted(Exception):
-    """Something else was asked for while the network was scored; raised on every rank.
+    """A request to stop that came while the network was scored; raised on every rank."""
 
-    Attributes:
-        wish: what.
+
+def evaluate_splits(
+    engine: Engine, data: Dataset, options: EvaluationOptions, world: World, is_stopping: Callable[[], bool]
+) -> dict[str, Scores]:
+    """Score every split that is not trained on, by name.
+
+    Raises:
+        Interrupted: on every rank, if ``is_stopping`` became true on one.
     """
-
-    def __init__(self, wish: Wish) -> None:
-        super().__init__(wish.name)
-        self.wish = wish
+    return {
+        name: evaluate(engine, split, options.batch_size, world, sharded=options.sharded, is_stopping=is_stopping)
+        for name, split in data.parts.items()
+        if name != "train"
+    }
 
 
 def evaluate(
     engine: Engine,
-    part: Part,
+    split: Part,
     batch_size: int,
     world: World,
     *,
     sharded: bool = True,
-    wish: Callable[[], Wish] = lambda: Wish.GO_ON,
+    is_stopping: Callable[[], bool] = lambda: False,
 ) -> Scores:
-    """Scores a network on ``part``; every rank calls it and gets the same result.
+    """Score a network on a split; every rank calls it and gets the same result.
 
     Args:
         batch_size: documents a step over all ranks that score.
         sharded: every rank scores its share; else rank 0 scores everything while the others wait.
-        wish: asked after each batch; anything but GO_ON ends the scoring of this rank.
+        is_stopping: asked after each batch; once true, this rank scores no further.
 
     Raises:
-        Interrupted: on every rank, if ``wish`` was something else on one.
+        Interrupted: on every rank, if ``is_stopping`` was true on one.
     """
     engine.refresh()
-    counting = _count(engine, part, batch_size, *((world.rank, world.size) if sharded else (0, 1)), world.beat)
-    counting = takewhile(lambda _: wish() is Wish.GO_ON, counting)
+    counting = _count(engine, split, batch_size, *((world.rank, world.size) if sharded else (0, 1)), world.beat)
+    counting = takewhile(lambda _: not is_stopping(), counting)
     totals = next(iter(deque(counting, maxlen=1)), None) if sharded else world.on_root("evaluation", counting)
-    totals = totals or _Totals(engine.network.shape.classes, len(part))
+    totals = totals or _Totals(engine.network.shape.classes, len(split))
     world.trust()  # other ranks may be slower
-    told = world.gather([wish(), [asdict(each) for each in totals.mistakes]], "evaluation.wish")
+    told = world.gather([is_stopping(), [asdict(each) for each in totals.mistakes]], "evaluation.stop")
     world.beat()
-    strongest = max(wish for wish, _ in told)
-    if strongest != Wish.GO_ON:
-        raise Interrupted(Wish(strongest))
+    if any(stopping for stopping, _ in told):
+        raise Interrupted
     counts = [totals.confusion, totals.reliability, totals.right]
     summed = world.sum(np.concatenate([each.ravel() for each in counts]), "evaluation.counts")
     confusion, reliability, right = np.split(summed, np.cumsum([each.size for each in counts])[:-1])
@@ -70,7 +76,7 @@ def evaluate(
         float(loss) / int(confusion.sum()),
         reliability.reshape(totals.reliability.shape),
         worst([Mistake.of(each) for _, mistakes in told for each in mistakes]),
-        np.unpackbits(right.view(np.uint8), count=len(part)).astype(bool),
+        np.unpackbits(right.view(np.uint8), count=len(split)).astype(bool),
     )
 
 

@@ -1,35 +1,30 @@
-"""Whether the time from being asked to stop to being killed is enough to save."""
+"""Check of the time that a scheduler leaves between asking to stop and killing."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.errors import UserError
-
-if TYPE_CHECKING:
-    from crepe_dist.training.loop import Loop
+from crepe_dist.training.state_saver import Saver
 
 SAVE_SECONDS = 4.0  # for a save and the end of the process, unless writing the last state took longer
 
 
-def check_grace(loop: Loop, step: float) -> None:
-    """All ranks call it, before the first step.
+def check_grace(grace: float | None, step: float, saver: Saver, ranks: Collectives) -> None:
+    """Check before the first step that a stop leaves time to save; every rank calls it.
 
     Args:
-        step: seconds of one, which is finished first.
+        grace: ``safety.grace_s``, in seconds.
+        step: seconds of a step, which is finished first.
+        saver: has perhaps written a state, which tells how long that takes.
 
     Raises:
         UserError: on every rank, if ``safety.grace_s`` is given and is too short.
     """
-    grace = loop.config.safety.grace_s
     if grace is None:
         return
-    written = 0.0
-    if loop.saver is not None:
-        loop.saver.wait()
-        written = loop.saver.seconds
+    saver.wait()
     # A state may be in writing when it is asked, and comes first.
-    save = max(SAVE_SECONDS, 2 * loop.world.broadcast(written, "seconds of a save"))
+    save = max(SAVE_SECONDS, 2 * ranks.broadcast(saver.seconds, "seconds of a save"))
     if step + save > grace:
         raise UserError(
             f"safety.grace_s is {grace:g}, and stopping may take {step + save:.1f} s",

@@ -1,4 +1,4 @@
-"""How a run went, out of its ``metrics.jsonl``: of any number of steps a bounded number of points."""
+"""Course of a run, read from its ``metrics.jsonl`` and reduced to a bounded number of points."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MEASURED = ("loss", "learning_rate", "documents_per_second", "wait_fraction")
 
 @dataclass
 class Point:
-    """Some steps that follow each other.
+    """Consecutive steps, averaged.
 
     Attributes:
         step: the last of them.
@@ -40,15 +40,15 @@ class Point:
 
 @dataclass
 class History:
-    """What happened.
+    """Steps, epochs and events of a run.
 
     Attributes:
         points: at most twice ``MOST_POINTS``, each of the same number of steps.
         width: that number.
         epochs: the record of each epoch that was scored.
-        resumes: steps after which the run went on from a saved state or in another group, the first ``MOST_EVENTS``.
+        resumes: steps after which the run was resumed, the first ``MOST_EVENTS``.
         skipped: steps that were left out, the first ``MOST_EVENTS``.
-        counts: how many of "resume", "regroup" and "skipped" there were.
+        counts: how many of "resume" and "skipped" there were, and of "regroup", which versions before 0.1 wrote.
     """
 
     points: list[Point] = field(default_factory=list)
@@ -64,7 +64,7 @@ class History:
         return float(sum(epoch["seconds"] for epoch in self.epochs))
 
     def add(self, record: Record) -> None:
-        """Takes note of a record; of one that is not as it should be, no note."""
+        """Add a record; ignore a malformed one."""
         event, step = record["event"], record.get("step")
         if type(step) is not int or not 0 <= step < 1 << 53:
             return
@@ -102,7 +102,7 @@ def _has_scores(record: Record) -> bool:
 
 
 def of(run_dir: Path) -> History:
-    """The history of the run in that folder.
+    """Read the history of the run in a folder.
 
     Raises:
         OSError, ValueError: its metrics cannot be read.

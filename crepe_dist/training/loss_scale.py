@@ -8,7 +8,7 @@ GROW_AFTER = 2000  # steps without an overflow
 
 
 class LossScale:
-    """A constant 1: what float32 and bfloat16 need.
+    """A constant scale of 1, for float32 and bfloat16.
 
     Attributes:
         scale: the loss is multiplied by it before the backward pass.
@@ -17,22 +17,22 @@ class LossScale:
     scale = 1.0
 
     def good(self) -> None:
-        """The summed gradients of a step were finite."""
+        """Record a step whose summed gradients were finite."""
 
     def lower(self) -> bool:
-        """They were not; whether a smaller scale may help. Then the step is to be left out."""
+        """Lower the scale after an overflow; false if it cannot get smaller, so that something else is wrong."""
         return False
 
     def state(self) -> list[float]:
-        """What ``restore`` takes."""
+        """Return what ``restore`` takes."""
         return []
 
     def restore(self, state: list[float]) -> None:
-        """Goes on from ``state``."""
+        """Continue from ``state``."""
 
 
 class DynamicLossScale(LossScale):
-    """Halved after an overflow, doubled after ``GROW_AFTER`` steps without."""
+    """A scale that is halved after an overflow and doubled after ``GROW_AFTER`` steps without one."""
 
     def __init__(self) -> None:
         self.scale = START
@@ -60,4 +60,5 @@ class DynamicLossScale(LossScale):
 
 
 def loss_scale(precision: str) -> LossScale:
+    """Return the loss scale that a precision needs."""
     return DynamicLossScale() if precision == "float16" else LossScale()

@@ -1,13 +1,14 @@
-"""What a run writes down while it trains: ``metrics.jsonl`` and TensorBoard events; nothing on other ranks."""
+"""Metrics of a run: ``metrics.jsonl`` and TensorBoard events, written by rank 0."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.files import open_regular, parse_json, sync, write_text
 from crepe_dist.training.scores import Scores
 from crepe_dist.training.state import Arrays, Progress
@@ -18,32 +19,29 @@ LONGEST_LINE = 1 << 20
 SCALARS = ("loss", "learning_rate", "documents_per_second", "milliseconds", "wait_fraction", "flops_per_second")
 EPOCH_SCALARS = ("_loss", "_accuracy", "_macro_f1", "_calibration_error", "seconds")
 Record = dict[str, Any]
+DrawConfusion = Callable[[Scores, "list[str]"], "tuple[bytes, int, int]"]  # → PNG, width, height in pixels
 
 
 class Metrics:
     """Writes nothing: the ranks beside rank 0."""
 
-    def resume(self, progress: Progress, known: Sequence[Record] = (), event: str = "resume") -> None:
-        """Forgets what was written after the state that is gone on from, and notes that.
-
-        Args:
-            known: records of steps up to that state, which may not have been written.
-        """
+    def resume(self, progress: Progress) -> None:
+        """Drop records newer than the restored state, and record the resume."""
 
     def steps(self, records: list[Record]) -> None:
-        """A record a step: step, epoch, loss, learning_rate, documents_per_second, wait_fraction."""
+        """Write a record of each step: step, epoch, loss, learning_rate, documents_per_second, wait_fraction."""
 
     def skipped(self, record: Record) -> None:
-        """A step that was left out: step, epoch, and the ranks where its loss or gradient was not finite."""
+        """Record a step that was left out: step, epoch, and the ranks where loss or gradient were not finite."""
 
     def epoch(self, record: Record) -> None:
-        """epoch, train_loss, test_loss, test_accuracy (a fraction), seconds, and the validation scores if any."""
+        """Write the record of an epoch (``checkpoint.epoch_record``)."""
 
     def pictures(self, step: int, values: Callable[[], Arrays], scores: dict[str, Scores], classes: list[str]) -> None:
-        """How the ``values`` of the parameters are distributed, and the confusion matrix of each part."""
+        """Write histograms of the parameters' ``values`` and the confusion matrix of each split."""
 
     def sync(self) -> None:
-        """Puts what was written on the disk; before a state is saved that relies on it.
+        """Put everything on the disk, before a state is saved that relies on it.
 
         Raises:
             OSError: it cannot be written.
@@ -51,27 +49,29 @@ class Metrics:
 
 
 class RunMetrics(Metrics):
-    """Writes into a run folder. Without room for them, lines wait until ``sync``; TensorBoard is done without.
+    """Writes into a run folder. On a full disk, lines wait until ``sync``, and TensorBoard events are given up.
 
     Args:
-        say: told of that.
+        say: told when they are given up.
+        draw: makes the picture of a confusion matrix; without it there is none.
     """
 
-    def __init__(self, folder: Path, say: Callable[[str], None], *, tensorboard: bool) -> None:
+    def __init__(
+        self, folder: Path, say: Callable[[str], None], *, tensorboard: bool, draw: DrawConfusion | None = None
+    ) -> None:
         self._path = folder / METRICS
         self._tensorboard = folder / "tensorboard" if tensorboard else None
         self._say = say
+        self._draw = draw
         self._purge_step: int | None = None
         self._events: Any = None
         self._unwritten: list[str] = []
 
-    def resume(self, progress: Progress, known: Sequence[Record] = (), event: str = "resume") -> None:
+    def resume(self, progress: Progress) -> None:
         before = [record for record in read(self._path) if _still_true(record, progress)]
-        if not before and not known and not self._path.is_file():
+        if not before and not self._path.is_file():
             return
-        there = {record["step"] for record in before if record["event"] == "step"}
-        before += [{"event": "step", **record} for record in known if record["step"] not in there]
-        before.append({"event": event, "step": progress.step, "epoch": progress.epoch})
+        before.append({"event": "resume", "step": progress.step, "epoch": progress.epoch})
         self._unwritten = []
         write_text(self._path, "".join(json.dumps(record) + "\n" for record in before))
         self._purge_step = progress.step + 1
@@ -93,8 +93,9 @@ class RunMetrics(Metrics):
         def draw(events: Any) -> None:
             for name, array in values().items():
                 events.add_histogram(f"parameters/{name}", array, step)
-            for part, score in scores.items():
-                events.add_confusion(f"confusion/{part}", score, classes, step)
+            if self._draw is not None:
+                for split, score in scores.items():
+                    events.add_picture(f"confusion/{split}", *self._draw(score, classes), step)
 
         self._with_events(draw)
 
@@ -113,7 +114,7 @@ class RunMetrics(Metrics):
             return
 
     def _write(self) -> None:
-        """All lines or none: one that was cut would spoil the next."""
+        """Write all lines or none: one that was cut would spoil the next."""
         if not self._unwritten:
             return
         size = self._path.stat().st_size if self._path.is_file() else 0
@@ -151,8 +152,7 @@ def _still_true(record: Record, progress: Progress) -> bool:
 
 
 def read(path: Path) -> Iterator[Record]:
-    """The records in ``metrics.jsonl``, in the order in which they were written; what is none is passed over, such as a
-    line that was cut off by a kill.
+    """Yield the records of ``metrics.jsonl`` in order, skipping malformed lines such as one cut off by a kill.
 
     Raises:
         OSError, ValueError: the file is there and cannot be read.
@@ -167,3 +167,10 @@ def read(path: Path) -> Iterator[Record]:
                 continue
             if isinstance(record, dict) and "event" in record:
                 yield record
+
+
+def open_metrics(
+    folder: Path, ranks: Collectives, say: Callable[[str], None], *, tensorboard: bool, draw: DrawConfusion | None
+) -> Metrics:
+    """Open the metrics of a run: written on rank 0, nowhere on the others."""
+    return RunMetrics(folder, say, tensorboard=tensorboard, draw=draw) if ranks.is_root else Metrics()

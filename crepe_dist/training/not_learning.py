@@ -1,36 +1,61 @@
-"""Notices a network that has learnt how frequent the classes are and nothing else, and says what usually helps."""
+"""Warning for a loss that stays at chance, with the settings that usually help."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
+from crepe_dist.data.dataset import Dataset
+from crepe_dist.model.engine import Engine
 from crepe_dist.preparing.sources import folder_of
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.model_options import Kind
+from crepe_dist.training.observer import Observer
+from crepe_dist.training.step import Outcome
 
 WINDOW = 100  # steps whose mean loss is looked at
 STEPS = 500  # from which on it is said; see docs/architecture.md for how long healthy runs take
 MARGIN = 0.02  # of the loss that a guess by frequency has: noise of the mean, and progress too small to count
 
 
-class NotLearning:
-    """Told the loss of each step, says when the network does not learn, and when it has begun to after all.
+class NotLearning(Observer):
+    """Warns when the network does not learn, and tells when it has begun to after all.
 
     Args:
         guess: mean loss of predictions that do not look at the documents (``Objective.of_ignorance``), in nats.
-        config: what the advice depends on, and so on
-        kind: the network.
+        config: settings that shape the advice.
+        kind: the network's.
+        say: told the warning.
     """
 
-    def __init__(self, guess: float, config: Config, kind: Kind = "crepe") -> None:
+    def __init__(
+        self, guess: float, config: Config, kind: Kind = "crepe", say: Callable[[str], None] = lambda line: None
+    ) -> None:
         self._guess = guess
         self._config = config
         self._kind = kind
         self._losses: deque[float] = deque(maxlen=WINDOW)
         self._said = False
+        self._say = say
+        self._step = 0
+
+    @classmethod
+    def of(cls, config: Config, data: Dataset, engine: Engine, say: Callable[[str], None]) -> NotLearning:
+        """Watch a run on ``data``."""
+        guess = engine.objective.of_ignorance(data.class_counts())
+        return cls(guess, config, engine.network.shape.kind, say)
+
+    def after_step(self, outcome: Outcome, learning_rate: float) -> None:
+        self._step = outcome.step
+        if outcome.finite and (line := self.look(outcome.step, outcome.loss / outcome.documents)):
+            self._say(line)
+
+    def finish(self) -> None:
+        if line := self.end(self._step):
+            self._say(line)
 
     def look(self, step: int, loss: float) -> str | None:
-        """Something to say after a step, if there is something.
+        """Take the loss of a step; return a message if there is something to tell.
 
         Args:
             step: its number, from 1.
@@ -47,7 +72,7 @@ class NotLearning:
         return None
 
     def end(self, step: int) -> str | None:
-        """The same once training is over, for a run that was too short to be looked at."""
+        """Return the warning at the end of a run that was too short to be warned before."""
         if self._said or not self._losses or not self._is_stuck():
             return None
         return self.advice(step)
@@ -62,7 +87,7 @@ class NotLearning:
         return str(folder_of(self._config.data.source))
 
     def advice(self, step: int) -> str:
-        """What was seen, and what to try, the likeliest first."""
+        """Describe the symptom and the remedies, the likeliest first."""
         model, optimizer, training = self._config.model, self._config.optimizer, self._config.training
         convolutions = self._kind == "crepe"
         diverged = self._mean() > 1.2 * self._guess

@@ -1,4 +1,4 @@
-"""Out of memory: an error that names the batch size that was tried, and one to try next."""
+"""Out-of-memory errors that name the batch size, and suggest the next to try."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def watched(option: str, batch_size: int, processes: int) -> Iterator[None]:
-    """Within it, a lack of memory becomes a ``UserError``.
+def explained(option: str, batch_size: int, processes: int) -> Iterator[None]:
+    """Turn running out of memory within the block into a ``UserError``.
 
     Args:
         option: the setting that is the size of a global batch, and its value.

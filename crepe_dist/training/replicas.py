@@ -1,36 +1,51 @@
-"""Whether every rank still has the same parameters: a difference would go on unseen, and spoil what rank 0 saves."""
+"""Comparison of the parameters over the ranks: replica divergence would spoil what rank 0 saves."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import numpy as np
 
-from crepe_dist.distributed.world import World
+from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.distributed.control import Wish
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.model import parameters
+from crepe_dist.model.parameters import Network
+from crepe_dist.training.observer import Observer
+from crepe_dist.training.step import Outcome
 
 
-def check_replicas(network: Any, world: World) -> None:
-    """Compares a checksum of the parameters over the ranks; every rank calls it.
+class ReplicaCheck(Observer):
+    """Compares the replicas every so many steps; a save compares them anyway."""
+
+    def __init__(self, network: Network, ranks: Collectives, every: int) -> None:
+        self._network = network
+        self._ranks = ranks
+        self._every = every
+
+    def after_step(self, outcome: Outcome, learning_rate: float) -> None:
+        if outcome.wish is Wish.GO_ON and outcome.step % self._every == 0:
+            check_replicas(self._network, self._ranks)
+
+
+def check_replicas(network: Network, ranks: Collectives) -> None:
+    """Compare a checksum of the parameters over the ranks; every rank calls it.
 
     Raises:
-        UserError: on every rank, naming those that differ from the most (of two, the second).
+        UserError: on every rank, naming those that differ from the majority (of two, the second).
     """
-    if world.size == 1:
+    if ranks.size == 1:
         return
-    digest = parameters.digest(network)
-    table = np.zeros(world.size, dtype=np.int64)
-    table[world.rank] = digest
-    digests = world.sum(table, "digest").tolist()
+    table = np.zeros(ranks.size, dtype=np.int64)
+    table[ranks.rank] = parameters.digest(network)
+    digests = ranks.sum(table, "digest").tolist()
     usual, _ = Counter(digests).most_common(1)[0]
     odd = [rank for rank, each in enumerate(digests) if each != usual]
     if odd:
         raise UserError(
             f"the parameters of rank {', '.join(map(str, odd))} differ from those of the other ranks",
-            "a fault of memory, of the network or of a device, or of this program",
-            "run the same command again, which goes on from the newest saved state, where they were equal; "
+            "a fault of memory, of the network or of a device, or a bug in crepe_dist",
+            "run the same command again, which resumes from the newest saved state, where they were equal; "
             "leave the host out if it happens again",
             on_all_ranks=True,
             code=ExitCode.FAILURE,

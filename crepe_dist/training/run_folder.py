@@ -1,4 +1,4 @@
-"""Which folder a run writes to: the same command comes back to the same folder."""
+"""The folder that a run writes to; the same command finds the same folder again."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from crepe_dist.data.dataset import Dataset
+from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.distributed.control import SUPERVISED_AS
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_json, write_text
@@ -19,6 +22,7 @@ from crepe_dist.training.checkpoint import RESULT, RUNS
 
 IDENTITY = "run.json"
 CONFIG = "config.yaml"
+LOCK_SECONDS = 100.0  # for the processes of an earlier group to end; NFS keeps a dead client's locks for 90
 SOON = 3.0  # seconds; the processes of the group before take that long to be gone
 SUPERVISION = "supervision"  # the supervisor's id, in the folders of the runs that were started under it
 
@@ -35,21 +39,21 @@ class RunFolder:
         return self.path / "state"
 
     def stacks(self, rank: int) -> Path:
-        """Where the watchdog of a rank writes."""
+        """Return the file that the watchdog of a rank writes to."""
         return self.path / "stacks" / f"rank_{rank}.txt"
 
     def verified(self) -> Path:
-        """Which files of the data this host has verified, and how they looked then."""
+        """Return the file that records which data files this host has verified, and how they looked then."""
         return self.path / "verified" / f"{socket.gethostname()}.json"
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What a finished run came to."""
+        """Content of ``result.json``; ``None`` as long as the run is not finished."""
         path = self.path / RESULT
         return _checked(path, _read(path)) if path.is_file() else None
 
     def lock(self) -> IO[str]:
-        """Keeps the folder for this process until the file is closed or the process ends.
+        """Reserve the folder for this process until the file is closed or the process ends.
 
         Raises:
             UserError: another process writes here.
@@ -66,7 +70,7 @@ class RunFolder:
         return file
 
     def lock_in_steps(self, patience: float, say: Callable[[str], None]) -> Iterator[IO[str] | None]:
-        """``lock`` as the last item; tried again for so many seconds, with ``None`` after each vain try.
+        """Try ``lock`` for so many seconds, yielding ``None`` after each failed attempt and the lock at the end.
 
         Args:
             say: told of a wait that is not over soon.
@@ -91,10 +95,43 @@ class RunFolder:
         write_json(self.path / RESULT, result)
 
 
+def choose_folder(config: Config, data: Dataset, ranks: Collectives) -> RunFolder:
+    """Choose the run's folder on rank 0, and check that every rank sees it.
+
+    Raises:
+        UserError: on every rank, as ``choose``, or if a host does not share the folder.
+    """
+    found = ranks.on_root("run folder", (choose(config, data.name, data.fingerprint) for _ in range(1)))
+    chosen = Path(ranks.broadcast(found and str(found.path), "run folder"))
+
+    def seen() -> RunFolder:
+        if not chosen.is_dir():
+            raise UserError(
+                f"the run folder {chosen} is not to be seen", remedy="choose a --run-dir that all hosts share"
+            )
+        return RunFolder(chosen)
+
+    return ranks.agree("run folder", seen)
+
+
+def lock_on_root(
+    folder: RunFolder, ranks: Collectives, is_supervised: bool, say: Callable[[str], None]
+) -> AbstractContextManager[Any]:
+    """Lock the folder on rank 0; every rank calls it. Under a supervisor, the processes before may still be ending.
+
+    Raises:
+        UserError: on every rank, if another process trains in the folder.
+    """
+    patience = LOCK_SECONDS if is_supervised else 0.0
+    return ranks.on_root("lock", folder.lock_in_steps(patience, say)) or nullcontext()
+
+
 def choose(config: Config, data_name: str, data_fingerprint: str) -> RunFolder:
-    """The folder to write to, made if need be: ``runs/<data>-<hash>`` or ``config.run_dir``; for another run of the
-    same settings (``fresh``) with -2, -3, … behind it, of which the newest is meant afterwards. A supervisor's
-    processes that are started again come back to the run that its first ones began. Called by rank 0 alone.
+    """Choose the folder to write to, and make it if need be; called by rank 0 alone.
+
+    It is ``runs/<data>-<hash>`` or ``config.run_dir``. Another run of the same settings (``fresh``) gets -2, -3, …
+    behind it, of which the newest is meant afterwards. Processes that a supervisor restarts return to the run that its
+    first ones started.
 
     Raises:
         UserError: the folder belongs to other settings or other data, or to something else.

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.dataset import Dataset, Part, open_dataset
+from crepe_dist.data.dataset import SAMPLE, Dataset, Part, folder_of, open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.sources import SAMPLE, folder_of
 from crepe_dist.settings.config import GROUPS, Config
 from crepe_dist.settings.yaml_file import read
 from crepe_dist.training import checkpoint, history

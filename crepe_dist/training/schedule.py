@@ -1,16 +1,29 @@
-"""The learning rate of a step."""
+"""Learning rate schedules."""
 
 from __future__ import annotations
 
 import math
 
+from crepe_dist.settings.config import Config
 from crepe_dist.settings.training_options import REFERENCE_BATCH, OptimizerOptions
+from crepe_dist.training.state import Progress
 
 MOST_HALVINGS = 10  # section 3.3 of the paper
 
 
-def learning_rate(options: OptimizerOptions, epoch: float, epochs: int, batch_size: int) -> float:
-    """Learning rate at ``epoch`` (fractional, counted from the start of training) of ``epochs``.
+def learning_rate(config: Config, progress: Progress, rows: int) -> float:
+    """Compute the learning rate of the next step.
+
+    Args:
+        rows: documents of an epoch.
+    """
+    first = config.training.start_epoch
+    epoch = progress.epoch - first + progress.documents / rows
+    return rate_at(config.optimizer, epoch, config.training.epochs - first, config.data.batch_size)
+
+
+def rate_at(options: OptimizerOptions, epoch: float, epochs: int, batch_size: int) -> float:
+    """Compute the learning rate at ``epoch`` (fractional, counted from the start of training) of ``epochs``.
 
     The warm-up is linear: from the unscaled rate where the rate is scaled with the batch (Goyal et al. 2017,
     arXiv:1706.02677, section 2.2), else from zero.

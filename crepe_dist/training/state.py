@@ -11,7 +11,7 @@ import math
 import os
 import re
 import shutil
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ from safetensors.numpy import load_file, save_file
 
 from crepe_dist.errors import UserError
 from crepe_dist.files import identity, read_json, sha256, sync, write_json
+from crepe_dist.mxnet_internals import optimizer_state, set_optimizer_state, trainer_parameters
 
 FORMAT = 2
 MANIFEST = "manifest.json"
 FILES = ("parameters.safetensors", "optimizer.safetensors", "state.json")
+SMOOTHING = 0.01  # of the moving average of the loss, the notebook's
 AFRESH = "start another run with --fresh"
 OPTIMIZER_NAME = re.compile(r"(\d{1,4})\.([01])", re.ASCII)  # parameter and array of it
 Arrays = dict[str, np.ndarray]
@@ -58,6 +60,27 @@ class Progress:
     finished: bool = False
     precision: str = ""
     loss_scale: list[float] = field(default_factory=list)
+
+    def count(self, documents: int, loss: float | None) -> None:
+        """Count a step.
+
+        Args:
+            documents: of its global batch.
+            loss: sum of their losses, in nats; ``None`` where the step was left out.
+        """
+        self.step += 1
+        self.documents += documents
+        if loss is not None:
+            mean, before = loss / documents, self.moving_loss
+            self.moving_loss = mean if before is None else (1 - SMOOTHING) * before + SMOOTHING * mean
+            self.loss_sum += loss
+
+    def restore(self, other: Progress) -> None:
+        """Become equal to ``other``."""
+        vars(self).update(vars(other.copy()))
+
+    def copy(self) -> Progress:
+        return replace(self, epochs=list(self.epochs))
 
     def begin_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -207,47 +230,39 @@ def _load(path: Path) -> Snapshot:
 
 
 def optimizer_arrays(trainer: Any) -> Arrays:
-    """The optimiser's arrays as ``<parameter>.<k>`` (momentum; mean and variance) and its count of updates."""
-    arrays: Arrays = {"updates": np.array([trainer._optimizer.num_update], dtype=np.int64)}
-    for index, state in trainer._updaters[0].states.items():
-        if state is not None:
-            for k, array in enumerate(state if isinstance(state, (tuple, list)) else [state]):
-                arrays[f"{index}.{k}"] = array.asnumpy()
+    """Copy the optimiser's arrays as ``<parameter>.<k>`` (momentum; mean and variance), and its count of updates."""
+    updates, states = optimizer_state(trainer)
+    arrays: Arrays = {"updates": np.array([updates], dtype=np.int64)}
+    for index, state in states.items():
+        arrays.update({f"{index}.{k}": array.asnumpy() for k, array in enumerate(state)})
     return arrays
 
 
 def set_optimizer_arrays(trainer: Any, arrays: Arrays, device: Any) -> None:
-    """Inverse of ``optimizer_arrays`` on a new trainer of the same optimiser and parameters.
+    """Restore ``optimizer_arrays`` on a new trainer of the same optimiser and parameters.
 
     Raises:
         UserError: they are not of such a one.
     """
-    optimizer, updater = trainer._optimizer, trainer._updaters[0]
+    shapes = [tuple(parameter.shape) for parameter in trainer_parameters(trainer)]
     by_index: dict[int, dict[int, Any]] = {}
     for name, array in arrays.items():
-        if name != "updates":
-            place = OPTIMIZER_NAME.fullmatch(name)
-            if place is None or int(place[1]) >= len(trainer._params):
-                raise UserError(
-                    "the saved state's optimiser is not that of this run", f"it has an array {name[:80]!r}", AFRESH
-                )
-            index, k = int(place[1]), int(place[2])
-            expected = tuple(trainer._params[index].shape)
-            if array.shape != expected or array.dtype != np.float32:
-                raise UserError(
-                    "the saved state's optimiser is not that of this run",
-                    f"array {name} is {array.dtype} {list(array.shape)} instead of float32 {list(expected)}",
-                    AFRESH,
-                )
-            by_index.setdefault(index, {})[k] = mx.nd.array(array, ctx=device, dtype=array.dtype)
+        if name == "updates":
+            continue
+        place = OPTIMIZER_NAME.fullmatch(name)
+        if place is None or int(place[1]) >= len(shapes):
+            raise _other_optimizer(f"it has an array {name[:80]!r}")
+        index, k = int(place[1]), int(place[2])
+        if array.shape != shapes[index] or array.dtype != np.float32:
+            found, expected = f"{array.dtype} {list(array.shape)}", f"float32 {list(shapes[index])}"
+            raise _other_optimizer(f"array {name} is {found} instead of {expected}")
+        by_index.setdefault(index, {})[k] = mx.nd.array(array, ctx=device, dtype=array.dtype)
     count = arrays.get("updates")
     if count is None or count.shape != (1,) or count.dtype != np.int64 or count[0] < 0:
-        raise UserError("the saved state's optimiser is not that of this run", "it has no count of updates", AFRESH)
-    updates = int(count[0])
-    for index, states in by_index.items():
-        ordered = tuple(states[k] for k in sorted(states))
-        updater.states[index] = ordered if len(ordered) > 1 else ordered[0]
-        updater.states_synced[index] = True
-    optimizer.num_update = updates
-    optimizer._all_index_update_counts = {device.device_id: dict.fromkeys(range(len(trainer._params)), updates)}
-    optimizer._set_current_context(device.device_id)
+        raise _other_optimizer("it has no count of updates")
+    states = {index: tuple(states[k] for k in sorted(states)) for index, states in by_index.items()}
+    set_optimizer_state(trainer, int(count[0]), states, device)
+
+
+def _other_optimizer(why: str) -> UserError:
+    return UserError("the saved state's optimiser is not that of this run", why, AFRESH)

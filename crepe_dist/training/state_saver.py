@@ -1,4 +1,4 @@
-"""When the state is saved, and a thread that writes it while training goes on."""
+"""Schedule of state saves, and a thread that writes them while training continues."""
 
 from __future__ import annotations
 
@@ -9,27 +9,56 @@ from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.settings.config import Config
 from crepe_dist.settings.training_options import CheckpointOptions
 from crepe_dist.training import state
-from crepe_dist.training.state import Snapshot
+from crepe_dist.training.resume import RunState
+from crepe_dist.training.state import Found, Snapshot
 
 
 class Saver:
-    """Of rank 0. Never are more than ``options.every`` steps, or much more than ``options.every_s`` seconds, unsaved.
+    """Saves nothing: the ranks beside rank 0.
 
-    A state begins to be written some steps before the limit, as many as writing the last one took, so that training
-    need not wait for it; if it is late all the same, training waits.
+    Attributes:
+        durable_step: step of the newest state on the disk.
+        seconds: time that writing the last state took; 0 if none was written yet.
+    """
+
+    durable_step: int | None = None
+    seconds = 0.0
+
+    def due(self, step: int) -> bool:
+        """Return whether the state after ``step`` is to be saved; waits where too much would be unsaved otherwise."""
+        return False
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Start to write a snapshot, which must not change any more."""
+
+    def wait(self, step: int = 0, patience: float = math.inf) -> bool:
+        """Wait until nothing is being written, for at most ``patience`` seconds; return whether nothing is."""
+        return True
+
+    def postpone(self, step: int) -> None:
+        """Give up the state after ``step``, and do not try again at once."""
+
+    def close(self) -> None:
+        """Wait until everything is written, and end the thread."""
+
+
+class StateSaver(Saver):
+    """Saves on rank 0, so that at most ``options.every`` steps, or about ``options.every_s`` seconds, are unsaved.
+
+    Writing starts some steps before the limit, as many as it took the last time, so that training need not wait; if
+    the state is late all the same, training waits.
 
     Args:
         folder: for the states.
         say: told, in a line, of a state that could not be written.
         beat: called while it waits.
         patience: seconds for which training waits for a state that is late; after them it goes on, and says so.
-        good: the state that the run goes on from.
+        good: the state that the run resumes from.
         step: of that state.
-
-    Attributes:
-        durable_step: that of the newest state on the disk.
     """
 
     def __init__(
@@ -49,20 +78,14 @@ class Saver:
         self._beat = beat
         self._patience = patience
         self._good = good
-        self.durable_step = step
+        self.durable_step: int = step
         self._saved = (step, time.monotonic())  # step and time of the newest state on the disk, or of a failed try
         self._writing: tuple[Future[Path], Snapshot, float] | None = None
         self._slow = False
         self._lead = (0, 0.0)  # steps and seconds that writing took the last time
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="saver")
 
-    @property
-    def seconds(self) -> float:
-        """That writing the last state took; 0 if none was written yet."""
-        return self._lead[1]
-
     def due(self, step: int) -> bool:
-        """Whether the state after ``step`` is to be saved. Waits where too much would be unsaved otherwise."""
         now = time.monotonic()
         self._settle(step)
         if self._writing is not None:
@@ -75,14 +98,12 @@ class Saver:
         return enough_steps or now - saved_at >= self._every_s - min(seconds, self._every_s / 2)
 
     def save(self, snapshot: Snapshot) -> None:
-        """Begins to write; the snapshot must not change any more."""
         if not self.wait(snapshot.progress.step, self._patience):
             return
         future = self._pool.submit(state.save, self._folder, snapshot, self._good)
         self._writing = (future, snapshot, time.monotonic())
 
     def wait(self, step: int = 0, patience: float = math.inf) -> bool:
-        """Until nothing is being written, or so many seconds; whether nothing is."""
         due = time.monotonic() + patience
         while self._writing is not None and not self._writing[0].done():
             left = due - time.monotonic()
@@ -97,7 +118,6 @@ class Saver:
         return True
 
     def postpone(self, step: int) -> None:
-        """The state after ``step`` could not be taken; not at once again."""
         self._saved = (step, time.monotonic())
 
     def close(self) -> None:
@@ -105,7 +125,7 @@ class Saver:
         self._pool.shutdown()
 
     def _settle(self, step: int) -> None:
-        """Takes note of a state that has been written, or could not be."""
+        """Record a state that has been written, or could not be."""
         if self._writing is None or not self._writing[0].done():
             return
         future, snapshot, began = self._writing
@@ -117,9 +137,32 @@ class Saver:
             self.durable_step = snapshot.progress.step
             self._saved = (self.durable_step, began)
             self._lead = (max(0, step - self.durable_step), now - began)
+            self.seconds = now - began
             return
         if not isinstance(error, OSError):
             raise error
         self.postpone(step)
         newest = f"the newest state is {self._good}" if self._good else "there is no saved state yet"
         self._say(f"the state of step {snapshot.progress.step} could not be saved: {error}; {newest}")
+
+
+def open_saver(
+    folder: Path,
+    config: Config,
+    run: RunState,
+    found: Found | None,
+    ranks: Collectives,
+    say: Callable[[str], None],
+) -> Saver:
+    """Make the saver of this rank; a new run is saved at once, so that there is always a state to resume from.
+
+    Args:
+        found: the state that the run was resumed from.
+    """
+    if not ranks.is_root:
+        return Saver()
+    good, step = (found.path, found.snapshot.progress.step) if found else (None, run.progress.step)
+    saver = StateSaver(folder, config.checkpoint, say, ranks.beat, config.safety.watchdog_s / 4, good, step)
+    if found is None:
+        saver.save(run.snapshot())
+    return saver

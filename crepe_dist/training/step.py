@@ -1,8 +1,8 @@
-"""One training step: forward and backward, exchange, clip, update."""
+"""One training step in three verbs: compute gradients, all-reduce them, update the parameters."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import mxnet as mx
@@ -10,110 +10,127 @@ import numpy as np
 
 from crepe_dist.data.loader import Batch
 from crepe_dist.distributed.control import Wish
-from crepe_dist.distributed.gradients import Exchange
+from crepe_dist.distributed.gradients import Trainer
 from crepe_dist.model.engine import Engine, Mark, no_mark
+from crepe_dist.mxnet_internals import gradient_scale, update_arrays_one_by_one
 from crepe_dist.training.loss_scale import loss_scale
-from crepe_dist.training.step_report import Report, check_same
+from crepe_dist.training.step_report import StepReport, check_same
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of a step, the same on every rank.
+    """Sums of one step over the ranks; the same on every rank.
 
     Attributes:
+        step: its number, counted from 1.
+        documents: in the global batch.
         loss: sum of the losses of the global batch, in nats.
         wish: the strongest of any rank.
-        updated: false where a loss or gradient was not finite, and the step was left out.
+        bad_losses: ranks whose loss is not finite.
+        bad_gradients: ranks whose gradients are not; all of them where only the sum overflowed.
     """
 
+    step: int
+    documents: int
     loss: float
     wish: Wish
-    updated: bool = True
+    bad_losses: tuple[int, ...] = ()
+    bad_gradients: tuple[int, ...] = ()
 
-
-class NotFinite(Exception):
-    """Loss or gradient of a step hold an infinity or NaN; raised on every rank, before the update.
-
-    Attributes:
-        ranks: whose; all of them where only the sum overflowed.
-        outcome: of the step all the same.
-    """
-
-    def __init__(self, ranks: tuple[int, ...], outcome: Outcome) -> None:
-        super().__init__(f"not finite on ranks {ranks}")
-        self.ranks = ranks
-        self.outcome = outcome
+    @property
+    def finite(self) -> bool:
+        return not self.bad_losses and not self.bad_gradients
 
 
 class TrainingStep:
-    """Trains the network of ``engine`` by one global batch a call, the same on every rank.
+    """Trains the network of ``engine`` by one global batch at a time.
 
     Each rank's gradient is that of the SUM of its documents' losses. Horovod sums it over the ranks (CPU, NCCL before
     2.10) and folds 1/size into ``trainer._scale``, or averages it. Either way ``update(n)`` with n = G/size divides
     the total by G, the documents of the global batch, on every rank alike, whatever the shares are: the gradient that
-    one process would compute. With n = its own share instead, the replicas would drift apart without a word.
+    one process would compute. With n = its own share instead, the replicas would diverge silently.
 
     Args:
-        exchange: made by ``World.trainer``.
+        trainer: made by ``World.trainer``.
         size: number of ranks.
         seed: of the dropout, together with the step and the documents' places in the global batch.
         clip_norm: largest norm of the mean gradient, or ``None``.
 
     Attributes:
-        mark: told the name of each phase when it was asked for: copy, forward, backward, all-reduce, update.
+        mark: called with the name of each phase as it ends: copy, forward, backward, all-reduce, update.
         scale: of the loss.
     """
 
-    def __init__(self, engine: Engine, exchange: Exchange, size: int, seed: int, clip_norm: float | None) -> None:
+    def __init__(self, engine: Engine, trainer: Trainer, size: int, seed: int, clip_norm: float | None) -> None:
         self._engine = engine
-        self._exchange = exchange
-        self._trainer = exchange.trainer
+        self._trainer = trainer
         self._size = size
         self._seed = seed
         self._clip_norm = clip_norm
         self.scale = loss_scale(engine.plan.precision)
         self.mark: Mark = no_mark
         if engine.device.device_type == "cpu":
-            # Several arrays an operator, made for the many small kernels of a GPU, take twice as long on a CPU.
-            self._trainer._optimizer.aggregate_num = 1
+            update_arrays_one_by_one(trainer.gluon)
 
-    def __call__(self, batch: Batch, step: int, learning_rate: float, wish: Wish = Wish.GO_ON) -> Outcome:
-        """Updates the parameters, unless a loss or gradient is not finite on some rank.
+    def gradients(self, batch: Batch, step: int) -> mx.nd.NDArray:
+        """Compute the gradients of this rank's share: forward and backward pass.
 
         Args:
-            step: its number, counted from 1.
-            wish: of this rank.
+            step: its number, counted from 1; with the seed it decides the dropout.
+
+        Returns:
+            Sum of the losses of this rank's documents, in nats, float32 [1]; perhaps still being computed.
+        """
+        return self._engine.gradients(batch, self._seed, step - 1, self.scale.scale, self.mark)
+
+    def all_reduce(self, batch: Batch, step: int, loss: mx.nd.NDArray, wish: Wish = Wish.GO_ON) -> Outcome:
+        """Sum the gradients over the ranks, and with them the losses and wishes.
+
+        Args:
+            loss: from ``gradients``.
+            wish: of this rank, for after the step.
 
         Raises:
-            NotFinite: on every rank, with the parameters as they were.
+            UserError: on every rank, if the ranks are at different steps.
         """
-        scale = self.scale.scale
-        loss = self._engine.gradients(batch, self._seed, step - 1, scale, self.mark)
-        report = Report(step, batch.documents, float(loss.asscalar()), wish)
-        exchanged = self._exchange(report.row())
+        mine = StepReport(step, batch.documents, float(loss.asscalar()), wish)
+        reduced = self._trainer.all_reduce(mine.row())
         self.mark("all-reduce")
-        reports = [Report.of(row) for row in exchanged.rows]
+        reports = [StepReport.of(row) for row in reduced.rows]
         check_same(reports)
         losses = np.array([each.loss for each in reports])
-        outcome = Outcome(float(losses.sum()), max(each.wish for each in reports))
-        bad_losses = np.flatnonzero(~np.isfinite(losses)).tolist()
-        if exchanged.not_finite or bad_losses:
-            left_out = replace(outcome, updated=False)
-            if not bad_losses and self.scale.lower():
-                return left_out
-            raise NotFinite(tuple(sorted({*bad_losses, *exchanged.not_finite})), left_out)
+        return Outcome(
+            step,
+            batch.documents,
+            float(losses.sum()),
+            max(each.wish for each in reports),
+            tuple(np.flatnonzero(~np.isfinite(losses)).tolist()),
+            reduced.not_finite,
+        )
+
+    def update(self, documents: int, learning_rate: float) -> None:
+        """Update the parameters by the summed gradients of a global batch of so many documents."""
+        share = self.scale.scale * documents / self._size
         self.scale.good()
-        share = scale * batch.documents / self._size
+        trainer = self._trainer.gluon
         if self._clip_norm is not None:
-            _clip(self._exchange.gradients, self._trainer._scale / share, self._clip_norm)
-        self._trainer.set_learning_rate(learning_rate)
-        self._trainer.update(share)
+            _clip(self._trainer.gradients, gradient_scale(trainer) / share, self._clip_norm)
+        trainer.set_learning_rate(learning_rate)
+        trainer.update(share)
         self.mark("update")
+
+    def __call__(self, batch: Batch, step: int, learning_rate: float) -> Outcome:
+        """Do all three; an outcome that is not finite leaves the parameters as they were."""
+        outcome = self.all_reduce(batch, step, self.gradients(batch, step))
+        if outcome.finite:
+            self.update(batch.documents, learning_rate)
+        else:
+            self.scale.lower()
         return outcome
 
 
 def _clip(gradients: list[Any], scale: float, largest: float) -> None:
-    """Scales the gradients down where the norm of ``scale`` × gradient, the mean gradient, is above the limit."""
+    """Scale the gradients down where the norm of ``scale`` × gradient, the mean gradient, is above the limit."""
     squares = mx.nd.multi_sum_sq(*gradients, num_arrays=len(gradients))
     norm = squares.sum().sqrt() * scale
     factor = mx.nd.minimum(largest / (norm + 1e-12), 1.0)

@@ -1,41 +1,85 @@
-"""Where the time of a step goes: `python -m crepe_dist.train --profile`."""
+"""Profile of the phases of a step: `python -m crepe_dist.train --profile`."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import mxnet as mx
 
+from crepe_dist.data.loader import Batch
 from crepe_dist.distributed.world import World
 from crepe_dist.files import write_json
-from crepe_dist.model.engine import Engine
+from crepe_dist.model.engine import Engine, no_mark
+from crepe_dist.model.matrix_products import products
 from crepe_dist.training.display import gigaflops
+from crepe_dist.training.observer import Observer
 from crepe_dist.training.run_folder import RunFolder
+from crepe_dist.training.step import Outcome, TrainingStep
+from crepe_dist.training.step_log import StepLog
 
 STEPS = 50
 NAME = "profile.json"
 TIMELINE = "horovod_timeline.json"
 
 
-class Profile:
-    """Adds up the phases of ``STEPS`` steps; the device is waited for after each, so phases do not overlap.
+class Profile(Observer):
+    """Adds up the phases of the first ``STEPS`` steps; the device is waited for after each, so phases do not overlap.
 
     Phases: other (logging, saving), data wait, copy (of the batch to the device; on a CPU, of the weights into the
     layout of the kernels), forward, backward, all-reduce (with waiting for the slowest rank), update.
     """
 
-    def __init__(self, world: World, engine: Engine, folder: RunFolder) -> None:
+    def __init__(
+        self,
+        world: World,
+        engine: Engine,
+        folder: RunFolder,
+        step: TrainingStep,
+        log: StepLog,
+        say: Callable[[str], None],
+        batch_size: int,
+    ) -> None:
         self._world = world
         self._engine = engine
         self._folder = folder
+        self._step = step
+        self._log = log
+        self._say = say
+        self._batch_size = batch_size
         self._seconds: dict[str, float] = {}
         self._since: float | None = None
         self._timeline = folder.path / TIMELINE
+        self._is_over = False
         self.steps = 0
+        step.mark = self.mark
+
+    def wait(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        while True:
+            self._step.mark("other")
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            self._step.mark("data wait")
+            yield batch
+            del batch  # to free it is not waiting
+
+    def after_step(self, outcome: Outcome, learning_rate: float) -> None:
+        if self.steps >= STEPS:
+            self.end_epoch()
+
+    def end_epoch(self) -> None:
+        """Show the profile, unless it was shown before, and continue without."""
+        if self.steps and not self._is_over:
+            self._say(self.report(self._batch_size))
+            self._log.restart_clock()
+        self._is_over = True
+        self._step.mark = no_mark
 
     def mark(self, phase: str) -> None:
-        """Ends ``phase``; the first one begins the profile."""
+        """End ``phase``; the first one starts the profile."""
         mx.nd.waitall()
         now = time.perf_counter()
         if self._since is None:
@@ -48,12 +92,8 @@ class Profile:
         self._since = time.perf_counter()
         self.steps += phase == "update"
 
-    @property
-    def finished(self) -> bool:
-        return self.steps >= STEPS
-
     def report(self, documents: int) -> str:
-        """Writes ``profile.json`` into the run's folder; the same as a table. Every rank must call it.
+        """Write ``profile.json`` into the run's folder and return it as a table; every rank calls it.
 
         Args:
             documents: of a global batch.
@@ -89,12 +129,12 @@ class Profile:
         return "\n".join([*lines, speed, f"  written to {self._folder.path / NAME}"])
 
     def _ceiling(self) -> float | None:
-        """Operations a second of the best matrix product at hand, of all processes at once; ``None`` if none is, or
-        the network has none."""
+        """Measure the best matrix product at hand on all ranks at once, in operations a second.
+
+        ``None`` if there is none in the precision, or the network has none.
+        """
         if self._engine.network.shape.kind == "ngrams":
             return None
-        from crepe_dist.benchmarking.products import products
-
         runs = products(0.3, self._engine.device)
         self._world.gather(0, "profile.ceiling")  # all measure at the same time
         precision = self._engine.plan.precision

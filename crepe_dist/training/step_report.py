@@ -1,4 +1,4 @@
-"""What each rank tells the others in each step, together with its gradients."""
+"""The row of numbers that each rank adds to the all-reduce of its gradients."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from crepe_dist.errors import ExitCode, UserError
 
 
 @dataclass(frozen=True)
-class Report:
-    """Of one rank.
+class StepReport:
+    """Numbers of one rank.
 
     Attributes:
         step: number of the step in hand, counted from 1.
@@ -32,13 +32,13 @@ class Report:
         return np.array([self.step, self.documents, self.loss, self.wish], dtype=np.float64)
 
     @classmethod
-    def of(cls, row: Row) -> Report:
+    def of(cls, row: Row) -> StepReport:
         step, documents, loss, wish = row.tolist()
         return cls(int(step), int(documents), loss, Wish(int(wish)))
 
 
-def check_same(reports: Sequence[Report]) -> None:
-    """Batches are cut alike on every rank; were they not, the replicas would part without a word.
+def check_same(reports: Sequence[StepReport]) -> None:
+    """Check that all ranks are at the same step of the same batch; otherwise the replicas would diverge silently.
 
     Raises:
         UserError: on every rank, if step or batch differ.
@@ -49,8 +49,8 @@ def check_same(reports: Sequence[Report]) -> None:
             raise UserError(
                 f"the processes are at different steps: rank 0 at step {first.step} of {first.documents} documents, "
                 f"rank {rank} at step {each.step} of {each.documents}",
-                "a fault of this program, or data that changed under it",
-                "run the same command again, which goes on from the newest saved state",
+                "a bug in crepe_dist, or data that changed during the run",
+                "run the same command again, which resumes from the newest saved state",
                 on_all_ranks=True,
                 code=ExitCode.FAILURE,
             )

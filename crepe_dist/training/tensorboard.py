@@ -1,7 +1,7 @@
-"""Scalars, histograms and pictures for TensorBoard, written at once and in this thread.
+"""Scalars, histograms and pictures for TensorBoard, written immediately and in this thread.
 
-tensorboardX's own ``SummaryWriter`` writes in another thread, which ends when the disk is full; its queue then blocks
-whoever adds to it.
+tensorboardX's own ``SummaryWriter`` writes in another thread, which ends when the disk is full; after that its
+queue blocks every caller.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import histogram, scalar
-
-from crepe_dist.training.scores import Scores
 
 BINS = 60
 RGBA = 4  # tensorboard's number for it
@@ -44,15 +42,12 @@ class Events:
         self._write(scalar(name, value), step)
 
     def add_histogram(self, name: str, values: npt.NDArray[np.float32], step: int) -> None:
-        """How the values are distributed, in ``BINS`` bins of one width; not if one of them is no number."""
+        """Add a histogram of ``BINS`` equal bins, unless a value is not finite."""
         if values.size and np.isfinite(values).all():
             self._write(histogram(name, values, BINS), step)
 
-    def add_confusion(self, name: str, scores: Scores, classes: list[str], step: int) -> None:
-        """The confusion matrix as a picture."""
-        from crepe_dist.reports import page, score_figures
-
-        png, width, height = page.png(score_figures.draw_confusion(scores, classes))
+    def add_picture(self, name: str, png: bytes, width: int, height: int, step: int) -> None:
+        """Add a PNG of so many pixels."""
         image = Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=RGBA)
         self._write(Summary(value=[Summary.Value(tag=name, image=image)]), step)
 

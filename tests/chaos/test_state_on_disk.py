@@ -21,7 +21,7 @@ from crepe_dist.settings.training_options import CheckpointOptions
 from crepe_dist.training import state
 from crepe_dist.training.metrics import SCALARS, RunMetrics
 from crepe_dist.training.state import Progress, Snapshot
-from crepe_dist.training.state_saver import Saver
+from crepe_dist.training.state_saver import StateSaver
 from tests.chaos import harness
 
 CALLS = "write,pwrite64,writev,fsync,fdatasync,rename,renameat,renameat2,mkdir,openat,unlink,unlinkat,rmdir"
@@ -221,7 +221,7 @@ class TestFullDisk:
     def test_a_save_that_has_no_room(self, small_disk):
         folder = small_disk / "state"
         said: list[str] = []
-        saver = Saver(folder, CheckpointOptions(every=1), said.append)
+        saver = StateSaver(folder, CheckpointOptions(every=1), said.append)
         saver.save(snapshot(1))
         saver.wait()
         assert saver.durable_step == 1
@@ -315,7 +315,7 @@ class TestSaver:
         monkeypatch.setattr(state, "save", slow)
         for every in (1, 2, 5):
             taken.clear()
-            saver = Saver(tmp_path / str(every), CheckpointOptions(every=every), print)
+            saver = StateSaver(tmp_path / str(every), CheckpointOptions(every=every), print)
             for step in range(1, 30):
                 due = saver.due(step)
                 durable = taken[-1] if taken else 0
@@ -329,7 +329,7 @@ class TestSaver:
     def test_by_seconds(self, tmp_path, monkeypatch):
         now = [100.0]
         monkeypatch.setattr(time, "monotonic", lambda: now[0])
-        saver = Saver(tmp_path, CheckpointOptions(every=1000, every_s=60), print)
+        saver = StateSaver(tmp_path, CheckpointOptions(every=1000, every_s=60), print)
         assert not saver.due(1)
         now[0] += 59
         assert not saver.due(2)

@@ -52,41 +52,45 @@ class Fault:
 
 def arm(fault: Fault) -> None:
     """Puts the fault into the places where it may strike; imports MXNet."""
-    from crepe_dist.training import checkpoint, evaluation, loop, state, state_saver
+    from crepe_dist.training import checkpoint, evaluation, state, state_saver
+    from crepe_dist.training.step import TrainingStep
 
-    steps = [0]
-    gradients = loop.Loop.train
+    done = [0]  # steps
+    gradients, update = TrainingStep.gradients, TrainingStep.update
 
-    def train_step(self: Any, batch: Any) -> Any:
-        steps[0] = self.progress.step
+    def faulty_gradients(self: Any, batch: Any, step: int) -> Any:
+        done[0] = step - 1
         time.sleep(fault.plan().get("pace", 0))
-        fault.signal("train", steps[0])
-        if kind := fault.strikes("train", steps[0], "nan", "inf"):
-            _spoil(self.engine, float(kind))
-        if fault.strikes("train", steps[0], "raise"):
+        fault.signal("train", done[0])
+        if kind := fault.strikes("train", done[0], "nan", "inf"):
+            _spoil(self._engine, float(kind))
+        if fault.strikes("train", done[0], "raise"):
             raise RuntimeError("a mistake nobody foresaw\nwith a second line")
-        if fault.strikes("train", steps[0], "late"):
-            time.sleep(3600)  # this rank never comes to the sum of the gradients
-        done = gradients(self, batch)
-        steps[0] = self.progress.step
-        if fault.strikes("train", steps[0], "diverge"):
-            weight = next(iter(self.network.collect_params().values())).data()
-            weight[0] = weight[0] + 1e-6
-        return done
+        if fault.strikes("train", done[0], "late"):
+            time.sleep(3600)  # this rank never comes to the all-reduce of the gradients
+        return gradients(self, batch, step)
 
-    loop.Loop.train = train_step  # type: ignore[method-assign]
+    def faulty_update(self: Any, documents: int, learning_rate: float) -> None:
+        update(self, documents, learning_rate)
+        done[0] += 1
+        if fault.strikes("train", done[0], "diverge"):
+            weight = next(iter(self._engine.network.collect_params().values())).data()
+            weight[0] = weight[0] + 1e-6
+
+    TrainingStep.gradients = faulty_gradients  # type: ignore[method-assign]
+    TrainingStep.update = faulty_update  # type: ignore[method-assign]
     count = evaluation._count
 
     def counting(*arguments: Any) -> Any:
         for totals in count(*arguments):
-            fault.signal("evaluate", steps[0])
+            fault.signal("evaluate", done[0])
             yield totals
 
     evaluation._count = counting  # type: ignore[assignment]
     sync = state.sync
 
     def slow_sync(path: Path) -> None:
-        fault.signal("save", steps[0])  # between the files of a state
+        fault.signal("save", done[0])  # between the files of a state
         sync(path)
 
     state.sync = slow_sync
@@ -94,7 +98,7 @@ def arm(fault: Fault) -> None:
     write = checkpoint.write
 
     def writing(*arguments: Any) -> Path:
-        fault.signal("checkpoint", steps[0])
+        fault.signal("checkpoint", done[0])
         return write(*arguments)
 
     checkpoint.write = writing  # type: ignore[assignment]

@@ -14,7 +14,7 @@ from tests.distributed.test_world import script
 # Four steps of a trainer on gradients that each rank makes up.
 BODY = """
 import numpy as np
-from crepe_dist.distributed.world import join
+from crepe_dist.distributed.join import join
 with join() as world:
     import mxnet as mx
     from mxnet import gluon
@@ -25,8 +25,8 @@ with join() as world:
     for name, shape in shapes.items():
         parameters.get(name, shape=shape, init="zeros")
     parameters.initialize()
-    trainer, exchange = world.trainer(parameters, "sgd", dict(learning_rate=1.0))
-    print("shared" if exchange.by == "shared memory" else "horovod")
+    trainer = world.trainer(parameters, "sgd", dict(learning_rate=1.0))
+    print("shared" if trainer.by == "shared memory" else "horovod")
     generators = [np.random.default_rng(rank) for rank in range(world.size)]
     expected = dict.fromkeys(shapes, 0.0)
     for step in range(4):
@@ -35,10 +35,10 @@ with join() as world:
             parameter.grad()[:] = mx.nd.array(made[world.rank])
             parameter.data()._fresh_grad = True
             expected[name] = expected[name] - sum(made) / world.size
-        exchanged = exchange(np.array([step, world.rank]))
+        exchanged = trainer.all_reduce(np.array([step, world.rank]))
         assert exchanged.rows.tolist() == [[step, rank] for rank in range(world.size)], exchanged
         assert exchanged.not_finite == (), exchanged
-        trainer.update(1)
+        trainer.gluon.update(1)
     for name, parameter in parameters.items():
         value = parameter.data().asnumpy()
         assert np.allclose(value, expected[name], atol=1e-5)
@@ -50,15 +50,13 @@ with join() as world:
     last = parameters.get("c").grad()
     for bad, culprit in ((np.nan, 0), (np.inf, world.size - 1)):
         last[:] = bad if world.rank == culprit else 1
-        assert exchange(np.zeros(1)).not_finite == (culprit,)
+        assert trainer.all_reduce(np.zeros(1)).not_finite == (culprit,)
     last[:] = 3e38
-    assert exchange(np.zeros(1)).not_finite == tuple(range(world.size))  # the sum alone overflows
-    sent = world.broadcast_arrays(dict(x=np.arange(3.0) + world.rank, y=np.ones((1, 2), "int32")), 1)
-    assert sent["x"].tolist() == [1, 2, 3] and sent["y"].shape == (1, 2) and sent["y"].dtype == "int32"
+    assert trainer.all_reduce(np.zeros(1)).not_finite == tuple(range(world.size))  # the sum alone overflows
     print("all well on", world.rank)
     parameters.get("a").cast("float32")  # makes another gradient array
     try:
-        trainer.allreduce_grads()
+        trainer.gluon.allreduce_grads()
     except RuntimeError as error:
         print(error)
 """
@@ -105,17 +103,17 @@ def test_a_process_that_ends_is_noticed_even_if_the_launcher_does_not(tmp_path):
     body = """
 import os, sys, time
 from crepe_dist import command
-from crepe_dist.distributed.world import join
+from crepe_dist.distributed.join import join
 def main():
     with join() as world:
         from mxnet import gluon
         parameters = gluon.ParameterDict()
         parameters.get("a", shape=(3,), init="zeros")
         parameters.initialize()
-        trainer, _ = world.trainer(parameters, "sgd", {})
+        trainer = world.trainer(parameters, "sgd", {})
         if world.rank == 1:
             os.kill(os.getpid(), 9)
-        trainer.allreduce_grads()
+        trainer.gluon.allreduce_grads()
 if os.environ["HOROVOD_RANK"] == "1":
     if (child := os.fork()) == 0:
         command.run(main)

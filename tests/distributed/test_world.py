@@ -40,9 +40,10 @@ class TestCollectives:
     def test_sum_gather_broadcast_and_waiting_for_rank_0(self, tmp_path):
         body = """
 import numpy as np, time
-from crepe_dist.distributed import world as module
-module.HEARTBEAT_SECONDS = 0.2
-with module.join() as world:
+from crepe_dist.distributed import collectives
+from crepe_dist.distributed.join import join
+collectives.HEARTBEAT_SECONDS = 0.2
+with join() as world:
     assert world.size == 3
     for dtype in ("float32", "float64", "int32", "int64"):
         total = world.sum(np.array([1, world.rank], dtype=dtype), "t")
@@ -73,7 +74,7 @@ with module.join() as world:
     )
     def test_an_error_of_one_is_the_error_of_all_and_told_once(self, tmp_path, body, message):
         whole = f"""
-from crepe_dist.distributed.world import join
+from crepe_dist.distributed.join import join
 from crepe_dist.errors import UserError
 def fail(): raise UserError("broken")
 with join() as world:

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 MEET = """
 import json, os, sys
 from crepe_dist import command
-from crepe_dist.distributed.world import meeting, detect, _error_of_all
+from crepe_dist.distributed.join import rendezvous as meeting, detect, _error_of_all
 from crepe_dist.errors import UserError
 def main():
     try:
@@ -333,7 +333,7 @@ class TestTwoHosts:
         body = """
 import socket
 import numpy as np
-from crepe_dist.distributed.world import join
+from crepe_dist.distributed.join import join
 with join() as world:
     total = world.sum(np.array([1.0, world.rank]), "s").tolist()
     with socket.socket() as probe:

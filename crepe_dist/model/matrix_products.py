@@ -7,8 +7,8 @@ from typing import Any, Callable
 
 import numpy as np
 
-from crepe_dist.benchmarking.timing import rate
 from crepe_dist.native import library
+from crepe_dist.timing import rate
 
 SIZE = 1536  # of the libraries' products
 OWN_SIZE, TIMES = 384, 100  # the fastest size of ours, and how often a call multiplies

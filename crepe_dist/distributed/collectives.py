@@ -1,0 +1,144 @@
+"""Collectives of the ranks, and the decisions built on them that all ranks take together."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any, Callable, TypeVar
+
+import numpy as np
+
+from crepe_dist.errors import UserError
+
+T = TypeVar("T")
+HEARTBEAT_SECONDS = 10.0
+
+
+class Collectives:
+    """Collectives of one process, each of them the identity; also the interface of those of many processes.
+
+    Every rank calls each method, with the same ``name`` at the same point of the program.
+
+    Attributes:
+        beat: called while this rank waits for rank 0, or works alone as rank 0: a sign of life for the watchdog.
+        trust: called before this rank waits for others without a limit, since they report progress themselves.
+    """
+
+    rank = 0
+    size = 1
+    local_rank = 0
+    local_size = 1
+
+    def __init__(self) -> None:
+        self.beat: Callable[[], None] = lambda: None
+        self.trust: Callable[[], None] = lambda: None
+
+    @property
+    def is_root(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, array: np.ndarray, name: str) -> np.ndarray:
+        """Sum an array over the ranks; the same shape and dtype (float32, float64, int32, int64) on every rank."""
+        return array
+
+    def gather(self, value: Any, name: str) -> list[Any]:
+        """Collect the JSON value of every rank, in the order of ranks, on every rank."""
+        return [value]
+
+    def broadcast(self, value: Any, name: str) -> Any:
+        """Return rank 0's JSON value on every rank."""
+        return self.gather(value if self.is_root else None, name)[0]
+
+    def agree(self, subject: str, work: Callable[[], T], same: Callable[[T], Any] | None = None) -> T:
+        """Run ``work`` on every rank and return its result if it succeeded everywhere.
+
+        Args:
+            subject: what the ranks must agree on, for the message.
+            work: may raise ``UserError``.
+            same: JSON value of the result that must be equal on every rank.
+
+        Raises:
+            UserError: on every rank alike, if ``work`` failed on one of them or the values differ.
+        """
+        result: list[T] = []
+        report: dict[str, Any] = {"host": socket.gethostname(), "error": None, "same": None}
+        try:
+            result.append(work())
+            report["same"] = same(result[0]) if same else None
+        except UserError as error:
+            report["error"] = [error.what, error.why, error.remedy]
+        reports = self.gather(report, f"agree.{subject}")
+        failed = [rank for rank, each in enumerate(reports) if each["error"]]
+        if failed:
+            what, why, remedy = reports[failed[0]]["error"]
+            if self.size > 1 and len(failed) < self.size:
+                hosts = ", ".join(f"{rank} (host {reports[rank]['host']})" for rank in failed)
+                what = f"{what} [only on rank {hosts}, of {self.size}]"
+                alike = "make the same files visible at the same path on every host"
+                remedy = f"{alike}; or {remedy}" if remedy else alike
+            raise UserError(what, why, remedy, on_all_ranks=True)
+        different = [rank for rank, each in enumerate(reports) if each["same"] != reports[0]["same"]]
+        if different:
+            rank = different[0]
+            raise UserError(
+                f"the processes disagree on the {subject}",
+                f"rank 0 (host {reports[0]['host']}) has {_short(reports[0]['same'], reports[rank]['same'])}, "
+                f"rank {rank} (host {reports[rank]['host']}) has {_short(reports[rank]['same'], reports[0]['same'])}",
+                "start every process with the same command, files and package version",
+                on_all_ranks=True,
+            )
+        return result[0]
+
+    def on_root(self, name: str, work: Iterator[T]) -> T | None:
+        """Run ``work`` to its end on rank 0 while the others wait.
+
+        The others take part in a small collective every few seconds: otherwise a time-out of Horovod or of the network
+        would mistake the wait for a hang.
+
+        Args:
+            work: must yield at least every few seconds.
+
+        Returns:
+            The last item on rank 0, ``None`` elsewhere.
+        """
+        last: T | None = None
+        if self.size == 1:
+            for item in work:
+                last = item
+                self.beat()
+            return last
+        beat = f"on_root.{name}"
+        if not self.is_root:
+            while True:
+                state = self.broadcast(None, beat)
+                self.beat()
+                if state["error"]:
+                    raise UserError(*state["error"], on_all_ranks=True)
+                if state["done"]:
+                    return None
+        due = time.monotonic() + HEARTBEAT_SECONDS
+        try:
+            for item in work:
+                last = item
+                self.beat()
+                if time.monotonic() >= due:
+                    self.broadcast({"done": False, "error": None}, beat)
+                    due = time.monotonic() + HEARTBEAT_SECONDS
+        except UserError as error:
+            self.broadcast({"done": True, "error": [error.what, error.why, error.remedy]}, beat)
+            error.on_all_ranks = True
+            raise
+        self.broadcast({"done": True, "error": None}, beat)
+        return last
+
+
+def _short(mine: Any, other: Any) -> str:
+    """Describe the first setting of ``mine`` that differs from ``other``."""
+    if isinstance(mine, dict) and isinstance(other, dict):
+        for key in sorted(mine.keys() | other.keys()):
+            if mine.get(key) != other.get(key):
+                inner = _short(mine.get(key), other.get(key))
+                return f"{key}: {inner}" if isinstance(mine.get(key), dict) else f"{key} = {inner}"
+    return json.dumps(mine)[:200]

@@ -1,0 +1,122 @@
+"""Join the group of processes that a launcher started, before MXNet is imported."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+from crepe_dist.distributed import cuda, horovod_build, rendezvous
+from crepe_dist.distributed.device import has_gpu_driver
+from crepe_dist.distributed.hosts import interface_address
+from crepe_dist.distributed.launch import Launch, detect, import_mxnet
+from crepe_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from crepe_dist.distributed.world import World
+
+
+def join() -> World:
+    """Join the world that the launcher describes, and give this process its share of the host's threads.
+
+    Raises:
+        UserError: started as one of many, and Horovod is missing, or the others do not come.
+    """
+    launch = detect()
+    try:
+        met = rendezvous.meet(launch) if rendezvous.is_needed(launch) else None
+    except UserError as error:
+        if error.on_all_ranks:
+            error = _error_of_all(launch.rank, error)
+        raise error
+    try:
+        import_mxnet(detect())  # which knows more after a rendezvous
+    except UserError as error:
+        raise _error_of_all(launch.rank, error) from error
+    # Imports MXNet, which reads the number of its threads once: not before `import_mxnet` has set it.
+    from crepe_dist.distributed.world import HorovodWorld, World
+
+    if launch.size == 1:
+        return World()
+    horovod = _import_horovod(launch)
+    _check_network(launch)
+    world = HorovodWorld(horovod, met)
+    if world.size != launch.size:
+        fewer = UserError(
+            f"{launch.launcher} started {launch.size} processes, but Horovod sees {world.size}",
+            "with HOROVOD_CONTROLLER=mpi it is MPI that brings them together",
+            "unset it, and they meet without MPI",
+        )
+        raise _error_of_all(launch.rank, fewer)
+    return world
+
+
+def _import_horovod(launch: Launch) -> Any:
+    """Import Horovod for MXNet and choose its settings.
+
+    Raises:
+        UserError: it is not installed, or cannot do what the environment asks for.
+    """
+    try:
+        horovod = importlib.import_module("horovod.mxnet")
+    except (ImportError, OSError) as error:
+        missing = UserError(
+            f"this is process {launch.rank} of {launch.size} started by {launch.launcher}, "
+            "but Horovod for MXNet is not installed",
+            str(error),
+            f"{horovod_build.how_to_install(cuda.is_installed())}, or start one process without a launcher",
+        )
+        raise _error_of_all(launch.rank, missing) from error
+    if os.environ.get("HOROVOD_CONTROLLER") == "mpi" and not horovod.mpi_built():
+        # Horovod itself would crash.
+        built = UserError(
+            "HOROVOD_CONTROLLER is mpi, but Horovod was built without MPI",
+            remedy="unset it, and the processes meet without MPI; or build Horovod with HOROVOD_WITH_MPI=1",
+        )
+        raise _error_of_all(launch.rank, built)
+    if not has_gpu_driver():
+        # At Horovod's default of one millisecond, its thread takes a tenth of the core that computes.
+        os.environ.setdefault("HOROVOD_CYCLE_TIME", "10")
+    return horovod
+
+
+def _check_network(launch: Launch) -> None:
+    """Check interface and host name before Gloo does, which would end the process without an explanation.
+
+    Raises:
+        UserError: this host lacks the network interface, or an address of its own; one process of the host says so.
+    """
+    interface = os.environ.get("HOROVOD_GLOO_IFACE")
+    if not interface:
+        return
+    try:
+        address = interface_address(interface)
+        _check_own_name(address)
+    except UserError as error:
+        raise _error_of_all(launch.local_rank, error) from error
+
+
+def _check_own_name(address: str) -> None:
+    name = socket.gethostname()
+    try:
+        socket.gethostbyname(name)
+    except OSError as error:
+        raise UserError(
+            f"the host {name} does not know its own address",
+            f"its name does not resolve there: {error.strerror or error}",
+            f"add a line to /etc/hosts of {name}: {address} {name}",
+        ) from error
+
+
+def _error_of_all(rank: int, error: UserError) -> UserError:
+    """Report an error that every process meets by itself: rank 0 raises it, the others wait until it is out and exit.
+
+    Args:
+        rank: among those that meet it: in the group, or on the host.
+    """
+    if rank != 0:
+        time.sleep(2)
+        os._exit(error.code)
+    return error

@@ -1,0 +1,67 @@
+"""Choice among the scored epochs of a run: the best one, the reported one, and whether to stop early."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from crepe_dist.data.dataset import Dataset
+from crepe_dist.settings.config import Config
+from crepe_dist.training.state import Progress
+
+
+@dataclass(frozen=True)
+class EpochChoice:
+    """Chooses by validation accuracy; the test split chooses nothing that is reported.
+
+    Args:
+        has_validation: the data have a validation split. Without one the last epoch is reported.
+        patience: epochs without a better one after which the run stops; 0: never.
+        epochs: number at which the run ends.
+        keep_last: epochs whose checkpoints are kept besides the best one's.
+    """
+
+    has_validation: bool
+    patience: int
+    epochs: int
+    keep_last: int
+
+    @classmethod
+    def of(cls, config: Config, data: Dataset) -> EpochChoice:
+        """Choose as ``config`` says among the epochs scored on ``data``."""
+        training = config.training
+        return cls("validation" in data.parts, training.patience, training.epochs, config.checkpoint.keep_last)
+
+    @property
+    def chosen_by(self) -> str:
+        return "validation accuracy" if self.has_validation else "last epoch"
+
+    def best(self, progress: Progress) -> dict[str, Any]:
+        """Return the record of the epoch with the best validation accuracy, or else the best test accuracy."""
+        key = "validation_accuracy" if self.has_validation else "test_accuracy"
+        return max(progress.epochs, key=lambda record: record[key])
+
+    def reported(self, progress: Progress) -> dict[str, Any]:
+        """Return the record of the epoch that the run stands for."""
+        return self.best(progress) if self.has_validation else progress.epochs[-1]
+
+    def kept(self, progress: Progress) -> set[str]:
+        """Return the names of the checkpoints to keep."""
+        return {record["checkpoint"] for record in [*progress.epochs[-self.keep_last :], self.best(progress)]}
+
+    def is_last(self, progress: Progress) -> bool:
+        """Return whether the run ends with the epoch whose record was added last."""
+        return progress.epoch + 1 >= self.epochs or self._is_out_of_patience(progress)
+
+    def stopped_early(self, progress: Progress) -> str | None:
+        """Describe an early stop, if there was one."""
+        if not self._is_out_of_patience(progress) or progress.epoch + 1 >= self.epochs:
+            return None
+        return (
+            f"stopped early: no better than epoch {self.best(progress)['epoch']} for {self.patience} epochs "
+            f"(--training.patience); {self.epochs - 1 - progress.epoch} epochs are left out"
+        )
+
+    def _is_out_of_patience(self, progress: Progress) -> bool:
+        epochs = progress.epochs
+        return 0 < self.patience <= len(epochs) - 1 - epochs.index(self.best(progress))

@@ -1,0 +1,124 @@
+"""The network of a run on this rank's device, and the engine that computes it; the same on every rank."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+
+from crepe_dist import machine
+from crepe_dist.data.dataset import Dataset
+from crepe_dist.data.loader import share
+from crepe_dist.distributed.device import pick
+from crepe_dist.distributed.world import World
+from crepe_dist.errors import UserError
+from crepe_dist.model import ngrams, parameters
+from crepe_dist.model.crepe import CrepeShape
+from crepe_dist.model.engine import Engine, open_engine
+from crepe_dist.model.ngrams import NGrams, NGramShape, buckets_for
+from crepe_dist.model.objective import Objective, balanced
+from crepe_dist.model.parameters import Network
+from crepe_dist.model.precision import Plan, plan
+from crepe_dist.model.shape import Shape
+from crepe_dist.settings.config import Config
+from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.training import transfer
+from crepe_dist.training.transfer import Start
+
+COPIES = 4  # of a parameter: itself, its gradient, and what Adam keeps of both
+COUNTED_AT_ONCE = 4096  # documents whose n-grams are counted
+
+
+def build_engine(config: Config, data: Dataset, world: World) -> tuple[Engine, Start | None]:
+    """Build the network, with its initial parameters or those of ``training.init_from``, on this rank's device.
+
+    Returns:
+        The engine that computes it, and the parameters it starts from, if they were given.
+
+    Raises:
+        UserError: on every rank, if something is missing on one of them or they do not agree.
+    """
+    device = world.agree("device", lambda: pick(config.device, world.local_rank, world.local_size))
+    world.agree("settings", lambda: None, same=lambda _: config.identity())
+    start = world.agree("parameters to start from", lambda: _start(config, data), same=_identity)
+    kind = start.shape.kind if start else config.model.kind(len(data.parts["train"]))
+    computing = world.agree("precision", lambda: plan(config.model, device, kind), same=Plan.result)
+    objective = world.agree("class weights", lambda: _objective(config, data))
+    network = world.agree("network", lambda: build_network(config, data, device, start))
+    if isinstance(network, NGrams) and start is None:
+        count_ngrams(network, data, world, config.model.deviations)
+    return open_engine(network, computing, device, objective, config.data.micro_batch_size or 0), start
+
+
+def _start(config: Config, dataset: Dataset) -> Start | None:
+    given = config.training.init_from
+    return None if given is None else transfer.read(given, config.model, dataset)
+
+
+def _identity(start: Start | None) -> list[str] | None:
+    return [start.sha256, start.said] if start else None
+
+
+def build_network(config: Config, dataset: Dataset, device: Any, start: Start | None = None) -> Network:
+    """Build the network that ``config`` and the data ask for, with its initial or given parameters."""
+    shape = start.shape if start else _shape(config.model, dataset)
+    _check_memory(shape)
+    network = parameters.build(shape, config.model, device, config.training.seed)
+    if start:
+        start.give(network)
+    return network
+
+
+def count_ngrams(network: NGrams, dataset: Dataset, world: World, deviations: float) -> None:
+    """Tell the network which n-grams are significant in the train split; every rank counts its share of it."""
+    part, shape = dataset.parts["train"], network.shape
+    counts = np.zeros((shape.buckets, shape.classes), np.int32)
+    first, last = share(0, len(part), world.rank, world.size)
+    for start in range(first, last, COUNTED_AT_ONCE):
+        rows = np.arange(start, min(start + COUNTED_AT_ONCE, last))
+        ngrams.count(part.codes(rows), part.labels[rows], shape, counts)
+        world.beat()
+    counts = world.sum(counts, "n-grams")
+    found = ngrams.significant(counts, dataset.class_counts(), deviations)
+    network.significant.set_data(mx.nd.array(found))
+
+
+def _shape(options: ModelOptions, dataset: Dataset) -> CrepeShape | NGramShape:
+    rows, classes, encoding = len(dataset.parts["train"]), len(dataset.classes), dataset.encoding
+    characters = len(encoding.alphabet)
+    if options.kind(rows) == "ngrams":
+        buckets = options.buckets or buckets_for(classes)
+        return NGramShape(characters, encoding.feature_len, classes, options.longest, buckets)
+    return CrepeShape(characters, encoding.feature_len, classes, *options.widths(rows), options.dropout)
+
+
+def _check_memory(shape: Shape) -> None:
+    """Refuse a network before its allocation makes the system kill this process, or another one."""
+    count = shape.parameters
+    if count * COPIES * 4 > machine.memory():
+        raise UserError(
+            f"this network ({shape}) is too large for this machine",
+            f"its {count:,} parameters take {COPIES * 4 * count / 1e9:,.0f} GB in training, "
+            f"the machine has {machine.memory() / 1e9:,.0f} GB",
+            "lower model.filters and model.units, or choose a model.size"
+            if isinstance(shape, CrepeShape)
+            else "lower model.buckets",
+        )
+
+
+def _objective(config: Config, dataset: Dataset) -> Objective:
+    given, smoothing = config.training.class_weights, config.training.label_smoothing
+    if given == "none":
+        return Objective(smoothing)
+    if given == "balanced":
+        return Objective(smoothing, balanced(dataset.class_counts()))
+    assert isinstance(given, dict)
+    unknown = set(given) - set(dataset.classes)
+    if unknown:
+        raise UserError(
+            f"training.class_weights names {', '.join(sorted(unknown))}, which is no class of the data",
+            f"there are {', '.join(dataset.classes)}"[:300],
+            "write the names as prepare shows them",
+        )
+    return Objective(smoothing, tuple(given.get(name, 1.0) for name in dataset.classes))

@@ -1,0 +1,73 @@
+"""Guards and observers of a run: everything besides training that happens while it trains."""
+
+from __future__ import annotations
+
+from crepe_dist.distributed.control import Control, Wish
+from crepe_dist.distributed.watchdog import Watchdog
+from crepe_dist.training.heartbeat import Heartbeat
+from crepe_dist.training.non_finite import NonFiniteGuard
+from crepe_dist.training.not_learning import NotLearning
+from crepe_dist.training.observer import Observer, Observers
+from crepe_dist.training.pictures import Pictures
+from crepe_dist.training.replicas import ReplicaCheck
+from crepe_dist.training.resume import RunState
+from crepe_dist.training.run import Run
+from crepe_dist.training.state_keeper import StateKeeper
+from crepe_dist.training.state_saver import Saver
+from crepe_dist.training.step import Outcome
+from crepe_dist.training.step_log import StepLog
+from crepe_dist.training.step_profile import Profile
+
+
+class Guards(Observers):
+    """The observers of a run, and what the recipe asks two of them: which steps count, and when to save or stop."""
+
+    def __init__(self, run: Run, state: RunState, saver: Saver, watchdog: Watchdog, control: Control) -> None:
+        config, say = run.config, run.display.say
+        log = StepLog(config, run.data, run.engine, run.progress, run.metrics, run.display)
+        keeper = StateKeeper(state, saver, log, run.metrics, run.world, control, say, watchdog.beat, fresh=config.fresh)
+        observers: list[Observer] = [
+            Heartbeat(watchdog, run.progress),
+            NotLearning.of(config, run.data, run.engine, say),
+            log,
+            keeper,
+            ReplicaCheck(run.engine.network, run.world, config.safety.digest_every),
+            Pictures(run.metrics, run.engine.network, run.data.classes, control),
+        ]
+        if config.logging.profile:
+            observers.append(Profile(run.world, run.engine, run.folder, run.step, log, say, config.data.batch_size))
+        super().__init__(observers)
+        self._control = control
+        self._saver = saver
+        self._keeper = keeper
+        self._non_finite = NonFiniteGuard(config, run.data, run.world.size, run.step.scale, run.metrics, say)
+        self._progress = run.progress
+
+    @property
+    def saved_step(self) -> int | None:
+        """Step of the newest state on the disk, on rank 0."""
+        return self._saver.durable_step
+
+    def wish(self, step: int) -> Wish:
+        """Return what this rank wishes to be done after ``step``: to go on, to save, or to stop."""
+        return self._keeper.wish(step)
+
+    def accepts(self, outcome: Outcome) -> bool:
+        """Return whether the parameters are to be updated: loss and gradients are finite on every rank.
+
+        Raises:
+            UserError: on every rank, where a step that is not finite ends the run.
+        """
+        return self._non_finite.accepts(outcome, self._progress)
+
+    def is_stopping(self) -> bool:
+        """Return whether this rank was asked to stop."""
+        return self._control.wish is Wish.STOP
+
+    def stop(self) -> None:
+        """Save what is in memory and end the run; every rank calls it.
+
+        Raises:
+            Stopped: always, unless the state could not be saved.
+        """
+        self._keeper.stop()

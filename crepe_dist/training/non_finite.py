@@ -1,0 +1,73 @@
+"""Steps whose loss or gradient holds an infinity or NaN: left out, or the end of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from crepe_dist.data.dataset import Dataset
+from crepe_dist.data.loader import Order, epoch_order, share
+from crepe_dist.distributed.watchdog import SHOWN_ROWS
+from crepe_dist.errors import UserError
+from crepe_dist.settings.config import Config
+from crepe_dist.training.loss_scale import LossScale
+from crepe_dist.training.metrics import Metrics
+from crepe_dist.training.state import Progress
+from crepe_dist.training.step import Outcome
+
+
+class NonFiniteGuard:
+    """Decides before each update whether the step counts; the same on every rank.
+
+    Args:
+        scale: of the loss, lowered after an overflow in float16.
+    """
+
+    def __init__(
+        self, config: Config, data: Dataset, size: int, scale: LossScale, metrics: Metrics, say: Callable[[str], None]
+    ) -> None:
+        self._config = config
+        self._rows = len(data.parts["train"])
+        self._size = size
+        self._scale = scale
+        self._metrics = metrics
+        self._say = say
+
+    def accepts(self, outcome: Outcome, before: Progress) -> bool:
+        """Return whether the parameters are to be updated.
+
+        Args:
+            before: the run's progress before this step.
+
+        Raises:
+            UserError: on every rank, where ``safety.nonfinite`` is stop.
+        """
+        if outcome.finite:
+            return True
+        if not outcome.bad_losses and self._scale.lower():
+            return False
+        ranks = sorted({*outcome.bad_losses, *outcome.bad_gradients})
+        order = epoch_order(self._rows, self._config.training.seed, before.epoch)
+        culprits = named(ranks, order, before.documents, before.documents + outcome.documents, self._size)
+        if self._config.safety.nonfinite == "skip":
+            self._metrics.skipped({"step": outcome.step, "epoch": before.epoch, "ranks": ranks})
+            self._say(f"step {outcome.step} is left out: loss or gradient are not finite on {culprits}")
+            return False
+        raise UserError(
+            f"loss or gradient are not finite at step {outcome.step} on {culprits}: training diverged",
+            "the learning rate is too large, in most cases; nothing of this step was kept",
+            "lower optimizer.learning_rate, set optimizer.clip_norm to 1, or leave such steps out with "
+            "--safety.nonfinite skip; the newest saved state is from before",
+            on_all_ranks=True,
+        )
+
+
+def named(ranks: Iterable[int], order: Order, start: int, stop: int, size: int) -> str:
+    """Name ranks for a person to read, each with its rows of the batch ``order[start:stop]``."""
+    shown = []
+    for rank in ranks:
+        first, end = share(start, stop, rank, size)
+        rows = order[first:end].tolist()
+        listed = ", ".join(map(str, rows[:SHOWN_ROWS]))
+        more = f", … {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""
+        shown.append(f"rank {rank} (rows {listed}{more} of the train part)")
+    return "; ".join(shown)

@@ -1,0 +1,187 @@
+"""Training from the data to the last checkpoint: the recipe that every process of a run follows.
+
+Horovod wraps the Gluon trainer (``World.trainer``). Each process reads its share of every global batch through a
+DataLoader, the gradients of the network are all-reduced, every process scores its share of the test split, and rank 0
+writes the epoch's checkpoint, named by test accuracy. Without a launcher the world is one process, and the same recipe
+runs on one GPU or on the CPU.
+
+Whatever else happens during a run (logs, saved states, watchdog, profile, warnings) is in ``Guards``, whose hooks the
+recipe calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from crepe_dist.data.loader import Batch, batches, epoch_order
+from crepe_dist.data.typos import with_typos
+from crepe_dist.distributed import crash_report
+from crepe_dist.distributed.control import Control
+from crepe_dist.distributed.watchdog import Watchdog
+from crepe_dist.distributed.world import World
+from crepe_dist.model import parameters
+from crepe_dist.mxnet_internals import structural_parameters
+from crepe_dist.settings.config import Config
+from crepe_dist.training import checkpoint
+from crepe_dist.training.banner import banner
+from crepe_dist.training.best_epoch import EpochChoice
+from crepe_dist.training.display import open_display
+from crepe_dist.training.engine_setup import build_engine
+from crepe_dist.training.estimate import estimate
+from crepe_dist.training.evaluation import Interrupted, evaluate_splits
+from crepe_dist.training.grace import check_grace
+from crepe_dist.training.guards import Guards
+from crepe_dist.training.metrics import open_metrics
+from crepe_dist.training.out_of_memory import explained
+from crepe_dist.training.pages import Pages
+from crepe_dist.training.result import Result, overfit_summary, read_result, write_result
+from crepe_dist.training.resume import RunState, resume
+from crepe_dist.training.run import Run
+from crepe_dist.training.run_folder import choose_folder, lock_on_root
+from crepe_dist.training.schedule import learning_rate
+from crepe_dist.training.scores import Scores
+from crepe_dist.training.state import Progress
+from crepe_dist.training.state_saver import open_saver
+from crepe_dist.training.step import TrainingStep
+from crepe_dist.training.training_data import few_batches, open_training_data, verify_data
+
+
+def train(config: Config, world: World, control: Control, pages: Pages) -> Result:
+    """Train as ``config`` says; resume an unfinished run, report a finished one. Every rank calls it.
+
+    Args:
+        world: joined before.
+        control: tells of requests to stop.
+        pages: draws reports and pictures.
+
+    Raises:
+        UserError: anything that the caller can mend.
+        Stopped: asked to stop; everything is saved.
+    """
+    with Watchdog(control, config.safety.watchdog_s, world.rank) as watchdog:
+        world.beat, world.trust = watchdog.beat, watchdog.trust
+        display = open_display(world.is_root)
+
+        data = open_training_data(config, world, display, pages.data)
+        engine, start = build_engine(config, data, world)  # the network, on this rank's GPU or on the CPU
+        if config.training.overfit_batches:
+            data = few_batches(data, config)
+        folder = choose_folder(config, data, world)
+        if (finished := read_result(folder)) is not None:
+            display.say(f"{folder.path} is finished; --fresh starts another run\n{finished}")
+            return finished
+
+        with lock_on_root(folder, world, control.is_supervised, display.say):
+            watchdog.write_to(folder.stacks(world.rank), world.gather(watchdog.identity(), "processes"))
+            crash_report.expect(crash_report.Context(folder.path, config.to_dict(), watchdog.ask_for_stacks))
+            verify_data(data, world, folder.verified())
+
+            world.broadcast_parameters(structural_parameters(engine.network))
+            trainer = world.trainer(  # hvd.DistributedTrainer; gluon.Trainer alone
+                parameters.trained(engine.network), config.optimizer.name, config.optimizer.settings()
+            )
+            step = TrainingStep(engine, trainer, world.size, config.training.seed, config.optimizer.clip_norm)
+            progress = Progress(epoch=config.training.start_epoch)
+            metrics = open_metrics(
+                folder.path, world, display.say, tensorboard=config.logging.tensorboard, draw=pages.confusion
+            )
+            run = Run(config, world, data, engine, step, progress, folder, display, metrics)
+            display.say(banner(config, data, engine, start, world.size, trainer.by))
+            display.say(f"run       {folder.path}")
+
+            state = RunState(engine, trainer.gluon, step.scale, progress)
+            found = resume(state, folder, world, metrics, display)
+            saver = open_saver(folder.state, config, state, found, world, display.say)
+            estimated = estimate(config, data, engine, step, next(epoch_batches(run), None), progress, world)
+            display.say(f"time      {estimated}")
+            check_grace(config.safety.grace_s, estimated.step, saver, world)
+
+            guards = Guards(run, state, saver, watchdog, control)
+            choice = EpochChoice.of(config, data)
+            with control.deferring():  # from here on, a signal is a wish, which the ranks agree on after each step
+                while not progress.finished:
+                    train_epoch(run, guards)
+                    scores = score_epoch(run, guards)
+                    save_epoch(run, guards, choice, scores)
+                guards.finish()
+            return finish(run, choice, pages)
+
+
+def train_epoch(run: Run, guards: Guards) -> None:
+    """Train on the batches of the epoch that are left."""
+    guards.begin_epoch()
+    with explained("data.batch_size", run.config.data.batch_size, run.world.size):
+        for batch in guards.wait(epoch_batches(run)):
+            number = run.progress.step + 1
+            rate = learning_rate(run.config, run.progress, len(run.data.parts["train"]))
+            guards.before_step(batch)
+            loss = run.step.gradients(batch, number)  # forward and backward pass on this rank's share
+            outcome = run.step.all_reduce(batch, number, loss, guards.wish(number))
+            accepted = guards.accepts(outcome)  # before the update: finite on every rank
+            if accepted:
+                run.step.update(batch.documents, rate)
+            run.progress.count(batch.documents, outcome.loss if accepted else None)
+            guards.after_step(outcome, rate)
+    guards.end_epoch()
+
+
+def epoch_batches(run: Run) -> Iterator[Batch]:
+    """Yield this rank's share of each global batch of the epoch, from the run's position on."""
+    seed, epoch = run.config.training.seed, run.progress.epoch
+    train = with_typos(run.data.parts["train"], run.config.data.typos, seed, epoch, run.data.encoding.letters)
+    order = epoch_order(len(train), seed, epoch)
+    return batches(train, order, run.config.data.batch_size, run.world.rank, run.world.size, run.progress.documents)
+
+
+def score_epoch(run: Run, guards: Guards) -> dict[str, Scores]:
+    """Score the network on the splits that it is not trained on; every rank scores its share.
+
+    Raises:
+        Stopped: asked to stop meanwhile; everything is saved.
+    """
+    guards.begin_evaluation()
+    options = run.config.evaluation
+    with explained("evaluation.batch_size", options.batch_size, run.world.size):
+        try:
+            return evaluate_splits(run.engine, run.data, options, run.world, guards.is_stopping)
+        except Interrupted:
+            guards.stop()
+            raise
+
+
+def save_epoch(run: Run, guards: Guards, choice: EpochChoice, scores: dict[str, Scores]) -> None:
+    """Write the epoch's checkpoint on rank 0, and move on to the next epoch or to the end."""
+    progress = run.progress
+    record = checkpoint.epoch_record(progress, scores)
+    about = checkpoint.description(record, run.data, run.engine.network, run.config.model.precision)
+    # All ranks or none have the epoch: one that went on without rank 0 would take it for written.
+    run.world.agree(
+        "checkpoint",
+        lambda: (
+            checkpoint.save(run.folder.path, run.engine.network, about, scores, guards.saved_step)
+            if run.world.is_root
+            else None
+        ),
+    )
+    progress.epochs.append(record)
+    if run.world.is_root:
+        checkpoint.prune(run.folder.path, choice.kept(progress))
+    progress.finished = choice.is_last(progress)
+    stopped_early = choice.stopped_early(progress)
+    if not progress.finished:
+        progress.begin_epoch(progress.epoch + 1)
+    guards.after_epoch(record, scores)
+    if stopped_early:
+        run.display.say(stopped_early)
+
+
+def finish(run: Run, choice: EpochChoice, pages: Pages) -> Result:
+    """Write the result of the run, show it, and write its report."""
+    result = write_result(run.folder, run.progress, choice, run.engine, run.data, run.world)
+    if run.config.training.overfit_batches:
+        run.display.say(overfit_summary(result))
+        return result
+    run.display.say(str(result))
+    if run.config.logging.report and pages.report is not None:
+        run.world.on_root("report", pages.report(run.folder, run.data, run.display.say))
+    return result

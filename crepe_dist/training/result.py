@@ -1,0 +1,110 @@
+"""The result of a finished run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crepe_dist.data.dataset import Dataset
+from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.machine import describe
+from crepe_dist.model.engine import Engine
+from crepe_dist.training import checkpoint
+from crepe_dist.training.best_epoch import EpochChoice
+from crepe_dist.training.run_folder import RunFolder
+from crepe_dist.training.state import Progress
+
+BY_HEART = 0.99
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outcome of a run.
+
+    Attributes:
+        run_dir: the run's folder.
+        checkpoint: the reported .params file.
+        epoch: the reported epoch.
+        chosen_by: "validation accuracy", or "last epoch" where the data have no validation split.
+        test_accuracy: fraction, of the reported epoch.
+        test_loss: nats a document, of the reported epoch.
+    """
+
+    run_dir: Path
+    checkpoint: Path
+    epoch: int
+    chosen_by: str
+    test_accuracy: float
+    test_loss: float
+
+    def __str__(self) -> str:
+        return (
+            f"test accuracy {self.test_accuracy:.2%}, loss {self.test_loss:.4f} "
+            f"(epoch {self.epoch}, {self.chosen_by})\n{self.checkpoint}"
+        )
+
+
+def read_result(folder: RunFolder) -> Result | None:
+    """Read the result of a run; ``None`` if it is not finished.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    saved = folder.result
+    if saved is None:
+        return None
+    return Result(
+        folder.path,
+        folder.path / saved["checkpoint"],
+        saved["epoch"],
+        saved["chosen_by"],
+        saved["test_accuracy"],
+        saved["test_loss"],
+    )
+
+
+def write_result(
+    folder: RunFolder, progress: Progress, choice: EpochChoice, engine: Engine, data: Dataset, ranks: Collectives
+) -> Result:
+    """Write ``result.json`` on rank 0, which makes the run a finished one; every rank calls it."""
+    reported = choice.reported(progress)
+    if ranks.is_root:
+        folder.write_result(
+            {
+                "checkpoint": f"{checkpoint.FOLDER}/{reported['checkpoint']}",
+                "epoch": reported["epoch"],
+                "chosen_by": choice.chosen_by,
+                "test_accuracy": reported["test_accuracy"],
+                "test_loss": reported["test_loss"],
+                "made": _provenance(engine, data, ranks.size),
+            }
+        )
+    ranks.gather(0, "result written")
+    result = read_result(folder)
+    assert result is not None
+    return result
+
+
+def _provenance(engine: Engine, data: Dataset, processes: int) -> dict[str, Any]:
+    """Describe what made the run, for its report."""
+    return {
+        "processes": processes,
+        "device": str(engine.device),
+        "computes": str(engine.plan),
+        "parameters": engine.network.shape.parameters,
+        "environment": describe(),
+        "data": str(data.folder),
+        "rows": {name: data.class_counts(name).tolist() for name in data.parts},
+    }
+
+
+def overfit_summary(result: Result) -> str:
+    """Tell whether a run on a few batches (``training.overfit_batches``) has learnt them by heart."""
+    share = f"{result.test_accuracy:.2%} of the documents that it was trained on are right"
+    if result.test_accuracy >= BY_HEART:
+        return f"{share}: it can learn by heart; the model is of no other use, and no command takes it unasked"
+    return (
+        f"{share}: it did not learn them by heart\n"
+        "  do:  more --epochs; a lower --optimizer.learning_rate; then look whether texts and labels belong together"
+    )

@@ -1,0 +1,37 @@
+"""The parts of a run, as the recipe and its guards use them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from crepe_dist.data.dataset import Dataset
+from crepe_dist.distributed.world import World
+from crepe_dist.model.engine import Engine
+from crepe_dist.settings.config import Config
+from crepe_dist.training.display import Display
+from crepe_dist.training.metrics import Metrics
+from crepe_dist.training.run_folder import RunFolder
+from crepe_dist.training.state import Progress
+from crepe_dist.training.step import TrainingStep
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on one rank.
+
+    Attributes:
+        engine: the network on this rank's device.
+        step: trains the network, and synchronises it with the other ranks.
+        progress: position of the run, which moves while it trains; the same on every rank.
+        display, metrics: do nothing on ranks other than 0.
+    """
+
+    config: Config
+    world: World
+    data: Dataset
+    engine: Engine
+    step: TrainingStep
+    progress: Progress
+    folder: RunFolder
+    display: Display
+    metrics: Metrics

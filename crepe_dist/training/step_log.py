@@ -1,0 +1,118 @@
+"""Record of the steps: losses and speed, for the metrics file and the display."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from crepe_dist.data.dataset import Dataset
+from crepe_dist.data.loader import Batch
+from crepe_dist.model.engine import Engine
+from crepe_dist.settings.config import Config
+from crepe_dist.training.display import Display, Speed, epoch_line
+from crepe_dist.training.metrics import Metrics
+from crepe_dist.training.observer import Observer
+from crepe_dist.training.scores import Scores
+from crepe_dist.training.state import Progress
+from crepe_dist.training.step import Outcome
+
+
+@dataclass(frozen=True)
+class Done:
+    """A step that has not been recorded yet."""
+
+    step: int
+    documents: int
+    learning_rate: float
+    loss: float
+
+
+class StepLog(Observer):
+    """Writes a record of each step every ``logging.every`` steps, with the mean speed since the last time."""
+
+    def __init__(
+        self, config: Config, data: Dataset, engine: Engine, progress: Progress, metrics: Metrics, display: Display
+    ) -> None:
+        self._epochs = config.training.epochs
+        self._every = config.logging.every
+        self._rows = len(data.parts["train"])
+        self._flops = engine.network.shape.training_operations()  # of one document
+        self._progress = progress
+        self._metrics = metrics
+        self._display = display
+        self._unrecorded: list[Done] = []
+        self._waited = 0.0
+        self._since = time.monotonic()
+        self._compiled = False  # the first step compiles; it is recorded alone, so that no rate contains it
+
+    def begin_epoch(self) -> None:
+        self._display.begin_epoch(self._progress.epoch, self._epochs, self._rows, self._progress.documents)
+        self.restart_clock()
+
+    def wait(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        while True:
+            asked = time.monotonic()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            self._waited += time.monotonic() - asked
+            yield batch
+            del batch  # to free it is not waiting
+
+    def after_step(self, outcome: Outcome, learning_rate: float) -> None:
+        if outcome.finite:
+            self._unrecorded.append(Done(outcome.step, outcome.documents, learning_rate, outcome.loss))
+        if outcome.step % self._every == 0 or not self._compiled:
+            self.flush()
+            self._compiled = True
+
+    def end_epoch(self) -> None:
+        self.flush()
+        self._display.end_epoch()
+
+    def after_epoch(self, record: dict[str, Any], scores: dict[str, Scores]) -> None:
+        self._metrics.epoch(record)
+        self._display.say(epoch_line(record))
+
+    def finish(self) -> None:
+        try:
+            self._metrics.sync()
+        except OSError as error:
+            self._display.say(f"the last lines of the metrics could not be written: {error}")
+
+    def flush(self) -> None:
+        """Record and show the steps since the last time."""
+        seconds = time.monotonic() - self._since
+        self._progress.seconds += seconds
+        if self._unrecorded:
+            documents = sum(each.documents for each in self._unrecorded)
+            speed = Speed(
+                documents=documents / seconds,
+                milliseconds=1000 * seconds / len(self._unrecorded),
+                waited=min(1.0, self._waited / seconds),
+                flops=self._flops * documents / seconds,
+            )
+            self._metrics.steps([self._record(each, speed) for each in self._unrecorded])
+            self._display.update(self._progress.documents, self._progress.moving_loss or 0.0, speed)
+            self._unrecorded = []
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Leave the time since the last record out of the speed."""
+        self._waited = 0.0
+        self._since = time.monotonic()
+
+    def _record(self, done: Done, speed: Speed) -> dict[str, Any]:
+        return {
+            "step": done.step,
+            "epoch": self._progress.epoch,
+            "loss": done.loss / done.documents,
+            "learning_rate": done.learning_rate,
+            "documents_per_second": speed.documents,
+            "milliseconds": speed.milliseconds,
+            "wait_fraction": speed.waited,
+            "flops_per_second": speed.flops,
+        }

@@ -1,0 +1,115 @@
+"""The data set of a run, opened on every rank and verified once on every host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.dataset import Dataset, open_dataset, verify
+from crepe_dist.data.loader import epoch_order
+from crepe_dist.distributed.world import World
+from crepe_dist.errors import UserError
+from crepe_dist.preparing.preparation import How, prepare_in_steps
+from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.sources import SAMPLE, SAMPLE_FEATURE_LEN, find_sources, folder_of
+from crepe_dist.settings.config import Config
+from crepe_dist.training.display import Display
+
+SAMPLE_SPLIT = Split(test=0.2, validation=0.1)
+Page = Callable[[dict[str, Any]], str]
+OVERFIT_STEPS = 100  # of an epoch that repeats a few batches
+
+
+def open_training_data(
+    config: Config, world: World, display: Display, page: Page | None = None, sample: Path | None = None
+) -> Dataset:
+    """Open the data that a run trains on and is scored on.
+
+    Args:
+        page, sample: as for ``open_data``.
+
+    Raises:
+        UserError: on every rank, as ``open_data``, or if ``training.patience`` has no validation split to judge by.
+    """
+    data = open_data(config.data.source, world, display, page, sample)
+    if config.training.patience and "validation" not in data.parts:
+        raise UserError(
+            "training.patience needs data with a validation part",
+            "the test part must not decide when to stop",
+            "prepare the data with --validation 0.1",
+            on_all_ranks=True,
+        )
+    return data
+
+
+def open_data(
+    source: str, world: World, display: Display, page: Page | None = None, sample: Path | None = None
+) -> Dataset:
+    """Open a prepared folder on every rank; rank 0 prepares the sample if it is not there yet.
+
+    Args:
+        page: makes the page of the sample's report from its numbers.
+        sample: the sample's folder, if it is not the usual one.
+
+    Raises:
+        UserError: on every rank, if one of them cannot open it or sees other data.
+    """
+    folder = sample if source == SAMPLE and sample is not None else folder_of(source)
+    missing = source == SAMPLE and world.broadcast(not folder.exists(), "sample missing")
+    if missing:
+        display.say(f"preparing the sample in {folder}")
+        world.on_root("sample", _prepare_sample(folder, page))
+    dataset = world.agree("data", lambda: _open(folder), same=lambda dataset: dataset.fingerprint)
+    if "test" not in dataset.parts:
+        raise UserError(
+            f"{folder} has no test part",
+            "each epoch is scored on it",
+            "prepare the data with --test FILE or --test 0.2",
+            on_all_ranks=True,
+        )
+    return dataset
+
+
+def _open(folder: Path) -> Dataset:
+    if folder.is_file():
+        raise UserError(
+            f"{folder} is not a prepared data set but a file",
+            remedy=f"python -m crepe_dist.prepare {folder} --out data/{folder.name.split('.')[0]}, "
+            "then give that folder",
+        )
+    return open_dataset(folder)
+
+
+def _prepare_sample(folder: Path, page: Page | None) -> Iterator[object]:
+    encoding = Encoding(feature_len=SAMPLE_FEATURE_LEN)
+    yield from prepare_in_steps(find_sources([SAMPLE]), folder, encoding, SAMPLE_SPLIT, How(processes=1, page=page))
+
+
+def few_batches(data: Dataset, config: Config) -> Dataset:
+    """Keep the first batches of the first epoch, repeated to make an epoch, as the split to train and to score on."""
+    wanted, part = config.training.overfit_batches, data.parts["train"]
+    rows = epoch_order(len(part), config.training.seed, 0)[: wanted * config.data.batch_size]
+    times = max(1, OVERFIT_STEPS // wanted)
+    return replace(data, parts={"train": part.some(rows, times), "test": part.some(rows)})
+
+
+def verify_data(data: Dataset, world: World, record: Path) -> None:
+    """Compare the checksums of the data in one process of each host, unless nothing has changed since the last time.
+
+    Args:
+        record: file of this host that tells what was verified, and how it looked then.
+
+    Raises:
+        UserError: on every rank, if the data of one host are damaged.
+    """
+
+    def check() -> None:
+        if world.local_rank == 0:
+            verify(data, record, world.beat)
+        world.trust()  # other hosts may take longer
+
+    world.agree("checksums of the data", check)
+    world.beat()
