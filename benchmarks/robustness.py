@@ -25,8 +25,8 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import write_text
 from crepe_dist.reports import page
 from crepe_dist.reports.run_figures import RUNS, STYLES
+from crepe_dist.runs.run_record import RunRecord, open_run
 from crepe_dist.settings import arguments
-from crepe_dist.training.run_record import RunRecord, open_run
 
 RATES = (0.0, 0.02, 0.05, 0.1)
 BATCH_SIZE = 512

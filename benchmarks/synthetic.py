@@ -27,9 +27,9 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist import command
+from crepe_dist.runs.run_record import open_run
 from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import whole
-from crepe_dist.training.run_record import open_run
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz "
 TEST_ROWS = 2000

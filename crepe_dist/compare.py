@@ -31,7 +31,7 @@ def main() -> None:
     from rich.console import Console
 
     from crepe_dist.reports import comparison_page
-    from crepe_dist.training.run_record import open_run
+    from crepe_dist.runs.run_record import open_run
 
     records = [open_run(path) for path in given.runs]
     comparison_page.show(records, Console(highlight=False))

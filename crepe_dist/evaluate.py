@@ -22,7 +22,7 @@ from crepe_dist.settings.limits import real, shortened, whole
 if TYPE_CHECKING:
     from crepe_dist.distributed.world import World
     from crepe_dist.predicting.predictor import Predictor
-    from crepe_dist.training.scores import Scores
+    from crepe_dist.runs.scores import Scores
 
 RATE = real(0, 1)  # of typing errors
 EXAMPLES = """  python -m crepe_dist.evaluate --data data/sample
@@ -99,7 +99,7 @@ def _open(given: Any, world: World) -> tuple[Dataset, Predictor]:
     from crepe_dist.distributed.device import pick
     from crepe_dist.predicting.predictor import Foreign, open_checkpoint
     from crepe_dist.reports import data_page
-    from crepe_dist.training import checkpoint
+    from crepe_dist.runs import checkpoint
     from crepe_dist.training.display import Display
     from crepe_dist.training.training_data import open_data
 
@@ -177,8 +177,8 @@ def _typos(noisy: dict[float, Scores]) -> str:
 
 def _page(scores: Scores, part: Part, dataset: Dataset, predictor: Predictor, given: Any) -> str:
     from crepe_dist.reports.run_page import score_page
-    from crepe_dist.training import checkpoint
-    from crepe_dist.training.run_record import texts
+    from crepe_dist.runs import checkpoint
+    from crepe_dist.runs.run_record import texts
 
     about = {"checkpoint": checkpoint.find(given.checkpoint).name, "data": str(dataset.folder), "part": given.part}
     about["feature_len"] = predictor.encoding.feature_len

@@ -45,7 +45,7 @@ def main() -> None:
     from crepe_dist.exporting import verification, web_runtime
     from crepe_dist.exporting.exporter import export
     from crepe_dist.predicting.predictor import load
-    from crepe_dist.training import checkpoint
+    from crepe_dist.runs import checkpoint
 
     path = checkpoint.find(given.checkpoint)
     predictor = load(path, **arguments.foreign(given), device="cpu")

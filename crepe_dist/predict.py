@@ -50,7 +50,7 @@ def main() -> None:
     _check(given)
     import_mxnet(detect())
     from crepe_dist.predicting.predictor import load
-    from crepe_dist.training import checkpoint
+    from crepe_dist.runs import checkpoint
 
     path = checkpoint.find(given.checkpoint)
     if sys.stderr.isatty():

@@ -23,7 +23,7 @@ def main() -> None:
     given = flags.parse_args()
 
     from crepe_dist.reports.run_report import CARD, REPORT, write_report
-    from crepe_dist.training.run_record import open_run
+    from crepe_dist.runs.run_record import open_run
 
     record = open_run(given.run)
     data: Dataset | UserError

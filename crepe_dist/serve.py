@@ -80,11 +80,11 @@ def _serve(given: Any, options: ServiceOptions) -> None:
     from crepe_dist.distributed.device import pick
     from crepe_dist.predicting.model_summary import facts
     from crepe_dist.predicting.predictor import Foreign, open_checkpoint
+    from crepe_dist.runs import checkpoint
     from crepe_dist.serving import server
     from crepe_dist.serving.app import create_app
     from crepe_dist.serving.batching import Batcher
     from crepe_dist.serving.prometheus import Metrics
-    from crepe_dist.training import checkpoint
 
     with server.bind(given.host, given.port) as listener:
         path = checkpoint.find(given.checkpoint)

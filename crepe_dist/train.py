@@ -15,7 +15,7 @@ from crepe_dist.settings.config import Config, parse
 
 if TYPE_CHECKING:
     from crepe_dist.distributed.world import World
-    from crepe_dist.training.result import Result
+    from crepe_dist.runs.result import Result
 
 
 def main() -> None:

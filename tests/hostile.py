@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.files import identity as identity_of
 from crepe_dist.files import sha256
-from crepe_dist.training.state import FILES, Progress
+from crepe_dist.runs.state import FILES, Progress
 
 DEEP = "[" * 100_000
 LONG = 10**30

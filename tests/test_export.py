@@ -28,9 +28,9 @@ from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.ngrams import NGramShape, look_up
 from crepe_dist.predicting.answers import answers
 from crepe_dist.predicting.inputs import Input
+from crepe_dist.runs import checkpoint
 from crepe_dist.settings import config
 from crepe_dist.settings.model_options import LONGEST_NGRAM, ModelOptions
-from crepe_dist.training import checkpoint
 from tests.conftest import FEATURE_LEN, QUICK, run
 from tests.test_network import notebook_network, one_hot
 

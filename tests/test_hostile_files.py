@@ -19,8 +19,8 @@ from crepe_dist.preparing.formats.rows import Share
 from crepe_dist.preparing.preparation import How, prepare
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import find_sources
+from crepe_dist.runs import checkpoint
 from crepe_dist.settings.model_options import ModelOptions
-from crepe_dist.training import checkpoint
 from tests.conftest import FEATURE_LEN, write_csv
 from tests.hostile import CASES, GOOD_CSV, Good
 

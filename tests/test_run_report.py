@@ -26,11 +26,11 @@ from crepe_dist.preparing.sources import find_sources
 from crepe_dist.reports import comparison_page, run_findings, run_report, uncertainty
 from crepe_dist.reports import run_page as run_page
 from crepe_dist.reports import score_tables as score_view
+from crepe_dist.runs.history import MOST_POINTS, History
+from crepe_dist.runs.run_folder import RunFolder
+from crepe_dist.runs.run_record import open_run
+from crepe_dist.runs.scores import BINS, MILLION, Mistake, Scores, worst
 from crepe_dist.settings.config import parse
-from crepe_dist.training.history import MOST_POINTS, History
-from crepe_dist.training.run_folder import RunFolder
-from crepe_dist.training.run_record import open_run
-from crepe_dist.training.scores import BINS, MILLION, Mistake, Scores, worst
 from tests.conftest import FEATURE_LEN, QUICK
 from tests.test_data_report import ELEMENTS, HOSTILE, Page
 

@@ -27,6 +27,7 @@ from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.predicting.model_summary import Facts, facts
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.predicting.predictor import load
+from crepe_dist.runs import checkpoint
 from crepe_dist.serving import server
 from crepe_dist.serving.app import create_app
 from crepe_dist.serving.batching import Batcher
@@ -34,7 +35,6 @@ from crepe_dist.serving.guard import DISCARDED, Guard
 from crepe_dist.serving.prometheus import Metrics
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.settings.serving_options import ServiceOptions
-from crepe_dist.training import checkpoint
 from tests.browsing import SECONDS, Browsing, chromium, needs_browser
 from tests.conftest import FEATURE_LEN, command
 

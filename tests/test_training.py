@@ -17,11 +17,12 @@ import crepe_dist
 from crepe_dist.distributed.control import SUPERVISED_AS
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
+from crepe_dist.runs import checkpoint
+from crepe_dist.runs.run_folder import RunFolder, choose
+from crepe_dist.runs.state import load_newest
 from crepe_dist.settings.config import Config, parse
 from crepe_dist.settings.training_options import OptimizerOptions
-from crepe_dist.training import checkpoint, schedule
-from crepe_dist.training.run_folder import RunFolder, choose
-from crepe_dist.training.state import load_newest
+from crepe_dist.training import schedule
 from tests.conftest import QUICK, command, losses, records, run
 
 

@@ -23,10 +23,11 @@ from crepe_dist.model.ngrams import NGrams, NGramShape
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import find_sources
+from crepe_dist.runs import checkpoint
 from crepe_dist.settings import config
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.model_options import ModelOptions
-from crepe_dist.training import checkpoint, transfer
+from crepe_dist.training import transfer
 from crepe_dist.training.engine_setup import build_network
 from tests.conftest import FEATURE_LEN, QUICK, command, losses, run, write_csv
 

@@ -21,8 +21,8 @@ from crepe_dist.exporting import web_page, web_runtime
 from crepe_dist.exporting.exporter import export
 from crepe_dist.exporting.onnx_graph import about as metadata
 from crepe_dist.model.ngrams import NGramShape, look_up
+from crepe_dist.runs import checkpoint
 from crepe_dist.settings.model_options import LONGEST_NGRAM
-from crepe_dist.training import checkpoint
 from tests.browsing import Browsing, chromium, needs_browser
 from tests.conftest import FEATURE_LEN
 from tests.test_export import CLASSES, ENCODINGS, make

@@ -27,8 +27,8 @@ from crepe_dist.model.precision import plan
 from crepe_dist.mxnet_internals import structural_parameters
 from crepe_dist.predicting.model_summary import facts
 from crepe_dist.predicting.predictor import Foreign, Predictor, open_checkpoint
+from crepe_dist.runs.checkpoint import FORMAT
 from crepe_dist.settings.model_options import ModelOptions
-from crepe_dist.training.checkpoint import FORMAT
 
 TOLERANCE = 1e-4  # of a probability
 AT_ONCE = 8  # texts, where MXNet's operators compute

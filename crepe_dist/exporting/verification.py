@@ -9,8 +9,8 @@ import numpy as np
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.training import checkpoint
-from crepe_dist.training.run_record import open_run, texts
+from crepe_dist.runs import checkpoint
+from crepe_dist.runs.run_record import open_run, texts
 
 TEXTS = 100
 STRANGE = "ÀéßİǅñЖλ語한\u0301\U0001f600\0"  # letters with accents, of other scripts, and what no alphabet has

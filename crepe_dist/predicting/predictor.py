@@ -21,8 +21,8 @@ from crepe_dist.model.engine import Engine, open_engine
 from crepe_dist.model.precision import plan
 from crepe_dist.predicting.occlusion import Explanation, occlude
 from crepe_dist.predicting.prediction import Prediction
+from crepe_dist.runs import checkpoint
 from crepe_dist.settings.model_options import ModelOptions
-from crepe_dist.training import checkpoint
 
 BATCH_SIZE = 256
 MAX_CODES = 1 << 22  # of a batch; longer documents come fewer at a time

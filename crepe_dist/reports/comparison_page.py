@@ -15,7 +15,7 @@ from crepe_dist.wording import cells, clean, cut, number, percent, visible
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from crepe_dist.training.run_record import RunRecord
+    from crepe_dist.runs.run_record import RunRecord
 
 Row = tuple[str, list[str]]
 NOISE = 0.05  # of a p-value

@@ -15,7 +15,7 @@ from crepe_dist.version import __version__
 from crepe_dist.wording import clean, visible
 
 if TYPE_CHECKING:
-    from crepe_dist.training.run_record import RunRecord
+    from crepe_dist.runs.run_record import RunRecord
 
 MOST_CLASSES = 300
 LONGEST = 4000  # characters

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    from crepe_dist.training.history import History
+    from crepe_dist.runs.history import History
 
 PARTS = {"validation": page.ORANGE, "test": page.GREEN}
 # In the order in which runs are given.

@@ -11,7 +11,7 @@ from crepe_dist.reports.uncertainty import interval
 from crepe_dist.wording import counted, cut, listed, number, percent
 
 if TYPE_CHECKING:
-    from crepe_dist.training.run_record import RunRecord
+    from crepe_dist.runs.run_record import RunRecord
 
 WIDE = 0.1  # of an interval that says little
 WORSE = 1.05  # times its smallest value, and the loss has risen

@@ -14,8 +14,8 @@ from crepe_dist.version import __version__
 from crepe_dist.wording import clean, visible
 
 if TYPE_CHECKING:
-    from crepe_dist.training.run_record import RunRecord
-    from crepe_dist.training.scores import Scores
+    from crepe_dist.runs.run_record import RunRecord
+    from crepe_dist.runs.scores import Scores
 
 LONGEST_COMMAND = 4000
 FILES = (

@@ -10,8 +10,8 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_text
 from crepe_dist.reports import model_card, run_page
 from crepe_dist.reports.run_findings import warnings
-from crepe_dist.training.run_folder import RunFolder
-from crepe_dist.training.run_record import RunRecord, open_run, texts
+from crepe_dist.runs.run_folder import RunFolder
+from crepe_dist.runs.run_record import RunRecord, open_run, texts
 
 REPORT = "report.html"
 CARD = "model_card.md"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crepe_dist.reports import page
-from crepe_dist.training.scores import BINS, MILLION
+from crepe_dist.runs.scores import BINS, MILLION
 from crepe_dist.wording import cut, number, percent
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from crepe_dist.training.scores import Scores
+    from crepe_dist.runs.scores import Scores
 
 MOST_SHOWN = 30  # classes of a confusion matrix; of more, those that are confused most
 WITH_COUNTS = 6  # up to so many classes there is room for counts beside shares

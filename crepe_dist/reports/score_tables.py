@@ -13,7 +13,7 @@ from crepe_dist.reports.uncertainty import interval
 from crepe_dist.wording import counted, cut, number, percent
 
 if TYPE_CHECKING:
-    from crepe_dist.training.scores import Mistake, Scores
+    from crepe_dist.runs.scores import Mistake, Scores
 
 MOST_PAIRS = 10
 MOST_NAMES = 30

@@ -22,6 +22,7 @@ from crepe_dist.model import parameters
 from crepe_dist.model.engine import Engine
 from crepe_dist.model.shape import Shape
 from crepe_dist.mxnet_internals import structural_parameters
+from crepe_dist.runs.state import Progress, optimizer_arrays
 from crepe_dist.settings.config import Config
 from crepe_dist.training.banner import banner
 from crepe_dist.training.display import open_display
@@ -29,10 +30,9 @@ from crepe_dist.training.engine_setup import build_engine
 from crepe_dist.training.estimate import estimate
 from crepe_dist.training.evaluation import evaluate
 from crepe_dist.training.grace import check_grace
+from crepe_dist.training.observers.replicas import check_replicas
 from crepe_dist.training.out_of_memory import explained
-from crepe_dist.training.replicas import check_replicas
 from crepe_dist.training.schedule import learning_rate
-from crepe_dist.training.state import Progress, optimizer_arrays
 from crepe_dist.training.state_saver import Saver
 from crepe_dist.training.step import TrainingStep
 from crepe_dist.training.training_data import few_batches, open_training_data

@@ -15,9 +15,9 @@ from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.loader import Batch
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.model.engine import Engine
+from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
 from crepe_dist.training import out_of_memory
-from crepe_dist.training.state import Progress
 from crepe_dist.training.step import TrainingStep
 
 FEW_STEPS = 1000  # of convolutions; n-grams tell classes apart from the first ones on

@@ -15,8 +15,8 @@ from crepe_dist.data.dataset import Dataset, Part
 from crepe_dist.data.loader import batches
 from crepe_dist.distributed.world import World
 from crepe_dist.model.engine import Engine
+from crepe_dist.runs.scores import BINS, MILLION, MISTAKES, RANKED, Mistake, Scores, worst
 from crepe_dist.settings.training_options import EvaluationOptions
-from crepe_dist.training.scores import BINS, MILLION, MISTAKES, RANKED, Mistake, Scores, worst
 
 
 class Interrupted(Exception):

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from crepe_dist.distributed.control import Control, Wish
 from crepe_dist.distributed.watchdog import Watchdog
-from crepe_dist.training.heartbeat import Heartbeat
-from crepe_dist.training.non_finite import NonFiniteGuard
-from crepe_dist.training.not_learning import NotLearning
-from crepe_dist.training.observer import Observer, Observers
-from crepe_dist.training.pictures import Pictures
-from crepe_dist.training.replicas import ReplicaCheck
+from crepe_dist.training.observers.heartbeat import Heartbeat
+from crepe_dist.training.observers.non_finite import NonFiniteGuard
+from crepe_dist.training.observers.not_learning import NotLearning
+from crepe_dist.training.observers.observer import Observer, Observers
+from crepe_dist.training.observers.pictures import Pictures
+from crepe_dist.training.observers.replicas import ReplicaCheck
+from crepe_dist.training.observers.state_keeper import StateKeeper
+from crepe_dist.training.observers.step_log import StepLog
+from crepe_dist.training.observers.step_profile import Profile
 from crepe_dist.training.resume import RunState
 from crepe_dist.training.run import Run
-from crepe_dist.training.state_keeper import StateKeeper
 from crepe_dist.training.state_saver import Saver
 from crepe_dist.training.step import Outcome
-from crepe_dist.training.step_log import StepLog
-from crepe_dist.training.step_profile import Profile
 
 
 class Guards(Observers):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.training.metrics import DrawConfusion
-from crepe_dist.training.run_folder import RunFolder
+from crepe_dist.runs.metrics import DrawConfusion
+from crepe_dist.runs.run_folder import RunFolder
 
 
 @dataclass(frozen=True)

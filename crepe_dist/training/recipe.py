@@ -21,26 +21,26 @@ from crepe_dist.distributed.watchdog import Watchdog
 from crepe_dist.distributed.world import World
 from crepe_dist.model import parameters
 from crepe_dist.mxnet_internals import structural_parameters
+from crepe_dist.runs import checkpoint
+from crepe_dist.runs.best_epoch import EpochChoice
+from crepe_dist.runs.metrics import open_metrics
+from crepe_dist.runs.result import Result, overfit_summary, read_result, write_result
+from crepe_dist.runs.run_folder import choose_folder, lock_on_root
+from crepe_dist.runs.scores import Scores
+from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
-from crepe_dist.training import checkpoint
 from crepe_dist.training.banner import banner
-from crepe_dist.training.best_epoch import EpochChoice
 from crepe_dist.training.display import open_display
 from crepe_dist.training.engine_setup import build_engine
 from crepe_dist.training.estimate import estimate
 from crepe_dist.training.evaluation import Interrupted, evaluate_splits
 from crepe_dist.training.grace import check_grace
 from crepe_dist.training.guards import Guards
-from crepe_dist.training.metrics import open_metrics
 from crepe_dist.training.out_of_memory import explained
 from crepe_dist.training.pages import Pages
-from crepe_dist.training.result import Result, overfit_summary, read_result, write_result
 from crepe_dist.training.resume import RunState, resume
 from crepe_dist.training.run import Run
-from crepe_dist.training.run_folder import choose_folder, lock_on_root
 from crepe_dist.training.schedule import learning_rate
-from crepe_dist.training.scores import Scores
-from crepe_dist.training.state import Progress
 from crepe_dist.training.state_saver import open_saver
 from crepe_dist.training.step import TrainingStep
 from crepe_dist.training.training_data import few_batches, open_training_data, verify_data

@@ -8,12 +8,12 @@ from typing import Any
 from crepe_dist.distributed.world import World
 from crepe_dist.model import parameters
 from crepe_dist.model.engine import Engine
-from crepe_dist.training import state
+from crepe_dist.runs import state
+from crepe_dist.runs.metrics import Metrics
+from crepe_dist.runs.run_folder import RunFolder
+from crepe_dist.runs.state import Found, Progress, Snapshot
 from crepe_dist.training.display import Display
 from crepe_dist.training.loss_scale import LossScale
-from crepe_dist.training.metrics import Metrics
-from crepe_dist.training.run_folder import RunFolder
-from crepe_dist.training.state import Found, Progress, Snapshot
 
 
 @dataclass(frozen=True)

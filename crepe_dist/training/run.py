@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.world import World
 from crepe_dist.model.engine import Engine
+from crepe_dist.runs.metrics import Metrics
+from crepe_dist.runs.run_folder import RunFolder
+from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
 from crepe_dist.training.display import Display
-from crepe_dist.training.metrics import Metrics
-from crepe_dist.training.run_folder import RunFolder
-from crepe_dist.training.state import Progress
 from crepe_dist.training.step import TrainingStep
 
 

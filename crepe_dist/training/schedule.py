@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
+from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.training_options import REFERENCE_BATCH, OptimizerOptions
-from crepe_dist.training.state import Progress
 
 MOST_HALVINGS = 10  # section 3.3 of the paper
 

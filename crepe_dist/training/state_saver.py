@@ -10,11 +10,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.runs import state
+from crepe_dist.runs.state import Found, Snapshot
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.training_options import CheckpointOptions
-from crepe_dist.training import state
 from crepe_dist.training.resume import RunState
-from crepe_dist.training.state import Found, Snapshot
 
 
 class Saver:

@@ -17,8 +17,8 @@ from crepe_dist.model import parameters
 from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.ngrams import NGramShape
 from crepe_dist.model.parameters import Arrays, Network
+from crepe_dist.runs import checkpoint
 from crepe_dist.settings.model_options import ModelOptions
-from crepe_dist.training import checkpoint
 
 # What belongs to the classes, and along which axis: the last layer of the one network, all of the other.
 OF_CLASSES = {CrepeShape.kind: {"14.weight": 0, "14.bias": 0}, NGramShape.kind: {"weight": 1, "bias": 0}}

@@ -17,7 +17,7 @@ import pytest
 
 from crepe_dist.files import write_json
 from crepe_dist.model import parameters
-from crepe_dist.training import checkpoint, state
+from crepe_dist.runs import checkpoint, state
 from tests.conftest import QUICK
 
 # Dropout, momentum and bfloat16, if the processor has it: all that has a memory or a chance in it.

@@ -87,7 +87,7 @@ def test_out_of_memory_names_the_batch(data, tmp_path):
 
 
 def test_the_record_of_a_skipped_step_is_json(tmp_path):
-    from crepe_dist.training.metrics import RunMetrics
+    from crepe_dist.runs.metrics import RunMetrics
 
     metrics = RunMetrics(tmp_path, print, tensorboard=False)
     metrics.skipped({"step": 3, "epoch": 0, "ranks": [1]})

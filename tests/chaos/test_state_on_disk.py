@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 from crepe_dist.errors import UserError
+from crepe_dist.runs import state
+from crepe_dist.runs.metrics import SCALARS, RunMetrics
+from crepe_dist.runs.state import Progress, Snapshot
 from crepe_dist.settings.training_options import CheckpointOptions
-from crepe_dist.training import state
-from crepe_dist.training.metrics import SCALARS, RunMetrics
-from crepe_dist.training.state import Progress, Snapshot
 from crepe_dist.training.state_saver import StateSaver
 from tests.chaos import harness
 

@@ -52,7 +52,8 @@ class Fault:
 
 def arm(fault: Fault) -> None:
     """Puts the fault into the places where it may strike; imports MXNet."""
-    from crepe_dist.training import checkpoint, evaluation, state, state_saver
+    from crepe_dist.runs import checkpoint, state
+    from crepe_dist.training import evaluation, state_saver
     from crepe_dist.training.step import TrainingStep
 
     done = [0]  # steps

@@ -14,7 +14,7 @@ import pytest
 
 from crepe_dist.model import parameters
 from crepe_dist.native import library
-from crepe_dist.training import checkpoint
+from crepe_dist.runs import checkpoint
 from tests.conftest import QUICK, command, losses, records, run
 
 # Float32 sums in another order: differences seen are below 1e-6 in 21 steps.

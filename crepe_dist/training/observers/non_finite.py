@@ -8,10 +8,10 @@ from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.loader import Order, epoch_order, share
 from crepe_dist.distributed.watchdog import SHOWN_ROWS
 from crepe_dist.errors import UserError
+from crepe_dist.runs.metrics import Metrics
+from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
 from crepe_dist.training.loss_scale import LossScale
-from crepe_dist.training.metrics import Metrics
-from crepe_dist.training.state import Progress
 from crepe_dist.training.step import Outcome
 
 

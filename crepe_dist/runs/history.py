@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crepe_dist.training.metrics import METRICS, Record, read
+from crepe_dist.runs.metrics import METRICS, Record, read
 
 MOST_POINTS = 150
 MOST_EVENTS = 200

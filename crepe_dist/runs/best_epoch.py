@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from crepe_dist.data.dataset import Dataset
+from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
-from crepe_dist.training.state import Progress
 
 
 @dataclass(frozen=True)

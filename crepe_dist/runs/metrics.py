@@ -10,8 +10,8 @@ from typing import Any
 
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.files import open_regular, parse_json, sync, write_text
-from crepe_dist.training.scores import Scores
-from crepe_dist.training.state import Arrays, Progress
+from crepe_dist.runs.scores import Scores
+from crepe_dist.runs.state import Arrays, Progress
 
 METRICS = "metrics.jsonl"
 LONGEST_LINE = 1 << 20
@@ -136,7 +136,7 @@ class RunMetrics(Metrics):
             return
         try:
             if self._events is None:
-                from crepe_dist.training.tensorboard import Events
+                from crepe_dist.runs.tensorboard import Events
 
                 self._events = Events(self._tensorboard, self._purge_step)
             do(self._events)

@@ -10,7 +10,7 @@ from crepe_dist.model.engine import Engine
 from crepe_dist.preparing.sources import folder_of
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.model_options import Kind
-from crepe_dist.training.observer import Observer
+from crepe_dist.training.observers.observer import Observer
 from crepe_dist.training.step import Outcome
 
 WINDOW = 100  # steps whose mean loss is looked at

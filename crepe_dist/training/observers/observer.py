@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from crepe_dist.data.loader import Batch
-from crepe_dist.training.scores import Scores
+from crepe_dist.runs.scores import Scores
 from crepe_dist.training.step import Outcome
 
 

@@ -11,7 +11,7 @@ from crepe_dist.distributed.control import Wish
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.model import parameters
 from crepe_dist.model.parameters import Network
-from crepe_dist.training.observer import Observer
+from crepe_dist.training.observers.observer import Observer
 from crepe_dist.training.step import Outcome
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from crepe_dist.data.loader import Batch
 from crepe_dist.distributed.watchdog import SHOWN_ROWS, Watchdog
-from crepe_dist.training.observer import Observer
-from crepe_dist.training.state import Progress
+from crepe_dist.runs.state import Progress
+from crepe_dist.training.observers.observer import Observer
 
 
 class Heartbeat(Observer):

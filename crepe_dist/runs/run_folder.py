@@ -17,8 +17,8 @@ from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.distributed.control import SUPERVISED_AS
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_json, write_text
+from crepe_dist.runs.checkpoint import RESULT, RUNS
 from crepe_dist.settings.config import Config, digest
-from crepe_dist.training.checkpoint import RESULT, RUNS
 
 IDENTITY = "run.json"
 CONFIG = "config.yaml"

@@ -10,12 +10,12 @@ from typing import Any
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.loader import Batch
 from crepe_dist.model.engine import Engine
+from crepe_dist.runs.metrics import Metrics
+from crepe_dist.runs.scores import Scores
+from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
 from crepe_dist.training.display import Display, Speed, epoch_line
-from crepe_dist.training.metrics import Metrics
-from crepe_dist.training.observer import Observer
-from crepe_dist.training.scores import Scores
-from crepe_dist.training.state import Progress
+from crepe_dist.training.observers.observer import Observer
 from crepe_dist.training.step import Outcome
 
 

@@ -10,10 +10,10 @@ from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.machine import describe
 from crepe_dist.model.engine import Engine
-from crepe_dist.training import checkpoint
-from crepe_dist.training.best_epoch import EpochChoice
-from crepe_dist.training.run_folder import RunFolder
-from crepe_dist.training.state import Progress
+from crepe_dist.runs import checkpoint
+from crepe_dist.runs.best_epoch import EpochChoice
+from crepe_dist.runs.run_folder import RunFolder
+from crepe_dist.runs.state import Progress
 
 BY_HEART = 0.99
 

@@ -8,14 +8,14 @@ from typing import Any, NoReturn
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.distributed.control import Control, Wish
 from crepe_dist.errors import UserError
-from crepe_dist.training.metrics import Metrics
-from crepe_dist.training.observer import Observer
-from crepe_dist.training.replicas import check_replicas
+from crepe_dist.runs.metrics import Metrics
+from crepe_dist.runs.scores import Scores
+from crepe_dist.training.observers.observer import Observer
+from crepe_dist.training.observers.replicas import check_replicas
+from crepe_dist.training.observers.step_log import StepLog
 from crepe_dist.training.resume import RunState
-from crepe_dist.training.scores import Scores
 from crepe_dist.training.state_saver import Saver
 from crepe_dist.training.step import Outcome
-from crepe_dist.training.step_log import StepLog
 
 
 class StateKeeper(Observer):

@@ -8,9 +8,9 @@ from typing import Any
 from crepe_dist.distributed.control import Control, Wish
 from crepe_dist.model import parameters
 from crepe_dist.model.parameters import Network
-from crepe_dist.training.metrics import Metrics
-from crepe_dist.training.observer import Observer
-from crepe_dist.training.scores import Scores
+from crepe_dist.runs.metrics import Metrics
+from crepe_dist.runs.scores import Scores
+from crepe_dist.training.observers.observer import Observer
 
 
 class Pictures(Observer):

@@ -13,11 +13,11 @@ from crepe_dist.distributed.world import World
 from crepe_dist.files import write_json
 from crepe_dist.model.engine import Engine, no_mark
 from crepe_dist.model.matrix_products import products
+from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.training.display import gigaflops
-from crepe_dist.training.observer import Observer
-from crepe_dist.training.run_folder import RunFolder
+from crepe_dist.training.observers.observer import Observer
+from crepe_dist.training.observers.step_log import StepLog
 from crepe_dist.training.step import Outcome, TrainingStep
-from crepe_dist.training.step_log import StepLog
 
 STEPS = 50
 NAME = "profile.json"

@@ -16,9 +16,9 @@ from crepe_dist.model import parameters
 from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.ngrams import NGramShape
 from crepe_dist.model.parameters import Arrays, Network
+from crepe_dist.runs.scores import MOST_CLASSES, Scores
+from crepe_dist.runs.state import Progress
 from crepe_dist.settings.model_options import LONGEST_NGRAM
-from crepe_dist.training.scores import MOST_CLASSES, Scores
-from crepe_dist.training.state import Progress
 
 FORMAT = 1
 FOLDER = "checkpoints"

@@ -10,13 +10,13 @@ from typing import Any
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import SAMPLE, Dataset, Part, folder_of, open_dataset
 from crepe_dist.errors import UserError
+from crepe_dist.runs import checkpoint, history
+from crepe_dist.runs.checkpoint import RESULT
+from crepe_dist.runs.history import History
+from crepe_dist.runs.run_folder import CONFIG, RunFolder
+from crepe_dist.runs.scores import Scores
 from crepe_dist.settings.config import GROUPS, Config
 from crepe_dist.settings.yaml_file import read
-from crepe_dist.training import checkpoint, history
-from crepe_dist.training.checkpoint import RESULT
-from crepe_dist.training.history import History
-from crepe_dist.training.run_folder import CONFIG, RunFolder
-from crepe_dist.training.scores import Scores
 
 Settings = dict[str, Any]
 

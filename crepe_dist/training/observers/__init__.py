@@ -1,0 +1,1 @@
+"""What follows a run while it trains, through the hooks of `Observer`."""
