@@ -18,10 +18,10 @@ from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import find_sources
+from crepe_dist.runs.result import Result
 from crepe_dist.settings.data_options import DataOptions
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.settings.training_options import TrainingOptions
-from crepe_dist.training.result import Result
 
 
 def prepared(source: str, folder: Path, trained: Predictor) -> Path:

@@ -29,7 +29,7 @@ from crepe_dist.data.loader import batches, epoch_order
 from crepe_dist.distributed.device import pick
 from crepe_dist.model import parameters
 from crepe_dist.model.crepe import Crepe, CrepeShape
-from crepe_dist.training import checkpoint
+from crepe_dist.runs import checkpoint
 
 
 def parse() -> argparse.Namespace:

@@ -23,7 +23,7 @@ from mxnet import autograd, gluon
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.distributed.device import pick
 from crepe_dist.model.crepe import Crepe, CrepeShape
-from crepe_dist.training.checkpoint import file_name
+from crepe_dist.runs.checkpoint import file_name
 
 # %% [markdown]
 # ### Settings; the defaults are the notebook's
