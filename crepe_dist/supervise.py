@@ -20,7 +20,7 @@ from crepe_dist.supervising.supervisor_options import REMOTE, Options
 EXAMPLES = """\
   python -m crepe_dist.supervise -np 4 --data data/reviews            four processes on this machine
   python -m crepe_dist.supervise -H node1:4,node2:4 --interface eth0 --config configs/smoke.yaml
-  python -m crepe_dist.supervise -np 8 -H node1:4,node2:4 --interface eth0 --min-np 4 --elastic
+  python -m crepe_dist.supervise -np 8 -H node1:4,node2:4 --interface eth0 --min-np 4
 
 Every flag that is not listed here goes to crepe_dist.train. Workers that fail are started again and go on from the
 newest checkpoint. On SIGTERM or Ctrl-C all save and stop; the same command goes on from there.
@@ -30,6 +30,7 @@ exit codes: 0 done; 1 a mistake, said above; 75 stopped and saved; 130 interrupt
 
 
 MOST = 1 << 16
+IN_PLACE = "--elastic"  # a flag of earlier versions
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,9 +63,6 @@ def parser() -> argparse.ArgumentParser:
         default=30.0,
         metavar="SECONDS",
         help="from asking to stop to killing; default: 30",
-    )
-    result.add_argument(
-        "--elastic", action="store_true", help="the processes that are left go on, without being started again"
     )
     result.add_argument(
         "--interface", metavar="NAME", help="network interface between the hosts; default, for this machine: lo"
@@ -109,7 +107,6 @@ def options(given: Sequence[str]) -> tuple[Options, list[str]]:
         min_processes=values.min_np,
         max_restarts=values.max_restarts,
         grace=values.grace,
-        elastic=values.elastic,
         interface=interface,
         address=interface_address(interface),
         remote=rsh,
@@ -132,7 +129,7 @@ def main() -> None:
 
 
 def _check(rest: Sequence[str]) -> None:
-    """Finds a mistake in train's flags before any process is started.
+    """Find a mistake in train's flags before any process is started.
 
     Raises:
         UserError: also for what is nearly one of the flags above.
@@ -141,6 +138,10 @@ def _check(rest: Sequence[str]) -> None:
     try:
         parse(rest)
     except UserError as error:
+        if IN_PLACE in error.what:
+            error.why = "processes that are left no longer go on in place"
+            error.remedy = f"leave {IN_PLACE} out: supervise restarts from the newest save by itself, in seconds"
+            raise
         mine = [near(argument.partition("=")[0], own) for argument in rest if argument in error.what]
         error.remedy = next(filter(None, mine), error.remedy)
         raise

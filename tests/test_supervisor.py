@@ -24,8 +24,6 @@ from crepe_dist.distributed.hosts import Host, allocate, scopes
 from crepe_dist.errors import UserError
 from crepe_dist.supervising import fleet, group, supervisor
 from crepe_dist.supervising.console import Console
-from crepe_dist.supervising.group import Worker, new_places
-from crepe_dist.supervising.link import Link
 from crepe_dist.supervising.recovery import NOWHERE, BackOff, Restarts
 from crepe_dist.supervising.supervisor import Supervisor
 from crepe_dist.supervising.supervisor_options import Options
@@ -319,7 +317,7 @@ class TestWatching:
                 note(f"up-{rank}")
                 if (folder / "enough").exists(): sys.exit(0)
         """
-        first = "from crepe_dist.cluster import group; group.BEAT_MARGIN_SECONDS = 1.0"
+        first = "from crepe_dist.supervising import group; group.BEAT_MARGIN_SECONDS = 1.0"
         process = begin(tmp_path, environment, body, first)
         os.kill(process.pid, signal.SIGSTOP)
         time.sleep(2)
@@ -474,9 +472,7 @@ class TestEnvironment:
             assert (tmp_path / f"leak-{rank}").read_text() == "False"
             seen = json.loads((tmp_path / str(rank)).read_text())
             assert secret not in str(seen)
-            assert not {"AWS_SECRET_ACCESS_KEY", "LD_PRELOAD", "MY_OWN", "HOROVOD_ELASTIC", "CREPE_DIST_ELASTIC"} & set(
-                seen
-            )
+            assert not {"AWS_SECRET_ACCESS_KEY", "LD_PRELOAD", "MY_OWN", "HOROVOD_ELASTIC"} & set(seen)
             expected = {
                 "HOROVOD_CYCLE_TIME": "7",
                 "CREPE_DIST_MINE": "x",
@@ -645,125 +641,6 @@ def test_hosts_have_the_names_of_their_addresses():
     assert hosts.behind(RuntimeError("Timed out waiting 30000ms")) == []
 
 
-ELASTIC = """
-    import threading
-    def beats():
-        while True:
-            beat(step); time.sleep(0.02)
-    step = 1
-    def place(): note(f"place-{os.environ['CREPE_DIST_GENERATION']}-{os.environ['HOROVOD_RANK']}", os.getpid())
-    def regroup():
-        global generation
-        send(kind="regroup", generation=generation)
-        while True:
-            message = hear()
-            if message["kind"] == "stop": sys.exit(75)
-            if message["kind"] == "assign": break
-        os.environ.update(message["env"])
-        generation = message["generation"]
-        assert generation == int(os.environ["CREPE_DIST_GENERATION"])
-        place()
-    threading.Thread(target=beats, daemon=True).start()
-    assert os.environ["CREPE_DIST_ELASTIC"] == "1"
-    place()
-"""
-
-
-def elastic(body: str) -> str:
-    return textwrap.dedent(ELASTIC) + textwrap.dedent(body)
-
-
-class TestElastic:
-    def places(self, folder: Path, generation: int) -> list[int]:
-        """Pids by rank."""
-        found = {int(path.name.split("-")[2]): path for path in folder.glob(f"place-{generation}-*")}
-        return [int(found[rank].read_text()) for rank in sorted(found)]
-
-    def test_the_survivors_go_on_and_one_is_replaced(self, start, tmp_path):
-        body = """
-            if generation == 0 and rank == 0:
-                for other in (1, 2): wait_for(f"place-0-{other}")
-                note("dead"); die()
-            if generation == 0:
-                wait_for("dead"); regroup()
-            for rank in range(3): wait_for(f"place-1-{rank}")
-        """
-        code, said = start(elastic(body), 3, elastic=True, max_restarts=1).end()
-        assert code == 0, said
-        before, after = self.places(tmp_path, 0), self.places(tmp_path, 1)
-        assert after[:2] == before[1:]
-        assert len(after) == 3
-        assert after[2] not in before
-        assert "2 go on without a restart; 0 of 1 restarts left" in said
-
-    def test_without_a_restart_left_it_shrinks(self, start, tmp_path):
-        body = """
-            if generation == 0 and rank == 1: wait_for("place-0-0"); wait_for("place-0-2"); note("dead"); die()
-            wait_for("dead"); regroup(); step = 2
-            for rank in range(2): wait_for(f"place-1-{rank}")
-            time.sleep(0.2)
-        """
-        code, said = start(elastic(body), 3, elastic=True, max_restarts=0).end()
-        assert code == 0, said
-        before = self.places(tmp_path, 0)
-        assert self.places(tmp_path, 1) == [before[0], before[2]]
-        assert "generation 2" not in said
-
-    def test_a_survivor_that_does_not_regroup(self, start, tmp_path, monkeypatch):
-        monkeypatch.setattr(supervisor, "REGROUP_SECONDS", 0.3)
-        body = """
-            if generation: sys.exit(0)
-            if rank == 1: wait_for("place-0-0"); wait_for("place-0-2"); die()
-            if rank == 0: send(kind="regroup", generation=0)
-            stay()
-        """
-        code, said = start(elastic(body), 3, elastic=True).end()
-        assert code == 0
-        assert "regrouping did not succeed" in said
-        assert "9 of 10 restarts left" in said
-        assert not set(self.places(tmp_path, 0)) & set(self.places(tmp_path, 1))
-
-    def test_a_second_death_during_recovery_starts_all_again(self, start, tmp_path, monkeypatch):
-        monkeypatch.setattr(supervisor, "OWN_END_SECONDS", 0.2)
-        body = """
-            if generation == 2: sys.exit(0)
-            if generation == 0 and rank == 1: wait_for("place-0-0"); wait_for("place-0-2"); note("dead"); die()
-            if generation == 1: wait_for("place-1-0"); wait_for("place-1-1"); die()
-            wait_for("dead"); regroup(); stay()
-        """
-        code, said = start(elastic(body), 3, elastic=True).end(40)
-        assert code == 0
-        assert "generation 2" in said
-        assert not set(self.places(tmp_path, 1)) & set(self.places(tmp_path, 2))
-
-    def test_a_mistake_is_still_a_mistake(self, start, monkeypatch):
-        monkeypatch.setattr(supervisor, "OWN_END_SECONDS", 0.2)
-        body = "sys.exit(1) if rank else regroup()"
-        assert start(elastic(body), elastic=True).end()[0] == 1
-
-    def test_a_host_goes_and_comes_back(self, start, rsh, monkeypatch, tmp_path):
-        monkeypatch.setattr(fleet, "RETRY_SECONDS", 0.3)
-        body = """
-            if generation == 0 and rank == 1: stay()
-            if generation == 0:
-                wait_for("dead"); regroup(); step = 2
-                while hear()["kind"] != "regroup": pass
-                regroup()
-            for rank in range(2): wait_for(f"place-2-{rank}")
-        """
-        run = start(elastic(body), hosts=TWO, remote=rsh.command, elastic=True)
-        until(lambda: len(self.places(tmp_path, 0)) == 2, "both are up")
-        rsh.lose("two")
-        (tmp_path / "dead").touch()
-        until(lambda: len(self.places(tmp_path, 1)) == 1, "the other goes on")
-        rsh.up("two")
-        code, said = run.end()
-        assert code == 0, said
-        assert self.places(tmp_path, 2)[0] == self.places(tmp_path, 1)[0] == self.places(tmp_path, 0)[0]
-        assert "two is back: regrouping" in said
-        assert "9 of 10 restarts left" in said
-
-
 class TestRules:
     def test_back_off(self):
         back_off = BackOff()
@@ -787,22 +664,6 @@ class TestRules:
         ]
         assert [(slot.cross_rank, slot.cross_size) for slot in slots] == [(0, 2), (0, 2), (1, 2), (1, 2), (0, 1)]
         assert scopes(slots) == {"global": 5, "local_a": 2, "local_b": 3, "cross_0": 2, "cross_1": 2, "cross_2": 1}
-        # Who runs already keeps a place, even where the hosts before could take all.
-        assert [slot.host for slot in allocate(hosts, 3, {"b": 1, "c": 1})] == ["a", "b", "c"]
-
-    def test_survivors_keep_their_order_and_one_of_them_is_rank_0(self):
-        hosts = [Host("a", 2), Host("b", 2)]
-        link = Link.__new__(Link)
-        workers = [Worker(str(slot.rank), slot, link) for slot in allocate(hosts, 4)]
-        for gone, expected in (
-            ((0,), ["1", None, "2", "3"]),
-            ((0, 1), ["2", "3", None, None]),
-            ((1, 2), ["0", None, "3", None]),
-        ):
-            living = [worker for worker in workers if worker.rank not in gone]
-            slots, survivors = new_places(living, hosts, 4)
-            assert [survivors[rank].name if rank in survivors else None for rank in range(4)] == expected
-            assert all(worker.slot.host == slots[rank].host for rank, worker in survivors.items())
 
     def test_a_process_is_known_by_its_start(self):
         with subprocess.Popen(["sleep", "1000"]) as process:
@@ -847,6 +708,8 @@ class TestFlags:
             ("--grace never", "--grace is never"),
             ("--max-restarts -1", "--max-restarts is -1"),
             ("--rsh ''", "--rsh: the name is empty"),
+            ("-np 2 --elastic", "there is no option --elastic"),
+            ("--elastic --data d", "restarts from the newest save by itself"),
         ],
     )
     def test_mistakes(self, complaint, tmp_path, flags, message):

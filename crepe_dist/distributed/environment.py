@@ -27,7 +27,7 @@ PREFIXES = (
     "COV_CORE_",
     "SSL_CERT_",
 )
-# Horovod would ask another protocol than ours; the other is for the supervisor alone to say.
+# With the first, Horovod would ask for its own driver's protocol; the other is the supervisor's alone to set.
 NEVER = ("HOROVOD_ELASTIC", DESCRIPTOR)
 
 
@@ -41,9 +41,7 @@ def allowed(environment: Mapping[str, str], local: bool = True) -> dict[str, str
     }
 
 
-def group_variables(
-    slot: Slot, rendezvous: tuple[str, int], interface: str, generation: int = 0, elastic: bool = False
-) -> dict[str, str]:
+def group_variables(slot: Slot, rendezvous: tuple[str, int], interface: str, generation: int = 0) -> dict[str, str]:
     """The place of one worker in its group.
 
     Args:

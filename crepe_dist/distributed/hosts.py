@@ -8,7 +8,7 @@ import re
 import socket
 import struct
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -100,21 +100,9 @@ def is_loopback(address: str) -> bool:
     return ipaddress.IPv4Address(address).is_loopback
 
 
-def allocate(hosts: Sequence[Host], processes: int, taken: Mapping[str, int] | None = None) -> list[Slot]:
-    """Up to ``processes`` places, in the order of hosts.
-
-    Args:
-        hosts: those that are there.
-        processes: of the group, at most.
-        taken: number of processes that run on a host already and stay; they get their places first.
-    """
-    counts = {host.name: (taken or {}).get(host.name, 0) for host in hosts}
-    left = processes - sum(counts.values())
-    for host in hosts:
-        more = max(0, min(host.slots - counts[host.name], left))
-        counts[host.name] += more
-        left -= more
-    return places([name for name, count in counts.items() for _ in range(count)])
+def allocate(hosts: Sequence[Host], processes: int) -> list[Slot]:
+    """Fill the hosts' slots in order with up to ``processes`` places."""
+    return places([host.name for host in hosts for _ in range(host.slots)][:processes])
 
 
 def places(names: Sequence[str]) -> list[Slot]:

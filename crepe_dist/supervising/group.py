@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from crepe_dist.distributed import processes
-from crepe_dist.distributed.hosts import Host, Slot, allocate
+from crepe_dist.distributed.hosts import Slot
 from crepe_dist.distributed.messages import Message
 from crepe_dist.distributed.store import Rendezvous
 from crepe_dist.errors import ExitCode
@@ -36,7 +35,6 @@ class Worker:
     limit: float = math.inf  # seconds without a beat
     position: Position = NOWHERE
     hangs_since: float | None = None
-    regrouped: bool = False
     adopted: bool = False  # its agent is gone; it may still run
     ended: bool = False
     code: int | None = None
@@ -75,8 +73,6 @@ class Worker:
             elif kind == "hung":
                 self.hangs_since = self.hangs_since or when
                 return "sees no progress"
-            elif kind == "regroup":
-                self.regrouped = True
             else:
                 raise ValueError(kind)
         except (KeyError, OverflowError, TypeError, ValueError) as error:
@@ -106,8 +102,6 @@ class Group:
         asked: why all were asked to stop, or empty.
         kill_at: when what is left is killed.
         ends: workers in the order of their ends.
-        may_grow: false once it was made smaller because no restart was left.
-        forming_from: after a regrouping without restart, the position from which all must come farther.
     """
 
     number: int
@@ -118,8 +112,6 @@ class Group:
     hung: Worker | None = None
     ends: list[Worker] = field(default_factory=list)
     told: int = 0  # of ``ends``, how many were acted on
-    may_grow: bool = True
-    forming_from: Position | None = None
 
     @property
     def living(self) -> list[Worker]:
@@ -186,18 +178,3 @@ class Group:
         for worker in self.living:
             if worker.adopted and (worker.began is None or not processes.runs(worker.pid, worker.began)):
                 self.end(worker, None)
-
-
-def new_places(living: Sequence[Worker], ready: Sequence[Host], wanted: int) -> tuple[list[Slot], dict[int, Worker]]:
-    """Places for up to ``wanted`` processes of which ``living`` are there, and which of them has which rank.
-
-    The host of the lowest rank comes first, so that rank 0 is one that knows the state of the training.
-    """
-    ordered = sorted(living, key=lambda worker: worker.rank)
-    waiting: dict[str, list[Worker]] = {}
-    for worker in ordered:
-        waiting.setdefault(worker.slot.host, []).append(worker)
-    hosts = {host.name: host for host in ready}
-    order = [hosts[name] for name in waiting] + [host for name, host in hosts.items() if name not in waiting]
-    slots = allocate(order, wanted, {name: len(workers) for name, workers in waiting.items()})
-    return slots, {slot.rank: waiting[slot.host].pop(0) for slot in slots if waiting.get(slot.host)}

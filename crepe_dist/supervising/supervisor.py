@@ -1,15 +1,13 @@
 """Starts a group of workers, watches it, and starts it again from its newest checkpoint when it fails.
 
-One thread decides: all that happens (messages of agents, signals) comes to it through one queue. Handling an event only
+One thread decides: all that happens (messages of agents, signals) comes to it through one inbox. Handling an event only
 notes what is so; what follows from it is decided in ``_react``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import queue
 import secrets
 import signal
 import time
@@ -23,14 +21,14 @@ from crepe_dist.distributed.store import Rendezvous
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.supervising.console import Console
 from crepe_dist.supervising.fleet import Fleet
-from crepe_dist.supervising.group import Group, Worker, new_places
+from crepe_dist.supervising.group import Group, Worker
+from crepe_dist.supervising.inbox import Inbox
 from crepe_dist.supervising.link import Link
 from crepe_dist.supervising.recovery import NOWHERE, BackOff, Meaning, Restarts, after, in_words, meaning, own_code
 from crepe_dist.supervising.ssh_errors import mistake
 from crepe_dist.supervising.supervisor_options import Options
 
 OWN_END_SECONDS = 5.0  # for the others to end by themselves once one has failed
-REGROUP_SECONDS = 10.0  # for survivors to notice that they lost one
 DUMP_SECONDS = 2.0  # for workers to write their stacks
 CATCH_UP_SECONDS = 0.5  # for beats that came while this process itself was stopped (Ctrl-Z)
 ADOPTED_SECONDS = 0.05  # between looks at processes whose agent is gone
@@ -61,20 +59,19 @@ class Supervisor:
         self._cwd = cwd or os.getcwd()
         self._console = console or Console()
         self._say = self._console.say
-        # A SimpleQueue, because a signal's handler may put into it while this thread takes from it.
-        self._events: queue.SimpleQueue[int | tuple[Link, Message | str, float]] = queue.SimpleQueue()
-        self._fleet = Fleet(options.hosts, options.remote, self._environment, self._cwd, options.grace, self._deliver)
+        self._inbox = Inbox(self._console)
+        deliver = self._inbox.deliver
+        self._fleet = Fleet(options.hosts, options.remote, self._environment, self._cwd, options.grace, deliver)
         self._group: Group | None = None
         self._id = secrets.token_hex(8)
         self._generation = -1
         self._restarts = Restarts(options.max_restarts)
         self._preemptions = BackOff()
         self._reached = NOWHERE
-        self._signals: list[int] = []
 
     def signal(self, number: int) -> None:
         """To be called by the handlers of SIGTERM, SIGINT and SIGHUP."""
-        self._events.put(number)
+        self._inbox.signal(number)
 
     def run(self) -> int:
         """Until the training has ended; the exit code.
@@ -85,7 +82,7 @@ class Supervisor:
         try:
             while True:
                 if not self._form():
-                    return int(ExitCode.INTERRUPTED if self._signals[0] == signal.SIGINT else ExitCode.STOPPED)
+                    return int(ExitCode.INTERRUPTED if self._inbox.signals[0] == signal.SIGINT else ExitCode.STOPPED)
                 self._watch()
                 code = self._decide()
                 if code is not None:
@@ -98,7 +95,7 @@ class Supervisor:
     def _form(self) -> bool:
         """Starts a generation as soon as enough hosts answer; false if a signal came first."""
         told: dict[str, str] = {}
-        while not self._signals:
+        while not self._inbox.signals:
             self._fleet.tick(time.monotonic())
             # Those that are being tried are waited for, so that a start does not leave out a host that is there.
             if not self._fleet.trying():
@@ -110,71 +107,44 @@ class Supervisor:
                     names = ", ".join(f"{name} ({why})" for name, why in missing.items())
                     self._say(f"no answer from {names}; {'going on without' if enough else 'waiting'}")
                 if enough:
-                    self._start(slots, {})
+                    self._start(slots)
                     return True
             self._pump(self._fleet.next_time())
         return False
 
-    def _start(self, slots: Sequence[Slot], survivors: Mapping[int, Worker]) -> None:
-        """The next generation.
-
-        Args:
-            slots: its places.
-            survivors: by their new ranks; they are told their places, the others are started.
-        """
+    def _start(self, slots: Sequence[Slot]) -> None:
+        """Start the next generation, one worker in each of these places."""
         old = self._group
         self._generation += 1
         rendezvous = Rendezvous(self._options.address, scopes(slots))
-        workers = [
-            survivors.get(slot.rank) or Worker(f"g{self._generation}-r{slot.rank}", slot, self._fleet.link(slot.host))
-            for slot in slots
-        ]
-        self._console.ranks = {worker.name: slot.rank for worker, slot in zip(workers, slots)}
+        workers = [Worker(f"g{self._generation}-r{slot.rank}", slot, self._fleet.link(slot.host)) for slot in slots]
+        self._console.ranks = {worker.name: worker.rank for worker in workers}
         self._group = Group(self._generation, workers, rendezvous)
         places = ", ".join(f"{slot.local_size} on {slot.host}" for slot in slots if slot.local_rank == 0)
         self._say(f"generation {self._generation}: {len(slots)} process{'es'[: 2 * (len(slots) > 1)]} ({places})")
-        for worker, slot in zip(workers, slots):
-            place = (rendezvous.address, rendezvous.port)
-            variables = group_variables(slot, place, self._options.interface, self._generation, self._options.elastic)
-            if slot.rank in survivors:
-                worker.slot, worker.regrouped, worker.hangs_since, worker.beat = slot, False, None, time.monotonic()
-                worker.tell({"kind": "assign", "generation": self._generation, "env": variables})
-            else:
-                base = allowed(self._environment, worker.link.local)
-                env = {"PYTHONUNBUFFERED": "1", **base, **variables, SUPERVISED_AS: self._id}
-                message = {"kind": "start", "worker": worker.name, "argv": self._command, "env": env, "cwd": self._cwd}
-                try:
-                    worker.link.send(message)
-                except ValueError as error:
-                    remedy = "put the flags into a file (--config), and unset variables that are not needed"
-                    raise UserError("flags and environment of a worker are too long", str(error), remedy) from error
+        place = (rendezvous.address, rendezvous.port)
+        for worker in workers:
+            base = allowed(self._environment, worker.link.local)
+            variables = group_variables(worker.slot, place, self._options.interface, self._generation)
+            env = {"PYTHONUNBUFFERED": "1", **base, **variables, SUPERVISED_AS: self._id}
+            message = {"kind": "start", "worker": worker.name, "argv": self._command, "env": env, "cwd": self._cwd}
+            try:
+                worker.link.send(message)
+            except ValueError as error:
+                remedy = "put the flags into a file (--config), and unset variables that are not needed"
+                raise UserError("flags and environment of a worker are too long", str(error), remedy) from error
         if old is not None:
             old.rendezvous.close()
 
     # Events.
 
-    def _deliver(self, link: Link, message: Message | str) -> None:
-        """Called from the threads of links, which show output themselves: a held terminal must hold up nothing else."""
-        if isinstance(message, dict) and message["kind"] == "output":
-            self._console.show(message.get("worker"), str(message.get("stream")), str(message.get("line")))
-        else:
-            self._events.put((link, message, time.monotonic()))
-
     def _pump(self, until: float) -> None:
-        """Waits for an event until then, and notes it and all others that are there."""
-        wait = max(0.0, min(until - time.monotonic(), 3600.0))
-        with contextlib.suppress(queue.Empty):
-            event = self._events.get(timeout=wait)
-            while True:
-                if isinstance(event, int):
-                    self._signals.append(event)
-                else:
-                    link, message, when = event
-                    try:
-                        self._note(link, message, when)
-                    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-                        self._say(f"{link.host}: ignored a message that is none ({error!r})")
-                event = self._events.get_nowait()
+        """Wait for an event until then; note it and all others that are there."""
+        for link, message, when in self._inbox.take(until):
+            try:
+                self._note(link, message, when)
+            except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+                self._say(f"{link.host}: ignored a message that is none ({error!r})")
 
     def _note(self, link: Link, message: Message | str, when: float) -> None:
         if isinstance(message, str):
@@ -236,19 +206,17 @@ class Supervisor:
         now = time.monotonic()
         self._fleet.tick(now)
         group.look_at_adopted()
-        if self._signals and group.asked != "signal":
-            why = signal.Signals(self._signals[0]).name
+        if self._inbox.signals and group.asked != "signal":
+            why = signal.Signals(self._inbox.signals[0]).name
             self._say(f"{why}: asking all to save and stop; killing after {self._options.grace:g} s")
             group.ask("signal", why, self._options.grace)
-        if signal.SIGINT in self._signals[1:] and not any(worker.killed for worker in group.living):
+        if signal.SIGINT in self._inbox.signals[1:] and not any(worker.killed for worker in group.living):
             group.kill_at = now
         fresh = self._tell_ends(group)
-        if group.forming_from is not None and group.position > group.forming_from:
-            group.forming_from = None
-        if fresh and group.living and self._after_ends(group, fresh):
-            return
-        if group.may_grow and not group.asked and group.kill_at == math.inf and self._grow(group):
-            return
+        if fresh and group.living:
+            self._limit_the_rest(group, fresh)
+        if not group.asked and group.kill_at == math.inf:
+            self._grow(group)
         if group.kill_at == math.inf and group.late() is not None:
             self._spend(CATCH_UP_SECONDS, group)
             late = group.late()
@@ -257,17 +225,11 @@ class Supervisor:
         if time.monotonic() >= group.kill_at:
             group.kill()
 
-    def _after_ends(self, group: Group, fresh: Sequence[Worker]) -> bool:
-        """What the ends of some mean for the others; true if there is a new group."""
+    def _limit_the_rest(self, group: Group, fresh: Sequence[Worker]) -> None:
+        """Set the time that the others have to end by themselves, now that some have ended."""
         failed = [worker for worker in fresh if meaning(worker.code) is not Meaning.DONE]
         if not failed:
-            return False
-        if self._options.elastic and not group.asked and group.forming_from is None and group.kill_at == math.inf:
-            if self._regroup(group, REGROUP_SECONDS):
-                return True
-            if self._can_regroup(group):
-                self._say("regrouping did not succeed; starting all again")
-                group.kill_at = time.monotonic()
+            return
         stopped = meaning(failed[0].code) is Meaning.PREEMPTED
         if group.kill_at == math.inf:
             group.kill_at = time.monotonic() + (self._options.grace if stopped else OWN_END_SECONDS)
@@ -275,56 +237,15 @@ class Supervisor:
             meaning(worker.code) is not Meaning.PREEMPTED and worker.code != ExitCode.PEER_GONE for worker in failed
         ):
             group.kill_at = min(group.kill_at, time.monotonic() + OWN_END_SECONDS)
-        return False
 
-    def _grow(self, group: Group) -> bool:
-        """Makes use of hosts that came back; true if there is a new group."""
+    def _grow(self, group: Group) -> None:
+        """Ask all to save and stop once a host that came back makes room for a larger group."""
         if len(allocate(self._fleet.ready(), self._options.processes)) <= len(group.workers):
-            return False
+            return
         used = {worker.slot.host for worker in group.workers}
         names = ", ".join(host.name for host in self._fleet.ready() if host.name not in used) or "a host"
-        self._say(f"{names} is back: {'regrouping' if self._options.elastic else 'asking all to save and stop'}")
-        if self._options.elastic and group.forming_from is None:
-            for worker in group.living:
-                worker.tell({"kind": "regroup"})
-            if self._regroup(group, self._options.grace):
-                return True
+        self._say(f"{names} is back: asking all to save and stop")
         group.ask("grow", f"host {names} is back", self._options.grace)
-        return False
-
-    def _regroup(self, group: Group, patience: float) -> bool:
-        """Waits until all that live have left the old group, then gives them and new ones places in another."""
-        until = time.monotonic() + patience
-        while self._can_regroup(group) and not all(worker.regrouped for worker in group.living):
-            if time.monotonic() >= until:
-                return False
-            self._wait(until)
-            self._tell_ends(group)
-        enough = self._restarts.left > 0 or not group.ends
-        wanted = self._options.processes if enough else len(group.living)
-        slots, _ = new_places(group.living, self._fleet.ready(), wanted)
-        if not self._can_regroup(group) or len(slots) < self._options.min_processes:
-            return False
-        if group.ends:
-            self._reached = max(self._reached, group.position)
-            again = time.monotonic() + (self._restarts.take(self._reached) or 0.0)
-            while self._can_regroup(group) and time.monotonic() < again:
-                self._wait(again)
-            self._say(f"{len(group.living)} go on without a restart; {self._left()}")
-        slots, survivors = new_places(group.living, self._fleet.ready(), wanted)
-        if not self._can_regroup(group) or not all(worker.regrouped for worker in group.living):
-            return False
-        self._start(slots, survivors)
-        assert self._group is not None
-        self._group.forming_from = group.position
-        self._group.may_grow = enough
-        return True
-
-    def _can_regroup(self, group: Group) -> bool:
-        """Whether what has happened so far allows survivors to go on."""
-        failed = all(meaning(worker.code) is Meaning.FAILED for worker in group.ends)
-        adopted = any(worker.adopted for worker in group.living)
-        return bool(group.living) and failed and not adopted and not self._signals
 
     def _dump(self, group: Group, late: Worker) -> None:
         group.hung = late
@@ -351,8 +272,8 @@ class Supervisor:
         cause = group.cause()
         code = None if cause is None else int(ExitCode.HUNG) if cause is group.hung else cause.code
         sense = Meaning.DONE if cause is None else meaning(code)
-        if self._signals:
-            if self._signals[0] == signal.SIGINT:
+        if self._inbox.signals:
+            if self._inbox.signals[0] == signal.SIGINT:
                 return int(ExitCode.INTERRUPTED)
             if any(worker.code == ExitCode.STOPPED for worker in group.ends):
                 return int(ExitCode.STOPPED)  # one that says so has seen the state saved; another may have been killed
@@ -375,7 +296,7 @@ class Supervisor:
             delay = taken
             self._say(f"starting again from the newest checkpoint{after(delay)}; {self._left()}")
         again = time.monotonic() + delay
-        while time.monotonic() < again and not self._signals:
+        while time.monotonic() < again and not self._inbox.signals:
             self._wait(again)
         return None
 

@@ -23,7 +23,6 @@ class Options:
         min_processes: with fewer it waits for hosts.
         max_restarts: after failures; preemptions are free.
         grace: seconds between asking to stop and killing.
-        elastic: survivors of a failure go on without a restart.
         interface: network interface of the rendezvous and of Gloo.
         address: its IPv4 address.
         remote: the command that reaches another host; the host's name and one string are appended.
@@ -34,7 +33,6 @@ class Options:
     min_processes: int = 1
     max_restarts: int = 10
     grace: float = 30.0
-    elastic: bool = False
     interface: str = LOOPBACK
     address: str = "127.0.0.1"
     remote: tuple[str, ...] = REMOTE

@@ -1,4 +1,4 @@
-"""Under the supervisor: recovery, preemption, reasons and exit codes, ports, environment, elastic groups."""
+"""Under the supervisor: recovery, preemption, reasons and exit codes, ports, environment."""
 
 from __future__ import annotations
 
@@ -87,17 +87,37 @@ def supervised(data: Path, tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "count", "phase", "step"),
-    [("SIGKILL", 2, "train", 17), slow("SIGKILL", 3, "evaluate", 13), slow("SIGSTOP", 2, "train", 21)],
+    ("kind", "rank", "count", "phase", "step"),
+    [
+        ("SIGKILL", 1, 2, "train", 17),
+        slow("SIGKILL", 2, 3, "evaluate", 13),
+        slow("SIGKILL", 0, 2, "checkpoint", 26),
+        slow("SIGSTOP", 1, 2, "train", 21),
+    ],
 )
-def test_recovers_by_itself(supervised, tmp_path, unbroken, kind, count, phase, step):
-    plan = fault(tmp_path, kind, count - 1, step, phase)
+def test_recovers_by_itself(supervised, tmp_path, unbroken, kind, rank, count, phase, step):
+    plan = fault(tmp_path, kind, rank, step, phase)
     process = supervised(count, "--safety.watchdog_s=4", plan=plan)
     code, printed = harness.finish(process)
     assert code == 0, printed
     assert "starting again from the newest checkpoint; 9 of 10 restarts left" in printed
     assert "Traceback" not in printed
     harness.assert_same(tmp_path / "run", unbroken(count))
+    assert len(records(tmp_path / "run", "epoch")) == 3, "an epoch counts once, when its checkpoint is there"
+
+
+@pytest.mark.slow
+def test_a_stop_while_it_restarts_loses_nothing_that_was_saved(supervised, tmp_path, unbroken):
+    process = supervised(2, plan=fault(tmp_path, "SIGKILL", 1, 17))
+    harness.wait_for(lambda: (tmp_path / "once").exists() or process.poll() is not None)
+    time.sleep(1.5)
+    process.terminate()
+    code, printed = harness.finish(process)
+    assert code in (ExitCode.STOPPED, ExitCode.DONE), printed
+    assert harness.saved_step(tmp_path / "run") >= 13, printed
+    code, printed = harness.finish(supervised(2))
+    assert code == 0, printed
+    harness.assert_same(tmp_path / "run", unbroken(2))
 
 
 @pytest.mark.slow
@@ -236,8 +256,7 @@ def hosts(tmp_path: Path) -> tuple[str, ...]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [(), ("--elastic",)])
-def test_a_host_goes_and_comes_back(supervised, data, tmp_path, more):
+def test_a_host_goes_and_comes_back(supervised, data, tmp_path):
     """Two processes, then one, then two: the losses of one process all along, without dropout."""
     run_dir = tmp_path / "run"
     settings = (
@@ -250,7 +269,7 @@ def test_a_host_goes_and_comes_back(supervised, data, tmp_path, more):
     )
     code, printed = harness.run(harness.command(tmp_path / "one", data, 1, *settings), tmp_path)
     assert code == 0, printed
-    process = supervised(2, *settings, flags=(*hosts(tmp_path), *more), plan=fault(tmp_path, "mark", 0, 40))
+    process = supervised(2, *settings, flags=hosts(tmp_path), plan=fault(tmp_path, "mark", 0, 40))
     harness.wait_for(lambda: (tmp_path / "once").exists() or process.poll() is not None)
     (tmp_path / "hostb.down").touch()
     (lost,) = [pid for pid in workers(process.pid) if "HOROVOD_RANK=1" in Path(f"/proc/{pid}/environ").read_text()]
@@ -269,54 +288,3 @@ def test_a_host_goes_and_comes_back(supervised, data, tmp_path, more):
     # Other shares of a batch round in another way, and hundreds of steps magnify that: 2e-3 after 780 of them was seen.
     assert mine[:200] == pytest.approx(theirs[:200], abs=1e-4)
     assert mine == pytest.approx(theirs, abs=1e-2)
-
-
-class TestElastic:
-    """Survivors go on with what is in their memory: no step is done twice, and none is missing."""
-
-    @pytest.mark.parametrize(
-        ("count", "rank", "phase", "step"), [(2, 1, "train", 17), slow(3, 0, "train", 20), slow(2, 1, "evaluate", 13)]
-    )
-    def test_a_worker_is_replaced(self, supervised, tmp_path, unbroken, count, rank, phase, step):
-        process = supervised(
-            count, "--checkpoint.every=1000", plan=fault(tmp_path, "SIGKILL", rank, step, phase), flags=("--elastic",)
-        )
-        code, printed = harness.finish(process)
-        assert code == 0, printed
-        assert f"{count} processes go on after step" in printed
-        assert "going on from step" not in printed, "it went on from memory, not from the disk"
-        assert "starting again from" not in printed
-        harness.assert_same(tmp_path / "run", unbroken(count))
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize("step", [26, 39])
-    def test_rank_0_is_lost_while_it_writes_a_checkpoint(self, supervised, tmp_path, unbroken, step):
-        """The epoch counts for nobody until its checkpoint is there."""
-        plan = fault(tmp_path, "SIGKILL", 0, step, "checkpoint")
-        code, printed = harness.finish(supervised(3, plan=plan, flags=("--elastic",)))
-        assert code == 0, printed
-        harness.assert_same(tmp_path / "run", unbroken(3))
-        assert len(records(tmp_path / "run", "epoch")) == 3
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize("seconds", [0.0, 0.5, 1.5, 3.0])
-    def test_a_stop_while_the_group_forms_anew_loses_nothing(self, supervised, tmp_path, unbroken, seconds):
-        plan = fault(tmp_path, "SIGKILL", 1, 17)
-        process = supervised(2, "--checkpoint.every=1000", plan=plan, flags=("--elastic",))
-        harness.wait_for(lambda: (tmp_path / "once").exists() or process.poll() is not None)
-        time.sleep(seconds)
-        process.terminate()
-        code, printed = harness.finish(process)
-        assert code in (ExitCode.STOPPED, ExitCode.DONE), printed
-        if code == ExitCode.STOPPED:
-            assert harness.saved_step(tmp_path / "run") >= 17, printed
-        code, printed = harness.finish(supervised(2))
-        assert code == 0, printed
-        harness.assert_same(tmp_path / "run", unbroken(2))
-
-    @pytest.mark.slow
-    def test_a_worker_that_hangs_is_replaced_by_a_restart(self, supervised, tmp_path, unbroken):
-        plan = fault(tmp_path, "SIGSTOP", 1, 17)
-        code, printed = harness.finish(supervised(2, "--safety.watchdog_s=4", plan=plan, flags=("--elastic",)))
-        assert code == 0, printed
-        harness.assert_same(tmp_path / "run", unbroken(2))
