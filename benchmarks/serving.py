@@ -119,7 +119,7 @@ def _serve(given: Any) -> None:
     from crepe_dist.model.crepe import CrepeShape
     from crepe_dist.model.engine import open_engine
     from crepe_dist.model.precision import plan
-    from crepe_dist.predicting.model_summary import Facts
+    from crepe_dist.predicting.model_summary import ModelSummary
     from crepe_dist.predicting.predictor import Predictor
     from crepe_dist.serving import server
     from crepe_dist.serving.app import create_app
@@ -133,7 +133,7 @@ def _serve(given: Any) -> None:
     shape = CrepeShape(len(encoding.alphabet), given.feature_len, len(classes), given.filters, given.units, 0.0)
     network = parameters.build(shape, options, mx.cpu(), seed=0)
     predictor = Predictor(open_engine(network, plan(options, mx.cpu()), mx.cpu()), encoding, classes)
-    facts = Facts("random", "", None, classes, given.feature_len, True, True, predictor.engine.plan.precision)
+    facts = ModelSummary("random", "", None, classes, given.feature_len, True, True, predictor.engine.plan.precision)
     metrics = Metrics(facts.checkpoint, facts.kernels)
     batcher = Batcher(predictor.predict, given.serve, metrics.together.observe)
     batcher.submit(["warm-up"]).result()

@@ -78,7 +78,7 @@ def _serve(given: Any, options: ServiceOptions) -> None:
         )
     import_mxnet(launch)
     from crepe_dist.distributed.device import pick
-    from crepe_dist.predicting.model_summary import facts
+    from crepe_dist.predicting.model_summary import summarise
     from crepe_dist.predicting.predictor import Foreign, open_checkpoint
     from crepe_dist.runs import checkpoint
     from crepe_dist.serving import server
@@ -90,7 +90,8 @@ def _serve(given: Any, options: ServiceOptions) -> None:
         path = checkpoint.find(given.checkpoint)
         foreign = Foreign(**arguments.foreign(given))
         predictor = open_checkpoint(path, foreign, pick(given.device, 0, 1))
-        about = facts(path.name, checkpoint.describe(path) or {}, predictor)
+        described = checkpoint.describe(path) or {}
+        about = summarise(path.name, described, predictor.classes, predictor.encoding, predictor.engine.plan)
         metrics = Metrics(about.checkpoint, about.kernels)
         batcher = Batcher(predictor.predict, seen=metrics.together.observe)
         try:

@@ -24,7 +24,7 @@ from crepe_dist.distributed.launch import Launch
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.model.crepe import CrepeShape
-from crepe_dist.predicting.model_summary import Facts, facts
+from crepe_dist.predicting.model_summary import ModelSummary, summarise
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.predicting.predictor import load
 from crepe_dist.runs import checkpoint
@@ -39,7 +39,7 @@ from tests.browsing import SECONDS, Browsing, chromium, needs_browser
 from tests.conftest import FEATURE_LEN, command
 
 CLASSES = ["<i>plain</i>", "naïve", "quoted \"'&", "end"]
-FACTS = Facts("some.params", "some data", 0.5, CLASSES, FEATURE_LEN, True, True, "own, float32")
+FACTS = ModelSummary("some.params", "some data", 0.5, CLASSES, FEATURE_LEN, True, True, "own, float32")
 
 
 def by_length(texts):
@@ -354,7 +354,10 @@ class TestMistakes:
 
     def test_facts_of_a_checkpoint(self, run_dir):
         path = checkpoint.find(str(run_dir))
-        found = facts(path.name, checkpoint.describe(path) or {}, load(path))
+        served = load(path)
+        found = summarise(
+            path.name, checkpoint.describe(path) or {}, served.classes, served.encoding, served.engine.plan
+        )
         assert found.checkpoint == "crepe_epoch_0_test_acc_81.25.params"
         assert (found.data, found.test_accuracy, found.feature_len) == ("three <b>kinds</b>", 0.8125, FEATURE_LEN)
 

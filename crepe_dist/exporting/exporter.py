@@ -25,7 +25,7 @@ from crepe_dist.model.ngrams import NGrams, NGramShape
 from crepe_dist.model.parameters import Network
 from crepe_dist.model.precision import plan
 from crepe_dist.mxnet_internals import structural_parameters
-from crepe_dist.predicting.model_summary import facts
+from crepe_dist.predicting.model_summary import summarise
 from crepe_dist.predicting.predictor import Foreign, Predictor, open_checkpoint
 from crepe_dist.runs.checkpoint import FORMAT
 from crepe_dist.settings.model_options import ModelOptions
@@ -122,7 +122,8 @@ def _write_web(ours: Predictor, about: About, folder: Path, name: str) -> Answer
     from crepe_dist.exporting import crepe_runtime, web_page
 
     classifier = crepe_runtime.Classifier(model)
-    web_page.write(model, classifier.about, facts(name, about, ours), folder)
+    summary = summarise(name, about, ours.classes, ours.encoding, ours.engine.plan)
+    web_page.write(model, classifier.about, summary, folder)
     return _by_onnx_runtime(classifier)
 
 

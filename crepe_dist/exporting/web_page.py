@@ -15,7 +15,7 @@ from markupsafe import Markup
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import web_runtime
 from crepe_dist.model.ngrams import NGramShape
-from crepe_dist.predicting.model_summary import Facts
+from crepe_dist.predicting.model_summary import ModelSummary
 from crepe_dist.reports import page
 from crepe_dist.reports.classify_page import BARS
 from crepe_dist.reports.run_findings import reach
@@ -29,7 +29,7 @@ LARGEST = 128_000_000
 NOTICES = {"LICENSE": "onnxruntime-LICENSE.txt", "ThirdPartyNotices.txt": "onnxruntime-ThirdPartyNotices.txt"}
 
 
-def write(model: bytes, about: dict[str, Any], facts: Facts, folder: Path) -> None:
+def write(model: bytes, about: dict[str, Any], facts: ModelSummary, folder: Path) -> None:
     """Writes the page and, beside it, the licences of ONNX Runtime.
 
     Args:
@@ -50,7 +50,7 @@ def write(model: bytes, about: dict[str, Any], facts: Facts, folder: Path) -> No
         shutil.copyfile(Path(onnxruntime.__file__).with_name(name), folder / ours)
 
 
-def render(model: bytes, about: dict[str, Any], facts: Facts) -> str:
+def render(model: bytes, about: dict[str, Any], facts: ModelSummary) -> str:
     """The page; its Content-Security-Policy allows its own style and scripts by their hashes, WebAssembly, and no
     connection to anywhere."""
     runtime = web_runtime.web_runtime()

@@ -1,14 +1,15 @@
-"""What is served, in words and numbers that the page and the metrics show."""
+"""Summary of a checkpoint, in the words and numbers that a page, the HTTP service and its metrics show."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from crepe_dist.predicting.predictor import Predictor
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.model.precision import Plan
 
 
-class Facts(NamedTuple):
-    """About one checkpoint.
+class ModelSummary(NamedTuple):
+    """Summary of one checkpoint.
 
     Args:
         checkpoint: name of its file.
@@ -31,22 +32,22 @@ class Facts(NamedTuple):
     kernels: str
 
 
-def facts(name: str, about: dict[str, Any], predictor: Predictor) -> Facts:
-    """
+def summarise(name: str, about: dict[str, Any], classes: list[str], encoding: Encoding, plan: Plan) -> ModelSummary:
+    """Summarise a checkpoint.
+
     Args:
         name: of the checkpoint's file.
         about: what ``checkpoint.describe`` says of it; of foreign parameters nothing.
     """
     accuracy, data = about.get("test_accuracy"), about.get("data")
     source = data.get("name") if isinstance(data, dict) else None
-    plan = predictor.engine.plan
-    return Facts(
+    return ModelSummary(
         name,
         source if isinstance(source, str) else "",
         float(accuracy) if isinstance(accuracy, (int, float)) and 0 <= accuracy <= 1 else None,
-        predictor.classes,
-        predictor.encoding.feature_len,
-        predictor.encoding.mode != "notebook",
-        not predictor.encoding.is_own,
+        classes,
+        encoding.feature_len,
+        encoding.mode != "notebook",
+        not encoding.is_own,
         f"{'own' if plan.library else 'mxnet'}, {plan.precision}",
     )

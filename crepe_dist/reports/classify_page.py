@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crepe_dist.predicting.model_summary import Facts
+from crepe_dist.predicting.model_summary import ModelSummary
 from crepe_dist.reports import page
 from crepe_dist.settings.serving_options import ServiceOptions
 from crepe_dist.version import __version__
@@ -10,7 +10,7 @@ from crepe_dist.version import __version__
 BARS = 12  # classes; of more than that, the most probable are shown
 
 
-def render(facts: Facts, options: ServiceOptions) -> tuple[str, str]:
+def render(facts: ModelSummary, options: ServiceOptions) -> tuple[str, str]:
     """The page, and the Content-Security-Policy that allows its own style and script and nothing else."""
     html = page.render(
         "serve.html",

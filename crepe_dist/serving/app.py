@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from crepe_dist.predicting.model_summary import Facts
+from crepe_dist.predicting.model_summary import ModelSummary
 from crepe_dist.reports import classify_page
 from crepe_dist.serving import schemas
 from crepe_dist.serving.batching import Batcher
@@ -28,7 +28,7 @@ REFUSALS = (400, 403, 408, 413, 415, 422, 500, 503)
 
 
 def create_app(
-    batcher: Batcher, facts: Facts, metrics: Metrics, options: ServiceOptions, *, log: bool = False
+    batcher: Batcher, facts: ModelSummary, metrics: Metrics, options: ServiceOptions, *, log: bool = False
 ) -> ASGIApp:
     """The application behind its middleware; ``log`` asks for a line a request on standard error."""
     # Neither of FastAPI's documentation pages: they load scripts from elsewhere.
