@@ -5,13 +5,11 @@ from __future__ import annotations
 import shutil
 from contextlib import contextmanager
 
-import pytest
+from tests.needs import needs
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 SECONDS = 30
-needs_browser = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="needs a browser: apt-get install -y chromium chromium-driver"
-)
+needs_browser = needs("chromium", "chromedriver")
 
 
 @contextmanager

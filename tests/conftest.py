@@ -24,6 +24,7 @@ from crepe_dist.native import library
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import find_sources
+from tests import needs
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # the machine may be busy
 hypothesis.settings.load_profile("no deadline")
@@ -48,6 +49,12 @@ QUICK = [
 
 # Builds of the kernels that this processor can run, and MXNet's operators; one alone if the environment names it.
 KERNELS = [os.environ[library.SWITCH]] if os.environ.get(library.SWITCH) else [*library.runnable(), library.NONE]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    for line in needs.summary(report.longrepr[2] for report in skipped):
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(params=KERNELS)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from crepe_dist.distributed import cuda
+from tests.needs import which
 
 SOURCE = """
 #include <stdio.h>
@@ -33,12 +33,11 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
 
 
 def library(path: Path, source: str = "") -> None:
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("gcc makes the libraries")
+    if which("gcc") is None:
+        pytest.skip("needs gcc")
     path.parent.mkdir(parents=True, exist_ok=True)
     # Compiled from standard input, so that nothing but the library is left.
-    command = [compiler, "-shared", "-fPIC", f"-Wl,-soname,{path.name}", "-o", str(path), "-x", "c", "-"]
+    command = ["gcc", "-shared", "-fPIC", f"-Wl,-soname,{path.name}", "-o", str(path), "-x", "c", "-"]
     subprocess.run(command, input=source, text=True, check=True)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import importlib.util
 import os
-import shutil
 import subprocess
 import threading
 import time
@@ -16,6 +15,7 @@ import yaml
 
 from tests import docker_build
 from tests.conftest import write_csv
+from tests.needs import needs
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILES = sorted((ROOT / "docker").glob("Dockerfile.*"))
@@ -126,7 +126,7 @@ def test_health_of_the_service(health, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.docker
 @pytest.mark.timeout(7200)
-@pytest.mark.skipif(os.geteuid() != 0 or not all(map(shutil.which, TOOLS)), reason=f"takes root and {TOOLS}")
+@needs(*TOOLS, root=True)
 def test_the_cpu_image(tmp_path):
     """Half an hour on two cores, most of it Horovod's compile and downloads."""
     image = docker_build.build(ROOT / "docker" / "Dockerfile.cpu", ROOT, tmp_path, seconds=3600)

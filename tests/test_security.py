@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.needs import needs
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted(
@@ -103,15 +104,13 @@ def test_the_walk_passes_over(code):
     assert not list(findings(ast.parse(code)))
 
 
+@needs("readelf")
 def test_horovods_library_looks_for_others_in_no_folder_of_its_build():
-    readelf = shutil.which("readelf")
-    if readelf is None:
-        pytest.skip("readelf is not there; on Debian it is in the package binutils")
     package = importlib.util.find_spec("horovod")
     assert package is not None
     assert package.submodule_search_locations
     (library,) = Path(package.submodule_search_locations[0]).glob("mxnet/mpi_lib*.so")
-    told = subprocess.run([readelf, "-d", str(library)], check=True, capture_output=True, text=True).stdout
+    told = subprocess.run(["readelf", "-d", str(library)], check=True, capture_output=True, text=True).stdout
     assert "libmxnet.so" in told
     assert "RUNPATH" not in told
     assert "RPATH" not in told

@@ -25,6 +25,7 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.settings.model_options import LONGEST_NGRAM
 from tests.browsing import Browsing, chromium, needs_browser
 from tests.conftest import FEATURE_LEN
+from tests.needs import needs
 from tests.test_export import CLASSES, ENCODINGS, make
 from tests.test_export import texts as usual
 
@@ -63,10 +64,7 @@ const text = (selector) => document.querySelector(selector).textContent;
 
 pytestmark = [
     pytest.mark.web,
-    pytest.mark.skipif(
-        not (shutil.which("npm") or web_runtime.archive().exists()),
-        reason="needs npm: apt-get install -y npm",
-    ),
+    needs(*([] if web_runtime.archive().exists() else ["npm"])),
 ]
 
 

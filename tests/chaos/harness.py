@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -32,14 +31,6 @@ SETTINGS = [
     "--logging.every=3",
 ]
 STEPS = 39  # of 301 rows, batch 25, three epochs
-
-
-def needs(*programs: str, root: bool = False) -> Any:
-    """Skips a test where the machine lacks something; `.ci/run` installs the programs and is root."""
-    missing = [program for program in programs if shutil.which(program) is None]
-    if root and os.geteuid() != 0:
-        missing.append("root")
-    return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}")
 
 
 def slow(*values: Any) -> Any:

@@ -6,9 +6,10 @@ import random
 
 import pytest
 
-from tests.chaos import harness, soak
+from tests.chaos import soak
+from tests.needs import needs
 
-pytestmark = harness.needs("mount", root=True)
+pytestmark = needs("mount", root=True)
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from crepe_dist.runs.state import Progress, Snapshot
 from crepe_dist.settings.training_options import CheckpointOptions
 from crepe_dist.training.state_saver import StateSaver
 from tests.chaos import harness
+from tests.needs import needs
 
 CALLS = "write,pwrite64,writev,fsync,fdatasync,rename,renameat,renameat2,mkdir,openat,unlink,unlinkat,rmdir"
 
@@ -41,7 +42,7 @@ def is_whole(found: state.Found | None, step: int) -> bool:
     )
 
 
-@harness.needs("strace")
+@needs("strace")
 class TestKilledInASave:
     """strace sends SIGKILL at each system call that changes the disk, one after the other."""
 
@@ -216,7 +217,7 @@ def fill(place: Path) -> Path:
     return filling
 
 
-@harness.needs("mount", root=True)
+@needs("mount", root=True)
 class TestFullDisk:
     def test_a_save_that_has_no_room(self, small_disk):
         folder = small_disk / "state"

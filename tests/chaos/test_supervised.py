@@ -20,6 +20,7 @@ from crepe_dist.errors import ExitCode
 from tests.chaos import harness
 from tests.chaos.harness import slow
 from tests.conftest import records
+from tests.needs import needs
 
 SUPERVISE = """
 import sys
@@ -207,7 +208,7 @@ def test_killed_itself_it_leaves_no_orphan_and_nothing_is_lost(supervised, tmp_p
     harness.assert_same(tmp_path / "run", unbroken(2))
 
 
-@harness.needs("ss")
+@needs("ss")
 def test_ports_and_secrets(data, tmp_path):
     """Nothing listens but on loopback; nothing of the environment is on a command line, and no secret in a worker."""
     secret = "hunter2-" + os.urandom(8).hex()

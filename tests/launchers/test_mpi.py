@@ -13,10 +13,11 @@ import pytest
 from crepe_dist.errors import ExitCode
 from tests.chaos import harness
 from tests.launchers.conftest import flags, sha256
+from tests.needs import needs
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = [pytest.mark.mpi, harness.needs("mpirun")]
+pytestmark = [pytest.mark.mpi, needs("mpirun")]
 
 
 def mpirun(folder: Path, arguments: list[str], pace: float = 0) -> subprocess.Popen[str]:

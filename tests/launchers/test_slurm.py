@@ -14,6 +14,7 @@ import pytest
 from tests.chaos import harness
 from tests.launchers.conftest import flags, sha256
 from tests.launchers.slurm import Slurm, slurm
+from tests.needs import needs
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "launch" / "slurm.sbatch"
@@ -23,7 +24,7 @@ ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
 
 pytestmark = [
     pytest.mark.slurm,
-    harness.needs("slurmctld", "slurmd", "sbatch", "srun", "munged", root=True),
+    needs("slurmctld", "slurmd", "sbatch", "srun", "munged", root=True),
 ]
 
 

@@ -10,7 +10,6 @@ ends, and the kernel ends all others of the host with it and takes its network a
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import threading
@@ -20,9 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-import pytest
-
 from tests.chaos import harness
+from tests.needs import needs, which
 
 NET = "10.207.31"
 NAMESPACES = ("--net", "--uts", "--ipc", "--mount", "--pid")
@@ -66,25 +64,14 @@ exit
 """
 
 
-def lacking() -> str:
-    """What the machine lacks for this, for a person to read; nothing if it has all."""
-    programs = ("ip", "ssh", "ssh-keygen", "unshare", "nsenter")
-    missing = [each for each in programs if shutil.which(each) is None]
-    if sshd() is None:
-        missing.append("sshd")
-    if os.geteuid() != 0:
-        missing.append("root")
-    if not missing and subprocess.run(["unshare", *NAMESPACES, "--fork", "true"], capture_output=True).returncode:
-        missing.append("the right to make namespaces")
-    return ", ".join(missing)
+def _missing_rights() -> list[str]:
+    if os.geteuid() != 0 or which("unshare") is None:
+        return []  # said anyway
+    refused = subprocess.run(["unshare", *NAMESPACES, "--fork", "true"], capture_output=True).returncode
+    return ["the right to make namespaces"] if refused else []
 
 
-def sshd() -> str | None:
-    return shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-
-
-LACKING = lacking()
-needs_namespaces = pytest.mark.skipif(bool(LACKING), reason=f"needs {LACKING}")
+needs_namespaces = needs("ip", "ssh", "ssh-keygen", "sshd", "unshare", "nsenter", root=True, others=_missing_rights())
 
 
 class _Space:
@@ -135,7 +122,7 @@ class Host:
 
     def up(self) -> None:
         """Also after ``vanish``; with its name, address and keys of before."""
-        script = FIRST.format(folder=self._folder, name=self.name, sshd=sshd())
+        script = FIRST.format(folder=self._folder, name=self.name, sshd=which("sshd"))
         self._space = _Space(NAMESPACES, script)
         mac = f"02:00:00:00:00:{self._number:02x}"  # the same again: others remember it
         ip("link", "add", "eth0", "address", mac, "netns", str(self._space.first), "type", "veth",
