@@ -26,6 +26,10 @@ from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import find_sources
 from tests import needs
 
+# Of every process that tests start, and there are hundreds. Threads that wait must not keep a core from the test beside
+# this one, and MXNet asks for distutils, in place of which setuptools would import all of itself, for 0.3 s.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("SETUPTOOLS_USE_DISTUTILS", "stdlib")
 hypothesis.settings.register_profile("no deadline", deadline=None)  # the machine may be busy
 hypothesis.settings.load_profile("no deadline")
 import_mxnet(Launch())
@@ -100,9 +104,13 @@ def data_with_validation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def launch_prefix(processes: int) -> list[str]:
+    """Start of a command line for so many processes; nothing for one."""
+    return [sys.executable, str(Path(__file__).with_name("horovodrun.py")), "-np", str(processes)] * (processes > 1)
+
+
 def command(name: str, *arguments: object, processes: int = 1) -> list[str]:
-    launcher = [str(Path(sys.executable).with_name("horovodrun")), "-np", str(processes)] if processes > 1 else []
-    return [*launcher, sys.executable, "-m", f"crepe_dist.{name}", *map(str, arguments)]
+    return [*launch_prefix(processes), sys.executable, "-m", f"crepe_dist.{name}", *map(str, arguments)]
 
 
 def run(arguments: Sequence[str], cwd: Path, *, code: int | None = 0, stdin: str = "", seconds: float = 200) -> str:

@@ -17,7 +17,7 @@ import pytest
 from crepe_dist.files import write_json
 from crepe_dist.model import parameters
 from crepe_dist.runs import checkpoint, state
-from tests.conftest import QUICK
+from tests.conftest import QUICK, launch_prefix
 
 # Dropout, momentum and bfloat16, if the processor has it: all that has a memory or a chance in it.
 SETTINGS = [
@@ -39,9 +39,8 @@ def slow(*values: Any) -> Any:
 
 
 def command(run_dir: Path, data: Path, processes: int = 1, *more: str, module: str = "tests.chaos.worker") -> list[str]:
-    launcher = [str(Path(sys.executable).with_name("horovodrun")), "-np", str(processes)] if processes > 1 else []
     return [
-        *launcher,
+        *launch_prefix(processes),
         *(sys.executable, "-m", module),
         *("--data", str(data), "--run-dir", str(run_dir), *SETTINGS, *more),
     ]

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from crepe_dist.model import parameters
 from crepe_dist.native import library
 from crepe_dist.runs import checkpoint
 from tests.conftest import QUICK, command, losses, records, run
+from tests.needs import NO_FEATURE
 
 # Float32 sums in another order: differences seen are below 1e-6 in 21 steps.
 TOLERANCE = 1e-5
@@ -119,7 +121,7 @@ def test_bfloat16_in_many_is_that_of_one(data, tmp_path):
     native, trouble = library.find()
     assert native is not None, trouble
     if not native.bfloat16:
-        pytest.skip("this processor has no bfloat16")
+        pytest.skip(f"{NO_FEATURE}bfloat16")
     for processes in (1, 2):
         printed = train(data, tmp_path / str(processes), processes, "--model.precision=bfloat16")
         assert "computes  in bfloat16" in printed
@@ -140,8 +142,11 @@ def test_dropout_in_many_is_that_of_one(data, tmp_path):
         assert losses(tmp_path / str(processes)) == pytest.approx(losses(tmp_path / "1"), abs=TOLERANCE)
 
 
-def test_adaptive_optimiser_and_dropout_train_in_many(data, tmp_path):
-    printed = train(data, tmp_path / "run", 2, "--optimizer.name=adam", "--model.dropout=0.5")
+def test_adaptive_optimiser_and_dropout_train_under_horovodrun(data, tmp_path):
+    """As users start it, with the checks that the other tests spare themselves."""
+    more = ("--optimizer.name=adam", "--model.dropout=0.5", "--training.epochs=3")
+    worker = command("train", "--data", data, "--run-dir", tmp_path / "run", *QUICK, *more)
+    printed = run([str(Path(sys.executable).with_name("horovodrun")), "-np", "2", *worker], tmp_path)
     assert len(losses(tmp_path / "run")) == 21
     assert "test accuracy" in printed
 

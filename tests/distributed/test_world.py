@@ -14,14 +14,13 @@ import pytest
 from crepe_dist.distributed import device
 from crepe_dist.distributed.launch import Launch, detect, limit_threads
 from crepe_dist.errors import UserError
-from tests.conftest import QUICK, command, run
+from tests.conftest import QUICK, command, launch_prefix, run
 
-HOROVODRUN = str(Path(sys.executable).with_name("horovodrun"))
 SHUT_DOWN = "Horovod has been shut down"
 
 
 def horovodrun(processes: int, *arguments: object) -> list[str]:
-    return [HOROVODRUN, "-np", str(processes), *map(str, arguments)]
+    return [*launch_prefix(processes), *map(str, arguments)]
 
 
 def script(processes: int, body: str) -> list[str]:

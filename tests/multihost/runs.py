@@ -11,6 +11,7 @@ from typing import Any
 
 from tests.chaos import harness
 from tests.chaos.test_supervised import supervise
+from tests.conftest import launch_prefix
 from tests.multihost.network import Host, Network
 
 # Far from chaos, so that runs can be compared whose sums take different ways.
@@ -32,9 +33,10 @@ def command(
     count = slots * len(hosts)
     if launcher == "supervise":
         return supervise(run_dir, data, count, *settings, flags=("-H", names, "--interface", "eth0"))
-    start, *rest = harness.command(run_dir, data, count, *settings)
+    start = launch_prefix(count)
+    _, *rest = harness.command(run_dir, data, count, *settings)
     # It remembers for an hour which hosts ssh reached, and by which interface, and looks no second time.
-    return [start, "--disable-cache", *("-H", names), *rest]
+    return [*start, "--disable-cache", *("-H", names), *rest[len(start) - 1 :]]
 
 
 class Run:
