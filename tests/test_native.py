@@ -24,8 +24,10 @@ from crepe_dist.native import library
 from crepe_dist.native.library import Library
 from crepe_dist.settings.model_options import ModelOptions
 from tests.conftest import QUICK, command, run
+from tests.needs import NO_FEATURE
 
 BUILDS = library.runnable()
+IN_BFLOAT16 = [name for name in BUILDS if "avx512_bf16" in library.BUILDS[name]]
 LARGE = CrepeShape(69, 1014, 7, 64, 96)
 # Widths that are and that are not multiples of the kernels' blocks, the shortest text, more classes than a block.
 SHAPES = [
@@ -117,7 +119,7 @@ def test_float32_equals_mxnet(name, shape, rows, threads, monkeypatch):
     np.testing.assert_allclose(logits(native(network, name), batch), theirs, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in BUILDS if "avx512_bf16" in library.BUILDS[name]])
+@pytest.mark.parametrize("name", IN_BFLOAT16)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_bfloat16_is_near_float32(name, shape):
     """Values move by less than 1 %; gradients by more, where rounding gives another position the maximum of a pool."""
@@ -161,11 +163,11 @@ def test_filling_and_an_earlier_larger_batch_leave_no_trace(name):
     assert all(distance(filled[each], expected[each]) < 1e-6 for each in expected)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_the_same_step_twice_is_the_same_bit_for_bit(precision):
-    if precision == "bfloat16" and not Library(BUILDS[0]).bfloat16:
-        pytest.skip("this processor has no bfloat16")
-    engine = native(make(SHAPES[2]), BUILDS[0], precision)
+@pytest.mark.parametrize(
+    ("name", "precision"), [*((name, "float32") for name in BUILDS), *((name, "bfloat16") for name in IN_BFLOAT16)]
+)
+def test_the_same_step_twice_is_the_same_bit_for_bit(name, precision):
+    engine = native(make(SHAPES[2]), name, precision)
     batch = some_batch(SHAPES[2], 64)
     _, once = gradients(engine, batch, seed=3, step=4)
     _, twice = gradients(engine, batch, seed=3, step=4)
@@ -174,10 +176,11 @@ def test_the_same_step_twice_is_the_same_bit_for_bit(precision):
     assert not np.array_equal(once["12.weight"], another["12.weight"])
 
 
-def test_dropout_is_that_of_the_place_in_the_global_batch():
+@pytest.mark.parametrize("name", BUILDS)
+def test_dropout_is_that_of_the_place_in_the_global_batch(name):
     """So two ranks drop what one process drops."""
     shape = SHAPES[2]
-    engine = native(make(shape), BUILDS[0])
+    engine = native(make(shape), name)
     whole = some_batch(shape, 20, filling=0)
     codes = whole.packed.asnumpy()[:, : shape.feature_len]
     _, expected = gradients(engine, whole)
@@ -186,11 +189,12 @@ def test_dropout_is_that_of_the_place_in_the_global_batch():
     assert all(distance(one[each] + two[each], expected[each]) < 1e-5 for each in expected)
 
 
-def test_dropout_drops_its_share_and_keeps_the_mean():
+@pytest.mark.parametrize("name", BUILDS)
+def test_dropout_drops_its_share_and_keeps_the_mean(name):
     """Seen in the gradient of the last weight by one document, which shows the last hidden layer after dropout."""
     shape = CrepeShape(69, 123, 3, 8, 2000, 0.3)
     batch = some_batch(shape, 1, filling=0)
-    engine = native(make(shape), BUILDS[0])
+    engine = native(make(shape), name)
     network = engine.network
     values = parameters.values(network)
     values["12.weight"][:] = 0  # so that the last hidden layer is its bias, 1 everywhere
@@ -339,7 +343,7 @@ def test_what_cannot_be_trusted_is_not_loaded(harm, said, tmp_path, monkeypatch)
 
 def test_amx_that_the_system_refuses_is_passed_over(monkeypatch):
     if "amx" not in BUILDS:
-        pytest.skip("this processor has no AMX")
+        pytest.skip(f"{NO_FEATURE}AMX")
 
     class Refused(Library):
         def __init__(self, name):
@@ -359,8 +363,9 @@ def test_threads_are_those_of_openmp(setting, expected, monkeypatch):
     assert library.threads() == expected
 
 
-def test_threads_of_a_program_may_predict_at_the_same_time():
-    engine = native(make(SHAPES[0]), BUILDS[0])
+@pytest.mark.parametrize("name", BUILDS)
+def test_threads_of_a_program_may_predict_at_the_same_time(name):
+    engine = native(make(SHAPES[0]), name)
     some = [some_batch(SHAPES[0], rows) for rows in (3, 40, 17, 64)]
     expected = [logits(engine, batch) for batch in some]
     with ThreadPoolExecutor(4) as pool:
@@ -441,9 +446,9 @@ def test_smoothing_weights_and_pieces_equal_mxnet(name):
                 assert distance(got[parameter], array) < 1e-5, parameter
 
 
-def test_pieces_drop_the_same_units():
+@pytest.mark.parametrize("name", BUILDS)
+def test_pieces_drop_the_same_units(name):
     network, batch = make(SHAPES[1]), some_batch(SHAPES[1], 37)
-    name = BUILDS[0]
     whole, expected = gradients(native(network, name), batch, seed=1, step=2)
     in_pieces = NativeEngine(network, Plan("float32", Library(name), ""), mx.cpu(), Library(name), piece=8)
     loss, got = gradients(in_pieces, batch, seed=1, step=2)
