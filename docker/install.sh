@@ -1,5 +1,5 @@
 #!/bin/sh
-# Build stage, second step, in a checkout: the whole program into /opt/crepe_dist, an environment that is copied as it is.
+# Build stage, second step, in a checkout: install the program into /opt/crepe_dist, which is copied to the final stage.
 set -eu
 flavour=$1
 
@@ -13,15 +13,15 @@ cpu)
 cu112)
     group=horovod-cu112
     export HOROVOD_MXNET_PACKAGE=mxnet-cu112 HOROVOD_GPU_OPERATIONS=NCCL
-    export CC=gcc-11 CXX=g++-11 # what nvcc 11.8 takes
+    export CC=gcc-11 CXX=g++-11 # supported by nvcc 11.8
     ;;
 *)
     echo "usage: docker/install.sh cpu|cu112" >&2
     exit 2
     ;;
 esac
-# No editable install: only the environment goes on into the image. No cache: it would only be thrown away.
-# Compiled, because the user of the image may not write what Python would compile at each start.
+# Not editable: the final stage gets the environment only. No cache: it would be discarded.
+# Compiled to bytecode: the image's user may not write what Python would otherwise compile at each start.
 UV_PROJECT_ENVIRONMENT=/opt/crepe_dist \
     /opt/uv/bin/uv sync --quiet --no-cache --no-editable --compile-bytecode --python /usr/bin/python3 \
     --no-default-groups --group "$group" --group sample

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Final stage: what runs the program, without a compiler, and the user that it runs as.
+# Final stage: install what the program needs to run, without a compiler, and create its user.
 set -eu
 export DEBIAN_FRONTEND=noninteractive
 
@@ -8,5 +8,5 @@ apt-get update -qq
 apt-get install -y -qq --no-install-recommends ca-certificates libgomp1 libquadmath0 libstdc++6 python3 python3-distutils zlib1g
 rm -rf /var/lib/apt/lists/*
 useradd --uid 1000 --create-home crepe
-# Commands read and write data/ and runs/ of the folder where they are typed.
+# Commands read and write data/ and runs/ in the current folder.
 install -d -o crepe -g crepe /training /training/data /training/runs

@@ -1,13 +1,13 @@
 #!/bin/bash
-# Trains with processes that Open MPI 5 starts: launch/mpirun.sh [flags of crepe_dist.train]     (docs/how-to/mpi.md)
-# MPI only starts them, and passes signals on. Exit code 75: stopped and saved; the same command goes on.
+# Train with processes that Open MPI 5 starts: launch/mpirun.sh [flags of crepe_dist.train]     (docs/how-to/mpi.md)
+# MPI only starts them and passes signals on. Exit code 75: stopped and saved; run the same command again to resume.
 
 processes=2
-hosts= # node1:4,node2:4, the first is that of rank 0; empty: those that the scheduler gave, or this one
-interface= # the network that the hosts share, such as eth0; empty: that of the first host's address
-python=.venv/bin/python # at the same place on every host
+hosts= # node1:4,node2:4, rank 0 first; empty: the scheduler's hosts, or this one
+interface= # network that the hosts share, such as eth0; empty: the one of the first host's address
+python=.venv/bin/python # the same path on every host
 
-# Nothing to edit from here on.
+# Nothing to edit below.
 set -eu
 
 for file in "${PBS_NODEFILE:-}" "${LSB_DJOB_HOSTFILE:-}" "${PE_HOSTFILE:-}"; do
@@ -20,21 +20,21 @@ export PYTHONUNBUFFERED=1
 
 flags=(-np "$processes" --wdir "$PWD" --output tag)
 if [ -n "$hosts" ]; then flags+=(--host "$hosts"); fi
-# Open MPI would give each of two processes one core, whatever the number of its threads.
+# Otherwise Open MPI binds each of two processes to one core, whatever its number of threads.
 flags+=(--bind-to none)
-# To other hosts nothing of the environment goes by itself.
+# mpirun copies none of these to other hosts by itself.
 for name in MASTER_ADDR MASTER_PORT PYTHONUNBUFFERED OMP_NUM_THREADS HOROVOD_GLOO_IFACE CREPE_DIST_MEETING_SECONDS; do
     if [ -n "${!name:-}" ]; then flags+=(-x "$name"); fi
 done
 
 mpirun "${flags[@]}" "$python" -m crepe_dist.train "$@" &
 mpirun=$!
-# Told to end, mpirun kills all a second later. This signal it passes on, and to those that train it means the same.
+# mpirun kills all processes a second after SIGTERM. It passes SIGUSR2 on, which stops training in the same way.
 told=
 trap 'told=yes; kill -USR2 "$mpirun"' TERM INT HUP
 code=0
 wait "$mpirun" || code=$?
-while [ -n "$told" ]; do # a signal ends the waiting, not mpirun
+while [ -n "$told" ]; do # a signal ends `wait`, not mpirun
     told=
     code=0
     wait "$mpirun" || code=$?
