@@ -133,7 +133,7 @@ class TestRunFolder:
     def test_other_settings_are_refused_with_their_difference(self, data, finished, complaint):
         flags = ("--data", data, "--run-dir", finished[0], *QUICK, "--optimizer.learning_rate=0.5")
         said = complaint("train", *flags, cwd=data.parent)
-        assert "begun with other settings" in said
+        assert "started with other settings" in said
         assert "optimizer.learning_rate 0.01 → 0.5" in said
 
     def test_a_folder_of_something_else_is_refused(self, data, tmp_path, complaint):
@@ -187,7 +187,7 @@ class TestResume:
         resumes = records(broken, "resume")
         assert resumes
         assert resumes[-1]["step"] > 0
-        assert f"going on from step {resumes[-1]['step']}" in printed
+        assert f"resuming from step {resumes[-1]['step']}" in printed
         assert [record["step"] for record in records(broken, "step")] == list(range(1, 29))
         assert [record["epoch"] for record in records(broken, "epoch")] == [0, 1, 2, 3]
         assert losses(broken) == losses(unbroken)
@@ -329,7 +329,7 @@ class TestWhichFolder:
         assert [self.chosen(base), self.chosen(tmp_path / "run-2", "--epochs=9")] == ["run", "run-2"]
         assert self.chosen(base) == "run"
         assert self.chosen(base, "--epochs=9") == "run-2"
-        with pytest.raises(UserError, match=r"run was begun with other settings"):
+        with pytest.raises(UserError, match=r"run was started with other settings"):
             self.chosen(base, "--epochs=3")
 
 

@@ -1,1 +1,1 @@
-"""What a run leaves in its folder: checkpoints, scores, metrics, saved states, result; written and read here."""
+"""Files of a run, written and read: checkpoints, scores, metrics, saved states, result."""

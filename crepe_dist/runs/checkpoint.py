@@ -1,5 +1,7 @@
-"""Epoch checkpoints, named by test accuracy as the notebook names them, each with a JSON file that describes it and one
-with the epoch's scores beside it."""
+"""Epoch checkpoints, named by test accuracy as in the original notebook.
+
+Beside each ``.params`` file are a JSON file that describes it and one with the epoch's scores.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ def save(
     """Write the checkpoint of an epoch, as ``write`` does.
 
     Args:
-        about: from ``description``.
+        about: description of the checkpoint, from ``description``.
         saved_step: step from which the run would resume if this failed.
 
     Raises:
@@ -59,8 +61,8 @@ def description(record: dict[str, Any], data: Dataset, network: Network, precisi
     """Describe an epoch's parameters, so that they can be used without any flag.
 
     Args:
-        record: of the epoch, from ``epoch_record``.
-        precision: ``model.precision``, with which the network is to be computed later.
+        record: metrics of the epoch, from ``epoch_record``.
+        precision: value of ``model.precision`` for later use of the network.
     """
     return {
         "epoch": record["epoch"],
@@ -95,7 +97,7 @@ def write(run_dir: Path, arrays: Arrays, about: dict[str, Any], scores: dict[str
 
     Args:
         about: encoding, classes, network and metrics; ``epoch`` and ``test_accuracy`` give the name.
-        scores: of each part that was scored; kept beside them, for reports.
+        scores: scores of each split, kept beside the parameters for reports.
     """
     folder = run_dir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -125,7 +127,7 @@ def find(given: str | None) -> Path:
     """Find a .params file: the given one, the reported one of a run folder, or that of the newest run.
 
     Raises:
-        UserError: there is none.
+        UserError: no such file.
     """
     if given is None:
         runs = sorted(RUNS.glob(f"*/{FOLDER}"), key=lambda folder: folder.stat().st_mtime, reverse=True)
@@ -140,7 +142,7 @@ def find(given: str | None) -> Path:
     if path.is_dir():
         found = _of_run(path)
         if found is None:
-            raise UserError(f"{path} holds no checkpoint", remedy="name a run folder or a .params file")
+            raise UserError(f"{path} contains no checkpoint", remedy="name a run folder or a .params file")
         return found
     if not path.is_file():
         raise UserError(f"{path} does not exist", remedy="name a run folder or a .params file")
@@ -172,7 +174,7 @@ def describe(path: Path) -> dict[str, Any] | None:
     """Read the description beside a checkpoint, or return ``None`` for foreign parameters.
 
     Raises:
-        UserError: the description cannot be read, or the parameters are not those it was written for.
+        UserError: the description cannot be read, or the parameters have changed since it was written.
     """
     sidecar = path.with_suffix(".json")
     if not sidecar.is_file():
@@ -194,8 +196,8 @@ def describe(path: Path) -> dict[str, Any] | None:
         )
     if digest != found:
         raise UserError(
-            f"{path} was altered since it was written",
-            "its SHA-256 is not the one beside it",
+            f"{path} was altered after it was written",
+            "its SHA-256 differs from the one in the .json file",
             "take another checkpoint; delete the .json to treat the file as foreign parameters",
         )
     return about
@@ -205,16 +207,16 @@ def trained_as(path: Path, about: dict[str, Any]) -> tuple[Encoding, list[str], 
     """Read encoding, classes and network (``Shape.settings`` and the precision) out of a description.
 
     Args:
-        about: what ``describe`` found beside ``path``.
+        about: description of ``path``, from ``describe``.
 
     Raises:
-        UserError: they cannot be what they are said to be.
+        UserError: a value is missing or malformed.
     """
     try:
         encoding = Encoding.from_dict(about["encoding"])
         classes, network = about["classes"], about["network"]
         if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-            raise ValueError("the classes are no list of names")
+            raise ValueError("the classes are not a list of names")
         _check_network(network)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
@@ -242,7 +244,7 @@ def scores(path: Path, classes: int) -> dict[str, Scores]:
     """Read the scores of each split that stand beside a checkpoint; none beside an old one.
 
     Raises:
-        UserError: they cannot be read.
+        UserError: the file cannot be read.
     """
     beside = path.with_suffix(SCORES)
     if not beside.is_file():
@@ -254,5 +256,5 @@ def scores(path: Path, classes: int) -> dict[str, Scores]:
         return {name: Scores.of(part, classes) for name, part in saved["parts"].items() if name in PARTS}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(
-            f"{beside} cannot be read", f"{type(error).__name__}: {error}"[:300], "delete it to go on without scores"
+            f"{beside} cannot be read", f"{type(error).__name__}: {error}"[:300], "delete it to continue without scores"
         ) from error

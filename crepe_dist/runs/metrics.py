@@ -44,7 +44,7 @@ class Metrics:
         """Put everything on the disk, before a state is saved that relies on it.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: a file cannot be written.
         """
 
 
@@ -110,7 +110,7 @@ class RunMetrics(Metrics):
         try:
             self._write()
         except OSError:
-            # No room for now. The lines wait for the next time; `sync` tells of it, before a state relies on them.
+            # The disk is full: the lines wait for the next write. `sync` raises before a state relies on them.
             return
 
     def _write(self) -> None:
@@ -142,7 +142,7 @@ class RunMetrics(Metrics):
             do(self._events)
         except OSError as error:
             self._tensorboard = self._events = None
-            self._say(f"TensorBoard gets no more events until the command is started again: {error}")
+            self._say(f"TensorBoard gets no more events until the command is restarted: {error}")
 
 
 def _still_true(record: Record, progress: Progress) -> bool:

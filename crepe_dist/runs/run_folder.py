@@ -23,14 +23,17 @@ from crepe_dist.settings.config import Config, digest
 IDENTITY = "run.json"
 CONFIG = "config.yaml"
 LOCK_SECONDS = 100.0  # for the processes of an earlier group to end; NFS keeps a dead client's locks for 90
-SOON = 3.0  # seconds; the processes of the group before take that long to be gone
-SUPERVISION = "supervision"  # the supervisor's id, in the folders of the runs that were started under it
+SOON = 3.0  # seconds that the processes of an earlier group usually take to end
+SUPERVISION = "supervision"  # file with the id of the supervisor that started the run
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run's folder: ``config.yaml``, ``run.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``state/``,
-    ``stacks/``, ``verified/`` and, once finished, ``result.json``."""
+    """A run's folder.
+
+    It holds ``config.yaml``, ``run.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``state/``,
+    ``stacks/``, ``verified/`` and, once the run is finished, ``result.json``.
+    """
 
     path: Path
 
@@ -73,7 +76,7 @@ class RunFolder:
         """Try ``lock`` for so many seconds, yielding ``None`` after each failed attempt and the lock at the end.
 
         Args:
-            say: told of a wait that is not over soon.
+            say: called with a message if the wait takes longer than ``SOON``.
         """
         began = time.monotonic()
         due, soon = began + patience, began + min(patience, SOON)
@@ -107,7 +110,7 @@ def choose_folder(config: Config, data: Dataset, ranks: Collectives) -> RunFolde
     def seen() -> RunFolder:
         if not chosen.is_dir():
             raise UserError(
-                f"the run folder {chosen} is not to be seen", remedy="choose a --run-dir that all hosts share"
+                f"the run folder {chosen} is not visible on this host", remedy="choose a --run-dir that all hosts share"
             )
         return RunFolder(chosen)
 
@@ -127,17 +130,16 @@ def lock_on_root(
 
 
 def choose(config: Config, data_name: str, data_fingerprint: str) -> RunFolder:
-    """Choose the folder to write to, and make it if need be; called by rank 0 alone.
+    """Choose the folder to write to, and make it if it does not exist; called by rank 0 alone.
 
-    It is ``runs/<data>-<hash>`` or ``config.run_dir``. Another run of the same settings (``fresh``) gets -2, -3, …
-    behind it, of which the newest is meant afterwards. Processes that a supervisor restarts return to the run that its
-    first ones started.
+    It is ``runs/<data>-<hash>`` or ``config.run_dir``. With ``fresh``, another run of the same settings gets the suffix
+    -2, -3, …; later commands mean the newest. Processes that a supervisor restarts return to the run that it started.
 
     Raises:
         UserError: the folder belongs to other settings or other data, or to something else.
     """
     identity = {**config.identity(), "data": data_fingerprint}
-    # Apart, where no command looks for the newest model: such a run is a test.
+    # Overfitting is a test: its runs are kept where no command looks for the newest model.
     folder = RUNS / "overfit" if config.training.overfit_batches else RUNS
     base = Path(config.run_dir) if config.run_dir else folder / f"{data_name}-{digest(identity)[:10]}"
     taken = [base] if base.exists() else []
@@ -145,14 +147,14 @@ def choose(config: Config, data_name: str, data_fingerprint: str) -> RunFolder:
         taken.append(following)
     own = [path for path in taken if _identity(path) == identity]
     supervision = os.environ.get(SUPERVISED_AS, "")
-    goes_on = bool(own and supervision) and _supervision(own[-1]) == supervision
-    if not taken or (config.fresh and not goes_on):
+    is_restart = bool(own and supervision) and _supervision(own[-1]) == supervision
+    if not taken or (config.fresh and not is_restart):
         path = _numbered(base, len(taken) + 1)
         try:
             path.mkdir(parents=True)
         except OSError as error:
             raise UserError(
-                f"the run folder {path} cannot be made", error.strerror or str(error), "choose another --run-dir"
+                f"the run folder {path} cannot be created", error.strerror or str(error), "choose another --run-dir"
             ) from error
         write_json(path / IDENTITY, identity)
         if supervision:
@@ -172,7 +174,7 @@ def _identity(path: Path) -> dict[str, Any] | None:
     try:
         return _read(path / IDENTITY)
     except UserError:
-        return None  # `_check` says what is wrong, if it is this one that is meant
+        return None  # `_check` reports it, if this folder is the chosen one
 
 
 def _supervision(path: Path) -> str:
@@ -193,7 +195,7 @@ def _check(path: Path, identity: dict[str, Any]) -> None:
     before = _read(path / IDENTITY)
     if before != identity:
         raise UserError(
-            f"{path} was begun with other settings",
+            f"{path} was started with other settings",
             f"different: {', '.join(_differences(before, identity))}",
             "choose another --run-dir, or start another run beside it with --fresh",
         )
@@ -205,7 +207,7 @@ def _checked(path: Path, result: dict[str, Any]) -> dict[str, Any]:
     if odd or Path(result["checkpoint"]).is_absolute() or ".." in Path(result["checkpoint"]).parts:
         raise UserError(
             f"{path} cannot be read",
-            f"another {(odd or ['checkpoint'])[0]} is needed",
+            f"its {(odd or ['checkpoint'])[0]} is missing or malformed",
             "start another run with --fresh",
         )
     return result
@@ -215,7 +217,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         found = read_json(path, follow=False)
         if not isinstance(found, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read", str(error), "choose another --run-dir, or start another run with --fresh"

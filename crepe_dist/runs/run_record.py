@@ -1,4 +1,4 @@
-"""All that a run's folder tells of the run, checked: what reports and comparisons are made of."""
+"""A run as its folder records it, validated: the input of reports and comparisons."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ Settings = dict[str, Any]
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run that has scored an epoch at least.
+    """A run with at least one scored epoch.
 
     Attributes:
-        path: its folder.
-        settings: by dotted name.
-        result: what ``result.json`` holds; ``None`` as long as the run is not finished.
+        path: the run's folder.
+        settings: values by dotted name.
+        result: content of ``result.json``; ``None`` as long as the run is not finished.
         checkpoint: the reported .params file.
-        about: the description beside it.
-        scores: of that epoch, by part; none if an older version trained it.
-        history: how it went.
+        about: the description beside the checkpoint.
+        scores: scores of the reported epoch by split; empty if an older version trained it.
+        history: losses, epochs and events of the run.
     """
 
     path: Path
@@ -57,53 +57,53 @@ class RunRecord:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The record of the reported epoch."""
+        """Metrics of the reported epoch, by name."""
         return dict(self.about["metrics"])
 
     @property
     def made(self) -> dict[str, Any]:
-        """By what and of what the run was made, as ``fit`` writes it; empty if an older version did."""
+        """Provenance of the run (``runs.result``); empty if an older version trained it."""
         return (self.result or {}).get("made", {})
 
     @property
     def fingerprint(self) -> str:
-        """Of the data."""
+        """Fingerprint of the data (``Dataset.fingerprint``)."""
         return str(self.about["data"]["fingerprint"])
 
     def is_tested_like(self, other: RunRecord) -> bool:
-        """Whether both were scored on the same test documents, so far as is known."""
+        """Return whether both runs are known to have been scored on the same test documents."""
         mine, theirs = self.about["data"].get("test"), other.about["data"].get("test")
         return self.fingerprint == other.fingerprint or (mine is not None and mine == theirs)
 
     @property
     def data_folder(self) -> Path:
-        """Where the data was."""
+        """Folder of the data when the run was trained."""
         return Path(self.made["data"]) if self.made else folder_of(str(self.settings.get("data.source", SAMPLE)))
 
     def changed(self) -> Settings:
-        """The settings that are not the defaults of this version."""
+        """Return the settings that differ from this version's defaults."""
         usual = flat(Config().to_dict())
         return {name: value for name, value in self.settings.items() if usual.get(name, value) != value}
 
     def dataset(self, folder: Path | None) -> Dataset:
-        """The data that it was trained on.
+        """Open the data that the run was trained on.
 
         Args:
-            folder: where it is now; ``None``: where it was.
+            folder: their folder now; ``None``: where they were when the run was trained.
 
         Raises:
-            UserError: it is not there, or has changed.
+            UserError: they are missing, or have changed.
         """
         found = open_dataset(folder or self.data_folder)
         if found.fingerprint != self.fingerprint:
             raise UserError(
-                f"{found.folder} is not the data of this run", "its fingerprint is another", "name it with --data"
+                f"{found.folder} is not the data of this run", "its fingerprint differs", "name the data with --data"
             )
         return found
 
 
 def flat(settings: dict[str, Any]) -> Settings:
-    """Settings by dotted name; without those that say where and whether to begin."""
+    """Flatten settings to dotted names, without those that only choose the run's folder."""
     found: Settings = {}
     for name, value in settings.items():
         if isinstance(value, dict):
@@ -114,10 +114,10 @@ def flat(settings: dict[str, Any]) -> Settings:
 
 
 def open_run(run_dir: Path) -> RunRecord:
-    """The record of the run in a folder.
+    """Read the run in a folder.
 
     Raises:
-        UserError: it is no run's folder, holds no scored epoch, or a file in it cannot be read.
+        UserError: the folder holds no run or no scored epoch, or one of its files cannot be read.
     """
     if not (run_dir / checkpoint.FOLDER).is_dir():
         raise UserError(f"{run_dir} is not a run's folder with a scored epoch", remedy="name a folder in runs/")
@@ -152,15 +152,15 @@ def _check(about: dict[str, Any]) -> None:
     Encoding.from_dict(about["encoding"])
     classes, metrics = about["classes"], about["metrics"]
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
-        raise ValueError("the classes are no list of names")
+        raise ValueError("the classes are not a list of names")
     needed = {"test_accuracy", "test_loss", "train_loss", "seconds"}
     numbers = [
         metrics[name] for name in needed | {name for name in metrics if name.startswith(("validation_", "test_"))}
     ]
     if not all(type(each) in (int, float) and math.isfinite(each) for each in numbers):
-        raise ValueError("a score is no number")
+        raise ValueError("a score is not a number")
     if type(about["epoch"]) is not int or not isinstance(about["data"]["fingerprint"], str):
-        raise ValueError("the epoch or the data is none")
+        raise ValueError("the epoch or the data is malformed")
     if not isinstance(about["data"]["name"], str) or not isinstance(about["network"], dict):
         raise ValueError("the data or the network has no description")
 
@@ -169,11 +169,11 @@ def _check_made(made: Any) -> None:
     words = [made["device"], made["computes"], made["data"], *made["environment"].keys()]
     counts = [made["processes"], made["parameters"], *(count for part in made["rows"].values() for count in part)]
     if not all(isinstance(each, str) for each in words) or not all(type(each) is int for each in counts):
-        raise ValueError(f"what {RESULT} says of how it was made is another kind")
+        raise ValueError(f"the provenance in {RESULT} is malformed")
 
 
 def texts(part: Part | None, rows: list[int], encoding: Encoding) -> list[str | None]:
-    """The texts of some rows, as they were or as their codes show them; ``None`` where they are not to be had."""
+    """Return the texts of some rows: the originals, or else what their codes decode to; ``None`` without data."""
     import numpy as np
 
     found: list[str | None] = []

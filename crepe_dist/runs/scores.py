@@ -1,6 +1,6 @@
-"""What is known of a network's answers on one part of the data, and how it stands beside a checkpoint as JSON.
+"""Scores of a network on one split, and their JSON form beside a checkpoint.
 
-Everything is counted in whole numbers and summed over the ranks, so it is the same for any number of them.
+They are integer counts summed over the ranks, so they do not depend on the number of ranks.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 BINS = 15  # of the probability, as in Guo et al. 2017
 MILLION = 1_000_000  # probabilities are summed in millionths, which no order of additions changes
-MISTAKES = 20  # kept of each part
-RANKED = 3  # classes of a mistake, the most probable first
+MISTAKES = 20  # kept of each split
+RANKED = 3  # classes kept of a mistake, the most probable first
 MOST_CLASSES = 1000  # with more, no scores are stored: the confusion matrix would be too large
-MOST_DOCUMENTS = 1 << 21  # with more, it is not stored which of them were right
+MOST_DOCUMENTS = 1 << 21  # with more, `right` is not stored
 Counts = npt.NDArray[np.int64]
 
 
@@ -30,9 +30,9 @@ class Mistake:
     """A document whose class was not predicted.
 
     Attributes:
-        row: its number in the part.
-        true: its class.
-        probability: that the network gave to its class, 0 to 1.
+        row: number of the document in its split.
+        true: index of its class.
+        probability: predicted probability of that class, 0 to 1.
         ranking: (class, probability), the most probable first, at most ``RANKED``.
     """
 
@@ -47,27 +47,27 @@ class Mistake:
 
     @classmethod
     def of(cls, saved: Any) -> Mistake:
-        """Out of JSON; checked by ``Scores.of``."""
+        """Convert from JSON; ``Scores.of`` checks the values."""
         ranking = tuple((int(index), float(probability)) for index, probability in saved["ranking"])
         return cls(int(saved["row"]), int(saved["true"]), float(saved["probability"]), ranking)
 
 
 def worst(mistakes: list[Mistake]) -> list[Mistake]:
-    """The ``MISTAKES`` to whose class the least probability was given; the same in whatever order they come."""
+    """Return the ``MISTAKES`` whose true class got the lowest probability, in an order independent of the input's."""
     return sorted(mistakes, key=lambda each: (each.probability, each.row))[:MISTAKES]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What came out.
+    """Scores of a network on one split.
 
     Attributes:
         confusion: int64 [classes, classes]; row = true class, column = predicted class.
         loss: mean cross-entropy a document, in nats.
-        reliability: int64 [BINS, 3], by the probability of the predicted class in steps of 1 / BINS: documents, those
-            that were right, and the sum of their probabilities in millionths.
-        mistakes: the worst ones.
-        right: bool [documents], in the order of the part; ``None`` if it is not known.
+        reliability: int64 [BINS, 3], one row for each interval of the predicted probability: documents, correct
+            predictions, and sum of the probabilities in millionths.
+        mistakes: the worst ones, as ``worst`` selects them.
+        right: bool [documents], in the order of the split; ``None`` if not stored.
     """
 
     confusion: Counts
@@ -87,29 +87,28 @@ class Scores:
 
     @property
     def precision(self) -> npt.NDArray[np.float64]:
-        """float64 [classes], of the documents that were taken for the class, the fraction that is of it; 0 of none."""
+        """Precision of each class, float64 [classes]; 0 for a class that is never predicted."""
         return self._right / np.maximum(self.confusion.sum(axis=0), 1)
 
     @property
     def recall(self) -> npt.NDArray[np.float64]:
-        """float64 [classes], the fraction of the class's documents that was taken for it; 0 of none."""
+        """Recall of each class, float64 [classes]; 0 for a class without documents."""
         return self._right / np.maximum(self.confusion.sum(axis=1), 1)
 
     @property
     def f1(self) -> npt.NDArray[np.float64]:
-        """float64 [classes], the harmonic mean of precision and recall; 0 where undefined."""
+        """F1 score of each class, float64 [classes]; 0 where undefined."""
         both = self.confusion.sum(axis=0) + self.confusion.sum(axis=1)
         return 2 * self._right / np.maximum(both, 1)
 
     @property
     def macro_f1(self) -> float:
-        """Mean of F1 over the classes of which there are documents, however many."""
+        """Unweighted mean of F1 over the classes that have documents."""
         return float(self.f1[self.confusion.any(axis=1)].mean())
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error: the mean distance of probability and accuracy over the bins, weighted by
-        documents (Guo et al. 2017, arXiv:1706.04599, equation 3)."""
+        """Expected calibration error (Guo et al. 2017, arXiv:1706.04599, equation 3)."""
         _, right, probability = self.reliability.T
         return float(np.abs(right - probability / MILLION).sum() / self.documents)
 
@@ -126,7 +125,7 @@ class Scores:
         return pd.DataFrame(columns, index=pd.Index(classes, name="class"))
 
     def confused(self, most: int) -> list[tuple[int, int, int]]:
-        """The most frequent confusions as (true class, predicted class, documents), the most frequent first."""
+        """Return the most frequent confusions as (true class, predicted class, documents), the most frequent first."""
         wrong = self.confusion.copy()
         np.fill_diagonal(wrong, 0)
         order = np.argsort(-wrong, axis=None, kind="stable")[:most].tolist()
@@ -134,7 +133,7 @@ class Scores:
         return [pair for pair in pairs if pair[2]]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """Convert to JSON values."""
         keeps = self.right is not None and len(self.right) <= MOST_DOCUMENTS
         return {
             "loss": self.loss,
@@ -146,10 +145,10 @@ class Scores:
 
     @classmethod
     def of(cls, saved: Any, classes: int) -> Scores:
-        """Inverse of ``to_dict``.
+        """Convert from the values of ``to_dict``.
 
         Raises:
-            ValueError, TypeError, KeyError: it is not what ``to_dict`` gives for that many classes.
+            ValueError, TypeError, KeyError: malformed, or not of that many classes.
         """
         confusion = _counts(saved["confusion"], (classes, classes))
         reliability = _counts(saved["reliability"], (BINS, 3))
@@ -158,14 +157,14 @@ class Scores:
         numbers = {index for each in mistakes for index in (each.true, *(index for index, _ in each.ranking))}
         shares = [share for each in mistakes for share in (each.probability, *(share for _, share in each.ranking))]
         if not documents or len(mistakes) > MISTAKES or not all(each.ranking for each in mistakes):
-            raise ValueError("the scores are of no document, or hold another number of mistakes")
+            raise ValueError("the scores cover no document, or hold too many mistakes")
         if not all(0 <= index < classes for index in numbers) or not all(0 <= share <= 1 for share in shares):
-            raise ValueError("a mistake names a class that is none, or a probability that is none")
+            raise ValueError("a mistake has an invalid class or probability")
         if not all(0 <= each.row < documents for each in mistakes):
-            raise ValueError("a mistake names a document that is none")
+            raise ValueError("a mistake names a document that does not exist")
         loss = float(saved["loss"])
         if not math.isfinite(loss):
-            raise ValueError("the loss is no number")
+            raise ValueError("the loss is not a number")
         return cls(confusion, loss, reliability, mistakes, _bits(saved["right"], documents))
 
 
@@ -181,5 +180,5 @@ def _bits(saved: Any, documents: int) -> npt.NDArray[np.bool_] | None:
         return None
     packed = np.frombuffer(base64.b64decode(saved, validate=True), np.uint8)
     if len(packed) != -(-documents // 8):
-        raise ValueError("the scores do not say of each document whether it was right")
+        raise ValueError("the scores do not cover every document")
     return np.unpackbits(packed, count=documents).astype(bool)

@@ -1,8 +1,8 @@
-"""The resumable state: parameters, optimiser and position, in plain arrays and JSON (no pickle).
+"""The resumable state of a run: parameters, optimiser and position, as plain arrays and JSON (no pickle).
 
 ``<run>/state/step_<n>_<epochs scored>/`` holds ``parameters.safetensors``, ``optimizer.safetensors``, ``state.json``
-and, written last, ``manifest.json`` with size and SHA-256 of each. It is written under another name and renamed; of the
-older ones the newest stays, in case this one gets damaged.
+and, written last, ``manifest.json`` with the size and SHA-256 of each file. A state is written under another name and
+then renamed. The state before the newest is kept in case the newest gets damaged.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass
 class Progress:
-    """Where a run stands: all of its memory beside the arrays.
+    """Position of a run, and everything else that it must remember besides arrays.
 
     Attributes:
-        step: steps done since the run began.
+        step: steps done since the run started.
         epoch: number of the current epoch.
         documents: documents of this epoch that were trained on, over all ranks.
         moving_loss: the notebook's moving average within this epoch, or ``None`` at its start.
         loss_sum: sum of the losses of this epoch's documents.
         seconds: training time of this epoch.
         epochs: one record for each finished epoch.
-        finished: nothing is left to do.
-        precision: that of the last steps, or empty.
+        finished: whether the run is complete.
+        precision: precision of the last steps, or empty.
         loss_scale: ``LossScale.state``.
     """
 
@@ -91,29 +91,29 @@ class Progress:
 
     @classmethod
     def of(cls, saved: Any) -> Progress:
-        """Out of JSON.
+        """Convert from JSON.
 
         Raises:
-            ValueError: it is not what ``asdict`` gives.
+            ValueError: malformed, or written by another version.
         """
         if not isinstance(saved, dict) or saved.keys() != {each.name for each in fields(cls)}:
-            raise ValueError("the position is not one of this program")
+            raise ValueError("the position was not written by this version")
         counts = [saved["step"], saved["epoch"], saved["documents"]]
         numbers = [saved["loss_sum"], saved["seconds"], saved["moving_loss"] or 0.0, *saved["loss_scale"]]
         if not all(type(each) is int and 0 <= each < 1 << 53 for each in counts):
-            raise ValueError("the position holds a count that is none")
+            raise ValueError("the position holds an invalid count")
         if not all(type(each) in (int, float) and math.isfinite(each) for each in numbers):
-            raise ValueError("the position holds a number that is none")
+            raise ValueError("the position holds an invalid number")
         if not all(isinstance(each, dict) and "checkpoint" in each for each in saved["epochs"]):
-            raise ValueError("the position holds an epoch that is none")
+            raise ValueError("the position holds an invalid epoch")
         if type(saved["finished"]) is not bool or type(saved["precision"]) is not str:
-            raise ValueError("the position is not one of this program")
+            raise ValueError("the position was not written by this version")
         return cls(**saved)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that a run needs to go on; the arrays are copies, and nothing changes them."""
+    """Everything that a run needs to resume; the arrays are copies that nothing changes."""
 
     progress: Progress
     parameters: Arrays
@@ -121,7 +121,7 @@ class Snapshot:
 
     @property
     def name(self) -> str:
-        """Names sort as the states follow each other."""
+        """Folder name; names sort in the order of the states."""
         return f"step_{self.progress.step:08d}_{len(self.progress.epochs):04d}"
 
 
@@ -130,8 +130,8 @@ class Found:
     """A saved state.
 
     Attributes:
-        path: its folder.
-        damaged: newer ones that cannot be used, each with the reason.
+        path: folder of the state.
+        damaged: newer states that cannot be used, each with the reason.
     """
 
     path: Path
@@ -140,13 +140,13 @@ class Found:
 
 
 def save(folder: Path, snapshot: Snapshot, good: Path | None = None) -> Path:
-    """Writes a state into ``folder`` and removes all others but ``good``; where there is no room, before it writes.
+    """Write a state into ``folder`` and remove all others but ``good``; on a full disk, remove them first.
 
     Args:
-        good: the last one that is known to be whole, which is kept in case the new one gets damaged.
+        good: the last state known to be intact, kept in case the new one gets damaged.
 
     Raises:
-        OSError: no room, or the disk fails; ``good`` is untouched.
+        OSError: the disk is full or fails; ``good`` is untouched.
     """
     final = folder / snapshot.name
     if final == good:
@@ -174,7 +174,7 @@ def _write(folder: Path, final: Path, snapshot: Snapshot) -> None:
         digests = {name: identity(partial / name) for name in FILES}
         write_json(partial / MANIFEST, {"format": FORMAT, "files": digests})
         sync(partial)
-        if final.exists():  # damaged: of a whole one we would have gone on
+        if final.exists():  # damaged: the run would have resumed from an intact one
             final.rename(folder / f".damaged-{os.getpid()}-{final.name}")
         partial.rename(final)
     except (OSError, SafetensorError) as error:
@@ -184,7 +184,7 @@ def _write(folder: Path, final: Path, snapshot: Snapshot) -> None:
 
 
 def _prune(folder: Path, newest: Path, good: Path | None) -> bool:
-    """Whether there was anything else."""
+    """Remove all other states; return whether there were any."""
     others = [path for path in folder.iterdir() if path not in (newest, good)]
     for path in others:
         shutil.rmtree(path, ignore_errors=True)
@@ -192,10 +192,10 @@ def _prune(folder: Path, newest: Path, good: Path | None) -> bool:
 
 
 def load_newest(folder: Path) -> Found | None:
-    """The newest state whose files are whole; ``None`` if there is none at all.
+    """Load the newest intact state; ``None`` if there is no state at all.
 
     Raises:
-        UserError: states are there but none is whole, or another version wrote them.
+        UserError: all states are damaged, or another version wrote them.
     """
     damaged: list[str] = []
     for path in sorted(folder.glob("step_*"), reverse=True):
@@ -216,8 +216,8 @@ def _load(path: Path) -> Snapshot:
     manifest = read_json(path / MANIFEST, follow=False)
     if manifest["format"] != FORMAT:
         raise UserError(
-            f"{path} has format {manifest['format']}; this version goes on from format {FORMAT}",
-            remedy="finish the run with the version that began it, or start another with --fresh",
+            f"{path} has format {manifest['format']}; this version resumes from format {FORMAT}",
+            remedy="finish the run with the version that started it, or start another with --fresh",
         )
     for name in FILES:
         size, digest = manifest["files"][name]["bytes"], manifest["files"][name]["sha256"]
@@ -242,7 +242,7 @@ def set_optimizer_arrays(trainer: Any, arrays: Arrays, device: Any) -> None:
     """Restore ``optimizer_arrays`` on a new trainer of the same optimiser and parameters.
 
     Raises:
-        UserError: they are not of such a one.
+        UserError: the arrays do not fit this optimiser or these parameters.
     """
     shapes = [tuple(parameter.shape) for parameter in trainer_parameters(trainer)]
     by_index: dict[int, dict[int, Any]] = {}

@@ -17,18 +17,18 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import histogram, scalar
 
 BINS = 60
-RGBA = 4  # tensorboard's number for it
+RGBA = 4  # TensorBoard's code for this colour space
 
 
 class Events:
     """One event file.
 
     Args:
-        folder: made if need be.
-        purge_step: what earlier files hold from this step on is undone, if given.
+        folder: created if it does not exist.
+        purge_step: step from which TensorBoard ignores the events of earlier files.
 
     Raises:
-        OSError: from every method, where the disk has no room.
+        OSError: from every method, on a full disk.
     """
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:

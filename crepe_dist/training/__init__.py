@@ -1,1 +1,1 @@
-"""The training loop and what it writes."""
+"""Training: the recipe, its steps, and how a run is set up, resumed and scored."""

@@ -26,7 +26,7 @@ TRIES = 4  # of each; the first compiles, and the quickest counts
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is to be done and how long it takes, for a person to read.
+    """Remaining work and its duration, for a person to read.
 
     Attributes:
         step: seconds of a step.

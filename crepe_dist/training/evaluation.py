@@ -81,12 +81,12 @@ def evaluate(
 
 
 class _Totals:
-    """Of the documents that this rank has scored so far.
+    """Running totals of the documents that this rank has scored.
 
     Attributes:
-        confusion, reliability, mistakes, loss: as ``Scores`` has them; the loss is the sum.
-        right: int64, the bits of all documents of the part, 1 where this rank saw that one was right. Ranks score
-            different documents, so the sum over the ranks sets the bits of all.
+        confusion, reliability, mistakes, loss: as in ``Scores``, but the loss is a sum.
+        right: int64, one bit for each document of the split, set if this rank predicted it correctly. Ranks score
+            different documents, so a sum over the ranks joins the bits.
     """
 
     def __init__(self, classes: int, documents: int) -> None:
@@ -99,10 +99,16 @@ class _Totals:
     def add(
         self, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int32], log_probabilities: npt.NDArray[np.float64]
     ) -> None:
-        """Args: of a batch of n documents: their numbers, int64 [n]; int32 [n]; float64 [n, classes]."""
+        """Add a batch of n documents.
+
+        Args:
+            rows: numbers of the documents, int64 [n].
+            labels: int32 [n].
+            log_probabilities: float64 [n, classes].
+        """
         if not len(labels):
             return
-        # Rounding may give a logarithm just above zero; a network that diverged may give none at all.
+        # Rounding may give a logarithm just above zero; a network that diverged gives NaNs.
         probabilities = np.nan_to_num(np.exp(np.minimum(log_probabilities, 0)))
         predicted = log_probabilities.argmax(axis=1)
         is_right = predicted == labels

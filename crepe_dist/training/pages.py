@@ -13,7 +13,7 @@ from crepe_dist.runs.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Pages:
-    """What draws; ``None`` for what is not wanted.
+    """Functions that draw; ``None`` for a page that is not wanted.
 
     Attributes:
         data: makes the page of a data set from its numbers.

@@ -58,9 +58,9 @@ def resume(run: RunState, folder: RunFolder, world: World, metrics: Metrics, dis
     run.restore(found.snapshot)
     progress = run.progress
     for each in found.damaged:
-        display.say(f"not usable, passed over: {each}")
-    display.say(f"going on from step {progress.step}, epoch {progress.epoch}, saved in {found.path}")
+        display.say(f"skipped a damaged state: {each}")
+    display.say(f"resuming from step {progress.step}, epoch {progress.epoch}, saved in {found.path}")
     precision = run.engine.plan.precision
     if progress.precision not in ("", precision):
-        display.say(f"so far it computed in {progress.precision}, from now on in {precision}")
+        display.say(f"the precision changes from {progress.precision} to {precision}")
     return found

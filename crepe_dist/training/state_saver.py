@@ -53,10 +53,10 @@ class StateSaver(Saver):
     the state is late all the same, training waits.
 
     Args:
-        folder: for the states.
-        say: told, in a line, of a state that could not be written.
-        beat: called while it waits.
-        patience: seconds for which training waits for a state that is late; after them it goes on, and says so.
+        folder: folder of the states.
+        say: called with a message about a state that could not be written.
+        beat: called while the saver waits.
+        patience: seconds that training waits for a late state before it continues with a warning.
         good: the state that the run resumes from.
         step: of that state.
     """
@@ -110,7 +110,7 @@ class StateSaver(Saver):
             if left <= 0:
                 if not self._slow:
                     self._slow = True
-                    self._say(f"a state takes more than {patience:.0f} s to write: more may be lost than was promised")
+                    self._say(f"writing a state takes over {patience:.0f} s: a kill may lose more steps than promised")
                 return False
             futures.wait([self._writing[0]], min(left, 1.0))
             self._beat()

@@ -18,9 +18,9 @@ class StepReport:
 
     Attributes:
         step: number of the step in hand, counted from 1.
-        documents: of the global batch.
-        loss: sum of this rank's documents' losses, in nats.
-        wish: what this rank wants to be done after the step.
+        documents: number of documents in the global batch.
+        loss: sum of the losses of this rank's documents, in nats.
+        wish: action that this rank wishes for after the step.
     """
 
     step: int

@@ -1,4 +1,4 @@
-"""Starting from parameters that were trained before, perhaps on other data: what of them is kept, and what is new."""
+"""Starting from trained parameters (``training.init_from``), perhaps on other data: which are kept, which are new."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from crepe_dist.model.parameters import Arrays, Network
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings.model_options import ModelOptions
 
-# What belongs to the classes, and along which axis: the last layer of the one network, all of the other.
+# Arrays that belong to the classes, and the axis of the classes: Crepe's last layer, all of the n-gram network.
 OF_CLASSES = {CrepeShape.kind: {"14.weight": 0, "14.bias": 0}, NGramShape.kind: {"weight": 1, "bias": 0}}
 SHOWN_CLASSES = 5
 
@@ -30,10 +30,10 @@ class Start:
     """Parameters to start from.
 
     Attributes:
-        shape: of the network that takes them, with the classes of the data at hand.
-        arrays: what it takes, by name; the others keep their initial values.
-        sha256: of the file.
-        said: what is taken from where and what is new, for a person.
+        shape: shape of the network that starts from them, with the classes of the data at hand.
+        arrays: parameters to take over, by name; the others keep their initial values.
+        sha256: SHA-256 of the file.
+        said: description of what is kept and what is new, for a person to read.
     """
 
     shape: CrepeShape | NGramShape
@@ -42,18 +42,18 @@ class Start:
     said: str
 
     def give(self, network: Network) -> None:
-        """Raises ``UserError`` as ``parameters.set_values`` does."""
+        """Copy the arrays into a network; raises ``UserError`` as ``parameters.set_values`` does."""
         parameters.set_values(network, {**parameters.values(network), **self.arrays})
 
 
 def read(given: str, options: ModelOptions, dataset: Dataset) -> Start:
-    """What a network for these data and settings starts with.
+    """Read the parameters that a network for these data and settings starts from.
 
     Args:
         given: .params file or run folder.
 
     Raises:
-        UserError: nothing to start from, or it goes with another encoding, other settings, or n-grams of other classes.
+        UserError: the file is missing, or belongs to another encoding, other settings, or n-grams of other classes.
     """
     path = checkpoint.find(given)
     about = checkpoint.describe(path)
@@ -82,9 +82,12 @@ def read(given: str, options: ModelOptions, dataset: Dataset) -> Start:
 def _kept(
     path: Path, arrays: Arrays, shape: CrepeShape | NGramShape, classes: list[str] | None, here: list[str]
 ) -> tuple[Arrays, str]:
-    """What of the arrays of ``classes`` (``None``: nobody knows which) is for the classes ``here``, and how it is said.
+    """Select the arrays to keep for the classes ``here``, and describe them.
 
-    A class that has another name is another class, and so are all if one is: a last layer is kept whole or not at all.
+    The last layer is kept as a whole or not at all: if one class name differs, all classes count as different.
+
+    Args:
+        classes: names of the classes that the arrays were trained on; ``None`` if unknown.
     """
     name, of_classes = wording.visible(str(path)), OF_CLASSES[shape.kind]
     if classes == here:
@@ -107,40 +110,42 @@ def _kept(
 
 
 def _check_encoding(path: Path, there: Encoding, dataset: Dataset, network: dict[str, Any]) -> None:
-    """Whether a code is the same character in the same place; whether accents are folded changes neither. The table of
-    n-grams is for texts of any length."""
+    """Check that a code stands for the same character in the same place.
+
+    Folding accents changes neither. The table of n-grams fits texts of any length.
+    """
     here = dataset.encoding
     any_length = network.get("kind") == NGramShape.kind
     if (here.mode, here.alphabet) != (there.mode, there.alphabet) or not (
         any_length or here.feature_len == there.feature_len
     ):
         raise UserError(
-            f"{path} was trained on texts that are encoded in another way than {dataset.folder}",
+            f"{path} was trained on texts that are encoded differently from {dataset.folder}",
             f"it {there.described()}; the data: {here.described()}",
             f"prepare the data again with {there.flags(path.with_suffix('.json'))}",
         )
 
 
 def _check_settings(path: Path, options: ModelOptions, shape: CrepeShape | NGramShape) -> None:
-    """Whether no setting asks for another network than the one that is there."""
+    """Check that no setting asks for another network than the given one."""
     if options.asked_kind not in (None, shape.kind):
         raise UserError(
             f"the settings ask for a network of the kind {options.asked_kind}, {path} is of the kind {shape.kind}",
-            "training goes on with the network that is there",
+            "training continues with the network of the given parameters",
             "leave out model.network, model.size, model.filters and model.units, or start from another checkpoint",
         )
     asked: dict[str, int | None]
     if isinstance(shape, CrepeShape):
         asked = dict(zip(("filters", "units"), options.asked_widths))
     else:
-        # Who gives the default cannot be told from who gives nothing.
+        # A default that was typed cannot be told from one that was not.
         longest = None if options.longest == ModelOptions.longest else options.longest
         asked = {"longest": longest, "buckets": options.buckets}
     for name, value in asked.items():
         if value not in (None, getattr(shape, name)):
             raise UserError(
                 f"the settings ask for {value} {name}, {path} has {getattr(shape, name)}",
-                "a network is as large as the one that it starts from",
+                "the network takes its size from the parameters that it starts from",
                 "leave out model.size, model.filters and model.units: they are taken from there"
                 if isinstance(shape, CrepeShape)
                 else f"leave out model.{name}: it is taken from there",

@@ -194,7 +194,7 @@ class TestDamaged:
         os.truncate(newest / "optimizer.safetensors", 100)
         code, printed = harness.run(harness.command(run_dir, data), tmp_path)
         assert code == 0, printed
-        assert f"not usable, passed over: {newest}" in printed
+        assert f"skipped a damaged state: {newest}" in printed
         assert f"saved in {before}" in printed
         harness.assert_same(run_dir, unbroken(1))
 

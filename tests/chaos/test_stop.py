@@ -35,7 +35,7 @@ def test_a_signal_to_one_process_stops_all_with_nothing_lost(data, tmp_path, unb
     assert saved >= step
     code, printed = harness.run(harness.command(run_dir, data, processes), tmp_path)
     assert code == 0, printed
-    assert f"going on from step {saved}," in printed
+    assert f"resuming from step {saved}," in printed
     harness.assert_same(run_dir, unbroken(processes))
 
 

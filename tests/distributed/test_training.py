@@ -194,7 +194,7 @@ def test_killed_worker_ends_all_and_the_same_command_goes_on(data, tmp_path):
     printed, _ = again.communicate(timeout=30)
     (resume,) = records(run_dir, "resume")
     assert resume["step"] >= 3  # at most half of checkpoint.every early, so that it is written in time
-    assert f"going on from step {resume['step']}," in printed
+    assert f"resuming from step {resume['step']}," in printed
     steps = [record["step"] for record in records(run_dir, "step")]
     assert steps == list(range(1, len(steps) + 1))
 

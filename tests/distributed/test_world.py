@@ -123,7 +123,7 @@ class TestErrors:
         for rank in (0, 1):
             (tmp_path / str(rank)).mkdir()
         line = "cd $HOROVOD_RANK && " + python_train("--data", data, "--run-dir", "run", *QUICK)
-        self.check(shell(2, line), tmp_path, "is not to be seen [only on rank 1")
+        self.check(shell(2, line), tmp_path, "is not visible on this host [only on rank 1")
 
     def test_a_mistake_in_the_flags_is_told_once(self, data, tmp_path):
         self.check(command("train", "--data", data, "--nonsense=1", processes=2), tmp_path, "--nonsense=1")

@@ -100,7 +100,7 @@ def test_stopped_it_queues_itself_again_and_ends_in_the_same_bits(cluster, data,
     assert ended["JobState"] == "COMPLETED", job.printed
     assert ended["Restarts"] == "1"
     assert job.printed.count("SIGTERM: saved after step") == 1
-    assert job.printed.count("going on from step") == 1
+    assert job.printed.count("resuming from step") == 1
     assert sha256(run_dir) == sha256(unbroken)
     harness.assert_same(run_dir, unbroken)
 

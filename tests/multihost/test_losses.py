@@ -78,7 +78,7 @@ def test_the_cable_is_cut_under_horovodrun(data: Path, tmp_path: Path, network: 
     arguments = command("horovodrun", tmp_path / "run", data, 1, EPOCHS)
     code, printed = Run(network.hosts[0], arguments, tmp_path / "again").end()
     assert code == 0, printed
-    assert "going on from step" in printed
+    assert "resuming from step" in printed
     assert_losses(tmp_path / "run", unharmed)
 
 

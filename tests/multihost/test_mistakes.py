@@ -162,7 +162,7 @@ SAYS = [
     ),
     (
         no_run_folder,
-        ["is not to be seen [only on rank 1 (host hostb), of 2]", "--run-dir that all hosts share"],
+        ["is not visible on this host [only on rank 1 (host hostb), of 2]", "--run-dir that all hosts share"],
     ),
 ]
 

@@ -1,1 +1,1 @@
-"""What follows a run while it trains, through the hooks of `Observer`."""
+"""Observers that follow a run while it trains, through the hooks of ``Observer``."""

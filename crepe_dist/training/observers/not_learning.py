@@ -13,9 +13,9 @@ from crepe_dist.settings.model_options import Kind
 from crepe_dist.training.observers.observer import Observer
 from crepe_dist.training.step import Outcome
 
-WINDOW = 100  # steps whose mean loss is looked at
-STEPS = 500  # from which on it is said; see docs/architecture.md for how long healthy runs take
-MARGIN = 0.02  # of the loss that a guess by frequency has: noise of the mean, and progress too small to count
+WINDOW = 100  # steps over which the loss is averaged
+STEPS = 500  # steps before the first warning; docs/decisions tells how long healthy runs stay at chance
+MARGIN = 0.02  # fraction of the loss at chance that counts as noise
 
 
 class NotLearning(Observer):
@@ -65,7 +65,7 @@ class NotLearning(Observer):
         if self._said:
             if not self._is_stuck():
                 self._said = False
-                return f"step {step}: the loss is below that of a guess now; it has begun to learn"
+                return f"step {step}: the loss is below chance level now; the network has begun to learn"
         elif step % STEPS == 0 and len(self._losses) == WINDOW and self._is_stuck():
             self._said = True
             return self.advice(step)
@@ -107,14 +107,14 @@ class NotLearning(Observer):
             tries.append("less dropout: --model.dropout 0.5")
         if training.overfit_batches == 0:
             tries.append(
-                "a test whether it can learn at all: --overfit-batches 2; if it cannot, labels and texts may not "
-                f"belong together: python -m crepe_dist.predict RUN --random 5 --data {self._source()} shows some"
+                "a test that it can learn at all: --overfit-batches 2; if it cannot, labels and texts may not "
+                f"match: python -m crepe_dist.predict RUN --random 5 --data {self._source()} shows some"
             )
         if convolutions:
             tries.append(
-                f"more steps: with few or hard data this lasts for a thousand and more; --epochs {2 * training.epochs}"
+                f"more steps: on few or hard data this lasts a thousand steps or more; --epochs {2 * training.epochs}"
             )
-        else:  # which have no plateau
+        else:  # n-grams have no such plateau
             tries += [
                 f"another alphabet, if {self._source()}/report.html says that characters are not known: "
                 "prepare --alphabet auto",
@@ -122,6 +122,6 @@ class NotLearning(Observer):
             ]
         lines = "\n".join(f"  do:  {each}" for each in tries)
         return (
-            f"not learning: after {step} steps the loss is {self._mean():.3f}; to know how frequent the classes are, "
-            f"and nothing of the texts, gives {self._guess:.3f}\n{lines}"
+            f"not learning: after {step} steps the loss is {self._mean():.3f}, at chance: predicting the class "
+            f"frequencies for every text gives {self._guess:.3f}\n{lines}"
         )

@@ -99,7 +99,7 @@ class StateKeeper(Observer):
                 remedy="make room, and run the command again",
             )
         again = "the same command without --fresh" if self._fresh else "the same command"
-        self._say(f"{stopped}: saved after step {step}; {again} goes on from there")
+        self._say(f"{stopped}: saved after step {step}; {again} resumes from there")
         self._saver.close()
         self._log.finish()
         raise stopped

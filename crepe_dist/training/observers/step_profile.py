@@ -27,8 +27,8 @@ TIMELINE = "horovod_timeline.json"
 class Profile(Observer):
     """Adds up the phases of the first ``STEPS`` steps; the device is waited for after each, so phases do not overlap.
 
-    Phases: other (logging, saving), data wait, copy (of the batch to the device; on a CPU, of the weights into the
-    layout of the kernels), forward, backward, all-reduce (with waiting for the slowest rank), update.
+    Phases: other (logging, saving), data wait, copy (the batch to the device; on a CPU, the weights into the layout of
+    the kernels), forward, backward, all-reduce (including the wait for the slowest rank), update.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Profile(Observer):
         mx.nd.waitall()
         now = time.perf_counter()
         if self._since is None:
-            if self._world.is_root:  # of an earlier profile
+            if self._world.is_root:  # files of an earlier profile
                 (self._folder.path / NAME).unlink(missing_ok=True)
                 self._timeline.unlink(missing_ok=True)
             self._world.start_timeline(str(self._timeline))
@@ -96,7 +96,7 @@ class Profile(Observer):
         """Write ``profile.json`` into the run's folder and return it as a table; every rank calls it.
 
         Args:
-            documents: of a global batch.
+            documents: number of documents in a global batch.
         """
         self._world.stop_timeline()
         ranks = self._world.gather(self._seconds, "profile")
