@@ -129,8 +129,11 @@ def load(
     Args:
         checkpoint_or_run: a .params file, a run folder (its reported checkpoint), or ``None``: that of the newest run
             in ``runs/``.
-        mode, feature_len, fold_accents, classes: only for parameters without a description beside them, such as the
-            notebook's own; ``feature_len`` is 1014 unless given.
+        mode: encoding of parameters without a description beside them, such as ``notebook`` for the notebook's own; so
+            are the next three.
+        feature_len: characters a document; 1014 unless given.
+        fold_accents: whether accents are folded; the default of the mode unless given.
+        classes: names in the order of the outputs.
         device: auto, gpu or cpu.
 
     Raises:
