@@ -155,7 +155,7 @@ def test_the_comparison_with_baselines(data, tmp_path):
     for name, more in (("plain", []), ("noisy", ["--data.typos=0.05"])):
         crepe_dist.fit(parse(["--data", str(data), "--run-dir", str(tmp_path / name), *QUICK, *more]))
     root = Path(__file__).resolve().parent.parent
-    uv_run = ["uv", "run", "--project", str(root), "--isolated", "--group", "comparison"]
+    uv_run = ["uv", "run", "--quiet", "--project", str(root), "--isolated", "--group", "comparison"]
     script = [*uv_run, str(root / "benchmarks" / "robustness.py")]
     printed = run([*script, "plain", "noisy", "--out", "curves.svg"], tmp_path)
     header, _, *rows = printed.splitlines()

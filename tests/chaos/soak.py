@@ -43,8 +43,10 @@ STRIKES = {
 DISK = "3m"
 STEPS_BETWEEN = (2, 12)
 PACE = 0.03  # seconds before each step, so that the run does not end before the faults do
-EPOCHS = 6  # a fault
-LONGEST = 90.0  # seconds from a fault to the first step after it
+EPOCHS = 4  # a fault
+# Seconds from a fault to the first step after it, at most; where the machine is slow, so many times its first start.
+LONGEST = 90.0
+STARTS = 8
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class Soak:
         self.run_dir = self.disk / "run"
         self.process: subprocess.Popen[bytes] | None = None
         self.log = folder / "log.txt"
+        self.longest = LONGEST
+        self.whole = 0.0  # seconds of the unbroken run
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -95,9 +99,25 @@ class Soak:
         run_dir = self.folder / "unbroken"
         # Long, because more processes than cores take seconds an epoch.
         command = harness.command(run_dir, self.data, self.processes, *self.more)
-        code, printed = harness.finish(harness.start(command, self.folder), 600)
+        began = time.monotonic()
+        code, printed = harness.finish(harness.start(command, self.folder), 1800)
         assert code == 0, printed
+        self.whole = time.monotonic() - began
         return run_dir
+
+    def begin(self) -> None:
+        """Starts it, and measures how long a start takes."""
+        began = time.monotonic()
+        self.go_on()
+        harness.wait_for(self.step, 300)
+        self.longest = max(LONGEST, STARTS * (time.monotonic() - began))
+
+    def finish(self) -> None:
+        """Lets it run to its end, without faults."""
+        assert not (self.run_dir / "result.json").exists(), "it finished before the last fault"
+        assert self.process is not None
+        write_json(self.plan, {"kind": "none"})
+        assert self.process.wait(max(300, 3 * self.whole)) == 0, self.log.read_text()[-3000:]
 
     def go_on(self) -> None:
         """Starts the command (again) unless it runs."""
@@ -136,7 +156,7 @@ class Soak:
         }
         write_json(self.plan, plan)
         self.go_on()
-        harness.wait_for(once.exists, LONGEST)
+        harness.wait_for(once.exists, self.longest)
         began = time.monotonic()
         struck = max(self.read(once), self.step())
         if kind == "cut file":
@@ -164,7 +184,7 @@ class Soak:
     def wait_until_it_trains(self, struck: int, began: float) -> None:
         assert self.process is not None
         while self.step() <= struck and not (self.run_dir / "result.json").exists():
-            assert time.monotonic() - began < LONGEST, f"no step after {struck}\n{self.log.read_text()[-3000:]}"
+            assert time.monotonic() - began < self.longest, f"no step after {struck}\n{self.log.read_text()[-3000:]}"
             code = self.process.poll()
             if code is not None and not (self.run_dir / "result.json").exists():
                 assert code in (ExitCode.ERROR, ExitCode.STOPPED), f"{code}\n{self.log.read_text()[-3000:]}"
@@ -189,7 +209,7 @@ class Soak:
             stream.write(bytes([byte ^ 1]))
             stream.flush()
             assert self.process is not None
-            code = self.process.wait(LONGEST)
+            code = self.process.wait(self.longest)
             assert code == ExitCode.ERROR, self.log.read_text()[-3000:]
             assert "was altered since it was prepared" in self.log.read_text()
             stream.seek(place)
@@ -211,14 +231,12 @@ def run(folder: Path, data: Path, processes: int, chosen: list[tuple[str, str]],
     soak = Soak(folder, data, processes, EPOCHS * (len(chosen) + 1))
     try:
         unbroken = soak.unbroken()
+        soak.begin()
         recoveries = []
         for number, (kind, phase) in enumerate(chosen):
             recoveries.append(soak.suffer(kind, phase, generator, number))
             print(recoveries[-1], file=sys.stderr, flush=True)
-        assert not (soak.run_dir / "result.json").exists(), "it finished before the last fault"
-        assert soak.process is not None
-        write_json(soak.plan, {"kind": "none"})
-        assert soak.process.wait(300) == 0, soak.log.read_text()[-3000:]
+        soak.finish()
         harness.assert_same(soak.run_dir, unbroken)
     finally:
         soak.close()
