@@ -32,7 +32,7 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.settings import config
 from crepe_dist.settings.model_options import LONGEST_NGRAM, ModelOptions
 from tests.conftest import FEATURE_LEN, QUICK, run
-from tests.test_network import notebook_network, one_hot
+from tests.test_crepe import notebook_network, one_hot
 
 CLASSES = ["good", "schlecht, sehr", "плохо"]
 CYRILLIC = "съешь же ещё этих мягких французских булок, да выпей чаю ЙЁ "

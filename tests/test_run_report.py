@@ -32,7 +32,7 @@ from crepe_dist.runs.run_record import open_run
 from crepe_dist.runs.scores import BINS, MILLION, Mistake, Scores, worst
 from crepe_dist.settings.config import parse
 from tests.conftest import FEATURE_LEN, QUICK
-from tests.test_data_report import ELEMENTS, HOSTILE, Page
+from tests.test_data_page import ELEMENTS, HOSTILE, Page
 
 NAMES = ["<script>alert(1)</script>", "a | b](http://x.example) $y$ `c`", "\x1b[31mred\u202e www.x.example"]
 

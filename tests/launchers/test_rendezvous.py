@@ -30,11 +30,11 @@ ROOT = Path(__file__).parents[2]
 MEET = """
 import json, os, sys
 from crepe_dist import command
-from crepe_dist.distributed.join import rendezvous as meeting, detect, _error_of_all
+from crepe_dist.distributed.join import detect, rendezvous, _error_of_all
 from crepe_dist.errors import UserError
 def main():
     try:
-        met = meeting.meet(detect())
+        met = rendezvous.meet(detect())
     except UserError as error:
         raise _error_of_all(detect().rank, error) if error.on_all_ranks else error
     print(json.dumps(dict(os.environ)), flush=True)
