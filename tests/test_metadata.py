@@ -1,0 +1,63 @@
+"""What the repository says about itself agrees: version, date, URLs, workflows and issue forms."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import crepe_dist
+
+ROOT = Path(__file__).resolve().parent.parent
+GITHUB = ROOT / ".github"
+
+
+def read(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def test_the_citation_is_of_the_newest_release():
+    citation = read(ROOT / "CITATION.cff")
+    released = re.search(r"^## (\d\S*) \((\S+)\)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert released
+    assert (citation["version"], str(citation["date-released"])) == released.groups()
+    assert citation["version"] == crepe_dist.__version__
+
+
+def test_one_repository_is_named():
+    repository = read(ROOT / "CITATION.cff")["repository-code"]
+    urls = re.search(r"\[project\.urls\]\n(.*?)\n\n", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.DOTALL)
+    assert urls
+    named = re.findall(r'"(.*)"', urls[1])
+    named += [link["url"] for link in read(GITHUB / "ISSUE_TEMPLATE" / "config.yml")["contact_links"]]
+    assert len(named) == 5
+    assert all(url == repository or url.startswith(f"{repository}/") for url in named)
+
+
+@pytest.mark.parametrize("path", sorted((GITHUB / "workflows").glob("*.yml")), ids=lambda path: path.stem)
+def test_workflows_run_scripts_that_exist(path):
+    workflow = read(path)
+    assert workflow["permissions"] == {"contents": "read"}
+    for job in workflow["jobs"].values():
+        assert job["timeout-minutes"] <= 180
+        scripts = [match[1] for step in job["steps"] if (match := re.match(r"bash (\S+)", step.get("run", "")))]
+        assert scripts
+        assert all((ROOT / script).is_file() for script in scripts)
+
+
+@pytest.mark.parametrize("name", ["bug", "feature"])
+def test_issue_forms(name):
+    """GitHub shows a form that it cannot read as an empty text field, without a word."""
+    form = read(GITHUB / "ISSUE_TEMPLATE" / f"{name}.yml")
+    assert set(form) == {"name", "description", "labels", "body"}
+    fields = [each for each in form["body"] if each["type"] != "markdown"]
+    assert {each["type"] for each in fields} <= {"textarea", "dropdown", "input", "checkboxes"}
+    assert all(set(each) <= {"type", "id", "attributes", "validations"} for each in fields)
+    assert all(each["attributes"]["label"] for each in fields)
+    assert all(each["attributes"]["options"] for each in fields if each["type"] == "dropdown")
+    assert len({each["id"] for each in fields}) == len(fields)
+    (doctor,) = (each for each in fields if each["id"] == "doctor")
+    assert "crepe doctor" in doctor["attributes"]["description"]
