@@ -20,7 +20,6 @@ SETTINGS = (
     *("--model.precision=float32", "--checkpoint.keep_last=1"),
 )
 LIMIT = 10.0  # of the watchdog
-OVER = LIMIT + 15  # seconds in which a hang must have ended
 LAUNCHERS = ("supervise", "horovodrun")
 
 
@@ -44,6 +43,8 @@ class Run:
 
     def __init__(self, host: Host, arguments: Sequence[str], folder: Path, plan: dict[str, Any] | None = None) -> None:
         self._log = folder / "printed.txt"
+        self._began = time.monotonic()
+        self._took = 0.0
         with self._log.open("w") as stream:
             self.process = subprocess.Popen(
                 host.inside(*arguments),
@@ -54,6 +55,14 @@ class Run:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # its signals are its own
             )
+
+    def trains(self) -> None:
+        """Note how long it took to come so far."""
+        self._took = time.monotonic() - self._began
+
+    def over(self) -> float:
+        """Seconds in which a hang must have ended; more where a start takes long, as it does on a busy machine."""
+        return LIMIT + max(15.0, self._took)
 
     @property
     def printed(self) -> str:

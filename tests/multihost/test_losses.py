@@ -10,7 +10,7 @@ import pytest
 
 from tests.chaos import harness
 from tests.multihost.network import Network
-from tests.multihost.runs import LAUNCHERS, LIMIT, OVER, Run, command, on_one_host
+from tests.multihost.runs import LAUNCHERS, LIMIT, Run, command, on_one_host
 
 EPOCHS = "--training.epochs=8"
 STEPS = list(range(1, 13 * 8 + 1))
@@ -24,6 +24,7 @@ def at_step_30(launcher: str, data: Path, folder: Path, network: Network, *more:
     run = Run(network.hosts[0], command(launcher, folder / "run", data, 1, EPOCHS, *more), folder, plan)
     harness.wait_for(lambda: once.exists() or run.process.poll() is not None, 200)
     assert run.process.poll() is None, run.printed
+    run.trains()
     return run
 
 
@@ -44,7 +45,7 @@ def test_the_cable_is_cut_and_mended(data: Path, tmp_path: Path, network: Networ
     """The watchdog ends what waits for the other host; once it is mended, the run goes on as if nothing had been."""
     run = at_step_30("supervise", data, tmp_path, network)
     network.hosts[1].cut()
-    run.wait_for(SILENT, OVER)
+    run.wait_for(SILENT, run.over())
     network.hosts[1].mend()
     code, printed = run.end()
     assert code == 0, printed
@@ -57,7 +58,7 @@ def test_the_cable_stays_cut(data: Path, tmp_path: Path, network: Network, unhar
     """ssh finds out, and the host that is left goes on alone."""
     run = at_step_30("supervise", data, tmp_path, network)
     network.hosts[1].cut()
-    run.wait_for(SILENT, OVER)
+    run.wait_for(SILENT, run.over())
     code, printed = run.end()
     assert code == 0, printed
     assert re.search("the agent on hostb is gone: .*hostb not responding", printed), printed
@@ -70,8 +71,8 @@ def test_the_cable_is_cut_under_horovodrun(data: Path, tmp_path: Path, network: 
     """It ends with the host's name; the same command goes on once the cable is mended."""
     run = at_step_30("horovodrun", data, tmp_path, network)
     network.hosts[1].cut()
-    run.wait_for(SILENT, OVER)
-    code, printed = run.end(OVER)
+    run.wait_for(SILENT, run.over())
+    code, printed = run.end(run.over())
     assert code != 0, printed
     network.hosts[1].mend()
     (tmp_path / "again").mkdir()
