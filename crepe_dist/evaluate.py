@@ -32,7 +32,7 @@ EXAMPLES = """  python -m crepe_dist.evaluate --data data/sample
 """
 
 
-def main() -> None:
+def parser() -> arguments.Parser:
     flags = arguments.parser(
         "evaluate",
         "Accuracy, loss, precision, recall and F1 of each class, and the confusion matrix.",
@@ -59,7 +59,11 @@ def main() -> None:
     flags.add_argument("--json", type=Path, metavar="FILE", help="also write every number to FILE")
     flags.add_argument("--html", type=Path, metavar="FILE", help="also write a page with figures and mistakes to FILE")
     arguments.add_foreign(flags)
-    given = flags.parse_args()
+    return flags
+
+
+def main() -> None:
+    given = parser().parse_args()
     with join() as world:
         from crepe_dist.training.evaluation import evaluate
 
@@ -88,7 +92,7 @@ def main() -> None:
 
 def _rates(text: str) -> list[float]:
     try:
-        return [RATE(part.strip()) for part in text.split(",")]
+        return [float(RATE(part.strip())) for part in text.split(",")]
     except argparse.ArgumentTypeError as error:
         raise UserError(
             f"--typos {shortened(text)}: one {error}", remedy=f"give shares as 0,0.02,0.05,0.1, each {RATE}"

@@ -12,7 +12,8 @@ from crepe_dist.distributed.control import Stopped
 from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.errors import ExitCode, UserError, visible
 from crepe_dist.settings import arguments
-from crepe_dist.settings.limits import typed, whole
+from crepe_dist.settings.limits import whole
+from crepe_dist.settings.schema import limits, typed
 from crepe_dist.settings.serving_options import PORT, ServiceOptions
 from crepe_dist.wording import number
 
@@ -26,7 +27,7 @@ exit codes: 0 stopped by SIGTERM, 130 by Ctrl-C, both after the requests in hand
 """
 
 
-def main() -> None:
+def parser() -> arguments.Parser:
     flags = arguments.parser("serve", "Classify texts for programs and for people, over HTTP.", EXAMPLES)
     arguments.add_checkpoint(flags)
     arguments.add_device(flags)
@@ -37,7 +38,7 @@ def main() -> None:
     flags.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME", help="name that clients may call it by; repeatable"
     )
-    limits = flags.add_argument_group("limits")
+    group = flags.add_argument_group("limits")
     for flag, metavar, meaning in (
         ("max-chars", "N", "characters of a text"),
         ("max-batch", "N", "texts of a request"),
@@ -46,14 +47,18 @@ def main() -> None:
         ("timeout", "SECONDS", "for a request to arrive, and for its turn"),
     ):
         name = flag.replace("-", "_")
-        default, (_, kind) = getattr(DEFAULTS, name), typed(ServiceOptions)[name]
+        default, kind = getattr(DEFAULTS, name), limits(typed(ServiceOptions)[name])
         assert kind is not None  # all of these have limits
-        limits.add_argument(
+        group.add_argument(
             f"--{flag}", type=kind, default=default, metavar=metavar, help=f"{meaning}; default: {number(default)}"
         )
     flags.add_argument("--log-requests", action="store_true", help="a line a request on standard error, without texts")
     arguments.add_foreign(flags)
-    given = flags.parse_args()
+    return flags
+
+
+def main() -> None:
+    given = parser().parse_args()
     signal.signal(signal.SIGTERM, _stop)
     _serve(given, _options(given))
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import pytest
 
@@ -22,7 +22,8 @@ from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import find_sources
 from crepe_dist.settings import config
 from crepe_dist.settings.config import GROUPS, Config
-from crepe_dist.settings.limits import Limits, Settings
+from crepe_dist.settings.limits import Limits
+from crepe_dist.settings.schema import Name, Settings, alternatives, limits
 from tests.commands import COMMANDS, parser_of
 from tests.conftest import FEATURE_LEN, QUICK, write_csv
 
@@ -134,14 +135,15 @@ def mistake(*arguments: str) -> str:
 class TestSettings:
     @pytest.mark.parametrize("name", sorted(config.settings()))
     def test_every_setting_refuses_what_it_cannot_mean(self, name):
-        hint, limits = config.settings()[name]
+        hint = config.settings()[name]
+        range_ = limits(hint)
         group, _, field = name.rpartition(".")
         kind = GROUPS.get(group, Config)
-        if hint in (int, float, Optional[int], Optional[float]):
-            assert limits, f"{name} has no limits: give it those of crepe_dist.settings.limits"
-            for value in outside(limits):
+        assert not {int, float} & set(alternatives(hint)), f"{name} has no limits: give it those of settings.limits"
+        if range_:
+            for value in outside(range_):
                 try:
-                    number = limits.kind(value)
+                    number = range_.kind(value)
                 except (ValueError, OverflowError):
                     continue
                 with pytest.raises(UserError, match=name) as caught:
@@ -149,7 +151,7 @@ class TestSettings:
                 check(str(caught.value))
         with pytest.raises(UserError, match=name):
             kind(**{field: [1]})
-        wrong = "" if hint in (str, Optional[str]) else "nonsense"
+        wrong = "" if Name in alternatives(hint) else "nonsense"
         flag = "--" + name.replace("run_dir", "run-dir")
         assert name in mistake(f"{flag}={wrong}").replace("--run-dir", "run_dir").replace("--fresh", "fresh").replace(
             "--dry-run", "dry_run"
@@ -166,7 +168,7 @@ class TestSettings:
             (["--training.init-from=x"], "did you mean --training.init_from?"),
             (["--epoch=3"], "did you mean --epochs?"),
             (["--training.lern_rate=3"], "did you mean --optimizer.learning_rate?"),
-            (["--training.zzzz=3"], "--help lists every option"),
+            (["--training.zzzz=3"], "--help lists the options"),
             (["--data"], "error: --data cannot be used"),
             (["data/hotel2"], "did you mean --data data/hotel2?"),
             (["mine.yaml"], "did you mean --config mine.yaml?"),
@@ -179,7 +181,7 @@ class TestSettings:
             (["--run-dir=\udcff"], "run_dir is"),
             (["--run-dir"], "--run-dir cannot be used"),
             (["--start-epoch=5"], "leaves no epoch to train"),
-            ([f"--seed={HUGE}"], "--seed cannot be used"),
+            ([f"--seed={HUGE}"], "--seed is 999"),
             (["--config="], "cannot be used"),
         ],
     )
@@ -194,7 +196,7 @@ class TestSettings:
             ("devic: gpu", "did you mean device?"),
             ("training: {epochs: 1.5}", "training.epochs is 1.5"),
             ("training: {epochs: true}", "training.epochs is True"),
-            ("optimizer: {learning_rate: .nan}", "optimizer.learning_rate is NaN"),
+            ("optimizer: {learning_rate: .nan}", "optimizer.learning_rate is nan"),
             ("optimizer: {learning_rate: 1.0e+30}", "optimizer.learning_rate is 1e+30"),
             ("optimizer: {clip_norm: -1}", "optimizer.clip_norm is -1"),
             ("model: {units: 100000000}", "model.units is 100000000"),
@@ -210,6 +212,54 @@ class TestSettings:
         path = tmp_path / "settings.yaml"
         path.write_text(text)
         assert message in mistake("--config", str(path))
+
+
+IDENTITIES = {
+    "2346f8e9e744c5b12f485985b1612371fb158e416c085d75047a33ca78e4900e": [],
+    "b3e8106796256b3217d8b8eeb574973f2f407b9cc0d5f35968a06646ef3dc5d4": ["--optimizer.halve_every=3"],
+    "55a442592df418263d54ab666b879a03dafece5ee62cf0c1b527f7b6b451fe9e": [
+        *("--optimizer.halve_every", "4", "--optimizer.clip_norm=5"),
+    ],
+    "94bfba53d476cbd9f1ae3a90fd828544a0b051b35d166da4b7429690a7ce5787": [
+        *("--optimizer.schedule=step", "--optimizer.step_epochs", "[1]"),
+        '--training.class_weights={"spam": 3, "a b": 1.5}',
+    ],
+    "37a74b0892ed370c2ba23dad16b9d9e42b3d763ebe42d2f5b08d0f7685ddfc30": [
+        *("--training.init_from=123", "--seed=5", "--training.class_weights=balanced", "--data.typos=0.05"),
+    ],
+    "9f2cf67f43ab3e3a6cab1aa5d3d51eda64e45e27ad6532ab871624d8be86710e": ["--config", "configs/amazon7.yaml"],
+    "3298d8f6dde67853b4f8d4b9fe4a4f70db6b642743a81fe1dbcd19fbfdc0c5dc": ["--config", "configs/ag_news.yaml"],
+    "3efb89d3c9afee5b83f89098d07fbb3892a82c87bca60752d741a270acfa0054": ["--config", "configs/smoke.yaml"],
+}
+
+
+@pytest.mark.parametrize("identity", IDENTITIES, ids=lambda each: each[:8])
+def test_the_same_settings_keep_the_hash_that_names_old_runs(identity):
+    """Computed by the version that read settings with jsonargparse."""
+    assert config.digest(config.parse(IDENTITIES[identity]).identity()) == identity
+
+
+def test_a_saved_configuration_gives_the_same_settings(tmp_path):
+    given = config.parse(
+        [
+            "--seed=5",
+            "--optimizer.learning_rate=1e-3",
+            '--training.class_weights={"spam": 3}',
+            "--run-dir=x",
+            "--data=y",
+        ]
+    )
+    (tmp_path / "config.yaml").write_text(given.to_yaml())
+    assert config.parse(["--config", str(tmp_path / "config.yaml")]) == given
+
+
+def test_flags_override_files_and_later_files_earlier_ones(tmp_path):
+    for name, text in (("a", "data: {batch_size: 1, typos: 1e-2}\ntraining: {seed: 1}"), ("b", "training: {seed: 2}")):
+        (tmp_path / name).write_text(text)
+    found = config.parse(["--seed=3", "--batch-size", "4", "--config", f"{tmp_path}/a", "--config", f"{tmp_path}/b"])
+    assert (found.training.seed, found.data.batch_size, found.data.typos) == (3, 4, 0.01)
+    found = config.parse(["--config", f"{tmp_path}/a", "--config", f"{tmp_path}/b"])
+    assert (found.training.seed, found.data.batch_size) == (2, 1)
 
 
 BAD_FILES = ("absent", "empty", "folder", "dangling", "circle", "picture.params", "n" * 300, "text.txt/x", "/dev/zero")

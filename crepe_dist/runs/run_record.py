@@ -15,7 +15,7 @@ from crepe_dist.runs.checkpoint import RESULT
 from crepe_dist.runs.history import History
 from crepe_dist.runs.run_folder import CONFIG, RunFolder
 from crepe_dist.runs.scores import Scores
-from crepe_dist.settings.config import GROUPS, Config
+from crepe_dist.settings.config import Config
 from crepe_dist.settings.yaml_file import read
 
 Settings = dict[str, Any]
@@ -135,7 +135,7 @@ def open_run(run_dir: Path) -> RunRecord:
         config = run_dir / CONFIG
         return RunRecord(
             path=run_dir,
-            settings=flat(read(config, GROUPS)) if config.is_file() else {},
+            settings=flat(read(config)) if config.is_file() else {},
             result=result,
             checkpoint=path,
             about=about,

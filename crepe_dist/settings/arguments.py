@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import stat
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,7 +21,7 @@ FEATURE_LEN = whole(1, LONGEST_DOCUMENT)
 
 
 class Parser(argparse.ArgumentParser):
-    """Of every command but ``train``: a mistake is a ``UserError``, flags are written out, names are not empty.
+    """Parser of a command: a mistake is a ``UserError``, flags are written out, names are not empty.
 
     A flag of ``type=str`` is a text, which may be empty; without a type, or of ``Path``, it is a name.
     """
@@ -34,45 +36,55 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         values, rest = self.parse_known_args(args, namespace)
         if rest:
-            raise UserError(
-                f"there is no option {rest[0]}" if rest[0].startswith("-") else f"{rest[0]} is one name too many",
-                remedy=near(rest[0].partition("=")[0], self._flags()) or self._help(),
-            )
+            raise self.unknown(rest[0])
         return values
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        self._given = sys.argv[1:] if args is None else list(args)
+        self._given = [each.partition("=")[0] for each in (sys.argv[1:] if args is None else args)]
         try:
             return super().parse_known_args(args, namespace)
         except argparse.ArgumentError as error:
             action = next((each for each in self._actions if _title(each) == error.argument_name), None)
-            raise self._mistake(action, error) from None
+            name = self._typed(action) if action else error.argument_name or "the command line"
+            raise UserError(f"{name} cannot be used", error.message, self.hint()) from None
+
+    def unknown(self, given: str) -> UserError:
+        """Describe an argument that no flag takes."""
+        return UserError(
+            f"there is no option {given}" if given.startswith("-") else f"{given} is one name too many",
+            remedy=near(given.partition("=")[0], self.flags()) or self.hint(),
+        )
 
     def error(self, message: str) -> NoReturn:
         # What is said to be missing may be there, but misspelt.
-        given = (each.partition("=")[0] for each in self._given if each.startswith("-"))
-        unknown = (near(each, self._flags()) for each in given if each not in self._flags())
-        raise UserError(message, remedy=next(filter(None, unknown), self._help()))
+        unknown = (
+            near(each, self.flags()) for each in self._given if each.startswith("-") and each not in self.flags()
+        )
+        raise UserError(message, remedy=next(filter(None, unknown), self.hint()))
 
-    def _flags(self) -> list[str]:
+    def flags(self) -> list[str]:
         return [flag for action in self._actions for flag in action.option_strings]
 
-    def _mistake(self, action: argparse.Action | None, error: argparse.ArgumentError) -> UserError:
-        flag = error.argument_name or ""
-        if action is not None and action.choices and error.message.startswith("invalid choice"):
-            value = error.message.split(": ", 1)[1].rpartition(" (choose")[0]
-            choices = [str(choice) for choice in action.choices]
-            given = value[1:-1]
-            return UserError(
-                f"{flag} is {shortened(given)}", remedy=near(given, choices) or f"give one of {', '.join(choices)}"
-            )
-        if action is not None and isinstance(action.type, Limits):
-            between = " " if error.message.startswith("is ") else ": "
-            return UserError(f"{flag}{between}{error.message}", remedy=f"give {action.type}")
-        return UserError(f"{flag}: {error.message}", remedy=self._help())
-
-    def _help(self) -> str:
+    def hint(self) -> str:
         return f"{self.prog} --help lists the options"
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            remedy = near(value, choices) or f"give one of {', '.join(choices)}"
+            raise UserError(f"{self._typed(action)} is {shortened(value)}", remedy=remedy)
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        try:
+            return super()._get_value(action, arg_string)
+        except argparse.ArgumentError as error:
+            if isinstance(action.type, Limits):
+                raise UserError(f"{self._typed(action)} {error.message}", remedy=f"give {action.type}") from None
+            raise
+
+    def _typed(self, action: argparse.Action) -> str:
+        """Name the form of a flag that was typed."""
+        return next((flag for flag in action.option_strings if flag in self._given), _title(action))
 
 
 def _title(action: argparse.Action) -> str:
@@ -85,15 +97,28 @@ def _name(text: str) -> str:
     return text
 
 
+def called(command: str) -> str:
+    """Spell a command as it was started: by the console command, by the package, or by its own module."""
+    started = Path(sys.argv[0])
+    if started.name == "crepe":
+        return f"crepe {command}"
+    return f"python -m crepe_dist{' ' if started.parts[-2:] == ('crepe_dist', '__main__.py') else '.'}{command}"
+
+
 def parser(command: str, description: str, examples: str) -> Parser:
+    prog = called(command)
     result = Parser(
-        prog=f"python -m crepe_dist.{command}",
-        description=description,
-        epilog=f"examples:\n{examples}",
+        prog=prog,
+        description=textwrap.fill(description, shutil.get_terminal_size().columns - 2),
+        epilog=f"examples:\n{examples}".replace("python -m crepe_dist.", prog.removesuffix(command)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    result.add_argument("--version", action="version", version=f"crepe_dist {__version__}")
+    add_version(result)
     return result
+
+
+def add_version(flags: argparse.ArgumentParser) -> None:
+    flags.add_argument("--version", action="version", version=f"crepe_dist {__version__}")
 
 
 def add_device(arguments: argparse.ArgumentParser) -> None:

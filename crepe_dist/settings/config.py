@@ -1,20 +1,24 @@
-"""One configuration, composed of the dataclasses that the sub-packages own: defaults < YAML file < dotted flags."""
+"""One configuration, composed of the dataclasses of this room: defaults < YAML files < flags."""
 
 import argparse
 import hashlib
 import json
-import re
+import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import Field, asdict, field, fields
+from pathlib import Path
 from typing import Any, Literal, Optional
 
+import docstring_parser
 import yaml
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from pydantic.dataclasses import dataclass
 
 from crepe_dist.errors import UserError
+from crepe_dist.settings import arguments
 from crepe_dist.settings.data_options import DataOptions
-from crepe_dist.settings.limits import Settings, near, remedy, shortened, typed
+from crepe_dist.settings.limits import near, shortened
 from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.settings.schema import Name, Settings, alternatives, choices, typed, wanted
 from crepe_dist.settings.training_options import (
     CheckpointOptions,
     EvaluationOptions,
@@ -23,30 +27,25 @@ from crepe_dist.settings.training_options import (
     SafetyOptions,
     TrainingOptions,
 )
-from crepe_dist.settings.yaml_file import ConfigFile
-from crepe_dist.version import __version__
+from crepe_dist.settings.yaml_file import load, read
 
 Device = Literal["auto", "gpu", "cpu"]
-HELP = "python -m crepe_dist.train --help lists every option with its type and default"
 # Short forms of flags that are typed often.
 ALIASES = {
-    "--data": "--data.source",
-    "--batch-size": "--data.batch_size",
-    "--epochs": "--training.epochs",
-    "--seed": "--training.seed",
-    "--init-from": "--training.init_from",
-    "--start-epoch": "--training.start_epoch",
-    "--overfit-batches": "--training.overfit_batches",
+    "--data": "data.source",
+    "--batch-size": "data.batch_size",
+    "--epochs": "training.epochs",
+    "--seed": "training.seed",
+    "--init-from": "training.init_from",
+    "--start-epoch": "training.start_epoch",
+    "--overfit-batches": "training.overfit_batches",
 }
-SWITCHES = {"--profile": "--logging.profile=true"}
-EXAMPLES = """
-examples:
-  python -m crepe_dist.train                                    the sample, on this machine
+SWITCHES = {"fresh": "--fresh", "dry_run": "--dry-run", "logging.profile": "--profile"}  # flags without a value
+EXAMPLES = """  python -m crepe_dist.train                                    the sample, on this machine
   horovodrun -np 2 python -m crepe_dist.train                   the same by two processes
   python -m crepe_dist.train --data data/reviews --device gpu   prepared data, one GPU
   python -m crepe_dist.train --config configs/smoke.yaml --epochs 3
-  python -m crepe_dist.train --data data/mine --init-from runs/reviews-1f2e3d4c5b
-                                                                other classes, on what that run has learnt
+  python -m crepe_dist.train --data data/mine --init-from runs/other   other classes, on what that run learnt
   python -m crepe_dist.train --dry-run                          shapes, memory, time; one step, nothing written
   python -m crepe_dist.train --overfit-batches 2                can it learn 128 documents by heart?
 
@@ -68,7 +67,7 @@ class Config(Settings):
     """
 
     device: Device = "auto"
-    run_dir: Optional[str] = None
+    run_dir: Optional[Name] = None
     fresh: bool = False
     dry_run: bool = False
     data: DataOptions = field(default_factory=DataOptions)
@@ -105,119 +104,141 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-GROUPS = {
-    "data": DataOptions,
-    "model": ModelOptions,
-    "optimizer": OptimizerOptions,
-    "training": TrainingOptions,
-    "evaluation": EvaluationOptions,
-    "checkpoint": CheckpointOptions,
-    "safety": SafetyOptions,
-    "logging": LoggingOptions,
+GROUPS: dict[str, Any] = {
+    name: kind for name, kind in typed(Config).items() if isinstance(kind, type) and issubclass(kind, Settings)
 }
 
 
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Types and defaults of every option, and the examples line by line."""
+def settings() -> dict[str, Any]:
+    """Map every setting, by its dotted name, to its type."""
+    found = {name: hint for name, hint in typed(Config).items() if name not in GROUPS}
+    for group, options in GROUPS.items():
+        found.update({f"{group}.{name}": hint for name, hint in typed(options).items()})
+    return found
 
 
-def parser() -> ArgumentParser:
-    result = ArgumentParser(
-        prog="python -m crepe_dist.train",
-        description="Train a character-level text classifier, in one process or in many.",
-        epilog=EXAMPLES,
-        formatter_class=_HelpFormatter,
-        version=__version__,
-        exit_on_error=False,
-        allow_abbrev=False,
+def parser() -> arguments.Parser:
+    """Build the parser of train: a flag for every setting, absent from what is parsed unless it was typed."""
+    result = arguments.parser("train", "Train a character-level text classifier, in one process or in many.", EXAMPLES)
+    result.usage = "%(prog)s [--config FILE] [--data DIR] [options]"
+    result.add_argument(
+        "--config", action="append", default=[], metavar="FILE", help="YAML file of settings; flags win"
     )
-    result.add_argument("--config", action=ConfigFile, help="YAML file of settings; flags override it")
-    result.add_argument("--device", type=Device, default="auto", help="auto (a GPU if there is one), gpu or cpu")
-    result.add_argument("--run-dir", type=Optional[str], help="folder of the run (none: runs/<data>-<hash>)")
-    result.add_argument("--fresh", action="store_true", help="start another run even if this one exists")
-    result.add_argument("--dry-run", action="store_true", help="try one step on every process; write nothing")
-    for name, options in GROUPS.items():
-        result.add_class_arguments(options, name)
-    for action in result._actions:
-        if action.dest in GROUPS:
-            action.help = argparse.SUPPRESS  # a file for one group, of jsonargparse's own; `--data` is ours
+    result.add_argument("--print_config", action="store_true", help="print all settings as such a file, and exit")
+    for group, options in {"": Config, **GROUPS}.items():
+        about = docstring_parser.parse(options.__doc__ or "")
+        texts = {each.arg_name: each.description or "" for each in about.params}
+        flags = result.add_argument_group(group, about.description) if group else result
+        for each in fields(options):
+            if each.name not in GROUPS:
+                _add(flags, f"{group}.{each.name}" if group else each.name, texts[each.name], each)
     return result
 
 
-def parse(arguments: Sequence[str]) -> Config:
-    """The configuration that a command line means.
+def _add(flags: argparse._ActionsContainer, name: str, text: str, field: Field[Any]) -> None:
+    names = [*(short for short, dotted in ALIASES.items() if dotted == name), _flag(name)]
+    help = " ".join(text.replace("``", "").replace("%", "%%").split())
+    common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
+    if name in SWITCHES:
+        flags.add_argument(SWITCHES[name], **common, action="store_const", const=True, help=f"{names[-1]} true" if "." in name else help)
+    if name in SWITCHES and "." not in name:
+        return
+    hint = settings()[name]
+    default = field.default_factory() if callable(field.default_factory) else field.default
+    kinds = alternatives(hint)
+    words = choices(hint) if len(kinds) == 1 else ()
+    takes = f"default: {yaml.safe_dump(default).splitlines()[0]}"
+    flags.add_argument(
+        *names,
+        **common,
+        type=str if words or kinds == (Name,) else _name if Name in kinds else _value,
+        choices=words or None,
+        metavar=None if words else field.name.upper(),
+        help=f"{help} ({takes if words else f'{wanted(hint)}; {takes}'})",
+    )
+
+
+def _flag(name: str) -> str:
+    return f"--{name}" if "." in name else f"--{name.replace('_', '-')}"
+
+
+def _name(text: str) -> Optional[str]:
+    return None if text == "null" else text
+
+
+def _value(text: str) -> Any:
+    """Read a flag as a file would be; what is no YAML is refused by the type of the setting."""
+    try:
+        return load(text) if text.strip() else text
+    except (yaml.YAMLError, ValueError):
+        return text
+
+
+def parse(given: Sequence[str]) -> Config:
+    """Read the configuration that a command line means.
 
     Raises:
         UserError: an unknown option or key, a value of the wrong kind, a file that cannot be read.
     """
-    spelled = [_spelled_out(argument) for argument in arguments]
+    flags = parser()
+    values, rest = flags.parse_known_args(given)
+    if rest and not rest[0].startswith("-"):
+        meant = "--config" if rest[0].endswith((".yaml", ".yml")) else "--data"
+        raise UserError(f"there is no option {rest[0]}", remedy=f"did you mean {meant} {rest[0]}?")
+    if rest:
+        raise flags.unknown(rest[0])
     try:
-        values = parser().parse_args(spelled)
-        groups = {name: options(**vars(values[name])) for name, options in GROUPS.items()}
-        return Config(
-            device=values.device, run_dir=values.run_dir, fresh=values.fresh, dry_run=values.dry_run, **groups
-        )
-    except (argparse.ArgumentError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise _as_typed(_mistake(str(error)), arguments) from error
+        config = _combined(values)
     except UserError as error:
-        raise _as_typed(error, arguments) from None
+        raise _as_typed(error, given) from error.__cause__
+    if values.print_config:
+        print(config.to_yaml(), end="")
+        sys.exit()
+    return config
 
 
-def settings() -> dict[str, tuple[Any, Any]]:
-    """Type and limits of every setting, by its dotted name."""
-    found = {name: kind for name, kind in typed(Config).items() if name not in GROUPS}
-    for group, options in GROUPS.items():
-        found.update({f"{group}.{name}": kind for name, kind in typed(options).items()})
-    return found
-
-
-def _mistake(message: str) -> UserError:
-    """What jsonargparse complains of, in our words."""
+def _combined(given: argparse.Namespace) -> Config:
+    """Put flags over files over defaults."""
+    values: dict[str, dict[str, Any]] = {"": {}, **{name: {} for name in GROUPS}}
+    for path in given.config:
+        for name, value in _known(read(Path(path)), path).items():
+            values[name if name in GROUPS else ""].update(value if name in GROUPS else {name: value})
     known = settings()
-    name = re.match(r'Parser key "([\w.]+)"', message)
-    value = re.search(r"(?:Got|Given) value: (.*)", message, re.DOTALL)
-    if name and name[1] in known:
-        given = value[1] if value else ""
-        what = f"{name[1]} is {shortened(given)}" if value else f"{name[1]} cannot be used"
-        return UserError(what, remedy=remedy(given, *known[name[1]]))
-    if flag := re.match(r"argument (--[\w.-]+): (.*)", message):
-        why = "a value must follow it" if flag[2] == "expected one argument" else flag[2]
-        return UserError(f"{flag[1]} cannot be used", why, HELP)
-    if flags := re.match(r"unrecognized arguments: (\S*)", message):
-        if not flags[1].startswith("-"):
-            meant = "--config" if flags[1].endswith((".yaml", ".yml")) else "--data"
-            return UserError(f"there is no option {flags[1]}", remedy=f"did you mean {meant} {flags[1]}?")
-        options = [
-            *ALIASES,
-            *SWITCHES,
-            "--config",
-            "--help",
-            "--run-dir",
-            "--version",
-            *(f"--{each}" for each in known),
-        ]
-        return UserError(f"there is no option {flags[1]}", remedy=near(flags[1].split("=")[0], options) or HELP)
-    if inner := re.match(r"Group '([\w.]+)' does not accept option '(.*)'", message):
-        return UserError(
-            f"there is no setting {inner[1]}.{inner[2]}", remedy=near(f"{inner[1]}.{inner[2]}", known) or HELP
-        )
-    if outer := re.match(r"Option '(.*)' is not accepted", message):
-        return UserError(f"there is no setting {outer[1]}", remedy=near(outer[1], known) or HELP)
-    return UserError("the settings cannot be used", " ".join(message.split())[:500], HELP)
+    for dotted, value in vars(given).items():
+        if dotted in known:
+            group, _, name = dotted.rpartition(".")
+            values[group][name] = value
+    groups = {name: options(**values[name]) for name, options in GROUPS.items()}
+    return Config(**values[""], **groups)
 
 
-def _as_typed(error: UserError, arguments: Sequence[str]) -> UserError:
-    """The same with the short forms of flags, where those were typed."""
-    flags = {argument.partition("=")[0] for argument in arguments}
-    for short, spelled in ALIASES.items():
-        if short in flags:
-            error.what = error.what.replace(spelled, short).replace(spelled[2:], short)
-            error.why = error.why.replace(spelled, short)
+def _known(values: dict[str, Any], path: str) -> dict[str, Any]:
+    """Refuse keys of a file that are no settings."""
+    known = settings()
+    for name, value in values.items():
+        if isinstance(value, dict) and name not in GROUPS and name not in known:
+            raise UserError(
+                f"there is no group of settings {shortened(name)}",
+                f"the groups are {', '.join(sorted(GROUPS))}",
+                near(str(name), GROUPS) or "configs/ has files to begin with",
+            )
+        if name in GROUPS and not isinstance(value, dict):
+            raise UserError(
+                f"the settings in {path} cannot be used",
+                f"{name} is a group of settings, and holds none here",
+                "configs/ has files to begin with",
+            )
+        for key in [f"{name}.{each}" for each in value] if name in GROUPS else [str(name)]:
+            if key not in known:
+                remedy = near(key, known) or f"{arguments.called('train')} --help lists the options"
+                raise UserError(f"there is no setting {shortened(key)}", remedy=remedy)
+    return values
+
+
+def _as_typed(error: UserError, given: Sequence[str]) -> UserError:
+    """Name settings by the short forms of flags, where those were typed."""
+    typed = {argument.partition("=")[0] for argument in given}
+    for short, dotted in ALIASES.items():
+        if short in typed:
+            error.what, error.why = (text.replace(dotted, short) for text in (error.what, error.why))
     return error
-
-
-def _spelled_out(argument: str) -> str:
-    if argument in SWITCHES:
-        return SWITCHES[argument]
-    flag, equals, value = argument.partition("=")
-    return ALIASES.get(flag, flag) + equals + value

@@ -1,9 +1,11 @@
 """Settings of the training data."""
 
-from dataclasses import dataclass
-from typing import Optional
+from typing import Annotated, Optional
 
-from crepe_dist.settings.limits import Settings, real, setting, whole
+from pydantic.dataclasses import dataclass
+
+from crepe_dist.settings.limits import real, whole
+from crepe_dist.settings.schema import Name, Settings
 
 SHORTEST = 123  # characters a document: what leaves the network one position after its last pool
 STEP = 27  # characters: from the shortest on, at every so many the pools leave none over; 1014 is such a length
@@ -25,7 +27,7 @@ class DataOptions(Settings, group="data"):
             out, one too many, or two that change places; other errors in each epoch. What is scored stays as it is.
     """
 
-    source: str = "sample"
-    batch_size: int = setting(64, whole(1, LARGEST_BATCH))
-    micro_batch_size: Optional[int] = setting(None, whole(1, LARGEST_BATCH))
-    typos: float = setting(0.0, real(0, 1))
+    source: Name = "sample"
+    batch_size: Annotated[int, whole(1, LARGEST_BATCH)] = 64
+    micro_batch_size: Optional[Annotated[int, whole(1, LARGEST_BATCH)]] = None
+    typos: Annotated[float, real(0, 1)] = 0.0

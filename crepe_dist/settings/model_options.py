@@ -1,9 +1,11 @@
 """Settings of the network and its initialisation."""
 
-from dataclasses import dataclass
-from typing import Literal, Optional
+from typing import Annotated, Literal, Optional
 
-from crepe_dist.settings.limits import Settings, real, setting, whole
+from pydantic.dataclasses import dataclass
+
+from crepe_dist.settings.limits import real, whole
+from crepe_dist.settings.schema import Settings
 
 Network = Literal["auto", "ngrams", "crepe"]
 Kind = Literal["ngrams", "crepe"]
@@ -49,13 +51,13 @@ class ModelOptions(Settings, group="model"):
     """
 
     network: Network = "auto"
-    longest: int = setting(6, whole(1, LONGEST_NGRAM))
-    deviations: float = setting(5.0, real(0, 10**9))
-    buckets: Optional[int] = setting(None, whole(1, MOST_BUCKETS))
+    longest: Annotated[int, whole(1, LONGEST_NGRAM)] = 6
+    deviations: Annotated[float, real(0, 10**9)] = 5.0
+    buckets: Optional[Annotated[int, whole(1, MOST_BUCKETS)]] = None
     size: Size = "auto"
-    filters: Optional[int] = setting(None, whole(1, WIDEST))
-    units: Optional[int] = setting(None, whole(1, WIDEST))
-    dropout: float = setting(0.5, real(0, 1, open_above=True))
+    filters: Optional[Annotated[int, whole(1, WIDEST)]] = None
+    units: Optional[Annotated[int, whole(1, WIDEST)]] = None
+    dropout: Annotated[float, real(0, 1, open_above=True)] = 0.5
     initialisation: Initialisation = "xavier"
     precision: Precision = "auto"
     kernels: Kernels = "auto"

@@ -1,9 +1,12 @@
 """What the HTTP service lets in, and how it is reached."""
 
-from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic.dataclasses import dataclass
 
 from crepe_dist.settings.allowed_values import LONGEST_DOCUMENT
-from crepe_dist.settings.limits import Settings, real, setting, whole
+from crepe_dist.settings.limits import real, whole
+from crepe_dist.settings.schema import Settings
 
 PORT = 8080
 
@@ -21,9 +24,9 @@ class ServiceOptions(Settings):
         names: by which the service may be addressed besides IP addresses and localhost, in lower case.
     """
 
-    max_chars: int = setting(100_000, whole(1, LONGEST_DOCUMENT))
-    max_batch: int = setting(256, whole(1, 1 << 20))
-    max_body: int = setting(1 << 20, whole(1, 1 << 30))
-    queue: int = setting(64, whole(1, 1 << 20))
-    timeout: float = setting(10.0, real(0, 86_400, open_below=True))
+    max_chars: Annotated[int, whole(1, LONGEST_DOCUMENT)] = 100_000
+    max_batch: Annotated[int, whole(1, 1 << 20)] = 256
+    max_body: Annotated[int, whole(1, 1 << 30)] = 1 << 20
+    queue: Annotated[int, whole(1, 1 << 20)] = 64
+    timeout: Annotated[float, real(0, 86_400, open_below=True)] = 10.0
     names: frozenset[str] = frozenset()

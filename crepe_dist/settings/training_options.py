@@ -1,14 +1,18 @@
 """Settings of the optimiser, the loop and what it writes. A batch size is global; durations are epochs."""
 
-from dataclasses import dataclass
-from typing import Literal, Optional, Union
+from dataclasses import field
+from typing import Annotated, Literal, Optional, Union
+
+from pydantic.dataclasses import dataclass
 
 from crepe_dist.errors import UserError
 from crepe_dist.settings.data_options import LARGEST_BATCH
-from crepe_dist.settings.limits import Settings, real, setting, whole
+from crepe_dist.settings.limits import real, whole
+from crepe_dist.settings.schema import Name, Settings
 
 REFERENCE_BATCH = 128
 MANY = 10**9  # of steps, seconds or epochs: more is a slip of the finger
+Weight = Annotated[float, real(0, MANY, open_below=True)]
 
 
 @dataclass
@@ -31,19 +35,18 @@ class OptimizerOptions(Settings, group="optimizer"):
     """
 
     name: Literal["adam", "sgd", "nag"] = "adam"
-    learning_rate: float = setting(0.001, real(0, 1000, open_below=True))
-    momentum: float = setting(0.9, real(0, 1, open_above=True))
-    weight_decay: float = setting(0.00001, real(0, 1))
-    clip_norm: Optional[float] = setting(None, real(0, MANY, open_below=True))
+    learning_rate: Annotated[float, real(0, 1000, open_below=True)] = 0.001
+    momentum: Annotated[float, real(0, 1, open_above=True)] = 0.9
+    weight_decay: Annotated[float, real(0, 1)] = 0.00001
+    clip_norm: Optional[Annotated[float, real(0, MANY, open_below=True)]] = None
     schedule: Literal["constant", "halving", "step", "cosine"] = "cosine"
-    halve_every: float = setting(3, real(0, MANY, open_below=True))
-    step_epochs: list[float] = setting([], real(0, MANY, open_below=True))
-    step_factor: float = setting(0.1, real(0, 1, open_below=True, open_above=True))
+    halve_every: Annotated[float, real(0, MANY, open_below=True)] = 3
+    step_epochs: list[Annotated[float, real(0, MANY, open_below=True)]] = field(default_factory=list)
+    step_factor: Annotated[float, real(0, 1, open_below=True, open_above=True)] = 0.1
     scale_with_batch: bool = False
-    warmup_epochs: Optional[float] = setting(None, real(0, MANY))
+    warmup_epochs: Optional[Annotated[float, real(0, MANY)]] = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if (self.schedule == "step") != bool(self.step_epochs):
             raise UserError(
                 f"optimizer.schedule is {self.schedule} and optimizer.step_epochs is {self.step_epochs}",
@@ -77,19 +80,18 @@ class TrainingOptions(Settings, group="training"):
         seed: decides the initialisation, the order of documents, the dropout and the typing errors.
     """
 
-    epochs: int = setting(5, whole(1, MANY))
-    start_epoch: int = setting(0, whole(0, MANY))
-    init_from: Optional[str] = None
-    patience: int = setting(0, whole(0, MANY))
-    label_smoothing: float = setting(0.0, real(0, 1, open_above=True))
-    class_weights: Union[Literal["none", "balanced"], dict[str, float]] = setting(
-        "none", real(0, MANY, open_below=True)
+    epochs: Annotated[int, whole(1, MANY)] = 5
+    start_epoch: Annotated[int, whole(0, MANY)] = 0
+    init_from: Optional[Name] = None
+    patience: Annotated[int, whole(0, MANY)] = 0
+    label_smoothing: Annotated[float, real(0, 1, open_above=True)] = 0.0
+    class_weights: Union[Literal["none", "balanced"], dict[Name, Annotated[float, real(0, MANY, open_below=True)]]] = (
+        "none"
     )
-    overfit_batches: int = setting(0, whole(0, MANY))
-    seed: int = setting(0, whole(0, (1 << 63) - 1))
+    overfit_batches: Annotated[int, whole(0, MANY)] = 0
+    seed: Annotated[int, whole(0, (1 << 63) - 1)] = 0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.start_epoch >= self.epochs:
             raise UserError(
                 f"training.start_epoch {self.start_epoch} leaves no epoch to train",
@@ -107,7 +109,7 @@ class EvaluationOptions(Settings, group="evaluation"):
         sharded: every process scores its share; off: rank 0 scores everything while the others wait.
     """
 
-    batch_size: int = setting(512, whole(1, LARGEST_BATCH))
+    batch_size: Annotated[int, whole(1, LARGEST_BATCH)] = 512
     sharded: bool = True
 
 
@@ -121,9 +123,9 @@ class CheckpointOptions(Settings, group="checkpoint"):
         keep_last: checkpoints of the last epochs that are kept; the best one is kept besides.
     """
 
-    every: int = setting(200, whole(1, MANY))
-    every_s: float = setting(60, real(0, MANY, open_below=True))
-    keep_last: int = setting(3, whole(1, MANY))
+    every: Annotated[int, whole(1, MANY)] = 200
+    every_s: Annotated[float, real(0, MANY, open_below=True)] = 60
+    keep_last: Annotated[int, whole(1, MANY)] = 3
 
 
 @dataclass
@@ -138,7 +140,7 @@ class LoggingOptions(Settings, group="logging"):
             folder, beside Horovod's timeline if gradients pass through Horovod. Slows these steps down a little.
     """
 
-    every: int = setting(10, whole(1, MANY))
+    every: Annotated[int, whole(1, MANY)] = 10
     tensorboard: bool = True
     report: bool = True
     profile: bool = False
@@ -158,7 +160,7 @@ class SafetyOptions(Settings, group="safety"):
             such a step reaches the parameters in either case.
     """
 
-    watchdog_s: float = setting(120, real(0, MANY, open_below=True))
-    grace_s: Optional[float] = setting(None, real(0, MANY, open_below=True))
-    digest_every: int = setting(200, whole(1, MANY))
+    watchdog_s: Annotated[float, real(0, MANY, open_below=True)] = 120
+    grace_s: Optional[Annotated[float, real(0, MANY, open_below=True)]] = None
+    digest_every: Annotated[int, whole(1, MANY)] = 200
     nonfinite: Literal["stop", "skip"] = "stop"

@@ -1,0 +1,95 @@
+"""Checked dataclasses of settings: pydantic looks at every value, a person reads a ``UserError``."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+
+from pydantic import ConfigDict, ModelWrapValidatorHandler, StringConstraints, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+from pydantic_core import ArgsKwargs
+
+from crepe_dist.errors import UserError
+from crepe_dist.settings.limits import Limits, near, shortened
+
+# Records and manifests hold names as UTF-8 text; nothing on disk is called by white space alone.
+Name = Annotated[str, StringConstraints(pattern=r"^[^\x00]*[^\x00\s][^\x00]*$")]
+NOUNS = MappingProxyType({bool: "true or false", int: "a whole number", float: "a number", str: "a name in UTF-8"})
+
+
+@dataclass(config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
+class Settings:
+    """Base of all dataclasses of settings.
+
+    Args:
+        group: the name that the settings of the class share; empty if each stands alone.
+
+    Raises:
+        UserError: an unknown setting, or a value of another type or outside its limits.
+    """
+
+    group: ClassVar[str] = ""
+
+    def __init_subclass__(cls, group: str = "") -> None:
+        cls.group = group
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_our_words(cls, given: Any, handler: ModelWrapValidatorHandler[Settings]) -> Settings:
+        try:
+            return handler(given)
+        except ValidationError as error:
+            name = str(error.errors(include_url=False)[0]["loc"][0])
+            hints = typed(cls)
+            dotted = f"{cls.group}.{name}" if cls.group else name
+            if name not in hints or not isinstance(given, ArgsKwargs):
+                raise UserError(
+                    f"there is no setting {dotted}", remedy=near(name, hints) or f"the settings are {', '.join(hints)}"
+                ) from error
+            value = {**dict(zip(hints, given.args)), **(given.kwargs or {})}[name]
+            raise UserError(f"{dotted} is {shortened(value)}", remedy=_remedy(value, hints[name])) from error
+
+
+def typed(settings: type[Settings]) -> dict[str, Any]:
+    """Map the fields of a dataclass, whose module must not turn annotations into strings, to their types."""
+    return {each.name: each.type for each in fields(settings)}
+
+
+def alternatives(hint: Any) -> tuple[Any, ...]:
+    """List the types that a setting may have."""
+    return get_args(hint) if get_origin(hint) is Union else (hint,)
+
+
+def choices(hint: Any) -> tuple[str, ...]:
+    """List the words that a setting may be."""
+    return tuple(choice for kind in alternatives(hint) if get_origin(kind) is Literal for choice in get_args(kind))
+
+
+def limits(hint: Any) -> Limits | None:
+    """Find the limits of a number, or of one that may be null."""
+    return next((each for kind in alternatives(hint) for each in get_args(kind) if isinstance(each, Limits)), None)
+
+
+def wanted(hint: Any) -> str:
+    """Describe what a setting takes."""
+    kinds = alternatives(hint)
+    words = [_described(kind) for kind in kinds if kind is not type(None)]
+    return " or ".join(words) + (" (or null)" if type(None) in kinds else "")
+
+
+def _described(kind: Any) -> str:
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return f"one of {', '.join(inner)}"
+    if origin is list:
+        return f"a list such as [1, 2], each {wanted(inner[0])}"
+    if origin is dict:
+        return f'names with values such as {{"a": 2}}, each {wanted(inner[1])}'
+    if origin is Annotated:
+        return str(limits(kind) or NOUNS[inner[0]])
+    return NOUNS[kind]
+
+
+def _remedy(value: object, hint: Any) -> str:
+    return near(str(value), choices(hint)) or f"give {wanted(hint)}"
