@@ -26,7 +26,7 @@ EXAMPLES = """  python -m crepe_dist.bench --quick
 """
 
 
-def main() -> None:
+def parser() -> arguments.Parser:
     flags = arguments.parser(
         "bench",
         "Measure encoding, loading, and training and prediction of Crepe on this machine, in turns with the original "
@@ -43,7 +43,11 @@ def main() -> None:
     others.add_argument("--peers", metavar="PYTHON", help="an interpreter that has PyTorch, ONNX and ONNX Runtime")
     others.add_argument("--no-peers", action="store_true", help="do not compare with PyTorch and ONNX Runtime")
     projection_flags.add(flags)
-    given = flags.parse_args()
+    return flags
+
+
+def main() -> None:
+    given = parser().parse_args()
     if given.project is not None:
         _project(given)
         return

@@ -14,7 +14,7 @@ EXAMPLES = """  python -m crepe_dist.compare runs/reviews-1f2e3d4c5b runs/review
 """
 
 
-def main() -> None:
+def parser() -> arguments.Parser:
     flags = arguments.parser(
         "compare",
         "Scores, curves and settings of runs side by side, and whether a difference is more than noise. The first run "
@@ -23,7 +23,11 @@ def main() -> None:
     )
     flags.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's folder")
     flags.add_argument("--html", type=Path, metavar="FILE", help="also write a page with the curves to FILE")
-    given = flags.parse_args()
+    return flags
+
+
+def main() -> None:
+    given = parser().parse_args()
     if len(given.runs) < 2:
         raise UserError("one run cannot be compared", remedy="name two or more")
     arguments.check_output(given.html, "--html")

@@ -20,7 +20,7 @@ exit codes: 0 ready; 1 not ready, the last line says what to do
 """
 
 
-def main() -> None:
+def parser() -> arguments.Parser:
     flags = arguments.parser(
         "doctor",
         "Look at versions, devices, memory, disks and limits; then have two processes sum numbers and train a step on "
@@ -30,7 +30,11 @@ def main() -> None:
     )
     flags.add_argument("--json", action="store_true", help="print all of it as one JSON object, and nothing else")
     flags.add_argument("--quick", action="store_true", help="look only, and try nothing")
-    given = flags.parse_args()
+    return flags
+
+
+def main() -> None:
+    given = parser().parse_args()
     if detect().size > 1:
         launcher = detect().launcher
         raise UserError(f"doctor was started by {launcher}", "it starts its processes itself", "start it without one")

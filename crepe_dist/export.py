@@ -19,7 +19,7 @@ EXAMPLES = """  python -m crepe_dist.export --out exported
 """
 
 
-def main() -> None:
+def parser() -> arguments.Parser:
     flags = arguments.parser(
         "export",
         "The network in files for other programs: onnx (model.onnx, and crepe_runtime.py, which classifies texts with "
@@ -37,7 +37,11 @@ def main() -> None:
         "--data", type=Path, metavar="DIR", help="prepared folder whose test part it is tried on; default: the run's"
     )
     arguments.add_foreign(flags)
-    given = flags.parse_args()
+    return flags
+
+
+def main() -> None:
+    given = parser().parse_args()
     if given.out.exists() and not given.out.is_dir():
         raise UserError(f"--out: {given.out} is not a folder", remedy="choose another --out")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import re
@@ -46,7 +45,7 @@ EXAMPLES = """  echo "what a wonderful little film" | python -m crepe_dist.predi
 
 
 def main() -> None:
-    given = _flags().parse_args()
+    given = parser().parse_args()
     _check(given)
     import_mxnet(detect())
     from crepe_dist.predicting.predictor import load
@@ -63,7 +62,7 @@ def main() -> None:
         _predict(predictor, given, explaining)
 
 
-def _flags() -> argparse.ArgumentParser:
+def parser() -> arguments.Parser:
     flags = arguments.parser(
         "predict",
         "Classify texts: lines of standard input, the rows of --file, or one by --text. One answer a row, in order; "

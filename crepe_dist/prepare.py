@@ -54,7 +54,7 @@ def main() -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(each) != signal.SIG_IGN:  # as for a job in the background of a script
             signal.signal(each, _stop)
-    given = _flags().parse_args()
+    given = parser().parse_args()
     try:
         _run(given)
     except OSError as error:
@@ -89,7 +89,7 @@ def _run(given: argparse.Namespace) -> None:
 
 
 def _check_alone(given: argparse.Namespace, flag: str, taken: set[str]) -> None:
-    usual = vars(_flags().parse_args([]))
+    usual = vars(parser().parse_args([]))
     more = [
         "SOURCE" if name == "source" else f"--{name.replace('_', '-')}"
         for name, value in vars(given).items()
@@ -101,7 +101,7 @@ def _check_alone(given: argparse.Namespace, flag: str, taken: set[str]) -> None:
         )
 
 
-def _flags() -> argparse.ArgumentParser:
+def parser() -> arguments.Parser:
     flags = arguments.parser(
         "prepare",
         "Encode texts once into a folder to train on. SOURCE is a file (CSV, TSV, JSON Lines, Parquet, plain or .gz), "

@@ -14,13 +14,17 @@ EXAMPLES = """  python -m crepe_dist.report runs/reviews-1f2e3d4c5b
 """
 
 
-def main() -> None:
+def parser() -> arguments.Parser:
     flags = arguments.parser(
         "report", "Writes report.html and model_card.md into a run's folder, as training does at its end.", EXAMPLES
     )
     flags.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
     flags.add_argument("--data", type=Path, metavar="DIR", help="where the data is now; default: where it was")
-    given = flags.parse_args()
+    return flags
+
+
+def main() -> None:
+    given = parser().parse_args()
 
     from crepe_dist.reports.run_report import CARD, REPORT, write_report
     from crepe_dist.runs.run_record import open_run

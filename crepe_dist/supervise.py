@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import signal
 import sys
@@ -33,7 +32,7 @@ MOST = 1 << 16
 IN_PLACE = "--elastic"  # a flag of earlier versions
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> arguments.Parser:
     result = arguments.parser(
         "supervise", "Train with several processes, and start them again when they fail.", EXAMPLES
     )

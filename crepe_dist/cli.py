@@ -1,0 +1,102 @@
+"""The console command `crepe`: one word before the commands that are also `python -m crepe_dist.<name>`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from runpy import run_module
+from types import MappingProxyType
+
+from crepe_dist import command
+from crepe_dist.errors import UserError
+from crepe_dist.settings import arguments
+from crepe_dist.settings.limits import near
+
+GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "data": {"prepare": "encode texts once into a folder to train on"},
+        "training": {
+            "train": "train a classifier, in one process or in many",
+            "supervise": "train in several processes, and restart them when they fail",
+            "report": "write a run's report and model card again",
+            "compare": "show the scores and curves of runs side by side",
+        },
+        "using": {
+            "evaluate": "score a checkpoint on prepared data",
+            "predict": "classify texts: lines, files, or one on the command line",
+            "serve": "classify texts over HTTP, with a page to type into",
+            "export": "write the network as ONNX, as a web page, or for MXNet",
+        },
+        "machine": {
+            "doctor": "check whether this machine can train",
+            "bench": "measure speed, side by side with other ways to do the same",
+        },
+    }
+)
+COMMANDS = tuple(name for group in GROUPS.values() for name in group)
+SHELLS = ("bash", "zsh")
+# The parser of train lives apart, so that no help and no completion imports what trains.
+PARSERS = MappingProxyType({"train": "crepe_dist.settings.config"})
+
+
+def parser() -> arguments.Parser:
+    """Build the parser of what stands before the command."""
+    prog = arguments.called("").rstrip(" .")
+    lines = []
+    for title, group in GROUPS.items():
+        lines += ["", f"{title}:", *(f"  {name:<12}{summary}" for name, summary in group.items())]
+    result = arguments.Parser(
+        prog=prog,
+        usage=f"{prog} COMMAND [options]",
+        description="Train character-level text classifiers with MXNet and Horovod.\n" + "\n".join(lines),
+        epilog=f"{prog} COMMAND --help lists the options of one; the same as python -m crepe_dist.COMMAND",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    arguments.add_version(result)
+    result.add_argument("--print-completion", choices=SHELLS, help="print a script that completes commands and options")
+    result.add_argument("command", nargs="?", metavar="COMMAND", help=argparse.SUPPRESS)
+    result.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return result
+
+
+def parser_of(name: str) -> arguments.Parser:
+    """Build the parser of a command."""
+    found: arguments.Parser = import_module(PARSERS.get(name, f"crepe_dist.{name}")).parser()
+    return found
+
+
+def completion(shell: str) -> str:
+    """Write the script that completes commands and options in a shell."""
+    import shtab  # here: only this needs it, and every command would wait for its import
+
+    whole = argparse.ArgumentParser(prog="crepe")
+    arguments.add_version(whole)
+    whole.add_argument("--print-completion", choices=SHELLS, help="print a script that completes commands and options")
+    commands = whole.add_subparsers()
+    for group in GROUPS.values():
+        for name, summary in group.items():
+            commands.add_parser(name, parents=[parser_of(name)], add_help=False, help=summary)
+    return shtab.complete(whole, shell)
+
+
+def run() -> None:
+    flags = parser()
+    given = flags.parse_args()
+    if given.print_completion:
+        print(completion(given.print_completion))
+    elif given.command is None:
+        flags.print_help()
+    elif given.command not in COMMANDS:
+        raise UserError(
+            f"there is no command {given.command}",
+            remedy=near(given.command, COMMANDS) or f"give one of {', '.join(COMMANDS)}",
+        )
+    else:
+        sys.argv[1:] = given.rest
+        run_module(f"crepe_dist.{given.command}", run_name="__main__")
+
+
+def start() -> None:
+    command.run(run)
