@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -37,6 +38,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 )
 COMMANDS = tuple(name for group in GROUPS.values() for name in group)
 SHELLS = ("bash", "zsh")
+PLACE = re.compile(r"\b(PATH|FILE|DIR|RUN|SOURCE|CHECKPOINT)\b")  # names of values that are files or folders
 # The parser of train lives apart, so that no help and no completion imports what trains.
 PARSERS = MappingProxyType({"train": "crepe_dist.settings.config"})
 
@@ -77,7 +79,11 @@ def completion(shell: str) -> str:
     commands = whole.add_subparsers()
     for group in GROUPS.values():
         for name, summary in group.items():
-            commands.add_parser(name, parents=[parser_of(name)], add_help=False, help=summary)
+            flags = parser_of(name)
+            for action in flags._actions:
+                if action.nargs != 0 and PLACE.search(str(action.metavar or action.dest.upper())):
+                    action.complete = shtab.FILE  # type: ignore[attr-defined]
+            commands.add_parser(name, parents=[flags], add_help=False, help=summary)
     return shtab.complete(whole, shell)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from crepe_dist import command
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.join import join
-from crepe_dist.settings.config import Config, parse
+from crepe_dist.settings.config import Config, parse, print_help
 
 if TYPE_CHECKING:
     from crepe_dist.distributed.world import World
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
+    print_help(sys.argv[1:])  # before ``join``, which imports MXNet
     with Control() as control, join() as world:
         config = world.agree("settings", lambda: parse(sys.argv[1:]), same=lambda config: config.to_dict())
         if config.dry_run:

@@ -694,7 +694,7 @@ class TestFlags:
     @pytest.mark.parametrize(
         ("flags", "message"),
         [
-            ("-np 0", "-np/--processes is 0"),
+            ("-np 0", "-np is 0"),
             ("-np", "expected one argument"),
             ("-np 5 -H localhost:4", "5 processes, but the hosts have 4 slots"),
             ("-np 2 --min-np 3", "--min-np 3 is more than the 2 processes"),
@@ -707,7 +707,7 @@ class TestFlags:
             ("-H localhost:1,127.0.0.1:1", "127.0.0.1 is there twice"),
             ("--grace never", "--grace is never"),
             ("--max-restarts -1", "--max-restarts is -1"),
-            ("--rsh ''", "--rsh: the name is empty"),
+            ("--rsh ''", "--rsh cannot be used\n  why: the name is empty"),
             ("-np 2 --elastic", "there is no option --elastic"),
             ("--elastic --data d", "restarts from the newest save by itself"),
         ],

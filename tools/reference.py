@@ -11,13 +11,14 @@ import dataclasses
 import os
 import subprocess
 import sys
-import typing
 from pathlib import Path
 from typing import Any
 
 from docstring_parser import parse
 
+from crepe_dist import cli
 from crepe_dist.settings import config
+from crepe_dist.settings.schema import typed, wanted
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "reference"
@@ -43,13 +44,13 @@ def options() -> str:
             "|---|---|---|---|",
         ]
         texts = {each.arg_name: " ".join((each.description or "").split()) for each in about.params}
-        hints = typing.get_type_hints(kind)
+        hints = typed(kind)
         for field in dataclasses.fields(kind):
             if field.name not in config.GROUPS:
                 flag = f"{name}.{field.name}" if name else field.name.replace("_", "-")
                 cells = [
                     f"`{flag}`",
-                    shown(hints[field.name]),
+                    wanted(hints[field.name]),
                     f"`{default(field)}`",
                     texts[field.name].replace("``", "`"),
                 ]
@@ -57,45 +58,25 @@ def options() -> str:
     return "\n".join(lines) + "\n"
 
 
-def shown(hint: Any) -> str:
-    """A type as a person would say it."""
-    parts = typing.get_args(hint)
-    if typing.get_origin(hint) is typing.Union:
-        return " or ".join(shown(part) for part in parts)
-    if typing.get_origin(hint) is typing.Literal:
-        return ", ".join(map(str, parts))
-    if parts:
-        kind = typing.get_origin(hint).__name__
-        return f"list of {shown(parts[0])}" if kind == "list" else f"{kind} of names and {shown(parts[-1])}"
-    return {"NoneType": "none", "str": "text", "int": "whole number", "float": "number", "bool": "true, false"}[
-        hint.__name__
-    ]
-
-
 def default(field: dataclasses.Field[Any]) -> str:
     made = field.default_factory
     value = field.default if made is dataclasses.MISSING else made()
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def commands() -> list[str]:
-    """The modules that can be run: those that end in ``command.run``."""
-    found = (ROOT / "crepe_dist").glob("*.py")
-    return sorted(path.stem for path in found if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8"))
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def helps() -> str:
-    lines = ["# Commands", "", "What each says to `--help`."]
-    for name in commands():
+    about = "What each prints for `--help`. `crepe train` and `python -m crepe_dist.train` are the same."
+    lines = ["# Commands", "", about]
+    for name in ("", *cli.COMMANDS):
         done = subprocess.run(
-            [sys.executable, "-m", f"crepe_dist.{name}", "--help"],
+            [str(Path(sys.executable).with_name("crepe")), *name.split(), "--help"],
             check=True,
             capture_output=True,
             text=True,
             cwd=ROOT,
             env={**os.environ, "COLUMNS": HELP_WIDTH},
         )
-        lines += ["", f"## {name}", "", "```text", done.stdout.rstrip(), "```"]
+        lines += ["", f"## crepe {name}".rstrip(), "", "```text", done.stdout.rstrip(), "```"]
     return "\n".join(lines) + "\n"
 
 

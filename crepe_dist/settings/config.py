@@ -140,7 +140,8 @@ def _add(flags: argparse._ActionsContainer, name: str, text: str, field: Field[A
     help = " ".join(text.replace("``", "").replace("%", "%%").split())
     common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
     if name in SWITCHES:
-        flags.add_argument(SWITCHES[name], **common, action="store_const", const=True, help=f"{names[-1]} true" if "." in name else help)
+        meant = f"{names[-1]} true" if "." in name else help
+        flags.add_argument(SWITCHES[name], **common, action="store_const", const=True, help=meant)
     if name in SWITCHES and "." not in name:
         return
     hint = settings()[name]
@@ -153,7 +154,7 @@ def _add(flags: argparse._ActionsContainer, name: str, text: str, field: Field[A
         **common,
         type=str if words or kinds == (Name,) else _name if Name in kinds else _value,
         choices=words or None,
-        metavar=None if words else field.name.upper(),
+        metavar=None if words else "PATH" if Name in kinds else field.name.upper(),
         help=f"{help} ({takes if words else f'{wanted(hint)}; {takes}'})",
     )
 
@@ -172,6 +173,12 @@ def _value(text: str) -> Any:
         return load(text) if text.strip() else text
     except (yaml.YAMLError, ValueError):
         return text
+
+
+def print_help(given: Sequence[str]) -> None:
+    """Print the help or the version and exit, if that is asked: before anything is imported that trains."""
+    if {"-h", "--help", "--version"}.intersection(given):
+        parser().parse_known_args(given)
 
 
 def parse(given: Sequence[str]) -> Config:

@@ -1,0 +1,150 @@
+"""The console command `crepe`, as a user types it, and the completion of its words in a real bash."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import crepe_dist
+from crepe_dist import cli
+from tests.conftest import command, run
+
+CREPE = str(Path(sys.executable).with_name("crepe"))
+PACKAGE = Path(crepe_dist.__path__[0])
+# What no help may wait for.
+HEAVY = ("mxnet", "horovod", "onnx", "fastapi", "matplotlib")
+
+
+def test_every_command_is_listed_and_no_other():
+    modules = {path.stem for path in PACKAGE.glob("*.py") if "\ndef main() -> None:\n" in path.read_text("utf-8")}
+    assert set(cli.COMMANDS) == modules
+
+
+def test_help_has_a_line_for_each_command(tmp_path):
+    printed = run([CREPE, "--help"], tmp_path)
+    assert printed.startswith("usage: crepe COMMAND [options]\n")
+    for group, commands in cli.GROUPS.items():
+        listed = printed.split(f"\n{group}:\n")[1].split("\n\n")[0].splitlines()
+        assert [line.split()[0] for line in listed] == list(commands)
+    assert max(map(len, printed.splitlines())) <= 90
+    assert run([CREPE], tmp_path) == printed
+    assert run([sys.executable, "-m", "crepe_dist"], tmp_path) == printed.replace(
+        "crepe COMMAND", "python -m crepe_dist COMMAND"
+    )
+
+
+def test_version(tmp_path):
+    assert run([CREPE, "--version"], tmp_path) == f"crepe_dist {crepe_dist.__version__}\n"
+
+
+def test_a_typo_is_answered_with_the_near_name(tmp_path):
+    printed = run([CREPE, "trian", "--epochs", "3"], tmp_path, code=1)
+    assert printed == "error: there is no command trian\n  do:  did you mean train?\n"
+    assert "give one of prepare, train," in run([CREPE, "zzz"], tmp_path, code=1)
+    assert "did you mean --version?" in run([CREPE, "--versoin"], tmp_path, code=1)
+
+
+@pytest.mark.parametrize(
+    ("start", "prog"),
+    [
+        ([CREPE, "train"], "crepe train"),
+        ([sys.executable, "-m", "crepe_dist", "train"], "python -m crepe_dist train"),
+        (command("train"), "python -m crepe_dist.train"),
+    ],
+)
+def test_help_speaks_of_the_command_as_it_was_called(start, prog, tmp_path):
+    printed = run([*start, "--help"], tmp_path)
+    assert printed.startswith(f"usage: {prog} ")
+    examples = printed.split("examples:\n")[1].splitlines()
+    assert examples[0].startswith(f"  {prog} ")
+    assert examples[1].startswith(f"  horovodrun -np 2 {prog} ")
+    assert f"{prog} --help lists the options" in run([*start, "--model.zzzzzz=3"], tmp_path, code=1)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_each_command_gives_its_own_help_and_waits_for_nothing_else(name, tmp_path):
+    program = (
+        "import sys\nfrom crepe_dist.cli import start\n"
+        f"sys.argv = ['crepe', {name!r}, '--help']\n"
+        "try:\n    start()\n"
+        "finally:\n    print('imported:', *sorted(sys.modules))\n"
+    )
+    printed, _, imported = run([sys.executable, "-c", program], tmp_path).partition("imported: ")
+    assert printed.startswith(f"usage: crepe {name} ")
+    assert not set(HEAVY) & set(imported.split())
+    others = {f"crepe_dist.{other}" for other in cli.COMMANDS} - {f"crepe_dist.{name}"}
+    assert not others & set(imported.split())
+
+
+def test_a_command_does_what_its_module_does(tmp_path):
+    """Flags, streams and exit codes: they reach the command and come back."""
+    said = run([CREPE, "predict", "--text", "x"], tmp_path, code=1)
+    assert said == run(command("predict", "--text", "x"), tmp_path, code=1)
+    assert "no trained run" in said
+    assert run([CREPE, "train", "--seed=3", "--print_config"], tmp_path).count("seed: 3") == 1
+
+
+def test_under_horovodrun(data, tmp_path):
+    flags = ("--data", str(data), "--run-dir", "run", "--epochs=1", "--model.network=ngrams", "--logging.report=false")
+    launcher = str(Path(sys.executable).with_name("horovodrun"))
+    run([launcher, "-np", "2", CREPE, "train", *flags], tmp_path)
+    assert (tmp_path / "run" / "result.json").is_file()
+
+
+class TestCompletion:
+    @pytest.fixture(scope="class")
+    def script(self, tmp_path_factory):
+        path = tmp_path_factory.mktemp("completion") / "crepe.bash"
+        path.write_text(run([CREPE, "--print-completion", "bash"], path.parent))
+        return path
+
+    def completed(self, script: Path, *words: str) -> list[str]:
+        """What bash would offer for the last word."""
+        program = (
+            'source "$1"; shift\nCOMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))\n'
+            "[[ $(complete -p crepe) =~ -F\\ ([^ ]+) ]] || exit 9\n"
+            '"${BASH_REMATCH[1]}" crepe "${COMP_WORDS[COMP_CWORD]}"\nprintf "%s\\n" "${COMPREPLY[@]}"\n'
+        )
+        done = subprocess.run(
+            ["bash", "--norc", "-c", program, "bash", str(script), "crepe", *words],
+            cwd=script.parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert not done.stderr
+        return done.stdout.split()
+
+    def test_commands(self, script):
+        assert self.completed(script, "") == list(cli.COMMANDS)
+        assert self.completed(script, "tr") == ["train"]
+
+    @pytest.mark.parametrize("name", cli.COMMANDS)
+    def test_every_option_of_every_command(self, script, name):
+        flags = [flag for flag in cli.parser_of(name).flags() if flag.startswith("--")]
+        assert len(flags) >= 3
+        for flag in flags:
+            assert flag in self.completed(script, name, flag[:-1]), flag
+
+    @pytest.mark.parametrize(
+        ("words", "offered"),
+        [
+            (("train", "--device", ""), ["auto", "gpu", "cpu"]),
+            (("train", "--model.size", "s"), ["small"]),
+            (("predict", "--format", "j"), ["jsonl"]),
+            (("train", "--config", "crepe.b"), ["crepe.bash"]),
+            (("prepare", "crepe.b"), ["crepe.bash"]),
+        ],
+    )
+    def test_values_and_files(self, script, words, offered):
+        assert self.completed(script, *words) == offered
+
+    def test_zsh_gets_a_script_of_its_own(self, tmp_path):
+        printed = run([CREPE, "--print-completion", "zsh"], tmp_path)
+        assert printed.lstrip().startswith("#compdef crepe")
+        for name in cli.COMMANDS:
+            assert re.search(rf"^ +{name}:'", printed, re.MULTILINE), name
