@@ -10,7 +10,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import find_sources
 from tests import needs
+from tests.turns import turn
 
 # Of every process that tests start, and there are hundreds. Threads that wait must not keep a core from the test beside
 # this one, and MXNet asks for distutils, in place of which setuptools would import all of itself, for 0.3 s.
@@ -53,6 +54,14 @@ QUICK = [
 
 # Builds of the kernels that this processor can run, and MXNet's operators; one alone if the environment names it.
 KERNELS = [os.environ[library.SWITCH]] if os.environ.get(library.SWITCH) else [*library.runnable(), library.NONE]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # around the time limit: a test may wait long for its turn
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    with turn(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

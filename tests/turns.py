@@ -1,0 +1,25 @@
+"""Turns of pytest's workers: a test marked ``alone`` waits until no other test runs, and later ones wait for it."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# Files that are there anyway; only their locks are used.
+_DOOR, _ROOM = Path(__file__).with_name("__init__.py"), Path(__file__)
+
+
+@contextmanager
+def turn(alone: bool) -> Iterator[None]:
+    """Wait for a turn, and hold it: with others or, if ``alone``, without them."""
+    with _ROOM.open() as room:
+        with _DOOR.open() as door:
+            fcntl.flock(door, fcntl.LOCK_EX)  # whoever waits for an empty room keeps the door shut
+            fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+            fcntl.flock(door, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            fcntl.flock(room, fcntl.LOCK_UN)  # closing is not enough: forked processes share the lock
