@@ -45,7 +45,7 @@ def test_killed_at_a_few_steps(data, tmp_path, unbroken, processes):
     go_through(data, tmp_path, unbroken, [0, 13, 26, 30] if processes == 1 else [5, 13], processes)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, slow(2)])
 def test_killed_with_n_grams(data, tmp_path, unbroken, processes):
     go_through(data, tmp_path, unbroken, [17], processes, *NGRAMS)
     assert harness.result(tmp_path / "run")["significant"].any()
