@@ -73,17 +73,17 @@ for capability, version, gpus in (
 ):
     os.environ.update(DRIVER_CAPABILITY=capability, DRIVER_VERSION=version, DRIVER_GPUS=gpus)
     try:
-        print(devices.pick("auto", 0, 1))
-    except devices.UserError as error:
+        print(device.pick("auto", 0, 1))
+    except device.UserError as error:
         print(error.what)
 def broken():
     raise mx.MXNetError("somewhere\\nCUDA: initialization error")
 mx.context.num_gpus = broken
 os.environ.update(DRIVER_VERSION="12040")
-print(devices.pick("cpu", 0, 1))
+print(device.pick("cpu", 0, 1))
 try:
-    devices.pick("auto", 0, 1)
-except devices.UserError as error:
+    device.pick("auto", 0, 1)
+except device.UserError as error:
     print(error.what, error.why, sep=" | ")
 """
     assert run(code, cuda_driver.environment(driver, site)) == [
@@ -171,7 +171,7 @@ def test_libraries_of_the_system_do_as_well(driver, site, tmp_path):
     shutil.rmtree(site / "nvidia_nccl_cu11-1.9.1.dist-info")
     libraries = cuda_driver.driver(tmp_path / "libraries")
     cuda_driver.library(libraries / "libnccl.so.2")
-    code = "from crepe_dist.cluster import cuda; print(cuda.troubles())"
+    code = "from crepe_dist.distributed import cuda; print(cuda.troubles())"
     assert run(code, cuda_driver.environment(libraries, site)) == ["{}"]
 
 

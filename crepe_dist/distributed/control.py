@@ -1,6 +1,6 @@
-"""What a process is asked for from outside, by signals or by its supervisor, and what it tells the supervisor.
+"""Requests to a process, by signals or by its supervisor, and its messages to the supervisor.
 
-A supervisor leaves one end of a socket pair in ``CREPE_DIST_CONTROL_FD``; JSON objects pass through it, one a line.
+A supervisor passes one end of a socket pair in ``CREPE_DIST_CONTROL_FD``; JSON objects pass through it, one a line.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from crepe_dist.errors import ExitCode
 
 DESCRIPTOR = "CREPE_DIST_CONTROL_FD"
 GENERATION = "CREPE_DIST_GENERATION"
-SUPERVISED_AS = "CREPE_DIST_SUPERVISION"  # an id of the supervisor, the same for all that it starts
-# SIGUSR2 means what SIGTERM means: mpirun passes it on, where at SIGTERM it kills a second later; Grid Engine and LSF
-# send it before they kill.
+SUPERVISED_AS = "CREPE_DIST_SUPERVISION"  # id of the supervisor, the same in all processes that it starts
+# SIGUSR2 means the same as SIGTERM: mpirun forwards it, but kills a second after SIGTERM; Grid Engine and LSF send it
+# before they kill.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
 class Wish(enum.IntEnum):
-    """What a rank wants to be done after the step in hand; the ranks do the strongest wish of any."""
+    """Action that a rank wishes for after the current step; all ranks follow the strongest wish of any rank."""
 
     GO_ON = 0
     SAVE = 1
@@ -35,12 +35,12 @@ class Wish(enum.IntEnum):
 
 
 class Stopped(BaseException):
-    """This process was asked to end. As with KeyboardInterrupt, ``except Exception`` is not meant.
+    """Raised when this process was asked to stop. Like KeyboardInterrupt, ``except Exception`` does not catch it.
 
     Args:
-        why: who asked.
-        code: that it ends with.
-        on_all_ranks: all ranks agreed on it, so the group can be left in good order.
+        why: source of the request.
+        code: exit code of the process.
+        on_all_ranks: all ranks agreed to stop, so each can leave the group cleanly.
     """
 
     def __init__(self, why: str, code: int = ExitCode.STOPPED, *, on_all_ranks: bool = False) -> None:
@@ -50,11 +50,11 @@ class Stopped(BaseException):
 
 
 class Control:
-    """A context manager of the main thread: within it, ``SIGNALS`` and the supervisor ask, and do not kill.
+    """Context manager of the main thread that turns ``SIGNALS`` and the supervisor's messages into requests.
 
     Attributes:
-        why: who asked for the end, once it was asked for.
-        code: with which to end then.
+        why: source of the request to stop, once there was one.
+        code: exit code after that request.
     """
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Control:
 
     @property
     def wish(self) -> Wish:
-        """STOP if that was asked for, else GO_ON."""
+        """STOP after a request to stop, else GO_ON."""
         return Wish.STOP if self._stopping else Wish.GO_ON
 
     @property
@@ -79,7 +79,7 @@ class Control:
 
     @contextmanager
     def deferring(self) -> Iterator[None]:
-        """Within it a request only sets ``wish``, which somebody looks at; elsewhere it raises ``Stopped`` at once."""
+        """Within the block a request only sets ``wish``; elsewhere it raises ``Stopped`` immediately."""
         before, self._deferring = self._deferring, True
         try:
             yield
@@ -91,7 +91,7 @@ class Control:
         return Stopped(self.why, self.code, on_all_ranks=on_all_ranks)
 
     def send(self, message: dict[str, Any]) -> None:
-        """Tells the supervisor, if there is one."""
+        """Send a message to the supervisor, if there is one."""
         if self._socket is not None:
             try:
                 with self._sending:
@@ -126,14 +126,14 @@ class Control:
             raise self.stopped()
 
     def stop(self, why: str) -> None:
-        """Asks this process to stop, as SIGTERM does; from any thread."""
+        """Ask this process to stop, as SIGTERM does; callable from any thread."""
         self.why = self.why or why
         os.kill(os.getpid(), signal.SIGTERM)  # the handler runs in the main thread, which may have to be interrupted
 
     def _listen(self) -> None:
         assert self._socket is not None
         messages = Messages()
-        with suppress(ConnectionError):  # it went with messages of ours unread
+        with suppress(ConnectionError):  # it ended with unread messages of ours
             while data := self._socket.recv(LIMIT):
                 for message in messages.feed(data):
                     if isinstance(message, dict):

@@ -1,8 +1,8 @@
-"""What is written down when something fails that nobody foresaw: ``crash-report.json``, one for a failure of a group.
+"""Report of an unforeseen failure: ``crash-report.json``, one for each failure of a group.
 
-It goes into the run's folder while training, else into the current folder, or where neither can be written into the
-system's temporary folder. Nothing here may hide the failure itself or hold up the end: what goes wrong while the report
-is written is let go, after ``SECONDS`` at the latest.
+It is written to the run's folder while training, else to the current folder, or to the system's temporary folder if
+neither is writable. Writing it must not hide the failure or delay the end of the process: errors while writing are
+ignored, and it is given up after ``SECONDS``.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ FORMAT = 1
 NAME = "crash-report.json"
 TRACEBACK = "CREPE_DIST_TRACEBACK"  # 1: the traceback is shown as well
 SECONDS = 3.0
-STACKS_SECONDS = 0.3  # for the other processes of this host to write theirs
-TEXT = 16_000  # characters of a text at most; its end is kept
-ITEMS = 64  # of a list or mapping: ranks, threads, arguments
+STACKS_SECONDS = 0.3  # time that the other processes of this host get to write their stacks
+TEXT = 16_000  # characters of a text that are kept, from its end
+ITEMS = 64  # items of a list or mapping that are kept: ranks, threads, arguments
 STEPS = 20
 METRICS_TAIL = 1 << 16
 SECRET = re.compile(r"secret|token|passw|credential|api_?key", re.IGNORECASE)
@@ -43,13 +43,13 @@ LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 @dataclass
 class Context:
-    """What a report can tell beside the failure.
+    """Facts that a report contains besides the failure.
 
     Args:
-        folder: of the run.
-        config: its settings.
-        ask: has the other processes of this host write their stacks into the run's folder.
-        since: seconds since the epoch; a report that is older is of another failure.
+        folder: the run's folder.
+        config: the run's settings.
+        ask: makes the other processes of this host write their stacks into the run's folder.
+        since: seconds since the epoch; an older report belongs to another failure.
     """
 
     folder: Path | None = None
@@ -62,13 +62,13 @@ _context = Context()
 
 
 def expect(context: Context) -> None:
-    """What a report is to tell from now on; without anything, at the start of a command."""
+    """Set the context of later reports; a command starts with an empty one."""
     global _context
     _context = context
 
 
 def unexpected(error: Exception, code: int) -> UserError:
-    """Writes the report of an exception; what to say about it. The traceback is shown where there is no report."""
+    """Write the report of an exception and return the error to show; without a report, print the traceback."""
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     first = f"{type(error).__name__}: {error}".strip().split("\n")[0][:300]
     place = write(first, trace, code)
@@ -76,7 +76,7 @@ def unexpected(error: Exception, code: int) -> UserError:
         print(trace, file=sys.stderr, end="", flush=True)
     return UserError(
         f"unexpected failure: {first}",
-        f"a mistake in crepe_dist, or in what it stands on; {said(place)}",
+        f"a bug in crepe_dist or in a library it uses; {said(place)}",
         f"run python -m crepe_dist.doctor; if all is well there, open an issue with that report ({TRACEBACK}=1 shows "
         "the traceback)",
     )
@@ -87,12 +87,12 @@ def said(place: Path | None) -> str:
 
 
 def write(what: str, trace: str, code: int) -> Path | None:
-    """Writes the report, and returns where it is: that of another process, if it was faster.
+    """Write the report and return its path; another process's report counts if it was written first.
 
     Args:
-        what: went wrong, in one line.
-        trace: of the exception, or where the process stood.
-        code: that the process ends with.
+        what: the failure, in one line.
+        trace: traceback of the exception, or the stack of the process.
+        code: exit code of the process.
     """
     found: list[Path] = []
 
@@ -159,7 +159,7 @@ def _threads() -> dict[str, str]:
 
 
 def _stacks(folder: Path) -> dict[str, str]:
-    """Of every rank that has written its own in this group, by the names of the files."""
+    """Read the stacks that the ranks of this group have written, by file name."""
     _context.ask()
     time.sleep(STACKS_SECONDS)
     found = {}
@@ -173,7 +173,7 @@ def _stacks(folder: Path) -> dict[str, str]:
 def _last_steps(folder: Path) -> list[Any]:
     records = []
     for line in _tail(folder / "metrics.jsonl", METRICS_TAIL).splitlines():
-        with suppress(ValueError):  # the first, which is cut
+        with suppress(ValueError):  # the first line may be cut
             records.append(json.loads(line))
     return records[-STEPS:]
 
@@ -197,7 +197,11 @@ def _bounded(value: Any) -> Any:
 
 
 def _put(folder: Path | None, content: str) -> Path | None:
-    """The report's place in a folder (``None``: in the temporary one, under a name of its own), if it can be there."""
+    """Write the report into a folder and return its path, or ``None`` if that fails.
+
+    Args:
+        folder: ``None``: the system's temporary folder, under a name of its own.
+    """
     temporary = ""
     try:
         with _alone(folder) as alone:
@@ -219,7 +223,7 @@ def _put(folder: Path | None, content: str) -> Path | None:
 
 @contextmanager
 def _alone(folder: Path | None) -> Iterator[bool]:
-    """Whether no other process is in here for the same folder; also where the file system knows no locks."""
+    """Lock a folder; yield false if another process holds the lock, true on a file system without locks."""
     if folder is None:
         yield True
         return

@@ -1,8 +1,8 @@
-"""What MXNet's GPU flavour takes: CUDA's libraries, the NVIDIA driver, and a GPU that it has code for.
+"""Requirements of MXNet's GPU flavour: CUDA's libraries, the NVIDIA driver, and a GPU that it has code for.
 
-The wheel of the flavour brings no CUDA. The packages nvidia-*-cu11 bring all of it but the driver, in folders where no
-loader looks; what a process has loaded is found by its name, so it is loaded before MXNet. Imports neither MXNet nor
-Horovod.
+The wheel contains no CUDA. The packages nvidia-*-cu11 contain all of it but the driver, in folders that the dynamic
+loader does not search. A library that a process has already loaded is found by name, so they are loaded before MXNet.
+This module imports neither MXNet nor Horovod.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from crepe_dist.errors import UserError
 FLAVOUR = "mxnet-cu112"
 INSTALL = "install it again as docs/install.md says: `uv sync --no-default-groups --group cu112 --group sample`"
 WITHOUT = "or train without it: --device cpu"
-# What libmxnet.so of the flavour asks for (readelf -d), with the package that has it and the package's folder.
+# Libraries that the flavour's libmxnet.so needs (readelf -d), each with its package and the package's folder.
 LIBRARIES = {
     "libcublas.so.11": ("nvidia-cublas-cu11", "cublas"),
     "libcudart.so.11.0": ("nvidia-cuda-runtime-cu11", "cuda_runtime"),
@@ -29,7 +29,7 @@ LIBRARIES = {
     "libnvrtc.so.11.2": ("nvidia-cuda-nvrtc-cu11", "cuda_nvrtc"),
 }
 DRIVER = "libcuda.so.1"
-# CUDA version of the driver. One of 11.0 (450.80.02) runs all of CUDA 11: NVIDIA's "CUDA Compatibility", table 1.
+# Oldest CUDA version of a driver. 11.0 (450.80.02) runs all of CUDA 11: NVIDIA's "CUDA Compatibility", table 1.
 OLDEST_DRIVER = (11, 0)
 # Compute capabilities of the machine code in the flavour's libmxnet.so: 198 pieces each, and no PTX, which later GPUs
 # could translate. Code runs on GPUs of the same major number and the same or a higher minor one: NVIDIA's "Ada GPU
@@ -39,7 +39,7 @@ CODE = ((5, 0), (6, 0), (7, 0), (8, 0), (8, 6))
 
 @cache
 def is_installed() -> bool:
-    """Whether the GPU flavour of MXNet is."""
+    """Return whether MXNet's GPU flavour is installed."""
     try:
         metadata.version(FLAVOUR)
     except metadata.PackageNotFoundError:
@@ -48,10 +48,10 @@ def is_installed() -> bool:
 
 
 def load() -> None:
-    """Loads all that the GPU flavour asks for; does nothing where it is not installed.
+    """Load the libraries that the GPU flavour needs; do nothing where it is not installed.
 
     Raises:
-        UserError: something is not there; the error names all that is not.
+        UserError: names every library that is missing.
     """
     if error := missing(troubles()):
         raise error
@@ -59,10 +59,10 @@ def load() -> None:
 
 @cache
 def troubles() -> dict[str, str]:
-    """Loads each of ``LIBRARIES``, of its package or else where the system looks, and ``DRIVER``.
+    """Load ``DRIVER`` and each of ``LIBRARIES``, from its package or else from the system.
 
     Returns:
-        Why those that cannot be loaded cannot, by name; nothing where the GPU flavour is not installed.
+        Reasons for those that cannot be loaded, by name; empty where the GPU flavour is not installed.
     """
     found = {}
     for library in (*LIBRARIES, DRIVER) if is_installed() else ():
@@ -84,7 +84,7 @@ def _path(library: str) -> str:
 
 
 def missing(troubles: dict[str, str]) -> UserError | None:
-    """What is said of ``troubles``, as the function of that name returns them."""
+    """Make the error for the result of ``troubles``; ``None`` if it is empty."""
     if not troubles:
         return None
     libraries = [library for library in troubles if library != DRIVER]
@@ -106,7 +106,7 @@ def missing(troubles: dict[str, str]) -> UserError | None:
 
 
 def outdated(driver: tuple[int, int] | None) -> UserError | None:
-    """What is said of a driver for that version of CUDA, if it is too old for the GPU flavour."""
+    """Make the error for a driver of that CUDA version, if it is too old for the GPU flavour."""
     if driver is None or driver >= OLDEST_DRIVER:
         return None
     return UserError(
@@ -117,12 +117,12 @@ def outdated(driver: tuple[int, int] | None) -> UserError | None:
 
 
 def has_code_for(capability: tuple[int, int]) -> bool:
-    """Whether MXNet's GPU flavour runs on GPUs of that compute capability."""
+    """Return whether MXNet's GPU flavour runs on GPUs of that compute capability."""
     return any(capability[0] == major and capability[1] >= minor for major, minor in CODE)
 
 
 def refusal(gpu: int, name: str, capability: tuple[int, int] | None) -> UserError | None:
-    """What is said of a GPU that MXNet's GPU flavour has no code for; ``capability``: ``None`` if not known."""
+    """Make the error for a GPU that MXNet's GPU flavour has no code for; ``capability`` is ``None`` if unknown."""
     if capability is None or has_code_for(capability):
         return None
     return UserError(
@@ -139,7 +139,7 @@ def _dotted(version: tuple[int, int]) -> str:
 
 
 def driver_version() -> tuple[int, int] | None:
-    """The version of CUDA that the driver is for; ``None`` if there is no driver to be asked."""
+    """Return the driver's CUDA version; ``None`` without a driver."""
     number = ctypes.c_int()
     if not _asked("cuDriverGetVersion", ctypes.byref(number)):
         return None
@@ -147,13 +147,13 @@ def driver_version() -> tuple[int, int] | None:
 
 
 def count() -> int:
-    """GPUs that the driver shows to this process, whatever MXNet can do with them; 0 if it cannot be asked."""
+    """Count the GPUs that the driver shows to this process, usable by MXNet or not; 0 without a driver."""
     number = ctypes.c_int()
     return number.value if _asked("cuInit", 0) and _asked("cuDeviceGetCount", ctypes.byref(number)) else 0
 
 
 def compute_capability(gpu: int) -> tuple[int, int] | None:
-    """(major, minor) of a GPU as the driver numbers them, or ``None`` if the driver cannot be asked."""
+    """Return (major, minor) of a GPU in the driver's numbering; ``None`` without a driver."""
     device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     # Attributes 75 and 76: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
     told = (
@@ -166,7 +166,7 @@ def compute_capability(gpu: int) -> tuple[int, int] | None:
 
 
 def name_of(gpu: int) -> str:
-    """Of a GPU as the driver numbers them; empty if the driver cannot be asked."""
+    """Return the name of a GPU in the driver's numbering; empty without a driver."""
     device, text = ctypes.c_int(), ctypes.create_string_buffer(256)
     told = (
         _asked("cuInit", 0)
@@ -177,7 +177,7 @@ def name_of(gpu: int) -> str:
 
 
 def _asked(function: str, *arguments: object) -> bool:
-    """Calls a function of the driver's library; whether it is there and succeeded."""
+    """Call a function of the driver's library; return whether it exists and succeeded."""
     try:
         return getattr(ctypes.CDLL(DRIVER), function)(*arguments) == 0
     except (OSError, AttributeError):

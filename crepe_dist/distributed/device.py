@@ -1,4 +1,4 @@
-"""Which device this process computes on."""
+"""Choice of the device that this process computes on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from crepe_dist.settings.allowed_values import DEVICES
 
 
 def pick(device: str, local_rank: int, local_size: int) -> Any:
-    """``mx.gpu(local_rank)``, or ``mx.cpu()`` if asked for or if ``auto`` finds no GPU.
+    """Choose ``mx.gpu(local_rank)``, or ``mx.cpu()`` on request or if ``auto`` finds no GPU.
 
     Raises:
         UserError: no GPU for ``gpu``, fewer GPUs than processes on this host, or one that MXNet cannot compute on.
@@ -43,10 +43,10 @@ def pick(device: str, local_rank: int, local_size: int) -> Any:
 
 
 def count_gpus() -> int:
-    """Those that MXNet sees, whether or not it has code for them.
+    """Count the GPUs that MXNet sees, whether or not it has code for them.
 
     Raises:
-        UserError: there is a driver, which is too old or does not work; with one that is too old MXNet would see none.
+        UserError: the driver does not work, or is so old that MXNet would see no GPU.
     """
     import mxnet as mx
 
@@ -56,10 +56,10 @@ def count_gpus() -> int:
         return int(mx.context.num_gpus())
     except mx.MXNetError as error:
         why = str(error).strip().splitlines()[-1]
-        remedy = f"look at what nvidia-smi says; restart the machine after an update of the driver; {cuda.WITHOUT}"
+        remedy = f"run nvidia-smi; restart the machine after an update of the driver; {cuda.WITHOUT}"
         raise UserError("the GPUs cannot be counted", why, remedy) from error
 
 
 def has_gpu_driver() -> bool:
-    """Whether a GPU could be used at all; asks neither MXNet nor the driver."""
+    """Return whether a driver is present; asks neither MXNet nor the driver."""
     return Path("/dev/nvidiactl").exists()

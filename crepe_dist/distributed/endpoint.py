@@ -12,15 +12,15 @@ from crepe_dist.distributed.launch import Launch
 from crepe_dist.errors import UserError
 
 ADDRESS, PORT, SECONDS, INTERFACE = "MASTER_ADDR", "MASTER_PORT", "CREPE_DIST_MEETING_SECONDS", "HOROVOD_GLOO_IFACE"
-# What names a job, the same for all its processes: where no port is given, one is made of it.
+# Variables that identify a job, the same for all its processes: the default port is derived from them.
 JOBS = (("SLURM_JOB_ID", "SLURM_STEP_ID"), ("PMIX_NAMESPACE",))
-PORTS = range(20000, 30000)  # below those that Linux gives to clients
+PORTS = range(20000, 30000)  # below the ports that Linux gives to clients
 USUAL_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
 class Where:
-    """What the environment says about the place and time of a meeting; ``interface`` may be empty."""
+    """Address and time limit of a rendezvous; ``interface`` may be empty."""
 
     host: str
     port: int
@@ -29,24 +29,25 @@ class Where:
 
     @classmethod
     def of(cls, launch: Launch, environment: Mapping[str, str]) -> Where:
-        """
+        """Read them from the environment.
+
         Raises:
-            UserError: it says too little, or what cannot be.
+            UserError: a value is missing or malformed.
         """
         if launch.rank >= launch.size:
             raise UserError(
                 f"this process is rank {launch.rank} of {launch.size}",
                 "ranks count from 0",
-                "look at what sets rank and number of processes",
+                "check the variables of rank and world size",
             )
-        # Where all processes are on this host there is nothing to be said.
+        # If all processes are on this host, no address is needed.
         host = environment.get(ADDRESS, "").strip() or ("127.0.0.1" if launch.local_size == launch.size else "")
         port = environment.get(PORT, "").strip() or _port_of_job(environment)
         for name, value in ((ADDRESS, host), (PORT, port)):
             if not value:
                 raise UserError(
                     f"{launch.launcher} started {launch.size} processes, and {name} is not set",
-                    "they meet at the host of rank 0, at a port that is free there",
+                    "the processes meet at the host of rank 0, at a port that is free there",
                     f"export {ADDRESS}=<its name or address> {PORT}=29500 (launch/ and docs/how-to/ show where), "
                     f"or, on one host, start with `python -m crepe_dist.supervise -np {launch.size} …`",
                     on_all_ranks=True,
@@ -76,20 +77,20 @@ class Where:
         return f"{self.host}:{self.port}"
 
     def address(self) -> str:
-        """IPv4; looked up anew each time, because the name may appear only once rank 0's machine has started.
+        """Look up the IPv4 address; each time, because the name may appear only after rank 0's machine has started.
 
         Raises:
-            OSError: the name is not known.
-            UserError: the interface that was given is none.
+            OSError: the name cannot be resolved.
+            UserError: there is no such interface.
         """
         found = socket.getaddrinfo(self.host, self.port, socket.AF_INET, socket.SOCK_STREAM)[0][4][0]
         if self.interface not in ("", LOOPBACK) and is_loopback(str(found)):
-            # Debian gives a host's own name an address that it alone can reach.
+            # Debian resolves a host's own name to an address that only the host itself can reach.
             return interface_address(self.interface, INTERFACE)
         return str(found)
 
     def listens_on(self, address: str) -> str:
-        """The interface by which this process is to be reached, where that address is its own.
+        """Find the network interface that has this process's address.
 
         Raises:
             UserError: there is none.
@@ -101,7 +102,7 @@ class Where:
         if found is None:
             raise UserError(
                 f"no network interface has {address} as its first address",
-                f"it is by this address that rank 0 ({self}) is reached",
+                f"rank 0 ({self}) is reached by this address",
                 f"set {INTERFACE} to the interface's name (`ip -brief address` lists them)",
             )
         return found

@@ -1,4 +1,4 @@
-"""The environment of a worker: an allow-list of the supervisor's, and what Horovod is to know about the group."""
+"""The environment of a worker: an allow-list of the supervisor's environment, and Horovod's view of the group."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from crepe_dist.distributed.control import DESCRIPTOR, GENERATION
 from crepe_dist.distributed.hosts import Slot
 
-# Of the machine: a remote host has its own.
+# Variables of the machine; a remote host has its own.
 MACHINE = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 MACHINE_XDG = ("XDG_CACHE_HOME", "XDG_RUNTIME_DIR")
 NAMES = ("LANG", "LANGUAGE", "TZ", "TERM", "NO_COLOR")
@@ -27,12 +27,12 @@ PREFIXES = (
     "COV_CORE_",
     "SSL_CERT_",
 )
-# With the first, Horovod would ask for its own driver's protocol; the other is the supervisor's alone to set.
+# The first would make Horovod ask for its own driver's protocol; the other is set by the supervisor alone.
 NEVER = ("HOROVOD_ELASTIC", DESCRIPTOR)
 
 
 def allowed(environment: Mapping[str, str], local: bool = True) -> dict[str, str]:
-    """What of the supervisor's environment reaches a worker; ``local``: on the supervisor's machine."""
+    """Select the variables that reach a worker; ``local``: on the supervisor's machine."""
     machine = (*MACHINE, *MACHINE_XDG) if local else ()
     return {
         name: value
@@ -42,10 +42,10 @@ def allowed(environment: Mapping[str, str], local: bool = True) -> dict[str, str
 
 
 def group_variables(slot: Slot, rendezvous: tuple[str, int], interface: str, generation: int = 0) -> dict[str, str]:
-    """The place of one worker in its group.
+    """Return Horovod's variables for one worker of a group.
 
     Args:
-        rendezvous: its IPv4 address and port.
+        rendezvous: IPv4 address and port of the store.
         interface: network interface that the worker listens on.
     """
     variables = {

@@ -1,4 +1,4 @@
-"""What the Horovod that is installed was compiled with."""
+"""Features that the installed Horovod was built with."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ KINDS = ("gloo", "mpi", "nccl", "cuda", "rocm", "ddl", "ccl")
 
 
 def is_installed() -> bool:
-    """Whether there is one, of whatever use; imports nothing of it."""
+    """Return whether Horovod is installed, without importing it."""
     return importlib.util.find_spec("horovod") is not None
 
 
 def built() -> dict[str, bool]:
-    """For each of ``KINDS``, what Horovod's own ``<kind>_built()`` says; imports MXNet.
+    """Return the result of Horovod's ``<kind>_built()`` for each of ``KINDS``; imports MXNet.
 
     Raises:
-        ImportError, OSError: there is no Horovod for MXNet, or its library cannot be loaded.
+        ImportError, OSError: Horovod for MXNet is missing, or its library cannot be loaded.
     """
     horovod = importlib.import_module("horovod.mxnet")
     return {kind: bool(getattr(horovod, f"{kind}_built")()) for kind in KINDS}
 
 
 def how_to_install(for_gpus: bool) -> str:
-    """Horovod beside that flavour of MXNet."""
+    """Describe how to install Horovod for that flavour of MXNet."""
     return BUILD if for_gpus else "install it (`uv sync`; without uv see docs/install.md)"
 
 
 def without_cuda() -> UserError:
-    """What is said where several processes are to train on GPUs, and Horovod was not built for that."""
+    """Make the error for several processes on GPUs with a Horovod built without CUDA."""
     return UserError(
         "Horovod was built without CUDA, and MXNet's GPU flavour is installed",
-        "it takes what is in a GPU's memory for main memory; only processes on the CPU can train together",
+        "it would read GPU memory as main memory; only processes on the CPU can train together",
         f"{BUILD}; or train in one process on one GPU, or in several with --device cpu",
         on_all_ranks=True,
     )

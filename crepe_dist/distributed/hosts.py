@@ -1,4 +1,4 @@
-"""Hosts as they are given, and which process of the group each of them runs."""
+"""Hosts of a group, and the placement of its processes on them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from crepe_dist.errors import UserError
 
-# Neither may begin with a dash: ssh would take it for an option.
+# Neither user nor host may start with a dash: ssh would take it for an option.
 NAME = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*@)?[A-Za-z0-9][A-Za-z0-9._-]*")
 SIOCGIFADDR = 0x8915
 LOOPBACK = "lo"
@@ -29,7 +29,7 @@ class Host:
 
 @dataclass(frozen=True)
 class Slot:
-    """A place in the group, in Horovod's words: ``cross`` are the processes of equal local rank on all hosts."""
+    """Place of a process in the group, in Horovod's terms: ``cross`` spans the processes of one local rank."""
 
     host: str
     rank: int
@@ -41,10 +41,10 @@ class Slot:
 
 
 def parse_hosts(text: str) -> list[Host]:
-    """Hosts of ``host:slots,host:slots``; without a number, one slot.
+    """Parse ``host:slots,host:slots``; without a number, a host has one slot.
 
     Raises:
-        UserError: a name or number that is none, a host given twice.
+        UserError: a malformed name or number, or a host given twice.
     """
     hosts: list[Host] = []
     for part in text.split(","):
@@ -53,7 +53,7 @@ def parse_hosts(text: str) -> list[Host]:
             raise UserError(f"--hosts: {part!r} is not host:slots", remedy="give for instance --hosts node1:4,node2:4")
         host = Host(name, int(number) if colon else 1, is_local(name))
         if any(host.name == other.name or (host.local and other.local) for other in hosts):
-            raise UserError(f"--hosts: {name} is there twice", remedy="give each machine once, with all its slots")
+            raise UserError(f"--hosts: {name} is given twice", remedy="give each machine once, with all its slots")
         hosts.append(host)
     return hosts
 
@@ -63,13 +63,13 @@ def is_local(name: str) -> bool:
 
 
 def interface_address(name: str, given: str = "--interface") -> str:
-    """The IPv4 address of a network interface of this machine.
+    """Return the IPv4 address of a network interface of this machine.
 
     Args:
-        given: by what the user named it, for the message.
+        given: the flag or variable that named it, for the message.
 
     Raises:
-        UserError: there is no such interface, or it has none.
+        UserError: there is no such interface, or it has no IPv4 address.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
@@ -86,7 +86,7 @@ def interface_address(name: str, given: str = "--interface") -> str:
 
 
 def interface_of(address: str) -> str | None:
-    """The network interface of this machine that has the IPv4 address; ``None``: none has it as its first."""
+    """Return the network interface whose first IPv4 address this is; ``None`` if there is none."""
     if is_loopback(address):
         return LOOPBACK
     for _, name in socket.if_nameindex():
@@ -106,7 +106,7 @@ def allocate(hosts: Sequence[Host], processes: int) -> list[Slot]:
 
 
 def places(names: Sequence[str]) -> list[Slot]:
-    """Of processes on the hosts of these names, in the order of ranks."""
+    """Place processes on the hosts of these names, in the order of ranks."""
     counts = Counter(names)
     seen: Counter[str] = Counter()
     slots = []
@@ -118,7 +118,7 @@ def places(names: Sequence[str]) -> list[Slot]:
 
 
 def scopes(slots: Sequence[Slot]) -> dict[str, int]:
-    """The scopes of the rendezvous in which Horovod's contexts meet, with their numbers of processes."""
+    """Return the scopes in which Horovod's contexts meet, with their numbers of processes."""
     result = {"global": len(slots)}
     for slot in slots:
         result[f"local_{slot.host}"] = slot.local_size

@@ -1,4 +1,4 @@
-"""What the launcher says about this process, read from the environment, and what to do before MXNet is imported."""
+"""This process's rank as its launcher sets it in the environment, and preparations for the import of MXNet."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from crepe_dist.errors import UserError
 
 HOROVODRUN = "horovodrun"
 THREADS = "OMP_NUM_THREADS"
-# (launcher, rank, size, local rank, local size); the first whose rank and size are both set speaks.
-# RANK and WORLD_SIZE are torchrun's convention, and what a manifest or script of one's own sets: they win over what the
-# scheduler sets by itself, which may be that of the process around.
-# Slurm: SLURM_NTASKS also stands in a batch script that is itself one process; only srun sets the step's variable.
+# (launcher, rank, size, local rank, local size); the first one whose rank and size are both set counts.
+# RANK and WORLD_SIZE are torchrun's convention, and set by hand in manifests and scripts: they take precedence over a
+# scheduler's own variables, which may describe the surrounding process.
+# Slurm: SLURM_NTASKS is also set in a batch script, which is a single process; only srun sets the step's variable.
 LAUNCHERS = (
     (HOROVODRUN, "HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE"),
     ("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
@@ -34,15 +34,15 @@ LAUNCHERS = (
     ("MPICH", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
     ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
 )
-# Packages that MXNet imports where they are installed, for parts of it that this package does not use.
+# Optional MXNet imports that we never need.
 UNUSED = ("scipy", "sklearn", "onnx")
 
 
 @dataclass(frozen=True)
 class Launch:
-    """This process among its peers; ``launcher`` is empty for a process started by hand.
+    """Place of this process among those of its launcher, which is empty for a process started by hand.
 
-    Where nothing says how many processes this host has, ``local_size`` is 1.
+    ``local_size`` is 1 where the environment does not tell it.
     """
 
     launcher: str = ""
@@ -53,9 +53,10 @@ class Launch:
 
 
 def detect(environment: Mapping[str, str] = os.environ) -> Launch:
+    """Read the place of this process from the environment."""
     for launcher, rank, size, local_rank, local_size in LAUNCHERS:
         if environment.get(rank, "").isdigit() and environment.get(size, "").isdigit():
-            # Slurm's count per node may read "2(x3),1"; the leading number is this use's best guess.
+            # Slurm's count per node may read "2(x3),1"; the leading number is the best guess.
             leading = environment.get(local_size, "1").split("(")[0].split(",")[0]
             return Launch(
                 launcher,
@@ -68,10 +69,10 @@ def detect(environment: Mapping[str, str] = os.environ) -> Launch:
 
 
 def threads(launch: Launch, environment: Mapping[str, str] = os.environ) -> int:
-    """Of a process: what OMP_NUM_THREADS says, or else its share of the host's cores.
+    """Return the number of threads of a process: OMP_NUM_THREADS, or else its share of the host's cores.
 
     Raises:
-        UserError: it is set to something else than a number above zero.
+        UserError: OMP_NUM_THREADS is not a number above zero.
     """
     given = environment.get(THREADS, "").split(",")[0].strip()
     if not environment.get(THREADS, "").strip():
@@ -84,7 +85,7 @@ def threads(launch: Launch, environment: Mapping[str, str] = os.environ) -> int:
 
 
 def limit_threads(launch: Launch) -> int:
-    """Sets OMP_NUM_THREADS to this process's share of the host's cores unless it is set; returns the number.
+    """Set OMP_NUM_THREADS to this process's share of the host's cores unless it is set; return the number.
 
     Must run before MXNet is imported: MXNet reads it once and otherwise takes half the cores in every process.
 
@@ -98,14 +99,14 @@ def limit_threads(launch: Launch) -> int:
 
 
 def import_mxnet(launch: Launch) -> None:
-    """Imports MXNet after what must be done before it: ``limit_threads`` and ``cuda.load``.
+    """Import MXNet after the preparations that must come before it, ``limit_threads`` and ``cuda.load``.
 
-    MXNet imports SciPy, scikit-learn and ONNX where they are installed, for parts of it that this package does not use.
-    The first two take longer than MXNet itself, ONNX 0.1 s, so MXNet is told that they are not installed. Where MXNet
-    cannot be imported, the import that follows says why.
+    MXNet imports SciPy, scikit-learn and ONNX if they are installed, for features that we do not use. The first two take
+    longer than MXNet itself, ONNX 0.1 s, so they are hidden from it. If MXNet cannot be imported, the next import of it
+    reports why.
 
     Raises:
-        UserError: as they do.
+        UserError: as the two functions raise it.
     """
     limit_threads(launch)
     cuda.load()
@@ -120,7 +121,7 @@ def import_mxnet(launch: Launch) -> None:
 
 
 def horovodrun() -> str | None:
-    """Where Horovod's launcher is, that of this Python first; ``None`` without it or without Horovod for MXNet."""
+    """Find Horovod's launcher, preferably this Python's; ``None`` without it or without Horovod for MXNet."""
     if importlib.util.find_spec("horovod") is None or importlib.util.find_spec("horovod.mxnet") is None:
         return None
     return shutil.which("horovodrun", path=Path(sys.executable).parent) or shutil.which("horovodrun")

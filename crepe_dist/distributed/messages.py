@@ -1,4 +1,4 @@
-"""JSON objects, one a line, between supervisor, agents and workers; bounded, and what is no message is never fatal."""
+"""Messages between supervisor, agents and workers: JSON objects, one a line, bounded; malformed ones are not fatal."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import json
 import os
 from typing import Any
 
-LIMIT = 64 * 1024  # bytes of a line, its end included
-TEXT_LIMIT = 8 * 1024  # bytes of a piece of output; each may become six in JSON
-OUTBOX_LIMIT = 4 * 1024 * 1024  # bytes that wait for a reader before messages are dropped
+LIMIT = 64 * 1024  # bytes of a line, with its end
+TEXT_LIMIT = 8 * 1024  # bytes of a piece of output; a byte may take six in JSON
+OUTBOX_LIMIT = 4 * 1024 * 1024  # unread bytes above which messages are dropped
 
 Message = dict[str, Any]
 
 
 def encode(message: Message) -> bytes:
-    """One line.
+    """Encode a message as one line.
 
     Raises:
-        ValueError: it is longer than ``LIMIT``.
+        ValueError: the line is longer than ``LIMIT``.
     """
     line = json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n"
     if len(line) > LIMIT:
@@ -26,18 +26,18 @@ def encode(message: Message) -> bytes:
 
 
 def decode(line: bytes) -> Message | str:
-    """The object of a line, or why it is none."""
+    """Decode a line; return the reason as text if it is not a message."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
         return f"not JSON: {line[:60]!r}"
     if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
-        return f"no message: {line[:60]!r}"
+        return f"not a message: {line[:60]!r}"
     return value
 
 
 class Messages:
-    """Takes a stream of bytes apart into messages; what is none comes as a string that says so."""
+    """Parser of a stream of bytes into messages; a malformed one becomes a string with the reason."""
 
     def __init__(self) -> None:
         self._rest = bytearray()
@@ -67,7 +67,7 @@ class Messages:
 
 
 class Text:
-    """Takes a stream of bytes apart into lines of text; a long one comes in pieces."""
+    """Parser of a stream of bytes into lines of text; a long line comes in pieces."""
 
     def __init__(self) -> None:
         self._rest = b""
@@ -85,13 +85,13 @@ class Text:
         ]
 
     def end(self) -> list[str]:
-        """What stands behind the last end of line."""
+        """Return the text after the last line end."""
         rest, self._rest = self._rest, b""
         return [rest.decode("utf-8", "replace")] if rest else []
 
 
 class Outbox:
-    """Bytes on their way into a non-blocking descriptor; a reader that is gone or asleep never blocks the writer."""
+    """Buffer in front of a non-blocking descriptor, so that a lost or slow reader never blocks the writer."""
 
     def __init__(self, descriptor: int) -> None:
         os.set_blocking(descriptor, False)
@@ -103,11 +103,13 @@ class Outbox:
         return len(self._waiting)
 
     def put(self, message: Message, always: bool = False) -> bool:
-        """Sends what can be sent at once; false where the message is dropped: no reader, too long, or too much waits.
+        """Send as much as possible; return false if the message is dropped.
+
+        A message is dropped if the reader is gone, the message is too long, or too many bytes are unread.
 
         Args:
-            message: to send.
-            always: however much waits.
+            message: the message.
+            always: send it however many bytes are unread.
         """
         if self.broken or (len(self._waiting) > OUTBOX_LIMIT and not always):
             return False

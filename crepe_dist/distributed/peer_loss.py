@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from crepe_dist.errors import PeerGone
 
-# Texts of MXNetError (horovod/common/common.h; Gloo's socket errors). Such an error is raised once; afterwards the
-# array reads as if all were well, with wrong contents: what depended on it must be thrown away.
+# Texts of MXNetError (horovod/common/common.h; Gloo's socket errors). Such an error is raised once. Afterwards the
+# array can be read, with wrong contents: everything that depends on it must be discarded.
 TEXTS = (
     "Horovod has been shut down",
     "Connection reset by peer",
@@ -23,18 +23,19 @@ TEXTS = (
     "Read timeout",
     "Write timeout",
 )
-ADDRESS = re.compile(r"\[(\d+\.\d+\.\d+\.\d+)\]:\d+")  # of the peer, in such a text
+ADDRESS = re.compile(r"\[(\d+\.\d+\.\d+\.\d+)\]:\d+")  # address of the peer in such a text
 TCP_INFO_BYTES = 8
-RETRANSMITS = 2  # place in struct tcp_info (linux/tcp.h) of how often the peer did not acknowledge, since it last did
+RETRANSMITS = 2  # offset in struct tcp_info (linux/tcp.h) of the retransmissions since the last acknowledgement
 
 
 def is_peer_gone(error: BaseException) -> bool:
+    """Return whether an error means that another process of the group was lost."""
     text = str(error)
     return isinstance(error, PeerGone) or any(each in text for each in TEXTS)
 
 
 class Hosts:
-    """The names of the hosts of the group, by the addresses of their processes' connections."""
+    """Names of the group's hosts, by the addresses of their connections."""
 
     def __init__(self) -> None:
         self._names: dict[str, str] = {}
@@ -44,16 +45,16 @@ class Hosts:
 
     @property
     def others(self) -> list[str]:
-        """Those that this process is not on."""
+        """Names of the hosts other than this one."""
         return sorted(set(self._names.values()) - {socket.gethostname()})
 
     def silent(self) -> list[str]:
-        """Those that do not acknowledge what this process sent: the host or the network to it is gone."""
+        """Return the hosts that do not acknowledge what this process sent: they, or the network to them, are gone."""
         gone = [to for _, to, info in _connections(sockets()) if info[RETRANSMITS]]
         return self._said(gone)
 
     def behind(self, error: BaseException) -> list[str]:
-        """Those that the failure of a collective has to do with, as far as it can be known."""
+        """Return the hosts that caused the failure of a collective, as far as that is known."""
         return self._said(ADDRESS.findall(str(error))) or self.silent()
 
     def _said(self, addresses: Iterable[str]) -> list[str]:
@@ -65,7 +66,7 @@ hosts = Hosts()
 
 
 def sockets() -> set[tuple[int, str]]:
-    """(descriptor, identity) of the sockets that this process has open."""
+    """Return (descriptor, identity) of this process's open sockets."""
     found = set()
     for name in os.listdir("/proc/self/fd"):
         try:
@@ -78,12 +79,12 @@ def sockets() -> set[tuple[int, str]]:
 
 
 def addresses(those: set[tuple[int, str]]) -> list[str]:
-    """Of this process, in the connections behind these sockets."""
+    """Return this process's addresses in the connections of these sockets."""
     return sorted({own for own, _, _ in _connections(those)})
 
 
 def _connections(those: set[tuple[int, str]]) -> Iterator[tuple[str, str, bytes]]:
-    """Own address, the peer's, and the start of ``struct tcp_info`` of the TCP connections among these sockets."""
+    """Yield own address, peer address and the start of ``struct tcp_info`` of the TCP connections among sockets."""
     for descriptor, _ in those & sockets():
         try:
             with socket.socket(fileno=os.dup(descriptor)) as connection:

@@ -1,8 +1,8 @@
-"""How processes find each other whose scheduler tells them their rank and their number, and nothing else.
+"""Rendezvous of processes whose scheduler sets only their rank and the world size.
 
-They meet at ``MASTER_ADDR`` and ``MASTER_PORT``, the names that torchrun uses. Rank 0 opens a rendezvous there; each
-rank says on which host it is and which cores it may use; from that rank 0 makes the list of all, and from the list each
-rank finds its place. The same rendezvous then serves Gloo, and closes once the group is formed. Values are JSON.
+The processes meet at ``MASTER_ADDR`` and ``MASTER_PORT``, torchrun's names. Rank 0 opens a store there. Each rank
+reports its host and the cores it may use; rank 0 publishes the list of all ranks, from which each finds its place. The
+same store then serves Gloo and closes once the group is formed. Values are JSON.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from crepe_dist.distributed.launch import HOROVODRUN, THREADS, Launch
 from crepe_dist.distributed.store import Rendezvous
 from crepe_dist.errors import ExitCode, UserError
 
-NOTE_SECONDS = 10.0  # of waiting before it is said for what
+NOTE_SECONDS = 10.0  # time before a waiting rank prints what it waits for
 LOOK_SECONDS = 0.1
 REQUEST_SECONDS = 5.0
-LEAVE_SECONDS = 2.0  # for the others to read that there will be no group
+LEAVE_SECONDS = 2.0  # time for the others to read that there will be no group
 SCOPE, OUTCOME = "meeting", "outcome"
 SHOWN_RANKS = 16
 
 
 class Meeting:
-    """The place of this process in its group, which stands in the environment until it leaves the group.
+    """Place of this process in its group, set in the environment until it leaves the group.
 
     Args:
-        variables: the place.
-        threads: this process's share of the host's cores; ``OMP_NUM_THREADS`` becomes it, unless it is set.
-        rendezvous: of rank 0.
+        variables: Horovod's variables for this place.
+        threads: this process's share of the host's cores, for ``OMP_NUM_THREADS`` unless that is set.
+        rendezvous: the store, on rank 0.
     """
 
     def __init__(self, variables: Mapping[str, str], threads: int, rendezvous: Rendezvous | None) -> None:
@@ -54,13 +54,13 @@ class Meeting:
             os.environ[THREADS] = str(threads)
 
     def end(self) -> None:
-        """All have found each other: nothing listens any more."""
+        """Close the store, once the group is formed."""
         if self._rendezvous is not None:
             self._rendezvous.close()
             self._rendezvous = None
 
     def leave(self) -> None:
-        """The environment is as before, so that the processes can meet anew."""
+        """Restore the environment, so that the processes can meet again."""
         for name, value in self._before.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -69,22 +69,22 @@ class Meeting:
 
 
 def is_needed(launch: Launch, environment: Mapping[str, str] = os.environ) -> bool:
-    """Not where the launcher has said everything, as horovodrun and the supervisor do, or where MPI will."""
+    """Return whether a rendezvous is needed: not under horovodrun or the supervisor, which set everything, or MPI."""
     return launch.size > 1 and launch.launcher != HOROVODRUN and environment.get("HOROVOD_CONTROLLER") != "mpi"
 
 
 def meet(launch: Launch, environment: Mapping[str, str] = os.environ) -> Meeting:
-    """Waits for all processes of the job.
+    """Wait for all processes of the job.
 
     Raises:
-        UserError: there is no place to meet, or somebody does not come; ``on_all_ranks`` where all raise the same.
+        UserError: the address is unusable, or a process does not arrive; ``on_all_ranks`` where all raise the same.
     """
     where = Where.of(launch, environment)
-    return _Root(launch, where).meet() if launch.rank == 0 else _Guest(launch, where).meet()
+    return _Root(launch, where).meet() if launch.rank == 0 else _Client(launch, where).meet()
 
 
-class _Guest:
-    """Any rank but 0."""
+class _Client:
+    """A rank other than 0."""
 
     def __init__(self, launch: Launch, where: Where) -> None:
         self._launch = launch
@@ -103,13 +103,13 @@ class _Guest:
                     said = True
                 own = self._ask("GET", str(self._launch.rank))
                 if own is None:
-                    said = False  # a rank 0 that is new
+                    said = False  # a new rank 0
                 elif own != self._me:
                     raise self._complain(own)
                 outcome = self._ask("GET", OUTCOME)
                 if outcome is not None:
                     return self._take(outcome)
-                patience.renew()  # rank 0 is there, and counts the time itself
+                patience.renew()  # rank 0 answers, and limits the time itself
             except socket.gaierror as error:
                 patience.wait(f"{self._where.host} is not known here: {error.strerror}", self._absent)
             except (OSError, ValueError, http.client.HTTPException) as error:
@@ -121,8 +121,8 @@ class _Guest:
         return UserError(
             f"rank 0 did not answer at {self._where} ({ADDRESS}, {PORT}) within {self._where.seconds:g} s",
             why,
-            f"look at what rank 0 says; see to it that {ADDRESS} is its host, and that the network lets TCP through; "
-            f"{SECONDS} sets the time",
+            f"check rank 0's output, that {ADDRESS} is its host, and that the network permits TCP; "
+            f"{SECONDS} sets the time limit",
             code=ExitCode.PEER_GONE,
         )
 
@@ -132,26 +132,26 @@ class _Guest:
         try:
             listed = [(str(host), int(threads)) for host, threads in outcome["places"]]
         except (KeyError, TypeError) as error:
-            raise ValueError("something answers that is not rank 0") from error
+            raise ValueError("another program answers in place of rank 0") from error
         interface = self._where.listens_on(self._own_address)
         return _found(self._launch, listed, (self._address, self._where.port), interface, None)
 
     def _complain(self, other: dict[str, Any]) -> UserError:
-        """Another process says that it has this rank: there will be no group, and all are told."""
+        """Tell all ranks that another process has this rank, so that there will be no group."""
         error = UserError(
             f"two processes are rank {self._launch.rank}",
             f"one is {_who(self._me)}, the other {_who(other)}",
-            f"see to it that each gets its own rank; where two jobs use one host, give each another {PORT}",
+            f"give each process its own rank, and two jobs on one host different values of {PORT}",
             on_all_ranks=True,
         )
         self._ask("PUT", OUTCOME, _failed(error))
         return error
 
     def _ask(self, method: str, key: str, body: bytes | None = None) -> dict[str, Any] | None:
-        """What rank 0's rendezvous has of that name.
+        """Send a request to rank 0's store; return the value of a key.
 
         Raises:
-            OSError, HTTPException, ValueError: rank 0 is not there, or what answers is not rank 0.
+            OSError, HTTPException, ValueError: rank 0 does not answer, or another program does.
         """
         self._address = ""
         self._address = self._where.address()
@@ -167,7 +167,7 @@ class _Guest:
         if reply.status == HTTPStatus.OK and method == "GET":
             return _object(content)
         if reply.status not in (HTTPStatus.OK, HTTPStatus.NOT_FOUND):
-            raise ValueError(f"something answers that is not rank 0 (status {reply.status})")
+            raise ValueError(f"another program answers in place of rank 0 (status {reply.status})")
         return None
 
 
@@ -195,10 +195,10 @@ class _Root:
         return _found(self._launch, listed, (rendezvous.address, rendezvous.port), interface, rendezvous)
 
     def _wait_for_all(self, rendezvous: Rendezvous) -> list[dict[str, Any]]:
-        """What all ranks say of themselves.
+        """Collect the reports of all ranks.
 
         Raises:
-            UserError: one does not come, or is none of this job.
+            UserError: a rank does not arrive, or belongs to another job.
         """
         store, ranks = rendezvous.store, range(self._launch.size)
         store.put(SCOPE, "0", json.dumps(_describe(self._launch)).encode())
@@ -212,13 +212,14 @@ class _Root:
                 return [_entry(rank, found[rank] or b"", self._launch) for rank in ranks]
             shown = ", ".join(map(str, missing[:SHOWN_RANKS])) + ", …" * (len(missing) > SHOWN_RANKS)
             incomplete = partial(self._incomplete, len(missing), rendezvous.address)
-            self._patience.wait(f"rank {shown} of {self._launch.size} did not come", incomplete)
+            self._patience.wait(f"rank {shown} of {self._launch.size} did not arrive", incomplete)
             time.sleep(LOOK_SECONDS)
 
     def _open(self) -> Rendezvous:
-        """
+        """Open the store.
+
         Raises:
-            UserError: the place cannot be opened, or is not on this host.
+            UserError: the address cannot be bound to, or is not on this host.
         """
         while True:
             address = ""
@@ -233,8 +234,8 @@ class _Root:
                 if error.errno != errno.EADDRNOTAVAIL:
                     raise self._unopened(
                         f"{address}: {error.strerror}",
-                        f"another program listens there (torchrun's own store, another job), or a second process takes "
-                        f"itself for rank 0: give another {PORT}, or see to it that each has its own rank",
+                        "another program (torchrun's own store, another job) listens there, or another process is rank 0; "
+                        f"choose another {PORT}, or give each process its own rank",
                     ) from error
                 why = f"{address} is not an address of this host, {socket.gethostname()}"
             self._patience.wait(why, lambda why: self._unopened(why, f"set {ADDRESS} to a name of rank 0's host"))
@@ -246,19 +247,19 @@ class _Root:
     def _incomplete(self, missing: int, address: str, why: str) -> UserError:
         alone = is_loopback(address)
         return UserError(
-            f"{missing} of {self._launch.size} processes did not come within {self._where.seconds:g} s",
+            f"{missing} of {self._launch.size} processes did not arrive within {self._where.seconds:g} s",
             f"{why}; rank 0 waited for them on {socket.gethostname()} at {address}:{self._where.port}"
             + ", which no other host can reach" * alone,
-            f"look at what these ranks say; give all the same {ADDRESS} and {PORT}; "
+            f"check the output of these ranks; give all the same {ADDRESS} and {PORT}; "
             + f"with several hosts set {INTERFACE} to their network; " * alone
-            + f"{SECONDS} sets the time",
+            + f"{SECONDS} sets the time limit",
             on_all_ranks=True,
             code=ExitCode.PEER_GONE,
         )
 
 
 class _Patience:
-    """Of a rank that waits."""
+    """Time limit of a waiting rank."""
 
     def __init__(self, rank: int, seconds: float) -> None:
         self._rank = rank
@@ -270,9 +271,10 @@ class _Patience:
         self._since = time.monotonic()
 
     def wait(self, why: str, error: Callable[[str], UserError]) -> None:
-        """
+        """Print a note after a while.
+
         Raises:
-            UserError: what ``error`` makes of ``why``, once it has lasted too long.
+            UserError: the result of ``error(why)``, once the time is over.
         """
         waited = time.monotonic() - self._since
         if waited >= self._seconds:
@@ -286,7 +288,7 @@ def _describe(launch: Launch) -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "id": secrets.token_hex(8),  # of two processes of one rank, which is which
+        "id": secrets.token_hex(8),  # tells two processes of one rank apart
         "size": launch.size,
         "cores": sorted(os.sched_getaffinity(0)),
     }
@@ -297,10 +299,10 @@ def _who(entry: Mapping[str, Any]) -> str:
 
 
 def _entry(rank: int, value: bytes, launch: Launch) -> dict[str, Any]:
-    """What a rank said of itself.
+    """Validate the report of a rank.
 
     Raises:
-        UserError: it is none of this job, or of none.
+        UserError: malformed, or of another job.
     """
     try:
         entry = _object(value)
@@ -308,21 +310,19 @@ def _entry(rank: int, value: bytes, launch: Launch) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         entry, fits = {}, None
     if not fits:
-        raise UserError(
-            f"what came as rank {rank} is no process of this program", remedy=f"give another {PORT}", on_all_ranks=True
-        )
+        raise UserError(f"another program answered as rank {rank}", remedy=f"choose another {PORT}", on_all_ranks=True)
     if entry["size"] != launch.size:
         raise UserError(
             f"rank 0 is one of {launch.size} processes, rank {rank} one of {entry['size']}",
             f"rank {rank} is {_who(entry)}",
-            f"start all with one command; where two jobs use one host, give each another {PORT}",
+            f"start all with one command, and give two jobs on one host different values of {PORT}",
             on_all_ranks=True,
         )
     return entry
 
 
 def _shares(entries: list[dict[str, Any]]) -> list[int]:
-    """Threads of each process: the cores that it may use, each divided by the processes that may use it, too."""
+    """Compute the threads of each process: its cores, each divided by the number of processes that may use it."""
     users = Counter((entry["host"], core) for entry in entries for core in entry["cores"])
     shares = (sum(Fraction(1, users[entry["host"], core]) for core in entry["cores"]) for entry in entries)
     return [max(1, int(share)) for share in shares]
@@ -340,18 +340,19 @@ def _found(
 
 
 def _object(value: bytes) -> dict[str, Any]:
-    """
+    """Decode a JSON object.
+
     Raises:
-        ValueError: it is no JSON object.
+        ValueError: it is not one.
     """
     found = json.loads(value)
     if not isinstance(found, dict):
-        raise ValueError("something answers that is not rank 0")
+        raise ValueError("another program answers in place of rank 0")
     return found
 
 
 def _failed(error: UserError) -> bytes:
-    """The outcome for all ranks."""
+    """Encode an error as the outcome for all ranks."""
     return json.dumps({"error": [error.what, error.why, error.remedy, int(error.code)]}).encode()
 
 

@@ -1,7 +1,7 @@
-"""Gradients of all processes of one host in memory that they share, so that their sum needs no network.
+"""All-reduce of gradients in memory that the processes of one host share.
 
-Horovod's Gloo sends every gradient through a socket, also to the next process of the same host; that takes five to ten
-times as long, on the same cores that compute.
+Horovod's Gloo sends every gradient through a socket, even to a process of the same host. That takes five to ten times
+as long, on the same cores that compute.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ FOLDER = Path("/dev/shm")
 # The barrier is at the start of rank 0's memory. Gradients begin where MXNet's own arrays do, 64 bytes into a page: the
 # update of parameters, which reads the same place of several arrays, is a third slower where they differ.
 START = mmap.PAGESIZE + 64
-NOTE = 64 * 1024  # bytes behind the gradients, for a few numbers that a process tells the others
-VERDICT = 64  # bytes at the end of each memory: which processes' gradients are not finite, in its share of the sums
+NOTE = 64 * 1024  # bytes behind the gradients, for small arrays of other all-reduces
+VERDICT = 64  # bytes at the end: which processes' gradients are not finite, in this process's share of the sums
 PREFIX = "crepe_dist-"
 STALE_SECONDS = 60.0
-LOOK_SECONDS = 0.2  # between two looks whether the others still live
+LOOK_SECONDS = 0.2  # interval between two checks that the others are alive
 GIVE_UP_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
 class _Memory:
-    """Of one process, which holds a lock on the file as long as it lives; the lock goes with it, whatever ends it."""
+    """Memory of one process, which holds a lock on the file while it lives; the kernel releases the lock at its end."""
 
     descriptor: int
     pages: mmap.mmap
@@ -55,7 +55,7 @@ class _Memory:
 
 
 class SharedGradients:
-    """The gradients of Gluon parameters, moved into memory that every process of the host sees; made by ``share``."""
+    """Gradients of Gluon parameters in memory that every process of the host sees; made by ``share``."""
 
     def __init__(self, parameters: list[Any], memories: list[_Memory], rank: int, native: library.Library) -> None:
         self._parameters = parameters
@@ -82,7 +82,7 @@ class SharedGradients:
             self._arrays, len(self._memories), self._rank, self._flat[0].size
         )
         self._wait_for_all()
-        # Nobody writes a verdict again before all have come to the next sum.
+        # No process writes a verdict again before all have reached the next sum.
         bad = int(np.bitwise_or.reduce(np.concatenate(self._verdicts)))
         return Reduced(rows, tuple(rank for rank in range(len(self._memories)) if bad >> (rank % 64) & 1))
 
@@ -91,7 +91,7 @@ class SharedGradients:
         self.all_reduce(np.zeros(0))
 
     def sum_note(self, array: np.ndarray) -> np.ndarray:
-        """The sum over the processes of a small array, of at most ``NOTE`` bytes, in the order of ranks.
+        """Sum a small array, of at most ``NOTE`` bytes, over the processes in the order of ranks.
 
         Horovod would take one to two of its cycles for it.
         """
@@ -109,7 +109,10 @@ class SharedGradients:
         return [np.frombuffer(note, like.dtype, like.size).reshape(like.shape) for note in self._notes]
 
     def _move(self) -> list[Any]:
-        """Moves the gradients here. Not once a backward pass was compiled: MXNet would write into the old ones."""
+        """Move the gradients into shared memory.
+
+        It must come before a backward pass is compiled: MXNet would go on writing into the old arrays.
+        """
         offset = 0
         for parameter in self._parameters:
             size = int(np.prod(parameter.shape))
@@ -121,16 +124,16 @@ class SharedGradients:
     def _wait_for_all(self) -> None:
         round_ = self._functions.crepe_arrive(self._barrier, len(self._memories))
         due = time.monotonic() + GIVE_UP_SECONDS
-        # In short pieces, so that a signal is handled and the end of a process noticed.
+        # Wait in short pieces, so that signals are handled and the end of a process is noticed.
         while not self._functions.crepe_passed(self._barrier, round_, LOOK_SECONDS):
             peers = [memory for rank, memory in enumerate(self._memories) if rank != self._rank]
             if any(peer.owner_is_gone() for peer in peers):
-                # Perhaps after it had come, and then all go on.
+                # It may have ended after it arrived; then all continue.
                 if self._functions.crepe_passed(self._barrier, round_, 0.0):
                     return
                 raise PeerGone("another process of this host ended")
             if time.monotonic() > due:
-                raise PeerGone(f"another process of this host did not come for {GIVE_UP_SECONDS:.0f} seconds")
+                raise PeerGone(f"another process of this host did not arrive within {GIVE_UP_SECONDS:.0f} seconds")
 
 
 class SharedMemoryTrainer(Trainer):
@@ -148,8 +151,12 @@ class SharedMemoryTrainer(Trainer):
 
 
 def share(ranks: Collectives, parameters: Iterable[Any]) -> SharedGradients | None:
-    """Every rank calls it. ``None`` on all of them if one cannot: ranks on other hosts, no room in /dev/shm (a
-    container has 64 MB unless told otherwise), no compiled kernels."""
+    """Move the gradients of all ranks into shared memory; every rank calls it.
+
+    Returns:
+        ``None`` on all ranks if one of them cannot: ranks on other hosts, /dev/shm too small (a container has 64 MB by
+        default), or no compiled kernels.
+    """
     trained = [p for p in parameters if p.grad_req != "null"]
     native, _ = library.find()
     size = START + 4 * sum(_aligned(int(np.prod(p.shape))) for p in trained) + NOTE + VERDICT
@@ -163,11 +170,11 @@ def share(ranks: Collectives, parameters: Iterable[Any]) -> SharedGradients | No
         return SharedGradients(trained, memories, ranks.rank, native)
     finally:
         if path is not None:
-            path.unlink()  # the memory stays until the last process has gone, whatever ends it
+            path.unlink()  # the memory stays until the last process ends, for whatever reason
 
 
 def remove_stale() -> None:
-    """Removes what processes left behind that were ended between making a file and removing it."""
+    """Remove files of processes that were killed between creating and removing one."""
     for path in FOLDER.glob(f"{PREFIX}*"):
         try:
             if time.time() - path.stat().st_mtime < STALE_SECONDS:
@@ -185,13 +192,13 @@ def remove_stale() -> None:
 
 
 def _aligned(count: int) -> int:
-    """Numbers of a gradient, up to a whole page."""
+    """Round the size of a gradient up to whole pages, in numbers."""
     step = mmap.PAGESIZE // 4
     return -(-count // step) * step
 
 
 def _create(size: int) -> Path | None:
-    """A new file of that size, locked until this process ends; ``None`` if there can be none."""
+    """Create a file of that size, locked until this process ends; ``None`` if that fails."""
     path = FOLDER / f"{PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
@@ -199,7 +206,7 @@ def _create(size: int) -> Path | None:
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        os.posix_fallocate(descriptor, 0, size)  # without it, a lack of room would end the process at the first write
+        os.posix_fallocate(descriptor, 0, size)  # otherwise a full /dev/shm would kill the process at the first write
     except OSError:
         path.unlink()
         os.close(descriptor)
@@ -208,7 +215,7 @@ def _create(size: int) -> Path | None:
 
 
 def _open(names: list[str], size: int) -> list[_Memory]:
-    """The memories of all processes; none if one cannot be had."""
+    """Open the memories of all processes; empty if one cannot be opened."""
     memories = []
     for name in names:
         try:

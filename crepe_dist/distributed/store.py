@@ -1,9 +1,9 @@
-"""The store in which Gloo's processes find each other: scopes of keys over HTTP, as Horovod's launcher offers it.
+"""The key-value store in which Gloo's processes find each other: scopes of keys over HTTP, as in Horovod's launcher.
 
 GET /scope/key      200 and the value, or 404 with Content-Length 0 (the client asks again)
 PUT /scope/key      200; the body is the value
-DELETE /scope/key   200; in a scope of the group, rank ``key`` has finished with it, and once all have, it is
-                    emptied; in any other scope, the key goes
+DELETE /scope/key   200; in a scope of the group, notes that rank ``key`` is done, and empties the scope once all are;
+                    in any other scope, removes the key
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ VALUE_LIMIT = 1024 * 1024  # bytes
 TOTAL_LIMIT = 256 * 1024 * 1024  # bytes of all values
 KEY_LIMIT = 100_000  # keys of all scopes
 PATH_LIMIT = 1024  # bytes
-REQUEST_SECONDS = 10.0  # without a byte from the client
+REQUEST_SECONDS = 10.0  # limit without a byte from the client
 CONNECTIONS = 1024
-LINGER_SECONDS = 1.0  # for what a client still sends after its answer
+LINGER_SECONDS = 1.0  # time to read what a client still sends after its answer
 LINGER_BYTES = 1024 * 1024
-POLL_SECONDS = 0.05  # how long closing may take
+POLL_SECONDS = 0.05  # delay of closing
 
 
 class Store:
-    """Values by scope and key, for many threads.
+    """Thread-safe values by scope and key.
 
     Args:
         scopes: name and number of processes of each scope of the group.
@@ -43,7 +43,7 @@ class Store:
         self._lock = threading.Lock()
 
     def expect(self, scopes: Mapping[str, int]) -> None:
-        """These scopes are the group's, too."""
+        """Register further scopes of this group."""
         with self._lock:
             self._sizes.update(scopes)
 
@@ -52,7 +52,7 @@ class Store:
             return self._values.get((scope, key))
 
     def put(self, scope: str, key: str, value: bytes) -> bool:
-        """False if there is no room."""
+        """Store a value; return false if a limit is reached."""
         with self._lock:
             old = self._values.get((scope, key))
             total = self._bytes + len(value) - len(old or b"")
@@ -112,7 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(HTTPStatus.OK)
 
     def _place(self) -> tuple[str, str] | None:
-        """Scope and key of the path; answers the request itself if there is none."""
+        """Parse scope and key from the path; answer the request if it has none."""
         parts = self.path.split("/")
         if len(self.path) <= PATH_LIMIT and len(parts) == 3 and not parts[0] and parts[1] and parts[2]:
             return parts[1], parts[2]
@@ -130,18 +130,18 @@ class _Handler(BaseHTTPRequestHandler):
             pass  # the client has left
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What the base class answers to a request that it cannot read, or to another method."""
-        self.request_version = "HTTP/1.0"  # not read yet, it is taken for 0.9, which has no status
+        """Answer a malformed request or an unknown method."""
+        self.request_version = "HTTP/1.0"  # otherwise taken for 0.9, which has no status line
         self._reply(HTTPStatus.BAD_REQUEST)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Clients poll: nothing is logged."""
+        """Log nothing, since clients poll."""
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    block_on_close = False  # a client that says nothing must not hold up the end
-    request_queue_size = 256  # all processes come at the same moment
+    block_on_close = False  # a silent client must not delay the end
+    request_queue_size = 256  # all processes connect at the same moment
 
     def __init__(self, address: str, port: int, store: Store) -> None:
         self.store = store
@@ -160,7 +160,7 @@ class _Server(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """Reads what is left first: closing on unread bytes resets the connection, and the answer is lost."""
+        """Read what is left first: closing on unread bytes resets the connection, and the answer is lost."""
         try:
             request.shutdown(socket.SHUT_WR)
             request.settimeout(LINGER_SECONDS)
@@ -178,19 +178,19 @@ class _Server(ThreadingHTTPServer):
             self._places.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that breaks off, or a time-out: nobody's concern."""
+        """Ignore clients that break off or time out."""
 
 
 class Rendezvous:
-    """A server of one group of processes; a context manager.
+    """HTTP server of the store of one group of processes; a context manager.
 
     Args:
-        address: IPv4 address that it binds to.
+        address: IPv4 address to bind to.
         scopes: name and number of processes of each scope of the group.
-        port: that it binds to; 0: any that is free.
+        port: port to bind to; 0: any free one.
 
     Raises:
-        OSError: address and port cannot be bound to.
+        OSError: the address or port is not available.
     """
 
     def __init__(self, address: str, scopes: Mapping[str, int], port: int = 0) -> None:

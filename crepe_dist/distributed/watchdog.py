@@ -1,7 +1,7 @@
-"""A thread that ends a process which makes no progress, after it has written down where it stands.
+"""A thread that ends a process without progress, after it has written the stacks.
 
-Horovod's own stall check never fires under Gloo (0.28.1: ``reserve`` where ``resize`` is needed), and a rank that was
-stopped, or whose cable was cut, leaves the others waiting.
+Horovod's own stall check never fires under Gloo (0.28.1: ``reserve`` where ``resize`` is needed). Without a watchdog, a
+rank that was suspended, or whose network is cut, leaves the others waiting for ever.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from crepe_dist.distributed.processes import is_stopped, start_time
 from crepe_dist.errors import ExitCode, UserError
 
 TICK_SECONDS = 1.0
-STOPPED_SECONDS = 5.0  # a tick that much late: this process itself stood still, by SIGSTOP or an overloaded host
-LEARNT = 10  # times the longest step seen so far is no hang, up to as many times the limit
-OUTLIERS = 2  # of the longest steps are not counted: others may have stood still, or the disk
+STOPPED_SECONDS = 5.0  # delay of a tick that shows that this process itself was suspended or the host overloaded
+LEARNT = 10  # a hang lasts longer than this many times the longest step, but at most this many times the limit
+OUTLIERS = 2  # longest steps that are ignored: other processes or the disk may have been stuck
 LEARNT_IN = ("train", "evaluate")
-DUMP_SECONDS = 1.0  # for the other processes of this host to write their stacks
+DUMP_SECONDS = 1.0  # time that the other processes of this host get to write their stacks
 SHOWN_ROWS = 64
 
 
 class Watchdog:
-    """A context manager; within it the owner must call ``beat`` at each step forward.
+    """Context manager within which the process must call ``beat`` whenever it makes progress.
 
     Args:
-        limit: seconds without progress that are a hang; more, if steps were seen to take long.
-        rank: of this process.
+        limit: seconds without progress that count as a hang; raised automatically if steps take long.
+        rank: rank of this process.
     """
 
     def __init__(self, control: Control, limit: float, rank: int) -> None:
@@ -54,7 +54,7 @@ class Watchdog:
         self._where: Callable[[], dict[str, Any]] = dict
         self._since = time.monotonic()
         self._longest: list[float] = []  # intervals between beats
-        self._looked = self._since  # when the thread last did
+        self._looked = self._since  # time of the thread's last tick
         self._steps = 0
         self._peers: list[tuple[int, int]] = []
         self._stacks: IO[str] | None = None
@@ -64,23 +64,29 @@ class Watchdog:
         self._launched = "HOROVOD_RANK" in os.environ
 
     def beat(self, phase: str = "") -> None:
-        """Progress was made; in the phase ``phase`` from now on, if it is another one.
+        """Record progress.
 
-        Once the end has been decided on it does not return: what was stopped may be continued to write its stack.
+        It does not return once the watchdog is ending the process: a suspended process may be continued only to write
+        its stack.
+
+        Args:
+            phase: name of the phase that starts; empty: the same as before.
         """
         self._wait_for_end()
         now = time.monotonic()
         if phase and phase != self._phase:
             self._phase, self._steps = phase, 0
         elif self._steps > 1 and self._phase in LEARNT_IN and now - self._looked < TICK_SECONDS + STOPPED_SECONDS:
-            # Not the first of a phase, which may compile, nor one in which this process stood still.
+            # The first step of a phase may compile; in a late one, this process itself was suspended.
             self._longest = heapq.nlargest(OUTLIERS + 1, [*self._longest, now - self._since])
         self._steps += 1
         self._since = now
 
     def trust(self) -> None:
-        """Until the next beat others work, and watch over themselves: this process may wait for them without limit, but
-        for one of this host that was stopped and so can watch nothing."""
+        """Wait without a limit until the next beat: the other ranks have watchdogs of their own.
+
+        The exception is a suspended process of this host, whose watchdog is suspended, too.
+        """
         self._since = math.inf
 
     @property
@@ -89,14 +95,14 @@ class Watchdog:
         return max(self._limit, min(LEARNT * usual, LEARNT * self._limit))
 
     def locate(self, where: Callable[[], dict[str, Any]]) -> None:
-        """``where`` tells step, epoch, documents and rows; called by the thread."""
+        """Set the function that the thread calls for step, epoch, documents and rows."""
         self._where = where
 
     def write_to(self, path: Path, processes: list[dict[str, Any]]) -> None:
-        """Stacks go to this file from now on.
+        """Write stacks to a file from now on.
 
         Args:
-            processes: what ``self.identity`` was on every rank.
+            processes: ``identity`` of every rank.
         """
         path.parent.mkdir(exist_ok=True)
         self._stacks = path.open("a", encoding="utf-8")
@@ -124,7 +130,7 @@ class Watchdog:
                 traceback.print_exception(kind, error, trace, file=self._stacks)
                 self._stacks.flush()
         if self._stacks is not None and not self._launched:
-            # One of many keeps it: the others may still ask for its stacks.
+            # A process of a group keeps the handler: the others may still ask for its stacks.
             faulthandler.unregister(signal.SIGUSR1)
             self._stacks.close()
 
@@ -155,7 +161,7 @@ class Watchdog:
 
     def _end(self, where: dict[str, Any], seconds: float) -> None:
         self._ending = True
-        # Whatever stands still below (a disk that is full or gone), this process ends.
+        # Whatever blocks below, such as a lost disk, this process ends.
         end = threading.Timer(2 * DUMP_SECONDS + STOPPED_SECONDS, os._exit, [ExitCode.HUNG])
         end.daemon = True
         end.start()
@@ -163,7 +169,7 @@ class Watchdog:
             self._control.send({"kind": "hung", **where})
             self._tell(where, seconds)
             self.ask_for_stacks()
-            self._signal_peers(signal.SIGCONT)  # one that was stopped writes its stack, too
+            self._signal_peers(signal.SIGCONT)  # a suspended process writes its stack, too
             place = self._stacks or sys.stderr
             place.write(f"no progress for {seconds:.0f} s: {json.dumps({**self.identity(), **where})}\n")
             place.flush()
@@ -176,7 +182,7 @@ class Watchdog:
             os._exit(ExitCode.HUNG)
 
     def _tell(self, where: dict[str, Any], seconds: float) -> None:
-        again = "nothing, the supervisor starts again" if self._control.is_supervised else "run the same command again"
+        again = "nothing, the supervisor restarts all" if self._control.is_supervised else "run the same command again"
         step = f" at step {where['step']}" if "step" in where else ""
         print(
             f"[rank {self._rank}] error: no progress for {seconds:.0f} s{step} ({where['phase']})\n"
@@ -187,7 +193,7 @@ class Watchdog:
         )
 
     def ask_for_stacks(self) -> None:
-        """Has the other processes of this host write where they stand."""
+        """Make the other processes of this host write their stacks."""
         self._signal_peers(signal.SIGUSR1)
 
     def _signal_peers(self, number: signal.Signals) -> None:
@@ -203,7 +209,7 @@ def _cause() -> str:
     silent, others = hosts.silent(), hosts.others
     if silent:
         return f"no answer from {', '.join(silent)}: the host is gone, or the network to it"
-    guess = "a process stands still, a host or a network is gone, or the ranks wait for different things"
+    guess = "a process is suspended, a host or network is lost, or the ranks wait for different collectives"
     return f"{guess}; the other hosts: {', '.join(others)}"[:2000] if others else guess
 
 

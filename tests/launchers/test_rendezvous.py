@@ -203,15 +203,15 @@ class TestErrors:
             said = group.end(1)
         assert "error: rank 0 cannot listen at localhost:" in said
         assert "127.0.0.1: Address already in use" in said
-        assert "give another MASTER_PORT" in said
+        assert "choose another MASTER_PORT" in said
 
     def test_one_that_never_comes_is_named_to_all(self, ranks):
         group = ranks(WORLD_SIZE=4, CREPE_DIST_MEETING_SECONDS=3)
         for rank in (0, 2):
             group.start(rank)
         said = group.end(ExitCode.PEER_GONE)
-        assert said.count("error: 2 of 4 processes did not come within 3 s") == 1
-        assert "rank 1, 3 of 4 did not come; rank 0 waited for them" in said
+        assert said.count("error: 2 of 4 processes did not arrive within 3 s") == 1
+        assert "rank 1, 3 of 4 did not arrive; rank 0 waited for them" in said
         assert "which no other host can reach" in said
 
     def test_rank_0_that_never_comes(self, ranks):
@@ -237,7 +237,7 @@ class TestErrors:
         harness.wait_for(lambda: any(process.poll() is not None for process in group.started))
         loser = next(process for process in group.started if process.poll() is not None)
         said, _ = loser.communicate()
-        assert "a second process takes itself for rank 0" in said
+        assert "another process is rank 0" in said
 
     def test_they_count_differently(self, ranks):
         group = ranks()
@@ -263,14 +263,14 @@ class TestErrors:
             group.start(1)
             said = group.end(ExitCode.PEER_GONE)
             server.shutdown()
-        assert "something answers that is not rank 0" in said
+        assert "another program answers in place of rank 0" in said
 
     def test_what_comes_is_no_rank(self, ranks):
         group = ranks()
         group.start(0)
         harness.wait_for(group.is_open)
         requests.put(f"http://127.0.0.1:{group.port}/meeting/1", b'{"host": "../..", "cores": []}', timeout=5)
-        assert "what came as rank 1 is no process of this program" in group.end(1)
+        assert "another program answered as rank 1" in group.end(1)
 
 
 class TestPlaces:
