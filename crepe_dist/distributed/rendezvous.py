@@ -234,7 +234,7 @@ class _Root:
                 if error.errno != errno.EADDRNOTAVAIL:
                     raise self._unopened(
                         f"{address}: {error.strerror}",
-                        "another program (torchrun's own store, another job) listens there, or another process is rank 0; "
+                        "another program (torchrun's store, another job) listens there, or another process is rank 0; "
                         f"choose another {PORT}, or give each process its own rank",
                     ) from error
                 why = f"{address} is not an address of this host, {socket.gethostname()}"
