@@ -101,9 +101,9 @@ def limit_threads(launch: Launch) -> int:
 def import_mxnet(launch: Launch) -> None:
     """Import MXNet after the preparations that must come before it, ``limit_threads`` and ``cuda.load``.
 
-    MXNet imports SciPy, scikit-learn and ONNX if they are installed, for features that we do not use. The first two take
-    longer than MXNet itself, ONNX 0.1 s, so they are hidden from it. If MXNet cannot be imported, the next import of it
-    reports why.
+    MXNet imports SciPy, scikit-learn and ONNX if they are installed, for features that we do not use. The first two
+    take longer than MXNet itself, ONNX 0.1 s, so they are hidden from it. If MXNet cannot be imported, the next import
+    of it reports why.
 
     Raises:
         UserError: as the two functions raise it.
