@@ -23,9 +23,9 @@ class Guards(Observers):
     """The observers of a run, and what the recipe asks two of them: which steps count, and when to save or stop."""
 
     def __init__(self, run: Run, state: RunState, saver: Saver, watchdog: Watchdog, control: Control) -> None:
-        config, say = run.config, run.display.say
+        config, say, rows = run.config, run.display.say, len(run.data.parts["train"])
         log = StepLog(config, run.data, run.engine, run.progress, run.metrics, run.display)
-        keeper = StateKeeper(state, saver, log, run.metrics, run.world, control, say, watchdog.beat, fresh=config.fresh)
+        keeper = StateKeeper(state, saver, log, run.metrics, run.world, control, say, watchdog.beat, config.fresh)
         observers: list[Observer] = [
             Heartbeat(watchdog, run.progress),
             NotLearning.of(config, run.data, run.engine, say),
@@ -40,7 +40,7 @@ class Guards(Observers):
         self._control = control
         self._saver = saver
         self._keeper = keeper
-        self._non_finite = NonFiniteGuard(config, run.data, run.world.size, run.step.scale, run.metrics, say)
+        self._non_finite = NonFiniteGuard(config, rows, run.world.size, run.step.scale, run.metrics, say)
         self._progress = run.progress
 
     @property

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
-from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.loader import Order, epoch_order, share
 from crepe_dist.distributed.watchdog import SHOWN_ROWS
 from crepe_dist.errors import UserError
@@ -15,22 +15,22 @@ from crepe_dist.training.loss_scale import LossScale
 from crepe_dist.training.step import Outcome
 
 
+@dataclass
 class NonFiniteGuard:
     """Decides before each update whether the step counts; the same on every rank.
 
     Args:
-        scale: of the loss, lowered after an overflow in float16.
+        rows: documents in the train split.
+        size: number of ranks.
+        scale: scale of the loss, lowered after an overflow in float16.
     """
 
-    def __init__(
-        self, config: Config, data: Dataset, size: int, scale: LossScale, metrics: Metrics, say: Callable[[str], None]
-    ) -> None:
-        self._config = config
-        self._rows = len(data.parts["train"])
-        self._size = size
-        self._scale = scale
-        self._metrics = metrics
-        self._say = say
+    config: Config
+    rows: int
+    size: int
+    scale: LossScale
+    metrics: Metrics
+    say: Callable[[str], None]
 
     def accepts(self, outcome: Outcome, before: Progress) -> bool:
         """Return whether the parameters are to be updated.
@@ -43,14 +43,14 @@ class NonFiniteGuard:
         """
         if outcome.finite:
             return True
-        if not outcome.bad_losses and self._scale.lower():
+        if not outcome.bad_losses and self.scale.lower():
             return False
         ranks = sorted({*outcome.bad_losses, *outcome.bad_gradients})
-        order = epoch_order(self._rows, self._config.training.seed, before.epoch)
-        culprits = named(ranks, order, before.documents, before.documents + outcome.documents, self._size)
-        if self._config.safety.nonfinite == "skip":
-            self._metrics.skipped({"step": outcome.step, "epoch": before.epoch, "ranks": ranks})
-            self._say(f"step {outcome.step} is left out: loss or gradient are not finite on {culprits}")
+        order = epoch_order(self.rows, self.config.training.seed, before.epoch)
+        culprits = named(ranks, order, before.documents, before.documents + outcome.documents, self.size)
+        if self.config.safety.nonfinite == "skip":
+            self.metrics.skipped({"step": outcome.step, "epoch": before.epoch, "ranks": ranks})
+            self.say(f"step {outcome.step} is left out: loss or gradient are not finite on {culprits}")
             return False
         raise UserError(
             f"loss or gradient are not finite at step {outcome.step} on {culprits}: training diverged",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,16 +14,16 @@ from crepe_dist.runs.scores import Scores
 from crepe_dist.training.observers.observer import Observer
 
 
+@dataclass(eq=False)
 class Pictures(Observer):
     """Draws after each epoch, unless the run was asked to stop, which is more urgent."""
 
-    def __init__(self, metrics: Metrics, network: Network, classes: list[str], control: Control) -> None:
-        self._metrics = metrics
-        self._network = network
-        self._classes = classes
-        self._control = control
+    metrics: Metrics
+    network: Network
+    classes: list[str]
+    control: Control
 
     def after_epoch(self, record: dict[str, Any], scores: dict[str, Scores]) -> None:
-        if self._control.wish is Wish.GO_ON:
-            values = partial(parameters.values, self._network)
-            self._metrics.pictures(record["step"], values, scores, self._classes)
+        if self.control.wish is Wish.GO_ON:
+            values = partial(parameters.values, self.network)
+            self.metrics.pictures(record["step"], values, scores, self.classes)

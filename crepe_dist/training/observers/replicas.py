@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,17 +16,17 @@ from crepe_dist.training.observers.observer import Observer
 from crepe_dist.training.step import Outcome
 
 
+@dataclass(eq=False)
 class ReplicaCheck(Observer):
     """Compares the replicas every so many steps; a save compares them anyway."""
 
-    def __init__(self, network: Network, ranks: Collectives, every: int) -> None:
-        self._network = network
-        self._ranks = ranks
-        self._every = every
+    network: Network
+    ranks: Collectives
+    every: int
 
     def after_step(self, outcome: Outcome, learning_rate: float) -> None:
-        if outcome.wish is Wish.GO_ON and outcome.step % self._every == 0:
-            check_replicas(self._network, self._ranks)
+        if outcome.wish is Wish.GO_ON and outcome.step % self.every == 0:
+            check_replicas(self.network, self.ranks)
 
 
 def check_replicas(network: Network, ranks: Collectives) -> None:

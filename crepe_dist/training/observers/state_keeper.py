@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from crepe_dist.distributed.collectives import Collectives
@@ -18,6 +19,7 @@ from crepe_dist.training.state_saver import Saver
 from crepe_dist.training.step import Outcome
 
 
+@dataclass(eq=False)
 class StateKeeper(Observer):
     """Does after a step what the ranks agreed on: saves the state, or saves it and stops.
 
@@ -27,32 +29,19 @@ class StateKeeper(Observer):
         fresh: whether the command started another run although one exists.
     """
 
-    def __init__(
-        self,
-        run: RunState,
-        saver: Saver,
-        log: StepLog,
-        metrics: Metrics,
-        ranks: Collectives,
-        control: Control,
-        say: Callable[[str], None],
-        beat: Callable[[str], None],
-        *,
-        fresh: bool,
-    ) -> None:
-        self._run = run
-        self._saver = saver
-        self._log = log
-        self._metrics = metrics
-        self._ranks = ranks
-        self._control = control
-        self._say = say
-        self._beat = beat
-        self._fresh = fresh
+    run: RunState
+    saver: Saver
+    log: StepLog
+    metrics: Metrics
+    ranks: Collectives
+    control: Control
+    say: Callable[[str], None]
+    beat: Callable[[str], None]
+    fresh: bool
 
     def wish(self, step: int) -> Wish:
         """Return what this rank wishes to be done after ``step``."""
-        return max(self._control.wish, Wish.SAVE if self._saver.due(step) else Wish.GO_ON)
+        return max(self.control.wish, Wish.SAVE if self.saver.due(step) else Wish.GO_ON)
 
     def after_step(self, outcome: Outcome, learning_rate: float) -> None:
         if outcome.wish is Wish.STOP:
@@ -64,23 +53,23 @@ class StateKeeper(Observer):
         self.save()
 
     def finish(self) -> None:
-        self._saver.close()
+        self.saver.close()
 
     def save(self) -> None:
         """Start to write the state on rank 0; every rank calls it."""
-        progress = self._run.progress
-        self._beat("save")
-        self._log.flush()
-        check_replicas(self._run.engine.network, self._ranks)
+        progress = self.run.progress
+        self.beat("save")
+        self.log.flush()
+        check_replicas(self.run.engine.network, self.ranks)
         try:
             # Before the state, which relies on them.
-            self._metrics.sync()
-            if self._ranks.is_root:
-                self._saver.save(self._run.snapshot())
+            self.metrics.sync()
+            if self.ranks.is_root:
+                self.saver.save(self.run.snapshot())
         except OSError as error:
-            self._saver.postpone(progress.step)
-            self._say(f"the state of step {progress.step} could not be saved: {error}")
-        self._log.restart_clock()
+            self.saver.postpone(progress.step)
+            self.say(f"the state of step {progress.step} could not be saved: {error}")
+        self.log.restart_clock()
 
     def stop(self) -> NoReturn:
         """Save the state and end the run once it is on the disk; every rank calls it.
@@ -90,16 +79,16 @@ class StateKeeper(Observer):
             UserError: the last steps could not be saved.
         """
         self.save()
-        step = self._run.progress.step
-        stopped = self._control.stopped(on_all_ranks=True)
-        self._saver.wait()
-        if self._saver.durable_step not in (None, step):
+        step = self.run.progress.step
+        stopped = self.control.stopped(on_all_ranks=True)
+        self.saver.wait()
+        if self.saver.durable_step not in (None, step):
             raise UserError(
-                f"the steps after step {self._saver.durable_step} could not be saved",
+                f"the steps after step {self.saver.durable_step} could not be saved",
                 remedy="make room, and run the command again",
             )
-        again = "the same command without --fresh" if self._fresh else "the same command"
-        self._say(f"{stopped}: saved after step {step}; {again} resumes from there")
-        self._saver.close()
-        self._log.finish()
+        again = "the same command without --fresh" if self.fresh else "the same command"
+        self.say(f"{stopped}: saved after step {step}; {again} resumes from there")
+        self.saver.close()
+        self.log.finish()
         raise stopped
