@@ -16,7 +16,6 @@ from crepe_dist.data.dataset import SAMPLE, folder_of
 from crepe_dist.data.loader import batches, epoch_order
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.gradients import Trainer
-from crepe_dist.distributed.watchdog import Watchdog
 from crepe_dist.distributed.world import World
 from crepe_dist.model import parameters
 from crepe_dist.model.engine import Engine
@@ -30,6 +29,7 @@ from crepe_dist.training.engine_setup import build_engine
 from crepe_dist.training.estimate import estimate
 from crepe_dist.training.evaluation import evaluate
 from crepe_dist.training.grace import check_grace
+from crepe_dist.training.guards import watched
 from crepe_dist.training.observers.replicas import check_replicas
 from crepe_dist.training.out_of_memory import explained
 from crepe_dist.training.schedule import learning_rate
@@ -44,8 +44,7 @@ def dry_run(config: Config, world: World, control: Control) -> None:
     Raises:
         UserError: as ``train`` would.
     """
-    with Watchdog(control, config.safety.watchdog_s, world.rank) as watchdog, _sample_folder(world) as sample:
-        world.beat, world.trust = watchdog.beat, watchdog.trust
+    with watched(config, world, control), _sample_folder(world) as sample:
         display = open_display(world.is_root)
         data = open_training_data(config, world, display, sample=sample)
         engine, start = build_engine(config, data, world)

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from crepe_dist.distributed import crash_report
 from crepe_dist.distributed.control import Control, Wish
 from crepe_dist.distributed.watchdog import Watchdog
+from crepe_dist.distributed.world import World
+from crepe_dist.runs.run_folder import RunFolder, lock_on_root
+from crepe_dist.settings.config import Config
+from crepe_dist.training.display import Display
 from crepe_dist.training.observers.heartbeat import Heartbeat
 from crepe_dist.training.observers.non_finite import NonFiniteGuard
 from crepe_dist.training.observers.not_learning import NotLearning
@@ -17,6 +25,29 @@ from crepe_dist.training.resume import RunState
 from crepe_dist.training.run import Run
 from crepe_dist.training.state_saver import Saver
 from crepe_dist.training.step import Outcome
+
+
+@contextmanager
+def watched(config: Config, world: World, control: Control) -> Iterator[Watchdog]:
+    """Watch over the progress of this rank within the block."""
+    with Watchdog(control, config.safety.watchdog_s, world.rank) as watchdog:
+        world.beat, world.trust = watchdog.beat, watchdog.trust
+        yield watchdog
+
+
+@contextmanager
+def guarded(
+    folder: RunFolder, config: Config, world: World, control: Control, watchdog: Watchdog, display: Display
+) -> Iterator[None]:
+    """Lock the run's folder within the block, and send stacks and crash reports there; every rank calls it.
+
+    Raises:
+        UserError: on every rank, if another process trains in the folder.
+    """
+    with lock_on_root(folder, world, control.is_supervised, display.say):
+        watchdog.write_to(folder.stacks(world.rank), world.gather(watchdog.identity(), "processes"))
+        crash_report.expect(crash_report.Context(folder.path, config.to_dict(), watchdog.ask_for_stacks))
+        yield
 
 
 class Guards(Observers):

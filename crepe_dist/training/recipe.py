@@ -15,9 +15,7 @@ from collections.abc import Iterator
 
 from crepe_dist.data.loader import Batch, batches, epoch_order
 from crepe_dist.data.typos import with_typos
-from crepe_dist.distributed import crash_report
 from crepe_dist.distributed.control import Control
-from crepe_dist.distributed.watchdog import Watchdog
 from crepe_dist.distributed.world import World
 from crepe_dist.model import parameters
 from crepe_dist.mxnet_internals import structural_parameters
@@ -25,7 +23,7 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.runs.best_epoch import EpochChoice
 from crepe_dist.runs.metrics import open_metrics
 from crepe_dist.runs.result import Result, overfit_summary, read_result, write_result
-from crepe_dist.runs.run_folder import choose_folder, lock_on_root
+from crepe_dist.runs.run_folder import choose_folder
 from crepe_dist.runs.scores import Scores
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
@@ -35,7 +33,7 @@ from crepe_dist.training.engine_setup import build_engine
 from crepe_dist.training.estimate import estimate
 from crepe_dist.training.evaluation import Interrupted, evaluate_splits
 from crepe_dist.training.grace import check_grace
-from crepe_dist.training.guards import Guards
+from crepe_dist.training.guards import Guards, guarded, watched
 from crepe_dist.training.out_of_memory import explained
 from crepe_dist.training.pages import Pages
 from crepe_dist.training.resume import RunState, resume
@@ -58,10 +56,8 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
         UserError: anything that the caller can mend.
         Stopped: asked to stop; everything is saved.
     """
-    with Watchdog(control, config.safety.watchdog_s, world.rank) as watchdog:
-        world.beat, world.trust = watchdog.beat, watchdog.trust
+    with watched(config, world, control) as watchdog:
         display = open_display(world.is_root)
-
         data = open_training_data(config, world, display, pages.data)
         engine, start = build_engine(config, data, world)  # the network, on this rank's GPU or on the CPU
         if config.training.overfit_batches:
@@ -71,11 +67,8 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
             display.say(f"{folder.path} is finished; --fresh starts another run\n{finished}")
             return finished
 
-        with lock_on_root(folder, world, control.is_supervised, display.say):
-            watchdog.write_to(folder.stacks(world.rank), world.gather(watchdog.identity(), "processes"))
-            crash_report.expect(crash_report.Context(folder.path, config.to_dict(), watchdog.ask_for_stacks))
+        with guarded(folder, config, world, control, watchdog, display):
             verify_data(data, world, folder.verified())
-
             world.broadcast_parameters(structural_parameters(engine.network))
             trainer = world.trainer(  # hvd.DistributedTrainer; gluon.Trainer alone
                 parameters.trained(engine.network), config.optimizer.name, config.optimizer.settings()
