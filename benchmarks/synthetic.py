@@ -93,7 +93,8 @@ def _reachable(texts: npt.NDArray[Any], labels: npt.NDArray[Any], own: npt.NDArr
 
 
 def _holds(texts: npt.NDArray[Any], three: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return np.logical_and.reduce([texts[:, i : texts.shape[1] - 2 + i] == three[i] for i in range(3)]).any(axis=1)
+    found = np.logical_and.reduce([texts[:, i : texts.shape[1] - 2 + i] == three[i] for i in range(3)])
+    return np.asarray(found.any(axis=1))
 
 
 def _run(name: str, *arguments: Any) -> None:

@@ -225,8 +225,9 @@ def _onnx_model(sizes: Sizes, table: Any) -> bytes:
     values: list[Any] = []
 
     def value(array: Any) -> str:
-        values.append(numpy_helper.from_array(array, f"value{len(values)}"))
-        return values[-1].name
+        name = f"value{len(values)}"
+        values.append(numpy_helper.from_array(array, name))
+        return name
 
     def weights(*shape: int) -> tuple[str, str]:
         scale = np.float32(np.prod(shape[1:]) ** -0.5)

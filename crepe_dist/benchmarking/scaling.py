@@ -108,7 +108,7 @@ def training(workers: Workers, batch: int, seconds: float, only: int | None = No
         if steps == 0:
             workers.ask("train", only, batch=batch, steps=1)
             steps = math.ceil(seconds / _longest(workers.ask("train", only, batch=batch, steps=1)))
-        return sum(answer["rate"] for answer in workers.ask("train", only, batch=batch, steps=steps))
+        return float(sum(answer["rate"] for answer in workers.ask("train", only, batch=batch, steps=steps)))
 
     return call
 
@@ -116,7 +116,7 @@ def training(workers: Workers, batch: int, seconds: float, only: int | None = No
 def allreduce_seconds(workers: Workers, times: int) -> float:
     """The median of ``times`` all-reduces of the gradient, after one that is not counted."""
     answers = workers.ask("allreduce", times=times + 1)
-    return statistics.median(max(of_ranks) for of_ranks in list(zip(*(a["seconds"] for a in answers)))[1:])
+    return float(statistics.median(max(of_ranks) for of_ranks in list(zip(*(a["seconds"] for a in answers)))[1:]))
 
 
 def _row(

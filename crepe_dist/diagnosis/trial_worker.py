@@ -82,7 +82,7 @@ def step(world: World, device: str) -> dict[str, Any]:
     }
 
 
-def _digest(arrays: dict[str, np.ndarray]) -> str:
+def _digest(arrays: dict[str, np.ndarray[Any, Any]]) -> str:
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(arrays[name].tobytes())

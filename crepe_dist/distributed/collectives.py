@@ -39,7 +39,7 @@ class Collectives:
     def is_root(self) -> bool:
         return self.rank == 0
 
-    def sum(self, array: np.ndarray, name: str) -> np.ndarray:
+    def sum(self, array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
         """Sum an array over the ranks; the same shape and dtype (float32, float64, int32, int64) on every rank."""
         return array
 

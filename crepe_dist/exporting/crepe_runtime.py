@@ -61,7 +61,7 @@ class Classifier:
         width = self.about["longest"] * len(self.classes) if self.about["kind"] == "ngrams" else FILTERS
         self.at_once: int = min(AT_ONCE, max(1, ROOM // (self.about["feature_len"] * width)))
 
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
+    def encode(self, texts: Sequence[str]) -> np.ndarray[Any, Any]:
         """uint8 [n, feature_len]. Mode notebook reads the first characters, others the last ones, backwards."""
         length: int = self.about["feature_len"]
         codes = np.full((len(texts), length), BLANK, np.uint8)
@@ -71,7 +71,7 @@ class Classifier:
             row[: len(points)] = self.table[points]
         return codes
 
-    def inputs(self, codes: np.ndarray) -> dict[str, np.ndarray]:
+    def inputs(self, codes: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
         """What the model takes: uint8 codes [n, feature_len], or int32 buckets [n, K] of their n-grams, filled up with
         others, and float32 own [n, K], 1 for those that are the text's own."""
         if self.about["kind"] != "ngrams":
@@ -83,7 +83,7 @@ class Classifier:
             buckets[row, : len(each)], own[row, : len(each)] = each, 1
         return {"buckets": buckets, "own": own}
 
-    def buckets(self, codes: np.ndarray) -> np.ndarray:
+    def buckets(self, codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """uint8 [feature_len] → int32 [k], in which buckets the n-grams of known characters are, each once."""
         digits, known = codes.astype(np.uint64) + np.uint64(1), codes != BLANK
         key, good = digits, known
@@ -94,12 +94,12 @@ class Classifier:
         z = np.concatenate(keys)  # mixed as SplitMix64 does it, modulo 2^64
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z ^= z >> np.uint64(31)
-        return np.unique(((z >> np.uint64(32)) * np.uint64(self.about["buckets"]) >> np.uint64(32)).astype(np.int32))
+        z = (z ^ (z >> np.uint64(31))) >> np.uint64(32)
+        return np.asarray(np.unique((z * np.uint64(self.about["buckets"]) >> np.uint64(32)).astype(np.int32)))
 
-    def probabilities(self, codes: np.ndarray) -> np.ndarray:
+    def probabilities(self, codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """uint8 [n, feature_len] → float32 [n, classes], all at once."""
-        found: np.ndarray = self.session.run(None, self.inputs(codes))[0]
+        found: np.ndarray[Any, Any] = self.session.run(None, self.inputs(codes))[0]
         return found
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:

@@ -114,4 +114,4 @@ def _log_odds(logits: npt.NDArray[np.float32], index: int) -> Floats:
     """log p − log (1 − p) of one class, float64 [n], of float32 [n, classes]."""
     others = np.delete(logits.astype(np.float64), index, axis=1)
     largest = others.max(axis=1)
-    return logits[:, index] - (largest + np.log(np.exp(others - largest[:, None]).sum(axis=1)))
+    return np.asarray(logits[:, index] - (largest + np.log(np.exp(others - largest[:, None]).sum(axis=1))))

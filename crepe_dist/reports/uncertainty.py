@@ -28,7 +28,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
         return 1.0
     fewer = min(only_first, only_second)
     if differing <= MOST_EXACT:
-        return min(1.0, 2 * sum(math.comb(differing, k) for k in range(fewer + 1)) / 2**differing)
+        return min(1.0, 2 * sum(math.comb(differing, k) for k in range(fewer + 1)) / (1 << differing))
     distance = max(0, abs(only_first - only_second) - 1) / math.sqrt(differing)
     return math.erfc(distance / math.sqrt(2))
 

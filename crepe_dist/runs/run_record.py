@@ -63,7 +63,8 @@ class RunRecord:
     @property
     def made(self) -> dict[str, Any]:
         """Provenance of the run (``runs.result``); empty if an older version trained it."""
-        return (self.result or {}).get("made", {})
+        made: dict[str, Any] = (self.result or {}).get("made", {})
+        return made
 
     @property
     def fingerprint(self) -> str:

@@ -88,18 +88,18 @@ class Scores:
     @property
     def precision(self) -> npt.NDArray[np.float64]:
         """Precision of each class, float64 [classes]; 0 for a class that is never predicted."""
-        return self._right / np.maximum(self.confusion.sum(axis=0), 1)
+        return np.asarray(self._right / np.maximum(self.confusion.sum(axis=0), 1))
 
     @property
     def recall(self) -> npt.NDArray[np.float64]:
         """Recall of each class, float64 [classes]; 0 for a class without documents."""
-        return self._right / np.maximum(self.confusion.sum(axis=1), 1)
+        return np.asarray(self._right / np.maximum(self.confusion.sum(axis=1), 1))
 
     @property
     def f1(self) -> npt.NDArray[np.float64]:
         """F1 score of each class, float64 [classes]; 0 where undefined."""
         both = self.confusion.sum(axis=0) + self.confusion.sum(axis=1)
-        return 2 * self._right / np.maximum(both, 1)
+        return np.asarray(2 * self._right / np.maximum(both, 1))
 
     @property
     def macro_f1(self) -> float:

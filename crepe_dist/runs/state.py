@@ -30,7 +30,7 @@ FILES = ("parameters.safetensors", "optimizer.safetensors", "state.json")
 SMOOTHING = 0.01  # of the moving average of the loss, the notebook's
 AFRESH = "start another run with --fresh"
 OPTIMIZER_NAME = re.compile(r"(\d{1,4})\.([01])", re.ASCII)  # parameter and array of it
-Arrays = dict[str, np.ndarray]
+Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 @dataclass

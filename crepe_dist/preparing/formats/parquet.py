@@ -89,7 +89,8 @@ class ParquetCutter:
 
     @property
     def position(self) -> int:
-        return self._path.stat().st_size * self._read // max(1, self._file.metadata.num_rows)
+        rows: int = self._file.metadata.num_rows
+        return self._path.stat().st_size * self._read // max(1, rows)
 
     def sha256(self) -> str:
         return sha256(self._path)

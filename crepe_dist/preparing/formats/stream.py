@@ -105,7 +105,7 @@ class Stream:
 
     def _read_raw(self) -> bytes:
         try:
-            data = self._file.read1(PIECE)  # what is there of a pipe
+            data: bytes = self._file.read1(PIECE)  # what is there of a pipe
         except OSError as error:
             raise UserError(
                 f"{self._name} cannot be read", error.strerror or str(error), "name another file"
