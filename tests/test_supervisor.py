@@ -20,7 +20,8 @@ import pytest
 
 from crepe_dist import supervise
 from crepe_dist.distributed import peer_loss, processes
-from crepe_dist.distributed.hosts import Host, allocate, scopes
+from crepe_dist.distributed.horovod_internals import rendezvous_scopes
+from crepe_dist.distributed.hosts import Host, allocate
 from crepe_dist.errors import UserError
 from crepe_dist.supervising import fleet, group, supervisor
 from crepe_dist.supervising.console import Console
@@ -663,7 +664,14 @@ class TestRules:
             ("b", 4, 2, 3),
         ]
         assert [(slot.cross_rank, slot.cross_size) for slot in slots] == [(0, 2), (0, 2), (1, 2), (1, 2), (0, 1)]
-        assert scopes(slots) == {"global": 5, "local_a": 2, "local_b": 3, "cross_0": 2, "cross_1": 2, "cross_2": 1}
+        assert rendezvous_scopes(slots) == {
+            "global": 5,
+            "local_a": 2,
+            "local_b": 3,
+            "cross_0": 2,
+            "cross_1": 2,
+            "cross_2": 1,
+        }
 
     def test_a_process_is_known_by_its_start(self):
         with subprocess.Popen(["sleep", "1000"]) as process:

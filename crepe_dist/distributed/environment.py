@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from crepe_dist.distributed.control import DESCRIPTOR, GENERATION
+from crepe_dist.distributed.horovod_internals import NEVER_SET, place_variables
 from crepe_dist.distributed.hosts import Slot
 
 # Variables of the machine; a remote host has its own.
@@ -27,8 +28,8 @@ PREFIXES = (
     "COV_CORE_",
     "SSL_CERT_",
 )
-# The first would make Horovod ask for its own driver's protocol; the other is set by the supervisor alone.
-NEVER = ("HOROVOD_ELASTIC", DESCRIPTOR)
+# The second is set by the supervisor alone.
+NEVER = (NEVER_SET, DESCRIPTOR)
 
 
 def allowed(environment: Mapping[str, str], local: bool = True) -> dict[str, str]:
@@ -48,19 +49,4 @@ def group_variables(slot: Slot, rendezvous: tuple[str, int], interface: str, gen
         rendezvous: IPv4 address and port of the store.
         interface: network interface that the worker listens on.
     """
-    variables = {
-        "HOROVOD_HOSTNAME": slot.host,
-        "HOROVOD_RANK": slot.rank,
-        "HOROVOD_SIZE": slot.size,
-        "HOROVOD_LOCAL_RANK": slot.local_rank,
-        "HOROVOD_LOCAL_SIZE": slot.local_size,
-        "HOROVOD_CROSS_RANK": slot.cross_rank,
-        "HOROVOD_CROSS_SIZE": slot.cross_size,
-        "HOROVOD_GLOO_RENDEZVOUS_ADDR": rendezvous[0],
-        "HOROVOD_GLOO_RENDEZVOUS_PORT": rendezvous[1],
-        "HOROVOD_CONTROLLER": "gloo",
-        "HOROVOD_CPU_OPERATIONS": "gloo",
-        "HOROVOD_GLOO_IFACE": interface,
-        GENERATION: generation,
-    }
-    return {name: str(value) for name, value in variables.items()}
+    return {**place_variables(slot, rendezvous, interface), GENERATION: str(generation)}

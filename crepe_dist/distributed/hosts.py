@@ -115,12 +115,3 @@ def places(names: Sequence[str]) -> list[Slot]:
         slots.append(Slot(name, rank, len(names), seen[name], counts[name], cross.index(name), len(cross)))
         seen[name] += 1
     return slots
-
-
-def scopes(slots: Sequence[Slot]) -> dict[str, int]:
-    """Return the scopes in which Horovod's contexts meet, with their numbers of processes."""
-    result = {"global": len(slots)}
-    for slot in slots:
-        result[f"local_{slot.host}"] = slot.local_size
-        result[f"cross_{slot.local_rank}"] = slot.cross_size
-    return result

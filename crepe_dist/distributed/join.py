@@ -8,7 +8,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
-from crepe_dist.distributed import cuda, horovod_build, rendezvous
+from crepe_dist.distributed import cuda, horovod_build, horovod_internals, rendezvous
 from crepe_dist.distributed.device import has_gpu_driver
 from crepe_dist.distributed.hosts import interface_address
 from crepe_dist.distributed.launch import Launch, detect, import_mxnet
@@ -77,8 +77,7 @@ def _import_horovod(launch: Launch) -> Any:
         )
         raise _error_of_all(launch.rank, built)
     if not has_gpu_driver():
-        # At Horovod's default of one millisecond, its thread takes a tenth of the core that computes.
-        os.environ.setdefault("HOROVOD_CYCLE_TIME", "10")
+        horovod_internals.spare_the_cores()
     return horovod
 
 

@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 
+from crepe_dist.distributed.horovod_internals import is_lost_peer, peer_addresses
 from crepe_dist.errors import PeerGone
 
-# Texts of MXNetError (horovod/common/common.h; Gloo's socket errors). Such an error is raised once. Afterwards the
-# array can be read, with wrong contents: everything that depends on it must be discarded.
-TEXTS = (
-    "Horovod has been shut down",
-    "Connection reset by peer",
-    "Connection closed by peer",
-    "Broken pipe",
-    "Read error",
-    "Write error",
-    "Timed out waiting",
-    "Application timeout caused pair closure",
-    "Read timeout",
-    "Write timeout",
-)
-ADDRESS = re.compile(r"\[(\d+\.\d+\.\d+\.\d+)\]:\d+")  # address of the peer in such a text
 TCP_INFO_BYTES = 8
 RETRANSMITS = 2  # offset in struct tcp_info (linux/tcp.h) of the retransmissions since the last acknowledgement
 
 
 def is_peer_gone(error: BaseException) -> bool:
     """Return whether an error means that another process of the group was lost."""
-    text = str(error)
-    return isinstance(error, PeerGone) or any(each in text for each in TEXTS)
+    return isinstance(error, PeerGone) or is_lost_peer(str(error))
 
 
 class Hosts:
@@ -55,7 +39,7 @@ class Hosts:
 
     def behind(self, error: BaseException) -> list[str]:
         """Return the hosts that caused the failure of a collective, as far as that is known."""
-        return self._said(ADDRESS.findall(str(error))) or self.silent()
+        return self._said(peer_addresses(str(error))) or self.silent()
 
     def _said(self, addresses: Iterable[str]) -> list[str]:
         elsewhere = {address for address in addresses if not address.startswith("127.")}

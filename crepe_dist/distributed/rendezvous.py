@@ -24,7 +24,8 @@ from typing import Any
 
 from crepe_dist.distributed.endpoint import ADDRESS, INTERFACE, PORT, SECONDS, Where
 from crepe_dist.distributed.environment import group_variables
-from crepe_dist.distributed.hosts import NAME, is_loopback, places, scopes
+from crepe_dist.distributed.horovod_internals import rendezvous_scopes
+from crepe_dist.distributed.hosts import NAME, is_loopback, places
 from crepe_dist.distributed.launch import HOROVODRUN, THREADS, Launch
 from crepe_dist.distributed.store import Rendezvous
 from crepe_dist.errors import ExitCode, UserError
@@ -190,7 +191,7 @@ class _Root:
             rendezvous.close()
             raise
         listed = [(entry["host"], threads) for entry, threads in zip(entries, _shares(entries))]
-        rendezvous.store.expect(scopes(places([host for host, _ in listed])))
+        rendezvous.store.expect(rendezvous_scopes(places([host for host, _ in listed])))
         rendezvous.store.put(SCOPE, OUTCOME, json.dumps({"places": listed}).encode())
         return _found(self._launch, listed, (rendezvous.address, rendezvous.port), interface, rendezvous)
 

@@ -7,7 +7,6 @@ missing or sees fewer: an error with the remedy (``join``), never N silent indep
 from __future__ import annotations
 
 import json
-import os
 import socket
 import sys
 from types import TracebackType
@@ -18,7 +17,7 @@ import numpy as np
 from mxnet import gluon
 
 from crepe_dist import machine
-from crepe_dist.distributed import horovod_build, peer_loss
+from crepe_dist.distributed import horovod_build, horovod_internals, peer_loss
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.distributed.control import Stopped
 from crepe_dist.distributed.gradients import HorovodTrainer, Trainer
@@ -86,7 +85,7 @@ class HorovodWorld(World):
         self._hvd = horovod
         self._met = met
         self._shared: SharedGradients | None = None
-        self._own_timeline = os.environ.setdefault("HOROVOD_TIMELINE", "DYNAMIC") != "DYNAMIC"
+        self._can_start_timeline = horovod_internals.allow_timeline()
         before = peer_loss.sockets()
         self._hvd.init()
         self.rank = self._hvd.rank()
@@ -139,11 +138,11 @@ class HorovodWorld(World):
         return SharedMemoryTrainer(trainer, self._shared)
 
     def start_timeline(self, path: str) -> None:
-        if self.is_root and not self._own_timeline:
+        if self.is_root and self._can_start_timeline:
             self._hvd.start_timeline(path)
 
     def stop_timeline(self) -> None:
-        if self.is_root and not self._own_timeline:
+        if self.is_root and self._can_start_timeline:
             self._hvd.stop_timeline()
 
     def close(self) -> None:

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 
 from crepe_dist.distributed.control import SUPERVISED_AS
 from crepe_dist.distributed.environment import allowed, group_variables
-from crepe_dist.distributed.hosts import Slot, allocate, scopes
+from crepe_dist.distributed.horovod_internals import rendezvous_scopes
+from crepe_dist.distributed.hosts import Slot, allocate
 from crepe_dist.distributed.messages import Message
 from crepe_dist.distributed.store import Rendezvous
 from crepe_dist.errors import ExitCode, UserError
@@ -116,7 +117,7 @@ class Supervisor:
         """Start the next generation, one worker in each of these places."""
         old = self._group
         self._generation += 1
-        rendezvous = Rendezvous(self._options.address, scopes(slots))
+        rendezvous = Rendezvous(self._options.address, rendezvous_scopes(slots))
         workers = [Worker(f"g{self._generation}-r{slot.rank}", slot, self._fleet.link(slot.host)) for slot in slots]
         self._console.ranks = {worker.name: worker.rank for worker in workers}
         self._group = Group(self._generation, workers, rendezvous)
