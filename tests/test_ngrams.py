@@ -113,7 +113,7 @@ def test_what_is_computed_is_what_the_formula_says():
     codes = Encoding(feature_len=40).encode(["aab", "", "zz"])
     values = parameters.values(network)
     weight, bias, telling = values["weight"], values["bias"], values["significant"]
-    got = open_engine(network, plan(ModelOptions(), mx.cpu(), "ngrams"), mx.cpu())
+    got = open_engine(network, plan(ModelOptions(), mx.cpu(), NGramShape.multiplies), mx.cpu())
     got.refresh()
     found, counts = look_up(codes, shape)
     assert counts.tolist() == [4, 0, 2]  # a, b, aa, ab; nothing; z, zz
@@ -170,9 +170,9 @@ def test_which_network_is_chosen():
 
 
 def test_it_computes_in_float32_only():
-    assert plan(ModelOptions(), mx.cpu(), "ngrams").precision == "float32"
+    assert plan(ModelOptions(), mx.cpu(), NGramShape.multiplies).precision == "float32"
     with pytest.raises(UserError, match="does not compute in bfloat16"):
-        plan(ModelOptions(precision="bfloat16"), mx.cpu(), "ngrams")
+        plan(ModelOptions(precision="bfloat16"), mx.cpu(), NGramShape.multiplies)
 
 
 def test_the_shape_is_known_from_the_parameters_and_the_description():

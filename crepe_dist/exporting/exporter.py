@@ -19,10 +19,7 @@ from crepe_dist.data.loader import pack
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256, sync, write_json
 from crepe_dist.model import parameters
-from crepe_dist.model.crepe import Crepe
 from crepe_dist.model.engine import open_engine
-from crepe_dist.model.ngrams import NGrams, NGramShape
-from crepe_dist.model.parameters import Network
 from crepe_dist.model.precision import plan
 from crepe_dist.mxnet_internals import structural_parameters
 from crepe_dist.predicting.model_summary import summarise
@@ -99,7 +96,7 @@ def _appearing(out: Path) -> Iterator[Path]:
 
 def _in_float32(predictor: Predictor) -> Predictor:
     engine = predictor.engine
-    found = plan(ModelOptions(precision="float32"), engine.device, engine.network.shape.kind)
+    found = plan(ModelOptions(precision="float32"), engine.device, engine.network.shape.multiplies)
     return Predictor(open_engine(engine.network, found, engine.device), predictor.encoding, predictor.classes)
 
 
@@ -150,14 +147,9 @@ def _by_onnx_runtime(classifier: Any) -> Answer:
 
 def _write_symbol(ours: Predictor, about: About, folder: Path) -> Answer:
     network = ours.engine.network
-    names: tuple[str, ...] = ("codes",)
-    named: Network
+    names = network.shape.input_names
     # Another of the same shape, whose names do not count the networks of this process.
-    prefix = f"{network.shape.kind}_"
-    if isinstance(network.shape, NGramShape):
-        named, names = NGrams(network.shape, prefix=prefix), ("buckets", "own")
-    else:
-        named = Crepe(network.shape, prefix=prefix)
+    named = network.shape.network(prefix=f"{network.shape.kind}_")
     symbol, arrays = folder / f"{NAME}-symbol.json", folder / f"{NAME}-0000.params"
     named(*map(mx.sym.var, names)).save(str(symbol))
     values, places = parameters.values(network), structural_parameters(named)

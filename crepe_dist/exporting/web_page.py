@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import web_runtime
-from crepe_dist.model.ngrams import NGramShape
+from crepe_dist.model.parameters import shape_class
 from crepe_dist.predicting.model_summary import ModelSummary
 from crepe_dist.reports import page
 from crepe_dist.reports.classify_page import BARS
@@ -58,7 +58,7 @@ def render(model: bytes, about: dict[str, Any], facts: ModelSummary) -> str:
         "facts": facts,
         "bars": min(len(facts.classes), BARS),
         "about": about,
-        "is_of_ngrams": about["kind"] == NGramShape.kind,
+        "network": shape_class(about).title,
         "limits": reach(about),
         "encoder": Markup(ENCODER.read_text(encoding="utf-8")),
         "runtime": Markup(runtime.script),

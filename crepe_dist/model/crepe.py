@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import mxnet as mx
+import numpy as np
 from mxnet.gluon import nn
 
 from crepe_dist.data.loader import Batch
-from crepe_dist.model.shape import Layer, Shape
-from crepe_dist.mxnet_internals import BFLOAT16, drop_compiled_graph
-from crepe_dist.settings.model_options import Kind
+from crepe_dist.errors import UserError
+from crepe_dist.model.shape import Layer, Shape, outlines
+from crepe_dist.mxnet_internals import BFLOAT16, drop_compiled_graph, structural_parameters
+from crepe_dist.settings.model_options import Initialisation, Kind, ModelOptions
 
 # (kernel, pooled by 3 afterwards) of the six convolutions, table 1 of the paper.
 CONVOLUTIONS = ((7, True), (7, True), (3, False), (3, False), (3, False), (3, True))
@@ -22,6 +24,7 @@ DENSE_NAMES = ("10", "12", "14")
 POOL = 3
 # oneDNN's blocked CPU kernels want input channels in multiples of 16; other counts fall back to slow ones.
 CHANNEL_BLOCK = 16
+LARGE_FILTERS = 1024
 DTYPES: dict[str, Any] = {"float16": "float16", "bfloat16": BFLOAT16}
 
 
@@ -37,10 +40,87 @@ class CrepeShape(Shape):
     """
 
     kind: ClassVar[Kind] = "crepe"
+    title: ClassVar[str] = "character-level convolutions"
+    class_axes: ClassVar[Mapping[str, int]] = {"14.weight": 0, "14.bias": 0}
+    has_other_layers: ClassVar[bool] = True
+    reads_any_length: ClassVar[bool] = False
+    multiplies: ClassVar[bool] = True
+    has_plateau: ClassVar[bool] = True
+    input_names: ClassVar[tuple[str, ...]] = ("codes",)
+    smaller: ClassVar[str] = "lower model.filters and model.units, or choose a model.size"
 
     filters: int
     units: int
     dropout: float = 0.5
+
+    @classmethod
+    def for_data(cls, options: ModelOptions, characters: int, feature_len: int, classes: int, rows: int) -> CrepeShape:
+        """Return the shape that ``options`` mean for data of so many training rows."""
+        return cls(characters, feature_len, classes, *options.widths(rows), options.dropout)
+
+    @classmethod
+    def of_parameters(
+        cls, arrays: Mapping[str, np.ndarray], alphabet_size: int, feature_len: int, network: Mapping[str, Any]
+    ) -> CrepeShape:
+        """Return the shape of the network that has these parameters; ``network`` describes it, as ``settings`` does.
+
+        Raises:
+            UserError: they are no such network's, or not for this alphabet and length.
+        """
+        filters, channels, _ = outlines(arrays, "0.weight", 3)
+        units, width = outlines(arrays, "10.weight", 2)
+        classes, _ = outlines(arrays, "14.weight", 2)
+        if channels != alphabet_size:
+            raise UserError(
+                f"the parameters read {channels} characters, the encoding has {alphabet_size}",
+                remedy="give the --mode with which they were trained; to train, prepare the data with it",
+            )
+        if width != lengths(feature_len)[-1] * filters:
+            raise UserError(
+                f"the parameters are not for documents of {feature_len} characters",
+                f"their first dense layer has {width} inputs; {feature_len} characters give "
+                f"{lengths(feature_len)[-1] * filters}",
+                f"give the --feature-len with which they were trained{_such_as(width, filters)}; "
+                "to train, prepare the data with it",
+            )
+        return cls(alphabet_size, feature_len, classes, filters, units, network.get("dropout", 0.5))
+
+    @classmethod
+    def check_settings(cls, network: Mapping[str, Any]) -> None:
+        dropout = network["dropout"]
+        if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+            raise ValueError(f"dropout is {str(dropout)[:40]}")
+
+    def network(self, **kwargs: Any) -> Crepe:
+        return Crepe(self, **kwargs)
+
+    def build(self, options: ModelOptions, device: Any) -> Crepe:
+        if lengths(self.feature_len)[-1] < 1:
+            raise UserError(
+                f"documents of {self.feature_len} characters are too short for this network",
+                "six convolutions and three pools need at least 123",
+                "prepare the data with --feature-len 123 or more",
+            )
+        network = self.network()
+        network.initialize(_initializer(options.initialisation, self.filters), ctx=device)
+        if options.initialisation == "paper":
+            sigma = _paper_sigma(self.filters)
+            for name, parameter in structural_parameters(network).items():
+                if name.endswith("bias"):
+                    parameter.set_data(mx.nd.random.normal(0, sigma, shape=parameter.shape))
+        return network
+
+    def open_kernels(self, functions: Any, precision: str, threads: int) -> Any:
+        return functions.crepe_open(precision == "bfloat16", np.array(self.sizes(), np.int64).ctypes.data, threads)
+
+    def asked(self, options: ModelOptions) -> dict[str, int | None]:
+        return dict(zip(("filters", "units"), options.asked_widths))
+
+    def unasked(self, name: str) -> str:
+        return "leave out model.size, model.filters and model.units: they are taken from there"
+
+    def trained_as(self, options: ModelOptions) -> CrepeShape:
+        return replace(self, dropout=options.dropout)
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         channels = self.alphabet_size
@@ -117,6 +197,25 @@ def shortest(positions: int) -> int:
     for kernel, pooled in reversed(CONVOLUTIONS):
         positions = (positions * POOL if pooled else positions) + kernel - 1
     return positions
+
+
+def _initializer(initialisation: Initialisation, filters: int) -> Any:
+    if initialisation == "paper":
+        return mx.init.Normal(_paper_sigma(filters))
+    if initialisation == "xavier":
+        return mx.init.Xavier(magnitude=2.24)
+    return mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2)
+
+
+def _paper_sigma(filters: int) -> float:
+    """Section 2.5 of the paper: 0.02 for the large network, 0.05 for the small; weights and biases alike."""
+    return 0.02 if filters >= LARGE_FILTERS else 0.05
+
+
+def _such_as(width: int, filters: int) -> str:
+    """Name documents that a first dense layer of ``width`` inputs is for."""
+    positions, rest = divmod(width, filters)
+    return f", such as {shortest(positions)}" if not rest and positions else ""
 
 
 class _Cast:

@@ -13,7 +13,6 @@ from mxnet import autograd
 
 from crepe_dist.data.loader import EXTRA, Batch
 from crepe_dist.model import parameters
-from crepe_dist.model.ngrams import NGramShape
 from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.parameters import Network
 from crepe_dist.model.precision import Plan
@@ -142,11 +141,7 @@ class NativeEngine(Engine):
 
     def _open(self, threads: int) -> None:
         shape, functions = self.network.shape, self._functions
-        sizes = np.array(shape.sizes(), np.int64).ctypes
-        if isinstance(shape, NGramShape):
-            engine = functions.crepe_open_ngrams(sizes.data, threads)
-        else:
-            engine = functions.crepe_open(self.plan.precision == "bfloat16", sizes.data, threads)
+        engine = shape.open_kernels(functions, self.plan.precision, threads)
         self._check(engine is None)
         weights = np.ascontiguousarray(self.objective.class_weights(shape.classes))
         smoothing = self.objective.smoothing

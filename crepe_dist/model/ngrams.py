@@ -17,7 +17,7 @@ The loss is convex in the parameters, so that no start and no order of documents
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -28,9 +28,9 @@ from mxnet.gluon import nn
 
 from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.loader import Batch
-from crepe_dist.model.shape import Layer, Shape
+from crepe_dist.model.shape import Layer, Shape, outlines
 from crepe_dist.native import library
-from crepe_dist.settings.model_options import Kind
+from crepe_dist.settings.model_options import LONGEST_NGRAM, Kind, ModelOptions
 
 RADIX = 257  # above every code + 1, so that no two n-grams of up to seven characters have one key
 MOST_BUCKETS = 1 << 20
@@ -58,10 +58,63 @@ class NGramShape(Shape):
     """
 
     kind: ClassVar[Kind] = "ngrams"
+    title: ClassVar[str] = "hashed character n-grams"
+    class_axes: ClassVar[Mapping[str, int]] = {"weight": 1, "bias": 0}
+    has_other_layers: ClassVar[bool] = False
+    reads_any_length: ClassVar[bool] = True
+    multiplies: ClassVar[bool] = False
+    has_plateau: ClassVar[bool] = False
+    input_names: ClassVar[tuple[str, ...]] = ("buckets", "own")
+    smaller: ClassVar[str] = "lower model.buckets"
     dropout: ClassVar[float] = 0.0
 
     longest: int
     buckets: int
+
+    @classmethod
+    def for_data(cls, options: ModelOptions, characters: int, feature_len: int, classes: int, rows: int) -> NGramShape:
+        """Return the shape that ``options`` mean for data of so many training rows."""
+        return cls(characters, feature_len, classes, options.longest, options.buckets or buckets_for(classes))
+
+    @classmethod
+    def of_parameters(
+        cls, arrays: Mapping[str, np.ndarray], alphabet_size: int, feature_len: int, network: Mapping[str, Any]
+    ) -> NGramShape:
+        """Return the shape of the network that has these parameters; ``network`` describes it, as ``settings`` does.
+
+        Raises:
+            UserError: they are no such network's.
+        """
+        buckets, classes = outlines(arrays, "weight", 2)
+        return cls(alphabet_size, feature_len, classes, network["longest"], buckets)
+
+    @classmethod
+    def check_settings(cls, network: Mapping[str, Any]) -> None:
+        longest = network["longest"]
+        if type(longest) is not int or not 1 <= longest <= LONGEST_NGRAM:
+            raise ValueError(f"longest is {str(longest)[:40]}")
+
+    def network(self, **kwargs: Any) -> NGrams:
+        return NGrams(self, **kwargs)
+
+    def build(self, options: ModelOptions, device: Any) -> NGrams:
+        network = self.network()
+        network.initialize(ctx=device)
+        return network
+
+    def open_kernels(self, functions: Any, precision: str, threads: int) -> Any:
+        return functions.crepe_open_ngrams(np.array(self.sizes(), np.int64).ctypes.data, threads)
+
+    def asked(self, options: ModelOptions) -> dict[str, int | None]:
+        # Whether the default was given or left out cannot be told.
+        longest = None if options.longest == ModelOptions.longest else options.longest
+        return {"longest": longest, "buckets": options.buckets}
+
+    def unasked(self, name: str) -> str:
+        return f"leave out model.{name}: it is taken from there"
+
+    def trained_as(self, options: ModelOptions) -> NGramShape:
+        return self
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"weight": (self.buckets, self.classes), "bias": (self.classes,), "significant": (self.buckets,)}

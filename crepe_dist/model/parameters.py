@@ -21,18 +21,17 @@ import numpy as np
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync
 from crepe_dist.model import params_file
-from crepe_dist.model.crepe import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, Crepe, CrepeShape, lengths, shortest
+from crepe_dist.model.crepe import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, Crepe, CrepeShape
 from crepe_dist.model.ngrams import NGrams, NGramShape
+from crepe_dist.model.shape import NOT_OURS, OTHER
 from crepe_dist.mxnet_internals import set_gradients, structural_parameters
-from crepe_dist.settings.model_options import Initialisation, ModelOptions
+from crepe_dist.settings.model_options import ModelOptions
 
 Arrays = dict[str, np.ndarray]
 Network = Union[Crepe, NGrams]
+NETWORKS: dict[str, type[CrepeShape] | type[NGramShape]] = {CrepeShape.kind: CrepeShape, NGramShape.kind: NGramShape}
 # Names that `save_params` and `collect_params().save` of older Gluon wrote: hybridsequential0_conv3_weight, …
 OLD_NAME = re.compile(r"(?:arg:)?(?:\w+_)?(conv|dense)(\d+)_(weight|bias)")
-LARGE_FILTERS = 1024
-NOT_OURS = "these are not the parameters of a Crepe network"
-OTHER = "name the parameters of such a network: a .params file or a run folder"
 
 
 def build(shape: CrepeShape | NGramShape, options: ModelOptions, device: Any, seed: int) -> Network:
@@ -42,46 +41,10 @@ def build(shape: CrepeShape | NGramShape, options: ModelOptions, device: Any, se
         UserError: documents too short for the network.
     """
     mx.random.seed(seed)
-    network = _build_ngrams(shape, device) if isinstance(shape, NGramShape) else _build_crepe(shape, options, device)
+    network: Network = shape.build(options, device)
     if options.hybridize:
         network.hybridize(static_alloc=True, static_shape=True)
     return network
-
-
-def _build_ngrams(shape: NGramShape, device: Any) -> NGrams:
-    network = NGrams(shape)
-    network.initialize(ctx=device)
-    return network
-
-
-def _build_crepe(shape: CrepeShape, options: ModelOptions, device: Any) -> Crepe:
-    if lengths(shape.feature_len)[-1] < 1:
-        raise UserError(
-            f"documents of {shape.feature_len} characters are too short for this network",
-            "six convolutions and three pools need at least 123",
-            "prepare the data with --feature-len 123 or more",
-        )
-    network = Crepe(shape)
-    network.initialize(_initializer(options.initialisation, shape.filters), ctx=device)
-    if options.initialisation == "paper":
-        sigma = _paper_sigma(shape.filters)
-        for name, parameter in structural_parameters(network).items():
-            if name.endswith("bias"):
-                parameter.set_data(mx.nd.random.normal(0, sigma, shape=parameter.shape))
-    return network
-
-
-def _initializer(initialisation: Initialisation, filters: int) -> Any:
-    if initialisation == "paper":
-        return mx.init.Normal(_paper_sigma(filters))
-    if initialisation == "xavier":
-        return mx.init.Xavier(magnitude=2.24)
-    return mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2)
-
-
-def _paper_sigma(filters: int) -> float:
-    """Section 2.5 of the paper: 0.02 for the large network, 0.05 for the small; weights and biases alike."""
-    return 0.02 if filters >= LARGE_FILTERS else 0.05
 
 
 def trained(network: Network) -> dict[str, Any]:
@@ -194,6 +157,18 @@ def _renamed(path: Path, arrays: Arrays) -> Arrays:
     return {names[name]: array for name, array in arrays.items()}
 
 
+def shape_class(network: Mapping[str, Any]) -> type[CrepeShape] | type[NGramShape]:
+    """Return the class of the shape that a description of a network (``Shape.settings``) is of.
+
+    Raises:
+        ValueError: there is no such network.
+    """
+    kind = network.get("kind", CrepeShape.kind)  # descriptions of old name none: there was one network only
+    if not isinstance(kind, str) or kind not in NETWORKS:
+        raise ValueError(f"there is no network {str(kind)[:40]!r}")
+    return NETWORKS[kind]
+
+
 def shape_of(
     arrays: Arrays, alphabet_size: int, feature_len: int, network: Mapping[str, Any] | None = None
 ) -> CrepeShape | NGramShape:
@@ -206,50 +181,9 @@ def shape_of(
         UserError: they are no such network's, or not for this alphabet and length.
     """
     network = network or {}
-    shape: CrepeShape | NGramShape
-    if network.get("kind") == NGramShape.kind:
-        buckets, classes = _outlines(arrays, "weight", 2)
-        shape = NGramShape(alphabet_size, feature_len, classes, network["longest"], buckets)
-    else:
-        shape = _crepe_shape(arrays, alphabet_size, feature_len, network.get("dropout", 0.5))
+    shape = shape_class(network).of_parameters(arrays, alphabet_size, feature_len, network)
     for name, expected in shape.parameter_shapes().items():
         if name not in arrays or arrays[name].shape != expected:
             found = f"has {list(arrays[name].shape)} instead of {list(expected)}" if name in arrays else "is missing"
             raise UserError(NOT_OURS, f"{name} {found}", OTHER)
-    return shape
-
-
-def _crepe_shape(arrays: Arrays, alphabet_size: int, feature_len: int, dropout: float) -> CrepeShape:
-    filters, channels, _ = _outlines(arrays, "0.weight", 3)
-    units, width = _outlines(arrays, "10.weight", 2)
-    classes, _ = _outlines(arrays, "14.weight", 2)
-    if channels != alphabet_size:
-        raise UserError(
-            f"the parameters read {channels} characters, the encoding has {alphabet_size}",
-            remedy="give the --mode with which they were trained; to train, prepare the data with it",
-        )
-    if width != lengths(feature_len)[-1] * filters:
-        raise UserError(
-            f"the parameters are not for documents of {feature_len} characters",
-            f"their first dense layer has {width} inputs; {feature_len} characters give "
-            f"{lengths(feature_len)[-1] * filters}",
-            f"give the --feature-len with which they were trained{_such_as(width, filters)}; "
-            "to train, prepare the data with it",
-        )
-    return CrepeShape(alphabet_size, feature_len, classes, filters, units, dropout)
-
-
-def _such_as(width: int, filters: int) -> str:
-    """Documents that a first dense layer of ``width`` inputs is for."""
-    positions, rest = divmod(width, filters)
-    return f", such as {shortest(positions)}" if not rest and positions else ""
-
-
-def _outlines(arrays: Arrays, name: str, dimensions: int) -> tuple[int, ...]:
-    """The shape of one array."""
-    shape = tuple(arrays[name].shape) if name in arrays else ()
-    if len(shape) != dimensions:
-        raise UserError(NOT_OURS, f"{name!r} is missing or misshapen", OTHER)
-    if not all(shape):
-        raise UserError(NOT_OURS, "a layer has no outputs", OTHER)
     return shape

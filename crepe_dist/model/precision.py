@@ -9,7 +9,7 @@ from crepe_dist.distributed.cuda import compute_capability
 from crepe_dist.errors import UserError
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
-from crepe_dist.settings.model_options import Kind, ModelOptions
+from crepe_dist.settings.model_options import ModelOptions
 
 TENSOR_CORES = (7, 0)  # compute capability from which on a GPU multiplies float16 faster than float32
 
@@ -39,22 +39,25 @@ class Plan:
         return f"{self.precision}, {kernels} ({self.why})"
 
 
-def plan(options: ModelOptions, device: Any, kind: Kind = "crepe") -> Plan:
-    """What ``options`` mean for that network on this device.
+def plan(options: ModelOptions, device: Any, multiplies: bool = True) -> Plan:
+    """Decide what ``options`` mean on this device, for a network whose time goes into matrix products or not.
+
+    Args:
+        multiplies: ``Shape.multiplies``.
 
     Raises:
         UserError: the device, the network or the install cannot do what they ask for.
     """
-    if kind == "ngrams" and options.precision not in ("auto", "float32"):
+    if not multiplies and options.precision not in ("auto", "float32"):
         raise UserError(
             f"the n-gram network does not compute in {options.precision}",
             "it adds numbers up and multiplies none",
             "use model.precision auto, or model.network crepe",
         )
-    if kind == "ngrams":
+    if not multiplies:
         options = replace(options, precision="float32")
     found = _on_gpu(options, device) if device.device_type == "gpu" else _on_cpu(options)
-    return replace(found, why="as n-grams do") if kind == "ngrams" else found
+    return found if multiplies else replace(found, why="as n-grams do")
 
 
 def _on_cpu(options: ModelOptions) -> Plan:

@@ -170,7 +170,7 @@ def open_checkpoint(path: Path, foreign: Foreign, device: Any) -> Predictor:
     options = ModelOptions(precision="float32" if in_float32 else "auto")
     network = parameters.build(shape, options, device, seed=0)
     parameters.set_values(network, arrays)
-    return Predictor(open_engine(network, plan(options, device, shape.kind), device), encoding, classes)
+    return Predictor(open_engine(network, plan(options, device, shape.multiplies), device), encoding, classes)
 
 
 def _from_flags(path: Path, foreign: Foreign) -> tuple[Encoding, list[str]]:

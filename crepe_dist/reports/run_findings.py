@@ -6,6 +6,8 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from crepe_dist.data.alphabet import USUAL
+from crepe_dist.model.ngrams import NGramShape
+from crepe_dist.model.parameters import shape_class
 from crepe_dist.reports.score_tables import LABEL, SURE, calibration, headline, majority, unanswered
 from crepe_dist.reports.uncertainty import interval
 from crepe_dist.wording import counted, cut, listed, number, percent
@@ -42,7 +44,7 @@ def choice(record: RunRecord) -> str:
 
 
 def is_of_ngrams(record: RunRecord) -> bool:
-    return record.about["network"].get("kind") == "ngrams"  # an older version does not say; it had the other one only
+    return shape_class(record.about["network"]) is NGramShape
 
 
 def network(record: RunRecord) -> str:

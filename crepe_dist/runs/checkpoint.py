@@ -15,12 +15,9 @@ from crepe_dist.data.dataset import PARTS, Dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, sha256, sync, write_json, write_text
 from crepe_dist.model import parameters
-from crepe_dist.model.crepe import CrepeShape
-from crepe_dist.model.ngrams import NGramShape
 from crepe_dist.model.parameters import Arrays, Network
 from crepe_dist.runs.scores import MOST_CLASSES, Scores
 from crepe_dist.runs.state import Progress
-from crepe_dist.settings.model_options import LONGEST_NGRAM
 
 FORMAT = 1
 FOLDER = "checkpoints"
@@ -217,7 +214,7 @@ def trained_as(path: Path, about: dict[str, Any]) -> tuple[Encoding, list[str], 
         classes, network = about["classes"], about["network"]
         if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
             raise ValueError("the classes are not a list of names")
-        _check_network(network)
+        parameters.shape_class(network).check_settings(network)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path.with_suffix('.json')} cannot be read",
@@ -225,19 +222,6 @@ def trained_as(path: Path, about: dict[str, Any]) -> tuple[Encoding, list[str], 
             "take another checkpoint; delete the .json to treat the file as foreign parameters",
         ) from error
     return encoding, classes, network
-
-
-def _check_network(about: dict[str, Any]) -> None:
-    kind = about.get("kind", CrepeShape.kind)
-    if kind == NGramShape.kind:
-        if type(about["longest"]) is not int or not 1 <= about["longest"] <= LONGEST_NGRAM:
-            raise ValueError(f"longest is {str(about['longest'])[:40]}")
-    elif kind == CrepeShape.kind:
-        dropout = about["dropout"]
-        if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
-            raise ValueError(f"dropout is {str(dropout)[:40]}")
-    else:
-        raise ValueError(f"there is no network {str(kind)[:40]!r}")
 
 
 def scores(path: Path, classes: int) -> dict[str, Scores]:

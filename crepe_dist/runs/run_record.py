@@ -10,6 +10,7 @@ from typing import Any
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import SAMPLE, Dataset, Part, folder_of, open_dataset
 from crepe_dist.errors import UserError
+from crepe_dist.model.parameters import shape_class
 from crepe_dist.runs import checkpoint, history
 from crepe_dist.runs.checkpoint import RESULT
 from crepe_dist.runs.history import History
@@ -164,6 +165,7 @@ def _check(about: dict[str, Any]) -> None:
         raise ValueError("the epoch or the data is malformed")
     if not isinstance(about["data"]["name"], str) or not isinstance(about["network"], dict):
         raise ValueError("the data or the network has no description")
+    shape_class(about["network"])
 
 
 def _check_made(made: Any) -> None:

@@ -16,7 +16,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.model import ngrams, parameters
 from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.engine import Engine, open_engine
-from crepe_dist.model.ngrams import NGrams, NGramShape, buckets_for
+from crepe_dist.model.ngrams import NGrams, NGramShape
 from crepe_dist.model.objective import Objective, balanced
 from crepe_dist.model.parameters import Network
 from crepe_dist.model.precision import Plan, plan
@@ -42,8 +42,8 @@ def build_engine(config: Config, data: Dataset, world: World) -> tuple[Engine, S
     device = world.agree("device", lambda: pick(config.device, world.local_rank, world.local_size))
     world.agree("settings", lambda: None, same=lambda _: config.identity())
     start = world.agree("parameters to start from", lambda: _start(config, data), same=_identity)
-    kind = start.shape.kind if start else config.model.kind(len(data.parts["train"]))
-    computing = world.agree("precision", lambda: plan(config.model, device, kind), same=Plan.result)
+    shape = start.shape if start else _shape(config.model, data)
+    computing = world.agree("precision", lambda: plan(config.model, device, shape.multiplies), same=Plan.result)
     objective = world.agree("class weights", lambda: _objective(config, data))
     network = world.agree("network", lambda: build_network(config, data, device, start))
     if isinstance(network, NGrams) and start is None:
@@ -86,11 +86,8 @@ def count_ngrams(network: NGrams, dataset: Dataset, world: World, deviations: fl
 
 def _shape(options: ModelOptions, dataset: Dataset) -> CrepeShape | NGramShape:
     rows, classes, encoding = len(dataset.parts["train"]), len(dataset.classes), dataset.encoding
-    characters = len(encoding.alphabet)
-    if options.kind(rows) == "ngrams":
-        buckets = options.buckets or buckets_for(classes)
-        return NGramShape(characters, encoding.feature_len, classes, options.longest, buckets)
-    return CrepeShape(characters, encoding.feature_len, classes, *options.widths(rows), options.dropout)
+    chosen = parameters.NETWORKS[options.kind(rows)]
+    return chosen.for_data(options, len(encoding.alphabet), encoding.feature_len, classes, rows)
 
 
 def _check_memory(shape: Shape) -> None:
@@ -101,9 +98,7 @@ def _check_memory(shape: Shape) -> None:
             f"this network ({shape}) is too large for this machine",
             f"its {count:,} parameters take {COPIES * 4 * count / 1e9:,.0f} GB in training, "
             f"the machine has {machine.memory() / 1e9:,.0f} GB",
-            "lower model.filters and model.units, or choose a model.size"
-            if isinstance(shape, CrepeShape)
-            else "lower model.buckets",
+            shape.smaller,
         )
 
 

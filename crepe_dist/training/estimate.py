@@ -72,7 +72,7 @@ def estimate(
         f"about {wording.duration(total)}: {wording.counted(epochs, 'epoch')} of {wording.counted(steps, 'step')} at "
         f"{1000 * slowest[0]:,.0f} ms, {wording.counted(scored, 'document')} scored after each"
     )
-    if engine.network.shape.kind == "crepe" and progress.step == 0 and left < FEW_STEPS:
+    if engine.network.shape.has_plateau and progress.step == 0 and left < FEW_STEPS:
         told += (
             f"\nnote: {wording.counted(left, 'step')} are few, convolutions take about a thousand to tell "
             f"classes apart\n  do:  --epochs {math.ceil(FEW_STEPS / steps)}, unless this is only a try"

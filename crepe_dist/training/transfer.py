@@ -20,8 +20,6 @@ from crepe_dist.model.parameters import Arrays, Network
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings.model_options import ModelOptions
 
-# Arrays that belong to the classes, and the axis of the classes: Crepe's last layer, all of the n-gram network.
-OF_CLASSES = {CrepeShape.kind: {"14.weight": 0, "14.bias": 0}, NGramShape.kind: {"weight": 1, "bias": 0}}
 SHOWN_CLASSES = 5
 
 
@@ -73,9 +71,7 @@ def read(given: str, options: ModelOptions, dataset: Dataset) -> Start:
         )
     _check_settings(path, options, shape)
     kept, said = _kept(path, arrays, shape, classes, dataset.classes)
-    shape = replace(shape, classes=len(dataset.classes))
-    if isinstance(shape, CrepeShape):
-        shape = replace(shape, dropout=options.dropout)
+    shape = replace(shape, classes=len(dataset.classes)).trained_as(options)
     return Start(shape, kept, sha256(path) if about is None else about["sha256"], said)
 
 
@@ -89,7 +85,7 @@ def _kept(
     Args:
         classes: names of the classes that the arrays were trained on; ``None`` if unknown.
     """
-    name, of_classes = wording.visible(str(path)), OF_CLASSES[shape.kind]
+    name, of_classes = wording.visible(str(path)), shape.class_axes
     if classes == here:
         return arrays, f"all layers from {name}"
     if classes is None and shape.classes == len(here):
@@ -99,7 +95,7 @@ def _kept(
         ordered = {each: np.take(arrays[each], order, axis) for each, axis in of_classes.items()}
         return {**arrays, **ordered}, f"all layers from {name}, its classes in the order of the data"
     there = wording.counted(shape.classes, "class", "classes") if classes is None else _listed(classes)
-    if isinstance(shape, NGramShape):
+    if not shape.has_other_layers:
         raise UserError(
             f"{path} is an n-gram network for other classes than those of the data",
             f"it has one layer, which belongs to its classes ({there}), so that nothing of it could be kept",
@@ -115,7 +111,7 @@ def _check_encoding(path: Path, there: Encoding, dataset: Dataset, network: dict
     Folding accents changes neither. The table of n-grams fits texts of any length.
     """
     here = dataset.encoding
-    any_length = network.get("kind") == NGramShape.kind
+    any_length = parameters.shape_class(network).reads_any_length
     if (here.mode, here.alphabet) != (there.mode, there.alphabet) or not (
         any_length or here.feature_len == there.feature_len
     ):
@@ -134,21 +130,12 @@ def _check_settings(path: Path, options: ModelOptions, shape: CrepeShape | NGram
             "training continues with the network of the given parameters",
             "leave out model.network, model.size, model.filters and model.units, or start from another checkpoint",
         )
-    asked: dict[str, int | None]
-    if isinstance(shape, CrepeShape):
-        asked = dict(zip(("filters", "units"), options.asked_widths))
-    else:
-        # A default that was typed cannot be told from one that was not.
-        longest = None if options.longest == ModelOptions.longest else options.longest
-        asked = {"longest": longest, "buckets": options.buckets}
-    for name, value in asked.items():
+    for name, value in shape.asked(options).items():
         if value not in (None, getattr(shape, name)):
             raise UserError(
                 f"the settings ask for {value} {name}, {path} has {getattr(shape, name)}",
                 "the network takes its size from the parameters that it starts from",
-                "leave out model.size, model.filters and model.units: they are taken from there"
-                if isinstance(shape, CrepeShape)
-                else f"leave out model.{name}: it is taken from there",
+                shape.unasked(name),
             )
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from crepe_dist.data.dataset import Dataset
+from crepe_dist.data.dataset import Dataset, folder_of
 from crepe_dist.model.engine import Engine
-from crepe_dist.preparing.sources import folder_of
 from crepe_dist.settings.config import Config
-from crepe_dist.settings.model_options import Kind
 from crepe_dist.training.observers.observer import Observer
 from crepe_dist.training.step import Outcome
 
@@ -24,16 +22,16 @@ class NotLearning(Observer):
     Args:
         guess: mean loss of predictions that do not look at the documents (``Objective.of_ignorance``), in nats.
         config: settings that shape the advice.
-        kind: the network's.
+        has_plateau: ``Shape.has_plateau``.
         say: told the warning.
     """
 
     def __init__(
-        self, guess: float, config: Config, kind: Kind = "crepe", say: Callable[[str], None] = lambda line: None
+        self, guess: float, config: Config, has_plateau: bool = True, say: Callable[[str], None] = lambda line: None
     ) -> None:
         self._guess = guess
         self._config = config
-        self._kind = kind
+        self._has_plateau = has_plateau
         self._losses: deque[float] = deque(maxlen=WINDOW)
         self._said = False
         self._say = say
@@ -43,7 +41,7 @@ class NotLearning(Observer):
     def of(cls, config: Config, data: Dataset, engine: Engine, say: Callable[[str], None]) -> NotLearning:
         """Watch a run on ``data``."""
         guess = engine.objective.of_ignorance(data.class_counts())
-        return cls(guess, config, engine.network.shape.kind, say)
+        return cls(guess, config, engine.network.shape.has_plateau, say)
 
     def after_step(self, outcome: Outcome, learning_rate: float) -> None:
         self._step = outcome.step
@@ -89,7 +87,7 @@ class NotLearning(Observer):
     def advice(self, step: int) -> str:
         """Describe the symptom and the remedies, the likeliest first."""
         model, optimizer, training = self._config.model, self._config.optimizer, self._config.training
-        convolutions = self._kind == "crepe"
+        convolutions = self._has_plateau
         diverged = self._mean() > 1.2 * self._guess
         tries = []
         if diverged or (optimizer.name == "adam" and optimizer.learning_rate > 0.002):

@@ -133,7 +133,7 @@ class Profile(Observer):
 
         ``None`` if there is none in the precision, or the network has none.
         """
-        if self._engine.network.shape.kind == "ngrams":
+        if not self._engine.network.shape.multiplies:
             return None
         runs = products(0.3, self._engine.device)
         self._world.gather(0, "profile.ceiling")  # all measure at the same time
