@@ -32,7 +32,7 @@ from crepe_dist import command
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_text
-from crepe_dist.reports import page
+from crepe_dist.reports import drawing
 from crepe_dist.reports.run_figures import RUNS, STYLES
 from crepe_dist.runs.history import History
 from crepe_dist.runs.run_record import RunRecord, open_run
@@ -110,9 +110,9 @@ def _picture(histories: list[tuple[str, History]]) -> str:
     """Accuracy on the validation part after each epoch; on the test part where there is no other."""
     from matplotlib.ticker import MaxNLocator
 
-    with page.look():
+    with drawing.look():
         legend = 0.1 + 0.2 * len(histories)
-        figure, axes = page.blank(2.6 + legend, left=0.8, top=legend)
+        figure, axes = drawing.blank(2.6 + legend, left=0.8, top=legend)
         for (name, history), (style, colour) in zip(histories, itertools.product(STYLES, RUNS)):
             part = "validation" if "validation_accuracy" in history.epochs[0] else "test"
             epochs = [record["epoch"] + 1 for record in history.epochs]
@@ -123,7 +123,7 @@ def _picture(histories: list[tuple[str, History]]) -> str:
         axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
         axes.grid(axis="y")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1))
-        return page.standalone(figure)
+        return drawing.standalone(figure)
 
 
 if __name__ == "__main__":

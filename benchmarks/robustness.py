@@ -23,7 +23,7 @@ from crepe_dist.data.typos import with_typos
 from crepe_dist.distributed.join import join
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_text
-from crepe_dist.reports import page
+from crepe_dist.reports import drawing
 from crepe_dist.reports.run_figures import RUNS, STYLES
 from crepe_dist.runs.run_record import RunRecord, open_run
 from crepe_dist.settings import arguments
@@ -81,9 +81,9 @@ def _baselines(dataset: Dataset, parts: list[Part]) -> list[Curve]:
 
 
 def _picture(curves: list[Curve]) -> str:
-    with page.look():
+    with drawing.look():
         legend = 0.2 + 0.2 * -(-len(curves) // 2)
-        figure, axes = page.blank(2.8 + legend, left=0.8, top=legend)
+        figure, axes = drawing.blank(2.8 + legend, left=0.8, top=legend)
         for (name, accuracies), (style, colour) in zip(curves, itertools.product(STYLES, RUNS)):
             axes.plot(RATES, accuracies, color=colour, linestyle=style, marker="o", markersize=3.5, label=name)
         axes.set(xlabel="characters hit by a typing error", ylabel="right answers", xticks=RATES)
@@ -91,7 +91,7 @@ def _picture(curves: list[Curve]) -> str:
         axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
         axes.grid(axis="y")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-        return page.standalone(figure)
+        return drawing.standalone(figure)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from crepe_dist import command
-from crepe_dist.benchmarking import peers_environment, projection_flags
+from crepe_dist.benchmarking import peers_environment, projection_flags, projection_table
 from crepe_dist.distributed.device import pick
 from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.errors import UserError
@@ -87,19 +87,14 @@ def _peers(given: str | None) -> str | None:
 
 
 def _project(given: argparse.Namespace) -> None:
-    from crepe_dist.benchmarking import projection_table
-
     sizes = projection_flags.world_sizes(given)
     import_mxnet(detect())
+    from crepe_dist.benchmarking.suite import Sizes, shape_of, training_rate  # as in main
 
     def gradient() -> int:
-        from crepe_dist.benchmarking.suite import Sizes, shape_of
-
         return 4 * shape_of(Sizes()).parameters
 
     def rate(batch: int) -> float:
-        from crepe_dist.benchmarking.suite import Sizes, training_rate
-
         return training_rate(Sizes(rounds=1, seconds=2.0, batch_size=batch), pick(given.device, 0, 1))
 
     job = projection_flags.job(given, rate, gradient)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rich.console import Console
+
 from crepe_dist import command
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_text
@@ -32,8 +34,7 @@ def main() -> None:
         raise UserError("one run cannot be compared", remedy="name two or more")
     arguments.check_output(given.html, "--html")
 
-    from rich.console import Console
-
+    # Imported here for --help: matplotlib and MXNet take 2 s.
     from crepe_dist.reports import comparison_page
     from crepe_dist.runs.run_record import open_run
 

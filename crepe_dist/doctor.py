@@ -9,6 +9,8 @@ from dataclasses import asdict
 from rich.console import Console
 
 from crepe_dist import command
+from crepe_dist.diagnosis import checks, inventory, show, trial
+from crepe_dist.diagnosis.verdict import verdict
 from crepe_dist.distributed.launch import detect
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.settings import arguments
@@ -38,10 +40,6 @@ def main() -> None:
     if detect().size > 1:
         launcher = detect().launcher
         raise UserError(f"doctor was started by {launcher}", "it starts its processes itself", "start it without one")
-    # Imported here: --help needs none of it.
-    from crepe_dist.diagnosis import checks, inventory, show, trial
-    from crepe_dist.diagnosis.verdict import verdict
-
     console = Console(quiet=given.json)
     found = inventory.collect()
     looked = checks.checks(found)

@@ -45,7 +45,7 @@ def main() -> None:
     if given.out.exists() and not given.out.is_dir():
         raise UserError(f"--out: {given.out} is not a folder", remedy="choose another --out")
 
-    import_mxnet(detect())
+    import_mxnet(detect())  # sets the number of threads, so what imports MXNet comes after it
     from crepe_dist.exporting import verification, web_runtime
     from crepe_dist.exporting.exporter import export
     from crepe_dist.predicting.predictor import load

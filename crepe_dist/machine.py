@@ -17,6 +17,7 @@ COMPUTING = ("mxnet", "mxnet-cu112", "horovod", "numpy")
 PACKAGES = (*COMPUTING, "pandas", "pyyaml")
 SOURCES = (".py", ".cpp", ".h")
 MEMBERSHIP = Path("/proc/self/cgroup")
+SHARED_MEMORY = Path("/dev/shm")
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 LIMITS = {
     "open files": resource.RLIMIT_NOFILE,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
+from rich.console import Console
 
 from crepe_dist import command
 from crepe_dist.data.dataset import PARTS, open_dataset
@@ -47,7 +48,7 @@ EXAMPLES = """  echo "what a wonderful little film" | python -m crepe_dist.predi
 def main() -> None:
     given = parser().parse_args()
     _check(given)
-    import_mxnet(detect())
+    import_mxnet(detect())  # sets the number of threads, so what imports MXNet comes after it
     from crepe_dist.predicting.predictor import load
     from crepe_dist.runs import checkpoint
 
@@ -207,8 +208,6 @@ class Explaining:
 
     def show(self, explanation: Explanation, stream: TextIO) -> None:
         """In colours on a terminal that has them."""
-        from rich.console import Console
-
         console = Console(file=stream)
         if console.color_system is None or console.no_color:
             stream.write(f"  {report.marked(explanation)}\n")

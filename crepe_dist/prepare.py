@@ -28,7 +28,6 @@ from crepe_dist.preparing.formats.rows import Share
 from crepe_dist.preparing.preparation import MAX_BAD, How, Progress, Steps, merge_in_steps, prepare_in_steps
 from crepe_dist.preparing.selection import DEDUPE, Split
 from crepe_dist.preparing.sources import FORMATS, SAMPLE, SAMPLE_FEATURE_LEN, Reading, Sources, find_sources
-from crepe_dist.reports import data_page as report
 from crepe_dist.settings import arguments
 from crepe_dist.settings.allowed_values import LONGEST_DOCUMENT, MODES
 from crepe_dist.settings.data_options import LONGEST_FITTED
@@ -85,7 +84,9 @@ def _run(given: argparse.Namespace) -> None:
         _take_amazon(given)
     if given.out is None:
         raise UserError("--out is needed", "it names the folder to make", "--out data/NAME")
-    _show(_steps(given), given.out)
+    from crepe_dist.reports import data_page  # with matplotlib it takes 0.5 s to import, which --help need not wait for
+
+    _show(_steps(given, data_page.page), given.out, data_page.show)
 
 
 def _check_alone(given: argparse.Namespace, flag: str, taken: set[str]) -> None:
@@ -180,9 +181,9 @@ def parser() -> arguments.Parser:
     return flags
 
 
-def _steps(given: Any) -> Steps:
+def _steps(given: Any, page: Callable[[dict[str, Any]], str]) -> Steps:
     reading = Reading(given.format, given.header, Wanted(given.label, given.title, given.text))
-    how = How(reading, given.max_bad, given.processes, given.part, given.overwrite, _typed(), report.page)
+    how = How(reading, given.max_bad, given.processes, given.part, given.overwrite, _typed(), page)
     if given.merge:
         return merge_in_steps([Path(name) for name in given.source], given.out, how)
     test, validation = _file_or_share(given.test), _file_or_share(given.validation)
@@ -278,7 +279,7 @@ def _typed() -> str:
     return printable(shlex.join(["python", "-m", "crepe_dist.prepare", *sys.argv[1:]]))
 
 
-def _show(steps: Steps, out: Path) -> None:
+def _show(steps: Steps, out: Path, report: Callable[[dict[str, Any], Console, str], None]) -> None:
     with closing(steps), _bar() as show:
         while True:
             try:
@@ -290,7 +291,7 @@ def _show(steps: Steps, out: Path) -> None:
         print(f"part {summary['part']} of {summary['of']}: {summary['rows']:,} rows in {printable(out)}")
         print("when all parts are made: python -m crepe_dist.prepare --merge PART... --out DIR")
     else:
-        report.show(summary, Console(), printable(out))
+        report(summary, Console(), printable(out))
 
 
 @contextmanager

@@ -26,6 +26,7 @@ def parser() -> arguments.Parser:
 def main() -> None:
     given = parser().parse_args()
 
+    # Imported here for --help: matplotlib and MXNet take 2 s.
     from crepe_dist.reports.run_report import CARD, REPORT, write_report
     from crepe_dist.runs.run_record import open_run
 

@@ -9,8 +9,11 @@ from typing import Any
 
 from crepe_dist import command
 from crepe_dist.distributed.control import Stopped
+from crepe_dist.distributed.device import pick
 from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.errors import ExitCode, UserError, visible
+from crepe_dist.predicting.model_summary import summarise
+from crepe_dist.serving.batching import Batcher
 from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import whole
 from crepe_dist.settings.schema import limits, typed
@@ -82,13 +85,11 @@ def _serve(given: Any, options: ServiceOptions) -> None:
             "start one, by itself",
         )
     import_mxnet(launch)
-    from crepe_dist.distributed.device import pick
-    from crepe_dist.predicting.model_summary import summarise
+    # What imports MXNet comes after that; FastAPI and uvicorn take 0.6 s, which --help need not wait for.
     from crepe_dist.predicting.predictor import Foreign, open_checkpoint
     from crepe_dist.runs import checkpoint
     from crepe_dist.serving import server
     from crepe_dist.serving.app import create_app
-    from crepe_dist.serving.batching import Batcher
     from crepe_dist.serving.prometheus import Metrics
 
     with server.bind(given.host, given.port) as listener:

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from crepe_dist import doctor, machine
 from crepe_dist.diagnosis import checks, inventory, show, trial
-from crepe_dist.diagnosis.check import Check
+from crepe_dist.diagnosis.outcome import Check
 from crepe_dist.diagnosis.trial import Trial, attempt, judge, trials
 from crepe_dist.diagnosis.verdict import verdict
 from crepe_dist.distributed.launch import horovodrun

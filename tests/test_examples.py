@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -65,6 +66,14 @@ def test_version_and_help(name, monkeypatch, capsys):
             commands.run(module.main)
         assert ended.value.code == 0
         assert expected in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_starts_without_libraries_that_take_long(name):
+    slow = {"fastapi", "matplotlib", "mxnet", "onnx", "onnxruntime", "pandas", "pyarrow", "tensorboardX", "uvicorn"}
+    code = f"import sys, crepe_dist.{name}; print(*{slow} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True)
+    assert found.stdout.strip() == ""
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.data.loader import batches, epoch_order
+
 
 def main() -> None:
-    from crepe_dist.data.dataset import open_dataset
-    from crepe_dist.data.loader import batches, epoch_order
-
     part = open_dataset(Path(sys.argv[1])).parts["train"]
     before = _anonymous()
     order = epoch_order(len(part), 0, 0)

@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import mxnet as mx
 import numpy as np
 import numpy.typing as npt
+from mxnet import autograd, gluon
+from mxnet.gluon import nn
 
 from crepe_dist.data.alphabet import ALPHABET
 from crepe_dist.model.crepe import CONVOLUTIONS, POOL, CrepeShape
@@ -39,9 +42,6 @@ class Loop:
     def __init__(
         self, texts: Sequence[str], labels: Sequence[int], shape: CrepeShape, batch_size: int, device: Any
     ) -> None:
-        import mxnet as mx
-        from mxnet import gluon
-
         self._network = _network(shape)
         self._device = device
         self._network.initialize(mx.init.Xavier(magnitude=2.24), ctx=device)
@@ -56,8 +56,6 @@ class Loop:
 
     def __call__(self) -> int:
         """Trains on all documents; returns their number."""
-        from mxnet import autograd
-
         for texts, labels in self._loader:
             texts, labels = texts.as_in_context(self._device), labels.as_in_context(self._device)
             self._network(texts)
@@ -83,8 +81,6 @@ class _Texts:
 
 
 def _network(shape: CrepeShape) -> Any:
-    from mxnet.gluon import nn
-
     network = nn.HybridSequential()
     for kernel, pooled in CONVOLUTIONS:
         network.add(nn.Conv1D(channels=shape.filters, kernel_size=kernel, activation="relu"))

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
 from crepe_dist import command
 from crepe_dist.benchmarking.workers import serve
+from crepe_dist.distributed.join import join
 from crepe_dist.distributed.launch import detect
 
 
@@ -30,72 +30,14 @@ def main() -> None:
     with ExitStack() as stack:
 
         def work() -> dict[str, Callable[..., dict[str, Any]]]:
-            from crepe_dist.distributed.join import join
-
             place = launch.local_rank if given.number is None else number
-            worker = Worker(stack.enter_context(join()), place)
+            world = stack.enter_context(join())
+            from crepe_dist.benchmarking.scaling_training import Worker  # MXNet; join sets the number of its threads
+
+            worker = Worker(world, place)
             return {"build": worker.build, "train": worker.train, "allreduce": worker.allreduce}
 
         serve(given.address, number, work)
-
-
-class Worker:
-    """Requests that `crepe_dist.benchmarking.workers` sends to a worker; all ranks of a world take part."""
-
-    def __init__(self, world: Any, place: int) -> None:
-        self._world = world
-        self._place = place
-
-    def build(self, on: str = "cpu", **shape: Any) -> dict[str, Any]:
-        """Makes the network of that shape, on a GPU of its own or on the CPU; answers the ``bytes`` of its gradient."""
-        import mxnet as mx
-
-        from crepe_dist.benchmarking.ours import SETTINGS, Training
-        from crepe_dist.model.crepe import CrepeShape
-        from crepe_dist.model.parameters import build
-        from crepe_dist.settings.model_options import ModelOptions
-
-        self._shape = CrepeShape(**shape)
-        device = mx.gpu(self._place) if on == "gpu" else mx.cpu()
-        self._training = Training(self._shape, self._world, device)
-        # A second set of gradients, so that the all-reduce can be timed apart from the step.
-        parameters = build(self._shape, ModelOptions(), device, seed=0).collect_params()
-        self._trainer = self._world.trainer(parameters, "sgd", SETTINGS).gluon
-        self._gradients = [each.grad() for each in parameters.values() if each.grad_req != "null"]
-        return {"bytes": sum(each.size * each.dtype().itemsize for each in self._gradients)}
-
-    def train(self, batch: int, steps: int) -> dict[str, Any]:
-        """Trains on ``batch`` documents of this process, ``steps`` times; answers ``seconds``, documents' ``rate``."""
-        import numpy as np
-
-        from crepe_dist.data.loader import pack
-
-        shape, size = self._shape, self._world.size
-        codes = np.random.default_rng(number := self._world.rank).integers(
-            0, shape.alphabet_size, [batch, shape.feature_len], dtype=np.uint8
-        )
-        labels = (np.arange(batch, dtype=np.int32) + number) % shape.classes
-        packed = pack(codes, labels, batch, batch * size)
-        start = time.perf_counter()
-        self._training.on(packed for _ in range(steps))
-        seconds = time.perf_counter() - start
-        return {"seconds": seconds, "rate": batch * steps / seconds}
-
-    def allreduce(self, times: int) -> dict[str, Any]:
-        """Answers the ``seconds`` of each of ``times`` all-reduces of the gradient, with nothing else to do."""
-        import mxnet as mx
-
-        seconds = []
-        for _ in range(times):
-            for gradient in self._gradients:
-                gradient[:] = 1
-            mx.nd.waitall()
-            self._world.gather(0, "scaling.start")  # all are ready
-            start = time.perf_counter()
-            self._trainer.allreduce_grads()
-            mx.nd.waitall()
-            seconds.append(time.perf_counter() - start)
-        return {"seconds": seconds}
 
 
 if __name__ == "__main__":

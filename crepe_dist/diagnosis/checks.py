@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from crepe_dist.diagnosis.check import Check
 from crepe_dist.diagnosis.inventory import FOLDERS, Facts
+from crepe_dist.diagnosis.outcome import Check
 from crepe_dist.distributed import cuda, horovod_build
 from crepe_dist.errors import UserError
 from crepe_dist.machine import PACKAGES

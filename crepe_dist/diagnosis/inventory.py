@@ -15,7 +15,7 @@ from typing import Any
 
 from crepe_dist import machine
 from crepe_dist.diagnosis.probe import SECONDS
-from crepe_dist.distributed import device, shared_memory
+from crepe_dist.distributed import device
 from crepe_dist.distributed.launch import Launch, horovodrun, threads
 from crepe_dist.errors import UserError
 
@@ -37,7 +37,7 @@ def collect() -> Facts:
         "threads": _threads(),
         "memory": {"total": machine.memory(), "free": machine.available_memory()},
         "folders": {name: folder(Path(name)) for name in FOLDERS},
-        "shared memory": folder(shared_memory.FOLDER),
+        "shared memory": folder(machine.SHARED_MEMORY),
         "limits": machine.limits(),
         "hostname": {"trouble": _unresolved(socket.gethostname())},
         "horovodrun": _launcher(),

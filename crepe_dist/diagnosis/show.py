@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from crepe_dist.diagnosis.check import Check
+from crepe_dist.diagnosis.outcome import Check
 from crepe_dist.errors import shown
 
 STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}

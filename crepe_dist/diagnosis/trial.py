@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
-from crepe_dist.diagnosis.check import Check
 from crepe_dist.diagnosis.inventory import Facts
+from crepe_dist.diagnosis.outcome import Check
 from crepe_dist.distributed import cuda
 from crepe_dist.distributed.hosts import Host
 from crepe_dist.errors import UserError

@@ -6,7 +6,6 @@ does not end.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,21 +15,19 @@ import numpy as np
 from crepe_dist import command
 from crepe_dist.distributed.join import join
 from crepe_dist.files import write_json
-from crepe_dist.mxnet_internals import structural_parameters
-from crepe_dist.settings.data_options import SHORTEST
 
 if TYPE_CHECKING:
     from crepe_dist.distributed.world import World
 
 NUMBERS = 1 << 18  # more than fit into one buffer of a socket
-MOST_TRIES = 30  # in float16 a step is left out until the scale of the loss is low enough
-ROWS = 8
 
 
 def main() -> None:
     device, folder = sys.argv[1:]
     found: dict[str, Any] = {}
     with join() as world:
+        from crepe_dist.diagnosis.trial_step import step  # MXNet; join sets the number of its threads
+
         path = Path(folder) / f"rank_{world.rank}.json"
         for stage, result in (("sum", sum_of_known), ("step", step)):
             found[stage] = result(world, device)
@@ -42,51 +39,6 @@ def sum_of_known(world: World, device: str) -> dict[str, int]:
     numbers = (np.arange(NUMBERS) % 1009).astype(np.float32)
     got = world.sum((world.rank + 1) * numbers, "doctor.sum")
     return {"numbers": NUMBERS, "wrong": int(np.count_nonzero(got != numbers * (world.size * (world.size + 1) // 2)))}
-
-
-def step(world: World, device: str) -> dict[str, Any]:
-    """A training step, on documents of this rank's own, as `train` does it; digests of the weights before and after."""
-    import mxnet as mx
-
-    from crepe_dist.data.loader import pack
-    from crepe_dist.model.crepe import CrepeShape
-    from crepe_dist.model.engine import open_engine
-    from crepe_dist.model.parameters import build, values
-    from crepe_dist.model.precision import plan
-    from crepe_dist.settings.model_options import ModelOptions
-    from crepe_dist.training.step import TrainingStep
-
-    # Not `pick`: two processes try a GPU that is the only one.
-    place = mx.gpu(world.local_rank % mx.context.num_gpus()) if device == "gpu" else mx.cpu()
-    shape = CrepeShape(alphabet_size=69, feature_len=SHORTEST, classes=4, filters=32, units=64)
-    network = build(shape, ModelOptions(), place, seed=world.rank)
-    engine = open_engine(network, plan(ModelOptions(), place), place)
-    world.broadcast_parameters(structural_parameters(network))
-    trainer = world.trainer(network.collect_params(), "sgd", {"learning_rate": 0.1})
-    train = TrainingStep(engine, trainer, world.size, seed=0, clip_norm=None)
-    before = values(network)
-    generator = np.random.default_rng(world.rank)
-    codes = generator.integers(0, shape.alphabet_size, [ROWS, shape.feature_len], dtype=np.uint8)
-    labels = generator.integers(0, shape.classes, ROWS, dtype=np.int32)
-    batch = pack(codes, labels, ROWS, ROWS * world.size, ROWS * world.rank)
-    for number in range(1, MOST_TRIES + 1):
-        if train(batch, number, 0.1).finite:
-            break
-    after = values(network)
-    return {
-        "computed": str(engine.plan),
-        "summed by": trainer.by,
-        "before": _digest(before),
-        "after": _digest(after),
-        "finite": all(bool(np.isfinite(array).all()) for array in after.values()),
-    }
-
-
-def _digest(arrays: dict[str, np.ndarray[Any, Any]]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(arrays[name].tobytes())
-    return digest.hexdigest()
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from crepe_dist.diagnosis.check import Check
 from crepe_dist.diagnosis.inventory import Facts
+from crepe_dist.diagnosis.outcome import Check
 from crepe_dist.diagnosis.trial import Trial, judge
 from crepe_dist.distributed import horovod_build
 from crepe_dist.wording import counted

@@ -1,4 +1,7 @@
-"""Choice of the device that this process computes on."""
+"""Choice of the device that this process computes on.
+
+MXNet is imported inside the functions: commands import this module before they set the number of MXNet's threads.
+"""
 
 from __future__ import annotations
 

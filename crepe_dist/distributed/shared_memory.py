@@ -20,13 +20,14 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 
+from crepe_dist import machine
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.distributed.gradients import Reduced, Row, Trainer
 from crepe_dist.errors import PeerGone
 from crepe_dist.mxnet_internals import replace_allreduce, set_gradients
 from crepe_dist.native import library
 
-FOLDER = Path("/dev/shm")
+FOLDER = machine.SHARED_MEMORY
 # The barrier is at the start of rank 0's memory. Gradients begin where MXNet's own arrays do, 64 bytes into a page: the
 # update of parameters, which reads the same place of several arrays, is a third slower where they differ.
 START = mmap.PAGESIZE + 64

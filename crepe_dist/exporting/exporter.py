@@ -3,12 +3,14 @@ those of our own engine before it gets its name."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import mxnet as mx
@@ -106,37 +108,24 @@ def _probabilities(predictor: Predictor, texts: Sequence[str]) -> Probabilities:
 
 
 def _write_onnx(ours: Predictor, about: About, folder: Path) -> Answer:
-    model = _onnx(ours)
-    from crepe_dist.exporting import crepe_runtime
-
-    (folder / f"{NAME}.onnx").write_bytes(model)
-    shutil.copyfile(crepe_runtime.__file__, folder / "crepe_runtime.py")
-    return _by_onnx_runtime(crepe_runtime.Classifier(str(folder / f"{NAME}.onnx")))
-
-
-def _write_web(ours: Predictor, about: About, folder: Path, name: str) -> Answer:
-    model = _onnx(ours)
-    from crepe_dist.exporting import crepe_runtime, web_page
-
-    classifier = crepe_runtime.Classifier(model)
-    summary = summarise(name, about, ours.classes, ours.encoding, ours.engine.plan)
-    web_page.write(model, classifier.about, summary, folder)
+    classifier = _onnx().write(ours, folder)
     return _by_onnx_runtime(classifier)
 
 
-def _onnx(ours: Predictor) -> bytes:
-    """The network as an ONNX file; raises ``UserError`` where what writes and tries it is not installed."""
+def _write_web(ours: Predictor, about: About, folder: Path, name: str) -> Answer:
+    summary = summarise(name, about, ours.classes, ours.encoding, ours.engine.plan)
+    return _by_onnx_runtime(_onnx().write_page(ours, summary, folder))
+
+
+def _onnx() -> ModuleType:
+    """Return ``onnx_files``; raise ``UserError`` where ONNX or ONNX Runtime, which it imports, is not installed."""
     try:
-        from crepe_dist.exporting.onnx_graph import model  # and with it ONNX Runtime
+        return importlib.import_module("crepe_dist.exporting.onnx_files")
     except ImportError as error:
         raise UserError(
             f"this needs ONNX and ONNX Runtime: {error}",
             remedy="install them (uv sync --extra export, or pip install onnx onnxruntime), or take another --format",
         ) from error
-    network = ours.engine.network
-    made = model(network.shape, parameters.values(network), ours.encoding, ours.classes)
-    found: bytes = made.SerializeToString()
-    return found
 
 
 def _by_onnx_runtime(classifier: Any) -> Answer:

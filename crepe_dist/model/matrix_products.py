@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Callable
 
+import mxnet as mx
 import numpy as np
 
 from crepe_dist.native import library
@@ -16,8 +17,6 @@ OWN_SIZE, TIMES = 384, 100  # the fastest size of ours, and how often a call mul
 
 def products(seconds: float, device: Any) -> dict[str, Callable[[], float]]:
     """``<by whom>, <precision>`` → a call that returns operations a second, by what is at hand for the device."""
-    import mxnet as mx
-
     left, right = (np.random.default_rng(seed).standard_normal((SIZE, SIZE), dtype=np.float32) for seed in (0, 1))
 
     def by_mxnet(precision: str) -> Callable[[], float]:

@@ -18,12 +18,12 @@ from crepe_dist.preparing.formats.columns import Chosen, Wanted
 from crepe_dist.preparing.formats.documents import DocumentCutter, Documents, list_documents
 from crepe_dist.preparing.formats.json_lines import open_amazon, open_json_lines
 from crepe_dist.preparing.formats.lines import BOM, LineCutter
-from crepe_dist.preparing.formats.parquet import MAGIC, open_parquet
 from crepe_dist.preparing.formats.rows import Cutter, Parser
 from crepe_dist.preparing.formats.stream import Stream
 from crepe_dist.preparing.formats.tables import Table, open_table
 from crepe_dist.preparing.formats.text_lines import TextLines
 
+PARQUET = b"PAR1"  # first bytes of such a file
 LOOK_AT = 1 << 16  # bytes that tell the format where the name does not
 SAMPLE_FEATURE_LEN = 192  # 95 % of its texts fit; of the others, the last characters are kept
 PIPE = "-"
@@ -150,6 +150,8 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
     if source.format == "parquet":
         if source.path is None:
             raise UserError("Parquet cannot be read from a pipe", remedy="name the file")
+        from crepe_dist.preparing.formats.parquet import open_parquet  # PyArrow takes 0.2 s to import
+
         return open_parquet(source.path, source.name, reading.columns, label, keep=keep)
     stream = Stream(source.path)
     if source.format == LINES:
@@ -284,7 +286,7 @@ def _below(path: Path, root: Path) -> str:
 
 
 def _kind_of(head: bytes, name: str) -> str:
-    if head.startswith(MAGIC):
+    if head.startswith(PARQUET):
         return "parquet"
     line = head.removeprefix(BOM).lstrip().split(b"\n", 1)[0]
     if line.startswith((b"{", b"[")):

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
+from crepe_dist.reports import run_figures as figures
 from crepe_dist.reports import run_findings
+from crepe_dist.reports.page import render
 from crepe_dist.reports.uncertainty import interval, mcnemar, paired_interval
+from crepe_dist.runs.run_record import RunRecord
 from crepe_dist.version import __version__
 from crepe_dist.wording import cells, clean, cut, number, percent, visible
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from crepe_dist.runs.run_record import RunRecord
 
 Row = tuple[str, list[str]]
 NOISE = 0.05  # of a p-value
@@ -27,9 +27,6 @@ UNKNOWN = "–"
 
 def page(records: Sequence[RunRecord]) -> str:
     """The comparison as HTML that needs no other file. The first run is the one that the others are compared with."""
-    from crepe_dist.reports import run_figures as figures
-    from crepe_dist.reports.page import render
-
     names = _names(records)
     histories = [(name, record.history) for name, record in zip(names, records)]
     return render(
@@ -52,8 +49,6 @@ def page(records: Sequence[RunRecord]) -> str:
 
 def show(records: Sequence[RunRecord], console: Console) -> None:
     """The comparison in the terminal."""
-    from rich.table import Table
-    from rich.text import Text
 
     def text(value: str, style: str = "") -> Text:
         encoding = console.encoding

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from crepe_dist.reports import colours, drawing
 from crepe_dist.reports import data_sentences as facts
-from crepe_dist.reports import page
 from crepe_dist.wording import cut, number, percent
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-COLOURS = {"train": page.BLUE, "validation": page.ORANGE, "test": page.GREEN}
+COLOURS = {"train": colours.BLUE, "validation": colours.ORANGE, "test": colours.GREEN}
 MOST_BARS = 30
 FEATURE_LEN = "feature_len"
 LABEL = 26  # cells
@@ -23,12 +23,12 @@ MARKED = ("50", "90", "95", "99")  # per cent of the texts
 def rows(summary: dict[str, Any]) -> str:
     """From the rows that were read to the rows of each part, one bar below the other."""
     counts, end = summary["rows"], summary["rows"]["read"]
-    bars = [("read", 0, end, page.SKY)]
+    bars = [("read", 0, end, colours.SKY)]
     for key, name, *_ in facts.LOSSES:
         if counts[key]:
-            bars.append((name, end - counts[key], counts[key], page.RED))
+            bars.append((name, end - counts[key], counts[key], colours.RED))
             end -= counts[key]
-    bars.append(("kept", 0, counts["kept"], page.SKY))
+    bars.append(("kept", 0, counts["kept"], colours.SKY))
     start = 0
     for part in facts.parts(summary):
         count = summary["parts"][part]["rows"]
@@ -38,12 +38,12 @@ def rows(summary: dict[str, Any]) -> str:
         number(count) + (f"  ({percent(count, counts['read'])})" if name != "read" else "")
         for name, _, count, _ in bars
     ]
-    with page.look():
+    with drawing.look():
         figure, axes = _bar_axes([name for name, *_ in bars], ends, counts["read"])
         for place, (_, begin, count, colour) in enumerate(bars):
             axes.barh(place, count, left=begin, height=0.68, color=colour, edgecolor=colour, linewidth=0.8)
             _at_end(axes, begin + count, place, ends[place])
-        return page.svg(figure, "Where the rows went. " + facts.flow(summary))
+        return drawing.svg(figure, "Where the rows went. " + facts.flow(summary))
 
 
 def classes(summary: dict[str, Any]) -> str:
@@ -52,7 +52,7 @@ def classes(summary: dict[str, Any]) -> str:
     totals = facts.totals(summary)
     labels = [cut(summary["classes"][index], LABEL) for index in shown]
     ends = [f"{number(totals[index])}  ({percent(totals[index], sum(totals))})" for index in shown]
-    with page.look():
+    with drawing.look():
         figure, axes = _bar_axes(labels, ends, max((totals[index] for index in shown), default=0), top=0.35)
         start = [0] * len(shown)
         for part in facts.parts(summary):
@@ -62,7 +62,7 @@ def classes(summary: dict[str, Any]) -> str:
         for place, index in enumerate(shown):
             _at_end(axes, totals[index], place, ends[place])
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderpad=0, borderaxespad=0.5, handlelength=1)
-        return page.svg(figure, "Rows of each class. " + facts.balance(summary))
+        return drawing.svg(figure, "Rows of each class. " + facts.balance(summary))
 
 
 def lengths(summary: dict[str, Any]) -> str:
@@ -77,14 +77,14 @@ def lengths(summary: dict[str, Any]) -> str:
     length = summary["encoding"]["feature_len"]
     marks = [(f"{share} %", value) for share, value in summary["lengths"]["percentiles"].items() if share in MARKED]
     marks.append((FEATURE_LEN, length))
-    with page.look():
-        figure, axes = page.blank(3.1, left=0.7, right=1.3, bottom=0.5, top=1.05)
+    with drawing.look():
+        figure, axes = drawing.blank(3.1, left=0.7, right=1.3, bottom=0.5, top=1.05)
         wide = [max(b - a, 0) or 1 for a, b in zip(ends, ends[1:])]
         drawn = axes.bar(
-            ends[:-1], counts, width=wide, align="edge", color=page.SKY, edgecolor=page.BLUE, linewidth=0.5
+            ends[:-1], counts, width=wide, align="edge", color=colours.SKY, edgecolor=colours.BLUE, linewidth=0.5
         )
         if over:
-            drawn[-1].set(facecolor="none", hatch="////", edgecolor=page.BLUE)
+            drawn[-1].set(facecolor="none", hatch="////", edgecolor=colours.BLUE)
         right = last if length > 2 * last or over else max(last, 1.02 * length)
         axes.set_xlim(ends[0], right)
         longest = summary["lengths"]["percentiles"].get("100", edges[-1])
@@ -93,14 +93,14 @@ def lengths(summary: dict[str, Any]) -> str:
         axes.set(xlabel="characters", ylabel="texts")
         axes.grid(axis="y")
         axes.set_axisbelow(True)
-        return page.svg(figure, f"How long the texts are. {facts.lengths(summary)} {facts.cutting(summary)}")
+        return drawing.svg(figure, f"How long the texts are. {facts.lengths(summary)} {facts.cutting(summary)}")
 
 
 def _bar_axes(labels: list[str], ends: list[str], longest: int, top: float = 0.08) -> tuple[Figure, Axes]:
     """Axes for a bar a line, from a name to the right end's number; no scale below, the numbers are enough."""
     places = max(len(labels), 1)
     height = BAR * places + 0.05 + top
-    figure, axes = page.blank(height, left=page.margin(labels), right=page.margin(ends), bottom=0.05, top=top)
+    figure, axes = drawing.blank(height, left=drawing.margin(labels), right=drawing.margin(ends), bottom=0.05, top=top)
     axes.set(xlim=(0, max(longest, 1)), ylim=(places - 0.5, -0.5), xticks=[], yticks=range(len(labels)))
     axes.set_yticklabels(labels)
     axes.tick_params(axis="y", length=0)
@@ -122,8 +122,6 @@ def _place(value: float, edges: list[float], ends: list[float]) -> float:
 
 
 def _ticks(axes: Axes, ends: list[float], maximum: float | None, right: float) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     stop = right if maximum is None else ends[-2]
     ticks = [tick for tick in MaxNLocator(6, integer=True).tick_values(ends[0], stop) if ends[0] <= tick <= stop]
     labels = [number(tick) for tick in ticks]
@@ -149,7 +147,7 @@ def _flags(axes: Axes, marks: list[tuple[float, str, float]], right: float) -> N
             [place, place],
             [0, height + 0.08],
             transform=axes.get_xaxis_transform(),
-            color=page.RED if strong else page.GREY,
+            color=colours.RED if strong else colours.GREY,
             linewidth=1.6 if strong else 0.9,
             clip_on=False,
         )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import Console
 
 from crepe_dist import wording
+from crepe_dist.reports import data_figures as figures
 from crepe_dist.reports import data_sentences as facts
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from crepe_dist.reports.data_terminal import Lines
+from crepe_dist.reports.page import render
 
 LONGEST_COMMAND = 20_000
 LONGEST_LINE = 300  # characters of a text in the terminal
@@ -21,9 +23,6 @@ def page(summary: dict[str, Any]) -> str:
     Args:
         summary: what the preparation found; JSON-able. Its texts may hold anything.
     """
-    from crepe_dist.reports import data_figures as figures
-    from crepe_dist.reports.page import render
-
     # A command that was cut could not be repeated.
     clean = {**wording.clean(summary), "command": wording.visible(summary["command"], LONGEST_COMMAND)}
     return render(
@@ -47,8 +46,6 @@ def page(summary: dict[str, Any]) -> str:
 
 def show(summary: dict[str, Any], console: Console, folder: str) -> None:
     """The report in the terminal, in brief; ``folder`` holds the whole of it as ``report.html``."""
-    from crepe_dist.reports.data_terminal import Lines
-
     clean = wording.clean(summary, LONGEST_LINE)
     reasons = _by_count(clean["quarantine"]["reasons"])
     Lines(clean, console).show(_symbols(summary), reasons, wording.visible(folder))

@@ -6,17 +6,18 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
 
 from crepe_dist import wording
 from crepe_dist.errors import shown, visible
-from crepe_dist.reports.page import BLUE, ORANGE, render
+from crepe_dist.predicting.occlusion import Explanation, Word
+from crepe_dist.reports.colours import BLUE, ORANGE
+from crepe_dist.reports.page import render
 from crepe_dist.version import __version__
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from crepe_dist.predicting.occlusion import Explanation, Word
 
 MOST = 100  # texts in a page
 LEVELS = 4  # strengths of colour
@@ -87,9 +88,6 @@ def marked(explanation: Explanation) -> str:
 
 def show(explanation: Explanation, console: Console) -> None:
     """The text in colours, and the words that count most."""
-    from rich.padding import Padding
-    from rich.text import Text
-
     line = Text()
     for text, level in runs(explanation):
         line.append(_on_a_line(text), _style(level))

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from crepe_dist.reports import page
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from crepe_dist.reports import colours, drawing
+from crepe_dist.runs.history import History
 from crepe_dist.wording import cells, cut, number
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    from crepe_dist.runs.history import History
-
-PARTS = {"validation": page.ORANGE, "test": page.GREEN}
+PARTS = {"validation": colours.ORANGE, "test": colours.GREEN}
 # In the order in which runs are given.
-RUNS = (page.BLUE, page.ORANGE, page.GREEN, page.RED, page.PINK, page.SKY)
+RUNS = (colours.BLUE, colours.ORANGE, colours.GREEN, colours.RED, colours.PINK, colours.SKY)
 STYLES = ("-", "--", ":", "-.")
 MOST_RUNS = len(RUNS) * len(STYLES)
 NAME = 28  # cells
@@ -25,14 +22,14 @@ NAME = 28  # cells
 
 def loss(history: History) -> str:
     """Of the steps (with its range where a point stands for several) and of the parts after each epoch."""
-    with page.look():
+    with drawing.look():
         figure, axes = _axes(2.6, "loss (nats a document)", history)
         steps = [point.step for point in history.points]
         means = [point.means["loss"] for point in history.points]
         if history.width > 1:
             lows, highs = [point.low for point in history.points], [point.high for point in history.points]
-            axes.fill_between(steps, lows, highs, color=page.SKY, alpha=0.25, linewidth=0)
-        axes.plot(steps, means, color=page.BLUE, linewidth=1.3, label="train")
+            axes.fill_between(steps, lows, highs, color=colours.SKY, alpha=0.25, linewidth=0)
+        axes.plot(steps, means, color=colours.BLUE, linewidth=1.3, label="train")
         _epochs(axes, history, "loss")
         _marks(axes, history)
         # The first steps are often far above the rest.
@@ -41,31 +38,31 @@ def loss(history: History) -> str:
         if ordered and means[0] > 2 * ordered[int(0.9 * (len(ordered) - 1))]:
             axes.set_ylim(top=2 * ordered[int(0.9 * (len(ordered) - 1))])
         _legend(axes)
-        return page.svg(figure, "Loss of the steps, and of the parts after each epoch")
+        return drawing.svg(figure, "Loss of the steps, and of the parts after each epoch")
 
 
 def accuracy(history: History) -> str:
     """Of the parts that are not trained on, after each epoch."""
-    with page.look():
+    with drawing.look():
         figure, axes = _axes(2.2, "right answers", history)
         _epochs(axes, history, "accuracy")
         _marks(axes, history)
         _percent(axes)
         _legend(axes)
-        return page.svg(figure, "Accuracy of the parts after each epoch")
+        return drawing.svg(figure, "Accuracy of the parts after each epoch")
 
 
 def measured(history: History, name: str, label: str, description: str) -> str:
     """One of ``history.MEASURED`` over the steps."""
-    with page.look():
+    with drawing.look():
         figure, axes = _axes(1.5, label, history, legend=0)
-        axes.plot([p.step for p in history.points], [p.means[name] for p in history.points], color=page.BLUE,
+        axes.plot([p.step for p in history.points], [p.means[name] for p in history.points], color=colours.BLUE,
                   linewidth=1)  # fmt: skip
         _marks(axes, history)
         _from_zero(axes)
         axes.yaxis.set_major_locator(_locator())
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
-        return page.svg(figure, description)
+        return drawing.svg(figure, description)
 
 
 def compared(histories: Sequence[tuple[str, History]], key: str, label: str) -> str:
@@ -76,7 +73,7 @@ def compared(histories: Sequence[tuple[str, History]], key: str, label: str) -> 
         key: of the record of an epoch.
     """
     names = [cut(name, NAME) for name, _ in histories[:MOST_RUNS]]
-    with page.look():
+    with drawing.look():
         columns = _columns(names)
         figure, axes = _axes(2.5, label, legend=-(-len(names) // columns))
         for place, (name, (_, history)) in enumerate(zip(names, histories)):
@@ -97,13 +94,13 @@ def compared(histories: Sequence[tuple[str, History]], key: str, label: str) -> 
         else:
             _from_zero(axes)
         _legend(axes, columns)
-        return page.svg(figure, f"{label} of {len(histories)} runs after each epoch")
+        return drawing.svg(figure, f"{label} of {len(histories)} runs after each epoch")
 
 
 def _axes(height: float, label: str, history: History | None = None, *, legend: int = 1) -> tuple[Figure, Axes]:
     """Axes over the steps of a run, or over epochs, below so many lines of a legend."""
     top = 0.1 + 0.2 * legend
-    figure, axes = page.blank(height + top, left=0.85, right=0.2, top=top, bottom=0.45)
+    figure, axes = drawing.blank(height + top, left=0.85, right=0.2, top=top, bottom=0.45)
     axes.set(ylabel=label, xlabel="steps" if history else "epoch")
     axes.grid(axis="y")
     axes.set_axisbelow(True)
@@ -115,8 +112,6 @@ def _axes(height: float, label: str, history: History | None = None, *, legend: 
 
 
 def _locator(*, integer: bool = False) -> MaxNLocator:
-    from matplotlib.ticker import MaxNLocator
-
     return MaxNLocator(6 if integer else 4, integer=integer)
 
 
@@ -131,7 +126,7 @@ def _epochs(axes: Axes, history: History, score: str) -> None:
 
 def _marks(axes: Axes, history: History) -> None:
     """Where a run went on, and steps that were left out."""
-    for name, steps, colour in (("went on", history.resumes, page.GREY), ("left out", history.skipped, page.RED)):
+    for name, steps, colour in (("went on", history.resumes, colours.GREY), ("left out", history.skipped, colours.RED)):
         for place, step in enumerate(steps):
             axes.axvline(step, color=colour, linestyle=":", linewidth=1, label=name if not place else None)
 
@@ -149,7 +144,7 @@ def _percent(axes: Axes) -> None:
 def _columns(names: Sequence[str]) -> int:
     """Of a legend in which all of these have room."""
     widest = max(map(cells, names)) + 5  # the line before it, and the space behind
-    return max(1, min(len(names), int((page.WIDTH - 1.05) / (widest * 0.6 * page.LETTER / 72))))
+    return max(1, min(len(names), int((drawing.WIDTH - 1.05) / (widest * 0.6 * drawing.LETTER / 72))))
 
 
 def _legend(axes: Axes, columns: int = 5) -> None:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
-from crepe_dist.reports import page
-from crepe_dist.runs.scores import BINS, MILLION
+from crepe_dist.reports import colours, drawing
+from crepe_dist.runs.scores import BINS, MILLION, Scores
 from crepe_dist.wording import cut, number, percent
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from crepe_dist.runs.scores import Scores
 
 MOST_SHOWN = 30  # classes of a confusion matrix; of more, those that are confused most
 WITH_COUNTS = 6  # up to so many classes there is room for counts beside shares
@@ -28,12 +23,14 @@ SLANT = 0.62  # height of a slanted label for one unit of its width
 def confusion(scores: Scores, classes: list[str]) -> str:
     """Of each class's documents, how many were taken for which, as SVG."""
     right = percent(scores.accuracy)
-    return page.svg(draw_confusion(scores, classes), f"Confusion matrix of {len(classes)} classes; {right} are right")
+    return drawing.svg(
+        draw_confusion(scores, classes), f"Confusion matrix of {len(classes)} classes; {right} are right"
+    )
 
 
 def confusion_png(scores: Scores, classes: list[str]) -> tuple[bytes, int, int]:
     """Draw the confusion matrix as a PNG; return it with its width and height in pixels."""
-    return page.png(draw_confusion(scores, classes))
+    return drawing.png(draw_confusion(scores, classes))
 
 
 def draw_confusion(scores: Scores, classes: list[str]) -> Figure:
@@ -41,13 +38,13 @@ def draw_confusion(scores: Scores, classes: list[str]) -> Figure:
     matrix, names = _reduced(scores, [cut(name, LABEL if len(classes) <= SLANTED else NARROW) for name in classes])
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     size = len(names)
-    with page.look():
-        left = page.margin(names)
+    with drawing.look():
+        left = drawing.margin(names)
         below = 0.3 + left * (SLANT if size <= SLANTED else 1)
-        inside = page.WIDTH - left - 0.15
-        letter = min(page.LETTER, 0.85 * 72 * inside / size)
+        inside = drawing.WIDTH - left - 0.15
+        letter = min(drawing.LETTER, 0.85 * 72 * inside / size)
         height = min(inside, max(0.9 * size, 1.6)) if size <= WITH_COUNTS else inside
-        figure, axes = page.blank(height + below + 0.1, left=left, bottom=below)
+        figure, axes = drawing.blank(height + below + 0.1, left=left, bottom=below)
         axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), xticks=range(size), yticks=range(size))
         axes.set_yticklabels(names, fontsize=letter)
         slant = 35 if size <= SLANTED else 90
@@ -58,20 +55,18 @@ def draw_confusion(scores: Scores, classes: list[str]) -> Figure:
             _cell(axes, row, column, int(matrix[row, column]), float(shares[row, column]), size)
         edges = np.arange(-0.5, size)
         for draw in (axes.hlines, axes.vlines):
-            draw(edges, -0.5, size - 0.5, color=page.GREY, alpha=0.25, linewidth=0.4)
+            draw(edges, -0.5, size - 0.5, color=colours.GREY, alpha=0.25, linewidth=0.4)
         return figure
 
 
 def _cell(axes: Axes, row: int, column: int, count: int, share: float, size: int) -> None:
-    from matplotlib.patches import Rectangle
-
     # Half transparent, so that the text on it can be read on a light and on a dark page.
-    colour, alpha = (page.BLUE, 0.6 * share) if row == column else (page.RED, 0.75 * share**0.6)
+    colour, alpha = (colours.BLUE, 0.6 * share) if row == column else (colours.RED, 0.75 * share**0.6)
     axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colour, alpha=alpha, edgecolor="none"))
     if size <= WITH_COUNTS:
-        text, letter = f"{percent(share)}\n{number(count)}", page.LETTER
+        text, letter = f"{percent(share)}\n{number(count)}", drawing.LETTER
     elif share >= 0.005:
-        text, letter = f"{100 * share:.0f}", min(page.LETTER, 170 / size)
+        text, letter = f"{100 * share:.0f}", min(drawing.LETTER, 170 / size)
     else:
         return
     axes.text(column, row, text, ha="center", va="center", fontsize=letter)
@@ -102,26 +97,26 @@ def reliability(scores: Scores) -> str:
     """How often the network is right where it gives its answer so much probability, as SVG."""
     documents, right, probability = scores.reliability.T
     used = documents > 0
-    with page.look():
-        figure, axes = page.blank(3.2, left=0.65, right=1.6, bottom=0.95)
+    with drawing.look():
+        figure, axes = drawing.blank(3.2, left=0.65, right=1.6, bottom=0.95)
         edges = np.arange(BINS) / BINS
         shares = np.divide(right, documents, out=np.zeros(BINS), where=used)
         means = np.divide(probability / MILLION, documents, out=np.zeros(BINS), where=used)
-        axes.bar(edges[used], shares[used], width=1 / BINS, align="edge", color=page.SKY, edgecolor=page.BLUE,
+        axes.bar(edges[used], shares[used], width=1 / BINS, align="edge", color=colours.SKY, edgecolor=colours.BLUE,
                  linewidth=0.5)  # fmt: skip
-        axes.plot([0, 1], [0, 1], color=page.GREY, linestyle="--", linewidth=1)
-        axes.plot(means[used], shares[used], "o", color=page.RED, markersize=3, clip_on=False, zorder=3)
+        axes.plot([0, 1], [0, 1], color=colours.GREY, linestyle="--", linewidth=1)
+        axes.plot(means[used], shares[used], "o", color=colours.RED, markersize=3, clip_on=False, zorder=3)
         _percent_axis(axes)
         axes.tick_params(axis="x", labelbottom=False)
         axes.set(ylabel="were right", xlim=(0, 1), ylim=(0, 1))
         lower = figure.add_axes((axes.get_position().x0, 0.42 / 3.2, axes.get_position().width, 0.45 / 3.2))
-        lower.bar(edges, documents / max(documents.sum(), 1), width=1 / BINS, align="edge", color=page.GREY)
+        lower.bar(edges, documents / max(documents.sum(), 1), width=1 / BINS, align="edge", color=colours.GREY)
         lower.set(xlim=(0, 1), xlabel="probability that the network gives to its answer", ylim=(0, None), yticks=[])
         lower.set_xticks(np.linspace(0, 1, 6), [f"{share} %" for share in range(0, 101, 20)])
         lower.set_ylabel("texts", rotation=0, ha="right", va="center")
         axes.text(1.03, 0.96, "on the line: as often\nright as it says", transform=axes.transAxes, va="center")
         axes.text(1.03, 0.76, "below the line:\ntoo sure of itself", transform=axes.transAxes, va="center")
-        return page.svg(figure, f"Reliability diagram; the calibration error is {percent(scores.calibration_error)}")
+        return drawing.svg(figure, f"Reliability diagram; the calibration error is {percent(scores.calibration_error)}")
 
 
 def _percent_axis(axes: Axes) -> None:

@@ -136,7 +136,7 @@ class RunMetrics(Metrics):
             return
         try:
             if self._events is None:
-                from crepe_dist.runs.tensorboard import Events
+                from crepe_dist.runs.tensorboard import Events  # 0.4 s to import, and often not wanted
 
                 self._events = Events(self._tensorboard, self._purge_step)
             do(self._events)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import SAMPLE, Dataset, Part, folder_of, open_dataset
 from crepe_dist.errors import UserError
@@ -177,8 +179,6 @@ def _check_made(made: Any) -> None:
 
 def texts(part: Part | None, rows: list[int], encoding: Encoding) -> list[str | None]:
     """Return the texts of some rows: the originals, or else what their codes decode to; ``None`` without data."""
-    import numpy as np
-
     found: list[str | None] = []
     for row in rows:
         if part is None or row >= len(part):

@@ -7,7 +7,10 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
@@ -27,10 +30,6 @@ from crepe_dist.preparing.formats.rows import (
 )
 from crepe_dist.preparing.formats.stream import GZIP
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-MAGIC = b"PAR1"
 MAX_BATCH = 8192
 
 
@@ -52,8 +51,6 @@ class Parquet:
     kept: tuple[str, ...] = ()
 
     def parse(self, block: Block, share: Share) -> Parsed:
-        import pyarrow as pa
-
         batch = pa.ipc.open_stream(block.data).read_next_batch()
         columns = [_values(column) for column in batch.columns]
         labels: list[str | None] = columns.pop(0) if self.label is None else [self.label] * batch.num_rows
@@ -105,8 +102,6 @@ class ParquetCutter:
         self._returned.extendleft(reversed(blocks))
 
     def _batches(self) -> Iterator[Block]:
-        import pyarrow as pa
-
         for number in range(self._file.metadata.num_row_groups):
             end = self._read + self._file.metadata.row_group(number).num_rows
             waiting: list[Any] = []
@@ -140,8 +135,6 @@ class ParquetCutter:
                 yield unpacked.slice(start, count)
 
     def _block(self, waiting: list[Any]) -> Block:
-        import pyarrow as pa
-
         (batch,) = pa.Table.from_batches(waiting).combine_chunks().to_batches()
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, batch.schema) as writer:
@@ -163,9 +156,6 @@ def open_parquet(
     Raises:
         UserError: not a Parquet file, or the wanted columns are not there or hold no text.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     with path.open("rb") as stream:
         if stream.read(2) == GZIP:
             raise UserError(f"{file} is gzipped", "Parquet is packed inside", "unpack it first: gunzip")
@@ -197,8 +187,6 @@ def open_parquet(
 
 def _is_writable(kind: pa.DataType) -> bool:
     """Whether Arrow can write such values as text."""
-    import pyarrow as pa
-
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     try:
         pa.array([], kind).cast(pa.large_string())
@@ -218,8 +206,6 @@ def _label_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
 
 
 def _unpacked(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
-    import pyarrow as pa
-
     arrays = []
     for name in columns:
         array = batch.column(name)
@@ -231,8 +217,6 @@ def _unpacked(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
 
 
 def _values(column: pa.Array) -> list[str | None]:
-    import pyarrow as pa
-
     try:
         values = column.to_pylist()
     except UnicodeDecodeError:

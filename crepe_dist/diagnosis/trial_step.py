@@ -1,0 +1,58 @@
+"""The training step of a trial, in a process of ``crepe_dist.diagnosis.trial_worker``."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+
+from crepe_dist.data.loader import pack
+from crepe_dist.distributed.world import World
+from crepe_dist.model.crepe import CrepeShape
+from crepe_dist.model.engine import open_engine
+from crepe_dist.model.parameters import build, values
+from crepe_dist.model.precision import plan
+from crepe_dist.mxnet_internals import structural_parameters
+from crepe_dist.settings.data_options import SHORTEST
+from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.training.step import TrainingStep
+
+MOST_TRIES = 30  # in float16 a step is left out until the scale of the loss is low enough
+ROWS = 8
+
+
+def step(world: World, device: str) -> dict[str, Any]:
+    """A training step, on documents of this rank's own, as `train` does it; digests of the weights before and after."""
+    # Not `pick`: two processes try a GPU that is the only one.
+    place = mx.gpu(world.local_rank % mx.context.num_gpus()) if device == "gpu" else mx.cpu()
+    shape = CrepeShape(alphabet_size=69, feature_len=SHORTEST, classes=4, filters=32, units=64)
+    network = build(shape, ModelOptions(), place, seed=world.rank)
+    engine = open_engine(network, plan(ModelOptions(), place), place)
+    world.broadcast_parameters(structural_parameters(network))
+    trainer = world.trainer(network.collect_params(), "sgd", {"learning_rate": 0.1})
+    train = TrainingStep(engine, trainer, world.size, seed=0, clip_norm=None)
+    before = values(network)
+    generator = np.random.default_rng(world.rank)
+    codes = generator.integers(0, shape.alphabet_size, [ROWS, shape.feature_len], dtype=np.uint8)
+    labels = generator.integers(0, shape.classes, ROWS, dtype=np.int32)
+    batch = pack(codes, labels, ROWS, ROWS * world.size, ROWS * world.rank)
+    for number in range(1, MOST_TRIES + 1):
+        if train(batch, number, 0.1).finite:
+            break
+    after = values(network)
+    return {
+        "computed": str(engine.plan),
+        "summed by": trainer.by,
+        "before": _digest(before),
+        "after": _digest(after),
+        "finite": all(bool(np.isfinite(array).all()) for array in after.values()),
+    }
+
+
+def _digest(arrays: dict[str, np.ndarray[Any, Any]]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()
