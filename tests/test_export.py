@@ -324,8 +324,9 @@ def test_mistakes_are_told(tmp_path, data, monkeypatch, complaint):
     ):
         assert message in complaint("export", path, *flags, cwd=tmp_path)
     monkeypatch.setitem(sys.modules, "onnx", None)
-    monkeypatch.delitem(sys.modules, "crepe_dist.exporting.onnx_graph")
-    monkeypatch.delattr(exporting, "onnx_graph")
+    for module in ("onnx_files", "onnx_graph"):
+        monkeypatch.delitem(sys.modules, f"crepe_dist.exporting.{module}")
+        monkeypatch.delattr(exporting, module)
     said = complaint("export", path, "--out", "new", cwd=tmp_path)
     assert "needs ONNX" in said
     assert "uv sync --extra export" in said
