@@ -60,7 +60,11 @@ class CrepeShape(Shape):
 
     @classmethod
     def of_parameters(
-        cls, arrays: Mapping[str, np.ndarray], alphabet_size: int, feature_len: int, network: Mapping[str, Any]
+        cls,
+        arrays: Mapping[str, np.ndarray[Any, Any]],
+        alphabet_size: int,
+        feature_len: int,
+        network: Mapping[str, Any],
     ) -> CrepeShape:
         """Return the shape of the network that has these parameters; ``network`` describes it, as ``settings`` does.
 

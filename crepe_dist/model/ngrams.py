@@ -78,7 +78,11 @@ class NGramShape(Shape):
 
     @classmethod
     def of_parameters(
-        cls, arrays: Mapping[str, np.ndarray], alphabet_size: int, feature_len: int, network: Mapping[str, Any]
+        cls,
+        arrays: Mapping[str, np.ndarray[Any, Any]],
+        alphabet_size: int,
+        feature_len: int,
+        network: Mapping[str, Any],
     ) -> NGramShape:
         """Return the shape of the network that has these parameters; ``network`` describes it, as ``settings`` does.
 

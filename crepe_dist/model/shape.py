@@ -133,7 +133,7 @@ class Shape(ABC):
         return sum(map(math.prod, self.parameter_shapes().values()))
 
 
-def outlines(arrays: Mapping[str, np.ndarray], name: str, dimensions: int) -> tuple[int, ...]:
+def outlines(arrays: Mapping[str, np.ndarray[Any, Any]], name: str, dimensions: int) -> tuple[int, ...]:
     """Return the shape of one array of parameters.
 
     Raises:
