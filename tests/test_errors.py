@@ -321,7 +321,7 @@ def test_files_that_are_not_what_is_wanted(place, said, name):
         (("evaluate", "run", "--data", "data3", "--device", "gpu"), "no GPU was found"),
         (("train", "--data", "data3", "--device", "gpu", *QUICK), "no GPU was found"),
         (("train", "--data", "data3", "--init-from", "run", *QUICK, "--model.units=33"), "ask for 33 units"),
-        (("train", "--data", "sample", "--init-from", "run", *QUICK), "encoded in another way"),
+        (("train", "--data", "sample", "--init-from", "run", *QUICK), "encoded differently"),
         (("train", "--data", "data2", "--run-dir", "run", *QUICK), "started with other settings"),
         (("train", "--data", "data3", "--run-dir", "run", *QUICK, "--epochs=9"), "training.epochs 2 → 9"),
         (("train", "--data", "data3", *QUICK, "--model.units=65536", "--model.filters=65536"), "too large for this"),

@@ -158,7 +158,7 @@ class TestEncodings:
         ids=["length", "direction", "capitals", "alphabet"],
     )
     def test_another_one_is_refused_with_what_to_prepare_with(self, crepe, dataset, encoding, flag):
-        with pytest.raises(UserError, match="encoded in another way") as error:
+        with pytest.raises(UserError, match="encoded differently") as error:
             transfer.read(crepe, ModelOptions(), replace(dataset, encoding=encoding))
         assert flag in error.value.remedy
         assert error.value.remedy.endswith("--alphabet usual")
@@ -185,7 +185,7 @@ class TestEncodings:
     def test_n_grams_may_be_of_longer_texts_but_not_of_other_characters(self, ngrams, dataset):
         longer = replace(dataset, encoding=Encoding(feature_len=200))
         assert transfer.read(ngrams, ModelOptions(), longer).shape.feature_len == 200
-        with pytest.raises(UserError, match="encoded in another way"):
+        with pytest.raises(UserError, match="encoded differently"):
             transfer.read(ngrams, ModelOptions(), replace(dataset, encoding=Encoding("notebook", FEATURE_LEN)))
 
 
