@@ -14,13 +14,32 @@ from crepe_dist.version import __version__
 
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import load
+    from crepe_dist.runs.result import Result
     from crepe_dist.settings.config import Config
+    from crepe_dist.settings.data_options import DataOptions
+    from crepe_dist.settings.model_options import ModelOptions
+    from crepe_dist.settings.training_options import OptimizerOptions, TrainingOptions
     from crepe_dist.train import fit
 
-__all__ = ["Config", "__version__", "fit", "load"]
+__all__ = [
+    "Config",
+    "DataOptions",
+    "ModelOptions",
+    "OptimizerOptions",
+    "Result",
+    "TrainingOptions",
+    "__version__",
+    "fit",
+    "load",
+]
 
 _HOMES = {
     "Config": "crepe_dist.settings.config",
+    "DataOptions": "crepe_dist.settings.data_options",
+    "ModelOptions": "crepe_dist.settings.model_options",
+    "OptimizerOptions": "crepe_dist.settings.training_options",
+    "Result": "crepe_dist.runs.result",
+    "TrainingOptions": "crepe_dist.settings.training_options",
     "fit": "crepe_dist.train",
     "load": "crepe_dist.predicting.predictor",
 }

@@ -13,15 +13,11 @@ import argparse
 from pathlib import Path
 
 import crepe_dist
-from crepe_dist import Config, command
+from crepe_dist import Config, DataOptions, ModelOptions, Result, TrainingOptions, command
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import find_sources
-from crepe_dist.runs.result import Result
-from crepe_dist.settings.data_options import DataOptions
-from crepe_dist.settings.model_options import ModelOptions
-from crepe_dist.settings.training_options import TrainingOptions
 
 
 def prepared(source: str, folder: Path, trained: Predictor) -> Path:
