@@ -193,7 +193,7 @@ class TestEnds:
     def test_killed_by_nobody(self, start):
         code, said = start("die()", 1, max_restarts=0).end()
         assert code == 137
-        assert "signal 9 (SIGKILL); perhaps the kernel ran out of memory (dmesg)" in said
+        assert "signal 9 (SIGKILL); perhaps the machine ran out of memory (see dmesg)" in said
 
     def test_a_failure_is_followed_by_a_start_with_all(self, start, tmp_path):
         body = """
@@ -263,7 +263,7 @@ class TestWatching:
         code, said = run.end()
         assert code == 0
         assert "rank 1" in said
-        assert "was not heard of" in said
+        assert "has sent nothing" in said
         assert said.count("most recent call first") == 2
         assert "0 of 1 restarts left" in said
 
@@ -273,7 +273,7 @@ class TestWatching:
         assert start("stay()", 1, max_restarts=0).end()[0] == 76
 
     def test_one_that_says_that_it_hangs_has_its_time_to_end(self, start, monkeypatch):
-        monkeypatch.setattr(group, "OWN_END_SECONDS", 0.3)
+        monkeypatch.setattr(group, "HUNG_END_SECONDS", 0.3)
         monkeypatch.setattr(supervisor, "DUMP_SECONDS", 0.1)
         body = """
             beat(1)
@@ -284,8 +284,8 @@ class TestWatching:
         """
         code, said = start(body, 1).end()
         assert code == 0
-        assert said.count("sees no progress") == 2
-        assert said.count("was not heard of") == 1
+        assert said.count("reports no progress") == 2
+        assert said.count("has sent nothing") == 1
         assert "code 76 (no progress)" in said
 
     def test_garbage_is_noted_and_harms_nobody(self, start):
@@ -597,9 +597,12 @@ class TestHosts:
             ("echo 'user@two: Permission denied (publickey).' >&2; exit 255", "ssh-copy-id two"),
             ("echo 'Host key verification failed.' >&2; exit 255", "`ssh two true`"),
             ("echo 'ssh: Could not resolve hostname two' >&2; exit 255", "correct -H"),
-            ("exec /nowhere/python", "installed at the same path"),
-            ("echo \"No module named 'crepe_dist'\" >&2; exit 1", "installed at the same path"),
-            ('command=$2; set -- two "$(echo "$command" | sed \'s:^cd [^ ]*:cd /nowhere:\')"', "the folder in which"),
+            ("exec /nowhere/python", "the same checkout at the same path"),
+            ("echo \"No module named 'crepe_dist'\" >&2; exit 1", "the same checkout at the same path"),
+            (
+                'command=$2; set -- two "$(echo "$command" | sed \'s:^cd [^ ]*:cd /nowhere:\')"',
+                "create the current folder there",
+            ),
         ],
     )
     def test_a_mistake_is_told_before_anything_starts(self, rsh, environment, tmp_path, answer, remedy):
@@ -711,8 +714,8 @@ class TestFlags:
             ("-H -oProxyCommand=x:2", "expected one argument"),
             ("-H=-oProxyCommand=x:2", "is not host:slots"),
             ("-H localhost:x", "is not host:slots"),
-            ("-H a:1,a:2 --interface lo", "a is there twice"),
-            ("-H localhost:1,127.0.0.1:1", "127.0.0.1 is there twice"),
+            ("-H a:1,a:2 --interface lo", "a is given twice"),
+            ("-H localhost:1,127.0.0.1:1", "127.0.0.1 is given twice"),
             ("--grace never", "--grace is never"),
             ("--max-restarts -1", "--max-restarts is -1"),
             ("--rsh ''", "--rsh cannot be used\n  why: the name is empty"),

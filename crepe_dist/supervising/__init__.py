@@ -1,1 +1,1 @@
-"""Starting, watching and restarting workers on one host or several; never imports MXNet or Horovod."""
+"""Start, watch and restart of workers on one host or several; never imports MXNet or Horovod."""

@@ -1,8 +1,8 @@
-"""One on each host: starts the workers of its host, passes on what they say, and leaves none behind.
+"""Agent of the supervisor on one host: starts that host's workers, forwards their messages, and leaves none behind.
 
-Run by the supervisor as ``python -m crepe_dist.supervising.agent``; messages come on stdin and go to stdout. It ends
-when stdin ends (supervisor or connection gone), by SIGTERM, or when the lease of its last ping is over: then the
-workers are asked to stop, and killed after the grace.
+The supervisor runs it as ``python -m crepe_dist.supervising.agent``. Messages arrive on stdin and leave on stdout. The
+agent ends when stdin ends (the supervisor or the connection is gone), on SIGTERM, or when no ping renews its lease.
+Before it ends, it asks the workers to stop, and kills those that still run after the grace period.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from crepe_dist.distributed.control import DESCRIPTOR
 from crepe_dist.distributed.messages import LIMIT, Message, Messages, Outbox, Text
 from crepe_dist.supervising.keeper import Keeper
 
-# Of this host, where the supervisor does not give them.
+# Variables that workers inherit from this host unless the supervisor sets them.
 OWN = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 OWN_PREFIX = "XDG_"
-HIGH_WATER = 1024 * 1024  # bytes for the supervisor that wait; above, workers' output is not read
-DRAIN = 1024 * 1024  # bytes read at most from a pipe of a worker that has ended
+HIGH_WATER = 1024 * 1024  # unsent bytes above which the agent stops reading the workers' output
+DRAIN = 1024 * 1024  # most bytes read from a pipe after its worker has ended
 PR_SET_PDEATHSIG = 1
 libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _terminate_with_parent() -> None:
-    """In the new worker: should the agent be killed, the worker is told at once."""
+    """Ask the kernel to send SIGTERM when the agent dies; runs in the new worker."""
     libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
 
 class _Worker:
-    """One process, its two pipes and its control channel.
+    """A worker process with its two pipes and its control channel.
 
     Raises:
-        OSError, ValueError: it cannot be started.
+        OSError, ValueError: the process cannot be started.
     """
 
     def __init__(self, argv: list[str], env: dict[str, str], cwd: str) -> None:
@@ -78,7 +78,7 @@ class _Worker:
         return self.process.pid
 
     def kill(self) -> None:
-        """With all that it started: its session is its own. Only before it is reaped, so the pid is still its own."""
+        """Kill the worker and its session. Call this before it is reaped: until then, no other process has its pid."""
         with contextlib.suppress(OSError):
             os.killpg(self.pid, signal.SIGKILL)
 
@@ -89,11 +89,12 @@ class _Worker:
 
 
 class Agent:
-    """A loop over descriptors that never blocks on any of them.
+    """Event loop that never blocks on a descriptor.
 
     Args:
-        source, sink: descriptors to read from and write to the supervisor.
-        keeper: takes over if this process is killed.
+        source: descriptor that the supervisor's messages arrive on.
+        sink: descriptor for messages to the supervisor.
+        keeper: process that ends the workers if this one is killed.
     """
 
     def __init__(self, source: int, sink: int, keeper: Keeper) -> None:
@@ -106,17 +107,18 @@ class Agent:
         self._grace = 30.0
         self._ending = False
         self._kill_at = float("inf")
-        self._lease_over = float("inf")
+        self._lease_ends = float("inf")
         self._paused = False
         self._selector = selectors.DefaultSelector()
         self._wake, self._woken = socket.socketpair()
 
     def run(self) -> None:
+        """Serve the supervisor until the agent must end and all workers have ended."""
         for each in (self._wake, self._woken):
             each.setblocking(False)
         signal.set_wakeup_fd(self._wake.fileno())
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda *_: None)  # the byte in the wake-up descriptor does the work
+            signal.signal(number, lambda *_: None)  # the wake-up descriptor reports it
         os.set_blocking(self._source, False)
         self._selector.register(self._source, selectors.EVENT_READ, ("source", ""))
         self._selector.register(self._woken, selectors.EVENT_READ, ("signal", ""))
@@ -133,21 +135,21 @@ class Agent:
         self._pause(len(self._outbox) > HIGH_WATER)
         waiting = [self._outbox, *(worker.outbox for worker in self._workers.values())]
         now = time.monotonic()
-        # Writing is rarely what it waits for, so it is tried again instead of selected.
+        # Descriptors are rarely full, so writing is retried instead of selected.
         timeout = 0.02 if any(len(outbox) for outbox in waiting) else 3600.0
-        timeout = min(timeout, max(0.0, min(self._kill_at, self._lease_over) - now))
+        timeout = min(timeout, max(0.0, min(self._kill_at, self._lease_ends) - now))
         for key, _ in self._selector.select(timeout):
-            what, name = key.data
-            if what == "source":
+            channel, name = key.data
+            if channel == "source":
                 self._read_source()
-            elif what == "signal":
+            elif channel == "signal":
                 self._read_signals()
             elif name in self._workers:
-                self._read_worker(name, what)
+                self._read_worker(name, channel)
         for outbox in waiting:
             outbox.flush()
         now = time.monotonic()
-        if self._outbox.broken or now >= self._lease_over:
+        if self._outbox.broken or now >= self._lease_ends:
             self._end("the supervisor is gone")
         if now >= self._kill_at:
             self._kill_at = float("inf")
@@ -167,14 +169,14 @@ class Agent:
             return
         for message in self._messages.feed(data):
             if isinstance(message, str):
-                self._note(f"ignored from the supervisor: {message}")
+                self._note(f"ignored a message of the supervisor: {message}")
                 continue
             try:
-                self._obey(message)
+                self._handle(message)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
-                self._note(f"ignored from the supervisor: a {message['kind'][:40]!r} that is incomplete ({error!r})")
+                self._note(f"ignored an incomplete {message['kind'][:40]!r} message of the supervisor ({error!r})")
 
-    def _obey(self, message: Message) -> None:
+    def _handle(self, message: Message) -> None:
         kind = message["kind"]
         if kind == "start":
             self._start(str(message["worker"]), message["argv"], message["env"], message["cwd"])
@@ -182,7 +184,7 @@ class Agent:
             self._grace = max(0.0, float(message["seconds"]))
             self._keeper.grace(self._grace)
         elif kind == "ping":
-            self._lease_over = time.monotonic() + float(message["lease"])
+            self._lease_ends = time.monotonic() + float(message["lease"])
         elif kind in ("signal", "send", "dump"):
             worker = self._workers.get(message["worker"])
             if worker is None:
@@ -197,7 +199,7 @@ class Agent:
             else:
                 worker.process.send_signal(int(message["signal"]))
         else:
-            self._note(f"ignored from the supervisor: kind {kind[:40]!r}")
+            self._note(f"ignored a message of the supervisor of unknown kind {kind[:40]!r}")
 
     def _start(self, name: str, argv: list[str], given: dict[str, str], cwd: str) -> None:
         if self._ending or name in self._workers:
@@ -206,8 +208,8 @@ class Agent:
         try:
             worker = _Worker(argv, {**own, **given}, cwd)
         except (OSError, ValueError) as error:
-            self._say("output", name, stream="stderr", line=f"cannot be started: {error}")
-            self._say("exit", name, code=127)
+            self._report("output", name, stream="stderr", line=f"cannot be started: {error}")
+            self._report("exit", name, code=127)
             return
         self._workers[name] = worker
         self._selector.register(worker.control, selectors.EVENT_READ, ("control", name))
@@ -216,11 +218,11 @@ class Agent:
                 self._selector.register(pipe, selectors.EVENT_READ, (stream, name))
         began = processes.start_time(worker.pid)
         self._keeper.add(worker.pid, began)
-        self._say("started", name, pid=worker.pid, began=began)
+        self._report("started", name, pid=worker.pid, began=began)
 
-    def _read_worker(self, name: str, what: str) -> None:
+    def _read_worker(self, name: str, channel: str) -> None:
         worker = self._workers[name]
-        if what == "control":
+        if channel == "control":
             try:
                 data = worker.control.recv(LIMIT)
             except BlockingIOError:
@@ -229,20 +231,20 @@ class Agent:
                 data = b""
             if not data:
                 self._selector.unregister(worker.control)
-            self._pass_on(name, data)
-        elif self._read_output(name, what) == 0:
-            self._forget(worker.pipes[what])
+            self._forward(name, data)
+        elif self._read_output(name, channel) == 0:
+            self._forget(worker.pipes[channel])
 
-    def _pass_on(self, name: str, data: bytes) -> None:
+    def _forward(self, name: str, data: bytes) -> None:
         worker = self._workers[name]
         for message in worker.messages.feed(data):
-            fits = not isinstance(message, str) and self._say("from", name, message=message)
+            fits = not isinstance(message, str) and self._report("from", name, message=message)
             if not fits and not worker.noted and not self._outbox.broken:
-                worker.noted = True  # once, or a worker out of its mind would flood the terminal
-                self._note(f"ignored from worker {name}: {message if isinstance(message, str) else 'too long'}")
+                worker.noted = True  # once only: a faulty worker must not flood the terminal
+                self._note(f"ignored a message of worker {name}: {message if isinstance(message, str) else 'too long'}")
 
     def _read_output(self, name: str, stream: str) -> int | None:
-        """Number of bytes; 0 once the pipe is at its end, ``None`` if there is nothing at the moment."""
+        """Forward what the pipe holds; return the number of bytes, 0 at its end, ``None`` if it is empty for now."""
         worker = self._workers[name]
         try:
             data = os.read(worker.pipes[stream].fileno(), LIMIT)
@@ -251,7 +253,7 @@ class Agent:
         except OSError:
             data = b""
         for line in worker.text[stream].feed(data):
-            self._say("output", name, stream=stream, line=line)
+            self._report("output", name, stream=stream, line=line)
         return len(data)
 
     def _read_signals(self) -> None:
@@ -264,9 +266,9 @@ class Agent:
         ended = []
         for name, worker in self._workers.items():
             if os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
-                worker.kill()  # what it started and left behind; before it is reaped the pid is still its own
+                worker.kill()  # its children that still run; until it is reaped, no other process has its pid
                 ended.append((worker.process.wait(), name))
-        # One that died of a signal comes first: it is the cause if the others ended a moment later.
+        # A worker killed by a signal comes first: it is the likely cause of the others' ends.
         for code, name in sorted(ended, key=lambda each: each[0] >= 0):
             self._ended(name, code)
 
@@ -274,29 +276,31 @@ class Agent:
         worker = self._workers[name]
         with contextlib.suppress(OSError):
             while data := worker.control.recv(LIMIT):
-                self._pass_on(name, data)
+                self._forward(name, data)
         for stream, pipe in worker.pipes.items():
             for _ in range(DRAIN // LIMIT):
                 if not self._read_output(name, stream):
                     break
             for line in worker.text[stream].end():
-                self._say("output", name, stream=stream, line=line)
+                self._report("output", name, stream=stream, line=line)
             self._forget(pipe)
         self._forget(worker.control)
         del self._workers[name]
         worker.close()
-        self._say("exit", name, code=code)
+        self._report("exit", name, code=code)
 
     def _end(self, why: str) -> None:
+        """Ask all workers to stop, and give them the grace period."""
         if self._ending:
             return
         self._ending = True
-        self._lease_over = float("inf")
+        self._lease_ends = float("inf")
         self._kill_at = time.monotonic() + self._grace
         for worker in self._workers.values():
             worker.outbox.put({"kind": "stop", "why": why})
 
     def _pause(self, on: bool) -> None:
+        """Stop or continue to read the workers' output."""
         if on == self._paused:
             return
         self._paused = on
@@ -311,7 +315,7 @@ class Agent:
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(stream)
 
-    def _say(self, kind: str, worker: str, **fields: Any) -> bool:
+    def _report(self, kind: str, worker: str, **fields: Any) -> bool:
         return self._outbox.put({"kind": kind, "worker": worker, **fields}, always=kind in ("started", "exit"))
 
     def _note(self, text: str) -> None:
@@ -321,7 +325,7 @@ class Agent:
 def main() -> None:
     keeper = Keeper()
     sink = os.dup(1)
-    os.dup2(2, 1)  # a stray print must not be taken for a message
+    os.dup2(2, 1)  # so that a stray print is not parsed as a message
     Agent(0, sink, keeper).run()
     keeper.close()
 

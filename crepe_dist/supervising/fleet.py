@@ -1,4 +1,4 @@
-"""The hosts and their agents: which answer, which are to be tried again, and when."""
+"""The hosts and their agents: which ones answer, and when to retry the others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from crepe_dist.supervising.link import Link
 HELLO_SECONDS = 15.0
 RETRY_SECONDS = 30.0  # between attempts at a host that does not answer
 PING_SECONDS = 5.0
-LEASE_SECONDS = 120.0  # without a ping, after which another host's agent ends its workers
+LEASE_SECONDS = 120.0  # without a ping for this long, the agent of a remote host ends its workers
 LOCAL_ATTEMPTS = 3
 
 
@@ -26,17 +26,17 @@ class _Member:
     host: Host
     link: Link | None = None
     next_try: float = 0.0
-    attempts: int = 0  # since it last answered
-    why: str = ""  # it does not answer
+    attempts: int = 0  # since the last answer
+    why: str = ""  # reason why the host does not answer
 
 
 class Fleet:
-    """All hosts of a training.
+    """All hosts of a training run.
 
     Args:
-        hosts: in the order of ranks.
-        remote, environment, cwd, deliver: see ``Link``.
-        grace: seconds that an agent gives its workers when it must end.
+        hosts: the hosts in the order of ranks.
+        remote, environment, cwd, deliver: as for ``Link``.
+        grace: seconds that an agent gives its workers before it kills them.
     """
 
     def __init__(
@@ -57,16 +57,16 @@ class Fleet:
         self._next_ping = math.inf
 
     def ready(self) -> list[Host]:
-        """Hosts that have answered, in the order given."""
+        """Return the hosts that have answered, in the order of ranks."""
         return [member.host for member in self._members.values() if member.link and member.link.ready]
 
     def missing(self) -> dict[str, str]:
-        """Names of the others, and what was heard instead."""
+        """Map the names of the other hosts to the reason why they do not answer."""
         members = self._members.items()
         return {name: member.why for name, member in members if not (member.link and member.link.ready)}
 
     def trying(self) -> bool:
-        """Whether a host may answer at any moment; not one that did not answer the last time either."""
+        """Return whether a first attempt is under way; retries of a remote host do not count."""
         links = [(member, member.link) for member in self._members.values() if member.link is not None]
         return any(not link.ready and (member.host.local or member.attempts <= 1) for member, link in links)
 
@@ -76,7 +76,7 @@ class Fleet:
         return link
 
     def tick(self, now: float) -> None:
-        """Starts the attempts that are due, ends those that take too long, tells remote agents that we are there.
+        """Start the attempts that are due, end those that take too long, and ping the remote agents.
 
         Raises:
             UserError: the agent of this machine does not start.
@@ -93,7 +93,7 @@ class Fleet:
                     member.link.send({"kind": "ping", "lease": LEASE_SECONDS})
 
     def next_time(self) -> float:
-        """When ``tick`` has something to do."""
+        """Return the time of the next action of ``tick``."""
         times = [self._next_ping]
         for member in self._members.values():
             if member.link is None:
@@ -103,6 +103,7 @@ class Fleet:
         return min(times)
 
     def answered(self, link: Link) -> None:
+        """Record the first message of an agent."""
         link.ready = True
         link.send({"kind": "grace", "seconds": self._grace})
         member = self._members[link.host]
@@ -111,7 +112,7 @@ class Fleet:
             self._next_ping = 0.0
 
     def lost(self, link: Link, why: str, now: float) -> bool:
-        """True if the host had answered before; it is then tried again at once, at the next chance."""
+        """Record the loss of a link; return whether its agent had answered, in which case it is retried at once."""
         member = self._members[link.host]
         if member.link is not link:
             return False
@@ -120,7 +121,7 @@ class Fleet:
         return link.ready
 
     def close(self) -> None:
-        """Ends all agents; workers that still run get the grace."""
+        """End all agents; workers that still run get the grace period."""
         links = [member.link for member in self._members.values() if member.link is not None]
         for link in links:
             link.close()
@@ -135,8 +136,8 @@ class Fleet:
         local = member.host.local
         member.attempts += 1
         if local and member.attempts > LOCAL_ATTEMPTS:
-            raise UserError("the agent of this machine does not start", remedy="what it says stands above")
-        # ssh needs what is in our environment to log in; it does not pass it on.
+            raise UserError("the agent of this machine does not start", remedy="read its output above")
+        # ssh needs our whole environment to log in, and does not pass it on.
         environment = allowed(self._environment) if local else self._environment
         try:
             member.link = Link(member.host.name, () if local else self._remote, environment, self._cwd, self._deliver)
@@ -145,5 +146,5 @@ class Fleet:
             raise UserError(
                 f"{what} cannot be started",
                 str(error),
-                "give another --rsh" if not local else "see to it that Python can start processes here",
+                "give another --rsh" if not local else "make sure that Python can start processes here",
             ) from error

@@ -1,4 +1,4 @@
-"""The processes that train together at one time, as the supervisor knows them."""
+"""The supervisor's view of the processes that train together."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from crepe_dist.errors import ExitCode
 from crepe_dist.supervising.link import Link
 from crepe_dist.supervising.recovery import NOWHERE, Meaning, Position, meaning
 
-FIRST_BEAT_SECONDS = 180.0  # from the start; imports, and the building of kernels, come before it
-BEAT_MARGIN_SECONDS = 5.0  # beyond the limit of the worker's own watchdog, which goes first
-KILL_SECONDS = 5.0  # for a kill to be reported
-OWN_END_SECONDS = 10.0  # for a worker that said it hangs to end by itself
+FIRST_BEAT_SECONDS = 180.0  # from the start of a worker, which first imports and compiles kernels
+BEAT_MARGIN_SECONDS = 5.0  # beyond the limit of the worker's own watchdog, which should act first
+KILL_SECONDS = 5.0  # until the agent must have reported a kill
+HUNG_END_SECONDS = 10.0  # for a worker that has reported a hang to end by itself
 
 
 @dataclass
 class Worker:
-    """One process; times are those of ``time.monotonic``."""
+    """A worker process; all times are readings of ``time.monotonic``."""
 
     name: str
     slot: Slot
     link: Link
     pid: int = 0  # 0: not known yet
-    began: int | None = None  # see ``processes``
+    began: int | None = None  # start time as in ``processes``
     started: float = field(default_factory=time.monotonic)
     beat: float | None = None
-    limit: float = math.inf  # seconds without a beat
+    limit: float = math.inf  # longest time without a beat, in seconds
     position: Position = NOWHERE
     hangs_since: float | None = None
-    adopted: bool = False  # its agent is gone; it may still run
+    adopted: bool = False  # the agent is gone, the process may still run
     ended: bool = False
     code: int | None = None
-    killed: bool = False  # by us
-    noted: bool = False  # that it sends what is no message
+    killed: bool = False  # by the supervisor
+    noted: bool = False  # a malformed message has been reported
 
     @property
     def rank(self) -> int:
@@ -47,47 +47,47 @@ class Worker:
 
     @property
     def hangs_at(self) -> float:
-        """When to take it for hung if nothing more is heard of it."""
+        """The time from which the worker counts as hung unless it sends another beat."""
         if self.adopted:
             return math.inf
-        own = math.inf if self.hangs_since is None else self.hangs_since + OWN_END_SECONDS
+        own = math.inf if self.hangs_since is None else self.hangs_since + HUNG_END_SECONDS
         if self.beat is None:
             return min(own, self.started + FIRST_BEAT_SECONDS)
         return min(own, self.beat + self.limit + BEAT_MARGIN_SECONDS)
 
     @property
     def title(self) -> str:
-        """For a person to read."""
+        """The worker as messages name it."""
         return f"rank {self.rank} (pid {self.pid} on {self.slot.host})"
 
     def tell(self, message: Message) -> None:
-        """Sends it to the worker's control channel."""
+        """Send a message to the worker's control channel."""
         self.link.send({"kind": "send", "worker": self.name, "message": message})
 
     def hear(self, message: Message, when: float) -> str:
-        """Takes note of what it sent; what there is to say about it, if anything."""
+        """Record a message of the worker; return a remark for the terminal, or an empty string."""
         try:
             kind = message["kind"]
             if kind == "beat":
                 self._take_beat(message, when)
             elif kind == "hung":
                 self.hangs_since = self.hangs_since or when
-                return "sees no progress"
+                return "reports no progress"
             else:
                 raise ValueError(kind)
         except (KeyError, OverflowError, TypeError, ValueError) as error:
-            if not self.noted:  # once, or a worker out of its mind would flood the terminal
+            if not self.noted:  # once only: a faulty worker must not flood the terminal
                 self.noted = True
-                return f"sent what is no message and ignored: {error!r}"
+                return f"sent a malformed message, which is ignored: {error!r}"
         return ""
 
     def _take_beat(self, message: Message, when: float) -> None:
         self.beat = when
-        limit = float(message.get("limit") or math.inf)  # none: its watchdog is off
+        limit = float(message.get("limit") or math.inf)  # null: its watchdog is off
         if not limit > 0:
             raise ValueError(f"limit {limit}")
         self.limit = limit
-        if message.get("epoch") is not None and message.get("step") is not None:  # before training it has neither
+        if message.get("epoch") is not None and message.get("step") is not None:  # null before training
             self.position = max(self.position, (int(message["epoch"]), int(message["step"])))
 
     def end(self, code: int | None) -> None:
@@ -96,12 +96,13 @@ class Worker:
 
 @dataclass
 class Group:
-    """One generation.
+    """The workers of one generation, that is, from one start or restart to the next.
 
     Attributes:
-        asked: why all were asked to stop, or empty.
-        kill_at: when what is left is killed.
-        ends: workers in the order of their ends.
+        asked: reason why all were asked to stop, ``signal`` or ``grow``; empty if they were not.
+        kill_at: time at which the remaining workers are killed.
+        hung: worker that hangs.
+        ends: workers in the order in which they ended.
     """
 
     number: int
@@ -111,7 +112,7 @@ class Group:
     kill_at: float = math.inf
     hung: Worker | None = None
     ends: list[Worker] = field(default_factory=list)
-    told: int = 0  # of ``ends``, how many were acted on
+    seen_ends: int = 0  # length of ``ends`` at the last call of ``fresh_ends``
 
     @property
     def living(self) -> list[Worker]:
@@ -130,13 +131,13 @@ class Group:
             self.ends.append(worker)
 
     def fresh_ends(self) -> list[Worker]:
-        """Those that ended since the last call."""
-        fresh = self.ends[self.told :]
-        self.told = len(self.ends)
+        """Return the workers that ended since the last call."""
+        fresh = self.ends[self.seen_ends :]
+        self.seen_ends = len(self.ends)
         return fresh
 
     def cause(self) -> Worker | None:
-        """The worker whose end explains the others'; ``None``: all have finished."""
+        """Return the worker whose end explains the others'; ``None`` if all have finished."""
         if self.hung is not None:
             return self.hung
         failed = [worker for worker in self.ends if meaning(worker.code) is not Meaning.DONE]
@@ -146,35 +147,35 @@ class Group:
         )
 
     def ask(self, asked: str, why: str, grace: float) -> None:
-        """Asks all to save and stop within ``grace`` seconds."""
+        """Ask all workers to save and stop within ``grace`` seconds."""
         self.asked = asked
         self.kill_at = min(self.kill_at, time.monotonic() + grace)
         for worker in self.living:
             worker.tell({"kind": "stop", "why": why})
 
-    def late(self) -> Worker | None:
-        """One that is taken for hung."""
+    def overdue(self) -> Worker | None:
+        """Return a worker that counts as hung, if there is one."""
         now = time.monotonic()
         return next((worker for worker in self.living if worker.hangs_at <= now), None)
 
     def kill(self) -> None:
-        """Kills all that live; what was killed before and has not been reported, by other means."""
+        """Kill all living workers; on the second call, also the agents that have not reported the first."""
         self.kill_by_pid()
         for worker in self.living:
             if worker.killed and not worker.adopted:
-                worker.link.kill()  # an agent that does not answer; its end is noted, and the worker's with it
+                worker.link.kill()  # the agent does not answer; its end counts as that of its workers
             worker.link.send({"kind": "signal", "worker": worker.name, "signal": int(signal.SIGKILL)})
             worker.killed = True
         self.kill_at = time.monotonic() + KILL_SECONDS
 
     def kill_by_pid(self) -> None:
-        """Kills those of this machine whose agent is gone or does not answer."""
+        """Kill the workers of this machine whose agent is gone or does not answer."""
         for worker in self.living:
             if worker.link.local and worker.began is not None and (worker.killed or worker.adopted):
                 processes.kill(worker.pid, worker.began)
 
-    def look_at_adopted(self) -> None:
-        """Notes the ends that no agent reports."""
+    def check_adopted(self) -> None:
+        """Record the ends of workers whose agent is gone."""
         for worker in self.living:
             if worker.adopted and (worker.began is None or not processes.runs(worker.pid, worker.began)):
                 self.end(worker, None)

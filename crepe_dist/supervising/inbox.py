@@ -1,4 +1,4 @@
-"""Messages of the agents and signals, collected for the one thread that decides."""
+"""Queue of agents' messages and signals for the supervisor's deciding thread."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from crepe_dist.distributed.messages import Message
 from crepe_dist.supervising.console import Console
 from crepe_dist.supervising.link import Link
 
-Arrival = tuple[Link, "Message | str", float]  # with the time of ``time.monotonic``
+Arrival = tuple[Link, "Message | str", float]  # sender, message, reading of ``time.monotonic``
 
 
 class Inbox:
-    """A queue filled by the threads of links and by signal handlers.
+    """Queue filled by the links' threads and by signal handlers.
 
     Args:
-        console: shows the output of workers, which is not queued.
+        console: printer of the workers' output, which is not queued.
 
     Attributes:
-        signals: their numbers in the order in which they came, once ``take`` has passed them.
+        signals: numbers of the signals that ``take`` has met, in order.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        # A SimpleQueue, because a signal's handler may put into it while the deciding thread takes from it.
+        # A SimpleQueue: a signal handler may put into it while it interrupts a get.
         self._events: queue.SimpleQueue[int | Arrival] = queue.SimpleQueue()
         self.signals: list[int] = []
 
@@ -35,9 +35,9 @@ class Inbox:
         self._events.put(number)
 
     def deliver(self, link: Link, message: Message | str) -> None:
-        """Add a message; called from the threads of links.
+        """Add a message; called from the links' threads.
 
-        They show output themselves: a terminal that is held up must hold up nothing else.
+        Workers' output is printed at once, in the link's thread: a blocked terminal must not block the supervisor.
         """
         if isinstance(message, dict) and message["kind"] == "output":
             self._console.show(message.get("worker"), str(message.get("stream")), str(message.get("line")))
@@ -45,7 +45,7 @@ class Inbox:
             self._events.put((link, message, time.monotonic()))
 
     def take(self, until: float) -> Iterator[Arrival]:
-        """Wait for an event until then; yield its message and all others that are there by now."""
+        """Wait for an event, at most until the time ``until``; yield all messages that have arrived."""
         wait = max(0.0, min(until - time.monotonic(), 3600.0))
         with suppress(queue.Empty):
             event = self._events.get(timeout=wait)

@@ -1,4 +1,4 @@
-"""A process beside each agent that ends the agent's workers should the agent be killed."""
+"""Process that ends an agent's workers if the agent is killed."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import time
 
 from crepe_dist.distributed import processes
 
-LOOK_SECONDS = 0.1
+POLL_SECONDS = 0.1
 
 
 class Keeper:
-    """Forks it; to be called before any thread or other descriptor of the caller exists that it should not hold.
+    """Forked process that outlives its parent, the agent.
 
-    It learns of the caller's end by that of a pipe. Workers notice it, too, and have ``grace`` seconds to save.
+    Create it before the agent starts threads or opens descriptors, which the fork would inherit. It notices the
+    agent's death by the end of a pipe. Workers notice it as well, and have ``grace`` seconds to save.
     """
 
     def __init__(self) -> None:
@@ -30,20 +31,22 @@ class Keeper:
         os.close(source)
 
     def grace(self, seconds: float) -> None:
+        """Set the grace period."""
         self._write(f"grace {seconds}\n")
 
     def add(self, pid: int, began: int | None) -> None:
+        """Add a worker, identified as in ``processes``."""
         if began is not None:
             self._write(f"{pid} {began}\n")
 
     def close(self) -> None:
-        """All workers have ended."""
+        """End the keeper; call after all workers have ended."""
         os.close(self._sink)
         with contextlib.suppress(OSError):
             os.waitpid(self._pid, 0)
 
     def _write(self, line: str) -> None:
-        with contextlib.suppress(OSError):  # somebody killed it
+        with contextlib.suppress(OSError):  # the keeper was killed
             os.write(self._sink, line.encode())
 
 
@@ -51,7 +54,7 @@ def _keep(source: int) -> None:
     os.setsid()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    # The supervisor must see the end of the agent's output when the agent ends.
+    # Holding the agent's stdout would hide its end from the supervisor.
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nothing, descriptor)
@@ -66,6 +69,6 @@ def _keep(source: int) -> None:
                 workers.append((int(first), int(second)))
     until = time.monotonic() + grace
     while time.monotonic() < until and any(processes.runs(*worker) for worker in workers):
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
     for worker in workers:
         processes.kill(*worker)

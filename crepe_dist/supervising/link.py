@@ -1,4 +1,4 @@
-"""The supervisor's end of an agent: a child process, of this machine or an ssh to another."""
+"""Connection of the supervisor to an agent: a child process, local or ssh to another host."""
 
 from __future__ import annotations
 
@@ -19,15 +19,19 @@ AGENT = (sys.executable, "-m", "crepe_dist.supervising.agent")
 
 
 class Link:
-    """Starts an agent; what it says is delivered from a thread, and at its end ``{"kind": "lost", "code": …,
-    "why": …}``.
+    """A running agent.
+
+    A thread delivers the agent's messages, and ``{"kind": "lost", "code": …, "why": …}`` when the agent has ended.
 
     Args:
-        host: its name.
-        remote: the command that reaches another host, without host and command; empty: this machine.
-        environment: of the agent, or of the command that reaches it.
-        cwd: folder in which the agent runs.
-        deliver: is called with this link and a message, or with a string about what was no message.
+        host: name of the host.
+        remote: command that reaches another host, such as ssh with its options; empty for this machine.
+        environment: environment of the agent, or of the remote command.
+        cwd: working directory of the agent.
+        deliver: called with this link and a message, or with a string for the terminal.
+
+    Raises:
+        OSError: the process cannot be started.
     """
 
     def __init__(
@@ -40,11 +44,11 @@ class Link:
     ) -> None:
         self.host = host
         self.local = not remote
-        self.ready = False  # it has said hello; set by the supervisor
+        self.ready = False  # the agent has answered; set by ``Fleet``
         self.began = time.monotonic()
         self._deliver = deliver
-        self._last_words = ""
-        # A session of its own: Ctrl-C is for the supervisor to hear, which then asks the workers.
+        self._last_line = ""
+        # A new session: Ctrl-C must reach only the supervisor, which asks the workers to stop.
         self.process = subprocess.Popen(
             [*remote, host, f"cd {shlex.quote(cwd)} || exit 127; exec {shlex.join(AGENT)}"] if remote else AGENT,
             env=dict(environment),
@@ -58,12 +62,12 @@ class Link:
         assert self.process.stdout is not None
         assert self.process.stderr is not None
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        # Threads: an agent that does not read, or a host that is gone, must not hold up the supervisor.
+        # Threads: an agent that does not read, or a host that is gone, must not block the supervisor.
         self._threads = [
             threading.Thread(target=target, args=(stream,), daemon=True)
             for target, stream in (
                 (self._write, self.process.stdin),
-                (self._read_words, self.process.stderr),
+                (self._read_stderr, self.process.stderr),
                 (self._read, self.process.stdout),
             )
         ]
@@ -71,7 +75,7 @@ class Link:
             thread.start()
 
     def send(self, message: Message) -> None:
-        """Never blocks; to an agent that is gone it does nothing.
+        """Queue a message without blocking; it is dropped if the agent is gone.
 
         Raises:
             ValueError: the message is too long.
@@ -79,14 +83,14 @@ class Link:
         self._queue.put(encode(message))
 
     def close(self) -> None:
-        """Ends the agent's input: it asks its workers to stop, kills what is left after the grace, and ends."""
+        """Close the agent's stdin: it stops its workers, kills those left after the grace period, and ends."""
         self._queue.put(None)
 
     def kill(self) -> None:
         self.process.kill()
 
     def wait(self, seconds: float) -> bool:
-        """Whether the agent ended within the time."""
+        """Wait at most that long for the agent to end; return whether it has ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(seconds)
         return self.process.poll() is not None
@@ -108,13 +112,13 @@ class Link:
         self._threads[1].join(0.5)
         code = self.process.wait()
         self._queue.put(None)
-        self._deliver(self, {"kind": "lost", "code": code, "why": self._last_words or f"it ended with code {code}"})
+        self._deliver(self, {"kind": "lost", "code": code, "why": self._last_line or f"it ended with code {code}"})
 
-    def _read_words(self, stream: IO[bytes]) -> None:
+    def _read_stderr(self, stream: IO[bytes]) -> None:
         text = Text()
         while data := os.read(stream.fileno(), LIMIT):
             for line in text.feed(data):
-                self._last_words = line.strip() or self._last_words
-                if self.ready or self.local:  # else its last words are the answer to an attempt, said once
+                self._last_line = line.strip() or self._last_line
+                if self.ready or self.local:  # else the last line is reported once, as the reason for no answer
                     self._deliver(self, line)
         stream.close()

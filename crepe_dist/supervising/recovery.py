@@ -1,4 +1,4 @@
-"""What the end of a worker means, and how often and how soon to start again."""
+"""Meaning of workers' exit codes; number and delay of restarts."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from crepe_dist.errors import ExitCode
 LONGEST_BACK_OFF = 60.0  # seconds
 USAGE = 2  # argparse's code for a mistake in the flags
 
-Position = tuple[int, int]  # epoch, step; of a run that goes on it only grows
+Position = tuple[int, int]  # (epoch, step); grows from restart to restart if training makes progress
 NOWHERE: Position = (-1, -1)
 
 
 class Meaning(enum.Enum):
-    """Of an exit code.
+    """Meaning of a worker's exit code.
 
     Attributes:
-        DONE: finished.
-        MISTAKE: a user's; another try would end in the same way.
-        PREEMPTED: it was asked to stop, and has saved.
-        INTERRUPTED: by Ctrl-C.
-        FAILED: another try may succeed.
+        DONE: the worker finished.
+        MISTAKE: an error that a user can fix; a restart would fail in the same way.
+        PREEMPTED: the worker was asked to stop and has saved.
+        INTERRUPTED: Ctrl-C.
+        FAILED: any other failure; a restart may succeed.
     """
 
     DONE = enum.auto()
@@ -33,7 +33,7 @@ class Meaning(enum.Enum):
 
 
 def meaning(code: int | None) -> Meaning:
-    """Of an exit code, negative for a signal; ``None``: unknown, because the host is gone."""
+    """Classify an exit code, negative for a signal; ``None`` if it is unknown because the host is gone."""
     if code == ExitCode.DONE:
         return Meaning.DONE
     if code in (ExitCode.ERROR, USAGE):
@@ -44,14 +44,14 @@ def meaning(code: int | None) -> Meaning:
 
 
 def own_code(code: int | None) -> int:
-    """The exit code of the supervisor for that of a worker."""
+    """Map a worker's exit code to the supervisor's."""
     if code is None:
         return int(ExitCode.FAILURE)
     return code if code >= 0 else 128 - code
 
 
 def in_words(code: int | None, ours: bool = False) -> str:
-    """How a worker ended, as the rest of a sentence; ``ours``: by us, or by another worker that saw no progress."""
+    """Describe a worker's end as the rest of a sentence; ``ours``: killed because of a hang."""
     if code is None:
         return "was lost with its host's agent"
     if code < 0:
@@ -61,14 +61,14 @@ def in_words(code: int | None, ours: bool = False) -> str:
             name = "unknown"
         guess = ""
         if code == -signal.SIGKILL:
-            guess = ": the end of a hang" if ours else "; perhaps the kernel ran out of memory (dmesg)"
-        return f"was ended by signal {-code} ({name}){guess}"
+            guess = ", to end a hang" if ours else "; perhaps the machine ran out of memory (see dmesg)"
+        return f"was killed by signal {-code} ({name}){guess}"
     known = {
-        ExitCode.ERROR: "a mistake that a user can mend",
+        ExitCode.ERROR: "an error that a user can fix",
         USAGE: "a mistake in the flags",
         ExitCode.PEER_GONE: "another process ended",
         ExitCode.FAILURE: "unexpected failure",
-        ExitCode.STOPPED: "asked to stop, nothing is lost",
+        ExitCode.STOPPED: "stopped after saving",
         ExitCode.HUNG: "no progress",
         ExitCode.INTERRUPTED: "interrupted",
     }
@@ -76,33 +76,33 @@ def in_words(code: int | None, ours: bool = False) -> str:
 
 
 def after(delay: float) -> str:
-    """The delay in seconds, as the rest of a sentence; nothing if there is none."""
+    """Describe a delay in seconds as the rest of a sentence; empty for no delay."""
     return f" after {delay:g} s" if delay else ""
 
 
 class BackOff:
-    """Seconds before the next start: 0 after progress, then 1, 2, 4 … while there is none."""
+    """Delay before a restart: 0 s after progress, else 1, 2, 4 … up to 60 s."""
 
     def __init__(self) -> None:
         self._reached: Position | None = None
-        self._without = 0
+        self._stalls = 0
 
     def next(self, position: Position) -> float:
-        """Args: position: the farthest that any worker has come so far."""
+        """Return the delay in seconds, given the farthest position of any worker so far."""
         if self._reached is None or position > self._reached:
-            self._without = 0
+            self._stalls = 0
         else:
-            self._without += 1
+            self._stalls += 1
         self._reached = position
-        # The exponent is bounded: a float has no room for 2 to the power of thousands of restarts.
-        return min(LONGEST_BACK_OFF, 2.0 ** min(self._without - 1, 10)) if self._without else 0.0
+        # The exponent is bounded, because 2.0 ** 1024 overflows.
+        return min(LONGEST_BACK_OFF, 2.0 ** min(self._stalls - 1, 10)) if self._stalls else 0.0
 
 
 class Restarts:
-    """Those that failures may use up.
+    """Budget of restarts after failures.
 
     Args:
-        limit: how many.
+        limit: number of restarts allowed.
     """
 
     def __init__(self, limit: int) -> None:
@@ -110,7 +110,7 @@ class Restarts:
         self._back_off = BackOff()
 
     def take(self, position: Position) -> float | None:
-        """Seconds to wait before the next start; ``None`` if none is left."""
+        """Use up a restart; return the delay in seconds before it, or ``None`` if none is left."""
         if self.left <= 0:
             return None
         self.left -= 1

@@ -1,7 +1,7 @@
-"""Starts a group of workers, watches it, and starts it again from its newest checkpoint when it fails.
+"""The supervisor: starts a group of workers, watches it, and restarts it from the newest checkpoint when it fails.
 
-One thread decides: all that happens (messages of agents, signals) comes to it through one inbox. Handling an event only
-notes what is so; what follows from it is decided in ``_react``.
+One thread makes all decisions. Messages of agents and signals reach it through one inbox. ``_note`` only records an
+event; ``_react`` decides on its consequences.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from crepe_dist.supervising.recovery import NOWHERE, BackOff, Meaning, Restarts,
 from crepe_dist.supervising.ssh_errors import mistake
 from crepe_dist.supervising.supervisor_options import Options
 
-OWN_END_SECONDS = 5.0  # for the others to end by themselves once one has failed
+OWN_END_SECONDS = 5.0  # for the other workers to end by themselves after one has failed
 DUMP_SECONDS = 2.0  # for workers to write their stacks
-CATCH_UP_SECONDS = 0.5  # for beats that came while this process itself was stopped (Ctrl-Z)
-ADOPTED_SECONDS = 0.05  # between looks at processes whose agent is gone
+CATCH_UP_SECONDS = 0.5  # for beats that arrived while this process was suspended (Ctrl-Z)
+ADOPTED_SECONDS = 0.05  # between checks of processes whose agent is gone
 
 
 class Supervisor:
-    """One training, from its start to its end.
+    """Supervisor of one training run.
 
     Args:
-        command: of a worker; the same for all.
-        options: see there.
-        environment: of the supervisor; the workers get what is allowed.
-        cwd: folder of the workers.
-        console: where their lines and its own are shown.
+        command: command line of every worker.
+        options: options of the supervisor.
+        environment: environment of the supervisor; workers get the allowed part of it.
+        cwd: working directory of the workers; default: the current one.
+        console: printer of the workers' and the supervisor's lines.
     """
 
     def __init__(
@@ -71,14 +71,14 @@ class Supervisor:
         self._reached = NOWHERE
 
     def signal(self, number: int) -> None:
-        """To be called by the handlers of SIGTERM, SIGINT and SIGHUP."""
+        """Receive a signal; called by the handlers of SIGTERM, SIGINT and SIGHUP."""
         self._inbox.signal(number)
 
     def run(self) -> int:
-        """Until the training has ended; the exit code.
+        """Train until the end; return the exit code.
 
         Raises:
-            UserError: agent or workers cannot be started at all.
+            UserError: the agent or the workers cannot be started.
         """
         try:
             while True:
@@ -94,19 +94,19 @@ class Supervisor:
     # Starting.
 
     def _form(self) -> bool:
-        """Starts a generation as soon as enough hosts answer; false if a signal came first."""
-        told: dict[str, str] = {}
+        """Start a generation as soon as enough hosts answer; return false if a signal arrives first."""
+        reported: dict[str, str] = {}
         while not self._inbox.signals:
             self._fleet.tick(time.monotonic())
-            # Those that are being tried are waited for, so that a start does not leave out a host that is there.
+            # Wait for hosts that are being tried for the first time: a start must not leave out a host that is up.
             if not self._fleet.trying():
                 slots = allocate(self._fleet.ready(), self._options.processes)
                 missing = self._fleet.missing()
                 enough = len(slots) >= self._options.min_processes
-                if missing and missing.keys() != told.keys():
-                    told = missing
+                if missing and missing.keys() != reported.keys():
+                    reported = missing
                     names = ", ".join(f"{name} ({why})" for name, why in missing.items())
-                    self._say(f"no answer from {names}; {'going on without' if enough else 'waiting'}")
+                    self._say(f"no answer from {names}; {'continuing without' if enough else 'waiting'}")
                 if enough:
                     self._start(slots)
                     return True
@@ -114,7 +114,7 @@ class Supervisor:
         return False
 
     def _start(self, slots: Sequence[Slot]) -> None:
-        """Start the next generation, one worker in each of these places."""
+        """Start the next generation, one worker per slot."""
         old = self._group
         self._generation += 1
         rendezvous = Rendezvous(self._options.address, rendezvous_scopes(slots))
@@ -132,20 +132,20 @@ class Supervisor:
             try:
                 worker.link.send(message)
             except ValueError as error:
-                remedy = "put the flags into a file (--config), and unset variables that are not needed"
-                raise UserError("flags and environment of a worker are too long", str(error), remedy) from error
+                remedy = "put the flags into a file (--config), and unset variables that training does not need"
+                raise UserError("the flags and environment of a worker are too long", str(error), remedy) from error
         if old is not None:
             old.rendezvous.close()
 
     # Events.
 
     def _pump(self, until: float) -> None:
-        """Wait for an event until then; note it and all others that are there."""
+        """Wait for an event, at most until the time ``until``; record all that have arrived."""
         for link, message, when in self._inbox.take(until):
             try:
                 self._note(link, message, when)
             except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-                self._say(f"{link.host}: ignored a message that is none ({error!r})")
+                self._say(f"{link.host}: ignored a malformed message ({error!r})")
 
     def _note(self, link: Link, message: Message | str, when: float) -> None:
         if isinstance(message, str):
@@ -167,14 +167,14 @@ class Supervisor:
             elif kind == "exit":
                 self._group.end(worker, int(message["code"]))
             elif kind == "from":
-                said = worker.hear(message["message"], when)
-                if said:
-                    self._say(f"{worker.title} {said}")
+                remark = worker.hear(message["message"], when)
+                if remark:
+                    self._say(f"{worker.title} {remark}")
 
     def _note_lost(self, link: Link, code: int, why: str) -> None:
         if not self._fleet.lost(link, why, time.monotonic()):
             error = None if link.local or self._group else mistake(link.host, code, why)
-            if error is not None:  # later it is the same as a host that is gone: what trains goes on
+            if error is not None:  # after the first start, training continues without the host
                 raise error
             return
         self._say(f"the agent on {link.host} is gone: {why}")
@@ -194,11 +194,11 @@ class Supervisor:
         while self._group.living:
             self._pump(self._next_time(self._group))
             self._react()
-        self._tell_ends(self._group)
+        self._report_ends(self._group)
 
     def _next_time(self, group: Group) -> float:
-        adopted = time.monotonic() + ADOPTED_SECONDS
-        workers = [adopted if worker.adopted else worker.hangs_at for worker in group.living]
+        next_check = time.monotonic() + ADOPTED_SECONDS
+        workers = [next_check if worker.adopted else worker.hangs_at for worker in group.living]
         return min(group.kill_at, self._fleet.next_time(), *workers)
 
     def _react(self) -> None:
@@ -206,28 +206,28 @@ class Supervisor:
         assert group is not None
         now = time.monotonic()
         self._fleet.tick(now)
-        group.look_at_adopted()
+        group.check_adopted()
         if self._inbox.signals and group.asked != "signal":
             why = signal.Signals(self._inbox.signals[0]).name
             self._say(f"{why}: asking all to save and stop; killing after {self._options.grace:g} s")
             group.ask("signal", why, self._options.grace)
         if signal.SIGINT in self._inbox.signals[1:] and not any(worker.killed for worker in group.living):
             group.kill_at = now
-        fresh = self._tell_ends(group)
+        fresh = self._report_ends(group)
         if fresh and group.living:
             self._limit_the_rest(group, fresh)
         if not group.asked and group.kill_at == math.inf:
             self._grow(group)
-        if group.kill_at == math.inf and group.late() is not None:
+        if group.kill_at == math.inf and group.overdue() is not None:
             self._spend(CATCH_UP_SECONDS, group)
-            late = group.late()
-            if late is not None:
-                self._dump(group, late)
+            hung = group.overdue()
+            if hung is not None:
+                self._dump(group, hung)
         if time.monotonic() >= group.kill_at:
             group.kill()
 
     def _limit_the_rest(self, group: Group, fresh: Sequence[Worker]) -> None:
-        """Set the time that the others have to end by themselves, now that some have ended."""
+        """Limit the time of the remaining workers to end by themselves after others have failed."""
         failed = [worker for worker in fresh if meaning(worker.code) is not Meaning.DONE]
         if not failed:
             return
@@ -240,7 +240,7 @@ class Supervisor:
             group.kill_at = min(group.kill_at, time.monotonic() + OWN_END_SECONDS)
 
     def _grow(self, group: Group) -> None:
-        """Ask all to save and stop once a host that came back makes room for a larger group."""
+        """Ask all workers to save and stop if a host is back and the group can grow."""
         if len(allocate(self._fleet.ready(), self._options.processes)) <= len(group.workers):
             return
         used = {worker.slot.host for worker in group.workers}
@@ -248,17 +248,18 @@ class Supervisor:
         self._say(f"{names} is back: asking all to save and stop")
         group.ask("grow", f"host {names} is back", self._options.grace)
 
-    def _dump(self, group: Group, late: Worker) -> None:
-        group.hung = late
-        silent = time.monotonic() - (late.started if late.beat is None else late.beat)
-        self._say(f"{late.title} was not heard of for {silent:.0f} s; all write their stacks and are killed")
+    def _dump(self, group: Group, hung: Worker) -> None:
+        """Let all workers write their stacks, then have them killed."""
+        group.hung = hung
+        silent = time.monotonic() - (hung.started if hung.beat is None else hung.beat)
+        self._say(f"{hung.title} has sent nothing for {silent:.0f} s; all processes write their stacks and are killed")
         for worker in group.living:
             worker.link.send({"kind": "dump", "worker": worker.name})
         self._spend(DUMP_SECONDS, group)
         group.kill_at = time.monotonic()
 
     def _spend(self, seconds: float, group: Group) -> None:
-        """Hears what comes in that time, while any live."""
+        """Record events for that long, or until all workers have ended."""
         until = time.monotonic() + seconds
         while time.monotonic() < until and group.living:
             self._pump(until)
@@ -266,43 +267,43 @@ class Supervisor:
     # Afterwards.
 
     def _decide(self) -> int | None:
-        """The exit code; ``None``: start again."""
+        """Return the exit code, or ``None`` to restart; wait for the restart's delay."""
         group = self._group
         assert group is not None
         self._reached = max(self._reached, group.position)
         cause = group.cause()
         code = None if cause is None else int(ExitCode.HUNG) if cause is group.hung else cause.code
-        sense = Meaning.DONE if cause is None else meaning(code)
+        reason = Meaning.DONE if cause is None else meaning(code)
         if self._inbox.signals:
             if self._inbox.signals[0] == signal.SIGINT:
                 return int(ExitCode.INTERRUPTED)
             if any(worker.code == ExitCode.STOPPED for worker in group.ends):
-                return int(ExitCode.STOPPED)  # one that says so has seen the state saved; another may have been killed
+                return int(ExitCode.STOPPED)  # one such worker proves that the state was saved
             return 0 if cause is None else own_code(code)
         if cause is None:
             self._say("finished")
             return 0
-        if sense in (Meaning.MISTAKE, Meaning.INTERRUPTED):
+        if reason in (Meaning.MISTAKE, Meaning.INTERRUPTED):
             return own_code(code)
-        if group.asked == "grow" and (sense is Meaning.PREEMPTED or cause.killed):
+        if group.asked == "grow" and (reason is Meaning.PREEMPTED or cause.killed):
             return None
-        if sense is Meaning.PREEMPTED:
+        if reason is Meaning.PREEMPTED:
             delay = self._preemptions.next(self._reached)
-            self._say(f"{cause.title} was preempted: starting again{after(delay)}; {self._left()}")
+            self._say(f"{cause.title} was preempted: restarting{after(delay)}; {self._left()}")
         else:
             taken = self._restarts.take(self._reached)
             if taken is None:
                 self._say(f"giving up: {cause.title} {in_words(code, cause.killed)}, and no restart is left")
                 return own_code(code)
             delay = taken
-            self._say(f"starting again from the newest checkpoint{after(delay)}; {self._left()}")
-        again = time.monotonic() + delay
-        while time.monotonic() < again and not self._inbox.signals:
-            self._wait(again)
+            self._say(f"restarting from the newest checkpoint{after(delay)}; {self._left()}")
+        restart_at = time.monotonic() + delay
+        while time.monotonic() < restart_at and not self._inbox.signals:
+            self._wait(restart_at)
         return None
 
     def _wait(self, until: float) -> None:
-        """For an event, while the fleet is looked after."""
+        """Wait for an event, and keep the fleet running meanwhile."""
         self._fleet.tick(time.monotonic())
         self._pump(min(until, self._fleet.next_time()))
 
@@ -316,15 +317,15 @@ class Supervisor:
         if group is not None:
             group.kill_by_pid()
 
-    # Words.
+    # Messages.
 
-    def _tell_ends(self, group: Group) -> list[Worker]:
-        """Says what ended since the last call, and returns it."""
+    def _report_ends(self, group: Group) -> list[Worker]:
+        """Print and return the workers that ended since the last call."""
         fresh = group.fresh_ends()
         for worker in fresh:
             if worker.code != 0 and not worker.killed:
-                by_a_peer = any(other.hangs_since is not None for other in group.workers if other is not worker)
-                self._say(f"{worker.title} {in_words(worker.code, by_a_peer)}")
+                hang = any(other.hangs_since is not None for other in group.workers if other is not worker)
+                self._say(f"{worker.title} {in_words(worker.code, hang)}")
         return fresh
 
     def _left(self) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from crepe_dist.distributed.hosts import LOOPBACK, Host
 
-# Without the last two, a host that loses its power would be missed only after hours.
+# Without the last two, the loss of a host's power would go unnoticed for hours.
 REMOTE = (
     *("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5"),
     *("-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3"),
@@ -15,17 +15,17 @@ REMOTE = (
 
 @dataclass(frozen=True)
 class Options:
-    """What the supervisor is told.
+    """Options of the supervisor.
 
     Args:
-        processes: at most.
-        hosts: in the order of ranks.
-        min_processes: with fewer it waits for hosts.
-        max_restarts: after failures; preemptions are free.
-        grace: seconds between asking to stop and killing.
+        processes: largest number of processes.
+        hosts: hosts in the order of ranks.
+        min_processes: smallest number of processes; with fewer slots, the supervisor waits for hosts.
+        max_restarts: restarts after failures; preemptions do not count.
+        grace: seconds between asking a worker to stop and killing it.
         interface: network interface of the rendezvous and of Gloo.
-        address: its IPv4 address.
-        remote: the command that reaches another host; the host's name and one string are appended.
+        address: IPv4 address of the interface.
+        remote: command that reaches another host; the host's name and one shell command are appended.
     """
 
     processes: int = 1

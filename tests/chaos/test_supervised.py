@@ -101,7 +101,7 @@ def test_recovers_by_itself(supervised, tmp_path, unbroken, kind, rank, count, p
     process = supervised(count, "--safety.watchdog_s=4", plan=plan)
     code, printed = harness.finish(process)
     assert code == 0, printed
-    assert "starting again from the newest checkpoint; 9 of 10 restarts left" in printed
+    assert "restarting from the newest checkpoint; 9 of 10 restarts left" in printed
     assert "Traceback" not in printed
     harness.assert_same(tmp_path / "run", unbroken(count))
     assert len(records(tmp_path / "run", "epoch")) == 3, "an epoch counts once, when its checkpoint is there"
@@ -149,7 +149,7 @@ def test_preempted_by_others_it_starts_again_and_that_costs_no_restart(supervise
     process = supervised(2, plan=fault(tmp_path, "SIGTERM", 1, 11), flags=("--max-restarts", "0"))
     code, printed = harness.finish(process)
     assert code == 0, printed
-    assert "was preempted: starting again; 0 of 0 restarts left" in printed
+    assert "was preempted: restarting; 0 of 0 restarts left" in printed
     (resume,) = [
         json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines() if "resume" in line
     ]

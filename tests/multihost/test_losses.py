@@ -49,7 +49,7 @@ def test_the_cable_is_cut_and_mended(data: Path, tmp_path: Path, network: Networ
     network.hosts[1].mend()
     code, printed = run.end()
     assert code == 0, printed
-    assert "starting again from the newest checkpoint" in printed
+    assert "restarting from the newest checkpoint" in printed
     assert_losses(tmp_path / "run", unharmed)
 
 
@@ -112,5 +112,5 @@ def test_a_host_that_is_ten_times_slower(
     assert code == 0, printed
     assert time.monotonic() - began > LIMIT, "it was not slow for long enough to be taken for hung"
     assert "no progress" not in printed
-    assert "starting again" not in printed
+    assert "restarting" not in printed
     assert_losses(tmp_path / "run", unharmed)

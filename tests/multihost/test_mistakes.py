@@ -55,8 +55,8 @@ def no_package(network: Network, data: Path) -> None:
         (nothing, ("hosta", "hostx"), "Could not resolve hostname hostx", "correct -H"),
         (no_key, BOTH, "Permission denied (publickey)", "ssh-copy-id hostb"),
         (other_key_of_the_host, BOTH, "Host key verification failed", "ssh hostb true"),
-        (no_python, BOTH, f"{sys.executable}: No such file or directory", "installed at the same path"),
-        (no_package, BOTH, "No module named", "installed at the same path"),
+        (no_python, BOTH, f"{sys.executable}: No such file or directory", "the same checkout at the same path"),
+        (no_package, BOTH, "No module named", "the same checkout at the same path"),
     ],
 )
 def test_a_host_that_only_a_person_can_make_usable(
@@ -192,7 +192,7 @@ def test_a_host_that_is_not_like_the_other(
     assert code == 1, printed
     for text in expected:
         assert printed.count(text) == 1, printed
-    assert "starting again" not in printed
+    assert "restarting" not in printed
     assert not (tmp_path / "runs" / "run" / "result.json").exists()
 
 
@@ -204,7 +204,7 @@ def test_a_host_that_may_yet_come(launcher: str, data: Path, tmp_path: Path, net
     code, printed = run(network, command(launcher, tmp_path / "run", data, 1), tmp_path)
     refused = "ssh: connect to host hostb port 22: Connection refused"
     if launcher == "supervise":
-        assert f"no answer from hostb ({refused}); going on without" in printed
+        assert f"no answer from hostb ({refused}); continuing without" in printed
         assert code == 0, printed
     else:
         assert f"ssh not successful for host hostb:\n{refused}" in printed
