@@ -91,13 +91,13 @@ def test_it_does_not_hold_up_the_end(monkeypatch, capsys):
     held = threading.Event()
 
     def content(*_):
-        held.wait(10)
+        held.wait(60)
         raise OSError  # the test is over
 
     monkeypatch.setattr(crash_report, "_content", content)
     began = time.monotonic()
     assert ended() == 70
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20  # the limit is 0.2 s
     held.set()
     assert "raise ZeroDivisionError(text)" in capsys.readouterr().err
 

@@ -61,7 +61,7 @@ def environment():
     """With a marker by which the processes that inherit it are found; none may be left."""
     value = uuid.uuid4().hex
     yield {**os.environ, "CREPE_DIST_TEST": value}
-    until(lambda: not left(f"CREPE_DIST_TEST={value}"), "processes are left", 5)
+    until(lambda: not left(f"CREPE_DIST_TEST={value}"), "processes are left")
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,7 @@ class Answer:
         handler.end_headers()
         handler.wfile.write(body[: self.cut])
         if self.stall:
-            end.wait(4)
+            end.wait(60)
         if self.reset:
             handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
@@ -265,7 +265,7 @@ class TestCutOff:
         server.answers(Answer(cut=200_000, stall=True), Answer())
         began = time.monotonic()
         bring(server, tmp_path, timeout=0.3)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 20  # the limit is 0.3 s
         assert_complete(tmp_path)
         assert server.ranges()[1] is not None
 

@@ -42,12 +42,13 @@ def test_a_signal_to_one_process_stops_all_with_nothing_lost(data, tmp_path, unb
 @pytest.mark.parametrize("number", [signal.SIGTERM, slow(signal.SIGINT), slow(signal.SIGUSR2)])
 def test_a_signal_from_outside(data, tmp_path, unbroken, number):
     run_dir = tmp_path / "run"
+    began = time.monotonic()
     process = harness.start(harness.command(run_dir, data, 1, module="crepe_dist.train"), tmp_path)
     harness.wait_for(lambda: harness.has_saved(run_dir) or process.poll() is not None)
     asked = time.monotonic()
     process.send_signal(number)
     code, printed = harness.finish(process)
-    assert time.monotonic() - asked < 10
+    assert time.monotonic() - asked < max(10, asked - began)  # a busy machine also starts late
     assert code == (ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.STOPPED), printed
     assert "saved after step" in printed
     assert "Traceback" not in printed
