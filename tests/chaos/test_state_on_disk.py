@@ -292,7 +292,7 @@ class TestFullDisk:
         code, printed = harness.finish(process)
         assert code == 1, printed
         assert "No space left on device" in printed
-        assert "the same command goes on from" in printed
+        assert "the same command resumes from" in printed
         assert "Traceback" not in printed
         filling.unlink()
         code, printed = harness.run(harness.command(run_dir, data), tmp_path)
