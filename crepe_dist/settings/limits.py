@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
-from annotated_types import BaseMetadata, Ge, GroupedMetadata, Gt, Le, Lt
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+    from pydantic_core import CoreSchema
 
 
 @dataclass(frozen=True)
-class Limits(GroupedMetadata):
+class Limits:
     """A range of finite numbers: pydantic checks settings annotated with it, argparse reads flags of this ``type``.
 
     Args:
@@ -28,9 +31,9 @@ class Limits(GroupedMetadata):
     open_above: bool = False
     word: str = ""
 
-    def __iter__(self) -> Iterator[BaseMetadata]:
-        yield Gt(self.least) if self.open_below else Ge(self.least)
-        yield Lt(self.most) if self.open_above else Le(self.most)
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        ends = {"gt" if self.open_below else "ge": self.least, "lt" if self.open_above else "le": self.most}
+        return cast("CoreSchema", {**handler(source), **ends})
 
     def __call__(self, text: str) -> int | float | str:
         if self.word and text == self.word:
