@@ -1,4 +1,4 @@
-"""The one exception for everything that a user can mend, and the codes with which a command ends."""
+"""Errors shown to the user, and the exit codes of all commands."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import unicodedata
 
 
 class ExitCode(enum.IntEnum):
-    """Of every command; those above 1 are sysexits.h's nearest.
+    """Exit codes, common to all commands. Codes from 64 to 78 follow ``sysexits.h`` where one fits.
 
     Attributes:
-        ERROR: a user can mend it; the same command would fail in the same way.
-        PEER_GONE: another process of the group ended; its own code says why.
-        FAILURE: unexpected; the same command may succeed.
-        STOPPED: asked to stop (SIGTERM, the supervisor); all was saved, the same command goes on.
+        ERROR: the user has to fix something; the same command would fail again.
+        PEER_GONE: another process of the group ended; its own exit code gives the cause.
+        FAILURE: unexpected error; the same command may succeed.
+        STOPPED: stopped on request (SIGTERM or the supervisor) after saving; the same command resumes.
         HUNG: the watchdog saw no progress.
     """
 
@@ -27,14 +27,14 @@ class ExitCode(enum.IntEnum):
 
 
 class UserError(Exception):
-    """Something that the person at the keyboard can mend; shown without a traceback.
+    """An error that the user can fix; commands print it without a traceback.
 
     Args:
-        what: what went wrong, in one sentence.
-        why: the cause, where it is not plain from ``what``.
-        remedy: what to do about it.
-        on_all_ranks: every rank raises this same error at the same point, so that one of them can speak for all.
-        code: that the command ends with; FAILURE where running it again is the remedy.
+        what: summary of the failure, one sentence.
+        why: cause, unless ``what`` makes it obvious.
+        remedy: instruction to the user, preferably a command to paste.
+        on_all_ranks: declaration that every rank raises the same error at the same point, so that one rank reports it.
+        code: exit code of the command; FAILURE if running the command again may succeed.
     """
 
     def __init__(
@@ -59,23 +59,23 @@ class UserError(Exception):
             lines.append(f"  why: {self.why}")
         if self.remedy:
             lines.append(f"  do:  {self.remedy}")
-        # What a terminal would act on may come from a file's name or content.
+        # File names and contents may hold control characters that a terminal would act on.
         return "\n".join("".join(map(shown, line)) for line in lines)
 
 
 def shown(character: str) -> str:
-    r"""The character, or its escape (``\n``, ``\u202e``) if a terminal or a browser would act on it."""
+    r"""Return the character, or its escape (``\n``, ``\u202e``) if a terminal or a browser would act on it."""
     if character.isprintable() or unicodedata.category(character) == "Zs":
         return character
     return character.encode("unicode_escape").decode("ascii")
 
 
 def visible(text: str) -> str:
-    """Text of unknown origin for a terminal: line ends and tabs stay, what else it would act on is shown escaped."""
+    """Escape the control characters of untrusted text for a terminal; line ends and tabs stay."""
     if text.isprintable():
         return text
     return "".join(character if character in "\n\t" else shown(character) for character in text)
 
 
 class PeerGone(Exception):
-    """Another process of the group ended, or does not come."""
+    """Another process of the group ended or failed to join."""

@@ -1,7 +1,7 @@
-"""Files that survive a kill at any instant, complete or not there at all, their checksums, and what is read of them.
+"""Atomic writes, checksums, and readers for untrusted files.
 
-What is read may come from anywhere: nothing here waits for a pipe, follows a device or a link to where it was not sent,
-or takes more memory than its limits say.
+A file written here is either complete or absent, even after a kill or a power failure. Readers never block on a pipe,
+read a device, follow a symbolic link out of a folder, or exceed their memory limits.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,27 +19,29 @@ from typing import Any, BinaryIO, TextIO
 
 from crepe_dist.errors import UserError
 
-NAMES_BYTES = 1 << 22  # of a file of class names
-JSON_BYTES = 1 << 25  # room for the manifest of 65,536 classes
-# Parsed JSON takes many times its length where it is nothing but brackets or commas; a manifest has few of them.
-JSON_CONTAINERS = 1 << 18
-JSON_VALUES = 1 << 21
-JSON_DIGITS = 400  # of an integer: none below the largest float is refused, and none takes long to convert
-KINDS = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+MAX_NAMES_BYTES = 1 << 22  # size of a file of class names
+MAX_JSON_BYTES = 1 << 25  # enough for the manifest of 65,536 classes
+# Limits on memory: JSON made of brackets or commas takes many times its length once parsed. Manifests have few.
+MAX_JSON_CONTAINERS = 1 << 18
+MAX_JSON_VALUES = 1 << 21
+MAX_JSON_DIGITS = 400  # longer than any finite float, short enough to convert at once
+SPECIAL_FILES = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    with written_whole(path) as stream:
+    """Write a UTF-8 text file atomically."""
+    with atomic_text(path) as stream:
         stream.write(text)
 
 
 @contextmanager
-def written_whole(path: Path, errors: str = "strict") -> Iterator[TextIO]:
-    """A text file that takes its name at the end of the block, or is removed if that fails or is interrupted."""
+def atomic_text(path: Path, errors: str = "strict") -> Iterator[TextIO]:
+    """Open a temporary UTF-8 file that is renamed to ``path`` when the block succeeds and removed otherwise."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("w", encoding="utf-8", errors=errors) as stream:
@@ -51,13 +54,13 @@ def written_whole(path: Path, errors: str = "strict") -> Iterator[TextIO]:
         raise
 
 
-def cache() -> Path:
-    """The folder for what can be fetched again; it may not be there yet."""
+def cache_folder() -> Path:
+    """Return the folder for files that can be downloaded or computed again. It may not exist yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crepe_dist"
 
 
 def sync(path: Path) -> None:
-    """Waits until a file's content, or a folder's list of names, is on the disk."""
+    """Flush a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -66,18 +69,18 @@ def sync(path: Path) -> None:
 
 
 def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
-    """Opens a file for reading, if it is a regular one: a FIFO would wait for ever, a device never end.
+    """Open a regular file for reading; reject pipes, which could block for ever, and devices, which may never end.
 
     Args:
-        follow: whether the name may be a symbolic link, as it may where a user gives it; the files of a folder that
-            came as a whole (a data set, a state) have to be in it. Links among the folders above are followed.
+        follow: accept a symbolic link, as for a path that the user gives. Files of a data set or a saved state must
+            not be links. Links among the parent folders are always followed.
 
     Raises:
-        OSError: it cannot be opened.
-        ValueError: it is something else.
+        OSError: The file cannot be opened, or is a folder.
+        ValueError: The path is a pipe, socket, device or rejected link.
     """
     _check_regular(path, os.stat(path, follow_symlinks=follow))
-    # Looked at again once it is open, since it may have been exchanged; O_NONBLOCK is for a FIFO that took its place.
+    # Check again once it is open: the path may have been swapped. O_NONBLOCK keeps a swapped-in FIFO from blocking.
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     stream = os.fdopen(os.open(path, flags), "rb")
     try:
@@ -92,14 +95,15 @@ def _check_regular(path: Path, found: os.stat_result) -> None:
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(found.st_mode):
-        raise ValueError(f"{path} is {KINDS.get(stat.S_IFMT(found.st_mode), 'a device')}, not a file")
+        raise ValueError(f"{path} is {SPECIAL_FILES.get(stat.S_IFMT(found.st_mode), 'a device')}, not a file")
 
 
 def read_bytes(path: Path, limit: int, *, follow: bool = True) -> bytes:
-    """A whole file of at most ``limit`` bytes.
+    """Read a whole file of at most ``limit`` bytes.
 
     Raises:
-        OSError, ValueError: as ``open_regular``, or it is longer.
+        OSError: See ``open_regular``.
+        ValueError: See ``open_regular``; or the file is longer than ``limit``.
     """
     with open_regular(path, follow=follow) as stream:
         data = stream.read(limit + 1)
@@ -108,16 +112,17 @@ def read_bytes(path: Path, limit: int, *, follow: bool = True) -> bytes:
     return data
 
 
-def read_json(path: Path, limit: int = JSON_BYTES, *, follow: bool = True) -> Any:
-    """The value in a JSON file of at most ``limit`` bytes; of memory it takes some eight times as much at most.
+def read_json(path: Path, limit: int = MAX_JSON_BYTES, *, follow: bool = True) -> Any:
+    """Read a JSON file of at most ``limit`` bytes. Parsing takes at most about eight times that much memory.
 
     Raises:
-        OSError, ValueError: as ``read_bytes``, or it is no JSON in UTF-8, nested too deep, has too many values, an
-            integer of too many digits, or a key twice (which of the two counts differs between readers).
+        OSError: See ``open_regular``.
+        ValueError: See ``read_bytes``; or the file is not JSON in UTF-8, is nested too deeply, has too many values,
+            an integer with too many digits, or a duplicate key (JSON readers disagree on which one counts).
     """
     data = read_bytes(path, limit, follow=follow)
-    if data.count(b"[") + data.count(b"{") > JSON_CONTAINERS or data.count(b",") > JSON_VALUES:
-        raise ValueError(f"{path} holds more values than such a file can")
+    if data.count(b"[") + data.count(b"{") > MAX_JSON_CONTAINERS or data.count(b",") > MAX_JSON_VALUES:
+        raise ValueError(f"{path} holds too many values")
     try:
         return parse_json(data)
     except ValueError as error:
@@ -125,10 +130,14 @@ def read_json(path: Path, limit: int = JSON_BYTES, *, follow: bool = True) -> An
 
 
 def parse_json(data: bytes) -> Any:
-    """The value of some JSON in UTF-8; a ``ValueError`` says what is wrong."""
+    """Parse JSON in UTF-8.
+
+    Raises:
+        ValueError: The text is not UTF-8, not JSON, or breaks a limit of ``read_json``.
+    """
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_int=_integer)
-        if b"\\u" in data:  # half a pair of surrogates can be told in JSON, but nothing can be written of it
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique_keys, parse_int=_integer)
+        if b"\\u" in data:  # JSON can escape a lone surrogate, which could not be written to any file later
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         return value
     except UnicodeError:
@@ -136,14 +145,15 @@ def parse_json(data: bytes) -> Any:
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error}") from None
     except RecursionError:
-        raise ValueError("not JSON: nested too deep") from None
+        raise ValueError("not JSON: nested too deeply") from None
 
 
 def json_lines(path: Path, longest: int = 1 << 20, *, follow: bool = True) -> Iterator[Any]:
-    """The values of a file of JSON lines, each of at most ``longest`` bytes.
+    """Yield the values of a JSON Lines file whose lines have at most ``longest`` bytes.
 
     Raises:
-        OSError, ValueError: as ``read_json``.
+        OSError: See ``open_regular``.
+        ValueError: A line is too long or not valid JSON; the message gives its number.
     """
     with open_regular(path, follow=follow) as stream:
         number = 0
@@ -157,29 +167,30 @@ def json_lines(path: Path, longest: int = 1 << 20, *, follow: bool = True) -> It
                 raise ValueError(f"{path}, line {number}: {error}") from error
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {twice[:80]!r} stands there twice")
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key, count in counts.items() if count > 1)
+        raise ValueError(f"duplicate key {twice[:80]!r}")
     return found
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > JSON_DIGITS:
-        raise ValueError(f"an integer of {len(digits):,} digits")
+    if len(digits) > MAX_JSON_DIGITS:
+        raise ValueError(f"an integer with {len(digits):,} digits")
     return int(digits)
 
 
 def sha256(path: Path, *, follow: bool = True, beat: Callable[[], None] = lambda: None) -> str:
-    """SHA-256 of a file's content.
+    """Compute the SHA-256 of a file, in hexadecimal.
 
     Args:
-        beat: called after each block.
+        beat: callback after each block of 1 MiB, such as a watchdog's heartbeat.
 
     Raises:
-        OSError, ValueError: as ``open_regular``.
+        OSError: See ``open_regular``.
+        ValueError: See ``open_regular``.
     """
     digest = hashlib.sha256()
     with open_regular(path, follow=follow) as stream:
@@ -190,25 +201,25 @@ def sha256(path: Path, *, follow: bool = True, beat: Callable[[], None] = lambda
 
 
 def identity(path: Path) -> dict[str, Any]:
-    """Size and SHA-256 of a file, as manifests hold them."""
+    """Return a file's entry in a manifest: its size in bytes and its SHA-256."""
     return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def printable(name: Path | str) -> str:
-    """A file's name in characters that can be written anywhere: on Linux it may hold any bytes."""
+    """Return a file name with undecodable bytes escaped. Linux allows any bytes in a name."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def read_names(file: Path) -> list[str]:
-    """Return the lines of a file of class names.
+    """Read a file of class names: the lines that are not blank, without surrounding spaces.
 
     Raises:
-        UserError: it cannot be read, is not UTF-8, or far longer than names are.
+        UserError: The file cannot be read, is not UTF-8, or is longer than ``MAX_NAMES_BYTES``.
     """
     try:
-        text = read_bytes(file, NAMES_BYTES).decode("utf-8-sig")
+        text = read_bytes(file, MAX_NAMES_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8", str(error), f"iconv -t UTF-8 -f LATIN1 {file}") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read", str(error), "give a file with a class a line") from error
+        raise UserError(f"{file} cannot be read", str(error), "give a file with one class name per line") from error
     return [line.strip() for line in text.splitlines() if line.strip()]

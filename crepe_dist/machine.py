@@ -1,4 +1,4 @@
-"""What this machine is, and what is installed on it. Imports neither MXNet nor Horovod."""
+"""Hardware, limits and installed packages of this machine. Imports neither MXNet nor Horovod."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 
 from crepe_dist.version import __version__
 
-COMPUTING = ("mxnet", "mxnet-cu112", "horovod", "numpy")
-PACKAGES = (*COMPUTING, "pandas", "pyyaml")
-SOURCES = (".py", ".cpp", ".h")
+NUMERICAL_PACKAGES = ("mxnet", "mxnet-cu112", "horovod", "numpy")
+PACKAGES = (*NUMERICAL_PACKAGES, "pandas", "pyyaml")
+SOURCE_SUFFIXES = (".py", ".cpp", ".h")
 MEMBERSHIP = Path("/proc/self/cgroup")
 SHARED_MEMORY = Path("/dev/shm")
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
@@ -27,7 +27,7 @@ LIMITS = {
 
 
 def describe() -> dict[str, Any]:
-    """Names and plain values in the order in which they are shown: processor, cores, memory in GB, system, versions."""
+    """Return facts for display, in order: processor, cores, memory in GB, system, versions."""
     return {
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -41,18 +41,19 @@ def describe() -> dict[str, Any]:
 
 
 def processor() -> str:
+    """Return the processor's model name."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
 
 
 def memory() -> int:
-    """Bytes of main memory that the machine has."""
+    """Return the machine's main memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def available_memory() -> int:
-    """Bytes that this process may still take: of the machine's, and of what its control groups leave it."""
+    """Return the bytes that this process can still allocate, limited by the machine and by its control groups."""
     meminfo = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     available = next((int(line.split()[1]) << 10 for line in meminfo if line.startswith("MemAvailable:")), memory())
     left = [available]
@@ -64,14 +65,14 @@ def available_memory() -> int:
             try:
                 most, used = (int((folder / name).read_text(encoding="ascii")) for name in (limit, usage))
                 counts = dict(map(str.split, (folder / "memory.stat").read_text(encoding="ascii").splitlines()))
-            except (OSError, ValueError):  # of the other version, or "max"
+            except (OSError, ValueError):  # the other cgroup version, or "max"
                 continue
-            left.append(most - used + int(counts.get(cache, 0)))  # files that were read can be forgotten
+            left.append(most - used + int(counts.get(cache, 0)))  # the kernel can drop cached file pages
     return max(0, min(left))
 
 
 def core_quota() -> float | None:
-    """How many cores' time the control groups (a container's limit) leave this process; ``None``: no limit."""
+    """Return the CPU quota of this process's control groups, in cores; ``None`` without a limit."""
     quotas = []
     for folder in _control_groups("cpu"):
         for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
@@ -85,7 +86,7 @@ def core_quota() -> float | None:
 
 
 def _control_groups(controller: str) -> Iterator[Path]:
-    """Folders of the groups that this process is in, the innermost first; of versions 1 and 2."""
+    """Yield the folders of this process's control groups (cgroup v1 and v2), innermost first."""
     try:
         lines = MEMBERSHIP.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -100,33 +101,33 @@ def _control_groups(controller: str) -> Iterator[Path]:
 
 
 def limits() -> dict[str, int | None]:
-    """Of this process (`ulimit`), by the names in ``LIMITS``; ``None``: unlimited."""
+    """Return this process's soft limits (`ulimit`) by the names in ``LIMITS``; ``None`` means unlimited."""
     soft = {name: resource.getrlimit(number)[0] for name, number in LIMITS.items()}
     return {name: None if value == resource.RLIM_INFINITY else value for name, value in soft.items()}
 
 
-def decisive() -> dict[str, str]:
-    """What must be the same in all processes of a group: versions of what computes, and the package's own sources."""
+def group_versions() -> dict[str, str]:
+    """Return the versions that all processes of a group must share, and a hash of the package's own sources."""
     return {
         "Python": ".".join(platform.python_version_tuple()[:2]),
         "crepe_dist": __version__,
-        "crepe_dist's sources, SHA-256": _sources()[:16],
-        **{name: version for name, version in versions().items() if name in COMPUTING},
+        "crepe_dist's sources, SHA-256": _sources_digest()[:16],
+        **{name: version for name, version in versions().items() if name in NUMERICAL_PACKAGES},
     }
 
 
-def _sources() -> str:
-    """SHA-256 of the files that the package is made of: two checkouts may differ under one version."""
+def _sources_digest() -> str:
+    """Hash the package's source files: two checkouts of one version may differ."""
     digest = hashlib.sha256()
     root = Path(__file__).parent
-    for path in sorted(path for path in root.rglob("*") if path.suffix in SOURCES):
+    for path in sorted(path for path in root.rglob("*") if path.suffix in SOURCE_SUFFIXES):
         content = path.read_bytes()
         digest.update(f"{path.relative_to(root)} {len(content)}\n".encode() + content)
     return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:
-    """Of those ``PACKAGES`` that are installed."""
+    """Return the versions of the installed ``PACKAGES``."""
     found = {}
     for name in PACKAGES:
         try:

@@ -1,7 +1,7 @@
-"""Private names and undocumented behaviour of MXNet that the package relies on, one function per trick.
+"""Workarounds that use private names or undocumented behaviour of MXNet, one function each.
 
-Each was checked with MXNet 1.9.1; check them all before another version is allowed. What has to happen before MXNet
-is imported is in ``distributed/launch.py``.
+Each was checked with MXNet 1.9.1. Check them all before allowing another version. Workarounds that must run before
+MXNet is imported are in ``distributed/launch.py``.
 
 MXNet is imported inside the functions: ``distributed`` imports this module before ``OMP_NUM_THREADS`` is set, and MXNet
 reads that variable once, when it is imported.
@@ -20,10 +20,10 @@ BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
 
 
 def pointer(array: Any) -> int:
-    """Return the address of an array in host memory; it must not outlive the array.
+    """Return the address of an array in host memory. The address is valid as long as the array exists.
 
-    No operation may be pending on the array. The documented ways to its contents copy it, or wait for the engine, which
-    takes ten times as long as filling a batch (checked with MXNet 1.9.1).
+    No operation may be pending on the array. The documented ways to read an array copy it or wait for the engine,
+    which takes ten times as long as filling a batch (checked with MXNet 1.9.1).
     """
     import mxnet as mx
 
@@ -34,35 +34,34 @@ def pointer(array: Any) -> int:
 
 
 def pointers(arrays: Iterable[Any]) -> Any:
-    """Return a C array of the addresses of several arrays; see ``pointer``."""
+    """Return a C array with the addresses of several arrays; see ``pointer``."""
     addresses = [pointer(array) for array in arrays]
     return (ctypes.c_void_p * len(addresses))(*addresses)
 
 
 def structural_parameters(block: Any) -> dict[str, Any]:
-    """Return a block's parameters by the names that ``save_parameters`` writes, such as ``0.weight``.
+    """Return a block's parameters under the names that ``save_parameters`` writes, such as ``0.weight``.
 
-    ``collect_params`` numbers the networks of a process, so its names differ from one network to the next (checked with
-    MXNet 1.9.1: ``Block._collect_params_with_prefix``).
+    Names from ``collect_params`` count the networks of a process, so they differ from one network to the next (checked
+    with MXNet 1.9.1: ``Block._collect_params_with_prefix``).
     """
     found: dict[str, Any] = block._collect_params_with_prefix()
     return found
 
 
 def drop_compiled_graph(block: Any) -> None:
-    """Compile the graph of a hybridized block and of its children anew at the next forward pass.
+    """Discard the compiled graphs of a block and its children; the next forward pass compiles them again.
 
-    ``hybridize`` does so too, but would also hybridize a block that is not (checked with MXNet 1.9.1:
+    ``hybridize`` would do this too, but also hybridizes blocks that should stay imperative (checked with MXNet 1.9.1:
     ``HybridBlock._clear_cached_op``).
     """
     block.apply(lambda each: each._clear_cached_op())
 
 
 def set_gradients(parameter: Any, arrays: list[Any]) -> None:
-    """Make ``arrays``, one a device, the gradients of a parameter: backward passes write into them.
+    """Let backward passes write a parameter's gradient into ``arrays``, one per device.
 
-    Has no effect on a graph that is compiled already: it keeps writing into the old arrays (checked with MXNet 1.9.1:
-    ``Parameter._grad``).
+    A graph that is already compiled keeps writing into the old arrays (checked with MXNet 1.9.1: ``Parameter._grad``).
     """
     import mxnet as mx
 
@@ -71,10 +70,9 @@ def set_gradients(parameter: Any, arrays: list[Any]) -> None:
 
 
 def mark_gradient_fresh(parameter: Any) -> None:
-    """Note that a gradient was written other than by MXNet's backward pass.
+    """Mark a gradient that was not written by MXNet's backward pass as up to date.
 
-    Otherwise ``Trainer.update`` raises an error about a stale gradient (checked with MXNet 1.9.1:
-    ``NDArray._fresh_grad``).
+    Otherwise ``Trainer.update`` raises a stale-gradient error (checked with MXNet 1.9.1: ``NDArray._fresh_grad``).
     """
     parameter.data()._fresh_grad = True
 
@@ -88,30 +86,31 @@ def trainer_parameters(trainer: Any) -> list[Any]:
 def gradient_scale(trainer: Any) -> float:
     """Return the factor by which ``Trainer.update(1)`` multiplies gradients.
 
-    Horovod folds 1 / size into it where it sums (checked with MXNet 1.9.1 and Horovod 0.28.1: ``Trainer._scale``).
+    Horovod folds 1 / size into this factor where its all-reduce sums instead of averaging (checked with MXNet 1.9.1
+    and Horovod 0.28.1: ``Trainer._scale``).
     """
     return float(trainer._scale)
 
 
 def replace_allreduce(trainer: Any, allreduce: Callable[[], None]) -> None:
-    """Have ``Trainer.step`` and ``allreduce_grads`` call ``allreduce``.
+    """Make ``Trainer.step`` and ``Trainer.allreduce_grads`` call ``allreduce``.
 
-    Gradients in shared memory need no Horovod (checked with MXNet 1.9.1: ``Trainer._allreduce_grads``).
+    Used for the all-reduce through shared memory (checked with MXNet 1.9.1: ``Trainer._allreduce_grads``).
     """
     trainer._allreduce_grads = allreduce
 
 
 def update_arrays_one_by_one(trainer: Any) -> None:
-    """Give each optimizer operator a single array.
+    """Update one array per optimizer operator.
 
-    Several arrays an operator are made for the many small kernels of a GPU and take twice as long on a CPU (checked
-    with MXNet 1.9.1: ``Optimizer.aggregate_num``).
+    Aggregated updates reduce the number of kernel launches on a GPU, but take twice as long on a CPU (checked with
+    MXNet 1.9.1: ``Optimizer.aggregate_num``).
     """
     trainer._optimizer.aggregate_num = 1
 
 
 def optimizer_state(trainer: Any) -> tuple[int, dict[int, tuple[Any, ...]]]:
-    """Return the optimizer's count of updates, and its arrays by the index of their parameter.
+    """Return the optimizer's number of updates, and its state arrays by parameter index.
 
     ``Trainer.save_states`` would pickle them (checked with MXNet 1.9.1: ``Trainer._optimizer``, ``Trainer._updaters``).
     """
@@ -123,10 +122,10 @@ def optimizer_state(trainer: Any) -> tuple[int, dict[int, tuple[Any, ...]]]:
 
 
 def set_optimizer_state(trainer: Any, updates: int, states: Mapping[int, tuple[Any, ...]], device: Any) -> None:
-    """Restore what ``optimizer_state`` returned on a new trainer of the same optimizer and parameters.
+    """Restore the result of ``optimizer_state`` in a new trainer with the same optimizer and parameters.
 
-    Every parameter gets the count of updates: Adam corrects its bias by a count of each parameter (checked with MXNet
-    1.9.1: ``Optimizer._all_index_update_counts``, ``Optimizer._set_current_context``).
+    Every parameter gets the number of updates, because Adam's bias correction counts updates per parameter (checked
+    with MXNet 1.9.1: ``Optimizer._all_index_update_counts``, ``Optimizer._set_current_context``).
     """
     optimizer, updater = trainer._optimizer, trainer._updaters[0]
     for index, arrays in states.items():

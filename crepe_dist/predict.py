@@ -20,7 +20,7 @@ from crepe_dist import command
 from crepe_dist.data.dataset import PARTS, open_dataset
 from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.errors import UserError, visible
-from crepe_dist.files import write_text, written_whole
+from crepe_dist.files import atomic_text, write_text
 from crepe_dist.predicting.answers import STYLES, answers, explained, json_line
 from crepe_dist.predicting.inputs import KINDS, Input, open_inputs
 from crepe_dist.preparing.formats.columns import Wanted
@@ -171,7 +171,7 @@ def _inputs(given: Any) -> tuple[tuple[str, ...], Iterable[list[Input]]]:
 def _output(path: Path | None) -> Iterator[TextIO]:
     # What is no Unicode in a column that is kept must not end the stream.
     if path is not None:
-        with written_whole(path, errors="replace") as stream:
+        with atomic_text(path, errors="replace") as stream:
             yield stream
         return
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -228,7 +228,7 @@ def _alphabet_of(path: Path) -> str:
             f"{type(error).__name__}: {error}"[:300],
             "give auto, a prepared folder, or the .json beside a checkpoint",
         ) from error
-    if not encoding.is_own:
+    if not encoding.is_custom:
         raise UserError(
             f"--alphabet: {path} has none of its own", remedy=f"--mode {encoding.mode} gives the alphabet that it has"
         )

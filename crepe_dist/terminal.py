@@ -1,4 +1,4 @@
-"""Standard output whose reader may be gone."""
+"""Handling of a closed standard output, as in ``command | head``."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ import sys
 
 
 def silence() -> None:
-    """Discard what is still written to standard output, whose reader is gone."""
+    """Redirect standard output to ``/dev/null``, so that flushing it at exit does not raise ``BrokenPipeError``."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

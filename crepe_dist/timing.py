@@ -1,4 +1,4 @@
-"""Rates of several things on a shared machine: measured in turns, so that a slow moment hits all of them."""
+"""Throughput comparisons on a shared machine: measured in turns, so that a slow moment affects all candidates."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Callable
 
 
 def alternate(runs: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """Calls each of ``runs``, which returns a rate, ``rounds`` times in turns; the median rate of each."""
+    """Call each of ``runs``, which return a rate, ``rounds`` times in turns; return the median rate of each."""
     return {name: statistics.median(rates) for name, rates in in_turns(runs, rounds).items()}
 
 
 def in_turns(runs: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Calls each of ``runs``, which returns a rate, ``rounds`` times in turns; the rates of each, round by round.
+    """Call each of ``runs``, which return a rate, ``rounds`` times in turns; return the rates by round.
 
-    One round more comes first and is not counted: it compiles, allocates and fills caches.
+    An additional warm-up round comes first and is not counted.
     """
     found: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds + 1):
@@ -28,12 +28,15 @@ def in_turns(runs: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, 
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median over the rounds of ours / theirs; steadier than that of medians if all rates rise and fall at once."""
+    """Return the median over the rounds of ours / theirs.
+
+    The median of ratios is steadier than the ratio of medians if all rates rise and fall together.
+    """
     return statistics.median(mine / other for mine, other in zip(ours, theirs))
 
 
 def rate(work: Callable[[], int], seconds: float) -> float:
-    """Units a second of a ``work`` that returns how many it did, repeated for ``seconds``."""
+    """Repeat ``work``, which returns the number of units done, for ``seconds``; return units per second."""
     done = 0
     start = time.perf_counter()
     while True:

@@ -1,4 +1,4 @@
-"""Numbers and foreign texts in a form that can be read and does no harm."""
+"""Formatting for people: numbers, sizes, durations, and untrusted text with control characters escaped."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ from crepe_dist.errors import shown
 
 Number = Union[int, float]
 Item = TypeVar("Item")
-LONGEST = 1000  # characters of any text in a report
-NAMELESS = {
+LONGEST = 1000  # characters of a text in a report
+# Descriptions of characters, and of categories of characters, that have no name in Unicode.
+UNNAMED = {
     "\t": "TAB",
     "\n": "LINE FEED: the end of a line",
     "\r": "CARRIAGE RETURN: the end of a line",
     "Cc": "control character",
     "Cn": "not assigned",
     "Co": "private use",
-    "Cs": "half a character: broken text",
+    "Cs": "lone surrogate: broken text",
 }
 
 
 def number(value: Number) -> str:
+    """Format a number without decimals and with thousands separators."""
     return f"{value:,.0f}"
 
 
 def percent(part: Number, whole: Number = 1) -> str:
-    """One decimal; 0 and 100 are said of nothing and of all only."""
+    """Format a share as a percentage with one decimal; only exact shares are shown as 0.0 % and 100.0 %."""
     if not whole:
         return "–"
     share = 100 * part / whole
@@ -38,7 +40,7 @@ def percent(part: Number, whole: Number = 1) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes in the unit that fits."""
+    """Format a number of bytes in B to TB."""
     value, unit = float(count), "B"
     for larger in ("kB", "MB", "GB", "TB"):
         if value < 1000:
@@ -48,7 +50,7 @@ def size(count: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In the unit that fits, and the next smaller one where it says something."""
+    """Format a duration in seconds, minutes, hours or days."""
     if seconds < 99.5:
         return f"{seconds:.0f} s" if seconds >= 1 else "1 s"
     minutes = round(seconds / 60)
@@ -61,22 +63,25 @@ def duration(seconds: float) -> str:
 
 
 def counted(count: Number, one: str, many: str = "") -> str:
+    """Format a count with its noun, such as "1 row" or "2,000 rows"."""
     return f"{number(count)} {one if count == 1 else many or one + 's'}"
 
 
 def first(items: list[Item], most: int) -> list[Item]:
-    """The first ``most`` items; all, if one alone would be left out, for to say so takes no less room."""
+    """Return the first ``most`` items, or all if only one more follows: naming it takes no more room than "1 more"."""
     return items if len(items) == most + 1 else items[:most]
 
 
 def listed(items: list[str]) -> str:
-    """The items as in a sentence: "a, b and c"."""
+    """Join items as in a sentence: "a, b and c"."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
 
 
 def visible(text: str, limit: int = LONGEST) -> str:
-    r"""What a terminal or a browser would act on (control characters, changes of direction, halves of characters) is
-    written out, as ``\n`` or ``\u202e``; a text longer than ``limit`` ends in "…"."""
+    r"""Escape control characters, direction marks and lone surrogates, as in ``\n`` or ``\u202e``.
+
+    A text longer than ``limit`` characters is cut and ends in "…".
+    """
     if len(text) > limit:
         text = text[: limit - 1] + "…"
     if text.isprintable():
@@ -85,7 +90,7 @@ def visible(text: str, limit: int = LONGEST) -> str:
 
 
 def clean(value: Any, limit: int = LONGEST) -> Any:
-    """JSON-able data with every text made ``visible``, the keys too."""
+    """Apply ``visible`` to every text and key of JSON-like data."""
     if isinstance(value, str):
         return visible(value, limit)
     if isinstance(value, dict):
@@ -96,7 +101,7 @@ def clean(value: Any, limit: int = LONGEST) -> Any:
 
 
 def cells(text: str) -> int:
-    """Columns of a terminal that ``text`` takes, and roughly its width in halves of a letter's height."""
+    """Return the width of ``text`` in terminal columns; one column is about half the height of a letter."""
     return sum(map(_cells, text))
 
 
@@ -107,7 +112,7 @@ def _cells(character: str) -> int:
 
 
 def cut(text: str, width: int) -> str:
-    """At most ``width`` cells."""
+    """Cut a text to at most ``width`` terminal columns; a text that was cut ends in "…"."""
     if cells(text) <= width:
         return text
     kept, used = [], 1
@@ -120,10 +125,10 @@ def cut(text: str, width: int) -> str:
 
 
 def character(symbol: str) -> tuple[str, str, str]:
-    """How one character is shown, its code point, and its name in Unicode."""
+    """Return a visible form of a character, its code point (``U+0041``) and its Unicode name."""
     category = unicodedata.category(symbol)
-    shown = "◌" + symbol if category.startswith("M") else visible(symbol)
-    if category == "Zs":  # a kind of space: its picture is nothing
-        shown = symbol.encode("unicode_escape").decode("ascii").strip() or "space"
-    name = unicodedata.name(symbol, "") or NAMELESS.get(symbol, "") or NAMELESS.get(category, "")
-    return shown, f"U+{ord(symbol):04X}", name
+    picture = "◌" + symbol if category.startswith("M") else visible(symbol)
+    if category == "Zs":  # a kind of space, which would show nothing
+        picture = symbol.encode("unicode_escape").decode("ascii").strip() or "space"
+    name = unicodedata.name(symbol, "") or UNNAMED.get(symbol, "") or UNNAMED.get(category, "")
+    return picture, f"U+{ord(symbol):04X}", name

@@ -148,11 +148,11 @@ def put(*path: str | int, value: Any) -> Callable[[Any], None]:
     return change
 
 
-described("nested", lambda about: DEEP, "nested too deep")
-described("of a million objects", lambda about: "[" + "{}," * 1_000_000 + "{}]", "more values than")
+described("nested", lambda about: DEEP, "nested too deeply")
+described("of a million objects", lambda about: "[" + "{}," * 1_000_000 + "{}]", "too many values")
 described("an integer of a million digits", lambda about: '{"format": ' + "9" * 1_000_000 + "}", "digits")
 described("40 megabytes", lambda about: '"' + "x" * 40_000_000 + '"', "longer than")
-described("a key twice", lambda about: json.dumps(about)[:-1] + ', "sha256": ""}', "'sha256' stands there twice")
+described("a key twice", lambda about: json.dumps(about)[:-1] + ', "sha256": ""}', "duplicate key 'sha256'")
 described("a list", lambda about: "[1]", "cannot be read")
 described("half a surrogate pair", put("classes", 0, value="\ud800"), "not UTF-8")
 described("another format", put("format", value=1e308), "has format 1e\\+308")
@@ -162,7 +162,7 @@ described("an unknown mode", put("encoding", "mode", value=ESCAPE), r"'\\x1b.*do
 described("documents of 10^30 characters", put("encoding", "feature_len", value=LONG), "feature_len is 1000")
 described("an alphabet of its own", put("encoding", "alphabet", value="x" * 10**6), "the alphabet cannot be used")
 described("a terminal's alphabet", put("encoding", "alphabet", value=f" {ESCAPE}"), "the alphabet cannot be used")
-described("an alphabet of numbers", put("encoding", "alphabet", value=[32, 97]), "the alphabet is no text")
+described("an alphabet of numbers", put("encoding", "alphabet", value=[32, 97]), "the alphabet is not a text")
 described("classes that are a number", put("classes", value=LONG), "no list of names")
 described("two classes too many", put("classes", value=["a"] * 5), "3 outputs, but 5 classes")
 described("a dropout of 1e308", put("network", "dropout", value=1e308), "dropout is 1e\\+308")
@@ -178,7 +178,7 @@ def result(name: str, text: str, complaint: str, fine: bool = False) -> None:
 
 
 result("another's file", '{"checkpoint": "../../../etc/passwd"}', "%", fine=True)
-result("nested", DEEP, "nested too deep")
+result("nested", DEEP, "nested too deeply")
 result("a list for a name", '{"checkpoint": []}', "cannot be read")
 result("nothing", "", "cannot be read")
 
@@ -284,8 +284,8 @@ def renamed(old: str, new: str) -> Callable[[dict[str, Any]], None]:
 
 
 ROWS = ("parts", "train", "rows")
-manifest("nested", lambda about: DEEP, "nested too deep")
-manifest("a pair of brackets a million times", lambda about: "[" * 300_000 + "]" * 300_000, "more values than")
+manifest("nested", lambda about: DEEP, "nested too deeply")
+manifest("a pair of brackets a million times", lambda about: "[" * 300_000 + "]" * 300_000, "too many values")
 manifest("no JSON", lambda about: "\0\1", "not JSON")
 manifest("a string", lambda about: '"x"', "cannot be read")
 manifest("1e308 rows", put(*ROWS, value=1e308), "rows or shards")
@@ -295,13 +295,13 @@ manifest("rows as a text", put(*ROWS, value="301"), "rows or shards")
 manifest("more rows than there are", put(*ROWS, value=302), "instead of")
 manifest("a shard of 10^30 rows", put("parts", "train", "shards", value=[LONG]), "rows or shards")
 manifest("a million shards", put("parts", "train", "shards", value=[1] * 1_000_000), "rows or shards")
-manifest("a part called ../x", put("parts", "../x", value={}), "unknown part '../x'")
+manifest("a part called ../x", put("parts", "../x", value={}), "unknown split '../x'")
 manifest("a file above", renamed("train.labels.npy", "../train.labels.npy"), "the files of the train part")
 manifest("a file elsewhere", renamed("train.labels.npy", "/etc/passwd"), "the files of the train part")
 manifest("sizes as texts", put("parts", "train", "files", "train.labels.npy", value="x"), "cannot be read")
-manifest("classes as a number", put("classes", value=3), "no list of names")
-manifest("fewer classes than labels", put("classes", value=["a", "b"]), "does not fit the shards or the classes")
-manifest("a class of 10^6 letters", put("classes", 0, value=["x" * 10**6]), "no list of names")
+manifest("classes as a number", put("classes", value=3), "not a list of names")
+manifest("fewer classes than labels", put("classes", value=["a", "b"]), "does not match the shards or classes")
+manifest("a class of 10^6 letters", put("classes", 0, value=["x" * 10**6]), "not a list of names")
 manifest("codes of 10^30 characters", put("encoding", "feature_len", value=LONG), "feature_len is 1000")
 manifest(
     "a checksum for another file", put("parts", "train", "files", "train.labels.npy", "sha256", value=""), "altered"
@@ -338,21 +338,21 @@ def header(shape: str = "(301,)", kind: str = "<i4") -> str:
     return f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}"
 
 
-shard("objects", lambda path: np.save(path, np.array([Payload()] * 301)), "no array as prepare writes it")
-shard("an expression", npy("__import__('os').mkdir('OWNED')"), "no array as prepare")
-shard("an expression for a shape", npy(header("(__import__('os').mkdir('OWNED'),)")), "no array as prepare")
-shard("a nested header", npy("(" * 60_000), "no array as prepare")
-shard("a header of minus signs", npy("-" * 60_000 + "1"), "no array as prepare")
-shard("digits without end", npy(header("(" + "9" * 900)), "no array as prepare")
-shard("a header of 4 gigabytes", npy(header(), version=2, length=2**32 - 1), "no array as prepare")
-shard("a shape below zero", npy(header("(-301,)")), "no array as prepare")
+shard("objects", lambda path: np.save(path, np.array([Payload()] * 301)), "not an array written by prepare")
+shard("an expression", npy("__import__('os').mkdir('OWNED')"), "not an array written by prepare")
+shard("an expression for a shape", npy(header("(__import__('os').mkdir('OWNED'),)")), "not an array written by prepare")
+shard("a nested header", npy("(" * 60_000), "not an array written by prepare")
+shard("a header of minus signs", npy("-" * 60_000 + "1"), "not an array written by prepare")
+shard("digits without end", npy(header("(" + "9" * 900)), "not an array written by prepare")
+shard("a header of 4 gigabytes", npy(header(), version=2, length=2**32 - 1), "not an array written by prepare")
+shard("a shape below zero", npy(header("(-301,)")), "not an array written by prepare")
 shard("a shape of 10^18", npy(header("(999999999999999999,)")), "instead of")
 shard("another type", npy(header(kind="<f4")), "instead of")
 shard("fewer values than it says", npy(header(), data=bytes(8)), "not the size of")
-shard("labels out of range", npy(header(), np.full(301, 7, "<i4").tobytes()), "does not fit the shards or the classes")
-shard("labels below zero", npy(header(), np.full(301, -1, "<i4").tobytes()), "does not fit the shards or the classes")
-shard("a pickle", lambda path: path.write_bytes(pickle.dumps(Payload())), "no array as prepare")
-shard("empty", lambda path: path.touch(), "no array as prepare")
+shard("labels out of range", npy(header(), np.full(301, 7, "<i4").tobytes()), "does not match the shards or classes")
+shard("labels below zero", npy(header(), np.full(301, -1, "<i4").tobytes()), "does not match the shards or classes")
+shard("a pickle", lambda path: path.write_bytes(pickle.dumps(Payload())), "not an array written by prepare")
+shard("empty", lambda path: path.touch(), "not an array written by prepare")
 shard("a pipe", os.mkfifo, "is missing")
 shard("a socket", bind, "is missing")
 shard("a folder", lambda path: path.mkdir(), "is missing")
@@ -361,7 +361,7 @@ shard("a link to an endless device", lambda path: path.symlink_to("/dev/zero"), 
 shard(
     "offsets that run back",
     npy(header("(98,)", "<i8"), np.append(np.arange(97)[::-1], 0).astype("<i8").tobytes()),
-    "does not fit the texts",
+    "does not match the texts",
     "test.offsets-00000.npy",
 )
 
@@ -574,7 +574,7 @@ def only_part(*path: str, value: Any) -> Callable[[Any], None]:
 
 part("a text from elsewhere", taken_from("../../../etc/passwd"), "leads out of the folder|cannot be read")
 part("a text by its whole path", taken_from("/etc/passwd"), "leads out of the folder")
-part("nested", lambda about: DEEP, "nested too deep")
+part("nested", lambda about: DEEP, "nested too deeply")
 part("part 10^30", put("part", value=LONG), "numbers of parts")
 part("rows below zero", put("bad", value=-5), "numbers of parts")
 part("sources that are numbers", only_part("job", "sources", value=[[1, 2]]), "no names")
@@ -597,7 +597,7 @@ def part_file(name: str, build: Callable[[Path], object], complaint: str) -> Non
     CASES[f"part: {name}"] = Case(exchange, "prepare", arguments, complaint)
 
 
-part_file("bad rows nested", lambda path: path.write_text(DEEP), "nested too deep")
+part_file("bad rows nested", lambda path: path.write_text(DEEP), "nested too deeply")
 part_file("a bad row without end", lambda path: path.write_bytes(b"[" + b"1," * 10_000_000), "longer than")
 part_file("a bad row of other kinds", lambda path: path.write_text('{"source": []}'), "something else than bad rows")
 part_file("bad rows from a pipe", os.mkfifo, "cannot be read|cut or altered")

@@ -12,14 +12,14 @@ from crepe_dist.data import alphabet
 from crepe_dist.data.alphabet import (
     ALPHABET,
     BLANK,
-    CHANGING_END,
     CODE_POINTS,
+    FOLDING_END,
     FULL_ALPHABET,
-    HANDFUL,
     LATIN_END,
-    MOST,
+    MAX_CHARACTERS,
+    MIN_COUNT,
     Encoding,
-    frequent,
+    frequent_alphabet,
 )
 from crepe_dist.errors import UserError
 from crepe_dist.settings.allowed_values import MODES
@@ -116,11 +116,11 @@ def test_notebook_mode_equals_the_notebook(text):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_table_holds_all_of_unicode(mode):
-    """Beyond LATIN_END nothing counts as a letter of the usual alphabets, and beyond CHANGING_END as another at all: so
+    """Beyond LATIN_END nothing counts as a letter of the usual alphabets, and beyond FOLDING_END as another at all: so
     leaving it out of the table loses nothing."""
-    counts_as = [alphabet._shown(chr(point), mode, True) for point in range(CODE_POINTS)]
+    counts_as = [alphabet._folded(chr(point), mode, True) for point in range(CODE_POINTS)]
     assert not any(each in FULL_ALPHABET for each in counts_as[LATIN_END:])
-    assert all(ord(each) == point for point, each in enumerate(counts_as[CHANGING_END:], CHANGING_END))
+    assert all(ord(each) == point for point, each in enumerate(counts_as[FOLDING_END:], FOLDING_END))
 
 
 @given(texts)
@@ -143,7 +143,7 @@ def test_saved_and_read_back():
     encoding = Encoding("full", 200)
     assert Encoding.from_dict(encoding.to_dict()) == encoding
     own = Encoding("paper", 200, None, OWN)
-    assert own.is_own
+    assert own.is_custom
     assert not own.fold_accents
     assert Encoding.from_dict(json.loads(json.dumps(own.to_dict()))) == own
 
@@ -152,14 +152,14 @@ def test_saved_and_read_back():
     ("saved", "problem"),
     [
         ("abc", "no space"),
-        (" cba", "the order of their code points"),
+        (" cba", "sorted by code point"),
         (" aabc", "each of them once"),
-        (ALPHABET[::-1], "the order of their code points"),
-        ("".join(map(chr, range(0x3000, 0x3000 + MOST + 1))), "254 are the most"),
-        ("x" * 10**6, "254 are the most"),
-        (" a\u202e", "cannot be shown"),
-        ("\n abc", "cannot be shown"),
-        (" abc\ud800", "cannot be shown"),
+        (ALPHABET[::-1], "sorted by code point"),
+        ("".join(map(chr, range(0x3000, 0x3000 + MAX_CHARACTERS + 1))), "the limit is 254"),
+        ("x" * 10**6, "the limit is 254"),
+        (" a\u202e", "invisible characters"),
+        ("\n abc", "invisible characters"),
+        (" abc\ud800", "invisible characters"),
     ],
 )
 def test_alphabets_that_cannot_be_are_refused(saved, problem):
@@ -170,7 +170,7 @@ def test_alphabets_that_cannot_be_are_refused(saved, problem):
 
 @pytest.mark.parametrize("saved", [None, "", 5, ["a", " "]])
 def test_alphabets_that_are_no_text_are_refused(saved):
-    with pytest.raises(ValueError, match="the alphabet is no text"):
+    with pytest.raises(ValueError, match="the alphabet is not a text"):
         Encoding.from_dict({**Encoding().to_dict(), "alphabet": saved})
 
 
@@ -179,10 +179,10 @@ class TestFrequent:
 
     @staticmethod
     def of(text, mode="paper", fold_accents=False):
-        return frequent({ord(each): text.count(each) for each in set(text)}, mode, fold_accents)
+        return frequent_alphabet({ord(each): text.count(each) for each in set(text)}, mode, fold_accents)
 
     def test_what_is_seen_a_handful_of_times_and_a_space(self):
-        assert self.of("β" * HANDFUL + "α" * 90 + "γ" * (HANDFUL - 1)) == " αβ"
+        assert self.of("β" * MIN_COUNT + "α" * 90 + "γ" * (MIN_COUNT - 1)) == " αβ"
 
     def test_a_mode_that_reads_in_lower_case_counts_so(self):
         text = "ΣσΣσσ" + "Ё" * 9
@@ -202,11 +202,11 @@ class TestFrequent:
     def test_the_rarest_give_way_and_equal_ones_by_code_point(self):
         points = range(0x4E00, 0x4E00 + 300)
         counts = {**dict.fromkeys(points, 10), 0x4E00 + 299: 11, ord(" "): 1}
-        alphabet = frequent(counts, "paper", False)
-        assert len(alphabet) == MOST
-        assert alphabet == " " + "".join(map(chr, points[: MOST - 2])) + chr(0x4E00 + 299)
+        alphabet = frequent_alphabet(counts, "paper", False)
+        assert len(alphabet) == MAX_CHARACTERS
+        assert alphabet == " " + "".join(map(chr, points[: MAX_CHARACTERS - 2])) + chr(0x4E00 + 299)
         codes = Encoding("paper", 3, None, alphabet).encode([alphabet[-1] + "a "])
-        assert codes.tolist() == [[0, BLANK, MOST - 1]]
+        assert codes.tolist() == [[0, BLANK, MAX_CHARACTERS - 1]]
 
 
 def test_impossible_settings_are_refused():

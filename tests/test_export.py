@@ -19,7 +19,7 @@ import pytest
 import crepe_dist
 from crepe_dist import export as export_command
 from crepe_dist import exporting
-from crepe_dist.data.alphabet import Encoding, frequent
+from crepe_dist.data.alphabet import Encoding, frequent_alphabet
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import FORMATS, crepe_runtime, onnx_graph, verification
 from crepe_dist.exporting.exporter import export
@@ -49,12 +49,13 @@ STRANGE = [
     "한국어 é e\u0301",
     "\U0001f600",
 ]
+CHARACTERS = Counter(map(ord, CYRILLIC * 9))
 ENCODINGS = {
     "paper": Encoding("paper", FEATURE_LEN),
     "full": Encoding("full", FEATURE_LEN + 7, False),
     "notebook": Encoding("notebook", FEATURE_LEN),
-    "own": Encoding("paper", FEATURE_LEN, True, frequent(Counter(map(ord, CYRILLIC * 9)), "paper", True)),
-    "own, cases apart": Encoding("full", FEATURE_LEN, False, frequent(Counter(map(ord, CYRILLIC * 9)), "full", False)),
+    "own": Encoding("paper", FEATURE_LEN, True, frequent_alphabet(CHARACTERS, "paper", True)),
+    "own, cases apart": Encoding("full", FEATURE_LEN, False, frequent_alphabet(CHARACTERS, "full", False)),
 }
 CASES = [(kind, name) for kind in ("ngrams", "crepe") for name in ENCODINGS]
 

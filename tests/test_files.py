@@ -33,12 +33,12 @@ def test_a_link_is_followed_only_where_that_is_asked_for(tmp_path):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("[" * 100_000, "nested too deep"),
-        ('{"a": 1, "b": {"c": 1, "c": 2}}', "'c' stands there twice"),
-        ("[" + "9" * 401 + "]", "an integer of 401 digits"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "duplicate key 'c'"),
+        ("[" + "9" * 401 + "]", "an integer with 401 digits"),
         ('["\\ud800"]', "not UTF-8"),
         ("[1", "not JSON"),
-        ("[" + "[]," * 300_000 + "1]", "more values than"),
+        ("[" + "[]," * 300_000 + "1]", "too many values"),
         ('"' + "x" * 2000 + '"', "longer than 1,000,000 bytes"),
     ],
 )

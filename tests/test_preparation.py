@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from crepe_dist.data import dataset as datasets
-from crepe_dist.data.alphabet import ALPHABET, MOST, Encoding
+from crepe_dist.data.alphabet import ALPHABET, MAX_CHARACTERS, Encoding
 from crepe_dist.data.dataset import QUARANTINE, open_dataset, verify
 from crepe_dist.data.loader import epoch_order
 from crepe_dist.errors import UserError
@@ -230,7 +230,7 @@ class TestSeveralMachines:
         assert {**merged, "name": "whole"} == whole
         found = open_dataset(tmp_path / "whole").encoding
         assert found.feature_len == 123
-        assert len(found.alphabet) == MOST
+        assert len(found.alphabet) == MAX_CHARACTERS
         assert found.alphabet[:8] == " έαβγδ一丁"
 
     @pytest.fixture
@@ -370,7 +370,7 @@ class TestReport:
         encoding = Encoding.from_dict(
             prepare(sources, tmp_path / "out", Encoding(), Split(0.2), None, Fit(alphabet="needed"))["encoding"]
         )
-        assert encoding.is_own == bool(made)
+        assert encoding.is_custom == bool(made)
         assert set(made) <= set(encoding.alphabet)
         assert encoding.fold_accents != bool(made)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Callable
 
 from crepe_dist.errors import UserError
-from crepe_dist.files import cache
+from crepe_dist.files import cache_folder
 
 REQUIREMENTS = Path(__file__).with_name("peers.txt")
 PEERS = "name a Python that has them with --peers, or use --no-peers"
@@ -31,7 +31,7 @@ def interpreter(say: Callable[[str], None]) -> str:
     """
     if sys.version_info < NEEDED:
         raise UserError("PyTorch and ONNX Runtime are not compared with", "they need Python 3.11 or newer", PEERS)
-    folder = cache() / f"peers-{_identity()}"
+    folder = cache_folder() / f"peers-{_identity()}"
     if not (folder / _MARKER).exists():
         say(f"installing PyTorch and ONNX Runtime for comparison, once, into {folder} (--no-peers leaves them out)")
         _make(folder)

@@ -1,1 +1,1 @@
-"""Texts in, encoded data set folder and batches of codes out."""
+"""Encoding of texts, the data set folder, and its loader."""

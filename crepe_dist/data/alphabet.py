@@ -1,9 +1,8 @@
-"""Text → uint8 codes by table look-up.
+"""Encoding of texts as uint8 codes, by table look-up.
 
-The usual alphabet is the 69 characters of the notebook (the paper's 70 hold "-" twice; the notebook puts a space in the
-place of the second); texts in another script have one of their own, see ``frequent``. A code is the position of a
-character in the alphabet, or ``BLANK`` for an unknown one and for the padding; both become an all-zero column of the
-one-hot matrix.
+A code is a character's position in the alphabet. Unknown characters and padding have the code ``BLANK``, which becomes
+an all-zero column of the one-hot matrix. The standard alphabet has the notebook's 69 characters: the paper's 70 contain
+"-" twice, and the notebook replaces the second one by a space. ``frequent_alphabet`` makes alphabets for other scripts.
 """
 
 from __future__ import annotations
@@ -26,39 +25,42 @@ from crepe_dist.settings.allowed_values import LONGEST_DOCUMENT, MODES, Mode
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/\\|_@#$%^&*~`+ =<>()[]{}"
 FULL_ALPHABET = ALPHABET + "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 BLANK = 255
-HARDLY = 0.1  # of a text's characters: a text of which the network knows no more cannot be read
+UNREADABLE_SHARE = 0.1  # a text is unreadable if at most this share of its characters is in the alphabet
 CODE_POINTS = 0x110000
-MOST = 254  # characters of an alphabet: codes are bytes, and one of these is BLANK
-HANDFUL = 5  # times that a character has to be seen to come into an alphabet
-HIDDEN = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")  # categories of what cannot be shown: controls, directions, ends of lines
-# No code point from here on has a letter of the usual alphabets as its lower case or at the start of its decomposition.
+MAX_CHARACTERS = 254  # size of an alphabet: codes are bytes, and BLANK takes one of them
+MIN_COUNT = 5  # occurrences that a character needs to enter a generated alphabet
+INVISIBLE = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")  # Unicode categories: controls, direction marks, line separators
+# Code points from here on never fold to a letter of the standard alphabets, by lower case or decomposition.
 LATIN_END = 0x2200
-# No code point from here on has a lower case or a decomposition.
-CHANGING_END = 0x30000
+# Code points from here on have neither a lower case nor a decomposition.
+FOLDING_END = 0x30000
 
-USUAL: dict[Mode, str] = {"paper": ALPHABET, "full": FULL_ALPHABET, "notebook": ALPHABET}
+STANDARD_ALPHABETS: dict[Mode, str] = {"paper": ALPHABET, "full": FULL_ALPHABET, "notebook": ALPHABET}
 Codes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a text becomes ``feature_len`` codes. One code point is one position.
+    """Parameters of the encoding of a text as ``feature_len`` codes, one per code point.
 
     Modes:
-        ``paper``: lower-case, the LAST ``feature_len`` characters in reversed order (the authors' ``train/data.lua``).
-        ``full``: the same with upper and lower case apart, 95 characters (the paper's "Full" alphabet).
-        ``notebook``: the FIRST ``feature_len`` characters in reading order, upper case unknown. The notebook's
-            ``encode`` computes the lower-cased, reversed text and then loops over the original; its published
-            parameters need exactly that.
+        ``paper``: lower case; the LAST ``feature_len`` characters in reversed order (the authors' ``train/data.lua``).
+        ``full``: as ``paper``, with separate upper and lower case: 95 characters, the paper's "Full" alphabet.
+        ``notebook``: the FIRST ``feature_len`` characters in reading order; upper case is unknown. The notebook's
+            ``encode`` computes the lower-cased, reversed text but then loops over the original, and its published
+            parameters depend on that.
 
     Args:
-        fold_accents: a letter with accents counts as the one at the start of its canonical decomposition (NFD, é → e);
-            a deviation from the paper. ``None``: off in mode ``notebook`` and with an own alphabet, on otherwise.
-        alphabet: characters in the order of their codes; an own one in that of their code points, a space among them.
-            Empty: that of the mode.
+        mode: case, direction and standard alphabet; see above.
+        feature_len: number of codes per document.
+        fold_accents: replacement of an accented letter by the first letter of its canonical decomposition (NFD,
+            é → e), a deviation from the paper. ``None`` means off in mode ``notebook`` and with a custom alphabet, on
+            otherwise.
+        alphabet: characters in the order of their codes. A custom alphabet contains a space and is sorted by code
+            point. Empty means the standard alphabet of the mode.
 
     Raises:
-        UserError: unknown mode, ``feature_len`` below 1, or an own alphabet as ``frequent`` would not make it.
+        UserError: The mode is unknown, ``feature_len`` is out of range, or the custom alphabet is invalid.
     """
 
     mode: Mode = "paper"
@@ -74,26 +76,28 @@ class Encoding:
         if not 1 <= self.feature_len <= LONGEST_DOCUMENT:
             raise UserError(
                 f"feature_len is {self.feature_len}",
-                "it is the number of characters a document",
-                f"1 to {LONGEST_DOCUMENT:,}",
+                "it is the number of characters per document",
+                f"give a number from 1 to {LONGEST_DOCUMENT:,}",
             )
         if not self.alphabet:
-            object.__setattr__(self, "alphabet", USUAL[self.mode])
-        elif self.is_own:
+            object.__setattr__(self, "alphabet", STANDARD_ALPHABETS[self.mode])
+        elif self.is_custom:
             _check_alphabet(self.alphabet)
         if self.fold_accents is None:
-            object.__setattr__(self, "fold_accents", self.mode != "notebook" and not self.is_own)
+            object.__setattr__(self, "fold_accents", self.mode != "notebook" and not self.is_custom)
 
     @property
-    def is_own(self) -> bool:
-        """Whether the alphabet is another than that of the mode."""
-        return self.alphabet != USUAL[self.mode]
+    def is_custom(self) -> bool:
+        """True if the alphabet differs from the mode's standard alphabet."""
+        return self.alphabet != STANDARD_ALPHABETS[self.mode]
 
     @property
     def letters(self) -> Codes:
-        """The codes that typing errors give, rising, uint8 [n]: those of a to z, or of an own alphabet's letters, or of
-        all its characters where it has none."""
-        if not self.is_own:
+        """Codes that simulated typing errors produce, ascending, uint8 [n].
+
+        These are a to z; with a custom alphabet its letters, or all its characters if it has no letters.
+        """
+        if not self.is_custom:
             return np.arange(26, dtype=np.uint8)
         codes = [code for code, character in enumerate(self.alphabet) if character.isalpha()]
         return np.array(codes or range(len(self.alphabet)), dtype=np.uint8)
@@ -103,7 +107,7 @@ class Encoding:
         return _table(self.mode, bool(self.fold_accents), self.alphabet)
 
     def encode(self, texts: Sequence[str]) -> Codes:
-        """uint8 [len(texts), feature_len], ``BLANK`` after the end of a short text."""
+        """Encode texts as uint8 [len(texts), feature_len], padded with ``BLANK``."""
         native, _ = library.find()
         return self._encode_native(native, texts) if native and len(texts) else self._encode_plain(texts)
 
@@ -150,115 +154,123 @@ class Encoding:
         return codes if in_reading_order else codes[:, ::-1]
 
     def positions(self, length: int) -> range:
-        """The characters of a text of ``length`` characters that its codes 0, 1, … stand for; others are not read."""
+        """Return the indices of the characters behind codes 0, 1, … of a text of ``length`` characters."""
         if self.mode == "notebook":
             return range(min(length, self.feature_len))
         return range(length - 1, max(length - self.feature_len, 0) - 1, -1)
 
     def known(self, points: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
-        """Whether code points, uint32 [n], have a code, bool [n]."""
+        """Tell which code points, uint32 [n], the alphabet covers, as bool [n]."""
         return np.asarray(self._table[points] != BLANK)
 
     def characters(self) -> list[str]:
-        """All characters that each code stands for, in the order of the codes; no other character has one."""
+        """Return all characters that map to each code, in the order of the codes."""
         table = self._table
         return ["".join(map(chr, np.flatnonzero(table == code).tolist())) for code in range(len(self.alphabet))]
 
     def unreadable(self, codes: Codes, lengths: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """Which texts hardly show more than blanks: at most ``HARDLY`` of what is read of them, spaces left aside, has
-        a code.
+        """Tell which texts are almost entirely blank to the network, as bool [n].
+
+        A text is unreadable if the alphabet covers at most ``UNREADABLE_SHARE`` of its encoded characters, not counting
+        spaces.
 
         Args:
-            codes: uint8 [n, feature_len].
-            lengths: int [n], characters of each text.
+            codes: encoded texts, uint8 [n, feature_len].
+            lengths: number of characters in each text, int [n].
         """
         known = np.count_nonzero(codes != BLANK, axis=1)
         letters = known - np.count_nonzero(codes == self.alphabet.index(" "), axis=1)
         unknown = np.minimum(lengths, self.feature_len) - known
-        return np.asarray((unknown > 0) & (letters <= HARDLY * (letters + unknown)))
+        return np.asarray((unknown > 0) & (letters <= UNREADABLE_SHARE * (letters + unknown)))
 
     def decode(self, codes: Codes) -> str:
-        """The text that uint8 [feature_len] codes still show: reading order, blanks as spaces, padding dropped."""
+        """Turn codes, uint8 [feature_len], back into text in reading order, with blanks as spaces and no padding."""
         text = "".join(self.alphabet[code] if code < len(self.alphabet) else " " for code in codes.tolist())
         used = np.flatnonzero(codes != BLANK)
         text = text[: used[-1] + 1] if len(used) else ""
         return text if self.mode == "notebook" else text[::-1]
 
     def described(self) -> str:
-        """In words, for a message."""
+        """Describe the encoding in words, for a message."""
         folded = "folded" if self.fold_accents else "not folded"
-        own = f", an alphabet of its own ({len(self.alphabet)} characters)" if self.is_own else ""
-        return f"reads {self.feature_len:,} characters, accents {folded}, mode {self.mode}{own}"
+        custom = f", a custom alphabet ({len(self.alphabet)} characters)" if self.is_custom else ""
+        return f"reads {self.feature_len:,} characters, accents {folded}, mode {self.mode}{custom}"
 
     def flags(self, file: Path) -> str:
-        """What ``prepare`` has to be given for this encoding.
+        """Return the flags of ``prepare`` that select this encoding.
 
         Args:
-            file: that an own alphabet can be read from.
+            file: manifest or checkpoint description to read a custom alphabet from.
         """
         accents = "on" if self.fold_accents else "off"
-        alphabet = str(file) if self.is_own else "usual"
+        alphabet = str(file) if self.is_custom else "usual"
         return f"--mode {self.mode} --feature-len {self.feature_len} --fold-accents {accents} --alphabet {alphabet}"
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the encoding as JSON-like data."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Encoding:
-        """Inverse of ``to_dict``.
+        """Restore an encoding from ``to_dict``'s result.
 
         Raises:
-            UserError: an encoding that cannot be.
-            KeyError, TypeError, ValueError: it was not saved by ``to_dict``.
+            UserError: The encoding is invalid.
+            KeyError: A field is missing.
+            TypeError: ``saved`` is not a dictionary.
+            ValueError: A field has the wrong type.
         """
         mode, feature_len, fold_accents = saved["mode"], saved["feature_len"], saved["fold_accents"]
         if not isinstance(mode, str) or type(feature_len) is not int or type(fold_accents) not in (bool, type(None)):
-            raise ValueError("mode, feature_len or fold_accents is of another kind")
+            raise ValueError("mode, feature_len or fold_accents has the wrong type")
         alphabet = saved["alphabet"]
         if not isinstance(alphabet, str) or not alphabet:
-            raise ValueError("the alphabet is no text")
+            raise ValueError("the alphabet is not a text")
         return cls(mode, feature_len, fold_accents, alphabet)  # type: ignore[arg-type]
 
 
-def frequent(counts: Mapping[int, int], mode: Mode, fold_accents: bool) -> str:
-    """The alphabet for texts: the most frequent of their characters, in the order of the code points.
+def frequent_alphabet(counts: Mapping[int, int], mode: Mode, fold_accents: bool) -> str:
+    """Make an alphabet of the most frequent characters, sorted by code point.
 
-    They are counted as the encoding takes them: in mode ``paper`` in lower case, and with ``fold_accents`` without
-    accents, so that no letter of the alphabet has one. A space is always in it, and never what is seen less than
-    ``HANDFUL`` times or cannot be shown. Equal counts are in the order of the code points.
+    Characters are counted after folding: in lower case in mode ``paper``, and without accents if ``fold_accents``. The
+    alphabet always contains a space. Characters that occur less than ``MIN_COUNT`` times or are invisible are left out.
+    Ties are broken by code point.
 
     Args:
-        counts: how often each code point stands in the texts.
+        counts: number of occurrences of each code point.
+        mode: mode of the encoding.
+        fold_accents: replacement of accented letters; see ``Encoding``.
     """
     seen: Counter[str] = Counter({" ": 0})
     for point, count in counts.items():
-        seen[_shown(chr(point), mode, fold_accents)] += count
+        seen[_folded(chr(point), mode, fold_accents)] += count
     del seen[" "]
-    able = [each for each, count in seen.items() if count >= HANDFUL and unicodedata.category(each) not in HIDDEN]
-    able.sort(key=lambda each: (-seen[each], each))
-    return "".join(sorted([" ", *able[: MOST - 1]]))
+    eligible = [
+        each for each, count in seen.items() if count >= MIN_COUNT and unicodedata.category(each) not in INVISIBLE
+    ]
+    eligible.sort(key=lambda each: (-seen[each], each))
+    return "".join(sorted([" ", *eligible[: MAX_CHARACTERS - 1]]))
 
 
 def _check_alphabet(alphabet: str) -> None:
-    """Strictly rising code points: no character is there twice, and none has changed its place since."""
     problem = ""
-    if len(alphabet) > MOST:
-        problem = f"it has {len(alphabet):,} characters, and {MOST} are the most"
+    if len(alphabet) > MAX_CHARACTERS:
+        problem = f"it has {len(alphabet):,} characters; the limit is {MAX_CHARACTERS}"
     elif any(one >= other for one, other in zip(alphabet, alphabet[1:])):
-        problem = "its characters are not in the order of their code points, each of them once"
-    elif any(unicodedata.category(each) in HIDDEN for each in alphabet):
-        problem = "it has characters that cannot be shown"
+        problem = "its characters are not unique and sorted by code point"
+    elif any(unicodedata.category(each) in INVISIBLE for each in alphabet):
+        problem = "it has invisible characters"
     elif " " not in alphabet:
         problem = "it has no space"
     if problem:
-        raise UserError("the alphabet cannot be used", problem, "prepare the data again: --alphabet auto makes one")
+        raise UserError("the alphabet cannot be used", problem, "prepare the data again with --alphabet auto")
 
 
-def _shown(character: str, mode: Mode, fold_accents: bool) -> str:
-    """The character that this one counts as."""
+def _folded(character: str, mode: Mode, fold_accents: bool) -> str:
+    """Return the character that ``character`` is encoded as: without accent, in lower case, or itself."""
     if fold_accents and character.isalpha():
         parts = unicodedata.normalize("NFD", character)
-        # A Korean syllable is made of letters; its first is not the same without an accent.
+        # A Korean syllable decomposes into several letters; the first is not the syllable without an accent.
         if parts[0].isalpha() and not any(map(str.isalpha, parts[1:])):
             character = parts[0]
     lower = character.lower() if mode == "paper" else character
@@ -267,10 +279,10 @@ def _shown(character: str, mode: Mode, fold_accents: bool) -> str:
 
 @cache
 def _table(mode: Mode, fold_accents: bool, alphabet: str) -> Codes:
-    """uint8 [0x110000]: the code of every code point."""
+    """Return the code of every code point, uint8 [0x110000]."""
     table = np.full(CODE_POINTS, BLANK, dtype=np.uint8)
     codes = {character: code for code, character in enumerate(alphabet)}
-    end = LATIN_END if alphabet in (ALPHABET, FULL_ALPHABET) else CHANGING_END
+    end = LATIN_END if alphabet in (ALPHABET, FULL_ALPHABET) else FOLDING_END
     for point in (*range(end), *(ord(character) for character in alphabet)):
-        table[point] = codes.get(_shown(chr(point), mode, fold_accents), BLANK)
+        table[point] = codes.get(_folded(chr(point), mode, fold_accents), BLANK)
     return table

@@ -1,6 +1,6 @@
-"""Arrays in NumPy's ``.npy`` files, mapped from disk; only what ``prepare`` writes is taken for one.
+"""Strict, memory-mapping reader for the ``.npy`` files that ``prepare`` writes.
 
-NumPy's own reader hands the header to Python's parser, whose memory a hostile one can fill, and trusts it for the rest.
+NumPy's own reader passes the header to Python's parser, which a malicious header can make run out of memory.
 """
 
 from __future__ import annotations
@@ -16,26 +16,32 @@ import numpy.typing as npt
 
 from crepe_dist.files import open_regular
 
-BEGINNING = b"\x93NUMPY\x01\x00"  # version 1.0 of numpy.lib.format: two bytes of length follow, and a Python literal
+MAGIC = b"\x93NUMPY\x01\x00"  # numpy.lib.format version 1.0; a two-byte length and a Python literal follow
 SHAPE = rb"[0-9]{1,18}(?:, [0-9]{1,18}){0,7},?"
 HEADER = re.compile(rb"\{'descr': '([<|][a-z][0-9])', 'fortran_order': False, 'shape': \((" + SHAPE + rb")\), \} *\n")
-LONGEST = 1 << 10
+MAX_HEADER = 1 << 10  # bytes
 
 
 def map_array(path: Path, kind: npt.DTypeLike, shape: tuple[int, ...]) -> Any:
-    """A file's array, read-only; it must be of this kind and shape, and the file end where the array ends.
+    """Memory-map the array in a file, read-only.
+
+    Args:
+        kind: expected dtype.
+        shape: expected shape.
 
     Raises:
-        OSError, ValueError: it cannot be read, or is something else. A symbolic link is refused.
+        OSError: The file cannot be read, or is a symbolic link.
+        ValueError: The file is not an array written by ``prepare``, has another dtype or shape, or another size than
+            the array.
     """
     dtype = np.dtype(kind)
     with open_regular(path, follow=False) as stream:
-        head = stream.read(len(BEGINNING) + 2 + LONGEST)
-        start = len(BEGINNING) + 2
+        head = stream.read(len(MAGIC) + 2 + MAX_HEADER)
+        start = len(MAGIC) + 2
         length = int.from_bytes(head[start - 2 : start], "little")
         written = HEADER.fullmatch(head[start : start + length])
-        if not head.startswith(BEGINNING) or length > LONGEST or written is None:
-            raise ValueError(f"{path.name} is no array as prepare writes it")
+        if not head.startswith(MAGIC) or length > MAX_HEADER or written is None:
+            raise ValueError(f"{path.name} is not an array written by prepare")
         found = tuple(map(int, re.findall(rb"[0-9]+", written[2])))
         if written[1].decode() != dtype.str or found != shape:
             raise ValueError(f"{path.name} is {written[1].decode()} {list(found)} instead of {dtype.str} {list(shape)}")

@@ -1,9 +1,9 @@
-"""The data set folder: arrays to be memory-mapped and ``dataset.json``, the manifest that describes them.
+"""The data set folder: memory-mapped arrays and their manifest, ``dataset.json``.
 
-``<part>.labels.npy``          int32 [rows]
-``<part>.codes-<shard>.npy``   uint8 [rows of the shard, feature_len]
-``<part>.texts-<shard>.bin``, ``<part>.offsets-<shard>.npy`` int64 [rows of the shard + 1]   UTF-8 texts of the parts
-that are not trained on
+``<split>.labels.npy``           int32 [rows]
+``<split>.codes-<shard>.npy``    uint8 [rows of the shard, feature_len]
+``<split>.texts-<shard>.bin``    original texts in UTF-8; not for the training split
+``<split>.offsets-<shard>.npy``  int64 [rows of the shard + 1], where each text starts and ends
 """
 
 from __future__ import annotations
@@ -27,31 +27,33 @@ from crepe_dist.files import identity, open_regular, read_json, sha256, sync, wr
 
 FORMAT = 2
 MANIFEST = "dataset.json"
-SPOOL_MANIFEST = "spool.json"  # of a part that is to be merged
+SPOOL_MANIFEST = "spool.json"  # written by `prepare --part`, for `prepare --merge`
 QUARANTINE = "quarantine.jsonl"
 REPORT = "report.html"
 REPORT_NUMBERS = "report.json"
 PARTS = ("train", "validation", "test")
-SAMPLE = "sample"  # stands for the bundled sample, in place of a folder
+SAMPLE = "sample"  # name of the bundled sample, given instead of a folder
 SHARD_BYTES = 1 << 28
-MAX_SHARDS = 100_000  # their numbers have five digits
-# A .npy header of fixed length (numpy.lib.format, version 1.0), so that it can be written before the rows.
+MAX_SHARDS = 100_000  # shard numbers have five digits
+# A .npy header of fixed length (numpy.lib.format, version 1.0) can be written before the rows.
 HEADER_LENGTH = 128
 
 
 def folder_of(source: str) -> Path:
-    """Return the prepared folder that the setting ``data.source`` means."""
+    """Return the prepared folder named by the setting ``data.source``."""
     return Path("data") / SAMPLE if source == SAMPLE else Path(source)
 
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of one part, mapped from disk, in one shard or several.
+    """One split of a data set, memory-mapped from its shards.
 
     Attributes:
-        labels: int32 [rows].
-        shards: uint8 [rows of the shard, feature_len] each.
-        starts: int64 [shards + 1], the number of the first row of each shard, and of all rows.
+        folder: data set folder.
+        name: one of ``PARTS``.
+        labels: class of each row, int32 [rows].
+        shards: codes of each shard, uint8 [rows of the shard, feature_len].
+        starts: index of each shard's first row, then the number of rows, int64 [shards + 1].
     """
 
     folder: Path
@@ -64,7 +66,7 @@ class Part:
         return len(self.labels)
 
     def codes(self, rows: npt.NDArray[np.int64]) -> Codes:
-        """The codes of some rows, uint8 [len(rows), feature_len]."""
+        """Gather the codes of rows, uint8 [len(rows), feature_len]."""
         if len(self.shards) == 1:
             return np.asarray(self.shards[0][rows])
         result = np.empty((len(rows), self.shards[0].shape[1]), dtype=np.uint8)
@@ -75,12 +77,12 @@ class Part:
         return result
 
     def some(self, rows: npt.NDArray[np.int64], times: int = 1) -> Part:
-        """Those rows as a part of their own, in memory, so many times over, without their texts."""
+        """Copy rows into a training split in memory, repeated ``times`` times, without their texts."""
         starts = np.arange(times + 1) * len(rows)
         return Part(self.folder, "train", np.tile(self.labels[rows], times), (self.codes(rows),) * times, starts)
 
     def text(self, row: int) -> str | None:
-        """The original text of a row, if this part keeps texts."""
+        """Return the original text of a row; ``None`` if the split keeps no texts."""
         shard = int(np.searchsorted(self.starts, row, side="right")) - 1
         path = self.folder / f"{self.name}.texts-{shard:05d}.bin"
         if not path.is_file():
@@ -96,7 +98,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Dataset:
-    """An opened data set folder."""
+    """An opened data set folder.
+
+    Attributes:
+        folder: path as given to ``open_dataset``.
+        manifest: content of ``dataset.json``.
+        encoding: encoding of the codes.
+        parts: splits by name.
+    """
 
     folder: Path
     manifest: dict[str, Any]
@@ -105,35 +114,36 @@ class Dataset:
 
     @property
     def name(self) -> str:
-        """How its folder is called, as it was named to open it."""
+        """Name of the folder, without resolving symbolic links."""
         return self.folder.absolute().name
 
     @property
     def classes(self) -> list[str]:
+        """Class names in the order of their labels."""
         return list(self.manifest["classes"])
 
     def class_counts(self, part: str = "train") -> npt.NDArray[np.int64]:
-        """Documents of each class in a part, int64 [classes]."""
+        """Count the documents of each class in a split, int64 [classes]."""
         return np.bincount(self.parts[part].labels, minlength=len(self.classes))
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the manifest, which holds the checksums of the arrays: equal for equal data."""
+        """SHA-256 of the manifest, which contains the checksums of the arrays."""
         return hashlib.sha256(json.dumps(self.manifest, sort_keys=True).encode()).hexdigest()
 
     def documents(self, part: str) -> str:
-        """SHA-256 of the classes and the manifest's checksums of labels and texts: equal for equal documents in the
-        same order, whatever else is in the data set and however they are encoded."""
+        """Hash the classes, labels and texts of a split: equal for the same documents in the same order, even if the
+        encoding or the other splits differ."""
         files = self.manifest["parts"][part]["files"]
         digests = {name: about["sha256"] for name, about in files.items() if ".codes-" not in name}
         return hashlib.sha256(json.dumps([self.classes, digests], sort_keys=True).encode()).hexdigest()
 
 
 def open_dataset(folder: Path | str) -> Dataset:
-    """Opens a folder made by ``prepare``; sizes, shapes and types are checked against the manifest.
+    """Open a folder made by ``prepare`` and check file sizes, shapes and dtypes against the manifest.
 
     Raises:
-        UserError: not such a folder, another format version, or files that do not fit the manifest.
+        UserError: The folder is not a data set, has another format version, or its files do not match the manifest.
     """
     folder = Path(folder)
     prepare_again = f"prepare it again: python -m crepe_dist.prepare SOURCE --out {folder}"
@@ -160,9 +170,9 @@ def open_dataset(folder: Path | str) -> Dataset:
         encoding = Encoding.from_dict(manifest["encoding"])
         classes = manifest["classes"]
         if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-            raise ValueError("the classes are no list of names")
+            raise ValueError("the classes are not a list of names")
         if len(set(classes)) < len(classes):
-            raise ValueError("two classes have one name")
+            raise ValueError("two classes have the same name")
         parts = {
             name: _open_part(folder, name, about, encoding, len(classes)) for name, about in manifest["parts"].items()
         }
@@ -170,17 +180,17 @@ def open_dataset(folder: Path | str) -> Dataset:
         raise UserError(f"{path} cannot be read", f"{type(error).__name__}: {error}"[:300], prepare_again) from error
     if len(classes) < 2 or "train" not in parts or len(parts["train"]) == 0:
         raise UserError(
-            f"{folder} holds nothing to train on", "two classes and one training row are the least", prepare_again
+            f"{folder} holds nothing to train on", "it needs at least two classes and one training row", prepare_again
         )
     return Dataset(folder, manifest, encoding, parts)
 
 
 def _open_part(folder: Path, name: str, about: dict[str, Any], encoding: Encoding, classes: int) -> Part:
     if name not in PARTS:
-        raise ValueError(f"unknown part {name[:40]!r}")
+        raise ValueError(f"unknown split {name[:40]!r}")
     sizes = about["shards"]
     if not isinstance(sizes, list) or len(sizes) > MAX_SHARDS or not all(map(_is_count, [about["rows"], *sizes])):
-        raise ValueError(f"the {name} part has no rows or shards that can be")
+        raise ValueError(f"the {name} split has an invalid number of rows or shards")
     shards = range(len(sizes))
     expected = {f"{name}.labels.npy", *(f"{name}.codes-{shard:05d}.npy" for shard in shards)}
     if name != "train":
@@ -188,9 +198,9 @@ def _open_part(folder: Path, name: str, about: dict[str, Any], encoding: Encodin
             f"{name}.{kind}" for shard in shards for kind in (f"texts-{shard:05d}.bin", f"offsets-{shard:05d}.npy")
         }
     if set(about["files"]) != expected:
-        raise ValueError(f"the files of the {name} part are not {', '.join(sorted(expected))}"[:300])
+        raise ValueError(f"the files of the {name} split are not {', '.join(sorted(expected))}"[:300])
     for file, written in about["files"].items():
-        # A data set is one folder: a link among its files would lead out of it.
+        # A link could point out of the folder.
         if (folder / file).is_symlink():
             raise UserError(f"{folder / file} is a symbolic link", remedy="put the file itself in its place")
         size = (folder / file).stat().st_size if (folder / file).is_file() else None
@@ -202,7 +212,7 @@ def _open_part(folder: Path, name: str, about: dict[str, Any], encoding: Encodin
             )
     labels = map_array(folder / f"{name}.labels.npy", np.int32, (about["rows"],))
     if sum(sizes) != len(labels) or (len(labels) and not 0 <= labels.min() <= labels.max() < classes):
-        raise ValueError(f"{name}.labels.npy does not fit the shards or the classes")
+        raise ValueError(f"{name}.labels.npy does not match the shards or classes")
     codes = [
         map_array(folder / f"{name}.codes-{shard:05d}.npy", np.uint8, (sizes[shard], encoding.feature_len))
         for shard in shards
@@ -212,7 +222,7 @@ def _open_part(folder: Path, name: str, about: dict[str, Any], encoding: Encodin
             offsets = map_array(folder / f"{name}.offsets-{shard:05d}.npy", np.int64, (sizes[shard] + 1,))
             end = about["files"][f"{name}.texts-{shard:05d}.bin"]["bytes"]
             if offsets[0] != 0 or offsets[-1] != end or (np.diff(offsets) < 0).any():
-                raise ValueError(f"{name}.offsets-{shard:05d}.npy does not fit the texts")
+                raise ValueError(f"{name}.offsets-{shard:05d}.npy does not match the texts")
     return Part(folder, name, labels, tuple(codes), np.cumsum([0, *sizes]))
 
 
@@ -221,21 +231,21 @@ def _is_count(value: Any) -> bool:
 
 
 def verify(dataset: Dataset, record: Path | None = None, beat: Callable[[], None] = lambda: None) -> None:
-    """Reads every file and compares its SHA-256 with the manifest.
+    """Compare the SHA-256 of every file with the manifest.
 
     Args:
-        record: a file that remembers how the right ones looked (size, times, inode); these are not read again as long
-            as they look so.
-        beat: called now and then.
+        record: cache file with the size, times and inode of verified files. A file that still has these is not read
+            again.
+        beat: callback during reading, such as a watchdog's heartbeat.
 
     Raises:
-        UserError: naming a file that differs.
+        UserError: A file differs from the manifest; the message names it.
     """
     parts = dataset.manifest["parts"].values()
     digests = {file: about["sha256"] for part in parts for file, about in part["files"].items()}
     known = _read_record(record)
-    looks = {file: _look(dataset.folder / file) for file in digests}
-    unread = [file for file in digests if known.get(file) != [digests[file], *looks[file]]]
+    attributes = {file: _attributes(dataset.folder / file) for file in digests}
+    unread = [file for file in digests if known.get(file) != [digests[file], *attributes[file]]]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for file, digest in zip(unread, pool.map(lambda file: _digest(dataset.folder / file, beat), unread)):
             if digest != digests[file]:
@@ -246,17 +256,17 @@ def verify(dataset: Dataset, record: Path | None = None, beat: Callable[[], None
                 )
     if record is not None and unread:
         record.parent.mkdir(exist_ok=True)
-        write_json(record, {file: [digests[file], *look] for file, look in looks.items()})
+        write_json(record, {file: [digests[file], *stat] for file, stat in attributes.items()})
 
 
 def _digest(path: Path, beat: Callable[[], None]) -> str:
     try:
         return sha256(path, follow=False, beat=beat)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be compared", str(error), "prepare the data again") from error
+        raise UserError(f"{path} cannot be verified", str(error), "prepare the data again") from error
 
 
-def _look(path: Path) -> list[int]:
+def _attributes(path: Path) -> list[int]:
     about = path.stat()
     return [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino]
 
@@ -265,12 +275,21 @@ def _read_record(path: Path | None) -> dict[str, Any]:
     try:
         known = read_json(path) if path is not None else {}
     except (OSError, ValueError):
-        return {}  # then all is read
+        return {}  # verify reads all files then
     return known if isinstance(known, dict) else {}
 
 
 class ShardWriter:
-    """Writes one shard of a part, front to back; ``close`` returns the entries of its files in the manifest."""
+    """Sequential writer for one shard of a split.
+
+    Args:
+        folder: data set folder.
+        part: name of the split.
+        shard: number of the shard.
+        rows: number of rows that will be appended.
+        feature_len: codes per row.
+        keep_texts: also write the original texts.
+    """
 
     def __init__(self, folder: Path, part: str, shard: int, rows: int, feature_len: int, *, keep_texts: bool) -> None:
         self._folder = folder
@@ -281,13 +300,19 @@ class ShardWriter:
         self._lengths: list[int] = [0]
 
     def append(self, codes: Codes, texts: list[bytes]) -> None:
-        """Args: uint8 [n, feature_len], and n texts in UTF-8, which are written if the part keeps them."""
+        """Write rows.
+
+        Args:
+            codes: uint8 [n, feature_len].
+            texts: n original texts in UTF-8; ignored unless ``keep_texts``.
+        """
         self._codes.write(np.ascontiguousarray(codes).data)
         if self._texts is not None:
             self._texts.write(b"".join(texts))
             self._lengths += map(len, texts)
 
     def close(self) -> dict[str, dict[str, Any]]:
+        """Flush the files to disk and return their manifest entries."""
         files = self._codes.close()
         if self._texts is not None:
             files |= self._texts.close()
@@ -312,7 +337,7 @@ class _HashedFile:
 
 
 def write_array(folder: Path, name: str, array: Any) -> dict[str, dict[str, Any]]:
-    """Writes a small array; returns its entry in the manifest."""
+    """Write a small array to disk and return its manifest entry."""
     np.save(folder / name, array)
     sync(folder / name)
     return {name: identity(folder / name)}

@@ -1,4 +1,4 @@
-"""Random numbers as a function of keys, the same whoever draws them and in whatever order."""
+"""Counter-based random numbers: a pure function of their keys, independent of the order of draws."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Numbers = npt.NDArray[np.uint64]
 
 
 def mix(state: Numbers) -> Numbers:
-    """Turn any numbers into random ones, uint64, by SplitMix64's function (Steele, Lea & Flood, OOPSLA 2014)."""
+    """Hash uint64 numbers into pseudo-random ones with SplitMix64 (Steele, Lea & Flood, OOPSLA 2014)."""
     z = state * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

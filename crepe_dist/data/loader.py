@@ -1,8 +1,8 @@
-"""Rows of a part → batches for one rank. Rank and size arrive as two ints, so any rank can be tried in one process.
+"""Batches for one rank. Rank and world size are plain ints, so a single process can test any rank.
 
-The order of an epoch is one permutation of all rows, a function of (seed, epoch) alone. Global batch k is its k-th
-stretch of ``batch_size`` rows, and each rank takes a share of it; the shares differ by at most one row. A position is
-therefore (epoch, documents consumed globally), whatever the number of ranks.
+Each epoch visits the rows in one permutation, a function of (seed, epoch) alone. Global batch k is the k-th run of
+``batch_size`` rows, divided among the ranks in shares that differ by at most one row. A position in training is
+therefore (epoch, documents consumed globally), for any number of ranks.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from crepe_dist.mxnet_internals import pointer
 
 Order = npt.NDArray[np.int64]
 PREFETCH = 4
-EXTRA = 3  # bytes of a row behind its codes
+EXTRA = 3  # bytes per packed row after its codes
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's share of a global batch, filled up with blank rows of weight 0 to the same shape in every step.
+    """One rank's share of a global batch, padded with blank rows of weight 0 to the same shape in every step.
 
-    All of it is in one array, because each array costs a copy to the device, and a tenth of a millisecond to make.
+    Everything is packed into one array, because every array takes 0.1 ms to create and a copy to the device.
 
     Attributes:
-        packed: uint8 [B, L + 3] NDArray in host memory; B is the largest share of a full batch. The codes, the low and
-            the high byte of the label, and 1 for a document, 0 for filling.
-        labels: int32 [n], the labels of this rank's documents, which are the first rows.
-        documents: real rows in the global batch, over all ranks.
-        first: place of this rank's first document in the global batch.
-        rows: int64 [n], numbers of this rank's documents in their part, where they come from one.
+        packed: uint8 [B, L + 3] NDArray in host memory; B is a rank's largest share of a full batch. A row holds the
+            codes, the low and the high byte of the label, and 1 for a document or 0 for padding.
+        labels: labels of this rank's documents, which come first in ``packed``, int32 [n].
+        documents: number of documents in the global batch, over all ranks.
+        first: position of this rank's first document in the global batch.
+        rows: row numbers of this rank's documents in their split, int64 [n]; empty if they do not come from a split.
     """
 
     packed: mx.nd.NDArray
@@ -51,14 +51,14 @@ class Batch:
     rows: Order = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def on(self, device: Any) -> tuple[mx.nd.NDArray, mx.nd.NDArray, mx.nd.NDArray]:
-        """On the device: codes, uint8 [B, L]; labels, float32 [B]; weights, float32 [B, 1]."""
+        """Copy to the device: codes, uint8 [B, L]; labels, float32 [B]; weights, float32 [B, 1]."""
         packed = self.packed.as_in_context(device)
         length = packed.shape[1] - EXTRA
         low, high, weights = packed.slice_axis(1, length, None).astype("float32").split(EXTRA, axis=1)
         return packed.slice_axis(1, 0, length), (low + 256 * high).reshape((-1,)), weights
 
     def pieces(self, rows: int) -> list[Batch]:
-        """The same batch in pieces of at most ``rows`` rows of ``packed``, whose memory they share."""
+        """Divide into batches of at most ``rows`` rows, which share the memory of ``packed``."""
         total = self.packed.shape[0]
         return [
             Batch(
@@ -73,7 +73,15 @@ class Batch:
 
 
 def pack(codes: Codes, labels: npt.NDArray[np.int32], rows: int, documents: int, first: int = 0) -> Batch:
-    """A batch of ``rows`` rows out of this rank's documents, uint8 [n, L] and int32 [n]; n is at most ``rows``."""
+    """Pack a rank's documents into a padded batch.
+
+    Args:
+        codes: encoded documents, uint8 [n, L].
+        labels: their labels, int32 [n].
+        rows: number of rows of the batch, at least n.
+        documents: number of documents in the global batch.
+        first: position of the first document in the global batch.
+    """
     count, length = codes.shape
     packed = mx.nd.empty((rows, length + EXTRA), ctx=mx.cpu(), dtype="uint8")
     view = _view(packed)
@@ -87,29 +95,28 @@ def pack(codes: Codes, labels: npt.NDArray[np.int32], rows: int, documents: int,
 
 
 def _view(array: mx.nd.NDArray) -> Codes:
-    """The memory of a uint8 array in host memory on which nothing is waiting, to be filled in place.
+    """Return a NumPy view of a uint8 array in host memory without pending operations, valid as long as the array.
 
-    ``mx.nd.array`` waits for the engine, which takes ten times as long as filling a batch. The view must not outlive
-    the array.
+    ``mx.nd.array`` would wait for the engine, which takes ten times as long as filling a batch.
     """
-    bytes_of = ctypes.cast(pointer(array), ctypes.POINTER(ctypes.c_uint8))
-    return np.ctypeslib.as_array(bytes_of, shape=array.shape)
+    memory = ctypes.cast(pointer(array), ctypes.POINTER(ctypes.c_uint8))
+    return np.ctypeslib.as_array(memory, shape=array.shape)
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> Order:
-    """The order of all rows in one epoch, int64 [rows]; the same on every rank."""
+    """Return the permutation of all rows for one epoch, int64 [rows]; the same on every rank."""
     return np.random.default_rng([seed, epoch]).permutation(rows)
 
 
 def share(start: int, stop: int, rank: int, size: int) -> tuple[int, int]:
-    """Rank's part of [start, stop): contiguous, disjoint, complete, sizes differ by at most one."""
+    """Return a rank's contiguous share of [start, stop). Shares are disjoint and differ by at most one row."""
     count, extra = divmod(stop - start, size)
     first = start + rank * count + min(rank, extra)
     return first, first + count + (rank < extra)
 
 
 class RankBatches:
-    """One rank's share of every global batch from ``first`` on: a batch sampler of one index array a batch."""
+    """Batch sampler for one rank: its row numbers in every global batch from ``first`` on."""
 
     def __init__(self, order: Order, batch_size: int, rank: int, size: int, first: int = 0) -> None:
         self._order = order
@@ -128,8 +135,8 @@ class RankBatches:
             yield [(self._order[begin:end], stop - start, begin - start)]
 
 
-class _Rows:
-    """A Gluon data set whose item is a whole batch: one gather from the memory map."""
+class _BatchDataset:
+    """Gluon data set whose item is a whole batch, gathered from the memory map at once."""
 
     def __init__(self, part: Part, rows: int) -> None:
         self._part = part
@@ -145,18 +152,20 @@ class _Rows:
 
 
 def batches(part: Part, order: Order, batch_size: int, rank: int, size: int, first: int = 0) -> Iterator[Batch]:
-    """This rank's share of each global batch, read ahead by a thread.
+    """Yield this rank's share of each global batch; a thread prefetches them.
 
     Args:
-        order: rows of ``part`` in the order in which they are wanted.
-        batch_size: documents in a global batch.
-        first: documents of ``order`` that were consumed before, over all ranks.
+        part: split to read.
+        order: its row numbers in the order of the epoch, int64 [rows].
+        batch_size: documents per global batch.
+        rank: rank of this process.
+        size: number of ranks.
+        first: number of documents of ``order`` already consumed by all ranks, when a run is resumed.
     """
     sampler = RankBatches(order, batch_size, rank, size, first)
-    # A thread and not a process: forked workers after hvd.init() are a known source of hangs, and a batch is one
-    # gather in C that lets the other threads run.
+    # A thread, not a process: workers forked after hvd.init() are known to hang. The gather in C releases the GIL.
     loader: Any = gluon.data.DataLoader(
-        _Rows(part, -(-batch_size // size)),
+        _BatchDataset(part, -(-batch_size // size)),
         batch_sampler=sampler,
         batchify_fn=_only,
         num_workers=1,
@@ -167,10 +176,12 @@ def batches(part: Part, order: Order, batch_size: int, rank: int, size: int, fir
 
 
 def _ahead(items: Iterable[Batch]) -> Iterator[Batch]:
-    """The same items, fetched by a thread of its own: asking Gluon's loader for a batch that is ready takes a
-    twentieth of a millisecond, which on a GPU is a noticeable part of a step."""
+    """Fetch items in another thread.
+
+    Gluon's loader takes 0.05 ms to return a batch even if it is ready, a noticeable part of a step on a GPU.
+    """
     ready: queue.SimpleQueue[tuple[str, list[Any]]] = queue.SimpleQueue()
-    # A True for every PREFETCH batches that may be fetched, since waking a thread takes time, too; False: no more.
+    # True allows another PREFETCH batches, because waking the thread for each one takes time; False stops it.
     room: queue.SimpleQueue[bool] = queue.SimpleQueue()
     room.put(True)
 
@@ -195,7 +206,7 @@ def _ahead(items: Iterable[Batch]) -> Iterator[Batch]:
                 raise content.pop()
             if number % PREFETCH == 0:
                 room.put(True)
-            yield content.pop()  # not held here: to free a batch takes longer than to get the next
+            yield content.pop()  # keep no reference here: freeing a batch takes longer than getting the next one
     finally:
         room.put(False)
         thread.join()

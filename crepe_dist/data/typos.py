@@ -1,7 +1,7 @@
-"""Typing errors made on purpose: to train with, and to measure what they cost.
+"""Simulated typing errors, for augmentation and for measuring robustness.
 
-They are made in codes, which is all that is kept of a training document; ``Encoding.decode`` shows the same errors to
-a model that reads words.
+Errors are made in the codes, because a training document is stored as codes only. ``Encoding.decode`` gives models that
+read words the same errors.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ Places = npt.NDArray[np.int64]
 
 
 def corrupt(codes: Codes, rate: float, keys: Numbers, letters: Codes = LETTERS) -> Codes:
-    """Documents with typing errors; those of each are a function of its codes, the rate and its key.
+    """Add typing errors to documents, as a function of the codes, the rate and the keys.
 
-    Each character is hit with probability ``rate``. A quarter each of those that are hit become another letter, are
-    left out, get a letter before them, and change places with the character behind them, if there is one (before and
-    behind in the order of the codes). What is hit at one rate is hit at every higher one. Characters that
-    are pushed beyond the length are lost, and none come in from there.
+    Each character is hit with probability ``rate``. A hit is with equal probability a substitution by another letter, a
+    deletion, an insertion of a letter before it, or a swap with the next character in the order of the codes.
+    Characters hit at one rate are also hit at every higher rate. Characters shifted beyond the length are lost; after
+    deletions, the end is padded.
 
     Args:
-        codes: uint8 [n, L]; ``BLANK`` behind a document's last known character is padding, and stays so.
-        rate: 0 to 1.
-        keys: uint64 [n], one a document.
-        letters: their codes, see ``Encoding.letters``.
+        codes: documents, uint8 [n, L]. ``BLANK`` after a document's last known character is padding and stays blank.
+        rate: probability of an error per character, 0 to 1.
+        keys: key of the random numbers of each document, uint64 [n].
+        letters: codes that substitutions and insertions draw from; see ``Encoding.letters``.
 
     Returns:
-        uint8 [n, L], a copy.
+        A copy with errors, uint8 [n, L].
     """
     known = codes != BLANK
     documents, length = codes.shape
@@ -50,7 +50,7 @@ def corrupt(codes: Codes, rate: float, keys: Numbers, letters: Codes = LETTERS) 
     flat = codes.flatten()
     _swap(flat, hits[swapped & (place + 1 < ends[document])])
     _substitute(flat, hits[substituted], random[substituted], letters)
-    # Of all documents at once; what each has gained or lost then moves the beginning of the next.
+    # Insert and delete in all documents at once; `start` below then follows their changed lengths.
     flat = np.insert(flat, hits[inserted], letters[random[inserted] % np.uint64(len(letters))])
     flat = np.delete(flat, hits[deleted] + np.searchsorted(hits[inserted], hits[deleted]))
     gained = np.bincount(document[inserted], minlength=documents) - np.bincount(document[deleted], minlength=documents)
@@ -64,8 +64,7 @@ def corrupt(codes: Codes, rate: float, keys: Numbers, letters: Codes = LETTERS) 
 
 
 def _swap(flat: Codes, places: Places) -> None:
-    """Each of these characters and the one behind it change places, the first ones first: of neighbours among them,
-    the first moves behind all."""
+    """Swap each of these characters with the next one, in order; in a run of neighbours the first moves to the end."""
     is_first = np.diff(places, prepend=-2) != 1
     is_last = np.append(is_first[1:], True)[: len(places)]
     moved = flat[places[is_first]]
@@ -76,7 +75,7 @@ def _swap(flat: Codes, places: Places) -> None:
 def _substitute(flat: Codes, places: Places, random: Numbers, letters: Codes) -> None:
     old, count = flat[places], len(letters)
     which = np.minimum(np.searchsorted(letters, old), count - 1).astype(np.uint64)
-    # Of a letter, the others, counted from the one that follows it.
+    # For a letter, choose among the others, counted from the one after it.
     others = which + np.uint64(1) + random % np.uint64(max(1, count - 1))
     flat[places] = letters[np.where(letters[which] == old, others, random) % np.uint64(count)]
 
@@ -93,9 +92,9 @@ class _NoisyPart(Part):
 
 
 def with_typos(part: Part, rate: float, seed: int = 0, epoch: int = 0, letters: Codes = LETTERS) -> Part:
-    """The part with typing errors in its codes, other ones in each epoch; the texts beside them stay as they are.
+    """Return a view of a split with typing errors in its codes; its texts stay unchanged.
 
-    The errors of a row are a function of (seed, epoch, row), so that they are the same for whoever reads it, and when.
+    The errors of a row are a function of (seed, epoch, row), so any rank that reads the row sees the same errors.
     """
     return _NoisyPart(**vars(part), rate=rate, seed=seed, epoch=epoch, letters=letters) if rate else part
 

@@ -102,7 +102,7 @@ class HorovodWorld(World):
     def __enter__(self) -> World:
         try:
             # Ranks of different code would differ in their results, or wait for different things.
-            self.agree("installed packages", machine.decisive, same=lambda found: found)
+            self.agree("installed packages", machine.group_versions, same=lambda found: found)
         except UserError as error:
             self.__exit__(UserError, error, None)
             raise

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crepe_dist.errors import UserError
-from crepe_dist.files import cache, read_bytes, sync
+from crepe_dist.files import cache_folder, read_bytes, sync
 
 VERSION = "1.30.0"
 # Of the package, as `npm view onnxruntime-web@VERSION dist.integrity` tells it.
@@ -41,7 +41,7 @@ class WebRuntime(NamedTuple):
 
 def archive() -> Path:
     """Where the package is, or will be."""
-    return cache() / ARCHIVE
+    return cache_folder() / ARCHIVE
 
 
 def web_runtime() -> WebRuntime:

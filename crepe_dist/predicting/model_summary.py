@@ -48,6 +48,6 @@ def summarise(name: str, about: dict[str, Any], classes: list[str], encoding: En
         classes,
         encoding.feature_len,
         encoding.mode != "notebook",
-        not encoding.is_own,
+        not encoding.is_custom,
         f"{'own' if plan.library else 'mxnet'}, {plan.precision}",
     )

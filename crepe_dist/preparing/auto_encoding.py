@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.alphabet import CODE_POINTS, Encoding, frequent
+from crepe_dist.data.alphabet import CODE_POINTS, Encoding, frequent_alphabet
 from crepe_dist.preparing.pool import in_turn
 from crepe_dist.preparing.spool import Texts, map_rows
 from crepe_dist.settings.data_options import LONGEST_FITTED, SHORTEST, STEP, WHOLE
@@ -36,7 +36,7 @@ class Fit:
     Args:
         length: ``feature_len``: the smallest of ``SHORTEST`` + n ``STEP`` that holds 99 % of them whole, at most
             ``LONGEST_FITTED``.
-        alphabet: ``given``: that of the encoding; ``made``: that of ``alphabet.frequent``; ``needed``: made where it
+        alphabet: ``given``: that of the encoding; ``made``: that of ``frequent_alphabet``; ``needed``: made where it
             reads at least ``MISSED`` more of the characters.
         folds: whether an alphabet that is made has letters without accents only.
     """
@@ -86,7 +86,7 @@ def fit(
 
 
 def _made(encoding: Encoding, what: Fit, counts: Mapping[int, int]) -> Encoding:
-    alphabet = frequent(counts, encoding.mode, what.folds)
+    alphabet = frequent_alphabet(counts, encoding.mode, what.folds)
     return replace(encoding, alphabet=alphabet, fold_accents=what.folds)
 
 

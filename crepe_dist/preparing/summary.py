@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.alphabet import MOST
+from crepe_dist.data.alphabet import MAX_CHARACTERS
 from crepe_dist.data.dataset import PARTS
 from crepe_dist.preparing.building import Built, Collected, Job, kept
 from crepe_dist.preparing.selection import REPEATED, SAMPLED_OUT, TEST, TRAIN, VALIDATION, firsts, repeats
@@ -41,7 +41,7 @@ def summarise(name: str, job: Job, found: Collected, built: Built, command: str)
         "name": name,
         "version": __version__,
         "encoding": built.encoding.to_dict(),
-        "fit": {"length": job.fit.length, "alphabet": job.fit.alphabet != "given" and built.encoding.is_own},
+        "fit": {"length": job.fit.length, "alphabet": job.fit.alphabet != "given" and built.encoding.is_custom},
         "classes": built.classes,
         "parts": {part: {"rows": built.rows[part], "classes": count.tolist()} for part, count in counts.items()},
         "sources": [{"file": name, "part": part, **found.files[file]} for file, (name, part) in enumerate(job.sources)],
@@ -265,7 +265,7 @@ def _warnings(
         )
     characters = summary["characters"]
     script = (
-        f"an alphabet holds {MOST} characters; a script of more has to be written in another one first"
+        f"an alphabet holds {MAX_CHARACTERS} characters; a script of more has to be written in another one first"
         if summary["fit"]["alphabet"]
         else "--alphabet auto makes an alphabet of the characters of these texts"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from crepe_dist.data.alphabet import USUAL
+from crepe_dist.data.alphabet import STANDARD_ALPHABETS
 from crepe_dist.model.ngrams import NGramShape
 from crepe_dist.model.parameters import shape_class
 from crepe_dist.reports.score_tables import LABEL, SURE, calibration, headline, majority, unanswered
@@ -163,7 +163,7 @@ def _curves(record: RunRecord, warn: Any) -> None:
 
 
 def _known(encoding: dict[str, Any]) -> str:
-    if encoding.get("alphabet") in USUAL.values():
+    if encoding.get("alphabet") in STANDARD_ALPHABETS.values():
         return "digits, punctuation and Latin letters without accents"
     return "those that were frequent in the texts that it learnt from"
 

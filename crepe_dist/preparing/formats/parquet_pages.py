@@ -101,7 +101,7 @@ class _Struct:
 
     def _struct(self, depth: int) -> dict[int, Any]:
         if depth > DEEPEST:
-            raise ValueError("the header of a page is nested too deep")
+            raise ValueError("the header of a page is nested too deeply")
         fields: dict[int, Any] = {}
         field = 0
         while head := self._byte():
