@@ -241,7 +241,7 @@ def link_out(folder: Path) -> None:
     (folder / "state.json").symlink_to("/etc/passwd")
 
 
-state("of another network", lambda folder: None, "not those of this network")
+state("of another network", lambda folder: None, "do not belong to this network")
 state("a manifest nested", written("manifest.json", DEEP))
 state("a manifest that is a pipe", lambda folder: os.mkfifo(folder / "manifest.json"))
 state("a manifest without end", lambda folder: (folder / "manifest.json").symlink_to("/dev/zero"))
@@ -296,8 +296,8 @@ manifest("more rows than there are", put(*ROWS, value=302), "instead of")
 manifest("a shard of 10^30 rows", put("parts", "train", "shards", value=[LONG]), "rows or shards")
 manifest("a million shards", put("parts", "train", "shards", value=[1] * 1_000_000), "rows or shards")
 manifest("a part called ../x", put("parts", "../x", value={}), "unknown split '../x'")
-manifest("a file above", renamed("train.labels.npy", "../train.labels.npy"), "the files of the train part")
-manifest("a file elsewhere", renamed("train.labels.npy", "/etc/passwd"), "the files of the train part")
+manifest("a file above", renamed("train.labels.npy", "../train.labels.npy"), "the files of the train split")
+manifest("a file elsewhere", renamed("train.labels.npy", "/etc/passwd"), "the files of the train split")
 manifest("sizes as texts", put("parts", "train", "files", "train.labels.npy", value="x"), "cannot be read")
 manifest("classes as a number", put("classes", value=3), "not a list of names")
 manifest("fewer classes than labels", put("classes", value=["a", "b"]), "does not match the shards or classes")
@@ -572,8 +572,8 @@ def only_part(*path: str, value: Any) -> Callable[[Any], None]:
     return change
 
 
-part("a text from elsewhere", taken_from("../../../etc/passwd"), "leads out of the folder|cannot be read")
-part("a text by its whole path", taken_from("/etc/passwd"), "leads out of the folder")
+part("a text from elsewhere", taken_from("../../../etc/passwd"), "points out of the folder|cannot be read")
+part("a text by its whole path", taken_from("/etc/passwd"), "points out of the folder")
 part("nested", lambda about: DEEP, "nested too deeply")
 part("part 10^30", put("part", value=LONG), "numbers of parts")
 part("rows below zero", put("bad", value=-5), "numbers of parts")
@@ -599,6 +599,6 @@ def part_file(name: str, build: Callable[[Path], object], complaint: str) -> Non
 
 part_file("bad rows nested", lambda path: path.write_text(DEEP), "nested too deeply")
 part_file("a bad row without end", lambda path: path.write_bytes(b"[" + b"1," * 10_000_000), "longer than")
-part_file("a bad row of other kinds", lambda path: path.write_text('{"source": []}'), "something else than bad rows")
+part_file("a bad row of other kinds", lambda path: path.write_text('{"source": []}'), "records that are not bad rows")
 part_file("bad rows from a pipe", os.mkfifo, "cannot be read|cut or altered")
 part_file("bad rows from elsewhere", lambda path: path.symlink_to("/etc/passwd"), "cannot be read|cut or altered")

@@ -153,7 +153,7 @@ def test_saved_and_read_back():
     [
         ("abc", "no space"),
         (" cba", "sorted by code point"),
-        (" aabc", "each of them once"),
+        (" aabc", "unique and sorted"),
         (ALPHABET[::-1], "sorted by code point"),
         ("".join(map(chr, range(0x3000, 0x3000 + MAX_CHARACTERS + 1))), "the limit is 254"),
         ("x" * 10**6, "the limit is 254"),

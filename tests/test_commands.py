@@ -259,7 +259,7 @@ class TestEvaluate:
         assert "accuracy" in printed
         for flags, message in (
             ((), "does not say how it was trained"),
-            (("--mode", "paper", "--classes", "a,b"), "not for documents of 1014"),
+            (("--mode", "paper", "--classes", "a,b"), "do not fit documents of 1014"),
             (("--mode", "full", "--feature-len", 123, "--classes", "a,b,c"), "the encoding has 95"),
             (("--mode", "paper", "--feature-len", 123, "--classes", "a,b"), "3 outputs, but 2 classes"),
         ):

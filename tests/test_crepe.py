@@ -190,7 +190,7 @@ class TestNotebookFiles:
     def test_other_lengths_and_alphabets_are_refused(self, notebook, tmp_path):
         notebook.save_parameters(str(tmp_path / "n.params"))
         arrays = parameters.load(tmp_path / "n.params")
-        with pytest.raises(UserError, match="not for documents of 1014"):
+        with pytest.raises(UserError, match="do not fit documents of 1014"):
             parameters.shape_of(arrays, 69, 1014)
         with pytest.raises(UserError, match="the encoding has 95"):
             parameters.shape_of(arrays, 95, 150)
@@ -251,9 +251,9 @@ class TestSettingValues:
     def test_wrong_names_shapes_and_numbers_are_refused(self):
         network = build()
         values = parameters.values(network)
-        with pytest.raises(UserError, match="not those of this network"):
+        with pytest.raises(UserError, match="do not belong to this network"):
             parameters.set_values(network, {**values, "15.weight": values["0.bias"]})
-        with pytest.raises(UserError, match=r"0\.bias is"):
+        with pytest.raises(UserError, match=r"0\.bias has shape"):
             parameters.set_values(network, {**values, "0.bias": np.zeros(9, dtype=np.float32)})
         with pytest.raises(UserError, match="NaN"):
             parameters.set_values(network, {**values, "0.bias": np.full(8, np.nan, dtype=np.float32)})

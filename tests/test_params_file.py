@@ -101,26 +101,26 @@ class TestWhatMXNetWrites:
 
 
 LYING = {
-    "empty": (b"", "does not begin"),
-    "other magic": (b"PK\3\4" + bytes(40), "does not begin"),
+    "empty": (b"", "does not start"),
+    "other magic": (b"PK\3\4" + bytes(40), "does not start"),
     "header alone": (struct.pack("<Q", 0x112), "ends in the middle"),
     "arrays without end": (file(count=2**64 - 1), "18,446,744,073,709,551,615 arrays"),
-    "more arrays than there are": (file(array(), count=9_999), "ends in the middle|never set|ends before"),
+    "more arrays than there are": (file(array(), count=9_999), "ends in the middle|never initialised|ends before"),
     "shape beyond the file": (file(array((1 << 40,)), names=(b"x",)), "ends before the end of array 0"),
     "product beyond 64 bits": (file(array((1 << 32, 1 << 32, 1 << 32)), names=(b"x",)), "has the shape"),
     "product beyond 64 bits, but empty": (file(array((1 << 62, 1 << 62, 0), data=b""), names=(b"x",)), "has the shape"),
     "negative length": (file(array((-6,)), names=(b"x",)), "has the shape"),
     "nine dimensions": (file(array((1,) * 9), names=(b"x",)), "9 dimensions"),
     "four thousand million dimensions": (file(struct.pack("<I", 0xFFFFFFFF)), "dimensions"),
-    "never set": (file(struct.pack("<IiI", params_file.V2, 0, 0)), "was never set"),
+    "never set": (file(struct.pack("<IiI", params_file.V2, 0, 0)), "was never initialised"),
     "sparse": (file(array(storage=1), names=(b"x",)), "sparse"),
-    "unknown type": (file(array(flag=8), names=(b"x",)), "type that is not known"),
-    "bytes that are no truth values": (file(array((3,), 7, b"\0\1\2"), names=(b"x",)), "truth values"),
+    "unknown type": (file(array(flag=8), names=(b"x",)), "unknown dtype"),
+    "bytes that are no truth values": (file(array((3,), 7, b"\0\1\2"), names=(b"x",)), "neither 0 nor 1"),
     "a name for two": (file(array(), array(), names=(b"x",)), "2 arrays and 1 names"),
-    "a name twice": (file(array(), array(), names=(b"x", b"x")), "two arrays are called 'x'"),
+    "a name twice": (file(array(), array(), names=(b"x", b"x")), "two arrays are named 'x'"),
     "an endless name": (file(array())[:-8] + struct.pack("<QQ", 1, 2**63), "the name of array 0 has"),
     "a name that is not UTF-8": (file(array(), names=(b"\xff",)), "not UTF-8"),
-    "something behind the end": (file(array(), names=(b"x",)) + b"\0", "follows after its end"),
+    "something behind the end": (file(array(), names=(b"x",)) + b"\0", "follow its end"),
 }
 
 
@@ -139,7 +139,7 @@ def test_a_file_full_of_holes_is_not_read(path):
     with path.open("wb") as stream:
         stream.write(file(array((1 << 40,), 3, b"")))
         stream.truncate(1 << 41)
-    with pytest.raises(UserError, match="is the most that is read"):
+    with pytest.raises(UserError, match="the limit is"):
         parameters.load(path)
 
 

@@ -401,7 +401,7 @@ def test_few_batches_are_learnt_by_heart_and_scored(kernels, data, tmp_path):
 
 @pytest.mark.parametrize(
     ("network", "layer"),
-    [("crepe", "convolution 6, 3 wide 16 × 3"), ("ngrams", "n-grams, 1 to 6 wide ≤ 723")],
+    [("crepe", "convolution 6, width 3 16 × 3"), ("ngrams", "n-grams of 1 to 6 ≤ 723")],
 )
 def test_a_dry_run_shows_shapes_memory_and_time_and_writes_nothing(data, tmp_path, network, layer):
     arguments = ("--data", data, "--run-dir", tmp_path / "run", "--dry-run", *QUICK, "--model.network", network)

@@ -240,7 +240,7 @@ class TestForeign:
         assert "3 classes" in said
 
     def test_the_length_to_prepare_with_is_told(self, foreign, dataset):
-        with pytest.raises(UserError, match="not for documents of 1014") as error:
+        with pytest.raises(UserError, match="do not fit documents of 1014") as error:
             transfer.read(foreign, ModelOptions(), replace(dataset, encoding=Encoding()))
         assert f"such as {FEATURE_LEN}; to train, prepare" in error.value.remedy
 

@@ -1,1 +1,1 @@
-"""The network and its parameters."""
+"""The networks, their parameters, and the engines that compute them."""

@@ -1,4 +1,4 @@
-"""The Crepe network (Zhang, Zhao & LeCun 2015, arXiv:1509.01626, tables 1 and 2) as one hybridizable Gluon block."""
+"""The Crepe network (Zhang, Zhao & LeCun 2015, arXiv:1509.01626, tables 1 and 2) as a hybridizable Gluon block."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from crepe_dist.model.shape import Layer, Shape, outlines
 from crepe_dist.mxnet_internals import BFLOAT16, drop_compiled_graph, structural_parameters
 from crepe_dist.settings.model_options import Initialisation, Kind, ModelOptions
 
-# (kernel, pooled by 3 afterwards) of the six convolutions, table 1 of the paper.
+# The six convolutions of the paper's table 1: (kernel width, followed by a max pool of 3).
 CONVOLUTIONS = ((7, True), (7, True), (3, False), (3, False), (3, False), (3, True))
 CONVOLUTION_NAMES = ("0", "2", "4", "5", "6", "7")
 DENSE_NAMES = ("10", "12", "14")
 POOL = 3
-# oneDNN's blocked CPU kernels want input channels in multiples of 16; other counts fall back to slow ones.
+# oneDNN's blocked CPU kernels need input channels in multiples of 16; other counts fall back to slow kernels.
 CHANNEL_BLOCK = 16
 LARGE_FILTERS = 1024
 DTYPES: dict[str, Any] = {"float16": "float16", "bfloat16": BFLOAT16}
@@ -30,13 +30,14 @@ DTYPES: dict[str, Any] = {"float16": "float16", "bfloat16": BFLOAT16}
 
 @dataclass(frozen=True)
 class CrepeShape(Shape):
-    """Of the Crepe network.
+    """Configuration of the Crepe network.
 
     Attributes:
-        feature_len: at least 123 (the shortest that leaves one position after the last pool).
-        filters: channels of every convolution (paper: 256 small, 1024 large).
+        filters: output channels of each convolution (paper: 256 small, 1024 large).
         units: width of the two hidden dense layers (paper: 1024 small, 2048 large).
         dropout: probability of dropping a unit after each hidden dense layer.
+
+    ``feature_len`` must be at least 123, the shortest length that leaves one position after the last pool.
     """
 
     kind: ClassVar[Kind] = "crepe"
@@ -149,16 +150,16 @@ class CrepeShape(Shape):
 
         yield Layer("one-hot", f"{self.alphabet_size} × {next(positions)}")
         for number, (name, (kernel, pooled)) in enumerate(zip(CONVOLUTION_NAMES, CONVOLUTIONS), 1):
-            yield Layer(f"convolution {number}, {kernel} wide", f"{self.filters} × {next(positions)}", count(name))
+            yield Layer(f"convolution {number}, width {kernel}", f"{self.filters} × {next(positions)}", count(name))
             if pooled:
-                yield Layer(f"largest of {POOL}", f"{self.filters} × {next(positions)}")
+                yield Layer(f"max pool of {POOL}", f"{self.filters} × {next(positions)}")
         for title, name, units in zip(
             ("dense 1", "dense 2", "logits"), DENSE_NAMES, (self.units, self.units, self.classes)
         ):
             yield Layer(title, f"{units}", count(name))
 
     def forward_operations(self) -> int:
-        """With the first layer taken as a dense convolution of the one-hot matrix."""
+        """Count the first layer as a dense convolution of the one-hot matrix."""
         total, length = self._first_layer(), self.feature_len
         for index, (kernel, pooled) in enumerate(CONVOLUTIONS):
             length -= kernel - 1
@@ -169,7 +170,7 @@ class CrepeShape(Shape):
         return total + 2 * (width * self.units + self.units**2 + self.units * self.classes)
 
     def training_operations(self) -> int:
-        """Forward, gradients of weights, gradients of inputs; the first layer needs none of these."""
+        """Count the forward pass and the gradients of weights and inputs; the first layer has no input gradient."""
         return 3 * self.forward_operations() - self._first_layer()
 
     def _first_layer(self) -> int:
@@ -184,7 +185,7 @@ class CrepeShape(Shape):
 
 
 def lengths(feature_len: int) -> list[int]:
-    """Positions after the input and after each convolution and pool.
+    """Return the number of positions of the input and after each convolution and pool.
 
     For 1014 characters: 1014 → 1008 → 336 → 330 → 110 → 108 → 106 → 104 → 102 → 34.
     """
@@ -197,7 +198,7 @@ def lengths(feature_len: int) -> list[int]:
 
 
 def shortest(positions: int) -> int:
-    """The least ``feature_len`` that leaves so many positions after the last pool: the inverse of ``lengths``."""
+    """Return the smallest ``feature_len`` that leaves ``positions`` after the last pool; the inverse of ``lengths``."""
     for kernel, pooled in reversed(CONVOLUTIONS):
         positions = (positions * POOL if pooled else positions) + kernel - 1
     return positions
@@ -223,7 +224,7 @@ def _such_as(width: int, filters: int) -> str:
 
 
 class _Cast:
-    """A layer that computes in ``dtype``; its parameters and their gradients stay float32."""
+    """Mixin for layers that compute in ``dtype`` while their parameters and gradients stay float32."""
 
     dtype = "float32"
 
@@ -236,17 +237,21 @@ class _Cast:
 
 
 class Conv1D(_Cast, nn.Conv1D):
+    """Convolution in ``dtype``."""
+
     def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Any) -> Any:
         return super().hybrid_forward(F, x, *self.cast_all(F, weight, bias))
 
 
 class Dense(_Cast, nn.Dense):
+    """Dense layer in ``dtype``."""
+
     def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Any) -> Any:
         return super().hybrid_forward(F, x, *self.cast_all(F, weight, bias))
 
 
 class Dropout(_Cast, nn.Dropout):
-    """In float32, because MXNet has none in bfloat16."""
+    """Dropout in float32, because MXNet has none in bfloat16."""
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         if self.dtype == "float32":
@@ -256,7 +261,7 @@ class Dropout(_Cast, nn.Dropout):
 
 
 class Logits(Dense):
-    """The last layer: float32 whatever it computes in, because losses and probabilities need it."""
+    """Output layer; its logits are float32 in any precision, as losses and probabilities need."""
 
     def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Any) -> Any:
         out = super().hybrid_forward(F, x, weight, bias)
@@ -264,11 +269,11 @@ class Logits(Dense):
 
 
 class OneHotConv1D(_Cast, nn.HybridBlock):
-    """First layer: uint8 codes [B, L] → one-hot on the device → convolution and ReLU, [B, filters, L - 6].
+    """First layer: uint8 codes [B, L] → one-hot on the device → convolution and ReLU [B, filters, L - 6].
 
-    The stored weight is [filters, alphabet_size, kernel]; zero channels up to a multiple of 16 are added in the
-    forward pass only, for speed. A code ≥ the padded depth, so also 255, becomes an all-zero column (``one_hot`` of
-    MXNet), which is how a blank or unknown character looks in the paper.
+    The weight is [filters, alphabet_size, kernel]; the forward pass pads it with zero channels to a multiple of 16, for
+    speed. MXNet's ``one_hot`` turns codes from the padded depth on, such as 255, into all-zero columns: the paper's
+    representation of blank and unknown characters.
     """
 
     def __init__(self, alphabet_size: int, filters: int, kernel: int, **kwargs: Any) -> None:
@@ -288,16 +293,16 @@ class OneHotConv1D(_Cast, nn.HybridBlock):
             weight = F.concat(weight, extra, dim=1)
         one_hot, weight, bias = self.cast_all(F, one_hot, weight, bias)
         out = F.Convolution(one_hot, weight, bias, kernel=(self._kernel,), num_filter=self._filters)
-        # Not F.relu: that is not one of oneDNN's, and took a tenth of a training step.
+        # F.relu does not use oneDNN and took a tenth of a training step.
         return F.Activation(out, act_type="relu")
 
 
 class Crepe(nn.HybridSequential):
     """Six convolutions, three pools, three dense layers: uint8 codes [B, L] → float32 logits [B, classes].
 
-    Its children have the numbers that they have in the notebook's ``HybridSequential`` (0, 2, 4, 5, 6, 7 convolutions,
-    10, 12, 14 dense), so a file of ``save_parameters`` fits both ways. Every layer knows its input size, because
-    deferred initialisation would put the broadcast of the parameters into the first forward pass.
+    Children have the same indices as in the notebook's ``HybridSequential`` (convolutions 0, 2, 4, 5, 6, 7; dense
+    layers 10, 12, 14), so both can load each other's ``save_parameters`` files. Every layer gets its input size,
+    because deferred initialisation would delay the broadcast of the parameters to the first forward pass.
 
     Raises:
         ValueError: ``feature_len`` leaves no position after the last pool.
@@ -328,11 +333,11 @@ class Crepe(nn.HybridSequential):
             self.add(Logits(shape.classes, in_units=width))
 
     def inputs(self, batch: Batch, codes: mx.nd.NDArray) -> tuple[mx.nd.NDArray]:
-        """What ``batch``, whose codes are on the device already, is to the network."""
+        """Return the arguments of the forward pass for ``batch``, whose codes are already on the device."""
         return (codes,)
 
     def compute_in(self, precision: str) -> None:
-        """Makes MXNet's operators compute in ``precision``; a graph that was compiled is compiled anew."""
+        """Set the precision of MXNet's operators and discard the compiled graph."""
         for layer in self:
             if isinstance(layer, _Cast):
                 layer.dtype = precision

@@ -1,4 +1,4 @@
-"""What computes the network: MXNet's operators on any device, or our own kernels on a CPU."""
+"""Engines that compute logits and gradients: MXNet's operators on any device, or our own kernels on a CPU."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from crepe_dist.model.precision import Plan
 from crepe_dist.mxnet_internals import mark_gradient_fresh, pointer, pointers
 from crepe_dist.native.library import Library, threads
 
-# Told the name of each phase of a step when it was asked for.
+# Called with the name of each phase of a step at its end.
 Mark = Callable[[str], None]
 
 
 def no_mark(phase: str) -> None:
-    """Where no profile is wanted."""
+    """Ignore the end of a phase: the default without a profile."""
 
 
 class Engine:
-    """Computes logits and gradients with the parameters of a network; the parameters and gradients stay Gluon's.
+    """Interface of the engines. Parameters and gradients stay in the Gluon network.
 
     Attributes:
-        network: whose parameters are used.
-        plan: precision and kernels, and why these.
-        device: where the network is.
-        objective: whose gradient is computed.
-        piece: most documents of a batch that are computed at a time in training; 0: all. Memory grows with it.
+        network: network to compute.
+        plan: precision and kernels.
+        device: MXNet context of the network.
+        objective: loss function.
+        piece: number of documents computed at a time in training, which bounds the memory; 0 means the whole batch.
     """
 
     def __init__(self, network: Network, plan: Plan, device: Any, objective: Objective = PLAIN, piece: int = 0) -> None:
@@ -46,21 +46,24 @@ class Engine:
         self.piece = piece
 
     def refresh(self) -> None:
-        """Must be called before ``logits`` when parameters may have changed."""
+        """Load the current parameters. Call before ``logits`` if they may have changed."""
 
     def logits(self, batch: Batch) -> mx.nd.NDArray:
-        """float32 [B, classes], without dropout, for the parameters at the last ``refresh``."""
+        """Compute logits without dropout, float32 [B, classes], with the parameters of the last ``refresh``."""
         raise NotImplementedError
 
     def gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark = no_mark) -> mx.nd.NDArray:
-        """Sets every parameter's gradient to that of the sum of the weighted losses, times ``scale``.
+        """Compute the gradients of the sum of the weighted losses, times ``scale``, into the Gluon parameters.
 
         Args:
-            seed, step: decide the dropout.
-            mark: told "copy", "forward" and "backward".
+            batch: this rank's documents.
+            seed: random seed of the dropout.
+            step: number of the step, mixed into the seed of the dropout.
+            scale: loss scale, a guard against underflow in float16; 1 otherwise.
+            mark: callback after the phases "copy", "forward" and "backward".
 
         Returns:
-            The sum of the losses, float32 [1], perhaps still being computed.
+            The sum of the losses, float32 [1]. Its computation may still be pending.
         """
         pieces = batch.pieces(self.piece or batch.packed.shape[0])
         loss = self._gradients(pieces[0], seed, step, scale, mark)
@@ -76,19 +79,19 @@ class Engine:
         return loss
 
     def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> mx.nd.NDArray:
-        """``gradients`` of a batch that is computed at once."""
+        """Compute the gradients of one piece; see ``gradients``."""
         raise NotImplementedError
 
 
 def open_engine(network: Network, plan: Plan, device: Any, objective: Objective = PLAIN, piece: int = 0) -> Engine:
-    """The engine that the plan names, on parameters that are initialised; the last two as in ``Engine``."""
+    """Build the engine selected by ``plan`` for an initialised network; see ``Engine`` for the arguments."""
     if plan.library is not None:
         return NativeEngine(network, plan, device, plan.library, objective, piece)
     return GraphEngine(network, plan, device, objective, piece)
 
 
 class GraphEngine(Engine):
-    """MXNet's operators, compiled into a graph if the network is hybridized."""
+    """Engine on MXNet's operators, compiled into a graph if the network is hybridized."""
 
     def __init__(self, network: Network, plan: Plan, device: Any, objective: Objective = PLAIN, piece: int = 0) -> None:
         super().__init__(network, plan, device, objective, piece)
@@ -124,10 +127,10 @@ class GraphEngine(Engine):
 
 
 class NativeEngine(Engine):
-    """Our own kernels (crepe_dist/native), which work on the memory of the Gluon parameters; ``scale`` must be 1.
+    """Engine on our own kernels (``crepe_dist/native``), which access the memory of the Gluon parameters.
 
-    Threads take turns, since a call uses all cores anyway. A child process that was forked gets an engine of its own
-    with one thread: OpenMP's threads do not survive a fork.
+    ``scale`` must be 1. Concurrent calls are serialised, since each uses all cores. A forked child opens its own engine
+    with one thread, because OpenMP's threads do not survive a fork.
     """
 
     def __init__(
@@ -191,15 +194,15 @@ class NativeEngine(Engine):
         self._has_weights = True
 
     def _shape_of(self, batch: Batch) -> tuple[int, int]:
-        """(rows, bytes a row) of a batch; the kernels read this memory and cannot tell whether it is there."""
+        """Return a batch's number of rows and bytes per row, after checking them: the kernels cannot."""
         rows, stride = batch.packed.shape
         length = self.network.shape.feature_len
         if stride != length + EXTRA:
-            raise ValueError(f"a batch of rows of {stride} bytes is not for {length} characters")
+            raise ValueError(f"the batch has {stride} bytes per row; {length} characters need {length + EXTRA}")
         return rows, stride
 
     def _follow_fork(self) -> None:
-        """Opens another engine in a process that was forked from the one of the present engine."""
+        """Open another engine if this process was forked after the last one was opened."""
         if self._process != os.getpid():
             self._open(threads=1)
 

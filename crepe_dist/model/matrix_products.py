@@ -1,4 +1,4 @@
-"""Matrix products: what a machine can do at most in floating-point operations a second."""
+"""Peak throughput of matrix products on this machine, in floating-point operations per second."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from crepe_dist.native import library
 from crepe_dist.timing import rate
 
-SIZE = 1536  # of the libraries' products
-OWN_SIZE, TIMES = 384, 100  # the fastest size of ours, and how often a call multiplies
+SIZE = 1536  # of the matrices that NumPy and MXNet multiply
+KERNEL_SIZE, TIMES = 384, 100  # the fastest size of our kernels, and the products per call
 
 
 def products(seconds: float, device: Any) -> dict[str, Callable[[], float]]:
@@ -35,8 +35,8 @@ def products(seconds: float, device: Any) -> dict[str, Callable[[], float]]:
         precisions = ("float32", "bfloat16") if native.bfloat16 else ("float32",)
         for precision in precisions:
             threads = library.threads()
-            own = partial(native.functions.crepe_products, precision == "bfloat16", OWN_SIZE, threads, TIMES)
-            rates[f"ours, {precision}"] = _rate(own, OWN_SIZE, seconds, TIMES * threads)
+            multiply = partial(native.functions.crepe_products, precision == "bfloat16", KERNEL_SIZE, threads, TIMES)
+            rates[f"ours, {precision}"] = _rate(multiply, KERNEL_SIZE, seconds, TIMES * threads)
     return rates
 
 

@@ -1,18 +1,18 @@
-"""The n-gram network: one wide layer of hashed character n-grams, for data of thousands of rows.
+"""The n-gram network: one wide layer of hashed character n-grams, for data sets with thousands of rows.
 
-A convolution of width n over one-hot characters has a weight for every place and character; this layer has one for
-every n-gram, n = 1 … ``longest``, looked up in a table by a hash, as fastText does for the n-grams of words (Bojanowski
-et al. 2017, arXiv:1607.04606; Weinberger et al. 2009, arXiv:0902.2206). Each different n-gram of a document counts once
-(Wang & Manning 2012, "Baselines and Bigrams"), wherever it stands:
+A convolution of width n over one-hot characters has one weight per position and character. This layer has one weight
+per n-gram, n = 1 … ``longest``, in a hash table, as fastText has for word n-grams (Bojanowski et al. 2017,
+arXiv:1607.04606; Weinberger et al. 2009, arXiv:0902.2206). Each distinct n-gram of a document counts once, at any
+position (Wang & Manning 2012, "Baselines and Bigrams"):
 
-    logits = bias + 300 × (mean of weight[b] over the significant buckets b of the document
+    logits = bias + 300 × (mean of weight[b] over the document's significant buckets b
                            + mean of weight[b] over its other buckets)
 
-Significant are the buckets whose frequency in some class differs from that in all the data by more than chance explains
-(``significant``), counted once before training. With a mean of their own, a few telling n-grams learn as fast as the
-thousands around them, which would otherwise learn the training documents by heart first.
+A bucket is significant if its frequency in some class deviates from its overall frequency by more than chance explains
+(``significant``); this is counted once before training. With a mean of their own, a few informative n-grams learn as
+fast as the thousands of others, which would otherwise memorise the training documents first.
 
-The loss is convex in the parameters, so that no start and no order of documents leaves it at chance.
+The loss is convex in the parameters, so no initialisation or data order can leave it at chance.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ from crepe_dist.model.shape import Layer, Shape, outlines
 from crepe_dist.native import library
 from crepe_dist.settings.model_options import LONGEST_NGRAM, Kind, ModelOptions
 
-RADIX = 257  # above every code + 1, so that no two n-grams of up to seven characters have one key
-MOST_BUCKETS = 1 << 20
-FEWEST_BUCKETS = 1 << 14
-AT_ONCE = 1 << 16  # buckets that are looked at together
-PARAMETERS = 8_000_000  # of a table whose buckets are not given, at most
-SCALE = 300.0  # of the means, so that Adam's usual rate of 0.001 suits this network as well
+RADIX = 257  # larger than any code + 1, so that n-grams of up to seven characters have distinct keys
+MAX_BUCKETS = 1 << 20
+MIN_BUCKETS = 1 << 14
+CHUNK = 1 << 16  # buckets per vectorised step
+MAX_PARAMETERS = 8_000_000  # of a table with the default number of buckets
+SCALE = 300.0  # of the means, so that Adam's default learning rate of 0.001 suits this network too
 
 
 def buckets_for(classes: int) -> int:
-    """A power of two; the more classes, the fewer."""
-    buckets = MOST_BUCKETS
-    while buckets > FEWEST_BUCKETS and buckets * classes > PARAMETERS:
+    """Return the default number of buckets, a power of two: fewer for more classes."""
+    buckets = MAX_BUCKETS
+    while buckets > MIN_BUCKETS and buckets * classes > MAX_PARAMETERS:
         buckets //= 2
     return buckets
 
 
 @dataclass(frozen=True)
 class NGramShape(Shape):
-    """Of the n-gram network.
+    """Configuration of the n-gram network.
 
     Attributes:
-        longest: characters of the longest n-grams.
-        buckets: rows of the table.
+        longest: length of the longest n-grams, in characters.
+        buckets: rows of the hash table.
     """
 
     kind: ClassVar[Kind] = "ngrams"
@@ -128,16 +128,16 @@ class NGramShape(Shape):
 
     def layers(self) -> Iterator[Layer]:
         yield Layer("characters", f"{self.feature_len}")
-        yield Layer(f"n-grams, 1 to {self.longest} wide", f"≤ {self.most}")
+        yield Layer(f"n-grams of 1 to {self.longest}", f"≤ {self.max_ngrams}")
         yield Layer("logits", f"{self.classes}", self.parameters)
 
     @property
-    def most(self) -> int:
-        """N-grams of a document of full length."""
+    def max_ngrams(self) -> int:
+        """Number of n-grams in a document of full length."""
         return sum(max(self.feature_len - n, 0) for n in range(self.longest))
 
     def forward_operations(self) -> int:
-        return self.most * self.classes
+        return self.max_ngrams * self.classes
 
     def training_operations(self) -> int:
         return 2 * self.forward_operations()
@@ -150,7 +150,7 @@ class NGramShape(Shape):
 
 
 class NGrams(nn.HybridBlock):
-    """Buckets int32 [B, K] and their factors float32 [B, K] → float32 logits [B, classes]; see ``inputs``."""
+    """Buckets, int32 [B, K], and a mask, float32 [B, K] → float32 logits [B, classes]; see ``inputs``."""
 
     def __init__(self, shape: NGramShape, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -158,53 +158,62 @@ class NGrams(nn.HybridBlock):
         with self.name_scope():
             self.weight = self.params.get("weight", shape=(shape.buckets, shape.classes), init="zeros")
             self.bias = self.params.get("bias", shape=(shape.classes,), init="zeros")
-            # Counted, not trained: 1 or 0.
+            # 1 for significant buckets, else 0: counted, not trained.
             self.significant = self.params.get("significant", shape=(shape.buckets,), init="zeros", grad_req="null")
 
     def inputs(self, batch: Batch, codes: mx.nd.NDArray) -> tuple[mx.nd.NDArray, mx.nd.NDArray]:
-        """What ``batch`` is to the network, on the device of ``codes``: the buckets of each row, filled up with others,
-        and which of them are its own. Looked up in host memory: MXNet has no operator for it."""
+        """Return each row's buckets, padded, and the mask of those that are no padding, on the device of ``codes``.
+
+        The buckets are computed in host memory, because MXNet has no operator for it.
+        """
         found, counts = look_up(batch.packed.asnumpy()[:, : self.shape.feature_len], self.shape)
-        own = np.arange(found.shape[1]) < counts[:, None]
+        mask = np.arange(found.shape[1]) < counts[:, None]
         device = codes.context
-        return mx.nd.array(found, ctx=device, dtype="int32"), mx.nd.array(own, ctx=device, dtype="float32")
+        return mx.nd.array(found, ctx=device, dtype="int32"), mx.nd.array(mask, ctx=device, dtype="float32")
 
     def compute_in(self, precision: str) -> None:
-        """In float32 in any case: it adds numbers up and multiplies none."""
+        """Do nothing: the network only adds numbers and always computes in float32."""
 
-    def hybrid_forward(self, F: Any, buckets: Any, own: Any, weight: Any, bias: Any, significant: Any) -> Any:
+    def hybrid_forward(self, F: Any, buckets: Any, mask: Any, weight: Any, bias: Any, significant: Any) -> Any:
         rows = F.Embedding(buckets, weight, input_dim=self.shape.buckets, output_dim=self.shape.classes)
-        telling = own * F.take(significant, buckets)
+        telling = mask * F.take(significant, buckets)
         factors = SCALE * sum(
             F.broadcast_div(group, F.maximum(F.sum(group, axis=1, keepdims=True), 1))
-            for group in (telling, own - telling)
+            for group in (telling, mask - telling)
         )
         return F.broadcast_add(F.batch_dot(F.expand_dims(factors, 1), rows).reshape((0, -1)), bias.expand_dims(0))
 
 
 def significant(counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64], least: float) -> npt.NDArray[np.bool_]:
-    """Which buckets tell classes apart: bool [buckets].
+    """Tell which buckets discriminate between classes, as bool [buckets].
 
-    In so many documents of a class a bucket would be by chance: n × the share of the class, for the n documents that it
-    is in. Twice the difference of the square roots of found and expected is close to normal with variance 1 for chance,
-    also where few are expected (Freeman & Tukey 1950, "Transformations related to the angular and the square root").
+    A bucket found in n documents is expected in n × share of the class. Under chance, twice the difference between the
+    square roots of the observed and the expected count is close to standard normal, even for small counts (Freeman &
+    Tukey 1950, "Transformations related to the angular and the square root").
 
     Args:
-        counts: int32 [buckets, classes], documents of each class that a bucket is in.
-        documents: int64 [classes], of each class.
-        least: deviations that make a bucket significant; of normal noise, 6 in ten million numbers have 5.
+        counts: number of documents of each class that contain a bucket, int32 [buckets, classes].
+        documents: number of documents of each class, int64 [classes].
+        least: threshold in standard deviations; normal noise exceeds 5 in 6 of ten million cases.
     """
     found = np.zeros(len(counts), np.bool_)
     shares = documents / max(documents.sum(), 1)
-    for start in range(0, len(counts), AT_ONCE):
-        some = counts[start : start + AT_ONCE].astype(np.float64)
+    for start in range(0, len(counts), CHUNK):
+        some = counts[start : start + CHUNK].astype(np.float64)
         deviations = 2 * (np.sqrt(some) - np.sqrt(some.sum(axis=1, keepdims=True) * shares))
-        found[start : start + AT_ONCE] = np.abs(deviations).max(axis=1) > least
+        found[start : start + CHUNK] = np.abs(deviations).max(axis=1) > least
     return found
 
 
 def count(codes: Codes, labels: npt.NDArray[np.int32], shape: NGramShape, counts: npt.NDArray[np.int32]) -> None:
-    """Adds documents, uint8 [n, L] and int32 [n], to counts, int32 [buckets, classes]."""
+    """Add documents to the counts of ``significant``.
+
+    Args:
+        codes: encoded documents, uint8 [n, L].
+        labels: their classes, int32 [n].
+        shape: configuration of the network.
+        counts: documents of each class that contain a bucket, int32 [buckets, classes]; updated in place.
+    """
     native, _ = library.find()
     if native is None:
         for row, (found, number) in enumerate(zip(*look_up(codes, shape))):
@@ -220,15 +229,17 @@ def count(codes: Codes, labels: npt.NDArray[np.int32], shape: NGramShape, counts
 
 
 def look_up(codes: Codes, shape: NGramShape) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """uint8 codes [B, L] → the buckets that the n-grams of each row are in, each once, and how many these are.
+    """Hash the n-grams of documents into buckets, without duplicates. N-grams with unknown characters are skipped.
 
-    An n-gram holds known characters only.
+    Args:
+        codes: encoded documents, uint8 [B, L].
+        shape: configuration of the network.
 
     Returns:
-        int32 [B, ``shape.most``], 0 behind the last, and int64 [B].
+        The buckets of each row, int32 [B, ``shape.max_ngrams``], padded with 0, and their number, int64 [B].
     """
     native, _ = library.find()
-    found, counts = np.zeros((len(codes), shape.most), np.int32), np.zeros(len(codes), np.int64)
+    found, counts = np.zeros((len(codes), shape.max_ngrams), np.int32), np.zeros(len(codes), np.int64)
     if native is None:
         keys = list(_keys(codes, shape))
         for row in range(len(codes)):
@@ -238,7 +249,7 @@ def look_up(codes: Codes, shape: NGramShape) -> tuple[npt.NDArray[np.int32], npt
     codes = np.ascontiguousarray(codes)
     sizes = np.array(shape.sizes(), np.int64)
     failed = native.functions.crepe_ngrams(
-        codes.ctypes.data, codes.shape[1], len(codes), sizes.ctypes.data, shape.most,
+        codes.ctypes.data, codes.shape[1], len(codes), sizes.ctypes.data, shape.max_ngrams,
         found.ctypes.data, counts.ctypes.data,
     )  # fmt: skip
     if failed:
@@ -247,7 +258,7 @@ def look_up(codes: Codes, shape: NGramShape) -> tuple[npt.NDArray[np.int32], npt
 
 
 def _keys(codes: Codes, shape: NGramShape) -> Iterator[tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]]:
-    """For each n: a number for every n-gram, uint64 [B, L - n + 1], and whether all of its characters are known."""
+    """For each n, yield the keys of all n-grams, uint64 [B, L - n + 1], and the mask of those without unknowns."""
     digits, known = codes.astype(np.uint64) + np.uint64(1), codes < shape.alphabet_size
     key, good = digits, known
     for n in range(shape.longest):
@@ -257,7 +268,7 @@ def _keys(codes: Codes, shape: NGramShape) -> Iterator[tuple[npt.NDArray[np.uint
 
 
 def _hashed(key: npt.NDArray[np.uint64], buckets: int) -> npt.NDArray[np.int32]:
-    """The mixing of SplitMix64 (Steele, Lea & Flood 2014), and the upper half as a fraction of the table."""
+    """Map keys to buckets: mix them as SplitMix64 (Steele, Lea & Flood 2014) and scale the upper 32 bits."""
     z = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     z ^= z >> np.uint64(31)

@@ -1,8 +1,7 @@
-"""Values of the network's parameters: initialising, reading, setting, and files in MXNet's own format.
+"""Building networks, and reading, setting, saving and loading their parameters.
 
-Everything here speaks of plain NumPy arrays under the structural names of ``Crepe`` (``0.weight`` … ``14.bias``),
-which are those of the notebook's network, so that parameter files fit both ways; or of ``NGrams`` (``weight``,
-``bias``).
+Parameters are NumPy arrays under Gluon's structural names: ``0.weight`` … ``14.bias`` for ``Crepe``, as in the
+notebook's network, so that their files are interchangeable; ``weight``, ``bias`` and ``significant`` for ``NGrams``.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from crepe_dist.files import sync
 from crepe_dist.model import params_file
 from crepe_dist.model.crepe import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, Crepe, CrepeShape
 from crepe_dist.model.ngrams import NGrams, NGramShape
-from crepe_dist.model.shape import NOT_OURS, OTHER
+from crepe_dist.model.shape import NOT_OURS, GIVE_ANOTHER
 from crepe_dist.mxnet_internals import set_gradients, structural_parameters
 from crepe_dist.settings.model_options import ModelOptions
 
@@ -35,10 +34,10 @@ OLD_NAME = re.compile(r"(?:arg:)?(?:\w+_)?(conv|dense)(\d+)_(weight|bias)")
 
 
 def build(shape: CrepeShape | NGramShape, options: ModelOptions, device: Any, seed: int) -> Network:
-    """A network on ``device``, initialised from ``seed``, compiled unless ``options.hybridize`` is off.
+    """Build and initialise a network on ``device``; hybridize it if ``options.hybridize`` is set.
 
     Raises:
-        UserError: documents too short for the network.
+        UserError: The documents are too short for the network.
     """
     mx.random.seed(seed)
     network: Network = shape.build(options, device)
@@ -48,17 +47,17 @@ def build(shape: CrepeShape | NGramShape, options: ModelOptions, device: Any, se
 
 
 def trained(network: Network) -> dict[str, Any]:
-    """The Gluon parameters that have a gradient, by Gluon's names."""
+    """Return the Gluon parameters that have a gradient, by Gluon's names."""
     return {name: p for name, p in network.collect_params().items() if p.grad_req != "null"}
 
 
 def values(network: Network) -> Arrays:
-    """Copies of all parameters, float32."""
+    """Copy all parameters as float32 arrays, by structural name."""
     return {name: p.data().asnumpy() for name, p in structural_parameters(network).items()}
 
 
 def digest(network: Network) -> int:
-    """A checksum of all parameters' bits, below 2^53; equal bits give an equal one, and few others do."""
+    """Return a checksum of all parameters, below 2^48, for comparing replicas bit by bit."""
     sums = []
     for array in values(network).values():
         words = array.reshape(-1).view(np.uint32)
@@ -67,35 +66,35 @@ def digest(network: Network) -> int:
 
 
 def set_values(network: Network, arrays: Arrays) -> None:
-    """Gives every parameter the value of its name, also after an inference pass, and reads it back.
+    """Set all parameters by structural name, and read them back.
 
-    After an inference pass on the CPU the weights are in oneDNN's own layout; in MXNet 1.9.1 ``set_data`` and
-    ``load_parameters`` then fail asynchronously and leave the old values. A cast puts them back into the plain layout.
+    After an inference pass on the CPU, weights are in oneDNN's own layout, in which ``set_data`` and
+    ``load_parameters`` of MXNet 1.9.1 fail asynchronously and leave the old values. A cast restores the plain layout.
 
     Raises:
-        UserError: a name or shape that is not the network's, or a value that is not finite.
-        RuntimeError: the values did not take effect.
+        UserError: A name or shape differs from the network's, or a value is not finite.
+        RuntimeError: The values did not take effect.
     """
     parameters = structural_parameters(network)
     if arrays.keys() != parameters.keys():
         odd = ", ".join(sorted(arrays.keys() ^ parameters.keys())[:6])
-        raise UserError("the parameters are not those of this network", f"names on one side only: {odd}", OTHER)
+        raise UserError("the parameters do not belong to this network", f"names on one side only: {odd}", GIVE_ANOTHER)
     for name, parameter in parameters.items():
         if tuple(arrays[name].shape) != tuple(parameter.shape):
             raise UserError(
-                "the parameters are not those of this network",
-                f"{name} is {list(arrays[name].shape)}, the network has {list(parameter.shape)}",
-                "give the encoding, length, classes and sizes with which they were trained",
+                "the parameters do not belong to this network",
+                f"{name} has shape {list(arrays[name].shape)}, the network expects {list(parameter.shape)}",
+                "give the encoding, length, classes and sizes that they were trained with",
             )
-        with np.errstate(over="ignore"):  # a number too large for float32 is none
+        with np.errstate(over="ignore"):  # a value too large for float32 becomes infinite
             finite = np.isfinite(arrays[name].astype(np.float32)).all()
         if not finite:
-            raise UserError("the parameters hold values that are not numbers", f"{name} has NaN or infinity", OTHER)
+            raise UserError("the parameters hold non-finite values", f"{name} has NaN or infinity", GIVE_ANOTHER)
     gradients = {name: parameter.list_grad() for name, parameter in parameters.items() if parameter.grad_req != "null"}
     network.cast("float32")
     for name, parameter in parameters.items():
         if name in gradients:
-            set_gradients(parameter, gradients[name])  # the cast made new ones, but they may lie where others look
+            set_gradients(parameter, gradients[name])  # the cast made new arrays, but others may hold the old ones
         parameter.set_data(mx.nd.array(arrays[name], dtype="float32"))
     mx.nd.waitall()
     for name, array in values(network).items():
@@ -104,16 +103,16 @@ def set_values(network: Network, arrays: Arrays) -> None:
 
 
 def save(arrays: Arrays, path: Path) -> None:
-    """Writes a ``.params`` file as Gluon's ``save_parameters`` does; it appears complete or not at all.
+    """Write a ``.params`` file in the format of Gluon's ``save_parameters``, atomically.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: The file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         mx.nd.save(str(temporary), {name: mx.nd.array(array, dtype=array.dtype) for name, array in arrays.items()})
         sync(temporary)
-        load(temporary)  # MXNet does not notice if the last of its buffered bytes find no room
+        load(temporary)  # MXNet does not notice if the disk is full when it flushes its last bytes
     except (mx.MXNetError, UserError) as error:
         temporary.unlink(missing_ok=True)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
@@ -121,27 +120,27 @@ def save(arrays: Arrays, path: Path) -> None:
 
 
 def load(path: Path) -> Arrays:
-    """Reads a ``.params`` file of this package, or of the notebook by ``save_params`` or ``save_parameters``.
+    """Read a ``.params`` file written by this package, or by the notebook's ``save_params`` or ``save_parameters``.
 
     Raises:
-        UserError: no such file, not a parameter file, or not the parameters of a Crepe network.
+        UserError: The file does not exist, is not a parameter file, or does not belong to a Crepe network.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist", remedy="give a .params file or a run folder")
     try:
         loaded = params_file.read(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not a file of MXNet parameters", str(error), OTHER) from error
+        raise UserError(f"{path} is not a file of MXNet parameters", str(error), GIVE_ANOTHER) from error
     if not isinstance(loaded, dict):
         raise UserError(
-            f"{path} holds arrays without names", "it was not written by save_parameters or save_params", OTHER
+            f"{path} holds arrays without names", "it was not written by save_parameters or save_params", GIVE_ANOTHER
         )
     old = {OLD_NAME.fullmatch(name) for name in loaded}
     return _renamed(path, loaded) if None not in old else loaded
 
 
 def _renamed(path: Path, arrays: Arrays) -> Arrays:
-    """Old-style names → structural ones. Only the order of the layers counts: their numbers start anywhere."""
+    """Map old-style names to structural names by the order of the layers; their numbers may start anywhere."""
     names: dict[str, str] = {}
     for kind, targets in (("conv", CONVOLUTION_NAMES), ("dense", DENSE_NAMES)):
         matches = [match for match in map(OLD_NAME.fullmatch, arrays) if match and match[1] == kind]
@@ -149,8 +148,8 @@ def _renamed(path: Path, arrays: Arrays) -> Arrays:
         if len(numbers) != len(targets):
             raise UserError(
                 f"{path} is not a Crepe network",
-                f"it has {len(numbers)} {kind} layers; a Crepe has {len(CONVOLUTIONS)} conv and 3 dense layers",
-                OTHER,
+                f"it has {len(numbers)} {kind} layers; Crepe has {len(CONVOLUTIONS)} conv and 3 dense layers",
+                GIVE_ANOTHER,
             )
         target = dict(zip(numbers, targets))
         names.update({match[0]: f"{target[int(match[2])]}.{match[3]}" for match in matches})
@@ -172,18 +171,21 @@ def shape_class(network: Mapping[str, Any]) -> type[CrepeShape] | type[NGramShap
 def shape_of(
     arrays: Arrays, alphabet_size: int, feature_len: int, network: Mapping[str, Any] | None = None
 ) -> CrepeShape | NGramShape:
-    """The shape of the network that these parameters belong to.
+    """Infer the network's configuration from its parameters.
 
     Args:
-        network: what the description beside a checkpoint says of it (``Shape.settings``), of numbers that can be.
+        arrays: parameters by structural name.
+        alphabet_size: number of characters of the encoding.
+        feature_len: characters per document.
+        network: network entries of the checkpoint's description (see ``Shape.settings``), already validated.
 
     Raises:
-        UserError: they are no such network's, or not for this alphabet and length.
+        UserError: The parameters do not belong to such a network, or to this alphabet or length.
     """
     network = network or {}
     shape = shape_class(network).of_parameters(arrays, alphabet_size, feature_len, network)
     for name, expected in shape.parameter_shapes().items():
         if name not in arrays or arrays[name].shape != expected:
             found = f"has {list(arrays[name].shape)} instead of {list(expected)}" if name in arrays else "is missing"
-            raise UserError(NOT_OURS, f"{name} {found}", OTHER)
+            raise UserError(NOT_OURS, f"{name} {found}", GIVE_ANOTHER)
     return shape

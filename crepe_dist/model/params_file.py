@@ -1,16 +1,16 @@
-"""MXNet's format of parameter files, read without MXNet, whose own reader takes what it finds at its word.
+"""Safe reader of MXNet's parameter files. MXNet's own reader trusts the sizes in a file without checking them.
 
-As ``src/ndarray/ndarray.cc`` of MXNet 1.9.1 writes and reads it, all little-endian::
+The format, from ``src/ndarray/ndarray.cc`` of MXNet 1.9.1, is little-endian::
 
     uint64 0x112, uint64 reserved, uint64 arrays, the arrays, uint64 names (0 or as many), each uint64 length and UTF-8
 
-    array, version 3 and 2: uint32 magic, int32 storage (0: dense), shape; rest
-           version 1:       uint32 magic, shape; rest
-           before:          uint32 dimensions, uint32 each; rest
+    array, versions 3 and 2: uint32 magic, int32 storage (0: dense), shape; rest
+           version 1:        uint32 magic, shape; rest
+           legacy:           uint32 dimensions, uint32 each; rest
     shape: int32 dimensions, int64 each
-    rest:  int32 kind and int32 number of the device it came from, int32 type, the values
+    rest:  int32 type and int32 index of the original device, int32 dtype, the values
 
-In version 3 (NumPy's shapes) no dimensions are a scalar; before, they are an array that was never set.
+Zero dimensions mean a scalar in version 3 (NumPy shapes), and an uninitialised array in earlier versions.
 """
 
 from __future__ import annotations
@@ -29,19 +29,26 @@ MAGIC = 0x112
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 DENSE = 0
 BFLOAT16 = 12
-# mshadow/base.h; the integers behind 7 are named there, but MXNet 1.9.1 neither writes nor reads them.
+# From mshadow/base.h, which also names larger integer types that MXNet 1.9.1 neither writes nor reads.
 TYPES: dict[int, np.dtype[Any]] = {
     0: np.dtype("<f4"), 1: np.dtype("<f8"), 2: np.dtype("<f2"), 3: np.dtype("u1"), 4: np.dtype("<i4"),
     5: np.dtype("i1"), 6: np.dtype("<i8"), 7: np.dtype("?"), BFLOAT16: np.dtype("<u2"),
 }  # fmt: skip
-MAX_FILE = 1 << 32  # bytes; ten times the paper's large network in float32
+MAX_FILE = 1 << 32  # bytes, ten times the paper's large network in float32
 MAX_ARRAYS = 10_000
 MAX_DIMENSIONS = 8
 MAX_NAME = 1 << 10  # bytes
 
 
 class Entry(NamedTuple):
-    """Where an array is: values of ``kind`` (bfloat16: as uint16) from byte ``start`` of the file on."""
+    """Location of an array in the file.
+
+    Attributes:
+        shape: dimensions.
+        kind: dtype of the values; uint16 for bfloat16.
+        bfloat16: True for values in bfloat16.
+        start: offset of the first value, in bytes.
+    """
 
     shape: tuple[int, ...]
     kind: np.dtype[Any]
@@ -50,13 +57,13 @@ class Entry(NamedTuple):
 
 
 def read(path: Path) -> dict[str, np.ndarray] | list[np.ndarray]:
-    """The arrays of a file by name, or in order where it has no names; those of bfloat16 as float32.
+    """Read the arrays of a file: by name, or as a list if it has no names. bfloat16 becomes float32.
 
-    All that the file says of itself is checked against its size before memory is taken for an array.
+    All sizes are checked against the file's size before memory is allocated.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is not such a file, or not a whole one, or holds something else than dense arrays.
+        OSError: The file cannot be read.
+        ValueError: The file is not a complete parameter file of dense arrays.
     """
     with open_regular(path) as stream:
         entries, names = _Reader(stream).contents()
@@ -67,32 +74,33 @@ def read(path: Path) -> dict[str, np.ndarray] | list[np.ndarray]:
 def _values(stream: BinaryIO, entry: Entry) -> np.ndarray:
     array = np.empty(entry.shape, dtype=entry.kind)
     stream.seek(entry.start)
-    # A buffer of no bytes cannot be cast, and an array of no dimensions has none to cast.
+    # An empty buffer cannot be cast; reshape gives a scalar a dimension to cast.
     if array.size and stream.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:  # type: ignore[attr-defined]
-        raise ValueError("it was cut while it was read")
+        raise ValueError("it was truncated while it was read")
     if entry.kind == np.bool_ and array.view(np.uint8).max(initial=0) > 1:
-        raise ValueError("it holds truth values that are neither true nor false")
+        raise ValueError("it holds booleans that are neither 0 nor 1")
     if not entry.bfloat16:
         return array
     return (array.astype(np.uint32) << np.uint32(16)).view(np.float32).reshape(entry.shape)
 
 
 class _Reader:
-    """Walks over a file once, and jumps over the values."""
+    """Parser of a file's structure, which skips the values."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._size = os.fstat(stream.fileno()).st_size
         self._position = 0
         if self._size > MAX_FILE:
-            raise ValueError(f"it has {self._size:,} bytes, and {MAX_FILE:,} is the most that is read")
+            raise ValueError(f"it has {self._size:,} bytes; the limit is {MAX_FILE:,}")
 
     def contents(self) -> tuple[list[Entry], list[str]]:
+        """Return the locations and the names of the arrays."""
         if self._size < 8 or self._numbers("Q")[0] != MAGIC:
-            raise ValueError("it does not begin as such files do")
+            raise ValueError("it does not start with the magic number of such files")
         _, count = self._numbers("QQ")
         if count > MAX_ARRAYS:
-            raise ValueError(f"it says that it holds {count:,} arrays; {MAX_ARRAYS:,} are the most that are read")
+            raise ValueError(f"it claims to hold {count:,} arrays; the limit is {MAX_ARRAYS:,}")
         entries = [self._entry(number) for number in range(count)]
         (named,) = self._numbers("Q")
         if named not in (0, count):
@@ -100,9 +108,9 @@ class _Reader:
         names = [self._name(number) for number in range(named)]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"two arrays are called {twice!r}")
+            raise ValueError(f"two arrays are named {twice!r}")
         if self._position != self._size:
-            raise ValueError(f"something else follows after its end, {self._size - self._position:,} bytes")
+            raise ValueError(f"{self._size - self._position:,} extra bytes follow its end")
         return entries, names
 
     def _entry(self, number: int) -> Entry:
@@ -110,23 +118,23 @@ class _Reader:
         if magic in (V2, V3):
             (storage,) = self._numbers("i")
             if storage != DENSE:
-                raise ValueError(f"array {number} is sparse, or its kind of storage is not known ({storage})")
+                raise ValueError(f"array {number} is sparse, or its storage type is unknown ({storage})")
         if magic in (V1, V2, V3):
             (dimensions,) = self._numbers("i")
             letter = "q"
         else:
             dimensions, letter = magic, "I"
         if not 0 <= dimensions <= MAX_DIMENSIONS:
-            raise ValueError(f"array {number} has {dimensions} dimensions; 0 to {MAX_DIMENSIONS} are read")
+            raise ValueError(f"array {number} has {dimensions} dimensions; the limit is {MAX_DIMENSIONS}")
         if dimensions == 0 and magic != V3:
-            raise ValueError(f"array {number} was never set")
+            raise ValueError(f"array {number} was never initialised")
         shape = self._numbers(letter * dimensions)
-        # The product of others may be 0, so that nothing else bounds this one.
+        # One dimension may be 0, so check the product of the others too.
         if not all(0 <= length < 1 << 63 for length in shape) or math.prod(filter(None, shape)) >= 1 << 60:
             raise ValueError(f"array {number} has the shape {list(shape)}")
         _, _, flag = self._numbers("iii")
         if flag not in TYPES:
-            raise ValueError(f"array {number} is of a type that is not known ({flag})")
+            raise ValueError(f"array {number} has an unknown dtype ({flag})")
         start = self._position
         self._skip(math.prod(shape) * TYPES[flag].itemsize, f"array {number} of shape {list(shape)}")
         return Entry(shape, TYPES[flag], flag == BFLOAT16, start)
@@ -134,7 +142,7 @@ class _Reader:
     def _name(self, number: int) -> str:
         (length,) = self._numbers("Q")
         if length > MAX_NAME:
-            raise ValueError(f"the name of array {number} has {length:,} bytes; {MAX_NAME:,} are the most")
+            raise ValueError(f"the name of array {number} has {length:,} bytes; the limit is {MAX_NAME:,}")
         try:
             return self._take(length).decode("utf-8")
         except UnicodeDecodeError:

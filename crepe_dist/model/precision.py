@@ -1,4 +1,4 @@
-"""Which precision and which kernels a run computes with."""
+"""Selection of the precision and the kernels."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from crepe_dist.native import library
 from crepe_dist.native.library import Library
 from crepe_dist.settings.model_options import ModelOptions
 
-TENSOR_CORES = (7, 0)  # compute capability from which on a GPU multiplies float16 faster than float32
+TENSOR_CORES = (7, 0)  # lowest compute capability of GPUs that multiply float16 faster than float32
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What computes.
+    """Selected precision and kernels.
 
     Attributes:
-        precision: float32, bfloat16 or float16, of the products and activations; parameters, sums, losses and logits
-            are float32 in any case.
-        library: our own kernels, or ``None`` for MXNet's operators.
-        why: for a person to read.
+        precision: float32, bfloat16 or float16 for products and activations. Parameters, sums, losses and logits are
+            always float32.
+        library: our own kernels; ``None`` for MXNet's operators.
+        why: reason for the selection, for display.
     """
 
     precision: str
@@ -30,7 +30,7 @@ class Plan:
     why: str
 
     def result(self) -> dict[str, str]:
-        """What must be equal on all ranks; processors may differ. The setting that makes it equal is the key."""
+        """Return what must be equal on all ranks, by the setting that makes it equal; processors may differ."""
         kernels = "own" if self.library else "mxnet"
         return {"model.precision": self.precision, "model.kernels": kernels}
 
@@ -46,12 +46,12 @@ def plan(options: ModelOptions, device: Any, multiplies: bool = True) -> Plan:
         multiplies: ``Shape.multiplies``.
 
     Raises:
-        UserError: the device, the network or the install cannot do what they ask for.
+        UserError: The device, the network or the installation does not support the requested options.
     """
     if not multiplies and options.precision not in ("auto", "float32"):
         raise UserError(
             f"the n-gram network does not compute in {options.precision}",
-            "it adds numbers up and multiplies none",
+            "it only adds numbers, so a lower precision would save nothing",
             "use model.precision auto, or model.network crepe",
         )
     if not multiplies:
@@ -64,7 +64,11 @@ def _on_cpu(options: ModelOptions) -> Plan:
     found, trouble = library.find()
     native = None if options.kernels == "mxnet" else found
     if options.kernels == "own" and native is None:
-        raise UserError("our own kernels cannot be used", trouble, "install again where g++ is, or use kernels: auto")
+        raise UserError(
+            "our own kernels cannot be used",
+            trouble,
+            "reinstall where g++ is available, or use kernels: auto",
+        )
     if options.precision == "float16":
         raise UserError("float16 needs a GPU", remedy="use model.precision auto, float32 or bfloat16")
     if options.precision == "bfloat16":
@@ -74,13 +78,13 @@ def _on_cpu(options: ModelOptions) -> Plan:
                 trouble or "it has neither AMX nor AVX512-BF16",
                 "use model.precision auto or float32",
             )
-        return Plan("bfloat16", native, "as asked for")
+        return Plan("bfloat16", native, "as requested")
     if options.precision == "float32":
-        return Plan("float32", native, "as asked for")
+        return Plan("float32", native, "as requested")
     if native is not None and native.bfloat16:
         why = "the processor has " + ("AMX" if "amx" in native.name else "AVX512-BF16")
         return Plan("bfloat16", native, f"{why}; {trouble}" if trouble else why)
-    why = trouble or ("the processor has no AMX and no AVX512-BF16" if native else "kernels as asked for")
+    why = trouble or ("the processor has neither AMX nor AVX512-BF16" if native else "kernels as requested")
     return Plan("float32", native, why)
 
 
@@ -88,9 +92,11 @@ def _on_gpu(options: ModelOptions, device: Any) -> Plan:
     if options.kernels == "own":
         raise UserError("our own kernels are for CPUs", remedy="use model.kernels auto or mxnet on a GPU")
     if options.precision == "bfloat16":
-        raise UserError("MXNet has no bfloat16 on GPUs", remedy="use model.precision auto, float16 or float32")
+        raise UserError(
+            "MXNet does not support bfloat16 on GPUs", remedy="use model.precision auto, float16 or float32"
+        )
     if options.precision != "auto":
-        return Plan(options.precision, None, "as asked for")
+        return Plan(options.precision, None, "as requested")
     capability = compute_capability(device.device_id)
     number = "unknown" if capability is None else ".".join(map(str, capability))
     fast = capability is not None and capability >= TENSOR_CORES

@@ -1,4 +1,4 @@
-"""What decides the shapes of a network, and what can be said of it before it is built."""
+"""Network configurations, and the facts that follow from one without building the network."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from crepe_dist.errors import UserError
 from crepe_dist.settings.model_options import Kind, ModelOptions
 
 NOT_OURS = "these are not the parameters of a Crepe network"
-OTHER = "name the parameters of such a network: a .params file or a run folder"
+GIVE_ANOTHER = "give parameters of such a network: a .params file or a run folder"
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A line of a table of layers.
+    """A row of a model summary.
 
     Args:
-        name: for a person to read.
-        output: what comes out of it for one document, such as "256 × 336".
-        parameters: how many numbers it has.
+        name: display name.
+        output: output size for one document, such as "256 × 336".
+        parameters: number of weights and biases.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Shape(ABC):
-    """All that decides the shapes of a network.
+    """Configuration of a network, which determines the shapes of its parameters.
 
     Attributes:
         kind: the network's name in settings and in the descriptions of checkpoints.
@@ -104,32 +104,34 @@ class Shape(ABC):
 
     @abstractmethod
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of every parameter, by name. Known before a network is built, since that takes memory by the largest."""
+        """Return the shape of every parameter by name, without allocating memory for the network."""
 
     @abstractmethod
     def sizes(self) -> tuple[int, ...]:
-        """For our own kernels, in the order of the struct in crepe_dist/native."""
+        """Return the fields of the shape struct in ``crepe_dist/native``, in its order."""
 
     @abstractmethod
     def layers(self) -> Iterator[Layer]:
-        """From the input to the logits."""
+        """Yield the rows of a model summary, from the input to the logits."""
 
     @abstractmethod
     def forward_operations(self) -> int:
-        """Nominal floating-point operations (a multiplication and an addition are two) of one document's forward
-        pass."""
+        """Return the nominal number of floating-point operations of one document's forward pass.
+
+        A multiplication and an addition count as two operations.
+        """
 
     @abstractmethod
     def training_operations(self) -> int:
-        """The same of forward pass and gradients."""
+        """Return the nominal number of floating-point operations of one document's forward and backward pass."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """What a checkpoint's description says of the network."""
+        """Return the entries for the network in a checkpoint's description."""
 
     @property
     def parameters(self) -> int:
-        """Numbers in the network's parameters, and so in its gradient: weights and biases."""
+        """Total number of weights and biases."""
         return sum(map(math.prod, self.parameter_shapes().values()))
 
 
@@ -141,7 +143,7 @@ def outlines(arrays: Mapping[str, np.ndarray[Any, Any]], name: str, dimensions: 
     """
     shape = tuple(arrays[name].shape) if name in arrays else ()
     if len(shape) != dimensions:
-        raise UserError(NOT_OURS, f"{name!r} is missing or misshapen", OTHER)
+        raise UserError(NOT_OURS, f"{name!r} is missing or misshapen", GIVE_ANOTHER)
     if not all(shape):
-        raise UserError(NOT_OURS, "a layer has no outputs", OTHER)
+        raise UserError(NOT_OURS, "a layer has no outputs", GIVE_ANOTHER)
     return shape

@@ -1,1 +1,1 @@
-"""Text files in, data set folder out: what `prepare` does."""
+"""Preparation of text files as a data set folder, for the command `prepare`."""

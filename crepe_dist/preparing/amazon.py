@@ -1,4 +1,4 @@
-"""The seven categories of the original notebook, of the Amazon 5-core reviews (He & McAuley, WWW 2016)."""
+"""The notebook's data: seven categories of the Amazon 5-core reviews (He & McAuley, WWW 2016)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ CATEGORIES = (
 )  # fmt: skip
 FILES = tuple(f"reviews_{category}_5.json.gz" for category in CATEGORIES)
 MAX_PER_CLASS = 250_000
-BATCH_SIZE = 128  # of the notebook, whose training rows fill whole batches
+BATCH_SIZE = 128  # the notebook's; its number of training rows is a multiple of it
 FEATURE_LEN = 1014
 
 
 def fetch(url: str, folder: Path) -> Iterator[Progress]:
-    """Brings the files into ``folder``; see ``download``."""
+    """Download the files into ``folder``; see ``download``."""
     yield from download(url, FILES, folder)

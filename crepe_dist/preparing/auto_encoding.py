@@ -1,7 +1,7 @@
-"""What of an encoding is left to the training texts: how much of a text is read, and which characters have a code.
+"""Fitting of the encoding to the training texts: the document length and the alphabet.
 
-Both are functions of the rows that are trained on, so any number of processes or parts finds the same. Lengths stand in
-the records of the spool; only an alphabet needs the texts, which are then read a second time from the spool.
+The result depends on the training rows alone, not on the number of processes or parts. Lengths are in the records of
+the spool. Only a new alphabet needs the texts, which are then read from the spool a second time.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import CODE_POINTS, Encoding, frequent_alphabet
-from crepe_dist.preparing.pool import in_turn
+from crepe_dist.preparing.pool import map_in_order
 from crepe_dist.preparing.spool import Texts, map_rows
 from crepe_dist.settings.data_options import LONGEST_FITTED, SHORTEST, STEP, WHOLE
 
-PIECE = 1 << 15  # rows that a process counts at a time
-PIECE_BYTES = 1 << 20  # of texts that are counted together
-SAMPLE = 1 << 14  # rows, at most, that tell whether another alphabet is needed
-MISSED = 0.01  # of the characters: an alphabet that reads so many more is worth to be made
+PIECE = 1 << 15  # rows per task
+PIECE_BYTES = 1 << 20  # bytes of text that are counted at a time
+SAMPLE = 1 << 14  # maximum number of rows used to decide whether a new alphabet is needed
+MISSED = 0.01  # a new alphabet is worthwhile if it covers this share of the characters more
 
 Alphabet = Literal["given", "needed", "made"]
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What is found from the training texts instead of taken from the encoding that is given.
+    """Choice of the encoding's parameters to fit to the training texts.
 
     Args:
-        length: ``feature_len``: the smallest of ``SHORTEST`` + n ``STEP`` that holds 99 % of them whole, at most
-            ``LONGEST_FITTED``.
-        alphabet: ``given``: that of the encoding; ``made``: that of ``frequent_alphabet``; ``needed``: made where it
-            reads at least ``MISSED`` more of the characters.
-        folds: whether an alphabet that is made has letters without accents only.
+        length: fit ``feature_len``: the smallest ``SHORTEST`` + n × ``STEP`` that keeps 99 % of the texts whole, at
+            most ``LONGEST_FITTED``.
+        alphabet: ``given`` keeps the encoding's alphabet, ``made`` always makes a new one with ``frequent_alphabet``,
+            ``needed`` makes one if it covers at least ``MISSED`` more of the characters.
+        folds: fold accents in a new alphabet.
     """
 
     length: bool = False
@@ -47,7 +47,7 @@ class Fit:
 
 
 def fitting_length(characters: npt.NDArray[Any]) -> int:
-    """``feature_len`` for texts of so many characters, int [n]."""
+    """Return the fitted ``feature_len`` for texts with these numbers of characters, int [n]."""
     needed = int(np.percentile(characters, WHOLE, method="inverted_cdf"))
     steps = -(-max(0, needed - SHORTEST) // STEP)
     return min(SHORTEST + steps * STEP, LONGEST_FITTED)
@@ -62,12 +62,16 @@ def fit(
     executor: Executor,
     ahead: int,
 ) -> Iterator[int | Encoding]:
-    """Yields how many texts were counted so far, and at last the encoding.
+    """Fit the encoding; yield the number of texts counted so far, and finally the encoding.
 
     Args:
-        training: places of the training rows in the file ``rows``, at least one.
-        texts: files of their texts.
-        ahead: pieces that may be on their way at a time.
+        encoding: encoding to start from.
+        what: parameters to fit.
+        training: indices of the training rows in the file ``rows``, at least one.
+        rows: file of the row records.
+        texts: files of the texts.
+        executor: pool to count in.
+        ahead: maximum number of tasks in flight.
     """
     if what.length:
         encoding = replace(encoding, feature_len=fitting_length(map_rows(rows)["characters"][training]))
@@ -78,22 +82,23 @@ def fit(
     if makes:
         counts: Counter[int] = Counter()
         pieces = (_Piece(rows, tuple(texts), training[i : i + PIECE]) for i in range(0, len(training), PIECE))
-        for done, found in enumerate(in_turn(executor, count_points, pieces, ahead), 1):
+        for done, found in enumerate(map_in_order(executor, count_points, pieces, ahead), 1):
             counts.update(found)
             yield min(done * PIECE, len(training))
-        encoding = _made(encoding, what, counts)
+        encoding = _with_new_alphabet(encoding, what, counts)
     yield encoding
 
 
-def _made(encoding: Encoding, what: Fit, counts: Mapping[int, int]) -> Encoding:
+def _with_new_alphabet(encoding: Encoding, what: Fit, counts: Mapping[int, int]) -> Encoding:
     alphabet = frequent_alphabet(counts, encoding.mode, what.folds)
     return replace(encoding, alphabet=alphabet, fold_accents=what.folds)
 
 
 def _missed(encoding: Encoding, what: Fit, counts: Mapping[int, int]) -> float:
-    """The share of the characters that only an alphabet made of them reads, less what only the encoding's does."""
+    """Return the share of characters that a new alphabet would cover more than the encoding's alphabet."""
     points, times = np.array([*counts], dtype=np.uint32), np.array([*counts.values()], dtype=np.int64)
-    made, given = (times[each.known(points)].sum() for each in (_made(encoding, what, counts), encoding))
+    encodings = (_with_new_alphabet(encoding, what, counts), encoding)
+    made, given = (times[each.known(points)].sum() for each in encodings)
     return float((made - given) / max(1, times.sum()))
 
 
@@ -105,7 +110,7 @@ class _Piece:
 
 
 def count_points(piece: _Piece) -> dict[int, int]:
-    """How often each code point stands in the texts of some rows. Runs in any process."""
+    """Count the code points in the texts of some rows. Runs in a worker."""
     texts, rows = Texts(piece.texts), map_rows(piece.rows)[piece.chosen]
     full = np.cumsum(rows["bytes"], dtype=np.int64) // PIECE_BYTES
     total = np.zeros(CODE_POINTS, dtype=np.int64)

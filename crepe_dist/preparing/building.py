@@ -22,7 +22,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import sync, write_json
 from crepe_dist.preparing.auto_encoding import Alphabet, Fit, fit
 from crepe_dist.preparing.formats.rows import excerpt
-from crepe_dist.preparing.pool import in_turn
+from crepe_dist.preparing.pool import map_in_order
 from crepe_dist.preparing.selection import TEST, TRAIN, UNKNOWN, Fate, Split, decide
 from crepe_dist.preparing.spool import Rows, Texts, map_rows
 from crepe_dist.wording import cut
@@ -336,7 +336,7 @@ def _shards(
         _ShardTask(folder, part, shard, start, min(start + size, rows), encoding, found.rows_path, tuple(found.texts))
         for shard, start in enumerate(range(0, rows, size))
     )
-    return in_turn(executor, write_shard, tasks, ahead)
+    return map_in_order(executor, write_shard, tasks, ahead)
 
 
 def write_shard(task: _ShardTask) -> _ShardDone:

@@ -1,4 +1,4 @@
-"""Worker processes that end with their parent, or this process where one is enough."""
+"""A pool of worker processes that end with their parent; a single worker runs in this process."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ Done = TypeVar("Done")
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 @contextmanager
 def pool(processes: int) -> Iterator[Executor]:
-    """An executor of so many processes; for 1, calls run at once in this one.
+    """Provide an executor with ``processes`` workers. With one, calls run at once in this process.
 
     Raises:
-        UserError: a worker was killed.
+        UserError: A worker was killed.
     """
     if processes == 1:
-        yield _Here()
+        yield _InlineExecutor()
         return
-    # Not forked: a child would inherit locks that threads of this process hold.
+    # Plain fork would copy locks that threads of this process may hold.
     context = multiprocessing.get_context("forkserver")
-    executor = ProcessPoolExecutor(processes, context, initializer=_begin)
+    executor = ProcessPoolExecutor(processes, context, initializer=_start_worker)
     try:
         yield executor
     except BrokenProcessPool as error:
         raise UserError(
-            "a worker process was killed", "most often for want of memory", "try again with fewer --processes"
+            "a worker process was killed", "usually because it ran out of memory", "try again with fewer --processes"
         ) from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def in_turn(executor: Executor, work: Callable[[Task], Done], tasks: Iterable[Task], ahead: int) -> Iterator[Done]:
-    """What ``work`` makes of each task, in their order; at most ``ahead`` are on their way at a time."""
+def map_in_order(executor: Executor, work: Callable[[Task], Done], tasks: Iterable[Task], ahead: int) -> Iterator[Done]:
+    """Yield the results of ``work`` in the order of the tasks, with at most ``ahead`` tasks in flight."""
     waiting: deque[Future[Done]] = deque()
     for task in tasks:
         waiting.append(executor.submit(work, task))
@@ -58,7 +58,9 @@ def in_turn(executor: Executor, work: Callable[[Task], Done], tasks: Iterable[Ta
         yield waiting.popleft().result()
 
 
-class _Here(Executor):
+class _InlineExecutor(Executor):
+    """Executor that runs each call at once in this process."""
+
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
         try:
@@ -68,14 +70,14 @@ class _Here(Executor):
         return future
 
 
-def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+        threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
 
 
-def _end_with(parent: Any) -> None:
+def _exit_with(parent: Any) -> None:
     parent.join()
     os._exit(1)

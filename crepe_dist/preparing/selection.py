@@ -1,4 +1,7 @@
-"""Which rows are kept, and in which part: functions of (seed, file, line), whoever read them in whatever order."""
+"""Selection of rows and their division into splits, as a function of (seed, file, line).
+
+The result does not depend on the order of reading or on the number of processes.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +24,21 @@ PIECE = 1 << 20
 
 @dataclass(frozen=True)
 class Split:
-    """How rows are chosen and divided; ``seed`` decides which.
+    """Parameters of the selection.
 
     Args:
-        test: fraction held back for testing, of the rows without a part of their own.
+        test: fraction of the rows held out for testing, among sources without a split of their own.
         validation: fraction of the same rows for choosing the best epoch and for early stopping.
-        stratified: both fractions are taken of each class by itself.
-        max_per_class: more rows of a class than this are sampled down to it, uniformly.
-        dedupe: rows equal to an earlier one are left out: ``exact``, or ``near`` (but for case, spaces and
-            punctuation). Rows of a test part of its own come before all others, then those of a validation part.
-        align: the number of training rows is made a multiple of this; what is over goes to the test part.
+        seed: random seed, 0 to 2^32 - 1.
+        stratified: apply both fractions to each class separately.
+        max_per_class: maximum number of rows per class; larger classes are sampled uniformly.
+        dedupe: drop rows whose text repeats an earlier one: ``exact``, or ``near`` (ignoring case, spaces and
+            punctuation). Rows of given test files count as earlier than all others, then rows of given validation
+            files.
+        align: make the number of training rows a multiple of this; the remainder goes to the test split.
 
     Raises:
-        UserError: fractions below 0 or that leave nothing to train on, or a cap or alignment below 1.
+        UserError: A fraction or number is out of range, or nothing is left to train on.
     """
 
     test: float = 0.2
@@ -52,13 +57,13 @@ class Split:
             raise UserError("the test and validation fractions leave nothing to train on", remedy="make them smaller")
         for name, number in (("max_per_class", self.max_per_class), ("align", self.align)):
             if number is not None and number < 1:
-                raise UserError(f"{name} is {number}", remedy="give a number from 1 on")
+                raise UserError(f"{name} is {number}", remedy="give a number of at least 1")
         if not 0 <= self.seed < 1 << 32:
             raise UserError(f"the seed is {self.seed}", remedy=f"give a number from 0 to {(1 << 32) - 1}")
 
 
 def draw(seed: int, purpose: int, files: Any, lines: Any) -> Numbers:
-    """A random number, uint64, for each row; independent between rows and purposes."""
+    """Draw a random number, uint64, for each row, independent between rows and purposes."""
     with np.errstate(over="ignore"):
         state = mix(np.array([seed * 8 + purpose], dtype=np.uint64))
         state = mix(state + np.asarray(files).astype(np.uint64))
@@ -66,7 +71,7 @@ def draw(seed: int, purpose: int, files: Any, lines: Any) -> Numbers:
 
 
 def _draw_for(rows: Rows, some: npt.NDArray[np.int64], seed: int, purpose: int) -> Numbers:
-    """The draw of some rows, a piece at a time: ten million rows are to be decided in little memory."""
+    """Draw for selected rows in pieces, to bound the memory for many millions of rows."""
     drawn = np.empty(len(some), dtype=np.uint64)
     for start in range(0, len(some), PIECE):
         piece = rows[some[start : start + PIECE]]
@@ -75,9 +80,10 @@ def _draw_for(rows: Rows, some: npt.NDArray[np.int64], seed: int, purpose: int) 
 
 
 class Reservoir:
-    """Of each class, the rows with the smallest numbers drawn: a uniform sample in one pass, whatever the order.
+    """Uniform one-pass sample of each class: the rows with the smallest random numbers.
 
-    Rows above ``limits`` cannot be in it any more; that is all that is told, so readers may know it late.
+    Rows with numbers above their class's entry in ``limits`` cannot be in the sample. Readers may use old limits, since
+    these only fall.
     """
 
     def __init__(self, size: int) -> None:
@@ -86,6 +92,7 @@ class Reservoir:
         self._drawn: dict[str, list[Numbers]] = {}
 
     def add(self, label: str, drawn: Numbers) -> None:
+        """Add the random numbers of rows of one class."""
         kept = self._drawn.setdefault(label, [])
         kept.append(drawn)
         if sum(map(len, kept)) >= 2 * self._size:
@@ -95,11 +102,15 @@ class Reservoir:
 
 
 def decide(rows: Rows, fixed: Fate, split: Split) -> Fate:
-    """The fate of each row: ``TRAIN``, ``VALIDATION``, ``TEST``, or why it is left out.
+    """Decide the fate of each row: ``TRAIN``, ``VALIDATION``, ``TEST``, or the reason to leave it out.
 
     Args:
-        rows: in the order of (file, line).
-        fixed: uint8 [n], the part of each row's file; rows of ``TRAIN`` are divided.
+        rows: records in the order of (file, line).
+        fixed: split of each row's file, uint8 [n]; rows of ``TRAIN`` are divided further.
+        split: parameters of the selection.
+
+    Returns:
+        uint8 [n].
     """
     fate = fixed.copy()
     label = np.array(rows["label"])
@@ -136,7 +147,7 @@ def _divide(rows: Rows, fate: Fate, label: npt.NDArray[np.int32], split: Split) 
 def _by_class(
     rows: Rows, free: npt.NDArray[np.int64], label: npt.NDArray[np.int32], seed: int, purpose: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """For each of the rows ``free``: how many there are of its class, and its place among them in the draw."""
+    """Return, for each of the rows ``free``, the size of its class and its random rank within the class."""
     drawn = _draw_for(rows, free, seed, purpose)
     order = np.lexsort((drawn, label[free]))
     counts = np.bincount(label[free])
@@ -153,14 +164,14 @@ def _places(drawn: Numbers) -> npt.NDArray[np.int64]:
 
 
 def repeats(key: Any, fate: Fate) -> npt.NDArray[np.bool_]:
-    """bool [n]: rows of a part whose key stands in an earlier row of one; see ``firsts``."""
+    """Tell which rows of a split repeat the key of an earlier row, as bool [n]; see ``firsts``."""
     return firsts(key, fate) >= 0
 
 
 def firsts(key: Any, fate: Fate) -> npt.NDArray[np.int64]:
-    """int64 [n]: for each row of a part, the first row of one with the same key; -1 if it is the first itself.
+    """Return, for each row of a split, the index of the first row with the same key, or -1 for first rows, int64 [n].
 
-    Test rows come before validation rows, and those before training rows.
+    Test rows count as earlier than validation rows, and those as earlier than training rows.
     """
     used = np.concatenate([np.flatnonzero(fate == part) for part in (TEST, VALIDATION, TRAIN)])
     values = key[used]

@@ -1,7 +1,7 @@
-"""What was read, before it is decided what is kept: one record a row on disk, and the texts beside.
+"""The spool: rows on disk between reading and selection, one fixed-size record each, and files of their texts.
 
-A spool is all of the source, or part i of n; ``--merge`` takes the parts. Nothing in it depends on the number of
-processes that read, and a row is known by its file and line, so what is decided later is the same for any division.
+A spool holds all sources, or part i of n for ``--merge``. Rows are identified by file and line, and nothing depends on
+the number of reading processes, so the later selection is the same for any division of the work.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from crepe_dist.files import identity, json_lines, open_regular, read_json, sha2
 FORMAT = 2
 ROWS = "rows.bin"
 BAD_ROWS = "bad.jsonl"
-Rows = npt.NDArray[Any]  # of ROW
+Rows = npt.NDArray[Any]  # dtype ROW
 ROW = np.dtype(
     [
-        ("file", "<u4"),  # which of the sources
+        ("file", "<u4"),  # index of the source
         ("line", "<i8"),
-        ("label", "<i4"),  # which of the labels of the spool
+        ("label", "<i4"),  # index in the spool's labels
         ("characters", "<u4"),
-        ("texts", "<u2"),  # which file of texts
-        ("offset", "<i8"),
+        ("texts", "<u2"),  # index of the file of texts
+        ("offset", "<i8"),  # position of the text in it, in bytes
         ("bytes", "<u4"),
         ("exact", "<u8"),  # hash of the text
-        ("near", "<u8"),  # hash of its letters and digits, in lower case
-        ("names_label", "?"),  # the label stands in the text
+        ("near", "<u8"),  # hash of its letters and digits in lower case
+        ("names_label", "?"),  # the text contains its label
     ]
 )
 BAD_ROW = {"file": str, "line": int, "reason": str, "excerpt": str, "lines": int, "source": int}
@@ -45,17 +45,19 @@ CHUNK = 1 << 18
 
 @dataclass(frozen=True)
 class Spool:
-    """A finished part.
+    """A finished part of a preparation.
 
     Attributes:
-        part: its number, from 1, of ``of``.
-        job: what is to be made of all parts.
-        labels: what the labels of the rows are numbers in.
-        good: usable rows of each label, those too that surely are not in the sample.
-        read: what came out of each source that it read.
-        bad: how many lines could not be used.
-        texts: names of its files of texts.
-        rows: the records, mapped, in the order of (file, line).
+        folder: folder of the spool.
+        part: number of the part, from 1.
+        of: number of parts.
+        job: description of the whole preparation.
+        labels: label names that the rows' labels index.
+        good: usable rows of each label, including rows already excluded by sampling.
+        read: format, row counts and checksum of each source, by index.
+        bad: number of unusable lines.
+        texts: names of the files of texts.
+        rows: memory-mapped records in the order of (file, line).
     """
 
     folder: Path
@@ -70,18 +72,18 @@ class Spool:
     rows: Rows
 
     def bad_rows(self) -> Iterator[dict[str, Any]]:
-        """Records of rows that cannot be used, in the order of (file, line)."""
+        """Yield the records of unusable rows in the order of (file, line)."""
         yield from json_lines(self.folder / BAD_ROWS, follow=False)
 
 
 class Texts:
-    """Texts of rows out of the mapped files of a spool."""
+    """Reader of the texts of rows, memory-mapped from the files of a spool."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._files = [_map(path) for path in paths]
 
     def get(self, rows: Rows) -> list[bytes]:
-        """UTF-8 texts of some rows."""
+        """Return the UTF-8 texts of rows."""
         places = zip(rows["texts"].tolist(), rows["offset"].tolist(), rows["bytes"].tolist())
         return [self._files[file][offset : offset + length] for file, offset, length in places]
 
@@ -92,6 +94,7 @@ def _map(path: Path) -> Any:
 
 
 def map_rows(path: Path) -> Rows:
+    """Memory-map a file of row records."""
     if path.stat().st_size == 0:
         return np.zeros(0, dtype=ROW)
     with open_regular(path, follow=False) as stream:
@@ -99,7 +102,7 @@ def map_rows(path: Path) -> Rows:
 
 
 def finish(folder: Path, manifest: dict[str, Any], texts: Sequence[str]) -> None:
-    """Writes the manifest of a part that is to be merged elsewhere, with checksums, last."""
+    """Flush the files of a part to disk, then write its manifest with their checksums."""
     files = {}
     for name in (ROWS, BAD_ROWS, *texts):
         sync(folder / name)
@@ -108,17 +111,17 @@ def finish(folder: Path, manifest: dict[str, Any], texts: Sequence[str]) -> None
 
 
 def open_spool(folder: Path) -> Spool:
-    """Opens a finished part; its files are compared with their checksums, and what is in them is checked.
+    """Open a finished part after checking its checksums and all its records.
 
     Raises:
-        UserError: not a part, of another version, cut or altered.
+        UserError: The folder is not a finished part, has another format version, or was altered.
     """
     again = "prepare this part again"
     if not (folder / MANIFEST).is_file():
         raise UserError(
             f"{folder} is not a finished part",
             f"there is no {MANIFEST} in it" if folder.is_dir() else "there is no such folder",
-            "parts are made by --part i/n; prepare those that are missing",
+            "make the missing parts with --part i/n",
         )
     try:
         manifest = read_json(folder / MANIFEST, follow=False)
@@ -131,11 +134,13 @@ def open_spool(folder: Path) -> Spool:
         for name in (ROWS, BAD_ROWS, *texts):
             about = manifest["files"][name]
             if Path(name).name != name:
-                raise ValueError(f"{name[:80]!r} leads out of the folder")
+                raise ValueError(f"{name[:80]!r} points out of the folder")
             if (folder / name).stat().st_size != about["bytes"] or sha256(folder / name, follow=False) != about[
                 "sha256"
             ]:
-                raise UserError(f"{folder / name} was cut or altered", "its SHA-256 is another", again)
+                raise UserError(
+                    f"{folder / name} was cut or altered", f"its SHA-256 is not the one in {MANIFEST}", again
+                )
         spool = Spool(
             folder,
             int(manifest["part"]),
@@ -160,36 +165,41 @@ def _read_source(about: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(spool: Spool) -> None:
-    """Raises ``ValueError`` for records that point outside of what there is."""
+    """Raise ``ValueError`` for counts or references out of range."""
     files, rows = len(spool.job["sources"]), spool.rows
     sizes = np.array([(spool.folder / name).stat().st_size for name in spool.texts], dtype=np.int64)
     counts = [spool.bad, *spool.good.values(), *(about["rows"] for about in spool.read.values())]
     if not 1 <= spool.part <= spool.of or min(counts) < 0 or set(spool.good) - set(spool.labels):
-        raise ValueError("numbers of parts or rows that cannot be")
+        raise ValueError("impossible numbers of parts or rows")
     if not all(0 <= file < files for file in spool.read):
-        raise ValueError("a source that is not there")
+        raise ValueError("a source that does not exist")
     for start in range(0, len(rows), CHUNK):
         some = rows[start : start + CHUNK]
         if some["label"].min() < 0 or some["label"].max() >= len(spool.labels):
-            raise ValueError("a label that is not there")
+            raise ValueError("a label that does not exist")
         if some["file"].max() >= files or some["texts"].max() >= len(sizes):
-            raise ValueError("a file that is not there")
+            raise ValueError("a file that does not exist")
         room = sizes[some["texts"]] - some["bytes"].astype(np.int64)
         if some["offset"].min() < 0 or (some["offset"] > room).any() or some["bytes"].min() < 1:
-            raise ValueError("a text that is not there")
+            raise ValueError("a text that does not exist")
     record: Any
     for record in spool.bad_rows():
         if not isinstance(record, dict) or {name: type(value) for name, value in record.items()} != BAD_ROW:
-            raise ValueError(f"{BAD_ROWS} holds something else than bad rows")
+            raise ValueError(f"{BAD_ROWS} holds records that are not bad rows")
         if record["source"] not in range(files) or record["line"] < 0 or record["lines"] < 1:
-            raise ValueError("a bad row that is not there")
+            raise ValueError("a bad row that does not exist")
 
 
 def merge(spools: Sequence[Spool], labels: Sequence[str], path: Path) -> tuple[Rows, list[Path]]:
-    """Rows of all spools in the order of (file, line), written to ``path`` and mapped, and the files of their texts.
+    """Merge the rows of all spools in the order of (file, line).
 
     Args:
-        labels: what the labels of the merged rows are numbers in.
+        spools: parts to merge.
+        labels: label names that the merged rows will index.
+        path: file to write the merged records to.
+
+    Returns:
+        The memory-mapped records, and the files of their texts.
     """
     texts = [spool.folder / name for spool in spools for name in spool.texts]
     number = {label: index for index, label in enumerate(labels)}
@@ -213,14 +223,14 @@ def merge(spools: Sequence[Spool], labels: Sequence[str], path: Path) -> tuple[R
 
 
 class TextWriter:
-    """One worker's file of texts, named after its process."""
+    """A worker's file of texts, named after its process."""
 
     def __init__(self, folder: Path) -> None:
         self.name = f"texts-{os.getpid()}.bin"
         self._stream: BinaryIO = (folder / self.name).open("ab")
 
     def append(self, texts: Sequence[bytes]) -> int:
-        """Returns where in the file they begin."""
+        """Append texts and return the offset of the first one, in bytes."""
         start = self._stream.tell()
         self._stream.write(b"".join(texts))
         self._stream.flush()

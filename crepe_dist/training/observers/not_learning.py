@@ -20,7 +20,7 @@ class NotLearning(Observer):
     """Warns when the network does not learn, and tells when it has begun to after all.
 
     Args:
-        guess: mean loss of predictions that do not look at the documents (``Objective.of_ignorance``), in nats.
+        guess: mean loss of predictions that do not look at the documents (``Objective.chance_loss``), in nats.
         config: settings that shape the advice.
         has_plateau: ``Shape.has_plateau``.
         say: told the warning.
