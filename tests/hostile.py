@@ -428,7 +428,7 @@ source(
 source(
     "a field without end",
     bomb((b"x" * 1023 + b"\n") * 8192, 8, GOOD_CSV + b'1,"'),
-    "rows cannot be used",
+    "rows are unusable",
     file="x.csv.gz",
 )
 source(
@@ -440,7 +440,7 @@ source(
 source(
     "nested JSON",
     lambda path: path.write_text('{"label": "a", "text": "x"}\n' + f'{{"label": {DEEP}\n' * 9),
-    "rows cannot be used",
+    "rows are unusable",
     file="x.jsonl",
 )
 source("empty objects", lambda path: path.write_text(("[" + "{}," * 300_000 + "{}]\n") * 3), "", file="x.jsonl")
@@ -525,8 +525,8 @@ def with_odd_names(path: Path) -> None:
         os.mkfifo(path / name / "pipe.txt")
 
 
-source("links in a circle", circle, "too deep", file="x")
-source("folders in folders", depths, "too deep", file="x")
+source("links in a circle", circle, "too deeply", file="x")
+source("folders in folders", depths, "too deeply", file="x")
 source("a pipe in a folder", with_pipe, "nothing that can be read", file="x")
 source("links and pipes among documents", with_odd_names, r"\\x1b", fine=True, file="x")
 

@@ -45,7 +45,7 @@ def test_prepare(tmp_path, complaint):
         (["mine.csv", "--out", "new", "--test", "1.5"], "the test fraction is 1.5"),
         (["mine.csv", "--out", "new", "--test", "nowhere.csv"], "nowhere.csv does not exist"),
         ([".", "--out", "new", "--test", "0.5"], "--test 0.5 is not taken"),
-        ([".", "--out", "new", "--align", "8"], "--align needs rows"),
+        ([".", "--out", "new", "--align", "8"], "--align cannot be used"),
         (["--merge", "mine.csv", "--out", "new"], "is not a finished part"),
         (["--merge", "a", "b", "--out", "new", "--dedupe", "near"], "--merge does not take --dedupe"),
         (["--verify", "out", "mine.csv"], "--verify does not take SOURCE"),

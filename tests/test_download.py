@@ -229,7 +229,7 @@ def test_a_deleted_file_comes_again_only_if_it_is_the_recorded_one(server, tmp_p
     other = CONTENT[:-1] + b"\xff"
     server.answers(Answer(other))
     error = refused(server, tmp_path)
-    assert "not the one recorded" in error.what
+    assert "has changed since it was recorded" in error.what
     assert "delete its entry" in error.remedy
     assert listing(tmp_path) == ["downloads.json"]
     assert records(tmp_path)[NAME]["sha256"] == hashlib.sha256(CONTENT).hexdigest()
@@ -305,7 +305,7 @@ class TestCutOff:
     def test_a_server_that_gets_no_further_is_given_up(self, server, tmp_path, sleeps):
         server.answers(Answer(cut=70_000, ranges=False))
         error = refused(server, tmp_path, attempts=4, pause=1)
-        assert "4 attempts in a row" in error.why
+        assert "4 consecutive attempts" in error.why
         assert len(server.asked) == 5
         assert sleeps == [1, 1, 2, 4]
 
@@ -415,7 +415,7 @@ class TestStopped:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert "File too large" in error.why
-        assert "goes on from there" in error.remedy
+        assert "to resume" in error.remedy
         size = (tmp_path / f"{NAME}.part").stat().st_size
         assert size > 0
         bring(server, tmp_path)
@@ -480,8 +480,8 @@ class TestRefused:
     def test_a_server_that_stays_busy(self, server, tmp_path, sleeps):
         server.answers(Answer(cut=70_000), Answer(status=500))
         error = refused(server, tmp_path, pause=1, attempts=8)
-        assert error.why == "the server answered 500 Internal Server Error (8 attempts in a row got no further)"
-        assert error.remedy == f"70000 bytes are kept in {tmp_path / NAME}.part; the same command goes on from there"
+        assert error.why == "the server answered 500 Internal Server Error (8 consecutive attempts made no progress)"
+        assert error.remedy == f"70000 bytes are kept in {tmp_path / NAME}.part; run the same command again to resume"
         assert sleeps == [1, 1, 2, 4, 8, 16, 30, 30]
         server.answers(Answer())
         bring(server, tmp_path)
@@ -495,7 +495,7 @@ class TestRefused:
             list(download(f"http://127.0.0.1:{port}", [NAME], tmp_path, attempts=3))
         assert "Connection refused" in caught.value.why
         assert "Max retries" not in caught.value.why
-        assert "begins again" in caught.value.remedy
+        assert "to start over" in caught.value.remedy
         assert len(sleeps) == 2
         assert listing(tmp_path) == []
 
@@ -536,7 +536,7 @@ class TestRefused:
             list(download(url, [NAME], tmp_path, attempts=1))
 
     def test_an_address_that_requests_refuses(self, tmp_path, sleeps):
-        with pytest.raises(UserError, match="cannot be asked for"):
+        with pytest.raises(UserError, match="cannot be requested"):
             list(download("http://.host", [NAME], tmp_path))
         assert sleeps == []
 

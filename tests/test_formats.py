@@ -333,7 +333,7 @@ class TestAmazon:
 
     def test_the_name_must_tell_the_class(self, tmp_path):
         (tmp_path / "a.json").write_text("{}")
-        with pytest.raises(UserError, match="does not tell its class"):
+        with pytest.raises(UserError, match="does not give its class"):
             find_sources([str(tmp_path / "a.json")], reading=Reading("amazon"))
 
 
@@ -563,7 +563,7 @@ class TestLimits:
         assert caught.value.remedy
 
     def test_text_without_a_format(self, tmp_path):
-        with pytest.raises(UserError, match="what format is this"):
+        with pytest.raises(UserError, match="the format is unknown"):
             read(tmp_path, "a.txt", "just words\n")
 
 

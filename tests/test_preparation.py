@@ -251,10 +251,10 @@ class TestSeveralMachines:
         how = How(Reading(columns=Wanted(label="2", text="1")), share=Share(1, 2))
         prepare(sources, tmp_path / "columns", ENCODING, Split(), how)
         for given, message in (
-            ([parts[0]], "1 parts of 2"),
-            ([parts[0], parts[0], parts[1]], "3 parts of 2"),
-            ([parts[0], tmp_path / "other"], "not parts of one preparation"),
-            ([parts[0], tmp_path / "columns"], "not parts of one preparation"),
+            ([parts[0]], "1 of 2 parts"),
+            ([parts[0], parts[0], parts[1]], "3 of 2 parts"),
+            ([parts[0], tmp_path / "other"], "not parts of the same data set"),
+            ([parts[0], tmp_path / "columns"], "not parts of the same data set"),
             ([parts[0], tmp_path], "is not a finished part"),
         ):
             with pytest.raises(UserError, match=message):
@@ -302,7 +302,7 @@ class TestSeveralMachines:
             stream.write("1,one more\n")
         sources = find_sources([str(tmp_path / "a.csv")])
         prepare(sources, parts[1], ENCODING, Split(), How(share=Share(1, 2)))
-        with pytest.raises(UserError, match="was not the same"):
+        with pytest.raises(UserError, match="different versions of"):
             finish_steps(merge_in_steps(parts, tmp_path / "merged", How(processes=1)))
 
 
@@ -396,7 +396,7 @@ class TestReport:
         (tmp_path / "test.csv").write_text("0,text 4\n1,TEXT 5\n0,new\n")
         summary = prepare(find_sources([str(tmp_path)]), tmp_path / "out", ENCODING, Split())
         assert summary["duplicates"]["across"] == {"test in train": {"exact": 1, "near": 2}}
-        assert any("2 test rows stand in the train part" in warning["what"] for warning in summary["warnings"])
+        assert any("2 test rows also occur in the train split" in warning["what"] for warning in summary["warnings"])
         how = How(overwrite=True)
         summary = prepare(find_sources([str(tmp_path)]), tmp_path / "out", ENCODING, Split(dedupe="near"), how)
         assert summary["duplicates"]["across"] == {"test in train": {"exact": 0, "near": 0}}
@@ -409,24 +409,27 @@ class TestReport:
             ([f"{'ab'[n % 2]},{'text ' * 20}{n}" for n in range(200)], "100.0 % of the texts are cut"),
             ([f"{'ab'[n % 2]},text {n}" for n in range(60)], "2 of 2 classes have fewer than 50 training rows"),
             ([f"{'ab'[n % 20 == 0]},text {n}" for n in range(400)], " % of the training rows are of one class, a"),
-            ([f"{['cats', 'dogs'][n % 2]},{['cats', 'dogs'][n % 2]} {n}" for n in range(200)], "the label stands in"),
+            ([f"{['cats', 'dogs'][n % 2]},{['cats', 'dogs'][n % 2]} {n}" for n in range(200)], "contain their label"),
             ([f"{'ab'[n % 2]},слово {n}" for n in range(200)], "characters are outside the alphabet"),
             (
                 [f"{'ab'[n % 3 // 2]},text {n // 3}" for n in range(300)],
                 "have the text of an earlier row, but another label",
             ),
             ([f"{['a', 'b', 'c'][n % 2 + (n == 201)]},text {n}" for n in range(300)], "rows and no t"),
-            ([f"{'ab'[n % 2]},text {n}" for n in range(60)], "the test part has 12 rows"),
-            ([f"{['1', '1.0', '2'][n % 3]},text {n}" for n in range(300)], "some labels are the same number"),
+            ([f"{'ab'[n % 2]},text {n}" for n in range(60)], "the test split has 12 rows"),
+            (
+                [f"{['1', '1.0', '2'][n % 3]},text {n}" for n in range(300)],
+                "some labels are different spellings of the same number",
+            ),
             (
                 [
                     f"{'ab'[n % 2]},{'任何文字 都' if n % 50 == 7 else f'a long enough text {n}' * 3}"
                     for n in range(300)
                 ],
-                "2.0 % of the rows cannot be read by the network",
+                "2.0 % of the rows are nearly blank to the network",
             ),
-            ([f"{['FOOD', 'food', 'b'][n % 3]},text {n}" for n in range(300)], "differ in capitals or spaces only"),
-            ([f"{['a b', 'a  b', 'c'][n % 3]},text {n}" for n in range(300)], "differ in capitals or spaces only"),
+            ([f"{['FOOD', 'food', 'b'][n % 3]},text {n}" for n in range(300)], "differ only in case or spaces"),
+            ([f"{['a b', 'a  b', 'c'][n % 3]},text {n}" for n in range(300)], "differ only in case or spaces"),
         ],
     )
     def test_warnings_of_what_will_hurt(self, tmp_path, lines, warning):
@@ -436,8 +439,8 @@ class TestReport:
     def test_the_advice_is_not_what_was_done_already(self, tmp_path):
         lines = [f"{'ab'[n % 2]},text {n}" for n in range(200)] + ["rare,a rare text", "rare,this is rare"]
         found = {each["what"]: each for each in prepared(tmp_path, lines, stratified=True)["warnings"]}
-        assert "gather more" in found["1 of 3 classes has training rows and no test row"]["do"]
-        assert not any("label stands in" in what for what in found)
+        assert "collect more" in found["1 of 3 classes has training rows and no test row"]["do"]
+        assert not any("contain their label" in what for what in found)
         assert "train will refuse" in next(each["why"] for what, each in found.items() if "be trained on" in what)
 
     def test_good_data_raise_no_warning(self, tmp_path):
@@ -458,7 +461,7 @@ def test_the_same_seed_gives_the_same_folder(tmp_path):
 
 @pytest.mark.parametrize(
     ("lines", "message"),
-    [([], "no row can be used"), (["a,x"] * 20, "only 1 class"), (["a,x"], "only 1 class")],
+    [([], "no usable row was found"), (["a,x"] * 20, "only 1 class"), (["a,x"], "only 1 class")],
 )
 def test_sources_without_content_are_refused(tmp_path, lines, message):
     with pytest.raises(UserError, match=message):
@@ -483,7 +486,7 @@ def test_a_file_of_one_column_is_not_asked_for_another(tmp_path):
         prepared(tmp_path, ["text", *(f"something {n}" for n in range(50))])
 
 
-@pytest.mark.parametrize(("bad", "remedy"), [("x,caf\udce9", "iconv"), ("x, ", "nothing to read"), ("x", "--header")])
+@pytest.mark.parametrize(("bad", "remedy"), [("x,caf\udce9", "iconv"), ("x, ", "without text"), ("x", "--header")])
 def test_the_advice_fits_the_reason(tmp_path, bad, remedy):
     with pytest.raises(UserError, match="10 of 100 rows") as caught:
         prepared(tmp_path, [bad if n % 10 == 5 else f"{'xy'[n % 2]},fine" for n in range(100)])
@@ -492,7 +495,7 @@ def test_the_advice_fits_the_reason(tmp_path, bad, remedy):
 
 
 def test_a_file_of_windows_1252_alone_gets_a_remedy_that_helps(tmp_path):
-    with pytest.raises(UserError, match="no row can be used") as caught:
+    with pytest.raises(UserError, match="no usable row was found") as caught:
         prepared(tmp_path, [f"{'xy'[n % 2]},caf\udce9 {n}" for n in range(60)])
     assert "iconv -f WINDOWS-1252 -t UTF-8 FILE > new.csv" in caught.value.remedy
 
@@ -584,7 +587,7 @@ def test_a_part_without_a_usable_row_is_an_error(tmp_path, part, content):
     (tmp_path / "part.csv").write_text(content)
     own = str(tmp_path / "part.csv")
     sources = find_sources([str(path)], own, None) if part == "test" else find_sources([str(path)], None, own)
-    with pytest.raises(UserError, match=f"no row can be used in the files of the {part} part"):
+    with pytest.raises(UserError, match=f"no usable row was found in the files of the {part} split"):
         prepare(sources, tmp_path / "out", ENCODING, Split())
 
 
@@ -592,7 +595,7 @@ def test_a_file_that_ends_early_is_warned_of(tmp_path):
     content = gzip.compress("".join(f"{'xy'[n % 2]},fine {n}\n" for n in range(3000)).encode())
     (tmp_path / "a.csv.gz").write_bytes(content[: len(content) // 2])
     summary = prepare(find_sources([str(tmp_path / "a.csv.gz")]), tmp_path / "out", ENCODING, Split())
-    assert "a file ends before its end" in [warning["what"] for warning in summary["warnings"]]
+    assert "a gzip file is truncated or broken" in [warning["what"] for warning in summary["warnings"]]
 
 
 def test_an_interruption_leaves_nothing(tmp_path):

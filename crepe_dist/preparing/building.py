@@ -1,4 +1,4 @@
-"""What was read → data set folder: decides about each row, encodes what is kept, and writes shards and manifest."""
+"""Building of a data set folder from a spool: selects rows, encodes them, and writes the shards and the manifest."""
 
 from __future__ import annotations
 
@@ -27,27 +27,30 @@ from crepe_dist.preparing.selection import TEST, TRAIN, UNKNOWN, Fate, Split, de
 from crepe_dist.preparing.spool import Rows, Texts, map_rows
 from crepe_dist.wording import cut
 
-MOST_CLASSES, FEW = 0.5, 40  # more labels than half of so many rows are no classes
+# Labels that are unique in more than half of at least so many rows are hardly classes.
+MAX_CLASS_SHARE, MIN_ROWS = 0.5, 40
 REMEDIES = {
-    "not UTF-8": 'save it as "CSV UTF-8" in Excel, or: iconv -f WINDOWS-1252 -t UTF-8 FILE > new.csv',
-    "empty text": "they have nothing to read",
-    "unknown label": "give them labels that the training rows (or classes.txt) have",
-    "not CSV": "quotes inside a quoted field are doubled in CSV: mend them",
+    "not UTF-8": 'save the file as "CSV UTF-8" in Excel, or: iconv -f WINDOWS-1252 -t UTF-8 FILE > new.csv',
+    "empty text": "fill in or remove the rows without text",
+    "unknown label": "use only labels that occur in the training rows (or in classes.txt)",
+    "not CSV": "double the quotes inside quoted fields",
 }
-LABEL = 40  # cells of a label in a message
+LABEL_WIDTH = 40  # terminal columns of a label in a message
 MAX_CHUNK, CHUNK_BYTES = 4096, 1 << 23  # rows and bytes that are encoded together
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be made; equal for all parts of one preparation.
+    """Description of a preparation, equal for all its parts.
 
     Args:
-        sources: names of the sources, and the part of each.
-        reading: how they are read, where the user said so.
-        class_names: names of the labels 1 … C, where a file gives them.
-        encoding: but for what ``fit`` leaves to the training texts.
-        max_bad: fraction of the lines that may be unusable.
+        sources: name and split of each source.
+        reading: reading options.
+        class_names: names of the labels 1 … C, if a file gives them.
+        encoding: encoding before fitting.
+        fit: parameters of the encoding to fit to the training texts.
+        split: parameters of the selection.
+        max_bad: maximum fraction of unusable lines.
     """
 
     sources: tuple[tuple[str, str], ...]
@@ -59,20 +62,24 @@ class Job:
     max_bad: float
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON would give it back."""
+        """Return the job as JSON-like data, with lists in place of tuples."""
         about = {**asdict(self), "encoding": self.encoding.to_dict()}
         return dict(json.loads(json.dumps(about)))
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Job:
-        """Inverse of ``to_dict``.
+        """Restore a job from ``to_dict``'s result.
 
         Raises:
-            UserError, KeyError, TypeError, ValueError, AttributeError: it was not saved by ``to_dict``.
+            UserError: The encoding or the split is invalid.
+            AttributeError: ``saved`` was not made by ``to_dict``; also the following errors.
+            KeyError: A field is missing.
+            TypeError: A field has the wrong type.
+            ValueError: A field has an invalid value.
         """
         names = [*(name for source in saved["sources"] for name in source), *(saved["class_names"] or ())]
         if not all(isinstance(name, str) for name in names) or not {part for _, part in saved["sources"]} <= set(PARTS):
-            raise ValueError("the sources or the names of the classes are no names")
+            raise ValueError("the names of sources or classes are invalid")
         usual = asdict(Split())
         for name, value in saved["split"].items():
             kind = int if name == "max_per_class" and value is not None else type(usual[name])
@@ -82,7 +89,7 @@ class Job:
             raise ValueError(f"max_bad is {str(saved['max_bad'])[:40]}")
         fitted = saved["fit"]
         if not type(fitted["length"]) is type(fitted["folds"]) is bool or fitted["alphabet"] not in get_args(Alphabet):
-            raise ValueError(f"what is fitted is {str(fitted)[:80]}")
+            raise ValueError(f"fit is {str(fitted)[:80]}")
         return cls(
             tuple((name, part) for name, part in saved["sources"]),
             dict(saved["reading"]),
@@ -96,15 +103,17 @@ class Job:
 
 @dataclass(frozen=True)
 class Collected:
-    """All that was read, in one part or several.
+    """Everything read, from a single spool or from merged parts.
 
     Args:
-        rows: in the order of (file, line), at ``rows_path``.
-        labels: what the labels in ``rows`` are numbers in.
-        good: usable rows of each label, those too that the sampling left out while reading.
-        files: for each source, what came out of it.
-        bad_rows: records of each part, each in the order of (file, line).
-        bad: lines that cannot be used.
+        rows: records in the order of (file, line).
+        rows_path: file that ``rows`` is mapped from.
+        texts: files of the texts.
+        labels: label names that the rows' labels index.
+        good: usable rows of each label, including rows excluded by sampling while reading.
+        files: format, row counts and checksum of each source, by index.
+        bad_rows: records of unusable rows of each part, in the order of (file, line).
+        bad: number of unusable lines.
     """
 
     rows: Rows
@@ -119,17 +128,19 @@ class Collected:
 
 @dataclass(frozen=True)
 class Built:
-    """What came of the rows, for the report.
+    """Result of building a data set, for its report.
 
     Attributes:
-        encoding: what the rows were encoded with.
-        fate: uint8 [n], see ``selection``.
-        labels: int32 [n], the class of each row, -1 for an unknown one.
-        points: how often each character outside ASCII or the alphabet stands in the kept texts.
-        reasons: unusable lines for each kind of reason.
-        first_bad: the first five records of the quarantine.
-        rows: of each part.
-        unreadable: rows of each part that show the network hardly more than blanks.
+        encoding: encoding after fitting.
+        classes: class names in the order of their labels.
+        fate: fate of each row, uint8 [n]; see ``selection``.
+        labels: class of each row, int32 [n]; -1 for an unknown label.
+        points: count of each code point outside ASCII or the alphabet in the kept texts.
+        reasons: number of unusable lines by kind of reason.
+        first_bad: first five records of the quarantine.
+        bad: number of unusable lines.
+        rows: number of rows of each split.
+        unreadable: number of rows of each split that are nearly blank to the network.
     """
 
     encoding: Encoding
@@ -145,11 +156,20 @@ class Built:
 
 
 def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: int) -> Iterator[Any]:
-    """Writes all into ``folder`` but the report; yields what it does and with how many rows it is done, and at
-    last a ``Built``.
+    """Write a data set into ``folder``, except for its report.
+
+    Args:
+        folder: existing folder to write to.
+        job: description of the preparation.
+        found: rows from reading.
+        executor: pool to encode in.
+        ahead: maximum number of tasks in flight.
+
+    Yields:
+        The name of the phase and the number of rows done, and finally a ``Built``.
 
     Raises:
-        UserError: too many bad rows, fewer than two classes, nothing to train on.
+        UserError: Too many rows are unusable, there are fewer than two classes, or nothing is left to train on.
     """
     total = sum(found.good.values()) + found.bad
     fixed_of = np.array([PARTS.index(part) for _, part in job.sources], dtype=np.uint8)
@@ -168,7 +188,9 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
     labels = relabel[found.rows["label"]]
     training = np.flatnonzero(fate == TRAIN)
     if len(training) == 0:
-        raise UserError(f"no row is left to train on, of {total:,}", remedy="give more rows or smaller fractions")
+        raise UserError(
+            f"none of {total:,} rows is left to train on", remedy="give more rows, or smaller --test and --validation"
+        )
     encoding = job.encoding
     for step in fit(encoding, job.fit, training, found.rows_path, found.texts, executor, ahead):
         if isinstance(step, Encoding):
@@ -227,49 +249,50 @@ def _check(
     used = [name for (name, part) in job.sources if part == "train"]
     if not any(found.good.values()) or total == 0:
         raise UserError(
-            f"no row can be used in {', '.join(used)[:200]}",
+            f"no usable row was found in {', '.join(used)[:200]}",
             f"the first: {shown}" if shown else "there is nothing in it",
             REMEDIES.get(_commonest(reasons))
-            or "give rows of a label and a text in UTF-8; --format, --header, --label and --text say how they are read",
+            or "give rows with a label and a text in UTF-8; set --format, --header, --label and --text to read others",
         )
     if bad > job.max_bad * total:
         raise UserError(
-            f"{bad:,} of {total:,} rows cannot be used, more than {job.max_bad:.0%}",
+            f"{bad:,} of {total:,} rows are unusable, more than {job.max_bad:.0%}",
             f"the first: {shown}",
-            f"{_remedy(reasons)}; or leave them out by --max-bad {math.ceil(100 * bad / total) / 100:g}",
+            f"{_remedy(reasons)}; or skip them with --max-bad {math.ceil(100 * bad / total) / 100:g}",
         )
     for part in PARTS[1:]:
         if any(each == part for _, each in job.sources) and not (fate == PARTS.index(part)).any():
             raise UserError(
-                f"no row can be used in the files of the {part} part",
+                f"no usable row was found in the files of the {part} split",
                 ", ".join(name for name, each in job.sources if each == part)[:200],
-                f"name other files by --{part}, or leave them out",
+                f"name other files with --{part}, or leave them out",
             )
-    if len(classes) > MOST_CLASSES * sum(found.good.values()) and sum(found.good.values()) > FEW:
+    if len(classes) > MAX_CLASS_SHARE * sum(found.good.values()) and sum(found.good.values()) > MIN_ROWS:
+        first = ", ".join(f"{cut(name, LABEL_WIDTH)!r}" for name in classes[:5])
         raise UserError(
             f"{len(classes):,} different labels in {sum(found.good.values()):,} rows",
-            f"read as {_reads(found)}; the first labels: {', '.join(f'{cut(name, LABEL)!r}' for name in classes[:5])}",
-            "is this the column of the label? --label and --text take names or numbers (--label 3 --text 2); "
-            "--header yes says that the first line has names",
+            f"read as {_columns_read(found)}; the first labels: {first}",
+            "if this is not the label, name its column: --label and --text take names or numbers "
+            "(--label 3 --text 2); use --header yes if the first line has names",
         )
     if len(classes) < 2:
         raise UserError(
             f"only {len(classes)} class was found in {', '.join(used)[:200]}",
-            f"it is {cut(classes[0], LABEL)!r}; read as {_reads(found)}" if classes else "",
-            "give data with at least two classes; --label COLUMN (a name, or a number as in --label 3) says where they "
-            "stand",
+            f"it is {cut(classes[0], LABEL_WIDTH)!r}; read as {_columns_read(found)}" if classes else "",
+            "give data with at least two classes, or name the column of the label: --label COLUMN (a name, or a number "
+            "as in --label 3)",
         )
 
 
-def _reads(found: Collected) -> str:
-    """Which columns were taken, of the first source."""
+def _columns_read(found: Collected) -> str:
+    """Describe the columns read from the first source."""
     return cut(next((each["reads"] for each in found.files.values() if each["reads"]), "") or "label and text", 200)
 
 
 def _remedy(reasons: Counter[str]) -> str:
-    """What helps against the most frequent reason."""
+    """Return the remedy for the most frequent reason."""
     return REMEDIES.get(
-        _commonest(reasons), "mend them, or say by --format, --header, --label or --text how the rows are read"
+        _commonest(reasons), "correct them, or set --format, --header, --label or --text to read them differently"
     )
 
 
@@ -278,7 +301,7 @@ def _commonest(reasons: Counter[str]) -> str:
 
 
 def _quarantine(folder: Path, job: Job, found: Collected, fate: Fate) -> tuple[Counter[str], list[dict[str, Any]]]:
-    """Writes all unusable rows in the order of the sources; returns lines by kind of reason, and the first five."""
+    """Write all unusable rows in the order of the sources; return their lines by kind of reason, and the first five."""
     reasons: Counter[str] = Counter()
     first: list[dict[str, Any]] = []
     unknown = _unknown_labels(job, found, fate)
@@ -340,7 +363,7 @@ def _shards(
 
 
 def write_shard(task: _ShardTask) -> _ShardDone:
-    """Encodes and writes one shard. Runs in any process."""
+    """Encode and write one shard. Runs in a worker."""
     rows = map_rows(task.rows)
     texts = Texts(task.texts)
     count = task.stop - task.start
@@ -358,7 +381,7 @@ def write_shard(task: _ShardTask) -> _ShardDone:
         data = texts.get(some)
         codes = task.encoding.encode([text.decode("utf-8") for text in data])
         writer.append(codes, data)
-        # Nearly all characters are ASCII ones of the alphabet; what is left is counted one by one.
+        # Most characters are ASCII and in the alphabet, so only the others are counted individually.
         left = b"".join(data).translate(None, known).decode("utf-8")
         if left:
             values, counts = np.unique(np.frombuffer(left.encode("utf-32-le"), dtype="<u4"), return_counts=True)
@@ -368,13 +391,12 @@ def write_shard(task: _ShardTask) -> _ShardDone:
 
 
 def _label_order(label: str) -> tuple[int, float, str]:
-    """Numbers by value, then the rest by the alphabet."""
+    """Sort key: numbers by value, then other labels alphabetically."""
     return (0, float(label), label) if label.isdecimal() else (1, 0.0, label)
 
 
 def keep_quarantine(folder: Path, out: Path) -> Path | None:
-    """Saves the quarantine of a preparation that failed beside where its folder would be, under a name that no later
-    preparation takes for data."""
+    """Save the quarantine of a failed preparation beside ``out``, under a name that is not read as data later."""
     if not (folder / QUARANTINE).is_file() or (folder / QUARANTINE).stat().st_size == 0:
         return None
     kept = quarantine_beside(out)
@@ -383,9 +405,10 @@ def keep_quarantine(folder: Path, out: Path) -> Path | None:
 
 
 def quarantine_beside(out: Path) -> Path:
+    """Return the path of the quarantine that a failed preparation leaves beside ``out``."""
     return out.with_name(f"{out.name}.quarantine")
 
 
 def kept(fate: Fate) -> npt.NDArray[np.int64]:
-    """Rows that are in a part."""
+    """Return the indices of the rows that are in a split."""
     return np.flatnonzero(fate <= TEST)

@@ -1,9 +1,9 @@
-"""Files from a web server → a folder: what is cut off is taken up again, what has arrived is kept under checksums.
+"""Resumable, checksummed downloads of files into a folder.
 
-``downloads.json``               size, SHA-256 and origin of every file
-``<name>.part``                  a file under way
-``<name>.part.json``             what the server said of it: without this, the part cannot be gone on with
-``.lock``                        kept by the process that downloads
+``downloads.json``     size, SHA-256 and origin of each file
+``<name>.part``        incomplete file
+``<name>.part.json``   the server's headers for it, needed to resume
+``.lock``              locked by the downloading process
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, sync, write_json
 
 RECORDS = "downloads.json"
-PIECE = 1 << 16  # bytes; what is read of a piece is lost if the connection is reset within it
+PIECE = 1 << 16  # bytes; a connection reset loses the current piece
 MAX_REDIRECTS = 5
 MAX_PAUSE = 30.0  # seconds
 MAX_RETRY_AFTER = 60
@@ -45,7 +45,13 @@ Records = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Progress:
-    """Bytes of a file that are there, or that were checked; ``total`` is ``None`` while nobody has said it."""
+    """Progress of one file.
+
+    Attributes:
+        file: name of the file.
+        received: bytes received or verified so far.
+        total: size in bytes; ``None`` while unknown.
+    """
 
     file: str
     received: int
@@ -53,7 +59,7 @@ class Progress:
 
 
 class _Failed(Exception):
-    """An attempt that may go better the next time, after ``wait`` seconds if the server asked for them."""
+    """A failed attempt that is worth repeating, after ``wait`` seconds if the server asked for a delay."""
 
     def __init__(self, reason: str, wait: float = 0) -> None:
         super().__init__(reason)
@@ -63,28 +69,31 @@ class _Failed(Exception):
 def download(
     base_url: str, names: Sequence[str], folder: Path, *, attempts: int = 8, pause: float = 1.0, timeout: float = 60
 ) -> Iterator[Progress]:
-    """Brings the files into ``folder``; those that are there and match what was recorded are only checked. A file that
-    is there without a record, placed by hand, is taken as it is. All are there once the iterator has come to its end;
-    stopped before, it goes on the next time from where it was.
+    """Download files into ``folder`` while the iterator is consumed; resume incomplete files.
+
+    Existing files are compared with their recorded checksums. An existing file without a record is accepted as it is
+    and recorded.
 
     Args:
-        base_url: http or https; the files are ``base_url/name``.
-        attempts: how many in a row may fail without getting any further.
-        pause: seconds before the second of them, doubled before each further one, 30 at the most.
-        timeout: seconds without an answer or a byte.
+        base_url: http or https address of the folder on the server; the files are ``base_url/name``.
+        names: file names.
+        folder: folder to download to; created if missing.
+        attempts: number of consecutive attempts that may fail without receiving anything new.
+        pause: delay before the second attempt, in seconds; doubled for each further attempt, up to 30.
+        timeout: maximum time without a response or a byte, in seconds.
 
     Raises:
-        UserError: bad address or name; the server cannot be reached, has no such file, sends something else than gzip
-            for ``.gz``, or redirects elsewhere; a file is not the one recorded; the disk is full or the like; another
-            process downloads into the folder.
+        UserError: The address or a name is invalid; the server is unreachable, lacks a file, sends something other than
+            gzip for ``.gz`` or redirects to another place; a file differs from its record; the folder cannot be
+            written; or another process is downloading into it.
     """
     _check_address(base_url)
     for name in names:
         if not NAME.fullmatch(name) or name == RECORDS or name.endswith((".part", ".part.json")):
             raise UserError(
                 f"{name!r} cannot be downloaded",
-                "it is not a plain file name, or one that is used here",
-                "ask for another",
+                "it is not a plain file name, or it is reserved",
+                "use another name",
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +110,7 @@ def download(
         raise UserError(
             f"the download to {folder} stopped",
             str(error),
-            "mend that (is the disk full?); what has arrived is kept, and the same command goes on from there",
+            "solve that (is the disk full?) and run the same command again to resume",
         ) from error
 
 
@@ -114,7 +123,7 @@ def _check_address(base_url: str) -> None:
     if not good or "?" in base_url or "#" in base_url:
         raise UserError(
             f"{base_url!r} is not an address to download from",
-            "http:// or https://, a host and a folder are needed, without a user name and without ? and #",
+            "it must have http:// or https://, a host and a folder, but no user name, ? or #",
             CHECK_ADDRESS,
         )
 
@@ -125,7 +134,7 @@ def _locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"another process is downloading to {folder}", remedy="wait for it to end") from error
+            raise UserError(f"another process is downloading to {folder}", remedy="wait until it ends") from error
         yield
 
 
@@ -141,7 +150,7 @@ def _read_records(folder: Path) -> Records:
         raise UserError(
             f"{path} cannot be read",
             f"{type(error).__name__}: {error}",
-            "delete it: the files that are there are then taken as they are",
+            "delete it; the files in the folder are then accepted as they are",
         ) from error
     return records
 
@@ -163,14 +172,14 @@ def _check(path: Path, records: Records) -> Iterator[Progress]:
         write_json(path.parent / RECORDS, {**records, path.name: found})
     elif found != {key: records[path.name][key] for key in found}:
         raise UserError(
-            f"{path} was altered since it was recorded",
-            f"its size or SHA-256 is not the one in {RECORDS}",
+            f"{path} was altered since it was downloaded",
+            f"its size or SHA-256 differs from {RECORDS}",
             "delete the file to download it again",
         )
 
 
 class _Transfer:
-    """One file on its way into ``<name>.part``, over as many attempts as it takes."""
+    """Download of one file into ``<name>.part``, over several attempts."""
 
     def __init__(self, session: requests.Session, url: str, path: Path, file: IO[bytes], timeout: float) -> None:
         self.size = 0
@@ -186,9 +195,9 @@ class _Transfer:
         self._digest = hashlib.sha256()
 
     def run(self, records: Records, attempts: int, pause: float) -> Iterator[Progress]:
-        """Receives the file, records it and gives it its name."""
+        """Receive the file, record its checksum and rename it to its final name."""
         try:
-            complete = yield from self._take_up()
+            complete = yield from self._resume()
             if not complete:
                 yield from self._receive(attempts, pause)
             self._finish(records)
@@ -205,15 +214,15 @@ class _Transfer:
                 yield from self._attempt()
                 return
             except _Failed as failed:
-                # By the furthest byte ever: a server that begins anew each time would be asked without end.
+                # Compare with the furthest byte ever: a server that always restarts must not be retried for ever.
                 failures = 0 if self.size > furthest else failures + 1
                 furthest = max(furthest, self.size)
                 if failures >= attempts:
                     kept = f"{self.size} bytes are kept in {self._part}; " if self._validator() else ""
                     raise UserError(
                         f"{self._url} could not be downloaded",
-                        f"{failed} ({attempts} attempts in a row got no further)",
-                        f"{kept}the same command {'goes on from there' if kept else 'begins again'}",
+                        f"{failed} ({attempts} consecutive attempts made no progress)",
+                        f"{kept}run the same command again to {'resume' if kept else 'start over'}",
                     ) from failed
                 time.sleep(max(failed.wait, min(MAX_PAUSE, pause * 2 ** max(failures - 1, 0))))
 
@@ -223,50 +232,50 @@ class _Transfer:
         if name in records and records[name]["sha256"] != sha256:
             self._discard()
             raise UserError(
-                f"the file at {self._url} is not the one recorded",
-                f"its SHA-256 is not the one in {self._path.with_name(RECORDS)}",
-                f"if that is expected, delete its entry there, or the whole {RECORDS}",
+                f"the file at {self._url} has changed since it was recorded",
+                f"its SHA-256 differs from {self._path.with_name(RECORDS)}",
+                f"if this is expected, delete its entry there, or delete {RECORDS}",
             )
         self._file.flush()
         os.fsync(self._file.fileno())
-        # Recorded first: after a kill in between, the part is complete and only lacks its name.
+        # Record it before renaming: after a kill in between, only the renaming is missing.
         found = {**self._about, "bytes": self.size, "sha256": sha256}
         write_json(self._path.with_name(RECORDS), {**records, name: found})
         self._part.replace(self._path)
         self._about_path.unlink()
         sync(self._path.parent)
 
-    def _take_up(self) -> Generator[Progress, None, bool]:
-        """Reads what was left by an earlier process; true if that is the whole file."""
+    def _resume(self) -> Generator[Progress, None, bool]:
+        """Read the part left by an earlier process; return true if it is the whole file."""
         with suppress(FileNotFoundError, ValueError, TypeError):
             self._about = dict(read_json(self._about_path))
         total = self._about.get("bytes")
         size = os.fstat(self._file.fileno()).st_size
         if self._about.get("url") != self._url or (total is not None and size > total):
-            self._start_again({})
+            self._start_over({})
         for block in _blocks(self._part):
             self._account(block)
             yield self._progress()
         return self.size == self._about.get("bytes")
 
     def _attempt(self) -> Iterator[Progress]:
-        headers = {"Accept-Encoding": "identity"}  # or Content-Length would be that of something else than the file
+        headers = {"Accept-Encoding": "identity"}  # otherwise Content-Length would be the size of compressed data
         validator = self._validator()
         if validator is not None:
             headers.update({"Range": f"bytes={self.size}-", "If-Range": validator[1]})
         with self._get(headers) as response:
             status = response.status_code
             if status == 200:
-                self._begin(response)
+                self._start(response)
             elif status == 206 and validator is not None:
-                self._go_on(response, *validator)
+                self._continue(response, *validator)
             elif status == 416 and validator is not None:
-                self._start_again({})
-                raise _Failed("the server has nothing beyond the part that was there")
+                self._start_over({})
+                raise _Failed("the server's file is not longer than the part already received")
             else:
                 self._refuse(response)
             yield self._progress()
-            # Not iter_content, which unpacks a .gz that is sent as Content-Encoding: gzip.
+            # iter_content would decompress a .gz that is sent as Content-Encoding: gzip.
             try:
                 for piece in response.raw.stream(PIECE, decode_content=False):
                     self._file.write(piece)
@@ -280,11 +289,11 @@ class _Transfer:
         if total is not None and self.size != total:
             reason = f"{self.size} of {total} bytes arrived"
             if self.size > total:
-                self._start_again({})
+                self._start_over({})
             raise _Failed(reason)
 
     def _get(self, headers: dict[str, str]) -> requests.Response:
-        """The answer behind all redirects, whatever its status."""
+        """Follow redirects and return the final response, with any status."""
         url = self._url
         for _ in range(MAX_REDIRECTS + 1):
             try:
@@ -298,28 +307,28 @@ class _Transfer:
                     ) from error
                 raise _Failed(_reason(error)) from error
             except (requests.RequestException, ValueError) as error:
-                raise UserError(f"{url} cannot be asked for", str(error), CHECK_ADDRESS) from error
+                raise UserError(f"{url} cannot be requested", str(error), CHECK_ADDRESS) from error
             if not response.is_redirect:
                 return response
             response.close()
             url = _redirected(url, response.headers["Location"])
-        why = f"more than {MAX_REDIRECTS} redirects, one after the other"
+        why = f"more than {MAX_REDIRECTS} consecutive redirects"
         raise UserError(f"{self._url} could not be downloaded", why, CHECK_ADDRESS)
 
-    def _begin(self, response: requests.Response) -> None:
+    def _start(self, response: requests.Response) -> None:
         length = response.headers.get("Content-Length", "")
-        told = {key: response.headers[key] for key in (*VALIDATORS, "Content-Type") if key in response.headers}
-        self._start_again({"url": self._url, "bytes": int(length) if NUMBER.fullmatch(length) else None, **told})
+        kept = {key: response.headers[key] for key in (*VALIDATORS, "Content-Type") if key in response.headers}
+        self._start_over({"url": self._url, "bytes": int(length) if NUMBER.fullmatch(length) else None, **kept})
 
-    def _go_on(self, response: requests.Response, header: str, value: str) -> None:
+    def _continue(self, response: requests.Response, header: str, value: str) -> None:
         span = SPAN.fullmatch(response.headers.get("Content-Range", ""))
         total = int(span[2]) if span and span[2] != "*" else None
         known = self._about["bytes"]
-        # The validator is compared here too: not every server heeds If-Range.
+        # Compare the validator here too, because not every server respects If-Range.
         same = response.headers.get(header, value) == value and (known is None or total in (None, known))
         if span is None or int(span[1]) != self.size or not same:
-            self._start_again({})
-            raise _Failed("what the server sent does not continue the part that was there")
+            self._start_over({})
+            raise _Failed("the server's response does not continue the part already received")
         self._about["bytes"] = total if known is None else known
 
     def _refuse(self, response: requests.Response) -> NoReturn:
@@ -331,16 +340,16 @@ class _Transfer:
         raise UserError(f"{self._url} could not be downloaded", reason, CHECK_ADDRESS)
 
     def _validator(self) -> tuple[str, str] | None:
-        """Header and value by which the server can tell whether the part is still one of its file."""
+        """Return the header and value that tell the server which version of the file the part belongs to."""
         for header in VALIDATORS:
             value = self._about.get(header)
             if value and not value.startswith("W/") and self.size:
                 return header, value
         return None
 
-    def _start_again(self, about: dict[str, Any]) -> None:
+    def _start_over(self, about: dict[str, Any]) -> None:
         self._file.truncate(0)
-        # The old bytes must be gone before anything is written that says whose bytes these are.
+        # The old bytes must be gone from disk before the new headers describe the part.
         os.fsync(self._file.fileno())
         write_json(self._about_path, about)
         self.size, self._about, self._head, self._digest = 0, about, b"", hashlib.sha256()
@@ -358,7 +367,9 @@ class _Transfer:
             kind = self._about.get("Content-Type", "no Content-Type")
             self._discard()
             raise UserError(
-                f"{self._url} is not a gzip file", f"the server sent {kind!r} that begins {self._head!r}", CHECK_ADDRESS
+                f"{self._url} is not a gzip file",
+                f"the server sent {kind!r} that starts with {self._head!r}",
+                CHECK_ADDRESS,
             )
 
     def _discard(self) -> None:
@@ -367,13 +378,13 @@ class _Transfer:
 
 
 def _reason(error: Exception) -> str:
-    """What is behind an error of requests or urllib3, without the layers around it."""
+    """Return the cause of an error from requests or urllib3, without its wrappers."""
     cause = error.args[0] if error.args else error
     return str(getattr(cause, "reason", None) or cause)
 
 
 def _redirected(url: str, location: str) -> str:
-    """The address that ``url`` redirects to, if it is at the same place."""
+    """Return the target of a redirect if it is on the same server."""
     try:
         target = requests.utils.requote_uri(urljoin(url, location))
         old, new = _place(url), _place(target)
@@ -384,7 +395,7 @@ def _redirected(url: str, location: str) -> str:
         target = repr(location)
     raise UserError(
         f"{url} redirects to {target}",
-        "that is another server, another port, or without encryption",
+        "the target is on another server or port, or is not encrypted",
         "if you trust it, give its folder as --url",
     )
 

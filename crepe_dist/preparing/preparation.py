@@ -1,4 +1,4 @@
-"""Sources → data set folder: read, choose and divide, encode; the folder appears complete or not at all."""
+"""Preparation of sources as a data set folder: read, select and divide, encode. The folder is created atomically."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from crepe_dist.preparing.spool import BAD_ROWS, ROWS, Spool, finish, map_rows, 
 from crepe_dist.preparing.summary import summarise
 
 MAX_BAD = 0.01
-SMALL = 1 << 24  # bytes of sources that one process reads sooner than others have started
-AHEAD = 3  # blocks or shards on their way for each process
-OURS = re.compile(rf"({'|'.join(PARTS)})\.(labels|codes|texts|offsets)(-\d+)?\.(npy|bin)")
+SMALL = 1 << 24  # bytes that one process reads before others have started
+AHEAD = 3  # blocks or shards in flight per process
+DATA_FILE = re.compile(rf"({'|'.join(PARTS)})\.(labels|codes|texts|offsets)(-\d+)?\.(npy|bin)")
 
 
 @dataclass(frozen=True)
 class How:
-    """How a preparation is carried out.
+    """Options of a preparation that do not change which rows are selected or how they are encoded.
 
     Args:
-        reading: how the sources are read.
-        max_bad: fraction of the lines that may be unusable.
-        processes: ``None`` takes all cores, or one process for small sources.
-        share: part i of n on one of several machines.
-        overwrite: replaces a prepared folder.
-        command: what was typed, for the report and to be told after an interruption.
-        page: makes the report's page of its numbers; ``None``: no page.
+        reading: reading options.
+        max_bad: maximum fraction of unusable lines.
+        processes: number of processes; ``None`` for one per core, or a single one for small sources.
+        share: part i of n, if several machines share the work.
+        overwrite: replace an existing prepared folder.
+        command: command line, for the report.
+        page: function that renders the report's numbers as HTML; ``None`` for no page.
     """
 
     reading: Reading = field(default_factory=Reading)
@@ -59,7 +59,13 @@ class How:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far it is: bytes of the sources (``total`` is 0 if that is not known), or rows."""
+    """Progress of a phase.
+
+    Args:
+        doing: name of the phase.
+        done: bytes read or rows processed so far.
+        total: bytes or rows in total; 0 if unknown.
+    """
 
     doing: str
     done: int
@@ -72,20 +78,27 @@ Steps = Generator[Progress, None, dict[str, Any]]
 def prepare(
     sources: Sources, out: Path, encoding: Encoding, split: Split, how: How | None = None, fit: Fit | None = None
 ) -> dict[str, Any]:
-    """Prepares ``sources`` into the folder ``out`` and returns the numbers of its report.
-
-    Rows that cannot be used go to ``quarantine.jsonl`` in the folder.
+    """Prepare ``sources`` as the data set folder ``out``. Unusable rows go to ``quarantine.jsonl`` in the folder.
 
     Args:
-        fit: what of the encoding is found from the training texts; ``None``: nothing.
+        sources: files to read.
+        out: folder to create.
+        encoding: encoding of the texts.
+        split: parameters of the selection.
+        how: other options.
+        fit: parameters of the encoding to fit to the training texts; ``None`` for none.
+
+    Returns:
+        The numbers of the report.
 
     Raises:
-        UserError: ``out`` exists, too many bad rows, fewer than two classes, the disk is full.
+        UserError: ``out`` exists, too many rows are unusable, there are fewer than two classes, or the disk is full.
     """
     return finish_steps(prepare_in_steps(sources, out, encoding, split, how, fit))
 
 
 def finish_steps(steps: Steps) -> dict[str, Any]:
+    """Run a preparation to its end and return the numbers of the report."""
     while True:
         try:
             next(steps)
@@ -96,7 +109,7 @@ def finish_steps(steps: Steps) -> dict[str, Any]:
 def prepare_in_steps(
     sources: Sources, out: Path, encoding: Encoding, split: Split, how: How | None = None, fit: Fit | None = None
 ) -> Steps:
-    """``prepare`` as a generator of its progress. With a share of n, ``out`` becomes a part for ``merge_in_steps``."""
+    """Run ``prepare`` as a generator of its progress. If ``how.share`` is given, make a part for ``merge_in_steps``."""
     how = how or How()
     _check_alignment(sources, split)
     class_names = find_class_names(sources)
@@ -143,10 +156,10 @@ def prepare_in_steps(
 
 
 def merge_in_steps(folders: Sequence[Path], out: Path, how: How | None = None) -> Steps:
-    """Joins the parts of a preparation, made by a share each, into the folder that one machine would have made.
+    """Merge the parts of a preparation into the same folder that a single machine would make.
 
     Raises:
-        UserError: parts are missing, twice there, altered, or of different preparations.
+        UserError: Parts are missing, duplicated, altered, or of different preparations.
     """
     how = how or How()
     processes = how.processes or cores()
@@ -155,7 +168,7 @@ def merge_in_steps(folders: Sequence[Path], out: Path, how: How | None = None) -
         job = Job.from_dict(spools[0].job)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{spools[0].folder} cannot be read", f"{type(error).__name__}: {error}"[:300], "make that part again"
+            f"{spools[0].folder} cannot be read", f"{type(error).__name__}: {error}"[:300], "prepare this part again"
         ) from error
     labels = list(dict.fromkeys(label for spool in spools for label in spool.labels))
     with _new_folder(out, how.overwrite) as partial, pool(processes) as executor:
@@ -170,7 +183,7 @@ def merge_in_steps(folders: Sequence[Path], out: Path, how: How | None = None) -
                 known = files.setdefault(file, {**about, "rows": 0, "bad": 0})
                 if known["sha256"] != about["sha256"]:
                     raise UserError(
-                        f"{job.sources[file][0]} was not the same when the parts were made",
+                        f"the parts were made from different versions of {job.sources[file][0]}",
                         remedy="prepare all parts from the same files",
                     )
                 known["rows"] += about["rows"]
@@ -184,21 +197,21 @@ def merge_in_steps(folders: Sequence[Path], out: Path, how: How | None = None) -
 
 
 def _finish(out: Path) -> None:
-    """What a try that failed has left is of no use any more."""
+    """Check the new folder and remove the quarantine of a failed attempt."""
     open_dataset(out)
     quarantine_beside(out).unlink(missing_ok=True)
 
 
 def _in_order(spools: list[Spool]) -> list[Spool]:
-    """Sorted by their numbers, after a check that they are all the parts of one preparation."""
+    """Sort parts by number after checking that they are all the parts of one preparation."""
     spools = sorted(spools, key=lambda spool: spool.part)
     first = spools[0]
     for spool in spools[1:]:
         if (spool.job, spool.of) != (first.job, first.of):
             raise UserError(
-                f"{spool.folder} and {first.folder} are not parts of one preparation",
+                f"{spool.folder} and {first.folder} are not parts of the same data set",
                 "their sources, encoding or split differ",
-                "prepare all parts by the same command but for --part and --out",
+                "prepare all parts with the same command, except for --part and --out",
             )
     have = Counter(spool.part for spool in spools)
     wanted = range(1, first.of + 1)
@@ -206,11 +219,11 @@ def _in_order(spools: list[Spool]) -> list[Spool]:
     twice = [str(part) for part, count in have.items() if count > 1]
     if missing or twice:
         raise UserError(
-            f"{len(spools)} parts of {first.of} are given",
+            f"{len(spools)} of {first.of} parts were given",
             "; ".join(
                 [f"missing: {', '.join(missing)}"] * bool(missing) + [f"twice: {', '.join(twice)}"] * bool(twice)
             ),
-            "name each part's folder once",
+            "name the folder of each part once",
         )
     return spools
 
@@ -240,21 +253,21 @@ def _build(partial: Path, out: Path, job: Job, found: Collected, executor: Any, 
 def _check_alignment(sources: Sources, split: Split) -> None:
     if split.align > 1 and "test" in sources.parts:
         raise UserError(
-            "--align needs rows to be taken for testing",
-            "what does not fill a batch goes to the test part, and that has a file of its own",
+            "--align cannot be used with given test files",
+            "it moves rows that do not fill a batch to the test split",
             "leave --align or --test out",
         )
 
 
 @contextmanager
 def _new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder beside ``out`` that takes its place at the end, or is removed if anything fails.
+    """Provide a temporary folder beside ``out`` that replaces it on success and is removed on failure.
 
-    What a killed predecessor left is put right first.
+    Leftovers of a killed preparation are cleaned up first.
     """
     try:
-        out = out.resolve()  # a link stays one, and its target is what is replaced
-    except (OSError, RuntimeError) as error:  # links that lead in a circle
+        out = out.resolve()  # keep a symbolic link and replace its target
+    except (OSError, RuntimeError) as error:  # a cycle of links
         raise UserError(f"{out} cannot be made", str(error), "choose another --out") from error
     _recover(out)
     _check_out(out, overwrite)
@@ -265,7 +278,7 @@ def _new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
         raise UserError(f"{out} cannot be made", str(error), "choose another --out") from error
     try:
         yield partial
-        _check_out(out, overwrite)  # it may have come into being in the meantime
+        _check_out(out, overwrite)  # another process may have created it meanwhile
         if out.exists():
             old = out.with_name(f".{out.name}.old-{os.getpid()}")
             out.rename(old)
@@ -276,14 +289,14 @@ def _new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
-        raise UserError(f"{out} could not be written", error.strerror or str(error), "make room there") from error
+        raise UserError(f"{out} could not be written", error.strerror or str(error), "free some space there") from error
     finally:
         close_writers()
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _recover(out: Path) -> None:
-    """Removes what a killed preparation left half-made, and puts a folder back that it was about to replace."""
+    """Remove the leftovers of killed preparations and restore a folder that one was about to replace."""
     if not out.parent.is_dir():
         return
     for path in out.parent.glob(f".{out.name}.*-*"):
@@ -297,7 +310,7 @@ def _recover(out: Path) -> None:
 
 
 def _check_out(out: Path, overwrite: bool) -> None:
-    """Nothing but a prepared folder, or a part of one, is ever replaced, and never one that holds something else."""
+    """Refuse to replace anything but a data set or part folder without foreign files, and only with ``overwrite``."""
     if not out.exists():
         return
     if not overwrite:
@@ -305,7 +318,7 @@ def _check_out(out: Path, overwrite: bool) -> None:
     if not out.is_dir() or not all(_is_ours(path.name) for path in out.iterdir()) or not _is_complete(out):
         raise UserError(
             f"{out} is not replaced",
-            "it is not a prepared data set, or other files are in it",
+            "it is not a prepared data set, or it contains other files",
             "choose another --out",
         )
 
@@ -316,4 +329,4 @@ def _is_complete(out: Path) -> bool:
 
 def _is_ours(name: str) -> bool:
     known = {MANIFEST, QUARANTINE, REPORT, REPORT_NUMBERS, SPOOL_MANIFEST, ROWS, BAD_ROWS}
-    return name in known or OURS.fullmatch(name) is not None or re.fullmatch(r"texts-\d+\.bin", name) is not None
+    return name in known or bool(DATA_FILE.fullmatch(name) or re.fullmatch(r"texts-\d+\.bin", name))

@@ -1,4 +1,4 @@
-"""Sources → spool: blocks are cut here, parsed and checked by workers, and put down in the order of the sources."""
+"""Reading of sources into a spool: blocks are cut in this process, parsed and checked by workers, written in order."""
 
 from __future__ import annotations
 
@@ -24,18 +24,25 @@ from crepe_dist.preparing.spool import BAD_ROWS, ROW, ROWS, Rows, TextWriter
 
 MAX_LABEL = 200  # characters
 MAX_CLASSES = 1 << 16
-LONGEST_REASON = 300
+MAX_REASON = 300  # characters
 _LOWER = bytes(range(256)).lower()
-_NOT_LETTERS = bytes(point for point in range(128) if not chr(point).isalnum())
+_NOT_ALPHANUMERIC = bytes(point for point in range(128) if not chr(point).isalnum())
 _NOT_WORDS = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker needs to know about a block.
+    """A block for a worker to parse.
 
     Args:
-        limits: of each class, the largest number drawn that can still be in the sample.
+        folder: folder of the spool.
+        file: index of the source.
+        parser: parser of the source.
+        block: block to parse.
+        share: lines to keep, if several machines share the work.
+        class_names: names of the labels 1 … C, if a file gives them.
+        seed: seed of the sampling.
+        limits: largest random number that can still be in the sample, by class.
     """
 
     folder: Path
@@ -50,11 +57,22 @@ class Task:
 
 @dataclass(frozen=True)
 class Found:
-    """What is in a block. The labels in ``rows`` are positions in ``labels``."""
+    """Result of a ``Task``.
+
+    Attributes:
+        rows: records of the usable rows within the limits; their labels index ``labels``.
+        labels: label names.
+        good: number of usable rows of each label, including those beyond the limits.
+        drawn: random numbers of ``rows``.
+        bad: unusable rows.
+        consumed: bytes of the block that were used.
+        lines: lines of the block that were used.
+        texts: name of the file that holds the texts.
+    """
 
     rows: Rows
     labels: list[str]
-    good: list[int]  # rows of each label, those that the limits left out too
+    good: list[int]
     drawn: npt.NDArray[np.uint64]
     bad: list[BadRow]
     consumed: int
@@ -63,7 +81,7 @@ class Found:
 
 
 def read_block(task: Task) -> Found:
-    """Parses and checks one block; its texts go into this process's file. Runs in any process."""
+    """Parse and check one block, and append its texts to this process's file. Runs in a worker."""
     parsed = task.parser.parse(task.block, task.share) if task.block.data else None
     bad = [each for each in task.block.bad if task.share.owns(each.line)]
     labels: dict[str, int] = {}
@@ -99,7 +117,7 @@ def read_block(task: Task) -> Found:
 
 
 def _checked(row: Row, class_names: Sequence[str] | None) -> tuple[str, bytes]:
-    """Label and UTF-8 text of a row; a ``ValueError`` says why it cannot be used."""
+    """Return a row's label and its text in UTF-8; raise ``ValueError`` if it is unusable."""
     label = row.label.strip()
     text = check_text(row.text)
     try:
@@ -130,9 +148,9 @@ def _describe(records: Rows, rows: Sequence[Row], texts: Sequence[bytes], start:
 
 
 def _letters(text: str, data: bytes) -> bytes:
-    """Letters and digits alone, in lower case and compatibility form: equal for nearly equal texts."""
+    """Reduce a text to its letters and digits in lower case and compatibility form, to find near duplicates."""
     if text.isascii():
-        return data.translate(_LOWER, _NOT_LETTERS)
+        return data.translate(_LOWER, _NOT_ALPHANUMERIC)
     return _NOT_WORDS.sub("", unicodedata.normalize("NFKC", text).casefold()).encode("utf-8")
 
 
@@ -144,7 +162,7 @@ _open_writers: dict[Path, TextWriter] = {}
 
 
 def _writer(folder: Path) -> TextWriter:
-    """This process's file of texts in the folder."""
+    """Return this process's file of texts in the folder."""
     if folder not in _open_writers:
         close_writers()
         _open_writers[folder] = TextWriter(folder)
@@ -152,13 +170,14 @@ def _writer(folder: Path) -> TextWriter:
 
 
 def close_writers() -> None:
+    """Close this process's file of texts, if it is open."""
     while _open_writers:
         _open_writers.popitem()[1].close()
 
 
 @dataclass
 class FileCount:
-    """What came out of one source."""
+    """Counts and facts of one source, for the report."""
 
     rows: int = 0
     bad: int = 0
@@ -169,8 +188,8 @@ class FileCount:
 
 
 @dataclass
-class _Open:
-    """A source on its way."""
+class _OpenSource:
+    """A source that is being read."""
 
     file: int
     source: Source
@@ -181,14 +200,21 @@ class _Open:
 
 @dataclass
 class Reader:
-    """Reads sources, or a share of them, into a folder.
+    """Reader of sources, or a share of them, into a spool folder.
 
     Attributes:
-        labels: labels in the order in which they were met.
-        good: usable rows of each label, those too that are surely not in the sample.
-        files: what came out of each source that was read.
+        folder: folder of the spool.
+        sources: sources to read.
+        reading: reading options.
+        class_names: names of the labels 1 … C, if a file gives them.
+        seed: seed of the sampling.
+        max_per_class: size of the sample per class; ``None`` to keep all rows.
+        share: lines or files to read, if several machines share the work.
+        labels: index of each label, in the order of appearance.
+        good: usable rows of each label, including rows already excluded by sampling.
+        files: counts of each source read, by index.
         texts: names of the files of texts.
-        bad: how many lines could not be used.
+        bad: number of unusable lines.
     """
 
     folder: Path
@@ -203,20 +229,21 @@ class Reader:
     files: dict[int, FileCount] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
     bad: int = 0
-    _open: dict[int, _Open] = field(default_factory=dict)
+    _open: dict[int, _OpenSource] = field(default_factory=dict)
     _done: int = 0
 
     def read(self, executor: Executor, ahead: int) -> Iterator[int]:
-        """Reads all; yields the number of bytes read so far.
+        """Read all sources; yield the number of bytes read so far.
 
         Args:
-            ahead: blocks that may be on their way at a time.
+            executor: pool to parse in.
+            ahead: maximum number of blocks in flight.
         """
         reservoir = None if self.max_per_class is None else Reservoir(self.max_per_class)
         limits = reservoir.limits if reservoir else {}
         with (self.folder / ROWS).open("wb") as rows, (self.folder / BAD_ROWS).open("w", encoding="utf-8") as bad:
             for opened, found in self._in_order(executor, ahead, limits):
-                self._note(opened, found, rows, bad)
+                self._record(opened, found, rows, bad)
                 if reservoir and opened.source.part == "train":
                     for index, label in enumerate(found.labels):
                         reservoir.add(label, found.drawn[found.rows["label"] == index])
@@ -228,18 +255,18 @@ class Reader:
         close_writers()
 
     def _finish(self, file: int) -> None:
-        """Closes a source that is used up."""
+        """Close a source at its end."""
         cutter = self._open.pop(file).cutter
         count = self.files[file]
         count.sha256, count.bytes = cutter.sha256(), cutter.position
         cutter.close()
         self._done += count.bytes
 
-    def _note(self, opened: _Open, found: Found, rows: Any, bad: Any) -> None:
+    def _record(self, opened: _OpenSource, found: Found, rows: Any, bad: Any) -> None:
         count = self.files[opened.file]
         for each in found.bad:
             record = {"file": opened.source.name, "source": opened.file, **each._asdict()}
-            record["reason"] = excerpt(each.reason, LONGEST_REASON)
+            record["reason"] = excerpt(each.reason, MAX_REASON)
             bad.write(json.dumps(record, ensure_ascii=False) + "\n")
             count.bad += each.lines
             self.bad += each.lines
@@ -251,7 +278,7 @@ class Reader:
             raise UserError(
                 f"more than {MAX_CLASSES:,} different labels in {opened.source.name}",
                 f"read as {count.reads[:200]}; the last is {list(self.labels)[-1][:40]!r}",
-                "is this the column of the label? --label COLUMN names another, by name or number (--label 3 --text 2)",
+                "if this is not the label, name its column: --label COLUMN, by name or number (--label 3 --text 2)",
             )
         if found.texts not in self.texts:
             self.texts.append(found.texts)
@@ -261,13 +288,16 @@ class Reader:
             found.rows["texts"] = self.texts.index(found.texts)
             rows.write(found.rows.tobytes())
 
-    def _in_order(self, executor: Executor, ahead: int, limits: dict[str, int]) -> Iterator[tuple[_Open, Found]]:
-        """What is in each block, in order. A block that was not used to its end has its rest, and all that was cut
-        after it, cut again; while that happens, little is read ahead."""
-        waiting: deque[tuple[_Open, Block, Future[Found]]] = deque()
+    def _in_order(self, executor: Executor, ahead: int, limits: dict[str, int]) -> Iterator[tuple[_OpenSource, Found]]:
+        """Yield the result of each block in order.
+
+        If a parser leaves the end of a block unused, that end and all later blocks are cut again. The number of blocks
+        in flight then drops to one and grows back, to limit the repeated work.
+        """
+        waiting: deque[tuple[_OpenSource, Block, Future[Found]]] = deque()
         opened = self._opened()
         current = next(opened, None)
-        put_back: deque[_Open] = deque()
+        put_back: deque[_OpenSource] = deque()
         depth = ahead
         while True:
             while current and len(waiting) < depth:
@@ -291,7 +321,7 @@ class Reader:
             if found.consumed < len(block.data):
                 depth = 1
                 rest = Block(block.data[found.consumed :], block.line + found.lines, False, full=block.full)
-                again: dict[int, tuple[_Open, list[Block]]] = {owner.file: (owner, [rest])}
+                again: dict[int, tuple[_OpenSource, list[Block]]] = {owner.file: (owner, [rest])}
                 for each, later, _ in waiting:
                     again.setdefault(each.file, (each, []))[1].append(later)
                 waiting.clear()
@@ -302,13 +332,13 @@ class Reader:
                 put_back = deque([each for each, _ in again.values()] + list(put_back))
                 current = put_back.popleft()
 
-    def _opened(self) -> Iterator[_Open]:
-        """Opens one source after the other; with as many as shares or more, a share takes whole files."""
+    def _opened(self) -> Iterator[_OpenSource]:
+        """Open the sources one by one. A share takes whole files if there are at least as many files as shares."""
         by_file = len(self.sources) >= self.share.of
         for file, source in enumerate(self.sources):
             if by_file and file % self.share.of != self.share.index:
                 continue
             parser, cutter = open_source(source, self.reading)
             self.files[file] = FileCount(format=parser.name, reads=parser.reads)
-            self._open[file] = _Open(file, source, parser, cutter, Share() if by_file else self.share)
+            self._open[file] = _OpenSource(file, source, parser, cutter, Share() if by_file else self.share)
             yield self._open[file]

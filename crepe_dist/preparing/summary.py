@@ -1,4 +1,4 @@
-"""The numbers of a prepared data set's report, and warnings about what will hurt."""
+"""The numbers of a prepared data set's report, and warnings about likely problems in training."""
 
 from __future__ import annotations
 
@@ -19,17 +19,25 @@ from crepe_dist.wording import counted, percent
 
 PERCENTILES = (1, 5, 25, 50, 75, 90, 95, 99, 100)
 BINS = 40
-EXAMPLES = 3  # a class
+EXAMPLES = 3  # per class
 EXAMPLE_CLASSES = 50
 EXAMPLE_LENGTH = 300  # characters
 FEW_ROWS = 50
 FEW_TESTS = 100
-TELLING_ROWS = 20  # of a class, before it is said that its texts hold its label
-NOTABLE = 0.005  # share of the rows from which on a fault of theirs is warned of
+LEAK_ROWS = 20  # minimum size of a class for the warning that its texts contain its label
+NOTABLE = 0.005  # share of the rows from which a defect is reported
 
 
 def summarise(name: str, job: Job, found: Collected, built: Built, command: str) -> dict[str, Any]:
-    """All of a report, as JSON can hold it."""
+    """Collect the numbers of the report as JSON-like data.
+
+    Args:
+        name: name of the data set.
+        job: description of the preparation.
+        found: rows and counts from reading.
+        built: result of building the data set.
+        command: command line.
+    """
     lengths = found.rows["characters"][kept(built.fate)]
     counts = {
         part: np.bincount(built.labels[built.fate == code], minlength=len(built.classes))
@@ -60,14 +68,14 @@ def summarise(name: str, job: Job, found: Collected, built: Built, command: str)
         "command": command,
     }
     summary["warnings"] = _warnings(
-        summary, _names_label(found, built), job.class_names is not None, job.split.stratified
+        summary, _label_leaks(found, built), job.class_names is not None, job.split.stratified
     )
     return summary
 
 
 def _lengths(lengths: npt.NDArray[Any], feature_len: int) -> dict[str, Any]:
     values = np.percentile(lengths, PERCENTILES, method="inverted_cdf")
-    # Up to the 99th percentile in even steps; the rest, if there is one, in the last bin.
+    # Bins of equal width up to the 99th percentile, and a last bin for the rest.
     width = max(1, -(-int(values[PERCENTILES.index(99)]) // BINS))
     edges = [step * width for step in range(BINS + 1)]
     if lengths.max() >= edges[-1]:
@@ -88,7 +96,7 @@ def _characters(built: Built, total: int) -> dict[str, Any]:
     points = np.array(sorted(built.points), dtype=np.uint32)
     known = built.encoding.known(points) if len(points) else np.zeros(0, dtype=bool)
     unknown = Counter({int(point): built.points[int(point)] for point in points[~known]})
-    # Equal counts in the order of the code points, so that the same data give the same report.
+    # Break ties by code point, so that the same data give the same report.
     top = sorted(unknown.items(), key=lambda item: (-item[1], item[0]))[:20]
     return {
         "total": total,
@@ -99,7 +107,7 @@ def _characters(built: Built, total: int) -> dict[str, Any]:
 
 
 def _duplicates(found: Collected, built: Built) -> dict[str, Any]:
-    # Rows that were left out as duplicates are counted too, so that their number is seen.
+    # Count rows dropped as duplicates too, so that the report shows their number.
     fate = np.where(built.fate == REPEATED, TRAIN, built.fate).astype(np.uint8)
     exact = int(repeats(found.rows["exact"], fate).sum())
     near = firsts(found.rows["near"], fate)
@@ -121,7 +129,7 @@ def _duplicates(found: Collected, built: Built) -> dict[str, Any]:
 
 
 def _shared(mine: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> int:
-    """How many of mine are among theirs; the smaller is sorted, so that ten million rows take little memory."""
+    """Count the elements of ``mine`` that occur in ``theirs``; sort the smaller array only, to save memory."""
     if len(mine) > len(theirs):
         return int(np.isin(mine, theirs).sum())
     values, counts = np.unique(mine, return_counts=True)
@@ -142,8 +150,8 @@ def _examples(found: Collected, built: Built) -> dict[str, list[str]]:
     return examples
 
 
-def _names_label(found: Collected, built: Built) -> npt.NDArray[np.float64]:
-    """For each class, the share of its rows in which its label stands."""
+def _label_leaks(found: Collected, built: Built) -> npt.NDArray[np.float64]:
+    """Return the share of each class's texts that contain the label, float64 [classes]."""
     rows = kept(built.fate)
     labels = built.labels[rows]
     size = len(built.classes)
@@ -152,7 +160,7 @@ def _names_label(found: Collected, built: Built) -> npt.NDArray[np.float64]:
 
 
 def _warnings(
-    summary: dict[str, Any], names_label: npt.NDArray[np.float64], classes_are_named: bool, stratified: bool
+    summary: dict[str, Any], label_leaks: npt.NDArray[np.float64], classes_are_named: bool, stratified: bool
 ) -> list[dict[str, str]]:
     found: list[dict[str, str]] = []
 
@@ -166,22 +174,22 @@ def _warnings(
         end = "first" if summary["encoding"]["mode"] == "notebook" else "last"
         warn(
             f"{percent(lengths['cut'])} of the texts are cut",
-            f"they are longer than {feature_len} characters, of which the {end} are kept",
-            f"--feature-len {max(SHORTEST, percentiles['90'])} would hold nine texts of ten; time and memory grow "
-            "with it",
+            f"they are longer than {feature_len} characters, so only the {end} {feature_len} are read",
+            f"--feature-len {max(SHORTEST, percentiles['90'])} would keep nine texts in ten whole; time and memory "
+            "grow with it",
         )
     if feature_len < SHORTEST:
         warn(
             f"documents of {feature_len} characters cannot be trained on",
-            f"the network needs at least {SHORTEST}: train will refuse this data set",
-            f"prepare again by --feature-len {SHORTEST} or more",
+            f"the network needs at least {SHORTEST}, so train will refuse this data set",
+            f"prepare again with --feature-len {SHORTEST} or more",
         )
     cut = [reason for reason in summary["quarantine"]["reasons"] if reason.startswith("the gzip data")]
     if cut:
         warn(
-            "a file ends before its end",
-            f"{' and '.join(cut)}; what stood behind that is lost and cannot be counted",
-            "quarantine.jsonl names the file: get it again, and prepare again",
+            "a gzip file is truncated or broken",
+            f"{' and '.join(cut)}; the rows after that are lost and cannot be counted",
+            "find the file's name in quarantine.jsonl, get it again, and prepare again",
         )
     train = summary["parts"]["train"]["classes"]
     all_classes = counted(len(classes), "class", "classes")
@@ -190,7 +198,7 @@ def _warnings(
         warn(
             f"{len(small)} of {all_classes} {'has' if len(small) == 1 else 'have'} fewer than {FEW_ROWS} training rows",
             ", ".join(small[:10]) + (" …" if len(small) > 10 else ""),
-            "few rows are hardly learnt: gather more, or join these classes with others",
+            "collect more rows, or merge these classes with others: a network learns little from so few",
         )
     test = summary["parts"].get("test", {"rows": 0, "classes": []})
     for these, others, what in (
@@ -202,44 +210,44 @@ def _warnings(
             warn(
                 f"{len(alone)} of {all_classes} {'has' if len(alone) == 1 else 'have'} {what}",
                 ", ".join(alone[:10]) + (" …" if len(alone) > 10 else ""),
-                "take such rows out if they are no class, or "
+                "remove these rows if they are not a class, or "
                 + (
-                    "gather more of them: so few leave none for a part, --stratified too"
+                    "collect more of them: there are too few for every split, even with --stratified"
                     if stratified
-                    else "give every part rows of every class: --stratified"
+                    else "give every split rows of every class: --stratified"
                 ),
             )
     if 0 < test["rows"] < FEW_TESTS:
         warn(
-            f"the test part has {test['rows']} rows",
-            "a share of so few tells little: one row more or less changes it much",
-            "hold more back by --test, or gather more",
+            f"the test split has {test['rows']} rows",
+            "an accuracy measured on so few rows is imprecise",
+            "hold out more with --test, or collect more",
         )
     if max(train) > 0.9 * sum(train):
         warn(
             f"{percent(max(train), sum(train))} of the training rows are of one class, "
             f"{classes[train.index(max(train))]}",
-            "a model that always says so looks good and is of no use",
-            "look at the scores of each class, and perhaps sample the large class down: --max-per-class",
+            "a model that always predicts this class gets a high accuracy without learning anything",
+            "look at the scores per class; --max-per-class reduces the large class",
         )
     if not classes_are_named and all(_is_number(name) for name in classes):
         warn(
             "the labels look like numbers",
-            "they are taken as names of classes; that one is larger than another is not learnt",
-            "nothing, if that is meant; "
+            "they are treated as class names; their order is not learnt",
+            "nothing, if this is intended; "
             + (
-                "names for the labels 1, 2, … can stand in classes.txt beside the data, one a line"
+                "names for the labels 1, 2, … can be given in classes.txt beside the data, one per line"
                 if classes == [str(number) for number in range(1, len(classes) + 1)]
-                else "names instead of numbers make the results easier to read"
+                else "names instead of numbers would make the results easier to read"
             ),
         )
         values = Counter(float(name) for name in classes)
         twice = [name for name in classes if values[float(name)] > 1]
         if twice:
             warn(
-                "some labels are the same number",
+                "some labels are different spellings of the same number",
                 ", ".join(map(repr, twice[:10])),
-                "each spelling is a class of its own: write them alike",
+                "use one spelling and prepare again: each spelling is a separate class",
             )
     spellings: dict[str, list[str]] = {}
     for name in classes:
@@ -247,40 +255,40 @@ def _warnings(
     alike = [" and ".join(map(repr, names)) for names in spellings.values() if len(names) > 1]
     if alike:
         warn(
-            "some labels differ in capitals or spaces only",
+            "some labels differ only in case or spaces",
             "; ".join(alike[:10]) + ("; …" if len(alike) > 10 else ""),
-            "each spelling is a class of its own: write them alike, and prepare again",
+            "use one spelling and prepare again: each spelling is a separate class",
         )
     of_class = [sum(counts) for counts in zip(*(part["classes"] for part in summary["parts"].values()))]
-    telling = [
+    leaking = [
         f"{name} ({percent(share)})"
-        for name, share, count in zip(classes, names_label.tolist(), of_class)
-        if share > 0.5 and count >= TELLING_ROWS
+        for name, share, count in zip(classes, label_leaks.tolist(), of_class)
+        if share > 0.5 and count >= LEAK_ROWS
     ]
-    if telling:
+    if leaking:
         warn(
-            f"the label stands in the text of most rows of {counted(len(telling), 'class', 'classes')}",
-            ", ".join(telling[:10]) + (" …" if len(telling) > 10 else ""),
-            "if texts that you will classify do not hold the answer, take it out of these",
+            f"most texts of {counted(len(leaking), 'class', 'classes')} contain their label",
+            ", ".join(leaking[:10]) + (" …" if len(leaking) > 10 else ""),
+            "remove the label from these texts, unless the texts to classify later contain it too",
         )
     characters = summary["characters"]
     script = (
-        f"an alphabet holds {MAX_CHARACTERS} characters; a script of more has to be written in another one first"
+        f"an alphabet holds {MAX_CHARACTERS} characters; transliterate a script that has more"
         if summary["fit"]["alphabet"]
-        else "--alphabet auto makes an alphabet of the characters of these texts"
+        else "--alphabet auto makes an alphabet from the characters of these texts"
     )
     if characters["unknown"] > 0.1 * characters["total"]:
         warn(
             f"{percent(characters['unknown'], characters['total'])} of the characters are outside the alphabet",
-            "the network sees each of them as a blank",
+            "the network sees each of them as blank",
             script,
         )
     blank = characters["unreadable"]
     if sum(blank.values()) >= NOTABLE * rows:
         parts = [f"{count:,} of {summary['parts'][part]['rows']:,} in {part}" for part, count in blank.items() if count]
         warn(
-            f"{percent(sum(blank.values()), rows)} of the rows cannot be read by the network",
-            f"nearly all their characters are outside the alphabet ({', '.join(parts)}): it sees blanks",
+            f"{percent(sum(blank.values()), rows)} of the rows are nearly blank to the network",
+            f"almost all their characters are outside the alphabet ({', '.join(parts)})",
             f"{script}; or leave these rows out"
             + ("; --mode paper reads capitals too" if summary["encoding"]["mode"] == "notebook" else ""),
         )
@@ -288,23 +296,23 @@ def _warnings(
         part, other = pair.split(" in ")
         if count["near"] > 0.01 * summary["parts"][part]["rows"]:
             warn(
-                f"{count['near']:,} {part} rows stand in the {other} part too",
-                f"{count['exact']:,} of them letter by letter; what was learnt by heart counts as understood",
+                f"{count['near']:,} {part} rows also occur in the {other} split",
+                f"{count['exact']:,} of them are exact copies; memorised texts inflate the scores",
                 "--dedupe near leaves repeated rows out",
             )
     conflicting, removed = summary["duplicates"]["conflicting"], summary["duplicates"]["removed"]
     if conflicting >= NOTABLE * rows and removed < summary["duplicates"]["near"]:
         warn(
             f"{percent(conflicting, rows)} of the rows have the text of an earlier row, but another label",
-            f"{counted(conflicting, 'such row')}: nobody can tell from the text which label is right",
-            "look at how they were labelled; --dedupe near keeps the first of each",
+            f"{counted(conflicting, 'such row')}: the text does not show which label is right",
+            "check how they were labelled; --dedupe near keeps the first of each",
         )
     fits = max(SHORTEST, percentiles["99"])
     if feature_len > 1.5 * fits:
         warn(
-            f"most of the {feature_len} characters a document are empty",
-            f"99 % of the texts have at most {percentiles['99']}",
-            f"--feature-len auto; convolutions then take about {percent(fits, feature_len)} of the time",
+            f"most of the {feature_len} characters per document are padding",
+            f"99 % of the texts have at most {percentiles['99']} characters",
+            f"use --feature-len auto; convolutions then take about {percent(fits, feature_len)} of the time",
         )
     return found
 
