@@ -591,7 +591,7 @@ class TestRedirects:
 
     def test_in_a_circle(self, server, tmp_path):
         server.answers(self.to(NAME))
-        assert "more than 5 redirects" in refused(server, tmp_path).why
+        assert "more than 5 consecutive redirects" in refused(server, tmp_path).why
         assert len(server.asked) == 6
 
     @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ class TestTables:
             ("one,text,two\na,b,c\n", {}, "which column is the label"),
             ("label,text\nx,a\n", {"text": "body"}, "has no column 'body'"),
             ("x,a\ny,b\n", {"label": "3"}, "has no column '3'"),
-            ("one\ntwo\n", {}, "has one column"),
+            ("one\ntwo\n", {}, "has only one column"),
             ("x,a\ny,b\n", {"label": "kind"}, "has no column 'kind'"),
         ],
     )
@@ -326,7 +326,7 @@ class TestAmazon:
         got = read(tmp_path, "reviews_Books_5.json", "\n".join(lines))
         assert [row[0] for row in got.rows] == [4]
         assert [reason for _, reason in got.reasons] == [
-            "neither JSON nor a Python literal", "not JSON: and longer than 65,536 characters",
+            "neither JSON nor a Python literal", "not JSON, and longer than 65,536 characters",
             "neither JSON nor a Python literal",
         ]  # fmt: skip
         assert not (tmp_path / "executed").exists()
@@ -390,7 +390,7 @@ class TestParquet:
     def test_two_columns_of_one_name(self, tmp_path):
         columns = [pa.array(["a"]), pa.array(["b"]), pa.array(["x"])]
         pq.write_table(pa.table(columns, names=["text", "text", "label"]), tmp_path / "a.parquet")
-        with pytest.raises(UserError, match="several columns called 'text'"):
+        with pytest.raises(UserError, match="several columns named 'text'"):
             Read(tmp_path, find_sources([str(tmp_path / "a.parquet")]).files)
 
     def test_metadata_and_labels_of_absurd_size(self, tmp_path):
@@ -427,7 +427,7 @@ class TestParquet:
 
     def test_a_column_of_numbers_is_no_text(self, tmp_path):
         self.write(tmp_path / "a.parquet", {"text": [1, 2], "label": ["x", "y"]})
-        with pytest.raises(UserError, match="is no text"):
+        with pytest.raises(UserError, match="is not text"):
             Read(tmp_path, find_sources([str(tmp_path / "a.parquet")]).files)
 
 
@@ -446,7 +446,7 @@ class TestFolders:
         got = Read(tmp_path, find_sources([folder]).files, ahead=3)
         assert [(row[1], row[2]) for row in got.rows] == [("neg", "bad"), ("pos", "fine"), ("pos", "good")]
         assert [(bad["reason"], bad["excerpt"]) for bad in got.bad] == [
-            ("empty text", "2"), ("not readable: it is UTF-16 text", "3"),
+            ("empty text", "2"), ("unreadable: it is UTF-16 text", "3"),
         ]  # fmt: skip
 
     def test_parts_that_are_folders_of_classes(self, tmp_path):
@@ -542,7 +542,7 @@ class TestLimits:
         rows = "".join(f"x,text number {n}\n" for n in range(5000)).encode()
         got = read(tmp_path, "a.csv.gz", gzip.compress(rows)[:cut])
         assert 4000 < len(got.rows) <= 5000
-        assert got.reasons == [(len(got.rows) + 1, "the gzip data end in the middle")]
+        assert got.reasons == [(len(got.rows) + 1, "the gzip data are truncated")]
         assert [row[2] for row in got.rows] == [f"text number {n}" for n in range(len(got.rows))]
 
     def test_damaged_gzip_data(self, tmp_path):

@@ -145,7 +145,7 @@ def test_every_flaw_planted_is_reported_to_the_row(tmp_path):
     expected = [("test.csv", 2, "unknown label: 'q' is not in the training rows")]
     expected += [("train.csv.gz", line, reason) for line, (_, reason) in FLAWS.items()]
     assert [(each["file"], each["line"], each["reason"]) for each in bad[:-1]] == expected
-    assert (bad[-1]["file"], bad[-1]["reason"]) == ("train.csv.gz", "the gzip data end in the middle")
+    assert (bad[-1]["file"], bad[-1]["reason"]) == ("train.csv.gz", "the gzip data are truncated")
     assert bad[-1]["line"] in (1001, 1002)
     assert bad[1]["excerpt"] == "a,b,c"
     good = 993 + (bad[-1]["line"] - 1001)
@@ -419,7 +419,7 @@ class TestReport:
             ([f"{'ab'[n % 2]},text {n}" for n in range(60)], "the test split has 12 rows"),
             (
                 [f"{['1', '1.0', '2'][n % 3]},text {n}" for n in range(300)],
-                "some labels are different spellings of the same number",
+                "some labels are spellings of the same number",
             ),
             (
                 [
@@ -482,7 +482,7 @@ def test_texts_taken_for_labels_are_not_printed_whole(tmp_path):
 
 
 def test_a_file_of_one_column_is_not_asked_for_another(tmp_path):
-    with pytest.raises(UserError, match="has one column"):
+    with pytest.raises(UserError, match="has only one column"):
         prepared(tmp_path, ["text", *(f"something {n}" for n in range(50))])
 
 

@@ -280,7 +280,7 @@ def _in_folder(folder: Path, root: Path, reading: Reading, above: tuple[str, ...
     else:
         raise UserError(
             f"{folder} holds nothing that can be read",
-            "no file is named like train.csv or ends in .csv, .tsv, .jsonl or .parquet, and there is no folder for each class",
+            "there are no files like train.csv, no .csv, .tsv, .jsonl or .parquet files, and no folder for each class",
             "name the files themselves, and their --format if necessary",
         )
 

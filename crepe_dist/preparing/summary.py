@@ -245,7 +245,7 @@ def _warnings(
         twice = [name for name in classes if values[float(name)] > 1]
         if twice:
             warn(
-                "some labels are different spellings of the same number",
+                "some labels are spellings of the same number",
                 ", ".join(map(repr, twice[:10])),
                 "use one spelling and prepare again: each spelling is a separate class",
             )

@@ -1,1 +1,1 @@
-"""What texts come in: each format cuts a file into blocks, in one process, and parses a block into rows, in any."""
+"""File formats. Each has a cutter, which runs in one process and yields blocks, and a parser, which runs in workers."""

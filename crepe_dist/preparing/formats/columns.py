@@ -1,4 +1,4 @@
-"""Which columns hold the label and the text."""
+"""Detection of headers and choice of the columns of label and text."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ TEXTS = (
     "text", "content", "review", "reviewtext", "review text", "review body", "body", "sentence", "document",
     "description", "message", "tweet", "comment",
 )  # fmt: skip
-# Never label or text: numbers of rows, as pandas and others write them.
+# Row numbers, as pandas and others write them: neither label nor text.
 INDICES = re.compile(r"(id|index|unnamed: \d+|  index level \d+  |)")
 TITLES = ("title", "headline", "subject", "summary", "review title", "review headline")
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Names (or numbers from 1, where there is no header) that the user gave; ``None``: to be found."""
+    """Columns given by the user, by name or by number from 1; ``None`` to detect them."""
 
     label: str | None = None
     title: str | None = None
@@ -32,26 +32,32 @@ class Wanted:
 
     @property
     def names(self) -> list[str]:
+        """All given columns."""
         return [name for name in (self.label, self.title, self.text) if name is not None]
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Positions of the columns; ``label`` is ``None`` where the file itself tells the class."""
+    """Chosen columns.
+
+    Attributes:
+        label: index of the label's column; ``None`` if the file name gives the class.
+        texts: indices of the columns that make up the text.
+    """
 
     label: int | None
     texts: tuple[int, ...]
 
     def describe(self, names: Sequence[str]) -> str:
-        """What is read, for the report."""
+        """Describe the columns read, for the report."""
         text = " | ".join(names[i] for i in self.texts)
         return f"text: {text}" if self.label is None else f"label: {names[self.label]}, text: {text}"
 
 
 def is_header(rows: Sequence[Sequence[str]], wanted: Wanted) -> bool:
-    """Whether the first of some rows names columns: wanted ones, or the usual names of a label or a text.
+    """Tell whether the first row is a header, which names a wanted column or has a usual name of a label or text.
 
-    A word that stands in the same column again is no header: a class may be called "review".
+    A word that occurs again in its column does not count, because a class may be called "review".
     """
     if not rows:
         return False
@@ -65,8 +71,11 @@ def is_header(rows: Sequence[Sequence[str]], wanted: Wanted) -> bool:
 
 
 def may_be_header(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether the first row looks unlike the others, so that it is better to ask than to take it for data: an empty
-    cell or a word where all others have numbers or more, or a label of its own where every other label comes again."""
+    """Tell whether the first row differs so much from the others that the user should decide if it is a header.
+
+    It differs if a cell is empty where all others are not, if a cell is a word where the others are numbers, or if its
+    label is unique where every other label occurs again.
+    """
     cells, *others = rows
     if len(others) < 3:
         return False
@@ -82,18 +91,21 @@ def may_be_header(rows: Sequence[Sequence[str]]) -> bool:
 
 
 def _is_number(text: str) -> bool:
-    """A number, or a date or time written with digits."""
+    """Tell whether a text is a number, or a date or time in digits."""
     return bool(text.strip()) and not text.strip().strip("0123456789+-.,:/ T")
 
 
 def choose_named(file: str, names: Sequence[str], wanted: Wanted, *, label_given: bool) -> Chosen:
-    """Columns by name, of a header or of a table.
+    """Choose among named columns.
 
     Args:
-        label_given: the file's name is the class, so no column is needed.
+        file: name of the file, for messages.
+        names: names of all columns.
+        wanted: columns given by the user.
+        label_given: the file name gives the class, so no label column is needed.
 
     Raises:
-        UserError: a column is not there, or cannot be guessed; it lists those that are there.
+        UserError: A column does not exist or cannot be guessed; the message lists the columns.
     """
     places: dict[str, int | None] = {}
     usual = {"label": LABELS, "text": TEXTS, "title": TITLES if wanted.text is None else ()}
@@ -105,7 +117,7 @@ def choose_named(file: str, names: Sequence[str], wanted: Wanted, *, label_given
         else:
             found = [i for name in usual[what] for i, each in enumerate(names) if _plain(each) == name]
             places[what] = next((i for i in found if i not in places.values()), None)
-    # What has no usual name is the one column that is left, if there is one.
+    # A column without a usual name can be chosen if it is the only one left.
     for what in ("text",) if label_given else ("label", "text"):
         if places[what] is None:
             left = [
@@ -117,8 +129,8 @@ def choose_named(file: str, names: Sequence[str], wanted: Wanted, *, label_given
                 taken = [f"{other} is {names[i]!r:.60}" for other, i in places.items() if i is not None]
                 raise UserError(
                     f"{file}: which column is the {what}?",
-                    "; ".join([f"there are {', '.join(names)}"[:500], *taken]),
-                    f"name it by --{what}-column, or give its number, from 1 to {len(names)}",
+                    "; ".join([f"the columns are {', '.join(names)}"[:500], *taken]),
+                    f"give its name or its number from 1 to {len(names)} with --{what}-column",
                 )
             places[what] = left[0]
     return Chosen(places["label"], tuple(i for i in (places["title"], places["text"]) if i is not None))
@@ -132,30 +144,35 @@ def _position(file: str, names: Sequence[str], what: str, given: str) -> int:
     raise UserError(
         f"{file} has no column {given!r}",
         f"it has {', '.join(names)}"[:500],
-        f"name one by --{what}-column, or give its number, from 1 to {len(names)}",
+        f"give a name or a number from 1 to {len(names)} with --{what}-column",
     )
 
 
 def _one_column(file: str) -> UserError:
     return UserError(
-        f"{file} has one column", "a label and a text are needed", "is it another --format than was taken?"
+        f"{file} has only one column", "a label and a text are needed", "check the columns, or give another --format"
     )
 
 
 def choose_numbered(file: str, width: int, wanted: Wanted, *, label_given: bool) -> Chosen:
-    """Columns of a table without header: the label first, all others are text, unless numbers from 1 are given.
+    """Choose the columns of a table without header. By default the first is the label and all others are text.
+
+    Args:
+        file: name of the file, for messages.
+        width: number of columns.
+        wanted: columns given by the user, by number from 1.
+        label_given: the file name gives the class, so no label column is needed.
 
     Raises:
-        UserError: a given column is not a number up to ``width``; of several columns without a label any may be the
-            text.
+        UserError: A given column is not a number from 1 to ``width``, or the text column is ambiguous.
     """
 
     def position(what: str, given: str) -> int:
         if not _is_place(given, width):
             raise UserError(
                 f"{file} has no column {given!r}",
-                f"it has {width} columns and no header was seen",
-                f"--{what}-column takes a number from 1 to {width}; --header yes says that the first line names them",
+                f"it has {width} columns and no header was found",
+                f"give a number from 1 to {width} with --{what}-column, or --header yes if the first line names them",
             )
         return int(given) - 1
 
@@ -166,8 +183,8 @@ def choose_numbered(file: str, width: int, wanted: Wanted, *, label_given: bool)
         if label_given and width > 1:
             raise UserError(
                 f"{file}: which column is the text?",
-                f"it has {width} columns and no header was seen",
-                f"--text-column, a number from 1 to {width}; or --header yes if the first line names the columns",
+                f"it has {width} columns and no header was found",
+                f"give a number from 1 to {width} with --text-column, or --header yes if the first line names them",
             )
         return Chosen(label, tuple(i for i in range(width) if i != label))
     named = [("title", wanted.title), ("text", wanted.text)]

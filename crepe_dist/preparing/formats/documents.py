@@ -1,4 +1,4 @@
-"""A folder whose files are the documents of one class."""
+"""Folders whose files are the documents of one class."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from crepe_dist.files import sha256
 from crepe_dist.preparing.formats.rows import BLOCK, MAX_RECORD, BadRow, Block, Parsed, Row, Share, excerpt, too_long
 from crepe_dist.preparing.formats.stream import Stream
 
-FILES = 256  # in a block
+FILES = 256  # per block
 
 
 @dataclass(frozen=True)
 class Documents:
-    """A block is a list of paths; a document's "line" is its file's number in the sorted folder."""
+    """Parser of a class folder. A block is a list of paths; a document's "line" is its number in the sorted folder."""
 
     folder: Path
     label: str
@@ -41,7 +41,7 @@ class Documents:
 
 
 class DocumentCutter:
-    """Lists of paths; what is read of the files is counted when they are listed."""
+    """Cutter of a class folder into lists of paths. Files count as read when they are listed."""
 
     def __init__(self, folder: Path) -> None:
         self.position = 0
@@ -66,13 +66,13 @@ class DocumentCutter:
         self._returned.extendleft(reversed(blocks))
 
     def sha256(self) -> str:
-        """Of all names and contents."""
+        """Hash all names and contents."""
         digest = hashlib.sha256()
         for name in self._names:
             digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
             try:
                 digest.update(bytes.fromhex(sha256(self._folder / name)))
-            except (OSError, ValueError):  # it is in quarantine
+            except (OSError, ValueError):  # the file is in quarantine
                 digest.update(b"not readable")
         return digest.hexdigest()
 
@@ -81,7 +81,7 @@ class DocumentCutter:
 
 
 def list_documents(folder: Path) -> list[str]:
-    """Paths of all visible files below ``folder``, relative to it, sorted; links to folders are followed once."""
+    """List the visible files below ``folder``, sorted, relative to it. Each linked folder is visited only once."""
     found: list[str] = []
     seen: set[str] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
@@ -97,7 +97,7 @@ def _read(path: Path) -> str:
     try:
         stream = Stream(path)
     except UserError as error:
-        raise ValueError(f"not readable: it {error.what.removeprefix(str(path)).strip()}") from None
+        raise ValueError(f"unreadable: it {error.what.removeprefix(str(path)).strip()}") from None
     data = stream.read(MAX_RECORD + 1)
     stream.close()
     if len(data) > MAX_RECORD:

@@ -1,4 +1,4 @@
-"""JSON Lines, and the Amazon 5-core files of the notebook."""
+"""JSON Lines, and the notebook's Amazon 5-core files."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ from crepe_dist.preparing.formats.lines import LineCutter
 from crepe_dist.preparing.formats.rows import MAX_RECORD, BadRow, Block, Parsed, Row, Share, excerpt, join, too_long
 from crepe_dist.preparing.formats.stream import Stream
 
-DEEPEST = 4  # objects inside of objects whose keys are looked at
-MAX_LITERAL = 1 << 16  # characters of a Python literal; the parser takes about a hundred times its length in memory
-# Numbers keep their spelling: they may be labels, and a number of a million digits takes no time.
+MAX_DEPTH = 4  # levels of nested objects whose keys are listed
+MAX_LITERAL = 1 << 16  # characters of a Python literal; parsing takes about 100 times its length in memory
+# Keep the spelling of numbers: they may be labels, and converting a million digits would take long.
 _DECODER = json.JSONDecoder(parse_int=str, parse_float=str)
 
 
 @dataclass(frozen=True)
 class JsonLines:
-    """An object a line.
+    """Parser of JSON Lines, with one object per line.
 
     Args:
-        label: key of the class; ``None``: all rows are of the class ``given``.
+        label: key of the label; ``None`` if all rows are of the class ``given``.
         texts: keys of the text, or of title and text.
-        literals: lines that are no JSON may be Python literals, as in the Amazon 5-core files.
-        kept: keys whose values rows are to carry.
+        given: class of all rows, if ``label`` is ``None``.
+        literals: also accept Python literals, which the Amazon 5-core files use.
+        name: name of the format.
+        reads: description of the columns read, for the report.
+        kept: keys whose values go into ``Row.cells``.
     """
 
     label: str | None
@@ -64,19 +67,23 @@ class JsonLines:
 def open_json_lines(
     stream: Stream, file: str, wanted: Wanted, label: str | None, *, keep: bool = False, live: bool = False
 ) -> tuple[JsonLines, LineCutter]:
-    """Takes the keys of the first object for the columns.
+    """Open a JSON Lines file. The keys of its first object are the columns.
 
     Args:
-        keep: rows carry the values of these keys.
+        stream: bytes of the file.
+        file: name of the file, for messages.
+        wanted: columns given by the user.
+        label: class of all rows, if the file name gives it.
+        keep: keep the values of all these keys in ``Row.cells``.
         live: see ``LineCutter``.
 
     Raises:
-        UserError: the wanted keys are not there, or the file is one JSON value.
+        UserError: A wanted key is missing, or the file is a single JSON value.
     """
     cutter = LineCutter(stream, quoted=False, live=live)
     cutter.look(1)
     if cutter.head.lstrip()[:1] == b"[":
-        raise UserError(f"{file} is one JSON array", "an object a line is read", f"jq -c '.[]' {file} > {file}l")
+        raise UserError(f"{file} is one JSON array", "one object per line is needed", f"jq -c '.[]' {file} > {file}l")
     for line in cutter.head.splitlines():
         try:
             record = _load(line, literals=False)
@@ -94,7 +101,7 @@ def open_json_lines(
 
 
 def open_amazon(stream: Stream, label: str) -> tuple[JsonLines, LineCutter]:
-    """Reviews of one category: ``summary | reviewText``."""
+    """Open the Amazon reviews of one category; their text is ``summary | reviewText``."""
     reads = "text: summary | reviewText"
     return JsonLines(None, ("summary", "reviewText"), label, True, "amazon", reads), LineCutter(stream, quoted=False)
 
@@ -117,7 +124,7 @@ def _load(line: bytes, *, literals: bool) -> dict[str, Any]:
 
 def _literal(text: str) -> Any:
     if len(text) > MAX_LITERAL:
-        raise ValueError(f"not JSON: and longer than {MAX_LITERAL:,} characters")
+        raise ValueError(f"not JSON, and longer than {MAX_LITERAL:,} characters")
     try:
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -125,16 +132,16 @@ def _literal(text: str) -> Any:
 
 
 def _names(record: dict[str, Any], before: str = "") -> Iterator[str]:
-    """Keys of single values; one inside of another object as `outer.inner`."""
+    """Yield the keys of scalar values; keys of nested objects are written `outer.inner`."""
     for name, value in record.items():
-        if isinstance(value, dict) and before.count(".") < DEEPEST:
+        if isinstance(value, dict) and before.count(".") < MAX_DEPTH:
             yield from _names(value, f"{before}{name}.")
         elif not isinstance(value, (dict, list)):
             yield f"{before}{name}"
 
 
 def _value(record: dict[str, Any], key: str) -> Any:
-    """The value of a key, or along a path of keys; ``None`` if there is none."""
+    """Return the value of a key or of a path of keys; ``None`` if it does not exist."""
     if key in record:
         return record[key]
     outer, _, inner = key.partition(".")
@@ -154,7 +161,7 @@ def _scalar(record: dict[str, Any], key: str) -> str:
 
 
 def _cell(record: dict[str, Any], key: str) -> str:
-    """A value to be kept: what it was, as text, whatever it was."""
+    """Return any value as text, for ``Row.cells``."""
     value = _value(record, key)
     return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else _scalar(record, key)
 

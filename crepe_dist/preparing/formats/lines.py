@@ -1,4 +1,4 @@
-"""Cuts a stream into blocks at ends of lines, or at ends of records where a quoted field may hold line ends."""
+"""Cutting of a stream into blocks at line ends, or at record ends if quoted fields may contain line ends."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ BOM = b"\xef\xbb\xbf"
 
 
 class LineCutter:
-    """Blocks of whole records, about ``BLOCK`` bytes each.
+    """Cutter of a stream into blocks of whole records, about ``BLOCK`` bytes each.
 
-    A cut of a ``quoted`` stream is a line end with an even number of quotes before it. A stray quote makes that wrong:
-    the parser then consumes less than the block, and what is left, and what was cut behind it, is ``put_back``. The
-    next block is then as long as can be, and the parser says where its last record ends; after it, quotes are counted
-    anew. So what is a record does not depend on where it was cut.
+    A ``quoted`` stream is cut at line ends with an even number of quotes before them. A stray quote breaks this rule:
+    the parser then consumes only a part of the block, and the rest and all later blocks are ``put_back``. The next
+    block is as long as possible, the parser finds the end of its last record, and counting of quotes starts again after
+    it. The division into records therefore does not depend on the cuts.
 
     Args:
-        live: blocks of a pipe hold the records that are there; it does not wait for as many as fill a block.
+        stream: bytes to cut.
+        quoted: line ends inside quoted fields do not end a record.
+        live: yield the records that have arrived from a pipe, instead of waiting until they fill a block.
     """
 
     def __init__(self, stream: Stream, *, quoted: bool, live: bool = False) -> None:
@@ -29,21 +31,21 @@ class LineCutter:
         self._line = 1
         self._ended = False
         self._buffer = b""
-        self._before: deque[Block] = deque()  # what was put back and comes before the buffer
-        self._count = quoted  # cut where quotes are even
+        self._before: deque[Block] = deque()  # blocks put back, which precede the buffer
+        self._count = quoted  # count quotes in the next cut
         self._live = live and stream.live
-        self._enough = 0  # bytes that a block must have, since with fewer it could not be parsed
+        self._enough = 0  # minimum size of a block in bytes: the parser could not use a shorter one
         self._fill()
         if self._buffer.startswith(BOM):
             self._buffer = self._buffer[len(BOM) :]
 
     @property
     def head(self) -> bytes:
-        """The first bytes, up to ``BLOCK``, without taking them; of what is live, those that have come."""
+        """The next bytes, up to ``BLOCK``, without consuming them; from a live stream, those that have arrived."""
         return self._buffer
 
     def look(self, lines: int) -> None:
-        """Waits until so many lines stand in the ``head``, if there are so many."""
+        """Wait until ``head`` contains this many lines, or the stream ends."""
         while self._live and self._buffer.count(b"\n") < lines and not self._ended and len(self._buffer) < BLOCK:
             self._read_some()
 
@@ -58,14 +60,14 @@ class LineCutter:
         self._stream.close()
 
     def skip_lines(self, count: int) -> None:
-        """Drops the first lines: a header and what stands before it."""
+        """Skip lines, such as a header and the lines before it."""
         for _ in range(count):
             end = self._buffer.find(b"\n") + 1
             self._buffer = self._buffer[end:] if end else b""
         self._line += count
 
     def take(self) -> Block | None:
-        """The next block; ``None`` at the end. A block that holds a bad line holds nothing else."""
+        """Return the next block; ``None`` at the end. A block with an unreadable line contains nothing else."""
         if not self._before:
             self._fill()
             self._enough = 0
@@ -82,7 +84,7 @@ class LineCutter:
         return Block(block.data[:end], block.line, False, full=full)
 
     def put_back(self, blocks: Sequence[Block]) -> None:
-        """Takes back the blocks that were taken last, the first of them perhaps shortened from its front."""
+        """Put back the blocks taken last; the front of the first one may have been consumed."""
         self._count = self._quoted and blocks[0].full
         merged: list[Block] = []
         for block in (*blocks, *self._before):
@@ -95,7 +97,7 @@ class LineCutter:
             self._buffer = last.data + self._buffer
             self._line = last.line
             self._enough = len(self._buffer) + 1
-        # Nothing reaches over a line that was left out, so what stands before it is the end of something.
+        # No record spans a skipped line, so the block before one is final.
         self._before = deque(block._replace(final=True) for block in merged)
 
     def _fill(self) -> None:
@@ -112,7 +114,7 @@ class LineCutter:
         self._ended = not piece
 
     def _is_enough(self) -> bool:
-        """Whether whole records are there, as far as quotes tell."""
+        """Tell whether the buffer contains whole records, judging by the quotes."""
         end = self._buffer.rfind(b"\n") + 1
         odd = self._count and self._buffer.count(b'"', 0, end) % 2
         return bool(end) and not odd and len(self._buffer) >= self._enough
@@ -130,12 +132,12 @@ class LineCutter:
         end = self._buffer.rfind(b"\n") + 1
         if end:
             return self._block(end)._replace(final=True)
-        # The line that was cut off is part of what is lost.
+        # The last line is incomplete, so report it as lost.
         rest, self._buffer, self._stream.problem = self._buffer, b"", ""
         return Block(b"", self._line, True, (BadRow(self._line, problem, excerpt(rest)),))
 
     def _cut(self, window: bytes) -> tuple[int, bool]:
-        """Where the last record of the window ends, and whether that is its last line end; 0 without a line end."""
+        """Return the end of the window's last record (0 without a line end), and whether it is the last line end."""
         last = end = window.rfind(b"\n") + 1
         counted, self._count = self._count, self._quoted
         odd = window.count(b'"', 0, end) % 2 if counted else 0
@@ -146,7 +148,7 @@ class LineCutter:
         return end or last, end in (0, last)
 
     def _skip_long_line(self) -> Block:
-        """A line that fills a block is not kept in memory; its beginning is."""
+        """Skip a line that is longer than a block, and report it with an excerpt."""
         bad = BadRow(self._line, too_long(), excerpt(self._buffer))
         while (end := self._buffer.find(b"\n") + 1) == 0:
             self._buffer = self._stream.read(BLOCK)

@@ -1,4 +1,7 @@
-"""Parquet, and the folders of it that Hugging Face's `datasets` writes."""
+"""Parquet files, also those that Hugging Face's `datasets` writes.
+
+Functions import pyarrow themselves, so that commands which do not read Parquet start without it.
+"""
 
 from __future__ import annotations
 
@@ -35,13 +38,14 @@ MAX_BATCH = 8192
 
 @dataclass(frozen=True)
 class Parquet:
-    """Rows of a table; a block is a record batch in Arrow's IPC form: the label, if a column holds it, then the texts,
-    then what is kept.
+    """Parser of Parquet. A block is an Arrow IPC record batch with the label (if any), text and kept columns.
 
     Args:
-        label: the class of all rows, where no column tells it.
-        label_names: names of the integers in the label column (the ``ClassLabel`` of `datasets`).
-        kept: names of the columns that rows are to carry.
+        label: class of all rows, if the file name gives it.
+        label_names: names of the integers in the label column (``ClassLabel`` of `datasets`), if known.
+        name: name of the format.
+        reads: description of the columns read, for the report.
+        kept: names of the columns whose values go into ``Row.cells``.
     """
 
     label: str | None
@@ -74,7 +78,7 @@ class Parquet:
 
 
 class ParquetCutter:
-    """Record batches of the wanted columns, as texts."""
+    """Cutter of a Parquet file into record batches of the chosen columns, as text."""
 
     def __init__(self, path: Path, file: Any, columns: Sequence[str]) -> None:
         self._path = path
@@ -115,7 +119,7 @@ class ParquetCutter:
                         yield self._block(waiting)
                         rows = size = 0
             except (pa.ArrowException, OSError, ValueError) as error:
-                problem = f"not readable: {error}"[:300]
+                problem = f"unreadable: {error}"[:300]
             if waiting:
                 yield self._block(waiting)
             if problem:
@@ -123,8 +127,10 @@ class ParquetCutter:
                 yield Block(b"", end, False, (BadRow(end, problem, "", left),))
 
     def _pieces(self, group: int) -> Iterator[Any]:
-        """Record batches of a row group, a few rows each: how long a value is when it is unpacked is not known before,
-        and a file of a kilobyte may say that all its rows are the same megabyte."""
+        """Yield a row group in small batches.
+
+        The size of decoded values is not known in advance: a file of 1 kB can repeat a value of 1 MB in all its rows.
+        """
         columns = list(dict.fromkeys(self._columns))
         with self._path.open("rb") as stream:
             rows = rows_at_a_time(stream, self._file.metadata.row_group(group), columns)
@@ -148,22 +154,28 @@ class ParquetCutter:
 def open_parquet(
     path: Path, file: str, wanted: Wanted, label: str | None, *, keep: bool = False
 ) -> tuple[Parquet, ParquetCutter]:
-    """Looks at the table's columns.
+    """Open a Parquet file and choose its columns.
 
     Args:
-        keep: rows carry the values of all columns that can be written as text.
+        path: file to open.
+        file: name of the file, for messages.
+        wanted: columns given by the user.
+        label: class of all rows, if the file name gives it.
+        keep: keep the values of all columns that can be converted to text in ``Row.cells``.
 
     Raises:
-        UserError: not a Parquet file, or the wanted columns are not there or hold no text.
+        UserError: The file is not Parquet, or a wanted column does not exist or is not text.
     """
     with path.open("rb") as stream:
         if stream.read(2) == GZIP:
-            raise UserError(f"{file} is gzipped", "Parquet is packed inside", "unpack it first: gunzip")
+            raise UserError(f"{file} is gzipped", "Parquet has its own compression", "decompress it first: gunzip")
     try:
         opened = pq.ParquetFile(path, pre_buffer=False)
         schema = opened.schema_arrow
     except (pa.ArrowException, OSError, UnicodeEncodeError) as error:
-        raise UserError(f"{file} cannot be read as Parquet", str(error)[:300], "is it whole? get it again") from error
+        raise UserError(
+            f"{file} cannot be read as Parquet", str(error)[:300], "check that it is complete, or get it again"
+        ) from error
     simple = [field for field in schema if not pa.types.is_nested(field.type)]
     names, types = [field.name for field in simple], [field.type for field in simple]
     columns = choose_named(file, names, wanted, label_given=label is not None)
@@ -172,12 +184,14 @@ def open_parquet(
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             raise UserError(
-                f"{file}: column {names[position]!r} is no text", f"it holds {kind}", "name one by --text-column"
+                f"{file}: column {names[position]!r} is not text",
+                f"its type is {kind}",
+                "name a text column with --text-column",
             )
     kept = tuple(name for name, kind in zip(names, types) if _is_writable(kind)) if keep else ()
     for name in {*(names[i] for i in (columns.label, *columns.texts) if i is not None), *kept}:
         if names.count(name) > 1:
-            raise UserError(f"{file} has several columns called {name!r}", remedy="rename one, or name another")
+            raise UserError(f"{file} has several columns named {name!r}", remedy="rename them, or choose others")
     positions = columns.texts if columns.label is None else (columns.label, *columns.texts)
     label_names = None if columns.label is None else _label_names(schema, names[columns.label])
     return Parquet(label, label_names, reads=columns.describe(names), kept=kept), ParquetCutter(
@@ -196,7 +210,7 @@ def _is_writable(kind: pa.DataType) -> bool:
 
 
 def _label_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
-    """What `datasets` stores about a ``ClassLabel`` in the file."""
+    """Return the class names that `datasets` stores for a ``ClassLabel`` column, if any."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         names = features[column]["names"]
@@ -211,7 +225,7 @@ def _unpacked(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
         array = batch.column(name)
         array = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
         binary = pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type)
-        # Bytes are decoded one by one later, so that one that is no text costs one row.
+        # Keep binary values as bytes and decode them one by one later, so that an invalid one affects one row only.
         arrays.append(array.cast(pa.large_binary() if binary else pa.large_string()))
     return pa.RecordBatch.from_arrays(arrays, names=[str(i) for i in range(len(arrays))])
 

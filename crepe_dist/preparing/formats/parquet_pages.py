@@ -1,8 +1,8 @@
-"""How large the pages of a Parquet file are when they are unpacked, as each says of itself.
+"""Uncompressed sizes of the pages of a Parquet file, from the page headers.
 
-Arrow takes the memory that a page's header asks for, and the sizes in the file's footer need not be true. The headers
-are Thrift structs in its compact protocol (``PageHeader`` of parquet-format's ``parquet.thrift``); the numbers that are
-wanted stand in its first fields.
+Arrow allocates the memory that a page's header asks for, and the sizes in the file's footer may be wrong. The headers
+are Thrift structs in the compact protocol (``PageHeader`` in parquet-format's ``parquet.thrift``), with the needed
+numbers in their first fields.
 """
 
 from __future__ import annotations
@@ -10,43 +10,56 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
-MAX_PAGE = 1 << 28  # bytes; some writers make one page of a row group
-SLICE = 256  # rows that are read at a time where nothing speaks against it
-ROOM = 1 << 26  # bytes that a dictionary's largest entry may take in all rows of a slice
-USUAL_PAGE = 1 << 20
-HEADER = 1 << 14
-LONGEST_HEADER = 1 << 22  # it may hold the least and the greatest value of the page
-DEEPEST = 8
-KIND, UNPACKED, PACKED = 1, 2, 3  # fields of PageHeader
-OF_KIND = {0: 5, 2: 7, 3: 8}  # data, dictionary, data of version 2: the field with what is said of such a page
+MAX_PAGE = 1 << 28  # bytes; some writers make a single page per row group
+ROWS = 256  # default number of rows to read at a time
+MAX_DICTIONARY_BYTES = 1 << 26  # limit on a dictionary's largest entry times the rows read at a time
+USUAL_PAGE = 1 << 20  # bytes
+USUAL_HEADER = 1 << 14  # bytes
+MAX_HEADER = 1 << 22  # bytes; a header may contain the minimum and maximum of the page
+MAX_DEPTH = 8
+KIND, UNCOMPRESSED, COMPRESSED = 1, 2, 3  # fields of PageHeader
+DETAILS = {0: 5, 2: 7, 3: 8}  # page kind (data, dictionary, data v2): field of PageHeader with its own header
 DICTIONARY = 2
 BOOLS, BYTE, INTEGERS, DOUBLE, BINARY, LISTS, STRUCT = (1, 2), 3, (4, 5, 6), 7, 8, (9, 10), 12
 
 
 class Page(NamedTuple):
+    """Header of a page.
+
+    Attributes:
+        kind: page type, a key of ``DETAILS``.
+        values: number of values.
+        uncompressed: size of the decoded page, in bytes.
+    """
+
     kind: int
     values: int
-    unpacked: int
+    uncompressed: int
 
 
 def rows_at_a_time(stream: BinaryIO, group: Any, columns: Sequence[str]) -> int:
-    """How many rows of a row group may be read together, so that memory stays within some pages.
+    """Return how many rows of a row group can be read together within the memory of a few pages.
+
+    Args:
+        stream: Parquet file.
+        group: pyarrow's metadata of the row group.
+        columns: names of the columns to read.
 
     Raises:
-        ValueError: a page that is larger than ``MAX_PAGE``, or no page where one should be.
+        ValueError: A page is larger than ``MAX_PAGE``, or a header is invalid.
     """
-    rows = SLICE
+    rows = ROWS
     for number in range(group.num_columns):
         chunk = group.column(number)
         if chunk.path_in_schema not in columns:
             continue
         for page in _pages(stream, chunk):
-            if page.unpacked > MAX_PAGE:
-                raise ValueError(f"a page of {page.unpacked:,} bytes; {MAX_PAGE:,} are the most that are read")
+            if page.uncompressed > MAX_PAGE:
+                raise ValueError(f"a page of {page.uncompressed:,} bytes; the limit is {MAX_PAGE:,}")
             if page.kind == DICTIONARY:
-                rows = min(rows, ROOM // max(1, page.unpacked))
-            elif page.unpacked > USUAL_PAGE:
-                rows = min(rows, page.values)  # or a slice would be made of many such pages
+                rows = min(rows, MAX_DICTIONARY_BYTES // max(1, page.uncompressed))
+            elif page.uncompressed > USUAL_PAGE:
+                rows = min(rows, page.values)  # avoid decoding many large pages at a time
     return max(1, rows)
 
 
@@ -58,29 +71,34 @@ def _pages(stream: BinaryIO, chunk: Any) -> Iterator[Page]:
     end = position + chunk.total_compressed_size
     size = stream.seek(0, 2)
     if not 0 < position <= end <= size:
-        raise ValueError("a column that is not in the file")
+        raise ValueError("a column lies outside the file")
     while position < end:
         stream.seek(position)
         header = _header(stream)
-        kind, unpacked, packed = (header.number(field) for field in (KIND, UNPACKED, PACKED))
-        yield Page(kind, header.values(OF_KIND.get(kind, 0)), unpacked)
-        position += header.position + packed
+        kind, uncompressed, compressed = (header.number(field) for field in (KIND, UNCOMPRESSED, COMPRESSED))
+        yield Page(kind, header.values(DETAILS.get(kind, 0)), uncompressed)
+        position += header.position + compressed
 
 
 def _header(stream: BinaryIO) -> _Struct:
-    data = stream.read(HEADER)
+    data = stream.read(USUAL_HEADER)
     try:
         return _Struct(data)
     except IndexError:
-        data += stream.read(LONGEST_HEADER)
+        data += stream.read(MAX_HEADER)
     try:
         return _Struct(data)
     except IndexError:
-        raise ValueError("the header of a page does not end") from None
+        raise ValueError("a page header does not end") from None
 
 
 class _Struct:
-    """One Thrift struct: its integers and structs by field; the rest is passed over. ``IndexError``: it is cut off."""
+    """Parser of a Thrift struct: keeps integers and nested structs by field id, and skips other fields.
+
+    Raises:
+        IndexError: The data end before the struct.
+        ValueError: The data are not a valid struct.
+    """
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -88,20 +106,21 @@ class _Struct:
         self.fields = self._struct(0)
 
     def number(self, field: int) -> int:
+        """Return a required, non-negative integer."""
         found = self.fields.get(field)
         if not isinstance(found, int) or found < 0:
-            raise ValueError("a page without a size")
+            raise ValueError("a page header has no size")
         return found
 
     def values(self, field: int) -> int:
-        """The first number of a struct in this one; 0 if there is none."""
+        """Return the first integer of a nested struct; 0 if it does not exist."""
         within = self.fields.get(field)
         found = within.get(1) if isinstance(within, dict) else None
         return found if isinstance(found, int) else 0
 
     def _struct(self, depth: int) -> dict[int, Any]:
-        if depth > DEEPEST:
-            raise ValueError("the header of a page is nested too deeply")
+        if depth > MAX_DEPTH:
+            raise ValueError("a page header is nested too deeply")
         fields: dict[int, Any] = {}
         field = 0
         while head := self._byte():
@@ -125,7 +144,7 @@ class _Struct:
             for _ in range(count):
                 self._skip(1) if head & 15 in BOOLS else self._value(head & 15, depth + 1)
         else:
-            raise ValueError("the header of a page holds something that does not belong there")
+            raise ValueError("a page header contains an invalid type")
         return None
 
     def _byte(self) -> int:
@@ -146,7 +165,7 @@ class _Struct:
             if byte < 128:
                 return result
             if shift > 63:
-                raise ValueError("the header of a page holds a number without end")
+                raise ValueError("a page header contains an endless number")
 
     def _integer(self) -> int:
         number = self._varint()

@@ -1,4 +1,4 @@
-"""What every format yields: rows, rows that cannot be used, and blocks on the way to them."""
+"""Types and interfaces common to all formats: rows, unusable rows, blocks, parsers and cutters."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-TITLE_JOINT = " | "
+TITLE_SEPARATOR = " | "
 BLOCK = 1 << 21  # bytes that are read and parsed together
-MAX_RECORD = 1 << 20  # bytes of one row; a longer one is a broken file more often than a text
-EXCERPT = 80
+MAX_RECORD = 1 << 20  # bytes per row; longer ones usually come from a broken file
+EXCERPT = 80  # characters
 STRIPE = 1024  # lines
 
 
 class Row(NamedTuple):
-    """One document, and the line (of a table: the row) on which it ends, from 1.
+    """A document.
 
-    Args:
-        cells: the values of all columns, where they are to be kept.
+    Attributes:
+        line: line on which it ends, from 1; its row number in formats without lines.
+        label: label as read.
+        text: text as read.
+        cells: values of all columns, if requested.
     """
 
     line: int
@@ -27,7 +30,14 @@ class Row(NamedTuple):
 
 
 class BadRow(NamedTuple):
-    """Lines that cannot be used: where they end, why, how they begin, and how many they are."""
+    """One or more unusable lines.
+
+    Attributes:
+        line: number of the last line.
+        reason: reason, for the quarantine.
+        excerpt: start of the first line.
+        lines: number of lines.
+    """
 
     line: int
     reason: str
@@ -36,14 +46,14 @@ class BadRow(NamedTuple):
 
 
 class Block(NamedTuple):
-    """A piece of a file that can be parsed by itself.
+    """A piece of a file that can be parsed on its own.
 
-    Args:
-        data: what the format's ``parse`` takes.
-        line: number of its first line.
-        final: nothing follows it in the file.
-        bad: what could not even be read.
-        full: no more can be read together with it; what is open from its first line to its end is broken.
+    Attributes:
+        data: input of the format's ``parse``.
+        line: number of the first line.
+        final: True at the end of the file.
+        bad: lines that could not be read.
+        full: True if the block cannot be extended, so that a record open from its first line to its end is broken.
     """
 
     data: bytes
@@ -55,19 +65,29 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class Share:
-    """The lines of a file that one of several machines reads: stripes in turn."""
+    """One machine's share of the lines of a file, in alternating stripes.
+
+    Attributes:
+        index: number of the share, from 0.
+        of: number of shares.
+    """
 
     index: int = 0
     of: int = 1
 
     def owns(self, line: int) -> bool:
+        """Tell whether a line belongs to this share."""
         return self.of == 1 or line // STRIPE % self.of == self.index
 
 
 class Parsed(NamedTuple):
-    """What is in a block. ``consumed`` bytes of it, ``lines`` lines, were used; the next block begins after them.
+    """Content of a block.
 
-    Bytes that are not UTF-8 may stand in the texts as lone surrogates.
+    Attributes:
+        rows: documents. Bytes that are not UTF-8 may appear as lone surrogates.
+        bad: unusable lines.
+        consumed: bytes of the block that were used; the next block starts after them.
+        lines: lines of the block that were used.
     """
 
     rows: list[Row]
@@ -77,56 +97,56 @@ class Parsed(NamedTuple):
 
 
 class Cutter(Protocol):
-    """One opened file on its way into blocks.
-
-    Attributes:
-        position: bytes of the file that were read.
-    """
+    """An open file that is cut into blocks."""
 
     @property
-    def position(self) -> int: ...
+    def position(self) -> int:
+        """Number of bytes of the file read so far."""
 
     def take(self) -> Block | None:
-        """The next block; ``None`` at the end."""
+        """Return the next block; ``None`` at the end."""
 
     def put_back(self, blocks: Sequence[Block]) -> None:
-        """Takes back the blocks that were taken last."""
+        """Put back the blocks taken last."""
 
     def sha256(self) -> str:
-        """Of the whole file, at its end."""
+        """Return the SHA-256 of the whole file, once it has been read."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the file."""
 
 
 class Parser(Protocol):
-    """What a worker does to a block; small, and sent to it with each."""
+    """Parser of blocks; small, because it is sent to a worker with each block."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of the format."""
 
     @property
     def reads(self) -> str:
-        """What is label and what is text, for the report."""
+        """Description of the columns of label and text, for the report."""
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """Names of the columns whose values are in the ``cells`` of rows."""
+        """Names of the columns in ``Row.cells``."""
 
     def parse(self, block: Block, share: Share) -> Parsed:
-        """The rows of a block whose lines are of the share."""
+        """Parse the lines of a block that belong to the share."""
 
 
 def join_title(title: str, text: str) -> str:
-    """``title | text``, as the notebook joins summary and review; the text alone without a title."""
-    return f"{title}{TITLE_JOINT}{text}" if title else text
+    """Join a title and a text as ``title | text``, as the notebook does with summary and review."""
+    return f"{title}{TITLE_SEPARATOR}{text}" if title else text
 
 
 def join(columns: list[str]) -> str:
-    return columns[0] if len(columns) == 1 else TITLE_JOINT.join(column for column in columns if column.strip())
+    """Join the text columns of a row with `` | ``, except for blank ones."""
+    return columns[0] if len(columns) == 1 else TITLE_SEPARATOR.join(column for column in columns if column.strip())
 
 
 def check_text(text: str) -> bytes:
-    """A document's text in UTF-8; a ``ValueError`` says why it cannot be used."""
+    """Encode a document's text as UTF-8; raise ``ValueError`` if it is unusable."""
     if not text or text.isspace():
         raise ValueError("empty text")
     try:
@@ -136,11 +156,12 @@ def check_text(text: str) -> bytes:
 
 
 def excerpt(text: str | bytes, length: int = EXCERPT) -> str:
-    """The beginning of what could not be used, as text that any file can hold."""
+    """Return the first characters of unusable data as valid text."""
     if isinstance(text, bytes):
         return text[:length].decode("utf-8", "replace")
     return text[:length].encode("utf-8", "replace").decode()
 
 
 def too_long() -> str:
+    """Return the reason for rejecting rows longer than ``MAX_RECORD``."""
     return f"longer than {MAX_RECORD:,} bytes"

@@ -1,4 +1,4 @@
-"""A file's bytes, decompressed, from front to back in bounded memory, with the SHA-256 of what is on the disk."""
+"""Sequential reading of plain and gzipped files in bounded memory, with the SHA-256 of the file on disk."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import Any
 from crepe_dist.errors import UserError
 
 GZIP = b"\x1f\x8b"
-PIECE = 1 << 18
-STEP = 256
-PAUSE = 0.005  # seconds in which a writer that is not slow has written more
+PIECE = 1 << 18  # bytes
+SALVAGE_STEP = 256  # bytes of broken gzip data that are decompressed at a time
+PAUSE = 0.005  # seconds; a fast writer has written more to its pipe after this time
 ZIP = b"PK\x03\x04"
 WORKBOOKS = (".xlsx", ".xlsm", ".ods")  # zip archives by their first bytes
-FOREIGN = {
+UNSUPPORTED = {
     b"BZh91AY&SY": ("bzip2", "bunzip2"),
     b"\xfd7zXZ": ("xz", "unxz"),
     b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
@@ -30,15 +30,15 @@ FOREIGN = {
 
 
 class Stream:
-    """Reads ``path``, or the standard input for ``None``; gzip is known by its first bytes.
+    """Reader of a file, or of the standard input if ``path`` is ``None``. Gzip is detected by its first bytes.
 
     Attributes:
-        position: bytes taken from the file so far.
-        problem: why the data end before their end, if they do; empty otherwise.
-        live: it is no file but a pipe or a terminal, whose data come when they come.
+        position: bytes of the file read so far.
+        problem: reason why the data end early; empty otherwise.
+        live: True for a pipe or a terminal, whose data arrive over time.
 
     Raises:
-        UserError: the file cannot be opened, or is packed in another way.
+        UserError: The file cannot be opened, or has an unsupported compression or encoding.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -56,24 +56,28 @@ class Stream:
             ) from error
         self.live = _is_live(self._file)
         self._raw = b""
-        while any(magic.startswith(self._raw) for magic in (GZIP, *FOREIGN)) and (data := self._read_raw()):
+        while any(magic.startswith(self._raw) for magic in (GZIP, *UNSUPPORTED)) and (data := self._read_raw()):
             self._raw += data
         if self._raw.startswith(ZIP) and path and path.suffix.lower() in WORKBOOKS:
-            raise UserError(f"{self._name} is a workbook", "plain files and .gz are read", "export it as CSV (UTF-8)")
-        for magic, (name, remedy) in FOREIGN.items():
+            raise UserError(
+                f"{self._name} is a workbook", "only plain files and .gz can be read", "export it as CSV (UTF-8)"
+            )
+        for magic, (name, remedy) in UNSUPPORTED.items():
             if self._raw.startswith(magic):
-                raise UserError(f"{self._name} is {name}", "plain files and .gz are read", f"unpack it first: {remedy}")
+                raise UserError(
+                    f"{self._name} is {name}", "only plain files and .gz can be read", f"convert it first: {remedy}"
+                )
         self._gzip = self._raw.startswith(GZIP)
         self._peeked = b""
         self._decoder = zlib.decompressobj(31)
 
     def peek(self, size: int) -> bytes:
-        """What ``read`` will give next."""
+        """Return the next bytes without consuming them."""
         self._peeked = self.read(size)
         return self._peeked
 
     def read(self, size: int) -> bytes:
-        """At most ``size`` bytes, fewer only at the end."""
+        """Read ``size`` bytes, or fewer at the end."""
         pieces, self._peeked = [self._peeked[:size]], self._peeked[size:]
         size -= len(pieces[0])
         while size > 0 and (piece := self._gunzip(size) if self._gzip else self._plain(size)):
@@ -82,30 +86,31 @@ class Stream:
         return b"".join(pieces)
 
     def read_some(self, size: int) -> bytes:
-        """At least one byte and at most ``size``: what is there; nothing at the end."""
+        """Read the bytes that are available, from one to ``size``; none at the end."""
         if self._peeked:
             return self.read(min(size, len(self._peeked)))
         return self._gunzip(size) if self._gzip else self._plain(size)
 
     def waits(self) -> bool:
-        """Whether nothing can be read now, nor in a moment."""
+        """Tell whether a read would block for longer than ``PAUSE``."""
         if not self.live or self._peeked or self._raw or self._decoder.unconsumed_tail:
             return False
         return not select.select([self._file], [], [], PAUSE)[0]
 
     def close(self) -> None:
+        """Close the file; the standard input stays open."""
         if self._file is not sys.stdin.buffer:
             self._file.close()
 
     def sha256(self) -> str:
-        """Of the whole file, once it was read to its end; what follows broken data counts too."""
+        """Read to the end and return the SHA-256 of the whole file, including bytes after broken gzip data."""
         while self._read_raw():
             pass
         return self._digest.hexdigest()
 
     def _read_raw(self) -> bytes:
         try:
-            data: bytes = self._file.read1(PIECE)  # what is there of a pipe
+            data: bytes = self._file.read1(PIECE)  # returns what a pipe holds, without waiting for more
         except OSError as error:
             raise UserError(
                 f"{self._name} cannot be read", error.strerror or str(error), "name another file"
@@ -120,7 +125,7 @@ class Stream:
         return data[:size]
 
     def _gunzip(self, size: int) -> bytes:
-        """Some decompressed bytes; one file may hold several members, and zeros behind them."""
+        """Decompress some bytes. A file may contain several gzip members, with zeros after them."""
         while not self.problem:
             if self._decoder.eof:
                 self._raw = self._decoder.unused_data.lstrip(b"\0")
@@ -132,14 +137,14 @@ class Stream:
             data = self._decoder.unconsumed_tail or self._raw or self._read_raw()
             self._raw = b""
             if not data:
-                self.problem = "the gzip data end in the middle"
+                self.problem = "the gzip data are truncated"
                 return self._decoder.flush()
             before = self._decoder.copy()
             try:
                 piece = self._decoder.decompress(data, size)
             except zlib.error as error:
                 self.problem = f"the gzip data are broken: {error}"
-                return _until_broken(before, data)
+                return _salvaged(before, data)
             if piece:
                 return piece
         return b""
@@ -148,16 +153,16 @@ class Stream:
 def _is_live(file: Any) -> bool:
     try:
         return not stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-    except OSError:  # there is no file behind it
+    except OSError:  # not backed by a file descriptor
         return False
 
 
-def _until_broken(decoder: Any, data: bytes) -> bytes:
-    """What can be had of a broken piece, in small steps; at most as much as a piece can hold."""
+def _salvaged(decoder: Any, data: bytes) -> bytes:
+    """Decompress broken data in small steps, up to the error."""
     found: list[bytes] = []
-    for start in range(0, len(data), STEP):
+    for start in range(0, len(data), SALVAGE_STEP):
         try:
-            found.append(decoder.decompress(data[start : start + STEP], PIECE))
+            found.append(decoder.decompress(data[start : start + SALVAGE_STEP], PIECE))
         except zlib.error:
             break
     return b"".join(found)

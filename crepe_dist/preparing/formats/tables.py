@@ -15,26 +15,28 @@ from crepe_dist.preparing.formats.lines import LineCutter
 from crepe_dist.preparing.formats.rows import MAX_RECORD, BadRow, Block, Parsed, Row, Share, excerpt, join, too_long
 from crepe_dist.preparing.formats.stream import Stream
 
-LOOK_AT = 200  # rows that decide how many columns there are
-# A record that breaks the rules of quoting takes with it the lines up to where its quotes balance, at most so many;
-# else its first line alone, so that one stray quote does not swallow a file.
+LOOK_AT = 200  # rows used to detect the header and the columns
+# A record with wrong quoting is skipped up to the line where its quotes balance, if that is within this many lines.
+# Otherwise only its first line is skipped, so that a stray quote does not swallow the file.
 BROKEN_LINES = 50
 DELIMITERS = ",;\t|"
 
 
 @dataclass(frozen=True)
 class Table:
-    """CSV (RFC 4180; strictly, or a stray quote would swallow rows) or TSV (a line a row; quotes are characters, but
-    around a whole field they are taken off).
+    """Parser of CSV and TSV.
+
+    CSV follows RFC 4180 strictly, because otherwise a stray quote would swallow rows. TSV has one row per line; quotes
+    are ordinary characters, but those around a whole field are removed.
 
     Args:
         name: ``csv`` or ``tsv``.
-        columns: where label and texts stand.
-        width: columns of every row.
-        label: the class of all rows, where no column tells it.
-        delimiter: of CSV.
-        reads: what the columns are, for the report.
-        kept: names of all columns, if rows are to carry them.
+        columns: columns of label and texts.
+        width: number of columns of every row.
+        label: class of all rows, if the file name gives it.
+        delimiter: delimiter of CSV.
+        reads: description of the columns read, for the report.
+        kept: names of all columns, if their values go into ``Row.cells``.
     """
 
     name: str
@@ -46,7 +48,7 @@ class Table:
     kept: tuple[str, ...] = ()
 
     def parse(self, block: Block, share: Share) -> Parsed:
-        # Bytes that are not UTF-8 become lone surrogates, so that one bad row does not end the file.
+        # Decode invalid UTF-8 as lone surrogates, so that a bad row does not fail the whole block.
         lines = list(io.StringIO(block.data.decode("utf-8", "surrogateescape"), newline="\n"))
         result = Parsed([], [], len(block.data), len(lines))
         used = (self._csv if self.name == "csv" else self._tsv)(lines, block, share, result)
@@ -56,7 +58,7 @@ class Table:
         return result
 
     def _csv(self, lines: list[str], block: Block, share: Share, result: Parsed) -> int:
-        """Fills ``result``; returns how many lines were used."""
+        """Add rows to ``result`` and return the number of lines used."""
         csv.field_size_limit(2 * MAX_RECORD)
         start = 0
         while start < len(lines):
@@ -70,17 +72,17 @@ class Table:
                     done = reader.line_num
                 return len(lines)
             except csv.Error as error:
-                begun = start + done
+                record = start + done
                 at_end = start + reader.line_num == len(lines)
-                broken = _broken(lines, begun)
-                if (at_end or not broken) and not block.final and not (block.full and begun == 0):
-                    return begun  # what follows the block decides
+                broken = _broken_lines(lines, record)
+                if (at_end or not broken) and not block.final and not (block.full and record == 0):
+                    return record  # the record may continue after the block
                 broken = broken or 1
-                line = block.line + begun + broken - 1
+                line = block.line + record + broken - 1
                 if share.owns(line):
-                    bad = BadRow(line, f"not CSV: {error}", excerpt(lines[begun].rstrip("\r\n")), broken)
+                    bad = BadRow(line, f"not CSV: {error}", excerpt(lines[record].rstrip("\r\n")), broken)
                     result.bad.append(bad)
-                start = begun + broken
+                start = record + broken
         return len(lines)
 
     def _tsv(self, lines: list[str], block: Block, share: Share, result: Parsed) -> int:
@@ -114,14 +116,20 @@ def open_table(
     keep: bool = False,
     live: bool = False,
 ) -> tuple[Table, LineCutter]:
-    """Looks at the first rows: is there a header, how many columns, which are wanted?
+    """Open a table and detect its delimiter, header and columns from its first rows.
 
     Args:
-        keep: rows carry the values of all columns.
-        live: see ``LineCutter``. Without ``header`` there must be rows to compare the first with.
+        name: ``csv`` or ``tsv``.
+        stream: bytes of the file.
+        file: name of the file, for messages.
+        wanted: columns given by the user.
+        header: ``yes``, ``no`` or ``auto``. Detection waits for ``LOOK_AT`` rows of a live stream.
+        label: class of all rows, if the file name gives it.
+        keep: keep the values of all columns in ``Row.cells``.
+        live: see ``LineCutter``.
 
     Raises:
-        UserError: the wanted columns are not there.
+        UserError: A wanted column does not exist, or it is unclear whether there is a header.
     """
     cutter = LineCutter(stream, quoted=name == "csv", live=live)
     cutter.look(LOOK_AT if header == "auto" else 1)
@@ -137,8 +145,8 @@ def open_table(
     elif header == "auto" and may_be_header(rows):
         raise UserError(
             f"{file}: does its first line name the columns?",
-            f"it looks unlike the others: {delimiter.join(rows[0])[:200]}",
-            "say --header yes or --header no, and perhaps "
+            f"it looks different from the others: {delimiter.join(rows[0])[:200]}",
+            "give --header yes or --header no, and if necessary "
             + ("the column: --text-column" if label is not None else "the columns: --label-column, --text-column"),
         )
     else:
@@ -154,11 +162,10 @@ Head = list[tuple[int, list[str]]]
 
 
 def _look(name: str, head: bytes) -> tuple[str, Head]:
-    """The delimiter (a spreadsheet's "CSV" may have semicolons), and the first rows with the number of the line on
-    which each ends.
+    """Detect the delimiter, and return it with the first rows and the line on which each ends.
 
-    The delimiter that makes columns with usual names; else the one that most rows agree on; else the one that makes
-    the fewest different labels.
+    Spreadsheets may write "CSV" with semicolons. The best delimiter yields columns with usual names; then the most rows
+    of equal width; then the fewest distinct labels.
     """
     text = head.decode("utf-8", "replace")
     if name == "tsv":
@@ -215,8 +222,8 @@ def _from(lines: list[str], start: int) -> Iterator[str]:
     return (lines[index] for index in range(start, len(lines)))
 
 
-def _broken(lines: list[str], start: int) -> int:
-    """Lines of the broken record that begins on ``start``; 0 if it takes more lines to know."""
+def _broken_lines(lines: list[str], start: int) -> int:
+    """Return the number of lines of the broken record at ``start``; 0 if more lines are needed to tell."""
     quotes = 0
     some = lines[start : start + BROKEN_LINES]
     for count, line in enumerate(some, start=1):

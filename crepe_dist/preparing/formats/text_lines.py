@@ -1,4 +1,4 @@
-"""Texts without a label, one a line."""
+"""Unlabelled texts, one per line."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from crepe_dist.preparing.formats.rows import MAX_RECORD, BadRow, Block, Parsed,
 
 @dataclass(frozen=True)
 class TextLines:
-    """Every line is a row, an empty one too. Bytes that are not UTF-8 become "�", which no alphabet has.
+    """Parser of text lines. Every line is a row, even an empty one; bytes that are not UTF-8 become "�".
 
     Args:
-        kept: the name of the text, if rows are to carry it.
+        kept: name of the text column, if the text goes into ``Row.cells``.
+        name: name of the format.
+        reads: description of the columns read, for the report.
     """
 
     kept: tuple[str, ...] = ()
