@@ -163,7 +163,7 @@ described("documents of 10^30 characters", put("encoding", "feature_len", value=
 described("an alphabet of its own", put("encoding", "alphabet", value="x" * 10**6), "the alphabet cannot be used")
 described("a terminal's alphabet", put("encoding", "alphabet", value=f" {ESCAPE}"), "the alphabet cannot be used")
 described("an alphabet of numbers", put("encoding", "alphabet", value=[32, 97]), "the alphabet is not a text")
-described("classes that are a number", put("classes", value=LONG), "no list of names")
+described("classes that are a number", put("classes", value=LONG), "not a list of names")
 described("two classes too many", put("classes", value=["a"] * 5), "3 outputs, but 5 classes")
 described("a dropout of 1e308", put("network", "dropout", value=1e308), "dropout is 1e\\+308")
 described("names for the terminal", put("classes", 0, value=ESCAPE), r"\\x1b\]0;owned\\x07\\x9b2J\\u202e", fine=True)
@@ -434,7 +434,7 @@ source(
 source(
     "JSON of a quarter of a gigabyte in a line",
     bomb(MEGABYTES_64, 4, b'{"label": "a", "text": "x"}\n{"label": "b", "text": "'),
-    "cannot be used",
+    "are unusable",
     file="x.jsonl.gz",
 )
 source(
@@ -577,7 +577,7 @@ part("a text by its whole path", taken_from("/etc/passwd"), "points out of the f
 part("nested", lambda about: DEEP, "nested too deeply")
 part("part 10^30", put("part", value=LONG), "numbers of parts")
 part("rows below zero", put("bad", value=-5), "numbers of parts")
-part("sources that are numbers", only_part("job", "sources", value=[[1, 2]]), "no names")
+part("sources that are numbers", only_part("job", "sources", value=[[1, 2]]), "names of sources or classes")
 part("a test share of a text", only_part("job", "split", "test", value="x"), "test of the split")
 part("a seed of 10^30", only_part("job", "split", "seed", value=LONG), "seed is 1000")
 part("labels without end", put("labels", value=LONG), "cannot be read")
