@@ -13,7 +13,7 @@ from mxnet.gluon import nn
 
 from crepe_dist.data.loader import Batch
 from crepe_dist.errors import UserError
-from crepe_dist.model.shape import Layer, Shape, outlines
+from crepe_dist.model.shape import Layer, Shape, array_shape
 from crepe_dist.mxnet_internals import BFLOAT16, drop_compiled_graph, structural_parameters
 from crepe_dist.settings.model_options import Initialisation, Kind, ModelOptions
 
@@ -56,7 +56,7 @@ class CrepeShape(Shape):
 
     @classmethod
     def for_data(cls, options: ModelOptions, characters: int, feature_len: int, classes: int, rows: int) -> CrepeShape:
-        """Return the shape that ``options`` mean for data of so many training rows."""
+        """Return the shape selected by ``options`` for a data set with ``rows`` training rows."""
         return cls(characters, feature_len, classes, *options.widths(rows), options.dropout)
 
     @classmethod
@@ -67,25 +67,25 @@ class CrepeShape(Shape):
         feature_len: int,
         network: Mapping[str, Any],
     ) -> CrepeShape:
-        """Return the shape of the network that has these parameters; ``network`` describes it, as ``settings`` does.
+        """Infer the shape from parameters and the network entries of a checkpoint's description (``settings``).
 
         Raises:
-            UserError: they are no such network's, or not for this alphabet and length.
+            UserError: The parameters do not belong to such a network, or to this alphabet or length.
         """
-        filters, channels, _ = outlines(arrays, "0.weight", 3)
-        units, width = outlines(arrays, "10.weight", 2)
-        classes, _ = outlines(arrays, "14.weight", 2)
+        filters, channels, _ = array_shape(arrays, "0.weight", 3)
+        units, width = array_shape(arrays, "10.weight", 2)
+        classes, _ = array_shape(arrays, "14.weight", 2)
         if channels != alphabet_size:
             raise UserError(
-                f"the parameters read {channels} characters, the encoding has {alphabet_size}",
-                remedy="give the --mode with which they were trained; to train, prepare the data with it",
+                f"the parameters expect an alphabet of {channels} characters; the encoding has {alphabet_size}",
+                remedy="give the --mode that they were trained with; to train, prepare the data with it",
             )
         if width != lengths(feature_len)[-1] * filters:
             raise UserError(
-                f"the parameters are not for documents of {feature_len} characters",
+                f"the parameters do not fit documents of {feature_len} characters",
                 f"their first dense layer has {width} inputs; {feature_len} characters give "
                 f"{lengths(feature_len)[-1] * filters}",
-                f"give the --feature-len with which they were trained{_such_as(width, filters)}; "
+                f"give the --feature-len that they were trained with{_such_as(width, filters)}; "
                 "to train, prepare the data with it",
             )
         return cls(alphabet_size, feature_len, classes, filters, units, network.get("dropout", 0.5))
@@ -122,7 +122,7 @@ class CrepeShape(Shape):
         return dict(zip(("filters", "units"), options.asked_widths))
 
     def unasked(self, name: str) -> str:
-        return "leave out model.size, model.filters and model.units: they are taken from there"
+        return "leave out model.size, model.filters and model.units; they come from these parameters"
 
     def trained_as(self, options: ModelOptions) -> CrepeShape:
         return replace(self, dropout=options.dropout)
@@ -213,12 +213,12 @@ def _initializer(initialisation: Initialisation, filters: int) -> Any:
 
 
 def _paper_sigma(filters: int) -> float:
-    """Section 2.5 of the paper: 0.02 for the large network, 0.05 for the small; weights and biases alike."""
+    """Return the standard deviation of section 2.5 of the paper, for all weights and biases of a network."""
     return 0.02 if filters >= LARGE_FILTERS else 0.05
 
 
 def _such_as(width: int, filters: int) -> str:
-    """Name documents that a first dense layer of ``width`` inputs is for."""
+    """Suggest a ``--feature-len`` for a first dense layer of ``width`` inputs, if any fits."""
     positions, rest = divmod(width, filters)
     return f", such as {shortest(positions)}" if not rest and positions else ""
 

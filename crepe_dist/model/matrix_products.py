@@ -16,7 +16,10 @@ KERNEL_SIZE, TIMES = 384, 100  # the fastest size of our kernels, and the produc
 
 
 def products(seconds: float, device: Any) -> dict[str, Callable[[], float]]:
-    """``<by whom>, <precision>`` → a call that returns operations a second, by what is at hand for the device."""
+    """Return measurements by name, ``<library>, <precision>``, for the libraries available on the device.
+
+    Each measurement takes about ``seconds`` and returns floating-point operations per second.
+    """
     left, right = (np.random.default_rng(seed).standard_normal((SIZE, SIZE), dtype=np.float32) for seed in (0, 1))
 
     def by_mxnet(precision: str) -> Callable[[], float]:

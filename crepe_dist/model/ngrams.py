@@ -28,7 +28,7 @@ from mxnet.gluon import nn
 
 from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.loader import Batch
-from crepe_dist.model.shape import Layer, Shape, outlines
+from crepe_dist.model.shape import Layer, Shape, array_shape
 from crepe_dist.native import library
 from crepe_dist.settings.model_options import LONGEST_NGRAM, Kind, ModelOptions
 
@@ -73,7 +73,7 @@ class NGramShape(Shape):
 
     @classmethod
     def for_data(cls, options: ModelOptions, characters: int, feature_len: int, classes: int, rows: int) -> NGramShape:
-        """Return the shape that ``options`` mean for data of so many training rows."""
+        """Return the shape selected by ``options`` for a data set with ``rows`` training rows."""
         return cls(characters, feature_len, classes, options.longest, options.buckets or buckets_for(classes))
 
     @classmethod
@@ -84,12 +84,12 @@ class NGramShape(Shape):
         feature_len: int,
         network: Mapping[str, Any],
     ) -> NGramShape:
-        """Return the shape of the network that has these parameters; ``network`` describes it, as ``settings`` does.
+        """Infer the shape from parameters and the network entries of a checkpoint's description (``settings``).
 
         Raises:
-            UserError: they are no such network's.
+            UserError: The parameters do not belong to such a network.
         """
-        buckets, classes = outlines(arrays, "weight", 2)
+        buckets, classes = array_shape(arrays, "weight", 2)
         return cls(alphabet_size, feature_len, classes, network["longest"], buckets)
 
     @classmethod
@@ -110,12 +110,12 @@ class NGramShape(Shape):
         return functions.crepe_open_ngrams(np.array(self.sizes(), np.int64).ctypes.data, threads)
 
     def asked(self, options: ModelOptions) -> dict[str, int | None]:
-        # Whether the default was given or left out cannot be told.
+        # A default that was given explicitly cannot be distinguished from one left out.
         longest = None if options.longest == ModelOptions.longest else options.longest
         return {"longest": longest, "buckets": options.buckets}
 
     def unasked(self, name: str) -> str:
-        return f"leave out model.{name}: it is taken from there"
+        return f"leave out model.{name}; it comes from these parameters"
 
     def trained_as(self, options: ModelOptions) -> NGramShape:
         return self

@@ -22,14 +22,14 @@ from crepe_dist.files import sync
 from crepe_dist.model import params_file
 from crepe_dist.model.crepe import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, Crepe, CrepeShape
 from crepe_dist.model.ngrams import NGrams, NGramShape
-from crepe_dist.model.shape import NOT_OURS, GIVE_ANOTHER
+from crepe_dist.model.shape import GIVE_ANOTHER, NOT_OURS
 from crepe_dist.mxnet_internals import set_gradients, structural_parameters
 from crepe_dist.settings.model_options import ModelOptions
 
 Arrays = dict[str, np.ndarray]
 Network = Union[Crepe, NGrams]
 NETWORKS: dict[str, type[CrepeShape] | type[NGramShape]] = {CrepeShape.kind: CrepeShape, NGramShape.kind: NGramShape}
-# Names that `save_params` and `collect_params().save` of older Gluon wrote: hybridsequential0_conv3_weight, …
+# Names written by `save_params` and `collect_params().save` in older Gluon versions: hybridsequential0_conv3_weight, …
 OLD_NAME = re.compile(r"(?:arg:)?(?:\w+_)?(conv|dense)(\d+)_(weight|bias)")
 
 
@@ -157,12 +157,12 @@ def _renamed(path: Path, arrays: Arrays) -> Arrays:
 
 
 def shape_class(network: Mapping[str, Any]) -> type[CrepeShape] | type[NGramShape]:
-    """Return the class of the shape that a description of a network (``Shape.settings``) is of.
+    """Return the ``Shape`` class for the network entries of a checkpoint's description.
 
     Raises:
-        ValueError: there is no such network.
+        ValueError: The network type is unknown.
     """
-    kind = network.get("kind", CrepeShape.kind)  # descriptions of old name none: there was one network only
+    kind = network.get("kind", CrepeShape.kind)  # old descriptions have no kind: Crepe was the only network
     if not isinstance(kind, str) or kind not in NETWORKS:
         raise ValueError(f"there is no network {str(kind)[:40]!r}")
     return NETWORKS[kind]

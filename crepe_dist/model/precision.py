@@ -40,10 +40,12 @@ class Plan:
 
 
 def plan(options: ModelOptions, device: Any, multiplies: bool = True) -> Plan:
-    """Decide what ``options`` mean on this device, for a network whose time goes into matrix products or not.
+    """Select precision and kernels for a network on a device.
 
     Args:
-        multiplies: ``Shape.multiplies``.
+        options: requested precision and kernels.
+        device: MXNet context.
+        multiplies: ``Shape.multiplies`` of the network.
 
     Raises:
         UserError: The device, the network or the installation does not support the requested options.
@@ -57,7 +59,7 @@ def plan(options: ModelOptions, device: Any, multiplies: bool = True) -> Plan:
     if not multiplies:
         options = replace(options, precision="float32")
     found = _on_gpu(options, device) if device.device_type == "gpu" else _on_cpu(options)
-    return found if multiplies else replace(found, why="as n-grams do")
+    return found if multiplies else replace(found, why="n-grams always use it")
 
 
 def _on_cpu(options: ModelOptions) -> Plan:

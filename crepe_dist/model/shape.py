@@ -37,17 +37,17 @@ class Shape(ABC):
     """Configuration of a network, which determines the shapes of its parameters.
 
     Attributes:
-        kind: the network's name in settings and in the descriptions of checkpoints.
-        title: its name for a person to read.
-        class_axes: parameters that belong to the classes, with the axis along which the classes lie.
-        has_other_layers: some parameters do not belong to the classes, and fit other classes as well.
-        reads_any_length: the parameters fit documents of any length.
-        multiplies: its time goes into matrix products, whose precision can be chosen.
-        has_plateau: training may stay at chance for a thousand steps before it tells classes apart.
-        input_names: names of what ``inputs`` of the network returns.
-        smaller: remedy where the network is too large for the machine.
-        alphabet_size: number of characters; codes at or above it are blank.
-        feature_len: characters a document.
+        kind: network type, as in the setting ``model.network`` and in checkpoints.
+        title: display name.
+        class_axes: axis of the classes in each parameter that depends on them, by parameter name.
+        has_other_layers: True if some parameters do not depend on the classes and can be transferred to others.
+        reads_any_length: True if the parameters fit documents of any length.
+        multiplies: True if matrix products dominate the computation, so that lower precision saves time.
+        has_plateau: True if the loss may stay at chance for the first thousand steps.
+        input_names: names of the arguments of the forward pass, see ``inputs`` of the networks.
+        smaller: remedy if the network is too large for the machine.
+        alphabet_size: number of characters; codes from this number on are blank.
+        feature_len: characters per document.
         classes: number of outputs.
     """
 
@@ -68,39 +68,40 @@ class Shape(ABC):
     @classmethod
     @abstractmethod
     def check_settings(cls, network: Mapping[str, Any]) -> None:
-        """Check the ``settings`` in the description of a checkpoint.
+        """Check the network entries of a checkpoint's description.
 
         Raises:
-            KeyError, ValueError: they are missing, or cannot be.
+            KeyError: An entry is missing.
+            ValueError: An entry is invalid.
         """
 
     @abstractmethod
     def network(self, **kwargs: Any) -> Any:
-        """Return a Gluon block of this shape, not initialised."""
+        """Make an uninitialised Gluon block; ``kwargs`` go to its constructor."""
 
     @abstractmethod
     def build(self, options: ModelOptions, device: Any) -> Any:
-        """Return a block of this shape on ``device``, initialised as ``options`` say.
+        """Make a Gluon block and initialise it on ``device`` as ``options`` specify.
 
         Raises:
-            UserError: documents too short for the network.
+            UserError: The documents are too short for the network.
         """
 
     @abstractmethod
     def open_kernels(self, functions: Any, precision: str, threads: int) -> Any:
-        """Open our own kernels for this shape; ``None`` where memory is lacking."""
+        """Open our own kernels for this shape; return ``None`` if memory runs out."""
 
     @abstractmethod
     def asked(self, options: ModelOptions) -> dict[str, int | None]:
-        """Return the sizes that ``options`` ask for, by attribute of the shape; ``None``: any."""
+        """Return the sizes requested in ``options`` by attribute name; ``None`` for any size."""
 
     @abstractmethod
     def unasked(self, name: str) -> str:
-        """Return the remedy where the size ``name`` that was asked for is not this one's."""
+        """Return the remedy for a requested size ``name`` that differs from this shape's."""
 
     @abstractmethod
     def trained_as(self, options: ModelOptions) -> Shape:
-        """Return this shape with those of the options that may change from one training to the next."""
+        """Return this shape with the options that may change between trainings, such as dropout."""
 
     @abstractmethod
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -135,15 +136,15 @@ class Shape(ABC):
         return sum(map(math.prod, self.parameter_shapes().values()))
 
 
-def outlines(arrays: Mapping[str, np.ndarray[Any, Any]], name: str, dimensions: int) -> tuple[int, ...]:
-    """Return the shape of one array of parameters.
+def array_shape(arrays: Mapping[str, np.ndarray[Any, Any]], name: str, dimensions: int) -> tuple[int, ...]:
+    """Return the shape of a parameter that must have ``dimensions`` axes and no empty one.
 
     Raises:
-        UserError: it is missing, or has another number of dimensions.
+        UserError: The parameter is missing or has another shape.
     """
     shape = tuple(arrays[name].shape) if name in arrays else ()
     if len(shape) != dimensions:
-        raise UserError(NOT_OURS, f"{name!r} is missing or misshapen", GIVE_ANOTHER)
+        raise UserError(NOT_OURS, f"{name!r} is missing or does not have {dimensions} dimensions", GIVE_ANOTHER)
     if not all(shape):
         raise UserError(NOT_OURS, "a layer has no outputs", GIVE_ANOTHER)
     return shape

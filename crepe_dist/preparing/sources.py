@@ -23,9 +23,9 @@ from crepe_dist.preparing.formats.stream import Stream
 from crepe_dist.preparing.formats.tables import Table, open_table
 from crepe_dist.preparing.formats.text_lines import TextLines
 
-PARQUET = b"PAR1"  # first bytes of such a file
-LOOK_AT = 1 << 16  # bytes that tell the format where the name does not
-SAMPLE_FEATURE_LEN = 192  # 95 % of its texts fit; of the others, the last characters are kept
+PARQUET = b"PAR1"  # first bytes of a Parquet file
+LOOK_AT = 1 << 16  # bytes examined if the file name does not give the format
+SAMPLE_FEATURE_LEN = 192  # keeps 95 % of the sample's texts whole
 PIPE = "-"
 MAX_DEPTH = 32  # levels of nested folders
 LINES = "lines"  # unlabelled texts, one per line; for predict only

@@ -1,7 +1,4 @@
-"""Parquet files, also those that Hugging Face's `datasets` writes.
-
-Functions import pyarrow themselves, so that commands which do not read Parquet start without it.
-"""
+"""Parquet files, also those that Hugging Face's `datasets` writes."""
 
 from __future__ import annotations
 
@@ -200,7 +197,7 @@ def open_parquet(
 
 
 def _is_writable(kind: pa.DataType) -> bool:
-    """Whether Arrow can write such values as text."""
+    """Tell whether Arrow can convert values of a type to text."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     try:
         pa.array([], kind).cast(pa.large_string())

@@ -40,7 +40,7 @@ class NotLearning(Observer):
     @classmethod
     def of(cls, config: Config, data: Dataset, engine: Engine, say: Callable[[str], None]) -> NotLearning:
         """Watch a run on ``data``."""
-        guess = engine.objective.of_ignorance(data.class_counts())
+        guess = engine.objective.chance_loss(data.class_counts())
         return cls(guess, config, engine.network.shape.has_plateau, say)
 
     def after_step(self, outcome: Outcome, learning_rate: float) -> None:
