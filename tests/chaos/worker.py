@@ -134,4 +134,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     sys.argv[0] = "crepe_dist.train"
-    command.run(main, "interrupted; the same command goes on from the last saved state")
+    command.run(main, "interrupted; run the same command again to resume from the last saved state")
