@@ -29,7 +29,7 @@ from crepe_dist.settings.config import Config
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training import transfer
 from crepe_dist.training.engine_setup import build_network
-from tests.conftest import FEATURE_LEN, QUICK, command, losses, run, write_csv
+from tests.conftest import FEATURE_LEN, QUICK, command, launch_prefix, losses, run, write_csv
 
 CREPE = ModelOptions(filters=8, units=12)
 NGRAMS = ModelOptions(network="ngrams", longest=3, buckets=64)
@@ -288,8 +288,8 @@ class TestTraining:
     def test_ranks_that_start_from_other_parameters(self, place, flags, dataset):
         for rank in (0, 1):
             write_run(place / str(rank) / "given", CREPE, dataset, seed=rank)
-        words = command("train", *flags, "--init-from", "given", "--run-dir", place / "never", processes=2)
-        line = f"cd $HOROVOD_RANK && {shlex.join(words[3:])}"
-        printed = run([*words[:3], "sh", "-c", line], place, code=None)
+        words = command("train", *flags, "--init-from", "given", "--run-dir", place / "never")
+        line = f"cd $HOROVOD_RANK && {shlex.join(words)}"
+        printed = run([*launch_prefix(2), "sh", "-c", line], place, code=None)
         assert printed.count("the processes disagree on the parameters to start from") == 1
         assert not (place / "never").exists()
