@@ -33,7 +33,7 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_text
 from crepe_dist.reports import drawing
-from crepe_dist.reports.run_figures import RUNS, STYLES
+from crepe_dist.reports.run_figures import LINE_STYLES, RUN_COLOURS
 from crepe_dist.runs.history import History
 from crepe_dist.runs.run_record import RunRecord, open_run
 from crepe_dist.settings import arguments
@@ -110,10 +110,10 @@ def _picture(histories: list[tuple[str, History]]) -> str:
     """Accuracy on the validation part after each epoch; on the test part where there is no other."""
     from matplotlib.ticker import MaxNLocator
 
-    with drawing.look():
+    with drawing.style():
         legend = 0.1 + 0.2 * len(histories)
         figure, axes = drawing.blank(2.6 + legend, left=0.8, top=legend)
-        for (name, history), (style, colour) in zip(histories, itertools.product(STYLES, RUNS)):
+        for (name, history), (style, colour) in zip(histories, itertools.product(LINE_STYLES, RUN_COLOURS)):
             part = "validation" if "validation_accuracy" in history.epochs[0] else "test"
             epochs = [record["epoch"] + 1 for record in history.epochs]
             accuracies = [record[f"{part}_accuracy"] for record in history.epochs]

@@ -24,7 +24,7 @@ from crepe_dist.distributed.join import join
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_text
 from crepe_dist.reports import drawing
-from crepe_dist.reports.run_figures import RUNS, STYLES
+from crepe_dist.reports.run_figures import LINE_STYLES, RUN_COLOURS
 from crepe_dist.runs.run_record import RunRecord, open_run
 from crepe_dist.settings import arguments
 
@@ -81,10 +81,10 @@ def _baselines(dataset: Dataset, parts: list[Part]) -> list[Curve]:
 
 
 def _picture(curves: list[Curve]) -> str:
-    with drawing.look():
+    with drawing.style():
         legend = 0.2 + 0.2 * -(-len(curves) // 2)
         figure, axes = drawing.blank(2.8 + legend, left=0.8, top=legend)
-        for (name, accuracies), (style, colour) in zip(curves, itertools.product(STYLES, RUNS)):
+        for (name, accuracies), (style, colour) in zip(curves, itertools.product(LINE_STYLES, RUN_COLOURS)):
             axes.plot(RATES, accuracies, color=colour, linestyle=style, marker="o", markersize=3.5, label=name)
         axes.set(xlabel="characters hit by a typing error", ylabel="right answers", xticks=RATES)
         axes.xaxis.set_major_formatter(lambda rate, _: f"{100 * rate:g} %")

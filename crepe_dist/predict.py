@@ -98,7 +98,7 @@ def parser() -> arguments.Parser:
     group.add_argument("--out", type=Path, metavar="FILE", help="is there when all is done; default: standard output")
     group.add_argument("--explain", action="store_true", help="show which characters speak for the class")
     group.add_argument(
-        "--html", type=Path, metavar="FILE", help=f"a page that explains the first {report.MOST} answers"
+        "--html", type=Path, metavar="FILE", help=f"a page that explains the first {report.MAX_ITEMS} answers"
     )
     arguments.add_foreign(flags)
     return flags
@@ -197,7 +197,7 @@ class Explaining:
 
     def of(self, text: str, name: str, true: str | None = None) -> Explanation | None:
         """The explanation that is to stand beside the answer; ``name`` and ``true`` class are for the page."""
-        room = self._page is not None and len(self._items) < report.MOST
+        room = self._page is not None and len(self._items) < report.MAX_ITEMS
         self._left_out += not room
         if not (self._each or room):
             return None

@@ -99,7 +99,7 @@ def _serve(given: Any, options: ServiceOptions) -> None:
         described = checkpoint.describe(path) or {}
         about = summarise(path.name, described, predictor.classes, predictor.encoding, predictor.engine.plan)
         metrics = Metrics(about.checkpoint, about.kernels)
-        batcher = Batcher(predictor.predict, seen=metrics.together.observe)
+        batcher = Batcher(predictor.predict, on_batch=metrics.batch_texts.observe)
         try:
             batcher.submit(["warm-up"]).result()
             server.listen(listener)

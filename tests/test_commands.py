@@ -213,7 +213,7 @@ class TestEvaluate:
         assert f"accuracy {scores['accuracy']:.2%}" in printed
         assert "confusion" in printed
         page = (place / "scores.html").read_text()
-        assert f"{100 * scores['accuracy']:.1f} % of 97 test texts are classified rightly" in page
+        assert f"{100 * scores['accuracy']:.1f} % of 97 test texts are classified correctly" in page
         assert page.count("<blockquote") == len(scores["mistakes"])
 
     def test_any_number_of_processes_gives_the_same_numbers(self, place):

@@ -93,12 +93,12 @@ def test_a_hostile_text_is_only_shown():
 def test_what_is_not_read_is_grey_and_shortened():
     found = explain("z" * 5000 + "q" * 20)
     assert list(report.runs(found)) == [
-        report.Run("…" + "z" * report.UNREAD, None),
+        report.Run("…" + "z" * report.UNREAD_CHARS, None),
         report.Run("q" * 20, report.LEVELS),
     ]
     page = report.page([report.Item("line 1", found)], left_out=3)
     assert '<span class="unread">…zzz' in page
-    assert "5,000 characters of it are not read" in page
+    assert "The network does not read 5,000 characters of this text" in page
     assert "3 more texts were classified" in page
 
 
@@ -109,6 +109,6 @@ def test_against_a_class_and_nothing_at_all():
     assert report.marked(against) == "ab[-1.0]"
     assert "Against it" in report.page([report.Item("line 1", against)])
     assert [run.level for run in report.runs(found)] == [0]
-    assert "Nothing in it counted" in report.page([report.Item("line 1", found)])
-    assert "Nothing in it counted" not in report.page([report.Item("line 1", against)])
-    assert "no text that could be classified" in report.page([])
+    assert "No single word matters" in report.page([report.Item("line 1", found)])
+    assert "No single word matters" not in report.page([report.Item("line 1", against)])
+    assert "No text could be classified" in report.page([])

@@ -342,14 +342,14 @@ class TestReport:
         advice = {each["do"] for each in usual["warnings"] if "alphabet" in each["why"] or "alphabet" in each["what"]}
         assert len(advice) == 2
         assert all("--alphabet auto" in each for each in advice)
-        cut = "0.5 % (1) are longer than feature_len, 258 characters, and lose their beginning. It was chosen so that"
+        cut = "0.5 % (1) are longer than feature_len (258 characters) and lose their beginning. It was chosen so that"
         assert cut in (tmp_path / "usual" / "report.html").read_text()
         own = prepare(sources, tmp_path / "own", Encoding(), Split(0), How(page=data_page.page), Fit(alphabet="made"))
         assert own["encoding"]["alphabet"] == " 0123456789влос"
         assert own["characters"]["unknown"] == 0
         assert not [each for each in own["warnings"] if "alphabet" in each["what"] + each["why"]]
         page = (tmp_path / "own" / "report.html").read_text()
-        assert "The alphabet was made of the training texts: 15 characters; --alphabet usual keeps" in page
+        assert "The alphabet was built from the training texts: 15 characters; --alphabet usual uses" in page
         assert "It was chosen" not in page
 
     @pytest.mark.parametrize(

@@ -23,9 +23,8 @@ from crepe_dist.errors import UserError
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import find_sources
-from crepe_dist.reports import comparison_page, run_findings, run_report, uncertainty
+from crepe_dist.reports import comparison_page, run_findings, run_report, score_tables, uncertainty
 from crepe_dist.reports import run_page as run_page
-from crepe_dist.reports import score_tables as score_view
 from crepe_dist.runs.history import MOST_POINTS, History
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.run_record import open_run
@@ -82,9 +81,11 @@ class TestReport:
     def test_says_what_came_out_and_harms_nobody(self, place):
         result = json.loads((place / "one" / "result.json").read_text())
         text = checked((place / "one" / "report.html").read_text()).text
-        assert f"{100 * result['test_accuracy']:.1f} % of 120 test texts are classified rightly (95 % interval:" in text
+        assert (
+            f"{100 * result['test_accuracy']:.1f} % of 120 test texts are classified correctly (95 % interval:" in text
+        )
         assert f"This is epoch {result['epoch']} of 2 epochs" in text
-        assert "the best on the validation part" in text
+        assert "the best one on the validation split" in text
         assert NAMES[0] in text
         assert "\\x1b[31mred\\u202e www.x.example" in text
         scores = open_run(place / "one").scores["test"]
@@ -124,7 +125,7 @@ class TestReport:
         (copy / "result.json").write_text(json.dumps(result))
         command(report, monkeypatch, copy)
         text = checked((copy / "report.html").read_text()).text
-        assert "An older version trained this run" in text
+        assert "an older version trained this run" in text
         assert "an older version trained the run" in (copy / "model_card.md").read_text()
 
     def test_of_a_run_that_is_not_finished(self, copy, monkeypatch):
@@ -204,23 +205,23 @@ class TestReport:
         record = replace(record, history=history, scores={"test": always_first})
         found = [each["what"] for each in run_findings.warnings(record, ["a", "b", "c"])]
         assert [what.split("(")[0].strip() for what in found] == [
-            "it is no better than always answering the most frequent class",
-            "the test part is small",
-            "2 classes are never answered",
-            "its probabilities cannot be taken at their word",
+            "the model is no better than always answering the most frequent class",
+            "the test split is small",
+            "2 classes are never predicted",
+            "the probabilities are not reliable",
             "the validation loss rose from 0.500 after epoch 1 to 0.900",
-            "3 steps were left out",
+            "3 steps were skipped",
         ]
-        assert "It went on 2 times from a saved state." in run_findings.training(record)
+        assert "It resumed 2 times from a saved state." in run_findings.training(record)
 
     def test_names_every_class_that_is_never_answered(self):
         scores = Scores(np.array([[5, 0, 0], [5, 0, 0], [0, 0, 0]]), 1.0, np.zeros((BINS, 3), np.int64), [])
-        missed = score_view.unanswered(scores, ["a", "b", "c"])
+        missed = score_tables.unanswered(scores, ["a", "b", "c"])
         assert missed is not None
-        assert missed["what"] == "2 classes are never answered"
-        assert missed["why"] == "b, c (no text of it was tested)"
+        assert missed["what"] == "2 classes are never predicted"
+        assert missed["why"] == "b, c (not in the test split)"
         assert scores.macro_f1 == pytest.approx(np.mean([2 * 0.5 / 1.5, 0]))
-        assert [row["f1"] is None for row in score_view.table(scores, ["a", "b", "c"])] == [False, False, True]
+        assert [row["f1"] is None for row in score_tables.table(scores, ["a", "b", "c"])] == [False, False, True]
 
 
 def made_up(count, generator):
@@ -289,17 +290,17 @@ class TestCompare:
         )  # fmt: skip
         (verdict,) = comparison_page.verdicts([first, second])
         assert "by 10.00 points" in verdict
-        assert "12 are right in" in verdict
-        assert "p < 0.001): more than noise." in verdict
-        assert "that may be noise" in comparison_page.verdicts([first, first])[0]
+        assert "classifies 12 correctly and" in verdict
+        assert "p < 0.001): the difference is significant." in verdict
+        assert "the difference may be chance" in comparison_page.verdicts([first, first])[0]
 
     def test_other_test_data_are_no_comparison(self, place):
         one = open_run(place / "one")
         other = replace(one, about={**one.about, "data": {"name": "x", "fingerprint": "0", "test": "1"}})
-        assert "tested on other documents" in comparison_page.warnings([one, other])[0]
-        assert "says nothing of the models" in comparison_page.verdicts([one, other])[0]
+        assert "tested on different documents" in comparison_page.warnings([one, other])[0]
+        assert "says nothing about the models" in comparison_page.verdicts([one, other])[0]
         assert (
-            "trained on other data"
+            "trained on different data"
             in comparison_page.warnings(
                 [one, replace(one, about={**one.about, "data": {**one.about["data"], "fingerprint": "0"}})]
             )[0]
@@ -313,7 +314,7 @@ class TestCompare:
         ]
         stream = io.StringIO()
         comparison_page.show(runs, Console(file=stream, width=80))
-        tables = stream.getvalue().partition("that may be noise")[0].splitlines()
+        tables = stream.getvalue().partition("the difference may be chance")[0].splitlines()
         assert any(line.split() == ["#4", "hotel2-088f7693"] for line in tables)
         assert sum(line.startswith("validation accuracy ") for line in tables) == 2  # two tables of two runs
         assert any(line.split() == ["training.seed", "0", "1", "2", "3"] for line in tables)

@@ -31,7 +31,7 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.serving import server
 from crepe_dist.serving.app import create_app
 from crepe_dist.serving.batching import Batcher
-from crepe_dist.serving.guard import DISCARDED, Guard
+from crepe_dist.serving.guard import DISCARD_LIMIT, Guard
 from crepe_dist.serving.prometheus import Metrics
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.settings.serving_options import ServiceOptions
@@ -52,7 +52,7 @@ def by_length(texts):
 @contextmanager
 def service(predict=by_length, together=32, **limits):
     metrics = Metrics(FACTS.checkpoint, FACTS.kernels)
-    batcher = Batcher(predict, together, metrics.together.observe)
+    batcher = Batcher(predict, together, metrics.batch_texts.observe)
     app = create_app(batcher, FACTS, metrics, ServiceOptions(**limits))
     client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
     client.batcher = batcher
@@ -166,15 +166,15 @@ class TestRefusals:
             (b"[]", 422, ""),
             (b"{}", 422, "neither"),
             (b'{"text": "a", "texts": ["b"]}', 422, "both"),
-            (b'{"texts": ["b"], "title": "t"}', 422, "joined with one text"),
+            (b'{"texts": ["b"], "title": "t"}', 422, "a single text"),
             (b'{"texts": []}', 422, "texts"),
             (b'{"texts": ["a", 1]}', 422, "texts.1"),
             (b'{"text": "a", "top": 0}', 422, "top"),
             (b'{"text": "a", "top": true}', 422, "top"),
             (b'{"text": "a", "t\\u001bop": 1}', 422, "t\\x1bop"),
-            (b'{"texts": ["a", "b", "c", "d"]}', 413, "at most 3"),
-            (b'{"text": "' + b"a" * 51 + b'"}', 413, "at most 50"),
-            (b'{"title": "a", "text": "' + b"a" * 47 + b'"}', 413, "title included"),
+            (b'{"texts": ["a", "b", "c", "d"]}', 413, "the limit is 3 texts"),
+            (b'{"text": "' + b"a" * 51 + b'"}', 413, "the limit is 50 characters"),
+            (b'{"title": "a", "text": "' + b"a" * 47 + b'"}', 413, "including the title"),
             (b'{"text": "' + b"a" * 1000 + b'"}', 413, "1,000 bytes"),
         ],
         ids=lambda given: str(given[:40]) if isinstance(given, bytes) else None,
@@ -282,7 +282,7 @@ class TestBodiesAsTheyArrive:
 
     def test_no_more_is_read_than_is_kind(self):
         status, _, taken = self.ask([b"a" * 50] * 1000)
-        assert (status, taken) == (413, 2 * DISCARDED + 1)
+        assert (status, taken) == (413, 2 * DISCARD_LIMIT + 1)
         assert self.ask([b"a" * 50] * 1000, headers=[(b"content-length", b"50000")])[::2] == (413, 0)
 
     def test_slowly(self):
@@ -349,7 +349,7 @@ class TestMistakes:
     def test_two_that_were_quick(self):
         with server.bind("127.0.0.1", 0) as first, server.bind("127.0.0.1", first.getsockname()[1]) as second:
             server.listen(first)
-            with pytest.raises(UserError, match="cannot be listened on"):
+            with pytest.raises(UserError, match="cannot listen on"):
                 server.listen(second)
 
     def test_facts_of_a_checkpoint(self, run_dir):
@@ -438,7 +438,7 @@ class TestPage(Browsing):
         self.until(browser, lambda: self.bars(browser) == pytest.approx(chosen, abs=0.005))
         assert expected["class"] in self.one(browser, "#verdict").text
         assert self.one(browser, "#bars .first bdi").text == expected["class"]
-        assert self.one(browser, "#count").text == "26 of 123 characters that the network reads"
+        assert self.one(browser, "#count").text == "26 of at most 123 characters that the network reads"
 
     def test_bars_move(self, browser):
         before = self.bars(browser)
@@ -448,7 +448,7 @@ class TestPage(Browsing):
     def test_what_the_network_does_not_read(self, browser):
         self.write(browser, "é" * 20 + "z" * FEATURE_LEN)
         self.until(browser, lambda: self.one(browser, "#edge").is_displayed())
-        assert self.one(browser, "#count").text.endswith("reads the last 123, the first 20 it does not")
+        assert self.one(browser, "#count").text.endswith("reads the last 123, but not the first 20")
         assert self.one(browser, "#edge .unread").text == "é" * 20
 
     def test_too_long(self, browser):
@@ -457,7 +457,7 @@ class TestPage(Browsing):
             "field.dispatchEvent(new Event('input'))"
         )
         problem = self.one(browser, "#problem")
-        self.until(browser, lambda: "1,001 characters" in problem.text and "takes 1,000" in problem.text)
+        self.until(browser, lambda: "1,001 characters" in problem.text and "accepts 1,000" in problem.text)
         self.write(browser, "")
         self.until(browser, lambda: not problem.is_displayed() and self.bars(browser) == [0, 0, 0])
 

@@ -270,7 +270,7 @@ class TestUse(Browsing):
         about = self.one(browser, "dl.pairs").text
         assert "three kinds" in about
         assert "crepe_epoch_0_test_acc_50.0.params" in about
-        assert f"It reads {FEATURE_LEN} characters of a text, the first ones" in self.one(browser, "h3 + ul").text
+        assert f"It only reads the first {FEATURE_LEN} characters of a text" in self.one(browser, "h3 + ul").text
         self.write(browser, "x" * FEATURE_LEN + "unread")
         self.until(browser, lambda: self.one(browser, "#edge .unread").text == "unread")
 
@@ -295,7 +295,7 @@ def test_parameters_from_elsewhere(tmp_path):
     export(predictor, None, "web", tmp_path / "page", usual(20), path.name)
     text = (tmp_path / "page" / web_page.PAGE).read_text(encoding="utf-8")
     assert f"<h1>{path.name}</h1>" in text
-    assert "of the test texts right" not in text
+    assert "test accuracy" not in text
 
 
 class TestMistakes:

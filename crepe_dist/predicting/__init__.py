@@ -1,1 +1,1 @@
-"""A trained checkpoint applied to texts."""
+"""Classification of texts with a trained checkpoint."""

@@ -1,4 +1,4 @@
-"""One line a row: the answers as text, JSON Lines or CSV."""
+"""Formats for predictions, one line per row: plain text, JSON Lines and CSV."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from crepe_dist.predicting.occlusion import Explanation
 from crepe_dist.predicting.prediction import Prediction
 
 STYLES = ("text", "jsonl", "csv")
-SHOWN = {"text": 5, "jsonl": 5, "csv": 1}  # classes, unless another number is wanted
-DIGITS = 4  # of scores
+DEFAULT_TOP = {"text": 5, "jsonl": 5, "csv": 1}  # number of classes in an answer
+SCORE_DIGITS = 4
 
 
 class Answers:
-    """Answers as text.
+    """Formatter for plain text, and the base class of the other formatters.
 
     Args:
-        top: classes that are told.
-        columns: names of the inputs' cells.
+        top: number of classes to print, the most probable first.
+        columns: names of the input's columns.
     """
 
     def __init__(self, top: int, columns: Sequence[str]) -> None:
@@ -32,11 +32,15 @@ class Answers:
 
     @property
     def header(self) -> str:
-        """What stands above all answers, with its line end."""
+        """Header above all answers, including its line end; empty if the format has none."""
         return ""
 
     def line(self, row: Input, prediction: Prediction | None, explanation: Explanation | None = None) -> str:
-        """The answer to a row, without a line end; ``None`` for one that could not be classified."""
+        """Format the answer to one row, without the line end.
+
+        Args:
+            prediction: ``None`` for a row that could not be classified.
+        """
         if prediction is None:
             return f"not classified: line {row.line}: {_on_a_line(row.problem)}"
         ranking = prediction.ranking[: self.top]
@@ -44,7 +48,7 @@ class Answers:
 
 
 class JsonAnswers(Answers):
-    """An object a row; an explanation becomes a part of it."""
+    """Formatter for JSON Lines: one object per row, including its explanation."""
 
     def line(self, row: Input, prediction: Prediction | None, explanation: Explanation | None = None) -> str:
         record: dict[str, Any] = {"line": row.line}
@@ -57,7 +61,7 @@ class JsonAnswers(Answers):
 
 
 class CsvAnswers(Answers):
-    """The row's own columns, then the class and its probability, and why a row has none."""
+    """Formatter for CSV: the row's own columns, the classes with their probabilities, and a ``problem`` column."""
 
     @property
     def header(self) -> str:
@@ -77,31 +81,32 @@ class CsvAnswers(Answers):
 
 
 def answers(style: str, top: int | None, columns: Sequence[str], classes: int) -> Answers:
-    """The answers in one of ``STYLES``.
+    """Make the formatter for one of ``STYLES``.
 
     Args:
-        top: classes that are told; ``None``: five, in CSV one.
-        classes: how many there are.
+        top: number of classes to print; ``None`` for ``DEFAULT_TOP``.
+        columns: names of the input's columns.
+        classes: number of classes of the model.
     """
     kind = {"text": Answers, "jsonl": JsonAnswers, "csv": CsvAnswers}[style]
-    return kind(min(top or SHOWN[style], classes), columns)
+    return kind(min(top or DEFAULT_TOP[style], classes), columns)
 
 
 def explained(explanation: Explanation) -> dict[str, Any]:
-    """An explanation as JSON: positions count Unicode's code points of the text."""
+    """Convert an explanation to JSON-able data; positions count the code points of the text."""
     return {
         "class": explanation.label,
         "read": [explanation.start, explanation.stop],
         "words": [
-            {"text": word.text, "start": word.start, "stop": word.stop, "score": round(word.score, DIGITS)}
+            {"text": word.text, "start": word.start, "stop": word.stop, "score": round(word.score, SCORE_DIGITS)}
             for word in explanation.words
         ],
-        "characters": [round(score, DIGITS) for score in explanation.scores],
+        "characters": [round(score, SCORE_DIGITS) for score in explanation.scores],
     }
 
 
 def json_line(record: dict[str, Any]) -> str:
-    """One line of JSON, in letters where a terminal shows them, escaped where it would act on them."""
+    """Encode a record as one line of JSON; escape only the characters that a terminal would act on."""
     line = json.dumps(record, ensure_ascii=False)
     if line.isprintable():
         return line
@@ -110,7 +115,7 @@ def json_line(record: dict[str, Any]) -> str:
 
 def _csv(cells: Iterable[str]) -> str:
     stream = io.StringIO()
-    csv.writer(stream, lineterminator="\r\n").writerow(cells)  # both must be quoted where they stand in a cell
+    csv.writer(stream, lineterminator="\r\n").writerow(cells)  # so that "\r" and "\n" in a cell are both quoted
     return stream.getvalue().removesuffix("\r\n")
 
 

@@ -1,4 +1,4 @@
-"""Texts to classify, out of files and pipes: as many rows as come in, in their order, the unusable ones too."""
+"""Reader of texts to classify, from files and pipes. It keeps the order and yields unusable rows, too."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from crepe_dist.preparing.formats.rows import BadRow, Block, Cutter, Parsed, Par
 from crepe_dist.preparing.sources import LINES, PIPE, Reading, Source, by_suffix, open_source
 
 KINDS = (LINES, "csv", "tsv", "jsonl", "parquet")
-GROUP = 1024  # rows of an unreadable piece that are told together
+GROUP = 1024  # minimum number of rows in a group
 
 
 @dataclass(frozen=True)
 class Input:
-    """One row.
+    """Row of a file or pipe.
 
     Args:
-        line: on which it ends, from 1; of a Parquet file, the number of the row.
-        text: what is classified; of title and text, both.
-        problem: why it cannot be classified; empty if it can.
-        cells: the values of all columns, where they are kept.
+        line: number of the row's last line, from 1; in a Parquet file, the number of the row.
+        text: text to classify, including the title.
+        problem: reason why the row cannot be classified; empty if it can.
+        cells: values of all columns, if they are kept.
     """
 
     line: int
@@ -35,10 +35,10 @@ class Input:
 
 
 class Inputs:
-    """The rows of one file or pipe, in bounded memory.
+    """Iterator over the rows of one file or pipe, in bounded memory.
 
     Attributes:
-        columns: names of the ``cells``; empty unless they are kept.
+        columns: names of the columns; empty if their values are not kept.
     """
 
     def __init__(self, parser: Parser, cutter: Cutter) -> None:
@@ -47,44 +47,45 @@ class Inputs:
         self._cutter = cutter
 
     def __iter__(self) -> Iterator[list[Input]]:
-        """Rows that can be answered together: some thousands of a file, of a pipe those that have come."""
+        """Yield groups of rows: some thousands at a time from a file, those that have arrived from a pipe."""
         while (block := self._cutter.take()) is not None:
             parsed = self._parser.parse(block, Share()) if block.data else Parsed([], [], 0, 0)
             if parsed.consumed < len(block.data):
                 rest = Block(block.data[parsed.consumed :], block.line + parsed.lines, False, full=block.full)
                 self._cutter.put_back([rest])
             bad = [*parsed.bad, *block.bad]
-            lost = chain.from_iterable(map(self._lost, sorted(bad, key=attrgetter("line"))))
-            rows = heapq.merge(map(_input, parsed.rows), lost, key=attrgetter("line"))
+            unusable = chain.from_iterable(map(self._unusable, sorted(bad, key=attrgetter("line"))))
+            rows = heapq.merge(map(_input, parsed.rows), unusable, key=attrgetter("line"))
             while group := list(islice(rows, max(GROUP, len(parsed.rows)))):
                 yield group
         self._cutter.close()
 
-    def _lost(self, bad: BadRow) -> Iterator[Input]:
-        """A broken record of several lines is one row; of a Parquet file, each of the rows that are lost is one."""
+    def _unusable(self, bad: BadRow) -> Iterator[Input]:
+        """Yield one row per broken record; one per lost row for Parquet, where a record stands for several rows."""
         problem = f"{bad.reason}; it begins: {bad.excerpt}" if bad.excerpt else bad.reason
         count = bad.lines if self._parser.name == "parquet" else 1
         return map(Input, range(bad.line - count + 1, bad.line + 1), repeat(""), repeat(problem))
 
 
 def open_inputs(name: str, kind: str | None = None, reading: Reading | None = None, *, keep: bool = False) -> Inputs:
-    """Opens a file, or ``-`` for the standard input.
+    """Open a file of texts.
 
     Args:
-        kind: one of ``KINDS``; ``None``: by the file's name, and lines where that tells nothing.
-        reading: header and columns of a table; its ``format`` is not looked at.
-        keep: rows carry the values of all their columns.
+        name: path of the file, or ``-`` for standard input.
+        kind: one of ``KINDS``; ``None`` decides by the file name and falls back to lines.
+        reading: header and columns of a table; its ``format`` is ignored.
+        keep: whether to keep the values of all columns.
 
     Raises:
-        UserError: it cannot be read, or it is not clear which column is the text.
+        UserError: the file cannot be read, or the text column is ambiguous.
     """
     path = None if name == PIPE else Path(name)
     if path is not None and not path.exists():
-        raise UserError(f"{name} does not exist", remedy="give a file, or - for the standard input")
+        raise UserError(f"{name} does not exist", remedy="name a file, or - for standard input")
     if path is not None and path.is_dir():
-        raise UserError(f"{name} is a folder", remedy="give one of its files")
+        raise UserError(f"{name} is a folder", remedy="name a file in it")
     kind = kind or (by_suffix(path) if path else None) or LINES
-    # An empty label: none is looked for, a column that holds one is no text.
+    # An empty label: look for no label column, but do not mistake one for the text.
     source = Source(path, name, format=kind, label="")
     return Inputs(*open_source(source, reading or Reading(), keep=keep, live=True))
 

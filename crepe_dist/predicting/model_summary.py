@@ -1,4 +1,4 @@
-"""Summary of a checkpoint, in the words and numbers that a page, the HTTP service and its metrics show."""
+"""Summary of a checkpoint for web pages, the HTTP service and its metrics."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ class ModelSummary(NamedTuple):
     """Summary of one checkpoint.
 
     Args:
-        checkpoint: name of its file.
-        data: name of the data that it was trained on; empty where nothing says so.
-        test_accuracy: a fraction, if known.
-        classes: names in the order of the outputs.
-        feature_len: characters that the network reads.
-        reads_end: whether these are a text's last; else its first.
-        is_latin: whether it knows Latin letters, digits and signs; else an alphabet of its own.
-        kernels: what computes it, and in which precision.
+        checkpoint: name of the file.
+        data: name of the data set that it was trained on; empty if unknown.
+        test_accuracy: test accuracy, 0 to 1, if known.
+        classes: class names in the order of the outputs.
+        feature_len: number of characters that the network reads.
+        reads_end: whether it reads the last characters of a text, not the first.
+        is_latin: whether the alphabet consists of Latin letters, digits and signs, not of the data's own characters.
+        kernels: implementation of the kernels, and their precision.
     """
 
     checkpoint: str
@@ -36,8 +36,8 @@ def summarise(name: str, about: dict[str, Any], classes: list[str], encoding: En
     """Summarise a checkpoint.
 
     Args:
-        name: of the checkpoint's file.
-        about: what ``checkpoint.describe`` says of it; of foreign parameters nothing.
+        name: name of the checkpoint's file.
+        about: result of ``checkpoint.describe``; empty for parameters without a description.
     """
     accuracy, data = about.get("test_accuracy"), about.get("data")
     source = data.get("name") if isinstance(data, dict) else None

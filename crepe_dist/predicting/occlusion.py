@@ -1,11 +1,11 @@
-"""Which characters of a text speak for a class: occlusion.
+"""Explanation of predictions by occlusion.
 
-Each character is made blank in turn, and each word; what that takes from the class is the score (Zeiler & Fergus,
-"Visualizing and Understanding Convolutional Networks", ECCV 2014, section 3.2, with grey squares on an image). It is a
-difference of log-odds, the "weight of evidence" of Robnik-Šikonja & Kononenko (IEEE TKDE 2008): unlike a difference of
-probabilities it does not vanish where the network is sure.
+Each character, and each word, is replaced by a blank in turn; its score is the drop in the log-odds of the class.
+Zeiler & Fergus ("Visualizing and Understanding Convolutional Networks", ECCV 2014, section 3.2) do the same with grey
+squares on an image. The difference of log-odds is the "weight of evidence" of Robnik-Šikonja & Kononenko (IEEE TKDE
+2008); unlike a difference of probabilities, it does not vanish when the network is confident.
 
-Blank is what the network sees of a character that it does not know. No gradient is needed, so any engine will do.
+A blank is the code of an unknown character. No gradients are needed, so this works with every engine.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Logits = Callable[[Codes], npt.NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Word:
-    """Characters without a space between them: ``text[start:stop]`` of the explained text.
+    """Word of an explained text: ``text[start:stop]``, without white space.
 
     Args:
-        score: by how much the log-odds of the class fall when the word is blank.
+        score: drop in the log-odds of the class when the word is blank.
     """
 
     text: str
@@ -42,17 +42,17 @@ class Word:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why a text was taken for a class.
+    """Evidence in a text for and against a class.
 
     Attributes:
-        text: as it was given.
+        text: the text, unchanged.
         label: the class that is explained.
-        prediction: what the text was taken for.
-        start, stop: the network reads ``text[start:stop]``; longer texts are cut.
-        scores: one number for each character (code point) of ``text``: by how much the log-odds of the class fall when
-            it is blank. Above 0 it speaks for the class, below 0 against it; 0 if it is not read or not known. A
-            combining character has the score of the one before it.
-        words: those that are read.
+        prediction: the prediction for the text.
+        start, stop: bounds of the part that the network reads, ``text[start:stop]``.
+        scores: one score for each character (code point) of ``text``: the drop in the log-odds of the class when the
+            character is blank. Positive scores support the class, negative scores contradict it. Characters that are
+            not read or not known score 0. A combining character has the score of the character before it.
+        words: the words that the network reads.
     """
 
     text: str
@@ -67,51 +67,52 @@ class Explanation:
 def occlude(
     text: str, encoding: Encoding, logits: Logits, at_once: int, index: int
 ) -> tuple[range, list[float], list[Word]]:
-    """Blanks each character of a text, and each of its words.
+    """Score each character of a text, and each of its words, by replacing it with blanks.
 
     Args:
-        logits: uint8 [n, feature_len] → float32 [n, classes], for at most ``at_once`` rows.
-        index: of the class among the logits.
+        logits: function from uint8 [n, feature_len] to float32 [n, classes], for at most ``at_once`` rows.
+        at_once: largest batch for ``logits``.
+        index: index of the class in the logits.
 
     Returns:
-        The positions in ``text`` that are read, a score for each character of ``text``, and the words.
+        The positions in ``text`` that the network reads, a score for each character of ``text``, and the words.
     """
     (codes,) = encoding.encode([text])
     places = encoding.positions(len(text))
     read = range(min(places), max(places) + 1) if places else range(0)
     words = [(found.start(), found.end()) for found in _WORD.finditer(text, read.start, read.stop)]
-    falls = _falls(codes, places, [*((place, place + 1) for place in read), *words], logits, at_once, index)
-    scores = [0.0] * read.start + falls[: len(read)] + [0.0] * (len(text) - read.stop)
+    drops = _drops(codes, places, [*((place, place + 1) for place in read), *words], logits, at_once, index)
+    scores = [0.0] * read.start + drops[: len(read)] + [0.0] * (len(text) - read.stop)
     for place, character in enumerate(text):
-        # A combining character is shown on the character before it.
+        # A combining character is drawn on the character before it.
         if place and unicodedata.category(character).startswith("M"):
             scores[place] = scores[place - 1]
-    found = [Word(text[start:stop], start, stop, fall) for (start, stop), fall in zip(words, falls[len(read) :])]
+    found = [Word(text[start:stop], start, stop, drop) for (start, stop), drop in zip(words, drops[len(read) :])]
     return read, scores, found
 
 
-def _falls(
-    codes: Codes, places: range, stretches: list[tuple[int, int]], logits: Logits, at_once: int, index: int
+def _drops(
+    codes: Codes, places: range, spans: list[tuple[int, int]], logits: Logits, at_once: int, index: int
 ) -> list[float]:
-    """By how much the log-odds of a class fall without each stretch of the text."""
-    falls = np.zeros(len(stretches))
-    asked = []  # not about what has no code already
-    for number, (start, stop) in enumerate(stretches):
+    """Compute the drop in the log-odds of a class when each span of the text is blank."""
+    drops = np.zeros(len(spans))
+    masks = []  # spans that are blank already keep the score 0
+    for number, (start, stop) in enumerate(spans):
         first, last = sorted((places.index(start), places.index(stop - 1)))
         if (codes[first : last + 1] != BLANK).any():
-            asked.append((number, slice(first, last + 1)))
+            masks.append((number, slice(first, last + 1)))
     whole = _log_odds(logits(codes[None]), index)
-    for begin in range(0, len(asked), at_once):
-        some = asked[begin : begin + at_once]
-        rows = np.repeat(codes[None], len(some), axis=0)
-        for row, (_, stretch) in zip(rows, some):
-            row[stretch] = BLANK
-        falls[[number for number, _ in some]] = whole - _log_odds(logits(rows), index)
-    return [float(fall) for fall in falls]
+    for begin in range(0, len(masks), at_once):
+        batch = masks[begin : begin + at_once]
+        rows = np.repeat(codes[None], len(batch), axis=0)
+        for row, (_, mask) in zip(rows, batch):
+            row[mask] = BLANK
+        drops[[number for number, _ in batch]] = whole - _log_odds(logits(rows), index)
+    return [float(drop) for drop in drops]
 
 
 def _log_odds(logits: npt.NDArray[np.float32], index: int) -> Floats:
-    """log p − log (1 − p) of one class, float64 [n], of float32 [n, classes]."""
+    """Compute log p − log (1 − p) of one class: float32 [n, classes] → float64 [n]."""
     others = np.delete(logits.astype(np.float64), index, axis=1)
     largest = others.max(axis=1)
     return np.asarray(logits[:, index] - (largest + np.log(np.exp(others - largest[:, None]).sum(axis=1))))

@@ -1,4 +1,4 @@
-"""A predictor's answer for one text."""
+"""Prediction for one text."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one text was taken for.
+    """Prediction for one text.
 
     Attributes:
         label: the most probable class.
-        probability: its probability, 0 to 1.
-        ranking: (class, probability), the most probable first.
-        read: characters of the text, spaces apart, that the network has read and knows; where there is none, the answer
-            means nothing.
+        probability: probability of ``label``, 0 to 1.
+        ranking: all (class, probability) pairs, the most probable first.
+        read: number of known characters that the network read, without spaces. If it is 0, the prediction is
+            meaningless.
     """
 
     label: str
@@ -24,7 +24,7 @@ class Prediction:
     read: int
 
     def record(self, top: int) -> dict[str, Any]:
-        """What programs get to read, with the first ``top`` classes."""
+        """Convert to JSON-able data with the ``top`` most probable classes."""
         return {
             "class": self.label,
             "probability": self.probability,

@@ -1,4 +1,4 @@
-"""A checkpoint, ready to classify texts."""
+"""Predictor: a checkpoint that is ready to classify texts."""
 
 from __future__ import annotations
 
@@ -25,16 +25,18 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.settings.model_options import ModelOptions
 
 BATCH_SIZE = 256
-MAX_CODES = 1 << 22  # of a batch; longer documents come fewer at a time
+MAX_CODES = 1 << 22  # characters in a batch; it limits the number of long documents in one batch
 
 
 @dataclass(frozen=True)
 class Foreign:
-    """What must be told about parameters that have no description beside them.
+    """User's description of parameters without a ``.json`` file beside them.
 
     Args:
-        mode: encoding they were trained with; ``notebook`` for the notebook's.
-        classes: names in the order of the outputs.
+        mode: encoding used in training; ``notebook`` for parameters of the original notebook.
+        feature_len: number of characters that the network reads; 1014 unless given.
+        fold_accents: whether accents were removed in training.
+        classes: class names in the order of the outputs.
     """
 
     mode: str | None = None
@@ -47,12 +49,12 @@ class Foreign:
 
 
 class Predictor:
-    """Classifies texts; made by ``load``.
+    """Classifier of texts, made by ``load``.
 
     Attributes:
-        engine: batch → logits [B, classes].
-        encoding: text → codes.
-        classes: names in the order of the outputs.
+        engine: computes logits [B, classes] of a batch.
+        encoding: converts texts to codes.
+        classes: class names in the order of the outputs.
     """
 
     def __init__(self, engine: Engine, encoding: Encoding, classes: list[str]) -> None:
@@ -62,12 +64,12 @@ class Predictor:
         engine.refresh()
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
-        """One prediction a text, in the same order."""
+        """Classify texts; return one prediction per text, in order."""
         return list(self.predict_stream(iter(texts)))
 
     def predict_stream(self, texts: Iterator[str], batch_size: int = BATCH_SIZE) -> Iterator[Prediction]:
-        """Predictions as the texts come, ``batch_size`` at a time."""
-        batch_size = self._most(batch_size)
+        """Classify texts lazily, ``batch_size`` at a time; yield one prediction per text, in order."""
+        batch_size = self._capped(batch_size)
         while batch := list(islice(texts, batch_size)):
             codes = self.encoding.encode(batch)
             probabilities = mx.nd.softmax(self._logits(codes)).asnumpy()[: len(batch)]
@@ -78,40 +80,39 @@ class Predictor:
                 yield Prediction(*ranking[0], ranking, known)
 
     def explain(self, text: str, label: str | None = None) -> Explanation:
-        """Which characters of a text speak for a class, and which against it.
+        """Find the evidence in a text for and against a class by occlusion (see ``predicting.occlusion``).
 
-        Found by occlusion (Zeiler & Fergus 2014, see ``explanation``): each character is made blank in turn, and each
-        word, and its score is by how much that lowers the log-odds of the class. It takes the time of one
-        classification for every character that is read and one for every word.
+        Each character, and each word, is replaced by a blank; its score is the drop in the log-odds of the class. The
+        cost is one forward pass per character that is read, and one per word.
 
         Args:
-            label: the class; ``None``: the one that the text is taken for.
+            label: class to explain; ``None`` for the predicted class.
 
         Raises:
-            UserError: there is no such class.
+            UserError: the model has no such class.
         """
         if label is not None and label not in self.classes:
             raise UserError(
-                f"there is no class {label!r}", f"there are {', '.join(self.classes)}"[:500], "name one of these"
+                f"there is no class {label!r}", f"the classes are {', '.join(self.classes)}"[:500], "name one of them"
             )
         (prediction,) = self.predict([text])
         label = prediction.label if label is None else label
-        index, at_once = self.classes.index(label), self._most(BATCH_SIZE)
+        index, at_once = self.classes.index(label), self._capped(BATCH_SIZE)
         read, scores, words = occlude(text, self.encoding, self._logits_of, at_once, index)
         return Explanation(text, label, prediction, read.start, read.stop, tuple(scores), tuple(words))
 
     def _logits_of(self, codes: Codes) -> npt.NDArray[np.float32]:
-        """uint8 [n, feature_len] → float32 [n, classes]."""
+        """Compute logits on the host: uint8 [n, feature_len] → float32 [n, classes]."""
         logits: npt.NDArray[np.float32] = self._logits(codes).asnumpy()
         return logits[: len(codes)]
 
     def _logits(self, codes: Codes) -> mx.nd.NDArray:
-        """float32 [at least n, classes]; the rows behind the n-th are blank."""
-        # The batch is filled up to a power of two, so that few shapes are ever compiled.
+        """Compute logits on the device: uint8 [n, feature_len] → float32 [at least n, classes]."""
+        # The batch is padded to a power of two, so that few shapes are compiled.
         rows = 1 << max(len(codes) - 1, 0).bit_length()
         return self.engine.logits(pack(codes, np.zeros(len(codes), dtype=np.int32), rows, len(codes)))
 
-    def _most(self, batch_size: int) -> int:
+    def _capped(self, batch_size: int) -> int:
         return max(1, min(batch_size, MAX_CODES // self.encoding.feature_len))
 
 
@@ -124,20 +125,20 @@ def load(
     classes: Sequence[str] | None = None,
     device: str = "auto",
 ) -> Predictor:
-    """Opens a checkpoint.
+    """Open a checkpoint.
 
     Args:
-        checkpoint_or_run: a .params file, a run folder (its reported checkpoint), or ``None``: that of the newest run
-            in ``runs/``.
-        mode: encoding of parameters without a description beside them, such as ``notebook`` for the notebook's own; so
-            are the next three.
-        feature_len: characters a document; 1014 unless given.
-        fold_accents: whether accents are folded; the default of the mode unless given.
-        classes: names in the order of the outputs.
-        device: auto, gpu or cpu.
+        checkpoint_or_run: a .params file, or a run folder (for its reported checkpoint); ``None`` for the newest run in
+            ``runs/``.
+        mode: encoding of parameters without a ``.json`` file, such as ``notebook`` for those of the original notebook.
+            This and the next three arguments are only for such parameters.
+        feature_len: number of characters that the network reads; 1014 unless given.
+        fold_accents: whether accents were removed in training; the default of ``mode`` unless given.
+        classes: class names in the order of the outputs.
+        device: ``auto``, ``gpu`` or ``cpu``.
 
     Raises:
-        UserError: nothing to open, or what is told does not fit the parameters.
+        UserError: there is no checkpoint, or the description does not fit the parameters.
     """
     path = checkpoint.find(None if checkpoint_or_run is None else str(checkpoint_or_run))
     foreign = Foreign(mode, feature_len, fold_accents, tuple(classes) if classes is not None else None)
@@ -145,7 +146,7 @@ def load(
 
 
 def open_checkpoint(path: Path, foreign: Foreign, device: Any) -> Predictor:
-    """``load`` for a .params file and an MXNet device."""
+    """Open the checkpoint at ``path`` on an MXNet device; see ``load``."""
     about = checkpoint.describe(path)
     arrays = parameters.load(path)
     if about is None:
@@ -153,19 +154,19 @@ def open_checkpoint(path: Path, foreign: Foreign, device: Any) -> Predictor:
         network_about = None
     elif foreign:
         raise UserError(
-            f"{path} describes itself",
-            f"{path.with_suffix('.json').name} holds its mode, length and classes",
-            "leave out --mode, --feature-len, --fold-accents and --classes",
+            f"{path} already has a description",
+            f"{path.with_suffix('.json').name} contains its mode, length and classes",
+            "remove --mode, --feature-len, --fold-accents and --classes",
         )
     else:
         encoding, classes, network_about = checkpoint.trained_as(path, about)
     shape = parameters.shape_of(arrays, len(encoding.alphabet), encoding.feature_len, network_about)
     if len(classes) != shape.classes:
         raise UserError(
-            f"{path} has {shape.classes} outputs, but {len(classes)} classes were named",
-            remedy="name one class an output, in the order of training",
+            f"{path} has {shape.classes} outputs, but {len(classes)} classes were given",
+            remedy="give one class per output, in the order used in training",
         )
-    # What was asked for in training; a precision that was only found, the device here may not have.
+    # Keep a float32 that was requested in training; any other precision depends on this device.
     in_float32 = network_about is not None and network_about.get("precision") == "float32"
     options = ModelOptions(precision="float32" if in_float32 else "auto")
     network = parameters.build(shape, options, device, seed=0)
@@ -178,7 +179,7 @@ def _from_flags(path: Path, foreign: Foreign) -> tuple[Encoding, list[str]]:
         raise UserError(
             f"{path} does not say how it was trained",
             f"there is no {path.with_suffix('.json').name} beside it",
-            "give --mode (notebook for the notebook's own) and --classes, and --feature-len if it is not 1014",
+            "add --mode (notebook for the original notebook) and --classes, and --feature-len unless it is 1014",
         )
     length = 1014 if foreign.feature_len is None else foreign.feature_len
     encoding = Encoding(foreign.mode, length, foreign.fold_accents)  # type: ignore[arg-type]

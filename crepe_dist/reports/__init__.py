@@ -1,1 +1,1 @@
-"""What people read about data and runs: a page in a browser, and lines in the terminal."""
+"""Reports on data sets, runs and predictions, as self-contained HTML pages and in the terminal."""

@@ -1,4 +1,4 @@
-"""The page for people: rendered once, since nothing in it depends on who asks."""
+"""Page of the HTTP service. It is the same for every request, so it is rendered once."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from crepe_dist.reports import page
 from crepe_dist.settings.serving_options import ServiceOptions
 from crepe_dist.version import __version__
 
-BARS = 12  # classes; of more than that, the most probable are shown
+BARS = 12  # with more classes, only the most probable ones are shown
 
 
-def render(facts: ModelSummary, options: ServiceOptions) -> tuple[str, str]:
-    """The page, and the Content-Security-Policy that allows its own style and script and nothing else."""
+def render(model: ModelSummary, options: ServiceOptions) -> tuple[str, str]:
+    """Return the page and a Content-Security-Policy that allows only its own style and script."""
     html = page.render(
         "serve.html",
-        facts=facts,
-        bars=min(len(facts.classes), BARS),
+        model=model,
+        bars=min(len(model.classes), BARS),
         max_chars=options.max_chars,
         timeout=options.timeout,
         version=__version__,

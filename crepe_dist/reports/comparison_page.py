@@ -1,4 +1,4 @@
-"""Runs side by side: `page` for the browser, `show` for the terminal."""
+"""Comparison of several runs: ``page`` for the browser, ``show`` for the terminal."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from crepe_dist.version import __version__
 from crepe_dist.wording import cells, clean, cut, number, percent, visible
 
 Row = tuple[str, list[str]]
-NOISE = 0.05  # of a p-value
-MOST_CLASSES = 30
-NAME = 40  # cells
-WIDEST = 26  # column of a run in the terminal
+SIGNIFICANCE = 0.05  # p-value below which a difference counts as significant
+MAX_CLASSES = 30
+NAME_CELLS = 40  # width of a class name
+COLUMN_CELLS = 26  # width of a run's column in the terminal
 UNKNOWN = "–"
 
 
 def page(records: Sequence[RunRecord]) -> str:
-    """The comparison as HTML that needs no other file. The first run is the one that the others are compared with."""
+    """Render the comparison as a self-contained HTML page; the first run is the baseline."""
     names = _names(records)
     histories = [(name, record.history) for name, record in zip(names, records)]
     return render(
@@ -40,7 +40,7 @@ def page(records: Sequence[RunRecord]) -> str:
         settings=settings(records),
         classes=per_class(records),
         figures={
-            "accuracy": figures.compared(histories, "test_accuracy", "right in the test part"),
+            "accuracy": figures.compared(histories, "test_accuracy", "test accuracy"),
             "test": figures.compared(histories, "test_loss", "test loss"),
             "train": figures.compared(histories, "train_loss", "train loss"),
         },
@@ -48,24 +48,24 @@ def page(records: Sequence[RunRecord]) -> str:
 
 
 def show(records: Sequence[RunRecord], console: Console) -> None:
-    """The comparison in the terminal."""
+    """Print the comparison in the terminal."""
 
     def text(value: str, style: str = "") -> Text:
         encoding = console.encoding
         return Text(value.encode(encoding, "backslashreplace").decode(encoding), style, overflow="fold")
 
-    short = [f"#{place}" for place in range(1, len(records) + 1)]
-    for mark, name in zip(short, _names(records)):
+    marks = [f"#{number}" for number in range(1, len(records) + 1)]
+    for mark, name in zip(marks, _names(records)):
         console.print(Text.assemble((f"{mark:<4}", "bold"), text(name)), soft_wrap=True)
     console.print()
     for title, rows in (("", results(records)), ("settings", settings(records)), ("F1", per_class(records))):
-        for places in _side_by_side(rows, console.width):
+        for group in _side_by_side(rows, console.width):
             table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
             table.add_column(text(title))
-            for place in places:
-                table.add_column(text(short[place], "bold"), max_width=WIDEST)
-            for label, told in rows:
-                table.add_row(text(label), *(text(told[place]) for place in places))
+            for index in group:
+                table.add_column(text(marks[index], "bold"), max_width=COLUMN_CELLS)
+            for label, values in rows:
+                table.add_row(text(label), *(text(values[index]) for index in group))
             console.print(table)
             console.print()
     for warning in warnings(records):
@@ -76,25 +76,25 @@ def show(records: Sequence[RunRecord], console: Console) -> None:
 
 
 def _side_by_side(rows: list[Row], width: int) -> list[list[int]]:
-    """The runs in groups whose columns have room beside each other in a terminal."""
+    """Group the indices of the runs so that the columns of one group fit into the terminal."""
     if not rows:
         return []
     space = 2
     labels = max(cells(label) for label, _ in rows) + space
     groups: list[list[int]] = []
     left = 0
-    for place in range(len(rows[0][1])):
-        column = min(WIDEST, max(cells(told[place]) for _, told in rows)) + space
+    for index in range(len(rows[0][1])):
+        column = min(COLUMN_CELLS, max(cells(values[index]) for _, values in rows)) + space
         if column > left:
             groups.append([])
             left = width - labels
-        groups[-1].append(place)
+        groups[-1].append(index)
         left -= column
     return groups
 
 
 def results(records: Sequence[RunRecord]) -> list[Row]:
-    """What came out, a row for each figure and a cell for each run."""
+    """Tabulate the results: one row per figure, one cell per run."""
     rows: list[tuple[str, Callable[[RunRecord], str]]] = [
         ("test accuracy", lambda run: percent(run.metrics["test_accuracy"])),
         ("95 % interval", _interval),
@@ -107,17 +107,17 @@ def results(records: Sequence[RunRecord]) -> list[Row]:
         ("chosen by", lambda run: str((run.result or {}).get("chosen_by", UNKNOWN))),
         ("epochs", lambda run: number(len(run.history.epochs))),
         ("training time", lambda run: run_findings.duration(run.history.seconds) if run.history.epochs else UNKNOWN),
-        ("parameters", lambda run: _made(run, "parameters")),
-        ("processes", lambda run: _made(run, "processes")),
-        ("computes in", lambda run: _made(run, "computes").partition(" (")[0]),
+        ("parameters", lambda run: _provenance(run, "parameters")),
+        ("processes", lambda run: _provenance(run, "processes")),
+        ("precision", lambda run: _provenance(run, "computes").partition(" (")[0]),
         ("data", lambda run: run.about["data"]["name"]),
     ]
-    made = [(label, [visible(of(record)) for record in records]) for label, of in rows]
-    return [(label, cells) for label, cells in made if set(cells) != {UNKNOWN}]
+    table = [(label, [visible(show(record)) for record in records]) for label, show in rows]
+    return [(label, values) for label, values in table if set(values) != {UNKNOWN}]
 
 
 def settings(records: Sequence[RunRecord]) -> list[Row]:
-    """The settings that are not the same in all runs."""
+    """Tabulate the settings that differ between the runs."""
     names = list(dict.fromkeys(name for record in records for name in record.settings))
     rows = []
     for name in names:
@@ -128,17 +128,17 @@ def settings(records: Sequence[RunRecord]) -> list[Row]:
 
 
 def per_class(records: Sequence[RunRecord]) -> list[Row]:
-    """F1 of each class, those that differ most first; none if the classes are not the same."""
+    """Tabulate F1 by class, largest differences first; empty if the runs have different classes."""
     scores = [record.scores.get("test") for record in records]
     if any(score is None for score in scores) or any(record.classes != records[0].classes for record in records):
         return []
     values = np.array([score.f1 for score in scores if score is not None])
-    order = np.argsort(-(values.max(axis=0) - values.min(axis=0)), kind="stable")[:MOST_CLASSES].tolist()
+    order = np.argsort(-(values.max(axis=0) - values.min(axis=0)), kind="stable")[:MAX_CLASSES].tolist()
     classes = clean(records[0].classes)
     tested = [score.confusion.any(axis=1) for score in scores if score is not None]
     return [
         (
-            cut(classes[index], NAME),
+            cut(classes[index], NAME_CELLS),
             [f"{value:.3f}" if has[index] else UNKNOWN for value, has in zip(values[:, index], tested)],
         )
         for index in order
@@ -146,58 +146,59 @@ def per_class(records: Sequence[RunRecord]) -> list[Row]:
 
 
 def warnings(records: Sequence[RunRecord]) -> list[str]:
-    """Why the figures may not be comparable."""
+    """Return the reasons why the figures may not be comparable."""
     first, (first_name, *names) = records[0], _names(records)
     found = []
     for name, record in zip(names, records[1:]):
         if not record.is_tested_like(first):
-            found.append(f"{name} was tested on other documents than {first_name}: the scores do not compare")
+            found.append(f"{name} was tested on different documents than {first_name}: the scores cannot be compared")
         elif record.fingerprint != first.fingerprint:
-            found.append(f"{name} was trained on other data than {first_name}, and tested on the same documents")
+            found.append(f"{name} was trained on different data than {first_name}, but tested on the same documents")
     return found
 
 
 def verdicts(records: Sequence[RunRecord]) -> list[str]:
-    """Of each run beside the first, whether the difference of their accuracies is more than noise."""
+    """Say for each run whether its accuracy differs significantly from the accuracy of the first."""
     names = _names(records)
     return [_verdict(names[0], records[0], name, record) for name, record in list(zip(names, records))[1:]]
 
 
 def caution(records: Sequence[RunRecord]) -> str:
-    says = "That is the chance that lies in the choice of test documents. Another seed gives another result, too: "
-    says += "train each with several (--training.seed) before a small difference is believed."
+    """Name the sources of chance that the verdicts do not account for."""
+    text = "The intervals only account for the choice of test documents. The random seed changes the result, too: "
+    text += "train each configuration with several seeds (--training.seed) before you trust a small difference."
     if len(records) > 2:
-        says += " Where many are compared, about one pair of equals in 20 looks different."
-    return says
+        text += " Among many comparisons, about 1 in 20 pairs of equally good models looks different."
+    return text
 
 
 def _verdict(name: str, first: RunRecord, other_name: str, other: RunRecord) -> str:
     difference = other.metrics["test_accuracy"] - first.metrics["test_accuracy"]
     how = "equal to" if not difference else "better than" if difference > 0 else "worse than"
-    says = f"{other_name} is {how} {name}" + (f" by {100 * abs(difference):.2f} points" if difference else "")
+    verdict = f"{other_name} is {how} {name}" + (f" by {100 * abs(difference):.2f} points" if difference else "")
     if not other.is_tested_like(first):
-        return f"{says}, but on other test documents: that says nothing of the models."
+        return f"{verdict}, but the test documents differ, so this says nothing about the models."
     mine, theirs = first.scores.get("test"), other.scores.get("test")
     if mine is None or theirs is None:
-        return f"{says}; an older version trained one of them and did not count how much of that may be chance."
+        return f"{verdict}; the significance is unknown, because an older version trained one of them."
     if mine.right is None or theirs.right is None or len(mine.right) != len(theirs.right):
         (low, high), (their_low, their_high) = (
             interval(round(each.accuracy * each.documents), each.documents) for each in (mine, theirs)
         )
         apart = high < their_low or their_high < low
-        return f"{says}; " + (
-            "the 95 % intervals do not overlap: more than noise."
+        return f"{verdict}; " + (
+            "the 95 % intervals do not overlap: the difference is significant."
             if apart
-            else "the 95 % intervals overlap: that may be noise."
+            else "the 95 % intervals overlap: the difference may be chance."
         )
     only_first, only_other = int((mine.right & ~theirs.right).sum()), int((theirs.right & ~mine.right).sum())
     p = mcnemar(only_first, only_other)
     low, high = paired_interval(only_first, only_other, len(mine.right))
     return (
-        f"{says} (95 % interval of the difference: {100 * low:+.2f} to {100 * high:+.2f}). Of the same "
-        f"{number(len(mine.right))} test documents, {number(only_other)} are right in {other_name} alone and "
-        f"{number(only_first)} in {name} alone (McNemar's test: p {_p(p)}): "
-        + ("more than noise." if p < NOISE else "that may be noise.")
+        f"{verdict} (95 % interval of the difference: {100 * low:+.2f} to {100 * high:+.2f}). Of the same "
+        f"{number(len(mine.right))} test documents, only {other_name} classifies {number(only_other)} correctly and "
+        f"only {name} {number(only_first)} (McNemar's test: p {_p(p)}): "
+        + ("the difference is significant." if p < SIGNIFICANCE else "the difference may be chance.")
     )
 
 
@@ -217,13 +218,13 @@ def _metric(record: RunRecord, name: str, form: Callable[[float], str]) -> str:
     return form(record.metrics[name]) if name in record.metrics else UNKNOWN
 
 
-def _made(record: RunRecord, name: str) -> str:
+def _provenance(record: RunRecord, name: str) -> str:
     value = record.made.get(name)
     return UNKNOWN if value is None else number(value) if type(value) is int else str(value)
 
 
 def _names(records: Sequence[RunRecord]) -> list[str]:
-    """What to call the runs: the names of their folders, or their paths where two are called alike."""
+    """Name the runs by their folders, or by their paths if two folders have the same name."""
     names = [record.name for record in records]
     paths = names if len(set(names)) == len(names) else [str(record.path) for record in records]
     return [visible(name, 80) for name in paths]

@@ -1,4 +1,4 @@
-"""The figures of a data set's page."""
+"""Figures of a data set's report."""
 
 from __future__ import annotations
 
@@ -8,76 +8,75 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from crepe_dist.reports import colours, drawing
-from crepe_dist.reports import data_sentences as facts
+from crepe_dist.reports import colours, data_sentences, drawing
 from crepe_dist.wording import cut, number, percent
 
 COLOURS = {"train": colours.BLUE, "validation": colours.ORANGE, "test": colours.GREEN}
-MOST_BARS = 30
+MAX_BARS = 30
 FEATURE_LEN = "feature_len"
-LABEL = 26  # cells
-BAR = 0.25  # inches from one bar to the next
-MARKED = ("50", "90", "95", "99")  # per cent of the texts
+LABEL_CELLS = 26
+BAR_PITCH = 0.25  # inches from one bar to the next
+MARKED = ("50", "90", "95", "99")  # percentiles of the text length
 
 
 def rows(summary: dict[str, Any]) -> str:
-    """From the rows that were read to the rows of each part, one bar below the other."""
+    """Draw the rows that were read, removed, kept and assigned to each split, one bar below the other."""
     counts, end = summary["rows"], summary["rows"]["read"]
     bars = [("read", 0, end, colours.SKY)]
-    for key, name, *_ in facts.LOSSES:
+    for key, name, *_ in data_sentences.LOSSES:
         if counts[key]:
             bars.append((name, end - counts[key], counts[key], colours.RED))
             end -= counts[key]
     bars.append(("kept", 0, counts["kept"], colours.SKY))
     start = 0
-    for part in facts.parts(summary):
-        count = summary["parts"][part]["rows"]
-        bars.append((f"→ {part}", start, count, COLOURS[part]))
+    for split in data_sentences.splits(summary):
+        count = summary["parts"][split]["rows"]
+        bars.append((f"→ {split}", start, count, COLOURS[split]))
         start += count
     ends = [
         number(count) + (f"  ({percent(count, counts['read'])})" if name != "read" else "")
         for name, _, count, _ in bars
     ]
-    with drawing.look():
+    with drawing.style():
         figure, axes = _bar_axes([name for name, *_ in bars], ends, counts["read"])
         for place, (_, begin, count, colour) in enumerate(bars):
             axes.barh(place, count, left=begin, height=0.68, color=colour, edgecolor=colour, linewidth=0.8)
             _at_end(axes, begin + count, place, ends[place])
-        return drawing.svg(figure, "Where the rows went. " + facts.flow(summary))
+        return drawing.svg(figure, "Rows read, removed and kept. " + data_sentences.flow(summary))
 
 
 def classes(summary: dict[str, Any]) -> str:
-    """Rows of each class, by part."""
-    shown = facts.shown_classes(summary, MOST_BARS)
-    totals = facts.totals(summary)
-    labels = [cut(summary["classes"][index], LABEL) for index in shown]
+    """Draw the rows of each class, stacked by split."""
+    shown = data_sentences.shown_classes(summary, MAX_BARS)
+    totals = data_sentences.totals(summary)
+    labels = [cut(summary["classes"][index], LABEL_CELLS) for index in shown]
     ends = [f"{number(totals[index])}  ({percent(totals[index], sum(totals))})" for index in shown]
-    with drawing.look():
+    with drawing.style():
         figure, axes = _bar_axes(labels, ends, max((totals[index] for index in shown), default=0), top=0.35)
         start = [0] * len(shown)
-        for part in facts.parts(summary):
-            counts = [summary["parts"][part]["classes"][index] for index in shown]
-            axes.barh(range(len(shown)), counts, left=start, height=0.68, color=COLOURS[part], label=part)
+        for split in data_sentences.splits(summary):
+            counts = [summary["parts"][split]["classes"][index] for index in shown]
+            axes.barh(range(len(shown)), counts, left=start, height=0.68, color=COLOURS[split], label=split)
             start = [a + b for a, b in zip(start, counts)]
         for place, index in enumerate(shown):
             _at_end(axes, totals[index], place, ends[place])
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderpad=0, borderaxespad=0.5, handlelength=1)
-        return drawing.svg(figure, "Rows of each class. " + facts.balance(summary))
+        return drawing.svg(figure, "Rows of each class. " + data_sentences.balance(summary))
 
 
 def lengths(summary: dict[str, Any]) -> str:
-    """How many texts have how many characters; empty if nothing was counted."""
+    """Draw the histogram of the text lengths; return an empty string if there is nothing to draw."""
     edges, counts = summary["lengths"]["edges"], summary["lengths"]["counts"]
     if not sum(counts):
         return ""
-    # A last bin that holds all longer texts is drawn as wide as the one before it, and hatched.
+    # The last bin may hold all longer texts: it is drawn as wide as the bin before it, and hatched.
     over = len(counts) > 1 and edges[-1] - edges[-2] > 1.5 * (edges[-2] - edges[-3])
     ends = [*edges[:-1], 2 * edges[-2] - edges[-3]] if over else edges
     last = max(ends[-1], ends[0] + 1)
     length = summary["encoding"]["feature_len"]
     marks = [(f"{share} %", value) for share, value in summary["lengths"]["percentiles"].items() if share in MARKED]
     marks.append((FEATURE_LEN, length))
-    with drawing.look():
+    with drawing.style():
         figure, axes = drawing.blank(3.1, left=0.7, right=1.3, bottom=0.5, top=1.05)
         wide = [max(b - a, 0) or 1 for a, b in zip(ends, ends[1:])]
         drawn = axes.bar(
@@ -93,13 +92,15 @@ def lengths(summary: dict[str, Any]) -> str:
         axes.set(xlabel="characters", ylabel="texts")
         axes.grid(axis="y")
         axes.set_axisbelow(True)
-        return drawing.svg(figure, f"How long the texts are. {facts.lengths(summary)} {facts.cutting(summary)}")
+        return drawing.svg(
+            figure, f"Lengths of the texts. {data_sentences.lengths(summary)} {data_sentences.cutting(summary)}"
+        )
 
 
 def _bar_axes(labels: list[str], ends: list[str], longest: int, top: float = 0.08) -> tuple[Figure, Axes]:
-    """Axes for a bar a line, from a name to the right end's number; no scale below, the numbers are enough."""
+    """Make axes for horizontal bars with a label on the left, a number on the right and no scale."""
     places = max(len(labels), 1)
-    height = BAR * places + 0.05 + top
+    height = BAR_PITCH * places + 0.05 + top
     figure, axes = drawing.blank(height, left=drawing.margin(labels), right=drawing.margin(ends), bottom=0.05, top=top)
     axes.set(xlim=(0, max(longest, 1)), ylim=(places - 0.5, -0.5), xticks=[], yticks=range(len(labels)))
     axes.set_yticklabels(labels)
@@ -115,7 +116,7 @@ def _at_end(axes: Axes, end: float, place: int, text: str) -> None:
 
 
 def _place(value: float, edges: list[float], ends: list[float]) -> float:
-    """Where a length is on the axis, on which the last bin may be drawn narrower than it is."""
+    """Map a length to its position on the axis, where the last bin may be drawn narrower than it is."""
     if value <= edges[-2] or edges[-1] == ends[-1]:
         return value
     return ends[-2] + (value - edges[-2]) / (edges[-1] - edges[-2]) * (ends[-1] - ends[-2])
@@ -138,7 +139,7 @@ def _ticks(axes: Axes, ends: list[float], maximum: float | None, right: float) -
 
 
 def _flags(axes: Axes, marks: list[tuple[float, str, float]], right: float) -> None:
-    """Lines with their names above the axes, to the right of the lines: falling, so that no line crosses a name."""
+    """Mark lengths by vertical lines, with labels above the axes; the labels descend so that no line crosses one."""
     inside = sorted(mark for mark in marks if mark[0] <= right)
     for row, (place, name, value) in enumerate(reversed(inside)):
         height = 1.04 + 0.12 * row

@@ -1,6 +1,6 @@
-"""What a data set's summary says, in sentences; those of the page and of the terminal are the same.
+"""Sentences about a data set, shared by its HTML page and its terminal report.
 
-Every function takes the summary as `python -m crepe_dist.prepare` makes it, with its texts made visible.
+Every function takes the summary made by ``python -m crepe_dist.prepare``, after ``wording.clean``.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ from typing import Any
 from crepe_dist.settings.data_options import LONGEST_FITTED, SHORTEST, WHOLE
 from crepe_dist.wording import counted, cut, listed, number, percent
 
-PARTS = ("train", "validation", "test")
-PURPOSES = {"train": "to learn from", "validation": "to choose the best epoch by", "test": "to test on"}
-# What happened to the rows on their way, in this order: key, name, and the rest of a sentence about one and about many.
+SPLITS = ("train", "validation", "test")
+PURPOSES = {"train": "for training", "validation": "to choose the best epoch", "test": "for testing"}
+# Reasons for removing rows, in order of application: key, name, end of a sentence about one row, and about several.
 LOSSES = (
-    ("bad", "not usable", "could not be used", "could not be used"),
+    ("bad", "unusable", "could not be used", "could not be used"),
     ("duplicates", "duplicates removed", "was removed as a duplicate", "were removed as duplicates"),
     ("sampled_out", "left out by sampling", "was left out by sampling", "were left out by sampling"),
 )
-LABEL = 60  # cells of a class name in a sentence
+LABEL_CELLS = 60  # width of a class name in a sentence
 
 Summary = dict[str, Any]
 
 
-def parts(summary: Summary) -> list[str]:
-    return [part for part in PARTS if part in summary["parts"]]
+def splits(summary: Summary) -> list[str]:
+    return [split for split in SPLITS if split in summary["parts"]]
 
 
 def overview(summary: Summary) -> str:
     classes = counted(len(summary["classes"]), "class", "classes")
-    shares = [f"{number(summary['parts'][part]['rows'])} {PURPOSES[part]}" for part in parts(summary)]
-    missing = "" if "test" in summary["parts"] else " Nothing is held back to test on."
+    shares = [f"{number(summary['parts'][split]['rows'])} {PURPOSES[split]}" for split in splits(summary)]
+    missing = "" if "test" in summary["parts"] else " There is no test split."
     return f"{counted(summary['rows']['kept'], 'document')} in {classes}: {listed(shares)}.{missing}"
 
 
@@ -43,13 +43,13 @@ def flow(summary: Summary) -> str:
 
 
 def totals(summary: Summary) -> list[int]:
-    """Rows of each class over all parts."""
-    counts = [part["classes"] for part in summary["parts"].values()]
+    """Count the rows of each class over all splits."""
+    counts = [split["classes"] for split in summary["parts"].values()]
     return [sum(each) for each in zip(*counts)] if counts else [0] * len(summary["classes"])
 
 
 def shown_classes(summary: Summary, most: int) -> list[int]:
-    """Indices of the classes to show: all in their order, or the ``most`` frequent ones, the largest first."""
+    """Return the indices of the classes to show: all in order, or only the ``most`` largest, largest first."""
     count = totals(summary)
     if len(count) <= most:
         return list(range(len(count)))
@@ -57,167 +57,167 @@ def shown_classes(summary: Summary, most: int) -> list[int]:
 
 
 def baseline(summary: Summary) -> str:
-    """What a model reaches that has learnt nothing but which class is the most frequent."""
-    learnt = summary["parts"].get("train") or next(iter(summary["parts"].values()))
-    judged = next((part for part in ("test", "validation", "train") if part in summary["parts"]), "")
-    if not judged or not sum(learnt["classes"]) or not summary["parts"][judged]["rows"]:
+    """Describe the accuracy of the majority-class baseline; empty if it cannot be computed."""
+    trained = summary["parts"].get("train") or next(iter(summary["parts"].values()))
+    scored = next((split for split in ("test", "validation", "train") if split in summary["parts"]), "")
+    if not scored or not sum(trained["classes"]) or not summary["parts"][scored]["rows"]:
         return ""
-    always = learnt["classes"].index(max(learnt["classes"]))
-    part = summary["parts"][judged]
-    share = percent(part["classes"][always], part["rows"])
-    name = "training" if judged == "train" else judged
-    return f"A model that always says {_named(summary, always)} is right in {share} of the {name} rows."
+    majority = trained["classes"].index(max(trained["classes"]))
+    split = summary["parts"][scored]
+    share = percent(split["classes"][majority], split["rows"])
+    name = "training" if scored == "train" else scored
+    return f"A model that always answers {_named(summary, majority)} is right for {share} of the {name} rows."
 
 
 def balance(summary: Summary) -> str:
-    """How much there is to learn from in each class."""
+    """Compare the largest and the smallest class of the train split."""
     if "train" not in summary["parts"]:
         return ""
     counts = summary["parts"]["train"]["classes"]
     most, fewest = counts.index(max(counts)), counts.index(min(counts))
     if counts[most] == counts[fewest]:
-        return f"Each class has {counted(counts[most], 'row')} to learn from."
+        return f"Each class has {counted(counts[most], 'training row')}."
     largest, smallest = _named(summary, most), _named(summary, fewest)
     empty = counts.count(0)
     if empty > 1:
-        least = f"{number(empty)} classes have nothing to learn from, {smallest} among them."
+        least = f"{number(empty)} classes have no training rows, {smallest} among them."
     elif empty:
-        least = f"there is nothing to learn {smallest} from."
+        least = f"{smallest} has no training rows."
     else:
-        least = f"the smallest is {smallest} ({counted(counts[fewest], 'row')})."
-    return f"The largest class to learn from is {largest} ({counted(counts[most], 'row')}); {least}"
+        least = f"the smallest is {smallest} ({number(counts[fewest])})."
+    return f"The largest class is {largest} ({counted(counts[most], 'training row')}); {least}"
 
 
 def _named(summary: Summary, index: int) -> str:
-    return cut(summary["classes"][index], LABEL)
+    return cut(summary["classes"][index], LABEL_CELLS)
 
 
 def lost_end(summary: Summary) -> str:
+    """Name the end of a long text that is cut off."""
     return "end" if summary["encoding"]["mode"] == "notebook" else "beginning"
 
 
 def lengths(summary: Summary) -> str:
+    """Describe the distribution of the text lengths."""
     values = summary["lengths"]["percentiles"]
-    says = []
+    clauses = []
     if "50" in values:
-        says.append(f"half of the texts have up to {counted(values['50'], 'character')}")
-    says += [f"{share} % up to {number(values[share])}" for share in ("90", "95", "99") if share in values]
+        clauses.append(f"half of the texts have up to {counted(values['50'], 'character')}")
+    clauses += [f"{share} % up to {number(values[share])}" for share in ("90", "95", "99") if share in values]
     if "100" in values:
-        says.append(f"the longest has {number(values['100'])}")
-    sentence = ", ".join(says) or f"the mean is {number(summary['lengths']['mean'])} characters"
+        clauses.append(f"the longest has {number(values['100'])}")
+    sentence = ", ".join(clauses) or f"the mean is {number(summary['lengths']['mean'])} characters"
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 
 def cutting(summary: Summary) -> str:
+    """Describe how many texts are longer than ``feature_len``."""
     length = number(summary["encoding"]["feature_len"])
     share = summary["lengths"]["cut"]
     if not share:
-        return f"None is longer than feature_len, {length} characters: nothing is cut.{_chosen(summary)}"
+        return f"No text is longer than feature_len ({length} characters), so nothing is cut off.{_chosen(summary)}"
     count = number(round(share * summary["rows"]["kept"]))
     return (
-        f"{percent(share)} ({count}) are longer than feature_len, {length} characters, and lose their "
+        f"{percent(share)} ({count}) are longer than feature_len ({length} characters) and lose their "
         f"{lost_end(summary)}.{_chosen(summary)}"
     )
 
 
 def _chosen(summary: Summary) -> str:
-    """How feature_len came to be, if nobody gave it."""
+    """Explain how ``feature_len`` was chosen, unless it was given."""
     if not summary["fit"]["length"]:
         return ""
     length = summary["encoding"]["feature_len"]
     if length == LONGEST_FITTED:
-        return " That is the largest feature_len that is chosen for texts as long; --feature-len takes more."
-    return f" It was chosen so that {WHOLE} % of the training texts are read whole."
+        return " This is the largest feature_len that is chosen automatically; set --feature-len for more."
+    return f" It was chosen so that {WHOLE} % of the training texts fit."
 
 
 def fitting(summary: Summary) -> str:
-    """The feature_len that most texts fit."""
+    """List values of ``feature_len`` with the shares of texts that fit into them."""
     values = summary["lengths"]["percentiles"]
     needed = {share: math.ceil(values[share]) for share in ("90", "95", "99") if share in values}
     if not needed:
         return ""
-    says = [f"{number(length)} holds {share} %" for share, length in needed.items()]
-    says[0] += " of the texts whole"
+    fits = [f"{number(length)} fits {share} %" for share, length in needed.items()]
+    fits[0] += " of the texts"
     least = f" The network needs at least {SHORTEST}." if min(needed.values()) < SHORTEST else ""
-    return f"A feature_len of {listed(says)}. Time and memory grow with it.{least}"
+    return f"A feature_len of {listed(fits)}. Time and memory grow with it.{least}"
 
 
 def characters(summary: Summary) -> str:
+    """Describe how many characters are outside the alphabet."""
     found = summary["characters"]
     if not found["unknown"]:
         return f"All {counted(found['total'], 'character')} are in the alphabet."
     share = percent(found["unknown"], found["total"])
     return (
         f"{share} of the characters ({number(found['unknown'])} of {number(found['total'])}) are outside the alphabet; "
-        f"the network sees a blank in their place.{_unreadable(summary)}"
+        f"the network sees blanks instead.{_unreadable(summary)}"
     )
 
 
 def _unreadable(summary: Summary) -> str:
     found = summary["characters"]["unreadable"]
-    says = [f"{number(found[part])} in {part}" for part in parts(summary) if found.get(part)]
-    if not says:
+    counts = [f"{number(found[split])} in {split}" for split in splits(summary) if found.get(split)]
+    if not counts:
         return ""
-    rows = counted(sum(found.values()), "row shows", "rows show")
-    return f" {rows} it hardly more than blanks: {listed(says)}."
+    rows = counted(sum(found.values()), "row consists", "rows consist")
+    return f" {rows} almost entirely of such characters: {listed(counts)}."
 
 
 def duplicates(summary: Summary) -> list[str]:
-    """What repeats, over all parts."""
+    """Describe the duplicates over all splits."""
     found = summary["duplicates"]
     if not found["near"] and not found["exact"]:
         return ["No text occurs twice."]
-    says = [
-        f"{counted(found['near'], 'row repeats', 'rows repeat')} an earlier one, but for case, spaces and punctuation; "
-        f"{_or_none(found['exact'])} of them to the letter."
-    ]
+    repeat = counted(found["near"], "row repeats", "rows repeat")
+    exact = (
+        counted(found["exact"], "is an exact copy", "are exact copies") if found["exact"] else "none is an exact copy"
+    )
+    sentences = [f"{repeat} an earlier row up to case, spaces and punctuation; {exact}."]
     if found["conflicting"]:
-        says.append(
+        sentences.append(
             f"{counted(found['conflicting'], 'repeats', 'repeat')} a row of another class: one of the two labels is "
-            "wrong, or both fit."
+            "wrong, or both are right."
         )
     removed = found["removed"]
-    says.append(f"{counted(removed, 'was', 'were')} removed." if removed else "None was removed.")
-    return says
+    sentences.append(f"{counted(removed, 'was', 'were')} removed." if removed else "None was removed.")
+    return sentences
 
 
 def overlaps(summary: Summary) -> list[str]:
-    """Which parts share texts."""
-    says = []
+    """Describe the overlap between each pair of splits."""
+    sentences = []
     for name, found in summary["duplicates"]["across"].items():
         inside, _, other = name.partition(" in ")
         rows = summary["parts"].get(inside, {}).get("rows", 0)
         if not found["near"]:
-            says.append(f"No {inside} text stands in {other} too.")
+            sentences.append(f"No {inside} text also occurs in {other}.")
             continue
         share = f" ({percent(found['near'], rows)})" if rows else ""
-        stand = "stands" if found["near"] == 1 else "stand"
-        says.append(
-            f"{counted(found['near'], f'{inside} text')}{share} {stand} in {other} too, "
-            f"{_or_none(found['exact'])} to the letter."
+        occur = "occurs" if found["near"] == 1 else "occur"
+        exact = number(found["exact"]) if found["exact"] else "none"
+        sentences.append(
+            f"{counted(found['near'], f'{inside} text')}{share} also {occur} in {other}, {exact} as an exact copy."
         )
-    return says
+    return sentences
 
 
 def encoding(summary: Summary) -> list[str]:
-    how = summary["encoding"]
-    length = number(how["feature_len"])
-    ways = {
-        "paper": f"Upper case counts as lower case; the last {length} characters of a text are read, from its end.",
-        "full": f"Upper and lower case are kept apart; the last {length} characters of a text are read, from its end.",
-        "notebook": f"Upper case is unknown; the first {length} characters of a text are read, in reading order.",
+    """Describe how texts are encoded."""
+    options = summary["encoding"]
+    length = number(options["feature_len"])
+    modes = {
+        "paper": f"Upper case is read as lower case; the last {length} characters of a text are read, in reverse.",
+        "full": f"Upper and lower case are distinct; the last {length} characters of a text are read, in reverse.",
+        "notebook": f"Upper case is unknown; the first {length} characters of a text are read, in order.",
     }
-    accents = (
-        "é counts as e." if how["fold_accents"] else "Letters with accents are read only if the alphabet has them."
-    )
+    accents = "é is read as e." if options["fold_accents"] else "Accented letters are read if the alphabet has them."
     own = []
     if summary["fit"]["alphabet"]:
         own = [
-            f"The alphabet was made of the training texts: {counted(len(how['alphabet']), 'character')}; "
-            "--alphabet usual keeps to that of the mode."
+            f"The alphabet was built from the training texts: {counted(len(options['alphabet']), 'character')}; "
+            "--alphabet usual uses the mode's own alphabet instead."
         ]
-    return [ways.get(how["mode"], f"{length} characters of a text are read."), accents, *own]
-
-
-def _or_none(count: int) -> str:
-    return number(count) if count else "none"
+    return [modes.get(options["mode"], f"{length} characters of a text are read."), accents, *own]

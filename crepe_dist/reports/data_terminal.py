@@ -1,4 +1,4 @@
-"""The report of a data set in the terminal."""
+"""Report of a data set in the terminal."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from crepe_dist.reports import data_sentences as facts
+from crepe_dist.reports import data_sentences
 from crepe_dist.wording import counted, cut, first, listed, number, percent, size
 
-MOST_CLASSES = 20
-MOST_FILES = 3
-MOST_WARNINGS = 10
-MOST_OF_A_KIND = 4  # characters, reasons
-LABEL = 32  # cells
-BAR = 30
-GAP = 2
+MAX_CLASSES = 20
+MAX_FILES = 3
+MAX_WARNINGS = 10
+MAX_SYMBOLS = 4
+MAX_REASONS = 4
+LABEL_CELLS = 32
+BAR_CELLS = 30
+GAP = 2  # cells between two columns
 
 
 class Lines:
-    """Prints; texts of the summary must be visible already."""
+    """Printer of the report. Clean the summary with ``wording.clean`` first."""
 
     def __init__(self, summary: dict[str, Any], console: Console) -> None:
         self.summary = summary
@@ -31,7 +32,7 @@ class Lines:
     def show(self, symbols: list[dict[str, Any]], reasons: list[tuple[str, int]], folder: str) -> None:
         summary = self.summary
         self._print(self._text(summary["name"], "bold"))
-        self._print(self._text(facts.overview(summary)))
+        self._print(self._text(data_sentences.overview(summary)))
         self._print(Text())
         self._warnings()
         self._print(Text())
@@ -39,13 +40,13 @@ class Lines:
         self._print(Text())
         table = self._grid()
         rest = {
-            "rows": [facts.flow(summary)],
-            "lengths": [facts.lengths(summary), facts.cutting(summary)],
-            "characters": [facts.characters(summary), self._symbols(symbols)],
-            "duplicates": [*facts.duplicates(summary), *facts.overlaps(summary)],
-            "not usable": [self._reasons(reasons)],
+            "rows": [data_sentences.flow(summary)],
+            "lengths": [data_sentences.lengths(summary), data_sentences.cutting(summary)],
+            "characters": [data_sentences.characters(summary), self._symbols(symbols)],
+            "duplicates": [*data_sentences.duplicates(summary), *data_sentences.overlaps(summary)],
+            "unusable": [self._reasons(reasons)],
             "sources": [self._sources()],
-            "encoding": [f"{summary['encoding']['mode']}.", *facts.encoding(summary)],
+            "encoding": [f"{summary['encoding']['mode']}.", *data_sentences.encoding(summary)],
             "report": [f"{folder.rstrip('/')}/report.html"],
         }
         for name, sentences in rest.items():
@@ -55,40 +56,43 @@ class Lines:
 
     def _warnings(self) -> None:
         if not self.summary["warnings"]:
-            self._print(self._text("Nothing stands out.", "green"))
-        for warning in self.summary["warnings"][:MOST_WARNINGS]:
+            self._print(self._text("No warnings.", "green"))
+        for warning in self.summary["warnings"][:MAX_WARNINGS]:
             self._print(self._text(f"! {warning['what']}", "bold yellow"))
             table = self._grid()
             for name, key in (("  why", "why"), ("  do", "do")):
                 if warning[key]:
                     table.add_row(self._text(name), self._text(warning[key]))
             self._print(table)
-        more = len(self.summary["warnings"]) - MOST_WARNINGS
+        more = len(self.summary["warnings"]) - MAX_WARNINGS
         if more > 0:
-            self._print(self._text(f"! and {counted(more, 'more warning')}, in the report"))
+            self._print(self._text(f"! {counted(more, 'more warning')} in the report"))
 
     def _classes(self) -> None:
-        summary, parts, totals = self.summary, facts.parts(self.summary), facts.totals(self.summary)
-        shown = facts.shown_classes(summary, MOST_CLASSES)
-        columns = [["class", *(cut(summary["classes"][index], LABEL) for index in shown)]]
-        columns += [[part, *(number(summary["parts"][part]["classes"][index]) for index in shown)] for part in parts]
+        summary = self.summary
+        splits, totals = data_sentences.splits(summary), data_sentences.totals(summary)
+        shown = data_sentences.shown_classes(summary, MAX_CLASSES)
+        columns = [["class", *(cut(summary["classes"][index], LABEL_CELLS) for index in shown)]]
+        columns += [
+            [split, *(number(summary["parts"][split]["classes"][index]) for index in shown)] for split in splits
+        ]
         columns.append(["share", *(percent(totals[index], sum(totals)) for index in shown)])
         used = sum(max(map(cell_len, column)) + GAP for column in columns)
-        room = min(BAR, self.console.width - used)
+        room = min(BAR_CELLS, self.console.width - used)
         largest = max([1, *(totals[index] for index in shown)])
         if room >= 8:
             columns.append(["", *(self._bar(totals[index] / largest, room) for index in shown)])
         table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False)
         for place, (heading, *_) in enumerate(columns):
-            right = 0 < place <= len(parts) + 1
+            right = 0 < place <= len(splits) + 1
             table.add_column(self._text(heading), justify="right" if right else "left", no_wrap=right)
         for row in zip(*(column[1:] for column in columns)):
             table.add_row(*(self._text(cell) for cell in row))
         self._print(table)
         more = len(summary["classes"]) - len(shown)
         if more:
-            self._print(self._text(f"and {number(more)} more, none larger than these"))
-        for sentence in (facts.balance(summary), facts.baseline(summary)):
+            self._print(self._text(f"{number(more)} more, none larger than these"))
+        for sentence in (data_sentences.balance(summary), data_sentences.baseline(summary)):
             if sentence:
                 self._print(self._text(sentence))
 
@@ -97,14 +101,14 @@ class Lines:
         return full * max(round(share * room), 1 if share else 0)
 
     def _symbols(self, symbols: list[dict[str, Any]]) -> str:
-        some = [f"{each['shown']} ({number(each['count'])})" for each in symbols[:MOST_OF_A_KIND]]
+        some = [f"{each['shown']} ({number(each['count'])})" for each in symbols[:MAX_SYMBOLS]]
         return f"The most frequent: {listed(some)}." if some else ""
 
     def _reasons(self, reasons: list[tuple[str, int]]) -> str:
         rows = self.summary["quarantine"]["rows"]
         if not rows:
             return "Every row could be used."
-        some = [f"{cut(reason, 200)} ({number(count)})" for reason, count in first(reasons, MOST_OF_A_KIND)]
+        some = [f"{cut(reason, 200)} ({number(count)})" for reason, count in first(reasons, MAX_REASONS)]
         if len(reasons) > len(some):
             some.append(counted(len(reasons) - len(some), "more reason"))
         return f"{counted(rows, 'row')}, in quarantine.jsonl{': ' if some else ''}{listed(some)}."
@@ -114,7 +118,7 @@ class Lines:
         some = [
             f"{cut(each['file'], 100)} ({counted(each['rows'], 'row')}, {size(each['bytes'])}; "
             f"{cut(each['reads'], 100)})"
-            for each in first(sources, MOST_FILES)
+            for each in first(sources, MAX_FILES)
         ]
         if len(sources) > len(some):
             some.append(counted(len(sources) - len(some), "more file"))
@@ -127,13 +131,13 @@ class Lines:
         return table
 
     def _text(self, text: str, style: str = "") -> Text:
-        """``Text``, because rich takes "[bold]" in a string for its own; and no letter that the output cannot hold."""
+        """Make a ``Text``, in which rich reads no markup, and escape characters that the output cannot encode."""
         encoding = self.console.encoding
         return Text(text.encode(encoding, "backslashreplace").decode(encoding), style, overflow="fold")
 
-    def _print(self, what: Text | Table) -> None:
-        """Lines end with their last letter, or they would break anew in a window that is made smaller."""
-        for line in self.console.render_lines(what, pad=False):
+    def _print(self, content: Text | Table) -> None:
+        """Print without trailing spaces, which would wrap when the window is made narrower."""
+        for line in self.console.render_lines(content, pad=False):
             text = Text.assemble(*((segment.text, segment.style or "") for segment in line))
             text.rstrip()
             self.console.print(text, highlight=False, soft_wrap=True)

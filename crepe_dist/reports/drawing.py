@@ -1,4 +1,4 @@
-"""Figures as SVG inside a page, or as files of their own, all in one look."""
+"""Common style of the figures, and their output as inline SVG, SVG files and PNG files."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from crepe_dist import wording
 from crepe_dist.reports.colours import GREY
 
 WIDTH = 5.4  # inches
-LETTER = 8.5  # points
-PIXELS = 110  # an inch, where a figure becomes a picture
-_LOOK = {
+FONT_SIZE = 8.5  # points
+DPI = 110  # of PNG files
+_STYLE = {
     "font.family": "sans-serif",
-    "font.size": LETTER,
+    "font.size": FONT_SIZE,
     "axes.edgecolor": GREY,
-    "axes.labelsize": LETTER,
+    "axes.labelsize": FONT_SIZE,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "figure.facecolor": "none",
@@ -34,11 +34,10 @@ _LOOK = {
     "hatch.linewidth": 0.6,
     "legend.frameon": False,
     "savefig.facecolor": "none",
-    # Texts stay texts: they can be found and copied, and the reader's fonts know more scripts than matplotlib's. The
-    # page's style sheet gives them font and colour.
+    # Keep text as text: it can be searched and copied, and browsers' fonts cover more scripts than matplotlib's.
     "svg.fonttype": "none",
     "svg.hashsalt": "crepe_dist",
-    # A class called "$x$" is no formula.
+    # A class may be called "$x$".
     "text.parse_math": False,
     "text.usetex": False,
     "xtick.color": GREY,
@@ -47,20 +46,20 @@ _LOOK = {
 
 
 @contextmanager
-def look() -> Iterator[None]:
-    """Figures made inside look like those of the other reports, whatever the settings of the person who runs it."""
+def style() -> Iterator[None]:
+    """Apply the style of the reports to figures, regardless of the user's matplotlib settings."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_LOOK)
+        matplotlib.rcParams.update(_STYLE)
         yield
 
 
 def blank(
     height: float, *, left: float, right: float = 0.15, bottom: float = 0.45, top: float = 0.1
 ) -> tuple[Figure, Axes]:
-    """A figure with one pair of axes; all in inches. Inside ``look()`` only.
+    """Make a figure with one pair of axes; call it inside ``style()``.
 
-    The margins are given, not measured, because the widths of texts are the reader's browser's to decide.
+    The margins, in inches, are fixed because only the reader's browser knows the widths of texts.
     """
     figure = Figure(figsize=(WIDTH, height))
     inside = (left / WIDTH, bottom / height, (WIDTH - left - right) / WIDTH, (height - bottom - top) / height)
@@ -68,48 +67,52 @@ def blank(
 
 
 def margin(labels: list[str]) -> float:
-    """Inches to the left of an axis that these labels need."""
+    """Estimate the margin in inches that these labels need beside an axis."""
     widest = max(map(wording.cells, labels), default=0)
-    return 0.15 + widest * 0.6 * LETTER / 72
+    return 0.15 + widest * 0.6 * FONT_SIZE / 72
 
 
 def svg(figure: Figure, description: str = "") -> str:
-    """``<svg>…</svg>`` to stand in a page: the same for the same figure, with ids that clash with no other's."""
+    """Return an ``<svg>`` element for a page: deterministic, with ids that are unique to the figure.
+
+    Args:
+        description: text for screen readers; without one they skip the figure.
+    """
     stream = io.StringIO()
-    nothing = {"Creator": None, "Date": None, "Format": None, "Type": None}
-    with look(), warnings.catch_warnings():
-        # The browser draws the letters, with fonts of its own.
+    no_metadata = {"Creator": None, "Date": None, "Format": None, "Type": None}
+    with style(), warnings.catch_warnings():
+        # The browser draws the text with its own fonts.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(stream, format="svg", metadata=nothing)
+        figure.savefig(stream, format="svg", metadata=no_metadata)
     markup = stream.getvalue()
     markup = markup[markup.index("<svg") :].rstrip()
     prefix = "f" + hashlib.sha256((description + markup).encode("utf-8")).hexdigest()[:10]
-    told = f'role="img" aria-label="{html.escape(description)}"' if description else 'aria-hidden="true"'
-    # Only inside tags; "<" and ">" in texts and attributes are escaped.
-    markup = re.sub("<[^>]*>", lambda tag: _fit_in(tag.group(), prefix), markup)
+    role = f'role="img" aria-label="{html.escape(description)}"' if description else 'aria-hidden="true"'
+    # matplotlib escapes "<" and ">" in texts and attributes, so this only matches tags.
+    markup = re.sub("<[^>]*>", lambda tag: _adapted(tag.group(), prefix), markup)
     view = re.search('viewBox="[^"]*"', markup)
-    return f"<svg {view.group() if view else ''} {told}>{markup[markup.index('>') + 1 :]}"
+    return f"<svg {view.group() if view else ''} {role}>{markup[markup.index('>') + 1 :]}"
 
 
 def standalone(figure: Figure) -> str:
-    """The figure on white as an SVG file of its own: no page gives its letters a colour."""
+    """Return the figure as an SVG file with a white background."""
     stream = io.StringIO()
-    with look():
+    with style():
         figure.savefig(stream, format="svg", facecolor="white", metadata={"Creator": None, "Date": None})
     return stream.getvalue()
 
 
 def png(figure: Figure) -> tuple[bytes, int, int]:
-    """The figure on white as a PNG file, its width and its height in pixels."""
+    """Return the figure as a PNG file with a white background, and its width and height in pixels."""
     stream = io.BytesIO()
-    with look(), warnings.catch_warnings():
+    with style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(stream, format="png", dpi=PIXELS, facecolor="white", metadata={"Software": None})
-    width, height = (round(inches * PIXELS) for inches in figure.get_size_inches())
+        figure.savefig(stream, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+    width, height = (round(inches * DPI) for inches in figure.get_size_inches())
     return stream.getvalue(), width, height
 
 
-def _fit_in(tag: str, prefix: str) -> str:
-    """A tag with ids of its own, and in the page's font."""
+def _adapted(tag: str, prefix: str) -> str:
+    """Prefix the ids in a tag, and remove its font so that the page's font applies."""
     tag = re.sub(r'( id="|href="#|url\(#)', rf"\1{prefix}-", tag)
     return re.sub(r'font-family: [^;"]*; ', "", tag)

@@ -1,4 +1,4 @@
-"""Explanations: `page` for the browser, `show` for a terminal with colours, `marked` for plain text."""
+"""Explanations: ``page`` for the browser, ``show`` for a colour terminal, ``marked`` for plain text."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from crepe_dist.reports.colours import BLUE, ORANGE
 from crepe_dist.reports.page import render
 from crepe_dist.version import __version__
 
-MOST = 100  # texts in a page
+MAX_ITEMS = 100  # texts on a page
 LEVELS = 4  # strengths of colour
-QUIET = 0.1  # a score that rounding alone may reach; where none is larger, nothing is marked strongly
-WORDS = 5  # that are told
-NOTABLE = 0.25  # of the largest score: a word with less is not marked in plain text
-UNREAD = 200  # characters that are shown of what is not read
-FAINT = 0.2  # of the largest score: a character with less is not coloured
-LEGEND = "Blue speaks for the class, orange against it, the fuller the more; grey is not read."
+NOISE = 0.1  # rounding alone may produce scores up to this
+MAX_WORDS = 5  # words listed for a class, and against it
+WORD_THRESHOLD = 0.25  # share of the largest score from which a word is marked in plain text
+UNREAD_CHARS = 200  # characters shown on either side of the part that the network reads
+COLOUR_THRESHOLD = 0.2  # share of the largest score from which a character is coloured
+LEGEND = "Blue supports the class, orange contradicts it, strong colours count most; grey text is not read."
 
 
 class Run(NamedTuple):
-    """Neighbouring characters that look alike.
+    """Run of adjacent characters with the same colour.
 
     Args:
-        level: from -LEVELS, against the class, to LEVELS, for it; ``None``: not read.
+        level: strength from -LEVELS (against the class) to LEVELS (for it); ``None`` if the network does not read it.
     """
 
     text: str
@@ -42,11 +42,11 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Item:
-    """One text of a page.
+    """Text on a page.
 
     Args:
-        name: what it is called: its line.
-        true: its class, if that is known.
+        name: heading of the text: its line number.
+        true: the true class, if known.
     """
 
     name: str
@@ -55,30 +55,30 @@ class Item:
 
 
 def runs(explanation: Explanation) -> Iterator[Run]:
-    """The text in runs; of what is not read, what stands next to what is."""
+    """Split a text into runs, with at most ``UNREAD_CHARS`` unread characters on either side."""
     text, start, stop = explanation.text, explanation.start, explanation.stop
     if start:
-        yield Run(("…" if start > UNREAD else "") + text[max(0, start - UNREAD) : start], None)
-    largest = max(QUIET, *map(abs, explanation.scores), 0)
+        yield Run(("…" if start > UNREAD_CHARS else "") + text[max(0, start - UNREAD_CHARS) : start], None)
+    largest = max(NOISE, *map(abs, explanation.scores), 0)
     levels = [_level(score / largest) for score in explanation.scores[start:stop]]
     for level, places in groupby(range(start, stop), lambda place: levels[place - start]):
         yield Run("".join(text[place] for place in places), level)
     if stop < len(text):
-        yield Run(text[stop : stop + UNREAD] + ("…" if len(text) - stop > UNREAD else ""), None)
+        yield Run(text[stop : stop + UNREAD_CHARS] + ("…" if len(text) - stop > UNREAD_CHARS else ""), None)
 
 
 def strongest(explanation: Explanation, sign: int) -> list[Word]:
-    """The words that speak most for the class (sign 1), or against it (-1)."""
-    words = [word for word in explanation.words if word.score * sign >= QUIET]
-    return sorted(words, key=lambda word: -word.score * sign)[:WORDS]
+    """Return the words with the strongest evidence for the class (sign 1) or against it (sign -1)."""
+    words = [word for word in explanation.words if word.score * sign >= NOISE]
+    return sorted(words, key=lambda word: -word.score * sign)[:MAX_WORDS]
 
 
 def marked(explanation: Explanation) -> str:
-    """One line of plain text in which the words that count have their scores behind them."""
+    """Return the text on one line, with the score after each word that counts."""
     largest = max((abs(word.score) for word in explanation.words), default=0.0)
     line, end = "", explanation.start
     for word in explanation.words:
-        if abs(word.score) >= max(QUIET, NOTABLE * largest):
+        if abs(word.score) >= max(NOISE, WORD_THRESHOLD * largest):
             line += f"{_on_a_line(explanation.text[end : word.stop])}[{word.score:+.1f}]"
             end = word.stop
     line += _on_a_line(explanation.text[end : explanation.stop])
@@ -87,28 +87,29 @@ def marked(explanation: Explanation) -> str:
 
 
 def show(explanation: Explanation, console: Console) -> None:
-    """The text in colours, and the words that count most."""
+    """Print the text in colour, and the words that count most."""
     line = Text()
     for text, level in runs(explanation):
         line.append(_on_a_line(text), _style(level))
     console.print(Padding(line, (0, 0, 0, 2)), highlight=False)
-    told = [f"{name}: {_told(words)}" for name, words in _both(explanation) if words]
-    if told:
-        console.print(Padding(Text(f"{explanation.label}, {'; '.join(told)}", "dim"), (0, 0, 0, 2)), highlight=False)
+    lists = [f"{name}: {_listed(words)}" for name, words in _for_and_against(explanation) if words]
+    if lists:
+        console.print(Padding(Text(f"{explanation.label}, {'; '.join(lists)}", "dim"), (0, 0, 0, 2)), highlight=False)
 
 
 def page(items: Sequence[Item], left_out: int = 0) -> str:
-    """Explanations as HTML that needs no other file; their texts may hold anything.
+    """Render explanations as a self-contained HTML page.
 
     Args:
-        left_out: texts that were classified but are not in ``items``.
+        items: explained texts; they are untrusted.
+        left_out: number of classified texts that are not in ``items``.
     """
     return render(
         "explanation.html",
         version=__version__,
         left_out=left_out,
         levels=LEVELS,
-        quiet=QUIET,
+        noise=NOISE,
         items=[
             {
                 "name": item.name,
@@ -116,7 +117,7 @@ def page(items: Sequence[Item], left_out: int = 0) -> str:
                 "label": wording.visible(item.explanation.label),
                 "ranking": [(wording.visible(name), share) for name, share in item.explanation.prediction.ranking],
                 "runs": [(visible(text), _css(level)) for text, level in runs(item.explanation)],
-                "words": [(name, _told(words)) for name, words in _both(item.explanation) if words],
+                "words": [(name, _listed(words)) for name, words in _for_and_against(item.explanation) if words],
                 "unread": len(item.explanation.text) - item.explanation.stop + item.explanation.start,
             }
             for item in items
@@ -124,11 +125,11 @@ def page(items: Sequence[Item], left_out: int = 0) -> str:
     )
 
 
-def _both(explanation: Explanation) -> list[tuple[str, list[Word]]]:
+def _for_and_against(explanation: Explanation) -> list[tuple[str, list[Word]]]:
     return [("for it", strongest(explanation, 1)), ("against it", strongest(explanation, -1))]
 
 
-def _told(words: list[Word]) -> str:
+def _listed(words: list[Word]) -> str:
     return ", ".join(f"{wording.visible(word.text, 40)} {word.score:+.1f}" for word in words)
 
 
@@ -141,13 +142,13 @@ def _on_a_line(text: str) -> str:
 
 
 def _level(share: float) -> int:
-    """Of a score as a share of the largest, -1 to 1."""
-    size = max(0.0, abs(share) - FAINT) / (1 - FAINT)
+    """Map a score, as a share of the largest one (-1 to 1), to a level."""
+    size = max(0.0, abs(share) - COLOUR_THRESHOLD) / (1 - COLOUR_THRESHOLD)
     return math.ceil(size * LEVELS) * (1 if share > 0 else -1)
 
 
 def _style(level: int | None) -> str:
-    """For a terminal whose background is not known: letters in a colour that is seen on both, then a background."""
+    """Choose a rich style that is legible on dark and light terminals: coloured text, then a coloured background."""
     if level is None:
         return "bright_black"
     if level == 0:

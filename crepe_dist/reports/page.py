@@ -1,4 +1,4 @@
-"""A report as one HTML file that needs nothing else, made of a template."""
+"""Self-contained HTML pages, rendered from Jinja templates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from crepe_dist import wording
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of ``reports/templates`` as text; all values are escaped, and a missing one is an error."""
+    """Render a template of ``reports/templates``; values are escaped, and a missing value raises an error."""
     environment = Environment(
         loader=PackageLoader("crepe_dist.reports"),
         autoescape=True,
@@ -27,8 +27,12 @@ def render(template: str, **values: Any) -> str:
 
 
 def hashes(markup: str, tag: str) -> str:
-    """What a Content-Security-Policy says to allow the style sheets (``style``) or the scripts (``script``, all of them
-    modules) that stand in a page, and no others."""
+    """Return the Content-Security-Policy sources that allow exactly the inline styles or scripts of a page.
+
+    Args:
+        markup: the page.
+        tag: ``style`` or ``script``.
+    """
     found = re.findall(f"<{tag}(?: type=.module.)?>(.*?)</{tag}>", markup, re.DOTALL)
     digests = (hashlib.sha256(each.encode("utf-8")).digest() for each in found)
     return " ".join(f"'sha256-{base64.b64encode(each).decode('ascii')}'" for each in digests)

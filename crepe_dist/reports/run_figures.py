@@ -1,4 +1,4 @@
-"""Curves of a run, or of several: loss, accuracy, learning rate, speed."""
+"""Training curves of one or several runs: loss, accuracy, learning rate, throughput."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from crepe_dist.reports import colours, drawing
 from crepe_dist.runs.history import History
 from crepe_dist.wording import cells, cut, number
 
-PARTS = {"validation": colours.ORANGE, "test": colours.GREEN}
-# In the order in which runs are given.
-RUNS = (colours.BLUE, colours.ORANGE, colours.GREEN, colours.RED, colours.PINK, colours.SKY)
-STYLES = ("-", "--", ":", "-.")
-MOST_RUNS = len(RUNS) * len(STYLES)
-NAME = 28  # cells
+SPLIT_COLOURS = {"validation": colours.ORANGE, "test": colours.GREEN}
+RUN_COLOURS = (colours.BLUE, colours.ORANGE, colours.GREEN, colours.RED, colours.PINK, colours.SKY)
+LINE_STYLES = ("-", "--", ":", "-.")
+MAX_RUNS = len(RUN_COLOURS) * len(LINE_STYLES)
+NAME_CELLS = 28
 
 
 def loss(history: History) -> str:
-    """Of the steps (with its range where a point stands for several) and of the parts after each epoch."""
-    with drawing.look():
+    """Plot the train loss by step (mean and range, if a point stands for several), and the other losses by epoch."""
+    with drawing.style():
         figure, axes = _axes(2.6, "loss (nats a document)", history)
         steps = [point.step for point in history.points]
         means = [point.means["loss"] for point in history.points]
@@ -32,29 +31,29 @@ def loss(history: History) -> str:
         axes.plot(steps, means, color=colours.BLUE, linewidth=1.3, label="train")
         _epochs(axes, history, "loss")
         _marks(axes, history)
-        # The first steps are often far above the rest.
-        ordered = sorted(means)
         _from_zero(axes)
+        # The first steps are often far above the rest: clip them.
+        ordered = sorted(means)
         if ordered and means[0] > 2 * ordered[int(0.9 * (len(ordered) - 1))]:
             axes.set_ylim(top=2 * ordered[int(0.9 * (len(ordered) - 1))])
         _legend(axes)
-        return drawing.svg(figure, "Loss of the steps, and of the parts after each epoch")
+        return drawing.svg(figure, "Train loss by step, validation and test loss by epoch")
 
 
 def accuracy(history: History) -> str:
-    """Of the parts that are not trained on, after each epoch."""
-    with drawing.look():
-        figure, axes = _axes(2.2, "right answers", history)
+    """Plot the validation and test accuracy by epoch."""
+    with drawing.style():
+        figure, axes = _axes(2.2, "accuracy", history)
         _epochs(axes, history, "accuracy")
         _marks(axes, history)
         _percent(axes)
         _legend(axes)
-        return drawing.svg(figure, "Accuracy of the parts after each epoch")
+        return drawing.svg(figure, "Validation and test accuracy by epoch")
 
 
 def measured(history: History, name: str, label: str, description: str) -> str:
-    """One of ``history.MEASURED`` over the steps."""
-    with drawing.look():
+    """Plot one of ``history.MEASURED`` by step."""
+    with drawing.style():
         figure, axes = _axes(1.5, label, history, legend=0)
         axes.plot([p.step for p in history.points], [p.means[name] for p in history.points], color=colours.BLUE,
                   linewidth=1)  # fmt: skip
@@ -66,14 +65,14 @@ def measured(history: History, name: str, label: str, description: str) -> str:
 
 
 def compared(histories: Sequence[tuple[str, History]], key: str, label: str) -> str:
-    """A score of each run after each epoch, one curve a run.
+    """Plot a score by epoch, one curve per run.
 
     Args:
         histories: name and history of each run.
-        key: of the record of an epoch.
+        key: name of the score in an epoch's record.
     """
-    names = [cut(name, NAME) for name, _ in histories[:MOST_RUNS]]
-    with drawing.look():
+    names = [cut(name, NAME_CELLS) for name, _ in histories[:MAX_RUNS]]
+    with drawing.style():
         columns = _columns(names)
         figure, axes = _axes(2.5, label, legend=-(-len(names) // columns))
         for place, (name, (_, history)) in enumerate(zip(names, histories)):
@@ -81,8 +80,8 @@ def compared(histories: Sequence[tuple[str, History]], key: str, label: str) -> 
             axes.plot(
                 [record["epoch"] for record in records],
                 [record[key] for record in records],
-                color=RUNS[place % len(RUNS)],
-                linestyle=STYLES[place // len(RUNS)],
+                color=RUN_COLOURS[place % len(RUN_COLOURS)],
+                linestyle=LINE_STYLES[place // len(RUN_COLOURS)],
                 marker="o",
                 markersize=3,
                 linewidth=1.2,
@@ -94,11 +93,11 @@ def compared(histories: Sequence[tuple[str, History]], key: str, label: str) -> 
         else:
             _from_zero(axes)
         _legend(axes, columns)
-        return drawing.svg(figure, f"{label} of {len(histories)} runs after each epoch")
+        return drawing.svg(figure, f"{label} of {len(histories)} runs by epoch")
 
 
 def _axes(height: float, label: str, history: History | None = None, *, legend: int = 1) -> tuple[Figure, Axes]:
-    """Axes over the steps of a run, or over epochs, below so many lines of a legend."""
+    """Make axes over steps (with ``history``) or epochs, with room for ``legend`` lines of a legend above."""
     top = 0.1 + 0.2 * legend
     figure, axes = drawing.blank(height + top, left=0.85, right=0.2, top=top, bottom=0.45)
     axes.set(ylabel=label, xlabel="steps" if history else "epoch")
@@ -116,23 +115,23 @@ def _locator(*, integer: bool = False) -> MaxNLocator:
 
 
 def _epochs(axes: Axes, history: History, score: str) -> None:
-    for part, colour in PARTS.items():
-        records = [record for record in history.epochs if f"{part}_{score}" in record]
+    for split, colour in SPLIT_COLOURS.items():
+        records = [record for record in history.epochs if f"{split}_{score}" in record]
         if records:
             steps = [record["step"] for record in records]
-            values = [record[f"{part}_{score}"] for record in records]
-            axes.plot(steps, values, color=colour, marker="o", markersize=3.5, linewidth=1.2, label=part)
+            values = [record[f"{split}_{score}"] for record in records]
+            axes.plot(steps, values, color=colour, marker="o", markersize=3.5, linewidth=1.2, label=split)
 
 
 def _marks(axes: Axes, history: History) -> None:
-    """Where a run went on, and steps that were left out."""
-    for name, steps, colour in (("went on", history.resumes, colours.GREY), ("left out", history.skipped, colours.RED)):
+    """Mark the steps at which the run resumed, and the skipped steps."""
+    for name, steps, colour in (("resumed", history.resumes, colours.GREY), ("skipped", history.skipped, colours.RED)):
         for place, step in enumerate(steps):
             axes.axvline(step, color=colour, linestyle=":", linewidth=1, label=name if not place else None)
 
 
 def _from_zero(axes: Axes) -> None:
-    """With room above: a line that is nearly level would run along the edge."""
+    """Start the y axis at 0, with some room at the top for nearly level lines."""
     axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
 
 
@@ -142,9 +141,9 @@ def _percent(axes: Axes) -> None:
 
 
 def _columns(names: Sequence[str]) -> int:
-    """Of a legend in which all of these have room."""
-    widest = max(map(cells, names)) + 5  # the line before it, and the space behind
-    return max(1, min(len(names), int((drawing.WIDTH - 1.05) / (widest * 0.6 * drawing.LETTER / 72))))
+    """Choose the number of legend columns so that all names fit."""
+    widest = max(map(cells, names)) + 5  # the line sample and the gap between two columns
+    return max(1, min(len(names), int((drawing.WIDTH - 1.05) / (widest * 0.6 * drawing.FONT_SIZE / 72))))
 
 
 def _legend(axes: Axes, columns: int = 5) -> None:

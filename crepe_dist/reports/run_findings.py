@@ -1,79 +1,88 @@
-"""What a run came to, in sentences, and what about it deserves a second look."""
+"""Findings about a run: sentences for its report, and warnings."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from crepe_dist.data.alphabet import STANDARD_ALPHABETS
 from crepe_dist.model.ngrams import NGramShape
 from crepe_dist.model.parameters import shape_class
-from crepe_dist.reports.score_tables import LABEL, SURE, calibration, headline, majority, unanswered
+from crepe_dist.reports.score_tables import (
+    LABEL_CELLS,
+    LARGE_CALIBRATION_ERROR,
+    calibration,
+    headline,
+    majority,
+    unanswered,
+)
 from crepe_dist.reports.uncertainty import interval
 from crepe_dist.wording import counted, cut, listed, number, percent
 
 if TYPE_CHECKING:
     from crepe_dist.runs.run_record import RunRecord
 
-WIDE = 0.1  # of an interval that says little
-WORSE = 1.05  # times its smallest value, and the loss has risen
-MORE = 0.98  # times the value before, and the loss still falls
+WIDE_INTERVAL = 0.1  # width of a 95 % interval from which a warning is due
+RISEN = 1.05  # ratio to the lowest loss above which the loss has risen
+FALLING = 0.98  # ratio to the previous loss below which the loss is still falling
 
 
 def result(record: RunRecord, classes: list[str]) -> str:
-    """The accuracy, and what it must be compared with."""
+    """State the test accuracy and the majority-class baseline."""
     scores = record.scores.get("test")
     first = headline(float(record.metrics["test_accuracy"]), scores.documents if scores else 0)
     if scores is None:
         return first
     always, share = majority(scores, classes, training_rows(record))
-    name = cut(classes[always], LABEL)
-    return f"{first} Always answering “{name}”, the most frequent class, would be right in {percent(share)}."
+    name = cut(classes[always], LABEL_CELLS)
+    return f"{first} Always answering “{name}”, the most frequent class, would be right for {percent(share)}."
 
 
 def choice(record: RunRecord) -> str:
-    """Which epoch is reported, and why that one."""
+    """State which epoch is reported, and why."""
     if record.result is None:
-        return f"The run is not finished. This is the last epoch so far, number {record.epoch} (they count from 0)."
+        return f"The run is not finished. This is the last epoch so far, epoch {record.epoch} (counted from 0)."
     epochs = counted(len(record.history.epochs), "epoch") if record.history.epochs else "the run"
     if record.result["chosen_by"] == "last epoch":
-        why = "the last one, since the data have no validation part to choose by"
+        why = "the last one, because there is no validation split to choose by"
     else:
-        why = "the best on the validation part; the test part had no say in it"
-    return f"This is epoch {record.epoch} of {epochs} (they count from 0): {why}."
+        why = "the best one on the validation split; the test split was not used to choose it"
+    return f"This is epoch {record.epoch} of {epochs} (counted from 0): {why}."
 
 
-def is_of_ngrams(record: RunRecord) -> bool:
+def uses_ngrams(record: RunRecord) -> bool:
     return shape_class(record.about["network"]) is NGramShape
 
 
 def network(record: RunRecord) -> str:
-    about, made = record.about["network"], record.made
-    if is_of_ngrams(record):
-        says = f"character n-grams up to {about.get('longest', '?')} wide, {about.get('buckets', '?')} buckets"
+    """Describe the network by its kind and size."""
+    shape, provenance = record.about["network"], record.made
+    if uses_ngrams(record):
+        text = f"character n-grams of length 1 to {shape.get('longest', '?')}, {shape.get('buckets', '?')} buckets"
     else:
-        says = f"convolutions, {about.get('filters', '?')} filters and {about.get('units', '?')} units"
-    if made:
-        says += f", {number(made['parameters'])} parameters"
-    return says
+        text = f"convolutions, {shape.get('filters', '?')} filters and {shape.get('units', '?')} units"
+    if provenance:
+        text += f", {number(provenance['parameters'])} parameters"
+    return text
 
 
 def training(record: RunRecord) -> str:
-    """How long it took, on what, and what came between."""
-    history, made = record.history, record.made
-    says = [f"Training took {duration(history.seconds)}, scoring not counted"]
-    if made:
-        says[0] += f"; {counted(made['processes'], 'process', 'processes')} on {made['device']}"
-    says[0] += "."
+    """Describe the training time, the hardware and the interruptions."""
+    history, provenance = record.history, record.made
+    first = f"Training took {duration(history.seconds)}, without evaluation"
+    if provenance:
+        first += f"; {counted(provenance['processes'], 'process', 'processes')} on {provenance['device']}"
+    sentences = [f"{first}."]
     for event, one, many in (
-        ("resume", "It went on once from a saved state", "It went on {} times from a saved state"),
-        ("regroup", "The group of processes changed once", "The group of processes changed {} times"),
-        ("skipped", "One step was left out", "{} steps were left out"),
+        ("resume", "It resumed once from a saved state", "It resumed {} times from a saved state"),
+        ("regroup", "The number of processes changed once", "The number of processes changed {} times"),
+        ("skipped", "One step was skipped", "{} steps were skipped"),
     ):
         count = history.counts[event]
         if count:
-            says.append((one if count == 1 else many.format(number(count))) + ".")
-    return " ".join(says)
+            sentences.append((one if count == 1 else many.format(number(count))) + ".")
+    return " ".join(sentences)
 
 
 def duration(seconds: float) -> str:
@@ -84,27 +93,27 @@ def duration(seconds: float) -> str:
 
 
 def training_rows(record: RunRecord) -> list[int] | None:
-    """Training rows of each class, if known."""
+    """Return the number of training rows in each class, if known."""
     rows: dict[str, list[int]] = record.made.get("rows", {})
     return rows.get("train")
 
 
-def part_sizes(record: RunRecord) -> list[tuple[str, int]]:
-    """Name and documents of each part, if known."""
+def split_sizes(record: RunRecord) -> list[tuple[str, int]]:
+    """Return the name and the number of documents of each split, if known."""
     if record.made:
         return [(name, sum(counts)) for name, counts in record.made["rows"].items()]
     return [(name, scores.documents) for name, scores in record.scores.items()]
 
 
 def command(record: RunRecord) -> str:
-    """What trains it again."""
+    """Return the command that repeats the training."""
     processes = record.made.get("processes", 1)
     launcher = f"horovodrun -np {processes} " if processes != 1 else ""
     return f"{launcher}python -m crepe_dist.train --config {shlex.quote(f'{record.path}/config.yaml')} --fresh"
 
 
 def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
-    """What stands out, why it matters and what to do about it."""
+    """Return warnings about the result, each with the keys ``what``, ``why`` and ``do``."""
     found: list[dict[str, str]] = []
 
     def warn(what: str, why: str, do: str) -> None:
@@ -112,52 +121,53 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
 
     scores = record.scores.get("test")
     if scores is not None:
-        _, always = majority(scores, classes, training_rows(record))
+        _, baseline = majority(scores, classes, training_rows(record))
         low, high = interval(round(scores.accuracy * scores.documents), scores.documents)
-        if low <= always:
+        if low <= baseline:
             warn(
-                "it is no better than always answering the most frequent class",
-                f"that would be right in {percent(always)}, and the interval begins at {percent(low)}",
-                "train longer, try another learning rate, look at the data's report",
+                "the model is no better than always answering the most frequent class",
+                f"that baseline reaches {percent(baseline)}, and the 95 % interval of the model starts at "
+                f"{percent(low)}",
+                "train longer, try another learning rate, and read the report of the data set",
             )
-        if high - low > WIDE:
+        if high - low > WIDE_INTERVAL:
             warn(
-                f"the test part is small ({counted(scores.documents, 'document')})",
-                f"by chance alone the accuracy could be anything from {percent(low)} to {percent(high)}",
-                "hold more back for testing (prepare --test), or gather more",
+                f"the test split is small ({counted(scores.documents, 'document')})",
+                f"the 95 % interval of the accuracy is wide: {percent(low)} to {percent(high)}",
+                "hold back more documents for testing (prepare --test), or collect more",
             )
         if missed := unanswered(scores, classes):
             found.append(missed)
-        if scores.calibration_error > SURE:
-            warn("its probabilities cannot be taken at their word", calibration(scores),
-                 "use the order of the classes, not the numbers; more data or fewer epochs help")  # fmt: skip
+        if scores.calibration_error > LARGE_CALIBRATION_ERROR:
+            warn("the probabilities are not reliable", calibration(scores),
+                 "use the ranking of the classes, not the numbers; more data or fewer epochs help")  # fmt: skip
     _curves(record, warn)
     if record.history.counts["skipped"]:
         warn(
-            f"{counted(record.history.counts['skipped'], 'step was', 'steps were')} left out",
-            "loss or gradient were not finite",
+            f"{counted(record.history.counts['skipped'], 'step was', 'steps were')} skipped",
+            "the loss or a gradient was not finite",
             "lower optimizer.learning_rate or set optimizer.clip_norm",
         )
     return found
 
 
-def _curves(record: RunRecord, warn: Any) -> None:
-    part = "validation" if "validation_loss" in record.metrics else "test"
-    losses = [epoch[f"{part}_loss"] for epoch in record.history.epochs if f"{part}_loss" in epoch]
+def _curves(record: RunRecord, warn: Callable[[str, str, str], None]) -> None:
+    split = "validation" if "validation_loss" in record.metrics else "test"
+    losses = [epoch[f"{split}_loss"] for epoch in record.history.epochs if f"{split}_loss" in epoch]
     if len(losses) < 2:
         return
     lowest = losses.index(min(losses))
-    if losses[-1] > WORSE * losses[lowest] and lowest < len(losses) - 1:
+    if losses[-1] > RISEN * losses[lowest] and lowest < len(losses) - 1:
         warn(
-            f"the {part} loss rose from {losses[lowest]:.3f} after epoch {lowest} to {losses[-1]:.3f}",
-            "it learns the training texts by heart (overfitting) and gets worse on texts that it has not seen",
-            f"stop earlier (--training.epochs {lowest + 1}, or --training.patience 2 with a validation part), "
-            + ("more data" if is_of_ngrams(record) else "more dropout, more data"),
+            f"the {split} loss rose from {losses[lowest]:.3f} after epoch {lowest} to {losses[-1]:.3f}",
+            "overfitting: the model memorises the training texts and gets worse on unseen ones",
+            f"stop earlier (--training.epochs {lowest + 1}, or --training.patience 2 with a validation split), use "
+            + ("more data" if uses_ngrams(record) else "more dropout or more data"),
         )
-    elif lowest == len(losses) - 1 and losses[-1] < MORE * losses[-2]:
+    elif lowest == len(losses) - 1 and losses[-1] < FALLING * losses[-2]:
         warn(
-            f"the {part} loss was still falling when the run ended",
-            f"{losses[-2]:.3f} after the last epoch but one, {losses[-1]:.3f} after the last",
+            f"the {split} loss was still falling when the run ended",
+            f"it was {losses[-2]:.3f} after the second-last epoch and {losses[-1]:.3f} after the last",
             f"more epochs may help: --training.epochs {2 * (record.epoch + 1)}",
         )
 
@@ -165,28 +175,28 @@ def _curves(record: RunRecord, warn: Any) -> None:
 def _known(encoding: dict[str, Any]) -> str:
     if encoding.get("alphabet") in STANDARD_ALPHABETS.values():
         return "digits, punctuation and Latin letters without accents"
-    return "those that were frequent in the texts that it learnt from"
+    return "those that were frequent in the training texts"
 
 
-def reach(encoding: dict[str, Any]) -> list[str]:
-    """What a network with this encoding (``Encoding.to_dict``) cannot do, however it was trained."""
+def encoding_limits(encoding: dict[str, Any]) -> list[str]:
+    """Describe what no network with this encoding (``Encoding.to_dict``) can do, however it was trained."""
     length, end = encoding["feature_len"], "first" if encoding["mode"] == "notebook" else "last"
     return [
-        f"It reads {number(length)} characters of a text, the {end} ones; of a longer text the rest is not seen.",
+        f"It only reads the {end} {number(length)} characters of a text.",
         f"It knows {counted(len(encoding.get('alphabet', '')), 'character')}: {_known(encoding)}"
-        + (" (accents are taken off first)" if encoding["fold_accents"] else "")
-        + ". All others are blanks to it, so texts in other scripts cannot be told apart.",
-        "It has one answer for every text, also for one that is of none of its classes.",
+        + (" (accents are removed first)" if encoding["fold_accents"] else "")
+        + ". It sees all others as blanks, so it cannot distinguish texts in other scripts.",
+        "It assigns one of its classes to every text, even if none of them fits.",
     ]
 
 
 def limits(record: RunRecord, classes: list[str]) -> list[str]:
-    """What the network cannot do, for those who use it."""
-    says = reach(record.about["encoding"])
+    """Describe the limits of the model for its users."""
+    sentences = encoding_limits(record.about["encoding"])
     scores = record.scores.get("test")
     if scores is not None:
         f1 = scores.f1.tolist()
         order = sorted((index for index in range(len(classes)) if scores.confusion[index].any()), key=f1.__getitem__)
-        weak = [f"{cut(classes[index], LABEL)} (F1 {f1[index]:.2f})" for index in order[:3]]
-        says += [f"It is weakest on {listed(weak)}.", calibration(scores)]
-    return says
+        weak = [f"{cut(classes[index], LABEL_CELLS)} (F1 {f1[index]:.2f})" for index in order[:3]]
+        sentences += [f"It is weakest on {listed(weak)}.", calibration(scores)]
+    return sentences

@@ -1,4 +1,4 @@
-"""``report.html`` and ``model_card.md``: made of a run's folder, and of the data set where it is still there."""
+"""``report.html`` and ``model_card.md`` of a run, made from its folder and, if it still exists, its data set."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ CARD = "model_card.md"
 
 
 def write_for(folder: RunFolder, data: Dataset, say: Callable[[str], None]) -> Iterator[None]:
-    """Write the report of a run that has just finished, and tell what deserves a second look.
+    """Write the report of a finished run, and print its warnings.
 
-    The run is complete without the report, so nothing that goes wrong here may end it in another way.
+    The run is complete without the report, so errors are reported and not raised.
 
     Args:
-        data: what the run was trained on.
+        data: data set that the run was trained on.
+        say: function that prints a message.
     """
     try:
         record = open_run(folder.path)
@@ -32,37 +33,37 @@ def write_for(folder: RunFolder, data: Dataset, say: Callable[[str], None]) -> I
         yield from write_report(record, data)
     except Exception as error:
         say(
-            f"the report could not be written ({type(error).__name__}: {error}); "
-            f"all else is there, and python -m crepe_dist.report {folder.path} writes it later"
+            f"the report could not be written ({type(error).__name__}: {error}); the run itself is complete\n"
+            f"  do:  python -m crepe_dist.report {folder.path}"
         )
     else:
         say(str(folder.path / REPORT))
 
 
 def write_report(record: RunRecord, data: Dataset | UserError) -> Iterator[None]:
-    """Write report and model card into the run's folder, yielding between the two.
+    """Write the report and the model card into the run's folder, yielding before each.
 
     Args:
-        data: what the run was trained on, or why that is not to be had.
+        data: data set that the run was trained on, or the error met when opening it.
 
     Raises:
-        OSError: there is no room.
+        OSError: a file cannot be written, for example because the disk is full.
     """
     quotes: dict[str, list[str | None]] = {}
-    about_data: dict[str, Any] | None = None
+    summary: dict[str, Any] | None = None
     if isinstance(data, Dataset):
         for name, scores in record.scores.items():
             quotes[name] = texts(data.parts.get(name), [each.row for each in scores.mistakes], data.encoding)
-        about_data = _numbers(data)
+        summary = _summary(data)
     yield
     missing = "" if isinstance(data, Dataset) else str(data.what)
     write_text(record.path / REPORT, run_page.page(record, quotes, missing))
     yield
-    write_text(record.path / CARD, model_card.card(record, about_data))
+    write_text(record.path / CARD, model_card.card(record, summary))
 
 
-def _numbers(data: Dataset) -> dict[str, Any] | None:
-    """What the data's own report counted, if it is there."""
+def _summary(data: Dataset) -> dict[str, Any] | None:
+    """Read the summary that ``prepare`` wrote, if it exists."""
     try:
         numbers = read_json(data.folder / REPORT_NUMBERS, follow=False)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Figures of a network's scores on one part of the data: the confusion matrix and the reliability diagram."""
+"""Figures of a network's scores on one split: the confusion matrix and the reliability diagram."""
 
 from __future__ import annotations
 
@@ -12,20 +12,18 @@ from crepe_dist.reports import colours, drawing
 from crepe_dist.runs.scores import BINS, MILLION, Scores
 from crepe_dist.wording import cut, number, percent
 
-MOST_SHOWN = 30  # classes of a confusion matrix; of more, those that are confused most
-WITH_COUNTS = 6  # up to so many classes there is room for counts beside shares
-SLANTED = 16  # up to so many classes the labels of the columns do not touch each other when slanted
-LABEL, NARROW = 24, 16  # cells
+MAX_CLASSES = 30  # with more classes, the matrix only shows those that are confused most
+MAX_WITH_COUNTS = 6  # classes for which cells have room for counts beside percentages
+MAX_SLANTED = 16  # classes for which slanted column labels do not overlap
+LABEL_CELLS, NARROW_LABEL_CELLS = 24, 16
 OTHERS = "the others"
-SLANT = 0.62  # height of a slanted label for one unit of its width
+SLANT = 0.62  # height of a slanted label per unit of its width
 
 
 def confusion(scores: Scores, classes: list[str]) -> str:
-    """Of each class's documents, how many were taken for which, as SVG."""
-    right = percent(scores.accuracy)
-    return drawing.svg(
-        draw_confusion(scores, classes), f"Confusion matrix of {len(classes)} classes; {right} are right"
-    )
+    """Draw the confusion matrix as SVG."""
+    description = f"Confusion matrix of {len(classes)} classes; the accuracy is {percent(scores.accuracy)}"
+    return drawing.svg(draw_confusion(scores, classes), description)
 
 
 def confusion_png(scores: Scores, classes: list[str]) -> tuple[bytes, int, int]:
@@ -34,23 +32,24 @@ def confusion_png(scores: Scores, classes: list[str]) -> tuple[bytes, int, int]:
 
 
 def draw_confusion(scores: Scores, classes: list[str]) -> Figure:
-    """The matrix as a figure; also for TensorBoard."""
-    matrix, names = _reduced(scores, [cut(name, LABEL if len(classes) <= SLANTED else NARROW) for name in classes])
+    """Draw the confusion matrix as a matplotlib figure."""
+    width = LABEL_CELLS if len(classes) <= MAX_SLANTED else NARROW_LABEL_CELLS
+    matrix, names = _reduced(scores, [cut(name, width) for name in classes])
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     size = len(names)
-    with drawing.look():
+    with drawing.style():
         left = drawing.margin(names)
-        below = 0.3 + left * (SLANT if size <= SLANTED else 1)
+        below = 0.3 + left * (SLANT if size <= MAX_SLANTED else 1)
         inside = drawing.WIDTH - left - 0.15
-        letter = min(drawing.LETTER, 0.85 * 72 * inside / size)
-        height = min(inside, max(0.9 * size, 1.6)) if size <= WITH_COUNTS else inside
+        font_size = min(drawing.FONT_SIZE, 0.85 * 72 * inside / size)
+        height = min(inside, max(0.9 * size, 1.6)) if size <= MAX_WITH_COUNTS else inside
         figure, axes = drawing.blank(height + below + 0.1, left=left, bottom=below)
         axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), xticks=range(size), yticks=range(size))
-        axes.set_yticklabels(names, fontsize=letter)
-        slant = 35 if size <= SLANTED else 90
-        axes.set_xticklabels(names, fontsize=letter, rotation=slant, ha="right", va="center", rotation_mode="anchor")
+        axes.set_yticklabels(names, fontsize=font_size)
+        slant = 35 if size <= MAX_SLANTED else 90
+        axes.set_xticklabels(names, fontsize=font_size, rotation=slant, ha="right", va="center", rotation_mode="anchor")
         axes.tick_params(length=0)
-        axes.set_xlabel("taken for", labelpad=2)
+        axes.set_xlabel("predicted", labelpad=2)
         for row, column in np.argwhere(matrix).tolist():
             _cell(axes, row, column, int(matrix[row, column]), float(shares[row, column]), size)
         edges = np.arange(-0.5, size)
@@ -60,26 +59,26 @@ def draw_confusion(scores: Scores, classes: list[str]) -> Figure:
 
 
 def _cell(axes: Axes, row: int, column: int, count: int, share: float, size: int) -> None:
-    # Half transparent, so that the text on it can be read on a light and on a dark page.
+    # Translucent, so that the text is legible on light and on dark pages.
     colour, alpha = (colours.BLUE, 0.6 * share) if row == column else (colours.RED, 0.75 * share**0.6)
     axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colour, alpha=alpha, edgecolor="none"))
-    if size <= WITH_COUNTS:
-        text, letter = f"{percent(share)}\n{number(count)}", drawing.LETTER
+    if size <= MAX_WITH_COUNTS:
+        text, font_size = f"{percent(share)}\n{number(count)}", drawing.FONT_SIZE
     elif share >= 0.005:
-        text, letter = f"{100 * share:.0f}", min(drawing.LETTER, 170 / size)
+        text, font_size = f"{100 * share:.0f}", min(drawing.FONT_SIZE, 170 / size)
     else:
         return
-    axes.text(column, row, text, ha="center", va="center", fontsize=letter)
+    axes.text(column, row, text, ha="center", va="center", fontsize=font_size)
 
 
 def _reduced(scores: Scores, names: list[str]) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """The matrix of at most ``MOST_SHOWN`` classes: those that are confused most; the others are one row and column."""
-    if len(names) <= MOST_SHOWN:
+    """Reduce the matrix to the ``MAX_CLASSES - 1`` classes that are confused most, and one row for the others."""
+    if len(names) <= MAX_CLASSES:
         return scores.confusion, names
     shown: dict[int, None] = {}
-    for true, predicted, _ in scores.confused(MOST_SHOWN * MOST_SHOWN):
+    for true, predicted, _ in scores.confused(MAX_CLASSES * MAX_CLASSES):
         for index in (true, predicted):
-            if len(shown) < MOST_SHOWN - 1:
+            if len(shown) < MAX_CLASSES - 1:
                 shown[index] = None
     kept = sorted(shown)
     place = np.full(len(names), len(kept))
@@ -90,14 +89,14 @@ def _reduced(scores: Scores, names: list[str]) -> tuple[npt.NDArray[np.int64], l
 
 
 def is_reduced(classes: list[str]) -> bool:
-    return len(classes) > MOST_SHOWN
+    return len(classes) > MAX_CLASSES
 
 
 def reliability(scores: Scores) -> str:
-    """How often the network is right where it gives its answer so much probability, as SVG."""
+    """Draw the reliability diagram as SVG: accuracy against the predicted probability (Guo et al. 2017)."""
     documents, right, probability = scores.reliability.T
     used = documents > 0
-    with drawing.look():
+    with drawing.style():
         figure, axes = drawing.blank(3.2, left=0.65, right=1.6, bottom=0.95)
         edges = np.arange(BINS) / BINS
         shares = np.divide(right, documents, out=np.zeros(BINS), where=used)
@@ -108,14 +107,14 @@ def reliability(scores: Scores) -> str:
         axes.plot(means[used], shares[used], "o", color=colours.RED, markersize=3, clip_on=False, zorder=3)
         _percent_axis(axes)
         axes.tick_params(axis="x", labelbottom=False)
-        axes.set(ylabel="were right", xlim=(0, 1), ylim=(0, 1))
+        axes.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
         lower = figure.add_axes((axes.get_position().x0, 0.42 / 3.2, axes.get_position().width, 0.45 / 3.2))
         lower.bar(edges, documents / max(documents.sum(), 1), width=1 / BINS, align="edge", color=colours.GREY)
-        lower.set(xlim=(0, 1), xlabel="probability that the network gives to its answer", ylim=(0, None), yticks=[])
+        lower.set(xlim=(0, 1), xlabel="predicted probability", ylim=(0, None), yticks=[])
         lower.set_xticks(np.linspace(0, 1, 6), [f"{share} %" for share in range(0, 101, 20)])
         lower.set_ylabel("texts", rotation=0, ha="right", va="center")
-        axes.text(1.03, 0.96, "on the line: as often\nright as it says", transform=axes.transAxes, va="center")
-        axes.text(1.03, 0.76, "below the line:\ntoo sure of itself", transform=axes.transAxes, va="center")
+        axes.text(1.03, 0.96, "on the line:\nwell calibrated", transform=axes.transAxes, va="center")
+        axes.text(1.03, 0.76, "below the line:\noverconfident", transform=axes.transAxes, va="center")
         return drawing.svg(figure, f"Reliability diagram; the calibration error is {percent(scores.calibration_error)}")
 
 

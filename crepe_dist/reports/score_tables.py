@@ -1,45 +1,45 @@
-"""The scores of a network on one part of the data, as the pages show them: tables, mistakes, figures, sentences."""
+"""Tables, figures and sentences about a network's scores on one split."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from crepe_dist import wording
-from crepe_dist.reports import score_figures as figures
+from crepe_dist.reports import score_figures
 from crepe_dist.reports.uncertainty import interval
+from crepe_dist.runs.scores import MILLION, Mistake, Scores
 from crepe_dist.wording import counted, cut, number, percent
 
 if TYPE_CHECKING:
     from crepe_dist.runs.scores import Mistake, Scores
-
-MOST_PAIRS = 10
-MOST_NAMES = 30
-MOST_OPEN = 30  # classes of a table that is seen at once; of more, the weakest
-WEAKEST = 15
-LABEL = 60  # cells of a class name in a table or a sentence
-QUOTE = 600  # characters
-SURE, WELL = 0.1, 0.03  # calibration errors that are large, and small
+MAX_PAIRS = 10
+MAX_NAMES = 30
+MAX_OPEN_ROWS = 30  # a longer table is folded, and the weakest classes are shown above it
+MAX_WEAKEST = 15
+LABEL_CELLS = 60  # width of a class name in a table or a sentence
+MAX_QUOTE_CHARS = 600
+SMALL_CALIBRATION_ERROR, LARGE_CALIBRATION_ERROR = 0.03, 0.1
 
 
 def view(scores: Scores, classes: list[str], quotes: Sequence[str | None] | None, feature_len: int) -> dict[str, Any]:
-    """What the template ``scores.html`` takes.
+    """Compute the values for the template ``scores.html``.
 
     Args:
-        classes: made visible.
-        quotes: the texts of ``scores.mistakes``; ``None`` for one, or for all, where they are not to be had.
-        feature_len: characters that the network reads.
+        classes: class names, after ``wording.clean``.
+        quotes: texts of ``scores.mistakes``; ``None`` for texts that are not available, or instead of the list.
+        feature_len: number of characters that the network reads.
     """
     rows = table(scores, classes)
     weakest = sorted((row for row in rows if row["documents"]), key=lambda row: (row["f1"], -row["documents"]))[
-        :WEAKEST
+        :MAX_WEAKEST
     ]
     pairs = [
         {"true": classes[true], "predicted": classes[predicted], "documents": count,
          "share": percent(count, int(scores.confusion[true].sum()))}
-        for true, predicted, count in scores.confused(MOST_PAIRS)
+        for true, predicted, count in scores.confused(MAX_PAIRS)
     ]  # fmt: skip
     quotes = quotes if quotes is not None else [None] * len(scores.mistakes)
     mistakes = [_mistake(each, classes, quote, feature_len) for each, quote in zip(scores.mistakes, quotes)]
@@ -47,35 +47,34 @@ def view(scores: Scores, classes: list[str], quotes: Sequence[str | None] | None
         "documents": scores.documents,
         "wrong": scores.documents - int(np.trace(scores.confusion)),
         "rows": rows,
-        "weakest": weakest if len(rows) > MOST_OPEN else [],
+        "weakest": weakest if len(rows) > MAX_OPEN_ROWS else [],
         "macro_f1": scores.macro_f1,
-        "textless": sum(not row["documents"] for row in rows),
+        "untested": sum(not row["documents"] for row in rows),
         "pairs": pairs,
         "mistakes": mistakes,
         "calibration": calibration(scores),
-        "calibration_error": scores.calibration_error,
-        "reduced": figures.is_reduced(classes),
-        "confusion": figures.confusion(scores, classes),
-        "reliability": figures.reliability(scores),
+        "reduced": score_figures.is_reduced(classes),
+        "confusion": score_figures.confusion(scores, classes),
+        "reliability": score_figures.reliability(scores),
     }
 
 
-def headline(right: float, documents: int, part: str = "test") -> str:
-    """The accuracy with its interval; ``documents`` is 0 where it is not known of how many."""
+def headline(accuracy: float, documents: int, split: str = "test") -> str:
+    """State the accuracy with its 95 % interval; without the interval if ``documents`` is 0 (unknown)."""
     if not documents:
-        return f"{percent(right)} of the {part} texts are classified rightly."
-    low, high = interval(round(right * documents), documents)
+        return f"{percent(accuracy)} of the {split} texts are classified correctly."
+    low, high = interval(round(accuracy * documents), documents)
     return (
-        f"{percent(right)} of {counted(documents, f'{part} text')} are classified rightly "
+        f"{percent(accuracy)} of {counted(documents, f'{split} text')} are classified correctly "
         f"(95 % interval: {percent(low)} to {percent(high)})."
     )
 
 
 def majority(scores: Scores, classes: list[str], training: list[int] | None) -> tuple[int, float]:
-    """The most frequent class, and the accuracy of always answering it.
+    """Compute the majority-class baseline: the most frequent class, and the accuracy of always answering it.
 
     Args:
-        training: training rows of each class; ``None``: not known, so the most frequent class of this part is taken.
+        training: number of training rows in each class; ``None`` falls back to the counts of the scored split.
     """
     true = scores.confusion.sum(axis=1)
     counts = training if training and len(training) == len(classes) else true.tolist()
@@ -84,53 +83,55 @@ def majority(scores: Scores, classes: list[str], training: list[int] | None) -> 
 
 
 def calibration(scores: Scores) -> str:
-    """Whether its probabilities can be taken at their word."""
+    """Describe how well the predicted probabilities are calibrated."""
     error = scores.calibration_error
     _, right, probability = scores.reliability.T
-    surer = float(probability.sum() / 1e6 - right.sum()) / scores.documents
-    how = f"On average its probabilities are {percent(error)} off (expected calibration error)"
-    if error < WELL:
-        return f"{how}: they can be taken as they are."
-    tendency = "too high: it is surer than it should be" if surer > 0 else "too low: it is better than it thinks"
-    strength = "far " if error > SURE else ""
-    return f"{how}; as a whole they are {strength}{tendency}."
+    bias = float(probability.sum() / MILLION - right.sum()) / scores.documents
+    sentence = f"The expected calibration error of its probabilities is {percent(error)}"
+    if error < SMALL_CALIBRATION_ERROR:
+        return f"{sentence}: it is well calibrated."
+    strength = "far " if error > LARGE_CALIBRATION_ERROR else ""
+    tendency = "too high (overconfident)" if bias > 0 else "too low (underconfident)"
+    return f"{sentence}; overall they are {strength}{tendency}."
 
 
 def unanswered(scores: Scores, classes: list[str]) -> dict[str, str] | None:
-    """What is to be said of the classes that were the answer to no text (what, why, do); ``None`` if there are none."""
+    """Warn about classes that were never predicted (``what``, ``why``, ``do``); ``None`` if there are none."""
     missed = [
-        cut(name, LABEL) + ("" if true else " (no text of it was tested)")
+        cut(name, LABEL_CELLS) + ("" if true else " (not in the test split)")
         for name, true, predicted in zip(classes, scores.confusion.any(axis=1), scores.confusion.any(axis=0))
         if not predicted
     ]
     if not missed:
         return None
-    more = f" and {number(len(missed) - MOST_NAMES)} more" if len(missed) > MOST_NAMES else ""
+    more = f" and {number(len(missed) - MAX_NAMES)} more" if len(missed) > MAX_NAMES else ""
     return {
-        "what": f"{counted(len(missed), 'class is', 'classes are')} never answered",
-        "why": ", ".join(missed[:MOST_NAMES]) + more,
-        "do": "train longer (--epochs), look at the curves in the run's report.html, or gather more texts of these",
+        "what": f"{counted(len(missed), 'class is', 'classes are')} never predicted",
+        "why": ", ".join(missed[:MAX_NAMES]) + more,
+        "do": "train longer (--epochs), read the training curves in the run's report.html, or collect more such texts",
     }
 
 
 def table(scores: Scores, classes: list[str]) -> list[dict[str, Any]]:
+    """Tabulate precision, recall, F1 and the most frequent confusion, one row per class."""
     true, predicted = scores.confusion.sum(axis=1).tolist(), scores.confusion.sum(axis=0).tolist()
     precision, recall, f1 = scores.precision.tolist(), scores.recall.tolist(), scores.f1.tolist()
     wrong = scores.confusion.copy()
     np.fill_diagonal(wrong, 0)
-    taken = wrong.argmax(axis=1).tolist()
+    mistaken_for = wrong.argmax(axis=1).tolist()
     rows = []
     for index, name in enumerate(classes):
-        count = int(wrong[index, taken[index]])
+        other = mistaken_for[index]
+        count = int(wrong[index, other])
         rows.append(
             {
-                "name": cut(name, LABEL),
+                "name": cut(name, LABEL_CELLS),
                 "documents": true[index],
                 "precision": percent(precision[index]) if predicted[index] else "–",
                 "recall": percent(recall[index]) if true[index] else "–",
                 "interval": _interval(round(recall[index] * true[index]), true[index]),
                 "f1": f1[index] if true[index] else None,
-                "taken": f"{cut(classes[taken[index]], LABEL)} ({number(count)})" if count else "",
+                "taken": f"{cut(classes[other], LABEL_CELLS)} ({number(count)})" if count else "",
             }
         )
     return rows
@@ -145,12 +146,12 @@ def _interval(right: int, documents: int) -> str:
 
 def _mistake(mistake: Mistake, classes: list[str], quote: str | None, feature_len: int) -> dict[str, Any]:
     length = len(quote) if quote is not None else 0
-    read = f"{number(length)} characters, of which {number(feature_len)} are read" if length > feature_len else ""
+    read = f"{number(feature_len)} of {number(length)} characters are read" if length > feature_len else ""
     return {
         "row": mistake.row,
         "true": classes[mistake.true],
         "probability": percent(mistake.probability),
         "ranking": [(classes[index], percent(probability)) for index, probability in mistake.ranking],
-        "text": None if quote is None else wording.visible(quote, QUOTE),
+        "text": None if quote is None else wording.visible(quote, MAX_QUOTE_CHARS),
         "length": read,
     }

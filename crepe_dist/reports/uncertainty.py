@@ -1,15 +1,15 @@
-"""How much of a measured share, or of a difference between two, may be chance."""
+"""Confidence intervals and significance tests for accuracies."""
 
 from __future__ import annotations
 
 import math
 
-Z = 1.959964  # of the normal distribution, for 95 %
-MOST_EXACT = 2000  # documents; above, the normal distribution is exact enough
+Z = 1.959964  # 97.5 % quantile of the normal distribution
+MAX_EXACT = 2000  # documents; above this, the normal approximation is good enough
 
 
 def interval(right: int, documents: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of the share ``right / documents`` (Wilson 1927, doi:10.1080/01621459.1927.10502953)."""
+    """Compute Wilson's 95 % interval of ``right / documents`` (Wilson 1927, doi:10.1080/01621459.1927.10502953)."""
     if not documents:
         return 0.0, 1.0
     share, square = right / documents, Z * Z / documents
@@ -19,22 +19,36 @@ def interval(right: int, documents: int) -> tuple[float, float]:
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Two-sided p-value of McNemar's test on documents that one of two models alone gets right.
+    """Compute the two-sided p-value of McNemar's test.
 
-    Exact (binomial) up to ``MOST_EXACT`` of them, else by the normal distribution with Edwards's correction.
+    The test is exact (binomial) for up to ``MAX_EXACT`` differing documents; beyond that, the normal approximation
+    with Edwards's correction is used.
+
+    Args:
+        only_first: documents that only the first model classifies correctly.
+        only_second: documents that only the second model classifies correctly.
     """
     differing = only_first + only_second
     if not differing:
         return 1.0
     fewer = min(only_first, only_second)
-    if differing <= MOST_EXACT:
+    if differing <= MAX_EXACT:
         return min(1.0, 2 * sum(math.comb(differing, k) for k in range(fewer + 1)) / (1 << differing))
     distance = max(0, abs(only_first - only_second) - 1) / math.sqrt(differing)
     return math.erfc(distance / math.sqrt(2))
 
 
 def paired_interval(only_first: int, only_second: int, documents: int) -> tuple[float, float]:
-    """Wald's 95 % interval of the difference of two accuracies (second - first) on the same documents."""
+    """Compute Wald's 95 % interval of the difference between two accuracies on the same documents.
+
+    Args:
+        only_first: documents that only the first model classifies correctly.
+        only_second: documents that only the second model classifies correctly.
+        documents: number of test documents.
+
+    Returns:
+        The bounds of (second accuracy - first accuracy).
+    """
     difference = (only_second - only_first) / documents
     variance = (only_first + only_second) / documents - difference**2
     half = Z * math.sqrt(max(variance, 0.0) / documents)

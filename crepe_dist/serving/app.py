@@ -1,4 +1,4 @@
-"""The service as an ASGI application: its paths, and how each answers."""
+"""ASGI application of the HTTP service."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ REFUSALS = (400, 403, 408, 413, 415, 422, 500, 503)
 
 
 def create_app(
-    batcher: Batcher, facts: ModelSummary, metrics: Metrics, options: ServiceOptions, *, log: bool = False
+    batcher: Batcher, model: ModelSummary, metrics: Metrics, options: ServiceOptions, *, log: bool = False
 ) -> ASGIApp:
-    """The application behind its middleware; ``log`` asks for a line a request on standard error."""
-    # Neither of FastAPI's documentation pages: they load scripts from elsewhere.
+    """Create the application with its middleware; ``log`` writes one line per request to standard error."""
+    # FastAPI's documentation pages load scripts from other sites.
     app = FastAPI(
         title="crepe_dist", version=__version__, docs_url=None, redoc_url=None, openapi_url=DESCRIPTION,
         redirect_slashes=False,
     )  # fmt: skip
-    html, policy = classify_page.render(facts, options)
+    html, policy = classify_page.render(model, options)
 
     @app.post(
         PREDICT,
-        summary="Classify one text, or several",
+        summary="Classify one or several texts",
         response_model=Union[schemas.Answer, schemas.Answers],
         responses={status: {"model": schemas.Refusal} for status in REFUSALS},
         openapi_extra=schemas.request_schema(),
@@ -49,32 +49,32 @@ def create_app(
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != Json.media_type:
             raise Problem(
                 415,
-                "the request is not said to be JSON",
-                "pages of other sites cannot send that type unasked",
+                "the request's Content-Type is not JSON",
+                "this keeps pages of other sites from sending requests",
                 f"send the header Content-Type: {Json.media_type}",
             )
         texts, question = schemas.read(await request.body(), options)
         try:
             predictions = await asyncio.wait_for(asyncio.wrap_future(batcher.submit(texts)), options.timeout)
         except asyncio.TimeoutError:
-            remedy = "ask again later, with fewer texts at a time"
-            raise Problem(503, "the answer took too long", "too much is asked for", remedy, retry_after=1) from None
+            remedy = "try again later, with fewer texts at a time"
+            raise Problem(503, "the prediction timed out", "the service is overloaded", remedy, retry_after=1) from None
         metrics.answered(texts, predictions)
         answers = [each.record(question.top) for each in predictions]
         return Json(answers[0] if question.texts is None else {"predictions": answers})
 
-    @app.get(HEALTH, summary="Whether the service can predict", responses={503: {"model": schemas.Refusal}})
+    @app.get(HEALTH, summary="Check that the service can predict", responses={503: {"model": schemas.Refusal}})
     async def health() -> Response:
         if not batcher.is_working:
             raise Problem(503, "the service is stopping")
-        return Json({"status": "ready", "checkpoint": facts.checkpoint})
+        return Json({"status": "ready", "checkpoint": model.checkpoint})
 
-    @app.get(METRICS, summary="Figures for Prometheus", response_class=Response)
+    @app.get(METRICS, summary="Metrics for Prometheus", response_class=Response)
     async def figures() -> Response:
         return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get(PAGE, include_in_schema=False)
-    async def for_people() -> Response:
+    async def show_page() -> Response:
         return HTMLResponse(html, headers={"Content-Security-Policy": policy})
 
     @app.exception_handler(Problem)
@@ -84,14 +84,14 @@ def create_app(
     @app.exception_handler(HTTPException)
     async def refuse_path(request: Request, error: HTTPException) -> Response:
         response = Problem(
-            error.status_code, HTTPStatus(error.status_code).phrase.lower(), remedy=f"{DESCRIPTION} lists what there is"
+            error.status_code, HTTPStatus(error.status_code).phrase.lower(), remedy=f"{DESCRIPTION} lists the paths"
         ).response()
         response.headers.update(error.headers or {})
         return response
 
     @app.exception_handler(Exception)
     async def fail(request: Request, error: Exception) -> Response:
-        # It is raised again behind this, and told by ``Observed``.
-        return Problem(500, "the service failed", remedy="ask again").response()
+        # Starlette raises the error again afterwards, and ``Observed`` reports it.
+        return Problem(500, "the service failed", remedy="try again").response()
 
     return Observed(Guard(app, options, metrics.refusals.inc), metrics, PATHS, log)

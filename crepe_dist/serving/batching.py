@@ -1,4 +1,4 @@
-"""One thread that owns the model, and classifies together what waits for it."""
+"""Batching of requests for a model that runs in one thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Callable, NamedTuple
 
 from crepe_dist.predicting.prediction import Prediction
 
-TOGETHER = 32  # texts
+BATCH_TEXTS = 32
 
 
 class _Job(NamedTuple):
@@ -20,25 +20,25 @@ class _Job(NamedTuple):
 
 
 class Batcher:
-    """Calls the model from a thread of its own, because MXNet is not to be called from many.
+    """Model thread with a queue of requests; MXNet must not be called from several threads.
 
-    It never waits for company: what came in while the last batch was computed is the next batch.
+    It never waits for a batch to fill up: the next batch consists of the requests that arrived during the last one.
 
     Args:
-        predict: one prediction a text, in order.
-        together: texts of several requests that are classified in one call; a request with more is one call by itself.
-        seen: told the number of texts of each call.
+        predict: function that returns one prediction per text, in order.
+        batch_texts: largest number of texts of several requests in one batch. A larger request is a batch of its own.
+        on_batch: called with the number of texts of each batch.
     """
 
     def __init__(
         self,
         predict: Callable[[Sequence[str]], list[Prediction]],
-        together: int = TOGETHER,
-        seen: Callable[[int], None] = lambda texts: None,
+        batch_texts: int = BATCH_TEXTS,
+        on_batch: Callable[[int], None] = lambda texts: None,
     ) -> None:
         self._predict = predict
-        self._together = together
-        self._seen = seen
+        self._batch_texts = batch_texts
+        self._on_batch = on_batch
         self._arrivals: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
@@ -48,13 +48,13 @@ class Batcher:
         return self._thread.is_alive()
 
     def submit(self, texts: Sequence[str]) -> Future[list[Prediction]]:
-        """From any thread. A future that is cancelled before its turn costs nothing."""
+        """Queue a request, from any thread. A future that is cancelled before its turn is skipped."""
         job = _Job(texts, Future())
         self._arrivals.put(job)
         return job.answer
 
     def close(self) -> None:
-        """Ends the thread once all that was submitted is answered."""
+        """Answer all submitted requests, then end the thread."""
         self._arrivals.put(None)
         self._thread.join()
 
@@ -67,9 +67,9 @@ class Batcher:
                 waiting.append(self._arrivals.get())
             jobs: list[_Job] = []
             texts = 0
-            while (
-                waiting and (job := waiting[0]) is not None and (not jobs or texts + len(job.texts) <= self._together)
-            ):
+            while waiting and (job := waiting[0]) is not None:
+                if jobs and texts + len(job.texts) > self._batch_texts:
+                    break
                 waiting.popleft()
                 if job.answer.set_running_or_notify_cancel():
                     jobs.append(job)
@@ -82,7 +82,7 @@ class Batcher:
     def _answer(self, jobs: list[_Job]) -> None:
         texts = [text for job in jobs for text in job.texts]
         try:
-            self._seen(len(texts))
+            self._on_batch(len(texts))
             predictions = iter(self._predict(texts))
             for job in jobs:
                 job.answer.set_result([next(predictions) for _ in job.texts])

@@ -1,4 +1,4 @@
-"""What stands between the network and the application: the name that is asked, how much, how long, how many."""
+"""Limits on requests: host names, size, time and number."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from crepe_dist.serving.problems import Problem
 from crepe_dist.settings.serving_options import ServiceOptions
 
 PREDICT = "/predict"
-# The rest of a body that is too long is read and thrown away, so that its sender gets to read the answer, up to:
-DISCARDED = 8  # times max_body
+# A client only reads the answer after it has sent its body, so an overlong body is read and discarded up to this limit.
+DISCARD_LIMIT = 8  # multiple of max_body
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -27,17 +27,17 @@ HEADERS = {
 
 
 class Guard:
-    """ASGI middleware. The application behind it gets bodies that are whole, and within the limits.
+    """ASGI middleware that only passes complete bodies within the limits on to the application.
 
     Args:
-        refused: told of each request for which there was no room.
+        on_overload: called for each request that is refused because too many are in progress.
     """
 
-    def __init__(self, app: ASGIApp, options: ServiceOptions, refused: Callable[[], None]) -> None:
+    def __init__(self, app: ASGIApp, options: ServiceOptions, on_overload: Callable[[], None]) -> None:
         self.app = app
         self.options = options
-        self.refused = refused
-        self._in_hand = 0
+        self.on_overload = on_overload
+        self._in_progress = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -54,14 +54,17 @@ class Guard:
             headers = Headers(scope=scope)
             self._check_host(headers)
             if scope["path"] == PREDICT:
-                await self._with_room(scope, headers, receive, send_with_headers)
+                await self._predict(scope, headers, receive, send_with_headers)
             else:
-                await self.app(scope, _nothing, send_with_headers)
+                await self.app(scope, _receive_nothing, send_with_headers)
         except Problem as problem:
             await problem.response()(scope, receive, send_with_headers)
 
     def _check_host(self, headers: Headers) -> None:
-        """A page of another site can have its name point here (DNS rebinding), but then the browser sends that name."""
+        """Refuse unknown host names.
+
+        Another site can point its name at this service (DNS rebinding), but the browser then sends that name.
+        """
         given = headers.get("host", "")
         name = given.rpartition(":")[0] if given.rpartition(":")[2].isdigit() else given
         name = name.lower()
@@ -69,40 +72,40 @@ class Guard:
             return
         raise Problem(
             403,
-            f"the service is not known as {given[:100]!r}",
-            "it answers to IP addresses, localhost and the names that it was started with",
-            "use one of them, or start it with --allow-host NAME",
+            f"the host name {given[:100]!r} is not allowed",
+            "the service accepts IP addresses, localhost and the names given by --allow-host",
+            "use one of them, or start the service with --allow-host NAME",
             closes=True,
         )
 
-    async def _with_room(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
-        if self._in_hand >= self.options.queue:
-            self.refused()
+    async def _predict(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
+        if self._in_progress >= self.options.queue:
+            self.on_overload()
             raise Problem(
                 503,
                 "too many requests at a time",
-                f"{self.options.queue} are in hand already",
-                "ask again in a second, or put several texts into one request",
+                f"{self.options.queue} requests are in progress",
+                "try again in a second, or put several texts into one request",
                 retry_after=1,
                 closes=True,
             )
-        self._in_hand += 1
+        self._in_progress += 1
         try:
             body = await self._body(headers, receive)
             await self.app(scope, _once(body, receive), send)
         finally:
-            self._in_hand -= 1
+            self._in_progress -= 1
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
         limit = self.options.max_body
-        due = time.monotonic() + self.options.timeout
+        deadline = time.monotonic() + self.options.timeout
         declared = headers.get("content-length", "0")
         length = int(declared) if declared.isdecimal() and len(declared) < 19 else 0
         pieces: list[bytes] = []
-        read, more = 0, length <= limit * DISCARDED
+        read, more = 0, length <= limit * DISCARD_LIMIT
         while more:
             try:
-                message = await asyncio.wait_for(receive(), due - time.monotonic())
+                message = await asyncio.wait_for(receive(), deadline - time.monotonic())
             except asyncio.TimeoutError:
                 raise Problem(
                     408,
@@ -112,19 +115,19 @@ class Guard:
                     closes=True,
                 ) from None
             if message["type"] == "http.disconnect":
-                raise Problem(400, "the request broke off", closes=True)
+                raise Problem(400, "the client disconnected during the request", closes=True)
             piece = message.get("body", b"")
             read += len(piece)
             if read <= limit:
                 pieces.append(piece)
             else:
                 pieces.clear()
-            more = message.get("more_body", False) and read <= limit * DISCARDED
+            more = message.get("more_body", False) and read <= limit * DISCARD_LIMIT
         if max(read, length) > limit:
             raise Problem(
                 413,
                 "the request is too long",
-                f"a request has at most {limit:,} bytes",
+                f"the limit is {limit:,} bytes",
                 "send fewer texts at a time, or start the service with a larger --max-body",
                 closes=True,
             )
@@ -139,19 +142,19 @@ def _is_address(name: str) -> bool:
     return True
 
 
-async def _nothing() -> Message:
+async def _receive_nothing() -> Message:
     return {"type": "http.request", "body": b"", "more_body": False}
 
 
 def _once(body: bytes, receive: Receive) -> Receive:
-    """A ``receive`` that gives the body, then what comes after it."""
-    given = False
+    """Return a ``receive`` that yields the body first, and later messages after it."""
+    is_sent = False
 
     async def replay() -> Message:
-        nonlocal given
-        if given:
+        nonlocal is_sent
+        if is_sent:
             return await receive()
-        given = True
+        is_sent = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replay

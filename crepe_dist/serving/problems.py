@@ -1,4 +1,4 @@
-"""What goes wrong in a request, and how the client is told: a status, and what / why / do as JSON."""
+"""Error answers of the HTTP service: a status, and what / why / do as JSON."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from crepe_dist.errors import UserError
 
 
 class Problem(UserError):
-    """A request that gets no prediction.
+    """Error that is sent to the client.
 
     Args:
-        status: of HTTP.
+        status: HTTP status code.
         retry_after: seconds after which the same request may succeed.
-        closes: the rest of the request has not been read, so the connection cannot be used again.
+        closes: whether to close the connection, because the rest of the request was not read.
     """
 
     def __init__(
@@ -35,17 +35,17 @@ class Problem(UserError):
         self.closes = closes
 
     def response(self) -> Response:
-        said = {"what": self.what, "why": self.why, "do": self.remedy}
+        error = {"what": self.what, "why": self.why, "do": self.remedy}
         headers = {}
         if self.retry_after is not None:
             headers["Retry-After"] = str(self.retry_after)
         if self.closes:
             headers["Connection"] = "close"
-        return Json({"error": {key: value for key, value in said.items() if value}}, self.status, headers)
+        return Json({"error": {key: value for key, value in error.items() if value}}, self.status, headers)
 
 
 class Json(Response):
-    """JSON in UTF-8; half a pair of surrogates, which UTF-8 has no bytes for, is written as its escape."""
+    """JSON response in UTF-8; lone surrogates, which UTF-8 cannot encode, are escaped."""
 
     media_type = "application/json"
 

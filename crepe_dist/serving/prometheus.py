@@ -1,4 +1,4 @@
-"""What the service counts for Prometheus, and its line a request."""
+"""Metrics of the HTTP service for Prometheus, and its access log."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import sys
 import time
 import traceback
 from collections.abc import Collection, Sequence
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,44 +20,43 @@ TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """Counts since the start, in a registry of their own."""
+    """Counters since the start of the service, in a registry of their own."""
 
     def __init__(self, checkpoint: str, kernels: str) -> None:
         registry = self._registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        build = Info("crepe_dist_build", "What is served.", registry=registry)
+        build = Info("crepe_dist_build", "Version, checkpoint and kernels.", registry=registry)
         build.info({"version": __version__, "checkpoint": visible(checkpoint), "kernels": kernels})
         self.requests = Counter("crepe_dist_requests", "Requests answered.", ["path", "status"], registry=registry)
         self.seconds = Histogram(
-            "crepe_dist_request_seconds", "From a request's head to its answer.", ["path"],
+            "crepe_dist_request_seconds", "Latency of requests.", ["path"],
             buckets=SECONDS, registry=registry,
         )  # fmt: skip
-        self.in_flight = Gauge("crepe_dist_requests_in_flight", "Requests in hand.", registry=registry)
-        self.refusals = Counter("crepe_dist_queue_refusals", "Requests that found no room.", registry=registry)
+        self.in_flight = Gauge("crepe_dist_requests_in_flight", "Requests in progress.", registry=registry)
+        self.refusals = Counter("crepe_dist_queue_refusals", "Requests refused: queue full.", registry=registry)
         self.texts = Counter("crepe_dist_texts", "Texts classified.", registry=registry)
-        self.characters = Counter("crepe_dist_characters", "Characters of these texts.", registry=registry)
+        self.characters = Counter("crepe_dist_characters", "Characters of the classified texts.", registry=registry)
         self.predictions = Counter("crepe_dist_predictions", "Texts by predicted class.", ["class"], registry=registry)
-        self.together = Histogram(
-            "crepe_dist_batch_texts", "Texts that the network was given together.", buckets=TEXTS, registry=registry
-        )
+        self.batch_texts = Histogram("crepe_dist_batch_texts", "Texts in a batch.", buckets=TEXTS, registry=registry)
 
     def answered(self, texts: Sequence[str], predictions: Sequence[Prediction]) -> None:
+        """Count the texts of an answered request."""
         self.texts.inc(len(texts))
         self.characters.inc(sum(map(len, texts)))
         for each in predictions:
             self.predictions.labels(visible(each.label)).inc()
 
     def exposition(self) -> bytes:
-        """In Prometheus's text format."""
+        """Render the metrics in Prometheus's text format."""
         return generate_latest(self._registry)
 
 
 class Observed:
-    """The outermost ASGI middleware: counts and times requests, and answers for what nobody expected.
+    """Outermost ASGI middleware: counts and times requests, and answers unexpected errors with status 500.
 
     Args:
-        paths: those that have a name of their own; a client could make up any number of others.
-        log: whether to write a line a request to standard error. Neither line nor traceback holds anything of a text.
+        paths: paths that are counted by name. All others count as one, because clients can invent any number of them.
+        log: whether to write one line per request to standard error. Lines and tracebacks contain no text of a request.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, paths: Collection[str], log: bool) -> None:
@@ -71,7 +69,7 @@ class Observed:
         if scope["type"] != "http":
             return
         path = scope["path"] if scope["path"] in self.paths else "other"
-        status = 0  # of an answer that did not begin: the client has left
+        status = 0  # stays 0 if the client disconnects before the answer
 
         async def send_noted(message: Message) -> None:
             nonlocal status
@@ -79,16 +77,16 @@ class Observed:
                 status = message["status"]
             await send(message)
 
-        begun = time.perf_counter()
+        start = time.perf_counter()
         try:
             with self.metrics.in_flight.track_inprogress():
                 await self.app(scope, receive, send_noted)
         except Exception as error:
-            _tell(error)
+            _report(error)
             if not status:
-                await Problem(500, "the service failed", remedy="ask again").response()(scope, receive, send_noted)
+                await Problem(500, "the service failed", remedy="try again").response()(scope, receive, send_noted)
         finally:
-            seconds = time.perf_counter() - begun
+            seconds = time.perf_counter() - start
             self.metrics.requests.labels(path, str(status)).inc()
             self.metrics.seconds.labels(path).observe(seconds)
             if self.log:
@@ -96,7 +94,7 @@ class Observed:
                 print(f"{method} {path} {status} {seconds * 1000:.1f} ms", file=sys.stderr, flush=True)
 
 
-def _tell(error: Any) -> None:
-    """Where it happened. What the error says is left out, since it may quote a text."""
-    places = "".join(traceback.format_tb(error.__traceback__))
-    print(f"a request failed: {type(error).__name__}\n{places}", file=sys.stderr, end="", flush=True)
+def _report(error: Exception) -> None:
+    """Print the type and traceback of an error, but not its message, which may quote a text."""
+    trace = "".join(traceback.format_tb(error.__traceback__))
+    print(f"a request failed: {type(error).__name__}\n{trace}", file=sys.stderr, end="", flush=True)

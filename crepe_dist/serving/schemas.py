@@ -1,4 +1,4 @@
-"""What `POST /predict` is asked and answers."""
+"""Schemas of the requests and answers of ``POST /predict``."""
 
 from typing import Any, Optional
 
@@ -11,18 +11,18 @@ from crepe_dist.serving.problems import Problem
 from crepe_dist.settings.serving_options import ServiceOptions
 
 TOP = 5
-EXAMPLE = 'send {"text": "…"} or {"texts": ["…", "…"]}, and if you like "title" (with "text") and "top"'
+EXAMPLE = 'send {"text": "…"} or {"texts": ["…", "…"]}; "title" (with "text") and "top" are optional'
 
 
 class Question(BaseModel):
-    """One text or several."""
+    """Request to classify one or several texts."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    text: Optional[str] = Field(None, description="one text")
-    title: Optional[str] = Field(None, description="its title, joined as in training: title | text")
-    texts: Optional[list[str]] = Field(None, min_length=1, description="several texts, in place of one")
-    top: int = Field(TOP, ge=1, description="classes in the answer, the most probable first")
+    text: Optional[str] = Field(None, description="text to classify")
+    title: Optional[str] = Field(None, description="title of the text, joined as in training: title | text")
+    texts: Optional[list[str]] = Field(None, min_length=1, description="texts to classify, instead of text")
+    top: int = Field(TOP, ge=1, description="number of classes in each answer, the most probable first")
 
 
 class Ranked(BaseModel):
@@ -33,19 +33,19 @@ class Ranked(BaseModel):
 
 
 class Answer(Ranked):
-    """The most probable class of a text, and the first ``top``."""
+    """The most probable class of a text, and the ``top`` most probable ones."""
 
     top: list[Ranked]
 
 
 class Answers(BaseModel):
-    """One answer a text, in order."""
+    """One answer per text, in order."""
 
     predictions: list[Answer]
 
 
 class Failure(BaseModel):
-    """What went wrong, why, and what to do about it."""
+    """Error message: the failure, its cause and the remedy."""
 
     what: str
     why: str = ""
@@ -53,32 +53,34 @@ class Failure(BaseModel):
 
 
 class Refusal(BaseModel):
+    """Answer to a request that failed."""
+
     error: Failure
 
 
 def read(body: bytes, options: ServiceOptions) -> tuple[list[str], Question]:
-    """The texts to classify, titles joined, and the question they come from.
+    """Parse a request into the texts to classify, joined with their titles, and the request itself.
 
     Raises:
-        Problem: 400 no JSON, 422 another form, 413 more or longer than the limits.
+        Problem: 400 if the body is not JSON, 422 if it does not match the schema, 413 if it exceeds the limits.
     """
     try:
         question = Question.model_validate(parse_json(body))
     except ValidationError as error:
-        raise Problem(422, "the request has another form", _reason(error), EXAMPLE) from None
+        raise Problem(422, "the request does not match the schema", _reason(error), EXAMPLE) from None
     except ValueError as error:
         raise Problem(400, "the request cannot be read", visible(str(error)), EXAMPLE) from None
     if (question.text is None) == (question.texts is None):
-        given = "neither is there" if question.text is None else "both are there"
-        raise Problem(422, "one of text and texts is needed", given, EXAMPLE)
+        given = "the request has neither" if question.text is None else "the request has both"
+        raise Problem(422, "exactly one of text and texts is required", given, EXAMPLE)
     if question.title is not None and question.text is None:
-        raise Problem(422, "title needs text", "it is joined with one text", EXAMPLE)
+        raise Problem(422, "title requires text", "a title belongs to a single text", EXAMPLE)
     texts = question.texts or [join_title(question.title or "", question.text or "")]
     if len(texts) > options.max_batch:
         raise Problem(
             413,
             f"{len(texts):,} texts are too many",
-            f"a request has at most {options.max_batch:,}",
+            f"the limit is {options.max_batch:,} texts per request",
             "send them in several requests, or start the service with a larger --max-batch",
         )
     longest = max(map(len, texts))
@@ -86,20 +88,20 @@ def read(body: bytes, options: ServiceOptions) -> tuple[list[str], Question]:
         raise Problem(
             413,
             f"a text of {longest:,} characters is too long",
-            f"a text has at most {options.max_chars:,}, its title included",
+            f"the limit is {options.max_chars:,} characters, including the title",
             "shorten it, or start the service with a larger --max-chars",
         )
     return texts, question
 
 
 def _reason(error: ValidationError) -> str:
-    """Of the first mistake: where, and what; without the value, which may be long."""
+    """Describe the first validation error by its place, without the value, which may be long."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"])[:80]
     return visible(f"{place}: {first['msg']}" if place else first["msg"])
 
 
 def request_schema() -> dict[str, Any]:
-    """For OpenAPI: the body is read by ``read``, which FastAPI does not see."""
+    """Return the OpenAPI description of the body, which FastAPI cannot infer because ``read`` parses it."""
     content = {"application/json": {"schema": Question.model_json_schema()}}
     return {"requestBody": {"required": True, "content": content}}

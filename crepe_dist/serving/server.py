@@ -1,4 +1,4 @@
-"""From an ASGI application to a port, and to a good end."""
+"""HTTP server: uvicorn with limits on connections and a graceful shutdown."""
 
 from __future__ import annotations
 
@@ -17,45 +17,45 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from crepe_dist.errors import UserError
 
 BACKLOG = 128
-CONNECTIONS = 512
-HEAD_BYTES = 16_384  # of a request's line and headers
+MAX_CONNECTIONS = 512
+MAX_HEAD_BYTES = 16_384  # of a request line and its headers
 KEEP_ALIVE_S = 30
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that is bound and does not listen yet.
+    """Bind a socket without listening yet.
 
     Raises:
-        UserError: the address is none of this machine's, or the port is taken or not allowed.
+        UserError: the address does not belong to this machine, or the port is in use or not permitted.
     """
     if not 0 <= port <= 65535:
-        raise UserError(f"--port is {port}", remedy="give a number up to 65535; 0 takes any that is free")
+        raise UserError(f"--port is {port}", remedy="give a number from 0 to 65535; 0 picks a free port")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
         family, kind, protocol, _, address = found[0]
     except (OSError, UnicodeError) as error:
         raise UserError(
-            f"--host {host} cannot be resolved", str(error), "give an address of this machine, as 127.0.0.1"
+            f"--host {host} cannot be resolved", str(error), "give an address of this machine, such as 127.0.0.1"
         ) from error
-    # With the protocol named, asyncio sets TCP_NODELAY; without it, each answer waits 40 ms for an acknowledgement.
+    # asyncio only sets TCP_NODELAY if the protocol is given; otherwise each answer waits 40 ms for an acknowledgement.
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
     except OSError as error:
         listener.close()
-        raise _unusable(host, port, error) from error
+        raise _cannot_listen(host, port, error) from error
     return listener
 
 
-def _unusable(host: str, port: int, error: OSError) -> UserError:
+def _cannot_listen(host: str, port: int, error: OSError) -> UserError:
     remedies = {
-        errno.EADDRINUSE: "choose another --port (0 takes any that is free), or stop what listens there",
-        errno.EADDRNOTAVAIL: "give an address of this machine, as 127.0.0.1",
-        errno.EACCES: "choose a --port from 1024 on",
+        errno.EADDRINUSE: "choose another --port (0 picks a free port), or stop the program that uses it",
+        errno.EADDRNOTAVAIL: "give an address of this machine, such as 127.0.0.1",
+        errno.EACCES: "choose a --port of at least 1024",
     }
     why = os.strerror(error.errno) if error.errno else str(error)
-    return UserError(f"{host}, port {port} cannot be listened on", why, remedies.get(error.errno or 0, ""))
+    return UserError(f"cannot listen on {host}, port {port}", why, remedies.get(error.errno or 0, ""))
 
 
 def url(listener: socket.socket) -> str:
@@ -68,19 +68,23 @@ def is_loopback(listener: socket.socket) -> bool:
 
 
 def listen(listener: socket.socket) -> None:
-    """From here on connections are taken; ``UserError`` if another process was quicker."""
+    """Start to accept connections.
+
+    Raises:
+        UserError: another process has taken the port since ``bind``.
+    """
     try:
         listener.listen(BACKLOG)
     except OSError as error:
         host, port = listener.getsockname()[:2]
-        raise _unusable(host, port, error) from error
+        raise _cannot_listen(host, port, error) from error
 
 
 def serve(app: ASGIApp, listener: socket.socket, timeout: float) -> None:
-    """Answers until SIGTERM or Ctrl-C; then answers what is in hand, and calls the signal's handler.
+    """Serve until SIGTERM or Ctrl-C, then finish the requests in progress and call the signal's handler.
 
     Args:
-        timeout: that a head may take to arrive, and all that is in hand to be answered in the end.
+        timeout: seconds for the head of a request to arrive, and for the requests in progress at the end.
     """
     config = uvicorn.Config(
         app,
@@ -94,7 +98,7 @@ def serve(app: ASGIApp, listener: socket.socket, timeout: float) -> None:
         proxy_headers=False,
         server_header=False,
         backlog=BACKLOG,
-        h11_max_incomplete_event_size=HEAD_BYTES,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(timeout)),
     )
@@ -103,13 +107,13 @@ def serve(app: ASGIApp, listener: socket.socket, timeout: float) -> None:
 
 def _protocol(head_s: float) -> type[H11Protocol]:
     class Connection(H11Protocol):
-        """Has an end where uvicorn has none: to connections that begin no request, and to their number."""
+        """Protocol with two limits that uvicorn lacks: time without a request, and number of connections."""
 
-        _late: asyncio.TimerHandle | None = None
+        _head_timeout: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            if len(self.connections) > CONNECTIONS:
+            if len(self.connections) > MAX_CONNECTIONS:
                 transport.abort()
             self._watch_head()
 
@@ -118,16 +122,16 @@ def _protocol(head_s: float) -> type[H11Protocol]:
             self._watch_head()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            if self._late is not None:
-                self._late.cancel()
+            if self._head_timeout is not None:
+                self._head_timeout.cancel()
             super().connection_lost(exc)
 
         def _watch_head(self) -> None:
             is_waiting = self.conn.their_state is h11.IDLE
-            if is_waiting and self._late is None:
-                self._late = self.loop.call_later(head_s, self.transport.close)
-            elif not is_waiting and self._late is not None:
-                self._late.cancel()
-                self._late = None
+            if is_waiting and self._head_timeout is None:
+                self._head_timeout = self.loop.call_later(head_s, self.transport.close)
+            elif not is_waiting and self._head_timeout is not None:
+                self._head_timeout.cancel()
+                self._head_timeout = None
 
     return Connection
