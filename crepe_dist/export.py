@@ -53,7 +53,7 @@ def main() -> None:
 
     path = checkpoint.find(given.checkpoint)
     predictor = load(path, **arguments.foreign(given), device="cpu")
-    real, made_up = verification.real(path, given.data), verification.made_up(predictor.encoding)
+    real, made_up = verification.real(path, given.data), verification.synthetic(predictor.encoding)
     if given.format == "web" and not web_runtime.archive().exists():
         print(f"npm fetches {web_runtime.PACKAGE} (33 MB), once", flush=True)
     files, difference = export(predictor, checkpoint.describe(path), given.format, given.out, real + made_up, path.name)

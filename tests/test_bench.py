@@ -79,8 +79,8 @@ def test_a_ratio_of_rounds_does_not_see_what_slows_both():
     [
         (("--json", "missing/x.json"), "there is no such folder"),
         (("--json", "."), "it is a folder"),
-        (("--step-ms", "15"), "goes with --project only"),
-        (("--link-gbps", "10"), "goes with --project only"),
+        (("--step-ms", "15"), "requires --project"),
+        (("--link-gbps", "10"), "requires --project"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_measured(flags, said, tmp_path, complaint):

@@ -185,7 +185,7 @@ class TestPredict:
             (["--text", "x", "--format", "csv", "--explain"], "no place for that"),
             (["--file", "."], "is a folder"),
             (["--random", "1", "--data", "nowhere"], "not a prepared data set"),
-            (["--mode", "paper"], "describes itself"),
+            (["--mode", "paper"], "already has a description"),
             (["--text", "x", "--device", "gpu"], "no GPU was found"),
         ],
     )

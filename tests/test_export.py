@@ -97,7 +97,7 @@ def made(request, tmp_path_factory):
     kind, name = request.param
     folder = tmp_path_factory.mktemp("made")
     predictor = crepe_dist.load(make(folder, kind, ENCODINGS[name]), device="cpu")
-    files, difference = export(predictor, None, "onnx", folder / "out", verification.made_up(predictor.encoding))
+    files, difference = export(predictor, None, "onnx", folder / "out", verification.synthetic(predictor.encoding))
     assert [file.name for file in files] == ["crepe_runtime.py", "model.onnx"]
     assert difference < 1e-5
     return predictor, folder / "out"
@@ -185,7 +185,7 @@ class TestRuntime:
         other = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "other", [value], [value])
         other.output[0].name = "y"
         model = onnx.helper.make_model(other, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
-        with pytest.raises(ValueError, match="not those of crepe_dist"):
+        with pytest.raises(ValueError, match="no crepe_dist metadata"):
             crepe_runtime.Classifier(model.SerializeToString())
 
 
@@ -288,7 +288,7 @@ def test_what_answers_otherwise_is_not_there(existing, tmp_path, monkeypatch):
         out.mkdir(parents=True)
         (out / "model.onnx").write_text("of before")
     monkeypatch.setattr(onnx_graph, "SCALE", 299.0)
-    with pytest.raises(UserError, match="does not compute what ours does") as raised:
+    with pytest.raises(UserError, match="computes other probabilities than ours") as raised:
         export(predictor, None, "onnx", out, texts())
     assert raised.value.remedy
     assert out.exists() == existing
@@ -300,14 +300,14 @@ def test_what_answers_otherwise_is_not_there(existing, tmp_path, monkeypatch):
 def test_what_is_no_number_is_not_there(tmp_path, monkeypatch):
     predictor = crepe_dist.load(make(tmp_path, "ngrams", ENCODINGS["paper"]))
     monkeypatch.setattr(onnx_graph, "SCALE", float("nan"))
-    with pytest.raises(UserError, match="does not compute what ours does"):
+    with pytest.raises(UserError, match="computes other probabilities than ours"):
         export(predictor, None, "onnx", tmp_path / "out", texts())
 
 
 def test_a_file_has_an_end(tmp_path, monkeypatch):
     predictor = crepe_dist.load(make(tmp_path, "ngrams", ENCODINGS["paper"]))
-    monkeypatch.setattr(onnx_graph, "LARGEST", 1000)
-    with pytest.raises(UserError, match="no room for 80"):
+    monkeypatch.setattr(onnx_graph, "MAX_PARAMETER_BYTES", 1000)
+    with pytest.raises(UserError, match="too large for an ONNX file: 80"):
         export(predictor, None, "onnx", tmp_path / "out", texts())
     assert not (tmp_path / "out").exists()
 
@@ -321,7 +321,7 @@ def test_mistakes_are_told(tmp_path, data, monkeypatch, complaint):
         ([], "the following arguments are required: --out"),
         (["--out", "new", "--format", "onyx"], "--format is onyx\n  do:  did you mean onnx?"),
         (["--out", "new", "--data", "nowhere"], "nowhere"),
-        (["--out", "new", "--mode", "paper"], "describes itself"),
+        (["--out", "new", "--mode", "paper"], "already has a description"),
     ):
         assert message in complaint("export", path, *flags, cwd=tmp_path)
     monkeypatch.setitem(sys.modules, "onnx", None)

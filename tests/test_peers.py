@@ -63,8 +63,8 @@ def test_a_worker_is_asked_for_each_rate(start):
     [
         ("import sys; sys.exit('no module torch')", "exit code 1: no module torch"),
         ("import sys; sys.stdin.readline(); print('hello')", "not JSON"),
-        ("import sys; sys.stdin.readline(); print('[]')", "not one"),
-        ("import sys; sys.stdin.readline(); print('{}')", "not one"),
+        ("import sys; sys.stdin.readline(); print('[]')", "is invalid"),
+        ("import sys; sys.stdin.readline(); print('{}')", "is invalid"),
         ("import sys; sys.stdin.readline(); sys.stdout.buffer.write(bytes([255, 10]))", "not JSON"),
     ],
 )
@@ -98,13 +98,13 @@ def test_a_worker_that_fails_on_the_way_takes_its_rates_with_it(start, program, 
 
 def test_an_interpreter_that_does_not_run_leaves_a_line(tmp_path):
     said: list[str] = []
-    with peers.open(str(tmp_path / "absent"), TINY, 1, 1.0, said.append) as worker:
+    with peers.started(str(tmp_path / "absent"), TINY, 1, 1.0, said.append) as worker:
         assert worker.runs(1.0) == {}
     assert len(said) == 1
 
 
 def test_no_interpreter_no_rates():
-    with peers.open(None, TINY, 1, 1.0, pytest.fail) as worker:
+    with peers.started(None, TINY, 1, 1.0, pytest.fail) as worker:
         assert worker.runs(1.0) == {}
         assert worker.kept({"ours": 1.0}) == {"ours": 1.0}
         assert worker.about() == {}

@@ -107,7 +107,7 @@ def test_the_command_prints_a_table(tmp_path):
     printed = run(
         command("bench", "--project", "8,64", "--measured", "speed.json", "--gradient-bytes", 10**8), tmp_path
     )
-    assert "1,000.0 ms of computing" in printed
+    assert "1,000.0 ms of computation" in printed
     assert "without overlap" in printed
     assert "68 % for VGG-16" in printed
     assert "Traceback" not in printed
@@ -125,11 +125,11 @@ def test_the_command_prints_a_table(tmp_path):
         (["--project", "8", "--step-ms", "nan"], "--step-ms is nan"),
         (["--project", "8", "--gradient-bytes", "-5"], "--gradient-bytes is -5"),
         (["--project", "8", "--gpus-per-host", "0"], "--gpus-per-host is 0"),
-        (["--project", "8", "--json", "out.json"], "--json does not go"),
+        (["--project", "8", "--json", "out.json"], "--json and --project exclude"),
         (["--project", "8", "--overlap", "2"], "--overlap is 2"),
         (["--project", "8", "--measured", "none.json"], "none.json"),
         (["--project", "8", "--measured", "."], "cannot be read"),
-        (["--project", "8", "--measured", "list.json"], "no rate of training"),
+        (["--project", "8", "--measured", "list.json"], "no training rate"),
     ],
 )
 def test_mistakes(complaint, tmp_path, arguments, said):

@@ -243,7 +243,13 @@ def test_the_card_shows_hostile_names_as_they_are(place):
     shown = " ".join(read.text.split())
     for name in (NAMES[0], NAMES[1], "\\x1b[31mred\\u202e www.x.example"):
         assert name in shown
-    for piece in ("Licence", "crepe_dist.load('crepe_epoch_", "It reads 123 characters", "calibration error", "Python"):
+    for piece in (
+        "Licence",
+        "crepe_dist.load('crepe_epoch_",
+        "It only reads the last 123 characters",
+        "calibration error",
+        "Python",
+    ):
         assert piece in shown
 
 
@@ -256,7 +262,7 @@ def test_report_and_card_name_the_network(copy, monkeypatch):
     for network, line, title in (
         (about["network"], "convolutions, 16 filters and 32 units, ", "character-level convolutions"),
         (older, "convolutions, 16 filters and 32 units, ", "character-level convolutions"),
-        (ngrams, "character n-grams up to 6 wide, 4096 buckets, ", "hashed character n-grams"),
+        (ngrams, "character n-grams of length 1 to 6, 4096 buckets, ", "hashed character n-grams"),
     ):
         described.write_text(json.dumps({**about, "network": network}))
         command(report, monkeypatch, copy)

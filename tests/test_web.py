@@ -308,7 +308,7 @@ class TestMistakes:
         return str(raised.value)
 
     def test_a_network_that_is_too_large(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(web_page, "LARGEST", 1000)
+        monkeypatch.setattr(web_page, "MAX_MODEL_BYTES", 1000)
         assert "too large for a page: 8" in self.refused(tmp_path)
 
     def test_without_npm(self, tmp_path, monkeypatch, complaint):
@@ -316,7 +316,7 @@ class TestMistakes:
         monkeypatch.setattr(shutil, "which", lambda name: None)
         path = make(tmp_path, "ngrams", ENCODINGS["paper"])
         said = complaint("export", path, "--format", "web", "--out", "page", cwd=tmp_path)
-        assert "there is no npm" in said
+        assert "npm is not installed" in said
         assert f"npm pack {web_runtime.PACKAGE}" in said
         assert str(tmp_path / "cache" / "crepe_dist") in said
 
@@ -330,7 +330,7 @@ class TestMistakes:
             )
 
         monkeypatch.setattr(web_runtime.subprocess, "run", fail)
-        assert "could not be fetched\n  why: npm error code E404; npm error 404 gone" in self.refused(tmp_path)
+        assert "could not be downloaded\n  why: npm error code E404; npm error 404 gone" in self.refused(tmp_path)
         monkeypatch.setattr(web_runtime.subprocess, "run", lambda command, **settings: None)
         assert "No such file" in self.refused(tmp_path)
         assert list((tmp_path / "cache" / "crepe_dist").iterdir()) == []
@@ -340,14 +340,14 @@ class TestMistakes:
         path = tmp_path / "cache" / "crepe_dist" / web_runtime.ARCHIVE
         path.parent.mkdir(parents=True)
         path.write_bytes(b"another")
-        assert "its SHA-512 is another" in self.refused(tmp_path)
+        assert "its SHA-512 differs" in self.refused(tmp_path)
         path.unlink()
         path.mkdir()
         assert "cannot be read" in self.refused(tmp_path)
 
     @pytest.mark.parametrize("text", ["var a=1;", "export{a as b};var c=1;", "'</script>';export{a as b};"])
     def test_a_script_that_is_not_as_expected(self, text):
-        with pytest.raises(ValueError, match="not as expected"):
+        with pytest.raises(ValueError, match="unexpected form"):
             web_runtime.as_global(text)
 
 

@@ -1,1 +1,1 @@
-"""What `python -m crepe_dist.bench` measures: pairs of things that do the same job, in one run, in turns."""
+"""Benchmarks for ``python -m crepe_dist.bench``. Competing implementations are measured in turns, in one session."""

@@ -1,6 +1,6 @@
-"""Memory of one rank while it reads a data set, as JSON: `python -m crepe_dist.benchmarking.loader_memory DIR`.
+"""Memory use of one rank that reads a data set, as JSON: ``python -m crepe_dist.benchmarking.loader_memory DIR``.
 
-A process of its own, because what was imported or freed before would count.
+It runs in a process of its own, because earlier imports and freed memory would distort the figures.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ def main() -> None:
     before = _anonymous()
     order = epoch_order(len(part), 0, 0)
     documents = sum(batch.documents for batch in batches(part, order, 128, 0, 1))
-    mapped = [area for area in _areas() if ".codes-" in area["name"]]
+    mapped = [mapping for mapping in _mappings() if ".codes-" in mapping["name"]]
     print(
         json.dumps(
             {
                 "documents": documents,
                 "anonymous": _anonymous() - before,  # bytes
-                "mapped": sum(area["Rss"] for area in mapped),
-                "mapped and private to this process": sum(area["Private_Dirty"] + area["Anonymous"] for area in mapped),
+                "mapped": sum(mapping["Rss"] for mapping in mapped),
+                "mapped and private to this process": sum(
+                    mapping["Private_Dirty"] + mapping["Anonymous"] for mapping in mapped
+                ),
             }
         )
     )
@@ -37,17 +39,17 @@ def _anonymous() -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("Anonymous:"))
 
 
-def _areas() -> list[dict[str, Any]]:
-    """The mapped areas of this process: ``name`` and sizes in bytes."""
-    areas: list[dict[str, Any]] = []
+def _mappings() -> list[dict[str, Any]]:
+    """List the memory mappings of this process with their ``name`` and sizes in bytes."""
+    mappings: list[dict[str, Any]] = []
     for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
         key, *rest = line.split()
         if key.endswith(":"):
             if rest and rest[-1] == "kB":
-                areas[-1][key[:-1]] = 1024 * int(rest[0])
+                mappings[-1][key[:-1]] = 1024 * int(rest[0])
         else:
-            areas.append({"name": rest[-1] if len(rest) > 4 else ""})
-    return areas
+            mappings.append({"name": rest[-1] if len(rest) > 4 else ""})
+    return mappings
 
 
 if __name__ == "__main__":

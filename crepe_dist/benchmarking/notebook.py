@@ -1,6 +1,6 @@
-"""What the original notebook does, as the baseline: a character at a time into float32, and two forward passes a step.
+"""Baseline: a reimplementation of the original notebook.
 
-Written anew after what the notebook does; the network is of Gluon's own layers, fed with one-hot floats.
+It encodes one character at a time into one-hot float32, uses Gluon's own layers, and makes two forward passes a step.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ INDEX = {letter: position for position, letter in enumerate(ALPHABET)}
 
 
 def encode(text: str, feature_len: int) -> npt.NDArray[np.float32]:
-    """float32 [69, feature_len]."""
+    """Encode a text as one-hot float32 [69, feature_len]."""
     encoded = np.zeros([len(ALPHABET), feature_len], dtype="float32")
     for position, letter in enumerate(text):
         if position >= feature_len:
@@ -32,11 +32,11 @@ def encode(text: str, feature_len: int) -> npt.NDArray[np.float32]:
 
 
 class Loop:
-    """The notebook's training loop: texts → float32 batches by two loader processes → two forward passes a step.
+    """Training loop of the notebook, with two loader processes.
 
     Args:
-        texts: documents, a multiple of ``batch_size``.
-        device: of MXNet.
+        texts: documents; their number is a multiple of ``batch_size``.
+        device: MXNet context.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Loop:
         )
 
     def __call__(self) -> int:
-        """Trains on all documents; returns their number."""
+        """Train on all documents; return their number."""
         for texts, labels in self._loader:
             texts, labels = texts.as_in_context(self._device), labels.as_in_context(self._device)
             self._network(texts)

@@ -1,4 +1,4 @@
-"""What crepe_dist does, in the units of the benchmark: documents a second."""
+"""Workloads of crepe_dist for the benchmark. A call does one unit of work and returns the number of documents."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SETTINGS = {"learning_rate": 0.01, "wd": 0.00001, "momentum": 0.9}
 
 
 class Encoder:
-    """Texts → codes, in the pieces in which data are prepared."""
+    """Encoding of texts, in the chunks that ``prepare`` uses."""
 
     def __init__(self, texts: Sequence[str], encoding: Encoding) -> None:
         self._texts = texts
@@ -38,19 +38,19 @@ class Encoder:
 
 
 class Loading:
-    """A part → batches, as the trainer gets them, without training."""
+    """Loading of the batches of one epoch, without training."""
 
-    def __init__(self, part: Part, batch_size: int) -> None:
-        self._part = part
+    def __init__(self, split: Part, batch_size: int) -> None:
+        self._split = split
         self._batch_size = batch_size
 
     def __call__(self) -> int:
-        order = epoch_order(len(self._part), 0, 0)
-        return sum(batch.documents for batch in batches(self._part, order, self._batch_size, 0, 1))
+        order = epoch_order(len(self._split), 0, 0)
+        return sum(batch.documents for batch in batches(self._split, order, self._batch_size, 0, 1))
 
 
 class Training:
-    """Steps on a batch that is ready in memory, or on those of a part."""
+    """Training steps."""
 
     def __init__(self, shape: CrepeShape, world: World, device: Any, precision: Precision = "auto") -> None:
         self.engine = _engine(shape, device, precision)
@@ -58,12 +58,12 @@ class Training:
         self._step = TrainingStep(self.engine, trainer, world.size, 0, None)
         self._steps = 0
 
-    def on_again(self, batch: Batch, times: int) -> int:
-        """Trains on one batch so many times."""
+    def repeat(self, batch: Batch, times: int) -> int:
+        """Train on the same batch several times; return the number of documents."""
         return self.on(batch for _ in range(times))
 
     def on_texts(self, texts: Sequence[str], labels: Sequence[int], encoding: Encoding, batch_size: int) -> int:
-        """Encodes and trains on all texts in batches."""
+        """Encode all texts and train on them in batches; return the number of documents."""
 
         def encoded() -> Iterator[Batch]:
             numbers = np.asarray(labels, dtype=np.int32)
@@ -74,7 +74,7 @@ class Training:
         return self.on(encoded())
 
     def on(self, source: Iterator[Batch]) -> int:
-        """Trains on all batches; returns the number of documents."""
+        """Train on all batches; return the number of documents."""
         documents = 0
         for batch in source:
             self._steps += 1
@@ -85,7 +85,7 @@ class Training:
 
 
 class Forward:
-    """Logits of a batch of codes, brought back to the host."""
+    """Forward pass of a batch, including the copy of the logits to the host."""
 
     def __init__(self, shape: CrepeShape, device: Any, batch: Batch, precision: Precision = "auto") -> None:
         self._engine = _engine(shape, device, precision)
@@ -98,25 +98,25 @@ class Forward:
 
 
 def precisions(device: Any) -> list[Precision]:
-    """Those that the device computes well, the fastest last."""
+    """List the precisions that the device supports well, the fastest last."""
     best = plan(ModelOptions(), device).precision
     return ["float32"] if best == "float32" else ["float32", cast("Precision", best)]
 
 
-def waiting(part: Part, batch_size: int, step: float) -> float:
-    """The share of the time of an epoch that steps of so many seconds wait for their data, 0 to 1."""
-    order = epoch_order(len(part), 0, 0)
-    source = batches(part, order, batch_size, 0, 1)
-    next(source)  # starts the thread that reads ahead
+def waiting(split: Part, batch_size: int, step: float) -> float:
+    """Measure the share of an epoch, 0 to 1, that steps of ``step`` seconds spend waiting for data."""
+    order = epoch_order(len(split), 0, 0)
+    source = batches(split, order, batch_size, 0, 1)
+    next(source)  # starts the prefetching thread
     start, waited = time.perf_counter(), 0.0
     while True:
-        asked = time.perf_counter()
+        requested = time.perf_counter()
         batch = next(source, None)
-        waited += time.perf_counter() - asked
+        waited += time.perf_counter() - requested
         if batch is None:
             break
         time.sleep(step)
-        del batch  # to free it is not waiting
+        del batch  # freeing it does not count as waiting
     return waited / (time.perf_counter() - start)
 
 
@@ -126,5 +126,5 @@ def _engine(shape: CrepeShape, device: Any, precision: Precision) -> Engine:
 
 
 def ready_batch(codes: Codes, classes: int) -> Batch:
-    """A batch out of uint8 codes [B, L], with labels in turns."""
+    """Make a batch of uint8 codes [B, L] with labels 0, 1, 2, …"""
     return pack(codes, np.arange(len(codes), dtype=np.int32) % classes, len(codes), len(codes))

@@ -1,4 +1,4 @@
-"""PyTorch and ONNX Runtime beside ours: a process of its own, that works only while it is asked."""
+"""Client of the worker process that measures PyTorch and ONNX Runtime; the worker idles between requests."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from crepe_dist.errors import shown
 from crepe_dist.model.crepe import CONVOLUTIONS, POOL
 
 WORKER = Path(__file__).with_name("peers_worker.py")
-PATIENCE = 600.0
+REPLY_SECONDS = 600.0
 
 
 class Sizes(Protocol):
-    """What the network and the batch depend on."""
+    """Sizes of the network and of the batch."""
 
     @property
     def batch_size(self) -> int: ...
@@ -39,30 +39,30 @@ class Sizes(Protocol):
     def classes(self) -> int: ...
 
 
-class _Gone(Exception):
-    """The process ended, or hangs."""
+class _WorkerLost(Exception):
+    """The worker process ended, or hangs."""
 
 
 class Worker:
-    """The process, or none: then, and after it has failed, there are no rates of it.
+    """Worker process. Before it is started and after it has failed, it has no rates.
 
     Attributes:
-        failure: why there are no more rates; empty while there are.
+        failure: reason of the failure; empty while the worker works.
     """
 
-    def __init__(self, say: Callable[[str], None], patience: float = PATIENCE) -> None:
+    def __init__(self, say: Callable[[str], None], reply_seconds: float = REPLY_SECONDS) -> None:
         self.failure = ""
         self._say = say
-        self._patience = patience
+        self._reply_seconds = reply_seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: Any = None
-        self._read = b""
+        self._buffer = b""
         self._about: dict[str, Any] = {}
 
     def start(self, command: list[str], sizes: Sizes, threads: int, budget: float) -> None:
-        """Starts the process, which tries its variants for ``budget`` seconds, or somewhat more."""
+        """Start the process, which tries its variants for about ``budget`` seconds."""
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by stop)
-        # Code is compiled in the worker, not by helpers that would outlive it.
+        # With one thread, torch.compile starts no compiler processes that could outlive the worker.
         environment = clean(dict(os.environ)) | {"TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": str(threads)}
         pipe = subprocess.PIPE
         try:
@@ -76,24 +76,24 @@ class Worker:
         self._about = self._ask({"do": "prepare", "sizes": network, "budget": budget}, "about", dict) or {}
 
     def runs(self, seconds: float) -> dict[str, Callable[[], float]]:
-        """Calls that return documents or operations a second; NaN once the process has failed."""
+        """Return functions, by name, that measure documents or operations a second; NaN after a failure."""
 
         def run(name: str) -> float:
             share = seconds / 4 if name.startswith("matrix product") else seconds
-            got = self._ask({"do": "measure", "name": name, "seconds": share}, "rate", float)
-            return math.nan if got is None else got
+            rate = self._ask({"do": "measure", "name": name, "seconds": share}, "rate", float)
+            return math.nan if rate is None else rate
 
         chosen = {} if self.failure else self._about.get("chosen", {})
         return {name: partial(run, name) for name in chosen}
 
     def about(self) -> dict[str, Any]:
-        """``versions``, the variant ``chosen`` for each name, the rates ``tried`` and what ``failed``."""
+        """Return ``versions``, the variants ``chosen`` by name, the rates ``tried``, and errors as ``failed``."""
         return {} if self.failure else self._about
 
     def kept(self, rates: Mapping[str, float]) -> dict[str, float]:
-        """Without the process's rates if it failed on the way."""
-        lost = self._about.get("chosen", {}) if self.failure else {}
-        return {name: rate for name, rate in rates.items() if name not in lost}
+        """Drop the rates of the worker if it has failed."""
+        dropped = self._about.get("chosen", {}) if self.failure else {}
+        return {name: rate for name, rate in rates.items() if name not in dropped}
 
     def stop(self) -> None:
         if self._process is None:
@@ -110,7 +110,7 @@ class Worker:
         self._errors.close()
 
     def _ask(self, request: dict[str, Any], key: str, kind: type) -> Any:
-        """The reply's ``key``; None if there is no good one, now or before."""
+        """Send a request and return ``key`` of the reply; ``None`` after a failure."""
         if self.failure:
             return None
         assert self._process
@@ -121,11 +121,11 @@ class Worker:
             reply = json.loads(self._line())
             if isinstance(reply, dict) and isinstance(reply.get(key), kind):
                 return reply[key]
-            self._fail("its reply is not one")
-        except _Gone as gone:
-            self._fail(str(gone))
+            self._fail("its reply is invalid")
+        except _WorkerLost as error:
+            self._fail(str(error))
         except BrokenPipeError:
-            self._fail(self._end())
+            self._fail(self._last_words())
         except ValueError:
             self._fail("its reply is not JSON")
         return None
@@ -133,25 +133,25 @@ class Worker:
     def _line(self) -> bytes:
         assert self._process
         assert self._process.stdout
-        end = time.monotonic() + self._patience
-        while b"\n" not in self._read:
-            ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, end - time.monotonic()))
+        deadline = time.monotonic() + self._reply_seconds
+        while b"\n" not in self._buffer:
+            ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, deadline - time.monotonic()))
             if not ready:
-                raise _Gone(f"no reply for {self._patience:.0f} seconds")
-            got = os.read(self._process.stdout.fileno(), 1 << 16)
-            if not got:
-                raise _Gone(self._end())
-            self._read += got
-        line, _, self._read = self._read.partition(b"\n")
+                raise _WorkerLost(f"no reply for {self._reply_seconds:.0f} seconds")
+            received = os.read(self._process.stdout.fileno(), 1 << 16)
+            if not received:
+                raise _WorkerLost(self._last_words())
+            self._buffer += received
+        line, _, self._buffer = self._buffer.partition(b"\n")
         return line
 
-    def _end(self) -> str:
-        """How the process ended, and the last that it said."""
+    def _last_words(self) -> str:
+        """Describe the exit code of the process and its last line of standard error."""
         assert self._process
         try:
             code = self._process.wait(10)
         except subprocess.TimeoutExpired:
-            return "it stopped speaking"
+            return "it closed its output"
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         return f"it ended with exit code {code}" + (f": {lines[-1]}" if lines else "")
@@ -162,12 +162,14 @@ class Worker:
 
 
 @contextmanager
-def open(python: str | None, sizes: Sizes, threads: int, budget: float, say: Callable[[str], None]) -> Iterator[Worker]:
-    """The worker run by ``python``; without one, a worker that has no rates."""
+def started(
+    python: str | None, sizes: Sizes, threads: int, budget: float, say: Callable[[str], None]
+) -> Iterator[Worker]:
+    """Start a worker with the interpreter ``python``; with ``None``, yield a worker without rates."""
     worker = Worker(say)
     try:
         if python is not None:
-            # -I: neither the script's folder nor the user's modules get in the way of the environment's.
+            # -I: import neither from the script's folder nor from the user's site-packages.
             worker.start([python, "-I", str(WORKER)], sizes, threads, budget)
         yield worker
     finally:
@@ -175,18 +177,23 @@ def open(python: str | None, sizes: Sizes, threads: int, budget: float, say: Cal
 
 
 def ratios(train: Mapping[str, float], forward: Mapping[str, float], rates: Mapping[str, float]) -> dict[str, float]:
-    """Ours / theirs, as far as theirs are in ``rates``; ``train`` and ``forward`` are our rates by precision."""
+    """Compute ratios ours / theirs.
+
+    Args:
+        train, forward: our rates by precision.
+        rates: rates by name, with those of the peers that were measured.
+    """
 
     def theirs(kind: str, peer: str) -> dict[str, float]:
         start = f"{kind}, {peer}, "
         return {name[len(start) :]: rate for name, rate in rates.items() if name.startswith(start)}
 
-    found = {}
+    result = {}
     if torch := theirs("train", "torch"):
-        found["train_vs_torch"] = max(train.values()) / max(torch.values())
+        result["train_vs_torch"] = max(train.values()) / max(torch.values())
         if same := [train[precision] / torch[precision] for precision in train if precision in torch]:
-            found["train_vs_torch_same_precision"] = min(same)
+            result["train_vs_torch_same_precision"] = min(same)
     for peer in ("torch", "onnxruntime"):
-        if fastest := theirs("forward", peer):
-            found[f"forward_vs_{peer}"] = max(forward.values()) / max(fastest.values())
-    return found
+        if peer_rates := theirs("forward", peer):
+            result[f"forward_vs_{peer}"] = max(forward.values()) / max(peer_rates.values())
+    return result

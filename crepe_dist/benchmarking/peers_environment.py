@@ -1,4 +1,4 @@
-"""The environment of what `bench` compares with: made once, in the user's cache, apart from MXNet's old NumPy."""
+"""Virtual environment with PyTorch and ONNX Runtime, which need a newer NumPy than MXNet; kept in the user's cache."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import cache_folder
 
 REQUIREMENTS = Path(__file__).with_name("peers.txt")
-PEERS = "name a Python that has them with --peers, or use --no-peers"
+REMEDY = "give a Python that has them with --peers, or use --no-peers"
 NEEDED = (3, 11)
 _MARKER = "complete"
 
 
 def interpreter(say: Callable[[str], None]) -> str:
-    """The environment's Python; makes the environment if it is not there, in minutes and with a download.
+    """Return the environment's Python; create the environment first if necessary, which takes minutes and a download.
 
-    pip installs, with the user's settings, so that these decide which build of PyTorch it is.
+    The user's pip settings apply, so they select the build of PyTorch.
 
     Raises:
-        UserError: it cannot be made here.
+        UserError: the environment cannot be created.
     """
     if sys.version_info < NEEDED:
-        raise UserError("PyTorch and ONNX Runtime are not compared with", "they need Python 3.11 or newer", PEERS)
+        raise UserError("PyTorch and ONNX Runtime are left out", "they need Python 3.11 or newer", REMEDY)
     folder = cache_folder() / f"peers-{_identity()}"
     if not (folder / _MARKER).exists():
-        say(f"installing PyTorch and ONNX Runtime for comparison, once, into {folder} (--no-peers leaves them out)")
-        _make(folder)
+        say(f"installing PyTorch and ONNX Runtime for comparison, once, into {folder} (--no-peers skips them)")
+        _create(folder)
     return str(folder / "bin" / "python")
 
 
 def clean(environment: dict[str, str]) -> dict[str, str]:
-    """Without the variables by which this Python's modules would get into another's."""
+    """Remove the variables that would make another Python import this Python's modules."""
     return {name: value for name, value in environment.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
 
 
@@ -48,24 +48,24 @@ def _identity() -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
-def _make(folder: Path) -> None:
+def _create(folder: Path) -> None:
     failed = "PyTorch and ONNX Runtime could not be installed"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.") as scratch:
-            made = Path(scratch) / "environment"
-            venv.create(made, with_pip=True, symlinks=True)
-            _install(made / "bin" / "python")
-            (made / _MARKER).touch()
+            environment = Path(scratch) / "environment"
+            venv.create(environment, with_pip=True, symlinks=True)
+            _install(environment / "bin" / "python")
+            (environment / _MARKER).touch()
             if (folder / _MARKER).exists():  # another process was faster
                 return
             shutil.rmtree(folder, ignore_errors=True)
-            made.rename(folder)
+            environment.rename(folder)
     except subprocess.CalledProcessError as error:
         lines = str(error.stderr or error.output or error).strip().splitlines()
-        raise UserError(failed, lines[-1] if lines else str(error), PEERS) from None
+        raise UserError(failed, lines[-1] if lines else str(error), REMEDY) from None
     except OSError as error:
-        raise UserError(failed, str(error), PEERS) from None
+        raise UserError(failed, str(error), REMEDY) from None
 
 
 def _install(python: Path) -> None:

@@ -1,24 +1,25 @@
-"""PyTorch and ONNX Runtime on the same network: a script for the interpreter of an environment that has them.
+"""Worker that measures the same network in PyTorch and ONNX Runtime; it runs in an environment that has them.
 
-It speaks JSON lines. Each request on the standard input gets one reply on the standard output:
+The protocol is JSON lines: each request on standard input gets one reply on standard output.
 
     {"do": "prepare", "sizes": {…}, "budget": seconds}   → {"about": {"versions", "chosen", "tried", "failed"}}
     {"do": "measure", "name": …, "seconds": …}          → {"rate": documents or operations a second}
 
-Preparing tries every variant briefly and keeps the fastest for each name. Between requests it does nothing.
+``prepare`` tries every variant briefly and keeps the fastest one for each name. The worker idles between requests.
 
-What was tried to be fast (Intel Xeon with AVX512 and AMX, two cores), and is used:
+These optimisations are used (figures in documents/s on an Intel Xeon with AVX512 and AMX, two cores):
 
-- Conv2d with a height of 1 and ``channels_last``: two to three times Conv1d (eager, bfloat16: 366 against 160).
-- Pooling before ReLU, which is the same function: a fifth (eager, bfloat16).
-- Under ``torch.compile`` the maximum of three slices, since its backward pass of max-pooling is slow: twice as fast.
-  (Where values are equal it shares the gradient among them, max-pooling gives it to the first.)
-- Weights in bfloat16 for prediction: a tenth faster than autocast.
-- ``set_to_none``, fused SGD, denormals flushed to zero.
+- Conv2d of height 1 with ``channels_last`` is two to three times as fast as Conv1d (366 against 160, eager, bfloat16).
+- Pooling before ReLU, which computes the same, is a fifth faster (eager, bfloat16).
+- Under ``torch.compile``, whose backward pass of max-pooling is slow, the maximum of three slices is twice as fast. It
+  splits the gradient among equal values, while max-pooling gives it to the first.
+- Weights in bfloat16 are a tenth faster than autocast for inference.
+- ``set_to_none``, fused SGD, and denormals flushed to zero.
+- ONNX Runtime is faster with Conv2d, too (422 against 337).
 
-and what did not help: 80 instead of 69 channels, inductor's freezing, ``torch.jit``'s freezing and optimising. ONNX
-Runtime takes the same Conv2d form, which gave it 422 against 337. There, float16 and int8 are left out (the first has
-no fast kernels on most processors, the second is another class of accuracy), and bfloat16 products are for ARM only.
+These did not help: 80 instead of 69 channels, inductor's freezing, ``torch.jit``'s freezing and optimising. ONNX
+Runtime is not measured in float16, for which most processors have no fast kernels, in int8, which is less accurate, or
+in bfloat16, which it only supports on ARM.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ Work = Callable[[], int]
 
 
 class Sizes(NamedTuple):
-    """Of the network and the batch; ``convolutions`` are (kernel, pooled afterwards)."""
+    """Sizes of the network and of the batch; ``convolutions`` are (kernel size, followed by a pool) pairs."""
 
     alphabet_size: int
     feature_len: int
@@ -47,7 +48,7 @@ class Sizes(NamedTuple):
     threads: int
 
     def positions(self) -> int:
-        """After the last pool."""
+        """Compute the length of the sequence after the last pool."""
         length = self.feature_len
         for kernel, pooled in self.convolutions:
             length -= kernel - 1
@@ -56,9 +57,13 @@ class Sizes(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """One way to do what ``name`` stands for; ``work`` returns how many documents or operations it did.
+    """Implementation of one measurement.
 
-    An ``extra`` one is tried if there is time: it is hardly faster than the others of that name.
+    Args:
+        name: name of the measurement.
+        how: name of the variant.
+        work: does one unit of work and returns its number of documents or operations.
+        extra: whether to skip it when time is short, because it is rarely the fastest.
     """
 
     name: str
@@ -68,7 +73,7 @@ class Variant(NamedTuple):
 
 
 def torch_variants(sizes: Sizes) -> Iterable[Variant]:
-    """Training, forward passes and matrix products."""
+    """Yield PyTorch's variants of training, forward passes and matrix products."""
     import torch
     from torch import nn
     from torch.nn import functional
@@ -84,7 +89,12 @@ def torch_variants(sizes: Sizes) -> Iterable[Variant]:
     labels = torch.arange(sizes.batch_size) % sizes.classes
 
     class Network(nn.Module):
-        """uint8 codes [B, L], or float [B, 69, 1, L] → logits [B, classes]; ``flat``: Conv1d, as one would write it."""
+        """Network from uint8 codes [B, L] or floats [B, 69, 1, L] to logits [B, classes].
+
+        Args:
+            flat: whether to use Conv1d, the obvious choice, instead of Conv2d.
+            sliced: whether to pool by the maximum of slices.
+        """
 
         def __init__(self, flat: bool, sliced: bool) -> None:
             super().__init__()
@@ -118,10 +128,10 @@ def torch_variants(sizes: Sizes) -> Iterable[Variant]:
             if not self.sliced:
                 return functional.max_pool2d(batch, (1, sizes.pool))
             end = batch.shape[-1] // sizes.pool * sizes.pool
-            found = batch[..., 0 : end : sizes.pool]
+            largest = batch[..., 0 : end : sizes.pool]
             for start in range(1, sizes.pool):
-                found = torch.maximum(found, batch[..., start : end : sizes.pool])
-            return found
+                largest = torch.maximum(largest, batch[..., start : end : sizes.pool])
+            return largest
 
     def trainer(network: Any, batch: Any, bfloat16: bool, compiled: bool) -> Work:
         settings = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.00001}
@@ -186,7 +196,7 @@ def torch_variants(sizes: Sizes) -> Iterable[Variant]:
 
 
 def onnxruntime_variants(sizes: Sizes) -> Iterable[Variant]:
-    """Forward passes in float32."""
+    """Yield ONNX Runtime's variants of the forward pass in float32."""
     import numpy as np
     import onnxruntime
 
@@ -200,7 +210,7 @@ def onnxruntime_variants(sizes: Sizes) -> Iterable[Variant]:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = sizes.threads
         options.inter_op_num_threads = 1
-        # Threads spin while it runs, which is faster, but not between runs, which would take the cores from others.
+        # Spinning threads are faster during a run; between runs they would take the cores from other programs.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         model = _onnx_model(sizes, table if one_hot else None)
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -216,7 +226,7 @@ def onnxruntime_variants(sizes: Sizes) -> Iterable[Variant]:
 
 
 def _onnx_model(sizes: Sizes, table: Any) -> bytes:
-    """The network with random weights, its input codes that look up ``table``, or floats if there is none."""
+    """Build the network with random weights; its input is codes for the one-hot ``table``, or floats without one."""
     import numpy as np
     from onnx import TensorProto, checker, helper, numpy_helper
 
@@ -258,14 +268,14 @@ def _onnx_model(sizes: Sizes, table: Any) -> bytes:
     last = node("Gemm", last, *weights(sizes.classes, width), transB=1)
     logits = helper.make_tensor_value_info(last, TensorProto.FLOAT, [sizes.batch_size, sizes.classes])
     graph = helper.make_graph(nodes, "crepe", [source], [logits], values)
-    # Versions that ONNX Runtime knows, which lags behind ONNX.
+    # ONNX Runtime lags behind the newest versions of ONNX.
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     checker.check_model(model)
     return bytes(model.SerializeToString())
 
 
 def rate(work: Work, seconds: float) -> float:
-    """Units a second of ``work``, repeated for ``seconds``."""
+    """Repeat ``work`` for ``seconds``; return its documents or operations a second."""
     done, start = 0, time.perf_counter()
     while True:
         done += work()
@@ -275,7 +285,7 @@ def rate(work: Work, seconds: float) -> float:
 
 
 class Peers:
-    """The fastest variant for each name; once ``budget`` seconds are over, no extra ones are tried."""
+    """Fastest variant of each measurement; after ``budget`` seconds, extra variants are skipped."""
 
     def __init__(self, sizes: Sizes, budget: float) -> None:
         import onnx
@@ -297,10 +307,10 @@ class Peers:
                     variant.work()  # compiles, allocates, fills caches
                     self._try(variant)
                     found.append(variant)
-                except Exception as error:  # such as no compiler for torch.compile
+                except Exception as error:  # for example, torch.compile without a compiler
                     lines = str(error).strip().splitlines() or [""]
                     self._failed[title] = f"{type(error).__name__}: {lines[0]}"
-        # Those near the fastest once more; the better of two counts, because the machine may be shared.
+        # Try the faster half again and keep the better result, because the machine may be shared.
         for variant in found:
             tried = self._tried[variant.name]
             if len(tried) > 1 and tried[variant.how] > max(tried.values()) / 2:
@@ -327,7 +337,7 @@ class Peers:
 
 
 def main() -> None:
-    # What libraries print must not get between the replies.
+    # Keep the output of libraries apart from the replies.
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     peers: Peers | None = None

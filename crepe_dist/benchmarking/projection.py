@@ -1,7 +1,7 @@
-"""Scaling on paper: what N processes would train in a second, from one process's step and the speed of the links.
+"""Analytical model of weak scaling: the throughput of N processes, from one process's step time and the network.
 
-Every process does one step on a batch of its own (weak scaling), then the gradient is summed over all. The model knows
-bandwidth, latency and overlap; it does not know stragglers, congestion, or the processors' work in copying and adding.
+Every process trains on a batch of its own, then the gradients are all-reduced. The model accounts for bandwidth,
+latency and overlap. It ignores stragglers, congestion, and the CPU time for copying and adding.
 """
 
 from __future__ import annotations
@@ -10,14 +10,19 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# Of a step's time, what is left when the gradients of the dense layers, nine tenths of the bytes, are ready: the
-# forward pass is a third of the operations, and backward begins with the dense layers, a few hundredths.
+# Share of the step that remains when the gradients of the dense layers (nine tenths of the bytes) are ready: the
+# forward pass is a third of the operations, and the dense layers' backward pass, which comes next, a few hundredths.
 OVERLAP = 0.6
 
 
 @dataclass(frozen=True)
 class Link:
-    """Full-duplex: ``bandwidth`` bytes a second each way, ``latency`` seconds a message."""
+    """Full-duplex link.
+
+    Args:
+        bandwidth: bytes a second in each direction.
+        latency: seconds per message.
+    """
 
     bandwidth: float
     latency: float
@@ -25,7 +30,13 @@ class Link:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Hosts of ``per_host`` processes; ``inner`` links processes of a host, ``outer`` links hosts, one link each."""
+    """Cluster of equal hosts.
+
+    Args:
+        per_host: number of processes on a host.
+        inner: link between processes of one host.
+        outer: link between hosts; each host has one.
+    """
 
     per_host: int
     inner: Link
@@ -34,7 +45,13 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Job:
-    """One process: ``compute`` seconds a step of ``batch`` documents without any all-reduce, ``gradient`` bytes."""
+    """Work of one process.
+
+    Args:
+        compute: seconds per step, without the all-reduce.
+        batch: documents per process and step.
+        gradient: bytes to all-reduce.
+    """
 
     compute: float
     batch: int
@@ -43,7 +60,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Cost:
-    """An all-reduce: ``fixed`` seconds, and ``transfer`` bytes through the slowest link."""
+    """Cost of an all-reduce.
+
+    Args:
+        fixed: seconds that do not depend on the slowest link's bandwidth.
+        transfer: bytes that pass the slowest link.
+        link: the slowest link.
+    """
 
     fixed: float
     transfer: float
@@ -56,7 +79,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Of one world size; ``documents`` a second of all processes, ``efficiency`` against as many lone ones."""
+    """Prediction for one world size.
+
+    Args:
+        allreduce: seconds of an all-reduce.
+        step: seconds of a step.
+        documents: documents a second of all processes together.
+        efficiency: throughput relative to as many independent processes, 0 to 1.
+    """
 
     allreduce: float
     step: float
@@ -65,19 +95,24 @@ class Forecast:
 
 
 def ring(processes: int, gradient: float, link: Link) -> Cost:
-    """Reduce-scatter and all-gather around a ring, bandwidth-optimal (Patarasuk & Yuan 2009, J. Parallel Distrib.
-    Comput. 69): 2(p-1) messages of 1/p of the gradient, each way of the link used once."""
+    """Compute the cost of a ring all-reduce (Patarasuk & Yuan 2009, J. Parallel Distrib. Comput. 69).
+
+    It consists of a reduce-scatter and an all-gather: 2(p-1) messages of 1/p of the gradient.
+    """
     return Cost(2 * (processes - 1) * link.latency, 2 * (processes - 1) / processes * gradient, link)
 
 
 def flat(processes: int, gradient: float, cluster: Cluster) -> Cost:
-    """One ring through all processes, host by host; the slowest link sets its pace."""
+    """Compute the cost of one ring through all processes, host by host; the slowest link limits it."""
     return ring(processes, gradient, cluster.inner if processes <= cluster.per_host else cluster.outer)
 
 
 def hierarchical(processes: int, gradient: float, cluster: Cluster) -> Cost:
-    """Reduce-scatter within each host, rings between hosts (one for each process of a host, of its part of the
-    gradient, all through the host's one link), all-gather within each host."""
+    """Compute the cost of a hierarchical all-reduce.
+
+    It consists of a reduce-scatter within each host, rings between the hosts, and an all-gather within each host. Each
+    process of a host has a ring for its share of the gradient, and all rings share the host's link.
+    """
     inner = ring(min(processes, cluster.per_host), gradient, cluster.inner)
     if processes <= cluster.per_host:
         return inner
@@ -89,20 +124,25 @@ ALGORITHMS: dict[str, Callable[[int, float, Cluster], Cost]] = {"ring": flat, "h
 
 
 def forecast(job: Job, processes: int, cost: Cost, overlap: float) -> Forecast:
-    """A step in which the all-reduce may run beside the last ``overlap`` of the computation, from 0 to 1.
+    """Predict a step in which the all-reduce overlaps the last part of the computation.
 
-    It cannot begin before and need not end with it: step = max(compute, (1 - overlap) × compute + all-reduce). The
-    gradients that are ready last are taken to be too few to count.
+    step = max(compute, (1 - overlap) × compute + all-reduce). The gradients that are ready last are ignored, because
+    they are small.
+
+    Args:
+        cost: cost of the all-reduce.
+        overlap: share of the computation that the all-reduce can overlap, 0 to 1.
     """
     step = max(job.compute, (1 - overlap) * job.compute + cost.seconds)
     return Forecast(cost.seconds, step, processes * job.batch / step, job.compute / step)
 
 
 def break_even(job: Job, cost: Cost, overlap: float) -> float | None:
-    """Bytes a second of the link at which the all-reduce takes as long as the computation that can hide it.
+    """Compute the bandwidth of the slowest link, in bytes a second, below which the job is communication-bound.
 
-    With less the job is bound by communication. 0 if it sends nothing; ``None`` if no bandwidth is enough, because
-    latency and the other links alone take longer.
+    Returns:
+        0 if nothing is sent; ``None`` if no bandwidth is enough, because the fixed cost alone exceeds the computation
+        that could hide it.
     """
     if cost.transfer == 0:
         return 0.0
@@ -111,7 +151,10 @@ def break_even(job: Job, cost: Cost, overlap: float) -> float | None:
 
 
 def batch_for(job: Job, cost: Cost, overlap: float, efficiency: float) -> int:
-    """The least documents a process and step with that ``efficiency`` (below 1), if computation takes time in
-    proportion to documents: compute ≥ all-reduce / (1 / efficiency - 1 + overlap)."""
+    """Compute the smallest batch per process that reaches ``efficiency`` (below 1).
+
+    This assumes that the computation is proportional to the batch: compute ≥ all-reduce / (1 / efficiency - 1 +
+    overlap).
+    """
     compute = cost.seconds / (1 / efficiency - 1 + overlap)
     return max(1, math.ceil(compute / (job.compute / job.batch)))

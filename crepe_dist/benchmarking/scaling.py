@@ -1,4 +1,4 @@
-"""Training in N processes of this host under Horovod, beside N that know nothing of each other, in turns."""
+"""Scaling on one host: N processes under Horovod against N independent processes, measured in turns."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from crepe_dist.distributed.launch import horovodrun
 from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.timing import in_turns, paired
 
-SIZES = (2, 4)  # of the worlds, as far as each process has a core of its own
+SIZES = (2, 4)  # world sizes, limited by the number of cores or GPUs
 KINDS = ("weak", "strong")
 PYTHON = (sys.executable, "-m", "crepe_dist.benchmarking.scaling_worker")
 
 
 def places(on: str = "cpu") -> int:
-    """How many processes can have a core, or a GPU, of their own."""
+    """Count the cores or GPUs, each of which can run one process."""
     if on == "cpu":
         return len(os.sched_getaffinity(0))
     return count_gpus()
 
 
 def obstacle(on: str = "cpu") -> str:
-    """Why scaling cannot be measured here, in a few words; empty if it can."""
+    """Return the reason why scaling cannot be measured here; empty if it can."""
     if places(on) < 2:
         return f"there is only one {'core' if on == 'cpu' else 'GPU'}"
     if horovodrun() is None:
@@ -39,20 +39,24 @@ def obstacle(on: str = "cpu") -> str:
 
 
 def run(shape: CrepeShape, batch: int, rounds: int, seconds: float, on: str = "cpu") -> dict[str, Any]:
-    """Measures weak scaling (``batch`` documents a process) and strong scaling (``batch`` a step over all processes).
+    """Measure weak scaling (``batch`` documents per process) and strong scaling (``batch`` over all processes).
 
-    Every process has one thread and one core. The processes live through all rounds; those whose turn it is not stand
-    still.
+    Every process has one thread and one core. The processes live through all rounds, and are stopped when it is not
+    their turn.
 
     Args:
-        seconds: of each measurement, at least.
-        on: "cpu" or "gpu".
+        rounds: number of measurements of each kind.
+        seconds: minimum duration of a measurement.
+        on: ``cpu`` or ``gpu``.
 
     Returns:
-        ``table``, a list of rows: ``scaling`` (none, weak, strong), ``processes``, ``batch`` of a process, ``rate`` in
-        documents a second of all, ``independent``, the same of that many processes without Horovod at the same time,
-        ``ratio`` of these two, and ``efficiency``, rate / (processes × rate of one alone with ``batch``);
-        ``gradient_bytes``; ``allreduce_ms``, of the gradient alone, by number of processes. All are medians of rounds.
+        A dictionary of medians over the rounds:
+
+        * ``table``: rows with ``scaling`` (none, weak, strong), ``processes``, ``batch`` (per process), ``rate``
+          (documents/s of all processes), ``independent`` (the same for as many independent processes), ``ratio``
+          (rate / independent) and ``efficiency`` (rate / (processes × rate of one process with ``batch``));
+        * ``gradient_bytes``: size of the gradients;
+        * ``allreduce_ms``: duration of their all-reduce, by number of processes.
     """
     sizes = [size for size in SIZES if size <= places(on)]
     with ExitStack() as stack:
@@ -77,13 +81,13 @@ def run(shape: CrepeShape, batch: int, rounds: int, seconds: float, on: str = "c
 
 
 def weak_ratio(result: Mapping[str, Any], size: int) -> float:
-    """Weak scaling: the rate of ``size`` processes under Horovod / that of as many independent ones."""
+    """Return the rate of ``size`` processes under Horovod relative to as many independent ones, in weak scaling."""
     rows = result["table"]
     return next(float(row["ratio"]) for row in rows if (row["scaling"], row["processes"]) == ("weak", size))
 
 
 def start_world(size: int) -> Workers:
-    """That many processes of this host under Horovod."""
+    """Start workers on this host under Horovod."""
     return Workers([[str(horovodrun()), "-np", str(size), *PYTHON]], size, environment())
 
 
@@ -92,14 +96,14 @@ def start_independent(size: int) -> Workers:
 
 
 def environment() -> dict[str, str]:
-    """Of workers: one thread; and Gloo must not take a peer that stands still for a dead one (its default: 30 s)."""
+    """Make the environment of a worker: one thread, and a Gloo timeout (default 30 s) that tolerates stopped peers."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "HOROVOD_GLOO_TIMEOUT_SECONDS": "3600"}
 
 
 def training(workers: Workers, batch: int, seconds: float, only: int | None = None) -> Callable[[], float]:
-    """A call that trains for about ``seconds`` and returns the documents a second of all workers together.
+    """Return a function that trains for about ``seconds`` and returns the documents/s of all workers together.
 
-    All take the same number of steps, which the first call finds after one that compiles.
+    All workers take the same number of steps. The first call determines it, after a step for compilation.
     """
     steps = 0
 
@@ -114,9 +118,10 @@ def training(workers: Workers, batch: int, seconds: float, only: int | None = No
 
 
 def allreduce_seconds(workers: Workers, times: int) -> float:
-    """The median of ``times`` all-reduces of the gradient, after one that is not counted."""
+    """Measure the median duration of ``times`` all-reduces of the gradients, after one for warm-up."""
     answers = workers.ask("allreduce", times=times + 1)
-    return float(statistics.median(max(of_ranks) for of_ranks in list(zip(*(a["seconds"] for a in answers)))[1:]))
+    slowest = [max(durations) for durations in zip(*(answer["seconds"] for answer in answers))]
+    return float(statistics.median(slowest[1:]))
 
 
 def _row(

@@ -1,4 +1,4 @@
-"""Training and all-reduces that are timed in the processes of ``crepe_dist.benchmarking.scaling_worker``."""
+"""Timed training and all-reduces in the processes of ``crepe_dist.benchmarking.scaling_worker``."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from crepe_dist.settings.model_options import ModelOptions
 
 
 class Worker:
-    """Requests that `crepe_dist.benchmarking.workers` sends to a worker; all ranks of a world take part."""
+    """Handlers of the requests to a worker; every request goes to all ranks of a world."""
 
     def __init__(self, world: Any, place: int) -> None:
         self._world = world
         self._place = place
 
     def build(self, on: str = "cpu", **shape: Any) -> dict[str, Any]:
-        """Makes the network of that shape, on a GPU of its own or on the CPU; answers the ``bytes`` of its gradient."""
+        """Build the network, on a GPU of its own or on the CPU; answer the ``bytes`` of its gradients."""
         self._shape = CrepeShape(**shape)
         device = mx.gpu(self._place) if on == "gpu" else mx.cpu()
         self._training = Training(self._shape, self._world, device)
-        # A second set of gradients, so that the all-reduce can be timed apart from the step.
+        # A second set of gradients, to time the all-reduce apart from the step.
         parameters = build(self._shape, ModelOptions(), device, seed=0).collect_params()
         self._trainer = self._world.trainer(parameters, "sgd", SETTINGS).gluon
         self._gradients = [each.grad() for each in parameters.values() if each.grad_req != "null"]
         return {"bytes": sum(each.size * each.dtype().itemsize for each in self._gradients)}
 
     def train(self, batch: int, steps: int) -> dict[str, Any]:
-        """Trains on ``batch`` documents of this process, ``steps`` times; answers ``seconds``, documents' ``rate``."""
+        """Train ``steps`` times on ``batch`` documents; answer the ``seconds`` and the ``rate`` in documents/s."""
         shape, size = self._shape, self._world.size
         codes = np.random.default_rng(number := self._world.rank).integers(
             0, shape.alphabet_size, [batch, shape.feature_len], dtype=np.uint8
@@ -47,13 +47,13 @@ class Worker:
         return {"seconds": seconds, "rate": batch * steps / seconds}
 
     def allreduce(self, times: int) -> dict[str, Any]:
-        """Answers the ``seconds`` of each of ``times`` all-reduces of the gradient, with nothing else to do."""
+        """Answer the ``seconds`` of each of ``times`` all-reduces of the gradients."""
         seconds = []
         for _ in range(times):
             for gradient in self._gradients:
                 gradient[:] = 1
             mx.nd.waitall()
-            self._world.gather(0, "scaling.start")  # all are ready
+            self._world.gather(0, "scaling.start")  # a barrier
             start = time.perf_counter()
             self._trainer.allreduce_grads()
             mx.nd.waitall()

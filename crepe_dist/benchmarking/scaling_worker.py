@@ -1,7 +1,4 @@
-"""One process whose training is measured, alone or as one of many: `python -m crepe_dist.benchmarking.scaling_worker`.
-
-Started by `crepe_dist.benchmarking.scaling`, never by hand. It computes with one thread on one core of its own.
-"""
+"""Worker process of ``crepe_dist.benchmarking.scaling``, which starts it. It computes with one thread on one core."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from crepe_dist.distributed.launch import detect
 
 def main() -> None:
     flags = argparse.ArgumentParser()
-    flags.add_argument("--number", type=int, help="default: the rank")
+    flags.add_argument("--number", type=int, help="number of the worker; default: the rank")
     flags.add_argument("address")
     given = flags.parse_args()
     launch = detect()
@@ -32,7 +29,7 @@ def main() -> None:
         def work() -> dict[str, Callable[..., dict[str, Any]]]:
             place = launch.local_rank if given.number is None else number
             world = stack.enter_context(join())
-            from crepe_dist.benchmarking.scaling_training import Worker  # MXNet; join sets the number of its threads
+            from crepe_dist.benchmarking.scaling_training import Worker  # MXNet, whose number of threads join() sets
 
             worker = Worker(world, place)
             return {"build": worker.build, "train": worker.train, "allreduce": worker.allreduce}

@@ -1,4 +1,4 @@
-"""All measurements of one run, and their ratios."""
+"""Suite of all measurements of a benchmark run, and their ratios."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from crepe_dist.timing import alternate, rate
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured; the network is the notebook's.
+    """Sizes of a benchmark; the defaults are the notebook's network.
 
     Args:
-        rounds: of each pair, in turns.
-        seconds: of each measurement, at least.
-        batch_size: documents a step.
-        rows: documents of the data set that is loaded.
+        rounds: number of measurements of each implementation.
+        seconds: minimum duration of a measurement.
+        batch_size: documents per step.
+        rows: documents in the data set for the loader.
     """
 
     rounds: int = 5
@@ -50,27 +50,34 @@ TINY = Sizes(rounds=1, seconds=0.05, batch_size=8, rows=200, feature_len=123, fi
 def run(
     sizes: Sizes, folder: Path, say: Callable[[str], None], device: Any, python: str | None = None
 ) -> dict[str, Any]:
-    """Measures everything; ``folder`` is for scratch, ``python`` has PyTorch and ONNX Runtime to compare with on a CPU.
+    """Run all measurements.
 
-    Returns ``machine``, ``rates`` a second, ``ratios``, ``waiting`` (the share of its time that a step 100 times as
-    fast as ours would wait for data), ``peers`` and ``scaling``.
+    Args:
+        folder: scratch folder.
+        say: function that prints progress.
+        device: MXNet context.
+        python: interpreter with PyTorch and ONNX Runtime; they are only measured on a CPU.
+
+    Returns:
+        ``machine``, ``rates`` per second, ``ratios``, ``waiting`` (share of time that a step 100 times as fast as ours
+        would wait for data), ``peers`` and ``scaling``.
     """
     texts = _texts(sizes)
     shape = shape_of(sizes)
     say("encoding")
     rates = _encoding(texts, sizes)
     say("loading")
-    part = _dataset(texts, sizes, folder).parts["train"]
-    rates |= alternate({"load": partial(rate, ours.Loading(part, sizes.batch_size), sizes.seconds / 4)}, sizes.rounds)
+    split = _dataset(texts, sizes, folder).parts["train"]
+    rates |= alternate({"load": partial(rate, ours.Loading(split, sizes.batch_size), sizes.seconds / 4)}, sizes.rounds)
     say("training and prediction")
     if python is not None and device.device_type != "cpu":
-        say("PyTorch and ONNX Runtime are compared with on CPUs only")
+        say("PyTorch and ONNX Runtime are only measured on CPUs")
         python = None
-    codes = part.codes(np.arange(sizes.batch_size))
+    codes = split.codes(np.arange(sizes.batch_size))
     network, about = _network(texts, codes, shape, sizes, device, say, python)
     rates |= network
     step = sizes.batch_size / max(_ours("train", rates).values())
-    waits = {"waiting": lambda: ours.waiting(part, sizes.batch_size, step / 100)}
+    waits = {"waiting": lambda: ours.waiting(split, sizes.batch_size, step / 100)}
     scaled = _scaling(shape, sizes, device, say)
     return {
         "machine": {**machine.describe(), "device": str(device)},
@@ -85,13 +92,13 @@ def run(
 def _encoding(texts: list[str], sizes: Sizes) -> dict[str, float]:
     few = texts[: max(1, len(texts) // 200)]
 
-    def as_the_notebook() -> int:
+    def encode_like_notebook() -> int:
         for text in few:
             notebook.encode(text, sizes.feature_len)
         return len(few)
 
     encoder = ours.Encoder(texts, Encoding(feature_len=sizes.feature_len))
-    runs: dict[str, Callable[[], int]] = {"encode": encoder, "encode, notebook": as_the_notebook}
+    runs: dict[str, Callable[[], int]] = {"encode": encoder, "encode, notebook": encode_like_notebook}
     return alternate({name: partial(rate, work, sizes.seconds / 4) for name, work in runs.items()}, sizes.rounds)
 
 
@@ -104,7 +111,7 @@ def _network(
     say: Callable[[str], None],
     python: str | None,
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Rates of training, forward passes and matrix products of all, in turns; and what the peers say of themselves."""
+    """Measure training, forward passes and matrix products; return the rates and the peers' report."""
     batch = ours.ready_batch(codes, sizes.classes)
     some = texts[: 2 * sizes.batch_size]
     labels = [number % sizes.classes for number in range(len(some))]
@@ -112,19 +119,19 @@ def _network(
     works: dict[str, Callable[[], int]] = {"train, notebook, from text": loop}
     for precision in ours.precisions(device):
         training = ours.Training(shape, World(), device, precision)
-        works[f"train, ours, {precision}"] = partial(training.on_again, batch, 2)
+        works[f"train, ours, {precision}"] = partial(training.repeat, batch, 2)
         works[f"forward, ours, {precision}"] = ours.Forward(shape, device, batch, precision)
     encoding = Encoding(feature_len=sizes.feature_len)
     works["train, ours, from text"] = partial(training.on_texts, some, labels, encoding, sizes.batch_size)
     runs: dict[str, Callable[[], float]] = {name: partial(rate, work, sizes.seconds) for name, work in works.items()}
     runs |= {f"matrix product, {name}": run for name, run in products(sizes.seconds / 4, device).items()}
-    with peers.open(python, sizes, library.threads(), 20 * sizes.seconds, say) as worker:
+    with peers.started(python, sizes, library.threads(), 20 * sizes.seconds, say) as worker:
         rates = worker.kept(alternate(runs | worker.runs(sizes.seconds), sizes.rounds))
         return rates, worker.about()
 
 
 def _ours(kind: str, rates: dict[str, float]) -> dict[str, float]:
-    """Our rates by precision."""
+    """Select our rates, by precision."""
     start = f"{kind}, ours, "
     return {
         name[len(start) :]: rate for name, rate in rates.items() if name.startswith(start) and "from text" not in name
@@ -161,27 +168,27 @@ def shape_of(sizes: Sizes) -> CrepeShape:
 
 
 def training_rate(sizes: Sizes, device: Any) -> float:
-    """Documents a second of our training step alone, in this process."""
+    """Measure our training step alone, in documents/s."""
     codes = np.random.default_rng(0).integers(0, len(ALPHABET), [sizes.batch_size, sizes.feature_len], dtype=np.uint8)
     batch = ours.ready_batch(codes, sizes.classes)
     training = ours.Training(shape_of(sizes), World(), device)
-    step = partial(training.on_again, batch, 1)
+    step = partial(training.repeat, batch, 1)
     return alternate({"train": partial(rate, step, sizes.seconds)}, sizes.rounds)["train"]
 
 
 def _scaling(shape: CrepeShape, sizes: Sizes, device: Any, say: Callable[[str], None]) -> dict[str, Any]:
-    """What `scaling.run` returns, or why it was ``skipped``."""
+    """Measure scaling (see ``scaling.run``), or return the reason as ``skipped``."""
     reason = scaling.obstacle(device.device_type)
     if reason:
         say(f"scaling is skipped: {reason}")
         return {"skipped": reason}
     say("scaling")
-    # Many short turns: what others do on the machine weighs more here than the length of a measurement.
+    # Many short measurements, because other programs on the machine cause more error than short durations.
     return scaling.run(shape, sizes.batch_size, 2 * sizes.rounds, sizes.seconds / 4, device.device_type)
 
 
 def _texts(sizes: Sizes) -> list[str]:
-    """Seeded documents of the length of a review: 430 characters on average, in words."""
+    """Generate random documents as long as reviews: 430 characters on average, in words."""
     generator = np.random.default_rng(0)
     letters = np.array(list("etaoinshrdlucm fwyp vbgk "))
     lengths = np.clip(generator.lognormal(5.8, 0.8, sizes.rows), 20, 3000).astype(int)

@@ -1,8 +1,8 @@
-"""Processes that live through a whole measurement and stand still until they are asked for something.
+"""Worker processes that live through a whole measurement and are stopped (SIGSTOP) between requests.
 
-A question and its answer are a line of JSON each, over a Unix socket in a folder of our own: horovodrun hands no
-standard input on, and a path is the same file in every network namespace. A worker ends when its socket closes, so
-none outlives the process that asks.
+Requests and answers are lines of JSON over a Unix socket in a private folder: horovodrun passes no standard input on,
+and a path is the same file in every network namespace. A worker ends when its socket closes, so none outlives its
+client.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ from typing import Any, TextIO
 
 from crepe_dist.errors import UserError
 
-START_SECONDS = 120.0  # until all have connected: imports of several processes on one core, and the rendezvous
+START_SECONDS = 120.0  # for imports of several processes on one core, and the rendezvous
 ANSWER_SECONDS = 300.0
 END_SECONDS = 20.0
 LAST_WORDS_SECONDS = 3.0
-REST = "rest\n"  # the one line that is no question
+REST = "rest\n"  # asks a worker to stop until the next request
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Workers:
-    """Starts ``commands``, each with the socket's path as one argument more, and waits for ``size`` workers.
+    """Group of worker processes.
 
     Args:
-        commands: what to start; one command may start many workers (horovodrun).
-        size: how many workers connect, numbered from 0.
-        environment: of the commands.
+        commands: commands that start the workers; the path of the socket is appended to each. One command may start
+            several workers (horovodrun).
+        size: number of workers that connect.
+        environment: environment of the commands.
 
     Raises:
-        UserError: they do not start in time, or end.
+        UserError: a worker does not start in time, or ends.
     """
 
     def __init__(self, commands: Sequence[Sequence[str]], size: int, environment: Mapping[str, str]) -> None:
@@ -62,8 +63,8 @@ class Workers:
                         stdout=self._output,
                         stderr=subprocess.STDOUT,
                         env=dict(environment),
-                        # horovodrun does so with each of its own, and Linux divides a busy core among sessions
-                        # (sched_autogroup): processes of one session would be measured as slower.
+                        # Linux shares a busy core among sessions (sched_autogroup), and horovodrun gives each process
+                        # a session of its own. Without one, independent processes would be slower.
                         start_new_session=True,
                     )
                 )
@@ -73,10 +74,10 @@ class Workers:
             raise
 
     def ask(self, name: str, only: int | None = None, **arguments: Any) -> list[dict[str, Any]]:
-        """The answers of the first ``only`` workers (default: of all) to one question, asked of all of them at once.
+        """Send a request to the first ``only`` workers (default: all) at once; return their answers.
 
         Raises:
-            UserError: one of them ended or takes too long.
+            UserError: a worker ended or timed out.
         """
         streams = self._streams[:only]
         try:
@@ -92,18 +93,18 @@ class Workers:
         return [json.loads(answer) for answer in answers]
 
     def _rest(self, streams: Sequence[TextIO]) -> None:
-        # Only when all have answered: one may still need what another sends.
+        # Only after all answers: until then, one worker may still need messages of another.
         for stream in streams:
             stream.write(REST)
             stream.flush()
 
     def close(self) -> None:
-        """Lets the workers go; ends what does not end by itself."""
+        """Release the workers, and terminate those that do not end by themselves."""
         self._open.close()
-        due = time.monotonic() + END_SECONDS
+        deadline = time.monotonic() + END_SECONDS
         for process in self._processes:
             try:
-                process.wait(max(0.1, due - time.monotonic()))
+                process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.terminate()
                 process.wait()
@@ -117,68 +118,72 @@ class Workers:
         self.close()
 
     def _accept(self, listener: socket.socket, size: int) -> list[TextIO]:
-        found: dict[int, TextIO] = {}
-        due = time.monotonic() + START_SECONDS
-        while len(found) < size:
+        streams: dict[int, TextIO] = {}
+        deadline = time.monotonic() + START_SECONDS
+        while len(streams) < size:
             try:
                 connection = self._open.enter_context(listener.accept()[0])
             except socket.timeout:
                 if any(process.poll() is not None for process in self._processes):
-                    raise self._failure("a worker ended at its start") from None
-                if time.monotonic() > due:
-                    raise self._failure(f"{size - len(found)} of {size} workers did not start") from None
+                    raise self._failure("a worker ended during its start") from None
+                if time.monotonic() > deadline:
+                    raise self._failure(f"{size - len(streams)} of {size} workers did not start") from None
                 continue
             connection.settimeout(ANSWER_SECONDS)
             stream = self._open.enter_context(connection.makefile("rw", encoding="utf-8"))
-            found[json.loads(stream.readline())["number"]] = stream
-        return [found[number] for number in sorted(found)]
+            streams[json.loads(stream.readline())["number"]] = stream
+        return [streams[number] for number in sorted(streams)]
 
     def _failure(self, why: str) -> UserError:
-        with suppress(subprocess.TimeoutExpired):  # a socket closes before its process has said why
+        with suppress(subprocess.TimeoutExpired):  # the socket closes before the process has printed its error
             self._processes[-1].wait(LAST_WORDS_SECONDS)
         self._output.seek(0)
-        said = self._output.read().decode(errors="replace").strip().splitlines()[-8:]
+        lines = self._output.read().decode(errors="replace").strip().splitlines()[-8:]
         return UserError(
-            "the processes to be measured failed",
-            f"{why}; the last they said: {' | '.join(said)}",
-            "run it again, alone on the machine",
+            "the measured processes failed",
+            f"{why}; their last output: {' | '.join(lines)}",
+            "run the benchmark again, with no other programs running",
         )
 
 
 def serve(address: str, number: int, work: Callable[[], Mapping[str, Callable[..., dict[str, Any]]]]) -> None:
-    """A worker's side: connects and answers questions, by the function of that name, until the socket closes.
+    """Run a worker: connect, and answer requests until the socket closes.
 
-    ``work`` makes the functions; it and they run in a child process, which stands still (SIGSTOP) between questions,
-    because even an idle Horovod takes 5 to 10 % of a core: its thread looks for work every millisecond. Must be called
-    before this process has threads.
+    The requests are handled in a child process that is stopped (SIGSTOP) between them. Even an idle Horovod takes 5 to
+    10 % of a core, because its thread polls every millisecond. Call this before the process has threads.
+
+    Args:
+        address: path of the socket.
+        number: number of this worker, from 0.
+        work: function that returns the handlers by name; called in the child process.
     """
-    question_read, question_write = os.pipe()
+    request_read, request_write = os.pipe()
     answer_read, answer_write = os.pipe()
     parent = os.getpid()
     child = os.fork()
     if child == 0:
-        os.close(question_write)
+        os.close(request_write)
         os.close(answer_read)
-        _end_with(parent)
-        with open(question_read, encoding="utf-8") as questions, open(answer_write, "w", encoding="utf-8") as answers:
+        _die_with(parent)
+        with open(request_read, encoding="utf-8") as requests, open(answer_write, "w", encoding="utf-8") as answers:
             functions = work()
-            for line in questions:
-                question = json.loads(line)
-                answers.write(json.dumps(functions[question.pop("name")](**question)) + "\n")
+            for line in requests:
+                request = json.loads(line)
+                answers.write(json.dumps(functions[request.pop("name")](**request)) + "\n")
                 answers.flush()
         return
-    os.close(question_read)
+    os.close(request_read)
     os.close(answer_write)
     try:
-        with open(question_write, "w", encoding="utf-8") as questions, open(answer_read, encoding="utf-8") as answers:
-            _relay(address, number, child, questions, answers)
+        with open(request_write, "w", encoding="utf-8") as requests, open(answer_read, encoding="utf-8") as answers:
+            _relay(address, number, child, requests, answers)
     finally:
         os.kill(child, signal.SIGCONT)
         _, status = os.waitpid(child, 0)
     sys.exit(0 if status == 0 else 1)
 
 
-def _relay(address: str, number: int, child: int, questions: TextIO, answers: TextIO) -> None:
+def _relay(address: str, number: int, child: int, requests: TextIO, answers: TextIO) -> None:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(address)
         with connection.makefile("rw", encoding="utf-8") as stream:
@@ -189,8 +194,8 @@ def _relay(address: str, number: int, child: int, questions: TextIO, answers: Te
                     os.kill(child, signal.SIGSTOP)
                     continue
                 os.kill(child, signal.SIGCONT)
-                questions.write(line)
-                questions.flush()
+                requests.write(line)
+                requests.flush()
                 answer = answers.readline()
                 if not answer:
                     return
@@ -198,8 +203,8 @@ def _relay(address: str, number: int, child: int, questions: TextIO, answers: Te
                 stream.flush()
 
 
-def _end_with(parent: int) -> None:
-    """Has this process killed when its parent ends, even while it stands still."""
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, even while it is stopped."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)

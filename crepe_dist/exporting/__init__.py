@@ -1,3 +1,3 @@
-"""Networks in files for other programs."""
+"""Export of trained networks for other programs."""
 
 FORMATS = ("onnx", "web", "symbol", "params")

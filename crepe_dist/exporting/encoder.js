@@ -1,28 +1,27 @@
-// Text → what a model of crepe_dist takes: encode, inputs and buckets of crepe_runtime.py's Classifier, under the same
-// names and with the same numbers.
+// Encoder of text for a crepe_dist model: the methods encode, inputs and buckets of crepe_runtime.py's Classifier.
 //
 //     const encoder = new Encoder(about);             // about: the model's metadata, parsed
 //     const codes = encoder.encode("a text");         // Uint8Array [feature_len]
-//     encoder.read(codes);                            // characters, spaces apart, that the network knows
-//     encoder.inputs(codes);                          // {name: [type, data, shape]}, for a batch of one
+//     encoder.read(codes);                            // number of known characters, without spaces
+//     encoder.inputs(codes);                          // {name: [type, data, shape]} for a batch of one
 //
-// A character is a code point, as in Python; a string here has one or two units for each.
+// A character is a code point, as in Python. A JavaScript string has one or two UTF-16 code units for each.
 
-const BLANK = 255;  // the code of an unknown character, and of what is behind the end of a short text
+const BLANK = 255;  // code of unknown characters and of padding
 
 export class Encoder {
   constructor(about) {
     this.about = about;
-    this.table = new Map();  // character → code: neither lower case nor accents are this browser's Unicode's to decide
+    this.table = new Map();  // character → code, independent of the browser's Unicode version
     about.characters.forEach((characters, code) => {
       for (const character of characters) this.table.set(character, code);
     });
   }
 
-  // Mode notebook reads the first characters, others the last ones, backwards.
+  // Mode notebook reads the first characters, the other modes read the last ones in reverse.
   encode(text) {
     const length = this.about.feature_len, inOrder = this.about.mode === "notebook";
-    // So many units hold as many characters as are read, whole ones, even if one at the cut is halved.
+    // 2 * length code units always contain `length` whole characters, even if the slice halves one.
     const characters = [...(inOrder ? text.slice(0, 2 * length) : text.slice(-2 * length))];
     const kept = inOrder ? characters.slice(0, length) : characters.slice(-length).reverse();
     const codes = new Uint8Array(length).fill(BLANK);
@@ -43,7 +42,7 @@ export class Encoder {
     return {buckets: ["int32", buckets, shape], own: ["float32", own, shape]};
   }
 
-  // In which buckets the n-grams of known characters are, each once, rising.
+  // Distinct buckets of the n-grams of known characters, ascending.
   buckets(codes) {
     const {longest, buckets} = this.about, size = BigInt(buckets), found = new Set();
     for (let start = 0; start < codes.length; start++) {
@@ -57,7 +56,7 @@ export class Encoder {
   }
 }
 
-// As SplitMix64 does it, modulo 2^64. Numbers of JavaScript hold 53 bits, hence BigInt.
+// Finaliser of SplitMix64, modulo 2^64. It needs BigInt, because a JavaScript number only holds 53 bits.
 function mixed(key) {
   let z = BigInt.asUintN(64, (key ^ key >> 30n) * 0xBF58476D1CE4E5B9n);
   z = BigInt.asUintN(64, (z ^ z >> 27n) * 0x94D049BB133111EBn);

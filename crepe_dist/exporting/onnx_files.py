@@ -1,4 +1,4 @@
-"""The network as an ONNX file, alone or in a page. Imports ONNX and ONNX Runtime, which need not be installed."""
+"""ONNX file of a network, alone or in a web page. This module imports the optional ONNX and ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ MODEL = "model.onnx"
 
 
 def write(ours: Predictor, folder: Path) -> Classifier:
-    """Write the network and the module that classifies by it; return a classifier by what was written."""
+    """Write the ONNX file and ``crepe_runtime.py``; return a classifier that reads the file back."""
     (folder / MODEL).write_bytes(_model(ours))
     shutil.copyfile(crepe_runtime.__file__, folder / "crepe_runtime.py")
     return Classifier(str(folder / MODEL))
 
 
 def write_page(ours: Predictor, summary: ModelSummary, folder: Path) -> Classifier:
-    """Write a page that classifies by the network; return a classifier by the same model."""
+    """Write the web page; return a classifier with the same model."""
     model = _model(ours)
     classifier = Classifier(model)
     web_page.write(model, classifier.about, summary, folder)
@@ -31,6 +31,6 @@ def write_page(ours: Predictor, summary: ModelSummary, folder: Path) -> Classifi
 
 def _model(ours: Predictor) -> bytes:
     network = ours.engine.network
-    made = onnx_graph.model(network.shape, parameters.values(network), ours.encoding, ours.classes)
-    found: bytes = made.SerializeToString()
-    return found
+    graph = onnx_graph.model(network.shape, parameters.values(network), ours.encoding, ours.classes)
+    content: bytes = graph.SerializeToString()
+    return content

@@ -1,8 +1,7 @@
-"""The networks as ONNX graphs, node by node out of their parameters.
+"""ONNX graphs of the networks, built node by node from their parameters.
 
-MXNet's own exporter is not used: it refuses convolutions of one dimension (their nodes are right, the name of their
-layout stops it), works with few versions of onnx, and knows nothing of metadata, while a Crepe is six convolutions,
-three pools and three products.
+MXNet's own exporter rejects one-dimensional convolutions (because of their layout's name), works with few versions of
+onnx and writes no metadata. A Crepe only consists of six convolutions, three pools and three dense layers.
 """
 
 from __future__ import annotations
@@ -23,53 +22,54 @@ from crepe_dist.model.parameters import Arrays
 from crepe_dist.version import __version__
 from crepe_dist.wording import size
 
-# Those of ONNX 1.8: the first with all that is used here, and what everything that reads ONNX knows.
-OPERATORS, REPRESENTATION = 13, 7
-LARGEST = (1 << 31) - (1 << 20)  # bytes of a file: Protocol Buffers end there; and room for the nodes
+# Versions of ONNX 1.8: the oldest with every operator used here, for the sake of old readers.
+OPSET_VERSION, IR_VERSION = 13, 7
+MAX_PARAMETER_BYTES = (1 << 31) - (1 << 20)  # Protocol Buffers end at 2 GiB; 1 MiB is left for the nodes
 CODES = 256  # values of a byte
 
 
 def model(shape: CrepeShape | NGramShape, arrays: Arrays, encoding: Encoding, classes: list[str]) -> ModelProto:
-    """A model from what ``inputs`` of the network gives to ``probabilities``, float32 [batch, classes].
+    """Build the ONNX model of a network.
 
-    Its inputs are ``codes``, uint8 [batch, feature_len], of a Crepe; and of n-grams ``buckets``, int32
-    [batch, ngrams], and ``own``, float32 [batch, ngrams]. The metadata tell all that an encoder needs, each as JSON.
+    A Crepe has the input ``codes``, uint8 [batch, feature_len]. An n-gram network has the inputs ``buckets``, int32
+    [batch, ngrams], and ``own``, float32 [batch, ngrams]. The output is ``probabilities``, float32 [batch, classes].
+    The metadata, as JSON values, contain everything that an encoder needs.
 
     Args:
-        arrays: the parameters, float32, by structural name.
+        arrays: float32 parameters by structural name.
 
     Raises:
-        UserError: the parameters have no room in an ONNX file.
+        UserError: the parameters are too large for an ONNX file.
     """
     total = sum(array.nbytes for array in arrays.values())
-    if total > LARGEST:
+    if total > MAX_PARAMETER_BYTES:
         raise UserError(
-            f"an ONNX file has no room for {size(total)} of parameters", "it ends at 2 GB", "use --format symbol"
+            f"the parameters are too large for an ONNX file: {size(total)}", "the limit is 2 GB", "use --format symbol"
         )
     graph = _Graph()
     logits = _ngrams(graph, arrays) if isinstance(shape, NGramShape) else _crepe(graph, shape, arrays)
     graph.node("Softmax", logits, name="probabilities", axis=1)
     graph.outputs.append(helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", shape.classes]))
-    found = helper.make_model(
+    built = helper.make_model(
         helper.make_graph(graph.nodes, shape.kind, graph.inputs, graph.outputs, graph.values),
-        opset_imports=[helper.make_opsetid("", OPERATORS)],
-        ir_version=REPRESENTATION,
+        opset_imports=[helper.make_opsetid("", OPSET_VERSION)],
+        ir_version=IR_VERSION,
         producer_name="crepe_dist",
         producer_version=__version__,
     )
-    helper.set_model_props(found, {name: json.dumps(value) for name, value in about(shape, encoding, classes).items()})
-    checker.check_model(found)
-    return found
+    helper.set_model_props(built, {name: json.dumps(value) for name, value in about(shape, encoding, classes).items()})
+    checker.check_model(built)
+    return built
 
 
 def about(shape: CrepeShape | NGramShape, encoding: Encoding, classes: list[str]) -> dict[str, Any]:
-    """The metadata: how texts become inputs, and what the outputs are called."""
-    told: dict[str, Any] = {"format": int(FORMAT), "version": __version__, **shape.settings()}
-    return {**told, **encoding.to_dict(), "characters": encoding.characters(), "classes": classes}
+    """Return the metadata: the encoding of the inputs and the names of the outputs."""
+    head: dict[str, Any] = {"format": int(FORMAT), "version": __version__, **shape.settings()}
+    return {**head, **encoding.to_dict(), "characters": encoding.characters(), "classes": classes}
 
 
 class _Graph:
-    """Nodes, constants, inputs and outputs as they are added."""
+    """Graph under construction."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
@@ -93,11 +93,11 @@ class _Graph:
 
 def _crepe(graph: _Graph, shape: CrepeShape, arrays: Arrays) -> str:
     codes = graph.input("codes", TensorProto.UINT8, "batch", shape.feature_len)
-    # One-hot by a table, so that every code behind the alphabet is a column of zeros.
+    # Look up one-hot vectors in a table, in which codes beyond the alphabet are zeros.
     table = np.eye(CODES, shape.alphabet_size, dtype=np.float32)
     last = graph.node("Gather", graph.value(table, "one-hot"), graph.node("Cast", codes, to=TensorProto.INT32))
     last = graph.node("Transpose", last, perm=[0, 2, 1])
-    # In two dimensions, one of them 1: ONNX Runtime then takes half the time on a CPU.
+    # Two-dimensional convolutions of height 1 take half the time in ONNX Runtime on a CPU.
     last = graph.node("Unsqueeze", last, graph.value(np.array([2], np.int64)))
 
     def parameters(name: str) -> tuple[str, str]:
@@ -116,7 +116,7 @@ def _crepe(graph: _Graph, shape: CrepeShape, arrays: Arrays) -> str:
 
 
 def _ngrams(graph: _Graph, arrays: Arrays) -> str:
-    # The buckets come from outside: ONNX does not say what becomes of a product above 64 bits.
+    # The encoder hashes the n-grams, because ONNX does not define the overflow of a 64-bit product.
     buckets = graph.input("buckets", TensorProto.INT32, "batch", "ngrams")
     own = graph.input("own", TensorProto.FLOAT, "batch", "ngrams")
     weight, bias, significant = (graph.value(arrays[name], name) for name in ("weight", "bias", "significant"))

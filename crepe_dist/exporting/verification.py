@@ -1,4 +1,4 @@
-"""Texts on which an export is tried: of the data that a run was trained on, or made up."""
+"""Texts for the comparison of an export with our own engine: real ones from a test split, and synthetic ones."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import open_run, texts
 
 TEXTS = 100
-STRANGE = "ÀéßİǅñЖλ語한\u0301\U0001f600\0"  # letters with accents, of other scripts, and what no alphabet has
+STRANGE = "ÀéßİǅñЖλ語한\u0301\U0001f600\0"  # accented letters, other scripts, and characters outside every alphabet
 
 
 def real(path: Path, data: Path | None) -> list[str]:
-    """Texts of the test part, evenly spread; none where the data that a checkpoint was trained on are not at hand.
+    """Pick evenly spaced texts of the test split; empty if the checkpoint's data set is not available.
 
     Args:
-        path: the .params file.
-        data: a prepared folder to take instead.
+        path: path of the .params file.
+        data: prepared folder to use instead of the checkpoint's data set.
 
     Raises:
-        UserError: ``data`` is none, or has no test part.
+        UserError: ``data`` is not a prepared folder, or has no test split.
     """
     try:
         dataset = open_dataset(data or _data_of(path))
         part = dataset.parts.get("test")
         if part is None or not len(part):
-            raise UserError(f"{dataset.folder} has no test part", remedy="name other data with --data")
+            raise UserError(f"{dataset.folder} has no test split", remedy="name another data set with --data")
     except UserError:
         if data is not None:
             raise
@@ -41,12 +41,12 @@ def real(path: Path, data: Path | None) -> list[str]:
 
 def _data_of(path: Path) -> Path:
     if path.parent.name != checkpoint.FOLDER:
-        raise UserError(f"{path} is not in a run's folder", remedy="name the data with --data")
+        raise UserError(f"{path} is not in the folder of a run", remedy="name the data set with --data")
     return open_run(path.parent.parent).data_folder
 
 
-def made_up(encoding: Encoding) -> list[str]:
-    """Characters of the alphabet and some others, in texts up to twice as long as is read; the first is empty."""
+def synthetic(encoding: Encoding) -> list[str]:
+    """Make random texts of known and unknown characters, up to twice as long as the network reads."""
     generator = np.random.default_rng(0)
     characters = np.array([*encoding.alphabet, *STRANGE])
     longest = 2 * encoding.feature_len

@@ -65,13 +65,13 @@ class Explanation:
 
 
 def occlude(
-    text: str, encoding: Encoding, logits: Logits, at_once: int, index: int
+    text: str, encoding: Encoding, logits: Logits, batch_size: int, index: int
 ) -> tuple[range, list[float], list[Word]]:
     """Score each character of a text, and each of its words, by replacing it with blanks.
 
     Args:
-        logits: function from uint8 [n, feature_len] to float32 [n, classes], for at most ``at_once`` rows.
-        at_once: largest batch for ``logits``.
+        logits: function from uint8 [n, feature_len] to float32 [n, classes], for at most ``batch_size`` rows.
+        batch_size: largest batch for ``logits``.
         index: index of the class in the logits.
 
     Returns:
@@ -81,7 +81,7 @@ def occlude(
     places = encoding.positions(len(text))
     read = range(min(places), max(places) + 1) if places else range(0)
     words = [(found.start(), found.end()) for found in _WORD.finditer(text, read.start, read.stop)]
-    drops = _drops(codes, places, [*((place, place + 1) for place in read), *words], logits, at_once, index)
+    drops = _drops(codes, places, [*((place, place + 1) for place in read), *words], logits, batch_size, index)
     scores = [0.0] * read.start + drops[: len(read)] + [0.0] * (len(text) - read.stop)
     for place, character in enumerate(text):
         # A combining character is drawn on the character before it.
@@ -92,7 +92,7 @@ def occlude(
 
 
 def _drops(
-    codes: Codes, places: range, spans: list[tuple[int, int]], logits: Logits, at_once: int, index: int
+    codes: Codes, places: range, spans: list[tuple[int, int]], logits: Logits, batch_size: int, index: int
 ) -> list[float]:
     """Compute the drop in the log-odds of a class when each span of the text is blank."""
     drops = np.zeros(len(spans))
@@ -102,8 +102,8 @@ def _drops(
         if (codes[first : last + 1] != BLANK).any():
             masks.append((number, slice(first, last + 1)))
     whole = _log_odds(logits(codes[None]), index)
-    for begin in range(0, len(masks), at_once):
-        batch = masks[begin : begin + at_once]
+    for begin in range(0, len(masks), batch_size):
+        batch = masks[begin : begin + batch_size]
         rows = np.repeat(codes[None], len(batch), axis=0)
         for row, (_, mask) in zip(rows, batch):
             row[mask] = BLANK

@@ -97,8 +97,8 @@ class Predictor:
             )
         (prediction,) = self.predict([text])
         label = prediction.label if label is None else label
-        index, at_once = self.classes.index(label), self._capped(BATCH_SIZE)
-        read, scores, words = occlude(text, self.encoding, self._logits_of, at_once, index)
+        index, batch_size = self.classes.index(label), self._capped(BATCH_SIZE)
+        read, scores, words = occlude(text, self.encoding, self._logits_of, batch_size, index)
         return Explanation(text, label, prediction, read.start, read.stop, tuple(scores), tuple(words))
 
     def _logits_of(self, codes: Codes) -> npt.NDArray[np.float32]:

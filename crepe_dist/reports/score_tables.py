@@ -13,8 +13,6 @@ from crepe_dist.reports.uncertainty import interval
 from crepe_dist.runs.scores import MILLION, Mistake, Scores
 from crepe_dist.wording import counted, cut, number, percent
 
-if TYPE_CHECKING:
-    from crepe_dist.runs.scores import Mistake, Scores
 MAX_PAIRS = 10
 MAX_NAMES = 30
 MAX_OPEN_ROWS = 30  # a longer table is folded, and the weakest classes are shown above it
