@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from crepe_dist.data.dataset import PARTS, SAMPLE
-from crepe_dist.data.dataset import folder_of as folder_of
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, read_names
 from crepe_dist.preparing.formats.columns import Chosen, Wanted

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.dataset import Dataset, open_dataset, verify
+from crepe_dist.data.dataset import SAMPLE, Dataset, folder_of, open_dataset, verify
 from crepe_dist.data.loader import epoch_order
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.preparation import How, prepare_in_steps
 from crepe_dist.preparing.selection import Split
-from crepe_dist.preparing.sources import SAMPLE, SAMPLE_FEATURE_LEN, find_sources, folder_of
+from crepe_dist.preparing.sources import SAMPLE_FEATURE_LEN, find_sources
 from crepe_dist.settings.config import Config
 from crepe_dist.training.display import Display
 

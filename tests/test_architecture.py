@@ -1,0 +1,59 @@
+"""Rules of the package's layout that import-linter cannot see."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = sorted((ROOT / "crepe_dist").rglob("*.py"))
+# Private names of MXNet's trainers, optimisers, parameters and blocks.
+PRIVATE = {
+    "_LIB",
+    "_all_index_update_counts",
+    "_allreduce_grads",
+    "_clear_cached_op",
+    "_collect_params_with_prefix",
+    "_fresh_grad",
+    "_optimizer",
+    "_params",
+    "_scale",
+    "_set_current_context",
+    "_updaters",
+}
+
+
+def test_the_story_fits_into_the_five_files():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(crepe_dist/\S+\.py)` \| (\d+) \|", page, re.MULTILINE)
+    lines = {name: len((ROOT / name).read_text(encoding="utf-8").splitlines()) for name, _ in rows}
+    assert len(rows) == 5
+    assert {name: int(count) for name, count in rows} == lines
+    assert lines["crepe_dist/training/recipe.py"] <= 250
+    assert sum(lines.values()) <= 1000
+
+
+def test_no_two_modules_share_a_name():
+    names = [path.stem for path in (ROOT / "crepe_dist").rglob("*.py") if path.stem != "__init__"]
+    assert sorted(names) == sorted(set(names))
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_private_names_of_mxnet_are_touched_in_one_place(path):
+    if path.name == "mxnet_internals.py":
+        return
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    own = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
+    }
+    used = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and not (isinstance(node.value, ast.Name) and node.value.id == "self")
+    }
+    assert not used & (PRIVATE - own)
