@@ -1,4 +1,4 @@
-"""The console command `crepe`: one word before the commands that are also `python -m crepe_dist.<name>`."""
+"""The console command `crepe`; `crepe <name>` is the same as `python -m crepe_dist.<name>`."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from crepe_dist.settings.limits import near
 
 GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
-        "data": {"prepare": "encode texts once into a folder to train on"},
+        "data": {"prepare": "encode texts into a folder that training reads"},
         "training": {
-            "train": "train a classifier, in one process or in many",
-            "supervise": "train in several processes, and restart them when they fail",
-            "report": "write a run's report and model card again",
+            "train": "train a classifier in one or many processes",
+            "supervise": "train in several processes and restart them after a failure",
+            "report": "write the report and model card of a run again",
             "compare": "show the scores and curves of runs side by side",
         },
         "using": {
             "evaluate": "score a checkpoint on prepared data",
-            "predict": "classify texts: lines, files, or one on the command line",
-            "serve": "classify texts over HTTP, with a page to type into",
-            "export": "write the network as ONNX, as a web page, or for MXNet",
+            "predict": "classify lines, files, or a text on the command line",
+            "serve": "serve the model over HTTP, with a page",
+            "export": "export the network as ONNX, as a web page, or for MXNet",
         },
         "machine": {
             "doctor": "check whether this machine can train",
-            "bench": "measure speed, side by side with other ways to do the same",
+            "bench": "measure speed beside that of alternatives",
         },
     }
 )
 COMMANDS = tuple(name for group in GROUPS.values() for name in group)
 SHELLS = ("bash", "zsh")
-PLACE = re.compile(r"\b(PATH|FILE|DIR|RUN|SOURCE|CHECKPOINT)\b")  # names of values that are files or folders
-# The parser of train lives apart, so that no help and no completion imports what trains.
+PATH_NAMES = re.compile(r"\b(PATH|FILE|DIR|RUN|SOURCE|CHECKPOINT)\b")  # metavars of values that are paths
+# The parser of train is a module of its own, so that help and completion do not import MXNet.
 PARSERS = MappingProxyType({"train": "crepe_dist.settings.config"})
 
 
 def parser() -> arguments.Parser:
-    """Build the parser of what stands before the command."""
+    """Build the parser of the options before the command."""
     prog = arguments.called("").rstrip(" .")
     lines = []
     for title, group in GROUPS.items():
@@ -53,11 +53,14 @@ def parser() -> arguments.Parser:
         prog=prog,
         usage=f"{prog} COMMAND [options]",
         description="Train character-level text classifiers with MXNet and Horovod.\n" + "\n".join(lines),
-        epilog=f"{prog} COMMAND --help lists the options of one; the same as python -m crepe_dist.COMMAND",
+        epilog=f"{prog} COMMAND --help lists the options of a command.\n"
+        f"{prog} COMMAND is the same as python -m crepe_dist.COMMAND.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     arguments.add_version(result)
-    result.add_argument("--print-completion", choices=SHELLS, help="print a script that completes commands and options")
+    result.add_argument(
+        "--print-completion", choices=SHELLS, help="print a script for tab completion of commands and options"
+    )
     result.add_argument("command", nargs="?", metavar="COMMAND", help=argparse.SUPPRESS)
     result.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return result
@@ -70,24 +73,27 @@ def parser_of(name: str) -> arguments.Parser:
 
 
 def completion(shell: str) -> str:
-    """Write the script that completes commands and options in a shell."""
-    import shtab  # here: only this needs it, and every command would wait for its import
+    """Return the script that completes commands and options in a shell."""
+    import shtab  # here: no other command should wait for its import
 
     whole = argparse.ArgumentParser(prog="crepe")
     arguments.add_version(whole)
-    whole.add_argument("--print-completion", choices=SHELLS, help="print a script that completes commands and options")
+    whole.add_argument(
+        "--print-completion", choices=SHELLS, help="print a script for tab completion of commands and options"
+    )
     commands = whole.add_subparsers()
     for group in GROUPS.values():
         for name, summary in group.items():
             flags = parser_of(name)
             for action in flags._actions:
-                if action.nargs != 0 and PLACE.search(str(action.metavar or action.dest.upper())):
+                if action.nargs != 0 and PATH_NAMES.search(str(action.metavar or action.dest.upper())):
                     action.complete = shtab.FILE  # type: ignore[attr-defined]
             commands.add_parser(name, parents=[flags], add_help=False, help=summary)
     return shtab.complete(whole, shell)
 
 
 def run() -> None:
+    """Run the command that the command line names."""
     flags = parser()
     given = flags.parse_args()
     if given.print_completion:
@@ -105,4 +111,5 @@ def run() -> None:
 
 
 def start() -> None:
+    """Start the console command; the entry point of the package."""
     command.run(run)

@@ -1,4 +1,7 @@
-"""Trains with several processes and starts them again when they fail: `python -m crepe_dist.supervise -np 4 …`."""
+"""Command `supervise`: trains with several processes and restarts them after a failure.
+
+Usage: `python -m crepe_dist.supervise -np 4 …`.
+"""
 
 from __future__ import annotations
 
@@ -21,62 +24,66 @@ EXAMPLES = """\
   python -m crepe_dist.supervise -H node1:4,node2:4 --interface eth0 --config configs/smoke.yaml
   python -m crepe_dist.supervise -np 8 -H node1:4,node2:4 --interface eth0 --min-np 4
 
-Every flag that is not listed here goes to crepe_dist.train. Workers that fail are started again and go on from the
-newest checkpoint. On SIGTERM or Ctrl-C all save and stop; the same command goes on from there.
+All other flags are passed to crepe_dist.train. After a failure, the workers restart from the newest checkpoint. On
+SIGTERM or Ctrl-C they save and stop; run the same command again to resume.
 
-exit codes: 0 done; 1 a mistake, said above; 75 stopped and saved; 130 interrupted; else that of the worker that failed
+exit codes: 0 done; 1 error in flags, data or installation; 75 stopped and saved; 130 interrupted; else that of the
+failed worker
 """
-
-
-MOST = 1 << 16
+MAX_PROCESSES = 1 << 16
 IN_PLACE = "--elastic"  # a flag of earlier versions
 
 
 def parser() -> arguments.Parser:
-    result = arguments.parser(
-        "supervise", "Train with several processes, and start them again when they fail.", EXAMPLES
-    )
+    result = arguments.parser("supervise", "Train with several processes, and restart them after a failure.", EXAMPLES)
     result.add_argument(
         "-np",
         "--processes",
-        type=whole(1, MOST),
+        type=whole(1, MAX_PROCESSES),
         metavar="N",
-        help="processes; default: the slots of all hosts, without -H 1",
+        help="number of processes; default: the slots of all hosts; without -H: 1",
     )
     result.add_argument(
-        "-H", "--hosts", metavar="HOST:SLOTS,…", help="in the order of ranks; default: this machine with N slots"
+        "-H", "--hosts", metavar="HOST:SLOTS,…", help="hosts in the order of ranks; default: this machine with N slots"
     )
     result.add_argument(
-        "--min-np", type=whole(1, MOST), default=1, metavar="N", help="with fewer it waits for hosts; default: 1"
+        "--min-np",
+        type=whole(1, MAX_PROCESSES),
+        default=1,
+        metavar="N",
+        help="fewest processes to train with; else wait for hosts; default: 1",
     )
     result.add_argument(
         "--max-restarts",
         type=whole(0, 10**9),
         default=10,
         metavar="N",
-        help="after failures; preemptions are free; default: 10",
+        help="restarts after failures; preemptions do not count; default: 10",
     )
     result.add_argument(
         "--grace",
         type=real(0, 1e6),
         default=30.0,
         metavar="SECONDS",
-        help="from asking to stop to killing; default: 30",
+        help="time between asking a worker to stop and killing it; default: 30",
     )
     result.add_argument(
-        "--interface", metavar="NAME", help="network interface between the hosts; default, for this machine: lo"
+        "--interface", metavar="NAME", help="network interface between the hosts; default on a single machine: lo"
     )
     result.add_argument(
-        "--rsh", default=shlex.join(REMOTE), metavar="COMMAND", help="reaches another host; default: %(default)s"
+        "--rsh",
+        default=shlex.join(REMOTE),
+        metavar="COMMAND",
+        help="command that reaches another host; default: %(default)s",
     )
     return result
 
 
 def options(given: Sequence[str]) -> tuple[Options, list[str]]:
-    """What the command line means, and what of it is for train.
+    """Parse the command line; return the supervisor's options and the flags of train.
 
     Raises:
-        UserError: a mistake in it.
+        UserError: invalid flags.
     """
     values, rest = parser().parse_known_args(given)
     hosts = tuple(parse_hosts(values.hosts)) if values.hosts else (Host("localhost", values.processes or 1),)
@@ -90,7 +97,7 @@ def options(given: Sequence[str]) -> tuple[Options, list[str]]:
     if remote and not values.interface:
         raise UserError(
             f"{remote} is another host, and no --interface is given",
-            "the processes listen on that network alone",
+            "the processes listen on one network only",
             "give the interface that all hosts share, for instance --interface eth0 (`ip -brief address` lists them)",
         )
     try:
@@ -114,7 +121,7 @@ def options(given: Sequence[str]) -> tuple[Options, list[str]]:
 
 
 def run(chosen: Options, worker: Sequence[str]) -> int:
-    """Supervises workers of that command, and hears signals; the exit code."""
+    """Supervise workers of the given command line; return the exit code."""
     supervisor = Supervisor(worker, chosen)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda received, _: supervisor.signal(received))
@@ -128,18 +135,18 @@ def main() -> None:
 
 
 def _check(rest: Sequence[str]) -> None:
-    """Find a mistake in train's flags before any process is started.
+    """Check train's flags before any process starts.
 
     Raises:
-        UserError: also for what is nearly one of the flags above.
+        UserError: invalid flags; the remedy also suggests similar flags of the supervisor.
     """
     own = [flag for action in parser()._actions for flag in action.option_strings]
     try:
         parse(rest)
     except UserError as error:
         if IN_PLACE in error.what:
-            error.why = "processes that are left no longer go on in place"
-            error.remedy = f"leave {IN_PLACE} out: supervise restarts from the newest save by itself, in seconds"
+            error.why = "the remaining processes no longer continue without a restart"
+            error.remedy = f"omit {IN_PLACE}: supervise restarts from the newest saved state within seconds"
             raise
         mine = [near(argument.partition("=")[0], own) for argument in rest if argument in error.what]
         error.remedy = next(filter(None, mine), error.remedy)

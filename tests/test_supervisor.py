@@ -720,7 +720,7 @@ class TestFlags:
             ("--max-restarts -1", "--max-restarts is -1"),
             ("--rsh ''", "--rsh cannot be used\n  why: the name is empty"),
             ("-np 2 --elastic", "there is no option --elastic"),
-            ("--elastic --data d", "restarts from the newest save by itself"),
+            ("--elastic --data d", "restarts from the newest saved state"),
         ],
     )
     def test_mistakes(self, complaint, tmp_path, flags, message):

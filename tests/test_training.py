@@ -361,7 +361,7 @@ class TestSchedule:
 
     @pytest.mark.parametrize("wrong", [{"schedule": "step"}, {"step_epochs": [1]}])
     def test_a_step_without_epochs_and_epochs_without_a_step_are_refused(self, wrong):
-        with pytest.raises(UserError, match="one means nothing without the other"):
+        with pytest.raises(UserError, match="each requires the other"):
             OptimizerOptions(**wrong)
 
     def test_scaling_with_the_batch_is_explicit_and_warms_up(self):

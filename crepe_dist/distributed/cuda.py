@@ -141,7 +141,7 @@ def _dotted(version: tuple[int, int]) -> str:
 def driver_version() -> tuple[int, int] | None:
     """Return the driver's CUDA version; ``None`` without a driver."""
     number = ctypes.c_int()
-    if not _asked("cuDriverGetVersion", ctypes.byref(number)):
+    if not _call("cuDriverGetVersion", ctypes.byref(number)):
         return None
     return number.value // 1000, number.value % 1000 // 10
 
@@ -149,36 +149,36 @@ def driver_version() -> tuple[int, int] | None:
 def count() -> int:
     """Count the GPUs that the driver shows to this process, usable by MXNet or not; 0 without a driver."""
     number = ctypes.c_int()
-    return number.value if _asked("cuInit", 0) and _asked("cuDeviceGetCount", ctypes.byref(number)) else 0
+    return number.value if _call("cuInit", 0) and _call("cuDeviceGetCount", ctypes.byref(number)) else 0
 
 
 def compute_capability(gpu: int) -> tuple[int, int] | None:
     """Return (major, minor) of a GPU in the driver's numbering; ``None`` without a driver."""
     device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     # Attributes 75 and 76: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
-    told = (
-        _asked("cuInit", 0)
-        and _asked("cuDeviceGet", ctypes.byref(device), gpu)
-        and _asked("cuDeviceGetAttribute", ctypes.byref(major), 75, device)
-        and _asked("cuDeviceGetAttribute", ctypes.byref(minor), 76, device)
+    answered = (
+        _call("cuInit", 0)
+        and _call("cuDeviceGet", ctypes.byref(device), gpu)
+        and _call("cuDeviceGetAttribute", ctypes.byref(major), 75, device)
+        and _call("cuDeviceGetAttribute", ctypes.byref(minor), 76, device)
     )
-    return (major.value, minor.value) if told else None
+    return (major.value, minor.value) if answered else None
 
 
 def name_of(gpu: int) -> str:
     """Return the name of a GPU in the driver's numbering; empty without a driver."""
     device, text = ctypes.c_int(), ctypes.create_string_buffer(256)
-    told = (
-        _asked("cuInit", 0)
-        and _asked("cuDeviceGet", ctypes.byref(device), gpu)
-        and _asked("cuDeviceGetName", text, len(text), device)
+    answered = (
+        _call("cuInit", 0)
+        and _call("cuDeviceGet", ctypes.byref(device), gpu)
+        and _call("cuDeviceGetName", text, len(text), device)
     )
-    return text.value.decode("utf-8", "replace") if told else ""
+    return text.value.decode("utf-8", "replace") if answered else ""
 
 
-def _asked(function: str, *arguments: object) -> bool:
+def _call(function: str, *arguments: object) -> bool:
     """Call a function of the driver's library; return whether it exists and succeeded."""
     try:
-        return getattr(ctypes.CDLL(DRIVER), function)(*arguments) == 0
+        return bool(getattr(ctypes.CDLL(DRIVER), function)(*arguments) == 0)
     except (OSError, AttributeError):
         return False

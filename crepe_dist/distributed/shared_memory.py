@@ -19,6 +19,7 @@ from typing import Any
 
 import mxnet as mx
 import numpy as np
+import numpy.typing as npt
 
 from crepe_dist import machine
 from crepe_dist.distributed.collectives import Collectives
@@ -91,7 +92,7 @@ class SharedGradients:
         """Do ``all_reduce`` without a row, as a Gluon trainer's ``_allreduce_grads``."""
         self.all_reduce(np.zeros(0))
 
-    def sum_note(self, array: np.ndarray) -> np.ndarray:
+    def sum_note(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Sum a small array, of at most ``NOTE`` bytes, over the processes in the order of ranks.
 
         Horovod would take one to two of its cycles for it.
@@ -103,10 +104,10 @@ class SharedGradients:
         self._wait_for_all()
         return np.asarray(total, dtype=array.dtype)
 
-    def _write_note(self, array: np.ndarray) -> None:
+    def _write_note(self, array: npt.NDArray[Any]) -> None:
         self._notes[self._rank][: array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
-    def _read_notes(self, like: np.ndarray) -> list[np.ndarray]:
+    def _read_notes(self, like: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
         return [np.frombuffer(note, like.dtype, like.size).reshape(like.shape) for note in self._notes]
 
     def _move(self) -> list[Any]:

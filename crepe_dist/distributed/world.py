@@ -14,6 +14,7 @@ from typing import Any
 
 import mxnet as mx
 import numpy as np
+import numpy.typing as npt
 from mxnet import gluon
 
 from crepe_dist import machine
@@ -44,7 +45,7 @@ class World(Collectives):
     def start_timeline(self, path: str) -> None:
         """Record Horovod's collectives from now on, on rank 0, for chrome://tracing; every rank calls it.
 
-        A timeline that the launcher asked for goes on instead.
+        If the launcher asked for a timeline, that one continues instead.
         """
 
     def stop_timeline(self) -> None:
@@ -108,10 +109,11 @@ class HorovodWorld(World):
             raise
         return self
 
-    def sum(self, array: np.ndarray, name: str) -> np.ndarray:
+    def sum(self, array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
         if self._shared is not None and array.nbytes <= NOTE:
             return self._shared.sum_note(array)
-        return self._hvd.allreduce(mx.nd.array(array, dtype=array.dtype), average=False, name=name).asnumpy()
+        reduced = self._hvd.allreduce(mx.nd.array(array, dtype=array.dtype), average=False, name=name)
+        return np.asarray(reduced.asnumpy())
 
     def gather(self, value: Any, name: str) -> list[Any]:
         # JSON in bytes: Horovod's own object collectives unpickle what arrives.

@@ -1,4 +1,4 @@
-"""Values that flags and settings accept and that other rooms act on."""
+"""Values of flags and settings that other rooms use as well."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ Mode = Literal["paper", "full", "notebook"]
 MODES: tuple[Mode, ...] = ("paper", "full", "notebook")  # of the encoding; see data/alphabet.py
 LONGEST_DOCUMENT = 1 << 20  # characters
 DEVICES = ("auto", "gpu", "cpu")
-HEADERS = ("auto", "yes", "no")  # of a CSV or TSV file: does its first line name the columns?
+HEADERS = ("auto", "yes", "no")  # whether the first line of a CSV or TSV file names the columns

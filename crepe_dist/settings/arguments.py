@@ -1,4 +1,4 @@
-"""Flags that several commands share."""
+"""Parser of the commands, and the flags that they share."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ FEATURE_LEN = whole(1, LONGEST_DOCUMENT)
 
 
 class Parser(argparse.ArgumentParser):
-    """Parser of a command: a mistake is a ``UserError``, flags are written out, names are not empty.
+    """Argument parser that raises ``UserError``, allows no abbreviated flags, and rejects empty names.
 
-    A flag of ``type=str`` is a text, which may be empty; without a type, or of ``Path``, it is a name.
+    A flag with ``type=str`` takes any text, which may be empty. Without a type, or with ``Path``, it takes a name.
     """
 
     def __init__(self, **settings: Any) -> None:
-        # Without abbreviations: a new flag must not change what an old command means.
+        # No abbreviations: a new flag must not change the meaning of an old command.
         super().__init__(**settings, allow_abbrev=False, exit_on_error=False)
         self._given: list[str] = []
         self.register("type", None, _name)
@@ -51,12 +51,12 @@ class Parser(argparse.ArgumentParser):
     def unknown(self, given: str) -> UserError:
         """Describe an argument that no flag takes."""
         return UserError(
-            f"there is no option {given}" if given.startswith("-") else f"{given} is one name too many",
+            f"there is no option {given}" if given.startswith("-") else f"unexpected argument {given}",
             remedy=near(given.partition("=")[0], self.flags()) or self.hint(),
         )
 
     def error(self, message: str) -> NoReturn:
-        # What is said to be missing may be there, but misspelt.
+        # The argument that argparse misses may be misspelt.
         unknown = (
             near(each, self.flags()) for each in self._given if each.startswith("-") and each not in self.flags()
         )
@@ -83,7 +83,7 @@ class Parser(argparse.ArgumentParser):
             raise
 
     def _typed(self, action: argparse.Action) -> str:
-        """Name the form of a flag that was typed."""
+        """Return the form of a flag that the user typed."""
         return next((flag for flag in action.option_strings if flag in self._given), _title(action))
 
 
@@ -98,7 +98,7 @@ def _name(text: str) -> str:
 
 
 def called(command: str) -> str:
-    """Spell a command as it was started: by the console command, by the package, or by its own module."""
+    """Spell a command in the way this one was started: `crepe`, `python -m crepe_dist`, or the command's module."""
     started = Path(sys.argv[0])
     if started.name == "crepe":
         return f"crepe {command}"
@@ -106,6 +106,7 @@ def called(command: str) -> str:
 
 
 def parser(command: str, description: str, examples: str) -> Parser:
+    """Build the parser of a command, with its help's description and examples."""
     prog = called(command)
     result = Parser(
         prog=prog,
@@ -123,7 +124,7 @@ def add_version(flags: argparse.ArgumentParser) -> None:
 
 def add_device(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument(
-        "--device", choices=DEVICES, default="auto", help="auto: a GPU if there is one; default: auto"
+        "--device", choices=DEVICES, default="auto", help="device; auto: a GPU if there is one; default: auto"
     )
 
 
@@ -132,15 +133,17 @@ def add_checkpoint(arguments: argparse.ArgumentParser) -> None:
 
 
 def add_foreign(arguments: argparse.ArgumentParser) -> None:
-    group = arguments.add_argument_group("parameters from elsewhere, without a .json beside them")
-    group.add_argument("--mode", choices=MODES, help="encoding they were trained with")
-    group.add_argument("--feature-len", type=FEATURE_LEN, metavar="L", help="characters a document; default: 1014")
+    group = arguments.add_argument_group("parameters of another program, without a .json file beside them")
+    group.add_argument("--mode", choices=MODES, help="encoding of the texts in training")
+    group.add_argument("--feature-len", type=FEATURE_LEN, metavar="L", help="characters per document; default: 1014")
     add_fold_accents(group)
-    group.add_argument("--classes", metavar="NAMES", help="a,b,c in the order of training, or a file with one a line")
+    group.add_argument(
+        "--classes", metavar="NAMES", help="a,b,c in the order of training, or a file with one name per line"
+    )
 
 
 def foreign(given: argparse.Namespace) -> dict[str, Any]:
-    """What the flags of ``add_foreign`` say, by the names that ``load`` and ``Foreign`` have for it."""
+    """Map the flags of ``add_foreign`` to the keyword arguments of ``load`` and ``Foreign``."""
     return {
         "mode": given.mode,
         "feature_len": given.feature_len,
@@ -150,56 +153,58 @@ def foreign(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_fold_accents(arguments: argparse._ActionsContainer, off: str = "in mode notebook") -> None:
-    arguments.add_argument("--fold-accents", type=_truth, metavar="on|off", help=f"é → e; default: off {off}, else on")
+    arguments.add_argument(
+        "--fold-accents", type=_truth, metavar="on|off", help=f"read é as e; default: off {off}, else on"
+    )
 
 
 def add_header(arguments: argparse._ActionsContainer) -> None:
-    arguments.add_argument("--header", choices=HEADERS, default="auto", help="does the first line name the columns?")
+    arguments.add_argument("--header", choices=HEADERS, default="auto", help="whether the first line names the columns")
 
 
 def _truth(text: str) -> bool:
     if text not in ("on", "off"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither on nor off")
+        raise argparse.ArgumentTypeError(f"{text!r} is not on or off")
     return text == "on"
 
 
 def _class_names(given: str | None) -> tuple[str, ...] | None:
-    """The names of ``--classes``: a file's lines, or what stands between the commas."""
+    """Return the names given by ``--classes``: the lines of a file, or a list with commas."""
     if given is None:
         return None
     path = Path(given)
     if path.is_file():
         return tuple(read_names(path))
     if "," not in given:
-        raise UserError(f"--classes {given}: no such file, and not a list", remedy="give a file, or names as a,b,c")
+        raise UserError(f"--classes {given}: neither a file nor a list", remedy="give a file, or names such as a,b,c")
     names = tuple(name.strip() for name in given.split(","))
     if "" in names or len(set(names)) < len(names):
-        raise UserError(f"--classes {given}: a name is empty or there twice", remedy="give each class its own name")
+        raise UserError(f"--classes {given}: a name is empty or given twice", remedy="give each class its own name")
     return names
 
 
 def check_output(path: Path | None, flag: str) -> None:
-    """Before work is done whose result is to be written there.
+    """Check that a file can be written, before the work whose result it will hold.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: it cannot be written.
     """
     if path is None:
         return
     why = ""
     try:
-        # As the name is followed when it is written: a link may lead nowhere, or in a circle.
+        # Follow links as writing does; they may be dangling or circular.
         target = Path(os.path.realpath(path))
         if target.is_symlink():
-            why = "its links lead in a circle"
+            why = "its links form a circle"
         elif target.is_dir():
             why = "it is a folder"
         elif not target.parent.is_dir():
             why = "there is no such folder"
         elif target.exists() and stat.S_ISFIFO(target.stat().st_mode):
-            why = "it is a pipe, which nobody may read"
+            why = "it is a pipe, which may have no reader"
         elif not os.access(target if target.exists() else target.parent, os.W_OK):
-            why = "writing is not allowed there"
+            why = "writing there is not permitted"
     except OSError as error:
         why = error.strerror or str(error)
     if why:

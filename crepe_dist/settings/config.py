@@ -1,4 +1,4 @@
-"""One configuration, composed of the dataclasses of this room: defaults < YAML files < flags."""
+"""Configuration of a training run, composed of this room's dataclasses: defaults < YAML files < flags."""
 
 import argparse
 import hashlib
@@ -41,29 +41,29 @@ ALIASES = {
     "--overfit-batches": "training.overfit_batches",
 }
 SWITCHES = {"fresh": "--fresh", "dry_run": "--dry-run", "logging.profile": "--profile"}  # flags without a value
-EXAMPLES = """  python -m crepe_dist.train                                    the sample, on this machine
-  horovodrun -np 2 python -m crepe_dist.train                   the same by two processes
+EXAMPLES = """  python -m crepe_dist.train                                    the sample on this machine
+  horovodrun -np 2 python -m crepe_dist.train                   the same with two processes
   python -m crepe_dist.train --data data/reviews --device gpu   prepared data, one GPU
   python -m crepe_dist.train --config configs/smoke.yaml --epochs 3
-  python -m crepe_dist.train --data data/mine --init-from runs/other   other classes, on what that run learnt
-  python -m crepe_dist.train --dry-run                          shapes, memory, time; one step, nothing written
-  python -m crepe_dist.train --overfit-batches 2                can it learn 128 documents by heart?
+  python -m crepe_dist.train --data data/mine --init-from runs/other   other classes, fine-tuned from that run
+  python -m crepe_dist.train --dry-run                          shapes, memory, time; one step; writes nothing
+  python -m crepe_dist.train --overfit-batches 2                can the network memorise 128 documents?
 
 short forms: --data DIR is --data.source DIR; --batch-size, --epochs, --seed, --init-from, --start-epoch and
---overfit-batches are --data.batch_size, --training.epochs and so on; --profile is --logging.profile true. The same
-command run again goes on with an unfinished run.
+--overfit-batches are --data.batch_size, --training.epochs and so on; --profile is --logging.profile true. Run the same
+command again to resume an unfinished run.
 """
 
 
 @dataclass
 class Config(Settings):
-    """Everything that a training run is told.
+    """Configuration of a training run.
 
     Args:
         device: auto (a GPU if there is one), gpu or cpu.
-        run_dir: folder of the run; none: ``runs/<data>-<hash of what decides the result>``.
-        fresh: start another run even if this one was begun or finished before.
-        dry_run: only try what would be done: shapes, memory, and one step on every process; nothing is written.
+        run_dir: folder of the run; null: ``runs/<data>-<hash of the settings that decide the result>``.
+        fresh: start a new run even if one with the same settings exists.
+        dry_run: show shapes and memory, try one step on every process, and write nothing.
     """
 
     device: Device = "auto"
@@ -83,15 +83,15 @@ class Config(Settings):
         return asdict(self)
 
     def to_yaml(self) -> str:
-        """What is saved with the run; so that ``--config`` on it comes back to the run."""
+        """Return the YAML that is saved with the run; passed to ``--config``, it selects the same run."""
         values = {name: value for name, value in self.to_dict().items() if name not in ("fresh", "dry_run")}
         return yaml.safe_dump(values, sort_keys=False)
 
     def identity(self) -> dict[str, Any]:
-        """The settings that decide the result; a run is resumed only under equal ones."""
+        """Return the settings that decide the result; a run is resumed only if they are equal."""
         return {
             "batch_size": self.data.batch_size,
-            # Only where there are any: runs from before there was this setting keep their hash.
+            # Left out if zero: runs made before this setting existed keep their hash.
             **({"typos": self.data.typos} if self.data.typos else {}),
             "model": asdict(self.model),
             "optimizer": asdict(self.optimizer),
@@ -100,7 +100,7 @@ class Config(Settings):
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of a JSON value."""
+    """Return the SHA-256 of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -110,7 +110,7 @@ GROUPS: dict[str, Any] = {
 
 
 def settings() -> dict[str, Any]:
-    """Map every setting, by its dotted name, to its type."""
+    """Map the dotted name of every setting to its type."""
     found = {name: hint for name, hint in typed(Config).items() if name not in GROUPS}
     for group, options in GROUPS.items():
         found.update({f"{group}.{name}": hint for name, hint in typed(options).items()})
@@ -118,13 +118,13 @@ def settings() -> dict[str, Any]:
 
 
 def parser() -> arguments.Parser:
-    """Build the parser of train: a flag for every setting, absent from what is parsed unless it was typed."""
-    result = arguments.parser("train", "Train a character-level text classifier, in one process or in many.", EXAMPLES)
+    """Build the parser of train, with a flag per setting; the namespace holds only flags that were given."""
+    result = arguments.parser("train", "Train a character-level text classifier in one or many processes.", EXAMPLES)
     result.usage = "%(prog)s [--config FILE] [--data DIR] [options]"
     result.add_argument(
-        "--config", action="append", default=[], metavar="FILE", help="YAML file of settings; flags win"
+        "--config", action="append", default=[], metavar="FILE", help="YAML file of settings; flags take precedence"
     )
-    result.add_argument("--print_config", action="store_true", help="print all settings as such a file, and exit")
+    result.add_argument("--print_config", action="store_true", help="print all settings as YAML and exit")
     for group, options in {"": Config, **GROUPS}.items():
         about = docstring_parser.parse(options.__doc__ or "")
         texts = {each.arg_name: each.description or "" for each in about.params}
@@ -168,7 +168,7 @@ def _name(text: str) -> Optional[str]:
 
 
 def _value(text: str) -> Any:
-    """Read a flag as a file would be; what is no YAML is refused by the type of the setting."""
+    """Parse the value of a flag as YAML; leave invalid YAML to the check of the setting's type."""
     try:
         return load(text) if text.strip() else text
     except (yaml.YAMLError, ValueError):
@@ -176,16 +176,16 @@ def _value(text: str) -> Any:
 
 
 def print_help(given: Sequence[str]) -> None:
-    """Print the help or the version and exit, if that is asked: before anything is imported that trains."""
+    """Print the help or the version and exit if asked to; called before MXNet is imported."""
     if {"-h", "--help", "--version"}.intersection(given):
         parser().parse_known_args(given)
 
 
 def parse(given: Sequence[str]) -> Config:
-    """Read the configuration that a command line means.
+    """Parse a command line into a configuration.
 
     Raises:
-        UserError: an unknown option or key, a value of the wrong kind, a file that cannot be read.
+        UserError: an unknown option or key, an invalid value, or an unreadable file.
     """
     flags = parser()
     values, rest = flags.parse_known_args(given)
@@ -205,7 +205,7 @@ def parse(given: Sequence[str]) -> Config:
 
 
 def _combined(given: argparse.Namespace) -> Config:
-    """Put flags over files over defaults."""
+    """Merge flags, files and defaults, in this order of precedence."""
     values: dict[str, dict[str, Any]] = {"": {}, **{name: {} for name in GROUPS}}
     for path in given.config:
         for name, value in _known(read(Path(path)), path).items():
@@ -220,20 +220,20 @@ def _combined(given: argparse.Namespace) -> Config:
 
 
 def _known(values: dict[str, Any], path: str) -> dict[str, Any]:
-    """Refuse keys of a file that are no settings."""
+    """Return the settings of a file after a check that each exists."""
     known = settings()
     for name, value in values.items():
         if isinstance(value, dict) and name not in GROUPS and name not in known:
             raise UserError(
                 f"there is no group of settings {shortened(name)}",
                 f"the groups are {', '.join(sorted(GROUPS))}",
-                near(str(name), GROUPS) or "configs/ has files to begin with",
+                near(str(name), GROUPS) or "start from a file in configs/",
             )
         if name in GROUPS and not isinstance(value, dict):
             raise UserError(
                 f"the settings in {path} cannot be used",
-                f"{name} is a group of settings, and holds none here",
-                "configs/ has files to begin with",
+                f"{name} is a group of settings, but has none in this file",
+                "start from a file in configs/",
             )
         for key in [f"{name}.{each}" for each in value] if name in GROUPS else [str(name)]:
             if key not in known:
@@ -243,7 +243,7 @@ def _known(values: dict[str, Any], path: str) -> dict[str, Any]:
 
 
 def _as_typed(error: UserError, given: Sequence[str]) -> UserError:
-    """Name settings by the short forms of flags, where those were typed."""
+    """Replace the names of settings by the short flags that the user typed."""
     typed = {argument.partition("=")[0] for argument in given}
     for short, dotted in ALIASES.items():
         if short in typed:

@@ -1,4 +1,4 @@
-"""Ranges of the numbers that a person gives, declared once beside the setting or the flag."""
+"""Ranges of numeric settings and flags, each declared once; help for misspelt names."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Limits:
-    """A range of finite numbers: pydantic checks settings annotated with it, argparse reads flags of this ``type``.
+    """Range of finite numbers, for pydantic as an annotation of a setting and for argparse as the ``type`` of a flag.
 
     Args:
         kind: int or float.
-        least, most: ends of the range.
-        open_below, open_above: exclude the end itself.
-        word: also accepted in a flag; empty for none.
+        least: lower end of the range.
+        most: upper end of the range.
+        open_below: exclude the lower end.
+        open_above: exclude the upper end.
+        word: word that a flag accepts as well; empty for none.
     """
 
     kind: type[int] | type[float]
@@ -41,7 +43,7 @@ class Limits:
         try:
             value = self.kind(text)
         except (ValueError, OverflowError):
-            value = float("nan")  # which no range holds
+            value = float("nan")  # outside every range
         above = value > self.least if self.open_below else value >= self.least
         below = value < self.most if self.open_above else value <= self.most
         if not (above and below):
@@ -56,17 +58,19 @@ class Limits:
 
 
 def whole(least: int, most: int, word: str = "") -> Limits:
+    """Return the limits of a whole number."""
     return Limits(int, least, most, word=word)
 
 
 def real(least: float, most: float, *, open_below: bool = False, open_above: bool = False) -> Limits:
+    """Return the limits of a real number."""
     return Limits(float, least, most, open_below, open_above)
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """Ask whether the most similar known name was meant; empty if none is similar.
+    """Return the question whether the most similar known name was meant; empty if none is similar.
 
-    Of dotted names, the last parts must be alike: another setting of the same group is not meant.
+    The last parts of dotted names must be similar: their common group alone does not count.
     """
 
     def alike(one: str, other: str) -> float:
@@ -83,7 +87,7 @@ def _last_part(name: str) -> str:
 
 
 def shortened(value: object) -> str:
-    """Quote a value in a message; empty text in quotes."""
+    """Shorten a value for a message; blank text appears in quotes."""
     text = value if isinstance(value, str) and value.strip() else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
 

@@ -1,4 +1,4 @@
-"""Checked dataclasses of settings: pydantic looks at every value, a person reads a ``UserError``."""
+"""Validated dataclasses of settings: pydantic checks every value, and errors become a ``UserError``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic_core import ArgsKwargs
 from crepe_dist.errors import UserError
 from crepe_dist.settings.limits import Limits, near, shortened
 
-# Records and manifests hold names as UTF-8 text; nothing on disk is called by white space alone.
+# Records and manifests store names as UTF-8 text. A blank name is a mistake.
 Name = Annotated[str, StringConstraints(pattern=r"^[^\x00]*[^\x00\s][^\x00]*$")]
 NOUNS = MappingProxyType({bool: "true or false", int: "a whole number", float: "a number", str: "a name in UTF-8"})
 
@@ -23,7 +23,7 @@ class Settings:
     """Base of all dataclasses of settings.
 
     Args:
-        group: the name that the settings of the class share; empty if each stands alone.
+        group: name of the group of settings; empty for ungrouped settings.
 
     Raises:
         UserError: an unknown setting, or a value of another type or outside its limits.
@@ -36,7 +36,7 @@ class Settings:
 
     @model_validator(mode="wrap")
     @classmethod
-    def _in_our_words(cls, given: Any, handler: ModelWrapValidatorHandler[Settings]) -> Settings:
+    def _explain(cls, given: Any, handler: ModelWrapValidatorHandler[Settings]) -> Settings:
         try:
             return handler(given)
         except ValidationError as error:
@@ -52,27 +52,27 @@ class Settings:
 
 
 def typed(settings: type[Settings]) -> dict[str, Any]:
-    """Map the fields of a dataclass, whose module must not turn annotations into strings, to their types."""
+    """Map a dataclass's fields to their types; its module must not postpone annotations."""
     return {each.name: each.type for each in fields(settings)}
 
 
 def alternatives(hint: Any) -> tuple[Any, ...]:
-    """List the types that a setting may have."""
+    """Return the types that a setting accepts."""
     return get_args(hint) if get_origin(hint) is Union else (hint,)
 
 
 def choices(hint: Any) -> tuple[str, ...]:
-    """List the words that a setting may be."""
+    """Return the words that a setting accepts."""
     return tuple(choice for kind in alternatives(hint) if get_origin(kind) is Literal for choice in get_args(kind))
 
 
 def limits(hint: Any) -> Limits | None:
-    """Find the limits of a number, or of one that may be null."""
+    """Return the limits of a numeric type, optional or not; ``None`` if it has none."""
     return next((each for kind in alternatives(hint) for each in get_args(kind) if isinstance(each, Limits)), None)
 
 
 def wanted(hint: Any) -> str:
-    """Describe what a setting takes."""
+    """Describe the values that a setting accepts."""
     kinds = alternatives(hint)
     words = [_described(kind) for kind in kinds if kind is not type(None)]
     return " or ".join(words) + (" (or null)" if type(None) in kinds else "")

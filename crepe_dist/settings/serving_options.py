@@ -1,4 +1,4 @@
-"""What the HTTP service lets in, and how it is reached."""
+"""Limits and address of the HTTP service."""
 
 from typing import Annotated
 
@@ -16,12 +16,12 @@ class ServiceOptions(Settings):
     """Settings of the service.
 
     Args:
-        max_chars: characters of one text, with its title.
-        max_batch: texts of one request.
-        max_body: bytes of one request's body.
-        queue: requests for predictions that are in hand or wait; one more is refused.
-        timeout: seconds a request has to arrive in, and then for its turn.
-        names: by which the service may be addressed besides IP addresses and localhost, in lower case.
+        max_chars: most characters of a text, including its title.
+        max_batch: most texts of a request.
+        max_body: most bytes of a request's body.
+        queue: most prediction requests that run or wait; further ones are rejected.
+        timeout: seconds for a request to arrive, and again for its turn to come.
+        names: host names, in lower case, that the service answers to besides IP addresses and localhost.
     """
 
     max_chars: Annotated[int, whole(1, LONGEST_DOCUMENT)] = 100_000

@@ -1,4 +1,4 @@
-"""Settings of the optimiser, the loop and what it writes. A batch size is global; durations are epochs."""
+"""Settings of the optimizer, the training loop and its output. Batch sizes are global, durations are in epochs."""
 
 from dataclasses import field
 from typing import Annotated, Literal, Optional, Union
@@ -11,27 +11,27 @@ from crepe_dist.settings.limits import real, whole
 from crepe_dist.settings.schema import Name, Settings
 
 REFERENCE_BATCH = 128
-MANY = 10**9  # of steps, seconds or epochs: more is a slip of the finger
+MANY = 10**9  # steps, seconds or epochs; more is a typing error
 Weight = Annotated[float, real(0, MANY, open_below=True)]
 
 
 @dataclass
 class OptimizerOptions(Settings, group="optimizer"):
-    """How the parameters are updated.
+    """Optimizer and learning-rate schedule.
 
     Args:
         name: adam, sgd (with momentum) or nag (Nesterov).
-        learning_rate: at a batch of 128 if ``scale_with_batch`` is on, else as it is.
-        momentum: of sgd and nag.
-        weight_decay: L2 term added to the gradient, on weights and biases.
-        clip_norm: largest Euclidean norm of the mean gradient over all parameters; none: not clipped.
-        schedule: constant; halving every ``halve_every`` epochs, ten times at most (the paper's); step, times
-            ``step_factor`` at each epoch of ``step_epochs``; or cosine to zero at the last epoch.
+        learning_rate: initial learning rate; with ``scale_with_batch``, that of a batch of 128 documents.
+        momentum: momentum of sgd and nag.
+        weight_decay: factor of the L2 penalty on weights and biases.
+        clip_norm: largest Euclidean norm of the mean gradient over all parameters; null: no clipping.
+        schedule: constant; halving (every ``halve_every`` epochs, at most ten times, as in the paper); step
+            (multiplied by ``step_factor`` at each epoch of ``step_epochs``); or cosine (to zero at the last epoch).
         halve_every: epochs between two halvings.
-        step_epochs: for schedule step, such as [3, 4.5]; fractions of an epoch count.
-        step_factor: for schedule step.
-        scale_with_batch: multiply the learning rate by data.batch_size / 128, reached by a warm-up.
-        warmup_epochs: epochs of linear warm-up; none: 1 with ``scale_with_batch``, else 0.
+        step_epochs: epochs of schedule step, such as [3, 4.5]; fractions are allowed.
+        step_factor: factor of schedule step.
+        scale_with_batch: multiply the learning rate by data.batch_size / 128, and warm up.
+        warmup_epochs: epochs of linear warm-up; null: 1 with ``scale_with_batch``, else 0.
     """
 
     name: Literal["adam", "sgd", "nag"] = "adam"
@@ -50,34 +50,34 @@ class OptimizerOptions(Settings, group="optimizer"):
         if (self.schedule == "step") != bool(self.step_epochs):
             raise UserError(
                 f"optimizer.schedule is {self.schedule} and optimizer.step_epochs is {self.step_epochs}",
-                "one means nothing without the other",
+                "each requires the other",
                 "give both: --optimizer.schedule step --optimizer.step_epochs '[3, 4]'",
             )
 
     def settings(self) -> dict[str, float]:
-        """Arguments of the MXNet optimiser ``name``."""
+        """Return the arguments of the MXNet optimizer ``name``."""
         settings = {"learning_rate": self.learning_rate, "wd": self.weight_decay}
         return settings if self.name == "adam" else {**settings, "momentum": self.momentum}
 
 
 @dataclass
 class TrainingOptions(Settings, group="training"):
-    """The loop.
+    """Training loop.
 
     Args:
-        epochs: the run ends before the epoch of this number; epochs count from zero.
-        start_epoch: number of the first epoch, where parameters given by ``init_from`` come from earlier ones.
-        init_from: .params file or run folder to start from, in place of random parameters, on the same data or others.
-            The network and its sizes are taken from there; the last layer is new if the classes are others.
-        patience: stop after this many epochs without a better validation accuracy; 0: never. Needs data with a
-            validation part.
-        label_smoothing: share of each label that is spread over all classes, 0 to below 1 (0.1 is usual); probabilities
-            become less extreme.
-        class_weights: of a document in the loss, by its class: none: all count the same; balanced: rare classes count
-            as much as frequent ones; or weights by name, such as {"spam": 3}, 1 for classes that are not named.
-        overfit_batches: train on so many batches only, again and again, and score the same documents: a network that
-            cannot learn these by heart has another fault than too little data. 0: off.
-        seed: decides the initialisation, the order of documents, the dropout and the typing errors.
+        epochs: number of epochs, counted from zero and including those before ``start_epoch``.
+        start_epoch: number of the first epoch, if ``init_from`` has already been trained for some epochs.
+        init_from: .params file or run folder to start from instead of random parameters, on the same or other data.
+            It decides the network and its sizes. If the classes differ, the last layer is initialised anew.
+        patience: stop after this many epochs without a better validation accuracy; 0: never. Requires a validation
+            split.
+        label_smoothing: fraction of each label spread over all classes, from 0 to below 1; 0.1 is common. It makes the
+            predicted probabilities less extreme.
+        class_weights: weight of a document in the loss by its class. none: all equal; balanced: rare classes count as
+            much as frequent ones; or weights by class name, such as {"spam": 3}, with 1 for all other classes.
+        overfit_batches: train on this many batches only, and score the same documents. A network that cannot
+            memorise them has another problem than too little data. 0: off.
+        seed: random seed of initialisation, data order, dropout and typing errors.
     """
 
     epochs: Annotated[int, whole(1, MANY)] = 5
@@ -96,17 +96,17 @@ class TrainingOptions(Settings, group="training"):
             raise UserError(
                 f"training.start_epoch {self.start_epoch} leaves no epoch to train",
                 f"training.epochs is {self.epochs}, and epochs count from zero",
-                "give an epoch below training.epochs",
+                "choose a smaller training.start_epoch, or a larger training.epochs",
             )
 
 
 @dataclass
 class EvaluationOptions(Settings, group="evaluation"):
-    """Scoring of the validation and test parts after each epoch.
+    """Evaluation of the validation and test splits after each epoch.
 
     Args:
-        batch_size: documents a step, over all processes that score.
-        sharded: every process scores its share; off: rank 0 scores everything while the others wait.
+        batch_size: documents per step, over all processes that evaluate.
+        sharded: let every process evaluate its share; off: rank 0 evaluates everything while the others wait.
     """
 
     batch_size: Annotated[int, whole(1, LARGEST_BATCH)] = 512
@@ -115,12 +115,12 @@ class EvaluationOptions(Settings, group="evaluation"):
 
 @dataclass
 class CheckpointOptions(Settings, group="checkpoint"):
-    """What is kept on disk.
+    """Checkpoints and the saved state.
 
     Args:
-        every: steps that may be lost, at most, when a process is killed; the resumable state is saved that often.
-        every_s: seconds of training that may be lost; the smaller of both counts.
-        keep_last: checkpoints of the last epochs that are kept; the best one is kept besides.
+        every: steps between two saves of the resumable state: the most that a killed process loses.
+        every_s: seconds between two saves; whichever of both limits comes first counts.
+        keep_last: number of latest epoch checkpoints to keep, besides the best one.
     """
 
     every: Annotated[int, whole(1, MANY)] = 200
@@ -130,14 +130,14 @@ class CheckpointOptions(Settings, group="checkpoint"):
 
 @dataclass
 class LoggingOptions(Settings, group="logging"):
-    """What is shown and written while training. Has no influence on the result.
+    """Output of training; without influence on the result.
 
     Args:
-        every: steps between two looks at the loss (a look waits for the device).
+        every: steps between two reads of the loss; each waits for the device.
         tensorboard: write TensorBoard events into the run folder.
-        report: write report.html and model_card.md into the run folder when the run is finished.
-        profile: measure the phases of the first 50 steps; the table is shown and written to profile.json in the run
-            folder, beside Horovod's timeline if gradients pass through Horovod. Slows these steps down a little.
+        report: write report.html and model_card.md into the run folder at the end of the run.
+        profile: measure the phases of the first 50 steps, which slows them slightly. Prints a table, writes
+            profile.json into the run folder, and Horovod's timeline as well if Horovod synchronises the gradients.
     """
 
     every: Annotated[int, whole(1, MANY)] = 10
@@ -148,16 +148,16 @@ class LoggingOptions(Settings, group="logging"):
 
 @dataclass
 class SafetyOptions(Settings, group="safety"):
-    """What ends a run that went wrong.
+    """Checks that end a faulty run.
 
     Args:
-        watchdog_s: seconds without progress after which a process counts as hung, and all are ended with their stacks
-            written down; ten times the longest step, if that is more.
-        grace_s: seconds that the scheduler leaves between asking to stop (SIGTERM) and killing. If they are too few
-            for a step and a save, training does not begin. none: not checked.
-        digest_every: steps between two comparisons of the parameters over the processes; also before each save.
-        nonfinite: what to do where a loss or gradient is infinite or not a number: stop, or skip the step. Nothing of
-            such a step reaches the parameters in either case.
+        watchdog_s: seconds without progress after which a process counts as hung, but at least ten times the longest
+            step. All processes then write their stacks and end.
+        grace_s: seconds that the scheduler leaves between SIGTERM and SIGKILL. Training does not start if they are
+            too few for a step and a save. null: not checked.
+        digest_every: steps between two checks for replica divergence; it is also checked before each save.
+        nonfinite: reaction to a non-finite loss or gradient: stop the run, or skip the step. Neither changes the
+            parameters.
     """
 
     watchdog_s: Annotated[float, real(0, MANY, open_below=True)] = 120

@@ -1,4 +1,4 @@
-"""YAML of settings, which may come from elsewhere: plain values, lists and mappings of them, and nothing more."""
+"""Reader of YAML settings from untrusted files: plain values, lists and mappings only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_DEPTH = 8
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML 1.1 without dates, and with the numbers of YAML 1.2: 1e-3 is one."""
+    """Loader of YAML 1.1 without dates, but with the numbers of YAML 1.2, such as 1e-3."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
         letter: [(tag, form) for tag, form in forms if tag != "tag:yaml.org,2002:timestamp"]
@@ -31,10 +31,10 @@ _Loader.add_implicit_resolver(
 
 
 def load(text: str) -> Any:
-    """Read some YAML, after a look at its structure: what builds the value recurses and follows aliases.
+    """Parse YAML after a check of its structure, because PyYAML's constructor recurses and expands aliases.
 
     Raises:
-        yaml.YAMLError: not YAML, or with anchors, aliases or tags, nested too deep, or too long.
+        yaml.YAMLError: invalid YAML; anchors, aliases or tags; nested too deeply; or too long.
         ValueError: a number with thousands of digits.
     """
     if len(text) > MAX_BYTES:
@@ -43,32 +43,32 @@ def load(text: str) -> Any:
     for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
         line = event.start_mark.line + 1 if event.start_mark else 0
         if getattr(event, "anchor", None):  # an alias has one too
-            raise yaml.YAMLError(f"an anchor or alias in line {line}: write out what is meant")
+            raise yaml.YAMLError(f"an anchor or alias in line {line}: write out the value instead")
         if tag := getattr(event, "tag", None):
-            raise yaml.YAMLError(f"the tag {tag[:40]} in line {line}: plain values only")
+            raise yaml.YAMLError(f"the tag {tag[:40]} in line {line}: only plain values are allowed")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH or count > MAX_EVENTS:
-            raise yaml.YAMLError("deeper or more than settings are")
+            raise yaml.YAMLError("nested too deeply, or too many values")
     return yaml.load(text, Loader=_Loader)
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read the settings in a file, as mapped by name.
+    """Read a settings file into a mapping.
 
     Raises:
-        UserError: no regular file, too long, not UTF-8, not YAML, or no settings.
+        UserError: the file is not a regular file, too long, not UTF-8, not YAML, or not a mapping.
     """
     try:
         settings = load(read_bytes(path, MAX_BYTES).decode("utf-8"))
         if settings is None:
             return {}
         if not isinstance(settings, dict):
-            raise ValueError("it holds no settings of the form `name: value`")
+            raise ValueError("it has no settings of the form `name: value`")
     except UnicodeDecodeError as error:
         raise UserError(
             f"the settings in {path} cannot be used", "they are not UTF-8", "save the file as UTF-8"
         ) from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         why = (error.strerror if isinstance(error, OSError) else "") or " ".join(str(error).split())
-        raise UserError(f"the settings in {path} cannot be used", why, "configs/ has files to begin with") from error
+        raise UserError(f"the settings in {path} cannot be used", why, "start from a file in configs/") from error
     return settings

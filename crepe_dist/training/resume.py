@@ -49,7 +49,7 @@ def resume(run: RunState, folder: RunFolder, world: World, metrics: Metrics, dis
     Returns:
         The state, ``None`` for a run that starts.
     """
-    found = world.agree(
+    found: Found | None = world.agree(
         "saved state", lambda: state.load_newest(folder.state), same=lambda found: found and found.path.name
     )
     metrics.resume(found.snapshot.progress if found else run.progress)
