@@ -416,8 +416,8 @@ def test_a_dry_run_shows_shapes_memory_and_time_and_writes_nothing(data, tmp_pat
 @pytest.mark.parametrize(
     ("wrong", "what"),
     [
-        ("--training.label_smoothing=1", "training.label_smoothing is 1.0"),
-        ('--training.class_weights={"first": 0}', "training.class_weights is {'first': 0.0}"),
+        ("--training.label_smoothing=1", "training.label_smoothing is 1\n"),
+        ('--training.class_weights={"first": 0}', "training.class_weights is {'first': 0}"),
         ('--training.class_weights={"fourth": 2}', "names fourth, which is no class"),
         ("--data.micro_batch_size=0", "data.micro_batch_size is 0"),
         ("--overfit-batches=-1", "--overfit-batches is -1"),
