@@ -1,4 +1,4 @@
-"""Prepares data: `python -m crepe_dist.prepare SOURCE... --out DIR`."""
+"""Prepare a data set: `python -m crepe_dist.prepare SOURCE... --out DIR`."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ EXAMPLES = """  python -m crepe_dist.prepare sample --out data/sample
   python -m crepe_dist.prepare --verify data/reviews
 """
 AMAZON = "amazon7"
-AUTO = "auto"  # found from the training texts
-USUAL = "usual"  # of the mode
+AUTO = "auto"  # fitted to the training texts
+USUAL = "usual"  # the standard alphabet of the mode
 
 
 def main() -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(each) != signal.SIG_IGN:  # as for a job in the background of a script
+        if signal.getsignal(each) != signal.SIG_IGN:  # stay immune if the shell asks for it, as for background jobs
             signal.signal(each, _stop)
     given = parser().parse_args()
     try:
@@ -59,12 +59,12 @@ def main() -> None:
     except OSError as error:
         name = error.filename if isinstance(error.filename, str) else "a file"
         raise UserError(
-            f"{name} cannot be used", error.strerror or str(error), "choose another, or see to it that it can be used"
+            f"{name} cannot be used", error.strerror or str(error), "solve that, or choose another"
         ) from error
 
 
 def _stop(*_: object) -> None:
-    """Stopped by a scheduler is as stopped by Ctrl-C. Another signal, while things are put right, changes nothing."""
+    """Handle SIGTERM like Ctrl-C, and ignore further signals during the clean-up."""
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
@@ -74,7 +74,7 @@ def _run(given: argparse.Namespace) -> None:
     if given.verify is not None:
         _check_alone(given, "verify", {"verify"})
         verify(open_dataset(given.verify))
-        print(f"{given.verify} is as it was prepared")
+        print(f"{given.verify} is unchanged since it was prepared")
         return
     if not given.source:
         raise UserError("there is nothing to prepare", remedy="python -m crepe_dist.prepare --help shows examples")
@@ -83,7 +83,7 @@ def _run(given: argparse.Namespace) -> None:
     if given.source == [AMAZON]:
         _take_amazon(given)
     if given.out is None:
-        raise UserError("--out is needed", "it names the folder to make", "--out data/NAME")
+        raise UserError("--out is missing", "it names the folder to create", "add --out data/NAME")
     from crepe_dist.reports import data_page  # with matplotlib it takes 0.5 s to import, which --help need not wait for
 
     _show(_steps(given, data_page.page), given.out, data_page.show)
@@ -98,58 +98,76 @@ def _check_alone(given: argparse.Namespace, flag: str, taken: set[str]) -> None:
     ]
     if more:
         raise UserError(
-            f"--{flag} does not take {', '.join(more)}", "that was decided when the data were prepared", "leave it out"
+            f"--{flag} cannot be combined with {', '.join(more)}",
+            "this was decided when the data were prepared",
+            "leave it out",
         )
 
 
 def parser() -> arguments.Parser:
     flags = arguments.parser(
         "prepare",
-        "Encode texts once into a folder to train on. SOURCE is a file (CSV, TSV, JSON Lines, Parquet, plain or .gz), "
-        "a folder of files named train*, test*, validation*, a folder with a folder for each class, `-` for a pipe, "
-        "`sample`, or `amazon7`; several at once are joined.",
+        "Encode texts as a data set folder for training. SOURCE is a file (CSV, TSV, JSON Lines, Parquet, plain or "
+        ".gz), a folder of files named train*, test*, validation*, a folder with a subfolder for each class, `-` for a "
+        "pipe, `sample`, or `amazon7`; several sources are joined.",
         EXAMPLES,
     )
     flags.add_argument("source", nargs="*", metavar="SOURCE", help="files, folders, -, sample or amazon7")
-    flags.add_argument("--out", type=Path, metavar="DIR", help="folder to make")
+    flags.add_argument("--out", type=Path, metavar="DIR", help="folder to create")
     flags.add_argument("--overwrite", action="store_true", help="replace --out if it is a prepared folder")
     flags.add_argument("--verify", type=Path, metavar="DIR", help="compare a prepared folder with its checksums")
 
-    group = flags.add_argument_group("how the sources are read")
-    group.add_argument("--format", "--input-format", choices=FORMATS, help="default: by name and content")
+    group = flags.add_argument_group("reading")
+    group.add_argument("--format", "--input-format", choices=FORMATS, help="default: detected from name and content")
     arguments.add_header(group)
     group.add_argument(
         "--label",
         "--label-column",
         metavar="COLUMN",
-        help="name, or number from 1; default: by usual names, or the first",
+        help="column of the label, by name or number from 1; default: a column with a usual name, or the first",
     )
     group.add_argument(
-        "--text", "--text-column", metavar="COLUMN", help="default: by usual names, or all but the label"
+        "--text",
+        "--text-column",
+        metavar="COLUMN",
+        help="column of the text; default: a column with a usual name, or all but the label",
     )
-    group.add_argument("--title", "--title-column", metavar="COLUMN", help="is joined with the text as `title | text`")
+    group.add_argument(
+        "--title", "--title-column", metavar="COLUMN", help="column to join with the text as `title | text`"
+    )
     group.add_argument(
         "--max-bad",
         type=real(0, 1),
         default=MAX_BAD,
         metavar="SHARE",
-        help="share of unusable rows allowed; default: 0.01",
+        help="maximum share of unusable rows; default: 0.01",
     )
 
-    group = flags.add_argument_group("which rows go where")
-    group.add_argument("--test", metavar="FILE|SHARE", default=None, help="test part; default: its files, else 0.2")
-    group.add_argument("--validation", metavar="FILE|SHARE", default=None, help="to choose the best epoch; default: 0")
-    group.add_argument("--stratified", action="store_true", help="the same shares of every class")
+    group = flags.add_argument_group("selection of rows")
     group.add_argument(
-        "--max-per-class", type=whole(1, 10**12), metavar="N", help="a uniform random sample of N rows a class"
-    )
-    group.add_argument("--dedupe", choices=DEDUPE, default="no", help="leave repeated rows out; near: but for case, "
-                       "spaces and punctuation; default: no")  # fmt: skip
-    group.add_argument(
-        "--align", type=whole(1, 10**9), metavar="N", help="training rows are a multiple of N; the rest is tested on"
+        "--test", metavar="FILE|SHARE", default=None, help="test split; default: the sources' own test files, else 0.2"
     )
     group.add_argument(
-        "--seed", type=whole(0, (1 << 32) - 1), default=0, metavar="N", help="decides which rows; default: 0"
+        "--validation", metavar="FILE|SHARE", default=None, help="split for choosing the best epoch; default: 0"
+    )
+    group.add_argument("--stratified", action="store_true", help="split every class in the same proportions")
+    group.add_argument(
+        "--max-per-class", type=whole(1, 10**12), metavar="N", help="sample at most N rows per class, uniformly"
+    )
+    group.add_argument(
+        "--dedupe",
+        choices=DEDUPE,
+        default="no",
+        help="drop repeated texts; near ignores case, spaces and punctuation; default: no",
+    )
+    group.add_argument(
+        "--align",
+        type=whole(1, 10**9),
+        metavar="N",
+        help="make the number of training rows a multiple of N; the remainder goes to the test split",
+    )
+    group.add_argument(
+        "--seed", type=whole(0, (1 << 32) - 1), default=0, metavar="N", help="random seed of the selection; default: 0"
     )
 
     group = flags.add_argument_group("encoding")
@@ -158,32 +176,36 @@ def parser() -> arguments.Parser:
         "--feature-len",
         type=whole(1, LONGEST_DOCUMENT, AUTO),
         metavar="L",
-        help=f"characters a document; auto: 99 %% of the training texts are read whole, at most {LONGEST_FITTED}; "
+        help=f"characters per document; auto keeps 99 %% of the training texts whole, at most {LONGEST_FITTED}; "
         f"default: auto, sample {SAMPLE_FEATURE_LEN}, {AMAZON} {amazon.FEATURE_LEN}",
     )
-    arguments.add_fold_accents(group, "in mode notebook and with another alphabet")
+    arguments.add_fold_accents(group, "in mode notebook and with a custom alphabet")
     group.add_argument(
         "--alphabet",
         metavar="usual|auto|FILE",
-        help="characters that are known; usual: those of the mode; auto: the most frequent of the training texts; "
-        "FILE: as in another prepared folder, or a checkpoint's .json; default: usual, or auto where that reads "
-        f"{100 * MISSED:g} %% more of the characters",
+        help="known characters; usual: the standard alphabet of the mode; auto: the most frequent characters of the "
+        "training texts; FILE: the alphabet of a prepared folder or of a checkpoint's .json; default: usual, or auto "
+        f"if that covers {100 * MISSED:g} %% more of the characters",
     )
 
     group = flags.add_argument_group("many cores, many machines")
-    group.add_argument("--processes", type=whole(1, 4096), metavar="N", help="default: one for each core")
+    group.add_argument(
+        "--processes", type=whole(1, 4096), metavar="N", help="number of worker processes; default: one per core"
+    )
     group.add_argument("--part", type=_share, metavar="I/N", default=Share(), help="read the I-th of N parts")
-    group.add_argument("--merge", action="store_true", help="SOURCE are the folders of all N parts")
+    group.add_argument("--merge", action="store_true", help="merge parts; SOURCE are the folders of all N parts")
 
     group = flags.add_argument_group(AMAZON)
-    group.add_argument("--url", default=amazon.URL, help=f"where the files are; default: {amazon.URL}")
-    group.add_argument("--downloads", type=Path, default=Path("data/downloads"), help="default: data/downloads")
+    group.add_argument("--url", default=amazon.URL, help=f"address of the files' folder; default: {amazon.URL}")
+    group.add_argument(
+        "--downloads", type=Path, default=Path("data/downloads"), help="folder for the files; default: data/downloads"
+    )
     return flags
 
 
 def _steps(given: Any, page: Callable[[dict[str, Any]], str]) -> Steps:
     reading = Reading(given.format, given.header, Wanted(given.label, given.title, given.text))
-    how = How(reading, given.max_bad, given.processes, given.part, given.overwrite, _typed(), page)
+    how = How(reading, given.max_bad, given.processes, given.part, given.overwrite, _command_line(), page)
     if given.merge:
         return merge_in_steps([Path(name) for name in given.source], given.out, how)
     test, validation = _file_or_share(given.test), _file_or_share(given.validation)
@@ -213,30 +235,30 @@ def _steps(given: Any, page: Callable[[dict[str, Any]], str]) -> Steps:
 def _fitted_alphabet(given: Any) -> Alphabet:
     if given.alphabet == AUTO:
         return "made"
-    # Mode notebook is there for parameters that were published for its alphabet.
+    # Mode notebook exists for the published parameters, which need its standard alphabet.
     return "needed" if given.alphabet is None and given.mode != "notebook" else "given"
 
 
 def _alphabet_of(path: Path) -> str:
-    """The alphabet that a manifest or the description of a checkpoint names."""
+    """Read the custom alphabet of a prepared folder or a checkpoint's description."""
     path = path / MANIFEST if path.is_dir() else path
     try:
         encoding = Encoding.from_dict(read_json(path)["encoding"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"--alphabet: {path} has none",
+            f"--alphabet: {path} has no alphabet",
             f"{type(error).__name__}: {error}"[:300],
             "give auto, a prepared folder, or the .json beside a checkpoint",
         ) from error
     if not encoding.is_custom:
         raise UserError(
-            f"--alphabet: {path} has none of its own", remedy=f"--mode {encoding.mode} gives the alphabet that it has"
+            f"--alphabet: {path} has no custom alphabet", remedy=f"use --mode {encoding.mode}, whose alphabet it has"
         )
     return encoding.alphabet
 
 
 def _take_amazon(given: Any) -> None:
-    """The notebook's choices, where no others are given: the files, the cap, the alignment, the folder."""
+    """Download the notebook's data, and use its settings where the user gave none."""
     given.out = given.out or Path("data") / AMAZON
     given.max_per_class = amazon.MAX_PER_CLASS if given.max_per_class is None else given.max_per_class
     given.align = amazon.BATCH_SIZE if given.align is None else given.align
@@ -262,7 +284,7 @@ def _check_shares(sources: Sources, test: str | float | None, validation: str | 
     for part, value in (("test", test), ("validation", validation)):
         if isinstance(value, float) and value > 0 and part in sources.parts:
             raise UserError(
-                f"--{part} {value:g} is not taken: the sources have a {part} part of their own",
+                f"--{part} {value:g} cannot be used: the sources have their own {part} split",
                 ", ".join(source.name for source in sources.files if source.part == part)[:200],
                 f"leave --{part} out, or name the training files alone",
             )
@@ -275,7 +297,7 @@ def _share(text: str) -> Share:
     return Share(int(index) - 1, int(of))
 
 
-def _typed() -> str:
+def _command_line() -> str:
     return printable(shlex.join(["python", "-m", "crepe_dist.prepare", *sys.argv[1:]]))
 
 
@@ -289,14 +311,14 @@ def _show(steps: Steps, out: Path, report: Callable[[dict[str, Any], Console, st
                 break
     if "of" in summary:
         print(f"part {summary['part']} of {summary['of']}: {summary['rows']:,} rows in {printable(out)}")
-        print("when all parts are made: python -m crepe_dist.prepare --merge PART... --out DIR")
+        print("when all parts are complete: python -m crepe_dist.prepare --merge PART... --out DIR")
     else:
         report(summary, Console(), printable(out))
 
 
 @contextmanager
 def _bar() -> Iterator[Callable[[Progress], None]]:
-    """One progress bar for each thing that is done, on a terminal; nothing where the output goes elsewhere."""
+    """Show a progress bar for each phase, if standard error is a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Bar(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         tasks: dict[str, TaskID] = {}
@@ -310,4 +332,4 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
 
 
 if __name__ == "__main__":
-    command.run(main, interrupted=f"stopped; nothing half-made is left. To do it: {_typed()}")
+    command.run(main, interrupted=f"stopped and cleaned up. To start again: {_command_line()}")

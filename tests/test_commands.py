@@ -32,23 +32,23 @@ def test_prepare(tmp_path, complaint):
     assert "100 documents in 3 classes" in printed
     assert "out/report.html" in printed
     assert open_dataset(tmp_path / "out").encoding.mode == "full"
-    assert "as it was prepared" in run(command("prepare", "--verify", "out"), tmp_path)
+    assert "is unchanged since it was prepared" in run(command("prepare", "--verify", "out"), tmp_path)
     (tmp_path / "train.csv").write_text("1,a\n")
     (tmp_path / "test.csv").write_text("1,a\n")
     for flags, message in (
         ([], "there is nothing to prepare"),
-        (["mine.csv"], "--out is needed"),
+        (["mine.csv"], "--out is missing"),
         (["mine.csv", "--out", "out"], "out exists"),
         (["nowhere.csv", "--out", "new"], "nowhere.csv does not exist"),
         (["mine.csv", "--out", "new", "--processes", "0"], "--processes is 0"),
         (["mine.csv", "--out", "new", "--max-bad", "2"], "--max-bad is 2"),
         (["mine.csv", "--out", "new", "--test", "1.5"], "the test fraction is 1.5"),
         (["mine.csv", "--out", "new", "--test", "nowhere.csv"], "nowhere.csv does not exist"),
-        ([".", "--out", "new", "--test", "0.5"], "--test 0.5 is not taken"),
+        ([".", "--out", "new", "--test", "0.5"], "--test 0.5 cannot be used"),
         ([".", "--out", "new", "--align", "8"], "--align cannot be used"),
         (["--merge", "mine.csv", "--out", "new"], "is not a finished part"),
-        (["--merge", "a", "b", "--out", "new", "--dedupe", "near"], "--merge does not take --dedupe"),
-        (["--verify", "out", "mine.csv"], "--verify does not take SOURCE"),
+        (["--merge", "a", "b", "--out", "new", "--dedupe", "near"], "--merge cannot be combined with --dedupe"),
+        (["--verify", "out", "mine.csv"], "--verify cannot be combined with SOURCE"),
         (["mine.csv", "--out", "new", "--seed", str(1 << 61)], "--seed is"),
         (["mine.csv", "--out", "new", "--feature-len", str(10**13)], "--feature-len is"),
         (["mine.csv", "--out", "new", "--label", "9" * 5000], "has no column"),

@@ -70,11 +70,11 @@ def test_other_data_can_be_given_a_checkpoint_s_alphabet(place, complaint):
 def test_alphabets_that_are_none(place, complaint):
     (place / "none.json").write_text("[1]")
     for given, message in (
-        ("nowhere", "nowhere has none"),
-        ("letters.csv", "letters.csv has none"),
-        ("none.json", "none.json has none"),
+        ("nowhere", "nowhere has no alphabet"),
+        ("letters.csv", "letters.csv has no alphabet"),
+        ("none.json", "none.json has no alphabet"),
     ):
         assert message in complaint("prepare", "letters.csv", "--out", "new", "--alphabet", given, cwd=place)
     run(command("prepare", "letters.csv", "--out", "full", "--mode", "full", "--alphabet", "usual"), place)
     said = complaint("prepare", "letters.csv", "--out", "new", "--alphabet", "full", cwd=place)
-    assert "--mode full gives the alphabet" in said
+    assert "use --mode full, whose alphabet it has" in said

@@ -1,1 +1,1 @@
-"""The network on a CPU in C++, compiled when the package is installed; `library.py` finds the build for a processor."""
+"""C++ kernels of the networks for CPUs, compiled at installation; `library.py` selects the build for the processor."""

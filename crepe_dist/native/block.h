@@ -1,11 +1,11 @@
-// The one product that all layers are made of: a block of 32 × 32 float32 sums.
+// The matrix product that all layers are built on: a block of 32 × 32 float32 sums.
 //
-// An element is a float, or a bfloat16 whose products with its neighbour along k are added in one instruction
-// (PAIR = 2). A block is
+// Elements are float, or bfloat16 with PAIR = 2: one instruction multiplies and adds two neighbours along k. A block
+// computes
 //
 //     c[m][n] (+)= sum over tap, k of a[m + tap][k] * b[tap][k][n],    0 <= m, n < 32
 //
-// a: rows of lda elements, k contiguous. With taps > 1 it is a convolution along the rows without a copy of them.
+// a: rows of lda elements, k contiguous. With taps > 1 this is a convolution along the rows, without copying them.
 // b: a panel [taps * k / PAIR][32][PAIR], contiguous.
 // k is a multiple of 32.
 #pragma once
@@ -19,7 +19,7 @@ template <> inline constexpr long PAIR<bfloat16> = 2;
 
 // ---- float32 ---------------------------------------------------------------------------------------------------
 
-constexpr long ROWS = LANES == 16 ? 8 : 2;  // of a block at a time: as many sums as there are registers
+constexpr long ROWS = LANES == 16 ? 8 : 2;  // rows at a time: their sums fit in the registers
 
 inline void block(const float* a, long lda, long taps, long k, const float* b, float* c, long ldc, bool accumulate) {
     constexpr long COLUMNS = BLOCK / LANES;
@@ -45,7 +45,7 @@ inline void block(const float* a, long lda, long taps, long k, const float* b, f
     }
 }
 
-// ---- bfloat16, float32 sums --------------------------------------------------------------------------------------
+// ---- bfloat16 with float32 sums ----------------------------------------------------------------------------------
 
 #if defined(__AMX_BF16__)
 
@@ -69,7 +69,7 @@ inline void block(
         const bfloat16* top = a + tap * lda;
         const bfloat16* bottom = top + 16 * lda;
         for (long i = 0; i < k; i += 32, b += 32 * BLOCK) {
-            // The tile loads alone leave a quarter of the speed to waiting for the second-level cache.
+            // Without this prefetch, waiting for the L2 cache takes a quarter of the time.
             for (long line = 0; line < 32; ++line) _mm_prefetch(b + 32 * BLOCK + 32 * line, _MM_HINT_T0);
             _tile_loadd(4, top + i, lda * 2);
             _tile_loadd(6, b, 2 * BLOCK * 2);
@@ -87,7 +87,7 @@ inline void block(
     _tile_stored(3, c11, stride);
 }
 
-// The tile registers of one thread, for as long as it computes blocks.
+// Configures the thread's tile registers while it computes blocks.
 class Tiles {
   public:
     Tiles() {

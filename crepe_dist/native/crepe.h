@@ -1,7 +1,7 @@
-// The whole network on a CPU: logits, and the gradients of the loss.
+// The Crepe network on a CPU: logits, and the gradients of the loss.
 //
-// A thread takes a stretch of a few documents through all convolutions while they are in its cache. The dense layers,
-// whose weights are many, take the whole batch at once.
+// Each thread takes a few documents at a time (a chunk) through all convolutions while they are in its cache. The dense
+// layers have many weights, so they process the whole batch at once.
 #pragma once
 
 #include <omp.h>
@@ -15,8 +15,8 @@
 #include "memory.h"
 
 constexpr int CONVOLUTIONS = 6;
-constexpr long TAPS[CONVOLUTIONS] = {7, 7, 3, 3, 3, 3};  // pooled after 0, 1 and 5
-constexpr long GUARD = 2 * BLOCK;                        // rows that may be read behind and before the last and first
+constexpr long TAPS[CONVOLUTIONS] = {7, 7, 3, 3, 3, 3};  // kernel widths; pools follow 0, 1 and 5
+constexpr long GUARD = 2 * BLOCK;                        // rows before the first and after the last that may be read
 
 struct Shape {
     long alphabet, length, classes, filters, units;
@@ -97,14 +97,14 @@ template <class T> class Crepe final : public Engine {
                     [&](long row, long column, const float* sums) { hidden_gradient(i, row, column, sums); });
             }
 #pragma omp for schedule(static)
-            for (long first = 0; first < rows_; first += stretch_)
-                backward(first, std::min(stretch_, rows_ - first), own);
+            for (long first = 0; first < rows_; first += chunk_)
+                backward(first, std::min(chunk_, rows_ - first), own);
             sum_up(gradients);
         }
     }
 
   private:
-    // What a thread has to itself.
+    // Memory of one thread.
     struct Own {
         Buffer<T> rows[2], turned, packed, pooled;
         Buffer<float> total[CONVOLUTIONS], bias[CONVOLUTIONS];
@@ -126,26 +126,26 @@ template <class T> class Crepe final : public Engine {
     long positions_[3];  // after each pool
     long widths_[4];     // features, units, units, classes
 
-    std::vector<const float*> parameters_;  // where they were at the last `set`; for the backward pass of that step
+    std::vector<const float*> parameters_;  // from the last `set`, for the backward pass of the same step
     Buffer<float> table_, bias_[CONVOLUTIONS], dense_bias_[3];
     Buffer<T> forward_[CONVOLUTIONS], backward_[CONVOLUTIONS], dense_[3];
 
-    long rows_ = 0, stretch_ = 1, few_ = 1;  // documents: of the batch, of a stretch, of a part of it for layer 1
+    long rows_ = 0, chunk_ = 1, few_ = 1;  // documents in the batch, in a chunk, and at a time in convolution 1
     Buffer<uint8_t> codes_, from_[3];
-    Buffer<T> inputs_[CONVOLUTIONS];  // of the convolutions 1 to 5
+    Buffer<T> inputs_[CONVOLUTIONS];  // inputs of convolutions 1 to 5
     Buffer<T> activations_[3];        // inputs of the dense layers
-    Buffer<T> gradients_[4];          // of activations_, and of the logits
+    Buffer<T> gradients_[4];          // gradients of activations_ and of the logits
     Buffer<T> turned_;
     Buffer<float> sums_, logits_;
     Dropout dropout_{0, 0};
 
-    long stride(int i) const { return positions_[i > 1]; }  // rows a document in the input of convolution i
+    long stride(int i) const { return positions_[i > 1]; }  // rows per document in the input of convolution i
 
     void prepare(long rows, bool training) {
-        // About 400 rows at a time: enough for the products, few enough for the first-level cache.
+        // About 400 rows at a time: enough for efficient products, few enough for the L1 cache.
         rows_ = rows;
-        stretch_ = std::max(1L, std::min(448 / positions_[1], (rows + threads_ - 1) / threads_));
-        few_ = std::max(1L, std::min(stretch_, 448 / positions_[0]));
+        chunk_ = std::max(1L, std::min(448 / positions_[1], (rows + threads_ - 1) / threads_));
+        few_ = std::max(1L, std::min(chunk_, 448 / positions_[0]));
         codes_.need(rows * shape_.length);
         for (int i = 0; i < 3; ++i) from_[i].need(rows * positions_[i] * width_);
         for (int i = 1; i < CONVOLUTIONS; ++i) inputs_[i].need((rows * stride(i) + GUARD) * width_);
@@ -156,17 +156,17 @@ template <class T> class Crepe final : public Engine {
         }
         if (training) turned_.need(padded(rows) * std::max(padded(shape_.units), padded(shape_.classes)));
         sums_.need(padded(rows) * std::max(padded(shape_.units), padded(shape_.classes)));
-        const long longest = std::max(few_ * positions_[0], stretch_ * positions_[1]);
+        const long longest = std::max(few_ * positions_[0], chunk_ * positions_[1]);
         for (Own& own : own_) {
-            own.pooled.need(stretch_ * positions_[2] * width_);
-            own.rows[0].need((stretch_ * positions_[0] + 2 * GUARD) * width_);
+            own.pooled.need(chunk_ * positions_[2] * width_);
+            own.rows[0].need((chunk_ * positions_[0] + 2 * GUARD) * width_);
             if (!training) continue;
-            own.rows[1].need((stretch_ * positions_[0] + 2 * GUARD) * width_);
+            own.rows[1].need((chunk_ * positions_[0] + 2 * GUARD) * width_);
             own.turned.need(width_ * (padded(longest) + BLOCK));
             own.packed.need(std::max(width_ * padded(longest),
                                      BLOCK * std::max({padded(rows), units_, padded(shape_.classes)})));
         }
-        // Rows of an earlier, larger batch must not count in the sums over rows.
+        // Clear rows of an earlier, larger batch: the sums over rows include the padding.
         for (int i = 0; i < 3; ++i) {
             const long width = padded(widths_[i]);
             std::memset(static_cast<void*>(activations_[i].get() + rows * width), 0,
@@ -200,15 +200,15 @@ template <class T> class Crepe final : public Engine {
                 }
     }
 
-    // All layers but the last bias, which sums_ then lack.
+    // Computes all layers except the bias of the last one; leaves its products in sums_.
     void activate(const uint8_t* codes, long stride, uint64_t first_row) {
 #pragma omp parallel num_threads(threads_)
         {
             Tiles tiles;
             Own& own = own_[omp_get_thread_num()];
 #pragma omp for schedule(static)
-            for (long first = 0; first < rows_; first += stretch_)
-                convolutions(codes, stride, first, std::min(stretch_, rows_ - first), own);
+            for (long first = 0; first < rows_; first += chunk_)
+                convolutions(codes, stride, first, std::min(chunk_, rows_ - first), own);
             for (int i = 0; i < 3; ++i) {
                 dense(activations_[i].get(), padded(rows_), widths_[i], widths_[i + 1], dense_[i].get(), sums_.get());
                 if (i < 2) hidden(i, first_row);
@@ -251,7 +251,7 @@ template <class T> class Crepe final : public Engine {
         }
     }
 
-    // Bias, ReLU and dropout of the hidden dense layer i: sums_ → activations_[i + 1].
+    // Applies bias, ReLU and dropout of hidden dense layer i: sums_ → activations_[i + 1].
     void hidden(int i, uint64_t first_row) {
         const float* bias = dense_bias_[i].get();
         const float scale = float(1 / (1 - dropout_.probability));
@@ -267,7 +267,7 @@ template <class T> class Crepe final : public Engine {
             }
     }
 
-    // A dropped unit and one that ReLU holds are both zero in the activations, and pass nothing on.
+    // Masks the gradient: units that are zero, by dropout or ReLU, pass no gradient on.
     void hidden_gradient(int i, long row, long column, const float* sums) {
         const long width = padded(widths_[i]);
         const float scale = i > 0 ? float(1 / (1 - dropout_.probability)) : 1.0f;
@@ -291,7 +291,8 @@ template <class T> class Crepe final : public Engine {
         std::memset(static_cast<void*>(gradients_[3].get()), 0, padded(rows_) * width * sizeof(T));
         std::vector<float> gradient(shape_.classes);
         for (long row = 0; row < rows_; ++row) {
-            losses[row] = objective_(logits + row * shape_.classes, behind(batch, row, shape_.length), gradient.data());
+            const uint8_t* label = label_bytes(batch, row, shape_.length);
+            losses[row] = objective_(logits + row * shape_.classes, label, gradient.data());
             for (long n = 0; n < shape_.classes; ++n) put(gradients_[3].get()[row * width + n], gradient[n]);
         }
     }
@@ -335,7 +336,7 @@ template <class T> class Crepe final : public Engine {
                                  own.bias[0].get());
     }
 
-    // The totals of all threads, in the layout of Gluon.
+    // Sums the gradients of all threads into Gluon's layout.
     void sum_up(float* const* gradients) {
         const long filters = shape_.filters, side = width_ / BLOCK;
 #pragma omp for schedule(static)

@@ -1,12 +1,12 @@
-// Dense layers over a whole batch, each function called by all threads of a parallel region and sharing its work out.
+// Dense layers over a whole batch. All threads of a parallel region call each function and share its work.
 //
-// Weights are float32 [outputs][inputs], as Gluon keeps them. Activations are rows [padded(documents)][padded(width)],
-// zero where padded.
+// Weights are float32 [outputs][inputs], as in Gluon. Activations are [padded(documents)][padded(width)], padded with
+// zeros.
 #pragma once
 
 #include "layers.h"
 
-// Up to LANES of `count` numbers; 0 behind them.
+// Loads up to LANES of `count` values, padded with 0.
 inline Lanes load_some(const float* from, long count) {
     if (count >= LANES) return load(from);
     float values[LANES] = {};
@@ -14,13 +14,13 @@ inline Lanes load_some(const float* from, long count) {
     return load(values);
 }
 
-// Row `row` of weights [rows][width] (paired with the next one for bfloat16), from `column` on, 0 outside.
+// Row `row` of weights [rows][width] from `column` on, paired with the next row for bfloat16; 0 outside.
 template <class T> Bits weight_pair(const float* weights, long row, long rows, long width, long column) {
     const auto at = [&](long r) { return r < rows ? load_some(weights + r * width + column, width - column) : Lanes{}; };
     return PAIR<T> == 2 ? paired(at(row), at(row + 1)) : (Bits)at(row);
 }
 
-// Neighbouring inputs of an output as words of pairs.
+// Converts neighbouring inputs of an output to words of pairs.
 inline void narrow(const float* from, long count, uint32_t* to, float) {
     for (long i = 0; i < 16; i += LANES) store((float*)to + i, load_some(from + i, count - i));
 }
@@ -28,7 +28,7 @@ inline void narrow(const float* from, long count, uint32_t* to, bfloat16) {
     for (long i = 0; i < 32; i += LANES) store((bfloat16*)to + i, load_some(from + i, count - i));
 }
 
-// Weights → panels [padded(outputs) / 32][padded(inputs) / PAIR][32][PAIR].
+// Packs weights into panels [padded(outputs) / 32][padded(inputs) / PAIR][32][PAIR].
 template <class T> void dense_panels(const float* weights, long outputs, long inputs, T* out) {
     constexpr long SIDE = 16;
     const long depth = padded(inputs);
@@ -44,9 +44,9 @@ template <class T> void dense_panels(const float* weights, long outputs, long in
     }
 }
 
-// sums [rows][padded(outputs)] = in [rows][padded(inputs)] times the panels; rows is a multiple of 32.
+// sums [rows][padded(outputs)] = in [rows][padded(inputs)] × panels; rows is a multiple of 32.
 template <class T> void dense(const T* in, long rows, long inputs, long outputs, const T* panels, float* sums) {
-    constexpr long CHUNK = 512;  // of the inputs, so that these columns of all rows stay in the second-level cache
+    constexpr long CHUNK = 512;  // inputs at a time: these columns of all rows fit in the L2 cache
     const long depth = padded(inputs), width = padded(outputs);
 #pragma omp for schedule(static)
     for (long output = 0; output < width; output += BLOCK)
@@ -56,7 +56,8 @@ template <class T> void dense(const T* in, long rows, long inputs, long outputs,
                       panels + output * depth + first * BLOCK, sums + row * width + output, width, first > 0);
 }
 
-// Gradient of the input, in scratch packed, T [padded(outputs)][32] of each thread, given to finish(row, input, sums [32][32]) block by block.
+// Gradient of the input: calls finish(row, input, sums [32][32]) for each block. packed: scratch of each thread,
+// T [padded(outputs)][32].
 template <class T, class Finish>
 void dense_input_gradient(
     const T* gradient, long rows, const float* weights, long outputs, long inputs, T* packed, Finish finish
@@ -77,8 +78,8 @@ void dense_input_gradient(
     }
 }
 
-// Gradients of the weights and the bias. turned: scratch of all threads, T [padded(outputs)][rows];
-// packed: scratch of each thread, T [rows][32].
+// Gradients of the weights and the bias. turned: shared scratch, T [padded(outputs)][rows]; packed: scratch of each
+// thread, T [rows][32].
 template <class T>
 void dense_weight_gradient(
     const T* in, const T* gradient, long rows, long outputs, long inputs, float* weights, float* bias, T* turned,

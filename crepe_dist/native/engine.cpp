@@ -1,4 +1,4 @@
-// What Python calls, through ctypes; see library.py and model/engine.py.
+// C interface for Python, called through ctypes; see library.py and model/engine.py.
 
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -8,7 +8,7 @@
 
 namespace {
 
-// Each thread multiplies two size × size matrices of its own, `times` times, by the blocks that the network is made of.
+// Multiplies two size × size matrices `times` times in each thread, with the blocks that the network uses.
 template <class T> void products(long size, int threads, int times) {
     std::vector<Buffer<T>> left(threads), right(threads);
     std::vector<Buffer<float>> result(threads);
@@ -29,7 +29,7 @@ template <class T> void products(long size, int threads, int times) {
     }
 }
 
-// Runs `work`; 1 if memory ran out, for a Python error instead of the end of the process.
+// Runs `work` and returns 1 if memory ran out, so that Python raises an error instead of the process ending.
 template <class Work> int guarded(Work work) {
     try {
         work();
@@ -43,10 +43,10 @@ template <class Work> int guarded(Work work) {
 
 extern "C" {
 
-// Whether this build can compute in bfloat16 in this process.
+// Returns 1 if this build can compute in bfloat16 in this process.
 int crepe_has_bfloat16() {
 #if defined(__AMX_BF16__)
-    constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;  // Linux asks that a process says so before it uses AMX
+    constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;  // Linux requires a process to request AMX before use
     return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 #elif defined(__AVX512BF16__)
     return 1;
@@ -76,7 +76,8 @@ void* crepe_open_ngrams(const int64_t* shape, int threads) {
     return engine;
 }
 
-// The buckets of the n-grams of each row, each once, `most` places a row; the rest is left. counts: how many there are.
+// Writes the distinct buckets of each row's n-grams to buckets [rows][most] and their number to counts [rows]; leaves the
+// rest of buckets unchanged.
 int crepe_ngrams(
     const uint8_t* codes, int64_t stride, int64_t rows, const int64_t* shape, int64_t most, int32_t* buckets, int64_t* counts
 ) {
@@ -91,7 +92,7 @@ int crepe_ngrams(
     });
 }
 
-// counts: as count_ngrams takes them, int32 [buckets][classes].
+// Adds to counts, int32 [buckets][classes]; see count_ngrams.
 int crepe_count_ngrams(
     const uint8_t* codes, int64_t stride, int64_t rows, const int64_t* shape, const int32_t* labels, int32_t* counts,
     int threads
@@ -104,7 +105,7 @@ int crepe_count_ngrams(
 
 void crepe_close(void* engine) { delete static_cast<Engine*>(engine); }
 
-// weights: one a class.
+// weights: one per class.
 int crepe_objective(void* engine, double smoothing, const float* weights, int64_t classes) {
     return guarded([&] { static_cast<Engine*>(engine)->objective({smoothing, {weights, weights + classes}}); });
 }

@@ -1,4 +1,4 @@
-// What all networks have in common: how they are called, their objective, and their dropout.
+// Common to all networks: the interface, the objective and dropout.
 #pragma once
 
 #include <algorithm>
@@ -7,9 +7,10 @@
 #include <numeric>
 #include <vector>
 
-constexpr long LABEL_BYTES = 3;  // behind the codes of a row: label, low and high, and weight
+constexpr long LABEL_BYTES = 3;  // after the codes of a row: low and high byte of the label, and the weight
 
-inline const uint8_t* behind(const uint8_t* batch, long row, long length) {
+// The label bytes of a row.
+inline const uint8_t* label_bytes(const uint8_t* batch, long row, long length) {
     return batch + row * (length + LABEL_BYTES) + length;
 }
 
@@ -18,7 +19,8 @@ struct Dropout {
     uint64_t seed;
 };
 
-// SplitMix64 (Steele, Lea & Flood 2014): the unit `index` of the batch is kept, whatever the threads and ranks.
+// Whether dropout keeps unit `index` of the global batch, for any number of threads and ranks. A hash of the index by
+// SplitMix64 (Steele, Lea & Flood 2014).
 inline bool kept(const Dropout& dropout, uint64_t index) {
     uint64_t z = dropout.seed + (index + 1) * 0x9E3779B97F4A7C15ull;
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
@@ -27,16 +29,15 @@ inline bool kept(const Dropout& dropout, uint64_t index) {
     return double(z >> 11) * 0x1p-53 >= dropout.probability;
 }
 
-// Cross-entropy of a row with its label, smoothed over all classes (Szegedy et al. 2016, arXiv:1512.00567), times the
-// weights of the row and of its class.
+// Cross-entropy with smoothed labels (Szegedy et al. 2016, arXiv:1512.00567), times the weights of row and class.
 struct Objective {
     double smoothing;
-    std::vector<float> weights;  // of the classes
+    std::vector<float> weights;  // one per class
 
-    // The loss of a row, and its gradient by the logits.
-    float operator()(const float* logits, const uint8_t* behind, float* gradient) const {
-        const long classes = long(weights.size()), label = behind[0] + 256L * behind[1];
-        const float weight = behind[2] * weights[label];
+    // Returns the loss of a row and writes its gradient with respect to the logits.
+    float operator()(const float* logits, const uint8_t* bytes, float* gradient) const {
+        const long classes = long(weights.size()), label = bytes[0] + 256L * bytes[1];
+        const float weight = bytes[2] * weights[label];
         const float highest = *std::max_element(logits, logits + classes);
         double total = 0;
         for (long n = 0; n < classes; ++n) total += std::exp(double(logits[n] - highest));
@@ -54,7 +55,7 @@ struct Objective {
     }
 };
 
-// The memory of the parameters must stay where it was at the last `set` until the pass that follows is done.
+// The memory of the parameters given to `set` must stay valid until the end of the next pass.
 class Engine {
   public:
     virtual ~Engine() = default;

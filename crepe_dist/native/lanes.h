@@ -1,4 +1,4 @@
-// Vectors of float32 of the width of this build, in and out of the two kinds of element; GCC's vector extensions.
+// Vectors of float32 with the width of this build (GCC's vector extensions), and their conversion from and to elements.
 #pragma once
 
 #include <cstdint>
@@ -35,7 +35,7 @@ inline Lanes load(const bfloat16* from) {
 }
 inline Words load(const uint8_t* from) { return __builtin_convertvector(copy_in<Bytes>(from), Words); }
 
-// The upper halves of float32, rounded to nearest, ties to even; a bfloat16 in the upper half of each word.
+// Rounds float32 to bfloat16 (to nearest, ties to even), in the upper half of each word.
 inline Bits rounded(Lanes value) {
     const Bits bits = (Bits)value;
     return bits + 0x7FFF + ((bits >> 16) & 1);
@@ -55,11 +55,11 @@ inline void store(uint8_t* to, Words value) {
     std::memcpy(to, &bytes, sizeof bytes);
 }
 
-// `value` where `mask`, a comparison, holds; else 0.
+// Selects `value` where the comparison `mask` is true, else 0.
 inline Lanes where(Words mask, Lanes value) { return (Lanes)(mask & (Words)value); }
 inline Lanes relu(Lanes value) { return where(value > 0, value); }
 
-// Pairs along k, for blocks: words of two neighbouring rows of bfloat16, or the row itself.
+// Words of pairs along k, for blocks: two neighbouring rows of bfloat16, or a single row of float.
 inline Bits paired(const bfloat16* first, const bfloat16* second) {
     return __builtin_convertvector(copy_in<Halves>(first), Bits) |
            __builtin_convertvector(copy_in<Halves>(second), Bits) << 16;

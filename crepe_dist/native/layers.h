@@ -1,8 +1,8 @@
-// The layers of the network over one stretch of documents, each called by one thread.
+// Convolutions and pools of a chunk of documents; each function is called by one thread.
 //
-// Activations are rows of `width` channels, a row a position; the documents of a stretch follow each other at a fixed
-// stride of rows. A convolution runs over the whole stretch as over one long text: the last taps - 1 rows of each
-// document then mix two documents, and nobody reads them (the gradients of these rows are zero).
+// Activations are rows of `width` channels, one row per position; the documents of a chunk follow each other at a fixed
+// stride. A convolution runs over the whole chunk as if over one long text. The last taps - 1 rows of each document
+// then mix two documents; they are never read, and their gradients are zero.
 #pragma once
 
 #include <algorithm>
@@ -10,15 +10,15 @@
 #include "block.h"
 
 constexpr long POOL = 3;
-constexpr int NONE = POOL;  // where no position of a pool passes on a gradient, because ReLU held all of them
+constexpr int NONE = POOL;  // marks a pool without gradient, because ReLU made all its inputs zero
 
-constexpr long TOGETHER = 4;  // blocks of rows that use a panel of weights while it is in the cache
+constexpr long TOGETHER = 4;  // blocks of rows that use a panel of weights while it is cached
 inline long padded(long n) { return (n + BLOCK - 1) / BLOCK * BLOCK; }
 
 // ---- the first layer ---------------------------------------------------------------------------------------------
 
-// Convolution of the one-hot codes, ReLU, maximum of 3. The product with a one-hot matrix is a sum of rows of a table
-// [width / 32][taps][symbols][32], whose last symbol is blank and zero.
+// Convolution of the one-hot codes, ReLU and max pool of 3. The product with a one-hot matrix is a sum of rows of a
+// table [width / 32][taps][symbols][32]; the last symbol is blank and its rows are zero.
 template <class T>
 void first_layer(
     const uint8_t* codes, long pooled, long width, long taps, long symbols, const float* table, const float* bias,
@@ -51,7 +51,7 @@ void first_layer(
         }
 }
 
-// Adds the gradient of the table, of the shape of the table, and that of the bias.
+// Adds to the gradients of the table, in its layout, and of the bias.
 template <class T>
 void first_layer_gradient(
     const uint8_t* codes, long pooled, long width, long taps, long symbols, const T* gradient, const uint8_t* from,
@@ -87,8 +87,8 @@ void first_layer_gradient(
 
 // ---- the other convolutions --------------------------------------------------------------------------------------
 
-// Calls finish(row, channel, sums [32][32]) for each block of the convolution of `rows` rows; reads up to 32 + taps
-// rows behind the last one. `weights` are panels [width / 32][taps][width / PAIR][32][PAIR].
+// Calls finish(row, channel, sums [32][32]) for each block of a convolution of `rows` rows. Reads up to 32 + taps rows
+// after the last one. weights: panels [width / 32][taps][width / PAIR][32][PAIR].
 template <class T, class Finish>
 void convolve(const T* in, long rows, long width, long taps, const T* weights, Finish finish) {
     alignas(64) float sums[BLOCK * BLOCK];
@@ -100,7 +100,7 @@ void convolve(const T* in, long rows, long width, long taps, const T* weights, F
             }
 }
 
-// ReLU of the convolution into out [rows][width].
+// Convolution, bias and ReLU → out [rows][width].
 template <class T>
 void convolution(const T* in, long rows, long width, long taps, const T* weights, const float* bias, T* out) {
     convolve(in, rows, width, taps, weights, [&](long row, long channel, const float* sums) {
@@ -113,8 +113,8 @@ void convolution(const T* in, long rows, long width, long taps, const T* weights
     });
 }
 
-// Gradient of the input out of that of the output, which has taps - 1 rows of zeros before its first one; `weights`
-// are turned round in taps and transposed. With `activations` (the input itself) it is masked by the ReLU before.
+// Gradient of a convolution's input. gradient: that of the output, preceded by taps - 1 rows of zeros. weights: taps
+// reversed, channels transposed. activations: the input, to apply the mask of the preceding ReLU; or null.
 template <class T>
 void convolution_input_gradient(
     const T* gradient, long rows, long width, long taps, const T* weights, const T* activations, T* out
@@ -130,7 +130,7 @@ void convolution_input_gradient(
     });
 }
 
-// Row `row` (and the next one, of bfloat16) of [rows][width] as words of pairs; rows behind the last one are zero.
+// Row `row` of [rows][width], paired with the next one for bfloat16; rows after the last are zero.
 inline Bits pair_of_rows(const float* in, long row, long rows, long width, long channel) {
     return row < rows ? (Bits)load(in + row * width + channel) : Bits{};
 }
@@ -140,7 +140,7 @@ inline Bits pair_of_rows(const bfloat16* in, long row, long rows, long width, lo
     return paired(row < rows ? first : zeros, row + 1 < rows ? first + width : zeros);
 }
 
-// [rows][width] → [width][stride]; rows behind the last one up to `stride`, a multiple of 32, are zero.
+// Transposes [rows][width] → [width][stride], padded with zeros up to `stride`, a multiple of 32.
 template <class T> void transpose(const T* in, long rows, long width, long stride, T* out) {
     constexpr long SIDE = 16;
     alignas(64) uint32_t words[SIDE][SIDE];
@@ -155,7 +155,7 @@ template <class T> void transpose(const T* in, long rows, long width, long strid
         }
 }
 
-// 32 columns of [rows][width] → a panel [depth / PAIR][32][PAIR]; rows behind the last one up to `depth` are zero.
+// Packs 32 columns of [rows][width] into a panel [depth / PAIR][32][PAIR], padded with zeros up to `depth` rows.
 template <class T> void panel(const T* in, long rows, long width, long depth, T* out) {
     for (long row = 0; row < depth; row += PAIR<T>, out += PAIR<T> * BLOCK)
         for (long v = 0; v < BLOCK; v += LANES) {
@@ -164,7 +164,8 @@ template <class T> void panel(const T* in, long rows, long width, long depth, T*
         }
 }
 
-// Adds to `total` [taps][width / 32][width / 32][32][32] (tap, input, output) and `bias` [width].
+// Adds to the gradients of the weights, total [taps][width / 32][width / 32][32][32] (tap, input, output), and of the
+// bias [width].
 //
 // turned: scratch, T [width][padded(rows) + 32]; packed: scratch, T [padded(rows)][width].
 template <class T>
@@ -191,7 +192,7 @@ void convolution_weight_gradient(
 
 // ---- pooling -----------------------------------------------------------------------------------------------------
 
-// Maximum of 3 rows of one document: in [3 * pooled][width], after ReLU → out [pooled][width] and where it was.
+// Max pool of one document: in [3 * pooled][width], after ReLU → out [pooled][width] and the position of the maximum.
 template <class T> void pool(const T* in, long pooled, long width, T* out, uint8_t* from) {
     for (long p = 0; p < pooled; ++p)
         for (long c = 0; c < width; c += LANES) {
@@ -209,7 +210,7 @@ template <class T> void pool(const T* in, long pooled, long width, T* out, uint8
         }
 }
 
-// Gradient of `rows` rows of one document; those that no pool has taken are zero.
+// Gradient of a max pool's input, `rows` rows of one document; zero for rows after the last pool.
 template <class T> void unpool(const T* gradient, const uint8_t* from, long pooled, long rows, long width, T* out) {
     for (long p = 0; p < pooled; ++p)
         for (long c = 0; c < width; c += LANES) {

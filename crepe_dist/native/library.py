@@ -1,4 +1,4 @@
-"""The compiled kernels: which build this processor can run, and the types of its functions."""
+"""Loading of the compiled kernels: selection of the build for this processor, and the signatures of its functions."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
 
-SWITCH = "CREPE_DIST_KERNELS"  # for developers: one of BUILDS, or NONE as if installed without a compiler
+SWITCH = "CREPE_DIST_KERNELS"  # for developers: one of BUILDS; or NONE, to behave as if installed without a compiler
 NONE = "none"
 FOLDER = Path(__file__).parent
-RECORD = FOLDER / "builds.json"  # SHA-256 of the builds and of what they were compiled from; written with them
-# Each build and the flags of /proc/cpuinfo that it needs, the best first. tools/hatch_build.py compiles them.
+RECORD = FOLDER / "builds.json"  # SHA-256 of the builds and their sources, written at compilation
+# Builds, best first, and the flags of /proc/cpuinfo that each needs. tools/hatch_build.py compiles them.
 AVX512 = {"fma", "avx512f", "avx512bw", "avx512vl", "avx512dq"}
 BUILDS = {
     "amx": AVX512 | {"avx512vbmi", "avx512_bf16", "amx_tile", "amx_bf16"},
@@ -28,7 +28,7 @@ _FLOATS = ctypes.c_void_p
 _ARRAYS = ctypes.POINTER(ctypes.c_void_p)
 _LONG = ctypes.c_int64
 _LONGS = ctypes.c_void_p
-# function: (result, arguments)
+# function: (result type, argument types)
 _FUNCTIONS = {
     "crepe_has_bfloat16": (ctypes.c_int, ()),
     "crepe_open": (ctypes.c_void_p, (ctypes.c_int, _LONGS, ctypes.c_int)),
@@ -54,15 +54,15 @@ _FUNCTIONS = {
 
 
 class Library:
-    """One build.
+    """A loaded build of the kernels.
 
     Attributes:
-        name: of the build, one of ``BUILDS``.
-        bfloat16: whether it computes in bfloat16 in this process.
-        functions: those of the .cpp files beside this one.
+        name: name of the build, one of ``BUILDS``.
+        bfloat16: True if it can compute in bfloat16 in this process.
+        functions: functions of the .cpp files beside this module.
 
     Raises:
-        OSError: it is not there, damaged, compiled from other sources, or cannot be loaded.
+        OSError: The build is missing, damaged, compiled from other sources, or cannot be loaded.
     """
 
     def __init__(self, name: str) -> None:
@@ -77,16 +77,16 @@ class Library:
 
 
 def _check(name: str, path: Path) -> None:
-    """A damaged library would end the process, or compute anything."""
+    """Raise ``OSError`` for a build with a wrong checksum, which could crash the process or compute wrong results."""
     try:
         record = json.loads(RECORD.read_text(encoding="utf-8"))
         builds, sources = record["builds"], record["sources"]
     except FileNotFoundError as error:
-        raise OSError(f"there is no {RECORD.name}: installed without a compiler, or not yet to the end") from error
+        raise OSError(f"{RECORD.name} is missing: installed without a compiler, or installation incomplete") from error
     except (ValueError, KeyError, TypeError) as error:
         raise OSError(f"{RECORD.name} is damaged; install crepe_dist again") from error
     if name not in builds:
-        raise OSError(f"the compiler at the installation could not make {path.name}")
+        raise OSError(f"the compiler could not build {path.name} at installation")
     if any((FOLDER / source).is_file() and sha256(FOLDER / source) != digest for source, digest in sources.items()):
         raise OSError(f"{path.name} was compiled from another version of crepe_dist; install it again")
     if sha256(path) != builds[name]:
@@ -94,12 +94,13 @@ def _check(name: str, path: Path) -> None:
 
 
 def runnable() -> list[str]:
-    """Names of the builds whose instructions this processor has, the best first."""
+    """Return the names of the builds that this processor can run, best first."""
     flags = processor_flags()
     return [name for name, needed in BUILDS.items() if needed <= flags]
 
 
 def processor_flags() -> set[str]:
+    """Return the processor's flags from ``/proc/cpuinfo``, such as ``avx2``."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -108,10 +109,13 @@ def processor_flags() -> set[str]:
 
 
 def find() -> tuple[Library | None, str]:
-    """The build to use, or ``None``; and what was in the way of a better one, or ''.
+    """Select and load the best usable build.
+
+    Returns:
+        The build, or ``None`` without a usable one; and the reason why no better build is used, or "".
 
     Raises:
-        UserError: the environment variable ``SWITCH`` asks for a build that this process cannot use.
+        UserError: The environment variable ``SWITCH`` names a build that this process cannot use.
     """
     asked = os.environ.get(SWITCH, "")
     return _named(asked) if asked else _best()
@@ -126,8 +130,8 @@ def _named(name: str) -> tuple[Library | None, str]:
     if name not in BUILDS:
         raise UserError(f"{SWITCH} is {name}", "there is no such build of the kernels", remedy)
     if name not in usable:
-        lacking = ", ".join(sorted(BUILDS[name] - processor_flags()))
-        raise UserError(f"{SWITCH} is {name}", f"this processor lacks {lacking}", remedy)
+        missing = ", ".join(sorted(BUILDS[name] - processor_flags()))
+        raise UserError(f"{SWITCH} is {name}", f"this processor lacks {missing}", remedy)
     found, trouble = _load(name)
     if found is None:
         raise UserError(f"{SWITCH} is {name}, which cannot be used", trouble, remedy)
@@ -147,7 +151,7 @@ def _best() -> tuple[Library | None, str]:
 
 
 def _load(name: str) -> tuple[Library | None, str]:
-    """The build, or ``None`` and the reason."""
+    """Load a build; return it, or ``None`` and the reason."""
     try:
         found = Library(name)
     except OSError as error:
@@ -158,6 +162,6 @@ def _load(name: str) -> tuple[Library | None, str]:
 
 
 def threads() -> int:
-    """Of this process, as ``OMP_NUM_THREADS`` says; ``crepe_dist.distributed.launch.limit_threads`` sets it."""
+    """Return this process's number of OpenMP threads from ``OMP_NUM_THREADS``; by default one per core."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return max(1, int(first)) if first.isdigit() else len(os.sched_getaffinity(0))

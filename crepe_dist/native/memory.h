@@ -5,7 +5,7 @@
 #include <memory>
 #include <new>
 
-// Zeroed memory that only grows.
+// Page-aligned array that only grows; new memory is zero.
 template <class T> class Buffer {
   public:
     T* need(size_t count) {

@@ -1,4 +1,4 @@
-// The n-gram network on a CPU: the logits are means of rows of a table, those that the document's n-grams hash to.
+// The n-gram network on a CPU: logits are means of the table rows that a document's n-grams hash to.
 #pragma once
 
 #include <omp.h>
@@ -9,18 +9,18 @@
 #include "engine.h"
 #include "memory.h"
 
-constexpr float SCALE = 300;  // of the means, as in model/ngrams.py
+constexpr float SCALE = 300;  // factor of the means, as in model/ngrams.py
 
 struct NGramShape {
     long alphabet, length, classes, longest, buckets;
 };
 
-// Which buckets a document has been in; as model/ngrams.py computes them without this library.
+// Finds the distinct buckets of a document; equivalent to `look_up` in model/ngrams.py.
 class Seen {
   public:
     explicit Seen(long buckets) : buckets_(buckets), document_of_(buckets, 0) {}
 
-    // The buckets of all stretches of 1 to `longest` known characters, each once, in the order of the text.
+    // Collects the buckets of all n-grams of 1 to `longest` known characters, each once, in the order of the text.
     void find(const uint8_t* codes, long length, long alphabet, long longest, std::vector<uint32_t>& out) {
         out.clear();
         if (++document_ == 0) {
@@ -47,7 +47,7 @@ class Seen {
     std::vector<uint32_t> document_of_;
     uint32_t document_ = 0;
 
-    // The mixing of SplitMix64 (Steele, Lea & Flood 2014), and the upper half as a fraction of the table.
+    // Mixes the key as SplitMix64 does (Steele, Lea & Flood 2014) and scales the upper 32 bits to the table.
     uint32_t hashed(uint64_t z) const {
         z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
         z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
@@ -58,8 +58,9 @@ class Seen {
 
 using Found = std::vector<std::vector<uint32_t>>;  // buckets of each row
 
-// A thread owns a stretch of the table, so that no sum depends on how many threads there are: work(row, bucket).
-template <class Work> void by_stretch(const Found& found, long rows, long buckets, int threads, Work work) {
+// Calls work(row, bucket) for all buckets. Each thread owns a range of buckets, so that the order of the sums does not
+// depend on the number of threads.
+template <class Work> void for_each_bucket(const Found& found, long rows, long buckets, int threads, Work work) {
 #pragma omp parallel num_threads(threads)
     {
         const long thread = omp_get_thread_num(), all = omp_get_num_threads();
@@ -70,11 +71,11 @@ template <class Work> void by_stretch(const Found& found, long rows, long bucket
     }
 }
 
-// Adds to counts [buckets][classes] in how many documents of each class a bucket is.
+// Adds to counts [buckets][classes]: the number of documents of each class that contain a bucket.
 inline void count_ngrams(
     const uint8_t* codes, long stride, long rows, NGramShape shape, const int32_t* labels, int32_t* counts, int threads
 ) {
-    constexpr long AT_ONCE = 256;
+    constexpr long AT_ONCE = 256;  // documents
     std::vector<Seen> seen(threads, Seen(shape.buckets));
     Found found(AT_ONCE);
     for (long first = 0; first < rows; first += AT_ONCE) {
@@ -83,7 +84,7 @@ inline void count_ngrams(
         for (long row = 0; row < some; ++row)
             seen[omp_get_thread_num()].find(codes + (first + row) * stride, shape.length, shape.alphabet, shape.longest,
                                             found[row]);
-        by_stretch(found, some, shape.buckets, threads,
+        for_each_bucket(found, some, shape.buckets, threads,
                    [&](long row, long bucket) { ++counts[bucket * shape.classes + labels[first + row]]; });
     }
 }
@@ -113,7 +114,9 @@ class NGrams final : public Engine {
         float* gradients = gradients_.need(rows * classes);
         answer(batch, shape_.length + LABEL_BYTES, rows, logits);
         for (long row = 0; row < rows; ++row)
-            losses[row] = objective_(logits + row * classes, behind(batch, row, shape_.length), gradients + row * classes);
+            losses[row] = objective_(
+                logits + row * classes, label_bytes(batch, row, shape_.length), gradients + row * classes
+            );
     }
 
     void train_backward(float* const* gradients) override {
@@ -125,7 +128,7 @@ class NGrams final : public Engine {
 #pragma omp parallel for num_threads(threads_)
         for (long bucket = 0; bucket < shape_.buckets; ++bucket)
             std::fill_n(gradients[0] + bucket * classes, classes, 0.0f);
-        by_stretch(found_, rows, shape_.buckets, threads_, [&](long row, long bucket) {
+        for_each_bucket(found_, rows, shape_.buckets, threads_, [&](long row, long bucket) {
             const float factor = factors_[2 * row + significant_[bucket]];
             for (long n = 0; n < classes; ++n) gradients[0][bucket * classes + n] += factor * own[row * classes + n];
         });
@@ -134,13 +137,13 @@ class NGrams final : public Engine {
   private:
     const NGramShape shape_;
     const int threads_;
-    std::vector<Seen> seen_;  // one a thread
+    std::vector<Seen> seen_;  // one per thread
     std::vector<uint8_t> significant_;
     Objective objective_;
-    const float *weights_ = nullptr, *bias_ = nullptr;  // where they were at the last `set`
+    const float *weights_ = nullptr, *bias_ = nullptr;  // from the last `set`
 
-    Found found_;                 // of the batch
-    std::vector<float> factors_;  // of each row's n-grams, the others and the significant ones
+    Found found_;                 // buckets of the batch
+    std::vector<float> factors_;  // [rows][2]: factor of a row's other and of its significant buckets
     Buffer<float> logits_, gradients_;
 
     void answer(const uint8_t* codes, long stride, long rows, float* logits) {

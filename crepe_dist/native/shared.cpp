@@ -1,4 +1,4 @@
-// Sum of arrays that lie in memory shared by the processes of one host. Called through ctypes; see
+// All-reduce of arrays in memory shared by the processes of one host, called through ctypes; see
 // distributed/shared_memory.py.
 
 #include <omp.h>
@@ -13,14 +13,14 @@
 
 namespace {
 
-// In shared memory, zero at first.
+// Barrier in shared memory that is initially zero.
 struct Barrier {
     std::atomic<int32_t> arrived;
     std::atomic<int32_t> round;
 };
 static_assert(std::atomic<int32_t>::is_always_lock_free, "an atomic with a lock does not work across processes");
 
-// By the bits of the exponent, so that no compiler's idea of arithmetic leaves it out.
+// Tests the bits of the exponent, which no compiler flag for fast arithmetic can optimise away.
 bool finite(const float* values, int64_t count) {
     constexpr uint32_t EXPONENT = 0x7f800000;
     uint32_t bad = 0;
@@ -34,7 +34,7 @@ bool finite(const float* values, int64_t count) {
 
 }  // namespace
 
-// Says that this process has come; returns the round for crepe_passed.
+// Enters the barrier; returns the round to wait for with crepe_passed.
 extern "C" int crepe_arrive(void* memory, int processes) {
     Barrier* const barrier = static_cast<Barrier*>(memory);
     const int32_t round = barrier->round.load();
@@ -45,17 +45,17 @@ extern "C" int crepe_arrive(void* memory, int processes) {
     return round;
 }
 
-// Waits until all processes have come in this round; 0 if they have not within `seconds`.
+// Waits until all processes have entered the barrier; returns 0 after `seconds`.
 extern "C" int crepe_passed(void* memory, int round, double seconds) {
     using Clock = std::chrono::steady_clock;
-    constexpr double PATIENCE = 0.002;  // for which it is ready at once; then it leaves the core to others
+    constexpr double SPIN = 0.002;  // seconds of spinning, for low latency, before sleeping
     const Barrier* const barrier = static_cast<Barrier*>(memory);
     const auto start = Clock::now();
     while (barrier->round.load() == round) {
         const double waited = std::chrono::duration<double>(Clock::now() - start).count();
         if (waited > seconds) return 0;
-        if (waited < PATIENCE) {
-            sched_yield();  // the processes may share a core
+        if (waited < SPIN) {
+            sched_yield();  // processes may share a core
         } else {
             const timespec pause{0, 50'000};
             nanosleep(&pause, nullptr);
@@ -64,10 +64,10 @@ extern "C" int crepe_passed(void* memory, int round, double seconds) {
     return 1;
 }
 
-// Adds up this process's share of the elements of all arrays, in their order, and writes the sums into all of them.
-// Returns the processes whose elements hold an infinity or NaN, a bit each; all if it is only the sum that overflowed.
+// Sums this process's share of the elements over all arrays, in their order, and writes the sums into all of them.
+// Returns a bit mask of the processes with an infinity or NaN; all bits if only the sum overflowed.
 extern "C" uint64_t crepe_add(float* const* arrays, int processes, int mine, int64_t count) {
-    constexpr int64_t CHUNK = 4096;  // elements whose sums stay in the first-level cache
+    constexpr int64_t CHUNK = 4096;  // elements whose sums fit in the L1 cache
     const int64_t end = count * (mine + 1) / processes;
     float sums[CHUNK];
     uint64_t bad = 0;
@@ -76,7 +76,7 @@ extern "C" uint64_t crepe_add(float* const* arrays, int processes, int mine, int
         std::copy_n(arrays[0] + start, some, sums);
         for (int i = 1; i < processes; ++i)
             for (int64_t k = 0; k < some; ++k) sums[k] += arrays[i][start + k];
-        if (!finite(sums, some)) {  // what is not finite in one of them, the sum is not either
+        if (!finite(sums, some)) {  // a non-finite element makes its sum non-finite
             uint64_t culprits = 0;
             for (int i = 0; i < processes; ++i)
                 if (!finite(arrays[i] + start, some)) culprits |= uint64_t{1} << (i % 64);
@@ -87,7 +87,7 @@ extern "C" uint64_t crepe_add(float* const* arrays, int processes, int mine, int
     return bad;
 }
 
-// Whether no element of these arrays is an infinity or NaN.
+// Returns 1 if all elements of the arrays are finite.
 extern "C" int crepe_finite(float* const* arrays, const int64_t* counts, int number, int threads) {
     int bad = 0;
 #pragma omp parallel num_threads(threads) reduction(| : bad)

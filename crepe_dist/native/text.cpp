@@ -1,4 +1,4 @@
-// Code points → codes by table look-up. Called through ctypes; see data/alphabet.py.
+// Encoding of code points by table look-up, called through ctypes; see data/alphabet.py.
 
 #include <algorithm>
 #include <cstdint>
@@ -21,7 +21,7 @@ void look_up(const Point* points, int64_t count, bool reversed, const uint8_t* t
 }
 
 #if defined(__AVX512VBMI__)
-// ASCII: the table's first 128 entries are in two registers.
+// ASCII only: the table's first 128 entries fit in two registers.
 void look_up(const uint8_t* points, int64_t count, bool reversed, const uint8_t* table, uint8_t* out) {
     const __m512i low = _mm512_loadu_si512(table), high = _mm512_loadu_si512(table + 64);
     alignas(64) uint8_t steps[64];
@@ -54,9 +54,10 @@ void encode(
 
 }  // namespace
 
-// points: the texts one behind the other, of `size` 1 (ASCII) or 4 bytes each; ends: int64 [texts]; table: uint8, one
-// for each code point that may occur; out: uint8 [texts][length]. The first `length` code points of each text, or the
-// last ones in reversed order.
+// Encodes the first `length` code points of each text, or the last ones in reversed order.
+//
+// points: concatenated texts, `size` bytes per code point: 1 (ASCII) or 4. ends: end of each text, int64 [texts].
+// table: code of each code point, uint8. out: uint8 [texts][length], padded with BLANK.
 extern "C" void crepe_encode(
     const void* points, int size, const int64_t* ends, int64_t texts, int64_t length, int reversed,
     const uint8_t* table, uint8_t* out
