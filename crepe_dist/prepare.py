@@ -18,16 +18,16 @@ from rich.progress import Progress as Bar
 
 from crepe_dist import command
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.dataset import MANIFEST, open_dataset, verify
+from crepe_dist.data.dataset import MANIFEST, SAMPLE, open_dataset, verify
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, read_json
 from crepe_dist.preparing import amazon
 from crepe_dist.preparing.auto_encoding import MISSED, Alphabet, Fit
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.rows import Share
-from crepe_dist.preparing.preparation import MAX_BAD, How, Progress, Steps, merge_in_steps, prepare_in_steps
+from crepe_dist.preparing.preparation import MAX_BAD, PrepareOptions, Progress, Steps, merge_in_steps, prepare_in_steps
 from crepe_dist.preparing.selection import DEDUPE, Split
-from crepe_dist.preparing.sources import FORMATS, SAMPLE, SAMPLE_FEATURE_LEN, Reading, Sources, find_sources
+from crepe_dist.preparing.sources import FORMATS, SAMPLE_FEATURE_LEN, Reading, Sources, find_sources
 from crepe_dist.settings import arguments
 from crepe_dist.settings.allowed_values import LONGEST_DOCUMENT, MODES
 from crepe_dist.settings.data_options import LONGEST_FITTED
@@ -118,7 +118,9 @@ def parser() -> arguments.Parser:
     flags.add_argument("--verify", type=Path, metavar="DIR", help="compare a prepared folder with its checksums")
 
     group = flags.add_argument_group("reading")
-    group.add_argument("--format", "--input-format", choices=FORMATS, help="default: detected from name and content")
+    group.add_argument(
+        "--format", "--input-format", choices=FORMATS, help="file format; default: detected from name and content"
+    )
     arguments.add_header(group)
     group.add_argument(
         "--label",
@@ -171,7 +173,13 @@ def parser() -> arguments.Parser:
     )
 
     group = flags.add_argument_group("encoding")
-    group.add_argument("--mode", choices=MODES, default="paper", help="default: paper")
+    group.add_argument(
+        "--mode",
+        choices=MODES,
+        default="paper",
+        help="paper: lower case, read from the end; full: upper and lower case, read from the end; notebook: read from "
+        "the start, upper case unknown; default: paper",
+    )
     group.add_argument(
         "--feature-len",
         type=whole(1, LONGEST_DOCUMENT, AUTO),
@@ -205,9 +213,11 @@ def parser() -> arguments.Parser:
 
 def _steps(given: Any, page: Callable[[dict[str, Any]], str]) -> Steps:
     reading = Reading(given.format, given.header, Wanted(given.label, given.title, given.text))
-    how = How(reading, given.max_bad, given.processes, given.part, given.overwrite, _command_line(), page)
+    options = PrepareOptions(
+        reading, given.max_bad, given.processes, given.part, given.overwrite, _command_line(), page
+    )
     if given.merge:
-        return merge_in_steps([Path(name) for name in given.source], given.out, how)
+        return merge_in_steps([Path(name) for name in given.source], given.out, options)
     test, validation = _file_or_share(given.test), _file_or_share(given.validation)
     files = {name: part for name, part in (("test", test), ("validation", validation)) if isinstance(part, str)}
     sources = find_sources(given.source, reading=reading, **files)
@@ -229,7 +239,7 @@ def _steps(given: Any, page: Callable[[dict[str, Any]], str]) -> Steps:
         align=1 if given.align is None else given.align,
     )
     fit = Fit(length == AUTO, _fitted_alphabet(given), bool(given.fold_accents))
-    return prepare_in_steps(sources, given.out, encoding, split, how, fit)
+    return prepare_in_steps(sources, given.out, encoding, split, options, fit)
 
 
 def _fitted_alphabet(given: Any) -> Alphabet:

@@ -23,7 +23,7 @@ from crepe_dist.files import sha256
 from crepe_dist.preparing.auto_encoding import Fit, fitting_length
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.rows import Share
-from crepe_dist.preparing.preparation import How, finish_steps, merge_in_steps, prepare, prepare_in_steps
+from crepe_dist.preparing.preparation import PrepareOptions, finish_steps, merge_in_steps, prepare, prepare_in_steps
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import Reading, find_sources
 from crepe_dist.preparing.spool import ROW, open_spool
@@ -165,7 +165,7 @@ def test_too_many_bad_rows_are_an_error_that_shows_and_keeps_them(tmp_path):
     assert caught.value.why.count("rows.csv:") == 5
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.quarantine", "rows.csv"]
     assert len((tmp_path / "out.quarantine").read_text().splitlines()) == 10
-    prepared(tmp_path, ["x,fine", "y,fine", "x"] * 10, how=How(max_bad=0.4))
+    prepared(tmp_path, ["x,fine", "y,fine", "x"] * 10, how=PrepareOptions(max_bad=0.4))
     assert (tmp_path / "out").is_dir()
 
 
@@ -195,10 +195,10 @@ class TestSeveralMachines:
         parts = []
         for index in range(of):
             out = tmp_path / f"part-{index}"
-            made = prepare(sources, out, ENCODING, split, How(share=Share(index, of)))
+            made = prepare(sources, out, ENCODING, split, PrepareOptions(share=Share(index, of)))
             assert made["rows"] > 0
             parts.append(out)
-        merged = finish_steps(merge_in_steps(parts[::-1], tmp_path / "merged", How(processes=1)))
+        merged = finish_steps(merge_in_steps(parts[::-1], tmp_path / "merged", PrepareOptions(processes=1)))
         assert contents(tmp_path / "merged") == contents(tmp_path / "whole")
         assert {**merged, "name": "whole"} == whole
         assert whole["rows"]["bad"] > 3
@@ -207,7 +207,7 @@ class TestSeveralMachines:
     def test_processes_make_no_difference(self, tmp_path):
         sources = self.write_sources(tmp_path / "in")
         for name, processes in (("one", 1), ("two", 2)):
-            prepare(sources, tmp_path / name, ENCODING, Split(max_per_class=700), How(processes=processes))
+            prepare(sources, tmp_path / name, ENCODING, Split(max_per_class=700), PrepareOptions(processes=processes))
         assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
     def test_what_is_fitted_is_the_same(self, tmp_path, monkeypatch):
@@ -220,12 +220,12 @@ class TestSeveralMachines:
             (tmp_path / "in" / f"{name}.csv").write_text("".join(lines))
         sources = find_sources([str(tmp_path / "in")])
         fit, split, encoding = Fit(length=True, alphabet="made"), Split(dedupe="exact"), Encoding()
-        whole = prepare(sources, tmp_path / "whole", encoding, split, How(processes=1), fit)
-        prepare(sources, tmp_path / "two", encoding, split, How(processes=2), fit)
+        whole = prepare(sources, tmp_path / "whole", encoding, split, PrepareOptions(processes=1), fit)
+        prepare(sources, tmp_path / "two", encoding, split, PrepareOptions(processes=2), fit)
         parts = [tmp_path / f"part-{index}" for index in range(3)]
         for index, out in enumerate(parts):
-            prepare(sources, out, encoding, split, How(share=Share(index, 3)), fit)
-        merged = finish_steps(merge_in_steps(parts, tmp_path / "merged", How(processes=2)))
+            prepare(sources, out, encoding, split, PrepareOptions(share=Share(index, 3)), fit)
+        merged = finish_steps(merge_in_steps(parts, tmp_path / "merged", PrepareOptions(processes=2)))
         assert contents(tmp_path / "two") == contents(tmp_path / "merged") == contents(tmp_path / "whole")
         assert {**merged, "name": "whole"} == whole
         found = open_dataset(tmp_path / "whole").encoding
@@ -237,7 +237,7 @@ class TestSeveralMachines:
     def parts(self, tmp_path):
         sources = find_sources([str(write_csv(tmp_path / "a.csv", 3000, 0))])
         for index in range(2):
-            prepare(sources, tmp_path / f"p{index}", ENCODING, Split(), How(share=Share(index, 2)))
+            prepare(sources, tmp_path / f"p{index}", ENCODING, Split(), PrepareOptions(share=Share(index, 2)))
         return [tmp_path / "p0", tmp_path / "p1"]
 
     def test_a_part_is_no_data_set(self, parts):
@@ -247,8 +247,8 @@ class TestSeveralMachines:
 
     def test_parts_that_do_not_belong_together_are_refused(self, tmp_path, parts):
         sources = find_sources([str(tmp_path / "a.csv")])
-        prepare(sources, tmp_path / "other", ENCODING, Split(seed=1), How(share=Share(1, 2)))
-        how = How(Reading(columns=Wanted(label="2", text="1")), share=Share(1, 2))
+        prepare(sources, tmp_path / "other", ENCODING, Split(seed=1), PrepareOptions(share=Share(1, 2)))
+        how = PrepareOptions(Reading(columns=Wanted(label="2", text="1")), share=Share(1, 2))
         prepare(sources, tmp_path / "columns", ENCODING, Split(), how)
         for given, message in (
             ([parts[0]], "1 of 2 parts"),
@@ -258,7 +258,7 @@ class TestSeveralMachines:
             ([parts[0], tmp_path], "is not a finished part"),
         ):
             with pytest.raises(UserError, match=message):
-                finish_steps(merge_in_steps(given, tmp_path / "merged", How(processes=1)))
+                finish_steps(merge_in_steps(given, tmp_path / "merged", PrepareOptions(processes=1)))
         assert not (tmp_path / "merged").exists()
 
     def test_altered_parts_are_refused(self, tmp_path, parts):
@@ -267,7 +267,7 @@ class TestSeveralMachines:
         content[100] ^= 1
         path.write_bytes(content)
         with pytest.raises(UserError, match="was cut or altered"):
-            finish_steps(merge_in_steps(parts, tmp_path / "merged", How(processes=1)))
+            finish_steps(merge_in_steps(parts, tmp_path / "merged", PrepareOptions(processes=1)))
 
     @pytest.mark.parametrize(
         ("column", "value"),
@@ -294,16 +294,16 @@ class TestSeveralMachines:
         about[name] = value
         manifest.write_text(json.dumps(about))
         with pytest.raises(UserError):
-            finish_steps(merge_in_steps(parts, tmp_path / "merged", How(processes=1)))
+            finish_steps(merge_in_steps(parts, tmp_path / "merged", PrepareOptions(processes=1)))
 
     def test_sources_that_changed_between_the_parts_are_refused(self, tmp_path, parts):
         shutil.rmtree(parts[1])
         with (tmp_path / "a.csv").open("a") as stream:
             stream.write("1,one more\n")
         sources = find_sources([str(tmp_path / "a.csv")])
-        prepare(sources, parts[1], ENCODING, Split(), How(share=Share(1, 2)))
+        prepare(sources, parts[1], ENCODING, Split(), PrepareOptions(share=Share(1, 2)))
         with pytest.raises(UserError, match="different versions of"):
-            finish_steps(merge_in_steps(parts, tmp_path / "merged", How(processes=1)))
+            finish_steps(merge_in_steps(parts, tmp_path / "merged", PrepareOptions(processes=1)))
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,9 @@ class TestReport:
         rows = [f"{'ab'[n % 2]},{'слово ' * 40}{n}" for n in range(199)] + [f"a,{'слово' * 90}"]
         (tmp_path / "rows.csv").write_text("\n".join(rows))
         sources = find_sources([str(tmp_path / "rows.csv")])
-        usual = prepare(sources, tmp_path / "usual", Encoding(), Split(0), How(page=data_page.page), Fit(length=True))
+        usual = prepare(
+            sources, tmp_path / "usual", Encoding(), Split(0), PrepareOptions(page=data_page.page), Fit(length=True)
+        )
         assert usual["encoding"]["feature_len"] == 258
         assert usual["encoding"]["alphabet"] == ALPHABET
         advice = {each["do"] for each in usual["warnings"] if "alphabet" in each["why"] or "alphabet" in each["what"]}
@@ -344,7 +346,9 @@ class TestReport:
         assert all("--alphabet auto" in each for each in advice)
         cut = "0.5 % (1) are longer than feature_len (258 characters) and lose their beginning. It was chosen so that"
         assert cut in (tmp_path / "usual" / "report.html").read_text()
-        own = prepare(sources, tmp_path / "own", Encoding(), Split(0), How(page=data_page.page), Fit(alphabet="made"))
+        own = prepare(
+            sources, tmp_path / "own", Encoding(), Split(0), PrepareOptions(page=data_page.page), Fit(alphabet="made")
+        )
         assert own["encoding"]["alphabet"] == " 0123456789влос"
         assert own["characters"]["unknown"] == 0
         assert not [each for each in own["warnings"] if "alphabet" in each["what"] + each["why"]]
@@ -378,7 +382,7 @@ class TestReport:
         lines = [f"{'ab'[n % 2]},ünïcode № text {n}" for n in range(200)]
         lines += ["a,Twice: said.", "b,twice said", "a,Twice: said."]
         lines += [f"b,{'x' * n}" for n in range(41, 60)]
-        summary = prepared(tmp_path, lines, test=0.1, how=How(page=data_page.page))
+        summary = prepared(tmp_path, lines, test=0.1, how=PrepareOptions(page=data_page.page))
         assert summary["duplicates"] == {
             "exact": 1, "near": 2, "conflicting": 1, "removed": 0, "across": summary["duplicates"]["across"],
         }  # fmt: skip
@@ -397,7 +401,7 @@ class TestReport:
         summary = prepare(find_sources([str(tmp_path)]), tmp_path / "out", ENCODING, Split())
         assert summary["duplicates"]["across"] == {"test in train": {"exact": 1, "near": 2}}
         assert any("2 test rows also occur in the train split" in warning["what"] for warning in summary["warnings"])
-        how = How(overwrite=True)
+        how = PrepareOptions(overwrite=True)
         summary = prepare(find_sources([str(tmp_path)]), tmp_path / "out", ENCODING, Split(dedupe="near"), how)
         assert summary["duplicates"]["across"] == {"test in train": {"exact": 0, "near": 0}}
         assert summary["parts"]["test"]["rows"] == 3
@@ -508,7 +512,7 @@ def test_a_workbook_is_told_from_an_archive(tmp_path):
 
 
 def test_what_a_failed_try_left_goes_with_the_next(tmp_path):
-    for how in (How(), How(max_bad=0.5)):
+    for how in (PrepareOptions(), PrepareOptions(max_bad=0.5)):
         try:
             prepared(tmp_path, ["x,fine", "y,fine", "x"] * 10, how=how)
         except UserError:
@@ -529,7 +533,7 @@ class TestReplacing:
         with pytest.raises(UserError, match="exists"):
             prepared(tmp_path, lines)
         sources = find_sources([str(tmp_path / "rows.csv")])
-        prepare(sources, tmp_path / "out", Encoding(feature_len=20), Split(), How(overwrite=True))
+        prepare(sources, tmp_path / "out", Encoding(feature_len=20), Split(), PrepareOptions(overwrite=True))
         assert open_dataset(tmp_path / "out").encoding.feature_len == 20
 
     def test_only_a_prepared_folder_is_ever_replaced(self, tmp_path):
@@ -541,7 +545,7 @@ class TestReplacing:
         (tmp_path / "file").touch()
         for name in ("mine", "out", "file", "rows.csv"):
             with pytest.raises(UserError, match="is not replaced"):
-                prepare(sources, tmp_path / name, ENCODING, Split(), How(overwrite=True))
+                prepare(sources, tmp_path / name, ENCODING, Split(), PrepareOptions(overwrite=True))
         assert (tmp_path / "mine" / "thesis.txt").exists()
         assert (tmp_path / "out" / "notes.txt").exists()
         assert (tmp_path / "rows.csv").stat().st_size
@@ -573,7 +577,7 @@ class TestReplacing:
         path = write_csv(tmp_path / "a.csv", 100, 0)
         (tmp_path / "link").symlink_to(tmp_path / "there")
         for length in (40, 50):
-            how = How(overwrite=True)
+            how = PrepareOptions(overwrite=True)
             prepare(find_sources([str(path)]), tmp_path / "link", Encoding(feature_len=length), Split(), how)
         assert (tmp_path / "link").is_symlink()
         assert open_dataset(tmp_path / "there").encoding.feature_len == 50

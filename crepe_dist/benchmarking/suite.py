@@ -17,7 +17,7 @@ from crepe_dist.distributed.world import World
 from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.matrix_products import products
 from crepe_dist.native import library
-from crepe_dist.preparing.preparation import How, prepare
+from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import find_sources
 from crepe_dist.timing import alternate, rate
@@ -200,5 +200,5 @@ def _dataset(texts: list[str], sizes: Sizes, folder: Path) -> Dataset:
     source.write_text("".join(f"{n % sizes.classes}\t{text}\n" for n, text in enumerate(texts)), encoding="utf-8")
     out = folder / "prepared"
     encoding = Encoding(feature_len=sizes.feature_len)
-    prepare(find_sources([str(source)]), out, encoding, Split(test=0.0), How(processes=1))
+    prepare(find_sources([str(source)]), out, encoding, Split(test=0.0), PrepareOptions(processes=1))
     return open_dataset(out)

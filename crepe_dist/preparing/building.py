@@ -27,7 +27,7 @@ from crepe_dist.preparing.selection import TEST, TRAIN, UNKNOWN, Fate, Split, de
 from crepe_dist.preparing.spool import Rows, Texts, map_rows
 from crepe_dist.wording import cut
 
-# Labels that are unique in more than half of at least so many rows are hardly classes.
+# If MIN_ROWS rows or more have more distinct labels than this share of them, another column must be the label.
 MAX_CLASS_SHARE, MIN_ROWS = 0.5, 40
 REMEDIES = {
     "not UTF-8": 'save the file as "CSV UTF-8" in Excel, or: iconv -f WINDOWS-1252 -t UTF-8 FILE > new.csv',

@@ -35,8 +35,8 @@ DATA_FILE = re.compile(rf"({'|'.join(PARTS)})\.(labels|codes|texts|offsets)(-\d+
 
 
 @dataclass(frozen=True)
-class How:
-    """Options of a preparation that do not change which rows are selected or how they are encoded.
+class PrepareOptions:
+    """Options of a preparation besides encoding and selection.
 
     Args:
         reading: reading options.
@@ -76,7 +76,12 @@ Steps = Generator[Progress, None, dict[str, Any]]
 
 
 def prepare(
-    sources: Sources, out: Path, encoding: Encoding, split: Split, how: How | None = None, fit: Fit | None = None
+    sources: Sources,
+    out: Path,
+    encoding: Encoding,
+    split: Split,
+    options: PrepareOptions | None = None,
+    fit: Fit | None = None,
 ) -> dict[str, Any]:
     """Prepare ``sources`` as the data set folder ``out``. Unusable rows go to ``quarantine.jsonl`` in the folder.
 
@@ -85,7 +90,7 @@ def prepare(
         out: folder to create.
         encoding: encoding of the texts.
         split: parameters of the selection.
-        how: other options.
+        options: other options.
         fit: parameters of the encoding to fit to the training texts; ``None`` for none.
 
     Returns:
@@ -94,7 +99,7 @@ def prepare(
     Raises:
         UserError: ``out`` exists, too many rows are unusable, there are fewer than two classes, or the disk is full.
     """
-    return finish_steps(prepare_in_steps(sources, out, encoding, split, how, fit))
+    return finish_steps(prepare_in_steps(sources, out, encoding, split, options, fit))
 
 
 def finish_steps(steps: Steps) -> dict[str, Any]:
@@ -107,62 +112,67 @@ def finish_steps(steps: Steps) -> dict[str, Any]:
 
 
 def prepare_in_steps(
-    sources: Sources, out: Path, encoding: Encoding, split: Split, how: How | None = None, fit: Fit | None = None
+    sources: Sources,
+    out: Path,
+    encoding: Encoding,
+    split: Split,
+    options: PrepareOptions | None = None,
+    fit: Fit | None = None,
 ) -> Steps:
-    """Run ``prepare`` as a generator of its progress. If ``how.share`` is given, make a part for ``merge_in_steps``."""
-    how = how or How()
+    """Run ``prepare`` as a generator of its progress. With a share of several, make a part for ``merge_in_steps``."""
+    options = options or PrepareOptions()
     _check_alignment(sources, split)
     class_names = find_class_names(sources)
     job = Job(
         tuple((source.name, source.part) for source in sources.files),
-        asdict(how.reading),
+        asdict(options.reading),
         class_names,
         encoding,
         fit or Fit(),
         split,
-        how.max_bad,
+        options.max_bad,
     )
     total = sum(source.bytes for source in sources.files)
     small = total < SMALL and all(source.path for source in sources.files)
-    processes = how.processes or (1 if small else cores())
-    with _new_folder(out, how.overwrite) as partial, pool(processes) as executor:
-        alone = how.share.of == 1
+    processes = options.processes or (1 if small else cores())
+    with _new_folder(out, options.overwrite) as partial, pool(processes) as executor:
+        alone = options.share.of == 1
         folder = partial / "spool" if alone else partial
         folder.mkdir(exist_ok=True)
         reader = Reader(
-            folder, sources.files, how.reading, class_names, split.seed,
-            split.max_per_class if split.dedupe == "no" else None, how.share,
+            folder, sources.files, options.reading, class_names, split.seed,
+            split.max_per_class if split.dedupe == "no" else None, options.share,
         )  # fmt: skip
         for done in reader.read(executor, AHEAD * processes):
             yield Progress("reading", done, total)
         files = {file: asdict(each) for file, each in reader.files.items()}
         if not alone:
             manifest = {
-                "job": job.to_dict(), "part": how.share.index + 1, "of": how.share.of, "labels": list(reader.labels),
-                "good": reader.good, "read": files, "bad": reader.bad,
+                "job": job.to_dict(), "part": options.share.index + 1, "of": options.share.of,
+                "labels": list(reader.labels), "good": reader.good, "read": files, "bad": reader.bad,
             }  # fmt: skip
             finish(folder, manifest, reader.texts)
-            return {"part": how.share.index + 1, "of": how.share.of, "rows": sum(reader.good.values())}
+            return {"part": options.share.index + 1, "of": options.share.of, "rows": sum(reader.good.values())}
         texts = [folder / name for name in reader.texts]
         with (folder / BAD_ROWS).open(encoding="utf-8") as bad:
             found = Collected(
                 map_rows(folder / ROWS), folder / ROWS, texts, list(reader.labels), reader.good, files,
                 [map(json.loads, bad)], reader.bad,
             )  # fmt: skip
-            summary = yield from _build(partial, out, job, found, executor, processes, how)
+            summary = yield from _build(partial, out, job, found, executor, processes, options)
         shutil.rmtree(folder)
     _finish(out)
     return summary
 
 
-def merge_in_steps(folders: Sequence[Path], out: Path, how: How | None = None) -> Steps:
+def merge_in_steps(folders: Sequence[Path], out: Path, options: PrepareOptions | None = None) -> Steps:
     """Merge the parts of a preparation into the same folder that a single machine would make.
 
     Raises:
         UserError: Parts are missing, duplicated, altered, or of different preparations.
     """
-    how = how or How()
-    processes = how.processes or cores()
+    options = options or PrepareOptions()
+    processes = options.processes or cores()
     spools = _in_order([open_spool(folder) for folder in folders])
     try:
         job = Job.from_dict(spools[0].job)
@@ -171,7 +181,7 @@ def merge_in_steps(folders: Sequence[Path], out: Path, how: How | None = None) -
             f"{spools[0].folder} cannot be read", f"{type(error).__name__}: {error}"[:300], "prepare this part again"
         ) from error
     labels = list(dict.fromkeys(label for spool in spools for label in spool.labels))
-    with _new_folder(out, how.overwrite) as partial, pool(processes) as executor:
+    with _new_folder(out, options.overwrite) as partial, pool(processes) as executor:
         scratch = partial / "spool"
         scratch.mkdir()
         rows, texts = merge(spools, labels, scratch / ROWS)
@@ -190,7 +200,7 @@ def merge_in_steps(folders: Sequence[Path], out: Path, how: How | None = None) -
                 known["bad"] += about["bad"]
         bad = sum(spool.bad for spool in spools)
         found = Collected(rows, scratch / ROWS, texts, labels, good, files, [spool.bad_rows() for spool in spools], bad)
-        summary = yield from _build(partial, out, job, found, executor, processes, how)
+        summary = yield from _build(partial, out, job, found, executor, processes, options)
         shutil.rmtree(scratch)
     _finish(out)
     return summary
@@ -228,7 +238,9 @@ def _in_order(spools: list[Spool]) -> list[Spool]:
     return spools
 
 
-def _build(partial: Path, out: Path, job: Job, found: Collected, executor: Any, processes: int, how: How) -> Steps:
+def _build(
+    partial: Path, out: Path, job: Job, found: Collected, executor: Any, processes: int, options: PrepareOptions
+) -> Steps:
     built: Built | None = None
     try:
         for step in build(partial, job, found, executor, AHEAD * processes):
@@ -243,10 +255,10 @@ def _build(partial: Path, out: Path, job: Job, found: Collected, executor: Any, 
             error.why = f"{error.why}; all of them: {kept}"
         raise
     assert built is not None
-    summary = summarise(printable(out.absolute().name), job, found, built, how.command)
+    summary = summarise(printable(out.absolute().name), job, found, built, options.command)
     write_json(partial / REPORT_NUMBERS, summary)
-    if how.page is not None:
-        write_text(partial / REPORT, how.page(summary))
+    if options.page is not None:
+        write_text(partial / REPORT, options.page(summary))
     return summary
 
 

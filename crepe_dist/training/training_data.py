@@ -12,7 +12,7 @@ from crepe_dist.data.dataset import SAMPLE, Dataset, folder_of, open_dataset, ve
 from crepe_dist.data.loader import epoch_order
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.preparation import How, prepare_in_steps
+from crepe_dist.preparing.preparation import PrepareOptions, prepare_in_steps
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import SAMPLE_FEATURE_LEN, find_sources
 from crepe_dist.settings.config import Config
@@ -85,7 +85,9 @@ def _open(folder: Path) -> Dataset:
 
 def _prepare_sample(folder: Path, page: Page | None) -> Iterator[object]:
     encoding = Encoding(feature_len=SAMPLE_FEATURE_LEN)
-    yield from prepare_in_steps(find_sources([SAMPLE]), folder, encoding, SAMPLE_SPLIT, How(processes=1, page=page))
+    yield from prepare_in_steps(
+        find_sources([SAMPLE]), folder, encoding, SAMPLE_SPLIT, PrepareOptions(processes=1, page=page)
+    )
 
 
 def few_batches(data: Dataset, config: Config) -> Dataset:
