@@ -1,4 +1,4 @@
-"""Measures speed, side by side with other ways to do the same: `python -m crepe_dist.bench`."""
+"""Command that benchmarks this package against other implementations: ``python -m crepe_dist.bench``."""
 
 from __future__ import annotations
 
@@ -29,19 +29,22 @@ EXAMPLES = """  python -m crepe_dist.bench --quick
 def parser() -> arguments.Parser:
     flags = arguments.parser(
         "bench",
-        "Measure encoding, loading, and training and prediction of Crepe on this machine, in turns with the original "
-        "notebook's way, the fastest matrix product, PyTorch and ONNX Runtime, and training in several processes, in "
-        "turns with as many independent ones. Medians; nothing is written but --json and, once, an environment with "
-        "PyTorch and ONNX Runtime in the cache. Or, with --project, scaling on paper.",
+        "Measure encoding, loading, training and prediction of Crepe on this machine, in turns with the original "
+        "notebook's method, the fastest matrix product, PyTorch and ONNX Runtime. Also measure training in several "
+        "processes, in turns with as many independent ones. All figures are medians. Only --json writes a file; the "
+        "first run also installs PyTorch and ONNX Runtime into an environment in the cache. With --project, predict "
+        "the scaling instead.",
         EXAMPLES,
     )
-    flags.add_argument("--quick", action="store_true", help="three rounds of short measurements instead of five long")
-    flags.add_argument("--tiny", action="store_true", help="sizes that show that it runs, and nothing else")
-    flags.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file, too")
+    flags.add_argument(
+        "--quick", action="store_true", help="three rounds of short measurements instead of five long ones"
+    )
+    flags.add_argument("--tiny", action="store_true", help="tiny sizes, only to check that the benchmark runs")
+    flags.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     arguments.add_device(flags)
     others = flags.add_mutually_exclusive_group()
-    others.add_argument("--peers", metavar="PYTHON", help="an interpreter that has PyTorch, ONNX and ONNX Runtime")
-    others.add_argument("--no-peers", action="store_true", help="do not compare with PyTorch and ONNX Runtime")
+    others.add_argument("--peers", metavar="PYTHON", help="Python interpreter with PyTorch, ONNX and ONNX Runtime")
+    others.add_argument("--no-peers", action="store_true", help="skip PyTorch and ONNX Runtime")
     projection_flags.add(flags)
     return flags
 
@@ -56,7 +59,7 @@ def main() -> None:
     python = None if given.no_peers else _peers(given.peers)
 
     import_mxnet(detect())
-    # Imported here: --help and a mistake need no MXNet, and it reads the number of threads when it is imported.
+    # Imported late: MXNet reads the number of threads at import, and --help does not need it.
     from crepe_dist.benchmarking.suite import TINY, Sizes, run
 
     device = pick(given.device, 0, 1)
@@ -74,10 +77,12 @@ def _say(text: str) -> None:
 
 
 def _peers(given: str | None) -> str | None:
-    """An interpreter for what is compared with; None, with a word why, if there can be none."""
+    """Find or install an interpreter with PyTorch and ONNX Runtime; on failure, print why and return ``None``."""
     if given is not None:
         if (found := shutil.which(given)) is None:
-            raise UserError(f"--peers: {given} is not a program", remedy="give the path of a Python, or leave it out")
+            raise UserError(
+                f"--peers: {given} is not a program", remedy="give the path of a Python interpreter, or remove --peers"
+            )
         return found
     try:
         return peers_environment.interpreter(_say)
@@ -102,7 +107,7 @@ def _project(given: argparse.Namespace) -> None:
 
 
 def _console() -> Console:
-    """Wide enough for tables where nobody's window limits it."""
+    """Make a console that is wide enough for the tables if the output is not a terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=max(console.width, 160))
 
@@ -110,13 +115,13 @@ def _console() -> Console:
 def _show(figures: dict[str, Any]) -> None:
     console = _console()
     console.print(", ".join(f"{name} {value}" for name, value in figures["machine"].items()), soft_wrap=True)
-    for title, part, form in (("a second", "rates", ",.0f"), ("ours / theirs, more is better", "ratios", ".2f")):
+    for title, key, form in (("per second", "rates", ",.0f"), ("ours / theirs, higher is better", "ratios", ".2f")):
         table = Table("", title, box=None, pad_edge=False)
         table.columns[1].justify = "right"
-        for name, value in figures[part].items():
+        for name, value in figures[key].items():
             table.add_row(name, format(value, form))
         console.print(table)
-    console.print(f"a step 100 times as fast as ours would wait {figures['waiting']:.1%} of its time for data")
+    console.print(f"with steps 100 times as fast, training would wait for data {figures['waiting']:.1%} of the time")
     _show_scaling(console, figures["scaling"])
 
 
@@ -125,7 +130,7 @@ def _show_scaling(console: Console, scaling: dict[str, Any]) -> None:
         console.print(f"scaling was not measured: {scaling['skipped']}")
         return
     table = Table("scaling", box=None, pad_edge=False)
-    for name in ("processes", "batch each", "documents/s", "independent", "/ independent", "/ N of one alone"):
+    for name in ("processes", "batch", "documents/s", "independent", "ratio", "efficiency"):
         table.add_column(name, justify="right", overflow="fold")
     for row in scaling["table"]:
         table.add_row(

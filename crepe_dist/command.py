@@ -1,4 +1,4 @@
-"""How every command starts and ends: exit codes, a sentence for what a user can mend, and a report of all else."""
+"""Entry and exit of every command: exit codes, messages for users' errors, and crash reports for all others."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from crepe_dist.distributed.peer_loss import hosts, is_peer_gone
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.terminal import silence
 
-OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
-# A name that cannot be one.
-OF_THE_NAME = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
+NAME_ERRORS = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
 
 
 def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
-    """Runs a command's ``main`` and exits as ``ExitCode`` says.
+    """Run a command's ``main`` and exit with an ``ExitCode``.
 
     Args:
-        interrupted: what is said after Ctrl-C.
+        main: function to run.
+        interrupted: message printed after Ctrl-C.
     """
     code: int = ExitCode.ERROR
     crash_report.expect(crash_report.Context())
@@ -36,7 +36,7 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
     except MemoryError as error:
         _say(str(UserError("out of memory", str(error), "use smaller batches, or a machine with more memory")))
     except Stopped as stopped:
-        # A launcher that ends the others when the first one has ended must not change the exit code.
+        # Some launchers signal the other processes when the first one ends; that must not change the exit code.
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         if not stopped.on_all_ranks:
@@ -46,18 +46,18 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
         print(interrupted, file=sys.stderr)
         code = ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has left (`… | head`): not an error, and nothing more can be written.
+        # The reader of our output has closed the pipe (`… | head`), which is not an error.
         silence()
         code = ExitCode.DONE
     except Exception as error:
         if detect().size > 1 and is_peer_gone(error):
-            where = f" on {', '.join(behind)}" if (behind := hosts.behind(error)) else ""
-            _say(f"stopped because another process{where} ended or did not answer; if it left a message, that says why")
+            where = f" on {', '.join(lost)}" if (lost := hosts.behind(error)) else ""
+            _say(f"stopped because another process{where} ended or did not answer; see the messages of that process")
             code = ExitCode.PEER_GONE
-        elif isinstance(error, OSError) and error.errno in OF_THE_DISK | OF_THE_NAME:
+        elif isinstance(error, OSError) and error.errno in DISK_ERRORS | NAME_ERRORS:
             name = error.filename if isinstance(error.filename, str) else "a file"
-            remedy = "make room, or see to it that it may be written"
-            if error.errno in OF_THE_NAME:
+            remedy = "free some space, or change the permissions"
+            if error.errno in NAME_ERRORS:
                 remedy = "choose another name"
             _say(str(UserError(f"{name} cannot be used", error.strerror or str(error), remedy)))
         else:

@@ -1,4 +1,4 @@
-"""Runs side by side: `python -m crepe_dist.compare RUN RUN…`."""
+"""Command that compares runs: ``python -m crepe_dist.compare RUN RUN…``."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ EXAMPLES = """  python -m crepe_dist.compare runs/reviews-1f2e3d4c5b runs/review
 def parser() -> arguments.Parser:
     flags = arguments.parser(
         "compare",
-        "Scores, curves and settings of runs side by side, and whether a difference is more than noise. The first run "
-        "is the one that the others are compared with.",
+        "Compare the scores, training curves and settings of runs, and test whether differences are significant. The "
+        "first run is the baseline.",
         EXAMPLES,
     )
-    flags.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's folder")
+    flags.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
     flags.add_argument("--html", type=Path, metavar="FILE", help="also write a page with the curves to FILE")
     return flags
 
@@ -31,7 +31,7 @@ def parser() -> arguments.Parser:
 def main() -> None:
     given = parser().parse_args()
     if len(given.runs) < 2:
-        raise UserError("one run cannot be compared", remedy="name two or more")
+        raise UserError("one run cannot be compared", remedy="name at least two runs")
     arguments.check_output(given.html, "--html")
 
     # Imported here for --help: matplotlib and MXNet take 2 s.

@@ -1,4 +1,4 @@
-"""Looks whether this machine can train, and tries it: `python -m crepe_dist.doctor`."""
+"""Command that checks whether this machine can train: ``python -m crepe_dist.doctor``."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from crepe_dist.settings import arguments
 EXAMPLES = """  python -m crepe_dist.doctor
   python -m crepe_dist.doctor --json
 
-exit codes: 0 ready; 1 not ready, the last line says what to do
+exit codes: 0 ready; 1 not ready (the last line says what to do)
 """
 
 
 def parser() -> arguments.Parser:
     flags = arguments.parser(
         "doctor",
-        "Look at versions, devices, memory, disks and limits; then have two processes sum numbers and train a step on "
-        "each device. It takes about twenty seconds and leaves nothing behind. What it prints has no names of users, "
-        "hosts or folders in it, but for what a failing program said, so that it fits into a bug report.",
+        "Check versions, devices, memory, disks and limits; then let two processes all-reduce numbers and train one "
+        "step on each device. This takes about 20 s and leaves nothing behind. The output can be pasted into a bug "
+        "report: it contains no names of users, hosts or folders, except in messages of failing programs.",
         EXAMPLES,
     )
-    flags.add_argument("--json", action="store_true", help="print all of it as one JSON object, and nothing else")
-    flags.add_argument("--quick", action="store_true", help="look only, and try nothing")
+    flags.add_argument("--json", action="store_true", help="print everything as one JSON object, and nothing else")
+    flags.add_argument("--quick", action="store_true", help="only check, without training")
     return flags
 
 
@@ -39,7 +39,9 @@ def main() -> None:
     given = parser().parse_args()
     if detect().size > 1:
         launcher = detect().launcher
-        raise UserError(f"doctor was started by {launcher}", "it starts its processes itself", "start it without one")
+        raise UserError(
+            f"doctor was started by {launcher}", "it starts its own processes", "start it without a launcher"
+        )
     console = Console(quiet=given.json)
     found = inventory.collect()
     looked = checks.checks(found)

@@ -1,4 +1,4 @@
-"""Scores a checkpoint: `python -m crepe_dist.evaluate CHECKPOINT --data DIR`, in one process or in many."""
+"""Command that scores a checkpoint, in one or several processes: ``python -m crepe_dist.evaluate RUN --data DIR``."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ EXAMPLES = """  python -m crepe_dist.evaluate --data data/sample
 def parser() -> arguments.Parser:
     flags = arguments.parser(
         "evaluate",
-        "Accuracy, loss, precision, recall and F1 of each class, and the confusion matrix.",
+        "Compute the accuracy and loss of a checkpoint, precision, recall and F1 by class, and the confusion matrix.",
         EXAMPLES,
     )
     arguments.add_checkpoint(flags)
     arguments.add_device(flags)
     flags.add_argument("--data", default="sample", metavar="DIR", help="prepared folder; default: the sample")
-    flags.add_argument("--part", choices=PARTS, default="test", help="default: test")
+    flags.add_argument("--part", choices=PARTS, default="test", help="split to score; default: test")
     flags.add_argument(
         "--batch-size",
         type=whole(1, LARGEST_BATCH),
         default=512,
         metavar="B",
-        help="documents a step over all processes; default: 512",
+        help="documents per step, over all processes; default: 512",
     )
     flags.add_argument(
         "--typos",
         type=_rates,
         default=[],
         metavar="R,R,…",
-        help="score again with typing errors in these shares of the characters, as 0,0.02,0.05,0.1",
+        help="also score with typing errors in these shares of the characters, such as 0,0.02,0.05,0.1",
     )
-    flags.add_argument("--json", type=Path, metavar="FILE", help="also write every number to FILE")
+    flags.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers to FILE as JSON")
     flags.add_argument("--html", type=Path, metavar="FILE", help="also write a page with figures and mistakes to FILE")
     arguments.add_foreign(flags)
     return flags
@@ -66,7 +66,7 @@ def _rates(text: str) -> list[float]:
         return [float(RATE(part.strip())) for part in text.split(",")]
     except argparse.ArgumentTypeError as error:
         raise UserError(
-            f"--typos {shortened(text)}: one {error}", remedy=f"give shares as 0,0.02,0.05,0.1, each {RATE}"
+            f"--typos {shortened(text)}: one {error}", remedy=f"give shares like 0,0.02,0.05,0.1, each {RATE}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The network for other programs: `python -m crepe_dist.export RUN --out DIR`."""
+"""Command that exports a network for other programs: ``python -m crepe_dist.export RUN --out DIR``."""
 
 from __future__ import annotations
 
@@ -22,19 +22,22 @@ EXAMPLES = """  python -m crepe_dist.export --out exported
 def parser() -> arguments.Parser:
     flags = arguments.parser(
         "export",
-        "The network in files for other programs: onnx (model.onnx, and crepe_runtime.py, which classifies texts with "
-        "it by ONNX Runtime alone), web (a page that classifies what a person types, in the browser), symbol (MXNet's "
-        "symbol and parameters), or params (Gluon's parameters with a description). What is written is tried on texts "
-        "first; it is there only if it answers as our own engine.",
+        "Export the network for other programs. onnx: model.onnx, and crepe_runtime.py, which classifies texts with it "
+        "and only needs ONNX Runtime. web: a page that classifies text in the browser. symbol: MXNet's symbol and "
+        "parameters. params: Gluon parameters with a description. The export is compared with our own engine on some "
+        "texts, and only written if the probabilities agree.",
         EXAMPLES,
     )
     arguments.add_checkpoint(flags)
     flags.add_argument("--format", choices=FORMATS, default="onnx", help="default: onnx")
     flags.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder; files of the same names are replaced"
+        "--out", type=Path, required=True, metavar="DIR", help="folder for the files; existing ones are replaced"
     )
     flags.add_argument(
-        "--data", type=Path, metavar="DIR", help="prepared folder whose test part it is tried on; default: the run's"
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="prepared folder with test texts for the comparison; default: the run's",
     )
     arguments.add_foreign(flags)
     return flags
@@ -53,16 +56,18 @@ def main() -> None:
 
     path = checkpoint.find(given.checkpoint)
     predictor = load(path, **arguments.foreign(given), device="cpu")
-    real, made_up = verification.real(path, given.data), verification.synthetic(predictor.encoding)
+    real, synthetic = verification.real(path, given.data), verification.synthetic(predictor.encoding)
     if given.format == "web" and not web_runtime.archive().exists():
-        print(f"npm fetches {web_runtime.PACKAGE} (33 MB), once", flush=True)
-    files, difference = export(predictor, checkpoint.describe(path), given.format, given.out, real + made_up, path.name)
+        print(f"npm downloads {web_runtime.PACKAGE} (33 MB, once)", flush=True)
+    files, difference = export(
+        predictor, checkpoint.describe(path), given.format, given.out, real + synthetic, path.name
+    )
     for file in files:
         print(f"{visible(str(file))} ({size(file.stat().st_size)})")
-    tried = f"{counted(len(real), 'text')} of the test part and {len(made_up)} made-up ones"
+    texts = f"{counted(len(real), 'text')} of the test split and {len(synthetic)} synthetic ones"
     if not real:
-        tried = f"{len(made_up)} made-up texts, since the data are not at hand"
-    print(f"tried on {tried}: probabilities differ from our own engine's by {difference:.1e} at most")
+        texts = f"{len(synthetic)} synthetic texts, because the run's data set is not available"
+    print(f"compared with our own engine on {texts}: probabilities differ by at most {difference:.1e}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Classifies texts: `echo "what a wonderful little film" | python -m crepe_dist.predict`."""
+"""Command that classifies texts: ``echo "what a wonderful little film" | python -m crepe_dist.predict``."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def main() -> None:
 
     path = checkpoint.find(given.checkpoint)
     if sys.stderr.isatty():
-        print(f"by {visible(str(path))}", file=sys.stderr)
+        print(f"using {visible(str(path))}", file=sys.stderr)
     predictor = load(path, **arguments.foreign(given), device=given.device)
     explaining = Explaining(predictor, given.explain, given.html)
     if given.random is not None:
@@ -66,39 +66,56 @@ def main() -> None:
 def parser() -> arguments.Parser:
     flags = arguments.parser(
         "predict",
-        "Classify texts: lines of standard input, the rows of --file, or one by --text. One answer a row, in order; "
-        "a row that cannot be classified gets an answer that says why, and the exit code is then 1.",
+        "Classify texts: the lines of standard input, the rows of --file, or the text of --text. There is one answer "
+        "per row, in order. A row that cannot be classified gets an answer with the reason, and the exit code is 1.",
         EXAMPLES,
     )
     arguments.add_checkpoint(flags)
     arguments.add_device(flags)
-    flags.add_argument("--text", type=str, help="a text, in place of a file")
-    flags.add_argument("--title", type=str, help="its title, joined as in training: title | text")
+    flags.add_argument("--text", type=str, help="text to classify, instead of a file")
+    flags.add_argument("--title", type=str, help="title of --text, joined as in training: title | text")
 
     group = flags.add_argument_group("files and pipes")
-    group.add_argument("--file", metavar="FILE", help="texts (- is standard input, the default); plain or .gz")
-    group.add_argument("--input-format", choices=KINDS, help="default: by the file's name, else lines")
+    group.add_argument("--file", metavar="FILE", help="file of texts, plain or .gz; default: -, standard input")
+    group.add_argument("--input-format", choices=KINDS, help="format; default: by the file name, else lines")
     arguments.add_header(group)
-    group.add_argument("--text-column", metavar="COLUMN", help="name, or number from 1; default: by usual names")
-    group.add_argument("--title-column", metavar="COLUMN", help="is joined with the text as `title | text`")
+    group.add_argument("--text-column", metavar="COLUMN", help="column name, or number from 1; default: guessed")
+    group.add_argument("--title-column", metavar="COLUMN", help="column joined with the text as `title | text`")
 
-    group = flags.add_argument_group("documents whose class is known")
+    group = flags.add_argument_group("random testing")
     group.add_argument(
-        "--random", type=whole(1, 10**9), metavar="N", help="N random documents of --data, with their true class"
+        "--random",
+        type=whole(1, 10**9),
+        metavar="N",
+        help="classify N random documents of --data, and show their true class",
     )
     group.add_argument("--data", metavar="DIR", default="data/sample", help="prepared folder; default: data/sample")
-    group.add_argument("--part", choices=PARTS, default="test", help="part for --random; default: test")
-    group.add_argument("--seed", type=whole(0, (1 << 63) - 1), metavar="N", help="makes --random repeatable")
+    group.add_argument("--part", choices=PARTS, default="test", help="split for --random; default: test")
+    group.add_argument("--seed", type=whole(0, (1 << 63) - 1), metavar="N", help="random seed for --random")
 
     group = flags.add_argument_group("answers")
-    group.add_argument("--top", type=whole(1, 10**9), metavar="K", help="classes told; default: 5, in CSV 1")
     group.add_argument(
-        "--format", "--output-format", choices=STYLES, default="text", help="csv keeps the columns; default: text"
+        "--top", type=whole(1, 10**9), metavar="K", help="number of classes in an answer; default: 5, in CSV 1"
     )
-    group.add_argument("--out", type=Path, metavar="FILE", help="is there when all is done; default: standard output")
-    group.add_argument("--explain", action="store_true", help="show which characters speak for the class")
     group.add_argument(
-        "--html", type=Path, metavar="FILE", help=f"a page that explains the first {report.MAX_ITEMS} answers"
+        "--format",
+        "--output-format",
+        choices=STYLES,
+        default="text",
+        help="format; csv keeps the input's columns; default: text",
+    )
+    group.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="file for the answers; it appears when all are done; default: standard output",
+    )
+    group.add_argument("--explain", action="store_true", help="show which characters support the class")
+    group.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help=f"also write a page that explains the first {report.MAX_ITEMS} answers",
     )
     arguments.add_foreign(flags)
     return flags
@@ -106,32 +123,34 @@ def parser() -> arguments.Parser:
 
 def _check(given: Any) -> None:
     if given.title is not None and given.text is None:
-        raise UserError("--title needs --text", remedy="a column of a file is named by --title-column")
+        raise UserError("--title requires --text", remedy="for a column of a file, use --title-column")
     if given.checkpoint is not None and not os.path.exists(given.checkpoint):
         raise UserError(
             f"{shortened(given.checkpoint)} does not exist",
-            remedy='name a run folder or a .params file; a text is given by --text "hello"',
+            remedy='name a run folder or a .params file; to classify a text, use --text "hello"',
         )
     if sum(value is not None for value in (given.text, given.file, given.random)) > 1:
-        raise UserError("--text, --file and --random exclude each other", remedy="give one of them")
-    of_a_file = (given.input_format, given.text_column, given.title_column)
-    if (given.text is not None or given.random is not None) and (any(of_a_file) or given.header != "auto"):
-        raise UserError("--input-format, --header and the columns are for files", remedy="name one by --file")
+        raise UserError("--text, --file and --random exclude each other", remedy="use only one of them")
+    file_flags = (given.input_format, given.text_column, given.title_column)
+    if (given.text is not None or given.random is not None) and (any(file_flags) or given.header != "auto"):
+        raise UserError("--input-format, --header and the columns require a file", remedy="add --file FILE")
     if given.format == "csv" and (given.explain or given.random is not None):
-        raise UserError("--format csv has no place for that", remedy="--format jsonl, or --html FILE beside it")
+        raise UserError(
+            "--format csv supports neither --explain nor --random", remedy="use --format jsonl, or add --html FILE"
+        )
     for path, flag in ((given.out, "--out"), (given.html, "--html")):
         arguments.check_output(path, flag)
 
 
 def _predict(predictor: Predictor, given: Any, explaining: Explaining) -> None:
     if given.text is None and given.file in (None, PIPE) and sys.stdin is not None and sys.stdin.isatty():
-        print("type a text and Enter; Ctrl-D ends", file=sys.stderr)
+        print("type a text and press Enter; Ctrl-D ends", file=sys.stderr)
     columns, groups = _inputs(given)
-    told = answers(given.format, given.top, columns, len(predictor.classes))
+    formatter = answers(given.format, given.top, columns, len(predictor.classes))
     problems: Counter[str] = Counter()
     rows = 0
     with _output(given.out) as stream:
-        stream.write(told.header)
+        stream.write(formatter.header)
         for group in groups:
             predictions = predictor.predict_stream(row.text for row in group if not row.problem)
             for row in group:
@@ -141,10 +160,10 @@ def _predict(predictor: Predictor, given: Any, explaining: Explaining) -> None:
                     row = replace(row, problem="no character that the network knows")
                 if prediction is None or row.problem:
                     problems[re.split("[:;]", row.problem)[0]] += 1
-                    stream.write(f"{told.line(row, None)}\n")
+                    stream.write(f"{formatter.line(row, None)}\n")
                     continue
-                explanation = explaining.of(row.text, f"line {row.line}")
-                stream.write(f"{told.line(row, prediction, explanation)}\n")
+                explanation = explaining.explain(row.text, f"line {row.line}")
+                stream.write(f"{formatter.line(row, prediction, explanation)}\n")
                 if explanation and given.format == "text":
                     explaining.show(explanation, stream)
             stream.flush()
@@ -153,12 +172,12 @@ def _predict(predictor: Predictor, given: Any, explaining: Explaining) -> None:
         raise UserError(
             f"{sum(problems.values()):,} of {counted(rows, 'row')} could not be classified",
             listed([f"{kind} ({count:,})" for kind, count in problems.most_common()]),
-            "mend them, or go on without: their answers say where they are, and all others are classified",
+            "find them by their answers and fix them; all other rows are classified",
         )
 
 
 def _inputs(given: Any) -> tuple[tuple[str, ...], Iterable[list[Input]]]:
-    """Names of the columns that are kept, and the rows."""
+    """Return the names of the columns to keep, and the rows in groups."""
     if given.text is not None:
         text = join_title(given.title or "", given.text)
         return ("text",), [[Input(1, text, "" if text.strip() else "empty text", (text,))]]
@@ -169,7 +188,7 @@ def _inputs(given: Any) -> tuple[tuple[str, ...], Iterable[list[Input]]]:
 
 @contextmanager
 def _output(path: Path | None) -> Iterator[TextIO]:
-    # What is no Unicode in a column that is kept must not end the stream.
+    # errors="replace": a kept column may contain lone surrogates.
     if path is not None:
         with atomic_text(path, errors="replace") as stream:
             yield stream
@@ -180,11 +199,11 @@ def _output(path: Path | None) -> Iterator[TextIO]:
 
 
 class Explaining:
-    """Explains each text, or the first ones for a page, or none, as the user wished.
+    """Explanations of every text (``--explain``), and of the first texts for a page (``--html``).
 
     Args:
-        each: explain every text.
-        page: where the page is to be.
+        each: whether to explain every text.
+        page: path of the page, if one is wanted.
     """
 
     def __init__(self, predictor: Predictor, each: bool, page: Path | None) -> None:
@@ -195,8 +214,13 @@ class Explaining:
         self._left_out = 0
         self._has_shown = False
 
-    def of(self, text: str, name: str, true: str | None = None) -> Explanation | None:
-        """The explanation that is to stand beside the answer; ``name`` and ``true`` class are for the page."""
+    def explain(self, text: str, name: str, true: str | None = None) -> Explanation | None:
+        """Explain a text if the flags ask for it; return the explanation to print beside the answer.
+
+        Args:
+            name: heading of the text on the page.
+            true: true class for the page, if known.
+        """
         room = self._page is not None and len(self._items) < report.MAX_ITEMS
         self._left_out += not room
         if not (self._each or room):
@@ -207,7 +231,7 @@ class Explaining:
         return explanation if self._each else None
 
     def show(self, explanation: Explanation, stream: TextIO) -> None:
-        """In colours on a terminal that has them."""
+        """Print an explanation, in colour if the terminal supports it."""
         console = Console(file=stream)
         if console.color_system is None or console.no_color:
             stream.write(f"  {report.marked(explanation)}\n")
@@ -223,18 +247,18 @@ class Explaining:
 
 
 def _predict_random(predictor: Predictor, given: Any, explaining: Explaining) -> None:
-    """The notebook's random testing: text, true class, predicted class, right or wrong."""
+    """Classify random documents like the original notebook: text, true class, predicted class, right or wrong."""
     dataset = open_dataset(given.data)
     part = dataset.parts.get(given.part)
     if part is None:
         raise UserError(
-            f"{given.data} has no {given.part} part", f"it has {', '.join(dataset.parts)}", "choose another --part"
+            f"{given.data} has no {given.part} split", f"it has {', '.join(dataset.parts)}", "choose another --part"
         )
     if dataset.classes != predictor.classes:
         raise UserError(
-            f"{given.data} has other classes than the checkpoint",
+            f"{given.data} and the checkpoint have different classes",
             f"checkpoint: {', '.join(predictor.classes)}; data: {', '.join(dataset.classes)}",
-            "name the data that it was trained for with --data",
+            "name the data set of the checkpoint with --data",
         )
     rows = np.random.default_rng(given.seed).choice(len(part), size=min(given.random, len(part)), replace=False)
     codes = part.codes(rows)
@@ -243,7 +267,7 @@ def _predict_random(predictor: Predictor, given: Any, explaining: Explaining) ->
         for row, text, prediction in zip(rows.tolist(), texts, predictor.predict(texts)):
             true = dataset.classes[int(part.labels[row])]
             right = prediction.label == true
-            explanation = explaining.of(text, f"row {row}", true)
+            explanation = explaining.explain(text, f"row {row}", true)
             if given.format == "jsonl":
                 record = {
                     "row": row,

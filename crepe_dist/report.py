@@ -1,4 +1,4 @@
-"""Makes a run's report again: `python -m crepe_dist.report RUN`."""
+"""Command that writes the report of a run again: ``python -m crepe_dist.report RUN``."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ EXAMPLES = """  python -m crepe_dist.report runs/reviews-1f2e3d4c5b
 
 def parser() -> arguments.Parser:
     flags = arguments.parser(
-        "report", "Writes report.html and model_card.md into a run's folder, as training does at its end.", EXAMPLES
+        "report", "Write report.html and model_card.md into a run's folder, as training does at its end.", EXAMPLES
     )
-    flags.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
-    flags.add_argument("--data", type=Path, metavar="DIR", help="where the data is now; default: where it was")
+    flags.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    flags.add_argument("--data", type=Path, metavar="DIR", help="folder of the data set, if it has moved")
     return flags
 
 

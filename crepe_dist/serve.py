@@ -1,4 +1,4 @@
-"""Answers over HTTP: `python -m crepe_dist.serve`, then http://127.0.0.1:8080 in a browser."""
+"""Command that serves a model over HTTP: ``python -m crepe_dist.serve``, then open http://127.0.0.1:8080."""
 
 from __future__ import annotations
 
@@ -25,29 +25,31 @@ EXAMPLES = """  python -m crepe_dist.serve
   python -m crepe_dist.serve runs/reviews-1f2e3d4c5b --port 9000
   curl localhost:8080/predict -H 'Content-Type: application/json' -d '{"text": "arrived broken"}'
 
-paths: / a page to type into, POST /predict, /healthz, /metrics (Prometheus), /openapi.json
-exit codes: 0 stopped by SIGTERM, 130 by Ctrl-C, both after the requests in hand are answered; 1 a mistake, said above
+paths: / (web page), POST /predict, /healthz, /metrics (Prometheus), /openapi.json
+exit codes: 0 after SIGTERM and 130 after Ctrl-C, once the requests in progress are answered; 1 after an error
 """
 
 
 def parser() -> arguments.Parser:
-    flags = arguments.parser("serve", "Classify texts for programs and for people, over HTTP.", EXAMPLES)
+    flags = arguments.parser(
+        "serve", "Classify texts over HTTP, with an API for programs and a web page for people.", EXAMPLES
+    )
     arguments.add_checkpoint(flags)
     arguments.add_device(flags)
     flags.add_argument("--host", default="127.0.0.1", help="address to listen on; default: 127.0.0.1")
     flags.add_argument(
-        "--port", type=whole(0, 65_535), default=PORT, metavar="N", help=f"0 is any that is free; default: {PORT}"
+        "--port", type=whole(0, 65_535), default=PORT, metavar="N", help=f"port; 0 picks a free one; default: {PORT}"
     )
     flags.add_argument(
-        "--allow-host", action="append", default=[], metavar="NAME", help="name that clients may call it by; repeatable"
+        "--allow-host", action="append", default=[], metavar="NAME", help="host name that clients may use; repeatable"
     )
     group = flags.add_argument_group("limits")
     for flag, metavar, meaning in (
-        ("max-chars", "N", "characters of a text"),
-        ("max-batch", "N", "texts of a request"),
-        ("max-body", "BYTES", "bytes of a request"),
-        ("queue", "N", "requests at a time; to more it answers 503"),
-        ("timeout", "SECONDS", "for a request to arrive, and for its turn"),
+        ("max-chars", "N", "characters per text"),
+        ("max-batch", "N", "texts per request"),
+        ("max-body", "BYTES", "bytes per request"),
+        ("queue", "N", "requests at a time; others get status 503"),
+        ("timeout", "SECONDS", "time for a request to arrive, and time until it is answered"),
     ):
         name = flag.replace("-", "_")
         default, kind = getattr(DEFAULTS, name), limits(typed(ServiceOptions)[name])
@@ -55,7 +57,9 @@ def parser() -> arguments.Parser:
         group.add_argument(
             f"--{flag}", type=kind, default=default, metavar=metavar, help=f"{meaning}; default: {number(default)}"
         )
-    flags.add_argument("--log-requests", action="store_true", help="a line a request on standard error, without texts")
+    flags.add_argument(
+        "--log-requests", action="store_true", help="write one line per request to standard error, without texts"
+    )
     arguments.add_foreign(flags)
     return flags
 
@@ -67,7 +71,7 @@ def main() -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    # Nothing is left to go on with, as it is after a run that stopped: a requested end is a good end.
+    # Unlike a stopped run, a stopped service leaves nothing to resume, so this is a success.
     raise Stopped("SIGTERM", ExitCode.DONE)
 
 
@@ -81,8 +85,8 @@ def _serve(given: Any, options: ServiceOptions) -> None:
     if launch.size > 1:
         raise UserError(
             f"serve was started in {launch.size} processes",
-            "each would listen on the same port",
-            "start one, by itself",
+            "all of them would listen on the same port",
+            "start it without a launcher",
         )
     import_mxnet(launch)
     # What imports MXNet comes after that; FastAPI and uvicorn take 0.6 s, which --help need not wait for.
@@ -107,9 +111,9 @@ def _serve(given: Any, options: ServiceOptions) -> None:
             print(f"listening on {server.url(listener)}", flush=True)
             if not server.is_loopback(listener):
                 print(
-                    f"warning: {visible(given.host)} can be reached from other machines\n"
-                    "  why: there is no authentication, and no encryption\n"
-                    "  do:  keep it in a network that is yours, or behind a proxy that has both",
+                    f"warning: other machines can reach {visible(given.host)}\n"
+                    "  why: the service has no authentication and no encryption\n"
+                    "  do:  use it in a private network only, or behind a proxy that adds both",
                     file=sys.stderr,
                 )
             server.serve(

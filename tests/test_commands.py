@@ -178,11 +178,11 @@ class TestPredict:
         [
             (["nowhere"], "nowhere does not exist"),
             (["--file", "nowhere.txt"], "nowhere.txt does not exist"),
-            (["--title", "x"], "--title needs --text"),
+            (["--title", "x"], "--title requires --text"),
             (["--text", "x", "--random", "1"], "exclude each other"),
             (["--random", "0"], "--random is 0"),
-            (["--text", "x", "--text-column", "y"], "are for files"),
-            (["--text", "x", "--format", "csv", "--explain"], "no place for that"),
+            (["--text", "x", "--text-column", "y"], "require a file"),
+            (["--text", "x", "--format", "csv", "--explain"], "supports neither --explain nor --random"),
             (["--file", "."], "is a folder"),
             (["--random", "1", "--data", "nowhere"], "not a prepared data set"),
             (["--mode", "paper"], "already has a description"),
@@ -235,11 +235,11 @@ class TestEvaluate:
     def test_shares_of_typing_errors_that_are_none(self, tmp_path, complaint, rates):
         said = complaint("evaluate", "--typos", rates, cwd=tmp_path)
         assert said.startswith(f"error: --typos {rates}: one is ")
-        assert "do:  give shares as 0,0.02,0.05,0.1" in said
+        assert "do:  give shares like 0,0.02,0.05,0.1" in said
 
     @pytest.mark.parametrize(
         ("prepared_with", "message"),
-        [(["--feature-len", "150"], "encoded in different ways"), ([], "different classes")],
+        [(["--feature-len", "150"], "different encodings"), ([], "different classes")],
     )
     def test_other_data_is_refused(self, place, tmp_path, complaint, prepared_with, message):
         write_csv(tmp_path / "other.csv", 100, 0, classes=2)

@@ -144,7 +144,7 @@ def test_without_the_driver(site, tmp_path):
     assert "problem  CUDA libraries 9 of 10" in said
     assert f"problem: {missing}\n  why: libcuda.so.1: cannot open" in said
     assert f"  do:  {remedy}" in said
-    assert "note     MXNet          not known" in said
+    assert "note     MXNet          unknown" in said
 
 
 @pytest.mark.skipif(not horovod_build.is_installed(), reason="Horovod is not installed")

@@ -317,7 +317,7 @@ def test_files_that_are_not_what_is_wanted(place, said, name):
     ("arguments", "message"),
     [
         (("evaluate", "run", "--data", "data2"), "different classes"),
-        (("evaluate", "run", "--data", "data3", "--part", "validation"), "has no validation part"),
+        (("evaluate", "run", "--data", "data3", "--part", "validation"), "has no validation split"),
         (("evaluate", "run", "--data", "data3", "--device", "gpu"), "no GPU was found"),
         (("train", "--data", "data3", "--device", "gpu", *QUICK), "no GPU was found"),
         (("train", "--data", "data3", "--init-from", "run", *QUICK, "--model.units=33"), "ask for 33 units"),

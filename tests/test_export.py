@@ -276,7 +276,7 @@ def test_parameters_from_elsewhere(tmp_path, command_line):
         if form == "web":  # tests/test_web.py has it
             continue
         printed = command_line(path, "--format", form, "--out", tmp_path / "out", *told)
-        assert "tried on 100 made-up texts, since the data are not at hand" in printed
+        assert "on 100 synthetic texts, because the run's data set is not available" in printed
     assert crepe_runtime.Classifier(str(tmp_path / "out" / "model.onnx")).classes == ["a", "b", "c"]
     assert crepe_dist.load(tmp_path / "out" / "model.params").classes == ["a", "b", "c"]
 
@@ -347,4 +347,4 @@ def test_it_is_tried_on_the_test_part(data, tmp_path, monkeypatch, command_line)
     with pytest.raises(UserError):
         verification.real(path, tmp_path / "nowhere")
     printed = command_line("run", "--out", "out")
-    assert "tried on 97 texts of the test part and 100 made-up ones" in printed
+    assert "on 97 texts of the test split and 100 synthetic ones" in printed

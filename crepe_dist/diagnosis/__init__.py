@@ -1,1 +1,1 @@
-"""Whether this machine can train: what is looked at, what is tried, and how both are shown."""
+"""Diagnosis for ``python -m crepe_dist.doctor``: can this machine train?"""

@@ -1,4 +1,4 @@
-"""What the facts mean: a function a line of the diagnosis."""
+"""Checks of the facts: one function for each line of the diagnosis."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from crepe_dist.errors import UserError
 from crepe_dist.machine import PACKAGES
 from crepe_dist.wording import counted, listed, size
 
-INSTALL = "install again with `uv sync` (without uv see docs/install.md)"
+INSTALL = "reinstall with `uv sync` (without uv see docs/install.md)"
 PYTHONS = ((3, 9), (3, 11))
 NUMPY_TOO_NEW = (1, 24)
-# The paper's small network: 45 MB of parameters; with Adam a saved state is three times as much, and two are kept.
+# Sizes of the paper's small network. Its parameters have 45 MB; with Adam a saved state is three times as large, and
+# a run keeps two states.
 GRADIENT_BYTES = 46_000_000
 RUN_BYTES = 500_000_000
-PROCESS_BYTES = 600_000_000  # of the paper's small network with batches of 64, as measured
-OPEN_FILES = 1024
-PROCESSES = 1024
+PROCESS_BYTES = 600_000_000  # measured with batches of 64
+MIN_OPEN_FILES = 1024
+MIN_PROCESSES = 1024
 
 
 def checks(facts: Facts) -> list[Check]:
-    """In the order in which they are shown."""
+    """Run all checks, in the order of their output."""
     lines = [
         versions(facts),
         cuda_libraries(facts),
@@ -58,15 +59,15 @@ def versions(facts: Facts) -> Check:
             line,
             level="problem",
             what=f"Python {found['Python']} is not one of 3.9, 3.10 and 3.11",
-            why="MXNet 1.9.1 and the pinned versions of the other packages are for these",
-            remedy="make an environment with another Python (`uv sync --python 3.11`)",
+            why="MXNet 1.9.1 and the pinned versions of the other packages need one of them",
+            remedy="create an environment with another Python (`uv sync --python 3.11`)",
         )
     if "numpy" in found and _version(found["numpy"]) >= NUMPY_TOO_NEW:
         return replace(
             line,
             level="problem",
             what=f"numpy {found['numpy']} is too new",
-            why="MXNet 1.9.1 uses np.bool, which 1.24 took away",
+            why="MXNet 1.9.1 uses np.bool, which numpy 1.24 removed",
             remedy=INSTALL,
         )
     if "mxnet" in found and "mxnet-cu112" in found:
@@ -74,14 +75,14 @@ def versions(facts: Facts) -> Check:
             line,
             level="note",
             what="two flavours of MXNet are installed",
-            why="both install the module mxnet; which one is there depends on their order",
-            remedy="make the environment anew with one of them (docs/install.md)",
+            why="both install the module mxnet, so the order of installation decides which one is used",
+            remedy="recreate the environment with one of them (docs/install.md)",
         )
     return line
 
 
 def cuda_libraries(facts: Facts) -> Check:
-    """Of MXNet's GPU flavour; shows nothing without it."""
+    """Check the CUDA libraries of MXNet's GPU flavour; show nothing for the CPU flavour."""
     wanted, troubles = facts["cuda"].get("wanted", []), facts["cuda"].get("troubles", {})
     line = Check("CUDA libraries", f"{len(wanted) - len(troubles)} of {len(wanted)}" if wanted else "")
     error = cuda.missing(troubles)
@@ -91,8 +92,8 @@ def cuda_libraries(facts: Facts) -> Check:
 def mxnet(facts: Facts) -> Check:
     found = facts["mxnet"]
     if facts["cuda"].get("troubles"):
-        what, why = "MXNet could not be looked at", "its GPU flavour takes CUDA's libraries"
-        return Check("MXNet", "not known", "note", what, why, "see to the libraries first")
+        what, why = "MXNet could not be checked", "its GPU flavour needs the CUDA libraries"
+        return Check("MXNet", "unknown", "note", what, why, "fix the CUDA libraries first")
     if found["trouble"]:
         return Check("MXNet", "cannot be imported", "problem", "MXNet cannot be imported", found["trouble"], INSTALL)
     names = {"MKLDNN": "oneDNN", "CUDA": "CUDA", "CUDNN": "cuDNN", "NCCL": "NCCL", "OPENMP": "OpenMP"}
@@ -103,8 +104,8 @@ def mxnet(facts: Facts) -> Check:
 def horovod(facts: Facts) -> Check:
     found = facts["horovod"]
     if facts["mxnet"]["trouble"] and found["trouble"]:
-        what, why = "Horovod could not be looked at", "it imports MXNet, which fails"
-        return Check("Horovod", "not known", "note", what, why, "see to MXNet first")
+        what, why = "Horovod could not be checked", "it imports MXNet, which fails"
+        return Check("Horovod", "unknown", "note", what, why, "fix MXNet first")
     if found["trouble"]:
         why = "it was built for another MXNet or Python, or without MXNet"
         what = f"Horovod cannot be imported: {found['trouble']}"
@@ -114,8 +115,8 @@ def horovod(facts: Facts) -> Check:
             "Horovod",
             "not installed",
             "note",
-            "Horovod is not installed: one process can train, not several",
-            "several exchange their gradients through it",
+            "Horovod is not installed: only one process can train",
+            "several processes all-reduce their gradients with Horovod",
             horovod_build.how_to_install("CUDA" in facts["mxnet"].get("features", [])),
         )
     line = Check("Horovod", ", ".join(f"{name} {'yes' if has else 'no'}" for name, has in found["features"].items()))
@@ -124,8 +125,8 @@ def horovod(facts: Facts) -> Check:
             line,
             level="problem",
             what="Horovod was built without Gloo",
-            why="python -m crepe_dist.supervise and horovodrun without MPI start their processes through it",
-            remedy="build it with the backend of this project: `uv sync --reinstall-package horovod`",
+            why="python -m crepe_dist.supervise and horovodrun without MPI need it",
+            remedy="rebuild Horovod with this project's settings: `uv sync --reinstall-package horovod`",
         )
     if "CUDA" not in facts["mxnet"].get("features", []) or found["features"]["nccl"]:
         return line
@@ -135,7 +136,7 @@ def horovod(facts: Facts) -> Check:
         line,
         level="note",
         what="Horovod was built without NCCL",
-        why="gradients of GPUs pass through main memory, which takes longer",
+        why="gradients of GPUs pass through main memory, which is slower",
         remedy=horovod_build.BUILD,
     )
 
@@ -145,15 +146,15 @@ def launcher(facts: Facts) -> Check:
     if not found["found"]:
         return Check("horovodrun", "" if not facts["horovod"].get("installed") else "not found")
     if found["own"] and found["by name"]:
-        return Check("horovodrun", "beside this Python, and found by its name")
+        return Check("horovodrun", "in this environment, and on the PATH")
     if found["own"]:
-        return Check("horovodrun", "beside this Python; found by name under `uv run` or in the activated environment")
+        return Check("horovodrun", "in this environment; on the PATH under `uv run` or in the activated environment")
     return Check(
         "horovodrun",
-        "not beside this Python",
+        "not in this environment",
         "note",
-        "the horovodrun that is found is another environment's",
-        "it may start another Horovod than the one that is installed here",
+        "the horovodrun on the PATH is another environment's",
+        "it may start another Horovod than the installed one",
         "activate the environment, or use `uv run horovodrun`",
     )
 
@@ -166,10 +167,10 @@ def cores(facts: Facts) -> Check:
     whole = max(1, int(found["quota"]))
     return replace(
         line,
-        shows=f"{line.shows}, of whose time a control group allows that of {found['quota']:g}",
+        shows=f"{line.shows}; the control group's CPU quota is {found['quota']:g} cores",
         level="note",
         what=f"{counted(found['allowed'], 'core')} may be used, but only for {found['quota']:g} cores' time",
-        why="a limit of the container (cpu.max): threads on all cores use it up, and then all stand still",
+        why="the container limits CPU time (cpu.max): threads on all cores use up the quota and are then throttled",
         remedy=f"set OMP_NUM_THREADS so that all processes together have {counted(whole, 'thread')}, "
         "or limit the container by cores (docker --cpuset-cpus)",
     )
@@ -178,7 +179,7 @@ def cores(facts: Facts) -> Check:
 def threads(facts: Facts) -> Check:
     found, allowed = facts["threads"], facts["cores"]["allowed"]
     if found["trouble"]:
-        why = "it is the number of threads of each process"
+        why = "it sets the number of threads of each process"
         return Check("threads", "unknown", "problem", found["trouble"], why, found["remedy"])
     given = facts["machine"]["OMP_NUM_THREADS"]
     shows = f"{found['alone']} in one process, {found['of two']} in each of two"
@@ -188,16 +189,16 @@ def threads(facts: Facts) -> Check:
             line,
             level="note",
             what=f"OMP_NUM_THREADS is {found['alone']}, on {counted(allowed, 'core')}",
-            why="threads that wait for each other's core make every step longer",
-            remedy="unset it: each process then takes its share of the cores",
+            why="threads compete for the cores, which slows down every step",
+            remedy="unset it; each process then uses its share of the cores",
         )
     if found["OMP_PROC_BIND"].lower() not in ("", "false"):
         return replace(
             line,
             level="note",
             what=f"OMP_PROC_BIND is {found['OMP_PROC_BIND']}",
-            why="every process of this machine binds its threads to the same first cores",
-            remedy="unset it where several processes train on one machine",
+            why="every process on this machine then binds its threads to the same cores",
+            remedy="unset it when several processes train on one machine",
         )
     return line
 
@@ -211,8 +212,8 @@ def memory(facts: Facts) -> Check:
         line,
         level="note",
         what=f"only {size(found['free'])} of memory are free",
-        why=f"a process that trains the paper's small network takes about {size(PROCESS_BYTES)}",
-        remedy="end other programs, raise the container's limit, or take a smaller network (model.size: tiny)",
+        why=f"a process that trains the paper's small network needs about {size(PROCESS_BYTES)}",
+        remedy="close other programs, raise the container's limit, or use a smaller network (model.size: tiny)",
     )
 
 
@@ -227,7 +228,7 @@ def gpus(facts: Facts) -> Iterator[Check]:
                 line,
                 level="note",
                 what=f"GPU {number} is not used: the CPU flavour of MXNet is installed",
-                remedy="install the cu112 flavour (docs/install.md), if the GPU is to be used",
+                remedy="to use the GPU, install the cu112 flavour (docs/install.md)",
             )
         elif error := cuda.refusal(number, each["name"], capability):
             yield _problem(line, error)
@@ -247,10 +248,10 @@ def driver(facts: Facts) -> Check:
     parts = [found["version"]] * bool(found["version"])
     if version := facts["cuda"].get("driver"):
         parts.append(f"for CUDA {version[0]}.{version[1]}")
-    line = Check(kind, ", ".join([*(parts or ["none seen"]), tool]))
+    line = Check(kind, ", ".join([*(parts or ["not found"]), tool]))
     if found["trouble"]:
-        why = "the driver is not loaded, or does not fit the installed libraries"
-        remedy = "install the driver anew, or restart the machine after its update"
+        why = "the driver is not loaded, or does not match the installed libraries"
+        remedy = "reinstall the driver, or reboot if it was just updated"
         return replace(line, level="note", what=f"nvidia-smi fails: {found['trouble']}", why=why, remedy=remedy)
     elsewhere = facts["gpus"] or facts["mxnet"].get("unusable") or facts["cuda"].get("troubles")
     if elsewhere or not (found["device files"] or found["version"] or with_cuda):
@@ -258,10 +259,10 @@ def driver(facts: Facts) -> Check:
     return replace(
         line,
         level="note",
-        what="no GPU can be used, though " + ("MXNet's GPU flavour is installed" if with_cuda else "a driver is there"),
-        why="the driver's library (libcuda.so.1) is not found or sees no GPU; in a container both must be passed on",
-        remedy="if a GPU is to be used: install the driver, start the container with --gpus all, "
-        "and look at CUDA_VISIBLE_DEVICES",
+        what="no GPU can be used, although "
+        + ("MXNet's GPU flavour is installed" if with_cuda else "a driver is installed"),
+        why="the driver's library (libcuda.so.1) is not found or sees no GPU; a container needs access to both",
+        remedy="to use a GPU, install the driver, start the container with --gpus all, and check CUDA_VISIBLE_DEVICES",
     )
 
 
@@ -269,38 +270,38 @@ def kernels(facts: Facts) -> Check:
     found = facts["kernels"]
     build = found.get("build", "")
     if not found["trouble"]:
-        return Check("CPU kernels", f"own, {build}: the best there is for this processor")
+        return Check("CPU kernels", f"own, {build}: the best build for this processor")
     if build:
         return Check(
             "CPU kernels",
             f"own, {build}",
             "note",
-            f"the CPU kernels {build} are used, not the best that this processor has instructions for",
+            f"the CPU kernels {build} are used, not the best ones for this processor",
             found["trouble"],
-            "install again where a newer C++ compiler is, or on a newer system",
+            "install a newer C++ compiler or a newer system, and reinstall",
         )
     return Check(
         "CPU kernels",
-        "none of our own; MXNet's operators",
+        "MXNet's operators",
         "note",
-        "there are no compiled kernels: training on a CPU takes longer",
+        "there are no compiled kernels: training on a CPU is slower",
         found["trouble"],
-        "install again where a C++ compiler (g++) is",
+        "install a C++ compiler (g++), and reinstall",
     )
 
 
 def folders(facts: Facts) -> Iterator[Check]:
     for name in FOLDERS:
         found = facts["folders"][name]
-        line = Check(f"{name}/", f"{size(found['free'])} free of {size(found['total'])}, can be written")
+        line = Check(f"{name}/", f"{size(found['free'])} free of {size(found['total'])}, writable")
         if found["trouble"]:
             yield Check(
                 f"{name}/",
-                "cannot be written",
+                "not writable",
                 "problem",
-                f"nothing can be written to {name}/ here: {found['trouble']}",
-                "every command reads and writes runs/ and data/ of the folder where it is typed",
-                "make room or allow writing, or type the commands in another folder",
+                f"{name}/ is not writable: {found['trouble']}",
+                "commands read and write runs/ and data/ in the current folder",
+                "free some space or change the permissions, or run the commands in another folder",
             )
         elif found["free"] < RUN_BYTES:
             yield replace(
@@ -308,7 +309,7 @@ def folders(facts: Facts) -> Iterator[Check]:
                 level="problem",
                 what=f"the disk of {name}/ has only {size(found['free'])} left",
                 why=f"a run of the paper's small network writes about {size(RUN_BYTES)}: checkpoints and two states",
-                remedy="make room, or type the commands in a folder on another disk",
+                remedy="free some space, or run the commands in a folder on another disk",
             )
         else:
             yield line
@@ -321,13 +322,13 @@ def shared_memory(facts: Facts) -> Check:
         return line
     return replace(
         line,
-        shows="cannot be written" if found["trouble"] else line.shows,
+        shows="not writable" if found["trouble"] else line.shows,
         level="note",
         what=f"/dev/shm cannot be used: {found['trouble']}" if found["trouble"] else "/dev/shm is small",
-        why=f"processes sum their gradients in it, {size(GRADIENT_BYTES)} each for the paper's small network; "
-        "without it they go through Horovod, which takes five to ten times as long",
-        remedy="give the container more (docker --shm-size=2g; Kubernetes: an emptyDir of medium Memory), "
-        "or mount -o remount,size=2g /dev/shm",
+        why=f"processes all-reduce their gradients in it, {size(GRADIENT_BYTES)} each for the paper's small network; "
+        "otherwise they fall back to Horovod, which takes five to ten times as long",
+        remedy="enlarge it: docker --shm-size=2g; Kubernetes: an emptyDir of medium Memory; "
+        "otherwise mount -o remount,size=2g /dev/shm",
     )
 
 
@@ -337,7 +338,7 @@ def limits(facts: Facts) -> Check:
     line = Check("limits", ", ".join(f"{name} {value}" for name, value in shown.items()))
     low = [
         name
-        for name, least in (("open files", OPEN_FILES), ("processes", PROCESSES))
+        for name, least in (("open files", MIN_OPEN_FILES), ("processes", MIN_PROCESSES))
         if found[name] is not None and found[name] < least
     ]
     if low:
@@ -345,7 +346,7 @@ def limits(facts: Facts) -> Check:
             line,
             level="note",
             what=f"the limit of {listed(low)} is low",
-            why="shards, sockets and pipes are open files; every thread counts as a process",
+            why="shards, sockets and pipes count as open files, and every thread counts as a process",
             remedy="raise them (ulimit -n 4096, ulimit -u 4096; /etc/security/limits.conf)",
         )
     if found["address space"] is None:
@@ -354,8 +355,8 @@ def limits(facts: Facts) -> Check:
         line,
         level="note",
         what=f"the address space of a process is limited to {size(found['address space'])}",
-        why="data are mapped as a whole, and count here though they take no memory",
-        remedy="take the limit away: ulimit -v unlimited",
+        why="data sets are memory-mapped as a whole; they count although they use no memory",
+        remedy="remove the limit: ulimit -v unlimited",
     )
 
 
@@ -368,7 +369,7 @@ def hostname(facts: Facts) -> Check:
         "does not resolve",
         "problem" if facts["horovod"].get("installed") else "note",
         f"this machine's name has no IPv4 address: {trouble}",
-        "Gloo asks for it in every process, and crashes without an answer",
+        "Gloo looks it up in every process, and crashes without an address",
         'add it to /etc/hosts: echo "127.0.1.1 $(hostname)" | sudo tee -a /etc/hosts',
     )
 

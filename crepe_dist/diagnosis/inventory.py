@@ -1,4 +1,4 @@
-"""What is looked at: facts of the machine and of what is installed, without a judgement."""
+"""Collection of facts about the machine and the installed software, without judging them."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from crepe_dist.errors import UserError
 
 PROBE = (sys.executable, "-m", "crepe_dist.diagnosis.probe")
 SUBJECTS = ("cuda", "kernels", "mxnet", "horovod")
-TOOL_SECONDS = 15.0  # of nvidia-smi, which may hang with its driver
+TOOL_SECONDS = 15.0  # for nvidia-smi, which hangs if its driver does
 RESOLVE_SECONDS = 5.0
-FOLDERS = ("runs", "data")  # of the folder in which commands are typed
-TRIED_BYTES = 1 << 20
+FOLDERS = ("runs", "data")  # relative to the current folder
+TEST_FILE_BYTES = 1 << 20
 
 Facts = dict[str, Any]
 
 
 def collect() -> Facts:
-    """JSON-able; neither names of the user, of the machine or of folders are in it, so that it may be published."""
+    """Collect JSON-able facts. They contain no names of users, hosts or folders, so they can be published."""
     return {
         "machine": machine.describe(),
         "cores": {"there": os.cpu_count(), "allowed": len(os.sched_getaffinity(0)), "quota": machine.core_quota()},
@@ -56,19 +56,19 @@ def _threads() -> dict[str, Any]:
 
 
 def folder(path: Path) -> dict[str, Any]:
-    """Bytes of the file system where a folder is or would be made, and why nothing can be written there, or ''."""
-    there = next(each for each in (path, *path.absolute().parents) if each.exists())
+    """Return the size of the file system of a folder, which need not exist yet, and why it is not writable, or ''."""
+    existing = next(each for each in (path, *path.absolute().parents) if each.exists())
     try:
-        usage = shutil.disk_usage(there)
-        with tempfile.TemporaryFile(dir=there) as stream:
-            os.posix_fallocate(stream.fileno(), 0, TRIED_BYTES)
+        usage = shutil.disk_usage(existing)
+        with tempfile.TemporaryFile(dir=existing) as stream:
+            os.posix_fallocate(stream.fileno(), 0, TEST_FILE_BYTES)
     except OSError as error:
         return {"total": 0, "free": 0, "trouble": error.strerror or str(error)}
     return {"total": usage.total, "free": usage.free, "trouble": ""}
 
 
 def _unresolved(name: str) -> str:
-    """Why the name has no IPv4 address, or ''; a name server that is gone holds it up for a few seconds only."""
+    """Explain why a name has no IPv4 address, or return ''; give up on a silent name server after a few seconds."""
     trouble = [f"no answer within {RESOLVE_SECONDS:g} s"]
 
     def resolve() -> None:
@@ -85,14 +85,14 @@ def _unresolved(name: str) -> str:
 
 
 def _launcher() -> dict[str, bool]:
-    """Whether `horovodrun` is there, stands beside this Python, and is what a shell finds by that name."""
+    """Look for ``horovodrun``: anywhere, beside this Python, and on the PATH."""
     found, by_shell = horovodrun(), shutil.which("horovodrun")
     own = found is not None and Path(found).parent == Path(sys.executable).parent
     return {"found": found is not None, "own": own, "by name": by_shell is not None and by_shell == found}
 
 
 def _driver() -> dict[str, Any]:
-    """The NVIDIA driver, as nvidia-smi tells it."""
+    """Query the NVIDIA driver with nvidia-smi."""
     tool = shutil.which("nvidia-smi")
     found = {"device files": device.has_gpu_driver(), "nvidia-smi": tool is not None, "version": "", "trouble": ""}
     if tool is None:
@@ -105,21 +105,21 @@ def _driver() -> dict[str, Any]:
     except (OSError, subprocess.TimeoutExpired) as error:
         return {**found, "trouble": str(error)}
     lines = done.stdout.split("\n") + done.stderr.split("\n")
-    said = next((line.strip() for line in lines if line.strip()), "")
-    return {**found, "version": said} if done.returncode == 0 else {**found, "trouble": said}
+    first = next((line.strip() for line in lines if line.strip()), "")
+    return {**found, "version": first} if done.returncode == 0 else {**found, "trouble": first}
 
 
 def probe(command: tuple[str, ...] = PROBE, seconds: float = SECONDS) -> Facts:
-    """What ``crepe_dist.diagnosis.probe`` found; where it did not come to a subject, the subject's ``trouble``."""
+    """Run ``crepe_dist.diagnosis.probe``; a subject that it did not reach gets a ``trouble``."""
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False, start_new_session=True
         )
-        out, trouble = done.stdout, f"the process that looks ended with code {done.returncode}" * bool(done.returncode)
+        out, trouble = done.stdout, f"the probe process ended with code {done.returncode}" * bool(done.returncode)
     except subprocess.TimeoutExpired as error:
-        out, trouble = error.stdout or b"", f"the process that looks was ended after {seconds:g} s"
-    found: Facts = {"gpus": [], **{name: {"trouble": trouble or "it said nothing"} for name in SUBJECTS}}
+        out, trouble = error.stdout or b"", f"the probe process timed out after {seconds:g} s"
+    found: Facts = {"gpus": [], **{name: {"trouble": trouble or "the probe printed nothing"} for name in SUBJECTS}}
     for line in out.decode("utf-8", "replace").splitlines():
-        if line.startswith("{") and line.endswith("}"):  # a library may print, and a kill cut a line
+        if line.startswith("{") and line.endswith("}"):  # skip what libraries print, and lines cut off by a kill
             found.update(json.loads(line))
     return found

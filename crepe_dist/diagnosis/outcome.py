@@ -1,4 +1,4 @@
-"""One line of a diagnosis."""
+"""Result of one check: a line of the diagnosis."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ Level = Literal["ok", "note", "problem"]
 
 @dataclass(frozen=True)
 class Check:
-    """What was looked at or tried, and what came of it.
+    """Result of one check.
 
     Attributes:
-        name: of it, in a word or two.
-        shows: what is there.
-        level: ok; note, where training works but something is less than it could be; problem, where it does not.
-        what, why, remedy: as in ``crepe_dist.errors.UserError``, of a note or problem.
+        name: name of the checked subject, in a word or two.
+        shows: facts that were found.
+        level: ``ok``; ``note`` if training works, but not as well as it could; ``problem`` if training does not work.
+        what, why, remedy: explanation of a note or problem, as in ``crepe_dist.errors.UserError``.
     """
 
     name: str

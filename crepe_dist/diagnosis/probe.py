@@ -1,6 +1,6 @@
-"""Looks at the libraries that may crash or hang, in a process of its own: `python -m crepe_dist.diagnosis.probe`.
+"""Probe of the libraries that may crash or hang, in a process of its own: ``python -m crepe_dist.diagnosis.probe``.
 
-Prints a JSON object a subject, as soon as it is known: what was found before a crash is not lost.
+It prints one JSON object per subject at once, so that a crash does not lose earlier results.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from crepe_dist.model.precision import plan
 from crepe_dist.native import library
 from crepe_dist.settings.model_options import ModelOptions
 
-SECONDS = 120  # imports, on a slow disk
+SECONDS = 120  # enough for imports from a slow disk
 
 
 def main() -> None:
-    signal.alarm(SECONDS)  # should it hang in a driver, and nobody be left to end it
+    signal.alarm(SECONDS)  # in case it hangs in a driver and its parent is gone
     try:
         limit_threads(Launch())
-    except UserError:  # told elsewhere; MXNet would end this process
+    except UserError:  # another check reports it; MXNet would end this process
         del os.environ["OMP_NUM_THREADS"]
     print(json.dumps({"gpus": gpus()}), flush=True)
-    for name, look in (("cuda", cuda_libraries), ("kernels", kernels), ("mxnet", mxnet), ("horovod", horovod)):
-        print(json.dumps({name: _tried(look)}), flush=True)
+    for name, inspect in (("cuda", cuda_libraries), ("kernels", kernels), ("mxnet", mxnet), ("horovod", horovod)):
+        print(json.dumps({name: _guarded(inspect)}), flush=True)
 
 
-def _tried(look: Callable[[], Any]) -> Any:
+def _guarded(inspect: Callable[[], Any]) -> Any:
     try:
-        return look()
-    # A library that does not fit may raise anything: MXNet with a new numpy an AttributeError.
+        return inspect()
+    # An incompatible library may raise anything; MXNet with a new numpy raises an AttributeError.
     except Exception as error:
         return {"trouble": f"{type(error).__name__}: {error}"}
 
@@ -45,20 +45,20 @@ def kernels() -> dict[str, Any]:
 
 
 def gpus() -> list[dict[str, Any]]:
-    """Those that the driver shows, whatever MXNet can do with them."""
+    """List the GPUs that the driver reports, whether or not MXNet can use them."""
     return [
         {"name": cuda.name_of(number), "capability": cuda.compute_capability(number)} for number in range(cuda.count())
     ]
 
 
 def cuda_libraries() -> dict[str, Any]:
-    """What MXNet's GPU flavour asks for, if that is installed, and the version of CUDA that the driver is for."""
+    """Check the libraries that MXNet's GPU flavour needs, if it is installed, and the driver's CUDA version."""
     wanted = [*cuda.LIBRARIES, cuda.DRIVER] if cuda.is_installed() else []
     return {"wanted": wanted, "troubles": cuda.troubles(), "driver": cuda.driver_version(), "trouble": ""}
 
 
 def mxnet() -> dict[str, Any]:
-    """What it was compiled with, and what ``model.precision: auto`` and ``model.kernels: auto`` mean on each device."""
+    """List MXNet's build features, and the precision and kernels that ``auto`` selects on each device."""
     cuda.load()
     import mxnet as mx
 

@@ -1,4 +1,4 @@
-"""The lines of a diagnosis: a table on a terminal, plain lines where something else reads them."""
+"""Output of a diagnosis: a table on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAME_WIDTH = 14
 
 
 def lines(checks: Iterable[Check], console: Console) -> None:
-    """Name, level and what is there."""
+    """Print one line per check: its level, name and facts."""
     if not console.is_terminal:
         for check in checks:
             plain(f"{check.level:<8} {check.name:<{NAME_WIDTH}} {check.shows}", console)
@@ -31,26 +31,25 @@ def lines(checks: Iterable[Check], console: Console) -> None:
 
 
 def explanations(checks: Iterable[Check], console: Console) -> None:
-    """What, why and what to do, of every note and problem; problems last, where they are read first."""
+    """Explain every note and problem; problems come last, where they are seen first."""
     for level in ("note", "problem"):
         for check in checks:
             if check.level == level:
                 console.print()
-                told = [f"{level}: {check.what}"]
-                told += [f"  {word:<4} {text}" for word, text in (("why:", check.why), ("do:", check.remedy)) if text]
-                plain(told[0], console, STYLES[level])
-                for line in told[1:]:
-                    plain(line, console)
+                plain(f"{level}: {check.what}", console, STYLES[level])
+                for word, text in (("why:", check.why), ("do:", check.remedy)):
+                    if text:
+                        plain(f"  {word:<4} {text}", console)
 
 
 def plain(line: str, console: Console, style: str = "") -> None:
-    """One line, however long."""
+    """Print a line without wrapping it."""
     text = _text(line, console)
     text.stylize(style)
     console.print(text, soft_wrap=True, highlight=False)
 
 
 def _text(text: str, console: Console) -> Text:
-    """What a terminal would act on is shown, and what its encoding lacks is spelled out."""
+    """Escape control characters, and characters that the terminal cannot encode."""
     encoding = console.encoding
     return Text("".join(map(shown, text)).encode(encoding, "backslashreplace").decode(encoding))

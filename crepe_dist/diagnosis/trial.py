@@ -1,4 +1,4 @@
-"""What is tried: a few processes of this machine form a group, sum known numbers and train a step on a device."""
+"""Trials: processes on this machine form a group, all-reduce known numbers and train one step on a device."""
 
 from __future__ import annotations
 
@@ -27,22 +27,23 @@ from crepe_dist.supervising.supervisor_options import Options
 from crepe_dist.wording import counted
 
 WORKER = (sys.executable, "-m", "crepe_dist.diagnosis.trial_worker")
-SECONDS = 120.0  # imports on a slow disk; a GPU compiles at its first step
-GRACE_SECONDS = 2.0  # from asking to stop to killing
-LAST_WORDS = 8  # lines
-EMPTY = re.compile(r"\[rank \d+\]")  # what the console makes of an empty line
-MEND = "mend what stands above, if anything; else report it with all of this text"
+SECONDS = 120.0  # enough for imports from a slow disk, and for a GPU to compile its first step
+GRACE_SECONDS = 2.0  # between SIGTERM and SIGKILL
+LAST_LINES = 8
+EMPTY = re.compile(r"\[rank \d+\]")  # an empty line, after the console's prefix
+REMEDY = "fix the problems above, if there are any; otherwise report this with the whole output"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of one group.
+    """Outcome of one trial.
 
     Attributes:
-        device: cpu or gpu.
-        processes: how many were started.
-        ranks: what each rank wrote, by stage (``crepe_dist.diagnosis.trial_worker``); shorter if one did not end it.
-        trouble: why the processes did not end well, with the last they said, or ''.
+        device: ``cpu`` or ``gpu``.
+        processes: number of processes.
+        seconds: duration.
+        ranks: results of each rank by stage (see ``trial_worker``); a stage that did not end is missing.
+        trouble: reason why the processes failed, with their last output; '' if they did not.
     """
 
     device: str
@@ -52,7 +53,7 @@ class Trial:
     trouble: str = ""
 
     def stage(self, name: str) -> list[dict[str, Any]]:
-        """The results of all ranks; none where one is missing."""
+        """Return the results of all ranks; an empty list if one is missing."""
         found = [rank[name] for rank in self.ranks if name in rank]
         return found if len(found) == self.processes else []
 
@@ -64,31 +65,32 @@ def attempt(
     command: Sequence[str] = WORKER,
     environment: Mapping[str, str] = os.environ,
 ) -> Trial:
-    """Starts the processes under the project's own supervisor, on loopback, and waits for their end.
+    """Run a trial under the project's own supervisor, on the loopback interface.
 
     Args:
-        seconds: after which they are asked to stop and, ``GRACE_SECONDS`` later, killed.
-        command: of each; device and folder are appended.
+        seconds: timeout, after which the processes get SIGTERM and, ``GRACE_SECONDS`` later, SIGKILL.
+        command: command of each process; the device and a folder are appended.
+        environment: environment of the processes.
     """
-    heard = io.StringIO()
+    output = io.StringIO()
     options = Options(processes, (Host("localhost", processes),), max_restarts=0, grace=GRACE_SECONDS)
-    began, trouble = time.monotonic(), ""
+    start, trouble = time.monotonic(), ""
     with tempfile.TemporaryDirectory() as folder:
-        supervisor = Supervisor([*command, device, folder], options, environment, console=Console(heard, heard))
+        supervisor = Supervisor([*command, device, folder], options, environment, console=Console(output, output))
         timer = threading.Timer(seconds, supervisor.signal, [signal.SIGTERM])
         timer.daemon = True
         timer.start()
         try:
             if supervisor.run() != 0:
-                trouble = _last_words(heard.getvalue())
+                trouble = _last_lines(output.getvalue())
         except UserError as error:
-            trouble = f"{error.what}: {error.why or _last_words(heard.getvalue())}"
+            trouble = f"{error.what}: {error.why or _last_lines(output.getvalue())}"
         finally:
             timer.cancel()
-        passed = time.monotonic() - began
-        if passed >= seconds:
-            trouble = f"not done after {seconds:g} s, and ended; the last they said: {_last_words(heard.getvalue())}"
-        return Trial(device, processes, passed, [_read(folder, rank) for rank in range(processes)], trouble)
+        elapsed = time.monotonic() - start
+        if elapsed >= seconds:
+            trouble = f"timed out after {seconds:g} s; the last output was: {_last_lines(output.getvalue())}"
+        return Trial(device, processes, elapsed, [_read(folder, rank) for rank in range(processes)], trouble)
 
 
 def _read(folder: str, rank: int) -> dict[str, Any]:
@@ -98,18 +100,19 @@ def _read(folder: str, rank: int) -> dict[str, Any]:
         return {}
 
 
-def _last_words(heard: str) -> str:
-    lines = [line.strip() for line in heard.splitlines()]
-    return " | ".join([line for line in lines if line and not EMPTY.fullmatch(line)][-LAST_WORDS:])
+def _last_lines(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines()]
+    return " | ".join([line for line in lines if line and not EMPTY.fullmatch(line)][-LAST_LINES:])
 
 
 def trials(facts: Facts, say: Callable[[str], None], run: Callable[[str, int], Trial] = attempt) -> Iterator[Trial]:
-    """Those that this machine can do: two processes on the CPU, then one each GPU; without Horovod one process.
+    """Run the trials that this machine can do.
 
-    GPUs are left out where MXNet has no code for one of them.
+    Two processes train on the CPU, then one on each GPU; without Horovod it is one process. GPUs are skipped if MXNet
+    has no code for one of them.
 
     Args:
-        say: told what begins.
+        say: function that prints progress.
     """
     if facts["mxnet"]["trouble"]:
         return
@@ -117,7 +120,7 @@ def trials(facts: Facts, say: Callable[[str], None], run: Callable[[str, int], T
     together = bool(features.get("gloo"))
     gpus = int(facts["mxnet"]["gpus"])
     if not all(each["capability"] is None or cuda.has_code_for(tuple(each["capability"])) for each in facts["gpus"]):
-        gpus = 0  # the line of that GPU says what there is to say
+        gpus = 0  # the check of that GPU reports it
     together_on_gpus = together and features.get("cuda", False)
 
     def tried(device: str, processes: int) -> Trial:
@@ -129,14 +132,14 @@ def trials(facts: Facts, say: Callable[[str], None], run: Callable[[str, int], T
     if first.processes > 1 and any(check.level == "problem" for check in judge(first)):
         yield tried("cpu", 1)
     if gpus == 1:
-        # NCCL takes a GPU for one process only.
+        # NCCL allows one process per GPU.
         yield tried("gpu", 2 if together_on_gpus and not features.get("nccl") else 1)
     elif gpus > 1:
         yield tried("gpu", gpus if together_on_gpus else 1)
 
 
 def judge(trial: Trial) -> list[Check]:
-    """The lines of the diagnosis for one trial."""
+    """Turn a trial into checks."""
     where = f"{trial.device.upper()}, {counted(trial.processes, 'process', 'processes')}"
     lines = [_all_reduce(trial, where)] if trial.processes > 1 else []
     return lines if any(line.level == "problem" for line in lines) else [*lines, _step(trial, where)]
@@ -145,8 +148,8 @@ def judge(trial: Trial) -> list[Check]:
 def _all_reduce(trial: Trial, where: str) -> Check:
     name, sums = "all-reduce", trial.stage("sum")
     if not sums:
-        what = f"{trial.processes} processes of this machine do not come to sum numbers"
-        return Check(name, f"{where}: failed", "problem", what, trial.trouble, MEND)
+        what = f"the all-reduce of {trial.processes} processes on this machine fails"
+        return Check(name, f"{where}: failed", "problem", what, trial.trouble, REMEDY)
     wrong = [rank for rank, each in enumerate(sums) if each["wrong"]]
     if wrong:
         return Check(
@@ -154,37 +157,37 @@ def _all_reduce(trial: Trial, where: str) -> Check:
             f"{where}: wrong sums",
             "problem",
             f"the sums of {_ranks(wrong)} are wrong: {sums[wrong[0]]['wrong']:,} of {sums[wrong[0]]['numbers']:,}",
-            "a fault of memory, of the network, or of the build of Horovod",
-            "build Horovod anew (`uv sync --reinstall-package horovod`); test the memory of this machine",
+            "memory or the network is faulty, or Horovod was built wrongly",
+            "rebuild Horovod (`uv sync --reinstall-package horovod`); test the memory of this machine",
         )
-    return Check(name, f"{where}: {sums[0]['numbers']:,} sums, all right")
+    return Check(name, f"{where}: {sums[0]['numbers']:,} sums, all correct")
 
 
 def _step(trial: Trial, where: str) -> Check:
     name, steps = "training step", trial.stage("step")
     if not steps:
-        return Check(name, f"{where}: failed", "problem", f"a training step fails: {where}", trial.trouble, MEND)
+        return Check(name, f"{where}: failed", "problem", f"a training step fails: {where}", trial.trouble, REMEDY)
     first = steps[0]
     if what := _wrong_weights(steps):
-        why = "a fault of memory, of a device, or of the build of Horovod or of the kernels"
-        remedy = "install again; test the memory of this machine; try --device cpu or --model.kernels mxnet"
+        why = "memory or a device is faulty, or Horovod or the kernels were built wrongly"
+        remedy = "reinstall; test the memory of this machine; try --device cpu or --model.kernels mxnet"
         return Check(name, f"{where}: wrong weights", "problem", what, why, remedy)
     if trial.trouble:
-        what = f"the processes train, but do not end well: {where}"
-        return Check(name, f"{where}: trained, but did not end well", "problem", what, trial.trouble, MEND)
-    summed = f"; summed by {first['summed by']}, weights the same bit for bit" if trial.processes > 1 else ""
+        what = f"the processes train, but fail at their end: {where}"
+        return Check(name, f"{where}: trained, but failed at the end", "problem", what, trial.trouble, REMEDY)
+    summed = f"; summed by {first['summed by']}, weights bit-identical" if trial.processes > 1 else ""
     return Check(name, f"{where}: {first['computed']}{summed}")
 
 
 def _wrong_weights(steps: list[dict[str, Any]]) -> str:
-    """What is wrong with the weights that the ranks tell of, or ''."""
+    """Describe a fault in the weights reported by the ranks; '' if there is none."""
     first = steps[0]
-    for when, said in (("before", "before the step"), ("after", "after one step")):
-        if other := [rank for rank, each in enumerate(steps) if each[when] != first[when]]:
-            return f"the weights of {_ranks(other)} differ from those of rank 0 {said}"
+    for key, when in (("before", "before the step"), ("after", "after one step")):
+        if other := [rank for rank, each in enumerate(steps) if each[key] != first[key]]:
+            return f"the weights of {_ranks(other)} differ from those of rank 0 {when}"
     if not all(each["finite"] for each in steps):
-        return "the weights hold an infinity or NaN after one step"
-    return "the weights are the same before and after a step" if first["before"] == first["after"] else ""
+        return "the weights contain an infinity or NaN after one step"
+    return "a step does not change the weights" if first["before"] == first["after"] else ""
 
 
 def _ranks(numbers: list[int]) -> str:

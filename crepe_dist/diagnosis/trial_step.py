@@ -1,4 +1,4 @@
-"""The training step of a trial, in a process of ``crepe_dist.diagnosis.trial_worker``."""
+"""Training step of a trial, run by ``crepe_dist.diagnosis.trial_worker``."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from crepe_dist.settings.data_options import SHORTEST
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training.step import TrainingStep
 
-MOST_TRIES = 30  # in float16 a step is left out until the scale of the loss is low enough
+MAX_TRIES = 30  # float16 skips steps until the loss scale is low enough
 ROWS = 8
 
 
 def step(world: World, device: str) -> dict[str, Any]:
-    """A training step, on documents of this rank's own, as `train` does it; digests of the weights before and after."""
-    # Not `pick`: two processes try a GPU that is the only one.
+    """Make one training step like ``train``; report digests of the weights before and after it."""
+    # Not `pick`: two processes may have to share the only GPU.
     place = mx.gpu(world.local_rank % mx.context.num_gpus()) if device == "gpu" else mx.cpu()
     shape = CrepeShape(alphabet_size=69, feature_len=SHORTEST, classes=4, filters=32, units=64)
     network = build(shape, ModelOptions(), place, seed=world.rank)
@@ -38,7 +38,7 @@ def step(world: World, device: str) -> dict[str, Any]:
     codes = generator.integers(0, shape.alphabet_size, [ROWS, shape.feature_len], dtype=np.uint8)
     labels = generator.integers(0, shape.classes, ROWS, dtype=np.int32)
     batch = pack(codes, labels, ROWS, ROWS * world.size, ROWS * world.rank)
-    for number in range(1, MOST_TRIES + 1):
+    for number in range(1, MAX_TRIES + 1):
         if train(batch, number, 0.1).finite:
             break
     after = values(network)

@@ -1,7 +1,6 @@
-"""One process of a trial: `python -m crepe_dist.diagnosis.trial_worker cpu|gpu FOLDER`, by `diagnosis.trial` only.
+"""Process of a trial, started by ``diagnosis.trial``: ``python -m crepe_dist.diagnosis.trial_worker cpu|gpu FOLDER``.
 
-Writes what came of each stage into ``rank_<rank>.json`` of the folder, so that what went well is known if a later one
-does not end.
+It writes the result of each stage to ``rank_<rank>.json`` in the folder at once, in case a later stage does not end.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from crepe_dist.files import write_json
 if TYPE_CHECKING:
     from crepe_dist.distributed.world import World
 
-NUMBERS = 1 << 18  # more than fit into one buffer of a socket
+NUMBERS = 1 << 18  # exceeds the buffer of a socket
 
 
 def main() -> None:
@@ -35,10 +34,10 @@ def main() -> None:
 
 
 def sum_of_known(world: World, device: str) -> dict[str, int]:
-    """An all-reduce to which rank r gives r + 1 times known numbers: whole ones that float32 adds without rounding."""
+    """All-reduce known numbers, scaled by rank + 1; they are whole, so that float32 adds them without rounding."""
     numbers = (np.arange(NUMBERS) % 1009).astype(np.float32)
-    got = world.sum((world.rank + 1) * numbers, "doctor.sum")
-    return {"numbers": NUMBERS, "wrong": int(np.count_nonzero(got != numbers * (world.size * (world.size + 1) // 2)))}
+    total = world.sum((world.rank + 1) * numbers, "doctor.sum")
+    return {"numbers": NUMBERS, "wrong": int(np.count_nonzero(total != numbers * (world.size * (world.size + 1) // 2)))}
 
 
 if __name__ == "__main__":

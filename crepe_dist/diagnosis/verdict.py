@@ -1,4 +1,4 @@
-"""The last line: whether this machine can train."""
+"""Verdict of a diagnosis: the last line, which says whether this machine can train."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from crepe_dist.wording import counted
 
 @dataclass(frozen=True)
 class Verdict:
+    """Final verdict and its reason."""
+
     ready: bool
     text: str
 
@@ -22,16 +24,21 @@ class Verdict:
 
 
 def verdict(facts: Facts, checks: Sequence[Check], trials: Sequence[Trial]) -> Verdict:
-    """Args: checks: all lines, those of the trials, too; trials: none if they were left out."""
+    """Derive the verdict.
+
+    Args:
+        checks: all checks, including those of the trials.
+        trials: the trials; empty with ``--quick``.
+    """
     problems = [check for check in checks if check.level == "problem"]
     if problems:
         first = problems[0]
         more = f" (and {counted(len(problems) - 1, 'more problem')}, above)" if problems[1:] else ""
         alone = any(trial.processes == 1 and judge(trial)[0].level == "ok" for trial in trials)
-        works = ". One process on the CPU does train" if alone else ""
+        works = ". One process can train on the CPU" if alone else ""
         return Verdict(False, f"{first.what}{more}. Do: {first.remedy}{works}")
     if not trials:
-        return Verdict(True, "as far as can be seen; nothing was tried (--quick)")
+        return Verdict(True, "all checks passed; no training was tried (--quick)")
     gpus = int(facts["mxnet"]["gpus"])
     devices = "the CPU" + (f" and {counted(gpus, 'GPU')}" if gpus else "")
     if max(trial.processes for trial in trials) > 1:

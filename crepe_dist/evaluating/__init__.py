@@ -1,1 +1,1 @@
-"""Scores of a checkpoint on a prepared data set, as ``evaluate`` tells them."""
+"""Evaluation of a checkpoint on a prepared data set."""

@@ -1,4 +1,4 @@
-"""Score a checkpoint on one split and tell the scores: in the terminal, as JSON, as a page."""
+"""Scoring of a checkpoint on one split, with output to the terminal, a JSON file and an HTML page."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from crepe_dist.training.training_data import open_data
 
 
 def score(given: Any, world: World) -> None:
-    """Score the checkpoint that the flags of ``evaluate`` name; every rank calls it, rank 0 tells the scores.
+    """Score a checkpoint as the flags of ``evaluate`` say; every rank calls this, and rank 0 writes the output.
 
     Raises:
-        UserError: on every rank, if the checkpoint or the data cannot be opened, or do not fit each other.
+        UserError: on every rank, if the checkpoint or the data set cannot be opened, or if they do not match.
     """
     dataset, predictor = _open(given, world)
-    part = dataset.parts[given.part]
-    scores = evaluate(predictor.engine, part, given.batch_size, world)
+    split = dataset.parts[given.part]
+    scores = evaluate(predictor.engine, split, given.batch_size, world)
     letters = dataset.encoding.letters
     noisy = {
-        rate: evaluate(predictor.engine, with_typos(part, rate, letters=letters), given.batch_size, world)
+        rate: evaluate(predictor.engine, with_typos(split, rate, letters=letters), given.batch_size, world)
         if rate
         else scores
         for rate in given.typos
@@ -46,12 +46,12 @@ def score(given: Any, world: World) -> None:
     if world.is_root:
         print(_text(scores, dataset.classes))
         if noisy:
-            print(f"\n{_typos(noisy)}")
+            print(f"\n{_typo_table(noisy)}")
         if given.json is not None:
-            numbers = {**_numbers(scores, dataset.classes), "typos": _rows(noisy)}
+            numbers = {**_numbers(scores, dataset.classes), "typos": _typo_rows(noisy)}
             given.json.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
         if given.html is not None:
-            write_text(given.html, _page(scores, part, dataset, predictor, given))
+            write_text(given.html, _page(scores, split, dataset, predictor, given))
 
 
 def _open(given: Any, world: World) -> tuple[Dataset, Predictor]:
@@ -59,7 +59,7 @@ def _open(given: Any, world: World) -> tuple[Dataset, Predictor]:
         path = checkpoint.find(given.checkpoint)
         foreign = Foreign(**arguments.foreign(given))
         predictor = open_checkpoint(path, foreign, pick(given.device, world.local_rank, world.local_size))
-        _check(predictor, dataset, given.part, path, "" if given.checkpoint else "the newest run, ")
+        _check(predictor, dataset, given.part, path, is_default=not given.checkpoint)
         return predictor, path.name
 
     dataset = open_data(given.data, world, Display(), data_page.page)
@@ -69,28 +69,28 @@ def _open(given: Any, world: World) -> tuple[Dataset, Predictor]:
     return dataset, predictor
 
 
-def _check(predictor: Predictor, dataset: Dataset, part: str, path: Path, why: str) -> None:
-    """Whether the checkpoint fits the data; ``why`` it was taken."""
-    taken = f"{why}{path}"
-    if part not in dataset.parts:
+def _check(predictor: Predictor, dataset: Dataset, split: str, path: Path, *, is_default: bool) -> None:
+    """Check that the checkpoint matches the data set; ``is_default`` if no checkpoint was named."""
+    name = f"the newest run, {path}" if is_default else str(path)
+    if split not in dataset.parts:
         raise UserError(
-            f"{dataset.folder} has no {part} part", f"it has {', '.join(dataset.parts)}", "choose another --part"
+            f"{dataset.folder} has no {split} split", f"it has {', '.join(dataset.parts)}", "choose another --part"
         )
     if predictor.encoding != dataset.encoding:
         mine, theirs = predictor.encoding, dataset.encoding
         raise UserError(
-            "the checkpoint and the data are encoded in different ways",
-            f"checkpoint ({taken}): {mine.described()}; data ({dataset.folder}): {theirs.described()}",
-            "name the run that was trained on these data, or with --data what it was trained on, "
-            f"or data prepared with {mine.flags(path.with_suffix('.json'))}",
+            "the checkpoint and the data set have different encodings",
+            f"checkpoint ({name}): {mine.described()}; data set ({dataset.folder}): {theirs.described()}",
+            "name a run that was trained on this data set, or use --data to name the data set that the run was trained "
+            f"on, or one prepared with {mine.flags(path.with_suffix('.json'))}",
         )
     if predictor.classes != dataset.classes:
         raise UserError(
-            "the checkpoint and the data have different classes",
-            f"checkpoint ({taken}): {', '.join(predictor.classes)}; "
-            f"data ({dataset.folder}): {', '.join(dataset.classes)}",
-            "name the run that was trained on these data, or with --data what it was trained on, or data with the same "
-            "classes in the same order",
+            "the checkpoint and the data set have different classes",
+            f"checkpoint ({name}): {', '.join(predictor.classes)}; "
+            f"data set ({dataset.folder}): {', '.join(dataset.classes)}",
+            "name a run that was trained on this data set, or use --data to name the data set that the run was trained "
+            "on, or one with the same classes in the same order",
         )
 
 
@@ -109,14 +109,14 @@ def _text(scores: Scores, classes: list[str]) -> str:
     )
 
 
-def _rows(noisy: dict[float, Scores]) -> list[dict[str, float]]:
+def _typo_rows(noisy: dict[float, Scores]) -> list[dict[str, float]]:
     return [
         {"rate": rate, "accuracy": scores.accuracy, "macro_f1": scores.macro_f1, "loss": scores.loss}
         for rate, scores in noisy.items()
     ]
 
 
-def _typos(noisy: dict[float, Scores]) -> str:
+def _typo_table(noisy: dict[float, Scores]) -> str:
     shown = [
         (f"{rate:g}", f"{scores.accuracy:.2%}", f"{scores.macro_f1:.2%}", f"{scores.loss:.4f}")
         for rate, scores in noisy.items()
@@ -125,10 +125,10 @@ def _typos(noisy: dict[float, Scores]) -> str:
     return f"with typing errors\n{table.to_string(index=False)}"
 
 
-def _page(scores: Scores, part: Part, dataset: Dataset, predictor: Predictor, given: Any) -> str:
+def _page(scores: Scores, split: Part, dataset: Dataset, predictor: Predictor, given: Any) -> str:
     about = {"checkpoint": checkpoint.find(given.checkpoint).name, "data": str(dataset.folder), "part": given.part}
     about["feature_len"] = predictor.encoding.feature_len
-    quotes = texts(part, [mistake.row for mistake in scores.mistakes], dataset.encoding)
+    quotes = texts(split, [mistake.row for mistake in scores.mistakes], dataset.encoding)
     return score_page(scores, dataset.classes, quotes, about)
 
 
