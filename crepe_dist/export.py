@@ -31,7 +31,7 @@ def parser() -> arguments.Parser:
     arguments.add_checkpoint(flags)
     flags.add_argument("--format", choices=FORMATS, default="onnx", help="default: onnx")
     flags.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder for the files; existing ones are replaced"
+        "--out", type=Path, required=True, metavar="DIR", help="folder; files of the same names are replaced"
     )
     flags.add_argument(
         "--data",

@@ -49,7 +49,7 @@ def parser() -> arguments.Parser:
         ("max-batch", "N", "texts per request"),
         ("max-body", "BYTES", "bytes per request"),
         ("queue", "N", "requests at a time; others get status 503"),
-        ("timeout", "SECONDS", "time for a request to arrive, and time until it is answered"),
+        ("timeout", "SECONDS", "limit for receiving a request, and for answering it"),
     ):
         name = flag.replace("-", "_")
         default, kind = getattr(DEFAULTS, name), limits(typed(ServiceOptions)[name])

@@ -40,7 +40,7 @@ class Sizes(Protocol):
 
 
 class _WorkerLost(Exception):
-    """The worker process ended, or hangs."""
+    """Loss of the worker process: it ended or hangs."""
 
 
 class Worker:

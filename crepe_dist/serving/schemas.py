@@ -33,7 +33,7 @@ class Ranked(BaseModel):
 
 
 class Answer(Ranked):
-    """The most probable class of a text, and the ``top`` most probable ones."""
+    """Most probable class of a text, and its ranking of ``top`` classes."""
 
     top: list[Ranked]
 
