@@ -427,7 +427,7 @@ def test_quick_tries_nothing(found, monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert ended.value.code == 1
     assert "note: Horovod could not be checked" in lines
-    assert lines[-1].startswith("not ready: MXNet cannot be imported. Do: install again")
+    assert lines[-1].startswith("not ready: MXNet cannot be imported. Do: reinstall with `uv sync`")
     assert "  why: OSError: libgomp.so.1" in lines
 
 
