@@ -1,6 +1,6 @@
 """Train a classifier: `python -m crepe_dist.train`, or `horovodrun -np N python -m crepe_dist.train`.
 
-The training itself is ``crepe_dist.training.recipe``; here are the command and the function ``crepe_dist.fit``.
+The training itself is in ``crepe_dist.training.recipe``; this module has the command and ``crepe_dist.fit``.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ def fit(config: Config) -> Result:
     """Train as ``config`` says, in this process or as one of many; resume an unfinished run, report a finished one.
 
     Raises:
-        UserError: anything that the caller can mend.
-        Stopped: by SIGTERM or SIGINT; everything is saved.
+        UserError: a problem that the caller can fix.
+        Stopped: SIGTERM or SIGINT arrived; everything is saved.
     """
     with Control() as control, join() as world:
         return _train(config, world, control)
 
 
 def _train(config: Config, world: World, control: Control) -> Result:
-    # These import MXNet, which must come after `join`: it sets the number of MXNet's threads.
+    # These import MXNet, whose number of threads `join` must set first.
     from crepe_dist.reports import data_page, run_report, score_figures
     from crepe_dist.training.pages import Pages
     from crepe_dist.training.recipe import train

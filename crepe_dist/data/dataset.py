@@ -202,7 +202,7 @@ def _open_part(folder: Path, name: str, about: dict[str, Any], encoding: Encodin
     for file, written in about["files"].items():
         # A link could point out of the folder.
         if (folder / file).is_symlink():
-            raise UserError(f"{folder / file} is a symbolic link", remedy="put the file itself in its place")
+            raise UserError(f"{folder / file} is a symbolic link", remedy="replace the link by the file itself")
         size = (folder / file).stat().st_size if (folder / file).is_file() else None
         if size != written["bytes"]:
             raise UserError(

@@ -1,7 +1,7 @@
 """Simulated typing errors, for augmentation and for measuring robustness.
 
-Errors are made in the codes, because a training document is stored as codes only. ``Encoding.decode`` gives models that
-read words the same errors.
+Errors are made in the codes, because a training document is stored as codes only. To give models that read words
+the same errors, decode the codes (``Encoding.decode``).
 """
 
 from __future__ import annotations
