@@ -32,9 +32,13 @@ from tests.turns import turn
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("SETUPTOOLS_USE_DISTUTILS", "stdlib")
 os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:_distutils_hack")  # setuptools warns of that setting
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # set in many images; each process would compile 400 modules, for 1.5 s
 hypothesis.settings.register_profile("no deadline", deadline=None)  # the machine may be busy
 hypothesis.settings.load_profile("no deadline")
+_threads = os.environ.get("OMP_NUM_THREADS")
 import_mxnet(Launch())
+if _threads is None:
+    del os.environ["OMP_NUM_THREADS"]  # the processes that tests start share the cores among themselves
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
 
 FEATURE_LEN = 123
