@@ -65,7 +65,7 @@ def default(field: dataclasses.Field[Any]) -> str:
 
 
 def helps() -> str:
-    about = "The `--help` text of each command. `crepe train` and `python -m crepe_dist.train` are the same."
+    about = "The output of `--help` for each command. `crepe train` and `python -m crepe_dist.train` are the same."
     lines = ["# Commands", "", about]
     for name in ("", *cli.COMMANDS):
         done = subprocess.run(
