@@ -1,6 +1,6 @@
 """Requests to a process, by signals or by its supervisor, and its messages to the supervisor.
 
-A supervisor passes one end of a socket pair in ``CREPE_DIST_CONTROL_FD``; JSON objects pass through it, one a line.
+A supervisor passes one end of a socket pair in ``CREPE_DIST_CONTROL_FD``; JSON objects pass through it, one per line.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Control:
 
     @contextmanager
     def deferring(self) -> Iterator[None]:
-        """Within the block a request only sets ``wish``; elsewhere it raises ``Stopped`` immediately."""
+        """Defer requests within the block: there they only set ``wish``; elsewhere they raise ``Stopped`` at once."""
         before, self._deferring = self._deferring, True
         try:
             yield
@@ -97,7 +97,7 @@ class Control:
                 with self._sending:
                     self._socket.sendall(encode(message))
             except OSError:
-                pass  # it is gone, which the reading thread notices
+                pass  # the supervisor is gone; the listening thread will notice
 
     def __enter__(self) -> Control:
         if threading.current_thread() is threading.main_thread():
@@ -121,7 +121,7 @@ class Control:
             self.why = "interrupted" if number == signal.SIGINT else signal.Signals(number).name
             self.code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.STOPPED
         if number == signal.SIGINT and (again or not self._deferring):
-            raise KeyboardInterrupt  # a second Ctrl-C means now
+            raise KeyboardInterrupt  # a second Ctrl-C stops at once
         if not self._deferring and not again:
             raise self.stopped()
 
@@ -133,7 +133,7 @@ class Control:
     def _listen(self) -> None:
         assert self._socket is not None
         messages = Messages()
-        with suppress(ConnectionError):  # it ended with unread messages of ours
+        with suppress(ConnectionError):  # the supervisor ended before it had read our messages
             while data := self._socket.recv(LIMIT):
                 for message in messages.feed(data):
                     if isinstance(message, dict):

@@ -64,5 +64,5 @@ def count_gpus() -> int:
 
 
 def has_gpu_driver() -> bool:
-    """Return whether a driver is present; asks neither MXNet nor the driver."""
+    """Return whether a driver is present, without calling MXNet or the driver."""
     return Path("/dev/nvidiactl").exists()

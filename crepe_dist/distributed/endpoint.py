@@ -29,7 +29,7 @@ class Where:
 
     @classmethod
     def of(cls, launch: Launch, environment: Mapping[str, str]) -> Where:
-        """Read them from the environment.
+        """Read address and time limit from the environment.
 
         Raises:
             UserError: a value is missing or malformed.
@@ -77,7 +77,7 @@ class Where:
         return f"{self.host}:{self.port}"
 
     def address(self) -> str:
-        """Look up the IPv4 address; each time, because the name may appear only after rank 0's machine has started.
+        """Look up the IPv4 address, anew in each call: the name may appear only after rank 0's machine has started.
 
         Raises:
             OSError: the name cannot be resolved.
@@ -102,7 +102,7 @@ class Where:
         if found is None:
             raise UserError(
                 f"no network interface has {address} as its first address",
-                f"rank 0 ({self}) is reached by this address",
+                f"the processes meet at {self}, which this process reaches through that address",
                 f"set {INTERFACE} to the interface's name (`ip -brief address` lists them)",
             )
         return found

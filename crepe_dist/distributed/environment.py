@@ -28,12 +28,12 @@ PREFIXES = (
     "COV_CORE_",
     "SSL_CERT_",
 )
-# The second is set by the supervisor alone.
+# Only the supervisor itself sets the second one.
 NEVER = (NEVER_SET, DESCRIPTOR)
 
 
 def allowed(environment: Mapping[str, str], local: bool = True) -> dict[str, str]:
-    """Select the variables that reach a worker; ``local``: on the supervisor's machine."""
+    """Select the variables that a worker gets; ``local`` means a worker on the supervisor's machine."""
     machine = (*MACHINE, *MACHINE_XDG) if local else ()
     return {
         name: value

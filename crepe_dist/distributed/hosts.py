@@ -29,7 +29,7 @@ class Host:
 
 @dataclass(frozen=True)
 class Slot:
-    """Place of a process in the group, in Horovod's terms: ``cross`` spans the processes of one local rank."""
+    """Place of a process in the group. ``cross_rank`` counts the processes that have the same local rank."""
 
     host: str
     rank: int
@@ -80,7 +80,7 @@ def interface_address(name: str, given: str = "--interface") -> str:
             raise UserError(
                 f"{given} {name}: no IPv4 address on {socket.gethostname()}",
                 error.strerror or "",
-                f"choose one of {known}; for supervise one that all hosts have",
+                f"choose one of {known}; with supervise, one that all hosts have",
             ) from error
     return socket.inet_ntoa(answer[20:24])
 
@@ -101,7 +101,7 @@ def is_loopback(address: str) -> bool:
 
 
 def allocate(hosts: Sequence[Host], processes: int) -> list[Slot]:
-    """Fill the hosts' slots in order with up to ``processes`` places."""
+    """Place up to ``processes`` processes in the hosts' slots, in order."""
     return places([host.name for host in hosts for _ in range(host.slots)][:processes])
 
 

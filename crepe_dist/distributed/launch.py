@@ -1,4 +1,4 @@
-"""This process's rank as its launcher sets it in the environment, and preparations for the import of MXNet."""
+"""Detection of the launcher and this process's rank, and preparations for the import of MXNet."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ UNUSED = ("scipy", "sklearn", "onnx")
 
 @dataclass(frozen=True)
 class Launch:
-    """Place of this process among those of its launcher, which is empty for a process started by hand.
+    """Place of this process among those that its launcher started.
 
-    ``local_size`` is 1 where the environment does not tell it.
+    ``launcher`` is empty for a process started by hand. ``local_size`` is 1 if the environment does not give it.
     """
 
     launcher: str = ""

@@ -1,4 +1,4 @@
-"""Messages between supervisor, agents and workers: JSON objects, one a line, bounded; malformed ones are not fatal."""
+"""Messages between supervisor, agents and workers: JSON objects, one per line, of bounded length."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Outbox:
 
         Args:
             message: the message.
-            always: send it however many bytes are unread.
+            always: send it even if too many bytes are unread.
         """
         if self.broken or (len(self._waiting) > OUTBOX_LIMIT and not always):
             return False

@@ -1,4 +1,4 @@
-"""Detection of a lost peer: which errors mean one, and on which host it was."""
+"""Detection of a lost peer by the error that it causes, and of the host that it ran on."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Hosts:
         return sorted(set(self._names.values()) - {socket.gethostname()})
 
     def silent(self) -> list[str]:
-        """Return the hosts that do not acknowledge what this process sent: they, or the network to them, are gone."""
+        """Return the hosts that do not acknowledge sent data, because they or the network to them are gone."""
         gone = [to for _, to, info in _connections(sockets()) if info[RETRANSMITS]]
         return self._said(gone)
 

@@ -25,7 +25,7 @@ REQUEST_SECONDS = 10.0  # limit without a byte from the client
 CONNECTIONS = 1024
 LINGER_SECONDS = 1.0  # time to read what a client still sends after its answer
 LINGER_BYTES = 1024 * 1024
-POLL_SECONDS = 0.05  # delay of closing
+POLL_SECONDS = 0.05  # longest delay of ``close``
 
 
 class Store:
