@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How accurate settings are on data sets: mean and spread over seeds, and the time that training takes.
+"""Measure the accuracy of settings on data sets, as mean and standard deviation over seeds, and the training time.
 
     uv run benchmarks/accuracy.py data/sample
     uv run benchmarks/accuracy.py data/imdb data/ag --seeds 3 --with "" --with "--config configs/crepe_small.yaml"
@@ -7,9 +7,9 @@
     uv run benchmarks/accuracy.py data/sample --with "" --with "--config configs/crepe_small.yaml" --curves curves.svg
     uv run --group comparison benchmarks/accuracy.py data/sample --baselines
 
-Trains each data set with each set of flags (--with; none: the defaults) and each seed, in a folder that is thrown away
-or --out, and prints a Markdown table. Time is that of the whole command. The accuracy is the run's own: of the epoch
-that the validation part chose where there is one, else of the last.
+Trains on each data set with each set of flags (--with; default: no flags) and each seed, in a temporary folder or in
+--out, and prints a Markdown table. The time is that of the whole command. The accuracy is that of the reported epoch:
+chosen on the validation split if there is one, else the last.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def main() -> None:
     flags = arguments.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("data", type=Path, nargs="+", metavar="DIR", help="prepared data")
     flags.add_argument(
-        "--with", type=str, dest="settings", action="append", metavar="FLAGS", help="of crepe_dist.train, quoted"
+        "--with", type=str, dest="settings", action="append", metavar="FLAGS", help="flags of crepe_dist.train, quoted"
     )
     flags.add_argument("--seeds", type=whole(1, 1000), default=1, metavar="N", help="default: 1")
     flags.add_argument("--processes", type=whole(1, 1024), default=1, metavar="N", help="default: 1")
-    flags.add_argument("--out", type=Path, metavar="DIR", help="keep the runs here, and take those that are there")
-    flags.add_argument("--curves", type=Path, metavar="FILE", help="draw how the first seed of each learnt, as SVG")
-    flags.add_argument("--baselines", action="store_true", help="also scikit-learn's models on the same rows")
+    flags.add_argument("--out", type=Path, metavar="DIR", help="keep the runs in DIR, and reuse those found there")
+    flags.add_argument("--curves", type=Path, metavar="FILE", help="draw the learning curve of each first seed as SVG")
+    flags.add_argument("--baselines", action="store_true", help="also train scikit-learn's models on the same rows")
     given = flags.parse_args()
     arguments.check_output(given.curves, "--curves")
     histories: list[tuple[str, History]] = []
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def _train(out: Path, data: Path, settings: str, seed: int, processes: int) -> tuple[RunRecord, float]:
-    """The run, and seconds."""
+    """Train a run unless it exists; return its record and the seconds it took."""
     name = "_".join([data.name, *shlex.split(settings), str(seed)]).replace("/", "-")
     run, timed = out / name, out / f"{name}.json"
     if not timed.is_file():
@@ -81,7 +81,9 @@ def _train(out: Path, data: Path, settings: str, seed: int, processes: int) -> t
         )
         if done.returncode != 0:
             raise UserError(
-                f"training with {settings or 'the defaults'} on {data} failed", done.stderr[-1000:], "try it alone"
+                f"training with {settings or 'the defaults'} on {data} failed",
+                done.stderr[-1000:],
+                "run the command by itself",
             )
         timed.write_text(json.dumps({"seconds": time.monotonic() - began}) + "\n", encoding="utf-8")
     seconds = json.loads(timed.read_text(encoding="utf-8"))["seconds"]
@@ -89,7 +91,7 @@ def _train(out: Path, data: Path, settings: str, seed: int, processes: int) -> t
 
 
 def _baselines(data: Path) -> Iterator[tuple[str, float, float]]:
-    """Name, accuracy and seconds of training and scoring."""
+    """Yield name, accuracy, and seconds of training and scoring of each baseline."""
     dataset = open_dataset(data)
     test = dataset.parts["test"]
     texts, began = baselines.shown(test, dataset.encoding), time.monotonic()
@@ -107,18 +109,18 @@ def _summary(results: list[tuple[RunRecord, float]]) -> str:
 
 
 def _picture(histories: list[tuple[str, History]]) -> str:
-    """Accuracy on the validation part after each epoch; on the test part where there is no other."""
+    """Draw the accuracy after each epoch on the validation split, or on the test split without one."""
     from matplotlib.ticker import MaxNLocator
 
     with drawing.style():
         legend = 0.1 + 0.2 * len(histories)
         figure, axes = drawing.blank(2.6 + legend, left=0.8, top=legend)
         for (name, history), (style, colour) in zip(histories, itertools.product(LINE_STYLES, RUN_COLOURS)):
-            part = "validation" if "validation_accuracy" in history.epochs[0] else "test"
+            split = "validation" if "validation_accuracy" in history.epochs[0] else "test"
             epochs = [record["epoch"] + 1 for record in history.epochs]
-            accuracies = [record[f"{part}_accuracy"] for record in history.epochs]
+            accuracies = [record[f"{split}_accuracy"] for record in history.epochs]
             axes.plot(epochs, accuracies, color=colour, linestyle=style, marker="o", markersize=3, label=name)
-        axes.set(xlabel="epochs", ylabel="right answers")
+        axes.set(xlabel="epochs", ylabel="accuracy")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
         axes.grid(axis="y")

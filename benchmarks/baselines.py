@@ -1,4 +1,4 @@
-"""Ten lines of scikit-learn, which a network has to beat, on the texts that a network reads."""
+"""Baselines from scikit-learn, trained on the same texts as the network."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from crepe_dist.errors import UserError
 
 
 def trained(dataset: Dataset) -> Iterator[tuple[str, Any]]:
-    """Name and pipeline of each baseline, trained on the part train.
+    """Yield the name and pipeline of each baseline, trained on the train split.
 
-    Naive Bayes is multinomial, with Laplace smoothing, on counts of words, and of groups of four characters that go
-    over word boundaries. The linear SVM has squared hinge loss (C = 0.5), on TF-IDF with logarithmic counts of words
-    and pairs of words, and of one to five characters within a word that stand in two documents or more.
+    Naive Bayes is multinomial with Laplace smoothing. It counts words, or character 4-grams across word boundaries. The
+    linear SVM has squared hinge loss (C = 0.5) and reads sublinear TF-IDF: of words and word pairs, or of character
+    1- to 5-grams within words that occur in at least two documents.
     """
     try:
         from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
@@ -39,5 +39,5 @@ def trained(dataset: Dataset) -> Iterator[tuple[str, Any]]:
 
 
 def shown(part: Part, encoding: Encoding) -> list[str]:
-    """The texts, as far as their codes show them."""
+    """Decode the texts of a split from their codes."""
     return [encoding.decode(codes) for codes in part.codes(np.arange(len(part)))]

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""A data set that every Debian machine has: what a package is described as, and the section that it is in.
+"""Make a data set from apt's package lists: descriptions of Debian packages, labelled with their sections.
 
     uv run benchmarks/debian_packages.py debian.csv
     python -m crepe_dist.prepare debian.csv --out data/debian --validation 0.1 --dedupe near
 
-Takes the packages that apt knows of, in the largest sections (--sections), each with the first line of its description.
+Uses the packages in the largest sections (--sections), each with the first line of its description.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ def main() -> None:
     flags.add_argument("--sections", type=whole(2, 1000), default=20, metavar="N", help="default: 20")
     given = flags.parse_args()
     if shutil.which("apt-cache") is None:
-        raise UserError("apt-cache is not there", remedy="run this on Debian or Ubuntu")
-    told = subprocess.run(["apt-cache", "dumpavail"], check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout
-    packages = pd.DataFrame(_described(told), columns=["label", "text"])
+        raise UserError("apt-cache was not found", remedy="run this on Debian or Ubuntu")
+    listed = subprocess.run(["apt-cache", "dumpavail"], check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout
+    packages = pd.DataFrame(_described(listed), columns=["label", "text"])
     if packages.empty:
-        raise UserError("apt knows no package", remedy="apt-get update")
+        raise UserError("apt has no package lists", remedy="apt-get update")
     largest = packages["label"].value_counts().index[: given.sections]
     packages[packages["label"].isin(largest)].to_csv(given.out, index=False)
 
 
-def _described(told: str) -> Iterator[tuple[str, str]]:
-    for paragraph in told.split("\n\n"):
+def _described(listed: str) -> Iterator[tuple[str, str]]:
+    for paragraph in listed.split("\n\n"):
         fields = dict(line.split(": ", 1) for line in paragraph.splitlines() if ": " in line and line[0] != " ")
         text = fields.get("Description") or fields.get("Description-en")
         if text and "Section" in fields:

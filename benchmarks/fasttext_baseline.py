@@ -5,8 +5,8 @@
     uv run --with fasttext-wheel benchmarks/fasttext_baseline.py data/sample_full
     uv run --with fasttext-wheel benchmarks/fasttext_baseline.py data/sample_full --characters 2,6 --learning-rate 0.25
 
-Mode full keeps upper and lower case apart, which helps fastText. As its documentation advises, punctuation becomes
-words of its own. The vectors have 10 dimensions, as in its paper, and n-grams share 200,000 buckets.
+Mode full distinguishes upper and lower case, which helps fastText. As its documentation advises, punctuation marks are
+separate words. The vectors have 10 dimensions, as in the paper, and n-grams share 200,000 buckets.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""A data set of many scripts: names of languages, countries, regions and currencies, and the language that they are in.
+"""Make a data set in many scripts: names of languages, countries, regions and currencies, labelled by language.
 
     apt-get install iso-codes
     uv run benchmarks/languages.py languages.csv
     python -m crepe_dist.prepare languages.csv --out data/languages --validation 0.1 --dedupe near
 
-Takes the translations of Debian's package iso-codes into the languages that have most of them (--languages). Where
-translations are not installed (in most container images), `apt-get download iso-codes` and `dpkg -x` put them into a
-folder, whose usr/share/locale --locale names.
+Uses the translations in Debian's package iso-codes into the languages with the most entries (--languages). Most
+container images exclude translations: unpack the package with `apt-get download iso-codes` and `dpkg -x`, and pass its
+usr/share/locale as --locale.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def _translated(locale: Path) -> Iterator[tuple[str, str]]:
-    """Language and name; what is the same in English is not counted as translated."""
+    """Yield (language, name), without names that are the same in English."""
     for path in sorted(locale.glob("*/LC_MESSAGES/iso_*.mo")):
         with path.open("rb") as stream:
             catalogue = gettext.GNUTranslations(stream)

@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
-"""The model of `bench --project` against reality: two "hosts" on one machine, and a link of a known speed.
+"""Compare the projection of `bench --project` with measurements between two emulated hosts on a link of known speed.
 
     sudo .venv/bin/python benchmarks/link.py --gbps 0.1 0.5 1 10
 
-Two network namespaces, joined by one veth pair and nothing else, with a token bucket (tc tbf) on both ends; a worker
-with one thread and one core in each, and Gloo's rendezvous in the first. Measures a training step and the all-reduce
-alone at each speed, and predicts both: computation from a worker without Horovod at the same time, the all-reduce from
-the ring. Two predictions: the link alone; and the link, or what this host's processors move through an unlimited one,
-if that is less (with the fixed time of an all-reduce of nothing to speak of, one float's, as latency).
+The hosts are network namespaces joined by a veth pair with a token bucket (tc tbf) on both ends. Each runs a worker
+with one thread; Gloo's rendezvous runs in the first. At each speed, a training step and an all-reduce are measured and
+compared with predictions: computation as measured in a worker without Horovod, the all-reduce by the ring model. One
+prediction uses the speed of the link alone, the other is bounded by the speed of an unlimited link on this machine.
 
-Needs root and iproute2; traffic stays in the namespaces, which are removed in the end.
+Needs root and iproute2. Traffic stays in the namespaces, which are removed at the end.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ from crepe_dist.errors import UserError
 from crepe_dist.model.crepe import CrepeShape
 
 HOSTS = ("crepe-link-a", "crepe-link-b")
-ADDRESSES = ("192.0.2.1", "192.0.2.2")  # RFC 5737: for documentation, routed nowhere
+ADDRESSES = ("192.0.2.1", "192.0.2.2")  # reserved for documentation (RFC 5737), so never routed
 IFACE = "wire0"
 TOTAL_SECONDS = 600
-LATENCY = 50e-6  # of a message through both namespaces' stacks
+LATENCY = 50e-6  # seconds for a message through both namespaces
 
 RENDEZVOUS = """
 import sys
@@ -55,13 +54,13 @@ sys.stdin.read()
 def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--gbps", type=float, nargs="+", default=[0.1, 0.5, 1.0, 10.0], help="speeds of the link")
-    flags.add_argument("--batch", type=int, default=32, help="documents a process and step")
+    flags.add_argument("--batch", type=int, default=32, help="documents per process and step")
     flags.add_argument("--filters", type=int, default=128)
     flags.add_argument("--units", type=int, default=512)
-    flags.add_argument("--rounds", type=int, default=3, help="of all speeds in turns, medians")
+    flags.add_argument("--rounds", type=int, default=3, help="rounds over all speeds; medians are reported")
     given = flags.parse_args()
     _check(given)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what is below is undone
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the context managers clean up
     signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(TOTAL_SECONDS)
 
@@ -89,13 +88,11 @@ def main() -> None:
 
 
 def report(job: Job, steps: dict[float | None, float], reductions: dict[float | None, float]) -> None:
-    """Prints a Markdown table of what was measured (seconds, by bytes a second of the link) and predicted."""
-    host = job.gradient / reductions[None]  # a ring of two sends as many bytes as the gradient has
-    print(
-        f"{job.gradient:,} bytes of gradient, {1000 * job.compute:.0f} ms of computing a step of {job.batch} documents"
-    )
-    print(f"without a limit: {1000 * reductions[None]:.1f} ms an all-reduce, {8 * host / 1e9:.2f} Gb/s\n")
-    print("| link | all-reduce ms | predicted | error | step ms | predicted | error | with the host's speed | error |")
+    """Print a Markdown table of measured and predicted times; ``None`` is the unlimited link."""
+    host = job.gradient / reductions[None]  # in a ring of two, each sends as many bytes as the gradient has
+    print(f"{job.gradient:,} bytes of gradient, {1000 * job.compute:.0f} ms to compute a step of {job.batch} documents")
+    print(f"without a limit: {1000 * reductions[None]:.1f} ms per all-reduce, {8 * host / 1e9:.2f} Gb/s\n")
+    print("| link | all-reduce ms | predicted | error | step ms | predicted | error | bounded by the host | error |")
     print("|---|---|---|---|---|---|---|---|---|")
     for speed, measured in steps.items():
         if speed is None:
@@ -117,7 +114,7 @@ def _compared(measured: float, predicted: float) -> list[str]:
 
 @contextmanager
 def namespaces() -> Iterator[None]:
-    """The two hosts and the cable between them, removed in the end."""
+    """Create the two hosts and the link between them; remove them at the end."""
     made = []
     try:
         for host in HOSTS:
@@ -135,14 +132,14 @@ def namespaces() -> Iterator[None]:
 
 
 def limit(speed: float | None) -> None:
-    """Lets the link carry ``speed`` bytes a second each way; ``None``: all that the processors can move."""
+    """Limit the link to ``speed`` bytes per second in each direction; ``None``: remove the limit."""
     for host in HOSTS:
         if speed is None:
             subprocess.run(
                 ["tc", "-n", host, "qdisc", "delete", "dev", IFACE, "root"], capture_output=True, check=False
             )
             continue
-        # A bucket holds what passes in a millisecond, and at least two of the kernel's largest packets.
+        # The bucket holds a millisecond of traffic, and at least two of the kernel's largest packets.
         _run(
             *("tc", "-n", host, "qdisc", "replace", "dev", IFACE, "root", "tbf", "rate", f"{round(8 * speed)}bit"),
             *("burst", f"{max(131072, round(speed / 1000))}b", "latency", "50ms"),
@@ -151,14 +148,14 @@ def limit(speed: float | None) -> None:
 
 @contextmanager
 def rendezvous() -> Iterator[int]:
-    """Horovod's server, through which the ranks find each other, in the first host; its port."""
+    """Run Horovod's rendezvous server on the first host; yield its port."""
     hosts = ",".join(f"{address}:1" for address in ADDRESSES)
     server = subprocess.Popen(
         ["ip", "netns", "exec", HOSTS[0], sys.executable, "-c", RENDEZVOUS, hosts],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # Ctrl-C is for this process alone
+        start_new_session=True,  # Ctrl-C must reach only this process
     )
     try:
         assert server.stdout is not None
@@ -187,8 +184,8 @@ def _worker(rank: int, port: int) -> list[str]:
         "HOROVOD_GLOO_IFACE": IFACE,
     }
     settings = [f"{name}={value}" for name, value in variables.items()]
-    # Horovod 0.28.1 takes HOROVOD_GLOO_IFACE for the first connections only; the gradients go to the address that the
-    # host's name stands for. So each has its address for a name.
+    # Horovod 0.28.1 uses HOROVOD_GLOO_IFACE for the first connections only. Gradients go to the address to which the
+    # host's name resolves, so each host is named by its address.
     named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', ADDRESSES[rank]]
     return ["ip", "netns", "exec", HOSTS[rank], *named, "env", *settings, *PYTHON, "--number", str(rank)]
 
@@ -210,7 +207,7 @@ def _check(given: argparse.Namespace) -> None:
         not all(0 < gbps < 1000 for gbps in given.gbps)
         or min(given.batch, given.filters, given.units, given.rounds) < 1
     ):
-        raise UserError("speeds, sizes and rounds must be more than 0")
+        raise UserError("speeds, sizes and rounds must be above 0")
 
 
 def _run(*arguments: str) -> None:

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""How fast `prepare` is and how much memory it takes: format × rows → rows/s, peak of anonymous memory.
+"""Measure the speed (rows/s) and the peak of anonymous memory of `prepare` for different formats.
 
     uv run benchmarks/prepare.py --rows 1000000 --formats csv jsonl.gz parquet
-    uv run benchmarks/prepare.py --rows 100000 --stages        (what limits each format: microseconds a row, one core)
+    uv run benchmarks/prepare.py --rows 100000 --stages        (time per stage: microseconds per row, one core)
 
-Makes synthetic reviews (seeded; 20 to 1,000 characters, 430 on average, 5 classes) in --folder, prepares each file
-with `python -m crepe_dist.prepare` and prints a row of a Markdown table for each. Memory is RssAnon of the heaviest
-process and of all together, from /proc, ten times a second.
+Writes synthetic reviews (seeded; 20 to 1,000 characters, 430 on average, 5 classes) into --folder, prepares each file
+with `python -m crepe_dist.prepare`, and prints a Markdown table. Memory is RssAnon in /proc, sampled ten times per
+second: of the largest process, and of all processes together.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CHUNK = 20_000
 def reviews(rows: int, seed: int = 0) -> Iterator[tuple[str, str]]:
     generator = random.Random(seed)
     words = ["".join(generator.choices("etaoinshrdlucmfwypvbgkjqxz", k=generator.randint(2, 11))) for _ in range(WORDS)]
-    # One long text, of which rows are slices at random places: as varied as words drawn one by one, and much faster.
+    # Rows are slices of one long text: as varied as words drawn one by one, and much faster to make.
     book = " ".join(generator.choice(words) for _ in range(400_000))
     for _ in range(rows):
         label = generator.randint(1, 5)
@@ -76,7 +76,7 @@ def _chunks(rows: Iterator[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
 
 
 def measure(command: list[str]) -> tuple[float, int, int]:
-    """Seconds, and peaks of anonymous memory in bytes: of one process, and of the sum of all."""
+    """Run a command; return seconds and the peaks of anonymous memory in bytes, of one process and of all."""
     start = time.monotonic()
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     one = total = 0
@@ -95,7 +95,7 @@ def _family(process: int) -> list[int]:
         for task in Path(f"/proc/{each}/task").glob("*/children"):
             try:
                 found += map(int, task.read_text().split())
-            except OSError:  # it has ended
+            except OSError:  # the process has ended
                 continue
     return found
 
@@ -109,7 +109,7 @@ def _anonymous(process: int) -> int:
 
 
 def stages(path: Path, out: Path, feature_len: int) -> dict[str, float]:
-    """Seconds in one process: reading and cutting (with decompression), parsing, checking, and encoding."""
+    """Return the seconds per stage in one process; reading includes decompression."""
     from crepe_dist.data.alphabet import Encoding
     from crepe_dist.preparing import building, reading
     from crepe_dist.preparing.preparation import PrepareOptions, prepare
@@ -146,7 +146,7 @@ def stages(path: Path, out: Path, feature_len: int) -> dict[str, float]:
         prepare(sources, out, Encoding(feature_len=feature_len), Split(), PrepareOptions(processes=1))
         total = time.perf_counter() - start
     seconds["check, hash, spool"] = seconds.pop("parse, check, hash, spool") - seconds["parse"]
-    seconds["decide, report, the rest"] = total - sum(seconds.values())
+    seconds["select, report, rest"] = total - sum(seconds.values())
     return seconds
 
 
@@ -156,7 +156,7 @@ def main() -> None:
     flags.add_argument("--formats", nargs="+", default=["csv", "csv.gz", "tsv", "jsonl", "jsonl.gz", "parquet"])
     flags.add_argument("--folder", type=Path, default=Path("data/benchmark"))
     flags.add_argument("--feature-len", type=int, default=1014)
-    flags.add_argument("--stages", action="store_true", help="where the time goes, instead")
+    flags.add_argument("--stages", action="store_true", help="measure the stages instead")
     flags.add_argument("more", nargs="*", help="further flags for prepare, after --")
     given = flags.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""What typing errors cost a network that reads characters, and scikit-learn's models that read words or groups of them.
+"""Measure the accuracy of the network and of scikit-learn's models on texts with typing errors.
 
     uv run --group comparison benchmarks/robustness.py RUN
     uv run --group comparison benchmarks/robustness.py RUN RUN --out docs/images/robustness.svg
 
-Every model gets the same test documents with the same errors (crepe_dist/data/typos.py), and was trained on the same
-rows, without errors unless a run has its own (--data.typos). Prints a Markdown table of accuracies by the share of
-characters that is hit. The others are those of benchmarks/baselines.py.
+All models score the same test documents with the same errors (crepe_dist/data/typos.py). They were trained on the same
+rows without errors, except for runs with --data.typos. Prints a Markdown table of accuracies by the share of characters
+with an error. scikit-learn's models are those of benchmarks/baselines.py.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Curve = tuple[str, list[float]]
 def main() -> None:
     flags = arguments.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="runs on the same data")
-    flags.add_argument("--data", type=Path, metavar="DIR", help="the data, if they are not where they were")
+    flags.add_argument("--data", type=Path, metavar="DIR", help="folder of the data, if it has moved")
     flags.add_argument("--out", type=Path, metavar="FILE", help="also draw the curves, as SVG")
     given = flags.parse_args()
     arguments.check_output(given.out, "--out")
@@ -86,7 +86,7 @@ def _picture(curves: list[Curve]) -> str:
         figure, axes = drawing.blank(2.8 + legend, left=0.8, top=legend)
         for (name, accuracies), (style, colour) in zip(curves, itertools.product(LINE_STYLES, RUN_COLOURS)):
             axes.plot(RATES, accuracies, color=colour, linestyle=style, marker="o", markersize=3.5, label=name)
-        axes.set(xlabel="characters hit by a typing error", ylabel="right answers", xticks=RATES)
+        axes.set(xlabel="characters with a typing error", ylabel="accuracy", xticks=RATES)
         axes.xaxis.set_major_formatter(lambda rate, _: f"{100 * rate:g} %")
         axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
         axes.grid(axis="y")

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Whether classifying waiting texts together pays: requests a second and latency, one text a request, by clients.
+"""Measure the benefit of batching in the service: throughput and latency by number of clients, one text per request.
 
     uv run benchmarks/serving.py
     uv run benchmarks/serving.py --clients 1 8 32 --filters 256 --units 1024 --feature-len 1014
 
-Two services with the same random network, one of which takes texts one by one, answer in turns on loopback; the
-clients are coroutines of one process, on the same cores. Prints a row of a Markdown table for each number of clients:
-medians over the rounds, and the service's processor time a request, which other work on the machine changes least.
+Two services with the same random network, one without batching, answer in turns on loopback. The clients are coroutines
+of one process on the same cores. Prints a Markdown table with a row per number of clients: medians over the rounds, and
+the service's CPU time per request, which other load on the machine affects least.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TOGETHER = (1, 32)
 def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
-    flags.add_argument("--seconds", type=float, default=2.0, help="of a turn")
+    flags.add_argument("--seconds", type=float, default=2.0, help="duration of a turn")
     flags.add_argument("--rounds", type=int, default=5)
     flags.add_argument("--filters", type=int, default=256)
     flags.add_argument("--units", type=int, default=1024)
@@ -67,7 +67,7 @@ def _row(clients: int, ports: list[int], pids: list[int], given: Any) -> None:
         for place, port in enumerate(ports):
             before = _processor_time(pids[place])
             times = asyncio.run(_load(port, clients, given.seconds if turn else 0.5, given.feature_len))
-            if turn:  # the first is to get warm
+            if turn:  # the first one warms up
                 rates[place].append(len(times) / given.seconds)
                 latencies[place] += times
                 busy[place] += _processor_time(pids[place]) - before
@@ -85,7 +85,7 @@ def _processor_time(pid: int) -> float:
 
 
 async def _load(port: int, clients: int, seconds: float, length: int) -> list[float]:
-    """Seconds that each request took."""
+    """Send requests for that long; return the seconds that each one took."""
     generator = random.Random(clients)
     text = "".join(generator.choices("etaoinshrdlu    ", k=min(length, 430)))
     body = json.dumps({"text": text}).encode()
@@ -97,13 +97,13 @@ async def _load(port: int, clients: int, seconds: float, length: int) -> list[fl
     async def client() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         while time.perf_counter() < due:
-            begun = time.perf_counter()
+            began = time.perf_counter()
             writer.write(request)
             answer = await reader.readuntil(b"\r\n\r\n")
             assert b" 200 " in answer[:20], answer
             size = int(answer.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
             await reader.readexactly(size)
-            times.append(time.perf_counter() - begun)
+            times.append(time.perf_counter() - began)
         writer.close()
 
     await asyncio.gather(*(client() for _ in range(clients)))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""HEALTHCHECK of the images: exit code 0 if the container's command lives and, if it is the service, answers.
+"""HEALTHCHECK of the images: exit code 0 if the container's command runs and, for the service, answers.
 
-A training that hangs is ended by its own watchdog, so a process that lives is one that goes on.
+A hanging training run is ended by its own watchdog, so a running process makes progress.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import urllib.request
 from pathlib import Path
 
 PROCESSES = Path("/proc")
-STOPPED = "TtZX"  # by a debugger or a signal, or dead: the state in /proc/<pid>/stat
+STOPPED = "TtZX"  # states in /proc/<pid>/stat: stopped by a signal or a debugger, or dead
 SECONDS = 5
 
 
 def commands() -> list[tuple[list[str], str]]:
-    """(arguments, state) of each process that runs a command of the package."""
+    """Return (arguments, state) of each process that runs a command of the package."""
     found = []
     for folder in PROCESSES.glob("[0-9]*"):
         try:
             arguments = (folder / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
             state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:  # it has ended meanwhile
+        except OSError:  # the process has ended
             continue
         if any(argument.startswith("crepe_dist.") for argument in arguments):
             found.append((arguments, state))
@@ -30,7 +30,7 @@ def commands() -> list[tuple[list[str], str]]:
 
 
 def port(arguments: list[str]) -> int:
-    """Of `serve --port N` or `--port=N`."""
+    """Return the port of a service from its arguments."""
     for position, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
         if name == "--port":
@@ -39,13 +39,13 @@ def port(arguments: list[str]) -> int:
 
 
 def complaint() -> str:
-    """What is wrong, or ''."""
+    """Describe the problem; empty if there is none."""
     found = commands()
     if not found:
         return "no command of crepe_dist runs"
     for arguments, state in found:
         if state in STOPPED:
-            return f"a process stands still or is dead (state {state})"
+            return f"a process is stopped or dead (state {state})"
         if "crepe_dist.serve" in arguments:
             address = f"http://127.0.0.1:{port(arguments)}/healthz"
             try:
@@ -56,4 +56,4 @@ def complaint() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(complaint() or 0)  # an empty text would be an error, too
+    sys.exit(complaint() or 0)  # sys.exit('') would also exit with 1

@@ -1,9 +1,9 @@
-"""Fine-tune a trained Crepe network on other classes, and compare with the same network from random parameters.
+"""Fine-tune a trained Crepe network on other classes, and compare it with the same network trained from scratch.
 
     python -m crepe_dist.train --model.network crepe --run-dir runs/sample
     python examples/finetune.py runs/sample mine.csv
 
-`mine.csv` is any source that `python -m crepe_dist.prepare` reads. On the command line the same takes two commands:
+`mine.csv` is any source that `python -m crepe_dist.prepare` reads. The same on the command line:
 `prepare mine.csv` with the run's encoding, then `train --init-from runs/sample`.
 """
 
@@ -57,7 +57,7 @@ def main() -> None:
     sizes = ModelOptions(network="crepe", filters=shape["filters"], units=shape["units"])
     random = fit(args, data, sizes, init_from=None)
 
-    # It helps where the run has seen many texts of this kind. Elsewhere it can hurt, so look at both.
+    # Fine-tuning helps if the run was trained on many similar texts. Otherwise it can hurt, so compare both.
     print(f"from {args.run}: test accuracy {finetuned.test_accuracy:.2%}, loss {finetuned.test_loss:.4f}")
     print(f"from random parameters: test accuracy {random.test_accuracy:.2%}, loss {random.test_loss:.4f}")
     print(f"python -m crepe_dist.predict {finetuned.run_dir} --text '…'")

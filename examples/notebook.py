@@ -31,7 +31,7 @@ from crepe_dist.runs.checkpoint import file_name
 # %%
 parser = argparse.ArgumentParser(description="Train the Crepe network step by step.")
 parser.add_argument("csv", help="file with the columns label and text")
-parser.add_argument("--feature-len", type=int, default=1014, help="characters a document")
+parser.add_argument("--feature-len", type=int, default=1014, help="characters per document")
 parser.add_argument("--batch-size", type=int, default=128)
 parser.add_argument("--filters", type=int, default=256)
 parser.add_argument("--units", type=int, default=1024)
@@ -57,9 +57,9 @@ print(data["label"].value_counts())
 
 # %% [markdown]
 # ### Encode
-# One byte a character instead of the notebook's 69 floats: the network makes the one-hot matrix on the device. The
-# mode `notebook` is that of its `encode`: the first characters in reading order, upper case unknown. The paper's
-# mode, `Encoding()`, lower-cases and reads the last characters backwards; it is the default elsewhere.
+# One byte per character instead of the notebook's 69 floats: the network makes the one-hot matrix on the device. Mode
+# `notebook` works like the notebook's `encode`: it reads the first characters in order, and upper case is unknown. The
+# default mode, `Encoding()`, is the paper's: it lower-cases and reads the last characters backwards.
 
 # %%
 encoding = Encoding("notebook", args.feature_len)
@@ -128,7 +128,7 @@ for epoch in range(args.epochs):
 
 # %% [markdown]
 # ### Predict
-# The file of parameters does not hold encoding and classes, so another program names them:
+# The parameter file does not contain encoding and classes, so another program must name them:
 # `crepe_dist.load(path, mode="notebook", feature_len=1014, classes=categories)`.
 
 # %%

@@ -28,10 +28,10 @@ def audit():
     ("reports", "code", "said"),
     [
         ({"pypi": [CLEAN, WAIVED]}, 0, "CVE-2024-10190 is waived"),
-        ({"pypi": [CLEAN]}, 0, "nothing that is installed needs the waiver of CVE-2024-10190"),
-        ({"pypi": [CLEAN, BAD, WAIVED]}, 1, "x 2: GHSA-1 = CVE-1-1; mended in 3"),
-        ({"pypi": [SKIPPED], "osv": [CLEAN]}, 0, "1 packages looked up in osv"),
-        ({"pypi": [SKIPPED, CLEAN]}, 0, "not looked up, as pypi does not know them: mxnet"),
+        ({"pypi": [CLEAN]}, 0, "no installed package needs the waiver of CVE-2024-10190"),
+        ({"pypi": [CLEAN, BAD, WAIVED]}, 1, "x 2: GHSA-1 = CVE-1-1; fixed in 3"),
+        ({"pypi": [SKIPPED], "osv": [CLEAN]}, 0, "1 packages checked with osv"),
+        ({"pypi": [SKIPPED, CLEAN]}, 0, "not checked, because pypi does not know them: mxnet"),
         ({"pypi": [SKIPPED], "osv": []}, 3, "NO AUDIT WAS MADE"),
     ],
 )

@@ -133,7 +133,7 @@ print(*sorted({line.split()[-1] for line in lines if "/nvidia/" in line or "libc
 def test_without_the_driver(site, tmp_path):
     environment = cuda_driver.environment(None, site)
     missing = "MXNet's GPU flavour cannot be loaded without the NVIDIA driver's libcuda.so.1"
-    remedy = "install the NVIDIA driver, 450.80.02 or later"
+    remedy = "install the NVIDIA driver 450.80.02 or later"
     for arguments in (command("train"), command("predict", "--text", "x")):
         code, said = ended(arguments, tmp_path, environment)
         assert code == 1

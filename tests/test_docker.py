@@ -96,7 +96,7 @@ def test_health_of_a_training(health, tmp_path, monkeypatch):
     process(tmp_path, 7, "R", "python", "-m", "crepe_dist.train")
     assert health.complaint() == ""
     process(tmp_path, 8, "T", "python", "-m", "crepe_dist.train")
-    assert health.complaint() == "a process stands still or is dead (state T)"
+    assert health.complaint() == "a process is stopped or dead (state T)"
 
 
 def test_health_of_the_service(health, tmp_path, monkeypatch):

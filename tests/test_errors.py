@@ -325,7 +325,7 @@ def test_files_that_are_not_what_is_wanted(place, said, name):
         (("train", "--data", "data2", "--run-dir", "run", *QUICK), "started with other settings"),
         (("train", "--data", "data3", "--run-dir", "run", *QUICK, "--epochs=9"), "training.epochs 2 → 9"),
         (("train", "--data", "data3", *QUICK, "--model.units=65536", "--model.filters=65536"), "too large for this"),
-        (("train", "--data", "data3", *QUICK, "--training.patience=1"), "validation part"),
+        (("train", "--data", "data3", *QUICK, "--training.patience=1"), "validation split"),
         (("train", "--data", "data3", *QUICK, "--model.precision=float16"), "float16"),
         (("predict", "run", "--text", "x", "--mode", "full"), "already has a description"),
         (("predict", "run", "--text", "x", "--classes", "a,,b"), "--classes a,,b: a name is empty or given twice"),

@@ -51,7 +51,7 @@ class TestNotLearning:
         assert "not learning: after" in first[1]
         assert "--overfit-batches 2" in first[1]
         assert 2 * STEPS < last[0] < 2 * STEPS + WINDOW
-        assert "has begun to learn" in last[1]
+        assert "has started to learn" in last[1]
         assert watch.end(2 * STEPS + WINDOW) is None
 
     def test_a_short_run_hears_it_at_its_end(self):

@@ -277,7 +277,7 @@ class TestOptions:
             (["--data=nowhere"], "nowhere is not a prepared data set"),
             (["--init-from=nowhere.params"], "nowhere.params does not exist"),
             (["--model.dropout=1.5"], "dropout is 1.5"),
-            (["--training.patience=2"], "needs data with a validation part"),
+            (["--training.patience=2"], "needs data with a validation split"),
         ],
     )
     def test_mistakes_get_a_sentence(self, data, tmp_path, complaint, flags, message):
@@ -395,7 +395,7 @@ def test_few_batches_are_learnt_by_heart_and_scored(kernels, data, tmp_path):
     adam = ("--optimizer.name=adam", "--optimizer.learning_rate=0.001")
     printed = train(data, tmp_path / "run", "--overfit-batches=1", *adam)
     assert "5,000 train, 50 test documents" in printed
-    assert "only a few batches of it" in printed
+    assert "only a few batches, repeated for training" in printed
     assert records(tmp_path / "run", "epoch")[-1]["test_accuracy"] == 1.0
 
 
@@ -408,7 +408,7 @@ def test_a_dry_run_shows_shapes_memory_and_time_and_writes_nothing(data, tmp_pat
     for processes in (1, 2):
         printed = run(command("train", *arguments, processes=processes), tmp_path)
         assert layer in " ".join(printed.split())
-        assert ("the same parameters in all" in printed) == (processes > 1)
+        assert ("identical parameters on all ranks" in printed) == (processes > 1)
         assert "nothing was written" in printed
         assert list(tmp_path.iterdir()) == []
 
@@ -418,7 +418,7 @@ def test_a_dry_run_shows_shapes_memory_and_time_and_writes_nothing(data, tmp_pat
     [
         ("--training.label_smoothing=1", "training.label_smoothing is 1\n"),
         ('--training.class_weights={"first": 0}', "training.class_weights is {'first': 0}"),
-        ('--training.class_weights={"fourth": 2}', "names fourth, which is no class"),
+        ('--training.class_weights={"fourth": 2}', "names fourth, which is not a class"),
         ("--data.micro_batch_size=0", "data.micro_batch_size is 0"),
         ("--overfit-batches=-1", "--overfit-batches is -1"),
     ],

@@ -89,7 +89,7 @@ def started(given: str, dataset: Dataset, options: ModelOptions | None = None):
     """The network that starts from ``given``, and what is said of it."""
     options = options or ModelOptions()
     start = transfer.read(given, options, dataset)
-    return build_network(Config(model=options), dataset, mx.cpu(), start), start.said
+    return build_network(Config(model=options), dataset, mx.cpu(), start), start.summary
 
 
 def given_arrays(given: str) -> parameters.Arrays:
@@ -176,7 +176,7 @@ class TestEncodings:
         prepare_command.main()
         prepared = open_dataset(out)
         assert prepared.encoding == own.encoding
-        assert "logits new" in transfer.read(given, ModelOptions(), prepared).said
+        assert "logits new" in transfer.read(given, ModelOptions(), prepared).summary
 
     def test_accents_may_be_folded_or_not(self, crepe, dataset):
         unfolded = replace(dataset, encoding=replace(dataset.encoding, fold_accents=False))
@@ -196,27 +196,27 @@ class TestSettings:
             (ModelOptions(filters=9), "9 filters"),
             (ModelOptions(units=9), "9 units"),
             (ModelOptions(size="tiny"), "128 filters"),
-            (ModelOptions(network="ngrams"), "kind ngrams"),
+            (ModelOptions(network="ngrams"), "model.network ngrams"),
         ],
     )
     def test_that_ask_for_another_crepe_are_refused(self, crepe, dataset, options, message):
         with pytest.raises(UserError, match=message) as error:
             transfer.read(crepe, options, dataset)
-        assert "leave out" in error.value.remedy
+        assert "omit" in error.value.remedy
 
     @pytest.mark.parametrize(
         ("options", "message"),
         [
             (ModelOptions(longest=4), "4 longest"),
             (ModelOptions(buckets=128), "128 buckets"),
-            (ModelOptions(network="crepe"), "kind crepe"),
-            (ModelOptions(filters=8), "kind crepe"),
+            (ModelOptions(network="crepe"), "model.network crepe"),
+            (ModelOptions(filters=8), "model.network crepe"),
         ],
     )
     def test_that_ask_for_other_n_grams_are_refused(self, ngrams, dataset, options, message):
         with pytest.raises(UserError, match=message) as error:
             transfer.read(ngrams, options, dataset)
-        assert "leave out" in error.value.remedy
+        assert "omit" in error.value.remedy
 
     def test_that_ask_for_what_is_there_are_fine(self, crepe, ngrams, dataset):
         for options, dropout in ((replace(CREPE, dropout=0.2), 0.2), (ModelOptions(units=12), 0.5)):

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Looks up the installed packages among the known vulnerabilities, by pip-audit.
+"""Check the installed packages for known vulnerabilities with pip-audit.
 
     uv run tools/audit.py
 
-Ends with 0 if nothing but what is waived below was found, with 1 if something was, and with 3 if no source of
-advisories answered: then no audit was made, and that is said. pip-audit itself would end with 0, because a package that
-is not known to its source counts as one without vulnerabilities.
+Exit codes: 0 if nothing but the waivers below was found, 1 for other vulnerabilities, 3 if no source of advisories
+answered, so that no audit was made. In that case pip-audit itself would exit with 0, because it counts packages
+unknown to its source as free of vulnerabilities.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import subprocess
 import sys
 from typing import Any
 
-SOURCES = ("pypi", "osv")  # pip-audit's names; the first that answers is taken
+SOURCES = ("pypi", "osv")  # pip-audit's names, in order of preference
 SECONDS = 300
 NO_AUDIT = 3
-# Horovod 0.28.1 is the last release, so neither is mended anywhere; SECURITY.md tells what is used of it.
+# Horovod 0.28.1 is the last release, so neither is fixed upstream. SECURITY.md lists the parts of Horovod that we use.
 WAIVERS = {
-    "CVE-2024-10190": "Horovod's elastic rendezvous unpickles what anyone sends to it; crepe_dist never starts it: "
-    "plain horovodrun does not, and the supervisor has a rendezvous of its own that unpickles nothing",
-    "CVE-2026-31234": "Horovod's func mode (horovod.run) fetches pickles over HTTP; crepe_dist starts its processes by "
+    "CVE-2024-10190": "Horovod's elastic rendezvous unpickles unauthenticated data. crepe_dist never starts it: "
+    "horovodrun without elastic options does not, and the supervisor's own rendezvous never unpickles",
+    "CVE-2026-31234": "Horovod's func mode (horovod.run) fetches pickles over HTTP. crepe_dist starts processes by "
     "command lines, never by functions",
 }
 
@@ -30,7 +30,7 @@ Report = list[dict[str, Any]]
 
 
 def ask(source: str) -> tuple[Report, str]:
-    """What pip-audit found in one source, an entry a package, and why there is none if it did not answer."""
+    """Return pip-audit's report from a source, one entry per package, and the reason if there is none."""
     command = (sys.executable, "-m", "pip_audit", "--format", "json", "--progress-spinner", "off", "-s", source)
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
@@ -43,9 +43,9 @@ def ask(source: str) -> tuple[Report, str]:
 
 
 def judge(report: Report) -> tuple[list[str], list[str], list[str], list[str]]:
-    """Lines for what is vulnerable, what is waived, and which waivers nothing needs; and the packages not looked up."""
+    """Sort a report into lines about vulnerabilities, lines about waived ones, unused waivers, and unknown packages."""
     bad, waived, unknown = [], [], []
-    met: set[str] = set()
+    used: set[str] = set()
     for package in report:
         name = f"{package['name']} {package.get('version', '')}".strip()
         if "skip_reason" in package:
@@ -53,13 +53,13 @@ def judge(report: Report) -> tuple[list[str], list[str], list[str], list[str]]:
         for found in package.get("vulns", ()):
             names = [found["id"], *found.get("aliases", ())]
             reasons = [each for each in names if each in WAIVERS]
-            met.update(reasons)
+            used.update(reasons)
             if reasons:
                 waived.append(f"{name}: {reasons[0]} is waived: {WAIVERS[reasons[0]]}")
             else:
                 versions = ", ".join(found.get("fix_versions", ())) or "no version"
-                bad.append(f"{name}: {' = '.join(names)}; mended in {versions}")
-    return bad, waived, [each for each in WAIVERS if each not in met], unknown
+                bad.append(f"{name}: {' = '.join(names)}; fixed in {versions}")
+    return bad, waived, [each for each in WAIVERS if each not in used], unknown
 
 
 def main() -> None:
@@ -72,12 +72,12 @@ def main() -> None:
         for line in (*bad, *waived):
             print(f"audit: {line}")
         for each in unneeded:
-            print(f"audit: nothing that is installed needs the waiver of {each}")
+            print(f"audit: no installed package needs the waiver of {each}")
         if unknown:
-            print(f"audit: not looked up, as {source} does not know them: {', '.join(unknown)}")
-        print(f"audit: {len(report) - len(unknown)} packages looked up in {source}, {len(bad)} vulnerabilities")
+            print(f"audit: not checked, because {source} does not know them: {', '.join(unknown)}")
+        print(f"audit: {len(report) - len(unknown)} packages checked with {source}, {len(bad)} vulnerabilities")
         sys.exit(1 if bad else 0)
-    print("audit: NO AUDIT WAS MADE: no source of advisories can be reached from here")
+    print("audit: NO AUDIT WAS MADE: no source of advisories can be reached")
     sys.exit(NO_AUDIT)
 
 

@@ -1,4 +1,4 @@
-"""Compiles crepe_dist/native for the kinds of processor it knows, when the package is installed or packed."""
+"""Build hook that compiles crepe_dist/native for each supported kind of processor."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FOLDER = Path("crepe_dist") / "native"
 AVX512 = "-mfma -mavx512f -mavx512bw -mavx512vl -mavx512dq"
-# The names are those of crepe_dist/native/library.py.
+# The names are used by crepe_dist/native/library.py.
 BUILDS = {
     "avx2": "-mavx2 -mfma",
     "avx512": AVX512,
@@ -27,7 +27,7 @@ FLAGS = "-std=c++17 -O3 -fno-math-errno -fno-trapping-math -fno-strict-aliasing 
 
 
 class NativeBuildHook(BuildHookInterface):
-    """Without a compiler the package is complete, too: the network then runs on MXNet's own operators."""
+    """Build hook; without a compiler, the package works with MXNet's own operators."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if self.target_name != "wheel":
@@ -36,7 +36,7 @@ class NativeBuildHook(BuildHookInterface):
         record = folder / "builds.json"
         compiler = shlex.split(os.environ.get("CXX") or "g++")
         if shutil.which(compiler[0]) is None:
-            print(f"{compiler[0]} was not found: crepe_dist goes without its own kernels", file=sys.stderr)
+            print(f"{compiler[0]} was not found: crepe_dist is installed without its own kernels", file=sys.stderr)
             record.unlink(missing_ok=True)
             return
         sources = sorted([*folder.glob("*.cpp"), *folder.glob("*.h")])
@@ -48,17 +48,19 @@ class NativeBuildHook(BuildHookInterface):
             done = subprocess.run(
                 [*compiler, *FLAGS.split(), *flags.split(), *units, "-o", str(partial)], capture_output=True, text=True
             )
-            if done.returncode != 0:  # an old compiler does not know the newest instructions
-                print(f"crepe_dist goes without its kernels for {name}:\n{done.stderr}", file=sys.stderr)
+            if done.returncode != 0:  # an old compiler may not know the newest instructions
+                print(f"crepe_dist is installed without its kernels for {name}:\n{done.stderr}", file=sys.stderr)
                 continue
             partial.replace(target)
             digests[name] = hashlib.sha256(target.read_bytes()).hexdigest()
         if not digests:
             record.unlink(missing_ok=True)
             return
-        made_of = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sources}
+        digests_of_sources = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sources}
         partial = record.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps({"builds": digests, "sources": made_of}, indent=2) + "\n", encoding="utf-8")
+        partial.write_text(
+            json.dumps({"builds": digests, "sources": digests_of_sources}, indent=2) + "\n", encoding="utf-8"
+        )
         partial.replace(record)
         build_data["artifacts"] += [f"/{FOLDER}/builds.json", *(f"/{FOLDER}/crepe_{name}.so" for name in digests)]
         build_data["pure_python"] = False

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Draw docs/images out of what the commands really print and show.
+"""Draw docs/images from the real output of the commands.
 
-uv run tools/pictures.py RUN          a run on the sample; needs chromium, chromedriver and npm
+uv run tools/pictures.py RUN          RUN: a run on the sample; needs chromium, chromedriver and npm
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TEXTS = (
     "lol cant beleive its monday agian, so tired @work :(",
     "The batery died after two weeks and the charger dosen't fit. Do not buy.",
 )
-# Rich's own frame fetches a font from elsewhere; a reader's monospaced one will do.
+# Rich's frame fetches a font from the network; the reader's monospaced one will do.
 FRAME = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 
 
@@ -59,7 +59,7 @@ def draw_page(run: str) -> None:
     options = webdriver.ChromeOptions()
     for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "hide-scrollbars"):
         options.add_argument(f"--{flag}")
-    # Named, or Selenium would look for them on the network.
+    # Without these paths Selenium would search the network.
     options.binary_location, driver = shutil.which("chromium") or "", shutil.which("chromedriver")
     with tempfile.TemporaryDirectory() as folder, webdriver.Chrome(options, webdriver.ChromeService(driver)) as browser:
         export = ["crepe_dist.export", run, "--format", "web", "--out", folder]

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Write docs/reference: every option out of the dataclasses, and every command's --help.
+"""Write docs/reference: the options from their dataclasses, and the --help of every command.
 
-uv run tools/reference.py            writes
-uv run tools/reference.py --check    fails if a page is not what would be written
+uv run tools/reference.py            write the pages
+uv run tools/reference.py --check    fail if a page is out of date
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def options() -> str:
     lines = [
         "# Options of train",
         "",
-        "Flags (`--model.size tiny`) and the keys of a YAML file (`--config`) are the same; flags win. `supervise`",
-        "takes them as well. In a file, `run-dir` is `run_dir`.",
+        "Flags (`--model.size tiny`) and keys of a YAML file (`--config`) have the same names. Flags take precedence.",
+        "`supervise` accepts them as well. In a file, `run-dir` is `run_dir`.",
     ]
     for name, kind in {"": config.Config, **config.GROUPS}.items():
         about = parse(kind.__doc__ or "")
@@ -90,7 +90,7 @@ def main() -> None:
         if "--check" not in sys.argv[1:]:
             path.write_text(text, encoding="utf-8")
     if stale and "--check" in sys.argv[1:]:
-        raise SystemExit(f"not up to date: {', '.join(stale)}; run tools/reference.py")
+        raise SystemExit(f"out of date: {', '.join(stale)}; run tools/reference.py")
 
 
 if __name__ == "__main__":

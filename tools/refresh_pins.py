@@ -3,8 +3,8 @@
 
     uv run --no-sync tools/refresh_pins.py
 
-A lock file would do the same, but it records the address of the package index that it was made
-with; pins are plain names and versions, which uv and pip both take.
+A lock file would serve the same purpose, but records the address of the package index. Pins are
+plain names and versions that both uv and pip accept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = ROOT / "pyproject.toml"
 BLOCK = re.compile(r"(?<=    # pins: begin\n).*?(?=    # pins: end\n)", re.DOTALL)
 
-# True wherever MXNet's wheels run; uv adds them to the markers, where they only make them long.
+# Conditions that hold wherever MXNet's wheels run; uv adds them to the markers.
 ALWAYS = {"platform_machine == 'x86_64'", "sys_platform == 'linux'", "platform_python_implementation == 'CPython'"}
 
 
@@ -27,13 +27,13 @@ def uv(*arguments: str) -> str:
 
 def with_pins(text: str, pins: list[str]) -> str:
     if len(BLOCK.findall(text)) != 1:
-        raise SystemExit("pyproject.toml: the lines '# pins: begin' and '# pins: end' are not there just once")
+        raise SystemExit("pyproject.toml must have the lines '# pins: begin' and '# pins: end' exactly once")
     lines = "".join(f'    "{pin}",\n' for pin in pins)
     return BLOCK.sub(lambda _: lines, text)
 
 
 def pin(requirement: str) -> str:
-    """A line `name==version ; marker` of uv's export, without the parts of the marker that are always true."""
+    """Remove the conditions that always hold from a line `name==version ; marker` of uv's export."""
     name, _, marker = requirement.partition(" ; ")
     if " or " not in marker:
         marker = " and ".join(part for part in marker.split(" and ") if part not in ALWAYS)
@@ -41,7 +41,7 @@ def pin(requirement: str) -> str:
 
 
 def exported(*groups: str) -> list[str]:
-    """The pins of those groups, as the lock file has them."""
+    """Return the pins of dependency groups from the lock file."""
     form = ("--no-emit-project", "--no-emit-local", "--no-hashes", "--no-annotate", "--no-header")
     return [pin(line) for line in uv("export", "--frozen", *groups, *form).splitlines()]
 
@@ -51,12 +51,12 @@ def main() -> None:
     try:
         PYPROJECT.write_text(with_pins(before, []))
         uv("lock", "--upgrade")
-        # Twice: the flavours of MXNet are in conflict. What both need, such as numpy, is the same in both.
+        # Two exports, because MXNet's flavours conflict. Common dependencies such as numpy are equal in both.
         on_cpu = exported("--all-groups", "--no-group", "cu112", "--no-group", "horovod-cu112")
         on_gpu = exported("--no-default-groups", "--group", "cu112")
         pins = sorted(dict.fromkeys([*on_cpu, *on_gpu]), key=lambda line: line.partition("==")[0])
         PYPROJECT.write_text(with_pins(before, pins))
-        uv("lock")  # the pins must resolve in their turn
+        uv("lock")  # check that the pins resolve
     except BaseException:
         PYPROJECT.write_text(before)
         raise

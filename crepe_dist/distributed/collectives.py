@@ -1,4 +1,4 @@
-"""Collectives of the ranks, and the decisions built on them that all ranks take together."""
+"""Collectives of the ranks, and decisions that all ranks take together."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ HEARTBEAT_SECONDS = 10.0
 
 
 class Collectives:
-    """Collectives of one process, each of them the identity; also the interface of those of many processes.
+    """Collectives of a single process, each one the identity; the base class of those of many processes.
 
     Every rank calls each method, with the same ``name`` at the same point of the program.
 
     Attributes:
-        beat: called while this rank waits for rank 0, or works alone as rank 0: a sign of life for the watchdog.
-        trust: called before this rank waits for others without a limit, since they report progress themselves.
+        beat: heartbeat for the watchdog, called while this rank waits for rank 0 or works alone as rank 0.
+        trust: called before an unbounded wait for ranks that report progress themselves.
     """
 
     rank = 0
@@ -55,9 +55,9 @@ class Collectives:
         """Run ``work`` on every rank and return its result if it succeeded everywhere.
 
         Args:
-            subject: what the ranks must agree on, for the message.
-            work: may raise ``UserError``.
-            same: JSON value of the result that must be equal on every rank.
+            subject: name of the subject for messages.
+            work: function that may raise ``UserError``.
+            same: function of the result whose JSON value must be equal on every rank.
 
         Raises:
             UserError: on every rank alike, if ``work`` failed on one of them or the values differ.
@@ -94,11 +94,11 @@ class Collectives:
     def on_root(self, name: str, work: Iterator[T]) -> T | None:
         """Run ``work`` to its end on rank 0 while the others wait.
 
-        The others take part in a small collective every few seconds: otherwise a time-out of Horovod or of the network
-        would mistake the wait for a hang.
+        All ranks take part in a small collective every few seconds. Otherwise Horovod or the network could time out.
 
         Args:
-            work: must yield at least every few seconds.
+            name: name of the collectives.
+            work: generator that yields at least every few seconds.
 
         Returns:
             The last item on rank 0, ``None`` elsewhere.

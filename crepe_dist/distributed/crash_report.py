@@ -1,4 +1,4 @@
-"""Report of an unforeseen failure: ``crash-report.json``, one for each failure of a group.
+"""Report of an unexpected failure: ``crash-report.json``, one per failure of a group.
 
 It is written to the run's folder while training, else to the current folder, or to the system's temporary folder if
 neither is writable. Writing it must not hide the failure or delay the end of the process: errors while writing are
@@ -43,7 +43,7 @@ LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 @dataclass
 class Context:
-    """Facts that a report contains besides the failure.
+    """Context that a report contains besides the failure.
 
     Args:
         folder: the run's folder.
@@ -77,7 +77,7 @@ def unexpected(error: Exception, code: int) -> UserError:
     return UserError(
         f"unexpected failure: {first}",
         f"a bug in crepe_dist or in a library it uses; {said(place)}",
-        f"run python -m crepe_dist.doctor; if all is well there, open an issue with that report ({TRACEBACK}=1 shows "
+        f"run python -m crepe_dist.doctor; if it finds no problem, open an issue with that report ({TRACEBACK}=1 shows "
         "the traceback)",
     )
 

@@ -1,7 +1,7 @@
-"""Requirements of MXNet's GPU flavour: CUDA's libraries, the NVIDIA driver, and a GPU that it has code for.
+"""Requirements of MXNet's GPU flavour: CUDA's libraries, the NVIDIA driver, and a supported GPU.
 
-The wheel contains no CUDA. The packages nvidia-*-cu11 contain all of it but the driver, in folders that the dynamic
-loader does not search. A library that a process has already loaded is found by name, so they are loaded before MXNet.
+The wheel does not contain CUDA. The packages nvidia-*-cu11 do, in folders that the dynamic loader does not search. The
+loader finds a library by name once a process has loaded it, so they are loaded before MXNet.
 This module imports neither MXNet nor Horovod.
 """
 
@@ -48,10 +48,10 @@ def is_installed() -> bool:
 
 
 def load() -> None:
-    """Load the libraries that the GPU flavour needs; do nothing where it is not installed.
+    """Load the libraries that the GPU flavour needs; do nothing if it is not installed.
 
     Raises:
-        UserError: names every library that is missing.
+        UserError: libraries are missing; it names each of them.
     """
     if error := missing(troubles()):
         raise error
@@ -62,7 +62,7 @@ def troubles() -> dict[str, str]:
     """Load ``DRIVER`` and each of ``LIBRARIES``, from its package or else from the system.
 
     Returns:
-        Reasons for those that cannot be loaded, by name; empty where the GPU flavour is not installed.
+        The reasons by name of each library that cannot be loaded; empty if the GPU flavour is not installed.
     """
     found = {}
     for library in (*LIBRARIES, DRIVER) if is_installed() else ():
@@ -84,7 +84,7 @@ def _path(library: str) -> str:
 
 
 def missing(troubles: dict[str, str]) -> UserError | None:
-    """Make the error for the result of ``troubles``; ``None`` if it is empty."""
+    """Return the error for the result of ``troubles``; ``None`` if it is empty."""
     if not troubles:
         return None
     libraries = [library for library in troubles if library != DRIVER]
@@ -95,7 +95,7 @@ def missing(troubles: dict[str, str]) -> UserError | None:
         remedies.append(INSTALL)
     if DRIVER in troubles:
         remedies.append(
-            "install the NVIDIA driver, 450.80.02 or later, which is no Python package (a container gets the host's: "
+            "install the NVIDIA driver 450.80.02 or later, which is not a Python package (a container uses the host's: "
             "NVIDIA Container Toolkit, docker run --gpus all), or MXNet's CPU flavour: `uv sync`"
         )
     return UserError(
@@ -106,7 +106,7 @@ def missing(troubles: dict[str, str]) -> UserError | None:
 
 
 def outdated(driver: tuple[int, int] | None) -> UserError | None:
-    """Make the error for a driver of that CUDA version, if it is too old for the GPU flavour."""
+    """Return the error for a driver that is too old for the GPU flavour; ``None`` if it is not."""
     if driver is None or driver >= OLDEST_DRIVER:
         return None
     return UserError(
@@ -122,14 +122,14 @@ def has_code_for(capability: tuple[int, int]) -> bool:
 
 
 def refusal(gpu: int, name: str, capability: tuple[int, int] | None) -> UserError | None:
-    """Make the error for a GPU that MXNet's GPU flavour has no code for; ``capability`` is ``None`` if unknown."""
+    """Return the error for an unsupported GPU; ``None`` if it is supported, or its capability is unknown."""
     if capability is None or has_code_for(capability):
         return None
     return UserError(
-        f"MXNet cannot compute on GPU {gpu} ({name or 'nameless'}): it has no code for compute capability "
+        f"MXNet cannot compute on GPU {gpu} ({name or 'unknown'}): it has no code for compute capability "
         f"{_dotted(capability)}",
         f"its GPU flavour was compiled for {', '.join(map(_dotted, CODE))}, which also run on the later GPUs of these "
-        "generations (up to 8.9, Ada), and not on Hopper (9.0), Blackwell (10.0, 12.0) and what comes after",
+        "generations (up to 8.9, Ada), but not on Hopper (9.0), Blackwell (10.0, 12.0) or later ones",
         f"choose another GPU with CUDA_VISIBLE_DEVICES, {WITHOUT}",
     )
 

@@ -1,4 +1,4 @@
-"""All-reduce of gradients in each step, and of a row of numbers from each rank beside them."""
+"""All-reduce of gradients in each step, together with a row of numbers from each rank."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Reduced:
     """Outcome of an all-reduce, the same on every rank.
 
     Attributes:
-        rows: float64 [size, n], each rank's row.
-        not_finite: ranks whose gradients held an infinity or NaN; all ranks where only the sum overflowed.
+        rows: float64 [size, n], one row per rank.
+        not_finite: ranks with non-finite gradients; all ranks if only the sum overflowed.
     """
 
     rows: Row
@@ -31,13 +31,13 @@ class Reduced:
 
 
 class Trainer:
-    """A Gluon trainer and the all-reduce of its gradients; this one of a single process, whose gradients are the sums.
+    """Gluon trainer of a single process, where the all-reduce changes nothing; base class of those of many.
 
     Args:
         trainer: the Gluon trainer, or Horovod's.
 
     Attributes:
-        by: what sums the gradients, for a person to read; empty for a single process.
+        by: name of the mechanism that sums the gradients, for messages; empty for a single process.
     """
 
     by = ""
@@ -53,7 +53,7 @@ class Trainer:
         """Replace the gradients by their sums over the ranks and collect the rows; every rank calls it.
 
         Args:
-            row: float64 [n].
+            row: this rank's numbers, float64 [n].
         """
         return Reduced(row[None], () if _all_finite(self.gradients) else (0,))
 
@@ -68,7 +68,7 @@ class HorovodTrainer(Trainer):
         self._ranks = ranks
 
     def all_reduce(self, row: Row) -> Reduced:
-        # Array by array, so that a gradient that is ready may travel while others are computed.
+        # One flag per array, so that the all-reduce of a gradient need not wait for the others.
         flags = [mx.nd.multi_all_finite(each, num_arrays=1) for each in self.gradients]
         self.gluon.allreduce_grads()
         own = bool(mx.nd.concat(*flags, dim=0).min().asscalar())

@@ -32,10 +32,10 @@ def how_to_install(for_gpus: bool) -> str:
 
 
 def without_cuda() -> UserError:
-    """Make the error for several processes on GPUs with a Horovod built without CUDA."""
+    """Return the error for several processes on GPUs with a Horovod built without CUDA."""
     return UserError(
         "Horovod was built without CUDA, and MXNet's GPU flavour is installed",
-        "it would read GPU memory as main memory; only processes on the CPU can train together",
+        "it would access GPU memory as main memory, so only processes on the CPU can train together",
         f"{BUILD}; or train in one process on one GPU, or in several with --device cpu",
         on_all_ranks=True,
     )

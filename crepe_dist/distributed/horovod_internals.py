@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from crepe_dist.distributed.hosts import Slot
 
 # Parts of the text of an MXNetError after a lost peer (horovod/common/common.h; Gloo's socket errors): there is no type
-# for it. It is raised once; afterwards the array reads as if all were well, with wrong contents: discard what depended
-# on it. Checked with Horovod 0.28.1.
+# for it. It is raised once. Afterwards the array can be read without an error, but its contents are wrong: discard all
+# that depends on it. Checked with Horovod 0.28.1.
 LOST_PEER = (
     "Horovod has been shut down",
     "Connection reset by peer",
@@ -28,12 +28,12 @@ LOST_PEER = (
 )
 _PEER_ADDRESS = re.compile(r"\[(\d+\.\d+\.\d+\.\d+)\]:\d+")
 
-# Where it is set, Horovod speaks another protocol to the rendezvous than ``store.py``. Checked with Horovod 0.28.1.
+# If it is set, Horovod uses another rendezvous protocol than ``store.py``. Checked with Horovod 0.28.1.
 NEVER_SET = "HOROVOD_ELASTIC"
 
 
 def is_lost_peer(text: str) -> bool:
-    """Tell whether the text of an MXNetError means that another process is gone."""
+    """Return whether the text of an MXNetError means that another process is gone."""
     return any(each in text for each in LOST_PEER)
 
 
@@ -87,15 +87,15 @@ def allow_timeline() -> bool:
     Without this value it does nothing (checked with Horovod 0.28.1: ``HOROVOD_TIMELINE=DYNAMIC``).
 
     Returns:
-        False where the launcher was given a timeline of its own, which goes on instead.
+        False if the launcher has started a timeline, which continues instead.
     """
     return os.environ.setdefault("HOROVOD_TIMELINE", "DYNAMIC") == "DYNAMIC"
 
 
 def spare_the_cores() -> None:
-    """Have Horovod's thread look for work every 10 ms, unless told otherwise; call before ``hvd.init``.
+    """Make Horovod's thread poll every 10 ms unless HOROVOD_CYCLE_TIME is set; call before ``hvd.init``.
 
-    By default it does so every millisecond, and takes a tenth of the core that computes (checked with Horovod 0.28.1:
+    By default it polls every millisecond, which takes a tenth of a core (checked with Horovod 0.28.1:
     ``HOROVOD_CYCLE_TIME``).
     """
     os.environ.setdefault("HOROVOD_CYCLE_TIME", "10")

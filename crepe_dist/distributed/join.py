@@ -22,7 +22,7 @@ def join() -> World:
     """Join the world that the launcher describes, and give this process its share of the host's threads.
 
     Raises:
-        UserError: started as one of many, and Horovod is missing, or the others do not come.
+        UserError: this is one of many processes, and Horovod is missing, or other ranks do not arrive.
     """
     launch = detect()
     try:
@@ -32,10 +32,10 @@ def join() -> World:
             error = _error_of_all(launch.rank, error)
         raise error
     try:
-        import_mxnet(detect())  # which knows more after a rendezvous
+        import_mxnet(detect())  # again: the rendezvous may have set the variables
     except UserError as error:
         raise _error_of_all(launch.rank, error) from error
-    # Imports MXNet, which reads the number of its threads once: not before `import_mxnet` has set it.
+    # Not at the top: it imports MXNet, which must not happen before `import_mxnet` has set its number of threads.
     from crepe_dist.distributed.world import HorovodWorld, World
 
     if launch.size == 1:
@@ -46,8 +46,8 @@ def join() -> World:
     if world.size != launch.size:
         fewer = UserError(
             f"{launch.launcher} started {launch.size} processes, but Horovod sees {world.size}",
-            "with HOROVOD_CONTROLLER=mpi it is MPI that brings them together",
-            "unset it, and they meet without MPI",
+            "with HOROVOD_CONTROLLER=mpi the processes meet through MPI",
+            "unset it to let them meet without MPI",
         )
         raise _error_of_all(launch.rank, fewer)
     return world
@@ -73,7 +73,7 @@ def _import_horovod(launch: Launch) -> Any:
         # Horovod itself would crash.
         built = UserError(
             "HOROVOD_CONTROLLER is mpi, but Horovod was built without MPI",
-            remedy="unset it, and the processes meet without MPI; or build Horovod with HOROVOD_WITH_MPI=1",
+            remedy="unset it to let the processes meet without MPI, or build Horovod with HOROVOD_WITH_MPI=1",
         )
         raise _error_of_all(launch.rank, built)
     if not has_gpu_driver():
@@ -110,10 +110,10 @@ def _check_own_name(address: str) -> None:
 
 
 def _error_of_all(rank: int, error: UserError) -> UserError:
-    """Report an error that every process meets by itself: rank 0 raises it, the others wait until it is out and exit.
+    """Report an error that every process meets: return it on rank 0, and exit the others once it is printed.
 
     Args:
-        rank: among those that meet it: in the group, or on the host.
+        rank: rank among the processes that meet the error, in the group or on the host.
     """
     if rank != 0:
         time.sleep(2)

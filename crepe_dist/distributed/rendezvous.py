@@ -33,7 +33,7 @@ from crepe_dist.errors import ExitCode, UserError
 NOTE_SECONDS = 10.0  # time before a waiting rank prints what it waits for
 LOOK_SECONDS = 0.1
 REQUEST_SECONDS = 5.0
-LEAVE_SECONDS = 2.0  # time for the others to read that there will be no group
+LEAVE_SECONDS = 2.0  # time for the other ranks to read the error
 SCOPE, OUTCOME = "meeting", "outcome"
 SHOWN_RANKS = 16
 
@@ -95,16 +95,16 @@ class _Client:
         self._address = ""
 
     def meet(self) -> Meeting:
-        said = False
+        reported = False
         patience = _Patience(self._launch.rank, self._where.seconds)
         while True:
             try:
-                if not said:
+                if not reported:
                     self._ask("PUT", str(self._launch.rank), json.dumps(self._me).encode())
-                    said = True
+                    reported = True
                 own = self._ask("GET", str(self._launch.rank))
                 if own is None:
-                    said = False  # a new rank 0
+                    reported = False  # rank 0 has restarted
                 elif own != self._me:
                     raise self._complain(own)
                 outcome = self._ask("GET", OUTCOME)
@@ -138,7 +138,7 @@ class _Client:
         return _found(self._launch, listed, (self._address, self._where.port), interface, None)
 
     def _complain(self, other: dict[str, Any]) -> UserError:
-        """Tell all ranks that another process has this rank, so that there will be no group."""
+        """Publish and return the error that another process has this rank."""
         error = UserError(
             f"two processes are rank {self._launch.rank}",
             f"one is {_who(self._me)}, the other {_who(other)}",
@@ -205,7 +205,7 @@ class _Root:
         store.put(SCOPE, "0", json.dumps(_describe(self._launch)).encode())
         while True:
             outcome = store.get(SCOPE, OUTCOME)
-            if outcome is not None:  # a rank has found that there can be no group
+            if outcome is not None:  # another rank has published an error
                 raise _error(_object(outcome)["error"])
             found = [store.get(SCOPE, str(rank)) for rank in ranks]
             missing = [rank for rank in ranks if found[rank] is None]
@@ -272,7 +272,7 @@ class _Patience:
         self._since = time.monotonic()
 
     def wait(self, why: str, error: Callable[[str], UserError]) -> None:
-        """Print a note after a while.
+        """Print a note once, after ``NOTE_SECONDS``.
 
         Raises:
             UserError: the result of ``error(why)``, once the time is over.
@@ -357,6 +357,6 @@ def _failed(error: UserError) -> bytes:
     return json.dumps({"error": [error.what, error.why, error.remedy, int(error.code)]}).encode()
 
 
-def _error(told: Sequence[Any]) -> UserError:
-    *text, code = told
+def _error(saved: Sequence[Any]) -> UserError:
+    *text, code = saved
     return UserError(*map(str, text), on_all_ranks=True, code=ExitCode(code))

@@ -30,10 +30,10 @@ from crepe_dist.native import library
 
 FOLDER = machine.SHARED_MEMORY
 # The barrier is at the start of rank 0's memory. Gradients begin where MXNet's own arrays do, 64 bytes into a page: the
-# update of parameters, which reads the same place of several arrays, is a third slower where they differ.
+# update of parameters reads several arrays at the same index, and is a third slower if their alignments differ.
 START = mmap.PAGESIZE + 64
 NOTE = 64 * 1024  # bytes behind the gradients, for small arrays of other all-reduces
-VERDICT = 64  # bytes at the end: which processes' gradients are not finite, in this process's share of the sums
+VERDICT = 64  # bytes at the end: bits of the processes with non-finite gradients in this process's share
 PREFIX = "crepe_dist-"
 STALE_SECONDS = 60.0
 LOOK_SECONDS = 0.2  # interval between two checks that the others are alive
@@ -172,7 +172,7 @@ def share(ranks: Collectives, parameters: Iterable[Any]) -> SharedGradients | No
         return SharedGradients(trained, memories, ranks.rank, native)
     finally:
         if path is not None:
-            path.unlink()  # the memory stays until the last process ends, for whatever reason
+            path.unlink()  # the memory lives until the last process ends, even if it is killed
 
 
 def remove_stale() -> None:

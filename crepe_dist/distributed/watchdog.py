@@ -1,7 +1,7 @@
-"""A thread that ends a process without progress, after it has written the stacks.
+"""Watchdog: a thread that writes the stacks of a process without progress, and ends it.
 
 Horovod's own stall check never fires under Gloo (0.28.1: ``reserve`` where ``resize`` is needed). Without a watchdog, a
-rank that was suspended, or whose network is cut, leaves the others waiting for ever.
+suspended rank, or one whose network is cut, would leave the others waiting forever.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from crepe_dist.errors import ExitCode, UserError
 
 TICK_SECONDS = 1.0
 STOPPED_SECONDS = 5.0  # delay of a tick that shows that this process itself was suspended or the host overloaded
-LEARNT = 10  # a hang lasts longer than this many times the longest step, but at most this many times the limit
+LEARNT = 10  # the limit grows to this many times the longest step, but at most to this many times its initial value
 OUTLIERS = 2  # longest steps that are ignored: other processes or the disk may have been stuck
 LEARNT_IN = ("train", "evaluate")
 DUMP_SECONDS = 1.0  # time that the other processes of this host get to write their stacks
@@ -39,7 +39,7 @@ SHOWN_ROWS = 64
 
 
 class Watchdog:
-    """Context manager within which the process must call ``beat`` whenever it makes progress.
+    """Context manager of a process that calls ``beat`` whenever it makes progress.
 
     Args:
         limit: seconds without progress that count as a hang; raised automatically if steps take long.
@@ -161,7 +161,7 @@ class Watchdog:
 
     def _end(self, where: dict[str, Any], seconds: float) -> None:
         self._ending = True
-        # Whatever blocks below, such as a lost disk, this process ends.
+        # The process must end even if something below blocks, for instance a lost disk.
         end = threading.Timer(2 * DUMP_SECONDS + STOPPED_SECONDS, os._exit, [ExitCode.HUNG])
         end.daemon = True
         end.start()

@@ -29,7 +29,7 @@ from crepe_dist.mxnet_internals import trainer_parameters
 
 
 class World(Collectives):
-    """One process; also the interface of many. A context manager: leaving it ends the collective work cleanly."""
+    """A single process, and the base class of many; a context manager that ends collective work cleanly."""
 
     def broadcast_parameters(self, parameters: dict[str, gluon.Parameter]) -> None:
         """Copy rank 0's values of Gluon parameters to every rank.
@@ -63,7 +63,7 @@ class World(Collectives):
         if isinstance(error, UserError) and error.on_all_ranks:
             if self.is_root:
                 print(error, file=sys.stderr, flush=True)
-            self.gather(0, "exit")  # no rank leaves, and so gets the others killed, before the message is out
+            self.gather(0, "exit")  # a rank that left earlier could get the others killed before the message is printed
             self.close()
             raise SystemExit(error.code)
         if isinstance(error, Stopped) and error.on_all_ranks:
@@ -78,7 +78,7 @@ class HorovodWorld(World):
 
     Args:
         horovod: the module ``horovod.mxnet``.
-        met: this process's place, where the processes found each other by a rendezvous of ours.
+        met: place of this process, if our own rendezvous formed the group.
     """
 
     def __init__(self, horovod: Any, met: Meeting | None = None) -> None:
@@ -102,7 +102,7 @@ class HorovodWorld(World):
 
     def __enter__(self) -> World:
         try:
-            # Ranks of different code would differ in their results, or wait for different things.
+            # With different code, ranks would diverge or wait for different collectives.
             self.agree("installed packages", machine.group_versions, same=lambda found: found)
         except UserError as error:
             self.__exit__(UserError, error, None)

@@ -122,7 +122,7 @@ class CrepeShape(Shape):
         return dict(zip(("filters", "units"), options.asked_widths))
 
     def unasked(self, name: str) -> str:
-        return "leave out model.size, model.filters and model.units; they come from these parameters"
+        return "omit model.size, model.filters and model.units, which these parameters decide"
 
     def trained_as(self, options: ModelOptions) -> CrepeShape:
         return replace(self, dropout=options.dropout)

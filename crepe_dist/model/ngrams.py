@@ -115,7 +115,7 @@ class NGramShape(Shape):
         return {"longest": longest, "buckets": options.buckets}
 
     def unasked(self, name: str) -> str:
-        return f"leave out model.{name}; it comes from these parameters"
+        return f"omit model.{name}, which these parameters decide"
 
     def trained_as(self, options: ModelOptions) -> NGramShape:
         return self

@@ -1,4 +1,4 @@
-"""Choice among the scored epochs of a run: the best one, the reported one, and whether to stop early."""
+"""Best and reported epoch of a run, and early stopping."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from crepe_dist.settings.config import Config
 
 @dataclass(frozen=True)
 class EpochChoice:
-    """Chooses by validation accuracy; the test split chooses nothing that is reported.
+    """Choice by validation accuracy; the test split never decides what is reported.
 
     Args:
-        has_validation: the data have a validation split. Without one the last epoch is reported.
-        patience: epochs without a better one after which the run stops; 0: never.
-        epochs: number at which the run ends.
-        keep_last: epochs whose checkpoints are kept besides the best one's.
+        has_validation: true if the data have a validation split; without one the last epoch is reported.
+        patience: epochs without improvement after which the run stops; 0: never.
+        epochs: number of epochs of the run, ``training.epochs``.
+        keep_last: number of latest checkpoints to keep besides the best one.
     """
 
     has_validation: bool
@@ -28,7 +28,7 @@ class EpochChoice:
 
     @classmethod
     def of(cls, config: Config, data: Dataset) -> EpochChoice:
-        """Choose as ``config`` says among the epochs scored on ``data``."""
+        """Make the choice for a configuration and its data."""
         training = config.training
         return cls("validation" in data.parts, training.patience, training.epochs, config.checkpoint.keep_last)
 
@@ -37,12 +37,12 @@ class EpochChoice:
         return "validation accuracy" if self.has_validation else "last epoch"
 
     def best(self, progress: Progress) -> dict[str, Any]:
-        """Return the record of the epoch with the best validation accuracy, or else the best test accuracy."""
+        """Return the record with the best validation accuracy, or test accuracy without a validation split."""
         key = "validation_accuracy" if self.has_validation else "test_accuracy"
         return max(progress.epochs, key=lambda record: record[key])
 
     def reported(self, progress: Progress) -> dict[str, Any]:
-        """Return the record of the epoch that the run stands for."""
+        """Return the record of the epoch that the result reports."""
         return self.best(progress) if self.has_validation else progress.epochs[-1]
 
     def kept(self, progress: Progress) -> set[str]:
@@ -50,7 +50,7 @@ class EpochChoice:
         return {record["checkpoint"] for record in [*progress.epochs[-self.keep_last :], self.best(progress)]}
 
     def is_last(self, progress: Progress) -> bool:
-        """Return whether the run ends with the epoch whose record was added last."""
+        """Return whether the run ends with the newest epoch."""
         return progress.epoch + 1 >= self.epochs or self._is_out_of_patience(progress)
 
     def stopped_early(self, progress: Progress) -> str | None:
@@ -59,7 +59,7 @@ class EpochChoice:
             return None
         return (
             f"stopped early: no better than epoch {self.best(progress)['epoch']} for {self.patience} epochs "
-            f"(--training.patience); {self.epochs - 1 - progress.epoch} epochs are left out"
+            f"(--training.patience); {self.epochs - 1 - progress.epoch} epochs are skipped"
         )
 
     def _is_out_of_patience(self, progress: Progress) -> bool:

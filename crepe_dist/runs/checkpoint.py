@@ -28,7 +28,7 @@ EPOCH = re.compile(r"crepe_epoch_([0-9]{1,9})_")
 
 
 def file_name(epoch: int, test_accuracy: float) -> str:
-    """Name a checkpoint: zero-based epoch, accuracy cut (not rounded) to two decimals."""
+    """Name a checkpoint by its zero-based epoch and its accuracy in percent, truncated to two decimals."""
     return f"crepe_epoch_{epoch}_test_acc_{int(test_accuracy * 10000) / 100}.params"
 
 
@@ -39,7 +39,7 @@ def save(
 
     Args:
         about: description of the checkpoint, from ``description``.
-        saved_step: step from which the run would resume if this failed.
+        saved_step: step from which the run would resume after a failure.
 
     Raises:
         UserError: it cannot be written.
@@ -50,16 +50,16 @@ def save(
         raise UserError(
             f"the checkpoint of epoch {about['epoch']} cannot be written",
             str(error),
-            f"make room; the same command resumes from step {saved_step}, the newest that could be saved",
+            f"free some disk space; the same command resumes from step {saved_step}, the newest saved state",
         ) from error
 
 
 def description(record: dict[str, Any], data: Dataset, network: Network, precision: str) -> dict[str, Any]:
-    """Describe an epoch's parameters, so that they can be used without any flag.
+    """Describe an epoch's parameters, so that they can be used without further flags.
 
     Args:
         record: metrics of the epoch, from ``epoch_record``.
-        precision: value of ``model.precision`` for later use of the network.
+        precision: value of ``model.precision`` for inference.
     """
     return {
         "epoch": record["epoch"],
@@ -73,7 +73,7 @@ def description(record: dict[str, Any], data: Dataset, network: Network, precisi
 
 
 def epoch_record(progress: Progress, scores: dict[str, Scores]) -> dict[str, Any]:
-    """Collect the metrics of the epoch that ends, by name; accuracies are fractions, losses nats a document."""
+    """Collect the metrics of an epoch; accuracies are fractions, losses are in nats per document."""
     record: dict[str, Any] = {
         "epoch": progress.epoch,
         "step": progress.step,
@@ -90,16 +90,16 @@ def epoch_record(progress: Progress, scores: dict[str, Scores]) -> dict[str, Any
 
 
 def write(run_dir: Path, arrays: Arrays, about: dict[str, Any], scores: dict[str, Scores] | None = None) -> Path:
-    """Write the parameters and, after them, the description that makes them usable without any flag.
+    """Write the parameters, and then the description that makes them usable without further flags.
 
     Args:
-        about: encoding, classes, network and metrics; ``epoch`` and ``test_accuracy`` give the name.
-        scores: scores of each split, kept beside the parameters for reports.
+        about: encoding, classes, network and metrics; ``epoch`` and ``test_accuracy`` make up the file name.
+        scores: scores of each split, written beside the parameters for reports.
     """
     folder = run_dir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / file_name(about["epoch"], about["test_accuracy"])
-    for old in folder.glob(f"crepe_epoch_{about['epoch']}_test_acc_*"):  # scored again after a resume
+    for old in folder.glob(f"crepe_epoch_{about['epoch']}_test_acc_*"):  # the epoch was scored again after a resume
         if not old.name.startswith(f"{path.stem}."):
             old.unlink()
     parameters.save(arrays, path)
@@ -121,7 +121,7 @@ def prune(run_dir: Path, keep: set[str]) -> None:
 
 
 def find(given: str | None) -> Path:
-    """Find a .params file: the given one, the reported one of a run folder, or that of the newest run.
+    """Find a .params file: the given one, the reported one of a run folder, or the reported one of the newest run.
 
     Raises:
         UserError: no such file.
@@ -151,7 +151,7 @@ def _of_run(run_dir: Path) -> Path | None:
     result = run_dir / RESULT
     if result.is_file():
         try:
-            # The name alone: a result must not lead out of its run.
+            # Only the name: a result must not point outside its run.
             reported = folder / Path(read_json(result, follow=False)["checkpoint"]).name
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
@@ -184,7 +184,7 @@ def describe(path: Path) -> dict[str, Any] | None:
         raise UserError(
             f"{sidecar} cannot be read",
             f"{type(error).__name__}: {error}",
-            "take another checkpoint; delete the .json to treat the file as foreign parameters",
+            "choose another checkpoint, or delete the .json to treat the file as foreign parameters",
         ) from error
     if version != FORMAT:
         raise UserError(
@@ -195,13 +195,13 @@ def describe(path: Path) -> dict[str, Any] | None:
         raise UserError(
             f"{path} was altered after it was written",
             "its SHA-256 differs from the one in the .json file",
-            "take another checkpoint; delete the .json to treat the file as foreign parameters",
+            "choose another checkpoint, or delete the .json to treat the file as foreign parameters",
         )
     return about
 
 
 def trained_as(path: Path, about: dict[str, Any]) -> tuple[Encoding, list[str], dict[str, Any]]:
-    """Read encoding, classes and network (``Shape.settings`` and the precision) out of a description.
+    """Extract encoding, classes and network (``Shape.settings`` and the precision) from a description.
 
     Args:
         about: description of ``path``, from ``describe``.
@@ -219,13 +219,13 @@ def trained_as(path: Path, about: dict[str, Any]) -> tuple[Encoding, list[str], 
         raise UserError(
             f"{path.with_suffix('.json')} cannot be read",
             f"{type(error).__name__}: {error}"[:300],
-            "take another checkpoint; delete the .json to treat the file as foreign parameters",
+            "choose another checkpoint, or delete the .json to treat the file as foreign parameters",
         ) from error
     return encoding, classes, network
 
 
 def scores(path: Path, classes: int) -> dict[str, Scores]:
-    """Read the scores of each split that stand beside a checkpoint; none beside an old one.
+    """Read the scores of each split beside a checkpoint; empty for checkpoints of old versions.
 
     Raises:
         UserError: the file cannot be read.

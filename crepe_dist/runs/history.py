@@ -16,12 +16,14 @@ MEASURED = ("loss", "learning_rate", "documents_per_second", "wait_fraction")
 
 @dataclass
 class Point:
-    """Consecutive steps, averaged.
+    """Average of consecutive steps.
 
     Attributes:
-        step: the last of them.
-        low, high: the smallest and the largest loss.
-        means: of each of ``MEASURED``.
+        step: number of the last step.
+        low: smallest loss.
+        high: largest loss.
+        means: mean of each of ``MEASURED``.
+        count: number of steps.
     """
 
     step: int
@@ -43,12 +45,12 @@ class History:
     """Steps, epochs and events of a run.
 
     Attributes:
-        points: at most twice ``MOST_POINTS``, each of the same number of steps.
-        width: that number.
-        epochs: the record of each epoch that was scored.
-        resumes: steps after which the run was resumed, the first ``MOST_EVENTS``.
-        skipped: steps that were left out, the first ``MOST_EVENTS``.
-        counts: how many of "resume" and "skipped" there were, and of "regroup", which versions before 0.1 wrote.
+        points: at most twice ``MOST_POINTS`` points, of ``width`` steps each.
+        width: number of steps per point.
+        epochs: the records of the scored epochs.
+        resumes: the first ``MOST_EVENTS`` steps after which the run was resumed.
+        skipped: the first ``MOST_EVENTS`` skipped steps.
+        counts: number of events "resume" and "skipped", and of "regroup", which versions before 0.1 wrote.
     """
 
     points: list[Point] = field(default_factory=list)
@@ -60,7 +62,7 @@ class History:
 
     @property
     def seconds(self) -> float:
-        """Training time of all epochs, without scoring."""
+        """Training time of all epochs, without evaluation."""
         return float(sum(epoch["seconds"] for epoch in self.epochs))
 
     def add(self, record: Record) -> None:
@@ -105,7 +107,7 @@ def of(run_dir: Path) -> History:
     """Read the history of the run in a folder.
 
     Raises:
-        OSError, ValueError: its metrics cannot be read.
+        OSError, ValueError: the metrics cannot be read.
     """
     history = History()
     for record in read(run_dir / METRICS):

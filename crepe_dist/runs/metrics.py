@@ -15,7 +15,7 @@ from crepe_dist.runs.state import Arrays, Progress
 
 METRICS = "metrics.jsonl"
 LONGEST_LINE = 1 << 20
-# Of a step and of an epoch, those that TensorBoard shows too.
+# Metrics of a step, and suffixes of those of an epoch, that TensorBoard shows as well.
 SCALARS = ("loss", "learning_rate", "documents_per_second", "milliseconds", "wait_fraction", "flops_per_second")
 EPOCH_SCALARS = ("_loss", "_accuracy", "_macro_f1", "_calibration_error", "seconds")
 Record = dict[str, Any]
@@ -23,7 +23,7 @@ DrawConfusion = Callable[[Scores, "list[str]"], "tuple[bytes, int, int]"]  # →
 
 
 class Metrics:
-    """Writes nothing: the ranks beside rank 0."""
+    """Metrics of the ranks other than 0, which write nothing."""
 
     def resume(self, progress: Progress) -> None:
         """Drop records newer than the restored state, and record the resume."""
@@ -32,7 +32,7 @@ class Metrics:
         """Write a record of each step: step, epoch, loss, learning_rate, documents_per_second, wait_fraction."""
 
     def skipped(self, record: Record) -> None:
-        """Record a step that was left out: step, epoch, and the ranks where loss or gradient were not finite."""
+        """Record a skipped step: step, epoch, and the ranks whose loss or gradient was not finite."""
 
     def epoch(self, record: Record) -> None:
         """Write the record of an epoch (``checkpoint.epoch_record``)."""
@@ -41,7 +41,7 @@ class Metrics:
         """Write histograms of the parameters' ``values`` and the confusion matrix of each split."""
 
     def sync(self) -> None:
-        """Put everything on the disk, before a state is saved that relies on it.
+        """Flush everything to disk; called before a save of the state, which relies on it.
 
         Raises:
             OSError: a file cannot be written.
@@ -49,11 +49,13 @@ class Metrics:
 
 
 class RunMetrics(Metrics):
-    """Writes into a run folder. On a full disk, lines wait until ``sync``, and TensorBoard events are given up.
+    """Metrics in a run folder. On a full disk, lines wait until ``sync``, and TensorBoard gets no more events.
 
     Args:
-        say: told when they are given up.
-        draw: makes the picture of a confusion matrix; without it there is none.
+        folder: the run's folder.
+        say: prints a message when TensorBoard is given up.
+        tensorboard: write TensorBoard events.
+        draw: draws a confusion matrix for TensorBoard; ``None``: no pictures.
     """
 
     def __init__(
@@ -114,7 +116,7 @@ class RunMetrics(Metrics):
             return
 
     def _write(self) -> None:
-        """Write all lines or none: one that was cut would spoil the next."""
+        """Write all lines or none: a truncated line would spoil the next one."""
         if not self._unwritten:
             return
         size = self._path.stat().st_size if self._path.is_file() else 0
@@ -136,7 +138,7 @@ class RunMetrics(Metrics):
             return
         try:
             if self._events is None:
-                from crepe_dist.runs.tensorboard import Events  # 0.4 s to import, and often not wanted
+                from crepe_dist.runs.tensorboard import Events  # takes 0.4 s to import
 
                 self._events = Events(self._tensorboard, self._purge_step)
             do(self._events)
@@ -155,7 +157,7 @@ def read(path: Path) -> Iterator[Record]:
     """Yield the records of ``metrics.jsonl`` in order, skipping malformed lines such as one cut off by a kill.
 
     Raises:
-        OSError, ValueError: the file is there and cannot be read.
+        OSError, ValueError: the file exists but cannot be read.
     """
     if not path.is_file():
         return
@@ -172,5 +174,5 @@ def read(path: Path) -> Iterator[Record]:
 def open_metrics(
     folder: Path, ranks: Collectives, say: Callable[[str], None], *, tensorboard: bool, draw: DrawConfusion | None
 ) -> Metrics:
-    """Open the metrics of a run: written on rank 0, nowhere on the others."""
+    """Open the metrics of a run; only rank 0 writes them."""
     return RunMetrics(folder, say, tensorboard=tensorboard, draw=draw) if ranks.is_root else Metrics()

@@ -15,7 +15,7 @@ from crepe_dist.runs.best_epoch import EpochChoice
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.state import Progress
 
-BY_HEART = 0.99
+MEMORISED = 0.99  # accuracy from which the training documents count as memorised
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Result:
         run_dir: the run's folder.
         checkpoint: the reported .params file.
         epoch: the reported epoch.
-        chosen_by: "validation accuracy", or "last epoch" where the data have no validation split.
-        test_accuracy: fraction, of the reported epoch.
-        test_loss: nats a document, of the reported epoch.
+        chosen_by: "validation accuracy", or "last epoch" if the data have no validation split.
+        test_accuracy: test accuracy of the reported epoch, a fraction.
+        test_loss: test loss of the reported epoch, in nats per document.
     """
 
     run_dir: Path
@@ -67,7 +67,7 @@ def read_result(folder: RunFolder) -> Result | None:
 def write_result(
     folder: RunFolder, progress: Progress, choice: EpochChoice, engine: Engine, data: Dataset, ranks: Collectives
 ) -> Result:
-    """Write ``result.json`` on rank 0, which makes the run a finished one; every rank calls it."""
+    """Write ``result.json`` on rank 0, which marks the run as finished; every rank calls it."""
     reported = choice.reported(progress)
     if ranks.is_root:
         folder.write_result(
@@ -87,7 +87,7 @@ def write_result(
 
 
 def _provenance(engine: Engine, data: Dataset, processes: int) -> dict[str, Any]:
-    """Describe what made the run, for its report."""
+    """Describe the provenance of the run for its report."""
     return {
         "processes": processes,
         "device": str(engine.device),
@@ -100,11 +100,11 @@ def _provenance(engine: Engine, data: Dataset, processes: int) -> dict[str, Any]
 
 
 def overfit_summary(result: Result) -> str:
-    """Tell whether a run on a few batches (``training.overfit_batches``) has learnt them by heart."""
-    share = f"{result.test_accuracy:.2%} of the documents that it was trained on are right"
-    if result.test_accuracy >= BY_HEART:
-        return f"{share}: it can learn by heart; the model is of no other use, and no command takes it unasked"
+    """Report whether a run on a few batches (``training.overfit_batches``) has memorised them."""
+    share = f"{result.test_accuracy:.2%} of the training documents are classified correctly"
+    if result.test_accuracy >= MEMORISED:
+        return f"{share}: the network can memorise; commands never choose this model by default, as it has no other use"
     return (
-        f"{share}: it did not learn them by heart\n"
-        "  do:  more --epochs; a lower --optimizer.learning_rate; then look whether texts and labels belong together"
+        f"{share}: the network has not memorised them\n"
+        "  do:  more --epochs; a lower --optimizer.learning_rate; then check that texts and labels match"
     )

@@ -22,16 +22,16 @@ from crepe_dist.settings.config import Config, digest
 
 IDENTITY = "run.json"
 CONFIG = "config.yaml"
-LOCK_SECONDS = 100.0  # for the processes of an earlier group to end; NFS keeps a dead client's locks for 90
-SOON = 3.0  # seconds that the processes of an earlier group usually take to end
+LOCK_SECONDS = 100.0  # for an earlier group's processes to end; NFS keeps a dead client's locks for 90 s
+SOON = 3.0  # seconds that an earlier group's processes usually take to end
 SUPERVISION = "supervision"  # file with the id of the supervisor that started the run
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run's folder.
+    """The folder of a run.
 
-    It holds ``config.yaml``, ``run.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``state/``,
+    It contains ``config.yaml``, ``run.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``state/``,
     ``stacks/``, ``verified/`` and, once the run is finished, ``result.json``.
     """
 
@@ -42,24 +42,24 @@ class RunFolder:
         return self.path / "state"
 
     def stacks(self, rank: int) -> Path:
-        """Return the file that the watchdog of a rank writes to."""
+        """Return the file to which the watchdog of a rank writes stacks."""
         return self.path / "stacks" / f"rank_{rank}.txt"
 
     def verified(self) -> Path:
-        """Return the file that records which data files this host has verified, and how they looked then."""
+        """Return the file in which this host records the data files that it has verified."""
         return self.path / "verified" / f"{socket.gethostname()}.json"
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """Content of ``result.json``; ``None`` as long as the run is not finished."""
+        """Content of ``result.json``; ``None`` if the run is not finished."""
         path = self.path / RESULT
         return _checked(path, _read(path)) if path.is_file() else None
 
     def lock(self) -> IO[str]:
-        """Reserve the folder for this process until the file is closed or the process ends.
+        """Lock the folder for this process until the returned file is closed or the process ends.
 
         Raises:
-            UserError: another process writes here.
+            UserError: another process holds the lock.
         """
         file = (self.path / ".lock").open("w")
         try:
@@ -73,10 +73,14 @@ class RunFolder:
         return file
 
     def lock_in_steps(self, patience: float, say: Callable[[str], None]) -> Iterator[IO[str] | None]:
-        """Try ``lock`` for so many seconds, yielding ``None`` after each failed attempt and the lock at the end.
+        """Retry ``lock``, yielding ``None`` after each failed attempt and finally the lock.
 
         Args:
-            say: called with a message if the wait takes longer than ``SOON``.
+            patience: seconds until the last attempt.
+            say: prints a message if the wait takes longer than ``SOON``.
+
+        Raises:
+            UserError: another process still holds the lock.
         """
         began = time.monotonic()
         due, soon = began + patience, began + min(patience, SOON)
@@ -90,7 +94,7 @@ class RunFolder:
                     raise
                 if now > soon:
                     soon = due + 1.0
-                    say(f"another process is training in {self.path}; waiting up to {patience:.0f} s for its end")
+                    say(f"another process is training in {self.path}; waiting up to {patience:.0f} s for it to end")
             yield None
             time.sleep(0.2)
 
@@ -120,7 +124,7 @@ def choose_folder(config: Config, data: Dataset, ranks: Collectives) -> RunFolde
 def lock_on_root(
     folder: RunFolder, ranks: Collectives, is_supervised: bool, say: Callable[[str], None]
 ) -> AbstractContextManager[Any]:
-    """Lock the folder on rank 0; every rank calls it. Under a supervisor, the processes before may still be ending.
+    """Lock the folder on rank 0; every rank calls it. Under a supervisor, wait for earlier processes to end.
 
     Raises:
         UserError: on every rank, if another process trains in the folder.
@@ -130,16 +134,16 @@ def lock_on_root(
 
 
 def choose(config: Config, data_name: str, data_fingerprint: str) -> RunFolder:
-    """Choose the folder to write to, and make it if it does not exist; called by rank 0 alone.
+    """Choose the run's folder, and create it if it does not exist; only rank 0 calls this.
 
-    It is ``runs/<data>-<hash>`` or ``config.run_dir``. With ``fresh``, another run of the same settings gets the suffix
-    -2, -3, …; later commands mean the newest. Processes that a supervisor restarts return to the run that it started.
+    It is ``runs/<data>-<hash>`` or ``config.run_dir``. With ``fresh``, a further run with the same settings gets the
+    suffix -2, -3, …; later commands use the newest one. Processes restarted by a supervisor return to its run.
 
     Raises:
-        UserError: the folder belongs to other settings or other data, or to something else.
+        UserError: the folder belongs to a run with other settings or data, or is not a run's folder.
     """
     identity = {**config.identity(), "data": data_fingerprint}
-    # Overfitting is a test: its runs are kept where no command looks for the newest model.
+    # Runs with overfit_batches are tests, so no command may find them as the newest run.
     folder = RUNS / "overfit" if config.training.overfit_batches else RUNS
     base = Path(config.run_dir) if config.run_dir else folder / f"{data_name}-{digest(identity)[:10]}"
     taken = [base] if base.exists() else []
@@ -188,7 +192,7 @@ def _check(path: Path, identity: dict[str, Any]) -> None:
     if not (path / IDENTITY).is_file():
         if any(path.iterdir()):
             raise UserError(
-                f"{path} is not empty and not a run's folder", f"it has no {IDENTITY}", "choose another --run-dir"
+                f"{path} is neither empty nor a run's folder", f"it has no {IDENTITY}", "choose another --run-dir"
             )
         write_json(path / IDENTITY, identity)
         return
@@ -197,7 +201,7 @@ def _check(path: Path, identity: dict[str, Any]) -> None:
         raise UserError(
             f"{path} was started with other settings",
             f"different: {', '.join(_differences(before, identity))}",
-            "choose another --run-dir, or start another run beside it with --fresh",
+            "choose another --run-dir, or start another run with --fresh",
         )
 
 

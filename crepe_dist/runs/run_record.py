@@ -1,4 +1,4 @@
-"""A run as its folder records it, validated: the input of reports and comparisons."""
+"""Validated record of a run, read from its folder: the input of reports and comparisons."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class RunRecord:
 
     Attributes:
         path: the run's folder.
-        settings: values by dotted name.
-        result: content of ``result.json``; ``None`` as long as the run is not finished.
+        settings: values of the settings by dotted name.
+        result: content of ``result.json``; ``None`` if the run is not finished.
         checkpoint: the reported .params file.
         about: the description beside the checkpoint.
         scores: scores of the reported epoch by split; empty if an older version trained it.
@@ -81,7 +81,7 @@ class RunRecord:
 
     @property
     def data_folder(self) -> Path:
-        """Folder of the data when the run was trained."""
+        """Folder that held the data during training."""
         return Path(self.made["data"]) if self.made else folder_of(str(self.settings.get("data.source", SAMPLE)))
 
     def changed(self) -> Settings:
@@ -93,10 +93,10 @@ class RunRecord:
         """Open the data that the run was trained on.
 
         Args:
-            folder: their folder now; ``None``: where they were when the run was trained.
+            folder: current folder of the data; ``None``: the folder used in training.
 
         Raises:
-            UserError: they are missing, or have changed.
+            UserError: the data are missing or have changed.
         """
         found = open_dataset(folder or self.data_folder)
         if found.fingerprint != self.fingerprint:
@@ -107,7 +107,7 @@ class RunRecord:
 
 
 def flat(settings: dict[str, Any]) -> Settings:
-    """Flatten settings to dotted names, without those that only choose the run's folder."""
+    """Flatten settings to dotted names, without those that only select the run's folder."""
     found: Settings = {}
     for name, value in settings.items():
         if isinstance(value, dict):
@@ -121,7 +121,7 @@ def open_run(run_dir: Path) -> RunRecord:
     """Read the run in a folder.
 
     Raises:
-        UserError: the folder holds no run or no scored epoch, or one of its files cannot be read.
+        UserError: the folder contains no run or no scored epoch, or a file cannot be read.
     """
     if not (run_dir / checkpoint.FOLDER).is_dir():
         raise UserError(f"{run_dir} is not a run's folder with a scored epoch", remedy="name a folder in runs/")
@@ -129,7 +129,7 @@ def open_run(run_dir: Path) -> RunRecord:
     about = checkpoint.describe(path)
     if about is None:
         raise UserError(
-            f"{path} does not say how it was trained", f"there is no {path.stem}.json beside it", "name another run"
+            f"{path} has no description of its training", f"there is no {path.stem}.json beside it", "name another run"
         )
     try:
         _check(about)
@@ -178,7 +178,7 @@ def _check_made(made: Any) -> None:
 
 
 def texts(part: Part | None, rows: list[int], encoding: Encoding) -> list[str | None]:
-    """Return the texts of some rows: the originals, or else what their codes decode to; ``None`` without data."""
+    """Return the texts of rows, original or else decoded from their codes; ``None`` without data."""
     found: list[str | None] = []
     for row in rows:
         if part is None or row >= len(part):

@@ -1,6 +1,6 @@
 """Scores of a network on one split, and their JSON form beside a checkpoint.
 
-They are integer counts summed over the ranks, so they do not depend on the number of ranks.
+Scores are integer counts summed over the ranks, so they do not depend on the number of ranks.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import pandas as pd
 
-BINS = 15  # of the probability, as in Guo et al. 2017
-MILLION = 1_000_000  # probabilities are summed in millionths, which no order of additions changes
-MISTAKES = 20  # kept of each split
-RANKED = 3  # classes kept of a mistake, the most probable first
-MOST_CLASSES = 1000  # with more, no scores are stored: the confusion matrix would be too large
-MOST_DOCUMENTS = 1 << 21  # with more, `right` is not stored
+BINS = 15  # intervals of the predicted probability, as in Guo et al. 2017
+MILLION = 1_000_000  # probabilities are summed as integer millionths, so the order of additions does not matter
+MISTAKES = 20  # kept per split
+RANKED = 3  # most probable classes kept per mistake
+MOST_CLASSES = 1000  # with more classes, no scores are stored: the confusion matrix would be too large
+MOST_DOCUMENTS = 1 << 21  # with more documents, `right` is not stored
 Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A document whose class was not predicted.
+    """A misclassified document.
 
     Attributes:
         row: number of the document in its split.
-        true: index of its class.
-        probability: predicted probability of that class, 0 to 1.
-        ranking: (class, probability), the most probable first, at most ``RANKED``.
+        true: index of the true class.
+        probability: predicted probability of the true class, from 0 to 1.
+        ranking: at most ``RANKED`` pairs (class, probability), the most probable first.
     """
 
     row: int
@@ -53,7 +53,7 @@ class Mistake:
 
 
 def worst(mistakes: list[Mistake]) -> list[Mistake]:
-    """Return the ``MISTAKES`` whose true class got the lowest probability, in an order independent of the input's."""
+    """Return the ``MISTAKES`` with the least probable true classes, in an order independent of the input's."""
     return sorted(mistakes, key=lambda each: (each.probability, each.row))[:MISTAKES]
 
 
@@ -63,11 +63,11 @@ class Scores:
 
     Attributes:
         confusion: int64 [classes, classes]; row = true class, column = predicted class.
-        loss: mean cross-entropy a document, in nats.
-        reliability: int64 [BINS, 3], one row for each interval of the predicted probability: documents, correct
-            predictions, and sum of the probabilities in millionths.
-        mistakes: the worst ones, as ``worst`` selects them.
-        right: bool [documents], in the order of the split; ``None`` if not stored.
+        loss: mean cross-entropy per document, in nats.
+        reliability: int64 [BINS, 3]; for each interval of the predicted probability, the number of documents, that of
+            correct predictions, and the sum of the probabilities in millionths.
+        mistakes: worst mistakes, as selected by ``worst``.
+        right: bool [documents], true for correct predictions, in the order of the split; ``None`` if not stored.
     """
 
     confusion: Counts
@@ -82,7 +82,7 @@ class Scores:
 
     @property
     def accuracy(self) -> float:
-        """Fraction of documents whose class was predicted."""
+        """Fraction of documents classified correctly."""
         return float(np.trace(self.confusion) / self.confusion.sum())
 
     @property
@@ -117,8 +117,8 @@ class Scores:
         return np.diag(self.confusion).astype(np.float64)
 
     def per_class(self, classes: list[str]) -> pd.DataFrame:
-        """Columns precision, recall, f1 (fractions; 0 where undefined) and documents, a row a class."""
-        import pandas as pd  # half of the time that training needs to start, and training does not use it
+        """Return precision, recall, f1 (fractions; 0 if undefined) and documents as columns, one row per class."""
+        import pandas as pd  # takes half of training's start-up time, and training does not use it
 
         columns = {"precision": self.precision, "recall": self.recall, "f1": self.f1}
         columns["documents"] = self.confusion.sum(axis=1)
@@ -148,7 +148,7 @@ class Scores:
         """Convert from the values of ``to_dict``.
 
         Raises:
-            ValueError, TypeError, KeyError: malformed, or not of that many classes.
+            ValueError, TypeError, KeyError: malformed, or for another number of classes.
         """
         confusion = _counts(saved["confusion"], (classes, classes))
         reliability = _counts(saved["reliability"], (BINS, 3))

@@ -1,8 +1,8 @@
-"""The resumable state of a run: parameters, optimiser and position, as plain arrays and JSON (no pickle).
+"""Resumable state of a run: parameters, optimizer state and position, as plain arrays and JSON (no pickle).
 
 ``<run>/state/step_<n>_<epochs scored>/`` holds ``parameters.safetensors``, ``optimizer.safetensors``, ``state.json``
-and, written last, ``manifest.json`` with the size and SHA-256 of each file. A state is written under another name and
-then renamed. The state before the newest is kept in case the newest gets damaged.
+and, written last, ``manifest.json`` with the size and SHA-256 of each file. A state is written under a temporary name
+and then renamed. The one before the newest is kept in case the newest gets damaged.
 """
 
 from __future__ import annotations
@@ -27,27 +27,26 @@ from crepe_dist.mxnet_internals import optimizer_state, set_optimizer_state, tra
 FORMAT = 2
 MANIFEST = "manifest.json"
 FILES = ("parameters.safetensors", "optimizer.safetensors", "state.json")
-SMOOTHING = 0.01  # of the moving average of the loss, the notebook's
-AFRESH = "start another run with --fresh"
-OPTIMIZER_NAME = re.compile(r"(\d{1,4})\.([01])", re.ASCII)  # parameter and array of it
+SMOOTHING = 0.01  # weight of a new value in the moving average of the loss, as in the notebook
+OPTIMIZER_NAME = re.compile(r"(\d{1,4})\.([01])", re.ASCII)  # index of the parameter, and of its array
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 @dataclass
 class Progress:
-    """Position of a run, and everything else that it must remember besides arrays.
+    """Position of a run, and everything else to restore besides arrays.
 
     Attributes:
         step: steps done since the run started.
         epoch: number of the current epoch.
-        documents: documents of this epoch that were trained on, over all ranks.
-        moving_loss: the notebook's moving average within this epoch, or ``None`` at its start.
-        loss_sum: sum of the losses of this epoch's documents.
-        seconds: training time of this epoch.
-        epochs: one record for each finished epoch.
-        finished: whether the run is complete.
-        precision: precision of the last steps, or empty.
-        loss_scale: ``LossScale.state``.
+        documents: documents of the epoch trained on so far, over all ranks.
+        moving_loss: moving average of the loss within the epoch, as in the notebook; ``None`` at its start.
+        loss_sum: sum of the losses of the epoch's documents, in nats.
+        seconds: training time of the epoch.
+        epochs: records of the finished epochs.
+        finished: true once the run is complete.
+        precision: precision of the last steps; empty before the first save.
+        loss_scale: value of ``LossScale.state``.
     """
 
     step: int = 0
@@ -65,8 +64,8 @@ class Progress:
         """Count a step.
 
         Args:
-            documents: of its global batch.
-            loss: sum of their losses, in nats; ``None`` where the step was left out.
+            documents: number of documents in the global batch.
+            loss: sum of their losses, in nats; ``None`` if the step was skipped.
         """
         self.step += 1
         self.documents += documents
@@ -113,7 +112,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything that a run needs to resume; the arrays are copies that nothing changes."""
+    """Copy of everything that a run needs to resume."""
 
     progress: Progress
     parameters: Arrays
@@ -121,7 +120,7 @@ class Snapshot:
 
     @property
     def name(self) -> str:
-        """Folder name; names sort in the order of the states."""
+        """Folder name; the alphabetical order is the order of saves."""
         return f"step_{self.progress.step:08d}_{len(self.progress.epochs):04d}"
 
 
@@ -131,6 +130,7 @@ class Found:
 
     Attributes:
         path: folder of the state.
+        snapshot: content of the state.
         damaged: newer states that cannot be used, each with the reason.
     """
 
@@ -140,10 +140,10 @@ class Found:
 
 
 def save(folder: Path, snapshot: Snapshot, good: Path | None = None) -> Path:
-    """Write a state into ``folder`` and remove all others but ``good``; on a full disk, remove them first.
+    """Write a state into ``folder``, and remove all others but ``good``; on a full disk, remove them first.
 
     Args:
-        good: the last state known to be intact, kept in case the new one gets damaged.
+        good: folder of the last state known to be intact, kept in case the new one gets damaged.
 
     Raises:
         OSError: the disk is full or fails; ``good`` is untouched.
@@ -174,7 +174,7 @@ def _write(folder: Path, final: Path, snapshot: Snapshot) -> None:
         digests = {name: identity(partial / name) for name in FILES}
         write_json(partial / MANIFEST, {"format": FORMAT, "files": digests})
         sync(partial)
-        if final.exists():  # damaged: the run would have resumed from an intact one
+        if final.exists():  # it is damaged: the run would have resumed from it otherwise
             final.rename(folder / f".damaged-{os.getpid()}-{final.name}")
         partial.rename(final)
     except (OSError, SafetensorError) as error:
@@ -207,7 +207,7 @@ def load_newest(folder: Path) -> Found | None:
         raise UserError(
             f"no saved state in {folder} can be used",
             "; ".join(damaged),
-            "start another run with --fresh, perhaps from a checkpoint with --init-from",
+            "start another run with --fresh, if you like from a checkpoint with --init-from",
         )
     return None
 
@@ -230,7 +230,7 @@ def _load(path: Path) -> Snapshot:
 
 
 def optimizer_arrays(trainer: Any) -> Arrays:
-    """Copy the optimiser's arrays as ``<parameter>.<k>`` (momentum; mean and variance), and its count of updates."""
+    """Copy the optimizer's arrays as ``<parameter>.<k>`` (momentum, or mean and variance) and its update count."""
     updates, states = optimizer_state(trainer)
     arrays: Arrays = {"updates": np.array([updates], dtype=np.int64)}
     for index, state in states.items():
@@ -239,10 +239,10 @@ def optimizer_arrays(trainer: Any) -> Arrays:
 
 
 def set_optimizer_arrays(trainer: Any, arrays: Arrays, device: Any) -> None:
-    """Restore ``optimizer_arrays`` on a new trainer of the same optimiser and parameters.
+    """Restore ``optimizer_arrays`` on a new trainer with the same optimizer and parameters.
 
     Raises:
-        UserError: the arrays do not fit this optimiser or these parameters.
+        UserError: the arrays do not fit this optimizer or these parameters.
     """
     shapes = [tuple(parameter.shape) for parameter in trainer_parameters(trainer)]
     by_index: dict[int, dict[int, Any]] = {}
@@ -265,4 +265,4 @@ def set_optimizer_arrays(trainer: Any, arrays: Arrays, device: Any) -> None:
 
 
 def _other_optimizer(why: str) -> UserError:
-    return UserError("the saved state's optimiser is not that of this run", why, AFRESH)
+    return UserError("the saved state belongs to another optimizer", why, "start another run with --fresh")

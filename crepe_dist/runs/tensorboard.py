@@ -1,7 +1,7 @@
 """Scalars, histograms and pictures for TensorBoard, written immediately and in this thread.
 
-tensorboardX's own ``SummaryWriter`` writes in another thread, which ends when the disk is full; after that its
-queue blocks every caller.
+tensorboardX's own ``SummaryWriter`` writes in another thread. That thread ends when the disk is full; its queue then
+blocks every caller.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Events:
     """One event file.
 
     Args:
-        folder: created if it does not exist.
-        purge_step: step from which TensorBoard ignores the events of earlier files.
+        folder: folder of the file, created if it does not exist.
+        purge_step: first step whose events in earlier files TensorBoard ignores.
 
     Raises:
         OSError: from every method, on a full disk.
@@ -42,12 +42,12 @@ class Events:
         self._write(scalar(name, value), step)
 
     def add_histogram(self, name: str, values: npt.NDArray[np.float32], step: int) -> None:
-        """Add a histogram of ``BINS`` equal bins, unless a value is not finite."""
+        """Add a histogram with ``BINS`` equal bins, unless a value is not finite."""
         if values.size and np.isfinite(values).all():
             self._write(histogram(name, values, BINS), step)
 
     def add_picture(self, name: str, png: bytes, width: int, height: int, step: int) -> None:
-        """Add a PNG of so many pixels."""
+        """Add a PNG of ``width`` × ``height`` pixels."""
         image = Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=RGBA)
         self._write(Summary(value=[Summary.Value(tag=name, image=image)]), step)
 

@@ -1,4 +1,4 @@
-"""The opening lines of a run: what is trained on what, and how it is computed."""
+"""Opening lines of a run: data, network, settings, device and precision."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def banner(config: Config, data: Dataset, engine: Engine, start: Start | None, p
     """Describe a run in a few lines.
 
     Args:
-        start: the parameters that the network starts from, if they were given.
-        summed_by: what sums the gradients (``Trainer.by``).
+        start: parameters given by ``training.init_from``, if any.
+        summed_by: name of the mechanism that all-reduces the gradients (``Trainer.by``).
     """
     shape, device = engine.network.shape, engine.device
     rows = ", ".join(f"{len(part):,} {name}" for name, part in data.parts.items())
@@ -34,7 +34,7 @@ def banner(config: Config, data: Dataset, engine: Engine, start: Start | None, p
         f"computes  in {engine.plan}",
     ]
     if start is not None:
-        lines.insert(2, f"start     {start.said}")
+        lines.insert(2, f"start     {start.summary}")
     if config.training.overfit_batches:
-        lines[0] += "; only a few batches of it, which are trained again and again and scored as well"
+        lines[0] += "; only a few batches, repeated for training and also scored"
     return "\n".join(lines)

@@ -21,10 +21,10 @@ class Speed:
     """Speed of the steps since the last record, over all ranks.
 
     Attributes:
-        documents: a second.
-        milliseconds: a step.
-        waited: share of the time in which this rank waited for data, 0 to 1.
-        flops: nominal floating-point operations of the network a second (``Shape.training_operations``).
+        documents: documents per second.
+        milliseconds: milliseconds per step.
+        waited: fraction of the time in which this rank waited for data.
+        flops: nominal floating-point operations per second (``Shape.training_operations``).
     """
 
     documents: float
@@ -40,21 +40,21 @@ class Speed:
 
 
 def gigaflops(flops: float, between: str) -> str:
-    """Format a rate; empty for n-grams, which are looked up, so that a rate of operations says nothing."""
+    """Format a rate of operations; empty for n-gram networks, which mainly look up rows."""
     return f"{between}{flops / 1e9:,.0f} GFLOP/s" if flops >= 1e9 else ""
 
 
 class Display:
-    """Shows nothing: the ranks beside rank 0."""
+    """Display of the ranks other than 0, which shows nothing."""
 
     def say(self, line: str) -> None:
-        """Print a line that stays."""
+        """Print a permanent line."""
 
     def begin_epoch(self, epoch: int, epochs: int, documents: int, done: int) -> None:
-        """Start an epoch of so many documents, of which ``done`` were trained on before."""
+        """Start an epoch; ``done`` of its documents were trained on before a resume."""
 
     def update(self, documents: int, moving_loss: float, speed: Speed) -> None:
-        """Show the documents of the epoch so far, the moving average of the loss, and the speed."""
+        """Show the number of documents trained on, the moving average of the loss, and the speed."""
 
     def end_epoch(self) -> None:
         """End the steps of an epoch."""
@@ -62,12 +62,12 @@ class Display:
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Keep training when the reader of the output has left; Rich would end the process."""
+        """Continue without output when its reader is gone; Rich would end the process."""
         silence()
 
 
 class ConsoleDisplay(Display):
-    """Writes to standard output."""
+    """Display of rank 0 on standard output."""
 
     def __init__(self) -> None:
         self._console = _Console(highlight=False, soft_wrap=True)
@@ -78,7 +78,7 @@ class ConsoleDisplay(Display):
         self._next_line = 0.0
 
     def say(self, line: str) -> None:
-        with suppress(OSError):  # standard output may be a file on the disk that is full
+        with suppress(OSError):  # standard output may be a file on a full disk
             self._console.print(visible(line), markup=False)
 
     def begin_epoch(self, epoch: int, epochs: int, documents: int, done: int) -> None:
@@ -126,5 +126,5 @@ def epoch_line(record: dict[str, Any]) -> str:
 
 
 def open_display(is_root: bool) -> Display:
-    """Open the display of a rank: rank 0 shows, the others do not."""
+    """Return the display of a rank; only rank 0 shows anything."""
     return ConsoleDisplay() if is_root else Display()

@@ -1,4 +1,4 @@
-"""Dry run: shapes, memory and time, and one step on every process. Nothing is written."""
+"""Dry run: shows shapes, memory and time, and tries one step on every process, without writing anything."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from crepe_dist.training.training_data import few_batches, open_training_data
 
 
 def dry_run(config: Config, world: World, control: Control) -> None:
-    """Set up a run as ``train`` does, train one batch and score one, in memory only; every rank calls it.
+    """Set up a run as ``train`` does, then train on one batch and score one, in memory only; every rank calls it.
 
     Raises:
         UserError: as ``train`` would.
@@ -69,21 +69,21 @@ def dry_run(config: Config, world: World, control: Control) -> None:
             test = data.parts["test"]
             some = test.some(np.arange(min(len(test), evaluation.batch_size)))
             evaluate(engine, some, evaluation.batch_size, world, sharded=evaluation.sharded)
-        same = ", the same parameters in all" if world.size > 1 else ""
+        same = ", identical parameters on all ranks" if world.size > 1 else ""
         display.say(f"step      {_shares(config, world)}, loss {loss:.4f}{same}")
         display.say(f"memory    {_memory(world, engine, trainer)}")
         estimated = estimate(config, data, engine, step, batch, progress, world)
         display.say(f"time      {estimated}")
         check_grace(config.safety.grace_s, estimated.step, Saver(), world)
-        display.say("nothing was written; without --dry-run this is trained")
+        display.say("nothing was written; run without --dry-run to train")
 
 
 @contextmanager
 def _sample_folder(world: World) -> Iterator[Path]:
-    """Yield the sample's folder, or a temporary one if the sample is not there."""
-    there = folder_of(SAMPLE)
-    if world.broadcast(there.exists(), "sample there"):
-        yield there
+    """Yield the sample's folder, or a temporary one if the sample has not been prepared."""
+    prepared = folder_of(SAMPLE)
+    if world.broadcast(prepared.exists(), "sample there"):
+        yield prepared
         return
     with tempfile.TemporaryDirectory() as folder:
         yield Path(world.broadcast(folder, "sample folder")) / SAMPLE
@@ -91,7 +91,7 @@ def _sample_folder(world: World) -> Iterator[Path]:
 
 
 def layers(shape: Shape) -> str:
-    """Format a table: each layer, its output for one document, and its number of parameters."""
+    """Format a table of the layers, their output shapes for one document, and their numbers of parameters."""
     rows = [
         (each.name, each.output, wording.number(each.parameters) if each.parameters else "") for each in shape.layers()
     ]
@@ -101,9 +101,9 @@ def layers(shape: Shape) -> str:
 
 def _shares(config: Config, world: World) -> str:
     batch_size, pieces = config.data.batch_size, config.data.micro_batch_size
-    shares = f"{-(-batch_size // world.size)} a process" if world.size > 1 else "in one process"
+    shares = f"{-(-batch_size // world.size)} per process" if world.size > 1 else "in one process"
     if pieces is not None:
-        shares += f", computed by {pieces} at a time"
+        shares += f", {pieces} at a time"
     return f"{wording.counted(batch_size, 'document')}, {shares}"
 
 
@@ -112,10 +112,10 @@ def _memory(world: World, engine: Engine, trainer: Trainer) -> str:
     held = sum(array.nbytes for array in optimizer_arrays(trainer.gluon).values())
     peak = max(world.gather(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "memory"))
     text = (
-        f"{wording.size(4 * count)} parameters, as much for gradients, {wording.size(held)} optimiser state; "
-        f"a process took {wording.size(peak)} at most"
+        f"{wording.size(4 * count)} parameters, the same for gradients, {wording.size(held)} optimizer state; "
+        f"peak of a process {wording.size(peak)}"
     )
     if engine.device.device_type == "gpu":
         free, total = mx.context.gpu_memory_info(engine.device.device_id)
-        text += f"; {wording.size(total - free)} of {wording.size(total)} of the GPU are in use"
+        text += f"; {wording.size(total - free)} of {wording.size(total)} of the GPU in use"
     return text

@@ -1,4 +1,4 @@
-"""The network of a run on this rank's device, and the engine that computes it; the same on every rank."""
+"""Construction of a run's network and its engine on this rank's device."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training import transfer
 from crepe_dist.training.transfer import Start
 
-COPIES = 4  # of a parameter: itself, its gradient, and what Adam keeps of both
-COUNTED_AT_ONCE = 4096  # documents whose n-grams are counted
+COPIES = 4  # arrays per parameter: itself, its gradient, and Adam's two moments
+COUNTED_AT_ONCE = 4096  # documents per call of the n-gram counter
 
 
 def build_engine(config: Config, data: Dataset, world: World) -> tuple[Engine, Start | None]:
     """Build the network, with its initial parameters or those of ``training.init_from``, on this rank's device.
 
     Returns:
-        The engine that computes it, and the parameters it starts from, if they were given.
+        The engine that computes the network, and the given parameters, if any.
 
     Raises:
-        UserError: on every rank, if something is missing on one of them or they do not agree.
+        UserError: on every rank, if one of them lacks something or the ranks disagree.
     """
     device = world.agree("device", lambda: pick(config.device, world.local_rank, world.local_size))
     world.agree("settings", lambda: None, same=lambda _: config.identity())
@@ -57,11 +57,11 @@ def _start(config: Config, dataset: Dataset) -> Start | None:
 
 
 def _identity(start: Start | None) -> list[str] | None:
-    return [start.sha256, start.said] if start else None
+    return [start.sha256, start.summary] if start else None
 
 
 def build_network(config: Config, dataset: Dataset, device: Any, start: Start | None = None) -> Network:
-    """Build the network that ``config`` and the data ask for, with its initial or given parameters."""
+    """Build the network for a configuration and its data, with initial or given parameters."""
     shape = start.shape if start else _shape(config.model, dataset)
     _check_memory(shape)
     network = parameters.build(shape, config.model, device, config.training.seed)
@@ -71,7 +71,7 @@ def build_network(config: Config, dataset: Dataset, device: Any, start: Start | 
 
 
 def count_ngrams(network: NGrams, dataset: Dataset, world: World, deviations: float) -> None:
-    """Tell the network which n-grams are significant in the train split; every rank counts its share of it."""
+    """Set the n-grams that are significant in the train split; every rank counts its share."""
     part, shape = dataset.parts["train"], network.shape
     counts = np.zeros((shape.buckets, shape.classes), np.int32)
     first, last = share(0, len(part), world.rank, world.size)
@@ -91,7 +91,7 @@ def _shape(options: ModelOptions, dataset: Dataset) -> CrepeShape | NGramShape:
 
 
 def _check_memory(shape: Shape) -> None:
-    """Refuse a network before its allocation makes the system kill this process, or another one."""
+    """Reject a network that does not fit into memory, before the kernel's out-of-memory killer acts."""
     count = shape.parameters
     if count * COPIES * 4 > machine.memory():
         raise UserError(
@@ -112,8 +112,8 @@ def _objective(config: Config, dataset: Dataset) -> Objective:
     unknown = set(given) - set(dataset.classes)
     if unknown:
         raise UserError(
-            f"training.class_weights names {', '.join(sorted(unknown))}, which is no class of the data",
-            f"there are {', '.join(dataset.classes)}"[:300],
-            "write the names as prepare shows them",
+            f"training.class_weights names {', '.join(sorted(unknown))}, which is not a class of the data",
+            f"the classes are {', '.join(dataset.classes)}"[:300],
+            "spell the names as prepare shows them",
         )
     return Objective(smoothing, tuple(given.get(name, 1.0) for name in dataset.classes))

@@ -20,16 +20,17 @@ from crepe_dist.settings.config import Config
 from crepe_dist.training import out_of_memory
 from crepe_dist.training.step import TrainingStep
 
-FEW_STEPS = 1000  # of convolutions; n-grams tell classes apart from the first ones on
-TRIES = 4  # of each; the first compiles, and the quickest counts
+FEW_STEPS = 1000  # too few for convolutions, which stay at chance at first; n-grams do not
+TRIES = 4  # per measurement; the first one compiles, the fastest counts
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Remaining work and its duration, for a person to read.
+    """Estimated duration of the remaining work.
 
     Attributes:
-        step: seconds of a step.
+        text: description for the terminal.
+        step: seconds per step.
     """
 
     text: str
@@ -53,7 +54,7 @@ def estimate(
     The slowest rank counts. The update of the parameters is not included.
 
     Args:
-        batch: the run's next one; ``None`` where its epoch has no more.
+        batch: next batch of the run; ``None`` at the end of an epoch.
     """
     epochs = config.training.epochs - progress.epoch
     steps = math.ceil(len(data.parts["train"]) / config.data.batch_size)
@@ -68,16 +69,16 @@ def estimate(
     slowest = [max(times) for times in zip(*ranks.gather([seconds, forward], "estimate"))]
     scored = sum(len(part) for name, part in data.parts.items() if name != "train")
     total = left * slowest[0] + epochs * scored / config.data.batch_size * slowest[1]
-    told = (
+    text = (
         f"about {wording.duration(total)}: {wording.counted(epochs, 'epoch')} of {wording.counted(steps, 'step')} at "
         f"{1000 * slowest[0]:,.0f} ms, {wording.counted(scored, 'document')} scored after each"
     )
     if engine.network.shape.has_plateau and progress.step == 0 and left < FEW_STEPS:
-        told += (
-            f"\nnote: {wording.counted(left, 'step')} are few, convolutions take about a thousand to tell "
-            f"classes apart\n  do:  --epochs {math.ceil(FEW_STEPS / steps)}, unless this is only a try"
+        text += (
+            f"\nnote: {wording.counted(left, 'step')} are few; the loss of convolutions stays at chance for about a "
+            f"thousand\n  do:  --epochs {math.ceil(FEW_STEPS / steps)}, unless this is only a trial"
         )
-    return Estimate(told, slowest[0])
+    return Estimate(text, slowest[0])
 
 
 def _seconds(compute: Callable[[], Any]) -> float:

@@ -1,4 +1,4 @@
-"""Scoring a network on a split, exactly for any number of ranks: counts are summed, not rates."""
+"""Evaluation of a network on a split, exact for any number of ranks: counts are summed, not averaged."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from crepe_dist.settings.training_options import EvaluationOptions
 
 
 class Interrupted(Exception):
-    """A request to stop that came while the network was scored; raised on every rank."""
+    """Raised on every rank if a request to stop arrives during evaluation."""
 
 
 def evaluate_splits(
     engine: Engine, data: Dataset, options: EvaluationOptions, world: World, is_stopping: Callable[[], bool]
 ) -> dict[str, Scores]:
-    """Score every split that is not trained on, by name.
+    """Score the network on every split but the train split; return the scores by name.
 
     Raises:
         Interrupted: on every rank, if ``is_stopping`` became true on one.
@@ -50,9 +50,9 @@ def evaluate(
     """Score a network on a split; every rank calls it and gets the same result.
 
     Args:
-        batch_size: documents a step over all ranks that score.
-        sharded: every rank scores its share; else rank 0 scores everything while the others wait.
-        is_stopping: asked after each batch; once true, this rank scores no further.
+        batch_size: documents per step, over all ranks that score.
+        sharded: let every rank score its share; else rank 0 scores everything while the others wait.
+        is_stopping: called after each batch; once it returns true, this rank stops scoring.
 
     Raises:
         Interrupted: on every rank, if ``is_stopping`` was true on one.
@@ -63,9 +63,9 @@ def evaluate(
     totals = next(iter(deque(counting, maxlen=1)), None) if sharded else world.on_root("evaluation", counting)
     totals = totals or _Totals(engine.network.shape.classes, len(split))
     world.trust()  # other ranks may be slower
-    told = world.gather([is_stopping(), [asdict(each) for each in totals.mistakes]], "evaluation.stop")
+    reports = world.gather([is_stopping(), [asdict(each) for each in totals.mistakes]], "evaluation.stop")
     world.beat()
-    if any(stopping for stopping, _ in told):
+    if any(stopping for stopping, _ in reports):
         raise Interrupted
     counts = [totals.confusion, totals.reliability, totals.right]
     summed = world.sum(np.concatenate([each.ravel() for each in counts]), "evaluation.counts")
@@ -75,7 +75,7 @@ def evaluate(
         confusion.reshape(totals.confusion.shape),
         float(loss) / int(confusion.sum()),
         reliability.reshape(totals.reliability.shape),
-        worst([Mistake.of(each) for _, mistakes in told for each in mistakes]),
+        worst([Mistake.of(each) for _, mistakes in reports for each in mistakes]),
         np.unpackbits(right.view(np.uint8), count=len(split)).astype(bool),
     )
 
@@ -141,7 +141,7 @@ class _Totals:
 def _count(
     engine: Engine, part: Part, batch_size: int, rank: int, size: int, beat: Callable[[], None]
 ) -> Iterator[_Totals]:
-    """Yields the running totals of this rank's documents after each batch."""
+    """Yield the running totals of this rank's documents after each batch."""
     totals = _Totals(engine.network.shape.classes, len(part))
     for batch in batches(part, np.arange(len(part)), batch_size, rank, size):
         log_probabilities = mx.nd.log_softmax(engine.logits(batch)).asnumpy().astype(np.float64)

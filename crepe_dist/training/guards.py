@@ -1,4 +1,4 @@
-"""Guards and observers of a run: everything besides training that happens while it trains."""
+"""Guards and observers of a run: everything beside the recipe that happens during training."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from crepe_dist.training.step import Outcome
 
 @contextmanager
 def watched(config: Config, world: World, control: Control) -> Iterator[Watchdog]:
-    """Watch over the progress of this rank within the block."""
+    """Run the watchdog of this rank within the block."""
     with Watchdog(control, config.safety.watchdog_s, world.rank) as watchdog:
         world.beat, world.trust = watchdog.beat, watchdog.trust
         yield watchdog
@@ -39,7 +39,7 @@ def watched(config: Config, world: World, control: Control) -> Iterator[Watchdog
 def guarded(
     folder: RunFolder, config: Config, world: World, control: Control, watchdog: Watchdog, display: Display
 ) -> Iterator[None]:
-    """Lock the run's folder within the block, and send stacks and crash reports there; every rank calls it.
+    """Lock the run's folder within the block, and direct stacks and crash reports to it; every rank calls it.
 
     Raises:
         UserError: on every rank, if another process trains in the folder.
@@ -51,7 +51,7 @@ def guarded(
 
 
 class Guards(Observers):
-    """The observers of a run, and what the recipe asks two of them: which steps count, and when to save or stop."""
+    """Observers of a run, with the decisions that the recipe asks for: whether to update, save or stop."""
 
     def __init__(self, run: Run, state: RunState, saver: Saver, watchdog: Watchdog, control: Control) -> None:
         config, say, rows = run.config, run.display.say, len(run.data.parts["train"])
@@ -76,18 +76,18 @@ class Guards(Observers):
 
     @property
     def saved_step(self) -> int | None:
-        """Step of the newest state on the disk, on rank 0."""
+        """Step of the newest saved state; ``None`` on ranks other than 0."""
         return self._saver.durable_step
 
     def wish(self, step: int) -> Wish:
-        """Return what this rank wishes to be done after ``step``: to go on, to save, or to stop."""
+        """Return this rank's wish for the time after ``step``: to continue, save or stop."""
         return self._keeper.wish(step)
 
     def accepts(self, outcome: Outcome) -> bool:
-        """Return whether the parameters are to be updated: loss and gradients are finite on every rank.
+        """Return whether to update the parameters: loss and gradients are finite on every rank.
 
         Raises:
-            UserError: on every rank, where a step that is not finite ends the run.
+            UserError: on every rank, if a non-finite step ends the run.
         """
         return self._non_finite.accepts(outcome, self._progress)
 
@@ -96,7 +96,7 @@ class Guards(Observers):
         return self._control.wish is Wish.STOP
 
     def stop(self) -> None:
-        """Save what is in memory and end the run; every rank calls it.
+        """Save the state and end the run; every rank calls it.
 
         Raises:
             Stopped: always, unless the state could not be saved.

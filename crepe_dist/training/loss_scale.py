@@ -11,7 +11,7 @@ class LossScale:
     """A constant scale of 1, for float32 and bfloat16.
 
     Attributes:
-        scale: the loss is multiplied by it before the backward pass.
+        scale: factor of the loss before the backward pass.
     """
 
     scale = 1.0
@@ -20,11 +20,11 @@ class LossScale:
         """Record a step whose summed gradients were finite."""
 
     def lower(self) -> bool:
-        """Lower the scale after an overflow; false if it cannot get smaller, so that something else is wrong."""
+        """Lower the scale after an overflow; return false if it is already minimal, so the cause is another one."""
         return False
 
     def state(self) -> list[float]:
-        """Return what ``restore`` takes."""
+        """Return the state for ``restore``."""
         return []
 
     def restore(self, state: list[float]) -> None:

@@ -1,4 +1,4 @@
-"""Out-of-memory errors that name the batch size, and suggest the next to try."""
+"""Out-of-memory errors that name the batch size and suggest the next one to try."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import mxnet as mx
 
 from crepe_dist.errors import UserError
 
-# Of MXNetError: CUDA's allocator, MXNet's own on the host, oneDNN's, C++'s.
+# Parts of an MXNetError's text: from CUDA's allocator, MXNet's on the host, oneDNN's, and C++'s.
 TEXTS = ("out of memory", "Failed to allocate", "allocation failed", "could not create", "bad_alloc")
 
 
@@ -19,11 +19,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def explained(option: str, batch_size: int, processes: int) -> Iterator[None]:
-    """Turn running out of memory within the block into a ``UserError``.
+    """Turn an out-of-memory error within the block into a ``UserError``.
 
     Args:
-        option: the setting that is the size of a global batch, and its value.
-        processes: that share it.
+        option: name of the setting with the global batch size.
+        batch_size: its value.
+        processes: number of processes that share a batch.
     """
     share = -(-batch_size // processes)
     try:
@@ -32,7 +33,7 @@ def explained(option: str, batch_size: int, processes: int) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise UserError(
-            f"out of memory with {option} {batch_size}, of which {share} documents for this process",
+            f"out of memory with {option} {batch_size}, {share} documents of it on this process",
             str(error).strip().splitlines()[-1][:200] if str(error) else "",
             f"try --{option} {batch_size // 2}, or more processes on more hosts"
             if share > 1

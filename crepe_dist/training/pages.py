@@ -1,4 +1,4 @@
-"""Pages and pictures that a run has drawn: given to it by the command, since training does not know reports."""
+"""Functions that draw a run's pages; the command passes them, because training may not import reports."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from crepe_dist.runs.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Pages:
-    """Functions that draw; ``None`` for a page that is not wanted.
+    """Functions that draw pages and pictures; ``None`` for those that are not wanted.
 
     Attributes:
-        data: makes the page of a data set from its numbers.
+        data: returns the report page of a data set, given its figures.
         confusion: draws a confusion matrix for TensorBoard.
-        report: writes the report of a finished run and tells what deserves a second look; yields every few seconds.
+        report: writes the report of a finished run and prints findings; yields every few seconds.
     """
 
     data: Callable[[dict[str, Any]], str] | None = None

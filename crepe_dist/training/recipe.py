@@ -1,12 +1,12 @@
-"""Training from the data to the last checkpoint: the recipe that every process of a run follows.
+"""The training recipe, from the data to the last checkpoint; every process of a run follows it.
 
 Horovod wraps the Gluon trainer (``World.trainer``). Each process reads its share of every global batch through a
 DataLoader, the gradients of the network are all-reduced, every process scores its share of the test split, and rank 0
 writes the epoch's checkpoint, named by test accuracy. Without a launcher the world is one process, and the same recipe
 runs on one GPU or on the CPU.
 
-Whatever else happens during a run (logs, saved states, watchdog, profile, warnings) is in ``Guards``, whose hooks the
-recipe calls.
+Logs, saved states, the watchdog, profiles and warnings are not part of the recipe. They live in ``Guards``, whose hooks
+it calls.
 """
 
 from __future__ import annotations
@@ -45,16 +45,17 @@ from crepe_dist.training.training_data import few_batches, open_training_data, v
 
 
 def train(config: Config, world: World, control: Control, pages: Pages) -> Result:
-    """Train as ``config`` says; resume an unfinished run, report a finished one. Every rank calls it.
+    """Train a run, resume it if it is unfinished, or return its result if it is finished; every rank calls it.
 
     Args:
-        world: joined before.
-        control: tells of requests to stop.
-        pages: draws reports and pictures.
+        config: configuration of the run.
+        world: the joined processes.
+        control: source of requests to stop.
+        pages: functions that draw reports and pictures.
 
     Raises:
-        UserError: anything that the caller can mend.
-        Stopped: asked to stop; everything is saved.
+        UserError: an error that the user can fix.
+        Stopped: the run was asked to stop, and its state is saved.
     """
     with watched(config, world, control) as watchdog:
         display = open_display(world.is_root)
@@ -91,7 +92,7 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
 
             guards = Guards(run, state, saver, watchdog, control)
             choice = EpochChoice.of(config, data)
-            with control.deferring():  # from here on, a signal is a wish, which the ranks agree on after each step
+            with control.deferring():  # from here on, a signal only sets a wish; the ranks agree after each step
                 while not progress.finished:
                     train_epoch(run, guards)
                     scores = score_epoch(run, guards)
@@ -101,7 +102,7 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
 
 
 def train_epoch(run: Run, guards: Guards) -> None:
-    """Train on the batches of the epoch that are left."""
+    """Train on the remaining batches of the epoch."""
     guards.begin_epoch()
     with explained("data.batch_size", run.config.data.batch_size, run.world.size):
         for batch in guards.wait(epoch_batches(run)):
@@ -119,7 +120,7 @@ def train_epoch(run: Run, guards: Guards) -> None:
 
 
 def epoch_batches(run: Run) -> Iterator[Batch]:
-    """Yield this rank's share of each global batch of the epoch, from the run's position on."""
+    """Yield this rank's share of each remaining global batch of the epoch."""
     seed, epoch = run.config.training.seed, run.progress.epoch
     train = with_typos(run.data.parts["train"], run.config.data.typos, seed, epoch, run.data.encoding.letters)
     order = epoch_order(len(train), seed, epoch)
@@ -127,10 +128,10 @@ def epoch_batches(run: Run) -> Iterator[Batch]:
 
 
 def score_epoch(run: Run, guards: Guards) -> dict[str, Scores]:
-    """Score the network on the splits that it is not trained on; every rank scores its share.
+    """Score the network on the validation and test splits; every rank scores its share.
 
     Raises:
-        Stopped: asked to stop meanwhile; everything is saved.
+        Stopped: a request to stop arrived meanwhile, and the state is saved.
     """
     guards.begin_evaluation()
     options = run.config.evaluation
@@ -147,7 +148,7 @@ def save_epoch(run: Run, guards: Guards, choice: EpochChoice, scores: dict[str, 
     progress = run.progress
     record = checkpoint.epoch_record(progress, scores)
     about = checkpoint.description(record, run.data, run.engine.network, run.config.model.precision)
-    # All ranks or none have the epoch: one that went on without rank 0 would take it for written.
+    # If the write fails, all ranks must fail: none may continue as if the checkpoint existed.
     run.world.agree(
         "checkpoint",
         lambda: (
@@ -169,7 +170,7 @@ def save_epoch(run: Run, guards: Guards, choice: EpochChoice, scores: dict[str, 
 
 
 def finish(run: Run, choice: EpochChoice, pages: Pages) -> Result:
-    """Write the result of the run, show it, and write its report."""
+    """Write the result and the report of the run; return the result."""
     result = write_result(run.folder, run.progress, choice, run.engine, run.data, run.world)
     if run.config.training.overfit_batches:
         run.display.say(overfit_summary(result))

@@ -1,4 +1,4 @@
-"""Resuming a run: what is saved of it, and where it continues."""
+"""Saved state of a run, and its restoration in a resumed one."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from crepe_dist.training.loss_scale import LossScale
 
 @dataclass(frozen=True)
 class RunState:
-    """Everything that a resumed run needs: parameters, optimiser and position.
+    """Everything that a resumed run needs: parameters, optimizer state, loss scale and position.
 
     Args:
+        engine: the network on this rank's device.
         trainer: the Gluon trainer.
-        scale: of the loss.
-        progress: filled in by ``restore``.
+        scale: the loss scale.
+        progress: the position, overwritten by ``restore``.
     """
 
     engine: Engine
@@ -32,11 +33,12 @@ class RunState:
     progress: Progress
 
     def snapshot(self) -> Snapshot:
+        """Copy the current state."""
         progress = replace(self.progress.copy(), precision=self.engine.plan.precision, loss_scale=self.scale.state())
         return Snapshot(progress, parameters.values(self.engine.network), state.optimizer_arrays(self.trainer))
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Continue from a snapshot, the same on every rank."""
+        """Restore a snapshot, the same one on every rank."""
         parameters.set_values(self.engine.network, snapshot.parameters)
         state.set_optimizer_arrays(self.trainer, snapshot.optimizer, self.engine.device)
         self.progress.restore(snapshot.progress)
@@ -44,10 +46,10 @@ class RunState:
 
 
 def resume(run: RunState, folder: RunFolder, world: World, metrics: Metrics, display: Display) -> Found | None:
-    """Restore the newest saved state, if there is one; every rank reads the same.
+    """Restore the newest saved state, if there is one, on every rank.
 
     Returns:
-        The state, ``None`` for a run that starts.
+        The restored state, or ``None`` for a new run.
     """
     found: Found | None = world.agree(
         "saved state", lambda: state.load_newest(folder.state), same=lambda found: found and found.path.name

@@ -1,4 +1,4 @@
-"""The parts of a run, as the recipe and its guards use them."""
+"""Objects that make up a run, shared by the recipe and its guards."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ class Run:
 
     Attributes:
         engine: the network on this rank's device.
-        step: trains the network, and synchronises it with the other ranks.
-        progress: position of the run, which moves while it trains; the same on every rank.
-        display, metrics: do nothing on ranks other than 0.
+        step: the training step, which synchronises the ranks.
+        progress: current position of the run, the same on every rank.
+        folder: the run's folder.
+        display: terminal output; does nothing on ranks other than 0.
+        metrics: metrics files; does nothing on ranks other than 0.
     """
 
     config: Config

@@ -15,7 +15,7 @@ def learning_rate(config: Config, progress: Progress, rows: int) -> float:
     """Compute the learning rate of the next step.
 
     Args:
-        rows: documents of an epoch.
+        rows: documents per epoch.
     """
     first = config.training.start_epoch
     epoch = progress.epoch - first + progress.documents / rows
@@ -25,8 +25,8 @@ def learning_rate(config: Config, progress: Progress, rows: int) -> float:
 def rate_at(options: OptimizerOptions, epoch: float, epochs: int, batch_size: int) -> float:
     """Compute the learning rate at ``epoch`` (fractional, counted from the start of training) of ``epochs``.
 
-    The warm-up is linear: from the unscaled rate where the rate is scaled with the batch (Goyal et al. 2017,
-    arXiv:1706.02677, section 2.2), else from zero.
+    The warm-up is linear. It starts at the unscaled rate if the rate is scaled with the batch (Goyal et al. 2017,
+    arXiv:1706.02677, section 2.2), else at zero.
     """
     factor = batch_size / REFERENCE_BATCH if options.scale_with_batch else 1.0
     peak = options.learning_rate * factor

@@ -18,47 +18,48 @@ from crepe_dist.training.resume import RunState
 
 
 class Saver:
-    """Saves nothing: the ranks beside rank 0.
+    """Saver of the ranks other than 0, which saves nothing.
 
     Attributes:
-        durable_step: step of the newest state on the disk.
-        seconds: time that writing the last state took; 0 if none was written yet.
+        durable_step: step of the newest state on disk.
+        seconds: duration of the last write; 0 before the first one.
     """
 
     durable_step: int | None = None
     seconds = 0.0
 
     def due(self, step: int) -> bool:
-        """Return whether the state after ``step`` is to be saved; waits where too much would be unsaved otherwise."""
+        """Return whether to save the state after ``step``; wait if an earlier save is late."""
         return False
 
     def save(self, snapshot: Snapshot) -> None:
-        """Start to write a snapshot, which must not change any more."""
+        """Start to write a snapshot, which must not be modified afterwards."""
 
     def wait(self, step: int = 0, patience: float = math.inf) -> bool:
-        """Wait until nothing is being written, for at most ``patience`` seconds; return whether nothing is."""
+        """Wait at most ``patience`` seconds for the current write; return whether it has ended."""
         return True
 
     def postpone(self, step: int) -> None:
-        """Give up the state after ``step``, and do not try again at once."""
+        """Skip the state after ``step``, and do not retry at once."""
 
     def close(self) -> None:
-        """Wait until everything is written, and end the thread."""
+        """Wait for the current write, and end the thread."""
 
 
 class StateSaver(Saver):
-    """Saves on rank 0, so that at most ``options.every`` steps, or about ``options.every_s`` seconds, are unsaved.
+    """Saver of rank 0: at most ``options.every`` steps, or about ``options.every_s`` seconds, are unsaved at any time.
 
-    Writing starts some steps before the limit, as many as it took the last time, so that training need not wait; if
-    the state is late all the same, training waits.
+    A write starts ahead of the limit by as many steps as the last one took, so that training need not wait. If it is
+    late nevertheless, training waits.
 
     Args:
         folder: folder of the states.
+        options: limits of unsaved training.
         say: called with a message about a state that could not be written.
         beat: called while the saver waits.
         patience: seconds that training waits for a late state before it continues with a warning.
-        good: the state that the run resumes from.
-        step: of that state.
+        good: folder of the state that the run has resumed from.
+        step: step of that state.
     """
 
     def __init__(
@@ -79,10 +80,10 @@ class StateSaver(Saver):
         self._patience = patience
         self._good = good
         self.durable_step: int = step
-        self._saved = (step, time.monotonic())  # step and time of the newest state on the disk, or of a failed try
+        self._saved = (step, time.monotonic())  # step and time of the newest state on disk, or of a failed save
         self._writing: tuple[Future[Path], Snapshot, float] | None = None
         self._slow = False
-        self._lead = (0, 0.0)  # steps and seconds that writing took the last time
+        self._lead = (0, 0.0)  # steps and seconds of the last write
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="saver")
 
     def due(self, step: int) -> bool:
@@ -110,7 +111,9 @@ class StateSaver(Saver):
             if left <= 0:
                 if not self._slow:
                     self._slow = True
-                    self._say(f"writing a state takes over {patience:.0f} s: a kill may lose more steps than promised")
+                    self._say(
+                        f"writing a state takes over {patience:.0f} s: a kill may lose more steps than checkpoint.every"
+                    )
                 return False
             futures.wait([self._writing[0]], min(left, 1.0))
             self._beat()
@@ -125,7 +128,7 @@ class StateSaver(Saver):
         self._pool.shutdown()
 
     def _settle(self, step: int) -> None:
-        """Record a state that has been written, or could not be."""
+        """Record the outcome of a finished write."""
         if self._writing is None or not self._writing[0].done():
             return
         future, snapshot, began = self._writing
@@ -154,10 +157,10 @@ def open_saver(
     ranks: Collectives,
     say: Callable[[str], None],
 ) -> Saver:
-    """Make the saver of this rank; a new run is saved at once, so that there is always a state to resume from.
+    """Make the saver of this rank; save a new run at once, so that there is always a state to resume from.
 
     Args:
-        found: the state that the run was resumed from.
+        found: restored state of a resumed run.
     """
     if not ranks.is_root:
         return Saver()

@@ -1,4 +1,4 @@
-"""One training step in three verbs: compute gradients, all-reduce them, update the parameters."""
+"""A training step in three parts: compute the gradients, all-reduce them, update the parameters."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Outcome:
     """Sums of one step over the ranks; the same on every rank.
 
     Attributes:
-        step: its number, counted from 1.
-        documents: in the global batch.
+        step: number of the step, counted from 1.
+        documents: number of documents in the global batch.
         loss: sum of the losses of the global batch, in nats.
-        wish: the strongest of any rank.
+        wish: strongest wish of any rank.
         bad_losses: ranks whose loss is not finite.
-        bad_gradients: ranks whose gradients are not; all of them where only the sum overflowed.
+        bad_gradients: ranks whose gradients are not finite; all ranks if only the sum overflowed.
     """
 
     step: int
@@ -43,22 +43,23 @@ class Outcome:
 
 
 class TrainingStep:
-    """Trains the network of ``engine`` by one global batch at a time.
+    """Training step of a network on one global batch.
 
     Each rank's gradient is that of the SUM of its documents' losses. Horovod sums it over the ranks (CPU, NCCL before
-    2.10) and folds 1/size into ``trainer._scale``, or averages it. Either way ``update(n)`` with n = G/size divides
-    the total by G, the documents of the global batch, on every rank alike, whatever the shares are: the gradient that
-    one process would compute. With n = its own share instead, the replicas would diverge silently.
+    2.10) and folds 1/size into ``trainer._scale``, or averages it. Either way, ``update(n)`` with n = G/size divides
+    the total by G, the number of documents in the global batch. The result is the gradient that one process would
+    compute. If each rank passed the size of its own share instead, the replicas would diverge silently.
 
     Args:
-        trainer: made by ``World.trainer``.
+        engine: the network on this rank's device.
+        trainer: trainer from ``World.trainer``.
         size: number of ranks.
-        seed: of the dropout, together with the step and the documents' places in the global batch.
-        clip_norm: largest norm of the mean gradient, or ``None``.
+        seed: random seed of the dropout, beside the step and a document's place in the global batch.
+        clip_norm: largest norm of the mean gradient; ``None``: no clipping.
 
     Attributes:
-        mark: called with the name of each phase as it ends: copy, forward, backward, all-reduce, update.
-        scale: of the loss.
+        mark: called with the name of each phase at its end: copy, forward, backward, all-reduce, update.
+        scale: the loss scale.
     """
 
     def __init__(self, engine: Engine, trainer: Trainer, size: int, seed: int, clip_norm: float | None) -> None:
@@ -76,10 +77,11 @@ class TrainingStep:
         """Compute the gradients of this rank's share: forward and backward pass.
 
         Args:
-            step: its number, counted from 1; with the seed it decides the dropout.
+            batch: this rank's share of the global batch.
+            step: number of the step, counted from 1; with the seed it decides the dropout.
 
         Returns:
-            Sum of the losses of this rank's documents, in nats, float32 [1]; perhaps still being computed.
+            Sum of the losses of this rank's documents, in nats, float32 [1]; MXNet may still be computing it.
         """
         return self._engine.gradients(batch, self._seed, step - 1, self.scale.scale, self.mark)
 
@@ -87,8 +89,8 @@ class TrainingStep:
         """Sum the gradients over the ranks, and with them the losses and wishes.
 
         Args:
-            loss: from ``gradients``.
-            wish: of this rank, for after the step.
+            loss: result of ``gradients``.
+            wish: wish of this rank for the time after the step.
 
         Raises:
             UserError: on every rank, if the ranks are at different steps.
@@ -109,7 +111,7 @@ class TrainingStep:
         )
 
     def update(self, documents: int, learning_rate: float) -> None:
-        """Update the parameters by the summed gradients of a global batch of so many documents."""
+        """Update the parameters with the summed gradients of a global batch of that many documents."""
         share = self.scale.scale * documents / self._size
         self.scale.good()
         trainer = self._trainer.gluon
@@ -120,7 +122,7 @@ class TrainingStep:
         self.mark("update")
 
     def __call__(self, batch: Batch, step: int, learning_rate: float) -> Outcome:
-        """Do all three; an outcome that is not finite leaves the parameters as they were."""
+        """Do all three parts; if the outcome is not finite, leave the parameters unchanged."""
         outcome = self.all_reduce(batch, step, self.gradients(batch, step))
         if outcome.finite:
             self.update(batch.documents, learning_rate)
@@ -130,7 +132,7 @@ class TrainingStep:
 
 
 def _clip(gradients: list[Any], scale: float, largest: float) -> None:
-    """Scale the gradients down where the norm of ``scale`` × gradient, the mean gradient, is above the limit."""
+    """Scale the gradients down if the norm of the mean gradient (``scale`` × gradient) exceeds ``largest``."""
     squares = mx.nd.multi_sum_sq(*gradients, num_arrays=len(gradients))
     norm = squares.sum().sqrt() * scale
     factor = mx.nd.minimum(largest / (norm + 1e-12), 1.0)

@@ -1,4 +1,4 @@
-"""The row of numbers that each rank adds to the all-reduce of its gradients."""
+"""Numbers that each rank sends along with the all-reduce of its gradients."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from crepe_dist.errors import ExitCode, UserError
 
 @dataclass(frozen=True)
 class StepReport:
-    """Numbers of one rank.
+    """Report of one rank about the current step.
 
     Attributes:
-        step: number of the step in hand, counted from 1.
+        step: number of the step, counted from 1.
         documents: number of documents in the global batch.
         loss: sum of the losses of this rank's documents, in nats.
         wish: action that this rank wishes for after the step.
@@ -38,7 +38,7 @@ class StepReport:
 
 
 def check_same(reports: Sequence[StepReport]) -> None:
-    """Check that all ranks are at the same step of the same batch; otherwise the replicas would diverge silently.
+    """Check that all ranks are at the same step with the same batch; else the replicas would diverge silently.
 
     Raises:
         UserError: on every rank, if step or batch differ.
@@ -50,7 +50,7 @@ def check_same(reports: Sequence[StepReport]) -> None:
                 f"the processes are at different steps: rank 0 at step {first.step} of {first.documents} documents, "
                 f"rank {rank} at step {each.step} of {each.documents}",
                 "a bug in crepe_dist, or data that changed during the run",
-                "run the same command again, which resumes from the newest saved state",
+                "run the same command again to resume from the newest saved state",
                 on_all_ranks=True,
                 code=ExitCode.FAILURE,
             )

@@ -1,4 +1,4 @@
-"""The data set of a run, opened on every rank and verified once on every host."""
+"""Data set of a run, opened on every rank and verified once per host."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from crepe_dist.training.display import Display
 
 SAMPLE_SPLIT = Split(test=0.2, validation=0.1)
 Page = Callable[[dict[str, Any]], str]
-OVERFIT_STEPS = 100  # of an epoch that repeats a few batches
+OVERFIT_STEPS = 100  # steps per epoch when a few batches are repeated
 
 
 def open_training_data(
     config: Config, world: World, display: Display, page: Page | None = None, sample: Path | None = None
 ) -> Dataset:
-    """Open the data that a run trains on and is scored on.
+    """Open the data of a run.
 
     Args:
         page, sample: as for ``open_data``.
 
     Raises:
-        UserError: on every rank, as ``open_data``, or if ``training.patience`` has no validation split to judge by.
+        UserError: on every rank, as ``open_data``, or if ``training.patience`` is set without a validation split.
     """
     data = open_data(config.data.source, world, display, page, sample)
     if config.training.patience and "validation" not in data.parts:
         raise UserError(
-            "training.patience needs data with a validation part",
-            "the test part must not decide when to stop",
+            "training.patience needs data with a validation split",
+            "the test split must not decide when to stop",
             "prepare the data with --validation 0.1",
             on_all_ranks=True,
         )
@@ -48,14 +48,14 @@ def open_training_data(
 def open_data(
     source: str, world: World, display: Display, page: Page | None = None, sample: Path | None = None
 ) -> Dataset:
-    """Open a prepared folder on every rank; rank 0 prepares the sample if it is not there yet.
+    """Open a prepared folder on every rank; rank 0 prepares the sample if it is missing.
 
     Args:
-        page: makes the page of the sample's report from its numbers.
-        sample: the sample's folder, if it is not the usual one.
+        page: returns the sample's report page, given its figures.
+        sample: folder of the sample, if it is not the default one.
 
     Raises:
-        UserError: on every rank, if one of them cannot open it or sees other data.
+        UserError: on every rank, if one of them cannot open the folder or sees different data.
     """
     folder = sample if source == SAMPLE and sample is not None else folder_of(source)
     missing = source == SAMPLE and world.broadcast(not folder.exists(), "sample missing")
@@ -65,8 +65,8 @@ def open_data(
     dataset = world.agree("data", lambda: _open(folder), same=lambda dataset: dataset.fingerprint)
     if "test" not in dataset.parts:
         raise UserError(
-            f"{folder} has no test part",
-            "each epoch is scored on it",
+            f"{folder} has no test split",
+            "each epoch is scored on the test split",
             "prepare the data with --test FILE or --test 0.2",
             on_all_ranks=True,
         )
@@ -76,9 +76,9 @@ def open_data(
 def _open(folder: Path) -> Dataset:
     if folder.is_file():
         raise UserError(
-            f"{folder} is not a prepared data set but a file",
+            f"{folder} is a file, not a prepared data set",
             remedy=f"python -m crepe_dist.prepare {folder} --out data/{folder.name.split('.')[0]}, "
-            "then give that folder",
+            "then pass that folder",
         )
     return open_dataset(folder)
 
@@ -91,7 +91,7 @@ def _prepare_sample(folder: Path, page: Page | None) -> Iterator[object]:
 
 
 def few_batches(data: Dataset, config: Config) -> Dataset:
-    """Keep the first batches of the first epoch, repeated to make an epoch, as the split to train and to score on."""
+    """Return data whose train and test splits are the first batches of the first epoch, repeated for training."""
     wanted, part = config.training.overfit_batches, data.parts["train"]
     rows = epoch_order(len(part), config.training.seed, 0)[: wanted * config.data.batch_size]
     times = max(1, OVERFIT_STEPS // wanted)
@@ -99,13 +99,13 @@ def few_batches(data: Dataset, config: Config) -> Dataset:
 
 
 def verify_data(data: Dataset, world: World, record: Path) -> None:
-    """Compare the checksums of the data in one process of each host, unless nothing has changed since the last time.
+    """Verify the checksums of the data in one process per host; skip files unchanged since the last time.
 
     Args:
-        record: file of this host that tells what was verified, and how it looked then.
+        record: file in which this host records the verified files.
 
     Raises:
-        UserError: on every rank, if the data of one host are damaged.
+        UserError: on every rank, if the data are damaged on one host.
     """
 
     def check() -> None:

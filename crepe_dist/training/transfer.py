@@ -1,4 +1,4 @@
-"""Starting from trained parameters (``training.init_from``), perhaps on other data: which are kept, which are new."""
+"""Trained parameters to start from (``training.init_from``): which are kept, and which are initialised anew."""
 
 from __future__ import annotations
 
@@ -28,24 +28,28 @@ class Start:
     """Parameters to start from.
 
     Attributes:
-        shape: shape of the network that starts from them, with the classes of the data at hand.
-        arrays: parameters to take over, by name; the others keep their initial values.
+        shape: shape of the network, with the classes of the data.
+        arrays: parameters to copy, by name; all others keep their initial values.
         sha256: SHA-256 of the file.
-        said: description of what is kept and what is new, for a person to read.
+        summary: description of the kept and the new layers.
     """
 
     shape: CrepeShape | NGramShape
     arrays: Arrays
     sha256: str
-    said: str
+    summary: str
 
     def give(self, network: Network) -> None:
-        """Copy the arrays into a network; raises ``UserError`` as ``parameters.set_values`` does."""
+        """Copy the arrays into a network.
+
+        Raises:
+            UserError: the arrays do not fit.
+        """
         parameters.set_values(network, {**parameters.values(network), **self.arrays})
 
 
 def read(given: str, options: ModelOptions, dataset: Dataset) -> Start:
-    """Read the parameters that a network for these data and settings starts from.
+    """Read the parameters from which training on this data starts.
 
     Args:
         given: .params file or run folder.
@@ -67,29 +71,32 @@ def read(given: str, options: ModelOptions, dataset: Dataset) -> Start:
     if classes is not None and len(classes) != shape.classes:
         raise UserError(
             f"{path} has {shape.classes} outputs, its description {len(classes)} classes",
-            remedy="take another checkpoint; delete the .json to treat the file as foreign parameters",
+            remedy="choose another checkpoint, or delete the .json to treat the file as foreign parameters",
         )
     _check_settings(path, options, shape)
-    kept, said = _kept(path, arrays, shape, classes, dataset.classes)
+    kept, summary = _kept(path, arrays, shape, classes, dataset.classes)
     shape = replace(shape, classes=len(dataset.classes)).trained_as(options)
-    return Start(shape, kept, sha256(path) if about is None else about["sha256"], said)
+    return Start(shape, kept, sha256(path) if about is None else about["sha256"], summary)
 
 
 def _kept(
     path: Path, arrays: Arrays, shape: CrepeShape | NGramShape, classes: list[str] | None, here: list[str]
 ) -> tuple[Arrays, str]:
-    """Select the arrays to keep for the classes ``here``, and describe them.
+    """Select and describe the arrays to keep for the classes ``here``.
 
-    The last layer is kept as a whole or not at all: if one class name differs, all classes count as different.
+    The last layer is kept completely or not at all: one different class name makes all classes different.
 
     Args:
-        classes: names of the classes that the arrays were trained on; ``None`` if unknown.
+        classes: names of the classes that the arrays were trained for; ``None`` if unknown.
     """
     name, of_classes = wording.visible(str(path)), shape.class_axes
     if classes == here:
         return arrays, f"all layers from {name}"
     if classes is None and shape.classes == len(here):
-        return arrays, f"all layers from {name}; it does not name its classes, they are taken for those of the data"
+        return (
+            arrays,
+            f"all layers from {name}, which does not name its classes; they are assumed to be those of the data",
+        )
     if classes is not None and sorted(classes) == sorted(here):
         order = [classes.index(each) for each in here]
         ordered = {each: np.take(arrays[each], order, axis) for each, axis in of_classes.items()}
@@ -98,17 +105,17 @@ def _kept(
     if not shape.has_other_layers:
         raise UserError(
             f"{path} is an n-gram network for other classes than those of the data",
-            f"it has one layer, which belongs to its classes ({there}), so that nothing of it could be kept",
-            "leave out --init-from, or start from a Crepe network, as --model.network crepe trains it",
+            f"its only layer belongs to its classes ({there}), so nothing could be kept",
+            "omit --init-from, or start from a network trained with --model.network crepe",
         )
     kept = {each: array for each, array in arrays.items() if each not in of_classes}
-    return kept, f"convolutions 1 to 6, dense 1 and 2 from {name}; logits new, as its classes are others ({there})"
+    return kept, f"convolutions 1 to 6, dense 1 and 2 from {name}; logits new, because its classes differ ({there})"
 
 
 def _check_encoding(path: Path, there: Encoding, dataset: Dataset, network: dict[str, Any]) -> None:
-    """Check that a code stands for the same character in the same place.
+    """Check that both encodings map characters to the same codes and positions.
 
-    Folding accents changes neither. The table of n-grams fits texts of any length.
+    Folding accents does not matter. N-gram networks read texts of any length.
     """
     here = dataset.encoding
     any_length = parameters.shape_class(network).reads_any_length
@@ -116,25 +123,25 @@ def _check_encoding(path: Path, there: Encoding, dataset: Dataset, network: dict
         any_length or here.feature_len == there.feature_len
     ):
         raise UserError(
-            f"{path} was trained on texts that are encoded differently from {dataset.folder}",
-            f"it {there.described()}; the data: {here.described()}",
+            f"{path} was trained on texts encoded differently from {dataset.folder}",
+            f"the checkpoint: {there.described()}; the data: {here.described()}",
             f"prepare the data again with {there.flags(path.with_suffix('.json'))}",
         )
 
 
 def _check_settings(path: Path, options: ModelOptions, shape: CrepeShape | NGramShape) -> None:
-    """Check that no setting asks for another network than the given one."""
+    """Check that no setting contradicts the given network."""
     if options.asked_kind not in (None, shape.kind):
         raise UserError(
-            f"the settings ask for a network of the kind {options.asked_kind}, {path} is of the kind {shape.kind}",
+            f"the settings ask for model.network {options.asked_kind}, but {path} is a network of kind {shape.kind}",
             "training continues with the network of the given parameters",
-            "leave out model.network, model.size, model.filters and model.units, or start from another checkpoint",
+            "omit model.network, model.size, model.filters and model.units, or start from another checkpoint",
         )
     for name, value in shape.asked(options).items():
         if value not in (None, getattr(shape, name)):
             raise UserError(
-                f"the settings ask for {value} {name}, {path} has {getattr(shape, name)}",
-                "the network takes its size from the parameters that it starts from",
+                f"the settings ask for {value} {name}, but {path} has {getattr(shape, name)}",
+                "the given parameters decide the size of the network",
                 shape.unasked(name),
             )
 

@@ -25,7 +25,9 @@ def test_all_ranks_stop_before_the_update(data, tmp_path, unbroken, kind, proces
     # Steps count from 1: after 17 it is the 18th, the fifth of the second epoch, of 25 documents each.
     first, end = share(100, 125, rank, processes)
     rows = ", ".join(map(str, epoch_order(301, 0, 1)[first:end].tolist()))
-    assert printed.count(f"not finite at step 18 on rank {rank} (rows {rows} of the train part)") == 1, printed
+    assert (
+        printed.count(f"non-finite loss or gradient at step 18 on rank {rank} (rows {rows} of the train split)") == 1
+    ), printed
     assert "<stderr>:Traceback" not in printed
     assert harness.saved_step(run_dir) >= 13
     code, printed = harness.run(harness.command(run_dir, data, processes), tmp_path)
@@ -39,7 +41,7 @@ def test_a_step_can_be_left_out(data, tmp_path, unbroken, processes):
     arguments = harness.command(run_dir, data, processes, "--safety.nonfinite=skip")
     code, printed = harness.run(arguments, tmp_path, plan(tmp_path, "nan", processes - 1))
     assert code == 0, printed
-    assert printed.count("step 18 is left out") == 1
+    assert printed.count("step 18 is skipped") == 1
     assert [(each["step"], each["ranks"]) for each in records(run_dir, "skipped")] == [(18, [processes - 1])]
     mine, theirs = dict(harness.steps(run_dir)), dict(harness.steps(unbroken(processes)))
     assert 18 not in mine
@@ -81,7 +83,7 @@ def test_out_of_memory_names_the_batch(data, tmp_path):
     arguments[1:3] = ["-c", limited]
     code, printed = harness.run(arguments, tmp_path)
     assert code == ExitCode.ERROR, printed
-    assert "out of memory with data.batch_size 16384, of which 16384 documents for this process" in printed
+    assert "out of memory with data.batch_size 16384, 16384 documents of it on this process" in printed
     assert "try --data.batch_size 8192" in printed
     assert "Traceback" not in printed
 

@@ -188,7 +188,7 @@ def test_a_mistake_is_not_tried_again(supervised, tmp_path):
 def test_numbers_that_went_wrong_are_not_tried_again(supervised, tmp_path):
     code, printed = harness.finish(supervised(2, plan=fault(tmp_path, "nan", 1, 9)))
     assert code == ExitCode.ERROR, printed
-    assert "not finite at step 10 on rank 1" in printed
+    assert "non-finite loss or gradient at step 10 on rank 1" in printed
     assert printed.count("generation") == 1
 
 

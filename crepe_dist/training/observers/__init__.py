@@ -1,1 +1,1 @@
-"""Observers that follow a run while it trains, through the hooks of ``Observer``."""
+"""Observers of a training run, called through the hooks of ``Observer``."""

@@ -1,4 +1,4 @@
-"""Signs of life of the training loop for the watchdog."""
+"""Heartbeats of the training loop for the watchdog."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from crepe_dist.training.observers.observer import Observer
 
 
 class Heartbeat(Observer):
-    """Tells the watchdog of each step, and where the run stands if it should hang."""
+    """Observer that reports each step to the watchdog, and the position of the run in case of a hang."""
 
     def __init__(self, watchdog: Watchdog, progress: Progress) -> None:
         self._watchdog = watchdog

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient holds an infinity or NaN: left out, or the end of the run."""
+"""Handling of steps with a non-finite loss or gradient: skip the step, or end the run."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ from crepe_dist.training.step import Outcome
 
 @dataclass
 class NonFiniteGuard:
-    """Decides before each update whether the step counts; the same on every rank.
+    """Guard that accepts or rejects each update, alike on every rank.
 
     Args:
-        rows: documents in the train split.
+        config: configuration of the run.
+        rows: number of documents in the train split.
         size: number of ranks.
-        scale: scale of the loss, lowered after an overflow in float16.
+        scale: the loss scale, lowered after an overflow in float16.
+        metrics: metrics that record skipped steps.
+        say: prints a line.
     """
 
     config: Config
@@ -33,13 +36,14 @@ class NonFiniteGuard:
     say: Callable[[str], None]
 
     def accepts(self, outcome: Outcome, before: Progress) -> bool:
-        """Return whether the parameters are to be updated.
+        """Return whether to update the parameters.
 
         Args:
-            before: the run's progress before this step.
+            outcome: outcome of the step.
+            before: progress of the run before the step.
 
         Raises:
-            UserError: on every rank, where ``safety.nonfinite`` is stop.
+            UserError: on every rank, if the outcome is not finite and ``safety.nonfinite`` is stop.
         """
         if outcome.finite:
             return True
@@ -50,24 +54,24 @@ class NonFiniteGuard:
         culprits = named(ranks, order, before.documents, before.documents + outcome.documents, self.size)
         if self.config.safety.nonfinite == "skip":
             self.metrics.skipped({"step": outcome.step, "epoch": before.epoch, "ranks": ranks})
-            self.say(f"step {outcome.step} is left out: loss or gradient are not finite on {culprits}")
+            self.say(f"step {outcome.step} is skipped: non-finite loss or gradient on {culprits}")
             return False
         raise UserError(
-            f"loss or gradient are not finite at step {outcome.step} on {culprits}: training diverged",
-            "the learning rate is too large, in most cases; nothing of this step was kept",
-            "lower optimizer.learning_rate, set optimizer.clip_norm to 1, or leave such steps out with "
-            "--safety.nonfinite skip; the newest saved state is from before",
+            f"training diverged: non-finite loss or gradient at step {outcome.step} on {culprits}",
+            "usually the learning rate is too large; the step was discarded",
+            "lower optimizer.learning_rate, set optimizer.clip_norm to 1, or skip such steps with --safety.nonfinite "
+            "skip; the newest saved state is older than this step",
             on_all_ranks=True,
         )
 
 
 def named(ranks: Iterable[int], order: Order, start: int, stop: int, size: int) -> str:
-    """Name ranks for a person to read, each with its rows of the batch ``order[start:stop]``."""
+    """Name ranks for a message, each with its rows of the batch ``order[start:stop]``."""
     shown = []
     for rank in ranks:
         first, end = share(start, stop, rank, size)
         rows = order[first:end].tolist()
         listed = ", ".join(map(str, rows[:SHOWN_ROWS]))
         more = f", … {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""
-        shown.append(f"rank {rank} (rows {listed}{more} of the train part)")
+        shown.append(f"rank {rank} (rows {listed}{more} of the train split)")
     return "; ".join(shown)

@@ -12,18 +12,18 @@ from crepe_dist.training.observers.observer import Observer
 from crepe_dist.training.step import Outcome
 
 WINDOW = 100  # steps over which the loss is averaged
-STEPS = 500  # steps before the first warning; docs/decisions tells how long healthy runs stay at chance
+STEPS = 500  # steps before the first warning; see docs/decisions for how long healthy runs stay at chance
 MARGIN = 0.02  # fraction of the loss at chance that counts as noise
 
 
 class NotLearning(Observer):
-    """Warns when the network does not learn, and tells when it has begun to after all.
+    """Observer that warns when the loss stays at chance, and reports when it drops after a warning.
 
     Args:
-        guess: mean loss of predictions that do not look at the documents (``Objective.chance_loss``), in nats.
+        guess: mean loss at chance, in nats (``Objective.chance_loss``).
         config: settings that shape the advice.
-        has_plateau: ``Shape.has_plateau``.
-        say: told the warning.
+        has_plateau: value of ``Shape.has_plateau``.
+        say: prints a line.
     """
 
     def __init__(
@@ -33,13 +33,13 @@ class NotLearning(Observer):
         self._config = config
         self._has_plateau = has_plateau
         self._losses: deque[float] = deque(maxlen=WINDOW)
-        self._said = False
+        self._warned = False
         self._say = say
         self._step = 0
 
     @classmethod
     def of(cls, config: Config, data: Dataset, engine: Engine, say: Callable[[str], None]) -> NotLearning:
-        """Watch a run on ``data``."""
+        """Make the observer of a run on ``data``."""
         guess = engine.objective.chance_loss(data.class_counts())
         return cls(guess, config, engine.network.shape.has_plateau, say)
 
@@ -53,25 +53,25 @@ class NotLearning(Observer):
             self._say(line)
 
     def look(self, step: int, loss: float) -> str | None:
-        """Take the loss of a step; return a message if there is something to tell.
+        """Record the loss of a step; return a message if there is news.
 
         Args:
-            step: its number, from 1.
-            loss: mean of the step's documents, in nats.
+            step: number of the step, counted from 1.
+            loss: mean loss of the step's documents, in nats.
         """
         self._losses.append(loss)
-        if self._said:
+        if self._warned:
             if not self._is_stuck():
-                self._said = False
-                return f"step {step}: the loss is below chance level now; the network has begun to learn"
+                self._warned = False
+                return f"step {step}: the loss is below chance now; the network has started to learn"
         elif step % STEPS == 0 and len(self._losses) == WINDOW and self._is_stuck():
-            self._said = True
+            self._warned = True
             return self.advice(step)
         return None
 
     def end(self, step: int) -> str | None:
-        """Return the warning at the end of a run that was too short to be warned before."""
-        if self._said or not self._losses or not self._is_stuck():
+        """Return the warning at the end of a run that was too short for an earlier one."""
+        if self._warned or not self._losses or not self._is_stuck():
             return None
         return self.advice(step)
 
@@ -94,7 +94,7 @@ class NotLearning(Observer):
             tries.append(f"a lower rate: --optimizer.learning_rate {optimizer.learning_rate / 10:g}")
         if optimizer.name != "adam":
             tries.append(
-                ("Adam, which leaves this plateau sooner" if convolutions else "Adam, whose steps suit rare n-grams")
+                ("Adam, which leaves this plateau sooner" if convolutions else "Adam, which suits rare n-grams")
                 + ": --optimizer.name adam --optimizer.learning_rate 0.001"
             )
         if convolutions and model.initialisation == "paper":
@@ -105,18 +105,15 @@ class NotLearning(Observer):
             tries.append("less dropout: --model.dropout 0.5")
         if training.overfit_batches == 0:
             tries.append(
-                "a test that it can learn at all: --overfit-batches 2; if it cannot, labels and texts may not "
+                "a test whether it can memorise two batches: --overfit-batches 2; if not, texts and labels may not "
                 f"match: python -m crepe_dist.predict RUN --random 5 --data {self._source()} shows some"
             )
         if convolutions:
-            tries.append(
-                f"more steps: on few or hard data this lasts a thousand steps or more; --epochs {2 * training.epochs}"
-            )
-        else:  # n-grams have no such plateau
+            tries.append(f"more steps: few or difficult data take a thousand or more; --epochs {2 * training.epochs}")
+        else:  # n-grams have no plateau
             tries += [
-                f"another alphabet, if {self._source()}/report.html says that characters are not known: "
-                "prepare --alphabet auto",
-                f"more steps, if these were few: --epochs {2 * training.epochs}",
+                f"another alphabet, if {self._source()}/report.html has unknown characters: prepare --alphabet auto",
+                f"more steps, if there were few: --epochs {2 * training.epochs}",
             ]
         lines = "\n".join(f"  do:  {each}" for each in tries)
         return (

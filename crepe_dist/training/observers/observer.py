@@ -1,4 +1,4 @@
-"""Hooks of the training loop, for everything that follows a run without being part of the recipe."""
+"""Hooks of the training loop for everything that is not part of the recipe."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from crepe_dist.training.step import Outcome
 
 
 class Observer:
-    """Something that follows a run. Every rank calls every method at the same point; each does nothing by default."""
+    """Observer of a run. Every rank calls each method at the same point; by default they do nothing."""
 
     def begin_epoch(self) -> None:
-        """Follow the start of an epoch, or of what is left of it after a resume."""
+        """Handle the start of an epoch, or of the rest of it after a resume."""
 
     def wait(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Wrap the batches of an epoch, to measure the time spent waiting for them."""
+        """Wrap the batches of an epoch, for instance to measure the wait for them."""
         return batches
 
     def before_step(self, batch: Batch) -> None:
-        """Follow the start of a step."""
+        """Handle the start of a step."""
 
     def after_step(self, outcome: Outcome, learning_rate: float) -> None:
-        """Follow the end of a step, which the run's progress counts already."""
+        """Handle the end of a step, which the run's progress already counts."""
 
     def end_epoch(self) -> None:
-        """Follow the last step of an epoch, before the network is scored."""
+        """Handle the end of an epoch's steps, before the network is scored."""
 
     def begin_evaluation(self) -> None:
-        """Follow the start of the scoring after an epoch."""
+        """Handle the start of the evaluation after an epoch."""
 
     def after_epoch(self, record: dict[str, Any], scores: dict[str, Scores]) -> None:
-        """Follow the end of an epoch, whose checkpoint is written."""
+        """Handle the end of an epoch, after its checkpoint was written."""
 
     def finish(self) -> None:
-        """Follow the end of the run."""
+        """Handle the end of the run."""
 
 
 class Observers(Observer):

@@ -16,7 +16,7 @@ from crepe_dist.training.observers.observer import Observer
 
 @dataclass(eq=False)
 class Pictures(Observer):
-    """Draws after each epoch, unless the run was asked to stop, which is more urgent."""
+    """Observer that draws after each epoch, unless the run was asked to stop, which is more urgent."""
 
     metrics: Metrics
     network: Network

@@ -1,4 +1,4 @@
-"""Comparison of the parameters over the ranks: replica divergence would spoil what rank 0 saves."""
+"""Check for replica divergence: if it happens, rank 0's checkpoints no longer stand for all ranks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from crepe_dist.training.step import Outcome
 
 @dataclass(eq=False)
 class ReplicaCheck(Observer):
-    """Compares the replicas every so many steps; a save compares them anyway."""
+    """Observer that compares the replicas every ``every`` steps; each save compares them as well."""
 
     network: Network
     ranks: Collectives
@@ -33,7 +33,7 @@ def check_replicas(network: Network, ranks: Collectives) -> None:
     """Compare a checksum of the parameters over the ranks; every rank calls it.
 
     Raises:
-        UserError: on every rank, naming those that differ from the majority (of two, the second).
+        UserError: on every rank, if parameters differ; it names the ranks outside the majority (of two, rank 1).
     """
     if ranks.size == 1:
         return
@@ -45,9 +45,9 @@ def check_replicas(network: Network, ranks: Collectives) -> None:
     if odd:
         raise UserError(
             f"the parameters of rank {', '.join(map(str, odd))} differ from those of the other ranks",
-            "a fault of memory, of the network or of a device, or a bug in crepe_dist",
-            "run the same command again, which resumes from the newest saved state, where they were equal; "
-            "leave the host out if it happens again",
+            "a fault in memory, the network or a device, or a bug in crepe_dist",
+            "run the same command again to resume from the newest saved state, where they were equal; if it happens "
+            "again, leave that host out",
             on_all_ranks=True,
             code=ExitCode.FAILURE,
         )

@@ -1,4 +1,4 @@
-"""Saving the state of a run while it trains, and stopping it without a loss."""
+"""Saves of a run's state during training, and stops without loss."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from crepe_dist.training.step import Outcome
 
 @dataclass(eq=False)
 class StateKeeper(Observer):
-    """Does after a step what the ranks agreed on: saves the state, or saves it and stops.
+    """Observer that saves the state, or saves it and stops, when the ranks have agreed to after a step.
 
     Args:
-        saver: writes on rank 0, does nothing on the others.
-        beat: told of a save: a sign of life for the watchdog.
-        fresh: whether the command started another run although one exists.
+        saver: saver of this rank; only that of rank 0 writes.
+        beat: reports a save to the watchdog.
+        fresh: true if the command was given ``--fresh``.
     """
 
     run: RunState
@@ -40,7 +40,7 @@ class StateKeeper(Observer):
     fresh: bool
 
     def wish(self, step: int) -> Wish:
-        """Return what this rank wishes to be done after ``step``."""
+        """Return this rank's wish for the time after ``step``."""
         return max(self.control.wish, Wish.SAVE if self.saver.due(step) else Wish.GO_ON)
 
     def after_step(self, outcome: Outcome, learning_rate: float) -> None:
@@ -62,7 +62,7 @@ class StateKeeper(Observer):
         self.log.flush()
         check_replicas(self.run.engine.network, self.ranks)
         try:
-            # Before the state, which relies on them.
+            # The state relies on the metrics, so they go first.
             self.metrics.sync()
             if self.ranks.is_root:
                 self.saver.save(self.run.snapshot())
@@ -72,7 +72,7 @@ class StateKeeper(Observer):
         self.log.restart_clock()
 
     def stop(self) -> NoReturn:
-        """Save the state and end the run once it is on the disk; every rank calls it.
+        """Save the state, wait until it is on disk, and end the run; every rank calls it.
 
         Raises:
             Stopped: always, unless the state could not be saved.
@@ -85,7 +85,7 @@ class StateKeeper(Observer):
         if self.saver.durable_step not in (None, step):
             raise UserError(
                 f"the steps after step {self.saver.durable_step} could not be saved",
-                remedy="make room, and run the command again",
+                remedy="free some disk space, and run the command again",
             )
         again = "the same command without --fresh" if self.fresh else "the same command"
         self.say(f"{stopped}: saved after step {step}; {again} resumes from there")

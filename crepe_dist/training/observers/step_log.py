@@ -21,7 +21,7 @@ from crepe_dist.training.step import Outcome
 
 @dataclass(frozen=True)
 class Done:
-    """A step that has not been recorded yet."""
+    """A step whose record has not been written yet."""
 
     step: int
     documents: int
@@ -30,7 +30,7 @@ class Done:
 
 
 class StepLog(Observer):
-    """Writes a record of each step every ``logging.every`` steps, with the mean speed since the last time."""
+    """Observer that writes the records of the steps every ``logging.every`` steps, with their mean speed."""
 
     def __init__(
         self, config: Config, data: Dataset, engine: Engine, progress: Progress, metrics: Metrics, display: Display
@@ -45,7 +45,7 @@ class StepLog(Observer):
         self._unrecorded: list[Done] = []
         self._waited = 0.0
         self._since = time.monotonic()
-        self._compiled = False  # the first step compiles; it is recorded alone, so that no rate contains it
+        self._compiled = False  # the first step compiles; it is recorded alone, so that it distorts no rate
 
     def begin_epoch(self) -> None:
         self._display.begin_epoch(self._progress.epoch, self._epochs, self._rows, self._progress.documents)
@@ -60,7 +60,7 @@ class StepLog(Observer):
                 return
             self._waited += time.monotonic() - asked
             yield batch
-            del batch  # to free it is not waiting
+            del batch  # freeing it must not count as waiting
 
     def after_step(self, outcome: Outcome, learning_rate: float) -> None:
         if outcome.finite:
@@ -84,7 +84,7 @@ class StepLog(Observer):
             self._display.say(f"the last lines of the metrics could not be written: {error}")
 
     def flush(self) -> None:
-        """Record and show the steps since the last time."""
+        """Record and show the steps since the last record."""
         seconds = time.monotonic() - self._since
         self._progress.seconds += seconds
         if self._unrecorded:
@@ -101,7 +101,7 @@ class StepLog(Observer):
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        """Leave the time since the last record out of the speed."""
+        """Exclude the time since the last record from the speed."""
         self._waited = 0.0
         self._since = time.monotonic()
 

@@ -25,7 +25,7 @@ TIMELINE = "horovod_timeline.json"
 
 
 class Profile(Observer):
-    """Adds up the phases of the first ``STEPS`` steps; the device is waited for after each, so phases do not overlap.
+    """Observer that times the phases of the first ``STEPS`` steps; a wait for the device ends each, so none overlap.
 
     Phases: other (logging, saving), data wait, copy (the batch to the device; on a CPU, the weights into the layout of
     the kernels), forward, backward, all-reduce (including the wait for the slowest rank), update.
@@ -64,14 +64,14 @@ class Profile(Observer):
                 return
             self._step.mark("data wait")
             yield batch
-            del batch  # to free it is not waiting
+            del batch  # freeing it must not count as waiting
 
     def after_step(self, outcome: Outcome, learning_rate: float) -> None:
         if self.steps >= STEPS:
             self.end_epoch()
 
     def end_epoch(self) -> None:
-        """Show the profile, unless it was shown before, and continue without."""
+        """Show the profile once, and stop profiling."""
         if self.steps and not self._is_over:
             self._say(self.report(self._batch_size))
             self._log.restart_clock()
@@ -79,11 +79,11 @@ class Profile(Observer):
         self._step.mark = no_mark
 
     def mark(self, phase: str) -> None:
-        """End ``phase``; the first one starts the profile."""
+        """End a phase; the first call starts the profile."""
         mx.nd.waitall()
         now = time.perf_counter()
         if self._since is None:
-            if self._world.is_root:  # files of an earlier profile
+            if self._world.is_root:  # remove the files of an earlier profile
                 (self._folder.path / NAME).unlink(missing_ok=True)
                 self._timeline.unlink(missing_ok=True)
             self._world.start_timeline(str(self._timeline))
@@ -93,7 +93,7 @@ class Profile(Observer):
         self.steps += phase == "update"
 
     def report(self, documents: int) -> str:
-        """Write ``profile.json`` into the run's folder and return it as a table; every rank calls it.
+        """Write ``profile.json`` into the run's folder and return the profile as a table; every rank calls it.
 
         Args:
             documents: number of documents in a global batch.
@@ -119,19 +119,20 @@ class Profile(Observer):
         }
         if self._world.is_root:
             if self._timeline.is_file() and self._timeline.stat().st_size == 0:
-                self._timeline.unlink()  # Horovod had nothing to do in these steps
+                self._timeline.unlink()  # Horovod did nothing in these steps
             write_json(self._folder.path / NAME, result)
-        lines = [f"profile of {self.steps} steps, milliseconds a step (mean of the processes, slowest process)"]
+        lines = [f"profile of {self.steps} steps, milliseconds per step (mean, slowest process)"]
         lines += [f"  {name:<12}{mean[name]:8.2f}  {mean[name] / total:6.1%}{slowest[name]:10.2f}" for name in names]
         speed = f"  {'sum':<12}{total:8.2f}  {rate:,.0f} documents/s{gigaflops(achieved, ', ')}"
         if ceiling is not None:
-            speed += f", {achieved / ceiling:.0%} of the matrix product in that precision"
+            speed += f", {achieved / ceiling:.0%} of the fastest matrix product in that precision"
         return "\n".join([*lines, speed, f"  written to {self._folder.path / NAME}"])
 
     def _ceiling(self) -> float | None:
-        """Measure the best matrix product at hand on all ranks at once, in operations a second.
+        """Measure the fastest matrix product in the run's precision on all ranks at once, in operations per second.
 
-        ``None`` if there is none in the precision, or the network has none.
+        Returns:
+            The rate, or ``None`` if there is no such product or the network does not multiply.
         """
         if not self._engine.network.shape.multiplies:
             return None
