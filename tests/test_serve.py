@@ -160,7 +160,7 @@ class TestRefusals:
             (b"{", 400, "not JSON"),
             (b"\xff", 400, "not UTF-8"),
             (b"[" * 999, 400, ""),
-            (b'{"text": "a", "text": "b"}', 400, "twice"),
+            (b'{"text": "a", "text": "b"}', 400, "duplicate key"),
             (b'{"text": "\\ud800"}', 400, "not UTF-8"),
             (b'{"top": ' + b"9" * 900 + b"}", 400, "900 digits"),
             (b"[]", 422, ""),
