@@ -1,1 +1,1 @@
-"""Everything that knows about more than one process; the only place that imports Horovod."""
+"""Everything that deals with more than one process; the only room that imports Horovod."""

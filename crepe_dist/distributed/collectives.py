@@ -17,7 +17,7 @@ HEARTBEAT_SECONDS = 10.0
 
 
 class Collectives:
-    """Collectives of a single process, each one the identity; the base class of those of many processes.
+    """Collectives of a single process, where each is the identity; base class of those of many processes.
 
     Every rank calls each method, with the same ``name`` at the same point of the program.
 

@@ -2,7 +2,7 @@
 
 It is written to the run's folder while training, else to the current folder, or to the system's temporary folder if
 neither is writable. Writing it must not hide the failure or delay the end of the process: errors while writing are
-ignored, and it is given up after ``SECONDS``.
+ignored, and writing is given up after ``SECONDS``.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ LIBRARIES = {
     "libnvrtc.so.11.2": ("nvidia-cuda-nvrtc-cu11", "cuda_nvrtc"),
 }
 DRIVER = "libcuda.so.1"
-# Oldest CUDA version of a driver. 11.0 (450.80.02) runs all of CUDA 11: NVIDIA's "CUDA Compatibility", table 1.
+# Lowest CUDA version of the driver. 11.0 (450.80.02) runs all of CUDA 11: NVIDIA's "CUDA Compatibility", table 1.
 OLDEST_DRIVER = (11, 0)
 # Compute capabilities of the machine code in the flavour's libmxnet.so: 198 pieces each, and no PTX, which later GPUs
 # could translate. Code runs on GPUs of the same major number and the same or a higher minor one: NVIDIA's "Ada GPU

@@ -38,14 +38,14 @@ def is_lost_peer(text: str) -> bool:
 
 
 def peer_addresses(text: str) -> list[str]:
-    """Return the addresses of the peers that Gloo names in such a text (checked with Horovod 0.28.1)."""
+    """Return the addresses of the peers that Gloo names in an error's text (checked with Horovod 0.28.1)."""
     return _PEER_ADDRESS.findall(text)
 
 
 def place_variables(slot: Slot, rendezvous: tuple[str, int], interface: str) -> dict[str, str]:
-    """Return the environment that ``hvd.init`` reads the place of a process from.
+    """Return the variables from which ``hvd.init`` learns the place of a process.
 
-    ``horovodrun`` sets it, no documentation lists it (checked with Horovod 0.28.1:
+    ``horovodrun`` sets them, but no documentation lists them (checked with Horovod 0.28.1:
     ``horovod/runner/gloo_run.py``).
 
     Args:
@@ -70,7 +70,7 @@ def place_variables(slot: Slot, rendezvous: tuple[str, int], interface: str) -> 
 
 
 def rendezvous_scopes(slots: Sequence[Slot]) -> dict[str, int]:
-    """Return the scopes of the rendezvous in which Horovod's contexts meet, with their numbers of processes.
+    """Return the rendezvous scopes in which Horovod's contexts meet, with the number of processes in each.
 
     Checked with Horovod 0.28.1: ``horovod/common/gloo/gloo_context.cc``.
     """

@@ -85,7 +85,7 @@ def _check_network(launch: Launch) -> None:
     """Check interface and host name before Gloo does, which would end the process without an explanation.
 
     Raises:
-        UserError: this host lacks the network interface, or an address of its own; one process of the host says so.
+        UserError: this host lacks the network interface, or an address of its own; one process per host reports it.
     """
     interface = os.environ.get("HOROVOD_GLOO_IFACE")
     if not interface:

@@ -70,7 +70,7 @@ class Meeting:
 
 
 def is_needed(launch: Launch, environment: Mapping[str, str] = os.environ) -> bool:
-    """Return whether a rendezvous is needed: not under horovodrun or the supervisor, which set everything, or MPI."""
+    """Return whether a rendezvous is needed; horovodrun, the supervisor and MPI form the group themselves."""
     return launch.size > 1 and launch.launcher != HOROVODRUN and environment.get("HOROVOD_CONTROLLER") != "mpi"
 
 

@@ -89,13 +89,13 @@ class SharedGradients:
         return Reduced(rows, tuple(rank for rank in range(len(self._memories)) if bad >> (rank % 64) & 1))
 
     def sum(self) -> None:
-        """Do ``all_reduce`` without a row, as a Gluon trainer's ``_allreduce_grads``."""
+        """Sum the gradients without a row, in place of a Gluon trainer's ``_allreduce_grads``."""
         self.all_reduce(np.zeros(0))
 
     def sum_note(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Sum a small array, of at most ``NOTE`` bytes, over the processes in the order of ranks.
 
-        Horovod would take one to two of its cycles for it.
+        Through Horovod this would take one to two of its cycles.
         """
         self._write_note(array)
         self._wait_for_all()
@@ -113,7 +113,7 @@ class SharedGradients:
     def _move(self) -> list[Any]:
         """Move the gradients into shared memory.
 
-        It must come before a backward pass is compiled: MXNet would go on writing into the old arrays.
+        Call before a backward pass is compiled; otherwise MXNet would keep writing into the old arrays.
         """
         offset = 0
         for parameter in self._parameters:
@@ -130,7 +130,7 @@ class SharedGradients:
         while not self._functions.crepe_passed(self._barrier, round_, LOOK_SECONDS):
             peers = [memory for rank, memory in enumerate(self._memories) if rank != self._rank]
             if any(peer.owner_is_gone() for peer in peers):
-                # It may have ended after it arrived; then all continue.
+                # If it ended after it had arrived, all continue.
                 if self._functions.crepe_passed(self._barrier, round_, 0.0):
                     return
                 raise PeerGone("another process of this host ended")
@@ -156,8 +156,8 @@ def share(ranks: Collectives, parameters: Iterable[Any]) -> SharedGradients | No
     """Move the gradients of all ranks into shared memory; every rank calls it.
 
     Returns:
-        ``None`` on all ranks if one of them cannot: ranks on other hosts, /dev/shm too small (a container has 64 MB by
-        default), or no compiled kernels.
+        The shared gradients, or ``None`` on all ranks if one of them cannot share: a rank is on another host, /dev/shm
+        is too small (a container has 64 MB by default), or there are no compiled kernels.
     """
     trained = [p for p in parameters if p.grad_req != "null"]
     native, _ = library.find()
@@ -194,7 +194,7 @@ def remove_stale() -> None:
 
 
 def _aligned(count: int) -> int:
-    """Round the size of a gradient up to whole pages, in numbers."""
+    """Round the number of elements of a gradient up to whole pages."""
     step = mmap.PAGESIZE // 4
     return -(-count // step) * step
 

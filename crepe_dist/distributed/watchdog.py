@@ -66,8 +66,8 @@ class Watchdog:
     def beat(self, phase: str = "") -> None:
         """Record progress.
 
-        It does not return once the watchdog is ending the process: a suspended process may be continued only to write
-        its stack.
+        It never returns once the watchdog is ending the process, because a suspended process may have been continued
+        only to write its stack.
 
         Args:
             phase: name of the phase that starts; empty: the same as before.
@@ -77,15 +77,15 @@ class Watchdog:
         if phase and phase != self._phase:
             self._phase, self._steps = phase, 0
         elif self._steps > 1 and self._phase in LEARNT_IN and now - self._looked < TICK_SECONDS + STOPPED_SECONDS:
-            # The first step of a phase may compile; in a late one, this process itself was suspended.
+            # The first step of a phase may compile, and after a late tick this process itself was suspended.
             self._longest = heapq.nlargest(OUTLIERS + 1, [*self._longest, now - self._since])
         self._steps += 1
         self._since = now
 
     def trust(self) -> None:
-        """Wait without a limit until the next beat: the other ranks have watchdogs of their own.
+        """Suspend the limit until the next beat, because the other ranks have watchdogs of their own.
 
-        The exception is a suspended process of this host, whose watchdog is suspended, too.
+        A suspended process of this host still counts as a hang, because its watchdog is suspended, too.
         """
         self._since = math.inf
 

@@ -1,7 +1,8 @@
-"""The processes that train together, behind one interface with three cases in each call.
+"""The processes that train together, behind one interface.
 
-Many processes: Horovod. One process: the identity, and Horovod is never imported. Launched as many, but Horovod is
-missing or sees fewer: an error with the remedy (``join``), never N silent independent runs.
+Many processes use Horovod. For a single process each collective is the identity, and Horovod is never imported. If
+several processes are launched but Horovod is missing or sees fewer, ``join`` raises an error: N processes never train
+independently without saying so.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class World(Collectives):
         """Copy rank 0's values of Gluon parameters to every rank.
 
         Args:
-            parameters: by names that are the same on every rank; Gluon's own count the networks of a process.
+            parameters: parameters by names that are the same on every rank. Gluon's own names are not: they contain a
+                counter.
         """
 
     def trainer(self, parameters: dict[str, gluon.Parameter], optimizer: str, settings: dict[str, Any]) -> Trainer:
