@@ -34,7 +34,7 @@ def test_enough(grace, step, written):
     [(4, 0.5, None, "4.5"), (30, 27, 0.1, "31.0"), (9, 1, 4.5, "10.0")],  # a long step; a slow disk
 )
 def test_too_short(grace, step, written, seconds):
-    with pytest.raises(UserError, match=f"safety.grace_s is {grace}, and stopping may take {seconds} s") as caught:
+    with pytest.raises(UserError, match=f"safety.grace_s is {grace}, but stopping may take {seconds} s") as caught:
         check(grace, step, written)
     assert caught.value.on_all_ranks
 
@@ -43,7 +43,7 @@ def test_too_short(grace, step, written, seconds):
 def test_no_step_is_taken(data, tmp_path, processes):
     flags = ("--data", data, "--run-dir", "run", *QUICK, "--safety.grace_s=2")
     printed = run(command("train", *flags, processes=processes), tmp_path, code=1)
-    assert printed.count("safety.grace_s is 2, and stopping may take 4.") == 1
+    assert printed.count("safety.grace_s is 2, but stopping may take 4.") == 1
     assert "set --safety.grace_s to that" in printed
     assert not (tmp_path / "run" / "metrics.jsonl").exists() or not losses(tmp_path / "run")
 

@@ -1,4 +1,4 @@
-"""Progress of a run on rank 0: a bar on a terminal, plain lines anywhere else."""
+"""Progress of a run on rank 0: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Speed:
 
     def __str__(self) -> str:
         return (
-            f"{self.documents:,.0f}/s  {self.milliseconds:,.{0 if self.milliseconds >= 100 else 1}f} ms a step  "
+            f"{self.documents:,.0f}/s  {self.milliseconds:,.{0 if self.milliseconds >= 100 else 1}f} ms per step  "
             f"{self.waited:.1%} waiting{gigaflops(self.flops, '  ')}"
         )
 

@@ -51,7 +51,7 @@ def estimate(
 ) -> Estimate:
     """Time the gradients and the scoring of a batch, without changing the parameters; every rank calls it.
 
-    The slowest rank counts. The update of the parameters is not included.
+    The times of the slowest rank count. The update of the parameters is not included.
 
     Args:
         batch: next batch of the run; ``None`` at the end of an epoch.

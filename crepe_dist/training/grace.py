@@ -27,7 +27,7 @@ def check_grace(grace: float | None, step: float, saver: Saver, ranks: Collectiv
     save = max(SAVE_SECONDS, 2 * ranks.broadcast(saver.seconds, "seconds of a save"))
     if step + save > grace:
         raise UserError(
-            f"safety.grace_s is {grace:g}, and stopping may take {step + save:.1f} s",
+            f"safety.grace_s is {grace:g}, but stopping may take {step + save:.1f} s",
             f"a step takes {step:.1f} s and saving up to {save:.1f} s; a process killed earlier loses the steps since "
             "its last save",
             "configure more time between SIGTERM and SIGKILL in the scheduler, and set --safety.grace_s to that; or "

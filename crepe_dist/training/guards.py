@@ -80,7 +80,7 @@ class Guards(Observers):
         return self._saver.durable_step
 
     def wish(self, step: int) -> Wish:
-        """Return this rank's wish for the time after ``step``: to continue, save or stop."""
+        """Return what this rank wants to do after ``step``: continue, save or stop."""
         return self._keeper.wish(step)
 
     def accepts(self, outcome: Outcome) -> bool:

@@ -33,7 +33,7 @@ def explained(option: str, batch_size: int, processes: int) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise UserError(
-            f"out of memory with {option} {batch_size}, {share} documents of it on this process",
+            f"out of memory with {option} {batch_size}, which is {share} documents for this process",
             str(error).strip().splitlines()[-1][:200] if str(error) else "",
             f"try --{option} {batch_size // 2}, or more processes on more hosts"
             if share > 1

@@ -54,7 +54,7 @@ class TrainingStep:
         engine: the network on this rank's device.
         trainer: trainer from ``World.trainer``.
         size: number of ranks.
-        seed: random seed of the dropout, beside the step and a document's place in the global batch.
+        seed: random seed of the dropout, which also depends on the step and the place in the global batch.
         clip_norm: largest norm of the mean gradient; ``None``: no clipping.
 
     Attributes:
@@ -90,7 +90,7 @@ class TrainingStep:
 
         Args:
             loss: result of ``gradients``.
-            wish: wish of this rank for the time after the step.
+            wish: action that this rank wishes for after the step.
 
         Raises:
             UserError: on every rank, if the ranks are at different steps.

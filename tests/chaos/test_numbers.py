@@ -83,7 +83,7 @@ def test_out_of_memory_names_the_batch(data, tmp_path):
     arguments[1:3] = ["-c", limited]
     code, printed = harness.run(arguments, tmp_path)
     assert code == ExitCode.ERROR, printed
-    assert "out of memory with data.batch_size 16384, 16384 documents of it on this process" in printed
+    assert "out of memory with data.batch_size 16384, which is 16384 documents for this process" in printed
     assert "try --data.batch_size 8192" in printed
     assert "Traceback" not in printed
 

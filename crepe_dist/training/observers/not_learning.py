@@ -91,32 +91,34 @@ class NotLearning(Observer):
         diverged = self._mean() > 1.2 * self._guess
         tries = []
         if diverged or (optimizer.name == "adam" and optimizer.learning_rate > 0.002):
-            tries.append(f"a lower rate: --optimizer.learning_rate {optimizer.learning_rate / 10:g}")
+            tries.append(f"lower the learning rate: --optimizer.learning_rate {optimizer.learning_rate / 10:g}")
         if optimizer.name != "adam":
             tries.append(
-                ("Adam, which leaves this plateau sooner" if convolutions else "Adam, which suits rare n-grams")
+                ("use Adam, which leaves this plateau sooner" if convolutions else "use Adam, which suits rare n-grams")
                 + ": --optimizer.name adam --optimizer.learning_rate 0.001"
             )
         if convolutions and model.initialisation == "paper":
-            tries.append("wider initial weights: --model.initialisation xavier")
+            tries.append("start from larger weights: --model.initialisation xavier")
         if optimizer.clip_norm is None and diverged:
-            tries.append("clipping: --optimizer.clip_norm 1")
+            tries.append("clip the gradients: --optimizer.clip_norm 1")
         if convolutions and model.dropout > 0.5:
-            tries.append("less dropout: --model.dropout 0.5")
+            tries.append("reduce the dropout: --model.dropout 0.5")
         if training.overfit_batches == 0:
             tries.append(
-                "a test whether it can memorise two batches: --overfit-batches 2; if not, texts and labels may not "
-                f"match: python -m crepe_dist.predict RUN --random 5 --data {self._source()} shows some"
+                "test whether it can memorise two batches: --overfit-batches 2; if not, check that texts and labels "
+                f"match: python -m crepe_dist.predict RUN --random 5 --data {self._source()}"
             )
         if convolutions:
-            tries.append(f"more steps: few or difficult data take a thousand or more; --epochs {2 * training.epochs}")
+            tries.append(
+                f"train longer: with few or difficult data this takes a thousand steps; --epochs {2 * training.epochs}"
+            )
         else:  # n-grams have no plateau
             tries += [
-                f"another alphabet, if {self._source()}/report.html has unknown characters: prepare --alphabet auto",
-                f"more steps, if there were few: --epochs {2 * training.epochs}",
+                f"learn an alphabet, if {self._source()}/report.html has unknown characters: prepare --alphabet auto",
+                f"train longer, if these were few steps: --epochs {2 * training.epochs}",
             ]
         lines = "\n".join(f"  do:  {each}" for each in tries)
         return (
-            f"not learning: after {step} steps the loss is {self._mean():.3f}, at chance: predicting the class "
-            f"frequencies for every text gives {self._guess:.3f}\n{lines}"
+            f"not learning: after {step} steps the loss is {self._mean():.3f}, no better than chance (the "
+            f"class frequencies for every text give {self._guess:.3f})\n{lines}"
         )

@@ -1,4 +1,4 @@
-"""Saves of a run's state during training, and stops without loss."""
+"""Observer that saves the state of a run, and stops the run without losing a step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from crepe_dist.training.step import Outcome
 
 @dataclass(eq=False)
 class StateKeeper(Observer):
-    """Observer that saves the state, or saves it and stops, when the ranks have agreed to after a step.
+    """Observer that saves the state after a step, and stops the run, as the ranks have agreed.
 
     Args:
         saver: saver of this rank; only that of rank 0 writes.
@@ -40,7 +40,7 @@ class StateKeeper(Observer):
     fresh: bool
 
     def wish(self, step: int) -> Wish:
-        """Return this rank's wish for the time after ``step``."""
+        """Return what this rank wants to do after ``step``."""
         return max(self.control.wish, Wish.SAVE if self.saver.due(step) else Wish.GO_ON)
 
     def after_step(self, outcome: Outcome, learning_rate: float) -> None:

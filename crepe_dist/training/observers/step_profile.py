@@ -25,7 +25,7 @@ TIMELINE = "horovod_timeline.json"
 
 
 class Profile(Observer):
-    """Observer that times the phases of the first ``STEPS`` steps; a wait for the device ends each, so none overlap.
+    """Observer that times the phases of the first ``STEPS`` steps. Each ends with a wait for the device: none overlap.
 
     Phases: other (logging, saving), data wait, copy (the batch to the device; on a CPU, the weights into the layout of
     the kernels), forward, backward, all-reduce (including the wait for the slowest rank), update.
