@@ -29,7 +29,7 @@ def chromium():
 
 
 class Browsing:
-    """What a person does and sees on a page that classifies."""
+    """A user's actions on a page that classifies, and what the page shows."""
 
     def until(self, browser, condition):
         from selenium.webdriver.support.ui import WebDriverWait

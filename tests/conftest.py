@@ -1,4 +1,4 @@
-"""What the tests share: a small data set with classes that can be told apart, and commands run as a user runs them."""
+"""Shared fixtures: a small data set with separable classes, and commands run as a user runs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A libcuda.so.1 that answers as the environment says, and packages like those of MXNet's GPU flavour, all empty."""
+"""A fake libcuda.so.1 with answers from the environment, and empty packages like those of MXNet's GPU flavour."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def packages(folder: Path) -> Path:
 
 
 def environment(libraries: Path | None = None, site: Path | None = None, **told: object) -> dict[str, str]:
-    """Of a process that finds them; ``told``: what the driver answers, as in ``SOURCE``."""
+    """Return the environment of a process that finds them; ``told``: the driver's answers, as in ``SOURCE``."""
     root = str(Path(__file__).resolve().parents[1])
     return {
         **os.environ,

@@ -1,4 +1,4 @@
-"""Carries a Dockerfile out without Docker: each stage in a root of its own, which debootstrap makes, by chroot.
+"""Execution of a Dockerfile without Docker: each stage runs by chroot in its own root made by debootstrap.
 
 Enough of the format for this project's files: FROM, COPY, RUN, ENV, WORKDIR, USER, HEALTHCHECK and CMD, the last two as
 lists. What a container has beyond a root (its own network, limits, a read-only image) is not tried.
@@ -31,7 +31,7 @@ def steps(dockerfile: Path) -> list[tuple[str, str]]:
 
 
 def context(root: Path) -> list[Path]:
-    """What Docker sends to the build, as .dockerignore says: the last pattern that matches a path decides."""
+    """Return the files that Docker sends to the build; the last matching pattern of .dockerignore decides."""
     patterns = [
         line for line in (root / ".dockerignore").read_text(encoding="utf-8").split("\n") if line[:1] not in "#"
     ]

@@ -1,4 +1,4 @@
-"""Horovod's launcher, told that Horovod was built with Gloo and without MPI.
+"""Horovod's launcher, patched to assume a build with Gloo and without MPI.
 
 ``horovodrun`` imports MXNet twice, in two processes of its own, to find that out: four seconds of CPU at each start.
 """

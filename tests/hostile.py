@@ -1,4 +1,4 @@
-"""Files that were made to do harm, each with the command that reads it and what it must say."""
+"""Malicious files, each with the command that reads it and the expected message."""
 
 from __future__ import annotations
 
@@ -544,7 +544,7 @@ source("class names from a device", names(lambda path: path.symlink_to("/dev/zer
 
 
 def part(name: str, change: Callable[[dict[str, Any]], object], complaint: str) -> None:
-    """One of two parts that were to be merged, with its manifest changed."""
+    """Add a case: one of two parts to merge, with a changed manifest."""
 
     def build(where: Path, good: Good) -> None:
         path = good.copy("part", where) / "spool.json"

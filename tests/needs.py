@@ -1,4 +1,4 @@
-"""Programs that tests start: a test is skipped where one is missing, and pytest's summary tells how to install it."""
+"""Programs that tests need: tests without them are skipped, and the summary says how to install them."""
 
 from __future__ import annotations
 

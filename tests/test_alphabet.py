@@ -97,7 +97,7 @@ def test_equals_the_plain_reference(texts, mode, feature_len, fold_accents, own)
 
 
 def notebook_encode(text: str, feature_len: int) -> np.ndarray:
-    """What the notebook's function computes: float32 [69, L]; the reversed lower-cased text is never used."""
+    """Compute the notebook's encoding, float32 [69, L]; its reversed lower-cased text is never used."""
     encoded = np.zeros([len(ALPHABET), feature_len], dtype="float32")
     for position, letter in enumerate(text[:feature_len]):
         if letter in ALPHABET:

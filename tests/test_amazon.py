@@ -1,4 +1,4 @@
-"""The notebook's seven categories, from a server on this machine to a folder to train on."""
+"""The notebook's seven Amazon categories, from a local server to a prepared folder."""
 
 from __future__ import annotations
 

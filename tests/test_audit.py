@@ -1,4 +1,4 @@
-"""The dependency audit tells a clean result from none."""
+"""The dependency audit distinguishes a clean result from a missing one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark runs, and its baselines do the job that they are compared for. Nothing is timed here."""
+"""The benchmark runs and its baselines do the same work; nothing is timed here."""
 
 from __future__ import annotations
 

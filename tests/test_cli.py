@@ -103,7 +103,7 @@ class TestCompletion:
         return path
 
     def completed(self, script: Path, *words: str) -> list[str]:
-        """What bash would offer for the last word."""
+        """Return bash's completions of the last word."""
         program = (
             'source "$1"; shift\nCOMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))\n'
             "[[ $(complete -p crepe) =~ -F\\ ([^ ]+) ]] || exit 9\n"

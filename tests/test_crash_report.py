@@ -1,4 +1,4 @@
-"""The report of an unforeseen failure: bounded, one for a failure, and never in the way of the failure itself."""
+"""Crash reports are bounded, written once per failure, and never hide it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MXNet's GPU flavour, as far as it can be tried without a GPU: a driver and libraries that the tests compile."""
+"""MXNet's GPU flavour without a GPU: tests with a fake driver and fake libraries."""
 
 from __future__ import annotations
 

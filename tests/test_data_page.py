@@ -145,7 +145,7 @@ def of_classes(count):
 
 
 class Page(HTMLParser):
-    """What a browser finds in a page."""
+    """Parser that collects the elements of a page."""
 
     def __init__(self, markup):
         super().__init__()

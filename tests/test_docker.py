@@ -1,4 +1,4 @@
-"""docker/: what the files say, the health check, and (slow) every step of the CPU image in a root made for it."""
+"""docker/: the files, the health check, and (slow) every step of the CPU image in a root of its own."""
 
 from __future__ import annotations
 

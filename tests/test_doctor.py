@@ -1,4 +1,4 @@
-"""The doctor: a real run on this machine, what it makes of facts and trials that are bad, and that nothing is left."""
+"""The doctor: a real run on this machine, its verdicts on bad facts and trials, and no leftovers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ STUBBORN += "while True: time.sleep(60)"
 
 @pytest.fixture
 def environment():
-    """With a marker by which the processes that inherit it are found; none may be left."""
+    """Mark the environment so that inheriting processes can be found; none may remain."""
     value = uuid.uuid4().hex
     yield {**os.environ, "CREPE_DIST_TEST": value}
     until(lambda: not left(f"CREPE_DIST_TEST={value}"), "processes are left")
@@ -66,7 +66,7 @@ def environment():
 
 @pytest.fixture(scope="module")
 def diagnosis(tmp_path_factory):
-    """What it says as JSON on this machine."""
+    """Return the doctor's JSON on this machine."""
     folder = tmp_path_factory.mktemp("diagnosis")
     done = subprocess.run(command("doctor", "--json"), cwd=folder, stdout=-1, stderr=-1, text=True, timeout=200)
     assert not list(folder.iterdir())

@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine that misbehaves as it is told to."""
+"""Downloads from a local server that misbehaves on request."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DATE = "Tue, 15 Nov 1994 12:45:26 GMT"
 
 @dataclass
 class Answer:
-    """How one request is answered. Ranges are served as they should be unless told otherwise."""
+    """Answer to one request; ranges are served correctly by default."""
 
     content: bytes = CONTENT
     status: int = 200
@@ -424,7 +424,7 @@ class TestStopped:
 
 
 class TestRefused:
-    """What no further attempt would mend, and what several did not."""
+    """Downloads that fail: permanent errors, and errors that retries do not fix."""
 
     @pytest.mark.parametrize("status", [401, 403, 404, 410, 304, 206])
     def test_other_answers(self, server, tmp_path, status):

@@ -1,4 +1,4 @@
-"""Every mistake gets a sentence that names what was typed, and what to do; every option of every command is tried."""
+"""Every mistake gets a message with the typed value and a remedy; all options of all commands are tried."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def check(printed: str) -> None:
 
 @pytest.fixture
 def said(monkeypatch, capsys, tmp_path):
-    """What a command says that must fail."""
+    """Return the output of a command that must fail."""
 
     def of(name: str, *arguments: object, cwd: Path = tmp_path) -> str:
         monkeypatch.chdir(cwd)

@@ -1,4 +1,4 @@
-"""The scripts in examples/, run as their docstrings say, on data small enough for seconds."""
+"""The scripts in examples/, run as their docstrings say, on small data."""
 
 from __future__ import annotations
 

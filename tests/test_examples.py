@@ -1,4 +1,4 @@
-"""The examples under every command's --help: all can be parsed, and those that are cheap are run."""
+"""The examples in every command's --help: all parse, and the cheap ones run."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_command_starts_without_libraries_that_take_long(name):
 
 @pytest.fixture
 def place(data, tmp_path, monkeypatch):
-    """What the examples take for given, small."""
+    """Make small versions of the files that the examples expect."""
     monkeypatch.chdir(tmp_path)
     rows = [{"body": f"some text {n}", "topic": "ab"[n % 2]} for n in range(40)]
     for name in ("train.jsonl", "test.jsonl"):

@@ -1,4 +1,4 @@
-"""What export writes answers as predict does, without this package where it is said to, or it is not there."""
+"""Exported models answer as predict does, also without this package where promised."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class TestRuntime:
 
     @pytest.mark.parametrize(("kind", "name"), [("ngrams", "own"), ("crepe", "paper")])
     def test_alone(self, kind, name, tmp_path):
-        """In a process that has neither this package nor MXNet, by arguments and by lines."""
+        """Run the export in a process without this package and MXNet, by arguments and by lines."""
         predictor, folder = crepe_dist.load(make(tmp_path, kind, ENCODINGS[name]), device="cpu"), tmp_path / "out"
         export(predictor, None, "onnx", folder, texts())
         given = ["one text", "日本語" if "日" not in predictor.encoding.alphabet else "\0", "Съешь же ещё, été", ""]

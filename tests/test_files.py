@@ -1,4 +1,4 @@
-"""Opening what may be anything: only regular files, of bounded size, and JSON that is no trap."""
+"""Safe opening of untrusted files: only regular files of bounded size, and harmless JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every format, from files as people have them to rows; and how a file in pieces gives the rows of the whole."""
+"""Every input format, from typical files to rows; pieces of a file yield the rows of the whole."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ def test_csv_in_pieces_is_csv_as_a_whole(tmp_path, monkeypatch, seed):
 
 
 def test_a_stray_quote_in_one_of_many_files(tmp_path, monkeypatch):
-    """What was read ahead of other files is read again, in order."""
+    """Rows read ahead of other files are read again, in order."""
     monkeypatch.setattr(lines, "BLOCK", 2000)
     names = []
     for file in range(4):

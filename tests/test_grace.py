@@ -1,4 +1,4 @@
-"""A scheduler's grace that is too short to save in is refused before the first step."""
+"""A grace period too short for a save is refused before the first step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every hostile file ends in a clear error or a good result: nothing of it is run, memory and time are bounded."""
+"""Hostile files end in a clear error or a good result: nothing is executed, memory and time are bounded."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def good(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Good:
 
 @pytest.fixture(scope="module")
 def answers(good: Good, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What each case came to; all run in one process, since importing MXNet takes more time than most of them."""
+    """Return the outcome of each case; one process runs all, since importing MXNet takes longer than most."""
     root = tmp_path_factory.mktemp("hostile")
     cases = [
         {"name": f"usual {i}", "command": name, "arguments": arguments, "cwd": str(good.folder), "measured": False}

@@ -1,4 +1,4 @@
-"""A rank's own memory does not grow with the data, beyond the order of its rows; the data's pages are shared."""
+"""A rank's private memory grows only by the order of its rows; the data's pages are shared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the repository says about itself agrees: version, date, URLs, workflows and issue forms."""
+"""The repository's metadata is consistent: version, date, URLs, workflows and issue forms."""
 
 from __future__ import annotations
 

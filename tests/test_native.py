@@ -1,4 +1,4 @@
-"""Our own kernels compute what MXNet's operators compute, in every build that this processor can run."""
+"""Our kernels compute the same as MXNet's operators, in every build that this processor can run."""
 
 from __future__ import annotations
 
@@ -313,7 +313,7 @@ class TestSwitch:
 
 
 def replace(path, content):
-    """By a new file: the old one is loaded, and must not change under the process."""
+    """Replace a library by a new file: the old one is loaded and must not change."""
     path.unlink()
     path.write_bytes(content)
 
@@ -375,7 +375,7 @@ def test_threads_of_a_program_may_predict_at_the_same_time(name):
 
 
 def test_a_forked_process_can_predict(tmp_path):
-    """As under a server that loads first and forks then."""
+    """Fork after loading, as some servers do."""
     body = """
 import os, signal
 os.environ["OMP_NUM_THREADS"] = "2"

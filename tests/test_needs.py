@@ -1,4 +1,4 @@
-"""The end of a test session tells which programs were missing and how to install them."""
+"""The summary of a test session names missing programs and how to install them."""
 
 from __future__ import annotations
 

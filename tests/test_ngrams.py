@@ -1,4 +1,4 @@
-"""The n-gram network: what it counts, that all kernels compute the same, and when it is chosen."""
+"""The n-gram network: its counts, the equality of all kernels, and its automatic choice."""
 
 from __future__ import annotations
 

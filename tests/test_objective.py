@@ -1,4 +1,4 @@
-"""The loss that is made small, and what is said when it does not get smaller."""
+"""The training objective, and the warning for a loss that stays at chance."""
 
 from __future__ import annotations
 

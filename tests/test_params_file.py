@@ -1,4 +1,4 @@
-"""Our reader of MXNet's parameter files: all that MXNet writes, and nothing that it would not."""
+"""The reader of MXNet's parameter files accepts everything that MXNet writes, and nothing else."""
 
 from __future__ import annotations
 

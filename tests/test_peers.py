@@ -1,4 +1,4 @@
-"""What the benchmark compares with: the protocol, the environment, the ratios. Without PyTorch, but for one test."""
+"""Peers of the benchmark: protocol, environment and ratios; only one test needs PyTorch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which characters speak for a class: that the marks are on the right ones, and what is shown of them."""
+"""Explanations of predictions: the right characters are marked, and the marks are shown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from crepe_dist.reports import explanation_page as report
 
 
 def explain(text, mode="paper", length=20, of="q", at_once=7, **more):
-    """Of a network whose log-odds are the number of times that it sees a character."""
+    """Explain a network whose log-odds are the number of occurrences of a character."""
     encoding = Encoding(mode, length, **more)
 
     def logits(codes):

@@ -1,4 +1,4 @@
-"""What predict reads: every row comes out, in its place, as soon as it is there."""
+"""Inputs of predict: every row is answered in order and at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From files to a data set folder: complete or not at all, the same by one machine or many, nothing lost in silence."""
+"""Preparation of a data set: complete or not at all, independent of the number of machines, no silent loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scaling on paper: the model at its limits and against numbers worked out by hand, and what the command says."""
+"""The scaling model: limits, values computed by hand, and the output of the command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report of a run, its model card, and runs side by side."""
+"""Reports of runs, model cards, and comparisons of runs."""
 
 from __future__ import annotations
 

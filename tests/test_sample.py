@@ -1,4 +1,4 @@
-"""The main job on real text, with nothing but defaults: minutes, so it runs by `-m slow`."""
+"""Training on the sample with the defaults; takes minutes, so it runs with `-m slow`."""
 
 from __future__ import annotations
 

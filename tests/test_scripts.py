@@ -1,4 +1,4 @@
-"""Texts in other scripts than Latin, from a file to an answer: the alphabet goes with the data and the checkpoint."""
+"""Texts in non-Latin scripts, from file to prediction: data and checkpoints carry their alphabet."""
 
 from __future__ import annotations
 

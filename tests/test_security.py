@@ -1,4 +1,4 @@
-"""What this project never does, looked for in its syntax trees: run or unpickle what it has read, or start a shell.
+"""The code never executes or unpickles what it reads and never starts a shell, checked in its syntax trees.
 
 ``concurrent.futures`` passes pickles between our own processes through pipes that nobody else can write to; nothing
 that comes from a disk or a network is unpickled.

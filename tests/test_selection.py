@@ -1,4 +1,4 @@
-"""Which rows are kept, and where: whatever the order and the machines in which they were read."""
+"""Selection of rows: independent of reading order and number of machines."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class TestSample:
         assert chosen.max() < 310
 
     def test_sample_and_split_are_independent(self):
-        """Of the rows that are kept, the test part takes no other share of the early draws than of the late ones."""
+        """Check that among the kept rows, the test split takes the same share of early and late draws."""
         made = rows(20_000, labels=1)
         fate = fates(made, test=0.5, max_per_class=10_000)
         kept = np.flatnonzero(fate <= TEST)

@@ -1,4 +1,4 @@
-"""The service: its answers, what it refuses, one real process from its start to its end, and the page in a browser."""
+"""The service: answers, refusals, a real process from start to end, and the page in a browser."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ class TestRefusals:
 
 
 class TestBodiesAsTheyArrive:
-    """Of the guard alone, with a client that counts what is taken from it."""
+    """Tests of the body limit alone, with a client that counts the bytes taken from it."""
 
     def ask(self, pieces, pause=0.0, headers=()):
         taken, sent = [0], []
@@ -425,7 +425,7 @@ def browser(started):
 
 @needs_browser
 class TestPage(Browsing):
-    """One page that stays open, in the order of the tests."""
+    """Tests in order on one page that stays open."""
 
     def test_what_is_typed_is_classified(self, browser, started):
         assert self.one(browser, "h1").text == "three <b>kinds</b>"

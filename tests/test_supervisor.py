@@ -1,4 +1,4 @@
-"""The supervisor and its agents, with workers that are small scripts and speak the control protocol."""
+"""The supervisor and its agents, with small scripts as workers that speak the control protocol."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ sys.exit(supervise.run(Options(2, (Host("localhost", 2),), grace=1.0), {script(b
 
 
 class TestEnds:
-    """What the end of a worker means."""
+    """Meaning of the ends of workers."""
 
     def test_all_done(self, start, tmp_path):
         run = start("print('out', rank); print('[rank 9] own', file=sys.stderr); note(f'{rank} of {size}')", 3)
@@ -518,7 +518,7 @@ class Rsh:
         self.command = (str(self.path),)
 
     def answer(self, host: str, script: str) -> None:
-        """What happens there before the command, or instead of it, from now on."""
+        """Set the script that a host runs before or instead of the command from now on."""
         text = self.path.read_text()
         self.path.write_text(text.replace("exec sh -c", f'if test "$1" = {host}; then {script}; fi\nexec sh -c', 1))
 

@@ -1,4 +1,4 @@
-"""Starting from another run's parameters: what is kept, what is new, and what does not go together."""
+"""Fine-tuning from another run: kept and new layers, and incompatible combinations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Typing errors: what they are, that they are the same for whoever makes them, and what of a run they touch."""
+"""Typing errors: their kinds, their determinism, and their effect on a run."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_errors_decide_the_result_and_their_absence_changes_no_hash():
 
 
 def test_training_has_errors_and_scoring_has_none(data, tmp_path):
-    """With steps too small to change anything."""
+    """Train with steps too small to change anything."""
     for rate in ("0.0", "0.3"):
         settings = ["--data", str(data), "--run-dir", str(tmp_path / rate), *QUICK]
         crepe_dist.fit(

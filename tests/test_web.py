@@ -1,4 +1,4 @@
-"""The page that export writes answers as predict does, alone in a browser, and does nothing else."""
+"""The exported page answers as predict does, alone in a browser, and does nothing else."""
 
 from __future__ import annotations
 

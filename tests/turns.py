@@ -1,4 +1,4 @@
-"""Turns of pytest's workers: a test marked ``alone`` waits until no other test runs, and later ones wait for it."""
+"""Turns of pytest's workers: a test marked ``alone`` waits until no other test runs, and later tests wait for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs commands on files of unknown origin in one process, and watches them: `python -m tests.watched CASES`.
+"""Watched execution of commands on untrusted files in one process: `python -m tests.watched CASES`.
 
 CASES is a JSON list of {"name", "command", "arguments", "cwd", "measured"}; one JSON answer a line comes out. Cases
 that are not measured come first: what they import and compile is what any use imports and compiles.
@@ -36,7 +36,7 @@ def _is_installed(name: str | bytes | None) -> bool:
 
 
 class Watch:
-    """What happens between ``start`` and ``stop``."""
+    """Record of events between ``start`` and ``stop``."""
 
     def __init__(self) -> None:
         self.allowed = ""

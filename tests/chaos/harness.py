@@ -1,4 +1,4 @@
-"""Runs that are broken on purpose, and the unbroken one that they are held against."""
+"""Runs with injected faults, and the unbroken run to compare them with."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def command(run_dir: Path, data: Path, processes: int = 1, *more: str, module: s
 
 
 def environment(fault: dict[str, Any] | None = None) -> dict[str, str]:
-    """Of a run, with the fault planned if there is one."""
+    """Return the environment of a run, with the planned fault if there is one."""
     root = str(Path(__file__).parents[2])
     if fault is None:
         return {**os.environ, "PYTHONPATH": root}
@@ -97,7 +97,7 @@ def saved_step(run_dir: Path) -> int:
 
 
 def has_saved(run_dir: Path) -> bool:
-    """Whether there is a state beside that of the beginning."""
+    """Return whether a state was saved after the initial one."""
     return any(int(path.name[5:13]) for path in run_dir.glob("state/step_*"))
 
 

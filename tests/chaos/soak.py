@@ -1,4 +1,4 @@
-"""Random faults, one after the other, on runs of one to four processes: `python -m tests.chaos.soak --faults 100`.
+"""Random faults in sequence, on runs of one to four processes: `python -m tests.chaos.soak --faults 100`.
 
 Prints a table in Markdown. Every run must end in the same bits as an unbroken one.
 """
@@ -210,7 +210,7 @@ class Soak:
             os.truncate(file, generator.randrange(file.stat().st_size))
 
     def spoil_a_row(self, generator: random.Random) -> None:
-        """One byte of the data differs until the refusal has been seen."""
+        """Alter one byte of the data until the run has refused it."""
         file = self.data / "train.codes-00000.npy"
         place = generator.randrange(200, file.stat().st_size)
         with file.open("r+b") as stream:

@@ -1,4 +1,4 @@
-"""A failure that nobody foresaw leaves one report, tells where it is, and hides nothing."""
+"""Crash reports: an unexpected failure writes one, prints its path, and stays visible."""
 
 from __future__ import annotations
 

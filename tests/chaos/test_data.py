@@ -1,4 +1,4 @@
-"""Data that were altered, cut, or are of another making are refused before a step is done."""
+"""Altered, truncated or foreign data are refused before the first step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Killed at any step and started again by the same command, a run ends in the bits of one that was never stopped."""
+"""Exact resume: a run killed at any step and resumed is bit-identical to an unbroken one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that stands still ends the run within the watchdog's time; where every rank stood is written down."""
+"""Hangs: the watchdog ends the run within its limit and records the stacks of every rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers that went wrong: found before they reach the parameters, and before they are saved."""
+"""Non-finite numbers and replica divergence are found before the update and before a save."""
 
 from __future__ import annotations
 

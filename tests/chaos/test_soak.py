@@ -1,4 +1,4 @@
-"""Random faults one after the other; the run ends in the bits of an unbroken one."""
+"""Random faults in sequence; the run is bit-identical to an unbroken one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever happens to the disk or to the process in the middle of a save, a good state is there, and is named."""
+"""Disk and process failures during a save: an intact state remains, and the message names it."""
 
 from __future__ import annotations
 
@@ -301,7 +301,7 @@ class TestFullDisk:
 
 
 class TestSaver:
-    """When a state is due, by steps and by seconds."""
+    """Schedule of state saves, by steps and by seconds."""
 
     def test_no_more_than_so_many_steps_are_ever_unsaved(self, tmp_path, monkeypatch):
         taken: list[int] = []

@@ -1,4 +1,4 @@
-"""Asked to stop, a run loses nothing and says by its exit code that the same command goes on."""
+"""A request to stop loses no steps; the exit code says that the same command resumes."""
 
 from __future__ import annotations
 

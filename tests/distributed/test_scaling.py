@@ -1,4 +1,4 @@
-"""What measures scaling: processes under Horovod and beside it answer; what fails in them becomes the user's error."""
+"""Scaling benchmark: workers with and without Horovod answer, and their failures become user errors."""
 
 from __future__ import annotations
 

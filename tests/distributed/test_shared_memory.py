@@ -1,4 +1,4 @@
-"""Gradients of the processes of one host are summed in shared memory, and by Horovod where that cannot be."""
+"""All-reduce in shared memory within a host, and its fallback to Horovod."""
 
 from __future__ import annotations
 

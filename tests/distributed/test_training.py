@@ -1,4 +1,4 @@
-"""N processes compute what one process would, end cleanly, and go on after a kill."""
+"""N processes compute the same as one process, end cleanly, and resume after a kill."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_dropout_in_many_is_that_of_one(data, tmp_path):
 
 
 def test_adaptive_optimiser_and_dropout_train_under_horovodrun(data, tmp_path):
-    """As users start it, with the checks that the other tests spare themselves."""
+    """Train as users do, with the checks that the other tests skip."""
     more = ("--optimizer.name=adam", "--model.dropout=0.5", "--training.epochs=3")
     worker = command("train", "--data", data, "--run-dir", tmp_path / "run", *QUICK, *more)
     printed = run([str(Path(sys.executable).with_name("horovodrun")), "-np", "2", *worker], tmp_path)

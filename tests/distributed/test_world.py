@@ -149,7 +149,7 @@ command.run(train.main)
         ],
     )
     def test_launched_as_many_that_cannot_meet(self, data, tmp_path, more, message):
-        """As mpirun or srun does: never N silent runs of one."""
+        """Launch as mpirun or srun does: never N silent independent runs."""
         processes = []
         for rank in range(2):
             env = dict(os.environ, OMPI_COMM_WORLD_RANK=str(rank), OMPI_COMM_WORLD_SIZE="2", **more)
@@ -162,7 +162,7 @@ command.run(train.main)
 
 
 class TestWithoutHorovod:
-    """In an environment that has everything but Horovod."""
+    """Tests in an environment with everything but Horovod."""
 
     @pytest.fixture(scope="class")
     def env(self, tmp_path_factory):

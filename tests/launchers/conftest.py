@@ -12,12 +12,12 @@ from tests.conftest import run
 
 
 def flags(run_dir: Path, data: Path, *more: str) -> list[str]:
-    """Of a short training, for ``crepe_dist.train``."""
+    """Return the flags of a short training run."""
     return harness.command(run_dir, data, 1, *more)[3:]
 
 
 def sha256(run_dir: Path) -> dict[str, str]:
-    """Of the parameters of each epoch."""
+    """Return the SHA-256 of each epoch's parameters."""
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted((run_dir / "checkpoints").glob("*.params"))

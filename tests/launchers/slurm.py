@@ -1,4 +1,4 @@
-"""A Slurm of one machine in a folder of its own, on loopback alone; needs root, slurm-wlm and munge."""
+"""A Slurm cluster of one machine on loopback, in its own folder; needs root, slurm-wlm and munge."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Slurm:
         return done.stdout.strip()
 
     def job(self, number: str) -> dict[str, str]:
-        """What the controller says of a job."""
+        """Return the controller's record of a job."""
         words = self("scontrol", "show", "job", number).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 

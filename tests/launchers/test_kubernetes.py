@@ -1,4 +1,4 @@
-"""The manifests in launch/: of the right form, and their numbers agree. There is no cluster here to run them."""
+"""The Kubernetes manifests in launch/ are valid and consistent; no cluster runs them here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""launch/mpirun.sh: under Open MPI the same weights as under our own supervisor, and saved when asked to stop."""
+"""launch/mpirun.sh: same weights under Open MPI as under the supervisor, and saves on request to stop."""
 
 from __future__ import annotations
 

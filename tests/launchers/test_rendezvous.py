@@ -1,4 +1,4 @@
-"""Processes that know rank and number alone find each other, or are told who does not come."""
+"""Rendezvous of processes that know only rank and world size, and its errors."""
 
 from __future__ import annotations
 
@@ -347,7 +347,7 @@ with join() as world:
         assert group.end(0).count("sum [2.0, 1.0] 1 refused") == 2
 
     def test_a_host_that_knows_itself_as_loopback_alone(self, ranks, hosts, tmp_path):
-        """As Debian sets it up: then the interface says where to listen."""
+        """Resolve the host's own name to loopback, as Debian does; the interface decides the address."""
         names = tmp_path / "names"
         names.write_text("127.0.0.1 localhost\n127.0.1.1 hosta\n10.207.31.2 hostb\n")
         hosts["hosta"].replace(Path("/etc/hosts"), names)

@@ -1,4 +1,4 @@
-"""launch/slurm.sbatch in a Slurm of one machine: saved ahead of the limit, queued again, and ended in the same bits."""
+"""launch/slurm.sbatch on one machine: saves before the time limit, is requeued, and ends bit-identical."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ class Job:
         return self.state["JobState"]
 
     def begin_again(self) -> None:
-        """In seconds; Slurm would take two minutes. At once, nodes would take it for the job that has just ended."""
+        """Restart the job after seconds instead of two minutes; at once, nodes would confuse it with the ended one."""
         self._begun += 1
         self.until(lambda: self.state["Restarts"] == str(self._begun) and self.state["JobState"] == "PENDING")
         self._cluster("scontrol", "update", f"JobId={self.number}", "StartTime=now+3seconds")
 
     def wait(self) -> dict[str, str]:
-        """What became of it."""
+        """Wait for the end of the job; return its outcome."""
         self.until(lambda: self.state["JobState"] in ENDED)
         return self.state
 

@@ -1,4 +1,4 @@
-"""Hosts on one machine: each is a set of namespaces (network, processes, mounts, name) with an sshd of its own.
+"""Hosts emulated on one machine by namespaces (network, processes, mounts, name), each with its own sshd.
 
 They are joined by cables to one switch, share the disk, and have nothing else in common: not `/dev/shm`, `/proc`, or
 `/run`. Needs root, iproute2, util-linux, openssh-server and openssh-client.
@@ -104,7 +104,7 @@ class _Space:
 
 
 class Host:
-    """One host, up from the start.
+    """An emulated host, which is up from the start.
 
     Attributes:
         name: that others know it by.

@@ -1,4 +1,4 @@
-"""Runs on the hosts of a network, started on the first of them as a person would."""
+"""Runs on emulated hosts, started on the first one as a user would."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cable is cut, a host goes and comes back, a host is slow: never a hang, and an error that names the host."""
+"""Cut cables, lost, returning and slow hosts: never a hang, and errors that name the host."""
 
 from __future__ import annotations
 

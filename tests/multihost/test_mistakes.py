@@ -1,4 +1,4 @@
-"""A host that cannot be used, or is not like the other one: an error that names it, and what to do."""
+"""Unusable or differing hosts: an error names the host and the remedy."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_host_that_only_a_person_can_make_usable(
     tmp_path: Path,
     network: Network,
 ) -> None:
-    """To wait for it, or to train without it, would be to hide a mistake."""
+    """Fail at once: waiting or training without the host would hide a mistake."""
     fault(network, data)
     code, printed = run(network, command("supervise", tmp_path / "run", data, 1, hosts=hosts), tmp_path)
     assert code == 1, printed
@@ -105,7 +105,7 @@ def other_data(network: Network, data: Path) -> None:
 
 
 def altered_data(network: Network, data: Path) -> None:
-    """One byte, which the manifest does not know of."""
+    """Alter one byte without updating the manifest."""
     out = network.folder / "altered"
     shutil.copytree(data, out)
     file = out / "train.codes-00000.npy"

@@ -1,4 +1,4 @@
-"""The hosts themselves: apart from each other, and gone with whoever made them."""
+"""The emulated hosts are isolated from each other and vanish with their creator."""
 
 from __future__ import annotations
 

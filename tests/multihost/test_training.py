@@ -1,4 +1,4 @@
-"""Processes on two hosts train what the same number of processes on one host do."""
+"""Processes on two hosts train the same as the same number of processes on one host."""
 
 from __future__ import annotations
 
