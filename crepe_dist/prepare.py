@@ -28,6 +28,7 @@ from crepe_dist.preparing.formats.rows import Share
 from crepe_dist.preparing.preparation import MAX_BAD, PrepareOptions, Progress, Steps, merge_in_steps, prepare_in_steps
 from crepe_dist.preparing.selection import DEDUPE, Split
 from crepe_dist.preparing.sources import FORMATS, SAMPLE_FEATURE_LEN, Reading, Sources, find_sources
+from crepe_dist.reports import data_page
 from crepe_dist.settings import arguments
 from crepe_dist.settings.allowed_values import LONGEST_DOCUMENT, MODES
 from crepe_dist.settings.data_options import LONGEST_FITTED
@@ -84,8 +85,6 @@ def _run(given: argparse.Namespace) -> None:
         _take_amazon(given)
     if given.out is None:
         raise UserError("--out is missing", "it names the folder to create", "add --out data/NAME")
-    from crepe_dist.reports import data_page  # with matplotlib it takes 0.5 s to import, which --help need not wait for
-
     _show(_steps(given, data_page.page), given.out, data_page.show)
 
 

@@ -384,10 +384,11 @@ def test_the_same_summary_gives_the_same_page_whatever_the_settings():
     assert lines(what) == lines(what)
 
 
-def test_pyplot_is_never_needed():
+def test_matplotlib_is_imported_for_a_figure_and_pyplot_never():
     code = f"""
 import sys
 import crepe_dist.reports.data_page as data
+assert "matplotlib" not in sys.modules  # a training run may need no figure
 data.page({summary()!r})
 assert "matplotlib" in sys.modules
 assert "matplotlib.pyplot" not in sys.modules

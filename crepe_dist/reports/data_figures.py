@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from typing import TYPE_CHECKING, Any
 
 from crepe_dist.reports import colours, data_sentences, drawing
 from crepe_dist.wording import cut, number, percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS = {"train": colours.BLUE, "validation": colours.ORANGE, "test": colours.GREEN}
 MAX_BARS = 30
@@ -124,7 +124,7 @@ def _place(value: float, edges: list[float], ends: list[float]) -> float:
 
 def _ticks(axes: Axes, ends: list[float], maximum: float | None, right: float) -> None:
     stop = right if maximum is None else ends[-2]
-    ticks = [tick for tick in MaxNLocator(6, integer=True).tick_values(ends[0], stop) if ends[0] <= tick <= stop]
+    ticks = [tick for tick in drawing.locator(6, integer=True).tick_values(ends[0], stop) if ends[0] <= tick <= stop]
     labels = [number(tick) for tick in ticks]
     if maximum is not None:
         while ticks and ticks[-1] > right - 0.14 * (right - ends[0]):
@@ -134,7 +134,7 @@ def _ticks(axes: Axes, ends: list[float], maximum: float | None, right: float) -
     axes.set_xticks(ticks, labels)
     top = max(patch.get_height() for patch in axes.patches)  # type: ignore[attr-defined]
     axes.set_ylim(0, 1.05 * top)
-    counts = [tick for tick in MaxNLocator(4, integer=True).tick_values(0, top) if 0 <= tick <= 1.05 * top]
+    counts = [tick for tick in drawing.locator(4, integer=True).tick_values(0, top) if 0 <= tick <= 1.05 * top]
     axes.set_yticks(counts, [number(tick) for tick in counts])
 
 

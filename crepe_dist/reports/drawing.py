@@ -1,4 +1,7 @@
-"""Common style of the figures, and their output as inline SVG, SVG files and PNG files."""
+"""Common style of the figures, and their output as inline SVG, SVG files and PNG files.
+
+matplotlib takes 0.5 s to import. The functions import it, so that a training run that draws nothing does not wait.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,16 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from crepe_dist import wording
 from crepe_dist.reports.colours import GREY
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+    from matplotlib.ticker import MaxNLocator
 
 WIDTH = 5.4  # inches
 FONT_SIZE = 8.5  # points
@@ -48,6 +54,8 @@ _STYLE = {
 @contextmanager
 def style() -> Iterator[None]:
     """Apply the style of the reports to figures, regardless of the user's matplotlib settings."""
+    import matplotlib
+
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
@@ -61,9 +69,25 @@ def blank(
 
     The margins, in inches, are fixed because only the reader's browser knows the widths of texts.
     """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(WIDTH, height))
     inside = (left / WIDTH, bottom / height, (WIDTH - left - right) / WIDTH, (height - bottom - top) / height)
     return figure, figure.add_axes(inside)
+
+
+def locator(bins: int, *, integer: bool) -> MaxNLocator:
+    """Make a locator that puts at most ``bins`` intervals on an axis."""
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(bins, integer=integer)
+
+
+def square(column: int, row: int, colour: str, alpha: float) -> Rectangle:
+    """Make the translucent background of a cell of a matrix."""
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colour, alpha=alpha, edgecolor="none")
 
 
 def margin(labels: list[str]) -> float:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from typing import TYPE_CHECKING
 
 from crepe_dist.reports import colours, drawing
 from crepe_dist.runs.history import History
 from crepe_dist.wording import cells, cut, number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
 SPLIT_COLOURS = {"validation": colours.ORANGE, "test": colours.GREEN}
 RUN_COLOURS = (colours.BLUE, colours.ORANGE, colours.GREEN, colours.RED, colours.PINK, colours.SKY)
@@ -111,7 +113,7 @@ def _axes(height: float, label: str, history: History | None = None, *, legend: 
 
 
 def _locator(*, integer: bool = False) -> MaxNLocator:
-    return MaxNLocator(6 if integer else 4, integer=integer)
+    return drawing.locator(6 if integer else 4, integer=integer)
 
 
 def _epochs(axes: Axes, history: History, score: str) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from crepe_dist.reports import colours, drawing
 from crepe_dist.runs.scores import BINS, MILLION, Scores
 from crepe_dist.wording import cut, number, percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MAX_CLASSES = 30  # with more classes, the matrix only shows those that are confused most
 MAX_WITH_COUNTS = 6  # classes for which cells have room for counts beside percentages
@@ -61,7 +64,7 @@ def draw_confusion(scores: Scores, classes: list[str]) -> Figure:
 def _cell(axes: Axes, row: int, column: int, count: int, share: float, size: int) -> None:
     # Translucent, so that the text is legible on light and on dark pages.
     colour, alpha = (colours.BLUE, 0.6 * share) if row == column else (colours.RED, 0.75 * share**0.6)
-    axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colour, alpha=alpha, edgecolor="none"))
+    axes.add_patch(drawing.square(column, row, colour, alpha))
     if size <= MAX_WITH_COUNTS:
         text, font_size = f"{percent(share)}\n{number(count)}", drawing.FONT_SIZE
     elif share >= 0.005:
