@@ -281,7 +281,7 @@ class TestCompare:
             assert "training.seed 0 1" in read
             assert "Of the same 120 test documents" in read
             assert "McNemar's test: p" in read
-            assert "other documents" not in read
+            assert "different documents" not in read
             assert "<script>alert(1)</script>" in read
 
     def test_counts_documents_that_one_alone_gets_right(self, place):
