@@ -162,7 +162,7 @@ class NGrams(nn.HybridBlock):
             self.significant = self.params.get("significant", shape=(shape.buckets,), init="zeros", grad_req="null")
 
     def inputs(self, batch: Batch, codes: mx.nd.NDArray) -> tuple[mx.nd.NDArray, mx.nd.NDArray]:
-        """Return each row's buckets, padded, and the mask of those that are no padding, on the device of ``codes``.
+        """Return each row's buckets, padded, and a mask that excludes the padding, on the device of ``codes``.
 
         The buckets are computed in host memory, because MXNet has no operator for it.
         """

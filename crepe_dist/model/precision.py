@@ -30,7 +30,7 @@ class Plan:
     why: str
 
     def result(self) -> dict[str, str]:
-        """Return what must be equal on all ranks, by the setting that makes it equal; processors may differ."""
+        """Return the values that must be equal on all ranks, by setting. The builds of the kernels may differ."""
         kernels = "own" if self.library else "mxnet"
         return {"model.precision": self.precision, "model.kernels": kernels}
 
@@ -69,7 +69,7 @@ def _on_cpu(options: ModelOptions) -> Plan:
         raise UserError(
             "our own kernels cannot be used",
             trouble,
-            "reinstall where g++ is available, or use kernels: auto",
+            "install g++ and reinstall crepe_dist, or use model.kernels auto",
         )
     if options.precision == "float16":
         raise UserError("float16 needs a GPU", remedy="use model.precision auto, float32 or bfloat16")

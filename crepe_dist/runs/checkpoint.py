@@ -24,6 +24,7 @@ FOLDER = "checkpoints"
 RESULT = "result.json"
 RUNS = Path("runs")
 SCORES = ".scores.json"
+ANOTHER = "choose another checkpoint, or delete the .json to load the file as parameters of another program"
 EPOCH = re.compile(r"crepe_epoch_([0-9]{1,9})_")
 
 
@@ -168,7 +169,7 @@ def _of_run(run_dir: Path) -> Path | None:
 
 
 def describe(path: Path) -> dict[str, Any] | None:
-    """Read the description beside a checkpoint, or return ``None`` for foreign parameters.
+    """Read the description beside a checkpoint, or return ``None`` for parameters of another program.
 
     Raises:
         UserError: the description cannot be read, or the parameters have changed since it was written.
@@ -184,7 +185,7 @@ def describe(path: Path) -> dict[str, Any] | None:
         raise UserError(
             f"{sidecar} cannot be read",
             f"{type(error).__name__}: {error}",
-            "choose another checkpoint, or delete the .json to treat the file as foreign parameters",
+            ANOTHER,
         ) from error
     if version != FORMAT:
         raise UserError(
@@ -195,7 +196,7 @@ def describe(path: Path) -> dict[str, Any] | None:
         raise UserError(
             f"{path} was altered after it was written",
             "its SHA-256 differs from the one in the .json file",
-            "choose another checkpoint, or delete the .json to treat the file as foreign parameters",
+            ANOTHER,
         )
     return about
 
@@ -219,7 +220,7 @@ def trained_as(path: Path, about: dict[str, Any]) -> tuple[Encoding, list[str], 
         raise UserError(
             f"{path.with_suffix('.json')} cannot be read",
             f"{type(error).__name__}: {error}"[:300],
-            "choose another checkpoint, or delete the .json to treat the file as foreign parameters",
+            ANOTHER,
         ) from error
     return encoding, classes, network
 

@@ -207,7 +207,7 @@ def load_newest(folder: Path) -> Found | None:
         raise UserError(
             f"no saved state in {folder} can be used",
             "; ".join(damaged),
-            "start another run with --fresh, if you like from a checkpoint with --init-from",
+            "start another run with --fresh; with --init-from it can start from a checkpoint",
         )
     return None
 

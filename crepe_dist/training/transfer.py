@@ -71,7 +71,7 @@ def read(given: str, options: ModelOptions, dataset: Dataset) -> Start:
     if classes is not None and len(classes) != shape.classes:
         raise UserError(
             f"{path} has {shape.classes} outputs, its description {len(classes)} classes",
-            remedy="choose another checkpoint, or delete the .json to treat the file as foreign parameters",
+            remedy=checkpoint.ANOTHER,
         )
     _check_settings(path, options, shape)
     kept, summary = _kept(path, arrays, shape, classes, dataset.classes)
