@@ -47,5 +47,5 @@ def test_prepare_amazon7(tmp_path, server: Server):
     assert len(server.asked) == asked  # the files are there, and are what was recorded
     (tmp_path / "files" / FILES[0]).write_bytes(b"altered")
     printed = run(command("prepare", *flags, "--overwrite"), tmp_path, code=1)
-    assert "was altered since it was recorded" in printed
+    assert "was altered since it was downloaded" in printed
     assert open_dataset(tmp_path / "data" / "amazon7").fingerprint == dataset.fingerprint
