@@ -16,7 +16,7 @@ MAX_EVENTS = 10_000
 MAX_DEPTH = 8
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+class _SafeLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Loader of YAML 1.1 without dates, but with the numbers of YAML 1.2, such as 1e-3."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
@@ -25,7 +25,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     }
 
 
-_Loader.add_implicit_resolver(
+_SafeLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
 
@@ -40,7 +40,7 @@ def load(text: str) -> Any:
     if len(text) > MAX_BYTES:
         raise yaml.YAMLError(f"longer than {MAX_BYTES:,} characters")
     depth = 0
-    for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
+    for count, event in enumerate(yaml.parse(text, Loader=_SafeLoader)):
         line = event.start_mark.line + 1 if event.start_mark else 0
         if getattr(event, "anchor", None):  # an alias has one too
             raise yaml.YAMLError(f"an anchor or alias in line {line}: write out the value instead")
@@ -49,7 +49,7 @@ def load(text: str) -> Any:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH or count > MAX_EVENTS:
             raise yaml.YAMLError("nested too deeply, or too many values")
-    return yaml.load(text, Loader=_Loader)
+    return yaml.load(text, _SafeLoader)
 
 
 def read(path: Path) -> dict[str, Any]:
