@@ -139,7 +139,7 @@ class TestRunFolder:
     def test_a_folder_of_something_else_is_refused(self, data, tmp_path, complaint):
         (tmp_path / "photo.jpg").touch()
         said = complaint("train", "--data", data, "--run-dir", tmp_path, *QUICK, cwd=tmp_path)
-        assert "not a run's folder" in said
+        assert "neither empty nor a run's folder" in said
 
     def test_runs_are_named_by_data_and_settings(self, data, tmp_path):
         for more in ([], ["--logging.every=3"], ["--training.seed=1"]):
