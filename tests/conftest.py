@@ -10,7 +10,8 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,23 @@ os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:_distutils_hack")  
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # set in many images; each process would compile 400 modules, for 1.5 s
 hypothesis.settings.register_profile("no deadline", deadline=None)  # the machine may be busy
 hypothesis.settings.load_profile("no deadline")
-_threads = os.environ.get("OMP_NUM_THREADS")
-import_mxnet(Launch())
-if _threads is None:
-    del os.environ["OMP_NUM_THREADS"]  # the processes that tests start share the cores among themselves
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
+
+
+@contextmanager
+def _threads_restored() -> Iterator[None]:
+    """Undo what commands in this process do to ``OMP_NUM_THREADS``, which the processes of tests would inherit."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    try:
+        yield
+    finally:
+        os.environ.pop("OMP_NUM_THREADS", None)
+        if before is not None:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
+with _threads_restored():
+    import_mxnet(Launch())
 
 FEATURE_LEN = 123
 TRIGRAMS = ("qua", "zig", "vex")
@@ -63,9 +76,8 @@ KERNELS = [os.environ[library.SWITCH]] if os.environ.get(library.SWITCH) else [*
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # around the time limit: a test may wait long for its turn
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        return (yield)
-    with turn(alone=item.get_closest_marker("alone") is not None):
+    alone = item.get_closest_marker("alone") is not None
+    with turn(alone) if "PYTEST_XDIST_WORKER" in os.environ else nullcontext(), _threads_restored():
         return (yield)
 
 
