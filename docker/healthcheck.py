@@ -15,6 +15,16 @@ STOPPED = "TtZX"  # states in /proc/<pid>/stat: stopped by a signal or a debugge
 SECONDS = 5
 
 
+def command(arguments: list[str]) -> str:
+    """Return the name of the package's command that a process runs, as `crepe serve` or `-m crepe_dist.serve`."""
+    for argument, following in zip(arguments, [*arguments[1:], ""]):
+        if argument.startswith("crepe_dist."):
+            return argument.partition(".")[2]
+        if Path(argument).name == "crepe":
+            return following
+    return ""
+
+
 def commands() -> list[tuple[list[str], str]]:
     """Return (arguments, state) of each process that runs a command of the package."""
     found = []
@@ -24,7 +34,7 @@ def commands() -> list[tuple[list[str], str]]:
             state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
         except OSError:  # the process has ended
             continue
-        if any(argument.startswith("crepe_dist.") for argument in arguments):
+        if command(arguments):
             found.append((arguments, state))
     return found
 
@@ -46,7 +56,7 @@ def complaint() -> str:
     for arguments, state in found:
         if state in STOPPED:
             return f"a process is stopped or dead (state {state})"
-        if "crepe_dist.serve" in arguments:
+        if command(arguments) == "serve":
             address = f"http://127.0.0.1:{port(arguments)}/healthz"
             try:
                 urllib.request.urlopen(address, timeout=SECONDS).close()

@@ -99,7 +99,11 @@ def test_health_of_a_training(health, tmp_path, monkeypatch):
     assert health.complaint() == "a process is stopped or dead (state T)"
 
 
-def test_health_of_the_service(health, tmp_path, monkeypatch):
+SERVE = [("python", "-m", "crepe_dist.serve"), ("/venv/bin/python", "/venv/bin/crepe", "serve")]
+
+
+@pytest.mark.parametrize("words", SERVE)
+def test_health_of_the_service(health, tmp_path, monkeypatch, words):
     class Service(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(200 if self.path == "/healthz" and well else 503)
@@ -113,7 +117,7 @@ def test_health_of_the_service(health, tmp_path, monkeypatch):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         port = server.server_address[1]
-        process(tmp_path, 1, "S", "python", "-m", "crepe_dist.serve", "--host", "0.0.0.0", f"--port={port}")
+        process(tmp_path, 1, "S", *words, "--host", "0.0.0.0", f"--port={port}")
         assert health.complaint() == ""
         well = False
         assert "503" in health.complaint()
