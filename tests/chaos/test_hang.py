@@ -49,7 +49,9 @@ def test_one_of_many(data, tmp_path, unbroken, kind, processes, phase, step):
     where = json.loads(told[0])
     assert where["phase"] == phase
     assert where["step"] >= step - 1
-    assert 0 < len(where["rows"]) <= 64
+    # The last batch of an epoch, before its scoring, has one document: only one rank has a row of it.
+    assert len(where["rows"]) <= 64
+    assert where["rows"] or phase == "evaluate"
     assert where["host"]
     code, printed = harness.run(harness.command(run_dir, data, processes), tmp_path)
     assert code == 0, printed
