@@ -73,6 +73,9 @@ QUICK = [
 # Builds of the kernels that this processor can run, and MXNet's operators; one alone if the environment names it.
 KERNELS = [os.environ[library.SWITCH]] if os.environ.get(library.SWITCH) else [*library.runnable(), library.NONE]
 
+_NATIVE, _TROUBLE = library.find()
+needs_kernels = pytest.mark.skipif(_NATIVE is None, reason=_TROUBLE or "there are kernels")
+
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # around the time limit: a test may wait long for its turn
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:

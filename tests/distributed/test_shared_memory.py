@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from crepe_dist.distributed import shared_memory
-from tests.conftest import run
+from tests.conftest import needs_kernels, run
 from tests.distributed.test_world import script
 
 # Four steps of a trainer on gradients that each rank makes up.
@@ -66,6 +66,7 @@ def leftovers() -> list[Path]:
     return list(Path("/dev/shm").glob("crepe_dist-*"))
 
 
+@needs_kernels  # they add the gradients
 @pytest.mark.parametrize("processes", [2, 3])
 def test_sums_are_right_and_the_same_bits_everywhere(tmp_path, processes):
     printed = run(script(processes, BODY.format(before="")), tmp_path)

@@ -16,7 +16,7 @@ import pytest
 from crepe_dist.model import parameters
 from crepe_dist.native import library
 from crepe_dist.runs import checkpoint
-from tests.conftest import QUICK, command, losses, records, run
+from tests.conftest import QUICK, command, losses, needs_kernels, records, run
 from tests.needs import NO_FEATURE
 
 # Float32 sums in another order: differences seen are below 1e-6 in 21 steps.
@@ -132,11 +132,9 @@ def test_the_kernels_train_as_mxnet_s_operators_do(data, alone, tmp_path):
     assert losses(tmp_path / "run") == pytest.approx(losses(alone / "plain"), abs=TOLERANCE)
 
 
+@needs_kernels
 def test_dropout_in_many_is_that_of_one(data, tmp_path):
     """With our own kernels it depends on the place in the global batch; MXNet's operators draw by rank."""
-    native, trouble = library.find()
-    if native is None:
-        pytest.skip(trouble)
     more = ("--model.dropout=0.5", "--model.kernels=own")
     for processes in (1, 2, 3):
         train(data, tmp_path / str(processes), processes, *more)
