@@ -6,7 +6,6 @@ suspended rank, or one whose network is cut, would leave the others waiting fore
 
 from __future__ import annotations
 
-import faulthandler
 import heapq
 import json
 import math
@@ -23,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from crepe_dist.distributed import crash_report
+from crepe_dist.distributed import crash_report, stacks
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.peer_loss import hosts
 from crepe_dist.distributed.processes import is_stopped, start_time
@@ -58,6 +57,7 @@ class Watchdog:
         self._steps = 0
         self._peers: list[tuple[int, int]] = []
         self._stacks: IO[str] | None = None
+        self._requests: stacks.StackRequests | None = None
         self._ended = threading.Event()
         self._ending = False
         self._parent = os.getppid()
@@ -109,7 +109,9 @@ class Watchdog:
         me = self.identity()
         self._stacks.write(f"{json.dumps({'rank': self._rank, **me, 'started': time.time()})}\n")
         self._stacks.flush()
-        faulthandler.register(signal.SIGUSR1, file=self._stacks, all_threads=True)
+        if self._requests is not None:
+            self._requests.close()
+        self._requests = stacks.StackRequests(self._stacks)
         self._peers = [(p["pid"], p["start"]) for p in processes if p["host"] == me["host"] and p["pid"] != me["pid"]]
 
     def identity(self) -> dict[str, Any]:
@@ -129,9 +131,9 @@ class Watchdog:
             with suppress(OSError, ValueError):  # a full disk; closed
                 traceback.print_exception(kind, error, trace, file=self._stacks)
                 self._stacks.flush()
-        if self._stacks is not None and not self._launched:
+        if self._requests is not None and self._stacks is not None and not self._launched:
             # A process of a group keeps the handler: the others may still ask for its stacks.
-            faulthandler.unregister(signal.SIGUSR1)
+            self._requests.close()
             self._stacks.close()
 
     def _watch(self) -> None:
@@ -173,7 +175,7 @@ class Watchdog:
             place = self._stacks or sys.stderr
             place.write(f"no progress for {seconds:.0f} s: {json.dumps({**self.identity(), **where})}\n")
             place.flush()
-            faulthandler.dump_traceback(file=place, all_threads=True)
+            stacks.write(place)
             time.sleep(DUMP_SECONDS)
             self._signal_peers(signal.SIGKILL)
             report = crash_report.write(f"no progress for {seconds:.0f} s: {json.dumps(where)}", "", ExitCode.HUNG)
@@ -194,7 +196,7 @@ class Watchdog:
 
     def ask_for_stacks(self) -> None:
         """Make the other processes of this host write their stacks."""
-        self._signal_peers(signal.SIGUSR1)
+        self._signal_peers(stacks.REQUEST)
 
     def _signal_peers(self, number: signal.Signals) -> None:
         for pid, start in self._peers:
