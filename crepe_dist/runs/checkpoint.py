@@ -78,7 +78,7 @@ def epoch_record(progress: Progress, scores: dict[str, Scores]) -> dict[str, Any
     record: dict[str, Any] = {
         "epoch": progress.epoch,
         "step": progress.step,
-        "train_loss": progress.loss_sum / max(progress.documents, 1),
+        "train_loss": progress.train_loss,
     }
     for name, score in scores.items():
         record[f"{name}_loss"] = score.loss

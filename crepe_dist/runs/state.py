@@ -42,6 +42,7 @@ class Progress:
         documents: documents of the epoch trained on so far, over all ranks.
         moving_loss: moving average of the loss within the epoch, as in the notebook; ``None`` at its start.
         loss_sum: sum of the losses of the epoch's documents, in nats.
+        uncounted: documents of the epoch whose loss is not in ``loss_sum``, because it was not finite.
         seconds: training time of the epoch.
         epochs: records of the finished epochs.
         finished: true once the run is complete.
@@ -54,22 +55,30 @@ class Progress:
     documents: int = 0
     moving_loss: float | None = None
     loss_sum: float = 0.0
+    uncounted: int = 0
     seconds: float = 0.0
     epochs: list[dict[str, Any]] = field(default_factory=list)
     finished: bool = False
     precision: str = ""
     loss_scale: list[float] = field(default_factory=list)
 
-    def count(self, documents: int, loss: float | None) -> None:
-        """Count a step.
+    @property
+    def train_loss(self) -> float:
+        """Mean loss of the epoch's documents so far, in nats; 0 before the first."""
+        return self.loss_sum / max(self.documents - self.uncounted, 1)
+
+    def count(self, documents: int, loss: float) -> None:
+        """Count a step, whether or not the parameters were updated.
 
         Args:
             documents: number of documents in the global batch.
-            loss: sum of their losses, in nats; ``None`` if the step was skipped.
+            loss: sum of their losses, in nats.
         """
         self.step += 1
         self.documents += documents
-        if loss is not None:
+        if not math.isfinite(loss):
+            self.uncounted += documents
+        else:
             mean, before = loss / documents, self.moving_loss
             self.moving_loss = mean if before is None else (1 - SMOOTHING) * before + SMOOTHING * mean
             self.loss_sum += loss
@@ -86,6 +95,7 @@ class Progress:
         self.documents = 0
         self.moving_loss = None
         self.loss_sum = 0.0
+        self.uncounted = 0
         self.seconds = 0.0
 
     @classmethod
@@ -95,9 +105,12 @@ class Progress:
         Raises:
             ValueError: malformed, or written by another version.
         """
-        if not isinstance(saved, dict) or saved.keys() != {each.name for each in fields(cls)}:
+        if not isinstance(saved, dict):
             raise ValueError("the position was not written by this version")
-        counts = [saved["step"], saved["epoch"], saved["documents"]]
+        saved = {"uncounted": 0, **saved}  # states of version 0.1.0 lack it
+        if saved.keys() != {each.name for each in fields(cls)}:
+            raise ValueError("the position was not written by this version")
+        counts = [saved["step"], saved["epoch"], saved["documents"], saved["uncounted"]]
         numbers = [saved["loss_sum"], saved["seconds"], saved["moving_loss"] or 0.0, *saved["loss_scale"]]
         if not all(type(each) is int and 0 <= each < 1 << 53 for each in counts):
             raise ValueError("the position holds an invalid count")

@@ -114,7 +114,7 @@ def train_epoch(run: Run, guards: Guards) -> None:
             accepted = guards.accepts(outcome)  # before the update: finite on every rank
             if accepted:
                 run.step.update(batch.documents, rate)
-            run.progress.count(batch.documents, outcome.loss if accepted else None)
+            run.progress.count(batch.documents, outcome.loss)
             guards.after_step(outcome, rate)
     guards.end_epoch()
 

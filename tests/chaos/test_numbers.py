@@ -8,6 +8,7 @@ import pytest
 
 from crepe_dist.data.loader import epoch_order, share
 from crepe_dist.errors import ExitCode
+from crepe_dist.runs.state import Progress
 from tests.chaos import harness
 from tests.chaos.harness import slow
 from tests.conftest import records
@@ -95,3 +96,13 @@ def test_the_record_of_a_skipped_step_is_json(tmp_path):
     metrics.skipped({"step": 3, "epoch": 0, "ranks": [1]})
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line) == {"event": "skipped", "step": 3, "epoch": 0, "ranks": [1]}
+
+
+def test_a_step_without_a_finite_loss_does_not_lower_the_train_loss():
+    progress = Progress()
+    for loss in (100.0, float("nan"), float("inf"), 120.0):
+        progress.count(50, loss)
+    assert (progress.documents, progress.train_loss) == (200, 2.2)
+    progress.begin_epoch(1)
+    progress.count(50, 50.0)
+    assert progress.train_loss == 1

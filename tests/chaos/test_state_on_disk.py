@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +171,7 @@ class TestDamaged:
             {"step": -1},
             {"step": "3"},
             {"documents": 1e30},
+            {"uncounted": -1},
             {"epoch": True},
             {"loss_sum": "x"},
             {"epochs": [3]},
@@ -179,11 +181,14 @@ class TestDamaged:
         ],
     )
     def test_a_position_that_is_none(self, change):
-        from dataclasses import asdict
-
         assert Progress.of(asdict(Progress())) == Progress()
         with pytest.raises((ValueError, TypeError)):
             Progress.of({**asdict(Progress()), **change})
+
+    def test_a_position_written_by_version_0_1_0(self):
+        saved = asdict(Progress(step=3, documents=150, loss_sum=300.0))
+        del saved["uncounted"]
+        assert Progress.of(saved).train_loss == 2
 
     def test_training_goes_on_from_the_one_before_and_says_so(self, data, tmp_path, unbroken):
         run_dir = tmp_path / "run"
