@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from typing import Any, BinaryIO, TextIO
 
 from crepe_dist.errors import UserError
 
+TEMPORARY = re.compile(r"\..+\.\d+")  # name of a file that ``atomic_text`` has not renamed yet
 MAX_NAMES_BYTES = 1 << 22  # size of a file of class names
 MAX_JSON_BYTES = 1 << 25  # enough for the manifest of 65,536 classes
 # Limits on memory: JSON made of brackets or commas takes many times its length once parsed. Manifests have few.
@@ -52,6 +54,18 @@ def atomic_text(path: Path, errors: str = "strict") -> Iterator[TextIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def is_temporary(path: Path) -> bool:
+    """Return whether ``atomic_text`` made that file: a leftover, if its process was killed."""
+    return TEMPORARY.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove leftovers of killed processes; call while no other process writes to the folder."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if is_temporary(path):
+            path.unlink(missing_ok=True)
 
 
 def cache_folder() -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -124,11 +125,44 @@ class TestRunFolder:
         assert "is finished" in again
         assert again.splitlines()[-1] == first.splitlines()[-1]
 
+    def test_a_reported_checkpoint_that_is_gone_is_not_replaced_by_another(self, data, finished, complaint):
+        run_dir, _ = finished
+        path = checkpoint.find(str(run_dir))
+        kept = path.rename(path.with_suffix(".kept"))
+        for name, *flags in (["train", "--data", data, "--run-dir", run_dir, *QUICK], ["predict", run_dir]):
+            said = complaint(name, *flags, cwd=data.parent)
+            assert f"the checkpoint {path} is gone" in said
+            assert f"python -m crepe_dist.train --config {run_dir}/config.yaml --fresh" in said
+            assert "crepe_epoch_0_test_acc_" in said  # the other one, which can be named
+        kept.rename(path)
+
     def test_fresh_starts_another_beside_it(self, data, finished):
         run_dir, _ = finished
         train(data, run_dir, "--fresh", "--training.epochs=1")
         assert len(records(run_dir.with_name("finished-2"), "step")) == 7
         assert len(records(run_dir, "step")) == 14
+
+    def test_the_best_checkpoint_of_an_unfinished_run_is_missed_before_training(self, data, finished, complaint):
+        run_dir, _ = finished
+        copy = run_dir.with_name("unfinished")
+        shutil.copytree(run_dir, copy)
+        (copy / "result.json").unlink()
+        shutil.rmtree(*(copy / "state").glob("step_00000014_*"))
+        (manifest,) = (copy / "state").glob("step_00000007_*/manifest.json")
+        manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "version": "0.0.1"}))
+        (best,) = (copy / "checkpoints").glob("crepe_epoch_0_*.params")
+        kept = best.rename(copy / "kept")
+        said = complaint("train", "--data", data, "--run-dir", copy, *QUICK, cwd=data.parent)
+        assert f"the checkpoint {best} is gone" in said
+        kept.rename(best)
+        printed = train(data, copy)
+        assert f"saved by crepe_dist 0.0.1; version {crepe_dist.__version__} continues the run" in printed
+        assert losses(copy) == losses(run_dir)
+
+    def test_states_can_be_read_by_those_who_can_read_the_run(self, finished):
+        run_dir, _ = finished
+        (usual,) = {path.stat().st_mode for path in run_dir.glob("*.json")}
+        assert {path.stat().st_mode for path in run_dir.glob("state/*/*")} == {usual}
 
     def test_other_settings_are_refused_with_their_difference(self, data, finished, complaint):
         flags = ("--data", data, "--run-dir", finished[0], *QUICK, "--optimizer.learning_rate=0.5")

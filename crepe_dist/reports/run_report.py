@@ -10,6 +10,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_text
 from crepe_dist.reports import model_card, run_page
 from crepe_dist.reports.run_findings import warnings
+from crepe_dist.runs.checkpoint import RESULT
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.run_record import RunRecord, open_run, texts
 
@@ -18,7 +19,7 @@ CARD = "model_card.md"
 
 
 def write_for(folder: RunFolder, data: Dataset, say: Callable[[str], None]) -> Iterator[None]:
-    """Write the report of a finished run, and print its warnings.
+    """Write the report of a finished run, and print its warnings; do nothing if it was written after the result.
 
     The run is complete without the report, so errors are reported and not raised.
 
@@ -26,6 +27,8 @@ def write_for(folder: RunFolder, data: Dataset, say: Callable[[str], None]) -> I
         data: data set that the run was trained on.
         say: function that prints a message.
     """
+    if _is_current(folder):
+        return
     try:
         record = open_run(folder.path)
         for each in warnings(record, data.classes):
@@ -60,6 +63,11 @@ def write_report(record: RunRecord, data: Dataset | UserError) -> Iterator[None]
     write_text(record.path / REPORT, run_page.page(record, quotes, missing))
     yield
     write_text(record.path / CARD, model_card.card(record, summary))
+
+
+def _is_current(folder: RunFolder) -> bool:
+    result, *pages = (folder.path / name for name in (RESULT, REPORT, CARD))
+    return all(page.is_file() and page.stat().st_mtime_ns >= result.stat().st_mtime_ns for page in pages)
 
 
 def _summary(data: Dataset) -> dict[str, Any] | None:

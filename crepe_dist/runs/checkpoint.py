@@ -22,6 +22,7 @@ from crepe_dist.runs.state import Progress
 FORMAT = 1
 FOLDER = "checkpoints"
 RESULT = "result.json"
+CONFIG = "config.yaml"
 RUNS = Path("runs")
 SCORES = ".scores.json"
 ANOTHER = "choose another checkpoint, or delete the .json to load the file as parameters of another program"
@@ -158,14 +159,38 @@ def _of_run(run_dir: Path) -> Path | None:
             raise UserError(
                 f"{result} cannot be read", f"{type(error).__name__}: {error}", f"name a .params file in {folder}"
             ) from error
-        if reported.is_file() and not reported.is_symlink():
-            return reported
-    described = {
+        check_present(run_dir, reported.name)
+        return reported
+    return next(iter(_described(folder)), None)
+
+
+def check_present(run_dir: Path, name: str) -> None:
+    """Check that the checkpoint to be reported exists, since no other one may take its place unnoticed.
+
+    Raises:
+        UserError: it is gone.
+    """
+    folder = run_dir / FOLDER if (run_dir / FOLDER).is_dir() else run_dir
+    path = folder / name
+    if path.is_file() and not path.is_symlink():
+        return
+    others = _described(folder)
+    instead = f"name another one of the run's checkpoints, such as {others[0]}; or " if others else ""
+    raise UserError(
+        f"the checkpoint {path} is gone",
+        f"the run in {run_dir} reports this one",
+        f"{instead}train it again: python -m crepe_dist.train --config {run_dir / CONFIG} --fresh",
+    )
+
+
+def _described(folder: Path) -> list[Path]:
+    """List the checkpoints of a folder that have a description, the latest epoch first."""
+    found = {
         path: int(match[1])
         for path in folder.glob("crepe_epoch_*.params")
         if (match := EPOCH.match(path.name)) and path.with_suffix(".json").is_file() and not path.is_symlink()
     }
-    return max(described, key=lambda path: described[path], default=None)
+    return sorted(found, key=lambda path: found[path], reverse=True)
 
 
 def describe(path: Path) -> dict[str, Any] | None:

@@ -49,11 +49,12 @@ def read_result(folder: RunFolder) -> Result | None:
     """Read the result of a run; ``None`` if it is not finished.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: the file cannot be read, or the reported checkpoint is gone.
     """
     saved = folder.result
     if saved is None:
         return None
+    checkpoint.check_present(folder.path, Path(saved["checkpoint"]).name)
     return Result(
         folder.path,
         folder.path / saved["checkpoint"],
@@ -67,9 +68,15 @@ def read_result(folder: RunFolder) -> Result | None:
 def write_result(
     folder: RunFolder, progress: Progress, choice: EpochChoice, engine: Engine, data: Dataset, ranks: Collectives
 ) -> Result:
-    """Write ``result.json`` on rank 0, which marks the run as finished; every rank calls it."""
+    """Write ``result.json`` on rank 0, which marks the run as finished; every rank calls it.
+
+    Raises:
+        UserError: on every rank, if the reported checkpoint is gone.
+    """
     reported = choice.reported(progress)
-    if ranks.is_root:
+
+    def write() -> None:
+        checkpoint.check_present(folder.path, reported["checkpoint"])
         folder.write_result(
             {
                 "checkpoint": f"{checkpoint.FOLDER}/{reported['checkpoint']}",
@@ -80,7 +87,8 @@ def write_result(
                 "made": _provenance(engine, data, ranks.size),
             }
         )
-    ranks.gather(0, "result written")
+
+    ranks.agree("result", lambda: write() if ranks.is_root else None)
     result = read_result(folder)
     assert result is not None
     return result

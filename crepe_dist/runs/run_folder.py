@@ -16,12 +16,11 @@ from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.distributed.control import SUPERVISED_AS
 from crepe_dist.errors import UserError
-from crepe_dist.files import read_json, write_json, write_text
-from crepe_dist.runs.checkpoint import RESULT, RUNS
+from crepe_dist.files import is_temporary, read_json, remove_temporary, write_json, write_text
+from crepe_dist.runs.checkpoint import CONFIG, FOLDER, RESULT, RUNS
 from crepe_dist.settings.config import Config, digest
 
 IDENTITY = "run.json"
-CONFIG = "config.yaml"
 LOCK_SECONDS = 100.0  # for an earlier group's processes to end; NFS keeps a dead client's locks for 90 s
 SOON = 3.0  # seconds that an earlier group's processes usually take to end
 SUPERVISION = "supervision"  # file with the id of the supervisor that started the run
@@ -70,6 +69,8 @@ class RunFolder:
                 f"another process is training in {self.path}",
                 remedy="wait for it to end, or start another run with --fresh",
             ) from error
+        for place in (self.path, self.path / FOLDER, self.verified().parent):
+            remove_temporary(place)
         return file
 
     def lock_in_steps(self, patience: float, say: Callable[[str], None]) -> Iterator[IO[str] | None]:
@@ -149,23 +150,23 @@ def choose(config: Config, data_name: str, data_fingerprint: str) -> RunFolder:
     taken = [base] if base.exists() else []
     while taken and (following := _numbered(base, len(taken) + 1)).exists():
         taken.append(following)
+    if len(taken) > 1 and _is_unclaimed(taken[-1]):
+        taken.pop()  # a process was killed while it made this folder
     own = [path for path in taken if _identity(path) == identity]
     supervision = os.environ.get(SUPERVISED_AS, "")
     is_restart = bool(own and supervision) and _supervision(own[-1]) == supervision
     if not taken or (config.fresh and not is_restart):
-        path = _numbered(base, len(taken) + 1)
+        path = base if taken and _is_unclaimed(base) else _numbered(base, len(taken) + 1)
         try:
-            path.mkdir(parents=True)
+            path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
                 f"the run folder {path} cannot be created", error.strerror or str(error), "choose another --run-dir"
             ) from error
-        write_json(path / IDENTITY, identity)
-        if supervision:
-            write_text(path / SUPERVISION, f"{supervision}\n")
+        _claim(path, identity, supervision)
     else:
         path = own[-1] if own else base
-        _check(path, identity)
+        _check(path, identity, supervision)
     write_text(path / CONFIG, config.to_yaml())
     return RunFolder(path)
 
@@ -186,15 +187,27 @@ def _supervision(path: Path) -> str:
     return file.read_text(encoding="utf-8").strip() if file.is_file() and not file.is_symlink() else ""
 
 
-def _check(path: Path, identity: dict[str, Any]) -> None:
+def _is_unclaimed(path: Path) -> bool:
+    """Return whether a folder holds nothing but what a process leaves that was killed before ``_claim`` had ended."""
+    return path.is_dir() and all(each.name == SUPERVISION or is_temporary(each) for each in path.iterdir())
+
+
+def _claim(path: Path, identity: dict[str, Any], supervision: str) -> None:
+    """Make a folder that of a run; the file written last makes it so."""
+    if supervision:
+        write_text(path / SUPERVISION, f"{supervision}\n")
+    write_json(path / IDENTITY, identity)
+
+
+def _check(path: Path, identity: dict[str, Any], supervision: str) -> None:
     if not path.is_dir():
         raise UserError(f"{path} is not a folder", remedy="choose another --run-dir")
     if not (path / IDENTITY).is_file():
-        if any(path.iterdir()):
+        if not _is_unclaimed(path):
             raise UserError(
                 f"{path} is neither empty nor a run's folder", f"it has no {IDENTITY}", "choose another --run-dir"
             )
-        write_json(path / IDENTITY, identity)
+        _claim(path, identity, supervision)
         return
     before = _read(path / IDENTITY)
     if before != identity:

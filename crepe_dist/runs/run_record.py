@@ -14,9 +14,9 @@ from crepe_dist.data.dataset import SAMPLE, Dataset, Part, folder_of, open_datas
 from crepe_dist.errors import UserError
 from crepe_dist.model.parameters import shape_class
 from crepe_dist.runs import checkpoint, history
-from crepe_dist.runs.checkpoint import RESULT
+from crepe_dist.runs.checkpoint import CONFIG, RESULT
 from crepe_dist.runs.history import History
-from crepe_dist.runs.run_folder import CONFIG, RunFolder
+from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.scores import Scores
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.yaml_file import read

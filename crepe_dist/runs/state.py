@@ -11,6 +11,7 @@ import math
 import os
 import re
 import shutil
+import stat
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from safetensors.numpy import load_file, save_file
 from crepe_dist.errors import UserError
 from crepe_dist.files import identity, read_json, sha256, sync, write_json
 from crepe_dist.mxnet_internals import optimizer_state, set_optimizer_state, trainer_parameters
+from crepe_dist.version import __version__
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -145,11 +147,13 @@ class Found:
         path: folder of the state.
         snapshot: content of the state.
         damaged: newer states that cannot be used, each with the reason.
+        version: version of the package that saved it; empty before 0.2.
     """
 
     path: Path
     snapshot: Snapshot
     damaged: list[str]
+    version: str
 
 
 def save(folder: Path, snapshot: Snapshot, good: Path | None = None) -> Path:
@@ -182,10 +186,12 @@ def _write(folder: Path, final: Path, snapshot: Snapshot) -> None:
         save_file(snapshot.parameters, str(partial / FILES[0]))
         save_file(snapshot.optimizer, str(partial / FILES[1]))
         write_json(partial / FILES[2], asdict(snapshot.progress))
+        usual = stat.S_IMODE((partial / FILES[2]).stat().st_mode)
         for name in FILES[:2]:
+            (partial / name).chmod(usual)
             sync(partial / name)
         digests = {name: identity(partial / name) for name in FILES}
-        write_json(partial / MANIFEST, {"format": FORMAT, "files": digests})
+        write_json(partial / MANIFEST, {"format": FORMAT, "version": __version__, "files": digests})
         sync(partial)
         if final.exists():  # it is damaged: the run would have resumed from it otherwise
             final.rename(folder / f".damaged-{os.getpid()}-{final.name}")
@@ -213,25 +219,26 @@ def load_newest(folder: Path) -> Found | None:
     damaged: list[str] = []
     for path in sorted(folder.glob("step_*"), reverse=True):
         try:
-            return Found(path, _load(path), damaged)
+            snapshot, version = _load(path)
+            return Found(path, snapshot, damaged, version)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             damaged.append(f"{path} ({type(error).__name__}: {error})"[:500])
     if damaged:
         raise UserError(
             f"no saved state in {folder} can be used",
             "; ".join(damaged),
-            "start another run with --fresh; with --init-from it can start from a checkpoint",
+            "finish the run with the version that started it, or start another with --fresh; with --init-from that "
+            "can start from a checkpoint",
         )
     return None
 
 
-def _load(path: Path) -> Snapshot:
+def _load(path: Path) -> tuple[Snapshot, str]:
+    """Load a state, and the version of the package that saved it."""
     manifest = read_json(path / MANIFEST, follow=False)
     if manifest["format"] != FORMAT:
-        raise UserError(
-            f"{path} has format {manifest['format']}; this version resumes from format {FORMAT}",
-            remedy="finish the run with the version that started it, or start another with --fresh",
-        )
+        found = str(manifest["format"])[:40]
+        raise ValueError(f"it has format {found}, which another version wrote; this one reads format {FORMAT}")
     for name in FILES:
         size, digest = manifest["files"][name]["bytes"], manifest["files"][name]["sha256"]
         if (path / name).lstat().st_size != size:
@@ -239,7 +246,8 @@ def _load(path: Path) -> Snapshot:
         if sha256(path / name, follow=False) != digest:
             raise ValueError(f"{name} does not match its checksum")
     progress = Progress.of(read_json(path / FILES[2], follow=False))
-    return Snapshot(progress, load_file(str(path / FILES[0])), load_file(str(path / FILES[1])))
+    snapshot = Snapshot(progress, load_file(str(path / FILES[0])), load_file(str(path / FILES[1])))
+    return snapshot, str(manifest.get("version", ""))[:40]
 
 
 def optimizer_arrays(trainer: Any) -> Arrays:

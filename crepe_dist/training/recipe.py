@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.loader import Batch, batches, epoch_order
 from crepe_dist.data.typos import with_typos
 from crepe_dist.distributed.control import Control
@@ -23,12 +24,12 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.runs.best_epoch import EpochChoice
 from crepe_dist.runs.metrics import open_metrics
 from crepe_dist.runs.result import Result, overfit_summary, read_result, write_result
-from crepe_dist.runs.run_folder import choose_folder
+from crepe_dist.runs.run_folder import RunFolder, choose_folder
 from crepe_dist.runs.scores import Scores
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
 from crepe_dist.training.banner import banner
-from crepe_dist.training.display import open_display
+from crepe_dist.training.display import Display, open_display
 from crepe_dist.training.engine_setup import build_engine
 from crepe_dist.training.estimate import estimate
 from crepe_dist.training.evaluation import Interrupted, evaluate_splits
@@ -64,8 +65,9 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
         if config.training.overfit_batches:
             data = few_batches(data, config)
         folder = choose_folder(config, data, world)
-        if (finished := read_result(folder)) is not None:
+        if (finished := world.agree("result", lambda: read_result(folder))) is not None:
             display.say(f"{folder.path} is finished; --fresh starts another run\n{finished}")
+            report(config, data, world, folder, display, pages)  # if an earlier process was killed before it had
             return finished
 
         with guarded(folder, config, world, control, watchdog, display):
@@ -83,15 +85,14 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
             display.say(banner(config, data, engine, start, world.size, trainer.by))
             display.say(f"run       {folder.path}")
 
-            state = RunState(engine, trainer.gluon, step.scale, progress)
-            found = resume(state, folder, world, metrics, display)
+            state, choice = RunState(engine, trainer.gluon, step.scale, progress), EpochChoice.of(config, data)
+            found = resume(state, choice, folder, world, metrics, display)
             saver = open_saver(folder.state, config, state, found, world, display.say)
             estimated = estimate(config, data, engine, step, next(epoch_batches(run), None), progress, world)
             display.say(f"time      {estimated}")
             check_grace(config.safety.grace_s, estimated.step, saver, world)
 
             guards = Guards(run, state, saver, watchdog, control)
-            choice = EpochChoice.of(config, data)
             with control.deferring():  # from here on, a signal only sets a wish; the ranks agree after each step
                 while not progress.finished:
                     train_epoch(run, guards)
@@ -172,10 +173,13 @@ def save_epoch(run: Run, guards: Guards, choice: EpochChoice, scores: dict[str, 
 def finish(run: Run, choice: EpochChoice, pages: Pages) -> Result:
     """Write the result and the report of the run; return the result."""
     result = write_result(run.folder, run.progress, choice, run.engine, run.data, run.world)
-    if run.config.training.overfit_batches:
-        run.display.say(overfit_summary(result))
-        return result
-    run.display.say(str(result))
-    if run.config.logging.report and pages.report is not None:
-        run.world.on_root("report", pages.report(run.folder, run.data, run.display.say))
+    overfitted = run.config.training.overfit_batches
+    run.display.say(overfit_summary(result) if overfitted else str(result))
+    report(run.config, run.data, run.world, run.folder, run.display, pages)
     return result
+
+
+def report(config: Config, data: Dataset, world: World, folder: RunFolder, display: Display, pages: Pages) -> None:
+    """Write the report of a finished run on rank 0, unless it is there."""
+    if config.logging.report and pages.report is not None and not config.training.overfit_batches:
+        world.on_root("report", pages.report(folder, data, display.say))

@@ -8,12 +8,14 @@ from typing import Any
 from crepe_dist.distributed.world import World
 from crepe_dist.model import parameters
 from crepe_dist.model.engine import Engine
-from crepe_dist.runs import state
+from crepe_dist.runs import checkpoint, state
+from crepe_dist.runs.best_epoch import EpochChoice
 from crepe_dist.runs.metrics import Metrics
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.state import Found, Progress, Snapshot
 from crepe_dist.training.display import Display
 from crepe_dist.training.loss_scale import LossScale
+from crepe_dist.version import __version__
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,16 @@ class RunState:
         self.scale.restore(snapshot.progress.loss_scale)
 
 
-def resume(run: RunState, folder: RunFolder, world: World, metrics: Metrics, display: Display) -> Found | None:
+def resume(
+    run: RunState, choice: EpochChoice, folder: RunFolder, world: World, metrics: Metrics, display: Display
+) -> Found | None:
     """Restore the newest saved state, if there is one, on every rank.
 
     Returns:
         The restored state, or ``None`` for a new run.
+
+    Raises:
+        UserError: on every rank, if no saved state can be used, or the checkpoint of the best epoch so far is gone.
     """
     found: Found | None = world.agree(
         "saved state", lambda: state.load_newest(folder.state), same=lambda found: found and found.path.name
@@ -59,9 +66,14 @@ def resume(run: RunState, folder: RunFolder, world: World, metrics: Metrics, dis
         return None
     run.restore(found.snapshot)
     progress = run.progress
+    if progress.epochs:
+        best = choice.best(progress)["checkpoint"]
+        world.agree("best checkpoint", lambda: checkpoint.check_present(folder.path, best) if world.is_root else None)
     for each in found.damaged:
         display.say(f"skipped a damaged state: {each}")
     display.say(f"resuming from step {progress.step}, epoch {progress.epoch}, saved in {found.path}")
+    if found.version not in ("", __version__):
+        display.say(f"the state was saved by crepe_dist {found.version}; version {__version__} continues the run")
     precision = run.engine.plan.precision
     if progress.precision not in ("", precision):
         display.say(f"the precision changes from {progress.precision} to {precision}")

@@ -94,3 +94,15 @@ def test_other_numbers_of_processes_are_the_same_run(data, tmp_path):
     assert [step for step, _ in harness.steps(run_dir)] == list(range(1, harness.STEPS + 1))
     mine, theirs = ([loss for _, loss in harness.steps(folder)] for folder in (run_dir, tmp_path / "one"))
     assert mine == pytest.approx(theirs, abs=1e-5)
+
+
+def test_killed_before_the_report_was_written(data, tmp_path):
+    run_dir, reported = tmp_path / "run", ("--logging.report=true", "--training.epochs=1")
+    kill(run_dir, data, tmp_path, *reported, step=13, phase="report")
+    assert (run_dir / "result.json").is_file()
+    code, printed = harness.run(harness.command(run_dir, data, 1, *reported), tmp_path)
+    assert code == 0, printed
+    assert "is finished" in printed
+    assert all((run_dir / name).stat().st_size > 100 for name in ("report.html", "model_card.md"))
+    code, printed = harness.run(harness.command(run_dir, data, 1, *reported), tmp_path)
+    assert "report.html" not in printed  # it is there now

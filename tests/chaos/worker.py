@@ -1,9 +1,9 @@
 """`crepe_dist.train` with a fault planned: `python -m tests.chaos.worker <flags of train>`.
 
 ``CREPE_DIST_FAULT`` names a JSON file, which may change meanwhile: ``kind``, ``rank``, ``phase`` (train, evaluate,
-save, checkpoint), ``step`` (the fault comes at the first opportunity after so many steps were done) and ``once``, a
-file that is made when the fault strikes: it strikes no second time; ``pace``, if given, is seconds to wait before each
-step.
+save, checkpoint, report), ``step`` (the fault comes at the first opportunity after so many steps were done) and
+``once``, a file that is made when the fault strikes: it strikes no second time; ``pace``, if given, is seconds to wait
+before each step.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class Fault:
 
 def arm(fault: Fault) -> None:
     """Puts the fault into the places where it may strike; imports MXNet."""
+    from crepe_dist import files
+    from crepe_dist.reports import run_report
     from crepe_dist.runs import checkpoint, state
     from crepe_dist.training import evaluation, state_saver
     from crepe_dist.training.step import TrainingStep
@@ -103,6 +105,12 @@ def arm(fault: Fault) -> None:
         return write(*arguments)
 
     checkpoint.write = writing  # type: ignore[assignment]
+
+    def reporting(path: Path, text: str) -> None:
+        fault.signal("report", done[0])
+        files.write_text(path, text)
+
+    run_report.write_text = reporting
 
 
 def _spoil(engine: Any, value: float) -> None:

@@ -1,0 +1,98 @@
+"""The folder of a run: whatever a kill leaves behind, the same command continues."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from functools import partial
+
+import pytest
+
+from crepe_dist.distributed.control import SUPERVISED_AS
+from crepe_dist.errors import UserError
+from crepe_dist.files import atomic_text
+from crepe_dist.runs import run_folder
+from crepe_dist.settings.config import Config
+
+CALLS = ("mkdir", "open", "fsync", "replace", "rename")
+
+
+def killed_at(number, work):
+    """Do the work in a process that ends at that file system call, without cleaning up; return false if it got by."""
+    child = os.fork()
+    if child == 0:
+        left = [number]
+
+        def deadly(call):
+            def called(*arguments, **named):
+                left[0] -= 1
+                if left[0] < 0:
+                    os._exit(9)
+                return call(*arguments, **named)
+
+            return called
+
+        for owner, names in ((os, CALLS), (pathlib.Path, ("mkdir", "open", "replace"))):
+            for name in names:
+                setattr(owner, name, deadly(getattr(owner, name)))
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+@pytest.mark.parametrize("supervisor", ["", "5e1f"])
+@pytest.mark.parametrize("fresh", [False, True])
+def test_killed_at_every_call_of_the_first_second(tmp_path, monkeypatch, supervisor, fresh):
+    monkeypatch.setenv(SUPERVISED_AS, supervisor)
+
+    def choose(name, fresh=False):
+        return run_folder.choose(Config(run_dir=str(tmp_path / name), fresh=fresh), "data", "fingerprint")
+
+    number = 0
+    while True:
+        name = f"run{number}-{fresh}"
+        if fresh:
+            with monkeypatch.context() as another:
+                another.setenv(SUPERVISED_AS, "before")
+                choose(name)
+        if not killed_at(number, partial(choose, name, fresh)):
+            break
+        folder = choose(name, fresh)
+        with folder.lock():
+            assert {path.name for path in folder.path.iterdir()} - {"supervision"} == {
+                "run.json",
+                "config.yaml",
+                ".lock",
+            }
+        # Without a supervisor, a run that was made before the kill is a run, and --fresh means another one.
+        expected = f"{name}-2" if fresh else name
+        assert folder.path.name in ((expected, f"{name}-3") if fresh and not supervisor else (expected,))
+        number += 1
+    assert number > 5
+
+
+def test_a_file_of_somebody_else_is_no_leftover(tmp_path):
+    for name in (".bashrc", "notes.1", ".x.123.txt"):
+        place = tmp_path / name
+        place.mkdir()
+        (place / name).touch()
+        with pytest.raises(UserError, match="neither empty nor a run's folder"):
+            run_folder.choose(Config(run_dir=str(place)), "data", "fingerprint")
+        assert (place / name).exists()
+
+
+def test_the_lock_removes_what_killed_processes_left(tmp_path):
+    folder = run_folder.choose(Config(run_dir=str(tmp_path / "run")), "data", "fingerprint")
+    (folder.path / "checkpoints").mkdir()
+    left = [folder.path / ".result.json.12", folder.path / "checkpoints" / ".crepe_epoch_0_test_acc_5.0.json.7"]
+    kept = folder.path / "checkpoints" / "crepe_epoch_0_test_acc_5.0.json"
+    for path in (*left, kept):
+        path.touch()
+    with folder.lock(), atomic_text(folder.path / "later") as stream:
+        stream.write(json.dumps(1))
+    assert kept.exists()
+    assert not any(path.exists() for path in left)
+    assert (folder.path / "later").read_text() == "1"
