@@ -113,6 +113,15 @@ class TestRunFolder:
             "training": saved["training"],
         }
 
+    def test_settings_saved_when_steps_decided_about_saves_select_the_same_run(self, data, finished, tmp_path):
+        run_dir, _ = finished
+        saved = yaml.safe_load((run_dir / "config.yaml").read_text())
+        assert saved["checkpoint"]["every"] is None
+        saved["checkpoint"]["every"] = saved["safety"]["digest_every"] = 200
+        before = tmp_path / "before.yaml"
+        before.write_text(yaml.safe_dump(saved))
+        assert "is finished" in run(command("train", "--config", before), data.parent)
+
     def test_the_last_epoch_is_reported_and_labelled_without_a_validation_part(self, finished):
         run_dir, printed = finished
         result = json.loads((run_dir / "result.json").read_text())

@@ -118,12 +118,13 @@ class CheckpointOptions(Settings, group="checkpoint"):
     """Checkpoints and the saved state.
 
     Args:
-        every: steps between two saves of the resumable state: the most that a killed process loses.
-        every_s: seconds between two saves; whichever of both limits comes first counts.
+        every: steps between two saves of the resumable state, if they are to come sooner than ``every_s`` seconds. It
+            is a strict limit: training waits for a slow disk. null: the seconds alone decide.
+        every_s: seconds between two saves: the most work that a killed process loses, unless the disk is slow.
         keep_last: number of latest epoch checkpoints to keep, besides the best one.
     """
 
-    every: Annotated[int, whole(1, MANY)] = 200
+    every: Optional[Annotated[int, whole(1, MANY)]] = None
     every_s: Annotated[float, real(0, MANY, open_below=True)] = 60
     keep_last: Annotated[int, whole(1, MANY)] = 3
 
@@ -155,12 +156,12 @@ class SafetyOptions(Settings, group="safety"):
             step. All processes then write their stacks and end.
         grace_s: seconds that the scheduler leaves between SIGTERM and SIGKILL. Training does not start if they are
             too few for a step and a save. null: not checked.
-        digest_every: steps between two checks for replica divergence; it is also checked before each save.
+        digest_every: steps between two checks for replica divergence. null: only before each save.
         nonfinite: reaction to a non-finite loss or gradient: stop the run, or skip the step. Neither changes the
             parameters.
     """
 
     watchdog_s: Annotated[float, real(0, MANY, open_below=True)] = 120
     grace_s: Optional[Annotated[float, real(0, MANY, open_below=True)]] = None
-    digest_every: Annotated[int, whole(1, MANY)] = 200
+    digest_every: Optional[Annotated[int, whole(1, MANY)]] = None
     nonfinite: Literal["stop", "skip"] = "stop"

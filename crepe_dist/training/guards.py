@@ -62,9 +62,10 @@ class Guards(Observers):
             NotLearning.of(config, run.data, run.engine, say),
             log,
             keeper,
-            ReplicaCheck(run.engine.network, run.world, config.safety.digest_every),
             Pictures(run.metrics, run.engine.network, run.data.classes, control),
         ]
+        if config.safety.digest_every is not None:
+            observers.append(ReplicaCheck(run.engine.network, run.world, config.safety.digest_every))
         if config.logging.profile:
             observers.append(Profile(run.world, run.engine, run.folder, run.step, log, say, config.data.batch_size))
         super().__init__(observers)

@@ -47,10 +47,11 @@ class Saver:
 
 
 class StateSaver(Saver):
-    """Saver of rank 0: at most ``options.every`` steps, or about ``options.every_s`` seconds, are unsaved at any time.
+    """Saver of rank 0: saves about every ``options.every_s`` seconds, by its own clock.
 
-    A write starts ahead of the limit by as many steps as the last one took, so that training need not wait. If it is
-    late nevertheless, training waits.
+    A write starts ahead of the limit by as long as the last one took. Training does not wait for a write that takes
+    longer than the limit; the next one starts when it ends. A limit of ``options.every`` steps is strict: training
+    waits rather than have more steps unsaved.
 
     Args:
         folder: folder of the states.
@@ -90,13 +91,16 @@ class StateSaver(Saver):
         now = time.monotonic()
         self._settle(step)
         if self._writing is not None:
-            if step - self._saved[0] < self._every and now - self._saved[1] < self._every_s:
+            if self._every is None or step - self._saved[0] < self._every:
+                if now - self._writing[2] >= self._every_s:
+                    self._warn(self._every_s)
                 return False
             if not self.wait(step, self._patience):
                 return False
         (saved_step, saved_at), (steps, seconds) = self._saved, self._lead
-        enough_steps = step - saved_step >= self._every - min(steps, self._every // 2)
-        return enough_steps or now - saved_at >= self._every_s - min(seconds, self._every_s / 2)
+        if self._every is not None and step - saved_step >= self._every - min(steps, self._every // 2):
+            return True
+        return now - saved_at >= self._every_s - min(seconds, self._every_s / 2)
 
     def save(self, snapshot: Snapshot) -> None:
         if not self.wait(snapshot.progress.step, self._patience):
@@ -109,11 +113,7 @@ class StateSaver(Saver):
         while self._writing is not None and not self._writing[0].done():
             left = due - time.monotonic()
             if left <= 0:
-                if not self._slow:
-                    self._slow = True
-                    self._say(
-                        f"writing a state takes over {patience:.0f} s: a kill may lose more steps than checkpoint.every"
-                    )
+                self._warn(patience)
                 return False
             futures.wait([self._writing[0]], min(left, 1.0))
             self._beat()
@@ -126,6 +126,12 @@ class StateSaver(Saver):
     def close(self) -> None:
         self.wait()
         self._pool.shutdown()
+
+    def _warn(self, seconds: float) -> None:
+        """Report once that a write is late."""
+        if not self._slow:
+            self._slow = True
+            self._say(f"writing a state takes over {seconds:g} s: a kill may lose more work than it should")
 
     def _settle(self, step: int) -> None:
         """Record the outcome of a finished write."""

@@ -69,6 +69,17 @@ def test_killed_while_it_scores_or_saves(data, tmp_path, unbroken, phase, step):
     harness.assert_same(tmp_path / "run", unbroken(1))
 
 
+def test_the_clock_of_rank_0_decides_for_all_ranks(data, tmp_path, unbroken):
+    arguments = harness.command(tmp_path / "run", data, 2, "--checkpoint.every=null", "--checkpoint.every_s=0.05")
+    fault = {"kind": "SIGKILL", "rank": 0, "phase": "save", "step": 1, "pace": 0.1, "once": str(tmp_path / "killed")}
+    code, printed = harness.run(arguments, tmp_path, fault)
+    assert code != 0, printed
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().count('"step"') < 13, "no save within the epoch"
+    code, printed = harness.run(arguments, tmp_path)
+    assert code == 0, printed
+    harness.assert_same(tmp_path / "run", unbroken(2))
+
+
 def test_killed_before_anything_was_saved(data, tmp_path, unbroken):
     """Steps were recorded, but there is no state: it begins again, and each step stands once."""
     kill(tmp_path / "run", data, tmp_path, step=11)

@@ -65,7 +65,7 @@ def test_a_replica_that_differs_is_named(data, tmp_path, processes, odd):
 def test_what_differs_is_not_saved(data, tmp_path):
     """Without regular comparisons, the save makes one."""
     run_dir = tmp_path / "run"
-    arguments = harness.command(run_dir, data, 2, "--safety.digest_every=1000")
+    arguments = harness.command(run_dir, data, 2)
     code, printed = harness.run(arguments, tmp_path, plan(tmp_path, "diverge", 0))
     assert code == ExitCode.ERROR, printed
     assert harness.saved_step(run_dir) <= 17

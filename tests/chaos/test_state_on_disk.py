@@ -9,10 +9,12 @@ import random
 import re
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -319,6 +321,38 @@ class TestSaver:
                     saver.save(snapshot(step))
             saver.close()
             assert len(taken) >= 28 // every
+
+    def test_by_seconds_alone_without_a_request_for_steps(self, tmp_path):
+        saver = StateSaver(tmp_path, CheckpointOptions(), print)
+        assert not any(saver.due(step) for step in range(1, 10_000))
+        saver.close()
+
+    def test_training_does_not_wait_for_a_slow_disk_if_seconds_decide(self, tmp_path, monkeypatch):
+        now = [100.0]
+        monkeypatch.setattr(time, "monotonic", lambda: now[0])
+        done = threading.Event()
+        save = state.save
+
+        def slow(*values: Any) -> Path:
+            assert done.wait(60)
+            return save(*values)
+
+        monkeypatch.setattr(state, "save", slow)
+        said: list[str] = []
+        saver = StateSaver(tmp_path, CheckpointOptions(every_s=60), said.append, patience=0)
+        saver.save(snapshot(1))
+        now[0] += 59
+        assert not saver.due(2)
+        assert not said
+        now[0] += 100
+        assert not saver.due(3)
+        assert not saver.due(4)
+        assert said == ["writing a state takes over 60 s: a kill may lose more work than it should"]
+        done.set()
+        saver.wait(5)
+        assert saver.durable_step == 1
+        assert saver.due(5)
+        saver.close()
 
     def test_by_seconds(self, tmp_path, monkeypatch):
         now = [100.0]
