@@ -1,6 +1,23 @@
-"""The same as the console command: `python -m crepe_dist COMMAND`."""
+"""Start of the console command `crepe`, which `python -m crepe_dist` is, too."""
 
-from crepe_dist.cli import start
+from __future__ import annotations
+
+import sys
+
+from crepe_dist import startup
+
+STOPPABLE = ("train", "supervise")  # commands with an exit code of their own for being stopped
+
+
+def start() -> None:
+    """Start the command that the command line names; the entry point of the package."""
+    if sys.argv[1:2] and sys.argv[1] in STOPPABLE:
+        startup.end_on_signals()
+    # Not at the top: signals must be handled before these imports.
+    from crepe_dist import cli, command
+
+    command.run(cli.run)
+
 
 if __name__ == "__main__":
     start()

@@ -10,7 +10,6 @@ from importlib import import_module
 from runpy import run_module
 from types import MappingProxyType
 
-from crepe_dist import command
 from crepe_dist.errors import UserError
 from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import near
@@ -108,8 +107,3 @@ def run() -> None:
     else:
         sys.argv[1:] = given.rest
         run_module(f"crepe_dist.{given.command}", run_name="__main__")
-
-
-def start() -> None:
-    """Start the console command; the entry point of the package."""
-    command.run(run)

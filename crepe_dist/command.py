@@ -8,10 +8,11 @@ import sys
 from typing import Callable, NoReturn
 
 from crepe_dist.distributed import crash_report
-from crepe_dist.distributed.control import SIGNALS, Stopped
+from crepe_dist.distributed.control import Stopped
 from crepe_dist.distributed.launch import detect
 from crepe_dist.distributed.peer_loss import hosts, is_peer_gone
 from crepe_dist.errors import ExitCode, UserError
+from crepe_dist.startup import SIGNALS
 from crepe_dist.terminal import silence
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}

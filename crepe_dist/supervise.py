@@ -10,6 +10,11 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from crepe_dist import startup
+
+if __name__ == "__main__":
+    startup.end_on_signals()
+
 from crepe_dist import command
 from crepe_dist.distributed.hosts import LOOPBACK, Host, interface_address, parse_hosts
 from crepe_dist.errors import UserError

@@ -8,6 +8,11 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from crepe_dist import startup
+
+if __name__ == "__main__":
+    startup.end_on_signals()
+
 from crepe_dist import command
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.join import join

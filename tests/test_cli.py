@@ -68,7 +68,7 @@ def test_help_speaks_of_the_command_as_it_was_called(start, prog, tmp_path):
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_each_command_gives_its_own_help_and_waits_for_nothing_else(name, tmp_path):
     program = (
-        "import sys\nfrom crepe_dist.cli import start\n"
+        "import sys\nfrom crepe_dist.__main__ import start\n"
         f"sys.argv = ['crepe', {name!r}, '--help']\n"
         "try:\n    start()\n"
         "finally:\n    print('imported:', *sorted(sys.modules))\n"

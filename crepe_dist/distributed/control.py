@@ -17,13 +17,11 @@ from typing import Any
 
 from crepe_dist.distributed.messages import LIMIT, Message, Messages, encode
 from crepe_dist.errors import ExitCode
+from crepe_dist.startup import SIGNALS
 
 DESCRIPTOR = "CREPE_DIST_CONTROL_FD"
 GENERATION = "CREPE_DIST_GENERATION"
 SUPERVISED_AS = "CREPE_DIST_SUPERVISION"  # id of the supervisor, the same in all processes that it starts
-# SIGUSR2 means the same as SIGTERM: mpirun forwards it, but kills a second after SIGTERM; Grid Engine and LSF send it
-# before they kill.
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
 class Wish(enum.IntEnum):
