@@ -62,7 +62,7 @@ def main() -> None:
     # Imported late: MXNet reads the number of threads at import, and --help does not need it.
     from crepe_dist.benchmarking.suite import TINY, Sizes, run
 
-    device = pick(given.device, 0, 1)
+    device = pick(given.device)
     sizes = TINY if given.tiny else Sizes(rounds=3, seconds=2.0) if given.quick else Sizes()
     with tempfile.TemporaryDirectory() as folder:
         figures = run(sizes, Path(folder), _say, device, python)
@@ -100,7 +100,7 @@ def _project(given: argparse.Namespace) -> None:
         return 4 * shape_of(Sizes()).parameters
 
     def rate(batch: int) -> float:
-        return training_rate(Sizes(rounds=1, seconds=2.0, batch_size=batch), pick(given.device, 0, 1))
+        return training_rate(Sizes(rounds=1, seconds=2.0, batch_size=batch), pick(given.device))
 
     job = projection_flags.job(given, rate, gradient)
     projection_table.show(job, projection_flags.cluster(given), sizes, given.overlap, _console())

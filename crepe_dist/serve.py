@@ -99,7 +99,7 @@ def _serve(given: Any, options: ServiceOptions) -> None:
     with server.bind(given.host, given.port) as listener:
         path = checkpoint.find(given.checkpoint)
         foreign = Foreign(**arguments.foreign(given))
-        predictor = open_checkpoint(path, foreign, pick(given.device, 0, 1))
+        predictor = open_checkpoint(path, foreign, pick(given.device))
         described = checkpoint.describe(path) or {}
         about = summarise(path.name, described, predictor.classes, predictor.encoding, predictor.engine.plan)
         metrics = Metrics(about.checkpoint, about.kernels)

@@ -26,7 +26,6 @@ from mxnet import autograd, gluon
 
 from crepe_dist.data.dataset import Dataset, Part, open_dataset
 from crepe_dist.data.loader import batches, epoch_order
-from crepe_dist.distributed.device import pick
 from crepe_dist.model import parameters
 from crepe_dist.model.crepe import Crepe, CrepeShape
 from crepe_dist.runs import checkpoint
@@ -50,7 +49,8 @@ def parse() -> argparse.Namespace:
 
 def train(args: argparse.Namespace) -> None:
     dataset = open_dataset(args.data)
-    device = pick("auto", hvd.local_rank(), hvd.local_size())  # mx.gpu(local_rank), or mx.cpu()
+    gpus = mx.context.num_gpus()  # those of the host, or one if the scheduler gives each process its own
+    device = mx.gpu(hvd.local_rank() % gpus) if gpus else mx.cpu()
 
     mx.random.seed(args.seed)
     encoding = dataset.encoding

@@ -80,7 +80,7 @@ test_loader = gluon.data.DataLoader(test_dataset, batch_size=6 * args.batch_size
 # ### Network, initial parameters, loss, optimizer
 
 # %%
-device = pick("auto", local_rank=0, local_size=1)  # mx.gpu(), or mx.cpu() without one
+device = pick("auto")  # mx.gpu(), or mx.cpu() without one
 net = Crepe(
     CrepeShape(
         len(encoding.alphabet), encoding.feature_len, len(categories), args.filters, args.units, dropout=args.dropout

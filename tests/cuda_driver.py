@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -11,18 +12,43 @@ import pytest
 from crepe_dist.distributed import cuda
 from tests.needs import which
 
+# It has DRIVER_GPUS GPUs, of which it shows those of CUDA_VISIBLE_DEVICES. Their UUIDs are made of DRIVER_MACHINE,
+# which stands for the machine, and of the GPU's number there. DRIVER_MIG makes each a MIG device of one GPU.
 SOURCE = """
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 static const char *told(const char *name, const char *otherwise) {
   const char *value = getenv(name);
   return value ? value : otherwise;
 }
 int cuInit(unsigned flags) { return atoi(told("DRIVER_FAILS", "0")); }
 int cuDriverGetVersion(int *version) { *version = atoi(told("DRIVER_VERSION", "12040")); return 0; }
-int cuDeviceGetCount(int *count) { *count = atoi(told("DRIVER_GPUS", "1")); return 0; }
+static int seen(int *number, int wanted) {
+  const char *shown = getenv("CUDA_VISIBLE_DEVICES");
+  int all = atoi(told("DRIVER_GPUS", "1")), count = 0, read = 0, each = 0;
+  if (!shown) { *number = wanted; return all; }
+  for (; sscanf(shown, "%d%n", &each, &read) == 1 && each < all; shown += read + (shown[read] == ',')) {
+    if (count++ == wanted) *number = each;
+  }
+  return count;
+}
+int cuDeviceGetCount(int *count) { int number; *count = seen(&number, -1); return 0; }
 int cuDeviceGet(int *device, int number) { *device = number; return 0; }
-int cuDeviceGetName(char *text, int size, int device) { snprintf(text, size, "GPU of a test"); return device; }
+int cuDeviceGetName(char *text, int size, int device) {
+  snprintf(text, size, getenv("DRIVER_MIG") ? "GPU MIG 1g.5gb" : "GPU of a test");
+  return device;
+}
+static int uuid(char *bytes, int device, int with_slices) {
+  int number = 0;
+  seen(&number, device);
+  memset(bytes, 0, 16);
+  snprintf(bytes, 12, "%s", told("DRIVER_MACHINE", "machine"));
+  bytes[15] = with_slices || !getenv("DRIVER_MIG") ? number : 0;
+  return 0;
+}
+int cuDeviceGetUuid(char *bytes, int device) { return uuid(bytes, device, 0); }
+int cuDeviceGetUuid_v2(char *bytes, int device) { return getenv("DRIVER_OLD") ? 500 : uuid(bytes, device, 1); }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
   int major = 0, minor = 0;
   sscanf(told("DRIVER_CAPABILITY", "8.6"), "%d.%d", &major, &minor);
@@ -42,19 +68,35 @@ def library(path: Path, source: str = "") -> None:
 
 
 def driver(folder: Path) -> Path:
-    """The folder, with the driver's library in it, for LD_LIBRARY_PATH."""
+    """The folder, with the driver's libraries in it, for LD_LIBRARY_PATH."""
     library(folder / cuda.DRIVER, SOURCE)
+    library(folder / cuda.NVML)
     return folder
 
 
-def packages(folder: Path) -> Path:
-    """The folder, with what `--group cu112` installs as far as ``cuda`` looks at it, for PYTHONPATH."""
+def packages(folder: Path, sha256: str = cuda.LIBMXNET_SHA256) -> Path:
+    """The folder, with what `--group cu112` installs as far as ``cuda`` looks at it, for PYTHONPATH.
+
+    Its MXNet is that of the environment.
+
+    Args:
+        sha256: what the wheel says of MXNet's library; by default what PyPI's says.
+    """
     for package in (cuda.FLAVOUR, *(package for package, _ in cuda.LIBRARIES.values())):
         facts = folder / f"{package.replace('-', '_')}-1.9.1.dist-info"
         facts.mkdir(parents=True)
         (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.9.1\n")
+    (folder / f"{cuda.FLAVOUR.replace('-', '_')}-1.9.1.dist-info" / "RECORD").write_text(
+        f"mxnet/__init__.py,,\n{cuda.LIBMXNET},sha256={sha256},891384744\n"
+    )
+    own = folder / cuda.LIBMXNET
+    own.parent.mkdir()
+    own.symlink_to(str(metadata.distribution("mxnet").locate_file(cuda.LIBMXNET)))
     for name, (_, part) in cuda.LIBRARIES.items():
         library(folder / "nvidia" / part / "lib" / name)
+    for name in cuda.OPENED_LATER:
+        if name != cuda.NVML:
+            library(folder / "nvidia" / "cudnn" / "lib" / name)
     return folder
 
 

@@ -15,7 +15,10 @@ from crepe_dist.distributed import cuda, horovod_build
 from tests import cuda_driver
 from tests.conftest import command
 
-LATER = "choose another GPU with CUDA_VISIBLE_DEVICES, or train without it: --device cpu"
+LATER = (
+    "choose another GPU with CUDA_VISIBLE_DEVICES, or train without it: --device cpu; "
+    "for Hopper there is another MXNet: docs/install.md"
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +38,9 @@ def ended(arguments, cwd, environment):
     return done.returncode, done.stdout + done.stderr
 
 
-def run(code, environment):
-    done = subprocess.run([sys.executable, "-c", code], env=environment, stdout=-1, text=True, timeout=200, check=True)
+def run(code, environment, *arguments):
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, env=environment, stdout=-1, text=True, timeout=200, check=True)
     return done.stdout.splitlines()
 
 
@@ -58,7 +62,7 @@ def test_what_the_flavour_has_code_for(capability, runs):
         assert error.remedy == LATER
 
 
-def test_a_gpu_or_driver_that_mxnet_cannot_use(driver, site):
+def test_a_gpu_or_driver_that_the_wheel_cannot_use(driver, site):
     """MXNet is made to see what the driver shows; what it would do with it is never tried."""
     code = """
 import os
@@ -73,16 +77,16 @@ for capability, version, gpus in (
 ):
     os.environ.update(DRIVER_CAPABILITY=capability, DRIVER_VERSION=version, DRIVER_GPUS=gpus)
     try:
-        print(device.pick("auto", 0, 1))
+        print(device.pick("auto"))
     except device.UserError as error:
         print(error.what)
 def broken():
     raise mx.MXNetError("somewhere\\nCUDA: initialization error")
 mx.context.num_gpus = broken
 os.environ.update(DRIVER_VERSION="12040")
-print(device.pick("cpu", 0, 1))
+print(device.pick("cpu"))
 try:
-    device.pick("auto", 0, 1)
+    device.pick("auto")
 except device.UserError as error:
     print(error.what, error.why, sep=" | ")
 """
@@ -98,7 +102,39 @@ except device.UserError as error:
     ]
 
 
-def test_train_refuses_a_gpu_that_it_has_no_code_for(driver, data, tmp_path):
+PICK = """
+from crepe_dist.distributed.launch import Launch, import_mxnet
+import_mxnet(Launch())
+import mxnet as mx
+from crepe_dist.distributed import cuda, device
+mx.context.num_gpus = cuda.count
+try:
+    print(device.pick("auto"))
+except device.UserError as error:
+    print(error.what)
+"""
+
+
+@pytest.mark.parametrize(
+    ("wheel", "picked"),
+    [
+        ("PyPI's", "MXNet cannot compute on GPU 0 (GPU of a test): it has no code for compute capability 9.0"),
+        ("own", "gpu(0)"),
+        ("PyPI's, not used", "gpu(0)"),
+        ("none", "gpu(0)"),
+    ],
+)
+def test_the_list_of_gpus_is_that_of_one_wheel(driver, tmp_path, wheel, picked):
+    """A build of one's own, and NVIDIA's container, may have code for Hopper."""
+    sha256 = {"sha256": "A" * 43} if wheel == "own" else {}
+    site = None if wheel == "none" else cuda_driver.packages(tmp_path / "site", **sha256)
+    if wheel == "PyPI's, not used":  # MXNET_LIBRARY_PATH, or another folder before it on Python's path
+        (tmp_path / "site" / cuda.LIBMXNET).unlink()
+        (tmp_path / "site" / cuda.LIBMXNET).touch()
+    assert run(PICK, cuda_driver.environment(driver, site, DRIVER_CAPABILITY="9.0")) == [picked]
+
+
+def test_train_refuses_a_gpu_that_it_has_no_code_for(driver, site, data, tmp_path):
     code = f"""
 import sys
 from crepe_dist.distributed.launch import Launch, import_mxnet
@@ -109,7 +145,7 @@ from crepe_dist import command, train
 sys.argv = ["train", "--data", {str(data)!r}]
 command.run(train.main)
 """
-    environment = cuda_driver.environment(driver, DRIVER_CAPABILITY="9.0")
+    environment = cuda_driver.environment(driver, site, DRIVER_CAPABILITY="9.0")
     code_of_it, said = ended([sys.executable, "-c", code], tmp_path, environment)
     assert code_of_it == 1
     assert "error: MXNet cannot compute on GPU 0 (GPU of a test): it has no code for compute capability 9.0" in said
@@ -122,7 +158,8 @@ from pathlib import Path
 from crepe_dist.distributed.launch import Launch, import_mxnet
 import_mxnet(Launch())
 lines = Path("/proc/self/maps").read_text().splitlines()
-print(*sorted({line.split()[-1] for line in lines if "/nvidia/" in line or "libcuda.so" in line}), sep="\\n")
+files = {line.split()[5] for line in lines if len(line.split()) == 6}
+print(*sorted(path for path in files if "/nvidia/" in path or "libcuda.so" in path), sep="\\n")
 """
     wanted = [site / "nvidia" / part / "lib" / name for name, (_, part) in cuda.LIBRARIES.items()]
     loaded = run(code, cuda_driver.environment(driver, site))
@@ -173,6 +210,62 @@ def test_libraries_of_the_system_do_as_well(driver, site, tmp_path):
     cuda_driver.library(libraries / "libnccl.so.2")
     code = "from crepe_dist.distributed import cuda; print(cuda.troubles())"
     assert run(code, cuda_driver.environment(libraries, site)) == ["{}"]
+
+
+def test_names_without_a_version_are_found(driver, site, tmp_path):
+    """cuDNN and Horovod ask for them with dlopen in the middle of a run; no file has such a name here."""
+    (site / "nvidia" / "cuda_nvrtc" / "lib" / "libnvrtc.so.11.2").unlink()
+    cuda_driver.library(
+        site / "nvidia" / "cuda_nvrtc" / "lib" / "libnvrtc.so.11.2", "int nvrtcVersion(void) { return 7; }"
+    )
+    code = """
+import ctypes, os, sys
+from crepe_dist.distributed.launch import Launch, import_mxnet
+if "with" in sys.argv[1:]:
+    import_mxnet(Launch())
+for name in ("libnvrtc.so", "libcuda.so"):
+    try:
+        print(bool(ctypes.CDLL(name)))
+    except OSError as error:
+        print(error)
+if "with" in sys.argv[1:]:
+    print(ctypes.CDLL("libnvrtc.so").nvrtcVersion(), ctypes.CDLL("libcuda.so").cuInit(0))
+    print([line.split()[1] for line in open("/proc/self/maps") if "[stack]" in line])
+"""
+    told = {**cuda_driver.environment(driver, site), "TMPDIR": str(tmp_path)}
+    before = sorted(tmp_path.iterdir())
+    missing = "cannot open shared object file: No such file or directory"
+    assert run(code, told) == [f"libnvrtc.so: {missing}", f"libcuda.so: {missing}"]
+    assert run(code, told, "with") == ["True", "True", "7 0", "['rw-p']"]
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_doctor_tries_what_will_be_asked_for(driver, site, tmp_path):
+    told = cuda_driver.environment(driver, site, DRIVER_GPUS=0)
+    facts = json.loads(ended(command("doctor", "--quick", "--json"), tmp_path, told)[1])["facts"]
+    assert facts["cuda"]["later"] == {}
+    assert facts["mxnet"]["wheel"]
+    (site / "nvidia" / "cudnn" / "lib" / "libcudnn_cnn_train.so.8").unlink()
+    told["LD_LIBRARY_PATH"] = str(cuda_driver.driver(tmp_path / "without"))
+    (tmp_path / "without" / cuda.NVML).unlink()
+    facts = json.loads(ended(command("doctor", "--quick", "--json"), tmp_path, told)[1])["facts"]
+    assert sorted(facts["cuda"]["later"]) == ["libcudnn_cnn_train.so.8", "libnvidia-ml.so.1"]
+
+
+@pytest.mark.parametrize(
+    ("later", "gpus", "level"),
+    [([], 1, "ok"), (["libnvrtc.so"], 1, "problem"), (["libnvrtc.so"], 0, "note"), (["libnvidia-ml.so.1"], 2, "note")],
+)
+def test_what_the_doctor_says_of_libraries_that_are_opened_later(later, gpus, level):
+    line = checks.cuda_libraries(
+        {
+            "cuda": {"wanted": ["libcuda.so.1"], "troubles": {}, "later": dict.fromkeys(later, "no such file")},
+            "gpus": [{"name": "Some GPU", "capability": [8, 0]}] * gpus,
+        }
+    )
+    assert line.level == level
+    assert line.what.startswith(", ".join(later))
+    assert bool(line.remedy) == bool(later)
 
 
 @pytest.mark.parametrize(

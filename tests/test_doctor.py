@@ -194,12 +194,16 @@ def test_a_worker_that_crashes_is_told_of():
 def test_which_groups_try_gpus(gpus, features, processes):
     good: list[dict[str, Any]] = [{"sum": {"numbers": 1, "wrong": 0}, "step": STEP}] * 4
     shown = [{"name": "", "capability": [8, 0]}] * gpus
-    given = {"mxnet": {"trouble": "", "gpus": gpus}, "horovod": {"features": features}, "gpus": shown}
+    seen: dict[str, Any] = {"trouble": "", "gpus": gpus, "wheel": True}
+    given = {"mxnet": seen, "horovod": {"features": features}, "gpus": shown}
     tried = trials(given, lambda _: None, lambda device, size: Trial(device, size, 1.0, good[:size]))
     assert [(each.device, each.processes) for each in tried] == [("cpu", 2 if features else 1), ("gpu", processes)]
     shown[0] = {"name": "", "capability": [9, 0]}
     tried = trials(given, lambda _: None, lambda device, size: Trial(device, size, 1.0, good[:size]))
     assert {each.device for each in tried} == {"cpu"}
+    seen["wheel"] = False  # another build may have code for Hopper
+    tried = trials(given, lambda _: None, lambda device, size: Trial(device, size, 1.0, good[:size]))
+    assert {each.device for each in tried} == {"cpu", "gpu"}
 
 
 def test_without_mxnet_nothing_is_tried():
@@ -237,7 +241,8 @@ def test_weights_that_stay_and_steps_that_are_missing():
 GB = 10**9
 WRONG_THREADS = {"threads": {"trouble": "OMP_NUM_THREADS is 'x'", "remedy": "unset it"}}
 NOT_ALLOWED = {"free": 0, "total": 0, "trouble": "Permission denied"}
-OF_CUDA = {"features": ["CUDA", "CUDNN"], "gpus": 1}
+OF_CUDA = {"features": ["CUDA", "CUDNN"], "gpus": 1, "wheel": True}
+OWN_BUILD = {**OF_CUDA, "wheel": False}
 
 
 @pytest.mark.parametrize(
@@ -291,7 +296,7 @@ def test_each_branch(found, name, level, what, worse):
     ("capability", "mxnet", "level"),
     [
         ([8, 6], OF_CUDA, "ok"), ([8, 9], OF_CUDA, "ok"), (None, OF_CUDA, "ok"),
-        ([9, 0], OF_CUDA, "problem"), ([3, 7], OF_CUDA, "problem"), ([12, 0], {}, "note"),
+        ([9, 0], OF_CUDA, "problem"), ([3, 7], OF_CUDA, "problem"), ([12, 0], {}, "note"), ([9, 0], OWN_BUILD, "ok"),
     ],
 )  # fmt: skip
 def test_gpus(found, capability, mxnet, level):

@@ -85,8 +85,19 @@ def cuda_libraries(facts: Facts) -> Check:
     """Check the CUDA libraries of MXNet's GPU flavour; show nothing for the CPU flavour."""
     wanted, troubles = facts["cuda"].get("wanted", []), facts["cuda"].get("troubles", {})
     line = Check("CUDA libraries", f"{len(wanted) - len(troubles)} of {len(wanted)}" if wanted else "")
-    error = cuda.missing(troubles)
-    return _problem(line, error) if error else line
+    if error := cuda.missing(troubles):
+        return _problem(line, error)
+    later = facts["cuda"].get("later", {})
+    if not later:
+        return line
+    return replace(
+        line,
+        level="problem" if facts["gpus"] and set(later) != {cuda.NVML} else "note",
+        what=f"{listed(list(later))} cannot be loaded",
+        why=f"cuDNN, NCCL and Horovod open them in the middle of a run: {'; '.join(later.values())}",
+        remedy="reinstall the packages (docs/install.md) and the driver; a container needs the driver's capabilities "
+        "compute and utility (NVIDIA_DRIVER_CAPABILITIES)",
+    )
 
 
 def mxnet(facts: Facts) -> Check:
@@ -98,7 +109,13 @@ def mxnet(facts: Facts) -> Check:
         return Check("MXNet", "cannot be imported", "problem", "MXNet cannot be imported", found["trouble"], INSTALL)
     names = {"MKLDNN": "oneDNN", "CUDA": "CUDA", "CUDNN": "cuDNN", "NCCL": "NCCL", "OPENMP": "OpenMP"}
     parts = [name for key, name in names.items() if key in found["features"]]
-    return Check("MXNet", f"{'GPU' if 'CUDA' in found['features'] else 'CPU'} flavour, with {listed(parts)}")
+    flavour = "GPU" if "CUDA" in found["features"] else "CPU"
+    other = (
+        ""
+        if flavour == "CPU" or found["wheel"]
+        else "; not PyPI's wheel, so it is not known for which GPUs it has code"
+    )
+    return Check("MXNet", f"{flavour} flavour, with {listed(parts)}{other}")
 
 
 def horovod(facts: Facts) -> Check:
@@ -230,7 +247,7 @@ def gpus(facts: Facts) -> Iterator[Check]:
                 what=f"GPU {number} is not used: the CPU flavour of MXNet is installed",
                 remedy="to use the GPU, install the cu112 flavour (docs/install.md)",
             )
-        elif error := cuda.refusal(number, each["name"], capability):
+        elif facts["mxnet"].get("wheel") and (error := cuda.refusal(number, each["name"], capability)):
             yield _problem(line, error)
         else:
             yield line

@@ -52,9 +52,13 @@ def gpus() -> list[dict[str, Any]]:
 
 
 def cuda_libraries() -> dict[str, Any]:
-    """Check the libraries that MXNet's GPU flavour needs, if it is installed, and the driver's CUDA version."""
+    """Load the libraries that MXNet's GPU flavour needs, at once or later, and ask for the driver's CUDA version."""
     wanted = [*cuda.LIBRARIES, cuda.DRIVER] if cuda.is_installed() else []
-    return {"wanted": wanted, "troubles": cuda.troubles(), "driver": cuda.driver_version(), "trouble": ""}
+    troubles, later = cuda.troubles(), {}
+    if not troubles:
+        cuda.load()
+        later = cuda.later_troubles()
+    return {"wanted": wanted, "troubles": troubles, "later": later, "driver": cuda.driver_version(), "trouble": ""}
 
 
 def mxnet() -> dict[str, Any]:
@@ -69,7 +73,8 @@ def mxnet() -> dict[str, Any]:
         gpus, unusable = 0, {"what": error.what, "why": error.why, "remedy": error.remedy}
     places = {"CPU": mx.cpu(), **{f"GPU {number}": mx.gpu(number) for number in range(gpus)}}
     plans = {name: str(plan(ModelOptions(), device)) for name, device in places.items()}
-    return {"features": enabled, "gpus": gpus, "unusable": unusable, "plans": plans, "trouble": ""}
+    wheel = device.is_pypi_wheel()
+    return {"features": enabled, "wheel": wheel, "gpus": gpus, "unusable": unusable, "plans": plans, "trouble": ""}
 
 
 def horovod() -> dict[str, Any]:

@@ -119,7 +119,8 @@ def trials(facts: Facts, say: Callable[[str], None], run: Callable[[str, int], T
     features = facts["horovod"].get("features", {})
     together = bool(features.get("gloo"))
     gpus = int(facts["mxnet"]["gpus"])
-    if not all(each["capability"] is None or cuda.has_code_for(tuple(each["capability"])) for each in facts["gpus"]):
+    known = [tuple(each["capability"]) for each in facts["gpus"] if each["capability"]]
+    if facts["mxnet"].get("wheel") and not all(map(cuda.has_code_for, known)):
         gpus = 0  # the check of that GPU reports it
     together_on_gpus = together and features.get("cuda", False)
 

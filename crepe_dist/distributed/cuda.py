@@ -8,9 +8,14 @@ This module imports neither MXNet nor Horovod.
 from __future__ import annotations
 
 import ctypes
+import uuid
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 
+from crepe_dist.distributed import library_alias
 from crepe_dist.errors import UserError
 
 FLAVOUR = "mxnet-cu112"
@@ -29,12 +34,25 @@ LIBRARIES = {
     "libnvrtc.so.11.2": ("nvidia-cuda-nvrtc-cu11", "cuda_nvrtc"),
 }
 DRIVER = "libcuda.so.1"
+# Names that are opened in the middle of a run and that neither the packages nor every driver has, with the library that
+# answers to them here. cuDNN 8.9 and cuBLAS 11 open libnvrtc.so, and abort the process without it; cuDNN also opens
+# libcuda.so, and so does Horovod 0.28.1 for its fusion buffer (horovod/mxnet/cuda_util.cc).
+ALIASES = {"libnvrtc.so": "libnvrtc.so.11.2", "libcuda.so": DRIVER}
+NVML = "libnvidia-ml.so.1"
+# Other libraries that are opened in the middle of a run: parts of cuDNN, and the driver's NVML, without which NCCL 2.21
+# fails (src/misc/nvmlwrap.cc).
+OPENED_LATER = (
+    *(f"libcudnn_{part}.so.8" for part in ("ops_infer", "ops_train", "cnn_infer", "cnn_train")),
+    NVML,
+)
 # Lowest CUDA version of the driver. 11.0 (450.80.02) runs all of CUDA 11: NVIDIA's "CUDA Compatibility", table 1.
 OLDEST_DRIVER = (11, 0)
-# Compute capabilities of the machine code in the flavour's libmxnet.so: 198 pieces each, and no PTX, which later GPUs
-# could translate. Code runs on GPUs of the same major number and the same or a higher minor one: NVIDIA's "Ada GPU
-# Architecture Compatibility Guide", 1.2.
+# Compute capabilities of the machine code in the libmxnet.so of PyPI's wheel of the flavour: 198 pieces each, and no
+# PTX, which later GPUs could translate. Code runs on GPUs of the same major number and the same or a higher minor one:
+# NVIDIA's "Ada GPU Architecture Compatibility Guide", 1.2. Other builds of MXNet have code for other GPUs.
 CODE = ((5, 0), (6, 0), (7, 0), (8, 0), (8, 6))
+# That library's place in the wheel and its SHA-256, as the wheel's RECORD has them.
+LIBMXNET, LIBMXNET_SHA256 = "mxnet/libmxnet.so", "BpjqHlqchxwXSxEGzoQVySrMdbZR6_D-GFOUjjmEqu0"
 
 
 @cache
@@ -47,14 +65,30 @@ def is_installed() -> bool:
     return True
 
 
+def is_pypi_wheel(libmxnet: Path) -> bool:
+    """Return whether MXNet's library is that of PyPI's wheel of the GPU flavour, which ``CODE`` describes.
+
+    NVIDIA's container and builds of one's own are not. Their list of GPUs is not known here.
+    """
+    try:
+        files = metadata.files(FLAVOUR) or []
+    except metadata.PackageNotFoundError:
+        return False
+    own = next((each for each in files if each.as_posix() == LIBMXNET), None)
+    if own is None or own.hash is None or own.hash.value != LIBMXNET_SHA256:
+        return False
+    return Path(str(own.locate())).resolve() == libmxnet.resolve()
+
+
 def load() -> None:
-    """Load the libraries that the GPU flavour needs; do nothing if it is not installed.
+    """Load the libraries that the GPU flavour needs, under all names; do nothing if it is not installed.
 
     Raises:
         UserError: libraries are missing; it names each of them.
     """
     if error := missing(troubles()):
         raise error
+    _load_aliases()
 
 
 @cache
@@ -64,8 +98,12 @@ def troubles() -> dict[str, str]:
     Returns:
         The reasons by name of each library that cannot be loaded; empty if the GPU flavour is not installed.
     """
+    return _failures([*LIBRARIES, DRIVER])
+
+
+def _failures(libraries: Iterable[str]) -> dict[str, str]:
     found = {}
-    for library in (*LIBRARIES, DRIVER) if is_installed() else ():
+    for library in libraries if is_installed() else ():
         try:
             ctypes.CDLL(_path(library))
         except OSError as error:
@@ -73,9 +111,26 @@ def troubles() -> dict[str, str]:
     return found
 
 
+@cache
+def _load_aliases() -> None:
+    for alias, library in ALIASES.items() if is_installed() else ():
+        with suppress(OSError):  # most runs never need it; the doctor reports it
+            library_alias.load(alias, library)
+
+
+def later_troubles() -> dict[str, str]:
+    """Load what will be asked for in the middle of a run; call after ``load``.
+
+    Returns:
+        The reasons by name of each library that cannot be loaded; empty if the GPU flavour is not installed.
+    """
+    return _failures([*ALIASES, *OPENED_LATER])
+
+
 def _path(library: str) -> str:
-    if library in LIBRARIES:
-        package, folder = LIBRARIES[library]
+    found = LIBRARIES["libcudnn.so.8"] if library.startswith("libcudnn_") else LIBRARIES.get(library)
+    if found is not None:
+        package, folder = found
         try:
             return str(metadata.distribution(package).locate_file(f"nvidia/{folder}/lib/{library}"))
         except metadata.PackageNotFoundError:
@@ -117,25 +172,38 @@ def outdated(driver: tuple[int, int] | None) -> UserError | None:
 
 
 def has_code_for(capability: tuple[int, int]) -> bool:
-    """Return whether MXNet's GPU flavour runs on GPUs of that compute capability."""
+    """Return whether PyPI's wheel of the GPU flavour runs on GPUs of that compute capability."""
     return any(capability[0] == major and capability[1] >= minor for major, minor in CODE)
 
 
 def refusal(gpu: int, name: str, capability: tuple[int, int] | None) -> UserError | None:
-    """Return the error for an unsupported GPU; ``None`` if it is supported, or its capability is unknown."""
+    """Return the error for a GPU that PyPI's wheel of the GPU flavour does not support.
+
+    Returns:
+        ``None`` if the wheel supports it, or its capability is unknown.
+    """
     if capability is None or has_code_for(capability):
         return None
     return UserError(
         f"MXNet cannot compute on GPU {gpu} ({name or 'unknown'}): it has no code for compute capability "
         f"{_dotted(capability)}",
-        f"its GPU flavour was compiled for {', '.join(map(_dotted, CODE))}, which also run on the later GPUs of these "
-        "generations (up to 8.9, Ada), but not on Hopper (9.0), Blackwell (10.0, 12.0) or later ones",
-        f"choose another GPU with CUDA_VISIBLE_DEVICES, {WITHOUT}",
+        f"its wheel on PyPI was compiled for {', '.join(map(_dotted, CODE))}, which also run on the later GPUs of "
+        "these generations (up to 8.9, Ada), but not on Hopper (9.0), Blackwell (10.0, 12.0) or later ones",
+        f"choose another GPU with CUDA_VISIBLE_DEVICES, {WITHOUT}; for Hopper there is another MXNet: docs/install.md",
     )
 
 
 def _dotted(version: tuple[int, int]) -> str:
     return f"{version[0]}.{version[1]}"
+
+
+def has_driver_library() -> bool:
+    """Return whether the library of the NVIDIA driver can be loaded."""
+    try:
+        ctypes.CDLL(DRIVER)
+    except OSError:
+        return False
+    return True
 
 
 def driver_version() -> tuple[int, int] | None:
@@ -174,6 +242,24 @@ def name_of(gpu: int) -> str:
         and _call("cuDeviceGetName", text, len(text), device)
     )
     return text.value.decode("utf-8", "replace") if answered else ""
+
+
+def uuid_of(gpu: int) -> str:
+    """Return the UUID of a GPU in the driver's numbering, or of a MIG device; empty if it cannot be told.
+
+    The second version of the driver's function, since CUDA 11.4, returns a MIG device's own UUID. The first one returns
+    the same for all MIG devices of a GPU (NVIDIA's CUDA Driver API, ``cuDeviceGetUuid``).
+    """
+    device, value = ctypes.c_int(), ctypes.create_string_buffer(16)
+    answered = (
+        _call("cuInit", 0)
+        and _call("cuDeviceGet", ctypes.byref(device), gpu)
+        and (
+            _call("cuDeviceGetUuid_v2", value, device)
+            or ("MIG " not in name_of(gpu) and _call("cuDeviceGetUuid", value, device))
+        )
+    )
+    return str(uuid.UUID(bytes=value.raw)) if answered else ""
 
 
 def _call(function: str, *arguments: object) -> bool:

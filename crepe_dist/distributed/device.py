@@ -5,44 +5,102 @@ MXNet is imported inside the functions: commands import this module before they 
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from crepe_dist.distributed import cuda
+from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.errors import UserError
 from crepe_dist.settings.allowed_values import DEVICES
+from crepe_dist.wording import counted, listed
+
+ALONE = Collectives()
 
 
-def pick(device: str, local_rank: int, local_size: int) -> Any:
-    """Choose ``mx.gpu(local_rank)``, or ``mx.cpu()`` on request or if ``auto`` finds no GPU.
+def pick(device: str, ranks: Collectives = ALONE) -> Any:
+    """Choose a GPU that no other rank uses, or ``mx.cpu()`` on request or if ``auto`` finds no GPU; all ranks call it.
+
+    GPUs are told apart by their UUIDs. So it does not matter whether a process sees all GPUs of its host or only one,
+    nor which names or numbers containers and schedulers give to hosts and GPUs.
 
     Raises:
-        UserError: no GPU for ``gpu``, fewer GPUs than processes on this host, or one that MXNet cannot compute on.
+        UserError: on every rank, if one of them finds no GPU for ``gpu``, no GPU of its own, or one that MXNet cannot
+            compute on.
     """
-    import mxnet as mx
+    gpus = ranks.agree("GPUs", lambda: _visible(device))
+    seen = ranks.gather([socket.gethostname(), gpus], "visible GPUs")
+    return ranks.agree("device", lambda: _context(assign(seen)[ranks.rank]))
 
+
+def _visible(device: str) -> list[str]:
+    """List the UUIDs of the GPUs that this process may use, in the order of their numbers.
+
+    A GPU without a UUID is taken for the one that has the same number in the other processes of its host.
+    """
     if device not in DEVICES:
         raise UserError(f"device {device!r} does not exist", remedy=f"choose one of {', '.join(DEVICES)}")
     if device == "cpu":
-        return mx.cpu()
+        return []
     gpus = count_gpus()
-    if gpus == 0:
-        if device == "auto":
-            return mx.cpu()
+    if gpus == 0 and device == "gpu":
         raise UserError(
             "no GPU was found",
             "MXNet sees none: no driver, or the CPU flavour of MXNet is installed",
             "install the cu112 flavour (docs/install.md) and the driver, or use --device cpu",
         )
-    if local_size > gpus:
-        raise UserError(
-            f"{local_size} processes on this host, but only {gpus} GPU{'s' if gpus > 1 else ''}",
-            "each process trains on one GPU of its own",
-            f"start at most {gpus} on this host (horovodrun -np {gpus}), or use --device cpu",
-        )
-    if error := cuda.refusal(local_rank, cuda.name_of(local_rank), cuda.compute_capability(local_rank)):
+    return [cuda.uuid_of(number) or f"{socket.gethostname()}:{number}" for number in range(gpus)]
+
+
+def assign(seen: Sequence[tuple[str, Sequence[str]]]) -> list[int | None]:
+    """Give each rank the first GPU that it sees and that no lower rank has.
+
+    This is the GPU of the local rank's number where the processes of a host see the same GPUs, and 0 where each of them
+    sees one of its own.
+
+    Args:
+        seen: host and visible GPUs of each rank.
+
+    Returns:
+        The number of each rank's GPU in its own numbering; ``None`` if it sees none.
+
+    Raises:
+        UserError: other ranks have all the GPUs that a rank sees.
+    """
+    owners: dict[str, int] = {}
+    found = []
+    for rank, (host, gpus) in enumerate(seen):
+        number = next((number for number, gpu in enumerate(gpus) if gpu not in owners), None)
+        if gpus and number is None:
+            others = listed([f"rank {owners[gpu]} (host {seen[owners[gpu]][0]})" for gpu in gpus])
+            raise UserError(
+                f"rank {rank} (host {host}) has no GPU of its own",
+                f"it sees {counted(len(gpus), 'GPU')}, used by {others}; each process trains on one GPU of its own",
+                "start no more processes than there are GPUs, and let each process see all GPUs of its host or another "
+                "one than the others (srun --gpus-per-task=1, CUDA_VISIBLE_DEVICES), or use --device cpu",
+            )
+        if number is not None:
+            owners[gpus[number]] = rank
+        found.append(number)
+    return found
+
+
+def _context(gpu: int | None) -> Any:
+    import mxnet as mx
+
+    if gpu is None:
+        return mx.cpu()
+    if is_pypi_wheel() and (error := cuda.refusal(gpu, cuda.name_of(gpu), cuda.compute_capability(gpu))):
         raise error
-    return mx.gpu(local_rank)
+    return mx.gpu(gpu)
+
+
+def is_pypi_wheel() -> bool:
+    """Return whether MXNet is PyPI's wheel of the GPU flavour, the only build whose list of GPUs is known."""
+    import mxnet as mx
+
+    return cuda.is_pypi_wheel(Path(mx.libinfo.find_lib_path()[0]))
 
 
 def count_gpus() -> int:
@@ -64,5 +122,11 @@ def count_gpus() -> int:
 
 
 def has_gpu_driver() -> bool:
-    """Return whether a driver is present, without calling MXNet or the driver."""
-    return Path("/dev/nvidiactl").exists()
+    """Return whether a driver is present, without calling MXNet or the driver.
+
+    Under WSL2 the device file belongs to all makers' GPUs, so that the driver's library decides (NVIDIA's "CUDA on WSL
+    User Guide": the driver is mapped into WSL as libcuda.so; no Linux driver is installed).
+    """
+    if Path("/dev/nvidiactl").exists():
+        return True
+    return Path("/dev/dxg").exists() and cuda.has_driver_library()

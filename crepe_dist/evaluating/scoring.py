@@ -58,11 +58,12 @@ def _open(given: Any, world: World) -> tuple[Dataset, Predictor]:
     def open_model() -> tuple[Predictor, str]:
         path = checkpoint.find(given.checkpoint)
         foreign = Foreign(**arguments.foreign(given))
-        predictor = open_checkpoint(path, foreign, pick(given.device, world.local_rank, world.local_size))
+        predictor = open_checkpoint(path, foreign, device)
         _check(predictor, dataset, given.part, path, is_default=not given.checkpoint)
         return predictor, path.name
 
     dataset = open_data(given.data, world, Display(), data_page.page)
+    device = pick(given.device, world)
     predictor, name = world.agree("checkpoint", open_model, same=lambda opened: opened[1])
     if world.is_root:
         print(f"{visible(name)} on {given.part} of {dataset.folder}, {len(dataset.parts[given.part]):,} documents\n")

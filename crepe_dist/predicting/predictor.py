@@ -142,7 +142,7 @@ def load(
     """
     path = checkpoint.find(None if checkpoint_or_run is None else str(checkpoint_or_run))
     foreign = Foreign(mode, feature_len, fold_accents, tuple(classes) if classes is not None else None)
-    return open_checkpoint(path, foreign, pick(device, 0, 1))
+    return open_checkpoint(path, foreign, pick(device))
 
 
 def open_checkpoint(path: Path, foreign: Foreign, device: Any) -> Predictor:

@@ -39,7 +39,7 @@ def build_engine(config: Config, data: Dataset, world: World) -> tuple[Engine, S
     Raises:
         UserError: on every rank, if one of them lacks something or the ranks disagree.
     """
-    device = world.agree("device", lambda: pick(config.device, world.local_rank, world.local_size))
+    device = pick(config.device, world)
     world.agree("settings", lambda: None, same=lambda _: config.identity())
     start = world.agree("parameters to start from", lambda: _start(config, data), same=_identity)
     shape = start.shape if start else _shape(config.model, data)

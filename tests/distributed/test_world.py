@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from crepe_dist.distributed import device
 from crepe_dist.distributed.launch import Launch, detect, limit_threads
-from crepe_dist.errors import UserError
 from tests.conftest import QUICK, command, launch_prefix, run
 
 SHUT_DOWN = "Horovod has been shut down"
@@ -260,30 +258,3 @@ class TestLaunch:
             assert os.environ["OMP_NUM_THREADS"] == str(threads)
         monkeypatch.setenv("OMP_NUM_THREADS", "7")
         assert limit_threads(Launch(local_size=3)) == 7
-
-
-class TestDevices:
-    @pytest.fixture(autouse=True)
-    def two_gpus(self, monkeypatch):
-        import mxnet as mx
-
-        monkeypatch.setattr(mx.context, "num_gpus", lambda: 2)
-
-    def test_one_gpu_a_process(self):
-        import mxnet as mx
-
-        assert device.pick("auto", 1, 2) == mx.gpu(1)
-        assert device.pick("gpu", 0, 1) == mx.gpu(0)
-        assert device.pick("cpu", 0, 1) == mx.cpu()
-        with pytest.raises(UserError, match="3 processes on this host, but only 2 GPUs"):
-            device.pick("auto", 2, 3)
-
-    def test_without_gpu(self, monkeypatch):
-        import mxnet as mx
-
-        monkeypatch.setattr(mx.context, "num_gpus", lambda: 0)
-        assert device.pick("auto", 0, 4) == mx.cpu()
-        with pytest.raises(UserError, match="no GPU"):
-            device.pick("gpu", 0, 1)
-        with pytest.raises(UserError, match="does not exist"):
-            device.pick("tpu", 0, 1)
