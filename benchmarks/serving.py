@@ -140,7 +140,8 @@ def _serve(given: Any) -> None:
     with server.bind("127.0.0.1", 0) as listener:
         server.listen(listener)
         print(listener.getsockname()[1], flush=True)
-        server.serve(create_app(batcher, facts, metrics, ServiceOptions()), listener, 10)
+        app, refuse = create_app(batcher, facts, metrics, ServiceOptions())
+        server.serve(app, listener, 10, refuse)
 
 
 if __name__ == "__main__":

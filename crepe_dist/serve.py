@@ -116,9 +116,8 @@ def _serve(given: Any, options: ServiceOptions) -> None:
                     "  do:  use it in a private network only, or behind a proxy that adds both",
                     file=sys.stderr,
                 )
-            server.serve(
-                create_app(batcher, about, metrics, options, log=given.log_requests), listener, options.timeout
-            )
+            app, refuse = create_app(batcher, about, metrics, options, log=given.log_requests)
+            server.serve(app, listener, options.timeout, refuse)
         finally:
             batcher.close()
 

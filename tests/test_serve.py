@@ -12,10 +12,13 @@ import threading
 import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
+import h11
 import mxnet as mx
 import pytest
 import requests
+import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
@@ -28,16 +31,17 @@ from crepe_dist.predicting.model_summary import ModelSummary, summarise
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.predicting.predictor import load
 from crepe_dist.runs import checkpoint
-from crepe_dist.serving import server
+from crepe_dist.serving import schemas, server
 from crepe_dist.serving.app import create_app
 from crepe_dist.serving.batching import Batcher
-from crepe_dist.serving.guard import DISCARD_LIMIT, Guard
+from crepe_dist.serving.guard import DISCARD_LIMIT, MOST_ARRIVING, Guard
 from crepe_dist.serving.prometheus import Metrics
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.settings.serving_options import ServiceOptions
 from tests.browsing import SECONDS, Browsing, chromium, needs_browser
 from tests.conftest import FEATURE_LEN, command
 
+JSON = {"Content-Type": "application/json"}
 CLASSES = ["<i>plain</i>", "naïve", "quoted \"'&", "end"]
 FACTS = ModelSummary("some.params", "some data", 0.5, CLASSES, FEATURE_LEN, True, True, "own, float32")
 
@@ -53,9 +57,9 @@ def by_length(texts):
 def service(predict=by_length, together=32, **limits):
     metrics = Metrics(FACTS.checkpoint, FACTS.kernels)
     batcher = Batcher(predict, together, metrics.batch_texts.observe)
-    app = create_app(batcher, FACTS, metrics, ServiceOptions(**limits))
+    app, stop = create_app(batcher, FACTS, metrics, ServiceOptions(**limits))
     client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
-    client.batcher = batcher
+    client.batcher, client.stop = batcher, stop
     try:
         yield client
     finally:
@@ -227,6 +231,27 @@ class TestRefusals:
             assert answers[0].status_code == 200
             assert client.post("/predict", json={"text": "b"}).status_code == 200  # the place was given back
 
+    def test_many_values_are_counted_before_they_are_compared_with_the_schema(self, monkeypatch):
+        monkeypatch.setattr(schemas.Question, "model_validate", None)
+        with service() as client:
+            texts = client.post("/predict", content=b'{"texts": [' + b"[]," * 300_000 + b"[]]}", headers=JSON)
+            assert (texts.status_code, texts.json()["error"]["what"]) == (413, "300,001 texts are too many")
+            names = client.post("/predict", json={str(name): [] for name in range(10_000)})
+            assert (names.status_code, names.json()["error"]["why"]) == (422, "it has 10,000 names")
+
+    def test_a_length_that_is_given_twice(self, client):
+        lengths = {"Content-Length": "2", "Transfer-Encoding": "chunked"}
+        refused = client.post("/predict", content=b"{}", headers={**JSON, **lengths})
+        assert (refused.status_code, refused.headers["connection"]) == (400, "close")
+        assert refused.json()["error"]["why"] == "it has both Content-Length and Transfer-Encoding"
+
+    def test_what_begins_after_the_stop(self):
+        with service() as client:
+            client.stop()
+            for refused in (client.get("/healthz"), client.post("/predict", json={"text": "a"})):
+                assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+                assert refused.headers["connection"] == "close"
+
     def test_a_network_that_takes_too_long_or_fails(self, capfd):
         def predict(texts):
             if "secret" in texts[0]:
@@ -284,6 +309,41 @@ class TestBodiesAsTheyArrive:
         status, _, taken = self.ask([b"a" * 50] * 1000)
         assert (status, taken) == (413, 2 * DISCARD_LIMIT + 1)
         assert self.ask([b"a" * 50] * 1000, headers=[(b"content-length", b"50000")])[::2] == (413, 0)
+
+    def test_slow_ones_take_no_place_and_make_room_for_others(self):
+        statuses: dict[str | int, int] = {}
+
+        async def application(scope, receive, send):
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+
+        async def ask(guard, number, client, *, complete):
+            async def receive():
+                if not complete:
+                    await asyncio.sleep(SECONDS)
+                return {"type": "http.request", "body": b"x"}
+
+            async def send(message):
+                statuses.setdefault(number, message.get("status"))
+
+            scope = {"type": "http", "path": "/predict", "method": "POST", "headers": [(b"host", b"localhost")]}
+            await guard({**scope, "client": (client, 1)}, receive, send)
+
+        async def ask_all():
+            guard = Guard(application, ServiceOptions(queue=1, timeout=SECONDS), lambda: None)
+            slow = [
+                asyncio.create_task(ask(guard, number, "many" if number else "one", complete=False))
+                for number in range(MOST_ARRIVING)
+            ]
+            await asyncio.sleep(0)
+            await ask(guard, "quick", "another", complete=True)
+            await slow[1]
+            assert [number for number, task in enumerate(slow) if task.done()] == [1]
+            for task in slow:
+                task.cancel()
+            await asyncio.gather(*slow, return_exceptions=True)
+
+        asyncio.run(ask_all())
+        assert statuses == {"quick": 200, 1: 408}
 
     def test_slowly(self):
         begun = time.monotonic()
@@ -362,6 +422,45 @@ class TestMistakes:
         assert (found.data, found.test_accuracy, found.feature_len) == ("three <b>kinds</b>", 0.8125, FEATURE_LEN)
 
 
+def test_a_server_that_stops_still_answers(monkeypatch):
+    monkeypatch.setattr(server, "REFUSING_S", 3.0)
+    stopping = threading.Event()
+
+    async def application(scope, receive, send):
+        status = 503 if stopping.is_set() else 200
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    running: list[server._Server] = []
+    run = uvicorn.Server.run
+
+    def running_server(self, sockets):
+        running.append(self)
+        run(self, sockets)
+
+    monkeypatch.setattr(server._Server, "run", running_server)
+    with server.bind("127.0.0.1", 0) as listener:
+        server.listen(listener)
+        thread = threading.Thread(target=server.serve, args=(application, listener, 1, stopping.set))
+        thread.start()
+        assert requests.get(server.url(listener), timeout=SECONDS).status_code == 200
+        running[0].should_exit = True
+        assert stopping.wait(SECONDS)
+        assert requests.get(server.url(listener), timeout=SECONDS).status_code == 503
+        thread.join()
+
+
+def test_the_connection_that_makes_room():
+    """The one that has waited longest, of the client with the most; never one that is being answered."""
+
+    def connection(client, waits_since, state=h11.IDLE):
+        return SimpleNamespace(client=(client, 1), waits_since=waits_since, conn=SimpleNamespace(their_state=state))
+
+    alone, answered = connection("alone", 1.0), connection("many", 2.0, h11.DONE)
+    oldest, newest = connection("many", 3.0, h11.SEND_BODY), connection("many", 4.0)
+    assert server._longest_waiting([alone, answered, oldest, newest]) is oldest
+
+
 class Process:
     """The command as a user starts it, on a port of its choice or on a given one."""
 
@@ -395,6 +494,21 @@ def started(run_dir):
 
 
 class TestProcess:
+    def test_head_is_get_without_the_body(self, started):
+        for path in ("/healthz", "/", "/metrics", "/openapi.json"):
+            whole, head = (requests.request(name, started[0].url + path, timeout=SECONDS) for name in ("GET", "HEAD"))
+            assert (head.status_code, head.content) == (200, b"")
+            assert head.headers["content-type"] == whole.headers["content-type"]
+
+    def test_more_slow_bodies_than_places_in_the_queue(self, started):
+        place = ("127.0.0.1", started[0].port)
+        head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nx"
+        with ExitStack() as stack:
+            for _ in range(ServiceOptions.queue + 10):
+                stack.enter_context(socket.create_connection(place, SECONDS)).sendall(head)
+            answer = requests.post(f"{started[0].url}/predict", json={"text": "zig"}, timeout=SECONDS)
+            assert answer.status_code == 200
+
     def test_it_answers(self, started):
         url = started[0].url
         assert requests.get(f"{url}/healthz", timeout=SECONDS).json()["status"] == "ready"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import Union
+from typing import Callable, Union
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
@@ -29,8 +29,15 @@ REFUSALS = (400, 403, 408, 413, 415, 422, 500, 503)
 
 def create_app(
     batcher: Batcher, model: ModelSummary, metrics: Metrics, options: ServiceOptions, *, log: bool = False
-) -> ASGIApp:
-    """Create the application with its middleware; ``log`` writes one line per request to standard error."""
+) -> tuple[ASGIApp, Callable[[], None]]:
+    """Create the application with its middleware.
+
+    Args:
+        log: write one line per request to standard error.
+
+    Returns:
+        The application, and a function that makes it refuse requests from then on.
+    """
     # FastAPI's documentation pages load scripts from other sites.
     app = FastAPI(
         title="crepe_dist", version=__version__, docs_url=None, redoc_url=None, openapi_url=DESCRIPTION,
@@ -94,4 +101,5 @@ def create_app(
         # Starlette raises the error again afterwards, and ``Observed`` reports it.
         return Problem(500, "the service failed", remedy="try again").response()
 
-    return Observed(Guard(app, options, metrics.refusals.inc), metrics, PATHS, log)
+    guard = Guard(app, options, metrics.refusals.inc)
+    return Observed(guard, metrics, PATHS, log), guard.stop

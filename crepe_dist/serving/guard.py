@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import time
+from collections import Counter
 from typing import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -16,6 +17,7 @@ from crepe_dist.settings.serving_options import ServiceOptions
 PREDICT = "/predict"
 # A client only reads the answer after it has sent its body, so an overlong body is read and discarded up to this limit.
 DISCARD_LIMIT = 8  # multiple of max_body
+MOST_ARRIVING = 256  # bodies that may be arriving at a time; a further one replaces one of the client with the most
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -29,6 +31,8 @@ HEADERS = {
 class Guard:
     """ASGI middleware that only passes complete bodies within the limits on to the application.
 
+    A request takes a place in the queue once its body is complete, so slow clients cannot fill the queue.
+
     Args:
         on_overload: called for each request that is refused because too many are in progress.
     """
@@ -38,6 +42,13 @@ class Guard:
         self.options = options
         self.on_overload = on_overload
         self._in_progress = 0
+        self._arriving: dict[asyncio.Task[None], str] = {}  # clients whose body is incomplete, the oldest first
+        self._dropped: set[asyncio.Task[None]] = set()
+        self._is_stopping = False
+
+    def stop(self) -> None:
+        """Refuse requests that begin from now on."""
+        self._is_stopping = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -53,6 +64,11 @@ class Guard:
         try:
             headers = Headers(scope=scope)
             self._check_host(headers)
+            _check_framing(headers)
+            if self._is_stopping:
+                raise Problem(503, "the service is stopping", remedy="try again later", retry_after=1, closes=True)
+            if scope["method"] == "HEAD":
+                scope = {**scope, "method": "GET"}  # the server leaves the body out
             if scope["path"] == PREDICT:
                 await self._predict(scope, headers, receive, send_with_headers)
             else:
@@ -79,6 +95,7 @@ class Guard:
         )
 
     async def _predict(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
+        body = await self._arrival(scope, headers, receive)
         if self._in_progress >= self.options.queue:
             self.on_overload()
             raise Problem(
@@ -87,14 +104,39 @@ class Guard:
                 f"{self.options.queue} requests are in progress",
                 "try again in a second, or put several texts into one request",
                 retry_after=1,
-                closes=True,
             )
         self._in_progress += 1
         try:
-            body = await self._body(headers, receive)
             await self.app(scope, _once(body, receive), send)
         finally:
             self._in_progress -= 1
+
+    async def _arrival(self, scope: Scope, headers: Headers, receive: Receive) -> bytes:
+        """Receive a body; if too many are arriving, the oldest of the client with the most is dropped."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._arriving[task] = (scope.get("client") or ("",))[0]
+        if len(self._arriving) > MOST_ARRIVING:
+            most = Counter(self._arriving.values()).most_common(1)[0][0]
+            oldest = next(each for each, client in self._arriving.items() if client == most)
+            del self._arriving[oldest]
+            self._dropped.add(oldest)
+            oldest.cancel()
+        try:
+            return await self._body(headers, receive)
+        except asyncio.CancelledError:
+            if task not in self._dropped:
+                raise
+            raise Problem(
+                408,
+                "the request did not arrive in time",
+                f"{MOST_ARRIVING} others were arriving, and this one was the slowest",
+                "send it faster",
+                closes=True,
+            ) from None
+        finally:
+            self._arriving.pop(task, None)
+            self._dropped.discard(task)
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
         limit = self.options.max_body
@@ -132,6 +174,18 @@ class Guard:
                 closes=True,
             )
         return b"".join(pieces)
+
+
+def _check_framing(headers: Headers) -> None:
+    """Refuse a request whose length is given twice: a proxy may have read another one (RFC 9112, 6.1)."""
+    if "content-length" in headers and "transfer-encoding" in headers:
+        raise Problem(
+            400,
+            "the length of the request is ambiguous",
+            "it has both Content-Length and Transfer-Encoding",
+            "send one of them",
+            closes=True,
+        )
 
 
 def _is_address(name: str) -> bool:

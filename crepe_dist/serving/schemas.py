@@ -65,7 +65,9 @@ def read(body: bytes, options: ServiceOptions) -> tuple[list[str], Question]:
         Problem: 400 if the body is not JSON, 422 if it does not match the schema, 413 if it exceeds the limits.
     """
     try:
-        question = Question.model_validate(parse_json(body))
+        value = parse_json(body)
+        _check_size(value, options)
+        question = Question.model_validate(value)
     except ValidationError as error:
         raise Problem(422, "the request does not match the schema", _reason(error), EXAMPLE) from None
     except ValueError as error:
@@ -76,13 +78,6 @@ def read(body: bytes, options: ServiceOptions) -> tuple[list[str], Question]:
     if question.title is not None and question.text is None:
         raise Problem(422, "title requires text", "a title belongs to a single text", EXAMPLE)
     texts = question.texts or [join_title(question.title or "", question.text or "")]
-    if len(texts) > options.max_batch:
-        raise Problem(
-            413,
-            f"{len(texts):,} texts are too many",
-            f"the limit is {options.max_batch:,} texts per request",
-            "send them in several requests, or start the service with a larger --max-batch",
-        )
     longest = max(map(len, texts))
     if longest > options.max_chars:
         raise Problem(
@@ -92,6 +87,26 @@ def read(body: bytes, options: ServiceOptions) -> tuple[list[str], Question]:
             "shorten it, or start the service with a larger --max-chars",
         )
     return texts, question
+
+
+def _check_size(value: Any, options: ServiceOptions) -> None:
+    """Bound the number of values that the schema is compared with: each of its errors takes time.
+
+    Raises:
+        Problem: 413 for too many texts, 422 for too many names.
+    """
+    if not isinstance(value, dict):
+        return
+    if len(value) > len(Question.model_fields):
+        raise Problem(422, "the request does not match the schema", f"it has {len(value):,} names", EXAMPLE)
+    texts = value.get("texts")
+    if isinstance(texts, list) and len(texts) > options.max_batch:
+        raise Problem(
+            413,
+            f"{len(texts):,} texts are too many",
+            f"the limit is {options.max_batch:,} texts per request",
+            "send them in several requests, or start the service with a larger --max-batch",
+        )
 
 
 def _reason(error: ValidationError) -> str:

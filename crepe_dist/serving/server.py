@@ -7,7 +7,9 @@ import errno
 import ipaddress
 import os
 import socket
-from typing import Any
+from collections import Counter
+from collections.abc import Collection
+from typing import Any, Callable
 
 import h11
 import uvicorn
@@ -17,9 +19,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from crepe_dist.errors import UserError
 
 BACKLOG = 128
-MAX_CONNECTIONS = 512
+MAX_CONNECTIONS = 512  # a further one replaces the one that has waited longest of the client with the most
 MAX_HEAD_BYTES = 16_384  # of a request line and its headers
 KEEP_ALIVE_S = 30
+REFUSING_S = 1.0  # time after SIGTERM in which new requests are refused with an answer, not a reset connection
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -80,11 +83,12 @@ def listen(listener: socket.socket) -> None:
         raise _cannot_listen(host, port, error) from error
 
 
-def serve(app: ASGIApp, listener: socket.socket, timeout: float) -> None:
+def serve(app: ASGIApp, listener: socket.socket, timeout: float, on_stop: Callable[[], None]) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish the requests in progress and call the signal's handler.
 
     Args:
         timeout: seconds for the head of a request to arrive, and for the requests in progress at the end.
+        on_stop: makes the application refuse further requests.
     """
     config = uvicorn.Config(
         app,
@@ -102,7 +106,20 @@ def serve(app: ASGIApp, listener: socket.socket, timeout: float) -> None:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(timeout)),
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    _Server(config, on_stop).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Server that still answers for a moment once it is asked to stop."""
+
+    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_stop = on_stop
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._on_stop()
+        await asyncio.sleep(REFUSING_S)
+        await super().shutdown(sockets)
 
 
 def _protocol(head_s: float) -> type[H11Protocol]:
@@ -110,12 +127,18 @@ def _protocol(head_s: float) -> type[H11Protocol]:
         """Protocol with two limits that uvicorn lacks: time without a request, and number of connections."""
 
         _head_timeout: asyncio.TimerHandle | None = None
+        waits_since = 0.0
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            self.waits_since = self.loop.time()
             if len(self.connections) > MAX_CONNECTIONS:
-                transport.abort()
+                _longest_waiting(self.connections).transport.abort()
             self._watch_head()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self.waits_since = self.loop.time()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
@@ -135,3 +158,14 @@ def _protocol(head_s: float) -> type[H11Protocol]:
                 self._head_timeout = None
 
     return Connection
+
+
+def _longest_waiting(connections: Collection[Any]) -> Any:
+    """Choose the connection to drop: without a complete request for the longest time, of the client with the most."""
+    counts = Counter(each.client and each.client[0] for each in connections)
+
+    def rank(connection: Any) -> tuple[bool, int, float]:
+        is_answered = connection.conn.their_state not in (h11.IDLE, h11.SEND_BODY)
+        return is_answered, -counts[connection.client and connection.client[0]], connection.waits_since
+
+    return min(connections, key=rank)
