@@ -212,6 +212,24 @@ def test_libraries_of_the_system_do_as_well(driver, site, tmp_path):
     assert run(code, cuda_driver.environment(libraries, site)) == ["{}"]
 
 
+def test_wsl_has_a_driver_without_its_device_file(driver, tmp_path):
+    code = f"""
+from pathlib import Path
+from crepe_dist.distributed import device
+folder = Path({str(tmp_path)!r})
+device.DEVICE_FILE, device.WSL_DEVICE_FILE = folder / "nvidiactl", folder / "dxg"
+print(device.has_gpu_driver())
+device.WSL_DEVICE_FILE.touch()
+print(device.has_gpu_driver())
+device.DEVICE_FILE.touch()
+print(device.has_gpu_driver())
+"""
+    assert run(code, cuda_driver.environment(driver)) == ["False", "True", "True"]
+    (tmp_path / "nvidiactl").unlink()
+    (tmp_path / "dxg").unlink()
+    assert run(code, cuda_driver.environment()) == ["False", "False", "True"]  # WSL2 with another maker's GPU
+
+
 def test_names_without_a_version_are_found(driver, site, tmp_path):
     """cuDNN and Horovod ask for them with dlopen in the middle of a run; no file has such a name here."""
     (site / "nvidia" / "cuda_nvrtc" / "lib" / "libnvrtc.so.11.2").unlink()

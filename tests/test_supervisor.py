@@ -466,6 +466,8 @@ class TestEnvironment:
             XDG_CACHE_HOME="/c",
             MY_OWN="no",
         )
+        if remote:
+            environment.update(NCCL_SOCKET_IFNAME="ib0")
         hosts = (Host("one", 1, False), Host("two", 1, False)) if remote else (Host("localhost", 2),)
         run = Run(script(self.SHOW, tmp_path), Options(2, hosts, remote=rsh.command), environment, tmp_path)
         assert run.end()[0] == 0
@@ -489,6 +491,7 @@ class TestEnvironment:
                 "HOROVOD_HOSTNAME": ("one", "two")[rank] if remote else "localhost",
                 "HOROVOD_GLOO_RENDEZVOUS_ADDR": "127.0.0.1",
                 "HOROVOD_GLOO_IFACE": "lo",
+                "NCCL_SOCKET_IFNAME": "ib0" if remote else "=lo",
                 "HOROVOD_CONTROLLER": "gloo",
                 "HOROVOD_CPU_OPERATIONS": "gloo",
                 "CREPE_DIST_GENERATION": "0",

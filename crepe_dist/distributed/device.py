@@ -17,6 +17,7 @@ from crepe_dist.settings.allowed_values import DEVICES
 from crepe_dist.wording import counted, listed
 
 ALONE = Collectives()
+DEVICE_FILE, WSL_DEVICE_FILE = Path("/dev/nvidiactl"), Path("/dev/dxg")
 
 
 def pick(device: str, ranks: Collectives = ALONE) -> Any:
@@ -124,9 +125,7 @@ def count_gpus() -> int:
 def has_gpu_driver() -> bool:
     """Return whether a driver is present, without calling MXNet or the driver.
 
-    Under WSL2 the device file belongs to all makers' GPUs, so that the driver's library decides (NVIDIA's "CUDA on WSL
-    User Guide": the driver is mapped into WSL as libcuda.so; no Linux driver is installed).
+    WSL2 has another device file, for GPUs of all makers, so there the driver's library decides. Windows provides it
+    (NVIDIA's "CUDA on WSL User Guide").
     """
-    if Path("/dev/nvidiactl").exists():
-        return True
-    return Path("/dev/dxg").exists() and cuda.has_driver_library()
+    return DEVICE_FILE.exists() or (WSL_DEVICE_FILE.exists() and cuda.has_driver_library())

@@ -28,6 +28,7 @@ PREFIXES = (
     "COV_CORE_",
     "SSL_CERT_",
 )
+NCCL_INTERFACE = "NCCL_SOCKET_IFNAME"
 # Only the supervisor itself sets the second one.
 NEVER = (NEVER_SET, DESCRIPTOR)
 
@@ -42,11 +43,20 @@ def allowed(environment: Mapping[str, str], local: bool = True) -> dict[str, str
     }
 
 
-def group_variables(slot: Slot, rendezvous: tuple[str, int], interface: str, generation: int = 0) -> dict[str, str]:
-    """Return Horovod's variables for one worker of a group.
+def group_variables(
+    slot: Slot, rendezvous: tuple[str, int], interface: str, given: Mapping[str, str], generation: int = 0
+) -> dict[str, str]:
+    """Return the variables of Horovod and NCCL for one worker of a group.
 
     Args:
         rendezvous: IPv4 address and port of the store.
         interface: network interface that the worker listens on.
+        given: the worker's other variables; those of NCCL take precedence.
     """
-    return {**place_variables(slot, rendezvous, interface), GENERATION: str(generation)}
+    return {
+        **place_variables(slot, rendezvous, interface),
+        # horovodrun sets it too. Otherwise NCCL chooses an interface by itself, perhaps one that is not shared by all
+        # hosts. "=": NCCL takes a bare name for the start of one.
+        NCCL_INTERFACE: given.get(NCCL_INTERFACE) or f"={interface}",
+        GENERATION: str(generation),
+    }

@@ -337,7 +337,7 @@ def _found(
     rendezvous: Rendezvous | None,
 ) -> Meeting:
     slot = places([host for host, _ in listed])[launch.rank]
-    return Meeting(group_variables(slot, address, interface), listed[launch.rank][1], rendezvous)
+    return Meeting(group_variables(slot, address, interface, os.environ), listed[launch.rank][1], rendezvous)
 
 
 def _object(value: bytes) -> dict[str, Any]:

@@ -126,7 +126,7 @@ class Supervisor:
         place = (rendezvous.address, rendezvous.port)
         for worker in workers:
             base = allowed(self._environment, worker.link.local)
-            variables = group_variables(worker.slot, place, self._options.interface, self._generation)
+            variables = group_variables(worker.slot, place, self._options.interface, base, self._generation)
             env = {"PYTHONUNBUFFERED": "1", **base, **variables, SUPERVISED_AS: self._id}
             message = {"kind": "start", "worker": worker.name, "argv": self._command, "env": env, "cwd": self._cwd}
             try:

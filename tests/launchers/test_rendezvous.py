@@ -326,7 +326,7 @@ class TestTwoHosts:
         assert [place["HOROVOD_HOSTNAME"] for place in found] == ["hosta", "hostb", "hosta"]
         assert [place["HOROVOD_LOCAL_RANK"] for place in found] == ["0", "0", "1"]
         assert [place["HOROVOD_CROSS_RANK"] for place in found] == ["0", "1", "0"]
-        assert {place["HOROVOD_GLOO_IFACE"] for place in found} == {"eth0"}
+        assert {(place["HOROVOD_GLOO_IFACE"], place["NCCL_SOCKET_IFNAME"]) for place in found} == {("eth0", "=eth0")}
         assert {place["HOROVOD_GLOO_RENDEZVOUS_ADDR"] for place in found} == {"10.207.31.1"}
 
     def test_they_compute_together_and_nothing_listens_there_any_more(self, ranks, hosts):
