@@ -48,7 +48,8 @@ def command(run_dir: Path, data: Path, processes: int = 1, *more: str, module: s
 
 def environment(fault: dict[str, Any] | None = None) -> dict[str, str]:
     """Return the environment of a run, with the planned fault if there is one."""
-    root = str(Path(__file__).parents[2])
+    before = [path for path in [os.environ.get("PYTHONPATH")] if path]
+    root = os.pathsep.join([str(Path(__file__).parents[2]), *before])
     if fault is None:
         return {**os.environ, "PYTHONPATH": root}
     plan = Path(fault["once"] + ".plan")

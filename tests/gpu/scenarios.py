@@ -1,0 +1,210 @@
+"""Runs and calls on a GPU that is none, in one process: `python -m tests.gpu.scenarios DATA FOLDER`.
+
+DATA is a prepared folder; the runs are written into FOLDER, and the answers of each scenario into
+``FOLDER/answers.json``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+from unittest.mock import patch
+
+import mxnet as mx
+import numpy as np
+
+from crepe_dist import command, train
+from crepe_dist.benchmarking import scaling, suite
+from crepe_dist.benchmarking.scaling_training import Worker
+from crepe_dist.data.loader import Batch, pack
+from crepe_dist.distributed import device
+from crepe_dist.distributed.world import HorovodWorld, World
+from crepe_dist.errors import UserError
+from crepe_dist.model.crepe import CrepeShape
+from crepe_dist.model.engine import open_engine
+from crepe_dist.model.matrix_products import products
+from crepe_dist.model.parameters import build, trained, values
+from crepe_dist.model.precision import plan
+from crepe_dist.predicting import predictor
+from crepe_dist.settings.model_options import ModelOptions, Precision
+from crepe_dist.training.step import TrainingStep
+from tests.chaos import harness
+from tests.conftest import QUICK
+from tests.gpu import stand_in
+
+SHAPE = CrepeShape(alphabet_size=69, feature_len=123, classes=3, filters=16, units=32)
+
+
+@contextmanager
+def environment(told: Mapping[str, object]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update({name: str(value) for name, value in told.items()})
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def choices() -> list[str]:
+    """Devices, or the reasons why there is none, of several machines."""
+
+    def chosen(asked: str, **told: object) -> str:
+        with environment(told):
+            try:
+                return str(device.pick(asked))
+            except UserError as error:
+                return error.what
+
+    def assigned(*seen: list[str]) -> str:
+        try:
+            return str(device.assign([("host", gpus) for gpus in seen]))
+        except UserError as error:
+            return error.what
+
+    return [
+        assigned(["A", "B"], ["A", "B"]),
+        assigned(["A"], ["A"]),
+        chosen("auto"),
+        chosen("cpu"),
+        chosen("auto", DRIVER_GPUS=0),
+        chosen("gpu", DRIVER_GPUS=0),
+        chosen("auto", DRIVER_CAPABILITY="9.0"),
+        chosen("auto", DRIVER_VERSION="10020"),
+    ]
+
+
+def trains(
+    data: str,
+    *arguments: object,
+    settings: list[str] = QUICK,
+    without: str = "",
+    told: Mapping[str, object] = MappingProxyType({}),
+) -> tuple[Any, str]:
+    """Exit code of ``train`` in a Python ``without`` a module, and what it printed."""
+    printed, code = io.StringIO(), None
+    sys.argv = ["train", "--data", data, *settings, *map(str, arguments)]
+    with (
+        environment(told),
+        patch.dict(sys.modules, {without: None} if without else {}),
+        redirect_stdout(printed),
+        redirect_stderr(printed),
+    ):
+        try:
+            command.run(train.main)
+        except SystemExit as end:
+            code = end.code
+    return code, printed.getvalue()
+
+
+def runs(data: str, folder: Path) -> dict[str, Any]:
+    short = ("--training.epochs=1", "--model.precision=float32")
+    on_cpu = ("--device=cpu", "--model.kernels=mxnet")
+    return {
+        "gpu": trains(data, *short, "--run-dir", folder / "gpu", "--logging.report=true"),
+        "cpu": trains(data, *short, "--run-dir", folder / "cpu", *on_cpu),
+        "alone": trains(data, "--run-dir", folder / "alone", settings=harness.SETTINGS),
+        "dry": trains(data, "--dry-run"),
+        "dry on the CPU": trains(data, "--dry-run", "--device=cpu"),
+        "without Horovod": trains(data, without="horovod.mxnet", told={"HOROVOD_RANK": 0, "HOROVOD_SIZE": 2}),
+        "too large": trains(data, "--run-dir", folder / "large", told={stand_in.LIMIT: 40}),
+    }
+
+
+def training(world: World, place: Any, precision: Precision = "auto") -> tuple[TrainingStep, Any]:
+    """A step on a network of its own, and its parameters."""
+    options = ModelOptions(precision=precision)
+    engine = open_engine(build(SHAPE, options, place, seed=1), plan(options, place), place)
+    parameters = trained(engine.network)
+    world.broadcast_parameters(parameters)
+    trainer = world.trainer(parameters, "sgd", {"momentum": 0.9})
+    return TrainingStep(engine, trainer, world.size, seed=0, clip_norm=None), engine.network
+
+
+def batch_of(rows: int) -> Batch:
+    codes = np.random.default_rng(0).integers(0, 69, [rows, 123], dtype=np.uint8)
+    return pack(codes, np.arange(rows, dtype=np.int32) % 3, rows, rows)
+
+
+def loss_scale() -> dict[str, Any]:
+    """Steps in float16 from a loss scale that is far too high, until one is finite."""
+    step, network = training(World(), mx.gpu(1), "float16")
+    step.scale.restore([2.0**40, 0.0])
+    before, scales = values(network), []
+    for number in range(1, 60):
+        scales.append(step.scale.scale)
+        outcome = step(batch_of(8), number, 0.1)
+        if outcome.finite:
+            break
+        assert all(np.array_equal(array, before[name]) for name, array in values(network).items())
+    parameters = network.collect_params().values()
+    return {
+        "scales": scales,
+        "loss": outcome.loss / 8,
+        "changed": all(bool((array != before[name]).any()) for name, array in values(network).items()),
+        "devices": sorted({str(each.data().context) for each in parameters}),
+        "gradients": sorted({np.dtype(each.grad().dtype).name for each in parameters}),
+    }
+
+
+def measurements(folder: Path) -> dict[str, Any]:
+    """Answers of the parts of ``bench``."""
+    found: dict[str, Any] = {"products": {}, "bytes": [], "rates": []}
+    for place, on in ((mx.gpu(0), "gpu"), (mx.cpu(), "cpu")):
+        found["products"][on] = [name for name, measure in products(0.001, place).items() if measure() > 0]
+        worker = Worker(World(), 1)
+        found["bytes"].append(worker.build(on=on, **vars(SHAPE))["bytes"])
+        found["rates"].append(worker.train(batch=4, steps=1)["rate"])
+    said: list[str] = []
+    with environment({"DRIVER_GPUS": 1}):
+        whole = suite.run(suite.TINY, folder, said.append, mx.gpu(0), python="none")
+    return {
+        **found,
+        "said": said,
+        "device": whole["machine"]["device"],
+        "obstacles": [scaling.obstacle(on) for on in ("gpu", "cpu")],
+    }
+
+
+def predictions(run: Path) -> list[dict[str, float]]:
+    """Probabilities that a run gives to a text, on the GPU and on the CPU."""
+    answers = [predictor.load(run, device=name).predict(["quiet zig of the year"]) for name in ("gpu", "cpu")]
+    return [dict(each[0].ranking) for each in answers]
+
+
+def horovod() -> dict[str, Any]:
+    """Steps of a world of Horovod, which happens to have one process."""
+    world = HorovodWorld(importlib.import_module("horovod.mxnet"))
+    found: dict[str, Any] = {}
+    for name, place in (("gpu", mx.gpu(0)), ("cpu", mx.cpu())):
+        outcome = training(world, place, "float32")[0](batch_of(8), 1, 0.1)
+        found[name] = outcome.loss / outcome.documents
+    with environment({stand_in.HOROVOD: 0}):
+        try:
+            training(world, mx.gpu(0))
+        except UserError as error:
+            found["without CUDA"] = error.what
+    world.close()
+    return found
+
+
+def scenarios(data: str, folder: Path) -> Iterator[tuple[str, Any]]:
+    yield "choices", choices()
+    yield "runs", runs(data, folder)
+    yield "loss scale", loss_scale()
+    yield "measurements", measurements(folder)
+    yield "predictions", predictions(folder / "gpu")
+    yield "horovod", horovod()
+
+
+if __name__ == "__main__":
+    where = Path(sys.argv[2])
+    (where / "answers.json").write_text(json.dumps(dict(scenarios(sys.argv[1], where))), encoding="utf-8")

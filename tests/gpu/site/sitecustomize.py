@@ -1,0 +1,44 @@
+"""Start-up of a Python whose PYTHONPATH has this folder: it sees GPUs that are none (``tests.gpu.stand_in``).
+
+MXNet and Horovod are changed when they are imported, in any process that inherits the environment. The commands of
+the package and those that they start need no launcher for the tests.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+from tests.gpu import questions
+
+PENDING = {"mxnet", "horovod.common.basics"}
+
+
+class Changed:
+    """Finder of the two modules: their own loader, and the change after it."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name not in PENDING:
+            return None
+        PENDING.remove(name)
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            return None
+        load = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            load(module)
+            stand_in = importlib.import_module("tests.gpu.stand_in")
+            stand_in.change(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+sys.meta_path.insert(0, Changed())
+if folder := os.environ.get(questions.FOLDER):
+    sys.meta_path.insert(0, questions.Recorded(folder))

@@ -1,0 +1,124 @@
+"""A GPU that is none: an MXNet context that says ``gpu`` and computes on the CPU.
+
+What it is good for. Code that asks for the kind of a device takes its GPU branch: choice of the device, precision and
+engine, Horovod's trainer, optimizer, memory, messages. MXNet is given ``cpu(k + 1)`` for ``gpu(k)``, a place of its
+own: a compiled graph whose inputs lie partly on the host, ``cpu(0)``, is an error, as it is on a GPU. An allocation
+that does not fit is an error at the next wait, as with CUDA. Convolutions and dense layers in float16, which MXNet
+cannot compute on a CPU, are computed in float32 between roundings of inputs, outputs and their gradients to float16:
+gradients overflow and underflow as in float16, and sums are those of a float32 accumulator.
+
+What it does not show. Nothing of CUDA, cuDNN, cuBLAS or NCCL runs: not their speed, memory, order of additions,
+random numbers or errors, no stream, and no overlap. Horovod sums with Gloo and never sees memory of a device. The
+driver is that of ``tests.cuda_driver``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from crepe_dist.distributed import cuda
+
+FIRST = 1  # cpu(FIRST) stands in for gpu(0)
+LIMIT = "CREPE_DIST_GPU_DOCUMENTS"  # environment variable: most documents of a batch that fit
+DEVICE_FILE = "/dev/nvidiactl"  # is said to exist
+HOROVOD = "CREPE_DIST_GPU_HOROVOD"  # environment variable: 0 for a Horovod without CUDA
+TOTAL, FREE = 8 << 30, 6 << 30  # bytes of a GPU's memory
+# From MXNet 1.9.1: src/storage/pooled_storage_manager.h.
+OUT_OF_MEMORY = "cudaMalloc retry failed: out of memory"
+
+
+def change(module: ModuleType) -> None:
+    """Change MXNet, or Horovod's ``common.basics``, after its import, if it is said to be the GPU flavour."""
+    if not cuda.is_installed():
+        return
+    if module.__name__ == "mxnet":
+        _device_file()
+        _contexts(module)
+        _products(module)
+        _memory(module)
+    else:
+        module.HorovodBasics.cuda_built = lambda self: os.environ.get(HOROVOD) != "0"
+
+
+def _device_file() -> None:
+    paths: Any = Path
+    exists = paths.exists
+    paths.exists = lambda path: str(path) == DEVICE_FILE or exists(path)
+
+
+def _contexts(mx: Any) -> None:
+    class Device(mx.Context):  # type: ignore[misc]
+        """A context that MXNet's library takes for ``cpu(FIRST + number)``, and everybody else for ``gpu(number)``."""
+
+        def __init__(self, number: int = 0) -> None:
+            super().__init__("cpu", FIRST + number)
+
+        @property
+        def device_type(self) -> str:
+            return "gpu"
+
+        def __str__(self) -> str:
+            caller = sys._getframe(1).f_globals.get("__name__", "")
+            for_library = caller.startswith("mxnet.") and caller != "mxnet.context"
+            return f"cpu({self.device_id})" if for_library else f"gpu({self.device_id - FIRST})"
+
+        __repr__ = __str__
+
+    plain = mx.nd.NDArray.context.fget
+
+    def context(array: Any) -> Any:
+        found = plain(array)
+        return Device(found.device_id - FIRST) if found.device_id >= FIRST else found
+
+    mx.nd.NDArray.context = property(context)
+    listed = mx.runtime.feature_list
+    mx.runtime.feature_list = lambda: [*listed(), SimpleNamespace(name="CUDA", enabled=True)]
+    for module in (mx, mx.context):
+        module.gpu = Device
+        module.num_gpus = cuda.count
+        module.gpu_memory_info = lambda number=0: (FREE, TOTAL)
+
+
+def _products(mx: Any) -> None:
+    """Let convolutions and dense layers take float16 (checked with MXNet 1.9.1: "FP16 gemm on cpu not implemented")."""
+
+    def rounding(F: Any, name: str, is_half: Any) -> None:
+        compute = getattr(F, name)
+
+        def product(*arrays: Any, **settings: Any) -> Any:
+            if len(arrays) < 2 or not is_half(arrays[1]):
+                return compute(*arrays, **settings)
+            result = compute(*(F.amp_cast(each, dtype="float32") for each in arrays), **settings)
+            return F.amp_cast(result, dtype="float16")
+
+        setattr(F, name, product)
+
+    for name in ("Convolution", "FullyConnected"):
+        rounding(mx.nd, name, lambda array: array.dtype == np.float16)
+        rounding(mx.sym, name, lambda symbol: symbol.infer_type_partial()[1] == [np.float16])
+
+
+def _memory(mx: Any) -> None:
+    """Fail at a wait after a batch was copied that does not fit."""
+    array = mx.nd.NDArray
+    copy, read = array.as_in_context, array.asnumpy
+    failed = []
+
+    def as_in_context(self: Any, context: Any) -> Any:
+        if context.device_type == "gpu" and self.shape[0] > int(os.environ.get(LIMIT, sys.maxsize)):
+            failed.append(self.shape)
+        return copy(self, context)
+
+    def asnumpy(self: Any) -> Any:
+        if failed:
+            failed.clear()
+            raise mx.MXNetError(f"Traceback (most recent call last):\n  somewhere\nMXNetError: {OUT_OF_MEMORY}")
+        return read(self)
+
+    array.as_in_context, array.asnumpy = as_in_context, asnumpy

@@ -1,0 +1,181 @@
+"""Runs and calls on GPUs that are none; and a check that they meet every question about a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import cuda_driver
+from tests.chaos import harness
+from tests.conftest import command, losses, run
+from tests.gpu import questions, stand_in
+
+SITE = Path(__file__).with_name("site")
+HALF = "float16, MXNet's operators (compute capability 8.6)"
+# Modules that judge facts, which tests/test_doctor.py gives them; no device is asked.
+JUDGES = {f"crepe_dist/diagnosis/{name}.py" for name in ("checks", "trial", "verdict")}
+# Questions with only one answer here, and the test that gives the other.
+ONCE = {
+    "crepe_dist/benchmarking/suite.py: python is not None and device.device_type != 'cpu'": "tests/test_bench.py",
+    "crepe_dist/distributed/horovod_build.py: for_gpus": "tests/distributed/test_world.py",  # False: the CPU flavour
+    "crepe_dist/diagnosis/probe.py: cuda.is_installed()": "tests/test_doctor.py",  # False: the CPU flavour
+    "crepe_dist/distributed/join.py: not has_gpu_driver()": "tests/distributed/test_world.py",  # True: no driver
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give the processes of this module two GPUs, and record what they answer to the package's questions."""
+    folder = tmp_path_factory.mktemp("answers")
+    site = cuda_driver.packages(tmp_path_factory.mktemp("site"))
+    told = cuda_driver.environment(cuda_driver.driver(tmp_path_factory.mktemp("driver")), DRIVER_GPUS=2)
+    told["PYTHONPATH"] = os.pathsep.join([str(SITE), str(site), told["PYTHONPATH"]])
+    told[questions.FOLDER] = str(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in told.items():
+            patch.setenv(name, value)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def one(data, tmp_path_factory):
+    """The folder of the runs of one process, and the answers of ``tests.gpu.scenarios``."""
+    folder = tmp_path_factory.mktemp("one")
+    run([sys.executable, "-m", "tests.gpu.scenarios", str(data), str(folder)], folder)
+    return folder, json.loads((folder / "answers.json").read_text())
+
+
+def ended(one, name, code=0):
+    found, printed = one[1]["runs"][name]
+    assert found == code, printed
+    return printed
+
+
+def test_a_gpu_computes_what_the_cpu_computes(one):
+    """The operators are the same on both; only what surrounds them differs."""
+    printed = ended(one, "gpu")
+    assert "1 process, gpu(0)\n" in printed
+    assert "computes  in float32, MXNet's operators (as requested)" in printed
+    assert "1 process, cpu(0), OMP_NUM_THREADS=" in ended(one, "cpu")
+    assert losses(one[0] / "gpu") == pytest.approx(losses(one[0] / "cpu"), abs=1e-6)
+    on_gpu, on_cpu = one[1]["predictions"]
+    assert on_gpu == pytest.approx(on_cpu, rel=1e-3)
+
+
+def test_the_summary_of_a_run_names_the_gpu(one):
+    assert json.loads((one[0] / "gpu" / "result.json").read_text())["made"]["device"] == "gpu(0)"
+    assert "1 process on gpu(0)" in (one[0] / "gpu" / "report.html").read_text()
+
+
+def test_float16_is_the_default_where_it_is_fast(one):
+    assert f"computes  in {HALF}\n" in ended(one, "alone")
+
+
+def test_two_gpus_killed_and_resumed_equal_unbroken(data, tmp_path):
+    """Two processes on two GPUs in float16, with Adam, dropout and the loss scale."""
+    code, printed = harness.run(harness.command(tmp_path / "unbroken", data, 2), tmp_path)
+    assert code == 0, printed
+    assert "2 processes, gpu(0), gradients summed by Horovod" in printed
+    assert f"computes  in {HALF}\n" in printed
+    fault = {"kind": "SIGKILL", "rank": 1, "phase": "train", "step": 20, "once": str(tmp_path / "once")}
+    code, printed = harness.run(harness.command(tmp_path / "broken", data, 2), tmp_path, fault)
+    assert code != 0
+    assert 0 < harness.saved_step(tmp_path / "broken") <= 20
+    code, printed = harness.run(harness.command(tmp_path / "broken", data, 2), tmp_path)
+    assert code == 0, printed
+    assert "resuming from step" in printed
+    harness.assert_same(tmp_path / "broken", tmp_path / "unbroken")
+
+
+def test_the_dry_run_tells_the_memory_of_the_gpu(one):
+    memory = "2.1 GB of 8.6 GB of the GPU in use\n"
+    assert memory in ended(one, "dry")
+    assert "GPU" not in ended(one, "dry on the CPU")
+    assert "\ntime      about " in ended(one, "dry")
+
+
+def test_a_batch_that_does_not_fit_is_named(one):
+    printed = ended(one, "too large", code=1)
+    assert "out of memory with data.batch_size 50, which is 50 documents for this process" in printed
+    assert stand_in.OUT_OF_MEMORY in printed
+    assert "try --data.batch_size 25" in printed
+
+
+def test_horovod_sums_on_gpus_if_it_was_built_with_cuda(one):
+    found = one[1]["horovod"]
+    assert found["gpu"] == pytest.approx(found["cpu"], abs=1e-2)
+    assert found["without CUDA"].startswith("Horovod was built without CUDA")
+
+
+def test_devices_are_chosen(one):
+    assert one[1]["choices"] == [
+        "[0, 1]",
+        "rank 1 (host host) has no GPU of its own",
+        "gpu(0)",
+        "cpu(0)",
+        "cpu(0)",
+        "no GPU was found",
+        "MXNet cannot compute on GPU 0 (GPU of a test): it has no code for compute capability 9.0",
+        "the NVIDIA driver is too old: it is for CUDA 10.2",
+    ]
+
+
+def test_the_loss_scale_is_halved_until_a_step_in_float16_is_finite(one):
+    found = one[1]["loss scale"]
+    assert len(found["scales"]) > 10
+    assert all(after == before / 2 for before, after in zip(found["scales"], found["scales"][1:]))
+    assert found["loss"] == pytest.approx(1.1, abs=0.1)
+    assert found["changed"]
+    assert found["devices"] == ["gpu(1)"]
+    assert found["gradients"] == ["float32"]
+
+
+@pytest.fixture(scope="module")
+def doctor(tmp_path_factory):
+    """What the doctor prints."""
+    return run(command("doctor"), tmp_path_factory.mktemp("doctor"))
+
+
+def test_the_doctor_tries_the_gpus(doctor):
+    for line in (
+        "ok       CUDA libraries 10 of 10",
+        "ok       GPU 0          GPU of a test, compute capability 8.6",
+        f"GPU 1: {HALF}",
+        "ok       all-reduce     GPU, 2 processes: 262,144 sums, all correct",
+        f"ok       training step  GPU, 2 processes: {HALF}; summed by Horovod, weights bit-identical",
+        "note: Horovod was built without NCCL",
+        "ready: for one process or several, on the CPU and 2 GPUs",
+    ):
+        assert line in doctor
+
+
+def test_what_bench_measures(one):
+    found = one[1]["measurements"]
+    assert found["products"]["gpu"] == ["mxnet, float32", "mxnet, float16"]
+    assert found["device"] == "gpu(0)"
+    assert found["bytes"][0] == found["bytes"][1]
+    assert "PyTorch and ONNX Runtime are only measured on CPUs" in found["said"]
+    assert "scaling is skipped: there is only one GPU" in found["said"]
+    assert found["obstacles"][0] == ""
+
+
+def test_the_advice_to_build_horovod_is_that_for_gpus(one):
+    printed = ended(one, "without Horovod", code=1)
+    assert "but Horovod for MXNet is not installed" in printed
+    assert "HOROVOD_GPU_OPERATIONS=NCCL" in printed
+
+
+def test_every_question_about_a_gpu_is_answered_with_yes_and_with_no(answers, one, doctor):
+    """A new question needs a scenario; one that has one answer here needs a line in ``ONCE``."""
+    seen = questions.answers(answers)
+    lacking = {}
+    for name in questions.found():
+        wanted = {True, False} - seen.get(name, set())
+        if name.partition(":")[0] not in JUDGES and len(wanted) > (name in ONCE):
+            lacking[name] = wanted
+    assert not lacking, "\n".join(f"never {sorted(wanted)}: {name}" for name, wanted in sorted(lacking.items()))
