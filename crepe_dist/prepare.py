@@ -25,7 +25,16 @@ from crepe_dist.preparing import amazon
 from crepe_dist.preparing.auto_encoding import MISSED, Alphabet, Fit
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.rows import Share
-from crepe_dist.preparing.preparation import MAX_BAD, PrepareOptions, Progress, Steps, merge_in_steps, prepare_in_steps
+from crepe_dist.preparing.preparation import (
+    MAX_BAD,
+    MAX_EXPANSION,
+    PrepareOptions,
+    Progress,
+    Steps,
+    leftovers,
+    merge_in_steps,
+    prepare_in_steps,
+)
 from crepe_dist.preparing.selection import DEDUPE, Split
 from crepe_dist.preparing.sources import FORMATS, SAMPLE_FEATURE_LEN, Reading, Sources, find_sources
 from crepe_dist.reports import data_page
@@ -143,6 +152,13 @@ def parser() -> arguments.Parser:
         metavar="SHARE",
         help="maximum share of unusable rows; default: 0.01",
     )
+    group.add_argument(
+        "--max-expansion",
+        type=real(1, 1e6),
+        default=MAX_EXPANSION,
+        metavar="FACTOR",
+        help=f"most decompressed bytes of a source, as a multiple of its size; default: {MAX_EXPANSION:g}",
+    )
 
     group = flags.add_argument_group("selection of rows")
     group.add_argument(
@@ -213,7 +229,7 @@ def parser() -> arguments.Parser:
 def _steps(given: Any, page: Callable[[dict[str, Any]], str]) -> Steps:
     reading = Reading(given.format, given.header, Wanted(given.label, given.title, given.text))
     options = PrepareOptions(
-        reading, given.max_bad, given.processes, given.part, given.overwrite, _command_line(), page
+        reading, given.max_bad, given.max_expansion, given.processes, given.part, given.overwrite, _command_line(), page
     )
     if given.merge:
         return merge_in_steps([Path(name) for name in given.source], given.out, options)
@@ -311,6 +327,8 @@ def _command_line() -> str:
 
 
 def _show(steps: Steps, out: Path, report: Callable[[dict[str, Any], Console, str], None]) -> None:
+    for left in leftovers(out):
+        print(f"note: {printable(left)} is left of a killed preparation; delete it to free its space", file=sys.stderr)
     with closing(steps), _bar() as show:
         while True:
             try:

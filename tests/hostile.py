@@ -455,8 +455,7 @@ source(
 source(
     "gzip cut off",
     lambda path: path.write_bytes(gzip.compress(GOOD_CSV)[:-20]),
-    "quarantine",
-    fine=True,
+    "cannot be read to its end",
     file="x.csv.gz",
 )
 source("gzip of noise", lambda path: path.write_bytes(b"\x1f\x8b\x08\0" + NOISE), "", file="x.csv.gz")

@@ -30,7 +30,7 @@ class Read:
     def __init__(self, tmp_path, sources, reading=None, *, ahead=1, processes=1, share=None, class_names=None):
         folder = tmp_path / f"spool-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
-        self.reader = Reader(folder, sources, reading or Reading(), class_names, 0, None, share or Share())
+        self.reader = Reader(folder, sources, reading or Reading(), class_names, 0, None, share or Share(), 200.0)
         with pool(processes) as executor:
             self.positions = list(self.reader.read(executor, ahead))
         rows = map_rows(folder / ROWS)

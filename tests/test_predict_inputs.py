@@ -158,3 +158,10 @@ def test_answers_show_no_control_characters():
     bad = Input(3, "", "not JSON; it begins: \x1b[31m\n")
     assert answers("text", None, (), 2).line(bad, None) == "not classified: line 3: not JSON; it begins: \\x1b[31m\\n"
     assert json.loads(answers("jsonl", None, (), 2).line(bad, None))["problem"] == bad.problem
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/dev/null"])
+def test_a_device_is_refused(tmp_path, name):
+    (tmp_path / "endless").symlink_to(name)
+    with pytest.raises(UserError, match="is a device or socket, not a file"):
+        open_inputs(str(tmp_path / "endless"))

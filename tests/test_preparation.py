@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from crepe_dist.data import dataset as datasets
@@ -20,6 +23,7 @@ from crepe_dist.data.dataset import QUARANTINE, open_dataset, verify
 from crepe_dist.data.loader import epoch_order
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
+from crepe_dist.preparing import reading
 from crepe_dist.preparing.auto_encoding import Fit, fitting_length
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.rows import Share
@@ -140,7 +144,7 @@ def test_every_flaw_planted_is_reported_to_the_row(tmp_path):
     train = "\n".join(lines).encode("utf-8", "surrogateescape")
     (tmp_path / "train.csv.gz").write_bytes(gzip.compress(train) + gzip.compress(b"\nb,the last one\na,cut off")[:-9])
     (tmp_path / "test.csv").write_text("a,one\nq,unknown\nb,two\n")
-    summary = prepare(find_sources([str(tmp_path)]), tmp_path / "out", ENCODING, Split())
+    summary = prepare(find_sources([str(tmp_path)]), tmp_path / "out", ENCODING, Split(), PrepareOptions(max_bad=1))
     bad = [json.loads(line) for line in (tmp_path / "out" / QUARANTINE).read_text().splitlines()]
     expected = [("test.csv", 2, "unknown label: 'q' is not in the training rows")]
     expected += [("train.csv.gz", line, reason) for line, (_, reason) in FLAWS.items()]
@@ -595,11 +599,61 @@ def test_a_part_without_a_usable_row_is_an_error(tmp_path, part, content):
         prepare(sources, tmp_path / "out", ENCODING, Split())
 
 
-def test_a_file_that_ends_early_is_warned_of(tmp_path):
-    content = gzip.compress("".join(f"{'xy'[n % 2]},fine {n}\n" for n in range(3000)).encode())
-    (tmp_path / "a.csv.gz").write_bytes(content[: len(content) // 2])
-    summary = prepare(find_sources([str(tmp_path / "a.csv.gz")]), tmp_path / "out", ENCODING, Split())
+CONTENT = gzip.compress("".join(f"{'xy'[n % 2]},fine {n}\n" for n in range(3000)).encode())
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (CONTENT[: len(CONTENT) // 2], "truncated"),
+        (CONTENT[:-8] + bytes(4) + CONTENT[-4:], "broken"),
+        (CONTENT + gzip.compress(b"x,one more\n")[:-4], "truncated"),
+    ],
+    ids=["cut", "checksum", "second member cut"],
+)
+def test_a_file_that_ends_early_is_taken_on_request_only(tmp_path, content, reason):
+    (tmp_path / "a.csv.gz").write_bytes(content)
+    sources = find_sources([str(tmp_path / "a.csv.gz")])
+    with pytest.raises(UserError, match=f"a.csv.gz cannot be read to its end: the gzip data are {reason}") as raised:
+        prepare(sources, tmp_path / "out", ENCODING, Split())
+    assert re.match(r"[1-3],\d\d\d of its rows were read", raised.value.why)
+    assert "--max-bad 1" in raised.value.remedy
+    summary = prepare(sources, tmp_path / "out", ENCODING, Split(), PrepareOptions(max_bad=1))
     assert "a gzip file is truncated or broken" in [warning["what"] for warning in summary["warnings"]]
+
+
+def test_data_after_the_end_of_a_gzip_file_are_a_bad_row(tmp_path):
+    (tmp_path / "a.csv.gz").write_bytes(CONTENT + b"something else")
+    summary = prepare(find_sources([str(tmp_path / "a.csv.gz")]), tmp_path / "out", ENCODING, Split())
+    assert summary["rows"]["kept"] == 3000
+    assert summary["quarantine"]["reasons"] == {"other data follow the compressed ones": 1}
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.parquet"])
+@pytest.mark.parametrize("sampled", [None, 10])
+def test_a_small_file_that_expands_to_very_much(tmp_path, monkeypatch, name, sampled):
+    monkeypatch.setattr(reading, "ALWAYS_ALLOWED", 1 << 22)
+    texts = ["first " + "a" * 50_000, "second " + "b" * 50_000] * 100  # 10 MB
+    if name == "a.parquet":
+        pq.write_table(pa.table({"label": ["x", "y"] * 100, "text": texts}), tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(gzip.compress("".join(f"{t[0]},{t}\n" for t in texts).encode()))
+    sources, split = find_sources([str(tmp_path / name)]), Split(max_per_class=sampled)
+    with pytest.raises(UserError, match=f"{name} expands to more than 0.0 GB") as raised:
+        prepare(sources, tmp_path / "out", ENCODING, split, PrepareOptions(processes=1))
+    assert "--max-expansion" in raised.value.remedy
+    assert list(tmp_path.iterdir()) == [tmp_path / name]
+    more = PrepareOptions(processes=1, max_expansion=1e5)
+    assert prepare(sources, tmp_path / "out", ENCODING, split, more)["rows"]["read"] == 200
+
+
+def test_leftovers_of_other_preparations_are_named(tmp_path):
+    write_csv(tmp_path / "a.csv", 300, 0)
+    for process in (2**22 + 1, os.getpid()):
+        (tmp_path / f".other.partial-{process}").mkdir()
+    said = run(command("prepare", "a.csv", "--out", "mine"), tmp_path)
+    assert f".other.partial-{2**22 + 1} is left of a killed preparation" in said
+    assert f".other.partial-{os.getpid()} is left" not in said
 
 
 def test_an_interruption_leaves_nothing(tmp_path):

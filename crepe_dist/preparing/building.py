@@ -22,6 +22,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import sync, write_json
 from crepe_dist.preparing.auto_encoding import Alphabet, Fit, fit
 from crepe_dist.preparing.formats.rows import excerpt
+from crepe_dist.preparing.formats.stream import ENDS_EARLY
 from crepe_dist.preparing.pool import map_in_order
 from crepe_dist.preparing.selection import TEST, TRAIN, UNKNOWN, Fate, Split, decide
 from crepe_dist.preparing.spool import Rows, Texts, map_rows
@@ -180,9 +181,9 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
     trained = np.unique(found.rows["label"][fixed == TRAIN])
     names = [found.labels[index] for index in trained.tolist()]
     classes = sorted(names, key=_label_order) if job.class_names is None else list(job.class_names)
-    reasons, first_bad = _quarantine(folder, job, found, fate)
+    reasons, first_bad, damaged = _quarantine(folder, job, found, fate)
     bad = sum(reasons.values())
-    _check(job, found, fate, classes, total, reasons, first_bad)
+    _check(job, found, fate, classes, total, reasons, first_bad, damaged)
     number = {label: index for index, label in enumerate(classes)}
     relabel = np.array([number.get(label, -1) for label in found.labels], dtype=np.int32)
     labels = relabel[found.rows["label"]]
@@ -243,6 +244,7 @@ def _check(
     total: int,
     reasons: Counter[str],
     first_bad: list[dict[str, Any]],
+    damaged: dict[int, str],
 ) -> None:
     bad = sum(reasons.values())
     shown = "; ".join(f"{each['file']}:{each['line']}: {each['reason']}" for each in first_bad)
@@ -259,6 +261,14 @@ def _check(
             f"{bad:,} of {total:,} rows are unusable, more than {job.max_bad:.0%}",
             f"the first: {shown}",
             f"{_remedy(reasons)}; or skip them with --max-bad {math.ceil(100 * bad / total) / 100:g}",
+        )
+    if damaged and job.max_bad < 1:
+        file, reason = next(iter(damaged.items()))
+        others = f", and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        raise UserError(
+            f"{job.sources[file][0]}{others} cannot be read to its end: {reason}",
+            f"{found.files[file]['rows']:,} of its rows were read; the rest is lost and cannot be counted",
+            "get the file again; or use the rows that were read: --max-bad 1",
         )
     for part in PARTS[1:]:
         if any(each == part for _, each in job.sources) and not (fate == PARTS.index(part)).any():
@@ -300,20 +310,29 @@ def _commonest(reasons: Counter[str]) -> str:
     return max(reasons, key=lambda reason: reasons[reason], default="")
 
 
-def _quarantine(folder: Path, job: Job, found: Collected, fate: Fate) -> tuple[Counter[str], list[dict[str, Any]]]:
-    """Write all unusable rows in the order of the sources; return their lines by kind of reason, and the first five."""
+def _quarantine(
+    folder: Path, job: Job, found: Collected, fate: Fate
+) -> tuple[Counter[str], list[dict[str, Any]], dict[int, str]]:
+    """Write all unusable rows in the order of the sources.
+
+    Returns:
+        Their lines by kind of reason, the first five, and the sources that end early, with the reason.
+    """
     reasons: Counter[str] = Counter()
+    damaged: dict[int, str] = {}
     first: list[dict[str, Any]] = []
     unknown = _unknown_labels(job, found, fate)
     everything = heapq.merge(*found.bad_rows, unknown, key=lambda record: (record["source"], record["line"]))
     with (folder / QUARANTINE).open("w", encoding="utf-8") as stream:
         for record in everything:
-            del record["source"]
+            source = record.pop("source")
+            if record["reason"].startswith(ENDS_EARLY):
+                damaged[source] = record["reason"]
             stream.write(json.dumps(record, ensure_ascii=False) + "\n")
             reasons[record["reason"].split(":")[0]] += record["lines"]
             first += [record] if len(first) < 5 else []
     sync(folder / QUARANTINE)
-    return reasons, first
+    return reasons, first, damaged
 
 
 def _unknown_labels(job: Job, found: Collected, fate: Fate) -> Iterator[dict[str, Any]]:

@@ -29,6 +29,7 @@ from crepe_dist.preparing.spool import BAD_ROWS, ROWS, Spool, finish, map_rows, 
 from crepe_dist.preparing.summary import summarise
 
 MAX_BAD = 0.01
+MAX_EXPANSION = 200.0  # of gzip's largest, 1,032; texts compress 3 to 20 times
 SMALL = 1 << 24  # bytes that one process reads before others have started
 AHEAD = 3  # blocks or shards in flight per process
 DATA_FILE = re.compile(rf"({'|'.join(PARTS)})\.(labels|codes|texts|offsets)(-\d+)?\.(npy|bin)")
@@ -41,6 +42,7 @@ class PrepareOptions:
     Args:
         reading: reading options.
         max_bad: maximum fraction of unusable lines.
+        max_expansion: most decompressed bytes of a source, as a multiple of its size.
         processes: number of processes; ``None`` for one per core, or a single one for small sources.
         share: part i of n, if several machines share the work.
         overwrite: replace an existing prepared folder.
@@ -50,6 +52,7 @@ class PrepareOptions:
 
     reading: Reading = field(default_factory=Reading)
     max_bad: float = MAX_BAD
+    max_expansion: float = MAX_EXPANSION
     processes: int | None = None
     share: Share = field(default_factory=Share)
     overwrite: bool = False
@@ -141,7 +144,7 @@ def prepare_in_steps(
         folder.mkdir(exist_ok=True)
         reader = Reader(
             folder, sources.files, options.reading, class_names, split.seed,
-            split.max_per_class if split.dedupe == "no" else None, options.share,
+            split.max_per_class if split.dedupe == "no" else None, options.share, options.max_expansion,
         )  # fmt: skip
         for done in reader.read(executor, AHEAD * processes):
             yield Progress("reading", done, total)
@@ -252,7 +255,7 @@ def _build(
     except UserError as error:
         kept = keep_quarantine(partial, out)
         if kept:
-            error.why = f"{error.why}; all of them: {kept}"
+            error.why = f"{error.why}; the unusable rows are in {kept}"
         raise
     assert built is not None
     summary = summarise(printable(out.absolute().name), job, found, built, options.command)
@@ -313,12 +316,22 @@ def _recover(out: Path) -> None:
         return
     for path in out.parent.glob(f".{out.name}.*-*"):
         kind, _, process = path.name[len(out.name) + 2 :].partition("-")
-        if kind not in ("partial", "old") or not process.isdecimal() or Path("/proc", process).exists():
+        if kind not in ("partial", "old") or not _is_left(process):
             continue
         if kind == "old" and not out.exists():
             path.rename(out)
         else:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def leftovers(out: Path) -> list[Path]:
+    """List folders that killed preparations of other data sets left beside ``out``."""
+    found = out.absolute().parent.glob(".*.partial-*")
+    return [path for path in found if path.is_dir() and _is_left(path.name.rpartition("-")[2])]
+
+
+def _is_left(process: str) -> bool:
+    return process.isdecimal() and not Path("/proc", process).exists()
 
 
 def _check_out(out: Path, overwrite: bool) -> None:

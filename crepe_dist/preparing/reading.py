@@ -25,6 +25,7 @@ from crepe_dist.preparing.spool import BAD_ROWS, ROW, ROWS, Rows, TextWriter
 MAX_LABEL = 200  # characters
 MAX_CLASSES = 1 << 16
 MAX_REASON = 300  # characters
+ALWAYS_ALLOWED = 1 << 30  # decompressed bytes of a source, however small it is
 _LOWER = bytes(range(256)).lower()
 _NOT_ALPHANUMERIC = bytes(point for point in range(128) if not chr(point).isalnum())
 _NOT_WORDS = re.compile(r"[\W_]+")
@@ -196,6 +197,7 @@ class _OpenSource:
     parser: Parser
     cutter: Cutter
     share: Share
+    expanded: int = 0  # bytes after decompression, so far
 
 
 @dataclass
@@ -210,6 +212,7 @@ class Reader:
         seed: seed of the sampling.
         max_per_class: size of the sample per class; ``None`` to keep all rows.
         share: lines or files to read, if several machines share the work.
+        max_expansion: most decompressed bytes of a source, as a multiple of its size.
         labels: index of each label, in the order of appearance.
         good: usable rows of each label, including rows already excluded by sampling.
         files: counts of each source read, by index.
@@ -224,6 +227,7 @@ class Reader:
     seed: int
     max_per_class: int | None
     share: Share
+    max_expansion: float
     labels: dict[str, int] = field(default_factory=dict)
     good: Counter[str] = field(default_factory=Counter)
     files: dict[int, FileCount] = field(default_factory=dict)
@@ -316,6 +320,8 @@ class Reader:
                 return
             owner, block, future = waiting.popleft()
             found = future.result()
+            owner.expanded += found.consumed
+            self._check_expansion(owner)
             yield owner, found
             depth = min(ahead, 2 * depth)
             if found.consumed < len(block.data):
@@ -331,6 +337,23 @@ class Reader:
                     again[current.file] = (current, [])
                 put_back = deque([each for each, _ in again.values()] + list(put_back))
                 current = put_back.popleft()
+
+    def _check_expansion(self, opened: _OpenSource) -> None:
+        """Stop before a small file that was made to expand fills the disk.
+
+        Raises:
+            UserError: the source has expanded beyond the limit.
+        """
+        path = opened.source.path
+        if opened.expanded <= ALWAYS_ALLOWED or path is None or path.is_fifo():
+            return
+        limit = max(ALWAYS_ALLOWED, int(self.max_expansion * opened.source.bytes))
+        if opened.expanded > limit:
+            raise UserError(
+                f"{opened.source.name} expands to more than {limit / 1e9:,.1f} GB",
+                f"it has {opened.source.bytes:,} bytes, and the limit is {self.max_expansion:g} times as many",
+                "if it is meant to, raise the limit with --max-expansion",
+            )
 
     def _opened(self) -> Iterator[_OpenSource]:
         """Open the sources one by one. A share takes whole files if there are at least as many files as shares."""

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from crepe_dist.data.alphabet import MAX_CHARACTERS
 from crepe_dist.data.dataset import PARTS
 from crepe_dist.preparing.building import Built, Collected, Job, kept
+from crepe_dist.preparing.formats.stream import ENDS_EARLY
 from crepe_dist.preparing.selection import REPEATED, SAMPLED_OUT, TEST, TRAIN, VALIDATION, firsts, repeats
 from crepe_dist.preparing.spool import Texts
 from crepe_dist.settings.data_options import SHORTEST
@@ -184,7 +185,7 @@ def _warnings(
             f"the network needs at least {SHORTEST}, so train will refuse this data set",
             f"prepare again with --feature-len {SHORTEST} or more",
         )
-    cut = [reason for reason in summary["quarantine"]["reasons"] if reason.startswith("the gzip data")]
+    cut = [reason for reason in summary["quarantine"]["reasons"] if reason.startswith(ENDS_EARLY)]
     if cut:
         warn(
             "a gzip file is truncated or broken",

@@ -14,6 +14,7 @@ from typing import Any
 from crepe_dist.errors import UserError
 
 GZIP = b"\x1f\x8b"
+ENDS_EARLY = "the gzip data"  # start of the reasons why data end early
 PIECE = 1 << 18  # bytes
 SALVAGE_STEP = 256  # bytes of broken gzip data that are decompressed at a time
 PAUSE = 0.005  # seconds; a fast writer has written more to its pipe after this time
@@ -134,16 +135,19 @@ class Stream:
                         return b""
                     self._raw = data.lstrip(b"\0")
                 self._decoder = zlib.decompressobj(31)
+                if not GZIP.startswith(self._raw[:2]):
+                    self.problem = "other data follow the compressed ones"
+                    return b""
             data = self._decoder.unconsumed_tail or self._raw or self._read_raw()
             self._raw = b""
             if not data:
-                self.problem = "the gzip data are truncated"
+                self.problem = f"{ENDS_EARLY} are truncated"
                 return self._decoder.flush()
             before = self._decoder.copy()
             try:
                 piece = self._decoder.decompress(data, size)
             except zlib.error as error:
-                self.problem = f"the gzip data are broken: {error}"
+                self.problem = f"{ENDS_EARLY} are broken: {error}"
                 return _salvaged(before, data)
             if piece:
                 return piece
