@@ -358,6 +358,20 @@ class TestStopping:
         run.supervisor.signal(signal.SIGTERM)
         assert run.end()[0] == 0
 
+    @pytest.mark.parametrize(("restarts", "expected"), [(1, 75), (0, 70)])
+    def test_a_signal_between_a_failure_and_its_restart(self, start, tmp_path, restarts, expected):
+        body = """
+            beat(1)
+            if rank == 1: sys.exit(70)
+            hear()
+            sys.exit(69)
+        """
+        run = start(body, max_restarts=restarts)
+        until(lambda: "ended with code 70" in run.stderr.getvalue(), "the supervisor knows of the failure")
+        run.supervisor.signal(signal.SIGTERM)
+        code, said = run.end()
+        assert code == expected, said
+
     def test_after_the_grace_they_are_killed(self, start, tmp_path):
         run = start("note(f'up-{rank}'); time.sleep(1000)", grace=0.3)
         until(lambda: len(list(tmp_path.glob("up-*"))) == 2, "both are up")

@@ -100,6 +100,7 @@ class Group:
 
     Attributes:
         asked: reason why all were asked to stop, ``signal`` or ``grow``; empty if they were not.
+        had_failed: a worker had failed before all were asked to stop.
         kill_at: time at which the remaining workers are killed.
         hung: worker that hangs.
         ends: workers in the order in which they ended.
@@ -109,6 +110,7 @@ class Group:
     workers: list[Worker]
     rendezvous: Rendezvous
     asked: str = ""
+    had_failed: bool = False
     kill_at: float = math.inf
     hung: Worker | None = None
     ends: list[Worker] = field(default_factory=list)
@@ -148,7 +150,7 @@ class Group:
 
     def ask(self, asked: str, why: str, grace: float) -> None:
         """Ask all workers to save and stop within ``grace`` seconds."""
-        self.asked = asked
+        self.asked, self.had_failed = asked, self.cause() is not None
         self.kill_at = min(self.kill_at, time.monotonic() + grace)
         for worker in self.living:
             worker.tell({"kind": "stop", "why": why})

@@ -279,6 +279,8 @@ class Supervisor:
                 return int(ExitCode.INTERRUPTED)
             if any(worker.code == ExitCode.STOPPED for worker in group.ends):
                 return int(ExitCode.STOPPED)  # one such worker proves that the state was saved
+            if group.had_failed and reason is Meaning.FAILED and self._restarts.left:
+                return int(ExitCode.STOPPED)  # the signal came before the restart; the newest saved state is there
             return 0 if cause is None else own_code(code)
         if cause is None:
             self._say("finished")
