@@ -39,6 +39,13 @@ class Sizes(Protocol):
     def classes(self) -> int: ...
 
 
+def described(sizes: Sizes, threads: int) -> dict[str, Any]:
+    """Return the arguments of ``peers_worker.Sizes``."""
+    names = ("batch_size", "feature_len", "filters", "units", "classes")
+    network = {name: getattr(sizes, name) for name in names}
+    return {**network, "alphabet_size": len(ALPHABET), "convolutions": CONVOLUTIONS, "pool": POOL, "threads": threads}
+
+
 class _WorkerLost(Exception):
     """Loss of the worker process: it ended or hangs."""
 
@@ -70,10 +77,8 @@ class Worker:
         except OSError as error:
             self._fail(str(error))
             return
-        names = ("batch_size", "feature_len", "filters", "units", "classes")
-        network = {name: getattr(sizes, name) for name in names}
-        network |= {"alphabet_size": len(ALPHABET), "convolutions": CONVOLUTIONS, "pool": POOL, "threads": threads}
-        self._about = self._ask({"do": "prepare", "sizes": network, "budget": budget}, "about", dict) or {}
+        request = {"do": "prepare", "sizes": described(sizes, threads), "budget": budget}
+        self._about = self._ask(request, "about", dict) or {}
 
     def runs(self, seconds: float) -> dict[str, Callable[[], float]]:
         """Return functions, by name, that measure documents or operations a second; NaN after a failure."""

@@ -5,6 +5,9 @@ The protocol is JSON lines: each request on standard input gets one reply on sta
     {"do": "prepare", "sizes": {…}, "budget": seconds}   → {"about": {"versions", "chosen", "tried", "failed"}}
     {"do": "measure", "name": …, "seconds": …}          → {"rate": documents or operations a second}
 
+With an argument, the JSON of the arguments of ``train_together``, it is one process of ``torch.distributed.run`` that
+trains with the others; rank 0 prints the result.
+
 ``prepare`` tries every variant briefly and keeps the fastest one for each name. The worker idles between requests.
 
 These optimisations are used (figures in documents/s on an Intel Xeon with AVX512 and AMX, two cores):
@@ -72,35 +75,39 @@ class Variant(NamedTuple):
     extra: bool = False
 
 
-def torch_variants(sizes: Sizes) -> Iterable[Variant]:
-    """Yield PyTorch's variants of training, forward passes and matrix products."""
+def torch_table(sizes: Sizes) -> Any:
+    """Make the one-hot table, float32 [256, alphabet_size]; a code at or above the alphabet's size is blank."""
+    import torch
+
+    table = torch.eye(256, sizes.alphabet_size)
+    table[sizes.alphabet_size :] = 0
+    return table
+
+
+def torch_batch(sizes: Sizes) -> tuple[Any, Any]:
+    """Make random codes, uint8 [B, L], and labels, int64 [B]."""
+    import torch
+
+    codes = torch.randint(0, sizes.alphabet_size + 1, (sizes.batch_size, sizes.feature_len), dtype=torch.uint8)
+    codes[codes == sizes.alphabet_size] = 255
+    return codes, torch.arange(sizes.batch_size) % sizes.classes
+
+
+def torch_network(sizes: Sizes, flat: bool, sliced: bool) -> Any:
+    """Build the network from uint8 codes [B, L] or floats [B, 69, 1, L] to logits [B, classes].
+
+    Args:
+        flat: whether to use Conv1d, the obvious choice, instead of Conv2d.
+        sliced: whether to pool by the maximum of slices.
+    """
     import torch
     from torch import nn
     from torch.nn import functional
 
-    torch.set_num_threads(sizes.threads)
-    torch.set_flush_denormal(True)
-    torch.manual_seed(0)
-    # A code at or above the alphabet's size is blank.
-    table = torch.eye(256, sizes.alphabet_size)
-    table[sizes.alphabet_size :] = 0
-    codes = torch.randint(0, sizes.alphabet_size + 1, (sizes.batch_size, sizes.feature_len), dtype=torch.uint8)
-    codes[codes == sizes.alphabet_size] = 255
-    labels = torch.arange(sizes.batch_size) % sizes.classes
-
     class Network(nn.Module):
-        """Network from uint8 codes [B, L] or floats [B, 69, 1, L] to logits [B, classes].
-
-        Args:
-            flat: whether to use Conv1d, the obvious choice, instead of Conv2d.
-            sliced: whether to pool by the maximum of slices.
-        """
-
-        def __init__(self, flat: bool, sliced: bool) -> None:
+        def __init__(self) -> None:
             super().__init__()
-            self.flat = flat
-            self.sliced = sliced
-            self.register_buffer("table", table.clone())
+            self.register_buffer("table", torch_table(sizes))
             widths = [sizes.alphabet_size] + [sizes.filters] * len(sizes.convolutions)
             self.convolutions = nn.ModuleList(
                 nn.Conv1d(before, after, kernel) if flat else nn.Conv2d(before, after, (1, kernel))
@@ -116,16 +123,16 @@ def torch_variants(sizes: Sizes) -> Iterable[Variant]:
         def forward(self, batch: Any) -> Any:
             if batch.dtype == torch.uint8:
                 batch = functional.embedding(batch.int(), self.table).transpose(1, 2)
-                batch = batch if self.flat else batch.unsqueeze(2)
+                batch = batch if flat else batch.unsqueeze(2)
             for convolution, (_, pooled) in zip(self.convolutions, sizes.convolutions):
                 batch = convolution(batch)
                 batch = functional.relu(self.pooled(batch) if pooled else batch)
             return self.dense(batch.flatten(1))
 
         def pooled(self, batch: Any) -> Any:
-            if self.flat:
+            if flat:
                 return functional.max_pool1d(batch, sizes.pool)
-            if not self.sliced:
+            if not sliced:
                 return functional.max_pool2d(batch, (1, sizes.pool))
             end = batch.shape[-1] // sizes.pool * sizes.pool
             largest = batch[..., 0 : end : sizes.pool]
@@ -133,23 +140,47 @@ def torch_variants(sizes: Sizes) -> Iterable[Variant]:
                 largest = torch.maximum(largest, batch[..., start : end : sizes.pool])
             return largest
 
-    def trainer(network: Any, batch: Any, bfloat16: bool, compiled: bool) -> Work:
-        settings = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.00001}
-        optimizer = torch.optim.SGD(network.parameters(), fused=True, **settings)
+    return Network()
 
-        def loss() -> Any:
-            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-                return functional.cross_entropy(network(batch).float(), labels)
 
-        forward = torch.compile(loss) if compiled else loss
+def torch_trainer(network: Any, batch: Any, labels: Any, precision: Any, compiled: bool) -> Work:
+    """Return a training step on the device of the labels; it does not wait for a GPU.
 
-        def step() -> int:
-            optimizer.zero_grad(set_to_none=True)
-            forward().backward()
-            optimizer.step()
-            return sizes.batch_size
+    Args:
+        batch: input in main memory, copied in each step.
+        precision: type to multiply in, a ``torch.dtype``; in float16 the loss is scaled.
+    """
+    import torch
+    from torch.nn import functional
 
-        return step
+    device, lower = labels.device, precision is not torch.float32
+    settings = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.00001}
+    optimizer = torch.optim.SGD(network.parameters(), fused=True, **settings)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
+    forward = torch.compile(network) if compiled else network
+
+    def step() -> int:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, precision if lower else None, enabled=lower):
+            loss = functional.cross_entropy(forward(batch.to(device, non_blocking=True)).float(), labels)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        return len(labels)
+
+    return step
+
+
+def torch_variants(sizes: Sizes) -> Iterable[Variant]:
+    """Yield PyTorch's variants of training, forward passes and matrix products."""
+    import torch
+    from torch.nn import functional
+
+    torch.set_num_threads(sizes.threads)
+    torch.set_flush_denormal(True)
+    torch.manual_seed(0)
+    table = torch_table(sizes)
+    codes, labels = torch_batch(sizes)
 
     def predictor(network: Any, batch: Any, compiled: bool) -> Work:
         forward = torch.compile(network) if compiled else network
@@ -182,16 +213,19 @@ def torch_variants(sizes: Sizes) -> Iterable[Variant]:
         for compiled in (False, True):
             how, extra = f"{'compiled' if compiled else 'eager'}, {source}", source != "codes"
             for label, precision in precisions.items():
-                network = Network(flat=False, sliced=compiled).to(precision, memory_format=torch.channels_last)
+                network = torch_network(sizes, flat=False, sliced=compiled).to(
+                    precision, memory_format=torch.channels_last
+                )
                 network.eval().requires_grad_(False)
                 work = predictor(network, ready(precision) if extra else codes, compiled)
                 yield Variant(f"forward, torch, {label}", how, work, extra)
-                network = Network(flat=False, sliced=compiled).to(memory_format=torch.channels_last)
-                work = trainer(network, ready(torch.float32) if extra else codes, precision is torch.bfloat16, compiled)
+                network = torch_network(sizes, flat=False, sliced=compiled).to(memory_format=torch.channels_last)
+                batch = ready(torch.float32) if extra else codes
+                work = torch_trainer(network, batch, labels, precision, compiled)
                 yield Variant(f"train, torch, {label}", how, work, extra)
     for label, precision in precisions.items():
-        network = Network(flat=True, sliced=False)
-        work = trainer(network, codes, precision is torch.bfloat16, False)
+        network = torch_network(sizes, flat=True, sliced=False)
+        work = torch_trainer(network, codes, labels, precision, compiled=False)
         yield Variant(f"train, torch, {label}", "eager, codes, Conv1d", work, extra=True)
 
 
@@ -336,7 +370,64 @@ class Peers:
         return rate(self._best[name].work, seconds)
 
 
+def train_together(
+    sizes: dict[str, Any], device: str, precision: str, compiled: bool, seconds: float
+) -> dict[str, Any]:
+    """Train in each process of ``torch.distributed.run``, with DistributedDataParallel if there are several.
+
+    Args:
+        sizes: arguments of ``Sizes``; the batch is that of one process.
+        device: cpu, or gpu for one GPU per process.
+        precision: name of the type to multiply in.
+        seconds: duration of the measurement.
+
+    Returns:
+        The ``rate`` in documents/s of all processes, and the version of ``torch``.
+    """
+    import torch
+    from torch import distributed
+
+    on_gpu, place = device == "gpu", int(os.environ["LOCAL_RANK"])
+    if on_gpu and place >= torch.cuda.device_count():
+        sys.exit(f"PyTorch {torch.__version__} sees {torch.cuda.device_count()} GPUs; its CUDA may need a newer driver")
+    where = torch.device("cuda", place) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(where)
+        torch.backends.cudnn.benchmark = True
+    distributed.init_process_group("nccl" if on_gpu else "gloo")
+    processes = distributed.get_world_size()
+    torch.manual_seed(0)
+    codes, labels = torch_batch(Sizes(**sizes))
+    network = torch_network(Sizes(**sizes), flat=False, sliced=compiled).to(where, memory_format=torch.channels_last)
+    if processes > 1:
+        network = torch.nn.parallel.DistributedDataParallel(network, device_ids=[place] if on_gpu else None)
+    batch = codes.pin_memory() if on_gpu else codes
+    step = torch_trainer(network, batch, labels.to(where), getattr(torch, precision), compiled)
+
+    def slowest(times: int) -> float:
+        """Take that many steps; return the seconds of the slowest process, so that all agree on what follows."""
+        start = time.perf_counter()
+        for _ in range(times):
+            step()
+        if on_gpu:
+            torch.cuda.synchronize()
+        passed = torch.tensor([time.perf_counter() - start], device=where)
+        distributed.all_reduce(passed, distributed.ReduceOp.MAX)
+        return float(passed)
+
+    slowest(3)  # compiles, allocates, chooses algorithms
+    times = max(1, round(seconds / slowest(1)))
+    rate = processes * len(labels) * times / slowest(times)
+    distributed.destroy_process_group()
+    return {"rate": rate, "torch": torch.__version__}
+
+
 def main() -> None:
+    if sys.argv[1:]:
+        result = train_together(**json.loads(sys.argv[1]))
+        if os.environ["RANK"] == "0":
+            print(json.dumps(result))
+        return
     # Keep the output of libraries apart from the replies.
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -9,13 +9,17 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crepe_dist.benchmarking.workers import Workers
 from crepe_dist.distributed.device import count_gpus
 from crepe_dist.distributed.launch import horovodrun
-from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.timing import in_turns, paired
+
+if (
+    TYPE_CHECKING
+):  # not imported here, because it imports MXNet: benchmarks/gpu.py reports that MXNet cannot be imported
+    from crepe_dist.model.crepe import CrepeShape
 
 SIZES = (2, 4)  # world sizes, limited by the number of cores or GPUs
 KINDS = ("weak", "strong")
@@ -41,8 +45,8 @@ def obstacle(on: str = "cpu") -> str:
 def run(shape: CrepeShape, batch: int, rounds: int, seconds: float, on: str = "cpu") -> dict[str, Any]:
     """Measure weak scaling (``batch`` documents per process) and strong scaling (``batch`` over all processes).
 
-    Every process has one thread and one core. The processes live through all rounds, and are stopped when it is not
-    their turn.
+    On a CPU, every process has one thread and one core. The processes live through all rounds, and are stopped when it
+    is not their turn.
 
     Args:
         rounds: number of measurements of each kind.
@@ -60,8 +64,8 @@ def run(shape: CrepeShape, batch: int, rounds: int, seconds: float, on: str = "c
     """
     sizes = [size for size in SIZES if size <= places(on)]
     with ExitStack() as stack:
-        independent = stack.enter_context(start_independent(max(sizes)))
-        worlds = {size: stack.enter_context(start_world(size)) for size in sizes}
+        independent = stack.enter_context(start_independent(max(sizes), on))
+        worlds = {size: stack.enter_context(start_world(size, on)) for size in sizes}
         for workers in (independent, *worlds.values()):
             built = workers.ask("build", on=on, **asdict(shape))
         shares = {
@@ -86,18 +90,23 @@ def weak_ratio(result: Mapping[str, Any], size: int) -> float:
     return next(float(row["ratio"]) for row in rows if (row["scaling"], row["processes"]) == ("weak", size))
 
 
-def start_world(size: int) -> Workers:
+def start_world(size: int, on: str = "cpu") -> Workers:
     """Start workers on this host under Horovod."""
-    return Workers([[str(horovodrun()), "-np", str(size), *PYTHON]], size, environment())
+    return Workers([[str(horovodrun()), "-np", str(size), *_worker(on)]], size, environment(on))
 
 
-def start_independent(size: int) -> Workers:
-    return Workers([[*PYTHON, "--number", str(number)] for number in range(size)], size, environment())
+def start_independent(size: int, on: str = "cpu") -> Workers:
+    return Workers([[*_worker(on), "--number", str(number)] for number in range(size)], size, environment(on))
 
 
-def environment() -> dict[str, str]:
-    """Make the environment of a worker: one thread, and a Gloo timeout (default 30 s) that tolerates stopped peers."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "HOROVOD_GLOO_TIMEOUT_SECONDS": "3600"}
+def environment(on: str = "cpu") -> dict[str, str]:
+    """Make the environment of a worker: one thread on a CPU, and a Gloo timeout that tolerates stopped peers."""
+    threads = {"OMP_NUM_THREADS": "1"} if on == "cpu" else {}
+    return {**os.environ, **threads, "HOROVOD_GLOO_TIMEOUT_SECONDS": "3600"}  # the default is 30 s
+
+
+def _worker(on: str) -> list[str]:
+    return [*PYTHON, *(["--free"] if on == "gpu" else [])]
 
 
 def training(workers: Workers, batch: int, seconds: float, only: int | None = None) -> Callable[[], float]:

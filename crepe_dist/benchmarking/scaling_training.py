@@ -12,7 +12,7 @@ from crepe_dist.benchmarking.ours import SETTINGS, Training
 from crepe_dist.data.loader import pack
 from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.parameters import build
-from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.settings.model_options import ModelOptions, Precision
 
 
 class Worker:
@@ -22,11 +22,11 @@ class Worker:
         self._world = world
         self._place = place
 
-    def build(self, on: str = "cpu", **shape: Any) -> dict[str, Any]:
+    def build(self, on: str = "cpu", precision: Precision = "auto", **shape: Any) -> dict[str, Any]:
         """Build the network, on a GPU of its own or on the CPU; answer the ``bytes`` of its gradients."""
         self._shape = CrepeShape(**shape)
         device = mx.gpu(self._place) if on == "gpu" else mx.cpu()
-        self._training = Training(self._shape, self._world, device)
+        self._training = Training(self._shape, self._world, device, precision)
         # A second set of gradients, to time the all-reduce apart from the step.
         parameters = build(self._shape, ModelOptions(), device, seed=0).collect_params()
         self._trainer = self._world.trainer(parameters, "sgd", SETTINGS).gluon

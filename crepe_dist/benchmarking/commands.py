@@ -1,0 +1,48 @@
+"""Commands of a benchmark, which do not outlive it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+END_SECONDS = 20.0
+
+
+def call(arguments: Sequence[str], codes: Sequence[int] = (0,), environment: Mapping[str, str] = os.environ) -> str:
+    """Run a command to its end; return its standard output.
+
+    Raises:
+        RuntimeError: it failed; with its last lines.
+    """
+    with started(arguments, environment) as (process, output):
+        process.wait()
+        out, err = (stream.read_text(errors="replace") for stream in output)
+    if process.returncode not in codes:
+        raise RuntimeError(f"exit code {process.returncode}: {' | '.join((out + err).strip().splitlines()[-15:])}")
+    return out
+
+
+@contextmanager
+def started(
+    arguments: Sequence[str], environment: Mapping[str, str] = os.environ
+) -> Iterator[tuple[subprocess.Popen[bytes], tuple[Path, Path]]]:
+    """Start a command, with the files of its output; end it if it outlives the block."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "out", Path(folder) / "err"
+        with output[0].open("wb") as out, output[1].open("wb") as err:
+            process = subprocess.Popen(arguments, stdout=out, stderr=err, env=dict(environment), start_new_session=True)
+        try:
+            yield process, output
+        finally:
+            if process.poll() is None:
+                process.terminate()  # horovodrun and torch.distributed.run then end their workers
+                try:
+                    process.wait(END_SECONDS)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
