@@ -40,7 +40,7 @@ def test_correctness_and_overlap(data, tmp_path):
     (row,) = found["correctness"]["rows"]
     assert row["ok"]
     assert row["steps"] == 4
-    assert 0 < row["parameters"] < 1e-4, "MXNet's operators round otherwise than our own kernels"
+    assert row["parameters"] < 1e-4
     assert "error" not in found["overlap"]
     (row,) = found["overlap"]["rows"]
     assert row["allreduce_ms"] > 0
