@@ -14,7 +14,7 @@ from crepe_dist.settings.data_options import LARGEST_BATCH
 from crepe_dist.settings.limits import real, shortened, whole
 
 RATE = real(0, 1)  # of typing errors
-EXAMPLES = """  python -m crepe_dist.evaluate --data data/sample
+EXAMPLES = """  python -m crepe_dist.evaluate
   python -m crepe_dist.evaluate --data data/reviews --typos 0,0.02,0.05,0.1
   horovodrun -np 2 python -m crepe_dist.evaluate runs/reviews-1f2e3d4c5b --data data/reviews --json scores.json
   python -m crepe_dist.evaluate crepe_gluon_epoch6.params --data data/amazon7 --mode notebook --classes classes.txt
@@ -29,7 +29,7 @@ def parser() -> arguments.Parser:
     )
     arguments.add_checkpoint(flags)
     arguments.add_device(flags)
-    flags.add_argument("--data", default="sample", metavar="DIR", help="prepared folder; default: the sample")
+    flags.add_argument("--data", metavar="DIR", help="prepared folder; default: the data of the run, else the sample")
     flags.add_argument("--part", choices=PARTS, default="test", help="split to score; default: test")
     flags.add_argument(
         "--batch-size",

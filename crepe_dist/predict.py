@@ -47,6 +47,7 @@ EXAMPLES = """  echo "what a wonderful little film" | python -m crepe_dist.predi
 
 def main() -> None:
     given = parser().parse_args()
+    given.format = given.format or _format_of(given.out)
     _check(given)
     import_mxnet(detect())  # sets the number of threads, so what imports MXNet comes after it
     from crepe_dist.predicting.predictor import load
@@ -72,7 +73,7 @@ def parser() -> arguments.Parser:
     )
     arguments.add_checkpoint(flags)
     arguments.add_device(flags)
-    flags.add_argument("--text", type=str, help="text to classify, instead of a file")
+    flags.add_argument("--text", action="append", help="text to classify, instead of a file; repeatable")
     flags.add_argument("--title", type=str, help="title of --text, joined as in training: title | text")
 
     group = flags.add_argument_group("files and pipes")
@@ -101,8 +102,7 @@ def parser() -> arguments.Parser:
         "--format",
         "--output-format",
         choices=STYLES,
-        default="text",
-        help="format; csv keeps the input's columns; default: text",
+        help="format; csv keeps the input's columns; default: by the name of --out, else text",
     )
     group.add_argument(
         "--out",
@@ -121,9 +121,14 @@ def parser() -> arguments.Parser:
     return flags
 
 
+def _format_of(out: Path | None) -> str:
+    suffix = out.suffix.lower().lstrip(".") if out else ""
+    return suffix if suffix in STYLES else "text"
+
+
 def _check(given: Any) -> None:
-    if given.title is not None and given.text is None:
-        raise UserError("--title requires --text", remedy="for a column of a file, use --title-column")
+    if given.title is not None and len(given.text or ()) != 1:
+        raise UserError("--title requires one --text", remedy="for a column of a file, use --title-column")
     if given.checkpoint is not None and not os.path.exists(given.checkpoint):
         raise UserError(
             f"{shortened(given.checkpoint)} does not exist",
@@ -169,18 +174,22 @@ def _predict(predictor: Predictor, given: Any, explaining: Explaining) -> None:
             stream.flush()
     explaining.finish()
     if problems:
+        where = f" in {given.out}" if given.out else ""
         raise UserError(
             f"{sum(problems.values()):,} of {counted(rows, 'row')} could not be classified",
             listed([f"{kind} ({count:,})" for kind, count in problems.most_common()]),
-            "find them by their answers and fix them; all other rows are classified",
+            f"find them by their answers{where} and fix them; all other rows are classified",
         )
 
 
 def _inputs(given: Any) -> tuple[tuple[str, ...], Iterable[list[Input]]]:
     """Return the names of the columns to keep, and the rows in groups."""
     if given.text is not None:
-        text = join_title(given.title or "", given.text)
-        return ("text",), [[Input(1, text, "" if text.strip() else "empty text", (text,))]]
+        texts = [join_title(given.title or "", text) for text in given.text]
+        rows = [
+            Input(line, text, "" if text.strip() else "empty text", (text,)) for line, text in enumerate(texts, start=1)
+        ]
+        return ("text",), [rows]
     reading = Reading(None, given.header, Wanted(None, given.title_column, given.text_column))
     inputs = open_inputs(given.file or PIPE, given.input_format, reading, keep=given.format == "csv")
     return inputs.columns, inputs

@@ -105,6 +105,15 @@ class TestPredict:
         assert [answer["problem"] for answer in answers] == ["", "line 4: empty text", ""]
         assert 0.34 < float(answers[0]["predicted_probability"]) <= 1
 
+    def test_the_name_of_the_output_decides_its_format(self, place):
+        (place / "two.csv").write_text("id,text\n7,zig\n8,\n")
+        printed = run(command("predict", "--file", "two.csv", "--out", "two_classified.csv"), place, code=1)
+        assert "find them by their answers in two_classified.csv" in printed
+        assert (place / "two_classified.csv").read_text().startswith("id,text,predicted_class,")
+        run(command("predict", "--text", "a zig", "--text", "b vex", "--out", "both.jsonl"), place)
+        answers = [json.loads(line) for line in (place / "both.jsonl").read_text().splitlines()]
+        assert [answer["line"] for answer in answers] == [1, 2]
+
     def test_what_speaks_for_the_class(self, place):
         """Without the characters that are marked most, the class is less probable than without as many others."""
         (run_dir,) = (place / "runs").iterdir()
@@ -178,7 +187,7 @@ class TestPredict:
         [
             (["nowhere"], "nowhere does not exist"),
             (["--file", "nowhere.txt"], "nowhere.txt does not exist"),
-            (["--title", "x"], "--title requires --text"),
+            (["--title", "x"], "--title requires one --text"),
             (["--text", "x", "--random", "1"], "exclude each other"),
             (["--random", "0"], "--random is 0"),
             (["--text", "x", "--text-column", "y"], "require a file"),
@@ -199,7 +208,7 @@ class TestPredict:
 class TestEvaluate:
     def test_numbers_agree_with_training_and_with_each_other(self, place):
         more = ("--json", "scores.json", "--html", "scores.html")
-        printed = run(command("evaluate", "--data", "data/three", *more), place)
+        printed = run(command("evaluate", *more), place)  # on the data of the run
         scores = json.loads((place / "scores.json").read_text())
         (run_dir,) = (place / "runs").iterdir()
         result = json.loads((run_dir / "result.json").read_text())

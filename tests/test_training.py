@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -415,12 +416,28 @@ class TestSchedule:
         assert schedule.rate_at(options, 1, 10, 512) == pytest.approx(0.05)
 
 
+def test_more_processes_than_cores_are_pointed_out(data, tmp_path):
+    one_core = ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0)))]
+    many = command("train", "--data", data, *QUICK, "--dry-run", processes=2)
+    assert "note: 2 processes share 1 core" in run([*one_core, *many], tmp_path)
+
+
+def test_the_package_lists_its_public_names():
+    assert dir(crepe_dist) == sorted(crepe_dist.__all__)
+
+
 def test_from_python(data, tmp_path):
     config = Config(run_dir=str(tmp_path / "run"), data=crepe_dist.settings.config.DataOptions(str(data), 50))
     config.model.filters, config.model.units, config.training.epochs = 8, 8, 1
     result = crepe_dist.fit(config)
     assert result.run_dir == tmp_path / "run"
     predictor = crepe_dist.load(result.checkpoint)
+    with pytest.raises(UserError, match="predict was given one string"):
+        predictor.predict("abc qua")
+    odd: list[Any] = [None, float("nan"), 3]
+    for each in odd:
+        with pytest.raises(UserError, match=f"text 1 is not a string\n  why: it is {each}"):
+            predictor.predict(["abc qua", each])
     texts = ["abc qua", "", "zig" * 200, "中文"]
     predictions = predictor.predict(texts)
     assert len(predictions) == 4

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from crepe_dist.data.dataset import Dataset, Part
+from crepe_dist.data.dataset import SAMPLE, Dataset, Part
 from crepe_dist.data.typos import with_typos
 from crepe_dist.distributed.device import pick
 from crepe_dist.distributed.world import World
@@ -19,7 +19,7 @@ from crepe_dist.reports import data_page
 from crepe_dist.reports.run_page import score_page
 from crepe_dist.reports.score_tables import unanswered
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.run_record import texts
+from crepe_dist.runs.run_record import open_run, texts
 from crepe_dist.runs.scores import Scores
 from crepe_dist.settings import arguments
 from crepe_dist.training.display import Display
@@ -62,12 +62,19 @@ def _open(given: Any, world: World) -> tuple[Dataset, Predictor]:
         _check(predictor, dataset, given.part, path, is_default=not given.checkpoint)
         return predictor, path.name
 
-    dataset = open_data(given.data, world, Display(), data_page.page)
+    source = given.data or world.agree("data", lambda: _data_of(given.checkpoint))
+    dataset = open_data(source, world, Display(), data_page.page)
     device = pick(given.device, world)
     predictor, name = world.agree("checkpoint", open_model, same=lambda opened: opened[1])
     if world.is_root:
         print(f"{visible(name)} on {given.part} of {dataset.folder}, {len(dataset.parts[given.part]):,} documents\n")
     return dataset, predictor
+
+
+def _data_of(given: str | None) -> str:
+    """Return the folder of the data that a run was trained on; the sample for a checkpoint without a run."""
+    run_dir = checkpoint.find(given).absolute().parent.parent
+    return str(open_run(run_dir).data_folder) if (run_dir / checkpoint.CONFIG).is_file() else SAMPLE
 
 
 def _check(predictor: Predictor, dataset: Dataset, split: str, path: Path, *, is_default: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, starmap
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,16 @@ class Predictor:
         engine.refresh()
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
-        """Classify texts; return one prediction per text, in order."""
-        return list(self.predict_stream(iter(texts)))
+        """Classify texts; return one prediction per text, in order.
+
+        A text of which the network knows no character, such as an empty one, has ``read`` 0 and a meaningless class.
+
+        Raises:
+            UserError: a text is not a string, or ``texts`` is a single string.
+        """
+        if isinstance(texts, str):
+            raise UserError("predict was given one string", "it takes a list of texts", "put it into a list: [text]")
+        return list(self.predict_stream(starmap(_text, enumerate(texts))))
 
     def predict_stream(self, texts: Iterator[str], batch_size: int = BATCH_SIZE) -> Iterator[Prediction]:
         """Classify texts lazily, ``batch_size`` at a time; yield one prediction per text, in order."""
@@ -114,6 +122,16 @@ class Predictor:
 
     def _capped(self, batch_size: int) -> int:
         return max(1, min(batch_size, MAX_CODES // self.encoding.feature_len))
+
+
+def _text(position: int, text: object) -> str:
+    if isinstance(text, str):
+        return text
+    raise UserError(
+        f"text {position} is not a string",
+        f"it is {text!r:.40}, of type {type(text).__name__}",
+        "leave such rows out, or replace them; with pandas: column.dropna()",
+    )
 
 
 def load(

@@ -6,21 +6,25 @@ import os
 
 from crepe_dist import wording
 from crepe_dist.data.dataset import Dataset
+from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.model.engine import Engine
 from crepe_dist.settings.config import Config
 from crepe_dist.training.transfer import Start
 
 
-def banner(config: Config, data: Dataset, engine: Engine, start: Start | None, processes: int, summed_by: str) -> str:
+def banner(
+    config: Config, data: Dataset, engine: Engine, start: Start | None, ranks: Collectives, summed_by: str
+) -> str:
     """Describe a run in a few lines.
 
     Args:
         start: parameters given by ``training.init_from``, if any.
+        ranks: the processes that train together.
         summed_by: name of the mechanism that all-reduces the gradients (``Trainer.by``).
     """
     shape, device = engine.network.shape, engine.device
     rows = ", ".join(f"{len(part):,} {name}" for name, part in data.parts.items())
-    where = f"{wording.counted(processes, 'process', 'processes')}, {device}"
+    where = f"{wording.counted(ranks.size, 'process', 'processes')}, {device}"
     if summed_by:
         where += f", gradients summed by {summed_by}"
     if device.device_type == "cpu":
@@ -37,4 +41,10 @@ def banner(config: Config, data: Dataset, engine: Engine, start: Start | None, p
         lines.insert(2, f"start     {start.summary}")
     if config.training.overfit_batches:
         lines[0] += "; only a few batches, repeated for training and also scored"
+    cores = len(os.sched_getaffinity(0))
+    if device.device_type == "cpu" and ranks.local_size > cores:
+        lines.append(
+            f"note: {ranks.local_size} processes share {wording.counted(cores, 'core')}\n"
+            f"  do:  start at most {cores} on this machine, which is faster"
+        )
     return "\n".join(lines)

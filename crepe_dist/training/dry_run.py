@@ -53,7 +53,7 @@ def dry_run(config: Config, world: World, control: Control) -> None:
         world.broadcast_parameters(structural_parameters(engine.network))
         trainer = world.trainer(parameters.trained(engine.network), config.optimizer.name, config.optimizer.settings())
         step = TrainingStep(engine, trainer, world.size, config.training.seed, config.optimizer.clip_norm)
-        display.say(banner(config, data, engine, start, world.size, trainer.by))
+        display.say(banner(config, data, engine, start, world, trainer.by))
         display.say(f"\n{layers(engine.network.shape)}\n")
         train, evaluation, progress = (
             data.parts["train"],

@@ -82,7 +82,7 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
                 folder.path, world, display.say, tensorboard=config.logging.tensorboard, draw=pages.confusion
             )
             run = Run(config, world, data, engine, step, progress, folder, display, metrics)
-            display.say(banner(config, data, engine, start, world.size, trainer.by))
+            display.say(banner(config, data, engine, start, world, trainer.by))
             display.say(f"run       {folder.path}")
 
             state, choice = RunState(engine, trainer.gluon, step.scale, progress), EpochChoice.of(config, data)
