@@ -41,6 +41,7 @@ from crepe_dist.benchmarking.short_runs import TRAIN, compared, ranks
 from crepe_dist.data.alphabet import ALPHABET
 from crepe_dist.diagnosis import inventory
 from crepe_dist.distributed import cuda
+from crepe_dist.distributed.crash_report import TRACEBACK
 from crepe_dist.distributed.launch import horovodrun
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_json
@@ -115,7 +116,19 @@ def correctness(bench: Bench) -> Rows:
         yield {"precision": precision, **found}
 
 
+def several(bench: Bench) -> int:
+    """Return the largest number of processes.
+
+    Raises:
+        UserError: there is only one.
+    """
+    if bench.worlds[-1] == 1:
+        raise UserError("it needs several processes", "there is one GPU, or Horovod is not installed")
+    return bench.worlds[-1]
+
+
 def parity(bench: Bench) -> Rows:
+    several(bench)
     for processes in bench.worlds:
         run = bench.train(f"parity-{processes}", processes, "--model.precision=float32")
         call(run, environment=os.environ | EXACT)
@@ -173,33 +186,36 @@ def scale(bench: Bench) -> Rows:
 
 
 def overlap(bench: Bench) -> Rows:
-    for precision in bench.precisions if bench.worlds[-1] > 1 else ():
+    processes = several(bench)
+    for precision in bench.precisions:
         path = bench.folder / f"timeline-{precision}.json"
         # Without our kernels: on the CPUs of one host, they would sum the gradients in shared memory.
         settings = {"HOROVOD_TIMELINE": str(path), "CREPE_DIST_KERNELS": "none"}
-        run = bench.train(f"overlap-{precision}", bench.worlds[-1], f"--model.precision={precision}")
+        run = bench.train(f"overlap-{precision}", processes, f"--model.precision={precision}")
         call(run, environment=os.environ | settings)
-        yield {"precision": precision, "processes": bench.worlds[-1], **timeline.overlap(path)}
+        yield {"precision": precision, "processes": processes, **timeline.overlap(path)}
 
 
 def resume(bench: Bench) -> Rows:
     """Kill the last rank after the first epoch, and run the same command again; dropout is on."""
     processes, run = bench.worlds[-1], bench.folder / "killed"
-    flags = ("--model.dropout=0.5", "--epochs=4", "--checkpoint.every=10")
+    flags = ("--model.dropout=0.5", "--epochs=30", "--checkpoint.every=10")
     call(bench.train("unbroken", processes, *flags))
     with started(bench.train(run.name, processes, *flags)) as (process, output):
-        while not list(run.glob("checkpoints/*.params")):
+        found: dict[int, int] = {}
+        while len(found) < processes or not list(run.glob("checkpoints/*.params")):
             if process.poll() is not None:
                 raise RuntimeError(f"it ended by itself: {output[1].read_text(errors='replace')[-1000:]}")
+            found = found if len(found) == processes else ranks(run)
             time.sleep(0.01)
-        os.kill(ranks(run)[processes - 1], signal.SIGKILL)
+        os.kill(found[processes - 1], signal.SIGKILL)
         killed = time.monotonic()
         while process.poll() is None or ranks(run):
             time.sleep(0.1)
         seconds = time.monotonic() - killed
     call(bench.train(run.name, processes, *flags))
-    found = compared(run, bench.folder / "unbroken", 0.0)
-    yield {"processes": processes, "seconds until all ended": seconds, **found}
+    apart = compared(run, bench.folder / "unbroken", 0.0)
+    yield {"processes": processes, "seconds until all ended": seconds, **apart}
 
 
 SECTIONS: dict[str, Callable[[Bench], Rows]] = {
@@ -225,6 +241,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     given = parser().parse_args()
     arguments.check_output(given.json, "--json")
+    os.environ[TRACEBACK] = "1"  # of the commands, for the errors that the JSON records
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the started commands are ended
     places = 2 if given.device == "cpu" else inventory.probe()["mxnet"].get("gpus", 0)
     most = max(1, given.processes or places)

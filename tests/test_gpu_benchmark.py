@@ -34,17 +34,23 @@ def benchmark(data: Path, folder: Path, *flags: str, seconds: float = 300) -> di
 
 
 @several
-def test_correctness_and_overlap(data, tmp_path):
-    found = benchmark(data, tmp_path, "--no-peers", "--only", "correctness", "overlap")
+def test_overlap_of_two_processes(data, tmp_path):
+    found = benchmark(data, tmp_path, "--no-peers", "--only", "overlap")
+    assert "error" not in found["overlap"]
+    (row,) = found["overlap"]["rows"]
+    assert row["allreduce_ms"] > 0
+    assert row["overlap"] == 0, "on a CPU, all gradients are sent together, after the last one"
+
+
+def test_a_section_that_cannot_run_leaves_the_others(data, tmp_path):
+    found = benchmark(data, tmp_path, "--no-peers", "--processes", "1", "--only", "overlap", "correctness")
+    assert found["overlap"]["error"].startswith("UserError: error: it needs several processes")
+    assert found["overlap"]["rows"] == []
     assert "error" not in found["correctness"]
     (row,) = found["correctness"]["rows"]
     assert row["ok"]
     assert row["steps"] == 4
     assert row["parameters"] < 1e-4
-    assert "error" not in found["overlap"]
-    (row,) = found["overlap"]["rows"]
-    assert row["allreduce_ms"] > 0
-    assert row["overlap"] == 0, "on a CPU, all gradients are sent together, after the last one"
 
 
 @several

@@ -10,6 +10,7 @@ import numpy as np
 
 from crepe_dist.benchmarking.ours import SETTINGS, Training
 from crepe_dist.data.loader import pack
+from crepe_dist.distributed.device import pick
 from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.parameters import build
 from crepe_dist.settings.model_options import ModelOptions, Precision
@@ -25,7 +26,9 @@ class Worker:
     def build(self, on: str = "cpu", precision: Precision = "auto", **shape: Any) -> dict[str, Any]:
         """Build the network, on a GPU of its own or on the CPU; answer the ``bytes`` of its gradients."""
         self._shape = CrepeShape(**shape)
-        device = mx.gpu(self._place) if on == "gpu" else mx.cpu()
+        device = pick(on, self._world)
+        if on == "gpu" and self._world.size == 1:
+            device = mx.gpu(self._place)  # independent processes do not know of each other's GPUs
         self._training = Training(self._shape, self._world, device, precision)
         # A second set of gradients, to time the all-reduce apart from the step.
         parameters = build(self._shape, ModelOptions(), device, seed=0).collect_params()
