@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests import cuda_driver
 from tests.chaos import harness
 from tests.conftest import command, losses, run
 from tests.gpu import questions, stand_in
+from tests.gpu.machine import environment
 
-SITE = Path(__file__).with_name("site")
 HALF = "float16, MXNet's operators (compute capability 8.6)"
 # Modules that judge facts, which tests/test_doctor.py gives them; no device is asked.
 JUDGES = {f"crepe_dist/diagnosis/{name}.py" for name in ("checks", "trial", "verdict")}
@@ -32,10 +30,7 @@ ONCE = {
 def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Give the processes of this module two GPUs, and record what they answer to the package's questions."""
     folder = tmp_path_factory.mktemp("answers")
-    site = cuda_driver.packages(tmp_path_factory.mktemp("site"))
-    told = cuda_driver.environment(cuda_driver.driver(tmp_path_factory.mktemp("driver")), DRIVER_GPUS=2)
-    told["PYTHONPATH"] = os.pathsep.join([str(SITE), str(site), told["PYTHONPATH"]])
-    told[questions.FOLDER] = str(folder)
+    told = {**environment(tmp_path_factory.mktemp("machine"), gpus=2), questions.FOLDER: str(folder)}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in told.items():
             patch.setenv(name, value)
