@@ -130,8 +130,7 @@ class RunMetrics(Metrics):
         self._unwritten = []
 
     def _scalars(self, step: int, group: str, record: Record, names: tuple[str, ...]) -> None:
-        for name in names:
-            self._with_events(lambda events, name=name: events.add(f"{group}/{name}", record[name], step))
+        self._with_events(lambda events: events.add({f"{group}/{name}": record[name] for name in names}, step))
 
     def _with_events(self, do: Callable[..., None]) -> None:
         if self._tensorboard is None:
