@@ -647,6 +647,24 @@ def test_a_small_file_that_expands_to_very_much(tmp_path, monkeypatch, name, sam
     assert prepare(sources, tmp_path / "out", ENCODING, split, more)["rows"]["read"] == 200
 
 
+def test_rows_without_a_label_are_left_out_with_a_count(tmp_path):
+    summary = prepared(tmp_path, ["x,fine", "y,fine", ",not labelled yet"] * 20)
+    assert summary["rows"]["kept"] == 40
+    assert "20 rows without a label are left out" in [each["what"] for each in summary["warnings"]]
+    with pytest.raises(UserError, match="no usable row"):
+        prepared(tmp_path, [",one", ",two"], name="none.csv", how=PrepareOptions(overwrite=True))
+
+
+@pytest.mark.parametrize(
+    ("labels", "lists"),
+    [(["billing", "vip", "billing|vip", "vip|billing"], True), (["a;b", "b;c", "c;a"], True), (["x|y", "z"], False)],
+)
+def test_labels_that_look_like_lists(tmp_path, labels, lists):
+    summary = prepared(tmp_path, [f'"{label}","text {n}"' for n in range(30) for label in labels])
+    what = [each["what"] for each in summary["warnings"]]
+    assert any(each.startswith("some labels look like lists of labels") for each in what) == lists
+
+
 def test_leftovers_of_other_preparations_are_named(tmp_path):
     write_csv(tmp_path / "a.csv", 300, 0)
     for process in (2**22 + 1, os.getpid()):

@@ -133,14 +133,15 @@ class TestReport:
         command(report, monkeypatch, copy)
         assert "The run is not finished" in (copy / "report.html").read_text()
 
-    def test_a_full_disk_does_not_end_a_finished_run(self, place, monkeypatch):
+    def test_a_full_disk_does_not_end_a_finished_run(self, copy, place, monkeypatch):
         said: list[str] = []
+        (copy / "report.html").unlink()
 
         def full(*_):
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr(run_report, "write_text", full)
-        list(run_report.write_for(RunFolder(place / "one"), open_dataset(place / "data"), said.append))
+        list(run_report.write_for(RunFolder(copy), open_dataset(place / "data"), said.append))
         assert "could not be written (OSError" in said[-1]
         assert "No space left" in said[-1]
 
@@ -208,11 +209,33 @@ class TestReport:
             "the model is no better than always answering the most frequent class",
             "the test split is small",
             "2 classes are never predicted",
-            "the probabilities are not reliable",
             "the validation loss rose from 0.500 after epoch 1 to 0.900",
             "3 steps were skipped",
         ]
         assert "It resumed 2 times from a saved state." in run_findings.training(record)
+
+    @pytest.mark.parametrize(("probability", "remedy"), [(0.99, "fewer epochs help"), (0.55, "more epochs help")])
+    def test_the_remedy_for_unreliable_probabilities_fits_their_bias(self, place, probability, remedy):
+        bins = [[0] * 3] * (BINS - 1) + [[1000, 750, round(1000 * probability * MILLION)]]
+        scores = Scores(np.array([[250, 84, 0], [0, 250, 83], [83, 0, 250]]), 1.0, np.array(bins), [])
+        record = replace(open_run(place / "one"), scores={"test": scores})
+        (found,) = (each for each in run_findings.warnings(record, list("abc")) if "not reliable" in each["what"])
+        assert found["do"].endswith(remedy)
+
+    def test_the_warnings_about_its_data_are_on_its_pages(self, copy):
+        data = open_run(copy).dataset(None)
+        summary = {"warnings": [{"what": "many <twins>", "why": "17 of 20", "do": "drop *them*"}, {"what": 3}, 4]}
+        (data.folder / "report.json").rename(data.folder / "kept.json")
+        try:
+            (data.folder / "report.json").write_text(json.dumps(summary))
+            for _ in run_report.write_report(open_run(copy), data):
+                pass
+        finally:
+            (data.folder / "kept.json").replace(data.folder / "report.json")
+        page = (copy / "report.html").read_text()
+        assert "Warning: data: many &lt;twins&gt;" in page
+        assert "drop *them*" in page
+        assert "Its data: many &#60;twins&#62; (17 of 20)." in (copy / "model_card.md").read_text()
 
     def test_names_every_class_that_is_never_answered(self):
         scores = Scores(np.array([[5, 0, 0], [5, 0, 0], [0, 0, 0]]), 1.0, np.zeros((BINS, 3), np.int64), [])

@@ -24,6 +24,7 @@ from crepe_dist.preparing.auto_encoding import Alphabet, Fit, fit
 from crepe_dist.preparing.formats.rows import excerpt
 from crepe_dist.preparing.formats.stream import ENDS_EARLY
 from crepe_dist.preparing.pool import map_in_order
+from crepe_dist.preparing.reading import UNLABELLED
 from crepe_dist.preparing.selection import TEST, TRAIN, UNKNOWN, Fate, Split, decide
 from crepe_dist.preparing.spool import Rows, Texts, map_rows
 from crepe_dist.wording import cut
@@ -246,7 +247,7 @@ def _check(
     first_bad: list[dict[str, Any]],
     damaged: dict[int, str],
 ) -> None:
-    bad = sum(reasons.values())
+    bad = sum(reasons.values()) - reasons[UNLABELLED]
     shown = "; ".join(f"{each['file']}:{each['line']}: {each['reason']}" for each in first_bad)
     used = [name for (name, part) in job.sources if part == "train"]
     if not any(found.good.values()) or total == 0:

@@ -25,6 +25,7 @@ from crepe_dist.preparing.spool import BAD_ROWS, ROW, ROWS, Rows, TextWriter
 MAX_LABEL = 200  # characters
 MAX_CLASSES = 1 << 16
 MAX_REASON = 300  # characters
+UNLABELLED = "no label"  # reason to leave out a row that is not counted as unusable: exports often contain such rows
 ALWAYS_ALLOWED = 1 << 30  # decompressed bytes of a source, however small it is
 _LOWER = bytes(range(256)).lower()
 _NOT_ALPHANUMERIC = bytes(point for point in range(128) if not chr(point).isalnum())
@@ -126,7 +127,7 @@ def _checked(row: Row, class_names: Sequence[str] | None) -> tuple[str, bytes]:
     except UnicodeEncodeError:
         raise ValueError("not UTF-8") from None
     if not label:
-        raise ValueError("no label")
+        raise ValueError(UNLABELLED)
     if class_names is not None:
         if not label.isdecimal() or not 1 <= int(label) <= len(class_names):
             raise ValueError(f"unknown label: {label!r:.40} is not a number from 1 to {len(class_names)}")

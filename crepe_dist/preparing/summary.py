@@ -12,11 +12,12 @@ from crepe_dist.data.alphabet import MAX_CHARACTERS
 from crepe_dist.data.dataset import PARTS
 from crepe_dist.preparing.building import Built, Collected, Job, kept
 from crepe_dist.preparing.formats.stream import ENDS_EARLY
+from crepe_dist.preparing.reading import UNLABELLED
 from crepe_dist.preparing.selection import REPEATED, SAMPLED_OUT, TEST, TRAIN, VALIDATION, firsts, repeats
 from crepe_dist.preparing.spool import Texts
 from crepe_dist.settings.data_options import SHORTEST
 from crepe_dist.version import __version__
-from crepe_dist.wording import counted, percent
+from crepe_dist.wording import counted, number, percent
 
 PERCENTILES = (1, 5, 25, 50, 75, 90, 95, 99, 100)
 BINS = 40
@@ -24,6 +25,7 @@ EXAMPLES = 3  # per class
 EXAMPLE_CLASSES = 50
 EXAMPLE_LENGTH = 300  # characters
 FEW_ROWS = 50
+SEPARATORS = "|;,"  # of labels in one cell
 FEW_TESTS = 100
 LEAK_ROWS = 20  # minimum size of a class for the warning that its texts contain its label
 NOTABLE = 0.005  # share of the rows from which a defect is reported
@@ -192,6 +194,20 @@ def _warnings(
             f"{' and '.join(cut)}; the rows after that are lost and cannot be counted",
             "find the file's name in quarantine.jsonl, get it again, and prepare again",
         )
+    unlabelled = summary["quarantine"]["reasons"].get(UNLABELLED, 0)
+    if unlabelled:
+        warn(
+            f"{counted(unlabelled, 'row')} without a label {'is' if unlabelled == 1 else 'are'} left out",
+            f"of {number(summary['rows']['read'])} rows that were read",
+            "nothing, if this is intended; otherwise fill in the labels, or name their column with --label",
+        )
+    separator, lists = _label_lists(classes)
+    if lists:
+        warn(
+            f"some labels look like lists of labels, separated by {separator!r}",
+            f"{', '.join(map(repr, lists[:5]))}{' …' if len(lists) > 5 else ''}: each of them is a class of its own",
+            "keep one label per row; a text cannot have several",
+        )
     train = summary["parts"]["train"]["classes"]
     all_classes = counted(len(classes), "class", "classes")
     small = [f"{name} ({count})" for name, count in zip(classes, train) if count < FEW_ROWS]
@@ -316,6 +332,18 @@ def _warnings(
             f"use --feature-len auto; convolutions then take about {percent(fits, feature_len)} of the time",
         )
     return found
+
+
+def _label_lists(classes: list[str]) -> tuple[str, list[str]]:
+    """Find class names such as ``billing|vip``: most of their parts occur in other names, too."""
+    for separator in SEPARATORS:
+        parts = {name: {part.strip() for part in name.split(separator)} for name in classes}
+        lists = [name for name in classes if separator in name]
+        counts = Counter(part for each in parts.values() for part in each)
+        shared = [name for name in lists if sum(counts[part] > 1 for part in parts[name]) > len(parts[name]) / 2]
+        if len(shared) >= 2:
+            return separator, shared
+    return "", []
 
 
 def _is_number(text: str) -> bool:

@@ -221,3 +221,14 @@ def encoding(summary: Summary) -> list[str]:
             "--alphabet usual uses the mode's own alphabet instead."
         ]
     return [modes.get(options["mode"], f"{length} characters of a text are read."), accents, *own]
+
+
+def warnings(summary: dict[str, Any] | None) -> list[dict[str, str]]:
+    """Return the warnings that ``prepare`` gave, for pages of other subjects; none if the summary is malformed."""
+    found = (summary or {}).get("warnings")
+    names = ("what", "why", "do")
+    return [
+        {**each, "what": f"data: {each['what']}"}
+        for each in (found if isinstance(found, list) else [])
+        if isinstance(each, dict) and all(isinstance(each.get(name), str) for name in names)
+    ]

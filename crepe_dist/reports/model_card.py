@@ -55,7 +55,7 @@ def card(record: RunRecord, data: dict[str, Any] | None) -> str:
         count=len(classes),
         rows=_rows(scores, classes) if scores is not None else [],
         macro_f1=scores.macro_f1 if scores is not None else 0.0,
-        limits=[escaped(each) for each in [*run_findings.limits(record, classes), *_unseen(data)]],
+        limits=[escaped(each) for each in [*run_findings.limits(record, classes), *_unseen(data), *_flaws(data)]],
         encoding=record.about["encoding"],
         feature_len=length,
         checkpoint=_code(shlex.quote(record.checkpoint.name)),
@@ -75,6 +75,13 @@ def _rows(scores: Scores, classes: list[str]) -> list[dict[str, Any]]:
 def _code(text: str) -> Markup:
     """Make one line for a code block; it cannot end the block and needs no escaping."""
     return Markup(visible(text, MAX_CHARS))
+
+
+def _flaws(data: dict[str, Any] | None) -> list[str]:
+    """List the warnings about the training data."""
+    return [
+        f"Its data: {each['what'].removeprefix('data: ')} ({each['why']})." for each in data_sentences.warnings(data)
+    ]
 
 
 def _unseen(data: dict[str, Any] | None) -> list[str]:

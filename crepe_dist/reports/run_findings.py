@@ -14,6 +14,7 @@ from crepe_dist.reports.score_tables import (
     LARGE_CALIBRATION_ERROR,
     calibration,
     headline,
+    is_overconfident,
     majority,
     unanswered,
 )
@@ -123,7 +124,8 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
     if scores is not None:
         _, baseline = majority(scores, classes, training_rows(record))
         low, high = interval(round(scores.accuracy * scores.documents), scores.documents)
-        if low <= baseline:
+        at_baseline = low <= baseline
+        if at_baseline:
             warn(
                 "the model is no better than always answering the most frequent class",
                 f"that baseline reaches {percent(baseline)}, and the 95 % interval of the model starts at "
@@ -138,9 +140,10 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
             )
         if missed := unanswered(scores, classes):
             found.append(missed)
-        if scores.calibration_error > LARGE_CALIBRATION_ERROR:
+        if scores.calibration_error > LARGE_CALIBRATION_ERROR and not at_baseline:
+            help_ = "more data or fewer epochs help" if is_overconfident(scores) else "more epochs help"
             warn("the probabilities are not reliable", calibration(scores),
-                 "use the ranking of the classes, not the numbers; more data or fewer epochs help")  # fmt: skip
+                 f"use the ranking of the classes, not the numbers; {help_}")  # fmt: skip
     _curves(record, warn)
     if record.history.counts["skipped"]:
         warn(

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from crepe_dist.reports import run_figures, run_findings, score_tables
+from crepe_dist.reports import data_sentences, run_figures, run_findings, score_tables
 from crepe_dist.reports.page import render
 from crepe_dist.version import __version__
 from crepe_dist.wording import clean, visible
@@ -26,12 +26,18 @@ FILES = (
 )
 
 
-def page(record: RunRecord, quotes: Mapping[str, Sequence[str | None]], no_texts: str) -> str:
+def page(
+    record: RunRecord,
+    quotes: Mapping[str, Sequence[str | None]],
+    no_texts: str,
+    data: dict[str, Any] | None = None,
+) -> str:
     """Render the report of a run as a self-contained HTML page.
 
     Args:
         quotes: texts of the worst mistakes, by split.
         no_texts: reason why ``quotes`` is empty; empty if it is not.
+        data: summary of the data set, if it is available.
     """
     classes, provenance, history = clean(record.classes), clean(record.made), record.history
     length = int(record.about["encoding"]["feature_len"])
@@ -45,7 +51,7 @@ def page(record: RunRecord, quotes: Mapping[str, Sequence[str | None]], no_texts
         choice=run_findings.choice(record),
         training=visible(run_findings.training(record)),
         network=visible(run_findings.network(record)),
-        warnings=clean(run_findings.warnings(record, classes)),
+        warnings=clean([*run_findings.warnings(record, classes), *data_sentences.warnings(data)]),
         history=history,
         scores=score_tables.view(record.scores[split], classes, quotes.get(split), length) if split else None,
         no_texts=visible(no_texts),

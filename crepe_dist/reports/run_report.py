@@ -60,7 +60,7 @@ def write_report(record: RunRecord, data: Dataset | UserError) -> Iterator[None]
         summary = _summary(data)
     yield
     missing = "" if isinstance(data, Dataset) else str(data.what)
-    write_text(record.path / REPORT, run_page.page(record, quotes, missing))
+    write_text(record.path / REPORT, run_page.page(record, quotes, missing, summary))
     yield
     write_text(record.path / CARD, model_card.card(record, summary))
 

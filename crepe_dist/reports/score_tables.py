@@ -83,14 +83,18 @@ def majority(scores: Scores, classes: list[str], training: list[int] | None) -> 
 def calibration(scores: Scores) -> str:
     """Describe how well the predicted probabilities are calibrated."""
     error = scores.calibration_error
-    _, right, probability = scores.reliability.T
-    bias = float(probability.sum() / MILLION - right.sum()) / scores.documents
     sentence = f"The expected calibration error of its probabilities is {percent(error)}"
     if error < SMALL_CALIBRATION_ERROR:
         return f"{sentence}: it is well calibrated."
     strength = "far " if error > LARGE_CALIBRATION_ERROR else ""
-    tendency = "too high (overconfident)" if bias > 0 else "too low (underconfident)"
+    tendency = "too high (overconfident)" if is_overconfident(scores) else "too low (underconfident)"
     return f"{sentence}; overall they are {strength}{tendency}."
+
+
+def is_overconfident(scores: Scores) -> bool:
+    """Return whether the predicted probabilities are higher than the accuracy, overall."""
+    _, right, probability = scores.reliability.T
+    return float(probability.sum()) / MILLION > float(right.sum())
 
 
 def unanswered(scores: Scores, classes: list[str]) -> dict[str, str] | None:
