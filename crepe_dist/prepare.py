@@ -43,6 +43,10 @@ from crepe_dist.settings.allowed_values import LONGEST_DOCUMENT, MODES
 from crepe_dist.settings.data_options import LONGEST_FITTED
 from crepe_dist.settings.limits import real, whole
 
+COMMON = (
+    *("--out", "--label", "--text", "--title", "--header", "--test", "--validation", "--max-per-class", "--dedupe"),
+    *("--feature-len", "--overwrite"),
+)
 EXAMPLES = """  python -m crepe_dist.prepare sample --out data/sample
   python -m crepe_dist.prepare reviews.csv.gz --out data/reviews --validation 0.1
   python -m crepe_dist.prepare train.jsonl --test test.jsonl --text body --label topic --out data/topics
@@ -120,6 +124,7 @@ def parser() -> arguments.Parser:
         "pipe, `sample`, or `amazon7`; several sources are joined.",
         EXAMPLES,
     )
+    flags.show_common("SOURCE... --out DIR", *COMMON)
     flags.add_argument("source", nargs="*", metavar="SOURCE", help="files, folders, -, sample or amazon7")
     flags.add_argument("--out", type=Path, metavar="DIR", help="folder to create")
     flags.add_argument("--overwrite", action="store_true", help="replace --out if it is a prepared folder")

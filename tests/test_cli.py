@@ -62,7 +62,21 @@ def test_help_speaks_of_the_command_as_it_was_called(start, prog, tmp_path):
     examples = printed.split("examples:\n")[1].splitlines()
     assert examples[0].startswith(f"  {prog} ")
     assert examples[1].startswith(f"  horovodrun -np 2 {prog} ")
-    assert f"{prog} --help lists the options" in run([*start, "--model.zzzzzz=3"], tmp_path, code=1)
+    assert f"{prog} --help-all lists the options" in run([*start, "--model.zzzzzz=3"], tmp_path, code=1)
+
+
+@pytest.mark.parametrize("name", ["train", "prepare"])
+def test_help_shows_the_common_options_and_where_the_others_are(name, tmp_path):
+    short, whole = (run([CREPE, name, flag], tmp_path) for flag in ("--help", "--help-all"))
+    flags = cli.parser_of(name)
+    assert f"crepe {name} --help-all shows all options." in short
+    assert len(short.splitlines()) < 62
+    for action in flags._actions:
+        shown = [f" {flag}" in short for flag in action.option_strings]
+        assert all(f" {flag}" in whole for flag in action.option_strings)
+        assert not action.option_strings or any(shown) or not set(action.option_strings) & set(flags.common)
+    assert set(flags.common) <= set(flags.flags())
+    assert len(whole.splitlines()) > len(short.splitlines()) + 30
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

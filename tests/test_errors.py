@@ -168,7 +168,7 @@ class TestSettings:
             (["--training.init-from=x"], "did you mean --training.init_from?"),
             (["--epoch=3"], "did you mean --epochs?"),
             (["--training.lern_rate=3"], "did you mean --optimizer.learning_rate?"),
-            (["--training.zzzz=3"], "--help lists the options"),
+            (["--training.zzzz=3"], "--help-all lists the options"),
             (["--data"], "error: --data cannot be used"),
             (["data/hotel2"], "did you mean --data data/hotel2?"),
             (["mine.yaml"], "did you mean --config mine.yaml?"),

@@ -65,11 +65,15 @@ def default(field: dataclasses.Field[Any]) -> str:
 
 
 def helps() -> str:
-    about = "The output of `--help` for each command. `crepe train` and `python -m crepe_dist.train` are the same."
+    about = (
+        "The output of `--help` for each command, or of `--help-all`, which shows all options. `crepe train` and "
+        "`python -m crepe_dist.train` are the same."
+    )
     lines = ["# Commands", "", about]
     for name in ("", *cli.COMMANDS):
+        flag = "--help-all" if name and cli.parser_of(name).common else "--help"
         done = subprocess.run(
-            [str(Path(sys.executable).with_name("crepe")), *name.split(), "--help"],
+            [str(Path(sys.executable).with_name("crepe")), *name.split(), flag],
             check=True,
             capture_output=True,
             text=True,

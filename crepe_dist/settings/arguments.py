@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import shutil
 import stat
@@ -24,11 +25,16 @@ class Parser(argparse.ArgumentParser):
     """Argument parser that raises ``UserError``, allows no abbreviated flags, and rejects empty names.
 
     A flag with ``type=str`` takes any text, which may be empty. Without a type, or with ``Path``, it takes a name.
+
+    Attributes:
+        common: flags that ``--help`` shows, with their help shortened to its first sentence; ``--help-all`` shows the
+            others too. Empty: ``--help`` shows all.
     """
 
     def __init__(self, **settings: Any) -> None:
         # No abbreviations: a new flag must not change the meaning of an old command.
         super().__init__(**settings, allow_abbrev=False, exit_on_error=False)
+        self.common: tuple[str, ...] = ()
         self._given: list[str] = []
         self.register("type", None, _name)
         self.register("type", Path, lambda text: Path(_name(text)))
@@ -62,11 +68,31 @@ class Parser(argparse.ArgumentParser):
         )
         raise UserError(message, remedy=next(filter(None, unknown), self.hint()))
 
+    def show_common(self, usage: str, *flags: str) -> None:
+        """Let ``--help`` show a few flags only."""
+        self.usage, self.common = f"%(prog)s {usage} [options]", flags
+        self.add_argument("--help-all", action=_HelpAll, nargs=0, help="show all options and exit")
+
+    def format_help(self) -> str:
+        if not self.common:
+            return super().format_help()
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
+        formatter.add_text(self.description)
+        formatter.start_section("common options")
+        places = [action for action in self._actions if not action.option_strings]
+        named = [action for flag in self.common for action in self._actions if flag in action.option_strings]
+        formatter.add_arguments([_brief(action) for action in (*places, *named)])
+        formatter.end_section()
+        formatter.add_text(f"{self.prog} --help-all shows all options.")
+        formatter.add_text(self.epilog)
+        return formatter.format_help()
+
     def flags(self) -> list[str]:
         return [flag for action in self._actions for flag in action.option_strings]
 
     def hint(self) -> str:
-        return f"{self.prog} --help lists the options"
+        return f"{self.prog} --help{'-all' if self.common else ''} lists the options"
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
@@ -85,6 +111,21 @@ class Parser(argparse.ArgumentParser):
     def _typed(self, action: argparse.Action) -> str:
         """Return the form of a flag that the user typed."""
         return next((flag for flag in action.option_strings if flag in self._given), _title(action))
+
+
+class _HelpAll(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(argparse.ArgumentParser.format_help(parser), end="")
+        parser.exit()
+
+
+def _brief(action: argparse.Action) -> argparse.Action:
+    """Shorten a flag's help to its first sentence and its default."""
+    brief = copy.copy(action)
+    first, _, rest = (action.help or "").removesuffix(".").partition(". ")
+    default = rest.rpartition("default: ")[2].rstrip(")") if "default: " in rest else ""
+    brief.help = f"{first}; default: {default}" if default else first
+    return brief
 
 
 def _title(action: argparse.Action) -> str:

@@ -41,6 +41,11 @@ ALIASES = {
     "--overfit-batches": "training.overfit_batches",
 }
 SWITCHES = {"fresh": "--fresh", "dry_run": "--dry-run", "logging.profile": "--profile"}  # flags without a value
+COMMON = (
+    *("--data", "--epochs", "--batch-size", "--optimizer.learning_rate", "--model.network", "--training.patience"),
+    *("--device", "--run-dir", "--fresh", "--dry-run", "--config"),
+)
+SYNONYMS = {"lr": "--optimizer.learning_rate", "gpu": "--device gpu", "cpu": "--device cpu", "output": "--run-dir"}
 EXAMPLES = """  python -m crepe_dist.train                                    the sample on this machine
   horovodrun -np 2 python -m crepe_dist.train                   the same with two processes
   python -m crepe_dist.train --data data/reviews --device gpu   prepared data, one GPU
@@ -120,7 +125,7 @@ def settings() -> dict[str, Any]:
 def parser() -> arguments.Parser:
     """Build the parser of train, with a flag per setting; the namespace holds only flags that were given."""
     result = arguments.parser("train", "Train a character-level text classifier in one or many processes.", EXAMPLES)
-    result.usage = "%(prog)s [--config FILE] [--data DIR] [options]"
+    result.show_common("[--config FILE] [--data DIR]", *COMMON)
     result.add_argument(
         "--config", action="append", default=[], metavar="FILE", help="YAML file of settings; flags take precedence"
     )
@@ -177,7 +182,7 @@ def _value(text: str) -> Any:
 
 def print_help(given: Sequence[str]) -> None:
     """Print the help or the version and exit if asked to; called before MXNet is imported."""
-    if {"-h", "--help", "--version"}.intersection(given):
+    if {"-h", "--help", "--help-all", "--version"}.intersection(given):
         parser().parse_known_args(given)
 
 
@@ -192,6 +197,8 @@ def parse(given: Sequence[str]) -> Config:
     if rest and not rest[0].startswith("-"):
         meant = "--config" if rest[0].endswith((".yaml", ".yml")) else "--data"
         raise UserError(f"there is no option {rest[0]}", remedy=f"did you mean {meant} {rest[0]}?")
+    if rest and (synonym := SYNONYMS.get(rest[0].lstrip("-").partition("=")[0])):
+        raise UserError(f"there is no option {rest[0]}", remedy=f"did you mean {synonym}?")
     if rest:
         raise flags.unknown(rest[0])
     try:
@@ -237,7 +244,7 @@ def _known(values: dict[str, Any], path: str) -> dict[str, Any]:
             )
         for key in [f"{name}.{each}" for each in value] if name in GROUPS else [str(name)]:
             if key not in known:
-                remedy = near(key, known) or f"{arguments.called('train')} --help lists the options"
+                remedy = near(key, known) or f"{arguments.called('train')} --help-all lists the options"
                 raise UserError(f"there is no setting {shortened(key)}", remedy=remedy)
     return values
 
