@@ -31,8 +31,13 @@ def load(alias: str, library: str) -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / alias
-        path.write_bytes(_image(alias, library))
+        write(path, library)
         ctypes.CDLL(str(path))
+
+
+def write(path: Path, library: str) -> None:
+    """Write an empty library whose SONAME is the file's name, and which needs ``library``."""
+    path.write_bytes(_image(path.name, library))
 
 
 def _image(soname: str, needed: str) -> bytes:

@@ -1,0 +1,74 @@
+"""Training with PyPI's GPU wheel of MXNet, on a stand-in for CUDA: what it calls, and that it gets through a run.
+
+    uv run pytest tests/cuda_wheel -m slow
+
+The numbers that it computes are meaningless, as no kernel does anything.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+
+from tests.conftest import command
+from tests.cuda_wheel import stand_in
+from tests.needs import which
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+EPOCHS = 2
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    if which("gcc") is None or which("uv") is None:
+        pytest.skip("needs gcc and uv")
+    return stand_in.unpack(tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture(scope="module")
+def libraries(site, tmp_path_factory):
+    return stand_in.build(tmp_path_factory.mktemp("libraries"), site)
+
+
+def run(arguments, cwd, environment):
+    done = subprocess.run(
+        arguments, cwd=cwd, env=environment, stdout=-1, stderr=-2, text=True, timeout=300, check=False
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--model.network", "ngrams"],
+        ["--model.network", "crepe", "--model.size", "tiny", "--model.precision", "float32"],
+        ["--model.network", "crepe", "--model.size", "tiny", "--model.precision", "float16"],
+    ],
+    ids=["n-grams", "float32", "float16"],
+)
+def test_a_run_gets_through(site, libraries, data, tmp_path, flags):
+    counted = tmp_path / "counts"
+    environment = stand_in.environment(libraries, site, COUNTS=counted)
+    given = ["--data", data, "--device", "gpu", "--epochs", EPOCHS, "--run-dir", tmp_path / "run", *flags]
+    code, said = run(command("train", *given), tmp_path, environment)
+    assert code == 0, said
+    assert "1 process, gpu(0)" in said
+    assert len(list((tmp_path / "run" / "checkpoints").glob("*.params"))) == EPOCHS
+    calls = stand_in.counts(counted)
+    assert not [name for name in calls if name.startswith("cudnnDropout")]  # it ignores MXNet's seed
+    if "crepe" in flags:
+        assert calls["cudnnConvolutionForward"] > calls["cudnnConvolutionBackwardFilter"] > 0
+    assert any(name.startswith("kernel ") for name in calls)
+
+
+def test_the_doctor_finds_all_libraries_and_knows_the_wheel(site, libraries, data, tmp_path):
+    environment = stand_in.environment(libraries, site, DRIVER_CAPABILITY="9.0")
+    facts = json.loads(run(command("doctor", "--quick", "--json"), tmp_path, environment)[1])["facts"]
+    assert (facts["cuda"]["troubles"], facts["cuda"]["later"]) == ({}, {})
+    assert facts["mxnet"]["wheel"]
+    assert facts["mxnet"]["gpus"] == 1
+    code, said = run(command("train", "--data", data, "--device", "gpu"), tmp_path, environment)
+    assert code == 1
+    assert "it has no code for compute capability 9.0" in said
