@@ -258,6 +258,20 @@ if "with" in sys.argv[1:]:
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    ("driver_version", "given", "fusion"),
+    [(12040, None, "None"), (11080, None, "None"), (11040, None, "0"), (11040, "1", "1")],
+)
+def test_an_old_driver_need_not_translate_new_code(driver, site, driver_version, given, fusion):
+    """The package's NVRTC is that of CUDA 11.8; a driver for 11.4 does not translate what it compiles."""
+    source = "int nvrtcVersion(int *major, int *minor) { *major = 11; *minor = 8; return 0; }"
+    cuda_driver.library(site / "nvidia" / "cuda_nvrtc" / "lib" / cuda.NVRTC, source)
+    told = cuda_driver.environment(driver, site, DRIVER_VERSION=driver_version)
+    told.update({"MXNET_USE_FUSION": given} if given else {})
+    code = "import os; from crepe_dist.distributed import cuda; cuda.load(); print(os.environ.get('MXNET_USE_FUSION'))"
+    assert run(code, told) == [fusion]
+
+
 def test_the_doctor_tries_what_will_be_asked_for(driver, site, tmp_path):
     told = cuda_driver.environment(driver, site, DRIVER_GPUS=0)
     facts = json.loads(ended(command("doctor", "--quick", "--json"), tmp_path, told)[1])["facts"]

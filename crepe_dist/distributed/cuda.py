@@ -8,6 +8,7 @@ This module imports neither MXNet nor Horovod.
 from __future__ import annotations
 
 import ctypes
+import os
 import uuid
 from collections.abc import Iterable
 from contextlib import suppress
@@ -21,6 +22,7 @@ from crepe_dist.errors import UserError
 FLAVOUR = "mxnet-cu112"
 INSTALL = "install it again as docs/install.md says: `uv sync --no-default-groups --group cu112 --group sample`"
 WITHOUT = "or train without it: --device cpu"
+NVRTC = "libnvrtc.so.11.2"
 # Libraries that the flavour's libmxnet.so needs (readelf -d), each with its package and the package's folder.
 LIBRARIES = {
     "libcublas.so.11": ("nvidia-cublas-cu11", "cublas"),
@@ -31,13 +33,13 @@ LIBRARIES = {
     "libcusolver.so.11": ("nvidia-cusolver-cu11", "cusolver"),
     "libnccl.so.2": ("nvidia-nccl-cu11", "nccl"),
     "libnvToolsExt.so.1": ("nvidia-nvtx-cu11", "nvtx"),
-    "libnvrtc.so.11.2": ("nvidia-cuda-nvrtc-cu11", "cuda_nvrtc"),
+    NVRTC: ("nvidia-cuda-nvrtc-cu11", "cuda_nvrtc"),
 }
 DRIVER = "libcuda.so.1"
 # Names that are opened in the middle of a run and that neither the packages nor every driver has, with the library that
 # answers to them here. cuDNN 8.9 and cuBLAS 11 open libnvrtc.so, and abort the process without it; cuDNN also opens
 # libcuda.so, and so does Horovod 0.28.1 for its fusion buffer (horovod/mxnet/cuda_util.cc).
-ALIASES = {"libnvrtc.so": "libnvrtc.so.11.2", "libcuda.so": DRIVER}
+ALIASES = {"libnvrtc.so": NVRTC, "libcuda.so": DRIVER}
 NVML = "libnvidia-ml.so.1"
 # Other libraries that are opened in the middle of a run: parts of cuDNN, and the driver's NVML, without which NCCL 2.21
 # fails (src/misc/nvmlwrap.cc).
@@ -83,12 +85,19 @@ def is_pypi_wheel(libmxnet: Path) -> bool:
 def load() -> None:
     """Load the libraries that the GPU flavour needs, under all names; do nothing if it is not installed.
 
+    With a driver older than NVRTC, MXNet is told not to fuse operators (MXNET_USE_FUSION, unless it is set).
+
     Raises:
         UserError: libraries are missing; it names each of them.
     """
     if error := missing(troubles()):
         raise error
     _load_aliases()
+    compiler, driver = _compiler_version(), driver_version()
+    if compiler and driver and driver < compiler:
+        # MXNet compiles fused operators to PTX at run time (src/operator/fusion/fused_op.cu), and a driver translates
+        # the PTX of its own CUDA version and older ones: NVIDIA's "CUDA Compatibility", minor version compatibility.
+        os.environ.setdefault("MXNET_USE_FUSION", "0")
 
 
 @cache
@@ -116,6 +125,14 @@ def _load_aliases() -> None:
     for alias, library in ALIASES.items() if is_installed() else ():
         with suppress(OSError):  # most runs never need it; the doctor reports it
             library_alias.load(alias, library)
+
+
+def _compiler_version() -> tuple[int, int] | None:
+    """Return the CUDA version of NVRTC; ``None`` if the GPU flavour is not installed."""
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    if not is_installed() or not _call("nvrtcVersion", ctypes.byref(major), ctypes.byref(minor), library=NVRTC):
+        return None
+    return major.value, minor.value
 
 
 def later_troubles() -> dict[str, str]:
@@ -262,9 +279,9 @@ def uuid_of(gpu: int) -> str:
     return str(uuid.UUID(bytes=value.raw)) if answered else ""
 
 
-def _call(function: str, *arguments: object) -> bool:
-    """Call a function of the driver's library; return whether it exists and succeeded."""
+def _call(function: str, *arguments: object, library: str = DRIVER) -> bool:
+    """Call a function of a library, by default the driver's; return whether it exists and succeeded."""
     try:
-        return bool(getattr(ctypes.CDLL(DRIVER), function)(*arguments) == 0)
+        return bool(getattr(ctypes.CDLL(library), function)(*arguments) == 0)
     except (OSError, AttributeError):
         return False
