@@ -167,6 +167,18 @@ print(*sorted(path for path in files if "/nvidia/" in path or "libcuda.so" in pa
     assert run(code, cuda_driver.environment(driver)) == [""]  # the CPU flavour: none of it
 
 
+def test_cudnn_is_asked_for_the_same_sums_in_each_run(driver, site):
+    code = """
+import os
+from crepe_dist.distributed.launch import Launch, import_mxnet
+import_mxnet(Launch())
+print(os.environ["MXNET_ENFORCE_DETERMINISM"], os.environ["MXNET_CUDNN_AUTOTUNE_DEFAULT"])
+"""
+    told = cuda_driver.environment(driver, site)
+    assert run(code, told) == ["1 0"]
+    assert run(code, {**told, "MXNET_CUDNN_AUTOTUNE_DEFAULT": "2"}) == ["1 2"]
+
+
 def test_without_the_driver(site, tmp_path):
     environment = cuda_driver.environment(None, site)
     missing = "MXNet's GPU flavour cannot be loaded without the NVIDIA driver's libcuda.so.1"

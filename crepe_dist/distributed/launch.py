@@ -34,6 +34,10 @@ LAUNCHERS = (
     ("MPICH", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
     ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
 )
+# By default MXNet times cuDNN's convolutions and takes the fastest one, which may be another one in the next run, and
+# allows those that add in any order (checked with MXNet 1.9.1: src/operator/nn/cudnn/cudnn_convolution-inl.h and
+# cudnn_pooling-inl.h). A resumed run would not be bit-identical.
+REPRODUCIBLE = {"MXNET_CUDNN_AUTOTUNE_DEFAULT": "0", "MXNET_ENFORCE_DETERMINISM": "1"}
 # Optional MXNet imports that we never need.
 UNUSED = ("scipy", "sklearn", "onnx")
 
@@ -101,6 +105,8 @@ def limit_threads(launch: Launch) -> int:
 def import_mxnet(launch: Launch) -> None:
     """Import MXNet after the preparations that must come before it, ``limit_threads`` and ``cuda.load``.
 
+    ``REPRODUCIBLE`` applies unless the environment says otherwise.
+
     MXNet imports SciPy, scikit-learn and ONNX if they are installed, for features that we do not use. The first two
     take longer than MXNet itself, ONNX 0.1 s, so they are hidden from it. If MXNet cannot be imported, the next import
     of it reports why.
@@ -109,6 +115,8 @@ def import_mxnet(launch: Launch) -> None:
         UserError: as the two functions raise it.
     """
     limit_threads(launch)
+    for name, value in REPRODUCIBLE.items():
+        os.environ.setdefault(name, value)
     cuda.load()
     hidden = [name for name in UNUSED if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: not installed

@@ -50,9 +50,9 @@ def _function(name: str) -> str:
         return f'int {name}(void **made) {{ count("{name}"); return handle(made); }}'
     if ALGORITHMS.fullmatch(name):
         head = "void *h, void *a, void *b, void *c, void *d, int wanted, int *found, Performance *results"
-        return f'int {name}({head}) {{ count("{name}"); return one_algorithm(found, results); }}'
+        return f'int {name}({head}) {{ count("{name}"); return algorithms(found, results); }}'
     if MOST_ALGORITHMS.fullmatch(name):
-        return f"int {name}(void *h, int *most) {{ *most = 1; return SUCCESS; }}"
+        return f"int {name}(void *h, int *most) {{ *most = 2; return SUCCESS; }}"
     if WORKSPACE.fullmatch(name):
         head = "void *h, void *a, void *b, void *c, void *d, int algorithm, size_t *bytes"
         return f"int {name}({head}) {{ *bytes = 1 << 20; return SUCCESS; }}"
