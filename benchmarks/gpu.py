@@ -65,7 +65,6 @@ class Bench:
         worlds: numbers of processes, ascending, from 1.
         data: data set of the runs.
         python: interpreter with PyTorch; ``None``: PyTorch is left out.
-        precisions: precisions to measure, the fastest last.
         batches: documents per process and step to measure.
         seconds, rounds: duration and number of the measurements.
     """
@@ -75,7 +74,6 @@ class Bench:
     worlds: list[int]
     data: str
     python: str | None
-    precisions: tuple[str, ...] = ("float32", "float16")
     batches: tuple[int, ...] = (128, 512)
     seconds: float = 4.0
     rounds: int = 3
@@ -85,6 +83,11 @@ class Bench:
     classes: int = 7
     batch_size: int = 128
 
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Precisions to measure, the fastest last."""
+        return ("float32", "float16") if self.device == "gpu" else ("float32",)
+
     def train(self, name: str, processes: int, *flags: str, device: str = "") -> list[str]:
         """Make the command of a short run in the folder ``name``; ``flags`` take precedence over its settings."""
         where = ("--data", self.data, "--device", device or self.device, "--run-dir", str(self.folder / name))
@@ -93,9 +96,8 @@ class Bench:
         return [*launch, *TRAIN, "--config", str(SMOKE), *where, *sizes, *QUIET, *flags]
 
 
-CPU: dict[str, Any] = {
-    "precisions": ("float32",), "batches": (8, 16), "seconds": 0.1, "rounds": 1, "feature_len": 123, "filters": 16,
-    "units": 32, "batch_size": 8,
+SMALL: dict[str, Any] = {
+    "batches": (8, 16), "seconds": 0.1, "rounds": 1, "feature_len": 123, "filters": 16, "units": 32,
 }  # fmt: skip
 
 
@@ -227,7 +229,10 @@ SECTIONS: dict[str, Callable[[Bench], Rows]] = {
 def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--json", type=Path, default=Path("gpu.json"), metavar="FILE", help="default: gpu.json")
-    flags.add_argument("--device", choices=("gpu", "cpu"), default="gpu", help="cpu: small sizes, to try the benchmark")
+    flags.add_argument("--device", choices=("gpu", "cpu"), default="gpu", help="default: gpu")
+    flags.add_argument(
+        "--small", action="store_true", help="small sizes, to try the benchmark; implied by --device cpu"
+    )
     flags.add_argument("--processes", type=int, help="most processes to start; default: the number of GPUs, 2 on a CPU")
     flags.add_argument("--data", default="sample", help="data set of the short runs; default: the sample")
     flags.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections; default: all")
@@ -250,7 +255,8 @@ def main() -> None:
     report |= {"processes": most, "without PyTorch": trouble, "sections": {}}
     with tempfile.TemporaryDirectory() as folder:
         worlds = sorted({1, most, *(size for size in (2, 4, 8) if size < most)}) if horovodrun() else [1]
-        bench = Bench(Path(folder), given.device, worlds, given.data, python, **(CPU if given.device == "cpu" else {}))
+        sizes = SMALL if given.small or given.device == "cpu" else {}
+        bench = Bench(Path(folder), given.device, worlds, given.data, python, **sizes)
         for name in given.only:
             print(f"{name} …", file=sys.stderr, flush=True)
             report["sections"][name] = measured(partial(SECTIONS[name], bench), 60 * given.minutes)

@@ -18,15 +18,17 @@ from crepe_dist.benchmarking.commands import call, started
 from crepe_dist.benchmarking.sections import measured, table, tried
 from crepe_dist.benchmarking.short_runs import TRAIN, compared, ranks
 from crepe_dist.model import parameters
+from tests import cuda_driver
 from tests.conftest import run
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
+SITE = Path(__file__).parent / "gpu" / "site"
 several = pytest.mark.skipif(bool(scaling.obstacle()), reason=scaling.obstacle() or "there are several processes")
 
 
-def benchmark(data: Path, folder: Path, *flags: str, seconds: float = 300) -> dict[str, dict]:
-    """Run it, and return its sections."""
-    given = ("--device", "cpu", "--data", str(data), "--json", "gpu.json", *flags)
+def benchmark(data: Path, folder: Path, *flags: str, device: str = "cpu", seconds: float = 300) -> dict[str, dict]:
+    """Run it with small sizes, and return its sections."""
+    given = ("--device", device, "--small", "--data", str(data), "--json", "gpu.json", *flags)
     printed = run([sys.executable, str(SCRIPT), *given], folder, seconds=seconds)
     sections: dict[str, dict] = json.loads((folder / "gpu.json").read_text())["sections"]
     assert all(f"## {name}, " in printed for name in sections)
@@ -74,6 +76,27 @@ def test_every_section(data, tmp_path):
     (row,) = found["resume"]["rows"]
     assert row["ok"]
     assert row["parameters"] == row["any"] == 0, "a resumed run is bit-identical"
+
+
+@several
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_on_gpus_that_are_none(data, tmp_path, monkeypatch):
+    """Two contexts that say they are GPUs; see tests/gpu/stand_in.py."""
+    for folder in ("site", "driver"):
+        (tmp_path / folder).mkdir()
+    site = cuda_driver.packages(tmp_path / "site")
+    told = cuda_driver.environment(cuda_driver.driver(tmp_path / "driver"), DRIVER_GPUS=2)
+    told["PYTHONPATH"] = os.pathsep.join([str(SITE), str(site), told["PYTHONPATH"]])
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    sections = ("correctness", "parity", "scaling", "overlap")
+    found = benchmark(data, tmp_path, "--no-peers", "--only", *sections, device="gpu", seconds=1200)
+    assert [name for name, section in found.items() if "error" in section] == []
+    assert [row["precision"] for row in found["correctness"]["rows"]] == ["float32", "float16"]
+    assert all(row["ok"] for name in ("correctness", "parity") for row in found[name]["rows"])
+    assert [row["processes"] for row in found["scaling"]["rows"]] == [1, 2]
+    assert [row["processes"] for row in found["overlap"]["rows"]] == [2, 2]
 
 
 def test_a_section_that_fails_keeps_its_rows():
