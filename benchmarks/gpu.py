@@ -201,7 +201,7 @@ def overlap(bench: Bench) -> Rows:
 def resume(bench: Bench) -> Rows:
     """Kill the last rank after the first epoch, and run the same command again; dropout is on."""
     processes, run = bench.worlds[-1], bench.folder / "killed"
-    flags = ("--model.dropout=0.5", "--epochs=30", "--checkpoint.every=10")
+    flags = ("--model.dropout=0.5", "--epochs=30", "--checkpoint.every=100")
     call(bench.train("unbroken", processes, *flags))
     with started(bench.train(run.name, processes, *flags)) as (process, output):
         found: dict[int, int] = {}
