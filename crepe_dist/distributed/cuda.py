@@ -93,7 +93,8 @@ def load() -> None:
     if error := missing(troubles()):
         raise error
     _load_aliases()
-    compiler, driver = _compiler_version(), driver_version()
+    compiler = _compiler_version()
+    driver = driver_version() if compiler else None
     if compiler and driver and driver < compiler:
         # MXNet compiles fused operators to PTX at run time (src/operator/fusion/fused_op.cu), and a driver translates
         # the PTX of its own CUDA version and older ones: NVIDIA's "CUDA Compatibility", minor version compatibility.
