@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from dataclasses import replace
 
 import mxnet as mx
 import numpy as np
@@ -88,6 +89,27 @@ def test_labels_of_two_bytes_arrive():
     _, got, weights = (array.asnumpy() for array in batch.on(mx.cpu()))
     assert got.tolist() == [0, 255, 256, 65535, 0, 0]
     assert weights.ravel().tolist() == [1, 1, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(("rows", "most", "size"), [(12, 4, 4), (13, 4, 4), (13, 5, 5), (12, 99, 12), (5, 1, 1)])
+def test_pieces_have_one_shape(rows, most, size):
+    """MXNet would plan the graph anew for each other shape; what is missing has weight 0."""
+    codes = np.random.default_rng(rows).integers(0, 69, (rows, 123)).astype(np.uint8)
+    labels = np.arange(rows, dtype=np.int32)
+    batch = replace(pack(codes, labels, rows, 100, 30), rows=np.arange(rows), extra=(mx.nd.arange(rows),))
+    pieces = batch.pieces(most)
+    assert {piece.packed.shape for piece in pieces} == {(size, 126)}
+    assert [piece.first for piece in pieces] == list(range(30, 30 + rows, size))
+    assert {piece.documents for piece in pieces} == {100}
+    assert np.concatenate([piece.labels for piece in pieces]).tolist() == labels.tolist()
+    assert np.concatenate([piece.rows for piece in pieces]).tolist() == labels.tolist()
+    packed, extra = (
+        np.concatenate(parts)
+        for parts in zip(*[(piece.packed.asnumpy(), piece.extra[0].asnumpy()) for piece in pieces])
+    )
+    assert (packed[:rows] == batch.packed.asnumpy()).all()
+    assert (packed[rows:, -1] == 0).all()
+    assert extra[:rows].tolist() == labels.tolist()
 
 
 def test_an_error_while_reading_ahead_is_the_reader_s(data):

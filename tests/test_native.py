@@ -18,7 +18,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.model import parameters, precision
 from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.engine import GraphEngine, NativeEngine, open_engine
-from crepe_dist.model.objective import Objective
+from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.precision import Plan, plan
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
@@ -81,6 +81,10 @@ def native(network, name: str, precision: str = "float32") -> NativeEngine:
     return engine
 
 
+def by_mxnet(network, precision: str = "float32", objective: Objective = PLAIN, piece: int = 0) -> GraphEngine:
+    return GraphEngine(network, Plan(precision, None, "for a test"), mx.cpu(), objective, piece)
+
+
 def logits(engine, batch):
     engine.refresh()
     return engine.logits(batch).asnumpy()
@@ -110,12 +114,12 @@ def test_float32_equals_mxnet(name, shape, rows, threads, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
     network = make(without_dropout(shape))
     batch = some_batch(shape, rows)
-    loss, expected = gradients(GraphEngine(network, Plan("float32", None, ""), mx.cpu()), batch)
+    loss, expected = gradients(by_mxnet(network), batch)
     own_loss, got = gradients(native(network, name), batch)
     assert own_loss == pytest.approx(loss, rel=1e-5, abs=1e-5)
     for parameter, array in expected.items():
         assert distance(got[parameter], array) < 1e-5, parameter
-    theirs = logits(GraphEngine(network, Plan("float32", None, ""), mx.cpu()), batch)
+    theirs = logits(by_mxnet(network), batch)
     np.testing.assert_allclose(logits(native(network, name), batch), theirs, atol=1e-5, rtol=1e-4)
 
 
@@ -140,8 +144,8 @@ def test_mxnet_in_bfloat16_is_near_float32():
     """The same casts as float16 on a GPU: parameters and gradients stay float32."""
     network = make(SHAPES[1])
     batch = some_batch(SHAPES[1], 9)
-    expected = logits(GraphEngine(network, Plan("float32", None, ""), mx.cpu()), batch)
-    engine = GraphEngine(network, Plan("bfloat16", None, ""), mx.cpu())
+    expected = logits(by_mxnet(network), batch)
+    engine = by_mxnet(network, "bfloat16")
     got = logits(engine, batch)
     assert got.dtype == np.float32
     assert 0 < distance(got, expected) < 0.02
@@ -164,10 +168,12 @@ def test_filling_and_an_earlier_larger_batch_leave_no_trace(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "precision"), [*((name, "float32") for name in BUILDS), *((name, "bfloat16") for name in IN_BFLOAT16)]
+    ("name", "precision"),
+    [*((name, "float32") for name in [*BUILDS, None]), *((name, "bfloat16") for name in [*IN_BFLOAT16, None])],
 )
 def test_the_same_step_twice_is_the_same_bit_for_bit(name, precision):
-    engine = native(make(SHAPES[2]), name, precision)
+    network = make(SHAPES[2])
+    engine = native(network, name, precision) if name else by_mxnet(network, precision)
     batch = some_batch(SHAPES[2], 64)
     _, once = gradients(engine, batch, seed=3, step=4)
     _, twice = gradients(engine, batch, seed=3, step=4)
@@ -176,11 +182,24 @@ def test_the_same_step_twice_is_the_same_bit_for_bit(name, precision):
     assert not np.array_equal(once["12.weight"], another["12.weight"])
 
 
+@pytest.mark.parametrize("shape", SHAPES[:4], ids=str)
 @pytest.mark.parametrize("name", BUILDS)
+def test_both_engines_drop_the_same_units(name, shape):
+    network, batch = make(shape), some_batch(shape, 37, first=3)
+    loss, expected = gradients(by_mxnet(network), batch, seed=2, step=4)
+    own_loss, got = gradients(native(network, name), batch, seed=2, step=4)
+    assert own_loss == pytest.approx(loss, rel=1e-5)
+    for parameter, array in expected.items():
+        assert distance(got[parameter], array) < 1e-5, parameter
+    another, _ = gradients(native(network, name), batch, seed=2, step=5)
+    assert abs(another - loss) > 1e-3
+
+
+@pytest.mark.parametrize("name", [*BUILDS, None])
 def test_dropout_is_that_of_the_place_in_the_global_batch(name):
     """So two ranks drop what one process drops."""
     shape = SHAPES[2]
-    engine = native(make(shape), name)
+    engine = native(make(shape), name) if name else by_mxnet(make(shape))
     whole = some_batch(shape, 20, filling=0)
     codes = whole.packed.asnumpy()[:, : shape.feature_len]
     _, expected = gradients(engine, whole)
@@ -189,13 +208,13 @@ def test_dropout_is_that_of_the_place_in_the_global_batch(name):
     assert all(distance(one[each] + two[each], expected[each]) < 1e-5 for each in expected)
 
 
-@pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.parametrize("name", [*BUILDS, None])
 def test_dropout_drops_its_share_and_keeps_the_mean(name):
     """Seen in the gradient of the last weight by one document, which shows the last hidden layer after dropout."""
     shape = CrepeShape(69, 123, 3, 8, 2000, 0.3)
     batch = some_batch(shape, 1, filling=0)
-    engine = native(make(shape), name)
-    network = engine.network
+    network = make(shape)
+    engine = native(network, name) if name else by_mxnet(network)
     values = parameters.values(network)
     values["12.weight"][:] = 0  # so that the last hidden layer is its bias, 1 everywhere
     values["12.bias"][:] = 1
@@ -432,12 +451,12 @@ def test_texts_are_encoded_as_without_kernels(mode, monkeypatch):
 def test_smoothing_weights_and_pieces_equal_mxnet(name):
     objective = Objective(0.2, (0.5, 2.0, 1.5, 1.0))
     network, batch = make(without_dropout(SHAPES[2])), some_batch(SHAPES[2], 37)
-    plain, _ = gradients(GraphEngine(network, Plan("float32", None, ""), mx.cpu()), batch)
-    loss, expected = gradients(GraphEngine(network, Plan("float32", None, ""), mx.cpu(), objective), batch)
+    plain, _ = gradients(by_mxnet(network), batch)
+    loss, expected = gradients(by_mxnet(network, objective=objective), batch)
     assert abs(loss - plain) > 0.1
     for piece in (0, 10):
         for engine in (
-            GraphEngine(network, Plan("float32", None, ""), mx.cpu(), objective, piece),
+            by_mxnet(network, objective=objective, piece=piece),
             NativeEngine(network, Plan("float32", Library(name), ""), mx.cpu(), Library(name), objective, piece),
         ):
             own_loss, got = gradients(engine, batch)
@@ -446,11 +465,12 @@ def test_smoothing_weights_and_pieces_equal_mxnet(name):
                 assert distance(got[parameter], array) < 1e-5, parameter
 
 
-@pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.parametrize("name", [*BUILDS, None])
 def test_pieces_drop_the_same_units(name):
     network, batch = make(SHAPES[1]), some_batch(SHAPES[1], 37)
-    whole, expected = gradients(native(network, name), batch, seed=1, step=2)
-    in_pieces = NativeEngine(network, Plan("float32", Library(name), ""), mx.cpu(), Library(name), piece=8)
+    whole, expected = gradients(native(network, name) if name else by_mxnet(network), batch, seed=1, step=2)
+    kernels = Library(name) if name else None
+    in_pieces = open_engine(network, Plan("float32", kernels, ""), mx.cpu(), piece=8)
     loss, got = gradients(in_pieces, batch, seed=1, step=2)
     assert loss == pytest.approx(whole, rel=1e-5)
     assert all(distance(got[each], expected[each]) < 1e-5 for each in expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import mxnet as mx
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from crepe_dist.data.alphabet import BLANK, Encoding
-from crepe_dist.data.loader import pack
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.data.loader import Batch, batches, epoch_order, pack
 from crepe_dist.errors import UserError
 from crepe_dist.model import ngrams, parameters
 from crepe_dist.model.engine import GraphEngine, NativeEngine, open_engine
@@ -64,6 +66,69 @@ def test_the_library_and_numpy_find_the_same_buckets(shape, monkeypatch):
         assert 0 <= found[row].min() <= found[row].max() < shape.buckets
 
 
+class TestPrepared:
+    """The arrays that the loader's thread makes for MXNet's operators."""
+
+    shape = SHAPES[1]
+
+    def prepared(self, codes):
+        batch = pack(codes, np.zeros(len(codes), np.int32), len(codes) + 1, len(codes))
+        return batch, make(self.shape).prepare(batch)
+
+    def test_buckets_come_first_and_the_mask_excludes_the_others(self):
+        codes = some_codes(self.shape, 6)
+        batch, prepared = self.prepared(codes)
+        found, own = (array.asnumpy() for array in prepared.extra)
+        expected, counts = look_up(batch.packed.asnumpy()[:, : self.shape.feature_len], self.shape)
+        assert found.shape == own.shape == (7, self.shape.max_ngrams)
+        assert own.sum(axis=1).tolist() == counts.tolist()
+        for row, count in enumerate(counts.tolist()):
+            assert own[row, :count].all()
+            assert (found[row, :count] == expected[row, :count]).all()
+
+    def test_no_row_of_the_table_is_hot(self):
+        """The same bucket as all padding would be summed by one thread block of a GPU."""
+        codes = some_codes(self.shape, 6)
+        codes[:, 60:] = BLANK  # short documents: most is padding
+        _, prepared = self.prepared(codes)
+        found, own = (array.asnumpy() for array in prepared.extra)
+        assert own.mean() < 0.3
+        real = np.bincount(found[own > 0]).max()
+        assert np.bincount(found.ravel()).max() <= real * np.ceil(1 / own.mean())
+        assert set(found.ravel()) == set(found[own > 0])  # no row of the table that the batch does not need anyway
+
+    def test_a_share_without_documents_touches_each_row_once(self):
+        codes = np.full((3, self.shape.feature_len), BLANK, np.uint8)
+        _, prepared = self.prepared(codes)
+        found, own = (array.asnumpy() for array in prepared.extra)
+        assert not own.any()
+        assert np.bincount(found.ravel()).max() == 1
+
+    def test_the_loader_s_thread_makes_them(self, data):
+        dataset = open_dataset(data)
+        shape = NGramShape(len(dataset.encoding.alphabet), dataset.encoding.feature_len, 3, 3, 1000)
+        engine = GraphEngine(make(shape), Plan("float32", None, ""), mx.cpu())
+        threads = set()
+
+        def prepare(batch: Batch) -> Batch:
+            threads.add(threading.get_ident())
+            return engine.prepare(batch)
+
+        part = dataset.parts["train"]
+        order = epoch_order(len(part), 0, 0)
+        one = list(batches(part, order, 50, 1, 2, 100, prepare))
+        other = list(batches(part, order, 50, 1, 2, 100))
+        assert threading.get_ident() not in threads
+        assert len(one) == len(other) == 5
+        for mine, plain in zip(one, other):
+            assert (mine.rows == plain.rows).all()
+            assert (mine.documents, mine.first) == (plain.documents, plain.first)
+            for array, expected in zip(mine.extra, engine.prepare(plain).extra):
+                assert (array.asnumpy() == expected.asnumpy()).all()
+            loss = engine.gradients(mine, 0, 0, 1.0).asscalar()
+            assert loss == engine.gradients(plain, 0, 0, 1.0).asscalar()
+
+
 def test_a_bucket_for_each_different_ngram():
     shape = NGramShape(69, 300, 2, 3, 1 << 24)
     codes = Encoding(feature_len=300).encode(["abcabcabc ab", "x" * 300])
@@ -92,6 +157,19 @@ def test_our_kernels_equal_mxnet(name, threads, objective, monkeypatch):
     for expected, got in zip(*results):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
         assert np.abs(expected).sum() > 0
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_pieces_equal_the_whole(prepared):
+    network, codes = make(SHAPES[1]), some_codes(SHAPES[1], 9)
+    batch = pack(codes, np.arange(9, dtype=np.int32) * 2, 10, 9)
+    results = []
+    for piece in (0, 4):
+        engine = GraphEngine(network, Plan("float32", None, ""), mx.cpu(), piece=piece)
+        loss = engine.gradients(engine.prepare(batch) if prepared else batch, 0, 0, 1.0).asscalar()
+        results.append([loss, *(p.grad().asnumpy().copy() for p in parameters.trained(network).values())])
+    for expected, got in zip(*results):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("build", BUILDS)

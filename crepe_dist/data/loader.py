@@ -7,11 +7,10 @@ therefore (epoch, documents consumed globally), for any number of ranks.
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +21,7 @@ from mxnet import gluon
 
 from crepe_dist.data.alphabet import BLANK, Codes
 from crepe_dist.data.dataset import Part
-from crepe_dist.mxnet_internals import pointer
+from crepe_dist.mxnet_internals import view
 
 Order = npt.NDArray[np.int64]
 PREFETCH = 4
@@ -42,6 +41,7 @@ class Batch:
         documents: number of documents in the global batch, over all ranks.
         first: position of this rank's first document in the global batch.
         rows: row numbers of this rank's documents in their split, int64 [n]; empty if they do not come from a split.
+        extra: further arrays of B rows in host memory, which the network made from ``packed``; see ``batches``.
     """
 
     packed: mx.nd.NDArray
@@ -49,6 +49,7 @@ class Batch:
     documents: int
     first: int = 0
     rows: Order = field(default_factory=lambda: np.zeros(0, np.int64))
+    extra: tuple[mx.nd.NDArray, ...] = ()
 
     def on(self, device: Any) -> tuple[mx.nd.NDArray, mx.nd.NDArray, mx.nd.NDArray]:
         """Copy to the device: codes, uint8 [B, L]; labels, float32 [B]; weights, float32 [B, 1]."""
@@ -57,18 +58,28 @@ class Batch:
         low, high, weights = packed.slice_axis(1, length, None).astype("float32").split(EXTRA, axis=1)
         return packed.slice_axis(1, 0, length), (low + 256 * high).reshape((-1,)), weights
 
-    def pieces(self, rows: int) -> list[Batch]:
-        """Divide into batches of at most ``rows`` rows, which share the memory of ``packed``."""
+    def pieces(self, most: int) -> list[Batch]:
+        """Divide into batches of the same shape with at most ``most`` rows.
+
+        The last one is padded with its last row at weight 0, because MXNet plans a graph anew for every other shape.
+        """
         total = self.packed.shape[0]
+        rows = rows_per_piece(total, most)
+        if rows == total:
+            return [self]
+        stop = -(-total // rows) * rows
+        packed, *extra = (_lengthened(array, stop) for array in (self.packed, *self.extra))
+        view(packed)[total:, -1] = 0
         return [
             Batch(
-                self.packed[start : start + rows],
+                packed[start : start + rows],
                 self.labels[start : start + rows],
                 self.documents,
                 self.first + start,
                 self.rows[start : start + rows],
+                tuple(array[start : start + rows] for array in extra),
             )
-            for start in range(0, total, rows)
+            for start in range(0, stop, rows)
         ]
 
 
@@ -84,23 +95,31 @@ def pack(codes: Codes, labels: npt.NDArray[np.int32], rows: int, documents: int,
     """
     count, length = codes.shape
     packed = mx.nd.empty((rows, length + EXTRA), ctx=mx.cpu(), dtype="uint8")
-    view = _view(packed)
-    view[:count, :length] = codes
-    view[count:, :length] = BLANK
-    view[:count, length] = labels & 0xFF
-    view[:count, length + 1] = labels >> 8
-    view[:count, length + 2] = 1
-    view[count:, length:] = 0
+    content = view(packed)
+    content[:count, :length] = codes
+    content[count:, :length] = BLANK
+    content[:count, length] = labels & 0xFF
+    content[:count, length + 1] = labels >> 8
+    content[:count, length + 2] = 1
+    content[count:, length:] = 0
     return Batch(packed, labels, documents, first)
 
 
-def _view(array: mx.nd.NDArray) -> Codes:
-    """Return a NumPy view of a uint8 array in host memory without pending operations, valid as long as the array.
+def rows_per_piece(rows: int, most: int) -> int:
+    """Return the number of rows of each of the fewest equal pieces with at most ``most`` rows."""
+    pieces = -(-rows // most)
+    return -(-rows // pieces)
 
-    ``mx.nd.array`` would wait for the engine, which takes ten times as long as filling a batch.
-    """
-    memory = ctypes.cast(pointer(array), ctypes.POINTER(ctypes.c_uint8))
-    return np.ctypeslib.as_array(memory, shape=array.shape)
+
+def _lengthened(array: mx.nd.NDArray, rows: int) -> mx.nd.NDArray:
+    """Return an array in host memory, extended to ``rows`` rows by copies of its last one."""
+    have = array.shape[0]
+    if have == rows:
+        return array
+    longer = mx.nd.empty((rows, *array.shape[1:]), ctx=mx.cpu(), dtype=array.dtype)
+    view(longer)[:have] = view(array)
+    view(longer)[have:] = view(array)[-1]
+    return longer
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> Order:
@@ -135,12 +154,16 @@ class RankBatches:
             yield [(self._order[begin:end], stop - start, begin - start)]
 
 
+Prepare = Callable[[Batch], Batch]
+
+
 class _BatchDataset:
     """Gluon data set whose item is a whole batch, gathered from the memory map at once."""
 
-    def __init__(self, part: Part, rows: int) -> None:
+    def __init__(self, part: Part, rows: int, prepare: Prepare) -> None:
         self._part = part
         self._rows = rows
+        self._prepare = prepare
 
     def __len__(self) -> int:
         return len(self._part)
@@ -148,10 +171,24 @@ class _BatchDataset:
     def __getitem__(self, item: tuple[Order, int, int]) -> Batch:
         indices, documents, first = item
         labels = np.asarray(self._part.labels[indices])
-        return replace(pack(self._part.codes(indices), labels, self._rows, documents, first), rows=indices)
+        batch = pack(self._part.codes(indices), labels, self._rows, documents, first)
+        return self._prepare(replace(batch, rows=indices))
 
 
-def batches(part: Part, order: Order, batch_size: int, rank: int, size: int, first: int = 0) -> Iterator[Batch]:
+def as_it_is(batch: Batch) -> Batch:
+    """Return the batch: the default for networks that only read ``packed``."""
+    return batch
+
+
+def batches(
+    part: Part,
+    order: Order,
+    batch_size: int,
+    rank: int,
+    size: int,
+    first: int = 0,
+    prepare: Prepare = as_it_is,
+) -> Iterator[Batch]:
     """Yield this rank's share of each global batch; a thread prefetches them.
 
     Args:
@@ -161,11 +198,12 @@ def batches(part: Part, order: Order, batch_size: int, rank: int, size: int, fir
         rank: rank of this process.
         size: number of ranks.
         first: number of documents of ``order`` already consumed by all ranks, when a run is resumed.
+        prepare: adds what the network needs besides ``packed``, in the thread that reads the batches.
     """
     sampler = RankBatches(order, batch_size, rank, size, first)
     # A thread, not a process: workers forked after hvd.init() are known to hang. The gather in C releases the GIL.
     loader: Any = gluon.data.DataLoader(
-        _BatchDataset(part, -(-batch_size // size)),
+        _BatchDataset(part, -(-batch_size // size), prepare),
         batch_sampler=sampler,
         batchify_fn=_only,
         num_workers=1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import mxnet as mx
@@ -13,19 +14,20 @@ from mxnet.gluon import nn
 
 from crepe_dist.data.loader import Batch
 from crepe_dist.errors import UserError
+from crepe_dist.model.dropout import Kept
+from crepe_dist.model.layers import Casting, Conv1D, Dense, Dropout, Logits, MaxPool1D, OneHotConv1D
 from crepe_dist.model.shape import Layer, Shape, array_shape
-from crepe_dist.mxnet_internals import BFLOAT16, drop_compiled_graph, structural_parameters
+from crepe_dist.model.stages import Stages
+from crepe_dist.mxnet_internals import drop_compiled_graph, structural_parameters
 from crepe_dist.settings.model_options import Initialisation, Kind, ModelOptions
 
 # The six convolutions of the paper's table 1: (kernel width, followed by a max pool of 3).
 CONVOLUTIONS = ((7, True), (7, True), (3, False), (3, False), (3, False), (3, True))
 CONVOLUTION_NAMES = ("0", "2", "4", "5", "6", "7")
 DENSE_NAMES = ("10", "12", "14")
+DROPOUTS = 2
 POOL = 3
-# oneDNN's blocked CPU kernels need input channels in multiples of 16; other counts fall back to slow kernels.
-CHANNEL_BLOCK = 16
 LARGE_FILTERS = 1024
-DTYPES: dict[str, Any] = {"float16": "float16", "bfloat16": BFLOAT16}
 
 
 @dataclass(frozen=True)
@@ -223,80 +225,6 @@ def _such_as(width: int, filters: int) -> str:
     return f", such as {shortest(positions)}" if not rest and positions else ""
 
 
-class _Cast:
-    """Mixin for layers that compute in ``dtype`` while their parameters and gradients stay float32."""
-
-    dtype = "float32"
-
-    def cast_all(self, F: Any, *arrays: Any) -> tuple[Any, ...]:
-        return (
-            arrays
-            if self.dtype == "float32"
-            else tuple(F.amp_cast(array, dtype=DTYPES[self.dtype]) for array in arrays)
-        )
-
-
-class Conv1D(_Cast, nn.Conv1D):
-    """Convolution in ``dtype``."""
-
-    def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Any) -> Any:
-        return super().hybrid_forward(F, x, *self.cast_all(F, weight, bias))
-
-
-class Dense(_Cast, nn.Dense):
-    """Dense layer in ``dtype``."""
-
-    def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Any) -> Any:
-        return super().hybrid_forward(F, x, *self.cast_all(F, weight, bias))
-
-
-class Dropout(_Cast, nn.Dropout):
-    """Dropout in float32, because MXNet has none in bfloat16."""
-
-    def hybrid_forward(self, F: Any, x: Any) -> Any:
-        if self.dtype == "float32":
-            return super().hybrid_forward(F, x)
-        (x,) = self.cast_all(F, super().hybrid_forward(F, F.amp_cast(x, dtype="float32")))
-        return x
-
-
-class Logits(Dense):
-    """Output layer; its logits are float32 in any precision, as losses and probabilities need."""
-
-    def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Any) -> Any:
-        out = super().hybrid_forward(F, x, weight, bias)
-        return out if self.dtype == "float32" else F.amp_cast(out, dtype="float32")
-
-
-class OneHotConv1D(_Cast, nn.HybridBlock):
-    """First layer: uint8 codes [B, L] → one-hot on the device → convolution and ReLU [B, filters, L - 6].
-
-    The weight is [filters, alphabet_size, kernel]; the forward pass pads it with zero channels to a multiple of 16, for
-    speed. MXNet's ``one_hot`` turns codes from the padded depth on, such as 255, into all-zero columns: the paper's
-    representation of blank and unknown characters.
-    """
-
-    def __init__(self, alphabet_size: int, filters: int, kernel: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._alphabet_size = alphabet_size
-        self._filters = filters
-        self._kernel = kernel
-        self._depth = -(-alphabet_size // CHANNEL_BLOCK) * CHANNEL_BLOCK
-        with self.name_scope():
-            self.weight = self.params.get("weight", shape=(filters, alphabet_size, kernel))
-            self.bias = self.params.get("bias", shape=(filters,), init="zeros")
-
-    def hybrid_forward(self, F: Any, codes: Any, weight: Any, bias: Any) -> Any:
-        one_hot = F.transpose(F.one_hot(codes, depth=self._depth), axes=(0, 2, 1))
-        if self._depth > self._alphabet_size:
-            extra = F.zeros(shape=(self._filters, self._depth - self._alphabet_size, self._kernel))
-            weight = F.concat(weight, extra, dim=1)
-        one_hot, weight, bias = self.cast_all(F, one_hot, weight, bias)
-        out = F.Convolution(one_hot, weight, bias, kernel=(self._kernel,), num_filter=self._filters)
-        # F.relu does not use oneDNN and took a tenth of a training step.
-        return F.Activation(out, act_type="relu")
-
-
 class Crepe(nn.HybridSequential):
     """Six convolutions, three pools, three dense layers: uint8 codes [B, L] → float32 logits [B, classes].
 
@@ -323,22 +251,45 @@ class Crepe(nn.HybridSequential):
                     width = shape.filters
                     self.add(Conv1D(width, kernel, in_channels=width, activation="relu", prefix=name))
                 if pooled:
-                    self.add(nn.MaxPool1D(pool_size=POOL, strides=POOL))
+                    self.add(MaxPool1D(pool_size=POOL, strides=POOL))
             self.add(nn.Flatten())  # small, 1014 characters: 34 × 256 = 8704 inputs
+            convolutions = len(self)
             width = positions[-1] * shape.filters
-            for _ in range(2):
+            for _ in range(DROPOUTS):
                 self.add(Dense(shape.units, in_units=width, activation="relu"))
                 self.add(Dropout(shape.dropout))
                 width = shape.units
             self.add(Logits(shape.classes, in_units=width))
+        self.stages = Stages(list(self), convolutions)
+
+    def hybridize(self, active: bool = True, **flags: Any) -> None:
+        """Compile the network at its next call: as one graph, and as two for ``logits`` and ``training_logits``."""
+        super().hybridize(active, **flags)
+        self.stages.hybridize(active, **flags)
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Return the batch as it is: the network reads its codes."""
+        return batch
 
     def inputs(self, batch: Batch, codes: mx.nd.NDArray) -> tuple[mx.nd.NDArray]:
         """Return the arguments of the forward pass for ``batch``, whose codes are already on the device."""
         return (codes,)
 
-    def compute_in(self, precision: str) -> None:
-        """Set the precision of MXNet's operators and discard the compiled graph."""
+    def logits(self, codes: mx.nd.NDArray) -> mx.nd.NDArray:
+        """Compute the logits, float32 [B, classes], as calling the network does."""
+        return self.stages(codes)
+
+    def training_logits(self, kept: Kept, codes: mx.nd.NDArray) -> mx.nd.NDArray:
+        """Compute the logits, float32 [B, classes], with dropout by ``kept``."""
+        mask = partial(kept, DROPOUTS, self.shape.units) if self.shape.dropout else None
+        return self.stages(codes, mask)
+
+    def compute_in(self, precision: str, device: Any) -> None:
+        """Set precision and device of MXNet's operators, and discard the compiled graphs."""
         for layer in self:
-            if isinstance(layer, _Cast):
+            if isinstance(layer, Casting):
                 layer.dtype = precision
+            if isinstance(layer, MaxPool1D):
+                layer.two_dimensional = device.device_type == "gpu"
         drop_compiled_graph(self)
+        self.stages.drop_compiled_graphs()

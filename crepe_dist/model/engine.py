@@ -11,8 +11,8 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd
 
-from crepe_dist.data.loader import EXTRA, Batch
-from crepe_dist.model import parameters
+from crepe_dist.data.loader import EXTRA, Batch, rows_per_piece
+from crepe_dist.model import dropout, parameters
 from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.parameters import Network
 from crepe_dist.model.precision import Plan
@@ -45,6 +45,10 @@ class Engine:
         self.objective = objective
         self.piece = piece
 
+    def prepare(self, batch: Batch) -> Batch:
+        """Add what the engine needs besides the packed documents; the loader's thread calls it."""
+        return batch
+
     def refresh(self) -> None:
         """Load the current parameters. Call before ``logits`` if they may have changed."""
 
@@ -65,7 +69,7 @@ class Engine:
         Returns:
             The sum of the losses, float32 [1]. Its computation may still be pending.
         """
-        pieces = batch.pieces(self.piece or batch.packed.shape[0])
+        pieces = batch.pieces(self.rows_at_a_time(batch))
         loss = self._gradients(pieces[0], seed, step, scale, mark)
         if len(pieces) > 1:
             gradients = [parameter.grad() for parameter in parameters.trained(self.network).values()]
@@ -77,6 +81,11 @@ class Engine:
             for total, gradient in zip(sums, gradients):
                 gradient[:] = total
         return loss
+
+    def rows_at_a_time(self, batch: Batch) -> int:
+        """Return the number of rows of a batch over which ``gradients`` sums in the precision of the plan."""
+        rows = batch.packed.shape[0]
+        return rows_per_piece(rows, self.piece or rows)
 
     def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> mx.nd.NDArray:
         """Compute the gradients of one piece; see ``gradients``."""
@@ -96,20 +105,27 @@ class GraphEngine(Engine):
     def __init__(self, network: Network, plan: Plan, device: Any, objective: Objective = PLAIN, piece: int = 0) -> None:
         super().__init__(network, plan, device, objective, piece)
         self._class_weights = mx.nd.array(objective.class_weights(network.shape.classes), ctx=device)
-        network.compute_in(plan.precision)
+        network.compute_in(plan.precision, device)
+
+    def prepare(self, batch: Batch) -> Batch:
+        return self.network.prepare(batch)
 
     def logits(self, batch: Batch) -> mx.nd.NDArray:
         codes, _, _ = batch.on(self.device)
-        return self.network(*self.network.inputs(batch, codes))
+        return self.network.logits(*self.network.inputs(batch, codes))
 
     def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> mx.nd.NDArray:
         codes, labels, weights = batch.on(self.device)
         inputs = self.network.inputs(batch, codes)
         mark("copy")
-        if self.network.shape.dropout:
-            mx.random.seed(_seed(seed, step, batch.first) & 0x7FFFFFFF)
+
+        def kept(*each: int) -> mx.nd.NDArray:
+            shape = (batch.packed.shape[0], *each)
+            mask = dropout.kept(self.network.shape.dropout, _seed(seed, step), batch.first, shape)
+            return mask.as_in_context(self.device)
+
         with autograd.record():
-            loss = self._loss(self.network(*inputs), labels, weights)
+            loss = self._loss(self.network.training_logits(kept, *inputs), labels, weights)
             scaled = loss * scale
         mark("forward")
         scaled.backward()
@@ -175,12 +191,12 @@ class NativeEngine(Engine):
         self._follow_fork()
         rows, _ = self._shape_of(batch)
         losses = mx.nd.empty((rows,))
-        dropout = (self.network.shape.dropout, _seed(seed, step), batch.first)
+        dropping = (self.network.shape.dropout, _seed(seed, step), batch.first)
         run, packed = self._functions, pointer(batch.packed)
         with self._lock:
             self._set()
             mark("copy")
-            self._check(run.crepe_train_forward(self._engine, packed, rows, *dropout, pointer(losses)))
+            self._check(run.crepe_train_forward(self._engine, packed, rows, *dropping, pointer(losses)))
             mark("forward")
             self._check(run.crepe_train_backward(self._engine, pointers([p.grad() for p in self._trained])))
         for parameter in self._trained:

@@ -18,7 +18,7 @@ The loss is convex in the parameters, so no initialisation or data order can lea
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import mxnet as mx
@@ -27,8 +27,11 @@ import numpy.typing as npt
 from mxnet.gluon import nn
 
 from crepe_dist.data.alphabet import Codes
+from crepe_dist.data.keyed_random import scramble
 from crepe_dist.data.loader import Batch
+from crepe_dist.model.dropout import Kept
 from crepe_dist.model.shape import Layer, Shape, array_shape
+from crepe_dist.mxnet_internals import view
 from crepe_dist.native import library
 from crepe_dist.settings.model_options import LONGEST_NGRAM, Kind, ModelOptions
 
@@ -161,17 +164,43 @@ class NGrams(nn.HybridBlock):
             # 1 for significant buckets, else 0: counted, not trained.
             self.significant = self.params.get("significant", shape=(shape.buckets,), init="zeros", grad_req="null")
 
-    def inputs(self, batch: Batch, codes: mx.nd.NDArray) -> tuple[mx.nd.NDArray, mx.nd.NDArray]:
-        """Return each row's buckets, padded, and a mask that excludes the padding, on the device of ``codes``.
+    def prepare(self, batch: Batch) -> Batch:
+        """Look up the buckets of a batch in host memory, because MXNet has no operator for it.
 
-        The buckets are computed in host memory, because MXNet has no operator for it.
+        Padding repeats buckets of the batch, and the mask excludes it. With one and the same bucket as padding, MXNet's
+        gradient on a GPU would take a tenth of a second: it sums all occurrences of a row in one loop (checked with
+        MXNet 1.9.1: ``EmbeddingGradKernel``).
+
+        Returns:
+            The batch with two further arrays: buckets, int32 [B, K], and the mask, uint8 [B, K], 1 for buckets of the
+            row; K is ``max_ngrams``.
         """
-        found, counts = look_up(batch.packed.asnumpy()[:, : self.shape.feature_len], self.shape)
-        mask = np.arange(found.shape[1]) < counts[:, None]
-        device = codes.context
-        return mx.nd.array(found, ctx=device, dtype="int32"), mx.nd.array(mask, ctx=device, dtype="float32")
+        found, counts = look_up(view(batch.packed)[:, : self.shape.feature_len], self.shape)
+        own = np.arange(found.shape[1]) < counts[:, None]
+        real = found[own] if counts.any() else np.arange(self.shape.buckets, dtype=np.int32)
+        found[~own] = np.resize(real, own.size - np.count_nonzero(own))
+        arrays = []
+        for source in (found, own.view(np.uint8)):
+            array = mx.nd.empty(source.shape, ctx=mx.cpu(), dtype=source.dtype)
+            view(array)[...] = source
+            arrays.append(array)
+        return replace(batch, extra=tuple(arrays))
 
-    def compute_in(self, precision: str) -> None:
+    def inputs(self, batch: Batch, codes: mx.nd.NDArray) -> tuple[mx.nd.NDArray, mx.nd.NDArray]:
+        """Return the arguments of the forward pass for ``batch``, on the device of its codes."""
+        found, own = (batch if batch.extra else self.prepare(batch)).extra
+        device = codes.context
+        return found.as_in_context(device), own.as_in_context(device).astype("float32")
+
+    def logits(self, buckets: mx.nd.NDArray, own: mx.nd.NDArray) -> mx.nd.NDArray:
+        """Compute the logits, float32 [B, classes]."""
+        return self(buckets, own)
+
+    def training_logits(self, kept: Kept, buckets: mx.nd.NDArray, own: mx.nd.NDArray) -> mx.nd.NDArray:
+        """Compute the logits, float32 [B, classes]; the network has no dropout."""
+        return self(buckets, own)
+
+    def compute_in(self, precision: str, device: Any) -> None:
         """Do nothing: the network only adds numbers and always computes in float32."""
 
     def hybrid_forward(self, F: Any, buckets: Any, mask: Any, weight: Any, bias: Any, significant: Any) -> Any:
@@ -268,8 +297,5 @@ def _keys(codes: Codes, shape: NGramShape) -> Iterator[tuple[npt.NDArray[np.uint
 
 
 def _hashed(key: npt.NDArray[np.uint64], buckets: int) -> npt.NDArray[np.int32]:
-    """Map keys to buckets: mix them as SplitMix64 (Steele, Lea & Flood 2014) and scale the upper 32 bits."""
-    z = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    z ^= z >> np.uint64(31)
-    return ((z >> np.uint64(32)) * np.uint64(buckets) >> np.uint64(32)).astype(np.int32)
+    """Map keys to buckets: hash them and scale the upper 32 bits."""
+    return ((scramble(key) >> np.uint64(32)) * np.uint64(buckets) >> np.uint64(32)).astype(np.int32)

@@ -19,14 +19,14 @@ struct Dropout {
     uint64_t seed;
 };
 
-// Whether dropout keeps unit `index` of the global batch, for any number of threads and ranks. A hash of the index by
-// SplitMix64 (Steele, Lea & Flood 2014).
+// Tells if dropout keeps unit `index` of the global batch, for any number of threads and ranks. A hash of the index by
+// SplitMix64 (Steele, Lea & Flood 2014); `kept` in model/dropout.py is equivalent.
 inline bool kept(const Dropout& dropout, uint64_t index) {
     uint64_t z = dropout.seed + (index + 1) * 0x9E3779B97F4A7C15ull;
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
     z ^= z >> 31;
-    return double(z >> 11) * 0x1p-53 >= dropout.probability;
+    return int64_t(z >> 11) >= int64_t(std::ceil(dropout.probability * 0x1p53));
 }
 
 // Cross-entropy with smoothed labels (Szegedy et al. 2016, arXiv:1512.00567), times the weights of row and class.

@@ -44,6 +44,7 @@ _FUNCTIONS = {
         (ctypes.c_void_p, _BYTES, _LONG, ctypes.c_double, ctypes.c_uint64, ctypes.c_uint64, _FLOATS),
     ),
     "crepe_train_backward": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS)),
+    "crepe_kept": (None, (ctypes.c_double, ctypes.c_uint64, ctypes.c_uint64, _LONG, _BYTES)),
     "crepe_products": (ctypes.c_int, (ctypes.c_int, _LONG, ctypes.c_int, ctypes.c_int)),
     "crepe_arrive": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
     "crepe_passed": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int, ctypes.c_double)),

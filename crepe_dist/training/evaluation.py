@@ -143,7 +143,7 @@ def _count(
 ) -> Iterator[_Totals]:
     """Yield the running totals of this rank's documents after each batch."""
     totals = _Totals(engine.network.shape.classes, len(part))
-    for batch in batches(part, np.arange(len(part)), batch_size, rank, size):
+    for batch in batches(part, np.arange(len(part)), batch_size, rank, size, prepare=engine.prepare):
         log_probabilities = mx.nd.log_softmax(engine.logits(batch)).asnumpy().astype(np.float64)
         totals.add(batch.rows, batch.labels, log_probabilities[: len(batch.labels)])
         beat()

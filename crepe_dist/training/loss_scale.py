@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+# Frameworks start at 2^15 or 2^16 for the MEAN loss of a batch.
 START = 2.0**15
 LARGEST = 2.0**24
 GROW_AFTER = 2000  # steps without an overflow
 
 
 class LossScale:
-    """A constant scale of 1, for float32 and bfloat16.
+    """A constant scale of 1, for float32 and bfloat16."""
 
-    Attributes:
-        scale: factor of the loss before the backward pass.
-    """
-
-    scale = 1.0
+    def factor(self, rows: int) -> float:
+        """Return the factor of a loss that is a sum over ``rows`` documents, before the backward pass."""
+        return 1.0
 
     def good(self) -> None:
         """Record a step whose summed gradients were finite."""
@@ -32,11 +31,20 @@ class LossScale:
 
 
 class DynamicLossScale(LossScale):
-    """A scale that is halved after an overflow and doubled after ``GROW_AFTER`` steps without one."""
+    """A scale that is halved after an overflow and doubled after ``GROW_AFTER`` steps without one.
+
+    Attributes:
+        scale: factor of a MEAN loss. Gradients of a sum over n documents are up to n times as large, so its factor is
+            ``scale`` / n, with n rounded up to a power of two, which keeps the division exact. A scale thus suits any
+            batch size and number of processes.
+    """
 
     def __init__(self) -> None:
         self.scale = START
         self._good = 0
+
+    def factor(self, rows: int) -> float:
+        return self.scale / (1 << (rows - 1).bit_length())
 
     def good(self) -> None:
         self._good += 1

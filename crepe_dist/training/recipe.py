@@ -125,7 +125,8 @@ def epoch_batches(run: Run) -> Iterator[Batch]:
     seed, epoch = run.config.training.seed, run.progress.epoch
     train = with_typos(run.data.parts["train"], run.config.data.typos, seed, epoch, run.data.encoding.letters)
     order = epoch_order(len(train), seed, epoch)
-    return batches(train, order, run.config.data.batch_size, run.world.rank, run.world.size, run.progress.documents)
+    size, place = run.config.data.batch_size, (run.world.rank, run.world.size)
+    return batches(train, order, size, *place, run.progress.documents, run.engine.prepare)
 
 
 def score_epoch(run: Run, guards: Guards) -> dict[str, Scores]:

@@ -69,6 +69,7 @@ class TrainingStep:
         self._seed = seed
         self._clip_norm = clip_norm
         self.scale = loss_scale(engine.plan.precision)
+        self._factor = 1.0
         self.mark: Mark = no_mark
         if engine.device.device_type == "cpu":
             update_arrays_one_by_one(trainer.gluon)
@@ -83,7 +84,8 @@ class TrainingStep:
         Returns:
             Sum of the losses of this rank's documents, in nats, float32 [1]; MXNet may still be computing it.
         """
-        return self._engine.gradients(batch, self._seed, step - 1, self.scale.scale, self.mark)
+        self._factor = self.scale.factor(self._engine.rows_at_a_time(batch))
+        return self._engine.gradients(batch, self._seed, step - 1, self._factor, self.mark)
 
     def all_reduce(self, batch: Batch, step: int, loss: mx.nd.NDArray, wish: Wish = Wish.GO_ON) -> Outcome:
         """Sum the gradients over the ranks, and with them the losses and wishes.
@@ -112,7 +114,7 @@ class TrainingStep:
 
     def update(self, documents: int, learning_rate: float) -> None:
         """Update the parameters with the summed gradients of a global batch of that many documents."""
-        share = self.scale.scale * documents / self._size
+        share = self._factor * documents / self._size
         self.scale.good()
         trainer = self._trainer.gluon
         if self._clip_norm is not None:

@@ -1,0 +1,40 @@
+"""Dropout masks as a pure function of (seed, place in the global batch), the same for every engine and world size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import mxnet as mx
+import numpy as np
+
+from crepe_dist.data.keyed_random import GOLDEN, scramble
+from crepe_dist.mxnet_internals import pointer, view
+from crepe_dist.native import library
+
+# Returns a mask of some shape per document, uint8 [B, *shape], on the device; see ``kept``.
+Kept = Callable[..., mx.nd.NDArray]
+
+
+def kept(probability: float, seed: int, first: int, shape: tuple[int, ...]) -> mx.nd.NDArray:
+    """Draw the units that dropout keeps; equivalent to ``kept`` in native/engine.h.
+
+    Args:
+        probability: probability of dropping a unit, 0 to below 1.
+        seed: random seed of the step, uint64.
+        first: position of the first document in the global batch.
+        shape: documents, and the shape of each document's mask.
+
+    Returns:
+        1 for units to keep, 0 for others, uint8 [*shape], in host memory. No operation on it is pending.
+    """
+    mask = mx.nd.empty(shape, ctx=mx.cpu(), dtype="uint8")
+    start, count = first * math.prod(shape[1:]), math.prod(shape)
+    native, _ = library.find()
+    if native is not None:
+        native.functions.crepe_kept(probability, seed, start, count, pointer(mask))
+        return mask
+    numbers = np.arange(start + 1, start + 1 + count, dtype=np.uint64)
+    random = scramble(np.uint64(seed) + numbers * GOLDEN) >> np.uint64(11)
+    view(mask)[...] = (random >= np.uint64(math.ceil(probability * 2**53))).reshape(shape)
+    return mask

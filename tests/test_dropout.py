@@ -1,0 +1,104 @@
+"""Dropout masks: a function of seed and place, the same with and without kernels."""
+
+from __future__ import annotations
+
+import json
+
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import autograd
+
+from crepe_dist.model import dropout
+from crepe_dist.model.crepe import CrepeShape
+from crepe_dist.model.engine import GraphEngine
+from crepe_dist.model.parameters import build
+from crepe_dist.model.precision import Plan
+from crepe_dist.native import library
+from crepe_dist.native.library import Library
+from crepe_dist.settings.model_options import ModelOptions
+from tests.test_native import gradients, some_batch
+
+BUILDS = library.runnable()
+SEED = 2**63 + 12345
+
+
+def use(name, monkeypatch):
+    """Use a build of the kernels; ``None``: NumPy."""
+    found = Library(name) if name else None
+    monkeypatch.setattr(library, "find", lambda: (found, ""))
+
+
+@pytest.mark.parametrize("name", [*BUILDS, None])
+@pytest.mark.parametrize("probability", [0.0, 0.1, 0.5, 1 / 3, 0.999])
+def test_units_are_those_of_the_formula(name, probability, monkeypatch):
+    """SplitMix64 in whole numbers, as engine.h defines it; NumPy and all builds draw the same."""
+    use(name, monkeypatch)
+    got = dropout.kept(probability, SEED, 7, (3, 2, 21)).asnumpy()
+    assert got.dtype == np.uint8
+    expected = []
+    for place in range(7 * 42, 10 * 42):
+        z = SEED + (place + 1) * 0x9E3779B97F4A7C15 & (2**64 - 1)
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & (2**64 - 1)
+        z = (z ^ z >> 27) * 0x94D049BB133111EB & (2**64 - 1)
+        expected.append(((z ^ z >> 31) >> 11) / 2**53 >= probability)
+    assert got.ravel().tolist() == expected
+
+
+@pytest.mark.parametrize("name", [*BUILDS, None])
+def test_a_rank_s_mask_is_a_part_of_the_global_one(name, monkeypatch):
+    use(name, monkeypatch)
+    whole = dropout.kept(0.4, SEED, 0, (9, 2, 5)).asnumpy()
+    assert (dropout.kept(0.4, SEED, 6, (3, 2, 5)).asnumpy() == whole[6:]).all()
+    assert (dropout.kept(0.4, SEED + 1, 0, (9, 2, 5)).asnumpy() != whole).any()
+    assert 0.3 < whole.mean() < 0.9
+
+
+def operators(symbol: mx.sym.Symbol, name: str) -> list[dict[str, str]]:
+    """The attributes of a graph's operators of that name."""
+    nodes = json.loads(symbol.tojson())["nodes"]
+    return [node.get("attrs", {}) for node in nodes if node["op"] == name]
+
+
+class TestWithoutGenerator:
+    shape = CrepeShape(69, 123, 3, 8, 16, 0.5)
+
+    def test_training_draws_nothing_from_mxnet_s_generators(self):
+        """A draw would change what the generator gives next; cuDNN's would ignore the seed."""
+        engine = GraphEngine(build(self.shape, ModelOptions(), mx.cpu(), 0), Plan("float32", None, ""), mx.cpu())
+        drawn = []
+        for steps in (0, 2):
+            mx.random.seed(5)
+            for step in range(steps):
+                engine.gradients(some_batch(self.shape, 4), 0, step, 1.0).wait_to_read()
+            drawn.append(mx.nd.random.uniform(shape=8).asnumpy().tolist())
+        assert drawn[0] == drawn[1]
+
+    def test_masks_do_not_depend_on_mxnet_s_seed(self):
+        engine = GraphEngine(build(self.shape, ModelOptions(), mx.cpu(), 0), Plan("float32", None, ""), mx.cpu())
+        found = []
+        for seed in (1, 2):
+            mx.random.seed(seed)
+            found.append(gradients(engine, some_batch(self.shape, 4), 3, 4)[1])
+        assert all(np.array_equal(array, found[1][name]) for name, array in found[0].items())
+
+    @pytest.mark.parametrize("precision", ["float32", "float16"])
+    def test_no_graph_holds_cudnn_s_dropout(self, precision):
+        network, codes = self.shape.build(ModelOptions(), mx.cpu()), mx.sym.var("codes")
+        network.compute_in(precision, mx.gpu(0))
+        trained = network.training_logits(lambda *_: mx.sym.var("kept"), codes)
+        assert "kept" in trained.list_arguments()
+        assert operators(trained, "Dropout") == []
+        assert [each["cudnn_off"] for each in operators(network(codes), "Dropout")] == ["True", "True"]
+
+
+def test_in_plain_gluon_it_follows_mxnet_s_seed():
+    """As in the examples, which call the network itself."""
+    network = build(TestWithoutGenerator.shape, ModelOptions(), mx.cpu(), 0)
+    codes = mx.nd.array(np.arange(123)[None] % 69, dtype="uint8")
+    found = []
+    for seed in (1, 1, 2):
+        mx.random.seed(seed)
+        with autograd.record():
+            found.append(network(codes).asnumpy().tolist())
+    assert found[0] == found[1] != found[2]

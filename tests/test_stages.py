@@ -1,0 +1,163 @@
+"""The two graphs of the Crepe network, and the order in which they compute gradients; no GPU is needed."""
+
+from __future__ import annotations
+
+import re
+
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import autograd
+
+from crepe_dist.data.loader import pack
+from crepe_dist.model import parameters
+from crepe_dist.model.crepe import Crepe, CrepeShape
+from crepe_dist.model.engine import GraphEngine
+from crepe_dist.model.precision import Plan
+from crepe_dist.settings.model_options import ModelOptions
+
+SHAPE = CrepeShape(69, 123, 3, 8, 16, 0.5)
+ROWS = 2
+# Gradients that Horovod sends: of the dense layers, and of the convolutions.
+DENSE = re.compile(r"dense|logits")
+CONVOLUTION = re.compile(r"conv")
+
+
+def make(device=None, precision: str = "float32") -> Crepe:
+    mx.random.seed(0)
+    network = SHAPE.build(ModelOptions(), mx.cpu())
+    network.hybridize(static_alloc=True, static_shape=True)
+    network.compute_in(precision, device or mx.cpu())
+    return network
+
+
+def backward(symbol: mx.sym.Symbol, **shapes: tuple[int, ...]) -> list[str]:
+    """Names of the operators of the backward pass in the order in which the executor runs them."""
+    types = {"codes": "uint8", "kept": "uint8"}
+    writes = {name: "null" if name in types else "write" for name in symbol.list_arguments()}
+    types = {name: each for name, each in types.items() if name in shapes}
+    executor = symbol.simple_bind(mx.cpu(), grad_req=writes, type_dict=types, **shapes)
+    operators = re.findall(r"^Op:(\S+), Name=(\S+)", executor.debug_str(), re.MULTILINE)
+    return [name for operator, name in operators if operator.startswith("_backward")]
+
+
+def in_one_graph(precision: str) -> list[str]:
+    return backward(make(precision=precision)(mx.sym.var("codes")), codes=(ROWS, SHAPE.feature_len))
+
+
+def in_two_graphs(precision: str) -> tuple[list[str], list[str]]:
+    """The backward passes of the head and of the tower, which needs the head's result."""
+    stages = make(precision=precision).stages
+    features = mx.sym.var("features", dtype=precision)
+    head = stages.dropping_head(features, mx.sym.var("kept"))
+    return (
+        backward(head, features=(ROWS, SHAPE.filters), kept=(ROWS, 2, SHAPE.units)),
+        backward(stages.tower(mx.sym.var("codes")), codes=(ROWS, SHAPE.feature_len)),
+    )
+
+
+def last(pattern: re.Pattern[str], names: list[str]) -> int:
+    return max(place for place, name in enumerate(names) if pattern.search(name))
+
+
+def first(pattern: re.Pattern[str], names: list[str]) -> int:
+    return min(place for place, name in enumerate(names) if pattern.search(name))
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_gradients_of_the_dense_layers_come_before_the_convolutions(precision):
+    head, tower = in_two_graphs(precision)
+    assert not any(CONVOLUTION.search(name) for name in head)
+    assert not any(DENSE.search(name) for name in tower)
+    together = head + tower
+    assert last(DENSE, together) < first(CONVOLUTION, together)
+    casts = sum("amp_cast" in name and bool(DENSE.search(name)) for name in head)
+    assert casts == (0 if precision == "float32" else 7)  # six parameters and the logits
+
+
+def test_in_one_graph_float16_would_lose_that_order():
+    """The reason for two graphs; if MXNet orders them differently one day, one graph will do."""
+    names = in_one_graph("float32")
+    assert last(DENSE, names) < first(CONVOLUTION, names)
+    names = in_one_graph("float16")
+    assert last(DENSE, names) > last(re.compile("conv0_convolution"), names)
+
+
+def test_a_training_step_records_tower_and_head():
+    """So the backward pass goes through the head first, whose gradient is the tower's input."""
+    network = make()
+    codes = mx.nd.array(np.zeros((ROWS, SHAPE.feature_len)), dtype="uint8")
+    with autograd.record():
+        logits = network.training_logits(lambda *shape: mx.nd.ones((ROWS, *shape), dtype="uint8"), codes)
+    recorded = [name for name in autograd.get_symbol(logits).get_internals().list_outputs() if name.startswith("node_")]
+    assert len(recorded) == 2
+    assert "flatten" in recorded[0]
+    assert "logits" in recorded[1]
+
+
+def pools(symbol: mx.sym.Symbol) -> list[str]:
+    attributes = symbol.attr_dict()
+    return [attributes[name]["kernel"] for name in attributes if "pool_type" in attributes[name]]
+
+
+def test_a_gpu_pools_in_two_dimensions():
+    codes = mx.sym.var("codes")
+    assert pools(make()(codes)) == ["(3,)"] * 3
+    network = make(mx.gpu(0))
+    assert pools(network.training_logits(lambda *_: mx.sym.var("kept"), codes)) == ["(1, 3)"] * 3
+    assert pools(network(codes)) == ["(1, 3)"] * 3
+
+
+def test_both_pools_give_the_same():
+    codes = np.random.default_rng(0).integers(0, 69, (5, SHAPE.feature_len)).astype(np.uint8)
+    batch, found = pack(codes, np.arange(5, dtype=np.int32) % 3, 6, 5), []
+    for device in (mx.cpu(), mx.gpu(0)):
+        network = make()
+        engine = GraphEngine(network, Plan("float32", None, ""), mx.cpu())
+        network.compute_in("float32", device)
+        loss = engine.gradients(batch, 1, 2, 1.0).asnumpy()
+        found.append([loss, engine.logits(batch).asnumpy(), *(p.grad().asnumpy() for p in trained(network))])
+    for one, other in zip(*found):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def trained(network: Crepe):
+    return list(parameters.trained(network).values())
+
+
+@pytest.mark.parametrize("hybridize", [True, False])
+def test_stages_compute_what_the_network_does(hybridize):
+    network = SHAPE.build(ModelOptions(), mx.cpu())
+    network.hybridize(hybridize)
+    codes = mx.nd.array(np.random.default_rng(0).integers(0, 75, (5, SHAPE.feature_len)), dtype="uint8")
+    np.testing.assert_allclose(network.logits(codes).asnumpy(), network(codes).asnumpy(), atol=1e-6)
+
+
+def test_set_values_take_effect_in_compiled_stages():
+    """After scoring, whose weights are in oneDNN's layout, and after training."""
+    network = make()
+    engine = GraphEngine(network, Plan("float32", None, ""), mx.cpu())
+    codes = np.random.default_rng(0).integers(0, 69, (5, SHAPE.feature_len)).astype(np.uint8)
+    batch = pack(codes, np.arange(5, dtype=np.int32) % 3, 5, 5)
+    engine.gradients(batch, 0, 0, 1.0)
+    before = engine.logits(batch).asnumpy()
+    values = parameters.values(network)
+    parameters.set_values(network, {name: 2 * array for name, array in values.items()})
+    changed = engine.logits(batch).asnumpy()
+    assert np.abs(changed - before).max() > 1e-3
+    engine.gradients(batch, 0, 0, 1.0)
+    found = [p.grad().asnumpy() for p in trained(network)]
+    fresh = make()
+    parameters.set_values(fresh, {name: 2 * array for name, array in values.items()})
+    other = GraphEngine(fresh, Plan("float32", None, ""), mx.cpu())
+    other.gradients(batch, 0, 0, 1.0)
+    np.testing.assert_allclose(changed, other.logits(batch).asnumpy(), rtol=1e-5, atol=1e-6)
+    for one, parameter in zip(found, trained(fresh)):
+        np.testing.assert_allclose(one, parameter.grad().asnumpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_structural_names_are_those_of_the_layers_alone():
+    network = make()
+    names = set(SHAPE.parameter_shapes())
+    assert set(network._collect_params_with_prefix()) == names
+    assert len(list(network.collect_params())) == len(names)
