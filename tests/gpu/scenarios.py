@@ -140,7 +140,7 @@ def loss_scale() -> dict[str, Any]:
     step.scale.restore([2.0**40, 0.0])
     before, scales = values(network), []
     for number in range(1, 60):
-        scales.append(step.scale.scale)
+        scales.append(step.scale.state()[0])
         outcome = step(batch_of(8), number, 0.1)
         if outcome.finite:
             break
