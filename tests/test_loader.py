@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from crepe_dist.data.alphabet import BLANK
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.loader import RankBatches, batches, epoch_order, pack, share
+from crepe_dist.data.pieces import pieces
 
 sizes = st.integers(1, 9)
 
@@ -97,15 +98,15 @@ def test_pieces_have_one_shape(rows, most, size):
     codes = np.random.default_rng(rows).integers(0, 69, (rows, 123)).astype(np.uint8)
     labels = np.arange(rows, dtype=np.int32)
     batch = replace(pack(codes, labels, rows, 100, 30), rows=np.arange(rows), extra=(mx.nd.arange(rows),))
-    pieces = batch.pieces(most)
-    assert {piece.packed.shape for piece in pieces} == {(size, 126)}
-    assert [piece.first for piece in pieces] == list(range(30, 30 + rows, size))
-    assert {piece.documents for piece in pieces} == {100}
-    assert np.concatenate([piece.labels for piece in pieces]).tolist() == labels.tolist()
-    assert np.concatenate([piece.rows for piece in pieces]).tolist() == labels.tolist()
+    divided = pieces(batch, most)
+    assert {piece.packed.shape for piece in divided} == {(size, 126)}
+    assert [piece.first for piece in divided] == list(range(30, 30 + rows, size))
+    assert {piece.documents for piece in divided} == {100}
+    assert np.concatenate([piece.labels for piece in divided]).tolist() == labels.tolist()
+    assert np.concatenate([piece.rows for piece in divided]).tolist() == labels.tolist()
     packed, extra = (
         np.concatenate(parts)
-        for parts in zip(*[(piece.packed.asnumpy(), piece.extra[0].asnumpy()) for piece in pieces])
+        for parts in zip(*[(piece.packed.asnumpy(), piece.extra[0].asnumpy()) for piece in divided])
     )
     assert (packed[:rows] == batch.packed.asnumpy()).all()
     assert (packed[rows:, -1] == 0).all()

@@ -58,30 +58,6 @@ class Batch:
         low, high, weights = packed.slice_axis(1, length, None).astype("float32").split(EXTRA, axis=1)
         return packed.slice_axis(1, 0, length), (low + 256 * high).reshape((-1,)), weights
 
-    def pieces(self, most: int) -> list[Batch]:
-        """Divide into batches of the same shape with at most ``most`` rows.
-
-        The last one is padded with its last row at weight 0, because MXNet plans a graph anew for every other shape.
-        """
-        total = self.packed.shape[0]
-        rows = rows_per_piece(total, most)
-        if rows == total:
-            return [self]
-        stop = -(-total // rows) * rows
-        packed, *extra = (_lengthened(array, stop) for array in (self.packed, *self.extra))
-        view(packed)[total:, -1] = 0
-        return [
-            Batch(
-                packed[start : start + rows],
-                self.labels[start : start + rows],
-                self.documents,
-                self.first + start,
-                self.rows[start : start + rows],
-                tuple(array[start : start + rows] for array in extra),
-            )
-            for start in range(0, stop, rows)
-        ]
-
 
 def pack(codes: Codes, labels: npt.NDArray[np.int32], rows: int, documents: int, first: int = 0) -> Batch:
     """Pack a rank's documents into a padded batch.
@@ -103,23 +79,6 @@ def pack(codes: Codes, labels: npt.NDArray[np.int32], rows: int, documents: int,
     content[:count, length + 2] = 1
     content[count:, length:] = 0
     return Batch(packed, labels, documents, first)
-
-
-def rows_per_piece(rows: int, most: int) -> int:
-    """Return the number of rows of each of the fewest equal pieces with at most ``most`` rows."""
-    pieces = -(-rows // most)
-    return -(-rows // pieces)
-
-
-def _lengthened(array: mx.nd.NDArray, rows: int) -> mx.nd.NDArray:
-    """Return an array in host memory, extended to ``rows`` rows by copies of its last one."""
-    have = array.shape[0]
-    if have == rows:
-        return array
-    longer = mx.nd.empty((rows, *array.shape[1:]), ctx=mx.cpu(), dtype=array.dtype)
-    view(longer)[:have] = view(array)
-    view(longer)[have:] = view(array)[-1]
-    return longer
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> Order:

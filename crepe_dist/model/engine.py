@@ -11,7 +11,8 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd
 
-from crepe_dist.data.loader import EXTRA, Batch, rows_per_piece
+from crepe_dist.data.loader import EXTRA, Batch
+from crepe_dist.data.pieces import pieces, rows_per_piece
 from crepe_dist.model import dropout, parameters
 from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.parameters import Network
@@ -69,12 +70,12 @@ class Engine:
         Returns:
             The sum of the losses, float32 [1]. Its computation may still be pending.
         """
-        pieces = batch.pieces(self.rows_at_a_time(batch))
-        loss = self._gradients(pieces[0], seed, step, scale, mark)
-        if len(pieces) > 1:
+        first, *others = pieces(batch, self.rows_at_a_time(batch))
+        loss = self._gradients(first, seed, step, scale, mark)
+        if others:
             gradients = [parameter.grad() for parameter in parameters.trained(self.network).values()]
             sums = [gradient.copy() for gradient in gradients]
-            for piece in pieces[1:]:
+            for piece in others:
                 loss = loss + self._gradients(piece, seed, step, scale, mark)
                 for total, gradient in zip(sums, gradients):
                     total += gradient
