@@ -163,7 +163,7 @@ def examples(run: Any, steps: int) -> dict[str, Callable[[], None]]:
     hvd.init()
     context, size = run.engine.device, hvd.size()
     network = build(run.engine.network.shape, ModelOptions(), context, seed=0)
-    network.compute_in(run.config.model.precision)
+    network.compute_in(run.config.model.precision, context)
     trainer = hvd.DistributedTrainer(trained(network), "sgd", {"momentum": 0.9, "learning_rate": 0.01}, prefix="its.")
     loss_function = gluon.loss.SoftmaxCrossEntropyLoss()
     batches = []
