@@ -13,7 +13,7 @@ def test_only_float16_is_scaled():
 
 
 def test_a_sum_over_more_documents_is_scaled_less():
-    """Its gradients are larger: the factor makes them those of 2^15 times the mean, up to a factor of two."""
+    """Its gradients are larger: the factor makes them those of START times the mean, up to a factor of two."""
     scaling = DynamicLossScale()
     assert [scaling.factor(rows) for rows in (1, 2, 3, 100, 128, 129)] == [START / n for n in (1, 2, 4, 128, 128, 256)]
     scaling.lower()

@@ -204,9 +204,10 @@ class TestResume:
         "--training.epochs=4",
     )
 
-    def start(self, data, run_dir, steps):
+    def start(self, data, run_dir, steps, *more):
         """Starts a run and kills it once so many steps are recorded; slow enough to be caught."""
-        arguments = command("train", "--data", data, "--run-dir", run_dir, *QUICK, *self.settings, "--logging.every=1")
+        flags = (*QUICK, *self.settings, "--logging.every=1", *more)
+        arguments = command("train", "--data", data, "--run-dir", run_dir, *flags)
         process = subprocess.Popen(arguments, cwd=data.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
         metrics = run_dir / "metrics.jsonl"
@@ -221,13 +222,14 @@ class TestResume:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
 
-    def test_killed_and_resumed_equals_unbroken(self, data, tmp_path):
-        unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-        train(data, unbroken, *self.settings)
+    @pytest.mark.parametrize("kernels", ["auto", "mxnet"])
+    def test_killed_and_resumed_equals_unbroken(self, data, tmp_path, kernels):
+        unbroken, broken, more = tmp_path / "unbroken", tmp_path / "broken", f"--model.kernels={kernels}"
+        train(data, unbroken, *self.settings, more)
         for steps in (3, 12):
-            self.start(data, broken, steps)
+            self.start(data, broken, steps, more)
         assert not (broken / "result.json").exists()
-        printed = train(data, broken, *self.settings)
+        printed = train(data, broken, *self.settings, more)
         resumes = records(broken, "resume")
         assert resumes
         assert resumes[-1]["step"] > 0
