@@ -97,20 +97,22 @@ def test_pieces_have_one_shape(rows, most, size):
     """MXNet would plan the graph anew for each other shape; what is missing has weight 0."""
     codes = np.random.default_rng(rows).integers(0, 69, (rows, 123)).astype(np.uint8)
     labels = np.arange(rows, dtype=np.int32)
-    batch = replace(pack(codes, labels, rows, 100, 30), rows=np.arange(rows), extra=(mx.nd.arange(rows),))
+    extra = mx.nd.arange(rows)
+    extra.wait_to_read()  # as what a network prepares
+    batch = replace(pack(codes, labels, rows, 100, 30), rows=np.arange(rows), extra=(extra,))
     divided = pieces(batch, most)
     assert {piece.packed.shape for piece in divided} == {(size, 126)}
     assert [piece.first for piece in divided] == list(range(30, 30 + rows, size))
     assert {piece.documents for piece in divided} == {100}
     assert np.concatenate([piece.labels for piece in divided]).tolist() == labels.tolist()
     assert np.concatenate([piece.rows for piece in divided]).tolist() == labels.tolist()
-    packed, extra = (
+    packed, numbers = (
         np.concatenate(parts)
         for parts in zip(*[(piece.packed.asnumpy(), piece.extra[0].asnumpy()) for piece in divided])
     )
     assert (packed[:rows] == batch.packed.asnumpy()).all()
     assert (packed[rows:, -1] == 0).all()
-    assert extra[:rows].tolist() == labels.tolist()
+    assert numbers[:rows].tolist() == labels.tolist()
 
 
 def test_an_error_while_reading_ahead_is_the_reader_s(data):

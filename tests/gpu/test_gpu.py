@@ -15,14 +15,14 @@ from tests.gpu import questions, stand_in
 from tests.gpu.machine import environment
 
 HALF = "float16, MXNet's operators (compute capability 8.6)"
-# Modules that judge facts, which tests/test_doctor.py gives them; no device is asked.
-JUDGES = {f"crepe_dist/diagnosis/{name}.py" for name in ("checks", "trial", "verdict")}
+# Rooms that judge facts or measure: no run depends on their questions. tests/test_doctor.py, tests/test_bench.py and
+# tests/test_peers.py give them answers.
+OTHERS = ("crepe_dist/benchmarking/", "crepe_dist/diagnosis/")
 # Questions with only one answer here, and the test that gives the other.
 ONCE = {
-    "crepe_dist/benchmarking/suite.py: python is not None and device.device_type != 'cpu'": "tests/test_bench.py",
     "crepe_dist/distributed/horovod_build.py: for_gpus": "tests/distributed/test_world.py",  # False: the CPU flavour
-    "crepe_dist/diagnosis/probe.py: cuda.is_installed()": "tests/test_doctor.py",  # False: the CPU flavour
     "crepe_dist/distributed/join.py: not has_gpu_driver()": "tests/distributed/test_world.py",  # True: no driver
+    "crepe_dist/training/banner.py: device.device_type == 'cpu' and ranks.local_size > cores": "tests/test_training.py",
 }
 
 
@@ -171,6 +171,6 @@ def test_every_question_about_a_gpu_is_answered_with_yes_and_with_no(answers, on
     lacking = {}
     for name in questions.found():
         wanted = {True, False} - seen.get(name, set())
-        if name.partition(":")[0] not in JUDGES and len(wanted) > (name in ONCE):
+        if not name.startswith(OTHERS) and len(wanted) > (name in ONCE):
             lacking[name] = wanted
     assert not lacking, "\n".join(f"never {sorted(wanted)}: {name}" for name, wanted in sorted(lacking.items()))
