@@ -101,6 +101,36 @@ def gradient_scale(trainer: Any) -> float:
     return float(trainer._scale)
 
 
+def scale_gradients(trainer: Any, factor: float) -> None:
+    """Multiply the factor of ``gradient_scale`` (checked with MXNet 1.9.1: ``Trainer._scale``)."""
+    trainer._scale *= factor
+
+
+class _Along:
+    """An array in place of a parameter, for ``allreduce_with``."""
+
+    grad_req = "write"
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+
+    def list_grad(self) -> list[Any]:
+        return [self._array]
+
+
+def allreduce_with(trainer: Any, array: Any) -> None:
+    """Sum the gradients of Horovod's trainer, as ``trainer.allreduce_grads()``, and in its last group ``array``.
+
+    The array has the dtype and device of the gradients; its sum replaces it (checked with MXNet 1.9.1 and Horovod
+    0.28.1: ``DistributedTrainer._allreduce_grads`` goes through ``Trainer._params``).
+    """
+    trainer._params.append(_Along(array))
+    try:
+        trainer._allreduce_grads()
+    finally:
+        trainer._params.pop()
+
+
 def replace_allreduce(trainer: Any, allreduce: Callable[[], None]) -> None:
     """Make ``Trainer.step`` and ``Trainer.allreduce_grads`` call ``allreduce``.
 

@@ -335,7 +335,8 @@ def test_what_the_doctor_says_of_horovod(built, gpus, level, what):
     assert "HOROVOD_GPU_OPERATIONS=NCCL" in line.remedy or level == "ok"
 
 
-def test_gradients_of_gpus_need_a_horovod_with_cuda():
+def test_arrays_on_gpus_need_a_horovod_with_cuda():
+    """Neither a check nor a broadcast lets Horovod touch them."""
     import mxnet as mx
 
     from crepe_dist.distributed.world import HorovodWorld
@@ -350,6 +351,8 @@ def test_gradients_of_gpus_need_a_horovod_with_cuda():
 
     world: Any = HorovodWorld.__new__(HorovodWorld)
     world._hvd = Horovod()
-    with pytest.raises(cuda.UserError, match="Horovod was built without CUDA") as raised:
-        world.trainer({"weight": Parameter()}, "sgd", {})
-    assert raised.value.on_all_ranks
+    world.check_device(mx.cpu())
+    for touch in (lambda: world.check_device(mx.gpu(0)), lambda: world.broadcast_parameters({"weight": Parameter()})):
+        with pytest.raises(cuda.UserError, match="Horovod was built without CUDA") as raised:
+            touch()
+        assert raised.value.on_all_ranks

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from crepe_dist.distributed.control import Wish
@@ -9,10 +10,13 @@ from crepe_dist.errors import UserError
 from crepe_dist.training.step_report import StepReport, check_same
 
 
-def test_a_report_is_a_row_of_numbers():
-    for report in (StepReport(2**40, 128, 3.25, Wish.STOP), StepReport(1, 1, -0.0, Wish.GO_ON)):
-        assert StepReport.of(report.row()) == report
-    assert math.isnan(StepReport.of(StepReport(1, 1, math.nan, Wish.SAVE).row()).loss)
+@pytest.mark.parametrize("step", [1, 2**24 + 1, 2**40 - 1])
+def test_a_report_survives_as_a_row_of_float32(step):
+    for documents, wish, loss in ((128, Wish.STOP, 3.25), (2**24 + 1, Wish.GO_ON, -0.0)):
+        row = np.append(StepReport.row(step, documents, wish), np.float32(loss))
+        assert row.dtype == np.float32
+        assert StepReport.of(row) == StepReport(step, documents, loss, wish)
+    assert math.isnan(StepReport.of(np.append(StepReport.row(1, 1, Wish.SAVE), np.float32(np.nan))).loss)
 
 
 def test_the_strongest_wish_is_the_one_to_obey():

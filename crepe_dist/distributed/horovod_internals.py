@@ -5,9 +5,12 @@ Each was checked with Horovod 0.28.1; check them all before another version is a
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from crepe_dist.distributed.hosts import Slot
 
@@ -25,11 +28,14 @@ LOST_PEER = (
     "Application timeout caused pair closure",
     "Read timeout",
     "Write timeout",
+    "NCCL async error",  # read in horovod/common/ops/nccl_operations.cc, not seen
 )
 _PEER_ADDRESS = re.compile(r"\[(\d+\.\d+\.\d+\.\d+)\]:\d+")
 
-# If it is set, Horovod uses another rendezvous protocol than ``store.py``. Checked with Horovod 0.28.1.
+# A worker must not inherit it: at the second ``hvd.init`` of a process it selects another rendezvous protocol than that
+# of ``store.py``. ``aborting_nccl`` sets it for the first. Checked with Horovod 0.28.1.
 NEVER_SET = "HOROVOD_ELASTIC"
+_inits = itertools.count()
 
 
 def is_lost_peer(text: str) -> bool:
@@ -84,7 +90,9 @@ def rendezvous_scopes(slots: Sequence[Slot]) -> dict[str, int]:
 def allow_timeline() -> bool:
     """Let ``hvd.start_timeline`` work later; call before ``hvd.init``.
 
-    Without this value it does nothing (checked with Horovod 0.28.1: ``HOROVOD_TIMELINE=DYNAMIC``).
+    Without this value it does nothing. With it, a thread of rank 0 polls without a pause for events to write, from
+    ``hvd.init`` to the end, and on a GPU the host waits for the gradients before each all-reduce. So call it only if
+    there will be a timeline (checked with Horovod 0.28.1: ``TimelineWriter::WriterLoop``).
 
     Returns:
         False if the launcher has started a timeline, which continues instead.
@@ -92,10 +100,57 @@ def allow_timeline() -> bool:
     return os.environ.setdefault("HOROVOD_TIMELINE", "DYNAMIC") == "DYNAMIC"
 
 
-def spare_the_cores() -> None:
-    """Make Horovod's thread poll every 10 ms unless HOROVOD_CYCLE_TIME is set; call before ``hvd.init``.
+@contextmanager
+def aborting_nccl() -> Iterator[None]:
+    """Let Horovod abort NCCL once a peer is lost; enclose ``hvd.init``.
 
-    By default it polls every millisecond, which takes a tenth of a core (checked with Horovod 0.28.1:
-    ``HOROVOD_CYCLE_TIME``).
+    Otherwise Horovod waits for an event of a collective that never ends, and destroys NCCL's communicator, which waits
+    for the same. It reads the variable at every init. At the first init, it has no other effect: the rendezvous looks
+    at it only after an earlier context was closed. At later ones, the variable stays as it is. (Read in Horovod 0.28.1,
+    not run on a GPU: ``gloo/gloo_context.cc``, ``ops/nccl_operations.cc``, ``ops/gpu_operations.cc``,
+    ``operations.cc``.)
     """
-    os.environ.setdefault("HOROVOD_CYCLE_TIME", "10")
+    if next(_inits) or NEVER_SET in os.environ:
+        yield
+        return
+    os.environ[NEVER_SET] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[NEVER_SET]
+
+
+def set_cycle_time(gpus: bool) -> None:
+    """Choose how often Horovod's thread looks for work, unless HOROVOD_CYCLE_TIME is set; call before ``hvd.init``.
+
+    By default it does every millisecond (checked with Horovod 0.28.1: ``HOROVOD_CYCLE_TIME``). On CPUs that takes a
+    twentieth of a core from the computation. On GPUs the host has cores to spare, and the last gradients of each step
+    wait half a cycle on average.
+    """
+    os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.2" if gpus else "10")
+
+
+def groups(trainer: Any, arrays: list[Any]) -> list[list[Any]]:
+    """Split arrays as Horovod's trainer splits them into groups; without the groups that would be empty.
+
+    Checked with Horovod 0.28.1: ``DistributedTrainer._num_groups``, ``horovod.common.util.split_list``.
+    """
+    number = trainer._num_groups
+    each, more = divmod(len(arrays), number)
+    starts = [each * group + min(group, more) for group in range(number + 1)]
+    return [arrays[start:end] for start, end in zip(starts, starts[1:]) if start < end]
+
+
+def sum_not_average(trainer: Any) -> bool:
+    """Let Horovod's trainer sum gradients on every build.
+
+    It does so where it was built without NCCL, or with one before 2.10. With a newer one it averages, which would round
+    what travels along (checked with Horovod 0.28.1: ``DistributedTrainer._average_in_framework``).
+
+    Returns:
+        Whether the gradients still have to be divided by the number of ranks.
+    """
+    averages = not trainer._average_in_framework
+    trainer._postscale_factor = 1.0
+    trainer._average_in_framework = True
+    return averages

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from crepe_dist.distributed.world import World
 
 
-def join() -> World:
+def join(timeline: bool = False) -> World:
     """Join the world that the launcher describes, and give this process its share of the host's threads.
+
+    Args:
+        timeline: ``World.start_timeline`` will be called.
 
     Raises:
         UserError: this is one of many processes, and Horovod is missing, or other ranks do not arrive.
@@ -42,7 +45,7 @@ def join() -> World:
         return World()
     horovod = _import_horovod(launch)
     _check_network(launch)
-    world = HorovodWorld(horovod, met)
+    world = HorovodWorld(horovod, met, timeline)
     if world.size != launch.size:
         fewer = UserError(
             f"{launch.launcher} started {launch.size} processes, but Horovod sees {world.size}",
@@ -76,8 +79,7 @@ def _import_horovod(launch: Launch) -> Any:
             remedy="unset it to let the processes meet without MPI, or build Horovod with HOROVOD_WITH_MPI=1",
         )
         raise _error_of_all(launch.rank, built)
-    if not has_gpu_driver():
-        horovod_internals.spare_the_cores()
+    horovod_internals.set_cycle_time(has_gpu_driver())
     return horovod
 
 

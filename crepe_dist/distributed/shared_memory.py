@@ -25,7 +25,7 @@ from crepe_dist import machine
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.distributed.gradients import Reduced, Row, Trainer
 from crepe_dist.errors import PeerGone
-from crepe_dist.mxnet_internals import replace_allreduce, set_gradients
+from crepe_dist.mxnet_internals import replace_allreduce, set_gradients, view
 from crepe_dist.native import library
 
 FOLDER = machine.SHARED_MEMORY
@@ -72,11 +72,13 @@ class SharedGradients:
         self._barrier = self._flat[0].ctypes.data - START
         self._bound = self._move()
 
-    def all_reduce(self, row: Row) -> Reduced:
+    def all_reduce(self, row: Row, loss: mx.nd.NDArray | None = None) -> Reduced:
         """Sum the gradients over the processes, in the order of ranks, in place; bit-identical on every rank."""
         if any(p.grad() is not bound for p, bound in zip(self._parameters, self._bound)):
             raise RuntimeError("a parameter was given another gradient array, which is not in shared memory")
         mx.nd.waitall()
+        if loss is not None:
+            row = np.append(row, view(loss))
         self._write_note(row)
         self._wait_for_all()
         rows = np.stack(self._read_notes(row))
@@ -90,7 +92,7 @@ class SharedGradients:
 
     def sum(self) -> None:
         """Sum the gradients without a row, in place of a Gluon trainer's ``_allreduce_grads``."""
-        self.all_reduce(np.zeros(0))
+        self.all_reduce(np.zeros(0, np.float32))
 
     def sum_note(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Sum a small array, of at most ``NOTE`` bytes, over the processes in the order of ranks.
@@ -148,8 +150,8 @@ class SharedMemoryTrainer(Trainer):
         self._shared = shared
         replace_allreduce(trainer, shared.sum)
 
-    def all_reduce(self, row: Row) -> Reduced:
-        return self._shared.all_reduce(row)
+    def all_reduce(self, row: Row, loss: mx.nd.NDArray) -> Reduced:
+        return self._shared.all_reduce(row, loss)
 
 
 def share(ranks: Collectives, parameters: Iterable[Any]) -> SharedGradients | None:

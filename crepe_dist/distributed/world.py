@@ -26,11 +26,18 @@ from crepe_dist.distributed.gradients import HorovodTrainer, Trainer
 from crepe_dist.distributed.rendezvous import Meeting
 from crepe_dist.distributed.shared_memory import NOTE, SharedGradients, SharedMemoryTrainer, share
 from crepe_dist.errors import UserError
-from crepe_dist.mxnet_internals import trainer_parameters
+from crepe_dist.mxnet_internals import scale_gradients, trainer_parameters
 
 
 class World(Collectives):
     """A single process, and the base class of many; a context manager that ends collective work cleanly."""
+
+    def check_device(self, device: mx.Context) -> None:
+        """Check that arrays on that device can be broadcast and summed; call before any of them exists.
+
+        Raises:
+            UserError: it is a GPU, and Horovod was built without CUDA. Horovod would crash.
+        """
 
     def broadcast_parameters(self, parameters: dict[str, gluon.Parameter]) -> None:
         """Copy rank 0's values of Gluon parameters to every rank.
@@ -47,7 +54,7 @@ class World(Collectives):
     def start_timeline(self, path: str) -> None:
         """Record Horovod's collectives from now on, on rank 0, for chrome://tracing; every rank calls it.
 
-        If the launcher asked for a timeline, that one continues instead.
+        It does nothing unless ``join`` was told. If the launcher asked for a timeline, that one continues instead.
         """
 
     def stop_timeline(self) -> None:
@@ -81,16 +88,18 @@ class HorovodWorld(World):
     Args:
         horovod: the module ``horovod.mxnet``.
         met: place of this process, if our own rendezvous formed the group.
+        timeline: ``start_timeline`` will be called.
     """
 
-    def __init__(self, horovod: Any, met: Meeting | None = None) -> None:
+    def __init__(self, horovod: Any, met: Meeting | None = None, timeline: bool = False) -> None:
         super().__init__()
         self._hvd = horovod
         self._met = met
         self._shared: SharedGradients | None = None
-        self._can_start_timeline = horovod_internals.allow_timeline()
+        self._can_start_timeline = timeline and horovod_internals.allow_timeline()
         before = peer_loss.sockets()
-        self._hvd.init()
+        with horovod_internals.aborting_nccl():
+            self._hvd.init()
         self.rank = self._hvd.rank()
         self.size = self._hvd.size()
         self.local_rank = self._hvd.local_rank()
@@ -125,7 +134,13 @@ class HorovodWorld(World):
         ends = np.cumsum(sizes).tolist()
         return [json.loads(joined[end - length : end]) for end, length in zip(ends, sizes.tolist())]
 
+    def check_device(self, device: mx.Context) -> None:
+        if device.device_type == "gpu" and not self._hvd.cuda_built():
+            raise horovod_build.without_cuda()
+
     def broadcast_parameters(self, parameters: dict[str, gluon.Parameter]) -> None:
+        for parameter in parameters.values():
+            self.check_device(parameter.list_ctx()[0])
         self._hvd.broadcast_parameters(parameters, root_rank=0, prefix="parameters.")
 
     def trainer(self, parameters: dict[str, gluon.Parameter], optimizer: str, settings: dict[str, Any]) -> Trainer:
@@ -133,9 +148,9 @@ class HorovodWorld(World):
         # handling of a failed collective. On a GPU three groups: the gradients of the dense layers, four fifths of the
         # bytes and the first to be ready, travel while those of the convolutions are computed.
         on_cpu = all(each.list_ctx()[0].device_type == "cpu" for each in parameters.values())
-        if not on_cpu and not self._hvd.cuda_built():
-            raise horovod_build.without_cuda()
         trainer = self._hvd.DistributedTrainer(parameters, optimizer, settings, num_groups=1 if on_cpu else 3)
+        if horovod_internals.sum_not_average(trainer):
+            scale_gradients(trainer, 1 / self.size)
         self._shared = share(self, trainer_parameters(trainer)) if on_cpu else None
         if self._shared is None:
             return HorovodTrainer(trainer, self)

@@ -1,7 +1,6 @@
 // All-reduce of arrays in memory shared by the processes of one host, called through ctypes; see
 // distributed/shared_memory.py.
 
-#include <omp.h>
 #include <sched.h>
 #include <time.h>
 
@@ -85,16 +84,4 @@ extern "C" uint64_t crepe_add(float* const* arrays, int processes, int mine, int
         for (int i = 0; i < processes; ++i) std::copy_n(sums, some, arrays[i] + start);
     }
     return bad;
-}
-
-// Returns 1 if all elements of the arrays are finite.
-extern "C" int crepe_finite(float* const* arrays, const int64_t* counts, int number, int threads) {
-    int bad = 0;
-#pragma omp parallel num_threads(threads) reduction(| : bad)
-    for (int i = 0; i < number; ++i) {
-        const int64_t team = omp_get_num_threads(), own = omp_get_thread_num();
-        const int64_t start = counts[i] * own / team, end = counts[i] * (own + 1) / team;
-        bad |= !finite(arrays[i] + start, end - start);
-    }
-    return !bad;
 }

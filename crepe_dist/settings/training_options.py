@@ -134,7 +134,8 @@ class LoggingOptions(Settings, group="logging"):
     """Output of training; without influence on the result.
 
     Args:
-        every: steps between two reads of the loss; each waits for the device.
+        every: steps between two records in the metrics and updates of the progress line. The loss itself is read in
+            every step.
         tensorboard: write TensorBoard events into the run folder.
         report: write report.html and model_card.md into the run folder at the end of the run.
         profile: measure the phases of the first 50 steps, which slows them slightly. Prints a table, writes

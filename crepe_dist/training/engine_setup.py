@@ -10,7 +10,7 @@ import numpy as np
 from crepe_dist import machine
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.loader import share
-from crepe_dist.distributed.device import pick
+from crepe_dist.distributed.same_device import pick_on_all
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
 from crepe_dist.model import ngrams, parameters
@@ -39,7 +39,7 @@ def build_engine(config: Config, data: Dataset, world: World) -> tuple[Engine, S
     Raises:
         UserError: on every rank, if one of them lacks something or the ranks disagree.
     """
-    device = pick(config.device, world)
+    device = pick_on_all(config.device, world)
     world.agree("settings", lambda: None, same=lambda _: config.identity())
     start = world.agree("parameters to start from", lambda: _start(config, data), same=_identity)
     shape = start.shape if start else _shape(config.model, data)

@@ -45,10 +45,10 @@ class Outcome:
 class TrainingStep:
     """Training step of a network on one global batch.
 
-    Each rank's gradient is that of the SUM of its documents' losses. Horovod sums it over the ranks (CPU, NCCL before
-    2.10) and folds 1/size into ``trainer._scale``, or averages it. Either way, ``update(n)`` with n = G/size divides
-    the total by G, the number of documents in the global batch. The result is the gradient that one process would
-    compute. If each rank passed the size of its own share instead, the replicas would diverge silently.
+    Each rank's gradient is that of the SUM of its documents' losses. It is summed over the ranks, and 1/size is folded
+    into ``trainer._scale``. ``update(n)`` with n = G/size divides the total by G, the number of documents in the global
+    batch. The result is the gradient that one process would compute. If each rank passed the size of its own share
+    instead, the replicas would diverge silently.
 
     Args:
         engine: the network on this rank's device.
@@ -97,8 +97,7 @@ class TrainingStep:
         Raises:
             UserError: on every rank, if the ranks are at different steps.
         """
-        mine = StepReport(step, batch.documents, float(loss.asscalar()), wish)
-        reduced = self._trainer.all_reduce(mine.row())
+        reduced = self._trainer.all_reduce(StepReport.row(step, batch.documents, wish), loss)
         self.mark("all-reduce")
         reports = [StepReport.of(row) for row in reduced.rows]
         check_same(reports)

@@ -35,8 +35,10 @@ with join() as world:
             parameter.grad()[:] = mx.nd.array(made[world.rank])
             parameter.data()._fresh_grad = True
             expected[name] = expected[name] - sum(made) / world.size
-        exchanged = trainer.all_reduce(np.array([step, world.rank]))
-        assert exchanged.rows.tolist() == [[step, rank] for rank in range(world.size)], exchanged
+        numbers = np.array([2**24 - 1, step, world.rank], np.float32)
+        exchanged = trainer.all_reduce(numbers, mx.nd.array([0.1 * world.rank]))
+        losses = np.float32([0.1 * rank for rank in range(world.size)]).tolist()
+        assert exchanged.rows.tolist() == [[2**24 - 1, step, *each] for each in enumerate(losses)], exchanged
         assert exchanged.not_finite == (), exchanged
         trainer.gluon.update(1)
     for name, parameter in parameters.items():
@@ -48,11 +50,12 @@ with join() as world:
         assert total.dtype == dtype and total.tolist() == [[world.size, sum(range(world.size))]], total
     assert world.sum(np.ones(100_000), "large").sum() == 100_000 * world.size  # by Horovod
     last = parameters.get("c").grad()
+    nothing = np.zeros(1, np.float32), mx.nd.zeros(1)
     for bad, culprit in ((np.nan, 0), (np.inf, world.size - 1)):
         last[:] = bad if world.rank == culprit else 1
-        assert trainer.all_reduce(np.zeros(1)).not_finite == (culprit,)
+        assert trainer.all_reduce(*nothing).not_finite == (culprit,)
     last[:] = 3e38
-    assert trainer.all_reduce(np.zeros(1)).not_finite == tuple(range(world.size))  # the sum alone overflows
+    assert trainer.all_reduce(*nothing).not_finite == tuple(range(world.size))  # the sum alone overflows
     print("all well on", world.rank)
     parameters.get("a").cast("float32")  # makes another gradient array
     try:

@@ -21,7 +21,7 @@ OTHERS = ("crepe_dist/benchmarking/", "crepe_dist/diagnosis/")
 # Questions with only one answer here, and the test that gives the other.
 ONCE = {
     "crepe_dist/distributed/horovod_build.py: for_gpus": "tests/distributed/test_world.py",  # False: the CPU flavour
-    "crepe_dist/distributed/join.py: not has_gpu_driver()": "tests/distributed/test_world.py",  # True: no driver
+    "crepe_dist/distributed/horovod_internals.py: gpus": "tests/distributed/test_world.py",  # False: no driver
     "crepe_dist/training/banner.py: device.device_type == 'cpu' and ranks.local_size > cores": "tests/test_training.py",
 }
 

@@ -1,0 +1,216 @@
+"""A step has one collective and at most one wait for the device; what travels along arrives unrounded."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from crepe_dist.distributed import horovod_internals, same_device
+from crepe_dist.distributed.world import World
+from crepe_dist.errors import UserError
+from tests.conftest import QUICK, needs_kernels, run
+from tests.distributed.test_world import script
+
+# `train`, which prints the collectives and the waits of each step: from one batch to the next.
+COUNTING = """
+import json, sys
+from collections import Counter
+from crepe_dist.distributed.launch import detect, import_mxnet
+import_mxnet(detect())
+import horovod.mxnet as hvd, mxnet as mx
+from crepe_dist import train
+from crepe_dist.distributed import world
+from crepe_dist.training.guards import Guards
+counts, steps = Counter(), []
+def count(owner, name, kind):
+    original = getattr(owner, name)
+    def counted(*arguments, **named):
+        counts[kind] += 1
+        return original(*arguments, **named)
+    setattr(owner, name, counted)
+for name in dir(hvd):
+    if name.rstrip("_").endswith(("allreduce", "allgather", "broadcast", "alltoall", "reducescatter")):
+        count(hvd, name, "collectives")
+for name in ("asnumpy", "wait_to_read"):  # asscalar and bool call the first
+    count(mx.nd.NDArray, name, "waits")
+count(mx.nd, "waitall", "waits")
+before_step = Guards.before_step
+def noted(self, batch):
+    steps.append(dict(counts))
+    return before_step(self, batch)
+Guards.before_step = noted
+world.share = lambda *_: None
+sys.argv = ["train", *{arguments!r}]
+train.main()
+print("steps:", json.dumps([{{kind: after[kind] - before.get(kind, 0) for kind in after}}
+                            for before, after in zip(steps, steps[1:])]))
+"""
+
+
+def test_a_step_meets_once_and_waits_once(data, tmp_path):
+    arguments = [
+        *("--data", str(data), "--run-dir", str(tmp_path / "run"), *QUICK, "--training.epochs=1"),
+        *("--model.kernels=mxnet", "--logging.every=1", "--optimizer.clip_norm=0.05", "--safety.digest_every=1000"),
+    ]
+    printed = run(script(2, COUNTING.format(arguments=arguments)), tmp_path)
+    counted = [json.loads(line.split("steps:")[1]) for line in printed.splitlines() if "steps:" in line]
+    assert len(counted) == 2
+    for steps in counted:
+        assert steps == [{"collectives": 1, "waits": 1}] * 6, steps
+
+
+# Three sums of gradients as a Horovod with NCCL 2.10 makes them, which would average.
+AVERAGING = """
+import numpy as np
+from crepe_dist.distributed.join import join
+with join() as world:
+    import horovod.mxnet as hvd, mxnet as mx
+    from mxnet import gluon
+    from crepe_dist.distributed import world as module
+    from crepe_dist.errors import PeerGone
+    {before}
+    hvd.nccl_built = lambda: 21000
+    parameters = gluon.ParameterDict()
+    for name in "abc":
+        parameters.get(name, shape=(3, 5), init="zeros")
+    parameters.initialize()
+    trainer = world.trainer(parameters, "sgd", dict(learning_rate=1.0))
+    trainer.gluon._num_groups = {groups}
+    for step in range(3):
+        for parameter in parameters.values():
+            parameter.grad()[:] = 0.1 + world.rank
+            parameter.data()._fresh_grad = True
+        sums = trainer.all_reduce(np.array([2**24 - 1 - step], np.float32), mx.nd.array([0.1]))
+        assert sums.rows.tolist() == [[2**24 - 1 - step, np.float32(0.1)]] * world.size, sums
+        trainer.gluon.update(1)
+    mean = 0.1 + (world.size - 1) / 2
+    for parameter in parameters.values():
+        assert np.allclose(parameter.data().asnumpy(), -3 * mean), parameter.data()
+    for bad, culprit in ((np.nan, 0), (np.inf, world.size - 1)):
+        parameter.grad()[:] = bad if world.rank == culprit else 1
+        assert trainer.all_reduce(np.zeros(1, np.float32), mx.nd.zeros(1)).not_finite == (culprit,)
+    trainer.gluon._allreduce_grads = lambda: None  # as if it had been aborted before anything was added
+    parameter.grad()[:] = 0
+    try:
+        trainer.all_reduce(np.zeros(1, np.float32), mx.nd.zeros(1))
+    except PeerGone:
+        assert trainer.by == "Horovod"
+    else:
+        assert trainer.by == "shared memory"
+    print("all well on", world.rank)
+"""
+BY_HOROVOD = "module.share = lambda *_: None"
+
+
+@pytest.mark.parametrize(
+    ("processes", "groups", "before"),
+    [(2, 3, BY_HOROVOD), (3, 1, BY_HOROVOD), pytest.param(2, 1, "", marks=needs_kernels)],
+)
+def test_sums_and_rows_are_exact_where_horovod_would_average(tmp_path, processes, groups, before):
+    printed = run(script(processes, AVERAGING.format(groups=groups, before=before)), tmp_path)
+    assert printed.count("all well on") == processes
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 19])
+@pytest.mark.parametrize("number", [1, 3])
+def test_groups_are_those_of_horovod(length, number):
+    from horovod.common.util import split_list
+
+    class Trainer:
+        _num_groups = number
+
+    arrays = list(range(length))
+    assert horovod_internals.groups(Trainer(), arrays) == [each for each in split_list(arrays, number) if each]
+
+
+def test_nccl_is_aborted_from_the_first_start_on_and_no_child_inherits_it(monkeypatch):
+    name = horovod_internals.NEVER_SET
+    monkeypatch.setattr(horovod_internals, "_inits", iter(range(9)))
+    monkeypatch.delenv(name, raising=False)
+    seen = []
+    for _ in range(2):  # a second start in one process would ask the rendezvous for a rank
+        with horovod_internals.aborting_nccl():
+            seen.append(os.environ.get(name))
+        assert name not in os.environ
+    assert seen == ["1", None]
+
+
+def test_a_user_s_choice_about_nccl_and_cycles_is_kept(monkeypatch):
+    monkeypatch.setattr(horovod_internals, "_inits", iter(range(9)))
+    monkeypatch.setenv(horovod_internals.NEVER_SET, "0")
+    with horovod_internals.aborting_nccl():
+        assert os.environ[horovod_internals.NEVER_SET] == "0"
+    assert os.environ[horovod_internals.NEVER_SET] == "0"
+    monkeypatch.setenv("HOROVOD_CYCLE_TIME", "3")
+    horovod_internals.set_cycle_time(gpus=True)
+    assert os.environ["HOROVOD_CYCLE_TIME"] == "3"
+
+
+TIMELINE = """
+import os, time
+from pathlib import Path
+from crepe_dist.distributed.join import join
+with join(timeline={asked}) as world:
+    assert ("HOROVOD_TIMELINE" in os.environ) == {asked}, os.environ["HOROVOD_TIMELINE"]
+    world.start_timeline("timeline")
+    due = time.monotonic() + 60
+    while time.monotonic() < due and not world.broadcast(Path("timeline").exists(), "there") and {asked}:
+        time.sleep(0.1)
+    world.stop_timeline()
+    print("all well on", world.rank)
+"""
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_horovod_s_timeline_is_there_only_if_asked_for(tmp_path, asked):
+    """Its thread would take a core of rank 0 in every run."""
+    printed = run(script(2, TIMELINE.format(asked=asked)), tmp_path)
+    assert printed.count("all well on") == 2
+    assert (tmp_path / "timeline").exists() == asked
+
+
+class Ranks(World):
+    """Rank 2 of some whose devices are given."""
+
+    rank = 2
+
+    def __init__(self, *kinds):
+        super().__init__()
+        self.size = len(kinds)
+        self._kinds = kinds
+        self.checked = []
+
+    def gather(self, value, name):
+        if name != "device types":
+            return [value] * self.size
+        return [[f"host{rank // 2}", kind] for rank, kind in enumerate(self._kinds)]
+
+    def check_device(self, device):
+        self.checked.append(device)
+
+
+def test_ranks_with_and_without_gpus_are_refused():
+    import mxnet as mx
+
+    world = Ranks("gpu", "gpu", "cpu", "gpu", "gpu")
+    with pytest.raises(UserError) as raised:
+        same_device.pick_on_all("cpu", world)
+    assert raised.value.on_all_ranks
+    assert raised.value.what == (
+        "some processes have a GPU and others have none: "
+        "rank 0 and 1 (host host0) on a GPU; rank 2 (host host1) on the CPU; rank 3 (host host1) on a GPU; "
+        "rank 4 (host host2) on a GPU"
+    )
+    assert not world.checked
+    alike = Ranks("cpu", "cpu", "cpu")
+    assert same_device.pick_on_all("cpu", alike) == mx.cpu()
+    assert alike.checked == [mx.cpu()]
+
+
+def test_of_many_ranks_some_are_named():
+    found = [["hosta", "gpu"]] * 64 + [["hostb", "cpu"]]
+    assert same_device._shown(found) == (
+        "rank 0, 1, 2, 3, 4, 5, 6, 7 and 56 more (host hosta) on a GPU; rank 64 (host hostb) on the CPU"
+    )
