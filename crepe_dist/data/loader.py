@@ -28,6 +28,16 @@ PREFETCH = 4
 EXTRA = 3  # bytes per packed row after its codes
 
 
+class Unpack(gluon.HybridBlock):
+    """``Batch.packed`` → codes, uint8 [B, L]; labels, float32 [B]; weights, float32 [B, 1]."""
+
+    def hybrid_forward(self, F: Any, packed: Any) -> tuple[Any, Any, Any]:
+        extra = F.cast(F.slice_axis(packed, axis=1, begin=-EXTRA, end=None), dtype="float32")
+        low, high, weights = F.split(extra, EXTRA, axis=1)
+        codes = F.slice_axis(packed, axis=1, begin=0, end=-EXTRA)
+        return codes, F.reshape(low + 256 * high, (-1,)), weights
+
+
 @dataclass(frozen=True)
 class Batch:
     """One rank's share of a global batch, padded with blank rows of weight 0 to the same shape in every step.
@@ -53,10 +63,8 @@ class Batch:
 
     def on(self, device: Any) -> tuple[mx.nd.NDArray, mx.nd.NDArray, mx.nd.NDArray]:
         """Copy to the device: codes, uint8 [B, L]; labels, float32 [B]; weights, float32 [B, 1]."""
-        packed = self.packed.as_in_context(device)
-        length = packed.shape[1] - EXTRA
-        low, high, weights = packed.slice_axis(1, length, None).astype("float32").split(EXTRA, axis=1)
-        return packed.slice_axis(1, 0, length), (low + 256 * high).reshape((-1,)), weights
+        codes, labels, weights = Unpack()(self.packed.as_in_context(device))
+        return codes, labels, weights
 
 
 def pack(codes: Codes, labels: npt.NDArray[np.int32], rows: int, documents: int, first: int = 0) -> Batch:

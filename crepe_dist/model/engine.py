@@ -11,9 +11,10 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd
 
-from crepe_dist.data.loader import EXTRA, Batch
+from crepe_dist.data.loader import EXTRA, Batch, Unpack
 from crepe_dist.data.pieces import pieces, rows_per_piece
 from crepe_dist.model import dropout, parameters
+from crepe_dist.model.loss import Loss
 from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.parameters import Network
 from crepe_dist.model.precision import Plan
@@ -105,18 +106,24 @@ class GraphEngine(Engine):
 
     def __init__(self, network: Network, plan: Plan, device: Any, objective: Objective = PLAIN, piece: int = 0) -> None:
         super().__init__(network, plan, device, objective, piece)
-        self._class_weights = mx.nd.array(objective.class_weights(network.shape.classes), ctx=device)
+        class_weights = mx.nd.array(objective.class_weights(network.shape.classes), ctx=device)
+        self._class_weights = (class_weights,) if objective.weights else ()
+        self._scales: dict[float, mx.nd.NDArray] = {}
+        # Graphs, because each operator outside one takes the host about as long as all of a graph's.
+        self._unpack, self._loss = Unpack(), Loss(objective)
+        for graph in (self._unpack, self._loss):
+            graph.hybridize(static_alloc=True, static_shape=True)
         network.compute_in(plan.precision, device)
 
     def prepare(self, batch: Batch) -> Batch:
         return self.network.prepare(batch)
 
     def logits(self, batch: Batch) -> mx.nd.NDArray:
-        codes, _, _ = batch.on(self.device)
+        codes, _, _ = self._unpack(batch.packed.as_in_context(self.device))
         return self.network.logits(*self.network.inputs(batch, codes))
 
     def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> mx.nd.NDArray:
-        codes, labels, weights = batch.on(self.device)
+        codes, labels, weights = self._unpack(batch.packed.as_in_context(self.device))
         inputs = self.network.inputs(batch, codes)
         mark("copy")
 
@@ -126,21 +133,18 @@ class GraphEngine(Engine):
             return mask.as_in_context(self.device)
 
         with autograd.record():
-            loss = self._loss(self.network.training_logits(kept, *inputs), labels, weights)
-            scaled = loss * scale
+            logits = self.network.training_logits(kept, *inputs)
+            loss = self._loss(logits, labels, weights, *self._class_weights)
         mark("forward")
-        scaled.backward()
+        loss.backward(self._scale(scale))
         mark("backward")
         return loss
 
-    def _loss(self, logits: mx.nd.NDArray, labels: mx.nd.NDArray, weights: mx.nd.NDArray) -> mx.nd.NDArray:
-        log_probabilities, smoothing = mx.nd.log_softmax(logits), self.objective.smoothing
-        target = log_probabilities.pick(labels, axis=1, keepdims=True)
-        if smoothing:
-            target = (1 - smoothing) * target + smoothing * log_probabilities.mean(axis=1, keepdims=True)
-        if self.objective.weights:
-            weights = weights * self._class_weights.take(labels).reshape((-1, 1))
-        return -(target * weights).sum()
+    def _scale(self, scale: float) -> mx.nd.NDArray:
+        """Return the gradient of the scaled loss by the loss, float32 [1] on the device."""
+        if scale not in self._scales:
+            self._scales = {scale: mx.nd.full((1,), scale, ctx=self.device)}
+        return self._scales[scale]
 
 
 class NativeEngine(Engine):

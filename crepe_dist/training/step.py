@@ -12,7 +12,7 @@ from crepe_dist.data.loader import Batch
 from crepe_dist.distributed.control import Wish
 from crepe_dist.distributed.gradients import Trainer
 from crepe_dist.model.engine import Engine, Mark, no_mark
-from crepe_dist.mxnet_internals import gradient_scale, update_arrays_one_by_one
+from crepe_dist.mxnet_internals import gradient_scale, update_arrays_one_by_one, update_arrays_together
 from crepe_dist.training.loss_scale import loss_scale
 from crepe_dist.training.step_report import StepReport, check_same
 
@@ -73,6 +73,8 @@ class TrainingStep:
         self.mark: Mark = no_mark
         if engine.device.device_type == "cpu":
             update_arrays_one_by_one(trainer.gluon)
+        else:
+            update_arrays_together(trainer.gluon)
 
     def gradients(self, batch: Batch, step: int) -> mx.nd.NDArray:
         """Compute the gradients of this rank's share: forward and backward pass.

@@ -71,10 +71,11 @@ def _contexts(mx: Any) -> None:
         __repr__ = __str__
 
     plain = mx.nd.NDArray.context.fget
+    devices = {number: Device(number - FIRST) for number in range(FIRST, FIRST + cuda.count())}
 
     def context(array: Any) -> Any:
         found = plain(array)
-        return Device(found.device_id - FIRST) if found.device_id >= FIRST else found
+        return devices.get(found.device_id, found)
 
     mx.nd.NDArray.context = property(context)
     listed = mx.runtime.feature_list

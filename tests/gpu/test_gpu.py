@@ -128,6 +128,7 @@ def test_the_loss_scale_is_halved_until_a_step_in_float16_is_finite(one):
     assert found["changed"]
     assert found["devices"] == ["gpu(1)"]
     assert found["gradients"] == ["float32"]
+    assert found["operators of the update"] == 1
 
 
 @pytest.fixture(scope="module")
