@@ -3,10 +3,11 @@
 
     sudo .venv/bin/python benchmarks/link.py --gbps 0.1 0.5 1 10
 
-The hosts are network namespaces joined by a veth pair with a token bucket (tc tbf) on both ends. Each runs a worker
-with one thread; Gloo's rendezvous runs in the first. At each speed, a training step and an all-reduce are measured and
-compared with predictions: computation as measured in a worker without Horovod, the all-reduce by the ring model. One
-prediction uses the speed of the link alone, the other is bounded by the speed of an unlimited link on this machine.
+The hosts are network namespaces joined by a veth pair with a token bucket (tc tbf) on both ends. Each runs one worker
+or more (--per-host), with one thread each; Gloo's rendezvous runs in the first. At each speed, a training step and an
+all-reduce are measured and compared with predictions: computation as measured in workers without Horovod, the
+all-reduce by the ring model of two hosts. One prediction uses the speed of the link alone, the other is bounded by the
+speed of an unlimited link on this machine.
 
 Needs root and iproute2. Traffic stays in the namespaces, which are removed at the end.
 """
@@ -45,7 +46,7 @@ from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
 from horovod.runner.http.http_server import RendezvousServer
 server = RendezvousServer()
 port = server.start()
-server.init(get_host_assignments(parse_hosts(sys.argv[1]), 2))
+server.init(get_host_assignments(parse_hosts(sys.argv[1]), int(sys.argv[2])))
 print(port, flush=True)
 sys.stdin.read()
 """
@@ -55,6 +56,7 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--gbps", type=float, nargs="+", default=[0.1, 0.5, 1.0, 10.0], help="speeds of the link")
     flags.add_argument("--batch", type=int, default=32, help="documents per process and step")
+    flags.add_argument("--per-host", type=int, default=1, help="processes on each host")
     flags.add_argument("--filters", type=int, default=128)
     flags.add_argument("--units", type=int, default=512)
     flags.add_argument("--rounds", type=int, default=3, help="rounds over all speeds; medians are reported")
@@ -67,9 +69,11 @@ def main() -> None:
     shape = CrepeShape(len(ALPHABET), 1014, 7, given.filters, given.units)
     with ExitStack() as stack:
         stack.enter_context(namespaces())
-        port = stack.enter_context(rendezvous())
-        world = stack.enter_context(Workers([_worker(rank, port) for rank in range(2)], 2, environment()))
-        alone = stack.enter_context(start_independent(2))
+        size = 2 * given.per_host
+        port = stack.enter_context(rendezvous(given.per_host))
+        started = [_worker(rank, given.per_host, port) for rank in range(size)]
+        world = stack.enter_context(Workers(started, size, environment()))
+        alone = stack.enter_context(start_independent(size))
         for workers in (world, alone):
             gradient = workers.ask("build", **asdict(shape))[0]["bytes"]
             workers.ask("train", batch=given.batch, steps=1)
@@ -147,11 +151,11 @@ def limit(speed: float | None) -> None:
 
 
 @contextmanager
-def rendezvous() -> Iterator[int]:
+def rendezvous(per_host: int) -> Iterator[int]:
     """Run Horovod's rendezvous server on the first host; yield its port."""
-    hosts = ",".join(f"{address}:1" for address in ADDRESSES)
+    hosts = ",".join(f"{address}:{per_host}" for address in ADDRESSES)
     server = subprocess.Popen(
-        ["ip", "netns", "exec", HOSTS[0], sys.executable, "-c", RENDEZVOUS, hosts],
+        ["ip", "netns", "exec", HOSTS[0], sys.executable, "-c", RENDEZVOUS, hosts, str(2 * per_host)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -168,14 +172,15 @@ def rendezvous() -> Iterator[int]:
         server.wait()
 
 
-def _worker(rank: int, port: int) -> list[str]:
+def _worker(rank: int, per_host: int, port: int) -> list[str]:
+    host, local_rank = divmod(rank, per_host)
     variables = {
-        "HOROVOD_HOSTNAME": ADDRESSES[rank],
+        "HOROVOD_HOSTNAME": ADDRESSES[host],
         "HOROVOD_RANK": rank,
-        "HOROVOD_SIZE": 2,
-        "HOROVOD_LOCAL_RANK": 0,
-        "HOROVOD_LOCAL_SIZE": 1,
-        "HOROVOD_CROSS_RANK": rank,
+        "HOROVOD_SIZE": 2 * per_host,
+        "HOROVOD_LOCAL_RANK": local_rank,
+        "HOROVOD_LOCAL_SIZE": per_host,
+        "HOROVOD_CROSS_RANK": host,
         "HOROVOD_CROSS_SIZE": 2,
         "HOROVOD_GLOO_RENDEZVOUS_ADDR": ADDRESSES[0],
         "HOROVOD_GLOO_RENDEZVOUS_PORT": port,
@@ -186,8 +191,8 @@ def _worker(rank: int, port: int) -> list[str]:
     settings = [f"{name}={value}" for name, value in variables.items()]
     # Horovod 0.28.1 uses HOROVOD_GLOO_IFACE for the first connections only. Gradients go to the address to which the
     # host's name resolves, so each host is named by its address.
-    named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', ADDRESSES[rank]]
-    return ["ip", "netns", "exec", HOSTS[rank], *named, "env", *settings, *PYTHON, "--number", str(rank)]
+    named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', ADDRESSES[host]]
+    return ["ip", "netns", "exec", HOSTS[host], *named, "env", *settings, *PYTHON, "--number", str(rank)]
 
 
 def _check(given: argparse.Namespace) -> None:
@@ -205,7 +210,7 @@ def _check(given: argparse.Namespace) -> None:
         raise UserError("Horovod is not installed", remedy="install it (README, Install)")
     if (
         not all(0 < gbps < 1000 for gbps in given.gbps)
-        or min(given.batch, given.filters, given.units, given.rounds) < 1
+        or min(given.batch, given.per_host, given.filters, given.units, given.rounds) < 1
     ):
         raise UserError("speeds, sizes and rounds must be above 0")
 

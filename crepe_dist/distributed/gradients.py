@@ -86,7 +86,11 @@ class HorovodTrainer(Trainer):
         rows = numbers.reshape(self._ranks.size, -1)
         if not (rows[:, -1] == 1).all():
             raise PeerGone("an all-reduce was broken off: another process ended, or the network failed")
-        return Reduced(rows[:, :-1], () if finite else self._culprits(norms))
+        if finite:
+            return Reduced(rows[:, :-1], ())
+        return Reduced(
+            rows[:, :-1], culprits(self._ranks, not all(np.isfinite(norm.asnumpy()).all() for norm in norms))
+        )
 
     def _table(self, row: Row, loss: mx.nd.NDArray) -> mx.nd.NDArray:
         """Return [size, n + 2] as one dimension on the device: in this rank's row its numbers, its loss, and a 1."""
@@ -97,12 +101,18 @@ class HorovodTrainer(Trainer):
         device = loss.context
         return mx.nd.concat(before.as_in_context(device), loss, after.as_in_context(device), dim=0)
 
-    def _culprits(self, norms: list[mx.nd.NDArray]) -> tuple[int, ...]:
-        """Find the ranks whose own gradients were not finite. All ranks enter it, since they saw the same sums."""
-        bad = np.zeros(self._ranks.size, np.int32)
-        bad[self._ranks.rank] = not all(np.isfinite(norm.asnumpy()).all() for norm in norms)
-        found = np.flatnonzero(self._ranks.sum(bad, "culprits"))
-        return tuple(found.tolist() or range(self._ranks.size))
+
+def culprits(ranks: Collectives, bad: bool) -> tuple[int, ...]:
+    """Find the ranks whose own gradients were not finite; all ranks if there are none, so only the sum overflowed.
+
+    All ranks call it after a sum that was not finite, which they all saw.
+
+    Args:
+        bad: this rank's own gradients were not finite.
+    """
+    flags = np.zeros(ranks.size, np.int32)
+    flags[ranks.rank] = bad
+    return tuple(np.flatnonzero(ranks.sum(flags, "culprits")).tolist() or range(ranks.size))
 
 
 def _read(numbers: mx.nd.NDArray, gradients: list[Any]) -> tuple[Row, bool]:

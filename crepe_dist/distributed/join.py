@@ -79,7 +79,8 @@ def _import_horovod(launch: Launch) -> Any:
             remedy="unset it to let the processes meet without MPI, or build Horovod with HOROVOD_WITH_MPI=1",
         )
         raise _error_of_all(launch.rank, built)
-    horovod_internals.set_cycle_time(has_gpu_driver())
+    placed = detect()  # again: the rendezvous may have set the variables
+    horovod_internals.set_cycle_time(has_gpu_driver(), placed.local_size < placed.size)
     return horovod
 
 

@@ -1,7 +1,7 @@
-"""All-reduce of gradients in memory that the processes of one host share.
+"""All-reduce of gradients in memory that the processes of a host share.
 
 Horovod's Gloo sends every gradient through a socket, even to a process of the same host. That takes five to ten times
-as long, on the same cores that compute.
+as long, on the same cores that compute. With several hosts, only the sums of each host go through Horovod.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ import numpy.typing as npt
 
 from crepe_dist import machine
 from crepe_dist.distributed.collectives import Collectives
-from crepe_dist.distributed.gradients import Reduced, Row, Trainer
+from crepe_dist.distributed.gradients import Reduced, Row, Trainer, culprits
+from crepe_dist.distributed.host_sums import HostSums, cuts, host_name, hosts_of
 from crepe_dist.errors import PeerGone
 from crepe_dist.mxnet_internals import replace_allreduce, set_gradients, view
 from crepe_dist.native import library
@@ -33,7 +34,10 @@ FOLDER = machine.SHARED_MEMORY
 # update of parameters reads several arrays at the same index, and is a third slower if their alignments differ.
 START = mmap.PAGESIZE + 64
 NOTE = 64 * 1024  # bytes behind the gradients, for small arrays of other all-reduces
-VERDICT = 64  # bytes at the end: bits of the processes with non-finite gradients in this process's share
+VERDICT = 64  # bytes at the end, of which two uint64 are used: the results of ``_add``
+ROW = 16  # numbers of a rank's row, at most
+EVERYWHERE = -1  # for ``crepe_add``: write the sums into all arrays
+ALL = 2**64 - 1
 PREFIX = "crepe_dist-"
 STALE_SECONDS = 60.0
 LOOK_SECONDS = 0.2  # interval between two checks that the others are alive
@@ -57,45 +61,110 @@ class _Memory:
 
 
 class SharedGradients:
-    """Gradients of Gluon parameters in memory that every process of the host sees; made by ``share``."""
+    """Gradients of Gluon parameters in memory that every process of the host sees; made by ``share``.
 
-    def __init__(self, parameters: list[Any], memories: list[_Memory], rank: int, native: library.Library) -> None:
+    Behind the gradients is a table with a row for each rank, which is summed with them. Rank k of a host adds up the
+    k-th part of all these numbers over the processes of the host. If there are several hosts, the ranks that have the
+    same part then add theirs through Horovod. A host with more processes than another one has some without a part.
+
+    Args:
+        parameters: those with gradients.
+        memories: the memory of each process of this host, in the order of ``hosts``.
+        hosts: ranks of each host.
+        ranks: collectives of all ranks.
+        native: compiled kernels.
+        horovod: the module ``horovod.mxnet``.
+    """
+
+    def __init__(
+        self,
+        parameters: list[Any],
+        memories: list[_Memory],
+        hosts: list[list[int]],
+        ranks: Collectives,
+        native: library.Library,
+        horovod: Any,
+    ) -> None:
         self._parameters = parameters
         self._memories = memories
-        self._rank = rank
+        self._ranks = ranks
+        self._rank = next(each.index(ranks.rank) for each in hosts if ranks.rank in each)
         self._functions = native.functions
         self._notes = [memoryview(memory.pages)[-NOTE - VERDICT : -VERDICT] for memory in memories]
-        self._verdicts = [np.frombuffer(memory.pages, np.uint64)[-1:] for memory in memories]
+        self._verdicts = [np.frombuffer(memory.pages, np.uint64)[-2:] for memory in memories]
         numbers = (len(memories[0].pages) - START - NOTE - VERDICT) // 4
         self._flat = [np.frombuffer(memory.pages, np.float32, numbers, START) for memory in memories]
+        self._table = self._flat[self._rank][numbers - _aligned(ranks.size * ROW) :][: ranks.size * ROW]
+        self._table = self._table.reshape(ranks.size, ROW)
         self._arrays = (ctypes.c_void_p * len(memories))(*[flat.ctypes.data for flat in self._flat])
         self._barrier = self._flat[0].ctypes.data - START
         self._bound = self._move()
+        parts = min(map(len, hosts))
+        bounds = cuts(numbers, parts) + [numbers] * len(memories)
+        self._part = slice(*bounds[self._rank : self._rank + 2])
+        self._across: HostSums | None = None
+        if len(hosts) > 1:
+            peers = [each[self._rank] for each in hosts] if self._rank < parts else []
+            self._across = HostSums(horovod, ranks, len(hosts), peers, self._flat[self._rank][self._part])
+
+    @property
+    def on_one_host(self) -> bool:
+        return self._across is None
 
     def all_reduce(self, row: Row, loss: mx.nd.NDArray | None = None) -> Reduced:
-        """Sum the gradients over the processes, in the order of ranks, in place; bit-identical on every rank."""
+        """Sum the gradients over the ranks, in place; in the order of ranks on one host, and bit-identical on all.
+
+        Args:
+            row: this rank's numbers, float32 [n], n < ``ROW``.
+            loss: this rank's loss, float32 [1], appended to the row; ``None``: 0.
+        """
         if any(p.grad() is not bound for p, bound in zip(self._parameters, self._bound)):
             raise RuntimeError("a parameter was given another gradient array, which is not in shared memory")
         mx.nd.waitall()
+        self._table[:] = 0
+        self._table[self._ranks.rank, : len(row)] = row
         if loss is not None:
-            row = np.append(row, view(loss))
-        self._write_note(row)
+            self._table[self._ranks.rank, len(row)] = view(loss)[0]
         self._wait_for_all()
-        rows = np.stack(self._read_notes(row))
-        self._verdicts[self._rank][0] = self._functions.crepe_add(
-            self._arrays, len(self._memories), self._rank, self._flat[0].size
-        )
+        verdict = self._verdicts[self._rank]
+        verdict[:] = self._add() if self._across is None else self._add_across(self._across)
         self._wait_for_all()
-        # No process writes a verdict again before all have reached the next sum.
-        bad = int(np.bitwise_or.reduce(np.concatenate(self._verdicts)))
-        return Reduced(rows, tuple(rank for rank in range(len(self._memories)) if bad >> (rank % 64) & 1))
+        # No process writes a verdict or a row again before all have reached the next sum.
+        rows = self._table[:, : len(row) + 1].copy()
+        if not any(verdict[1] for verdict in self._verdicts):
+            return Reduced(rows, ())
+        bits = int(np.bitwise_or.reduce([verdict[0] for verdict in self._verdicts]))
+        return Reduced(rows, culprits(self._ranks, bool(bits >> (self._rank % 64) & 1)))
+
+    def _add(self) -> tuple[int, bool]:
+        """Sum this process's part over the processes of the host, and write the sum into the arrays of all of them.
+
+        Returns:
+            The processes with an infinity or NaN in the part, a bit for each, and whether the sum holds any.
+        """
+        bad = self._add_up(EVERYWHERE)
+        return bad % ALL, bad != 0
+
+    def _add_across(self, across: HostSums) -> tuple[int, bool]:
+        """Do as ``_add``, over all hosts; the bits are those of this host's processes."""
+        bad = self._add_up(self._rank)
+        across.add()
+        part = self._flat[self._rank][self._part]
+        for rank, flat in enumerate(self._flat):
+            if rank != self._rank:
+                flat[self._part] = part
+        return bad % ALL, not np.isfinite(part).all()
+
+    def _add_up(self, into: int) -> int:
+        start, end = self._part.start, self._part.stop
+        return int(self._functions.crepe_add(self._arrays, len(self._memories), into, start, end))
 
     def sum(self) -> None:
         """Sum the gradients without a row, in place of a Gluon trainer's ``_allreduce_grads``."""
         self.all_reduce(np.zeros(0, np.float32))
 
     def sum_note(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Sum a small array, of at most ``NOTE`` bytes, over the processes in the order of ranks.
+        """Sum a small array, of at most ``NOTE`` bytes, over the processes of the host in the order of ranks.
 
         Through Horovod this would take one to two of its cycles.
         """
@@ -141,37 +210,43 @@ class SharedGradients:
 
 
 class SharedMemoryTrainer(Trainer):
-    """All-reduce in memory that the processes of one host share."""
-
-    by = "shared memory"
+    """All-reduce in memory that the processes of a host share, and between hosts through Horovod."""
 
     def __init__(self, trainer: Any, shared: SharedGradients) -> None:
         super().__init__(trainer)
         self._shared = shared
+        self.by = "shared memory" if shared.on_one_host else "shared memory and Horovod"
         replace_allreduce(trainer, shared.sum)
 
     def all_reduce(self, row: Row, loss: mx.nd.NDArray) -> Reduced:
         return self._shared.all_reduce(row, loss)
 
 
-def share(ranks: Collectives, parameters: Iterable[Any]) -> SharedGradients | None:
-    """Move the gradients of all ranks into shared memory; every rank calls it.
+def share(ranks: Collectives, horovod: Any, parameters: Iterable[Any]) -> SharedGradients | None:
+    """Move the gradients of all ranks into memory that each host's ranks share; every rank calls it.
 
     Returns:
-        The shared gradients, or ``None`` on all ranks if one of them cannot share: a rank is on another host, /dev/shm
-        is too small (a container has 64 MB by default), or there are no compiled kernels.
+        The shared gradients, or ``None`` on all ranks if it gains nothing, because every rank has a host of its own, or
+        one of them cannot share: /dev/shm is too small (a container has 64 MB by default), or there are no compiled
+        kernels.
     """
     trained = [p for p in parameters if p.grad_req != "null"]
     native, _ = library.find()
-    size = START + 4 * sum(_aligned(int(np.prod(p.shape))) for p in trained) + NOTE + VERDICT
+    numbers = sum(_aligned(int(np.prod(p.shape))) for p in trained) + _aligned(ranks.size * ROW)
+    size = START + 4 * numbers + NOTE + VERDICT
     remove_stale()
-    path = _create(size) if native and ranks.local_size == ranks.size else None
+    path = _create(size) if native else None
     try:
-        names = ranks.gather(path and path.name, "shared memory")
-        memories = [] if None in names else _open(names, size)
-        if 0 in ranks.gather(len(memories), "shared memory opened") or native is None:
+        found = ranks.gather([host_name(), ranks.local_rank, path and path.name], "shared memory")
+        names = [name for _, _, name in found]
+        hosts = hosts_of([(host, local_rank) for host, local_rank, _ in found])
+        if native is None or None in names or hosts is None or len(hosts) == ranks.size:
             return None
-        return SharedGradients(trained, memories, ranks.rank, native)
+        mine = next(each for each in hosts if ranks.rank in each)
+        memories = _open([names[rank] for rank in mine], size)
+        if 0 in ranks.gather(len(memories), "shared memory opened"):
+            return None
+        return SharedGradients(trained, memories, hosts, ranks, native, horovod)
     finally:
         if path is not None:
             path.unlink()  # the memory lives until the last process ends, even if it is killed

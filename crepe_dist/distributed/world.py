@@ -151,10 +151,9 @@ class HorovodWorld(World):
         trainer = self._hvd.DistributedTrainer(parameters, optimizer, settings, num_groups=1 if on_cpu else 3)
         if horovod_internals.sum_not_average(trainer):
             scale_gradients(trainer, 1 / self.size)
-        self._shared = share(self, trainer_parameters(trainer)) if on_cpu else None
-        if self._shared is None:
-            return HorovodTrainer(trainer, self)
-        return SharedMemoryTrainer(trainer, self._shared)
+        shared = share(self, self._hvd, trainer_parameters(trainer)) if on_cpu else None
+        self._shared = shared if shared is not None and shared.on_one_host else None
+        return HorovodTrainer(trainer, self) if shared is None else SharedMemoryTrainer(trainer, shared)
 
     def start_timeline(self, path: str) -> None:
         if self.is_root and self._can_start_timeline:

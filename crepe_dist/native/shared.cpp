@@ -63,14 +63,13 @@ extern "C" int crepe_passed(void* memory, int round, double seconds) {
     return 1;
 }
 
-// Sums this process's share of the elements over all arrays, in their order, and writes the sums into all of them.
-// Returns a bit mask of the processes with an infinity or NaN; all bits if only the sum overflowed.
-extern "C" uint64_t crepe_add(float* const* arrays, int processes, int mine, int64_t count) {
+// Sums the elements from start to end over all arrays, in their order, and writes the sums into one of them, or into all
+// if `into` is negative. Returns a bit mask of the processes with an infinity or NaN; all bits if only the sum overflowed.
+extern "C" uint64_t crepe_add(float* const* arrays, int processes, int into, int64_t start, int64_t end) {
     constexpr int64_t CHUNK = 4096;  // elements whose sums fit in the L1 cache
-    const int64_t end = count * (mine + 1) / processes;
     float sums[CHUNK];
     uint64_t bad = 0;
-    for (int64_t start = count * mine / processes; start < end; start += CHUNK) {
+    for (; start < end; start += CHUNK) {
         const int64_t some = std::min(CHUNK, end - start);
         std::copy_n(arrays[0] + start, some, sums);
         for (int i = 1; i < processes; ++i)
@@ -81,7 +80,8 @@ extern "C" uint64_t crepe_add(float* const* arrays, int processes, int mine, int
                 if (!finite(arrays[i] + start, some)) culprits |= uint64_t{1} << (i % 64);
             bad |= culprits ? culprits : ~uint64_t{0};
         }
-        for (int i = 0; i < processes; ++i) std::copy_n(sums, some, arrays[i] + start);
+        for (int i = 0; i < processes; ++i)
+            if (into < 0 || into == i) std::copy_n(sums, some, arrays[i] + start);
     }
     return bad;
 }

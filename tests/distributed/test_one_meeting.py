@@ -144,8 +144,19 @@ def test_a_user_s_choice_about_nccl_and_cycles_is_kept(monkeypatch):
         assert os.environ[horovod_internals.NEVER_SET] == "0"
     assert os.environ[horovod_internals.NEVER_SET] == "0"
     monkeypatch.setenv("HOROVOD_CYCLE_TIME", "3")
-    horovod_internals.set_cycle_time(gpus=True)
+    horovod_internals.set_cycle_time(gpus=True, several_hosts=True)
     assert os.environ["HOROVOD_CYCLE_TIME"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "several_hosts", "milliseconds"),
+    [(True, True, "0.2"), (True, False, "0.2"), (False, True, "1"), (False, False, "10")],
+)
+def test_horovod_polls_often_where_gradients_go_through_it(monkeypatch, gpus, several_hosts, milliseconds):
+    monkeypatch.setenv("HOROVOD_CYCLE_TIME", "")  # so that it is restored
+    monkeypatch.delenv("HOROVOD_CYCLE_TIME")
+    horovod_internals.set_cycle_time(gpus, several_hosts)
+    assert os.environ["HOROVOD_CYCLE_TIME"] == milliseconds
 
 
 TIMELINE = """

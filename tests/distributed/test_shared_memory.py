@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from crepe_dist.distributed import shared_memory
+from crepe_dist.distributed import host_sums, shared_memory
+from crepe_dist.errors import ExitCode
 from tests.conftest import needs_kernels, run
 from tests.distributed.test_world import script
 
@@ -26,7 +27,7 @@ with join() as world:
         parameters.get(name, shape=shape, init="zeros")
     parameters.initialize()
     trainer = world.trainer(parameters, "sgd", dict(learning_rate=1.0))
-    print("shared" if trainer.by == "shared memory" else "horovod")
+    print("summed by", trainer.by)
     generators = [np.random.default_rng(rank) for rank in range(world.size)]
     expected = dict.fromkeys(shapes, 0.0)
     for step in range(4):
@@ -73,15 +74,41 @@ def leftovers() -> list[Path]:
 @pytest.mark.parametrize("processes", [2, 3])
 def test_sums_are_right_and_the_same_bits_everywhere(tmp_path, processes):
     printed = run(script(processes, BODY.format(before="")), tmp_path)
-    assert printed.count("all well") == printed.count("shared\n") == processes
+    assert printed.count("all well") == printed.count("summed by shared memory\n") == processes
     assert printed.count("another gradient array, which is not in shared memory") == processes
     assert not leftovers()
+
+
+LAYOUT = "host, world.local_rank = {places}[world.rank]; shared_memory.host_name = lambda: host"
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        pytest.param(["a", "a", "b", "b"], id="two hosts"),
+        pytest.param(["a", "b", "a"], id="of different size, ranks in turns"),
+        pytest.param(["a", "b", "b", "c"], id="three hosts"),
+    ],
+)
+def test_sums_over_hosts_are_right_and_the_same_bits_everywhere(tmp_path, hosts):
+    places = [(host, hosts[:rank].count(host)) for rank, host in enumerate(hosts)]
+    printed = run(script(len(hosts), BODY.format(before=LAYOUT.format(places=places))), tmp_path)
+    assert printed.count("all well") == printed.count("summed by shared memory and Horovod\n") == len(hosts)
+    assert printed.count("another gradient array, which is not in shared memory") == len(hosts)
+    assert not leftovers()
+
+
+def test_ranks_are_grouped_by_host():
+    assert host_sums.hosts_of([("a", 1), ("b", 0), ("a", 0)]) == [[2, 0], [1]]
+    assert host_sums.hosts_of([("a", 0), ("a", 0)]) is None  # two containers that say the same name
+    assert host_sums.hosts_of([("a", 1), ("b", 0)]) is None
 
 
 @pytest.mark.parametrize(
     "before",
     [
-        "world.local_size = 1  # as if each were on a host of its own",
+        "world.local_rank = 0; shared_memory.host_name = lambda: str(world.rank)  # each on a host of its own",
         "if world.rank == 1: shared_memory._create = lambda size: None  # no room in /dev/shm",
         "if world.rank == 0: shared_memory._open = lambda names, size: []  # another container's /dev/shm",
         "shared_memory.library.find = lambda: (None, 'not compiled')",
@@ -89,7 +116,7 @@ def test_sums_are_right_and_the_same_bits_everywhere(tmp_path, processes):
 )
 def test_where_one_process_cannot_share_all_use_horovod(tmp_path, before):
     printed = run(script(2, BODY.format(before=before)), tmp_path)
-    assert printed.count("all well") == printed.count("horovod\n") == 2
+    assert printed.count("all well") == printed.count("summed by Horovod\n") == 2
     assert not leftovers()
 
 
@@ -102,32 +129,46 @@ def test_no_room_is_found_out_at_once(tmp_path, monkeypatch):
     assert shared_memory._open(["missing"], 10) == []
 
 
-def test_a_process_that_ends_is_noticed_even_if_the_launcher_does_not(tmp_path):
-    """Rank 1's end is hidden from horovodrun; rank 0 waits in the sum of the gradients."""
-    body = """
-import os, sys, time
+# Rank {dead} is killed while the others wait in the sum. No process ends before all that are left have said why.
+KILLED = """
+import os, time
+from pathlib import Path
 from crepe_dist import command
 from crepe_dist.distributed.join import join
 def main():
     with join() as world:
         from mxnet import gluon
+        from crepe_dist.distributed import shared_memory
+        {before}
         parameters = gluon.ParameterDict()
         parameters.get("a", shape=(3,), init="zeros")
         parameters.initialize()
-        trainer = world.trainer(parameters, "sgd", {})
-        if world.rank == 1:
+        trainer = world.trainer(parameters, "sgd", {{}})
+        trainer.gluon.allreduce_grads()
+        if world.rank == {dead}:
             os.kill(os.getpid(), 9)
         trainer.gluon.allreduce_grads()
-if os.environ["HOROVOD_RANK"] == "1":
-    if (child := os.fork()) == 0:
-        command.run(main)
-    os.waitpid(child, 0)
-    time.sleep(20)
-else:
+if (child := os.fork()) == 0:
     command.run(main)
+_, status = os.waitpid(child, 0)
+Path("ended " + os.environ["HOROVOD_RANK"]).touch()
+due = time.monotonic() + 60
+while time.monotonic() < due and len(list(Path().glob("ended *"))) < int(os.environ["HOROVOD_SIZE"]):
+    time.sleep(0.05)
+print("rank", os.environ["HOROVOD_RANK"], "ended with", os.waitstatus_to_exitcode(status))
 """
-    printed = run(script(2, body), tmp_path, code=None, seconds=60)
-    assert "[rank 0] stopped because another process ended" in printed
+
+
+@needs_kernels
+@pytest.mark.parametrize(("hosts", "dead"), [("aa", 1), ("aabb", 1), ("aabb", 2)])
+def test_a_process_that_ends_is_noticed_even_if_the_launcher_does_not(tmp_path, hosts, dead):
+    places = [(host, hosts[:rank].count(host)) for rank, host in enumerate(hosts)]
+    printed = run(
+        script(len(hosts), KILLED.format(before=LAYOUT.format(places=places), dead=dead)), tmp_path, seconds=90
+    )
+    for rank in range(len(hosts)):
+        assert f"rank {rank} ended with {-9 if rank == dead else ExitCode.PEER_GONE}\n" in printed, printed
+        assert (f"[rank {rank}] stopped because another process ended" in printed) == (rank != dead), printed
 
 
 def test_what_an_ended_process_left_is_removed_and_nothing_else(tmp_path, monkeypatch):

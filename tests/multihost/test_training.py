@@ -34,7 +34,7 @@ def test_two_hosts_train_what_one_does(
     code, printed = run(network, command(launcher, two, data, 2, *network_of), tmp_path)
     assert code == 0, printed
     assert "4 processes" in printed
-    assert "gradients summed by Horovod" in printed
+    assert "gradients summed by shared memory and Horovod" in printed
     mine, theirs = harness.steps(two), harness.steps(one)
     assert [step for step, _ in mine] == [step for step, _ in theirs] == list(range(1, harness.STEPS + 1))
     assert np.std([loss for _, loss in theirs]) > 2e-4  # batches of other documents would show
