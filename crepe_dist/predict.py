@@ -73,7 +73,7 @@ def parser() -> arguments.Parser:
     )
     arguments.add_checkpoint(flags)
     arguments.add_device(flags)
-    flags.add_argument("--text", action="append", help="text to classify, instead of a file; repeatable")
+    flags.add_argument("--text", action="append", type=str, help="text to classify, instead of a file; repeatable")
     flags.add_argument("--title", type=str, help="title of --text, joined as in training: title | text")
 
     group = flags.add_argument_group("files and pipes")

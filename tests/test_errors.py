@@ -350,4 +350,4 @@ def test_every_error_says_what_to_do():
 def test_a_text_may_be_empty_and_a_name_not():
     """The difference is the type of the flag."""
     parsed: Any = parser_of("predict").parse_args(["--text", ""])
-    assert parsed.text == ""
+    assert parsed.text == [""]
