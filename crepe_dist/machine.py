@@ -30,7 +30,7 @@ def describe() -> dict[str, Any]:
     """Return facts for display, in order: processor, cores, memory in GB, system, versions."""
     return {
         "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "memory (GB)": round(memory() / 1e9, 1),
         "system": f"{platform.system()} {platform.release()}, {platform.libc_ver()[0]} {platform.libc_ver()[1]}",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", ""),
@@ -38,6 +38,11 @@ def describe() -> dict[str, Any]:
         "crepe_dist": __version__,
         **versions(),
     }
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def processor() -> str:

@@ -10,8 +10,13 @@ import numpy as np
 import pytest
 
 import crepe_dist
+from crepe_dist import evaluate
 from crepe_dist.data.dataset import open_dataset
+from crepe_dist.distributed.join import join
 from crepe_dist.errors import UserError
+from crepe_dist.evaluating import scoring
+from crepe_dist.runs import checkpoint
+from crepe_dist.runs.checkpoint import find
 from tests.conftest import QUICK, command, run, write_csv
 
 
@@ -224,6 +229,17 @@ class TestEvaluate:
         page = (place / "scores.html").read_text()
         assert f"{100 * scores['accuracy']:.1f} % of 97 test texts are classified correctly" in page
         assert page.count("<blockquote") == len(scores["mistakes"])
+
+    def test_the_page_is_about_the_checkpoint_that_was_scored(self, place, tmp_path, monkeypatch):
+        """A run that ends meanwhile is newer than the one that is scored."""
+        monkeypatch.chdir(place)
+        (run_dir,) = (place / "runs").iterdir()
+        newest = iter([run_dir])
+        monkeypatch.setattr(checkpoint, "find", lambda given: find(given or next(newest, "newer")))
+        given = evaluate.parser().parse_args(["--html", str(tmp_path / "scores.html")])
+        with join() as world:
+            scoring.score(given, world)
+        assert next((run_dir / "checkpoints").glob("*.params")).name in (tmp_path / "scores.html").read_text()
 
     def test_any_number_of_processes_gives_the_same_numbers(self, place):
         for processes, name in ((1, "one.json"), (3, "three.json")):

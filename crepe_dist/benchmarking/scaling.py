@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from crepe_dist import machine
 from crepe_dist.benchmarking.workers import Workers
 from crepe_dist.distributed.device import count_gpus
 from crepe_dist.distributed.launch import horovodrun
@@ -29,7 +30,7 @@ PYTHON = (sys.executable, "-m", "crepe_dist.benchmarking.scaling_worker")
 def places(on: str = "cpu") -> int:
     """Count the cores or GPUs, each of which can run one process."""
     if on == "cpu":
-        return len(os.sched_getaffinity(0))
+        return machine.cores()
     return count_gpus()
 
 

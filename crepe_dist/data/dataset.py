@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist import machine
 from crepe_dist.data.alphabet import Codes, Encoding
 from crepe_dist.data.array_file import map_array
 from crepe_dist.errors import UserError
@@ -246,7 +246,7 @@ def verify(dataset: Dataset, record: Path | None = None, beat: Callable[[], None
     known = _read_record(record)
     attributes = {file: _attributes(dataset.folder / file) for file in digests}
     unread = [file for file in digests if known.get(file) != [digests[file], *attributes[file]]]
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(machine.cores()) as pool:
         for file, digest in zip(unread, pool.map(lambda file: _digest(dataset.folder / file, beat), unread)):
             if digest != digests[file]:
                 raise UserError(

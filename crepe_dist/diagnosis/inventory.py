@@ -33,7 +33,7 @@ def collect() -> Facts:
     """Collect JSON-able facts. They contain no names of users, hosts or folders, so they can be published."""
     return {
         "machine": machine.describe(),
-        "cores": {"there": os.cpu_count(), "allowed": len(os.sched_getaffinity(0)), "quota": machine.core_quota()},
+        "cores": {"there": os.cpu_count(), "allowed": machine.cores(), "quota": machine.core_quota()},
         "threads": _threads(),
         "memory": {"total": machine.memory(), "free": machine.available_memory()},
         "folders": {name: folder(Path(name)) for name in FOLDERS},

@@ -14,6 +14,9 @@ from crepe_dist.errors import UserError
 
 T = TypeVar("T")
 HEARTBEAT_SECONDS = 10.0
+# Remedies if only some ranks fail: for what is read from disk, and for what a rank computes on.
+SAME_FILES = "make the same files visible at the same path on every host"
+SAME_MACHINES = "run crepe doctor on these hosts and compare their hardware, driver and packages with the others'"
 
 
 class Collectives:
@@ -51,13 +54,16 @@ class Collectives:
         """Return rank 0's JSON value on every rank."""
         return self.gather(value if self.is_root else None, name)[0]
 
-    def agree(self, subject: str, work: Callable[[], T], same: Callable[[T], Any] | None = None) -> T:
+    def agree(
+        self, subject: str, work: Callable[[], T], same: Callable[[T], Any] | None = None, alike: str = SAME_FILES
+    ) -> T:
         """Run ``work`` on every rank and return its result if it succeeded everywhere.
 
         Args:
             subject: name of the subject for messages.
             work: function that may raise ``UserError``.
             same: function of the result whose JSON value must be equal on every rank.
+            alike: first remedy if ``work`` fails on some ranks only.
 
         Raises:
             UserError: on every rank alike, if ``work`` failed on one of them or the values differ.
@@ -76,7 +82,6 @@ class Collectives:
             if self.size > 1 and len(failed) < self.size:
                 hosts = ", ".join(f"{rank} (host {reports[rank]['host']})" for rank in failed)
                 what = f"{what} [only on rank {hosts}, of {self.size}]"
-                alike = "make the same files visible at the same path on every host"
                 remedy = f"{alike}; or {remedy}" if remedy else alike
             raise UserError(what, why, remedy, on_all_ranks=True)
         different = [rank for rank, each in enumerate(reports) if each["same"] != reports[0]["same"]]

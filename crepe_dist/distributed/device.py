@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist.distributed import cuda
-from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.distributed.collectives import SAME_MACHINES, Collectives
 from crepe_dist.errors import UserError
 from crepe_dist.settings.allowed_values import DEVICES
 from crepe_dist.wording import counted, listed
@@ -30,9 +30,9 @@ def pick(device: str, ranks: Collectives = ALONE) -> Any:
         UserError: on every rank, if one of them finds no GPU for ``gpu``, no GPU of its own, or one that MXNet cannot
             compute on.
     """
-    gpus = ranks.agree("GPUs", lambda: _visible(device))
+    gpus = ranks.agree("GPUs", lambda: _visible(device), alike=SAME_MACHINES)
     seen = ranks.gather([socket.gethostname(), gpus], "visible GPUs")
-    return ranks.agree("device", lambda: _context(assign(seen)[ranks.rank]))
+    return ranks.agree("device", lambda: _context(assign(seen)[ranks.rank]), alike=SAME_MACHINES)
 
 
 def _visible(device: str) -> list[str]:

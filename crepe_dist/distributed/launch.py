@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from crepe_dist import machine
 from crepe_dist.distributed import cuda
 from crepe_dist.errors import UserError
 
@@ -80,7 +81,7 @@ def threads(launch: Launch, environment: Mapping[str, str] = os.environ) -> int:
     """
     given = environment.get(THREADS, "").split(",")[0].strip()
     if not environment.get(THREADS, "").strip():
-        return max(1, len(os.sched_getaffinity(0)) // launch.local_size)
+        return max(1, machine.cores() // launch.local_size)
     if not given.isdecimal() or int(given) == 0:
         raise UserError(
             f"{THREADS} is {given!r}", "it is the number of threads", "give a number above zero, or unset it"

@@ -25,6 +25,7 @@ from crepe_dist.settings import arguments
 from crepe_dist.training.display import Display
 from crepe_dist.training.evaluation import evaluate
 from crepe_dist.training.training_data import open_data
+from crepe_dist.wording import counted
 
 
 def score(given: Any, world: World) -> None:
@@ -33,7 +34,8 @@ def score(given: Any, world: World) -> None:
     Raises:
         UserError: on every rank, if the checkpoint or the data set cannot be opened, or if they do not match.
     """
-    dataset, predictor = _open(given, world)
+    path = world.agree("checkpoint", lambda: checkpoint.find(given.checkpoint), same=lambda path: path.name)
+    dataset, predictor = _open(path, given, world)
     split = dataset.parts[given.part]
     scores = evaluate(predictor.engine, split, given.batch_size, world)
     letters = dataset.encoding.letters
@@ -51,29 +53,29 @@ def score(given: Any, world: World) -> None:
             numbers = {**_numbers(scores, dataset.classes), "typos": _typo_rows(noisy)}
             given.json.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
         if given.html is not None:
-            write_text(given.html, _page(scores, split, dataset, predictor, given))
+            write_text(given.html, _page(scores, split, dataset, predictor, given.part, path))
 
 
-def _open(given: Any, world: World) -> tuple[Dataset, Predictor]:
-    def open_model() -> tuple[Predictor, str]:
-        path = checkpoint.find(given.checkpoint)
+def _open(path: Path, given: Any, world: World) -> tuple[Dataset, Predictor]:
+    def open_model() -> Predictor:
         foreign = Foreign(**arguments.foreign(given))
         predictor = open_checkpoint(path, foreign, device)
         _check(predictor, dataset, given.part, path, is_default=not given.checkpoint)
-        return predictor, path.name
+        return predictor
 
-    source = given.data or world.agree("data", lambda: _data_of(given.checkpoint))
+    source = given.data or world.agree("data", lambda: _data_of(path))
     dataset = open_data(source, world, Display(), data_page.page)
     device = pick(given.device, world)
-    predictor, name = world.agree("checkpoint", open_model, same=lambda opened: opened[1])
+    predictor = world.agree("model", open_model)
     if world.is_root:
-        print(f"{visible(name)} on {given.part} of {dataset.folder}, {len(dataset.parts[given.part]):,} documents\n")
+        documents = counted(len(dataset.parts[given.part]), "document")
+        print(f"{visible(path.name)} on {given.part} of {dataset.folder}, {documents}\n")
     return dataset, predictor
 
 
-def _data_of(given: str | None) -> str:
+def _data_of(path: Path) -> str:
     """Return the folder of the data that a run was trained on; the sample for a checkpoint without a run."""
-    run_dir = checkpoint.find(given).absolute().parent.parent
+    run_dir = path.absolute().parent.parent
     return str(open_run(run_dir).data_folder) if (run_dir / checkpoint.CONFIG).is_file() else SAMPLE
 
 
@@ -133,9 +135,13 @@ def _typo_table(noisy: dict[float, Scores]) -> str:
     return f"with typing errors\n{table.to_string(index=False)}"
 
 
-def _page(scores: Scores, split: Part, dataset: Dataset, predictor: Predictor, given: Any) -> str:
-    about = {"checkpoint": checkpoint.find(given.checkpoint).name, "data": str(dataset.folder), "part": given.part}
-    about["feature_len"] = predictor.encoding.feature_len
+def _page(scores: Scores, split: Part, dataset: Dataset, predictor: Predictor, part: str, path: Path) -> str:
+    about = {
+        "checkpoint": path.name,
+        "data": str(dataset.folder),
+        "part": part,
+        "feature_len": predictor.encoding.feature_len,
+    }
     quotes = texts(split, [mistake.row for mistake in scores.mistakes], dataset.encoding)
     return score_page(scores, dataset.classes, quotes, about)
 

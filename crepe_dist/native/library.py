@@ -8,6 +8,7 @@ import os
 from functools import cache
 from pathlib import Path
 
+from crepe_dist import machine
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
 
@@ -164,4 +165,4 @@ def _load(name: str) -> tuple[Library | None, str]:
 def threads() -> int:
     """Return this process's number of OpenMP threads from ``OMP_NUM_THREADS``; by default one per core."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return max(1, int(first)) if first.isdigit() else len(os.sched_getaffinity(0))
+    return max(1, int(first)) if first.isdigit() else machine.cores()

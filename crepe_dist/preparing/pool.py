@@ -19,11 +19,6 @@ Task = TypeVar("Task")
 Done = TypeVar("Done")
 
 
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 @contextmanager
 def pool(processes: int) -> Iterator[Executor]:
     """Provide an executor with ``processes`` workers. With one, calls run at once in this process.

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from crepe_dist import machine
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import MANIFEST, PARTS, QUARANTINE, REPORT, REPORT_NUMBERS, SPOOL_MANIFEST, open_dataset
 from crepe_dist.errors import UserError
@@ -21,7 +22,7 @@ from crepe_dist.files import printable, write_json, write_text
 from crepe_dist.preparing.auto_encoding import Fit
 from crepe_dist.preparing.building import Built, Collected, Job, build, keep_quarantine, quarantine_beside
 from crepe_dist.preparing.formats.rows import Share
-from crepe_dist.preparing.pool import cores, pool
+from crepe_dist.preparing.pool import pool
 from crepe_dist.preparing.reading import Reader, close_writers
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import Reading, Sources, find_class_names
@@ -137,7 +138,7 @@ def prepare_in_steps(
     )
     total = sum(source.bytes for source in sources.files)
     small = total < SMALL and all(source.path for source in sources.files)
-    processes = options.processes or (1 if small else cores())
+    processes = options.processes or (1 if small else machine.cores())
     with _new_folder(out, options.overwrite) as partial, pool(processes) as executor:
         alone = options.share.of == 1
         folder = partial / "spool" if alone else partial
@@ -175,7 +176,7 @@ def merge_in_steps(folders: Sequence[Path], out: Path, options: PrepareOptions |
         UserError: Parts are missing, duplicated, altered, or of different preparations.
     """
     options = options or PrepareOptions()
-    processes = options.processes or cores()
+    processes = options.processes or machine.cores()
     spools = _in_order([open_spool(folder) for folder in folders])
     try:
         job = Job.from_dict(spools[0].job)

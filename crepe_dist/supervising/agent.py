@@ -18,6 +18,7 @@ import sys
 import time
 from typing import Any
 
+from crepe_dist import machine
 from crepe_dist.distributed import processes
 from crepe_dist.distributed.control import DESCRIPTOR
 from crepe_dist.distributed.messages import LIMIT, Message, Messages, Outbox, Text
@@ -122,7 +123,7 @@ class Agent:
         os.set_blocking(self._source, False)
         self._selector.register(self._source, selectors.EVENT_READ, ("source", ""))
         self._selector.register(self._woken, selectors.EVENT_READ, ("signal", ""))
-        cores = len(os.sched_getaffinity(0))
+        cores = machine.cores()
         self._outbox.put({"kind": "hello", "host": socket.gethostname(), "pid": os.getpid(), "cores": cores})
         while not (self._ending and not self._workers):
             self._turn()

@@ -10,6 +10,7 @@ import numpy as np
 from crepe_dist import machine
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.loader import share
+from crepe_dist.distributed.collectives import SAME_MACHINES
 from crepe_dist.distributed.same_device import pick_on_all
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
@@ -43,9 +44,11 @@ def build_engine(config: Config, data: Dataset, world: World) -> tuple[Engine, S
     world.agree("settings", lambda: None, same=lambda _: config.identity())
     start = world.agree("parameters to start from", lambda: _start(config, data), same=_identity)
     shape = start.shape if start else _shape(config.model, data)
-    computing = world.agree("precision", lambda: plan(config.model, device, shape.multiplies), same=Plan.result)
+    computing = world.agree(
+        "precision", lambda: plan(config.model, device, shape.multiplies), same=Plan.result, alike=SAME_MACHINES
+    )
     objective = world.agree("class weights", lambda: _objective(config, data))
-    network = world.agree("network", lambda: build_network(config, data, device, start))
+    network = world.agree("network", lambda: build_network(config, data, device, start), alike=SAME_MACHINES)
     if isinstance(network, NGrams) and start is None:
         count_ngrams(network, data, world, config.model.deviations)
     return open_engine(network, computing, device, objective, config.data.micro_batch_size or 0), start

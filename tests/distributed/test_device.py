@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from crepe_dist.distributed import device
+from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.errors import UserError
 from tests import cuda_driver
 from tests.conftest import launch_prefix
@@ -26,6 +27,15 @@ with join() as world:
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory):
     return cuda_driver.driver(tmp_path_factory.mktemp("driver"))
+
+
+class BesideAnother(Collectives):
+    """Rank 0 of two; the other one reports success."""
+
+    size = 2
+
+    def gather(self, value, name):
+        return [value, {"host": "other", "error": None, "same": None}]
 
 
 class TestOneProcess:
@@ -51,6 +61,16 @@ class TestOneProcess:
             device.pick("gpu")
         with pytest.raises(UserError, match="does not exist"):
             device.pick("tpu")
+
+    def test_if_only_some_ranks_have_none_the_remedy_is_about_machines(self, monkeypatch):
+        import mxnet as mx
+
+        monkeypatch.setattr(mx.context, "num_gpus", lambda: 0)
+        with pytest.raises(UserError) as raised:
+            device.pick("gpu", BesideAnother())
+        assert "[only on rank 0 (host " in raised.value.what
+        assert raised.value.remedy.startswith("run crepe doctor on these hosts")
+        assert "files" not in raised.value.remedy
 
 
 @pytest.mark.parametrize(
