@@ -198,7 +198,10 @@ class TestReport:
 
     def test_warns_of_what_novices_overlook(self, place):
         record = open_run(place / "one")
-        epochs = [{**record.history.epochs[0], "validation_loss": loss} for loss in (1.0, 0.5, 0.9)]
+        epochs = [
+            {**record.history.epochs[0], "epoch": number, "validation_loss": loss}
+            for number, loss in enumerate((1.0, 0.5, 0.9))
+        ]
         history = replace(record.history, epochs=epochs, counts={"resume": 2, "regroup": 0, "skipped": 3})
         always_first = Scores(
             np.array([[40, 0, 0]] * 3), 1.0, np.array([[120, 40, 110 * MILLION]] + [[0] * 3] * 14), []
@@ -206,13 +209,56 @@ class TestReport:
         record = replace(record, history=history, scores={"test": always_first})
         found = [each["what"] for each in run_findings.warnings(record, ["a", "b", "c"])]
         assert [what.split("(")[0].strip() for what in found] == [
-            "the model is no better than always answering the most frequent class",
+            "the model is no better than the majority-class baseline",
             "the test split is small",
             "2 classes are never predicted",
-            "the validation loss rose from 0.500 after epoch 1 to 0.900",
+            "overfitting: the validation loss rose from 0.500 after epoch 1 to 0.900",
             "3 steps were skipped",
         ]
         assert "It resumed 2 times from a saved state." in run_findings.training(record)
+
+    @pytest.mark.parametrize("losses", [(1.0, 0.5, 0.9), (1.0, 0.8, 0.5), (0.5, 0.5, 0.5)])
+    @pytest.mark.parametrize("probability", [0.99, 0.3])
+    @pytest.mark.parametrize("confusion", [[[40, 0, 0]] * 3, [[90, 10, 0]] * 3, [[39, 1, 0], [1, 39, 0], [1, 39, 0]]])
+    def test_never_recommends_more_and_fewer_epochs(self, place, losses, probability, confusion):
+        record = open_run(place / "one")
+        epochs = [
+            {**record.history.epochs[0], "epoch": number, "validation_loss": loss} for number, loss in enumerate(losses)
+        ]
+        matrix = np.array(confusion)
+        documents, right = int(matrix.sum()), int(np.trace(matrix))
+        bins = [[0] * 3] * (BINS - 1) + [[documents, right, round(documents * probability * MILLION)]]
+        record = replace(
+            record,
+            history=replace(record.history, epochs=epochs),
+            scores={"test": Scores(matrix, 1.0, np.array(bins), [])},
+        )
+        advice = " ".join(each["do"] for each in run_findings.warnings(record, list("abc")))
+        more = [words for words in ("train longer", "more epochs") if words in advice]
+        fewer = [words for words in ("stop earlier", "fewer epochs") if words in advice]
+        assert not (more and fewer)
+        assert more or fewer or losses == (0.5, 0.5, 0.5)
+
+    def test_the_recommended_number_of_epochs_counts_all_of_them(self, place):
+        record = open_run(place / "one")
+        epochs = [
+            {**record.history.epochs[0], "epoch": number, "validation_loss": 1 / (number + 1)} for number in range(5)
+        ]
+        record = replace(
+            record,
+            about={**record.about, "epoch": 2},  # the validation accuracy was best there
+            history=replace(record.history, epochs=epochs),
+            settings={**record.settings, "training.epochs": 5},
+        )
+
+        def advice(record):
+            return " ".join(each["do"] for each in run_findings.warnings(record, record.classes))
+
+        assert "--epochs 10" in advice(record)
+        assert "--epochs 10" not in advice(replace(record, result=None))  # the run goes on
+        stopped = advice(replace(record, settings={**record.settings, "training.epochs": 9}))
+        assert "a larger --training.patience may help" in stopped
+        assert "more epochs may help" not in stopped
 
     @pytest.mark.parametrize(("probability", "remedy"), [(0.99, "fewer epochs help"), (0.55, "more epochs help")])
     def test_the_remedy_for_unreliable_probabilities_fits_their_bias(self, place, probability, remedy):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from crepe_dist.data.alphabet import STANDARD_ALPHABETS
@@ -37,7 +37,7 @@ def result(record: RunRecord, classes: list[str]) -> str:
         return first
     always, share = majority(scores, classes, training_rows(record))
     name = cut(classes[always], LABEL_CELLS)
-    return f"{first} Always answering “{name}”, the most frequent class, would be right for {percent(share)}."
+    return f"{first} The majority-class baseline (always “{name}”) has an accuracy of {percent(share)}."
 
 
 def choice(record: RunRecord) -> str:
@@ -113,24 +113,64 @@ def command(record: RunRecord) -> str:
     return f"{launcher}python -m crepe_dist.train --config {shlex.quote(f'{record.path}/config.yaml')} --fresh"
 
 
+@dataclass(frozen=True)
+class Curve:
+    """Loss on unseen texts by epoch: on the validation split, or on the test split if there is none.
+
+    Attributes:
+        split: name of the split.
+        epochs: numbers of the epochs.
+        losses: loss after each of them.
+    """
+
+    split: str
+    epochs: list[int]
+    losses: list[float]
+
+    @classmethod
+    def of(cls, record: RunRecord) -> Curve:
+        split = "validation" if "validation_loss" in record.metrics else "test"
+        scored = [epoch for epoch in record.history.epochs if f"{split}_loss" in epoch]
+        return cls(split, [epoch["epoch"] for epoch in scored], [epoch[f"{split}_loss"] for epoch in scored])
+
+    @property
+    def lowest(self) -> int:
+        """Place of the lowest loss."""
+        return self.losses.index(min(self.losses))
+
+    @property
+    def rose(self) -> bool:
+        return len(self.losses) > 1 and self.losses[-1] > RISEN * min(self.losses)
+
+    @property
+    def falls(self) -> bool:
+        """True if the last loss is the lowest, and clearly lower than the one before."""
+        last = len(self.losses) - 1
+        return last > 0 and self.lowest == last and self.losses[-1] < FALLING * self.losses[-2]
+
+
 def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
-    """Return warnings about the result, each with the keys ``what``, ``why`` and ``do``."""
+    """Return warnings about the result, each with the keys ``what``, ``why`` and ``do``.
+
+    At most one of "train longer" and "train less" is recommended. The curve decides it, then the scores.
+    """
     found: list[dict[str, str]] = []
 
     def warn(what: str, why: str, do: str) -> None:
         found.append({"what": what, "why": why, "do": do})
 
-    scores = record.scores.get("test")
+    scores, curve = record.scores.get("test"), Curve.of(record)
     if scores is not None:
         _, baseline = majority(scores, classes, training_rows(record))
         low, high = interval(round(scores.accuracy * scores.documents), scores.documents)
         at_baseline = low <= baseline
         if at_baseline:
             warn(
-                "the model is no better than always answering the most frequent class",
-                f"that baseline reaches {percent(baseline)}, and the 95 % interval of the model starts at "
-                f"{percent(low)}",
-                "train longer, try another learning rate, and read the report of the data set",
+                "the model is no better than the majority-class baseline",
+                f"always predicting the most frequent class has an accuracy of {percent(baseline)}, and the 95 % "
+                f"interval of the model starts at {percent(low)}",
+                ("" if curve.rose else "train longer, ")
+                + "try another learning rate, and read the report of the data set",
             )
         if high - low > WIDE_INTERVAL:
             warn(
@@ -138,13 +178,34 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
                 f"the 95 % interval of the accuracy is wide: {percent(low)} to {percent(high)}",
                 "hold back more documents for testing (prepare --test), or collect more",
             )
-        if missed := unanswered(scores, classes):
+        if missed := unanswered(scores, classes, trains_longer=not curve.rose):
             found.append(missed)
         if scores.calibration_error > LARGE_CALIBRATION_ERROR and not at_baseline:
-            help_ = "more data or fewer epochs help" if is_overconfident(scores) else "more epochs help"
+            if is_overconfident(scores):
+                help_ = "; more data helps" if curve.falls or missed else "; more data or fewer epochs help"
+            else:
+                help_ = "" if curve.rose else "; more epochs help"
             warn("the probabilities are not reliable", calibration(scores),
-                 f"use the ranking of the classes, not the numbers; {help_}")  # fmt: skip
-    _curves(record, warn)
+                 f"use the ranking of the classes, not the numbers{help_}")  # fmt: skip
+    if curve.rose:
+        first, last = curve.losses[curve.lowest], curve.losses[-1]
+        best = curve.epochs[curve.lowest]
+        warn(
+            f"overfitting: the {curve.split} loss rose from {first:.3f} after epoch {best} to {last:.3f}",
+            "the model memorises the training texts and gets worse on unseen ones",
+            f"stop earlier (--epochs {best + 1}, or --training.patience 2 with a validation split), use "
+            + ("more data" if uses_ngrams(record) else "more dropout or more data"),
+        )
+    elif curve.falls and record.result is not None:
+        epochs = curve.epochs[-1] + 1
+        was_stopped = epochs < record.settings.get("training.epochs", 0)
+        warn(
+            f"the {curve.split} loss was still falling when the run ended",
+            f"it was {curve.losses[-2]:.3f} after the second-last epoch and {curve.losses[-1]:.3f} after the last",
+            "a larger --training.patience may help"
+            if was_stopped
+            else f"more epochs may help: --epochs {epochs + len(curve.epochs)}",
+        )
     if record.history.counts["skipped"]:
         warn(
             f"{counted(record.history.counts['skipped'], 'step was', 'steps were')} skipped",
@@ -152,27 +213,6 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
             "lower optimizer.learning_rate or set optimizer.clip_norm",
         )
     return found
-
-
-def _curves(record: RunRecord, warn: Callable[[str, str, str], None]) -> None:
-    split = "validation" if "validation_loss" in record.metrics else "test"
-    losses = [epoch[f"{split}_loss"] for epoch in record.history.epochs if f"{split}_loss" in epoch]
-    if len(losses) < 2:
-        return
-    lowest = losses.index(min(losses))
-    if losses[-1] > RISEN * losses[lowest] and lowest < len(losses) - 1:
-        warn(
-            f"the {split} loss rose from {losses[lowest]:.3f} after epoch {lowest} to {losses[-1]:.3f}",
-            "overfitting: the model memorises the training texts and gets worse on unseen ones",
-            f"stop earlier (--training.epochs {lowest + 1}, or --training.patience 2 with a validation split), use "
-            + ("more data" if uses_ngrams(record) else "more dropout or more data"),
-        )
-    elif lowest == len(losses) - 1 and losses[-1] < FALLING * losses[-2]:
-        warn(
-            f"the {split} loss was still falling when the run ended",
-            f"it was {losses[-2]:.3f} after the second-last epoch and {losses[-1]:.3f} after the last",
-            f"more epochs may help: --training.epochs {2 * (record.epoch + 1)}",
-        )
 
 
 def _known(encoding: dict[str, Any]) -> str:

@@ -97,8 +97,12 @@ def is_overconfident(scores: Scores) -> bool:
     return float(probability.sum()) / MILLION > float(right.sum())
 
 
-def unanswered(scores: Scores, classes: list[str]) -> dict[str, str] | None:
-    """Warn about classes that were never predicted (``what``, ``why``, ``do``); ``None`` if there are none."""
+def unanswered(scores: Scores, classes: list[str], *, trains_longer: bool = True) -> dict[str, str] | None:
+    """Warn about classes that were never predicted (``what``, ``why``, ``do``); ``None`` if there are none.
+
+    Args:
+        trains_longer: recommend to train longer; false for a model that overfits.
+    """
     missed = [
         cut(name, LABEL_CELLS) + ("" if true else " (not in the test split)")
         for name, true, predicted in zip(classes, scores.confusion.any(axis=1), scores.confusion.any(axis=0))
@@ -110,7 +114,8 @@ def unanswered(scores: Scores, classes: list[str]) -> dict[str, str] | None:
     return {
         "what": f"{counted(len(missed), 'class is', 'classes are')} never predicted",
         "why": ", ".join(missed[:MAX_NAMES]) + more,
-        "do": "train longer (--epochs), read the training curves in the run's report.html, or collect more such texts",
+        "do": ("train longer (--epochs), " if trains_longer else "")
+        + "read the training curves in the run's report.html, or collect more such texts",
     }
 
 
