@@ -74,6 +74,32 @@ def test_killed_at_every_call_of_the_first_second(tmp_path, monkeypatch, supervi
     assert number > 5
 
 
+def test_a_run_keeps_its_name_until_it_gets_another(tmp_path):
+    def choose(name=None, **more):
+        return run_folder.choose(Config(run_dir=str(tmp_path / "run"), name=name, **more), "data", "fingerprint")
+
+    assert choose().name == ""
+    assert str(choose("baseline")) == f"baseline ({tmp_path / 'run'})"
+    written = (tmp_path / "run" / "config.yaml").stat().st_mtime_ns
+    assert choose().name == choose("baseline").name == "baseline"
+    assert (tmp_path / "run" / "config.yaml").stat().st_mtime_ns == written
+    assert choose("ünïcode 🎈").name == "ünïcode 🎈"
+    fresh = choose(fresh=True)
+    assert fresh.path.name == "run-2"
+    assert fresh.name == ""
+    for damaged in ("name: [1]", 'name: "\\e[31m"', "{", f"name: {'x' * 81}"):
+        (fresh.path / "config.yaml").write_text(damaged)
+        assert fresh.name == ""
+    assert choose().name == ""  # the newest run of the two
+
+
+@pytest.mark.parametrize("name", ["", " ", "x\ny", " x", "\x1b[31mred", "\u202ex", "x" * 81, 7, "\udc80"])
+def test_a_bad_name_gets_a_clear_error(name):
+    with pytest.raises(UserError, match="name is ") as error:
+        Config(name=name)
+    assert error.value.remedy == "give 1 to 80 printable characters, with no space at either end (or null)"
+
+
 def test_a_file_of_somebody_else_is_no_leftover(tmp_path):
     for name in (".bashrc", "notes.1", ".x.123.txt"):
         place = tmp_path / name

@@ -103,6 +103,24 @@ class TestReport:
         ]
         assert again == pages
 
+    def test_has_the_name_of_the_run(self, copy, place, monkeypatch, capsys):
+        more = ["--training.seed=0", "--logging.report=true", "--name", "a <new> *name*"]
+        crepe_dist.fit(parse(["--data", str(place / "data"), "--run-dir", str(copy), *QUICK, *more]))
+        assert f"a <new> *name* ({copy}) is finished" in capsys.readouterr().out
+        markup = (copy / "report.html").read_text()
+        assert "<h1><bdi>a &lt;new&gt; *name*</bdi></h1>" in markup
+        assert f"in <code>{copy}</code>" in markup
+        assert (copy / "model_card.md").read_text().startswith("# a &#60;new&#62; \\*name\\*\n")
+        command(compare, monkeypatch, copy, place / "two")
+        printed = capsys.readouterr().out
+        assert printed.startswith("#1  a <new> *name*\n#2  two\n")
+        assert "\nname " not in printed
+        named = open_run(copy)
+        assert comparison_page._names([named, replace(named, path=place / "two")]) == [
+            f"a <new> *name* ({copy})",
+            f"a <new> *name* ({place / 'two'})",
+        ]
+
     def test_without_the_data(self, copy, place, monkeypatch, capsys):
         result = json.loads((copy / "result.json").read_text())
         result["made"]["data"] = "gone"

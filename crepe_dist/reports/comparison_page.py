@@ -21,6 +21,7 @@ Row = tuple[str, list[str]]
 SIGNIFICANCE = 0.05  # p-value below which a difference counts as significant
 MAX_CLASSES = 30
 NAME_CELLS = 40  # width of a class name
+MAX_PATH_CHARS = 300
 COLUMN_CELLS = 26  # width of a run's column in the terminal
 UNKNOWN = "–"
 
@@ -224,7 +225,7 @@ def _provenance(record: RunRecord, name: str) -> str:
 
 
 def _names(records: Sequence[RunRecord]) -> list[str]:
-    """Name the runs by their folders, or by their paths if two folders have the same name."""
+    """Return the names of the runs, with the path of each whose name is not unique."""
     names = [record.name for record in records]
-    paths = names if len(set(names)) == len(names) else [str(record.path) for record in records]
-    return [visible(name, 80) for name in paths]
+    paths = [f"{record.given_name} ({record.path})" if record.given_name else str(record.path) for record in records]
+    return [visible(name if names.count(name) == 1 else path, MAX_PATH_CHARS) for name, path in zip(names, paths)]

@@ -10,7 +10,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_text
 from crepe_dist.reports import model_card, run_page
 from crepe_dist.reports.run_findings import warnings
-from crepe_dist.runs.checkpoint import RESULT
+from crepe_dist.runs.checkpoint import CONFIG, RESULT
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.run_record import RunRecord, open_run, texts
 
@@ -19,7 +19,8 @@ CARD = "model_card.md"
 
 
 def write_for(folder: RunFolder, data: Dataset, say: Callable[[str], None]) -> Iterator[None]:
-    """Write the report of a finished run, and print its warnings; do nothing if it was written after the result.
+    """Write the report of a finished run, and print its warnings; do nothing if it is newer than the
+    result and the settings.
 
     The run is complete without the report, so errors are reported and not raised.
 
@@ -66,8 +67,10 @@ def write_report(record: RunRecord, data: Dataset | UserError) -> Iterator[None]
 
 
 def _is_current(folder: RunFolder) -> bool:
-    result, *pages = (folder.path / name for name in (RESULT, REPORT, CARD))
-    return all(page.is_file() and page.stat().st_mtime_ns >= result.stat().st_mtime_ns for page in pages)
+    sources = [folder.path / name for name in (RESULT, CONFIG)]
+    changed = max(path.stat().st_mtime_ns for path in sources if path.is_file())
+    pages = [folder.path / name for name in (REPORT, CARD)]
+    return all(page.is_file() and page.stat().st_mtime_ns >= changed for page in pages)
 
 
 def _summary(data: Dataset) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,9 +16,11 @@ from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.distributed.control import SUPERVISED_AS
 from crepe_dist.errors import UserError
-from crepe_dist.files import is_temporary, read_json, remove_temporary, write_json, write_text
+from crepe_dist.files import is_temporary, read_bytes, read_json, remove_temporary, write_json, write_text
 from crepe_dist.runs.checkpoint import CONFIG, FOLDER, RESULT, RUNS
 from crepe_dist.settings.config import Config, digest
+from crepe_dist.settings.schema import is_title
+from crepe_dist.settings.yaml_file import read
 
 IDENTITY = "run.json"
 LOCK_SECONDS = 100.0  # for an earlier group's processes to end; NFS keeps a dead client's locks for 90 s
@@ -47,6 +49,18 @@ class RunFolder:
     def verified(self) -> Path:
         """Return the file in which this host records the data files that it has verified."""
         return self.path / "verified" / f"{socket.gethostname()}.json"
+
+    @property
+    def name(self) -> str:
+        """Name given by ``--name``; empty if there is none."""
+        try:
+            name = read(self.path / CONFIG).get("name") if (self.path / CONFIG).is_file() else None
+        except UserError:
+            return ""
+        return name if isinstance(name, str) and is_title(name) else ""
+
+    def __str__(self) -> str:
+        return f"{name} ({self.path})" if (name := self.name) else str(self.path)
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -167,8 +181,19 @@ def choose(config: Config, data_name: str, data_fingerprint: str) -> RunFolder:
     else:
         path = own[-1] if own else base
         _check(path, identity, supervision)
-    write_text(path / CONFIG, config.to_yaml())
-    return RunFolder(path)
+    chosen = RunFolder(path)
+    settings = replace(config, name=config.name or chosen.name or None).to_yaml()
+    if not _has_text(path / CONFIG, settings):
+        write_text(path / CONFIG, settings)  # the report of a finished run is made again, as it is older now
+    return chosen
+
+
+def _has_text(path: Path, text: str) -> bool:
+    data = text.encode("utf-8")
+    try:
+        return read_bytes(path, len(data)) == data
+    except (OSError, ValueError):
+        return False
 
 
 def _numbered(base: Path, number: int) -> Path:

@@ -30,6 +30,7 @@ class RunRecord:
 
     Attributes:
         path: the run's folder.
+        given_name: name given by ``--name``; empty if there is none.
         settings: values of the settings by dotted name.
         result: content of ``result.json``; ``None`` if the run is not finished.
         checkpoint: the reported .params file.
@@ -39,6 +40,7 @@ class RunRecord:
     """
 
     path: Path
+    given_name: str
     settings: Settings
     result: dict[str, Any] | None
     checkpoint: Path
@@ -48,7 +50,7 @@ class RunRecord:
 
     @property
     def name(self) -> str:
-        return self.path.absolute().name
+        return self.given_name or self.path.absolute().name
 
     @property
     def classes(self) -> list[str]:
@@ -107,12 +109,12 @@ class RunRecord:
 
 
 def flat(settings: dict[str, Any]) -> Settings:
-    """Flatten settings to dotted names, without those that only select the run's folder."""
+    """Flatten settings to dotted names, without those that only select or name the run."""
     found: Settings = {}
     for name, value in settings.items():
         if isinstance(value, dict):
             found.update({f"{name}.{key}": each for key, each in value.items()})
-        elif name not in ("run_dir", "fresh"):
+        elif name not in ("name", "run_dir", "fresh"):
             found[name] = value
     return found
 
@@ -139,6 +141,7 @@ def open_run(run_dir: Path) -> RunRecord:
         config = run_dir / CONFIG
         return RunRecord(
             path=run_dir,
+            given_name=RunFolder(run_dir).name,
             settings=flat(read(config)) if config.is_file() else {},
             result=result,
             checkpoint=path,

@@ -18,7 +18,7 @@ from crepe_dist.settings import arguments
 from crepe_dist.settings.data_options import DataOptions
 from crepe_dist.settings.limits import near, shortened
 from crepe_dist.settings.model_options import ModelOptions
-from crepe_dist.settings.schema import Name, Settings, alternatives, choices, typed, wanted
+from crepe_dist.settings.schema import Name, Settings, Title, alternatives, choices, typed, wanted
 from crepe_dist.settings.training_options import (
     CheckpointOptions,
     EvaluationOptions,
@@ -43,7 +43,7 @@ ALIASES = {
 SWITCHES = {"fresh": "--fresh", "dry_run": "--dry-run", "logging.profile": "--profile"}  # flags without a value
 COMMON = (
     *("--data", "--epochs", "--batch-size", "--optimizer.learning_rate", "--model.network", "--training.patience"),
-    *("--device", "--run-dir", "--fresh", "--dry-run", "--config"),
+    *("--device", "--name", "--run-dir", "--fresh", "--dry-run", "--config"),
 )
 SYNONYMS = {"lr": "--optimizer.learning_rate", "gpu": "--device gpu", "cpu": "--device cpu", "output": "--run-dir"}
 EXAMPLES = """  python -m crepe_dist.train                                    the sample on this machine
@@ -66,12 +66,15 @@ class Config(Settings):
 
     Args:
         device: auto (a GPU if there is one), gpu or cpu.
+        name: name of the run in reports and comparisons. A resumed run keeps its name unless a new one is given. null:
+            that of its folder.
         run_dir: folder of the run; null: ``runs/<data>-<hash of the settings that decide the result>``.
         fresh: start a new run even if one with the same settings exists.
         dry_run: show shapes and memory, try one step on every process, and write nothing.
     """
 
     device: Device = "auto"
+    name: Optional[Title] = None
     run_dir: Optional[Name] = None
     fresh: bool = False
     dry_run: bool = False
@@ -157,7 +160,7 @@ def _add(flags: argparse._ActionsContainer, name: str, text: str, field: Field[A
     flags.add_argument(
         *names,
         **common,
-        type=str if words or kinds == (Name,) else _name if Name in kinds else _value,
+        type=str if words or kinds == (Name,) else _name if {Name, Title}.intersection(kinds) else _value,
         choices=words or None,
         metavar=None if words else "PATH" if Name in kinds else field.name.upper(),
         help=f"{help} ({takes if words else f'{wanted(hint)}; {takes}'})",

@@ -6,7 +6,14 @@ from dataclasses import fields
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
-from pydantic import ConfigDict, ModelWrapValidatorHandler, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs
 
@@ -15,7 +22,25 @@ from crepe_dist.settings.limits import Limits, near, shortened
 
 # Records and manifests store names as UTF-8 text. A blank name is a mistake.
 Name = Annotated[str, StringConstraints(pattern=r"^[^\x00]*[^\x00\s][^\x00]*$")]
-NOUNS = MappingProxyType({bool: "true or false", int: "a whole number", float: "a number", str: "a name in UTF-8"})
+LONGEST_TITLE = 80
+
+
+def is_title(text: str) -> bool:
+    """Return whether a text can name a run on a line of its own."""
+    return 0 < len(text) <= LONGEST_TITLE and text.isprintable() and text == text.strip()
+
+
+def _title(text: str) -> str:
+    if not is_title(text):
+        raise ValueError
+    return text
+
+
+Title = Annotated[str, AfterValidator(_title)]
+TEXTS = MappingProxyType(
+    {Name: "a name in UTF-8", Title: f"1 to {LONGEST_TITLE} printable characters, with no space at either end"}
+)
+NOUNS = MappingProxyType({bool: "true or false", int: "a whole number", float: "a number"})
 
 
 @dataclass(config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
@@ -87,7 +112,7 @@ def _described(kind: Any) -> str:
     if origin is dict:
         return f'names with values such as {{"a": 2}}, each {wanted(inner[1])}'
     if origin is Annotated:
-        return str(limits(kind) or NOUNS[inner[0]])
+        return TEXTS.get(kind) or str(limits(kind))
     return NOUNS[kind]
 
 

@@ -66,7 +66,7 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
             data = few_batches(data, config)
         folder = choose_folder(config, data, world)
         if (finished := world.agree("result", lambda: read_result(folder))) is not None:
-            display.say(f"{folder.path} is finished; --fresh starts another run\n{finished}")
+            display.say(f"{folder} is finished; --fresh starts another run\n{finished}")
             report(config, data, world, folder, display, pages)  # if an earlier process was killed before it had
             return finished
 
@@ -83,7 +83,7 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
             )
             run = Run(config, world, data, engine, step, progress, folder, display, metrics)
             display.say(banner(config, data, engine, start, world, trainer.by))
-            display.say(f"run       {folder.path}")
+            display.say(f"run       {folder}")
 
             state, choice = RunState(engine, trainer.gluon, step.scale, progress), EpochChoice.of(config, data)
             found = resume(state, choice, folder, world, metrics, display)
