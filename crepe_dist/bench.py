@@ -19,6 +19,7 @@ from crepe_dist.distributed.device import pick
 from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.errors import UserError
 from crepe_dist.settings import arguments
+from crepe_dist.wording import percent
 
 EXAMPLES = """  python -m crepe_dist.bench --quick
   python -m crepe_dist.bench --json speed.json
@@ -121,7 +122,9 @@ def _show(figures: dict[str, Any]) -> None:
         for name, value in figures[key].items():
             table.add_row(name, format(value, form))
         console.print(table)
-    console.print(f"with steps 100 times as fast, training would wait for data {figures['waiting']:.1%} of the time")
+    console.print(
+        f"with steps 100 times as fast, training would wait for data {percent(figures['waiting'])} of the time"
+    )
     _show_scaling(console, figures["scaling"])
 
 

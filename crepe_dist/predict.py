@@ -29,7 +29,7 @@ from crepe_dist.preparing.sources import PIPE, Reading
 from crepe_dist.reports import explanation_page as report
 from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import shortened, whole
-from crepe_dist.wording import counted, listed
+from crepe_dist.wording import counted, listed, percent
 
 if TYPE_CHECKING:
     from crepe_dist.predicting.occlusion import Explanation
@@ -293,7 +293,7 @@ def _predict_random(predictor: Predictor, given: Any, explaining: Explaining) ->
                 explaining.show(explanation, stream)
             else:
                 stream.write(f"{visible(text)}\n")
-            answer = f"predicted: {visible(prediction.label)} {prediction.probability:.1%}"
+            answer = f"predicted: {visible(prediction.label)} {percent(prediction.probability)}"
             stream.write(f"  true: {visible(true)}   {answer}   {'right' if right else 'wrong'}\n\n")
     explaining.finish()
 

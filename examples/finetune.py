@@ -58,8 +58,8 @@ def main() -> None:
     random = fit(args, data, sizes, init_from=None)
 
     # Fine-tuning helps if the run was trained on many similar texts. Otherwise it can hurt, so compare both.
-    print(f"from {args.run}: test accuracy {finetuned.test_accuracy:.2%}, loss {finetuned.test_loss:.4f}")
-    print(f"from random parameters: test accuracy {random.test_accuracy:.2%}, loss {random.test_loss:.4f}")
+    print(f"from {args.run}: test accuracy {finetuned.test_accuracy:.1%}, loss {finetuned.test_loss:.4f}")
+    print(f"from random parameters: test accuracy {random.test_accuracy:.1%}, loss {random.test_loss:.4f}")
     print(f"python -m crepe_dist.predict {finetuned.run_dir} --text '…'")
 
 

@@ -86,7 +86,7 @@ def train(args: argparse.Namespace) -> None:
                     print(f"epoch {epoch} step {step} loss {total / batch.documents:.6f}", flush=True)
         if hvd.rank() == 0:  # the other ranks wait in the next epoch's first all-reduce
             share = accuracy(network, dataset.parts["test"], device)
-            print(f"epoch {epoch} test accuracy {share:.2%} {save(args.run_dir, network, dataset, epoch, share)}")
+            print(f"epoch {epoch} test accuracy {share:.1%} {save(args.run_dir, network, dataset, epoch, share)}")
 
 
 def accuracy(network: Crepe, part: Part, device: Any) -> float:

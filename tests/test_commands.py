@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import mxnet as mx
 import numpy as np
@@ -224,11 +225,19 @@ class TestEvaluate:
         confusion = scores["confusion"]
         assert first["recall"] == pytest.approx(confusion[0][0] / sum(confusion[0]))
         assert first["precision"] == pytest.approx(confusion[0][0] / sum(row[0] for row in confusion))
-        assert f"accuracy {scores['accuracy']:.2%}" in printed
+        assert f"accuracy {100 * scores['accuracy']:.1f} %" in printed
         assert "confusion" in printed
         page = (place / "scores.html").read_text()
         assert f"{100 * scores['accuracy']:.1f} % of 97 test texts are classified correctly" in page
         assert page.count("<blockquote") == len(scores["mistakes"])
+
+    def test_the_terminal_rounds_as_the_page_does(self, place, tmp_path):
+        printed = run(command("evaluate", "--html", tmp_path / "scores.html"), place)
+        page = (tmp_path / "scores.html").read_text()
+        first = next(line for line in printed.splitlines() if line.startswith("first "))
+        recall, f1 = re.findall(r"[\d.]+ %|0\.\d+|1\.0+", first)[1:]
+        assert f'<td class="n">{recall}</td>' in page
+        assert f'<td class="n">{f1}</td>' in page
 
     def test_the_page_is_about_the_checkpoint_that_was_scored(self, place, tmp_path, monkeypatch):
         """A run that ends meanwhile is newer than the one that is scored."""

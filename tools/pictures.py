@@ -25,6 +25,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 import crepe_dist
 from crepe_dist.errors import visible
 from crepe_dist.reports.explanation_page import show
+from crepe_dist.wording import percent
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "images"
 TEXTS = (
@@ -48,7 +49,7 @@ def draw_explanation(run: str) -> None:
     for text in TEXTS:
         explanation = predictor.explain(text)
         ranking = explanation.prediction.ranking
-        console.print("   ".join(f"{visible(label)} {share:.1%}" for label, share in ranking), highlight=False)
+        console.print("   ".join(f"{visible(label)} {percent(share)}" for label, share in ranking), highlight=False)
         show(explanation, console)
         console.print()
     svg = console.export_svg(title="python -m crepe_dist.predict --explain", theme=DIMMED_MONOKAI, code_format=FRAME)

@@ -25,7 +25,7 @@ from crepe_dist.settings import arguments
 from crepe_dist.training.display import Display
 from crepe_dist.training.evaluation import evaluate
 from crepe_dist.training.training_data import open_data
-from crepe_dist.wording import counted
+from crepe_dist.wording import counted, percent
 
 
 def score(given: Any, world: World) -> None:
@@ -108,12 +108,13 @@ def _text(scores: Scores, classes: list[str]) -> str:
     classes = [visible(name) for name in classes]
     missed = unanswered(scores, classes)
     table = scores.per_class(classes)
-    shown = table.assign(**{name: table[name].map("{:.2%}".format) for name in ("precision", "recall", "f1")})
+    formats = {"precision": percent, "recall": percent, "f1": "{:.3f}".format}
+    shown = table.assign(**{name: table[name].map(form) for name, form in formats.items()})
     shown.loc[~scores.confusion.any(axis=0), "precision"] = "–"
     shown.loc[~scores.confusion.any(axis=1), ["recall", "f1"]] = "–"
     confusion = pd.DataFrame(scores.confusion, index=classes, columns=classes)
     return (
-        f"accuracy {scores.accuracy:.2%}   loss {scores.loss:.4f}\n\n{shown.to_string()}\n\n"
+        f"accuracy {percent(scores.accuracy)}   loss {scores.loss:.4f}\n\n{shown.to_string()}\n\n"
         f"confusion (row: true class, column: predicted)\n{confusion.to_string()}"
         + (f"\n\n{missed['what']}: {missed['why']}\n  do:  {missed['do']}" if missed else "")
     )
@@ -128,7 +129,7 @@ def _typo_rows(noisy: dict[float, Scores]) -> list[dict[str, float]]:
 
 def _typo_table(noisy: dict[float, Scores]) -> str:
     shown = [
-        (f"{rate:g}", f"{scores.accuracy:.2%}", f"{scores.macro_f1:.2%}", f"{scores.loss:.4f}")
+        (f"{rate:g}", percent(scores.accuracy), f"{scores.macro_f1:.3f}", f"{scores.loss:.4f}")
         for rate, scores in noisy.items()
     ]
     table = pd.DataFrame(shown, columns=["characters hit", "accuracy", "macro F1", "loss"])

@@ -12,6 +12,7 @@ from crepe_dist.errors import shown, visible
 from crepe_dist.predicting.inputs import Input
 from crepe_dist.predicting.occlusion import Explanation
 from crepe_dist.predicting.prediction import Prediction
+from crepe_dist.wording import percent
 
 STYLES = ("text", "jsonl", "csv")
 DEFAULT_TOP = {"text": 5, "jsonl": 5, "csv": 1}  # number of classes in an answer
@@ -44,7 +45,7 @@ class Answers:
         if prediction is None:
             return f"not classified: line {row.line}: {_on_a_line(row.problem)}"
         ranking = prediction.ranking[: self.top]
-        return "   ".join(f"{_on_a_line(label)} {probability:.1%}" for label, probability in ranking)
+        return "   ".join(f"{_on_a_line(label)} {percent(probability)}" for label, probability in ranking)
 
 
 class JsonAnswers(Answers):

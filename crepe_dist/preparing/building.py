@@ -27,7 +27,7 @@ from crepe_dist.preparing.pool import map_in_order
 from crepe_dist.preparing.reading import UNLABELLED
 from crepe_dist.preparing.selection import TEST, TRAIN, UNKNOWN, Fate, Split, decide
 from crepe_dist.preparing.spool import Rows, Texts, map_rows
-from crepe_dist.wording import cut
+from crepe_dist.wording import cut, percent
 
 # If MIN_ROWS rows or more have more distinct labels than this share of them, another column must be the label.
 MAX_CLASS_SHARE, MIN_ROWS = 0.5, 40
@@ -259,7 +259,7 @@ def _check(
         )
     if bad > job.max_bad * total:
         raise UserError(
-            f"{bad:,} of {total:,} rows are unusable, more than {job.max_bad:.0%}",
+            f"{bad:,} of {total:,} rows are unusable, more than {percent(job.max_bad)}",
             f"the first: {shown}",
             f"{_remedy(reasons)}; or skip them with --max-bad {math.ceil(100 * bad / total) / 100:g}",
         )

@@ -14,6 +14,7 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.runs.best_epoch import EpochChoice
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.state import Progress
+from crepe_dist.wording import percent
 
 MEMORISED = 0.99  # accuracy from which the training documents count as memorised
 
@@ -40,7 +41,7 @@ class Result:
 
     def __str__(self) -> str:
         return (
-            f"test accuracy {self.test_accuracy:.2%}, loss {self.test_loss:.4f} "
+            f"test accuracy {percent(self.test_accuracy)}, loss {self.test_loss:.4f} "
             f"(epoch {self.epoch}, {self.chosen_by})\n{self.checkpoint}"
         )
 
@@ -109,7 +110,7 @@ def _provenance(engine: Engine, data: Dataset, processes: int) -> dict[str, Any]
 
 def overfit_summary(result: Result) -> str:
     """Report whether a run on a few batches (``training.overfit_batches``) has memorised them."""
-    share = f"{result.test_accuracy:.2%} of the training documents are classified correctly"
+    share = f"{percent(result.test_accuracy)} of the training documents are classified correctly"
     if result.test_accuracy >= MEMORISED:
         return f"{share}: the network can memorise; commands never choose this model by default, as it has no other use"
     return (

@@ -56,7 +56,8 @@ EXAMPLES = """  python -m crepe_dist.train                                    th
 
 short forms: --data DIR is --data.source DIR; --batch-size, --epochs, --seed, --init-from, --start-epoch and
 --overfit-batches are --data.batch_size, --training.epochs and so on; --profile is --logging.profile true. Run the same
-command again to resume an unfinished run.
+command again to resume an unfinished run. Percentages are rounded to one decimal; the accuracy in a checkpoint's name
+has two and is cut off, so 92.119 % is 92.1 % here and 92.11 there.
 """
 
 

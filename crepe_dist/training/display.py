@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from crepe_dist.errors import visible
 from crepe_dist.terminal import silence
+from crepe_dist.wording import percent
 
 LINE_SECONDS = 10.0
 
@@ -35,7 +36,7 @@ class Speed:
     def __str__(self) -> str:
         return (
             f"{self.documents:,.0f}/s  {self.milliseconds:,.{0 if self.milliseconds >= 100 else 1}f} ms per step  "
-            f"{self.waited:.1%} waiting{gigaflops(self.flops, '  ')}"
+            f"{percent(self.waited)} waiting{gigaflops(self.flops, '  ')}"
         )
 
 
@@ -118,7 +119,7 @@ class ConsoleDisplay(Display):
 def epoch_line(record: dict[str, Any]) -> str:
     """Format the record of an epoch (``checkpoint.epoch_record``) as one line."""
     scores = "".join(
-        f"  {name} {record[f'{name}_accuracy']:.2%} (loss {record[f'{name}_loss']:.4f})"
+        f"  {name} {percent(record[f'{name}_accuracy'])} (loss {record[f'{name}_loss']:.4f})"
         for name in ("validation", "test")
         if f"{name}_accuracy" in record
     )

@@ -18,6 +18,7 @@ from crepe_dist.training.display import gigaflops
 from crepe_dist.training.observers.observer import Observer
 from crepe_dist.training.observers.step_log import StepLog
 from crepe_dist.training.step import Outcome, TrainingStep
+from crepe_dist.wording import percent
 
 STEPS = 50
 NAME = "profile.json"
@@ -122,10 +123,12 @@ class Profile(Observer):
                 self._timeline.unlink()  # Horovod did nothing in these steps
             write_json(self._folder.path / NAME, result)
         lines = [f"profile of {self.steps} steps, milliseconds per step (mean, slowest process)"]
-        lines += [f"  {name:<12}{mean[name]:8.2f}  {mean[name] / total:6.1%}{slowest[name]:10.2f}" for name in names]
+        lines += [
+            f"  {name:<12}{mean[name]:8.2f}  {percent(mean[name], total):>8}{slowest[name]:10.2f}" for name in names
+        ]
         speed = f"  {'sum':<12}{total:8.2f}  {rate:,.0f} documents/s{gigaflops(achieved, ', ')}"
         if ceiling is not None:
-            speed += f", {achieved / ceiling:.0%} of the fastest matrix product in that precision"
+            speed += f", {percent(achieved, ceiling)} of the fastest matrix product in that precision"
         return "\n".join([*lines, speed, f"  written to {self._folder.path / NAME}"])
 
     def _ceiling(self) -> float | None:
