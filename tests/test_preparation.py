@@ -31,7 +31,7 @@ from crepe_dist.preparing.preparation import PrepareOptions, finish_steps, merge
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import Reading, find_sources
 from crepe_dist.preparing.spool import ROW, open_spool
-from crepe_dist.reports import data_page
+from crepe_dist.reports import data_page, data_sentences
 from tests.conftest import command, run, write_csv
 
 ENCODING = Encoding(feature_len=40)
@@ -436,6 +436,10 @@ class TestReport:
                 ],
                 "2.0 % of the rows are nearly blank to the network",
             ),
+            (
+                [f"{'ab'[n % 2]},{f'{n} ?!' if n % 50 == 7 else f'text {n}'}" for n in range(300)],
+                "2.0 % of the rows have no letter",
+            ),
             ([f"{['FOOD', 'food', 'b'][n % 3]},text {n}" for n in range(300)], "differ only in case or spaces"),
             ([f"{['a b', 'a  b', 'c'][n % 3]},text {n}" for n in range(300)], "differ only in case or spaces"),
         ],
@@ -443,6 +447,17 @@ class TestReport:
     def test_warnings_of_what_will_hurt(self, tmp_path, lines, warning):
         summary = prepared(tmp_path, lines)
         assert any(warning in each["what"] for each in summary["warnings"]), summary["warnings"]
+
+    def test_few_rows_without_a_letter_are_counted_without_a_warning(self, tmp_path):
+        odd = ["4711", "😀", "№ ½", "Ⅷ", "ß", "字", "ก"]  # the first four have no letter
+        lines = [f"{'ab'[n % 2]},{odd[n] if n < len(odd) else f'text {n}'}" for n in range(2000)]
+        summary = prepared(tmp_path, lines)
+        assert sum(summary["characters"]["letterless"].values()) == 4
+        assert not any("no letter" in warning["what"] for warning in summary["warnings"])
+        where = " and ".join(
+            f"{count} in {part}" for part, count in summary["characters"]["letterless"].items() if count
+        )
+        assert data_sentences.characters(summary).endswith(f" 4 rows have no letter: {where}.")
 
     def test_the_advice_is_not_what_was_done_already(self, tmp_path):
         lines = [f"{'ab'[n % 2]},text {n}" for n in range(200)] + ["rare,a rare text", "rare,this is rare"]

@@ -38,6 +38,7 @@ REMEDIES = {
     "not CSV": "double the quotes inside quoted fields",
 }
 LABEL_WIDTH = 40  # terminal columns of a label in a message
+EXAMPLES = 3  # texts without a letter that the report quotes
 MAX_CHUNK, CHUNK_BYTES = 4096, 1 << 23  # rows and bytes that are encoded together
 
 
@@ -143,6 +144,8 @@ class Built:
         bad: number of unusable lines.
         rows: number of rows of each split.
         unreadable: number of rows of each split that are nearly blank to the network.
+        letterless: number of rows of each split whose text has no letter of any script.
+        letterless_examples: beginnings of the first such texts.
     """
 
     encoding: Encoding
@@ -155,6 +158,8 @@ class Built:
     bad: int
     rows: dict[str, int]
     unreadable: dict[str, int]
+    letterless: dict[str, int]
+    letterless_examples: list[str]
 
 
 def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: int) -> Iterator[Any]:
@@ -202,6 +207,8 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
     parts: dict[str, dict[str, Any]] = {}
     points: Counter[int] = Counter()
     unreadable: Counter[str] = Counter()
+    letterless: Counter[str] = Counter()
+    letterless_examples: list[str] = []
     done = 0
     for code, part in enumerate(PARTS):
         chosen = np.flatnonzero(fate == code)
@@ -214,6 +221,8 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
             files |= shard.files
             points.update(shard.points)
             unreadable[part] += shard.unreadable
+            letterless[part] += shard.letterless
+            letterless_examples = (letterless_examples + shard.letterless_examples)[:EXAMPLES]
             sizes.append(shard.rows)
             done += shard.rows
             yield "encoding", done
@@ -234,7 +243,10 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
     write_json(folder / MANIFEST, manifest)
     sync(folder)
     rows = {part: about["rows"] for part, about in parts.items()}
-    yield Built(encoding, classes, fate, labels, points, reasons, first_bad, bad, rows, dict(unreadable))
+    yield Built(
+        encoding, classes, fate, labels, points, reasons, first_bad, bad, rows, dict(unreadable), dict(letterless),
+        letterless_examples,
+    )  # fmt: skip
 
 
 def _check(
@@ -369,6 +381,8 @@ class _ShardDone:
     files: dict[str, dict[str, Any]]
     points: dict[int, int]
     unreadable: int
+    letterless: int
+    letterless_examples: list[str]
 
 
 def _shards(
@@ -392,6 +406,8 @@ def write_shard(task: _ShardTask) -> _ShardDone:
     known = np.flatnonzero(task.encoding.known(np.arange(128, dtype=np.uint32))).astype(np.uint8).tobytes()
     points: Counter[int] = Counter()
     unreadable = 0
+    letterless: list[str] = []  # the first ones
+    letterless_count = 0
     writer = ShardWriter(
         task.folder, task.part, task.shard, len(chosen), task.encoding.feature_len, keep_texts=keep_texts
     )
@@ -399,7 +415,11 @@ def write_shard(task: _ShardTask) -> _ShardDone:
     for start in range(0, len(chosen), step):
         some = rows[chosen[start : start + step]]
         data = texts.get(some)
-        codes = task.encoding.encode([text.decode("utf-8") for text in data])
+        decoded = [text.decode("utf-8") for text in data]
+        odd = [text for text in decoded if not any(map(str.isalpha, text))]
+        letterless_count += len(odd)
+        letterless = (letterless + [excerpt(text) for text in odd[:EXAMPLES]])[:EXAMPLES]
+        codes = task.encoding.encode(decoded)
         writer.append(codes, data)
         # Most characters are ASCII and in the alphabet, so only the others are counted individually.
         left = b"".join(data).translate(None, known).decode("utf-8")
@@ -407,7 +427,7 @@ def write_shard(task: _ShardTask) -> _ShardDone:
             values, counts = np.unique(np.frombuffer(left.encode("utf-32-le"), dtype="<u4"), return_counts=True)
             points.update(dict(zip(values.tolist(), counts.tolist())))
             unreadable += int(np.count_nonzero(task.encoding.unreadable(codes, some["characters"])))
-    return _ShardDone(len(chosen), writer.close(), dict(points), unreadable)
+    return _ShardDone(len(chosen), writer.close(), dict(points), unreadable, letterless_count, letterless)
 
 
 def _label_order(label: str) -> tuple[int, float, str]:

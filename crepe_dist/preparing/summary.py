@@ -106,6 +106,8 @@ def _characters(built: Built, total: int) -> dict[str, Any]:
         "unknown": sum(unknown.values()),
         "top": [[chr(point), count] for point, count in top],
         "unreadable": built.unreadable,
+        "letterless": built.letterless,
+        "letterless_examples": built.letterless_examples,
     }
 
 
@@ -308,6 +310,13 @@ def _warnings(
             f"almost all their characters are outside the alphabet ({', '.join(parts)})",
             f"{script}; or leave these rows out"
             + ("; --mode paper reads capitals too" if summary["encoding"]["mode"] == "notebook" else ""),
+        )
+    letterless = sum(characters["letterless"].values())
+    if letterless >= NOTABLE * rows:
+        warn(
+            f"{percent(letterless, rows)} of the rows have no letter",
+            f"{counted(letterless, 'such row')}, such as {', '.join(map(repr, characters['letterless_examples']))}",
+            "look at them; leave them out if they are placeholders or numbers without a meaning",
         )
     for pair, count in summary["duplicates"]["across"].items():
         part, other = pair.split(" in ")

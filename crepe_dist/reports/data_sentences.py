@@ -146,24 +146,31 @@ def fitting(summary: Summary) -> str:
 
 
 def characters(summary: Summary) -> str:
-    """Describe how many characters are outside the alphabet."""
+    """Describe how many characters are outside the alphabet, and how many texts have no letter."""
     found = summary["characters"]
     if not found["unknown"]:
-        return f"All {counted(found['total'], 'character')} are in the alphabet."
+        return f"All {counted(found['total'], 'character')} are in the alphabet.{_letterless(summary)}"
     share = percent(found["unknown"], found["total"])
     return (
         f"{share} of the characters ({number(found['unknown'])} of {number(found['total'])}) are outside the alphabet; "
-        f"the network sees blanks instead.{_unreadable(summary)}"
+        f"the network sees blanks instead.{_unreadable(summary)}{_letterless(summary)}"
     )
 
 
 def _unreadable(summary: Summary) -> str:
     found = summary["characters"]["unreadable"]
-    counts = [f"{number(found[split])} in {split}" for split in splits(summary) if found.get(split)]
-    if not counts:
-        return ""
     rows = counted(sum(found.values()), "row consists", "rows consist")
-    return f" {rows} almost entirely of such characters: {listed(counts)}."
+    return f" {rows} almost entirely of such characters: {_by_split(summary, found)}." if any(found.values()) else ""
+
+
+def _letterless(summary: Summary) -> str:
+    found = summary["characters"].get("letterless", {})  # older versions did not count them
+    rows = counted(sum(found.values()), "row has", "rows have")
+    return f" {rows} no letter: {_by_split(summary, found)}." if any(found.values()) else ""
+
+
+def _by_split(summary: Summary, counts: dict[str, int]) -> str:
+    return listed([f"{number(counts[split])} in {split}" for split in splits(summary) if counts.get(split)])
 
 
 def duplicates(summary: Summary) -> list[str]:
