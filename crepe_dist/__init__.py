@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from crepe_dist import startup
 from crepe_dist.version import __version__
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from crepe_dist.settings.model_options import ModelOptions
     from crepe_dist.settings.training_options import OptimizerOptions, TrainingOptions
     from crepe_dist.train import fit
+
+startup.check_python()
 
 __all__ = [
     "Config",

@@ -10,10 +10,10 @@ from crepe_dist.diagnosis.outcome import Check
 from crepe_dist.distributed import cuda, horovod_build
 from crepe_dist.errors import UserError
 from crepe_dist.machine import PACKAGES
+from crepe_dist.startup import PYTHONS
 from crepe_dist.wording import counted, listed, size
 
 INSTALL = "reinstall with `uv sync` (without uv see docs/install.md)"
-PYTHONS = ((3, 9), (3, 11))
 NUMPY_TOO_NEW = (1, 24)
 # Sizes of the paper's small network. Its parameters have 45 MB; with Adam a saved state is three times as large, and
 # a run keeps two states.
@@ -60,7 +60,7 @@ def versions(facts: Facts) -> Check:
             level="problem",
             what=f"Python {found['Python']} is not one of 3.9, 3.10 and 3.11",
             why="MXNet 1.9.1 and the pinned versions of the other packages need one of them",
-            remedy="create an environment with another Python (`uv sync --python 3.11`)",
+            remedy="create an environment with another Python (`uv sync -p 3.11`)",
         )
     if "numpy" in found and _version(found["numpy"]) >= NUMPY_TOO_NEW:
         return replace(
