@@ -228,7 +228,8 @@ class TestEvaluate:
         assert f"accuracy {100 * scores['accuracy']:.1f} %" in printed
         assert "confusion" in printed
         page = (place / "scores.html").read_text()
-        assert f"{100 * scores['accuracy']:.1f} % of 97 test texts are classified correctly" in page
+        assert f"<dt>test accuracy</dt>\n<dd>{100 * scores['accuracy']:.1f} %</dd>" in page
+        assert "97 texts; majority class: " in page
         assert page.count("<blockquote") == len(scores["mistakes"])
 
     def test_the_terminal_rounds_as_the_page_does(self, place, tmp_path):

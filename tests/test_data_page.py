@@ -415,7 +415,7 @@ def test_the_largest_classes_are_shown_where_not_all_can_be():
     what = of_classes(31)
     what["parts"]["train"]["classes"].reverse()
     drawn = re.findall(r"<svg.*?</svg>", page(what), re.S)[1]
-    shown = re.findall(r">&lt;class &amp; number (\d+)&gt;", drawn)
+    shown = re.findall(r">&lt;class &amp; number (\d+)&gt;</text>", drawn)
     assert shown == [str(rank) for rank in range(30, 0, -1)]
     assert "1 more class, smaller" in Page(page(what)).text
 

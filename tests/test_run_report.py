@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import random
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -23,13 +24,22 @@ from crepe_dist.errors import UserError
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import find_sources
-from crepe_dist.reports import comparison_page, run_findings, run_report, score_tables, uncertainty
+from crepe_dist.reports import (
+    colours,
+    comparison_page,
+    run_figures,
+    run_findings,
+    run_report,
+    score_tables,
+    uncertainty,
+)
 from crepe_dist.reports import run_page as run_page
 from crepe_dist.runs.history import MOST_POINTS, History
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.run_record import open_run
 from crepe_dist.runs.scores import BINS, MILLION, Mistake, Scores, worst
 from crepe_dist.settings.config import parse
+from crepe_dist.wording import percent
 from tests.conftest import FEATURE_LEN, QUICK
 from tests.test_data_page import ELEMENTS, HOSTILE, Page
 
@@ -81,14 +91,20 @@ class TestReport:
     def test_says_what_came_out_and_harms_nobody(self, place):
         result = json.loads((place / "one" / "result.json").read_text())
         text = checked((place / "one" / "report.html").read_text()).text
-        assert (
-            f"{100 * result['test_accuracy']:.1f} % of 120 test texts are classified correctly (95 % interval:" in text
-        )
+        scores = open_run(place / "one").scores["test"]
+        for piece in (
+            f"test accuracy {percent(result['test_accuracy'])} 95 % interval: "
+            f"{percent(uncertainty.interval(round(120 * scores.accuracy), 120)[0])} to ",
+            "120 texts; majority class: 3",
+            f"macro F1 {scores.macro_f1:.3f} 3 classes lowest: {min(scores.f1):.3f}, ",
+            f"calibration error {percent(scores.calibration_error)} ",
+            f"training time {run_findings.duration(open_run(place / 'one').history.seconds)} 2 epochs 1 process on cpu",
+        ):
+            assert piece in text
         assert f"This is epoch {result['epoch']} of 2 epochs" in text
         assert "the best one on the validation split" in text
         assert NAMES[0] in text
         assert "\\x1b[31mred\\u202e www.x.example" in text
-        scores = open_run(place / "one").scores["test"]
         shown = open_dataset(place / "data").parts["test"].text(scores.mistakes[0].row)
         assert str(shown).split()[1] in text
         assert "--config" in text
@@ -357,6 +373,83 @@ def test_report_and_card_name_the_network(copy, monkeypatch):
         text = (copy / "model_card.md").read_text()
         assert f"\n{line}" in text
         assert title in text.split("\n")[2]
+
+
+def course(losses, accuracies):
+    """A run with these losses after each step, and these accuracies after each epoch."""
+    history = History()
+    for step, loss in enumerate(losses, 1):
+        history.add({"event": "step", "step": step, "loss": loss, "learning_rate": 0.1, "documents_per_second": 5.0,
+                     "wait_fraction": 0})  # fmt: skip
+    for epoch, accuracy in enumerate(accuracies):
+        step = len(losses) * (epoch + 1) // len(accuracies)
+        history.add({"event": "epoch", "step": step, "epoch": epoch, "train_loss": 1.0, "test_loss": 0.5,
+                     "test_accuracy": accuracy, "seconds": 1.0})  # fmt: skip
+    return history
+
+
+class TestCurves:
+    def test_the_smoothed_loss_is_drawn_over_the_pale_one(self):
+        noisy = [1.0 + 0.1 * (-1) ** step for step in range(100)]
+        smooth = run_figures.smoothed(noisy)
+        assert smooth[0] == noisy[0]
+        assert all(abs(value - 1) < 0.04 for value in smooth[10:])
+        assert run_figures.smoothed([3.0] * 50) == pytest.approx([3.0] * 50)
+        assert run_figures.smoothed(noisy[:5]) == noisy[:5]
+        drawn = re.findall(
+            'style="fill: none; stroke: var\\(--(sky|blue)\\)[^"]*"', run_figures.loss(course(noisy, [0.5]))
+        )
+        assert drawn[:2] == ["sky", "blue"]
+        assert "--sky" not in run_figures.loss(course(noisy[:5], [0.5]))
+
+    @pytest.mark.parametrize(
+        ("accuracies", "start"),
+        [((0.921, 0.922), 0.9), ((0.1, 0.99), 0), ((0.999, 1.0), 0.96), ((0.0, 0.0), 0), ((0.5, 0.9), 0.5)],
+    )
+    def test_the_accuracy_axis_says_where_it_starts(self, accuracies, start):
+        markup = run_figures.accuracy(course([1.0] * 10, accuracies))
+        ticks = [float(tick) for tick in re.findall(r">([\d.]+) %</text>", markup)]
+        assert ticks[0] == pytest.approx(100 * start)
+        assert ticks[-1] - ticks[0] >= 3
+        assert ticks[-1] <= 100
+        assert (f">accuracy (axis from {ticks[0]:g} %)</text>" in markup) == (start > 0)
+
+    def test_the_values_are_shown_at_the_pointer_without_a_script(self):
+        markup = run_figures.accuracy(course([1.0] * 30, (0.25, 0.5, 0.75)))
+        strips = re.findall(
+            r'<g class="at"><rect x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)"/>'
+            r'<path d="M ([\d.]+) [^"]*"/><text [^>]*>([^<]*)</text></g>',
+            markup,
+        )
+        assert [text for *_, text in strips] == [f"epoch {n}: test {25 * (n + 1)}.0 %" for n in range(3)]
+        for (x, _, width, _, at, _), (following, *_) in zip(strips, [*strips[1:], (strips[-1][4],)]):
+            assert float(x) <= float(at) <= float(x) + float(width)
+            assert float(following) <= float(x) + float(width) + 0.1
+        points = re.findall(r'<use xlink:href="#[^"]*" x="([\d.]+)"', markup)
+        assert {round(float(at)) for *_, at, _ in strips} <= {round(float(x)) for x in points}
+        long = run_figures.accuracy(course([1.0] * 10, [0.5] * 5000))
+        assert 100 < long.count('<g class="at">') <= 300
+        assert "step 30: train 1.0000, test 0.5" in run_figures.loss(course([1.0] * 30, (0.25,)))
+
+    def test_every_colour_can_be_seen(self, place):
+        markup = (place / "one" / "report.html").read_text()
+        for variant, (card, page) in enumerate((("#ffffff", "#f5f6f8"), ("#1d2126", "#14171b"))):
+            assert f"--page: {page}; --card: {card};" in markup
+            for name, pair in colours.PALETTE.items():
+                assert f"--{name}: {pair[variant]};" in markup
+                assert min(contrast(pair[variant], card), contrast(pair[variant], page)) >= 3, name
+        assert not set(re.findall("[:;] ?(#[0-9a-f]{6})", markup.partition("</style>")[2])) - {
+            colours.FOR,
+            colours.AGAINST,
+        }
+
+
+def contrast(*given):
+    """Contrast of two colours (WCAG 2.2)."""
+    shares = [[int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)] for colour in given]
+    linear = [[x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in each] for each in shares]
+    low, high = sorted(0.2126 * red + 0.7152 * green + 0.0722 * blue for red, green, blue in linear)
+    return (high + 0.05) / (low + 0.05)
 
 
 class TestCompare:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from crepe_dist.reports import colours, data_sentences, drawing
-from crepe_dist.wording import cut, number, percent
+from crepe_dist.wording import counted, cut, number, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +15,7 @@ COLOURS = {"train": colours.BLUE, "validation": colours.ORANGE, "test": colours.
 MAX_BARS = 30
 FEATURE_LEN = "feature_len"
 LABEL_CELLS = 26
-BAR_PITCH = 0.25  # inches from one bar to the next
+BAR_PITCH = 0.26  # inches from one bar to the next
 MARKED = ("50", "90", "95", "99")  # percentiles of the text length
 
 
@@ -42,7 +42,12 @@ def rows(summary: dict[str, Any]) -> str:
         for place, (_, begin, count, colour) in enumerate(bars):
             axes.barh(place, count, left=begin, height=0.68, color=colour, edgecolor=colour, linewidth=0.8)
             _at_end(axes, begin + count, place, ends[place])
-        return drawing.svg(figure, "Rows read, removed and kept. " + data_sentences.flow(summary))
+        boxes = [
+            (start, place - 0.34, start + count, place + 0.34, f"{name}: {counted(count, 'row')}")
+            for place, (name, start, count, _) in enumerate(bars)
+        ]
+        description = "Rows read, removed and kept. " + data_sentences.flow(summary)
+        return drawing.svg(figure, description, drawing.tooltips(axes, boxes))
 
 
 def classes(summary: dict[str, Any]) -> str:
@@ -53,15 +58,20 @@ def classes(summary: dict[str, Any]) -> str:
     ends = [f"{number(totals[index])}  ({percent(totals[index], sum(totals))})" for index in shown]
     with drawing.style():
         figure, axes = _bar_axes(labels, ends, max((totals[index] for index in shown), default=0), top=0.35)
-        start = [0] * len(shown)
+        start, boxes = [0] * len(shown), []
         for split in data_sentences.splits(summary):
             counts = [summary["parts"][split]["classes"][index] for index in shown]
             axes.barh(range(len(shown)), counts, left=start, height=0.68, color=COLOURS[split], label=split)
+            boxes += [
+                (begin, place - 0.34, begin + count, place + 0.34, f"{label}, {split}: {counted(count, 'row')}")
+                for place, (begin, count, label) in enumerate(zip(start, counts, labels))
+            ]
             start = [a + b for a, b in zip(start, counts)]
         for place, index in enumerate(shown):
             _at_end(axes, totals[index], place, ends[place])
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderpad=0, borderaxespad=0.5, handlelength=1)
-        return drawing.svg(figure, "Rows of each class. " + data_sentences.balance(summary))
+        description = "Rows of each class. " + data_sentences.balance(summary)
+        return drawing.svg(figure, description, drawing.tooltips(axes, boxes))
 
 
 def lengths(summary: dict[str, Any]) -> str:
@@ -92,9 +102,20 @@ def lengths(summary: dict[str, Any]) -> str:
         axes.set(xlabel="characters", ylabel="texts")
         axes.grid(axis="y")
         axes.set_axisbelow(True)
-        return drawing.svg(
-            figure, f"Lengths of the texts. {data_sentences.lengths(summary)} {data_sentences.cutting(summary)}"
-        )
+        height = axes.get_ylim()[1]
+        boxes = [
+            (
+                left,
+                0,
+                right,
+                height,
+                f"{number(first)} to {number(max(first, after - 1))} characters: {counted(count, 'text')}",
+            )
+            for left, right, first, after, count in zip(ends, ends[1:], edges, edges[1:], counts)
+            if count
+        ]
+        description = f"Lengths of the texts. {data_sentences.lengths(summary)} {data_sentences.cutting(summary)}"
+        return drawing.svg(figure, description, drawing.tooltips(axes, boxes))
 
 
 def _bar_axes(labels: list[str], ends: list[str], longest: int, top: float = 0.08) -> tuple[Figure, Axes]:

@@ -10,12 +10,12 @@ import html
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from crepe_dist import wording
-from crepe_dist.reports.colours import GREY
+from crepe_dist.reports.colours import GREY, PALETTE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.patches import Rectangle
     from matplotlib.ticker import MaxNLocator
 
-WIDTH = 5.4  # inches
-FONT_SIZE = 8.5  # points
+WIDTH = 5.0  # inches
+FONT_SIZE = 9.0  # points
 DPI = 110  # of PNG files
 _STYLE = {
     "font.family": "sans-serif",
@@ -49,6 +49,8 @@ _STYLE = {
     "xtick.color": GREY,
     "ytick.color": GREY,
 }
+
+_VARIABLES = {light: f"var(--{name})" for name, (light, _) in PALETTE.items()}
 
 
 @contextmanager
@@ -96,11 +98,63 @@ def margin(labels: list[str]) -> float:
     return 0.15 + widest * 0.6 * FONT_SIZE / 72
 
 
-def svg(figure: Figure, description: str = "") -> str:
+def tooltips(axes: Axes, boxes: Iterable[tuple[float, float, float, float, str]]) -> str:
+    """Make the markup of invisible rectangles that show a text when the pointer rests on them.
+
+    Args:
+        axes: finished axes.
+        boxes: left, bottom, right and top in data coordinates, and the text.
+    """
+    found = []
+    for left, bottom, right, top, text in boxes:
+        (x, low), (end, high) = _place(axes, left, bottom), _place(axes, right, top)
+        x, end, high, low = *sorted((x, end)), *sorted((low, high))
+        found.append(
+            f'<rect class="tip" x="{x:.1f}" y="{high:.1f}" width="{end - x:.1f}" height="{low - high:.1f}">'
+            f"<title>{html.escape(text)}</title></rect>"
+        )
+    return "".join(found)
+
+
+def readouts(axes: Axes, values: Sequence[tuple[float, str]]) -> str:
+    """Make the markup that shows the values at the pointer's place below the axes, without a script.
+
+    Args:
+        axes: finished axes; the left half of the line of their label must be free.
+        values: positions on the x axis, in order, and what to show there.
+    """
+    if not values:
+        return ""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    places = [_place(axes, x, 0)[0] for x, _ in values]
+    box = axes.get_position()
+    left, right = box.x0 * WIDTH * 72, box.x1 * WIDTH * 72
+    height = figure.get_figheight() * 72
+    top, bottom = (1 - box.y1) * height, (1 - box.y0) * height
+    ends = [left, *((a + b) / 2 for a, b in zip(places, places[1:])), right]
+    return "".join(
+        f'<g class="at"><rect x="{start:.1f}" y="{top:.1f}" width="{max(end - start, 0):.1f}" '
+        f'height="{bottom - top:.1f}"/><path d="M {x:.1f} {top:.1f} V {bottom:.1f}"/>'
+        f'<text x="{left:.1f}" y="{height - 4:.1f}" font-size="{FONT_SIZE}">{html.escape(text)}</text></g>'
+        for x, start, end, (_, text) in zip(places, ends, ends[1:], values)
+    )
+
+
+def _place(axes: Axes, x: float, y: float) -> tuple[float, float]:
+    """Convert data coordinates to those of the SVG: points from the top left corner."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    across, up = axes.transData.transform((x, y)) * 72 / figure.dpi
+    return float(across), float(figure.get_figheight() * 72 - up)
+
+
+def svg(figure: Figure, description: str = "", overlay: str = "") -> str:
     """Return an ``<svg>`` element for a page: deterministic, with ids that are unique to the figure.
 
     Args:
         description: text for screen readers; without one they skip the figure.
+        overlay: markup of ``tooltips`` or ``readouts``.
     """
     stream = io.StringIO()
     no_metadata = {"Creator": None, "Date": None, "Format": None, "Type": None}
@@ -115,7 +169,8 @@ def svg(figure: Figure, description: str = "") -> str:
     # matplotlib escapes "<" and ">" in texts and attributes, so this only matches tags.
     markup = re.sub("<[^>]*>", lambda tag: _adapted(tag.group(), prefix), markup)
     view = re.search('viewBox="[^"]*"', markup)
-    return f"<svg {view.group() if view else ''} {role}>{markup[markup.index('>') + 1 :]}"
+    markup = markup[markup.index(">") + 1 :].removesuffix("</svg>")
+    return f"<svg {view.group() if view else ''} {role}>{markup}{overlay}</svg>"
 
 
 def standalone(figure: Figure) -> str:
@@ -137,6 +192,7 @@ def png(figure: Figure) -> tuple[bytes, int, int]:
 
 
 def _adapted(tag: str, prefix: str) -> str:
-    """Prefix the ids in a tag, and remove its font so that the page's font applies."""
+    """Prefix the ids in a tag, and leave its font and the colours of the palette to the page's style sheet."""
     tag = re.sub(r'( id="|href="#|url\(#)', rf"\1{prefix}-", tag)
+    tag = re.sub("#[0-9a-f]{6}", lambda found: _VARIABLES.get(found.group(), found.group()), tag)
     return re.sub(r'font-family: [^;"]*; ', "", tag)

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from crepe_dist import wording
+from crepe_dist.reports import colours
 
 
 def render(template: str, **values: Any) -> str:
@@ -23,6 +24,7 @@ def render(template: str, **values: Any) -> str:
     )
     for each in (wording.number, wording.percent, wording.size, wording.cut, wording.counted, wording.visible):
         environment.filters[each.__name__] = each
+    environment.globals["colours"] = colours
     return environment.get_template(template).render(values)
 
 

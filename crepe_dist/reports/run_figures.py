@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from crepe_dist.reports import colours, drawing
-from crepe_dist.runs.history import History
-from crepe_dist.wording import cells, cut, number
+from crepe_dist.runs.history import MOST_POINTS, History
+from crepe_dist.wording import cells, cut, number, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,55 +15,96 @@ if TYPE_CHECKING:
     from matplotlib.ticker import MaxNLocator
 
 SPLIT_COLOURS = {"validation": colours.ORANGE, "test": colours.GREEN}
+SPLIT_MARKERS = {"validation": "s", "test": "o"}
 RUN_COLOURS = (colours.BLUE, colours.ORANGE, colours.GREEN, colours.RED, colours.PINK, colours.SKY)
 LINE_STYLES = ("-", "--", ":", "-.")
 MAX_RUNS = len(RUN_COLOURS) * len(LINE_STYLES)
 NAME_CELLS = 28
+READOUT_CELLS = 72
+MAX_READOUTS = 2 * MOST_POINTS
+FEWEST_SMOOTHED = 20  # points; fewer are shown as they are
+SPAN = 1 / 30  # share of the points that the moving average spans
+LEAST_SPAN = 0.04  # of an accuracy axis, so that differences that are chance look small
+NEARLY_ZERO = 0.25  # an accuracy axis that would start below this starts at 0
 
 
-def loss(history: History) -> str:
-    """Plot the train loss by step (mean and range, if a point stands for several), and the other losses by epoch."""
+def loss(history: History, reported: int | None = None) -> str:
+    """Plot the train loss by step, smoothed over the raw values, and the other losses by epoch.
+
+    Args:
+        reported: number of the epoch to mark.
+    """
     with drawing.style():
-        figure, axes = _axes(2.6, "loss (nats a document)", history)
+        figure, axes = _axes("loss", history)
         steps = [point.step for point in history.points]
         means = [point.means["loss"] for point in history.points]
-        if history.width > 1:
-            lows, highs = [point.low for point in history.points], [point.high for point in history.points]
-            axes.fill_between(steps, lows, highs, color=colours.SKY, alpha=0.25, linewidth=0)
-        axes.plot(steps, means, color=colours.BLUE, linewidth=1.3, label="train")
-        _epochs(axes, history, "loss")
+        if is_smoothed(history):
+            axes.plot(steps, means, color=colours.SKY, linewidth=0.9, alpha=0.5)
+        axes.plot(steps, smoothed(means), color=colours.BLUE, linewidth=1.6, label="train")
+        _epochs(axes, history, "loss", reported)
         _marks(axes, history)
         _from_zero(axes)
         # The first steps are often far above the rest: clip them.
         ordered = sorted(means)
         if ordered and means[0] > 2 * ordered[int(0.9 * (len(ordered) - 1))]:
             axes.set_ylim(top=2 * ordered[int(0.9 * (len(ordered) - 1))])
+            axes.text(0.99, 0.97, f"the first steps, up to {ordered[-1]:.2f}, are above", transform=axes.transAxes,
+                      ha="right", va="top")  # fmt: skip
         _legend(axes)
-        return drawing.svg(figure, "Train loss by step, validation and test loss by epoch")
+        values = [
+            (point.step, f"step {number(point.step)}: train {each:.4f}{_losses(history, point.step)}")
+            for point, each in zip(history.points, smoothed(means))
+        ]
+        return drawing.svg(figure, "Train loss by step, validation and test loss by epoch", _readouts(axes, values))
 
 
-def accuracy(history: History) -> str:
-    """Plot the validation and test accuracy by epoch."""
+def is_smoothed(history: History) -> bool:
+    return len(history.points) >= FEWEST_SMOOTHED
+
+
+def smoothed(values: Sequence[float]) -> list[float]:
+    """Return the exponential moving average of values, without the bias to its start; few values as they are."""
+    if len(values) < FEWEST_SMOOTHED:
+        return list(values)
+    keep = 1 - 2 / (1 + max(1.0, SPAN * len(values)))
+    mean, weight, found = 0.0, 0.0, []
+    for value in values:
+        mean, weight = keep * mean + (1 - keep) * value, keep * weight + 1 - keep
+        found.append(mean / weight)
+    return found
+
+
+def accuracy(history: History, reported: int | None = None) -> str:
+    """Plot the validation and test accuracy by epoch.
+
+    Args:
+        reported: number of the epoch to mark.
+    """
     with drawing.style():
-        figure, axes = _axes(2.2, "accuracy", history)
-        _epochs(axes, history, "accuracy")
+        figure, axes = _axes("accuracy", history)
+        _epochs(axes, history, "accuracy", reported)
         _marks(axes, history)
         _percent(axes)
         _legend(axes)
-        return drawing.svg(figure, "Validation and test accuracy by epoch")
+        values = [
+            (epoch["step"], f"epoch {epoch['epoch']}: " + _scores(epoch, "accuracy", percent))
+            for epoch in history.epochs
+        ]
+        return drawing.svg(figure, "Validation and test accuracy by epoch", _readouts(axes, values))
 
 
 def measured(history: History, name: str, label: str, description: str) -> str:
     """Plot one of ``history.MEASURED`` by step."""
     with drawing.style():
-        figure, axes = _axes(1.5, label, history, legend=0)
+        figure, axes = _axes(label, history, legend=0, height=1.5)
         axes.plot([p.step for p in history.points], [p.means[name] for p in history.points], color=colours.BLUE,
-                  linewidth=1)  # fmt: skip
+                  linewidth=1.2)  # fmt: skip
         _marks(axes, history)
         _from_zero(axes)
         axes.yaxis.set_major_locator(_locator())
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
-        return drawing.svg(figure, description)
+        values = [(p.step, f"step {number(p.step)}: {_short(p.means[name])}") for p in history.points]
+        return drawing.svg(figure, description, _readouts(axes, values))
 
 
 def compared(histories: Sequence[tuple[str, History]], key: str, label: str) -> str:
@@ -73,11 +114,14 @@ def compared(histories: Sequence[tuple[str, History]], key: str, label: str) -> 
         histories: name and history of each run.
         key: name of the score in an epoch's record.
     """
-    names = [cut(name, NAME_CELLS) for name, _ in histories[:MAX_RUNS]]
+    shown = [(cut(f"#{place} {name}", NAME_CELLS), each) for place, (name, each) in enumerate(histories[:MAX_RUNS], 1)]
+    names = [name for name, _ in shown]
+    form = percent if key.endswith("accuracy") else _short
     with drawing.style():
         columns = _columns(names)
-        figure, axes = _axes(2.5, label, legend=-(-len(names) // columns))
-        for place, (name, (_, history)) in enumerate(zip(names, histories)):
+        figure, axes = _axes(label, legend=-(-len(names) // columns))
+        values: dict[int, list[str]] = {}
+        for place, (name, history) in enumerate(shown):
             records = [record for record in history.epochs if key in record]
             axes.plot(
                 [record["epoch"] for record in records],
@@ -85,24 +129,28 @@ def compared(histories: Sequence[tuple[str, History]], key: str, label: str) -> 
                 color=RUN_COLOURS[place % len(RUN_COLOURS)],
                 linestyle=LINE_STYLES[place // len(RUN_COLOURS)],
                 marker="o",
-                markersize=3,
-                linewidth=1.2,
+                markersize=3.5,
+                linewidth=1.4,
                 label=name,
             )
+            for record in records:
+                values.setdefault(record["epoch"], []).append(f"#{place + 1} {form(record[key])}")
         axes.xaxis.set_major_locator(_locator(integer=True))
         if key.endswith("accuracy"):
             _percent(axes)
         else:
             _from_zero(axes)
         _legend(axes, columns)
-        return drawing.svg(figure, f"{label} of {len(histories)} runs by epoch")
+        found = [(epoch, f"epoch {epoch}: {', '.join(values[epoch])}") for epoch in sorted(values)]
+        return drawing.svg(figure, f"{label} of {len(histories)} runs by epoch", _readouts(axes, found))
 
 
-def _axes(height: float, label: str, history: History | None = None, *, legend: int = 1) -> tuple[Figure, Axes]:
+def _axes(label: str, history: History | None = None, *, legend: int = 1, height: float = 2.2) -> tuple[Figure, Axes]:
     """Make axes over steps (with ``history``) or epochs, with room for ``legend`` lines of a legend above."""
     top = 0.1 + 0.2 * legend
-    figure, axes = drawing.blank(height + top, left=0.85, right=0.2, top=top, bottom=0.45)
-    axes.set(ylabel=label, xlabel="steps" if history else "epoch")
+    figure, axes = drawing.blank(height + top, left=0.75, right=0.1, top=top, bottom=0.45)
+    axes.set_ylabel(label)
+    axes.set_xlabel("steps" if history else "epoch", loc="right")
     axes.grid(axis="y")
     axes.set_axisbelow(True)
     if history:
@@ -116,13 +164,37 @@ def _locator(*, integer: bool = False) -> MaxNLocator:
     return drawing.locator(6 if integer else 4, integer=integer)
 
 
-def _epochs(axes: Axes, history: History, score: str) -> None:
+def _epochs(axes: Axes, history: History, score: str, reported: int | None) -> None:
     for split, colour in SPLIT_COLOURS.items():
         records = [record for record in history.epochs if f"{split}_{score}" in record]
-        if records:
-            steps = [record["step"] for record in records]
-            values = [record[f"{split}_{score}"] for record in records]
-            axes.plot(steps, values, color=colour, marker="o", markersize=3.5, linewidth=1.2, label=split)
+        if not records:
+            continue
+        steps = [record["step"] for record in records]
+        values = [record[f"{split}_{score}"] for record in records]
+        axes.plot(steps, values, color=colour, marker=SPLIT_MARKERS[split], markersize=3.5, linewidth=1.3, label=split)
+    steps = [record["step"] for record in history.epochs if record["epoch"] == reported]
+    if steps:
+        axes.axvline(steps[-1], color=colours.GREY, linestyle="--", linewidth=1, label="reported epoch")
+
+
+def _losses(history: History, step: int) -> str:
+    """List the losses of the epoch that ended last before a step."""
+    ended = [epoch for epoch in history.epochs if epoch["step"] <= step]
+    return f", {_scores(ended[-1], 'loss', _short)}" if ended else ""
+
+
+def _scores(epoch: dict[str, Any], score: str, form: Callable[[float], str]) -> str:
+    found = [f"{split} {form(epoch[f'{split}_{score}'])}" for split in SPLIT_COLOURS if f"{split}_{score}" in epoch]
+    return ", ".join(found)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}"
+
+
+def _readouts(axes: Axes, values: Sequence[tuple[float, str]]) -> str:
+    every = -(-len(values) // MAX_READOUTS) or 1
+    return drawing.readouts(axes, [(x, cut(text, READOUT_CELLS)) for x, text in sorted(values)[::every]])
 
 
 def _marks(axes: Axes, history: History) -> None:
@@ -138,8 +210,19 @@ def _from_zero(axes: Axes) -> None:
 
 
 def _percent(axes: Axes) -> None:
-    axes.yaxis.set_major_locator(_locator())
-    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
+    """Start the y axis at a tick, and say so if it is not 0."""
+    low, high = axes.dataLim.intervaly
+    if not low <= high:
+        low, high = 0.0, 1.0  # nothing is drawn
+    spare = max(0.0, LEAST_SPAN - (high - low))
+    high = min(1.0, max(high + spare / 2, LEAST_SPAN))
+    low = min(low, high - LEAST_SPAN)
+    ticks = _locator().tick_values(0.0 if low < NEARLY_ZERO else low, high)
+    ticks = [tick for tick in ticks if -1e-9 < tick < 1 + 1e-9]
+    axes.set_ylim(ticks[0], min(1.01, max(ticks[-1], high)))
+    axes.set_yticks(ticks, [f"{100 * tick:.3g} %" for tick in ticks])
+    if ticks[0] > 1e-9:
+        axes.set_ylabel(f"{axes.get_ylabel()} (axis from {100 * ticks[0]:.3g} %)")
 
 
 def _columns(names: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from crepe_dist.reports import data_sentences, run_figures, run_findings, score_tables
 from crepe_dist.reports.page import render
 from crepe_dist.version import __version__
-from crepe_dist.wording import clean, visible
+from crepe_dist.wording import clean, counted, percent, visible
 
 if TYPE_CHECKING:
     from crepe_dist.runs.run_record import RunRecord
@@ -47,7 +47,7 @@ def page(
         "run.html",
         name=visible(record.name),
         version=__version__,
-        result=run_findings.result(record, classes),
+        headline=_headline(record, classes, split),
         choice=run_findings.choice(record),
         training=visible(run_findings.training(record)),
         network=visible(run_findings.network(record)),
@@ -56,6 +56,7 @@ def page(
         scores=score_tables.view(record.scores[split], classes, quotes.get(split), length) if split else None,
         no_texts=visible(no_texts),
         figures=_figures(record),
+        smoothed=run_figures.is_smoothed(history),
         changed=_settings(changed),
         settings=_settings(record.settings),
         provenance=provenance,
@@ -84,17 +85,30 @@ def score_page(scores: Scores, classes: list[str], quotes: Sequence[str | None],
         about: values of ``checkpoint``, ``data``, ``part`` (the split) and ``feature_len``.
     """
     classes, about = clean(classes), clean(about)
-    always, share = score_tables.majority(scores, classes, None)
     return render(
         "evaluation.html",
         version=__version__,
         about=about,
-        headline=score_tables.headline(scores.accuracy, scores.documents, about["part"]),
-        majority=(classes[always], share),
-        loss=scores.loss,
+        headline=[
+            *score_tables.tiles(scores, classes, about["part"]),
+            ("loss", f"{scores.loss:.4f}", ["mean cross-entropy, in nats"]),
+        ],
         scores=score_tables.view(scores, classes, quotes, about["feature_len"]),
         no_texts="",
     )
+
+
+def _headline(record: RunRecord, classes: list[str], split: str) -> list[tuple[str, str, list[str]]]:
+    """Return the tiles at the top of the report: name, value and notes."""
+    history, provenance = record.history, record.made
+    if split:
+        found = score_tables.tiles(record.scores[split], classes, split, run_findings.training_rows(record))
+    else:
+        found = [("test accuracy", percent(record.metrics["test_accuracy"]), [])]
+    notes = [counted(len(history.epochs), "epoch")]
+    if provenance:
+        notes.append(visible(f"{counted(provenance['processes'], 'process', 'processes')} on {provenance['device']}"))
+    return [*found, ("training time", run_findings.duration(history.seconds), notes)] if history.epochs else found
 
 
 def _figures(record: RunRecord) -> dict[str, str]:
@@ -102,8 +116,8 @@ def _figures(record: RunRecord) -> dict[str, str]:
     if not history.points or not history.epochs:
         return {}
     return {
-        "loss": run_figures.loss(history),
-        "accuracy": run_figures.accuracy(history),
+        "loss": run_figures.loss(history, record.epoch),
+        "accuracy": run_figures.accuracy(history, record.epoch),
         "rate": run_figures.measured(history, "learning_rate", "learning rate", "Learning rate by step"),
         "speed": run_figures.measured(history, "documents_per_second", "texts/s", "Throughput by step"),
     }

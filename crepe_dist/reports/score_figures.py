@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from crepe_dist.reports import colours, drawing
 from crepe_dist.runs.scores import BINS, MILLION, Scores
-from crepe_dist.wording import cut, number, percent
+from crepe_dist.wording import counted, cut, number, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,13 +20,15 @@ MAX_WITH_COUNTS = 6  # classes for which cells have room for counts beside perce
 MAX_SLANTED = 16  # classes for which slanted column labels do not overlap
 LABEL_CELLS, NARROW_LABEL_CELLS = 24, 16
 OTHERS = "the others"
+Box = tuple[float, float, float, float, str]
 SLANT = 0.62  # height of a slanted label per unit of its width
 
 
 def confusion(scores: Scores, classes: list[str]) -> str:
     """Draw the confusion matrix as SVG."""
     description = f"Confusion matrix of {len(classes)} classes; the accuracy is {percent(scores.accuracy)}"
-    return drawing.svg(draw_confusion(scores, classes), description)
+    figure, boxes = _draw_confusion(scores, classes)
+    return drawing.svg(figure, description, drawing.tooltips(figure.axes[0], boxes))
 
 
 def confusion_png(scores: Scores, classes: list[str]) -> tuple[bytes, int, int]:
@@ -36,6 +38,11 @@ def confusion_png(scores: Scores, classes: list[str]) -> tuple[bytes, int, int]:
 
 def draw_confusion(scores: Scores, classes: list[str]) -> Figure:
     """Draw the confusion matrix as a matplotlib figure."""
+    return _draw_confusion(scores, classes)[0]
+
+
+def _draw_confusion(scores: Scores, classes: list[str]) -> tuple[Figure, list[Box]]:
+    """Draw the confusion matrix, and describe its cells for ``drawing.tooltips``."""
     width = LABEL_CELLS if len(classes) <= MAX_SLANTED else NARROW_LABEL_CELLS
     matrix, names = _reduced(scores, [cut(name, width) for name in classes])
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -58,12 +65,18 @@ def draw_confusion(scores: Scores, classes: list[str]) -> Figure:
         edges = np.arange(-0.5, size)
         for draw in (axes.hlines, axes.vlines):
             draw(edges, -0.5, size - 0.5, color=colours.GREY, alpha=0.25, linewidth=0.4)
-        return figure
+        boxes = [
+            (column - 0.5, row - 0.5, column + 0.5, row + 0.5, f"true: {names[row]}\npredicted: {names[column]}\n"
+             f"{counted(int(matrix[row, column]), 'text')}, {percent(float(shares[row, column]))} of the true class")
+            for row, column in np.argwhere(matrix).tolist()
+        ]  # fmt: skip
+        return figure, boxes
 
 
 def _cell(axes: Axes, row: int, column: int, count: int, share: float, size: int) -> None:
     # Translucent, so that the text is legible on light and on dark pages.
-    colour, alpha = (colours.BLUE, 0.6 * share) if row == column else (colours.RED, 0.75 * share**0.6)
+    colour = colours.FOR if row == column else colours.AGAINST
+    alpha = 0.6 * share if row == column else 0.75 * share**0.6
     axes.add_patch(drawing.square(column, row, colour, alpha))
     if size <= MAX_WITH_COUNTS:
         text, font_size = f"{percent(share)}\n{number(count)}", drawing.FONT_SIZE
@@ -97,15 +110,17 @@ def is_reduced(classes: list[str]) -> bool:
 
 def reliability(scores: Scores) -> str:
     """Draw the reliability diagram as SVG: accuracy against the predicted probability (Guo et al. 2017)."""
+    from matplotlib.colors import to_rgba
+
     documents, right, probability = scores.reliability.T
     used = documents > 0
     with drawing.style():
-        figure, axes = drawing.blank(3.2, left=0.65, right=1.6, bottom=0.95)
+        figure, axes = drawing.blank(3.2, left=0.65, right=0.25, bottom=0.95)
         edges = np.arange(BINS) / BINS
         shares = np.divide(right, documents, out=np.zeros(BINS), where=used)
         means = np.divide(probability / MILLION, documents, out=np.zeros(BINS), where=used)
-        axes.bar(edges[used], shares[used], width=1 / BINS, align="edge", color=colours.SKY, edgecolor=colours.BLUE,
-                 linewidth=0.5)  # fmt: skip
+        axes.bar(edges[used], shares[used], width=1 / BINS, align="edge", color=to_rgba(colours.FOR, 0.45),
+                 edgecolor=colours.BLUE, linewidth=0.8)  # fmt: skip
         axes.plot([0, 1], [0, 1], color=colours.GREY, linestyle="--", linewidth=1)
         axes.plot(means[used], shares[used], "o", color=colours.RED, markersize=3, clip_on=False, zorder=3)
         _percent_axis(axes)
@@ -116,9 +131,16 @@ def reliability(scores: Scores) -> str:
         lower.set(xlim=(0, 1), xlabel="predicted probability", ylim=(0, None), yticks=[])
         lower.set_xticks(np.linspace(0, 1, 6), [f"{share} %" for share in range(0, 101, 20)])
         lower.set_ylabel("texts", rotation=0, ha="right", va="center")
-        axes.text(1.03, 0.96, "on the line:\nwell calibrated", transform=axes.transAxes, va="center")
-        axes.text(1.03, 0.76, "below the line:\noverconfident", transform=axes.transAxes, va="center")
-        return drawing.svg(figure, f"Reliability diagram; the calibration error is {percent(scores.calibration_error)}")
+        axes.text(0.03, 0.93, "above the line: underconfident", transform=axes.transAxes, va="center")
+        axes.text(0.97, 0.07, "below the line: overconfident", transform=axes.transAxes, va="center", ha="right")
+        boxes = [
+            (edges[place], 0, edges[place] + 1 / BINS, 1, f"probability {100 * edges[place]:.0f}–"
+             f"{100 * (edges[place] + 1 / BINS):.0f} %: {counted(int(documents[place]), 'text')}, mean "
+             f"{percent(float(means[place]))}, accuracy {percent(float(shares[place]))}")
+            for place in np.flatnonzero(used)
+        ]  # fmt: skip
+        description = f"Reliability diagram; the calibration error is {percent(scores.calibration_error)}"
+        return drawing.svg(figure, description, drawing.tooltips(axes, boxes))
 
 
 def _percent_axis(axes: Axes) -> None:

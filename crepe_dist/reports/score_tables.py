@@ -17,6 +17,7 @@ MAX_PAIRS = 10
 MAX_NAMES = 30
 MAX_OPEN_ROWS = 30  # a longer table is folded, and the weakest classes are shown above it
 MAX_WEAKEST = 15
+TILE_CELLS = 24  # width of a class name in a tile
 LABEL_CELLS = 60  # width of a class name in a table or a sentence
 MAX_QUOTE_CHARS = 600
 SMALL_CALIBRATION_ERROR, LARGE_CALIBRATION_ERROR = 0.03, 0.1
@@ -55,6 +56,45 @@ def view(scores: Scores, classes: list[str], quotes: Sequence[str | None] | None
         "confusion": score_figures.confusion(scores, classes),
         "reliability": score_figures.reliability(scores),
     }
+
+
+def tiles(
+    scores: Scores, classes: list[str], split: str, training: list[int] | None = None
+) -> list[tuple[str, str, list[str]]]:
+    """Return the scores for the top of a page: name, value and notes of each.
+
+    Args:
+        training: number of training rows in each class, if known.
+    """
+    low, high = interval(round(scores.accuracy * scores.documents), scores.documents)
+    _, baseline = majority(scores, classes, training)
+    f1, tested = scores.f1, scores.confusion.any(axis=1)
+    weakest = int(np.where(tested, f1, np.inf).argmin())
+    error = scores.calibration_error
+    verdict = "overconfident" if is_overconfident(scores) else "underconfident"
+    return [
+        (
+            f"{split} accuracy",
+            percent(scores.accuracy),
+            [
+                f"95 % interval: {percent(low)} to {percent(high)}",
+                f"{counted(scores.documents, 'text')}; majority class: {percent(baseline)}",
+            ],
+        ),
+        (
+            "macro F1",
+            f"{scores.macro_f1:.3f}",
+            [
+                counted(len(classes), "class", "classes"),
+                f"lowest: {f1[weakest]:.3f}, {cut(classes[weakest], TILE_CELLS)}",
+            ],
+        ),
+        (
+            "calibration error",
+            percent(error),
+            ["well calibrated" if error < SMALL_CALIBRATION_ERROR else verdict, "mean gap of probability and accuracy"],
+        ),
+    ]
 
 
 def headline(accuracy: float, documents: int, split: str = "test") -> str:
