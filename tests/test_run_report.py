@@ -30,6 +30,7 @@ from crepe_dist.reports import (
     run_figures,
     run_findings,
     run_report,
+    score_figures,
     score_tables,
     uncertainty,
 )
@@ -39,7 +40,7 @@ from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.run_record import open_run
 from crepe_dist.runs.scores import BINS, MILLION, Mistake, Scores, worst
 from crepe_dist.settings.config import parse
-from crepe_dist.wording import percent
+from crepe_dist.wording import cut, percent
 from tests.conftest import FEATURE_LEN, QUICK
 from tests.test_data_page import ELEMENTS, HOSTILE, Page
 
@@ -479,6 +480,53 @@ class TestCompare:
         assert "classifies 12 correctly and" in verdict
         assert "p < 0.001): the difference is significant." in verdict
         assert "the difference may be chance" in comparison_page.verdicts([first, first])[0]
+
+    def test_marks_the_best_of_each_row_and_draws_the_difference(self, place):
+        one = open_run(place / "one")
+        worse = np.array([[30, 9, 1], [0, 20, 20], [0, 0, 40]])
+        better = np.array([[35, 5, 0], [0, 20, 20], [1, 1, 38]])
+        runs = [
+            replace(
+                one,
+                path=place / name,
+                about={**one.about, "metrics": {**one.metrics, "test_accuracy": accuracy, "test_loss": loss}},
+                scores={"test": replace(one.scores["test"], confusion=matrix)},
+            )
+            for name, accuracy, loss, matrix in (("first", 0.75, 0.5, worse), ("second", 0.775, 0.6, better))
+        ]
+        best = {row.label: row.best for row in comparison_page.results(runs)}
+        assert best["test accuracy"] == {1}
+        assert best["test loss"] == {0}
+        assert best["validation accuracy"] == best["epochs"] == set()
+        found = {row.label: (row.cells, *row.best) for row in comparison_page.confusions(runs)}
+        names = [name.replace("\x1b", "\\x1b").replace("\u202e", "\\u202e") for name in NAMES]
+        names = [cut(names[NAMES.index(name)], 24) for name in one.classes]
+        assert found[f"{names[0]} → {names[1]}"] == (["9", "5"], 1)
+        assert found[f"{names[2]} → {names[0]}"] == (["0", "1"], 0)
+        assert len(found) == 4
+        ((title, drawn),) = comparison_page.differences(runs)
+        assert title == "second minus first"
+        assert sorted(re.findall(">([+−]\\d+)</text>", drawn)) == sorted(["+5", "−4", "−1", "+1", "+1", "−2"])
+        colour = [colours.FOR, colours.FOR, colours.FOR, colours.AGAINST, colours.AGAINST, colours.AGAINST]
+        assert re.findall('style="fill: (#[0-9a-f]{6}); opacity', drawn) == colour
+        text = checked(comparison_page.page(runs)).text
+        assert "Confusion matrix: second minus first" in text
+        other = replace(runs[1], about={**runs[1].about, "data": {"name": "x", "fingerprint": "0", "test": "1"}})
+        assert not any(row.best for row in comparison_page.results([runs[0], other]))
+        assert not comparison_page.confusions([runs[0], other])
+        assert not comparison_page.differences([runs[0], other])
+        stream = io.StringIO()
+        comparison_page.show(runs, Console(file=stream, width=100, force_terminal=True, color_system="standard"))
+        assert "\x1b[1;32m77.5 %" in stream.getvalue()
+        assert "\x1b[1;32m75.0 %" not in stream.getvalue()
+
+    @pytest.mark.parametrize("count", [2, 7, 40])
+    def test_the_difference_of_any_number_of_classes_is_drawn(self, count):
+        generator = np.random.default_rng(count)
+        first, other = made_up(count, generator), made_up(count, generator)
+        names = [f"class {number}" for number in range(count)]
+        assert (">the others<" in score_figures.difference(first, other, names)) == (count > 30)
+        assert ">+" not in score_figures.difference(first, first, names)
 
     def test_other_test_data_are_no_comparison(self, place):
         one = open_run(place / "one")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -10,16 +11,28 @@ from rich.table import Table
 from rich.text import Text
 
 from crepe_dist.reports import run_figures as figures
-from crepe_dist.reports import run_findings
+from crepe_dist.reports import run_findings, score_figures
 from crepe_dist.reports.page import render
 from crepe_dist.reports.uncertainty import interval, mcnemar, paired_interval
 from crepe_dist.runs.run_record import RunRecord
+from crepe_dist.runs.scores import Scores
 from crepe_dist.version import __version__
 from crepe_dist.wording import cells, clean, cut, number, percent, visible
 
-Row = tuple[str, list[str]]
+
+class Row(NamedTuple):
+    """Row of a table with one cell per run; ``best`` has the places of the best ones."""
+
+    label: str
+    cells: list[str]
+    best: frozenset[int] = frozenset()
+
+
 SIGNIFICANCE = 0.05  # p-value below which a difference counts as significant
 MAX_CLASSES = 30
+MAX_CONFUSIONS = 10
+MAX_DIFFERENCES = 6  # figures
+HALF_CELLS = 24  # width of a class name in a confusion
 NAME_CELLS = 40  # width of a class name
 MAX_PATH_CHARS = 300
 COLUMN_CELLS = 26  # width of a run's column in the terminal
@@ -40,6 +53,8 @@ def page(records: Sequence[RunRecord]) -> str:
         results=results(records),
         settings=settings(records),
         classes=per_class(records),
+        confusions=confusions(records),
+        differences=differences(records),
         figures={
             "accuracy": figures.compared(histories, "test_accuracy", "test accuracy"),
             "test": figures.compared(histories, "test_loss", "test loss"),
@@ -59,14 +74,21 @@ def show(records: Sequence[RunRecord], console: Console) -> None:
     for mark, name in zip(marks, _names(records)):
         console.print(Text.assemble((f"{mark:<4}", "bold"), text(name)), soft_wrap=True)
     console.print()
-    for title, rows in (("", results(records)), ("settings", settings(records)), ("F1", per_class(records))):
+    tables = (
+        ("", results(records)),
+        ("settings", settings(records)),
+        ("F1", per_class(records)),
+        ("confusions: true → predicted", confusions(records)),
+    )
+    for title, rows in tables:
         for group in _side_by_side(rows, console.width):
             table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
             table.add_column(text(title))
             for index in group:
                 table.add_column(text(marks[index], "bold"), max_width=COLUMN_CELLS)
-            for label, values in rows:
-                table.add_row(text(label), *(text(values[index]) for index in group))
+            for row in rows:
+                shown = (text(row.cells[index], "bold green" if index in row.best else "") for index in group)
+                table.add_row(text(row.label), *shown)
             console.print(table)
             console.print()
     for warning in warnings(records):
@@ -81,11 +103,11 @@ def _side_by_side(rows: list[Row], width: int) -> list[list[int]]:
     if not rows:
         return []
     space = 2
-    labels = max(cells(label) for label, _ in rows) + space
+    labels = max(cells(row.label) for row in rows) + space
     groups: list[list[int]] = []
     left = 0
-    for index in range(len(rows[0][1])):
-        column = min(COLUMN_CELLS, max(cells(values[index]) for _, values in rows)) + space
+    for index in range(len(rows[0].cells)):
+        column = min(COLUMN_CELLS, max(cells(row.cells[index]) for row in rows)) + space
         if column > left:
             groups.append([])
             left = width - labels
@@ -96,25 +118,25 @@ def _side_by_side(rows: list[Row], width: int) -> list[list[int]]:
 
 def results(records: Sequence[RunRecord]) -> list[Row]:
     """Tabulate the results: one row per figure, one cell per run."""
-    rows: list[tuple[str, Callable[[RunRecord], str]]] = [
-        ("test accuracy", lambda run: percent(run.metrics["test_accuracy"])),
-        ("95 % interval", _interval),
-        ("test loss", lambda run: f"{run.metrics['test_loss']:.4f}"),
-        ("validation accuracy", lambda run: _metric(run, "validation_accuracy", percent)),
-        ("mean F1", lambda run: _metric(run, "test_macro_f1", "{:.3f}".format)),
-        ("calibration error", lambda run: _metric(run, "test_calibration_error", percent)),
-        ("train loss", lambda run: f"{run.metrics['train_loss']:.4f}"),
-        ("reported epoch", lambda run: f"{run.epoch}" + ("" if run.result else " (not finished)")),
-        ("chosen by", lambda run: str((run.result or {}).get("chosen_by", UNKNOWN))),
-        ("epochs", lambda run: number(len(run.history.epochs))),
-        ("training time", lambda run: run_findings.duration(run.history.seconds) if run.history.epochs else UNKNOWN),
-        ("parameters", lambda run: _provenance(run, "parameters")),
-        ("processes", lambda run: _provenance(run, "processes")),
-        ("precision", lambda run: _provenance(run, "computes").partition(" (")[0]),
-        ("data", lambda run: run.about["data"]["name"]),
+    table = [
+        _measured(records, "test accuracy", "test_accuracy", percent, higher=True),
+        Row("95 % interval", [_interval(record) for record in records]),
+        _measured(records, "test loss", "test_loss", "{:.4f}".format, higher=False),
+        _measured(records, "validation accuracy", "validation_accuracy", percent, higher=True),
+        _measured(records, "macro F1", "test_macro_f1", "{:.3f}".format, higher=True),
+        _measured(records, "calibration error", "test_calibration_error", percent, higher=False),
+        _measured(records, "train loss", "train_loss", "{:.4f}".format, higher=None),
+        Row("reported epoch", [f"{run.epoch}" + ("" if run.result else " (not finished)") for run in records]),
+        Row("chosen by", [str((run.result or {}).get("chosen_by", UNKNOWN)) for run in records]),
+        Row("epochs", [number(len(run.history.epochs)) for run in records]),
+        _times(records),
+        Row("parameters", [_provenance(run, "parameters") for run in records]),
+        Row("processes", [_provenance(run, "processes") for run in records]),
+        Row("precision", [_provenance(run, "computes").partition(" (")[0] for run in records]),
+        Row("data", [run.about["data"]["name"] for run in records]),
     ]
-    table = [(label, [visible(show(record)) for record in records]) for label, show in rows]
-    return [(label, values) for label, values in table if set(values) != {UNKNOWN}]
+    rows = [row._replace(cells=[visible(cell) for cell in row.cells]) for row in table]
+    return [row for row in rows if set(row.cells) != {UNKNOWN}]
 
 
 def settings(records: Sequence[RunRecord]) -> list[Row]:
@@ -124,26 +146,93 @@ def settings(records: Sequence[RunRecord]) -> list[Row]:
     for name in names:
         values = [record.settings.get(name, UNKNOWN) for record in records]
         if any(value != values[0] for value in values):
-            rows.append((visible(name), [visible("none" if value is None else str(value)) for value in values]))
+            rows.append(Row(visible(name), [visible("none" if value is None else str(value)) for value in values]))
     return rows
 
 
 def per_class(records: Sequence[RunRecord]) -> list[Row]:
     """Tabulate F1 by class, largest differences first; empty if the runs have different classes."""
-    scores = [record.scores.get("test") for record in records]
-    if any(score is None for score in scores) or any(record.classes != records[0].classes for record in records):
+    scores = _same_classes(records)
+    if not scores:
         return []
-    values = np.array([score.f1 for score in scores if score is not None])
+    values = np.array([score.f1 for score in scores])
     order = np.argsort(-(values.max(axis=0) - values.min(axis=0)), kind="stable")[:MAX_CLASSES].tolist()
     classes = clean(records[0].classes)
-    tested = [score.confusion.any(axis=1) for score in scores if score is not None]
+    tested = [score.confusion.any(axis=1) for score in scores]
     return [
-        (
+        Row(
             cut(classes[index], NAME_CELLS),
             [f"{value:.3f}" if has[index] else UNKNOWN for value, has in zip(values[:, index], tested)],
+            _best(records, [value if has[index] else None for value, has in zip(values[:, index], tested)]),
         )
         for index in order
     ]
+
+
+def confusions(records: Sequence[RunRecord]) -> list[Row]:
+    """Tabulate the confusions whose counts differ most; empty if the test texts or the classes differ."""
+    scores = _same_classes(records)
+    if not scores or not _is_comparable(records):
+        return []
+    counts = np.array([score.confusion for score in scores])
+    spread = counts.max(axis=0) - counts.min(axis=0)
+    np.fill_diagonal(spread, 0)
+    classes = clean(records[0].classes)
+    rows = []
+    for place in np.argsort(-spread, axis=None, kind="stable")[:MAX_CONFUSIONS].tolist():
+        true, predicted = divmod(place, len(classes))
+        if spread[true, predicted]:
+            each = counts[:, true, predicted].tolist()
+            label = f"{cut(classes[true], HALF_CELLS)} → {cut(classes[predicted], HALF_CELLS)}"
+            rows.append(Row(label, [number(count) for count in each], _best(records, [-count for count in each])))
+    return rows
+
+
+def differences(records: Sequence[RunRecord]) -> list[tuple[str, str]]:
+    """Draw the difference of the confusion matrices between the first run and each other one; return title and SVG."""
+    scores = _same_classes(records)
+    if not scores or not _is_comparable(records):
+        return []
+    names, classes = _names(records), clean(records[0].classes)
+    return [
+        (f"{name} minus {names[0]}", score_figures.difference(scores[0], other, classes))
+        for name, other in list(zip(names, scores))[1 : MAX_DIFFERENCES + 1]
+    ]
+
+
+def _same_classes(records: Sequence[RunRecord]) -> list[Scores]:
+    """Return the test scores of runs with the same classes; empty if the classes differ or scores are missing."""
+    scores = [record.scores["test"] for record in records if "test" in record.scores]
+    same = all(record.classes == records[0].classes for record in records)
+    return scores if same and len(scores) == len(records) else []
+
+
+def _is_comparable(records: Sequence[RunRecord]) -> bool:
+    return all(record.is_tested_like(records[0]) for record in records)
+
+
+def _measured(
+    records: Sequence[RunRecord], label: str, name: str, form: Callable[[float], str], *, higher: bool | None
+) -> Row:
+    """Make the row of a metric; ``higher`` or lower is better, or neither (``None``)."""
+    values = [record.metrics.get(name) for record in records]
+    texts = [UNKNOWN if value is None else form(value) for value in values]
+    if higher is None:
+        return Row(label, texts)
+    return Row(label, texts, _best(records, [value if higher or value is None else -value for value in values]))
+
+
+def _times(records: Sequence[RunRecord]) -> Row:
+    texts = [run_findings.duration(run.history.seconds) if run.history.epochs else UNKNOWN for run in records]
+    return Row("training time", texts)
+
+
+def _best(records: Sequence[RunRecord], values: Sequence[float | None]) -> frozenset[int]:
+    """Return the places of the highest values; none if all are equal or the runs had different test texts."""
+    known = {value for value in values if value is not None}
+    if len(known) < 2 or not _is_comparable(records):
+        return frozenset()
+    return frozenset(place for place, value in enumerate(values) if value == max(known))
 
 
 def warnings(records: Sequence[RunRecord]) -> list[str]:
@@ -213,10 +302,6 @@ def _interval(record: RunRecord) -> str:
         return UNKNOWN
     low, high = interval(round(scores.accuracy * scores.documents), scores.documents)
     return f"{percent(low)} – {percent(high)}"
-
-
-def _metric(record: RunRecord, name: str, form: Callable[[float], str]) -> str:
-    return form(record.metrics[name]) if name in record.metrics else UNKNOWN
 
 
 def _provenance(record: RunRecord, name: str) -> str:

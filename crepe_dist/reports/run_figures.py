@@ -219,7 +219,7 @@ def _percent(axes: Axes) -> None:
     low = min(low, high - LEAST_SPAN)
     ticks = _locator().tick_values(0.0 if low < NEARLY_ZERO else low, high)
     ticks = [tick for tick in ticks if -1e-9 < tick < 1 + 1e-9]
-    axes.set_ylim(ticks[0], min(1.01, max(ticks[-1], high)))
+    axes.set_ylim(ticks[0], min(1.01, max(ticks[-1], high + 0.04 * (high - ticks[0]))))
     axes.set_yticks(ticks, [f"{100 * tick:.3g} %" for tick in ticks])
     if ticks[0] > 1e-9:
         axes.set_ylabel(f"{axes.get_ylabel()} (axis from {100 * ticks[0]:.3g} %)")

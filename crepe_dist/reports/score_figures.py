@@ -1,8 +1,8 @@
-"""Figures of a network's scores on one split: the confusion matrix and the reliability diagram."""
+"""Figures of scores on one split: confusion matrices, their differences, and the reliability diagram."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,32 +20,81 @@ MAX_WITH_COUNTS = 6  # classes for which cells have room for counts beside perce
 MAX_SLANTED = 16  # classes for which slanted column labels do not overlap
 LABEL_CELLS, NARROW_LABEL_CELLS = 24, 16
 OTHERS = "the others"
-Box = tuple[float, float, float, float, str]
 SLANT = 0.62  # height of a slanted label per unit of its width
+
+
+class Cell(NamedTuple):
+    """Cell of a matrix of classes: its background, and its number in long and in short."""
+
+    row: int
+    column: int
+    colour: str
+    alpha: float
+    text: str
+    short: str
+    about: str
 
 
 def confusion(scores: Scores, classes: list[str]) -> str:
     """Draw the confusion matrix as SVG."""
     description = f"Confusion matrix of {len(classes)} classes; the accuracy is {percent(scores.accuracy)}"
-    figure, boxes = _draw_confusion(scores, classes)
-    return drawing.svg(figure, description, drawing.tooltips(figure.axes[0], boxes))
+    return _svg(*_confusion(scores, classes), description)
 
 
 def confusion_png(scores: Scores, classes: list[str]) -> tuple[bytes, int, int]:
     """Draw the confusion matrix as a PNG; return it with its width and height in pixels."""
-    return drawing.png(draw_confusion(scores, classes))
+    return drawing.png(_figure(*_confusion(scores, classes)))
 
 
-def draw_confusion(scores: Scores, classes: list[str]) -> Figure:
-    """Draw the confusion matrix as a matplotlib figure."""
-    return _draw_confusion(scores, classes)[0]
+def difference(first: Scores, other: Scores, classes: list[str]) -> str:
+    """Draw as SVG how often ``other`` gives each answer more often than ``first``, on the same texts."""
+    change = other.confusion - first.confusion
+    names = _labels(classes)
+    matrix, names = _reduced(
+        change, np.argwhere(change)[np.argsort(-np.abs(change[change != 0]), kind="stable")], names
+    )
+    largest = max(1, int(np.abs(matrix).max()))
+    cells = []
+    for row, column in np.argwhere(matrix).tolist():
+        count = int(matrix[row, column])
+        is_better = (count > 0) == (row == column)
+        text = f"{count:+,}".replace("-", "−")
+        about = f"true: {names[row]}\npredicted: {names[column]}\n{text} texts: {'better' if is_better else 'worse'}"
+        alpha = 0.12 + 0.48 * abs(count) / largest
+        cells.append(Cell(row, column, colours.FOR if is_better else colours.AGAINST, alpha, text, text, about))
+    return _svg(names, cells, f"Difference of two confusion matrices of {len(classes)} classes")
 
 
-def _draw_confusion(scores: Scores, classes: list[str]) -> tuple[Figure, list[Box]]:
-    """Draw the confusion matrix, and describe its cells for ``drawing.tooltips``."""
-    width = LABEL_CELLS if len(classes) <= MAX_SLANTED else NARROW_LABEL_CELLS
-    matrix, names = _reduced(scores, [cut(name, width) for name in classes])
+def _labels(classes: list[str]) -> list[str]:
+    return [cut(name, LABEL_CELLS if len(classes) <= MAX_SLANTED else NARROW_LABEL_CELLS) for name in classes]
+
+
+def _confusion(scores: Scores, classes: list[str]) -> tuple[list[str], list[Cell]]:
+    """Return the labels and the cells of a confusion matrix."""
+    pairs = np.array([pair[:2] for pair in scores.confused(MAX_CLASSES * MAX_CLASSES)])
+    matrix, names = _reduced(scores.confusion, pairs, _labels(classes))
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    cells = []
+    for row, column in np.argwhere(matrix).tolist():
+        count, share = int(matrix[row, column]), float(shares[row, column])
+        about = f"true: {names[row]}\npredicted: {names[column]}\n"
+        about += f"{counted(count, 'text')}, {percent(share)} of the true class"
+        # Translucent, so that the text is legible on light and on dark pages.
+        colour = colours.FOR if row == column else colours.AGAINST
+        alpha = 0.6 * share if row == column else 0.75 * share**0.6
+        short = f"{100 * share:.0f}" if share >= 0.005 else ""
+        cells.append(Cell(row, column, colour, alpha, f"{percent(share)}\n{number(count)}", short, about))
+    return names, cells
+
+
+def _svg(names: list[str], cells: list[Cell], description: str) -> str:
+    figure = _figure(names, cells)
+    boxes = [(cell.column - 0.5, cell.row - 0.5, cell.column + 0.5, cell.row + 0.5, cell.about) for cell in cells]
+    return drawing.svg(figure, description, drawing.tooltips(figure.axes[0], boxes))
+
+
+def _figure(names: list[str], cells: list[Cell]) -> Figure:
+    """Draw a square matrix with a row for each true class and a column for each predicted class."""
     size = len(names)
     with drawing.style():
         left = drawing.margin(names)
@@ -60,48 +109,30 @@ def _draw_confusion(scores: Scores, classes: list[str]) -> tuple[Figure, list[Bo
         axes.set_xticklabels(names, fontsize=font_size, rotation=slant, ha="right", va="center", rotation_mode="anchor")
         axes.tick_params(length=0)
         axes.set_xlabel("predicted", labelpad=2)
-        for row, column in np.argwhere(matrix).tolist():
-            _cell(axes, row, column, int(matrix[row, column]), float(shares[row, column]), size)
+        for cell in cells:
+            axes.add_patch(drawing.square(cell.column, cell.row, cell.colour, cell.alpha))
+            has_room = size <= MAX_WITH_COUNTS
+            axes.text(cell.column, cell.row, cell.text if has_room else cell.short, ha="center", va="center",
+                      fontsize=drawing.FONT_SIZE if has_room else min(drawing.FONT_SIZE, 170 / size))  # fmt: skip
         edges = np.arange(-0.5, size)
         for draw in (axes.hlines, axes.vlines):
             draw(edges, -0.5, size - 0.5, color=colours.GREY, alpha=0.25, linewidth=0.4)
-        boxes = [
-            (column - 0.5, row - 0.5, column + 0.5, row + 0.5, f"true: {names[row]}\npredicted: {names[column]}\n"
-             f"{counted(int(matrix[row, column]), 'text')}, {percent(float(shares[row, column]))} of the true class")
-            for row, column in np.argwhere(matrix).tolist()
-        ]  # fmt: skip
-        return figure, boxes
+        return figure
 
 
-def _cell(axes: Axes, row: int, column: int, count: int, share: float, size: int) -> None:
-    # Translucent, so that the text is legible on light and on dark pages.
-    colour = colours.FOR if row == column else colours.AGAINST
-    alpha = 0.6 * share if row == column else 0.75 * share**0.6
-    axes.add_patch(drawing.square(column, row, colour, alpha))
-    if size <= MAX_WITH_COUNTS:
-        text, font_size = f"{percent(share)}\n{number(count)}", drawing.FONT_SIZE
-    elif share >= 0.005:
-        text, font_size = f"{100 * share:.0f}", min(drawing.FONT_SIZE, 170 / size)
-    else:
-        return
-    axes.text(column, row, text, ha="center", va="center", fontsize=font_size)
-
-
-def _reduced(scores: Scores, names: list[str]) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """Reduce the matrix to the ``MAX_CLASSES - 1`` classes that are confused most, and one row for the others."""
+def _reduced(
+    matrix: npt.NDArray[np.int64], pairs: npt.NDArray[np.int64], names: list[str]
+) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """Reduce a matrix to the ``MAX_CLASSES - 1`` classes that come first in ``pairs``, and one row for the others."""
     if len(names) <= MAX_CLASSES:
-        return scores.confusion, names
-    shown: dict[int, None] = {}
-    for true, predicted, _ in scores.confused(MAX_CLASSES * MAX_CLASSES):
-        for index in (true, predicted):
-            if len(shown) < MAX_CLASSES - 1:
-                shown[index] = None
-    kept = sorted(shown)
+        return matrix, names
+    shown = dict.fromkeys(pairs.ravel().tolist())
+    kept = sorted(list(shown)[: MAX_CLASSES - 1])
     place = np.full(len(names), len(kept))
     place[kept] = range(len(kept))
-    matrix = np.zeros((len(kept) + 1, len(kept) + 1), dtype=np.int64)
-    np.add.at(matrix, (place[:, None], place[None, :]), scores.confusion)
-    return matrix, [*(names[index] for index in kept), OTHERS]
+    reduced = np.zeros((len(kept) + 1, len(kept) + 1), dtype=np.int64)
+    np.add.at(reduced, (place[:, None], place[None, :]), matrix)
+    return reduced, [*(names[index] for index in kept), OTHERS]
 
 
 def is_reduced(classes: list[str]) -> bool:
