@@ -21,6 +21,7 @@ from crepe_dist import compare, report
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
+from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import find_sources
@@ -251,6 +252,15 @@ class TestReport:
             "3 steps were skipped",
         ]
         assert "It resumed 2 times from a saved state." in run_findings.training(record)
+
+    def test_asks_for_the_epochs_that_the_note_before_the_run_asked_for(self, place):
+        record = open_run(place / "one")
+        always_first = np.array([[40, 0, 0]] * 3)
+        bins = np.array([[0] * 3] * (BINS - 1) + [[120, 40, 40 * MILLION]])
+        record = replace(record, scores={"test": Scores(always_first, 1.0, bins, [])})
+        batch, rows = record.settings["data.batch_size"], sum(record.made["rows"]["train"])
+        needed = CrepeShape.epochs_needed(rows, batch)
+        assert f"train longer (--epochs {needed})" in run_findings.warnings(record, record.classes)[0]["do"]
 
     @pytest.mark.parametrize("losses", [(1.0, 0.5, 0.9), (1.0, 0.8, 0.5), (0.5, 0.5, 0.5)])
     @pytest.mark.parametrize("probability", [0.99, 0.3])

@@ -49,6 +49,7 @@ class CrepeShape(Shape):
     reads_any_length: ClassVar[bool] = False
     multiplies: ClassVar[bool] = True
     has_plateau: ClassVar[bool] = True
+    least_steps: ClassVar[int] = 1000
     input_names: ClassVar[tuple[str, ...]] = ("codes",)
     smaller: ClassVar[str] = "lower model.filters and model.units, or choose a model.size"
 

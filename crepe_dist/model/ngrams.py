@@ -67,6 +67,7 @@ class NGramShape(Shape):
     reads_any_length: ClassVar[bool] = True
     multiplies: ClassVar[bool] = False
     has_plateau: ClassVar[bool] = False
+    least_steps: ClassVar[int] = 20
     input_names: ClassVar[tuple[str, ...]] = ("buckets", "own")
     smaller: ClassVar[str] = "lower model.buckets"
     dropout: ClassVar[float] = 0.0

@@ -32,6 +32,11 @@ class Layer:
     parameters: int = 0
 
 
+def steps_per_epoch(rows: int, batch_size: int) -> int:
+    """Return the number of batches that hold ``rows`` training rows; the last one may be smaller."""
+    return math.ceil(rows / batch_size)
+
+
 @dataclass(frozen=True)
 class Shape(ABC):
     """Configuration of a network, which determines the shapes of its parameters.
@@ -43,7 +48,8 @@ class Shape(ABC):
         has_other_layers: True if some parameters do not depend on the classes and can be transferred to others.
         reads_any_length: True if the parameters fit documents of any length.
         multiplies: True if matrix products dominate the computation, so that lower precision saves time.
-        has_plateau: True if the loss may stay at chance for the first thousand steps.
+        has_plateau: True if the loss may stay at chance at first.
+        least_steps: steps after which the network usually tells classes apart.
         input_names: names of the arguments of the forward pass, see ``inputs`` of the networks.
         smaller: remedy if the network is too large for the machine.
         alphabet_size: number of characters; codes from this number on are blank.
@@ -58,6 +64,7 @@ class Shape(ABC):
     reads_any_length: ClassVar[bool]
     multiplies: ClassVar[bool]
     has_plateau: ClassVar[bool]
+    least_steps: ClassVar[int]
     input_names: ClassVar[tuple[str, ...]]
     smaller: ClassVar[str]
 
@@ -74,6 +81,11 @@ class Shape(ABC):
             KeyError: An entry is missing.
             ValueError: An entry is invalid.
         """
+
+    @classmethod
+    def epochs_needed(cls, rows: int, batch_size: int) -> int:
+        """Return the epochs after which the network usually tells classes apart, with ``rows`` training rows."""
+        return math.ceil(cls.least_steps / steps_per_epoch(rows, batch_size))
 
     @abstractmethod
     def network(self, **kwargs: Any) -> Any:

@@ -149,6 +149,16 @@ class Curve:
         return last > 0 and self.lowest == last and self.losses[-1] < FALLING * self.losses[-2]
 
 
+def _more_epochs(record: RunRecord, curve: Curve) -> int:
+    """Return the epochs to train next: twice as many, and what the network usually needs if it does not learn yet."""
+    trained = [epoch["epoch"] for epoch in record.history.epochs] or [record.epoch]
+    rows, batch = sum(training_rows(record) or []), record.settings.get("data.batch_size")
+    more = trained[-1] + 1 + len(trained)
+    if curve.falls or not rows or not batch:
+        return more
+    return max(more, shape_class(record.about["network"]).epochs_needed(rows, batch))
+
+
 def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
     """Return warnings about the result, each with the keys ``what``, ``why`` and ``do``.
 
@@ -160,6 +170,7 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
         found.append({"what": what, "why": why, "do": do})
 
     scores, curve = record.scores.get("test"), Curve.of(record)
+    longer = f" (--epochs {_more_epochs(record, curve)})" if record.result is not None else ""
     if scores is not None:
         _, baseline = majority(scores, classes, training_rows(record))
         low, high = interval(round(scores.accuracy * scores.documents), scores.documents)
@@ -169,7 +180,7 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
                 "the model is no better than the majority-class baseline",
                 f"always predicting the most frequent class has an accuracy of {percent(baseline)}, and the 95 % "
                 f"interval of the model starts at {percent(low)}",
-                ("" if curve.rose else "train longer, ")
+                ("" if curve.rose else f"train longer{longer}, ")
                 + "try another learning rate, and read the report of the data set",
             )
         if high - low > WIDE_INTERVAL:
@@ -197,14 +208,13 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
             + ("more data" if uses_ngrams(record) else "more dropout or more data"),
         )
     elif curve.falls and record.result is not None:
-        epochs = curve.epochs[-1] + 1
-        was_stopped = epochs < record.settings.get("training.epochs", 0)
+        was_stopped = curve.epochs[-1] + 1 < record.settings.get("training.epochs", 0)
         warn(
             f"the {curve.split} loss was still falling when the run ended",
             f"it was {curve.losses[-2]:.3f} after the second-last epoch and {curve.losses[-1]:.3f} after the last",
             "a larger --training.patience may help"
             if was_stopped
-            else f"more epochs may help: --epochs {epochs + len(curve.epochs)}",
+            else f"more epochs may help: --epochs {_more_epochs(record, curve)}",
         )
     if record.history.counts["skipped"]:
         warn(

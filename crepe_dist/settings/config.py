@@ -71,7 +71,7 @@ class Config(Settings):
             that of its folder.
         run_dir: folder of the run; null: ``runs/<data>-<hash of the settings that decide the result>``.
         fresh: start a new run even if one with the same settings exists.
-        dry_run: show shapes and memory, try one step on every process, and write nothing.
+        dry_run: show shapes, memory, time and doubtful settings, try one step on every process, and write nothing.
     """
 
     device: Device = "auto"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from crepe_dist import machine, wording
+from crepe_dist import wording
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.model.engine import Engine
@@ -41,10 +41,4 @@ def banner(
         lines.insert(2, f"start     {start.summary}")
     if config.training.overfit_batches:
         lines[0] += "; only a few batches, repeated for training and also scored"
-    cores = machine.cores()
-    if device.device_type == "cpu" and ranks.local_size > cores:
-        lines.append(
-            f"note: {ranks.local_size} processes share {wording.counted(cores, 'core')}\n"
-            f"  do:  start at most {cores} on this machine, which is faster"
-        )
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,11 @@ class Display:
 
     def say(self, line: str) -> None:
         """Print a permanent line."""
+
+    def say_lines(self, lines: Iterable[str]) -> None:
+        """Print permanent lines."""
+        for line in lines:
+            self.say(line)
 
     def begin_epoch(self, epoch: int, epochs: int, documents: int, done: int) -> None:
         """Start an epoch; ``done`` of its documents were trained on before a resume."""

@@ -30,6 +30,7 @@ from crepe_dist.training.estimate import estimate
 from crepe_dist.training.evaluation import evaluate
 from crepe_dist.training.grace import check_grace
 from crepe_dist.training.guards import watched
+from crepe_dist.training.notes import notes
 from crepe_dist.training.observers.replicas import check_replicas
 from crepe_dist.training.out_of_memory import explained
 from crepe_dist.training.schedule import learning_rate
@@ -75,6 +76,8 @@ def dry_run(config: Config, world: World, control: Control) -> None:
         estimated = estimate(config, data, engine, step, batch, progress, world)
         display.say(f"time      {estimated}")
         check_grace(config.safety.grace_s, estimated.step, Saver(), world)
+        found = notes(config, data, engine.network.shape, engine.device, world)
+        display.say_lines(found or ["notes     none: steps, batch, classes, memory and cores fit"])
         display.say("nothing was written; run without --dry-run to train")
 
 

@@ -93,13 +93,18 @@ def _shape(options: ModelOptions, dataset: Dataset) -> CrepeShape | NGramShape:
     return chosen.for_data(options, len(encoding.alphabet), encoding.feature_len, classes, rows)
 
 
+def training_bytes(shape: Shape) -> int:
+    """Return the bytes that the parameters take in training, with their gradients and the optimizer's state."""
+    return 4 * COPIES * shape.parameters
+
+
 def _check_memory(shape: Shape) -> None:
     """Reject a network that does not fit into memory, before the kernel's out-of-memory killer acts."""
-    count = shape.parameters
-    if count * COPIES * 4 > machine.memory():
+    needed = training_bytes(shape)
+    if needed > machine.memory():
         raise UserError(
             f"this network ({shape}) is too large for this machine",
-            f"its {count:,} parameters take {COPIES * 4 * count / 1e9:,.0f} GB in training, "
+            f"its {shape.parameters:,} parameters take {needed / 1e9:,.0f} GB in training, "
             f"the machine has {machine.memory() / 1e9:,.0f} GB",
             shape.smaller,
         )

@@ -15,12 +15,12 @@ from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.loader import Batch
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.model.engine import Engine
+from crepe_dist.model.shape import steps_per_epoch
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
 from crepe_dist.training import out_of_memory
 from crepe_dist.training.step import TrainingStep
 
-FEW_STEPS = 1000  # too few for convolutions, which stay at chance at first; n-grams do not
 TRIES = 4  # per measurement; the first one compiles, the fastest counts
 
 
@@ -57,7 +57,7 @@ def estimate(
         batch: next batch of the run; ``None`` at the end of an epoch.
     """
     epochs = config.training.epochs - progress.epoch
-    steps = math.ceil(len(data.parts["train"]) / config.data.batch_size)
+    steps = steps_per_epoch(len(data.parts["train"]), config.data.batch_size)
     left = epochs * steps - math.ceil(progress.documents / config.data.batch_size)
     if batch is None:
         return Estimate(f"{wording.counted(epochs, 'epoch')} of {wording.counted(steps, 'step')}", 0.0)
@@ -73,11 +73,6 @@ def estimate(
         f"about {wording.duration(total)}: {wording.counted(epochs, 'epoch')} of {wording.counted(steps, 'step')} at "
         f"{1000 * slowest[0]:,.0f} ms, {wording.counted(scored, 'document')} scored after each"
     )
-    if engine.network.shape.has_plateau and progress.step == 0 and left < FEW_STEPS:
-        text += (
-            f"\nnote: {wording.counted(left, 'step')} are few; the loss of convolutions stays at chance for about a "
-            f"thousand\n  do:  --epochs {math.ceil(FEW_STEPS / steps)}, unless this is only a trial"
-        )
     return Estimate(text, slowest[0])
 
 

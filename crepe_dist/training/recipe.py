@@ -35,6 +35,7 @@ from crepe_dist.training.estimate import estimate
 from crepe_dist.training.evaluation import Interrupted, evaluate_splits
 from crepe_dist.training.grace import check_grace
 from crepe_dist.training.guards import Guards, guarded, watched
+from crepe_dist.training.notes import notes
 from crepe_dist.training.out_of_memory import explained
 from crepe_dist.training.pages import Pages
 from crepe_dist.training.resume import RunState, resume
@@ -90,6 +91,8 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
             saver = open_saver(folder.state, config, state, found, world, display.say)
             estimated = estimate(config, data, engine, step, next(epoch_batches(run), None), progress, world)
             display.say(f"time      {estimated}")
+            if progress.step == 0:
+                display.say_lines(notes(config, data, engine.network.shape, engine.device, world))
             check_grace(config.safety.grace_s, estimated.step, saver, world)
 
             guards = Guards(run, state, saver, watchdog, control)

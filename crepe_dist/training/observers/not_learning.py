@@ -23,15 +23,22 @@ class NotLearning(Observer):
         guess: mean loss at chance, in nats (``Objective.chance_loss``).
         config: settings that shape the advice.
         has_plateau: value of ``Shape.has_plateau``.
+        needed: epochs that the network usually needs (``Shape.epochs_needed``).
         say: prints a line.
     """
 
     def __init__(
-        self, guess: float, config: Config, has_plateau: bool = True, say: Callable[[str], None] = lambda line: None
+        self,
+        guess: float,
+        config: Config,
+        has_plateau: bool = True,
+        needed: int = 0,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._guess = guess
         self._config = config
         self._has_plateau = has_plateau
+        self._needed = needed
         self._losses: deque[float] = deque(maxlen=WINDOW)
         self._warned = False
         self._say = say
@@ -40,8 +47,9 @@ class NotLearning(Observer):
     @classmethod
     def of(cls, config: Config, data: Dataset, engine: Engine, say: Callable[[str], None]) -> NotLearning:
         """Make the observer of a run on ``data``."""
-        guess = engine.objective.chance_loss(data.class_counts())
-        return cls(guess, config, engine.network.shape.has_plateau, say)
+        guess, shape = engine.objective.chance_loss(data.class_counts()), engine.network.shape
+        needed = shape.epochs_needed(len(data.parts["train"]), config.data.batch_size)
+        return cls(guess, config, shape.has_plateau, needed, say)
 
     def after_step(self, outcome: Outcome, learning_rate: float) -> None:
         self._step = outcome.step
@@ -108,14 +116,13 @@ class NotLearning(Observer):
                 "test whether it can memorise two batches: --overfit-batches 2; if not, check that texts and labels "
                 f"match: python -m crepe_dist.predict RUN --random 5 --data {self._source()}"
             )
+        epochs = max(2 * training.epochs, self._needed)
         if convolutions:
-            tries.append(
-                f"train longer: with few or difficult data this takes a thousand steps; --epochs {2 * training.epochs}"
-            )
+            tries.append(f"train longer: with few or difficult data this takes a thousand steps; --epochs {epochs}")
         else:  # n-grams have no plateau
             tries += [
                 f"learn an alphabet, if {self._source()}/report.html has unknown characters: prepare --alphabet auto",
-                f"train longer, if these were few steps: --epochs {2 * training.epochs}",
+                f"train longer, if these were few steps: --epochs {epochs}",
             ]
         lines = "\n".join(f"  do:  {each}" for each in tries)
         return (

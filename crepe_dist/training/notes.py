@@ -1,0 +1,95 @@
+"""Notes before the first step: settings that do not fit the network, the data or the machine."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from crepe_dist import machine
+from crepe_dist.data.dataset import Dataset
+from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.model.shape import Shape, steps_per_epoch
+from crepe_dist.settings.config import Config
+from crepe_dist.training.engine_setup import training_bytes
+from crepe_dist.wording import counted, cut, first, listed, number, size
+
+SMALLEST_BATCH = 8  # a smaller one is not advised: the gradients get noisy, and a step does not get faster
+SHOWN_CLASSES = 10
+LABEL_CELLS = 40  # width of a class name in a note
+
+
+def notes(config: Config, data: Dataset, shape: Shape, device: Any, ranks: Collectives) -> list[str]:
+    """Return a note, with its remedy, for each setting that would waste the run."""
+    found = [
+        few_steps(config, len(data.parts["train"]), shape),
+        *(empty_classes(data, split) for split in ("train", "test")),
+    ]
+    if device.device_type == "cpu":
+        found += [little_memory(shape, ranks.local_size), few_cores(ranks.local_size)]
+    return [note for note in found if note]
+
+
+def few_steps(config: Config, rows: int, shape: Shape) -> str:
+    """Note that the run is too short for the network, or that a batch is larger than the train split."""
+    training, batch = config.training, config.data.batch_size
+    if training.overfit_batches or training.init_from is not None:
+        return ""  # the first repeats its batches, and the second does not start at chance
+    epochs, needed = training.epochs - training.start_epoch, shape.epochs_needed(rows, batch)
+    whats, remedies = [], []
+    if batch > rows:
+        whats.append(f"a batch of {number(batch)} holds all {counted(rows, 'training row')}, so an epoch is one step")
+    if epochs < needed:
+        steps = epochs * steps_per_epoch(rows, batch)
+        few = "step is" if steps == 1 else "steps are"
+        whats.append(
+            f"{number(steps)} {few} few; {shape.title} need about {number(shape.least_steps)} to tell classes apart"
+        )
+        remedies.append(f"--epochs {training.start_epoch + needed}")
+    smaller = min(rows // SMALLEST_BATCH, rows * epochs // shape.least_steps)
+    if SMALLEST_BATCH <= smaller < batch:
+        remedies.append(f"--batch-size {smaller}")
+    elif batch > rows and not remedies:
+        remedies.append(f"--batch-size {math.ceil(rows / SMALLEST_BATCH)}")
+    return _note("; ".join(whats), f"{' or '.join(remedies)}, unless this is only a trial") if whats else ""
+
+
+def empty_classes(data: Dataset, split: str) -> str:
+    """Note that some classes have no row in a split."""
+    names = [name for name, count in zip(data.classes, data.class_counts(split).tolist()) if not count]
+    if not names:
+        return ""
+    shown = [cut(name, LABEL_CELLS) for name in first(names, SHOWN_CLASSES)]
+    more = [f"{number(len(names) - len(shown))} more"] * (len(names) > len(shown))
+    have = "has" if len(names) == 1 else "have"
+    so = "cannot be learnt" if split == "train" else "is not measured" if len(names) == 1 else "are not measured"
+    return _note(
+        f"{counted(len(names), 'class', 'classes')} {have} no {split} row and {so}: {listed([*shown, *more])}",
+        "collect such rows, or prepare again: --stratified gives each split rows of every class",
+    )
+
+
+def little_memory(shape: Shape, processes: int) -> str:
+    """Note that the parameters of all processes of this host may not fit into its free memory."""
+    needed, free = processes * training_bytes(shape), machine.available_memory()
+    if needed <= free:
+        return ""
+    several = f" of {processes} processes" if processes > 1 else ""
+    return _note(
+        f"the parameters{several} take about {size(needed)} in training, and {size(free)} of memory is free",
+        ("start fewer processes, or " if processes > 1 else "") + shape.smaller,
+    )
+
+
+def few_cores(processes: int) -> str:
+    """Note that more processes than cores were started on this host."""
+    cores = machine.cores()
+    if processes <= cores:
+        return ""
+    return _note(
+        f"{processes} processes share {counted(cores, 'core')}",
+        f"start at most {cores} on this machine, which is faster",
+    )
+
+
+def _note(what: str, remedy: str) -> str:
+    return f"note: {what}\n  do:  {remedy}"

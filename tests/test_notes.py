@@ -1,0 +1,80 @@
+"""Notes before the first step, in train and in its dry run."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crepe_dist import machine
+from crepe_dist.model.crepe import CrepeShape
+from crepe_dist.model.ngrams import NGramShape
+from crepe_dist.settings.config import parse
+from crepe_dist.training.notes import empty_classes, few_cores, few_steps, little_memory
+from tests.conftest import QUICK, command, run
+
+CREPE = CrepeShape(69, 192, 4, 128, 512)
+NGRAMS = NGramShape(69, 192, 4, 6, 1 << 20)
+WHOLE = "a batch of 64 holds all 50 training rows, so an epoch is one step"
+
+
+@pytest.mark.parametrize(
+    ("flags", "rows", "shape", "what", "remedies"),
+    [
+        (["--epochs=5"], 16_000, CREPE, "", ""),
+        (["--epochs=3"], 16_000, CREPE, "750 steps are few; ", "--epochs 4 or --batch-size 48"),
+        (["--epochs=3"], 1_050, CREPE, "51 steps are few; ", "--epochs 59"),
+        (["--epochs=5", "--start-epoch=2"], 16_000, CREPE, "750 steps are few; ", "--epochs 6 or --batch-size 48"),
+        (["--epochs=1"], 16_000, NGRAMS, "", ""),
+        (["--epochs=1"], 320, NGRAMS, "5 steps are few; ", "--epochs 4 or --batch-size 16"),
+        (["--epochs=5"], 50, NGRAMS, f"{WHOLE}; 5 steps are few; ", "--epochs 20"),
+        (["--epochs=50"], 50, NGRAMS, f"{WHOLE}\n", "--batch-size 7"),
+        (["--epochs=5", "--overfit-batches=2"], 50, CREPE, "", ""),
+        (["--epochs=1", "--init-from=runs/other"], 500, CREPE, "", ""),
+    ],
+)  # fmt: skip
+def test_too_few_steps_and_too_large_batches(flags, rows, shape, what, remedies):
+    said = few_steps(parse(flags), rows, shape)
+    assert said.startswith(f"note: {what}" if what else "")
+    assert said.endswith(f"  do:  {remedies}, unless this is only a trial" if what else "")
+    assert bool(said) == bool(what)
+
+
+def test_what_is_advised_is_enough():
+    for rows in (1, 7, 50, 1_050, 16_000):
+        for shape in (CREPE, NGRAMS):
+            epochs = shape.epochs_needed(rows, 64)
+            assert "few" not in few_steps(parse([f"--epochs={epochs}"]), rows, shape)
+            assert epochs == 1 or "few" in few_steps(parse([f"--epochs={epochs - 1}"]), rows, shape)
+
+
+def test_classes_without_rows():
+    counts = {"train": [3, 0, 5], "test": [0, 0, 1]}
+    data: Any = SimpleNamespace(classes=["a", "b", "c"], class_counts=lambda split: np.array(counts[split]))
+    assert empty_classes(data, "train").startswith("note: 1 class has no train row and cannot be learnt: b\n  do:  ")
+    assert "2 classes have no test row and are not measured: a and b\n" in empty_classes(data, "test")
+    counts["train"] = [1, 1, 1]
+    assert empty_classes(data, "train") == ""
+
+
+def test_memory_and_cores(monkeypatch):
+    monkeypatch.setattr(machine, "available_memory", lambda: 16 * CREPE.parameters)
+    monkeypatch.setattr(machine, "cores", lambda: 2)
+    assert little_memory(CREPE, 1) == few_cores(2) == ""
+    assert "the parameters of 2 processes take about " in little_memory(CREPE, 2)
+    assert "do:  start fewer processes, or lower model.filters" in little_memory(CREPE, 2)
+    assert few_cores(3) == "note: 3 processes share 2 cores\n  do:  start at most 2 on this machine, which is faster"
+
+
+def test_train_and_its_dry_run_say_them_before_the_first_step(data, tmp_path):
+    flags = ("--data", data, "--run-dir", tmp_path / "run", *QUICK, "--model.network=crepe", "--training.epochs=1")
+    for more in ((), ("--dry-run",)):
+        printed = run(command("train", *flags, *more), tmp_path)
+        note = printed.index("note: ")
+        assert "are few; character-level convolutions need about 1,000" in printed[note:].splitlines()[0]
+        assert printed.count("note: ") == 1
+        assert more or note < printed.index("epoch 0: ")
+    enough = command("train", *flags, "--dry-run", "--training.epochs=200")
+    assert "notes     none: " in run(enough, tmp_path)
