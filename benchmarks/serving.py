@@ -135,7 +135,7 @@ def _serve(given: Any) -> None:
     predictor = Predictor(open_engine(network, plan(options, mx.cpu()), mx.cpu()), encoding, classes)
     facts = ModelSummary("random", "", None, classes, given.feature_len, True, True, predictor.engine.plan.precision)
     metrics = Metrics(facts.checkpoint, facts.kernels)
-    batcher = Batcher(predictor.predict, given.serve, metrics.batch_texts.observe)
+    batcher = Batcher(predictor.predict, given.serve, metrics.batch_texts.observe, explain=predictor.explain_in_batches)
     batcher.submit(["warm-up"]).result()
     with server.bind("127.0.0.1", 0) as listener:
         server.listen(listener)

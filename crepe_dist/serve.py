@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -13,7 +14,7 @@ from crepe_dist.distributed.device import pick
 from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.errors import ExitCode, UserError, visible
 from crepe_dist.predicting.model_summary import summarise
-from crepe_dist.serving.batching import Batcher
+from crepe_dist.serving.batching import BATCH_TEXTS, Batcher
 from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import whole
 from crepe_dist.settings.schema import limits, typed
@@ -58,6 +59,12 @@ def parser() -> arguments.Parser:
             f"--{flag}", type=kind, default=default, metavar=metavar, help=f"{meaning}; default: {number(default)}"
         )
     flags.add_argument(
+        "--examples",
+        choices=("data", "neutral"),
+        default="data",
+        help="texts that the page offers to everybody: some of the run's data set, or neutral ones; default: data",
+    )
+    flags.add_argument(
         "--log-requests", action="store_true", help="write one line per request to standard error, without texts"
     )
     arguments.add_foreign(flags)
@@ -91,6 +98,7 @@ def _serve(given: Any, options: ServiceOptions) -> None:
     import_mxnet(launch)
     # What imports MXNet comes after that; FastAPI and uvicorn take 0.6 s, which --help need not wait for.
     from crepe_dist.predicting.predictor import Foreign, open_checkpoint
+    from crepe_dist.reports import classify_page, run_report
     from crepe_dist.runs import checkpoint
     from crepe_dist.serving import server
     from crepe_dist.serving.app import create_app
@@ -103,7 +111,9 @@ def _serve(given: Any, options: ServiceOptions) -> None:
         described = checkpoint.describe(path) or {}
         about = summarise(path.name, described, predictor.classes, predictor.encoding, predictor.engine.plan)
         metrics = Metrics(about.checkpoint, about.kernels)
-        batcher = Batcher(predictor.predict, on_batch=metrics.batch_texts.observe)
+        explain = partial(predictor.explain_in_batches, batch_size=BATCH_TEXTS)
+        batcher = Batcher(predictor.predict, on_batch=metrics.batch_texts.observe, explain=explain)
+        examples = run_report.examples(path) if given.examples == "data" else []
         try:
             batcher.submit(["warm-up"]).result()
             server.listen(listener)
@@ -116,7 +126,9 @@ def _serve(given: Any, options: ServiceOptions) -> None:
                     "  do:  use it in a private network only, or behind a proxy that adds both",
                     file=sys.stderr,
                 )
-            app, refuse = create_app(batcher, about, metrics, options, log=given.log_requests)
+            app, refuse = create_app(
+                batcher, about, metrics, options, examples or classify_page.EXAMPLES, log=given.log_requests
+            )
             server.serve(app, listener, options.timeout, refuse)
         finally:
             batcher.close()

@@ -26,6 +26,7 @@ from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import find_sources
 from crepe_dist.reports import (
+    classify_page,
     colours,
     comparison_page,
     run_figures,
@@ -41,9 +42,11 @@ from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.run_record import open_run
 from crepe_dist.runs.scores import BINS, MILLION, Mistake, Scores, worst
 from crepe_dist.settings.config import parse
+from crepe_dist.settings.serving_options import ServiceOptions
 from crepe_dist.wording import cut, percent
 from tests.conftest import FEATURE_LEN, QUICK
 from tests.test_data_page import ELEMENTS, HOSTILE, Page
+from tests.test_serve import FACTS
 
 NAMES = ["<script>alert(1)</script>", "a | b](http://x.example) $y$ `c`", "\x1b[31mred\u202e www.x.example"]
 
@@ -397,6 +400,26 @@ def course(losses, accuracies):
         history.add({"event": "epoch", "step": step, "epoch": epoch, "train_loss": 1.0, "test_loss": 0.5,
                      "test_accuracy": accuracy, "seconds": 1.0})  # fmt: skip
     return history
+
+
+class TestExamples:
+    def test_are_texts_of_the_data_of_the_run(self, copy, place):
+        found = run_report.examples(open_run(copy).checkpoint)
+        with (place / "rows.csv").open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.reader(stream))
+        assert len(found) == 3
+        labels = [label for each in found for label, text in rows if text.startswith(each[:30])]
+        assert labels == open_run(copy).classes  # a text of each
+        markup, _ = classify_page.render(FACTS, ServiceOptions(), [*found, "'\"><b>x</b>"])
+        assert "<b>x" not in markup
+        assert f"data-text='{json.dumps(found[0])[:6]}" in markup
+
+    def test_are_none_without_the_data(self, copy, tmp_path):
+        result = json.loads((copy / "result.json").read_text())
+        result["made"]["data"] = "gone"
+        (copy / "result.json").write_text(json.dumps(result))
+        assert run_report.examples(open_run(copy).checkpoint) == []
+        assert run_report.examples(tmp_path / "x" / "foreign.params") == []
 
 
 class TestCurves:

@@ -10,7 +10,9 @@ import socket
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,12 +29,15 @@ from crepe_dist.distributed.launch import Launch
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.model.crepe import CrepeShape
+from crepe_dist.predicting.answers import explained
 from crepe_dist.predicting.model_summary import ModelSummary, summarise
+from crepe_dist.predicting.occlusion import Explanation, Word
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.predicting.predictor import load
+from crepe_dist.reports import classify_page, explanation_page
 from crepe_dist.runs import checkpoint
 from crepe_dist.serving import schemas, server
-from crepe_dist.serving.app import create_app
+from crepe_dist.serving.app import MOST_EXPLAINED, create_app
 from crepe_dist.serving.batching import Batcher
 from crepe_dist.serving.guard import DISCARD_LIMIT, MOST_ARRIVING, Guard
 from crepe_dist.serving.prometheus import Metrics
@@ -53,10 +58,18 @@ def by_length(texts):
     return [Prediction(*ranking[0], ranking, 1) for ranking in rankings]
 
 
+def by_letter(text):
+    """Explain at a letter a step."""
+    for _ in text:
+        yield
+    words = (Word(text, 0, len(text), 1.0),)
+    return Explanation(text, CLASSES[0], by_length([text])[0], 0, len(text), (0.5,) * len(text), words)
+
+
 @contextmanager
-def service(predict=by_length, together=32, **limits):
+def service(predict=by_length, together=32, explain=by_letter, **limits):
     metrics = Metrics(FACTS.checkpoint, FACTS.kernels)
-    batcher = Batcher(predict, together, metrics.batch_texts.observe)
+    batcher = Batcher(predict, together, metrics.batch_texts.observe, explain=explain)
     app, stop = create_app(batcher, FACTS, metrics, ServiceOptions(**limits))
     client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
     client.batcher, client.stop = batcher, stop
@@ -120,10 +133,42 @@ class TestAnswers:
             assert each["class"] == expected.label
             assert each["probability"] == pytest.approx(expected.probability, abs=1e-3)
 
+    def test_an_explanation_is_that_of_the_predictor(self, run_dir):
+        predictor = load(run_dir)
+        text = "a quiet zig é qua"
+        with service(predictor.predict, explain=partial(predictor.explain_in_batches, batch_size=3)) as client:
+            answer = client.post("/predict", json={"text": text, "explain": True, "top": 1}).json()
+            figures = client.get("/metrics").text
+        expected = predictor.explain(text)
+        assert answer["class"] == expected.label
+        assert len(answer["top"]) == 1
+        found, other = answer["explanation"], explained(expected)
+        assert {**found, "words": [], "characters": []} == {**other, "words": [], "characters": []}
+        assert found["characters"] == pytest.approx(other["characters"], abs=0.02)
+        assert [each["text"] for each in found["words"]] == text.split()
+        assert value(figures, "crepe_dist_texts_total") == 1
+
+    def test_explanations_have_limits(self):
+        def endless(text):
+            while True:
+                time.sleep(0.001)
+                yield
+
+        with service(explain=endless, timeout=0.5) as client:
+            assert client.post("/predict", json={"texts": ["a"], "explain": True}).status_code == 422
+            with ThreadPoolExecutor() as pool:
+                asked = [
+                    pool.submit(client.post, "/predict", json={"text": "a", "explain": True})
+                    for _ in range(MOST_EXPLAINED + 1)
+                ]
+                said = sorted(each.result().json()["error"]["what"] for each in asked)
+            assert said == ["the explanation timed out"] * MOST_EXPLAINED + ["too many explanations at a time"]
+            assert client.post("/predict", json={"text": "abc"}).json()["class"] == CLASSES[3]
+
     def test_it_describes_itself_and_loads_nothing_from_elsewhere(self, client):
         described = client.get("/openapi.json").json()
         body = described["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-        assert set(body["properties"]) == {"text", "title", "texts", "top"}
+        assert set(body["properties"]) == {"text", "title", "texts", "top", "explain"}
         assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
         page = client.get("/")
         assert "<i>plain" not in page.text
@@ -361,7 +406,7 @@ class TestBatcher:
             assert go_on.wait(SECONDS)
             return by_length(texts)
 
-        batcher = Batcher(predict, 4, sizes.append)
+        batcher = Batcher(predict, 4, sizes.append, explain=by_letter)
         first = batcher.submit(["x"])
         assert began.wait(SECONDS)
         waiting = [batcher.submit(["a" * n] * copies) for n, copies in ((1, 1), (2, 2), (3, 1), (4, 9), (5, 1), (6, 1))]
@@ -373,13 +418,44 @@ class TestBatcher:
         assert waiting[3].result() == by_length(["aaaa"] * 9)
         assert waiting[5].result() == by_length(["a" * 6])
 
+    def test_predictions_are_made_between_the_steps_of_an_explanation(self):
+        done, go_on = [], threading.Event()
+
+        def explain(text):
+            for step in range(3):
+                assert go_on.wait(SECONDS)
+                done.append(f"{text}{step}")
+                yield
+            if text == "bad":
+                raise ValueError("no")
+            return Explanation(text, "", by_length([text])[0], 0, 0, (), ())
+
+        def predict(texts):
+            done.extend(texts)
+            return by_length(texts)
+
+        batcher = Batcher(predict, 1, explain=explain)
+        first, bad, cancelled = (batcher.explain(text) for text in ("first", "bad", "cancelled"))
+        answers = [batcher.submit([text]) for text in "xy"]
+        assert cancelled.cancel()
+        go_on.set()
+        assert first.result(SECONDS).text == "first"
+        with pytest.raises(ValueError, match="no"):
+            bad.result(SECONDS)
+        batcher.close()
+        assert [each.result() for each in answers] == [by_length(["x"]), by_length(["y"])]
+        assert max(done.index("x"), done.index("y")) < done.index("first2")
+        assert [each for each in done if len(each) > 1] == [
+            f"{text}{step}" for text in ("first", "bad") for step in range(3)
+        ]
+
     def test_a_failure_is_told_and_survived(self):
         def predict(texts):
             if texts[0] == "bad":
                 raise ValueError("no")
             return by_length(texts)
 
-        batcher = Batcher(predict)
+        batcher = Batcher(predict, explain=by_letter)
         with pytest.raises(ValueError, match="no"):
             batcher.submit(["bad"]).result(SECONDS)
         assert batcher.submit(["good"]).result(SECONDS) == by_length(["good"])
@@ -554,6 +630,24 @@ class TestPage(Browsing):
         assert self.one(browser, "#bars .first bdi").text == expected["class"]
         assert self.one(browser, "#count").text == "26 of at most 123 characters that the network reads"
 
+    def test_the_characters_that_decided_are_marked(self, browser, run_dir):
+        button = self.one(browser, "#examples button:nth-of-type(2)")
+        text = json.loads(button.get_attribute("data-text"))
+        assert text == classify_page.EXAMPLES[1]
+        button.click()
+        assert self.one(browser, "#text").get_property("value") == text
+        self.until(browser, lambda: self.one(browser, "#marked").text == text)
+        explanation = load(run_dir).explain(text)
+        assert self.one(browser, "#deciding bdi").text == explanation.label
+        marked = browser.execute_script(
+            "return [...document.querySelectorAll('#marked span')].map((each) => [each.textContent, each.className])"
+        )
+        expected = [(run.text, explanation_page._css(run.level)) for run in explanation_page.runs(explanation)]
+        levels = [[name for text, name in found for _ in text] for found in (marked, expected)]
+        assert sum(one == other for one, other in zip(*levels)) > 0.9 * len(text)  # rounding moves some by a level
+        self.write(browser, "a quiet zig and a loud qua")
+        self.until(browser, lambda: self.one(browser, "#marked").text == "a quiet zig and a loud qua")
+
     def test_bars_move(self, browser):
         before = self.bars(browser)
         self.one(browser, "#text").send_keys(" !!!! vex vex vex {}{}{}")
@@ -574,6 +668,7 @@ class TestPage(Browsing):
         self.until(browser, lambda: "1,001 characters" in problem.text and "accepts 1,000" in problem.text)
         self.write(browser, "")
         self.until(browser, lambda: not problem.is_displayed() and self.bars(browser) == [0, 0, 0])
+        assert not self.one(browser, "#why").is_displayed()
 
 
 def test_a_stop_waits_for_what_is_in_hand(started):

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ from crepe_dist.predicting.prediction import Prediction
 
 _WORD = re.compile(r"\S+")
 Floats = npt.NDArray[np.float64]
+Result = TypeVar("Result")
 Logits = Callable[[Codes], npt.NDArray[np.float32]]
 
 
@@ -67,7 +69,24 @@ class Explanation:
 def occlude(
     text: str, encoding: Encoding, logits: Logits, batch_size: int, index: int
 ) -> tuple[range, list[float], list[Word]]:
-    """Score each character of a text, and each of its words, by replacing it with blanks.
+    """Score each character of a text, and each of its words, at once; see ``occlude_in_batches``."""
+    return finished(occlude_in_batches(text, encoding, logits, batch_size, index))
+
+
+def finished(steps: Generator[None, None, Result]) -> Result:
+    """Run a generator to its end; return its result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+
+
+def occlude_in_batches(
+    text: str, encoding: Encoding, logits: Logits, batch_size: int, index: int
+) -> Generator[None, None, tuple[range, list[float], list[Word]]]:
+    """Score each character of a text, and each of its words, by replacing it with blanks; yield after each batch.
 
     Args:
         logits: function from uint8 [n, feature_len] to float32 [n, classes], for at most ``batch_size`` rows.
@@ -81,7 +100,9 @@ def occlude(
     places = encoding.positions(len(text))
     read = range(min(places), max(places) + 1) if places else range(0)
     words = [(found.start(), found.end()) for found in _WORD.finditer(text, read.start, read.stop)]
-    drops = _drops(codes, places, [*((place, place + 1) for place in read), *words], logits, batch_size, index)
+    drops = yield from _drops(
+        codes, places, [*((place, place + 1) for place in read), *words], logits, batch_size, index
+    )
     scores = [0.0] * read.start + drops[: len(read)] + [0.0] * (len(text) - read.stop)
     for place, character in enumerate(text):
         # A combining character is drawn on the character before it.
@@ -93,7 +114,7 @@ def occlude(
 
 def _drops(
     codes: Codes, places: range, spans: list[tuple[int, int]], logits: Logits, batch_size: int, index: int
-) -> list[float]:
+) -> Generator[None, None, list[float]]:
     """Compute the drop in the log-odds of a class when each span of the text is blank."""
     drops = np.zeros(len(spans))
     masks = []  # spans that are blank already keep the score 0
@@ -108,6 +129,7 @@ def _drops(
         for row, (_, mask) in zip(rows, batch):
             row[mask] = BLANK
         drops[[number for number, _ in batch]] = whole - _log_odds(logits(rows), index)
+        yield
     return [float(drop) for drop in drops]
 
 

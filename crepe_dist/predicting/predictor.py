@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, starmap
 from pathlib import Path
@@ -19,7 +19,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.model.engine import Engine, open_engine
 from crepe_dist.model.precision import plan
-from crepe_dist.predicting.occlusion import Explanation, occlude
+from crepe_dist.predicting.occlusion import Explanation, finished, occlude_in_batches
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings.model_options import ModelOptions
@@ -99,14 +99,20 @@ class Predictor:
         Raises:
             UserError: the model has no such class.
         """
+        return finished(self.explain_in_batches(text, label))
+
+    def explain_in_batches(
+        self, text: str, label: str | None = None, batch_size: int = BATCH_SIZE
+    ) -> Generator[None, None, Explanation]:
+        """Explain as ``explain``, and yield after each batch, so that the caller can do something else meanwhile."""
         if label is not None and label not in self.classes:
             raise UserError(
                 f"there is no class {label!r}", f"the classes are {', '.join(self.classes)}"[:500], "name one of them"
             )
         (prediction,) = self.predict([text])
         label = prediction.label if label is None else label
-        index, batch_size = self.classes.index(label), self._capped(BATCH_SIZE)
-        read, scores, words = occlude(text, self.encoding, self._logits_of, batch_size, index)
+        index, batch_size = self.classes.index(label), self._capped(batch_size)
+        read, scores, words = yield from occlude_in_batches(text, self.encoding, self._logits_of, batch_size, index)
         return Explanation(text, label, prediction, read.start, read.stop, tuple(scores), tuple(words))
 
     def _logits_of(self, codes: Codes) -> npt.NDArray[np.float32]:

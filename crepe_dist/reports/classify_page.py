@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from crepe_dist.predicting.model_summary import ModelSummary
 from crepe_dist.reports import page
+from crepe_dist.reports.explanation_page import COLOUR_THRESHOLD, LEVELS, NOISE
 from crepe_dist.settings.serving_options import ServiceOptions
 from crepe_dist.version import __version__
 
+EXAMPLES = (
+    "What a wonderful little film, and the ending made me cry.",
+    "Arrived broken, and nobody has answered my messages for a week.",
+    "The minister told reporters on Tuesday that the talks would go on.",
+)
 BARS = 12  # with more classes, only the most probable ones are shown
 
 
-def render(model: ModelSummary, options: ServiceOptions) -> tuple[str, str]:
-    """Return the page and a Content-Security-Policy that allows only its own style and script."""
+def render(model: ModelSummary, options: ServiceOptions, examples: Sequence[str]) -> tuple[str, str]:
+    """Return the page and a Content-Security-Policy that allows only its own style and script.
+
+    Args:
+        examples: texts that the page offers; they are untrusted.
+    """
     html = page.render(
         "serve.html",
         model=model,
         bars=min(len(model.classes), BARS),
         max_chars=options.max_chars,
         timeout=options.timeout,
+        examples=examples,
+        marked={"levels": LEVELS, "threshold": COLOUR_THRESHOLD, "noise": NOISE},
         version=__version__,
     )
     policy = {

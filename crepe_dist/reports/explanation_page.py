@@ -15,7 +15,7 @@ from rich.text import Text
 from crepe_dist import wording
 from crepe_dist.errors import shown, visible
 from crepe_dist.predicting.occlusion import Explanation, Word
-from crepe_dist.reports.colours import BLUE, ORANGE
+from crepe_dist.reports.colours import FOR, PALETTE
 from crepe_dist.reports.page import render
 from crepe_dist.version import __version__
 
@@ -153,7 +153,7 @@ def _style(level: int | None) -> str:
         return "bright_black"
     if level == 0:
         return ""
-    colour, on_it = (BLUE, "white") if level > 0 else (ORANGE, "black")
+    colour, on_it = (FOR, "white") if level > 0 else (PALETTE["orange"][1], "black")
     return (colour, f"bold underline {colour}", f"{on_it} on {colour}", f"bold {on_it} on {colour}")[abs(level) - 1]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from crepe_dist.data.dataset import REPORT_NUMBERS, Dataset
@@ -16,6 +17,7 @@ from crepe_dist.runs.run_record import RunRecord, open_run, texts
 
 REPORT = "report.html"
 CARD = "model_card.md"
+MAX_EXAMPLES = 6
 
 
 def write_for(folder: RunFolder, data: Dataset, say: Callable[[str], None]) -> Iterator[None]:
@@ -64,6 +66,18 @@ def write_report(record: RunRecord, data: Dataset | UserError) -> Iterator[None]
     write_text(record.path / REPORT, run_page.page(record, quotes, missing, summary))
     yield
     write_text(record.path / CARD, model_card.card(record, summary))
+
+
+def examples(checkpoint: Path) -> list[str]:
+    """Return texts of the data set that a checkpoint was trained on, one per class; empty if they are not available."""
+    try:
+        summary = _summary(open_run(checkpoint.absolute().parent.parent).dataset(None)) or {}
+    except UserError:
+        return []
+    found = summary.get("examples")
+    lists = found.values() if isinstance(found, dict) else []
+    texts = [each[0] for each in lists if isinstance(each, list) and each]
+    return [text for text in texts if isinstance(text, str) and text.strip()][:MAX_EXAMPLES]
 
 
 def _is_current(folder: RunFolder) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Callable, Union
 
@@ -12,6 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
+from crepe_dist.predicting.answers import explained
 from crepe_dist.predicting.model_summary import ModelSummary
 from crepe_dist.reports import classify_page
 from crepe_dist.serving import schemas
@@ -24,15 +26,23 @@ from crepe_dist.version import __version__
 
 PAGE, HEALTH, METRICS, DESCRIPTION = "/", "/healthz", "/metrics", "/openapi.json"
 PATHS = (PAGE, PREDICT, HEALTH, METRICS, DESCRIPTION)
+MOST_EXPLAINED = 4  # explanations at a time
 REFUSALS = (400, 403, 408, 413, 415, 422, 500, 503)
 
 
 def create_app(
-    batcher: Batcher, model: ModelSummary, metrics: Metrics, options: ServiceOptions, *, log: bool = False
+    batcher: Batcher,
+    model: ModelSummary,
+    metrics: Metrics,
+    options: ServiceOptions,
+    examples: Sequence[str] = classify_page.EXAMPLES,
+    *,
+    log: bool = False,
 ) -> tuple[ASGIApp, Callable[[], None]]:
     """Create the application with its middleware.
 
     Args:
+        examples: texts that the page offers.
         log: write one line per request to standard error.
 
     Returns:
@@ -43,7 +53,25 @@ def create_app(
         title="crepe_dist", version=__version__, docs_url=None, redoc_url=None, openapi_url=DESCRIPTION,
         redirect_slashes=False,
     )  # fmt: skip
-    html, policy = classify_page.render(model, options)
+    html, policy = classify_page.render(model, options, examples)
+
+    explaining = 0
+
+    async def explain(text: str, top: int) -> Response:
+        nonlocal explaining
+        if explaining >= MOST_EXPLAINED:
+            why = f"{MOST_EXPLAINED} are being computed"
+            raise Problem(503, "too many explanations at a time", why, "try again in a second", retry_after=1)
+        explaining += 1
+        try:
+            found = await asyncio.wait_for(asyncio.wrap_future(batcher.explain(text)), options.timeout)
+        except asyncio.TimeoutError:
+            why = "it takes one prediction per character and per word"
+            raise Problem(503, "the explanation timed out", why, "shorten the text", retry_after=1) from None
+        finally:
+            explaining -= 1
+        metrics.answered([text], [found.prediction])
+        return Json({**found.prediction.record(top), "explanation": explained(found)})
 
     @app.post(
         PREDICT,
@@ -61,6 +89,8 @@ def create_app(
                 f"send the header Content-Type: {Json.media_type}",
             )
         texts, question = schemas.read(await request.body(), options)
+        if question.explain:
+            return await explain(texts[0], question.top)
         try:
             predictions = await asyncio.wait_for(asyncio.wrap_future(batcher.submit(texts)), options.timeout)
         except asyncio.TimeoutError:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, Union
 
+from crepe_dist.predicting.occlusion import Explanation
 from crepe_dist.predicting.prediction import Prediction
 
 BATCH_TEXTS = 32
@@ -19,15 +20,26 @@ class _Job(NamedTuple):
     answer: Future[list[Prediction]]
 
 
+class _Explaining(NamedTuple):
+    steps: Generator[None, None, Explanation]
+    answer: Future[Explanation]
+
+
+_Arrival = Union[_Job, _Explaining, None]
+Explain = Callable[[str], "Generator[None, None, Explanation]"]
+
+
 class Batcher:
     """Model thread with a queue of requests; MXNet must not be called from several threads.
 
     It never waits for a batch to fill up: the next batch consists of the requests that arrived during the last one.
+    Between two batches it computes one step of one explanation, so that these do not keep others waiting.
 
     Args:
         predict: function that returns one prediction per text, in order.
         batch_texts: largest number of texts of several requests in one batch. A larger request is a batch of its own.
         on_batch: called with the number of texts of each batch.
+        explain: function that explains the prediction for a text, and yields after each step.
     """
 
     def __init__(
@@ -35,11 +47,14 @@ class Batcher:
         predict: Callable[[Sequence[str]], list[Prediction]],
         batch_texts: int = BATCH_TEXTS,
         on_batch: Callable[[int], None] = lambda texts: None,
+        *,
+        explain: Explain,
     ) -> None:
         self._predict = predict
+        self._explain = explain
         self._batch_texts = batch_texts
         self._on_batch = on_batch
-        self._arrivals: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._arrivals: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
 
@@ -53,6 +68,12 @@ class Batcher:
         self._arrivals.put(job)
         return job.answer
 
+    def explain(self, text: str) -> Future[Explanation]:
+        """Queue an explanation, from any thread. Once its future is cancelled, it is dropped."""
+        job = _Explaining(self._explain(text), Future())
+        self._arrivals.put(job)
+        return job.answer
+
     def close(self) -> None:
         """Answer all submitted requests, then end the thread."""
         self._arrivals.put(None)
@@ -60,11 +81,14 @@ class Batcher:
 
     def _work(self) -> None:
         waiting: deque[_Job | None] = deque()
+        explaining: deque[_Explaining] = deque()
         while True:
-            if not waiting:
-                waiting.append(self._arrivals.get())
-            while not self._arrivals.empty():
-                waiting.append(self._arrivals.get())
+            while not self._arrivals.empty() or not (waiting or explaining):
+                arrival = self._arrivals.get()
+                if isinstance(arrival, _Explaining):
+                    explaining.append(arrival)
+                else:
+                    waiting.append(arrival)
             jobs: list[_Job] = []
             texts = 0
             while waiting and (job := waiting[0]) is not None:
@@ -76,7 +100,10 @@ class Batcher:
                     texts += len(job.texts)
             if jobs:
                 self._answer(jobs)
-            elif waiting and waiting[0] is None:
+            if explaining:
+                if _has_ended(explaining[0]):
+                    explaining.popleft()
+            elif not jobs and waiting and waiting[0] is None:
                 return
 
     def _answer(self, jobs: list[_Job]) -> None:
@@ -90,3 +117,18 @@ class Batcher:
             for job in jobs:
                 if not job.answer.done():
                     job.answer.set_exception(error)
+
+
+def _has_ended(job: _Explaining) -> bool:
+    """Compute the next step of an explanation; return whether it was the last one."""
+    try:
+        if not job.answer.cancelled():
+            next(job.steps)
+            return False
+    except StopIteration as end:
+        if job.answer.set_running_or_notify_cancel():
+            job.answer.set_result(end.value)
+    except Exception as error:
+        if job.answer.set_running_or_notify_cancel():
+            job.answer.set_exception(error)
+    return True

@@ -22,6 +22,7 @@ class Question(BaseModel):
     text: Optional[str] = Field(None, description="text to classify")
     title: Optional[str] = Field(None, description="title of the text, joined as in training: title | text")
     texts: Optional[list[str]] = Field(None, min_length=1, description="texts to classify, instead of text")
+    explain: bool = Field(False, description="explain the answer (with text only): scores of its characters and words")
     top: int = Field(TOP, ge=1, description="number of classes in each answer, the most probable first")
 
 
@@ -32,10 +33,29 @@ class Ranked(BaseModel):
     probability: float
 
 
+class Word(BaseModel):
+    """Word of a text, and the drop in the log-odds of the class when it is blank."""
+
+    text: str
+    start: int
+    stop: int
+    score: float
+
+
+class Explanation(BaseModel):
+    """Evidence in a text for and against a class; positions count code points."""
+
+    label: str = Field(alias="class")
+    read: list[int] = Field(description="start and stop of the part that the network reads")
+    words: list[Word]
+    characters: list[float] = Field(description="score of each character of the text")
+
+
 class Answer(Ranked):
-    """Most probable class of a text, and its ranking of ``top`` classes."""
+    """Most probable class of a text, its ranking of ``top`` classes, and its explanation if it was asked for."""
 
     top: list[Ranked]
+    explanation: Optional[Explanation] = None
 
 
 class Answers(BaseModel):
@@ -77,6 +97,8 @@ def read(body: bytes, options: ServiceOptions) -> tuple[list[str], Question]:
         raise Problem(422, "exactly one of text and texts is required", given, EXAMPLE)
     if question.title is not None and question.text is None:
         raise Problem(422, "title requires text", "a title belongs to a single text", EXAMPLE)
+    if question.explain and question.text is None:
+        raise Problem(422, "explain requires text", "one text at a time is explained", EXAMPLE)
     texts = question.texts or [join_title(question.title or "", question.text or "")]
     longest = max(map(len, texts))
     if longest > options.max_chars:
