@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from crepe_dist.settings.config import parse
+from crepe_dist.supervise import options
+from tests.commands import parser_of
 from tests.conftest import run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,3 +52,13 @@ def test_the_site_builds_and_no_link_leads_nowhere(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "site" / "tutorial" / "index.html").is_file()
+
+
+def test_the_commands_of_all_pages_are_understood():
+    """The tutorial's are run as well."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages).replace("\\\n", " ")
+    commands = re.findall(r"^    (?:uv run (?:--no-sync )?)?crepe (\w+)([^#\n]*)", text, re.MULTILINE)
+    assert {name for name, _ in commands} >= {"train", "supervise", "prepare", "evaluate", "predict", "serve", "export"}
+    for name, flags in commands:
+        {"train": parse, "supervise": options}.get(name, parser_of(name).parse_args)(shlex.split(flags))

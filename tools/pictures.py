@@ -29,10 +29,11 @@ from crepe_dist.wording import percent
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "images"
 TEXTS = (
-    "what a wonderfull litle film, and teh acting is superb",
-    "lol cant beleive its monday agian, so tired @work :(",
-    "The batery died after two weeks and the charger dosen't fit. Do not buy.",
+    "the directer turns a thin story into a moving, funny film",
+    "lol @sarah im so tierd :( goin to bed now",
+    "this camera is easy to use and the picture qualty is great",
 )
+SHOWN_CLASSES = 3  # more do not fit on a line
 # Rich's frame fetches a font from the network; the reader's monospaced one will do.
 FRAME = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 
@@ -48,7 +49,7 @@ def draw_explanation(run: str) -> None:
     console = Console(record=True, width=90, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     for text in TEXTS:
         explanation = predictor.explain(text)
-        ranking = explanation.prediction.ranking
+        ranking = explanation.prediction.ranking[:SHOWN_CLASSES]
         console.print("   ".join(f"{visible(label)} {percent(share)}" for label, share in ranking), highlight=False)
         show(explanation, console)
         console.print()
