@@ -190,10 +190,10 @@ BOTH = pytest.mark.parametrize("read", [lambda what: Page(page(what)).text, lamb
 def test_what_there_is_to_know(read):
     text = read(summary())
     for sentence in (
-        "8,700 documents in 2 classes: 5,700 for training, 1,000 to choose the best epoch and 2,000 for testing.",
+        "8,700 documents in 2 classes: 5,700 train, 1,000 validation and 2,000 test.",
         "10,000 rows were read; 31 could not be used, 69 were removed as duplicates and 1,200 were left out",
         "The largest class is praise (3,000 training rows); the smallest is complaint (2,700).",
-        "A model that always answers praise is right for 44.5 % of the test rows.",
+        "The majority-class baseline (always praise) has a test accuracy of 44.5 %.",
         "Half of the texts have up to 300 characters, 90 % up to 905, 95 % up to 1,310, 99 % up to 3,001, the "
         "longest has 45,000.",
         "8.7 % (757) are longer than feature_len (1,014 characters) and lose their beginning.",
@@ -440,8 +440,8 @@ def test_a_data_set_of_training_rows_alone(read):
     across = {"test in train": {"exact": 0, "near": 1}}
     duplicates = {**summary()["duplicates"], "across": across}
     text = read(summary(parts={"train": {"rows": 5700, "classes": [3000, 2700]}}, duplicates=duplicates))
-    assert "5,700 for training. There is no test split." in text
-    assert "A model that always answers praise is right for 52.6 % of the training rows." in text
+    assert "5,700 train. There is no test split." in text
+    assert "The majority-class baseline (always praise) has a train accuracy of 52.6 %." in text
     assert "validation 1" not in text
     assert "1 test text also occurs in train, none as an exact copy." in text
 
@@ -472,7 +472,7 @@ def test_a_class_without_rows(read):
     parts = {"train": {"rows": 9, "classes": [9, 0]}, "test": {"rows": 0, "classes": [0, 0]}}
     text = read(summary(parts=parts, examples={}, sources=[]))
     assert "complaint has no training rows." in text
-    assert "A model that always answers" not in text
+    assert "The majority-class baseline" not in text
 
 
 @pytest.mark.parametrize(

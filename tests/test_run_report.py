@@ -106,8 +106,8 @@ class TestReport:
             f"training time {run_findings.duration(open_run(place / 'one').history.seconds)} 2 epochs 1 process on cpu",
         ):
             assert piece in text
-        assert f"This is epoch {result['epoch']} of 2 epochs" in text
-        assert "the best one on the validation split" in text
+        assert f"The reported epoch is {result['epoch']} of 2 epochs" in text
+        assert "the best validation accuracy" in text
         assert NAMES[0] in text
         assert "\\x1b[31mred\\u202e www.x.example" in text
         shown = open_dataset(place / "data").parts["test"].text(scores.mistakes[0].row)

@@ -115,7 +115,7 @@ def _text(scores: Scores, classes: list[str]) -> str:
     confusion = pd.DataFrame(scores.confusion, index=classes, columns=classes)
     return (
         f"accuracy {percent(scores.accuracy)}   loss {scores.loss:.4f}\n\n{shown.to_string()}\n\n"
-        f"confusion (row: true class, column: predicted)\n{confusion.to_string()}"
+        f"confusion matrix (rows: true class, columns: predicted class)\n{confusion.to_string()}"
         + (f"\n\n{missed['what']}: {missed['why']}\n  do:  {missed['do']}" if missed else "")
     )
 

@@ -323,7 +323,7 @@ def _warnings(
         if count["near"] > 0.01 * summary["parts"][part]["rows"]:
             warn(
                 f"{count['near']:,} {part} rows also occur in the {other} split",
-                f"{count['exact']:,} of them are exact copies; memorised texts inflate the scores",
+                f"{count['exact']:,} of them are exact copies; this leakage inflates the accuracy",
                 "--dedupe near leaves repeated rows out",
             )
     conflicting, removed = summary["duplicates"]["conflicting"], summary["duplicates"]["removed"]

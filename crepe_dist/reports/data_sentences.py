@@ -12,7 +12,6 @@ from crepe_dist.settings.data_options import LONGEST_FITTED, SHORTEST, WHOLE
 from crepe_dist.wording import counted, cut, listed, number, percent
 
 SPLITS = ("train", "validation", "test")
-PURPOSES = {"train": "for training", "validation": "to choose the best epoch", "test": "for testing"}
 # Reasons for removing rows, in order of application: key, name, end of a sentence about one row, and about several.
 LOSSES = (
     ("bad", "unusable", "could not be used", "could not be used"),
@@ -30,7 +29,7 @@ def splits(summary: Summary) -> list[str]:
 
 def overview(summary: Summary) -> str:
     classes = counted(len(summary["classes"]), "class", "classes")
-    shares = [f"{number(summary['parts'][split]['rows'])} {PURPOSES[split]}" for split in splits(summary)]
+    shares = [f"{number(summary['parts'][split]['rows'])} {split}" for split in splits(summary)]
     missing = "" if "test" in summary["parts"] else " There is no test split."
     return f"{counted(summary['rows']['kept'], 'document')} in {classes}: {listed(shares)}.{missing}"
 
@@ -65,8 +64,7 @@ def baseline(summary: Summary) -> str:
     majority = trained["classes"].index(max(trained["classes"]))
     split = summary["parts"][scored]
     share = percent(split["classes"][majority], split["rows"])
-    name = "training" if scored == "train" else scored
-    return f"A model that always answers {_named(summary, majority)} is right for {share} of the {name} rows."
+    return f"The majority-class baseline (always {_named(summary, majority)}) has a {scored} accuracy of {share}."
 
 
 def balance(summary: Summary) -> str:

@@ -43,13 +43,13 @@ def result(record: RunRecord, classes: list[str]) -> str:
 def choice(record: RunRecord) -> str:
     """State which epoch is reported, and why."""
     if record.result is None:
-        return f"The run is not finished. This is the last epoch so far, epoch {record.epoch} (counted from 0)."
+        return f"The run is not finished. The last epoch so far is {record.epoch} (counted from 0)."
     epochs = counted(len(record.history.epochs), "epoch") if record.history.epochs else "the run"
     if record.result["chosen_by"] == "last epoch":
-        why = "the last one, because there is no validation split to choose by"
+        why = "the last one, as there is no validation split to choose by"
     else:
-        why = "the best one on the validation split; the test split was not used to choose it"
-    return f"This is epoch {record.epoch} of {epochs} (counted from 0): {why}."
+        why = "the best validation accuracy; the test split was not used to choose it"
+    return f"The reported epoch is {record.epoch} of {epochs} (counted from 0): {why}."
 
 
 def uses_ngrams(record: RunRecord) -> bool:
@@ -187,7 +187,7 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
             warn(
                 f"the test split is small ({counted(scores.documents, 'document')})",
                 f"the 95 % interval of the accuracy is wide: {percent(low)} to {percent(high)}",
-                "hold back more documents for testing (prepare --test), or collect more",
+                "hold out more documents for the test split (prepare --test), or collect more",
             )
         if missed := unanswered(scores, classes, trains_longer=not curve.rose):
             found.append(missed)

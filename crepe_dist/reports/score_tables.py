@@ -100,10 +100,10 @@ def tiles(
 def headline(accuracy: float, documents: int, split: str = "test") -> str:
     """State the accuracy with its 95 % interval; without the interval if ``documents`` is 0 (unknown)."""
     if not documents:
-        return f"{percent(accuracy)} of the {split} texts are classified correctly."
+        return f"The {split} accuracy is {percent(accuracy)}."
     low, high = interval(round(accuracy * documents), documents)
     return (
-        f"{percent(accuracy)} of {counted(documents, f'{split} text')} are classified correctly "
+        f"The {split} accuracy is {percent(accuracy)} on {counted(documents, 'text')} "
         f"(95 % interval: {percent(low)} to {percent(high)})."
     )
 

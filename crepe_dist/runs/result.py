@@ -109,11 +109,11 @@ def _provenance(engine: Engine, data: Dataset, processes: int) -> dict[str, Any]
 
 
 def overfit_summary(result: Result) -> str:
-    """Report whether a run on a few batches (``training.overfit_batches``) has memorised them."""
-    share = f"{percent(result.test_accuracy)} of the training documents are classified correctly"
+    """Report whether a run on a few batches (``training.overfit_batches``) has overfitted them."""
+    share = f"accuracy on the training documents: {percent(result.test_accuracy)}"
     if result.test_accuracy >= MEMORISED:
-        return f"{share}: the network can memorise; commands never choose this model by default, as it has no other use"
+        return f"{share}: the network can overfit them, as it should; commands never choose this model by default"
     return (
-        f"{share}: the network has not memorised them\n"
+        f"{share}; the network cannot overfit them yet\n"
         "  do:  more --epochs; a lower --optimizer.learning_rate; then check that texts and labels match"
     )

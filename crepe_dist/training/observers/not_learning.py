@@ -126,6 +126,6 @@ class NotLearning(Observer):
             ]
         lines = "\n".join(f"  do:  {each}" for each in tries)
         return (
-            f"not learning: after {step} steps the loss is {self._mean():.3f}, no better than chance (the "
-            f"class frequencies for every text give {self._guess:.3f})\n{lines}"
+            f"not learning: after {step} steps the loss is {self._mean():.3f}, no better than chance ("
+            f"predicting the class frequencies gives {self._guess:.3f})\n{lines}"
         )
