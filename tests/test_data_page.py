@@ -14,6 +14,7 @@ from rich.console import Console
 
 from crepe_dist import wording
 from crepe_dist.data.alphabet import ALPHABET
+from crepe_dist.reports import page as page_module
 from crepe_dist.reports.data_page import page, show
 from crepe_dist.reports.drawing import blank, style, svg
 
@@ -569,6 +570,21 @@ def test_two_figures_on_a_page_share_no_id():
     assert drawn[0].startswith("<svg viewBox=")
     assert 'role="img" aria-label="says &quot;no&quot; &lt;"' in drawn[0]
     assert drawn[0].endswith("</svg>")
+
+
+def test_a_flag_is_in_one_piece_and_escaped():
+    marked = page_module.flags("use --stratified or --x.y=3, not <--b>")
+    assert str(marked) == (
+        'use <code class="flag">--stratified</code> or <code class="flag">--x.y</code>=3, '
+        'not &lt;<code class="flag">--b</code>&gt;'
+    )
+    warning = {"what": "w", "why": "", "do": "--max-per-class <b>"}
+    assert '<code class="flag">--max-per-class</code> &lt;b&gt;</dd>' in page(summary(warnings=[warning]))
+
+
+def test_a_sample_without_a_command_has_no_section_for_it():
+    assert "Reproduce" in Page(page(summary())).text
+    assert "Reproduce" not in Page(page(summary(command=""))).text
 
 
 def test_a_value_that_is_missing_is_an_error():

@@ -23,7 +23,7 @@ from crepe_dist.preparing.sources import find_sources
 from crepe_dist.settings import config
 from crepe_dist.settings.config import GROUPS, Config
 from crepe_dist.settings.limits import Limits
-from crepe_dist.settings.schema import Name, Settings, alternatives, limits
+from crepe_dist.settings.schema import Name, Settings, Title, alternatives, limits
 from tests.commands import COMMANDS, parser_of
 from tests.conftest import FEATURE_LEN, QUICK, write_csv
 
@@ -151,7 +151,7 @@ class TestSettings:
                 check(str(caught.value))
         with pytest.raises(UserError, match=name):
             kind(**{field: [1]})
-        wrong = "" if Name in alternatives(hint) else "nonsense"
+        wrong = "" if {Name, Title}.intersection(alternatives(hint)) else "nonsense"
         flag = "--" + name.replace("run_dir", "run-dir")
         assert name in mistake(f"{flag}={wrong}").replace("--run-dir", "run_dir").replace("--fresh", "fresh").replace(
             "--dry-run", "dry_run"
@@ -159,7 +159,7 @@ class TestSettings:
 
     def test_all_groups_are_looked_at(self):
         assert all(issubclass(kind, Settings) and kind.group == name for name, kind in GROUPS.items())
-        assert {each.name for each in fields(Config)} == {*GROUPS, "device", "run_dir", "fresh", "dry_run"}
+        assert {each.name for each in fields(Config)} == {*GROUPS, "device", "name", "run_dir", "fresh", "dry_run"}
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -179,6 +179,8 @@ class TestSettings:
             (["--batch-size=0"], "--batch-size is 0"),
             (["--data="], "--data is ''"),
             (["--run-dir=\udcff"], "run_dir is"),
+            (["--name=two\nlines"], "name is 'two\\nlines'"),
+            (["--name="], "printable characters"),
             (["--run-dir"], "--run-dir cannot be used"),
             (["--start-epoch=5"], "leaves no epoch to train"),
             ([f"--seed={HUGE}"], "--seed is 999"),

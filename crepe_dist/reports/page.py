@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from crepe_dist import wording
 from crepe_dist.reports import colours
@@ -24,8 +25,14 @@ def render(template: str, **values: Any) -> str:
     )
     for each in (wording.number, wording.percent, wording.size, wording.cut, wording.counted, wording.visible):
         environment.filters[each.__name__] = each
+    environment.filters["flags"] = flags
     environment.globals["colours"] = colours
     return environment.get_template(template).render(values)
+
+
+def flags(text: str) -> Markup:
+    """Escape a text, and mark the flags in it, which must not be broken after a hyphen."""
+    return Markup(re.sub(r"--[a-z][\w.-]*", r'<code class="flag">\g<0></code>', str(escape(text))))
 
 
 def hashes(markup: str, tag: str) -> str:
