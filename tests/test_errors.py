@@ -179,7 +179,7 @@ class TestSettings:
             (["--batch-size=0"], "--batch-size is 0"),
             (["--data="], "--data is ''"),
             (["--run-dir=\udcff"], "run_dir is"),
-            (["--name=two\nlines"], "name is 'two\\nlines'"),
+            (["--name=two\nlines"], "name is two\\nlines"),
             (["--name="], "printable characters"),
             (["--run-dir"], "--run-dir cannot be used"),
             (["--start-epoch=5"], "leaves no epoch to train"),
