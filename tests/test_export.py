@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -18,7 +19,7 @@ import pytest
 
 import crepe_dist
 from crepe_dist import export as export_command
-from crepe_dist import exporting
+from crepe_dist import exporting, wording
 from crepe_dist.data.alphabet import Encoding, frequent_alphabet
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import FORMATS, crepe_runtime, onnx_graph, verification
@@ -190,7 +191,15 @@ class TestRuntime:
 
 
 def parsed(line: str) -> dict[str, float]:
-    return {part.rpartition(" ")[0]: float(part.rpartition(" ")[2].rstrip("%")) for part in line.split("   ")}
+    """Return the percentage of each class; of "< 0.1 %" the number."""
+    found = [re.fullmatch(r"(.+?) (?:[<>] )?([0-9.]+) %", part) for part in line.split("   ")]
+    assert all(found), line
+    return {match[1]: float(match[2]) for match in found if match}
+
+
+@pytest.mark.parametrize("share", [0.0, 1e-7, 0.0004999, 0.0005, 0.12345, 0.9994999, 0.9995, 0.9999999, 1.0])
+def test_the_runtime_rounds_as_we_do(share):
+    assert crepe_runtime.percent(share) == wording.percent(share)
 
 
 @pytest.mark.parametrize("longest", [1, LONGEST_NGRAM])

@@ -122,6 +122,13 @@ def shown(text: str) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
+def percent(share: float) -> str:
+    """Format a share with one decimal, as the package does; only exact shares are shown as 0.0 % and 100.0 %."""
+    if 0 < share < 0.0005:
+        return "< 0.1 %"
+    return "> 99.9 %" if 0.9995 <= share < 1 else f"{100 * share:.1f} %"
+
+
 def main() -> int:
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         print(__doc__)
@@ -136,7 +143,7 @@ def main() -> int:
     texts, again = tee(sys.argv[2:] or (line.rstrip("\r\n") for line in sys.stdin))
     for number, (prediction, text) in enumerate(zip(classifier.predict_stream(texts), again), 1):
         if prediction.read:
-            print("   ".join(f"{shown(label)} {share:.1%}" for label, share in prediction.ranking[:SHOWN_CLASSES]))
+            print("   ".join(f"{shown(label)} {percent(share)}" for label, share in prediction.ranking[:SHOWN_CLASSES]))
         else:
             reason = "no character that the network knows" if text.strip() else "empty text"
             print(f"not classified: line {number}: {reason}")
