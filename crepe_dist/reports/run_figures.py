@@ -38,6 +38,9 @@ def loss(history: History, reported: int | None = None) -> str:
         figure, axes = _axes("loss", history)
         steps = [point.step for point in history.points]
         means = [point.means["loss"] for point in history.points]
+        if history.width > 1:
+            lows, highs = [point.low for point in history.points], [point.high for point in history.points]
+            axes.fill_between(steps, lows, highs, color=colours.SKY, alpha=0.25, linewidth=0)
         if is_smoothed(history):
             axes.plot(steps, means, color=colours.SKY, linewidth=0.9, alpha=0.5)
         axes.plot(steps, smoothed(means), color=colours.BLUE, linewidth=1.6, label="train")
@@ -63,10 +66,16 @@ def is_smoothed(history: History) -> bool:
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """Return the exponential moving average of values, without the bias to its start; few values as they are."""
+    """Return the exponential moving average of values in both directions, so that it does not lag; few as they are."""
     if len(values) < FEWEST_SMOOTHED:
         return list(values)
     keep = 1 - 2 / (1 + max(1.0, SPAN * len(values)))
+    back = _moving_average(values[::-1], keep)[::-1]
+    return [(one + other) / 2 for one, other in zip(_moving_average(values, keep), back)]
+
+
+def _moving_average(values: Sequence[float], keep: float) -> list[float]:
+    """Return the exponential moving average without the bias to its start."""
     mean, weight, found = 0.0, 0.0, []
     for value in values:
         mean, weight = keep * mean + (1 - keep) * value, keep * weight + 1 - keep
