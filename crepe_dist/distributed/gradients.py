@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.distributed.horovod_internals import groups
+from crepe_dist.distributed.table import HostExchange, Table
 from crepe_dist.errors import PeerGone
-from crepe_dist.mxnet_internals import allreduce_with, trainer_parameters, view
+from crepe_dist.mxnet_internals import allreduce_with, gradient_scale, trainer_parameters, view
 
 Row = npt.NDArray[np.float32]
 
@@ -35,6 +36,7 @@ class Trainer:
 
     Args:
         trainer: the Gluon trainer, or Horovod's.
+        table: the parameter that is trained row by row, if there is one.
 
     Attributes:
         by: name of the mechanism that sums the gradients, for messages; empty for a single process.
@@ -42,8 +44,9 @@ class Trainer:
 
     by = ""
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: Any, table: Table | None = None) -> None:
         self.gluon = trainer
+        self.table = table
 
     @property
     def gradients(self) -> list[Any]:
@@ -59,7 +62,50 @@ class Trainer:
             loss: this rank's loss, float32 [1], on the device of the gradients; it may still be pending.
         """
         numbers, finite = _read(loss, self.gradients)
+        finite = not (self.table and self.table.sum()) and finite
         return Reduced(np.append(row, numbers)[None], () if finite else (0,))
+
+    def update(self, documents: float, learning_rate: float, clip_norm: float | None = None) -> None:
+        """Update the parameters with the sums of the last all-reduce; every rank calls it.
+
+        Args:
+            documents: divisor that makes the summed gradients those of the mean loss.
+            learning_rate: learning rate.
+            clip_norm: largest norm of the mean gradient; ``None``: no clipping.
+        """
+        scale = gradient_scale(self.gluon) / documents
+        clipped = 1.0
+        if clip_norm is not None:
+            squares = mx.nd.multi_sum_sq(*self.gradients, num_arrays=len(self.gradients)).sum()
+            norm = (squares + self._table_squares()).sqrt() * scale
+            factor = mx.nd.minimum(clip_norm / (norm + 1e-12), 1.0)
+            for gradient in self.gradients:
+                gradient[:] = mx.nd.broadcast_mul(gradient, factor.reshape((1,) * gradient.ndim))
+            clipped = float(factor.asscalar()) if self.table else 1.0
+        self.gluon.set_learning_rate(learning_rate)
+        self.gluon.update(documents)
+        if self.table:
+            self.table.update(learning_rate, scale * clipped)
+            self._wait_for_rows()
+
+    def settle(self) -> None:
+        """Bring all parameters up to date for scoring and checkpoints; every rank calls it."""
+        if self.table:
+            self.table.settle()
+            self._wait_for_rows()
+            self.publish()
+
+    def publish(self) -> None:
+        """Copy the values of parameters that are trained row by row into the network; every rank calls it."""
+        if self.table:
+            self.table.publish()
+
+    def _table_squares(self) -> float:
+        """Return the sum of the squares of the table's summed gradient, the same on every rank."""
+        return self.table.squares() if self.table else 0.0
+
+    def _wait_for_rows(self) -> None:
+        """Wait until all processes that share the table have written their rows."""
 
 
 class HorovodTrainer(Trainer):
@@ -72,9 +118,12 @@ class HorovodTrainer(Trainer):
 
     by = "Horovod"
 
-    def __init__(self, trainer: Any, ranks: Collectives) -> None:
-        super().__init__(trainer)
+    def __init__(
+        self, trainer: Any, ranks: Collectives, table: Table | None = None, exchange: HostExchange | None = None
+    ) -> None:
+        super().__init__(trainer, table)
         self._ranks = ranks
+        self._exchange = exchange
 
     def all_reduce(self, row: Row, loss: mx.nd.NDArray) -> Reduced:
         gradients, table = self.gradients, self._table(row, loss)
@@ -86,11 +135,15 @@ class HorovodTrainer(Trainer):
         rows = numbers.reshape(self._ranks.size, -1)
         if not (rows[:, -1] == 1).all():
             raise PeerGone("an all-reduce was broken off: another process ended, or the network failed")
+        bad_rows = False
+        if self.table and self._exchange:
+            bad_rows = self.table.sum() != 0
+            self._exchange.add(self.table)
+            finite = finite and bool(np.isfinite(self.table.squares()))
         if finite:
             return Reduced(rows[:, :-1], ())
-        return Reduced(
-            rows[:, :-1], culprits(self._ranks, not all(np.isfinite(norm.asnumpy()).all() for norm in norms))
-        )
+        bad = bad_rows or not all(np.isfinite(norm.asnumpy()).all() for norm in norms)
+        return Reduced(rows[:, :-1], culprits(self._ranks, bad))
 
     def _table(self, row: Row, loss: mx.nd.NDArray) -> mx.nd.NDArray:
         """Return [size, n + 2] as one dimension on the device: in this rank's row its numbers, its loss, and a 1."""

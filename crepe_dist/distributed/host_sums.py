@@ -41,6 +41,13 @@ def hosts_of(places: Sequence[tuple[str, int]]) -> list[list[int]] | None:
     return [[each[local_rank] for local_rank in range(len(each))] for each in found.values()]
 
 
+def all_hosts(ranks: Collectives) -> list[list[int]] | None:
+    """Return the ranks of each host; see ``hosts_of``. Every rank calls it."""
+    return hosts_of(
+        [(host, local_rank) for host, local_rank in ranks.gather([host_name(), ranks.local_rank], "places")]
+    )
+
+
 def cuts(count: int, parts: int) -> list[int]:
     """Return the bounds of ``parts`` parts of nearly equal size."""
     return [count * part // parts for part in range(parts + 1)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import math
 import mmap
 import os
 import secrets
@@ -24,7 +25,8 @@ import numpy.typing as npt
 from crepe_dist import machine
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.distributed.gradients import Reduced, Row, Trainer, culprits
-from crepe_dist.distributed.host_sums import HostSums, cuts, host_name, hosts_of
+from crepe_dist.distributed.host_sums import HostSums, all_hosts, cuts
+from crepe_dist.distributed.table import HostExchange, SparseParameter, Table
 from crepe_dist.errors import PeerGone
 from crepe_dist.mxnet_internals import replace_allreduce, set_gradients, view
 from crepe_dist.native import library
@@ -74,6 +76,12 @@ class SharedGradients:
         ranks: collectives of all ranks.
         native: compiled kernels.
         horovod: the module ``horovod.mxnet``.
+        size: bytes of a memory for the gradients and what belongs to them; a table has the rest.
+        sparse: the parameter that is trained row by row, if there is one.
+        optimizer: its optimizer.
+
+    Attributes:
+        table: the table of that parameter.
     """
 
     def __init__(
@@ -84,18 +92,22 @@ class SharedGradients:
         ranks: Collectives,
         native: library.Library,
         horovod: Any,
+        size: int,
+        sparse: SparseParameter | None = None,
+        optimizer: mx.optimizer.Optimizer | None = None,
     ) -> None:
         self._parameters = parameters
         self._memories = memories
         self._ranks = ranks
+        self._hosts = hosts
         self._rank = next(each.index(ranks.rank) for each in hosts if ranks.rank in each)
         self._functions = native.functions
-        self._notes = [memoryview(memory.pages)[-NOTE - VERDICT : -VERDICT] for memory in memories]
-        self._verdicts = [np.frombuffer(memory.pages, np.uint64)[-2:] for memory in memories]
-        numbers = (len(memories[0].pages) - START - NOTE - VERDICT) // 4
+        self._notes = [memoryview(memory.pages)[size - NOTE - VERDICT : size - VERDICT] for memory in memories]
+        self._verdicts = [np.frombuffer(memory.pages, np.uint64, 2, size - 16) for memory in memories]
+        numbers = (size - START - NOTE - VERDICT) // 4
         self._flat = [np.frombuffer(memory.pages, np.float32, numbers, START) for memory in memories]
-        self._table = self._flat[self._rank][numbers - _aligned(ranks.size * ROW) :][: ranks.size * ROW]
-        self._table = self._table.reshape(ranks.size, ROW)
+        self._reports = self._flat[self._rank][numbers - _aligned(ranks.size * ROW) :][: ranks.size * ROW]
+        self._reports = self._reports.reshape(ranks.size, ROW)
         self._arrays = (ctypes.c_void_p * len(memories))(*[flat.ctypes.data for flat in self._flat])
         self._barrier = self._flat[0].ctypes.data - START
         self._bound = self._move()
@@ -106,6 +118,13 @@ class SharedGradients:
         if len(hosts) > 1:
             peers = [each[self._rank] for each in hosts] if self._rank < parts else []
             self._across = HostSums(horovod, ranks, len(hosts), peers, self._flat[self._rank][self._part])
+        self.table: Table | None = None
+        if sparse and optimizer:
+            rest = [np.frombuffer(memory.pages, np.uint8, offset=_whole_pages(size)) for memory in memories]
+            self.table = Table(sparse, optimizer, rest, self._rank)
+            rows = sparse.parameter.shape[0]
+            self._rows_across = HostExchange(horovod, ranks, hosts, rows) if len(hosts) > 1 else None
+            self.wait_for_all()
 
     @property
     def on_one_host(self) -> bool:
@@ -121,16 +140,23 @@ class SharedGradients:
         if any(p.grad() is not bound for p, bound in zip(self._parameters, self._bound)):
             raise RuntimeError("a parameter was given another gradient array, which is not in shared memory")
         mx.nd.waitall()
-        self._table[:] = 0
-        self._table[self._ranks.rank, : len(row)] = row
+        self._reports[:] = 0
+        self._reports[self._ranks.rank, : len(row)] = row
         if loss is not None:
-            self._table[self._ranks.rank, len(row)] = view(loss)[0]
-        self._wait_for_all()
+            self._reports[self._ranks.rank, len(row)] = view(loss)[0]
+        self.wait_for_all()
         verdict = self._verdicts[self._rank]
-        verdict[:] = self._add() if self._across is None else self._add_across(self._across)
-        self._wait_for_all()
+        bad, not_finite = self._add() if self._across is None else self._add_across(self._across)
+        if self.table:
+            bad_rows = self.table.sum()
+            if self._rows_across:
+                self._rows_across.add(self.table)
+            not_finite = not_finite or not math.isfinite(self.table.squares())
+            bad |= bad_rows % ALL
+        verdict[:] = bad, not_finite
+        self.wait_for_all()
         # No process writes a verdict or a row again before all have reached the next sum.
-        rows = self._table[:, : len(row) + 1].copy()
+        rows = self._reports[:, : len(row) + 1].copy()
         if not any(verdict[1] for verdict in self._verdicts):
             return Reduced(rows, ())
         bits = int(np.bitwise_or.reduce([verdict[0] for verdict in self._verdicts]))
@@ -159,6 +185,14 @@ class SharedGradients:
         start, end = self._part.start, self._part.stop
         return int(self._functions.crepe_add(self._arrays, len(self._memories), into, start, end))
 
+    def table_squares(self) -> float:
+        """Return the sum of the squares of the table's summed gradient, in the same order on every rank."""
+        if self.table is None:
+            return 0.0
+        squares = np.zeros(self._ranks.size)
+        squares[self._ranks.rank] = self.table.squares()
+        return float(self._ranks.sum(squares, "squares")[self._hosts[0]].sum())
+
     def sum(self) -> None:
         """Sum the gradients without a row, in place of a Gluon trainer's ``_allreduce_grads``."""
         self.all_reduce(np.zeros(0, np.float32))
@@ -169,10 +203,10 @@ class SharedGradients:
         Through Horovod this would take one to two of its cycles.
         """
         self._write_note(array)
-        self._wait_for_all()
+        self.wait_for_all()
         each = self._read_notes(array)
         total = sum(each[1:], each[0].copy())
-        self._wait_for_all()
+        self.wait_for_all()
         return np.asarray(total, dtype=array.dtype)
 
     def _write_note(self, array: npt.NDArray[Any]) -> None:
@@ -194,7 +228,12 @@ class SharedGradients:
             offset += _aligned(size)
         return [p.grad() for p in self._parameters]
 
-    def _wait_for_all(self) -> None:
+    def wait_for_all(self) -> None:
+        """Wait until all processes of the host have called it.
+
+        Raises:
+            PeerGone: one of them ended.
+        """
         round_ = self._functions.crepe_arrive(self._barrier, len(self._memories))
         due = time.monotonic() + GIVE_UP_SECONDS
         # Wait in short pieces, so that signals are handled and the end of a process is noticed.
@@ -213,7 +252,7 @@ class SharedMemoryTrainer(Trainer):
     """All-reduce in memory that the processes of a host share, and between hosts through Horovod."""
 
     def __init__(self, trainer: Any, shared: SharedGradients) -> None:
-        super().__init__(trainer)
+        super().__init__(trainer, shared.table)
         self._shared = shared
         self.by = "shared memory" if shared.on_one_host else "shared memory and Horovod"
         replace_allreduce(trainer, shared.sum)
@@ -221,9 +260,28 @@ class SharedMemoryTrainer(Trainer):
     def all_reduce(self, row: Row, loss: mx.nd.NDArray) -> Reduced:
         return self._shared.all_reduce(row, loss)
 
+    def _table_squares(self) -> float:
+        return self._shared.table_squares()
 
-def share(ranks: Collectives, horovod: Any, parameters: Iterable[Any]) -> SharedGradients | None:
+    def _wait_for_rows(self) -> None:
+        self._shared.wait_for_all()
+
+
+def share(
+    ranks: Collectives,
+    horovod: Any,
+    parameters: Iterable[Any],
+    sparse: SparseParameter | None = None,
+    optimizer: mx.optimizer.Optimizer | None = None,
+) -> SharedGradients | None:
     """Move the gradients of all ranks into memory that each host's ranks share; every rank calls it.
+
+    Args:
+        ranks: collectives of all ranks.
+        horovod: the module ``horovod.mxnet``.
+        parameters: Gluon parameters.
+        sparse: the one that is trained row by row, if there is one.
+        optimizer: its optimizer.
 
     Returns:
         The shared gradients, or ``None`` on all ranks if it gains nothing, because every rank has a host of its own, or
@@ -234,19 +292,21 @@ def share(ranks: Collectives, horovod: Any, parameters: Iterable[Any]) -> Shared
     native, _ = library.find()
     numbers = sum(_aligned(int(np.prod(p.shape))) for p in trained) + _aligned(ranks.size * ROW)
     size = START + 4 * numbers + NOTE + VERDICT
+    hosts = all_hosts(ranks)
+    if hosts is None or len(hosts) == ranks.size:
+        return None
+    mine = next(each for each in hosts if ranks.rank in each)
+    whole = _whole_pages(size) + sparse.bytes(len(mine)) if sparse else size
     remove_stale()
-    path = _create(size) if native else None
+    path = _create(whole) if native else None
     try:
-        found = ranks.gather([host_name(), ranks.local_rank, path and path.name], "shared memory")
-        names = [name for _, _, name in found]
-        hosts = hosts_of([(host, local_rank) for host, local_rank, _ in found])
-        if native is None or None in names or hosts is None or len(hosts) == ranks.size:
+        names = ranks.gather(path and path.name, "shared memory")
+        if native is None or None in names:
             return None
-        mine = next(each for each in hosts if ranks.rank in each)
-        memories = _open([names[rank] for rank in mine], size)
+        memories = _open([names[rank] for rank in mine], whole)
         if 0 in ranks.gather(len(memories), "shared memory opened"):
             return None
-        return SharedGradients(trained, memories, hosts, ranks, native, horovod)
+        return SharedGradients(trained, memories, hosts, ranks, native, horovod, size, sparse, optimizer)
     finally:
         if path is not None:
             path.unlink()  # the memory lives until the last process ends, even if it is killed
@@ -268,6 +328,10 @@ def remove_stale() -> None:
             pass
         finally:
             os.close(descriptor)
+
+
+def _whole_pages(size: int) -> int:
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 def _aligned(count: int) -> int:

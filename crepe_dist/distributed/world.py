@@ -25,6 +25,7 @@ from crepe_dist.distributed.control import Stopped
 from crepe_dist.distributed.gradients import HorovodTrainer, Trainer
 from crepe_dist.distributed.rendezvous import Meeting
 from crepe_dist.distributed.shared_memory import NOTE, SharedGradients, SharedMemoryTrainer, share
+from crepe_dist.distributed.table import HostExchange, SparseParameter, Table
 from crepe_dist.errors import UserError
 from crepe_dist.mxnet_internals import scale_gradients, trainer_parameters
 
@@ -47,9 +48,23 @@ class World(Collectives):
                 counter.
         """
 
-    def trainer(self, parameters: dict[str, gluon.Parameter], optimizer: str, settings: dict[str, Any]) -> Trainer:
-        """Make a Gluon ``Trainer`` whose gradients are summed over the ranks."""
-        return Trainer(gluon.Trainer(parameters, optimizer, settings, kvstore=None))
+    def trainer(
+        self,
+        parameters: dict[str, gluon.Parameter],
+        optimizer: str,
+        settings: dict[str, Any],
+        sparse: SparseParameter | None = None,
+    ) -> Trainer:
+        """Make a Gluon ``Trainer`` whose gradients are summed over the ranks.
+
+        Args:
+            parameters: trained parameters by Gluon's names.
+            optimizer: name of MXNet's optimizer.
+            settings: its arguments.
+            sparse: the parameter that is trained row by row, if there is one.
+        """
+        table = Table(sparse, mx.optimizer.create(optimizer, **settings)) if sparse else None
+        return Trainer(gluon.Trainer(parameters, optimizer, settings, kvstore=None), table)
 
     def start_timeline(self, path: str) -> None:
         """Record Horovod's collectives from now on, on rank 0, for chrome://tracing; every rank calls it.
@@ -143,7 +158,13 @@ class HorovodWorld(World):
             self.check_device(parameter.list_ctx()[0])
         self._hvd.broadcast_parameters(parameters, root_rank=0, prefix="parameters.")
 
-    def trainer(self, parameters: dict[str, gluon.Parameter], optimizer: str, settings: dict[str, Any]) -> Trainer:
+    def trainer(
+        self,
+        parameters: dict[str, gluon.Parameter],
+        optimizer: str,
+        settings: dict[str, Any],
+        sparse: SparseParameter | None = None,
+    ) -> Trainer:
         # One group fixes the order of additions, which otherwise depends on timing, and avoids a race in MXNet's
         # handling of a failed collective. On a GPU three groups: the gradients of the dense layers, four fifths of the
         # bytes and the first to be ready, travel while those of the convolutions are computed.
@@ -151,9 +172,16 @@ class HorovodWorld(World):
         trainer = self._hvd.DistributedTrainer(parameters, optimizer, settings, num_groups=1 if on_cpu else 3)
         if horovod_internals.sum_not_average(trainer):
             scale_gradients(trainer, 1 / self.size)
-        shared = share(self, self._hvd, trainer_parameters(trainer)) if on_cpu else None
+        rule = mx.optimizer.create(optimizer, **settings)
+        shared = share(self, self._hvd, trainer_parameters(trainer), sparse, rule) if on_cpu else None
         self._shared = shared if shared is not None and shared.on_one_host else None
-        return HorovodTrainer(trainer, self) if shared is None else SharedMemoryTrainer(trainer, shared)
+        if shared is not None:
+            return SharedMemoryTrainer(trainer, shared)
+        if sparse is None:
+            return HorovodTrainer(trainer, self)
+        apart = [[rank] for rank in range(self.size)]
+        exchange = HostExchange(self._hvd, self, apart, sparse.parameter.shape[0])
+        return HorovodTrainer(trainer, self, Table(sparse, rule), exchange)
 
     def start_timeline(self, path: str) -> None:
         if self.is_root and self._can_start_timeline:

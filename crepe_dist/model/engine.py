@@ -13,8 +13,10 @@ from mxnet import autograd
 
 from crepe_dist.data.loader import EXTRA, Batch, Unpack
 from crepe_dist.data.pieces import pieces, rows_per_piece
+from crepe_dist.distributed.table import SparseParameter
 from crepe_dist.model import dropout, parameters
 from crepe_dist.model.loss import Loss
+from crepe_dist.model.ngrams import NGrams
 from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.parameters import Network
 from crepe_dist.model.precision import Plan
@@ -53,6 +55,14 @@ class Engine:
 
     def refresh(self) -> None:
         """Load the current parameters. Call before ``logits`` if they may have changed."""
+
+    def sparse(self, rows: int) -> SparseParameter | None:
+        """Return the parameter that the engine trains row by row, if there is one.
+
+        Args:
+            rows: largest number of documents of a batch.
+        """
+        return None
 
     def logits(self, batch: Batch) -> mx.nd.NDArray:
         """Compute logits without dropout, float32 [B, classes], with the parameters of the last ``refresh``."""
@@ -176,10 +186,23 @@ class NativeEngine(Engine):
         self._process = os.getpid()
         weakref.finalize(self, self._functions.crepe_close, engine)
 
+    def sparse(self, rows: int) -> SparseParameter | None:
+        network = self.network
+        if not isinstance(network, NGrams):
+            return None
+        index = sorted(parameters.trained(network)).index(network.weight.name)
+        network.weight.grad_req = "null"
+        self._trained = [each for each in self._trained if each is not network.weight]
+        self.piece = 0  # the memory does not grow with the batch as that of Crepe does
+        return SparseParameter(network.weight, index, network.shape.most_buckets(rows), self._train_table)
+
+    def _train_table(self, table: int) -> None:
+        self._functions.crepe_use_table(self._engine, table)
+
     def refresh(self) -> None:
         self._follow_fork()
         with self._lock:
-            self._set()
+            self._set(anew=True)
 
     def logits(self, batch: Batch) -> mx.nd.NDArray:
         self._follow_fork()
@@ -199,7 +222,7 @@ class NativeEngine(Engine):
         dropping = (self.network.shape.dropout, _seed(seed, step), batch.first)
         run, packed = self._functions, pointer(batch.packed)
         with self._lock:
-            self._set()
+            self._set(anew=not self._has_weights)
             mark("copy")
             self._check(run.crepe_train_forward(self._engine, packed, rows, *dropping, pointer(losses)))
             mark("forward")
@@ -209,9 +232,9 @@ class NativeEngine(Engine):
         mark("backward")
         return losses.sum()
 
-    def _set(self) -> None:
+    def _set(self, anew: bool) -> None:
         mx.nd.waitall()
-        self._check(self._functions.crepe_set(self._engine, pointers([p.data() for p in self._parameters])))
+        self._check(self._functions.crepe_set(self._engine, pointers([p.data() for p in self._parameters]), anew))
         self._has_weights = True
 
     def _shape_of(self, batch: Batch) -> tuple[int, int]:

@@ -47,8 +47,9 @@ def build(shape: CrepeShape | NGramShape, options: ModelOptions, device: Any, se
 
 
 def trained(network: Network) -> dict[str, Any]:
-    """Return the Gluon parameters that have a gradient, by Gluon's names."""
-    return {name: p for name, p in network.collect_params().items() if p.grad_req != "null"}
+    """Return the Gluon parameters that are trained, by Gluon's names."""
+    counted = {network.significant.name} if isinstance(network, NGrams) else set()
+    return {name: p for name, p in network.collect_params().items() if name not in counted}
 
 
 def values(network: Network) -> Arrays:

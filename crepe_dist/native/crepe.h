@@ -37,7 +37,7 @@ template <class T> class Crepe final : public Engine {
         widths_[3] = shape.classes;
     }
 
-    void set(const float* const* parameters) override {
+    void set(const float* const* parameters, bool) override {
         parameters_.assign(parameters, parameters + 2 * (CONVOLUTIONS + 3));
         table_.need(width_ * TAPS[0] * symbols_);
         for (int i = 0; i < CONVOLUTIONS; ++i) {

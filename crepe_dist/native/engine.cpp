@@ -76,18 +76,18 @@ void* crepe_open_ngrams(const int64_t* shape, int threads) {
     return engine;
 }
 
-// Writes the distinct buckets of each row's n-grams to buckets [rows][most] and their number to counts [rows]; leaves the
-// rest of buckets unchanged.
+// Writes the distinct buckets of each row's n-grams to buckets [rows][most], in ascending order, and their number to
+// counts [rows]; leaves the rest of buckets unchanged.
 int crepe_ngrams(
     const uint8_t* codes, int64_t stride, int64_t rows, const int64_t* shape, int64_t most, int32_t* buckets, int64_t* counts
 ) {
     return guarded([&] {
-        Seen seen(shape[4]);
-        std::vector<uint32_t> found;
+        Finder finder(shape[4]);
         for (int64_t row = 0; row < rows; ++row) {
-            seen.find(codes + row * stride, shape[1], shape[0], shape[3], found);
-            counts[row] = int64_t(found.size());
-            std::copy_n(found.begin(), std::min(most, counts[row]), buckets + row * most);
+            int32_t *const begin = buckets + row * most, *next = begin;
+            finder.find(codes + row * stride, NGramShape{shape[0], shape[1], shape[2], shape[3], shape[4]},
+                        [&](uint32_t bucket) { *next++ = int32_t(bucket); });
+            counts[row] = next - begin;
         }
     });
 }
@@ -110,8 +110,8 @@ int crepe_objective(void* engine, double smoothing, const float* weights, int64_
     return guarded([&] { static_cast<Engine*>(engine)->objective({smoothing, {weights, weights + classes}}); });
 }
 
-int crepe_set(void* engine, const float* const* parameters) {
-    return guarded([&] { static_cast<Engine*>(engine)->set(parameters); });
+int crepe_set(void* engine, const float* const* parameters, int anew) {
+    return guarded([&] { static_cast<Engine*>(engine)->set(parameters, anew); });
 }
 
 int crepe_forward(void* engine, const uint8_t* codes, int64_t stride, int64_t rows, float* logits) {
@@ -143,6 +143,77 @@ int crepe_train_forward(
 
 int crepe_train_backward(void* engine, float* const* gradients) {
     return guarded([&] { static_cast<Engine*>(engine)->train_backward(gradients); });
+}
+
+// Tables; see table.h. shape: rows, columns.
+int64_t crepe_table_bytes(const int64_t* shape, int64_t most_rows, int64_t processes) {
+    return Table::bytes({shape[0], shape[1]}, most_rows, processes);
+}
+
+// Returns the number of rows that each process keeps; the last has fewer.
+int64_t crepe_table_rows_each(int64_t rows, int64_t processes) { return Table::rows_each(rows, processes); }
+
+// rule: 0 adam, 1 sgd, 2 nag; constants: those of Optimizer.
+void* crepe_table_open(
+    const int64_t* shape, int rule, const double* constants, char* const* memories, int processes, int process,
+    int64_t most_rows, int threads
+) {
+    Table* table = nullptr;
+    guarded([&] {
+        table = new Table({shape[0], shape[1]}, {Rule(rule), constants[0], constants[1], constants[2]}, memories,
+                          processes, process, most_rows, threads);
+    });
+    return table;
+}
+
+void crepe_table_close(void* table) { delete static_cast<Table*>(table); }
+
+void crepe_use_table(void* engine, void* table) { static_cast<NGrams*>(engine)->use(static_cast<Table*>(table)); }
+
+int crepe_table_sum(void* table, uint64_t* bad) {
+    return guarded([&] { *bad = static_cast<Table*>(table)->sum(); });
+}
+
+int64_t crepe_table_summed(void* table) { return int64_t(static_cast<Table*>(table)->summed().size()); }
+
+// Writes the rows of the last sum whose numbers are in [first, last) to out: row number and sums. Returns their number.
+int64_t crepe_table_give(void* table, int64_t first, int64_t last, float* out) {
+    return static_cast<Table*>(table)->give(first, last, out);
+}
+
+int crepe_table_take(void* table, const float* const* lists, const int64_t* counts, int number) {
+    return guarded([&] { static_cast<Table*>(table)->take(lists, counts, number); });
+}
+
+double crepe_table_squares(void* table) { return static_cast<Table*>(table)->squares(); }
+
+int crepe_table_update(void* table, double rate, double scale, double weight_decay) {
+    return guarded([&] { static_cast<Table*>(table)->update(rate, scale, weight_decay); });
+}
+
+int crepe_table_settle(void* table) {
+    return guarded([&] { static_cast<Table*>(table)->settle(); });
+}
+
+int crepe_table_load(
+    void* table, const float* values, const float* moments, const float* seconds, const int32_t* from,
+    const double* history, int64_t count
+) {
+    return guarded([&] {
+        static_cast<Table*>(table)->load(values, moments, seconds, from);
+        static_cast<Table*>(table)->restart({history, history + count});
+    });
+}
+
+void crepe_table_store(void* table, float* values, float* moments, float* seconds, int32_t* from) {
+    static_cast<Table*>(table)->store(values, moments, seconds, from);
+}
+
+// Writes the drift since each update to out, if it is not null; returns the number of its elements.
+int64_t crepe_table_history(void* table, double* out) {
+    const std::vector<double>& history = static_cast<Table*>(table)->history();
+    if (out) std::copy(history.begin(), history.end(), out);
+    return int64_t(history.size());
 }
 
 }  // extern "C"

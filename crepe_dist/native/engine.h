@@ -55,11 +55,12 @@ struct Objective {
     }
 };
 
-// The memory of the parameters given to `set` must stay valid until the end of the next pass.
+// The memory of the parameters given to `set` must stay valid until the end of the next pass. `anew` is false if only
+// parameters that are trained may have changed since the last call.
 class Engine {
   public:
     virtual ~Engine() = default;
-    virtual void set(const float* const* parameters) = 0;
+    virtual void set(const float* const* parameters, bool anew) = 0;
     virtual void objective(Objective objective) = 0;
     virtual void forward(const uint8_t* codes, long stride, long rows, float* logits) = 0;
     virtual void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) = 0;

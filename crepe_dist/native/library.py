@@ -26,6 +26,7 @@ BUILDS = {
 }
 _BYTES = ctypes.c_void_p
 _FLOATS = ctypes.c_void_p
+_DOUBLES = ctypes.c_void_p
 _ARRAYS = ctypes.POINTER(ctypes.c_void_p)
 _LONG = ctypes.c_int64
 _LONGS = ctypes.c_void_p
@@ -38,7 +39,8 @@ _FUNCTIONS = {
     "crepe_ngrams": (ctypes.c_int, (_BYTES, _LONG, _LONG, _LONGS, _LONG, _LONGS, _LONGS)),
     "crepe_close": (None, (ctypes.c_void_p,)),
     "crepe_objective": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_double, _FLOATS, _LONG)),
-    "crepe_set": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS)),
+    "crepe_set": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS, ctypes.c_int)),
+    "crepe_use_table": (None, (ctypes.c_void_p, ctypes.c_void_p)),
     "crepe_forward": (ctypes.c_int, (ctypes.c_void_p, _BYTES, _LONG, _LONG, _FLOATS)),
     "crepe_train_forward": (
         ctypes.c_int,
@@ -47,6 +49,26 @@ _FUNCTIONS = {
     "crepe_train_backward": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS)),
     "crepe_kept": (None, (ctypes.c_double, ctypes.c_uint64, ctypes.c_uint64, _LONG, _BYTES)),
     "crepe_products": (ctypes.c_int, (ctypes.c_int, _LONG, ctypes.c_int, ctypes.c_int)),
+    "crepe_table_bytes": (_LONG, (_LONGS, _LONG, _LONG)),
+    "crepe_table_rows_each": (_LONG, (_LONG, _LONG)),
+    "crepe_table_open": (
+        ctypes.c_void_p,
+        (_LONGS, ctypes.c_int, _DOUBLES, _ARRAYS, ctypes.c_int, ctypes.c_int, _LONG, ctypes.c_int),
+    ),
+    "crepe_table_close": (None, (ctypes.c_void_p,)),
+    "crepe_table_sum": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_void_p)),
+    "crepe_table_summed": (_LONG, (ctypes.c_void_p,)),
+    "crepe_table_give": (_LONG, (ctypes.c_void_p, _LONG, _LONG, _FLOATS)),
+    "crepe_table_take": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS, _LONGS, ctypes.c_int)),
+    "crepe_table_squares": (ctypes.c_double, (ctypes.c_void_p,)),
+    "crepe_table_update": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_double, ctypes.c_double, ctypes.c_double)),
+    "crepe_table_settle": (ctypes.c_int, (ctypes.c_void_p,)),
+    "crepe_table_load": (
+        ctypes.c_int,
+        (ctypes.c_void_p, _FLOATS, _FLOATS, _FLOATS, ctypes.c_void_p, _DOUBLES, _LONG),
+    ),
+    "crepe_table_store": (None, (ctypes.c_void_p, _FLOATS, _FLOATS, _FLOATS, ctypes.c_void_p)),
+    "crepe_table_history": (_LONG, (ctypes.c_void_p, _DOUBLES)),
     "crepe_arrive": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
     "crepe_passed": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int, ctypes.c_double)),
     "crepe_add": (ctypes.c_uint64, (_ARRAYS, ctypes.c_int, ctypes.c_int, _LONG, _LONG)),

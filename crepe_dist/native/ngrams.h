@@ -3,11 +3,15 @@
 
 #include <omp.h>
 
+#include <array>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "engine.h"
 #include "memory.h"
+#include "rows.h"
+#include "table.h"
 
 constexpr float SCALE = 300;  // factor of the means, as in model/ngrams.py
 
@@ -15,37 +19,29 @@ struct NGramShape {
     long alphabet, length, classes, longest, buckets;
 };
 
-// Finds the distinct buckets of a document; equivalent to `look_up` in model/ngrams.py.
-class Seen {
+// Finds the distinct buckets of documents; equivalent to `look_up` in model/ngrams.py.
+class Finder {
   public:
-    explicit Seen(long buckets) : buckets_(buckets), document_of_(buckets, 0) {}
+    explicit Finder(long buckets) : buckets_(buckets), found_(buckets) {}
 
-    // Collects the buckets of all n-grams of 1 to `longest` known characters, each once, in the order of the text.
-    void find(const uint8_t* codes, long length, long alphabet, long longest, std::vector<uint32_t>& out) {
-        out.clear();
-        if (++document_ == 0) {
-            std::fill(document_of_.begin(), document_of_.end(), 0);
-            document_ = 1;
-        }
-        for (long start = 0; start < length; ++start) {
+    // Calls visit(bucket), in ascending order, for the buckets of all n-grams of 1 to `longest` known characters.
+    template <class Visit> void find(const uint8_t* codes, const NGramShape& shape, Visit visit) {
+        for (long start = 0; start < shape.length; ++start) {
             uint64_t key = 0;
-            const long end = std::min(length, start + longest);
-            for (long i = start; i < end && codes[i] < alphabet; ++i) {
+            const long end = std::min(shape.length, start + shape.longest);
+            for (long i = start; i < end && codes[i] < shape.alphabet; ++i) {
                 key = key * RADIX + codes[i] + 1;
-                const uint32_t bucket = hashed(key);
-                if (document_of_[bucket] == document_) continue;
-                document_of_[bucket] = document_;
-                out.push_back(bucket);
+                found_.add(hashed(key));
             }
         }
+        found_.drain(visit);
     }
 
   private:
     static constexpr uint64_t RADIX = 257;
 
     const long buckets_;
-    std::vector<uint32_t> document_of_;
-    uint32_t document_ = 0;
+    RowSet found_;
 
     // Mixes the key as SplitMix64 does (Steele, Lea & Flood 2014) and scales the upper 32 bits to the table.
     uint32_t hashed(uint64_t z) const {
@@ -56,19 +52,11 @@ class Seen {
     }
 };
 
-using Found = std::vector<std::vector<uint32_t>>;  // buckets of each row
-
-// Calls work(row, bucket) for all buckets. Each thread owns a range of buckets, so that the order of the sums does not
-// depend on the number of threads.
-template <class Work> void for_each_bucket(const Found& found, long rows, long buckets, int threads, Work work) {
-#pragma omp parallel num_threads(threads)
-    {
-        const long thread = omp_get_thread_num(), all = omp_get_num_threads();
-        const uint32_t begin = uint32_t(buckets * thread / all), count = uint32_t(buckets * (thread + 1) / all) - begin;
-        for (long row = 0; row < rows; ++row)
-            for (const uint32_t bucket : found[row])
-                if (bucket - begin < count) work(row, bucket);
-    }
+// The part of an ascending list with first <= element < last.
+inline std::pair<const uint32_t*, const uint32_t*> between(const std::vector<uint32_t>& list, long first, long last) {
+    const uint32_t* const end = list.data() + list.size();
+    const uint32_t* const begin = std::lower_bound(list.data(), end, uint32_t(first));
+    return {begin, std::lower_bound(begin, end, uint32_t(last))};
 }
 
 // Adds to counts [buckets][classes]: the number of documents of each class that contain a bucket.
@@ -76,94 +64,186 @@ inline void count_ngrams(
     const uint8_t* codes, long stride, long rows, NGramShape shape, const int32_t* labels, int32_t* counts, int threads
 ) {
     constexpr long AT_ONCE = 256;  // documents
-    std::vector<Seen> seen(threads, Seen(shape.buckets));
-    Found found(AT_ONCE);
+    std::vector<Finder> finders(threads, Finder(shape.buckets));
+    std::vector<std::vector<uint32_t>> found(AT_ONCE);
     for (long first = 0; first < rows; first += AT_ONCE) {
         const long some = std::min(AT_ONCE, rows - first);
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
-        for (long row = 0; row < some; ++row)
-            seen[omp_get_thread_num()].find(codes + (first + row) * stride, shape.length, shape.alphabet, shape.longest,
-                                            found[row]);
-        for_each_bucket(found, some, shape.buckets, threads,
-                   [&](long row, long bucket) { ++counts[bucket * shape.classes + labels[first + row]]; });
+        for (long row = 0; row < some; ++row) {
+            found[row].clear();
+            finders[omp_get_thread_num()].find(codes + (first + row) * stride, shape,
+                                               [&](uint32_t bucket) { found[row].push_back(bucket); });
+        }
+#pragma omp parallel for num_threads(threads)
+        for (int part = 0; part < threads; ++part)  // each counts a range of buckets
+            for (long row = 0; row < some; ++row) {
+                const auto [begin, end] = between(found[row], shape.buckets * part / threads,
+                                                  shape.buckets * (part + 1) / threads);
+                for (auto bucket = begin; bucket < end; ++bucket)
+                    ++counts[long(*bucket) * shape.classes + labels[first + row]];
+            }
     }
 }
 
 class NGrams final : public Engine {
   public:
     NGrams(NGramShape shape, int threads)
-        : shape_(shape), threads_(threads), seen_(threads, Seen(shape.buckets)), significant_(shape.buckets) {}
+        : shape_(shape), threads_(threads), finders_(threads, Finder(shape.buckets)), significant_(shape.buckets),
+          own_memory_(Gradient::bytes(table_shape(), 0)), own_(own_memory_.data(), table_shape()) {}
 
     // weights [buckets][classes], bias [classes], significant [buckets], 0 or 1
-    void set(const float* const* parameters) override {
+    void set(const float* const* parameters, bool anew) override {
         weights_ = parameters[0];
         bias_ = parameters[1];
+        if (!anew) return;
 #pragma omp parallel for num_threads(threads_)
         for (long bucket = 0; bucket < shape_.buckets; ++bucket) significant_[bucket] = parameters[2][bucket] != 0;
     }
 
     void objective(Objective objective) override { objective_ = std::move(objective); }
 
+    // Trains the weights in a table instead of those of `set`.
+    void use(Table* table) { table_ = table; }
+
     void forward(const uint8_t* codes, long stride, long rows, float* logits) override {
-        answer(codes, stride, rows, logits);
+        const long classes = shape_.classes;
+#pragma omp parallel for num_threads(threads_) schedule(dynamic)
+        for (long row = 0; row < rows; ++row) {
+            float *own = logits + row * classes, factors[2];
+            std::vector<uint32_t> groups[2];
+            find(codes + row * stride, groups, factors);
+            std::copy_n(bias_, classes, own);
+            for (int group : {0, 1})
+                for (const uint32_t bucket : groups[group])
+                    for (long n = 0; n < classes; ++n) own[n] += factors[group] * weights_[bucket * classes + n];
+        }
     }
 
     void train_forward(const uint8_t* batch, long rows, Dropout, uint64_t, float* losses) override {
-        const long classes = shape_.classes;
-        float* logits = logits_.need(rows * classes);
-        float* gradients = gradients_.need(rows * classes);
-        answer(batch, shape_.length + LABEL_BYTES, rows, logits);
-        for (long row = 0; row < rows; ++row)
-            losses[row] = objective_(
-                logits + row * classes, label_bytes(batch, row, shape_.length), gradients + row * classes
-            );
-    }
-
-    void train_backward(float* const* gradients) override {
-        const long classes = shape_.classes, rows = long(found_.size());
-        const float* own = gradients_.get();
-        std::memset(gradients[1], 0, classes * sizeof(float));
-        for (long row = 0; row < rows; ++row)
-            for (long n = 0; n < classes; ++n) gradients[1][n] += own[row * classes + n];
-#pragma omp parallel for num_threads(threads_)
-        for (long bucket = 0; bucket < shape_.buckets; ++bucket)
-            std::fill_n(gradients[0] + bucket * classes, classes, 0.0f);
-        for_each_bucket(found_, rows, shape_.buckets, threads_, [&](long row, long bucket) {
-            const float factor = factors_[2 * row + significant_[bucket]];
-            for (long n = 0; n < classes; ++n) gradients[0][bucket * classes + n] += factor * own[row * classes + n];
-        });
-    }
-
-  private:
-    const NGramShape shape_;
-    const int threads_;
-    std::vector<Seen> seen_;  // one per thread
-    std::vector<uint8_t> significant_;
-    Objective objective_;
-    const float *weights_ = nullptr, *bias_ = nullptr;  // from the last `set`
-
-    Found found_;                 // buckets of the batch
-    std::vector<float> factors_;  // [rows][2]: factor of a row's other and of its significant buckets
-    Buffer<float> logits_, gradients_;
-
-    void answer(const uint8_t* codes, long stride, long rows, float* logits) {
-        const long classes = shape_.classes;
+        const long classes = shape_.classes, stride = shape_.length + LABEL_BYTES;
+        float* const gradients = gradients_.need(rows * classes);
         found_.resize(rows);
         factors_.resize(2 * rows);
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
+        for (long row = 0; row < rows; ++row)
+            find(batch + row * stride, found_[row].data(), factors_.data() + 2 * row);
+        join();
+        const float* const weights = read();
+#pragma omp parallel for num_threads(threads_) schedule(dynamic)
         for (long row = 0; row < rows; ++row) {
-            std::vector<uint32_t>& found = found_[row];
-            seen_[omp_get_thread_num()].find(codes + row * stride, shape_.length, shape_.alphabet, shape_.longest, found);
-            long counts[2] = {};
-            for (const uint32_t bucket : found) ++counts[significant_[bucket]];
-            float* factors = factors_.data() + 2 * row;
-            for (int i = 0; i < 2; ++i) factors[i] = counts[i] ? SCALE / float(counts[i]) : 0.0f;
-            float* own = logits + row * classes;
-            std::copy_n(bias_, classes, own);
-            for (const uint32_t bucket : found) {
-                const float factor = factors[significant_[bucket]];
-                for (long n = 0; n < classes; ++n) own[n] += factor * weights_[bucket * classes + n];
+            std::vector<float> logits(bias_, bias_ + classes);
+            for (int group : {0, 1}) {
+                const float factor = factors_[2 * row + group];
+                for (uint32_t& bucket : found_[row][group]) {
+                    bucket = index().place(bucket);
+                    for (long n = 0; n < classes; ++n) logits[n] += factor * weights[bucket * classes + n];
+                }
+            }
+            losses[row] = objective_(
+                logits.data(), label_bytes(batch, row, shape_.length), gradients + row * classes
+            );
+        }
+    }
+
+    void train_backward(float* const* gradients) override {
+        const long classes = shape_.classes, rows = long(found_.size()), touched = index().rows();
+        const float* const own = gradients_.get();
+        float *const bias = gradients[table_ ? 0 : 1], *const values = table_ ? table_->gradient().values
+                                                                             : values_.need(touched * classes);
+        std::memset(bias, 0, classes * sizeof(float));
+        for (long row = 0; row < rows; ++row)
+            for (long n = 0; n < classes; ++n) bias[n] += own[row * classes + n];
+        // Each thread owns a range of the touched rows, so that the order of the sums does not depend on their number.
+#pragma omp parallel for num_threads(threads_)
+        for (int part = 0; part < threads_; ++part) {
+            const long first = touched * part / threads_, last = touched * (part + 1) / threads_;
+            std::fill(values + first * classes, values + last * classes, 0.0f);
+            for (long row = 0; row < rows; ++row)
+                for (int group : {0, 1}) {
+                    const float factor = factors_[2 * row + group];
+                    const auto [begin, end] = between(found_[row][group], first, last);
+                    for (auto place = begin; place < end; ++place)
+                        for (long n = 0; n < classes; ++n) values[*place * classes + n] += factor * own[row * classes + n];
+                }
+        }
+        if (!table_) scatter(values, gradients[0]);
+    }
+
+  private:
+    using Groups = std::array<std::vector<uint32_t>, 2>;  // the other and the significant buckets of a document
+
+    const NGramShape shape_;
+    const int threads_;
+    std::vector<Finder> finders_;  // one per thread
+    std::vector<uint8_t> significant_;
+    Objective objective_;
+    Table* table_ = nullptr;
+    const float *weights_ = nullptr, *bias_ = nullptr;  // from the last `set`
+
+    // Of the batch. Forward replaces the buckets by their places among the touched rows.
+    std::vector<Groups> found_;
+    std::vector<float> factors_;  // [rows][2]: factor of a row's other and of its significant buckets
+    std::vector<char> own_memory_;
+    Gradient own_;                  // index of the touched rows without a table
+    std::vector<uint32_t> touched_;
+    Buffer<float> read_, gradients_, values_;
+
+    TableShape table_shape() const { return {shape_.buckets, shape_.classes}; }
+    RowIndex& index() { return (table_ ? table_->gradient() : own_).index; }
+
+    void find(const uint8_t* codes, std::vector<uint32_t>* groups, float* factors) {
+        groups[0].clear();
+        groups[1].clear();
+        finders_[omp_get_thread_num()].find(
+            codes, shape_, [&](uint32_t bucket) { groups[significant_[bucket]].push_back(bucket); }
+        );
+        for (int group : {0, 1}) factors[group] = groups[group].empty() ? 0.0f : SCALE / float(groups[group].size());
+    }
+
+    // Collects the buckets of all documents.
+    void join() {
+        const long words = index().size;
+#pragma omp parallel for num_threads(threads_)
+        for (int part = 0; part < threads_; ++part) {
+            const long first = words * part / threads_, last = words * (part + 1) / threads_;
+            std::fill(index().words + first, index().words + last, 0);
+            for (const Groups& groups : found_)
+                for (const auto& group : groups) {
+                    const auto [begin, end] = between(group, first * WORD, last * WORD);
+                    for (auto bucket = begin; bucket < end; ++bucket)
+                        index().words[*bucket / WORD] |= uint64_t{1} << (*bucket % WORD);
+                }
+        }
+        index().count();
+        touched_.resize(index().rows());
+#pragma omp parallel for num_threads(threads_)
+        for (long word = 0; word < words; ++word) {
+            uint32_t place = index().before[word];
+            for_each_bit(index().words[word], word * WORD, [&](uint32_t row) { touched_[place++] = row; });
+        }
+    }
+
+    // Returns the weights of the touched rows [touched][classes].
+    const float* read() {
+        const long classes = shape_.classes, touched = long(touched_.size());
+        float* const out = read_.need(touched * classes);
+#pragma omp parallel for num_threads(threads_)
+        for (int part = 0; part < threads_; ++part) {
+            const long first = touched * part / threads_, last = touched * (part + 1) / threads_;
+            if (table_) {
+                table_->read(touched_.data() + first, last - first, out + first * classes);
+            } else {
+                for (long i = first; i < last; ++i)
+                    std::copy_n(weights_ + touched_[i] * classes, classes, out + i * classes);
             }
         }
+        return out;
+    }
+
+    void scatter(const float* values, float* gradient) {
+        const long classes = shape_.classes;
+        std::memset(gradient, 0, shape_.buckets * classes * sizeof(float));
+        for (size_t i = 0; i < touched_.size(); ++i)
+            std::copy_n(values + i * classes, classes, gradient + touched_[i] * classes);
     }
 };

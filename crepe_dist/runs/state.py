@@ -278,11 +278,20 @@ def set_optimizer_arrays(trainer: Any, arrays: Arrays, device: Any) -> None:
             found, expected = f"{array.dtype} {list(array.shape)}", f"float32 {list(shapes[index])}"
             raise _other_optimizer(f"array {name} is {found} instead of {expected}")
         by_index.setdefault(index, {})[k] = mx.nd.array(array, ctx=device, dtype=array.dtype)
+    states = {index: tuple(states[k] for k in sorted(states)) for index, states in by_index.items()}
+    set_optimizer_state(trainer, updates(arrays), states, device)
+
+
+def updates(arrays: Arrays) -> int:
+    """Return the number of updates in ``optimizer_arrays``.
+
+    Raises:
+        UserError: there is none.
+    """
     count = arrays.get("updates")
     if count is None or count.shape != (1,) or count.dtype != np.int64 or count[0] < 0:
         raise _other_optimizer("it has no count of updates")
-    states = {index: tuple(states[k] for k in sorted(states)) for index, states in by_index.items()}
-    set_optimizer_state(trainer, int(count[0]), states, device)
+    return int(count[0])
 
 
 def _other_optimizer(why: str) -> UserError:

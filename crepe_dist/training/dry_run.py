@@ -52,7 +52,11 @@ def dry_run(config: Config, world: World, control: Control) -> None:
         if config.training.overfit_batches:
             data = few_batches(data, config)
         world.broadcast_parameters(structural_parameters(engine.network))
-        trainer = world.trainer(parameters.trained(engine.network), config.optimizer.name, config.optimizer.settings())
+        largest = -(-config.data.batch_size // world.size)
+        optimizer = config.optimizer
+        trainer = world.trainer(
+            parameters.trained(engine.network), optimizer.name, optimizer.settings(), engine.sparse(largest)
+        )
         step = TrainingStep(engine, trainer, world.size, config.training.seed, config.optimizer.clip_norm)
         display.say(banner(config, data, engine, start, world, trainer.by))
         display.say(f"\n{layers(engine.network.shape)}\n")
@@ -65,6 +69,7 @@ def dry_run(config: Config, world: World, control: Control) -> None:
         batch = next(batches(train, order, config.data.batch_size, world.rank, world.size))
         with explained("data.batch_size", config.data.batch_size, world.size):
             loss = step(batch, 1, learning_rate(config, progress, len(train))).loss / batch.documents
+        step.settle()
         check_replicas(engine.network, world)
         with explained("evaluation.batch_size", evaluation.batch_size, world.size):
             test = data.parts["test"]

@@ -65,7 +65,7 @@ class Guards(Observers):
             Pictures(run.metrics, run.engine.network, run.data.classes, control),
         ]
         if config.safety.digest_every is not None:
-            observers.append(ReplicaCheck(run.engine.network, run.world, config.safety.digest_every))
+            observers.append(ReplicaCheck(run.engine.network, state.trainer, run.world, config.safety.digest_every))
         if config.logging.profile:
             observers.append(Profile(run.world, run.engine, run.folder, run.step, log, say, config.data.batch_size))
         super().__init__(observers)

@@ -74,8 +74,12 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
         with guarded(folder, config, world, control, watchdog, display):
             verify_data(data, world, folder.verified())
             world.broadcast_parameters(structural_parameters(engine.network))
+            largest = -(-config.data.batch_size // world.size)
             trainer = world.trainer(  # hvd.DistributedTrainer; gluon.Trainer alone
-                parameters.trained(engine.network), config.optimizer.name, config.optimizer.settings()
+                parameters.trained(engine.network),
+                config.optimizer.name,
+                config.optimizer.settings(),
+                engine.sparse(largest),
             )
             step = TrainingStep(engine, trainer, world.size, config.training.seed, config.optimizer.clip_norm)
             progress = Progress(epoch=config.training.start_epoch)
@@ -86,7 +90,7 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
             display.say(banner(config, data, engine, start, world, trainer.by))
             display.say(f"run       {folder}")
 
-            state, choice = RunState(engine, trainer.gluon, step.scale, progress), EpochChoice.of(config, data)
+            state, choice = RunState(engine, trainer, step.scale, progress), EpochChoice.of(config, data)
             found = resume(state, choice, folder, world, metrics, display)
             saver = open_saver(folder.state, config, state, found, world, display.say)
             estimated = estimate(config, data, engine, step, next(epoch_batches(run), None), progress, world)
@@ -139,6 +143,7 @@ def score_epoch(run: Run, guards: Guards) -> dict[str, Scores]:
         Stopped: a request to stop arrived meanwhile, and the state is saved.
     """
     guards.begin_evaluation()
+    run.step.settle()
     options = run.config.evaluation
     with explained("evaluation.batch_size", options.batch_size, run.world.size):
         try:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
+from crepe_dist.distributed.gradients import Trainer
 from crepe_dist.distributed.world import World
 from crepe_dist.model import parameters
 from crepe_dist.model.engine import Engine
@@ -24,25 +24,32 @@ class RunState:
 
     Args:
         engine: the network on this rank's device.
-        trainer: the Gluon trainer.
+        trainer: the trainer.
         scale: the loss scale.
         progress: the position, overwritten by ``restore``.
     """
 
     engine: Engine
-    trainer: Any
+    trainer: Trainer
     scale: LossScale
     progress: Progress
 
     def snapshot(self) -> Snapshot:
         """Copy the current state."""
+        table = self.trainer.table
+        self.trainer.publish()
         progress = replace(self.progress.copy(), precision=self.engine.plan.precision, loss_scale=self.scale.state())
-        return Snapshot(progress, parameters.values(self.engine.network), state.optimizer_arrays(self.trainer))
+        optimizer = {**state.optimizer_arrays(self.trainer.gluon), **(table.arrays() if table else {})}
+        return Snapshot(progress, parameters.values(self.engine.network), optimizer)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Restore a snapshot, the same one on every rank."""
         parameters.set_values(self.engine.network, snapshot.parameters)
-        state.set_optimizer_arrays(self.trainer, snapshot.optimizer, self.engine.device)
+        optimizer = snapshot.optimizer
+        if self.trainer.table:
+            optimizer = self.trainer.table.restore(optimizer, state.updates(optimizer))
+        state.set_optimizer_arrays(self.trainer.gluon, optimizer, self.engine.device)
+        self.engine.refresh()
         self.progress.restore(snapshot.progress)
         self.scale.restore(snapshot.progress.loss_scale)
 

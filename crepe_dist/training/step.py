@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import mxnet as mx
 import numpy as np
@@ -12,7 +11,7 @@ from crepe_dist.data.loader import Batch
 from crepe_dist.distributed.control import Wish
 from crepe_dist.distributed.gradients import Trainer
 from crepe_dist.model.engine import Engine, Mark, no_mark
-from crepe_dist.mxnet_internals import gradient_scale, update_arrays_one_by_one, update_arrays_together
+from crepe_dist.mxnet_internals import update_arrays_one_by_one, update_arrays_together
 from crepe_dist.training.loss_scale import loss_scale
 from crepe_dist.training.step_report import StepReport, check_same
 
@@ -115,14 +114,13 @@ class TrainingStep:
 
     def update(self, documents: int, learning_rate: float) -> None:
         """Update the parameters with the summed gradients of a global batch of that many documents."""
-        share = self._factor * documents / self._size
         self.scale.good()
-        trainer = self._trainer.gluon
-        if self._clip_norm is not None:
-            _clip(self._trainer.gradients, gradient_scale(trainer) / share, self._clip_norm)
-        trainer.set_learning_rate(learning_rate)
-        trainer.update(share)
+        self._trainer.update(self._factor * documents / self._size, learning_rate, self._clip_norm)
         self.mark("update")
+
+    def settle(self) -> None:
+        """Bring all parameters up to date for scoring and checkpoints; every rank calls it."""
+        self._trainer.settle()
 
     def __call__(self, batch: Batch, step: int, learning_rate: float) -> Outcome:
         """Do all three parts; if the outcome is not finite, leave the parameters unchanged."""
@@ -132,12 +130,3 @@ class TrainingStep:
         else:
             self.scale.lower()
         return outcome
-
-
-def _clip(gradients: list[Any], scale: float, largest: float) -> None:
-    """Scale the gradients down if the norm of the mean gradient (``scale`` × gradient) exceeds ``largest``."""
-    squares = mx.nd.multi_sum_sq(*gradients, num_arrays=len(gradients))
-    norm = squares.sum().sqrt() * scale
-    factor = mx.nd.minimum(largest / (norm + 1e-12), 1.0)
-    for gradient in gradients:
-        gradient[:] = mx.nd.broadcast_mul(gradient, factor.reshape((1,) * gradient.ndim))

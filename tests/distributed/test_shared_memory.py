@@ -19,7 +19,7 @@ from crepe_dist.distributed.join import join
 with join() as world:
     import mxnet as mx
     from mxnet import gluon
-    from crepe_dist.distributed import shared_memory
+    from crepe_dist.distributed import host_sums, shared_memory
     {before}
     parameters = gluon.ParameterDict()
     shapes = dict(a=(3, 5), b=(1,), c=(40, 33))
@@ -79,7 +79,7 @@ def test_sums_are_right_and_the_same_bits_everywhere(tmp_path, processes):
     assert not leftovers()
 
 
-LAYOUT = "host, world.local_rank = {places}[world.rank]; shared_memory.host_name = lambda: host"
+LAYOUT = "host, world.local_rank = {places}[world.rank]; host_sums.host_name = lambda: host"
 
 
 @needs_kernels
@@ -108,7 +108,7 @@ def test_ranks_are_grouped_by_host():
 @pytest.mark.parametrize(
     "before",
     [
-        "world.local_rank = 0; shared_memory.host_name = lambda: str(world.rank)  # each on a host of its own",
+        "world.local_rank = 0; host_sums.host_name = lambda: str(world.rank)  # each on a host of its own",
         "if world.rank == 1: shared_memory._create = lambda size: None  # no room in /dev/shm",
         "if world.rank == 0: shared_memory._open = lambda names, size: []  # another container's /dev/shm",
         "shared_memory.library.find = lambda: (None, 'not compiled')",
@@ -138,7 +138,7 @@ from crepe_dist.distributed.join import join
 def main():
     with join() as world:
         from mxnet import gluon
-        from crepe_dist.distributed import shared_memory
+        from crepe_dist.distributed import host_sums, shared_memory
         {before}
         parameters = gluon.ParameterDict()
         parameters.get("a", shape=(3,), init="zeros")

@@ -9,6 +9,7 @@ import numpy as np
 
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.distributed.control import Wish
+from crepe_dist.distributed.gradients import Trainer
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.model import parameters
 from crepe_dist.model.parameters import Network
@@ -21,11 +22,13 @@ class ReplicaCheck(Observer):
     """Observer that compares the replicas every ``every`` steps; each save compares them as well."""
 
     network: Network
+    trainer: Trainer
     ranks: Collectives
     every: int
 
     def after_step(self, outcome: Outcome, learning_rate: float) -> None:
         if outcome.wish is Wish.GO_ON and outcome.step % self.every == 0:
+            self.trainer.publish()
             check_replicas(self.network, self.ranks)
 
 

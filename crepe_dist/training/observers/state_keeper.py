@@ -60,6 +60,7 @@ class StateKeeper(Observer):
         progress = self.run.progress
         self.beat("save")
         self.log.flush()
+        self.run.trainer.publish()
         check_replicas(self.run.engine.network, self.ranks)
         try:
             # The state relies on the metrics, so they go first.

@@ -1,0 +1,271 @@
+"""Row-sparse training of a parameter: each step reads, sums and updates only the rows that its documents touch.
+
+The result is that of the dense optimizer up to rounding: a row that a step does not touch is moved on when it is next
+read or updated, by as much as its momentum would have moved it since (``native/table.h``). Only weight decay is
+different: it acts on a row in the steps that touch it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import mmap
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.errors import UserError
+from crepe_dist.mxnet_internals import pointer, view
+from crepe_dist.native import library
+
+RULES = {mx.optimizer.Adam: 0, mx.optimizer.SGD: 1, mx.optimizer.NAG: 2}
+NO_ROW = np.array([0xFFFFFFFF], np.uint32).view(np.float32)
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class SparseParameter:
+    """A parameter to be trained row by row.
+
+    Attributes:
+        parameter: Gluon parameter [rows, columns] without a gradient.
+        index: its index among those of the trainer.
+        most_rows: largest number of rows that this rank touches in a step.
+        attach: called with the address of the table that the engine shall read and write its gradient to.
+    """
+
+    parameter: Any
+    index: int
+    most_rows: int
+    attach: Callable[[int], None]
+
+    @property
+    def shape(self) -> Any:
+        return (ctypes.c_int64 * 2)(*self.parameter.shape)
+
+    def bytes(self, processes: int) -> int:
+        """Return the memory that each of the processes that share a table needs, in whole pages."""
+        size = _functions().crepe_table_bytes(self.shape, self.most_rows, processes)
+        return -(-int(size) // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+class Table:
+    """Values and optimizer state of a parameter's rows, divided among the processes of a host.
+
+    Args:
+        sparse: the parameter; its current values are copied.
+        optimizer: MXNet's optimizer, for its constants.
+        memories: memory of each process of the host, uint8; none: this process keeps the table alone.
+        process: place of this process among them.
+    """
+
+    def __init__(
+        self,
+        sparse: SparseParameter,
+        optimizer: mx.optimizer.Optimizer,
+        memories: Sequence[npt.NDArray[np.uint8]] = (),
+        process: int = 0,
+    ) -> None:
+        if not memories:
+            pages = mmap.mmap(-1, sparse.bytes(1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            pages.madvise(mmap.MADV_HUGEPAGE)  # rows are read in random order
+            memories = [np.frombuffer(pages, np.uint8)]
+        self._memories = memories
+        self._parameter = sparse.parameter
+        self._prefix = f"{sparse.index}."
+        self._weight_decay = optimizer.wd
+        rule = RULES[type(optimizer)]
+        adam = rule == RULES[mx.optimizer.Adam]
+        self._betas = (optimizer.beta1, optimizer.beta2) if adam else (optimizer.momentum, 0.0)
+        self._moments = 2 if adam else 1
+        self._updates = 0
+        self._run = _functions()
+        self._table = self._run.crepe_table_open(
+            sparse.shape,
+            rule,
+            (ctypes.c_double * 3)(*self._betas, optimizer.epsilon if adam else 0.0),
+            (ctypes.c_void_p * len(memories))(*[each.ctypes.data for each in memories]),
+            len(memories),
+            process,
+            sparse.most_rows,
+            library.threads(),
+        )
+        _check(self._table is None)
+        weakref.finalize(self, self._run.crepe_table_close, self._table)
+        self.restore({}, 0)
+        sparse.attach(self._table)
+
+    def sum(self) -> int:
+        """Sum the gradients of this process's rows over the processes of the host.
+
+        Returns:
+            The processes with an infinity or NaN, a bit for each; all 64 bits if only the sum overflowed.
+        """
+        bad = ctypes.c_uint64()
+        _check(self._run.crepe_table_sum(self._table, ctypes.byref(bad)))
+        return bad.value
+
+    def squares(self) -> float:
+        """Return the sum of the squares of the last sum; infinity or NaN if it is not finite."""
+        return float(self._run.crepe_table_squares(self._table))
+
+    def give(self, first: int, last: int) -> npt.NDArray[np.float32]:
+        """Return the last sum of the rows in [first, last): records of the row's number, as bits, and its sums."""
+        columns = self._parameter.shape[1]
+        records = np.empty((self._run.crepe_table_summed(self._table), columns + 1), np.float32)
+        return records[: self._run.crepe_table_give(self._table, first, last, records.ctypes.data)]
+
+    def take(self, lists: Sequence[npt.NDArray[np.float32]]) -> None:
+        """Replace the last sum by the sum of lists of records, each in ascending order of rows."""
+        counts = (ctypes.c_int64 * len(lists))(*map(len, lists))
+        pointers = (ctypes.c_void_p * len(lists))(*[each.ctypes.data for each in lists])
+        _check(self._run.crepe_table_take(self._table, pointers, counts, len(lists)))
+
+    def update(self, learning_rate: float, scale: float) -> None:
+        """Update this process's rows with ``scale`` times the last sum.
+
+        All processes call it, and none reads before all have returned.
+        """
+        self._updates += 1
+        if self._moments == 2:
+            first, second = (1 - beta**self._updates for beta in self._betas)
+            learning_rate *= math.sqrt(second) / first
+        _check(self._run.crepe_table_update(self._table, learning_rate, scale, self._weight_decay))
+
+    def settle(self) -> None:
+        """Move all of this process's rows on to the last update.
+
+        All processes call it, and none reads before all have returned.
+        """
+        _check(self._run.crepe_table_settle(self._table))
+
+    def publish(self) -> None:
+        """Copy the values of all rows into the Gluon parameter; rows that were not moved on keep their values."""
+        mx.nd.waitall()
+        self._run.crepe_table_store(self._table, pointer(self._parameter.data()), None, None, None)
+
+    def arrays(self) -> Arrays:
+        """Copy the optimizer's state, which with the parameter's values restores the table.
+
+        Returns:
+            The moments under the names of ``runs.state``. If rows have not been moved on, also the update that each
+            row is from, int32 [rows], and the drift since each of them, float64 [updates + 1].
+        """
+        shape = self._parameter.shape
+        moments = [np.empty(shape, np.float32) for _ in range(self._moments)]
+        updated = np.empty(shape[0], np.int32)
+        second = moments[1].ctypes.data if self._moments == 2 else None
+        values = np.empty(shape, np.float32)
+        self._run.crepe_table_store(
+            self._table, values.ctypes.data, moments[0].ctypes.data, second, updated.ctypes.data
+        )
+        found: Arrays = {}
+        if self._updates and any(self._betas):
+            found = {f"{self._prefix}{number}": moment for number, moment in enumerate(moments)}
+        history = np.empty(self._run.crepe_table_history(self._table, None))
+        if len(history) > 1:
+            self._run.crepe_table_history(self._table, history.ctypes.data)
+            found |= {f"{self._prefix}updated": updated, f"{self._prefix}drift": history}
+        return found
+
+    def restore(self, arrays: Arrays, updates: int) -> Arrays:
+        """Restore the parameter's current values and the result of ``arrays``; every process calls it.
+
+        Args:
+            arrays: arrays of an optimizer.
+            updates: number of updates so far.
+
+        Returns:
+            The arrays that are not the table's.
+
+        Raises:
+            UserError: the arrays do not fit.
+        """
+        mine = {name[len(self._prefix) :]: each for name, each in arrays.items() if name.startswith(self._prefix)}
+        shape = self._parameter.shape
+        drift = mine.pop("drift", np.zeros(1))
+        updated = mine.pop("updated", np.zeros(shape[0], np.int32))
+        moments = [mine.pop(str(number), None) for number in range(self._moments)]
+        if (
+            mine
+            or not all(each is None or _is(each, np.float32, shape) for each in moments)
+            or not _is(drift, np.float64, drift.shape[:1])
+            or not _is(updated, np.int32, shape[:1])
+            or not 0 <= updated.min() <= updated.max() < len(drift)
+        ):
+            raise UserError(
+                "the saved state belongs to another optimizer",
+                f"its arrays {self._prefix}* do not fit",
+                "start another run with --fresh",
+            )
+        mx.nd.waitall()
+        values = np.ascontiguousarray(view(self._parameter.data()))
+        addresses = [None if each is None else np.ascontiguousarray(each) for each in (values, *moments)]
+        places = [each if each is None else each.ctypes.data for each in addresses] + [None] * (2 - self._moments)
+        _check(
+            self._run.crepe_table_load(
+                self._table, *places, np.ascontiguousarray(updated).ctypes.data, drift.ctypes.data, len(drift)
+            )
+        )
+        self._updates = updates
+        return {name: each for name, each in arrays.items() if not name.startswith(self._prefix)}
+
+
+class HostExchange:
+    """Sums of a table's rows over hosts: each rank sends what it has summed to the ranks that keep these rows.
+
+    Args:
+        horovod: the module ``horovod.mxnet``.
+        ranks: collectives of all ranks.
+        hosts: ranks of each host; those of one host share a table.
+        rows: number of rows of the table.
+    """
+
+    def __init__(self, horovod: Any, ranks: Collectives, hosts: Sequence[Sequence[int]], rows: int) -> None:
+        self._hvd = horovod
+        self._rank = ranks.rank
+        self._kept: dict[int, tuple[int, int]] = {}
+        self._order = [rank for host in hosts for rank in host]
+        for host in hosts:
+            each = _functions().crepe_table_rows_each(rows, len(host))
+            for place, rank in enumerate(host):
+                if ranks.rank not in host or rank == ranks.rank:
+                    self._kept[rank] = (min(rows, place * each), min(rows, (place + 1) * each))
+        self._size = ranks.size
+
+    def add(self, table: Table) -> None:
+        """Replace the last sum of this host by that of all hosts, in their order; every rank calls it."""
+        nothing = (0, 0)
+        lists = [table.give(*self._kept.get(rank, nothing)) for rank in range(self._size)]
+        # MXNet has no empty arrays.
+        end = np.concatenate([NO_ROW, np.zeros(lists[0].shape[1] - 1, np.float32)])[None]
+        lists[self._rank] = np.concatenate([lists[self._rank], end])
+        sent = mx.nd.empty((sum(map(len, lists)), end.shape[1]), ctx=mx.cpu())
+        view(sent)[:] = np.concatenate(lists)
+        received, counts = self._hvd.alltoall(sent, splits=list(map(len, lists)), name="rows")
+        mx.nd.waitall()
+        bounds = np.concatenate([[0], np.cumsum(counts.asnumpy())]).astype(int)
+        by_rank = [view(received)[start:end] for start, end in zip(bounds, bounds[1:])]
+        by_rank[self._rank] = by_rank[self._rank][:-1]
+        table.take([by_rank[rank] for rank in self._order if rank in self._kept])
+
+
+def _functions() -> Any:
+    native, _ = library.find()
+    assert native is not None, "only our own kernels train row by row"
+    return native.functions
+
+
+def _is(array: npt.NDArray[Any], dtype: Any, shape: tuple[int, ...]) -> bool:
+    return array.dtype == dtype and array.shape == shape
+
+
+def _check(failed: int) -> None:
+    if failed:
+        raise MemoryError("there is not enough memory for the table of rows")

@@ -1,0 +1,405 @@
+// A table of parameters of which each step touches a few rows: its gradient, its sum over processes, and its optimizer.
+#pragma once
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "memory.h"
+#include "rows.h"
+
+enum class Rule { adam, sgd, nag };
+
+struct Optimizer {
+    Rule rule;
+    double decay, decay2, epsilon;  // of Adam: beta1, beta2 and epsilon; of the others: momentum, 0 and 0
+};
+
+struct TableShape {
+    long rows, columns;
+
+    // Numbers of a record: values, first and second moments, and the update that it was written in.
+    // Small records do not cross the border of a cache line.
+    long stride() const {
+        const long numbers = 3 * columns + 1;
+        if (numbers > 16) return (numbers + 15) / 16 * 16;
+        long power = 4;
+        while (power < numbers) power *= 2;
+        return power;
+    }
+};
+
+// A process's gradient: the rows that it touched, and their values [rows][columns].
+struct Gradient {
+    RowIndex index;
+    float* values;
+
+    Gradient(char* memory, TableShape shape)
+        : index{reinterpret_cast<uint64_t*>(memory), nullptr, words_of(shape.rows)}, values(nullptr) {
+        memory += index.size * sizeof(uint64_t);
+        index.before = reinterpret_cast<uint32_t*>(memory);
+        values = reinterpret_cast<float*>(memory + (index.size + 16) / 16 * 16 * sizeof(uint32_t));
+    }
+
+    static long bytes(TableShape shape, long most_rows) {
+        const long words = words_of(shape.rows);
+        return words * long(sizeof(uint64_t)) + ((words + 16) / 16 * 16 + most_rows * shape.columns) * long(sizeof(float));
+    }
+};
+
+// The rows are divided among the processes that share memory: each keeps the records of its rows, sums their gradients
+// over all processes, and updates them. Any process reads any row.
+//
+// The optimizers would also change rows without a gradient, by their momentum. A record is written only when its row has
+// a gradient, and holds the number of that update. Whoever reads it later adds what the updates since then would have
+// changed: a multiple of the row's direction. `drift_` holds the multiple for each update that a record may be from.
+// Neglected are weight decay, and the change of Adam's epsilon relative to the root of the second moment.
+class Table {
+  public:
+    // memories: of each process, its gradient, then the records of its rows.
+    Table(TableShape shape, Optimizer optimizer, char* const* memories, int processes, int process, long most_rows,
+          int threads)
+        : shape_(shape), optimizer_(optimizer), process_(process), threads_(threads), stride_(shape.stride()),
+          words_each_(rows_each(shape.rows, processes) / WORD), drift_(1, 0.0), powers_(1, 1.0f),
+          powers2_(1, 1.0f) {
+        const long gradient = Gradient::bytes(shape, most_rows);
+        for (int i = 0; i < processes; ++i) {
+            gradients_.emplace_back(memories[i], shape);
+            records_.push_back(reinterpret_cast<float*>(memories[i] + (gradient + 63) / 64 * 64));
+        }
+    }
+
+    static long bytes(TableShape shape, long most_rows, long processes) {
+        return (Gradient::bytes(shape, most_rows) + 63) / 64 * 64 +
+               rows_each(shape.rows, processes) * shape.stride() * long(sizeof(float));
+    }
+
+    // The number of rows that each process keeps; the last has fewer.
+    static long rows_each(long rows, long processes) { return (words_of(rows) + processes - 1) / processes * WORD; }
+
+    TableShape shape() const { return shape_; }
+    Gradient& gradient() { return gradients_[process_]; }
+
+    // Copies the current values of rows to out [count][columns].
+    void read(const uint32_t* rows, long count, float* out) const {
+        const long columns = shape_.columns;
+        for_each_piece(count, [&](long first, long rows_here, long column, long width) {
+            float values[PIECE], direction[PIECE], second[PIECE], factor[PIECE];
+            for (long i = 0; i < rows_here; ++i) {
+                prefetch(rows, first + i, count);
+                const float* own = record(rows[first + i]) + column;
+                std::copy_n(own, width, values + i * width);
+                std::copy_n(own + columns, width, direction + i * width);
+                std::copy_n(own + 2 * columns, width, second + i * width);
+                std::fill_n(factor + i * width, width, float(drift_[written(rows[first + i])]));
+            }
+            drift(values, direction, second, factor, rows_here * width);
+            for (long i = 0; i < rows_here; ++i)
+                std::copy_n(values + i * width, width, out + (first + i) * columns + column);
+        });
+    }
+
+    // Sums the gradients of this process's rows over the processes, in their order. Returns a bit for each process with
+    // an infinity or NaN; all bits if only the sum overflowed.
+    uint64_t sum() {
+        const long begin = std::min(words_of(shape_.rows), words_each_ * process_);
+        const long end = std::min(words_of(shape_.rows), begin + words_each_);
+        std::vector<uint32_t> starts(end - begin + 1);
+        for (long word = begin; word < end; ++word) {
+            uint64_t all = 0;
+            for (const Gradient& each : gradients_) all |= each.index.words[word];
+            starts[word - begin + 1] = starts[word - begin] + uint32_t(__builtin_popcountll(all));
+        }
+        summed_.resize(starts.back());
+        float* const sums = sums_.need(starts.back() * shape_.columns);
+        uint64_t bad = 0;
+#pragma omp parallel for num_threads(threads_) reduction(| : bad)
+        for (int part = 0; part < threads_; ++part)
+            bad |= sum(begin, begin + (end - begin) * part / threads_, begin + (end - begin) * (part + 1) / threads_,
+                       starts.data(), sums);
+        return bad;
+    }
+
+    // The rows of the last sum.
+    const std::vector<uint32_t>& summed() const { return summed_; }
+
+    // Copies the part of the last sum with rows in [first, last) to out: records of a row number and its sums. Returns
+    // their number.
+    long give(long first, long last, float* out) const {
+        const auto begin = std::lower_bound(summed_.begin(), summed_.end(), uint32_t(first));
+        const auto end = std::lower_bound(begin, summed_.end(), uint32_t(last));
+        for (auto row = begin; row < end; ++row, out += shape_.columns + 1) {
+            std::memcpy(out, &*row, sizeof *row);
+            std::copy_n(sums_.get() + (row - summed_.begin()) * shape_.columns, shape_.columns, out + 1);
+        }
+        return end - begin;
+    }
+
+    // Replaces the last sum by that of several lists of records; see `give`.
+    void take(const float* const* lists, const int64_t* counts, int number) {
+        const long columns = shape_.columns;
+        std::vector<int64_t> next(number, 0);
+        std::vector<float> sums;
+        summed_.clear();
+        const auto row_of = [&](int list) {
+            uint32_t row;
+            std::memcpy(&row, lists[list] + next[list] * (columns + 1), sizeof row);
+            return row;
+        };
+        for (;;) {
+            uint32_t least = UINT32_MAX;
+            for (int i = 0; i < number; ++i)
+                if (next[i] < counts[i]) least = std::min(least, row_of(i));
+            if (least == UINT32_MAX) break;
+            summed_.push_back(least);
+            const size_t start = sums.size();
+            sums.resize(start + columns, 0.0f);
+            for (int i = 0; i < number; ++i) {
+                if (next[i] == counts[i] || row_of(i) != least) continue;
+                const float* values = lists[i] + next[i]++ * (columns + 1) + 1;
+                for (long n = 0; n < columns; ++n) sums[start + n] += values[n];
+            }
+        }
+        std::copy(sums.begin(), sums.end(), sums_.need(sums.size()));
+    }
+
+    // The sum of the squares of the last sum.
+    double squares() const {
+        double total = 0;
+        for (size_t i = 0; i < summed_.size() * shape_.columns; ++i) total += double(sums_.get()[i]) * sums_.get()[i];
+        return total;
+    }
+
+    // Updates this process's rows that have a gradient, which is `scale` × the last sum + `weight_decay` × value. All
+    // processes call it, and none reads before all have returned.
+    //
+    // rate: learning rate; for Adam with the correction of its bias.
+    void update(double rate, double scale, double weight_decay) {
+        const long columns = shape_.columns, count = long(summed_.size()), now = long(drift_.size()) - 1;
+        const uint32_t* const rows = summed_.data();
+        const float* const sums = sums_.get();
+        const float decay = float(optimizer_.decay), decay2 = float(optimizer_.decay2), step = float(rate);
+        const float epsilon = float(optimizer_.epsilon), share = float(scale), weight = float(weight_decay);
+#pragma omp parallel for num_threads(threads_)
+        for (int part = 0; part < threads_; ++part)
+            for_each_piece(count * (part + 1) / threads_, [&](long first, long rows_here, long column, long width) {
+                float values[PIECE], moment[PIECE], second[PIECE], factor[PIECE], past[PIECE], past2[PIECE], own[PIECE];
+                const long all = rows_here * width;
+                for (long i = 0; i < rows_here; ++i) {
+                    prefetch(rows, first + i, count);
+                    const float* record = this->record(rows[first + i]) + column;
+                    const int32_t from = written(rows[first + i]);
+                    std::copy_n(record, width, values + i * width);
+                    std::copy_n(record + columns, width, moment + i * width);
+                    std::copy_n(record + 2 * columns, width, second + i * width);
+                    std::copy_n(sums + (first + i) * columns + column, width, own + i * width);
+                    std::fill_n(factor + i * width, width, float(drift_[from]));
+                    std::fill_n(past + i * width, width, powers_[now - from]);
+                    std::fill_n(past2 + i * width, width, powers2_[now - from]);
+                }
+                drift(values, moment, second, factor, all);
+                for (long i = 0; i < all; ++i) own[i] = share * own[i] + weight * values[i];
+                if (optimizer_.rule == Rule::adam) {
+                    for (long i = 0; i < all; ++i) {
+                        moment[i] = decay * past[i] * moment[i] + (1 - decay) * own[i];
+                        second[i] = decay2 * past2[i] * second[i] + (1 - decay2) * own[i] * own[i];
+                        values[i] -= step * moment[i] / (std::sqrt(second[i]) + epsilon);
+                    }
+                } else if (optimizer_.rule == Rule::sgd) {
+                    for (long i = 0; i < all; ++i) {
+                        moment[i] = decay * past[i] * moment[i] - step * own[i];
+                        values[i] += moment[i];
+                    }
+                } else {
+                    for (long i = 0; i < all; ++i) {
+                        moment[i] = decay * past[i] * moment[i] - step * own[i];
+                        values[i] += decay * moment[i] - step * own[i];
+                    }
+                }
+                for (long i = 0; i < rows_here; ++i) {
+                    float* record = this->record(rows[first + i]) + column;
+                    std::copy_n(values + i * width, width, record);
+                    std::copy_n(moment + i * width, width, record + columns);
+                    std::copy_n(second + i * width, width, record + 2 * columns);
+                    if (column + width == columns) set_written(rows[first + i], int32_t(now + 1));
+                }
+            }, count * part / threads_);
+        advance(rate);
+    }
+
+    // Writes all records of this process's rows as if each had been part of the last update. All processes call it, and
+    // none reads before all have returned.
+    void settle() {
+        const long columns = shape_.columns, now = long(drift_.size()) - 1;
+        for_each_own_row([&](uint32_t row) {
+            float* own = record(row);
+            const int32_t from = written(row);
+            const float factor = float(drift_[from]), past = powers_[now - from], past2 = powers2_[now - from];
+            for (long n = 0; n < columns; ++n) {
+                drift(own + n, own + columns + n, own + 2 * columns + n, &factor, 1);
+                own[columns + n] *= past;
+                own[2 * columns + n] *= past2;
+            }
+            set_written(row, 0);
+        });
+        restart({0.0});
+    }
+
+    // Copies this process's rows from arrays. moments and seconds [rows][columns] and written [rows] may be null.
+    void load(const float* values, const float* moments, const float* seconds, const int32_t* from) {
+        const long columns = shape_.columns;
+        for_each_own_row([&](uint32_t row) {
+            float* own = record(row);
+            std::copy_n(values + row * columns, columns, own);
+            for (long n = 0; n < columns; ++n) {
+                own[columns + n] = moments ? moments[row * columns + n] : 0.0f;
+                own[2 * columns + n] = seconds ? seconds[row * columns + n] : 0.0f;
+            }
+            set_written(row, from ? from[row] : 0);
+        });
+    }
+
+    // Copies the records of all rows to arrays; see `load`.
+    void store(float* values, float* moments, float* seconds, int32_t* from) const {
+        const long columns = shape_.columns;
+#pragma omp parallel for num_threads(threads_)
+        for (long row = 0; row < shape_.rows; ++row) {
+            const float* own = record(uint32_t(row));
+            std::copy_n(own, columns, values + row * columns);
+            if (moments) std::copy_n(own + columns, columns, moments + row * columns);
+            if (seconds) std::copy_n(own + 2 * columns, columns, seconds + row * columns);
+            if (from) from[row] = written(uint32_t(row));
+        }
+    }
+
+    // The drift since each update: for a record from update k, element k.
+    const std::vector<double>& history() const { return drift_; }
+
+    void restart(std::vector<double> history) {
+        drift_ = std::move(history);
+        powers_.resize(1);
+        powers2_.resize(1);
+        for (size_t k = 1; k < drift_.size(); ++k) add_powers();
+    }
+
+  private:
+    static constexpr long PIECE = 512;  // numbers of a piece, whose arrays fit into the L1 cache
+    static constexpr long AHEAD = 16;   // records to fetch in advance
+
+    const TableShape shape_;
+    const Optimizer optimizer_;
+    const int process_, threads_;
+    const long stride_, words_each_;
+    std::vector<Gradient> gradients_;
+    std::vector<float*> records_;
+    std::vector<uint32_t> summed_;
+    Buffer<float> sums_;
+    std::vector<double> drift_;            // see `history`; its size is the number of updates since `settle`, plus 1
+    std::vector<float> powers_, powers2_;  // powers of the decays
+
+    float* record(uint32_t row) const {
+        const uint32_t each = uint32_t(words_each_ * WORD), owner = row / each;
+        return records_[owner] + long(row - owner * each) * stride_;
+    }
+
+    int32_t written(uint32_t row) const {
+        int32_t number;
+        std::memcpy(&number, record(row) + 3 * shape_.columns, sizeof number);
+        return number;
+    }
+
+    void set_written(uint32_t row, int32_t number) {
+        std::memcpy(record(row) + 3 * shape_.columns, &number, sizeof number);
+    }
+
+    void prefetch(const uint32_t* rows, long i, long count) const {
+        if (i + AHEAD < count) __builtin_prefetch(record(rows[i + AHEAD]));
+    }
+
+    // Adds what the updates since a record was written have changed.
+    void drift(float* values, const float* moment, const float* second, const float* factor, long count) const {
+        if (optimizer_.rule == Rule::adam) {
+            const float epsilon = float(optimizer_.epsilon);
+            for (long i = 0; i < count; ++i) values[i] -= factor[i] * moment[i] / (std::sqrt(second[i]) + epsilon);
+        } else {
+            for (long i = 0; i < count; ++i) values[i] += factor[i] * moment[i];
+        }
+    }
+
+    void add_powers() {
+        const double k = double(powers_.size());
+        powers_.push_back(float(std::pow(optimizer_.decay, k)));
+        powers2_.push_back(float(std::pow(optimizer_.decay2, k)));
+    }
+
+    // Counts an update: older records have drifted further.
+    void advance(double rate) {
+        constexpr double NEGLIGIBLE = 1e-12;
+        const bool adam = optimizer_.rule == Rule::adam;
+        const double ratio = adam ? optimizer_.decay / std::sqrt(optimizer_.decay2) : optimizer_.decay;
+        double change = adam ? rate : optimizer_.rule == Rule::sgd ? 1.0 : optimizer_.decay;
+        const double least = change * NEGLIGIBLE;
+        for (size_t k = drift_.size(); k-- > 0;) {
+            change *= ratio;
+            if (change <= least) break;
+            drift_[k] += change;
+        }
+        drift_.push_back(0.0);
+        add_powers();
+    }
+
+    // Calls work(first row, rows, first column, columns) for pieces of at most PIECE numbers, of rows from `start` to end.
+    template <class Work> void for_each_piece(long end, Work work, long start = 0) const {
+        const long width = std::min(shape_.columns, PIECE), rows = PIECE / width;
+        for (long first = start; first < end; first += rows)
+            for (long column = 0; column < shape_.columns; column += width)
+                work(first, std::min(rows, end - first), column, std::min(width, shape_.columns - column));
+    }
+
+    template <class Work> void for_each_own_row(Work work) {
+        const long begin = std::min(shape_.rows, words_each_ * process_ * WORD);
+        const long end = std::min(shape_.rows, begin + words_each_ * WORD);
+#pragma omp parallel for num_threads(threads_)
+        for (long row = begin; row < end; ++row) work(uint32_t(row));
+    }
+
+    // Sums the gradients of the rows in words [start, end); starts: place of each word's first row, from word `begin` on.
+    uint64_t sum(long begin, long start, long end, const uint32_t* starts, float* sums) {
+        const long columns = shape_.columns;
+        uint64_t bad = 0;
+        for (long word = start; word < end; ++word) {
+            uint64_t all = 0;
+            for (const Gradient& each : gradients_) all |= each.index.words[word];
+            long place = starts[word - begin];
+            for_each_bit(all, word * WORD, [&](uint32_t row) {
+                float* const own = sums + place * columns;
+                std::fill_n(own, columns, 0.0f);
+                for (const Gradient& each : gradients_) {
+                    if (!(each.index.words[word] >> (row % WORD) & 1)) continue;
+                    const float* values = each.values + long(each.index.place(row)) * columns;
+                    for (long n = 0; n < columns; ++n) own[n] += values[n];
+                }
+                bool finite = true;
+                for (long n = 0; n < columns; ++n) finite &= std::isfinite(own[n]);
+                if (!finite) bad |= culprits(row);
+                summed_[place++] = row;
+            });
+        }
+        return bad;
+    }
+
+    uint64_t culprits(uint32_t row) const {
+        uint64_t found = 0;
+        for (size_t i = 0; i < gradients_.size(); ++i) {
+            const RowIndex& index = gradients_[i].index;
+            if (!(index.words[row / WORD] >> (row % WORD) & 1)) continue;
+            const float* values = gradients_[i].values + long(index.place(row)) * shape_.columns;
+            if (!std::all_of(values, values + shape_.columns, [](float x) { return std::isfinite(x); }))
+                found |= uint64_t{1} << (i % 64);
+        }
+        return found ? found : ~uint64_t{0};
+    }
+};

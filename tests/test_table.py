@@ -1,0 +1,241 @@
+"""Row-sparse training: the table of the n-gram network, in one process and in many."""
+
+from __future__ import annotations
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from crepe_dist.data.loader import pack
+from crepe_dist.distributed.table import Table
+from crepe_dist.distributed.world import World
+from crepe_dist.errors import UserError
+from crepe_dist.model import parameters
+from crepe_dist.model.engine import open_engine
+from crepe_dist.model.ngrams import NGramShape
+from crepe_dist.model.precision import Plan
+from crepe_dist.native import library
+from crepe_dist.runs import state
+from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.training.step import TrainingStep
+from tests.conftest import needs_kernels, run
+from tests.distributed.test_world import script
+
+SHAPE = NGramShape(69, 40, 3, 3, 1 << 12)
+WIDE = NGramShape(69, 12, 700, 2, 300)  # more classes than the kernels compute at once, no whole words of buckets
+OPTIMIZERS = [
+    ("adam", {"learning_rate": 0.01, "wd": 0.0}),
+    ("sgd", {"learning_rate": 0.5, "wd": 0.0, "momentum": 0.9}),
+    ("sgd", {"learning_rate": 0.5, "wd": 0.0, "momentum": 0.0}),
+    ("nag", {"learning_rate": 0.5, "wd": 0.0, "momentum": 0.9}),
+]
+
+
+@pytest.fixture(params=library.runnable())
+def _build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute with each build of the kernels that this processor can run."""
+    monkeypatch.setenv(library.SWITCH, request.param)
+
+
+each_build = pytest.mark.usefixtures("_build")
+
+
+def some_batch(shape: NGramShape, number: int, rows: int = 6):
+    generator = np.random.default_rng(number)
+    # Each batch has characters of its own, so that most rows are not touched for many steps.
+    codes = generator.integers(number % 23 * 3, number % 23 * 3 + 4, (rows, shape.feature_len)).astype(np.uint8)
+    return pack(codes, generator.integers(0, shape.classes, rows).astype(np.int32), rows, rows)
+
+
+class Training:
+    """A network, its trainer and its steps, in a single process."""
+
+    def __init__(self, shape, optimizer, *, sparse=True, clip_norm=None):
+        self.network = parameters.build(shape, ModelOptions(), mx.cpu(), seed=0)
+        self.network.significant.set_data(mx.nd.array(np.arange(shape.buckets) % 5 == 0))
+        engine = open_engine(self.network, Plan("float32", library.find()[0], ""), mx.cpu())
+        trained, table = parameters.trained(self.network), engine.sparse(6) if sparse else None
+        self.trainer = World().trainer(trained, *optimizer, table)
+        self.step = TrainingStep(engine, self.trainer, 1, 0, clip_norm)
+
+    def steps(self, first, last):
+        for number in range(first, last):
+            outcome = self.step(some_batch(self.network.shape, number), number + 1, 0.02 if number < 30 else 0.01)
+            assert outcome.finite
+
+    def values(self):
+        self.step.settle()
+        return parameters.values(self.network)
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@each_build
+def test_it_computes_what_the_dense_optimizer_does(optimizer, clip_norm):
+    found = []
+    for sparse in (True, False):
+        training = Training(SHAPE, optimizer, sparse=sparse, clip_norm=clip_norm)
+        training.steps(0, 60)
+        found.append(training.values())
+    for name, expected in found[1].items():
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(found[0][name], expected, rtol=2e-3, atol=1e-3 * scale, err_msg=name)
+    assert np.abs(found[1]["weight"]).max() > 0.001
+
+
+@each_build
+def test_more_classes_than_are_computed_at_once():
+    found = []
+    for sparse in (True, False):
+        training = Training(WIDE, OPTIMIZERS[0], sparse=sparse)
+        training.steps(0, 12)
+        found.append(training.values()["weight"])
+    np.testing.assert_allclose(*found, rtol=2e-3, atol=1e-3 * np.abs(found[1]).max())
+
+
+@each_build
+def test_the_same_bits_for_any_number_of_threads(monkeypatch):
+    found = []
+    for threads in (1, 2, 5):
+        monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+        training = Training(SHAPE, OPTIMIZERS[0])
+        training.steps(0, 20)
+        found.append(training.values()["weight"].tobytes())
+    assert found[0] == found[1] == found[2]
+
+
+@needs_kernels
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("settled", [False, True])
+def test_a_restored_table_goes_on_with_the_same_bits(optimizer, settled):
+    whole, first, second = (Training(SHAPE, optimizer) for _ in range(3))
+    for each in (whole, first):
+        each.steps(0, 20)
+        if settled:
+            each.step.settle()
+    first.trainer.publish()
+    parameters.set_values(second.network, parameters.values(first.network))
+    arrays = first.trainer.table.arrays()
+    assert settled == all(name not in arrays for name in ("1.updated", "1.drift"))
+    rest = second.trainer.table.restore({**state.optimizer_arrays(first.trainer.gluon), **arrays}, 20)
+    state.set_optimizer_arrays(second.trainer.gluon, rest, mx.cpu())
+    second.step._engine.refresh()
+    for each in (whole, second):
+        each.steps(20, 40)
+    for name, expected in whole.values().items():
+        assert second.values()[name].tobytes() == expected.tobytes(), name
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"1.updated": np.full(SHAPE.buckets, 3, np.int32)},  # beyond the history
+        {"1.updated": np.full(SHAPE.buckets, -1, np.int32)},
+        {"1.updated": np.zeros(SHAPE.buckets, np.int64)},
+        {"1.updated": np.zeros(5, np.int32)},
+        {"1.drift": np.zeros((1, 3))},
+        {"1.drift": np.zeros(0)},
+        {"1.drift": np.zeros(3, np.float32)},
+        {"1.0": np.zeros((3, 3), np.float32)},
+        {"1.1": np.zeros((SHAPE.buckets, 3))},
+        {"1.2": np.zeros((SHAPE.buckets, 3), np.float32)},
+    ],
+)
+@needs_kernels
+def test_arrays_that_do_not_fit_are_refused(change):
+    training = Training(SHAPE, OPTIMIZERS[0])
+    with pytest.raises(UserError, match="another optimizer"):
+        training.trainer.table.restore(change, 1)
+
+
+@needs_kernels
+def test_weight_decay_acts_on_the_rows_of_the_step():
+    training = Training(SHAPE, ("sgd", {"learning_rate": 1.0, "momentum": 0.0, "wd": 0.5}))
+    training.steps(0, 1)
+    before = training.values()["weight"]
+    training.steps(1, 2)
+    change = training.values()["weight"] - before
+    touched = np.abs(change).sum(axis=1) > 0
+    assert 0 < touched.sum() < len(touched) / 2
+
+
+@needs_kernels
+def test_numbers_that_are_not_finite_are_noticed():
+    training = Training(SHAPE, OPTIMIZERS[0])
+    training.network.bias.set_data(mx.nd.array([np.nan, 0, 0]))
+    outcome = training.step(some_batch(SHAPE, 0), 1, 0.1)
+    assert outcome.bad_gradients == (0,)
+    training.network.bias.set_data(mx.nd.zeros(3))
+    assert training.step(some_batch(SHAPE, 0), 1, 0.1).finite
+    assert np.isfinite(training.values()["weight"]).all()
+
+
+# Ten steps of some ranks, whose batches together are those of one process.
+RANKS = """
+import hashlib
+import mxnet as mx
+import numpy as np
+from crepe_dist.distributed import host_sums, shared_memory
+from crepe_dist.distributed.join import join
+with join() as world:
+    {layout}
+    from crepe_dist.data.loader import pack, share
+    from crepe_dist.model import parameters
+    from crepe_dist.model.engine import open_engine
+    from crepe_dist.model.ngrams import NGramShape
+    from crepe_dist.model.precision import Plan
+    from crepe_dist.mxnet_internals import view
+    from crepe_dist.native import library
+    from crepe_dist.settings.model_options import ModelOptions
+    from crepe_dist.training.step import TrainingStep
+    from tests.test_table import SHAPE, some_batch
+    network = parameters.build(SHAPE, ModelOptions(), mx.cpu(), seed=0)
+    network.significant.set_data(mx.nd.array(np.arange(SHAPE.buckets) % 5 == 0))
+    engine = open_engine(network, Plan("float32", library.find()[0], ""), mx.cpu())
+    trainer = world.trainer(parameters.trained(network), "adam", dict(learning_rate=0.01, wd=0.0), engine.sparse(7))
+    step = TrainingStep(engine, trainer, world.size, 0, {clip_norm})
+    for number in range(10):
+        whole = some_batch(SHAPE, number, 7)
+        first, last = share(0, 7, world.rank, world.size)
+        codes = view(whole.packed)[first:last, : SHAPE.feature_len].copy()
+        mine = pack(codes, whole.labels[first:last], -(-7 // world.size), 7, first)
+        outcome = step(mine, number + 1, 0.02)
+        assert outcome.finite, outcome
+    step.settle()
+    weight = network.weight.data().asnumpy()
+    assert len(set(world.gather(hashlib.sha256(weight.tobytes()).hexdigest(), "hash"))) == 1
+    network.bias.data()[:] = 0
+    network.bias.data()[0] = np.nan if world.rank == world.size - 1 else 0
+    outcome = step.all_reduce(mine, 11, step.gradients(mine, 11))
+    assert outcome.bad_gradients == (world.size - 1,), outcome
+    if world.is_root:
+        np.save("{name}.npy", weight)
+        print("summed by", trainer.by)
+"""
+PLACES = "host, world.local_rank = {places}[world.rank]; host_sums.host_name = lambda: host"
+NO_MEMORY = "shared_memory._create = lambda size: None"
+
+
+@needs_kernels
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+@pytest.mark.parametrize(
+    ("hosts", "by"),
+    [
+        ("aa", "shared memory"),
+        ("aabb", "shared memory and Horovod"),
+        ("aba", "shared memory and Horovod"),
+        ("abbc", "shared memory and Horovod"),
+        ("ab", "Horovod"),
+        ("", "Horovod"),
+    ],
+)
+def test_many_ranks_compute_what_one_does(tmp_path, hosts, by, clip_norm):
+    places = [(host, hosts[:rank].count(host)) for rank, host in enumerate(hosts)]
+    layout = PLACES.format(places=places) if hosts else NO_MEMORY
+    printed = run(script(len(hosts) or 3, RANKS.format(layout=layout, clip_norm=clip_norm, name="many")), tmp_path)
+    assert f"summed by {by}\n" in printed
+    one = Training(SHAPE, OPTIMIZERS[0], clip_norm=clip_norm)
+    for number in range(10):
+        assert one.step(some_batch(SHAPE, number, 7), number + 1, 0.02).finite
+    expected = one.values()["weight"]
+    np.testing.assert_allclose(np.load(tmp_path / "many.npy"), expected, rtol=2e-3, atol=1e-3 * np.abs(expected).max())
