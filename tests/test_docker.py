@@ -140,8 +140,8 @@ def test_the_cpu_image(tmp_path):
     assert doctor.returncode == 0, doctor.stdout
     assert "ready: for one process or several, on the CPU" in doctor.stdout
 
-    write_csv(image.root / "work" / "data" / "texts.csv", 400, seed=5)
-    os.chown(image.root / "work" / "data" / "texts.csv", 1000, 1000)
+    write_csv(image.root / "training" / "data" / "texts.csv", 400, seed=5)
+    os.chown(image.root / "training" / "data" / "texts.csv", 1000, 1000)
     prepared = image.run(["python", "-m", "crepe_dist.prepare", "data/texts.csv", "--out", "data/texts"], 600)
     assert prepared.returncode == 0, prepared.stdout
     trained = [*image.command, "--data", "data/texts", "--epochs", "2"]
@@ -157,7 +157,7 @@ def test_the_cpu_image(tmp_path):
     assert check.returncode == 0, check.stdout
     assert training.returncode == 0, said
     assert "test accuracy" in said
-    assert list((image.root / "work" / "runs").glob("texts-*/report.html"))
+    assert list((image.root / "training" / "runs").glob("texts-*/report.html"))
     idle = image.run(image.health, 60)
     assert (idle.returncode, idle.stdout) == (1, "no command of crepe_dist runs\n")
     pair = image.run(

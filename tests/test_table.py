@@ -51,16 +51,23 @@ class Training:
     """A network, its trainer and its steps, in a single process."""
 
     def __init__(self, shape, optimizer, *, sparse=True, clip_norm=None):
+        self.shape = shape
         self.network = parameters.build(shape, ModelOptions(), mx.cpu(), seed=0)
         self.network.significant.set_data(mx.nd.array(np.arange(shape.buckets) % 5 == 0))
         engine = open_engine(self.network, Plan("float32", library.find()[0], ""), mx.cpu())
         trained, table = parameters.trained(self.network), engine.sparse(6) if sparse else None
-        self.trainer = World().trainer(trained, *optimizer, table)
+        self.trainer = World().trainer(trained, optimizer[0], optimizer[1], table)
+        self.engine = engine
         self.step = TrainingStep(engine, self.trainer, 1, 0, clip_norm)
+
+    @property
+    def table(self) -> Table:
+        assert self.trainer.table is not None
+        return self.trainer.table
 
     def steps(self, first, last):
         for number in range(first, last):
-            outcome = self.step(some_batch(self.network.shape, number), number + 1, 0.02 if number < 30 else 0.01)
+            outcome = self.step(some_batch(self.shape, number), number + 1, 0.02 if number < 30 else 0.01)
             assert outcome.finite
 
     def values(self):
@@ -90,7 +97,8 @@ def test_more_classes_than_are_computed_at_once():
         training = Training(WIDE, OPTIMIZERS[0], sparse=sparse)
         training.steps(0, 12)
         found.append(training.values()["weight"])
-    np.testing.assert_allclose(*found, rtol=2e-3, atol=1e-3 * np.abs(found[1]).max())
+    got, expected = found
+    np.testing.assert_allclose(got, expected, rtol=2e-3, atol=1e-3 * np.abs(expected).max())
 
 
 @each_build
@@ -115,11 +123,11 @@ def test_a_restored_table_goes_on_with_the_same_bits(optimizer, settled):
             each.step.settle()
     first.trainer.publish()
     parameters.set_values(second.network, parameters.values(first.network))
-    arrays = first.trainer.table.arrays()
+    arrays = first.table.arrays()
     assert settled == all(name not in arrays for name in ("1.updated", "1.drift"))
-    rest = second.trainer.table.restore({**state.optimizer_arrays(first.trainer.gluon), **arrays}, 20)
+    rest = second.table.restore({**state.optimizer_arrays(first.trainer.gluon), **arrays}, 20)
     state.set_optimizer_arrays(second.trainer.gluon, rest, mx.cpu())
-    second.step._engine.refresh()
+    second.engine.refresh()
     for each in (whole, second):
         each.steps(20, 40)
     for name, expected in whole.values().items():
@@ -145,7 +153,7 @@ def test_a_restored_table_goes_on_with_the_same_bits(optimizer, settled):
 def test_arrays_that_do_not_fit_are_refused(change):
     training = Training(SHAPE, OPTIMIZERS[0])
     with pytest.raises(UserError, match="another optimizer"):
-        training.trainer.table.restore(change, 1)
+        training.table.restore(change, 1)
 
 
 @needs_kernels

@@ -10,7 +10,10 @@ from crepe_dist.distributed.horovod_internals import is_lost_peer, peer_addresse
 from crepe_dist.errors import PeerGone
 
 TCP_INFO_BYTES = 8
-RETRANSMITS = 2  # offset in struct tcp_info (linux/tcp.h) of the retransmissions since the last acknowledgement
+# Offsets in struct tcp_info (linux/tcp.h) of what was sent again, and of keep-alive probes, without an acknowledgement.
+UNANSWERED = slice(2, 4)
+PROBE_SECONDS = 5
+MOST_PROBES = 127  # the largest number; the watchdog ends a hang long before
 
 
 def is_peer_gone(error: BaseException) -> bool:
@@ -33,8 +36,8 @@ class Hosts:
         return sorted(set(self._names.values()) - {socket.gethostname()})
 
     def silent(self) -> list[str]:
-        """Return the hosts that do not acknowledge sent data, because they or the network to them are gone."""
-        gone = [to for _, to, info in _connections(sockets()) if info[RETRANSMITS]]
+        """Return the hosts that acknowledge neither data nor probes: they or the network to them are gone."""
+        gone = [to for _, to, info in _connections(sockets()) if any(info[UNANSWERED])]
         return self._said(gone)
 
     def behind(self, error: BaseException) -> list[str]:
@@ -65,6 +68,20 @@ def sockets() -> set[tuple[int, str]]:
 def addresses(those: set[tuple[int, str]]) -> list[str]:
     """Return this process's addresses in the connections of these sockets."""
     return sorted({own for own, _, _ in _connections(those)})
+
+
+def probe(those: set[tuple[int, str]]) -> None:
+    """Let the kernel send probes on idle connections, so that a lost host is noticed also by who only receives."""
+    for descriptor, _ in those & sockets():
+        try:
+            with socket.socket(fileno=os.dup(descriptor)) as connection:
+                if connection.family == socket.AF_INET and connection.type == socket.SOCK_STREAM:
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_SECONDS)
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_SECONDS)
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, MOST_PROBES)
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        except OSError:
+            continue
 
 
 def _connections(those: set[tuple[int, str]]) -> Iterator[tuple[str, str, bytes]]:

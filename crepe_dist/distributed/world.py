@@ -119,7 +119,9 @@ class HorovodWorld(World):
         self.size = self._hvd.size()
         self.local_rank = self._hvd.local_rank()
         self.local_size = self._hvd.local_size()
-        mine = {"host": socket.gethostname(), "addresses": peer_loss.addresses(peer_loss.sockets() - before)}
+        opened = peer_loss.sockets() - before
+        peer_loss.probe(opened)
+        mine = {"host": socket.gethostname(), "addresses": peer_loss.addresses(opened)}
         ranks = self.gather(mine, "hosts")
         peer_loss.hosts.remember({address: each["host"] for each in ranks for address in each["addresses"]})
         if met is not None:
