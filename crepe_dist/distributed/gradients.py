@@ -118,12 +118,10 @@ class HorovodTrainer(Trainer):
 
     by = "Horovod"
 
-    def __init__(
-        self, trainer: Any, ranks: Collectives, table: Table | None = None, exchange: HostExchange | None = None
-    ) -> None:
-        super().__init__(trainer, table)
+    def __init__(self, trainer: Any, ranks: Collectives, rows: tuple[Table, HostExchange] | None = None) -> None:
+        super().__init__(trainer, rows[0] if rows else None)
+        self._exchange = rows[1] if rows else None
         self._ranks = ranks
-        self._exchange = exchange
 
     def all_reduce(self, row: Row, loss: mx.nd.NDArray) -> Reduced:
         gradients, table = self.gradients, self._table(row, loss)

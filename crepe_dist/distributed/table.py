@@ -13,7 +13,7 @@ import mmap
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Optional
 
 import mxnet as mx
 import numpy as np
@@ -53,6 +53,9 @@ class SparseParameter:
         """Return the memory that each of the processes that share a table needs, in whole pages."""
         size = _functions().crepe_table_bytes(self.shape, self.most_rows, processes)
         return -(-int(size) // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+Sparse = Optional[SparseParameter]
 
 
 class Table:
@@ -254,6 +257,14 @@ class HostExchange:
         by_rank = [view(received)[start:end] for start, end in zip(bounds, bounds[1:])]
         by_rank[self._rank] = by_rank[self._rank][:-1]
         table.take([by_rank[rank] for rank in self._order if rank in self._kept])
+
+
+def rows_apart(
+    sparse: SparseParameter, optimizer: mx.optimizer.Optimizer, horovod: Any, ranks: Collectives
+) -> tuple[Table, HostExchange]:
+    """Make a table of this rank's own, and the exchange with those of all other ranks."""
+    apart = [[rank] for rank in range(ranks.size)]
+    return Table(sparse, optimizer), HostExchange(horovod, ranks, apart, sparse.parameter.shape[0])
 
 
 def _functions() -> Any:

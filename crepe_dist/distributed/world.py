@@ -25,9 +25,12 @@ from crepe_dist.distributed.control import Stopped
 from crepe_dist.distributed.gradients import HorovodTrainer, Trainer
 from crepe_dist.distributed.rendezvous import Meeting
 from crepe_dist.distributed.shared_memory import NOTE, SharedGradients, SharedMemoryTrainer, share
-from crepe_dist.distributed.table import HostExchange, SparseParameter, Table
+from crepe_dist.distributed.table import Sparse, Table, rows_apart
 from crepe_dist.errors import UserError
 from crepe_dist.mxnet_internals import scale_gradients, trainer_parameters
+
+Parameters = dict[str, gluon.Parameter]  # by names that are the same on every rank
+Settings = dict[str, Any]
 
 
 class World(Collectives):
@@ -40,29 +43,17 @@ class World(Collectives):
             UserError: it is a GPU, and Horovod was built without CUDA. Horovod would crash.
         """
 
-    def broadcast_parameters(self, parameters: dict[str, gluon.Parameter]) -> None:
+    def broadcast_parameters(self, parameters: Parameters) -> None:
         """Copy rank 0's values of Gluon parameters to every rank.
 
         Args:
-            parameters: parameters by names that are the same on every rank. Gluon's own names are not: they contain a
-                counter.
+            parameters: parameters by structural names, because Gluon's contain a counter.
         """
 
     def trainer(
-        self,
-        parameters: dict[str, gluon.Parameter],
-        optimizer: str,
-        settings: dict[str, Any],
-        sparse: SparseParameter | None = None,
+        self, parameters: Parameters, optimizer: str, settings: dict[str, Any], sparse: Sparse = None
     ) -> Trainer:
-        """Make a Gluon ``Trainer`` whose gradients are summed over the ranks.
-
-        Args:
-            parameters: trained parameters by Gluon's names.
-            optimizer: name of MXNet's optimizer.
-            settings: its arguments.
-            sparse: the parameter that is trained row by row, if there is one.
-        """
+        """Make a Gluon ``Trainer`` whose gradients are summed over the ranks; it trains ``sparse`` row by row."""
         table = Table(sparse, mx.optimizer.create(optimizer, **settings)) if sparse else None
         return Trainer(gluon.Trainer(parameters, optimizer, settings, kvstore=None), table)
 
@@ -155,17 +146,13 @@ class HorovodWorld(World):
         if device.device_type == "gpu" and not self._hvd.cuda_built():
             raise horovod_build.without_cuda()
 
-    def broadcast_parameters(self, parameters: dict[str, gluon.Parameter]) -> None:
+    def broadcast_parameters(self, parameters: Parameters) -> None:
         for parameter in parameters.values():
             self.check_device(parameter.list_ctx()[0])
         self._hvd.broadcast_parameters(parameters, root_rank=0, prefix="parameters.")
 
     def trainer(
-        self,
-        parameters: dict[str, gluon.Parameter],
-        optimizer: str,
-        settings: dict[str, Any],
-        sparse: SparseParameter | None = None,
+        self, parameters: Parameters, optimizer: str, settings: dict[str, Any], sparse: Sparse = None
     ) -> Trainer:
         # One group fixes the order of additions, which otherwise depends on timing, and avoids a race in MXNet's
         # handling of a failed collective. On a GPU three groups: the gradients of the dense layers, four fifths of the
@@ -179,11 +166,7 @@ class HorovodWorld(World):
         self._shared = shared if shared is not None and shared.on_one_host else None
         if shared is not None:
             return SharedMemoryTrainer(trainer, shared)
-        if sparse is None:
-            return HorovodTrainer(trainer, self)
-        apart = [[rank] for rank in range(self.size)]
-        exchange = HostExchange(self._hvd, self, apart, sparse.parameter.shape[0])
-        return HorovodTrainer(trainer, self, Table(sparse, rule), exchange)
+        return HorovodTrainer(trainer, self, rows_apart(sparse, rule, self._hvd, self) if sparse else None)
 
     def start_timeline(self, path: str) -> None:
         if self.is_root and self._can_start_timeline:

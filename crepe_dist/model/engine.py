@@ -60,7 +60,7 @@ class Engine:
         """Return the parameter that the engine trains row by row, if there is one.
 
         Args:
-            rows: largest number of documents of a batch.
+            rows: largest number of documents of a batch of this rank.
         """
         return None
 

@@ -109,13 +109,10 @@ class NGrams final : public Engine {
         const long classes = shape_.classes;
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
         for (long row = 0; row < rows; ++row) {
-            float *own = logits + row * classes, factors[2];
             std::vector<uint32_t> groups[2];
+            float factors[2];
             find(codes + row * stride, groups, factors);
-            std::copy_n(bias_, classes, own);
-            for (int group : {0, 1})
-                for (const uint32_t bucket : groups[group])
-                    for (long n = 0; n < classes; ++n) own[n] += factors[group] * weights_[bucket * classes + n];
+            add_up(groups, factors, weights_, logits + row * classes);
         }
     }
 
@@ -131,14 +128,10 @@ class NGrams final : public Engine {
         const float* const weights = read();
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
         for (long row = 0; row < rows; ++row) {
-            std::vector<float> logits(bias_, bias_ + classes);
-            for (int group : {0, 1}) {
-                const float factor = factors_[2 * row + group];
-                for (uint32_t& bucket : found_[row][group]) {
-                    bucket = index().place(bucket);
-                    for (long n = 0; n < classes; ++n) logits[n] += factor * weights[bucket * classes + n];
-                }
-            }
+            for (auto& group : found_[row])
+                for (uint32_t& bucket : group) bucket = index().place(bucket);
+            std::vector<float> logits(classes);
+            add_up(found_[row].data(), factors_.data() + 2 * row, weights, logits.data());
             losses[row] = objective_(
                 logits.data(), label_bytes(batch, row, shape_.length), gradients + row * classes
             );
@@ -148,8 +141,8 @@ class NGrams final : public Engine {
     void train_backward(float* const* gradients) override {
         const long classes = shape_.classes, rows = long(found_.size()), touched = index().rows();
         const float* const own = gradients_.get();
-        float *const bias = gradients[table_ ? 0 : 1], *const values = table_ ? table_->gradient().values
-                                                                             : values_.need(touched * classes);
+        float* const bias = gradients[table_ ? 0 : 1];
+        float* __restrict const values = table_ ? table_->gradient().values : values_.need(touched * classes);
         std::memset(bias, 0, classes * sizeof(float));
         for (long row = 0; row < rows; ++row)
             for (long n = 0; n < classes; ++n) bias[n] += own[row * classes + n];
@@ -158,13 +151,16 @@ class NGrams final : public Engine {
         for (int part = 0; part < threads_; ++part) {
             const long first = touched * part / threads_, last = touched * (part + 1) / threads_;
             std::fill(values + first * classes, values + last * classes, 0.0f);
-            for (long row = 0; row < rows; ++row)
-                for (int group : {0, 1}) {
-                    const float factor = factors_[2 * row + group];
-                    const auto [begin, end] = between(found_[row][group], first, last);
-                    for (auto place = begin; place < end; ++place)
-                        for (long n = 0; n < classes; ++n) values[*place * classes + n] += factor * own[row * classes + n];
-                }
+            with_width(classes, [&](auto width) {
+                for (long row = 0; row < rows; ++row)
+                    for (int group : {0, 1}) {
+                        const float factor = factors_[2 * row + group];
+                        const auto [begin, end] = between(found_[row][group], first, last);
+                        for (auto place = begin; place < end; ++place)
+                            for (long n = 0; n < width; ++n)
+                                values[*place * width + n] += factor * own[row * width + n];
+                    }
+            });
         }
         if (!table_) scatter(values, gradients[0]);
     }
@@ -198,6 +194,16 @@ class NGrams final : public Engine {
             codes, shape_, [&](uint32_t bucket) { groups[significant_[bucket]].push_back(bucket); }
         );
         for (int group : {0, 1}) factors[group] = groups[group].empty() ? 0.0f : SCALE / float(groups[group].size());
+    }
+
+    // Computes the logits of a document from the rows of its buckets.
+    void add_up(const std::vector<uint32_t>* groups, const float* factors, const float* weights, float* __restrict logits) const {
+        std::copy_n(bias_, shape_.classes, logits);
+        with_width(shape_.classes, [&](auto width) {
+            for (int group : {0, 1})
+                for (const uint32_t row : groups[group])
+                    for (long n = 0; n < width; ++n) logits[n] += factors[group] * weights[row * width + n];
+        });
     }
 
     // Collects the buckets of all documents.

@@ -3,11 +3,31 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 constexpr long WORD = 64;  // rows per word of a bitmap
 
 inline long words_of(long rows) { return (rows + WORD - 1) / WORD; }
+
+// Calls work(width), with a constant for widths that are common, so that the compiler unrolls loops over a row.
+template <class Work> void with_width(long width, Work work) {
+    switch (width) {
+        case 2: return work(std::integral_constant<long, 2>());
+        case 3: return work(std::integral_constant<long, 3>());
+        case 4: return work(std::integral_constant<long, 4>());
+        case 5: return work(std::integral_constant<long, 5>());
+        case 8: return work(std::integral_constant<long, 8>());
+        case 10: return work(std::integral_constant<long, 10>());
+        case 14: return work(std::integral_constant<long, 14>());
+        default: return work(width);
+    }
+}
+
+// Copies a row, without the call of a library function for a few numbers.
+template <class Width> inline void copy_row(const float* from, Width width, float* to) {
+    for (long n = 0; n < width; ++n) to[n] = from[n];
+}
 
 // Calls visit(row) for each set bit of a word, in ascending order.
 template <class Visit> inline void for_each_bit(uint64_t word, long first, Visit visit) {

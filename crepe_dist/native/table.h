@@ -85,20 +85,18 @@ class Table {
 
     // Copies the current values of rows to out [count][columns].
     void read(const uint32_t* rows, long count, float* out) const {
-        const long columns = shape_.columns;
-        for_each_piece(count, [&](long first, long rows_here, long column, long width) {
+        for_each_piece(0, count, [&](long first, long rows_here, long column, auto width) {
             float values[PIECE], direction[PIECE], second[PIECE], factor[PIECE];
             for (long i = 0; i < rows_here; ++i) {
                 prefetch(rows, first + i, count);
-                const float* own = record(rows[first + i]) + column;
-                std::copy_n(own, width, values + i * width);
-                std::copy_n(own + columns, width, direction + i * width);
-                std::copy_n(own + 2 * columns, width, second + i * width);
-                std::fill_n(factor + i * width, width, float(drift_[written(rows[first + i])]));
+                const float* own = record(rows[first + i]);
+                take_row(own, column, width, values + i * width, direction + i * width, second + i * width);
+                const float since = float(drift_[written(own)]);
+                for (long n = 0; n < width; ++n) factor[i * width + n] = since;
             }
             drift(values, direction, second, factor, rows_here * width);
             for (long i = 0; i < rows_here; ++i)
-                std::copy_n(values + i * width, width, out + (first + i) * columns + column);
+                copy_row(values + i * width, width, out + (first + i) * shape_.columns + column);
         });
     }
 
@@ -107,20 +105,17 @@ class Table {
     uint64_t sum() {
         const long begin = std::min(words_of(shape_.rows), words_each_ * process_);
         const long end = std::min(words_of(shape_.rows), begin + words_each_);
-        std::vector<uint32_t> starts(end - begin + 1);
-        for (long word = begin; word < end; ++word) {
-            uint64_t all = 0;
-            for (const Gradient& each : gradients_) all |= each.index.words[word];
-            starts[word - begin + 1] = starts[word - begin] + uint32_t(__builtin_popcountll(all));
-        }
-        summed_.resize(starts.back());
-        float* const sums = sums_.need(starts.back() * shape_.columns);
-        uint64_t bad = 0;
-#pragma omp parallel for num_threads(threads_) reduction(| : bad)
+        starts_.assign(end - begin + 1, 0);
+        for (long word = begin; word < end; ++word)
+            starts_[word - begin + 1] = starts_[word - begin] + uint32_t(__builtin_popcountll(touched(word)));
+        summed_.resize(starts_.back());
+        const bool alone = gradients_.size() == 1;
+        float* const sums = alone ? nullptr : sums_.need(starts_.back() * shape_.columns);
+        values_ = alone ? gradient().values : sums;
+#pragma omp parallel for num_threads(threads_)
         for (int part = 0; part < threads_; ++part)
-            bad |= sum(begin, begin + (end - begin) * part / threads_, begin + (end - begin) * (part + 1) / threads_,
-                       starts.data(), sums);
-        return bad;
+            sum(begin, begin + (end - begin) * part / threads_, begin + (end - begin) * (part + 1) / threads_, sums);
+        return std::isfinite(squares()) ? 0 : culprits(begin, end);
     }
 
     // The rows of the last sum.
@@ -133,7 +128,7 @@ class Table {
         const auto end = std::lower_bound(begin, summed_.end(), uint32_t(last));
         for (auto row = begin; row < end; ++row, out += shape_.columns + 1) {
             std::memcpy(out, &*row, sizeof *row);
-            std::copy_n(sums_.get() + (row - summed_.begin()) * shape_.columns, shape_.columns, out + 1);
+            std::copy_n(values_ + (row - summed_.begin()) * shape_.columns, shape_.columns, out + 1);
         }
         return end - begin;
     }
@@ -163,13 +158,15 @@ class Table {
                 for (long n = 0; n < columns; ++n) sums[start + n] += values[n];
             }
         }
-        std::copy(sums.begin(), sums.end(), sums_.need(sums.size()));
+        values_ = std::copy(sums.begin(), sums.end(), sums_.need(sums.size())) - sums.size();
     }
 
     // The sum of the squares of the last sum.
     double squares() const {
+        const long count = long(summed_.size()) * shape_.columns;
         double total = 0;
-        for (size_t i = 0; i < summed_.size() * shape_.columns; ++i) total += double(sums_.get()[i]) * sums_.get()[i];
+#pragma omp simd reduction(+ : total)
+        for (long i = 0; i < count; ++i) total += double(values_[i]) * values_[i];
         return total;
     }
 
@@ -178,55 +175,10 @@ class Table {
     //
     // rate: learning rate; for Adam with the correction of its bias.
     void update(double rate, double scale, double weight_decay) {
-        const long columns = shape_.columns, count = long(summed_.size()), now = long(drift_.size()) - 1;
-        const uint32_t* const rows = summed_.data();
-        const float* const sums = sums_.get();
-        const float decay = float(optimizer_.decay), decay2 = float(optimizer_.decay2), step = float(rate);
-        const float epsilon = float(optimizer_.epsilon), share = float(scale), weight = float(weight_decay);
+        const long count = long(summed_.size());
 #pragma omp parallel for num_threads(threads_)
         for (int part = 0; part < threads_; ++part)
-            for_each_piece(count * (part + 1) / threads_, [&](long first, long rows_here, long column, long width) {
-                float values[PIECE], moment[PIECE], second[PIECE], factor[PIECE], past[PIECE], past2[PIECE], own[PIECE];
-                const long all = rows_here * width;
-                for (long i = 0; i < rows_here; ++i) {
-                    prefetch(rows, first + i, count);
-                    const float* record = this->record(rows[first + i]) + column;
-                    const int32_t from = written(rows[first + i]);
-                    std::copy_n(record, width, values + i * width);
-                    std::copy_n(record + columns, width, moment + i * width);
-                    std::copy_n(record + 2 * columns, width, second + i * width);
-                    std::copy_n(sums + (first + i) * columns + column, width, own + i * width);
-                    std::fill_n(factor + i * width, width, float(drift_[from]));
-                    std::fill_n(past + i * width, width, powers_[now - from]);
-                    std::fill_n(past2 + i * width, width, powers2_[now - from]);
-                }
-                drift(values, moment, second, factor, all);
-                for (long i = 0; i < all; ++i) own[i] = share * own[i] + weight * values[i];
-                if (optimizer_.rule == Rule::adam) {
-                    for (long i = 0; i < all; ++i) {
-                        moment[i] = decay * past[i] * moment[i] + (1 - decay) * own[i];
-                        second[i] = decay2 * past2[i] * second[i] + (1 - decay2) * own[i] * own[i];
-                        values[i] -= step * moment[i] / (std::sqrt(second[i]) + epsilon);
-                    }
-                } else if (optimizer_.rule == Rule::sgd) {
-                    for (long i = 0; i < all; ++i) {
-                        moment[i] = decay * past[i] * moment[i] - step * own[i];
-                        values[i] += moment[i];
-                    }
-                } else {
-                    for (long i = 0; i < all; ++i) {
-                        moment[i] = decay * past[i] * moment[i] - step * own[i];
-                        values[i] += decay * moment[i] - step * own[i];
-                    }
-                }
-                for (long i = 0; i < rows_here; ++i) {
-                    float* record = this->record(rows[first + i]) + column;
-                    std::copy_n(values + i * width, width, record);
-                    std::copy_n(moment + i * width, width, record + columns);
-                    std::copy_n(second + i * width, width, record + 2 * columns);
-                    if (column + width == columns) set_written(rows[first + i], int32_t(now + 1));
-                }
-            }, count * part / threads_);
+            update(count * part / threads_, count * (part + 1) / threads_, float(rate), float(scale), float(weight_decay));
         advance(rate);
     }
 
@@ -236,14 +188,14 @@ class Table {
         const long columns = shape_.columns, now = long(drift_.size()) - 1;
         for_each_own_row([&](uint32_t row) {
             float* own = record(row);
-            const int32_t from = written(row);
+            const int32_t from = written(own);
             const float factor = float(drift_[from]), past = powers_[now - from], past2 = powers2_[now - from];
             for (long n = 0; n < columns; ++n) {
                 drift(own + n, own + columns + n, own + 2 * columns + n, &factor, 1);
                 own[columns + n] *= past;
                 own[2 * columns + n] *= past2;
             }
-            set_written(row, 0);
+            set_written(own, 0);
         });
         restart({0.0});
     }
@@ -258,7 +210,7 @@ class Table {
                 own[columns + n] = moments ? moments[row * columns + n] : 0.0f;
                 own[2 * columns + n] = seconds ? seconds[row * columns + n] : 0.0f;
             }
-            set_written(row, from ? from[row] : 0);
+            set_written(own, from ? from[row] : 0);
         });
     }
 
@@ -271,7 +223,7 @@ class Table {
             std::copy_n(own, columns, values + row * columns);
             if (moments) std::copy_n(own + columns, columns, moments + row * columns);
             if (seconds) std::copy_n(own + 2 * columns, columns, seconds + row * columns);
-            if (from) from[row] = written(uint32_t(row));
+            if (from) from[row] = written(own);
         }
     }
 
@@ -295,8 +247,9 @@ class Table {
     const long stride_, words_each_;
     std::vector<Gradient> gradients_;
     std::vector<float*> records_;
-    std::vector<uint32_t> summed_;
+    std::vector<uint32_t> summed_, starts_;  // starts_: place in summed_ of the first row of each word
     Buffer<float> sums_;
+    const float* values_ = nullptr;        // of the last sum
     std::vector<double> drift_;            // see `history`; its size is the number of updates since `settle`, plus 1
     std::vector<float> powers_, powers2_;  // powers of the decays
 
@@ -305,14 +258,21 @@ class Table {
         return records_[owner] + long(row - owner * each) * stride_;
     }
 
-    int32_t written(uint32_t row) const {
+    int32_t written(const float* record) const {
         int32_t number;
-        std::memcpy(&number, record(row) + 3 * shape_.columns, sizeof number);
+        std::memcpy(&number, record + 3 * shape_.columns, sizeof number);
         return number;
     }
 
-    void set_written(uint32_t row, int32_t number) {
-        std::memcpy(record(row) + 3 * shape_.columns, &number, sizeof number);
+    void set_written(float* record, int32_t number) const {
+        std::memcpy(record + 3 * shape_.columns, &number, sizeof number);
+    }
+
+    template <class Width>
+    void take_row(const float* record, long column, Width width, float* values, float* first, float* second) const {
+        copy_row(record + column, width, values);
+        copy_row(record + column + shape_.columns, width, first);
+        copy_row(record + column + 2 * shape_.columns, width, second);
     }
 
     void prefetch(const uint32_t* rows, long i, long count) const {
@@ -351,12 +311,17 @@ class Table {
         add_powers();
     }
 
-    // Calls work(first row, rows, first column, columns) for pieces of at most PIECE numbers, of rows from `start` to end.
-    template <class Work> void for_each_piece(long end, Work work, long start = 0) const {
-        const long width = std::min(shape_.columns, PIECE), rows = PIECE / width;
-        for (long first = start; first < end; first += rows)
-            for (long column = 0; column < shape_.columns; column += width)
-                work(first, std::min(rows, end - first), column, std::min(width, shape_.columns - column));
+    // Calls work(first row, rows, first column, columns) for pieces of at most PIECE numbers.
+    template <class Work> void for_each_piece(long start, long end, Work work) const {
+        with_width(std::min(shape_.columns, PIECE), [&](auto width) {
+            const long rows = PIECE / width;
+            for (long first = start; first < end; first += rows) {
+                long column = 0;
+                for (; column + width <= shape_.columns; column += width)
+                    work(first, std::min(rows, end - first), column, width);
+                if (column < shape_.columns) work(first, std::min(rows, end - first), column, shape_.columns - column);
+            }
+        });
     }
 
     template <class Work> void for_each_own_row(Work work) {
@@ -366,40 +331,91 @@ class Table {
         for (long row = begin; row < end; ++row) work(uint32_t(row));
     }
 
-    // Sums the gradients of the rows in words [start, end); starts: place of each word's first row, from word `begin` on.
-    uint64_t sum(long begin, long start, long end, const uint32_t* starts, float* sums) {
-        const long columns = shape_.columns;
-        uint64_t bad = 0;
-        for (long word = start; word < end; ++word) {
-            uint64_t all = 0;
-            for (const Gradient& each : gradients_) all |= each.index.words[word];
-            long place = starts[word - begin];
-            for_each_bit(all, word * WORD, [&](uint32_t row) {
-                float* const own = sums + place * columns;
-                std::fill_n(own, columns, 0.0f);
-                for (const Gradient& each : gradients_) {
-                    if (!(each.index.words[word] >> (row % WORD) & 1)) continue;
-                    const float* values = each.values + long(each.index.place(row)) * columns;
-                    for (long n = 0; n < columns; ++n) own[n] += values[n];
-                }
-                bool finite = true;
-                for (long n = 0; n < columns; ++n) finite &= std::isfinite(own[n]);
-                if (!finite) bad |= culprits(row);
-                summed_[place++] = row;
-            });
-        }
-        return bad;
+    uint64_t touched(long word) const {
+        uint64_t all = 0;
+        for (const Gradient& each : gradients_) all |= each.index.words[word];
+        return all;
     }
 
-    uint64_t culprits(uint32_t row) const {
+    // Sums the gradients of the rows in words [start, end) of those from `begin` on, to sums, if it is not null.
+    void sum(long begin, long start, long end, float* sums) {
+        std::vector<uint32_t> next;  // place of each process's next row
+        for (const Gradient& each : gradients_) next.push_back(each.index.before[start]);
+        with_width(shape_.columns, [&](auto columns) {
+            for (long word = start; word < end; ++word) {
+                long place = starts_[word - begin];
+                for_each_bit(touched(word), word * WORD, [&](uint32_t row) {
+                    summed_[place++] = row;
+                    if (!sums) return;
+                    float* const own = sums + (place - 1) * columns;
+                    for (long n = 0; n < columns; ++n) own[n] = 0;
+                    for (size_t i = 0; i < gradients_.size(); ++i) {
+                        if (!(gradients_[i].index.words[word] >> (row % WORD) & 1)) continue;
+                        const float* values = gradients_[i].values + long(next[i]++) * columns;
+                        for (long n = 0; n < columns; ++n) own[n] += values[n];
+                    }
+                });
+            }
+        });
+    }
+
+    // Returns a bit for each process whose gradient in words [begin, end) is not finite; all bits if there is none.
+    uint64_t culprits(long begin, long end) const {
         uint64_t found = 0;
         for (size_t i = 0; i < gradients_.size(); ++i) {
             const RowIndex& index = gradients_[i].index;
-            if (!(index.words[row / WORD] >> (row % WORD) & 1)) continue;
-            const float* values = gradients_[i].values + long(index.place(row)) * shape_.columns;
-            if (!std::all_of(values, values + shape_.columns, [](float x) { return std::isfinite(x); }))
-                found |= uint64_t{1} << (i % 64);
+            const float* const first = gradients_[i].values + index.before[begin] * shape_.columns;
+            const float* const last = gradients_[i].values + index.before[end] * shape_.columns;
+            if (!std::all_of(first, last, [](float x) { return std::isfinite(x); })) found |= uint64_t{1} << (i % 64);
         }
         return found ? found : ~uint64_t{0};
+    }
+
+    // Updates the rows at the places [start, end) of the last sum.
+    void update(long start, long end, float rate, float scale, float weight_decay) {
+        const uint32_t* const rows = summed_.data();
+        const long now = long(drift_.size()) - 1, columns = shape_.columns;
+        const float decay = float(optimizer_.decay), decay2 = float(optimizer_.decay2), epsilon = float(optimizer_.epsilon);
+        for_each_piece(start, end, [&](long first, long rows_here, long column, auto width) {
+            float values[PIECE], moment[PIECE], second[PIECE], factor[PIECE], past[PIECE], past2[PIECE], own[PIECE];
+            const long all = rows_here * width;
+            for (long i = 0; i < rows_here; ++i) {
+                prefetch(rows, first + i, end);
+                const float* record = this->record(rows[first + i]);
+                take_row(record, column, width, values + i * width, moment + i * width, second + i * width);
+                copy_row(values_ + (first + i) * columns + column, width, own + i * width);
+                const int32_t from = written(record);
+                const float since = float(drift_[from]), power = powers_[now - from], power2 = powers2_[now - from];
+                for (long n = i * width; n < (i + 1) * width; ++n) {
+                    factor[n] = since;
+                    past[n] = power;
+                    past2[n] = power2;
+                }
+            }
+            drift(values, moment, second, factor, all);
+            for (long i = 0; i < all; ++i) own[i] = scale * own[i] + weight_decay * values[i];
+            if (optimizer_.rule == Rule::adam) {
+                for (long i = 0; i < all; ++i) {
+                    moment[i] = decay * past[i] * moment[i] + (1 - decay) * own[i];
+                    second[i] = decay2 * past2[i] * second[i] + (1 - decay2) * own[i] * own[i];
+                    values[i] -= rate * moment[i] / (std::sqrt(second[i]) + epsilon);
+                }
+            } else {
+                // In MXNet's Nesterov, the momentum of the next step is part of this one.
+                const bool nesterov = optimizer_.rule == Rule::nag;
+                const float momentum = nesterov ? decay : 1, gradient = nesterov ? rate : 0;
+                for (long i = 0; i < all; ++i) {
+                    moment[i] = decay * past[i] * moment[i] - rate * own[i];
+                    values[i] += momentum * moment[i] - gradient * own[i];
+                }
+            }
+            for (long i = 0; i < rows_here; ++i) {
+                float* record = this->record(rows[first + i]);
+                copy_row(values + i * width, width, record + column);
+                copy_row(moment + i * width, width, record + column + columns);
+                copy_row(second + i * width, width, record + column + 2 * columns);
+                if (column + width == columns) set_written(record, int32_t(now + 1));
+            }
+        });
     }
 };

@@ -74,13 +74,9 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
         with guarded(folder, config, world, control, watchdog, display):
             verify_data(data, world, folder.verified())
             world.broadcast_parameters(structural_parameters(engine.network))
-            largest = -(-config.data.batch_size // world.size)
-            trainer = world.trainer(  # hvd.DistributedTrainer; gluon.Trainer alone
-                parameters.trained(engine.network),
-                config.optimizer.name,
-                config.optimizer.settings(),
-                engine.sparse(largest),
-            )
+            trained, sparse = parameters.trained(engine.network), engine.sparse(config.data.batch_size)
+            # hvd.DistributedTrainer; with one process, gluon.Trainer
+            trainer = world.trainer(trained, config.optimizer.name, config.optimizer.settings(), sparse)
             step = TrainingStep(engine, trainer, world.size, config.training.seed, config.optimizer.clip_norm)
             progress = Progress(epoch=config.training.start_epoch)
             metrics = open_metrics(
