@@ -12,7 +12,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from crepe_dist import wording
 from crepe_dist.reports.colours import GREY, PALETTE
@@ -125,8 +125,7 @@ def readouts(axes: Axes, values: Sequence[tuple[float, str]]) -> str:
     """
     if not values:
         return ""
-    figure = axes.get_figure(root=True)
-    assert figure is not None
+    figure = cast("Figure", axes.figure)
     places = [_place(axes, x, 0)[0] for x, _ in values]
     box = axes.get_position()
     left, right = box.x0 * WIDTH * 72, box.x1 * WIDTH * 72
@@ -143,8 +142,7 @@ def readouts(axes: Axes, values: Sequence[tuple[float, str]]) -> str:
 
 def _place(axes: Axes, x: float, y: float) -> tuple[float, float]:
     """Convert data coordinates to those of the SVG: points from the top left corner."""
-    figure = axes.get_figure(root=True)
-    assert figure is not None
+    figure = cast("Figure", axes.figure)
     across, up = axes.transData.transform((x, y)) * 72 / figure.dpi
     return float(across), float(figure.get_figheight() * 72 - up)
 
