@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 
 import mxnet as mx
 import numpy as np
@@ -250,6 +251,15 @@ class TestEvaluate:
         with join() as world:
             scoring.score(given, world)
         assert find(run_dir).name in (tmp_path / "scores.html").read_text()
+
+    def test_another_checkpoint_of_a_run_whose_reported_one_is_gone(self, place, tmp_path):
+        """The error about the missing one says to name it."""
+        (run_dir,) = (place / "runs").iterdir()
+        copy = tmp_path / run_dir.name
+        shutil.copytree(run_dir, copy)
+        find(str(copy)).unlink()
+        other = next((copy / "checkpoints").glob("*.params"))
+        assert other.name in run(command("evaluate", other), place)
 
     def test_any_number_of_processes_gives_the_same_numbers(self, place):
         for processes, name in ((1, "one.json"), (3, "three.json")):

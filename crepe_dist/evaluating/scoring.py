@@ -76,7 +76,7 @@ def _open(path: Path, given: Any, world: World) -> tuple[Dataset, Predictor]:
 def _data_of(path: Path) -> str:
     """Return the folder of the data that a run was trained on; the sample for a checkpoint without a run."""
     run_dir = path.absolute().parent.parent
-    return str(open_run(run_dir).data_folder) if (run_dir / checkpoint.CONFIG).is_file() else SAMPLE
+    return str(open_run(run_dir, path).data_folder) if (run_dir / checkpoint.CONFIG).is_file() else SAMPLE
 
 
 def _check(predictor: Predictor, dataset: Dataset, split: str, path: Path, *, is_default: bool) -> None:

@@ -42,7 +42,7 @@ def real(path: Path, data: Path | None) -> list[str]:
 def _data_of(path: Path) -> Path:
     if path.parent.name != checkpoint.FOLDER:
         raise UserError(f"{path} is not in the folder of a run", remedy="name the data set with --data")
-    return open_run(path.parent.parent).data_folder
+    return open_run(path.parent.parent, path).data_folder
 
 
 def synthetic(encoding: Encoding) -> list[str]:

@@ -71,7 +71,7 @@ def write_report(record: RunRecord, data: Dataset | UserError) -> Iterator[None]
 def examples(checkpoint: Path) -> list[str]:
     """Return texts of the data set that a checkpoint was trained on, one per class; empty if they are not available."""
     try:
-        summary = _summary(open_run(checkpoint.absolute().parent.parent).dataset(None)) or {}
+        summary = _summary(open_run(checkpoint.absolute().parent.parent, checkpoint).dataset(None)) or {}
     except UserError:
         return []
     found = summary.get("examples")

@@ -119,15 +119,18 @@ def flat(settings: dict[str, Any]) -> Settings:
     return found
 
 
-def open_run(run_dir: Path) -> RunRecord:
+def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
     """Read the run in a folder.
+
+    Args:
+        path: checkpoint to describe; default: the one that the run reports.
 
     Raises:
         UserError: the folder contains no run or no scored epoch, or a file cannot be read.
     """
     if not (run_dir / checkpoint.FOLDER).is_dir():
         raise UserError(f"{run_dir} is not a run's folder with a scored epoch", remedy="name a folder in runs/")
-    path = checkpoint.find(str(run_dir))
+    path = path or checkpoint.find(str(run_dir))
     about = checkpoint.describe(path)
     if about is None:
         raise UserError(
