@@ -15,6 +15,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from rich.console import Console
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
 
 import crepe_dist
 from crepe_dist import compare, report
@@ -22,6 +24,8 @@ from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.model.crepe import CrepeShape
+from crepe_dist.predicting.occlusion import Explanation
+from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import find_sources
@@ -29,6 +33,8 @@ from crepe_dist.reports import (
     classify_page,
     colours,
     comparison_page,
+    data_page,
+    explanation_page,
     run_figures,
     run_findings,
     run_report,
@@ -44,8 +50,9 @@ from crepe_dist.runs.scores import BINS, MILLION, Mistake, Scores, worst
 from crepe_dist.settings.config import parse
 from crepe_dist.settings.serving_options import ServiceOptions
 from crepe_dist.wording import cut, percent
+from tests.browsing import chromium, needs_browser
 from tests.conftest import FEATURE_LEN, QUICK
-from tests.test_data_page import ELEMENTS, HOSTILE, Page
+from tests.test_data_page import ELEMENTS, HOSTILE, Page, summary
 from tests.test_serve import FACTS
 
 NAMES = ["<script>alert(1)</script>", "a | b](http://x.example) $y$ `c`", "\x1b[31mred\u202e www.x.example"]
@@ -473,6 +480,10 @@ class TestCurves:
             for name, pair in colours.PALETTE.items():
                 assert f"--{name}: {pair[variant]};" in markup
                 assert min(contrast(pair[variant], card), contrast(pair[variant], page)) >= 3, name
+            ink = ("#1c2128", "#e4e7eb")[variant]
+            assert f"--ink: {ink};" in markup
+            for colour, most in ((colours.FOR, 0.6), (colours.AGAINST, 0.72)):
+                assert contrast(ink, blended(colour, card, most)) >= 4.5  # numbers in cells, characters with marks
         assert not set(re.findall("[:;] ?(#[0-9a-f]{6})", markup.partition("</style>")[2])) - {
             colours.FOR,
             colours.AGAINST,
@@ -485,6 +496,90 @@ def contrast(*given):
     linear = [[x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in each] for each in shares]
     low, high = sorted(0.2126 * red + 0.7152 * green + 0.0722 * blue for red, green, blue in linear)
     return (high + 0.05) / (low + 0.05)
+
+
+def blended(colour, below, alpha):
+    """A translucent colour on an opaque one."""
+    pairs = ((int(colour[place : place + 2], 16), int(below[place : place + 2], 16)) for place in (1, 3, 5))
+    return "#" + "".join(f"{round(alpha * one + (1 - alpha) * other):02x}" for one, other in pairs)
+
+
+# Texts with too little contrast (WCAG 2.2, 1.4.3), pixels beyond the right edge, figures that leave room beside them.
+LOOK = """
+document.querySelectorAll('details').forEach((each) => { each.open = true; });
+const numbers = (text) => [...text.match(/[\\d.]+/g).map(Number), 1].slice(0, 4);
+const over = (top, below) => [0, 1, 2].map((each) => top[each] * top[3] + below[each] * (1 - top[3]));
+const light = (colour) => colour.map((each) => each / 255)
+  .map((each) => each <= .04045 ? each / 12.92 : ((each + .055) / 1.055) ** 2.4)
+  .reduce((sum, each, place) => sum + each * [.2126, .7152, .0722][place], 0);
+const behind = (element) => {
+  const layers = [];
+  for (let each = element; each; each = each.parentElement) {
+    layers.push(numbers(getComputedStyle(each).backgroundColor));
+    if (layers.at(-1)[3] === 1) break;
+  }
+  return layers.reverse().reduce((below, top) => over(top, below), [255, 255, 255]);
+};
+const faint = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (walker.nextNode()) {
+  const element = walker.currentNode.parentElement, style = getComputedStyle(element);
+  if (!walker.currentNode.data.trim() || style.visibility !== 'visible' || !element.getClientRects().length) continue;
+  const colour = numbers(element instanceof SVGElement ? style.fill : style.color), below = behind(element);
+  for (let each = element; each; each = each.parentElement) colour[3] *= Number(getComputedStyle(each).opacity);
+  const [low, high] = [light(over(colour, below)), light(below)].sort((one, other) => one - other);
+  const size = parseFloat(style.fontSize), isLarge = size >= 24 || size >= 18.66 && Number(style.fontWeight) >= 700;
+  if ((high + .05) / (low + .05) < (isLarge ? 3 : 4.5)) faint.push(walker.currentNode.data.trim());
+}
+const widths = (each) => [each.clientWidth, each.parentElement.clientWidth];
+const narrow = [...document.querySelectorAll('figure svg')].map(widths);
+return [faint, document.documentElement.scrollWidth - innerWidth, narrow.filter(([own, place]) => own < place - 1)];
+"""
+
+
+@needs_browser
+class TestLook:
+    @pytest.fixture(scope="class")
+    def pages(self, place, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("pages")
+        prediction = Prediction("yes", 0.9, (("yes", 0.9), ("no", 0.1)), 9)
+        explained = Explanation("abcdefghi", "yes", prediction, 1, 9, tuple(range(-4, 5)), ())
+        pages = {
+            "run": (place / "one" / "report.html").read_text(),
+            "comparison": comparison_page.page([open_run(place / "one"), open_run(place / "two")]),
+            "data": data_page.page(summary()),
+            "explanation": explanation_page.page([explanation_page.Item("line 1", explained, "no")]),
+            "serve": classify_page.render(FACTS, ServiceOptions(), classify_page.EXAMPLES)[0],
+        }
+        for name, markup in pages.items():
+            (folder / f"{name}.html").write_text(markup, encoding="utf-8")
+        return folder
+
+    @pytest.fixture(scope="class")
+    def browser(self):
+        with chromium() as driver:
+            yield driver
+
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    @pytest.mark.parametrize("width", [390, 1200])
+    @pytest.mark.parametrize("name", ["run", "comparison", "data", "explanation", "serve"])
+    def test_can_be_read(self, pages, browser, name, width, scheme):
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        chosen = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", chosen)
+        browser.get((pages / f"{name}.html").as_uri())
+        faint, beyond, narrow = browser.execute_script(LOOK)
+        assert faint == []
+        assert beyond <= 0
+        assert narrow == []
+
+    def test_values_appear_at_the_pointer(self, pages, browser):
+        browser.get((pages / "run.html").as_uri())
+        first = browser.find_element(By.CSS_SELECTOR, ".at")
+        assert not first.find_element(By.TAG_NAME, "text").is_displayed()
+        ActionChains(browser).move_to_element(first.find_element(By.TAG_NAME, "rect")).perform()
+        assert first.find_element(By.TAG_NAME, "text").is_displayed()
+        assert first.text.startswith("step 1: train ")
 
 
 class TestCompare:

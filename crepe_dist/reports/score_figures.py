@@ -81,7 +81,7 @@ def _confusion(scores: Scores, classes: list[str]) -> tuple[list[str], list[Cell
         about += f"{counted(count, 'text')}, {percent(share)} of the true class"
         # Translucent, so that the text is legible on light and on dark pages.
         colour = colours.FOR if row == column else colours.AGAINST
-        alpha = 0.6 * share if row == column else 0.75 * share**0.6
+        alpha = 0.6 * share if row == column else 0.72 * share**0.6
         short = f"{100 * share:.0f}" if share >= 0.005 else ""
         cells.append(Cell(row, column, colour, alpha, f"{percent(share)}\n{number(count)}", short, about))
     return names, cells
