@@ -11,6 +11,7 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd
 
+from crepe_dist import machine
 from crepe_dist.data.loader import EXTRA, Batch, Unpack
 from crepe_dist.data.pieces import pieces, rows_per_piece
 from crepe_dist.distributed.table import SparseParameter
@@ -20,8 +21,10 @@ from crepe_dist.model.ngrams import NGrams
 from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.parameters import Network
 from crepe_dist.model.precision import Plan
-from crepe_dist.mxnet_internals import mark_gradient_fresh, pointer, pointers
+from crepe_dist.mxnet_internals import mark_gradient_fresh, pointer, pointers, view
 from crepe_dist.native.library import Library, threads
+
+MOST_CACHED = 1 << 29  # bytes in which a process remembers the n-grams of documents
 
 # Called with the name of each phase of a step at its end.
 Mark = Callable[[str], None]
@@ -197,7 +200,7 @@ class NativeEngine(Engine):
         return SparseParameter(network.weight, index, network.shape.most_buckets(rows), self._train_table)
 
     def _train_table(self, table: int) -> None:
-        self._functions.crepe_use_table(self._engine, table)
+        self._check(self._functions.crepe_use_table(self._engine, table, min(MOST_CACHED, machine.memory() // 32)))
 
     def refresh(self) -> None:
         self._follow_fork()
@@ -218,19 +221,21 @@ class NativeEngine(Engine):
     def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> mx.nd.NDArray:
         self._follow_fork()
         rows, _ = self._shape_of(batch)
-        losses = mx.nd.empty((rows,))
-        dropping = (self.network.shape.dropout, _seed(seed, step), batch.first)
+        losses, total = np.empty(rows, np.float32), mx.nd.empty((1,))
+        dropout = self.network.shape.dropout
+        dropping = (dropout, _seed(seed, step) if dropout else 0, batch.first)
         run, packed = self._functions, pointer(batch.packed)
         with self._lock:
             self._set(anew=not self._has_weights)
             mark("copy")
-            self._check(run.crepe_train_forward(self._engine, packed, rows, *dropping, pointer(losses)))
+            self._check(run.crepe_train_forward(self._engine, packed, rows, *dropping, losses.ctypes.data))
             mark("forward")
             self._check(run.crepe_train_backward(self._engine, pointers([p.grad() for p in self._trained])))
         for parameter in self._trained:
             mark_gradient_fresh(parameter)
+        view(total)[:] = losses.sum()
         mark("backward")
-        return losses.sum()
+        return total
 
     def _set(self, anew: bool) -> None:
         mx.nd.waitall()

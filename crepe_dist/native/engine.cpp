@@ -83,11 +83,12 @@ int crepe_ngrams(
 ) {
     return guarded([&] {
         Finder finder(shape[4]);
+        std::vector<uint32_t> found;
         for (int64_t row = 0; row < rows; ++row) {
-            int32_t *const begin = buckets + row * most, *next = begin;
-            finder.find(codes + row * stride, NGramShape{shape[0], shape[1], shape[2], shape[3], shape[4]},
-                        [&](uint32_t bucket) { *next++ = int32_t(bucket); });
-            counts[row] = next - begin;
+            found.clear();
+            finder.find(codes + row * stride, NGramShape{shape[0], shape[1], shape[2], shape[3], shape[4]}, found);
+            counts[row] = int64_t(found.size());
+            std::copy(found.begin(), found.end(), buckets + row * most);
         }
     });
 }
@@ -168,13 +169,15 @@ void* crepe_table_open(
 
 void crepe_table_close(void* table) { delete static_cast<Table*>(table); }
 
-void crepe_use_table(void* engine, void* table) { static_cast<NGrams*>(engine)->use(static_cast<Table*>(table)); }
+int crepe_use_table(void* engine, void* table, int64_t cache_bytes) {
+    return guarded([&] { static_cast<NGrams*>(engine)->use(static_cast<Table*>(table), size_t(cache_bytes)); });
+}
 
 int crepe_table_sum(void* table, uint64_t* bad) {
     return guarded([&] { *bad = static_cast<Table*>(table)->sum(); });
 }
 
-int64_t crepe_table_summed(void* table) { return int64_t(static_cast<Table*>(table)->summed().size()); }
+int64_t crepe_table_summed(void* table) { return static_cast<Table*>(table)->summed(); }
 
 // Writes the rows of the last sum whose numbers are in [first, last) to out: row number and sums. Returns their number.
 int64_t crepe_table_give(void* table, int64_t first, int64_t last, float* out) {

@@ -3,11 +3,12 @@
 
 #include <omp.h>
 
-#include <array>
 #include <cstring>
+#include <memory>
 #include <utility>
 #include <vector>
 
+#include "cache.h"
 #include "engine.h"
 #include "memory.h"
 #include "rows.h"
@@ -17,6 +18,9 @@ constexpr float SCALE = 300;  // factor of the means, as in model/ngrams.py
 
 struct NGramShape {
     long alphabet, length, classes, longest, buckets;
+
+    // Room for the buckets of a document.
+    long most() const { return std::min(buckets, length * longest) + SPARE; }
 };
 
 // Finds the distinct buckets of documents; equivalent to `look_up` in model/ngrams.py.
@@ -24,8 +28,9 @@ class Finder {
   public:
     explicit Finder(long buckets) : buckets_(buckets), found_(buckets) {}
 
-    // Calls visit(bucket), in ascending order, for the buckets of all n-grams of 1 to `longest` known characters.
-    template <class Visit> void find(const uint8_t* codes, const NGramShape& shape, Visit visit) {
+    // Calls visit(number, word) for the words of the bitmap of the buckets of all n-grams of 1 to `longest` known
+    // characters, in ascending order.
+    template <class Visit> void find_words(const uint8_t* codes, const NGramShape& shape, Visit visit) {
         for (long start = 0; start < shape.length; ++start) {
             uint64_t key = 0;
             const long end = std::min(shape.length, start + shape.longest);
@@ -37,11 +42,33 @@ class Finder {
         found_.drain(visit);
     }
 
+    // Fills a list with the buckets, in ascending order.
+    void find(const uint8_t* codes, const NGramShape& shape, std::vector<uint32_t>& out) {
+        uint32_t* const begin = scratch_.need(shape.most());
+        uint32_t* end = begin;
+        find_words(codes, shape, [&](uint32_t number, uint64_t word) { end = write_bits(word, number * WORD, end); });
+        out.assign(begin, end);
+    }
+
+    // Fills two lists: of the buckets that are not in a bitmap, and of those that are.
+    void find(const uint8_t* codes, const NGramShape& shape, const std::vector<uint64_t>& bitmap, Groups& out) {
+        uint32_t *const begin = scratch_.need(2 * shape.most()), *const begin1 = begin + shape.most();
+        uint32_t *end = begin, *end1 = begin1;
+        find_words(codes, shape, [&](uint32_t number, uint64_t word) {
+            const uint64_t in = word & bitmap[number];
+            if (word ^ in) end = write_bits(word ^ in, number * WORD, end);
+            if (in) end1 = write_bits(in, number * WORD, end1);
+        });
+        out[0].assign(begin, end);
+        out[1].assign(begin1, end1);
+    }
+
   private:
     static constexpr uint64_t RADIX = 257;
 
     const long buckets_;
     RowSet found_;
+    Buffer<uint32_t> scratch_;
 
     // Mixes the key as SplitMix64 does (Steele, Lea & Flood 2014) and scales the upper 32 bits to the table.
     uint32_t hashed(uint64_t z) const {
@@ -64,15 +91,15 @@ inline void count_ngrams(
     const uint8_t* codes, long stride, long rows, NGramShape shape, const int32_t* labels, int32_t* counts, int threads
 ) {
     constexpr long AT_ONCE = 256;  // documents
-    std::vector<Finder> finders(threads, Finder(shape.buckets));
+    std::vector<Finder> finders;
+    for (int i = 0; i < threads; ++i) finders.emplace_back(shape.buckets);
     std::vector<std::vector<uint32_t>> found(AT_ONCE);
     for (long first = 0; first < rows; first += AT_ONCE) {
         const long some = std::min(AT_ONCE, rows - first);
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
         for (long row = 0; row < some; ++row) {
             found[row].clear();
-            finders[omp_get_thread_num()].find(codes + (first + row) * stride, shape,
-                                               [&](uint32_t bucket) { found[row].push_back(bucket); });
+            finders[omp_get_thread_num()].find(codes + (first + row) * stride, shape, found[row]);
         }
 #pragma omp parallel for num_threads(threads)
         for (int part = 0; part < threads; ++part)  // each counts a range of buckets
@@ -88,28 +115,40 @@ inline void count_ngrams(
 class NGrams final : public Engine {
   public:
     NGrams(NGramShape shape, int threads)
-        : shape_(shape), threads_(threads), finders_(threads, Finder(shape.buckets)), significant_(shape.buckets),
-          own_memory_(Gradient::bytes(table_shape(), 0)), own_(own_memory_.data(), table_shape()) {}
+        : shape_(shape), threads_(threads), significant_(words_of(shape.buckets)),
+          own_memory_(Gradient::bytes(table_shape(), 0)), own_(own_memory_.data(), table_shape(), 0) {
+        for (int i = 0; i < threads; ++i) finders_.emplace_back(shape.buckets);
+    }
 
     // weights [buckets][classes], bias [classes], significant [buckets], 0 or 1
     void set(const float* const* parameters, bool anew) override {
         weights_ = parameters[0];
         bias_ = parameters[1];
         if (!anew) return;
+        const std::vector<uint64_t> before = significant_;
 #pragma omp parallel for num_threads(threads_)
-        for (long bucket = 0; bucket < shape_.buckets; ++bucket) significant_[bucket] = parameters[2][bucket] != 0;
+        for (long word = 0; word < words_of(shape_.buckets); ++word) {
+            significant_[word] = 0;
+            for (long bucket = word * WORD; bucket < std::min(shape_.buckets, (word + 1) * WORD); ++bucket)
+                significant_[word] |= uint64_t{parameters[2][bucket] != 0} << (bucket % WORD);
+        }
+        if (before != significant_) cache_->clear(cache_bytes_);
     }
 
     void objective(Objective objective) override { objective_ = std::move(objective); }
 
-    // Trains the weights in a table instead of those of `set`.
-    void use(Table* table) { table_ = table; }
+    // Trains the weights in a table instead of those of `set`, and remembers the buckets of documents.
+    void use(Table* table, size_t cache_bytes) {
+        table_ = table;
+        cache_bytes_ = cache_bytes;
+        cache_ = std::make_unique<BucketCache>(cache_bytes);
+    }
 
     void forward(const uint8_t* codes, long stride, long rows, float* logits) override {
         const long classes = shape_.classes;
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
         for (long row = 0; row < rows; ++row) {
-            std::vector<uint32_t> groups[2];
+            Groups groups;
             float factors[2];
             find(codes + row * stride, groups, factors);
             add_up(groups, factors, weights_, logits + row * classes);
@@ -123,7 +162,7 @@ class NGrams final : public Engine {
         factors_.resize(2 * rows);
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
         for (long row = 0; row < rows; ++row)
-            find(batch + row * stride, found_[row].data(), factors_.data() + 2 * row);
+            find(batch + row * stride, found_[row], factors_.data() + 2 * row);
         join();
         const float* const weights = read();
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
@@ -131,7 +170,7 @@ class NGrams final : public Engine {
             for (auto& group : found_[row])
                 for (uint32_t& bucket : group) bucket = index().place(bucket);
             std::vector<float> logits(classes);
-            add_up(found_[row].data(), factors_.data() + 2 * row, weights, logits.data());
+            add_up(found_[row], factors_.data() + 2 * row, weights, logits.data());
             losses[row] = objective_(
                 logits.data(), label_bytes(batch, row, shape_.length), gradients + row * classes
             );
@@ -166,14 +205,14 @@ class NGrams final : public Engine {
     }
 
   private:
-    using Groups = std::array<std::vector<uint32_t>, 2>;  // the other and the significant buckets of a document
-
     const NGramShape shape_;
     const int threads_;
     std::vector<Finder> finders_;  // one per thread
-    std::vector<uint8_t> significant_;
+    std::vector<uint64_t> significant_;  // bitmap
     Objective objective_;
     Table* table_ = nullptr;
+    size_t cache_bytes_ = 0;
+    std::unique_ptr<BucketCache> cache_ = std::make_unique<BucketCache>(0);
     const float *weights_ = nullptr, *bias_ = nullptr;  // from the last `set`
 
     // Of the batch. Forward replaces the buckets by their places among the touched rows.
@@ -181,23 +220,26 @@ class NGrams final : public Engine {
     std::vector<float> factors_;  // [rows][2]: factor of a row's other and of its significant buckets
     std::vector<char> own_memory_;
     Gradient own_;                  // index of the touched rows without a table
-    std::vector<uint32_t> touched_;
+    Buffer<uint32_t> own_rows_;
     Buffer<float> read_, gradients_, values_;
 
     TableShape table_shape() const { return {shape_.buckets, shape_.classes}; }
+    uint32_t* touched() { return (table_ ? table_->gradient() : own_).rows; }
     RowIndex& index() { return (table_ ? table_->gradient() : own_).index; }
 
-    void find(const uint8_t* codes, std::vector<uint32_t>* groups, float* factors) {
-        groups[0].clear();
-        groups[1].clear();
-        finders_[omp_get_thread_num()].find(
-            codes, shape_, [&](uint32_t bucket) { groups[significant_[bucket]].push_back(bucket); }
-        );
+    // Finds the other and the significant buckets of a document, and their factors.
+    void find(const uint8_t* codes, Groups& groups, float* factors) {
+        long length = shape_.length;
+        while (length && codes[length - 1] >= shape_.alphabet) --length;
+        if (!cache_->get(codes, length, groups)) {
+            finders_[omp_get_thread_num()].find(codes, shape_, significant_, groups);
+            cache_->put(codes, length, groups);
+        }
         for (int group : {0, 1}) factors[group] = groups[group].empty() ? 0.0f : SCALE / float(groups[group].size());
     }
 
     // Computes the logits of a document from the rows of its buckets.
-    void add_up(const std::vector<uint32_t>* groups, const float* factors, const float* weights, float* __restrict logits) const {
+    void add_up(const Groups& groups, const float* factors, const float* weights, float* __restrict logits) const {
         std::copy_n(bias_, shape_.classes, logits);
         with_width(shape_.classes, [&](auto width) {
             for (int group : {0, 1})
@@ -221,26 +263,24 @@ class NGrams final : public Engine {
                 }
         }
         index().count();
-        touched_.resize(index().rows());
-#pragma omp parallel for num_threads(threads_)
-        for (long word = 0; word < words; ++word) {
-            uint32_t place = index().before[word];
-            for_each_bit(index().words[word], word * WORD, [&](uint32_t row) { touched_[place++] = row; });
-        }
+        if (!table_) own_.rows = own_rows_.need(index().rows() + SPARE);
+        uint32_t* next = touched();
+        for (long word = 0; word < words; ++word) next = write_bits(index().words[word], uint32_t(word * WORD), next);
     }
 
     // Returns the weights of the touched rows [touched][classes].
     const float* read() {
-        const long classes = shape_.classes, touched = long(touched_.size());
+        const long classes = shape_.classes, touched = index().rows();
+        const uint32_t* const rows = this->touched();
         float* const out = read_.need(touched * classes);
 #pragma omp parallel for num_threads(threads_)
         for (int part = 0; part < threads_; ++part) {
             const long first = touched * part / threads_, last = touched * (part + 1) / threads_;
             if (table_) {
-                table_->read(touched_.data() + first, last - first, out + first * classes);
+                table_->read(rows + first, last - first, out + first * classes);
             } else {
                 for (long i = first; i < last; ++i)
-                    std::copy_n(weights_ + touched_[i] * classes, classes, out + i * classes);
+                    std::copy_n(weights_ + rows[i] * classes, classes, out + i * classes);
             }
         }
         return out;
@@ -249,7 +289,7 @@ class NGrams final : public Engine {
     void scatter(const float* values, float* gradient) {
         const long classes = shape_.classes;
         std::memset(gradient, 0, shape_.buckets * classes * sizeof(float));
-        for (size_t i = 0; i < touched_.size(); ++i)
-            std::copy_n(values + i * classes, classes, gradient + touched_[i] * classes);
+        for (long i = 0; i < index().rows(); ++i)
+            std::copy_n(values + i * classes, classes, gradient + touched()[i] * classes);
     }
 };

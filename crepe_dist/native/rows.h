@@ -29,9 +29,18 @@ template <class Width> inline void copy_row(const float* from, Width width, floa
     for (long n = 0; n < width; ++n) to[n] = from[n];
 }
 
-// Calls visit(row) for each set bit of a word, in ascending order.
-template <class Visit> inline void for_each_bit(uint64_t word, long first, Visit visit) {
-    for (; word; word &= word - 1) visit(uint32_t(first + __builtin_ctzll(word)));
+// Writes the numbers of a word's set bits to out, in ascending order, and returns the end; `first` is the number of bit 0.
+// Writes four at once, because loops that end after one or two rounds are mispredicted: out needs room for SPARE more.
+constexpr long SPARE = 4;
+inline uint32_t* write_bits(uint64_t word, uint32_t first, uint32_t* out) {
+    const int count = __builtin_popcountll(word);
+    for (int done = 0;; done += 4) {
+        for (int i = 0; i < 4; ++i) {
+            out[done + i] = first + uint32_t(__builtin_ctzll(word | uint64_t{1} << 63));
+            word &= word - 1;
+        }
+        if (done + 4 >= count) return out + count;
+    }
 }
 
 // A set that is filled in any order, and emptied in ascending order.
@@ -44,13 +53,14 @@ class RowSet {
         filled_[row / (WORD * WORD)] |= uint64_t{1} << (row / WORD % WORD);
     }
 
-    // Calls visit(row) for each row, and removes it.
+    // Calls visit(number, word) for each word of the bitmap that is not 0, and clears it.
     template <class Visit> void drain(Visit visit) {
         for (size_t i = 0; i < filled_.size(); ++i) {
-            for_each_bit(filled_[i], long(i) * WORD, [&](uint32_t word) {
-                for_each_bit(words_[word], long(word) * WORD, visit);
-                words_[word] = 0;
-            });
+            for (uint64_t left = filled_[i]; left; left &= left - 1) {
+                const uint32_t number = uint32_t(i * WORD) + uint32_t(__builtin_ctzll(left));
+                visit(number, words_[number]);
+                words_[number] = 0;
+            }
             filled_[i] = 0;
         }
     }

@@ -32,22 +32,27 @@ struct TableShape {
     }
 };
 
-// A process's gradient: the rows that it touched, and their values [rows][columns].
+// A process's gradient: the rows that it touched, as an index and as a list, and their values [rows][columns].
 struct Gradient {
     RowIndex index;
+    uint32_t* rows;
     float* values;
 
-    Gradient(char* memory, TableShape shape)
-        : index{reinterpret_cast<uint64_t*>(memory), nullptr, words_of(shape.rows)}, values(nullptr) {
-        memory += index.size * sizeof(uint64_t);
-        index.before = reinterpret_cast<uint32_t*>(memory);
-        values = reinterpret_cast<float*>(memory + (index.size + 16) / 16 * 16 * sizeof(uint32_t));
+    Gradient(char* memory, TableShape shape, long most_rows) {
+        index.size = words_of(shape.rows);
+        index.words = reinterpret_cast<uint64_t*>(memory);
+        index.before = reinterpret_cast<uint32_t*>(index.words + index.size);
+        rows = index.before + whole_lines(index.size + 1);
+        values = reinterpret_cast<float*>(rows + whole_lines(most_rows + SPARE));
     }
 
     static long bytes(TableShape shape, long most_rows) {
         const long words = words_of(shape.rows);
-        return words * long(sizeof(uint64_t)) + ((words + 16) / 16 * 16 + most_rows * shape.columns) * long(sizeof(float));
+        const long numbers = whole_lines(words + 1) + whole_lines(most_rows + SPARE) + most_rows * shape.columns;
+        return words * long(sizeof(uint64_t)) + numbers * 4;
     }
+
+    static long whole_lines(long numbers) { return (numbers + 15) / 16 * 16; }
 };
 
 // The rows are divided among the processes that share memory: each keeps the records of its rows, sums their gradients
@@ -67,7 +72,7 @@ class Table {
           powers2_(1, 1.0f) {
         const long gradient = Gradient::bytes(shape, most_rows);
         for (int i = 0; i < processes; ++i) {
-            gradients_.emplace_back(memories[i], shape);
+            gradients_.emplace_back(memories[i], shape, most_rows);
             records_.push_back(reinterpret_cast<float*>(memories[i] + (gradient + 63) / 64 * 64));
         }
     }
@@ -105,30 +110,34 @@ class Table {
     uint64_t sum() {
         const long begin = std::min(words_of(shape_.rows), words_each_ * process_);
         const long end = std::min(words_of(shape_.rows), begin + words_each_);
+        if (gradients_.size() == 1) {
+            summed_ = {gradient().rows, gradient().index.rows(), gradient().values};
+            return std::isfinite(squares()) ? 0 : culprits(begin, end);
+        }
         starts_.assign(end - begin + 1, 0);
         for (long word = begin; word < end; ++word)
             starts_[word - begin + 1] = starts_[word - begin] + uint32_t(__builtin_popcountll(touched(word)));
-        summed_.resize(starts_.back());
-        const bool alone = gradients_.size() == 1;
-        float* const sums = alone ? nullptr : sums_.need(starts_.back() * shape_.columns);
-        values_ = alone ? gradient().values : sums;
+        uint32_t* const rows = rows_.need(starts_.back() + threads_ * SPARE);
+        float* const sums = sums_.need(starts_.back() * shape_.columns);
+        for (long word = begin; word < end; ++word) write_bits(touched(word), uint32_t(word * WORD), rows + starts_[word - begin]);
+        summed_ = {rows, starts_.back(), sums};
 #pragma omp parallel for num_threads(threads_)
         for (int part = 0; part < threads_; ++part)
             sum(begin, begin + (end - begin) * part / threads_, begin + (end - begin) * (part + 1) / threads_, sums);
         return std::isfinite(squares()) ? 0 : culprits(begin, end);
     }
 
-    // The rows of the last sum.
-    const std::vector<uint32_t>& summed() const { return summed_; }
+    // The number of rows of the last sum.
+    long summed() const { return summed_.count; }
 
     // Copies the part of the last sum with rows in [first, last) to out: records of a row number and its sums. Returns
     // their number.
     long give(long first, long last, float* out) const {
-        const auto begin = std::lower_bound(summed_.begin(), summed_.end(), uint32_t(first));
-        const auto end = std::lower_bound(begin, summed_.end(), uint32_t(last));
-        for (auto row = begin; row < end; ++row, out += shape_.columns + 1) {
-            std::memcpy(out, &*row, sizeof *row);
-            std::copy_n(values_ + (row - summed_.begin()) * shape_.columns, shape_.columns, out + 1);
+        const uint32_t* const begin = std::lower_bound(summed_.rows, summed_.rows + summed_.count, uint32_t(first));
+        const uint32_t* const end = std::lower_bound(begin, summed_.rows + summed_.count, uint32_t(last));
+        for (const uint32_t* row = begin; row < end; ++row, out += shape_.columns + 1) {
+            std::memcpy(out, row, sizeof *row);
+            std::copy_n(summed_.values + (row - summed_.rows) * shape_.columns, shape_.columns, out + 1);
         }
         return end - begin;
     }
@@ -137,8 +146,8 @@ class Table {
     void take(const float* const* lists, const int64_t* counts, int number) {
         const long columns = shape_.columns;
         std::vector<int64_t> next(number, 0);
+        std::vector<uint32_t> rows;
         std::vector<float> sums;
-        summed_.clear();
         const auto row_of = [&](int list) {
             uint32_t row;
             std::memcpy(&row, lists[list] + next[list] * (columns + 1), sizeof row);
@@ -149,7 +158,7 @@ class Table {
             for (int i = 0; i < number; ++i)
                 if (next[i] < counts[i]) least = std::min(least, row_of(i));
             if (least == UINT32_MAX) break;
-            summed_.push_back(least);
+            rows.push_back(least);
             const size_t start = sums.size();
             sums.resize(start + columns, 0.0f);
             for (int i = 0; i < number; ++i) {
@@ -158,15 +167,17 @@ class Table {
                 for (long n = 0; n < columns; ++n) sums[start + n] += values[n];
             }
         }
-        values_ = std::copy(sums.begin(), sums.end(), sums_.need(sums.size())) - sums.size();
+        summed_ = {rows_.need(rows.size()), long(rows.size()), sums_.need(sums.size())};
+        std::copy(rows.begin(), rows.end(), rows_.get());
+        std::copy(sums.begin(), sums.end(), sums_.get());
     }
 
     // The sum of the squares of the last sum.
     double squares() const {
-        const long count = long(summed_.size()) * shape_.columns;
+        const long count = summed_.count * shape_.columns;
         double total = 0;
 #pragma omp simd reduction(+ : total)
-        for (long i = 0; i < count; ++i) total += double(values_[i]) * values_[i];
+        for (long i = 0; i < count; ++i) total += double(summed_.values[i]) * summed_.values[i];
         return total;
     }
 
@@ -175,7 +186,7 @@ class Table {
     //
     // rate: learning rate; for Adam with the correction of its bias.
     void update(double rate, double scale, double weight_decay) {
-        const long count = long(summed_.size());
+        const long count = summed_.count;
 #pragma omp parallel for num_threads(threads_)
         for (int part = 0; part < threads_; ++part)
             update(count * part / threads_, count * (part + 1) / threads_, float(rate), float(scale), float(weight_decay));
@@ -247,9 +258,14 @@ class Table {
     const long stride_, words_each_;
     std::vector<Gradient> gradients_;
     std::vector<float*> records_;
-    std::vector<uint32_t> summed_, starts_;  // starts_: place in summed_ of the first row of each word
+    struct {
+        const uint32_t* rows;
+        long count;
+        const float* values;
+    } summed_{};                     // the last sum
+    std::vector<uint32_t> starts_;  // place in it of the first row of each word
+    Buffer<uint32_t> rows_;
     Buffer<float> sums_;
-    const float* values_ = nullptr;        // of the last sum
     std::vector<double> drift_;            // see `history`; its size is the number of updates since `settle`, plus 1
     std::vector<float> powers_, powers2_;  // powers of the decays
 
@@ -337,24 +353,20 @@ class Table {
         return all;
     }
 
-    // Sums the gradients of the rows in words [start, end) of those from `begin` on, to sums, if it is not null.
+    // Sums the gradients of the rows in words [start, end) of those from `begin` on.
     void sum(long begin, long start, long end, float* sums) {
         std::vector<uint32_t> next;  // place of each process's next row
         for (const Gradient& each : gradients_) next.push_back(each.index.before[start]);
         with_width(shape_.columns, [&](auto columns) {
-            for (long word = start; word < end; ++word) {
-                long place = starts_[word - begin];
-                for_each_bit(touched(word), word * WORD, [&](uint32_t row) {
-                    summed_[place++] = row;
-                    if (!sums) return;
-                    float* const own = sums + (place - 1) * columns;
-                    for (long n = 0; n < columns; ++n) own[n] = 0;
-                    for (size_t i = 0; i < gradients_.size(); ++i) {
-                        if (!(gradients_[i].index.words[word] >> (row % WORD) & 1)) continue;
-                        const float* values = gradients_[i].values + long(next[i]++) * columns;
-                        for (long n = 0; n < columns; ++n) own[n] += values[n];
-                    }
-                });
+            for (long place = starts_[start - begin]; place < starts_[end - begin]; ++place) {
+                const uint32_t row = summed_.rows[place];
+                float* const own = sums + place * columns;
+                for (long n = 0; n < columns; ++n) own[n] = 0;
+                for (size_t i = 0; i < gradients_.size(); ++i) {
+                    if (!(gradients_[i].index.words[row / WORD] >> (row % WORD) & 1)) continue;
+                    const float* values = gradients_[i].values + long(next[i]++) * columns;
+                    for (long n = 0; n < columns; ++n) own[n] += values[n];
+                }
             }
         });
     }
@@ -373,7 +385,7 @@ class Table {
 
     // Updates the rows at the places [start, end) of the last sum.
     void update(long start, long end, float rate, float scale, float weight_decay) {
-        const uint32_t* const rows = summed_.data();
+        const uint32_t* const rows = summed_.rows;
         const long now = long(drift_.size()) - 1, columns = shape_.columns;
         const float decay = float(optimizer_.decay), decay2 = float(optimizer_.decay2), epsilon = float(optimizer_.epsilon);
         for_each_piece(start, end, [&](long first, long rows_here, long column, auto width) {
@@ -383,7 +395,7 @@ class Table {
                 prefetch(rows, first + i, end);
                 const float* record = this->record(rows[first + i]);
                 take_row(record, column, width, values + i * width, moment + i * width, second + i * width);
-                copy_row(values_ + (first + i) * columns + column, width, own + i * width);
+                copy_row(summed_.values + (first + i) * columns + column, width, own + i * width);
                 const int32_t from = written(record);
                 const float since = float(drift_[from]), power = powers_[now - from], power2 = powers2_[now - from];
                 for (long n = i * width; n < (i + 1) * width; ++n) {

@@ -62,7 +62,7 @@ class Guards(Observers):
             NotLearning.of(config, run.data, run.engine, say),
             log,
             keeper,
-            Pictures(run.metrics, run.engine.network, run.data.classes, control),
+            Pictures(run.metrics, run.engine.network, run.data.classes, control, run.progress),
         ]
         if config.safety.digest_every is not None:
             observers.append(ReplicaCheck(run.engine.network, state.trainer, run.world, config.safety.digest_every))

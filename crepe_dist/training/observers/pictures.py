@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -11,19 +12,31 @@ from crepe_dist.model import parameters
 from crepe_dist.model.parameters import Network
 from crepe_dist.runs.metrics import Metrics
 from crepe_dist.runs.scores import Scores
+from crepe_dist.runs.state import Progress
 from crepe_dist.training.observers.observer import Observer
+
+SHARE = 0.1  # of the time since the last pictures, which drawing may take
 
 
 @dataclass(eq=False)
 class Pictures(Observer):
-    """Observer that draws after each epoch, unless the run was asked to stop, which is more urgent."""
+    """Observer that draws after the last epoch, and after others if it takes little of their time.
+
+    It does not draw in a run that was asked to stop, which is more urgent.
+    """
 
     metrics: Metrics
     network: Network
     classes: list[str]
     control: Control
+    progress: Progress
+    _drawn: float = field(default=0.0, init=False)
+    _took: float = field(default=0.0, init=False)
 
     def after_epoch(self, record: dict[str, Any], scores: dict[str, Scores]) -> None:
-        if self.control.wish is Wish.GO_ON:
+        now = time.monotonic()
+        if self.control.wish is Wish.GO_ON and (self.progress.finished or self._took <= SHARE * (now - self._drawn)):
             values = partial(parameters.values, self.network)
             self.metrics.pictures(record["step"], values, scores, self.classes)
+            self._drawn = time.monotonic()
+            self._took = self._drawn - now
