@@ -32,8 +32,9 @@ def parser() -> arguments.Parser:
         "bench",
         "Measure encoding, loading, training and prediction of Crepe on this machine, in turns with the original "
         "notebook's method, the fastest matrix product, PyTorch and ONNX Runtime. Also measure training in several "
-        "processes, in turns with as many independent ones. All figures are medians. Only --json writes a file; the "
-        "first run also installs PyTorch and ONNX Runtime into an environment in the cache. With --project, predict "
+        "processes, in turns with as many independent ones, and the default network on the sample, in turns with "
+        "fastText and scikit-learn. All figures are medians. Only --json writes a file; the "
+        "first run also installs these peers into an environment in the cache. With --project, predict "
         "the scaling instead.",
         EXAMPLES,
     )
@@ -44,8 +45,12 @@ def parser() -> arguments.Parser:
     flags.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     arguments.add_device(flags)
     others = flags.add_mutually_exclusive_group()
-    others.add_argument("--peers", metavar="PYTHON", help="Python interpreter with PyTorch, ONNX and ONNX Runtime")
-    others.add_argument("--no-peers", action="store_true", help="skip PyTorch and ONNX Runtime")
+    others.add_argument(
+        "--peers",
+        metavar="PYTHON",
+        help="Python interpreter with PyTorch, ONNX, ONNX Runtime, fastText and scikit-learn",
+    )
+    others.add_argument("--no-peers", action="store_true", help="skip PyTorch, ONNX Runtime, fastText and scikit-learn")
     projection_flags.add(flags)
     return flags
 
@@ -61,10 +66,10 @@ def main() -> None:
 
     import_mxnet(detect())
     # Imported late: MXNet reads the number of threads at import, and --help does not need it.
-    from crepe_dist.benchmarking.suite import TINY, Sizes, run
+    from crepe_dist.benchmarking.suite import TINY, Rows, Sizes, run
 
     device = pick(given.device)
-    sizes = TINY if given.tiny else Sizes(rounds=3, seconds=2.0) if given.quick else Sizes()
+    sizes = TINY if given.tiny else Sizes(3, 2.0, short_texts=Rows(1)) if given.quick else Sizes()
     with tempfile.TemporaryDirectory() as folder:
         figures = run(sizes, Path(folder), _say, device, python)
     _show(figures)
@@ -126,6 +131,15 @@ def _show(figures: dict[str, Any]) -> None:
         f"with steps 100 times as fast, training would wait for data {percent(figures['waiting'])} of the time"
     )
     _show_scaling(console, figures["scaling"])
+    _show_short_texts(console, figures["short_texts"])
+
+
+def _show_short_texts(console: Console, table: dict[str, dict[str, float]]) -> None:
+    shown = Table("the sample, 5 epochs", "seconds", "accuracy", "train/s", "predict/s", box=None, pad_edge=False)
+    for name, each in table.items():
+        rates = (f"{each[kind]:,.0f}" for kind in ("train_rate", "predict_rate"))
+        shown.add_row(name, f"{each['seconds']:.1f}", percent(each["accuracy"]), *rates)
+    console.print(shown)
 
 
 def _show_scaling(console: Console, scaling: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ RATIOS = {
     "train_vs_notebook", "train_vs_matmul_ceiling", "forward_vs_matmul_ceiling", "encode_vs_notebook",
     "loader_documents_per_second",
 }  # fmt: skip
-SCALING = set() if scaling.obstacle() else {"scaling_np2"}
+SCALING = set() if scaling.obstacle() else {"scaling_np2", "ngrams_scaling_np2"}
 
 
 def test_it_runs_and_writes_its_figures(tmp_path):

@@ -1,4 +1,7 @@
-"""Virtual environment with PyTorch and ONNX Runtime, which need a newer NumPy than MXNet; kept in the user's cache."""
+"""Virtual environment with PyTorch, ONNX Runtime, fastText and scikit-learn; kept in the user's cache.
+
+The first two need a newer NumPy than MXNet, and MXNet imports scikit-learn wherever it is installed, which takes time.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,8 @@ def interpreter(say: Callable[[str], None]) -> str:
         raise UserError("PyTorch and ONNX Runtime are left out", "they need Python 3.11 or newer", REMEDY)
     folder = cache_folder() / f"peers-{_identity()}"
     if not (folder / _MARKER).exists():
-        say(f"installing PyTorch and ONNX Runtime for comparison, once, into {folder} (--no-peers skips them)")
+        names = "PyTorch, ONNX Runtime, fastText and scikit-learn"
+        say(f"installing {names} for comparison, once, into {folder} (--no-peers skips them)")
         _create(folder)
     return str(folder / "bin" / "python")
 

@@ -10,7 +10,8 @@ from typing import Any, Callable
 import numpy as np
 
 from crepe_dist import machine
-from crepe_dist.benchmarking import notebook, ours, peers, scaling
+from crepe_dist.benchmarking import notebook, ours, peers, scaling, short_texts
+from crepe_dist.benchmarking.short_texts import Rows
 from crepe_dist.data.alphabet import ALPHABET, Codes, Encoding
 from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.distributed.world import World
@@ -22,6 +23,8 @@ from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import find_sources
 from crepe_dist.timing import alternate, rate
 
+ALL_ROWS = Rows()
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -32,6 +35,7 @@ class Sizes:
         seconds: minimum duration of a measurement.
         batch_size: documents per step.
         rows: documents in the data set for the loader.
+        short_texts: sizes of the benchmark of the default network.
     """
 
     rounds: int = 5
@@ -42,9 +46,10 @@ class Sizes:
     filters: int = 256
     units: int = 1024
     classes: int = 7
+    short_texts: Rows = ALL_ROWS
 
 
-TINY = Sizes(rounds=1, seconds=0.05, batch_size=8, rows=200, feature_len=123, filters=16, units=32)
+TINY = Sizes(1, 0.05, batch_size=8, rows=200, feature_len=123, filters=16, units=32, short_texts=Rows(1, 20, 40))
 
 
 def run(
@@ -60,7 +65,7 @@ def run(
 
     Returns:
         ``machine``, ``rates`` per second, ``ratios``, ``waiting`` (share of time that a step 100 times as fast as ours
-        would wait for data), ``peers`` and ``scaling``.
+        would wait for data), ``peers``, ``scaling`` and ``short_texts``.
     """
     texts = _texts(sizes)
     shape = shape_of(sizes)
@@ -79,13 +84,15 @@ def run(
     step = sizes.batch_size / max(_ours("train", rates).values())
     waits = {"waiting": lambda: ours.waiting(split, sizes.batch_size, step / 100)}
     scaled = _scaling(shape, sizes, device, say)
+    short = short_texts.run(sizes.short_texts, folder, say, python)
     return {
         "machine": {**machine.describe(), "device": str(device)},
         "rates": rates,
-        "ratios": _ratios(shape, rates, scaled),
+        "ratios": _ratios(shape, rates, scaled) | short.pop("ratios"),
         "waiting": alternate(waits, sizes.rounds)["waiting"],
         "peers": about,
         "scaling": scaled,
+        "short_texts": short["table"],
     }
 
 

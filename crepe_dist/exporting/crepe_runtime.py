@@ -25,7 +25,6 @@ BLANK = 255  # code of unknown characters and of padding
 MAX_BATCH = 64  # texts
 MAX_ACTIVATIONS = 1 << 24  # numbers in the output of one layer for one batch
 FILTERS = 256  # width of a typical convolution
-SHOWN_CLASSES = 5  # per answer on the command line
 
 
 class Prediction(NamedTuple):
@@ -98,8 +97,7 @@ class Classifier:
 
     def probabilities(self, codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Compute the probabilities in one batch: uint8 [n, feature_len] → float32 [n, classes]."""
-        found: np.ndarray[Any, Any] = self.session.run(None, self.inputs(codes))[0]
-        return found
+        return np.asarray(self.session.run(None, self.inputs(codes))[0])
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
         """Classify texts; return one prediction per text, in order."""
@@ -112,8 +110,7 @@ class Classifier:
             codes = self.encode(batch)
             read = ((codes != BLANK) & (codes != space)).sum(axis=1)
             for row, known in zip(self.probabilities(codes), read.tolist()):
-                order = np.argsort(-row, kind="stable").tolist()
-                ranking = tuple((self.classes[index], float(row[index])) for index in order)
+                ranking = tuple((self.classes[each], float(row[each])) for each in np.argsort(-row, kind="stable"))
                 yield Prediction(*ranking[0], ranking, known)
 
 
@@ -124,9 +121,7 @@ def shown(text: str) -> str:
 
 def percent(share: float) -> str:
     """Format a share with one decimal, as the package does; only exact shares are shown as 0.0 % and 100.0 %."""
-    if 0 < share < 0.0005:
-        return "< 0.1 %"
-    return "> 99.9 %" if 0.9995 <= share < 1 else f"{100 * share:.1f} %"
+    return "< 0.1 %" if 0 < share < 0.0005 else "> 99.9 %" if 0.9995 <= share < 1 else f"{100 * share:.1f} %"
 
 
 def main() -> int:
@@ -143,10 +138,9 @@ def main() -> int:
     texts, again = tee(sys.argv[2:] or (line.rstrip("\r\n") for line in sys.stdin))
     for number, (prediction, text) in enumerate(zip(classifier.predict_stream(texts), again), 1):
         if prediction.read:
-            print("   ".join(f"{shown(label)} {percent(share)}" for label, share in prediction.ranking[:SHOWN_CLASSES]))
+            print("   ".join(f"{shown(label)} {percent(share)}" for label, share in prediction.ranking[:5]))
         else:
-            reason = "no character that the network knows" if text.strip() else "empty text"
-            print(f"not classified: line {number}: {reason}")
+            print(f"not classified: line {number}:", "no known character" if text.strip() else "empty text")
             unread += 1
     return 1 if unread else 0
 
