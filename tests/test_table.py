@@ -16,7 +16,9 @@ from crepe_dist.model.ngrams import NGramShape
 from crepe_dist.model.precision import Plan
 from crepe_dist.native import library
 from crepe_dist.runs import state
+from crepe_dist.runs.state import Progress
 from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.training.resume import RunState
 from crepe_dist.training.step import TrainingStep
 from tests.conftest import needs_kernels, run
 from tests.distributed.test_world import script
@@ -157,6 +159,26 @@ def test_arrays_that_do_not_fit_are_refused(change):
 
 
 @needs_kernels
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_an_engine_that_trains_all_rows_goes_on(optimizer):
+    """A run may resume where there are no kernels: on a GPU, or without a compiler."""
+    first, dense = Training(SHAPE, optimizer), Training(SHAPE, optimizer, sparse=False)
+    first.steps(0, 20)
+    first.trainer.publish()
+    progress = Progress(step=20)
+    saved = RunState(first.engine, first.trainer, first.step.scale, progress).snapshot()
+    assert "1.drift" in saved.optimizer
+    RunState(dense.engine, dense.trainer, dense.step.scale, progress).restore(saved)
+    settled = first.values()
+    for name, got in parameters.values(dense.network).items():
+        np.testing.assert_allclose(got, settled[name], rtol=1e-4, atol=1e-6, err_msg=name)
+    for each in (first, dense):
+        each.steps(20, 40)
+    expected = first.values()["weight"]
+    np.testing.assert_allclose(dense.values()["weight"], expected, rtol=2e-3, atol=1e-3 * np.abs(expected).max())
+
+
+@needs_kernels
 def test_weight_decay_acts_on_the_rows_of_the_step():
     training = Training(SHAPE, ("sgd", {"learning_rate": 1.0, "momentum": 0.0, "wd": 0.5}))
     training.steps(0, 1)
@@ -195,7 +217,8 @@ with join() as world:
     from crepe_dist.mxnet_internals import view
     from crepe_dist.native import library
     from crepe_dist.settings.model_options import ModelOptions
-    from crepe_dist.training.step import TrainingStep
+    from crepe_dist.training.resume import RunState
+from crepe_dist.training.step import TrainingStep
     from tests.test_table import SHAPE, some_batch
     network = parameters.build(SHAPE, ModelOptions(), mx.cpu(), seed=0)
     network.significant.set_data(mx.nd.array(np.arange(SHAPE.buckets) % 5 == 0))

@@ -190,23 +190,13 @@ class Table:
         Raises:
             UserError: the arrays do not fit.
         """
-        mine = {name[len(self._prefix) :]: each for name, each in arrays.items() if name.startswith(self._prefix)}
+        mine = {name: each for name, each in arrays.items() if name.startswith(self._prefix)}
+        others = {name: each for name, each in arrays.items() if name not in mine}
         shape = self._parameter.shape
-        drift = mine.pop("drift", np.zeros(1))
-        updated = mine.pop("updated", np.zeros(shape[0], np.int32))
-        moments = [mine.pop(str(number), None) for number in range(self._moments)]
-        if (
-            mine
-            or not all(each is None or _is(each, np.float32, shape) for each in moments)
-            or not _is(drift, np.float64, drift.shape[:1])
-            or not _is(updated, np.int32, shape[:1])
-            or not 0 <= updated.min() <= updated.max() < len(drift)
-        ):
-            raise UserError(
-                "the saved state belongs to another optimizer",
-                f"its arrays {self._prefix}* do not fit",
-                "start another run with --fresh",
-            )
+        drift, updated = _ages(mine, self._prefix, shape[0])
+        moments = [mine.pop(f"{self._prefix}{number}", None) for number in range(self._moments)]
+        if mine or not all(each is None or _is(each, np.float32, shape) for each in moments):
+            raise _other_optimizer(self._prefix)
         mx.nd.waitall()
         values = np.ascontiguousarray(view(self._parameter.data()))
         addresses = [None if each is None else np.ascontiguousarray(each) for each in (values, *moments)]
@@ -217,7 +207,40 @@ class Table:
             )
         )
         self._updates = updates
-        return {name: each for name, each in arrays.items() if not name.startswith(self._prefix)}
+        return others
+
+
+def moved_on(
+    values: npt.NDArray[np.float32], arrays: Arrays, index: int, optimizer: mx.optimizer.Optimizer
+) -> tuple[npt.NDArray[np.float32], Arrays]:
+    """Move all rows of a saved table on to the last update, for an engine that trains all rows in each step.
+
+    Args:
+        values: values of the parameter.
+        arrays: arrays of the optimizer, as ``Table.arrays`` returns them for this parameter.
+        index: its index in the trainer.
+        optimizer: MXNet's optimizer.
+
+    Returns:
+        The values and the arrays for such an engine.
+
+    Raises:
+        UserError: the arrays do not fit.
+    """
+    prefix, arrays = f"{index}.", dict(arrays)
+    drift, updated = _ages(arrays, prefix, len(values))
+    moments = [arrays.get(f"{prefix}{number}") for number in (0, 1)]
+    first, second = (None if each is None or each.shape != values.shape else each for each in moments)
+    if len(drift) == 1 or first is None:
+        return values, arrays
+    change, age = drift[updated][:, None], (len(drift) - 1 - updated)[:, None].astype(np.float64)
+    if second is None:
+        moved, decay = values + change * first, optimizer.momentum
+    else:
+        moved, decay = values - change * first / (np.sqrt(second) + optimizer.epsilon), optimizer.beta1
+        arrays[f"{prefix}1"] = (second * optimizer.beta2**age).astype(np.float32)
+    arrays[f"{prefix}0"] = (first * decay**age).astype(np.float32)
+    return moved.astype(np.float32), arrays
 
 
 class HostExchange:
@@ -271,6 +294,24 @@ def _functions() -> Any:
     native, _ = library.find()
     assert native is not None, "only our own kernels train row by row"
     return native.functions
+
+
+def _ages(arrays: Arrays, prefix: str, rows: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:
+    """Remove the drift and the update of each row from arrays, and return them."""
+    drift = arrays.pop(f"{prefix}drift", np.zeros(1))
+    updated = arrays.pop(f"{prefix}updated", np.zeros(rows, np.int32))
+    fits = _is(drift, np.float64, drift.shape[:1]) and _is(updated, np.int32, (rows,))
+    if not fits or not 0 <= updated.min() <= updated.max() < len(drift):
+        raise _other_optimizer(prefix)
+    return drift, updated
+
+
+def _other_optimizer(prefix: str) -> UserError:
+    return UserError(
+        "the saved state belongs to another optimizer",
+        f"its arrays {prefix}* do not fit",
+        "start another run with --fresh",
+    )
 
 
 def _is(array: npt.NDArray[Any], dtype: Any, shape: tuple[int, ...]) -> bool:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from crepe_dist.distributed.gradients import Trainer
+from crepe_dist.distributed.table import moved_on
 from crepe_dist.distributed.world import World
 from crepe_dist.model import parameters
 from crepe_dist.model.engine import Engine
+from crepe_dist.mxnet_internals import structural_parameters, trainer_parameters
 from crepe_dist.runs import checkpoint, state
 from crepe_dist.runs.best_epoch import EpochChoice
 from crepe_dist.runs.metrics import Metrics
 from crepe_dist.runs.run_folder import RunFolder
-from crepe_dist.runs.state import Found, Progress, Snapshot
+from crepe_dist.runs.state import Arrays, Found, Progress, Snapshot
 from crepe_dist.training.display import Display
 from crepe_dist.training.loss_scale import LossScale
 from crepe_dist.version import __version__
@@ -44,14 +46,25 @@ class RunState:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Restore a snapshot, the same one on every rank."""
-        parameters.set_values(self.engine.network, snapshot.parameters)
-        optimizer = snapshot.optimizer
-        if self.trainer.table:
+        values, optimizer = snapshot.parameters, snapshot.optimizer
+        if self.trainer.table is None:
+            values, optimizer = self._dense(values, optimizer)
+        parameters.set_values(self.engine.network, values)
+        if self.trainer.table is not None:
             optimizer = self.trainer.table.restore(optimizer, state.updates(optimizer))
         state.set_optimizer_arrays(self.trainer.gluon, optimizer, self.engine.device)
         self.engine.refresh()
         self.progress.restore(snapshot.progress)
         self.scale.restore(snapshot.progress.loss_scale)
+
+    def _dense(self, values: Arrays, optimizer: Arrays) -> tuple[Arrays, Arrays]:
+        """Convert the state of a run that trained a parameter row by row."""
+        network, values = self.engine.network, dict(values)
+        names = {each: name for name, each in structural_parameters(network).items()}
+        for index, name in enumerate(names[each] for each in trainer_parameters(self.trainer.gluon)):
+            if f"{index}.updated" in optimizer:
+                values[name], optimizer = moved_on(values[name], optimizer, index, self.trainer.gluon.optimizer)
+        return values, optimizer
 
 
 def resume(
