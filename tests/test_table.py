@@ -217,8 +217,7 @@ with join() as world:
     from crepe_dist.mxnet_internals import view
     from crepe_dist.native import library
     from crepe_dist.settings.model_options import ModelOptions
-    from crepe_dist.training.resume import RunState
-from crepe_dist.training.step import TrainingStep
+    from crepe_dist.training.step import TrainingStep
     from tests.test_table import SHAPE, some_batch
     network = parameters.build(SHAPE, ModelOptions(), mx.cpu(), seed=0)
     network.significant.set_data(mx.nd.array(np.arange(SHAPE.buckets) % 5 == 0))

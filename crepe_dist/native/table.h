@@ -114,16 +114,21 @@ class Table {
             summed_ = {gradient().rows, gradient().index.rows(), gradient().values};
             return std::isfinite(squares()) ? 0 : culprits(begin, end);
         }
-        starts_.assign(end - begin + 1, 0);
-        for (long word = begin; word < end; ++word)
-            starts_[word - begin + 1] = starts_[word - begin] + uint32_t(__builtin_popcountll(touched(word)));
-        uint32_t* const rows = rows_.need(starts_.back() + threads_ * SPARE);
-        float* const sums = sums_.need(starts_.back() * shape_.columns);
-        for (long word = begin; word < end; ++word) write_bits(touched(word), uint32_t(word * WORD), rows + starts_[word - begin]);
-        summed_ = {rows, starts_.back(), sums};
+        union_.resize(end - begin);
+        starts_.resize(end - begin + 1);
+        RowIndex all{union_.data(), starts_.data(), end - begin};
+        for (long word = begin; word < end; ++word) {
+            union_[word - begin] = 0;
+            for (const Gradient& each : gradients_) union_[word - begin] |= each.index.words[word];
+        }
+        all.count();
+        uint32_t *const rows = rows_.need(all.rows() + SPARE), *next = rows;
+        for (long word = begin; word < end; ++word) next = write_bits(union_[word - begin], uint32_t(word * WORD), next);
+        float* const sums = sums_.need(all.rows() * shape_.columns);
+        summed_ = {rows, all.rows(), sums};
 #pragma omp parallel for num_threads(threads_)
         for (int part = 0; part < threads_; ++part)
-            sum(begin, begin + (end - begin) * part / threads_, begin + (end - begin) * (part + 1) / threads_, sums);
+            sum(all, begin, (end - begin) * part / threads_, (end - begin) * (part + 1) / threads_, sums);
         return std::isfinite(squares()) ? 0 : culprits(begin, end);
     }
 
@@ -263,7 +268,8 @@ class Table {
         long count;
         const float* values;
     } summed_{};                     // the last sum
-    std::vector<uint32_t> starts_;  // place in it of the first row of each word
+    std::vector<uint64_t> union_;    // the rows of all gradients, and its index
+    std::vector<uint32_t> starts_;
     Buffer<uint32_t> rows_;
     Buffer<float> sums_;
     std::vector<double> drift_;            // see `history`; its size is the number of updates since `settle`, plus 1
@@ -347,27 +353,15 @@ class Table {
         for (long row = begin; row < end; ++row) work(uint32_t(row));
     }
 
-    uint64_t touched(long word) const {
-        uint64_t all = 0;
-        for (const Gradient& each : gradients_) all |= each.index.words[word];
-        return all;
-    }
-
-    // Sums the gradients of the rows in words [start, end) of those from `begin` on.
-    void sum(long begin, long start, long end, float* sums) {
-        std::vector<uint32_t> next;  // place of each process's next row
-        for (const Gradient& each : gradients_) next.push_back(each.index.before[start]);
+    // Sums the gradients of the rows in words [start, end) of the union, which begins at word `begin` of the table.
+    void sum(const RowIndex& all, long begin, long start, long end, float* sums) {
         with_width(shape_.columns, [&](auto columns) {
-            for (long place = starts_[start - begin]; place < starts_[end - begin]; ++place) {
-                const uint32_t row = summed_.rows[place];
-                float* const own = sums + place * columns;
-                for (long n = 0; n < columns; ++n) own[n] = 0;
-                for (size_t i = 0; i < gradients_.size(); ++i) {
-                    if (!(gradients_[i].index.words[row / WORD] >> (row % WORD) & 1)) continue;
-                    const float* values = gradients_[i].values + long(next[i]++) * columns;
-                    for (long n = 0; n < columns; ++n) own[n] += values[n];
+            std::fill(sums + all.before[start] * columns, sums + all.before[end] * columns, 0.0f);
+            for (const Gradient& each : gradients_)
+                for (uint32_t i = each.index.before[begin + start]; i < each.index.before[begin + end]; ++i) {
+                    float* const own = sums + all.place(uint32_t(each.rows[i] - begin * WORD)) * long(columns);
+                    for (long n = 0; n < columns; ++n) own[n] += each.values[i * long(columns) + n];
                 }
-            }
         });
     }
 
