@@ -82,9 +82,9 @@ class Predictor:
             codes = self.encoding.encode(batch)
             probabilities = mx.nd.softmax(self._logits(codes)).asnumpy()[: len(batch)]
             read = ((codes != BLANK) & (codes != self.encoding.alphabet.find(" "))).sum(axis=1)
-            for row, known in zip(probabilities, read.tolist()):
-                order = np.argsort(-row, kind="stable").tolist()
-                ranking = tuple((self.classes[index], float(row[index])) for index in order)
+            orders = np.argsort(-probabilities, axis=1, kind="stable").tolist()
+            for row, order, known in zip(probabilities.tolist(), orders, read.tolist()):
+                ranking = tuple((self.classes[index], row[index]) for index in order)
                 yield Prediction(*ranking[0], ranking, known)
 
     def explain(self, text: str, label: str | None = None) -> Explanation:
