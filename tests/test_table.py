@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -149,6 +151,11 @@ def test_a_restored_table_goes_on_with_the_same_bits(optimizer, settled):
         {"1.0": np.zeros((3, 3), np.float32)},
         {"1.1": np.zeros((SHAPE.buckets, 3))},
         {"1.2": np.zeros((SHAPE.buckets, 3), np.float32)},
+        {"1.drift": np.array(0.0), "1.updated": np.zeros(SHAPE.buckets, np.int32)},
+        {"1.drift": np.zeros(1)},
+        {"1.drift": np.zeros(3), "1.updated": np.zeros(SHAPE.buckets, np.int32)},  # more updates than there were
+        {"1.drift": np.array([0.5, 0]), "1.updated": np.zeros(SHAPE.buckets, np.int32)},  # of no moment
+        {"1.0": np.zeros((SHAPE.buckets, 3), np.float32)},  # one of two
     ],
 )
 @needs_kernels
@@ -156,6 +163,33 @@ def test_arrays_that_do_not_fit_are_refused(change):
     training = Training(SHAPE, OPTIMIZERS[0])
     with pytest.raises(UserError, match="another optimizer"):
         training.table.restore(change, 1)
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"1.1": None},
+        {"1.0": None, "1.1": None},
+        {"1.0": np.zeros(3, np.float32)},
+        {"1.drift": np.array(0.0)},
+        {"1.drift": None},
+        {"0.1": None},
+        {"1.0": np.full((SHAPE.buckets, SHAPE.classes), np.nan, np.float32)},
+        {"1.1": np.full((SHAPE.buckets, SHAPE.classes), -1, np.float32)},
+        {"0.0": np.full(SHAPE.classes, np.inf, np.float32)},
+    ],
+)
+@pytest.mark.parametrize("sparse", [True, False])
+def test_a_damaged_state_is_refused_by_any_engine(sparse, change):
+    first, second = Training(SHAPE, OPTIMIZERS[0]), Training(SHAPE, OPTIMIZERS[0], sparse=sparse)
+    first.steps(0, 5)
+    progress = Progress(step=5)
+    saved = RunState(first.engine, first.trainer, first.step.scale, progress).snapshot()
+    arrays = {name: each for name, each in {**saved.optimizer, **change}.items() if each is not None}
+    restored = RunState(second.engine, second.trainer, second.step.scale, progress)
+    with pytest.raises(UserError, match="another optimizer"):
+        restored.restore(replace(saved, optimizer=arrays))
 
 
 @needs_kernels
@@ -203,6 +237,8 @@ def test_numbers_that_are_not_finite_are_noticed():
 # Ten steps of some ranks, whose batches together are those of one process.
 RANKS = """
 import hashlib
+from dataclasses import replace
+
 import mxnet as mx
 import numpy as np
 from crepe_dist.distributed import host_sums, shared_memory

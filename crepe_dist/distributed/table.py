@@ -194,8 +194,8 @@ class Table:
         others = {name: each for name, each in arrays.items() if name not in mine}
         shape = self._parameter.shape
         drift, updated = _ages(mine, self._prefix, shape[0])
-        moments = [mine.pop(f"{self._prefix}{number}", None) for number in range(self._moments)]
-        if mine or not all(each is None or _is(each, np.float32, shape) for each in moments):
+        moments = _moments(mine, self._prefix, shape, self._moments)
+        if mine or len(drift) > updates + 1 or (drift.any() and moments[0] is None):
             raise _other_optimizer(self._prefix)
         mx.nd.waitall()
         values = np.ascontiguousarray(view(self._parameter.data()))
@@ -228,10 +228,12 @@ def moved_on(
         UserError: the arrays do not fit.
     """
     prefix, arrays = f"{index}.", dict(arrays)
-    drift, updated = _ages(arrays, prefix, len(values))
-    moments = [arrays.get(f"{prefix}{number}") for number in (0, 1)]
-    first, second = (None if each is None or each.shape != values.shape else each for each in moments)
-    if len(drift) == 1 or first is None:
+    adam = RULES[type(optimizer)] == RULES[mx.optimizer.Adam]
+    drift, updated = _ages(arrays, prefix, values.shape[0] if values.ndim == 2 else 0)
+    first, second = (*_moments(arrays, prefix, values.shape, 2 if adam else 1), None)[:2]
+    if first is None and drift.any():
+        raise _other_optimizer(prefix)
+    if first is None:
         return values, arrays
     change, age = drift[updated][:, None], (len(drift) - 1 - updated)[:, None].astype(np.float64)
     if second is None:
@@ -298,12 +300,24 @@ def _functions() -> Any:
 
 def _ages(arrays: Arrays, prefix: str, rows: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:
     """Remove the drift and the update of each row from arrays, and return them."""
-    drift = arrays.pop(f"{prefix}drift", np.zeros(1))
-    updated = arrays.pop(f"{prefix}updated", np.zeros(rows, np.int32))
-    fits = _is(drift, np.float64, drift.shape[:1]) and _is(updated, np.int32, (rows,))
+    drift, updated = (arrays.pop(f"{prefix}{name}", None) for name in ("drift", "updated"))
+    if drift is None and updated is None:
+        return np.zeros(1), np.zeros(rows, np.int32)
+    if drift is None or updated is None or not rows:
+        raise _other_optimizer(prefix)
+    fits = _is(drift, np.float64, (drift.size,)) and _is(updated, np.int32, (rows,))
     if not fits or not 0 <= updated.min() <= updated.max() < len(drift):
         raise _other_optimizer(prefix)
     return drift, updated
+
+
+def _moments(arrays: Arrays, prefix: str, shape: tuple[int, ...], number: int) -> list[npt.NDArray[np.float32] | None]:
+    """Remove the moments from arrays, and return them: all of them, or ``None`` for each."""
+    moments = [arrays.pop(f"{prefix}{place}", None) for place in range(number)]
+    given = [each for each in moments if each is not None]
+    if len(given) not in (0, number) or not all(_is(each, np.float32, shape) for each in given):
+        raise _other_optimizer(prefix)
+    return moments
 
 
 def _other_optimizer(prefix: str) -> UserError:

@@ -31,6 +31,7 @@ MANIFEST = "manifest.json"
 FILES = ("parameters.safetensors", "optimizer.safetensors", "state.json")
 SMOOTHING = 0.01  # weight of a new value in the moving average of the loss, as in the notebook
 OPTIMIZER_NAME = re.compile(r"(\d{1,4})\.([01])", re.ASCII)  # index of the parameter, and of its array
+CHECKPOINT = re.compile(r"[\w.]{1,80}\.params", re.ASCII)
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
@@ -118,11 +119,28 @@ class Progress:
             raise ValueError("the position holds an invalid count")
         if not all(type(each) in (int, float) and math.isfinite(each) for each in numbers):
             raise ValueError("the position holds an invalid number")
-        if not all(isinstance(each, dict) and "checkpoint" in each for each in saved["epochs"]):
+        epochs, scale = saved["epochs"], saved["loss_scale"]
+        if type(epochs) is not list or not all(map(_is_epoch, epochs)):
             raise ValueError("the position holds an invalid epoch")
+        if not len(epochs) - 1 <= saved["epoch"] <= len(epochs) or (saved["finished"] and not epochs):
+            raise ValueError(f"the position is in epoch {saved['epoch']}, after the records of {len(epochs)}")
+        if saved["uncounted"] > saved["documents"] or saved["seconds"] < 0:
+            raise ValueError("the position holds an invalid count")
+        if type(scale) is not list or (scale and not (len(scale) == 2 and scale[0] > 0)):
+            raise ValueError("the position holds an invalid loss scale")
         if type(saved["finished"]) is not bool or type(saved["precision"]) is not str:
             raise ValueError("the position was not written by this version")
         return cls(**saved)
+
+
+def _is_epoch(record: Any) -> bool:
+    """Return whether a record of a saved position has what a resumed run reads."""
+    return (
+        isinstance(record, dict)
+        and type(record.get("epoch")) is int
+        and type(record.get("test_accuracy")) in (int, float)
+        and CHECKPOINT.fullmatch(str(record.get("checkpoint"))) is not None
+    )
 
 
 @dataclass(frozen=True)
@@ -278,8 +296,32 @@ def set_optimizer_arrays(trainer: Any, arrays: Arrays, device: Any) -> None:
             found, expected = f"{array.dtype} {list(array.shape)}", f"float32 {list(shapes[index])}"
             raise _other_optimizer(f"array {name} is {found} instead of {expected}")
         by_index.setdefault(index, {})[k] = mx.nd.array(array, ctx=device, dtype=array.dtype)
+    number = moments(trainer.optimizer)
+    for index, given in by_index.items():
+        if len(given) != number:
+            raise _other_optimizer(f"it has {len(given)} arrays for parameter {index} instead of {number}")
     states = {index: tuple(states[k] for k in sorted(states)) for index, states in by_index.items()}
     set_optimizer_state(trainer, updates(arrays), states, device)
+
+
+def moments(optimizer: mx.optimizer.Optimizer) -> int:
+    """Return the number of arrays that an optimizer keeps for a parameter."""
+    if isinstance(optimizer, mx.optimizer.Adam):
+        return 2
+    return 1 if optimizer.momentum else 0
+
+
+def check_numbers(arrays: Arrays) -> None:
+    """Refuse numbers that no optimizer computes; NaNs of rows that are not read would reach the parameters unnoticed.
+
+    Raises:
+        UserError: an array holds a NaN or an infinity, or a mean of squares is negative.
+    """
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise _other_optimizer(f"array {name[:80]!r} has NaN or infinity")
+        if name.endswith(".1") and (array < 0).any():
+            raise _other_optimizer(f"array {name[:80]!r} has a negative mean of squares")
 
 
 def updates(arrays: Arrays) -> int:

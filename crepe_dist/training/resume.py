@@ -47,6 +47,7 @@ class RunState:
     def restore(self, snapshot: Snapshot) -> None:
         """Restore a snapshot, the same one on every rank."""
         values, optimizer = snapshot.parameters, snapshot.optimizer
+        state.check_numbers(optimizer)
         if self.trainer.table is None:
             values, optimizer = self._dense(values, optimizer)
         parameters.set_values(self.engine.network, values)
@@ -62,7 +63,7 @@ class RunState:
         network, values = self.engine.network, dict(values)
         names = {each: name for name, each in structural_parameters(network).items()}
         for index, name in enumerate(names[each] for each in trainer_parameters(self.trainer.gluon)):
-            if f"{index}.updated" in optimizer:
+            if f"{index}.updated" in optimizer and name in values:
                 values[name], optimizer = moved_on(values[name], optimizer, index, self.trainer.gluon.optimizer)
         return values, optimizer
 

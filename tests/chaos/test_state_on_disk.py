@@ -168,6 +168,14 @@ class TestDamaged:
             {"more": 1},
             {"seconds": float("nan")},
             {"loss_scale": [None]},
+            {"loss_scale": {}},
+            {"loss_scale": [1.0]},
+            {"seconds": -1.0},
+            {"uncounted": 1},
+            {"epoch": 10**9},
+            {"finished": True},
+            {"epochs": [{"checkpoint": "x.params"}]},
+            {"epochs": [{"checkpoint": "../x.params", "epoch": 0, "test_accuracy": 0.5}]},
         ],
     )
     def test_a_position_that_is_none(self, change):
