@@ -61,7 +61,7 @@ def parser() -> arguments.Parser:
         "--print-completion", choices=SHELLS, help="print a script for tab completion of commands and options"
     )
     result.add_argument("command", nargs="?", metavar="COMMAND", help=argparse.SUPPRESS)
-    result.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    result.add_argument("rest", type=str, nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return result
 
 

@@ -48,6 +48,14 @@ def test_a_typo_is_answered_with_the_near_name(tmp_path):
     assert "did you mean --version?" in run([CREPE, "--versoin"], tmp_path, code=1)
 
 
+@pytest.mark.parametrize("options", [("predict", "--text", ""), ("train", "--data", "")])
+def test_an_empty_argument_reaches_the_command(options, tmp_path):
+    name, *rest = options
+    assert run([CREPE, *options], tmp_path, code=1) == run([*command(name), *rest], tmp_path, code=1).replace(
+        f"python -m crepe_dist.{name} --help", f"crepe {name} --help"
+    )
+
+
 @pytest.mark.parametrize(
     ("start", "prog"),
     [
