@@ -105,6 +105,22 @@ class TestTables:
         with pytest.raises(UserError, match=message):
             read(tmp_path, "a.csv", content, **reading)
 
+    def test_a_column_that_repeats_few_values_is_suggested_as_the_label(self, tmp_path):
+        rows = [f"{n};{n:02}.03.2024;words {n};{'abc'[n % 3]}" for n in range(30)]
+        with pytest.raises(UserError, match="which column is the label") as caught:
+            read(tmp_path, "a.csv", "\n".join(["id;Datum;Text;My forum", *rows]))
+        assert caught.value.remedy.endswith("with --label, for example --label 'My forum'")
+        with pytest.raises(UserError, match="which column is the label") as caught:
+            read(tmp_path, "b.csv", "\n".join(["id;Datum;Text;Forum", *rows[:4]]))
+        assert caught.value.remedy.endswith("with --label")
+
+    @pytest.mark.parametrize(("given", "meant"), [("forum", "Forum"), ("Froum", "Forum"), ("zzz", None)])
+    def test_a_misspelt_column_is_answered_with_the_near_name(self, tmp_path, given, meant):
+        with pytest.raises(UserError, match=f"no column '{given}'") as caught:
+            read(tmp_path, "a.csv", "Forum,Text\nx,a\n", label=given)
+        asked = f"did you mean {meant!r}? Or " if meant else ""
+        assert caught.value.remedy == f"{asked}give a name or a number from 1 to 2 with --label"
+
     def test_semicolons_of_a_spreadsheet(self, tmp_path):
         got = read(tmp_path, "a.csv", 'Text;Label\n"a, b; c";x\n')
         assert got.rows == [(2, "x", "a, b; c")]

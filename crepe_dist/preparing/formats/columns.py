@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,7 +97,9 @@ def _is_number(text: str) -> bool:
     return bool(text.strip()) and not text.strip().strip("0123456789+-.,:/ T")
 
 
-def choose_named(file: str, names: Sequence[str], wanted: Wanted, *, label_given: bool) -> Chosen:
+def choose_named(
+    file: str, names: Sequence[str], wanted: Wanted, *, label_given: bool, rows: Sequence[Sequence[str]] = ()
+) -> Chosen:
     """Choose among named columns.
 
     Args:
@@ -103,6 +107,7 @@ def choose_named(file: str, names: Sequence[str], wanted: Wanted, *, label_given
         names: names of all columns.
         wanted: columns given by the user.
         label_given: the file name gives the class, so no label column is needed.
+        rows: first rows, from which the message suggests a column of labels.
 
     Raises:
         UserError: A column does not exist or cannot be guessed; the message lists the columns.
@@ -126,14 +131,23 @@ def choose_named(file: str, names: Sequence[str], wanted: Wanted, *, label_given
             if len(left) != 1:
                 if len(names) == 1 and not label_given:
                     raise _one_column(file)
+                likely = _few_values(left, rows) if what == "label" else None
+                hint = "" if likely is None else f", for example --label {shlex.quote(names[likely])}"
                 taken = [f"{other} is {names[i]!r:.60}" for other, i in places.items() if i is not None]
                 raise UserError(
                     f"{file}: which column is the {what}?",
                     "; ".join([f"the columns are {', '.join(names)}"[:500], *taken]),
-                    f"give its name or its number from 1 to {len(names)} with --{what}-column",
+                    f"give its name or its number from 1 to {len(names)} with --{what}{hint}",
                 )
             places[what] = left[0]
     return Chosen(places["label"], tuple(i for i in (places["title"], places["text"]) if i is not None))
+
+
+def _few_values(places: Sequence[int], rows: Sequence[Sequence[str]]) -> int | None:
+    """Return the only one of some columns that repeats a few values, as labels do; ``None`` if there is no such one."""
+    kinds = {i: {row[i] for row in rows if i < len(row) and row[i].strip()} for i in places}
+    found = [i for i, values in kinds.items() if 1 < len(values) <= len(rows) / 5]
+    return found[0] if len(found) == 1 else None
 
 
 def _position(file: str, names: Sequence[str], what: str, given: str) -> int:
@@ -141,10 +155,12 @@ def _position(file: str, names: Sequence[str], what: str, given: str) -> int:
         return list(names).index(given)
     if _is_place(given, len(names)):
         return int(given) - 1
+    alike = [name for name in names if _plain(name) == _plain(given)] or difflib.get_close_matches(given, names, 1)
     raise UserError(
         f"{file} has no column {given!r}",
         f"it has {', '.join(names)}"[:500],
-        f"give a name or a number from 1 to {len(names)} with --{what}-column",
+        (f"did you mean {alike[0]!r:.60}? Or " if alike else "")
+        + f"give a name or a number from 1 to {len(names)} with --{what}",
     )
 
 
@@ -172,7 +188,7 @@ def choose_numbered(file: str, width: int, wanted: Wanted, *, label_given: bool)
             raise UserError(
                 f"{file} has no column {given!r}",
                 f"it has {width} columns and no header was found",
-                f"give a number from 1 to {width} with --{what}-column, or --header yes if the first line names them",
+                f"give a number from 1 to {width} with --{what}, or --header yes if the first line names them",
             )
         return int(given) - 1
 
@@ -184,7 +200,7 @@ def choose_numbered(file: str, width: int, wanted: Wanted, *, label_given: bool)
             raise UserError(
                 f"{file}: which column is the text?",
                 f"it has {width} columns and no header was found",
-                f"give a number from 1 to {width} with --text-column, or --header yes if the first line names them",
+                f"give a number from 1 to {width} with --text, or --header yes if the first line names them",
             )
         return Chosen(label, tuple(i for i in range(width) if i != label))
     named = [("title", wanted.title), ("text", wanted.text)]

@@ -139,7 +139,7 @@ def open_table(
     rows = [fields for _, fields in first]
     if header == "yes" or (header == "auto" and is_header(rows, wanted)):
         names = [cell.strip() for cell in rows[0]]
-        columns = choose_named(file, names, wanted, label_given=label is not None)
+        columns = choose_named(file, names, wanted, label_given=label is not None, rows=rows[1:])
         width = len(names)
         cutter.skip_lines(first[0][0])
     elif header == "auto" and may_be_header(rows):
@@ -147,7 +147,7 @@ def open_table(
             f"{file}: does its first line name the columns?",
             f"it looks different from the others: {delimiter.join(rows[0])[:200]}",
             "give --header yes or --header no, and if necessary "
-            + ("the column: --text-column" if label is not None else "the columns: --label-column, --text-column"),
+            + ("the column: --text" if label is not None else "the columns: --label, --text"),
         )
     else:
         width = _usual_width(rows)
