@@ -284,6 +284,11 @@ class TestRefusals:
             names = client.post("/predict", json={str(name): [] for name in range(10_000)})
             assert (names.status_code, names.json()["error"]["why"]) == (422, "it has 10,000 names")
 
+    def test_long_headers_that_arrive_at_once(self, client):
+        refused = client.get("/healthz", headers={"X-Long": "a" * 20_000})
+        assert (refused.status_code, refused.headers["connection"]) == (431, "close")
+        assert client.get("/healthz", headers={"X-Long": "a" * 10_000}).status_code == 200
+
     def test_a_length_that_is_given_twice(self, client):
         lengths = {"Content-Length": "2", "Transfer-Encoding": "chunked"}
         refused = client.post("/predict", content=b"{}", headers={**JSON, **lengths})

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -86,6 +86,11 @@ class RunFolder:
         for place in (self.path, self.path / FOLDER, self.verified().parent):
             remove_temporary(place)
         return file
+
+    def remove_leftovers(self) -> None:
+        """Remove temporary files of killed processes, unless the folder is in use or cannot be written."""
+        with suppress(UserError, OSError):
+            self.lock().close()
 
     def lock_in_steps(self, patience: float, say: Callable[[str], None]) -> Iterator[IO[str] | None]:
         """Retry ``lock``, yielding ``None`` after each failed attempt and finally the lock.

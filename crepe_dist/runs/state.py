@@ -122,8 +122,10 @@ class Progress:
         epochs, scale = saved["epochs"], saved["loss_scale"]
         if type(epochs) is not list or not all(map(_is_epoch, epochs)):
             raise ValueError("the position holds an invalid epoch")
-        if not len(epochs) - 1 <= saved["epoch"] <= len(epochs) or (saved["finished"] and not epochs):
-            raise ValueError(f"the position is in epoch {saved['epoch']}, after the records of {len(epochs)}")
+        if epochs and saved["epoch"] - epochs[-1]["epoch"] not in (0, 1):
+            raise ValueError(f"the position is in epoch {saved['epoch']}, after that of epoch {epochs[-1]['epoch']}")
+        if saved["finished"] and not epochs:
+            raise ValueError("the position is at the end of a run without epochs")
         if saved["uncounted"] > saved["documents"] or saved["seconds"] < 0:
             raise ValueError("the position holds an invalid count")
         if type(scale) is not list or (scale and not (len(scale) == 2 and scale[0] > 0)):

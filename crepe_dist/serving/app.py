@@ -27,7 +27,7 @@ from crepe_dist.version import __version__
 PAGE, HEALTH, METRICS, DESCRIPTION = "/", "/healthz", "/metrics", "/openapi.json"
 PATHS = (PAGE, PREDICT, HEALTH, METRICS, DESCRIPTION)
 MOST_EXPLAINED = 4  # explanations at a time
-REFUSALS = (400, 403, 408, 413, 415, 422, 500, 503)
+REFUSALS = (400, 403, 408, 413, 415, 422, 431, 500, 503)
 
 
 def create_app(

@@ -17,6 +17,7 @@ from crepe_dist.settings.serving_options import ServiceOptions
 PREDICT = "/predict"
 # A client only reads the answer after it has sent its body, so an overlong body is read and discarded up to this limit.
 DISCARD_LIMIT = 8  # multiple of max_body
+MAX_HEAD_BYTES = 16_384  # of a request's headers
 MOST_ARRIVING = 256  # bodies that may be arriving at a time; a further one replaces one of the client with the most
 HEADERS = {
     "Cache-Control": "no-store",
@@ -63,6 +64,7 @@ class Guard:
 
         try:
             headers = Headers(scope=scope)
+            _check_length(headers)
             self._check_host(headers)
             _check_framing(headers)
             if self._is_stopping:
@@ -174,6 +176,15 @@ class Guard:
                 closes=True,
             )
         return b"".join(pieces)
+
+
+def _check_length(headers: Headers) -> None:
+    """Refuse long headers that arrived at once: h11 only limits what it has to wait for."""
+    length = sum(len(name) + len(value) for name, value in headers.raw)
+    if length > MAX_HEAD_BYTES:
+        raise Problem(
+            431, "the headers are too long", f"the limit is {MAX_HEAD_BYTES:,} bytes", "send fewer headers", closes=True
+        )
 
 
 def _check_framing(headers: Headers) -> None:

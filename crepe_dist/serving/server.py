@@ -17,10 +17,10 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from crepe_dist.errors import UserError
+from crepe_dist.serving.guard import MAX_HEAD_BYTES
 
 BACKLOG = 128
 MAX_CONNECTIONS = 512  # a further one replaces the one that has waited longest of the client with the most
-MAX_HEAD_BYTES = 16_384  # of a request line and its headers
 KEEP_ALIVE_S = 30
 REFUSING_S = 1.0  # time after SIGTERM in which new requests are refused with an answer, not a reset connection
 

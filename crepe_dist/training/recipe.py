@@ -67,6 +67,7 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
             data = few_batches(data, config)
         folder = choose_folder(config, data, world)
         if (finished := world.agree("result", lambda: read_result(folder))) is not None:
+            folder.remove_leftovers()
             display.say(f"{folder} is finished; --fresh starts another run\n{finished}")
             report(config, data, world, folder, display, pages)  # if an earlier process was killed before it had
             return finished

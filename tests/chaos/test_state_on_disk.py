@@ -172,14 +172,15 @@ class TestDamaged:
             {"loss_scale": [1.0]},
             {"seconds": -1.0},
             {"uncounted": 1},
-            {"epoch": 10**9},
+            {"epoch": 5, "epochs": [{"checkpoint": "x.params", "epoch": 3, "test_accuracy": 0.5}]},
             {"finished": True},
             {"epochs": [{"checkpoint": "x.params"}]},
             {"epochs": [{"checkpoint": "../x.params", "epoch": 0, "test_accuracy": 0.5}]},
         ],
     )
     def test_a_position_that_is_none(self, change):
-        assert Progress.of(asdict(Progress())) == Progress()
+        for position in (Progress(), Progress(epoch=3)):  # the second with training.start_epoch
+            assert Progress.of(asdict(position)) == position
         with pytest.raises((ValueError, TypeError)):
             Progress.of({**asdict(Progress()), **change})
 
