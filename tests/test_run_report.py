@@ -344,6 +344,11 @@ class TestReport:
         assert missed is not None
         assert missed["what"] == "2 classes are never predicted"
         assert missed["why"] == "b, c (not in the test split)"
+        assert missed["do"].startswith("train longer (--epochs), read")
+        assert score_tables.unanswered(scores, ["a", "b", "c"], [900, 3, 60]) == missed
+        few = score_tables.unanswered(scores, ["a", "b", "c"], [900, 3, 0])
+        assert few is not None
+        assert few["do"].startswith("collect more such texts (fewer than 50 training rows each)")
         assert scores.macro_f1 == pytest.approx(np.mean([2 * 0.5 / 1.5, 0]))
         assert [row["f1"] is None for row in score_tables.table(scores, ["a", "b", "c"])] == [False, False, True]
 
@@ -608,7 +613,10 @@ class TestCompare:
         assert "by 10.00 points" in verdict
         assert "classifies 12 correctly and" in verdict
         assert "p < 0.001): the difference is significant." in verdict
-        assert "the difference may be chance" in comparison_page.verdicts([first, first])[0]
+        (verdict,) = comparison_page.verdicts([first, first])
+        assert verdict.endswith("both classify the same of the 120 test documents correctly.")
+        other = replace(first, scores={"test": replace(first.scores["test"], right=np.roll(wrong, 6))})
+        assert "the difference may be chance" in comparison_page.verdicts([first, other])[0]
 
     def test_marks_the_best_of_each_row_and_draws_the_difference(self, place):
         one = open_run(place / "one")
@@ -677,7 +685,7 @@ class TestCompare:
         ]
         stream = io.StringIO()
         comparison_page.show(runs, Console(file=stream, width=80))
-        tables = stream.getvalue().partition("the difference may be chance")[0].splitlines()
+        tables = stream.getvalue().partition(" is equal to ")[0].splitlines()
         assert any(line.split() == ["#4", "hotel2-088f7693"] for line in tables)
         assert sum(line.startswith("validation accuracy ") for line in tables) == 2  # two tables of two runs
         assert any(line.split() == ["training.seed", "0", "1", "2", "3"] for line in tables)

@@ -282,6 +282,8 @@ def _verdict(name: str, first: RunRecord, other_name: str, other: RunRecord) -> 
             else "the 95 % intervals overlap: the difference may be chance."
         )
     only_first, only_other = int((mine.right & ~theirs.right).sum()), int((theirs.right & ~mine.right).sum())
+    if not only_first and not only_other:
+        return f"{verdict}: both classify the same of the {number(len(mine.right))} test documents correctly."
     p = mcnemar(only_first, only_other)
     low, high = paired_interval(only_first, only_other, len(mine.right))
     return (

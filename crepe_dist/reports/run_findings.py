@@ -189,7 +189,7 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
                 f"the 95 % interval of the accuracy is wide: {percent(low)} to {percent(high)}",
                 "hold out more documents for the test split (prepare --test), or collect more",
             )
-        if missed := unanswered(scores, classes, trains_longer=not curve.rose):
+        if missed := unanswered(scores, classes, training_rows(record), trains_longer=not curve.rose):
             found.append(missed)
         if scores.calibration_error > LARGE_CALIBRATION_ERROR and not at_baseline:
             if is_overconfident(scores):

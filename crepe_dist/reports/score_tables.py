@@ -13,6 +13,7 @@ from crepe_dist.reports.uncertainty import interval
 from crepe_dist.runs.scores import MILLION, Mistake, Scores
 from crepe_dist.wording import counted, cut, number, percent
 
+FEW_ROWS = 50  # a class with fewer training rows is not helped by longer training
 MAX_PAIRS = 10
 MAX_NAMES = 30
 MAX_OPEN_ROWS = 30  # a longer table is folded, and the weakest classes are shown above it
@@ -137,10 +138,15 @@ def is_overconfident(scores: Scores) -> bool:
     return float(probability.sum()) / MILLION > float(right.sum())
 
 
-def unanswered(scores: Scores, classes: list[str], *, trains_longer: bool = True) -> dict[str, str] | None:
+def unanswered(
+    scores: Scores, classes: list[str], rows: Sequence[int] | None = None, *, trains_longer: bool = True
+) -> dict[str, str] | None:
     """Warn about classes that were never predicted (``what``, ``why``, ``do``); ``None`` if there are none.
 
     Args:
+        scores: result on the test split.
+        classes: names of all classes.
+        rows: training rows of each class, if known. With fewer than ``FEW_ROWS``, only more texts help.
         trains_longer: recommend to train longer; false for a model that overfits.
     """
     missed = [
@@ -151,11 +157,16 @@ def unanswered(scores: Scores, classes: list[str], *, trains_longer: bool = True
     if not missed:
         return None
     more = f" and {number(len(missed) - MAX_NAMES)} more" if len(missed) > MAX_NAMES else ""
+    answered = scores.confusion.any(axis=0)
+    if rows is not None and all(count < FEW_ROWS for count, seen in zip(rows, answered) if not seen):
+        remedy = f"collect more such texts (fewer than {FEW_ROWS} training rows each), or merge classes"
+    else:
+        remedy = "train longer (--epochs), " if trains_longer else ""
+        remedy += "read the training curves in the run's report.html, or collect more such texts"
     return {
         "what": f"{counted(len(missed), 'class is', 'classes are')} never predicted",
         "why": ", ".join(missed[:MAX_NAMES]) + more,
-        "do": ("train longer (--epochs), " if trains_longer else "")
-        + "read the training curves in the run's report.html, or collect more such texts",
+        "do": remedy,
     }
 
 
