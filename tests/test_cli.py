@@ -48,6 +48,12 @@ def test_a_typo_is_answered_with_the_near_name(tmp_path):
     assert "did you mean --version?" in run([CREPE, "--versoin"], tmp_path, code=1)
 
 
+def test_horovodrun_starts_it(tmp_path):
+    launcher = [sys.executable, str(Path(__file__).with_name("horovodrun.py")), "-np", "2"]
+    printed = run([*launcher, CREPE, "train", "--data", "nowhere", "--dry-run"], tmp_path, code=1)
+    assert re.search(r"\[[01]\]<stderr>:error: nowhere is not a prepared data set", printed)
+
+
 @pytest.mark.parametrize("options", [("predict", "--text", ""), ("train", "--data", "")])
 def test_an_empty_argument_reaches_the_command(options, tmp_path):
     name, *rest = options
