@@ -54,7 +54,7 @@ class Training:
 
     def __init__(self, shape: CrepeShape, world: World, device: Any, precision: Precision = "auto") -> None:
         self.engine = _engine(shape, device, precision)
-        trainer = world.trainer(trained(self.engine.network), "sgd", SETTINGS)
+        trainer = world.trainer(trained(self.engine.network), self.engine.optimizer("sgd", SETTINGS))
         self._step = TrainingStep(self.engine, trainer, world.size, 0, None)
         self._steps = 0
 

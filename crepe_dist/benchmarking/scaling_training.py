@@ -32,7 +32,7 @@ class Worker:
         self._training = Training(self._shape, self._world, device, precision)
         # A second set of gradients, to time the all-reduce apart from the step.
         parameters = build(self._shape, ModelOptions(), device, seed=0).collect_params()
-        self._trainer = self._world.trainer(parameters, "sgd", SETTINGS).gluon
+        self._trainer = self._world.trainer(parameters, mx.optimizer.create("sgd", **SETTINGS)).gluon
         self._gradients = [each.grad() for each in parameters.values() if each.grad_req != "null"]
         return {"bytes": sum(each.size * each.dtype().itemsize for each in self._gradients)}
 

@@ -31,7 +31,7 @@ def step(world: World, device: str) -> dict[str, Any]:
     network = build(shape, ModelOptions(), place, seed=world.rank)
     engine = open_engine(network, plan(ModelOptions(), place), place)
     world.broadcast_parameters(structural_parameters(network))
-    trainer = world.trainer(network.collect_params(), "sgd", {"learning_rate": 0.1})
+    trainer = world.trainer(network.collect_params(), mx.optimizer.create("sgd", learning_rate=0.1))
     train = TrainingStep(engine, trainer, world.size, seed=0, clip_norm=None)
     before = values(network)
     generator = np.random.default_rng(world.rank)

@@ -8,7 +8,6 @@ different: it acts on a row in the steps that touch it.
 from __future__ import annotations
 
 import ctypes
-import math
 import mmap
 import weakref
 from collections.abc import Callable, Sequence
@@ -20,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.distributed.optimizers import Rule
 from crepe_dist.errors import UserError
 from crepe_dist.mxnet_internals import pointer, view
 from crepe_dist.native import library
 
-RULES = {mx.optimizer.Adam: 0, mx.optimizer.SGD: 1, mx.optimizer.NAG: 2}
 NO_ROW = np.array([0xFFFFFFFF], np.uint32).view(np.float32)
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -51,7 +50,7 @@ class SparseParameter:
 
     def bytes(self, processes: int) -> int:
         """Return the memory that each of the processes that share a table needs, in whole pages."""
-        size = _functions().crepe_table_bytes(self.shape, self.most_rows, processes)
+        size = library.functions().crepe_table_bytes(self.shape, self.most_rows, processes)
         return -(-int(size) // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
@@ -83,16 +82,14 @@ class Table:
         self._parameter = sparse.parameter
         self._prefix = f"{sparse.index}."
         self._weight_decay = optimizer.wd
-        rule = RULES[type(optimizer)]
-        adam = rule == RULES[mx.optimizer.Adam]
-        self._betas = (optimizer.beta1, optimizer.beta2) if adam else (optimizer.momentum, 0.0)
-        self._moments = 2 if adam else 1
+        self._rule = Rule(optimizer)
+        self._moments = self._rule.moments
         self._updates = 0
-        self._run = _functions()
+        self._run = library.functions()
         self._table = self._run.crepe_table_open(
             sparse.shape,
-            rule,
-            (ctypes.c_double * 3)(*self._betas, optimizer.epsilon if adam else 0.0),
+            self._rule.number,
+            self._rule.constants,
             (ctypes.c_void_p * len(memories))(*[each.ctypes.data for each in memories]),
             len(memories),
             process,
@@ -136,10 +133,8 @@ class Table:
         All processes call it, and none reads before all have returned.
         """
         self._updates += 1
-        if self._moments == 2:
-            first, second = (1 - beta**self._updates for beta in self._betas)
-            learning_rate *= math.sqrt(second) / first
-        _check(self._run.crepe_table_update(self._table, learning_rate, scale, self._weight_decay))
+        rate = self._rule.rate(learning_rate, self._updates)
+        _check(self._run.crepe_table_update(self._table, rate, scale, self._weight_decay))
 
     def settle(self) -> None:
         """Move all of this process's rows on to the last update.
@@ -169,7 +164,7 @@ class Table:
             self._table, values.ctypes.data, moments[0].ctypes.data, second, updated.ctypes.data
         )
         found: Arrays = {}
-        if self._updates and any(self._betas):
+        if self._updates and any(self._rule.decays):
             found = {f"{self._prefix}{number}": moment for number, moment in enumerate(moments)}
         history = np.empty(self._run.crepe_table_history(self._table, None))
         if len(history) > 1:
@@ -261,7 +256,7 @@ class HostExchange:
         self._kept: dict[int, tuple[int, int]] = {}
         self._order = [rank for host in hosts for rank in host]
         for host in hosts:
-            each = _functions().crepe_table_rows_each(rows, len(host))
+            each = library.functions().crepe_table_rows_each(rows, len(host))
             for place, rank in enumerate(host):
                 if ranks.rank not in host or rank == ranks.rank:
                     self._kept[rank] = (min(rows, place * each), min(rows, (place + 1) * each))
@@ -290,12 +285,6 @@ def rows_apart(
     """Make a table of this rank's own, and the exchange with those of all other ranks."""
     apart = [[rank] for rank in range(ranks.size)]
     return Table(sparse, optimizer), HostExchange(horovod, ranks, apart, sparse.parameter.shape[0])
-
-
-def _functions() -> Any:
-    native, _ = library.find()
-    assert native is not None, "only our own kernels train row by row"
-    return native.functions
 
 
 def _ages(arrays: Arrays, prefix: str, rows: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:

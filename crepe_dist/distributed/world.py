@@ -50,12 +50,10 @@ class World(Collectives):
             parameters: parameters by structural names, because Gluon's contain a counter.
         """
 
-    def trainer(
-        self, parameters: Parameters, optimizer: str, settings: dict[str, Any], sparse: Sparse = None
-    ) -> Trainer:
+    def trainer(self, parameters: Parameters, optimizer: mx.optimizer.Optimizer, sparse: Sparse = None) -> Trainer:
         """Make a Gluon ``Trainer`` whose gradients are summed over the ranks; it trains ``sparse`` row by row."""
-        table = Table(sparse, mx.optimizer.create(optimizer, **settings)) if sparse else None
-        return Trainer(gluon.Trainer(parameters, optimizer, settings, kvstore=None), table)
+        table = Table(sparse, optimizer) if sparse else None
+        return Trainer(gluon.Trainer(parameters, optimizer, kvstore=None), table)
 
     def start_timeline(self, path: str) -> None:
         """Record Horovod's collectives from now on, on rank 0, for chrome://tracing; every rank calls it.
@@ -151,22 +149,19 @@ class HorovodWorld(World):
             self.check_device(parameter.list_ctx()[0])
         self._hvd.broadcast_parameters(parameters, root_rank=0, prefix="parameters.")
 
-    def trainer(
-        self, parameters: Parameters, optimizer: str, settings: dict[str, Any], sparse: Sparse = None
-    ) -> Trainer:
+    def trainer(self, parameters: Parameters, optimizer: mx.optimizer.Optimizer, sparse: Sparse = None) -> Trainer:
         # One group fixes the order of additions, which otherwise depends on timing, and avoids a race in MXNet's
         # handling of a failed collective. On a GPU three groups: the gradients of the dense layers, four fifths of the
         # bytes and the first to be ready, travel while those of the convolutions are computed.
         on_cpu = all(each.list_ctx()[0].device_type == "cpu" for each in parameters.values())
-        trainer = self._hvd.DistributedTrainer(parameters, optimizer, settings, num_groups=1 if on_cpu else 3)
+        trainer = self._hvd.DistributedTrainer(parameters, optimizer, num_groups=1 if on_cpu else 3)
         if horovod_internals.sum_not_average(trainer):
             scale_gradients(trainer, 1 / self.size)
-        rule = mx.optimizer.create(optimizer, **settings)
-        shared = share(self, self._hvd, trainer_parameters(trainer), sparse, rule) if on_cpu else None
+        shared = share(self, self._hvd, trainer_parameters(trainer), sparse, optimizer) if on_cpu else None
         self._shared = shared if shared is not None and shared.on_one_host else None
         if shared is not None:
             return SharedMemoryTrainer(trainer, shared)
-        return HorovodTrainer(trainer, self, rows_apart(sparse, rule, self._hvd, self) if sparse else None)
+        return HorovodTrainer(trainer, self, rows_apart(sparse, optimizer, self._hvd, self) if sparse else None)
 
     def start_timeline(self, path: str) -> None:
         if self.is_root and self._can_start_timeline:

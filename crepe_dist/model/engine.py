@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections.abc import Mapping
 from typing import Any, Callable
 
 import mxnet as mx
@@ -14,6 +15,7 @@ from mxnet import autograd
 from crepe_dist import machine
 from crepe_dist.data.loader import EXTRA, Batch, Unpack
 from crepe_dist.data.pieces import pieces, rows_per_piece
+from crepe_dist.distributed.optimizers import OWN
 from crepe_dist.distributed.table import SparseParameter
 from crepe_dist.model import dropout, parameters
 from crepe_dist.model.loss import Loss
@@ -58,6 +60,10 @@ class Engine:
 
     def refresh(self) -> None:
         """Load the current parameters. Call before ``logits`` if they may have changed."""
+
+    def optimizer(self, name: str, settings: Mapping[str, float]) -> mx.optimizer.Optimizer:
+        """Make the optimizer ``name``: adam, sgd or nag."""
+        return mx.optimizer.create(name, **settings)
 
     def sparse(self, rows: int) -> SparseParameter | None:
         """Return the parameter that the engine trains row by row, if there is one.
@@ -188,6 +194,9 @@ class NativeEngine(Engine):
         self._lock = threading.Lock()
         self._process = os.getpid()
         weakref.finalize(self, self._functions.crepe_close, engine)
+
+    def optimizer(self, name: str, settings: Mapping[str, float]) -> mx.optimizer.Optimizer:
+        return OWN[name](**settings)
 
     def sparse(self, rows: int) -> SparseParameter | None:
         network = self.network

@@ -146,6 +146,23 @@ int crepe_train_backward(void* engine, float* const* gradients) {
     return guarded([&] { static_cast<Engine*>(engine)->train_backward(gradients); });
 }
 
+// See Optimizer; rule and constants as for crepe_table_open. moments and seconds may be null.
+void crepe_update(
+    int rule, const double* constants, int64_t count, float* values, float* moments, float* seconds,
+    const float* gradients, double rate, double scale, double weight_decay, int threads
+) {
+    const Optimizer optimizer{Rule(rule), constants[0], constants[1], constants[2]};
+    constexpr int64_t LINE = 16;  // numbers of a cache line
+#pragma omp parallel for num_threads(threads)
+    for (int part = 0; part < threads; ++part) {
+        const int64_t first = count / LINE * part / threads * LINE;
+        const int64_t last = part + 1 == threads ? count : count / LINE * (part + 1) / threads * LINE;
+        optimizer.update(last - first, values + first, moments ? moments + first : nullptr,
+                         seconds ? seconds + first : nullptr, gradients + first, float(rate), float(scale),
+                         float(weight_decay));
+    }
+}
+
 // Tables; see table.h. shape: rows, columns.
 int64_t crepe_table_bytes(const int64_t* shape, int64_t most_rows, int64_t processes) {
     return Table::bytes({shape[0], shape[1]}, most_rows, processes);

@@ -49,6 +49,22 @@ _FUNCTIONS = {
     "crepe_train_backward": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS)),
     "crepe_kept": (None, (ctypes.c_double, ctypes.c_uint64, ctypes.c_uint64, _LONG, _BYTES)),
     "crepe_products": (ctypes.c_int, (ctypes.c_int, _LONG, ctypes.c_int, ctypes.c_int)),
+    "crepe_update": (
+        None,
+        (
+            ctypes.c_int,
+            _DOUBLES,
+            _LONG,
+            _FLOATS,
+            _FLOATS,
+            _FLOATS,
+            _FLOATS,
+            ctypes.c_double,
+            ctypes.c_double,
+            ctypes.c_double,
+            ctypes.c_int,
+        ),
+    ),
     "crepe_table_bytes": (_LONG, (_LONGS, _LONG, _LONG)),
     "crepe_table_rows_each": (_LONG, (_LONG, _LONG)),
     "crepe_table_open": (
@@ -142,6 +158,13 @@ def find() -> tuple[Library | None, str]:
     """
     asked = os.environ.get(SWITCH, "")
     return _named(asked) if asked else _best()
+
+
+def functions() -> ctypes.CDLL:
+    """Return the functions of the build that ``find`` selects; call only where there is one."""
+    found, trouble = find()
+    assert found is not None, trouble
+    return found.functions
 
 
 @cache

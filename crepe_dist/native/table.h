@@ -9,14 +9,8 @@
 #include <vector>
 
 #include "memory.h"
+#include "optimizer.h"
 #include "rows.h"
-
-enum class Rule { adam, sgd, nag };
-
-struct Optimizer {
-    Rule rule;
-    double decay, decay2, epsilon;  // of Adam: beta1, beta2 and epsilon; of the others: momentum, 0 and 0
-};
 
 struct TableShape {
     long rows, columns;
@@ -381,7 +375,6 @@ class Table {
     void update(long start, long end, float rate, float scale, float weight_decay) {
         const uint32_t* const rows = summed_.rows;
         const long now = long(drift_.size()) - 1, columns = shape_.columns;
-        const float decay = float(optimizer_.decay), decay2 = float(optimizer_.decay2), epsilon = float(optimizer_.epsilon);
         for_each_piece(start, end, [&](long first, long rows_here, long column, auto width) {
             float values[PIECE], moment[PIECE], second[PIECE], factor[PIECE], past[PIECE], past2[PIECE], own[PIECE];
             const long all = rows_here * width;
@@ -399,22 +392,11 @@ class Table {
                 }
             }
             drift(values, moment, second, factor, all);
-            for (long i = 0; i < all; ++i) own[i] = scale * own[i] + weight_decay * values[i];
-            if (optimizer_.rule == Rule::adam) {
-                for (long i = 0; i < all; ++i) {
-                    moment[i] = decay * past[i] * moment[i] + (1 - decay) * own[i];
-                    second[i] = decay2 * past2[i] * second[i] + (1 - decay2) * own[i] * own[i];
-                    values[i] -= rate * moment[i] / (std::sqrt(second[i]) + epsilon);
-                }
-            } else {
-                // In MXNet's Nesterov, the momentum of the next step is part of this one.
-                const bool nesterov = optimizer_.rule == Rule::nag;
-                const float momentum = nesterov ? decay : 1, gradient = nesterov ? rate : 0;
-                for (long i = 0; i < all; ++i) {
-                    moment[i] = decay * past[i] * moment[i] - rate * own[i];
-                    values[i] += momentum * moment[i] - gradient * own[i];
-                }
+            for (long i = 0; i < all; ++i) {
+                moment[i] *= past[i];
+                second[i] *= past2[i];
             }
+            optimizer_.update(all, values, moment, second, own, rate, scale, weight_decay);
             for (long i = 0; i < rows_here; ++i) {
                 float* record = this->record(rows[first + i]);
                 copy_row(values + i * width, width, record + column);

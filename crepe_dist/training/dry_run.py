@@ -53,7 +53,7 @@ def dry_run(config: Config, world: World, control: Control) -> None:
             data = few_batches(data, config)
         world.broadcast_parameters(structural_parameters(engine.network))
         trained, sparse = parameters.trained(engine.network), engine.sparse(config.data.batch_size)
-        trainer = world.trainer(trained, config.optimizer.name, config.optimizer.settings(), sparse)
+        trainer = world.trainer(trained, engine.optimizer(config.optimizer.name, config.optimizer.settings()), sparse)
         step = TrainingStep(engine, trainer, world.size, config.training.seed, config.optimizer.clip_norm)
         display.say(banner(config, data, engine, start, world, trainer.by))
         display.say(f"\n{layers(engine.network.shape)}\n")

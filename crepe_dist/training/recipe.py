@@ -75,9 +75,9 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
         with guarded(folder, config, world, control, watchdog, display):
             verify_data(data, world, folder.verified())
             world.broadcast_parameters(structural_parameters(engine.network))
+            optimizer = engine.optimizer(config.optimizer.name, config.optimizer.settings())
             trained, sparse = parameters.trained(engine.network), engine.sparse(config.data.batch_size)
-            # hvd.DistributedTrainer; with one process, gluon.Trainer
-            trainer = world.trainer(trained, config.optimizer.name, config.optimizer.settings(), sparse)
+            trainer = world.trainer(trained, optimizer, sparse)  # hvd.DistributedTrainer; gluon.Trainer alone
             step = TrainingStep(engine, trainer, world.size, config.training.seed, config.optimizer.clip_norm)
             progress = Progress(epoch=config.training.start_epoch)
             metrics = open_metrics(

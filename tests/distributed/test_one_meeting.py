@@ -76,7 +76,7 @@ with join() as world:
     for name in "abc":
         parameters.get(name, shape=(3, 5), init="zeros")
     parameters.initialize()
-    trainer = world.trainer(parameters, "sgd", dict(learning_rate=1.0))
+    trainer = world.trainer(parameters, mx.optimizer.create("sgd", learning_rate=1.0))
     trainer.gluon._num_groups = {groups}
     for step in range(3):
         for parameter in parameters.values():

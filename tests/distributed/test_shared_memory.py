@@ -26,7 +26,7 @@ with join() as world:
     for name, shape in shapes.items():
         parameters.get(name, shape=shape, init="zeros")
     parameters.initialize()
-    trainer = world.trainer(parameters, "sgd", dict(learning_rate=1.0))
+    trainer = world.trainer(parameters, mx.optimizer.create("sgd", learning_rate=1.0))
     print("summed by", trainer.by)
     generators = [np.random.default_rng(rank) for rank in range(world.size)]
     expected = dict.fromkeys(shapes, 0.0)
@@ -137,13 +137,14 @@ from crepe_dist import command
 from crepe_dist.distributed.join import join
 def main():
     with join() as world:
+        import mxnet as mx
         from mxnet import gluon
         from crepe_dist.distributed import host_sums, shared_memory
         {before}
         parameters = gluon.ParameterDict()
         parameters.get("a", shape=(3,), init="zeros")
         parameters.initialize()
-        trainer = world.trainer(parameters, "sgd", {{}})
+        trainer = world.trainer(parameters, mx.optimizer.create("sgd"))
         trainer.gluon.allreduce_grads()
         if world.rank == {dead}:
             os.kill(os.getpid(), 9)

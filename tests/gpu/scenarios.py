@@ -125,7 +125,7 @@ def training(world: World, place: Any, precision: Precision = "auto") -> tuple[T
     engine = open_engine(build(SHAPE, options, place, seed=1), plan(options, place), place)
     parameters = trained(engine.network)
     world.broadcast_parameters(parameters)
-    trainer = world.trainer(parameters, "sgd", {"momentum": 0.9})
+    trainer = world.trainer(parameters, mx.optimizer.create("sgd", momentum=0.9))
     return TrainingStep(engine, trainer, world.size, seed=0, clip_norm=None), engine.network
 
 
