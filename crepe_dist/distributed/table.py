@@ -223,7 +223,7 @@ def moved_on(
         UserError: the arrays do not fit.
     """
     prefix, arrays = f"{index}.", dict(arrays)
-    adam = RULES[type(optimizer)] == RULES[mx.optimizer.Adam]
+    adam = Rule(optimizer).moments == 2
     drift, updated = _ages(arrays, prefix, values.shape[0] if values.ndim == 2 else 0)
     first, second = (*_moments(arrays, prefix, values.shape, 2 if adam else 1), None)[:2]
     if first is None and drift.any():
