@@ -131,7 +131,8 @@ def _show(figures: dict[str, Any]) -> None:
         f"with steps 100 times as fast, training would wait for data {percent(figures['waiting'])} of the time"
     )
     _show_scaling(console, figures["scaling"])
-    _show_short_texts(console, figures["short_texts"])
+    if figures["short_texts"]:
+        _show_short_texts(console, figures["short_texts"])
 
 
 def _show_short_texts(console: Console, table: dict[str, dict[str, float]]) -> None:

@@ -99,7 +99,7 @@ def _write_lines(data: Dataset, folder: Path) -> None:
 
 def _ours(sample: Path, run_folder: Path, data: Dataset) -> Figures:
     began = time.perf_counter()
-    commands.call([*TRAIN, "--data", str(sample), "--run-dir", str(run_folder)])
+    commands.call([*TRAIN, "--data", str(sample), "--run-dir", str(run_folder), "--device", "cpu"])
     seconds = time.perf_counter() - began
     predictor = load(run_folder)
     part = data.parts["test"]
@@ -140,7 +140,18 @@ def _scaling(data: Dataset, rows: Rows, folder: Path) -> float:
     for number in range(rows.rounds):
         for size, launcher in ((1, ["taskset", "--cpu-list", core]), (2, [str(horovodrun()), "-np", "2"])):
             run_folder = folder / f"long-{size}-{number}"
-            arguments = [*launcher, *TRAIN, "--data", str(long), "--run-dir", str(run_folder), "--epochs", "3"]
+            arguments = [
+                *launcher,
+                *TRAIN,
+                "--data",
+                str(long),
+                "--run-dir",
+                str(run_folder),
+                "--epochs",
+                "3",
+                "--device",
+                "cpu",
+            ]
             commands.call(arguments, environment=scaling.environment())
             rates[size].append(_train_rate(run_folder, documents))
     return statistics.median(rates[2]) / statistics.median(rates[1])
