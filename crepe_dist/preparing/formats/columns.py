@@ -137,7 +137,7 @@ def choose_named(
                 raise UserError(
                     f"{file}: which column is the {what}?",
                     "; ".join([f"the columns are {', '.join(names)}"[:500], *taken]),
-                    f"give its name or its number from 1 to {len(names)} with --{what}{hint}",
+                    f"give its name or its number from 1 to {len(names)} with {_flag(what)}{hint}",
                 )
             places[what] = left[0]
     return Chosen(places["label"], tuple(i for i in (places["title"], places["text"]) if i is not None))
@@ -160,7 +160,7 @@ def _position(file: str, names: Sequence[str], what: str, given: str) -> int:
         f"{file} has no column {given!r}",
         f"it has {', '.join(names)}"[:500],
         (f"did you mean {alike[0]!r:.60}? Or " if alike else "")
-        + f"give a name or a number from 1 to {len(names)} with --{what}",
+        + f"give a name or a number from 1 to {len(names)} with {_flag(what)}",
     )
 
 
@@ -188,7 +188,7 @@ def choose_numbered(file: str, width: int, wanted: Wanted, *, label_given: bool)
             raise UserError(
                 f"{file} has no column {given!r}",
                 f"it has {width} columns and no header was found",
-                f"give a number from 1 to {width} with --{what}, or --header yes if the first line names them",
+                f"give a number from 1 to {width} with {_flag(what)}, or --header yes if the first line names them",
             )
         return int(given) - 1
 
@@ -200,11 +200,16 @@ def choose_numbered(file: str, width: int, wanted: Wanted, *, label_given: bool)
             raise UserError(
                 f"{file}: which column is the text?",
                 f"it has {width} columns and no header was found",
-                f"give a number from 1 to {width} with --text, or --header yes if the first line names them",
+                f"give a number from 1 to {width} with --text-column, or --header yes if the first line names them",
             )
         return Chosen(label, tuple(i for i in range(width) if i != label))
     named = [("title", wanted.title), ("text", wanted.text)]
     return Chosen(label, tuple(position(what, given) for what, given in named if given is not None))
+
+
+def _flag(what: str) -> str:
+    # `predict` has these columns too, and its --text is a text to classify.
+    return "--label" if what == "label" else f"--{what}-column"
 
 
 def _is_place(given: str, width: int) -> bool:
