@@ -85,10 +85,9 @@ int crepe_ngrams(
         Finder finder(shape[4]);
         std::vector<uint32_t> found;
         for (int64_t row = 0; row < rows; ++row) {
-            found.clear();
             finder.find(codes + row * stride, NGramShape{shape[0], shape[1], shape[2], shape[3], shape[4]}, found);
             counts[row] = int64_t(found.size());
-            std::copy(found.begin(), found.end(), buckets + row * most);
+            std::copy_n(found.begin(), std::min(most, counts[row]), buckets + row * most);
         }
     });
 }
