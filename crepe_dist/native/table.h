@@ -79,7 +79,6 @@ class Table {
     // The number of rows that each process keeps; the last has fewer.
     static long rows_each(long rows, long processes) { return (words_of(rows) + processes - 1) / processes * WORD; }
 
-    TableShape shape() const { return shape_; }
     Gradient& gradient() { return gradients_[process_]; }
 
     // Copies the current values of rows to out [count][columns].
