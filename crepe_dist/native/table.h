@@ -105,7 +105,7 @@ class Table {
         const long end = std::min(words_of(shape_.rows), begin + words_each_);
         if (gradients_.size() == 1) {
             summed_ = {gradient().rows, gradient().index.rows(), gradient().values};
-            return std::isfinite(squares()) ? 0 : culprits(begin, end);
+            return std::isfinite(square()) ? 0 : culprits(begin, end);
         }
         union_.resize(end - begin);
         starts_.resize(end - begin + 1);
@@ -122,7 +122,7 @@ class Table {
 #pragma omp parallel for num_threads(threads_)
         for (int part = 0; part < threads_; ++part)
             sum(all, begin, (end - begin) * part / threads_, (end - begin) * (part + 1) / threads_, sums);
-        return std::isfinite(squares()) ? 0 : culprits(begin, end);
+        return std::isfinite(square()) ? 0 : culprits(begin, end);
     }
 
     // The number of rows of the last sum.
@@ -168,16 +168,11 @@ class Table {
         summed_ = {rows_.need(rows.size()), long(rows.size()), sums_.need(sums.size())};
         std::copy(rows.begin(), rows.end(), rows_.get());
         std::copy(sums.begin(), sums.end(), sums_.get());
+        square();
     }
 
     // The sum of the squares of the last sum.
-    double squares() const {
-        const long count = summed_.count * shape_.columns;
-        double total = 0;
-#pragma omp simd reduction(+ : total)
-        for (long i = 0; i < count; ++i) total += double(summed_.values[i]) * summed_.values[i];
-        return total;
-    }
+    double squares() const { return squares_; }
 
     // Updates this process's rows that have a gradient, which is `scale` × the last sum + `weight_decay` × value. All
     // processes call it, and none reads before all have returned.
@@ -261,6 +256,7 @@ class Table {
         long count;
         const float* values;
     } summed_{};                     // the last sum
+    double squares_ = 0;             // of its squares
     std::vector<uint64_t> union_;    // the rows of all gradients, and its index
     std::vector<uint32_t> starts_;
     Buffer<uint32_t> rows_;
@@ -356,6 +352,15 @@ class Table {
                     for (long n = 0; n < columns; ++n) own[n] += each.values[i * long(columns) + n];
                 }
         });
+    }
+
+    // Computes the sum of the squares of the last sum, and returns it.
+    double square() {
+        const long count = summed_.count * shape_.columns;
+        double total = 0;
+#pragma omp simd reduction(+ : total)
+        for (long i = 0; i < count; ++i) total += double(summed_.values[i]) * summed_.values[i];
+        return squares_ = total;
     }
 
     // Returns a bit for each process whose gradient in words [begin, end) is not finite; all bits if there is none.
