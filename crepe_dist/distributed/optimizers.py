@@ -12,6 +12,7 @@ from typing import Any
 
 import mxnet as mx
 
+from crepe_dist.errors import UserError
 from crepe_dist.mxnet_internals import pointer
 from crepe_dist.native import library
 
@@ -45,6 +46,10 @@ class Rule:
 class _OwnKernels:
     """Mixin of MXNet's optimizers, for arrays in host memory in the plain layout."""
 
+    def __init__(self: Any, **settings: float) -> None:
+        super().__init__(**settings)
+        self._rule = Rule(self)
+
     def update_multi_precision(self: Any, index: Any, weight: Any, grad: Any, state: Any) -> None:
         mx.nd.waitall()
         many = isinstance(index, (list, tuple))
@@ -53,7 +58,7 @@ class _OwnKernels:
 
     def _update_one(self: Any, index: int, weight: Any, grad: Any, state: Any) -> None:
         self._update_count(index)
-        rule = Rule(self)
+        rule = self._rule
         rate = rule.rate(self._get_lr(index), self._index_update_count[index])
         states = state if isinstance(state, (list, tuple)) else (state,)
         first, second = [None if each is None else pointer(each) for each in (*states, None)][:2]
@@ -76,3 +81,8 @@ class NAG(_OwnKernels, mx.optimizer.NAG):
 
 
 OWN = {"adam": Adam, "sgd": SGD, "nag": NAG}
+
+
+def other_optimizer(why: str) -> UserError:
+    """Make the error for a saved state that does not fit the optimizer or the parameters."""
+    return UserError("the saved state belongs to another optimizer", why, "start another run with --fresh")

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.distributed.collectives import Collectives
-from crepe_dist.distributed.optimizers import Rule
+from crepe_dist.distributed.optimizers import Rule, other_optimizer
 from crepe_dist.errors import UserError
 from crepe_dist.mxnet_internals import pointer, view
 from crepe_dist.native import library
@@ -191,7 +191,7 @@ class Table:
         drift, updated = _ages(mine, self._prefix, shape[0])
         moments = _moments(mine, self._prefix, shape, self._moments)
         if mine or len(drift) > updates + 1 or (drift.any() and moments[0] is None):
-            raise _other_optimizer(self._prefix)
+            raise _misfit(self._prefix)
         mx.nd.waitall()
         values = np.ascontiguousarray(view(self._parameter.data()))
         addresses = [None if each is None else np.ascontiguousarray(each) for each in (values, *moments)]
@@ -227,7 +227,7 @@ def moved_on(
     drift, updated = _ages(arrays, prefix, values.shape[0] if values.ndim == 2 else 0)
     first, second = (*_moments(arrays, prefix, values.shape, 2 if adam else 1), None)[:2]
     if first is None and drift.any():
-        raise _other_optimizer(prefix)
+        raise _misfit(prefix)
     if first is None:
         return values, arrays
     change, age = drift[updated][:, None], (len(drift) - 1 - updated)[:, None].astype(np.float64)
@@ -293,10 +293,10 @@ def _ages(arrays: Arrays, prefix: str, rows: int) -> tuple[npt.NDArray[np.float6
     if drift is None and updated is None:
         return np.zeros(1), np.zeros(rows, np.int32)
     if drift is None or updated is None or not rows:
-        raise _other_optimizer(prefix)
+        raise _misfit(prefix)
     fits = _is(drift, np.float64, (drift.size,)) and _is(updated, np.int32, (rows,))
     if not fits or not 0 <= updated.min() <= updated.max() < len(drift):
-        raise _other_optimizer(prefix)
+        raise _misfit(prefix)
     return drift, updated
 
 
@@ -305,16 +305,12 @@ def _moments(arrays: Arrays, prefix: str, shape: tuple[int, ...], number: int) -
     moments = [arrays.pop(f"{prefix}{place}", None) for place in range(number)]
     given = [each for each in moments if each is not None]
     if len(given) not in (0, number) or not all(_is(each, np.float32, shape) for each in given):
-        raise _other_optimizer(prefix)
+        raise _misfit(prefix)
     return moments
 
 
-def _other_optimizer(prefix: str) -> UserError:
-    return UserError(
-        "the saved state belongs to another optimizer",
-        f"its arrays {prefix}* do not fit",
-        "start another run with --fresh",
-    )
+def _misfit(prefix: str) -> UserError:
+    return other_optimizer(f"its arrays {prefix}* do not fit")
 
 
 def _is(array: npt.NDArray[Any], dtype: Any, shape: tuple[int, ...]) -> bool:

@@ -21,6 +21,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from crepe_dist.distributed.optimizers import other_optimizer
 from crepe_dist.errors import UserError
 from crepe_dist.files import identity, read_json, sha256, sync, write_json
 from crepe_dist.mxnet_internals import optimizer_state, set_optimizer_state, trainer_parameters
@@ -292,16 +293,16 @@ def set_optimizer_arrays(trainer: Any, arrays: Arrays, device: Any) -> None:
             continue
         place = OPTIMIZER_NAME.fullmatch(name)
         if place is None or int(place[1]) >= len(shapes):
-            raise _other_optimizer(f"it has an array {name[:80]!r}")
+            raise other_optimizer(f"it has an array {name[:80]!r}")
         index, k = int(place[1]), int(place[2])
         if array.shape != shapes[index] or array.dtype != np.float32:
             found, expected = f"{array.dtype} {list(array.shape)}", f"float32 {list(shapes[index])}"
-            raise _other_optimizer(f"array {name} is {found} instead of {expected}")
+            raise other_optimizer(f"array {name} is {found} instead of {expected}")
         by_index.setdefault(index, {})[k] = mx.nd.array(array, ctx=device, dtype=array.dtype)
     number = moments(trainer.optimizer)
     for index, given in by_index.items():
         if len(given) != number:
-            raise _other_optimizer(f"it has {len(given)} arrays for parameter {index} instead of {number}")
+            raise other_optimizer(f"it has {len(given)} arrays for parameter {index} instead of {number}")
     states = {index: tuple(states[k] for k in sorted(states)) for index, states in by_index.items()}
     set_optimizer_state(trainer, updates(arrays), states, device)
 
@@ -321,9 +322,9 @@ def check_numbers(arrays: Arrays) -> None:
     """
     for name, array in arrays.items():
         if not np.isfinite(array).all():
-            raise _other_optimizer(f"array {name[:80]!r} has NaN or infinity")
+            raise other_optimizer(f"array {name[:80]!r} has NaN or infinity")
         if name.endswith(".1") and (array < 0).any():
-            raise _other_optimizer(f"array {name[:80]!r} has a negative mean of squares")
+            raise other_optimizer(f"array {name[:80]!r} has a negative mean of squares")
 
 
 def updates(arrays: Arrays) -> int:
@@ -334,9 +335,5 @@ def updates(arrays: Arrays) -> int:
     """
     count = arrays.get("updates")
     if count is None or count.shape != (1,) or count.dtype != np.int64 or count[0] < 0:
-        raise _other_optimizer("it has no count of updates")
+        raise other_optimizer("it has no count of updates")
     return int(count[0])
-
-
-def _other_optimizer(why: str) -> UserError:
-    return UserError("the saved state belongs to another optimizer", why, "start another run with --fresh")
