@@ -59,7 +59,7 @@ class Training:
         self.network = parameters.build(shape, ModelOptions(), mx.cpu(), seed=0)
         self.network.significant.set_data(mx.nd.array(np.arange(shape.buckets) % 5 == 0))
         engine = open_engine(self.network, Plan("float32", library.find()[0], ""), mx.cpu())
-        trained, table = parameters.trained(self.network), engine.sparse(6) if sparse else None
+        trained, table = parameters.trained(self.network), engine.train_row_by_row(6) if sparse else None
         self.trainer = World().trainer(trained, engine.optimizer(*optimizer), table)
         self.engine = engine
         self.step = TrainingStep(engine, self.trainer, 1, 0, clip_norm)
@@ -259,7 +259,7 @@ with join() as world:
     network.significant.set_data(mx.nd.array(np.arange(SHAPE.buckets) % 5 == 0))
     engine = open_engine(network, Plan("float32", library.find()[0], ""), mx.cpu())
     optimizer = engine.optimizer("adam", dict(learning_rate=0.01, wd=0.0))
-    trainer = world.trainer(parameters.trained(network), optimizer, engine.sparse(7))
+    trainer = world.trainer(parameters.trained(network), optimizer, engine.train_row_by_row(7))
     step = TrainingStep(engine, trainer, world.size, 0, {clip_norm})
     for number in range(10):
         whole = some_batch(SHAPE, number, 7)

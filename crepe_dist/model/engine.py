@@ -65,11 +65,16 @@ class Engine:
         """Make the optimizer ``name``: adam, sgd or nag."""
         return mx.optimizer.create(name, **settings)
 
-    def sparse(self, rows: int) -> SparseParameter | None:
-        """Return the parameter that the engine trains row by row, if there is one.
+    def train_row_by_row(self, rows: int) -> SparseParameter | None:
+        """Train a parameter row by row from now on, if the engine can.
+
+        Gluon then has no gradient of it, and a batch is not computed in pieces.
 
         Args:
             rows: largest number of documents of a batch of this rank.
+
+        Returns:
+            The parameter for ``World.trainer``, or ``None``.
         """
         return None
 
@@ -198,7 +203,7 @@ class NativeEngine(Engine):
     def optimizer(self, name: str, settings: Mapping[str, float]) -> mx.optimizer.Optimizer:
         return OWN[name](**settings)
 
-    def sparse(self, rows: int) -> SparseParameter | None:
+    def train_row_by_row(self, rows: int) -> SparseParameter | None:
         network = self.network
         if not isinstance(network, NGrams):
             return None

@@ -52,7 +52,7 @@ def dry_run(config: Config, world: World, control: Control) -> None:
         if config.training.overfit_batches:
             data = few_batches(data, config)
         world.broadcast_parameters(structural_parameters(engine.network))
-        trained, sparse = parameters.trained(engine.network), engine.sparse(config.data.batch_size)
+        trained, sparse = parameters.trained(engine.network), engine.train_row_by_row(config.data.batch_size)
         trainer = world.trainer(trained, engine.optimizer(config.optimizer.name, config.optimizer.settings()), sparse)
         step = TrainingStep(engine, trainer, world.size, config.training.seed, config.optimizer.clip_norm)
         display.say(banner(config, data, engine, start, world, trainer.by))

@@ -76,7 +76,7 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
             verify_data(data, world, folder.verified())
             world.broadcast_parameters(structural_parameters(engine.network))
             optimizer = engine.optimizer(config.optimizer.name, config.optimizer.settings())
-            trained, sparse = parameters.trained(engine.network), engine.sparse(config.data.batch_size)
+            trained, sparse = parameters.trained(engine.network), engine.train_row_by_row(config.data.batch_size)
             trainer = world.trainer(trained, optimizer, sparse)  # hvd.DistributedTrainer; gluon.Trainer alone
             step = TrainingStep(engine, trainer, world.size, config.training.seed, config.optimizer.clip_norm)
             progress = Progress(epoch=config.training.start_epoch)
