@@ -24,8 +24,9 @@ import pytest
 import requests
 
 from crepe_dist.errors import UserError
-from crepe_dist.preparing import download as module
-from crepe_dist.preparing.download import Progress, download
+from crepe_dist.preparing import file_download as module
+from crepe_dist.preparing.download import download
+from crepe_dist.preparing.file_download import Progress, redirected
 
 CONTENT = gzip.compress(random.Random(0).randbytes(300_000))
 OTHER = gzip.compress(random.Random(1).randbytes(320_000))
@@ -375,7 +376,7 @@ class TestStopped:
         server.answers(Answer())
         self.stop(server, tmp_path, 100_000)
         before = (tmp_path / f"{NAME}.part").read_bytes()
-        monkeypatch.setattr(module, "_blocks", interrupted)
+        monkeypatch.setattr(module, "blocks", interrupted)
         with pytest.raises(KeyboardInterrupt):
             bring(server, tmp_path)
         assert (tmp_path / f"{NAME}.part").read_bytes() == before
@@ -604,7 +605,7 @@ class TestRedirects:
         ],
     )
     def test_places_that_are_the_same(self, url, location, target):
-        assert module._redirected(url, location) == target
+        assert redirected(url, location) == target
 
     @pytest.mark.parametrize(
         ("url", "location"),
@@ -622,4 +623,4 @@ class TestRedirects:
     )
     def test_places_that_are_not(self, url, location):
         with pytest.raises(UserError, match="redirects to"):
-            module._redirected(url, location)
+            redirected(url, location)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from crepe_dist.preparing.download import Progress, download
+from crepe_dist.preparing.download import download
+from crepe_dist.preparing.file_download import Progress
 
 URL = "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
 CATEGORIES = (
