@@ -111,7 +111,7 @@ def _anonymous(process: int) -> int:
 def stages(path: Path, out: Path, feature_len: int) -> dict[str, float]:
     """Return the seconds per stage in one process; reading includes decompression."""
     from crepe_dist.data.alphabet import Encoding
-    from crepe_dist.preparing import building, reading
+    from crepe_dist.preparing import reading, shards
     from crepe_dist.preparing.preparation import PrepareOptions, prepare
     from crepe_dist.preparing.selection import Split
     from crepe_dist.preparing.sources import Reading, find_sources, open_source
@@ -139,7 +139,7 @@ def stages(path: Path, out: Path, feature_len: int) -> dict[str, float]:
         stack.enter_context(mock.patch.object(type(parser), "parse", timed("parse", type(parser).parse)))
         for module, name, what in (
             (reading, "read_block", "parse, check, hash, spool"),
-            (building, "write_shard", "encode and write"),
+            (shards, "write_shard", "encode and write"),
         ):
             stack.enter_context(mock.patch.object(module, name, timed(what, getattr(module, name))))
         start = time.perf_counter()

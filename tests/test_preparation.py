@@ -95,7 +95,7 @@ def test_numbers_as_labels_are_ordered_by_value_and_warned_of(tmp_path):
 class TestShards:
     @pytest.fixture(autouse=True)
     def _small(self, monkeypatch):
-        monkeypatch.setattr("crepe_dist.preparing.building.SHARD_BYTES", 40 * 16)
+        monkeypatch.setattr("crepe_dist.preparing.shards.SHARD_BYTES", 40 * 16)
 
     def test_several_are_read_as_one(self, tmp_path):
         prepared(tmp_path, [f"{n % 2},text {n}" for n in range(100)], validation=0.2)
@@ -117,7 +117,7 @@ class TestShards:
         sources = find_sources([str(tmp_path / "train.csv")])
         losses = []
         for name, size in (("many", 123 * 16), ("one", 1 << 28)):
-            monkeypatch.setattr("crepe_dist.preparing.building.SHARD_BYTES", size)
+            monkeypatch.setattr("crepe_dist.preparing.shards.SHARD_BYTES", size)
             prepare(sources, tmp_path / name, Encoding(feature_len=123), Split())
             part = open_dataset(tmp_path / name).parts["train"]
             losses.append((len(part.shards), part.codes(epoch_order(len(part), 0, 0)).tobytes()))

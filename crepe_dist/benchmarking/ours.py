@@ -17,7 +17,7 @@ from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.engine import Engine, open_engine
 from crepe_dist.model.parameters import build, trained
 from crepe_dist.model.precision import plan
-from crepe_dist.preparing.building import MAX_CHUNK
+from crepe_dist.preparing.shards import MAX_CHUNK
 from crepe_dist.settings.model_options import ModelOptions, Precision
 from crepe_dist.training.step import TrainingStep
 

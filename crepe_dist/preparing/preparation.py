@@ -20,9 +20,11 @@ from crepe_dist.data.dataset import MANIFEST, PARTS, QUARANTINE, REPORT, REPORT_
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, write_json, write_text
 from crepe_dist.preparing.auto_encoding import Fit
-from crepe_dist.preparing.building import Built, Collected, Job, build, keep_quarantine, quarantine_beside
+from crepe_dist.preparing.building import Built, build
 from crepe_dist.preparing.formats.rows import Share
+from crepe_dist.preparing.job import Collected, Job
 from crepe_dist.preparing.pool import pool
+from crepe_dist.preparing.quarantine import keep_quarantine, quarantine_beside
 from crepe_dist.preparing.reading import Reader, close_writers
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import Reading, Sources, find_class_names

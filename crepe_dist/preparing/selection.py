@@ -187,3 +187,8 @@ def firsts(key: Any, fate: Fate) -> npt.NDArray[np.int64]:
     result = np.full(len(fate), -1, dtype=np.int64)
     result[used[again]] = used[first[np.searchsorted(first, again) - 1]]
     return result
+
+
+def kept(fate: Fate) -> npt.NDArray[np.int64]:
+    """Return the indices of the rows that are in a split."""
+    return np.flatnonzero(fate <= TEST)

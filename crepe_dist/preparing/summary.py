@@ -10,10 +10,11 @@ import numpy.typing as npt
 
 from crepe_dist.data.alphabet import MAX_CHARACTERS
 from crepe_dist.data.dataset import PARTS
-from crepe_dist.preparing.building import Built, Collected, Job, kept
+from crepe_dist.preparing.building import Built
 from crepe_dist.preparing.formats.stream import ENDS_EARLY
+from crepe_dist.preparing.job import Collected, Job
 from crepe_dist.preparing.reading import UNLABELLED
-from crepe_dist.preparing.selection import REPEATED, SAMPLED_OUT, TEST, TRAIN, VALIDATION, firsts, repeats
+from crepe_dist.preparing.selection import REPEATED, SAMPLED_OUT, TEST, TRAIN, VALIDATION, firsts, kept, repeats
 from crepe_dist.preparing.spool import Texts
 from crepe_dist.settings.data_options import SHORTEST
 from crepe_dist.version import __version__

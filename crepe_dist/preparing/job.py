@@ -1,0 +1,103 @@
+"""Description of a preparation, and the rows that reading found for it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.dataset import PARTS
+from crepe_dist.preparing.auto_encoding import Alphabet, Fit
+from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.spool import Rows
+
+
+@dataclass(frozen=True)
+class Job:
+    """Description of a preparation, equal for all its parts.
+
+    Args:
+        sources: name and split of each source.
+        reading: reading options.
+        class_names: names of the labels 1 … C, if a file gives them.
+        encoding: encoding before fitting.
+        fit: parameters of the encoding to fit to the training texts.
+        split: parameters of the selection.
+        max_bad: maximum fraction of unusable lines.
+    """
+
+    sources: tuple[tuple[str, str], ...]
+    reading: dict[str, Any]
+    class_names: tuple[str, ...] | None
+    encoding: Encoding
+    fit: Fit
+    split: Split
+    max_bad: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the job as JSON-like data, with lists in place of tuples."""
+        about = {**asdict(self), "encoding": self.encoding.to_dict()}
+        return dict(json.loads(json.dumps(about)))
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> Job:
+        """Restore a job from ``to_dict``'s result.
+
+        Raises:
+            UserError: The encoding or the split is invalid.
+            AttributeError: ``saved`` was not made by ``to_dict``; also the following errors.
+            KeyError: A field is missing.
+            TypeError: A field has the wrong type.
+            ValueError: A field has an invalid value.
+        """
+        names = [*(name for source in saved["sources"] for name in source), *(saved["class_names"] or ())]
+        if not all(isinstance(name, str) for name in names) or not {part for _, part in saved["sources"]} <= set(PARTS):
+            raise ValueError("the names of sources or classes are invalid")
+        usual = asdict(Split())
+        for name, value in saved["split"].items():
+            kind = int if name == "max_per_class" and value is not None else type(usual[name])
+            if type(value) is not kind and not (kind is float and value == 0):
+                raise ValueError(f"{name} of the split is {str(value)[:40]}")
+        if not isinstance(saved["max_bad"], (int, float)) or not 0 <= saved["max_bad"] <= 1:
+            raise ValueError(f"max_bad is {str(saved['max_bad'])[:40]}")
+        fitted = saved["fit"]
+        if not type(fitted["length"]) is type(fitted["folds"]) is bool or fitted["alphabet"] not in get_args(Alphabet):
+            raise ValueError(f"fit is {str(fitted)[:80]}")
+        return cls(
+            tuple((name, part) for name, part in saved["sources"]),
+            dict(saved["reading"]),
+            None if saved["class_names"] is None else tuple(saved["class_names"]),
+            Encoding.from_dict(saved["encoding"]),
+            Fit(**fitted),
+            Split(**saved["split"]),
+            saved["max_bad"],
+        )
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Everything read, from a single spool or from merged parts.
+
+    Args:
+        rows: records in the order of (file, line).
+        rows_path: file that ``rows`` is mapped from.
+        texts: files of the texts.
+        labels: label names that the rows' labels index.
+        good: usable rows of each label, including rows excluded by sampling while reading.
+        files: format, row counts and checksum of each source, by index.
+        bad_rows: records of unusable rows of each part, in the order of (file, line).
+        bad: number of unusable lines.
+    """
+
+    rows: Rows
+    rows_path: Path
+    texts: Sequence[Path]
+    labels: list[str]
+    good: Counter[str]
+    files: dict[int, dict[str, Any]]
+    bad_rows: Sequence[Iterator[dict[str, Any]]]
+    bad: int

@@ -1,0 +1,75 @@
+"""Quarantine: the unusable rows of a preparation, each with its reason."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crepe_dist.data.dataset import QUARANTINE
+from crepe_dist.files import sync
+from crepe_dist.preparing.formats.rows import excerpt
+from crepe_dist.preparing.formats.stream import ENDS_EARLY
+from crepe_dist.preparing.job import Collected, Job
+from crepe_dist.preparing.selection import UNKNOWN, Fate
+from crepe_dist.preparing.spool import Texts
+
+
+def write_quarantine(
+    folder: Path, job: Job, found: Collected, fate: Fate
+) -> tuple[Counter[str], list[dict[str, Any]], dict[int, str]]:
+    """Write all unusable rows in the order of the sources.
+
+    Returns:
+        Their lines by kind of reason, the first five, and the sources that end early, with the reason.
+    """
+    reasons: Counter[str] = Counter()
+    damaged: dict[int, str] = {}
+    first: list[dict[str, Any]] = []
+    unknown = _unknown_labels(job, found, fate)
+    everything = heapq.merge(*found.bad_rows, unknown, key=lambda record: (record["source"], record["line"]))
+    with (folder / QUARANTINE).open("w", encoding="utf-8") as stream:
+        for record in everything:
+            source = record.pop("source")
+            if record["reason"].startswith(ENDS_EARLY):
+                damaged[source] = record["reason"]
+            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+            reasons[record["reason"].split(":")[0]] += record["lines"]
+            first += [record] if len(first) < 5 else []
+    sync(folder / QUARANTINE)
+    return reasons, first, damaged
+
+
+def _unknown_labels(job: Job, found: Collected, fate: Fate) -> Iterator[dict[str, Any]]:
+    texts = Texts(found.texts)
+    for index in np.flatnonzero(fate == UNKNOWN).tolist():
+        row = found.rows[index : index + 1]
+        file = int(row["file"][0])
+        yield {
+            "file": job.sources[file][0],
+            "source": file,
+            "line": int(row["line"][0]),
+            "reason": f"unknown label: {found.labels[int(row['label'][0])]!r:.40} is not in the training rows",
+            "excerpt": excerpt(texts.get(row)[0]),
+            "lines": 1,
+        }
+
+
+def keep_quarantine(folder: Path, out: Path) -> Path | None:
+    """Save the quarantine of a failed preparation beside ``out``, under a name that is not read as data later."""
+    if not (folder / QUARANTINE).is_file() or (folder / QUARANTINE).stat().st_size == 0:
+        return None
+    kept = quarantine_beside(out)
+    shutil.copyfile(folder / QUARANTINE, kept)
+    return kept
+
+
+def quarantine_beside(out: Path) -> Path:
+    """Return the path of the quarantine that a failed preparation leaves beside ``out``."""
+    return out.with_name(f"{out.name}.quarantine")
