@@ -252,6 +252,21 @@ class TestEvaluate:
             scoring.score(given, world)
         assert find(run_dir).name in (tmp_path / "scores.html").read_text()
 
+    def test_the_advice_on_a_rare_class_is_that_of_the_report(self, tmp_path):
+        """More epochs do not help a class with four training rows; more rows do."""
+        texts = [f"{word} number {row}" for row in range(60) for word in ("good", "bad")]
+        rows = [("b" if "bad" in text else "g", text) for text in texts] + [("r", f"odd {row}") for row in range(5)]
+        (tmp_path / "few.csv").write_text("label,text\n" + "".join(f"{label},{text}\n" for label, text in rows))
+        run(command("prepare", "few.csv", "--out", "few"), tmp_path)
+        trained = run(command("train", "--data", "few", "--epochs", "2", "--logging.tensorboard", "false"), tmp_path)
+        advice = "collect more such texts (fewer than 50 training rows each), or merge classes"
+        printed = run(command("evaluate"), tmp_path)
+        assert advice in trained
+        assert advice in printed
+        assert "train longer" not in printed
+        alone = shutil.copytree(next((tmp_path / "runs").iterdir()) / "checkpoints", tmp_path / "alone")
+        assert advice in run(command("evaluate", find(str(alone)), "--data", "few"), tmp_path)
+
     def test_another_checkpoint_of_a_run_whose_reported_one_is_gone(self, place, tmp_path):
         """The error about the missing one says to name it."""
         (run_dir,) = (place / "runs").iterdir()

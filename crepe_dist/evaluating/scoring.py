@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import write_text
 from crepe_dist.predicting.predictor import Foreign, Predictor, open_checkpoint
-from crepe_dist.reports import data_page
+from crepe_dist.reports import data_page, run_findings
 from crepe_dist.reports.run_page import score_page
 from crepe_dist.reports.score_tables import unanswered
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.run_record import open_run, texts
+from crepe_dist.runs.run_record import RunRecord, open_run, texts
 from crepe_dist.runs.scores import Scores
 from crepe_dist.settings import arguments
 from crepe_dist.training.display import Display
@@ -46,7 +47,7 @@ def score(given: Any, world: World) -> None:
         for rate in given.typos
     }
     if world.is_root:
-        print(_text(scores, dataset.classes))
+        print(_text(scores, dataset.classes, _never_predicted(scores, dataset, path)))
         if noisy:
             print(f"\n{_typo_table(noisy)}")
         if given.json is not None:
@@ -75,8 +76,13 @@ def _open(path: Path, given: Any, world: World) -> tuple[Dataset, Predictor]:
 
 def _data_of(path: Path) -> str:
     """Return the folder of the data that a run was trained on; the sample for a checkpoint without a run."""
+    record = _run_of(path)
+    return str(record.data_folder) if record else SAMPLE
+
+
+def _run_of(path: Path) -> RunRecord | None:
     run_dir = path.absolute().parent.parent
-    return str(open_run(run_dir, path).data_folder) if (run_dir / checkpoint.CONFIG).is_file() else SAMPLE
+    return open_run(run_dir, path) if (run_dir / checkpoint.CONFIG).is_file() else None
 
 
 def _check(predictor: Predictor, dataset: Dataset, split: str, path: Path, *, is_default: bool) -> None:
@@ -104,9 +110,17 @@ def _check(predictor: Predictor, dataset: Dataset, split: str, path: Path, *, is
         )
 
 
-def _text(scores: Scores, classes: list[str]) -> str:
+def _never_predicted(scores: Scores, dataset: Dataset, path: Path) -> dict[str, str] | None:
+    """Warn as the run's report does; without a run, with advice that fits the data set."""
+    classes = [visible(name) for name in dataset.classes]
+    with suppress(UserError):  # the scores do not need the run's record
+        if (record := _run_of(path)) is not None:
+            return run_findings.never_predicted(record, scores, classes)
+    return unanswered(scores, classes, dataset.class_counts("train").tolist())
+
+
+def _text(scores: Scores, classes: list[str], missed: dict[str, str] | None) -> str:
     classes = [visible(name) for name in classes]
-    missed = unanswered(scores, classes)
     table = scores.per_class(classes)
     formats = {"precision": percent, "recall": percent, "f1": "{:.3f}".format}
     shown = table.assign(**{name: table[name].map(form) for name, form in formats.items()})

@@ -23,6 +23,7 @@ from crepe_dist.wording import counted, cut, listed, number, percent
 
 if TYPE_CHECKING:
     from crepe_dist.runs.run_record import RunRecord
+    from crepe_dist.runs.scores import Scores
 
 WIDE_INTERVAL = 0.1  # width of a 95 % interval from which a warning is due
 RISEN = 1.05  # ratio to the lowest loss above which the loss has risen
@@ -48,7 +49,7 @@ def choice(record: RunRecord) -> str:
     if record.result["chosen_by"] == "last epoch":
         why = "the last one, as there is no validation split to choose by"
     else:
-        why = "the best validation accuracy; the test split was not used to choose it"
+        why = "the best validation accuracy, and the lowest loss among equals; the test split was not used to choose it"
     return f"The reported epoch is {record.epoch} of {epochs} (counted from 0): {why}."
 
 
@@ -97,6 +98,11 @@ def training_rows(record: RunRecord) -> list[int] | None:
     """Return the number of training rows in each class, if known."""
     rows: dict[str, list[int]] = record.made.get("rows", {})
     return rows.get("train")
+
+
+def never_predicted(record: RunRecord, scores: Scores, classes: list[str]) -> dict[str, str] | None:
+    """Warn about classes that were never predicted, with advice that fits the run; see ``unanswered``."""
+    return unanswered(scores, classes, training_rows(record), trains_longer=not Curve.of(record).rose)
 
 
 def split_sizes(record: RunRecord) -> list[tuple[str, int]]:
@@ -189,7 +195,7 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
                 f"the 95 % interval of the accuracy is wide: {percent(low)} to {percent(high)}",
                 "hold out more documents for the test split (prepare --test), or collect more",
             )
-        if missed := unanswered(scores, classes, training_rows(record), trains_longer=not curve.rose):
+        if missed := never_predicted(record, scores, classes):
             found.append(missed)
         if scores.calibration_error > LARGE_CALIBRATION_ERROR and not at_baseline:
             if is_overconfident(scores):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from crepe_dist.settings.config import Config
 
 @dataclass(frozen=True)
 class EpochChoice:
-    """Choice by validation accuracy; the test split never decides what is reported.
+    """Choice by validation accuracy, among equals by validation loss; the test split decides nothing that is reported.
 
     Args:
         has_validation: true if the data have a validation split; without one the last epoch is reported.
@@ -37,9 +38,17 @@ class EpochChoice:
         return "validation accuracy" if self.has_validation else "last epoch"
 
     def best(self, progress: Progress) -> dict[str, Any]:
-        """Return the record with the best validation accuracy, or test accuracy without a validation split."""
-        key = "validation_accuracy" if self.has_validation else "test_accuracy"
-        return max(progress.epochs, key=lambda record: record[key])
+        """Return the record with the highest validation accuracy, or test accuracy without a validation split.
+
+        Among equals the lowest loss on the same split decides, then the earliest epoch.
+        """
+        split = "validation" if self.has_validation else "test"
+
+        def rank(record: dict[str, Any]) -> tuple[float, float]:
+            loss = record.get(f"{split}_loss", math.inf)
+            return record[f"{split}_accuracy"], -loss if math.isfinite(loss) else -math.inf
+
+        return max(progress.epochs, key=rank)
 
     def reported(self, progress: Progress) -> dict[str, Any]:
         """Return the record of the epoch that the result reports."""

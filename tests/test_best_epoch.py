@@ -1,0 +1,43 @@
+"""Choice of the best epoch, the one rule for the reported one, for patience and for what is kept."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from crepe_dist.runs.best_epoch import EpochChoice
+from crepe_dist.runs.state import Progress
+
+
+def progress(split: str, *epochs: tuple[float, float]) -> Progress:
+    records = [
+        {"epoch": epoch, f"{split}_accuracy": accuracy, f"{split}_loss": loss, "checkpoint": f"{epoch}.params"}
+        for epoch, (accuracy, loss) in enumerate(epochs)
+    ]
+    return Progress(epoch=len(records) - 1, epochs=records)
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+@pytest.mark.parametrize(
+    ("epochs", "best"),
+    [
+        ([(0.5, 1.0), (0.7, 2.0), (0.6, 0.1)], 1),
+        ([(0.7, 0.9), (0.7, 0.5), (0.7, 0.6)], 1),
+        ([(0.7, 0.5), (0.7, 0.5), (0.6, 0.1)], 0),
+        ([(0.7, math.nan), (0.7, 9.0), (0.7, math.inf)], 1),
+        ([(0.7, math.nan), (0.7, math.nan)], 0),
+    ],
+)
+def test_among_equal_accuracies_the_lower_loss_decides_then_the_earlier_epoch(split, epochs, best):
+    choice = EpochChoice(split == "validation", patience=0, epochs=9, keep_last=1)
+    course = progress(split, *epochs)
+    assert choice.best(course)["epoch"] == best
+    assert choice.kept(course) == {f"{best}.params", f"{len(epochs) - 1}.params"}
+    assert choice.reported(course)["epoch"] == (best if split == "validation" else len(epochs) - 1)
+
+
+def test_an_equal_accuracy_with_a_lower_loss_counts_as_better_for_patience():
+    choice = EpochChoice(has_validation=True, patience=2, epochs=9, keep_last=1)
+    assert not choice.is_last(progress("validation", (0.7, 0.9), (0.7, 0.8), (0.7, 0.7)))
+    assert choice.is_last(progress("validation", (0.7, 0.7), (0.7, 0.8), (0.7, 0.9)))
