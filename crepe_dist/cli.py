@@ -10,6 +10,7 @@ from importlib import import_module
 from runpy import run_module
 from types import MappingProxyType
 
+from crepe_dist import invocation
 from crepe_dist.errors import UserError
 from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import near
@@ -44,7 +45,7 @@ PARSERS = MappingProxyType({"train": "crepe_dist.settings.config"})
 
 def parser() -> arguments.Parser:
     """Build the parser of the options before the command."""
-    prog = arguments.called("").rstrip(" .")
+    prog = invocation.program("").rstrip(" .")
     lines = []
     for title, group in GROUPS.items():
         lines += ["", f"{title}:", *(f"  {name:<12}{summary}" for name, summary in group.items())]
@@ -52,7 +53,7 @@ def parser() -> arguments.Parser:
         prog=prog,
         usage=f"{prog} COMMAND [options]",
         description="Train character-level text classifiers with MXNet and Horovod.\n" + "\n".join(lines),
-        epilog=f"{prog} COMMAND --help lists the options of a command.\n"
+        epilog=f"{invocation.front()}{prog} COMMAND --help lists the options of a command.\n"
         f"{prog} COMMAND is the same as python -m crepe_dist.COMMAND.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from crepe_dist import command
+from crepe_dist import command, invocation
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import MANIFEST, SAMPLE, open_dataset, verify
 from crepe_dist.errors import UserError
@@ -91,7 +91,7 @@ def _run(given: argparse.Namespace) -> None:
         print(f"{given.verify} is unchanged since it was prepared")
         return
     if not given.source:
-        raise UserError("there is nothing to prepare", remedy="python -m crepe_dist.prepare --help shows examples")
+        raise UserError("there is nothing to prepare", remedy=f"{invocation.typed('prepare')} --help shows examples")
     if given.merge:
         _check_alone(given, "merge", {"merge", "source", "out", "overwrite", "processes"})
     if given.source == [AMAZON]:
@@ -328,7 +328,7 @@ def _share(text: str) -> Share:
 
 
 def _command_line() -> str:
-    return printable(shlex.join(["python", "-m", "crepe_dist.prepare", *sys.argv[1:]]))
+    return printable(f"{invocation.typed('prepare')} {shlex.join(sys.argv[1:])}")
 
 
 def _show(steps: Steps, out: Path, report: Callable[[dict[str, Any], Console, str], None]) -> None:
@@ -343,7 +343,7 @@ def _show(steps: Steps, out: Path, report: Callable[[dict[str, Any], Console, st
                 break
     if "of" in summary:
         print(f"part {summary['part']} of {summary['of']}: {summary['rows']:,} rows in {printable(out)}")
-        print("when all parts are complete: python -m crepe_dist.prepare --merge PART... --out DIR")
+        print(f"when all parts are complete: {invocation.typed('prepare')} --merge PART... --out DIR")
     else:
         report(summary, Console(), printable(out))
 

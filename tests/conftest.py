@@ -33,6 +33,7 @@ from tests.turns import turn
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("SETUPTOOLS_USE_DISTUTILS", "stdlib")
 os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:_distutils_hack")  # setuptools warns of that setting
+os.environ.pop("UV", None)  # set by `uv run`; messages would say `uv run crepe` to those who test with it only
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # set in many images; each process would compile 400 modules, for 1.5 s
 hypothesis.settings.register_profile("no deadline", deadline=None)  # the machine may be busy
 hypothesis.settings.load_profile("no deadline")

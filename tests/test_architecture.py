@@ -41,6 +41,20 @@ def test_no_two_modules_share_a_name():
     assert sorted(names) == sorted(set(names))
 
 
+def test_messages_spell_commands_as_the_user_would_type_them():
+    """The page of a run names the command in a form that holds for every reader."""
+    spelled = [
+        (path.name, node.lineno)
+        for path in PACKAGE
+        if path.name not in ("invocation.py", "run_findings.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.JoinedStr, ast.Call))
+        for part in ast.walk(node)
+        if isinstance(part, ast.Constant) and re.search(r"python -m crepe_dist\.[a-z]", str(part.value))
+    ]
+    assert spelled == []
+
+
 @pytest.mark.parametrize("path", PACKAGE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_private_names_of_mxnet_are_touched_in_one_place(path):
     if path.name == "mxnet_internals.py":

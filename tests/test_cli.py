@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import crepe_dist
-from crepe_dist import cli
+from crepe_dist import cli, invocation
 from tests.conftest import command, run
 
 CREPE = str(Path(sys.executable).with_name("crepe"))
@@ -57,9 +57,8 @@ def test_horovodrun_starts_it(tmp_path):
 @pytest.mark.parametrize("options", [("predict", "--text", ""), ("train", "--data", "")])
 def test_an_empty_argument_reaches_the_command(options, tmp_path):
     name, *rest = options
-    assert run([CREPE, *options], tmp_path, code=1) == run([*command(name), *rest], tmp_path, code=1).replace(
-        f"python -m crepe_dist.{name} --help", f"crepe {name} --help"
-    )
+    module = run([*command(name), *rest], tmp_path, code=1)
+    assert run([CREPE, *options], tmp_path, code=1) == module.replace("python -m crepe_dist.", "crepe ")
 
 
 @pytest.mark.parametrize(
@@ -79,12 +78,41 @@ def test_help_speaks_of_the_command_as_it_was_called(start, prog, tmp_path):
     assert f"{prog} --help-all lists the options" in run([*start, "--model.zzzzzz=3"], tmp_path, code=1)
 
 
+@pytest.mark.parametrize(
+    ("start", "remedy"),
+    [
+        ([CREPE, "predict"], "crepe train"),
+        ([sys.executable, "-m", "crepe_dist", "predict"], "python -m crepe_dist train"),
+        (command("predict"), "python -m crepe_dist.train"),
+    ],
+)
+@pytest.mark.parametrize("uv", [{}, {"UV": "/usr/bin/uv"}])
+def test_remedies_name_commands_as_the_user_would_type_them(start, remedy, uv, tmp_path, monkeypatch):
+    for name, value in uv.items():
+        monkeypatch.setenv(name, value)
+    said = run(start, tmp_path, code=1)
+    assert f"do:  train one ({'uv run ' * bool(uv)}{remedy})" in said
+
+
+def test_a_rank_names_the_launcher_too(monkeypatch):
+    two = {"HOROVOD_SIZE": "2", "HOROVOD_CROSS_SIZE": "1"}
+    monkeypatch.setattr(sys, "argv", ["/venv/crepe_dist/train.py"])
+    assert invocation.launched("train", {}) == "python -m crepe_dist.train"
+    assert invocation.launched("train", two) == "horovodrun -np 2 python -m crepe_dist.train"
+    assert invocation.launched("train", {**two, "UV": "uv"}) == "uv run horovodrun -np 2 python -m crepe_dist.train"
+    assert invocation.launched("train", {**two, "HOROVOD_CROSS_SIZE": "2"}) == "python -m crepe_dist.train"
+    supervised = {**two, invocation.STARTED_AS: "uv run crepe "}
+    assert invocation.launched("train", supervised) == "uv run crepe supervise -np 2"
+    assert invocation.typed("prepare", supervised) == "uv run crepe prepare"
+
+
 @pytest.mark.parametrize("name", ["train", "prepare"])
 def test_help_shows_the_common_options_and_where_the_others_are(name, tmp_path):
     short, whole = (run([CREPE, name, flag], tmp_path) for flag in ("--help", "--help-all"))
     flags = cli.parser_of(name)
     assert f"crepe {name} --help-all shows all options." in short
     assert len(short.splitlines()) < 62
+    assert "default: null" not in short
     for action in flags._actions:
         shown = [f" {flag}" in short for flag in action.option_strings]
         assert all(f" {flag}" in whole for flag in action.option_strings)
@@ -111,7 +139,7 @@ def test_each_command_gives_its_own_help_and_waits_for_nothing_else(name, tmp_pa
 def test_a_command_does_what_its_module_does(tmp_path):
     """Flags, streams and exit codes: they reach the command and come back."""
     said = run([CREPE, "predict", "--text", "x"], tmp_path, code=1)
-    assert said == run(command("predict", "--text", "x"), tmp_path, code=1)
+    assert said == run(command("predict", "--text", "x"), tmp_path, code=1).replace("python -m crepe_dist.", "crepe ")
     assert "no trained run" in said
     assert run([CREPE, "train", "--seed=3", "--print_config"], tmp_path).count("seed: 3") == 1
 

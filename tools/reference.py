@@ -78,7 +78,7 @@ def helps() -> str:
             capture_output=True,
             text=True,
             cwd=ROOT,
-            env={**os.environ, "COLUMNS": HELP_WIDTH},
+            env={**{name: value for name, value in os.environ.items() if name != "UV"}, "COLUMNS": HELP_WIDTH},
         )
         lines += ["", f"## crepe {name}".rstrip(), "", "```text", done.stdout.rstrip(), "```"]
     return "\n".join(lines) + "\n"

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from crepe_dist import invocation
 from crepe_dist.benchmarking.projection import OVERLAP, Cluster, Job, Link
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json
@@ -147,7 +148,7 @@ def measured_rate(path: Path) -> float:
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"--measured {path}: has no training rate", remedy="write it with `python -m crepe_dist.bench --json`"
+            f"--measured {path}: has no training rate", remedy=f"write it with `{invocation.typed('bench')} --json`"
         ) from error
     if not (rate > 0 and math.isfinite(rate)):
         raise UserError(f"--measured {path}: its training rate is {rate}", remedy="measure again with --json")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist import machine
+from crepe_dist import invocation, machine
 from crepe_dist.data.alphabet import Codes, Encoding
 from crepe_dist.data.array_file import map_array
 from crepe_dist.errors import UserError
@@ -146,19 +146,20 @@ def open_dataset(folder: Path | str) -> Dataset:
         UserError: The folder is not a data set, has another format version, or its files do not match the manifest.
     """
     folder = Path(folder)
-    prepare_again = f"prepare it again: python -m crepe_dist.prepare SOURCE --out {folder}"
+    prepare = invocation.typed("prepare")
+    prepare_again = f"prepare it again: {prepare} SOURCE --out {folder}"
     path = folder / MANIFEST
     if (folder / SPOOL_MANIFEST).is_file():
         raise UserError(
             f"{folder} is one part of a data set",
             "it was made by --part",
-            "join all parts: python -m crepe_dist.prepare --merge PART... --out DIR",
+            f"join all parts: {prepare} --merge PART... --out DIR",
         )
     if not path.is_file():
         raise UserError(
             f"{folder} is not a prepared data set",
             f"there is no {MANIFEST} in it" if folder.is_dir() else "there is no such folder",
-            f"prepare one: python -m crepe_dist.prepare SOURCE --out {folder}",
+            f"prepare one: {prepare} SOURCE --out {folder}",
         )
     try:
         manifest = read_json(path, follow=False)

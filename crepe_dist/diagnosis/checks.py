@@ -142,7 +142,7 @@ def horovod(facts: Facts) -> Check:
             line,
             level="problem",
             what="Horovod was built without Gloo",
-            why="python -m crepe_dist.supervise and horovodrun without MPI need it",
+            why="supervise and horovodrun without MPI need it",
             remedy="rebuild Horovod with this project's settings: `uv sync --reinstall-package horovod`",
         )
     if "CUDA" not in facts["mxnet"].get("features", []) or found["features"]["nccl"]:

@@ -10,13 +10,16 @@ from typing import Any, Callable, TypeVar
 
 import numpy as np
 
+from crepe_dist import invocation
 from crepe_dist.errors import UserError
 
 T = TypeVar("T")
 HEARTBEAT_SECONDS = 10.0
 # Remedies if only some ranks fail: for what is read from disk, and for what a rank computes on.
 SAME_FILES = "make the same files visible at the same path on every host"
-SAME_MACHINES = "run crepe doctor on these hosts and compare their hardware, driver and packages with the others'"
+SAME_MACHINES = (
+    f"run {invocation.typed('doctor')} on these hosts and compare their hardware, driver and packages with the others'"
+)
 
 
 class Collectives:

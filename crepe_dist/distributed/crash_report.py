@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crepe_dist import machine
+from crepe_dist import invocation, machine
 from crepe_dist.distributed.environment import allowed
 from crepe_dist.distributed.launch import detect
 from crepe_dist.errors import UserError
@@ -77,8 +77,8 @@ def unexpected(error: Exception, code: int) -> UserError:
     return UserError(
         f"unexpected failure: {first}",
         f"a bug in crepe_dist or in a library it uses; {said(place)}",
-        f"run python -m crepe_dist.doctor; if it finds no problem, open an issue with that report ({TRACEBACK}=1 shows "
-        "the traceback)",
+        f"run {invocation.typed('doctor')}; if it finds no problem, open an issue with that report ({TRACEBACK}=1 "
+        "shows the traceback)",
     )
 
 

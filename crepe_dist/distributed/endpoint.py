@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from crepe_dist import invocation
 from crepe_dist.distributed.hosts import LOOPBACK, interface_address, interface_of, is_loopback
 from crepe_dist.distributed.launch import Launch
 from crepe_dist.errors import UserError
@@ -49,7 +50,7 @@ class Where:
                     f"{launch.launcher} started {launch.size} processes, and {name} is not set",
                     "the processes meet at the host of rank 0, at a port that is free there",
                     f"export {ADDRESS}=<its name or address> {PORT}=29500 (launch/ and docs/how-to/ show where), "
-                    f"or, on one host, start with `python -m crepe_dist.supervise -np {launch.size} …`",
+                    f"or, on one host, start with `{invocation.typed(invocation.SUPERVISE)} -np {launch.size} …`",
                     on_all_ranks=True,
                 )
         if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-from crepe_dist import wording
+from crepe_dist import invocation, wording
 from crepe_dist.distributed.device import pick
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
@@ -28,7 +28,7 @@ def pick_on_all(device: str, world: World) -> Any:
         raise UserError(
             f"some processes have a GPU and others have none: {_shown(found)}",
             "gradients are summed either on GPUs or on CPUs",
-            "run crepe doctor on the hosts without a GPU, leave them out, or use --device cpu",
+            f"run {invocation.typed('doctor')} on the hosts without a GPU, leave them out, or use --device cpu",
             on_all_ranks=True,
         )
     world.check_device(picked)

@@ -15,6 +15,7 @@ from typing import Any
 import onnxruntime
 from markupsafe import Markup
 
+from crepe_dist import invocation
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import web_runtime
 from crepe_dist.model.parameters import shape_class
@@ -46,7 +47,7 @@ def write(onnx: bytes, about: dict[str, Any], model: ModelSummary, folder: Path)
         raise UserError(
             f"the network is too large for a page: {size(len(onnx))}",
             f"a browser has to hold all of it in memory; the limit is {size(MAX_MODEL_BYTES)}",
-            "use --format onnx, or serve it (python -m crepe_dist.serve)",
+            f"use --format onnx, or serve it ({invocation.typed('serve')})",
         )
     (folder / PAGE).write_text(render(onnx, about, model), encoding="utf-8")
     for name, ours in NOTICES.items():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from crepe_dist import invocation
 from crepe_dist.data.dataset import REPORT_NUMBERS, Dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_text
@@ -40,7 +41,7 @@ def write_for(folder: RunFolder, data: Dataset, say: Callable[[str], None]) -> I
     except Exception as error:
         say(
             f"the report could not be written ({type(error).__name__}: {error}); the run itself is complete\n"
-            f"  do:  python -m crepe_dist.report {folder.path}"
+            f"  do:  {invocation.typed('report')} {folder.path}"
         )
     else:
         say(str(folder.path / REPORT))

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from crepe_dist import invocation
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import PARTS, Dataset
 from crepe_dist.errors import UserError
@@ -134,7 +135,7 @@ def find(given: str | None) -> Path:
         if found is None:
             raise UserError(
                 f"there is no trained run in {RUNS}/",
-                remedy="train one (python -m crepe_dist.train), or name a checkpoint",
+                remedy=f"train one ({invocation.typed('train')}), or name a checkpoint",
             )
         return found
     path = Path(given)
@@ -179,7 +180,7 @@ def check_present(run_dir: Path, name: str) -> None:
     raise UserError(
         f"the checkpoint {path} is gone",
         f"the run in {run_dir} reports this one",
-        f"{instead}train it again: python -m crepe_dist.train --config {run_dir / CONFIG} --fresh",
+        f"{instead}train it again: {invocation.launched('train')} --config {run_dir / CONFIG} --fresh",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import os
+import re
 import shutil
 import stat
 import sys
@@ -12,6 +13,7 @@ import textwrap
 from pathlib import Path
 from typing import Any, NoReturn
 
+from crepe_dist import invocation
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_names
 from crepe_dist.settings.allowed_values import DEVICES, HEADERS, LONGEST_DOCUMENT, MODES
@@ -84,7 +86,7 @@ class Parser(argparse.ArgumentParser):
         named = [action for flag in self.common for action in self._actions if flag in action.option_strings]
         formatter.add_arguments([_brief(action) for action in (*places, *named)])
         formatter.end_section()
-        formatter.add_text(f"{self.prog} --help-all shows all options.")
+        formatter.add_text(f"{invocation.front()}{self.prog} --help-all shows all options.")
         formatter.add_text(self.epilog)
         return formatter.format_help()
 
@@ -92,7 +94,7 @@ class Parser(argparse.ArgumentParser):
         return [flag for action in self._actions for flag in action.option_strings]
 
     def hint(self) -> str:
-        return f"{self.prog} --help{'-all' if self.common else ''} lists the options"
+        return f"{invocation.front()}{self.prog} --help{'-all' if self.common else ''} lists the options"
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
@@ -124,6 +126,8 @@ def _brief(action: argparse.Action) -> argparse.Action:
     brief = copy.copy(action)
     first, _, rest = (action.help or "").removesuffix(".").partition(". ")
     default = rest.rpartition("default: ")[2].rstrip(")") if "default: " in rest else ""
+    if default == "null" and (meaning := re.search(r"\bnull: ([^.;(]+)", rest)):
+        default = meaning[1].strip()
     brief.help = f"{first}; default: {default}" if default else first
     return brief
 
@@ -138,21 +142,14 @@ def _name(text: str) -> str:
     return text
 
 
-def called(command: str) -> str:
-    """Spell a command in the way this one was started: `crepe`, `python -m crepe_dist`, or the command's module."""
-    started = Path(sys.argv[0])
-    if started.name == "crepe":
-        return f"crepe {command}"
-    return f"python -m crepe_dist{' ' if started.parts[-2:] == ('crepe_dist', '__main__.py') else '.'}{command}"
-
-
 def parser(command: str, description: str, examples: str) -> Parser:
     """Build the parser of a command, with its help's description and examples."""
-    prog = called(command)
+    prog = invocation.program(command)
+    spelled = rf"{invocation.front()}\1{prog.removesuffix(command)}"
     result = Parser(
         prog=prog,
         description=textwrap.fill(description, shutil.get_terminal_size().columns - 2),
-        epilog=f"examples:\n{examples}".replace("python -m crepe_dist.", prog.removesuffix(command)),
+        epilog="examples:\n" + re.sub(r"(horovodrun -np \d+ )?python -m crepe_dist\.", spelled, examples),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_version(result)

@@ -13,6 +13,7 @@ import docstring_parser
 import yaml
 from pydantic.dataclasses import dataclass
 
+from crepe_dist import invocation
 from crepe_dist.errors import UserError
 from crepe_dist.settings import arguments
 from crepe_dist.settings.data_options import DataOptions
@@ -67,9 +68,9 @@ class Config(Settings):
 
     Args:
         device: auto (a GPU if there is one), gpu or cpu.
-        name: name of the run in reports and comparisons. A resumed run keeps its name unless a new one is given. null:
-            that of its folder.
-        run_dir: folder of the run; null: ``runs/<data>-<hash of the settings that decide the result>``.
+        name: name of the run in reports and comparisons, such as baseline. A resumed run keeps its name unless a new
+            one is given. null: that of its folder.
+        run_dir: folder of the run. null: ``runs/<data>-<hash of the settings that decide the result>``.
         fresh: start a new run even if one with the same settings exists.
         dry_run: show shapes, memory, time and doubtful settings, try one step on every process, and write nothing.
     """
@@ -248,7 +249,7 @@ def _known(values: dict[str, Any], path: str) -> dict[str, Any]:
             )
         for key in [f"{name}.{each}" for each in value] if name in GROUPS else [str(name)]:
             if key not in known:
-                remedy = near(key, known) or f"{arguments.called('train')} --help-all lists the options"
+                remedy = near(key, known) or f"{invocation.typed('train')} --help-all lists the options"
                 raise UserError(f"there is no setting {shortened(key)}", remedy=remedy)
     return values
 

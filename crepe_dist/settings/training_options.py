@@ -65,12 +65,12 @@ class TrainingOptions(Settings, group="training"):
     """Training loop.
 
     Args:
-        epochs: number of epochs, counted from zero and including those before ``start_epoch``.
+        epochs: passes over the training split. They are numbered from 0, and those before ``start_epoch`` count.
         start_epoch: number of the first epoch, if ``init_from`` has already been trained for some epochs.
         init_from: .params file or run folder to start from instead of random parameters, on the same or other data.
             It decides the network and its sizes. If the classes differ, the last layer is initialised anew.
-        patience: stop after this many epochs without a better validation accuracy; 0: never. Requires a validation
-            split.
+        patience: stop after this many epochs without a better validation accuracy, or an equal one with a lower loss;
+            0: never. Requires a validation split.
         label_smoothing: fraction of each label spread over all classes, from 0 to below 1; 0.1 is common. It makes the
             predicted probabilities less extreme.
         class_weights: weight of a document in the loss by its class. none: all equal; balanced: rare classes count as

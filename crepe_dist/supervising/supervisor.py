@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 
+from crepe_dist import invocation
 from crepe_dist.distributed.control import SUPERVISED_AS
 from crepe_dist.distributed.environment import allowed, group_variables
 from crepe_dist.distributed.horovod_internals import rendezvous_scopes
@@ -127,7 +128,7 @@ class Supervisor:
         for worker in workers:
             base = allowed(self._environment, worker.link.local)
             variables = group_variables(worker.slot, place, self._options.interface, base, self._generation)
-            env = {"PYTHONUNBUFFERED": "1", **base, **variables, SUPERVISED_AS: self._id}
+            env = {"PYTHONUNBUFFERED": "1", **base, **variables, SUPERVISED_AS: self._id, **invocation.passed_on()}
             message = {"kind": "start", "worker": worker.name, "argv": self._command, "env": env, "cwd": self._cwd}
             try:
                 worker.link.send(message)

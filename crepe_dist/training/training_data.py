@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from crepe_dist import invocation
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import SAMPLE, Dataset, folder_of, open_dataset, verify
 from crepe_dist.data.loader import epoch_order
@@ -77,7 +78,7 @@ def _open(folder: Path) -> Dataset:
     if folder.is_file():
         raise UserError(
             f"{folder} is a file, not a prepared data set",
-            remedy=f"python -m crepe_dist.prepare {folder} --out data/{folder.name.split('.')[0]}, "
+            remedy=f"{invocation.typed('prepare')} {folder} --out data/{folder.name.split('.')[0]}, "
             "then pass that folder",
         )
     return open_dataset(folder)

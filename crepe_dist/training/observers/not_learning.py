@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from crepe_dist import invocation
 from crepe_dist.data.dataset import Dataset, folder_of
 from crepe_dist.model.engine import Engine
 from crepe_dist.settings.config import Config
@@ -114,7 +115,7 @@ class NotLearning(Observer):
         if training.overfit_batches == 0:
             tries.append(
                 "test whether it can memorise two batches: --overfit-batches 2; if not, check that texts and labels "
-                f"match: python -m crepe_dist.predict RUN --random 5 --data {self._source()}"
+                f"match: {invocation.typed('predict')} RUN --random 5 --data {self._source()}"
             )
         epochs = max(2 * training.epochs, self._needed)
         if convolutions:
