@@ -316,6 +316,20 @@ class TestSwitch:
         with pytest.raises(UserError, match="avx2, which cannot be used") as raised:
             library.find()
         assert "installed without a compiler" in raised.value.why
+        assert raised.value.remedy == "set CREPE_DIST_KERNELS to none, or unset it"
+
+    def test_the_plan_says_why_there_are_no_kernels(self, tmp_path, monkeypatch):
+        """Also where the precision is not a question: n-grams always compute in float32."""
+        monkeypatch.delenv(library.SWITCH, raising=False)
+        monkeypatch.setattr(library, "RECORD", tmp_path / "builds.json")
+        monkeypatch.setattr(library, "_best", library._best.__wrapped__)
+        why = "builds.json is missing: installed without a compiler, or installation incomplete"
+        assert str(plan(ModelOptions(), mx.cpu(), multiplies=False)) == f"float32, MXNet's operators ({why})"
+        asked = ModelOptions(precision="float32")
+        assert str(plan(asked, mx.cpu())) == f"float32, MXNet's operators (as requested; {why})"
+        own = ModelOptions(kernels="mxnet")
+        assert str(plan(own, mx.cpu(), multiplies=False)) == "float32, MXNet's operators"
+        monkeypatch.setenv(library.SWITCH, "avx2")
 
     @pytest.mark.parametrize("name", ["train", "prepare"])
     def test_a_command_says_so(self, name, data, tmp_path):

@@ -22,7 +22,7 @@ class Plan:
         precision: float32, bfloat16 or float16 for products and activations. Parameters, sums, losses and logits are
             always float32.
         library: our own kernels; ``None`` for MXNet's operators.
-        why: reason for the selection, for display.
+        why: reason for the selection, for display; may be empty.
     """
 
     precision: str
@@ -36,7 +36,7 @@ class Plan:
 
     def __str__(self) -> str:
         kernels = f"own kernels ({self.library.name})" if self.library else "MXNet's operators"
-        return f"{self.precision}, {kernels} ({self.why})"
+        return f"{self.precision}, {kernels}" + (f" ({self.why})" if self.why else "")
 
 
 def plan(options: ModelOptions, device: Any, multiplies: bool = True) -> Plan:
@@ -56,13 +56,13 @@ def plan(options: ModelOptions, device: Any, multiplies: bool = True) -> Plan:
             "it only adds numbers, so a lower precision would save nothing",
             "use model.precision auto, or model.network crepe",
         )
+    asked = "as requested"
     if not multiplies:
-        options = replace(options, precision="float32")
-    found = _on_gpu(options, device) if device.device_type == "gpu" else _on_cpu(options)
-    return found if multiplies else replace(found, why="n-grams always use it")
+        options, asked = replace(options, precision="float32"), ""  # there is no other for n-grams
+    return _on_gpu(options, device, asked) if device.device_type == "gpu" else _on_cpu(options, asked)
 
 
-def _on_cpu(options: ModelOptions) -> Plan:
+def _on_cpu(options: ModelOptions, asked: str) -> Plan:
     found, trouble = library.find()
     native = None if options.kernels == "mxnet" else found
     if options.kernels == "own" and native is None:
@@ -71,6 +71,8 @@ def _on_cpu(options: ModelOptions) -> Plan:
             trouble,
             "install g++ and reinstall crepe_dist, or use model.kernels auto",
         )
+    if trouble and options.kernels != "mxnet":
+        asked = f"{asked}; {trouble}" if asked else trouble
     if options.precision == "float16":
         raise UserError("float16 needs a GPU", remedy="use model.precision auto, float32 or bfloat16")
     if options.precision == "bfloat16":
@@ -80,9 +82,9 @@ def _on_cpu(options: ModelOptions) -> Plan:
                 trouble or "it has neither AMX nor AVX512-BF16",
                 "use model.precision auto or float32",
             )
-        return Plan("bfloat16", native, "as requested")
+        return Plan("bfloat16", native, asked)
     if options.precision == "float32":
-        return Plan("float32", native, "as requested")
+        return Plan("float32", native, asked)
     if native is not None and native.bfloat16:
         why = "the processor has " + ("AMX" if "amx" in native.name else "AVX512-BF16")
         return Plan("bfloat16", native, f"{why}; {trouble}" if trouble else why)
@@ -90,7 +92,7 @@ def _on_cpu(options: ModelOptions) -> Plan:
     return Plan("float32", native, why)
 
 
-def _on_gpu(options: ModelOptions, device: Any) -> Plan:
+def _on_gpu(options: ModelOptions, device: Any, asked: str) -> Plan:
     if options.kernels == "own":
         raise UserError("our own kernels are for CPUs", remedy="use model.kernels auto or mxnet on a GPU")
     if options.precision == "bfloat16":
@@ -98,7 +100,7 @@ def _on_gpu(options: ModelOptions, device: Any) -> Plan:
             "MXNet does not support bfloat16 on GPUs", remedy="use model.precision auto, float16 or float32"
         )
     if options.precision != "auto":
-        return Plan(options.precision, None, "as requested")
+        return Plan(options.precision, None, asked)
     capability = compute_capability(device.device_id)
     number = "unknown" if capability is None else ".".join(map(str, capability))
     fast = capability is not None and capability >= TENSOR_CORES

@@ -171,17 +171,21 @@ def functions() -> ctypes.CDLL:
 def _named(name: str) -> tuple[Library | None, str]:
     if name == NONE:
         return None, f"{SWITCH} is {NONE}"
-    usable = runnable()
-    remedy = f"set {SWITCH} to {', '.join([*usable, NONE])}, or unset it"
     if name not in BUILDS:
-        raise UserError(f"{SWITCH} is {name}", "there is no such build of the kernels", remedy)
-    if name not in usable:
+        raise UserError(f"{SWITCH} is {name}", "there is no such build of the kernels", _others())
+    if name not in runnable():
         missing = ", ".join(sorted(BUILDS[name] - processor_flags()))
-        raise UserError(f"{SWITCH} is {name}", f"this processor lacks {missing}", remedy)
+        raise UserError(f"{SWITCH} is {name}", f"this processor lacks {missing}", _others())
     found, trouble = _load(name)
     if found is None:
-        raise UserError(f"{SWITCH} is {name}, which cannot be used", trouble, remedy)
+        raise UserError(f"{SWITCH} is {name}, which cannot be used", trouble, _others())
     return found, f"{SWITCH} is {name}"
+
+
+def _others() -> str:
+    """Name the values of ``SWITCH`` that work here; a build may be missing, or compiled from other sources."""
+    usable = [name for name in runnable() if _load(name)[0] is not None]
+    return f"set {SWITCH} to {', '.join([*usable, NONE])}, or unset it"
 
 
 @cache
