@@ -142,6 +142,11 @@ class Collectives:
         return last
 
 
+def once(work: Callable[[], T]) -> Iterator[T]:
+    """Make a generator for ``Collectives.on_root`` of a function that takes a few seconds at most."""
+    yield work()
+
+
 def _short(mine: Any, other: Any) -> str:
     """Describe the first setting of ``mine`` that differs from ``other``."""
     if isinstance(mine, dict) and isinstance(other, dict):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.distributed.collectives import Collectives, once
 from crepe_dist.machine import describe
 from crepe_dist.model.engine import Engine
 from crepe_dist.runs import checkpoint
@@ -89,7 +89,7 @@ def write_result(
             }
         )
 
-    ranks.agree("result", lambda: write() if ranks.is_root else None)
+    ranks.on_root("result", once(write))
     result = read_result(folder)
     assert result is not None
     return result

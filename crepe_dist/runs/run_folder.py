@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.distributed.collectives import Collectives, once
 from crepe_dist.distributed.control import SUPERVISED_AS
 from crepe_dist.errors import UserError
 from crepe_dist.files import is_temporary, read_bytes, read_json, remove_temporary, write_json, write_text
@@ -128,7 +128,7 @@ def choose_folder(config: Config, data: Dataset, ranks: Collectives) -> RunFolde
     Raises:
         UserError: on every rank, as ``choose``, or if a host does not share the folder.
     """
-    found = ranks.on_root("run folder", (choose(config, data.name, data.fingerprint) for _ in range(1)))
+    found = ranks.on_root("run folder", once(lambda: choose(config, data.name, data.fingerprint)))
     chosen = Path(ranks.broadcast(found and str(found.path), "run folder"))
 
     def seen() -> RunFolder:

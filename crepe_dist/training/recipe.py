@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.loader import Batch, batches, epoch_order
 from crepe_dist.data.typos import with_typos
+from crepe_dist.distributed.collectives import once
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.world import World
 from crepe_dist.model import parameters
@@ -156,13 +157,9 @@ def save_epoch(run: Run, guards: Guards, choice: EpochChoice, scores: dict[str, 
     record = checkpoint.epoch_record(progress, scores)
     about = checkpoint.description(record, run.data, run.engine.network, run.config.model.precision)
     # If the write fails, all ranks must fail: none may continue as if the checkpoint existed.
-    run.world.agree(
+    run.world.on_root(
         "checkpoint",
-        lambda: (
-            checkpoint.save(run.folder.path, run.engine.network, about, scores, guards.saved_step)
-            if run.world.is_root
-            else None
-        ),
+        once(lambda: checkpoint.save(run.folder.path, run.engine.network, about, scores, guards.saved_step)),
     )
     progress.epochs.append(record)
     if run.world.is_root:

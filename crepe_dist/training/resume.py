@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from crepe_dist.distributed.collectives import once
 from crepe_dist.distributed.gradients import Trainer
 from crepe_dist.distributed.table import moved_on
 from crepe_dist.distributed.world import World
@@ -89,7 +90,7 @@ def resume(
     progress = run.progress
     if progress.epochs:
         best = choice.best(progress)["checkpoint"]
-        world.agree("best checkpoint", lambda: checkpoint.check_present(folder.path, best) if world.is_root else None)
+        world.on_root("best checkpoint", once(lambda: checkpoint.check_present(folder.path, best)))
     for each in found.damaged:
         display.say(f"skipped a damaged state: {each}")
     display.say(f"resuming from step {progress.step}, epoch {progress.epoch}, saved in {found.path}")
