@@ -122,6 +122,8 @@ class HorovodTrainer(Trainer):
         super().__init__(trainer, rows[0] if rows else None)
         self._exchange = rows[1] if rows else None
         self._ranks = ranks
+        # By the width of a row: the table up to this rank's loss, in host memory, and from its 1 on, on the device.
+        self._around: dict[int, tuple[mx.nd.NDArray, mx.nd.NDArray]] = {}
 
     def all_reduce(self, row: Row, loss: mx.nd.NDArray) -> Reduced:
         gradients, table = self.gradients, self._table(row, loss)
@@ -145,12 +147,15 @@ class HorovodTrainer(Trainer):
 
     def _table(self, row: Row, loss: mx.nd.NDArray) -> mx.nd.NDArray:
         """Return [size, n + 2] as one dimension on the device: in this rank's row its numbers, its loss, and a 1."""
-        table = np.zeros((self._ranks.size, len(row) + 2), np.float32)
-        table[self._ranks.rank] = [*row, 0, 1]
-        end = (self._ranks.rank + 1) * table.shape[1]
-        before, after = (mx.nd.array(part, ctx=mx.cpu()) for part in np.split(table.ravel(), [end - 2, end - 1])[::2])
-        device = loss.context
-        return mx.nd.concat(before.as_in_context(device), loss, after.as_in_context(device), dim=0)
+        width, device = len(row) + 2, loss.context
+        start, rest = self._ranks.rank * width, (self._ranks.size - self._ranks.rank - 1) * width
+        if width not in self._around:
+            before = mx.nd.empty(start + len(row), ctx=mx.cpu())
+            view(before)[:] = 0
+            self._around[width] = before, mx.nd.array([1] + [0] * rest, ctx=device)
+        before, after = self._around[width]
+        view(before)[start:] = row  # the last step has read it: each waits for its sum
+        return mx.nd.concat(before.as_in_context(device), loss, after, dim=0)
 
 
 def culprits(ranks: Collectives, bad: bool) -> tuple[int, ...]:
