@@ -24,7 +24,7 @@ from crepe_dist.files import atomic_text, write_text
 from crepe_dist.predicting.answers import STYLES, answers, explained, json_line
 from crepe_dist.predicting.inputs import KINDS, Input, open_inputs
 from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.formats.rows import join_title
+from crepe_dist.preparing.formats.rows import EMPTY, join_title
 from crepe_dist.preparing.sources import PIPE, Reading
 from crepe_dist.reports import explanation_page as report
 from crepe_dist.settings import arguments
@@ -150,8 +150,8 @@ def _check(given: Any) -> None:
 def _predict(predictor: Predictor, given: Any, explaining: Explaining) -> None:
     if given.text is None and given.file in (None, PIPE) and sys.stdin is not None and sys.stdin.isatty():
         print("type a text and press Enter; Ctrl-D ends", file=sys.stderr)
-    columns, groups = _inputs(given)
-    formatter = answers(given.format, given.top, columns, len(predictor.classes))
+    columns, groups, delimiter = _inputs(given)
+    formatter = answers(given.format, given.top, columns, len(predictor.classes), delimiter)
     problems: Counter[str] = Counter()
     rows = 0
     with _output(given.out) as stream:
@@ -161,8 +161,8 @@ def _predict(predictor: Predictor, given: Any, explaining: Explaining) -> None:
             for row in group:
                 rows += 1
                 prediction = None if row.problem else next(predictions)
-                if prediction is not None and not prediction.read:
-                    row = replace(row, problem="no character that the network knows")
+                if prediction is not None and prediction.problem:
+                    row = replace(row, problem=prediction.problem)
                 if prediction is None or row.problem:
                     problems[re.split("[:;]", row.problem)[0]] += 1
                     stream.write(f"{formatter.line(row, None)}\n")
@@ -172,6 +172,7 @@ def _predict(predictor: Predictor, given: Any, explaining: Explaining) -> None:
                 if explanation and given.format == "text":
                     explaining.show(explanation, stream)
             stream.flush()
+    _say_written(given.out, rows)
     explaining.finish()
     if problems:
         where = f" in {given.out}" if given.out else ""
@@ -182,17 +183,20 @@ def _predict(predictor: Predictor, given: Any, explaining: Explaining) -> None:
         )
 
 
-def _inputs(given: Any) -> tuple[tuple[str, ...], Iterable[list[Input]]]:
-    """Return the names of the columns to keep, and the rows in groups."""
+def _say_written(path: Path | None, rows: int) -> None:
+    if path is not None:
+        print(f"{counted(rows, 'row')} written to {visible(str(path))}", file=sys.stderr)
+
+
+def _inputs(given: Any) -> tuple[tuple[str, ...], Iterable[list[Input]], str]:
+    """Return the names of the columns to keep, the rows in groups, and the delimiter for CSV."""
     if given.text is not None:
         texts = [join_title(given.title or "", text) for text in given.text]
-        rows = [
-            Input(line, text, "" if text.strip() else "empty text", (text,)) for line, text in enumerate(texts, start=1)
-        ]
-        return ("text",), [rows]
+        rows = [Input(line, text, "" if text.strip() else EMPTY, (text,)) for line, text in enumerate(texts, start=1)]
+        return ("text",), [rows], ","
     reading = Reading(None, given.header, Wanted(None, given.title_column, given.text_column))
     inputs = open_inputs(given.file or PIPE, given.input_format, reading, keep=given.format == "csv")
-    return inputs.columns, inputs
+    return inputs.columns, inputs, inputs.delimiter
 
 
 @contextmanager
@@ -295,6 +299,7 @@ def _predict_random(predictor: Predictor, given: Any, explaining: Explaining) ->
                 stream.write(f"{visible(text)}\n")
             answer = f"predicted: {visible(prediction.label)} {percent(prediction.probability)}"
             stream.write(f"  true: {visible(true)}   {answer}   {'right' if right else 'wrong'}\n\n")
+    _say_written(given.out, len(rows))
     explaining.finish()
 
 

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+import subprocess
 
 import mxnet as mx
 import numpy as np
@@ -120,6 +121,28 @@ class TestPredict:
         run(command("predict", "--text", "a zig", "--text", "b vex", "--out", "both.jsonl"), place)
         answers = [json.loads(line) for line in (place / "both.jsonl").read_text().splitlines()]
         assert [answer["line"] for answer in answers] == [1, 2]
+
+    def test_says_how_many_rows_it_wrote_and_where(self, place):
+        (place / "lines.txt").write_text("a zig\n" * 1200)
+        flags = ("predict", "--file", "lines.txt", "--out", "many.jsonl")
+        done = subprocess.run(command(*flags), cwd=place, capture_output=True, text=True, check=True)
+        assert (done.stdout, done.stderr) == ("", "1,200 rows written to many.jsonl\n")
+        sampled = command("predict", "--random", "2", "--data", "data/three", "--out", "two.txt")
+        done = subprocess.run(sampled, cwd=place, capture_output=True, text=True, check=True)
+        assert (done.stdout, done.stderr) == ("", "2 rows written to two.txt\n")
+
+    def test_csv_keeps_the_delimiter_of_a_csv_file(self, place):
+        (place / "semicolons.csv").write_text("id;text;note\n7;a zig;x,y\n8;b vex;\n")
+        run(command("predict", "--file", "semicolons.csv", "--out", "out.csv"), place)
+        with (place / "out.csv").open(newline="") as stream:
+            answers = list(csv.DictReader(stream, delimiter=";"))
+        assert [(answer["id"], answer["note"], answer["problem"]) for answer in answers] == [
+            ("7", "x,y", ""),
+            ("8", "", ""),
+        ]
+        (place / "tabs.tsv").write_text("id\ttext\n7\ta zig\n")
+        printed = run(command("predict", "--file", "tabs.tsv", "--format", "csv"), place)
+        assert printed.startswith("id,text,predicted_class,")
 
     def test_what_speaks_for_the_class(self, place):
         """Without the characters that are marked most, the class is less probable than without as many others."""

@@ -440,9 +440,13 @@ def test_from_python(data, tmp_path):
     for each in odd:
         with pytest.raises(UserError, match=f"text 1 is not a string\n  why: it is {each}"):
             predictor.predict(["abc qua", each])
+    for each in (*odd, True):
+        with pytest.raises(UserError, match=f"predict was given {each}, of type {type(each).__name__}"):
+            predictor.predict(each)
     texts = ["abc qua", "", "zig" * 200, "中文"]
     predictions = predictor.predict(texts)
-    assert len(predictions) == 4
+    problems = ["", "empty text", "", "no character that the network knows"]
+    assert [prediction.problem for prediction in predictions] == problems
     for prediction in predictions:
         assert prediction.label in {"first", "second", "third"}
         assert sum(probability for _, probability in prediction.ranking) == pytest.approx(1, abs=1e-5)

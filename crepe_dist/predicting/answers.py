@@ -25,11 +25,13 @@ class Answers:
     Args:
         top: number of classes to print, the most probable first.
         columns: names of the input's columns.
+        delimiter: delimiter of CSV.
     """
 
-    def __init__(self, top: int, columns: Sequence[str]) -> None:
+    def __init__(self, top: int, columns: Sequence[str], delimiter: str = ",") -> None:
         self.top = top
         self.columns = columns
+        self.delimiter = delimiter
 
     @property
     def header(self) -> str:
@@ -70,27 +72,34 @@ class CsvAnswers(Answers):
         for place in range(1, self.top + 1):
             number = "" if place == 1 else f"_{place}"
             names += [f"predicted_class{number}", f"predicted_probability{number}"]
-        return f"{_csv([*names, 'problem'])}\n"
+        return f"{self._record([*names, 'problem'])}\n"
 
     def line(self, row: Input, prediction: Prediction | None, explanation: Explanation | None = None) -> str:
         cells = list(row.cells) or [""] * len(self.columns)
         if prediction is None:
-            return _csv([*cells, *[""] * (2 * self.top), f"line {row.line}: {row.problem}"])
+            return self._record([*cells, *[""] * (2 * self.top), f"line {row.line}: {row.problem}"])
         for name, probability in prediction.ranking[: self.top]:
             cells += [name, f"{probability:.6f}"]
-        return _csv([*cells, ""])
+        return self._record([*cells, ""])
+
+    def _record(self, cells: Iterable[str]) -> str:
+        stream = io.StringIO()
+        # This line end, so that "\r" and "\n" in a cell are both quoted.
+        csv.writer(stream, delimiter=self.delimiter, lineterminator="\r\n").writerow(cells)
+        return stream.getvalue().removesuffix("\r\n")
 
 
-def answers(style: str, top: int | None, columns: Sequence[str], classes: int) -> Answers:
+def answers(style: str, top: int | None, columns: Sequence[str], classes: int, delimiter: str = ",") -> Answers:
     """Make the formatter for one of ``STYLES``.
 
     Args:
         top: number of classes to print; ``None`` for ``DEFAULT_TOP``.
         columns: names of the input's columns.
         classes: number of classes of the model.
+        delimiter: delimiter of CSV.
     """
     kind = {"text": Answers, "jsonl": JsonAnswers, "csv": CsvAnswers}[style]
-    return kind(min(top or DEFAULT_TOP[style], classes), columns)
+    return kind(min(top or DEFAULT_TOP[style], classes), columns, delimiter)
 
 
 def explained(explanation: Explanation) -> dict[str, Any]:
@@ -112,12 +121,6 @@ def json_line(record: dict[str, Any]) -> str:
     if line.isprintable():
         return line
     return "".join(character if shown(character) == character else json.dumps(character)[1:-1] for character in line)
-
-
-def _csv(cells: Iterable[str]) -> str:
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="\r\n").writerow(cells)  # so that "\r" and "\n" in a cell are both quoted
-    return stream.getvalue().removesuffix("\r\n")
 
 
 def _on_a_line(text: str) -> str:

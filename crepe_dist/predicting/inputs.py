@@ -11,6 +11,7 @@ from pathlib import Path
 
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats.rows import BadRow, Block, Cutter, Parsed, Parser, Row, Share, check_text
+from crepe_dist.preparing.formats.tables import Table
 from crepe_dist.preparing.sources import LINES, PIPE, Reading, Source, by_suffix, open_source
 
 KINDS = (LINES, "csv", "tsv", "jsonl", "parquet")
@@ -39,10 +40,12 @@ class Inputs:
 
     Attributes:
         columns: names of the columns; empty if their values are not kept.
+        delimiter: delimiter of a CSV file; a comma for other formats.
     """
 
     def __init__(self, parser: Parser, cutter: Cutter) -> None:
         self.columns = parser.kept
+        self.delimiter = parser.delimiter if isinstance(parser, Table) and parser.name == "csv" else ","
         self._parser = parser
         self._cutter = cutter
 

@@ -14,14 +14,16 @@ class Prediction:
         label: the most probable class.
         probability: probability of ``label``, 0 to 1.
         ranking: all (class, probability) pairs, the most probable first.
-        read: number of known characters that the network read, without spaces. If it is 0, the prediction is
-            meaningless.
+        read: number of known characters that the network read, without spaces.
+        problem: reason why the text cannot be classified, such as "empty text"; empty if it can. If it cannot, ``read``
+            is 0 and the class is meaningless. The command ``predict`` gives the reason instead of the class.
     """
 
     label: str
     probability: float
     ranking: tuple[tuple[str, float], ...]
     read: int
+    problem: str = ""
 
     def record(self, top: int) -> dict[str, Any]:
         """Convert to JSON-able data with the ``top`` most probable classes."""

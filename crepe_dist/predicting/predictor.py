@@ -21,6 +21,7 @@ from crepe_dist.model.engine import Engine, open_engine
 from crepe_dist.model.precision import plan
 from crepe_dist.predicting.occlusion import Explanation, finished, occlude_in_batches
 from crepe_dist.predicting.prediction import Prediction
+from crepe_dist.preparing.formats.rows import EMPTY
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings.model_options import ModelOptions
 
@@ -66,13 +67,16 @@ class Predictor:
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
         """Classify texts; return one prediction per text, in order.
 
-        A text of which the network knows no character, such as an empty one, has ``read`` 0 and a meaningless class.
+        That of a text of which the network knows no character, such as an empty one, has a ``problem``.
 
         Raises:
-            UserError: a text is not a string, or ``texts`` is a single string.
+            UserError: a text is not a string, or ``texts`` is not a list or another iterable of texts.
         """
-        if isinstance(texts, str):
-            raise UserError("predict was given one string", "it takes a list of texts", "put it into a list: [text]")
+        if isinstance(texts, str) or not hasattr(texts, "__iter__"):
+            given = "one string" if isinstance(texts, str) else f"{texts!r:.40}, of type {type(texts).__name__}"
+            raise UserError(
+                f"predict was given {given}", "it takes a list of texts", "put each text into a list: [text]"
+            )
         return list(self.predict_stream(starmap(_text, enumerate(texts))))
 
     def predict_stream(self, texts: Iterator[str], batch_size: int = BATCH_SIZE) -> Iterator[Prediction]:
@@ -83,9 +87,9 @@ class Predictor:
             probabilities = mx.nd.softmax(self._logits(codes)).asnumpy()[: len(batch)]
             read = ((codes != BLANK) & (codes != self.encoding.alphabet.find(" "))).sum(axis=1)
             orders = np.argsort(-probabilities, axis=1, kind="stable").tolist()
-            for row, order, known in zip(probabilities.tolist(), orders, read.tolist()):
+            for text, row, order, known in zip(batch, probabilities.tolist(), orders, read.tolist()):
                 ranking = tuple((self.classes[index], row[index]) for index in order)
-                yield Prediction(*ranking[0], ranking, known)
+                yield Prediction(*ranking[0], ranking, known, "" if known else _unread(text))
 
     def explain(self, text: str, label: str | None = None) -> Explanation:
         """Find the evidence in a text for and against a class by occlusion (see ``predicting.occlusion``).
@@ -128,6 +132,10 @@ class Predictor:
 
     def _capped(self, batch_size: int) -> int:
         return max(1, min(batch_size, MAX_CODES // self.encoding.feature_len))
+
+
+def _unread(text: str) -> str:
+    return "no character that the network knows" if text.strip() else EMPTY
 
 
 def _text(position: int, text: object) -> str:

@@ -27,7 +27,8 @@ class Result:
         run_dir: the run's folder.
         checkpoint: the reported .params file.
         epoch: the reported epoch.
-        chosen_by: "validation accuracy" (among equals the loss decides, ``best_epoch``), or "last epoch" if the data have no validation split.
+        chosen_by: "validation accuracy" (``best_epoch`` has the rule), or "last epoch" if the data have no validation
+            split.
         test_accuracy: test accuracy of the reported epoch, a fraction.
         test_loss: test loss of the reported epoch, in nats per document.
     """

@@ -11,6 +11,7 @@ BLOCK = 1 << 21  # bytes that are read and parsed together
 MAX_RECORD = 1 << 20  # bytes per row; longer ones usually come from a broken file
 EXCERPT = 80  # characters
 STRIPE = 1024  # lines
+EMPTY = "empty text"
 
 
 class Row(NamedTuple):
@@ -148,7 +149,7 @@ def join(columns: list[str]) -> str:
 def check_text(text: str) -> bytes:
     """Encode a document's text as UTF-8; raise ``ValueError`` if it is unusable."""
     if not text or text.isspace():
-        raise ValueError("empty text")
+        raise ValueError(EMPTY)
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError:
