@@ -226,6 +226,15 @@ class TestReport:
         with pytest.raises(UserError, match="cannot be read"):
             open_run(copy)
 
+    @pytest.mark.parametrize("epoch", [-1, 10**12, True, 0.0, "0"])
+    @pytest.mark.parametrize("file", ["result.json", "checkpoints/*.json"])
+    def test_an_epoch_that_cannot_be_gets_a_sentence(self, copy, epoch, file):
+        for path in copy.glob(file):
+            if not path.name.endswith(".scores.json"):
+                path.write_text(json.dumps({**json.loads(path.read_text()), "epoch": epoch}))
+        with pytest.raises(UserError, match="cannot be read"):
+            open_run(copy)
+
     def test_of_no_run(self, tmp_path):
         with pytest.raises(UserError, match="is not a run's folder"):
             open_run(tmp_path)

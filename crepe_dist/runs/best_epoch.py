@@ -46,7 +46,7 @@ class EpochChoice:
 
         def rank(record: dict[str, Any]) -> tuple[float, float]:
             loss = record.get(f"{split}_loss", math.inf)
-            return record[f"{split}_accuracy"], -loss if math.isfinite(loss) else -math.inf
+            return record.get(f"{split}_accuracy", -math.inf), -loss if math.isfinite(loss) else -math.inf
 
         return max(progress.epochs, key=rank)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist.runs.metrics import METRICS, Record, read
+from crepe_dist.settings.training_options import is_epoch
 
 MOST_POINTS = 150
 MOST_EVENTS = 200
@@ -73,7 +74,7 @@ class History:
         if event == "step" and all(_is_number(record.get(name)) for name in MEASURED):
             means = {name: float(record[name]) for name in MEASURED}
             self._add(Point(step, means["loss"], means["loss"], means))
-        elif event == "epoch" and type(record.get("epoch")) is int and _has_scores(record):
+        elif event == "epoch" and is_epoch(record.get("epoch")) and _has_scores(record):
             self.epochs.append(record)
         elif event in self.counts:
             self.counts[event] += 1

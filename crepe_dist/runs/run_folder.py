@@ -20,6 +20,7 @@ from crepe_dist.files import is_temporary, read_bytes, read_json, remove_tempora
 from crepe_dist.runs.checkpoint import CONFIG, FOLDER, RESULT, RUNS
 from crepe_dist.settings.config import Config, digest
 from crepe_dist.settings.schema import is_title
+from crepe_dist.settings.training_options import is_epoch
 from crepe_dist.settings.yaml_file import read
 
 IDENTITY = "run.json"
@@ -249,8 +250,9 @@ def _check(path: Path, identity: dict[str, Any], supervision: str) -> None:
 
 
 def _checked(path: Path, result: dict[str, Any]) -> dict[str, Any]:
-    kinds = {"checkpoint": str, "epoch": int, "chosen_by": str, "test_accuracy": float, "test_loss": float}
+    kinds = {"checkpoint": str, "chosen_by": str, "test_accuracy": float, "test_loss": float}
     odd = [name for name, kind in kinds.items() if not isinstance(result.get(name), kind)]
+    odd += ["epoch"] * (not is_epoch(result.get("epoch")))
     if odd or Path(result["checkpoint"]).is_absolute() or ".." in Path(result["checkpoint"]).parts:
         raise UserError(
             f"{path} cannot be read",

@@ -19,6 +19,7 @@ from crepe_dist.runs.history import History
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.scores import Scores
 from crepe_dist.settings.config import Config
+from crepe_dist.settings.training_options import is_epoch
 from crepe_dist.settings.yaml_file import read
 
 Settings = dict[str, Any]
@@ -169,7 +170,7 @@ def _check(about: dict[str, Any]) -> None:
     ]
     if not all(type(each) in (int, float) and math.isfinite(each) for each in numbers):
         raise ValueError("a score is not a number")
-    if type(about["epoch"]) is not int or not isinstance(about["data"]["fingerprint"], str):
+    if not is_epoch(about["epoch"]) or not isinstance(about["data"]["fingerprint"], str):
         raise ValueError("the epoch or the data is malformed")
     if not isinstance(about["data"]["name"], str) or not isinstance(about["network"], dict):
         raise ValueError("the data or the network has no description")

@@ -25,6 +25,7 @@ from crepe_dist.distributed.optimizers import other_optimizer
 from crepe_dist.errors import UserError
 from crepe_dist.files import identity, read_json, sha256, sync, write_json
 from crepe_dist.mxnet_internals import optimizer_state, set_optimizer_state, trainer_parameters
+from crepe_dist.settings.training_options import MANY, is_epoch
 from crepe_dist.version import __version__
 
 FORMAT = 2
@@ -121,8 +122,10 @@ class Progress:
         if not all(type(each) in (int, float) and math.isfinite(each) for each in numbers):
             raise ValueError("the position holds an invalid number")
         epochs, scale = saved["epochs"], saved["loss_scale"]
-        if type(epochs) is not list or not all(map(_is_epoch, epochs)):
+        if type(epochs) is not list or not all(map(_is_record, epochs)) or not is_epoch(saved["epoch"]):
             raise ValueError("the position holds an invalid epoch")
+        if any(after["epoch"] != before["epoch"] + 1 for before, after in zip(epochs, epochs[1:])):
+            raise ValueError("the position holds epochs that do not follow each other")
         if epochs and saved["epoch"] - epochs[-1]["epoch"] not in (0, 1):
             raise ValueError(f"the position is in epoch {saved['epoch']}, after that of epoch {epochs[-1]['epoch']}")
         if saved["finished"] and not epochs:
@@ -136,11 +139,11 @@ class Progress:
         return cls(**saved)
 
 
-def _is_epoch(record: Any) -> bool:
-    """Return whether a record of a saved position has what a resumed run reads."""
+def _is_record(record: Any) -> bool:
+    """Return whether the record of an epoch has what a resumed run reads."""
     return (
         isinstance(record, dict)
-        and type(record.get("epoch")) is int
+        and is_epoch(record.get("epoch"))
         and type(record.get("test_accuracy")) in (int, float)
         and CHECKPOINT.fullmatch(str(record.get("checkpoint"))) is not None
     )
@@ -231,8 +234,11 @@ def _prune(folder: Path, newest: Path, good: Path | None) -> bool:
     return bool(others)
 
 
-def load_newest(folder: Path) -> Found | None:
+def load_newest(folder: Path, epochs: int = MANY) -> Found | None:
     """Load the newest intact state; ``None`` if there is no state at all.
+
+    Args:
+        epochs: number of epochs of the run; a state beyond them counts as damaged.
 
     Raises:
         UserError: all states are damaged, or another version wrote them.
@@ -240,7 +246,7 @@ def load_newest(folder: Path) -> Found | None:
     damaged: list[str] = []
     for path in sorted(folder.glob("step_*"), reverse=True):
         try:
-            snapshot, version = _load(path)
+            snapshot, version = _load(path, epochs)
             return Found(path, snapshot, damaged, version)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             damaged.append(f"{path} ({type(error).__name__}: {error})"[:500])
@@ -254,7 +260,7 @@ def load_newest(folder: Path) -> Found | None:
     return None
 
 
-def _load(path: Path) -> tuple[Snapshot, str]:
+def _load(path: Path, epochs: int) -> tuple[Snapshot, str]:
     """Load a state, and the version of the package that saved it."""
     manifest = read_json(path / MANIFEST, follow=False)
     if manifest["format"] != FORMAT:
@@ -267,6 +273,8 @@ def _load(path: Path) -> tuple[Snapshot, str]:
         if sha256(path / name, follow=False) != digest:
             raise ValueError(f"{name} does not match its checksum")
     progress = Progress.of(read_json(path / FILES[2], follow=False))
+    if progress.epoch >= epochs:
+        raise ValueError(f"the position is in epoch {progress.epoch}, beyond the last of {epochs} epochs")
     snapshot = Snapshot(progress, load_file(str(path / FILES[0])), load_file(str(path / FILES[1])))
     return snapshot, str(manifest.get("version", ""))[:40]
 

@@ -1,7 +1,7 @@
 """Settings of the optimizer, the training loop and its output. Batch sizes are global, durations are in epochs."""
 
 from dataclasses import field
-from typing import Annotated, Literal, Optional, Union
+from typing import Annotated, Any, Literal, Optional, Union
 
 from pydantic.dataclasses import dataclass
 
@@ -12,6 +12,13 @@ from crepe_dist.settings.schema import Name, Settings
 
 REFERENCE_BATCH = 128
 MANY = 10**9  # steps, seconds or epochs; more is a typing error
+
+
+def is_epoch(number: Any) -> bool:
+    """Return whether a value from a file can be the number of an epoch."""
+    return type(number) is int and 0 <= number < MANY
+
+
 Weight = Annotated[float, real(0, MANY, open_below=True)]
 
 

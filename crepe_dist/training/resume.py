@@ -81,7 +81,9 @@ def resume(
         UserError: on every rank, if no saved state can be used, or the checkpoint of the best epoch so far is gone.
     """
     found: Found | None = world.agree(
-        "saved state", lambda: state.load_newest(folder.state), same=lambda found: found and found.path.name
+        "saved state",
+        lambda: state.load_newest(folder.state, choice.epochs),
+        same=lambda found: found and found.path.name,
     )
     metrics.resume(found.snapshot.progress if found else run.progress)
     if found is None:

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from crepe_dist.errors import UserError
+from crepe_dist.files import identity
 from crepe_dist.runs import state
 from crepe_dist.runs.metrics import SCALARS, RunMetrics
 from crepe_dist.runs.state import Progress, Snapshot
@@ -146,6 +147,26 @@ class TestDamaged:
                 path.unlink(missing_ok=True)
             path.write_bytes(kept)
         assert is_whole(state.load_newest(folder), 2)
+
+    @pytest.mark.parametrize(
+        ("epoch", "numbers"),
+        [(10**12, [10**12 - 1]), (-1, []), (5, [4]), (4, [1, 3]), (4, [10**9, 4]), (3, [-1, 0, 1, 2]), (2, [True, 2])],
+    )
+    def test_an_epoch_that_the_run_cannot_have_reached(self, folder, epoch, numbers):
+        """Somebody wrote it: the checksums are right."""
+        records = [
+            {"epoch": number, "test_accuracy": 0.5, "checkpoint": f"crepe_epoch_{number}_test_acc_50.0.params"}
+            for number in numbers
+        ]
+        path = folder / snapshot(2).name
+        (path / "state.json").write_text(json.dumps(asdict(Progress(step=2, epoch=epoch, epochs=records))))
+        manifest = json.loads((path / state.MANIFEST).read_text())
+        manifest["files"]["state.json"] = identity(path / "state.json")
+        (path / state.MANIFEST).write_text(json.dumps(manifest))
+        found = state.load_newest(folder, epochs=5)
+        assert is_whole(found, 1)
+        assert found is not None
+        assert "the position" in found.damaged[0]
 
     def test_all_of_them(self, folder):
         for path in folder.glob("*/state.json"):
