@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 import crepe_dist
-from crepe_dist.distributed.control import SUPERVISED_AS
+from crepe_dist.distributed.control import SUPERVISED_AS, Control
+from crepe_dist.distributed.join import join
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.runs import checkpoint
@@ -24,7 +25,8 @@ from crepe_dist.runs.run_folder import RunFolder, choose
 from crepe_dist.runs.state import load_newest
 from crepe_dist.settings.config import Config, parse
 from crepe_dist.settings.training_options import OptimizerOptions
-from crepe_dist.training import schedule
+from crepe_dist.training import estimate, schedule
+from crepe_dist.training.dry_run import dry_run
 from tests.conftest import QUICK, command, losses, records, run
 
 
@@ -453,6 +455,17 @@ def test_from_python(data, tmp_path):
         assert prediction.probability == max(probability for _, probability in prediction.ranking)
     one_by_one = [predictor.predict([text])[0].probability for text in texts]
     assert one_by_one == pytest.approx([prediction.probability for prediction in predictions], abs=1e-5)
+
+
+def test_the_estimate_counts_the_end_of_each_epoch(data, tmp_path, monkeypatch, capsys):
+    """7 steps of 1 s, 2 s to score, and three passes over the parameters of 2 s, in each of 2 epochs."""
+    monkeypatch.setattr(estimate, "_times", lambda compute, batches: iter([9.0, 1.0, 1.0, 1.0]))
+    monkeypatch.setattr(estimate, "_seconds", lambda compute: 2.0)
+    config = parse(["--data", str(data), "--run-dir", str(tmp_path / "run"), "--dry-run", *QUICK])
+    with Control() as control, join() as world:
+        dry_run(config, world, control)
+    told = "about 30 s: 2 epochs, each 7 steps at 1,000 ms, and 8.0 s to score 97 documents and to save"
+    assert told in " ".join(capsys.readouterr().out.split())
 
 
 def test_few_batches_are_learnt_by_heart_and_scored(kernels, data, tmp_path):

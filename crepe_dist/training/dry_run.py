@@ -6,6 +6,7 @@ import resource
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import mxnet as mx
@@ -33,6 +34,7 @@ from crepe_dist.training.guards import watched
 from crepe_dist.training.notes import notes
 from crepe_dist.training.observers.replicas import check_replicas
 from crepe_dist.training.out_of_memory import explained
+from crepe_dist.training.resume import RunState
 from crepe_dist.training.schedule import learning_rate
 from crepe_dist.training.state_saver import Saver
 from crepe_dist.training.step import TrainingStep
@@ -63,7 +65,8 @@ def dry_run(config: Config, world: World, control: Control) -> None:
             Progress(epoch=config.training.start_epoch),
         )
         order = epoch_order(len(train), config.training.seed, progress.epoch)
-        batch = next(batches(train, order, config.data.batch_size, world.rank, world.size))
+        shares = batches(train, order, config.data.batch_size, world.rank, world.size, prepare=engine.prepare)
+        batch = next(shares)
         with explained("data.batch_size", config.data.batch_size, world.size):
             loss = step(batch, 1, learning_rate(config, progress, len(train))).loss / batch.documents
         step.settle()
@@ -75,7 +78,8 @@ def dry_run(config: Config, world: World, control: Control) -> None:
         same = ", identical parameters on all ranks" if world.size > 1 else ""
         display.say(f"step      {_shares(config, world)}, loss {loss:.4f}{same}")
         display.say(f"memory    {_memory(world, engine, trainer)}")
-        estimated = estimate(config, data, engine, step, batch, progress, world)
+        state = RunState(engine, trainer, step.scale, progress)
+        estimated = estimate(config, data, step, chain([batch], shares), state, world)
         display.say(f"time      {estimated}")
         check_grace(config.safety.grace_s, estimated.step, Saver(), world)
         found = notes(config, data, engine.network.shape, engine.device, world)

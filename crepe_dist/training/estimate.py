@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import mxnet as mx
+import numpy as np
 
 from crepe_dist import wording
-from crepe_dist.data.dataset import Dataset
+from crepe_dist.data.dataset import Dataset, Part
 from crepe_dist.data.loader import Batch
-from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.distributed.world import World
 from crepe_dist.model.engine import Engine
 from crepe_dist.model.shape import steps_per_epoch
-from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
 from crepe_dist.training import out_of_memory
+from crepe_dist.training.evaluation import evaluate
+from crepe_dist.training.resume import RunState
 from crepe_dist.training.step import TrainingStep
 
-TRIES = 4  # per measurement; the first one compiles, the fastest counts
+STEPS = 4  # the first one compiles, and fills caches
+SCORED = 4  # batches; one batch alone tells nothing of what it takes to begin
+# At the end of an epoch, settling the table, the checkpoint and the saved state each pass over all parameters.
+PASSES = 3
 
 
 @dataclass(frozen=True)
@@ -41,46 +47,72 @@ class Estimate:
 
 
 def estimate(
-    config: Config,
-    data: Dataset,
-    engine: Engine,
-    step: TrainingStep,
-    batch: Batch | None,
-    progress: Progress,
-    ranks: Collectives,
+    config: Config, data: Dataset, step: TrainingStep, batches: Iterator[Batch], state: RunState, world: World
 ) -> Estimate:
-    """Time the gradients and the scoring of a batch, without changing the parameters; every rank calls it.
+    """Time steps, the scoring of a batch and a copy of the state, without changing anything; every rank calls it.
 
     The times of the slowest rank count. The update of the parameters is not included.
 
     Args:
-        batch: next batch of the run; ``None`` at the end of an epoch.
+        batches: remaining batches of the epoch.
     """
+    progress, engine, size = state.progress, state.engine, config.data.batch_size
     epochs = config.training.epochs - progress.epoch
-    steps = steps_per_epoch(len(data.parts["train"]), config.data.batch_size)
-    left = epochs * steps - math.ceil(progress.documents / config.data.batch_size)
-    if batch is None:
-        return Estimate(f"{wording.counted(epochs, 'epoch')} of {wording.counted(steps, 'step')}", 0.0)
-    with out_of_memory.explained("data.batch_size", config.data.batch_size, ranks.size):
-        seconds = _seconds(lambda: step.all_reduce(batch, 1, step.gradients(batch, 1)))
-        engine.refresh()
-        forward = _seconds(lambda: engine.logits(batch))
-    ranks.beat()
-    slowest = [max(times) for times in zip(*ranks.gather([seconds, forward], "estimate"))]
+    steps = steps_per_epoch(len(data.parts["train"]), size)
+    left = epochs * steps - math.ceil(progress.documents / size)
     scored = sum(len(part) for name, part in data.parts.items() if name != "train")
-    total = left * slowest[0] + epochs * scored / config.data.batch_size * slowest[1]
+
+    def compute(batch: Batch) -> None:
+        step.all_reduce(batch, 1, step.gradients(batch, 1))
+        mx.nd.waitall()
+
+    with out_of_memory.explained("data.batch_size", size, world.size):
+        times = list(_times(compute, islice(batches, STEPS)))
+        if not times:
+            return Estimate(f"{wording.counted(epochs, 'epoch')} of {wording.counted(steps, 'step')}", 0.0)
+        score = _scoring(config, data.parts["test"], scored, engine, world)
+    copy = _seconds(state.snapshot) if world.is_root else 0.0
+    world.beat()
+    measured = [sum(times[1:]) / (len(times) - 1) if times[1:] else times[0], score, copy]
+    per_step, score, copy = (max(each) for each in zip(*world.gather(measured, "estimate")))
+    end = score + PASSES * copy
     text = (
-        f"about {wording.duration(total)}: {wording.counted(epochs, 'epoch')} of {wording.counted(steps, 'step')} at "
-        f"{1000 * slowest[0]:,.0f} ms, {wording.counted(scored, 'document')} scored after each"
+        f"about {wording.duration(left * per_step + epochs * end)}{_more(config)}: {wording.counted(epochs, 'epoch')}, "
+        f"each {wording.counted(steps, 'step')} at {1000 * per_step:,.0f} ms, and {end:,.1f} s to score "
+        f"{wording.counted(scored, 'document')} and to save"
     )
-    return Estimate(text, slowest[0])
+    return Estimate(text, per_step)
+
+
+def _more(config: Config) -> str:
+    drawn = config.logging.tensorboard * ["pictures"] + config.logging.report * ["report"]
+    return f" without {' and '.join(drawn)}" if drawn else ""
+
+
+def _times(compute: Callable[[Batch], None], batches: Iterator[Batch]) -> Iterator[float]:
+    """Yield the seconds from one batch to the next, waiting for data included."""
+    began = time.monotonic()
+    for batch in batches:
+        compute(batch)
+        now = time.monotonic()
+        yield now - began
+        began = now
+
+
+def _scoring(config: Config, part: Part, documents: int, engine: Engine, world: World) -> float:
+    """Return the seconds to score so many documents, from those for one batch and for several."""
+
+    def seconds(part: Part) -> float:
+        sharded = config.evaluation.sharded
+        return _seconds(lambda: evaluate(engine, part, config.data.batch_size, world, sharded=sharded))
+
+    few, more = (part.some(np.arange(min(len(part), count * config.data.batch_size))) for count in (1, SCORED))
+    seconds(few)  # compiles
+    one, several = seconds(few), seconds(more)
+    return one + (documents - len(few)) * max(0.0, several - one) / max(len(more) - len(few), 1)
 
 
 def _seconds(compute: Callable[[], Any]) -> float:
-    times = []
-    for _ in range(TRIES):
-        began = time.monotonic()
-        compute()
-        mx.nd.waitall()
-        times.append(time.monotonic() - began)
-    return min(times)
+    began = time.monotonic()
+    compute()
+    return time.monotonic() - began

@@ -91,7 +91,7 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
             state, choice = RunState(engine, trainer, step.scale, progress), EpochChoice.of(config, data)
             found = resume(state, choice, folder, world, metrics, display)
             saver = open_saver(folder.state, config, state, found, world, display.say)
-            estimated = estimate(config, data, engine, step, next(epoch_batches(run), None), progress, world)
+            estimated = estimate(config, data, step, epoch_batches(run), state, world)
             display.say(f"time      {estimated}")
             if progress.step == 0:
                 display.say_lines(notes(config, data, engine.network.shape, engine.device, world))
