@@ -20,7 +20,7 @@ from selenium.webdriver.common.by import By
 
 import crepe_dist
 from crepe_dist import compare, report
-from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.alphabet import ALPHABET, Encoding
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.model.crepe import CrepeShape
@@ -346,6 +346,35 @@ class TestReport:
         assert "Warning: data: many &lt;twins&gt;" in page
         assert "drop *them*" in page
         assert "Its data: many &#60;twins&#62; (17 of 20)." in (copy / "model_card.md").read_text()
+
+    @pytest.mark.parametrize(
+        ("right", "weak"),
+        [
+            ((99, 99, 99), None),
+            ((99, 80, 99), "It is weakest on b (F1 0.88)."),
+            ((50, 99, 60), "weakest on a (F1 0.66), c"),
+        ],
+    )
+    def test_calls_a_class_weak_only_if_one_is(self, place, right, weak):
+        confusion = np.diag(right)
+        for true, count in enumerate(right):
+            confusion[true, (true + 1) % 3] += 100 - count
+        scores = Scores(confusion, 0.1, np.array([[100, 99, 99 * MILLION]] * BINS), [])
+        record = replace(open_run(place / "one"), scores={"test": scores})
+        said = " ".join(run_findings.limits(record, list("abc")))
+        assert (weak in said) if weak else ("weakest" not in said)
+
+    @pytest.mark.parametrize(
+        ("alphabet", "scripts"),
+        [
+            (ALPHABET, "so texts in other scripts than Latin look alike"),
+            (" abаб語", "so texts in other scripts than Chinese, Cyrillic and Latin look alike"),
+            (" ,.", "It sees all others as blanks."),
+        ],
+    )
+    def test_names_the_scripts_that_the_model_reads(self, alphabet, scripts):
+        about = {"feature_len": 9, "mode": "paper", "alphabet": alphabet, "fold_accents": False}
+        assert scripts in " ".join(run_findings.encoding_limits(about))
 
     def test_names_every_class_that_is_never_answered(self):
         scores = Scores(np.array([[5, 0, 0], [5, 0, 0], [0, 0, 0]]), 1.0, np.zeros((BINS, 3), np.int64), [])

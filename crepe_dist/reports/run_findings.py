@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 WIDE_INTERVAL = 0.1  # width of a 95 % interval from which a warning is due
 RISEN = 1.05  # ratio to the lowest loss above which the loss has risen
 FALLING = 0.98  # ratio to the previous loss below which the loss is still falling
+STRONG = 0.9  # F1 from which a class is not called weak
+# Start of the Unicode name of a letter, with its script.
+SCRIPT = re.compile(r"(?!MODIFIER)([A-Z]+) (?:SMALL |CAPITAL )?(?:LETTER|SYLLABLE|CHARACTER|UNIFIED IDEOGRAPH)\b")
 
 
 def result(record: RunRecord, classes: list[str]) -> str:
@@ -231,20 +236,29 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
     return found
 
 
-def _known(encoding: dict[str, Any]) -> str:
-    if encoding.get("alphabet") in STANDARD_ALPHABETS.values():
+def _known(alphabet: str) -> str:
+    if alphabet in STANDARD_ALPHABETS.values():
         return "digits, punctuation and Latin letters without accents"
     return "those that were frequent in the training texts"
+
+
+def _scripts(alphabet: str) -> list[str]:
+    """Return the names of the scripts of an alphabet's letters."""
+    found = {match[1] for each in alphabet if (match := SCRIPT.match(unicodedata.name(each, "")))}
+    return sorted("Chinese" if name == "CJK" else name.capitalize() for name in found)
 
 
 def encoding_limits(encoding: dict[str, Any]) -> list[str]:
     """Describe what no network with this encoding (``Encoding.to_dict``) can do, however it was trained."""
     length, end = encoding["feature_len"], "first" if encoding["mode"] == "notebook" else "last"
+    alphabet = encoding.get("alphabet", "")
+    scripts = _scripts(alphabet)
     return [
         f"It only reads the {end} {number(length)} characters of a text.",
-        f"It knows {counted(len(encoding.get('alphabet', '')), 'character')}: {_known(encoding)}"
+        f"It knows {counted(len(alphabet), 'character')}: {_known(alphabet)}"
         + (" (accents are removed first)" if encoding["fold_accents"] else "")
-        + ". It sees all others as blanks, so it cannot distinguish texts in other scripts.",
+        + ". It sees all others as blanks"
+        + (f", so texts in other scripts than {listed(scripts)} look alike to it." if scripts else "."),
         "It assigns one of its classes to every text, even if none of them fits.",
     ]
 
@@ -256,6 +270,6 @@ def limits(record: RunRecord, classes: list[str]) -> list[str]:
     if scores is not None:
         f1 = scores.f1.tolist()
         order = sorted((index for index in range(len(classes)) if scores.confusion[index].any()), key=f1.__getitem__)
-        weak = [f"{cut(classes[index], LABEL_CELLS)} (F1 {f1[index]:.2f})" for index in order[:3]]
-        sentences += [f"It is weakest on {listed(weak)}.", calibration(scores)]
+        weak = [f"{cut(classes[index], LABEL_CELLS)} (F1 {f1[index]:.2f})" for index in order[:3] if f1[index] < STRONG]
+        sentences += [*([f"It is weakest on {listed(weak)}."] if weak else []), calibration(scores)]
     return sentences
