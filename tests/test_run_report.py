@@ -352,7 +352,7 @@ class TestReport:
         [
             ((99, 99, 99), None),
             ((99, 80, 99), "It is weakest on b (F1 0.88)."),
-            ((50, 99, 60), "weakest on a (F1 0.66), c"),
+            ((50, 99, 60), "It is weakest on a (F1 0.53), c (F1 0.75) and b (F1 0.80)."),
         ],
     )
     def test_calls_a_class_weak_only_if_one_is(self, place, right, weak):
