@@ -59,15 +59,15 @@ class Training:
         self.network = parameters.build(shape, ModelOptions(), mx.cpu(), seed=0)
         self.network.significant.set_data(mx.nd.array(np.arange(shape.buckets) % 5 == 0))
         engine = open_engine(self.network, Plan("float32", library.find()[0], ""), mx.cpu())
-        trained, table = parameters.trained(self.network), engine.train_row_by_row(6) if sparse else None
-        self.trainer = World().trainer(trained, engine.optimizer(*optimizer), table)
+        trained, tables = parameters.trained(self.network), engine.train_row_by_row(6) if sparse else ()
+        self.trainer = World().trainer(trained, engine.optimizer(*optimizer), tables)
         self.engine = engine
         self.step = TrainingStep(engine, self.trainer, 1, 0, clip_norm)
 
     @property
     def table(self) -> Table:
-        assert self.trainer.table is not None
-        return self.trainer.table
+        (table,) = self.trainer.tables
+        return table
 
     def steps(self, first, last):
         for number in range(first, last):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.distributed.horovod_internals import groups
-from crepe_dist.distributed.table import HostExchange, Table
+from crepe_dist.distributed.table import Arrays, Table, sum_rows
 from crepe_dist.errors import PeerGone
 from crepe_dist.mxnet_internals import allreduce_with, gradient_scale, trainer_parameters, view
 
@@ -36,7 +37,7 @@ class Trainer:
 
     Args:
         trainer: the Gluon trainer, or Horovod's.
-        table: the parameter that is trained row by row, if there is one.
+        tables: the parameters that are trained row by row.
 
     Attributes:
         by: name of the mechanism that sums the gradients, for messages; empty for a single process.
@@ -44,9 +45,9 @@ class Trainer:
 
     by = ""
 
-    def __init__(self, trainer: Any, table: Table | None = None) -> None:
+    def __init__(self, trainer: Any, tables: Sequence[Table] = ()) -> None:
         self.gluon = trainer
-        self.table = table
+        self.tables = tables
 
     @property
     def gradients(self) -> list[Any]:
@@ -62,8 +63,8 @@ class Trainer:
             loss: this rank's loss, float32 [1], on the device of the gradients; it may still be pending.
         """
         numbers, finite = _read(loss, self.gradients)
-        finite = not (self.table and self.table.sum()) and finite
-        return Reduced(np.append(row, numbers)[None], () if finite else (0,))
+        _, finite_rows = sum_rows(self.tables)
+        return Reduced(np.append(row, numbers)[None], () if finite and finite_rows else (0,))
 
     def update(self, documents: float, learning_rate: float, clip_norm: float | None = None) -> None:
         """Update the parameters with the sums of the last all-reduce; every rank calls it.
@@ -77,35 +78,50 @@ class Trainer:
         clipped = 1.0
         if clip_norm is not None:
             squares = mx.nd.multi_sum_sq(*self.gradients, num_arrays=len(self.gradients)).sum()
-            norm = (squares + self._table_squares()).sqrt() * scale
+            norm = (squares + self._squares_of_rows()).sqrt() * scale
             factor = mx.nd.minimum(clip_norm / (norm + 1e-12), 1.0)
             for gradient in self.gradients:
                 gradient[:] = mx.nd.broadcast_mul(gradient, factor.reshape((1,) * gradient.ndim))
-            clipped = float(factor.asscalar()) if self.table else 1.0
+            clipped = float(factor.asscalar()) if self.tables else 1.0
         self.gluon.set_learning_rate(learning_rate)
         self.gluon.update(documents)
-        if self.table:
-            self.table.update(learning_rate, scale * clipped)
-            self._wait_for_rows()
+        for table in self.tables:
+            table.update(learning_rate, scale * clipped)
+        self._wait_for_rows()
 
     def settle(self) -> None:
         """Bring all parameters up to date for scoring and checkpoints; every rank calls it."""
-        if self.table:
-            self.table.settle()
-            self._wait_for_rows()
-            self.publish()
+        for table in self.tables:
+            table.settle()
+        self._wait_for_rows()
+        self.publish()
 
     def publish(self) -> None:
         """Copy the values of parameters that are trained row by row into the network; every rank calls it."""
-        if self.table:
-            self.table.publish()
+        for table in self.tables:
+            table.publish()
 
-    def _table_squares(self) -> float:
-        """Return the sum of the squares of the table's summed gradient, the same on every rank."""
-        return self.table.squares() if self.table else 0.0
+    def table_arrays(self) -> Arrays:
+        """Copy the optimizer's state of the parameters that are trained row by row; see ``Table.arrays``."""
+        return {name: array for table in self.tables for name, array in table.arrays().items()}
+
+    def restore_tables(self, arrays: Arrays, updates: int) -> Arrays:
+        """Restore the tables from the network's parameters and ``arrays``, and return the others; every rank calls it.
+
+        Raises:
+            UserError: the arrays do not fit; see ``Table.restore``.
+        """
+        for table in self.tables:
+            arrays = table.restore(arrays, updates)
+        self._wait_for_rows()
+        return arrays
+
+    def _squares_of_rows(self) -> float:
+        """Return the sum of the squares of the tables' summed gradients, the same on every rank."""
+        return sum(table.squares() for table in self.tables)
 
     def _wait_for_rows(self) -> None:
-        """Wait until all processes that share the table have written their rows."""
+        """Wait until all processes that share the tables have written their rows."""
 
 
 class HorovodTrainer(Trainer):
@@ -118,9 +134,8 @@ class HorovodTrainer(Trainer):
 
     by = "Horovod"
 
-    def __init__(self, trainer: Any, ranks: Collectives, rows: tuple[Table, HostExchange] | None = None) -> None:
-        super().__init__(trainer, rows[0] if rows else None)
-        self._exchange = rows[1] if rows else None
+    def __init__(self, trainer: Any, ranks: Collectives, tables: Sequence[Table] = ()) -> None:
+        super().__init__(trainer, tables)
         self._ranks = ranks
         # By the width of a row: the table up to this rank's loss, in host memory, and from its 1 on, on the device.
         self._around: dict[int, tuple[mx.nd.NDArray, mx.nd.NDArray]] = {}
@@ -135,14 +150,10 @@ class HorovodTrainer(Trainer):
         rows = numbers.reshape(self._ranks.size, -1)
         if not (rows[:, -1] == 1).all():
             raise PeerGone("an all-reduce was broken off: another process ended, or the network failed")
-        bad_rows = False
-        if self.table and self._exchange:
-            bad_rows = self.table.sum() != 0
-            self._exchange.add(self.table)
-            finite = finite and bool(np.isfinite(self.table.squares()))
-        if finite:
+        bad_rows, finite_rows = sum_rows(self.tables)
+        if finite and finite_rows:
             return Reduced(rows[:, :-1], ())
-        bad = bad_rows or not all(np.isfinite(norm.asnumpy()).all() for norm in norms)
+        bad = bad_rows != 0 or not all(np.isfinite(norm.asnumpy()).all() for norm in norms)
         return Reduced(rows[:, :-1], culprits(self._ranks, bad))
 
     def _table(self, row: Row, loss: mx.nd.NDArray) -> mx.nd.NDArray:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import math
 import mmap
 import os
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from crepe_dist import machine
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.distributed.gradients import Reduced, Row, Trainer, culprits
 from crepe_dist.distributed.host_sums import HostSums, all_hosts, cuts
-from crepe_dist.distributed.table import HostExchange, SparseParameter, Table
+from crepe_dist.distributed.table import HostExchange, SparseParameter, Table, sum_rows
 from crepe_dist.errors import PeerGone
 from crepe_dist.mxnet_internals import replace_allreduce, set_gradients, view
 from crepe_dist.native import library
@@ -76,12 +75,12 @@ class SharedGradients:
         ranks: collectives of all ranks.
         native: compiled kernels.
         horovod: the module ``horovod.mxnet``.
-        size: bytes of a memory for the gradients and what belongs to them; a table has the rest.
-        sparse: the parameter that is trained row by row, if there is one.
-        optimizer: its optimizer.
+        size: bytes of a memory for the gradients and what belongs to them; the tables have the rest.
+        optimizer: MXNet's optimizer.
+        sparse: the parameters that are trained row by row.
 
     Attributes:
-        table: the table of that parameter.
+        tables: the tables of these parameters.
     """
 
     def __init__(
@@ -93,8 +92,8 @@ class SharedGradients:
         native: library.Library,
         horovod: Any,
         size: int,
-        sparse: SparseParameter | None = None,
-        optimizer: mx.optimizer.Optimizer | None = None,
+        optimizer: mx.optimizer.Optimizer,
+        sparse: Sequence[SparseParameter] = (),
     ) -> None:
         self._parameters = parameters
         self._memories = memories
@@ -118,13 +117,15 @@ class SharedGradients:
         if len(hosts) > 1:
             peers = [each[self._rank] for each in hosts] if self._rank < parts else []
             self._across = HostSums(horovod, ranks, len(hosts), peers, self._flat[self._rank][self._part])
-        self.table: Table | None = None
-        if sparse and optimizer:
-            rest = [np.frombuffer(memory.pages, np.uint8, offset=_whole_pages(size)) for memory in memories]
-            self.table = Table(sparse, optimizer, rest, self._rank)
-            rows = sparse.parameter.shape[0]
-            self._rows_across = HostExchange(horovod, ranks, hosts, rows) if len(hosts) > 1 else None
-            self.wait_for_all()
+        self.tables: list[Table] = []
+        offset = _whole_pages(size)
+        for each in sparse:
+            count = each.bytes(len(memories))
+            of_all = [np.frombuffer(memory.pages, np.uint8, count, offset) for memory in memories]
+            exchange = HostExchange(horovod, ranks, hosts, each) if len(hosts) > 1 else None
+            self.tables.append(Table(each, optimizer, of_all, self._rank, exchange))
+            offset += count
+        self.wait_for_all()
 
     @property
     def on_one_host(self) -> bool:
@@ -147,13 +148,8 @@ class SharedGradients:
         self.wait_for_all()
         verdict = self._verdicts[self._rank]
         bad, not_finite = self._add() if self._across is None else self._add_across(self._across)
-        if self.table:
-            bad_rows = self.table.sum()
-            if self._rows_across:
-                self._rows_across.add(self.table)
-            not_finite = not_finite or not math.isfinite(self.table.squares())
-            bad |= bad_rows % ALL
-        verdict[:] = bad, not_finite
+        bad_rows, finite_rows = sum_rows(self.tables)
+        verdict[:] = bad | bad_rows, not_finite or not finite_rows
         self.wait_for_all()
         # No process writes a verdict or a row again before all have reached the next sum.
         rows = self._reports[:, : len(row) + 1].copy()
@@ -185,12 +181,12 @@ class SharedGradients:
         start, end = self._part.start, self._part.stop
         return int(self._functions.crepe_add(self._arrays, len(self._memories), into, start, end))
 
-    def table_squares(self) -> float:
-        """Return the sum of the squares of the table's summed gradient, in the same order on every rank."""
-        if self.table is None:
+    def squares_of_rows(self) -> float:
+        """Return the sum of the squares of the tables' summed gradients, in the same order on every rank."""
+        if not self.tables:
             return 0.0
         squares = np.zeros(self._ranks.size)
-        squares[self._ranks.rank] = self.table.squares()
+        squares[self._ranks.rank] = sum(table.squares() for table in self.tables)
         return float(self._ranks.sum(squares, "squares")[self._hosts[0]].sum())
 
     def sum(self) -> None:
@@ -252,7 +248,7 @@ class SharedMemoryTrainer(Trainer):
     """All-reduce in memory that the processes of a host share, and between hosts through Horovod."""
 
     def __init__(self, trainer: Any, shared: SharedGradients) -> None:
-        super().__init__(trainer, shared.table)
+        super().__init__(trainer, shared.tables)
         self._shared = shared
         self.by = "shared memory" if shared.on_one_host else "shared memory and Horovod"
         replace_allreduce(trainer, shared.sum)
@@ -260,19 +256,20 @@ class SharedMemoryTrainer(Trainer):
     def all_reduce(self, row: Row, loss: mx.nd.NDArray) -> Reduced:
         return self._shared.all_reduce(row, loss)
 
-    def _table_squares(self) -> float:
-        return self._shared.table_squares()
+    def _squares_of_rows(self) -> float:
+        return self._shared.squares_of_rows()
 
     def _wait_for_rows(self) -> None:
-        self._shared.wait_for_all()
+        if self.tables:
+            self._shared.wait_for_all()
 
 
 def share(
     ranks: Collectives,
     horovod: Any,
     parameters: Iterable[Any],
-    sparse: SparseParameter | None = None,
-    optimizer: mx.optimizer.Optimizer | None = None,
+    optimizer: mx.optimizer.Optimizer,
+    sparse: Sequence[SparseParameter] = (),
 ) -> SharedGradients | None:
     """Move the gradients of all ranks into memory that each host's ranks share; every rank calls it.
 
@@ -280,8 +277,8 @@ def share(
         ranks: collectives of all ranks.
         horovod: the module ``horovod.mxnet``.
         parameters: Gluon parameters.
-        sparse: the one that is trained row by row, if there is one.
-        optimizer: its optimizer.
+        optimizer: MXNet's optimizer.
+        sparse: those that are trained row by row.
 
     Returns:
         The shared gradients, or ``None`` on all ranks if it gains nothing, because every rank has a host of its own, or
@@ -296,7 +293,7 @@ def share(
     if hosts is None or len(hosts) == ranks.size:
         return None
     mine = next(each for each in hosts if ranks.rank in each)
-    whole = _whole_pages(size) + sparse.bytes(len(mine)) if sparse else size
+    whole = _whole_pages(size) + sum(each.bytes(len(mine)) for each in sparse)
     remove_stale()
     path = _create(whole) if native else None
     try:
@@ -306,7 +303,7 @@ def share(
         memories = _open([names[rank] for rank in mine], whole)
         if 0 in ranks.gather(len(memories), "shared memory opened"):
             return None
-        return SharedGradients(trained, memories, hosts, ranks, native, horovod, size, sparse, optimizer)
+        return SharedGradients(trained, memories, hosts, ranks, native, horovod, size, optimizer, sparse)
     finally:
         if path is not None:
             path.unlink()  # the memory lives until the last process ends, even if it is killed

@@ -8,11 +8,12 @@ different: it acts on a row in the steps that touch it.
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 import mxnet as mx
 import numpy as np
@@ -54,9 +55,6 @@ class SparseParameter:
         return -(-int(size) // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-Sparse = Optional[SparseParameter]
-
-
 class Table:
     """Values and optimizer state of a parameter's rows, divided among the processes of a host.
 
@@ -65,6 +63,11 @@ class Table:
         optimizer: MXNet's optimizer, for its constants.
         memories: memory of each process of the host, uint8; none: this process keeps the table alone.
         process: place of this process among them.
+        exchange: sums of the rows over hosts; ``None`` for a single host.
+
+    Attributes:
+        index: index of the parameter among those of the trainer.
+        bytes: memory of this process.
     """
 
     def __init__(
@@ -73,13 +76,17 @@ class Table:
         optimizer: mx.optimizer.Optimizer,
         memories: Sequence[npt.NDArray[np.uint8]] = (),
         process: int = 0,
+        exchange: HostExchange | None = None,
     ) -> None:
         if not memories:
             pages = mmap.mmap(-1, sparse.bytes(1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             pages.madvise(mmap.MADV_HUGEPAGE)  # rows are read in random order
             memories = [np.frombuffer(pages, np.uint8)]
         self._memories = memories
+        self._exchange = exchange
         self._parameter = sparse.parameter
+        self.index = sparse.index
+        self.bytes = sparse.bytes(len(memories))
         self._prefix = f"{sparse.index}."
         self._weight_decay = optimizer.wd
         self._rule = Rule(optimizer)
@@ -102,13 +109,15 @@ class Table:
         sparse.attach(self._table)
 
     def sum(self) -> int:
-        """Sum the gradients of this process's rows over the processes of the host.
+        """Sum the gradients of this process's rows over the ranks; every rank calls it.
 
         Returns:
-            The processes with an infinity or NaN, a bit for each; all 64 bits if only the sum overflowed.
+            The processes of the host with an infinity or NaN, a bit for each.
         """
         bad = ctypes.c_uint64()
         _check(self._run.crepe_table_sum(self._table, ctypes.byref(bad)))
+        if self._exchange:
+            self._exchange.add(self)
         return bad.value
 
     def squares(self) -> float:
@@ -247,12 +256,16 @@ class HostExchange:
         horovod: the module ``horovod.mxnet``.
         ranks: collectives of all ranks.
         hosts: ranks of each host; those of one host share a table.
-        rows: number of rows of the table.
+        sparse: parameter of the table.
     """
 
-    def __init__(self, horovod: Any, ranks: Collectives, hosts: Sequence[Sequence[int]], rows: int) -> None:
+    def __init__(
+        self, horovod: Any, ranks: Collectives, hosts: Sequence[Sequence[int]], sparse: SparseParameter
+    ) -> None:
         self._hvd = horovod
+        self._name = f"rows.{sparse.index}"
         self._rank = ranks.rank
+        rows = sparse.parameter.shape[0]
         self._kept: dict[int, tuple[int, int]] = {}
         self._order = [rank for host in hosts for rank in host]
         for host in hosts:
@@ -271,7 +284,7 @@ class HostExchange:
         lists[self._rank] = np.concatenate([lists[self._rank], end])
         sent = mx.nd.empty((sum(map(len, lists)), end.shape[1]), ctx=mx.cpu())
         view(sent)[:] = np.concatenate(lists)
-        received, counts = self._hvd.alltoall(sent, splits=list(map(len, lists)), name="rows")
+        received, counts = self._hvd.alltoall(sent, splits=list(map(len, lists)), name=self._name)
         mx.nd.waitall()
         bounds = np.concatenate([[0], np.cumsum(counts.asnumpy())]).astype(int)
         by_rank = [view(received)[start:end] for start, end in zip(bounds, bounds[1:])]
@@ -279,12 +292,17 @@ class HostExchange:
         table.take([by_rank[rank] for rank in self._order if rank in self._kept])
 
 
-def rows_apart(
-    sparse: SparseParameter, optimizer: mx.optimizer.Optimizer, horovod: Any, ranks: Collectives
-) -> tuple[Table, HostExchange]:
-    """Make a table of this rank's own, and the exchange with those of all other ranks."""
-    apart = [[rank] for rank in range(ranks.size)]
-    return Table(sparse, optimizer), HostExchange(horovod, ranks, apart, sparse.parameter.shape[0])
+def sum_rows(tables: Sequence[Table]) -> tuple[int, bool]:
+    """Sum the gradients of the rows of tables over the ranks; every rank calls it.
+
+    Returns:
+        The processes of the host with an infinity or NaN, a bit for each, and whether the sums of this process's rows
+        are finite.
+    """
+    bad = 0
+    for table in tables:
+        bad |= table.sum()
+    return bad, all(math.isfinite(table.squares()) for table in tables)
 
 
 def _ages(arrays: Arrays, prefix: str, rows: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:

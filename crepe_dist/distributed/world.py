@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -25,12 +26,12 @@ from crepe_dist.distributed.control import Stopped
 from crepe_dist.distributed.gradients import HorovodTrainer, Trainer
 from crepe_dist.distributed.rendezvous import Meeting
 from crepe_dist.distributed.shared_memory import NOTE, SharedGradients, SharedMemoryTrainer, share
-from crepe_dist.distributed.table import Sparse, Table, rows_apart
+from crepe_dist.distributed.table import HostExchange, SparseParameter, Table
 from crepe_dist.errors import UserError
 from crepe_dist.mxnet_internals import scale_gradients, trainer_parameters
 
 Parameters = dict[str, gluon.Parameter]  # by names that are the same on every rank
-Settings = dict[str, Any]
+RowSparse = Sequence[SparseParameter]
 
 
 class World(Collectives):
@@ -50,10 +51,10 @@ class World(Collectives):
             parameters: parameters by structural names, because Gluon's contain a counter.
         """
 
-    def trainer(self, parameters: Parameters, optimizer: mx.optimizer.Optimizer, sparse: Sparse = None) -> Trainer:
+    def trainer(self, parameters: Parameters, optimizer: mx.optimizer.Optimizer, sparse: RowSparse = ()) -> Trainer:
         """Make a Gluon ``Trainer`` whose gradients are summed over the ranks; it trains ``sparse`` row by row."""
-        table = Table(sparse, optimizer) if sparse else None
-        return Trainer(gluon.Trainer(parameters, optimizer, kvstore=None), table)
+        tables = [Table(each, optimizer) for each in sparse]
+        return Trainer(gluon.Trainer(parameters, optimizer, kvstore=None), tables)
 
     def start_timeline(self, path: str) -> None:
         """Record Horovod's collectives from now on, on rank 0, for chrome://tracing; every rank calls it.
@@ -149,7 +150,7 @@ class HorovodWorld(World):
             self.check_device(parameter.list_ctx()[0])
         self._hvd.broadcast_parameters(parameters, root_rank=0, prefix="parameters.")
 
-    def trainer(self, parameters: Parameters, optimizer: mx.optimizer.Optimizer, sparse: Sparse = None) -> Trainer:
+    def trainer(self, parameters: Parameters, optimizer: mx.optimizer.Optimizer, sparse: RowSparse = ()) -> Trainer:
         # One group fixes the order of additions, which otherwise depends on timing, and avoids a race in MXNet's
         # handling of a failed collective. On a GPU three groups: the gradients of the dense layers, four fifths of the
         # bytes and the first to be ready, travel while those of the convolutions are computed.
@@ -157,11 +158,13 @@ class HorovodWorld(World):
         trainer = self._hvd.DistributedTrainer(parameters, optimizer, num_groups=1 if on_cpu else 3)
         if horovod_internals.sum_not_average(trainer):
             scale_gradients(trainer, 1 / self.size)
-        shared = share(self, self._hvd, trainer_parameters(trainer), sparse, optimizer) if on_cpu else None
+        shared = share(self, self._hvd, trainer_parameters(trainer), optimizer, sparse) if on_cpu else None
         self._shared = shared if shared is not None and shared.on_one_host else None
         if shared is not None:
             return SharedMemoryTrainer(trainer, shared)
-        return HorovodTrainer(trainer, self, rows_apart(sparse, optimizer, self._hvd, self) if sparse else None)
+        apart = [[rank] for rank in range(self.size)]
+        tables = [Table(each, optimizer, exchange=HostExchange(self._hvd, self, apart, each)) for each in sparse]
+        return HorovodTrainer(trainer, self, tables)
 
     def start_timeline(self, path: str) -> None:
         if self.is_root and self._can_start_timeline:

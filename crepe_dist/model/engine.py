@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Callable
 
 import mxnet as mx
@@ -19,11 +20,10 @@ from crepe_dist.distributed.optimizers import OWN
 from crepe_dist.distributed.table import SparseParameter
 from crepe_dist.model import dropout, parameters
 from crepe_dist.model.loss import Loss
-from crepe_dist.model.ngrams import NGrams
 from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.parameters import Network
 from crepe_dist.model.precision import Plan
-from crepe_dist.mxnet_internals import mark_gradient_fresh, pointer, pointers, view
+from crepe_dist.mxnet_internals import mark_gradient_fresh, pointer, pointers, structural_parameters, view
 from crepe_dist.native.library import Library, threads
 
 MOST_CACHED = 1 << 29  # bytes in which a process remembers the n-grams of documents
@@ -65,18 +65,18 @@ class Engine:
         """Make the optimizer ``name``: adam, sgd or nag."""
         return mx.optimizer.create(name, **settings)
 
-    def train_row_by_row(self, rows: int) -> SparseParameter | None:
-        """Train a parameter row by row from now on, if the engine can.
+    def train_row_by_row(self, documents: int) -> Sequence[SparseParameter]:
+        """Train row by row from now on each parameter for which the engine can.
 
-        Gluon then has no gradient of it, and a batch is not computed in pieces.
+        Gluon then has no gradients of them, and a batch is not computed in pieces.
 
         Args:
-            rows: largest number of documents of a batch of this rank.
+            documents: largest number of documents of a batch of this rank.
 
         Returns:
-            The parameter for ``World.trainer``, or ``None``.
+            The parameters, for ``World.trainer``; none if the engine trains all rows in each step.
         """
-        return None
+        return ()
 
     def logits(self, batch: Batch) -> mx.nd.NDArray:
         """Compute logits without dropout, float32 [B, classes], with the parameters of the last ``refresh``."""
@@ -203,18 +203,21 @@ class NativeEngine(Engine):
     def optimizer(self, name: str, settings: Mapping[str, float]) -> mx.optimizer.Optimizer:
         return OWN[name](**settings)
 
-    def train_row_by_row(self, rows: int) -> SparseParameter | None:
-        network = self.network
-        if not isinstance(network, NGrams):
-            return None
-        index = sorted(parameters.trained(network)).index(network.weight.name)
-        network.weight.grad_req = "null"
-        self._trained = [each for each in self._trained if each is not network.weight]
-        self.piece = 0  # the memory does not grow with the batch as that of Crepe does
-        return SparseParameter(network.weight, index, network.shape.most_buckets(rows), self._train_table)
+    def train_row_by_row(self, documents: int) -> Sequence[SparseParameter]:
+        named, order = structural_parameters(self.network), sorted(parameters.trained(self.network))
+        found = []
+        for which, (name, rows) in enumerate(self.network.shape.most_rows(documents).items()):
+            parameter = named[name]
+            parameter.grad_req = "null"
+            index = order.index(parameter.name)
+            found.append(SparseParameter(parameter, index, rows, partial(self._use_table, which)))
+            self.piece = 0  # the memory does not grow with the batch as that of Crepe does
+        self._trained = [each for each in self._trained if each.grad_req != "null"]
+        return found
 
-    def _train_table(self, table: int) -> None:
-        self._check(self._functions.crepe_use_table(self._engine, table, min(MOST_CACHED, machine.memory() // 32)))
+    def _use_table(self, which: int, table: int) -> None:
+        cached = min(MOST_CACHED, machine.memory() // 32)
+        self._check(self._functions.crepe_use_table(self._engine, which, table, cached))
 
     def refresh(self) -> None:
         self._follow_fork()

@@ -140,9 +140,8 @@ class NGramShape(Shape):
         """Number of n-grams in a document of full length."""
         return sum(max(self.feature_len - n, 0) for n in range(self.longest))
 
-    def most_buckets(self, rows: int) -> int:
-        """Return the largest number of distinct buckets in ``rows`` documents."""
-        return min(self.buckets, rows * self.max_ngrams)
+    def most_rows(self, documents: int) -> dict[str, int]:
+        return {"weight": min(self.buckets, documents * self.max_ngrams)}
 
     def forward_operations(self) -> int:
         return self.max_ngrams * self.classes

@@ -123,6 +123,13 @@ class Shape(ABC):
     def sizes(self) -> tuple[int, ...]:
         """Return the fields of the shape struct in ``crepe_dist/native``, in its order."""
 
+    def most_rows(self, documents: int) -> dict[str, int]:
+        """Return the largest numbers of rows that so many documents touch, by parameter name.
+
+        The names are those of the parameters that our own kernels can train row by row, in the order of the kernels.
+        """
+        return {}
+
     @abstractmethod
     def layers(self) -> Iterator[Layer]:
         """Yield the rows of a model summary, from the input to the logits."""

@@ -185,8 +185,9 @@ void* crepe_table_open(
 
 void crepe_table_close(void* table) { delete static_cast<Table*>(table); }
 
-int crepe_use_table(void* engine, void* table, int64_t cache_bytes) {
-    return guarded([&] { static_cast<NGrams*>(engine)->use(static_cast<Table*>(table), size_t(cache_bytes)); });
+// See Engine::use.
+int crepe_use_table(void* engine, int which, void* table, int64_t cache_bytes) {
+    return guarded([&] { static_cast<Engine*>(engine)->use(which, static_cast<Table*>(table), size_t(cache_bytes)); });
 }
 
 int crepe_table_sum(void* table, uint64_t* bad) {

@@ -55,6 +55,8 @@ struct Objective {
     }
 };
 
+class Table;
+
 // The memory of the parameters given to `set` must stay valid until the end of the next pass. `anew` is false if only
 // parameters that are trained may have changed since the last call.
 class Engine {
@@ -62,6 +64,9 @@ class Engine {
     virtual ~Engine() = default;
     virtual void set(const float* const* parameters, bool anew) = 0;
     virtual void objective(Objective objective) = 0;
+    // Trains a parameter in a table instead of that of `set`; `which` counts those that the network can train so.
+    // cache_bytes: memory in which to remember the rows that documents touch.
+    virtual void use(int /*which*/, Table* /*table*/, size_t /*cache_bytes*/) {}
     virtual void forward(const uint8_t* codes, long stride, long rows, float* logits) = 0;
     virtual void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) = 0;
     virtual void train_backward(float* const* gradients) = 0;

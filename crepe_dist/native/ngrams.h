@@ -137,8 +137,7 @@ class NGrams final : public Engine {
 
     void objective(Objective objective) override { objective_ = std::move(objective); }
 
-    // Trains the weights in a table instead of those of `set`, and remembers the buckets of documents.
-    void use(Table* table, size_t cache_bytes) {
+    void use(int, Table* table, size_t cache_bytes) override {
         table_ = table;
         cache_bytes_ = cache_bytes;
         cache_ = std::make_unique<BucketCache>(cache_bytes);

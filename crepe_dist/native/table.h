@@ -99,7 +99,7 @@ class Table {
     }
 
     // Sums the gradients of this process's rows over the processes, in their order. Returns a bit for each process with
-    // an infinity or NaN; all bits if only the sum overflowed.
+    // an infinity or NaN. If only the sum overflowed, that is none, but `squares` is not finite.
     uint64_t sum() {
         const long begin = std::min(words_of(shape_.rows), words_each_ * process_);
         const long end = std::min(words_of(shape_.rows), begin + words_each_);
@@ -363,7 +363,7 @@ class Table {
         return squares_ = total;
     }
 
-    // Returns a bit for each process whose gradient in words [begin, end) is not finite; all bits if there is none.
+    // Returns a bit for each process whose gradient in words [begin, end) is not finite.
     uint64_t culprits(long begin, long end) const {
         uint64_t found = 0;
         for (size_t i = 0; i < gradients_.size(); ++i) {
@@ -372,7 +372,7 @@ class Table {
             const float* const last = gradients_[i].values + index.before[end] * shape_.columns;
             if (!std::all_of(first, last, [](float x) { return std::isfinite(x); })) found |= uint64_t{1} << (i % 64);
         }
-        return found ? found : ~uint64_t{0};
+        return found;
     }
 
     // Updates the rows at the places [start, end) of the last sum.

@@ -39,32 +39,28 @@ class RunState:
 
     def snapshot(self) -> Snapshot:
         """Copy the current state."""
-        table = self.trainer.table
         self.trainer.publish()
         progress = replace(self.progress.copy(), precision=self.engine.plan.precision, loss_scale=self.scale.state())
-        optimizer = {**state.optimizer_arrays(self.trainer.gluon), **(table.arrays() if table else {})}
+        optimizer = {**state.optimizer_arrays(self.trainer.gluon), **self.trainer.table_arrays()}
         return Snapshot(progress, parameters.values(self.engine.network), optimizer)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Restore a snapshot, the same one on every rank."""
-        values, optimizer = snapshot.parameters, snapshot.optimizer
-        state.check_numbers(optimizer)
-        if self.trainer.table is None:
-            values, optimizer = self._dense(values, optimizer)
+        state.check_numbers(snapshot.optimizer)
+        values, optimizer = self._without_tables(snapshot.parameters, snapshot.optimizer)
         parameters.set_values(self.engine.network, values)
-        if self.trainer.table is not None:
-            optimizer = self.trainer.table.restore(optimizer, state.updates(optimizer))
+        optimizer = self.trainer.restore_tables(optimizer, state.updates(optimizer))
         state.set_optimizer_arrays(self.trainer.gluon, optimizer, self.engine.device)
         self.engine.refresh()
         self.progress.restore(snapshot.progress)
         self.scale.restore(snapshot.progress.loss_scale)
 
-    def _dense(self, values: Arrays, optimizer: Arrays) -> tuple[Arrays, Arrays]:
-        """Convert the state of a run that trained a parameter row by row."""
-        network, values = self.engine.network, dict(values)
+    def _without_tables(self, values: Arrays, optimizer: Arrays) -> tuple[Arrays, Arrays]:
+        """Convert the state of parameters that were trained row by row, and no longer are."""
+        network, values, kept = self.engine.network, dict(values), {table.index for table in self.trainer.tables}
         names = {each: name for name, each in structural_parameters(network).items()}
         for index, name in enumerate(names[each] for each in trainer_parameters(self.trainer.gluon)):
-            if f"{index}.updated" in optimizer and name in values:
+            if index not in kept and f"{index}.updated" in optimizer and name in values:
                 values[name], optimizer = moved_on(values[name], optimizer, index, self.trainer.gluon.optimizer)
         return values, optimizer
 
