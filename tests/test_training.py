@@ -20,6 +20,7 @@ from crepe_dist.distributed.control import SUPERVISED_AS, Control
 from crepe_dist.distributed.join import join
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
+from crepe_dist.native import library
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import RunFolder, choose
 from crepe_dist.runs.state import load_newest
@@ -484,10 +485,12 @@ def test_few_batches_are_learnt_by_heart_and_scored(kernels, data, tmp_path):
 )
 def test_a_dry_run_shows_shapes_memory_and_time_and_writes_nothing(data, tmp_path, network, layer):
     arguments = ("--data", data, "--run-dir", tmp_path / "run", "--dry-run", *QUICK, "--model.network", network)
+    by_rows = network == "ngrams" and library.find()[0] is not None
     for processes in (1, 2):
         printed = run(command("train", *arguments, processes=processes), tmp_path)
         assert layer in " ".join(printed.split())
         assert ("identical parameters on all ranks" in printed) == (processes > 1)
+        assert ("in each process for what is trained row by row" in printed) == by_rows
         assert "nothing was written" in printed
         assert list(tmp_path.iterdir()) == []
 

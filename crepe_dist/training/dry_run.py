@@ -118,12 +118,15 @@ def _shares(config: Config, world: World) -> str:
 
 def _memory(world: World, engine: Engine, trainer: Trainer) -> str:
     count = engine.network.shape.parameters
+    gradients = 4 * sum(each.size for each in trainer.gradients)
     held = sum(array.nbytes for array in optimizer_arrays(trainer.gluon).values())
+    rows = sum(table.bytes for table in trainer.tables)
     peak = max(world.gather(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "memory"))
-    text = (
-        f"{wording.size(4 * count)} parameters, the same for gradients, {wording.size(held)} optimizer state; "
-        f"peak of a process {wording.size(peak)}"
-    )
+    sizes = {"parameters": 4 * count, "gradients": gradients, "optimizer state": held}
+    text = ", ".join(f"{wording.size(size)} {name}" for name, size in sizes.items())
+    if rows:
+        text += f", {wording.size(rows)} in each process for what is trained row by row"
+    text += f"; peak of a process {wording.size(peak)}"
     if engine.device.device_type == "gpu":
         free, total = mx.context.gpu_memory_info(engine.device.device_id)
         text += f"; {wording.size(total - free)} of {wording.size(total)} of the GPU in use"
