@@ -169,6 +169,10 @@ def test_too_many_bad_rows_are_an_error_that_shows_and_keeps_them(tmp_path):
     assert caught.value.why.count("rows.csv:") == 5
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.quarantine", "rows.csv"]
     assert len((tmp_path / "out.quarantine").read_text().splitlines()) == 10
+    with pytest.raises(UserError) as caught:  # rows without a label do not count, and are not what is shown
+        prepared(tmp_path, [*[",without a label"] * 9, *["x,fine", "y,fine", "x"] * 10])
+    assert "no label" not in caught.value.why
+    assert "rows.csv:12: wrong columns" in caught.value.why
     prepared(tmp_path, ["x,fine", "y,fine", "x"] * 10, how=PrepareOptions(max_bad=0.4))
     assert (tmp_path / "out").is_dir()
 

@@ -154,6 +154,10 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
     )  # fmt: skip
 
 
+def _place(bad: dict[str, Any]) -> str:
+    return f"{bad['file']}:{bad['line']}: {bad['reason']}"
+
+
 def _check(
     job: Job,
     found: Collected,
@@ -165,7 +169,7 @@ def _check(
     damaged: dict[int, str],
 ) -> None:
     bad = sum(reasons.values()) - reasons[UNLABELLED]
-    shown = "; ".join(f"{each['file']}:{each['line']}: {each['reason']}" for each in first_bad)
+    shown = "; ".join(map(_place, first_bad))
     used = [name for (name, part) in job.sources if part == "train"]
     if not any(found.good.values()) or total == 0:
         raise UserError(
@@ -177,7 +181,7 @@ def _check(
     if bad > job.max_bad * total:
         raise UserError(
             f"{bad:,} of {total:,} rows are unusable, more than {percent(job.max_bad)}",
-            f"the first: {shown}",
+            f"the first: {'; '.join(map(_place, (each for each in first_bad if each['reason'] != UNLABELLED)))}",
             f"{_remedy(reasons)}; or skip them with --max-bad {math.ceil(100 * bad / total) / 100:g}",
         )
     if damaged and job.max_bad < 1:

@@ -17,8 +17,11 @@ from crepe_dist.files import sync
 from crepe_dist.preparing.formats.rows import excerpt
 from crepe_dist.preparing.formats.stream import ENDS_EARLY
 from crepe_dist.preparing.job import Collected, Job
+from crepe_dist.preparing.reading import UNLABELLED
 from crepe_dist.preparing.selection import UNKNOWN, Fate
 from crepe_dist.preparing.spool import Texts
+
+SHOWN = 5
 
 
 def write_quarantine(
@@ -27,11 +30,13 @@ def write_quarantine(
     """Write all unusable rows in the order of the sources.
 
     Returns:
-        Their lines by kind of reason, the first five, and the sources that end early, with the reason.
+        Their lines by kind of reason; the first five, where those without a label come last; and the sources that end
+        early, with the reason.
     """
     reasons: Counter[str] = Counter()
     damaged: dict[int, str] = {}
     first: list[dict[str, Any]] = []
+    left_out: list[dict[str, Any]] = []
     unknown = _unknown_labels(job, found, fate)
     everything = heapq.merge(*found.bad_rows, unknown, key=lambda record: (record["source"], record["line"]))
     with (folder / QUARANTINE).open("w", encoding="utf-8") as stream:
@@ -41,9 +46,10 @@ def write_quarantine(
                 damaged[source] = record["reason"]
             stream.write(json.dumps(record, ensure_ascii=False) + "\n")
             reasons[record["reason"].split(":")[0]] += record["lines"]
-            first += [record] if len(first) < 5 else []
+            kept = left_out if record["reason"] == UNLABELLED else first
+            kept += [record] if len(kept) < SHOWN else []
     sync(folder / QUARANTINE)
-    return reasons, first, damaged
+    return reasons, [*first, *left_out][:SHOWN], damaged
 
 
 def _unknown_labels(job: Job, found: Collected, fate: Fate) -> Iterator[dict[str, Any]]:
