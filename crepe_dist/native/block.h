@@ -23,26 +23,25 @@ constexpr long ROWS = LANES == 16 ? 8 : 2;  // rows at a time: their sums fit in
 
 inline void block(const float* a, long lda, long taps, long k, const float* b, float* c, long ldc, bool accumulate) {
     constexpr long COLUMNS = BLOCK / LANES;
-    for (long top = 0; top < BLOCK; top += ROWS) {
-        Lanes sums[ROWS][COLUMNS];
-        for (long m = 0; m < ROWS; ++m)
-            for (long n = 0; n < COLUMNS; ++n)
-                sums[m][n] = accumulate ? load(c + (top + m) * ldc + n * LANES) : Lanes{};
-        const float* panel = b;
-        for (long tap = 0; tap < taps; ++tap) {
+    // All rows use the panel of a tap while it is in the L1 cache.
+    for (long tap = 0; tap < taps; ++tap, b += k * BLOCK, accumulate = true)
+        for (long top = 0; top < BLOCK; top += ROWS) {
+            Lanes sums[ROWS][COLUMNS];
+            for (long m = 0; m < ROWS; ++m)
+                for (long n = 0; n < COLUMNS; ++n)
+                    sums[m][n] = accumulate ? load(c + (top + m) * ldc + n * LANES) : Lanes{};
             const float* row = a + (top + tap) * lda;
-            for (long i = 0; i < k; ++i, panel += BLOCK) {
+            for (long i = 0; i < k; ++i) {
                 Lanes column[COLUMNS];
-                for (long n = 0; n < COLUMNS; ++n) column[n] = load(panel + n * LANES);
+                for (long n = 0; n < COLUMNS; ++n) column[n] = load(b + i * BLOCK + n * LANES);
                 for (long m = 0; m < ROWS; ++m) {
                     const Lanes one = row[m * lda + i] - Lanes{};
                     for (long n = 0; n < COLUMNS; ++n) sums[m][n] += one * column[n];
                 }
             }
+            for (long m = 0; m < ROWS; ++m)
+                for (long n = 0; n < COLUMNS; ++n) store(c + (top + m) * ldc + n * LANES, sums[m][n]);
         }
-        for (long m = 0; m < ROWS; ++m)
-            for (long n = 0; n < COLUMNS; ++n) store(c + (top + m) * ldc + n * LANES, sums[m][n]);
-    }
 }
 
 // ---- bfloat16 with float32 sums ----------------------------------------------------------------------------------
@@ -69,12 +68,10 @@ inline void block(
         const bfloat16* top = a + tap * lda;
         const bfloat16* bottom = top + 16 * lda;
         for (long i = 0; i < k; i += 32, b += 32 * BLOCK) {
-            // Without this prefetch, waiting for the L2 cache takes a quarter of the time.
-            for (long line = 0; line < 32; ++line) _mm_prefetch(b + 32 * BLOCK + 32 * line, _MM_HINT_T0);
             _tile_loadd(4, top + i, lda * 2);
             _tile_loadd(6, b, 2 * BLOCK * 2);
-            _tile_loadd(7, b + 32, 2 * BLOCK * 2);
             _tile_dpbf16ps(0, 4, 6);
+            _tile_loadd(7, b + 32, 2 * BLOCK * 2);
             _tile_dpbf16ps(1, 4, 7);
             _tile_loadd(5, bottom + i, lda * 2);
             _tile_dpbf16ps(2, 5, 6);

@@ -38,7 +38,6 @@ template <class T> class Crepe final : public Engine {
     }
 
     void set(const float* const* parameters, bool) override {
-        parameters_.assign(parameters, parameters + 2 * (CONVOLUTIONS + 3));
         table_.need(width_ * TAPS[0] * symbols_);
         for (int i = 0; i < CONVOLUTIONS; ++i) {
             bias_[i].need(width_);
@@ -81,19 +80,20 @@ template <class T> class Crepe final : public Engine {
     }
 
     void train_backward(float* const* gradients) override {
-        for (Own& own : own_) own.begin_gradient(width_, symbols_);
         const long all = padded(rows_);
 #pragma omp parallel num_threads(threads_)
         {
             Tiles tiles;
             Own& own = own_[omp_get_thread_num()];
+#pragma omp for schedule(static)
+            for (int i = 0; i < threads_; ++i) clear(own_[i]);
             for (int i = 2; i >= 0; --i) {
                 const int index = 2 * (CONVOLUTIONS + i);
                 const T* gradient = gradients_[i + 1].get();
                 dense_weight_gradient(activations_[i].get(), gradient, all, widths_[i + 1], widths_[i],
-                                      gradients[index], gradients[index + 1], turned_.get(), own.packed.get());
+                                      gradients[index], gradients[index + 1], turned_.get(), packed_.get());
                 dense_input_gradient(
-                    gradient, all, parameters_[index], widths_[i + 1], widths_[i], own.packed.get(),
+                    gradient, all, dense_[i].get(), widths_[i + 1], widths_[i], own.packed.get(),
                     [&](long row, long column, const float* sums) { hidden_gradient(i, row, column, sums); });
             }
 #pragma omp for schedule(static)
@@ -108,14 +108,6 @@ template <class T> class Crepe final : public Engine {
     struct Own {
         Buffer<T> rows[2], turned, packed, pooled;
         Buffer<float> total[CONVOLUTIONS], bias[CONVOLUTIONS];
-
-        void begin_gradient(long width, long symbols) {
-            for (int i = 0; i < CONVOLUTIONS; ++i) {
-                const long count = TAPS[i] * width * (i > 0 ? width : symbols);
-                std::memset(total[i].need(count), 0, count * sizeof(float));
-                std::memset(bias[i].need(width), 0, width * sizeof(float));
-            }
-        }
     };
 
     const Shape shape_;
@@ -126,7 +118,6 @@ template <class T> class Crepe final : public Engine {
     long positions_[3];  // after each pool
     long widths_[4];     // features, units, units, classes
 
-    std::vector<const float*> parameters_;  // from the last `set`, for the backward pass of the same step
     Buffer<float> table_, bias_[CONVOLUTIONS], dense_bias_[3];
     Buffer<T> forward_[CONVOLUTIONS], backward_[CONVOLUTIONS], dense_[3];
 
@@ -135,11 +126,12 @@ template <class T> class Crepe final : public Engine {
     Buffer<T> inputs_[CONVOLUTIONS];  // inputs of convolutions 1 to 5
     Buffer<T> activations_[3];        // inputs of the dense layers
     Buffer<T> gradients_[4];          // gradients of activations_ and of the logits
-    Buffer<T> turned_;
+    Buffer<T> turned_, packed_;       // scratch of the dense layers
     Buffer<float> sums_, logits_;
     Dropout dropout_{0, 0};
 
     long stride(int i) const { return positions_[i > 1]; }  // rows per document in the input of convolution i
+    long weights(int i) const { return TAPS[i] * width_ * (i > 0 ? width_ : symbols_); }  // of convolution i, padded
 
     void prepare(long rows, bool training) {
         // About 400 rows at a time: enough for efficient products, few enough for the L1 cache.
@@ -154,23 +146,37 @@ template <class T> class Crepe final : public Engine {
             if (i < 3) activations_[i].need(count);
             if (training) gradients_[i].need(count);
         }
-        if (training) turned_.need(padded(rows) * std::max(padded(shape_.units), padded(shape_.classes)));
+        if (training) {
+            turned_.need(padded(rows) * std::max(padded(shape_.units), padded(shape_.classes)));
+            packed_.need(padded(rows) * std::max(padded(features_), padded(shape_.units)));
+        }
         sums_.need(padded(rows) * std::max(padded(shape_.units), padded(shape_.classes)));
         const long longest = std::max(few_ * positions_[0], chunk_ * positions_[1]);
         for (Own& own : own_) {
             own.pooled.need(chunk_ * positions_[2] * width_);
             own.rows[0].need((chunk_ * positions_[0] + 2 * GUARD) * width_);
             if (!training) continue;
+            for (int i = 0; i < CONVOLUTIONS; ++i) {
+                own.total[i].need(weights(i));
+                own.bias[i].need(width_);
+            }
             own.rows[1].need((chunk_ * positions_[0] + 2 * GUARD) * width_);
-            own.turned.need(width_ * (padded(longest) + BLOCK));
-            own.packed.need(std::max(width_ * padded(longest),
-                                     BLOCK * std::max({padded(rows), units_, padded(shape_.classes)})));
+            own.turned.need(width_ * padded(longest));
+            own.packed.need(std::max(PAIR<T> * width_ * (padded(longest) + SHIFTS),
+                                     BLOCK * std::max(units_, padded(shape_.classes))));
         }
         // Clear rows of an earlier, larger batch: the sums over rows include the padding.
         for (int i = 0; i < 3; ++i) {
             const long width = padded(widths_[i]);
             std::memset(static_cast<void*>(activations_[i].get() + rows * width), 0,
                         (padded(rows) - rows) * width * sizeof(T));
+        }
+    }
+
+    void clear(Own& own) {
+        for (int i = 0; i < CONVOLUTIONS; ++i) {
+            std::memset(own.total[i].get(), 0, weights(i) * sizeof(float));
+            std::memset(own.bias[i].get(), 0, width_ * sizeof(float));
         }
     }
 
@@ -185,18 +191,18 @@ template <class T> class Crepe final : public Engine {
 
     void load_convolution(const float* weights, int i) {
         const long taps = TAPS[i], filters = shape_.filters;
-        T *forward = forward_[i].get(), *backward = backward_[i].get();
-        const auto at = [&](long panel, long tap, long k) {
-            return panel / BLOCK * taps * width_ * BLOCK + (tap * width_ + k / PAIR<T> * PAIR<T>)*BLOCK +
-                   panel % BLOCK * PAIR<T> + k % PAIR<T>;
-        };
-#pragma omp for schedule(static)
-        for (long out = 0; out < filters; ++out)
-            for (long in = 0; in < filters; ++in)
+#pragma omp for schedule(static) collapse(2)
+        for (long out = 0; out < width_; out += BLOCK)
+            for (long in = 0; in < width_; in += BLOCK)
                 for (long tap = 0; tap < taps; ++tap) {
-                    const float weight = weights[(out * filters + in) * taps + tap];
-                    put(forward[at(out, tap, in)], weight);
-                    put(backward[at(in, taps - 1 - tap, out)], weight);
+                    alignas(64) T square[BLOCK * BLOCK] = {};
+                    for (long m = 0; m < std::min(BLOCK, filters - out); ++m)
+                        for (long n = 0; n < std::min(BLOCK, filters - in); ++n)
+                            put(square[m * BLOCK + n], weights[((out + m) * filters + in + n) * taps + tap]);
+                    transpose_words(square, BLOCK, BLOCK / PAIR<T>,
+                                    forward_[i].get() + ((out * taps) + tap * BLOCK) * width_ + in * BLOCK);
+                    panel(square, BLOCK, BLOCK, BLOCK,
+                          backward_[i].get() + (in * taps + (taps - 1 - tap) * BLOCK) * width_ + out * BLOCK);
                 }
     }
 
@@ -346,17 +352,27 @@ template <class T> class Crepe final : public Engine {
                 float total = 0;
                 for (const Own& own : own_) total += own.bias[i].get()[out];
                 gradients[2 * i + 1][out] = total;
-                const long inputs = i > 0 ? filters : shape_.alphabet;
-                for (long tap = 0; tap < TAPS[i]; ++tap)
-                    for (long in = 0; in < inputs; ++in) {
-                        const long at =
-                            i > 0 ? (((tap * side + in / BLOCK) * side + block_of) * BLOCK + in % BLOCK) * BLOCK + column
-                                  : ((block_of * TAPS[0] + tap) * symbols_ + in) * BLOCK + column;
-                        float sum = 0;
-                        for (const Own& own : own_) sum += own.total[i].get()[at];
-                        gradients[2 * i][(out * inputs + in) * TAPS[i] + tap] = sum;
-                    }
             }
+            for (long tap = 0; tap < TAPS[0]; ++tap)
+                for (long in = 0; in < shape_.alphabet; ++in) {
+                    float total = 0;
+                    for (const Own& own : own_)
+                        total += own.total[0].get()[((block_of * TAPS[0] + tap) * symbols_ + in) * BLOCK + column];
+                    gradients[0][(out * shape_.alphabet + in) * TAPS[0] + tap] = total;
+                }
+            for (int i = 1; i < CONVOLUTIONS; ++i)
+                for (long from = 0; from < side; ++from)
+                    for (long tap = 0; tap < TAPS[i]; ++tap) {
+                        const long at = (((tap * side + block_of) * side + from) * BLOCK + column) * BLOCK;
+                        alignas(64) float sums[BLOCK];
+                        for (long v = 0; v < BLOCK; v += LANES) {
+                            Lanes sum = {};
+                            for (const Own& own : own_) sum += load(own.total[i].get() + at + v);
+                            store(sums + v, sum);
+                        }
+                        float* to = gradients[2 * i] + (out * filters + from * BLOCK) * TAPS[i] + tap;
+                        for (long n = 0; n < std::min(BLOCK, filters - from * BLOCK); ++n) to[n * TAPS[i]] = sums[n];
+                    }
         }
     }
 };

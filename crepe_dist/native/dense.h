@@ -14,12 +14,6 @@ inline Lanes load_some(const float* from, long count) {
     return load(values);
 }
 
-// Row `row` of weights [rows][width] from `column` on, paired with the next row for bfloat16; 0 outside.
-template <class T> Bits weight_pair(const float* weights, long row, long rows, long width, long column) {
-    const auto at = [&](long r) { return r < rows ? load_some(weights + r * width + column, width - column) : Lanes{}; };
-    return PAIR<T> == 2 ? paired(at(row), at(row + 1)) : (Bits)at(row);
-}
-
 // Converts neighbouring inputs of an output to words of pairs.
 inline void narrow(const float* from, long count, uint32_t* to, float) {
     for (long i = 0; i < 16; i += LANES) store((float*)to + i, load_some(from + i, count - i));
@@ -30,7 +24,6 @@ inline void narrow(const float* from, long count, uint32_t* to, bfloat16) {
 
 // Packs weights into panels [padded(outputs) / 32][padded(inputs) / PAIR][32][PAIR].
 template <class T> void dense_panels(const float* weights, long outputs, long inputs, T* out) {
-    constexpr long SIDE = 16;
     const long depth = padded(inputs);
 #pragma omp for schedule(static)
     for (long output = 0; output < padded(outputs); output += SIDE) {
@@ -46,7 +39,7 @@ template <class T> void dense_panels(const float* weights, long outputs, long in
 
 // sums [rows][padded(outputs)] = in [rows][padded(inputs)] × panels; rows is a multiple of 32.
 template <class T> void dense(const T* in, long rows, long inputs, long outputs, const T* panels, float* sums) {
-    constexpr long CHUNK = 512;  // inputs at a time: these columns of all rows fit in the L2 cache
+    constexpr long CHUNK = 256 * PAIR<T>;  // inputs at a time: these columns of all rows fit in the L2 cache
     const long depth = padded(inputs), width = padded(outputs);
 #pragma omp for schedule(static)
     for (long output = 0; output < width; output += BLOCK)
@@ -60,17 +53,14 @@ template <class T> void dense(const T* in, long rows, long inputs, long outputs,
 // T [padded(outputs)][32].
 template <class T, class Finish>
 void dense_input_gradient(
-    const T* gradient, long rows, const float* weights, long outputs, long inputs, T* packed, Finish finish
+    const T* gradient, long rows, const T* panels, long outputs, long inputs, T* packed, Finish finish
 ) {
     const long depth = padded(outputs);
     alignas(64) float sums[BLOCK * BLOCK];
 #pragma omp for schedule(static)
     for (long input = 0; input < padded(inputs); input += BLOCK) {
-        for (long output = 0; output < depth; output += PAIR<T>)
-            for (long v = 0; v < BLOCK; v += LANES) {
-                const Bits pair = weight_pair<T>(weights, output, outputs, inputs, input + v);
-                std::memcpy(static_cast<void*>(packed + output * BLOCK + v * PAIR<T>), &pair, sizeof pair);
-            }
+        for (long output = 0; output < depth; output += BLOCK)
+            turn(panels + output * padded(inputs) + input * BLOCK, packed + output * BLOCK);
         for (long row = 0; row < rows; row += BLOCK) {
             block(gradient + row * depth, depth, 1, depth, packed, sums, BLOCK, false);
             finish(row, input, sums);
@@ -78,33 +68,34 @@ void dense_input_gradient(
     }
 }
 
-// Gradients of the weights and the bias. turned: shared scratch, T [padded(outputs)][rows]; packed: scratch of each
-// thread, T [rows][32].
+// Gradients of the weights and the bias. turned and packed: shared scratch, T [padded(outputs)][rows] and
+// T [padded(inputs)][rows].
 template <class T>
 void dense_weight_gradient(
     const T* in, const T* gradient, long rows, long outputs, long inputs, float* weights, float* bias, T* turned,
     T* packed
 ) {
-    const long width = padded(outputs);
+    constexpr long RUN = 64 * BLOCK;  // inputs at a time: an output's weights are written to few pages of memory
+    const long width = padded(outputs), depth = padded(inputs);
 #pragma omp for schedule(static)
-    for (long output = 0; output < width; output += BLOCK)
-        for (long n = output; n < output + BLOCK; ++n) {
+    for (long output = 0; output < width; output += BLOCK) {
+        transpose(gradient + output, rows, width, rows, turned + output * rows);
+        for (long n = output; n < std::min(outputs, output + BLOCK); ++n) {
             float total = 0;
-            for (long row = 0; row < rows; ++row) {
-                turned[n * rows + row] = gradient[row * width + n];
-                total += to_float(gradient[row * width + n]);
-            }
-            if (n < outputs) bias[n] = total;
-        }
-    alignas(64) float sums[BLOCK * BLOCK];
-#pragma omp for schedule(static)
-    for (long input = 0; input < padded(inputs); input += BLOCK) {
-        panel(in + input, rows, padded(inputs), rows, packed);
-        for (long output = 0; output < width; output += BLOCK) {
-            block(turned + output * rows, rows, 1, rows, packed, sums, BLOCK, false);
-            const long wide = std::min(BLOCK, inputs - input);
-            for (long m = 0; m < std::min(BLOCK, outputs - output); ++m)
-                std::memcpy(weights + (output + m) * inputs + input, sums + m * BLOCK, wide * sizeof(float));
+            for (long row = 0; row < rows; ++row) total += to_float(turned[n * rows + row]);
+            bias[n] = total;
         }
     }
+#pragma omp for schedule(static)
+    for (long input = 0; input < depth; input += BLOCK) panel(in + input, rows, depth, rows, packed + input * rows);
+    alignas(64) float sums[BLOCK * BLOCK];
+#pragma omp for schedule(static) collapse(2)
+    for (long first = 0; first < depth; first += RUN)
+        for (long output = 0; output < width; output += BLOCK)
+            for (long input = first; input < std::min(depth, first + RUN); input += BLOCK) {
+                block(turned + output * rows, rows, 1, rows, packed + input * rows, sums, BLOCK, false);
+                const long wide = std::min(BLOCK, inputs - input);
+                for (long m = 0; m < std::min(BLOCK, outputs - output); ++m)
+                    std::memcpy(weights + (output + m) * inputs + input, sums + m * BLOCK, wide * sizeof(float));
+            }
 }

@@ -8,7 +8,8 @@
 
 namespace {
 
-// Multiplies two size × size matrices `times` times in each thread, with the blocks that the network uses.
+// Multiplies two size × size matrices `times` times in each thread, with the blocks that the network uses. Their numbers
+// are between -1 and 1: products of zeros take less power, and with AMX the clock is then a sixth higher.
 template <class T> void products(long size, int threads, int times) {
     std::vector<Buffer<T>> left(threads), right(threads);
     std::vector<Buffer<float>> result(threads);
@@ -21,6 +22,11 @@ template <class T> void products(long size, int threads, int times) {
     {
         Tiles tiles;
         const int own = omp_get_thread_num();
+        for (long n = 0; n < size * size; ++n) {
+            const float number = float(uint32_t(n) * 2654435761u) / 0x1p31f - 1;
+            put(left[own].get()[n], number);
+            put(right[own].get()[n], number);
+        }
         for (int i = 0; i < times; ++i)
             for (long column = 0; column < size; column += BLOCK)
                 for (long row = 0; row < size; row += BLOCK)

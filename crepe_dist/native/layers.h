@@ -91,13 +91,18 @@ void first_layer_gradient(
 // after the last one. weights: panels [width / 32][taps][width / PAIR][32][PAIR].
 template <class T, class Finish>
 void convolve(const T* in, long rows, long width, long taps, const T* weights, Finish finish) {
-    alignas(64) float sums[BLOCK * BLOCK];
+    alignas(64) float sums[2][BLOCK * BLOCK];
+    long number = 0, last_row = 0, last_channel = 0;
+    // A block is finished while the next one is computed.
     for (long top = 0; top < rows; top += TOGETHER * BLOCK)
         for (long channel = 0; channel < width; channel += BLOCK)
-            for (long row = top; row < std::min(rows, top + TOGETHER * BLOCK); row += BLOCK) {
-                block(in + row * width, width, taps, width, weights + channel * taps * width, sums, BLOCK, false);
-                finish(row, channel, sums);
+            for (long row = top; row < std::min(rows, top + TOGETHER * BLOCK); row += BLOCK, ++number) {
+                block(in + row * width, width, taps, width, weights + channel * taps * width, sums[number % 2], BLOCK,
+                      false);
+                if (number > 0) finish(last_row, last_channel, sums[(number - 1) % 2]);
+                last_row = row, last_channel = channel;
             }
+    finish(last_row, last_channel, sums[(number - 1) % 2]);
 }
 
 // Convolution, bias and ReLU → out [rows][width].
@@ -140,18 +145,19 @@ inline Bits pair_of_rows(const bfloat16* in, long row, long rows, long width, lo
     return paired(row < rows ? first : zeros, row + 1 < rows ? first + width : zeros);
 }
 
-// Transposes [rows][width] → [width][stride], padded with zeros up to `stride`, a multiple of 32.
-template <class T> void transpose(const T* in, long rows, long width, long stride, T* out) {
-    constexpr long SIDE = 16;
+constexpr long SIDE = 16;  // of the squares that transpose_words transposes
+
+// Transposes 32 columns of [rows][width] → [32][depth], padded with zeros up to `depth`, a multiple of 32.
+template <class T> void transpose(const T* in, long rows, long width, long depth, T* out) {
     alignas(64) uint32_t words[SIDE][SIDE];
-    for (long channel = 0; channel < width; channel += SIDE)
-        for (long row = 0; row < stride; row += SIDE * PAIR<T>) {
+    for (long channel = 0; channel < BLOCK; channel += SIDE)
+        for (long row = 0; row < depth; row += SIDE * PAIR<T>) {
             for (long i = 0; i < SIDE; ++i)
                 for (long v = 0; v < SIDE; v += LANES) {
                     const Bits pair = pair_of_rows(in, row + i * PAIR<T>, rows, width, channel + v);
                     std::memcpy(words[i] + v, &pair, sizeof pair);
                 }
-            transpose_words(words[0], SIDE, (uint32_t*)(out + channel * stride + row), stride / PAIR<T>);
+            transpose_words(words[0], SIDE, (uint32_t*)(out + channel * depth + row), depth / PAIR<T>);
         }
 }
 
@@ -164,30 +170,55 @@ template <class T> void panel(const T* in, long rows, long width, long depth, T*
         }
 }
 
-// Adds to the gradients of the weights, total [taps][width / 32][width / 32][32][32] (tap, input, output), and of the
+// out[j][i] = in[i][j] for words, i < rows, j < columns, multiples of 16; in and out are contiguous.
+inline void transpose_words(const void* in, long rows, long columns, void* out) {
+    for (long i = 0; i < rows; i += SIDE)
+        for (long j = 0; j < columns; j += SIDE)
+            transpose_words((const uint32_t*)in + i * columns + j, columns, (uint32_t*)out + j * rows + i, rows);
+}
+
+// Turns 32 rows of a panel into 32 rows of the panel of the transposed matrix.
+template <class T> void turn(const T* in, T* out) {
+    alignas(64) T square[BLOCK * BLOCK];
+    transpose_words(in, BLOCK / PAIR<T>, BLOCK, square);
+    panel(square, BLOCK, BLOCK, BLOCK, out);
+}
+
+// Adds to each column the sum of [rows][width].
+template <class T> void add_rows(const T* in, long rows, long width, float* totals) {
+    for (long channel = 0; channel < width; channel += LANES) {
+        Lanes sum = load(totals + channel);
+        for (long row = 0; row < rows; ++row) sum += load(in + row * width + channel);
+        store(totals + channel, sum);
+    }
+}
+
+// Adds to the gradients of the weights, total [taps][width / 32][width / 32][32][32] (tap, output, input), and of the
 // bias [width].
 //
-// turned: scratch, T [width][padded(rows) + 32]; packed: scratch, T [padded(rows)][width].
+// The input is shifted by the tap. A panel can only be shifted by whole pairs of rows, so that of odd taps is another.
+//
+// turned: scratch, T [width][padded(rows)]; packed: scratch, T [PAIR][width / 32][padded(rows) + SHIFTS][32].
+constexpr long SHIFTS = 8;  // at least the largest tap, a multiple of PAIR
 template <class T>
 void convolution_weight_gradient(
     const T* in, const T* gradient, long rows, long width, long taps, float* total, float* bias, T* turned, T* packed
 ) {
-    const long depth = padded(rows), stride = depth + BLOCK, side = width / BLOCK;
-    transpose(in, rows + taps - 1, width, stride, turned);
-    for (long channel = 0; channel < width; channel += BLOCK)
-        panel(gradient + channel, rows, width, depth, packed + channel * depth);
-    for (long channel = 0; channel < width; channel += LANES) {
-        Lanes sum = load(bias + channel);
-        for (long row = 0; row < rows; ++row) sum += load(gradient + row * width + channel);
-        store(bias + channel, sum);
+    const long depth = padded(rows), tall = depth + SHIFTS, side = width / BLOCK;
+    for (long channel = 0; channel < width; channel += BLOCK) {
+        transpose(gradient + channel, rows, width, depth, turned + channel * depth);
+        for (long odd = 0; odd < PAIR<T>; ++odd)
+            panel(in + odd * width + channel, rows + taps - 1 - odd, width, tall,
+                  packed + (odd * width + channel) * tall);
     }
+    add_rows(gradient, rows, width, bias);
     for (long to = 0; to < side; ++to)
         for (long from = 0; from < side; ++from)
-            for (long tap = 0; tap < taps; ++tap) {
-                float* sums = total + ((tap * side + from) * side + to) * BLOCK * BLOCK;
-                block(turned + from * BLOCK * stride + tap, stride, 1, depth, packed + to * depth * BLOCK, sums, BLOCK,
-                      true);
-            }
+            for (long odd = 0; odd < PAIR<T>; ++odd)
+                for (long tap = odd; tap < taps; tap += PAIR<T>)
+                    block(turned + to * BLOCK * depth, depth, 1, depth,
+                          packed + ((odd * side + from) * tall + tap - odd) * BLOCK,
+                          total + ((tap * side + to) * side + from) * BLOCK * BLOCK, BLOCK, true);
 }
 
 // ---- pooling -----------------------------------------------------------------------------------------------------
