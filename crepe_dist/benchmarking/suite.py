@@ -10,7 +10,7 @@ from typing import Any, Callable
 import numpy as np
 
 from crepe_dist import machine
-from crepe_dist.benchmarking import notebook, ours, peers, scaling, short_texts
+from crepe_dist.benchmarking import ceiling, notebook, ours, peers, scaling, short_texts
 from crepe_dist.benchmarking.short_texts import Rows
 from crepe_dist.data.alphabet import ALPHABET, Codes, Encoding
 from crepe_dist.data.dataset import Dataset, open_dataset
@@ -79,7 +79,7 @@ def run(
         say("PyTorch and ONNX Runtime are only measured on CPUs")
         python = None
     codes = split.codes(np.arange(sizes.batch_size))
-    network, about = _network(texts, codes, shape, sizes, device, say, python)
+    network, shares, about = _network(texts, codes, shape, sizes, device, say, python)
     rates |= network
     step = sizes.batch_size / max(_ours("train", rates).values())
     waits = {"waiting": lambda: ours.waiting(split, sizes.batch_size, step / 100)}
@@ -90,7 +90,7 @@ def run(
     return {
         "machine": {**machine.describe(), "device": str(device)},
         "rates": rates,
-        "ratios": _ratios(shape, rates, scaled) | short.pop("ratios"),
+        "ratios": _ratios(rates, scaled) | shares | short.pop("ratios"),
         "waiting": alternate(waits, sizes.rounds)["waiting"],
         "peers": about,
         "scaling": scaled,
@@ -119,24 +119,24 @@ def _network(
     device: Any,
     say: Callable[[str], None],
     python: str | None,
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Measure training, forward passes and matrix products; return the rates and the peers' report."""
+) -> tuple[dict[str, float], dict[str, float], dict[str, Any]]:
+    """Measure training, forward passes and matrix products; return rates, shares of the ceiling, the peers' report."""
     batch = ours.ready_batch(codes, sizes.classes)
     some = texts[: 2 * sizes.batch_size]
     labels = [number % sizes.classes for number in range(len(some))]
     loop = notebook.Loop(some, labels, shape, sizes.batch_size, device)
     works: dict[str, Callable[[], int]] = {"train, notebook, from text": loop}
-    for precision in ours.precisions(device):
-        training = ours.Training(shape, World(), device, precision)
-        works[f"train, ours, {precision}"] = partial(training.repeat, batch, 2)
-        works[f"forward, ours, {precision}"] = ours.Forward(shape, device, batch, precision)
+    networks = [ceiling.open_network(shape, device, batch, precision) for precision in ours.precisions(device)]
+    for network in networks:
+        works[f"train, ours, {network.precision}"] = partial(network.training.repeat, batch, 2)
+        works[f"forward, ours, {network.precision}"] = network.forward
     encoding = Encoding(feature_len=sizes.feature_len)
-    works["train, ours, from text"] = partial(training.on_texts, some, labels, encoding, sizes.batch_size)
+    works["train, ours, from text"] = partial(networks[-1].training.on_texts, some, labels, encoding, sizes.batch_size)
     runs: dict[str, Callable[[], float]] = {name: partial(rate, work, sizes.seconds) for name, work in works.items()}
     runs |= {f"matrix product, {name}": run for name, run in products(sizes.seconds / 4, device).items()}
     with peers.started(python, sizes, library.threads(), 20 * sizes.seconds, say) as worker:
         rates = worker.kept(alternate(runs | worker.runs(sizes.seconds), sizes.rounds))
-        return rates, worker.about()
+        return rates, ceiling.shares(networks, shape, rates, device, 2 * sizes.rounds), worker.about()
 
 
 def _ours(kind: str, rates: dict[str, float]) -> dict[str, float]:
@@ -147,7 +147,7 @@ def _ours(kind: str, rates: dict[str, float]) -> dict[str, float]:
     }
 
 
-def _ratios(shape: CrepeShape, rates: dict[str, float], scaled: dict[str, Any]) -> dict[str, float]:
+def _ratios(rates: dict[str, float], scaled: dict[str, Any]) -> dict[str, float]:
     train, forward = _ours("train", rates), _ours("forward", rates)
     ratios = {
         "train_vs_notebook": rates["train, ours, from text"] / rates["train, notebook, from text"],
@@ -155,18 +155,6 @@ def _ratios(shape: CrepeShape, rates: dict[str, float], scaled: dict[str, Any]) 
         "encode_vs_notebook": rates["encode"] / rates["encode, notebook"],
         "loader_documents_per_second": rates["load"],
     }
-    for kind, own, operations in (
-        ("train", train, shape.training_operations()),
-        ("forward", forward, shape.forward_operations()),
-    ):
-        shares = {}
-        for precision, achieved in own.items():
-            ceiling = max(
-                rate for name, rate in rates.items() if name.startswith("matrix") and name.endswith(f", {precision}")
-            )
-            shares[precision] = achieved * operations / ceiling
-            ratios[f"{kind}_vs_matmul_ceiling_{precision}"] = shares[precision]
-        ratios[f"{kind}_vs_matmul_ceiling"] = min(shares.values())
     if "skipped" not in scaled:
         ratios["scaling_np2"] = scaling.weak_ratio(scaled, 2)
     return ratios

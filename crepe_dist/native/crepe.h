@@ -133,6 +133,13 @@ template <class T> class Crepe final : public Engine {
     long stride(int i) const { return positions_[i > 1]; }  // rows per document in the input of convolution i
     long weights(int i) const { return TAPS[i] * width_ * (i > 0 ? width_ : symbols_); }  // of convolution i, padded
 
+    // Returns the number of pools of the first layer that see a symbol before the blank ones at the end.
+    long written(const uint8_t* symbols) const {
+        long end = shape_.length;
+        while (end > 0 && symbols[end - 1] == shape_.alphabet) --end;
+        return std::min(positions_[0], (end + POOL - 1) / POOL);
+    }
+
     void prepare(long rows, bool training) {
         // About 400 rows at a time: enough for efficient products, few enough for the L1 cache.
         rows_ = rows;
@@ -227,8 +234,8 @@ template <class T> class Crepe final : public Engine {
             uint8_t* symbols = codes_.get() + row * shape_.length;
             for (long i = 0; i < shape_.length; ++i)
                 symbols[i] = uint8_t(std::min(long(codes[row * stride + i]), shape_.alphabet));
-            first_layer(symbols, positions_[0], width_, TAPS[0], symbols_, table_.get(), bias_[0].get(),
-                        inputs_[1].get() + row * positions_[0] * width_,
+            first_layer(symbols, written(symbols), positions_[0], width_, TAPS[0], symbols_, table_.get(),
+                        bias_[0].get(), inputs_[1].get() + row * positions_[0] * width_,
                         from_[0].get() + row * positions_[0] * width_);
         }
         T* rows = own.rows[0].get() + GUARD * width_;
@@ -335,11 +342,13 @@ template <class T> class Crepe final : public Engine {
         }
         convolution_input_gradient<T>(gradient, count * positions_[0], width_, TAPS[1], backward_[1].get(), nullptr,
                                       next);
-        for (long row = 0; row < count; ++row)
-            first_layer_gradient(codes_.get() + (first + row) * shape_.length, positions_[0], width_, TAPS[0], symbols_,
-                                 next + row * positions_[0] * width_,
-                                 from_[0].get() + (first + row) * positions_[0] * width_, own.total[0].get(),
+        for (long row = 0; row < count; ++row) {
+            const uint8_t* symbols = codes_.get() + (first + row) * shape_.length;
+            const long start = (first + row) * positions_[0] * width_;
+            first_layer_gradient(symbols, written(symbols), positions_[0], width_, TAPS[0], symbols_,
+                                 next + row * positions_[0] * width_, from_[0].get() + start, own.total[0].get(),
                                  own.bias[0].get());
+        }
     }
 
     // Sums the gradients of all threads into Gluon's layout.

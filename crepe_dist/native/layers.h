@@ -18,15 +18,22 @@ inline long padded(long n) { return (n + BLOCK - 1) / BLOCK * BLOCK; }
 // ---- the first layer ---------------------------------------------------------------------------------------------
 
 // Convolution of the one-hot codes, ReLU and max pool of 3. The product with a one-hot matrix is a sum of rows of a
-// table [width / 32][taps][symbols][32]; the last symbol is blank and its rows are zero.
+// table [width / 32][taps][symbols][32]; the last symbol is blank and its rows are zero. From pool `written` on, all
+// symbols are blank.
 template <class T>
 void first_layer(
-    const uint8_t* codes, long pooled, long width, long taps, long symbols, const float* table, const float* bias,
-    T* out, uint8_t* from
+    const uint8_t* codes, long written, long pooled, long width, long taps, long symbols, const float* table,
+    const float* bias, T* out, uint8_t* from
 ) {
     constexpr long VECTORS = BLOCK / LANES;
     for (long channel = 0; channel < width; channel += BLOCK, table += taps * symbols * BLOCK)
         for (long p = 0; p < pooled; ++p) {
+            if (p > written) {
+                const long here = p * width + channel;
+                std::memcpy(static_cast<void*>(out + here), out + here - width, BLOCK * sizeof(T));
+                std::memcpy(from + here, from + here - width, BLOCK);
+                continue;
+            }
             const uint8_t* window = codes + p * POOL;
             Lanes sums[POOL][VECTORS];
             for (long s = 0; s < POOL; ++s)
@@ -51,11 +58,11 @@ void first_layer(
         }
 }
 
-// Adds to the gradients of the table, in its layout, and of the bias.
+// Adds to the gradients of the table, in its layout and except for the blank symbol, and of the bias.
 template <class T>
 void first_layer_gradient(
-    const uint8_t* codes, long pooled, long width, long taps, long symbols, const T* gradient, const uint8_t* from,
-    float* table, float* bias
+    const uint8_t* codes, long written, long pooled, long width, long taps, long symbols, const T* gradient,
+    const uint8_t* from, float* table, float* bias
 ) {
     constexpr long VECTORS = BLOCK / LANES;
     for (long channel = 0; channel < width; channel += BLOCK, table += taps * symbols * BLOCK) {
@@ -72,6 +79,7 @@ void first_layer_gradient(
                     total[v] += parts[s][v];
                 }
             }
+            if (p >= written) continue;
             for (long tap = 0; tap < taps; ++tap)
                 for (long s = 0; s < POOL; ++s) {
                     float* to = table + (tap * symbols + window[s + tap]) * BLOCK;
