@@ -64,7 +64,7 @@ def empty_classes(data: Dataset, split: str) -> str:
     so = "cannot be learnt" if split == "train" else "is not measured" if len(names) == 1 else "are not measured"
     return _note(
         f"{counted(len(names), 'class', 'classes')} {have} no {split} row and {so}: {listed([*shown, *more])}",
-        "collect such rows, or prepare again: --stratified gives each split rows of every class",
+        "collect such rows, or prepare again: --stratified gives each split rows of every class that has enough",
     )
 
 
