@@ -2,9 +2,9 @@
 """Measure the accuracy of settings on data sets, as mean and standard deviation over seeds, and the training time.
 
     uv run benchmarks/accuracy.py data/sample
-    uv run benchmarks/accuracy.py data/imdb data/ag --seeds 3 --with "" --with "--config configs/crepe_small.yaml"
+    uv run benchmarks/accuracy.py data/imdb data/ag --seeds 3 --with "" --with "--config configs/paper_small.yaml"
     uv run benchmarks/accuracy.py data/sample --with "" --with "--model.longest 4" --with "--epochs 10"
-    uv run benchmarks/accuracy.py data/sample --with "" --with "--config configs/crepe_small.yaml" --curves curves.svg
+    uv run benchmarks/accuracy.py data/sample --with "" --with "--config configs/paper_small.yaml" --curves curves.svg
     uv run --group comparison benchmarks/accuracy.py data/sample --baselines
 
 Trains on each data set with each set of flags (--with; default: no flags) and each seed, in a temporary folder or in

@@ -61,15 +61,15 @@ def measure(sizes: list[str], size_of_batch: int, rounds: int) -> None:
 
     from crepe_dist.benchmarking import ceiling, ours
     from crepe_dist.data.alphabet import ALPHABET
-    from crepe_dist.model.crepe import CrepeShape
     from crepe_dist.model.matrix_products import products
+    from crepe_dist.model.paper import PaperShape
     from crepe_dist.timing import in_turns, paired, rate
 
     device = mx.cpu()
     generator = np.random.default_rng(0)
     codes = generator.integers(0, len(ALPHABET), [size_of_batch, CHARACTERS], dtype=np.uint8)
     for size in sizes:
-        shape = CrepeShape(len(ALPHABET), CHARACTERS, CLASSES, *SIZES[size])
+        shape = PaperShape(len(ALPHABET), CHARACTERS, CLASSES, *SIZES[size])
         for precision in ours.precisions(device):
             network = ceiling.open_network(shape, device, ours.ready_batch(codes, CLASSES), precision)
             product = products(0.0, device)[f"ours, {precision}"]

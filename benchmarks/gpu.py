@@ -49,7 +49,7 @@ from crepe_dist.settings import arguments
 from crepe_dist.timing import in_turns
 
 SMOKE = Path(__file__).parent.parent / "configs" / "smoke.yaml"
-QUIET = ("--model.network=crepe", "--logging.every=1", "--logging.tensorboard=false", "--logging.report=false")
+QUIET = ("--model.network=paper", "--logging.every=1", "--logging.tensorboard=false", "--logging.report=false")
 EXACT = {"NVIDIA_TF32_OVERRIDE": "0"}  # on Ampere and later, cuDNN rounds the factors of float32 products to TF32
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2}  # of the losses, in nats
 Rows = Iterator[Row]

@@ -32,7 +32,7 @@ from crepe_dist.benchmarking.workers import Workers
 from crepe_dist.data.alphabet import ALPHABET
 from crepe_dist.distributed.launch import horovodrun
 from crepe_dist.errors import UserError
-from crepe_dist.model.crepe import CrepeShape
+from crepe_dist.model.paper import PaperShape
 
 HOSTS = ("crepe-link-a", "crepe-link-b")
 ADDRESSES = ("192.0.2.1", "192.0.2.2")  # reserved for documentation (RFC 5737), so never routed
@@ -66,7 +66,7 @@ def main() -> None:
     signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(TOTAL_SECONDS)
 
-    shape = CrepeShape(len(ALPHABET), 1014, 7, given.filters, given.units)
+    shape = PaperShape(len(ALPHABET), 1014, 7, given.filters, given.units)
     with ExitStack() as stack:
         stack.enter_context(namespaces())
         size = 2 * given.per_host

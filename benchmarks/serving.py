@@ -116,8 +116,8 @@ def _serve(given: Any) -> None:
 
     from crepe_dist.data.alphabet import Encoding
     from crepe_dist.model import parameters
-    from crepe_dist.model.crepe import CrepeShape
     from crepe_dist.model.engine import open_engine
+    from crepe_dist.model.paper import PaperShape
     from crepe_dist.model.precision import plan
     from crepe_dist.predicting.model_summary import ModelSummary
     from crepe_dist.predicting.predictor import Predictor
@@ -130,7 +130,7 @@ def _serve(given: Any) -> None:
     encoding = Encoding(feature_len=given.feature_len)
     classes = [f"class {number}" for number in range(7)]
     options = ModelOptions()
-    shape = CrepeShape(len(encoding.alphabet), given.feature_len, len(classes), given.filters, given.units, 0.0)
+    shape = PaperShape(len(encoding.alphabet), given.feature_len, len(classes), given.filters, given.units, 0.0)
     network = parameters.build(shape, options, mx.cpu(), seed=0)
     predictor = Predictor(open_engine(network, plan(options, mx.cpu()), mx.cpu()), encoding, classes)
     facts = ModelSummary("random", "", None, classes, given.feature_len, True, True, predictor.engine.plan.precision)

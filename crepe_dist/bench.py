@@ -30,10 +30,10 @@ EXAMPLES = """  python -m crepe_dist.bench --quick
 def parser() -> arguments.Parser:
     flags = arguments.parser(
         "bench",
-        "Measure encoding, loading, training and prediction of Crepe on this machine, in turns with the original "
-        "notebook's method, the fastest matrix product, PyTorch and ONNX Runtime. Also measure training in several "
-        "processes, in turns with as many independent ones, and the default network on the sample, in turns with "
-        "fastText and scikit-learn. All figures are medians. Only --json writes a file; the "
+        "Measure encoding, loading, training and prediction of the paper's network on this machine, in turns with "
+        "the original notebook's method, the fastest matrix product, PyTorch and ONNX Runtime. Also measure training "
+        "in several processes, in turns with as many independent ones, and the default network on the sample, in "
+        "turns with fastText and scikit-learn. All figures are medians. Only --json writes a file; the "
         "first run also installs these peers into an environment in the cache. With --project, predict "
         "the scaling instead.",
         EXAMPLES,
@@ -69,7 +69,7 @@ def main() -> None:
     from crepe_dist.benchmarking.suite import TINY, Rows, Sizes, run
 
     device = pick(given.device)
-    sizes = TINY if given.tiny else Sizes(3, 2.0, short_texts=Rows(1)) if given.quick else Sizes()
+    sizes = TINY if given.tiny else Sizes(3, 1.0, short_texts=Rows(1)) if given.quick else Sizes()
     with tempfile.TemporaryDirectory() as folder:
         figures = run(sizes, Path(folder), _say, device, python)
     _show(figures)

@@ -1,6 +1,6 @@
-"""Fine-tune a trained Crepe network on other classes, and compare it with the same network trained from scratch.
+"""Fine-tune the paper's network on other classes, and compare it with the same network trained from scratch.
 
-    python -m crepe_dist.train --model.network crepe --run-dir runs/sample
+    python -m crepe_dist.train --model.network paper --run-dir runs/sample
     python examples/finetune.py runs/sample mine.csv
 
 `mine.csv` is any source that `python -m crepe_dist.prepare` reads. The same on the command line:
@@ -41,7 +41,7 @@ def fit(args: argparse.Namespace, data: Path, model: ModelOptions, init_from: st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Fine-tune a trained Crepe network on other classes.")
+    parser = argparse.ArgumentParser(description="Fine-tune the paper's network on other classes.")
     parser.add_argument("run", help="run folder or .params file to start from")
     parser.add_argument("source", help="labelled texts, such as a CSV file")
     parser.add_argument("--out", type=Path, default=Path("runs/finetune"), help="folder of the data and both runs")
@@ -54,7 +54,7 @@ def main() -> None:
     # The network's sizes come from the run. All layers but the last keep what they learnt; all of them are trained.
     finetuned = fit(args, data, ModelOptions(), init_from=args.run)
     shape = trained.engine.network.shape.settings()
-    sizes = ModelOptions(network="crepe", filters=shape["filters"], units=shape["units"])
+    sizes = ModelOptions(network="paper", filters=shape["filters"], units=shape["units"])
     random = fit(args, data, sizes, init_from=None)
 
     # Fine-tuning helps if the run was trained on many similar texts. Otherwise it can hurt, so compare both.

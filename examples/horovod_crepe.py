@@ -27,12 +27,12 @@ from mxnet import autograd, gluon
 from crepe_dist.data.dataset import Dataset, Part, open_dataset
 from crepe_dist.data.loader import batches, epoch_order
 from crepe_dist.model import parameters
-from crepe_dist.model.crepe import Crepe, CrepeShape
+from crepe_dist.model.paper import Paper, PaperShape
 from crepe_dist.runs import checkpoint
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train the Crepe network with Horovod.")
+    parser = argparse.ArgumentParser(description="Train the paper's network with Horovod.")
     parser.add_argument("--data", default="data/sample", help="folder made by python -m crepe_dist.prepare")
     parser.add_argument("--run-dir", type=Path, default=Path("runs/horovod_crepe"), help="folder of the checkpoints")
     parser.add_argument("--epochs", type=int, default=5)
@@ -54,10 +54,10 @@ def train(args: argparse.Namespace) -> None:
 
     mx.random.seed(args.seed)
     encoding = dataset.encoding
-    shape = CrepeShape(
+    shape = PaperShape(
         len(encoding.alphabet), encoding.feature_len, len(dataset.classes), args.filters, args.units, args.dropout
     )
-    network = Crepe(shape)
+    network = Paper(shape)
     network.initialize(mx.init.Xavier(magnitude=2.24), ctx=device)
     network.hybridize()
     hvd.broadcast_parameters(network.collect_params(), root_rank=0)
@@ -89,7 +89,7 @@ def train(args: argparse.Namespace) -> None:
             print(f"epoch {epoch} test accuracy {share:.1%} {save(args.run_dir, network, dataset, epoch, share)}")
 
 
-def accuracy(network: Crepe, part: Part, device: Any) -> float:
+def accuracy(network: Paper, part: Part, device: Any) -> float:
     """Return the fraction of documents classified correctly."""
     correct = 0
     for batch in batches(part, np.arange(len(part)), batch_size=512, rank=0, size=1):
@@ -99,7 +99,7 @@ def accuracy(network: Crepe, part: Part, device: Any) -> float:
     return correct / len(part)
 
 
-def save(run_dir: Path, network: Crepe, dataset: Dataset, epoch: int, test_accuracy: float) -> Path:
+def save(run_dir: Path, network: Paper, dataset: Dataset, epoch: int, test_accuracy: float) -> Path:
     """Write parameters and the description that lets `python -m crepe_dist.predict` open them; return the path."""
     about = {
         "epoch": epoch,

@@ -22,14 +22,14 @@ from mxnet import autograd, gluon
 
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.distributed.device import pick
-from crepe_dist.model.crepe import Crepe, CrepeShape
+from crepe_dist.model.paper import Paper, PaperShape
 from crepe_dist.runs.checkpoint import file_name
 
 # %% [markdown]
 # ### Settings; the defaults are the notebook's
 
 # %%
-parser = argparse.ArgumentParser(description="Train the Crepe network step by step.")
+parser = argparse.ArgumentParser(description="Train the paper's network step by step.")
 parser.add_argument("csv", help="file with the columns label and text")
 parser.add_argument("--feature-len", type=int, default=1014, help="characters per document")
 parser.add_argument("--batch-size", type=int, default=128)
@@ -81,8 +81,8 @@ test_loader = gluon.data.DataLoader(test_dataset, batch_size=6 * args.batch_size
 
 # %%
 device = pick("auto")  # mx.gpu(), or mx.cpu() without one
-net = Crepe(
-    CrepeShape(
+net = Paper(
+    PaperShape(
         len(encoding.alphabet), encoding.feature_len, len(categories), args.filters, args.units, dropout=args.dropout
     )
 )
@@ -99,7 +99,7 @@ trainer = gluon.Trainer(net.collect_params(), "sgd", settings)
 
 
 # %%
-def evaluate_accuracy(loader: gluon.data.DataLoader, net: Crepe) -> float:
+def evaluate_accuracy(loader: gluon.data.DataLoader, net: Paper) -> float:
     accuracy = mx.metric.Accuracy()
     for review, label in loader:
         accuracy.update(preds=net(review.as_in_context(device)).argmax(axis=1), labels=label.as_in_context(device))

@@ -123,7 +123,7 @@ params(
             }
         )
     ),
-    "not the parameters of a Crepe",
+    "not the parameters of a network",
 )
 
 
@@ -226,10 +226,10 @@ def whole(**arrays: Any) -> Callable[[Path], object]:
         import mxnet as mx
 
         from crepe_dist.model import parameters
-        from crepe_dist.model.crepe import CrepeShape
+        from crepe_dist.model.paper import PaperShape
         from crepe_dist.settings.model_options import ModelOptions
 
-        network = parameters.build(CrepeShape(69, 123, 3, 8, 8), ModelOptions(), mx.cpu(), 0)
+        network = parameters.build(PaperShape(69, 123, 3, 8, 8), ModelOptions(), mx.cpu(), 0)
         save_file(parameters.values(network), str(folder / "parameters.safetensors"))
         save_file(arrays, str(folder / "optimizer.safetensors"))
 
@@ -259,8 +259,16 @@ state("a tensor beyond the end", tensors("parameters", [100], 400))
 state("a tensor that is shorter than it says", tensors("optimizer", [100], 4, b"abcd"))
 state("a pickle", written("optimizer.safetensors", pickle.dumps(Payload())))
 state("an optimiser without count", whole(x=np.zeros(1, np.float32)), "the saved state belongs to another optimizer")
-state("an optimiser of other shapes", whole(**{"0.0": np.zeros((9, 9), np.float32)}), "instead of float32")
-state("an optimiser of 9999 arrays", whole(**{"9999.0": np.zeros(1, np.float32)}), "it has an array '9999.0'")
+state(
+    "an optimiser of other shapes",
+    whole(**{"0.0": np.zeros((9, 9), np.float32)}, updates=np.zeros(1, np.int64)),
+    "instead of float32",
+)
+state(
+    "an optimiser of 9999 arrays",
+    whole(**{"9999.0": np.zeros(1, np.float32)}, updates=np.zeros(1, np.int64)),
+    "it has an array '9999.0'",
+)
 state("a count of updates that is none", whole(updates=np.full(1, -1)), "it has no count of updates")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from crepe_dist.benchmarking import notebook, scaling
 from crepe_dist.data.alphabet import ALPHABET, BLANK, Encoding
-from crepe_dist.model.crepe import CrepeShape
+from crepe_dist.model.paper import PaperShape
 from crepe_dist.timing import alternate, paired, rate
 from tests.conftest import command, run
 
@@ -43,7 +43,7 @@ def test_the_baseline_encodes_as_the_notebook_s_mode_does(text):
 
 def test_operations_of_the_notebook_s_network():
     """The paper's small network on 1014 characters, added up by hand, in millions of multiplications."""
-    shape = CrepeShape(69, 1014, 7, 256, 1024)
+    shape = PaperShape(69, 1014, 7, 256, 1024)
     by_hand = [
         7 * 69 * 256 * 1008, 7 * 256 * 256 * 330, 3 * 256 * 256 * 108, 3 * 256 * 256 * 106, 3 * 256 * 256 * 104,
         3 * 256 * 256 * 102, 34 * 256 * 1024, 1024 * 1024, 1024 * 7,

@@ -1,259 +1,316 @@
+"""The Crepe network: what it computes, by MXNet's operators and by every build of our kernels that runs here."""
+
 from __future__ import annotations
+
+from dataclasses import replace
 
 import mxnet as mx
 import numpy as np
 import pytest
 
-from crepe_dist.data.alphabet import ALPHABET, BLANK
+from crepe_dist.data.alphabet import BLANK
+from crepe_dist.data.loader import Batch, pack
 from crepe_dist.errors import UserError
-from crepe_dist.model import parameters
-from crepe_dist.model.crepe import Crepe, CrepeShape, OneHotConv1D, lengths
-from crepe_dist.settings.model_options import SIZES, ModelOptions
+from crepe_dist.model import parameters, tower
+from crepe_dist.model.crepe import CrepeShape
+from crepe_dist.model.engine import Engine, GraphEngine, NativeEngine, open_engine
+from crepe_dist.model.objective import PLAIN, Objective
+from crepe_dist.model.paper import PaperShape
+from crepe_dist.model.precision import Plan
+from crepe_dist.native import library
+from crepe_dist.native.library import Library
+from crepe_dist.settings.model_options import ModelOptions
+
+BUILDS = library.runnable()
+IN_BFLOAT16 = [name for name in BUILDS if "avx512_bf16" in library.BUILDS[name]]
 
 
-def build(feature_len=123, classes=4, filters=8, units=16, dropout=0.0, alphabet_size=69, **options):
-    shape = CrepeShape(alphabet_size, feature_len, classes, filters, units, dropout)
-    return parameters.build(shape, ModelOptions(**options), mx.cpu(), seed=1)
+def sized(
+    alphabet: int = 69, length: int = 60, classes: int = 5, width: int = 32, blocks: int = 3, dropout: float = 0.0
+) -> CrepeShape:
+    return CrepeShape(alphabet, length, classes, 4, 1 << 12, 3, 1 << 10, width, blocks, dropout)
 
 
-def test_lengths_are_the_papers():
-    assert lengths(1014) == [1014, 1008, 336, 330, 110, 108, 106, 104, 102, 34]
-    assert lengths(123)[-1] == 1
-    assert lengths(122)[-1] < 1
+# Widths that are and that are not multiples of the kernels' blocks, each number of pools, texts of odd length, the
+# largest alphabet, more classes than a block, and n-grams that are longer than the text.
+SHAPES = [
+    sized(blocks=1),
+    sized(width=48, blocks=2, length=61),
+    sized(width=20, blocks=3, alphabet=254),
+    sized(width=64, blocks=4, classes=40),
+    CrepeShape(69, 5, 3, 7, 1000, 7, 1000, 8, 4, 0.0),
+]
 
 
-@pytest.mark.parametrize(("size", "inputs", "count"), [("small", 8704, 11_341_063), ("large", 34816, 95_939_591)])
-def test_the_papers_networks(size, inputs, count):
-    """The paper's table 2: 8704 inputs to the first dense layer of the small network at 1014 characters."""
-    filters, units = SIZES[size]
-    network = Crepe(CrepeShape(69, 1014, 7, filters, units))
-    shapes = {name: p.shape for name, p in network._collect_params_with_prefix().items()}
-    assert shapes["0.weight"] == (filters, 69, 7)
-    assert shapes["10.weight"] == (units, inputs)
-    assert sum(int(np.prod(shape)) for shape in shapes.values()) == count
+@pytest.fixture(autouse=True)
+def every_build(monkeypatch):
+    """These tests name the builds that they run."""
+    monkeypatch.delenv(library.SWITCH, raising=False)
 
 
-def dense_first_layer(codes, weight, bias):
-    """The same by a plain one-hot matrix, without padding, in NumPy."""
-    _, size, kernel = weight.shape
-    one_hot = np.zeros((len(codes), size, codes.shape[1]), dtype=np.float64)
-    for row, column in zip(*np.nonzero(codes < size)):
-        one_hot[row, codes[row, column], column] = 1
-    windows = np.lib.stride_tricks.sliding_window_view(one_hot, kernel, axis=2)
-    return np.maximum(np.einsum("bclk,fck->bfl", windows, weight) + bias[None, :, None], 0)
+def make(shape: CrepeShape):
+    """A network in which no weight is zero, as all are of the second convolution of a new block."""
+    network = parameters.build(shape, ModelOptions(), mx.cpu(), seed=1)
+    generator, values = np.random.default_rng(1), parameters.values(network)
+    for name, array in values.items():
+        if name == "ngrams.significant":
+            values[name] = (generator.random(array.shape) < 0.1).astype(np.float32)
+        elif name == "ngrams.weight":  # its rows are multiplied by 300
+            values[name] = generator.normal(0, 0.01, array.shape).astype(np.float32)
+        elif name != "tower.table":
+            values[name] = array + generator.normal(0, 0.05, array.shape).astype(np.float32)
+    parameters.set_values(network, values)
+    return network
 
 
-@pytest.mark.parametrize("hybridize", [False, True])
-def test_first_layer_reads_codes_and_blanks(hybridize):
-    layer = OneHotConv1D(69, 5, 7)
-    layer.initialize(mx.init.Normal(1))
-    layer.bias.set_data(mx.nd.array([1, 0, 2, -1, 3]))
-    if hybridize:
-        layer.hybridize(static_alloc=True, static_shape=True)
-    codes = np.random.default_rng(0).integers(0, 69, (3, 20)).astype(np.uint8)
-    codes[1, 5:] = BLANK
-    got = layer(mx.nd.array(codes, dtype="uint8")).asnumpy()
-    expected = dense_first_layer(codes, layer.weight.data().asnumpy(), layer.bias.data().asnumpy())
-    np.testing.assert_allclose(got, expected, atol=1e-5)
+def some_codes(shape: CrepeShape, rows: int) -> np.ndarray:
+    """Documents with no character, one, two, an odd number, all but one and all, with unknown ones inside."""
+    generator, most = np.random.default_rng(rows), shape.feature_len
+    codes = generator.integers(0, shape.alphabet_size, (rows, most)).astype(np.uint8)
+    for row, known in enumerate((0, 1, 2, 5, most - 1, most, *generator.integers(0, most + 1, rows).tolist())):
+        if row < rows:
+            codes[row, known:] = BLANK
+    codes[3::3, 1] = BLANK
+    codes[1::2, 3] = BLANK
+    return codes
 
 
-def test_codes_beyond_the_alphabet_are_blank():
-    """Between the alphabet and the padded depth lie zero weights; above it MXNet's one_hot gives zeros."""
-    network = build()
-    with_blanks = np.full((1, 123), BLANK, dtype=np.uint8)
-    expected = network(mx.nd.array(with_blanks, dtype="uint8")).asnumpy()
-    for code in (69, 79, 80, 200):
-        got = network(mx.nd.array(np.full((1, 123), code), dtype="uint8")).asnumpy()
-        np.testing.assert_array_equal(got, expected)
+def some_batch(shape: CrepeShape, rows: int, filling: int = 1, first: int = 3) -> Batch:
+    labels = np.random.default_rng(rows).integers(0, shape.classes, rows).astype(np.int32)
+    return pack(some_codes(shape, rows), labels, rows + filling, rows, first)
 
 
-def test_gradient_of_the_first_weight_has_its_stored_shape():
-    network = build()
-    codes = mx.nd.array(np.random.default_rng(0).integers(0, 69, (2, 123)), dtype="uint8")
-    with mx.autograd.record():
-        loss = network(codes).sum()
-    loss.backward()
-    gradient = network[0].weight.grad().asnumpy()
-    assert gradient.shape == (8, 69, 7)
-    assert np.abs(gradient).sum() > 0
+def native(network, name: str, precision: str = "float32", objective: Objective = PLAIN, piece: int = 0) -> Engine:
+    engine = open_engine(network, Plan(precision, Library(name), "for a test"), mx.cpu(), objective, piece)
+    assert isinstance(engine, NativeEngine)
+    return engine
 
 
-def test_compiled_and_plain_give_the_same():
-    codes = mx.nd.array(np.random.default_rng(0).integers(0, 69, (4, 200)), dtype="uint8")
-    plain, compiled = (build(200, hybridize=hybridize)(codes).asnumpy() for hybridize in (False, True))
-    np.testing.assert_allclose(plain, compiled, atol=1e-5)
+def by_mxnet(network, precision: str = "float32", objective: Objective = PLAIN, piece: int = 0) -> Engine:
+    return GraphEngine(network, Plan(precision, None, "for a test"), mx.cpu(), objective, piece)
 
 
-def test_too_short_documents_are_refused():
-    with pytest.raises(UserError, match="too short"):
-        build(122)
-    with pytest.raises(ValueError, match="at least 123"):
-        Crepe(CrepeShape(69, 122, 2, 4, 4))
+def answers(engine: Engine, batch: Batch) -> np.ndarray:
+    engine.refresh()
+    return engine.logits(engine.prepare(batch)).asnumpy()
+
+
+def learnt(engine: Engine, batch: Batch, step: int = 0) -> dict[str, np.ndarray]:
+    """Loss and gradients."""
+    loss = engine.gradients(engine.prepare(batch), 1, step, 1.0).asnumpy()
+    trained = parameters.trained(engine.network).items()
+    return {"loss": loss, **{name: p.grad().asnumpy().copy() for name, p in trained}}
+
+
+def assert_near(got: dict[str, np.ndarray], expected: dict[str, np.ndarray], most: float = 1e-5) -> None:
+    """Compare arrays; ``most``: largest difference, as a share of the largest number."""
+    assert got.keys() == expected.keys()
+    for name, array in expected.items():
+        assert np.abs(got[name] - array).max() <= most * np.abs(array).max(), name
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", BUILDS)
+def test_our_kernels_equal_mxnet(name, shape, threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    network, batch = make(shape), some_batch(shape, 37)
+    expected = learnt(by_mxnet(network), batch)
+    assert all(array.any() for array in expected.values())
+    assert_near(learnt(native(network, name), batch), expected)
+    assert_near({"": answers(native(network, name), batch)}, {"": answers(by_mxnet(network), batch)})
+
+
+@pytest.mark.parametrize("objective", [Objective(0.1), Objective(0.0, (1.0, 2.0, 3.0, 0.5, 0.0))])
+def test_both_parts_have_the_objective(objective):
+    shape = sized(blocks=2)
+    network, batch = make(shape), some_batch(shape, 9)
+    expected = learnt(by_mxnet(network, objective=objective), batch)
+    assert_near(learnt(native(network, BUILDS[0], objective=objective), batch), expected)
+    assert abs(expected["loss"] - learnt(by_mxnet(network), batch)["loss"]) > 0.01
+
+
+@pytest.mark.parametrize("name", IN_BFLOAT16)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_bfloat16_is_near_float32(name, shape):
+    """Gradients move more than values, where rounding gives another position the maximum."""
+    network, batch = make(shape), some_batch(shape, 37)
+    exact, rounded = native(network, name), native(network, name, "bfloat16")
+    expected, got = learnt(exact, batch), learnt(rounded, batch)
+    for each, array in expected.items():
+        assert np.linalg.norm(got[each] - array) < 0.4 * np.linalg.norm(array), each
+    assert_near({"loss": got["loss"]}, {"loss": expected["loss"]}, 0.01)
+    assert_near({"": answers(rounded, batch)}, {"": answers(exact, batch)}, 0.02)
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_both_engines_drop_the_same(name):
+    shape = sized(width=20, dropout=0.3)
+    network, batch = make(shape), some_batch(shape, 37)
+    expected = learnt(by_mxnet(network), batch, step=4)
+    assert_near(learnt(native(network, name), batch, step=4), expected)
+    assert abs(expected["loss"] - learnt(native(network, name), batch, step=5)["loss"]) > 1e-3
+
+
+@pytest.mark.parametrize("name", [*BUILDS, None])
+def test_without_dropout_of_the_input_features_are_still_dropped(name):
+    """Other ones in each step."""
+    shape = sized(dropout=0.0)
+    engine = native(make(shape), name) if name else by_mxnet(make(shape))
+    batch = some_batch(shape, 9)
+    assert learnt(engine, batch, step=1)["loss"] != learnt(engine, batch, step=2)["loss"]
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_a_text_of_one_character_repeated(name):
+    """Its positions have equal values, of which one alone is the maximum."""
+    shape = sized(blocks=1)
+    codes = np.full((4, shape.feature_len), BLANK, np.uint8)
+    for row, known in enumerate((60, 40, 9, 7)):
+        codes[row, :known] = row
+    batch = pack(codes, np.arange(4, dtype=np.int32), 4, 4)
+    network = make(shape)
+    assert_near(learnt(native(network, name), batch), learnt(by_mxnet(network), batch))
+
+
+@pytest.mark.parametrize("name", [*BUILDS, None])
+def test_dropout_is_that_of_the_place_in_the_global_batch(name):
+    """So two ranks drop what one process drops."""
+    shape = sized(dropout=0.3)
+    engine = native(make(shape), name) if name else by_mxnet(make(shape))
+    codes, labels = some_codes(shape, 20), np.arange(20, dtype=np.int32) % 5
+    whole = learnt(engine, pack(codes, labels, 20, 20))
+    one, two = (learnt(engine, pack(codes[r], labels[r], 10, 20, r.start)) for r in (slice(0, 10), slice(10, 20)))
+    both = {each: one[each] + two[each] for each in whole}
+    assert_near(both, whole)
+
+
+@pytest.mark.parametrize("name", [*BUILDS, None])
+def test_pieces_equal_the_whole(name):
+    shape = sized(dropout=0.3)
+    network, batch = make(shape), some_batch(shape, 9)
+    whole, pieces = (
+        learnt(native(network, name, piece=piece) if name else by_mxnet(network, piece=piece), batch)
+        for piece in (0, 4)
+    )
+    assert_near(pieces, whole)
 
 
 @pytest.mark.parametrize(
-    ("initialisation", "filters", "layer", "deviation"),
-    [
-        ("he", 64, "2.weight", (2 / (64 * 7)) ** 0.5),
-        ("xavier", 64, "2.weight", (2.24 / (64 * 7) / 3) ** 0.5),
-        ("paper", 64, "2.weight", 0.05),
-        ("paper", 64, "2.bias", 0.05),
-        ("paper", 1024, "0.weight", 0.02),
-        ("he", 64, "2.bias", 0.0),
-    ],
+    ("name", "precision"), [*((name, "float32") for name in BUILDS), *((name, "bfloat16") for name in IN_BFLOAT16)]
 )
-def test_initialisations_have_their_spread(initialisation, filters, layer, deviation):
-    values = parameters.values(build(filters=filters, units=8, initialisation=initialisation))
-    assert values[layer].std() == pytest.approx(deviation, rel=0.25)
+def test_batches_leave_no_trace(name, precision, monkeypatch):
+    """Memory of larger, smaller and differently cut batches is used again."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    shape = sized(width=20, dropout=0.3)
+    network, batch = make(shape), some_batch(shape, 21)
+    gradients, logits = (
+        learnt(native(network, name, precision), batch),
+        answers(native(network, name, precision), batch),
+    )
+    engine = native(network, name, precision)
+    for rows in (70, 5, 1, 33, 200):
+        learnt(engine, some_batch(shape, rows))
+        answers(engine, some_batch(shape, rows + 2))
+        got = learnt(engine, batch)
+        assert all(np.array_equal(got[each], array) for each, array in gradients.items())
+        assert np.array_equal(answers(engine, batch), logits)
 
 
-def test_the_seed_decides_the_initial_values():
-    one, same = parameters.values(build()), parameters.values(build())
-    assert all(np.array_equal(one[name], same[name]) for name in one)
+@pytest.mark.parametrize("name", BUILDS)
+def test_the_gradient_of_the_table_is_the_same_for_any_number_of_threads(name, monkeypatch):
+    """The other gradients are sums of what each thread has, and differ by rounding."""
+    shape = sized(dropout=0.3)
+    network, batch = make(shape), some_batch(shape, 70)
+    found = []
+    for threads in (1, 2, 5):
+        monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+        engine = native(network, name)
+        found.append((learnt(engine, batch), answers(engine, batch)))
+    for gradients, logits in found[1:]:
+        assert np.array_equal(logits, found[0][1])
+        assert np.array_equal(gradients[network.tower.table.name], found[0][0][network.tower.table.name])
+        assert_near(gradients, found[0][0])
 
 
-def test_auto_size_follows_the_rows():
-    options = ModelOptions()
-    assert options.widths(99_999) == SIZES["tiny"]
-    assert options.widths(100_000) == SIZES["small"]
-    assert ModelOptions(size="large", filters=7).widths(1) == (7, 2048)
-    with pytest.raises(UserError):
-        ModelOptions(filters=0).widths(1)
-    with pytest.raises(UserError):
-        ModelOptions(dropout=1.0).widths(1)
+@pytest.mark.parametrize(
+    ("name", "precision"), [*((name, "float32") for name in BUILDS), *((name, "bfloat16") for name in IN_BFLOAT16)]
+)
+def test_the_answer_does_not_depend_on_the_neighbours(name, precision):
+    shape = sized()
+    codes, labels = some_codes(shape, 25), np.zeros(25, np.int32)
+    engine = native(make(shape), name, precision)
+    together = answers(engine, pack(codes, labels, 25, 25))
+    backwards = answers(engine, pack(codes[::-1].copy(), labels, 25, 25))
+    alone = [answers(engine, pack(codes[row : row + 1], labels[:1], 1, 1))[0] for row in range(25)]
+    assert np.array_equal(together, np.array(alone))
+    assert np.array_equal(together, backwards[::-1])
 
 
-def notebook_network(filters=8, units=16, outputs=7):
-    """The notebook's network as it builds it."""
-    net = mx.gluon.nn.HybridSequential()
-    nn = mx.gluon.nn
-    with net.name_scope():
-        net.add(nn.Conv1D(channels=filters, kernel_size=7, activation="relu"))
-        net.add(nn.MaxPool1D(pool_size=3, strides=3))
-        net.add(nn.Conv1D(channels=filters, kernel_size=7, activation="relu"))
-        net.add(nn.MaxPool1D(pool_size=3, strides=3))
-        for _ in range(4):
-            net.add(nn.Conv1D(channels=filters, kernel_size=3, activation="relu"))
-        net.add(nn.MaxPool1D(pool_size=3, strides=3))
-        net.add(nn.Flatten())
-        for _ in range(2):
-            net.add(nn.Dense(units, activation="relu"))
-            net.add(nn.Dropout(0.5))
-        net.add(nn.Dense(outputs))
-    net.initialize(mx.init.Xavier(magnitude=2.24))
-    return net
+@pytest.mark.parametrize("name", BUILDS)
+def test_both_engines_train_alike(name):
+    shape = sized(dropout=0.2)
+    losses: list[list[float]] = []
+    for own in (True, False):
+        network = parameters.build(shape, ModelOptions(), mx.cpu(), seed=2)
+        engine = native(network, name) if own else by_mxnet(network)
+        trainer = mx.gluon.Trainer(parameters.trained(network), engine.optimizer("sgd", {"learning_rate": 0.05}))
+        losses.append([])
+        for step in range(8):
+            losses[-1].append(float(learnt(engine, some_batch(shape, 30 + step % 2), step)["loss"][0]) / 30)
+            trainer.step(30)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    assert losses[0][-1] < 0.9 * losses[0][0]
 
 
-def one_hot(codes):
-    matrix = np.zeros((len(codes), len(ALPHABET), codes.shape[1]), dtype=np.float32)
-    for row, column in zip(*np.nonzero(codes < len(ALPHABET))):
-        matrix[row, codes[row, column], column] = 1
-    return mx.nd.array(matrix)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_mxnet_in_both_precisions(precision):
+    """The same casts as float16 on a GPU: parameters, gradients and logits stay float32."""
+    shape = sized()
+    network, batch = make(shape), some_batch(shape, 9)
+    expected = answers(by_mxnet(network), batch)
+    engine = by_mxnet(network, precision)
+    got, gradients = answers(engine, batch), learnt(engine, batch)
+    assert got.dtype == np.float32
+    assert_near({"": got}, {"": expected}, 1e-6 if precision == "float32" else 0.02)
+    assert all(array.dtype == np.float32 and np.isfinite(array).all() for array in gradients.values())
 
 
-class TestNotebookFiles:
-    codes = np.random.default_rng(3).integers(0, 75, (3, 150)).astype(np.uint8)
+class TestShape:
+    def test_a_shape_is_known_from_the_parameters_and_the_description(self):
+        shape = SHAPES[1]
+        arrays = parameters.values(make(shape))
+        assert parameters.shape_of(arrays, 69, 61, shape.settings()) == shape
+        assert shape.parameters == sum(array.size for array in arrays.values())
+        assert sum(layer.parameters for layer in shape.layers()) == shape.parameters
+        with pytest.raises(UserError, match="not the parameters of a network"):
+            parameters.shape_of(arrays, 69, 61, replace(shape, blocks=3).settings())
 
-    @pytest.fixture
-    def notebook(self):
-        net = notebook_network()
-        net(one_hot(self.codes)).wait_to_read()
-        return net
+    @pytest.mark.parametrize(
+        "wrong", [{"blocks": 0}, {"blocks": True}, {"reach": 8}, {"longest": "6"}, {"dropout": 1}, {"dropout": "no"}]
+    )
+    def test_a_description_of_no_such_network_is_refused(self, wrong):
+        with pytest.raises(ValueError, match="is"):
+            CrepeShape.check_settings({**SHAPES[0].settings(), **wrong})
 
-    @pytest.mark.parametrize("how", ["save_params", "save_parameters", "collect_params"])
-    def test_are_read(self, notebook, tmp_path, how):
-        path = tmp_path / "crepe_gluon_epoch6.params"
-        if how == "save_params":
-            with pytest.warns(UserWarning, match="save_params is deprecated"):
-                notebook.save_params(str(path))
-        elif how == "save_parameters":
-            notebook.save_parameters(str(path))
-        else:
-            notebook.collect_params().save(str(path))
-        arrays = parameters.load(path)
-        shape = parameters.shape_of(arrays, 69, 150)
-        assert shape == CrepeShape(69, 150, 7, 8, 16)
-        network = parameters.build(shape, ModelOptions(), mx.cpu(), seed=0)
-        parameters.set_values(network, arrays)
-        expected = notebook(one_hot(self.codes)).asnumpy()
-        got = network(mx.nd.array(self.codes, dtype="uint8")).asnumpy()
-        np.testing.assert_allclose(got, expected, atol=1e-5)
+    def test_a_setting_of_the_papers_network_is_refused(self):
+        """Configurations of before may say `network: crepe` and mean the paper's network."""
+        with pytest.raises(UserError, match=r"model\.network crepe has no model\.size") as raised:
+            CrepeShape.for_data(ModelOptions(network="crepe", size="small"), 69, 200, 3, 1000)
+        assert raised.value.remedy == "omit them, or use model.network paper"
 
-    def test_ours_are_read_by_the_notebook(self, tmp_path):
-        network = build(150, classes=7)
-        parameters.save(parameters.values(network), tmp_path / "ours.params")
-        net = notebook_network()
-        net.load_parameters(str(tmp_path / "ours.params"))
-        expected = network(mx.nd.array(self.codes, dtype="uint8")).asnumpy()
-        np.testing.assert_allclose(net(one_hot(self.codes)).asnumpy(), expected, atol=1e-5)
-
-    def test_other_lengths_and_alphabets_are_refused(self, notebook, tmp_path):
-        notebook.save_parameters(str(tmp_path / "n.params"))
-        arrays = parameters.load(tmp_path / "n.params")
-        with pytest.raises(UserError, match="do not fit documents of 1014"):
-            parameters.shape_of(arrays, 69, 1014)
-        with pytest.raises(UserError, match="the encoding has 95"):
-            parameters.shape_of(arrays, 95, 150)
+    def test_a_description_of_before_is_of_the_papers_network(self):
+        before = {"kind": "crepe", "filters": 8, "units": 12, "dropout": 0.5}
+        assert parameters.shape_class(before) is PaperShape
+        assert parameters.shape_class(SHAPES[0].settings()) is CrepeShape
 
 
-class TestParameterFiles:
-    @pytest.mark.parametrize("content", [b"", b"not parameters at all", b"\x12\x01\0\0\0\0\0\0" + b"\xff" * 40])
-    def test_other_files_are_refused(self, tmp_path, content):
-        path = tmp_path / "x.params"
-        path.write_bytes(content)
-        with pytest.raises(UserError, match=r"not a file of MXNet parameters|without names"):
-            parameters.load(path)
-
-    def test_arrays_without_names_are_refused(self, tmp_path):
-        mx.nd.save(str(tmp_path / "x.params"), [mx.nd.ones(3)])
-        with pytest.raises(UserError, match="without names"):
-            parameters.load(tmp_path / "x.params")
-
-    def test_missing_file(self, tmp_path):
-        with pytest.raises(UserError, match="does not exist"):
-            parameters.load(tmp_path / "x.params")
-
-    def test_other_networks_are_refused(self, tmp_path):
-        mx.nd.save(str(tmp_path / "x.params"), {"dense0_weight": mx.nd.ones((2, 3)), "dense0_bias": mx.nd.ones(2)})
-        with pytest.raises(UserError, match="0 conv layers"):
-            parameters.load(tmp_path / "x.params")
-        mx.nd.save(str(tmp_path / "y.params"), {"a": mx.nd.ones((2, 3))})
-        with pytest.raises(UserError, match="not the parameters of a Crepe"):
-            parameters.shape_of(parameters.load(tmp_path / "y.params"), 69, 123)
-
-
-class TestSettingValues:
-    """MXNet 1.9.1 on the CPU: after an inference pass, `set_data` and `load_parameters` leave the old values."""
-
-    def test_takes_effect_after_an_inference_pass(self):
-        network, other = build(filters=32, units=32), build(filters=32, units=32)
-        codes = mx.nd.array(np.random.default_rng(0).integers(0, 69, (2, 123)), dtype="uint8")
-        doubled = {name: array * 2 for name, array in parameters.values(other).items()}
-        parameters.set_values(other, doubled)
-        expected = other(codes).asnumpy()
-        network(codes).wait_to_read()
-        parameters.set_values(network, doubled)
-        np.testing.assert_array_equal(network(codes).asnumpy(), expected)
-
-    def test_training_goes_on_after_an_inference_pass(self):
-        network = build(filters=32, units=32)
-        trainer = mx.gluon.Trainer(network.collect_params(), "sgd", {"learning_rate": 0.1}, kvstore=None)
-        codes = mx.nd.array(np.random.default_rng(0).integers(0, 69, (2, 123)), dtype="uint8")
-        network(codes).wait_to_read()
-        before = parameters.values(network)
-        with mx.autograd.record():
-            loss = network(codes).sum()
-        loss.backward()
-        trainer.step(1)
-        after = parameters.values(network)
-        assert all(not np.array_equal(before[name], after[name]) for name in ("0.weight", "4.weight", "14.weight"))
-
-    def test_wrong_names_shapes_and_numbers_are_refused(self):
-        network = build()
-        values = parameters.values(network)
-        with pytest.raises(UserError, match="do not belong to this network"):
-            parameters.set_values(network, {**values, "15.weight": values["0.bias"]})
-        with pytest.raises(UserError, match=r"0\.bias has shape"):
-            parameters.set_values(network, {**values, "0.bias": np.zeros(9, dtype=np.float32)})
-        with pytest.raises(UserError, match="NaN"):
-            parameters.set_values(network, {**values, "0.bias": np.full(8, np.nan, dtype=np.float32)})
+def test_a_position_sees_the_ngrams_that_start_there():
+    codes = np.full((3, 6), BLANK, np.uint8)
+    codes[0], codes[2, 0] = (1, 2, 1, 2, 200, BLANK), 2
+    places, own, inside = tower.look_up(codes, 69, 2, 1 << 20)
+    assert own[0].tolist() == [[True, True]] * 3 + [[True, False]] + [[False, False]] * 2
+    assert inside.sum(axis=1).tolist() == [4, 0, 1]
+    assert places[0, 0].tolist() == places[0, 2].tolist()
+    assert places[0, 0, 0] != places[0, 1, 0] == places[0, 3, 0] == places[2, 0, 0]
+    assert np.unique(places[own]).size == 4  # 1, 2, 12 and 21

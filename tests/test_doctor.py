@@ -25,7 +25,7 @@ from crepe_dist.diagnosis.trial import Trial, attempt, judge, trials
 from crepe_dist.diagnosis.verdict import verdict
 from crepe_dist.distributed.launch import horovodrun
 from crepe_dist.errors import UserError
-from crepe_dist.model.crepe import CrepeShape
+from crepe_dist.model.paper import PaperShape
 from tests import cuda_driver
 from tests.conftest import command
 from tests.test_supervisor import left, until
@@ -379,7 +379,7 @@ def test_a_name_server_that_does_not_answer(monkeypatch):
 
 
 def test_gradients_of_the_small_network_are_as_large_as_is_said():
-    paper = CrepeShape(alphabet_size=69, feature_len=1014, classes=4, filters=256, units=1024)
+    paper = PaperShape(alphabet_size=69, feature_len=1014, classes=4, filters=256, units=1024)
     assert 4 * paper.parameters == pytest.approx(checks.GRADIENT_BYTES, rel=0.02)
 
 

@@ -10,8 +10,8 @@ import pytest
 from mxnet import autograd
 
 from crepe_dist.model import dropout
-from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.engine import GraphEngine
+from crepe_dist.model.paper import PaperShape
 from crepe_dist.model.parameters import build
 from crepe_dist.model.precision import Plan
 from crepe_dist.native import library
@@ -61,7 +61,7 @@ def operators(symbol: mx.sym.Symbol, name: str) -> list[dict[str, str]]:
 
 
 class TestWithoutGenerator:
-    shape = CrepeShape(69, 123, 3, 8, 16, 0.5)
+    shape = PaperShape(69, 123, 3, 8, 16, 0.5)
 
     def test_training_draws_nothing_from_mxnet_s_generators(self):
         """A draw would change what the generator gives next; cuDNN's would ignore the seed."""
@@ -86,7 +86,7 @@ class TestWithoutGenerator:
     def test_no_graph_holds_cudnn_s_dropout(self, precision):
         network, codes = self.shape.build(ModelOptions(), mx.cpu()), mx.sym.var("codes")
         network.compute_in(precision, mx.gpu(0))
-        trained = network.training_logits(lambda *_: mx.sym.var("kept"), codes)
+        (trained,) = network.training_logits(lambda *_: mx.sym.var("kept"), codes)
         assert "kept" in trained.list_arguments()
         assert operators(trained, "Dropout") == []
         assert [each["cudnn_off"] for each in operators(network(codes), "Dropout")] == ["True", "True"]

@@ -81,7 +81,7 @@ def test_finetune(data, tmp_path):
     run(command("train", "--data", data, "--run-dir", "base", *QUICK, *learning, *widths), tmp_path)
     write_csv(tmp_path / "two.csv", 150, seed=7, classes=2)
     printed = example("finetune.py", "base", "two.csv", "--epochs=2", cwd=tmp_path)
-    assert "logits new, because its classes differ" in printed
+    assert "the rest new, because its classes differ" in printed
     finetuned, fresh = (float(share) for share in re.findall(r"^from .*: test accuracy (\S+)%", printed, re.MULTILINE))
     assert finetuned > 90
     assert fresh < 80

@@ -24,16 +24,18 @@ from crepe_dist.data.alphabet import Encoding, frequent_alphabet
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import FORMATS, crepe_runtime, onnx_graph, verification
 from crepe_dist.exporting.exporter import export
-from crepe_dist.model import parameters
+from crepe_dist.model import parameters, tower
 from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.ngrams import NGramShape, look_up
+from crepe_dist.model.paper import PaperShape
+from crepe_dist.model.shape import Shape
 from crepe_dist.predicting.answers import answers
 from crepe_dist.predicting.inputs import Input
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings import config
 from crepe_dist.settings.model_options import LONGEST_NGRAM, ModelOptions
 from tests.conftest import FEATURE_LEN, QUICK, run
-from tests.test_crepe import notebook_network, one_hot
+from tests.test_paper import notebook_network, one_hot
 
 CLASSES = ["good", "schlecht, sehr", "плохо"]
 CYRILLIC = "съешь же ещё этих мягких французских булок, да выпей чаю ЙЁ "
@@ -58,7 +60,8 @@ ENCODINGS = {
     "own": Encoding("paper", FEATURE_LEN, True, frequent_alphabet(CHARACTERS, "paper", True)),
     "own, cases apart": Encoding("full", FEATURE_LEN, False, frequent_alphabet(CHARACTERS, "full", False)),
 }
-CASES = [(kind, name) for kind in ("ngrams", "crepe") for name in ENCODINGS]
+KINDS = ("crepe", "ngrams", "paper")
+CASES = [(kind, name) for kind in KINDS for name in ENCODINGS]
 
 
 def texts(count: int = 200) -> list[str]:
@@ -73,19 +76,24 @@ def make(
 ) -> Path:
     """A checkpoint with parameters by chance, of which no two texts should think alike."""
     size, classes = len(encoding.alphabet), len(names)
-    shape: CrepeShape | NGramShape
-    if kind == "ngrams":
-        shape = NGramShape(size, encoding.feature_len, classes, 6, 5000)
-    else:
-        shape = CrepeShape(size, encoding.feature_len, classes, filters=8, units=16)
+    shapes: dict[str, Shape] = {
+        "crepe": CrepeShape(size, encoding.feature_len, classes, 6, 5000, reach=5, rows=1024, width=32, blocks=3),
+        "ngrams": NGramShape(size, encoding.feature_len, classes, 6, 5000),
+        "paper": PaperShape(size, encoding.feature_len, classes, filters=8, units=16),
+    }
+    shape = shapes[kind]
     arrays = parameters.values(parameters.build(shape, ModelOptions(initialisation="he"), mx.cpu(), seed=1))
     generator = np.random.default_rng(1)
-    if kind == "ngrams":
-        arrays["weight"] = generator.normal(0, 0.1, arrays["weight"].shape).astype(np.float32)
-        arrays["bias"] = generator.normal(0, 1, classes).astype(np.float32)
-        arrays["significant"] = generator.integers(0, 2, arrays["significant"].size).astype(np.float32)
-    else:
+    if kind == "paper":
         arrays["14.weight"] *= 8
+    else:
+        table = "ngrams." if kind == "crepe" else ""
+        arrays[f"{table}weight"] = generator.normal(0, 0.1, arrays[f"{table}weight"].shape).astype(np.float32)
+        arrays[f"{table}bias"] = generator.normal(0, 1, classes).astype(np.float32)
+        arrays[f"{table}significant"] = generator.integers(0, 2, arrays[f"{table}significant"].size).astype(np.float32)
+    for name, array in arrays.items():  # the tower's second convolutions start at zero
+        if "convolutions" in name:
+            arrays[name] = generator.normal(0, 0.1, array.shape).astype(np.float32)
     about = {"epoch": 0, "test_accuracy": 0.5, "encoding": encoding.to_dict(), "classes": list(names)}
     about |= {"data": data} if data else {}
     # In float32, as what is exported; what was only found on this processor might be less.
@@ -139,7 +147,7 @@ class TestRuntime:
         assert (classifier.table == predictor.encoding._table).all()
         assert (classifier.encode(texts()) == predictor.encoding.encode(texts())).all()
 
-    @pytest.mark.parametrize(("kind", "name"), [("ngrams", "own"), ("crepe", "paper")])
+    @pytest.mark.parametrize(("kind", "name"), [("crepe", "full"), ("ngrams", "own"), ("paper", "paper")])
     def test_alone(self, kind, name, tmp_path):
         """Run the export in a process without this package and MXNet, by arguments and by lines."""
         predictor, folder = crepe_dist.load(make(tmp_path, kind, ENCODINGS[name]), device="cpu"), tmp_path / "out"
@@ -213,10 +221,13 @@ def test_the_runtime_finds_the_buckets_that_we_find(longest, length):
     arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
     model = onnx_graph.model(shape, arrays, encoding, ["a", "b"])
     classifier = crepe_runtime.Classifier(model.SerializeToString())
-    for row, buckets, count in zip(codes, *look_up(codes, shape)):
-        assert classifier.buckets(row).tolist() == sorted(buckets[:count].tolist())
-    inputs = classifier.inputs(codes[:1])  # without any: the first text is empty
-    assert inputs["own"].tolist() == [[0]]
+    inputs = classifier.inputs(codes)
+    for found, own, buckets, count in zip(inputs["buckets"], inputs["own"] == 1, *look_up(codes, shape)):
+        assert found[own].tolist() == sorted(buckets[:count].tolist())
+    assert not inputs["own"][0].any()  # the first text is empty
+    assert classifier.inputs(codes[:1])["own"].shape == (1, longest)
+    places, known, _ = tower.look_up(codes, shape.alphabet_size, longest, 1000)
+    assert (classifier.hashed(codes, longest, 1000) == np.where(known, places, 1000)).all()
 
 
 def test_the_metadata_tell_all_that_an_encoder_needs(made):
@@ -228,10 +239,11 @@ def test_the_metadata_tell_all_that_an_encoder_needs(made):
     shape = predictor.engine.network.shape
     assert {name: told[name] for name in shape.settings()} == shape.settings()
     model = onnx.load(str(folder / "model.onnx"))
-    assert [each.name for each in model.graph.input] == (["codes"] if told["kind"] == "crepe" else ["buckets", "own"])
+    inputs = {"crepe": ["buckets", "own", "places"], "ngrams": ["buckets", "own"], "paper": ["codes"]}
+    assert [each.name for each in model.graph.input] == inputs[told["kind"]]
 
 
-@pytest.mark.parametrize("kind", ["ngrams", "crepe"])
+@pytest.mark.parametrize("kind", KINDS)
 class TestMXNet:
     def test_the_symbol_gives_logits(self, kind, tmp_path):
         predictor = crepe_dist.load(make(tmp_path, kind, ENCODINGS["own"]), device="cpu")
@@ -239,7 +251,8 @@ class TestMXNet:
         assert [file.name for file in files] == ["model-0000.json", "model-0000.params", "model-symbol.json"]
         assert difference < 1e-5
         symbol, arrays, _ = mx.model.load_checkpoint(str(tmp_path / "out" / "model"), 0)
-        assert not [name for name in symbol.list_arguments() if name not in (*arrays, "codes", "buckets", "own")]
+        inputs = predictor.engine.network.shape.input_names
+        assert not [name for name in symbol.list_arguments() if name not in (*arrays, *inputs)]
         assert all(name.startswith(f"{kind}_") for name in arrays)
 
     def test_the_parameters_are_a_checkpoint(self, kind, tmp_path):
@@ -255,7 +268,7 @@ class TestMXNet:
 
 
 def test_the_notebooks_network_loads_the_parameters(tmp_path):
-    predictor = crepe_dist.load(make(tmp_path, "crepe", ENCODINGS["notebook"]), device="cpu")
+    predictor = crepe_dist.load(make(tmp_path, "paper", ENCODINGS["notebook"]), device="cpu")
     export(predictor, None, "params", tmp_path / "out", texts())
     network = notebook_network(outputs=len(CLASSES))
     network.load_parameters(str(tmp_path / "out" / "model.params"))
@@ -278,7 +291,7 @@ def command_line(monkeypatch, capsys):
 
 def test_parameters_from_elsewhere(tmp_path, command_line):
     """The notebook's, without a description."""
-    path = make(tmp_path, "crepe", ENCODINGS["notebook"])
+    path = make(tmp_path, "paper", ENCODINGS["notebook"])
     path.with_suffix(".json").unlink()
     told = ("--mode", "notebook", "--feature-len", FEATURE_LEN, "--classes", "a,b,c")
     for form in FORMATS:

@@ -14,7 +14,7 @@ import pytest
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.model import parameters
-from crepe_dist.model.crepe import CrepeShape
+from crepe_dist.model.paper import PaperShape
 from crepe_dist.preparing.formats.rows import Share
 from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import Split
@@ -46,7 +46,7 @@ def good(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Good:
     folder = tmp_path_factory.mktemp("good")
     (folder / "data").symlink_to(data)
     dataset = open_dataset(data)
-    shape = CrepeShape(len(dataset.encoding.alphabet), FEATURE_LEN, 3, filters=8, units=8)
+    shape = PaperShape(len(dataset.encoding.alphabet), FEATURE_LEN, 3, filters=8, units=8)
     arrays = parameters.values(parameters.build(shape, ModelOptions(), mx.cpu(), seed=0))
     about: dict[str, Any] = {"epoch": 0, "test_accuracy": 0.5, "encoding": dataset.encoding.to_dict()}
     about |= {"classes": dataset.classes, "network": {"dropout": 0.5}}

@@ -16,9 +16,9 @@ from crepe_dist.data.alphabet import BLANK, Encoding
 from crepe_dist.data.loader import Batch, pack
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters, precision
-from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.engine import GraphEngine, NativeEngine, open_engine
 from crepe_dist.model.objective import PLAIN, Objective
+from crepe_dist.model.paper import PaperShape
 from crepe_dist.model.precision import Plan, plan
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
@@ -28,13 +28,13 @@ from tests.needs import NO_FEATURE
 
 BUILDS = library.runnable()
 IN_BFLOAT16 = [name for name in BUILDS if "avx512_bf16" in library.BUILDS[name]]
-LARGE = CrepeShape(69, 1014, 7, 64, 96)
+LARGE = PaperShape(69, 1014, 7, 64, 96)
 # Widths that are and that are not multiples of the kernels' blocks, the shortest text, more classes than a block.
 SHAPES = [
-    CrepeShape(69, 123, 3, 8, 16),
-    CrepeShape(69, 200, 40, 48, 33),
-    CrepeShape(95, 331, 4, 32, 64),
-    CrepeShape(254, 150, 2, 16, 16),  # the largest alphabet
+    PaperShape(69, 123, 3, 8, 16),
+    PaperShape(69, 200, 40, 48, 33),
+    PaperShape(95, 331, 4, 32, 64),
+    PaperShape(254, 150, 2, 16, 16),  # the largest alphabet
     LARGE,
 ]
 
@@ -53,7 +53,7 @@ def test_this_processor_runs_a_build():
     assert not trouble
 
 
-def make(shape: CrepeShape):
+def make(shape: PaperShape):
     """A network whose activations are neither tiny nor huge, so that rounding decides no maximum or ReLU."""
     network = parameters.build(shape, ModelOptions(), mx.cpu(), seed=1)
     generator = np.random.default_rng(1)
@@ -67,7 +67,7 @@ def make(shape: CrepeShape):
     return network
 
 
-def some_batch(shape: CrepeShape, rows: int, filling: int = 1, first: int = 0) -> Batch:
+def some_batch(shape: PaperShape, rows: int, filling: int = 1, first: int = 0) -> Batch:
     generator = np.random.default_rng(rows + 1)
     codes = generator.integers(0, shape.alphabet_size, (rows, shape.feature_len)).astype(np.uint8)
     codes[: rows // 2, shape.feature_len // 2 :] = BLANK
@@ -100,8 +100,8 @@ def distance(got, expected):
     return float(np.linalg.norm(got - expected) / (np.linalg.norm(expected) + 1e-6))
 
 
-def without_dropout(shape: CrepeShape) -> CrepeShape:
-    return CrepeShape(shape.alphabet_size, shape.feature_len, shape.classes, shape.filters, shape.units, 0.0)
+def without_dropout(shape: PaperShape) -> PaperShape:
+    return PaperShape(shape.alphabet_size, shape.feature_len, shape.classes, shape.filters, shape.units, 0.0)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -211,7 +211,7 @@ def test_dropout_is_that_of_the_place_in_the_global_batch(name):
 @pytest.mark.parametrize("name", [*BUILDS, None])
 def test_dropout_drops_its_share_and_keeps_the_mean(name):
     """Seen in the gradient of the last weight by one document, which shows the last hidden layer after dropout."""
-    shape = CrepeShape(69, 123, 3, 8, 2000, 0.3)
+    shape = PaperShape(69, 123, 3, 8, 2000, 0.3)
     batch = some_batch(shape, 1, filling=0)
     network = make(shape)
     engine = native(network, name) if name else by_mxnet(network)

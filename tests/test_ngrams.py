@@ -241,10 +241,10 @@ def test_the_table_is_smaller_the_more_classes_there_are():
 
 def test_which_network_is_chosen():
     assert ModelOptions().kind(999_999) == "ngrams"
-    assert ModelOptions().kind(1_000_000) == "crepe"
+    assert ModelOptions().kind(1_000_000) == "paper"
     assert ModelOptions(network="ngrams").kind(10**9) == "ngrams"
     for sized in ({"size": "tiny"}, {"filters": 8}, {"units": 8}):
-        assert ModelOptions(**sized).kind(1) == "crepe"
+        assert ModelOptions(**sized).kind(1) == "paper"
 
 
 def test_it_computes_in_float32_only():
@@ -259,7 +259,7 @@ def test_the_shape_is_known_from_the_parameters_and_the_description():
     assert parameters.shape_of(arrays, 69, 30, shape.settings()) == shape
     assert shape.parameters == sum(array.size for array in arrays.values())
     assert [layer.parameters for layer in shape.layers()][-1] == shape.parameters
-    with pytest.raises(UserError, match="not the parameters of a Crepe"):
+    with pytest.raises(UserError, match="not the parameters of a network"):
         parameters.shape_of(arrays, 69, 30)
     with pytest.raises(UserError, match="bias is missing"):
         parameters.shape_of({"weight": arrays["weight"]}, 69, 30, shape.settings())

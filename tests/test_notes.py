@@ -11,11 +11,14 @@ import pytest
 from crepe_dist import machine
 from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.ngrams import NGramShape
+from crepe_dist.model.paper import PaperShape
 from crepe_dist.settings.config import parse
+from crepe_dist.training.dry_run import layers
 from crepe_dist.training.notes import empty_classes, few_cores, few_steps, little_memory
 from tests.conftest import QUICK, command, run
 
-CREPE = CrepeShape(69, 192, 4, 128, 512)
+CREPE = CrepeShape(69, 192, 4, 6, 4096, reach=5, rows=1024, width=32, blocks=2)
+PAPER = PaperShape(69, 192, 4, 128, 512)
 NGRAMS = NGramShape(69, 192, 4, 6, 1 << 20)
 WHOLE = "a batch of 64 holds all 50 training rows, so an epoch is one step"
 
@@ -23,16 +26,17 @@ WHOLE = "a batch of 64 holds all 50 training rows, so an epoch is one step"
 @pytest.mark.parametrize(
     ("flags", "rows", "shape", "what", "remedies"),
     [
-        (["--epochs=5"], 16_000, CREPE, "", ""),
-        (["--epochs=3"], 16_000, CREPE, "750 steps are few; ", "--epochs 4 or --batch-size 48"),
-        (["--epochs=3"], 1_050, CREPE, "51 steps are few; ", "--epochs 59"),
-        (["--epochs=5", "--start-epoch=2"], 16_000, CREPE, "750 steps are few; ", "--epochs 6 or --batch-size 48"),
+        (["--epochs=5"], 16_000, PAPER, "", ""),
+        (["--epochs=3"], 16_000, PAPER, "750 steps are few; ", "--epochs 4 or --batch-size 48"),
+        (["--epochs=3"], 1_050, PAPER, "51 steps are few; ", "--epochs 59"),
+        (["--epochs=5", "--start-epoch=2"], 16_000, PAPER, "750 steps are few; ", "--epochs 6 or --batch-size 48"),
         (["--epochs=1"], 16_000, NGRAMS, "", ""),
+        (["--epochs=1"], 320, CREPE, "5 steps are few; ", "--epochs 4 or --batch-size 16"),
         (["--epochs=1"], 320, NGRAMS, "5 steps are few; ", "--epochs 4 or --batch-size 16"),
         (["--epochs=5"], 50, NGRAMS, f"{WHOLE}; 5 steps are few; ", "--epochs 20"),
         (["--epochs=50"], 50, NGRAMS, f"{WHOLE}\n", "--batch-size 7"),
-        (["--epochs=5", "--overfit-batches=2"], 50, CREPE, "", ""),
-        (["--epochs=1", "--init-from=runs/other"], 500, CREPE, "", ""),
+        (["--epochs=5", "--overfit-batches=2"], 50, PAPER, "", ""),
+        (["--epochs=1", "--init-from=runs/other"], 500, PAPER, "", ""),
     ],
 )  # fmt: skip
 def test_too_few_steps_and_too_large_batches(flags, rows, shape, what, remedies):
@@ -44,7 +48,7 @@ def test_too_few_steps_and_too_large_batches(flags, rows, shape, what, remedies)
 
 def test_what_is_advised_is_enough():
     for rows in (1, 7, 50, 1_050, 16_000):
-        for shape in (CREPE, NGRAMS):
+        for shape in (CREPE, PAPER, NGRAMS):
             epochs = shape.epochs_needed(rows, 64)
             assert "few" not in few_steps(parse([f"--epochs={epochs}"]), rows, shape)
             assert epochs == 1 or "few" in few_steps(parse([f"--epochs={epochs - 1}"]), rows, shape)
@@ -60,16 +64,23 @@ def test_classes_without_rows():
 
 
 def test_memory_and_cores(monkeypatch):
-    monkeypatch.setattr(machine, "available_memory", lambda: 16 * CREPE.parameters)
+    monkeypatch.setattr(machine, "available_memory", lambda: 16 * PAPER.parameters)
     monkeypatch.setattr(machine, "cores", lambda: 2)
-    assert little_memory(CREPE, 1) == few_cores(2) == ""
-    assert "the parameters of 2 processes take about " in little_memory(CREPE, 2)
-    assert "do:  start fewer processes, or lower model.filters" in little_memory(CREPE, 2)
+    assert little_memory(PAPER, 1) == few_cores(2) == ""
+    assert "the parameters of 2 processes take about " in little_memory(PAPER, 2)
+    assert "do:  start fewer processes, or lower model.filters" in little_memory(PAPER, 2)
     assert few_cores(3) == "note: 3 processes share 2 cores\n  do:  start at most 2 on this machine, which is faster"
 
 
+@pytest.mark.parametrize("shape", [CREPE, NGRAMS, PAPER], ids=lambda shape: shape.kind)
+def test_the_columns_of_the_layers_are_aligned(shape):
+    lines = layers(shape).splitlines()
+    assert len({len(line) for line in lines if "," in line}) == 1  # a number of parameters, the last column
+    assert lines[0].index("output") + len("output") == lines[1].rindex(str(shape.feature_len)) + len("192")
+
+
 def test_train_and_its_dry_run_say_them_before_the_first_step(data, tmp_path):
-    flags = ("--data", data, "--run-dir", tmp_path / "run", *QUICK, "--model.network=crepe", "--training.epochs=1")
+    flags = ("--data", data, "--run-dir", tmp_path / "run", *QUICK, "--model.network=paper", "--training.epochs=1")
     for more in ((), ("--dry-run",)):
         printed = run(command("train", *flags, *more), tmp_path)
         note = printed.index("note: ")

@@ -19,7 +19,7 @@ from crepe_dist.benchmarking.projection import (
     hierarchical,
     ring,
 )
-from crepe_dist.model.crepe import CrepeShape
+from crepe_dist.model.paper import PaperShape
 from tests.conftest import command, run
 
 JOB = Job(compute=0.1, batch=32, gradient=40_000_000)
@@ -97,7 +97,7 @@ def test_the_least_batch_for_an_efficiency(overlap):
 
 
 def test_parameters_of_the_notebook_s_network():
-    assert CrepeShape(69, 1014, 7, 256, 1024).parameters == 11_341_063
+    assert PaperShape(69, 1014, 7, 256, 1024).parameters == 11_341_063
 
 
 def test_the_command_prints_a_table(tmp_path):

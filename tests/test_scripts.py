@@ -35,13 +35,13 @@ def place(tmp_path_factory):
     printed = " ".join(printed.split())
     assert "It was chosen so that 99 % of the training texts fit." in printed
     assert "characters are in the alphabet." in printed
-    for network in ("crepe", "ngrams"):
+    for network in ("paper", "ngrams"):
         given = ["--data", str(folder / "letters"), "--run-dir", str(folder / network), "--model.network", network]
         crepe_dist.fit(config.parse([*given, *QUICK, "--optimizer.name=adam", "--data.batch_size=16"]))
     return folder
 
 
-@pytest.mark.parametrize("network", ["crepe", "ngrams"])
+@pytest.mark.parametrize("network", ["paper", "ngrams"])
 def test_a_checkpoint_reads_what_its_data_did(place, network):
     predictor, data = crepe_dist.load(place / network), open_dataset(place / "letters")
     assert predictor.encoding == data.encoding

@@ -28,7 +28,7 @@ from crepe_dist.data.alphabet import Encoding
 from crepe_dist.distributed.launch import Launch
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
-from crepe_dist.model.crepe import CrepeShape
+from crepe_dist.model.paper import PaperShape
 from crepe_dist.predicting.answers import explained
 from crepe_dist.predicting.model_summary import ModelSummary, summarise
 from crepe_dist.predicting.occlusion import Explanation, Word
@@ -45,6 +45,7 @@ from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.settings.serving_options import ServiceOptions
 from tests.browsing import SECONDS, Browsing, chromium, needs_browser
 from tests.conftest import FEATURE_LEN, command
+from tests.test_export import ENCODINGS, KINDS, make
 
 JSON = {"Content-Type": "application/json"}
 CLASSES = ["<i>plain</i>", "naïve", "quoted \"'&", "end"]
@@ -89,7 +90,7 @@ def client():
 def run_dir(tmp_path_factory):
     """A run with a checkpoint of a small network that nobody has trained."""
     folder = tmp_path_factory.mktemp("served") / "run"
-    shape = CrepeShape(len(Encoding().alphabet), FEATURE_LEN, 3, 16, 32, 0.0)
+    shape = PaperShape(len(Encoding().alphabet), FEATURE_LEN, 3, 16, 32, 0.0)
     network = parameters.build(shape, ModelOptions(), mx.cpu(), seed=1)
     about = {
         "epoch": 0,
@@ -124,8 +125,9 @@ class TestAnswers:
         answer = client.post("/predict", json={"texts": ["a", "", "abc"]}).json()
         assert [each["class"] for each in answer["predictions"]] == [CLASSES[1], CLASSES[0], CLASSES[3]]
 
-    def test_as_the_predictor_says(self, run_dir):
-        predictor = load(run_dir)
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_as_the_predictor_says(self, kind, tmp_path):
+        predictor = load(make(tmp_path, kind, ENCODINGS["paper"]))
         texts = ["qua", "zig zag " * 30, ""]
         with service(predictor.predict) as client:
             answers = client.post("/predict", json={"texts": texts}).json()["predictions"]
@@ -133,8 +135,9 @@ class TestAnswers:
             assert each["class"] == expected.label
             assert each["probability"] == pytest.approx(expected.probability, abs=1e-3)
 
-    def test_an_explanation_is_that_of_the_predictor(self, run_dir):
-        predictor = load(run_dir)
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_an_explanation_is_that_of_the_predictor(self, kind, tmp_path):
+        predictor = load(make(tmp_path, kind, ENCODINGS["paper"]))
         text = "a quiet zig é qua"
         with service(predictor.predict, explain=partial(predictor.explain_in_batches, batch_size=3)) as client:
             answer = client.post("/predict", json={"text": text, "explain": True, "top": 1}).json()

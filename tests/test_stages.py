@@ -1,4 +1,4 @@
-"""The two graphs of the Crepe network, and the order in which they compute gradients; no GPU is needed."""
+"""The two graphs of the paper's network, and the order in which they compute gradients; no GPU is needed."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from mxnet import autograd
 
 from crepe_dist.data.loader import pack
 from crepe_dist.model import parameters
-from crepe_dist.model.crepe import Crepe, CrepeShape
 from crepe_dist.model.engine import GraphEngine
+from crepe_dist.model.paper import Paper, PaperShape
 from crepe_dist.model.precision import Plan
 from crepe_dist.settings.model_options import ModelOptions
 
-SHAPE = CrepeShape(69, 123, 3, 8, 16, 0.5)
+SHAPE = PaperShape(69, 123, 3, 8, 16, 0.5)
 ROWS = 2
 # Gradients that Horovod sends: of the dense layers, and of the convolutions.
 DENSE = re.compile(r"dense|logits")
 CONVOLUTION = re.compile(r"conv")
 
 
-def make(device=None, precision: str = "float32") -> Crepe:
+def make(device=None, precision: str = "float32") -> Paper:
     mx.random.seed(0)
     network = SHAPE.build(ModelOptions(), mx.cpu())
     network.hybridize(static_alloc=True, static_shape=True)
@@ -88,7 +88,7 @@ def test_a_training_step_records_tower_and_head():
     network = make()
     codes = mx.nd.array(np.zeros((ROWS, SHAPE.feature_len)), dtype="uint8")
     with autograd.record():
-        logits = network.training_logits(lambda *shape: mx.nd.ones((ROWS, *shape), dtype="uint8"), codes)
+        (logits,) = network.training_logits(lambda _, *shape: mx.nd.ones((ROWS, *shape), dtype="uint8"), codes)
     recorded = [name for name in autograd.get_symbol(logits).get_internals().list_outputs() if name.startswith("node_")]
     assert len(recorded) == 2
     assert "flatten" in recorded[0]
@@ -104,7 +104,8 @@ def test_a_gpu_pools_in_two_dimensions():
     codes = mx.sym.var("codes")
     assert pools(make()(codes)) == ["(3,)"] * 3
     network = make(mx.gpu(0))
-    assert pools(network.training_logits(lambda *_: mx.sym.var("kept"), codes)) == ["(1, 3)"] * 3
+    (logits,) = network.training_logits(lambda *_: mx.sym.var("kept"), codes)
+    assert pools(logits) == ["(1, 3)"] * 3
     assert pools(network(codes)) == ["(1, 3)"] * 3
 
 
@@ -121,7 +122,7 @@ def test_both_pools_give_the_same():
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-def trained(network: Crepe):
+def trained(network: Paper):
     return list(parameters.trained(network).values())
 
 

@@ -25,6 +25,7 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import RunFolder, choose
 from crepe_dist.runs.state import load_newest
 from crepe_dist.settings.config import Config, parse
+from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.settings.training_options import OptimizerOptions
 from crepe_dist.training import estimate, schedule
 from crepe_dist.training.dry_run import dry_run
@@ -54,7 +55,7 @@ class TestRunFolder:
             assert about["encoding"]["feature_len"] == 123
             assert len(about["encoding"]["alphabet"]) == 69
             assert about["network"] == {
-                "kind": "crepe",
+                "kind": "paper",
                 "filters": 16,
                 "units": 32,
                 "dropout": 0.0,
@@ -112,7 +113,7 @@ class TestRunFolder:
         assert saved["data"]["batch_size"] == 50
         assert parse(["--config", str(run_dir / "config.yaml")]).identity() == {
             "batch_size": 50,
-            "model": saved["model"],
+            "model": ModelOptions(**saved["model"]).identity(),
             "optimizer": saved["optimizer"],
             "training": saved["training"],
         }
@@ -481,7 +482,7 @@ def test_few_batches_are_learnt_by_heart_and_scored(kernels, data, tmp_path):
 
 @pytest.mark.parametrize(
     ("network", "layer"),
-    [("crepe", "convolution 6, width 3 16 × 3"), ("ngrams", "n-grams of 1 to 6 ≤ 723")],
+    [("paper", "convolution 6, width 3 16 × 3"), ("ngrams", "n-grams of 1 to 6 ≤ 723")],
 )
 def test_a_dry_run_shows_shapes_memory_and_time_and_writes_nothing(data, tmp_path, network, layer):
     arguments = ("--data", data, "--run-dir", tmp_path / "run", "--dry-run", *QUICK, "--model.network", network)

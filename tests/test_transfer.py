@@ -18,8 +18,10 @@ from crepe_dist.data.loader import pack
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_json
 from crepe_dist.model import parameters
-from crepe_dist.model.crepe import CrepeShape, lengths, shortest
-from crepe_dist.model.ngrams import NGrams, NGramShape
+from crepe_dist.model.crepe import CrepeShape
+from crepe_dist.model.ngrams import NGramShape
+from crepe_dist.model.paper import PaperShape, lengths, shortest
+from crepe_dist.model.shape import Shape
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import find_sources
@@ -31,7 +33,8 @@ from crepe_dist.training import transfer
 from crepe_dist.training.engine_setup import build_network
 from tests.conftest import FEATURE_LEN, QUICK, command, launch_prefix, losses, run, write_csv
 
-CREPE = ModelOptions(filters=8, units=12)
+CREPE = ModelOptions(network="crepe", longest=3, buckets=64, reach=4, embeddings=1024, width=32, blocks=2)
+PAPER = ModelOptions(filters=8, units=12)
 NGRAMS = ModelOptions(network="ngrams", longest=3, buckets=64)
 OTHER_CLASSES = {"number": ["one", "two"], "names": ["first", "second", "fourth"]}
 ANOTHER_ORDER = ["third", "first", "second"]
@@ -68,6 +71,11 @@ def dataset(data) -> Dataset:
 
 
 @pytest.fixture(scope="module")
+def paper(dataset, tmp_path_factory) -> str:
+    return write_run(tmp_path_factory.mktemp("paper"), PAPER, dataset)
+
+
+@pytest.fixture(scope="module")
 def crepe(dataset, tmp_path_factory) -> str:
     return write_run(tmp_path_factory.mktemp("crepe"), CREPE, dataset)
 
@@ -78,10 +86,10 @@ def ngrams(dataset, tmp_path_factory) -> str:
 
 
 @pytest.fixture
-def foreign(crepe, tmp_path) -> str:
+def foreign(paper, tmp_path) -> str:
     """Parameters that nothing describes."""
     path = tmp_path / "notebook.params"
-    path.write_bytes(checkpoint.find(crepe).read_bytes())
+    path.write_bytes(checkpoint.find(paper).read_bytes())
     return str(path)
 
 
@@ -98,13 +106,11 @@ def given_arrays(given: str) -> parameters.Arrays:
 
 def logits(network, dataset: Dataset) -> np.ndarray:
     codes = dataset.parts["test"].codes(np.arange(9))
-    if isinstance(network, NGrams):
-        batch = pack(codes, np.zeros(9, np.int32), 9, 9)
-        return network(*network.inputs(batch, mx.nd.array(codes, dtype="uint8"))).asnumpy()
-    return network(mx.nd.array(codes, dtype="uint8")).asnumpy()
+    batch = pack(codes, np.zeros(9, np.int32), 9, 9)
+    return network(*network.inputs(batch, mx.nd.array(codes, dtype="uint8"))).asnumpy()
 
 
-@pytest.mark.parametrize("kind", ["crepe", "ngrams"])
+@pytest.mark.parametrize("kind", ["crepe", "paper", "ngrams"])
 class TestTheSameClasses:
     def test_all_is_taken_and_nothing_else_has_to_be_given(self, request, kind, dataset):
         given = request.getfixturevalue(kind)
@@ -127,18 +133,36 @@ class TestTheSameClasses:
 
 @pytest.mark.parametrize("classes", OTHER_CLASSES.values(), ids=OTHER_CLASSES.keys())
 class TestOtherClasses:
-    def test_only_the_last_layer_is_new(self, crepe, dataset, classes):
+    def test_only_the_last_layer_is_new(self, paper, dataset, classes):
         other = with_classes(dataset, classes)
-        network, said = started(crepe, other)
-        got, before = parameters.values(network), given_arrays(crepe)
-        fresh = parameters.values(build_network(Config(model=CREPE), other, mx.cpu()))
+        network, said = started(paper, other)
+        got, before = parameters.values(network), given_arrays(paper)
+        fresh = parameters.values(build_network(Config(model=PAPER), other, mx.cpu()))
         for name, array in got.items():
             np.testing.assert_array_equal(array, (fresh if name in LAST else before)[name])
         assert got["14.weight"].shape == (len(classes), 12)
         assert np.abs(got["14.weight"]).max() > 0
         assert said.startswith("convolutions 1 to 6, dense 1 and 2 from")
-        assert "logits new" in said
+        assert "the rest new" in said
         assert "first, second and third" in said
+
+    def test_the_towers_embeddings_and_convolutions_are_kept_and_the_n_grams_counted_anew(
+        self, crepe, dataset, classes
+    ):
+        other = with_classes(dataset, classes)
+        network, said = started(crepe, other)
+        got, before = parameters.values(network), given_arrays(crepe)
+        fresh = parameters.values(build_network(Config(model=CREPE), other, mx.cpu()))
+        kept = {name for name in got if name.startswith(("tower.table", "tower.convolutions"))}
+        assert len(kept) == 9
+        for name, array in got.items():
+            np.testing.assert_array_equal(array, (before if name in kept else fresh)[name])
+        assert got["ngrams.weight"].shape == (64, len(classes))
+        assert got["tower.out.weight"].shape == (len(classes), 64)
+        assert not transfer.read(crepe, ModelOptions(), other).has_counts
+        assert transfer.read(crepe, ModelOptions(), dataset).has_counts
+        assert said.startswith("embeddings and convolutions from")
+        assert "the rest new" in said
 
     def test_of_n_grams_nothing_could_be_kept(self, ngrams, dataset, classes):
         with pytest.raises(UserError, match="an n-gram network for other classes") as error:
@@ -157,16 +181,16 @@ class TestEncodings:
         ],
         ids=["length", "direction", "capitals", "alphabet"],
     )
-    def test_another_one_is_refused_with_what_to_prepare_with(self, crepe, dataset, encoding, flag):
+    def test_another_one_is_refused_with_what_to_prepare_with(self, paper, dataset, encoding, flag):
         with pytest.raises(UserError, match="encoded differently") as error:
-            transfer.read(crepe, ModelOptions(), replace(dataset, encoding=encoding))
+            transfer.read(paper, ModelOptions(), replace(dataset, encoding=encoding))
         assert flag in error.value.remedy
         assert error.value.remedy.endswith("--alphabet usual")
 
     def test_what_was_said_to_prepare_with_helps(self, dataset, tmp_path, monkeypatch):
         """Also with an alphabet of its own, which only a file can tell."""
         own = replace(dataset, encoding=Encoding(feature_len=130, alphabet=CYRILLIC))
-        given = write_run(tmp_path / "run", CREPE, own)
+        given = write_run(tmp_path / "run", PAPER, own)
         with pytest.raises(UserError) as error:
             transfer.read(given, ModelOptions(), dataset)
         flags = shlex.split(error.value.remedy.partition(" with ")[2])
@@ -176,11 +200,11 @@ class TestEncodings:
         prepare_command.main()
         prepared = open_dataset(out)
         assert prepared.encoding == own.encoding
-        assert "logits new" in transfer.read(given, ModelOptions(), prepared).summary
+        assert "the rest new" in transfer.read(given, ModelOptions(), prepared).summary
 
-    def test_accents_may_be_folded_or_not(self, crepe, dataset):
+    def test_accents_may_be_folded_or_not(self, paper, dataset):
         unfolded = replace(dataset, encoding=replace(dataset.encoding, fold_accents=False))
-        assert transfer.read(crepe, ModelOptions(), unfolded).shape.classes == 3
+        assert transfer.read(paper, ModelOptions(), unfolded).shape.classes == 3
 
     def test_n_grams_may_be_of_longer_texts_but_not_of_other_characters(self, ngrams, dataset):
         longer = replace(dataset, encoding=Encoding(feature_len=200))
@@ -199,9 +223,9 @@ class TestSettings:
             (ModelOptions(network="ngrams"), "model.network ngrams"),
         ],
     )
-    def test_that_ask_for_another_crepe_are_refused(self, crepe, dataset, options, message):
+    def test_that_ask_for_another_paper_are_refused(self, paper, dataset, options, message):
         with pytest.raises(UserError, match=message) as error:
-            transfer.read(crepe, options, dataset)
+            transfer.read(paper, options, dataset)
         assert "omit" in error.value.remedy
 
     @pytest.mark.parametrize(
@@ -209,8 +233,8 @@ class TestSettings:
         [
             (ModelOptions(longest=4), "4 longest"),
             (ModelOptions(buckets=128), "128 buckets"),
-            (ModelOptions(network="crepe"), "model.network crepe"),
-            (ModelOptions(filters=8), "model.network crepe"),
+            (ModelOptions(network="paper"), "model.network paper"),
+            (ModelOptions(filters=8), "model.network paper"),
         ],
     )
     def test_that_ask_for_other_n_grams_are_refused(self, ngrams, dataset, options, message):
@@ -218,10 +242,27 @@ class TestSettings:
             transfer.read(ngrams, options, dataset)
         assert "omit" in error.value.remedy
 
-    def test_that_ask_for_what_is_there_are_fine(self, crepe, ngrams, dataset):
-        for options, dropout in ((replace(CREPE, dropout=0.2), 0.2), (ModelOptions(units=12), 0.5)):
-            expected = CrepeShape(69, FEATURE_LEN, 3, 8, 12, dropout)
-            assert transfer.read(crepe, options, dataset).shape == expected
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (ModelOptions(buckets=128), "128 buckets"),
+            (ModelOptions(embeddings=2048), "2048 rows"),
+            (ModelOptions(width=64), "64 width"),
+            (ModelOptions(blocks=3), "3 blocks"),
+            (ModelOptions(network="ngrams"), "model.network ngrams"),
+        ],
+    )
+    def test_that_ask_for_another_tower_are_refused(self, crepe, dataset, options, message):
+        with pytest.raises(UserError, match=message) as error:
+            transfer.read(crepe, options, dataset)
+        assert "omit" in error.value.remedy
+
+    def test_that_ask_for_what_is_there_are_fine(self, crepe, paper, ngrams, dataset):
+        for options, dropout in ((replace(PAPER, dropout=0.2), 0.2), (ModelOptions(units=12), 0.5)):
+            expected: Shape = PaperShape(69, FEATURE_LEN, 3, 8, 12, dropout)
+            assert transfer.read(paper, options, dataset).shape == expected
+        expected = CrepeShape(69, FEATURE_LEN, 3, 3, 64, reach=4, rows=1024, width=32, blocks=2, dropout=0.1)
+        assert transfer.read(crepe, replace(CREPE, dropout=0.1), dataset).shape == expected
         assert transfer.read(ngrams, NGRAMS, dataset).shape == NGramShape(69, FEATURE_LEN, 3, 3, 64)
 
 
@@ -236,7 +277,7 @@ class TestForeign:
         got = parameters.values(network)
         assert got["14.weight"].shape == (2, 12)
         np.testing.assert_array_equal(got["12.weight"], given_arrays(foreign)["12.weight"])
-        assert "logits new" in said
+        assert "the rest new" in said
         assert "3 classes" in said
 
     def test_the_length_to_prepare_with_is_told(self, foreign, dataset):
@@ -249,8 +290,8 @@ class TestForeign:
         assert lengths(shortest(positions))[-1] == positions
         assert lengths(shortest(positions) - 1)[-1] == positions - 1
 
-    def test_a_description_of_another_network_is_refused(self, crepe, dataset, tmp_path):
-        path = checkpoint.find(crepe)
+    def test_a_description_of_another_network_is_refused(self, paper, dataset, tmp_path):
+        path = checkpoint.find(paper)
         (tmp_path / path.name).write_bytes(path.read_bytes())
         about = read_json(path.with_suffix(".json"))
         write_json(tmp_path / path.with_suffix(".json").name, {**about, "classes": ["a", "b"]})
@@ -278,7 +319,7 @@ class TestTraining:
         crepe_dist.fit(config.parse([*flags, "--run-dir", str(place / "alone")]))
         said = capsys.readouterr().out
         assert "start     convolutions 1 to 6, dense 1 and 2 from" in said
-        assert "network   Crepe, 16 filters, 32 units" in said
+        assert "network   the paper's network, 16 filters, 32 units" in said
         assert len(crepe_dist.load(place / "alone").classes) == 2
         printed = run(command("train", *flags, "--run-dir", place / "both", processes=2), place)
         assert printed.count("start     convolutions 1 to 6") == 1
@@ -287,7 +328,7 @@ class TestTraining:
     @pytest.mark.slow
     def test_ranks_that_start_from_other_parameters(self, place, flags, dataset):
         for rank in (0, 1):
-            write_run(place / str(rank) / "given", CREPE, dataset, seed=rank)
+            write_run(place / str(rank) / "given", PAPER, dataset, seed=rank)
         words = command("train", *flags, "--init-from", "given", "--run-dir", place / "never")
         line = f"cd $HOROVOD_RANK && {shlex.join(words)}"
         printed = run([*launch_prefix(2), "sh", "-c", line], place, code=None)

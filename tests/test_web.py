@@ -20,6 +20,8 @@ from crepe_dist.errors import UserError
 from crepe_dist.exporting import web_page, web_runtime
 from crepe_dist.exporting.exporter import export
 from crepe_dist.exporting.onnx_graph import about as metadata
+from crepe_dist.model import tower
+from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.ngrams import NGramShape, look_up
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings.model_options import LONGEST_NGRAM
@@ -141,21 +143,33 @@ class TestEncoder:
     @pytest.mark.parametrize("longest", [1, LONGEST_NGRAM])
     @pytest.mark.parametrize("length", [3, 60])
     def test_it_finds_the_buckets_that_we_find(self, browser, longest, length):
-        encoding = Encoding("paper", length)
-        shape = NGramShape(len(encoding.alphabet), length, 2, longest, (1 << 24) - 3)
+        encoding, rows = Encoding("paper", length), 1000
+        size = len(encoding.alphabet), length, 2
+        shape = CrepeShape(*size, longest, (1 << 24) - 3, reach=longest, rows=rows, width=32, blocks=2)
         codes = encoding.encode(texts())
         found = self.found(
             browser,
             metadata(shape, encoding, ["a", "b"]),
-            "return JSON.parse(arguments[1]).map((codes) => [...encoder.buckets(Uint8Array.from(codes))])",
+            "return JSON.parse(arguments[1]).map((codes) => {"
+            "  const {buckets, own, places} = encoder.inputs(Uint8Array.from(codes));"
+            "  return [[...buckets[1]].filter((each, place) => own[1][place]), [...places[1]], places[2]];"
+            "})",
             codes.tolist(),
         )
-        for row, buckets, count in zip(found, *look_up(codes, shape)):
-            assert row == sorted(buckets[:count].tolist())
+        hashed = zip(*look_up(codes, shape.table))
+        expected = [buckets[:count].tolist() for buckets, count in hashed]
+        places, known, inside = tower.look_up(codes, shape.alphabet_size, longest, rows)
+        for row, (buckets, at, dimensions) in enumerate(found):
+            read = max(1, int(inside[row].sum()))
+            assert dimensions == [1, read, longest]
+            assert at == np.where(known[row], places[row], rows)[:read].ravel().tolist()
+            assert sorted(buckets) == sorted(expected[row])
 
 
 @needs_browser
-@pytest.mark.parametrize(("kind", "name", "way"), [("ngrams", "paper", "http"), ("crepe", "own", "file")])
+@pytest.mark.parametrize(
+    ("kind", "name", "way"), [("crepe", "full", "file"), ("ngrams", "paper", "http"), ("paper", "own", "file")]
+)
 def test_the_page_answers_as_predict_does(kind, name, way, browser, tmp_path):
     predictor, folder = made(tmp_path, kind, ENCODINGS[name])
     given = texts()
@@ -259,7 +273,7 @@ class TestHostile(Browsing):
 @needs_browser
 class TestUse(Browsing):
     def test_by_keyboard(self, browser, tmp_path):
-        _, folder = made(tmp_path, "crepe", ENCODINGS["notebook"], CLASSES, {"name": "three kinds"})
+        _, folder = made(tmp_path, "paper", ENCODINGS["notebook"], CLASSES, {"name": "three kinds"})
         browser.get((folder / web_page.PAGE).as_uri())
         browser.switch_to.active_element.send_keys("qua zig ")  # where the page puts a person
         self.until(browser, lambda: sum(self.bars(browser)) == pytest.approx(1, abs=0.01))
@@ -289,7 +303,7 @@ class TestUse(Browsing):
 
 
 def test_parameters_from_elsewhere(tmp_path):
-    path = make(tmp_path, "crepe", ENCODINGS["notebook"])
+    path = make(tmp_path, "paper", ENCODINGS["notebook"])
     path.with_suffix(".json").unlink()
     predictor = crepe_dist.load(path, mode="notebook", feature_len=FEATURE_LEN, classes=CLASSES, device="cpu")
     export(predictor, None, "web", tmp_path / "page", usual(20), path.name)

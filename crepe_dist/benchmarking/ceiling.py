@@ -10,8 +10,8 @@ from typing import Any
 from crepe_dist.benchmarking import ours
 from crepe_dist.data.loader import Batch
 from crepe_dist.distributed.world import World
-from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.matrix_products import products
+from crepe_dist.model.paper import PaperShape
 from crepe_dist.settings.model_options import Precision
 from crepe_dist.timing import in_turns, paired, rate
 
@@ -28,13 +28,13 @@ class Network:
     batch: Batch
 
 
-def open_network(shape: CrepeShape, device: Any, batch: Batch, precision: Precision) -> Network:
+def open_network(shape: PaperShape, device: Any, batch: Batch, precision: Precision) -> Network:
     training = ours.Training(shape, World(), device, precision)
     return Network(precision, training, ours.Forward(shape, device, batch, precision), batch)
 
 
 def shares(
-    networks: list[Network], shape: CrepeShape, rates: dict[str, float], device: Any, rounds: int
+    networks: list[Network], shape: PaperShape, rates: dict[str, float], device: Any, rounds: int
 ) -> dict[str, float]:
     """Measure the shares of the ceiling that a step and a forward pass reach in nominal operations.
 

@@ -15,7 +15,7 @@ from mxnet import autograd, gluon
 from mxnet.gluon import nn
 
 from crepe_dist.data.alphabet import ALPHABET
-from crepe_dist.model.crepe import CONVOLUTIONS, POOL, CrepeShape
+from crepe_dist.model.paper import CONVOLUTIONS, POOL, PaperShape
 
 INDEX = {letter: position for position, letter in enumerate(ALPHABET)}
 
@@ -40,7 +40,7 @@ class Loop:
     """
 
     def __init__(
-        self, texts: Sequence[str], labels: Sequence[int], shape: CrepeShape, batch_size: int, device: Any
+        self, texts: Sequence[str], labels: Sequence[int], shape: PaperShape, batch_size: int, device: Any
     ) -> None:
         self._network = _network(shape)
         self._device = device
@@ -80,7 +80,7 @@ class _Texts:
         return encode(self._texts[index], self._feature_len), self._labels[index]
 
 
-def _network(shape: CrepeShape) -> Any:
+def _network(shape: PaperShape) -> Any:
     network = nn.HybridSequential()
     for kernel, pooled in CONVOLUTIONS:
         network.add(nn.Conv1D(channels=shape.filters, kernel_size=kernel, activation="relu"))

@@ -13,8 +13,8 @@ from crepe_dist.data.alphabet import Codes, Encoding
 from crepe_dist.data.dataset import Part
 from crepe_dist.data.loader import Batch, batches, epoch_order, pack
 from crepe_dist.distributed.world import World
-from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.engine import Engine, open_engine
+from crepe_dist.model.paper import PaperShape
 from crepe_dist.model.parameters import build, trained
 from crepe_dist.model.precision import plan
 from crepe_dist.preparing.shards import MAX_CHUNK
@@ -52,7 +52,7 @@ class Loading:
 class Training:
     """Training steps."""
 
-    def __init__(self, shape: CrepeShape, world: World, device: Any, precision: Precision = "auto") -> None:
+    def __init__(self, shape: PaperShape, world: World, device: Any, precision: Precision = "auto") -> None:
         self.engine = _engine(shape, device, precision)
         trainer = world.trainer(trained(self.engine.network), self.engine.optimizer("sgd", SETTINGS))
         self._step = TrainingStep(self.engine, trainer, world.size, 0, None)
@@ -87,7 +87,7 @@ class Training:
 class Forward:
     """Forward pass of a batch, including the copy of the logits to the host."""
 
-    def __init__(self, shape: CrepeShape, device: Any, batch: Batch, precision: Precision = "auto") -> None:
+    def __init__(self, shape: PaperShape, device: Any, batch: Batch, precision: Precision = "auto") -> None:
         self._engine = _engine(shape, device, precision)
         self._engine.refresh()
         self._batch = batch
@@ -120,7 +120,7 @@ def waiting(split: Part, batch_size: int, step: float) -> float:
     return waited / (time.perf_counter() - start)
 
 
-def _engine(shape: CrepeShape, device: Any, precision: Precision) -> Engine:
+def _engine(shape: PaperShape, device: Any, precision: Precision) -> Engine:
     options = ModelOptions(precision=precision)
     return open_engine(build(shape, options, device, seed=0), plan(options, device), device)
 

@@ -20,7 +20,7 @@ from crepe_dist.timing import in_turns, paired
 if (
     TYPE_CHECKING
 ):  # not imported here, because it imports MXNet: benchmarks/gpu.py reports that MXNet cannot be imported
-    from crepe_dist.model.crepe import CrepeShape
+    from crepe_dist.model.paper import PaperShape
 
 SIZES = (2, 4)  # world sizes, limited by the number of cores or GPUs
 KINDS = ("weak", "strong")
@@ -43,7 +43,7 @@ def obstacle(on: str = "cpu") -> str:
     return ""
 
 
-def run(shape: CrepeShape, batch: int, rounds: int, seconds: float, on: str = "cpu") -> dict[str, Any]:
+def run(shape: PaperShape, batch: int, rounds: int, seconds: float, on: str = "cpu") -> dict[str, Any]:
     """Measure weak scaling (``batch`` documents per process) and strong scaling (``batch`` over all processes).
 
     On a CPU, every process has one thread and one core. The processes live through all rounds, and are stopped when it

@@ -11,7 +11,7 @@ import numpy as np
 from crepe_dist.benchmarking.ours import SETTINGS, Training
 from crepe_dist.data.loader import pack
 from crepe_dist.distributed.device import pick
-from crepe_dist.model.crepe import CrepeShape
+from crepe_dist.model.paper import PaperShape
 from crepe_dist.model.parameters import build
 from crepe_dist.settings.model_options import ModelOptions, Precision
 
@@ -25,7 +25,7 @@ class Worker:
 
     def build(self, on: str = "cpu", precision: Precision = "auto", **shape: Any) -> dict[str, Any]:
         """Build the network, on a GPU of its own or on the CPU; answer the ``bytes`` of its gradients."""
-        self._shape = CrepeShape(**shape)
+        self._shape = PaperShape(**shape)
         device = pick(on, self._world)
         if on == "gpu" and self._world.size == 1:
             device = mx.gpu(self._place)  # independent processes do not know of each other's GPUs

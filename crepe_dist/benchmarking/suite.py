@@ -15,8 +15,8 @@ from crepe_dist.benchmarking.short_texts import Rows
 from crepe_dist.data.alphabet import ALPHABET, Codes, Encoding
 from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.distributed.world import World
-from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.matrix_products import products
+from crepe_dist.model.paper import PaperShape
 from crepe_dist.native import library
 from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import Split
@@ -114,7 +114,7 @@ def _encoding(texts: list[str], sizes: Sizes) -> dict[str, float]:
 def _network(
     texts: list[str],
     codes: Codes,
-    shape: CrepeShape,
+    shape: PaperShape,
     sizes: Sizes,
     device: Any,
     say: Callable[[str], None],
@@ -160,8 +160,8 @@ def _ratios(rates: dict[str, float], scaled: dict[str, Any]) -> dict[str, float]
     return ratios
 
 
-def shape_of(sizes: Sizes) -> CrepeShape:
-    return CrepeShape(len(ALPHABET), sizes.feature_len, sizes.classes, sizes.filters, sizes.units)
+def shape_of(sizes: Sizes) -> PaperShape:
+    return PaperShape(len(ALPHABET), sizes.feature_len, sizes.classes, sizes.filters, sizes.units)
 
 
 def training_rate(sizes: Sizes, device: Any) -> float:
@@ -173,7 +173,7 @@ def training_rate(sizes: Sizes, device: Any) -> float:
     return alternate({"train": partial(rate, step, sizes.seconds)}, sizes.rounds)["train"]
 
 
-def _scaling(shape: CrepeShape, sizes: Sizes, device: Any, say: Callable[[str], None]) -> dict[str, Any]:
+def _scaling(shape: PaperShape, sizes: Sizes, device: Any, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure scaling (see ``scaling.run``), or return the reason as ``skipped``."""
     reason = scaling.obstacle(device.device_type)
     if reason:

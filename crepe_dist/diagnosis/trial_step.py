@@ -10,8 +10,8 @@ import numpy as np
 
 from crepe_dist.data.loader import pack
 from crepe_dist.distributed.world import World
-from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.engine import open_engine
+from crepe_dist.model.paper import PaperShape
 from crepe_dist.model.parameters import build, values
 from crepe_dist.model.precision import plan
 from crepe_dist.mxnet_internals import structural_parameters
@@ -27,7 +27,7 @@ def step(world: World, device: str) -> dict[str, Any]:
     """Make one training step like ``train``; report digests of the weights before and after it."""
     # Not `pick`: two processes may have to share the only GPU.
     place = mx.gpu(world.local_rank % mx.context.num_gpus()) if device == "gpu" else mx.cpu()
-    shape = CrepeShape(alphabet_size=69, feature_len=SHORTEST, classes=4, filters=32, units=64)
+    shape = PaperShape(alphabet_size=69, feature_len=SHORTEST, classes=4, filters=32, units=64)
     network = build(shape, ModelOptions(), place, seed=world.rank)
     engine = open_engine(network, plan(ModelOptions(), place), place)
     world.broadcast_parameters(structural_parameters(network))

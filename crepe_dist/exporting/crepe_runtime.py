@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime
 
-FORMAT = "1"  # version of the metadata
+FORMAT = "2"  # version of the metadata
 BLANK = 255  # code of unknown characters and of padding
 MAX_BATCH = 64  # texts
 MAX_ACTIVATIONS = 1 << 24  # numbers in the output of one layer for one batch
@@ -38,12 +38,8 @@ class Prediction(NamedTuple):
 
 
 class Classifier:
-    """Classifier of texts.
-
-    Args:
-        model: path of a .onnx file, or its content; ValueError is raised if it was not exported by crepe_dist.
-        providers: names of ONNX Runtime's execution providers.
-    """
+    """Classifier of texts. ``model`` is the path or the content of a .onnx file, and ``providers`` names ONNX Runtime's
+    execution providers. ValueError is raised if crepe_dist did not export the model."""
 
     def __init__(self, model: str | bytes, providers: Sequence[str] = ("CPUExecutionProvider",)) -> None:
         self.session = onnxruntime.InferenceSession(model, providers=list(providers))
@@ -56,7 +52,7 @@ class Classifier:
         self.table = np.full(0x110000, BLANK, np.uint8)
         for code, characters in enumerate(self.about["characters"]):
             self.table[[ord(character) for character in characters]] = code
-        width = self.about["longest"] * len(self.classes) if self.about["kind"] == "ngrams" else FILTERS
+        width = max(FILTERS, self.about.get("longest", 0) * len(self.classes))
         self.batch_size: int = min(MAX_BATCH, max(1, MAX_ACTIVATIONS // (self.about["feature_len"] * width)))
 
     def encode(self, texts: Sequence[str]) -> np.ndarray[Any, Any]:
@@ -70,30 +66,34 @@ class Classifier:
         return codes
 
     def inputs(self, codes: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
-        """Convert codes to the model's inputs: the codes themselves, uint8 [n, feature_len], or for n-grams their
-        ``buckets``, int32 [n, K], padded, and the mask ``own``, float32 [n, K], which is 0 for padding."""
-        if self.about["kind"] != "ngrams":
+        """Convert codes, uint8 [n, feature_len], to the model's inputs. Kind paper reads the ``codes`` themselves. Kind
+        ngrams reads the ``buckets`` of each text, int32 [n, K], and the mask ``own``, float32 [n, K], 1 for the first
+        occurrence of a bucket. Kind crepe also reads ``places``: the n-grams at each position, int32 [n, L, reach]."""
+        if self.about["kind"] == "paper":
             return {"codes": codes}
-        found = [self.buckets(row) for row in codes]
-        most = max([1, *map(len, found)])
-        buckets, own = np.zeros((len(codes), most), np.int32), np.zeros((len(codes), most), np.float32)
-        for row, each in enumerate(found):
-            buckets[row, : len(each)], own[row, : len(each)] = each, 1
-        return {"buckets": buckets, "own": own}
+        codes = codes[:, : 1 + np.flatnonzero((codes != BLANK).any(axis=0)).max(initial=0)]  # the end of the longest
+        buckets = self.hashed(codes, self.about["longest"], self.about["buckets"]).reshape(len(codes), -1)
+        buckets.sort(axis=1)
+        own = buckets < self.about["buckets"]
+        own[:, 1:] &= buckets[:, 1:] != buckets[:, :-1]
+        inputs = {"buckets": buckets * own, "own": own.astype(np.float32)}
+        if self.about["kind"] == "crepe":
+            inputs["places"] = self.hashed(codes, self.about["reach"], self.about["rows"])
+        return inputs
 
-    def buckets(self, codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Hash the n-grams of known characters into distinct buckets: uint8 [feature_len] → int32 [k]."""
-        digits, known = codes.astype(np.uint64) + np.uint64(1), codes != BLANK
-        key, good = digits, known
-        keys = [key[good]]
-        for n in range(1, self.about["longest"]):
-            key, good = key[:-1] * np.uint64(257) + digits[n:], good[:-1] & known[n:]
-            keys.append(key[good])
-        z = np.concatenate(keys)  # the finaliser of SplitMix64, modulo 2^64
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = (z ^ (z >> np.uint64(31))) >> np.uint64(32)
-        return np.asarray(np.unique((z * np.uint64(self.about["buckets"]) >> np.uint64(32)).astype(np.int32)))
+    def hashed(self, codes: np.ndarray[Any, Any], longest: int, rows: int) -> np.ndarray[Any, Any]:
+        """Hash the n-grams of 1 … longest characters that start at each position: uint8 [n, L] → int32 [n, L, longest]
+        below ``rows``; or ``rows`` itself, where there are unknown characters or the text ends."""
+        found = np.full((*codes.shape, longest), rows, np.int32)
+        key, known = np.zeros(codes.shape, np.uint64), np.ones(codes.shape, np.bool_)
+        for n, end in zip(range(longest), range(codes.shape[1], 0, -1)):
+            key = key[:, :end] * np.uint64(257) + codes[:, n:] + np.uint64(1)
+            known = known[:, :end] & (codes[:, n:] != BLANK)
+            z = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # SplitMix64's finaliser, modulo 2^64
+            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            z = (z ^ (z >> np.uint64(31))) >> np.uint64(32)
+            found[:, :end, n] = np.where(known, z * np.uint64(rows) >> np.uint64(32), rows)
+        return found
 
     def probabilities(self, codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Compute the probabilities in one batch: uint8 [n, feature_len] → float32 [n, classes]."""

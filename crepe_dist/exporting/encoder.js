@@ -1,4 +1,4 @@
-// Encoder of text for a crepe_dist model: the methods encode, inputs and buckets of crepe_runtime.py's Classifier.
+// Encoder of text for a crepe_dist model: the methods encode, inputs and hashed of crepe_runtime.py's Classifier.
 //
 //     const encoder = new Encoder(about);             // about: the model's metadata, parsed
 //     const codes = encoder.encode("a text");         // Uint8Array [feature_len]
@@ -35,24 +35,30 @@ export class Encoder {
   }
 
   inputs(codes) {
-    if (this.about.kind !== "ngrams") return {codes: ["uint8", codes, [1, codes.length]]};
-    const found = this.buckets(codes), shape = [1, Math.max(1, found.length)];
-    const buckets = new Int32Array(shape[1]), own = new Float32Array(shape[1]).fill(1, 0, found.length);
-    buckets.set(found);
-    return {buckets: ["int32", buckets, shape], own: ["float32", own, shape]};
+    const {kind, longest, buckets, reach, rows} = this.about;
+    if (kind === "paper") return {codes: ["uint8", codes, [1, codes.length]]};
+    const end = 1 + Math.max(0, codes.findLastIndex((code) => code !== BLANK)), text = codes.subarray(0, end);
+    const found = new Set(this.hashed(text, longest, buckets));
+    found.delete(buckets);
+    const shape = [1, Math.max(1, found.size)];
+    const padded = new Int32Array(shape[1]), own = new Float32Array(shape[1]).fill(1, 0, found.size);
+    padded.set([...found]);
+    const inputs = {buckets: ["int32", padded, shape], own: ["float32", own, shape]};
+    if (kind === "crepe") inputs.places = ["int32", this.hashed(text, reach, rows), [1, end, reach]];
+    return inputs;
   }
 
-  // Distinct buckets of the n-grams of known characters, ascending.
-  buckets(codes) {
-    const {longest, buckets} = this.about, size = BigInt(buckets), found = new Set();
+  // Rows of the n-grams of 1 to `longest` known characters at each position; `rows` where there is none.
+  hashed(codes, longest, rows) {
+    const found = new Int32Array(codes.length * longest).fill(rows), size = BigInt(rows);
     for (let start = 0; start < codes.length; start++) {
       let key = 0n;
-      for (let end = start; end < start + longest && end < codes.length && codes[end] !== BLANK; end++) {
-        key = key * 257n + BigInt(codes[end] + 1);
-        found.add(Number((mixed(key) >> 32n) * size >> 32n));
+      for (let n = 0; n < longest && start + n < codes.length && codes[start + n] !== BLANK; n++) {
+        key = key * 257n + BigInt(codes[start + n] + 1);
+        found[start * longest + n] = Number((mixed(key) >> 32n) * size >> 32n);
       }
     }
-    return Int32Array.from(found).sort();
+    return found;
   }
 }
 

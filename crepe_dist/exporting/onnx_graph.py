@@ -1,7 +1,7 @@
 """ONNX graphs of the networks, built node by node from their parameters.
 
 MXNet's own exporter rejects one-dimensional convolutions (because of their layout's name), works with few versions of
-onnx and writes no metadata. A Crepe only consists of six convolutions, three pools and three dense layers.
+onnx and writes no metadata.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.errors import UserError
 from crepe_dist.exporting.crepe_runtime import FORMAT
-from crepe_dist.model.crepe import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, POOL, CrepeShape
+from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.ngrams import SCALE, NGramShape
+from crepe_dist.model.paper import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, POOL
 from crepe_dist.model.parameters import Arrays
+from crepe_dist.model.shape import Shape
+from crepe_dist.model.tower import POOLED_BLOCKS, TAPS
 from crepe_dist.version import __version__
 from crepe_dist.wording import size
 
@@ -28,12 +31,11 @@ MAX_PARAMETER_BYTES = (1 << 31) - (1 << 20)  # Protocol Buffers end at 2 GiB; 1 
 CODES = 256  # values of a byte
 
 
-def model(shape: CrepeShape | NGramShape, arrays: Arrays, encoding: Encoding, classes: list[str]) -> ModelProto:
+def model(shape: Shape, arrays: Arrays, encoding: Encoding, classes: list[str]) -> ModelProto:
     """Build the ONNX model of a network.
 
-    A Crepe has the input ``codes``, uint8 [batch, feature_len]. An n-gram network has the inputs ``buckets``, int32
-    [batch, ngrams], and ``own``, float32 [batch, ngrams]. The output is ``probabilities``, float32 [batch, classes].
-    The metadata, as JSON values, contain everything that an encoder needs.
+    The inputs depend on the kind of network; see ``crepe_runtime.Classifier.inputs``. The output is ``probabilities``,
+    float32 [batch, classes]. The metadata, as JSON values, contain everything that an encoder needs.
 
     Args:
         arrays: float32 parameters by structural name.
@@ -47,7 +49,12 @@ def model(shape: CrepeShape | NGramShape, arrays: Arrays, encoding: Encoding, cl
             f"the parameters are too large for an ONNX file: {size(total)}", "the limit is 2 GB", "use --format symbol"
         )
     graph = _Graph()
-    logits = _ngrams(graph, arrays) if isinstance(shape, NGramShape) else _crepe(graph, shape, arrays)
+    if isinstance(shape, CrepeShape):
+        logits = _crepe(graph, shape, arrays)
+    elif isinstance(shape, NGramShape):
+        logits = _ngrams(graph, arrays)
+    else:
+        logits = _paper(graph, shape, arrays)
     graph.node("Softmax", logits, name="probabilities", axis=1)
     graph.outputs.append(helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", shape.classes]))
     built = helper.make_model(
@@ -62,7 +69,7 @@ def model(shape: CrepeShape | NGramShape, arrays: Arrays, encoding: Encoding, cl
     return built
 
 
-def about(shape: CrepeShape | NGramShape, encoding: Encoding, classes: list[str]) -> dict[str, Any]:
+def about(shape: Shape, encoding: Encoding, classes: list[str]) -> dict[str, Any]:
     """Return the metadata: the encoding of the inputs and the names of the outputs."""
     head: dict[str, Any] = {"format": int(FORMAT), "version": __version__, **shape.settings()}
     return {**head, **encoding.to_dict(), "characters": encoding.characters(), "classes": classes}
@@ -82,7 +89,7 @@ class _Graph:
         return name
 
     def value(self, array: npt.NDArray[Any], name: str = "") -> str:
-        self.values.append(numpy_helper.from_array(np.ascontiguousarray(array), name or f"value{len(self.values)}"))
+        self.values.append(numpy_helper.from_array(np.asarray(array, order="C"), name or f"value{len(self.values)}"))
         return str(self.values[-1].name)
 
     def node(self, kind: str, *inputs: str, name: str = "", **settings: Any) -> str:
@@ -91,7 +98,7 @@ class _Graph:
         return name
 
 
-def _crepe(graph: _Graph, shape: CrepeShape, arrays: Arrays) -> str:
+def _paper(graph: _Graph, shape: Shape, arrays: Arrays) -> str:
     codes = graph.input("codes", TensorProto.UINT8, "batch", shape.feature_len)
     # Look up one-hot vectors in a table, in which codes beyond the alphabet are zeros.
     table = np.eye(CODES, shape.alphabet_size, dtype=np.float32)
@@ -115,11 +122,13 @@ def _crepe(graph: _Graph, shape: CrepeShape, arrays: Arrays) -> str:
     return graph.node("Gemm", last, *parameters(DENSE_NAMES[-1]), transB=1)
 
 
-def _ngrams(graph: _Graph, arrays: Arrays) -> str:
+def _ngrams(graph: _Graph, arrays: Arrays, prefix: str = "") -> str:
     # The encoder hashes the n-grams, because ONNX does not define the overflow of a 64-bit product.
     buckets = graph.input("buckets", TensorProto.INT32, "batch", "ngrams")
     own = graph.input("own", TensorProto.FLOAT, "batch", "ngrams")
-    weight, bias, significant = (graph.value(arrays[name], name) for name in ("weight", "bias", "significant"))
+    weight, bias, significant = (
+        graph.value(arrays[name], name) for name in (f"{prefix}weight", f"{prefix}bias", f"{prefix}significant")
+    )
     one, axis = graph.value(np.array(1, np.float32)), graph.value(np.array([1], np.int64))
     telling = graph.node("Mul", own, graph.node("Gather", significant, buckets))
 
@@ -130,3 +139,46 @@ def _ngrams(graph: _Graph, arrays: Arrays) -> str:
     factors = graph.node("Unsqueeze", graph.node("Mul", factors, graph.value(np.array(SCALE, np.float32))), axis)
     rows = graph.node("Gather", weight, buckets)
     return graph.node("Add", graph.node("Squeeze", graph.node("MatMul", factors, rows), axis), bias)
+
+
+def _crepe(graph: _Graph, shape: CrepeShape, arrays: Arrays) -> str:
+    both = graph.node("Add", _ngrams(graph, arrays, "ngrams."), _tower(graph, shape, arrays))
+    return graph.node("Mul", both, graph.value(np.array(0.5, np.float32)))
+
+
+def _tower(graph: _Graph, shape: CrepeShape, arrays: Arrays) -> str:
+    places = graph.input("places", TensorProto.INT32, "batch", "positions", shape.reach)
+    # A last row of zeros stands for "no n-gram".
+    table = graph.value(np.pad(arrays["tower.table"], ((0, 1), (0, 0))), "tower.table")
+    at = [graph.node("Gather", places, graph.value(np.array(n, np.int32)), axis=2) for n in range(shape.reach)]
+    eyes = graph.node("Sum", *(graph.node("Gather", table, each) for each in at))
+    axes = graph.value(np.array([1, 2], np.int64))
+    # A document ends with its last known character.
+    known = graph.node("Less", at[0], graph.value(np.array(shape.rows, np.int32)))
+    known = graph.node("Cast", known, to=TensorProto.FLOAT)
+    later = graph.node("CumSum", known, graph.value(np.array(1, np.int32)), reverse=1)
+    one = graph.value(np.array(1, np.float32))
+    inside = graph.node("Unsqueeze", graph.node("Min", later, one), axes)
+    # Two-dimensional convolutions of height 1, as in the paper's network.
+    x = graph.node("Transpose", graph.node("Relu", eyes), perm=[0, 2, 1])
+    x = graph.node("Unsqueeze", x, graph.value(np.array([2], np.int64)))
+
+    def convolved(x: str, number: int) -> str:
+        weight, bias = (f"tower.convolutions.{number}.{name}" for name in ("weight", "bias"))
+        values = graph.value(arrays[weight][:, :, None], weight), graph.value(arrays[bias], bias)
+        return graph.node("Conv", x, *values, kernel_shape=[1, TAPS], pads=[0, TAPS // 2] * 2)
+
+    for block in range(shape.blocks):
+        hidden = graph.node("Mul", graph.node("Relu", convolved(x, 2 * block)), inside)
+        x = graph.node("Relu", graph.node("Add", x, convolved(hidden, 2 * block + 1)))
+        x = graph.node("Mul", x, inside)
+        if block < POOLED_BLOCKS:
+            x, inside = (
+                graph.node("MaxPool", each, kernel_shape=[1, 2], strides=[1, 2], ceil_mode=1) for each in (x, inside)
+            )
+    space = graph.value(np.array([2, 3], np.int64))
+    positions = graph.node("Max", graph.node("ReduceSum", inside, space, keepdims=0), one)
+    mean = graph.node("Div", graph.node("ReduceSum", x, space, keepdims=0), positions)
+    features = graph.node("Concat", graph.node("ReduceMax", x, axes=[2, 3], keepdims=0), mean, axis=1)
+    out = (graph.value(arrays[name], name) for name in ("tower.out.weight", "tower.out.bias"))
+    return graph.node("Gemm", features, *out, transB=1)

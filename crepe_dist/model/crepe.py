@@ -1,11 +1,15 @@
-"""The Crepe network (Zhang, Zhao & LeCun 2015, arXiv:1509.01626, tables 1 and 2) as a hybridizable Gluon block."""
+"""The Crepe network: residual convolutions over n-grams at each position, and the n-gram table, answering together.
+
+    logits = (logits of the n-gram table + logits of the tower) / 2
+
+Each of the two learns from a loss of its own, as if it were alone. With one loss for both, the table, which knows the
+training documents by heart after an epoch, would leave nothing for the tower to learn.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar
 
 import mxnet as mx
@@ -14,20 +18,13 @@ from mxnet.gluon import nn
 
 from crepe_dist.data.loader import Batch
 from crepe_dist.errors import UserError
-from crepe_dist.model.dropout import Kept
-from crepe_dist.model.layers import Casting, Conv1D, Dense, Dropout, Logits, MaxPool1D, OneHotConv1D
+from crepe_dist.model import tower
+from crepe_dist.model.dropout import OTHER_STREAM, Kept
+from crepe_dist.model.ngrams import NGrams, NGramShape
 from crepe_dist.model.shape import Layer, Shape, array_shape
-from crepe_dist.model.stages import Stages
-from crepe_dist.mxnet_internals import drop_compiled_graph, structural_parameters
-from crepe_dist.settings.model_options import Initialisation, Kind, ModelOptions
-
-# The six convolutions of the paper's table 1: (kernel width, followed by a max pool of 3).
-CONVOLUTIONS = ((7, True), (7, True), (3, False), (3, False), (3, False), (3, True))
-CONVOLUTION_NAMES = ("0", "2", "4", "5", "6", "7")
-DENSE_NAMES = ("10", "12", "14")
-DROPOUTS = 2
-POOL = 3
-LARGE_FILTERS = 1024
+from crepe_dist.model.tower import TAPS, Dropping, Tower
+from crepe_dist.mxnet_internals import drop_compiled_graph, view
+from crepe_dist.settings.model_options import MOST_BLOCKS, Kind, ModelOptions
 
 
 @dataclass(frozen=True)
@@ -35,32 +32,52 @@ class CrepeShape(Shape):
     """Configuration of the Crepe network.
 
     Attributes:
-        filters: output channels of each convolution (paper: 256 small, 1024 large).
-        units: width of the two hidden dense layers (paper: 1024 small, 2048 large).
-        dropout: probability of dropping a unit after each hidden dense layer.
-
-    ``feature_len`` must be at least 123, the shortest length that leaves one position after the last pool.
+        longest: length of the longest n-grams of the n-gram table.
+        buckets: rows of the n-gram table.
+        reach: length of the longest n-grams that the tower sees at a position.
+        rows: rows of the tower's table.
+        width: columns of the tower's table, and channels of its convolutions.
+        blocks: residual blocks of the tower.
+        dropout: probability of dropping a number of the tower's input.
     """
 
     kind: ClassVar[Kind] = "crepe"
-    title: ClassVar[str] = "character-level convolutions"
-    class_axes: ClassVar[Mapping[str, int]] = {"14.weight": 0, "14.bias": 0}
-    has_other_layers: ClassVar[bool] = True
-    reads_any_length: ClassVar[bool] = False
+    title: ClassVar[str] = "convolutions over characters and n-grams"
+    class_axes: ClassVar[Mapping[str, int]] = {
+        "ngrams.weight": 1, "ngrams.bias": 0, "tower.out.weight": 0, "tower.out.bias": 0
+    }  # fmt: skip
+    counted: ClassVar[tuple[str, ...]] = ("ngrams.significant",)
+    other_layers: ClassVar[str] = "embeddings and convolutions"
+    reads_any_length: ClassVar[bool] = True
     multiplies: ClassVar[bool] = True
-    has_plateau: ClassVar[bool] = True
-    least_steps: ClassVar[int] = 1000
-    input_names: ClassVar[tuple[str, ...]] = ("codes",)
-    smaller: ClassVar[str] = "lower model.filters and model.units, or choose a model.size"
+    has_plateau: ClassVar[bool] = False
+    least_steps: ClassVar[int] = 20
+    input_names: ClassVar[tuple[str, ...]] = (*NGramShape.input_names, "places", "known", "inside")
+    smaller: ClassVar[str] = "lower model.width, or choose model.network ngrams"
+    FEATURE_DROPOUT: ClassVar[float] = 0.1
 
-    filters: int
-    units: int
-    dropout: float = 0.5
+    longest: int
+    buckets: int
+    reach: int
+    rows: int
+    width: int
+    blocks: int
+    dropout: float = 0.2
 
     @classmethod
     def for_data(cls, options: ModelOptions, characters: int, feature_len: int, classes: int, rows: int) -> CrepeShape:
-        """Return the shape selected by ``options`` for a data set with ``rows`` training rows."""
-        return cls(characters, feature_len, classes, *options.widths(rows), options.dropout)
+        if options.asked_widths != (None, None):
+            raise UserError(
+                "model.network crepe has no model.size, model.filters and model.units",
+                "they belong to the paper's network, which earlier versions called crepe",
+                "omit them, or use model.network paper",
+            )
+        table = NGramShape.for_data(options, characters, feature_len, classes, rows)
+        dropout = cls.dropout if options.dropout is None else options.dropout
+        return cls(
+            characters, feature_len, classes, table.longest, table.buckets, options.reach, options.embeddings,
+            options.width, options.blocks, dropout,
+        )  # fmt: skip
 
     @classmethod
     def of_parameters(
@@ -70,227 +87,170 @@ class CrepeShape(Shape):
         feature_len: int,
         network: Mapping[str, Any],
     ) -> CrepeShape:
-        """Infer the shape from parameters and the network entries of a checkpoint's description (``settings``).
-
-        Raises:
-            UserError: The parameters do not belong to such a network, or to this alphabet or length.
-        """
-        filters, channels, _ = array_shape(arrays, "0.weight", 3)
-        units, width = array_shape(arrays, "10.weight", 2)
-        classes, _ = array_shape(arrays, "14.weight", 2)
-        if channels != alphabet_size:
-            raise UserError(
-                f"the parameters expect an alphabet of {channels} characters; the encoding has {alphabet_size}",
-                remedy="give the --mode that they were trained with; to train, prepare the data with it",
-            )
-        if width != lengths(feature_len)[-1] * filters:
-            raise UserError(
-                f"the parameters do not fit documents of {feature_len} characters",
-                f"their first dense layer has {width} inputs; {feature_len} characters give "
-                f"{lengths(feature_len)[-1] * filters}",
-                f"give the --feature-len that they were trained with{_such_as(width, filters)}; "
-                "to train, prepare the data with it",
-            )
-        return cls(alphabet_size, feature_len, classes, filters, units, network.get("dropout", 0.5))
+        buckets, classes = array_shape(arrays, "ngrams.weight", 2)
+        rows, width = array_shape(arrays, "tower.table", 2)
+        return cls(
+            alphabet_size, feature_len, classes, network["longest"], buckets, network["reach"], rows, width,
+            network["blocks"], network["dropout"],
+        )  # fmt: skip
 
     @classmethod
     def check_settings(cls, network: Mapping[str, Any]) -> None:
-        dropout = network["dropout"]
+        NGramShape.check_settings(network)
+        NGramShape.check_settings({"longest": network["reach"]})
+        blocks, dropout = network["blocks"], network["dropout"]
+        if type(blocks) is not int or not 1 <= blocks <= MOST_BLOCKS:
+            raise ValueError(f"blocks is {str(blocks)[:40]}")
         if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
             raise ValueError(f"dropout is {str(dropout)[:40]}")
+
+    @property
+    def table(self) -> NGramShape:
+        """Shape of the n-gram table."""
+        return NGramShape(self.alphabet_size, self.feature_len, self.classes, self.longest, self.buckets)
 
     def network(self, **kwargs: Any) -> Crepe:
         return Crepe(self, **kwargs)
 
     def build(self, options: ModelOptions, device: Any) -> Crepe:
-        if lengths(self.feature_len)[-1] < 1:
-            raise UserError(
-                f"documents of {self.feature_len} characters are too short for this network",
-                "six convolutions and three pools need at least 123",
-                "prepare the data with --feature-len 123 or more",
-            )
         network = self.network()
-        network.initialize(_initializer(options.initialisation, self.filters), ctx=device)
-        if options.initialisation == "paper":
-            sigma = _paper_sigma(self.filters)
-            for name, parameter in structural_parameters(network).items():
-                if name.endswith("bias"):
-                    parameter.set_data(mx.nd.random.normal(0, sigma, shape=parameter.shape))
+        network.initialize(ctx=device)
         return network
 
     def open_kernels(self, functions: Any, precision: str, threads: int) -> Any:
-        return functions.crepe_open(precision == "bfloat16", np.array(self.sizes(), np.int64).ctypes.data, threads)
+        sizes = np.array(self.sizes(), np.int64)
+        return functions.crepe_open(precision == "bfloat16", sizes.ctypes.data, self.FEATURE_DROPOUT, threads)
 
-    def asked(self, options: ModelOptions) -> dict[str, int | None]:
-        return dict(zip(("filters", "units"), options.asked_widths))
+    def asked(self, options: ModelOptions) -> dict[str, Any]:
+        names = {"longest": "longest", "buckets": "buckets", "reach": "reach", "rows": "embeddings", "width": "width"}
+        names["blocks"] = "blocks"
+        given = {name: getattr(options, option) for name, option in names.items()}
+        defaults = {name: getattr(ModelOptions, option) for name, option in names.items()}
+        # A default that was given explicitly cannot be distinguished from one left out.
+        return {name: None if value == defaults[name] else value for name, value in given.items()}
 
     def unasked(self, name: str) -> str:
-        return "omit model.size, model.filters and model.units, which these parameters decide"
+        return f"omit model.{'embeddings' if name == 'rows' else name}, which these parameters decide"
 
     def trained_as(self, options: ModelOptions) -> CrepeShape:
-        return replace(self, dropout=options.dropout)
+        return self if options.dropout is None else replace(self, dropout=options.dropout)
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        channels = self.alphabet_size
-        found: dict[str, tuple[int, ...]] = {}
-        for name, (kernel, _) in zip(CONVOLUTION_NAMES, CONVOLUTIONS):
-            found |= {f"{name}.weight": (self.filters, channels, kernel), f"{name}.bias": (self.filters,)}
-            channels = self.filters
-        width = lengths(self.feature_len)[-1] * self.filters
-        for name, units in zip(DENSE_NAMES, (self.units, self.units, self.classes)):
-            found |= {f"{name}.weight": (units, width), f"{name}.bias": (units,)}
-            width = units
-        return found
+        found = {f"ngrams.{name}": shape for name, shape in self.table.parameter_shapes().items()}
+        found["tower.table"] = (self.rows, self.width)
+        for number in range(2 * self.blocks):
+            found[f"tower.convolutions.{number}.weight"] = (self.width, self.width, TAPS)
+            found[f"tower.convolutions.{number}.bias"] = (self.width,)
+        return {**found, "tower.out.weight": (self.classes, 2 * self.width), "tower.out.bias": (self.classes,)}
 
     def sizes(self) -> tuple[int, ...]:
-        return self.alphabet_size, self.feature_len, self.classes, self.filters, self.units
+        return (*self.table.sizes(), self.reach, self.rows, self.width, self.blocks)
+
+    def most_rows(self, documents: int) -> dict[str, int]:
+        (most,) = self.table.most_rows(documents).values()
+        return {"ngrams.weight": most, "tower.table": min(self.rows, documents * self.feature_len * self.reach)}
 
     def layers(self) -> Iterator[Layer]:
-        positions, shapes = iter(lengths(self.feature_len)), self.parameter_shapes()
+        yield Layer("characters", f"{self.feature_len}")
+        yield Layer(f"table of n-grams of 1 to {self.longest}", f"{self.classes}", self.table.parameters)
+        yield Layer(
+            f"embedded n-grams of 1 to {self.reach}", f"{self.width} × {self.feature_len}", self.rows * self.width
+        )
+        each = 2 * (self.width**2 * TAPS + self.width)
+        for number, positions in enumerate(self._positions()):
+            yield Layer(f"block {number + 1}, width {TAPS}", f"{self.width} × {positions}", each)
+        yield Layer("maximum and mean", f"{2 * self.width}")
+        yield Layer("logits", f"{self.classes}", self.classes * (2 * self.width + 1))
 
-        def count(name: str) -> int:
-            return math.prod(shapes[f"{name}.weight"]) + math.prod(shapes[f"{name}.bias"])
-
-        yield Layer("one-hot", f"{self.alphabet_size} × {next(positions)}")
-        for number, (name, (kernel, pooled)) in enumerate(zip(CONVOLUTION_NAMES, CONVOLUTIONS), 1):
-            yield Layer(f"convolution {number}, width {kernel}", f"{self.filters} × {next(positions)}", count(name))
-            if pooled:
-                yield Layer(f"max pool of {POOL}", f"{self.filters} × {next(positions)}")
-        for title, name, units in zip(
-            ("dense 1", "dense 2", "logits"), DENSE_NAMES, (self.units, self.units, self.classes)
-        ):
-            yield Layer(title, f"{units}", count(name))
+    def _positions(self) -> Iterator[int]:
+        """Yield the positions of a document of full length in each block."""
+        positions = self.feature_len
+        for number in range(self.blocks):
+            yield positions
+            if number < tower.POOLED_BLOCKS:
+                positions = -(-positions // 2)
 
     def forward_operations(self) -> int:
-        """Count the first layer as a dense convolution of the one-hot matrix."""
-        total, length = self._first_layer(), self.feature_len
-        for index, (kernel, pooled) in enumerate(CONVOLUTIONS):
-            length -= kernel - 1
-            if index > 0:
-                total += 2 * kernel * self.filters**2 * length
-            length = length // POOL if pooled else length
-        width = length * self.filters
-        return total + 2 * (width * self.units + self.units**2 + self.units * self.classes)
+        convolutions = sum(2 * 2 * TAPS * self.width**2 * positions for positions in self._positions())
+        return self.table.forward_operations() + self.feature_len * self.reach * self.width + convolutions
 
     def training_operations(self) -> int:
-        """Count the forward pass and the gradients of weights and inputs; the first layer has no input gradient."""
-        return 3 * self.forward_operations() - self._first_layer()
-
-    def _first_layer(self) -> int:
-        kernel, _ = CONVOLUTIONS[0]
-        return 2 * kernel * self.alphabet_size * self.filters * (self.feature_len - kernel + 1)
+        return 3 * self.forward_operations()
 
     def settings(self) -> dict[str, Any]:
-        return {"kind": self.kind, "filters": self.filters, "units": self.units, "dropout": self.dropout}
+        return {
+            "kind": self.kind, "longest": self.longest, "buckets": self.buckets, "reach": self.reach,
+            "rows": self.rows, "width": self.width, "blocks": self.blocks, "dropout": self.dropout,
+        }  # fmt: skip
 
     def __str__(self) -> str:
-        return f"Crepe, {self.filters} filters, {self.units} units"
+        return (
+            f"Crepe, {self.blocks} blocks of {self.width} channels over n-grams up to {self.reach}, "
+            f"and a table of n-grams up to {self.longest}"
+        )
 
 
-def lengths(feature_len: int) -> list[int]:
-    """Return the number of positions of the input and after each convolution and pool.
-
-    For 1014 characters: 1014 → 1008 → 336 → 330 → 110 → 108 → 106 → 104 → 102 → 34.
-    """
-    result = [feature_len]
-    for kernel, pooled in CONVOLUTIONS:
-        result.append(result[-1] - kernel + 1)
-        if pooled:
-            result.append(result[-1] // POOL)
-    return result
-
-
-def shortest(positions: int) -> int:
-    """Return the smallest ``feature_len`` that leaves ``positions`` after the last pool; the inverse of ``lengths``."""
-    for kernel, pooled in reversed(CONVOLUTIONS):
-        positions = (positions * POOL if pooled else positions) + kernel - 1
-    return positions
-
-
-def _initializer(initialisation: Initialisation, filters: int) -> Any:
-    if initialisation == "paper":
-        return mx.init.Normal(_paper_sigma(filters))
-    if initialisation == "xavier":
-        return mx.init.Xavier(magnitude=2.24)
-    return mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2)
-
-
-def _paper_sigma(filters: int) -> float:
-    """Return the standard deviation of section 2.5 of the paper, for all weights and biases of a network."""
-    return 0.02 if filters >= LARGE_FILTERS else 0.05
-
-
-def _such_as(width: int, filters: int) -> str:
-    """Suggest a ``--feature-len`` for a first dense layer of ``width`` inputs, if any fits."""
-    positions, rest = divmod(width, filters)
-    return f", such as {shortest(positions)}" if not rest and positions else ""
-
-
-class Crepe(nn.HybridSequential):
-    """Six convolutions, three pools, three dense layers: uint8 codes [B, L] → float32 logits [B, classes].
-
-    Children have the same indices as in the notebook's ``HybridSequential`` (convolutions 0, 2, 4, 5, 6, 7; dense
-    layers 10, 12, 14), so both can load each other's ``save_parameters`` files. Every layer gets its input size,
-    because deferred initialisation would delay the broadcast of the parameters to the first forward pass.
-
-    Raises:
-        ValueError: ``feature_len`` leaves no position after the last pool.
-    """
+class Crepe(nn.HybridBlock):
+    """The n-gram table and the tower: buckets and masks, see ``inputs`` → float32 logits [B, classes]."""
 
     def __init__(self, shape: CrepeShape, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        positions = lengths(shape.feature_len)
-        if positions[-1] < 1:
-            raise ValueError(f"feature_len is {shape.feature_len}; this network needs at least 123 characters")
         self.shape = shape
         with self.name_scope():
-            for index, (kernel, pooled) in enumerate(CONVOLUTIONS):
-                name = f"conv{index}_"
-                if index == 0:
-                    self.add(OneHotConv1D(shape.alphabet_size, shape.filters, kernel, prefix=name))
-                else:
-                    width = shape.filters
-                    self.add(Conv1D(width, kernel, in_channels=width, activation="relu", prefix=name))
-                if pooled:
-                    self.add(MaxPool1D(pool_size=POOL, strides=POOL))
-            self.add(nn.Flatten())  # small, 1014 characters: 34 × 256 = 8704 inputs
-            convolutions = len(self)
-            width = positions[-1] * shape.filters
-            for _ in range(DROPOUTS):
-                self.add(Dense(shape.units, in_units=width, activation="relu"))
-                self.add(Dropout(shape.dropout))
-                width = shape.units
-            self.add(Logits(shape.classes, in_units=width))
-        self.stages = Stages(list(self), convolutions)
+            self.ngrams = NGrams(shape.table)
+            self.tower = Tower(
+                shape.rows, shape.width, shape.blocks, shape.reach, shape.classes, shape.dropout, shape.FEATURE_DROPOUT
+            )
+        # Gluon's own __setattr__ would list the tower's parameters twice.
+        object.__setattr__(self, "dropping", Dropping(self.tower))
 
     def hybridize(self, active: bool = True, **flags: Any) -> None:
-        """Compile the network at its next call: as one graph, and as two for ``logits`` and ``training_logits``."""
-        super().hybridize(active, **flags)
-        self.stages.hybridize(active, **flags)
+        """Compile both parts at their next call, the tower as two graphs: without and with dropout."""
+        for graph in (self.ngrams, self.tower, self.dropping):
+            graph.hybridize(active, **flags)
 
     def prepare(self, batch: Batch) -> Batch:
-        """Return the batch as it is: the network reads its codes."""
-        return batch
+        """Look up the buckets of a batch in host memory, because MXNet has no operator for it.
 
-    def inputs(self, batch: Batch, codes: mx.nd.NDArray) -> tuple[mx.nd.NDArray]:
-        """Return the arguments of the forward pass for ``batch``, whose codes are already on the device."""
-        return (codes,)
+        Returns:
+            The batch with the arrays of ``NGrams.prepare``, and those of ``tower.look_up`` as int32 and uint8.
+        """
+        shape = self.shape
+        batch = self.ngrams.prepare(batch)
+        codes = view(batch.packed)[:, : shape.feature_len]
+        places, known, inside = tower.look_up(codes, shape.alphabet_size, shape.reach, shape.rows)
+        arrays = []
+        for source in (places, known.view(np.uint8), inside.view(np.uint8)):
+            array = mx.nd.empty(source.shape, ctx=mx.cpu(), dtype=source.dtype)
+            view(array)[...] = source
+            arrays.append(array)
+        return replace(batch, extra=(*batch.extra, *arrays))
 
-    def logits(self, codes: mx.nd.NDArray) -> mx.nd.NDArray:
-        """Compute the logits, float32 [B, classes], as calling the network does."""
-        return self.stages(codes)
+    def inputs(self, batch: Batch, codes: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
+        """Return the arguments of the forward pass for ``batch``, on the device of its codes."""
+        extra = (batch if batch.extra else self.prepare(batch)).extra
+        moved = [each.as_in_context(codes.context) for each in extra]
+        return tuple(each if each.dtype == np.int32 else each.astype("float32") for each in moved)
 
-    def training_logits(self, kept: Kept, codes: mx.nd.NDArray) -> mx.nd.NDArray:
-        """Compute the logits, float32 [B, classes], with dropout by ``kept``."""
-        mask = partial(kept, DROPOUTS, self.shape.units) if self.shape.dropout else None
-        return self.stages(codes, mask)
+    def logits(self, *inputs: mx.nd.NDArray) -> mx.nd.NDArray:
+        """Compute the logits, float32 [B, classes]."""
+        return self(*inputs)
+
+    def forward(self, *inputs: Any) -> Any:
+        return (self.ngrams(*inputs[:2]) + self.tower(*inputs[2:])) / 2
+
+    def training_logits(self, kept: Kept, *inputs: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
+        """Compute the logits of each part, float32 [B, classes], with dropout by ``kept``."""
+        shape = self.shape
+        masks = (
+            kept(shape.dropout, shape.feature_len, shape.width),
+            kept(shape.FEATURE_DROPOUT, 2, shape.width, stream=OTHER_STREAM),
+        )
+        return self.ngrams(*inputs[:2]), self.dropping(*inputs[2:], *masks)
 
     def compute_in(self, precision: str, device: Any) -> None:
-        """Set precision and device of MXNet's operators, and discard the compiled graphs."""
-        for layer in self:
-            if isinstance(layer, Casting):
-                layer.dtype = precision
-            if isinstance(layer, MaxPool1D):
-                layer.two_dimensional = device.device_type == "gpu"
-        drop_compiled_graph(self)
-        self.stages.drop_compiled_graphs()
+        """Set the precision of MXNet's convolutions, and discard the compiled graphs."""
+        for layer in self.tower.convolutions:
+            layer.dtype = precision
+        for graph in (self.tower, self.dropping):
+            drop_compiled_graph(graph)

@@ -12,8 +12,10 @@ from crepe_dist.data.keyed_random import GOLDEN, scramble
 from crepe_dist.mxnet_internals import pointer, view
 from crepe_dist.native import library
 
-# Returns a mask of some shape per document, uint8 [B, *shape], on the device; see ``kept``.
+# Called with a probability and the shape of each document's mask; returns the mask, uint8 [B, *shape], on the device;
+# see ``kept``. A network with several masks gives each another ``stream``.
 Kept = Callable[..., mx.nd.NDArray]
+OTHER_STREAM = 0x5851F42D4C957F2D
 
 
 def kept(probability: float, seed: int, first: int, shape: tuple[int, ...]) -> mx.nd.NDArray:

@@ -151,14 +151,14 @@ class GraphEngine(Engine):
         inputs = self.network.inputs(batch, codes)
         mark("copy")
 
-        def kept(*each: int) -> mx.nd.NDArray:
-            shape = (batch.packed.shape[0], *each)
-            mask = dropout.kept(self.network.shape.dropout, _seed(seed, step), batch.first, shape)
-            return mask.as_in_context(self.device)
+        def kept(probability: float, *each: int, stream: int = 0) -> mx.nd.NDArray:
+            shape, random = (batch.packed.shape[0], *each), _seed(seed, step) ^ stream
+            return dropout.kept(probability, random, batch.first, shape).as_in_context(self.device)
 
         with autograd.record():
-            logits = self.network.training_logits(kept, *inputs)
-            loss = self._loss(logits, labels, weights, *self._class_weights)
+            parts = self.network.training_logits(kept, *inputs)
+            losses = [self._loss(logits, labels, weights, *self._class_weights) for logits in parts]
+            loss = losses[0] if len(losses) == 1 else sum(losses) / len(losses)
         mark("forward")
         loss.backward(self._scale(scale))
         mark("backward")
@@ -211,7 +211,7 @@ class NativeEngine(Engine):
             parameter.grad_req = "null"
             index = order.index(parameter.name)
             found.append(SparseParameter(parameter, index, rows, partial(self._use_table, which)))
-            self.piece = 0  # the memory does not grow with the batch as that of Crepe does
+            self.piece = 0  # the memory does not grow with the batch as that of the paper's network does
         self._trained = [each for each in self._trained if each.grad_req != "null"]
         return found
 
@@ -239,8 +239,7 @@ class NativeEngine(Engine):
         self._follow_fork()
         rows, _ = self._shape_of(batch)
         losses, total = np.empty(rows, np.float32), mx.nd.empty((1,))
-        dropout = self.network.shape.dropout
-        dropping = (dropout, _seed(seed, step) if dropout else 0, batch.first)
+        dropping = (self.network.shape.dropout, _seed(seed, step), batch.first)
         run, packed = self._functions, pointer(batch.packed)
         with self._lock:
             self._set(anew=not self._has_weights)

@@ -1,4 +1,4 @@
-"""Layers of the Crepe network; they compute in float32, bfloat16 or float16, with float32 parameters."""
+"""Layers of the convolutional networks; they compute in float32, bfloat16 or float16, with float32 parameters."""
 
 from __future__ import annotations
 

@@ -63,7 +63,8 @@ class NGramShape(Shape):
     kind: ClassVar[Kind] = "ngrams"
     title: ClassVar[str] = "hashed character n-grams"
     class_axes: ClassVar[Mapping[str, int]] = {"weight": 1, "bias": 0}
-    has_other_layers: ClassVar[bool] = False
+    counted: ClassVar[tuple[str, ...]] = ("significant",)
+    other_layers: ClassVar[str] = ""
     reads_any_length: ClassVar[bool] = True
     multiplies: ClassVar[bool] = False
     has_plateau: ClassVar[bool] = False
@@ -77,7 +78,6 @@ class NGramShape(Shape):
 
     @classmethod
     def for_data(cls, options: ModelOptions, characters: int, feature_len: int, classes: int, rows: int) -> NGramShape:
-        """Return the shape selected by ``options`` for a data set with ``rows`` training rows."""
         return cls(characters, feature_len, classes, options.longest, options.buckets or buckets_for(classes))
 
     @classmethod
@@ -88,11 +88,6 @@ class NGramShape(Shape):
         feature_len: int,
         network: Mapping[str, Any],
     ) -> NGramShape:
-        """Infer the shape from parameters and the network entries of a checkpoint's description (``settings``).
-
-        Raises:
-            UserError: The parameters do not belong to such a network.
-        """
         buckets, classes = array_shape(arrays, "weight", 2)
         return cls(alphabet_size, feature_len, classes, network["longest"], buckets)
 
@@ -168,6 +163,11 @@ class NGrams(nn.HybridBlock):
             # 1 for significant buckets, else 0: counted, not trained.
             self.significant = self.params.get("significant", shape=(shape.buckets,), init="zeros", grad_req="null")
 
+    @property
+    def ngrams(self) -> NGrams:
+        """The block whose significant n-grams are counted before training: this one."""
+        return self
+
     def prepare(self, batch: Batch) -> Batch:
         """Look up the buckets of a batch in host memory, because MXNet has no operator for it.
 
@@ -200,9 +200,9 @@ class NGrams(nn.HybridBlock):
         """Compute the logits, float32 [B, classes]."""
         return self(buckets, own)
 
-    def training_logits(self, kept: Kept, buckets: mx.nd.NDArray, own: mx.nd.NDArray) -> mx.nd.NDArray:
-        """Compute the logits, float32 [B, classes]; the network has no dropout."""
-        return self(buckets, own)
+    def training_logits(self, kept: Kept, buckets: mx.nd.NDArray, own: mx.nd.NDArray) -> tuple[mx.nd.NDArray]:
+        """Compute the logits, float32 [B, classes], of the network's only part; it has no dropout."""
+        return (self(buckets, own),)
 
     def compute_in(self, precision: str, device: Any) -> None:
         """Do nothing: the network only adds numbers and always computes in float32."""

@@ -1,7 +1,8 @@
 """Building networks, and reading, setting, saving and loading their parameters.
 
-Parameters are NumPy arrays under Gluon's structural names: ``0.weight`` … ``14.bias`` for ``Crepe``, as in the
-notebook's network, so that their files are interchangeable; ``weight``, ``bias`` and ``significant`` for ``NGrams``.
+Parameters are NumPy arrays under Gluon's structural names: ``0.weight`` … ``14.bias`` for ``Paper``, as in the
+notebook's network, so that their files are interchangeable; ``weight``, ``bias`` and ``significant`` for ``NGrams``;
+both kinds of names, behind ``ngrams.`` and ``tower.``, for ``Crepe``.
 """
 
 from __future__ import annotations
@@ -20,20 +21,21 @@ import numpy as np
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync
 from crepe_dist.model import params_file
-from crepe_dist.model.crepe import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, Crepe, CrepeShape
+from crepe_dist.model.crepe import Crepe, CrepeShape
 from crepe_dist.model.ngrams import NGrams, NGramShape
-from crepe_dist.model.shape import GIVE_ANOTHER, NOT_OURS
+from crepe_dist.model.paper import CONVOLUTION_NAMES, DENSE_NAMES, Paper, PaperShape
+from crepe_dist.model.shape import GIVE_ANOTHER, NOT_OURS, Shape
 from crepe_dist.mxnet_internals import set_gradients, structural_parameters
 from crepe_dist.settings.model_options import ModelOptions
 
 Arrays = dict[str, np.ndarray]
-Network = Union[Crepe, NGrams]
-NETWORKS: dict[str, type[CrepeShape] | type[NGramShape]] = {CrepeShape.kind: CrepeShape, NGramShape.kind: NGramShape}
+Network = Union[Crepe, NGrams, Paper]
+NETWORKS: dict[str, type[Shape]] = {each.kind: each for each in (CrepeShape, NGramShape, PaperShape)}
 # Names written by `save_params` and `collect_params().save` in older Gluon versions: hybridsequential0_conv3_weight, …
 OLD_NAME = re.compile(r"(?:arg:)?(?:\w+_)?(conv|dense)(\d+)_(weight|bias)")
 
 
-def build(shape: CrepeShape | NGramShape, options: ModelOptions, device: Any, seed: int) -> Network:
+def build(shape: Shape, options: ModelOptions, device: Any, seed: int) -> Network:
     """Build and initialise a network on ``device``; hybridize it if ``options.hybridize`` is set.
 
     Raises:
@@ -48,7 +50,7 @@ def build(shape: CrepeShape | NGramShape, options: ModelOptions, device: Any, se
 
 def trained(network: Network) -> dict[str, Any]:
     """Return the Gluon parameters that are trained, by Gluon's names."""
-    counted = {network.significant.name} if isinstance(network, NGrams) else set()
+    counted = {network.ngrams.significant.name} if network.ngrams else set()
     return {name: p for name, p in network.collect_params().items() if name not in counted}
 
 
@@ -124,7 +126,7 @@ def load(path: Path) -> Arrays:
     """Read a ``.params`` file written by this package, or by the notebook's ``save_params`` or ``save_parameters``.
 
     Raises:
-        UserError: The file does not exist, is not a parameter file, or does not belong to a Crepe network.
+        UserError: The file does not exist, is not a parameter file, or does not belong to one of our networks.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist", remedy="give a .params file or a run folder")
@@ -148,8 +150,8 @@ def _renamed(path: Path, arrays: Arrays) -> Arrays:
         numbers = sorted({int(match[2]) for match in matches})
         if len(numbers) != len(targets):
             raise UserError(
-                f"{path} is not a Crepe network",
-                f"it has {len(numbers)} {kind} layers; Crepe has {len(CONVOLUTIONS)} conv and 3 dense layers",
+                f"{path} is not the paper's network",
+                f"it has {len(numbers)} {kind} layers instead of {len(targets)}",
                 GIVE_ANOTHER,
             )
         target = dict(zip(numbers, targets))
@@ -157,21 +159,21 @@ def _renamed(path: Path, arrays: Arrays) -> Arrays:
     return {names[name]: array for name, array in arrays.items()}
 
 
-def shape_class(network: Mapping[str, Any]) -> type[CrepeShape] | type[NGramShape]:
+def shape_class(network: Mapping[str, Any]) -> type[Shape]:
     """Return the ``Shape`` class for the network entries of a checkpoint's description.
 
     Raises:
         ValueError: The network type is unknown.
     """
-    kind = network.get("kind", CrepeShape.kind)  # old descriptions have no kind: Crepe was the only network
+    kind = network.get("kind", PaperShape.kind)  # the oldest descriptions have no kind
+    if kind == CrepeShape.kind and "filters" in network:
+        kind = PaperShape.kind  # called crepe before there was another convolutional network
     if not isinstance(kind, str) or kind not in NETWORKS:
         raise ValueError(f"there is no network {str(kind)[:40]!r}")
     return NETWORKS[kind]
 
 
-def shape_of(
-    arrays: Arrays, alphabet_size: int, feature_len: int, network: Mapping[str, Any] | None = None
-) -> CrepeShape | NGramShape:
+def shape_of(arrays: Arrays, alphabet_size: int, feature_len: int, network: Mapping[str, Any] | None = None) -> Shape:
     """Infer the network's configuration from its parameters.
 
     Args:

@@ -13,7 +13,7 @@ import numpy as np
 from crepe_dist.errors import UserError
 from crepe_dist.settings.model_options import Kind, ModelOptions
 
-NOT_OURS = "these are not the parameters of a Crepe network"
+NOT_OURS = "these are not the parameters of a network of crepe_dist"
 GIVE_ANOTHER = "give parameters of such a network: a .params file or a run folder"
 
 
@@ -45,7 +45,8 @@ class Shape(ABC):
         kind: network type, as in the setting ``model.network`` and in checkpoints.
         title: display name.
         class_axes: axis of the classes in each parameter that depends on them, by parameter name.
-        has_other_layers: True if some parameters do not depend on the classes and can be transferred to others.
+        counted: names of the parameters that are counted in the training split, not trained.
+        other_layers: the layers that do not depend on the classes and can be transferred to others; empty: none.
         reads_any_length: True if the parameters fit documents of any length.
         multiplies: True if matrix products dominate the computation, so that lower precision saves time.
         has_plateau: True if the loss may stay at chance at first.
@@ -60,7 +61,8 @@ class Shape(ABC):
     kind: ClassVar[Kind]
     title: ClassVar[str]
     class_axes: ClassVar[Mapping[str, int]]
-    has_other_layers: ClassVar[bool]
+    counted: ClassVar[tuple[str, ...]]
+    other_layers: ClassVar[str]
     reads_any_length: ClassVar[bool]
     multiplies: ClassVar[bool]
     has_plateau: ClassVar[bool]
@@ -71,6 +73,26 @@ class Shape(ABC):
     alphabet_size: int
     feature_len: int
     classes: int
+
+    @classmethod
+    @abstractmethod
+    def for_data(cls, options: ModelOptions, characters: int, feature_len: int, classes: int, rows: int) -> Shape:
+        """Return the shape selected by ``options`` for a data set with ``rows`` training rows."""
+
+    @classmethod
+    @abstractmethod
+    def of_parameters(
+        cls,
+        arrays: Mapping[str, np.ndarray[Any, Any]],
+        alphabet_size: int,
+        feature_len: int,
+        network: Mapping[str, Any],
+    ) -> Shape:
+        """Infer the shape from parameters and the network entries of a checkpoint's description (``settings``).
+
+        Raises:
+            UserError: The parameters do not belong to such a network.
+        """
 
     @classmethod
     @abstractmethod

@@ -3,8 +3,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "crepe.h"
+#include "joined.h"
 #include "ngrams.h"
+#include "paper.h"
+#include "tower.h"
 
 namespace {
 
@@ -61,17 +63,17 @@ int crepe_has_bfloat16() {
 #endif
 }
 
-void* crepe_open(int bfloat, const int64_t* shape, int threads) {
+void* crepe_open_paper(int bfloat, const int64_t* shape, int threads) {
     const Shape sizes{shape[0], shape[1], shape[2], shape[3], shape[4]};
     Engine* engine = nullptr;
     guarded([&] {
 #if defined(__AVX512BF16__)
         if (bfloat) {
-            engine = new Crepe<bfloat16>(sizes, threads);
+            engine = new Paper<bfloat16>(sizes, threads);
             return;
         }
 #endif
-        if (!bfloat) engine = new Crepe<float>(sizes, threads);
+        if (!bfloat) engine = new Paper<float>(sizes, threads);
     });
     return engine;
 }
@@ -79,6 +81,22 @@ void* crepe_open(int bfloat, const int64_t* shape, int threads) {
 void* crepe_open_ngrams(const int64_t* shape, int threads) {
     Engine* engine = nullptr;
     guarded([&] { engine = new NGrams(NGramShape{shape[0], shape[1], shape[2], shape[3], shape[4]}, threads); });
+    return engine;
+}
+
+// shape: alphabet, length, classes, longest, buckets, reach, rows, width, blocks.
+void* crepe_open(int bfloat, const int64_t* shape, double feature_dropout, int threads) {
+    const TowerShape sizes{{shape[0], shape[1], shape[5], shape[6], shape[7]}, shape[2], shape[8], feature_dropout};
+    Engine* engine = nullptr;
+    guarded([&] {
+        std::unique_ptr<Engine> tower;
+        if (!bfloat) tower = std::make_unique<Tower<float>>(sizes, threads);
+#if defined(__AVX512BF16__)
+        if (bfloat) tower = std::make_unique<Tower<bfloat16>>(sizes, threads);
+#endif
+        auto table = std::make_unique<NGrams>(NGramShape{shape[0], shape[1], shape[2], shape[3], shape[4]}, threads);
+        engine = new Joined(std::move(table), std::move(tower), 3, shape[2]);
+    });
     return engine;
 }
 

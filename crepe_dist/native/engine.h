@@ -70,4 +70,6 @@ class Engine {
     virtual void forward(const uint8_t* codes, long stride, long rows, float* logits) = 0;
     virtual void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) = 0;
     virtual void train_backward(float* const* gradients) = 0;
+    // The number of gradients that `train_backward` writes.
+    virtual long gradients() const { return 0; }
 };

@@ -229,6 +229,42 @@ void convolution_weight_gradient(
                           total + ((tap * side + to) * side + from) * BLOCK * BLOCK, BLOCK, true);
 }
 
+// Packs the weights of a convolution, [channels][channels][taps] as in Gluon, into the panels of `convolution` and of
+// `convolution_input_gradient`. All threads of a parallel region call it.
+template <class T> void pack_convolution(const float* weights, long channels, long taps, T* forward, T* backward) {
+    const long width = padded(channels);
+#pragma omp for schedule(static) collapse(2)
+    for (long out = 0; out < width; out += BLOCK)
+        for (long in = 0; in < width; in += BLOCK)
+            for (long tap = 0; tap < taps; ++tap) {
+                alignas(64) T square[BLOCK * BLOCK] = {};
+                for (long m = 0; m < std::min(BLOCK, channels - out); ++m)
+                    for (long n = 0; n < std::min(BLOCK, channels - in); ++n)
+                        put(square[m * BLOCK + n], weights[((out + m) * channels + in + n) * taps + tap]);
+                transpose_words(square, BLOCK, BLOCK / PAIR<T>, forward + (out * taps + tap * BLOCK) * width + in * BLOCK);
+                panel(square, BLOCK, BLOCK, BLOCK, backward + (in * taps + (taps - 1 - tap) * BLOCK) * width + out * BLOCK);
+            }
+}
+
+// Sums what each thread has of the gradients of an output channel's weights, in the layout of
+// `convolution_weight_gradient`, into Gluon's. total(own): the array of a thread.
+template <class Owns, class Total>
+void sum_channel(const Owns& owns, Total total, long out, long channels, long taps, float* weights) {
+    const long side = padded(channels) / BLOCK;
+    for (long from = 0; from < side; ++from)
+        for (long tap = 0; tap < taps; ++tap) {
+            const long at = (((tap * side + out / BLOCK) * side + from) * BLOCK + out % BLOCK) * BLOCK;
+            alignas(64) float sums[BLOCK];
+            for (long v = 0; v < BLOCK; v += LANES) {
+                Lanes sum = {};
+                for (const auto& own : owns) sum += load(total(own) + at + v);
+                store(sums + v, sum);
+            }
+            float* to = weights + (out * channels + from * BLOCK) * taps + tap;
+            for (long n = 0; n < std::min(BLOCK, channels - from * BLOCK); ++n) to[n * taps] = sums[n];
+        }
+}
+
 // ---- pooling -----------------------------------------------------------------------------------------------------
 
 // Max pool of one document: in [3 * pooled][width], after ReLU → out [pooled][width] and the position of the maximum.

@@ -33,7 +33,8 @@ _LONGS = ctypes.c_void_p
 # function: (result type, argument types)
 _FUNCTIONS = {
     "crepe_has_bfloat16": (ctypes.c_int, ()),
-    "crepe_open": (ctypes.c_void_p, (ctypes.c_int, _LONGS, ctypes.c_int)),
+    "crepe_open": (ctypes.c_void_p, (ctypes.c_int, _LONGS, ctypes.c_double, ctypes.c_int)),
+    "crepe_open_paper": (ctypes.c_void_p, (ctypes.c_int, _LONGS, ctypes.c_int)),
     "crepe_open_ngrams": (ctypes.c_void_p, (_LONGS, ctypes.c_int)),
     "crepe_count_ngrams": (ctypes.c_int, (_BYTES, _LONG, _LONG, _LONGS, _LONGS, _LONGS, ctypes.c_int)),
     "crepe_ngrams": (ctypes.c_int, (_BYTES, _LONG, _LONG, _LONGS, _LONG, _LONGS, _LONGS)),

@@ -10,9 +10,10 @@
 
 #include "cache.h"
 #include "engine.h"
+#include "hashing.h"
 #include "memory.h"
 #include "rows.h"
-#include "table.h"
+#include "touched.h"
 
 constexpr float SCALE = 300;  // factor of the means, as in model/ngrams.py
 
@@ -35,8 +36,8 @@ class Finder {
             uint64_t key = 0;
             const long end = std::min(shape.length, start + shape.longest);
             for (long i = start; i < end && codes[i] < shape.alphabet; ++i) {
-                key = key * RADIX + codes[i] + 1;
-                found_.add(hashed(key));
+                key = extended(key, codes[i]);
+                found_.add(row_of(key, buckets_));
             }
         }
         found_.drain(visit);
@@ -64,19 +65,9 @@ class Finder {
     }
 
   private:
-    static constexpr uint64_t RADIX = 257;
-
     const long buckets_;
     RowSet found_;
     Buffer<uint32_t> scratch_;
-
-    // Mixes the key as SplitMix64 does (Steele, Lea & Flood 2014) and scales the upper 32 bits to the table.
-    uint32_t hashed(uint64_t z) const {
-        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-        z ^= z >> 31;
-        return uint32_t((z >> 32) * uint64_t(buckets_) >> 32);
-    }
 };
 
 // The part of an ascending list with first <= element < last.
@@ -116,7 +107,7 @@ class NGrams final : public Engine {
   public:
     NGrams(NGramShape shape, int threads)
         : shape_(shape), threads_(threads), significant_(words_of(shape.buckets)),
-          own_memory_(Gradient::bytes(table_shape(), 0)), own_(own_memory_.data(), table_shape(), 0) {
+          touched_({shape.buckets, shape.classes}, threads) {
         for (int i = 0; i < threads; ++i) finders_.emplace_back(shape.buckets);
     }
 
@@ -138,10 +129,12 @@ class NGrams final : public Engine {
     void objective(Objective objective) override { objective_ = std::move(objective); }
 
     void use(int, Table* table, size_t cache_bytes) override {
-        table_ = table;
+        touched_.use(table);
         cache_bytes_ = cache_bytes;
         cache_ = std::make_unique<BucketCache>(cache_bytes);
     }
+
+    long gradients() const override { return touched_.has_table() ? 1 : 2; }
 
     void forward(const uint8_t* codes, long stride, long rows, float* logits) override {
         const long classes = shape_.classes;
@@ -163,11 +156,11 @@ class NGrams final : public Engine {
         for (long row = 0; row < rows; ++row)
             find(batch + row * stride, found_[row], factors_.data() + 2 * row);
         join();
-        const float* const weights = read();
+        const float* const weights = touched_.read(weights_);
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
         for (long row = 0; row < rows; ++row) {
             for (auto& group : found_[row])
-                for (uint32_t& bucket : group) bucket = index().place(bucket);
+                for (uint32_t& bucket : group) bucket = touched_.index().place(bucket);
             std::vector<float> logits(classes);
             add_up(found_[row], factors_.data() + 2 * row, weights, logits.data());
             losses[row] = objective_(
@@ -177,10 +170,10 @@ class NGrams final : public Engine {
     }
 
     void train_backward(float* const* gradients) override {
-        const long classes = shape_.classes, rows = long(found_.size()), touched = index().rows();
+        const long classes = shape_.classes, rows = long(found_.size()), touched = touched_.count();
         const float* const own = gradients_.get();
-        float* const bias = gradients[table_ ? 0 : 1];
-        float* __restrict const values = table_ ? table_->gradient().values : values_.need(touched * classes);
+        float* const bias = gradients[touched_.has_table() ? 0 : 1];
+        float* __restrict const values = touched_.sums();
         std::memset(bias, 0, classes * sizeof(float));
         for (long row = 0; row < rows; ++row)
             for (long n = 0; n < classes; ++n) bias[n] += own[row * classes + n];
@@ -200,7 +193,7 @@ class NGrams final : public Engine {
                     }
             });
         }
-        if (!table_) scatter(values, gradients[0]);
+        if (!touched_.has_table()) touched_.scatter(gradients[0]);
     }
 
   private:
@@ -209,7 +202,7 @@ class NGrams final : public Engine {
     std::vector<Finder> finders_;  // one per thread
     std::vector<uint64_t> significant_;  // bitmap
     Objective objective_;
-    Table* table_ = nullptr;
+    TouchedRows touched_;
     size_t cache_bytes_ = 0;
     std::unique_ptr<BucketCache> cache_ = std::make_unique<BucketCache>(0);
     const float *weights_ = nullptr, *bias_ = nullptr;  // from the last `set`
@@ -217,14 +210,7 @@ class NGrams final : public Engine {
     // Of the batch. Forward replaces the buckets by their places among the touched rows.
     std::vector<Groups> found_;
     std::vector<float> factors_;  // [rows][2]: factor of a row's other and of its significant buckets
-    std::vector<char> own_memory_;
-    Gradient own_;                  // index of the touched rows without a table
-    Buffer<uint32_t> own_rows_;
-    Buffer<float> read_, gradients_, values_;
-
-    TableShape table_shape() const { return {shape_.buckets, shape_.classes}; }
-    uint32_t* touched() { return (table_ ? table_->gradient() : own_).rows; }
-    RowIndex& index() { return (table_ ? table_->gradient() : own_).index; }
+    Buffer<float> gradients_;
 
     // Finds the other and the significant buckets of a document, and their factors.
     void find(const uint8_t* codes, Groups& groups, float* factors) {
@@ -249,46 +235,18 @@ class NGrams final : public Engine {
 
     // Collects the buckets of all documents.
     void join() {
-        const long words = index().size;
+        RowIndex& index = touched_.index();
 #pragma omp parallel for num_threads(threads_)
         for (int part = 0; part < threads_; ++part) {
-            const long first = words * part / threads_, last = words * (part + 1) / threads_;
-            std::fill(index().words + first, index().words + last, 0);
+            const long first = index.size * part / threads_, last = index.size * (part + 1) / threads_;
+            std::fill(index.words + first, index.words + last, 0);
             for (const Groups& groups : found_)
                 for (const auto& group : groups) {
                     const auto [begin, end] = between(group, first * WORD, last * WORD);
                     for (auto bucket = begin; bucket < end; ++bucket)
-                        index().words[*bucket / WORD] |= uint64_t{1} << (*bucket % WORD);
+                        index.words[*bucket / WORD] |= uint64_t{1} << (*bucket % WORD);
                 }
         }
-        index().count();
-        if (!table_) own_.rows = own_rows_.need(index().rows() + SPARE);
-        uint32_t* next = touched();
-        for (long word = 0; word < words; ++word) next = write_bits(index().words[word], uint32_t(word * WORD), next);
-    }
-
-    // Returns the weights of the touched rows [touched][classes].
-    const float* read() {
-        const long classes = shape_.classes, touched = index().rows();
-        const uint32_t* const rows = this->touched();
-        float* const out = read_.need(touched * classes);
-#pragma omp parallel for num_threads(threads_)
-        for (int part = 0; part < threads_; ++part) {
-            const long first = touched * part / threads_, last = touched * (part + 1) / threads_;
-            if (table_) {
-                table_->read(rows + first, last - first, out + first * classes);
-            } else {
-                for (long i = first; i < last; ++i)
-                    std::copy_n(weights_ + rows[i] * classes, classes, out + i * classes);
-            }
-        }
-        return out;
-    }
-
-    void scatter(const float* values, float* gradient) {
-        const long classes = shape_.classes;
-        std::memset(gradient, 0, shape_.buckets * classes * sizeof(float));
-        for (long i = 0; i < index().rows(); ++i)
-            std::copy_n(values + i * classes, classes, gradient + touched()[i] * classes);
+        touched_.list();
     }
 };

@@ -48,7 +48,7 @@ def card(record: RunRecord, data: dict[str, Any] | None) -> str:
         result=escaped(run_findings.result(record, classes)),
         choice=run_findings.choice(record),
         network=escaped(run_findings.network(record)),
-        uses_ngrams=run_findings.uses_ngrams(record),
+        kind=run_findings.kind(record),
         data={"name": escaped(record.about["data"]["name"]), "fingerprint": escaped(record.fingerprint)},
         splits=[(escaped(name), count) for name, count in run_findings.split_sizes(record)],
         classes=[escaped(name) for name in record.classes[:MAX_CLASSES]],

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import shlex
 import unicodedata
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from crepe_dist.data.alphabet import STANDARD_ALPHABETS
-from crepe_dist.model.ngrams import NGramShape
 from crepe_dist.model.parameters import shape_class
 from crepe_dist.reports.score_tables import (
     LABEL_CELLS,
@@ -21,6 +21,7 @@ from crepe_dist.reports.score_tables import (
     unanswered,
 )
 from crepe_dist.reports.uncertainty import interval
+from crepe_dist.settings.model_options import Kind
 from crepe_dist.wording import counted, cut, listed, number, percent
 
 if TYPE_CHECKING:
@@ -33,6 +34,12 @@ FALLING = 0.98  # ratio to the previous loss below which the loss is still falli
 STRONG = 0.9  # F1 from which a class is not called weak
 # Start of the Unicode name of a letter, with its script.
 SCRIPT = re.compile(r"(?!MODIFIER)([A-Z]+) (?:SMALL |CAPITAL )?(?:LETTER|SYLLABLE|CHARACTER|UNIFIED IDEOGRAPH)\b")
+SIZES: dict[Kind, str] = {
+    "crepe": "{blocks} blocks of convolutions, {width} channels, over n-grams of length 1 to {reach}, {rows} rows; and "
+    "character n-grams of length 1 to {longest}, {buckets} buckets",
+    "ngrams": "character n-grams of length 1 to {longest}, {buckets} buckets",
+    "paper": "convolutions, {filters} filters and {units} units",
+}
 
 
 def result(record: RunRecord, classes: list[str]) -> str:
@@ -58,17 +65,14 @@ def choice(record: RunRecord) -> str:
     return f"The reported epoch is {record.epoch} of {epochs} (counted from 0): {why}."
 
 
-def uses_ngrams(record: RunRecord) -> bool:
-    return shape_class(record.about["network"]) is NGramShape
+def kind(record: RunRecord) -> Kind:
+    return shape_class(record.about["network"]).kind
 
 
 def network(record: RunRecord) -> str:
     """Describe the network by its kind and size."""
-    shape, provenance = record.about["network"], record.made
-    if uses_ngrams(record):
-        text = f"character n-grams of length 1 to {shape.get('longest', '?')}, {shape.get('buckets', '?')} buckets"
-    else:
-        text = f"convolutions, {shape.get('filters', '?')} filters and {shape.get('units', '?')} units"
+    provenance = record.made
+    text = SIZES[kind(record)].format_map(defaultdict(lambda: "?", record.about["network"]))
     if provenance:
         text += f", {number(provenance['parameters'])} parameters"
     return text
@@ -216,7 +220,7 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
             f"overfitting: the {curve.split} loss rose from {first:.3f} after epoch {best} to {last:.3f}",
             "the model memorises the training texts and gets worse on unseen ones",
             f"stop earlier (--epochs {best + 1}, or --training.patience 2 with a validation split), use "
-            + ("more data" if uses_ngrams(record) else "more dropout or more data"),
+            + ("more data" if kind(record) == "ngrams" else "more dropout or more data"),
         )
     elif curve.falls and record.result is not None:
         was_stopped = curve.epochs[-1] + 1 < record.settings.get("training.epochs", 0)

@@ -19,6 +19,7 @@ from crepe_dist.runs.history import History
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.scores import Scores
 from crepe_dist.settings.config import Config
+from crepe_dist.settings.model_options import PAPER_DROPOUT
 from crepe_dist.settings.training_options import is_epoch
 from crepe_dist.settings.yaml_file import read
 
@@ -120,6 +121,18 @@ def flat(settings: dict[str, Any]) -> Settings:
     return found
 
 
+def _of_today(settings: Settings) -> Settings:
+    """Translate the settings of versions that had one convolutional network, the paper's, and called it crepe."""
+    if "model.network" not in settings or "model.reach" in settings:
+        return settings
+    network, dropout = settings["model.network"], settings.get("model.dropout")
+    return {
+        **settings,
+        "model.network": "paper" if network == "crepe" else network,
+        "model.dropout": None if dropout == PAPER_DROPOUT else dropout,
+    }
+
+
 def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
     """Read the run in a folder.
 
@@ -146,7 +159,7 @@ def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
         return RunRecord(
             path=run_dir,
             given_name=RunFolder(run_dir).name,
-            settings=flat(read(config)) if config.is_file() else {},
+            settings=_of_today(flat(read(config))) if config.is_file() else {},
             result=result,
             checkpoint=path,
             about=about,

@@ -103,7 +103,7 @@ class Config(Settings):
             "batch_size": self.data.batch_size,
             # Left out if zero: runs made before this setting existed keep their hash.
             **({"typos": self.data.typos} if self.data.typos else {}),
-            "model": asdict(self.model),
+            "model": self.model.identity(),
             "optimizer": asdict(self.optimizer),
             "training": asdict(self.training),
         }

@@ -1,14 +1,15 @@
 """Settings of the network and its initialisation."""
 
-from typing import Annotated, Literal, Optional
+from dataclasses import asdict
+from typing import Annotated, Any, Literal, Optional
 
 from pydantic.dataclasses import dataclass
 
 from crepe_dist.settings.limits import real, whole
 from crepe_dist.settings.schema import Settings
 
-Network = Literal["auto", "ngrams", "crepe"]
-Kind = Literal["ngrams", "crepe"]
+Network = Literal["auto", "crepe", "ngrams", "paper"]
+Kind = Literal["crepe", "ngrams", "paper"]
 Initialisation = Literal["xavier", "he", "paper"]
 Kernels = Literal["auto", "own", "mxnet"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -18,10 +19,13 @@ SIZES: dict[str, tuple[int, int]] = {"tiny": (128, 512), "small": (256, 1024), "
 TINY_BELOW_ROWS = 100_000
 # Zhang, Zhao & LeCun 2015, section 5: n-grams win up to several hundred thousand rows, the convolutional network from
 # several million on.
-CREPE_FROM_ROWS = 1_000_000
+PAPER_FROM_ROWS = 1_000_000
 LONGEST_NGRAM = 7  # characters; see model/ngrams.py
 MOST_BUCKETS = 1 << 24
 WIDEST = 1 << 16
+MOST_BLOCKS = 64
+PAPER_DROPOUT = 0.5  # the paper's and the notebook's
+OF_CREPE = ("reach", "embeddings", "width", "blocks")
 
 
 @dataclass
@@ -29,23 +33,29 @@ class ModelOptions(Settings, group="model"):
     """The network.
 
     Args:
-        network: ngrams (a table of hashed character n-grams: fast, and more accurate for thousands of rows), crepe
-            (the paper's convolutional network), or auto: crepe from 1,000,000 training rows on or if ``size``,
-            ``filters`` or ``units`` is set, else ngrams.
-        longest: (ngrams) characters of the longest n-grams.
-        deviations: (ngrams) standard deviations by which the frequency of an n-gram must differ between classes for
-            it to count as informative. Informative n-grams are averaged apart from the others. 0 or a very large
+        network: ngrams (a table of hashed character n-grams: fast, and accurate with thousands of rows), crepe (the
+            average of this table and of residual convolutions over n-grams: slower, and more accurate), paper (the
+            convolutional network of Zhang, Zhao & LeCun 2015), or auto: paper from 1,000,000 training rows on or if
+            ``size``, ``filters`` or ``units`` is set, else ngrams.
+        longest: (crepe, ngrams) characters of the longest n-grams of the table.
+        deviations: (crepe, ngrams) standard deviations by which the frequency of an n-gram must differ between classes
+            for it to count as informative. Informative n-grams are averaged apart from the others. 0 or a very large
             number: one average of all.
-        buckets: (ngrams) rows of the table; null: a power of two up to 1,048,576, smaller with more classes.
-        size: (crepe) tiny (128 filters, 512 units), small (256, 1024: the paper's and the notebook's), large (1024,
+        buckets: (crepe, ngrams) rows of the table; null: a power of two up to 1,048,576, smaller with more classes.
+        reach: (crepe) characters of the longest n-grams that the convolutions see at a position.
+        embeddings: (crepe) rows of the table of these n-grams.
+        width: (crepe) numbers for each of these n-grams, and channels of the convolutions.
+        blocks: (crepe) residual blocks, of two convolutions each.
+        size: (paper) tiny (128 filters, 512 units), small (256, 1024: the paper's and the notebook's), large (1024,
             2048), or auto: tiny below 100,000 training rows, else small.
-        filters: (crepe) channels of each convolution; overrides ``size``.
-        units: (crepe) width of the two hidden dense layers; overrides ``size``.
-        dropout: (crepe) dropout probability of the hidden dense layers.
-        initialisation: (crepe) xavier (uniform, magnitude 2.24, the notebook's), he (Gaussian, variance 2 / inputs;
+        filters: (paper) channels of each convolution; overrides ``size``.
+        units: (paper) width of the two hidden dense layers; overrides ``size``.
+        dropout: dropout probability: (paper) of the hidden dense layers, 0.5 by default; (crepe) of the numbers at each
+            position, 0.2 by default.
+        initialisation: (paper) xavier (uniform, magnitude 2.24, the notebook's), he (Gaussian, variance 2 / inputs;
             He et al. 2015, arXiv:1502.01852), or paper (Gaussian, standard deviation 0.02 from 1024 filters on, else
             0.05; also the biases).
-        precision: (crepe) data type of products and activations; parameters, sums and losses are always float32.
+        precision: (crepe, paper) data type of products and activations; parameters, sums and losses are always float32.
             auto: bfloat16 on a CPU with AMX or AVX512-BF16, float16 with loss scaling on a GPU from compute capability
             7.0 on, else float32.
         kernels: own (compiled with the package, CPU only), mxnet, or auto: own if they are available.
@@ -56,25 +66,42 @@ class ModelOptions(Settings, group="model"):
     longest: Annotated[int, whole(1, LONGEST_NGRAM)] = 6
     deviations: Annotated[float, real(0, 10**9)] = 5.0
     buckets: Optional[Annotated[int, whole(1, MOST_BUCKETS)]] = None
+    reach: Annotated[int, whole(1, LONGEST_NGRAM)] = 5
+    embeddings: Annotated[int, whole(1, MOST_BUCKETS)] = 1 << 17
+    width: Annotated[int, whole(1, WIDEST)] = 128
+    blocks: Annotated[int, whole(1, MOST_BLOCKS)] = 2
     size: Size = "auto"
     filters: Optional[Annotated[int, whole(1, WIDEST)]] = None
     units: Optional[Annotated[int, whole(1, WIDEST)]] = None
-    dropout: Annotated[float, real(0, 1, open_above=True)] = 0.5
+    dropout: Optional[Annotated[float, real(0, 1, open_above=True)]] = None
     initialisation: Initialisation = "xavier"
     precision: Precision = "auto"
     kernels: Kernels = "auto"
     hybridize: bool = True
 
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that decide the result.
+
+        Runs made before there were two convolutional networks keep their hash and can be resumed: the paper's keeps its
+        earlier name, and the settings of crepe are left out for others.
+        """
+        values = asdict(self)
+        if self.network == "crepe":
+            return {**values, "network": "joined"}
+        kept = {name: value for name, value in values.items() if name not in OF_CREPE}
+        network = "crepe" if self.network == "paper" else self.network
+        return {**kept, "network": network, "dropout": PAPER_DROPOUT if self.dropout is None else self.dropout}
+
     def kind(self, rows: int) -> Kind:
         """Return the kind of network for a number of training rows."""
-        return self.asked_kind or ("crepe" if rows >= CREPE_FROM_ROWS else "ngrams")
+        return self.asked_kind or ("paper" if rows >= PAPER_FROM_ROWS else "ngrams")
 
     @property
     def asked_kind(self) -> Optional[Kind]:
         """The kind of network that these settings ask for; ``None`` for any."""
         if self.network != "auto":
             return self.network
-        return None if self.asked_widths == (None, None) else "crepe"
+        return None if self.asked_widths == (None, None) else "paper"
 
     @property
     def asked_widths(self) -> tuple[Optional[int], Optional[int]]:
@@ -83,7 +110,7 @@ class ModelOptions(Settings, group="model"):
         return self.filters or filters, self.units or units
 
     def widths(self, rows: int) -> tuple[int, int]:
-        """Return the (filters, units) of crepe for a number of training rows."""
+        """Return the (filters, units) of the paper's network for a number of training rows."""
         filters, units = SIZES["tiny" if rows < TINY_BELOW_ROWS else "small"]
         asked_filters, asked_units = self.asked_widths
         return asked_filters or filters, asked_units or units

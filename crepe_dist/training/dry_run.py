@@ -105,7 +105,8 @@ def layers(shape: Shape) -> str:
         (each.name, each.output, wording.number(each.parameters) if each.parameters else "") for each in shape.layers()
     ]
     lines = [("layer", "output", "parameters"), *rows, ("", "", wording.number(shape.parameters))]
-    return "\n".join(f"  {name:<22}{output:>14}{count:>14}".rstrip() for name, output, count in lines)
+    width = max(len(name) for name, _, _ in lines)
+    return "\n".join(f"  {name:<{width}}{output:>14}{count:>14}".rstrip() for name, output, count in lines)
 
 
 def _shares(config: Config, world: World) -> str:

@@ -15,9 +15,8 @@ from crepe_dist.distributed.same_device import pick_on_all
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
 from crepe_dist.model import ngrams, parameters
-from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.engine import Engine, open_engine
-from crepe_dist.model.ngrams import NGrams, NGramShape
+from crepe_dist.model.ngrams import NGrams
 from crepe_dist.model.objective import Objective, balanced
 from crepe_dist.model.parameters import Network
 from crepe_dist.model.precision import Plan, plan
@@ -49,8 +48,8 @@ def build_engine(config: Config, data: Dataset, world: World) -> tuple[Engine, S
     )
     objective = world.agree("class weights", lambda: _objective(config, data))
     network = world.agree("network", lambda: build_network(config, data, device, start), alike=SAME_MACHINES)
-    if isinstance(network, NGrams) and start is None:
-        count_ngrams(network, data, world, config.model.deviations)
+    if network.ngrams and not (start and start.has_counts):
+        count_ngrams(network.ngrams, data, world, config.model.deviations)
     return open_engine(network, computing, device, objective, config.data.micro_batch_size or 0), start
 
 
@@ -87,7 +86,7 @@ def count_ngrams(network: NGrams, dataset: Dataset, world: World, deviations: fl
     network.significant.set_data(mx.nd.array(found))
 
 
-def _shape(options: ModelOptions, dataset: Dataset) -> CrepeShape | NGramShape:
+def _shape(options: ModelOptions, dataset: Dataset) -> Shape:
     rows, classes, encoding = len(dataset.parts["train"]), len(dataset.classes), dataset.encoding
     chosen = parameters.NETWORKS[options.kind(rows)]
     return chosen.for_data(options, len(encoding.alphabet), encoding.feature_len, classes, rows)

@@ -14,9 +14,9 @@ from crepe_dist.data.dataset import Dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
 from crepe_dist.model import parameters
-from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.ngrams import NGramShape
 from crepe_dist.model.parameters import Arrays, Network
+from crepe_dist.model.shape import Shape
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings.model_options import ModelOptions
 
@@ -34,10 +34,15 @@ class Start:
         summary: description of the kept and the new layers.
     """
 
-    shape: CrepeShape | NGramShape
+    shape: Shape
     arrays: Arrays
     sha256: str
     summary: str
+
+    @property
+    def has_counts(self) -> bool:
+        """True if the arrays hold all that is counted in the training split."""
+        return all(name in self.arrays for name in self.shape.counted)
 
     def give(self, network: Network) -> None:
         """Copy the arrays into a network.
@@ -79,9 +84,7 @@ def read(given: str, options: ModelOptions, dataset: Dataset) -> Start:
     return Start(shape, kept, sha256(path) if about is None else about["sha256"], summary)
 
 
-def _kept(
-    path: Path, arrays: Arrays, shape: CrepeShape | NGramShape, classes: list[str] | None, here: list[str]
-) -> tuple[Arrays, str]:
+def _kept(path: Path, arrays: Arrays, shape: Shape, classes: list[str] | None, here: list[str]) -> tuple[Arrays, str]:
     """Select and describe the arrays to keep for the classes ``here``.
 
     The last layer is kept completely or not at all: one different class name makes all classes different.
@@ -102,14 +105,14 @@ def _kept(
         ordered = {each: np.take(arrays[each], order, axis) for each, axis in of_classes.items()}
         return {**arrays, **ordered}, f"all layers from {name}, its classes in the order of the data"
     there = wording.counted(shape.classes, "class", "classes") if classes is None else _listed(classes)
-    if not shape.has_other_layers:
+    if not shape.other_layers:
         raise UserError(
             f"{path} is an n-gram network for other classes than those of the data",
             f"its only layer belongs to its classes ({there}), so nothing could be kept",
             "omit --init-from, or start from a network trained with --model.network crepe",
         )
-    kept = {each: array for each, array in arrays.items() if each not in of_classes}
-    return kept, f"convolutions 1 to 6, dense 1 and 2 from {name}; logits new, because its classes differ ({there})"
+    kept = {each: array for each, array in arrays.items() if each not in of_classes and each not in shape.counted}
+    return kept, f"{shape.other_layers} from {name}; the rest new, because its classes differ ({there})"
 
 
 def _check_encoding(path: Path, there: Encoding, dataset: Dataset, network: dict[str, Any]) -> None:
@@ -129,7 +132,7 @@ def _check_encoding(path: Path, there: Encoding, dataset: Dataset, network: dict
         )
 
 
-def _check_settings(path: Path, options: ModelOptions, shape: CrepeShape | NGramShape) -> None:
+def _check_settings(path: Path, options: ModelOptions, shape: Shape) -> None:
     """Check that no setting contradicts the given network."""
     if options.asked_kind not in (None, shape.kind):
         raise UserError(

@@ -43,8 +43,8 @@ def run(arguments, cwd, environment):
     "flags",
     [
         ["--model.network", "ngrams"],
-        ["--model.network", "crepe", "--model.size", "tiny", "--model.precision", "float32"],
-        ["--model.network", "crepe", "--model.size", "tiny", "--model.precision", "float16"],
+        ["--model.network", "paper", "--model.size", "tiny", "--model.precision", "float32"],
+        ["--model.network", "paper", "--model.size", "tiny", "--model.precision", "float16"],
     ],
     ids=["n-grams", "float32", "float16"],
 )
@@ -59,7 +59,7 @@ def test_a_run_gets_through(site, libraries, data, tmp_path, flags):
     calls = stand_in.counts(counted)
     assert not [name for name in calls if name.startswith("cudnnDropout")]  # it ignores MXNet's seed
     assert not [name for name in calls if name.startswith("cudnnFind")]  # the fastest may be another one next time
-    if "crepe" in flags:
+    if "paper" in flags:
         # The algorithm that adds in a fixed order, and CUDNN_POOLING_MAX_DETERMINISTIC.
         assert calls["cudnnConvolutionForward"] > calls["cudnnConvolutionBackwardFilter 1"] > 0
         assert calls["cudnnSetPooling2dDescriptor 3"] > 0

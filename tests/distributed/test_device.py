@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -69,7 +70,7 @@ class TestOneProcess:
         with pytest.raises(UserError) as raised:
             device.pick("gpu", BesideAnother())
         assert "[only on rank 0 (host " in raised.value.what
-        assert raised.value.remedy.startswith("run crepe doctor on these hosts")
+        assert re.match("run .*doctor on these hosts", raised.value.remedy)
         assert "files" not in raised.value.remedy
 
 

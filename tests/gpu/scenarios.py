@@ -28,9 +28,9 @@ from crepe_dist.data.loader import Batch, pack
 from crepe_dist.distributed import device
 from crepe_dist.distributed.world import HorovodWorld, World
 from crepe_dist.errors import UserError
-from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.engine import open_engine
 from crepe_dist.model.matrix_products import products
+from crepe_dist.model.paper import PaperShape
 from crepe_dist.model.parameters import build, trained, values
 from crepe_dist.model.precision import plan
 from crepe_dist.predicting import predictor
@@ -40,7 +40,7 @@ from tests.chaos import harness
 from tests.conftest import QUICK
 from tests.gpu import stand_in
 
-SHAPE = CrepeShape(alphabet_size=69, feature_len=123, classes=3, filters=16, units=32)
+SHAPE = PaperShape(alphabet_size=69, feature_len=123, classes=3, filters=16, units=32)
 
 
 @contextmanager

@@ -12,16 +12,16 @@ from tests.chaos.harness import slow
 from tests.multihost.network import Network
 from tests.multihost.runs import command, on_one_host, run
 
-CREPE = ("--model.network=crepe",)
+PAPER = ("--model.network=paper",)
 NGRAMS = ("--model.network=ngrams", "--model.buckets=1024")
 
 
 @pytest.mark.parametrize(
     ("launcher", "network_of"),
     [
-        ("supervise", CREPE),
+        ("supervise", PAPER),
         slow("supervise", NGRAMS),
-        slow("horovodrun", CREPE),
+        slow("horovodrun", PAPER),
         slow("horovodrun", NGRAMS),
     ],
 )

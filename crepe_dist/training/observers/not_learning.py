@@ -110,7 +110,7 @@ class NotLearning(Observer):
             tries.append("start from larger weights: --model.initialisation xavier")
         if optimizer.clip_norm is None and diverged:
             tries.append("clip the gradients: --optimizer.clip_norm 1")
-        if convolutions and model.dropout > 0.5:
+        if convolutions and (model.dropout or 0) > 0.5:
             tries.append("reduce the dropout: --model.dropout 0.5")
         if training.overfit_batches == 0:
             tries.append(

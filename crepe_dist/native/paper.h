@@ -1,4 +1,4 @@
-// The Crepe network on a CPU: logits, and the gradients of the loss.
+// The paper's network on a CPU: logits, and the gradients of the loss.
 //
 // Each thread takes a few documents at a time (a chunk) through all convolutions while they are in its cache. The dense
 // layers have many weights, so they process the whole batch at once.
@@ -22,9 +22,9 @@ struct Shape {
     long alphabet, length, classes, filters, units;
 };
 
-template <class T> class Crepe final : public Engine {
+template <class T> class Paper final : public Engine {
   public:
-    Crepe(Shape shape, int threads) : shape_(shape), threads_(threads), own_(threads) {
+    Paper(Shape shape, int threads) : shape_(shape), threads_(threads), own_(threads) {
         width_ = padded(shape.filters);
         units_ = padded(shape.units);
         symbols_ = shape.alphabet + 1;
@@ -55,7 +55,8 @@ template <class T> class Crepe final : public Engine {
 #pragma omp parallel num_threads(threads_)
         {
             load_table(parameters[0]);
-            for (int i = 1; i < CONVOLUTIONS; ++i) load_convolution(parameters[2 * i], i);
+            for (int i = 1; i < CONVOLUTIONS; ++i)
+                pack_convolution(parameters[2 * i], shape_.filters, TAPS[i], forward_[i].get(), backward_[i].get());
             for (int i = 0; i < 3; ++i)
                 dense_panels(parameters[2 * (CONVOLUTIONS + i)], widths_[i + 1], widths_[i], dense_[i].get());
         }
@@ -194,23 +195,6 @@ template <class T> class Crepe final : public Engine {
                 for (long symbol = 0; symbol < shape_.alphabet; ++symbol)
                     table_.get()[((channel / BLOCK * TAPS[0] + tap) * symbols_ + symbol) * BLOCK + channel % BLOCK] =
                         weights[(channel * shape_.alphabet + symbol) * TAPS[0] + tap];
-    }
-
-    void load_convolution(const float* weights, int i) {
-        const long taps = TAPS[i], filters = shape_.filters;
-#pragma omp for schedule(static) collapse(2)
-        for (long out = 0; out < width_; out += BLOCK)
-            for (long in = 0; in < width_; in += BLOCK)
-                for (long tap = 0; tap < taps; ++tap) {
-                    alignas(64) T square[BLOCK * BLOCK] = {};
-                    for (long m = 0; m < std::min(BLOCK, filters - out); ++m)
-                        for (long n = 0; n < std::min(BLOCK, filters - in); ++n)
-                            put(square[m * BLOCK + n], weights[((out + m) * filters + in + n) * taps + tap]);
-                    transpose_words(square, BLOCK, BLOCK / PAIR<T>,
-                                    forward_[i].get() + ((out * taps) + tap * BLOCK) * width_ + in * BLOCK);
-                    panel(square, BLOCK, BLOCK, BLOCK,
-                          backward_[i].get() + (in * taps + (taps - 1 - tap) * BLOCK) * width_ + out * BLOCK);
-                }
     }
 
     // Computes all layers except the bias of the last one; leaves its products in sums_.
@@ -353,7 +337,7 @@ template <class T> class Crepe final : public Engine {
 
     // Sums the gradients of all threads into Gluon's layout.
     void sum_up(float* const* gradients) {
-        const long filters = shape_.filters, side = width_ / BLOCK;
+        const long filters = shape_.filters;
 #pragma omp for schedule(static)
         for (long out = 0; out < filters; ++out) {
             const long block_of = out / BLOCK, column = out % BLOCK;
@@ -370,18 +354,7 @@ template <class T> class Crepe final : public Engine {
                     gradients[0][(out * shape_.alphabet + in) * TAPS[0] + tap] = total;
                 }
             for (int i = 1; i < CONVOLUTIONS; ++i)
-                for (long from = 0; from < side; ++from)
-                    for (long tap = 0; tap < TAPS[i]; ++tap) {
-                        const long at = (((tap * side + block_of) * side + from) * BLOCK + column) * BLOCK;
-                        alignas(64) float sums[BLOCK];
-                        for (long v = 0; v < BLOCK; v += LANES) {
-                            Lanes sum = {};
-                            for (const Own& own : own_) sum += load(own.total[i].get() + at + v);
-                            store(sums + v, sum);
-                        }
-                        float* to = gradients[2 * i] + (out * filters + from * BLOCK) * TAPS[i] + tap;
-                        for (long n = 0; n < std::min(BLOCK, filters - from * BLOCK); ++n) to[n * TAPS[i]] = sums[n];
-                    }
+                sum_channel(own_, [i](const Own& own) { return own.total[i].get(); }, out, filters, TAPS[i], gradients[2 * i]);
         }
     }
 };

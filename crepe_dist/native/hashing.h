@@ -1,0 +1,18 @@
+// Hashing of n-grams to the rows of a table.
+#pragma once
+
+#include <cstdint>
+
+// The key of an n-gram that is one known character longer. N-grams of up to seven characters have distinct keys.
+inline uint64_t extended(uint64_t key, uint8_t code) {
+    constexpr uint64_t RADIX = 257;
+    return key * RADIX + code + 1;
+}
+
+// Mixes a key as SplitMix64 does (Steele, Lea & Flood 2014) and scales the upper 32 bits to the rows.
+inline uint32_t row_of(uint64_t key, long rows) {
+    key = (key ^ (key >> 30)) * 0xBF58476D1CE4E5B9ull;
+    key = (key ^ (key >> 27)) * 0x94D049BB133111EBull;
+    key ^= key >> 31;
+    return uint32_t((key >> 32) * uint64_t(rows) >> 32);
+}

@@ -1,0 +1,51 @@
+// Two networks that answer together: their logits are averaged, and each learns from a loss of its own.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "engine.h"
+
+// Each network has half of the loss, so that the sum is their mean.
+class Joined final : public Engine {
+  public:
+    // parameters: number of the first network's parameters.
+    Joined(std::unique_ptr<Engine> first, std::unique_ptr<Engine> second, long parameters, long classes)
+        : engines_{std::move(first), std::move(second)}, parameters_(parameters), classes_(classes) {}
+
+    void set(const float* const* parameters, bool anew) override {
+        engines_[0]->set(parameters, anew);
+        engines_[1]->set(parameters + parameters_, anew);
+    }
+
+    void objective(Objective objective) override {
+        for (float& weight : objective.weights) weight /= 2;
+        for (auto& each : engines_) each->objective(objective);
+    }
+
+    void use(int which, Table* table, size_t cache_bytes) override { engines_[which]->use(0, table, cache_bytes); }
+    long gradients() const override { return engines_[0]->gradients() + engines_[1]->gradients(); }
+
+    void forward(const uint8_t* codes, long stride, long rows, float* logits) override {
+        std::vector<float> other(rows * classes_);
+        engines_[0]->forward(codes, stride, rows, logits);
+        engines_[1]->forward(codes, stride, rows, other.data());
+        for (size_t i = 0; i < other.size(); ++i) logits[i] = (logits[i] + other[i]) / 2;
+    }
+
+    void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) override {
+        std::vector<float> other(rows);
+        engines_[0]->train_forward(batch, rows, dropout, first, losses);
+        engines_[1]->train_forward(batch, rows, dropout, first, other.data());
+        for (long row = 0; row < rows; ++row) losses[row] += other[row];
+    }
+
+    void train_backward(float* const* gradients) override {
+        engines_[0]->train_backward(gradients);
+        engines_[1]->train_backward(gradients + engines_[0]->gradients());
+    }
+
+  private:
+    std::unique_ptr<Engine> engines_[2];
+    const long parameters_, classes_;
+};

@@ -1,0 +1,73 @@
+// The rows of a table that a batch touches, in training: their values, and the sums of their gradients.
+#pragma once
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "memory.h"
+#include "rows.h"
+#include "table.h"
+
+// The rows and their gradients belong to a table, if there is one, or to this object.
+class TouchedRows {
+  public:
+    TouchedRows(TableShape shape, int threads)
+        : shape_(shape), threads_(threads), own_memory_(Gradient::bytes(shape, 0)), own_(own_memory_.data(), shape, 0) {}
+
+    void use(Table* table) { table_ = table; }
+    bool has_table() const { return table_; }
+
+    // The set of the rows. Whoever has filled its words calls `list`.
+    RowIndex& index() { return gradient().index; }
+    long count() { return index().rows(); }
+
+    void list() {
+        RowIndex& index = this->index();
+        index.count();
+        if (!table_) own_.rows = own_rows_.need(index.rows() + SPARE);
+        uint32_t* next = gradient().rows;
+        for (long word = 0; word < index.size; ++word) next = write_bits(index.words[word], uint32_t(word * WORD), next);
+    }
+
+    // Returns the values of the rows [count][columns]; weights: those of all rows, read without a table.
+    const float* read(const float* weights) {
+        const long columns = shape_.columns, count = this->count();
+        const uint32_t* const rows = gradient().rows;
+        float* const out = read_.need(count * columns);
+#pragma omp parallel for num_threads(threads_)
+        for (int part = 0; part < threads_; ++part) {
+            const long first = count * part / threads_, last = count * (part + 1) / threads_;
+            if (table_) {
+                table_->read(rows + first, last - first, out + first * columns);
+            } else {
+                for (long i = first; i < last; ++i) std::copy_n(weights + rows[i] * columns, columns, out + i * columns);
+            }
+        }
+        return out;
+    }
+
+    // The sums of the gradients [count][columns], to be written.
+    float* sums() { return table_ ? gradient().values : sums_.need(count() * shape_.columns); }
+
+    // Copies the sums to a gradient of all rows.
+    void scatter(float* gradient) {
+        const long columns = shape_.columns;
+        std::memset(gradient, 0, shape_.rows * columns * sizeof(float));
+        for (long i = 0; i < count(); ++i)
+            std::copy_n(sums_.get() + i * columns, columns, gradient + own_.rows[i] * columns);
+    }
+
+  private:
+    const TableShape shape_;
+    const int threads_;
+    Table* table_ = nullptr;
+    std::vector<char> own_memory_;
+    Gradient own_;
+    Buffer<uint32_t> own_rows_;
+    Buffer<float> read_, sums_;
+
+    Gradient& gradient() { return table_ ? table_->gradient() : own_; }
+};

@@ -1,0 +1,541 @@
+// A residual convolutional network over the n-grams at each position of a text.
+//
+//     x0 = relu(eyes)                                     per position: the sum of the rows of its n-grams
+//     x' = relu(x + conv2(relu(conv1(x))))                for each block; then a max pool of 2 after the first two
+//     logits = out(max over positions of x, mean of x)
+//
+// Each document has its own number of positions. The rows of a batch are those of its documents, one after the other,
+// with GAP rows of zeros between them, which the convolutions read as the padding of both.
+#pragma once
+
+#include <omp.h>
+
+#include <cmath>
+#include <numeric>
+#include <vector>
+
+#include "engine.h"
+#include "hashing.h"
+#include "layers.h"
+#include "memory.h"
+#include "touched.h"
+
+constexpr long TOWER_TAPS = 5, GAP = TOWER_TAPS / 2, LEVELS = 3;
+constexpr uint64_t OTHER_STREAM = 0x5851F42D4C957F2Dull;  // as in model/dropout.py
+constexpr long MARGIN = 2 * BLOCK;  // rows before the first and after the last document that may be read
+
+constexpr uint32_t NO_ROW = UINT32_MAX;
+
+struct EyesShape {
+    long alphabet, length, longest, rows, width;
+};
+
+// Hashes the n-grams of 1 to `longest` known characters that start at each position of a text to out
+// [positions][longest]; NO_ROW where there is none. `look_up` in model/tower.py is equivalent.
+inline void hash_positions(const uint8_t* codes, long positions, const EyesShape& shape, uint32_t* out) {
+    for (long start = 0; start < positions; ++start, out += shape.longest) {
+        const long most = std::min(shape.longest, positions - start);
+        uint64_t key = 0;
+        long n = 0;
+        for (; n < most && codes[start + n] < shape.alphabet; ++n) {
+            key = extended(key, codes[start + n]);
+            out[n] = row_of(key, shape.rows);
+        }
+        std::fill(out + n, out + shape.longest, NO_ROW);
+    }
+}
+
+struct TowerShape {
+    EyesShape eyes;
+    long classes, blocks;
+    double feature_dropout;
+};
+
+template <class T> class Tower final : public Engine {
+  public:
+    Tower(TowerShape shape, int threads)
+        : shape_(shape), threads_(threads), own_(threads), width_(padded(shape.eyes.width)),
+          touched_({shape.eyes.rows, shape.eyes.width}, threads), blocks_(shape.blocks) {}
+
+    // table [rows][width]; for each block two convolutions, weights [width][width][taps] and bias [width]; the last
+    // layer's weights [classes][2 * width] and bias [classes]
+    void set(const float* const* parameters, bool) override {
+        weights_ = parameters[0];
+        const long width = shape_.eyes.width;
+        const float* const* next = parameters + 1;
+        for (Block& block : blocks_)
+            for (int i : {0, 1}) {
+                Convolution& one = block.convolutions[i];
+                std::memcpy(one.bias.need(width_), next[1], width * sizeof(float));
+                one.forward.need(TOWER_TAPS * width_ * width_);
+                one.backward.need(TOWER_TAPS * width_ * width_);
+#pragma omp parallel num_threads(threads_)
+                pack_convolution(next[0], width, TOWER_TAPS, one.forward.get(), one.backward.get());
+                next += 2;
+            }
+        out_ = next[0];
+        out_bias_ = next[1];
+    }
+
+    void objective(Objective objective) override { objective_ = std::move(objective); }
+    void use(int, Table* table, size_t) override { touched_.use(table); }
+    long gradients() const override { return (touched_.has_table() ? 0 : 1) + 4 * shape_.blocks + 2; }
+
+    void forward(const uint8_t* codes, long stride, long rows, float* logits) override {
+        prepare(codes, stride, rows);
+        dropouts_ = {};
+        activate(weights_, 0);
+#pragma omp parallel for num_threads(threads_)
+        for (long row = 0; row < rows; ++row) classify(row, logits + row * shape_.classes);
+    }
+
+    void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) override {
+        const long classes = shape_.classes, length = shape_.eyes.length;
+        prepare(batch, length + LABEL_BYTES, rows);
+        touch(starts_[0][rows] * shape_.eyes.longest);
+        dropouts_ = {Dropout{shape_.feature_dropout, dropout.seed ^ OTHER_STREAM}, dropout};
+        activate(touched_.read(weights_), first);
+        float* const gradients = gradients_.need(rows * classes);
+#pragma omp parallel for num_threads(threads_)
+        for (long row = 0; row < rows; ++row) {
+            std::vector<float> logits(classes);
+            classify(row, logits.data());
+            losses[row] = objective_(logits.data(), label_bytes(batch, row, length), gradients + row * classes);
+        }
+    }
+
+    void train_backward(float* const* gradients) override {
+        const bool sparse = touched_.has_table();
+        float* const* next = gradients + (sparse ? 0 : 1);
+        const long last = 4 * shape_.blocks;
+        for (Own& own : own_) own.begin_gradient(shape_.blocks, width_);
+#pragma omp parallel num_threads(threads_)
+        {
+            Tiles tiles;
+            Own& own = own_[omp_get_thread_num()];
+#pragma omp for schedule(static)
+            for (int part = 0; part < threads_; ++part)
+                for (long chunk = parts_[part]; chunk < parts_[part + 1]; ++chunk) backward(chunks_[chunk], own);
+            sum_up(next);
+            last_layer_gradient(next[last], next[last + 1]);
+        }
+        rows_gradient();
+        if (!sparse) touched_.scatter(gradients[0]);
+    }
+
+  private:
+    struct Convolution {
+        Buffer<T> forward, backward;
+        Buffer<float> bias;
+    };
+    struct Block {
+        Convolution convolutions[2];
+        Buffer<T> in, hidden;    // at the block's level
+        Buffer<uint8_t> from;    // of its pool
+    };
+    // Memory of one thread.
+    struct Own {
+        Buffer<T> rows[3], turned, packed;
+        std::vector<Buffer<float>> total, bias;
+
+        void begin_gradient(long blocks, long width) {
+            total.resize(2 * blocks);
+            bias.resize(2 * blocks);
+            for (long i = 0; i < 2 * blocks; ++i) {
+                std::memset(total[i].need(TOWER_TAPS * width * width), 0, TOWER_TAPS * width * width * sizeof(float));
+                std::memset(bias[i].need(width), 0, width * sizeof(float));
+            }
+        }
+    };
+    struct Chunk {
+        long first, last;  // documents
+    };
+
+    const TowerShape shape_;
+    const int threads_;
+    std::vector<Own> own_;
+    Objective objective_;
+    const long width_;
+    TouchedRows touched_;
+    std::vector<Block> blocks_;
+    const float *weights_ = nullptr, *out_ = nullptr, *out_bias_ = nullptr;
+
+    // Of the batch.
+    long rows_ = 0;
+    std::vector<long> lengths_[LEVELS], starts_[LEVELS];  // positions of each document, and its first row
+    std::vector<Chunk> chunks_;
+    std::vector<long> parts_;          // first chunk of each thread
+    Buffer<uint32_t> buckets_;         // [rows of level 0][longest]; in training, their places
+    Buffer<T> last_, eyes_gradient_;   // output of the last block; gradient of the eyes
+    Buffer<float> features_, gradients_, masked_;
+    Buffer<int32_t> best_;             // row of each feature's maximum
+    struct {
+        Dropout features{0, 0}, eyes{0, 0};
+    } dropouts_;
+
+    static long level(long block) { return std::min(block, LEVELS - 1); }
+    static bool pools(long block) { return block + 1 < LEVELS; }
+    long last_level() const { return level(shape_.blocks); }
+
+    // Lays out the rows of a batch, divides its documents among the threads, and hashes its n-grams.
+    void prepare(const uint8_t* codes, long stride, long rows) {
+        rows_ = rows;
+        for (long l = 0; l < LEVELS; ++l) {
+            lengths_[l].resize(rows);
+            starts_[l].resize(rows + 1);
+            starts_[l][0] = MARGIN;
+            for (long row = 0; row < rows; ++row) {
+                long& length = lengths_[l][row];
+                if (l) {
+                    length = (lengths_[l - 1][row] + 1) / 2;
+                } else {
+                    length = shape_.eyes.length;
+                    while (length && codes[row * stride + length - 1] >= shape_.eyes.alphabet) --length;
+                }
+                starts_[l][row + 1] = starts_[l][row] + length + GAP;
+            }
+        }
+        constexpr long ROWS_AT_A_TIME = 448;
+        chunks_.clear();
+        for (long row = 0; row < rows; ++row) {
+            if (chunks_.empty() || starts_[0][row + 1] - starts_[0][chunks_.back().first] > ROWS_AT_A_TIME)
+                chunks_.push_back({row, row});
+            chunks_.back().last = row + 1;
+        }
+        parts_.assign(threads_ + 1, long(chunks_.size()));
+        parts_[0] = 0;
+        long part = 1;
+        for (long i = 0; i < long(chunks_.size()); ++i)
+            while (part < threads_ && (starts_[0][chunks_[i].first] - MARGIN) * threads_ >=
+                                          (starts_[0][rows] - MARGIN) * part)
+                parts_[part++] = i;
+        const auto all = [&](long l) { return (starts_[l][rows] + MARGIN) * width_; };
+        for (long i = 0; i < shape_.blocks; ++i) {
+            blocks_[i].in.need(all(level(i)));
+            blocks_[i].hidden.need(all(level(i)));
+            if (pools(i)) blocks_[i].from.need(all(level(i + 1)));
+        }
+        last_.need(all(last_level()));
+        eyes_gradient_.need(all(0));
+        features_.need(rows * 2 * width_);
+        best_.need(rows * width_);
+        long longest = 0;
+        for (const Chunk& chunk : chunks_) longest = std::max(longest, starts_[0][chunk.last] - starts_[0][chunk.first]);
+        for (Own& own : own_) {
+            for (auto& some : own.rows) some.need((longest + 2 * MARGIN) * width_);
+            own.turned.need(width_ * padded(longest));
+            own.packed.need(PAIR<T> * width_ * (padded(longest) + SHIFTS));
+        }
+        // The margin after the last document holds rows of an earlier batch.
+        for (long i = 0; i < shape_.blocks; ++i)
+            for (Buffer<T>* each : {&blocks_[i].in, &blocks_[i].hidden}) clear(each->get(), starts_[level(i)][rows], MARGIN);
+        buckets_.need(starts_[0][rows] * shape_.eyes.longest);
+        std::fill_n(buckets_.get(), starts_[0][rows] * shape_.eyes.longest, NO_ROW);
+#pragma omp parallel for num_threads(threads_)
+        for (long row = 0; row < rows; ++row)
+            hash_positions(codes + row * stride, lengths_[0][row], shape_.eyes,
+                           buckets_.get() + starts_[0][row] * shape_.eyes.longest);
+    }
+
+    // Collects the rows of the table that the batch needs, and replaces them by their places.
+    void touch(long count) {
+        uint32_t* const rows = buckets_.get();
+        RowIndex& index = touched_.index();
+        std::fill_n(index.words, index.size, 0);
+        for (long i = 0; i < count; ++i)
+            if (rows[i] != NO_ROW) index.words[rows[i] / WORD] |= uint64_t{1} << (rows[i] % WORD);
+        touched_.list();
+#pragma omp parallel for num_threads(threads_)
+        for (long i = 0; i < count; ++i)
+            if (rows[i] != NO_ROW) rows[i] = index.place(rows[i]);
+    }
+
+    void clear(T* rows, long first, long count) const {
+        std::memset(static_cast<void*>(rows + first * width_), 0, count * width_ * sizeof(T));
+    }
+
+    // Clears the gaps of a chunk's documents. rows: row `origin` of the level is the first.
+    void clear_gaps(T* rows, long origin, long l, const Chunk& chunk) const {
+        for (long row = chunk.first; row < chunk.last; ++row)
+            clear(rows, starts_[l][row] + lengths_[l][row] - origin, GAP);
+    }
+
+    void activate(const float* table, uint64_t first_row) {
+#pragma omp parallel num_threads(threads_)
+        {
+            Tiles tiles;
+            Own& own = own_[omp_get_thread_num()];
+#pragma omp for schedule(static)
+            for (int part = 0; part < threads_; ++part)
+                for (long chunk = parts_[part]; chunk < parts_[part + 1]; ++chunk)
+                    forward(chunks_[chunk], table, first_row, own);
+        }
+    }
+
+    void forward(const Chunk& chunk, const float* table, uint64_t first_row, Own& own) {
+        look(chunk, table, first_row);
+        for (long i = 0; i < shape_.blocks; ++i) {
+            Block& block = blocks_[i];
+            const long l = level(i), start = starts_[l][chunk.first];
+            const long rows = starts_[l][chunk.last] - GAP - start;
+            if (rows <= 0) break;
+            // Another thread writes the gap before, which may hold rows of an earlier batch until then.
+            clear(block.in.get(), start - GAP, GAP);
+            clear(block.hidden.get(), start - GAP, GAP);
+            const T* const in = block.in.get() + start * width_;
+            T* const hidden = block.hidden.get() + start * width_;
+            convolution(in - GAP * width_, rows, width_, TOWER_TAPS, block.convolutions[0].forward.get(),
+                        block.convolutions[0].bias.get(), hidden);
+            clear_gaps(block.hidden.get(), 0, l, chunk);
+            T* const out = pools(i) ? own.rows[0].get() + MARGIN * width_ : next_in(i) + start * width_;
+            const float* const bias = block.convolutions[1].bias.get();
+            convolve(hidden - GAP * width_, rows, width_, TOWER_TAPS, block.convolutions[1].forward.get(),
+                     [&](long row, long channel, const float* sums) {
+                         const long count = std::min(BLOCK, rows - row);
+                         for (long v = 0; v < BLOCK; v += LANES) {
+                             const Lanes shift = load(bias + channel + v);
+                             for (long m = 0; m < count; ++m) {
+                                 const long here = (row + m) * width_ + channel + v;
+                                 store(out + here, relu(load(sums + m * BLOCK + v) + shift + load(in + here)));
+                             }
+                         }
+                     });
+            if (pools(i)) {
+                clear_gaps(out, start, l, chunk);
+                for (long row = chunk.first; row < chunk.last; ++row)
+                    pool_two(out + (starts_[l][row] - start) * width_, lengths_[l + 1][row],
+                             next_in(i) + starts_[l + 1][row] * width_, block.from.get() + starts_[l + 1][row] * width_);
+            }
+            clear_gaps(next_in(i), 0, level(i + 1), chunk);
+        }
+        for (long row = chunk.first; row < chunk.last; ++row) summarise(row, first_row);
+    }
+
+    T* next_in(long block) { return block + 1 < shape_.blocks ? blocks_[block + 1].in.get() : last_.get(); }
+
+    // Sums the rows of the n-grams at each position, with dropout and ReLU.
+    void look(const Chunk& chunk, const float* table, uint64_t first_row) {
+        const long width = shape_.eyes.width, longest = shape_.eyes.longest;
+        const Dropout dropout = dropouts_.eyes;
+        const float scale = float(1 / (1 - dropout.probability));
+        T* const out = blocks_[0].in.get();
+        std::vector<float> sum(width_, 0.0f);
+        for (long row = chunk.first; row < chunk.last; ++row) {
+            for (long position = 0; position < lengths_[0][row]; ++position) {
+                const long here = starts_[0][row] + position;
+                const uint32_t* const own = buckets_.get() + here * longest;
+                std::fill_n(sum.begin(), width, 0.0f);
+                for (long n = 0; n < longest && own[n] != NO_ROW; ++n) {
+                    const float* const from = table + own[n] * width;
+                    for (long c = 0; c < width; ++c) sum[c] += from[c];
+                }
+                if (dropout.probability > 0) {
+                    const uint64_t index = ((first_row + row) * shape_.eyes.length + position) * width;
+                    for (long c = 0; c < width; ++c) sum[c] = kept(dropout, index + c) ? sum[c] * scale : 0.0f;
+                }
+                for (long c = 0; c < width_; c += LANES) store(out + here * width_ + c, relu(load(sum.data() + c)));
+            }
+            clear(out, starts_[0][row] + lengths_[0][row], GAP);
+        }
+    }
+
+    // Max pool of 2 of one document: in, followed by a row of zeros, after ReLU → out [pooled][width].
+    void pool_two(const T* in, long pooled, T* out, uint8_t* from) const {
+        for (long p = 0; p < pooled; ++p)
+            for (long c = 0; c < width_; c += LANES) {
+                const Lanes first = load(in + 2 * p * width_ + c), second = load(in + (2 * p + 1) * width_ + c);
+                const Words more = second > first;
+                const Lanes best = more ? second : first;
+                store(out + p * width_ + c, best);
+                store(from + p * width_ + c, best > 0 ? (more ? Words{} + 1 : Words{}) : Words{} + NONE);
+            }
+    }
+
+    // Writes the features of a document: the maximum and the mean of each channel, with dropout.
+    void summarise(long row, uint64_t first_row) {
+        const long l = last_level(), length = lengths_[l][row];
+        const T* const in = last_.get() + starts_[l][row] * width_;
+        float *const most = features_.get() + row * 2 * width_, *const mean = most + width_;
+        int32_t* const best = best_.get() + row * width_;
+        std::fill_n(most, 2 * width_, 0.0f);
+        std::fill_n(best, width_, -1);
+        for (long p = 0; p < length; ++p)
+            for (long c = 0; c < width_; c += LANES) {
+                const Lanes value = load(in + p * width_ + c);
+                const Lanes before = load(most + c);
+                Words at;
+                std::memcpy(&at, best + c, sizeof at);
+                const Words more = value > before;
+                at = more ? Words{} + int32_t(p) : at;
+                std::memcpy(best + c, &at, sizeof at);
+                store(most + c, more ? value : before);
+                store(mean + c, load(mean + c) + value);
+            }
+        const Dropout dropout = dropouts_.features;
+        const float scale = float(1 / (1 - dropout.probability));
+        for (long c = 0; c < width_; ++c) mean[c] /= float(std::max(1L, length));
+        if (dropout.probability > 0)
+            for (long c = 0; c < width_; ++c)
+                for (int i : {0, 1}) {
+                    const uint64_t index = ((first_row + row) * 2 + i) * shape_.eyes.width + c;
+                    float& value = most[i * width_ + c];
+                    value = kept(dropout, index) ? value * scale : 0.0f;
+                    if (value == 0.0f && i == 0) best[c] = -1;
+                }
+    }
+
+    void classify(long row, float* logits) const {
+        const long width = shape_.eyes.width;
+        const float* const features = features_.get() + row * 2 * width_;
+        for (long n = 0; n < shape_.classes; ++n) {
+            const float* const weights = out_ + n * 2 * width;
+            double sum = out_bias_[n];
+            for (int i : {0, 1})
+                for (long c = 0; c < width; ++c) sum += double(weights[i * width + c]) * features[i * width_ + c];
+            logits[n] = float(sum);
+        }
+    }
+
+    void backward(const Chunk& chunk, Own& own) {
+        T *gradient = own.rows[0].get() + MARGIN * width_, *other = own.rows[1].get() + MARGIN * width_;
+        T* const spare = own.rows[2].get() + MARGIN * width_;
+        for (T* each : {gradient, other, spare}) clear(each, -MARGIN, MARGIN);
+        const long top = last_level(), top_start = starts_[top][chunk.first];
+        if (starts_[top][chunk.last] - GAP - top_start <= 0) return;
+        for (long row = chunk.first; row < chunk.last; ++row)
+            spread(row, gradient + (starts_[top][row] - top_start) * width_);
+        for (long i = shape_.blocks - 1; i >= 0; --i) {
+            Block& block = blocks_[i];
+            const long l = level(i), start = starts_[l][chunk.first], rows = starts_[l][chunk.last] - GAP - start;
+            if (pools(i)) {
+                const long above = starts_[l + 1][chunk.first];
+                for (long row = chunk.first; row < chunk.last; ++row)
+                    unpool_two(gradient + (starts_[l + 1][row] - above) * width_,
+                               block.from.get() + starts_[l + 1][row] * width_, lengths_[l + 1][row],
+                               other + (starts_[l][row] - start) * width_);
+                std::swap(gradient, other);
+            } else {
+                const T* const out = next_in(i) + start * width_;
+                for (long at = 0; at < rows * width_; at += LANES)
+                    store(gradient + at, where(load(out + at) > 0, load(gradient + at)));
+            }
+            clear_gaps(gradient, start, l, chunk);
+            const T* const hidden = block.hidden.get() + start * width_;
+            const T* const in = block.in.get() + start * width_;
+            convolution_weight_gradient(hidden - GAP * width_, gradient, rows, width_, TOWER_TAPS,
+                                        own.total[2 * i + 1].get(), own.bias[2 * i + 1].get(), own.turned.get(),
+                                        own.packed.get());
+            convolution_input_gradient(gradient + GAP * width_, rows, width_, TOWER_TAPS,
+                                       block.convolutions[1].backward.get(), hidden, spare);
+            clear_gaps(spare, start, l, chunk);
+            convolution_weight_gradient(in - GAP * width_, (const T*)spare, rows, width_, TOWER_TAPS,
+                                        own.total[2 * i].get(), own.bias[2 * i].get(), own.turned.get(),
+                                        own.packed.get());
+            T* const out = i ? other : eyes_gradient_.get() + start * width_;
+            const T* const residual = gradient;
+            convolve((const T*)spare - GAP * width_, rows, width_, TOWER_TAPS,
+                     block.convolutions[0].backward.get(), [&](long row, long channel, const float* sums) {
+                         const long count = std::min(BLOCK, rows - row);
+                         for (long m = 0; m < count; ++m)
+                             for (long v = 0; v < BLOCK; v += LANES) {
+                                 const long here = (row + m) * width_ + channel + v;
+                                 store(out + here, load(sums + m * BLOCK + v) + load(residual + here));
+                             }
+                     });
+            std::swap(gradient, other);
+        }
+    }
+
+    // Writes the gradient of the last block's output from that of a document's features.
+    void spread(long row, T* out) {
+        const long l = last_level(), length = lengths_[l][row], width = shape_.eyes.width;
+        std::vector<float> most(width_, 0.0f), mean(width_, 0.0f);
+        const float scale = float(1 / (1 - dropouts_.features.probability));
+        const float* const features = features_.get() + row * 2 * width_;
+        const float* const gradient = gradients_.get() + row * shape_.classes;
+        for (long n = 0; n < shape_.classes; ++n)
+            for (long c = 0; c < width; ++c) {
+                most[c] += gradient[n] * out_[n * 2 * width + c];
+                mean[c] += gradient[n] * out_[n * 2 * width + width + c];
+            }
+        for (long c = 0; c < width_; ++c) {
+            most[c] *= scale;
+            mean[c] *= features[width_ + c] != 0 ? scale / float(std::max(1L, length)) : 0.0f;
+        }
+        for (long p = 0; p < length; ++p)
+            for (long c = 0; c < width_; c += LANES) {
+                Words at;
+                std::memcpy(&at, best_.get() + row * width_ + c, sizeof at);
+                store(out + p * width_ + c, load(mean.data() + c) + where(at == int32_t(p), load(most.data() + c)));
+            }
+    }
+
+    void unpool_two(const T* gradient, const uint8_t* from, long pooled, T* out) const {
+        for (long p = 0; p < pooled; ++p)
+            for (long c = 0; c < width_; c += LANES) {
+                const Lanes value = load(gradient + p * width_ + c);
+                const Words at = load(from + p * width_ + c);
+                for (int s : {0, 1}) store(out + (2 * p + s) * width_ + c, where(at == s, value));
+            }
+    }
+
+    // Sums the gradients of all threads into Gluon's layout.
+    void sum_up(float* const* gradients) {
+        const long width = shape_.eyes.width;
+#pragma omp for schedule(static)
+        for (long out = 0; out < width; ++out)
+            for (long i = 0; i < 2 * shape_.blocks; ++i) {
+                float total = 0;
+                for (const Own& own : own_) total += own.bias[i].get()[out];
+                gradients[2 * i + 1][out] = total;
+                sum_channel(own_, [i](const Own& own) { return own.total[i].get(); }, out, width, TOWER_TAPS, gradients[2 * i]);
+            }
+    }
+
+    void last_layer_gradient(float* weights, float* bias) {
+        const long width = shape_.eyes.width, classes = shape_.classes;
+#pragma omp for schedule(static)
+        for (long n = 0; n < classes; ++n) {
+            float* const own = weights + n * 2 * width;
+            std::fill_n(own, 2 * width, 0.0f);
+            bias[n] = 0;
+            for (long row = 0; row < rows_; ++row) {
+                const float gradient = gradients_.get()[row * classes + n];
+                bias[n] += gradient;
+                for (int i : {0, 1})
+                    for (long c = 0; c < width; ++c)
+                        own[i * width + c] += gradient * features_.get()[(row * 2 + i) * width_ + c];
+            }
+        }
+    }
+
+    // Sums the gradients of the positions of each touched row. Each thread owns a range of rows, so that the order of
+    // the sums does not depend on their number.
+    void rows_gradient() {
+        const long width = shape_.eyes.width, longest = shape_.eyes.longest, touched = touched_.count();
+        const float scale = float(1 / (1 - dropouts_.eyes.probability));
+        float* __restrict const values = touched_.sums();
+        const T *const gradients = eyes_gradient_.get(), *const eyes = blocks_[0].in.get();
+        float* const masked = masked_.need(starts_[0][rows_] * width_);
+#pragma omp parallel num_threads(threads_)
+        {
+#pragma omp for
+            for (long row = 0; row < rows_; ++row)
+                for (long here = starts_[0][row] * width_; here < (starts_[0][row] + lengths_[0][row]) * width_; here += LANES)
+                    store(masked + here, where(load(eyes + here) > 0, load(gradients + here)) * scale);
+#pragma omp for
+            for (int part = 0; part < threads_; ++part) {
+                const uint32_t first = uint32_t(touched * part / threads_), last = uint32_t(touched * (part + 1) / threads_);
+                std::fill(values + first * width, values + last * width, 0.0f);
+                for (long row = 0; row < rows_; ++row)
+                    for (long here = starts_[0][row]; here < starts_[0][row] + lengths_[0][row]; ++here)
+                        for (long n = 0; n < longest; ++n) {
+                            const uint32_t place = buckets_.get()[here * longest + n];
+                            if (place < first || place >= last) continue;  // NO_ROW is larger than all
+                            const float* const from = masked + here * width_;
+                            for (long c = 0; c < width; ++c) values[place * width + c] += from[c];
+                        }
+            }
+        }
+    }
+};
