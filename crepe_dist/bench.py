@@ -39,7 +39,7 @@ def parser() -> arguments.Parser:
         EXAMPLES,
     )
     flags.add_argument(
-        "--quick", action="store_true", help="three rounds of short measurements instead of five long ones"
+        "--quick", action="store_true", help="two rounds of short measurements instead of five long ones"
     )
     flags.add_argument("--tiny", action="store_true", help="tiny sizes, only to check that the benchmark runs")
     flags.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
@@ -69,7 +69,7 @@ def main() -> None:
     from crepe_dist.benchmarking.suite import TINY, Rows, Sizes, run
 
     device = pick(given.device)
-    sizes = TINY if given.tiny else Sizes(3, 1.0, short_texts=Rows(1)) if given.quick else Sizes()
+    sizes = TINY if given.tiny else Sizes(2, 1.0, short_texts=Rows(1)) if given.quick else Sizes()
     with tempfile.TemporaryDirectory() as folder:
         figures = run(sizes, Path(folder), _say, device, python)
     _show(figures)
