@@ -42,6 +42,15 @@ def view(array: Any) -> Any:
     return np.ctypeslib.as_array(ctypes.cast(pointer(array), ctypes.POINTER(item)), shape=array.shape)
 
 
+def host_array(source: Any) -> Any:
+    """Copy a NumPy array into an MXNet array in host memory, without waiting for the engine; see ``view``."""
+    import mxnet as mx
+
+    array = mx.nd.empty(source.shape, ctx=mx.cpu(), dtype=source.dtype)
+    view(array)[...] = source
+    return array
+
+
 def pointers(arrays: Iterable[Any]) -> Any:
     """Return a C array with the addresses of several arrays; see ``pointer``."""
     addresses = [pointer(array) for array in arrays]

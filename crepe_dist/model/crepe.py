@@ -21,9 +21,9 @@ from crepe_dist.errors import UserError
 from crepe_dist.model import tower
 from crepe_dist.model.dropout import OTHER_STREAM, Kept
 from crepe_dist.model.ngrams import NGrams, NGramShape
-from crepe_dist.model.shape import Layer, Shape, array_shape
+from crepe_dist.model.shape import Layer, Shape, array_shape, check_dropout
 from crepe_dist.model.tower import TAPS, Dropping, Tower
-from crepe_dist.mxnet_internals import drop_compiled_graph, view
+from crepe_dist.mxnet_internals import drop_compiled_graph, host_array, view
 from crepe_dist.settings.model_options import MOST_BLOCKS, Kind, ModelOptions
 
 
@@ -98,11 +98,10 @@ class CrepeShape(Shape):
     def check_settings(cls, network: Mapping[str, Any]) -> None:
         NGramShape.check_settings(network)
         NGramShape.check_settings({"longest": network["reach"]})
-        blocks, dropout = network["blocks"], network["dropout"]
+        blocks = network["blocks"]
         if type(blocks) is not int or not 1 <= blocks <= MOST_BLOCKS:
             raise ValueError(f"blocks is {str(blocks)[:40]}")
-        if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
-            raise ValueError(f"dropout is {str(dropout)[:40]}")
+        check_dropout(network["dropout"])
 
     @property
     def table(self) -> NGramShape:
@@ -122,8 +121,7 @@ class CrepeShape(Shape):
         return functions.crepe_open(precision == "bfloat16", sizes.ctypes.data, self.FEATURE_DROPOUT, threads)
 
     def asked(self, options: ModelOptions) -> dict[str, Any]:
-        names = {"longest": "longest", "buckets": "buckets", "reach": "reach", "rows": "embeddings", "width": "width"}
-        names["blocks"] = "blocks"
+        names = {name: name for name in ("longest", "buckets", "reach", "width", "blocks")} | {"rows": "embeddings"}
         given = {name: getattr(options, option) for name, option in names.items()}
         defaults = {name: getattr(ModelOptions, option) for name, option in names.items()}
         # A default that was given explicitly cannot be distinguished from one left out.
@@ -219,12 +217,8 @@ class Crepe(nn.HybridBlock):
         batch = self.ngrams.prepare(batch)
         codes = view(batch.packed)[:, : shape.feature_len]
         places, known, inside = tower.look_up(codes, shape.alphabet_size, shape.reach, shape.rows)
-        arrays = []
-        for source in (places, known.view(np.uint8), inside.view(np.uint8)):
-            array = mx.nd.empty(source.shape, ctx=mx.cpu(), dtype=source.dtype)
-            view(array)[...] = source
-            arrays.append(array)
-        return replace(batch, extra=(*batch.extra, *arrays))
+        arrays = (places, known.view(np.uint8), inside.view(np.uint8))
+        return replace(batch, extra=(*batch.extra, *map(host_array, arrays)))
 
     def inputs(self, batch: Batch, codes: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
         """Return the arguments of the forward pass for ``batch``, on the device of its codes."""

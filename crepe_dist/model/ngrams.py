@@ -27,15 +27,14 @@ import numpy.typing as npt
 from mxnet.gluon import nn
 
 from crepe_dist.data.alphabet import Codes
-from crepe_dist.data.keyed_random import scramble
 from crepe_dist.data.loader import Batch
 from crepe_dist.model.dropout import Kept
+from crepe_dist.model.hashing import keys, rows_of
 from crepe_dist.model.shape import Layer, Shape, array_shape
-from crepe_dist.mxnet_internals import view
+from crepe_dist.mxnet_internals import host_array, view
 from crepe_dist.native import library
 from crepe_dist.settings.model_options import LONGEST_NGRAM, Kind, ModelOptions
 
-RADIX = 257  # larger than any code + 1, so that n-grams of up to seven characters have distinct keys
 MAX_BUCKETS = 1 << 20
 MIN_BUCKETS = 1 << 14
 CHUNK = 1 << 16  # buckets per vectorised step
@@ -183,12 +182,7 @@ class NGrams(nn.HybridBlock):
         own = np.arange(found.shape[1]) < counts[:, None]
         real = found[own] if counts.any() else np.arange(self.shape.buckets, dtype=np.int32)
         found[~own] = np.resize(real, own.size - np.count_nonzero(own))
-        arrays = []
-        for source in (found, own.view(np.uint8)):
-            array = mx.nd.empty(source.shape, ctx=mx.cpu(), dtype=source.dtype)
-            view(array)[...] = source
-            arrays.append(array)
-        return replace(batch, extra=tuple(arrays))
+        return replace(batch, extra=(host_array(found), host_array(own.view(np.uint8))))
 
     def inputs(self, batch: Batch, codes: mx.nd.NDArray) -> tuple[mx.nd.NDArray, mx.nd.NDArray]:
         """Return the arguments of the forward pass for ``batch``, on the device of its codes."""
@@ -274,9 +268,9 @@ def look_up(codes: Codes, shape: NGramShape) -> tuple[npt.NDArray[np.int32], npt
     native, _ = library.find()
     found, counts = np.zeros((len(codes), shape.max_ngrams), np.int32), np.zeros(len(codes), np.int64)
     if native is None:
-        keys = list(_keys(codes, shape))
+        each = list(keys(codes, shape.alphabet_size, shape.longest))
         for row in range(len(codes)):
-            own = np.unique(np.concatenate([_hashed(some[row][known[row]], shape.buckets) for some, known in keys]))
+            own = np.unique(np.concatenate([rows_of(some[row][known[row]], shape.buckets) for some, known in each]))
             found[row, : len(own)], counts[row] = own, len(own)
         return found, counts
     codes = np.ascontiguousarray(codes)
@@ -288,18 +282,3 @@ def look_up(codes: Codes, shape: NGramShape) -> tuple[npt.NDArray[np.int32], npt
     if failed:
         raise MemoryError("there is not enough memory for the n-grams of this batch")
     return found, counts
-
-
-def _keys(codes: Codes, shape: NGramShape) -> Iterator[tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]]:
-    """For each n, yield the keys of all n-grams, uint64 [B, L - n + 1], and the mask of those without unknowns."""
-    digits, known = codes.astype(np.uint64) + np.uint64(1), codes < shape.alphabet_size
-    key, good = digits, known
-    for n in range(shape.longest):
-        if n:
-            key, good = key[:, :-1] * np.uint64(RADIX) + digits[:, n:], good[:, :-1] & known[:, n:]
-        yield key, good
-
-
-def _hashed(key: npt.NDArray[np.uint64], buckets: int) -> npt.NDArray[np.int32]:
-    """Map keys to buckets: hash them and scale the upper 32 bits."""
-    return ((scramble(key) >> np.uint64(32)) * np.uint64(buckets) >> np.uint64(32)).astype(np.int32)

@@ -16,7 +16,7 @@ from crepe_dist.data.loader import Batch
 from crepe_dist.errors import UserError
 from crepe_dist.model.dropout import Kept
 from crepe_dist.model.layers import Casting, Conv1D, Dense, Dropout, Logits, MaxPool1D, OneHotConv1D
-from crepe_dist.model.shape import Layer, Shape, array_shape
+from crepe_dist.model.shape import Layer, Shape, array_shape, check_dropout
 from crepe_dist.model.stages import Stages
 from crepe_dist.mxnet_internals import drop_compiled_graph, structural_parameters
 from crepe_dist.settings.model_options import PAPER_DROPOUT, Initialisation, Kind, ModelOptions
@@ -96,9 +96,7 @@ class PaperShape(Shape):
 
     @classmethod
     def check_settings(cls, network: Mapping[str, Any]) -> None:
-        dropout = network["dropout"]
-        if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
-            raise ValueError(f"dropout is {str(dropout)[:40]}")
+        check_dropout(network["dropout"])
 
     def network(self, **kwargs: Any) -> Paper:
         return Paper(self, **kwargs)

@@ -189,3 +189,13 @@ def array_shape(arrays: Mapping[str, np.ndarray[Any, Any]], name: str, dimension
     if not all(shape):
         raise UserError(NOT_OURS, "a layer has no outputs", GIVE_ANOTHER)
     return shape
+
+
+def check_dropout(dropout: Any) -> None:
+    """Check the dropout of a checkpoint's description.
+
+    Raises:
+        ValueError: It is not a probability below 1.
+    """
+    if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+        raise ValueError(f"dropout is {str(dropout)[:40]}")

@@ -20,12 +20,11 @@ import numpy.typing as npt
 from mxnet.gluon import nn
 
 from crepe_dist.data.alphabet import Codes
-from crepe_dist.data.keyed_random import scramble
+from crepe_dist.model.hashing import keys, rows_of
 from crepe_dist.model.layers import Casting, Logits
 
 TAPS = 5
 POOLED_BLOCKS = 2
-RADIX = 257
 
 
 class Convolution(Casting, nn.Conv1D):
@@ -144,14 +143,9 @@ def look_up(
         The buckets, int32 [B, L, reach]; where there is such an n-gram, bool [B, L, reach]; and the positions up to the
         last known character, bool [B, L].
     """
-    length = codes.shape[1]
-    digits, known = codes.astype(np.uint64) + np.uint64(1), codes < alphabet_size
+    length, known = codes.shape[1], codes < alphabet_size
     buckets, own = np.zeros((*codes.shape, reach), np.int32), np.zeros((*codes.shape, reach), np.bool_)
-    key, good = digits, known
-    for n in range(min(reach, length)):
-        if n:
-            key, good = key[:, :-1] * np.uint64(RADIX) + digits[:, n:], good[:, :-1] & known[:, n:]
-        hashed = (scramble(key) >> np.uint64(32)) * np.uint64(rows) >> np.uint64(32)
-        buckets[:, : length - n, n], own[:, : length - n, n] = hashed, good
+    for n, (key, good) in enumerate(keys(codes, alphabet_size, min(reach, length))):
+        buckets[:, : length - n, n], own[:, : length - n, n] = rows_of(key, rows), good
     inside = np.logical_or.accumulate(known[:, ::-1], axis=1)[:, ::-1]
     return np.where(own, buckets, 0), own, inside
