@@ -10,9 +10,10 @@ Uses the packages in the largest sections (--sections), each with the first line
 from __future__ import annotations
 
 import argparse
+import itertools
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -34,16 +35,36 @@ def main() -> None:
     packages = pd.DataFrame(_described(listed), columns=["label", "text"])
     if packages.empty:
         raise UserError("apt has no package lists", remedy="apt-get update")
-    largest = packages["label"].value_counts().index[: given.sections]
-    packages[packages["label"].isin(largest)].to_csv(given.out, index=False)
+    largest(packages, given.sections).to_csv(given.out, index=False)
 
 
 def _described(listed: str) -> Iterator[tuple[str, str]]:
-    for paragraph in listed.split("\n\n"):
-        fields = dict(line.split(": ", 1) for line in paragraph.splitlines() if ": " in line and line[0] != " ")
-        text = fields.get("Description") or fields.get("Description-en")
-        if text and "Section" in fields:
-            yield fields["Section"], text
+    for record in records(listed.split("\n")):
+        text = record.get("Description") or record.get("Description-en") or ""
+        if text and "Section" in record:
+            yield record["Section"], text.partition("\n")[0]
+
+
+def records(lines: Iterable[str]) -> Iterator[dict[str, str]]:
+    """Parse the records of an index of apt: fields by name, whose further lines keep their indentation."""
+    record: dict[str, str] = {}
+    name = ""
+    for line in itertools.chain(lines, [""]):
+        line = line.rstrip("\n")
+        if not line:
+            if record:
+                yield record
+            record, name = {}, ""
+        elif line[0] not in " \t":
+            name, _, value = line.partition(":")
+            record[name] = value.strip()
+        elif name:
+            record[name] += f"\n{line}"
+
+
+def largest(rows: pd.DataFrame, classes: int) -> pd.DataFrame:
+    """Keep the rows of the classes with the most rows."""
+    return rows[rows["label"].isin(rows["label"].value_counts().index[:classes])].copy()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+from debian_packages import largest
 
 from crepe_dist import command
 from crepe_dist.errors import UserError
@@ -36,8 +37,7 @@ def main() -> None:
     names = pd.DataFrame(_translated(given.locale), columns=["label", "text"]).drop_duplicates()
     if names.empty:
         raise UserError(f"{given.locale} has no iso_*.mo", remedy="apt-get install iso-codes, or see --help")
-    most = names["label"].value_counts().index[: given.languages]
-    names[names["label"].isin(most)].to_csv(given.out, index=False)
+    largest(names, given.languages).to_csv(given.out, index=False)
 
 
 def _translated(locale: Path) -> Iterator[tuple[str, str]]:
