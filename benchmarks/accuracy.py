@@ -15,7 +15,6 @@ chosen on the validation split if there is one, else the last.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import shlex
 import statistics
@@ -25,19 +24,23 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import baselines
+import curves
 
 from crepe_dist import command
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_text
 from crepe_dist.reports import drawing
-from crepe_dist.reports.run_figures import LINE_STYLES, RUN_COLOURS
 from crepe_dist.runs.history import History
 from crepe_dist.runs.run_record import RunRecord, open_run
 from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def main() -> None:
@@ -53,7 +56,7 @@ def main() -> None:
     flags.add_argument("--baselines", action="store_true", help="also train scikit-learn's models on the same rows")
     given = flags.parse_args()
     arguments.check_output(given.curves, "--curves")
-    histories: list[tuple[str, History]] = []
+    lines: list[curves.Curve] = []
     print("| data | settings | test accuracy | time |\n|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for data in given.data:
@@ -61,14 +64,14 @@ def main() -> None:
                 print(f"| {data.name} | {name} | {100 * accuracy:.2f} % | {seconds:.0f} s |", flush=True)
             for settings in given.settings or [""]:
                 out = given.out or Path(folder)
-                results = [_train(out, data, settings, seed, given.processes) for seed in range(given.seeds)]
+                results = [train(out, data, settings, seed, given.processes) for seed in range(given.seeds)]
                 print(f"| {data.name} | {settings or 'the defaults'} | {_summary(results)} |", flush=True)
-                histories.append((f"{data.name}, {settings or 'the defaults'}", results[0][0].history))
+                lines.append(_curve(f"{data.name}, {settings or 'the defaults'}", results[0][0].history))
     if given.curves is not None:
-        write_text(given.curves, _picture(histories))
+        write_text(given.curves, curves.picture(lines, "epochs", _whole_numbers))
 
 
-def _train(out: Path, data: Path, settings: str, seed: int, processes: int) -> tuple[RunRecord, float]:
+def train(out: Path, data: Path, settings: str, seed: int, processes: int) -> tuple[RunRecord, float]:
     """Train a run unless it exists; return its record and the seconds it took."""
     name = "_".join([data.name, *shlex.split(settings), str(seed)]).replace("/", "-")
     run, timed = out / name, out / f"{name}.json"
@@ -108,24 +111,15 @@ def _summary(results: list[tuple[RunRecord, float]]) -> str:
     return f"{100 * statistics.mean(accuracies):.2f}{spread} % | {statistics.mean(seconds):.0f} s"
 
 
-def _picture(histories: list[tuple[str, History]]) -> str:
-    """Draw the accuracy after each epoch on the validation split, or on the test split without one."""
-    from matplotlib.ticker import MaxNLocator
+def _curve(name: str, history: History) -> curves.Curve:
+    """Return the accuracy after each epoch on the validation split, or on the test split without one."""
+    split = "validation" if "validation_accuracy" in history.epochs[0] else "test"
+    epochs = [record["epoch"] + 1 for record in history.epochs]
+    return name, epochs, [record[f"{split}_accuracy"] for record in history.epochs]
 
-    with drawing.style():
-        legend = 0.1 + 0.2 * len(histories)
-        figure, axes = drawing.blank(2.6 + legend, left=0.8, top=legend)
-        for (name, history), (style, colour) in zip(histories, itertools.product(LINE_STYLES, RUN_COLOURS)):
-            split = "validation" if "validation_accuracy" in history.epochs[0] else "test"
-            epochs = [record["epoch"] + 1 for record in history.epochs]
-            accuracies = [record[f"{split}_accuracy"] for record in history.epochs]
-            axes.plot(epochs, accuracies, color=colour, linestyle=style, marker="o", markersize=3, label=name)
-        axes.set(xlabel="epochs", ylabel="accuracy")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
-        axes.grid(axis="y")
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1))
-        return drawing.standalone(figure)
+
+def _whole_numbers(axes: Axes) -> None:
+    axes.xaxis.set_major_locator(drawing.locator(9, integer=True))
 
 
 if __name__ == "__main__":

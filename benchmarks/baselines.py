@@ -12,8 +12,8 @@ from crepe_dist.data.dataset import Dataset, Part
 from crepe_dist.errors import UserError
 
 
-def trained(dataset: Dataset) -> Iterator[tuple[str, Any]]:
-    """Yield the name and pipeline of each baseline, trained on the train split.
+def trained(dataset: Dataset, kind: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the name and pipeline of each baseline whose name starts with ``kind``, trained on the train split.
 
     Naive Bayes is multinomial with Laplace smoothing. It counts words, or character 4-grams across word boundaries. The
     linear SVM has squared hinge loss (C = 0.5) and reads sublinear TF-IDF: of words and word pairs, or of character
@@ -35,7 +35,8 @@ def trained(dataset: Dataset) -> Iterator[tuple[str, Any]]:
         "linear SVM, 1-2 words": (TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2)), LinearSVC(C=0.5)),
         "linear SVM, 1-5 characters": (TfidfVectorizer(sublinear_tf=True, **within), LinearSVC(C=0.5)),
     }.items():
-        yield name, make_pipeline(*steps).fit(texts, part.labels)
+        if name.startswith(kind):
+            yield name, make_pipeline(*steps).fit(texts, part.labels)
 
 
 def shown(part: Part, encoding: Encoding) -> list[str]:

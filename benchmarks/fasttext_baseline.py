@@ -6,7 +6,8 @@
     uv run --with fasttext-wheel benchmarks/fasttext_baseline.py data/sample_full --characters 2,6 --learning-rate 0.25
 
 Mode full distinguishes upper and lower case, which helps fastText. As its documentation advises, punctuation marks are
-separate words. The vectors have 10 dimensions, as in the paper, and n-grams share 200,000 buckets.
+separate words, and the rows are in random order. The vectors have 10 dimensions, as in the paper, and n-grams share
+200,000 buckets.
 """
 
 from __future__ import annotations
@@ -15,16 +16,36 @@ import argparse
 import re
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import baselines
-import fasttext
 import numpy as np
+import numpy.typing as npt
 
-from crepe_dist import command
+from crepe_dist import command, machine
 from crepe_dist.data.dataset import Dataset, open_dataset
+from crepe_dist.errors import UserError
 from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import whole
+
+FEW = 30_000  # rows up to which 100 epochs are worth a try; with more, fewer epochs do
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Setting of fastText; without lengths of character n-grams, it reads words and word pairs."""
+
+    characters: tuple[int, int] = (0, 0)
+    learning_rate: float = 0.5
+    epochs: int = 50
+    buckets: int = 200_000
+
+    def __str__(self) -> str:
+        read = "{}-{} characters".format(*self.characters) if self.characters[1] else "1-2 words"
+        return f"fastText, {read}, learning rate {self.learning_rate:g}, {self.epochs} epochs"
 
 
 def main() -> None:
@@ -37,33 +58,56 @@ def main() -> None:
     given = flags.parse_args()
     shortest, longest = map(int, given.characters.split(",")) if given.characters else (0, 0)
     dataset = open_dataset(given.data)
-    test = _texts(dataset, "test")
+    test = dataset.parts["test"]
+    texts = baselines.shown(test, dataset.encoding)
+    began = time.monotonic()
+    score = train(dataset, Setting((shortest, longest), given.learning_rate, given.epochs), given.threads)
+    accuracy = score(texts, test.labels)
+    print(f"test accuracy {100 * accuracy:.2f} %, {time.monotonic() - began:.1f} s to train and score")
+
+
+def trained(dataset: Dataset) -> Iterator[tuple[str, Callable[[list[str], Any], float]]]:
+    """Yield the name and the score of a few settings, trained on all cores; with many buckets, for many rows."""
+    for epochs in (5, 25, 100) if len(dataset.parts["train"]) <= FEW else (5, 25):
+        for setting in (Setting(epochs=epochs, buckets=2_000_000), Setting((2, 6), 0.25, epochs, 2_000_000)):
+            yield str(setting), train(dataset, setting, machine.cores())
+
+
+def train(dataset: Dataset, setting: Setting, threads: int) -> Callable[[list[str], npt.NDArray[np.int32]], float]:
+    """Train fastText on the train split; return a function from texts and their labels to the accuracy."""
+    try:
+        import fasttext
+    except ModuleNotFoundError as error:
+        raise UserError("fastText is not installed", remedy="uv run --with fasttext-wheel …") from error
+    part = dataset.parts["train"]
+    shown = baselines.shown(part, dataset.encoding)
+    lines = [f"__label__{label} {_spaced(text)}\n" for label, text in zip(part.labels.tolist(), shown)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "train.txt"
-        labelled = zip(dataset.parts["train"].labels.tolist(), _texts(dataset, "train"))
-        path.write_text("".join(f"__label__{label} {text}\n" for label, text in labelled), encoding="utf-8")
-        began = time.monotonic()
+        order = np.random.default_rng(0).permutation(len(lines))
+        path.write_text("".join(lines[row] for row in order), encoding="utf-8")
         model = fasttext.train_supervised(
             str(path),
-            lr=given.learning_rate,
-            epoch=given.epochs,
+            lr=setting.learning_rate,
+            epoch=setting.epochs,
             dim=10,
-            bucket=200_000,
-            wordNgrams=1 if given.characters else 2,
-            minn=shortest,
-            maxn=longest,
-            thread=given.threads,
+            bucket=setting.buckets,
+            wordNgrams=1 if setting.characters[1] else 2,
+            minn=setting.characters[0],
+            maxn=setting.characters[1],
+            thread=threads,
             verbose=0,
         )
-        predicted = [int(labels[0].rpartition("__")[2]) for labels in model.predict(test)[0]]
-    seconds = time.monotonic() - began
-    accuracy = np.mean(dataset.parts["test"].labels == np.array(predicted))
-    print(f"test accuracy {100 * accuracy:.2f} %, {seconds:.1f} s to train and score")
+
+    def score(texts: list[str], labels: npt.NDArray[np.int32]) -> float:
+        predicted = [int(found[0].rpartition("__")[2]) for found in model.predict(list(map(_spaced, texts)))[0]]
+        return float(np.mean(labels == np.array(predicted)))
+
+    return score
 
 
-def _texts(dataset: Dataset, part: str) -> list[str]:
-    shown = baselines.shown(dataset.parts[part], dataset.encoding)
-    return [re.sub(r"([^\w ])", r" \1 ", text) for text in shown]
+def _spaced(text: str) -> str:
+    return re.sub(r"([^\w ])", r" \1 ", text)
 
 
 if __name__ == "__main__":

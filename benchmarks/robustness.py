@@ -12,10 +12,11 @@ with an error. scikit-learn's models are those of benchmarks/baselines.py.
 from __future__ import annotations
 
 import argparse
-import itertools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import baselines
+import curves
 
 from crepe_dist import command
 from crepe_dist.data.dataset import Dataset, Part
@@ -23,14 +24,14 @@ from crepe_dist.data.typos import with_typos
 from crepe_dist.distributed.join import join
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_text
-from crepe_dist.reports import drawing
-from crepe_dist.reports.run_figures import LINE_STYLES, RUN_COLOURS
 from crepe_dist.runs.run_record import RunRecord, open_run
 from crepe_dist.settings import arguments
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 RATES = (0.0, 0.02, 0.05, 0.1)
 BATCH_SIZE = 512
-Curve = tuple[str, list[float]]
 
 
 def main() -> None:
@@ -46,15 +47,16 @@ def main() -> None:
         if record.fingerprint != dataset.fingerprint:
             raise UserError(f"{record.path} was trained on other data", remedy="name runs on the same data")
     noisy = [with_typos(dataset.parts["test"], rate, letters=dataset.encoding.letters) for rate in RATES]
-    curves = [(_name(record), _network(record, noisy)) for record in records] + _baselines(dataset, noisy)
+    found = [(_name(record), _network(record, noisy)) for record in records] + _baselines(dataset, noisy)
     print(
         f"| {len(noisy[0]):,} test documents of {dataset.name} | {' | '.join(f'{100 * rate:g} %' for rate in RATES)} |"
     )
     print("|---" * (len(RATES) + 1) + "|")
-    for name, accuracies in curves:
+    for name, accuracies in found:
         print(f"| {name} | {' | '.join(f'{100 * accuracy:.1f} %' for accuracy in accuracies)} |")
     if given.out is not None:
-        write_text(given.out, _picture(curves))
+        lines = [(name, RATES, accuracies) for name, accuracies in found]
+        write_text(given.out, curves.picture(lines, "characters with a typing error", _rates, columns=2))
 
 
 def _name(record: RunRecord) -> str:
@@ -72,7 +74,7 @@ def _network(record: RunRecord, parts: list[Part]) -> list[float]:
         return [evaluate(engine, part, BATCH_SIZE, world).accuracy for part in parts]
 
 
-def _baselines(dataset: Dataset, parts: list[Part]) -> list[Curve]:
+def _baselines(dataset: Dataset, parts: list[Part]) -> list[tuple[str, list[float]]]:
     noisy = [baselines.shown(part, dataset.encoding) for part in parts]
     return [
         (name, [float(model.score(texts, parts[0].labels)) for texts in noisy])
@@ -80,18 +82,9 @@ def _baselines(dataset: Dataset, parts: list[Part]) -> list[Curve]:
     ]
 
 
-def _picture(curves: list[Curve]) -> str:
-    with drawing.style():
-        legend = 0.2 + 0.2 * -(-len(curves) // 2)
-        figure, axes = drawing.blank(2.8 + legend, left=0.8, top=legend)
-        for (name, accuracies), (style, colour) in zip(curves, itertools.product(LINE_STYLES, RUN_COLOURS)):
-            axes.plot(RATES, accuracies, color=colour, linestyle=style, marker="o", markersize=3.5, label=name)
-        axes.set(xlabel="characters with a typing error", ylabel="accuracy", xticks=RATES)
-        axes.xaxis.set_major_formatter(lambda rate, _: f"{100 * rate:g} %")
-        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
-        axes.grid(axis="y")
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-        return drawing.standalone(figure)
+def _rates(axes: Axes) -> None:
+    axes.set_xticks(RATES)
+    axes.xaxis.set_major_formatter(lambda rate, _: f"{100 * rate:g} %")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,37 @@
+"""Pictures of the benchmarks: lines with points, one colour per line."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from crepe_dist.reports import drawing
+from crepe_dist.reports.run_figures import LINE_STYLES, RUN_COLOURS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Curve = tuple[str, Sequence[float], Sequence[float]]  # name, x, accuracies
+
+
+def picture(curves: Sequence[Curve], label: str, scale: Callable[[Axes], object], columns: int = 1) -> str:
+    """Draw accuracies as an SVG file.
+
+    Args:
+        curves: lines in the order of the legend, which is above the axes.
+        label: label of the x axis.
+        scale: function that sets up the x axis.
+        columns: columns of the legend.
+    """
+    with drawing.style():
+        legend = 0.15 + 0.2 * -(-len(curves) // columns)
+        figure, axes = drawing.blank(2.7 + legend, left=0.8, top=legend)
+        for (name, x, accuracies), (style, colour) in zip(curves, itertools.product(LINE_STYLES, RUN_COLOURS)):
+            axes.plot(x, accuracies, color=colour, linestyle=style, marker="o", markersize=3, label=name)
+        axes.set(xlabel=label, ylabel="accuracy")
+        scale(axes)
+        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
+        axes.grid(axis="y")
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns)
+        return drawing.standalone(figure)

@@ -1,0 +1,194 @@
+#!/usr/bin/env python3
+"""Measure test accuracy against the number of training rows, of our networks and of simpler models.
+
+    uv run --group comparison --with fasttext-wheel benchmarks/learning_curves.py data/paragraphs --out curves.csv
+    uv run benchmarks/learning_curves.py data/sample --out curves.csv --models ngrams "crepe --epochs 3" --rows 1000
+    uv run benchmarks/learning_curves.py data/sample --out curves.csv --models --picture curves.svg
+
+The subsets of the training rows are nested. Every model sees the same rows and the same characters. The validation
+split chooses the epoch of a network and the setting of the others (baselines.py, fasttext_baseline.py).
+
+Each point is saved to --out at once. Run the same command again to resume; to repeat points, remove their lines. The
+seconds of a network are those of the whole command; those of the others are of training with the chosen setting and of
+scoring.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import shlex
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import accuracy
+import baselines
+import curves
+import fasttext_baseline
+import subset
+
+from crepe_dist import command
+from crepe_dist.data.dataset import Dataset, open_dataset
+from crepe_dist.errors import UserError
+from crepe_dist.files import write_text
+from crepe_dist.settings import arguments
+from crepe_dist.settings.limits import whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ROWS = (1000, 3000, 10_000, 30_000, 100_000, 250_000, 1_000_000)
+NETWORKS = ("crepe", "ngrams", "paper")
+# Each yields the settings to choose from, trained: a name, and a function from texts to the number of correct labels.
+Trained = Iterator[tuple[str, Callable[[list[str], Any], float]]]
+PEERS: dict[str, Callable[[Dataset], Trained]] = {
+    "svm": lambda data: ((name, model.score) for name, model in baselines.trained(data, "linear SVM")),
+    "fasttext": fasttext_baseline.trained,
+    "bayes": lambda data: ((name, model.score) for name, model in baselines.trained(data, "naive Bayes")),
+}
+TITLES = {"svm": "linear SVM", "fasttext": "fastText", "bayes": "naive Bayes"}
+KEY = ("data", "fingerprint", "model", "rows", "test_rows", "seed")
+COLUMNS = (*KEY, "accuracy", "setting", "seconds", "command")
+Point = dict[str, str]
+
+
+def main() -> None:
+    flags = arguments.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("data", type=Path, metavar="DIR", help="prepared data with a validation split")
+    flags.add_argument("--out", type=Path, required=True, metavar="FILE", help="CSV of the points; kept and extended")
+    flags.add_argument(
+        "--models", nargs="*", default=[*NETWORKS, *PEERS], metavar="MODEL",
+        help=f"{', '.join(NETWORKS)}, each with flags of crepe_dist.train in the same quotes; {', '.join(PEERS)}; "
+        "none: only draw; default: all",
+    )  # fmt: skip
+    flags.add_argument(
+        "--rows", type=whole(1, 10**9), nargs="+", default=ROWS, metavar="N",
+        help="training rows; more than there are: all; default: 1000, 3000, … 1000000",
+    )  # fmt: skip
+    flags.add_argument(
+        "--max-test", type=whole(1, 10**9), metavar="N", help="rows of the test and validation splits, at most"
+    )
+    flags.add_argument("--seed", type=whole(0, 2**31 - 1), default=0, metavar="N", help="default: 0")
+    flags.add_argument("--picture", type=Path, metavar="FILE", help="draw the curves of this data set as SVG")
+    given = flags.parse_args()
+    arguments.check_output(given.picture, "--picture")
+    for model in given.models:
+        if model not in PEERS and model.split()[:1] not in [[name] for name in NETWORKS]:
+            raise UserError(f"there is no model {model!r}", "", f"choose from {', '.join([*NETWORKS, *PEERS])}")
+    dataset = open_dataset(given.data)
+    points = read(given.out)
+    for point in missing(dataset, given, points):
+        points.append(point)
+        write(given.out, points)
+        print(f"{point['rows']:>9} rows  {point['model']:<10}  {float(point['accuracy']):.2%}", flush=True)
+    if given.picture is not None:
+        write_text(given.picture, picture([each for each in points if each["fingerprint"] == dataset.fingerprint[:12]]))
+
+
+def missing(dataset: Dataset, given: argparse.Namespace, points: list[Point]) -> Iterator[Point]:
+    """Measure the points that are not among ``points``, the ones with few rows first."""
+    if not {"validation", "test"} <= set(dataset.parts):
+        again = "prepare it again with --validation 0.1"
+        raise UserError(f"{dataset.folder} lacks a validation or test split", "it chooses the settings", again)
+    most = {name: min(len(part), given.max_test or len(part)) for name, part in dataset.parts.items()}
+    known = {tuple(each[name] for name in KEY) for each in points}
+    for rows in sorted({min(rows, len(dataset.parts["train"])) for rows in given.rows}):
+        with tempfile.TemporaryDirectory() as scratch:
+            some: Dataset | None = None
+            for model in dict.fromkeys(given.models):
+                facts = (dataset.name, dataset.fingerprint[:12], model, rows, most["test"], given.seed)
+                key = tuple(map(str, facts))
+                if key in known:
+                    continue
+                if some is None:
+                    some = subset.write(dataset, Path(scratch) / "data", {**most, "train": rows}, given.seed)
+                right, setting, seconds = measure(some, model, given.seed)
+                start = ["benchmarks/learning_curves.py", str(given.data), "--out", str(given.out), "--models", model]
+                sizes = ["--rows", str(rows), "--seed", str(given.seed)]
+                sizes += ["--max-test", str(given.max_test)] if given.max_test else []
+                found = (f"{right:.5f}", setting, f"{seconds:.1f}", shlex.join(start + sizes))
+                yield dict(zip(COLUMNS, (*key, *found)))
+
+
+def measure(data: Dataset, model: str, seed: int) -> tuple[float, str, float]:
+    """Train a model; return its test accuracy, its setting, and the seconds that it took."""
+    if model in PEERS:
+        return _best(data, PEERS[model](data))
+    network, *flags = shlex.split(model)
+    settings = shlex.join(["--model.network", network, *flags])
+    with tempfile.TemporaryDirectory() as scratch:
+        record, seconds = accuracy.train(Path(scratch), data.folder, settings, seed, processes=1)
+        return record.metrics["test_accuracy"], settings, seconds
+
+
+def _best(data: Dataset, trained: Trained) -> tuple[float, str, float]:
+    texts = {name: baselines.shown(data.parts[name], data.encoding) for name in ("validation", "test")}
+    best = (-1.0, 0.0, "", 0.0)
+    began = time.monotonic()
+    for name, score in trained:
+        seconds, validation = time.monotonic() - began, score(texts["validation"], data.parts["validation"].labels)
+        if validation > best[0]:
+            began = time.monotonic()
+            test = score(texts["test"], data.parts["test"].labels)
+            best = (validation, test, name, seconds + time.monotonic() - began)
+        began = time.monotonic()
+    return best[1:]
+
+
+def read(path: Path) -> list[Point]:
+    """Read the points that were measured before."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as stream:
+        reader = csv.DictReader(stream)
+        points = list(reader)
+    try:
+        if tuple(reader.fieldnames or COLUMNS) != COLUMNS:
+            raise ValueError(f"its columns are not {', '.join(COLUMNS)}")
+        for point in points:
+            int(point["rows"]), float(point["accuracy"])
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} does not hold learning curves", str(error), "give another file with --out") from error
+    return points
+
+
+def write(path: Path, points: list[Point]) -> None:
+    """Replace the file of the points, so that an interruption leaves the old or the new one."""
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(points)
+    write_text(path, stream.getvalue())
+
+
+def picture(points: list[Point]) -> str:
+    """Draw a curve for each model, the mean over the seeds."""
+    if not points:
+        raise UserError("there are no points of this data set to draw", "--models names none", "leave --models out")
+    lines: list[curves.Curve] = []
+    for model in dict.fromkeys(each["model"] for each in points):
+        found: dict[int, list[float]] = {}
+        for each in points:
+            if each["model"] == model:
+                found.setdefault(int(each["rows"]), []).append(float(each["accuracy"]))
+        rows = sorted(found)
+        lines.append((TITLES.get(model, model), rows, [statistics.mean(found[each]) for each in rows]))
+    return curves.picture(lines, "training rows", _logarithmic, columns=2)
+
+
+def _logarithmic(axes: Axes) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(lambda rows, _: f"{rows:,.0f}")
+
+
+if __name__ == "__main__":
+    command.run(main)

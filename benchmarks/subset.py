@@ -1,0 +1,48 @@
+"""Data set folders with fewer rows than another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.data.dataset import MANIFEST, PARTS, SHARD_BYTES, Dataset, Part, ShardWriter, open_dataset, write_array
+from crepe_dist.files import write_json
+
+CHUNK = 4096  # rows that are copied together
+
+
+def chosen(dataset: Dataset, name: str, rows: int, seed: int) -> npt.NDArray[np.int64]:
+    """Draw rows of a split without replacement, int64 [n], ascending; with the same seed, fewer are among more."""
+    order = np.random.default_rng([seed, PARTS.index(name)]).permutation(len(dataset.parts[name]))
+    return np.sort(order[:rows])
+
+
+def write(dataset: Dataset, folder: Path, rows: Mapping[str, int], seed: int) -> Dataset:
+    """Copy at most so many rows of each split into a new data set folder, with the same encoding and classes."""
+    folder.mkdir(parents=True)
+    parts = {
+        name: _write(folder, part, dataset.encoding.feature_len, chosen(dataset, name, rows[name], seed))
+        for name, part in dataset.parts.items()
+    }
+    write_json(folder / MANIFEST, {**dataset.manifest, "parts": parts})
+    return open_dataset(folder)
+
+
+def _write(folder: Path, part: Part, feature_len: int, rows: npt.NDArray[np.int64]) -> dict[str, Any]:
+    files = write_array(folder, f"{part.name}.labels.npy", part.labels[rows])
+    size = max(1, SHARD_BYTES // feature_len)
+    keep_texts = part.name != "train"
+    sizes = []
+    for shard, start in enumerate(range(0, len(rows), size)):
+        mine = rows[start : start + size]
+        writer = ShardWriter(folder, part.name, shard, len(mine), feature_len, keep_texts=keep_texts)
+        for first in range(0, len(mine), CHUNK):
+            some = mine[first : first + CHUNK]
+            writer.append(part.codes(some), [(part.text(row) or "").encode() for row in some.tolist() if keep_texts])
+        files |= writer.close()
+        sizes.append(len(mine))
+    return {"rows": len(rows), "shards": sizes, "files": files}
