@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,7 +27,8 @@ def trained(dataset: Dataset, kind: str = "") -> Iterator[tuple[str, Any]]:
         from sklearn.pipeline import make_pipeline
         from sklearn.svm import LinearSVC
     except ModuleNotFoundError as error:
-        raise UserError("scikit-learn is not installed", remedy="uv run --group comparison …") from error
+        here = shlex.join(["uv", "run", "--group", "comparison", *sys.argv])
+        raise UserError("scikit-learn is not installed", "only the group comparison has it", here) from error
     part = dataset.parts["train"]
     texts = shown(part, dataset.encoding)
     within = {"analyzer": "char_wb", "ngram_range": (1, 5), "min_df": 2}

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -79,7 +81,8 @@ def train(dataset: Dataset, setting: Setting, threads: int) -> Callable[[list[st
     try:
         import fasttext
     except ModuleNotFoundError as error:
-        raise UserError("fastText is not installed", remedy="uv run --with fasttext-wheel …") from error
+        here = shlex.join(["uv", "run", "--group", "comparison", "--with", "fasttext-wheel", *sys.argv])
+        raise UserError("fastText is not installed", "the project does not depend on it", here) from error
     part = dataset.parts["train"]
     shown = baselines.shown(part, dataset.encoding)
     lines = [f"__label__{label} {_spaced(text)}\n" for label, text in zip(part.labels.tolist(), shown)]

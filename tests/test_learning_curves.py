@@ -118,3 +118,20 @@ def test_without_a_validation_split(curves, monkeypatch, data):
     monkeypatch.setattr(module, "open_dataset", lambda _: without)
     with pytest.raises(UserError, match="lacks a validation or test split"):
         curves("--out", "curves.csv")
+
+
+@pytest.mark.parametrize(("model", "package"), [("fasttext", "fasttext"), ("svm", "sklearn")])
+def test_packages_that_are_missing_are_named_with_the_command_that_has_them(
+    monkeypatch, tmp_path, data_with_validation, model, package
+):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    for name in (package, f"{package}.feature_extraction.text"):
+        monkeypatch.setitem(sys.modules, name, None)
+    module = importlib.import_module("learning_curves")
+    given = [str(data_with_validation), "--out", str(tmp_path / "curves.csv"), "--models", model, "--rows", "30"]
+    monkeypatch.setattr(sys, "argv", ["learning_curves.py", *given])
+    with pytest.raises(UserError, match="is not installed") as raised:
+        module.main()
+    _, _, do = str(raised.value).splitlines()
+    assert do.startswith("  do:  uv run --group comparison ")
+    assert do.endswith(f"--models {model} --rows 30")
