@@ -97,6 +97,7 @@ def work(folder: Path, given: argparse.Namespace) -> None:
         "--run-dir": folder / "run",
         "--device": "gpu",
         "--data.batch_size": 2 * int(os.environ.get("HOROVOD_SIZE", "1")),
+        "--model.network": "paper",
         "--model.precision": given.precision,
         "--model.filters": 2,
         "--model.units": 4,

@@ -32,7 +32,7 @@ def parser() -> arguments.Parser:
         "bench",
         "Measure encoding, loading, training and prediction of the paper's network on this machine, in turns with "
         "the original notebook's method, the fastest matrix product, PyTorch and ONNX Runtime. Also measure training "
-        "in several processes, in turns with as many independent ones, and the default network on the sample, in "
+        "in several processes, in turns with as many independent ones, and the n-gram network on the sample, in "
         "turns with fastText and scikit-learn. All figures are medians. Only --json writes a file; the "
         "first run also installs these peers into an environment in the cache. With --project, predict "
         "the scaling instead.",

@@ -57,10 +57,13 @@ with _threads_restored():
 
 FEATURE_LEN = 123
 TRIGRAMS = ("qua", "zig", "vex")
-# A network and settings that train in a second; floats are kept far from chaos so that runs can be compared.
+# The default network in a small size, and settings that train in a second; floats are kept far from chaos so that runs
+# can be compared. The flags below select another network beside QUICK.
 QUICK = [
-    "--model.filters=16",
-    "--model.units=32",
+    "--model.buckets=4096",
+    "--model.embeddings=1024",
+    "--model.width=16",
+    "--model.blocks=1",
     "--model.dropout=0",
     "--optimizer.name=sgd",
     "--optimizer.learning_rate=0.01",
@@ -70,6 +73,9 @@ QUICK = [
     "--logging.tensorboard=false",
     "--logging.report=false",
 ]
+
+NGRAMS = ("--model.network=ngrams",)
+PAPER = ("--model.network=paper", "--model.filters=16", "--model.units=32")
 
 # Builds of the kernels that this processor can run, and MXNet's operators; one alone if the environment names it.
 KERNELS = [os.environ[library.SWITCH]] if os.environ.get(library.SWITCH) else [*library.runnable(), library.NONE]

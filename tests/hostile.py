@@ -183,7 +183,8 @@ result("a list for a name", '{"checkpoint": []}', "cannot be read")
 result("nothing", "", "cannot be read")
 
 
-TRAIN = ("--data", "data", "--run-dir", "run", "--device", "cpu", "--model.filters=8", "--model.units=8")
+SMALL = ("--model.network=paper", "--model.filters=8", "--model.units=8")
+TRAIN = ("--data", "data", "--run-dir", "run", "--device", "cpu", *SMALL)
 
 
 def state(

@@ -18,9 +18,12 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.distributed.join import join
 from crepe_dist.errors import UserError
 from crepe_dist.evaluating import scoring
+from crepe_dist.model import parameters
+from crepe_dist.model.paper import PaperShape
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.checkpoint import find
-from tests.conftest import QUICK, command, run, write_csv
+from crepe_dist.settings.model_options import ModelOptions
+from tests.conftest import FEATURE_LEN, NGRAMS, QUICK, command, run, write_csv
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +284,9 @@ class TestEvaluate:
         rows = [("b" if "bad" in text else "g", text) for text in texts] + [("r", f"odd {row}") for row in range(5)]
         (tmp_path / "few.csv").write_text("label,text\n" + "".join(f"{label},{text}\n" for label, text in rows))
         run(command("prepare", "few.csv", "--out", "few"), tmp_path)
-        trained = run(command("train", "--data", "few", "--epochs", "2", "--logging.tensorboard", "false"), tmp_path)
+        trained = run(
+            command("train", "--data", "few", "--epochs", "2", "--logging.tensorboard", "false", *NGRAMS), tmp_path
+        )
         advice = "collect more such texts (fewer than 50 training rows each), or merge classes"
         printed = run(command("evaluate"), tmp_path)
         assert advice in trained
@@ -334,9 +339,9 @@ class TestEvaluate:
         assert f"checkpoint ({run_dir}/checkpoints/" in said
 
     def test_foreign_parameters_take_what_they_need_from_flags(self, place, tmp_path, complaint):
-        source = next(iter((place / "runs").glob("*/checkpoints/*.params")))
         foreign = tmp_path / "foreign.params"
-        mx.nd.save(str(foreign), mx.nd.load(str(source)))
+        network = parameters.build(PaperShape(69, FEATURE_LEN, 3, 16, 32), ModelOptions(), mx.cpu(), seed=0)
+        parameters.save(parameters.values(network), foreign)
         told = ("--mode", "paper", "--feature-len", 123, "--classes", "first,second,third")
         printed = run(command("evaluate", foreign, "--data", place / "data" / "three", *told), tmp_path)
         assert "accuracy" in printed

@@ -216,29 +216,73 @@ class TestSettings:
         assert message in mistake("--config", str(path))
 
 
+AUTO = "model: {network: auto}"
+SGD = ("--optimizer.name=sgd", "--optimizer.learning_rate=0.01", "--optimizer.momentum=0.9")
 IDENTITIES = {
-    "2346f8e9e744c5b12f485985b1612371fb158e416c085d75047a33ca78e4900e": [],
-    "b3e8106796256b3217d8b8eeb574973f2f407b9cc0d5f35968a06646ef3dc5d4": ["--optimizer.halve_every=3"],
+    "2346f8e9e744c5b12f485985b1612371fb158e416c085d75047a33ca78e4900e": [AUTO],
+    "b3e8106796256b3217d8b8eeb574973f2f407b9cc0d5f35968a06646ef3dc5d4": [AUTO, "--optimizer.halve_every=3"],
     "55a442592df418263d54ab666b879a03dafece5ee62cf0c1b527f7b6b451fe9e": [
-        *("--optimizer.halve_every", "4", "--optimizer.clip_norm=5"),
+        *(AUTO, "--optimizer.halve_every", "4", "--optimizer.clip_norm=5"),
     ],
     "94bfba53d476cbd9f1ae3a90fd828544a0b051b35d166da4b7429690a7ce5787": [
-        *("--optimizer.schedule=step", "--optimizer.step_epochs", "[1]"),
+        *(AUTO, "--optimizer.schedule=step", "--optimizer.step_epochs", "[1]"),
         '--training.class_weights={"spam": 3, "a b": 1.5}',
     ],
     "37a74b0892ed370c2ba23dad16b9d9e42b3d763ebe42d2f5b08d0f7685ddfc30": [
-        *("--training.init_from=123", "--seed=5", "--training.class_weights=balanced", "--data.typos=0.05"),
+        *(AUTO, "--training.init_from=123", "--seed=5", "--training.class_weights=balanced", "--data.typos=0.05"),
     ],
-    "9f2cf67f43ab3e3a6cab1aa5d3d51eda64e45e27ad6532ab871624d8be86710e": ["--config", "configs/amazon7.yaml"],
-    "3298d8f6dde67853b4f8d4b9fe4a4f70db6b642743a81fe1dbcd19fbfdc0c5dc": ["--config", "configs/ag_news.yaml"],
-    "3efb89d3c9afee5b83f89098d07fbb3892a82c87bca60752d741a270acfa0054": ["--config", "configs/smoke.yaml"],
+    "9f2cf67f43ab3e3a6cab1aa5d3d51eda64e45e27ad6532ab871624d8be86710e": [
+        "model: {network: auto, size: small, initialisation: xavier}",
+        *("--batch-size=128", "--epochs=7", "--optimizer.schedule=constant", *SGD, "--optimizer.weight_decay=1e-5"),
+    ],
+    "3298d8f6dde67853b4f8d4b9fe4a4f70db6b642743a81fe1dbcd19fbfdc0c5dc": [
+        "model: {network: auto, size: large, initialisation: paper}",
+        *("--batch-size=128", "--epochs=30", *SGD, "--optimizer.weight_decay=0"),
+        *("--optimizer.schedule=halving", "--optimizer.halve_every=3"),
+    ],
+    "3efb89d3c9afee5b83f89098d07fbb3892a82c87bca60752d741a270acfa0054": [
+        "model: {network: auto, filters: 32, units: 64, dropout: 0.0}",
+        *("--batch-size=256", "--epochs=2", "--optimizer.schedule=constant"),
+        *("--optimizer.name=sgd", "--optimizer.learning_rate=0.005"),
+    ],
+    "6b0c4256e6177be5583688fb4645dc61bca0274ac5cba6f191f92e29abf66858": ["", "--model.network=ngrams"],
+    "8b7b88afeccb53eef9b6b0f9bbfb6689ba9ddc14b2ff8727ac3f1403bc4dde3a": ["", "--model.network=paper"],
+    "70e0cb61af6b8c647ab120123c0354ab99ea59c0c7ff03c2fad71dd14b5b7834": [""],
 }
 
 
 @pytest.mark.parametrize("identity", IDENTITIES, ids=lambda each: each[:8])
-def test_the_same_settings_keep_the_hash_that_names_old_runs(identity):
-    """Computed by the version that read settings with jsonargparse."""
-    assert config.digest(config.parse(IDENTITIES[identity]).identity()) == identity
+def test_the_same_settings_keep_the_hash_that_names_old_runs(identity, tmp_path):
+    """The settings are those that a run of its time saved, and flags. Hashes of files that name no network, and of
+    ``auto``, were computed by the version that read settings with jsonargparse."""
+    file, *flags = IDENTITIES[identity]
+    (tmp_path / "config.yaml").write_text(file)
+    given = config.parse(["--config", str(tmp_path / "config.yaml"), *flags])
+    assert config.digest(given.identity()) == identity
+    (tmp_path / "saved.yaml").write_text(given.to_yaml())
+    assert config.parse(["--config", str(tmp_path / "saved.yaml")]).identity() == given.identity()
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        ("{network: auto}", "ngrams"),
+        ("{network: auto, size: tiny}", "paper"),
+        ("{network: auto, filters: 8}", "paper"),
+        ("{network: auto, units: 8}", "paper"),
+        ("{network: ngrams}", "ngrams"),
+        ("{}", "crepe"),
+    ],
+)
+def test_files_of_earlier_versions_name_a_network_of_today(model, kind, tmp_path):
+    (tmp_path / "config.yaml").write_text(f"model: {model}")
+    assert config.parse(["--config", str(tmp_path / "config.yaml")]).model.kind == kind
+
+
+def test_auto_is_no_network_on_the_command_line():
+    said = mistake("--model.network=auto")
+    assert "--model.network is auto" in said
+    assert "give one of crepe, ngrams, paper" in said
 
 
 def test_a_saved_configuration_gives_the_same_settings(tmp_path):

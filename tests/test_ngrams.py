@@ -239,14 +239,6 @@ def test_the_table_is_smaller_the_more_classes_there_are():
     assert buckets_for(100_000) == 1 << 14
 
 
-def test_which_network_is_chosen():
-    assert ModelOptions().kind(999_999) == "ngrams"
-    assert ModelOptions().kind(1_000_000) == "paper"
-    assert ModelOptions(network="ngrams").kind(10**9) == "ngrams"
-    for sized in ({"size": "tiny"}, {"filters": 8}, {"units": 8}):
-        assert ModelOptions(**sized).kind(1) == "paper"
-
-
 def test_it_computes_in_float32_only():
     assert plan(ModelOptions(), mx.cpu(), NGramShape.multiplies).precision == "float32"
     with pytest.raises(UserError, match="does not compute in bfloat16"):

@@ -287,7 +287,11 @@ class TestFilesOfBefore:
         checkpoint.write(tmp_path / "run", arrays, about)
         settings = {"network": "crepe", "size": "auto", "filters": 8, "units": 16, "dropout": 0.5}
         (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump({"seed": 3, "model": settings}))
-        identity = {**Config().identity(), "model": {**ModelOptions().identity(), **settings}, "data": "of the data"}
+        identity = {
+            **Config().identity(),
+            "model": {**ModelOptions(network="paper").identity(), **settings},
+            "data": "of the data",
+        }
         write_json(tmp_path / "run" / run_folder.IDENTITY, identity)
         return tmp_path / "run"
 
@@ -308,5 +312,8 @@ class TestFilesOfBefore:
 
     def test_today_s_crepe_does_not_resume_it(self, before):
         options = ModelOptions(network="crepe")
-        with pytest.raises(UserError, match="was started with other settings"):
+        with pytest.raises(
+            UserError, match=r"was started with other settings\n.* model.network paper → crepe, "
+        ) as raised:
             run_folder.choose(Config(model=options, run_dir=str(before)), "data", "of the data")
+        assert raised.value.remedy.startswith(f"resume it with --config {before}/config.yaml, ")

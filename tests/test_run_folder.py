@@ -13,7 +13,7 @@ from crepe_dist.distributed.control import SUPERVISED_AS
 from crepe_dist.errors import UserError
 from crepe_dist.files import atomic_text
 from crepe_dist.runs import run_folder
-from crepe_dist.settings.config import Config
+from crepe_dist.settings.config import Config, parse
 
 CALLS = ("mkdir", "open", "fsync", "replace", "rename")
 
@@ -91,6 +91,19 @@ def test_a_run_keeps_its_name_until_it_gets_another(tmp_path):
         (fresh.path / "config.yaml").write_text(damaged)
         assert fresh.name == ""
     assert choose().name == ""  # the newest run of the two
+
+
+@pytest.mark.parametrize("model", ["{}", "{network: auto}", "{network: auto, size: small}", "{network: ngrams}"])
+def test_the_saved_configuration_selects_its_run(tmp_path, monkeypatch, model):
+    """Also that of an earlier version; defaults such as 3 are read as 3.0."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "given.yaml").write_text(f"model: {model}")
+    (tmp_path / "runs" / "data-0123456789").mkdir(parents=True)
+    made = run_folder.choose(parse(["--config", "given.yaml"]), "data", "fingerprint")
+    saved = ["--config", str(made.path / "config.yaml")]
+    assert run_folder.choose(parse(saved), "data", "fingerprint") == made
+    assert run_folder.choose(parse([*saved, "--fresh"]), "data", "fingerprint").path.name == f"{made.path.name}-2"
+    assert run_folder.choose(parse([*saved, "--epochs=9"]), "data", "fingerprint").path.name[:15] != made.path.name
 
 
 @pytest.mark.parametrize("name", ["", " ", "x\ny", " x", "\x1b[31mred", "\u202ex", "x" * 81, 7, "\udc80"])

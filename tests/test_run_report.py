@@ -23,7 +23,7 @@ from crepe_dist import compare, report
 from crepe_dist.data.alphabet import ALPHABET, Encoding
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.model.paper import PaperShape
+from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.predicting.occlusion import Explanation
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.preparing.preparation import prepare
@@ -278,7 +278,7 @@ class TestReport:
         bins = np.array([[0] * 3] * (BINS - 1) + [[120, 40, 40 * MILLION]])
         record = replace(record, scores={"test": Scores(always_first, 1.0, bins, [])})
         batch, rows = record.settings["data.batch_size"], sum(record.made["rows"]["train"])
-        needed = PaperShape.epochs_needed(rows, batch)
+        needed = CrepeShape.epochs_needed(rows, batch)
         assert f"train longer (--epochs {needed})" in run_findings.warnings(record, record.classes)[0]["do"]
 
     @pytest.mark.parametrize("losses", [(1.0, 0.5, 0.9), (1.0, 0.8, 0.5), (0.5, 0.5, 0.5)])
@@ -424,11 +424,12 @@ def test_report_and_card_name_the_network(copy, monkeypatch):
     """Each in its own terms; an older version said nothing of the kind, and trained convolutions only."""
     described = open_run(copy).checkpoint.with_suffix(".json")
     about = json.loads(described.read_text())
-    older = {name: value for name, value in about["network"].items() if name != "kind"}
+    older = {"filters": 16, "units": 32, "dropout": 0.0, "precision": "auto"}
+    paper = {**older, "kind": "paper"}
     ngrams = {"kind": "ngrams", "longest": 6, "buckets": 4096}
     crepe = {**ngrams, "kind": "crepe", "reach": 5, "rows": 1024, "width": 32, "blocks": 2, "dropout": 0.2}
     for network, line, title in (
-        (about["network"], "convolutions, 16 filters and 32 units, ", "character-level convolutions"),
+        (paper, "convolutions, 16 filters and 32 units, ", "character-level convolutions"),
         (older, "convolutions, 16 filters and 32 units, ", "character-level convolutions"),
         (ngrams, "character n-grams of length 1 to 6, 4096 buckets, ", "hashed character n-grams"),
         (crepe, "2 blocks of convolutions, 32 channels, over n-grams of length 1 to 5, ", "n-grams (Bojanowski et al."),

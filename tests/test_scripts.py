@@ -11,7 +11,7 @@ import pytest
 import crepe_dist
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.settings import config
-from tests.conftest import QUICK, command, run
+from tests.conftest import NGRAMS, PAPER, QUICK, command, run
 
 WORDS = {
     "αθλητισμός": ["ποδόσφαιρο", "ομάδα", "νίκη", "футбол", "команда", "гол"],
@@ -35,9 +35,9 @@ def place(tmp_path_factory):
     printed = " ".join(printed.split())
     assert "It was chosen so that 99 % of the training texts fit." in printed
     assert "characters are in the alphabet." in printed
-    for network in ("paper", "ngrams"):
-        given = ["--data", str(folder / "letters"), "--run-dir", str(folder / network), "--model.network", network]
-        crepe_dist.fit(config.parse([*given, *QUICK, "--optimizer.name=adam", "--data.batch_size=16"]))
+    for network, flags in (("paper", PAPER), ("ngrams", (*NGRAMS, "--model.buckets=null"))):
+        given = ["--data", str(folder / "letters"), "--run-dir", str(folder / network)]
+        crepe_dist.fit(config.parse([*given, *QUICK, *flags, "--optimizer.name=adam", "--data.batch_size=16"]))
     return folder
 
 

@@ -29,7 +29,7 @@ from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.settings.training_options import OptimizerOptions
 from crepe_dist.training import estimate, schedule
 from crepe_dist.training.dry_run import dry_run
-from tests.conftest import QUICK, command, losses, records, run
+from tests.conftest import NGRAMS, PAPER, QUICK, command, losses, records, run
 
 
 def train(data, run_dir, *more):
@@ -55,9 +55,13 @@ class TestRunFolder:
             assert about["encoding"]["feature_len"] == 123
             assert len(about["encoding"]["alphabet"]) == 69
             assert about["network"] == {
-                "kind": "paper",
-                "filters": 16,
-                "units": 32,
+                "kind": "crepe",
+                "longest": 6,
+                "buckets": 4096,
+                "reach": 5,
+                "rows": 1024,
+                "width": 16,
+                "blocks": 1,
                 "dropout": 0.0,
                 "precision": "auto",
             }
@@ -245,6 +249,15 @@ class TestResume:
         for name, array in one.items():
             assert np.array_equal(array, two[name]), name
 
+    def test_an_unfinished_run_of_an_earlier_version_is_resumed_with_its_saved_settings(self, data, tmp_path):
+        (tmp_path / "earlier.yaml").write_text("model: {network: auto}")
+        self.start(data, tmp_path / "run", 3, "--config", tmp_path / "earlier.yaml")
+        assert not (tmp_path / "run" / "result.json").exists()
+        printed = run(command("train", "--config", tmp_path / "run" / "config.yaml"), tmp_path)
+        assert "network   character n-grams up to 6, 4,096 buckets" in printed
+        assert "model.network auto, of earlier versions, stands for ngrams; the default is now crepe" in printed
+        assert "resuming from step" in printed
+
     def test_a_damaged_state_is_refused_in_a_sentence(self, data, tmp_path, complaint):
         self.start(data, tmp_path / "run", 3)
         for file in (tmp_path / "run" / "state").glob("step_*/parameters.safetensors"):
@@ -257,7 +270,7 @@ class TestResume:
 
 class TestOptions:
     def test_retention_keeps_the_last_and_the_best(self, data, tmp_path):
-        train(data, tmp_path / "run", "--training.epochs=5", "--checkpoint.keep_last=2")
+        train(data, tmp_path / "run", *PAPER, "--training.epochs=5", "--checkpoint.keep_last=2")
         epochs = records(tmp_path / "run", "epoch")
         best = max(epochs, key=lambda record: record["test_accuracy"])["epoch"]
         kept = {int(path.name.split("_")[2]) for path in (tmp_path / "run" / "checkpoints").glob("*.params")}
@@ -268,7 +281,7 @@ class TestOptions:
         train(
             data_with_validation,
             tmp_path / "run",
-            *("--training.epochs=9", "--training.patience=2", "--optimizer.learning_rate=1e-9"),
+            *(*PAPER, "--training.epochs=9", "--training.patience=2", "--optimizer.learning_rate=1e-9"),
         )
         epochs = records(tmp_path / "run", "epoch")
         result = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -297,11 +310,17 @@ class TestOptions:
 
     def test_clipping_limits_the_step(self, data, tmp_path):
         """With SGD without momentum the first update has the norm learning rate × clip_norm."""
-        more = ["--optimizer.momentum=0", "--optimizer.weight_decay=0", "--checkpoint.every=1", "--logging.every=1"]
+        more = [
+            *PAPER,
+            "--optimizer.momentum=0",
+            "--optimizer.weight_decay=0",
+            "--checkpoint.every=1",
+            "--logging.every=1",
+        ]
         whole = ["--data.batch_size=301", "--training.epochs=1", "--optimizer.learning_rate=1"]
         train(data, tmp_path / "clipped", *more, *whole, "--optimizer.clip_norm=0.001")
         state = load_newest(tmp_path / "clipped" / "state")
-        start = crepe_dist.settings.config.Config(model=parse([*QUICK]).model)
+        start = crepe_dist.settings.config.Config(model=parse([*QUICK, *PAPER]).model)
         import mxnet as mx
 
         from crepe_dist.data.dataset import open_dataset
@@ -434,7 +453,7 @@ def test_the_package_lists_its_public_names():
 
 def test_from_python(data, tmp_path):
     config = Config(run_dir=str(tmp_path / "run"), data=crepe_dist.settings.config.DataOptions(str(data), 50))
-    config.model.filters, config.model.units, config.training.epochs = 8, 8, 1
+    config.model.width, config.model.blocks, config.model.embeddings, config.training.epochs = 16, 1, 1024, 1
     result = crepe_dist.fit(config)
     assert result.run_dir == tmp_path / "run"
     predictor = crepe_dist.load(result.checkpoint)
@@ -482,11 +501,16 @@ def test_few_batches_are_learnt_by_heart_and_scored(kernels, data, tmp_path):
 
 @pytest.mark.parametrize(
     ("network", "layer"),
-    [("paper", "convolution 6, width 3 16 × 3"), ("ngrams", "n-grams of 1 to 6 ≤ 723")],
+    [
+        ((), "block 1, width 5 16 × 123"),
+        (PAPER, "convolution 6, width 3 16 × 3"),
+        pytest.param(NGRAMS, "n-grams of 1 to 6 ≤ 723", marks=pytest.mark.slow),
+    ],
+    ids=["crepe", "paper", "ngrams"],
 )
 def test_a_dry_run_shows_shapes_memory_and_time_and_writes_nothing(data, tmp_path, network, layer):
-    arguments = ("--data", data, "--run-dir", tmp_path / "run", "--dry-run", *QUICK, "--model.network", network)
-    by_rows = network == "ngrams" and library.find()[0] is not None
+    arguments = ("--data", data, "--run-dir", tmp_path / "run", "--dry-run", *QUICK, *network)
+    by_rows = network != PAPER and library.find()[0] is not None
     for processes in (1, 2):
         printed = run(command("train", *arguments, processes=processes), tmp_path)
         assert layer in " ".join(printed.split())

@@ -34,7 +34,7 @@ from crepe_dist.training.engine_setup import build_network
 from tests.conftest import FEATURE_LEN, QUICK, command, launch_prefix, losses, run, write_csv
 
 CREPE = ModelOptions(network="crepe", longest=3, buckets=64, reach=4, embeddings=1024, width=32, blocks=2)
-PAPER = ModelOptions(filters=8, units=12)
+PAPER = ModelOptions(network="paper", filters=8, units=12)
 NGRAMS = ModelOptions(network="ngrams", longest=3, buckets=64)
 OTHER_CLASSES = {"number": ["one", "two"], "names": ["first", "second", "fourth"]}
 ANOTHER_ORDER = ["third", "first", "second"]
@@ -311,18 +311,18 @@ class TestTraining:
 
     @pytest.fixture(scope="class")
     def flags(self, place) -> list[str]:
-        sizes = ("--model.filters", "--model.units")
+        sizes = ("--model.buckets", "--model.embeddings", "--model.width", "--model.blocks")
         rest = [flag for flag in QUICK if not flag.startswith(sizes)]
         return ["--data", str(place / "two"), "--init-from", str(place / "run"), "--model.precision=float32", *rest]
 
     def test_a_run_on_other_classes_says_so_and_several_processes_train_the_same(self, place, flags, capsys):
         crepe_dist.fit(config.parse([*flags, "--run-dir", str(place / "alone")]))
         said = capsys.readouterr().out
-        assert "start     convolutions 1 to 6, dense 1 and 2 from" in said
-        assert "network   the paper's network, 16 filters, 32 units" in said
+        assert "start     embeddings and convolutions from" in said
+        assert "network   Crepe, 1 blocks of 16 channels" in said
         assert len(crepe_dist.load(place / "alone").classes) == 2
         printed = run(command("train", *flags, "--run-dir", place / "both", processes=2), place)
-        assert printed.count("start     convolutions 1 to 6") == 1
+        assert printed.count("start     embeddings and convolutions from") == 1
         assert losses(place / "both") == pytest.approx(losses(place / "alone"), abs=1e-5)
 
     @pytest.mark.slow

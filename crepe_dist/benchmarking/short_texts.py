@@ -1,4 +1,4 @@
-"""The default network on the sample's short texts, in turns with fastText and scikit-learn: time and accuracy."""
+"""The n-gram network on the sample's short texts, in turns with fastText and scikit-learn: time and accuracy."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from crepe_dist.predicting.predictor import load
 
 WORKER = Path(__file__).with_name("short_texts_worker.py")
 OURS = "crepe_dist"
+NGRAMS = ("--model.network", "ngrams")  # as fastText, it only looks up rows
 FASTTEXT = "fastText, 2-6 characters"  # reads what our network reads
 JOINED = 8  # texts of a class in a long document, so that processes have something to share
 Figures = dict[str, float]
@@ -99,7 +100,7 @@ def _write_lines(data: Dataset, folder: Path) -> None:
 
 def _ours(sample: Path, run_folder: Path, data: Dataset) -> Figures:
     began = time.perf_counter()
-    commands.call([*TRAIN, "--data", str(sample), "--run-dir", str(run_folder), "--device", "cpu"])
+    commands.call([*TRAIN, *NGRAMS, "--data", str(sample), "--run-dir", str(run_folder), "--device", "cpu"])
     seconds = time.perf_counter() - began
     predictor = load(run_folder)
     part = data.parts["test"]
@@ -143,6 +144,7 @@ def _scaling(data: Dataset, rows: Rows, folder: Path) -> float:
             arguments = [
                 *launcher,
                 *TRAIN,
+                *NGRAMS,
                 "--data",
                 str(long),
                 "--run-dir",

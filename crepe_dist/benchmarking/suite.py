@@ -35,7 +35,7 @@ class Sizes:
         seconds: minimum duration of a measurement.
         batch_size: documents per step.
         rows: documents in the data set for the loader.
-        short_texts: sizes of the benchmark of the default network.
+        short_texts: sizes of the benchmark of the n-gram network.
     """
 
     rounds: int = 5

@@ -1,15 +1,15 @@
 """Settings of the network and its initialisation."""
 
 from dataclasses import asdict
-from typing import Annotated, Any, Literal, Optional
+from typing import Annotated, Any, Literal, Optional, Union
 
 from pydantic.dataclasses import dataclass
 
 from crepe_dist.settings.limits import real, whole
-from crepe_dist.settings.schema import Settings
+from crepe_dist.settings.schema import EARLIER, Settings
 
-Network = Literal["auto", "crepe", "ngrams", "paper"]
 Kind = Literal["crepe", "ngrams", "paper"]
+Network = Union[Kind, Annotated[Literal["auto"], EARLIER]]
 Initialisation = Literal["xavier", "he", "paper"]
 Kernels = Literal["auto", "own", "mxnet"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -17,15 +17,13 @@ Size = Literal["auto", "tiny", "small", "large"]
 # (filters, units): small and large are the paper's; tiny is ours, for small data and machines.
 SIZES: dict[str, tuple[int, int]] = {"tiny": (128, 512), "small": (256, 1024), "large": (1024, 2048)}
 TINY_BELOW_ROWS = 100_000
-# Zhang, Zhao & LeCun 2015, section 5: n-grams win up to several hundred thousand rows, the convolutional network from
-# several million on.
-PAPER_FROM_ROWS = 1_000_000
 LONGEST_NGRAM = 7  # characters; see model/ngrams.py
 MOST_BUCKETS = 1 << 24
 WIDEST = 1 << 16
 MOST_BLOCKS = 64
 PAPER_DROPOUT = 0.5  # the paper's and the notebook's
 OF_CREPE = ("reach", "embeddings", "width", "blocks")
+IN_IDENTITY = {"crepe": "joined", "paper": "crepe"}  # the paper's keeps the name that it had when it was the only one
 
 
 @dataclass
@@ -33,10 +31,9 @@ class ModelOptions(Settings, group="model"):
     """The network.
 
     Args:
-        network: ngrams (a table of hashed character n-grams: fast, and accurate with thousands of rows), crepe (the
-            average of this table and of residual convolutions over n-grams: slower, and more accurate), paper (the
-            convolutional network of Zhang, Zhao & LeCun 2015), or auto: paper from 1,000,000 training rows on or if
-            ``size``, ``filters`` or ``units`` is set, else ngrams.
+        network: crepe (the average of a table of hashed character n-grams and of residual convolutions over n-grams),
+            ngrams (the table alone: less accurate, and trained in about a tenth of the time), or paper (the
+            convolutional network of Zhang, Zhao & LeCun 2015).
         longest: (crepe, ngrams) characters of the longest n-grams of the table.
         deviations: (crepe, ngrams) standard deviations by which the frequency of an n-gram must differ between classes
             for it to count as informative. Informative n-grams are averaged apart from the others. 0 or a very large
@@ -62,7 +59,7 @@ class ModelOptions(Settings, group="model"):
         hybridize: run MXNet's operators as one compiled graph; turn off for debugging.
     """
 
-    network: Network = "auto"
+    network: Network = "crepe"
     longest: Annotated[int, whole(1, LONGEST_NGRAM)] = 6
     deviations: Annotated[float, real(0, 10**9)] = 5.0
     buckets: Optional[Annotated[int, whole(1, MOST_BUCKETS)]] = None
@@ -82,26 +79,21 @@ class ModelOptions(Settings, group="model"):
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide the result.
 
-        Runs made before there were two convolutional networks keep their hash and can be resumed: the paper's keeps its
-        earlier name, and the settings of crepe are left out for others.
+        Runs made before there were two convolutional networks keep their hash and can be resumed: the settings of crepe
+        are left out for others.
         """
-        values = asdict(self)
+        values = {**asdict(self), "network": IN_IDENTITY.get(self.network, self.network)}
         if self.network == "crepe":
-            return {**values, "network": "joined"}
+            return values
         kept = {name: value for name, value in values.items() if name not in OF_CREPE}
-        network = "crepe" if self.network == "paper" else self.network
-        return {**kept, "network": network, "dropout": PAPER_DROPOUT if self.dropout is None else self.dropout}
-
-    def kind(self, rows: int) -> Kind:
-        """Return the kind of network for a number of training rows."""
-        return self.asked_kind or ("paper" if rows >= PAPER_FROM_ROWS else "ngrams")
+        return {**kept, "dropout": PAPER_DROPOUT if self.dropout is None else self.dropout}
 
     @property
-    def asked_kind(self) -> Optional[Kind]:
-        """The kind of network that these settings ask for; ``None`` for any."""
+    def kind(self) -> Kind:
+        """The kind of network. ``auto``, the default of earlier versions, meant the paper's if its size was given."""
         if self.network != "auto":
             return self.network
-        return None if self.asked_widths == (None, None) else "paper"
+        return "ngrams" if self.asked_widths == (None, None) else "paper"
 
     @property
     def asked_widths(self) -> tuple[Optional[int], Optional[int]]:

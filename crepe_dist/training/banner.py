@@ -37,6 +37,10 @@ def banner(
         f"{config.optimizer.name} {config.optimizer.learning_rate:g}; {where}",
         f"computes  in {engine.plan}",
     ]
+    if config.model.network == "auto":
+        lines.insert(
+            2, f"note      model.network auto, of earlier versions, stands for {shape.kind}; the default is now crepe"
+        )
     if start is not None:
         lines.insert(2, f"start     {start.summary}")
     if config.training.overfit_batches:

@@ -88,7 +88,7 @@ def count_ngrams(network: NGrams, dataset: Dataset, world: World, deviations: fl
 
 def _shape(options: ModelOptions, dataset: Dataset) -> Shape:
     rows, classes, encoding = len(dataset.parts["train"]), len(dataset.classes), dataset.encoding
-    chosen = parameters.NETWORKS[options.kind(rows)]
+    chosen = parameters.NETWORKS[options.kind]
     return chosen.for_data(options, len(encoding.alphabet), encoding.feature_len, classes, rows)
 
 

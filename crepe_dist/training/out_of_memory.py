@@ -37,5 +37,5 @@ def explained(option: str, batch_size: int, processes: int) -> Iterator[None]:
             str(error).strip().splitlines()[-1][:200] if str(error) else "",
             f"try --{option} {batch_size // 2}, or more processes on more hosts"
             if share > 1
-            else "use a smaller network (model.size or model.buckets), or shorter documents (prepare --feature-len)",
+            else "lower model.width, choose model.network ngrams, or shorten the documents (prepare --feature-len)",
         ) from error

@@ -15,6 +15,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
 from crepe_dist.model import parameters
 from crepe_dist.model.ngrams import NGramShape
+from crepe_dist.model.paper import PaperShape
 from crepe_dist.model.parameters import Arrays, Network
 from crepe_dist.model.shape import Shape
 from crepe_dist.runs import checkpoint
@@ -134,9 +135,11 @@ def _check_encoding(path: Path, there: Encoding, dataset: Dataset, network: dict
 
 def _check_settings(path: Path, options: ModelOptions, shape: Shape) -> None:
     """Check that no setting contradicts the given network."""
-    if options.asked_kind not in (None, shape.kind):
+    asked = options.network if options.asked_widths == (None, None) else PaperShape.kind
+    # A default that was given explicitly cannot be distinguished from one left out.
+    if asked not in ("auto", ModelOptions.network, shape.kind):
         raise UserError(
-            f"the settings ask for model.network {options.asked_kind}, but {path} is a network of kind {shape.kind}",
+            f"the settings ask for model.network {asked}, but {path} is a network of kind {shape.kind}",
             "training continues with the network of the given parameters",
             "omit model.network, model.size, model.filters and model.units, or start from another checkpoint",
         )

@@ -9,9 +9,10 @@ import pytest
 
 from tests.chaos import harness
 from tests.chaos.harness import slow
+from tests.conftest import NGRAMS, PAPER
 
 EVERY = 4  # checkpoint.every of the runs here
-NGRAMS = ("--model.network=ngrams", "--model.buckets=4096", "--data.typos=0.1")
+TYPOS = ("--data.typos=0.1",)
 
 
 def kill(run_dir, data, cwd, *more, processes=1, rank=0, step, phase="train", number=0):
@@ -40,15 +41,20 @@ def go_through(data, tmp_path, unbroken, kills, processes, *more):
     harness.assert_same(run_dir, unbroken(processes, *more))
 
 
-@pytest.mark.parametrize("processes", [1, slow(2)])
+@pytest.mark.parametrize("processes", [1, 2])
 def test_killed_at_a_few_steps(data, tmp_path, unbroken, processes):
-    go_through(data, tmp_path, unbroken, [0, 13, 26, 30] if processes == 1 else [5, 13], processes)
+    """Before the first step, in an epoch and after it."""
+    go_through(data, tmp_path, unbroken, [0, 13, 26, 30] if processes == 1 else [17], processes)
+    assert harness.result(tmp_path / "run")["ngrams.significant"].any()
 
 
-@pytest.mark.parametrize("processes", [1, slow(2)])
-def test_killed_with_n_grams(data, tmp_path, unbroken, processes):
-    go_through(data, tmp_path, unbroken, [17], processes, *NGRAMS)
-    assert harness.result(tmp_path / "run")["significant"].any()
+@pytest.mark.parametrize(
+    ("network", "processes"),
+    [(PAPER, 1), slow(PAPER, 2), (NGRAMS, 1), slow(NGRAMS, 2)],
+    ids=["paper-1", "paper-2", "ngrams-1", "ngrams-2"],
+)
+def test_killed_with_another_network(data, tmp_path, unbroken, network, processes):
+    go_through(data, tmp_path, unbroken, [17], processes, *network, *TYPOS)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from crepe_dist.errors import ExitCode
 from crepe_dist.runs.state import Progress
 from tests.chaos import harness
 from tests.chaos.harness import slow
-from tests.conftest import records
+from tests.conftest import PAPER, records
 
 
 def plan(tmp_path, kind, rank, step=17):
@@ -80,7 +80,7 @@ def test_out_of_memory_names_the_batch(data, tmp_path):
         "resource.setrlimit(resource.RLIMIT_AS, (used + (1500 << 20), resource.RLIM_INFINITY)); "
         "command.run(worker.main)"
     )
-    arguments = harness.command(tmp_path / "run", data, 1, "--model.filters=512", "--data.batch_size=16384")
+    arguments = harness.command(tmp_path / "run", data, 1, *PAPER, "--model.filters=512", "--data.batch_size=16384")
     arguments[1:3] = ["-c", limited]
     code, printed = harness.run(arguments, tmp_path)
     assert code == ExitCode.ERROR, printed

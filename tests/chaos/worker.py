@@ -77,7 +77,7 @@ def arm(fault: Fault) -> None:
         update(self, documents, learning_rate)
         done[0] += 1
         if fault.strikes("train", done[0], "diverge"):
-            weight = next(iter(self._engine.network.collect_params().values())).data()
+            weight = _with_gradient(self._engine).data()
             weight[0] = weight[0] + 1e-6
 
     TrainingStep.gradients = faulty_gradients  # type: ignore[method-assign]
@@ -113,13 +113,18 @@ def arm(fault: Fault) -> None:
     run_report.write_text = reporting
 
 
+def _with_gradient(engine: Any) -> Any:
+    """The first parameter that is not trained row by row."""
+    return next(each for each in engine.network.collect_params().values() if each.grad_req != "null")
+
+
 def _spoil(engine: Any, value: float) -> None:
     """The next gradient of this rank gets one number that is none."""
     original = engine.gradients
 
     def spoilt(*arguments: Any) -> Any:
         loss = original(*arguments)
-        gradient = next(iter(engine.network.collect_params().values())).grad()
+        gradient = _with_gradient(engine).grad()
         gradient[0] = value
         engine.gradients = original
         return loss

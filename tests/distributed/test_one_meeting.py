@@ -44,7 +44,7 @@ Guards.before_step = noted
 world.share = lambda *_: None
 sys.argv = ["train", *{arguments!r}]
 train.main()
-print("steps:", json.dumps([{{kind: after[kind] - before.get(kind, 0) for kind in after}}
+print("counted:", json.dumps([{{kind: after[kind] - before.get(kind, 0) for kind in after}}
                             for before, after in zip(steps, steps[1:])]))
 """
 
@@ -55,7 +55,7 @@ def test_a_step_meets_once_and_waits_once(data, tmp_path):
         *("--model.kernels=mxnet", "--logging.every=1", "--optimizer.clip_norm=0.05", "--safety.digest_every=1000"),
     ]
     printed = run(script(2, COUNTING.format(arguments=arguments)), tmp_path)
-    counted = [json.loads(line.split("steps:")[1]) for line in printed.splitlines() if "steps:" in line]
+    counted = [json.loads(line.split("counted:")[1]) for line in printed.splitlines() if "counted:" in line]
     assert len(counted) == 2
     for steps in counted:
         assert steps == [{"collectives": 1, "waits": 1}] * 6, steps

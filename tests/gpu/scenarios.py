@@ -11,7 +11,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import MappingProxyType
@@ -37,7 +37,7 @@ from crepe_dist.predicting import predictor
 from crepe_dist.settings.model_options import ModelOptions, Precision
 from crepe_dist.training.step import TrainingStep
 from tests.chaos import harness
-from tests.conftest import QUICK
+from tests.conftest import PAPER, QUICK
 from tests.gpu import stand_in
 
 SHAPE = PaperShape(alphabet_size=69, feature_len=123, classes=3, filters=16, units=32)
@@ -85,7 +85,7 @@ def choices() -> list[str]:
 def trains(
     data: str,
     *arguments: object,
-    settings: list[str] = QUICK,
+    settings: Sequence[str] = (*QUICK, *PAPER),
     without: str = "",
     told: Mapping[str, object] = MappingProxyType({}),
 ) -> tuple[Any, str]:
@@ -111,7 +111,7 @@ def runs(data: str, folder: Path) -> dict[str, Any]:
     return {
         "gpu": trains(data, *short, "--run-dir", folder / "gpu", "--logging.report=true"),
         "cpu": trains(data, *short, "--run-dir", folder / "cpu", *on_cpu),
-        "alone": trains(data, "--run-dir", folder / "alone", settings=harness.SETTINGS),
+        "alone": trains(data, "--run-dir", folder / "alone", settings=(*harness.SETTINGS, *PAPER)),
         "dry": trains(data, "--dry-run"),
         "dry on the CPU": trains(data, "--dry-run", "--device=cpu"),
         "without Horovod": trains(data, without="horovod.mxnet", told={"HOROVOD_RANK": 0, "HOROVOD_SIZE": 2}),

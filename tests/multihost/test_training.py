@@ -9,20 +9,20 @@ import pytest
 
 from tests.chaos import harness
 from tests.chaos.harness import slow
+from tests.conftest import PAPER
 from tests.multihost.network import Network
 from tests.multihost.runs import command, on_one_host, run
 
-PAPER = ("--model.network=paper",)
-NGRAMS = ("--model.network=ngrams", "--model.buckets=1024")
+CREPE: tuple[str, ...] = ()  # the default
 
 
 @pytest.mark.parametrize(
     ("launcher", "network_of"),
     [
-        ("supervise", PAPER),
-        slow("supervise", NGRAMS),
+        ("supervise", CREPE),
+        slow("supervise", PAPER),
+        slow("horovodrun", CREPE),
         slow("horovodrun", PAPER),
-        slow("horovodrun", NGRAMS),
     ],
 )
 def test_two_hosts_train_what_one_does(
