@@ -32,8 +32,8 @@ def parser() -> arguments.Parser:
         "bench",
         "Measure encoding, loading, training and prediction of the paper's network on this machine, in turns with "
         "the original notebook's method, the fastest matrix product, PyTorch and ONNX Runtime. Also measure training "
-        "in several processes, in turns with as many independent ones, and the n-gram network on the sample, in "
-        "turns with fastText and scikit-learn. All figures are medians. Only --json writes a file; the "
+        "in several processes, in turns with as many independent ones, and Crepe and the n-gram network on the sample, "
+        "in turns with fastText and scikit-learn. All figures are medians. Only --json writes a file; the "
         "first run also installs these peers into an environment in the cache. With --project, predict "
         "the scaling instead.",
         EXAMPLES,
@@ -66,10 +66,10 @@ def main() -> None:
 
     import_mxnet(detect())
     # Imported late: MXNet reads the number of threads at import, and --help does not need it.
-    from crepe_dist.benchmarking.suite import TINY, Rows, Sizes, run
+    from crepe_dist.benchmarking.suite import QUICK, TINY, Sizes, run
 
     device = pick(given.device)
-    sizes = TINY if given.tiny else Sizes(2, 1.0, short_texts=Rows(1)) if given.quick else Sizes()
+    sizes = TINY if given.tiny else QUICK if given.quick else Sizes()
     with tempfile.TemporaryDirectory() as folder:
         figures = run(sizes, Path(folder), _say, device, python)
     _show(figures)
@@ -136,10 +136,11 @@ def _show(figures: dict[str, Any]) -> None:
 
 
 def _show_short_texts(console: Console, table: dict[str, dict[str, float]]) -> None:
-    shown = Table("the sample, 5 epochs", "seconds", "accuracy", "train/s", "predict/s", box=None, pad_edge=False)
+    shown = Table("the sample", "epochs", "seconds", "accuracy", "train/s", "predict/s", box=None, pad_edge=False)
     for name, each in table.items():
         rates = (f"{each[kind]:,.0f}" for kind in ("train_rate", "predict_rate"))
-        shown.add_row(name, f"{each['seconds']:.1f}", percent(each["accuracy"]), *rates)
+        epochs = f"{each['epochs']:.0f}" if "epochs" in each else ""
+        shown.add_row(name, epochs, f"{each['seconds']:.1f}", percent(each["accuracy"]), *rates)
     console.print(shown)
 
 

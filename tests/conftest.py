@@ -65,6 +65,7 @@ QUICK = [
     "--model.width=16",
     "--model.blocks=1",
     "--model.dropout=0",
+    "--training.label_smoothing=0",
     "--optimizer.name=sgd",
     "--optimizer.learning_rate=0.01",
     "--optimizer.schedule=constant",

@@ -17,7 +17,14 @@ RATIOS = {
     "train_vs_notebook", "train_vs_matmul_ceiling", "forward_vs_matmul_ceiling", "encode_vs_notebook",
     "loader_documents_per_second",
 }  # fmt: skip
-SCALING = set() if scaling.obstacle() else {"scaling_np2", "ngrams_scaling_np2"}
+SCALING = set() if scaling.obstacle() else {"scaling_np2", "ngrams_scaling_np2", "crepe_scaling_np2"}
+SHORT_TEXTS = {f"{kind}_{work}_vs_fasttext" for kind in ("ngrams", "crepe") for work in ("train", "predict")}
+OTHER_TOOL = """#!/bin/sh
+case "$2" in
+*/short_texts_worker.py) echo '{"train_rate": 1e-3, "predict_rate": 1e-3, "seconds": 1.0, "accuracy": 0.5}' ;;
+*) exit 1 ;;
+esac
+"""
 
 
 def test_it_runs_and_writes_its_figures(tmp_path):
@@ -30,6 +37,8 @@ def test_it_runs_and_writes_its_figures(tmp_path):
     assert 0 <= figures["waiting"] <= 1
     assert all(name in printed for name in RATIOS)
     assert figures["machine"]["OMP_NUM_THREADS"]
+    assert set(figures["short_texts"]) == {"crepe_dist, ngrams", "crepe_dist, crepe"}
+    assert all(value > 0 for each in figures["short_texts"].values() for value in each.values())
 
 
 @pytest.mark.parametrize("text", ["", "plain words, 12 of them!", "Über-CAPITALS é", "x" * 200])
@@ -87,7 +96,13 @@ def test_mistakes_are_told_before_anything_is_measured(flags, said, tmp_path, co
     assert said in complaint("bench", "--tiny", "--no-peers", *flags, cwd=tmp_path)
 
 
-def test_a_program_that_is_no_interpreter_for_the_peers_is_left_out(tmp_path):
-    printed = run(command("bench", "--tiny", "--peers", "/bin/false"), tmp_path)
+def test_peers_that_fail_are_left_out_and_the_others_compared(tmp_path):
+    other = tmp_path / "other-python"
+    other.write_text(OTHER_TOOL, encoding="utf-8")
+    other.chmod(0o700)
+    flags = ("--tiny", "--peers", str(other), "--device", "cpu", "--json", "figures.json")
+    printed = run(command("bench", *flags), tmp_path)
+    figures = json.loads((tmp_path / "figures.json").read_text())
     assert "PyTorch and ONNX Runtime are left out" in printed
     assert "train_vs_notebook" in printed
+    assert all(figures[name] > 1 for name in SHORT_TEXTS)

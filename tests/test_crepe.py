@@ -26,19 +26,23 @@ IN_BFLOAT16 = [name for name in BUILDS if "avx512_bf16" in library.BUILDS[name]]
 
 
 def sized(
-    alphabet: int = 69, length: int = 60, classes: int = 5, width: int = 32, blocks: int = 3, dropout: float = 0.0
-) -> CrepeShape:
-    return CrepeShape(alphabet, length, classes, 4, 1 << 12, 3, 1 << 10, width, blocks, dropout)
+    alphabet: int = 69, length: int = 60, classes: int = 5, width: int = 32, blocks: int = 3, stride: int = 1,
+    dropout: float = 0.0,
+) -> CrepeShape:  # fmt: skip
+    return CrepeShape(alphabet, length, classes, 4, 1 << 12, 3, 1 << 10, width, blocks, stride, dropout)
 
 
 # Widths that are and that are not multiples of the kernels' blocks, each number of pools, texts of odd length, the
-# largest alphabet, more classes than a block, and n-grams that are longer than the text.
+# largest alphabet, more classes than a block, n-grams that are longer than the text, and strides that do and do not
+# divide it.
 SHAPES = [
     sized(blocks=1),
     sized(width=48, blocks=2, length=61),
     sized(width=20, blocks=3, alphabet=254),
     sized(width=64, blocks=4, classes=40),
-    CrepeShape(69, 5, 3, 7, 1000, 7, 1000, 8, 4, 0.0),
+    CrepeShape(69, 5, 3, 7, 1000, 7, 1000, 8, 4, 1, 0.0),
+    sized(stride=2),
+    sized(stride=5, blocks=2),
 ]
 
 
@@ -127,7 +131,7 @@ def test_both_parts_have_the_objective(objective):
     network, batch = make(shape), some_batch(shape, 9)
     expected = learnt(by_mxnet(network, objective=objective), batch)
     assert_near(learnt(native(network, BUILDS[0], objective=objective), batch), expected)
-    assert abs(expected["loss"] - learnt(by_mxnet(network), batch)["loss"]) > 0.01
+    assert abs(expected["loss"] - learnt(by_mxnet(network), batch)["loss"]) > 0.001
 
 
 @pytest.mark.parametrize("name", IN_BFLOAT16)
@@ -145,7 +149,7 @@ def test_bfloat16_is_near_float32(name, shape):
 
 @pytest.mark.parametrize("name", BUILDS)
 def test_both_engines_drop_the_same(name):
-    shape = sized(width=20, dropout=0.3)
+    shape = sized(width=20, stride=3, dropout=0.3)
     network, batch = make(shape), some_batch(shape, 37)
     expected = learnt(by_mxnet(network), batch, step=4)
     assert_near(learnt(native(network, name), batch, step=4), expected)
@@ -202,7 +206,7 @@ def test_pieces_equal_the_whole(name):
 def test_batches_leave_no_trace(name, precision, monkeypatch):
     """Memory of larger, smaller and differently cut batches is used again."""
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    shape = sized(width=20, dropout=0.3)
+    shape = sized(width=20, stride=3, dropout=0.3)
     network, batch = make(shape), some_batch(shape, 21)
     gradients, logits = (
         learnt(native(network, name, precision), batch),
@@ -254,7 +258,7 @@ def test_both_engines_train_alike(name):
     for own in (True, False):
         network = parameters.build(shape, ModelOptions(), mx.cpu(), seed=2)
         engine = native(network, name) if own else by_mxnet(network)
-        trainer = mx.gluon.Trainer(parameters.trained(network), engine.optimizer("sgd", {"learning_rate": 0.05}))
+        trainer = mx.gluon.Trainer(parameters.trained(network), engine.optimizer("sgd", {"learning_rate": 0.3}))
         losses.append([])
         for step in range(8):
             losses[-1].append(float(learnt(engine, some_batch(shape, 30 + step % 2), step)["loss"][0]) / 30)
@@ -305,12 +309,31 @@ class TestShape:
         assert parameters.shape_class(SHAPES[0].settings()) is CrepeShape
 
 
+@pytest.mark.parametrize(
+    ("length", "stride", "reach", "rows"),
+    [(1, 1, 5, 1 << 17), (256, 1, 5, 1 << 17), (257, 2, 5, 1 << 17), (1025, 4, 7, 1 << 19), (10**6, 64, 7, 1 << 19)],
+)
+def test_long_texts_are_read_in_steps(length, stride, reach, rows):
+    shape = CrepeShape.for_data(ModelOptions(), 69, length, 4, 1000)
+    assert (shape.stride, shape.reach, shape.rows) == (stride, reach, rows)
+    given = CrepeShape.for_data(ModelOptions(stride=3, reach=2, embeddings=10), 69, length, 4, 1000)
+    assert (given.stride, given.reach, given.rows) == (3, 2, 10)
+
+
 def test_a_position_sees_the_ngrams_that_start_there():
     codes = np.full((3, 6), BLANK, np.uint8)
-    codes[0], codes[2, 0] = (1, 2, 1, 2, 200, BLANK), 2
-    places, own, inside = tower.look_up(codes, 69, 2, 1 << 20)
-    assert own[0].tolist() == [[True, True]] * 3 + [[True, False]] + [[False, False]] * 2
-    assert inside.sum(axis=1).tolist() == [4, 0, 1]
-    assert places[0, 0].tolist() == places[0, 2].tolist()
-    assert places[0, 0, 0] != places[0, 1, 0] == places[0, 3, 0] == places[2, 0, 0]
-    assert np.unique(places[own]).size == 4  # 1, 2, 12 and 21
+    codes[0], codes[2, 0] = (1, 2, 1, 200, 2, BLANK), 2
+    places, own, inside = tower.look_up(codes, 69, 2, 1 << 20, 1)
+    both, one, none = [True, True], [True, False], [False, False]
+    assert own[0].tolist() == [both, both, both, one, none, both, one, none]  # |1, 12, 21, 1, nothing, 2|, |
+    assert inside.sum(axis=1).tolist() == [7, 0, 3]
+    edge, first, second = places[0, :3, 0]
+    assert first == places[0, 3, 0]
+    assert second == places[0, 5, 0] == places[2, 1, 0]
+    assert edge == places[0, 6, 0] == places[2, 0, 0] == places[2, 2, 0]
+    assert np.unique(places[own]).size == 8  # |, 1, 2, |1, 12, 21, 2| and |2
+    wide, its_own, inside = tower.look_up(codes, 69, 2, 1 << 20, 3)
+    assert wide.shape == (3, 3, 6)
+    assert inside.tolist() == [[True] * 3, [False] * 3, [True, False, False]]
+    assert (wide.reshape(3, -1)[:, :16][own.reshape(3, -1)] == places[own]).all()
+    assert its_own.sum() == own.sum()

@@ -245,9 +245,13 @@ IDENTITIES = {
         *("--batch-size=256", "--epochs=2", "--optimizer.schedule=constant"),
         *("--optimizer.name=sgd", "--optimizer.learning_rate=0.005"),
     ],
-    "6b0c4256e6177be5583688fb4645dc61bca0274ac5cba6f191f92e29abf66858": ["", "--model.network=ngrams"],
+    "6b0c4256e6177be5583688fb4645dc61bca0274ac5cba6f191f92e29abf66858": [
+        "",
+        "--model.network=ngrams",
+        "--model.edges=false",
+    ],
     "8b7b88afeccb53eef9b6b0f9bbfb6689ba9ddc14b2ff8727ac3f1403bc4dde3a": ["", "--model.network=paper"],
-    "70e0cb61af6b8c647ab120123c0354ab99ea59c0c7ff03c2fad71dd14b5b7834": [""],
+    "bc3ee8f3e5a1925c71b1dd10d5fa3500a0d5c794ae8bc682459063773108aa6c": [""],
 }
 
 
@@ -319,6 +323,7 @@ def place(data, tmp_path_factory):
     crepe_dist.fit(config.parse(["--data", str(data), "--run-dir", str(folder / "run"), *QUICK]))
     sources = find_sources([str(write_csv(folder / "other.csv", 100, 0, classes=2))])
     prepare(sources, folder / "data2", Encoding(feature_len=FEATURE_LEN), Split())
+    prepare(sources, folder / "data4", Encoding("full", FEATURE_LEN), Split())
     (folder / "empty").touch()
     (folder / "text.txt").write_text("some\ntext\n")
     (folder / "folder").mkdir()
@@ -366,11 +371,11 @@ def test_files_that_are_not_what_is_wanted(place, said, name):
         (("evaluate", "run", "--data", "data3", "--part", "validation"), "has no validation split"),
         (("evaluate", "run", "--data", "data3", "--device", "gpu"), "no GPU was found"),
         (("train", "--data", "data3", "--device", "gpu", *QUICK), "no GPU was found"),
-        (("train", "--data", "data3", "--init-from", "run", *QUICK, "--model.units=33"), "ask for 33 units"),
-        (("train", "--data", "sample", "--init-from", "run", *QUICK), "encoded differently"),
+        (("train", "--data", "data3", "--init-from", "run", *QUICK, "--model.width=33"), "ask for 33 width"),
+        (("train", "--data", "data4", "--init-from", "run", *QUICK), "encoded differently"),
         (("train", "--data", "data2", "--run-dir", "run", *QUICK), "started with other settings"),
         (("train", "--data", "data3", "--run-dir", "run", *QUICK, "--epochs=9"), "training.epochs 2 → 9"),
-        (("train", "--data", "data3", *QUICK, "--model.units=65536", "--model.filters=65536"), "too large for this"),
+        (("train", "--data", "data3", *QUICK, "--model.width=65536"), "too large for this"),
         (("train", "--data", "data3", *QUICK, "--training.patience=1"), "validation split"),
         (("train", "--data", "data3", *QUICK, "--model.precision=float16"), "float16"),
         (("predict", "run", "--text", "x", "--mode", "full"), "already has a description"),

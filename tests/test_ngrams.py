@@ -15,6 +15,7 @@ from crepe_dist.data.loader import Batch, batches, epoch_order, pack
 from crepe_dist.errors import UserError
 from crepe_dist.model import ngrams, parameters
 from crepe_dist.model.engine import GraphEngine, NativeEngine, open_engine
+from crepe_dist.model.hashing import edged
 from crepe_dist.model.ngrams import NGramShape, buckets_for, look_up
 from crepe_dist.model.objective import Objective
 from crepe_dist.model.precision import Plan, plan
@@ -45,10 +46,12 @@ def make(shape: NGramShape):
 
 
 def stretches(codes: np.ndarray, shape: NGramShape) -> Iterator[tuple[int, ...]]:
-    """Every n-gram of known characters, one after the other."""
+    """Every n-gram of known characters and edges, one after the other."""
+    if shape.edges:
+        codes = edged(codes[None], shape.alphabet_size)[0]
     for start in range(len(codes)):
         for stop in range(start + 1, min(start + shape.longest, len(codes)) + 1):
-            if (codes[start:stop] < shape.alphabet_size).all():
+            if (codes[start:stop] < shape.alphabet_size + shape.edges).all():
                 yield tuple(codes[start:stop].tolist())
 
 
@@ -134,7 +137,7 @@ def test_a_bucket_for_each_different_ngram():
     codes = Encoding(feature_len=300).encode(["abcabcabc ab", "x" * 300])
     _, counts = look_up(codes, shape)
     assert counts.tolist() == [len(set(stretches(row, shape))) for row in codes]
-    assert counts[1] == 3  # x, xx, xxx
+    assert counts[1] == 8  # x, xx, xxx, and with edges |, |x, |xx, x|, xx|
 
 
 @pytest.mark.parametrize("objective", [Objective(), Objective(0.1, tuple(range(1, 21)))])
@@ -185,8 +188,9 @@ def test_the_gradient_is_the_same_bits_for_any_number_of_threads(build, monkeypa
     assert found[0] == found[1] == found[2]
 
 
-def test_what_is_computed_is_what_the_formula_says():
-    shape = NGramShape(69, 40, 2, 2, 1 << 20)
+@pytest.mark.parametrize("edges", [False, True])
+def test_what_is_computed_is_what_the_formula_says(edges):
+    shape = NGramShape(69, 40, 2, 2, 1 << 20, edges)
     network = make(shape)
     codes = Encoding(feature_len=40).encode(["aab", "", "zz"])
     values = parameters.values(network)
@@ -194,14 +198,17 @@ def test_what_is_computed_is_what_the_formula_says():
     got = open_engine(network, plan(ModelOptions(), mx.cpu(), NGramShape.multiplies), mx.cpu())
     got.refresh()
     found, counts = look_up(codes, shape)
-    assert counts.tolist() == [4, 0, 2]  # a, b, aa, ab; nothing; z, zz
+    # a, b, aa, ab; nothing; z, zz; with both edges, which are one symbol |: |, |a, b|; |, |z, z|
+    assert counts.tolist() == ([7, 0, 5] if edges else [4, 0, 2])
+
+    def scale(number: int) -> float:
+        return min(300.0, 10 * number**0.5) if edges else 300.0
+
     expected = []
     for buckets, n in zip(found, counts.tolist()):
-        means = [
-            weight[group].mean(axis=0) if len(group) else 0.0
-            for group in (buckets[:n][telling[buckets[:n]] == which] for which in (0, 1))
-        ]
-        expected.append(bias + 300 * sum(means))
+        others, significant = (buckets[:n][telling[buckets[:n]] == which] for which in (0, 1))
+        groups = ((significant, n), (others, len(others)))
+        expected.append(bias + sum(scale(of) * weight[group].mean(axis=0) for group, of in groups if len(group)))
     np.testing.assert_allclose(
         got.logits(pack(codes, np.zeros(3, np.int32), 3, 3)).asnumpy(), np.array(expected), rtol=1e-5, atol=1e-6
     )
@@ -243,6 +250,12 @@ def test_it_computes_in_float32_only():
     assert plan(ModelOptions(), mx.cpu(), NGramShape.multiplies).precision == "float32"
     with pytest.raises(UserError, match="does not compute in bfloat16"):
         plan(ModelOptions(precision="bfloat16"), mx.cpu(), NGramShape.multiplies)
+
+
+def test_a_description_of_earlier_versions_has_no_edges():
+    shape = NGramShape(69, 30, 3, 2, 100, edges=False)
+    described = {name: value for name, value in shape.settings().items() if name != "edges"}
+    assert parameters.shape_of(parameters.values(make(shape)), 69, 30, described) == shape
 
 
 def test_the_shape_is_known_from_the_parameters_and_the_description():

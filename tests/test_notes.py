@@ -17,7 +17,7 @@ from crepe_dist.training.dry_run import layers
 from crepe_dist.training.notes import empty_classes, few_cores, few_steps, little_memory
 from tests.conftest import QUICK, command, run
 
-CREPE = CrepeShape(69, 192, 4, 6, 4096, reach=5, rows=1024, width=32, blocks=2)
+CREPE = CrepeShape(69, 192, 4, 6, 4096, reach=5, rows=1024, width=32, blocks=2, stride=1)
 PAPER = PaperShape(69, 192, 4, 128, 512)
 NGRAMS = NGramShape(69, 192, 4, 6, 1 << 20)
 WHOLE = "a batch of 64 holds all 50 training rows, so an epoch is one step"

@@ -35,7 +35,7 @@ def test_balanced_weights_make_every_class_count_the_same_and_a_document_1_on_av
 
 class TestNotLearning:
     def said(self, losses, *flags, has_plateau=True):
-        watch = NotLearning(1.0, parse(flags), has_plateau)
+        watch = NotLearning(1.0, parse(["--epochs=5", *flags]), has_plateau)
         found = {step: watch.look(step, loss) for step, loss in enumerate(losses, 1)}
         return {step: line for step, line in found.items() if line}, watch
 

@@ -288,7 +288,7 @@ class TestFilesOfBefore:
         settings = {"network": "crepe", "size": "auto", "filters": 8, "units": 16, "dropout": 0.5}
         (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump({"seed": 3, "model": settings}))
         identity = {
-            **Config().identity(),
+            **Config(model=ModelOptions(network="paper")).identity(),
             "model": {**ModelOptions(network="paper").identity(), **settings},
             "data": "of the data",
         }

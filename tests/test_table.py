@@ -25,7 +25,8 @@ from crepe_dist.training.step import TrainingStep
 from tests.conftest import needs_kernels, run
 from tests.distributed.test_world import script
 
-SHAPE = NGramShape(69, 40, 3, 3, 1 << 12)
+# Without edges, which all documents have: where their gradients cancel, Adam makes steps of what rounding leaves.
+SHAPE = NGramShape(69, 40, 3, 3, 1 << 12, edges=False)
 WIDE = NGramShape(69, 12, 700, 2, 300)  # more classes than the kernels compute at once, no whole words of buckets
 OPTIMIZERS = [
     ("adam", {"learning_rate": 0.01, "wd": 0.0}),

@@ -62,6 +62,7 @@ class TestRunFolder:
                 "rows": 1024,
                 "width": 16,
                 "blocks": 1,
+                "stride": 1,
                 "dropout": 0.0,
                 "precision": "auto",
             }
@@ -354,7 +355,7 @@ class TestOptions:
         assert message in said
 
     def test_divergence_is_told(self, kernels, data, tmp_path, complaint):
-        flags = ("--data", data, "--run-dir", tmp_path / "run", *QUICK, "--optimizer.learning_rate=1000")
+        flags = ("--data", data, "--run-dir", tmp_path / "run", *QUICK, *PAPER, "--optimizer.learning_rate=1000")
         assert "training diverged" in complaint("train", *flags, cwd=tmp_path)
 
     def test_unknown_keys_in_a_file_are_refused(self, tmp_path):
@@ -374,8 +375,7 @@ class TestOptions:
 
 @pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_configuration_is_valid_and_gives_its_command(path):
-    config = parse(["--config", str(path)])
-    assert config.training.epochs > 0
+    parse(["--config", str(path)])
     assert f"--config {path}" in path.read_text()
 
 
@@ -502,7 +502,7 @@ def test_few_batches_are_learnt_by_heart_and_scored(kernels, data, tmp_path):
 @pytest.mark.parametrize(
     ("network", "layer"),
     [
-        ((), "block 1, width 5 16 × 123"),
+        ((), "block 1, width 5 16 × 125"),
         (PAPER, "convolution 6, width 3 16 × 3"),
         pytest.param(NGRAMS, "n-grams of 1 to 6 ≤ 723", marks=pytest.mark.slow),
     ],

@@ -261,7 +261,7 @@ class TestSettings:
         for options, dropout in ((replace(PAPER, dropout=0.2), 0.2), (ModelOptions(units=12), 0.5)):
             expected: Shape = PaperShape(69, FEATURE_LEN, 3, 8, 12, dropout)
             assert transfer.read(paper, options, dataset).shape == expected
-        expected = CrepeShape(69, FEATURE_LEN, 3, 3, 64, reach=4, rows=1024, width=32, blocks=2, dropout=0.1)
+        expected = CrepeShape(69, FEATURE_LEN, 3, 3, 64, reach=4, rows=1024, width=32, blocks=2, stride=1, dropout=0.1)
         assert transfer.read(crepe, replace(CREPE, dropout=0.1), dataset).shape == expected
         assert transfer.read(ngrams, NGRAMS, dataset).shape == NGramShape(69, FEATURE_LEN, 3, 3, 64)
 

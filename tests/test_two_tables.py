@@ -29,7 +29,10 @@ from tests.distributed.test_world import script
 from tests.test_table import OPTIMIZERS, PLACES
 
 CLASSES, DOCUMENTS, LENGTH = 3, 7, 24
-SHAPES = {"narrow": NGramShape(69, LENGTH, CLASSES, 3, 1 << 12), "wide": NGramShape(69, LENGTH, 128, 2, 300)}
+SHAPES = {
+    "narrow": NGramShape(69, LENGTH, CLASSES, 3, 1 << 12, edges=False),
+    "wide": NGramShape(69, LENGTH, 128, 2, 300),
+}
 BOTH = tuple(SHAPES)
 
 

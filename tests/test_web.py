@@ -145,7 +145,7 @@ class TestEncoder:
     def test_it_finds_the_buckets_that_we_find(self, browser, longest, length):
         encoding, rows = Encoding("paper", length), 1000
         size = len(encoding.alphabet), length, 2
-        shape = CrepeShape(*size, longest, (1 << 24) - 3, reach=longest, rows=rows, width=32, blocks=2)
+        shape = CrepeShape(*size, longest, (1 << 24) - 3, reach=longest, rows=rows, width=32, blocks=2, stride=3)
         codes = encoding.encode(texts())
         found = self.found(
             browser,
@@ -158,10 +158,10 @@ class TestEncoder:
         )
         hashed = zip(*look_up(codes, shape.table))
         expected = [buckets[:count].tolist() for buckets, count in hashed]
-        places, known, inside = tower.look_up(codes, shape.alphabet_size, longest, rows)
+        places, known, inside = tower.look_up(codes, shape.alphabet_size, longest, rows, 3)
         for row, (buckets, at, dimensions) in enumerate(found):
             read = max(1, int(inside[row].sum()))
-            assert dimensions == [1, read, longest]
+            assert dimensions == [1, read, 3 * longest]
             assert at == np.where(known[row], places[row], rows)[:read].ravel().tolist()
             assert sorted(buckets) == sorted(expected[row])
 

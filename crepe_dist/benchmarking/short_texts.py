@@ -1,7 +1,8 @@
-"""The n-gram network on the sample's short texts, in turns with fastText and scikit-learn: time and accuracy."""
+"""Networks on the sample's short texts, in turns with fastText and scikit-learn: time and accuracy."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import statistics
@@ -17,17 +18,17 @@ import numpy as np
 from crepe_dist.benchmarking import commands, scaling
 from crepe_dist.benchmarking.peers_environment import clean
 from crepe_dist.benchmarking.short_runs import TRAIN
-from crepe_dist.benchmarking.short_texts_worker import PEERS
+from crepe_dist.benchmarking.short_texts_worker import EPOCHS, PEERS
 from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.distributed.launch import horovodrun
 from crepe_dist.files import read_json
 from crepe_dist.native import library
 from crepe_dist.predicting.predictor import load
+from crepe_dist.settings.model_options import Kind
 
 WORKER = Path(__file__).with_name("short_texts_worker.py")
-OURS = "crepe_dist"
-NGRAMS = ("--model.network", "ngrams")  # as fastText, it only looks up rows
-FASTTEXT = "fastText, 2-6 characters"  # reads what our network reads
+KINDS: tuple[Kind, ...] = ("ngrams", "crepe")  # ngrams only looks up rows, as fastText does
+FASTTEXT = "fastText, 2-6 characters"  # reads what our networks read
 JOINED = 8  # texts of a class in a long document, so that processes have something to share
 Figures = dict[str, float]
 
@@ -39,12 +40,16 @@ class Rows:
     Args:
         rounds: number of measurements of each tool.
         per_class: rows of each class; ``None``: all.
-        long: number of long documents.
+        long: number of long documents, for the scaling of the n-gram network.
+        crepe_epochs: epochs of Crepe, whose steps take longer than the n-gram network's.
+        crepe_per_class: rows of each class for the scaling of Crepe.
     """
 
     rounds: int = 3
     per_class: int | None = None
     long: int = 8000
+    crepe_epochs: int = EPOCHS
+    crepe_per_class: int = 800
 
 
 def run(rows: Rows, folder: Path, say: Callable[[str], None], python: str | None) -> dict[str, Any]:
@@ -61,14 +66,15 @@ def run(rows: Rows, folder: Path, say: Callable[[str], None], python: str | None
         ``train_rate`` and ``predict_rate`` in documents/s, and ``accuracy``; and ``ratios``.
     """
     say("short texts")
-    few = ["--max-per-class", str(rows.per_class)] if rows.per_class else []
-    sample = folder / "sample"
-    commands.call([sys.executable, "-m", "crepe_dist.prepare", "sample", "--out", str(sample), *few])
+    sample = _sample(folder / "sample", rows.per_class)
     data = open_dataset(sample)
     _write_lines(data, folder)
     found: dict[str, list[Figures]] = {}
     for number in range(rows.rounds):
-        found.setdefault(OURS, []).append(_ours(sample, folder / f"run-{number}", data))
+        for kind in KINDS:
+            epochs = rows.crepe_epochs if kind == "crepe" else EPOCHS
+            measured = _measure(kind, epochs, sample, folder / f"{kind}-{number}", data)
+            found.setdefault(_ours(kind), []).append(measured)
         for peer in [peer for peer in PEERS if python and (number == 0 or peer in found)]:
             arguments = [str(python), "-I", str(WORKER), peer, str(folder), str(library.threads())]
             try:
@@ -80,11 +86,31 @@ def run(rows: Rows, folder: Path, say: Callable[[str], None], python: str | None
     table = {tool: _medians(each) for tool, each in found.items()}
     ratios = {}
     if FASTTEXT in table:
-        for kind in ("train", "predict"):
-            ratios[f"ngrams_{kind}_vs_fasttext"] = table[OURS][f"{kind}_rate"] / table[FASTTEXT][f"{kind}_rate"]
+        for kind, work in itertools.product(KINDS, ("train", "predict")):
+            rate = f"{work}_rate"
+            ratios[f"{kind}_{work}_vs_fasttext"] = table[_ours(kind)][rate] / table[FASTTEXT][rate]
     if not scaling.obstacle():
-        ratios["ngrams_scaling_np2"] = _scaling(data, rows, folder)
+        # A step of the n-gram network on short texts is too short for processes to share.
+        long, few = _long(data, rows, folder), _sample(folder / "few", rows.crepe_per_class)
+        ratios["ngrams_scaling_np2"] = _scaling("ngrams", 3, long, rows.rounds, folder)
+        ratios["crepe_scaling_np2"] = _scaling("crepe", 1, few, rows.rounds, folder)
     return {"table": table, "ratios": ratios}
+
+
+def _ours(kind: Kind) -> str:
+    return f"crepe_dist, {kind}"
+
+
+def _sample(out: Path, per_class: int | None) -> Path:
+    few = ["--max-per-class", str(per_class)] if per_class else []
+    commands.call([sys.executable, "-m", "crepe_dist.prepare", "sample", "--out", str(out), *few])
+    return out
+
+
+def _train(kind: Kind, epochs: int, data: Path, run_folder: Path) -> list[str]:
+    """Make the command that trains a network."""
+    places = ["--data", str(data), "--run-dir", str(run_folder), "--device", "cpu"]
+    return [*TRAIN, "--model.network", kind, "--epochs", str(epochs), *places]
 
 
 def _write_lines(data: Dataset, folder: Path) -> None:
@@ -98,9 +124,9 @@ def _write_lines(data: Dataset, folder: Path) -> None:
         (folder / f"{name}.txt").write_text("".join(lines[row] for row in order), encoding="utf-8")
 
 
-def _ours(sample: Path, run_folder: Path, data: Dataset) -> Figures:
+def _measure(kind: Kind, epochs: int, sample: Path, run_folder: Path, data: Dataset) -> Figures:
     began = time.perf_counter()
-    commands.call([*TRAIN, *NGRAMS, "--data", str(sample), "--run-dir", str(run_folder), "--device", "cpu"])
+    commands.call(_train(kind, epochs, sample, run_folder))
     seconds = time.perf_counter() - began
     predictor = load(run_folder)
     part = data.parts["test"]
@@ -108,6 +134,7 @@ def _ours(sample: Path, run_folder: Path, data: Dataset) -> Figures:
     began = time.perf_counter()
     predictor.predict(texts)
     return {
+        "epochs": epochs,
         "seconds": seconds,
         "train_rate": _train_rate(run_folder, len(data.parts["train"])),
         "predict_rate": len(texts) / (time.perf_counter() - began),
@@ -122,8 +149,8 @@ def _train_rate(run_folder: Path, documents: int) -> float:
     return float(len(epochs) * documents / sum(epochs))
 
 
-def _scaling(data: Dataset, rows: Rows, folder: Path) -> float:
-    """Return the rate of two processes relative to one, on long documents; each process has one thread and one core."""
+def _long(data: Dataset, rows: Rows, folder: Path) -> Path:
+    """Prepare documents of several texts of a class."""
     part = data.parts["train"]
     generator = np.random.default_rng(0)
     source = folder / "long.tsv"
@@ -132,29 +159,22 @@ def _scaling(data: Dataset, rows: Rows, folder: Path) -> float:
             label = number % len(data.classes)
             chosen = generator.choice(np.flatnonzero(part.labels == label), JOINED)
             stream.write(f"{label}\t{' '.join(map(data.encoding.decode, part.codes(chosen)))}\n")
-    long = folder / "long"
-    prepare = [sys.executable, "-m", "crepe_dist.prepare", str(source), "--out", str(long), "--header", "no"]
+    out = folder / "long"
+    prepare = [sys.executable, "-m", "crepe_dist.prepare", str(source), "--out", str(out), "--header", "no"]
     commands.call([*prepare, "--test", "0.05"])
-    documents = len(open_dataset(long).parts["train"])
+    return out
+
+
+def _scaling(kind: Kind, epochs: int, data: Path, rounds: int, folder: Path) -> float:
+    """Return the rate of two processes relative to one; each process has one thread and one core."""
+    documents = len(open_dataset(data).parts["train"])
     rates: dict[int, list[float]] = {1: [], 2: []}
     core = str(min(os.sched_getaffinity(0)))
-    for number in range(rows.rounds):
+    for number in range(rounds):
         for size, launcher in ((1, ["taskset", "--cpu-list", core]), (2, [str(horovodrun()), "-np", "2"])):
-            run_folder = folder / f"long-{size}-{number}"
-            arguments = [
-                *launcher,
-                *TRAIN,
-                *NGRAMS,
-                "--data",
-                str(long),
-                "--run-dir",
-                str(run_folder),
-                "--epochs",
-                "3",
-                "--device",
-                "cpu",
-            ]
-            commands.call(arguments, environment=scaling.environment())
+            run_folder = folder / f"{kind}-{size}-processes-{number}"
+            train = [*_train(kind, epochs, data, run_folder), "--logging.report", "false"]
+            commands.call([*launcher, *train], environment=scaling.environment())
             rates[size].append(_train_rate(run_folder, documents))
     return statistics.median(rates[2]) / statistics.median(rates[1])
 

@@ -3,7 +3,8 @@
     python short_texts_worker.py PEER FOLDER THREADS
 
 PEER is a name of ``PEERS``. FOLDER holds train.txt and test.txt, a line ``__label__<class> <text>`` for each document.
-It prints JSON: ``train_rate`` and ``predict_rate`` in documents/s, ``seconds`` to train and score, and ``accuracy``.
+It prints JSON: ``train_rate`` and ``predict_rate`` in documents/s, ``seconds`` to train and score, ``accuracy``, and
+``epochs`` if there are any.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def fasttext_with(**settings: int) -> Callable[[Path, int], dict[str, float]]:
         predicted = [found[0] for found in model.predict(texts)[0]]
         ended = time.perf_counter()
         documents = EPOCHS * len(read(folder / "train.txt")[0])
-        return figures(documents, labels, predicted, began, trained, ended)
+        return {"epochs": EPOCHS, **figures(documents, labels, predicted, began, trained, ended)}
 
     return measure
 

@@ -35,7 +35,7 @@ class Sizes:
         seconds: minimum duration of a measurement.
         batch_size: documents per step.
         rows: documents in the data set for the loader.
-        short_texts: sizes of the benchmark of the n-gram network.
+        short_texts: sizes of the benchmark on the sample.
     """
 
     rounds: int = 5
@@ -49,7 +49,8 @@ class Sizes:
     short_texts: Rows = ALL_ROWS
 
 
-TINY = Sizes(1, 0.05, batch_size=8, rows=200, feature_len=123, filters=16, units=32, short_texts=Rows(1, 20, 40))
+QUICK = Sizes(2, 1.0, short_texts=Rows(1, crepe_epochs=1, crepe_per_class=400))
+TINY = Sizes(1, 0.05, batch_size=8, rows=200, feature_len=123, filters=16, units=32, short_texts=Rows(1, 20, 40, 1, 20))
 
 
 def run(

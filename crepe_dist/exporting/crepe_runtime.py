@@ -68,17 +68,24 @@ class Classifier:
     def inputs(self, codes: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
         """Convert codes, uint8 [n, feature_len], to the model's inputs. Kind paper reads the ``codes`` themselves. Kind
         ngrams reads the ``buckets`` of each text, int32 [n, K], and the mask ``own``, float32 [n, K], 1 for the first
-        occurrence of a bucket. Kind crepe also reads ``places``: the n-grams at each position, int32 [n, L, reach]."""
+        occurrence of a bucket. Kind crepe also reads ``places``: the n-grams of T positions, int32 [n, T, K]."""
         if self.about["kind"] == "paper":
             return {"codes": codes}
-        codes = codes[:, : 1 + np.flatnonzero((codes != BLANK).any(axis=0)).max(initial=0)]  # the end of the longest
+        known = codes != BLANK
+        codes = codes[:, : 1 + np.flatnonzero(known.any(axis=0)).max(initial=0)]  # the end of the longest
+        if self.about.get("edges", True):  # symbols before the first and after the last known character
+            rows, stride = np.flatnonzero(known.any(axis=1)), self.about.get("stride", 1)
+            ends = known.shape[1] - known[rows, ::-1].argmax(axis=1)
+            codes = np.pad(codes, ((0, 0), (1, 1 + -(codes.shape[1] + 2) % stride)), constant_values=BLANK)
+            codes[rows, 0] = codes[rows, ends + 1] = len(self.about["characters"])
         buckets = self.hashed(codes, self.about["longest"], self.about["buckets"]).reshape(len(codes), -1)
         buckets.sort(axis=1)
         own = buckets < self.about["buckets"]
         own[:, 1:] &= buckets[:, 1:] != buckets[:, :-1]
         inputs = {"buckets": buckets * own, "own": own.astype(np.float32)}
         if self.about["kind"] == "crepe":
-            inputs["places"] = self.hashed(codes, self.about["reach"], self.about["rows"])
+            places = self.hashed(codes, self.about["reach"], self.about["rows"])
+            inputs["places"] = places.reshape(len(codes), -1, stride * self.about["reach"])
         return inputs
 
     def hashed(self, codes: np.ndarray[Any, Any], longest: int, rows: int) -> np.ndarray[Any, Any]:

@@ -35,16 +35,22 @@ export class Encoder {
   }
 
   inputs(codes) {
-    const {kind, longest, buckets, reach, rows} = this.about;
+    const {kind, longest, buckets, edges = true, reach, rows, stride = 1} = this.about;
     if (kind === "paper") return {codes: ["uint8", codes, [1, codes.length]]};
-    const end = 1 + Math.max(0, codes.findLastIndex((code) => code !== BLANK)), text = codes.subarray(0, end);
+    const end = 1 + codes.findLastIndex((code) => code !== BLANK), positions = Math.ceil((end + 2) / stride);
+    let text = codes.subarray(0, Math.max(1, end));
+    if (edges) {  // symbols before the first and after the last known character
+      text = new Uint8Array(positions * stride).fill(BLANK);
+      text.set(codes.subarray(0, end), 1);
+      if (end) text[0] = text[end + 1] = this.about.characters.length;
+    }
     const found = new Set(this.hashed(text, longest, buckets));
     found.delete(buckets);
     const shape = [1, Math.max(1, found.size)];
     const padded = new Int32Array(shape[1]), own = new Float32Array(shape[1]).fill(1, 0, found.size);
     padded.set([...found]);
     const inputs = {buckets: ["int32", padded, shape], own: ["float32", own, shape]};
-    if (kind === "crepe") inputs.places = ["int32", this.hashed(text, reach, rows), [1, end, reach]];
+    if (kind === "crepe") inputs.places = ["int32", this.hashed(text, reach, rows), [1, positions, stride * reach]];
     return inputs;
   }
 

@@ -16,8 +16,8 @@ from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.errors import UserError
 from crepe_dist.exporting.crepe_runtime import FORMAT
-from crepe_dist.model.crepe import CrepeShape
-from crepe_dist.model.ngrams import SCALE, NGramShape
+from crepe_dist.model.crepe import SUM_SCALE, CrepeShape
+from crepe_dist.model.ngrams import ROOT_SCALE, SCALE, NGramShape
 from crepe_dist.model.paper import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, POOL
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.shape import Shape
@@ -52,7 +52,7 @@ def model(shape: Shape, arrays: Arrays, encoding: Encoding, classes: list[str]) 
     if isinstance(shape, CrepeShape):
         logits = _crepe(graph, shape, arrays)
     elif isinstance(shape, NGramShape):
-        logits = _ngrams(graph, arrays)
+        logits = _ngrams(graph, shape, arrays)
     else:
         logits = _paper(graph, shape, arrays)
     graph.node("Softmax", logits, name="probabilities", axis=1)
@@ -122,7 +122,7 @@ def _paper(graph: _Graph, shape: Shape, arrays: Arrays) -> str:
     return graph.node("Gemm", last, *parameters(DENSE_NAMES[-1]), transB=1)
 
 
-def _ngrams(graph: _Graph, arrays: Arrays, prefix: str = "") -> str:
+def _ngrams(graph: _Graph, shape: NGramShape, arrays: Arrays, prefix: str = "") -> str:
     # The encoder hashes the n-grams, because ONNX does not define the overflow of a 64-bit product.
     buckets = graph.input("buckets", TensorProto.INT32, "batch", "ngrams")
     own = graph.input("own", TensorProto.FLOAT, "batch", "ngrams")
@@ -132,30 +132,37 @@ def _ngrams(graph: _Graph, arrays: Arrays, prefix: str = "") -> str:
     one, axis = graph.value(np.array(1, np.float32)), graph.value(np.array([1], np.int64))
     telling = graph.node("Mul", own, graph.node("Gather", significant, buckets))
 
-    def share(group: str) -> str:
-        return graph.node("Div", group, graph.node("Max", graph.node("ReduceSum", group, axis, keepdims=1), one))
+    def scaled(group: str, all_of: str) -> str:
+        number, scale = graph.node("ReduceSum", group, axis, keepdims=1), graph.value(np.array(SCALE, np.float32))
+        if shape.edges:
+            root = graph.node("Sqrt", graph.node("ReduceSum", all_of, axis, keepdims=1))
+            root = graph.node("Mul", root, graph.value(np.array(ROOT_SCALE, np.float32)))
+            scale = graph.node("Min", root, scale)
+        return graph.node("Mul", group, graph.node("Div", scale, graph.node("Max", number, one)))
 
-    factors = graph.node("Add", share(telling), share(graph.node("Sub", own, telling)))
-    factors = graph.node("Unsqueeze", graph.node("Mul", factors, graph.value(np.array(SCALE, np.float32))), axis)
+    others = graph.node("Sub", own, telling)
+    factors = graph.node("Add", scaled(telling, own), scaled(others, others))
+    factors = graph.node("Unsqueeze", factors, axis)
     rows = graph.node("Gather", weight, buckets)
     return graph.node("Add", graph.node("Squeeze", graph.node("MatMul", factors, rows), axis), bias)
 
 
 def _crepe(graph: _Graph, shape: CrepeShape, arrays: Arrays) -> str:
-    both = graph.node("Add", _ngrams(graph, arrays, "ngrams."), _tower(graph, shape, arrays))
-    return graph.node("Mul", both, graph.value(np.array(0.5, np.float32)))
+    both = graph.node("Add", _ngrams(graph, shape.table, arrays, "ngrams."), _tower(graph, shape, arrays))
+    return graph.node("Mul", both, graph.value(np.array(SUM_SCALE, np.float32)))
 
 
 def _tower(graph: _Graph, shape: CrepeShape, arrays: Arrays) -> str:
-    places = graph.input("places", TensorProto.INT32, "batch", "positions", shape.reach)
+    each = shape.stride * shape.reach
+    places = graph.input("places", TensorProto.INT32, "batch", "positions", each)
     # A last row of zeros stands for "no n-gram".
     table = graph.value(np.pad(arrays["tower.table"], ((0, 1), (0, 0))), "tower.table")
-    at = [graph.node("Gather", places, graph.value(np.array(n, np.int32)), axis=2) for n in range(shape.reach)]
-    eyes = graph.node("Sum", *(graph.node("Gather", table, each) for each in at))
+    at = [graph.node("Gather", places, graph.value(np.array(n, np.int32)), axis=2) for n in range(each)]
+    eyes = graph.node("Sum", *(graph.node("Gather", table, one) for one in at))
     axes = graph.value(np.array([1, 2], np.int64))
-    # A document ends with its last known character.
-    known = graph.node("Less", at[0], graph.value(np.array(shape.rows, np.int32)))
-    known = graph.node("Cast", known, to=TensorProto.FLOAT)
+    # A document ends with its last known symbol.
+    known = graph.node("Less", places, graph.value(np.array(shape.rows, np.int32)))
+    known = graph.node("ReduceMax", graph.node("Cast", known, to=TensorProto.FLOAT), axes=[2], keepdims=0)
     later = graph.node("CumSum", known, graph.value(np.array(1, np.int32)), reverse=1)
     one = graph.value(np.array(1, np.float32))
     inside = graph.node("Unsqueeze", graph.node("Min", later, one), axes)

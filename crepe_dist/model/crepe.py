@@ -1,6 +1,8 @@
 """The Crepe network: residual convolutions over n-grams at each position, and the n-gram table, answering together.
 
-    logits = (logits of the n-gram table + logits of the tower) / 2
+    logits = 0.75 × (logits of the n-gram table + logits of the tower)
+
+The factor makes the probabilities fit the accuracy, because label smoothing makes each part alone too cautious.
 
 Each of the two learns from a loss of its own, as if it were alone. With one loss for both, the table, which knows the
 training documents by heart after an epoch, would leave nothing for the tower to learn.
@@ -8,6 +10,7 @@ training documents by heart after an epoch, would leave nothing for the tower to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -20,11 +23,28 @@ from crepe_dist.data.loader import Batch
 from crepe_dist.errors import UserError
 from crepe_dist.model import tower
 from crepe_dist.model.dropout import OTHER_STREAM, Kept
+from crepe_dist.model.hashing import fill
 from crepe_dist.model.ngrams import NGrams, NGramShape
 from crepe_dist.model.shape import Layer, Shape, array_shape, check_dropout
 from crepe_dist.model.tower import TAPS, Dropping, Tower
 from crepe_dist.mxnet_internals import drop_compiled_graph, host_array, view
-from crepe_dist.settings.model_options import MOST_BLOCKS, Kind, ModelOptions
+from crepe_dist.settings.model_options import LARGEST_STRIDE, MOST_BLOCKS, Kind, ModelOptions
+from crepe_dist.settings.training_options import CREPE_SMOOTHING
+
+SUM_SCALE = 0.75
+SHORT_TEXT = 256  # characters: the longest texts with a position for each character
+# (length of the longest n-grams at a position, rows of their table). Long texts have more n-grams, and where a position
+# has several characters, short n-grams tell less.
+SHORT_NGRAMS, LONG_NGRAMS = (5, 1 << 17), (7, 1 << 19)
+LONG_STRIDE = 4
+
+
+def stride_for(feature_len: int) -> int:
+    """Return the default number of characters per position of the tower, a power of two that grows with √feature_len.
+
+    With more of them a step is faster, and the convolutions see more of a text at once.
+    """
+    return 1 << max(0, math.ceil(math.log(feature_len / SHORT_TEXT, 4)))
 
 
 @dataclass(frozen=True)
@@ -38,6 +58,7 @@ class CrepeShape(Shape):
         rows: rows of the tower's table.
         width: columns of the tower's table, and channels of its convolutions.
         blocks: residual blocks of the tower.
+        stride: characters per position of the tower.
         dropout: probability of dropping a number of the tower's input.
     """
 
@@ -53,6 +74,7 @@ class CrepeShape(Shape):
     has_plateau: ClassVar[bool] = False
     least_steps: ClassVar[int] = 20
     input_names: ClassVar[tuple[str, ...]] = (*NGramShape.input_names, "places", "known", "inside")
+    label_smoothing: ClassVar[float] = CREPE_SMOOTHING
     smaller: ClassVar[str] = "lower model.width, or choose model.network ngrams"
     FEATURE_DROPOUT: ClassVar[float] = 0.1
 
@@ -62,6 +84,7 @@ class CrepeShape(Shape):
     rows: int
     width: int
     blocks: int
+    stride: int
     dropout: float = 0.2
 
     @classmethod
@@ -74,9 +97,11 @@ class CrepeShape(Shape):
             )
         table = NGramShape.for_data(options, characters, feature_len, classes, rows)
         dropout = cls.dropout if options.dropout is None else options.dropout
+        stride = options.stride or min(stride_for(feature_len), LARGEST_STRIDE)
+        reach, embeddings = SHORT_NGRAMS if stride < LONG_STRIDE else LONG_NGRAMS
         return cls(
-            characters, feature_len, classes, table.longest, table.buckets, options.reach, options.embeddings,
-            options.width, options.blocks, dropout,
+            characters, feature_len, classes, table.longest, table.buckets, options.reach or reach,
+            options.embeddings or embeddings, options.width, options.blocks, stride, dropout,
         )  # fmt: skip
 
     @classmethod
@@ -91,16 +116,16 @@ class CrepeShape(Shape):
         rows, width = array_shape(arrays, "tower.table", 2)
         return cls(
             alphabet_size, feature_len, classes, network["longest"], buckets, network["reach"], rows, width,
-            network["blocks"], network["dropout"],
+            network["blocks"], network["stride"], network["dropout"],
         )  # fmt: skip
 
     @classmethod
     def check_settings(cls, network: Mapping[str, Any]) -> None:
         NGramShape.check_settings(network)
         NGramShape.check_settings({"longest": network["reach"]})
-        blocks = network["blocks"]
-        if type(blocks) is not int or not 1 <= blocks <= MOST_BLOCKS:
-            raise ValueError(f"blocks is {str(blocks)[:40]}")
+        for name, most in (("blocks", MOST_BLOCKS), ("stride", LARGEST_STRIDE)):
+            if type(network[name]) is not int or not 1 <= network[name] <= most:
+                raise ValueError(f"{name} is {str(network[name])[:40]}")
         check_dropout(network["dropout"])
 
     @property
@@ -121,7 +146,9 @@ class CrepeShape(Shape):
         return functions.crepe_open(precision == "bfloat16", sizes.ctypes.data, self.FEATURE_DROPOUT, threads)
 
     def asked(self, options: ModelOptions) -> dict[str, Any]:
-        names = {name: name for name in ("longest", "buckets", "reach", "width", "blocks")} | {"rows": "embeddings"}
+        names = {name: name for name in ("longest", "buckets", "reach", "width", "blocks", "stride")} | {
+            "rows": "embeddings"
+        }
         given = {name: getattr(options, option) for name, option in names.items()}
         defaults = {name: getattr(ModelOptions, option) for name, option in names.items()}
         # A default that was given explicitly cannot be distinguished from one left out.
@@ -142,17 +169,17 @@ class CrepeShape(Shape):
         return {**found, "tower.out.weight": (self.classes, 2 * self.width), "tower.out.bias": (self.classes,)}
 
     def sizes(self) -> tuple[int, ...]:
-        return (*self.table.sizes(), self.reach, self.rows, self.width, self.blocks)
+        return (*self.table.sizes(), self.reach, self.rows, self.width, self.blocks, self.stride)
 
     def most_rows(self, documents: int) -> dict[str, int]:
         (most,) = self.table.most_rows(documents).values()
-        return {"ngrams.weight": most, "tower.table": min(self.rows, documents * self.feature_len * self.reach)}
+        return {"ngrams.weight": most, "tower.table": min(self.rows, documents * (self.feature_len + 2) * self.reach)}
 
     def layers(self) -> Iterator[Layer]:
         yield Layer("characters", f"{self.feature_len}")
         yield Layer(f"table of n-grams of 1 to {self.longest}", f"{self.classes}", self.table.parameters)
         yield Layer(
-            f"embedded n-grams of 1 to {self.reach}", f"{self.width} × {self.feature_len}", self.rows * self.width
+            f"embedded n-grams of 1 to {self.reach}", f"{self.width} × {self.positions}", self.rows * self.width
         )
         each = 2 * (self.width**2 * TAPS + self.width)
         for number, positions in enumerate(self._positions()):
@@ -160,9 +187,14 @@ class CrepeShape(Shape):
         yield Layer("maximum and mean", f"{2 * self.width}")
         yield Layer("logits", f"{self.classes}", self.classes * (2 * self.width + 1))
 
+    @property
+    def positions(self) -> int:
+        """Positions of the tower for a document of full length, which has two more symbols than characters."""
+        return -(-(self.feature_len + 2) // self.stride)
+
     def _positions(self) -> Iterator[int]:
         """Yield the positions of a document of full length in each block."""
-        positions = self.feature_len
+        positions = self.positions
         for number in range(self.blocks):
             yield positions
             if number < tower.POOLED_BLOCKS:
@@ -178,7 +210,8 @@ class CrepeShape(Shape):
     def settings(self) -> dict[str, Any]:
         return {
             "kind": self.kind, "longest": self.longest, "buckets": self.buckets, "reach": self.reach,
-            "rows": self.rows, "width": self.width, "blocks": self.blocks, "dropout": self.dropout,
+            "rows": self.rows, "width": self.width, "blocks": self.blocks, "stride": self.stride,
+            "dropout": self.dropout,
         }  # fmt: skip
 
     def __str__(self) -> str:
@@ -197,8 +230,9 @@ class Crepe(nn.HybridBlock):
         with self.name_scope():
             self.ngrams = NGrams(shape.table)
             self.tower = Tower(
-                shape.rows, shape.width, shape.blocks, shape.reach, shape.classes, shape.dropout, shape.FEATURE_DROPOUT
-            )
+                shape.rows, shape.width, shape.blocks, shape.stride * shape.reach, shape.classes, shape.dropout,
+                shape.FEATURE_DROPOUT,
+            )  # fmt: skip
         # Gluon's own __setattr__ would list the tower's parameters twice.
         object.__setattr__(self, "dropping", Dropping(self.tower))
 
@@ -216,7 +250,8 @@ class Crepe(nn.HybridBlock):
         shape = self.shape
         batch = self.ngrams.prepare(batch)
         codes = view(batch.packed)[:, : shape.feature_len]
-        places, known, inside = tower.look_up(codes, shape.alphabet_size, shape.reach, shape.rows)
+        places, known, inside = tower.look_up(codes, shape.alphabet_size, shape.reach, shape.rows, shape.stride)
+        fill(places, known, shape.rows)
         arrays = (places, known.view(np.uint8), inside.view(np.uint8))
         return replace(batch, extra=(*batch.extra, *map(host_array, arrays)))
 
@@ -231,13 +266,13 @@ class Crepe(nn.HybridBlock):
         return self(*inputs)
 
     def forward(self, *inputs: Any) -> Any:
-        return (self.ngrams(*inputs[:2]) + self.tower(*inputs[2:])) / 2
+        return SUM_SCALE * (self.ngrams(*inputs[:2]) + self.tower(*inputs[2:]))
 
     def training_logits(self, kept: Kept, *inputs: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
         """Compute the logits of each part, float32 [B, classes], with dropout by ``kept``."""
         shape = self.shape
         masks = (
-            kept(shape.dropout, shape.feature_len, shape.width),
+            kept(shape.dropout, shape.positions, shape.width),
             kept(shape.FEATURE_DROPOUT, 2, shape.width, stream=OTHER_STREAM),
         )
         return self.ngrams(*inputs[:2]), self.dropping(*inputs[2:], *masks)

@@ -8,6 +8,10 @@ position (Wang & Manning 2012, "Baselines and Bigrams"):
     logits = bias + 300 × (mean of weight[b] over the document's significant buckets b
                            + mean of weight[b] over its other buckets)
 
+With ``edges``, n-grams may contain symbols for the start and the end of the document, and short documents have smaller
+factors than 300, so that their single n-grams do not learn too fast: at most 10 × √n, where n is the number of all
+buckets (for the significant ones) or of the others (for these).
+
 A bucket is significant if its frequency in some class deviates from its overall frequency by more than chance explains
 (``significant``); this is counted once before training. With a mean of their own, a few informative n-grams learn as
 fast as the thousands of others, which would otherwise memorise the training documents first.
@@ -29,7 +33,7 @@ from mxnet.gluon import nn
 from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.loader import Batch
 from crepe_dist.model.dropout import Kept
-from crepe_dist.model.hashing import keys, rows_of
+from crepe_dist.model.hashing import edged, fill, keys, rows_of
 from crepe_dist.model.shape import Layer, Shape, array_shape
 from crepe_dist.mxnet_internals import host_array, view
 from crepe_dist.native import library
@@ -40,6 +44,7 @@ MIN_BUCKETS = 1 << 14
 CHUNK = 1 << 16  # buckets per vectorised step
 MAX_PARAMETERS = 8_000_000  # of a table with the default number of buckets
 SCALE = 300.0  # of the means, so that Adam's default learning rate of 0.001 suits this network too
+ROOT_SCALE = 10.0  # of √n, the largest factor of a short document
 
 
 def buckets_for(classes: int) -> int:
@@ -57,6 +62,7 @@ class NGramShape(Shape):
     Attributes:
         longest: length of the longest n-grams, in characters.
         buckets: rows of the hash table.
+        edges: whether n-grams may contain the start and the end of the document.
     """
 
     kind: ClassVar[Kind] = "ngrams"
@@ -74,10 +80,12 @@ class NGramShape(Shape):
 
     longest: int
     buckets: int
+    edges: bool = True
 
     @classmethod
     def for_data(cls, options: ModelOptions, characters: int, feature_len: int, classes: int, rows: int) -> NGramShape:
-        return cls(characters, feature_len, classes, options.longest, options.buckets or buckets_for(classes))
+        buckets = options.buckets or buckets_for(classes)
+        return cls(characters, feature_len, classes, options.longest, buckets, options.learns_edges)
 
     @classmethod
     def of_parameters(
@@ -88,13 +96,16 @@ class NGramShape(Shape):
         network: Mapping[str, Any],
     ) -> NGramShape:
         buckets, classes = array_shape(arrays, "weight", 2)
-        return cls(alphabet_size, feature_len, classes, network["longest"], buckets)
+        # Earlier versions had no edges.
+        return cls(alphabet_size, feature_len, classes, network["longest"], buckets, network.get("edges", False))
 
     @classmethod
     def check_settings(cls, network: Mapping[str, Any]) -> None:
         longest = network["longest"]
         if type(longest) is not int or not 1 <= longest <= LONGEST_NGRAM:
             raise ValueError(f"longest is {str(longest)[:40]}")
+        if type(network.get("edges", False)) is not bool:
+            raise ValueError(f"edges is {str(network['edges'])[:40]}")
 
     def network(self, **kwargs: Any) -> NGrams:
         return NGrams(self, **kwargs)
@@ -122,7 +133,7 @@ class NGramShape(Shape):
         return {"weight": (self.buckets, self.classes), "bias": (self.classes,), "significant": (self.buckets,)}
 
     def sizes(self) -> tuple[int, ...]:
-        return self.alphabet_size, self.feature_len, self.classes, self.longest, self.buckets
+        return self.alphabet_size, self.feature_len, self.classes, self.longest, self.buckets, self.edges
 
     def layers(self) -> Iterator[Layer]:
         yield Layer("characters", f"{self.feature_len}")
@@ -132,7 +143,7 @@ class NGramShape(Shape):
     @property
     def max_ngrams(self) -> int:
         """Number of n-grams in a document of full length."""
-        return sum(max(self.feature_len - n, 0) for n in range(self.longest))
+        return sum(max(self.feature_len + 2 * self.edges - n, 0) for n in range(self.longest))
 
     def most_rows(self, documents: int) -> dict[str, int]:
         return {"weight": min(self.buckets, documents * self.max_ngrams)}
@@ -144,7 +155,7 @@ class NGramShape(Shape):
         return 2 * self.forward_operations()
 
     def settings(self) -> dict[str, Any]:
-        return {"kind": self.kind, "longest": self.longest, "buckets": self.buckets}
+        return {"kind": self.kind, "longest": self.longest, "buckets": self.buckets, "edges": self.edges}
 
     def __str__(self) -> str:
         return f"character n-grams up to {self.longest}, {self.buckets:,} buckets"
@@ -170,9 +181,7 @@ class NGrams(nn.HybridBlock):
     def prepare(self, batch: Batch) -> Batch:
         """Look up the buckets of a batch in host memory, because MXNet has no operator for it.
 
-        Padding repeats buckets of the batch, and the mask excludes it. With one and the same bucket as padding, MXNet's
-        gradient on a GPU would take a tenth of a second: it sums all occurrences of a row in one loop (checked with
-        MXNet 1.9.1: ``EmbeddingGradKernel``).
+        Padding repeats buckets of the batch, and the mask excludes it.
 
         Returns:
             The batch with two further arrays: buckets, int32 [B, K], and the mask, uint8 [B, K], 1 for buckets of the
@@ -180,8 +189,7 @@ class NGrams(nn.HybridBlock):
         """
         found, counts = look_up(view(batch.packed)[:, : self.shape.feature_len], self.shape)
         own = np.arange(found.shape[1]) < counts[:, None]
-        real = found[own] if counts.any() else np.arange(self.shape.buckets, dtype=np.int32)
-        found[~own] = np.resize(real, own.size - np.count_nonzero(own))
+        fill(found, own, self.shape.buckets)
         return replace(batch, extra=(host_array(found), host_array(own.view(np.uint8))))
 
     def inputs(self, batch: Batch, codes: mx.nd.NDArray) -> tuple[mx.nd.NDArray, mx.nd.NDArray]:
@@ -204,10 +212,11 @@ class NGrams(nn.HybridBlock):
     def hybrid_forward(self, F: Any, buckets: Any, mask: Any, weight: Any, bias: Any, significant: Any) -> Any:
         rows = F.Embedding(buckets, weight, input_dim=self.shape.buckets, output_dim=self.shape.classes)
         telling = mask * F.take(significant, buckets)
-        factors = SCALE * sum(
-            F.broadcast_div(group, F.maximum(F.sum(group, axis=1, keepdims=True), 1))
-            for group in (telling, mask - telling)
-        )
+        factors = 0
+        for group, all_of in ((telling, mask), (mask - telling, mask - telling)):
+            own, every = (F.sum(each, axis=1, keepdims=True) for each in (group, all_of))
+            scale = F.minimum(ROOT_SCALE * F.sqrt(every), SCALE) if self.shape.edges else SCALE
+            factors = factors + F.broadcast_mul(group, scale / F.maximum(own, 1))
         return F.broadcast_add(F.batch_dot(F.expand_dims(factors, 1), rows).reshape((0, -1)), bias.expand_dims(0))
 
 
@@ -268,7 +277,10 @@ def look_up(codes: Codes, shape: NGramShape) -> tuple[npt.NDArray[np.int32], npt
     native, _ = library.find()
     found, counts = np.zeros((len(codes), shape.max_ngrams), np.int32), np.zeros(len(codes), np.int64)
     if native is None:
-        each = list(keys(codes, shape.alphabet_size, shape.longest))
+        if shape.edges:
+            each = list(keys(edged(codes, shape.alphabet_size), shape.alphabet_size + 1, shape.longest))
+        else:
+            each = list(keys(codes, shape.alphabet_size, shape.longest))
         for row in range(len(codes)):
             own = np.unique(np.concatenate([rows_of(some[row][known[row]], shape.buckets) for some, known in each]))
             found[row, : len(own)], counts[row] = own, len(own)

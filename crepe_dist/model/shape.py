@@ -52,6 +52,7 @@ class Shape(ABC):
         has_plateau: True if the loss may stay at chance at first.
         least_steps: steps after which the network usually tells classes apart.
         input_names: names of the arguments of the forward pass, see ``inputs`` of the networks.
+        label_smoothing: default for training.
         smaller: remedy if the network is too large for the machine.
         alphabet_size: number of characters; codes from this number on are blank.
         feature_len: characters per document.
@@ -68,6 +69,7 @@ class Shape(ABC):
     has_plateau: ClassVar[bool]
     least_steps: ClassVar[int]
     input_names: ClassVar[tuple[str, ...]]
+    label_smoothing: ClassVar[float] = 0.0
     smaller: ClassVar[str]
 
     alphabet_size: int

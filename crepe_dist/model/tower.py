@@ -1,11 +1,13 @@
 """A residual convolutional network over the n-grams at each position of a text, as a Gluon block.
 
-    eyes(t)  = sum of table[b] over the hashed n-grams of 1 … ``reach`` known characters that start at position t
+    eyes(t)  = sum of table[b] over the hashed n-grams of 1 … ``reach`` known characters that start at one of the
+               ``stride`` characters of position t
     x        = relu(eyes), with dropout of single numbers in training
     x        = relu(x + conv(relu(conv(x)))) in each block; after the first two blocks a max pool of 2
     logits   = out(maximum over positions of x, mean over positions of x), with dropout of the features in training
 
-A document has as many positions as characters up to its last known one; beyond them everything is zero. The second
+A document has as many characters as up to its last known one, and symbols for its start and end; beyond them everything
+is zero. The second
 convolution of each block starts at zero (Zhang, Dauphin & Ma 2019, arXiv:1901.09321), so that no normalisation is
 needed.
 """
@@ -19,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from mxnet.gluon import nn
 
-from crepe_dist.data.alphabet import Codes
-from crepe_dist.model.hashing import keys, rows_of
+from crepe_dist.data.alphabet import BLANK, Codes
+from crepe_dist.model.hashing import edged, keys, rows_of
 from crepe_dist.model.layers import Casting, Logits
 
 TAPS = 5
@@ -42,7 +44,7 @@ class Tower(nn.HybridBlock):
         rows: rows of the table.
         width: columns of the table, and channels of the convolutions.
         blocks: number of residual blocks.
-        reach: length of the longest n-grams, in characters.
+        each: n-grams at a position.
         classes: number of outputs.
         dropout: probability of dropping a number of the eyes.
         feature_dropout: probability of dropping a feature.
@@ -53,14 +55,14 @@ class Tower(nn.HybridBlock):
         rows: int,
         width: int,
         blocks: int,
-        reach: int,
+        each: int,
         classes: int,
         dropout: float,
         feature_dropout: float,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self._rows, self._width, self._reach = rows, width, reach
+        self._rows, self._width, self._each = rows, width, each
         self._scales = (1 / (1 - dropout), 1 / (1 - feature_dropout))
         with self.name_scope():
             self.table = self.params.get("table", shape=(rows, width), init=mx.init.Normal(0.2))
@@ -83,13 +85,13 @@ class Tower(nn.HybridBlock):
         """Compute the logits.
 
         Args:
-            buckets: int32 [B, L, reach].
-            own: 1 where there is such an n-gram, else 0, float32 [B, L, reach].
-            inside: 1 for positions of the document, else 0, float32 [B, L].
-            kept: in training, masks of the eyes, [B, L, width], and of the features, [B, 2, width].
+            buckets: int32 [B, T, each].
+            own: 1 where there is such an n-gram, else 0, float32 [B, T, each].
+            inside: 1 for positions of the document, else 0, float32 [B, T].
+            kept: in training, masks of the eyes, [B, T, width], and of the features, [B, 2, width].
         """
         eyes = 0
-        for n in range(self._reach):
+        for n in range(self._each):
             one = {"axis": 2, "begin": n, "end": n + 1}
             rows = F.Embedding(
                 F.slice_axis(buckets, **one).reshape((0, 0)), table, input_dim=self._rows, output_dim=self._width
@@ -129,23 +131,27 @@ class Dropping(nn.HybridBlock):
 
 
 def look_up(
-    codes: Codes, alphabet_size: int, reach: int, rows: int
+    codes: Codes, alphabet_size: int, reach: int, rows: int, stride: int
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Hash the n-grams that start at each position; equivalent to ``hash_positions`` in native/tower.h.
+    """Hash the n-grams of each position; equivalent to ``hash_positions`` in native/tower.h.
 
     Args:
         codes: encoded documents, uint8 [B, L].
         alphabet_size: number of characters.
         reach: length of the longest n-grams.
         rows: number of buckets.
+        stride: characters per position.
 
     Returns:
-        The buckets, int32 [B, L, reach]; where there is such an n-gram, bool [B, L, reach]; and the positions up to the
-        last known character, bool [B, L].
+        The buckets, int32 [B, T, stride × reach], T = ⌈(L + 2) / stride⌉; where there is such an n-gram, bool of the
+        same shape; and the positions of the document, bool [B, T].
     """
-    length, known = codes.shape[1], codes < alphabet_size
-    buckets, own = np.zeros((*codes.shape, reach), np.int32), np.zeros((*codes.shape, reach), np.bool_)
-    for n, (key, good) in enumerate(keys(codes, alphabet_size, min(reach, length))):
+    text = edged(codes, alphabet_size)
+    text = np.pad(text, ((0, 0), (0, -text.shape[1] % stride)), constant_values=BLANK)
+    length, known = text.shape[1], text <= alphabet_size
+    buckets, own = np.zeros((*text.shape, reach), np.int32), np.zeros((*text.shape, reach), np.bool_)
+    for n, (key, good) in enumerate(keys(text, alphabet_size + 1, min(reach, length))):
         buckets[:, : length - n, n], own[:, : length - n, n] = rows_of(key, rows), good
-    inside = np.logical_or.accumulate(known[:, ::-1], axis=1)[:, ::-1]
-    return np.where(own, buckets, 0), own, inside
+    by_position = (len(text), length // stride, stride * reach)
+    inside = np.logical_or.accumulate(known[:, ::-1], axis=1)[:, ::-1][:, ::stride]
+    return buckets.reshape(by_position), own.reshape(by_position), inside

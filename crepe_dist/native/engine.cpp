@@ -10,6 +10,11 @@
 
 namespace {
 
+// shape: alphabet, length, classes, longest, buckets, edges.
+NGramShape ngram_shape(const int64_t* shape) {
+    return {shape[0], shape[1], shape[2], shape[3], shape[4], shape[5]};
+}
+
 // Multiplies two size × size matrices `times` times in each thread, with the blocks that the network uses. Their numbers
 // are between -1 and 1: products of zeros take less power, and with AMX the clock is then a sixth higher.
 template <class T> void products(long size, int threads, int times) {
@@ -80,13 +85,13 @@ void* crepe_open_paper(int bfloat, const int64_t* shape, int threads) {
 
 void* crepe_open_ngrams(const int64_t* shape, int threads) {
     Engine* engine = nullptr;
-    guarded([&] { engine = new NGrams(NGramShape{shape[0], shape[1], shape[2], shape[3], shape[4]}, threads); });
+    guarded([&] { engine = new NGrams(ngram_shape(shape), threads); });
     return engine;
 }
 
-// shape: alphabet, length, classes, longest, buckets, reach, rows, width, blocks.
+// shape: that of the n-grams, then reach, rows, width, blocks, stride.
 void* crepe_open(int bfloat, const int64_t* shape, double feature_dropout, int threads) {
-    const TowerShape sizes{{shape[0], shape[1], shape[5], shape[6], shape[7]}, shape[2], shape[8], feature_dropout};
+    const TowerShape sizes{{shape[0], shape[1], shape[6], shape[7], shape[8], shape[10]}, shape[2], shape[9], feature_dropout};
     Engine* engine = nullptr;
     guarded([&] {
         std::unique_ptr<Engine> tower;
@@ -94,7 +99,7 @@ void* crepe_open(int bfloat, const int64_t* shape, double feature_dropout, int t
 #if defined(__AVX512BF16__)
         if (bfloat) tower = std::make_unique<Tower<bfloat16>>(sizes, threads);
 #endif
-        auto table = std::make_unique<NGrams>(NGramShape{shape[0], shape[1], shape[2], shape[3], shape[4]}, threads);
+        auto table = std::make_unique<NGrams>(ngram_shape(shape), threads);
         engine = new Joined(std::move(table), std::move(tower), 3, shape[2]);
     });
     return engine;
@@ -109,7 +114,7 @@ int crepe_ngrams(
         Finder finder(shape[4]);
         std::vector<uint32_t> found;
         for (int64_t row = 0; row < rows; ++row) {
-            finder.find(codes + row * stride, NGramShape{shape[0], shape[1], shape[2], shape[3], shape[4]}, found);
+            finder.find(codes + row * stride, ngram_shape(shape), found);
             counts[row] = int64_t(found.size());
             std::copy_n(found.begin(), std::min(most, counts[row]), buckets + row * most);
         }
@@ -122,7 +127,7 @@ int crepe_count_ngrams(
     int threads
 ) {
     return guarded([&] {
-        count_ngrams(codes, stride, rows, NGramShape{shape[0], shape[1], shape[2], shape[3], shape[4]}, labels, counts,
+        count_ngrams(codes, stride, rows, ngram_shape(shape), labels, counts,
                      threads);
     });
 }

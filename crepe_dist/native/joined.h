@@ -1,10 +1,12 @@
-// Two networks that answer together: their logits are averaged, and each learns from a loss of its own.
+// Two networks that answer together: with the sum of their logits, scaled. Each learns from a loss of its own.
 #pragma once
 
 #include <memory>
 #include <vector>
 
 #include "engine.h"
+
+constexpr float SUM_SCALE = 0.75f;  // as in model/crepe.py
 
 // Each network has half of the loss, so that the sum is their mean.
 class Joined final : public Engine {
@@ -30,7 +32,7 @@ class Joined final : public Engine {
         std::vector<float> other(rows * classes_);
         engines_[0]->forward(codes, stride, rows, logits);
         engines_[1]->forward(codes, stride, rows, other.data());
-        for (size_t i = 0; i < other.size(); ++i) logits[i] = (logits[i] + other[i]) / 2;
+        for (size_t i = 0; i < other.size(); ++i) logits[i] = SUM_SCALE * (logits[i] + other[i]);
     }
 
     void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) override {

@@ -3,6 +3,7 @@
 
 #include <omp.h>
 
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <utility>
@@ -15,13 +16,13 @@
 #include "rows.h"
 #include "touched.h"
 
-constexpr float SCALE = 300;  // factor of the means, as in model/ngrams.py
+constexpr float SCALE = 300, ROOT_SCALE = 10;  // as in model/ngrams.py
 
 struct NGramShape {
-    long alphabet, length, classes, longest, buckets;
+    long alphabet, length, classes, longest, buckets, edges;
 
     // Room for the buckets of a document.
-    long most() const { return std::min(buckets, length * longest) + SPARE; }
+    long most() const { return std::min(buckets, (length + 2 * edges) * longest) + SPARE; }
 };
 
 // Finds the distinct buckets of documents; equivalent to `look_up` in model/ngrams.py.
@@ -32,11 +33,13 @@ class Finder {
     // Calls visit(number, word) for the words of the bitmap of the buckets of all n-grams of 1 to `longest` known
     // characters, in ascending order.
     template <class Visit> void find_words(const uint8_t* codes, const NGramShape& shape, Visit visit) {
-        for (long start = 0; start < shape.length; ++start) {
+        read_text(codes, shape.length, shape.alphabet, shape.edges, text_);
+        const long length = long(text_.size());
+        for (long start = 0; start < length; ++start) {
             uint64_t key = 0;
-            const long end = std::min(shape.length, start + shape.longest);
-            for (long i = start; i < end && codes[i] < shape.alphabet; ++i) {
-                key = extended(key, codes[i]);
+            const long end = std::min(length, start + shape.longest);
+            for (long i = start; i < end && text_[i] != UNKNOWN; ++i) {
+                key = extended(key, text_[i]);
                 found_.add(row_of(key, buckets_));
             }
         }
@@ -67,6 +70,7 @@ class Finder {
   private:
     const long buckets_;
     RowSet found_;
+    std::vector<uint8_t> text_;
     Buffer<uint32_t> scratch_;
 };
 
@@ -220,7 +224,12 @@ class NGrams final : public Engine {
             finders_[omp_get_thread_num()].find(codes, shape_, significant_, groups);
             cache_->put(codes, length, groups);
         }
-        for (int group : {0, 1}) factors[group] = groups[group].empty() ? 0.0f : SCALE / float(groups[group].size());
+        const size_t sizes[2] = {groups[0].size(), groups[1].size()};
+        for (int group : {0, 1}) {
+            const float all = float(group ? sizes[0] + sizes[1] : sizes[0]);
+            const float scale = shape_.edges ? std::min(SCALE, ROOT_SCALE * std::sqrt(all)) : SCALE;
+            factors[group] = scale / float(std::max<size_t>(sizes[group], 1));
+        }
     }
 
     // Computes the logits of a document from the rows of its buckets.

@@ -1,6 +1,7 @@
 // A residual convolutional network over the n-grams at each position of a text.
 //
-//     x0 = relu(eyes)                                     per position: the sum of the rows of its n-grams
+//     x0 = relu(eyes)                                     per position: the sum of the rows of the n-grams of `stride`
+//                                                         characters
 //     x' = relu(x + conv2(relu(conv1(x))))                for each block; then a max pool of 2 after the first two
 //     logits = out(max over positions of x, mean of x)
 //
@@ -27,21 +28,23 @@ constexpr long MARGIN = 2 * BLOCK;  // rows before the first and after the last 
 constexpr uint32_t NO_ROW = UINT32_MAX;
 
 struct EyesShape {
-    long alphabet, length, longest, rows, width;
+    long alphabet, length, longest, rows, width, stride;
+
+    long positions() const { return (length + 2 + stride - 1) / stride; }  // with the symbols of both edges
+    long each() const { return longest * stride; }  // n-grams of a position
 };
 
-// Hashes the n-grams of 1 to `longest` known characters that start at each position of a text to out
-// [positions][longest]; NO_ROW where there is none. `look_up` in model/tower.py is equivalent.
-inline void hash_positions(const uint8_t* codes, long positions, const EyesShape& shape, uint32_t* out) {
-    for (long start = 0; start < positions; ++start, out += shape.longest) {
-        const long most = std::min(shape.longest, positions - start);
+// Hashes the n-grams of 1 to `longest` known characters that start at each character of a text to out
+// [characters][longest], which has NO_ROW everywhere. `look_up` in model/tower.py is equivalent.
+inline void hash_positions(const std::vector<uint8_t>& text, const EyesShape& shape, uint32_t* out) {
+    const long characters = long(text.size());
+    for (long start = 0; start < characters; ++start, out += shape.longest) {
+        const long most = std::min(shape.longest, characters - start);
         uint64_t key = 0;
-        long n = 0;
-        for (; n < most && codes[start + n] < shape.alphabet; ++n) {
-            key = extended(key, codes[start + n]);
+        for (long n = 0; n < most && text[start + n] != UNKNOWN; ++n) {
+            key = extended(key, text[start + n]);
             out[n] = row_of(key, shape.rows);
         }
-        std::fill(out + n, out + shape.longest, NO_ROW);
     }
 }
 
@@ -92,7 +95,7 @@ template <class T> class Tower final : public Engine {
     void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) override {
         const long classes = shape_.classes, length = shape_.eyes.length;
         prepare(batch, length + LABEL_BYTES, rows);
-        touch(starts_[0][rows] * shape_.eyes.longest);
+        touch(starts_[0][rows] * shape_.eyes.each());
         dropouts_ = {Dropout{shape_.feature_dropout, dropout.seed ^ OTHER_STREAM}, dropout};
         activate(touched_.read(weights_), first);
         float* const gradients = gradients_.need(rows * classes);
@@ -162,6 +165,7 @@ template <class T> class Tower final : public Engine {
 
     // Of the batch.
     long rows_ = 0;
+    std::vector<std::vector<uint8_t>> texts_;
     std::vector<long> lengths_[LEVELS], starts_[LEVELS];  // positions of each document, and its first row
     std::vector<Chunk> chunks_;
     std::vector<long> parts_;          // first chunk of each thread
@@ -180,6 +184,10 @@ template <class T> class Tower final : public Engine {
     // Lays out the rows of a batch, divides its documents among the threads, and hashes its n-grams.
     void prepare(const uint8_t* codes, long stride, long rows) {
         rows_ = rows;
+        texts_.resize(rows);
+#pragma omp parallel for num_threads(threads_)
+        for (long row = 0; row < rows; ++row)
+            read_text(codes + row * stride, shape_.eyes.length, shape_.eyes.alphabet, true, texts_[row]);
         for (long l = 0; l < LEVELS; ++l) {
             lengths_[l].resize(rows);
             starts_[l].resize(rows + 1);
@@ -189,8 +197,7 @@ template <class T> class Tower final : public Engine {
                 if (l) {
                     length = (lengths_[l - 1][row] + 1) / 2;
                 } else {
-                    length = shape_.eyes.length;
-                    while (length && codes[row * stride + length - 1] >= shape_.eyes.alphabet) --length;
+                    length = (long(texts_[row].size()) + shape_.eyes.stride - 1) / shape_.eyes.stride;
                 }
                 starts_[l][row + 1] = starts_[l][row] + length + GAP;
             }
@@ -229,12 +236,11 @@ template <class T> class Tower final : public Engine {
         // The margin after the last document holds rows of an earlier batch.
         for (long i = 0; i < shape_.blocks; ++i)
             for (Buffer<T>* each : {&blocks_[i].in, &blocks_[i].hidden}) clear(each->get(), starts_[level(i)][rows], MARGIN);
-        buckets_.need(starts_[0][rows] * shape_.eyes.longest);
-        std::fill_n(buckets_.get(), starts_[0][rows] * shape_.eyes.longest, NO_ROW);
+        buckets_.need(starts_[0][rows] * shape_.eyes.each());
+        std::fill_n(buckets_.get(), starts_[0][rows] * shape_.eyes.each(), NO_ROW);
 #pragma omp parallel for num_threads(threads_)
         for (long row = 0; row < rows; ++row)
-            hash_positions(codes + row * stride, lengths_[0][row], shape_.eyes,
-                           buckets_.get() + starts_[0][row] * shape_.eyes.longest);
+            hash_positions(texts_[row], shape_.eyes, buckets_.get() + starts_[0][row] * shape_.eyes.each());
     }
 
     // Collects the rows of the table that the batch needs, and replaces them by their places.
@@ -315,7 +321,7 @@ template <class T> class Tower final : public Engine {
 
     // Sums the rows of the n-grams at each position, with dropout and ReLU.
     void look(const Chunk& chunk, const float* table, uint64_t first_row) {
-        const long width = shape_.eyes.width, longest = shape_.eyes.longest;
+        const long width = shape_.eyes.width, each = shape_.eyes.each();
         const Dropout dropout = dropouts_.eyes;
         const float scale = float(1 / (1 - dropout.probability));
         T* const out = blocks_[0].in.get();
@@ -323,14 +329,15 @@ template <class T> class Tower final : public Engine {
         for (long row = chunk.first; row < chunk.last; ++row) {
             for (long position = 0; position < lengths_[0][row]; ++position) {
                 const long here = starts_[0][row] + position;
-                const uint32_t* const own = buckets_.get() + here * longest;
+                const uint32_t* const own = buckets_.get() + here * each;
                 std::fill_n(sum.begin(), width, 0.0f);
-                for (long n = 0; n < longest && own[n] != NO_ROW; ++n) {
+                for (long n = 0; n < each; ++n) {
+                    if (own[n] == NO_ROW) continue;
                     const float* const from = table + own[n] * width;
                     for (long c = 0; c < width; ++c) sum[c] += from[c];
                 }
                 if (dropout.probability > 0) {
-                    const uint64_t index = ((first_row + row) * shape_.eyes.length + position) * width;
+                    const uint64_t index = ((first_row + row) * shape_.eyes.positions() + position) * width;
                     for (long c = 0; c < width; ++c) sum[c] = kept(dropout, index + c) ? sum[c] * scale : 0.0f;
                 }
                 for (long c = 0; c < width_; c += LANES) store(out + here * width_ + c, relu(load(sum.data() + c)));
@@ -512,7 +519,7 @@ template <class T> class Tower final : public Engine {
     // Sums the gradients of the positions of each touched row. Each thread owns a range of rows, so that the order of
     // the sums does not depend on their number.
     void rows_gradient() {
-        const long width = shape_.eyes.width, longest = shape_.eyes.longest, touched = touched_.count();
+        const long width = shape_.eyes.width, each = shape_.eyes.each(), touched = touched_.count();
         const float scale = float(1 / (1 - dropouts_.eyes.probability));
         float* __restrict const values = touched_.sums();
         const T *const gradients = eyes_gradient_.get(), *const eyes = blocks_[0].in.get();
@@ -529,8 +536,8 @@ template <class T> class Tower final : public Engine {
                 std::fill(values + first * width, values + last * width, 0.0f);
                 for (long row = 0; row < rows_; ++row)
                     for (long here = starts_[0][row]; here < starts_[0][row] + lengths_[0][row]; ++here)
-                        for (long n = 0; n < longest; ++n) {
-                            const uint32_t place = buckets_.get()[here * longest + n];
+                        for (long n = 0; n < each; ++n) {
+                            const uint32_t place = buckets_.get()[here * each + n];
                             if (place < first || place >= last) continue;  // NO_ROW is larger than all
                             const float* const from = masked + here * width_;
                             for (long c = 0; c < width; ++c) values[place * width + c] += from[c];

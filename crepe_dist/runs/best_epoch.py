@@ -31,7 +31,7 @@ class EpochChoice:
     def of(cls, config: Config, data: Dataset) -> EpochChoice:
         """Make the choice for a configuration and its data."""
         training = config.training
-        return cls("validation" in data.parts, training.patience, training.epochs, config.checkpoint.keep_last)
+        return cls("validation" in data.parts, training.patience, training.all_epochs, config.checkpoint.keep_last)
 
     @property
     def chosen_by(self) -> str:

@@ -21,6 +21,8 @@ from crepe_dist.settings.limits import near, shortened
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.settings.schema import Name, Settings, Title, alternatives, choices, typed, wanted
 from crepe_dist.settings.training_options import (
+    CREPE_SMOOTHING,
+    EPOCHS,
     CheckpointOptions,
     EvaluationOptions,
     LoggingOptions,
@@ -99,13 +101,18 @@ class Config(Settings):
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide the result; a run is resumed only if they are equal."""
+        training = asdict(self.training)
+        # What earlier versions had by default, so that their runs keep their hash.
+        training["epochs"] = training["epochs"] or EPOCHS
+        if training["label_smoothing"] is None:
+            training["label_smoothing"] = CREPE_SMOOTHING if self.model.network == "crepe" else 0.0
         return {
             "batch_size": self.data.batch_size,
             # Left out if zero: runs made before this setting existed keep their hash.
             **({"typos": self.data.typos} if self.data.typos else {}),
             "model": self.model.identity(),
             "optimizer": asdict(self.optimizer),
-            "training": asdict(self.training),
+            "training": training,
         }
 
 

@@ -21,8 +21,9 @@ LONGEST_NGRAM = 7  # characters; see model/ngrams.py
 MOST_BUCKETS = 1 << 24
 WIDEST = 1 << 16
 MOST_BLOCKS = 64
+LARGEST_STRIDE = 64  # characters
 PAPER_DROPOUT = 0.5  # the paper's and the notebook's
-OF_CREPE = ("reach", "embeddings", "width", "blocks")
+OF_CREPE = ("reach", "embeddings", "width", "blocks", "stride")
 IN_IDENTITY = {"crepe": "joined", "paper": "crepe"}  # the paper's keeps the name that it had when it was the only one
 
 
@@ -31,18 +32,23 @@ class ModelOptions(Settings, group="model"):
     """The network.
 
     Args:
-        network: crepe (the average of a table of hashed character n-grams and of residual convolutions over n-grams),
-            ngrams (the table alone: less accurate, and trained in about a tenth of the time), or paper (the
+        network: crepe (a table of hashed character n-grams and residual convolutions over n-grams, which answer
+            together), ngrams (the table alone: less accurate, and trained in about a tenth of the time), or paper (the
             convolutional network of Zhang, Zhao & LeCun 2015).
         longest: (crepe, ngrams) characters of the longest n-grams of the table.
         deviations: (crepe, ngrams) standard deviations by which the frequency of an n-gram must differ between classes
             for it to count as informative. Informative n-grams are averaged apart from the others. 0 or a very large
             number: one average of all.
         buckets: (crepe, ngrams) rows of the table; null: a power of two up to 1,048,576, smaller with more classes.
-        reach: (crepe) characters of the longest n-grams that the convolutions see at a position.
-        embeddings: (crepe) rows of the table of these n-grams.
+        edges: (ngrams) let n-grams contain the start and the end of the text, and give n-grams of short texts less
+            weight. false: the network of earlier versions, whose unfinished runs resume with it. crepe always does so.
+        reach: (crepe) characters of the longest n-grams that the convolutions see at a position; null: 5, or 7 for
+            texts of more than 1,024 characters.
+        embeddings: (crepe) rows of the table of these n-grams; null: 131,072, or 524,288 for these texts.
         width: (crepe) numbers for each of these n-grams, and channels of the convolutions.
         blocks: (crepe) residual blocks, of two convolutions each.
+        stride: (crepe) characters whose n-grams are summed at one position; null: 1 for texts of up to 256 characters,
+            2 up to 1,024, 4 up to 4,096, and so on.
         size: (paper) tiny (128 filters, 512 units), small (256, 1024: the paper's and the notebook's), large (1024,
             2048), or auto: tiny below 100,000 training rows, else small.
         filters: (paper) channels of each convolution; overrides ``size``.
@@ -63,10 +69,12 @@ class ModelOptions(Settings, group="model"):
     longest: Annotated[int, whole(1, LONGEST_NGRAM)] = 6
     deviations: Annotated[float, real(0, 10**9)] = 5.0
     buckets: Optional[Annotated[int, whole(1, MOST_BUCKETS)]] = None
-    reach: Annotated[int, whole(1, LONGEST_NGRAM)] = 5
-    embeddings: Annotated[int, whole(1, MOST_BUCKETS)] = 1 << 17
+    edges: bool = True
+    reach: Optional[Annotated[int, whole(1, LONGEST_NGRAM)]] = None
+    embeddings: Optional[Annotated[int, whole(1, MOST_BUCKETS)]] = None
     width: Annotated[int, whole(1, WIDEST)] = 128
     blocks: Annotated[int, whole(1, MOST_BLOCKS)] = 2
+    stride: Optional[Annotated[int, whole(1, LARGEST_STRIDE)]] = None
     size: Size = "auto"
     filters: Optional[Annotated[int, whole(1, WIDEST)]] = None
     units: Optional[Annotated[int, whole(1, WIDEST)]] = None
@@ -79,14 +87,21 @@ class ModelOptions(Settings, group="model"):
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide the result.
 
-        Runs made before there were two convolutional networks keep their hash and can be resumed: the settings of crepe
-        are left out for others.
+        Runs of earlier versions keep their hash and can be resumed: the settings of crepe, and edges that are not
+        learned, are left out for others.
         """
         values = {**asdict(self), "network": IN_IDENTITY.get(self.network, self.network)}
         if self.network == "crepe":
             return values
-        kept = {name: value for name, value in values.items() if name not in OF_CREPE}
+        kept = {name: value for name, value in values.items() if name not in (*OF_CREPE, "edges")}
+        if self.network == "ngrams" and self.edges:
+            kept["edges"] = True
         return {**kept, "dropout": PAPER_DROPOUT if self.dropout is None else self.dropout}
+
+    @property
+    def learns_edges(self) -> bool:
+        """Whether n-grams may contain the start and the end of a text; not in a network of earlier versions."""
+        return self.edges and self.network != "auto"
 
     @property
     def kind(self) -> Kind:

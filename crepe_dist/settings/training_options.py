@@ -67,19 +67,24 @@ class OptimizerOptions(Settings, group="optimizer"):
         return settings if self.name == "adam" else {**settings, "momentum": self.momentum}
 
 
+EPOCHS = 5  # by default, unless there is much text
+CREPE_SMOOTHING = 0.1  # label smoothing of the network crepe, by default
+
+
 @dataclass
 class TrainingOptions(Settings, group="training"):
     """Training loop.
 
     Args:
-        epochs: passes over the training split. They are numbered from 0, and those before ``start_epoch`` count.
+        epochs: passes over the training split. They are numbered from 0, and those before ``start_epoch`` count. null:
+            5, or fewer, at least 2, for more than 50 million characters.
         start_epoch: number of the first epoch, if ``init_from`` has already been trained for some epochs.
         init_from: .params file or run folder to start from instead of random parameters, on the same or other data.
             It decides the network and its sizes. If the classes differ, the last layer is initialised anew.
         patience: stop after this many epochs without a better validation accuracy, or an equal one with a lower loss;
             0: never. Requires a validation split.
-        label_smoothing: fraction of each label spread over all classes, from 0 to below 1; 0.1 is common. It makes the
-            predicted probabilities less extreme.
+        label_smoothing: fraction of each label spread over all classes, from 0 to below 1. It makes the predicted
+            probabilities less extreme. null: 0.1 for crepe, else 0.
         class_weights: weight of a document in the loss by its class. none: all equal; balanced: rare classes count as
             much as frequent ones; or weights by class name, such as {"spam": 3}, with 1 for all other classes.
         overfit_batches: train on this many batches only, and score the same documents. A network that cannot
@@ -87,11 +92,11 @@ class TrainingOptions(Settings, group="training"):
         seed: random seed of initialisation, data order, dropout and typing errors.
     """
 
-    epochs: Annotated[int, whole(1, MANY)] = 5
+    epochs: Optional[Annotated[int, whole(1, MANY)]] = None
     start_epoch: Annotated[int, whole(0, MANY)] = 0
     init_from: Optional[Name] = None
     patience: Annotated[int, whole(0, MANY)] = 0
-    label_smoothing: Annotated[float, real(0, 1, open_above=True)] = 0.0
+    label_smoothing: Optional[Annotated[float, real(0, 1, open_above=True)]] = None
     class_weights: Union[Literal["none", "balanced"], dict[Name, Annotated[float, real(0, MANY, open_below=True)]]] = (
         "none"
     )
@@ -99,12 +104,19 @@ class TrainingOptions(Settings, group="training"):
     seed: Annotated[int, whole(0, (1 << 63) - 1)] = 0
 
     def __post_init__(self) -> None:
-        if self.start_epoch >= self.epochs:
+        epochs = self.epochs or EPOCHS
+        if self.start_epoch >= epochs:
             raise UserError(
                 f"training.start_epoch {self.start_epoch} leaves no epoch to train",
-                f"training.epochs is {self.epochs}, and epochs count from zero",
+                f"training.epochs is {epochs}, and epochs count from zero",
                 "choose a smaller training.start_epoch, or a larger training.epochs",
             )
+
+    @property
+    def all_epochs(self) -> int:
+        """Number of epochs, once the data decided what was not given."""
+        assert self.epochs is not None
+        return self.epochs
 
 
 @dataclass

@@ -33,7 +33,7 @@ def banner(
         f"data      {data.name}: {rows} documents of {data.encoding.feature_len} characters, "
         f"{len(data.classes)} classes",
         f"network   {shape}; {shape.parameters:,} parameters",
-        f"training  {wording.counted(config.training.epochs, 'epoch')}, batch {config.data.batch_size}, "
+        f"training  {wording.counted(config.training.all_epochs, 'epoch')}, batch {config.data.batch_size}, "
         f"{config.optimizer.name} {config.optimizer.learning_rate:g}; {where}",
         f"computes  in {engine.plan}",
     ]

@@ -38,7 +38,7 @@ from crepe_dist.training.resume import RunState
 from crepe_dist.training.schedule import learning_rate
 from crepe_dist.training.state_saver import Saver
 from crepe_dist.training.step import TrainingStep
-from crepe_dist.training.training_data import few_batches, open_training_data
+from crepe_dist.training.training_data import few_batches, open_training_data, with_epochs
 
 
 def dry_run(config: Config, world: World, control: Control) -> None:
@@ -50,6 +50,7 @@ def dry_run(config: Config, world: World, control: Control) -> None:
     with watched(config, world, control), _sample_folder(world) as sample:
         display = open_display(world.is_root)
         data = open_training_data(config, world, display, sample=sample)
+        config = with_epochs(config, data)
         engine, start = build_engine(config, data, world)
         if config.training.overfit_batches:
             data = few_batches(data, config)

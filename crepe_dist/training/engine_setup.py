@@ -46,7 +46,7 @@ def build_engine(config: Config, data: Dataset, world: World) -> tuple[Engine, S
     computing = world.agree(
         "precision", lambda: plan(config.model, device, shape.multiplies), same=Plan.result, alike=SAME_MACHINES
     )
-    objective = world.agree("class weights", lambda: _objective(config, data))
+    objective = world.agree("class weights", lambda: _objective(config, data, shape))
     network = world.agree("network", lambda: build_network(config, data, device, start), alike=SAME_MACHINES)
     if network.ngrams and not (start and start.has_counts):
         count_ngrams(network.ngrams, data, world, config.model.deviations)
@@ -109,8 +109,9 @@ def _check_memory(shape: Shape) -> None:
         )
 
 
-def _objective(config: Config, dataset: Dataset) -> Objective:
+def _objective(config: Config, dataset: Dataset, shape: Shape) -> Objective:
     given, smoothing = config.training.class_weights, config.training.label_smoothing
+    smoothing = shape.label_smoothing if smoothing is None else smoothing
     if given == "none":
         return Objective(smoothing)
     if given == "balanced":

@@ -57,7 +57,7 @@ def estimate(
         batches: remaining batches of the epoch.
     """
     progress, engine, size = state.progress, state.engine, config.data.batch_size
-    epochs = config.training.epochs - progress.epoch
+    epochs = config.training.all_epochs - progress.epoch
     steps = steps_per_epoch(len(data.parts["train"]), size)
     left = epochs * steps - math.ceil(progress.documents / size)
     scored = sum(len(part) for name, part in data.parts.items() if name != "train")

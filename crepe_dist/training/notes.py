@@ -34,7 +34,7 @@ def few_steps(config: Config, rows: int, shape: Shape) -> str:
     training, batch = config.training, config.data.batch_size
     if training.overfit_batches or training.init_from is not None:
         return ""  # the first repeats its batches, and the second does not start at chance
-    epochs, needed = training.epochs - training.start_epoch, shape.epochs_needed(rows, batch)
+    epochs, needed = training.all_epochs - training.start_epoch, shape.epochs_needed(rows, batch)
     whats, remedies = [], []
     if batch > rows:
         whats.append(f"a batch of {number(batch)} holds all {counted(rows, 'training row')}, so an epoch is one step")

@@ -44,7 +44,7 @@ from crepe_dist.training.run import Run
 from crepe_dist.training.schedule import learning_rate
 from crepe_dist.training.state_saver import open_saver
 from crepe_dist.training.step import TrainingStep
-from crepe_dist.training.training_data import few_batches, open_training_data, verify_data
+from crepe_dist.training.training_data import few_batches, open_training_data, verify_data, with_epochs
 
 
 def train(config: Config, world: World, control: Control, pages: Pages) -> Result:
@@ -63,6 +63,7 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
     with watched(config, world, control) as watchdog:
         display = open_display(world.is_root)
         data = open_training_data(config, world, display, pages.data)
+        config = with_epochs(config, data)
         engine, start = build_engine(config, data, world)  # the network, on this rank's GPU or on the CPU
         if config.training.overfit_batches:
             data = few_batches(data, config)

@@ -19,7 +19,7 @@ def learning_rate(config: Config, progress: Progress, rows: int) -> float:
     """
     first = config.training.start_epoch
     epoch = progress.epoch - first + progress.documents / rows
-    return rate_at(config.optimizer, epoch, config.training.epochs - first, config.data.batch_size)
+    return rate_at(config.optimizer, epoch, config.training.all_epochs - first, config.data.batch_size)
 
 
 def rate_at(options: OptimizerOptions, epoch: float, epochs: int, batch_size: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,13 @@ from crepe_dist.preparing.preparation import PrepareOptions, prepare_in_steps
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import SAMPLE_FEATURE_LEN, find_sources
 from crepe_dist.settings.config import Config
+from crepe_dist.settings.training_options import EPOCHS
 from crepe_dist.training.display import Display
 
 SAMPLE_SPLIT = Split(test=0.2, validation=0.1)
 Page = Callable[[dict[str, Any]], str]
+LEAST_EPOCHS = 2  # by default
+MANY_CHARACTERS = 50_000_000  # of all training documents, padded: with more, fewer epochs are enough
 OVERFIT_STEPS = 100  # steps per epoch when a few batches are repeated
 
 
@@ -89,6 +93,19 @@ def _prepare_sample(folder: Path, page: Page | None) -> Iterator[object]:
     yield from prepare_in_steps(
         find_sources([SAMPLE]), folder, encoding, SAMPLE_SPLIT, PrepareOptions(processes=1, page=page)
     )
+
+
+def with_epochs(config: Config, data: Dataset) -> Config:
+    """Return the configuration with a number of epochs: the given one, or one by the amount of training text.
+
+    Raises:
+        UserError: ``training.start_epoch`` leaves no epoch to train.
+    """
+    if config.training.epochs is not None:
+        return config
+    characters = len(data.parts["train"]) * data.encoding.feature_len
+    number = min(EPOCHS, max(LEAST_EPOCHS, math.ceil(EPOCHS * MANY_CHARACTERS / characters)))
+    return replace(config, training=replace(config.training, epochs=number))
 
 
 def few_batches(data: Dataset, config: Config) -> Dataset:

@@ -117,7 +117,7 @@ class NotLearning(Observer):
                 "test whether it can memorise two batches: --overfit-batches 2; if not, check that texts and labels "
                 f"match: {invocation.typed('predict')} RUN --random 5 --data {self._source()}"
             )
-        epochs = max(2 * training.epochs, self._needed)
+        epochs = max(2 * training.all_epochs, self._needed)
         if convolutions:
             tries.append(f"train longer: with few or difficult data this takes a thousand steps; --epochs {epochs}")
         else:  # n-grams have no plateau

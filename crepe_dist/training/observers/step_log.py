@@ -35,7 +35,7 @@ class StepLog(Observer):
     def __init__(
         self, config: Config, data: Dataset, engine: Engine, progress: Progress, metrics: Metrics, display: Display
     ) -> None:
-        self._epochs = config.training.epochs
+        self._epochs = config.training.all_epochs
         self._every = config.logging.every
         self._rows = len(data.parts["train"])
         self._flops = engine.network.shape.training_operations()  # of one document

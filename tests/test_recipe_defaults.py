@@ -1,0 +1,49 @@
+"""What a run does where nothing is said: epochs by the amount of text, and smoothed labels for Crepe."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from crepe_dist.data.dataset import Dataset
+from crepe_dist.errors import UserError
+from crepe_dist.model.parameters import NETWORKS
+from crepe_dist.settings.config import parse
+from crepe_dist.training.engine_setup import _objective
+from crepe_dist.training.training_data import with_epochs
+
+
+def data(rows: int, length: int) -> Dataset:
+    """As much of a data set as is asked for."""
+    return cast(Dataset, SimpleNamespace(parts={"train": range(rows)}, encoding=SimpleNamespace(feature_len=length)))
+
+
+@pytest.mark.parametrize(
+    ("rows", "length", "epochs"), [(1, 1, 5), (50_000, 1000, 5), (22_500, 4092, 3), (10**6, 1000, 2), (10**9, 1000, 2)]
+)
+def test_more_text_needs_fewer_epochs(rows, length, epochs):
+    settled = with_epochs(parse([]), data(rows, length))
+    assert settled.training.all_epochs == epochs
+    assert replace(settled, training=parse([]).training) == parse([])
+    given = parse(["--epochs=7"])
+    assert with_epochs(given, data(rows, length)) == given
+
+
+def test_a_first_epoch_that_is_beyond_the_last_is_an_error():
+    with pytest.raises(UserError, match="start_epoch 5 leaves no epoch"):
+        parse(["--training.start_epoch=5"])
+    with pytest.raises(UserError, match="start_epoch 3 leaves no epoch"):
+        with_epochs(parse(["--training.start_epoch=3"]), data(10**6, 1000))
+
+
+@pytest.mark.parametrize(("kind", "smoothing"), [("crepe", 0.1), ("ngrams", 0.0), ("paper", 0.0)])
+def test_labels_are_smoothed_for_crepe(kind, smoothing):
+    shape: Any = NETWORKS[kind]
+    assert _objective(parse([]), data(1, 1), shape).smoothing == smoothing
+    assert _objective(parse(["--training.label_smoothing=0.2"]), data(1, 1), shape).smoothing == 0.2
+    assert _objective(parse(["--training.label_smoothing=0"]), data(1, 1), shape).smoothing == 0.0
+    with_name = parse([f"--model.network={kind}"]).identity()["training"]["label_smoothing"]
+    assert with_name == smoothing  # so that the hash of a run tells what it did
