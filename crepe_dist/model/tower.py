@@ -6,10 +6,9 @@
     x        = relu(x + conv(relu(conv(x)))) in each block; after the first two blocks a max pool of 2
     logits   = out(maximum over positions of x, mean over positions of x), with dropout of the features in training
 
-A document has as many characters as up to its last known one, and symbols for its start and end; beyond them everything
-is zero. The second
-convolution of each block starts at zero (Zhang, Dauphin & Ma 2019, arXiv:1901.09321), so that no normalisation is
-needed.
+A document is its characters up to the last known one, between two symbols for its start and end; beyond them everything
+is zero. The second convolution of each block starts at zero (Zhang, Dauphin & Ma 2019, arXiv:1901.09321), so that no
+normalisation is needed.
 """
 
 from __future__ import annotations
