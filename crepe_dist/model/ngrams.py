@@ -277,10 +277,8 @@ def look_up(codes: Codes, shape: NGramShape) -> tuple[npt.NDArray[np.int32], npt
     native, _ = library.find()
     found, counts = np.zeros((len(codes), shape.max_ngrams), np.int32), np.zeros(len(codes), np.int64)
     if native is None:
-        if shape.edges:
-            each = list(keys(edged(codes, shape.alphabet_size), shape.alphabet_size + 1, shape.longest))
-        else:
-            each = list(keys(codes, shape.alphabet_size, shape.longest))
+        text = edged(codes, shape.alphabet_size) if shape.edges else codes
+        each = list(keys(text, shape.alphabet_size + shape.edges, shape.longest))
         for row in range(len(codes)):
             own = np.unique(np.concatenate([rows_of(some[row][known[row]], shape.buckets) for some, known in each]))
             found[row, : len(own)], counts[row] = own, len(own)

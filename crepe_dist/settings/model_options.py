@@ -100,7 +100,7 @@ class ModelOptions(Settings, group="model"):
 
     @property
     def learns_edges(self) -> bool:
-        """Whether n-grams may contain the start and the end of a text; not in a network of earlier versions."""
+        """Tell whether n-grams may contain the start and the end of a text; not in a network of earlier versions."""
         return self.edges and self.network != "auto"
 
     @property
