@@ -15,6 +15,7 @@ from crepe_dist.version import __version__
 
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import load
+    from crepe_dist.prepare import prepare
     from crepe_dist.runs.result import Result
     from crepe_dist.settings.config import Config
     from crepe_dist.settings.data_options import DataOptions
@@ -34,6 +35,7 @@ __all__ = [
     "__version__",
     "fit",
     "load",
+    "prepare",
 ]
 
 _HOMES = {
@@ -53,6 +55,8 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "prepare":  # a module that can be called; it does not need MXNet
+        return importlib.import_module("crepe_dist.prepare")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from crepe_dist.distributed.launch import detect, import_mxnet

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Callable
+from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Callable, Union
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,50 +20,99 @@ from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, Tim
 from rich.progress import Progress as Bar
 
 from crepe_dist import command, invocation
-from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.dataset import MANIFEST, SAMPLE, open_dataset, verify
+from crepe_dist.data.dataset import open_dataset, verify
 from crepe_dist.errors import UserError
-from crepe_dist.files import printable, read_json
+from crepe_dist.files import printable
 from crepe_dist.preparing import amazon
-from crepe_dist.preparing.auto_encoding import MISSED, Alphabet, Fit
+from crepe_dist.preparing.flags import AMAZON, parser, steps
 from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.formats.rows import Share
+from crepe_dist.preparing.frames import is_table, write_table
 from crepe_dist.preparing.preparation import (
-    MAX_BAD,
-    MAX_EXPANSION,
-    PrepareOptions,
     Progress,
     Steps,
+    finish_steps,
     leftovers,
-    merge_in_steps,
-    prepare_in_steps,
 )
-from crepe_dist.preparing.selection import DEDUPE, Split
-from crepe_dist.preparing.sources import FORMATS, SAMPLE_FEATURE_LEN, Reading, Sources, find_sources
 from crepe_dist.reports import data_page
-from crepe_dist.settings import arguments
-from crepe_dist.settings.allowed_values import LONGEST_DOCUMENT, MODES
-from crepe_dist.settings.data_options import LONGEST_FITTED
-from crepe_dist.settings.limits import real, whole
 
-COMMON = (
-    *("--out", "--label", "--text", "--title", "--header", "--test", "--validation", "--max-per-class", "--dedupe"),
-    *("--feature-len", "--overwrite"),
-)
-EXAMPLES = """  python -m crepe_dist.prepare sample --out data/sample
-  python -m crepe_dist.prepare reviews.csv.gz --out data/reviews --validation 0.1
-  python -m crepe_dist.prepare train.jsonl --test test.jsonl --text body --label topic --out data/topics
-  python -m crepe_dist.prepare ag_news_csv/ --out data/ag_news       (train.csv, test.csv, classes.txt)
-  python -m crepe_dist.prepare aclImdb/ --out data/imdb              (train/pos/*.txt, train/neg/*.txt, test/...)
-  zcat logs-*.gz | python -m crepe_dist.prepare - --format jsonl --out data/logs
-  python -m crepe_dist.prepare amazon7                               (downloads the notebook's seven categories)
-  python -m crepe_dist.prepare big/ --part 1/4 --out part-1          (on the first of four machines)
-  python -m crepe_dist.prepare --merge part-1 part-2 part-3 part-4 --out data/big
-  python -m crepe_dist.prepare --verify data/reviews
-"""
-AMAZON = "amazon7"
-AUTO = "auto"  # fitted to the training texts
-USUAL = "usual"  # the standard alphabet of the mode
+if TYPE_CHECKING:
+    import pandas as pd
+
+    Table = Union[pd.DataFrame, Mapping[str, Any]]
+
+COMMAND_ONLY = ("verify", "merge", "part", "url", "downloads")  # no arguments of the function
+
+
+def prepare(
+    source: Table | str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    text: str | None = None,
+    label: str | None = None,
+    title: str | None = None,
+    test: Table | str | Path | float | None = None,
+    validation: Table | str | Path | float | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Prepare a table in memory, or files, as a data set folder; also called ``crepe_dist.prepare``.
+
+    Rows are checked as those of files are: unusable ones, such as those with None or NaN as their text, go to
+    ``quarantine.jsonl`` with their number, from 1, and the reason.
+
+    Args:
+        source: data frame, mapping of names to lists such as ``{"text": texts, "label": labels}``, or the names of
+            files and folders.
+        out: folder to create.
+        text, label, title: columns; ``None``: those with usual names.
+        test, validation: table or file of this split, or its share of the rows of ``source``; ``None``: 0.2 and none.
+        options: further flags of the command ``prepare``, such as ``max_bad=0.05`` or ``overwrite=True``.
+
+    Returns:
+        The numbers of the report, as in ``report.json``.
+
+    Raises:
+        UserError: the columns or their lengths do not fit, too many rows are unusable, or ``out`` exists.
+    """
+    with TemporaryDirectory(prefix="crepe-prepare-") as folder:
+        wanted = Wanted(label, title, text)
+
+        def file(given: Any, name: str) -> Any:
+            """Write a table to a file, and return its path; return the names of files as they are."""
+            nonlocal wanted
+            if not is_table(given):
+                return given
+            path = Path(folder) / f"{name}.jsonl"
+            wanted = write_table(given, path, wanted)
+            return path
+
+        try:
+            sources = file(source, "table")
+            options |= {"test": file(test, "test"), "validation": file(validation, "validation")}
+            options |= {"label": wanted.label, "title": wanted.title, "text": wanted.text}
+            names = map(str, sources if isinstance(sources, (list, tuple)) else [sources])
+            given = parser().parse_args([*_flags(options), f"--out={out}", "--", *names])
+            return finish_steps(steps(given, data_page.page, f"crepe_dist.prepare(…, {str(out)!r})"))
+        except UserError as error:
+            raise _for_python(error) from error.__cause__
+
+
+def _flags(options: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in options.items():
+        if name in COMMAND_ONLY:
+            raise UserError(f"prepare has no argument {name}", remedy="give its flag to the command `prepare`")
+        flag = f"--{name.replace('_', '-')}"
+        if value is not None and value is not False:
+            yield flag if value is True else f"{flag}={value}"
+
+
+def _for_python(error: UserError) -> UserError:
+    """Spell the flags in a message as arguments of ``prepare``."""
+    for name in ("what", "why", "remedy"):
+        text = re.sub(r"--overwrite\b(?!=)", "overwrite=True", getattr(error, name))
+        text = re.sub(r"--(text|title|label)-column\b", r"--\1", text)
+        text = re.sub(r"--([a-z]+(?:-[a-z]+)*)(?: (?=[\dA-Z'\"]))?", lambda flag: f"{flag[1].replace('-', '_')}=", text)
+        setattr(error, name, text)
+    return error
 
 
 def main() -> None:
@@ -98,7 +150,7 @@ def _run(given: argparse.Namespace) -> None:
         _take_amazon(given)
     if given.out is None:
         raise UserError("--out is missing", "it names the folder to create", "add --out data/NAME")
-    _show(_steps(given, data_page.page), given.out, data_page.show)
+    _show(steps(given, data_page.page, _command_line()), given.out, data_page.show)
 
 
 def _check_alone(given: argparse.Namespace, flag: str, taken: set[str]) -> None:
@@ -116,177 +168,6 @@ def _check_alone(given: argparse.Namespace, flag: str, taken: set[str]) -> None:
         )
 
 
-def parser() -> arguments.Parser:
-    flags = arguments.parser(
-        "prepare",
-        "Encode texts as a data set folder for training. SOURCE is a file (CSV, TSV, JSON Lines, Parquet, plain or "
-        ".gz), a folder of files named train*, test*, validation*, a folder with a subfolder for each class, `-` for a "
-        "pipe, `sample`, or `amazon7`; several sources are joined.",
-        EXAMPLES,
-    )
-    flags.show_common("SOURCE... --out DIR", *COMMON)
-    flags.add_argument("source", nargs="*", metavar="SOURCE", help="files, folders, -, sample or amazon7")
-    flags.add_argument("--out", type=Path, metavar="DIR", help="folder to create")
-    flags.add_argument("--overwrite", action="store_true", help="replace --out if it is a prepared folder")
-    flags.add_argument("--verify", type=Path, metavar="DIR", help="compare a prepared folder with its checksums")
-
-    group = flags.add_argument_group("reading")
-    group.add_argument(
-        "--format", "--input-format", choices=FORMATS, help="file format; default: detected from name and content"
-    )
-    arguments.add_header(group)
-    group.add_argument(
-        "--label",
-        "--label-column",
-        metavar="COLUMN",
-        help="column of the label, by name or number from 1; default: a column with a usual name, or the first",
-    )
-    group.add_argument(
-        "--text",
-        "--text-column",
-        metavar="COLUMN",
-        help="column of the text; default: a column with a usual name, or all but the label",
-    )
-    group.add_argument(
-        "--title", "--title-column", metavar="COLUMN", help="column to join with the text as `title | text`"
-    )
-    group.add_argument(
-        "--max-bad",
-        type=real(0, 1),
-        default=MAX_BAD,
-        metavar="SHARE",
-        help="maximum share of unusable rows; default: 0.01",
-    )
-    group.add_argument(
-        "--max-expansion",
-        type=real(1, 1e6),
-        default=MAX_EXPANSION,
-        metavar="FACTOR",
-        help=f"most decompressed bytes of a source, as a multiple of its size; default: {MAX_EXPANSION:g}",
-    )
-
-    group = flags.add_argument_group("selection of rows")
-    group.add_argument(
-        "--test", metavar="FILE|SHARE", default=None, help="test split; default: the sources' own test files, else 0.2"
-    )
-    group.add_argument(
-        "--validation", metavar="FILE|SHARE", default=None, help="split for choosing the best epoch; default: 0"
-    )
-    group.add_argument("--stratified", action="store_true", help="split every class in the same proportions")
-    group.add_argument(
-        "--max-per-class", type=whole(1, 10**12), metavar="N", help="sample at most N rows per class, uniformly"
-    )
-    group.add_argument(
-        "--dedupe",
-        choices=DEDUPE,
-        default="no",
-        help="drop repeated texts; near ignores case, spaces and punctuation; default: no",
-    )
-    group.add_argument(
-        "--align",
-        type=whole(1, 10**9),
-        metavar="N",
-        help="make the number of training rows a multiple of N; the remainder goes to the test split",
-    )
-    group.add_argument(
-        "--seed", type=whole(0, (1 << 32) - 1), default=0, metavar="N", help="random seed of the selection; default: 0"
-    )
-
-    group = flags.add_argument_group("encoding")
-    group.add_argument(
-        "--mode",
-        choices=MODES,
-        default="paper",
-        help="paper: lower case, read from the end; full: upper and lower case, read from the end; notebook: read from "
-        "the start, upper case unknown; default: paper",
-    )
-    group.add_argument(
-        "--feature-len",
-        type=whole(1, LONGEST_DOCUMENT, AUTO),
-        metavar="L",
-        help=f"characters per document; auto keeps 99 %% of the training texts whole, at most {LONGEST_FITTED}; "
-        f"default: auto, sample {SAMPLE_FEATURE_LEN}, {AMAZON} {amazon.FEATURE_LEN}",
-    )
-    arguments.add_fold_accents(group, "in mode notebook and with a custom alphabet")
-    group.add_argument(
-        "--alphabet",
-        metavar="usual|auto|FILE",
-        help="known characters; usual: the standard alphabet of the mode; auto: the most frequent characters of the "
-        "training texts; FILE: the alphabet of a prepared folder or of a checkpoint's .json; default: usual, or auto "
-        f"if that covers {100 * MISSED:g} %% more of the characters",
-    )
-
-    group = flags.add_argument_group("many cores, many machines")
-    group.add_argument(
-        "--processes", type=whole(1, 4096), metavar="N", help="number of worker processes; default: one per core"
-    )
-    group.add_argument("--part", type=_share, metavar="I/N", default=Share(), help="read the I-th of N parts")
-    group.add_argument("--merge", action="store_true", help="merge parts; SOURCE are the folders of all N parts")
-
-    group = flags.add_argument_group(AMAZON)
-    group.add_argument("--url", default=amazon.URL, help=f"address of the files' folder; default: {amazon.URL}")
-    group.add_argument(
-        "--downloads", type=Path, default=Path("data/downloads"), help="folder for the files; default: data/downloads"
-    )
-    return flags
-
-
-def _steps(given: Any, page: Callable[[dict[str, Any]], str]) -> Steps:
-    reading = Reading(given.format, given.header, Wanted(given.label, given.title, given.text))
-    options = PrepareOptions(
-        reading, given.max_bad, given.max_expansion, given.processes, given.part, given.overwrite, _command_line(), page
-    )
-    if given.merge:
-        return merge_in_steps([Path(name) for name in given.source], given.out, options)
-    test, validation = _file_or_share(given.test), _file_or_share(given.validation)
-    files = {name: part for name, part in (("test", test), ("validation", validation)) if isinstance(part, str)}
-    sources = find_sources(given.source, reading=reading, **files)
-    _check_shares(sources, test, validation)
-    length: Any = given.feature_len or (SAMPLE_FEATURE_LEN if given.source == [SAMPLE] else AUTO)
-    encoding = Encoding(
-        given.mode,
-        LONGEST_FITTED if length == AUTO else length,
-        given.fold_accents,
-        "" if given.alphabet in (None, AUTO, USUAL) else _alphabet_of(Path(given.alphabet)),
-    )
-    split = Split(
-        test=test if isinstance(test, float) else 0.2,
-        validation=validation if isinstance(validation, float) else 0.0,
-        seed=given.seed,
-        stratified=given.stratified,
-        max_per_class=given.max_per_class,
-        dedupe=given.dedupe,
-        align=1 if given.align is None else given.align,
-    )
-    fit = Fit(length == AUTO, _fitted_alphabet(given), bool(given.fold_accents))
-    return prepare_in_steps(sources, given.out, encoding, split, options, fit)
-
-
-def _fitted_alphabet(given: Any) -> Alphabet:
-    if given.alphabet == AUTO:
-        return "made"
-    # Mode notebook exists for the published parameters, which need its standard alphabet.
-    return "needed" if given.alphabet is None and given.mode != "notebook" else "given"
-
-
-def _alphabet_of(path: Path) -> str:
-    """Read the custom alphabet of a prepared folder or a checkpoint's description."""
-    path = path / MANIFEST if path.is_dir() else path
-    try:
-        encoding = Encoding.from_dict(read_json(path)["encoding"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"--alphabet: {path} has no alphabet",
-            f"{type(error).__name__}: {error}"[:300],
-            "give auto, a prepared folder, or the .json beside a checkpoint",
-        ) from error
-    if not encoding.is_custom:
-        raise UserError(
-            f"--alphabet: {path} has no custom alphabet", remedy=f"use --mode {encoding.mode}, whose alphabet it has"
-        )
-    return encoding.alphabet
-
-
 def _take_amazon(given: Any) -> None:
     """Download the notebook's data, and use its settings where the user gave none."""
     given.out = given.out or Path("data") / AMAZON
@@ -301,43 +182,17 @@ def _take_amazon(given: Any) -> None:
     given.source = [str(given.downloads / name) for name in amazon.FILES]
 
 
-def _file_or_share(text: str | None) -> str | float | None:
-    if text is None:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _check_shares(sources: Sources, test: str | float | None, validation: str | float | None) -> None:
-    for part, value in (("test", test), ("validation", validation)):
-        if isinstance(value, float) and value > 0 and part in sources.parts:
-            raise UserError(
-                f"--{part} {value:g} cannot be used: the sources have their own {part} split",
-                ", ".join(source.name for source in sources.files if source.part == part)[:200],
-                f"leave --{part} out, or name the training files alone",
-            )
-
-
-def _share(text: str) -> Share:
-    index, _, of = text.partition("/")
-    if not index.isdecimal() or not of.isdecimal() or not 1 <= int(index) <= int(of):
-        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 1 to N")
-    return Share(int(index) - 1, int(of))
-
-
 def _command_line() -> str:
     return printable(f"{invocation.typed('prepare')} {shlex.join(sys.argv[1:])}")
 
 
-def _show(steps: Steps, out: Path, report: Callable[[dict[str, Any], Console, str], None]) -> None:
+def _show(running: Steps, out: Path, report: Callable[[dict[str, Any], Console, str], None]) -> None:
     for left in leftovers(out):
         print(f"note: {printable(left)} is left of a killed preparation; delete it to free its space", file=sys.stderr)
-    with closing(steps), _bar() as show:
+    with closing(running), _bar() as show:
         while True:
             try:
-                show(next(steps))
+                show(next(running))
             except StopIteration as end:
                 summary: dict[str, Any] = end.value
                 break
@@ -362,6 +217,14 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
 
         yield show
 
+
+class _Callable(ModuleType):
+    """This module, which hides a function of its name: `crepe_dist.prepare(…)` calls it."""
+
+    __call__ = staticmethod(prepare)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 if __name__ == "__main__":
     command.run(main, interrupted=f"stopped and cleaned up. To start again: {_command_line()}")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import crepe_dist
-from crepe_dist import prepare as prepare_command
+import crepe_dist.prepare as prepare_command
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.data.loader import pack

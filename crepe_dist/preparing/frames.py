@@ -1,0 +1,113 @@
+"""Tables in memory (pandas' data frames and mappings of lists), written as JSON Lines so that all checks apply."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from crepe_dist.errors import UserError
+from crepe_dist.preparing.formats.columns import Wanted, choose_named
+
+LOOK_AT = 100  # rows from which a message suggests the column of labels
+
+
+def is_table(source: object) -> bool:
+    """Tell whether a source is a data frame or a mapping of columns, not names of files."""
+    return isinstance(source, Mapping) or (hasattr(source, "columns") and hasattr(source, "items"))
+
+
+def write_table(table: Any, path: Path, wanted: Wanted) -> Wanted:
+    """Write the columns of label and text as JSON Lines, a line per row, in order; line n is row n, from 1.
+
+    Args:
+        table: data frame, or mapping of names to equally long columns.
+        path: file to write.
+        wanted: columns given by the user.
+
+    Returns:
+        The names of the columns that were written.
+
+    Raises:
+        UserError: columns differ in length, do not exist, cannot be guessed, or hold no text.
+    """
+    name = path.stem
+    columns = _columns(table, name)
+    names = list(columns)
+    first = list(zip(*([_spelled(value) for value in column[:LOOK_AT]] for column in columns.values())))
+    chosen = choose_named(name, names, wanted, label_given=False, rows=first)
+    assert chosen.label is not None
+    label, texts = names[chosen.label], [names[i] for i in chosen.texts]
+    for each in texts:
+        _check_text(name, each, columns[each])
+    with path.open("wb") as stream:
+        for kind, *values in zip(columns[label], *(columns[each] for each in texts)):
+            row = {label: _label(kind), **{each: _text(value) for each, value in zip(texts, values)}}
+            # A lone surrogate becomes bytes that are not UTF-8, which reading rejects with that reason.
+            stream.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
+    return Wanted(label, texts[0] if len(texts) > 1 else None, texts[-1])
+
+
+def _columns(table: Any, name: str) -> dict[str, Sequence[Any]]:
+    items = [(str(key), column) for key, column in table.items()]
+    for key, count in Counter(key for key, _ in items).items():
+        if count > 1:
+            raise UserError(f"{name} has several columns named {key!r}", remedy="rename them, or leave all but one out")
+    columns: dict[str, Sequence[Any]] = {}
+    for key, column in items:
+        if isinstance(column, (str, bytes)) or not hasattr(column, "__iter__"):
+            raise UserError(
+                f"column {key!r} of {name} is {column!r:.40}",
+                f"a column is a list with a value for each row, not {type(column).__name__}",
+                "give lists of the same length",
+            )
+        columns[key] = column.tolist() if hasattr(column, "tolist") else list(column)
+    lengths = {key: len(column) for key, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise UserError(
+            f"the columns of {name} differ in length",
+            ", ".join(f"{key!r} has {length:,} rows" for key, length in lengths.items())[:300],
+            "give a label for every text, and a text for every label",
+        )
+    if not any(lengths.values()):
+        raise UserError(f"{name} has no rows", remedy="give texts and their labels")
+    return columns
+
+
+def _check_text(name: str, column: str, values: Sequence[Any]) -> None:
+    first = next((value for value in values if not is_missing(value)), None)
+    if first is not None and not isinstance(first, str):
+        raise UserError(
+            f"{name}: column {column!r} is not text",
+            f"its first value is {first!r:.40}, of type {type(first).__name__}",
+            "name a column of strings with --text",
+        )
+
+
+def is_missing(value: object) -> bool:
+    """Tell whether a value is None, NaN, or pandas' NA or NaT."""
+    return value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in _MISSING
+
+
+_MISSING = ("NAType", "NaTType")  # pandas is not imported for them
+
+
+def _label(value: Any) -> Any:
+    """Convert a label to a value of JSON. Whole numbers lose the `.0` that pandas adds to a column with gaps."""
+    if is_missing(value):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, (str, bool, int, float)) else str(value)
+
+
+def _text(value: Any) -> Any:
+    """Convert a text to a value of JSON. Reading rejects True as not a text."""
+    return None if is_missing(value) else value if isinstance(value, str) else True
+
+
+def _spelled(value: Any) -> str:
+    return "" if is_missing(value) else str(value)

@@ -1,0 +1,114 @@
+"""crepe_dist.prepare: data frames, mappings of lists and files, with the checks of the command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import crepe_dist
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.errors import UserError
+
+TEXTS = [f"{'good' if row % 2 else 'bad'} text number {row}" for row in range(40)]
+LABELS = ["yes" if row % 2 else "no" for row in range(40)]
+
+
+def quarantined(folder):
+    return [json.loads(line) for line in (folder / "quarantine.jsonl").read_text().splitlines()]
+
+
+def test_a_frame_and_lists_give_the_data_set_that_a_file_gives(tmp_path):
+    frame = pd.DataFrame({"id": range(40), "body": TEXTS, "topic": LABELS})
+    frame[["topic", "body"]].to_json(tmp_path / "table.jsonl", orient="records", lines=True)
+    common: Any = {"text": "body", "label": "topic", "validation": 0.1}
+    summary = crepe_dist.prepare(frame, tmp_path / "frame", **common)
+    crepe_dist.prepare({"body": np.array(TEXTS), "topic": LABELS}, tmp_path / "lists", **common)
+    crepe_dist.prepare(str(tmp_path / "table.jsonl"), tmp_path / "file", **common)
+    made = [open_dataset(tmp_path / name) for name in ("frame", "lists", "file")]
+    assert made[0].classes == ["no", "yes"]
+    assert len({data.fingerprint for data in made}) == 2  # pandas writes the file with other separators
+    assert len({data.documents("test") for data in made}) == 1
+    assert made[0].fingerprint == made[1].fingerprint
+    assert (tmp_path / "frame" / "report.html").is_file()
+    assert summary["name"] == "frame"
+
+
+def test_rows_without_text_or_label_are_treated_as_in_files(tmp_path):
+    texts, labels = [*TEXTS, None, float("nan"), pd.NA, 7, "x"], [*LABELS, "no", "no", "no", "no", None]
+    frame = pd.DataFrame({"text": texts, "label": labels})
+    crepe_dist.prepare(frame, tmp_path / "out", max_bad=0.2)
+    found = [(each["line"], each["reason"]) for each in quarantined(tmp_path / "out")]
+    assert found == [
+        (41, "empty text"), (42, "empty text"), (43, "empty text"), (44, "not a text: 'text'"), (45, "no label"),
+    ]  # fmt: skip
+    with pytest.raises(UserError) as caught:
+        crepe_dist.prepare(frame, tmp_path / "strict")
+    assert "4 of 45 rows are unusable" in str(caught.value)
+    assert "max_bad=0.09" in caught.value.remedy
+
+
+def test_labels_of_other_types(tmp_path):
+    frame = pd.DataFrame({"text": TEXTS, "label": [float(row % 3) for row in range(40)]})
+    crepe_dist.prepare(frame, tmp_path / "whole")
+    assert open_dataset(tmp_path / "whole").classes == ["0", "1", "2"]
+    crepe_dist.prepare(frame.assign(label=[row % 2 == 0 for row in range(40)]), tmp_path / "truth")
+    assert open_dataset(tmp_path / "truth").classes == ["false", "true"]
+    crepe_dist.prepare(frame.assign(label=pd.Categorical(LABELS)), tmp_path / "categories")
+    assert open_dataset(tmp_path / "categories").classes == ["no", "yes"]
+
+
+def test_splits_of_their_own(tmp_path):
+    frame = pd.DataFrame({"title": TEXTS, "review": TEXTS, "stars": LABELS})
+    crepe_dist.prepare(frame[:30], tmp_path / "out", test=frame[30:], validation=0.2, overwrite=False, feature_len=30)
+    data = open_dataset(tmp_path / "out")
+    assert {name: len(part) for name, part in data.parts.items()} == {"train": 24, "validation": 6, "test": 10}
+    assert data.parts["test"].text(0) == f"{TEXTS[30]} | {TEXTS[30]}"
+    assert data.encoding.feature_len == 30
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "what", "remedy"),
+    [
+        ({"text": TEXTS, "label": LABELS[1:]}, {}, "the columns of table differ in length", "give a label for every"),
+        ({"text": TEXTS, "label": LABELS}, {"text": "txt"}, "table has no column 'txt'", "did you mean 'text'"),
+        ({"a": TEXTS, "b": LABELS, "c": LABELS}, {}, "which column is the label?", "label="),
+        ({"text": LABELS, "label": "yes"}, {}, "column 'label' of table is 'yes'", "give lists"),
+        ({"text": list(range(40)), "label": LABELS}, {}, "column 'text' is not text", "with text="),
+        ({"text": [], "label": []}, {}, "table has no rows", "give texts"),
+        ({"text": TEXTS, "label": ["same"] * 40}, {}, "only 1 class was found", "label="),
+        (pd.DataFrame([["a", "b"]], columns=["text", "text"]), {}, "several columns named 'text'", "rename them"),
+        ({"text": TEXTS, "label": LABELS}, {"max_bat": 1}, "there is no option", "max_bad="),
+        ({"text": TEXTS, "label": LABELS}, {"merge": True}, "prepare has no argument merge", "the command `prepare`"),
+        ({"text": TEXTS, "label": LABELS}, {"dedupe": "all"}, "dedupe= is", "give one of"),
+    ],
+)
+def test_mistakes_are_explained_in_terms_of_python(tmp_path, table, options, what, remedy):
+    with pytest.raises(UserError) as caught:
+        crepe_dist.prepare(table, tmp_path / "out", **options)
+    assert what in caught.value.what
+    assert remedy in caught.value.remedy
+    assert "--" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_existing_folder_is_replaced_only_if_asked_to(tmp_path):
+    table = {"text": TEXTS, "label": LABELS}
+    crepe_dist.prepare(table, tmp_path / "out")
+    with pytest.raises(UserError, match="exists") as caught:
+        crepe_dist.prepare(table, tmp_path / "out")
+    assert "overwrite=True" in caught.value.remedy
+    crepe_dist.prepare(table, tmp_path / "out", overwrite=True)
+
+
+def test_it_does_not_import_mxnet_and_can_be_called_after_the_module_was_imported():
+    script = (
+        "import sys, crepe_dist; f = crepe_dist.prepare; import crepe_dist.prepare as module; "
+        "assert callable(f) and callable(module) and 'mxnet' not in sys.modules and 'pandas' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
