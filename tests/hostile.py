@@ -67,6 +67,33 @@ def params(name: str, build: Callable[[Path], object], complaint: str = "not a f
     CASES[f"params: {name}"] = Case(lambda where, _: build(where / "x.params"), "predict", arguments, complaint)
 
 
+def safetensors(name: str, build: Callable[[Path], object], complaint: str = "is not a safetensors file") -> None:
+    """Parameters in a folder without a description."""
+
+    def make(where: Path, good: Good) -> None:
+        (where / "model").mkdir()
+        build(where / "model" / "model.safetensors")
+
+    CASES[f"safetensors: {name}"] = Case(make, "predict", ("model", *FOREIGN), complaint)
+
+
+def tensor(shape: list[int], end: int, data: bytes = b"", kind: str = "F32") -> Callable[[Path], object]:
+    about = json.dumps({"0.weight": {"dtype": kind, "shape": shape, "data_offsets": [0, end]}}).encode()
+    return lambda path: path.write_bytes(struct.pack("<Q", len(about)) + about + data)
+
+
+safetensors("a pickle", lambda path: path.write_bytes(pickle.dumps(Payload())))
+safetensors("noise", lambda path: path.write_bytes(NOISE))
+safetensors("a header of 2^60 bytes", lambda path: path.write_bytes(struct.pack("<Q", 1 << 60) + b"{}"))
+safetensors("a tensor of 10^15 numbers", tensor([10**15], 4 * 10**15))
+safetensors("a tensor that is shorter than it says", tensor([100], 4, b"abcd"))
+safetensors("numbers that NumPy lacks", tensor([2], 4, bytes(4), "BF16"))
+safetensors("a terabyte of holes", lambda path: holes(path, b"", 1 << 40), "the limit is 4,294,967,296")
+safetensors("another network", tensor([1], 4, bytes(4)), "not the parameters of a network")
+safetensors("a pipe", os.mkfifo, "contains no checkpoint")
+safetensors("a link to an endless device", lambda path: path.symlink_to("/dev/zero"), "contains no checkpoint")
+
+
 def array(shape: tuple[int, ...], data: bytes = b"", flag: int = 0) -> bytes:
     return struct.pack(f"<IiI{len(shape)}q iii", 0xF993FAC9, 0, len(shape), *shape, 1, 0, flag) + data
 
@@ -215,9 +242,8 @@ def written(file: str, data: str | bytes) -> Callable[[Path], object]:
     return lambda folder: (folder / file).write_bytes(data.encode() if isinstance(data, str) else data)
 
 
-def tensors(file: str, shape: list[int], end: int, data: bytes = b"") -> Callable[[Path], object]:
-    about = json.dumps({"0.weight": {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}).encode()
-    return written(f"{file}.safetensors", struct.pack("<Q", len(about)) + about + data)
+def tensors(file: str, *about: Any) -> Callable[[Path], object]:
+    return lambda folder: tensor(*about)(folder / f"{file}.safetensors")
 
 
 def whole(**arrays: Any) -> Callable[[Path], object]:

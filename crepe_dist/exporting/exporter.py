@@ -22,7 +22,7 @@ import numpy.typing as npt
 from crepe_dist.data.loader import pack
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256, sync, write_json
-from crepe_dist.model import parameters
+from crepe_dist.model import parameters, tensors_file
 from crepe_dist.model.engine import open_engine
 from crepe_dist.model.precision import plan
 from crepe_dist.mxnet_internals import structural_parameters
@@ -34,6 +34,7 @@ from crepe_dist.settings.model_options import ModelOptions
 TOLERANCE = 1e-4  # largest difference of a probability
 SYMBOL_BATCH = 8  # texts; MXNet's own operators need much memory
 NAME = "model"
+TORCH_MODULE = "crepe_torch.py"
 
 About = dict[str, Any]
 Probabilities = npt.NDArray[np.float32]  # [n, classes]
@@ -65,6 +66,7 @@ def export(
         "web": partial(_write_web, name=name),
         "symbol": _write_symbol,
         "params": _write_params,
+        "pytorch": _write_pytorch,
     }
     ours = _in_float32(predictor)
     with _atomic_folder(out) as folder:
@@ -170,11 +172,20 @@ def _write_params(ours: Predictor, about: About, folder: Path) -> Classify:
     return lambda texts: _probabilities(reopened, texts)
 
 
+def _write_pytorch(ours: Predictor, about: About, folder: Path) -> Classify:
+    path = folder / tensors_file.NAME
+    tensors_file.write(parameters.values(ours.engine.network), path)
+    _describe(ours, {**about, "characters": ours.encoding.characters()}, path)
+    shutil.copyfile(Path(__file__).with_name(TORCH_MODULE), folder / TORCH_MODULE)
+    reopened = _in_float32(open_checkpoint(path, Foreign(), mx.cpu()))
+    return lambda texts: _probabilities(reopened, texts)
+
+
 def _describe(ours: Predictor, about: About, path: Path) -> None:
     """Write the description of a parameter file: encoding, classes, network, and the checkpoint's own description."""
-    network = ours.engine.network.shape.settings()
-    description = {"encoding": ours.encoding.to_dict(), "classes": ours.classes, "network": network}
-    write_json(path.with_suffix(".json"), {**description, **about, "format": FORMAT, "sha256": sha256(path)})
+    network = {**about.get("network", {}), **ours.engine.network.shape.settings()}
+    description = {**about, "encoding": ours.encoding.to_dict(), "classes": ours.classes, "network": network}
+    write_json(path.with_suffix(".json"), {**description, "format": FORMAT, "sha256": sha256(path)})
 
 
 def _in_batches(texts: Sequence[str], size: int, classify: Classify) -> Probabilities:

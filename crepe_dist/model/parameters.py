@@ -20,7 +20,7 @@ import numpy as np
 
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync
-from crepe_dist.model import params_file
+from crepe_dist.model import params_file, tensors_file
 from crepe_dist.model.crepe import Crepe, CrepeShape
 from crepe_dist.model.ngrams import NGrams, NGramShape
 from crepe_dist.model.paper import CONVOLUTION_NAMES, DENSE_NAMES, Paper, PaperShape
@@ -123,17 +123,20 @@ def save(arrays: Arrays, path: Path) -> None:
 
 
 def load(path: Path) -> Arrays:
-    """Read a ``.params`` file written by this package, or by the notebook's ``save_params`` or ``save_parameters``.
+    """Read parameters: safetensors, or a ``.params`` file written by this package or by the notebook.
 
     Raises:
         UserError: The file does not exist, is not a parameter file, or does not belong to one of our networks.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist", remedy="give a .params file or a run folder")
+    read, what = params_file.read, "file of MXNet parameters"
+    if path.suffix == tensors_file.SUFFIX:
+        read, what = tensors_file.read, "safetensors file"
     try:
-        loaded = params_file.read(path)
+        loaded = read(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not a file of MXNet parameters", str(error), GIVE_ANOTHER) from error
+        raise UserError(f"{path} is not a {what}", str(error), GIVE_ANOTHER) from error
     if not isinstance(loaded, dict):
         raise UserError(
             f"{path} holds arrays without names", "it was not written by save_parameters or save_params", GIVE_ANOTHER

@@ -15,7 +15,7 @@ from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import PARTS, Dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, sha256, sync, write_json, write_text
-from crepe_dist.model import parameters
+from crepe_dist.model import parameters, tensors_file
 from crepe_dist.model.parameters import Arrays, Network
 from crepe_dist.runs.scores import MOST_CLASSES, Scores
 from crepe_dist.runs.state import Progress
@@ -124,7 +124,7 @@ def prune(run_dir: Path, keep: set[str]) -> None:
 
 
 def find(given: str | None) -> Path:
-    """Find a .params file: the given one, the reported one of a run folder, or the reported one of the newest run.
+    """Find parameters: the given file, those of a model folder, or the reported ones of a run or of the newest run.
 
     Raises:
         UserError: no such file.
@@ -140,7 +140,8 @@ def find(given: str | None) -> Path:
         return found
     path = Path(given)
     if path.is_dir():
-        found = _of_run(path)
+        model = path / tensors_file.NAME
+        found = model if model.is_file() else _of_run(path)
         if found is None:
             raise UserError(f"{path} contains no checkpoint", remedy="name a run folder or a .params file")
         return found

@@ -167,7 +167,9 @@ def add_device(arguments: argparse.ArgumentParser) -> None:
 
 
 def add_checkpoint(arguments: argparse.ArgumentParser) -> None:
-    arguments.add_argument("checkpoint", nargs="?", help=".params file or run folder; default: the newest run in runs/")
+    arguments.add_argument(
+        "checkpoint", nargs="?", help=".params file, run folder or exported folder; default: the newest run in runs/"
+    )
 
 
 def add_foreign(arguments: argparse.ArgumentParser) -> None:

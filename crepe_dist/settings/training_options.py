@@ -79,8 +79,9 @@ class TrainingOptions(Settings, group="training"):
         epochs: passes over the training split. They are numbered from 0, and those before ``start_epoch`` count. null:
             5, or fewer, at least 2, for more than 50 million characters.
         start_epoch: number of the first epoch, if ``init_from`` has already been trained for some epochs.
-        init_from: .params file or run folder to start from instead of random parameters, on the same or other data.
-            It decides the network and its sizes. If the classes differ, the last layer is initialised anew.
+        init_from: .params file, run folder or exported folder to start from instead of random parameters, on the same
+            or other data. It decides the network and its sizes. If the classes differ, the last layer is initialised
+            anew.
         patience: stop after this many epochs without a better validation accuracy, or an equal one with a lower loss;
             0: never. Requires a validation split.
         label_smoothing: fraction of each label spread over all classes, from 0 to below 1. It makes the predicted

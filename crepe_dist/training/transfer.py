@@ -58,7 +58,7 @@ def read(given: str, options: ModelOptions, dataset: Dataset) -> Start:
     """Read the parameters from which training on this data starts.
 
     Args:
-        given: .params file or run folder.
+        given: .params file, run folder or model folder.
 
     Raises:
         UserError: the file is missing, or belongs to another encoding, other settings, or n-grams of other classes.
