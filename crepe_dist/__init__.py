@@ -14,6 +14,7 @@ from crepe_dist import startup
 from crepe_dist.version import __version__
 
 if TYPE_CHECKING:
+    from crepe_dist.estimator.classifier import CrepeClassifier
     from crepe_dist.predicting.predictor import load
     from crepe_dist.prepare import prepare
     from crepe_dist.runs.result import Result
@@ -27,6 +28,7 @@ startup.check_python()
 
 __all__ = [
     "Config",
+    "CrepeClassifier",
     "DataOptions",
     "ModelOptions",
     "OptimizerOptions",
@@ -55,8 +57,10 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "prepare":  # a module that can be called; it does not need MXNet
+    if name == "prepare":  # a module that can be called
         return importlib.import_module("crepe_dist.prepare")
+    if name == "CrepeClassifier":
+        return importlib.import_module("crepe_dist.estimator.classifier").CrepeClassifier
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from crepe_dist.distributed.launch import detect, import_mxnet

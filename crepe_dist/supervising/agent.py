@@ -33,8 +33,8 @@ PR_SET_PDEATHSIG = 1
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _terminate_with_parent() -> None:
-    """Ask the kernel to send SIGTERM when the agent dies; runs in the new worker."""
+def terminate_with_parent() -> None:
+    """Ask the kernel to send SIGTERM when the parent dies; runs in the new process."""
     libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
 
@@ -57,7 +57,7 @@ class _Worker:
                 stderr=subprocess.PIPE,
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
-                preexec_fn=_terminate_with_parent,
+                preexec_fn=terminate_with_parent,
             )
         except (OSError, ValueError):
             self.control.close()

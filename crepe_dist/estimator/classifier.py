@@ -1,0 +1,180 @@
+"""The estimator of scikit-learn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from crepe_dist.errors import UserError
+
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin
+    from sklearn.utils import check_random_state
+    from sklearn.utils.validation import check_is_fitted
+except ImportError as problem:
+
+    class MissingLibrary(UserError, ImportError):
+        """A library that only this feature needs."""
+
+    raise MissingLibrary(
+        "CrepeClassifier needs scikit-learn",
+        f"it cannot be imported: {problem}",
+        "install the extra sklearn: pip install 'crepe_dist[sklearn]' (or: uv sync --extra sklearn)",
+    ) from None
+
+from crepe_dist.estimator.fitted_model import open_files, probabilities, train
+from crepe_dist.estimator.texts import InvalidInput, labels_of, texts_of
+
+if TYPE_CHECKING:
+    from crepe_dist.predicting.predictor import Predictor
+
+
+class CrepeClassifier(ClassifierMixin, BaseEstimator):
+    """Classifier of texts that reads characters, for scikit-learn's pipelines and searches.
+
+    ``fit`` trains in a process of its own. A fitted estimator holds the bytes of its checkpoint: it can be pickled,
+    copied and sent to other processes, and needs no folder. Training is deterministic: the same texts in the same order
+    give the same model on the same machine and number of processes.
+
+    Args:
+        network: ``crepe``, ``ngrams`` (about ten times as fast, less accurate) or ``paper``.
+        epochs: passes over the texts; ``None``: the default of ``crepe train``, as for the next two.
+        learning_rate: initial learning rate.
+        batch_size: texts per step, over all processes.
+        length: characters of a text that are read, its last ones; ``None``: enough for 99 % of the training texts.
+        validation_fraction: share of the texts that choose the best epoch instead of being trained on; 0: the last
+            epoch is the best.
+        patience: stop after this many epochs without a better validation accuracy; 0: never.
+        class_weight: ``balanced``, weights by label, or ``None``.
+        processes: number of processes that train; more than one need Horovod.
+        device: ``auto``, ``gpu`` or ``cpu``.
+        settings: further settings of ``crepe train`` by their names, such as ``{"model.longest": 5}``.
+        random_state: random seed, or a ``RandomState``; ``None``: another seed for each fit.
+
+    Attributes:
+        classes_: the labels, sorted, of the dtype that ``fit`` was given, [classes].
+        model_: names and contents of the checkpoint's files: parameters and JSON.
+    """
+
+    def __init__(
+        self,
+        network: str = "crepe",
+        *,
+        epochs: int | None = None,
+        learning_rate: float | None = None,
+        batch_size: int | None = None,
+        length: int | None = None,
+        validation_fraction: float = 0.0,
+        patience: int = 0,
+        class_weight: str | Mapping[Any, float] | None = None,
+        processes: int = 1,
+        device: str = "auto",
+        settings: Mapping[str, Any] | None = None,
+        random_state: Any = 0,
+    ) -> None:
+        self.network = network
+        self.epochs = epochs
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.length = length
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.class_weight = class_weight
+        self.processes = processes
+        self.device = device
+        self.settings = settings
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> CrepeClassifier:
+        """Train on texts and their labels.
+
+        Args:
+            X: texts: a list, an array, a series, or a data frame of one column. Blank texts are not trained on.
+            y: a label for each text, of any type that can be sorted.
+            sample_weight: not supported; must be ``None``.
+
+        Raises:
+            ValueError: the texts, labels or parameters cannot be used.
+            UserError: training failed.
+        """
+        if sample_weight is not None:
+            raise InvalidInput(
+                "CrepeClassifier does not support sample_weight",
+                "training weights classes, not rows",
+                "leave sample_weight out, or give class_weight",
+            )
+        texts = texts_of(X)
+        classes, numbers = labels_of(y, texts)
+        seed = self.random_state
+        if not isinstance(seed, (int, np.integer)):
+            seed = check_random_state(seed).randint(2**31 - 1)
+        try:
+            self.model_ = train(
+                texts,
+                numbers,
+                self._settings(classes, int(seed)),
+                length=self.length,
+                validation=self.validation_fraction,
+                seed=int(seed) % 2**32,
+                processes=self.processes,
+            )
+        except UserError as error:
+            raise InvalidInput(error.what, error.why, error.remedy) from error
+        self.classes_ = classes
+        self._opened: list[Predictor] = []
+        return self
+
+    def predict(self, X: Any) -> np.ndarray[Any, Any]:
+        """Return the most probable class of each text, [n], of the dtype of the labels."""
+        probabilities = self.predict_proba(X)
+        return self.classes_[probabilities.argmax(axis=1)]  # type: ignore[no-any-return]
+
+    def predict_proba(self, X: Any) -> np.ndarray[Any, Any]:
+        """Return the probability of each of ``classes_`` for each text, float64 [n, classes]."""
+        check_is_fitted(self)
+        texts = texts_of(X)
+        if not self._opened:
+            self._opened.append(open_files(self.model_, self.device))
+        return probabilities(self._opened[0], texts, len(self.classes_))
+
+    def _settings(self, classes: np.ndarray[Any, Any], seed: int) -> dict[str, Any]:
+        """Return the settings of training by their dotted names. Its classes are the positions in ``classes``."""
+        given = {
+            "model.network": self.network,
+            "training.epochs": self.epochs,
+            "optimizer.learning_rate": self.learning_rate,
+            "data.batch_size": self.batch_size,
+            "training.patience": self.patience,
+            "training.class_weights": self._class_weights(classes),
+            "training.seed": seed,
+            "device": self.device,
+            **(self.settings or {}),
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+    def _class_weights(self, classes: np.ndarray[Any, Any]) -> str | dict[str, float] | None:
+        if not isinstance(self.class_weight, Mapping):
+            return self.class_weight
+        labels = classes.tolist()
+        unknown = [label for label in self.class_weight if label not in labels]
+        if unknown:
+            raise InvalidInput(
+                f"class_weight has the label {unknown[0]!r:.40}",
+                f"the labels are {', '.join(map(repr, labels))}"[:300],
+                "name labels that occur in y",
+            )
+        return {str(labels.index(label)): float(weight) for label, weight in self.class_weight.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The predictor holds arrays of MXNet, and is made again when it is needed.
+        state: dict[str, Any] = {**super().__getstate__()}
+        return {**state, "_opened": []} if "_opened" in state else state
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = False
+        tags.input_tags.one_d_array = True
+        return tags

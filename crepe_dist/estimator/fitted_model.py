@@ -1,0 +1,113 @@
+"""A trained model in memory: the files of its checkpoint, which hold parameters and JSON only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.distributed.launch import detect, import_mxnet
+from crepe_dist.files import read_bytes, read_json
+from crepe_dist.preparing.auto_encoding import Fit
+from crepe_dist.preparing.formats.columns import Wanted
+from crepe_dist.preparing.frames import write_table
+from crepe_dist.preparing.preparation import PrepareOptions, prepare
+from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.sources import Reading, find_sources
+from crepe_dist.settings.data_options import LONGEST_FITTED
+from crepe_dist.supervising.training_process import failure, training
+
+if TYPE_CHECKING:
+    from crepe_dist.predicting.predictor import Predictor
+
+Files = dict[str, bytes]
+LARGEST = 1 << 34  # bytes of a checkpoint's file
+COLUMNS = Wanted("label", None, "text")
+
+
+def train(
+    texts: Sequence[str],
+    numbers: npt.NDArray[np.int64],
+    settings: Mapping[str, Any],
+    *,
+    length: int | None,
+    validation: float,
+    seed: int,
+    processes: int,
+) -> Files:
+    """Train on texts in processes and folders of their own, which are gone afterwards; return the checkpoint's files.
+
+    Args:
+        texts: training texts; those without a character are skipped.
+        numbers: class of each text, int64 [n].
+        settings: settings of training by their dotted names.
+        length: characters that the network reads; ``None`` to fit them to the texts.
+        validation: share of the texts that choose the best epoch.
+        seed: random seed of that choice.
+        processes: number of processes that train.
+
+    Raises:
+        UserError: training failed, for a reason that its message gives.
+    """
+    with TemporaryDirectory(prefix="crepe-fit-") as name:
+        folder = Path(name)
+        _prepare(texts, numbers, folder, length, Split(test=0, validation=validation, seed=seed))
+        settings = {
+            **settings,
+            "data.source": str(folder / "data"),
+            "run_dir": str(folder / "run"),
+            "logging.report": False,
+            "logging.tensorboard": False,
+        }
+        with training(settings, folder, processes) as process:
+            code = process.wait()
+        if code != 0:
+            raise failure(folder, code)
+        path = folder / "run" / read_json(folder / "run" / "result.json")["checkpoint"]
+        return {each.name: read_bytes(each, LARGEST) for each in (path, path.with_suffix(".json"))}
+
+
+def _prepare(
+    texts: Sequence[str], numbers: npt.NDArray[np.int64], folder: Path, length: int | None, split: Split
+) -> None:
+    """Prepare the texts as training rows. The test split, which training needs, is a copy of one of them."""
+    first = next((place for place, text in enumerate(texts) if text.strip()), 0)
+    for path, rows in ((folder / "train.jsonl", slice(None)), (folder / "test.jsonl", slice(first, first + 1))):
+        write_table({"label": numbers[rows], "text": texts[rows]}, path, COLUMNS)
+    sources = find_sources([str(folder / "train.jsonl")], test=str(folder / "test.jsonl"))
+    encoding = Encoding(feature_len=LONGEST_FITTED if length is None else length)
+    options = PrepareOptions(Reading(columns=COLUMNS), max_bad=1.0, processes=1)
+    prepare(sources, folder / "data", encoding, split, options, Fit(length is None, "needed"))
+
+
+def open_files(files: Files, device: str) -> Predictor:
+    """Open the files of a checkpoint, as ``train`` returns them.
+
+    Raises:
+        UserError: the files are not those of a checkpoint, or the device does not exist.
+    """
+    import_mxnet(detect())  # sets the number of threads, so what imports MXNet comes after it
+    from crepe_dist.predicting.predictor import load
+
+    with TemporaryDirectory(prefix="crepe-model-") as folder:
+        for name, content in files.items():
+            (Path(folder) / Path(name).name).write_bytes(content)
+        return load(next(Path(folder).glob("*.params")), device=device)
+
+
+def probabilities(predictor: Predictor, texts: Sequence[str], classes: int) -> npt.NDArray[np.float64]:
+    """Return the probability of each class for each text, float64 [n, classes]; rows sum to 1.
+
+    A class of which training saw only blank texts has probability 0.
+    """
+    result = np.zeros((len(texts), classes))
+    for row, prediction in zip(result, predictor.predict_stream(iter(texts))):
+        for label, probability in prediction.ranking:
+            row[int(label)] = probability
+    result /= result.sum(axis=1, keepdims=True)
+    return result

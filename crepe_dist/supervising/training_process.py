@@ -1,0 +1,91 @@
+"""A training that another program starts in processes of its own; its errors come back as exceptions."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from crepe_dist.distributed.launch import LAUNCHERS
+from crepe_dist.errors import ExitCode, UserError
+from crepe_dist.files import write_text
+from crepe_dist.supervising.agent import terminate_with_parent
+
+CONFIG = "settings.yaml"
+LOG = "log.txt"
+GRACE = 10.0  # seconds between asking a training to stop and killing it
+MESSAGE = re.compile(r"\berror: (.*)(?:\n.*?\bwhy: (.*))?(?:\n.*?\bdo:  (.*))?")
+TAIL = 1 << 16  # characters of the log that are searched for a message
+
+
+@contextmanager
+def training(settings: Mapping[str, Any], folder: Path, processes: int = 1) -> Iterator[subprocess.Popen[bytes]]:
+    """Start ``crepe_dist.train``, or ``supervise`` with several processes; end it on leaving, if it still runs.
+
+    Args:
+        settings: settings by their dotted names, such as ``{"data.source": "data/reviews"}``.
+        folder: existing folder for the file of settings, the log and a crash report; where the process runs.
+        processes: number of processes that train.
+    """
+    write_text(folder / CONFIG, yaml.safe_dump(nested(settings), sort_keys=False))
+    command = [sys.executable, "-m", "crepe_dist.train"]
+    if processes > 1:
+        command[-1:] = ["crepe_dist.supervise", "-np", str(processes), "--max-restarts", "0", "--grace", "5"]
+    # This process may be one of several that a launcher started; the training is not.
+    places = {name for _, *names in LAUNCHERS for name in names}
+    environment = {name: value for name, value in os.environ.items() if name not in places}
+    with (folder / LOG).open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "--config", CONFIG],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            preexec_fn=terminate_with_parent,
+        )
+    try:
+        yield process
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes], grace: float = GRACE) -> None:
+    """Ask a training to stop, and kill it if it takes longer than ``grace`` seconds."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(grace)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    process.wait()
+
+
+def failure(folder: Path, code: int) -> UserError:
+    """Return the error of a training that ended with an exit code other than 0, as its log tells it."""
+    text = (folder / LOG).read_text(encoding="utf-8", errors="replace")[-TAIL:]
+    found = MESSAGE.search(text)
+    if found:
+        what, why, remedy = (part or "" for part in found.groups())
+        return UserError(what.strip(), why.strip(), remedy.strip(), code=ExitCode.ERROR)
+    last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it printed nothing")
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return UserError(f"training {how}", last[:300], "give it more memory if it ran out of it; else report this")
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert settings by dotted names to the groups of a file of settings."""
+    groups: dict[str, Any] = {}
+    for dotted, value in settings.items():
+        group, _, name = dotted.rpartition(".")
+        plain = value.item() if hasattr(value, "item") else value  # NumPy's numbers, which searches over settings make
+        (groups.setdefault(group, {}) if group else groups)[name] = plain
+    return groups

@@ -1,0 +1,237 @@
+"""crepe_dist.CrepeClassifier: scikit-learn's conventions, copies, mistakes, and training in other processes."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import check_estimator
+from sklearn.utils.validation import validate_data
+
+import crepe_dist
+from crepe_dist import CrepeClassifier
+from crepe_dist.errors import UserError
+from crepe_dist.estimator import fitted_model
+from crepe_dist.estimator.texts import InvalidInput, labels_of, texts_of
+from crepe_dist.settings.config import parse
+from crepe_dist.supervising.training_process import nested
+
+SMALL = {"model.buckets": 4096, "model.embeddings": 1024, "model.width": 16, "model.blocks": 1}
+TEXTS = [f"{'a fine day' if row % 2 else 'awful weather'}, number {row}" for row in range(100)]
+LABELS = np.array(["good" if row % 2 else "bad" for row in range(100)])
+
+
+def small(**given):
+    return CrepeClassifier(**{"epochs": 2, "learning_rate": 0.01, "settings": SMALL, **given})
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """An estimator that was trained in another process, which has left nothing behind."""
+    folder = tmp_path_factory.mktemp("temporary")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(folder))
+        estimator = small().fit(TEXTS, LABELS)
+    assert list(folder.iterdir()) == []
+    return estimator
+
+
+@contextmanager
+def _in_this_process(settings, folder, processes=1):
+    """Train like ``training``, without the seconds that another process takes to start."""
+
+    class Done:
+        def wait(self):
+            return 0
+
+    (folder / "settings.yaml").write_text(yaml.safe_dump(nested(settings)))
+    crepe_dist.fit(parse(["--config", str(folder / "settings.yaml")]))
+    yield Done()
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    monkeypatch.setattr(fitted_model, "training", _in_this_process)
+
+
+def test_fit_and_predict(fitted):
+    assert fitted.classes_.tolist() == ["bad", "good"]
+    assert fitted.classes_.dtype == LABELS.dtype
+    assert fitted.score(TEXTS, LABELS) == 1
+    assert fitted.predict(["a fine day", "awful weather"]).tolist() == ["good", "bad"]
+    probabilities = fitted.predict_proba([*TEXTS, ""])
+    assert probabilities.shape == (101, 2)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    assert sorted(path.rpartition(".")[2] for path in fitted.model_) == ["json", "params"]
+
+
+def test_copies_answer_alike(fitted, tmp_path):
+    expected = fitted.predict_proba(TEXTS)
+    joblib.dump(fitted, tmp_path / "model.joblib")
+    for each in (pickle.loads(pickle.dumps(fitted)), copy.deepcopy(fitted), joblib.load(tmp_path / "model.joblib")):
+        np.testing.assert_array_equal(each.predict_proba(TEXTS), expected)
+        np.testing.assert_array_equal(each.classes_, fitted.classes_)
+    with pytest.raises(NotFittedError):
+        clone(fitted).predict(TEXTS)
+
+
+def test_texts_in_other_containers(fitted):
+    expected = fitted.predict_proba(TEXTS)
+    series = pd.Series(TEXTS)
+    for each in (series, series.to_frame("text"), np.array(TEXTS), np.array(TEXTS, object)[:, None], tuple(TEXTS)):
+        np.testing.assert_array_equal(fitted.predict_proba(each), expected)
+
+
+@pytest.mark.usefixtures("fast")
+def test_pipelines_searches_and_calibration():
+    frame = pd.DataFrame({"text": [text.upper() for text in TEXTS], "other": 0})
+    lower = FunctionTransformer(lambda table: table["text"].str.lower())
+    assert make_pipeline(lower, small()).fit(frame, LABELS).score(frame, LABELS) == 1
+    search = GridSearchCV(small(), {"learning_rate": [1e-6, 0.01]}, cv=2).fit(TEXTS, LABELS)
+    assert search.best_params_ == {"learning_rate": 0.01}
+    numbers = np.array([7 if label == "good" else -3 for label in LABELS])
+    calibrated = CalibratedClassifierCV(small(), cv=2).fit(TEXTS, numbers)
+    assert calibrated.classes_.tolist() == [-3, 7]
+    assert calibrated.score(TEXTS, numbers) == 1
+
+
+@pytest.mark.usefixtures("fast")
+def test_options_of_training():
+    truth = LABELS == "good"
+    estimator = small(length=40, validation_fraction=0.2, patience=1, class_weight={True: 3.0}, random_state=None)
+    estimator.fit([*TEXTS, " "], [*truth, True])
+    assert estimator.classes_.dtype == bool
+    assert estimator.predict(TEXTS).dtype == bool
+    about = next(content for name, content in estimator.model_.items() if name.endswith(".json")).decode()
+    assert '"feature_len": 40' in about
+    assert "validation_accuracy" in about
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (["b", "a"], ["a", "b"]),
+        ([2, -1], [-1, 2]),
+        ([True, False], [False, True]),
+        (pd.Series(["x", "y"], dtype="category"), ["x", "y"]),
+        (np.array([[1], [0]], np.int8), [0, 1]),
+    ],
+)
+def test_classes_keep_the_dtype_of_the_labels(labels, classes):
+    found, numbers = labels_of(labels, ["", ""])
+    assert found.tolist() == classes
+    assert found.dtype == np.asarray(labels).dtype
+    np.testing.assert_array_equal(found[numbers], np.asarray(labels).ravel())
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "what"),
+    [
+        ("one text", LABELS, "the texts are 'one text'"),
+        (["a", None], [0, 1], "text 1 is missing"),
+        (pd.Series(["a", np.nan]), [0, 1], "text 1 is missing"),
+        (["a", 5], [0, 1], "text 1 is not a string"),
+        (pd.DataFrame({"a": ["x"], "b": ["y"]}), [0], "the texts have 2 dimensions: 1 × 2"),
+        (["a", "b"], [0], "there are 2 texts and 1 labels"),
+        (["a", "b"], ["x", None], "label 1 is missing"),
+        (["a", "b"], [1, 1], "all labels are of one class"),
+        (["a", "b"], None, "there are no labels"),
+    ],
+)
+def test_texts_and_labels_that_cannot_be_used(texts, labels, what):
+    with pytest.raises(InvalidInput) as caught:
+        labels_of(labels, texts_of(texts))
+    assert caught.value.what == what
+    assert isinstance(caught.value, ValueError)
+
+
+def test_errors_of_training_come_back():
+    with pytest.raises(InvalidInput) as caught:
+        small(settings={"model.widht": 3}).fit(TEXTS, LABELS)
+    assert str(caught.value) == "error: there is no setting model.widht\n  do:  did you mean model.width?"
+    with pytest.raises(UserError, match="does not support sample_weight"):
+        small().fit(TEXTS, LABELS, sample_weight=np.ones(100))
+    with pytest.raises(UserError, match="class_weight has the label 'nice'"):
+        small(class_weight={"nice": 2}).fit(TEXTS, LABELS)
+
+
+def test_scikit_learn_is_optional_and_imported_late():
+    script = (
+        "import sys, crepe_dist; assert not {'sklearn', 'mxnet'} & set(sys.modules); sys.modules['sklearn'] = None\n"
+        "try: from crepe_dist import CrepeClassifier\n"
+        "except ImportError as error: print(error)"
+    )
+    said = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert said.startswith("error: CrepeClassifier needs scikit-learn\n  why: it cannot be imported: ")
+    assert "pip install 'crepe_dist[sklearn]'" in said.splitlines()[2]
+
+
+@pytest.mark.slow
+def test_a_search_in_several_processes():
+    search = GridSearchCV(small(), {"learning_rate": [1e-6, 0.01]}, cv=2, n_jobs=2).fit(TEXTS, LABELS)
+    assert search.best_params_ == {"learning_rate": 0.01}
+    assert search.best_estimator_.score(TEXTS, LABELS) == 1
+
+
+@pytest.mark.slow
+def test_training_in_two_processes_gives_the_same_model(fitted):
+    both = small(processes=2).fit(TEXTS, LABELS)
+    np.testing.assert_allclose(both.predict_proba(TEXTS), fitted.predict_proba(TEXTS), atol=1e-4)
+
+
+class OverNumbers(CrepeClassifier):
+    """The estimator behind texts that spell rows of numbers, because scikit-learn checks with numbers only."""
+
+    def fit(self, X, y, sample_weight=None):
+        X, y = validate_data(self, X, y)
+        return super().fit(_spelled(X), y, sample_weight)
+
+    def predict_proba(self, X):
+        return super().predict_proba(_spelled(validate_data(self, X, reset=False)))
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = tags.input_tags.one_d_array = False
+        tags.input_tags.two_d_array = True
+        return tags
+
+
+def _spelled(rows):
+    return [" ".join(f"{chr(97 + place % 26)}{round(2 * value):+d}" for place, value in enumerate(row)) for row in rows]
+
+
+WEIGHTED = ("pandas_series", "not_an_array", "list", "shape", "not_overwritten")
+UNSUPPORTED = {
+    **{f"check_sample_weights_{name}": "rows have no weights" for name in WEIGHTED},
+    "check_all_zero_sample_weights_error": "rows have no weights",
+    "check_sample_weight_equivalence_on_dense_data": "rows have no weights",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast")
+def test_the_checks_of_scikit_learn():
+    found = check_estimator(
+        OverNumbers("ngrams", epochs=20, learning_rate=0.03, settings={"model.buckets": 4096}),
+        expected_failed_checks=UNSUPPORTED,
+        on_fail=None,
+        on_skip=None,
+    )
+    failed = {each["check_name"]: each["exception"] for each in found if each["status"] == "failed"}
+    assert failed == {}
+    assert len(found) > 40
