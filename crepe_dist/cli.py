@@ -20,6 +20,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "data": {"prepare": "encode texts into a folder that training reads"},
         "training": {
             "train": "train a classifier in one or many processes",
+            "tune": "search for better settings in a given time",
             "supervise": "train in several processes and restart them after a failure",
             "report": "write the report and model card of a run again",
             "compare": "show the scores and curves of runs side by side",

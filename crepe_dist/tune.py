@@ -1,0 +1,114 @@
+"""Command that searches for better settings: ``python -m crepe_dist.tune DATA --minutes 10``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from crepe_dist import command, invocation, machine
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.errors import UserError
+from crepe_dist.settings import arguments
+from crepe_dist.settings.limits import real, whole
+from crepe_dist.tuning.search import BEST, TABLE, Search, Trial
+from crepe_dist.wording import duration, percent
+
+MOST_MEMORY = 0.8  # of the memory that is available at the start
+SHOWN = 10  # trials in the table
+EXAMPLES = """  python -m crepe_dist.tune data/reviews --minutes 10
+  python -m crepe_dist.tune data/reviews --minutes 60     go on with the same search
+  python -m crepe_dist.train --config tune/reviews/best.yaml
+"""
+
+
+def parser() -> arguments.Parser:
+    flags = arguments.parser(
+        "tune",
+        "Search for better settings of training: network, learning rate, epochs, n-grams, dropout and width. The "
+        "validation split decides. The first trial has the defaults, so the result is never worse on that split. The "
+        "same command goes on with the search.",
+        EXAMPLES,
+    )
+    flags.add_argument("data", type=Path, metavar="DATA", help="prepared folder with a validation split")
+    flags.add_argument(
+        "--minutes", type=real(0, 1e6, open_below=True), default=10.0, metavar="M", help="time to search; default: 10"
+    )
+    flags.add_argument("--out", type=Path, metavar="DIR", help="folder of the search; default: tune/DATA")
+    flags.add_argument(
+        "--trials", type=whole(1, 10**6), metavar="N", help="stop after N trials, those of before included"
+    )
+    flags.add_argument(
+        "-np", "--processes", type=whole(1, 4096), default=1, metavar="N", help="processes that train; default: 1"
+    )
+    flags.add_argument(
+        "--memory",
+        type=real(0, 1e6, open_below=True),
+        metavar="GB",
+        help=f"largest memory of a trial; default: {100 * MOST_MEMORY:g} %% of what is available",
+    )
+    flags.add_argument("--seed", type=whole(0, 2**31), default=0, metavar="N", help="random seed; default: 0")
+    return flags
+
+
+def main() -> None:
+    given = parser().parse_args()
+    deadline = time.monotonic() + 60 * given.minutes
+    memory = int(1e9 * given.memory) if given.memory else int(MOST_MEMORY * machine.available_memory())
+    data = open_dataset(given.data)
+    out = given.out or Path("tune") / data.name
+    search = Search(data, out, given.seed)
+    console = Console(highlight=False)
+    if before := search.trials():
+        console.print(f"{out} has {len(before)} trials; the search goes on")
+    for trial in search.run(deadline, given.trials, given.processes, memory):
+        console.print(_line(trial), markup=False, soft_wrap=True)
+    _show(search, out, console)
+
+
+def _line(trial: Trial) -> str:
+    out = trial.outcome
+    accuracy = f"validation {percent(out.validation)}" if out.validation is not None else out.end
+    problem = f": {out.problem.splitlines()[0]}" if out.problem else ""
+    return f"trial {trial.number:<4} {accuracy:<20} {duration(out.seconds):>7}  {_spelled(trial)}{problem}"
+
+
+def _spelled(trial: Trial) -> str:
+    if not trial.settings:
+        return "the defaults"
+    return ", ".join(
+        f"{name.rpartition('.')[2]} {value:.3g}" if isinstance(value, float) else f"{name.rpartition('.')[2]} {value}"
+        for name, value in trial.settings.items()
+        if name != "training.patience"
+    )
+
+
+def _show(search: Search, out: Path, console: Console) -> None:
+    trials, best = search.trials(), search.best()
+    if best is None:
+        raise UserError(
+            "no trial was finished",
+            "the time was too short for the defaults; what was trained is saved",
+            f"go on with more time: {invocation.typed('tune')} DATA --minutes 30",
+        )
+    table = Table("trial", "validation", "test", "epoch", "time", "settings", box=None, pad_edge=False)
+    done = sorted((each for each in trials if each.outcome.end == "done"), key=lambda each: each.rank)
+    for each in [*done[:SHOWN], *(each for each in done[SHOWN:] if each.number == 0)]:
+        scores = [percent(score) for score in (each.outcome.validation, each.outcome.test) if score is not None]
+        table.add_row(
+            str(each.number), *scores, str(each.outcome.epoch), duration(each.outcome.seconds), _spelled(each)
+        )
+    console.print(table)
+    lines = (
+        f"{len(trials)} trials, {len(done)} finished; the validation split chose the best",
+        f"all trials   {out / TABLE}",
+        f"its model    {out / f'trial-{best.number:04d}' / 'run'}",
+        f"train it     {invocation.typed('train')} --config {out / BEST}",
+    )
+    console.print("\n".join(lines), soft_wrap=True, markup=False)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,115 @@
+"""A trial of a search: a training in its own process, watched until it ends or must be ended."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from crepe_dist.files import json_lines, read_json
+from crepe_dist.supervising.training_process import end, failure, training
+
+POLL = 0.2  # seconds
+RUN = "run"
+PAGE = 4096  # bytes
+End = Literal["done", "pruned", "out of time", "out of memory", "failed"]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Outcome of a trial.
+
+    Attributes:
+        end: how it ended.
+        validation, loss, test: accuracy and loss of the reported epoch on the validation split, and its accuracy on
+            the test split; ``None`` unless it is done.
+        epoch: the reported epoch, from 0.
+        seconds: time that it took.
+        problem: message of a training that failed.
+    """
+
+    end: End
+    validation: float | None = None
+    loss: float | None = None
+    test: float | None = None
+    epoch: int | None = None
+    seconds: float = 0.0
+    problem: str = ""
+
+
+def attempt(
+    settings: Mapping[str, Any],
+    folder: Path,
+    processes: int,
+    deadline: float,
+    memory: int,
+    prune: Callable[[int, float], bool],
+) -> Attempt:
+    """Train, or resume what was interrupted in the same folder.
+
+    Args:
+        settings: settings by their dotted names.
+        folder: folder of the trial; the run is in ``run``.
+        processes: number of processes that train.
+        deadline: time by ``time.monotonic`` at which it must end.
+        memory: largest resident memory of all its processes, in bytes.
+        prune: called with the number and the validation accuracy of each epoch; True ends the trial.
+    """
+    folder.mkdir(exist_ok=True)
+    started, known = time.monotonic(), 0
+    with training({**settings, "run_dir": str(folder / RUN)}, folder, processes) as process:
+        reason: End | None = None
+        while process.poll() is None and reason is None:
+            time.sleep(POLL)
+            epochs = _epochs(folder / RUN)
+            if any(prune(each["epoch"], each["validation_accuracy"]) for each in epochs[known:]):
+                reason = "pruned"
+            elif time.monotonic() > deadline:
+                reason = "out of time"
+            elif _memory(process) > memory:
+                reason = "out of memory"
+            known = len(epochs)
+        if reason is not None:
+            end(process)
+        code = process.wait()
+    seconds = time.monotonic() - started
+    if code == 0:  # perhaps just before it was to be ended
+        result = read_json(folder / RUN / "result.json")
+        reported = next(each for each in _epochs(folder / RUN) if each["epoch"] == result["epoch"])
+        scores = (reported["validation_accuracy"], reported["validation_loss"], reported["test_accuracy"])
+        return Attempt("done", *scores, result["epoch"], seconds)
+    if reason is None:
+        error = failure(folder, code)
+        return Attempt("failed", seconds=seconds, problem="\n".join((error.what, error.why, error.remedy)))
+    return Attempt(reason, seconds=seconds)
+
+
+def _epochs(run: Path) -> list[dict[str, Any]]:
+    """Return the records of the epochs so far, each of which has scores on the validation split."""
+    found: dict[int, dict[str, Any]] = {}
+    with suppress(OSError, ValueError):  # not there yet, or a line is being written
+        for record in json_lines(run / "metrics.jsonl"):
+            if isinstance(record, dict) and record.get("event") == "epoch":
+                found[record["epoch"]] = record
+    return [found[epoch] for epoch in sorted(found)]
+
+
+def _memory(process: subprocess.Popen[bytes]) -> int:
+    """Return the resident memory of a process and its descendants, in bytes."""
+    parents: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, ValueError, IndexError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    family, grown = {process.pid}, True
+    while grown:
+        more = {pid for pid, parent in parents.items() if parent in family} - family
+        family, grown = family | more, bool(more)
+    total = 0
+    for pid in family:
+        with suppress(OSError, ValueError, IndexError):
+            total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
+    return total

@@ -1,0 +1,221 @@
+"""A search over settings, with Optuna, that is bounded in time and resumes where it stopped."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from crepe_dist.data.dataset import Dataset
+from crepe_dist.errors import UserError
+from crepe_dist.files import atomic_text, read_json, write_json, write_text
+from crepe_dist.supervising.training_process import nested
+from crepe_dist.tuning.attempt import Attempt, attempt
+from crepe_dist.tuning.search_space import FIRST, NEXT, suggest
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna import Trial as OptunaTrial
+
+JOURNAL, BEST, TABLE, MANIFEST = "trials.jsonl", "best.yaml", "trials.csv", "tune.json"
+STARTUP = 8  # random trials before Optuna models the outcomes
+COLUMNS = ("trial", "end", "validation", "test", "epoch", "seconds", "settings")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial that ended.
+
+    Attributes:
+        number: number of the trial, from 0; trial 0 has the defaults.
+        settings: settings that differ from the defaults, by their dotted names.
+        outcome: what came of it.
+    """
+
+    number: int
+    settings: dict[str, Any]
+    outcome: Attempt
+
+    @property
+    def rank(self) -> tuple[float, float, int]:
+        """Sort key: the best first, by validation accuracy, then validation loss, then the earlier one."""
+        return -(self.outcome.validation or 0), self.outcome.loss or 0, self.number
+
+
+class Search:
+    """A search in a folder; several searches of the same folder, one after the other, are one.
+
+    Args:
+        data: prepared data with a validation split.
+        folder: folder of the search; created if it is missing.
+        seed: random seed of the search.
+
+    Raises:
+        UserError: the data have no validation split, Optuna is missing, or the folder belongs to other data.
+    """
+
+    def __init__(self, data: Dataset, folder: Path, seed: int) -> None:
+        if "validation" not in data.parts:
+            raise UserError(
+                f"{data.folder} has no validation split",
+                "it decides which settings are the best; the test split must not",
+                f"prepare the data with --validation 0.1 --out {data.folder}-tuned",
+            )
+        optuna = _optuna()
+        self._data, self._folder = data, folder.absolute()  # trials run in folders of their own
+        folder.mkdir(parents=True, exist_ok=True)
+        _check_same_data(folder, data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of features that are experimental
+            self._study: Study = optuna.create_study(
+                storage=optuna.storages.JournalStorage(
+                    optuna.storages.journal.JournalFileBackend(str(self._folder / JOURNAL))
+                ),
+                study_name="tune",
+                direction="maximize",
+                load_if_exists=True,
+                pruner=optuna.pruners.PercentilePruner(75.0, n_startup_trials=4, n_warmup_steps=1),
+            )
+            self._study.sampler = optuna.samplers.TPESampler(
+                # A resumed search draws other random numbers than it drew before.
+                seed=seed + len(self._study.trials),
+                n_startup_trials=STARTUP,
+                multivariate=True,
+                group=True,
+            )
+        self._requeue()
+
+    def run(self, deadline: float, most: int | None, processes: int, memory: int) -> Iterator[Trial]:
+        """Run trials until the deadline by ``time.monotonic``; yield each one that ended.
+
+        Args:
+            most: largest number of trials, including those of earlier searches in the folder; ``None``: no limit.
+            processes: number of processes that train.
+            memory: largest memory of a trial, in bytes.
+
+        Raises:
+            UserError: training with the defaults failed.
+        """
+        from optuna.trial import TrialState
+
+        while time.monotonic() < deadline and (most is None or len(self.trials()) < most):
+            trial = self._study.ask()
+            # An interrupted trial is asked for again, with its number and settings.
+            settings = trial.user_attrs.get("settings", suggest(trial))
+            number = trial.user_attrs.get("number", trial.number)
+            trial.set_user_attr("settings", settings)
+            trial.set_user_attr("number", number)
+
+            def prune(epoch: int, accuracy: float, trial: OptunaTrial = trial, number: int = number) -> bool:
+                trial.report(accuracy, epoch)
+                return number > 0 and trial.should_prune()
+
+            folder = self._folder / f"trial-{number:04d}"
+            given = {**settings, "data.source": str(self._data.folder.absolute()), "logging.report": False}
+            outcome = attempt(given, folder, processes, deadline, memory, prune)
+            trial.set_user_attr("outcome", asdict(outcome))
+            if outcome.end == "done":
+                self._study.tell(trial, outcome.validation)
+            else:
+                self._study.tell(trial, state=TrialState.PRUNED if outcome.end == "pruned" else TrialState.FAIL)
+            if number == 0 and outcome.end in ("failed", "out of memory"):
+                raise _defaults_failed(outcome, memory)
+            if outcome.end != "out of time":
+                self._keep_best()
+                yield Trial(number, settings, outcome)
+
+    def trials(self) -> list[Trial]:
+        """Return all trials that ended, except those that the deadline interrupted, in order."""
+        found = {}
+        for each in self._study.get_trials(deepcopy=False):
+            outcome = each.user_attrs.get("outcome")
+            if outcome and outcome["end"] != "out of time":
+                number = each.user_attrs["number"]
+                found[number] = Trial(number, each.user_attrs["settings"], Attempt(**outcome))
+        return [found[number] for number in sorted(found)]
+
+    def best(self) -> Trial | None:
+        """Return the best finished trial; ``None`` if there is none."""
+        done = [each for each in self.trials() if each.outcome.end == "done"]
+        return min(done, key=lambda each: each.rank, default=None)
+
+    def _keep_best(self) -> None:
+        """Write the settings of the best trial and the table of all, and delete the runs of the others."""
+        best = self.best()
+        for each in self.trials():  # an interrupted one needs its run
+            if each != best:
+                shutil.rmtree(self._folder / f"trial-{each.number:04d}", ignore_errors=True)
+        with atomic_text(self._folder / TABLE) as stream:
+            table = csv.writer(stream)
+            table.writerow(COLUMNS)
+            for each in self.trials():
+                out = each.outcome
+                row = [each.number, out.end, out.validation, out.test, out.epoch, round(out.seconds, 1)]
+                table.writerow([*row, yaml.safe_dump(each.settings, default_flow_style=True, width=10**6).strip()])
+        if best is not None:
+            settings = nested({"data.source": str(self._data.folder), **best.settings})
+            write_text(self._folder / BEST, yaml.safe_dump(settings, sort_keys=False))
+
+    def _requeue(self) -> None:
+        """Ask for the defaults first, and again for trials that a deadline or a kill interrupted."""
+        from optuna.trial import TrialState
+
+        trials = self._study.get_trials(deepcopy=False)
+        if not trials:
+            for values in (FIRST, *NEXT):
+                self._study.enqueue_trial(dict(values))
+        newest = {}
+        for each in trials:
+            if each.state == TrialState.RUNNING:  # its process was killed
+                self._study.tell(each.number, state=TrialState.FAIL)
+            if "number" in each.user_attrs:
+                newest[each.user_attrs["number"]] = each
+        for number, each in newest.items():
+            ended = each.user_attrs.get("outcome", {"end": "out of time"})["end"]
+            if ended == "out of time" and each.state != TrialState.WAITING:
+                attributes = {"number": number, "settings": each.user_attrs["settings"]}
+                self._study.enqueue_trial(each.params, user_attrs=attributes)
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise UserError(
+            "tune needs Optuna",
+            f"it cannot be imported: {error}",
+            "install the extra tune: pip install 'crepe_dist[tune]' (or: uv sync --extra tune)",
+        ) from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def _check_same_data(folder: Path, data: Dataset) -> None:
+    about = {"data": data.name, "fingerprint": data.fingerprint}
+    path = folder / MANIFEST
+    if not path.is_file():
+        write_json(path, about)
+    elif read_json(path) != about:
+        raise UserError(
+            f"{folder} is a search on other data",
+            f"{MANIFEST} in it has another fingerprint than {data.folder}",
+            "choose another --out, or delete that folder",
+        )
+
+
+def _defaults_failed(outcome: Attempt, memory: int) -> UserError:
+    if outcome.end == "out of memory":
+        return UserError(
+            "training with the defaults needs too much memory",
+            f"it took more than {memory / 1e9:.1f} GB",
+            "raise --memory, or close other programs",
+        )
+    what, why, remedy = outcome.problem.split("\n")
+    return UserError(what, why, remedy)

@@ -1,0 +1,159 @@
+"""The command tune: the defaults first, a deadline, resuming, and the settings of the best trial."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.errors import UserError
+from crepe_dist.settings.config import parse
+from crepe_dist.tuning import search
+from crepe_dist.tuning.attempt import Attempt, attempt
+from crepe_dist.tuning.search import Search
+from tests.conftest import NGRAMS, QUICK
+
+SOON = 3600.0
+
+
+def done(validation, loss=1.0):
+    return Attempt("done", validation, loss, validation - 0.1, 1, 2.0)
+
+
+class Played:
+    """Outcomes instead of trainings; notes the settings that it is given."""
+
+    def __init__(self, *outcomes):
+        self.outcomes, self.given = list(outcomes), []
+
+    def __call__(self, settings, folder, processes, deadline, memory, prune):
+        folder.mkdir(exist_ok=True)
+        self.given.append((folder.name, {name: value for name, value in settings.items() if "." in name}))
+        if not self.outcomes:
+            raise KeyboardInterrupt
+        return self.outcomes.pop(0)
+
+
+@pytest.fixture
+def play(monkeypatch, data_with_validation, tmp_path):
+    """Runs a search with outcomes that are given; returns the search and what trials were given."""
+
+    def run(*outcomes, most=None):
+        played = Played(*outcomes)
+        monkeypatch.setattr(search, "attempt", played)
+        made = Search(open_dataset(data_with_validation), tmp_path / "out", seed=0)
+        list(made.run(time.monotonic() + SOON, len(outcomes) if most is None else most, 1, 10**12))
+        return made, played.given
+
+    return run
+
+
+def test_the_defaults_come_first_and_the_best_is_kept(play, tmp_path, data_with_validation):
+    made, given = play(done(0.8), done(0.7), done(0.9), Attempt("failed", problem="it broke\nso\nmend"), done(0.9, 0.5))
+    assert set(given[0][1]) == {"data.source", "logging.report"}
+    assert [settings.get("model.network") for _, settings in given[:3]] == [None, "ngrams", "crepe"]
+    assert all("optimizer.learning_rate" in settings for _, settings in given[1:])
+    best = made.best()
+    assert best is not None
+    assert best.number == 4  # as accurate as number 2, with a lower loss
+    assert [path.name for path in sorted((tmp_path / "out").glob("trial-*"))] == ["trial-0004"]
+    config = parse(["--config", str(tmp_path / "out" / "best.yaml")])
+    assert config.data.source == str(data_with_validation)
+    assert config.optimizer.learning_rate == given[4][1]["optimizer.learning_rate"]
+    rows = list(csv.DictReader((tmp_path / "out" / "trials.csv").open()))
+    assert [(row["trial"], row["end"]) for row in rows][3:] == [("3", "failed"), ("4", "done")]
+    assert yaml.safe_load(rows[0]["settings"]) == {}
+
+
+def test_the_defaults_win_if_nothing_is_better(play, tmp_path):
+    made, _ = play(done(0.9), done(0.9), done(0.5))
+    assert made.best().number == 0
+    assert set(yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())) == {"data"}
+
+
+def test_a_search_goes_on_where_it_was_killed_or_ran_out_of_time(play):
+    with pytest.raises(KeyboardInterrupt):
+        play(done(0.8), most=9)
+    _, again = play(Attempt("out of time"), most=1)  # a deadline at once
+    assert again == []
+    made, given = play(done(0.7), done(0.85), most=3)
+    assert [name for name, _ in given] == ["trial-0002", "trial-0001"]
+    assert [each.number for each in made.trials()] == [0, 1, 2]
+    assert made.best().number == 1
+
+
+def test_defaults_that_fail_are_an_error(play):
+    with pytest.raises(UserError) as caught:
+        play(Attempt("failed", problem="the data are odd\nreason\nremedy"))
+    assert (caught.value.what, caught.value.why, caught.value.remedy) == ("the data are odd", "reason", "remedy")
+
+
+def test_data_without_a_validation_split_and_other_data(complaint, data, data_with_validation, play, tmp_path):
+    assert "has no validation split" in complaint("tune", data, "--out", "elsewhere", cwd=tmp_path)
+    play(done(0.8))
+    (tmp_path / "out" / "tune.json").write_text('{"data": "other", "fingerprint": "0"}')
+    assert "is a search on other data" in complaint("tune", data_with_validation, "--out", "out", cwd=tmp_path)
+
+
+def test_optuna_is_optional(monkeypatch, data_with_validation, tmp_path):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UserError) as caught:
+        Search(open_dataset(data_with_validation), tmp_path / "out", seed=0)
+    assert "pip install 'crepe_dist[tune]'" in caught.value.remedy
+    assert not (tmp_path / "out").exists()
+
+
+def settings_of(flags, data):
+    given = dict(flag[2:].split("=", 1) for flag in flags)
+    return {**{name: yaml.safe_load(value) for name, value in given.items()}, "data.source": str(data)}
+
+
+def test_a_trial_trains_and_its_epochs_are_watched(data_with_validation, tmp_path):
+    seen: list[tuple[int, float]] = []
+
+    def prune(epoch, accuracy):
+        seen.append((epoch, accuracy))
+        return False
+
+    settings = settings_of([*QUICK, *NGRAMS], data_with_validation)
+    outcome = attempt(settings, tmp_path / "trial", 1, time.monotonic() + SOON, 10**12, prune)
+    assert (outcome.end, outcome.epoch is not None, outcome.problem) == ("done", True, "")
+    assert outcome.validation is not None
+    assert all(0 <= accuracy <= 1 for _, accuracy in seen)
+
+
+@pytest.mark.parametrize(("seconds", "memory", "end"), [(SOON, 10**7, "out of memory"), (0.5, 10**12, "out of time")])
+def test_a_trial_is_ended(data_with_validation, tmp_path, seconds, memory, end):
+    settings = {**settings_of(QUICK, data_with_validation), "training.epochs": 10**6}
+    outcome = attempt(settings, tmp_path / "trial", 1, time.monotonic() + seconds, memory, lambda *_: False)
+    assert outcome.end == end
+    left = subprocess.run(["pgrep", "-f", str(tmp_path / "trial")], stdout=subprocess.PIPE, text=True, check=False)
+    assert [pid for pid in left.stdout.split() if int(pid) != os.getpid()] == []
+
+
+def test_a_training_that_fails_says_why(data_with_validation, tmp_path):
+    settings = {"data.source": str(data_with_validation), "optimizer.learning_rate": -1}
+    outcome = attempt(settings, tmp_path / "trial", 1, time.monotonic() + SOON, 10**12, lambda *_: False)
+    assert outcome.end == "failed"
+    assert outcome.problem.startswith("optimizer.learning_rate is -1")
+
+
+@pytest.mark.slow
+def test_the_command_is_bounded_and_resumable(data_with_validation, tmp_path):
+    line = [sys.executable, "-m", "crepe_dist.tune", str(data_with_validation), "--out", "out", "--minutes"]
+    first = subprocess.run([*line, "1", "--trials", "2"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "the defaults" in first.stdout
+    process = subprocess.Popen([*line, "2"], cwd=tmp_path, stdout=subprocess.PIPE)
+    time.sleep(8)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) != 0
+    again = subprocess.run([*line, "1", "--trials", "4"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "the search goes on" in again.stdout
+    assert "--config out/best.yaml" in again.stdout
