@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from crepe_dist import command
-from crepe_dist.distributed.join import join
+from crepe_dist.distributed.join import join_to_score
 from crepe_dist.errors import UserError
 from crepe_dist.runs.run_record import open_run
 from crepe_dist.settings import arguments
@@ -37,18 +37,16 @@ def main() -> None:
         if record.about["network"].get("kind") != "crepe":
             raise UserError(f"{run} is not a run of Crepe", "its network has no two parts", "name other runs")
         test = record.dataset(None).parts["test"]
-        with join() as world:
+        with join_to_score() as world:
             import crepe_dist
-            from crepe_dist.model import parameters
+            from crepe_dist.model.inference import open_inference
             from crepe_dist.training.evaluation import evaluate
 
             engine, found = crepe_dist.load(run).engine, []
-            arrays = parameters.values(engine.network)
             for silenced in SILENCED.values():
-                zeros = {name: 0 * arrays[name] for name in silenced}
-                parameters.set_values(engine.network, {**arrays, **zeros})
-                engine.refresh()
-                found.append(f"{100 * evaluate(engine, test, BATCH_SIZE, world).accuracy:.2f} %")
+                zeros = {name: 0 * engine.arrays[name] for name in silenced}
+                rest = open_inference(engine.shape, {**engine.arrays, **zeros}, engine.plan)
+                found.append(f"{100 * evaluate(rest, test, BATCH_SIZE, world).accuracy:.2f} %")
         print(f"| {record.dataset(None).name} | {record.settings['training.seed']} | {' | '.join(found)} |", flush=True)
 
 

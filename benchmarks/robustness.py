@@ -21,7 +21,7 @@ import curves
 from crepe_dist import command
 from crepe_dist.data.dataset import Dataset, Part
 from crepe_dist.data.typos import with_typos
-from crepe_dist.distributed.join import join
+from crepe_dist.distributed.join import join_to_score
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_text
 from crepe_dist.runs.run_record import RunRecord, open_run
@@ -66,7 +66,7 @@ def _name(record: RunRecord) -> str:
 
 
 def _network(record: RunRecord, parts: list[Part]) -> list[float]:
-    with join() as world:
+    with join_to_score() as world:
         import crepe_dist
         from crepe_dist.training.evaluation import evaluate
 

@@ -115,10 +115,10 @@ def _serve(given: Any) -> None:
     import mxnet as mx
 
     from crepe_dist.data.alphabet import Encoding
-    from crepe_dist.model import parameters
-    from crepe_dist.model.engine import open_engine
+    from crepe_dist.model.inference import open_inference
     from crepe_dist.model.paper import PaperShape
-    from crepe_dist.model.precision import plan
+    from crepe_dist.model.precision import plan_inference
+    from crepe_dist.networks import block
     from crepe_dist.predicting.model_summary import ModelSummary
     from crepe_dist.predicting.predictor import Predictor
     from crepe_dist.serving import server
@@ -129,10 +129,9 @@ def _serve(given: Any) -> None:
 
     encoding = Encoding(feature_len=given.feature_len)
     classes = [f"class {number}" for number in range(7)]
-    options = ModelOptions()
     shape = PaperShape(len(encoding.alphabet), given.feature_len, len(classes), given.filters, given.units, 0.0)
-    network = parameters.build(shape, options, mx.cpu(), seed=0)
-    predictor = Predictor(open_engine(network, plan(options, mx.cpu()), mx.cpu()), encoding, classes)
+    arrays = block.values(block.build(shape, ModelOptions(), mx.cpu(), seed=0))
+    predictor = Predictor(open_inference(shape, arrays, plan_inference(shape.multiplies)), encoding, classes)
     facts = ModelSummary("random", "", None, classes, given.feature_len, True, True, predictor.engine.plan.precision)
     metrics = Metrics(facts.checkpoint, facts.kernels)
     batcher = Batcher(predictor.predict, given.serve, metrics.batch_texts.observe, explain=predictor.explain_in_batches)

@@ -63,7 +63,4 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("crepe_dist.estimator.classifier").CrepeClassifier
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from crepe_dist.distributed.launch import detect, import_mxnet
-
-    import_mxnet(detect())  # these imports import it
     return getattr(importlib.import_module(_HOMES[name]), name)

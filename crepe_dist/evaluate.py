@@ -7,7 +7,7 @@ from pathlib import Path
 
 from crepe_dist import command
 from crepe_dist.data.dataset import PARTS
-from crepe_dist.distributed.join import join
+from crepe_dist.distributed.join import join_to_score
 from crepe_dist.errors import UserError
 from crepe_dist.settings import arguments
 from crepe_dist.settings.data_options import LARGEST_BATCH
@@ -53,8 +53,9 @@ def parser() -> arguments.Parser:
 
 def main() -> None:
     given = parser().parse_args()
-    with join() as world:
-        from crepe_dist.evaluating.scoring import score  # MXNet; join sets the number of its threads
+    with join_to_score() as world:
+        # Not at the top: pandas and matplotlib take a second, which --help need not wait for.
+        from crepe_dist.evaluating.scoring import score
 
         arguments.check_output(given.json, "--json")
         arguments.check_output(given.html, "--html")

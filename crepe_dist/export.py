@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from crepe_dist import command
-from crepe_dist.distributed.launch import detect, import_mxnet
+from crepe_dist.distributed.launch import detect, limit_threads
 from crepe_dist.errors import UserError, visible
 from crepe_dist.exporting import FORMATS
 from crepe_dist.settings import arguments
@@ -49,7 +49,7 @@ def main() -> None:
     if given.out.exists() and not given.out.is_dir():
         raise UserError(f"--out: {given.out} is not a folder", remedy="choose another --out")
 
-    import_mxnet(detect())  # sets the number of threads, so what imports MXNet comes after it
+    limit_threads(detect())
     from crepe_dist.exporting import verification, web_runtime
     from crepe_dist.exporting.exporter import export
     from crepe_dist.predicting.predictor import load

@@ -7,7 +7,6 @@ import os
 import platform
 import resource
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +132,8 @@ def _sources_digest() -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of the installed ``PACKAGES``."""
+    from importlib import metadata  # it takes longer than all else that this module imports
+
     found = {}
     for name in PACKAGES:
         try:

@@ -14,26 +14,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
-from rich.console import Console
 
 from crepe_dist import command
 from crepe_dist.data.dataset import PARTS, open_dataset
-from crepe_dist.distributed.launch import detect, import_mxnet
+from crepe_dist.distributed.launch import detect, limit_threads
 from crepe_dist.errors import UserError, visible
-from crepe_dist.files import atomic_text, write_text
-from crepe_dist.predicting.answers import STYLES, answers, explained, json_line
+from crepe_dist.files import atomic_text
+from crepe_dist.predicting.answers import EXPLAINED, STYLES, answers, explained, json_line
 from crepe_dist.predicting.inputs import KINDS, Input, open_inputs
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.rows import EMPTY, join_title
 from crepe_dist.preparing.sources import PIPE, Reading
-from crepe_dist.reports import explanation_page as report
 from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import shortened, whole
 from crepe_dist.wording import counted, listed, percent
 
 if TYPE_CHECKING:
-    from crepe_dist.predicting.occlusion import Explanation
     from crepe_dist.predicting.predictor import Predictor
+    from crepe_dist.reports.explaining import Explaining
 
 EXAMPLES = """  echo "what a wonderful little film" | python -m crepe_dist.predict
   python -m crepe_dist.predict runs/reviews-1f2e3d4c5b --file new.txt --format jsonl --top 3
@@ -49,7 +47,7 @@ def main() -> None:
     given = parser().parse_args()
     given.format = given.format or _format_of(given.out)
     _check(given)
-    import_mxnet(detect())  # sets the number of threads, so what imports MXNet comes after it
+    limit_threads(detect())
     from crepe_dist.predicting.predictor import load
     from crepe_dist.runs import checkpoint
 
@@ -57,7 +55,7 @@ def main() -> None:
     if sys.stderr.isatty():
         print(f"using {visible(str(path))}", file=sys.stderr)
     predictor = load(path, **arguments.foreign(given), device=given.device)
-    explaining = Explaining(predictor, given.explain, given.html)
+    explaining = _explaining(predictor, given)
     if given.random is not None:
         _predict_random(predictor, given, explaining)
     else:
@@ -115,7 +113,7 @@ def parser() -> arguments.Parser:
         "--html",
         type=Path,
         metavar="FILE",
-        help=f"also write a page that explains the first {report.MAX_ITEMS} answers",
+        help=f"also write a page that explains the first {EXPLAINED} answers",
     )
     arguments.add_foreign(flags)
     return flags
@@ -147,7 +145,15 @@ def _check(given: Any) -> None:
         arguments.check_output(path, flag)
 
 
-def _predict(predictor: Predictor, given: Any, explaining: Explaining) -> None:
+def _explaining(predictor: Predictor, given: Any) -> Explaining | None:
+    if not given.explain and given.html is None:
+        return None
+    from crepe_dist.reports.explaining import Explaining  # Rich and Jinja take a tenth of a second
+
+    return Explaining(predictor, given.explain, given.html)
+
+
+def _predict(predictor: Predictor, given: Any, explaining: Explaining | None) -> None:
     if given.text is None and given.file in (None, PIPE) and sys.stdin is not None and sys.stdin.isatty():
         print("type a text and press Enter; Ctrl-D ends", file=sys.stderr)
     columns, groups, delimiter = _inputs(given)
@@ -167,13 +173,14 @@ def _predict(predictor: Predictor, given: Any, explaining: Explaining) -> None:
                     problems[re.split("[:;]", row.problem)[0]] += 1
                     stream.write(f"{formatter.line(row, None)}\n")
                     continue
-                explanation = explaining.explain(row.text, f"line {row.line}")
+                explanation = explaining.explain(row.text, f"line {row.line}") if explaining else None
                 stream.write(f"{formatter.line(row, prediction, explanation)}\n")
-                if explanation and given.format == "text":
+                if explaining and explanation and given.format == "text":
                     explaining.show(explanation, stream)
             stream.flush()
     _say_written(given.out, rows)
-    explaining.finish()
+    if explaining:
+        explaining.finish()
     if problems:
         where = f" in {given.out}" if given.out else ""
         raise UserError(
@@ -211,55 +218,7 @@ def _output(path: Path | None) -> Iterator[TextIO]:
     yield sys.stdout
 
 
-class Explaining:
-    """Explanations of every text (``--explain``), and of the first texts for a page (``--html``).
-
-    Args:
-        each: whether to explain every text.
-        page: path of the page, if one is wanted.
-    """
-
-    def __init__(self, predictor: Predictor, each: bool, page: Path | None) -> None:
-        self._predictor = predictor
-        self._each = each
-        self._page = page
-        self._items: list[report.Item] = []
-        self._left_out = 0
-        self._has_shown = False
-
-    def explain(self, text: str, name: str, true: str | None = None) -> Explanation | None:
-        """Explain a text if the flags ask for it; return the explanation to print beside the answer.
-
-        Args:
-            name: heading of the text on the page.
-            true: true class for the page, if known.
-        """
-        room = self._page is not None and len(self._items) < report.MAX_ITEMS
-        self._left_out += not room
-        if not (self._each or room):
-            return None
-        explanation = self._predictor.explain(text)
-        if room:
-            self._items.append(report.Item(name, explanation, true))
-        return explanation if self._each else None
-
-    def show(self, explanation: Explanation, stream: TextIO) -> None:
-        """Print an explanation, in colour if the terminal supports it."""
-        console = Console(file=stream)
-        if console.color_system is None or console.no_color:
-            stream.write(f"  {report.marked(explanation)}\n")
-        else:
-            if not self._has_shown:
-                console.print(report.LEGEND, style="dim")
-            report.show(explanation, console)
-            self._has_shown = True
-
-    def finish(self) -> None:
-        if self._page is not None:
-            write_text(self._page, report.page(self._items, self._left_out))
-
-
-def _predict_random(predictor: Predictor, given: Any, explaining: Explaining) -> None:
+def _predict_random(predictor: Predictor, given: Any, explaining: Explaining | None) -> None:
     """Classify random documents like the original notebook: text, true class, predicted class, right or wrong."""
     dataset = open_dataset(given.data)
     part = dataset.parts.get(given.part)
@@ -280,7 +239,7 @@ def _predict_random(predictor: Predictor, given: Any, explaining: Explaining) ->
         for row, text, prediction in zip(rows.tolist(), texts, predictor.predict(texts)):
             true = dataset.classes[int(part.labels[row])]
             right = prediction.label == true
-            explanation = explaining.explain(text, f"row {row}", true)
+            explanation = explaining.explain(text, f"row {row}", true) if explaining else None
             if given.format == "jsonl":
                 record = {
                     "row": row,
@@ -293,14 +252,15 @@ def _predict_random(predictor: Predictor, given: Any, explaining: Explaining) ->
                 record.update({"explanation": explained(explanation)} if explanation else {})
                 stream.write(f"{json_line(record)}\n")
                 continue
-            if explanation:
+            if explaining and explanation:
                 explaining.show(explanation, stream)
             else:
                 stream.write(f"{visible(text)}\n")
             answer = f"predicted: {visible(prediction.label)} {percent(prediction.probability)}"
             stream.write(f"  true: {visible(true)}   {answer}   {'right' if right else 'wrong'}\n\n")
     _say_written(given.out, len(rows))
-    explaining.finish()
+    if explaining:
+        explaining.finish()
 
 
 if __name__ == "__main__":

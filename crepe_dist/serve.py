@@ -10,8 +10,8 @@ from typing import Any
 
 from crepe_dist import command
 from crepe_dist.distributed.control import Stopped
-from crepe_dist.distributed.device import pick
-from crepe_dist.distributed.launch import detect, import_mxnet
+from crepe_dist.distributed.device import pick_for_inference
+from crepe_dist.distributed.launch import detect, limit_threads
 from crepe_dist.errors import ExitCode, UserError, visible
 from crepe_dist.predicting.model_summary import summarise
 from crepe_dist.serving.batching import BATCH_TEXTS, Batcher
@@ -95,8 +95,8 @@ def _serve(given: Any, options: ServiceOptions) -> None:
             "all of them would listen on the same port",
             "start it without a launcher",
         )
-    import_mxnet(launch)
-    # What imports MXNet comes after that; FastAPI and uvicorn take 0.6 s, which --help need not wait for.
+    limit_threads(launch)
+    # Not at the top: FastAPI and uvicorn take 0.6 s, which --help need not wait for.
     from crepe_dist.predicting.predictor import Foreign, open_checkpoint
     from crepe_dist.reports import classify_page, run_report
     from crepe_dist.runs import checkpoint
@@ -107,7 +107,7 @@ def _serve(given: Any, options: ServiceOptions) -> None:
     with server.bind(given.host, given.port) as listener:
         path = checkpoint.find(given.checkpoint)
         foreign = Foreign(**arguments.foreign(given))
-        predictor = open_checkpoint(path, foreign, pick(given.device))
+        predictor = open_checkpoint(path, foreign, pick_for_inference(given.device))
         described = checkpoint.describe(path) or {}
         about = summarise(path.name, described, predictor.classes, predictor.encoding, predictor.engine.plan)
         metrics = Metrics(about.checkpoint, about.kernels)

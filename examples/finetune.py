@@ -53,7 +53,7 @@ def main() -> None:
     data = prepared(args.source, args.out / "data", trained)
     # The network's sizes come from the run. All layers but the last keep what they learnt; all of them are trained.
     finetuned = fit(args, data, ModelOptions(), init_from=args.run)
-    shape = trained.engine.network.shape.settings()
+    shape = trained.engine.shape.settings()
     sizes = ModelOptions(network="paper", filters=shape["filters"], units=shape["units"])
     random = fit(args, data, sizes, init_from=None)
 

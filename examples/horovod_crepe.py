@@ -25,9 +25,11 @@ import numpy as np
 from mxnet import autograd, gluon
 
 from crepe_dist.data.dataset import Dataset, Part, open_dataset
-from crepe_dist.data.loader import batches, epoch_order
-from crepe_dist.model import parameters
-from crepe_dist.model.paper import Paper, PaperShape
+from crepe_dist.data.loader import batches
+from crepe_dist.data.order import epoch_order
+from crepe_dist.model.paper import PaperShape
+from crepe_dist.networks import block
+from crepe_dist.networks.paper_block import Paper
 from crepe_dist.runs import checkpoint
 
 
@@ -108,7 +110,7 @@ def save(run_dir: Path, network: Paper, dataset: Dataset, epoch: int, test_accur
         "classes": dataset.classes,
         "network": network.shape.settings(),
     }
-    return checkpoint.write(run_dir, parameters.values(network), about)
+    return checkpoint.write(run_dir, block.values(network), about)
 
 
 def main() -> None:

@@ -252,12 +252,12 @@ def whole(**arrays: Any) -> Callable[[Path], object]:
     def build(folder: Path) -> None:
         import mxnet as mx
 
-        from crepe_dist.model import parameters
         from crepe_dist.model.paper import PaperShape
+        from crepe_dist.networks import block
         from crepe_dist.settings.model_options import ModelOptions
 
-        network = parameters.build(PaperShape(69, 123, 3, 8, 8), ModelOptions(), mx.cpu(), 0)
-        save_file(parameters.values(network), str(folder / "parameters.safetensors"))
+        network = block.build(PaperShape(69, 123, 3, 8, 8), ModelOptions(), mx.cpu(), 0)
+        save_file(block.values(network), str(folder / "parameters.safetensors"))
         save_file(arrays, str(folder / "optimizer.safetensors"))
 
     return build

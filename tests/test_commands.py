@@ -20,6 +20,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.evaluating import scoring
 from crepe_dist.model import parameters
 from crepe_dist.model.paper import PaperShape
+from crepe_dist.networks import block
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.checkpoint import find
 from crepe_dist.settings.model_options import ModelOptions
@@ -340,8 +341,8 @@ class TestEvaluate:
 
     def test_foreign_parameters_take_what_they_need_from_flags(self, place, tmp_path, complaint):
         foreign = tmp_path / "foreign.params"
-        network = parameters.build(PaperShape(69, FEATURE_LEN, 3, 16, 32), ModelOptions(), mx.cpu(), seed=0)
-        parameters.save(parameters.values(network), foreign)
+        network = block.build(PaperShape(69, FEATURE_LEN, 3, 16, 32), ModelOptions(), mx.cpu(), seed=0)
+        parameters.save(block.values(network), foreign)
         told = ("--mode", "paper", "--feature-len", 123, "--classes", "first,second,third")
         printed = run(command("evaluate", foreign, "--data", place / "data" / "three", *told), tmp_path)
         assert "accuracy" in printed

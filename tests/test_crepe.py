@@ -13,12 +13,13 @@ from crepe_dist.data.loader import Batch, pack
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters, tower
 from crepe_dist.model.crepe import CrepeShape
-from crepe_dist.model.engine import Engine, GraphEngine, NativeEngine, open_engine
 from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.paper import PaperShape
 from crepe_dist.model.precision import Plan
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
+from crepe_dist.networks import block
+from crepe_dist.networks.engine import Engine, GraphEngine, NativeEngine, open_engine
 from crepe_dist.settings.model_options import ModelOptions
 
 BUILDS = library.runnable()
@@ -54,8 +55,8 @@ def every_build(monkeypatch):
 
 def make(shape: CrepeShape):
     """A network in which no weight is zero, as all are of the second convolution of a new block."""
-    network = parameters.build(shape, ModelOptions(), mx.cpu(), seed=1)
-    generator, values = np.random.default_rng(1), parameters.values(network)
+    network = block.build(shape, ModelOptions(), mx.cpu(), seed=1)
+    generator, values = np.random.default_rng(1), block.values(network)
     for name, array in values.items():
         if name == "ngrams.significant":
             values[name] = (generator.random(array.shape) < 0.1).astype(np.float32)
@@ -63,7 +64,7 @@ def make(shape: CrepeShape):
             values[name] = generator.normal(0, 0.01, array.shape).astype(np.float32)
         elif name != "tower.table":
             values[name] = array + generator.normal(0, 0.05, array.shape).astype(np.float32)
-    parameters.set_values(network, values)
+    block.set_values(network, values)
     return network
 
 
@@ -102,7 +103,7 @@ def answers(engine: Engine, batch: Batch) -> np.ndarray:
 def learnt(engine: Engine, batch: Batch, step: int = 0) -> dict[str, np.ndarray]:
     """Loss and gradients."""
     loss = engine.gradients(engine.prepare(batch), 1, step, 1.0).asnumpy()
-    trained = parameters.trained(engine.network).items()
+    trained = block.trained(engine.network).items()
     return {"loss": loss, **{name: p.grad().asnumpy().copy() for name, p in trained}}
 
 
@@ -256,9 +257,9 @@ def test_both_engines_train_alike(name):
     shape = sized(dropout=0.2)
     losses: list[list[float]] = []
     for own in (True, False):
-        network = parameters.build(shape, ModelOptions(), mx.cpu(), seed=2)
+        network = block.build(shape, ModelOptions(), mx.cpu(), seed=2)
         engine = native(network, name) if own else by_mxnet(network)
-        trainer = mx.gluon.Trainer(parameters.trained(network), engine.optimizer("sgd", {"learning_rate": 0.3}))
+        trainer = mx.gluon.Trainer(block.trained(network), engine.optimizer("sgd", {"learning_rate": 0.3}))
         losses.append([])
         for step in range(8):
             losses[-1].append(float(learnt(engine, some_batch(shape, 30 + step % 2), step)["loss"][0]) / 30)
@@ -283,7 +284,7 @@ def test_mxnet_in_both_precisions(precision):
 class TestShape:
     def test_a_shape_is_known_from_the_parameters_and_the_description(self):
         shape = SHAPES[1]
-        arrays = parameters.values(make(shape))
+        arrays = block.values(make(shape))
         assert parameters.shape_of(arrays, 69, 61, shape.settings()) == shape
         assert shape.parameters == sum(array.size for array in arrays.values())
         assert sum(layer.parameters for layer in shape.layers()) == shape.parameters

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from mxnet import autograd
 
-from crepe_dist.model import dropout
-from crepe_dist.model.engine import GraphEngine
 from crepe_dist.model.paper import PaperShape
-from crepe_dist.model.parameters import build
 from crepe_dist.model.precision import Plan
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
+from crepe_dist.networks import dropout
+from crepe_dist.networks.block import build
+from crepe_dist.networks.engine import GraphEngine
+from crepe_dist.networks.paper_block import build_paper
 from crepe_dist.settings.model_options import ModelOptions
 from tests.test_native import gradients, some_batch
 
@@ -84,7 +85,7 @@ class TestWithoutGenerator:
 
     @pytest.mark.parametrize("precision", ["float32", "float16"])
     def test_no_graph_holds_cudnn_s_dropout(self, precision):
-        network, codes = self.shape.build(ModelOptions(), mx.cpu()), mx.sym.var("codes")
+        network, codes = build_paper(self.shape, ModelOptions(), mx.cpu()), mx.sym.var("codes")
         network.compute_in(precision, mx.gpu(0))
         (trained,) = network.training_logits(lambda *_: mx.sym.var("kept"), codes)
         assert "kept" in trained.list_arguments()

@@ -24,11 +24,12 @@ from crepe_dist.data.alphabet import Encoding, frequent_alphabet
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import FORMATS, crepe_runtime, onnx_graph, verification
 from crepe_dist.exporting.exporter import export
-from crepe_dist.model import parameters, tower
+from crepe_dist.model import tower
 from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.ngrams import NGramShape, look_up
 from crepe_dist.model.paper import PaperShape
 from crepe_dist.model.shape import Shape
+from crepe_dist.networks import block
 from crepe_dist.predicting.answers import answers
 from crepe_dist.predicting.inputs import Input
 from crepe_dist.runs import checkpoint
@@ -84,7 +85,7 @@ def make(
         "paper": PaperShape(size, encoding.feature_len, classes, filters=8, units=16),
     }
     shape = shapes[kind]
-    arrays = parameters.values(parameters.build(shape, ModelOptions(initialisation="he"), mx.cpu(), seed=1))
+    arrays = block.values(block.build(shape, ModelOptions(initialisation="he"), mx.cpu(), seed=1))
     generator = np.random.default_rng(1)
     if kind == "paper":
         arrays["14.weight"] *= 8
@@ -242,7 +243,7 @@ def test_the_metadata_tell_all_that_an_encoder_needs(made):
     assert Encoding.from_dict(told) == predictor.encoding
     assert told["classes"] == CLASSES
     assert told["version"] == crepe_dist.__version__
-    shape = predictor.engine.network.shape
+    shape = predictor.engine.shape
     assert {name: told[name] for name in shape.settings()} == shape.settings()
     model = onnx.load(str(folder / "model.onnx"))
     inputs = {"crepe": ["buckets", "own", "places"], "ngrams": ["buckets", "own"], "paper": ["codes"]}
@@ -257,7 +258,7 @@ class TestMXNet:
         assert [file.name for file in files] == ["model-0000.json", "model-0000.params", "model-symbol.json"]
         assert difference < 1e-5
         symbol, arrays, _ = mx.model.load_checkpoint(str(tmp_path / "out" / "model"), 0)
-        inputs = predictor.engine.network.shape.input_names
+        inputs = predictor.engine.shape.input_names
         assert not [name for name in symbol.list_arguments() if name not in (*arrays, *inputs)]
         assert all(name.startswith(f"{kind}_") for name in arrays)
 

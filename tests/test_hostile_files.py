@@ -13,8 +13,8 @@ import pytest
 
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.model import parameters
 from crepe_dist.model.paper import PaperShape
+from crepe_dist.networks import block
 from crepe_dist.preparing.formats.rows import Share
 from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import Split
@@ -47,7 +47,7 @@ def good(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Good:
     (folder / "data").symlink_to(data)
     dataset = open_dataset(data)
     shape = PaperShape(len(dataset.encoding.alphabet), FEATURE_LEN, 3, filters=8, units=8)
-    arrays = parameters.values(parameters.build(shape, ModelOptions(), mx.cpu(), seed=0))
+    arrays = block.values(block.build(shape, ModelOptions(), mx.cpu(), seed=0))
     about: dict[str, Any] = {"epoch": 0, "test_accuracy": 0.5, "encoding": dataset.encoding.to_dict()}
     about |= {"classes": dataset.classes, "network": {"dropout": 0.5}}
     checkpoint.write(folder / "run", arrays, about)

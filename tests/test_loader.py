@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from crepe_dist.data.alphabet import BLANK
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.loader import RankBatches, batches, epoch_order, pack, share
+from crepe_dist.data.loader import RankBatches, batches, pack
+from crepe_dist.data.order import epoch_order, share
 from crepe_dist.data.pieces import pieces
 
 sizes = st.integers(1, 9)

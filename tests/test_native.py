@@ -15,13 +15,14 @@ import pytest
 from crepe_dist.data.alphabet import BLANK, Encoding
 from crepe_dist.data.loader import Batch, pack
 from crepe_dist.errors import UserError
-from crepe_dist.model import parameters, precision
-from crepe_dist.model.engine import GraphEngine, NativeEngine, open_engine
+from crepe_dist.model import precision
 from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.paper import PaperShape
 from crepe_dist.model.precision import Plan, plan
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
+from crepe_dist.networks import block
+from crepe_dist.networks.engine import GraphEngine, NativeEngine, open_engine
 from crepe_dist.settings.model_options import ModelOptions
 from tests.conftest import QUICK, command, run
 from tests.needs import NO_FEATURE
@@ -55,15 +56,15 @@ def test_this_processor_runs_a_build():
 
 def make(shape: PaperShape):
     """A network whose activations are neither tiny nor huge, so that rounding decides no maximum or ReLU."""
-    network = parameters.build(shape, ModelOptions(), mx.cpu(), seed=1)
+    network = block.build(shape, ModelOptions(), mx.cpu(), seed=1)
     generator = np.random.default_rng(1)
     values = {}
-    for name, array in parameters.values(network).items():
+    for name, array in block.values(network).items():
         fan_in = 7 if name == "0.weight" else int(np.prod(array.shape[1:]))
         deviation = (2 / fan_in) ** 0.5 if name.endswith("weight") else 0.1
         deviation *= 0.1 if name.startswith("14.") else 1  # no class is certain, so no gradient is a rounding error
         values[name] = generator.normal(0, deviation, array.shape).astype(np.float32)
-    parameters.set_values(network, values)
+    block.set_values(network, values)
     return network
 
 
@@ -215,10 +216,10 @@ def test_dropout_drops_its_share_and_keeps_the_mean(name):
     batch = some_batch(shape, 1, filling=0)
     network = make(shape)
     engine = native(network, name) if name else by_mxnet(network)
-    values = parameters.values(network)
+    values = block.values(network)
     values["12.weight"][:] = 0  # so that the last hidden layer is its bias, 1 everywhere
     values["12.bias"][:] = 1
-    parameters.set_values(network, values)
+    block.set_values(network, values)
     steps = [gradients(engine, batch, step=step)[1] for step in range(5)]
     hidden = np.concatenate([each["14.weight"][0] / each["14.bias"][0] for each in steps])
     assert np.mean(hidden != 0) == pytest.approx(0.7, abs=0.02)

@@ -11,16 +11,18 @@ import pytest
 
 from crepe_dist.data.alphabet import BLANK, Encoding
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.loader import Batch, batches, epoch_order, pack
+from crepe_dist.data.loader import Batch, batches, pack
+from crepe_dist.data.order import epoch_order
 from crepe_dist.errors import UserError
 from crepe_dist.model import ngrams, parameters
-from crepe_dist.model.engine import GraphEngine, NativeEngine, open_engine
 from crepe_dist.model.hashing import edged
 from crepe_dist.model.ngrams import NGramShape, buckets_for, look_up
 from crepe_dist.model.objective import Objective
 from crepe_dist.model.precision import Plan, plan
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
+from crepe_dist.networks import block
+from crepe_dist.networks.engine import GraphEngine, NativeEngine, open_engine
 from crepe_dist.settings.model_options import ModelOptions
 
 BUILDS = library.runnable()
@@ -37,11 +39,11 @@ def some_codes(shape: NGramShape, rows: int) -> np.ndarray:
 
 
 def make(shape: NGramShape):
-    network = parameters.build(shape, ModelOptions(), mx.cpu(), seed=1)
+    network = block.build(shape, ModelOptions(), mx.cpu(), seed=1)
     generator = np.random.default_rng(1)
-    values = {name: generator.normal(0, 0.01, array.shape) for name, array in parameters.values(network).items()}
+    values = {name: generator.normal(0, 0.01, array.shape) for name, array in block.values(network).items()}
     values["significant"] = generator.integers(0, 2, shape.buckets).astype(np.float64)
-    parameters.set_values(network, {name: array.astype(np.float32) for name, array in values.items()})
+    block.set_values(network, {name: array.astype(np.float32) for name, array in values.items()})
     return network
 
 
@@ -155,7 +157,7 @@ def test_our_kernels_equal_mxnet(name, threads, objective, monkeypatch):
     for engine in (graph, own):
         loss = engine.gradients(batch, 0, 0, 1.0).asscalar()
         engine.refresh()
-        arrays = [p.grad().asnumpy().copy() for p in parameters.trained(network).values()]
+        arrays = [p.grad().asnumpy().copy() for p in block.trained(network).values()]
         results.append([loss, engine.logits(batch).asnumpy(), *arrays])
     for expected, got in zip(*results):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
@@ -170,7 +172,7 @@ def test_pieces_equal_the_whole(prepared):
     for piece in (0, 4):
         engine = GraphEngine(network, Plan("float32", None, ""), mx.cpu(), piece=piece)
         loss = engine.gradients(engine.prepare(batch) if prepared else batch, 0, 0, 1.0).asscalar()
-        results.append([loss, *(p.grad().asnumpy().copy() for p in parameters.trained(network).values())])
+        results.append([loss, *(p.grad().asnumpy().copy() for p in block.trained(network).values())])
     for expected, got in zip(*results):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
@@ -193,7 +195,7 @@ def test_what_is_computed_is_what_the_formula_says(edges):
     shape = NGramShape(69, 40, 2, 2, 1 << 20, edges)
     network = make(shape)
     codes = Encoding(feature_len=40).encode(["aab", "", "zz"])
-    values = parameters.values(network)
+    values = block.values(network)
     weight, bias, telling = values["weight"], values["bias"], values["significant"]
     got = open_engine(network, plan(ModelOptions(), mx.cpu(), NGramShape.multiplies), mx.cpu())
     got.refresh()
@@ -255,12 +257,12 @@ def test_it_computes_in_float32_only():
 def test_a_description_of_earlier_versions_has_no_edges():
     shape = NGramShape(69, 30, 3, 2, 100, edges=False)
     described = {name: value for name, value in shape.settings().items() if name != "edges"}
-    assert parameters.shape_of(parameters.values(make(shape)), 69, 30, described) == shape
+    assert parameters.shape_of(block.values(make(shape)), 69, 30, described) == shape
 
 
 def test_the_shape_is_known_from_the_parameters_and_the_description():
     shape = SHAPES[0]
-    arrays = parameters.values(make(shape))
+    arrays = block.values(make(shape))
     assert parameters.shape_of(arrays, 69, 30, shape.settings()) == shape
     assert shape.parameters == sum(array.size for array in arrays.values())
     assert [layer.parameters for layer in shape.layers()][-1] == shape.parameters

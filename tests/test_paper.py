@@ -14,7 +14,10 @@ from crepe_dist.data.alphabet import ALPHABET, BLANK, Encoding
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_json
 from crepe_dist.model import parameters
-from crepe_dist.model.paper import OneHotConv1D, Paper, PaperShape, lengths
+from crepe_dist.model.paper import PaperShape, lengths
+from crepe_dist.networks import block
+from crepe_dist.networks.layers import OneHotConv1D
+from crepe_dist.networks.paper_block import Paper
 from crepe_dist.runs import checkpoint, run_folder
 from crepe_dist.runs.run_record import open_run
 from crepe_dist.settings.config import Config
@@ -23,7 +26,7 @@ from crepe_dist.settings.model_options import SIZES, ModelOptions
 
 def build(feature_len=123, classes=4, filters=8, units=16, dropout=0.0, alphabet_size=69, **options):
     shape = PaperShape(alphabet_size, feature_len, classes, filters, units, dropout)
-    return parameters.build(shape, ModelOptions(**options), mx.cpu(), seed=1)
+    return block.build(shape, ModelOptions(**options), mx.cpu(), seed=1)
 
 
 def test_lengths_are_the_papers():
@@ -113,12 +116,12 @@ def test_too_short_documents_are_refused():
     ],
 )
 def test_initialisations_have_their_spread(initialisation, filters, layer, deviation):
-    values = parameters.values(build(filters=filters, units=8, initialisation=initialisation))
+    values = block.values(build(filters=filters, units=8, initialisation=initialisation))
     assert values[layer].std() == pytest.approx(deviation, rel=0.25)
 
 
 def test_the_seed_decides_the_initial_values():
-    one, same = parameters.values(build()), parameters.values(build())
+    one, same = block.values(build()), block.values(build())
     assert all(np.array_equal(one[name], same[name]) for name in one)
 
 
@@ -183,15 +186,15 @@ class TestNotebookFiles:
         arrays = parameters.load(path)
         shape = parameters.shape_of(arrays, 69, 150)
         assert shape == PaperShape(69, 150, 7, 8, 16)
-        network = parameters.build(shape, ModelOptions(), mx.cpu(), seed=0)
-        parameters.set_values(network, arrays)
+        network = block.build(shape, ModelOptions(), mx.cpu(), seed=0)
+        block.set_values(network, arrays)
         expected = notebook(one_hot(self.codes)).asnumpy()
         got = network(mx.nd.array(self.codes, dtype="uint8")).asnumpy()
         np.testing.assert_allclose(got, expected, atol=1e-5)
 
     def test_ours_are_read_by_the_notebook(self, tmp_path):
         network = build(150, classes=7)
-        parameters.save(parameters.values(network), tmp_path / "ours.params")
+        parameters.save(block.values(network), tmp_path / "ours.params")
         net = notebook_network()
         net.load_parameters(str(tmp_path / "ours.params"))
         expected = network(mx.nd.array(self.codes, dtype="uint8")).asnumpy()
@@ -238,11 +241,11 @@ class TestSettingValues:
     def test_takes_effect_after_an_inference_pass(self):
         network, other = build(filters=32, units=32), build(filters=32, units=32)
         codes = mx.nd.array(np.random.default_rng(0).integers(0, 69, (2, 123)), dtype="uint8")
-        doubled = {name: array * 2 for name, array in parameters.values(other).items()}
-        parameters.set_values(other, doubled)
+        doubled = {name: array * 2 for name, array in block.values(other).items()}
+        block.set_values(other, doubled)
         expected = other(codes).asnumpy()
         network(codes).wait_to_read()
-        parameters.set_values(network, doubled)
+        block.set_values(network, doubled)
         np.testing.assert_array_equal(network(codes).asnumpy(), expected)
 
     def test_training_goes_on_after_an_inference_pass(self):
@@ -250,23 +253,23 @@ class TestSettingValues:
         trainer = mx.gluon.Trainer(network.collect_params(), "sgd", {"learning_rate": 0.1}, kvstore=None)
         codes = mx.nd.array(np.random.default_rng(0).integers(0, 69, (2, 123)), dtype="uint8")
         network(codes).wait_to_read()
-        before = parameters.values(network)
+        before = block.values(network)
         with mx.autograd.record():
             loss = network(codes).sum()
         loss.backward()
         trainer.step(1)
-        after = parameters.values(network)
+        after = block.values(network)
         assert all(not np.array_equal(before[name], after[name]) for name in ("0.weight", "4.weight", "14.weight"))
 
     def test_wrong_names_shapes_and_numbers_are_refused(self):
         network = build()
-        values = parameters.values(network)
+        values = block.values(network)
         with pytest.raises(UserError, match="do not belong to this network"):
-            parameters.set_values(network, {**values, "15.weight": values["0.bias"]})
+            block.set_values(network, {**values, "15.weight": values["0.bias"]})
         with pytest.raises(UserError, match=r"0\.bias has shape"):
-            parameters.set_values(network, {**values, "0.bias": np.zeros(9, dtype=np.float32)})
+            block.set_values(network, {**values, "0.bias": np.zeros(9, dtype=np.float32)})
         with pytest.raises(UserError, match="NaN"):
-            parameters.set_values(network, {**values, "0.bias": np.full(8, np.nan, dtype=np.float32)})
+            block.set_values(network, {**values, "0.bias": np.full(8, np.nan, dtype=np.float32)})
 
 
 class TestFilesOfBefore:
@@ -274,7 +277,7 @@ class TestFilesOfBefore:
 
     @pytest.fixture
     def before(self, tmp_path) -> Path:
-        arrays = parameters.values(build(150, classes=2))
+        arrays = block.values(build(150, classes=2))
         about = {
             "epoch": 0,
             "test_accuracy": 0.5,
@@ -297,7 +300,7 @@ class TestFilesOfBefore:
 
     def test_a_checkpoint_predicts(self, before):
         predictor = crepe_dist.load(before)
-        assert isinstance(predictor.engine.network, Paper)
+        assert isinstance(predictor.engine.shape, PaperShape)
         assert {answer.label for answer in predictor.predict(["fine", "awful"])} <= {"bad", "good"}
 
     def test_a_record_has_the_names_of_today(self, before):

@@ -20,7 +20,7 @@ import pytest
 from crepe_dist.data import dataset as datasets
 from crepe_dist.data.alphabet import ALPHABET, MAX_CHARACTERS, Encoding
 from crepe_dist.data.dataset import QUARANTINE, open_dataset, verify
-from crepe_dist.data.loader import epoch_order
+from crepe_dist.data.order import epoch_order
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
 from crepe_dist.preparing import reading

@@ -27,8 +27,8 @@ from starlette.testclient import TestClient
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.distributed.launch import Launch
 from crepe_dist.errors import UserError
-from crepe_dist.model import parameters
 from crepe_dist.model.paper import PaperShape
+from crepe_dist.networks import block
 from crepe_dist.predicting.answers import explained
 from crepe_dist.predicting.model_summary import ModelSummary, summarise
 from crepe_dist.predicting.occlusion import Explanation, Word
@@ -91,7 +91,7 @@ def run_dir(tmp_path_factory):
     """A run with a checkpoint of a small network that nobody has trained."""
     folder = tmp_path_factory.mktemp("served") / "run"
     shape = PaperShape(len(Encoding().alphabet), FEATURE_LEN, 3, 16, 32, 0.0)
-    network = parameters.build(shape, ModelOptions(), mx.cpu(), seed=1)
+    network = block.build(shape, ModelOptions(), mx.cpu(), seed=1)
     about = {
         "epoch": 0,
         "test_accuracy": 0.8125,
@@ -100,7 +100,7 @@ def run_dir(tmp_path_factory):
         "network": {"filters": 16, "units": 32, "dropout": 0.0, "precision": "auto"},
         "data": {"name": "three <b>kinds</b>"},
     }
-    checkpoint.write(folder, parameters.values(network), about)
+    checkpoint.write(folder, block.values(network), about)
     return folder
 
 

@@ -10,10 +10,11 @@ import pytest
 from mxnet import autograd
 
 from crepe_dist.data.loader import pack
-from crepe_dist.model import parameters
-from crepe_dist.model.engine import GraphEngine
-from crepe_dist.model.paper import Paper, PaperShape
+from crepe_dist.model.paper import PaperShape
 from crepe_dist.model.precision import Plan
+from crepe_dist.networks import block
+from crepe_dist.networks.engine import GraphEngine
+from crepe_dist.networks.paper_block import Paper, build_paper
 from crepe_dist.settings.model_options import ModelOptions
 
 SHAPE = PaperShape(69, 123, 3, 8, 16, 0.5)
@@ -25,7 +26,7 @@ CONVOLUTION = re.compile(r"conv")
 
 def make(device=None, precision: str = "float32") -> Paper:
     mx.random.seed(0)
-    network = SHAPE.build(ModelOptions(), mx.cpu())
+    network = build_paper(SHAPE, ModelOptions(), mx.cpu())
     network.hybridize(static_alloc=True, static_shape=True)
     network.compute_in(precision, device or mx.cpu())
     return network
@@ -123,12 +124,12 @@ def test_both_pools_give_the_same():
 
 
 def trained(network: Paper):
-    return list(parameters.trained(network).values())
+    return list(block.trained(network).values())
 
 
 @pytest.mark.parametrize("hybridize", [True, False])
 def test_stages_compute_what_the_network_does(hybridize):
-    network = SHAPE.build(ModelOptions(), mx.cpu())
+    network = build_paper(SHAPE, ModelOptions(), mx.cpu())
     network.hybridize(hybridize)
     codes = mx.nd.array(np.random.default_rng(0).integers(0, 75, (5, SHAPE.feature_len)), dtype="uint8")
     np.testing.assert_allclose(network.logits(codes).asnumpy(), network(codes).asnumpy(), atol=1e-6)
@@ -142,14 +143,14 @@ def test_set_values_take_effect_in_compiled_stages():
     batch = pack(codes, np.arange(5, dtype=np.int32) % 3, 5, 5)
     engine.gradients(batch, 0, 0, 1.0)
     before = engine.logits(batch).asnumpy()
-    values = parameters.values(network)
-    parameters.set_values(network, {name: 2 * array for name, array in values.items()})
+    values = block.values(network)
+    block.set_values(network, {name: 2 * array for name, array in values.items()})
     changed = engine.logits(batch).asnumpy()
     assert np.abs(changed - before).max() > 1e-3
     engine.gradients(batch, 0, 0, 1.0)
     found = [p.grad().asnumpy() for p in trained(network)]
     fresh = make()
-    parameters.set_values(fresh, {name: 2 * array for name, array in values.items()})
+    block.set_values(fresh, {name: 2 * array for name, array in values.items()})
     other = GraphEngine(fresh, Plan("float32", None, ""), mx.cpu())
     other.gradients(batch, 0, 0, 1.0)
     np.testing.assert_allclose(changed, other.logits(batch).asnumpy(), rtol=1e-5, atol=1e-6)

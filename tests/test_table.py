@@ -12,14 +12,14 @@ from crepe_dist.data.loader import pack
 from crepe_dist.distributed.table import Table
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
-from crepe_dist.model import parameters
-from crepe_dist.model.engine import open_engine
 from crepe_dist.model.ngrams import NGramShape
 from crepe_dist.model.precision import Plan
 from crepe_dist.native import library
-from crepe_dist.runs import state
+from crepe_dist.networks import block
+from crepe_dist.networks.engine import open_engine
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.training import optimizer_state
 from crepe_dist.training.resume import RunState
 from crepe_dist.training.step import TrainingStep
 from tests.conftest import needs_kernels, run
@@ -57,10 +57,10 @@ class Training:
 
     def __init__(self, shape, optimizer, *, sparse=True, clip_norm=None):
         self.shape = shape
-        self.network = parameters.build(shape, ModelOptions(), mx.cpu(), seed=0)
+        self.network = block.build(shape, ModelOptions(), mx.cpu(), seed=0)
         self.network.significant.set_data(mx.nd.array(np.arange(shape.buckets) % 5 == 0))
         engine = open_engine(self.network, Plan("float32", library.find()[0], ""), mx.cpu())
-        trained, tables = parameters.trained(self.network), engine.train_row_by_row(6) if sparse else ()
+        trained, tables = block.trained(self.network), engine.train_row_by_row(6) if sparse else ()
         self.trainer = World().trainer(trained, engine.optimizer(*optimizer), tables)
         self.engine = engine
         self.step = TrainingStep(engine, self.trainer, 1, 0, clip_norm)
@@ -77,7 +77,7 @@ class Training:
 
     def values(self):
         self.step.settle()
-        return parameters.values(self.network)
+        return block.values(self.network)
 
 
 @pytest.mark.parametrize("clip_norm", [None, 0.5])
@@ -127,11 +127,11 @@ def test_a_restored_table_goes_on_with_the_same_bits(optimizer, settled):
         if settled:
             each.step.settle()
     first.trainer.publish()
-    parameters.set_values(second.network, parameters.values(first.network))
+    block.set_values(second.network, block.values(first.network))
     arrays = first.table.arrays()
     assert settled == all(name not in arrays for name in ("1.updated", "1.drift"))
-    rest = second.table.restore({**state.optimizer_arrays(first.trainer.gluon), **arrays}, 20)
-    state.set_optimizer_arrays(second.trainer.gluon, rest, mx.cpu())
+    rest = second.table.restore({**optimizer_state.optimizer_arrays(first.trainer.gluon), **arrays}, 20)
+    optimizer_state.set_optimizer_arrays(second.trainer.gluon, rest, mx.cpu())
     second.engine.refresh()
     for each in (whole, second):
         each.steps(20, 40)
@@ -205,7 +205,7 @@ def test_an_engine_that_trains_all_rows_goes_on(optimizer):
     assert "1.drift" in saved.optimizer
     RunState(dense.engine, dense.trainer, dense.step.scale, progress).restore(saved)
     settled = first.values()
-    for name, got in parameters.values(dense.network).items():
+    for name, got in block.values(dense.network).items():
         np.testing.assert_allclose(got, settled[name], rtol=1e-4, atol=1e-6, err_msg=name)
     for each in (first, dense):
         each.steps(20, 40)
@@ -246,9 +246,10 @@ from crepe_dist.distributed import host_sums, shared_memory
 from crepe_dist.distributed.join import join
 with join() as world:
     {layout}
-    from crepe_dist.data.loader import pack, share
-    from crepe_dist.model import parameters
-    from crepe_dist.model.engine import open_engine
+    from crepe_dist.data.loader import pack
+    from crepe_dist.data.order import share
+    from crepe_dist.networks import block
+    from crepe_dist.networks.engine import open_engine
     from crepe_dist.model.ngrams import NGramShape
     from crepe_dist.model.precision import Plan
     from crepe_dist.mxnet_internals import view
@@ -256,11 +257,11 @@ with join() as world:
     from crepe_dist.settings.model_options import ModelOptions
     from crepe_dist.training.step import TrainingStep
     from tests.test_table import SHAPE, some_batch
-    network = parameters.build(SHAPE, ModelOptions(), mx.cpu(), seed=0)
+    network = block.build(SHAPE, ModelOptions(), mx.cpu(), seed=0)
     network.significant.set_data(mx.nd.array(np.arange(SHAPE.buckets) % 5 == 0))
     engine = open_engine(network, Plan("float32", library.find()[0], ""), mx.cpu())
     optimizer = engine.optimizer("adam", dict(learning_rate=0.01, wd=0.0))
-    trainer = world.trainer(parameters.trained(network), optimizer, engine.train_row_by_row(7))
+    trainer = world.trainer(block.trained(network), optimizer, engine.train_row_by_row(7))
     step = TrainingStep(engine, trainer, world.size, 0, {clip_norm})
     for number in range(10):
         whole = some_batch(SHAPE, number, 7)

@@ -21,6 +21,7 @@ from crepe_dist.distributed.join import join
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.native import library
+from crepe_dist.networks import block
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import RunFolder, choose
 from crepe_dist.runs.state import load_newest
@@ -327,7 +328,7 @@ class TestOptions:
         from crepe_dist.data.dataset import open_dataset
         from crepe_dist.training.engine_setup import build_network
 
-        before = parameters.values(build_network(start, open_dataset(data), mx.cpu()))
+        before = block.values(build_network(start, open_dataset(data), mx.cpu()))
         assert state is not None
         norm = np.sqrt(sum(((state.snapshot.parameters[name] - before[name]) ** 2).sum() for name in before))
         assert norm == pytest.approx(0.001, rel=0.01)

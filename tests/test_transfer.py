@@ -22,6 +22,7 @@ from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.ngrams import NGramShape
 from crepe_dist.model.paper import PaperShape, lengths, shortest
 from crepe_dist.model.shape import Shape
+from crepe_dist.networks import block
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import find_sources
@@ -51,8 +52,7 @@ def write_run(folder: Path, options: ModelOptions, dataset: Dataset, seed: int =
     network = build_network(Config(model=options), dataset, mx.cpu())
     generator = np.random.default_rng(seed)
     arrays = {
-        name: generator.normal(0, 0.1, array.shape).astype(np.float32)
-        for name, array in parameters.values(network).items()
+        name: generator.normal(0, 0.1, array.shape).astype(np.float32) for name, array in block.values(network).items()
     }
     about = {
         "epoch": 0,
@@ -115,7 +115,7 @@ class TestTheSameClasses:
     def test_all_is_taken_and_nothing_else_has_to_be_given(self, request, kind, dataset):
         given = request.getfixturevalue(kind)
         network, said = started(given, dataset)
-        got = parameters.values(network)
+        got = block.values(network)
         for name, array in given_arrays(given).items():
             np.testing.assert_array_equal(got[name], array)
         assert said.startswith(f"all layers from {given}")
@@ -136,8 +136,8 @@ class TestOtherClasses:
     def test_only_the_last_layer_is_new(self, paper, dataset, classes):
         other = with_classes(dataset, classes)
         network, said = started(paper, other)
-        got, before = parameters.values(network), given_arrays(paper)
-        fresh = parameters.values(build_network(Config(model=PAPER), other, mx.cpu()))
+        got, before = block.values(network), given_arrays(paper)
+        fresh = block.values(build_network(Config(model=PAPER), other, mx.cpu()))
         for name, array in got.items():
             np.testing.assert_array_equal(array, (fresh if name in LAST else before)[name])
         assert got["14.weight"].shape == (len(classes), 12)
@@ -151,8 +151,8 @@ class TestOtherClasses:
     ):
         other = with_classes(dataset, classes)
         network, said = started(crepe, other)
-        got, before = parameters.values(network), given_arrays(crepe)
-        fresh = parameters.values(build_network(Config(model=CREPE), other, mx.cpu()))
+        got, before = block.values(network), given_arrays(crepe)
+        fresh = block.values(build_network(Config(model=CREPE), other, mx.cpu()))
         kept = {name for name in got if name.startswith(("tower.table", "tower.convolutions"))}
         assert len(kept) == 9
         for name, array in got.items():
@@ -269,12 +269,12 @@ class TestSettings:
 class TestForeign:
     def test_with_as_many_outputs_all_is_taken(self, foreign, dataset):
         network, said = started(foreign, dataset)
-        np.testing.assert_array_equal(parameters.values(network)["14.weight"], given_arrays(foreign)["14.weight"])
+        np.testing.assert_array_equal(block.values(network)["14.weight"], given_arrays(foreign)["14.weight"])
         assert "does not name its classes" in said
 
     def test_with_another_number_the_last_layer_is_new(self, foreign, dataset):
         network, said = started(foreign, with_classes(dataset, ["one", "two"]))
-        got = parameters.values(network)
+        got = block.values(network)
         assert got["14.weight"].shape == (2, 12)
         np.testing.assert_array_equal(got["12.weight"], given_arrays(foreign)["12.weight"])
         assert "the rest new" in said

@@ -11,15 +11,16 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from crepe_dist.data.loader import pack, share
+from crepe_dist.data.loader import pack
+from crepe_dist.data.order import share
 from crepe_dist.distributed.table import SparseParameter
 from crepe_dist.distributed.world import World
-from crepe_dist.model import parameters
-from crepe_dist.model.engine import Engine, no_mark, open_engine
 from crepe_dist.model.ngrams import NGramShape
 from crepe_dist.model.precision import Plan
 from crepe_dist.mxnet_internals import structural_parameters
 from crepe_dist.native import library
+from crepe_dist.networks import block
+from crepe_dist.networks.engine import Engine, no_mark, open_engine
 from crepe_dist.runs.state import Progress, Snapshot
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training.resume import RunState
@@ -42,7 +43,7 @@ class Pair(mx.gluon.Block):  # type: ignore[misc]
     def __init__(self):
         super().__init__()
         for name, shape in SHAPES.items():
-            network = parameters.build(shape, ModelOptions(), mx.cpu(), seed=0)
+            network = block.build(shape, ModelOptions(), mx.cpu(), seed=0)
             network.significant.set_data(mx.nd.array(np.arange(shape.buckets) % 5 == 0))
             setattr(self, name, network)
 
@@ -110,7 +111,7 @@ class Training:
 
     def values(self):
         self.step.settle()
-        return {name: array for name, array in parameters.values(self.network).items() if "significant" not in name}
+        return {name: array for name, array in block.values(self.network).items() if "significant" not in name}
 
 
 def assert_close(found, expected):

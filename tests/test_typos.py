@@ -15,7 +15,8 @@ import crepe_dist
 from crepe_dist.data.alphabet import BLANK, Encoding
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.keyed_random import mix
-from crepe_dist.data.loader import batches, epoch_order
+from crepe_dist.data.loader import batches
+from crepe_dist.data.order import epoch_order
 from crepe_dist.data.typos import corrupt, with_typos
 from crepe_dist.settings.config import digest, parse
 from tests.conftest import QUICK, losses, records, run

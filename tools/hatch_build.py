@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -16,18 +17,22 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FOLDER = Path("crepe_dist") / "native"
 AVX512 = "-mfma -mavx512f -mavx512bw -mavx512vl -mavx512dq"
-# The names are used by crepe_dist/native/library.py.
+# The names are used by crepe_dist/native/library.py. "generic" is for any processor of the machine's architecture.
 BUILDS = {
+    "generic": "",
     "avx2": "-mavx2 -mfma",
     "avx512": AVX512,
     "avx512_bf16": f"{AVX512} -mavx512bf16",
     "amx": f"{AVX512} -mavx512vbmi -mavx512bf16 -mamx-tile -mamx-bf16",
 }
-FLAGS = "-std=c++17 -O3 -fno-math-errno -fno-trapping-math -fno-strict-aliasing -fopenmp -fPIC -shared -Wall -Wextra"
+FLAGS = (
+    "-std=c++17 -O3 -fno-math-errno -fno-trapping-math -fno-strict-aliasing -fopenmp -fPIC -shared -Wall -Wextra "
+    "-Wno-psabi"  # vectors are passed between functions of one build only
+)
 
 
 class NativeBuildHook(BuildHookInterface):
-    """Build hook; without a compiler, the package works with MXNet's own operators."""
+    """Build hook; without a compiler, NumPy computes for inference, and MXNet's operators in training."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if self.target_name != "wheel":
@@ -42,6 +47,8 @@ class NativeBuildHook(BuildHookInterface):
         sources = sorted([*folder.glob("*.cpp"), *folder.glob("*.h")])
         digests = {}
         for name, flags in BUILDS.items():
+            if flags and platform.machine() != "x86_64":
+                continue
             target = folder / f"crepe_{name}.so"
             partial = target.with_suffix(f".{os.getpid()}")
             units = [str(path) for path in sources if path.suffix == ".cpp"]
@@ -64,4 +71,4 @@ class NativeBuildHook(BuildHookInterface):
         partial.replace(record)
         build_data["artifacts"] += [f"/{FOLDER}/builds.json", *(f"/{FOLDER}/crepe_{name}.so" for name in digests)]
         build_data["pure_python"] = False
-        build_data["tag"] = "py3-none-linux_x86_64"
+        build_data["tag"] = f"py3-none-linux_{platform.machine()}"

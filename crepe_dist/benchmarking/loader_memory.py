@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.loader import batches, epoch_order
+from crepe_dist.data.loader import batches
+from crepe_dist.data.order import epoch_order
 
 
 def main() -> None:

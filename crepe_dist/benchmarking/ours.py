@@ -11,12 +11,13 @@ import numpy as np
 
 from crepe_dist.data.alphabet import Codes, Encoding
 from crepe_dist.data.dataset import Part
-from crepe_dist.data.loader import Batch, batches, epoch_order, pack
+from crepe_dist.data.loader import Batch, batches, pack
+from crepe_dist.data.order import epoch_order
 from crepe_dist.distributed.world import World
-from crepe_dist.model.engine import Engine, open_engine
 from crepe_dist.model.paper import PaperShape
-from crepe_dist.model.parameters import build, trained
 from crepe_dist.model.precision import plan
+from crepe_dist.networks.block import build, trained
+from crepe_dist.networks.engine import Engine, open_engine
 from crepe_dist.preparing.shards import MAX_CHUNK
 from crepe_dist.settings.model_options import ModelOptions, Precision
 from crepe_dist.training.step import TrainingStep

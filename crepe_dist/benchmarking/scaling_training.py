@@ -12,7 +12,7 @@ from crepe_dist.benchmarking.ours import SETTINGS, Training
 from crepe_dist.data.loader import pack
 from crepe_dist.distributed.device import pick
 from crepe_dist.model.paper import PaperShape
-from crepe_dist.model.parameters import build
+from crepe_dist.networks.block import build
 from crepe_dist.settings.model_options import ModelOptions, Precision
 
 

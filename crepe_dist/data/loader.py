@@ -21,9 +21,9 @@ from mxnet import gluon
 
 from crepe_dist.data.alphabet import BLANK, Codes
 from crepe_dist.data.dataset import Part
+from crepe_dist.data.order import Order, share
 from crepe_dist.mxnet_internals import view
 
-Order = npt.NDArray[np.int64]
 PREFETCH = 4
 EXTRA = 3  # bytes per packed row after its codes
 
@@ -87,18 +87,6 @@ def pack(codes: Codes, labels: npt.NDArray[np.int32], rows: int, documents: int,
     content[:count, length + 2] = 1
     content[count:, length:] = 0
     return Batch(packed, labels, documents, first)
-
-
-def epoch_order(rows: int, seed: int, epoch: int) -> Order:
-    """Return the permutation of all rows for one epoch, int64 [rows]; the same on every rank."""
-    return np.random.default_rng([seed, epoch]).permutation(rows)
-
-
-def share(start: int, stop: int, rank: int, size: int) -> tuple[int, int]:
-    """Return a rank's contiguous share of [start, stop). Shares are disjoint and differ by at most one row."""
-    count, extra = divmod(stop - start, size)
-    first = start + rank * count + min(rank, extra)
-    return first, first + count + (rank < extra)
 
 
 class RankBatches:

@@ -8,16 +8,46 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from crepe_dist.distributed import cuda
 from crepe_dist.distributed.collectives import SAME_MACHINES, Collectives
+from crepe_dist.distributed.launch import detect, has_mxnet, import_mxnet
 from crepe_dist.errors import UserError
 from crepe_dist.settings.allowed_values import DEVICES
 from crepe_dist.wording import counted, listed
 
 ALONE = Collectives()
 DEVICE_FILE, WSL_DEVICE_FILE = Path("/dev/nvidiactl"), Path("/dev/dxg")
+
+
+class Device(NamedTuple):
+    """Device that computes logits, with the attributes of MXNet's context."""
+
+    device_type: str
+    device_id: int = 0
+
+
+CPU = Device("cpu")
+
+
+def pick_for_inference(device: str, ranks: Collectives = ALONE) -> Device:
+    """Choose as ``pick``, and import MXNet only if several ranks have to choose or there may be a GPU to use.
+
+    Raises:
+        UserError: as ``pick``; or ``gpu`` is asked for, and MXNet is not installed.
+    """
+    is_auto = device not in DEVICES or device == "auto"
+    if ranks.size == 1 and (device == "cpu" or (is_auto and not (has_mxnet() and _may_have_gpu()))):
+        _visible("cpu" if device in DEVICES else device)
+        return CPU
+    import_mxnet(detect())
+    picked = pick(device, ranks)
+    return Device(picked.device_type, picked.device_id)
+
+
+def _may_have_gpu() -> bool:
+    return has_gpu_driver() or cuda.count() > 0
 
 
 def pick(device: str, ranks: Collectives = ALONE) -> Any:

@@ -6,12 +6,14 @@ import importlib
 import os
 import socket
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from crepe_dist.distributed import cuda, horovod_build, horovod_internals, rendezvous
+from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.distributed.device import has_gpu_driver
 from crepe_dist.distributed.hosts import interface_address
-from crepe_dist.distributed.launch import Launch, detect, import_mxnet
+from crepe_dist.distributed.launch import Launch, detect, import_mxnet, limit_threads
 from crepe_dist.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,6 +56,19 @@ def join(timeline: bool = False) -> World:
         )
         raise _error_of_all(launch.rank, fewer)
     return world
+
+
+def join_to_score() -> AbstractContextManager[Collectives]:
+    """Join the world that the launcher describes; a single process needs no MXNet for that.
+
+    Raises:
+        UserError: as ``join``.
+    """
+    launch = detect()
+    if launch.size == 1 and not rendezvous.is_needed(launch):
+        limit_threads(launch)
+        return nullcontext(Collectives())
+    return join()
 
 
 def _import_horovod(launch: Launch) -> Any:

@@ -103,6 +103,11 @@ def limit_threads(launch: Launch) -> int:
     return number
 
 
+def has_mxnet() -> bool:
+    """Return whether MXNet is installed, without importing it."""
+    return sys.modules.get("mxnet") is not None or importlib.util.find_spec("mxnet") is not None
+
+
 def import_mxnet(launch: Launch) -> None:
     """Import MXNet after the preparations that must come before it, ``limit_threads`` and ``cuda.load``.
 
@@ -113,8 +118,15 @@ def import_mxnet(launch: Launch) -> None:
     of it reports why.
 
     Raises:
-        UserError: as the two functions raise it.
+        UserError: as the two functions raise it; or MXNet is not installed.
     """
+    if not has_mxnet():
+        raise UserError(
+            "training, and any use of a GPU, needs MXNet, which is not installed",
+            "MXNet 1.9.1 is in the groups cpu and cu112; it needs Python 3.9, 3.10 or 3.11 and NumPy 1.23",
+            "in a clone of the repository: uv sync (with a GPU: --no-group cpu --group cu112); "
+            "elsewhere: pip install mxnet==1.9.1 'numpy<1.24'",
+        )
     limit_threads(launch)
     for name, value in REPRODUCIBLE.items():
         os.environ.setdefault(name, value)

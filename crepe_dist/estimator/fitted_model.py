@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.files import read_bytes, read_json
 from crepe_dist.preparing.auto_encoding import Fit
 from crepe_dist.preparing.formats.columns import Wanted
@@ -22,8 +21,6 @@ from crepe_dist.preparing.sources import Reading, find_sources
 from crepe_dist.settings.data_options import LONGEST_FITTED
 from crepe_dist.supervising.training_process import failure, training
 
-if TYPE_CHECKING:
-    from crepe_dist.predicting.predictor import Predictor
 
 Files = dict[str, bytes]
 LARGEST = 1 << 34  # bytes of a checkpoint's file
@@ -91,9 +88,6 @@ def open_files(files: Files, device: str) -> Predictor:
     Raises:
         UserError: the files are not those of a checkpoint, or the device does not exist.
     """
-    import_mxnet(detect())  # sets the number of threads, so what imports MXNet comes after it
-    from crepe_dist.predicting.predictor import load
-
     with TemporaryDirectory(prefix="crepe-model-") as folder:
         for name, content in files.items():
             (Path(folder) / Path(name).name).write_bytes(content)

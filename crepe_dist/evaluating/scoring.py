@@ -11,8 +11,8 @@ import pandas as pd
 
 from crepe_dist.data.dataset import SAMPLE, Dataset, Part
 from crepe_dist.data.typos import with_typos
-from crepe_dist.distributed.device import pick
-from crepe_dist.distributed.world import World
+from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.distributed.device import pick_for_inference
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import write_text
 from crepe_dist.predicting.predictor import Foreign, Predictor, open_checkpoint
@@ -29,7 +29,7 @@ from crepe_dist.training.training_data import open_data
 from crepe_dist.wording import counted, percent
 
 
-def score(given: Any, world: World) -> None:
+def score(given: Any, world: Collectives) -> None:
     """Score a checkpoint as the flags of ``evaluate`` say; every rank calls this, and rank 0 writes the output.
 
     Raises:
@@ -57,7 +57,7 @@ def score(given: Any, world: World) -> None:
             write_text(given.html, _page(scores, split, dataset, predictor, given.part, path))
 
 
-def _open(path: Path, given: Any, world: World) -> tuple[Dataset, Predictor]:
+def _open(path: Path, given: Any, world: Collectives) -> tuple[Dataset, Predictor]:
     def open_model() -> Predictor:
         foreign = Foreign(**arguments.foreign(given))
         predictor = open_checkpoint(path, foreign, device)
@@ -66,7 +66,7 @@ def _open(path: Path, given: Any, world: World) -> tuple[Dataset, Predictor]:
 
     source = given.data or world.agree("data", lambda: _data_of(path))
     dataset = open_data(source, world, Display(), data_page.page)
-    device = pick(given.device, world)
+    device = pick_for_inference(given.device, world)
     predictor = world.agree("model", open_model)
     if world.is_root:
         documents = counted(len(dataset.parts[given.part]), "document")

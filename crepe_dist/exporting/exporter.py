@@ -15,24 +15,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import mxnet as mx
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.loader import pack
+from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256, sync, write_json
 from crepe_dist.model import parameters, tensors_file
-from crepe_dist.model.engine import open_engine
-from crepe_dist.model.precision import plan
-from crepe_dist.mxnet_internals import structural_parameters
+from crepe_dist.model.inference import open_inference
+from crepe_dist.model.precision import plan_inference
 from crepe_dist.predicting.model_summary import summarise
 from crepe_dist.predicting.predictor import Foreign, Predictor, open_checkpoint
 from crepe_dist.runs.checkpoint import FORMAT
-from crepe_dist.settings.model_options import ModelOptions
 
 TOLERANCE = 1e-4  # largest difference of a probability
-SYMBOL_BATCH = 8  # texts; MXNet's own operators need much memory
 NAME = "model"
 TORCH_MODULE = "crepe_torch.py"
 
@@ -103,8 +99,8 @@ def _atomic_folder(out: Path) -> Iterator[Path]:
 
 def _in_float32(predictor: Predictor) -> Predictor:
     engine = predictor.engine
-    float32 = plan(ModelOptions(precision="float32"), engine.device, engine.network.shape.multiplies)
-    return Predictor(open_engine(engine.network, float32, engine.device), predictor.encoding, predictor.classes)
+    float32 = plan_inference(engine.shape.multiplies, "float32")
+    return Predictor(open_inference(engine.shape, engine.arrays, float32), predictor.encoding, predictor.classes)
 
 
 def _probabilities(predictor: Predictor, texts: Sequence[str]) -> Probabilities:
@@ -143,47 +139,35 @@ def _with_onnx_runtime(classifier: Any) -> Classify:
 
 
 def _write_symbol(ours: Predictor, about: About, folder: Path) -> Classify:
-    network = ours.engine.network
-    names = network.shape.input_names
-    # A new network with a fixed prefix: Gluon's default names count the networks of this process.
-    named = network.shape.network(prefix=f"{network.shape.kind}_")
-    symbol, arrays = folder / f"{NAME}-symbol.json", folder / f"{NAME}-0000.params"
-    named(*map(mx.sym.var, names)).save(str(symbol))
-    values, targets = parameters.values(network), structural_parameters(named)
-    parameters.save({f"arg:{target.name}": values[name] for name, target in targets.items()}, arrays)
-    _describe(ours, about, arrays)
-    block = mx.gluon.SymbolBlock.imports(str(symbol), list(names), str(arrays), ctx=mx.cpu())
+    import_mxnet(detect())
+    from crepe_dist.networks.symbol import BATCH, write_symbol
 
-    def classify(texts: Sequence[str]) -> Probabilities:
-        codes = ours.encoding.encode(texts)
-        batch = pack(codes, np.zeros(len(codes), np.int32), len(codes), len(codes))
-        inputs = network.inputs(batch, mx.nd.array(codes, dtype="uint8"))
-        probabilities: Probabilities = mx.nd.softmax(block(*inputs)).asnumpy()
-        return probabilities
-
-    return lambda texts: _in_batches(texts, SYMBOL_BATCH, classify)
+    symbol, values = folder / f"{NAME}-symbol.json", folder / f"{NAME}-0000.params"
+    probabilities = write_symbol(ours.engine.shape, ours.engine.arrays, symbol, values)
+    _describe(ours, about, values)
+    return lambda texts: _in_batches(texts, BATCH, lambda batch: probabilities(ours.encoding.encode(batch)))
 
 
 def _write_params(ours: Predictor, about: About, folder: Path) -> Classify:
     path = folder / f"{NAME}.params"
-    parameters.save(parameters.values(ours.engine.network), path)
+    parameters.save(ours.engine.arrays, path)
     _describe(ours, about, path)
-    reopened = _in_float32(open_checkpoint(path, Foreign(), mx.cpu()))
+    reopened = _in_float32(open_checkpoint(path, Foreign()))
     return lambda texts: _probabilities(reopened, texts)
 
 
 def _write_pytorch(ours: Predictor, about: About, folder: Path) -> Classify:
     path = folder / tensors_file.NAME
-    tensors_file.write(parameters.values(ours.engine.network), path)
+    tensors_file.write(ours.engine.arrays, path)
     _describe(ours, {**about, "characters": ours.encoding.characters()}, path)
     shutil.copyfile(Path(__file__).with_name(TORCH_MODULE), folder / TORCH_MODULE)
-    reopened = _in_float32(open_checkpoint(path, Foreign(), mx.cpu()))
+    reopened = _in_float32(open_checkpoint(path, Foreign()))
     return lambda texts: _probabilities(reopened, texts)
 
 
 def _describe(ours: Predictor, about: About, path: Path) -> None:
     """Write the description of a parameter file: encoding, classes, network, and the checkpoint's own description."""
-    network = {**about.get("network", {}), **ours.engine.network.shape.settings()}
+    network = {**about.get("network", {}), **ours.engine.shape.settings()}
     description = {**about, "encoding": ours.encoding.to_dict(), "classes": ours.classes, "network": network}
     write_json(path.with_suffix(".json"), {**description, "format": FORMAT, "sha256": sha256(path)})
 

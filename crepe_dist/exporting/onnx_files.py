@@ -7,7 +7,6 @@ from pathlib import Path
 
 from crepe_dist.exporting import crepe_runtime, onnx_graph, web_page
 from crepe_dist.exporting.crepe_runtime import Classifier
-from crepe_dist.model import parameters
 from crepe_dist.predicting.model_summary import ModelSummary
 from crepe_dist.predicting.predictor import Predictor
 
@@ -30,7 +29,6 @@ def write_page(ours: Predictor, summary: ModelSummary, folder: Path) -> Classifi
 
 
 def _model(ours: Predictor) -> bytes:
-    network = ours.engine.network
-    graph = onnx_graph.model(network.shape, parameters.values(network), ours.encoding, ours.classes)
+    graph = onnx_graph.model(ours.engine.shape, ours.engine.arrays, ours.encoding, ours.classes)
     content: bytes = graph.SerializeToString()
     return content

@@ -13,23 +13,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import mxnet as mx
 import numpy as np
-from mxnet.gluon import nn
 
-from crepe_dist.data.loader import Batch
 from crepe_dist.errors import UserError
 from crepe_dist.model import tower
-from crepe_dist.model.dropout import OTHER_STREAM, Kept
-from crepe_dist.model.hashing import fill
-from crepe_dist.model.ngrams import NGrams, NGramShape
+from crepe_dist.model.ngrams import NGramShape
 from crepe_dist.model.shape import Layer, Shape, array_shape, check_dropout
-from crepe_dist.model.tower import TAPS, Dropping, Tower
-from crepe_dist.mxnet_internals import drop_compiled_graph, host_array, view
-from crepe_dist.settings.model_options import LARGEST_STRIDE, MOST_BLOCKS, Kind, ModelOptions
-from crepe_dist.settings.training_options import CREPE_SMOOTHING
+from crepe_dist.model.tower import TAPS
+from crepe_dist.settings.allowed_values import CREPE_SMOOTHING, LARGEST_STRIDE, MOST_BLOCKS, Kind
+
+if TYPE_CHECKING:
+    from crepe_dist.settings.model_options import ModelOptions
 
 SUM_SCALE = 0.75
 SHORT_TEXT = 256  # characters: the longest texts with a position for each character
@@ -133,14 +129,6 @@ class CrepeShape(Shape):
         """Shape of the n-gram table."""
         return NGramShape(self.alphabet_size, self.feature_len, self.classes, self.longest, self.buckets)
 
-    def network(self, **kwargs: Any) -> Crepe:
-        return Crepe(self, **kwargs)
-
-    def build(self, options: ModelOptions, device: Any) -> Crepe:
-        network = self.network()
-        network.initialize(ctx=device)
-        return network
-
     def open_kernels(self, functions: Any, precision: str, threads: int) -> Any:
         sizes = np.array(self.sizes(), np.int64)
         return functions.crepe_open(precision == "bfloat16", sizes.ctypes.data, self.FEATURE_DROPOUT, threads)
@@ -150,7 +138,7 @@ class CrepeShape(Shape):
             "rows": "embeddings"
         }
         given = {name: getattr(options, option) for name, option in names.items()}
-        defaults = {name: getattr(ModelOptions, option) for name, option in names.items()}
+        defaults = {name: getattr(type(options), option) for name, option in names.items()}
         # A default that was given explicitly cannot be distinguished from one left out.
         return {name: None if value == defaults[name] else value for name, value in given.items()}
 
@@ -219,67 +207,3 @@ class CrepeShape(Shape):
             f"Crepe, {self.blocks} blocks of {self.width} channels over n-grams up to {self.reach}, "
             f"and a table of n-grams up to {self.longest}"
         )
-
-
-class Crepe(nn.HybridBlock):
-    """The n-gram table and the tower: buckets and masks, see ``inputs`` → float32 logits [B, classes]."""
-
-    def __init__(self, shape: CrepeShape, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.shape = shape
-        with self.name_scope():
-            self.ngrams = NGrams(shape.table)
-            self.tower = Tower(
-                shape.rows, shape.width, shape.blocks, shape.stride * shape.reach, shape.classes, shape.dropout,
-                shape.FEATURE_DROPOUT,
-            )  # fmt: skip
-        # Gluon's own __setattr__ would list the tower's parameters twice.
-        object.__setattr__(self, "dropping", Dropping(self.tower))
-
-    def hybridize(self, active: bool = True, **flags: Any) -> None:
-        """Compile both parts at their next call, the tower as two graphs: without and with dropout."""
-        for graph in (self.ngrams, self.tower, self.dropping):
-            graph.hybridize(active, **flags)
-
-    def prepare(self, batch: Batch) -> Batch:
-        """Look up the buckets of a batch in host memory, because MXNet has no operator for it.
-
-        Returns:
-            The batch with the arrays of ``NGrams.prepare``, and those of ``tower.look_up`` as int32 and uint8.
-        """
-        shape = self.shape
-        batch = self.ngrams.prepare(batch)
-        codes = view(batch.packed)[:, : shape.feature_len]
-        places, known, inside = tower.look_up(codes, shape.alphabet_size, shape.reach, shape.rows, shape.stride)
-        fill(places, known, shape.rows)
-        arrays = (places, known.view(np.uint8), inside.view(np.uint8))
-        return replace(batch, extra=(*batch.extra, *map(host_array, arrays)))
-
-    def inputs(self, batch: Batch, codes: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
-        """Return the arguments of the forward pass for ``batch``, on the device of its codes."""
-        extra = (batch if batch.extra else self.prepare(batch)).extra
-        moved = [each.as_in_context(codes.context) for each in extra]
-        return tuple(each if each.dtype == np.int32 else each.astype("float32") for each in moved)
-
-    def logits(self, *inputs: mx.nd.NDArray) -> mx.nd.NDArray:
-        """Compute the logits, float32 [B, classes]."""
-        return self(*inputs)
-
-    def forward(self, *inputs: Any) -> Any:
-        return SUM_SCALE * (self.ngrams(*inputs[:2]) + self.tower(*inputs[2:]))
-
-    def training_logits(self, kept: Kept, *inputs: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
-        """Compute the logits of each part, float32 [B, classes], with dropout by ``kept``."""
-        shape = self.shape
-        masks = (
-            kept(shape.dropout, shape.positions, shape.width),
-            kept(shape.FEATURE_DROPOUT, 2, shape.width, stream=OTHER_STREAM),
-        )
-        return self.ngrams(*inputs[:2]), self.dropping(*inputs[2:], *masks)
-
-    def compute_in(self, precision: str, device: Any) -> None:
-        """Set the precision of MXNet's convolutions, and discard the compiled graphs."""
-        for layer in self.tower.convolutions:
-            layer.dtype = precision
-        for graph in (self.tower, self.dropping):
-            drop_compiled_graph(graph)

@@ -1,4 +1,4 @@
-"""Building networks, and reading, setting, saving and loading their parameters.
+"""Parameters of the networks: their files, and the configuration that they belong to.
 
 Parameters are NumPy arrays under Gluon's structural names: ``0.weight`` … ``14.bias`` for ``Paper``, as in the
 notebook's network, so that their files are interchangeable; ``weight``, ``bias`` and ``significant`` for ``NGrams``;
@@ -7,102 +7,26 @@ both kinds of names, behind ``ngrams.`` and ``tower.``, for ``Crepe``.
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
-import mxnet as mx
 import numpy as np
 
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync
 from crepe_dist.model import params_file, tensors_file
-from crepe_dist.model.crepe import Crepe, CrepeShape
-from crepe_dist.model.ngrams import NGrams, NGramShape
-from crepe_dist.model.paper import CONVOLUTION_NAMES, DENSE_NAMES, Paper, PaperShape
+from crepe_dist.model.crepe import CrepeShape
+from crepe_dist.model.ngrams import NGramShape
+from crepe_dist.model.paper import CONVOLUTION_NAMES, DENSE_NAMES, PaperShape
 from crepe_dist.model.shape import GIVE_ANOTHER, NOT_OURS, Shape
-from crepe_dist.mxnet_internals import set_gradients, structural_parameters
-from crepe_dist.settings.model_options import ModelOptions
 
 Arrays = dict[str, np.ndarray]
-Network = Union[Crepe, NGrams, Paper]
 NETWORKS: dict[str, type[Shape]] = {each.kind: each for each in (CrepeShape, NGramShape, PaperShape)}
 # Names written by `save_params` and `collect_params().save` in older Gluon versions: hybridsequential0_conv3_weight, …
 OLD_NAME = re.compile(r"(?:arg:)?(?:\w+_)?(conv|dense)(\d+)_(weight|bias)")
-
-
-def build(shape: Shape, options: ModelOptions, device: Any, seed: int) -> Network:
-    """Build and initialise a network on ``device``; hybridize it if ``options.hybridize`` is set.
-
-    Raises:
-        UserError: The documents are too short for the network.
-    """
-    mx.random.seed(seed)
-    network: Network = shape.build(options, device)
-    if options.hybridize:
-        network.hybridize(static_alloc=True, static_shape=True)
-    return network
-
-
-def trained(network: Network) -> dict[str, Any]:
-    """Return the Gluon parameters that are trained, by Gluon's names."""
-    counted = {network.ngrams.significant.name} if network.ngrams else set()
-    return {name: p for name, p in network.collect_params().items() if name not in counted}
-
-
-def values(network: Network) -> Arrays:
-    """Copy all parameters as float32 arrays, by structural name."""
-    return {name: p.data().asnumpy() for name, p in structural_parameters(network).items()}
-
-
-def digest(network: Network) -> int:
-    """Return a checksum of all parameters, below 2^48, for comparing replicas bit by bit."""
-    sums = []
-    for array in values(network).values():
-        words = array.reshape(-1).view(np.uint32)
-        sums += [np.add.reduce(words, dtype=np.uint64), np.uint64(np.bitwise_xor.reduce(words))]
-    return int.from_bytes(hashlib.sha256(np.array(sums, np.uint64).tobytes()).digest()[:6], "little")
-
-
-def set_values(network: Network, arrays: Arrays) -> None:
-    """Set all parameters by structural name, and read them back.
-
-    After an inference pass on the CPU, weights are in oneDNN's own layout, in which ``set_data`` and
-    ``load_parameters`` of MXNet 1.9.1 fail asynchronously and leave the old values. A cast restores the plain layout.
-
-    Raises:
-        UserError: A name or shape differs from the network's, or a value is not finite.
-        RuntimeError: The values did not take effect.
-    """
-    parameters = structural_parameters(network)
-    if arrays.keys() != parameters.keys():
-        odd = ", ".join(sorted(arrays.keys() ^ parameters.keys())[:6])
-        raise UserError("the parameters do not belong to this network", f"names on one side only: {odd}", GIVE_ANOTHER)
-    for name, parameter in parameters.items():
-        if tuple(arrays[name].shape) != tuple(parameter.shape):
-            raise UserError(
-                "the parameters do not belong to this network",
-                f"{name} has shape {list(arrays[name].shape)}, the network expects {list(parameter.shape)}",
-                "give the encoding, length, classes and sizes that they were trained with",
-            )
-        with np.errstate(over="ignore"):  # a value too large for float32 becomes infinite
-            finite = np.isfinite(arrays[name].astype(np.float32)).all()
-        if not finite:
-            raise UserError("the parameters hold non-finite values", f"{name} has NaN or infinity", GIVE_ANOTHER)
-    gradients = {name: parameter.list_grad() for name, parameter in parameters.items() if parameter.grad_req != "null"}
-    network.cast("float32")
-    for name, parameter in parameters.items():
-        if name in gradients:
-            set_gradients(parameter, gradients[name])  # the cast made new arrays, but others may hold the old ones
-        parameter.set_data(mx.nd.array(arrays[name], dtype="float32"))
-    mx.nd.waitall()
-    for name, array in values(network).items():
-        if not np.array_equal(array, arrays[name].astype(np.float32)):
-            raise RuntimeError(f"{name} did not take the value that was set")
 
 
 def save(arrays: Arrays, path: Path) -> None:
@@ -113,12 +37,11 @@ def save(arrays: Arrays, path: Path) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        mx.nd.save(str(temporary), {name: mx.nd.array(array, dtype=array.dtype) for name, array in arrays.items()})
+        params_file.write(temporary, arrays)
         sync(temporary)
-        load(temporary)  # MXNet does not notice if the disk is full when it flushes its last bytes
-    except (mx.MXNetError, UserError) as error:
+    except OSError:
         temporary.unlink(missing_ok=True)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
     temporary.replace(path)
 
 
@@ -195,3 +118,26 @@ def shape_of(arrays: Arrays, alphabet_size: int, feature_len: int, network: Mapp
             found = f"has {list(arrays[name].shape)} instead of {list(expected)}" if name in arrays else "is missing"
             raise UserError(NOT_OURS, f"{name} {found}", GIVE_ANOTHER)
     return shape
+
+
+def check(arrays: Arrays, shape: Shape) -> None:
+    """Check that the parameters are those of a network, and finite.
+
+    Raises:
+        UserError: A name or shape differs from the network's, or a value is not finite.
+    """
+    expected = shape.parameter_shapes()
+    if arrays.keys() != expected.keys():
+        odd = ", ".join(sorted(arrays.keys() ^ expected.keys())[:6])
+        raise UserError("the parameters do not belong to this network", f"names on one side only: {odd}", GIVE_ANOTHER)
+    for name, array in arrays.items():
+        if tuple(array.shape) != expected[name]:
+            raise UserError(
+                "the parameters do not belong to this network",
+                f"{name} has shape {list(array.shape)}, the network expects {list(expected[name])}",
+                "give the encoding, length, classes and sizes that they were trained with",
+            )
+        with np.errstate(over="ignore"):  # a value too large for float32 becomes infinite
+            finite = np.isfinite(array.astype(np.float32, copy=False)).all()
+        if not finite:
+            raise UserError("the parameters hold non-finite values", f"{name} has NaN or infinity", GIVE_ANOTHER)

@@ -1,4 +1,4 @@
-"""Safe reader of MXNet's parameter files. MXNet's own reader trusts the sizes in a file without checking them.
+"""Reader and writer of MXNet's parameter files. MXNet's own reader trusts the sizes in a file without checking them.
 
 The format, from ``src/ndarray/ndarray.cc`` of MXNet 1.9.1, is little-endian::
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import os
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -28,6 +29,7 @@ from crepe_dist.files import open_regular
 MAGIC = 0x112
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 DENSE = 0
+CPU = 1  # device type
 BFLOAT16 = 12
 # From mshadow/base.h, which also names larger integer types that MXNet 1.9.1 neither writes nor reads.
 TYPES: dict[int, np.dtype[Any]] = {
@@ -69,6 +71,29 @@ def read(path: Path) -> dict[str, np.ndarray] | list[np.ndarray]:
         entries, names = _Reader(stream).contents()
         arrays = [_values(stream, entry) for entry in entries]
     return dict(zip(names, arrays)) if names else arrays
+
+
+def write(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Write arrays by name, with the same bytes as ``mx.nd.save``.
+
+    Args:
+        arrays: arrays with a dtype of ``TYPES`` other than bfloat16, and at least one dimension.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    flags = {kind: flag for flag, kind in TYPES.items() if flag != BFLOAT16}
+    with path.open("wb") as stream:
+        stream.write(struct.pack("<QQQ", MAGIC, 0, len(arrays)))
+        for array in arrays.values():
+            values = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+            stream.write(struct.pack("<Iii", V2, DENSE, values.ndim))
+            stream.write(struct.pack(f"<{values.ndim}q", *values.shape))
+            stream.write(struct.pack("<iii", CPU, 0, flags[values.dtype]))
+            stream.write(values.data)
+        stream.write(struct.pack("<Q", len(arrays)))
+        for name in map(str.encode, arrays):
+            stream.write(struct.pack("<Q", len(name)) + name)
 
 
 def _values(stream: BinaryIO, entry: Entry) -> np.ndarray:

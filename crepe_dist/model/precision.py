@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from crepe_dist.distributed.cuda import compute_capability
 from crepe_dist.errors import UserError
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
-from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.settings.allowed_values import Precision
 
+if TYPE_CHECKING:
+    from crepe_dist.settings.model_options import ModelOptions
+
+OTHERS = {"mxnet": "MXNet's operators", "numpy": "NumPy"}
 TENSOR_CORES = (7, 0)  # lowest compute capability of GPUs that multiply float16 faster than float32
 
 
@@ -21,21 +25,27 @@ class Plan:
     Attributes:
         precision: float32, bfloat16 or float16 for products and activations. Parameters, sums, losses and logits are
             always float32.
-        library: our own kernels; ``None`` for MXNet's operators.
+        library: our own kernels, if they compute.
         why: reason for the selection, for display; may be empty.
+        without: what computes without a library: mxnet or numpy.
     """
 
     precision: str
     library: Library | None
     why: str
+    without: Literal["mxnet", "numpy"] = "mxnet"
+
+    @property
+    def kernels(self) -> str:
+        """What computes: own, mxnet or numpy."""
+        return "own" if self.library else self.without
 
     def result(self) -> dict[str, str]:
         """Return the values that must be equal on all ranks, by setting. The builds of the kernels may differ."""
-        kernels = "own" if self.library else "mxnet"
-        return {"model.precision": self.precision, "model.kernels": kernels}
+        return {"model.precision": self.precision, "model.kernels": self.kernels}
 
     def __str__(self) -> str:
-        kernels = f"own kernels ({self.library.name})" if self.library else "MXNet's operators"
+        kernels = f"own kernels ({self.library.name})" if self.library else OTHERS[self.without]
         return f"{self.precision}, {kernels}" + (f" ({self.why})" if self.why else "")
 
 
@@ -59,23 +69,31 @@ def plan(options: ModelOptions, device: Any, multiplies: bool = True) -> Plan:
     asked = "as requested"
     if not multiplies:
         options, asked = replace(options, precision="float32"), ""  # there is no other for n-grams
-    return _on_gpu(options, device, asked) if device.device_type == "gpu" else _on_cpu(options, asked)
+    if device.device_type == "gpu":
+        return _on_gpu(options, device, asked)
+    return _on_cpu(options.kernels, options.precision, asked)
 
 
-def _on_cpu(options: ModelOptions, asked: str) -> Plan:
+def plan_inference(multiplies: bool, precision: Precision = "auto") -> Plan:
+    """Select precision and kernels for inference on the CPU; other arguments as for ``plan``."""
+    asked = "as requested" if multiplies and precision != "auto" else ""
+    return replace(_on_cpu("auto", precision if multiplies else "float32", asked), without="numpy")
+
+
+def _on_cpu(kernels: str, precision: str, asked: str) -> Plan:
     found, trouble = library.find()
-    native = None if options.kernels == "mxnet" else found
-    if options.kernels == "own" and native is None:
+    native = None if kernels == "mxnet" else found
+    if kernels == "own" and native is None:
         raise UserError(
             "our own kernels cannot be used",
             trouble,
             "install g++ and reinstall crepe_dist, or use model.kernels auto",
         )
-    if trouble and options.kernels != "mxnet":
+    if trouble and kernels != "mxnet":
         asked = f"{asked}; {trouble}" if asked else trouble
-    if options.precision == "float16":
+    if precision == "float16":
         raise UserError("float16 needs a GPU", remedy="use model.precision auto, float32 or bfloat16")
-    if options.precision == "bfloat16":
+    if precision == "bfloat16":
         if native is not None and not native.bfloat16:
             raise UserError(
                 "this processor cannot compute in bfloat16",
@@ -83,7 +101,7 @@ def _on_cpu(options: ModelOptions, asked: str) -> Plan:
                 "use model.precision auto or float32",
             )
         return Plan("bfloat16", native, asked)
-    if options.precision == "float32":
+    if precision == "float32":
         return Plan("float32", native, asked)
     if native is not None and native.bfloat16:
         why = "the processor has " + ("AMX" if "amx" in native.name else "AVX512-BF16")

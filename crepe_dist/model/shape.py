@@ -6,12 +6,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from crepe_dist.errors import UserError
-from crepe_dist.settings.model_options import Kind, ModelOptions
+from crepe_dist.settings.allowed_values import Kind
+
+if TYPE_CHECKING:
+    from crepe_dist.settings.model_options import ModelOptions
 
 NOT_OURS = "these are not the parameters of a network of crepe_dist"
 GIVE_ANOTHER = "give parameters of such a network: a .params file or a run folder"
@@ -110,18 +113,6 @@ class Shape(ABC):
     def epochs_needed(cls, rows: int, batch_size: int) -> int:
         """Return the epochs after which the network usually tells classes apart, with ``rows`` training rows."""
         return math.ceil(cls.least_steps / steps_per_epoch(rows, batch_size))
-
-    @abstractmethod
-    def network(self, **kwargs: Any) -> Any:
-        """Make an uninitialised Gluon block; ``kwargs`` go to its constructor."""
-
-    @abstractmethod
-    def build(self, options: ModelOptions, device: Any) -> Any:
-        """Make a Gluon block and initialise it on ``device`` as ``options`` specify.
-
-        Raises:
-            UserError: The documents are too short for the network.
-        """
 
     @abstractmethod
     def open_kernels(self, functions: Any, precision: str, threads: int) -> Any:

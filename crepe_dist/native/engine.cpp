@@ -1,4 +1,4 @@
-// C interface for Python, called through ctypes; see library.py and model/engine.py.
+// C interface for Python, called through ctypes; see library.py and model/kernels.py.
 
 #include <sys/syscall.h>
 #include <unistd.h>

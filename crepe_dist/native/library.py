@@ -14,6 +14,7 @@ from crepe_dist.files import sha256
 
 SWITCH = "CREPE_DIST_KERNELS"  # for developers: one of BUILDS; or NONE, to behave as if installed without a compiler
 NONE = "none"
+GENERIC = "generic"  # for any processor of the architecture
 FOLDER = Path(__file__).parent
 RECORD = FOLDER / "builds.json"  # SHA-256 of the builds and their sources, written at compilation
 # Builds, best first, and the flags of /proc/cpuinfo that each needs. tools/hatch_build.py compiles them.
@@ -23,6 +24,7 @@ BUILDS = {
     "avx512_bf16": AVX512 | {"avx512_bf16"},
     "avx512": AVX512,
     "avx2": {"avx2", "fma"},
+    GENERIC: set(),
 }
 _BYTES = ctypes.c_void_p
 _FLOATS = ctypes.c_void_p
@@ -192,7 +194,7 @@ def _others() -> str:
 @cache
 def _best() -> tuple[Library | None, str]:
     names = runnable()
-    trouble = "" if names else "this processor has no AVX2"
+    trouble = "this processor has no AVX2" if names == [GENERIC] else ""
     for name in names:
         found, why = _load(name)
         trouble = trouble or why

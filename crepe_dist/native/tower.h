@@ -22,7 +22,7 @@
 #include "touched.h"
 
 constexpr long TOWER_TAPS = 5, GAP = TOWER_TAPS / 2, LEVELS = 3;
-constexpr uint64_t OTHER_STREAM = 0x5851F42D4C957F2Dull;  // as in model/dropout.py
+constexpr uint64_t OTHER_STREAM = 0x5851F42D4C957F2Dull;  // as in networks/dropout.py
 constexpr long MARGIN = 2 * BLOCK;  // rows before the first and after the last document that may be read
 
 constexpr uint32_t NO_ROW = UINT32_MAX;

@@ -17,6 +17,7 @@ from crepe_dist.wording import percent
 STYLES = ("text", "jsonl", "csv")
 DEFAULT_TOP = {"text": 5, "jsonl": 5, "csv": 1}  # number of classes in an answer
 SCORE_DIGITS = 4
+EXPLAINED = 100  # texts on a page of explanations
 
 
 class Answers:

@@ -49,5 +49,5 @@ def summarise(name: str, about: dict[str, Any], classes: list[str], encoding: En
         encoding.feature_len,
         encoding.mode != "notebook",
         not encoding.is_custom,
-        f"{'own' if plan.library else 'mxnet'}, {plan.precision}",
+        f"{plan.kernels}, {plan.precision}",
     )

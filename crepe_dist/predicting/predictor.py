@@ -6,24 +6,22 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, starmap
 from pathlib import Path
-from typing import Any
 
-import mxnet as mx
 import numpy as np
-import numpy.typing as npt
 
-from crepe_dist.data.alphabet import BLANK, Codes, Encoding
-from crepe_dist.data.loader import pack
-from crepe_dist.distributed.device import pick
+from crepe_dist.data.alphabet import BLANK, Encoding
+from crepe_dist.distributed.device import CPU, Device, pick_for_inference
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
-from crepe_dist.model.engine import Engine, open_engine
-from crepe_dist.model.precision import plan
+from crepe_dist.model.inference import Inference, Logits, open_inference
+from crepe_dist.model.parameters import Arrays
+from crepe_dist.model.precision import plan_inference
+from crepe_dist.model.shape import Shape
 from crepe_dist.predicting.occlusion import Explanation, finished, occlude_in_batches
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.preparing.formats.rows import EMPTY
 from crepe_dist.runs import checkpoint
-from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.settings.allowed_values import Precision
 
 BATCH_SIZE = 256
 MAX_CODES = 1 << 22  # characters in a batch; it limits the number of long documents in one batch
@@ -53,16 +51,15 @@ class Predictor:
     """Classifier of texts, made by ``load``.
 
     Attributes:
-        engine: computes logits [B, classes] of a batch.
+        engine: computes logits; has the parameters and the shape of the network.
         encoding: converts texts to codes.
         classes: class names in the order of the outputs.
     """
 
-    def __init__(self, engine: Engine, encoding: Encoding, classes: list[str]) -> None:
+    def __init__(self, engine: Inference, encoding: Encoding, classes: list[str]) -> None:
         self.engine = engine
         self.encoding = encoding
         self.classes = classes
-        engine.refresh()
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
         """Classify texts; return one prediction per text, in order.
@@ -84,7 +81,7 @@ class Predictor:
         batch_size = self._capped(batch_size)
         while batch := list(islice(texts, batch_size)):
             codes = self.encoding.encode(batch)
-            probabilities = mx.nd.softmax(self._logits(codes)).asnumpy()[: len(batch)]
+            probabilities = _softmax(self.engine.logits(codes))
             read = ((codes != BLANK) & (codes != self.encoding.alphabet.find(" "))).sum(axis=1)
             orders = np.argsort(-probabilities, axis=1, kind="stable").tolist()
             for text, row, order, known in zip(batch, probabilities.tolist(), orders, read.tolist()):
@@ -116,22 +113,17 @@ class Predictor:
         (prediction,) = self.predict([text])
         label = prediction.label if label is None else label
         index, batch_size = self.classes.index(label), self._capped(batch_size)
-        read, scores, words = yield from occlude_in_batches(text, self.encoding, self._logits_of, batch_size, index)
+        read, scores, words = yield from occlude_in_batches(text, self.encoding, self.engine.logits, batch_size, index)
         return Explanation(text, label, prediction, read.start, read.stop, tuple(scores), tuple(words))
-
-    def _logits_of(self, codes: Codes) -> npt.NDArray[np.float32]:
-        """Compute logits on the host: uint8 [n, feature_len] → float32 [n, classes]."""
-        logits: npt.NDArray[np.float32] = self._logits(codes).asnumpy()
-        return logits[: len(codes)]
-
-    def _logits(self, codes: Codes) -> mx.nd.NDArray:
-        """Compute logits on the device: uint8 [n, feature_len] → float32 [at least n, classes]."""
-        # The batch is padded to a power of two, so that few shapes are compiled.
-        rows = 1 << max(len(codes) - 1, 0).bit_length()
-        return self.engine.logits(pack(codes, np.zeros(len(codes), dtype=np.int32), rows, len(codes)))
 
     def _capped(self, batch_size: int) -> int:
         return max(1, min(batch_size, MAX_CODES // self.encoding.feature_len))
+
+
+def _softmax(logits: Logits) -> Logits:
+    """Compute probabilities, float32 [n, classes]."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def _unread(text: str) -> str:
@@ -174,11 +166,11 @@ def load(
     """
     path = checkpoint.find(None if checkpoint_or_run is None else str(checkpoint_or_run))
     foreign = Foreign(mode, feature_len, fold_accents, tuple(classes) if classes is not None else None)
-    return open_checkpoint(path, foreign, pick(device))
+    return open_checkpoint(path, foreign, pick_for_inference(device))
 
 
-def open_checkpoint(path: Path, foreign: Foreign, device: Any) -> Predictor:
-    """Open the checkpoint at ``path`` on an MXNet device; see ``load``."""
+def open_checkpoint(path: Path, foreign: Foreign, device: Device = CPU) -> Predictor:
+    """Open the checkpoint at ``path`` on a device; see ``load``."""
     about = checkpoint.describe(path)
     arrays = parameters.load(path)
     if about is None:
@@ -200,10 +192,19 @@ def open_checkpoint(path: Path, foreign: Foreign, device: Any) -> Predictor:
         )
     # Keep a float32 that was requested in training; any other precision depends on this device.
     in_float32 = network_about is not None and network_about.get("precision") == "float32"
-    options = ModelOptions(precision="float32" if in_float32 else "auto")
-    network = parameters.build(shape, options, device, seed=0)
-    parameters.set_values(network, arrays)
-    return Predictor(open_engine(network, plan(options, device, shape.multiplies), device), encoding, classes)
+    precision: Precision = "float32" if in_float32 else "auto"
+    if device.device_type == "gpu":
+        return Predictor(_on_gpu(shape, arrays, device, precision), encoding, classes)
+    return Predictor(open_inference(shape, arrays, plan_inference(shape.multiplies, precision)), encoding, classes)
+
+
+def _on_gpu(shape: Shape, arrays: Arrays, device: Device, precision: Precision) -> Inference:
+    import mxnet as mx
+
+    from crepe_dist.networks.gpu_inference import GraphInference
+    from crepe_dist.settings.model_options import ModelOptions
+
+    return GraphInference(shape, arrays, mx.gpu(device.device_id), ModelOptions(precision=precision))
 
 
 def _from_flags(path: Path, foreign: Foreign) -> tuple[Encoding, list[str]]:

@@ -19,7 +19,6 @@ from crepe_dist.reports.colours import FOR, PALETTE
 from crepe_dist.reports.page import render
 from crepe_dist.version import __version__
 
-MAX_ITEMS = 100  # texts on a page
 LEVELS = 4  # strengths of colour
 NOISE = 0.1  # rounding alone may produce scores up to this
 MAX_WORDS = 5  # words listed for a class, and against it

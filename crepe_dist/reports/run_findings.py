@@ -21,7 +21,7 @@ from crepe_dist.reports.score_tables import (
     unanswered,
 )
 from crepe_dist.reports.uncertainty import interval
-from crepe_dist.settings.model_options import Kind
+from crepe_dist.settings.allowed_values import Kind
 from crepe_dist.wording import counted, cut, listed, number, percent
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from crepe_dist.data.dataset import PARTS, Dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, sha256, sync, write_json, write_text
 from crepe_dist.model import parameters, tensors_file
-from crepe_dist.model.parameters import Arrays, Network
+from crepe_dist.model.parameters import Arrays
+from crepe_dist.model.shape import Shape
 from crepe_dist.runs.scores import MOST_CLASSES, Scores
 from crepe_dist.runs.state import Progress
 
@@ -36,7 +37,7 @@ def file_name(epoch: int, test_accuracy: float) -> str:
 
 
 def save(
-    run_dir: Path, network: Network, about: dict[str, Any], scores: dict[str, Scores], saved_step: int | None
+    run_dir: Path, arrays: Arrays, about: dict[str, Any], scores: dict[str, Scores], saved_step: int | None
 ) -> None:
     """Write the checkpoint of an epoch, as ``write`` does.
 
@@ -48,7 +49,7 @@ def save(
         UserError: it cannot be written.
     """
     try:
-        write(run_dir, parameters.values(network), about, scores)
+        write(run_dir, arrays, about, scores)
     except OSError as error:
         raise UserError(
             f"the checkpoint of epoch {about['epoch']} cannot be written",
@@ -57,7 +58,7 @@ def save(
         ) from error
 
 
-def description(record: dict[str, Any], data: Dataset, network: Network, precision: str) -> dict[str, Any]:
+def description(record: dict[str, Any], data: Dataset, shape: Shape, precision: str) -> dict[str, Any]:
     """Describe an epoch's parameters, so that they can be used without further flags.
 
     Args:
@@ -70,7 +71,7 @@ def description(record: dict[str, Any], data: Dataset, network: Network, precisi
         "metrics": record,
         "encoding": data.encoding.to_dict(),
         "classes": data.classes,
-        "network": {**network.shape.settings(), "precision": precision},
+        "network": {**shape.settings(), "precision": precision},
         "data": {"name": data.name, "fingerprint": data.fingerprint, "test": data.documents("test")},
     }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist.runs.metrics import METRICS, Record, read
-from crepe_dist.settings.training_options import is_epoch
+from crepe_dist.settings.allowed_values import is_epoch
 
 MOST_POINTS = 150
 MOST_EVENTS = 200

@@ -6,10 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.collectives import Collectives, once
-from crepe_dist.machine import describe
-from crepe_dist.model.engine import Engine
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.best_epoch import EpochChoice
 from crepe_dist.runs.run_folder import RunFolder
@@ -68,9 +65,12 @@ def read_result(folder: RunFolder) -> Result | None:
 
 
 def write_result(
-    folder: RunFolder, progress: Progress, choice: EpochChoice, engine: Engine, data: Dataset, ranks: Collectives
+    folder: RunFolder, progress: Progress, choice: EpochChoice, made: dict[str, Any], ranks: Collectives
 ) -> Result:
     """Write ``result.json`` on rank 0, which marks the run as finished; every rank calls it.
+
+    Args:
+        made: provenance of the run, for its report.
 
     Raises:
         UserError: on every rank, if the reported checkpoint is gone.
@@ -86,7 +86,7 @@ def write_result(
                 "chosen_by": choice.chosen_by,
                 "test_accuracy": reported["test_accuracy"],
                 "test_loss": reported["test_loss"],
-                "made": _provenance(engine, data, ranks.size),
+                "made": made,
             }
         )
 
@@ -94,19 +94,6 @@ def write_result(
     result = read_result(folder)
     assert result is not None
     return result
-
-
-def _provenance(engine: Engine, data: Dataset, processes: int) -> dict[str, Any]:
-    """Describe the provenance of the run for its report."""
-    return {
-        "processes": processes,
-        "device": str(engine.device),
-        "computes": str(engine.plan),
-        "parameters": engine.network.shape.parameters,
-        "environment": describe(),
-        "data": str(data.folder),
-        "rows": {name: data.class_counts(name).tolist() for name in data.parts},
-    }
 
 
 def overfit_summary(result: Result) -> str:

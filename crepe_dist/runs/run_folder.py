@@ -19,10 +19,10 @@ from crepe_dist.distributed.control import SUPERVISED_AS
 from crepe_dist.errors import UserError
 from crepe_dist.files import is_temporary, read_bytes, read_json, remove_temporary, write_json, write_text
 from crepe_dist.runs.checkpoint import CONFIG, FOLDER, RESULT, RUNS
+from crepe_dist.settings.allowed_values import is_epoch
 from crepe_dist.settings.config import Config, digest
 from crepe_dist.settings.model_options import IN_IDENTITY
 from crepe_dist.settings.schema import is_title
-from crepe_dist.settings.training_options import is_epoch
 from crepe_dist.settings.yaml_file import read
 
 IDENTITY = "run.json"

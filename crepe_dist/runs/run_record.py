@@ -18,9 +18,8 @@ from crepe_dist.runs.checkpoint import CONFIG, RESULT
 from crepe_dist.runs.history import History
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.scores import Scores
+from crepe_dist.settings.allowed_values import PAPER_DROPOUT, is_epoch
 from crepe_dist.settings.config import Config
-from crepe_dist.settings.model_options import PAPER_DROPOUT
-from crepe_dist.settings.training_options import is_epoch
 from crepe_dist.settings.yaml_file import read
 
 Settings = dict[str, Any]

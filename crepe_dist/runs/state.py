@@ -16,23 +16,19 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import mxnet as mx
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from crepe_dist.distributed.optimizers import other_optimizer
 from crepe_dist.errors import UserError
 from crepe_dist.files import identity, read_json, sha256, sync, write_json
-from crepe_dist.mxnet_internals import optimizer_state, set_optimizer_state, trainer_parameters
-from crepe_dist.settings.training_options import MANY, is_epoch
+from crepe_dist.settings.allowed_values import MANY, is_epoch
 from crepe_dist.version import __version__
 
 FORMAT = 2
 MANIFEST = "manifest.json"
 FILES = ("parameters.safetensors", "optimizer.safetensors", "state.json")
 SMOOTHING = 0.01  # weight of a new value in the moving average of the loss, as in the notebook
-OPTIMIZER_NAME = re.compile(r"(\d{1,4})\.([01])", re.ASCII)  # index of the parameter, and of its array
 CHECKPOINT = re.compile(r"[\w.]{1,80}\.params", re.ASCII)
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -277,71 +273,3 @@ def _load(path: Path, epochs: int) -> tuple[Snapshot, str]:
         raise ValueError(f"the position is in epoch {progress.epoch}, beyond the last of {epochs} epochs")
     snapshot = Snapshot(progress, load_file(str(path / FILES[0])), load_file(str(path / FILES[1])))
     return snapshot, str(manifest.get("version", ""))[:40]
-
-
-def optimizer_arrays(trainer: Any) -> Arrays:
-    """Copy the optimizer's arrays as ``<parameter>.<k>`` (momentum, or mean and variance) and its update count."""
-    updates, states = optimizer_state(trainer)
-    arrays: Arrays = {"updates": np.array([updates], dtype=np.int64)}
-    for index, state in states.items():
-        arrays.update({f"{index}.{k}": array.asnumpy() for k, array in enumerate(state)})
-    return arrays
-
-
-def set_optimizer_arrays(trainer: Any, arrays: Arrays, device: Any) -> None:
-    """Restore ``optimizer_arrays`` on a new trainer with the same optimizer and parameters.
-
-    Raises:
-        UserError: the arrays do not fit this optimizer or these parameters.
-    """
-    shapes = [tuple(parameter.shape) for parameter in trainer_parameters(trainer)]
-    by_index: dict[int, dict[int, Any]] = {}
-    for name, array in arrays.items():
-        if name == "updates":
-            continue
-        place = OPTIMIZER_NAME.fullmatch(name)
-        if place is None or int(place[1]) >= len(shapes):
-            raise other_optimizer(f"it has an array {name[:80]!r}")
-        index, k = int(place[1]), int(place[2])
-        if array.shape != shapes[index] or array.dtype != np.float32:
-            found, expected = f"{array.dtype} {list(array.shape)}", f"float32 {list(shapes[index])}"
-            raise other_optimizer(f"array {name} is {found} instead of {expected}")
-        by_index.setdefault(index, {})[k] = mx.nd.array(array, ctx=device, dtype=array.dtype)
-    number = moments(trainer.optimizer)
-    for index, given in by_index.items():
-        if len(given) != number:
-            raise other_optimizer(f"it has {len(given)} arrays for parameter {index} instead of {number}")
-    states = {index: tuple(states[k] for k in sorted(states)) for index, states in by_index.items()}
-    set_optimizer_state(trainer, updates(arrays), states, device)
-
-
-def moments(optimizer: mx.optimizer.Optimizer) -> int:
-    """Return the number of arrays that an optimizer keeps for a parameter."""
-    if isinstance(optimizer, mx.optimizer.Adam):
-        return 2
-    return 1 if optimizer.momentum else 0
-
-
-def check_numbers(arrays: Arrays) -> None:
-    """Refuse numbers that no optimizer computes; NaNs of rows that are not read would reach the parameters unnoticed.
-
-    Raises:
-        UserError: an array holds a NaN or an infinity, or a mean of squares is negative.
-    """
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise other_optimizer(f"array {name[:80]!r} has NaN or infinity")
-        if name.endswith(".1") and (array < 0).any():
-            raise other_optimizer(f"array {name[:80]!r} has a negative mean of squares")
-
-
-def updates(arrays: Arrays) -> int:
-    """Return the number of updates in ``optimizer_arrays``.
-
-    Raises:
-        UserError: there is none.
-    """
-    count = arrays.get("updates")
-    if count is None or count.shape != (1,) or count.dtype != np.int64 or count[0] < 0:
-        raise other_optimizer("it has no count of updates")
-    return int(count[0])

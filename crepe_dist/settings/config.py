@@ -16,12 +16,12 @@ from pydantic.dataclasses import dataclass
 from crepe_dist import invocation
 from crepe_dist.errors import UserError
 from crepe_dist.settings import arguments
+from crepe_dist.settings.allowed_values import CREPE_SMOOTHING
 from crepe_dist.settings.data_options import DataOptions
 from crepe_dist.settings.limits import near, shortened
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.settings.schema import Name, Settings, Title, alternatives, choices, typed, wanted
 from crepe_dist.settings.training_options import (
-    CREPE_SMOOTHING,
     EPOCHS,
     CheckpointOptions,
     EvaluationOptions,

@@ -5,24 +5,26 @@ from typing import Annotated, Any, Literal, Optional, Union
 
 from pydantic.dataclasses import dataclass
 
+from crepe_dist.settings.allowed_values import (
+    LARGEST_STRIDE,
+    LONGEST_NGRAM,
+    MOST_BLOCKS,
+    PAPER_DROPOUT,
+    Kind,
+    Precision,
+)
 from crepe_dist.settings.limits import real, whole
 from crepe_dist.settings.schema import EARLIER, Settings
 
-Kind = Literal["crepe", "ngrams", "paper"]
 Network = Union[Kind, Annotated[Literal["auto"], EARLIER]]
 Initialisation = Literal["xavier", "he", "paper"]
 Kernels = Literal["auto", "own", "mxnet"]
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Size = Literal["auto", "tiny", "small", "large"]
 # (filters, units): small and large are the paper's; tiny is ours, for small data and machines.
 SIZES: dict[str, tuple[int, int]] = {"tiny": (128, 512), "small": (256, 1024), "large": (1024, 2048)}
 TINY_BELOW_ROWS = 100_000
-LONGEST_NGRAM = 7  # characters; see model/ngrams.py
 MOST_BUCKETS = 1 << 24
 WIDEST = 1 << 16
-MOST_BLOCKS = 64
-LARGEST_STRIDE = 64  # characters
-PAPER_DROPOUT = 0.5  # the paper's and the notebook's
 OF_CREPE = ("reach", "embeddings", "width", "blocks", "stride")
 IN_IDENTITY = {"crepe": "joined", "paper": "crepe"}  # the paper's keeps the name that it had when it was the only one
 

@@ -1,22 +1,17 @@
 """Settings of the optimizer, the training loop and its output. Batch sizes are global, durations are in epochs."""
 
 from dataclasses import field
-from typing import Annotated, Any, Literal, Optional, Union
+from typing import Annotated, Literal, Optional, Union
 
 from pydantic.dataclasses import dataclass
 
 from crepe_dist.errors import UserError
+from crepe_dist.settings.allowed_values import MANY
 from crepe_dist.settings.data_options import LARGEST_BATCH
 from crepe_dist.settings.limits import real, whole
 from crepe_dist.settings.schema import Name, Settings
 
 REFERENCE_BATCH = 128
-MANY = 10**9  # steps, seconds or epochs; more is a typing error
-
-
-def is_epoch(number: Any) -> bool:
-    """Return whether a value from a file can be the number of an epoch."""
-    return type(number) is int and 0 <= number < MANY
 
 
 Weight = Annotated[float, real(0, MANY, open_below=True)]
@@ -68,7 +63,6 @@ class OptimizerOptions(Settings, group="optimizer"):
 
 
 EPOCHS = 5  # by default, unless there is much text
-CREPE_SMOOTHING = 0.1  # label smoothing of the network crepe, by default
 
 
 @dataclass

@@ -14,15 +14,16 @@ import numpy as np
 
 from crepe_dist import wording
 from crepe_dist.data.dataset import SAMPLE, folder_of
-from crepe_dist.data.loader import batches, epoch_order
+from crepe_dist.data.loader import batches
+from crepe_dist.data.order import epoch_order
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.gradients import Trainer
 from crepe_dist.distributed.world import World
-from crepe_dist.model import parameters
-from crepe_dist.model.engine import Engine
 from crepe_dist.model.shape import Shape
 from crepe_dist.mxnet_internals import structural_parameters
-from crepe_dist.runs.state import Progress, optimizer_arrays
+from crepe_dist.networks import block
+from crepe_dist.networks.engine import Engine
+from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
 from crepe_dist.training.banner import banner
 from crepe_dist.training.display import open_display
@@ -33,6 +34,7 @@ from crepe_dist.training.grace import check_grace
 from crepe_dist.training.guards import watched
 from crepe_dist.training.notes import notes
 from crepe_dist.training.observers.replicas import check_replicas
+from crepe_dist.training.optimizer_state import optimizer_arrays
 from crepe_dist.training.out_of_memory import explained
 from crepe_dist.training.resume import RunState
 from crepe_dist.training.schedule import learning_rate
@@ -55,7 +57,7 @@ def dry_run(config: Config, world: World, control: Control) -> None:
         if config.training.overfit_batches:
             data = few_batches(data, config)
         world.broadcast_parameters(structural_parameters(engine.network))
-        trained, sparse = parameters.trained(engine.network), engine.train_row_by_row(config.data.batch_size)
+        trained, sparse = block.trained(engine.network), engine.train_row_by_row(config.data.batch_size)
         trainer = world.trainer(trained, engine.optimizer(config.optimizer.name, config.optimizer.settings()), sparse)
         step = TrainingStep(engine, trainer, world.size, config.training.seed, config.optimizer.clip_norm)
         display.say(banner(config, data, engine, start, world, trainer.by))

@@ -9,18 +9,19 @@ import numpy as np
 
 from crepe_dist import machine
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.data.loader import share
+from crepe_dist.data.order import share
 from crepe_dist.distributed.collectives import SAME_MACHINES
 from crepe_dist.distributed.same_device import pick_on_all
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
 from crepe_dist.model import ngrams, parameters
-from crepe_dist.model.engine import Engine, open_engine
-from crepe_dist.model.ngrams import NGrams
 from crepe_dist.model.objective import Objective, balanced
-from crepe_dist.model.parameters import Network
 from crepe_dist.model.precision import Plan, plan
 from crepe_dist.model.shape import Shape
+from crepe_dist.networks import block
+from crepe_dist.networks.block import Network
+from crepe_dist.networks.engine import Engine, open_engine
+from crepe_dist.networks.ngrams_block import NGrams
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training import transfer
@@ -66,7 +67,7 @@ def build_network(config: Config, dataset: Dataset, device: Any, start: Start | 
     """Build the network for a configuration and its data, with initial or given parameters."""
     shape = start.shape if start else _shape(config.model, dataset)
     _check_memory(shape)
-    network = parameters.build(shape, config.model, device, config.training.seed)
+    network = block.build(shape, config.model, device, config.training.seed)
     if start:
         start.give(network)
     return network

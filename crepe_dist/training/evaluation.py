@@ -6,15 +6,15 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import takewhile
+from typing import Protocol
 
-import mxnet as mx
 import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.dataset import Dataset, Part
-from crepe_dist.data.loader import batches
-from crepe_dist.distributed.world import World
-from crepe_dist.model.engine import Engine
+from crepe_dist.data.order import Order
+from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.model.shape import Shape
 from crepe_dist.runs.scores import BINS, MILLION, MISTAKES, RANKED, Mistake, Scores, worst
 from crepe_dist.settings.training_options import EvaluationOptions
 
@@ -23,8 +23,25 @@ class Interrupted(Exception):
     """Raised on every rank if a request to stop arrives during evaluation."""
 
 
+class Scorer(Protocol):
+    """Engine that computes the logits of a split: that of training, or one for inference."""
+
+    @property
+    def shape(self) -> Shape:
+        """Configuration of the network."""
+
+    def scored(
+        self, part: Part, batch_size: int, rank: int, size: int
+    ) -> Iterator[tuple[Order, npt.NDArray[np.int32], npt.NDArray[np.float32]]]:
+        """Yield a rank's share of each global batch in the order of the split.
+
+        Returns:
+            Rows, int64 [n]; labels, int32 [n]; logits, float32 [n, classes].
+        """
+
+
 def evaluate_splits(
-    engine: Engine, data: Dataset, options: EvaluationOptions, world: World, is_stopping: Callable[[], bool]
+    engine: Scorer, data: Dataset, options: EvaluationOptions, world: Collectives, is_stopping: Callable[[], bool]
 ) -> dict[str, Scores]:
     """Score the network on every split but the train split; return the scores by name.
 
@@ -39,10 +56,10 @@ def evaluate_splits(
 
 
 def evaluate(
-    engine: Engine,
+    engine: Scorer,
     split: Part,
     batch_size: int,
-    world: World,
+    world: Collectives,
     *,
     sharded: bool = True,
     is_stopping: Callable[[], bool] = lambda: False,
@@ -57,11 +74,10 @@ def evaluate(
     Raises:
         Interrupted: on every rank, if ``is_stopping`` was true on one.
     """
-    engine.refresh()
     counting = _count(engine, split, batch_size, *((world.rank, world.size) if sharded else (0, 1)), world.beat)
     counting = takewhile(lambda _: not is_stopping(), counting)
     totals = next(iter(deque(counting, maxlen=1)), None) if sharded else world.on_root("evaluation", counting)
-    totals = totals or _Totals(engine.network.shape.classes, len(split))
+    totals = totals or _Totals(engine.shape.classes, len(split))
     world.trust()  # other ranks may be slower
     reports = world.gather([is_stopping(), [asdict(each) for each in totals.mistakes]], "evaluation.stop")
     world.beat()
@@ -139,12 +155,19 @@ class _Totals:
 
 
 def _count(
-    engine: Engine, part: Part, batch_size: int, rank: int, size: int, beat: Callable[[], None]
+    engine: Scorer, part: Part, batch_size: int, rank: int, size: int, beat: Callable[[], None]
 ) -> Iterator[_Totals]:
     """Yield the running totals of this rank's documents after each batch."""
-    totals = _Totals(engine.network.shape.classes, len(part))
-    for batch in batches(part, np.arange(len(part)), batch_size, rank, size, prepare=engine.prepare):
-        log_probabilities = mx.nd.log_softmax(engine.logits(batch)).asnumpy().astype(np.float64)
-        totals.add(batch.rows, batch.labels, log_probabilities[: len(batch.labels)])
+    totals = _Totals(engine.shape.classes, len(part))
+    for rows, labels, logits in engine.scored(part, batch_size, rank, size):
+        totals.add(rows, labels, _log_softmax(logits.astype(np.float64)))
         beat()
         yield totals
+
+
+def _log_softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Compute the logarithms of the probabilities, float64 [n, classes]."""
+    if not len(logits):
+        return logits
+    logits = logits - logits.max(axis=1, keepdims=True)
+    return np.asarray(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))

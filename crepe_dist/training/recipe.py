@@ -14,13 +14,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.data.loader import Batch, batches, epoch_order
+from crepe_dist.data.loader import Batch, batches
+from crepe_dist.data.order import epoch_order
 from crepe_dist.data.typos import with_typos
 from crepe_dist.distributed.collectives import once
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.world import World
-from crepe_dist.model import parameters
 from crepe_dist.mxnet_internals import structural_parameters
+from crepe_dist.networks.block import trained, values
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.best_epoch import EpochChoice
 from crepe_dist.runs.metrics import open_metrics
@@ -78,8 +79,8 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
             verify_data(data, world, folder.verified())
             world.broadcast_parameters(structural_parameters(engine.network))
             optimizer = engine.optimizer(config.optimizer.name, config.optimizer.settings())
-            trained, sparse = parameters.trained(engine.network), engine.train_row_by_row(config.data.batch_size)
-            trainer = world.trainer(trained, optimizer, sparse)  # hvd.DistributedTrainer; gluon.Trainer alone
+            weights, sparse = trained(engine.network), engine.train_row_by_row(config.data.batch_size)
+            trainer = world.trainer(weights, optimizer, sparse)  # hvd.DistributedTrainer; gluon.Trainer alone
             step = TrainingStep(engine, trainer, world.size, config.training.seed, config.optimizer.clip_norm)
             progress = Progress(epoch=config.training.start_epoch)
             metrics = open_metrics(
@@ -156,11 +157,11 @@ def save_epoch(run: Run, guards: Guards, choice: EpochChoice, scores: dict[str, 
     """Write the epoch's checkpoint on rank 0, and move on to the next epoch or to the end."""
     progress = run.progress
     record = checkpoint.epoch_record(progress, scores)
-    about = checkpoint.description(record, run.data, run.engine.network, run.config.model.precision)
+    about = checkpoint.description(record, run.data, run.engine.network.shape, run.config.model.precision)
     # If the write fails, all ranks must fail: none may continue as if the checkpoint existed.
     run.world.on_root(
         "checkpoint",
-        once(lambda: checkpoint.save(run.folder.path, run.engine.network, about, scores, guards.saved_step)),
+        once(lambda: checkpoint.save(run.folder.path, values(run.engine.network), about, scores, guards.saved_step)),
     )
     progress.epochs.append(record)
     if run.world.is_root:
@@ -176,7 +177,7 @@ def save_epoch(run: Run, guards: Guards, choice: EpochChoice, scores: dict[str, 
 
 def finish(run: Run, choice: EpochChoice, pages: Pages) -> Result:
     """Write the result and the report of the run; return the result."""
-    result = write_result(run.folder, run.progress, choice, run.engine, run.data, run.world)
+    result = write_result(run.folder, run.progress, choice, run.provenance(), run.world)
     overfitted = run.config.training.overfit_batches
     run.display.say(overfit_summary(result) if overfitted else str(result))
     report(run.config, run.data, run.world, run.folder, run.display, pages)

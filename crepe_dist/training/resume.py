@@ -8,14 +8,15 @@ from crepe_dist.distributed.collectives import once
 from crepe_dist.distributed.gradients import Trainer
 from crepe_dist.distributed.table import moved_on
 from crepe_dist.distributed.world import World
-from crepe_dist.model import parameters
-from crepe_dist.model.engine import Engine
 from crepe_dist.mxnet_internals import structural_parameters, trainer_parameters
+from crepe_dist.networks import block
+from crepe_dist.networks.engine import Engine
 from crepe_dist.runs import checkpoint, state
 from crepe_dist.runs.best_epoch import EpochChoice
 from crepe_dist.runs.metrics import Metrics
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.state import Arrays, Found, Progress, Snapshot
+from crepe_dist.training import optimizer_state
 from crepe_dist.training.display import Display
 from crepe_dist.training.loss_scale import LossScale
 from crepe_dist.version import __version__
@@ -41,16 +42,16 @@ class RunState:
         """Copy the current state."""
         self.trainer.publish()
         progress = replace(self.progress.copy(), precision=self.engine.plan.precision, loss_scale=self.scale.state())
-        optimizer = {**state.optimizer_arrays(self.trainer.gluon), **self.trainer.table_arrays()}
-        return Snapshot(progress, parameters.values(self.engine.network), optimizer)
+        optimizer = {**optimizer_state.optimizer_arrays(self.trainer.gluon), **self.trainer.table_arrays()}
+        return Snapshot(progress, block.values(self.engine.network), optimizer)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Restore a snapshot, the same one on every rank."""
-        state.check_numbers(snapshot.optimizer)
+        optimizer_state.check_numbers(snapshot.optimizer)
         values, optimizer = self._without_tables(snapshot.parameters, snapshot.optimizer)
-        parameters.set_values(self.engine.network, values)
-        optimizer = self.trainer.restore_tables(optimizer, state.updates(optimizer))
-        state.set_optimizer_arrays(self.trainer.gluon, optimizer, self.engine.device)
+        block.set_values(self.engine.network, values)
+        optimizer = self.trainer.restore_tables(optimizer, optimizer_state.updates(optimizer))
+        optimizer_state.set_optimizer_arrays(self.trainer.gluon, optimizer, self.engine.device)
         self.engine.refresh()
         self.progress.restore(snapshot.progress)
         self.scale.restore(snapshot.progress.loss_scale)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.world import World
-from crepe_dist.model.engine import Engine
+from crepe_dist.machine import describe
+from crepe_dist.networks.engine import Engine
 from crepe_dist.runs.metrics import Metrics
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.state import Progress
@@ -37,3 +39,15 @@ class Run:
     folder: RunFolder
     display: Display
     metrics: Metrics
+
+    def provenance(self) -> dict[str, Any]:
+        """Describe of what the run was made, for its report."""
+        return {
+            "processes": self.world.size,
+            "device": str(self.engine.device),
+            "computes": str(self.engine.plan),
+            "parameters": self.engine.network.shape.parameters,
+            "environment": describe(),
+            "data": str(self.data.folder),
+            "rows": {name: self.data.class_counts(name).tolist() for name in self.data.parts},
+        }

@@ -11,8 +11,8 @@ from typing import Any
 from crepe_dist import invocation
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import SAMPLE, Dataset, folder_of, open_dataset, verify
-from crepe_dist.data.loader import epoch_order
-from crepe_dist.distributed.world import World
+from crepe_dist.data.order import epoch_order
+from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.preparation import PrepareOptions, prepare_in_steps
 from crepe_dist.preparing.selection import Split
@@ -29,7 +29,7 @@ OVERFIT_STEPS = 100  # steps per epoch when a few batches are repeated
 
 
 def open_training_data(
-    config: Config, world: World, display: Display, page: Page | None = None, sample: Path | None = None
+    config: Config, world: Collectives, display: Display, page: Page | None = None, sample: Path | None = None
 ) -> Dataset:
     """Open the data of a run.
 
@@ -51,7 +51,7 @@ def open_training_data(
 
 
 def open_data(
-    source: str, world: World, display: Display, page: Page | None = None, sample: Path | None = None
+    source: str, world: Collectives, display: Display, page: Page | None = None, sample: Path | None = None
 ) -> Dataset:
     """Open a prepared folder on every rank; rank 0 prepares the sample if it is missing.
 
@@ -116,7 +116,7 @@ def few_batches(data: Dataset, config: Config) -> Dataset:
     return replace(data, parts={"train": part.some(rows, times), "test": part.some(rows)})
 
 
-def verify_data(data: Dataset, world: World, record: Path) -> None:
+def verify_data(data: Dataset, world: Collectives, record: Path) -> None:
     """Verify the checksums of the data in one process per host; skip files unchanged since the last time.
 
     Args:

@@ -16,8 +16,10 @@ from crepe_dist.files import sha256
 from crepe_dist.model import parameters
 from crepe_dist.model.ngrams import NGramShape
 from crepe_dist.model.paper import PaperShape
-from crepe_dist.model.parameters import Arrays, Network
+from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.shape import Shape
+from crepe_dist.networks import block
+from crepe_dist.networks.block import Network
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings.model_options import ModelOptions
 
@@ -51,7 +53,7 @@ class Start:
         Raises:
             UserError: the arrays do not fit.
         """
-        parameters.set_values(network, {**parameters.values(network), **self.arrays})
+        block.set_values(network, {**block.values(network), **self.arrays})
 
 
 def read(given: str, options: ModelOptions, dataset: Dataset) -> Start:

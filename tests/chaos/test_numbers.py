@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from crepe_dist.data.loader import epoch_order, share
+from crepe_dist.data.order import epoch_order, share
 from crepe_dist.errors import ExitCode
 from crepe_dist.runs.state import Progress
 from tests.chaos import harness

@@ -28,11 +28,11 @@ from crepe_dist.data.loader import Batch, pack
 from crepe_dist.distributed import device
 from crepe_dist.distributed.world import HorovodWorld, World
 from crepe_dist.errors import UserError
-from crepe_dist.model.engine import open_engine
-from crepe_dist.model.matrix_products import products
 from crepe_dist.model.paper import PaperShape
-from crepe_dist.model.parameters import build, trained, values
 from crepe_dist.model.precision import plan
+from crepe_dist.networks.block import build, trained, values
+from crepe_dist.networks.engine import open_engine
+from crepe_dist.networks.matrix_products import products
 from crepe_dist.predicting import predictor
 from crepe_dist.settings.model_options import ModelOptions, Precision
 from crepe_dist.training.step import TrainingStep

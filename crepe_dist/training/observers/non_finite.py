@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from crepe_dist.data.loader import Order, epoch_order, share
+from crepe_dist.data.order import Order, epoch_order, share
 from crepe_dist.distributed.watchdog import SHOWN_ROWS
 from crepe_dist.errors import UserError
 from crepe_dist.runs.metrics import Metrics

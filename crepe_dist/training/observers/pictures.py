@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 from crepe_dist.distributed.control import Control, Wish
-from crepe_dist.model import parameters
-from crepe_dist.model.parameters import Network
+from crepe_dist.networks import block
+from crepe_dist.networks.block import Network
 from crepe_dist.runs.metrics import Metrics
 from crepe_dist.runs.scores import Scores
 from crepe_dist.runs.state import Progress
@@ -36,7 +36,7 @@ class Pictures(Observer):
     def after_epoch(self, record: dict[str, Any], scores: dict[str, Scores]) -> None:
         now = time.monotonic()
         if self.control.wish is Wish.GO_ON and (self.progress.finished or self._took <= SHARE * (now - self._drawn)):
-            values = partial(parameters.values, self.network)
+            values = partial(block.values, self.network)
             self.metrics.pictures(record["step"], values, scores, self.classes)
             self._drawn = time.monotonic()
             self._took = self._drawn - now

@@ -11,8 +11,8 @@ from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.distributed.control import Wish
 from crepe_dist.distributed.gradients import Trainer
 from crepe_dist.errors import ExitCode, UserError
-from crepe_dist.model import parameters
-from crepe_dist.model.parameters import Network
+from crepe_dist.networks import block
+from crepe_dist.networks.block import Network
 from crepe_dist.training.observers.observer import Observer
 from crepe_dist.training.step import Outcome
 
@@ -41,7 +41,7 @@ def check_replicas(network: Network, ranks: Collectives) -> None:
     if ranks.size == 1:
         return
     table = np.zeros(ranks.size, dtype=np.int64)
-    table[ranks.rank] = parameters.digest(network)
+    table[ranks.rank] = block.digest(network)
     digests = ranks.sum(table, "digest").tolist()
     usual, _ = Counter(digests).most_common(1)[0]
     odd = [rank for rank, each in enumerate(digests) if each != usual]

@@ -9,7 +9,7 @@ from typing import Any
 
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.loader import Batch
-from crepe_dist.model.engine import Engine
+from crepe_dist.networks.engine import Engine
 from crepe_dist.runs.metrics import Metrics
 from crepe_dist.runs.scores import Scores
 from crepe_dist.runs.state import Progress

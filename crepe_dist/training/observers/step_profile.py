@@ -11,8 +11,8 @@ import mxnet as mx
 from crepe_dist.data.loader import Batch
 from crepe_dist.distributed.world import World
 from crepe_dist.files import write_json
-from crepe_dist.model.engine import Engine, no_mark
-from crepe_dist.model.matrix_products import products
+from crepe_dist.networks.engine import Engine, no_mark
+from crepe_dist.networks.matrix_products import products
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.training.display import gigaflops
 from crepe_dist.training.observers.observer import Observer

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import os
-import threading
-import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Callable
 
 import mxnet as mx
 import numpy as np
+import numpy.typing as npt
 from mxnet import autograd
 
 from crepe_dist import machine
-from crepe_dist.data.loader import EXTRA, Batch, Unpack
+from crepe_dist.data.dataset import Part
+from crepe_dist.data.loader import EXTRA, Batch, Unpack, batches
+from crepe_dist.data.order import Order
 from crepe_dist.data.pieces import pieces, rows_per_piece
 from crepe_dist.distributed.optimizers import OWN
 from crepe_dist.distributed.table import SparseParameter
-from crepe_dist.model import dropout, parameters
-from crepe_dist.model.loss import Loss
+from crepe_dist.model.kernels import Kernels
 from crepe_dist.model.objective import PLAIN, Objective
-from crepe_dist.model.parameters import Network
 from crepe_dist.model.precision import Plan
+from crepe_dist.model.shape import Shape
 from crepe_dist.mxnet_internals import mark_gradient_fresh, pointer, pointers, structural_parameters, view
-from crepe_dist.native.library import Library, threads
+from crepe_dist.native.library import Library
+from crepe_dist.networks import block, dropout
+from crepe_dist.networks.block import Network
+from crepe_dist.networks.loss import Loss
 
 MOST_CACHED = 1 << 29  # bytes in which a process remembers the n-grams of documents
 
@@ -53,6 +55,19 @@ class Engine:
         self.device = device
         self.objective = objective
         self.piece = piece
+
+    @property
+    def shape(self) -> Shape:
+        """Configuration of the network."""
+        return self.network.shape
+
+    def scored(
+        self, part: Part, batch_size: int, rank: int, size: int
+    ) -> Iterator[tuple[Order, npt.NDArray[np.int32], npt.NDArray[np.float32]]]:
+        """Yield rows, labels and logits of a rank's share of each batch of a split, with the current parameters."""
+        self.refresh()
+        for batch in batches(part, np.arange(len(part)), batch_size, rank, size, prepare=self.prepare):
+            yield batch.rows, batch.labels, self.logits(batch).asnumpy()[: len(batch.labels)]
 
     def prepare(self, batch: Batch) -> Batch:
         """Add what the engine needs besides the packed documents; the loader's thread calls it."""
@@ -98,7 +113,7 @@ class Engine:
         first, *others = pieces(batch, self.rows_at_a_time(batch))
         loss = self._gradients(first, seed, step, scale, mark)
         if others:
-            gradients = [parameter.grad() for parameter in parameters.trained(self.network).values()]
+            gradients = [parameter.grad() for parameter in block.trained(self.network).values()]
             sums = [gradient.copy() for gradient in gradients]
             for piece in others:
                 loss = loss + self._gradients(piece, seed, step, scale, mark)
@@ -174,37 +189,29 @@ class GraphEngine(Engine):
 class NativeEngine(Engine):
     """Engine on our own kernels (``crepe_dist/native``), which access the memory of the Gluon parameters.
 
-    ``scale`` must be 1. Concurrent calls are serialised, since each uses all cores. A forked child opens its own engine
-    with one thread, because OpenMP's threads do not survive a fork.
+    ``scale`` must be 1. Concurrent calls are serialised, since each uses all cores.
     """
 
     def __init__(
         self, network: Network, plan: Plan, device: Any, library: Library, objective: Objective = PLAIN, piece: int = 0
     ) -> None:
         super().__init__(network, plan, device, objective, piece)
-        self._functions = library.functions
         self._parameters = list(network.collect_params().values())
-        self._trained = list(parameters.trained(network).values())
-        self._open(threads())
+        self._trained = list(block.trained(network).values())
+        self._kernels = Kernels(network.shape, library, plan.precision)
+        self._begin()
 
-    def _open(self, threads: int) -> None:
-        shape, functions = self.network.shape, self._functions
-        engine = shape.open_kernels(functions, self.plan.precision, threads)
-        self._check(engine is None)
-        weights = np.ascontiguousarray(self.objective.class_weights(shape.classes))
-        smoothing = self.objective.smoothing
-        self._check(functions.crepe_objective(engine, smoothing, weights.ctypes.data, shape.classes))
-        self._engine = engine
+    def _begin(self) -> None:
+        classes = self.network.shape.classes
+        weights = np.ascontiguousarray(self.objective.class_weights(classes))
+        self._kernels.call("crepe_objective", self.objective.smoothing, weights.ctypes.data, classes)
         self._has_weights = False
-        self._lock = threading.Lock()
-        self._process = os.getpid()
-        weakref.finalize(self, self._functions.crepe_close, engine)
 
     def optimizer(self, name: str, settings: Mapping[str, float]) -> mx.optimizer.Optimizer:
         return OWN[name](**settings)
 
     def train_row_by_row(self, documents: int) -> Sequence[SparseParameter]:
-        named, order = structural_parameters(self.network), sorted(parameters.trained(self.network))
+        named, order = structural_parameters(self.network), sorted(block.trained(self.network))
         found = []
         for which, (name, rows) in enumerate(self.network.shape.most_rows(documents).items()):
             parameter = named[name]
@@ -217,11 +224,11 @@ class NativeEngine(Engine):
 
     def _use_table(self, which: int, table: int) -> None:
         cached = min(MOST_CACHED, machine.memory() // 32)
-        self._check(self._functions.crepe_use_table(self._engine, which, table, cached))
+        self._kernels.call("crepe_use_table", which, table, cached)
 
     def refresh(self) -> None:
         self._follow_fork()
-        with self._lock:
+        with self._kernels.lock:
             self._set(anew=True)
 
     def logits(self, batch: Batch) -> mx.nd.NDArray:
@@ -230,9 +237,8 @@ class NativeEngine(Engine):
             self.refresh()
         rows, stride = self._shape_of(batch)
         logits = mx.nd.empty((rows, self.network.shape.classes))
-        with self._lock:
-            packed = pointer(batch.packed)
-            self._check(self._functions.crepe_forward(self._engine, packed, stride, rows, pointer(logits)))
+        with self._kernels.lock:
+            self._kernels.call("crepe_forward", pointer(batch.packed), stride, rows, pointer(logits))
         return logits
 
     def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> mx.nd.NDArray:
@@ -240,13 +246,13 @@ class NativeEngine(Engine):
         rows, _ = self._shape_of(batch)
         losses, total = np.empty(rows, np.float32), mx.nd.empty((1,))
         dropping = (self.network.shape.dropout, _seed(seed, step), batch.first)
-        run, packed = self._functions, pointer(batch.packed)
-        with self._lock:
+        packed = pointer(batch.packed)
+        with self._kernels.lock:
             self._set(anew=not self._has_weights)
             mark("copy")
-            self._check(run.crepe_train_forward(self._engine, packed, rows, *dropping, losses.ctypes.data))
+            self._kernels.call("crepe_train_forward", packed, rows, *dropping, losses.ctypes.data)
             mark("forward")
-            self._check(run.crepe_train_backward(self._engine, pointers([p.grad() for p in self._trained])))
+            self._kernels.call("crepe_train_backward", pointers([p.grad() for p in self._trained]))
         for parameter in self._trained:
             mark_gradient_fresh(parameter)
         view(total)[:] = losses.sum()
@@ -255,7 +261,7 @@ class NativeEngine(Engine):
 
     def _set(self, anew: bool) -> None:
         mx.nd.waitall()
-        self._check(self._functions.crepe_set(self._engine, pointers([p.data() for p in self._parameters]), anew))
+        self._kernels.call("crepe_set", pointers([p.data() for p in self._parameters]), anew)
         self._has_weights = True
 
     def _shape_of(self, batch: Batch) -> tuple[int, int]:
@@ -268,12 +274,8 @@ class NativeEngine(Engine):
 
     def _follow_fork(self) -> None:
         """Open another engine if this process was forked after the last one was opened."""
-        if self._process != os.getpid():
-            self._open(threads=1)
-
-    def _check(self, failed: int) -> None:
-        if failed:
-            raise MemoryError("there is not enough memory for the network and this batch")
+        if self._kernels.follow_fork():
+            self._begin()
 
 
 def _seed(*parts: int) -> int:

@@ -8,8 +8,8 @@ from typing import Any
 
 from mxnet.gluon import nn
 
-from crepe_dist.model.layers import Dropout
 from crepe_dist.mxnet_internals import drop_compiled_graph
+from crepe_dist.networks.layers import Dropout
 
 
 class Stage(nn.HybridSequential):

@@ -1,0 +1,98 @@
+"""Engines that compute logits without MXNet: our own kernels where they are compiled, NumPy elsewhere."""
+
+from __future__ import annotations
+
+import ctypes
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.data.alphabet import Codes
+from crepe_dist.data.dataset import Part
+from crepe_dist.data.order import Order, share
+from crepe_dist.model.kernels import Kernels
+from crepe_dist.model.numpy_networks import activations, network
+from crepe_dist.model.parameters import Arrays, check
+from crepe_dist.model.precision import Plan
+from crepe_dist.model.shape import Shape
+
+Logits = npt.NDArray[np.float32]
+MAX_ACTIVATIONS = 1 << 22  # numbers in the output of one of NumPy's layers; more do not fit into a processor's cache
+
+
+class Inference(ABC):
+    """Interface of the engines for trained parameters.
+
+    Attributes:
+        shape: configuration of the network.
+        arrays: float32 parameters by structural name.
+        plan: precision and kernels.
+
+    Raises:
+        UserError: The parameters do not belong to this network, or are not finite.
+    """
+
+    def __init__(self, shape: Shape, arrays: Arrays, plan: Plan) -> None:
+        check(arrays, shape)
+        self.shape = shape
+        self.arrays = {name: np.ascontiguousarray(arrays[name], np.float32) for name in shape.parameter_shapes()}
+        self.plan = plan
+
+    @abstractmethod
+    def logits(self, codes: Codes) -> Logits:
+        """Compute logits: uint8 [n, feature_len] → float32 [n, classes]."""
+
+    def scored(
+        self, part: Part, batch_size: int, rank: int = 0, size: int = 1
+    ) -> Iterator[tuple[Order, npt.NDArray[np.int32], Logits]]:
+        """Yield rows, labels and logits of a rank's share of each batch of a split."""
+        for start in range(0, len(part), batch_size):
+            rows = np.arange(*share(start, min(start + batch_size, len(part)), rank, size))
+            yield rows, np.asarray(part.labels[rows]), self.logits(part.codes(rows))
+
+
+def open_inference(shape: Shape, arrays: Arrays, plan: Plan) -> Inference:
+    """Build the engine on the CPU that ``plan`` selects; see ``Inference`` for the arguments."""
+    kind = NumpyInference if plan.library is None else KernelInference
+    return kind(shape, arrays, plan)
+
+
+class KernelInference(Inference):
+    """Engine on our own kernels. Its logits are bit-identical to those of training on the same build of them."""
+
+    def __init__(self, shape: Shape, arrays: Arrays, plan: Plan) -> None:
+        super().__init__(shape, arrays, plan)
+        assert plan.library is not None
+        self._kernels = Kernels(shape, plan.library, plan.precision)
+        self._set()
+
+    def _set(self) -> None:
+        addresses = [array.ctypes.data for array in self.arrays.values()]
+        self._kernels.call("crepe_set", (ctypes.c_void_p * len(addresses))(*addresses), True)
+
+    def logits(self, codes: Codes) -> Logits:
+        if self._kernels.follow_fork():
+            self._set()
+        codes = np.ascontiguousarray(codes)
+        rows, length = codes.shape
+        if length != self.shape.feature_len:
+            raise ValueError(f"the documents have {length} characters, the network reads {self.shape.feature_len}")
+        logits = np.empty((rows, self.shape.classes), np.float32)
+        with self._kernels.lock:
+            self._kernels.call("crepe_forward", codes.ctypes.data, length, rows, logits.ctypes.data)
+        return logits
+
+
+class NumpyInference(Inference):
+    """Engine on NumPy, in float32."""
+
+    def __init__(self, shape: Shape, arrays: Arrays, plan: Plan) -> None:
+        super().__init__(shape, arrays, plan)
+        self._network = network(shape, self.arrays)
+        self._rows = max(1, MAX_ACTIVATIONS // activations(shape))
+
+    def logits(self, codes: Codes) -> Logits:
+        parts = [self._network(codes[start : start + self._rows]) for start in range(0, len(codes), self._rows)]
+        return np.concatenate([np.empty((0, self.shape.classes), np.float32), *parts])

@@ -1,0 +1,39 @@
+"""Inference by MXNet's operators on a GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from crepe_dist.data.alphabet import Codes
+from crepe_dist.data.loader import pack
+from crepe_dist.model.inference import Inference, Logits
+from crepe_dist.model.parameters import Arrays
+from crepe_dist.model.precision import plan
+from crepe_dist.model.shape import Shape
+from crepe_dist.networks import block
+from crepe_dist.networks.engine import GraphEngine
+from crepe_dist.settings.model_options import ModelOptions
+
+
+class GraphInference(Inference):
+    """Engine on MXNet's operators.
+
+    Args:
+        device: MXNet context.
+        options: precision.
+    """
+
+    def __init__(self, shape: Shape, arrays: Arrays, device: Any, options: ModelOptions) -> None:
+        super().__init__(shape, arrays, plan(options, device, shape.multiplies))
+        network = block.build(shape, options, device, seed=0)
+        block.set_values(network, self.arrays)
+        self._engine = GraphEngine(network, self.plan, device)
+
+    def logits(self, codes: Codes) -> Logits:
+        # The batch is padded to a power of two, so that few shapes are compiled.
+        rows = 1 << max(len(codes) - 1, 0).bit_length()
+        batch = pack(codes, np.zeros(len(codes), np.int32), rows, len(codes))
+        logits: Logits = self._engine.logits(batch).asnumpy()
+        return logits[: len(codes)]

@@ -1,0 +1,75 @@
+"""The n-gram network as a Gluon block."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+from mxnet.gluon import nn
+
+from crepe_dist.data.loader import Batch
+from crepe_dist.model.hashing import fill
+from crepe_dist.model.ngrams import ROOT_SCALE, SCALE, NGramShape, look_up
+from crepe_dist.mxnet_internals import host_array, view
+from crepe_dist.networks.dropout import Kept
+
+
+class NGrams(nn.HybridBlock):
+    """Buckets, int32 [B, K], and a mask, float32 [B, K] → float32 logits [B, classes]; see ``inputs``."""
+
+    def __init__(self, shape: NGramShape, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.shape = shape
+        with self.name_scope():
+            self.weight = self.params.get("weight", shape=(shape.buckets, shape.classes), init="zeros")
+            self.bias = self.params.get("bias", shape=(shape.classes,), init="zeros")
+            # 1 for significant buckets, else 0: counted, not trained.
+            self.significant = self.params.get("significant", shape=(shape.buckets,), init="zeros", grad_req="null")
+
+    @property
+    def ngrams(self) -> NGrams:
+        """The block whose significant n-grams are counted before training: this one."""
+        return self
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Look up the buckets of a batch in host memory, because MXNet has no operator for it.
+
+        Padding repeats buckets of the batch, and the mask excludes it.
+
+        Returns:
+            The batch with two further arrays: buckets, int32 [B, K], and the mask, uint8 [B, K], 1 for buckets of the
+            row; K is ``max_ngrams``.
+        """
+        found, counts = look_up(view(batch.packed)[:, : self.shape.feature_len], self.shape)
+        own = np.arange(found.shape[1]) < counts[:, None]
+        fill(found, own, self.shape.buckets)
+        return replace(batch, extra=(host_array(found), host_array(own.view(np.uint8))))
+
+    def inputs(self, batch: Batch, codes: mx.nd.NDArray) -> tuple[mx.nd.NDArray, mx.nd.NDArray]:
+        """Return the arguments of the forward pass for ``batch``, on the device of its codes."""
+        found, own = (batch if batch.extra else self.prepare(batch)).extra
+        device = codes.context
+        return found.as_in_context(device), own.as_in_context(device).astype("float32")
+
+    def logits(self, buckets: mx.nd.NDArray, own: mx.nd.NDArray) -> mx.nd.NDArray:
+        """Compute the logits, float32 [B, classes]."""
+        return self(buckets, own)
+
+    def training_logits(self, kept: Kept, buckets: mx.nd.NDArray, own: mx.nd.NDArray) -> tuple[mx.nd.NDArray]:
+        """Compute the logits, float32 [B, classes], of the network's only part; it has no dropout."""
+        return (self(buckets, own),)
+
+    def compute_in(self, precision: str, device: Any) -> None:
+        """Do nothing: the network only adds numbers and always computes in float32."""
+
+    def hybrid_forward(self, F: Any, buckets: Any, mask: Any, weight: Any, bias: Any, significant: Any) -> Any:
+        rows = F.Embedding(buckets, weight, input_dim=self.shape.buckets, output_dim=self.shape.classes)
+        telling = mask * F.take(significant, buckets)
+        factors = 0
+        for group, all_of in ((telling, mask), (mask - telling, mask - telling)):
+            own, every = (F.sum(each, axis=1, keepdims=True) for each in (group, all_of))
+            scale = F.minimum(ROOT_SCALE * F.sqrt(every), SCALE) if self.shape.edges else SCALE
+            factors = factors + F.broadcast_mul(group, scale / F.maximum(own, 1))
+        return F.broadcast_add(F.batch_dot(F.expand_dims(factors, 1), rows).reshape((0, -1)), bias.expand_dims(0))

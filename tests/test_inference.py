@@ -1,0 +1,136 @@
+"""Inference without MXNet: NumPy equals our kernels, and our kernels equal those of training, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from crepe_dist.data.alphabet import BLANK
+from crepe_dist.data.loader import pack
+from crepe_dist.errors import UserError
+from crepe_dist.model.crepe import CrepeShape
+from crepe_dist.model.inference import KernelInference, NumpyInference, open_inference
+from crepe_dist.model.ngrams import NGramShape
+from crepe_dist.model.paper import PaperShape
+from crepe_dist.model.precision import Plan, plan_inference
+from crepe_dist.model.shape import Shape
+from crepe_dist.native import library
+from crepe_dist.native.library import Library
+from crepe_dist.networks import block
+from crepe_dist.networks.engine import NativeEngine
+from crepe_dist.settings.model_options import ModelOptions
+
+SHAPES: list[Shape] = [
+    CrepeShape(69, 61, 5, 4, 1 << 12, 3, 1 << 10, 32, 1, 1),
+    CrepeShape(69, 60, 3, 4, 1 << 12, 3, 1 << 10, 20, 3, 2),
+    CrepeShape(254, 47, 40, 7, 1000, 7, 1000, 64, 4, 5),
+    CrepeShape(69, 5, 3, 7, 1000, 7, 1000, 8, 2, 1),
+    NGramShape(69, 60, 4, 5, 1 << 12),
+    NGramShape(69, 60, 4, 5, 1 << 12, edges=False),
+    PaperShape(69, 123, 3, 8, 16),
+    PaperShape(254, 331, 40, 48, 33),
+]
+BUILDS = library.runnable()
+
+
+@pytest.fixture(autouse=True)
+def every_build(monkeypatch):
+    """These tests name the builds that they run."""
+    monkeypatch.delenv(library.SWITCH, raising=False)
+
+
+def make(shape: Shape) -> dict[str, np.ndarray]:
+    """Parameters of which none is zero, and whose logits are of the size of those of trained ones."""
+    generator, arrays = np.random.default_rng(1), {}
+    for name, size in shape.parameter_shapes().items():
+        if name.endswith("significant"):
+            arrays[name] = (generator.random(size) < 0.1).astype(np.float32)
+        else:
+            fan_in = int(np.prod(size[1:])) if "convolutions" in name or ("." in name and name[0].isdigit()) else 100
+            arrays[name] = generator.normal(0, (1 / max(fan_in, 1)) ** 0.5, size).astype(np.float32)
+        if name.removeprefix("ngrams.") == "weight":  # its rows are multiplied by 300
+            arrays[name] *= 0.03
+    return arrays
+
+
+def some_codes(shape: Shape, rows: int) -> np.ndarray:
+    """Documents with no character, one, all and some, with unknown ones inside."""
+    generator, most = np.random.default_rng(rows), shape.feature_len
+    codes = generator.integers(0, shape.alphabet_size, (rows, most)).astype(np.uint8)
+    for row, known in enumerate((0, 1, most, most - 1, *generator.integers(0, most + 1, rows).tolist())):
+        if row < rows:
+            codes[row, known:] = BLANK
+    codes[3::3, 1] = BLANK
+    codes[1::2, 3] = BLANK
+    return codes
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", BUILDS)
+def test_numpy_equals_the_kernels(name, shape, monkeypatch):
+    arrays, codes = make(shape), some_codes(shape, 23)
+    expected = KernelInference(shape, arrays, Plan("float32", Library(name), "")).logits(codes)
+    monkeypatch.setenv(library.SWITCH, library.NONE)  # n-grams are found by NumPy, too
+    found = open_inference(shape, arrays, plan_inference(shape.multiplies))
+    assert isinstance(found, NumpyInference)
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(found.logits(codes), expected, atol=1e-5, rtol=1e-5)
+    monkeypatch.setattr(found, "_rows", 5)  # in several parts
+    np.testing.assert_allclose(found.logits(codes), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", BUILDS)
+def test_the_kernels_equal_those_of_training_bit_for_bit(name, shape):
+    """Whatever documents share a batch; training scores some hundreds at a time."""
+    arrays, codes, native = make(shape), some_codes(shape, 23), Library(name)
+    network = block.build(shape, ModelOptions(), mx.cpu(), seed=1)
+    block.set_values(network, arrays)
+    for precision in ("float32", "bfloat16") if native.bfloat16 and shape.multiplies else ("float32",):
+        plan = Plan(precision, native, "")
+        batch = pack(codes, np.zeros(len(codes), np.int32), 32, len(codes))
+        expected = NativeEngine(network, plan, mx.cpu(), native).logits(batch).asnumpy()[: len(codes)]
+        inference = KernelInference(shape, arrays, plan)
+        np.testing.assert_array_equal(inference.logits(codes), expected)
+        apart = [inference.logits(codes[row : row + 1]) for row in range(len(codes))]
+        np.testing.assert_array_equal(np.concatenate(apart), expected)
+        assert inference.logits(codes[:0]).shape == (0, shape.classes)
+
+
+def test_wrong_parameters_are_refused():
+    shape = SHAPES[4]
+    arrays = make(shape)
+    with pytest.raises(UserError, match="names on one side only: bias"):
+        open_inference(shape, {name: each for name, each in arrays.items() if name != "bias"}, plan_inference(False))
+    arrays["bias"][0] = np.nan
+    with pytest.raises(UserError, match="non-finite"):
+        open_inference(shape, arrays, plan_inference(False))
+
+
+def test_a_forked_child_classifies():
+    shape = SHAPES[0]
+    engine = KernelInference(shape, make(shape), Plan("float32", Library(BUILDS[-1]), ""))
+    codes = some_codes(shape, 3)
+    expected, (reader, writer) = engine.logits(codes), os.pipe()
+    if (child := os.fork()) == 0:
+        os.write(writer, engine.logits(codes).tobytes())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reader, expected.nbytes) == expected.tobytes()
+
+
+def test_the_public_names_import_no_mxnet(tmp_path: Path):
+    code = (
+        "import sys, json, crepe_dist; crepe_dist.load, crepe_dist.Config, crepe_dist.Result; "
+        "import crepe_dist.evaluating.scoring, crepe_dist.exporting.exporter, crepe_dist.serving.app; "
+        "print(json.dumps([name for name in ('mxnet', 'horovod') if name in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []
