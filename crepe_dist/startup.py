@@ -9,7 +9,7 @@ from types import FrameType
 
 from crepe_dist.errors import ExitCode, UserError
 
-PYTHONS = (3, 9), (3, 11)  # the lowest and the highest version
+PYTHON = (3, 9)  # the lowest version
 COMMANDS = ("-m", "crepe")  # sys.argv[0] of `python -m`, while it imports the package, and of the console command
 
 # SIGUSR2 means the same as SIGTERM: mpirun forwards it, but kills a second after SIGTERM; Grid Engine and LSF send it
@@ -18,19 +18,18 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
 def check_python() -> None:
-    """Refuse a Python that the pinned packages do not support, before an import of one of them fails.
+    """Refuse a Python that is too old, before an import fails.
 
     Raises:
         SystemExit: a command was started, which shows the message without a traceback.
         ImportError: the package was imported.
     """
-    low, high = PYTHONS
-    if low <= sys.version_info[:2] <= high:
+    if sys.version_info[:2] >= PYTHON:
         return
     message = str(
         UserError(
-            f"Python {'.'.join(map(str, sys.version_info[:3]))} is not one of 3.9, 3.10 and 3.11",
-            "MXNet 1.9.1 and the pinned versions of the other packages need one of them",
+            f"Python {'.'.join(map(str, sys.version_info[:3]))} is too old",
+            "crepe_dist needs Python 3.9 or later, and to train 3.9, 3.10 or 3.11",
             "in a clone of the repository: uv run -p 3.11 crepe train (or another command); uv downloads it if needed",
         )
     )

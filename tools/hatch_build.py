@@ -39,36 +39,75 @@ class NativeBuildHook(BuildHookInterface):
             return
         folder = Path(self.root) / FOLDER
         record = folder / "builds.json"
-        compiler = shlex.split(os.environ.get("CXX") or "g++")
-        if shutil.which(compiler[0]) is None:
-            print(f"{compiler[0]} was not found: crepe_dist is installed without its own kernels", file=sys.stderr)
+        builds = _unchanged(folder) or _compiled(folder)
+        if not builds["builds"]:
             record.unlink(missing_ok=True)
             return
-        sources = sorted([*folder.glob("*.cpp"), *folder.glob("*.h")])
-        digests = {}
-        for name, flags in BUILDS.items():
-            if flags and platform.machine() != "x86_64":
-                continue
-            target = folder / f"crepe_{name}.so"
-            partial = target.with_suffix(f".{os.getpid()}")
-            units = [str(path) for path in sources if path.suffix == ".cpp"]
-            done = subprocess.run(
-                [*compiler, *FLAGS.split(), *flags.split(), *units, "-o", str(partial)], capture_output=True, text=True
-            )
-            if done.returncode != 0:  # an old compiler may not know the newest instructions
-                print(f"crepe_dist is installed without its kernels for {name}:\n{done.stderr}", file=sys.stderr)
-                continue
-            partial.replace(target)
-            digests[name] = hashlib.sha256(target.read_bytes()).hexdigest()
-        if not digests:
-            record.unlink(missing_ok=True)
-            return
-        digests_of_sources = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sources}
         partial = record.with_suffix(f".{os.getpid()}")
-        partial.write_text(
-            json.dumps({"builds": digests, "sources": digests_of_sources}, indent=2) + "\n", encoding="utf-8"
-        )
+        partial.write_text(json.dumps(builds, indent=2) + "\n", encoding="utf-8")
         partial.replace(record)
-        build_data["artifacts"] += [f"/{FOLDER}/builds.json", *(f"/{FOLDER}/crepe_{name}.so" for name in digests)]
+        build_data["artifacts"] += [
+            f"/{FOLDER}/builds.json",
+            *(f"/{FOLDER}/{_file(name)}" for name in builds["builds"]),
+        ]
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-linux_{platform.machine()}"
+
+
+def _unchanged(folder: Path) -> dict[str, Any] | None:
+    """Return the record of an earlier compilation, if it would be repeated with the same result."""
+    try:
+        record: dict[str, Any] = json.loads((folder / "builds.json").read_text(encoding="utf-8"))
+        is_same = (record["sources"], record["by"]) == (_sources(folder), _by()) and all(
+            _digest(folder / _file(name)) == digest for name, digest in record["builds"].items()
+        )
+    except (OSError, ValueError, KeyError, TypeError, subprocess.CalledProcessError):
+        return None
+    return record if is_same else None
+
+
+def _compiled(folder: Path) -> dict[str, Any]:
+    """Compile each build that the compiler can; return the checksums, by name, and what determines them."""
+    found: dict[str, str] = {}
+    if shutil.which(_compiler()[0]) is None:
+        print(f"{_compiler()[0]} was not found: crepe_dist is installed without its own kernels", file=sys.stderr)
+        return {"builds": found}
+    units = [str(path) for path in sorted(folder.glob("*.cpp"))]
+    for name, flags in _builds().items():
+        target = folder / _file(name)
+        partial = target.with_suffix(f".{os.getpid()}")
+        done = subprocess.run(
+            [*_compiler(), *FLAGS.split(), *flags.split(), *units, "-o", str(partial)], capture_output=True, text=True
+        )
+        if done.returncode != 0:  # an old compiler may not know the newest instructions
+            print(f"crepe_dist is installed without its kernels for {name}:\n{done.stderr}", file=sys.stderr)
+            continue
+        partial.replace(target)
+        found[name] = _digest(target)
+    return {"builds": found, "sources": _sources(folder), "by": _by() if found else []}
+
+
+def _builds() -> dict[str, str]:
+    return BUILDS if platform.machine() == "x86_64" else {"generic": BUILDS["generic"]}
+
+
+def _file(name: str) -> str:
+    return f"crepe_{name}.so"
+
+
+def _compiler() -> list[str]:
+    return shlex.split(os.environ.get("CXX") or "g++")
+
+
+def _by() -> list[Any]:
+    """Return the version of the compiler, and its flags."""
+    version = subprocess.run([*_compiler(), "--version"], capture_output=True, text=True, check=True).stdout
+    return [version.splitlines()[0], FLAGS, _builds()]
+
+
+def _sources(folder: Path) -> dict[str, str]:
+    return {path.name: _digest(path) for path in sorted([*folder.glob("*.cpp"), *folder.glob("*.h")])}
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -17,8 +17,13 @@ ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = ROOT / "pyproject.toml"
 BLOCK = re.compile(r"(?<=    # pins: begin\n).*?(?=    # pins: end\n)", re.DOTALL)
 
-# Conditions that hold wherever MXNet's wheels run; uv adds them to the markers.
-ALWAYS = {"platform_machine == 'x86_64'", "sys_platform == 'linux'", "platform_python_implementation == 'CPython'"}
+# Conditions of `environments` in pyproject.toml, which uv adds to the markers.
+ALWAYS = {
+    "python_full_version < '3.15'",
+    "platform_machine == 'x86_64'",
+    "sys_platform == 'linux'",
+    "platform_python_implementation == 'CPython'",
+}
 
 
 def uv(*arguments: str) -> str:

@@ -10,10 +10,10 @@ from crepe_dist.diagnosis.outcome import Check
 from crepe_dist.distributed import cuda, horovod_build
 from crepe_dist.errors import UserError
 from crepe_dist.machine import PACKAGES
-from crepe_dist.startup import PYTHONS
 from crepe_dist.wording import counted, listed, size
 
 INSTALL = "reinstall with `uv sync` (without uv see docs/install.md)"
+PYTHONS = (3, 9), (3, 11)  # the lowest and the highest version with a wheel of MXNet
 NUMPY_TOO_NEW = (1, 24)
 GRADIENT_BYTES = 46_000_000  # of the paper's small network; Crepe has less, because its tables are trained row by row
 # Of Crepe, measured on the sample with batches of 64. A run keeps two states of 250 MB, and three checkpoints.
@@ -58,7 +58,7 @@ def versions(facts: Facts) -> Check:
             line,
             level="problem",
             what=f"Python {found['Python']} is not one of 3.9, 3.10 and 3.11",
-            why="MXNet 1.9.1 and the pinned versions of the other packages need one of them",
+            why="training needs MXNet 1.9.1, which has wheels for these versions",
             remedy="create an environment with another Python (`uv sync -p 3.11`)",
         )
     if "numpy" in found and _version(found["numpy"]) >= NUMPY_TOO_NEW:
