@@ -14,6 +14,7 @@ from crepe_dist.wording import counted, size
 EXAMPLES = """  python -m crepe_dist.export --out exported
   python -m crepe_dist.export runs/reviews-1f2e3d4c5b --data data/reviews --out exported
   python -m crepe_dist.export runs/reviews-1f2e3d4c5b --format web --out page
+  python -m crepe_dist.export runs/reviews-1f2e3d4c5b --format crepe --out reviews-model
   python -m crepe_dist.export runs/reviews-1f2e3d4c5b --format pytorch --out exported
   python -m crepe_dist.export crepe_gluon_epoch6.params --mode notebook --classes classes.txt --out exported
 """
@@ -23,9 +24,10 @@ def parser() -> arguments.Parser:
     flags = arguments.parser(
         "export",
         "Export the network for other programs. onnx: model.onnx, and crepe_runtime.py, which classifies texts with it "
-        "and only needs ONNX Runtime. web: a page that classifies text in the browser. pytorch: safetensors, and "
-        "crepe_torch.py, a PyTorch module that can also be trained. symbol: MXNet's symbol and parameters. params: "
-        "Gluon parameters with a description. The export is compared with our own engine on some texts, and only "
+        "and only needs ONNX Runtime. web: a page that classifies text in the browser. crepe: a folder for "
+        "crepe_dist elsewhere, model.safetensors and model.json. pytorch: the same, and crepe_torch.py, a PyTorch "
+        "module that can also be trained. symbol: MXNet's symbol and parameters. params: Gluon parameters with a "
+        "description. The export is compared with our own engine on some texts, and only "
         "written if the probabilities agree.",
         EXAMPLES,
     )

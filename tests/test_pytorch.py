@@ -20,7 +20,7 @@ from crepe_dist.benchmarking import peers_environment
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.exporting.exporter import TORCH_MODULE, export
-from crepe_dist.model import parameters, tensors_file
+from crepe_dist.model import tensors_file
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings import config
@@ -75,7 +75,7 @@ def exported(path: Path, folder: Path) -> Predictor:
 
 
 def logits(predictor: Predictor, given: list[str]) -> np.ndarray:
-    return predictor._logits_of(predictor.encoding.encode(given))
+    return predictor.engine.logits(predictor.encoding.encode(given))
 
 
 @pytest.fixture
@@ -126,8 +126,8 @@ def test_what_the_module_saved_opens_and_can_be_started_from(kind, tmp_path, mod
     np.testing.assert_allclose(logits(again, texts(20)), logits(predictor, texts(20)) + shift, atol=1e-5)
     start = transfer.read(str(tmp_path / "trained"), ModelOptions(), dataset)
     assert start.summary == f"all layers from {tmp_path / 'trained' / 'model.safetensors'}"
-    assert start.arrays.keys() == parameters.values(predictor.engine.network).keys()
-    assert start.shape == predictor.engine.network.shape
+    assert start.arrays.keys() == predictor.engine.arrays.keys()
+    assert start.shape == predictor.engine.shape
     with pytest.raises(UserError, match="encoded differently") as raised:
         transfer.read(str(tmp_path / "trained"), ModelOptions(), replace(dataset, encoding=ENCODINGS["full"]))
     assert "--mode paper" in raised.value.remedy

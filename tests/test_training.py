@@ -283,7 +283,7 @@ class TestOptions:
         train(
             data_with_validation,
             tmp_path / "run",
-            *(*PAPER, "--training.epochs=9", "--training.patience=2", "--optimizer.learning_rate=1e-9"),
+            *(*PAPER, "--training.epochs=9", "--training.patience=2", "--optimizer.learning_rate=1e-15"),
         )
         epochs = records(tmp_path / "run", "epoch")
         result = json.loads((tmp_path / "run" / "result.json").read_text())

@@ -38,16 +38,12 @@ def pick_for_inference(device: str, ranks: Collectives = ALONE) -> Device:
         UserError: as ``pick``; or ``gpu`` is asked for, and MXNet is not installed.
     """
     is_auto = device not in DEVICES or device == "auto"
-    if ranks.size == 1 and (device == "cpu" or (is_auto and not (has_mxnet() and _may_have_gpu()))):
+    if ranks.size == 1 and (device == "cpu" or (is_auto and not (has_gpu_driver() and has_mxnet()))):
         _visible("cpu" if device in DEVICES else device)
         return CPU
     import_mxnet(detect())
     picked = pick(device, ranks)
     return Device(picked.device_type, picked.device_id)
-
-
-def _may_have_gpu() -> bool:
-    return has_gpu_driver() or cuda.count() > 0
 
 
 def pick(device: str, ranks: Collectives = ALONE) -> Any:

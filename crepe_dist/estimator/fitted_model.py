@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.files import read_bytes, read_json
+from crepe_dist.predicting.predictor import Predictor, load
 from crepe_dist.preparing.auto_encoding import Fit
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import write_table
@@ -20,7 +21,6 @@ from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import Reading, find_sources
 from crepe_dist.settings.data_options import LONGEST_FITTED
 from crepe_dist.supervising.training_process import failure, training
-
 
 Files = dict[str, bytes]
 LARGEST = 1 << 34  # bytes of a checkpoint's file

@@ -62,6 +62,7 @@ def export(
         "web": partial(_write_web, name=name),
         "symbol": _write_symbol,
         "params": _write_params,
+        "crepe": _write_crepe,
         "pytorch": _write_pytorch,
     }
     ours = _in_float32(predictor)
@@ -157,10 +158,14 @@ def _write_params(ours: Predictor, about: About, folder: Path) -> Classify:
 
 
 def _write_pytorch(ours: Predictor, about: About, folder: Path) -> Classify:
+    shutil.copyfile(Path(__file__).with_name(TORCH_MODULE), folder / TORCH_MODULE)
+    return _write_crepe(ours, {**about, "characters": ours.encoding.characters()}, folder)
+
+
+def _write_crepe(ours: Predictor, about: About, folder: Path) -> Classify:
     path = folder / tensors_file.NAME
     tensors_file.write(ours.engine.arrays, path)
-    _describe(ours, {**about, "characters": ours.encoding.characters()}, path)
-    shutil.copyfile(Path(__file__).with_name(TORCH_MODULE), folder / TORCH_MODULE)
+    _describe(ours, about, path)
     reopened = _in_float32(open_checkpoint(path, Foreign()))
     return lambda texts: _probabilities(reopened, texts)
 

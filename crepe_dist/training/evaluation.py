@@ -160,13 +160,13 @@ def _count(
     """Yield the running totals of this rank's documents after each batch."""
     totals = _Totals(engine.shape.classes, len(part))
     for rows, labels, logits in engine.scored(part, batch_size, rank, size):
-        totals.add(rows, labels, _log_softmax(logits.astype(np.float64)))
+        totals.add(rows, labels, _log_softmax(logits).astype(np.float64))
         beat()
         yield totals
 
 
-def _log_softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Compute the logarithms of the probabilities, float64 [n, classes]."""
+def _log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Compute the logarithms of the probabilities, float32 [n, classes]."""
     if not len(logits):
         return logits
     logits = logits - logits.max(axis=1, keepdims=True)
