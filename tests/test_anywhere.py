@@ -1,0 +1,139 @@
+"""The wheel in environments of other Pythons, without MXNet: same answers as in training, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.model import parameters
+from crepe_dist.model.precision import plan
+from crepe_dist.networks import block
+from crepe_dist.networks.engine import open_engine
+from crepe_dist.predicting.predictor import load
+from crepe_dist.runs import checkpoint
+from crepe_dist.settings.model_options import ModelOptions
+from tests.conftest import NGRAMS, PAPER, QUICK, command, records, run
+from tests.needs import needs
+
+ROOT = Path(__file__).parents[1]
+MINORS = (9, 10, 12, 13, 14)
+NETWORKS = {"crepe": (), "ngrams": NGRAMS, "paper": PAPER}
+SECONDS = 600
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), needs("uv")]
+
+
+def python_of(minor: int) -> str | None:
+    """Find a Python 3.``minor`` in PATH, of pyenv or of uv."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    for path in sorted(pyenv.glob(f"versions/3.{minor}.*/bin/python")):
+        return str(path)
+    asked = ["uv", "python", "find", "--no-project", "--no-python-downloads", f"3.{minor}"]
+    found = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    return found or shutil.which(f"python3.{minor}")
+
+
+PYTHONS = {f"3.{minor}": found for minor in MINORS if (found := python_of(minor)) is not None}
+CHOSEN = [name for name in PYTHONS if name in ("3.9", "3.13")]
+CHOSEN += [name for name in list(PYTHONS)[-1:] if name not in CHOSEN]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    run(["uv", "build", "--wheel", "-q", "-o", str(out)], ROOT, seconds=SECONDS)
+    (found,) = out.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def runs(data, tmp_path_factory) -> dict[str, Path]:
+    """A run of each network, trained by MXNet's Gluon."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, flags in NETWORKS.items():
+        train = command("train", "--data", data, "--run-dir", folder / name, *QUICK, *flags, "--training.epochs=1")
+        run(train, folder)
+    return {name: folder / name for name in NETWORKS}
+
+
+@pytest.fixture(scope="module", params=CHOSEN)
+def python(request, wheel, tmp_path_factory) -> Path:
+    """The Python of an environment that has the wheel, and what it depends on."""
+    folder = tmp_path_factory.mktemp(f"python{request.param}") / "venv"
+    run(["uv", "venv", "-q", "-p", PYTHONS[request.param], str(folder)], folder.parent)
+    found = folder / "bin" / "python"
+    run(["uv", "pip", "install", "-q", "-p", str(found), str(wheel)], folder.parent, seconds=SECONDS)
+    return found
+
+
+def training_logits(path: Path, codes: np.ndarray) -> np.ndarray:
+    """What training's own engine computes with the parameters of a checkpoint."""
+    shape, arrays = load(path).engine.shape, parameters.load(path)
+    network = block.build(shape, ModelOptions(), mx.cpu(), seed=0)
+    block.set_values(network, arrays)
+    engine = open_engine(network, plan(ModelOptions(), mx.cpu(), shape.multiplies), mx.cpu())
+    part = type("Part", (), {"__len__": lambda _: len(codes), "labels": np.zeros(len(codes), np.int32)})()
+    part.codes = lambda rows: codes[rows]
+    return np.concatenate([logits for _, _, logits in engine.scored(part, 50, 0, 1)])
+
+
+def test_there_is_a_python_to_try():
+    """The tests below run for no Python at all where none but the present one is installed."""
+    assert CHOSEN
+
+
+def test_the_wheel_is_of_this_platform_and_has_the_kernels(wheel):
+    assert wheel.name.endswith(f"-py3-none-linux_{os.uname().machine}.whl")
+    listed = run(["python3", "-m", "zipfile", "-l", str(wheel)], wheel.parent)
+    assert "crepe_dist/native/crepe_generic.so" in listed
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_logits_are_those_of_training(python, runs, data, name, tmp_path):
+    code = (
+        "import sys, numpy as np, crepe_dist; from crepe_dist.data.dataset import open_dataset\n"
+        "part = open_dataset(sys.argv[2]).parts['test']\n"
+        "np.save('logits.npy', crepe_dist.load(sys.argv[1]).engine.logits(part.codes(np.arange(len(part)))))\n"
+        "assert not {'mxnet', 'horovod', 'pandas', 'pydantic'} & set(sys.modules)"
+    )
+    run([str(python), "-c", code, str(runs[name]), str(data)], tmp_path)
+    part = open_dataset(data).parts["test"]
+    expected = training_logits(checkpoint.find(str(runs[name])), np.asarray(part.codes(np.arange(len(part)))))
+    np.testing.assert_array_equal(np.load(tmp_path / "logits.npy"), expected)
+
+
+def test_scores_are_those_of_training(python, runs, data, tmp_path):
+    evaluate = [str(python), "-m", "crepe_dist.evaluate", str(runs["crepe"]), "--data", str(data)]
+    run([*evaluate, "--json", "scores.json", "--html", "page.html"], tmp_path)
+    (epoch,) = records(runs["crepe"], "epoch")
+    found = json.loads((tmp_path / "scores.json").read_text())
+    assert (found["accuracy"], found["loss"]) == (epoch["test_accuracy"], epoch["test_loss"])
+
+
+def test_commands_that_need_no_mxnet(python, runs, data, tmp_path):
+    def crepe(*arguments: object, code: int = 0) -> str:
+        return run([str(python), "-m", "crepe_dist", *map(str, arguments)], tmp_path, code=code)
+
+    rows = "".join(f"{'good' if row % 2 else 'bad'},text number {row}\n" for row in range(100))
+    (tmp_path / "rows.csv").write_text(f"label,text\n{rows}")
+    crepe("prepare", "rows.csv", "--out", "prepared", "--test", "0.2")
+    crepe("export", runs["crepe"], "--data", data, "--format", "crepe", "--out", "model")
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["model.json", "model.safetensors"]
+    for more in ((), ("--format", "jsonl"), ("--explain",)):
+        assert crepe("predict", "model", "--text", "some text", *more) == crepe(
+            "predict", runs["crepe"], "--text", "some text", *more
+        )
+    shutil.copytree(runs["crepe"], tmp_path / "run")
+    crepe("report", "run", "--data", data)
+    assert "accuracy" in crepe("compare", "run", runs["ngrams"])
+    said = crepe("train", "--data", "prepared", code=1)
+    assert said.startswith("error: training, and any use of a GPU, needs MXNet, which is not installed\n")
+    assert said.count("\n") == 3
+    assert "needs MXNet" in crepe("predict", "model", "--text", "x", "--device", "gpu", code=1)
