@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.dataset import MANIFEST, PARTS, SHARD_BYTES, Dataset, Part, ShardWriter, open_dataset, write_array
+from crepe_dist.data.dataset import (
+    MANIFEST,
+    PARTS,
+    SHARD_BYTES,
+    WEIGHTS,
+    Dataset,
+    Part,
+    ShardWriter,
+    open_dataset,
+    write_array,
+)
 from crepe_dist.files import write_json
 
 CHUNK = 4096  # rows that are copied together
@@ -34,6 +44,8 @@ def write(dataset: Dataset, folder: Path, rows: Mapping[str, int], seed: int) ->
 
 def _write(folder: Path, part: Part, feature_len: int, rows: npt.NDArray[np.int64]) -> dict[str, Any]:
     files = write_array(folder, f"{part.name}.labels.npy", part.labels[rows])
+    if part.weights is not None:
+        files |= write_array(folder, WEIGHTS, part.weights[rows])
     size = max(1, SHARD_BYTES // feature_len)
     keep_texts = part.name != "train"
     sizes = []

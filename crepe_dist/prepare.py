@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -50,6 +51,7 @@ def prepare(
     text: str | None = None,
     label: str | None = None,
     title: str | None = None,
+    weight: str | None = None,
     test: Table | str | Path | float | None = None,
     validation: Table | str | Path | float | None = None,
     **options: Any,
@@ -64,6 +66,7 @@ def prepare(
             files and folders.
         out: folder to create.
         text, label, title: columns; ``None``: those with usual names.
+        weight: column of the weights of training rows; ``None``: all count alike.
         test, validation: table or file of this split, or its share of the rows of ``source``; ``None``: 0.2 and none.
         options: further flags of the command ``prepare``, such as ``max_bad=0.05`` or ``overwrite=True``.
 
@@ -74,7 +77,7 @@ def prepare(
         UserError: the columns or their lengths do not fit, too many rows are unusable, or ``out`` exists.
     """
     with TemporaryDirectory(prefix="crepe-prepare-") as folder:
-        wanted = Wanted(label, title, text)
+        wanted = Wanted(label, title, text, weight)
 
         def file(given: Any, name: str) -> Any:
             """Write a table to a file, and return its path; return the names of files as they are."""
@@ -82,13 +85,14 @@ def prepare(
             if not is_table(given):
                 return given
             path = Path(folder) / f"{name}.jsonl"
-            wanted = write_table(given, path, wanted)
+            found = write_table(given, path, wanted if name == "table" else replace(wanted, weight=None))
+            wanted = found if name == "table" else wanted
             return path
 
         try:
             sources = file(source, "table")
             options |= {"test": file(test, "test"), "validation": file(validation, "validation")}
-            options |= {"label": wanted.label, "title": wanted.title, "text": wanted.text}
+            options |= {"label": wanted.label, "title": wanted.title, "text": wanted.text, "weight": wanted.weight}
             names = map(str, sources if isinstance(sources, (list, tuple)) else [sources])
             given = parser().parse_args([*_flags(options), f"--out={out}", "--", *names])
             return finish_steps(steps(given, data_page.page, f"crepe_dist.prepare(…, {str(out)!r})"))
@@ -109,7 +113,7 @@ def _for_python(error: UserError) -> UserError:
     """Spell the flags in a message as arguments of ``prepare``."""
     for name in ("what", "why", "remedy"):
         text = re.sub(r"--overwrite\b(?!=)", "overwrite=True", getattr(error, name))
-        text = re.sub(r"--(text|title|label)-column\b", r"--\1", text)
+        text = re.sub(r"--(text|title|label|weight)-column\b", r"--\1", text)
         text = re.sub(r"--([a-z]+(?:-[a-z]+)*)(?: (?=[\dA-Z'\"]))?", lambda flag: f"{flag[1].replace('-', '_')}=", text)
         setattr(error, name, text)
     return error

@@ -122,6 +122,15 @@ def test_options_of_training():
     assert "validation_accuracy" in about
 
 
+@pytest.mark.usefixtures("fast")
+def test_weights_of_rows():
+    """Texts of weight 0, which have the wrong label, are not learned. A blank text does not shift the weights."""
+    wrong = np.where(LABELS == "good", "bad", "good")
+    weights = np.array([2.0] * 101 + [0.0] * 100)
+    estimator = small(epochs=4).fit(["", *TEXTS, *TEXTS], np.r_[["bad"], LABELS, wrong], sample_weight=weights)
+    assert estimator.score(TEXTS, LABELS) == 1
+
+
 @pytest.mark.parametrize(
     ("labels", "classes"),
     [
@@ -164,8 +173,10 @@ def test_errors_of_training_come_back():
     with pytest.raises(InvalidInput) as caught:
         small(settings={"model.widht": 3}).fit(TEXTS, LABELS)
     assert str(caught.value) == "error: there is no setting model.widht\n  do:  did you mean model.width?"
-    with pytest.raises(UserError, match="does not support sample_weight"):
-        small().fit(TEXTS, LABELS, sample_weight=np.ones(100))
+    with pytest.raises(InvalidInput, match="the weight of text 1 is -1"):
+        small().fit(TEXTS, LABELS, sample_weight=[1, -1] * 50)
+    with pytest.raises(InvalidInput, match="all weights are 0"):
+        small().fit(TEXTS, LABELS, sample_weight=np.zeros(100))
     with pytest.raises(UserError, match="class_weight has the label 'nice'"):
         small(class_weight={"nice": 2}).fit(TEXTS, LABELS)
 
@@ -215,11 +226,8 @@ def _spelled(rows):
     return [" ".join(f"{chr(97 + place % 26)}{round(2 * value):+d}" for place, value in enumerate(row)) for row in rows]
 
 
-WEIGHTED = ("pandas_series", "not_an_array", "list", "shape", "not_overwritten")
 UNSUPPORTED = {
-    **{f"check_sample_weights_{name}": "rows have no weights" for name in WEIGHTED},
-    "check_all_zero_sample_weights_error": "rows have no weights",
-    "check_sample_weight_equivalence_on_dense_data": "rows have no weights",
+    "check_sample_weight_equivalence_on_dense_data": "a repeated row is in other batches than a weighted one"
 }
 
 

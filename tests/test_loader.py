@@ -102,7 +102,7 @@ def test_pieces_have_one_shape(rows, most, size):
     extra.wait_to_read()  # as what a network prepares
     batch = replace(pack(codes, labels, rows, 100, 30), rows=np.arange(rows), extra=(extra,))
     divided = pieces(batch, most)
-    assert {piece.packed.shape for piece in divided} == {(size, 126)}
+    assert {piece.packed.shape for piece in divided} == {(size, 128)}
     assert [piece.first for piece in divided] == list(range(30, 30 + rows, size))
     assert {piece.documents for piece in divided} == {100}
     assert np.concatenate([piece.labels for piece in divided]).tolist() == labels.tolist()

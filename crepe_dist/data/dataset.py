@@ -1,6 +1,7 @@
 """The data set folder: memory-mapped arrays and their manifest, ``dataset.json``.
 
 ``<split>.labels.npy``           int32 [rows]
+``train.weights.npy``            float32 [rows], with mean 1; only if rows have weights
 ``<split>.codes-<shard>.npy``    uint8 [rows of the shard, feature_len]
 ``<split>.texts-<shard>.bin``    original texts in UTF-8; not for the training split
 ``<split>.offsets-<shard>.npy``  int64 [rows of the shard + 1], where each text starts and ends
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -28,15 +29,21 @@ from crepe_dist.files import identity, open_regular, read_json, sha256, sync, wr
 FORMAT = 2
 MANIFEST = "dataset.json"
 SPOOL_MANIFEST = "spool.json"  # written by `prepare --part`, for `prepare --merge`
+WEIGHTS = "train.weights.npy"
 QUARANTINE = "quarantine.jsonl"
 REPORT = "report.html"
 REPORT_NUMBERS = "report.json"
 PARTS = ("train", "validation", "test")
 SAMPLE = "sample"  # name of the bundled sample, given instead of a folder
 SHARD_BYTES = 1 << 28
+WEIGHT_BYTES, WEIGHT_UNIT = 3, 1 << 16  # of a weight in a batch, and the weight 1 in these bytes, the low one first
+LARGEST_WEIGHT = 255.0  # times the mean
+UNWEIGHTED = np.array([[0, 0, 1]], np.uint8)  # the weight 1, for all rows
 MAX_SHARDS = 100_000  # shard numbers have five digits
 # A .npy header of fixed length (numpy.lib.format, version 1.0) can be written before the rows.
 HEADER_LENGTH = 128
+
+Weights = Union[npt.NDArray[np.float32], None]
 
 
 def folder_of(source: str) -> Path:
@@ -54,6 +61,7 @@ class Part:
         labels: class of each row, int32 [rows].
         shards: codes of each shard, uint8 [rows of the shard, feature_len].
         starts: index of each shard's first row, then the number of rows, int64 [shards + 1].
+        weights: weight of each row in the loss, float32 [rows]; ``None`` if all are equal.
     """
 
     folder: Path
@@ -61,6 +69,7 @@ class Part:
     labels: npt.NDArray[np.int32]
     shards: tuple[Codes, ...]
     starts: npt.NDArray[np.int64]
+    weights: Weights
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -76,10 +85,20 @@ class Part:
             result[mine] = self.shards[shard][rows[mine] - self.starts[shard]]
         return result
 
+    def weight_bytes(self, rows: npt.NDArray[np.int64]) -> Codes:
+        """Return the weights of rows as whole numbers of 1 / ``WEIGHT_UNIT`` in three bytes, uint8 [len(rows), 3]."""
+        if self.weights is None:
+            return UNWEIGHTED
+        steps = np.rint(self.weights[rows] * WEIGHT_UNIT).astype("<u4")
+        return np.asarray(steps[:, None].view(np.uint8)[:, :WEIGHT_BYTES])
+
     def some(self, rows: npt.NDArray[np.int64], times: int = 1) -> Part:
         """Copy rows into a training split in memory, repeated ``times`` times, without their texts."""
         starts = np.arange(times + 1) * len(rows)
-        return Part(self.folder, "train", np.tile(self.labels[rows], times), (self.codes(rows),) * times, starts)
+        weights = None if self.weights is None else np.tile(self.weights[rows], times)
+        return Part(
+            self.folder, "train", np.tile(self.labels[rows], times), (self.codes(rows),) * times, starts, weights
+        )
 
     def text(self, row: int) -> str | None:
         """Return the original text of a row; ``None`` if the split keeps no texts."""
@@ -198,7 +217,8 @@ def _open_part(folder: Path, name: str, about: dict[str, Any], encoding: Encodin
         expected |= {
             f"{name}.{kind}" for shard in shards for kind in (f"texts-{shard:05d}.bin", f"offsets-{shard:05d}.npy")
         }
-    if set(about["files"]) != expected:
+    weighted = name == "train" and WEIGHTS in about["files"]
+    if set(about["files"]) != (expected | {WEIGHTS} if weighted else expected):
         raise ValueError(f"the files of the {name} split are not {', '.join(sorted(expected))}"[:300])
     for file, written in about["files"].items():
         # A link could point out of the folder.
@@ -224,7 +244,10 @@ def _open_part(folder: Path, name: str, about: dict[str, Any], encoding: Encodin
             end = about["files"][f"{name}.texts-{shard:05d}.bin"]["bytes"]
             if offsets[0] != 0 or offsets[-1] != end or (np.diff(offsets) < 0).any():
                 raise ValueError(f"{name}.offsets-{shard:05d}.npy does not match the texts")
-    return Part(folder, name, labels, tuple(codes), np.cumsum([0, *sizes]))
+    weights = map_array(folder / WEIGHTS, np.float32, (about["rows"],)) if weighted else None
+    if weights is not None and not (len(weights) and 0 <= weights.min() <= weights.max() <= LARGEST_WEIGHT):
+        raise ValueError(f"{WEIGHTS} holds weights that are not from 0 to {LARGEST_WEIGHT:g}")
+    return Part(folder, name, labels, tuple(codes), np.cumsum([0, *sizes]), weights)
 
 
 def _is_count(value: Any) -> bool:

@@ -20,12 +20,12 @@ import numpy.typing as npt
 from mxnet import gluon
 
 from crepe_dist.data.alphabet import BLANK, Codes
-from crepe_dist.data.dataset import Part
+from crepe_dist.data.dataset import UNWEIGHTED, WEIGHT_BYTES, WEIGHT_UNIT, Part
 from crepe_dist.data.order import Order, share
 from crepe_dist.mxnet_internals import view
 
 PREFETCH = 4
-EXTRA = 3  # bytes per packed row after its codes
+EXTRA = 2 + WEIGHT_BYTES  # bytes per packed row after its codes: the label and the weight, low bytes first
 
 
 class Unpack(gluon.HybridBlock):
@@ -33,7 +33,8 @@ class Unpack(gluon.HybridBlock):
 
     def hybrid_forward(self, F: Any, packed: Any) -> tuple[Any, Any, Any]:
         extra = F.cast(F.slice_axis(packed, axis=1, begin=-EXTRA, end=None), dtype="float32")
-        low, high, weights = F.split(extra, EXTRA, axis=1)
+        low, high, *weight = F.split(extra, EXTRA, axis=1)
+        weights = (weight[0] + 256 * weight[1]) / WEIGHT_UNIT + weight[2]
         codes = F.slice_axis(packed, axis=1, begin=0, end=-EXTRA)
         return codes, F.reshape(low + 256 * high, (-1,)), weights
 
@@ -45,8 +46,8 @@ class Batch:
     Everything is packed into one array, because every array takes 0.1 ms to create and a copy to the device.
 
     Attributes:
-        packed: uint8 [B, L + 3] NDArray in host memory; B is a rank's largest share of a full batch. A row holds the
-            codes, the low and the high byte of the label, and 1 for a document or 0 for padding.
+        packed: uint8 [B, L + 5] NDArray in host memory; B is a rank's largest share of a full batch. A row holds the
+            codes, the label and the weight; the weight of padding is 0.
         labels: labels of this rank's documents, which come first in ``packed``, int32 [n].
         documents: number of documents in the global batch, over all ranks.
         first: position of this rank's first document in the global batch.
@@ -67,7 +68,9 @@ class Batch:
         return codes, labels, weights
 
 
-def pack(codes: Codes, labels: npt.NDArray[np.int32], rows: int, documents: int, first: int = 0) -> Batch:
+def pack(
+    codes: Codes, labels: npt.NDArray[np.int32], rows: int, documents: int, first: int = 0, weights: Codes = UNWEIGHTED
+) -> Batch:
     """Pack a rank's documents into a padded batch.
 
     Args:
@@ -76,6 +79,7 @@ def pack(codes: Codes, labels: npt.NDArray[np.int32], rows: int, documents: int,
         rows: number of rows of the batch, at least n.
         documents: number of documents in the global batch.
         first: position of the first document in the global batch.
+        weights: their weights in bytes, uint8 [n or 1, 3]; see ``Part.weight_bytes``.
     """
     count, length = codes.shape
     packed = mx.nd.empty((rows, length + EXTRA), ctx=mx.cpu(), dtype="uint8")
@@ -84,7 +88,7 @@ def pack(codes: Codes, labels: npt.NDArray[np.int32], rows: int, documents: int,
     content[count:, :length] = BLANK
     content[:count, length] = labels & 0xFF
     content[:count, length + 1] = labels >> 8
-    content[:count, length + 2] = 1
+    content[:count, length + 2 :] = weights
     content[count:, length:] = 0
     return Batch(packed, labels, documents, first)
 
@@ -126,7 +130,7 @@ class _BatchDataset:
     def __getitem__(self, item: tuple[Order, int, int]) -> Batch:
         indices, documents, first = item
         labels = np.asarray(self._part.labels[indices])
-        batch = pack(self._part.codes(indices), labels, self._rows, documents, first)
+        batch = pack(self._part.codes(indices), labels, self._rows, documents, first, self._part.weight_bytes(indices))
         return self._prepare(replace(batch, rows=indices))
 
 

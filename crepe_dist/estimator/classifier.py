@@ -25,7 +25,7 @@ except ImportError as problem:
     ) from None
 
 from crepe_dist.estimator.fitted_model import open_files, probabilities, train
-from crepe_dist.estimator.texts import InvalidInput, labels_of, texts_of
+from crepe_dist.estimator.texts import InvalidInput, labels_of, texts_of, weights_of
 
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import Predictor
@@ -93,20 +93,15 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         Args:
             X: texts: a list, an array, a series, or a data frame of one column. Blank texts are not trained on.
             y: a label for each text, of any type that can be sorted.
-            sample_weight: not supported; must be ``None``.
+            sample_weight: weight of each text in the loss, from 0; only their ratios count. ``None``: all count alike.
 
         Raises:
             ValueError: the texts, labels or parameters cannot be used.
             UserError: training failed.
         """
-        if sample_weight is not None:
-            raise InvalidInput(
-                "CrepeClassifier does not support sample_weight",
-                "training weights classes, not rows",
-                "leave sample_weight out, or give class_weight",
-            )
         texts = texts_of(X)
         classes, numbers = labels_of(y, texts)
+        weights = None if sample_weight is None else weights_of(sample_weight, texts)
         seed = self.random_state
         if not isinstance(seed, (int, np.integer)):
             seed = check_random_state(seed).randint(2**31 - 1)
@@ -114,6 +109,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
             self.model_ = train(
                 texts,
                 numbers,
+                weights,
                 self._settings(classes, int(seed)),
                 length=self.length,
                 validation=self.validation_fraction,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,6 +31,7 @@ COLUMNS = Wanted("label", None, "text")
 def train(
     texts: Sequence[str],
     numbers: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.float64] | None,
     settings: Mapping[str, Any],
     *,
     length: int | None,
@@ -42,6 +44,7 @@ def train(
     Args:
         texts: training texts; those without a character are skipped.
         numbers: class of each text, int64 [n].
+        weights: weight of each text in the loss, float64 [n]; ``None``: all equal.
         settings: settings of training by their dotted names.
         length: characters that the network reads; ``None`` to fit them to the texts.
         validation: share of the texts that choose the best epoch.
@@ -53,7 +56,12 @@ def train(
     """
     with TemporaryDirectory(prefix="crepe-fit-") as name:
         folder = Path(name)
-        _prepare(texts, numbers, folder, length, Split(test=0, validation=validation, seed=seed))
+        _prepare(
+            {"label": numbers, "text": texts, "weight": weights},
+            folder,
+            length,
+            Split(test=0, validation=validation, seed=seed),
+        )
         settings = {
             **settings,
             "data.source": str(folder / "data"),
@@ -69,16 +77,16 @@ def train(
         return {each.name: read_bytes(each, LARGEST) for each in (path, path.with_suffix(".json"))}
 
 
-def _prepare(
-    texts: Sequence[str], numbers: npt.NDArray[np.int64], folder: Path, length: int | None, split: Split
-) -> None:
+def _prepare(columns: Mapping[str, Any], folder: Path, length: int | None, split: Split) -> None:
     """Prepare the texts as training rows. The test split, which training needs, is a copy of one of them."""
-    first = next((place for place, text in enumerate(texts) if text.strip()), 0)
-    for path, rows in ((folder / "train.jsonl", slice(None)), (folder / "test.jsonl", slice(first, first + 1))):
-        write_table({"label": numbers[rows], "text": texts[rows]}, path, COLUMNS)
+    table = {name: column for name, column in columns.items() if column is not None}
+    read = replace(COLUMNS, weight="weight") if "weight" in table else COLUMNS
+    first = next((place for place, text in enumerate(table["text"]) if text.strip()), 0)
+    for name, rows in (("train", slice(None)), ("test", slice(first, first + 1))):
+        write_table({each: column[rows] for each, column in table.items()}, folder / f"{name}.jsonl", read)
     sources = find_sources([str(folder / "train.jsonl")], test=str(folder / "test.jsonl"))
     encoding = Encoding(feature_len=LONGEST_FITTED if length is None else length)
-    options = PrepareOptions(Reading(columns=COLUMNS), max_bad=1.0, processes=1)
+    options = PrepareOptions(Reading(columns=read), max_bad=1.0, processes=1)
     prepare(sources, folder / "data", encoding, split, options, Fit(length is None, "needed"))
 
 

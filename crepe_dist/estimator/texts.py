@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight
 
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.frames import is_missing
@@ -81,3 +82,20 @@ def labels_of(given: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], n
             "give texts of two classes or more",
         )
     return classes, numbers
+
+
+def weights_of(given: Any, texts: Sequence[str]) -> np.ndarray[Any, Any]:
+    """Return the weight of each text, float64 [n].
+
+    Raises:
+        ValueError: the weights are not a number from 0 for each text.
+    """
+    weights: np.ndarray[Any, Any] = _check_sample_weight(given, texts, dtype=np.float64)
+    if (weights < 0).any():
+        place = int((weights < 0).argmax())
+        raise InvalidInput(
+            f"the weight of text {place} is {weights[place]:g}",
+            "Negative values in data passed to sample_weight",
+            "give weights from 0",
+        )
+    return weights

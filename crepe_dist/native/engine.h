@@ -7,7 +7,7 @@
 #include <numeric>
 #include <vector>
 
-constexpr long LABEL_BYTES = 3;  // after the codes of a row: low and high byte of the label, and the weight
+constexpr long LABEL_BYTES = 5;  // after the codes of a row: the label in two bytes, the weight in three, low first
 
 // The label bytes of a row.
 inline const uint8_t* label_bytes(const uint8_t* batch, long row, long length) {
@@ -37,7 +37,7 @@ struct Objective {
     // Returns the loss of a row and writes its gradient with respect to the logits.
     float operator()(const float* logits, const uint8_t* bytes, float* gradient) const {
         const long classes = long(weights.size()), label = bytes[0] + 256L * bytes[1];
-        const float weight = bytes[2] * weights[label];
+        const float weight = (bytes[2] + 256 * bytes[3] + 65536 * bytes[4]) / 65536.0f * weights[label];
         const float highest = *std::max_element(logits, logits + classes);
         double total = 0;
         for (long n = 0; n < classes; ++n) total += std::exp(double(logits[n] - highest));

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.dataset import FORMAT, MANIFEST, PARTS, write_array
+from crepe_dist.data.dataset import FORMAT, LARGEST_WEIGHT, MANIFEST, PARTS, WEIGHTS, write_array
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync, write_json
 from crepe_dist.preparing.auto_encoding import fit
@@ -28,6 +28,7 @@ from crepe_dist.wording import cut, percent
 # If MIN_ROWS rows or more have more distinct labels than this share of them, another column must be the label.
 MAX_CLASS_SHARE, MIN_ROWS = 0.5, 40
 REMEDIES = {
+    "unusable weight": "give every row a number from 0 as its weight",
     "not UTF-8": 'save the file as "CSV UTF-8" in Excel, or: iconv -f WINDOWS-1252 -t UTF-8 FILE > new.csv',
     "empty text": "fill in or remove the rows without text",
     "unknown label": "use only labels that occur in the training rows (or in classes.txt)",
@@ -122,6 +123,8 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
         if len(chosen) == 0:
             continue
         files = write_array(folder, f"{part}.labels.npy", labels[chosen])
+        if part == "train" and job.reading["columns"].get("weight") is not None:
+            files |= write_array(folder, WEIGHTS, _relative(found.rows["weight"][chosen]))
         sizes = []
         for shard in write_shards(folder, part, chosen, encoding, found, executor, ahead):
             files |= shard.files
@@ -152,6 +155,24 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
         encoding, classes, fate, labels, points, reasons, first_bad, bad, rows, dict(unreadable), dict(letterless),
         letterless_examples,
     )  # fmt: skip
+
+
+def _relative(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Divide weights by their mean, so that they change neither the loss nor the meaning of the learning rate.
+
+    Raises:
+        UserError: all are 0, or one is too large.
+    """
+    mean = weights.mean(dtype=np.float64)
+    if mean == 0:
+        raise UserError("all weights are 0", remedy="give rows that count a weight above 0, or leave --weight out")
+    if weights.max() > LARGEST_WEIGHT * mean:
+        raise UserError(
+            f"the weight {weights.max():g} is more than {LARGEST_WEIGHT:g} times the mean, {mean:g}",
+            "few rows would decide everything",
+            "cap the weights, or repeat or leave out rows",
+        )
+    return np.asarray(weights / mean, dtype=np.float32)
 
 
 def _place(bad: dict[str, Any]) -> str:

@@ -85,6 +85,13 @@ def parser() -> arguments.Parser:
         "--title", "--title-column", metavar="COLUMN", help="column to join with the text as `title | text`"
     )
     group.add_argument(
+        "--weight",
+        "--weight-column",
+        metavar="COLUMN",
+        help="column of the weights of training rows in the loss, numbers from 0; they are divided by their mean; "
+        "scores do not use them; default: all rows count alike",
+    )
+    group.add_argument(
         "--max-bad",
         type=real(0, 1),
         default=MAX_BAD,
@@ -176,7 +183,7 @@ def steps(given: Any, page: Callable[[dict[str, Any]], str], command: str) -> St
     Raises:
         UserError: a source does not exist, or flags contradict each other.
     """
-    reading = Reading(given.format, given.header, Wanted(given.label, given.title, given.text))
+    reading = Reading(given.format, given.header, Wanted(given.label, given.title, given.text, given.weight))
     options = PrepareOptions(
         reading,
         given.max_bad,

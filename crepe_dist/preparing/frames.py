@@ -43,12 +43,16 @@ def write_table(table: Any, path: Path, wanted: Wanted) -> Wanted:
     label, texts = names[chosen.label], [names[i] for i in chosen.texts]
     for each in texts:
         _check_text(name, each, columns[each])
+    weight = None if chosen.weight is None else names[chosen.weight]
+    weights = iter(columns[weight] if weight is not None else ())
     with path.open("wb") as stream:
         for kind, *values in zip(columns[label], *(columns[each] for each in texts)):
             row = {label: _label(kind), **{each: _text(value) for each, value in zip(texts, values)}}
+            if weight is not None:
+                row[weight] = _label(next(weights))
             # A lone surrogate becomes bytes that are not UTF-8, which reading rejects with that reason.
             stream.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
-    return Wanted(label, texts[0] if len(texts) > 1 else None, texts[-1])
+    return Wanted(label, texts[0] if len(texts) > 1 else None, texts[-1], weight)
 
 
 def _columns(table: Any, name: str) -> dict[str, Sequence[Any]]:

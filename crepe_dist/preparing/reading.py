@@ -20,7 +20,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats.rows import BadRow, Block, Cutter, Parser, Row, Share, check_text, excerpt
 from crepe_dist.preparing.selection import SAMPLE_DRAW, Reservoir, draw
 from crepe_dist.preparing.sources import Reading, Source, open_source
-from crepe_dist.preparing.spool import BAD_ROWS, ROW, ROWS, Rows, TextWriter
+from crepe_dist.preparing.spool import BAD_ROWS, MAX_WEIGHT, ROW, ROWS, Rows, TextWriter
 
 MAX_LABEL = 200  # characters
 MAX_CLASSES = 1 << 16
@@ -89,9 +89,11 @@ def read_block(task: Task) -> Found:
     labels: dict[str, int] = {}
     rows: list[Row] = []
     texts: list[bytes] = []
+    weights: list[float] = []
     for row in parsed.rows if parsed else ():
         try:
             label, text = _checked(row, task.class_names)
+            weights.append(_weight(row))
         except ValueError as error:
             bad.append(BadRow(row.line, str(error), excerpt(row.text)))
         else:
@@ -104,6 +106,7 @@ def read_block(task: Task) -> Found:
     records["file"] = task.file
     records["line"] = [row.line for row in rows]
     records["label"] = [labels[row.label] for row in rows]
+    records["weight"] = weights
     good = np.bincount(records["label"], minlength=len(labels)).tolist()
     drawn = draw(task.seed, SAMPLE_DRAW, records["file"], records["line"])
     if any(label in task.limits for label in labels):
@@ -135,6 +138,19 @@ def _checked(row: Row, class_names: Sequence[str] | None) -> tuple[str, bytes]:
     if len(label) > MAX_LABEL:
         raise ValueError(f"label longer than {MAX_LABEL} characters")
     return label, text
+
+
+def _weight(row: Row) -> float:
+    """Return a row's weight, 1 if rows have none; raise ``ValueError`` if it is unusable."""
+    if row.weight is None:
+        return 1.0
+    try:
+        weight = float(row.weight)
+    except ValueError:
+        weight = -1.0
+    if not 0 <= weight <= MAX_WEIGHT:
+        raise ValueError(f"unusable weight: {row.weight!r:.40} is not a number from 0 to {MAX_WEIGHT:g}")
+    return weight
 
 
 def _describe(records: Rows, rows: Sequence[Row], texts: Sequence[bytes], start: int) -> None:

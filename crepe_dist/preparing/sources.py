@@ -151,6 +151,14 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
         UserError: The source cannot be read, or its columns cannot be determined.
     """
     label = source.label
+    if source.part != "train":  # scores do not use weights
+        reading = replace(reading, columns=replace(reading.columns, weight=None))
+    elif reading.columns.weight is not None and source.format in ("folder", "amazon", SAMPLE):
+        raise UserError(
+            f"{source.name} has no column {reading.columns.weight!r}",
+            "rows have weights only in files with columns",
+            "leave --weight out, or give a table",
+        )
     if source.format == "folder":
         assert source.path is not None
         assert label is not None

@@ -21,7 +21,7 @@ from crepe_dist.data.dataset import SPOOL_MANIFEST as MANIFEST
 from crepe_dist.errors import UserError
 from crepe_dist.files import identity, json_lines, open_regular, read_json, sha256, sync, write_json
 
-FORMAT = 2
+FORMAT = 3
 ROWS = "rows.bin"
 BAD_ROWS = "bad.jsonl"
 Rows = npt.NDArray[Any]  # dtype ROW
@@ -37,10 +37,12 @@ ROW = np.dtype(
         ("exact", "<u8"),  # hash of the text
         ("near", "<u8"),  # hash of its letters and digits in lower case
         ("names_label", "?"),  # the text contains its label
+        ("weight", "<f4"),
     ]
 )
 BAD_ROW = {"file": str, "line": int, "reason": str, "excerpt": str, "lines": int, "source": int}
 CHUNK = 1 << 18
+MAX_WEIGHT = 1e9
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,8 @@ def _check(spool: Spool) -> None:
         room = sizes[some["texts"]] - some["bytes"].astype(np.int64)
         if some["offset"].min() < 0 or (some["offset"] > room).any() or some["bytes"].min() < 1:
             raise ValueError("a text that does not exist")
+        if not (some["weight"] >= 0).all() or some["weight"].max() > MAX_WEIGHT:
+            raise ValueError("a weight that is not a number from 0")
     record: Any
     for record in spool.bad_rows():
         if not isinstance(record, dict) or {name: type(value) for name, value in record.items()} != BAD_ROW:

@@ -31,11 +31,12 @@ class Wanted:
     label: str | None = None
     title: str | None = None
     text: str | None = None
+    weight: str | None = None  # never detected
 
     @property
     def names(self) -> list[str]:
         """All given columns."""
-        return [name for name in (self.label, self.title, self.text) if name is not None]
+        return [name for name in (self.label, self.title, self.text, self.weight) if name is not None]
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,18 @@ class Chosen:
     Attributes:
         label: index of the label's column; ``None`` if the file name gives the class.
         texts: indices of the columns that make up the text.
+        weight: index of the weight's column; ``None`` if rows have no weights.
     """
 
     label: int | None
     texts: tuple[int, ...]
+    weight: int | None = None
 
     def describe(self, names: Sequence[str]) -> str:
         """Describe the columns read, for the report."""
         text = " | ".join(names[i] for i in self.texts)
-        return f"text: {text}" if self.label is None else f"label: {names[self.label]}, text: {text}"
+        label = "" if self.label is None else f"label: {names[self.label]}, "
+        return f"{label}text: {text}" + ("" if self.weight is None else f", weight: {names[self.weight]}")
 
 
 def is_header(rows: Sequence[Sequence[str]], wanted: Wanted) -> bool:
@@ -114,6 +118,7 @@ def choose_named(
     """
     places: dict[str, int | None] = {}
     usual = {"label": LABELS, "text": TEXTS, "title": TITLES if wanted.text is None else ()}
+    places["weight"] = None if wanted.weight is None else _position(file, names, "weight", wanted.weight)
     for what, given in (("label", wanted.label), ("text", wanted.text), ("title", wanted.title)):
         if what == "label" and label_given:
             places[what] = None
@@ -140,7 +145,8 @@ def choose_named(
                     f"give its name or its number from 1 to {len(names)} with {_flag(what)}{hint}",
                 )
             places[what] = left[0]
-    return Chosen(places["label"], tuple(i for i in (places["title"], places["text"]) if i is not None))
+    texts = tuple(i for i in (places["title"], places["text"]) if i is not None)
+    return Chosen(places["label"], texts, places["weight"])
 
 
 def _few_values(places: Sequence[int], rows: Sequence[Sequence[str]]) -> int | None:
@@ -195,16 +201,17 @@ def choose_numbered(file: str, width: int, wanted: Wanted, *, label_given: bool)
     if width == 1 and not label_given:
         raise _one_column(file)
     label = None if label_given else position("label", wanted.label or "1")
+    weight = None if wanted.weight is None else position("weight", wanted.weight)
     if wanted.text is None and wanted.title is None:
-        if label_given and width > 1:
+        if label_given and width - (weight is not None) > 1:
             raise UserError(
                 f"{file}: which column is the text?",
                 f"it has {width} columns and no header was found",
                 f"give a number from 1 to {width} with --text-column, or --header yes if the first line names them",
             )
-        return Chosen(label, tuple(i for i in range(width) if i != label))
+        return Chosen(label, tuple(i for i in range(width) if i not in (label, weight)), weight)
     named = [("title", wanted.title), ("text", wanted.text)]
-    return Chosen(label, tuple(position(what, given) for what, given in named if given is not None))
+    return Chosen(label, tuple(position(what, given) for what, given in named if given is not None), weight)
 
 
 def _flag(what: str) -> str:

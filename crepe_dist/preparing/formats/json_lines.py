@@ -32,6 +32,7 @@ class JsonLines:
         name: name of the format.
         reads: description of the columns read, for the report.
         kept: keys whose values go into ``Row.cells``.
+        weight: key of the weight; ``None`` if rows have no weights.
     """
 
     label: str | None
@@ -41,6 +42,7 @@ class JsonLines:
     name: str = "jsonl"
     reads: str = ""
     kept: tuple[str, ...] = ()
+    weight: str | None = None
 
     def parse(self, block: Block, share: Share) -> Parsed:
         lines = block.data.split(b"\n")
@@ -61,7 +63,8 @@ class JsonLines:
         label = self.given if self.label is None else _scalar(record, self.label)
         texts = [_text(record, key) for key in self.texts[:-1] if _value(record, key) is not None]
         text = join([*texts, _text(record, self.texts[-1])])
-        return Row(number, label or "", text, tuple(_cell(record, key) for key in self.kept))
+        cells = tuple(_cell(record, key) for key in self.kept)
+        return Row(number, label or "", text, cells, None if self.weight is None else _scalar(record, self.weight))
 
 
 def open_json_lines(
@@ -94,10 +97,11 @@ def open_json_lines(
         key = None if columns.label is None else names[columns.label]
         texts = tuple(names[i] for i in columns.texts)
         kept = tuple(names) if keep else ()
-        return JsonLines(key, texts, label, reads=columns.describe(names), kept=kept), cutter
+        weight = None if columns.weight is None else names[columns.weight]
+        return JsonLines(key, texts, label, reads=columns.describe(names), kept=kept, weight=weight), cutter
     text = wanted.text or "text"
     key = None if label is not None else wanted.label or "label"
-    return JsonLines(key, (text,), label, kept=(text,) if keep else ()), cutter
+    return JsonLines(key, (text,), label, kept=(text,) if keep else (), weight=wanted.weight), cutter
 
 
 def open_amazon(stream: Stream, label: str) -> tuple[JsonLines, LineCutter]:

@@ -43,6 +43,7 @@ class Parquet:
         name: name of the format.
         reads: description of the columns read, for the report.
         kept: names of the columns whose values go into ``Row.cells``.
+        weighted: the last column has the weights.
     """
 
     label: str | None
@@ -50,14 +51,16 @@ class Parquet:
     name: str = "parquet"
     reads: str = ""
     kept: tuple[str, ...] = ()
+    weighted: bool = False
 
     def parse(self, block: Block, share: Share) -> Parsed:
         batch = pa.ipc.open_stream(block.data).read_next_batch()
         columns = [_values(column) for column in batch.columns]
         labels: list[str | None] = columns.pop(0) if self.label is None else [self.label] * batch.num_rows
+        weights: list[str | None] = [each or "" for each in columns.pop()] if self.weighted else [None] * batch.num_rows
         result = Parsed([], [], len(block.data), batch.num_rows)
         texts_end = len(columns) - len(self.kept)
-        for number, (label, *values) in enumerate(zip(labels, *columns), start=block.line):
+        for number, (label, weight, *values) in enumerate(zip(labels, weights, *columns), start=block.line):
             if not share.owns(number):
                 continue
             values = [value or "" for value in values]
@@ -65,9 +68,9 @@ class Parquet:
             if len(text) > MAX_RECORD:
                 result.bad.append(BadRow(number, too_long(), excerpt(text)))
             elif self.label_names is None or label is None:
-                result.rows.append(Row(number, label or "", text, cells))
+                result.rows.append(Row(number, label or "", text, cells, weight))
             elif label.isdecimal() and len(label) < 10 and int(label) < len(self.label_names):
-                result.rows.append(Row(number, self.label_names[int(label)], text, cells))
+                result.rows.append(Row(number, self.label_names[int(label)], text, cells, weight))
             else:
                 reason = f"unknown label: {label:.40} is not one of 0 to {len(self.label_names) - 1}"
                 result.bad.append(BadRow(number, reason, excerpt(text)))
@@ -186,14 +189,14 @@ def open_parquet(
                 "name a text column with --text-column",
             )
     kept = tuple(name for name, kind in zip(names, types) if _is_writable(kind)) if keep else ()
-    for name in {*(names[i] for i in (columns.label, *columns.texts) if i is not None), *kept}:
+    for name in {*(names[i] for i in (columns.label, *columns.texts, columns.weight) if i is not None), *kept}:
         if names.count(name) > 1:
             raise UserError(f"{file} has several columns named {name!r}", remedy="rename them, or choose others")
     positions = columns.texts if columns.label is None else (columns.label, *columns.texts)
     label_names = None if columns.label is None else _label_names(schema, names[columns.label])
-    return Parquet(label, label_names, reads=columns.describe(names), kept=kept), ParquetCutter(
-        path, opened, [*(names[i] for i in positions), *kept]
-    )
+    weights = [] if columns.weight is None else [names[columns.weight]]
+    parser = Parquet(label, label_names, reads=columns.describe(names), kept=kept, weighted=bool(weights))
+    return parser, ParquetCutter(path, opened, [*(names[i] for i in positions), *kept, *weights])
 
 
 def _is_writable(kind: pa.DataType) -> bool:

@@ -22,12 +22,14 @@ class Row(NamedTuple):
         label: label as read.
         text: text as read.
         cells: values of all columns, if requested.
+        weight: weight as read, if there is a column of weights.
     """
 
     line: int
     label: str
     text: str
     cells: tuple[str, ...] = ()
+    weight: str | None = None
 
 
 class BadRow(NamedTuple):

@@ -100,7 +100,8 @@ class Table:
         else:
             label = self.label if self.columns.label is None else fields[self.columns.label]
             text = join([fields[i] for i in self.columns.texts])
-            result.rows.append(Row(line, label or "", text, tuple(fields) if self.kept else ()))
+            weight = None if self.columns.weight is None else fields[self.columns.weight]
+            result.rows.append(Row(line, label or "", text, tuple(fields) if self.kept else (), weight))
             return
         result.bad.append(BadRow(line, reason, excerpt((self.delimiter if self.name == "csv" else "\t").join(fields))))
 
