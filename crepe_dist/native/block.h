@@ -19,7 +19,7 @@ template <> inline constexpr long PAIR<bfloat16> = 2;
 
 // ---- float32 ---------------------------------------------------------------------------------------------------
 
-constexpr long ROWS = LANES == 16 ? 8 : 2;  // rows at a time: their sums fit in the registers
+constexpr long ROWS = LANES == 16 ? 8 : LANES == 8 ? 2 : 1;  // rows at a time: their sums fit in the registers
 
 inline void block(const float* a, long lda, long taps, long k, const float* b, float* c, long ldc, bool accumulate) {
     constexpr long COLUMNS = BLOCK / LANES;

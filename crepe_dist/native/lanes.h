@@ -14,8 +14,10 @@ struct bfloat16 {
 
 #if defined(__AVX512F__)
 constexpr long LANES = 16;
-#else
+#elif defined(__AVX2__)
 constexpr long LANES = 8;
+#else
+constexpr long LANES = 4;
 #endif
 typedef float Lanes __attribute__((vector_size(LANES * 4)));
 typedef int32_t Words __attribute__((vector_size(LANES * 4)));
