@@ -164,7 +164,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         return {str(labels.index(label)): float(weight) for label, weight in self.class_weight.items()}
 
     def __getstate__(self) -> dict[str, Any]:
-        # The predictor holds arrays of MXNet, and is made again when it is needed.
+        # The predictor holds memory of the kernels, and is made again when it is needed.
         state: dict[str, Any] = {**super().__getstate__()}
         return {**state, "_opened": []} if "_opened" in state else state
 
