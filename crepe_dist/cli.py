@@ -29,7 +29,8 @@ GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "evaluate": "score a checkpoint on prepared data",
             "predict": "classify lines, files, or a text on the command line",
             "serve": "serve the model over HTTP, with a page",
-            "export": "export the network as ONNX, as a web page, or for MXNet",
+            "export": "export the network as ONNX, as a web page, for PyTorch or for MXNet",
+            "compress": "make a model small",
         },
         "machine": {
             "doctor": "check whether this machine can train",

@@ -66,7 +66,7 @@ def export(
         "pytorch": _write_pytorch,
     }
     ours = _in_float32(predictor)
-    with _atomic_folder(out) as folder:
+    with atomic_folder(out) as folder:
         found, expected = writers[form](ours, about or {}, folder)(texts), _probabilities(ours, texts)
         difference = float(np.abs(found - expected).max())
         if not difference <= TOLERANCE:  # also catches NaN
@@ -80,7 +80,7 @@ def export(
 
 
 @contextmanager
-def _atomic_folder(out: Path) -> Iterator[Path]:
+def atomic_folder(out: Path) -> Iterator[Path]:
     """Make a scratch folder whose files move to ``out`` at the end of the block, or are removed on an error."""
     is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
@@ -145,14 +145,14 @@ def _write_symbol(ours: Predictor, about: About, folder: Path) -> Classify:
 
     symbol, values = folder / f"{NAME}-symbol.json", folder / f"{NAME}-0000.params"
     probabilities = write_symbol(ours.engine.shape, ours.engine.arrays, symbol, values)
-    _describe(ours, about, values)
+    describe(ours, about, values)
     return lambda texts: _in_batches(texts, BATCH, lambda batch: probabilities(ours.encoding.encode(batch)))
 
 
 def _write_params(ours: Predictor, about: About, folder: Path) -> Classify:
     path = folder / f"{NAME}.params"
     parameters.save(ours.engine.arrays, path)
-    _describe(ours, about, path)
+    describe(ours, about, path)
     reopened = _in_float32(open_checkpoint(path, Foreign()))
     return lambda texts: _probabilities(reopened, texts)
 
@@ -165,12 +165,12 @@ def _write_pytorch(ours: Predictor, about: About, folder: Path) -> Classify:
 def _write_crepe(ours: Predictor, about: About, folder: Path) -> Classify:
     path = folder / tensors_file.NAME
     tensors_file.write(ours.engine.arrays, path)
-    _describe(ours, about, path)
+    describe(ours, about, path)
     reopened = _in_float32(open_checkpoint(path, Foreign()))
     return lambda texts: _probabilities(reopened, texts)
 
 
-def _describe(ours: Predictor, about: About, path: Path) -> None:
+def describe(ours: Predictor, about: About, path: Path) -> None:
     """Write the description of a parameter file: encoding, classes, network, and the checkpoint's own description."""
     network = {**about.get("network", {}), **ours.engine.shape.settings()}
     description = {**about, "encoding": ours.encoding.to_dict(), "classes": ours.classes, "network": network}

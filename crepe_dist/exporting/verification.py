@@ -27,7 +27,7 @@ def real(path: Path, data: Path | None) -> list[str]:
         UserError: ``data`` is not a prepared folder, or has no test split.
     """
     try:
-        dataset = open_dataset(data or _data_of(path))
+        dataset = open_dataset(data or data_of(path))
         part = dataset.parts.get("test")
         if part is None or not len(part):
             raise UserError(f"{dataset.folder} has no test split", remedy="name another data set with --data")
@@ -39,7 +39,12 @@ def real(path: Path, data: Path | None) -> list[str]:
     return [text for text in texts(part, rows, dataset.encoding) if text is not None]
 
 
-def _data_of(path: Path) -> Path:
+def data_of(path: Path) -> Path:
+    """Return the data set of the run that a checkpoint is from.
+
+    Raises:
+        UserError: The checkpoint is not in the folder of a run, or the run's record cannot be read.
+    """
     if path.parent.name != checkpoint.FOLDER:
         raise UserError(f"{path} is not in the folder of a run", remedy="name the data set with --data")
     return open_run(path.parent.parent, path).data_folder

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from crepe_dist.files import open_regular, sync
+from crepe_dist.model import compressed
 
 NAME = "model.safetensors"
 SUFFIX = ".safetensors"
@@ -21,7 +22,9 @@ MAX_FILE = 1 << 32  # bytes, ten times the paper's large network in float32
 
 
 def read(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """Read the arrays of a file by name. The library checks all sizes against the file's before it allocates memory.
+    """Read the arrays of a file by name, and unpack compressed ones.
+
+    The library checks all sizes against the file's before it allocates memory.
 
     Raises:
         OSError: The file cannot be read.
@@ -32,7 +35,7 @@ def read(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     if size > MAX_FILE:
         raise ValueError(f"it has {size:,} bytes; the limit is {MAX_FILE:,}")
     try:
-        return dict(load_file(str(path)))
+        return compressed.unpack(dict(load_file(str(path))))
     except SafetensorError as error:
         raise ValueError(str(error)) from error
     except (AttributeError, KeyError, TypeError) as error:  # safetensors looks the type up in NumPy

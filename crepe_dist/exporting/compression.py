@@ -1,0 +1,170 @@
+"""Compression of a network to a given size: which rows of its tables to keep, and how many numbers share a byte."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.data.dataset import Part
+from crepe_dist.errors import UserError
+from crepe_dist.model import compressed, tower
+from crepe_dist.model.compressed import Arrays, Mask
+from crepe_dist.model.crepe import CrepeShape
+from crepe_dist.model.ngrams import NGramShape, look_up
+from crepe_dist.model.shape import Shape
+from crepe_dist.wording import size
+
+# (numbers in a byte of a table, and of another layer), the most exact first. The first level whose tables keep ENOUGH
+# of their importance is taken; the last one if none does, as long as LEAST is left.
+LEVELS = ((1, 1), (2, 1), (4, 1), (8, 2))
+ENOUGH, LEAST = 0.95, 0.5
+SMALL = 1 << 12  # numbers; smaller arrays stay as they are
+HEADER = 120  # bytes of safetensors' header for one array
+MOST_CHARACTERS = 1 << 25  # of the training split, in which rows are counted
+BATCH = 1 << 18  # characters looked up at a time
+Counts = dict[str, npt.NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A compressed network.
+
+    Attributes:
+        stored: arrays of the file.
+        numbers: numbers in a byte of a table.
+        rows: kept rows and all rows of each table, by name.
+    """
+
+    stored: Arrays
+    numbers: int
+    rows: dict[str, tuple[int, int]]
+
+
+def count_rows(shape: Shape, part: Part) -> Counts:
+    """Count how often documents of a split use each row of the tables, by parameter name; ``{}`` without tables.
+
+    Of long splits, evenly spaced documents are counted.
+    """
+    table = shape.table if isinstance(shape, CrepeShape) else shape
+    if not isinstance(table, NGramShape):
+        return {}
+    name, *others = shape.most_rows(1)
+    counts = {name: np.zeros(table.buckets), **({each: np.zeros(shape.parameter_shapes()[each][0]) for each in others})}
+    rows = np.linspace(0, len(part) - 1, min(len(part), max(1, MOST_CHARACTERS // shape.feature_len))).astype(np.int64)
+    step = max(1, BATCH // shape.feature_len)
+    for start in range(0, len(rows), step):
+        codes = part.codes(rows[start : start + step])
+        found, number = look_up(codes, table)
+        own = np.arange(found.shape[1]) < number[:, None]
+        counts[name] += np.bincount(found[own], minlength=table.buckets)
+        if isinstance(shape, CrepeShape):
+            places, known, _ = tower.look_up(codes, shape.alphabet_size, shape.reach, shape.rows, shape.stride)
+            counts[others[0]] += np.bincount(places[known], minlength=shape.rows)
+    return counts
+
+
+def compress(shape: Shape, arrays: Arrays, counts: Counts, limit: int, about: dict[str, Any]) -> Compressed:
+    """Compress a network to at most ``limit`` bytes, its description ``about`` included.
+
+    The importance of a row of a table is its squared length times the number of its uses. Every table keeps the same
+    share of its importance, the largest that fits, in its most important rows.
+
+    Raises:
+        UserError: The network cannot be compressed to this size.
+    """
+    fixed = len(json.dumps(about, indent=2, ensure_ascii=False).encode()) + 1000
+    tables = {name: _Table(arrays[name], count) for name, count in counts.items()}
+    smallest = 0
+    for level, (numbers, other_numbers) in enumerate(LEVELS):
+        others = fixed + sum(
+            _size(name, array, other_numbers, shape) for name, array in arrays.items() if name not in tables
+        )
+        share = _largest_share(tables, numbers, limit - others)
+        if share >= ENOUGH or (share >= LEAST and level == len(LEVELS) - 1):
+            return _compressed(shape, arrays, tables, numbers, other_numbers, share)
+        smallest = others + sum(table.size(LEAST, numbers) for table in tables.values())
+    raise UserError(
+        f"the network cannot be compressed to {size(limit)}",
+        f"with the fewest rows and bits that still make sense it has {size(smallest)}",
+        f"give --size {smallest // 1000 + 1}kB or more",
+    )
+
+
+class _Table:
+    """A table whose rows can be left out."""
+
+    def __init__(self, array: npt.NDArray[np.float32], count: npt.NDArray[np.float64]) -> None:
+        self.array = array
+        self.count = count
+        importance = count * np.square(array, dtype=np.float64).sum(axis=1)
+        self.order = np.argsort(-importance, kind="stable")
+        self.total = np.cumsum(importance[self.order])
+
+    def rows(self, share: float) -> int:
+        """Return the number of rows that have ``share`` of the importance."""
+        return min(int(np.searchsorted(self.total, share * self.total[-1])) + 1, len(self.order))
+
+    def kept(self, share: float) -> Mask:
+        """Return the mask of these rows."""
+        mask = np.zeros(len(self.order), np.bool_)
+        mask[self.order[: self.rows(share)]] = True
+        return mask
+
+    def numbers(self, numbers: int) -> int:
+        """Return how many numbers share a byte, at most those of a row."""
+        return min(numbers, self.array.shape[1])
+
+    def size(self, share: float, numbers: int) -> int:
+        """Return an upper bound of the bytes of these rows."""
+        each = 1 - (-self.array.shape[1] // self.numbers(numbers))
+        book = 2 * compressed.CENTROIDS * self.numbers(numbers)
+        return self.rows(share) * each + len(self.order) // 255 + book + 4 * HEADER
+
+
+def _largest_share(tables: dict[str, _Table], numbers: int, limit: int) -> float:
+    """Return the largest share of the importance that fits into ``limit`` bytes; 0 if not even ``LEAST`` fits."""
+
+    def fits(share: float) -> bool:
+        return sum(table.size(share, numbers) for table in tables.values()) <= limit
+
+    if not fits(LEAST):
+        return 0.0
+    low, high = LEAST, 1.0
+    if fits(high):
+        return high
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _size(name: str, array: npt.NDArray[Any], numbers: int, shape: Shape) -> int:
+    """Return an upper bound of the bytes of an array that is no table."""
+    if name in shape.counted:
+        return int(np.count_nonzero(array)) + array.size // 255 + 2 * HEADER
+    if array.size < SMALL:
+        return 4 * array.size + HEADER
+    return len(array) * -(-(array.size // len(array)) // numbers) + 2 * compressed.CENTROIDS * numbers + 3 * HEADER
+
+
+def _compressed(
+    shape: Shape, arrays: Arrays, tables: dict[str, _Table], numbers: int, other_numbers: int, share: float
+) -> Compressed:
+    stored: Arrays = {compressed.MARK: np.array([compressed.VERSION], np.int64)}
+    rows = {}
+    for name, array in arrays.items():
+        if name in tables:
+            table, kept = tables[name], tables[name].kept(share)
+            stored |= compressed.code(name, array, table.numbers(numbers), kept, table.count)
+            rows[name] = (int(kept.sum()), len(kept))
+        elif name in shape.counted:
+            stored |= compressed.flags(name, array)
+        elif array.size < SMALL:
+            stored[name] = array
+        else:
+            stored |= compressed.code(name, array, other_numbers)
+    return Compressed(stored, numbers, rows)

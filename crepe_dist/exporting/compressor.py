@@ -1,0 +1,90 @@
+"""Writing of a compressed network: the folder of ``--format crepe``, with its arrays compressed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crepe_dist.data.dataset import Dataset, Part, open_dataset
+from crepe_dist.errors import UserError
+from crepe_dist.exporting.compression import Compressed, compress, count_rows
+from crepe_dist.exporting.exporter import atomic_folder, describe
+from crepe_dist.exporting.verification import data_of
+from crepe_dist.model import tensors_file
+from crepe_dist.model.inference import Inference
+from crepe_dist.predicting.predictor import Foreign, Predictor, open_checkpoint
+from crepe_dist.runs import checkpoint
+
+MOST_SCORED = 5000  # texts
+BATCH = 256  # texts
+KEPT = ("data",)  # of the description; its figures are those of the whole network
+
+
+def compress_to(
+    predictor: Predictor, path: Path, limit: int, out: Path, data: Path | None
+) -> tuple[list[Path], Compressed, tuple[int, float, float] | None]:
+    """Compress a checkpoint to at most ``limit`` bytes, and write it to a folder.
+
+    Args:
+        predictor: predictor of the checkpoint ``path``, on the CPU.
+        data: prepared folder of the training split; ``None`` for the run's.
+
+    Returns:
+        The files; the compressed network; and the number of test texts with the accuracies before and after, or
+        ``None`` without a test split.
+
+    Raises:
+        UserError: The data are missing or encoded differently, or the network cannot be compressed to this size.
+    """
+    engine, about = predictor.engine, checkpoint.describe(path) or {}
+    dataset = _dataset(path, data, predictor) if engine.shape.most_rows(1) else None
+    counts = count_rows(engine.shape, dataset.parts["train"]) if dataset else {}
+    kept: dict[str, Any] = {name: about[name] for name in KEPT if name in about}
+    source = {"compressed": {"checkpoint": path.name, "sha256": about.get("sha256", ""), "size": limit}}
+    encoding = {"encoding": predictor.encoding.to_dict(), "classes": predictor.classes}
+    made = compress(engine.shape, engine.arrays, counts, limit, {**kept, **source, **encoding})
+    with atomic_folder(out) as folder:
+        file = folder / tensors_file.NAME
+        tensors_file.write(made.stored, file)
+        describe(predictor, {**kept, **source, "network": about.get("network", {})}, file)
+        total = sum(each.stat().st_size for each in folder.iterdir())
+        if total > limit:
+            raise AssertionError(f"{total:,} bytes instead of at most {limit:,}")
+        again = open_checkpoint(file, Foreign())
+        names = sorted(each.name for each in folder.iterdir())
+    return [out / name for name in names], made, _accuracies(engine, again.engine, dataset)
+
+
+def _dataset(path: Path, data: Path | None, predictor: Predictor) -> Dataset:
+    try:
+        dataset = open_dataset(data or data_of(path))
+    except UserError as error:
+        raise UserError(
+            "the rows of the tables cannot be counted without the training split",
+            str(error),
+            "name the prepared folder with --data",
+        ) from error
+    here, there = dataset.encoding, predictor.encoding
+    if (here.mode, here.alphabet, here.feature_len) != (there.mode, there.alphabet, there.feature_len):
+        raise UserError(
+            f"{dataset.folder} is encoded differently from the texts of {path}",
+            f"the checkpoint: {there.described()}; the data: {here.described()}",
+            "name the data that it was trained on with --data",
+        )
+    return dataset
+
+
+def _accuracies(before: Inference, after: Inference, dataset: Dataset | None) -> tuple[int, float, float] | None:
+    part = dataset.parts.get("test") if dataset else None
+    if part is None or not len(part) or dataset is None or before.shape.classes != len(dataset.classes):
+        return None
+    rows = np.linspace(0, len(part) - 1, min(MOST_SCORED, len(part))).astype(np.int64)
+    return len(rows), _accuracy(before, part, rows), _accuracy(after, part, rows)
+
+
+def _accuracy(engine: Inference, part: Part, rows: np.ndarray[Any, Any]) -> float:
+    batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+    right = [engine.logits(part.codes(batch)).argmax(axis=1) == part.labels[batch] for batch in batches]
+    return float(np.concatenate(right).mean())
