@@ -10,17 +10,21 @@ import pytest
 
 from crepe_dist.data.alphabet import BLANK
 from crepe_dist.data.loader import Batch, pack
+from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters, tower
 from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.paper import PaperShape
 from crepe_dist.model.precision import Plan
+from crepe_dist.mxnet_internals import structural_parameters
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
 from crepe_dist.networks import block
 from crepe_dist.networks.engine import Engine, GraphEngine, NativeEngine, open_engine
+from crepe_dist.networks.tower_block import CONVOLUTIONS_RATE, TABLE_RATE
 from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.training.step import TrainingStep
 
 BUILDS = library.runnable()
 IN_BFLOAT16 = [name for name in BUILDS if "avx512_bf16" in library.BUILDS[name]]
@@ -338,3 +342,25 @@ def test_a_position_sees_the_ngrams_that_start_there():
     assert inside.tolist() == [[True] * 3, [False] * 3, [True, False, False]]
     assert (wide.reshape(3, -1)[:, :16][own.reshape(3, -1)] == places[own]).all()
     assert its_own.sum() == own.sum()
+
+
+@pytest.mark.parametrize("rows", [False, True], ids=["dense", "row by row"])
+def test_embeddings_learn_faster_than_convolutions(rows):
+    """Adam's first update moves each number by the learning rate, whatever its gradient is."""
+    if rows and not BUILDS:
+        pytest.skip("needs the compiled kernels")
+    shape = sized()
+    network = make(shape)
+    engine = native(network, BUILDS[0]) if rows else by_mxnet(network)
+    learning = {name: each for name, each in structural_parameters(network).items() if "significant" not in name}
+    before = {name: each.data().asnumpy() for name, each in learning.items()}
+    trainer = World().trainer(
+        block.trained(network), engine.optimizer("adam", {"learning_rate": 0.1}), engine.train_row_by_row(20)
+    )
+    TrainingStep(engine, trainer, 1, seed=0, clip_norm=None)(some_batch(shape, 20), 1, 0.001)
+    trainer.settle()
+    moved = {name: np.abs(each.data().asnumpy() - before[name]).max() for name, each in learning.items()}
+    expected = dict.fromkeys(moved, 0.001)
+    expected |= {name: 0.001 * CONVOLUTIONS_RATE for name in moved if "convolutions" in name}
+    expected["tower.table"] = 0.001 * TABLE_RATE
+    assert moved == pytest.approx(expected, rel=0.01)

@@ -22,9 +22,13 @@ def data(rows: int, length: int) -> Dataset:
 
 
 @pytest.mark.parametrize(
-    ("rows", "length", "epochs"), [(1, 1, 5), (50_000, 1000, 5), (22_500, 4092, 3), (10**6, 1000, 2), (10**9, 1000, 2)]
-)
-def test_more_text_needs_fewer_epochs(rows, length, epochs):
+    ("rows", "length", "epochs"),
+    [
+        (1, 1, 20), (1600, 256, 20), (3000, 256, 11), (6400, 256, 5), (50_000, 1000, 5), (22_500, 4092, 3),
+        (10**6, 1000, 2), (10**9, 1000, 2), (64, 10**6, 4),
+    ],
+)  # fmt: skip
+def test_few_documents_need_more_epochs_and_much_text_needs_fewer(rows, length, epochs):
     settled = with_epochs(parse([]), data(rows, length))
     assert settled.training.all_epochs == epochs
     assert replace(settled, training=parse([]).training) == parse([])
@@ -34,7 +38,7 @@ def test_more_text_needs_fewer_epochs(rows, length, epochs):
 
 def test_a_first_epoch_that_is_beyond_the_last_is_an_error():
     with pytest.raises(UserError, match="start_epoch 5 leaves no epoch"):
-        parse(["--training.start_epoch=5"])
+        parse(["--training.start_epoch=5", "--epochs=5"])
     with pytest.raises(UserError, match="start_epoch 3 leaves no epoch"):
         with_epochs(parse(["--training.start_epoch=3"]), data(10**6, 1000))
 

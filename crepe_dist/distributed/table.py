@@ -142,7 +142,7 @@ class Table:
         All processes call it, and none reads before all have returned.
         """
         self._updates += 1
-        rate = self._rule.rate(learning_rate, self._updates)
+        rate = self._rule.rate(learning_rate * self._parameter.lr_mult, self._updates)
         _check(self._run.crepe_table_update(self._table, rate, scale, self._weight_decay))
 
     def settle(self) -> None:

@@ -62,7 +62,7 @@ class OptimizerOptions(Settings, group="optimizer"):
         return settings if self.name == "adam" else {**settings, "momentum": self.momentum}
 
 
-EPOCHS = 5  # by default, unless there is much text
+EPOCHS = 5  # by default, unless there are few documents or much text
 
 
 @dataclass
@@ -71,7 +71,8 @@ class TrainingOptions(Settings, group="training"):
 
     Args:
         epochs: passes over the training split. They are numbered from 0, and those before ``start_epoch`` count. null:
-            5, or fewer, at least 2, for more than 50 million characters.
+            5; more, at most 20, if they are less than 500 steps; fewer, at least 2, for more than 50 million
+            characters.
         start_epoch: number of the first epoch, if ``init_from`` has already been trained for some epochs.
         init_from: .params file, run folder or exported folder to start from instead of random parameters, on the same
             or other data. It decides the network and its sizes. If the classes differ, the last layer is initialised
@@ -99,11 +100,10 @@ class TrainingOptions(Settings, group="training"):
     seed: Annotated[int, whole(0, (1 << 63) - 1)] = 0
 
     def __post_init__(self) -> None:
-        epochs = self.epochs or EPOCHS
-        if self.start_epoch >= epochs:
+        if self.epochs is not None and self.start_epoch >= self.epochs:
             raise UserError(
                 f"training.start_epoch {self.start_epoch} leaves no epoch to train",
-                f"training.epochs is {epochs}, and epochs count from zero",
+                f"training.epochs is {self.epochs}, and epochs count from zero",
                 "choose a smaller training.start_epoch, or a larger training.epochs",
             )
 

@@ -23,8 +23,10 @@ from crepe_dist.training.display import Display
 
 SAMPLE_SPLIT = Split(test=0.2, validation=0.1)
 Page = Callable[[dict[str, Any]], str]
-LEAST_EPOCHS = 2  # by default
-MANY_CHARACTERS = 50_000_000  # of all training documents, padded: with more, fewer epochs are enough
+# Epochs by default. Few documents need more, because the number of steps matters; much text needs fewer.
+LEAST_EPOCHS, MOST_EPOCHS = 2, 20
+FEW_STEPS = 500
+MANY_CHARACTERS = 50_000_000  # of all training documents, padded
 OVERFIT_STEPS = 100  # steps per epoch when a few batches are repeated
 
 
@@ -96,15 +98,18 @@ def _prepare_sample(folder: Path, page: Page | None) -> Iterator[object]:
 
 
 def with_epochs(config: Config, data: Dataset) -> Config:
-    """Return the configuration with a number of epochs: the given one, or one by the amount of training text.
+    """Return the configuration with a number of epochs: the given one, or one by the amount of training data.
 
     Raises:
         UserError: ``training.start_epoch`` leaves no epoch to train.
     """
     if config.training.epochs is not None:
         return config
-    characters = len(data.parts["train"]) * data.encoding.feature_len
-    number = min(EPOCHS, max(LEAST_EPOCHS, math.ceil(EPOCHS * MANY_CHARACTERS / characters)))
+    documents = len(data.parts["train"])
+    steps = math.ceil(documents / config.data.batch_size)
+    number = max(EPOCHS, min(MOST_EPOCHS, math.ceil(FEW_STEPS / steps)))
+    if documents * data.encoding.feature_len > MANY_CHARACTERS:
+        number = max(LEAST_EPOCHS, math.ceil(EPOCHS * MANY_CHARACTERS / (documents * data.encoding.feature_len)))
     return replace(config, training=replace(config.training, epochs=number))
 
 
