@@ -69,13 +69,17 @@ class Classifier(torch.nn.Module):
 
     def table(self, codes: torch.Tensor, prefix: str) -> torch.Tensor:
         weight, bias, significant = (self.arrays[prefix + name] for name in ("weight", "bias", "significant"))
-        found = hashed(codes, self.sizes["longest"], len(weight)).flatten(1).sort(dim=1).values
-        own = (found != F.pad(found, (1, 0), value=-1)[:, :-1]).float()  # each n-gram of a text counts once
-        found, factors = found.clamp(min=0), 0
+        found = hashed(codes, self.sizes["longest"], len(weight)).flatten(1).sort(dim=1).values  # each counts once
+        own, found, factors = (found != F.pad(found, (1, 0), value=-1)[:, :-1]).float(), found.clamp(min=0), 0
         telling = own * significant[found]
         for group, every in ((telling, own), (own - telling, own - telling)):
-            scale = (10 * every.sum(1, keepdim=True).sqrt()).clamp(max=300) if self.sizes.get("edges", True) else 300
-            factors = factors + group * (scale / group.sum(1, keepdim=True).clamp(min=1))
+            size = group.sum(1, keepdim=True)
+            scale = (
+                (10 * (size * every.sum(1, keepdim=True)) ** 0.25).clamp(max=300)
+                if self.sizes.get("edges", True)
+                else 300
+            )
+            factors = factors + group * (scale / size.clamp(min=1))
         return F.embedding_bag(found, weight, mode="sum", per_sample_weights=factors) + bias
 
     def tower(self, codes: torch.Tensor) -> torch.Tensor:

@@ -135,7 +135,8 @@ def _ngrams(graph: _Graph, shape: NGramShape, arrays: Arrays, prefix: str = "") 
     def scaled(group: str, all_of: str) -> str:
         number, scale = graph.node("ReduceSum", group, axis, keepdims=1), graph.value(np.array(SCALE, np.float32))
         if shape.edges:
-            root = graph.node("Sqrt", graph.node("ReduceSum", all_of, axis, keepdims=1))
+            every = graph.node("ReduceSum", all_of, axis, keepdims=1)
+            root = graph.node("Sqrt", graph.node("Sqrt", graph.node("Mul", number, every)))
             root = graph.node("Mul", root, graph.value(np.array(ROOT_SCALE, np.float32)))
             scale = graph.node("Min", root, scale)
         return graph.node("Mul", group, graph.node("Div", scale, graph.node("Max", number, one)))

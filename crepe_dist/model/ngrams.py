@@ -9,8 +9,9 @@ position (Wang & Manning 2012, "Baselines and Bigrams"):
                            + mean of weight[b] over its other buckets)
 
 With ``edges``, n-grams may contain symbols for the start and the end of the document, and short documents have smaller
-factors than 300, so that their single n-grams do not learn too fast: at most 10 × √n, where n is the number of all
-buckets (for the significant ones) or of the others (for these).
+factors than 300, so that their single n-grams do not learn too fast: at most 10 × √n. For the other buckets, n is their
+number. For the significant ones, it is the geometric mean of their number and that of all buckets: with their own
+number alone, rare signs learn too slowly, and with all, a few chance findings among a thousand documents dominate.
 
 A bucket is significant if its frequency in some class deviates from its overall frequency by more than chance explains
 (``significant``); this is counted once before training. With a mean of their own, a few informative n-grams learn as

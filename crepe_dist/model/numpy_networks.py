@@ -97,8 +97,9 @@ def _ngrams(shape: NGramShape, arrays: Arrays, codes: Codes) -> Floats:
         telling = arrays["significant"][own]
         factors = np.zeros(number, np.float32)
         for group, among in ((telling, number), (1 - telling, number - telling.sum())):
-            scale = min(ROOT_SCALE * float(among) ** 0.5, SCALE) if shape.edges else SCALE
-            factors += group * np.float32(scale / max(group.sum(), 1))
+            size = float(group.sum())
+            scale = min(ROOT_SCALE * (size * float(among)) ** 0.25, SCALE) if shape.edges else SCALE
+            factors += group * np.float32(scale / max(size, 1))
         row += factors @ arrays["weight"][own]
     return logits
 

@@ -227,7 +227,8 @@ class NGrams final : public Engine {
         const size_t sizes[2] = {groups[0].size(), groups[1].size()};
         for (int group : {0, 1}) {
             const float all = float(group ? sizes[0] + sizes[1] : sizes[0]);
-            const float scale = shape_.edges ? std::min(SCALE, ROOT_SCALE * std::sqrt(all)) : SCALE;
+            const float number = std::sqrt(float(sizes[group]) * all);
+            const float scale = shape_.edges ? std::min(SCALE, ROOT_SCALE * std::sqrt(number)) : SCALE;
             factors[group] = scale / float(std::max<size_t>(sizes[group], 1));
         }
     }

@@ -70,6 +70,6 @@ class NGrams(nn.HybridBlock):
         factors = 0
         for group, all_of in ((telling, mask), (mask - telling, mask - telling)):
             own, every = (F.sum(each, axis=1, keepdims=True) for each in (group, all_of))
-            scale = F.minimum(ROOT_SCALE * F.sqrt(every), SCALE) if self.shape.edges else SCALE
+            scale = F.minimum(ROOT_SCALE * F.sqrt(F.sqrt(own * every)), SCALE) if self.shape.edges else SCALE
             factors = factors + F.broadcast_mul(group, scale / F.maximum(own, 1))
         return F.broadcast_add(F.batch_dot(F.expand_dims(factors, 1), rows).reshape((0, -1)), bias.expand_dims(0))
