@@ -73,12 +73,8 @@ class Classifier(torch.nn.Module):
         own, found, factors = (found != F.pad(found, (1, 0), value=-1)[:, :-1]).float(), found.clamp(min=0), 0
         telling = own * significant[found]
         for group, every in ((telling, own), (own - telling, own - telling)):
-            size = group.sum(1, keepdim=True)
-            scale = (
-                (10 * (size * every.sum(1, keepdim=True)) ** 0.25).clamp(max=300)
-                if self.sizes.get("edges", True)
-                else 300
-            )
+            size, most = (each.sum(1, keepdim=True) for each in (group, every))
+            scale = (10 * (size * most) ** 0.25).clamp(max=300) if self.sizes.get("edges", True) else 300
             factors = factors + group * (scale / size.clamp(min=1))
         return F.embedding_bag(found, weight, mode="sum", per_sample_weights=factors) + bias
 
