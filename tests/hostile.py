@@ -211,7 +211,7 @@ result("nothing", "", "cannot be read")
 
 
 SMALL = ("--model.network=paper", "--model.filters=8", "--model.units=8")
-TRAIN = ("--data", "data", "--run-dir", "run", "--device", "cpu", *SMALL)
+TRAIN = ("--data", "data", "--run-dir", "run", "--device", "cpu", "--epochs", "5", *SMALL)
 
 
 def state(

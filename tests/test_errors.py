@@ -182,7 +182,7 @@ class TestSettings:
             (["--name=two\nlines"], "name is two\\nlines"),
             (["--name="], "printable characters"),
             (["--run-dir"], "--run-dir cannot be used"),
-            (["--start-epoch=5"], "leaves no epoch to train"),
+            (["--start-epoch=5", "--epochs=5"], "leaves no epoch to train"),
             ([f"--seed={HUGE}"], "--seed is 999"),
             (["--config="], "cannot be used"),
         ],

@@ -48,7 +48,8 @@ def test_help_has_examples_which_can_be_parsed(name, monkeypatch):
     for line in lines:
         started, flags = arguments(line)
         if started == "train":
-            config.parse(flags)
+            # The settings that tune has written are not in the repository.
+            config.parse([flag.replace("tune/reviews/best.yaml", "configs/smoke.yaml") for flag in flags])
             continue
         _, rest = parser_of(started).parse_known_args(flags)
         if started == "supervise":

@@ -11,8 +11,8 @@ from tests import needs
 
 ROOT = Path(__file__).parents[1]
 EVERYWHERE = {"mount", "unshare", "nsenter", "chroot"}  # of Debian's essential packages
-# debootstrap: of a slow test that takes half an hour of downloads; apt-get: only where Debian's packages are.
-UNLISTED = {"debootstrap", "apt-get"}
+# uv is pip's. debootstrap: of a slow test that takes half an hour of downloads; apt-get: only on Debian.
+UNLISTED = {"debootstrap", "apt-get", "uv"}
 
 
 def test_skips_are_counted_by_tool_and_by_feature():

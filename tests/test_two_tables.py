@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import mxnet as mx
@@ -46,6 +47,8 @@ class Pair(mx.gluon.Block):  # type: ignore[misc]
             network = block.build(shape, ModelOptions(), mx.cpu(), seed=0)
             network.significant.set_data(mx.nd.array(np.arange(shape.buckets) % 5 == 0))
             setattr(self, name, network)
+        sizes = {f"{name}.{array}": size for name in SHAPES for array, size in SHAPES[name].parameter_shapes().items()}
+        self.shape = SimpleNamespace(parameter_shapes=lambda: sizes)
 
     def trained(self):
         return {name: each for name, each in structural_parameters(self).items() if "significant" not in name}
@@ -167,7 +170,7 @@ def overflow(engine: Any) -> None:
     """Weigh the classes so much that the gradient of the biases is just finite."""
     classes = engine.network.shape.classes
     weights = np.full(classes, 4e37, np.float32)
-    engine._functions.crepe_objective(engine._engine, 0.0, weights.ctypes.data, classes)
+    engine._kernels.call("crepe_objective", 0.0, weights.ctypes.data, classes)
 
 
 RANKS = """

@@ -6,26 +6,25 @@ the package and those that they start need no launcher for the tests.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import sys
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
 from tests.gpu import questions
 
-PENDING = {"mxnet", "horovod.common.basics"}
+MODULES = {"mxnet", "horovod.common.basics"}
 
 
 class Changed:
     """Finder of the two modules: their own loader, and the change after it."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if name not in PENDING:
+        if name not in MODULES:
             return None
-        PENDING.remove(name)
-        spec = importlib.util.find_spec(name)
+        spec = PathFinder.find_spec(name, path)
         if spec is None or spec.loader is None:
             return None
         load = spec.loader.exec_module
