@@ -8,7 +8,7 @@ from pathlib import Path
 
 from crepe_dist import command
 from crepe_dist.distributed.launch import detect, limit_threads
-from crepe_dist.errors import UserError, visible
+from crepe_dist.errors import visible
 from crepe_dist.settings import arguments
 from crepe_dist.wording import counted, percent, size
 
@@ -38,9 +38,7 @@ def parser() -> arguments.Parser:
     flags.add_argument(
         "--size", type=bytes_of, required=True, metavar="SIZE", help="largest size, such as 2MB or 500kB"
     )
-    flags.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder; files of the same names are replaced"
-    )
+    arguments.add_model_folder(flags)
     flags.add_argument(
         "--data", type=Path, metavar="DIR", help="prepared folder with the training split; default: the run's"
     )
@@ -50,9 +48,7 @@ def parser() -> arguments.Parser:
 
 def main() -> None:
     given = parser().parse_args()
-    if given.out.exists() and not given.out.is_dir():
-        raise UserError(f"--out: {given.out} is not a folder", remedy="choose another --out")
-
+    arguments.check_folder(given.out)
     limit_threads(detect())
     from crepe_dist.exporting.compressor import compress_to
     from crepe_dist.predicting.predictor import load

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from crepe_dist import command
 from crepe_dist.distributed.launch import detect, limit_threads
-from crepe_dist.errors import UserError, visible
+from crepe_dist.errors import visible
 from crepe_dist.exporting import FORMATS
 from crepe_dist.settings import arguments
 from crepe_dist.wording import counted, size
@@ -33,9 +33,7 @@ def parser() -> arguments.Parser:
     )
     arguments.add_checkpoint(flags)
     flags.add_argument("--format", choices=FORMATS, default="onnx", help="default: onnx")
-    flags.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder; files of the same names are replaced"
-    )
+    arguments.add_model_folder(flags)
     flags.add_argument(
         "--data",
         type=Path,
@@ -48,9 +46,7 @@ def parser() -> arguments.Parser:
 
 def main() -> None:
     given = parser().parse_args()
-    if given.out.exists() and not given.out.is_dir():
-        raise UserError(f"--out: {given.out} is not a folder", remedy="choose another --out")
-
+    arguments.check_folder(given.out)
     limit_threads(detect())
     from crepe_dist.exporting import verification, web_runtime
     from crepe_dist.exporting.exporter import export

@@ -37,7 +37,7 @@ class Plan:
 
     @property
     def kernels(self) -> str:
-        """What computes: own, mxnet or numpy."""
+        """Name of the kernels that compute: own, mxnet or numpy."""
         return "own" if self.library else self.without
 
     def result(self) -> dict[str, str]:

@@ -172,6 +172,12 @@ def add_checkpoint(arguments: argparse.ArgumentParser) -> None:
     )
 
 
+def add_model_folder(arguments: argparse.ArgumentParser) -> None:
+    arguments.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder; files of the same names are replaced"
+    )
+
+
 def add_foreign(arguments: argparse.ArgumentParser) -> None:
     group = arguments.add_argument_group("parameters of another program, without a .json file beside them")
     group.add_argument("--mode", choices=MODES, help="encoding of the texts in training")
@@ -221,6 +227,16 @@ def _class_names(given: str | None) -> tuple[str, ...] | None:
     if "" in names or len(set(names)) < len(names):
         raise UserError(f"--classes {given}: a name is empty or given twice", remedy="give each class its own name")
     return names
+
+
+def check_folder(path: Path) -> None:
+    """Check that the value of ``--out`` is a folder, or can become one.
+
+    Raises:
+        UserError: it is a file.
+    """
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--out: {path} is not a folder", remedy="choose another --out")
 
 
 def check_output(path: Path | None, flag: str) -> None:

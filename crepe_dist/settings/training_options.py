@@ -1,5 +1,6 @@
 """Settings of the optimizer, the training loop and its output. Batch sizes are global, durations are in epochs."""
 
+import math
 from dataclasses import field
 from typing import Annotated, Literal, Optional, Union
 
@@ -62,7 +63,18 @@ class OptimizerOptions(Settings, group="optimizer"):
         return settings if self.name == "adam" else {**settings, "momentum": self.momentum}
 
 
-EPOCHS = 5  # by default, unless there are few documents or much text
+# Epochs by default. Few documents need more, because the number of steps matters; much text needs fewer.
+LEAST_EPOCHS, EPOCHS, MOST_EPOCHS = 2, 5, 20
+FEW_STEPS = 500
+MANY_CHARACTERS = 50_000_000  # of all training documents, padded
+
+
+def default_epochs(documents: int, feature_len: int, batch_size: int) -> int:
+    """Return the default number of epochs for so many training documents of ``feature_len`` characters."""
+    characters = documents * feature_len
+    if characters > MANY_CHARACTERS:
+        return max(LEAST_EPOCHS, math.ceil(EPOCHS * MANY_CHARACTERS / characters))
+    return max(EPOCHS, min(MOST_EPOCHS, math.ceil(FEW_STEPS / math.ceil(documents / batch_size))))
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,15 +17,11 @@ from crepe_dist.preparing.preparation import PrepareOptions, prepare_in_steps
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import SAMPLE_FEATURE_LEN, find_sources
 from crepe_dist.settings.config import Config
-from crepe_dist.settings.training_options import EPOCHS
+from crepe_dist.settings.training_options import default_epochs
 from crepe_dist.training.display import Display
 
 SAMPLE_SPLIT = Split(test=0.2, validation=0.1)
 Page = Callable[[dict[str, Any]], str]
-# Epochs by default. Few documents need more, because the number of steps matters; much text needs fewer.
-LEAST_EPOCHS, MOST_EPOCHS = 2, 20
-FEW_STEPS = 500
-MANY_CHARACTERS = 50_000_000  # of all training documents, padded
 OVERFIT_STEPS = 100  # steps per epoch when a few batches are repeated
 
 
@@ -105,11 +100,7 @@ def with_epochs(config: Config, data: Dataset) -> Config:
     """
     if config.training.epochs is not None:
         return config
-    documents = len(data.parts["train"])
-    steps = math.ceil(documents / config.data.batch_size)
-    number = max(EPOCHS, min(MOST_EPOCHS, math.ceil(FEW_STEPS / steps)))
-    if documents * data.encoding.feature_len > MANY_CHARACTERS:
-        number = max(LEAST_EPOCHS, math.ceil(EPOCHS * MANY_CHARACTERS / (documents * data.encoding.feature_len)))
+    number = default_epochs(len(data.parts["train"]), data.encoding.feature_len, config.data.batch_size)
     return replace(config, training=replace(config.training, epochs=number))
 
 

@@ -18,7 +18,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import atomic_text, read_json, write_json, write_text
 from crepe_dist.supervising.training_process import nested
 from crepe_dist.tuning.attempt import Attempt, attempt
-from crepe_dist.tuning.search_space import FIRST, NEXT, suggest
+from crepe_dist.tuning.search_space import first, suggest
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -169,7 +169,7 @@ class Search:
 
         trials = self._study.get_trials(deepcopy=False)
         if not trials:
-            for values in (FIRST, *NEXT):
+            for values in first(self._data):
                 self._study.enqueue_trial(dict(values))
         newest = {}
         for each in trials:

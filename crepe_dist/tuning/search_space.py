@@ -5,29 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from crepe_dist.data.dataset import Dataset
+from crepe_dist.settings.data_options import DataOptions
 from crepe_dist.settings.model_options import ModelOptions
-from crepe_dist.settings.training_options import EPOCHS, OptimizerOptions
+from crepe_dist.settings.training_options import OptimizerOptions, default_epochs
 
 if TYPE_CHECKING:
     import optuna
 
-NETWORK, RATE, EPOCHS_NAME = "model.network", "optimizer.learning_rate", "training.epochs"
+NETWORK, RATE, EPOCHS = "model.network", "optimizer.learning_rate", "training.epochs"
 LONGEST, DROPOUT, WIDTH = "model.longest", "model.dropout", "model.width"
-# The defaults. Optuna notes these values for the first trial, which trains without any setting of its own.
-FIRST: Mapping[str, Any] = {
-    NETWORK: ModelOptions.network,
-    RATE: OptimizerOptions.learning_rate,
-    EPOCHS_NAME: EPOCHS,
-    LONGEST: ModelOptions.longest,
-    DROPOUT: 0.2,
-    WIDTH: ModelOptions.width,
-}
-# Settings that are often better with few rows, and often faster; they are tried next.
-NEXT = (
-    {NETWORK: "ngrams", RATE: 0.003, EPOCHS_NAME: 10, LONGEST: 6},
-    {**FIRST, RATE: 0.002, EPOCHS_NAME: 10},
-)
 PATIENCE = 3  # epochs
+
+
+def first(data: Dataset) -> tuple[Mapping[str, Any], ...]:
+    """Return the values of the first trials.
+
+    Optuna notes the defaults for the first one, which trains without any setting of its own. Those of the others are
+    often better with few rows, and often faster.
+    """
+    batch_size = DataOptions.batch_size
+    defaults = {
+        NETWORK: ModelOptions.network,
+        RATE: OptimizerOptions.learning_rate,
+        EPOCHS: default_epochs(len(data.parts["train"]), data.encoding.feature_len, batch_size),
+        LONGEST: ModelOptions.longest,
+        DROPOUT: 0.2,
+        WIDTH: ModelOptions.width,
+    }
+    few_rows = {NETWORK: "ngrams", RATE: 0.003, EPOCHS: 10, LONGEST: 6}
+    return defaults, few_rows, {**defaults, RATE: 0.002, EPOCHS: 10}
 
 
 def suggest(trial: optuna.Trial) -> dict[str, Any]:
@@ -35,7 +42,7 @@ def suggest(trial: optuna.Trial) -> dict[str, Any]:
     settings: dict[str, Any] = {
         NETWORK: trial.suggest_categorical(NETWORK, ["crepe", "ngrams"]),
         RATE: trial.suggest_float(RATE, 2e-4, 2e-2, log=True),
-        EPOCHS_NAME: trial.suggest_int(EPOCHS_NAME, 2, 20, log=True),
+        EPOCHS: trial.suggest_int(EPOCHS, 2, 20, log=True),
         LONGEST: trial.suggest_int(LONGEST, 3, 7),
     }
     if settings[NETWORK] == "crepe":
