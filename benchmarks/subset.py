@@ -33,17 +33,43 @@ def chosen(dataset: Dataset, name: str, rows: int, seed: int) -> npt.NDArray[np.
 
 def write(dataset: Dataset, folder: Path, rows: Mapping[str, int], seed: int) -> Dataset:
     """Copy at most so many rows of each split into a new data set folder, with the same encoding and classes."""
+    drawn = {name: chosen(dataset, name, rows[name], seed) for name in dataset.parts}
+    return _write_all(dataset, folder, {name: (own, part_labels(dataset, name)[own]) for name, own in drawn.items()})
+
+
+def without_class(dataset: Dataset, folder: Path, index: int) -> Dataset:
+    """Copy all rows but those of one class into a new data set folder, with the same encoding."""
+    chosen_rows = {}
+    for name in dataset.parts:
+        labels = part_labels(dataset, name)
+        rows = np.flatnonzero(labels != index)
+        chosen_rows[name] = rows, (labels - (labels > index))[rows].astype(labels.dtype)
+    classes = [name for place, name in enumerate(dataset.classes) if place != index]
+    return _write_all(dataset, folder, chosen_rows, classes)
+
+
+def part_labels(dataset: Dataset, name: str) -> npt.NDArray[np.int32]:
+    """Return the labels of a split, int32 [n]."""
+    return np.asarray(dataset.parts[name].labels)
+
+
+def _write_all(
+    dataset: Dataset,
+    folder: Path,
+    rows: Mapping[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]],
+    classes: list[str] | None = None,
+) -> Dataset:
     folder.mkdir(parents=True)
-    parts = {
-        name: _write(folder, part, dataset.encoding.feature_len, chosen(dataset, name, rows[name], seed))
-        for name, part in dataset.parts.items()
-    }
-    write_json(folder / MANIFEST, {**dataset.manifest, "parts": parts})
+    length = dataset.encoding.feature_len
+    parts = {name: _write(folder, part, length, *rows[name]) for name, part in dataset.parts.items()}
+    write_json(folder / MANIFEST, {**dataset.manifest, "classes": classes or dataset.classes, "parts": parts})
     return open_dataset(folder)
 
 
-def _write(folder: Path, part: Part, feature_len: int, rows: npt.NDArray[np.int64]) -> dict[str, Any]:
-    files = write_array(folder, f"{part.name}.labels.npy", part.labels[rows])
+def _write(
+    folder: Path, part: Part, feature_len: int, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int32]
+) -> dict[str, Any]:
+    files = write_array(folder, f"{part.name}.labels.npy", labels)
     if part.weights is not None:
         files |= write_array(folder, WEIGHTS, part.weights[rows])
     size = max(1, SHARD_BYTES // feature_len)

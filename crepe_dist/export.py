@@ -40,6 +40,7 @@ def parser() -> arguments.Parser:
         metavar="DIR",
         help="prepared folder with test texts for the comparison; default: the run's",
     )
+    arguments.add_min_probability(flags, " by model.onnx's runtime and the page")
     arguments.add_foreign(flags)
     return flags
 
@@ -54,7 +55,7 @@ def main() -> None:
     from crepe_dist.runs import checkpoint
 
     path = checkpoint.find(given.checkpoint)
-    predictor = load(path, **arguments.foreign(given), device="cpu")
+    predictor = load(path, **arguments.foreign(given), device="cpu", min_probability=given.min_probability)
     real, synthetic = verification.real(path, given.data), verification.synthetic(predictor.encoding)
     if given.format == "web" and not web_runtime.archive().exists():
         print(f"npm downloads {web_runtime.PACKAGE} (33 MB, once)", flush=True)

@@ -22,6 +22,7 @@ from crepe_dist.errors import UserError, visible
 from crepe_dist.files import atomic_text
 from crepe_dist.predicting.answers import EXPLAINED, STYLES, answers, explained, json_line
 from crepe_dist.predicting.inputs import KINDS, Input, open_inputs
+from crepe_dist.predicting.prediction import NONE
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.rows import EMPTY, join_title
 from crepe_dist.preparing.sources import PIPE, Reading
@@ -37,6 +38,7 @@ EXAMPLES = """  echo "what a wonderful little film" | python -m crepe_dist.predi
   python -m crepe_dist.predict runs/reviews-1f2e3d4c5b --file new.txt --format jsonl --top 3
   python -m crepe_dist.predict --file reviews.csv --text-column body --format csv --out classified.csv
   tail -f log.jsonl | python -m crepe_dist.predict --input-format jsonl --text-column message
+  python -m crepe_dist.predict --file new.txt --min-probability auto
   python -m crepe_dist.predict --title "Good stuff" --text "This album is above the previous one"
   python -m crepe_dist.predict --text "what a wonderful little film" --explain
   python -m crepe_dist.predict --random 5 --data data/sample --html why.html
@@ -54,7 +56,7 @@ def main() -> None:
     path = checkpoint.find(given.checkpoint)
     if sys.stderr.isatty():
         print(f"using {visible(str(path))}", file=sys.stderr)
-    predictor = load(path, **arguments.foreign(given), device=given.device)
+    predictor = load(path, **arguments.foreign(given), device=given.device, min_probability=given.min_probability)
     explaining = _explaining(predictor, given)
     if given.random is not None:
         _predict_random(predictor, given, explaining)
@@ -96,6 +98,7 @@ def parser() -> arguments.Parser:
     group.add_argument(
         "--top", type=whole(1, 10**9), metavar="K", help="number of classes in an answer; default: 5, in CSV 1"
     )
+    arguments.add_min_probability(group)
     group.add_argument(
         "--format",
         "--output-format",
@@ -238,14 +241,14 @@ def _predict_random(predictor: Predictor, given: Any, explaining: Explaining | N
     with _output(given.out) as stream:
         for row, text, prediction in zip(rows.tolist(), texts, predictor.predict(texts)):
             true = dataset.classes[int(part.labels[row])]
-            right = prediction.label == true
+            right = prediction.label == true and not prediction.rejected
             explanation = explaining.explain(text, f"row {row}", true) if explaining else None
             if given.format == "jsonl":
                 record = {
                     "row": row,
                     "text": text,
                     "true": true,
-                    "predicted": prediction.label,
+                    "predicted": None if prediction.rejected else prediction.label,
                     "probability": prediction.probability,
                     "right": right,
                 }
@@ -256,7 +259,8 @@ def _predict_random(predictor: Predictor, given: Any, explaining: Explaining | N
                 explaining.show(explanation, stream)
             else:
                 stream.write(f"{visible(text)}\n")
-            answer = f"predicted: {visible(prediction.label)} {percent(prediction.probability)}"
+            label = f"{NONE}, most probably {prediction.label}" if prediction.rejected else prediction.label
+            answer = f"predicted: {visible(label)} {percent(prediction.probability)}"
             stream.write(f"  true: {visible(true)}   {answer}   {'right' if right else 'wrong'}\n\n")
     _say_written(given.out, len(rows))
     if explaining:

@@ -10,7 +10,6 @@ from typing import Any
 
 from crepe_dist import command
 from crepe_dist.distributed.control import Stopped
-from crepe_dist.distributed.device import pick_for_inference
 from crepe_dist.distributed.launch import detect, limit_threads
 from crepe_dist.errors import ExitCode, UserError, visible
 from crepe_dist.predicting.model_summary import summarise
@@ -41,6 +40,7 @@ def parser() -> arguments.Parser:
     flags.add_argument(
         "--port", type=whole(0, 65_535), default=PORT, metavar="N", help=f"port; 0 picks a free one; default: {PORT}"
     )
+    arguments.add_min_probability(flags)
     flags.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME", help="host name that clients may use; repeatable"
     )
@@ -97,7 +97,7 @@ def _serve(given: Any, options: ServiceOptions) -> None:
         )
     limit_threads(launch)
     # Not at the top: FastAPI and uvicorn take 0.6 s, which --help need not wait for.
-    from crepe_dist.predicting.predictor import Foreign, open_checkpoint
+    from crepe_dist.predicting.predictor import load
     from crepe_dist.reports import classify_page, run_report
     from crepe_dist.runs import checkpoint
     from crepe_dist.serving import server
@@ -106,8 +106,7 @@ def _serve(given: Any, options: ServiceOptions) -> None:
 
     with server.bind(given.host, given.port) as listener:
         path = checkpoint.find(given.checkpoint)
-        foreign = Foreign(**arguments.foreign(given))
-        predictor = open_checkpoint(path, foreign, pick_for_inference(given.device))
+        predictor = load(path, **arguments.foreign(given), device=given.device, min_probability=given.min_probability)
         described = checkpoint.describe(path) or {}
         about = summarise(path.name, described, predictor.classes, predictor.encoding, predictor.engine.plan)
         metrics = Metrics(about.checkpoint, about.kernels)

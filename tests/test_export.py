@@ -62,6 +62,7 @@ ENCODINGS = {
     "own, cases apart": Encoding("full", FEATURE_LEN, False, frequent_alphabet(CHARACTERS, "full", False)),
 }
 KINDS = ("crepe", "ngrams", "paper")
+CALIBRATION = {"temperature": 0.7, "min_probability": 0.6}  # which every export has to apply
 CASES = [(kind, name) for kind in KINDS for name in ENCODINGS]
 
 
@@ -73,7 +74,12 @@ def texts(count: int = 200) -> list[str]:
 
 
 def make(
-    folder: Path, kind: str, encoding: Encoding, names: Sequence[str] = CLASSES, data: dict[str, Any] | None = None
+    folder: Path,
+    kind: str,
+    encoding: Encoding,
+    names: Sequence[str] = CLASSES,
+    data: dict[str, Any] | None = None,
+    calibration: Any = CALIBRATION,
 ) -> Path:
     """A checkpoint with parameters by chance, of which no two texts should think alike."""
     size, classes = len(encoding.alphabet), len(names)
@@ -99,6 +105,7 @@ def make(
             arrays[name] = generator.normal(0, 0.1, array.shape).astype(np.float32)
     about = {"epoch": 0, "test_accuracy": 0.5, "encoding": encoding.to_dict(), "classes": list(names)}
     about |= {"data": data} if data else {}
+    about["calibration"] = calibration
     # In float32, as what is exported; what was only found on this processor might be less.
     return checkpoint.write(folder, arrays, {**about, "network": {**shape.settings(), "precision": "float32"}})
 
@@ -222,7 +229,7 @@ def test_the_runtime_finds_the_buckets_that_we_find(longest, length):
     # No table, since nothing is computed here.
     arrays = {"weight": np.zeros((1, 2)), "bias": np.zeros(2), "significant": np.zeros(1)}
     arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
-    model = onnx_graph.model(shape, arrays, encoding, ["a", "b"])
+    model = onnx_graph.model(shape, arrays, onnx_graph.about(shape, encoding, ["a", "b"]))
     classifier = crepe_runtime.Classifier(model.SerializeToString())
     inputs = classifier.inputs(codes)
     for found, own, buckets, count in zip(inputs["buckets"], inputs["own"] == 1, *look_up(codes, shape)):
@@ -275,7 +282,7 @@ class TestMXNet:
 
 
 def test_the_notebooks_network_loads_the_parameters(tmp_path):
-    predictor = crepe_dist.load(make(tmp_path, "paper", ENCODINGS["notebook"]), device="cpu")
+    predictor = crepe_dist.load(make(tmp_path, "paper", ENCODINGS["notebook"], calibration=None), device="cpu")
     export(predictor, None, "params", tmp_path / "out", texts())
     network = notebook_network(outputs=len(CLASSES))
     network.load_parameters(str(tmp_path / "out" / "model.params"))
@@ -298,7 +305,7 @@ def command_line(monkeypatch, capsys):
 
 def test_parameters_from_elsewhere(tmp_path, command_line):
     """The notebook's, without a description."""
-    path = make(tmp_path, "paper", ENCODINGS["notebook"])
+    path = make(tmp_path, "paper", ENCODINGS["notebook"], calibration=None)
     path.with_suffix(".json").unlink()
     told = ("--mode", "notebook", "--feature-len", FEATURE_LEN, "--classes", "a,b,c")
     for form in FORMATS:

@@ -38,10 +38,11 @@ def score(given: Any, world: Collectives) -> None:
     path = world.agree("checkpoint", lambda: checkpoint.find(given.checkpoint), same=lambda path: path.name)
     dataset, predictor = _open(path, given, world)
     split = dataset.parts[given.part]
-    scores = evaluate(predictor.engine, split, given.batch_size, world)
+    calibration = predictor.calibration
+    scores = evaluate(predictor.engine, split, given.batch_size, world, calibration)
     letters = dataset.encoding.letters
     noisy = {
-        rate: evaluate(predictor.engine, with_typos(split, rate, letters=letters), given.batch_size, world)
+        rate: evaluate(predictor.engine, with_typos(split, rate, letters=letters), given.batch_size, world, calibration)
         if rate
         else scores
         for rate in given.typos
@@ -126,9 +127,12 @@ def _text(scores: Scores, classes: list[str], missed: dict[str, str] | None) -> 
     shown = table.assign(**{name: table[name].map(form) for name, form in formats.items()})
     shown.loc[~scores.confusion.any(axis=0), "precision"] = "–"
     shown.loc[~scores.confusion.any(axis=1), ["recall", "f1"]] = "–"
+    temperature = scores.calibration.temperature
+    before = f" ({percent(scores.uncalibrated_error)} before temperature {temperature:g})" if temperature != 1 else ""
     confusion = pd.DataFrame(scores.confusion, index=classes, columns=classes)
     return (
-        f"accuracy {percent(scores.accuracy)}   loss {scores.loss:.4f}\n\n{shown.to_string()}\n\n"
+        f"accuracy {percent(scores.accuracy)}   loss {scores.loss:.4f}   calibration error "
+        f"{percent(scores.calibration_error)}{before}\n\n{shown.to_string()}\n\n"
         f"confusion matrix (rows: true class, columns: predicted class)\n{confusion.to_string()}"
         + (f"\n\n{missed['what']}: {missed['why']}\n  do:  {missed['do']}" if missed else "")
     )
@@ -166,6 +170,7 @@ def _numbers(scores: Scores, classes: list[str]) -> dict[str, Any]:
         "accuracy": scores.accuracy,
         "macro_f1": scores.macro_f1,
         "calibration_error": scores.calibration_error,
+        "uncalibrated_error": scores.uncalibrated_error,
         "documents": scores.documents,
         "classes": classes,
         "per_class": scores.per_class(classes).to_dict(orient="index"),

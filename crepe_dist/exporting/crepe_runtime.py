@@ -48,6 +48,7 @@ class Classifier:
             raise ValueError(f"the model has no crepe_dist metadata in format {FORMAT}")
         self.about: dict[str, Any] = {name: json.loads(value) for name, value in about.items()}
         self.classes: list[str] = self.about["classes"]
+        self.min_probability: float = self.about.get("min_probability", 0)  # below it, perhaps none of the classes fits
         # All characters of a code are listed, because lower case and decompositions differ between Unicode versions.
         self.table = np.full(0x110000, BLANK, np.uint8)
         for code, characters in enumerate(self.about["characters"]):
@@ -145,7 +146,9 @@ def main() -> int:
     texts, again = tee(sys.argv[2:] or (line.rstrip("\r\n") for line in sys.stdin))
     for number, (prediction, text) in enumerate(zip(classifier.predict_stream(texts), again), 1):
         if prediction.read:
-            print("   ".join(f"{shown(label)} {percent(share)}" for label, share in prediction.ranking[:5]))
+            shares = [f"{shown(label)} {percent(share)}" for label, share in prediction.ranking[:5]]
+            rejected = prediction.probability < classifier.min_probability
+            print("   ".join([*(["none of these"] if rejected else []), *shares]))
         else:
             print(f"not classified: line {number}:", "no known character" if text.strip() else "empty text")
             unread += 1

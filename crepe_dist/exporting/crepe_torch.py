@@ -1,10 +1,9 @@
 """Text classifier exported by crepe_dist, as a PyTorch module that only needs torch and safetensors.
 
-For example:
-    model = Classifier("exported")                  # the folder of model.safetensors and model.json
-    model.predict(["a text"])[0]                    # {class: probability}, the most probable class first
-    logits = model(model.encode(["a text"]))        # float32 [n, classes]; with dropout after model.train()
-    model.save("trained")                           # for Classifier, and for `crepe train --init-from trained`
+model = Classifier("exported")                  # the folder of model.safetensors and model.json
+model.predict(["a text"])[0]                    # {class: probability}, the most probable class first
+logits = model(model.encode(["a text"]))        # float32 [n, classes]; with dropout after model.train()
+model.save("trained")                           # for Classifier, and for `crepe train --init-from trained`
 """
 
 import hashlib
@@ -38,6 +37,7 @@ class Classifier(torch.nn.Module):
         super().__init__()
         self.about = json.loads((Path(folder) / "model.json").read_text(encoding="utf-8"))
         self.classes, self.alphabet, self.sizes = (self.about[name] for name in ("classes", "characters", "network"))
+        self.temperature = self.about.get("calibration", {}).get("temperature", 1)
         self.length, self.mode = self.about["encoding"]["feature_len"], self.about["encoding"]["mode"]
         self.codes = {each: code for code, several in enumerate(self.alphabet) for each in several}
         self.arrays = torch.nn.ParameterDict()
@@ -105,7 +105,7 @@ class Classifier(torch.nn.Module):
 
     def predict(self, texts: list[str]) -> list[dict[str, float]]:
         with torch.no_grad():
-            shares = self(self.encode(texts)).softmax(dim=1).tolist()
+            shares = (self(self.encode(texts)) / self.temperature).softmax(dim=1).tolist()
         return [dict(sorted(zip(self.classes, each), key=lambda pair: -pair[1])) for each in shares]
 
     def save(self, folder: "str | Path") -> None:

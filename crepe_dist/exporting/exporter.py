@@ -101,7 +101,13 @@ def atomic_folder(out: Path) -> Iterator[Path]:
 def _in_float32(predictor: Predictor) -> Predictor:
     engine = predictor.engine
     float32 = plan_inference(engine.shape.multiplies, "float32")
-    return Predictor(open_inference(engine.shape, engine.arrays, float32), predictor.encoding, predictor.classes)
+    return Predictor(
+        open_inference(engine.shape, engine.arrays, float32),
+        predictor.encoding,
+        predictor.classes,
+        predictor.calibration,
+        predictor.min_probability,
+    )
 
 
 def _probabilities(predictor: Predictor, texts: Sequence[str]) -> Probabilities:
@@ -144,7 +150,7 @@ def _write_symbol(ours: Predictor, about: About, folder: Path) -> Classify:
     from crepe_dist.networks.symbol import BATCH, write_symbol
 
     symbol, values = folder / f"{NAME}-symbol.json", folder / f"{NAME}-0000.params"
-    probabilities = write_symbol(ours.engine.shape, ours.engine.arrays, symbol, values)
+    probabilities = write_symbol(ours.engine.shape, ours.engine.arrays, ours.calibration.temperature, symbol, values)
     describe(ours, about, values)
     return lambda texts: _in_batches(texts, BATCH, lambda batch: probabilities(ours.encoding.encode(batch)))
 
@@ -171,9 +177,10 @@ def _write_crepe(ours: Predictor, about: About, folder: Path) -> Classify:
 
 
 def describe(ours: Predictor, about: About, path: Path) -> None:
-    """Write the description of a parameter file: encoding, classes, network, and the checkpoint's own description."""
+    """Write the description of a parameter file, from the predictor's and the checkpoint's own."""
     network = {**about.get("network", {}), **ours.engine.shape.settings()}
     description = {**about, "encoding": ours.encoding.to_dict(), "classes": ours.classes, "network": network}
+    description |= {"calibration": ours.calibration.to_dict()}
     write_json(path.with_suffix(".json"), {**description, "format": FORMAT, "sha256": sha256(path)})
 
 

@@ -29,6 +29,8 @@ def write_page(ours: Predictor, summary: ModelSummary, folder: Path) -> Classifi
 
 
 def _model(ours: Predictor) -> bytes:
-    graph = onnx_graph.model(ours.engine.shape, ours.engine.arrays, ours.encoding, ours.classes)
-    content: bytes = graph.SerializeToString()
+    engine = ours.engine
+    about = onnx_graph.about(engine.shape, ours.encoding, ours.classes)
+    about = {**about, "temperature": ours.calibration.temperature, "min_probability": ours.min_probability}
+    content: bytes = onnx_graph.model(engine.shape, engine.arrays, about).SerializeToString()
     return content

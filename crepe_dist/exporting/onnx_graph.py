@@ -31,7 +31,7 @@ MAX_PARAMETER_BYTES = (1 << 31) - (1 << 20)  # Protocol Buffers end at 2 GiB; 1 
 CODES = 256  # values of a byte
 
 
-def model(shape: Shape, arrays: Arrays, encoding: Encoding, classes: list[str]) -> ModelProto:
+def model(shape: Shape, arrays: Arrays, about: dict[str, Any]) -> ModelProto:
     """Build the ONNX model of a network.
 
     The inputs depend on the kind of network; see ``crepe_runtime.Classifier.inputs``. The output is ``probabilities``,
@@ -39,6 +39,7 @@ def model(shape: Shape, arrays: Arrays, encoding: Encoding, classes: list[str]) 
 
     Args:
         arrays: float32 parameters by structural name.
+        about: metadata, from the function ``about``; a ``temperature`` divides the logits.
 
     Raises:
         UserError: the parameters are too large for an ONNX file.
@@ -55,6 +56,8 @@ def model(shape: Shape, arrays: Arrays, encoding: Encoding, classes: list[str]) 
         logits = _ngrams(graph, shape, arrays)
     else:
         logits = _paper(graph, shape, arrays)
+    if about.get("temperature", 1) != 1:
+        logits = graph.node("Div", logits, graph.value(np.array(about["temperature"], np.float32)))
     graph.node("Softmax", logits, name="probabilities", axis=1)
     graph.outputs.append(helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", shape.classes]))
     built = helper.make_model(
@@ -64,7 +67,7 @@ def model(shape: Shape, arrays: Arrays, encoding: Encoding, classes: list[str]) 
         producer_name="crepe_dist",
         producer_version=__version__,
     )
-    helper.set_model_props(built, {name: json.dumps(value) for name, value in about(shape, encoding, classes).items()})
+    helper.set_model_props(built, {name: json.dumps(value) for name, value in about.items()})
     checker.check_model(built)
     return built
 

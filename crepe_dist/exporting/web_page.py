@@ -20,6 +20,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.exporting import web_runtime
 from crepe_dist.model.parameters import shape_class
 from crepe_dist.predicting.model_summary import ModelSummary
+from crepe_dist.predicting.prediction import NONE
 from crepe_dist.reports import page
 from crepe_dist.reports.classify_page import BARS
 from crepe_dist.reports.run_findings import encoding_limits
@@ -66,6 +67,7 @@ def render(onnx: bytes, about: dict[str, Any], model: ModelSummary) -> str:
         "encoder": Markup(ENCODER.read_text(encoding="utf-8")),
         "runtime": Markup(runtime.script),
         "runtime_version": web_runtime.VERSION,
+        "none": NONE,
         "version": __version__,
     }
     template = "web.html"

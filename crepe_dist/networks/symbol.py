@@ -21,9 +21,9 @@ BATCH = 8  # texts; MXNet's own operators need much memory
 
 
 def write_symbol(
-    shape: Shape, arrays: Arrays, symbol: Path, values: Path
+    shape: Shape, arrays: Arrays, temperature: float, symbol: Path, values: Path
 ) -> Callable[[Codes], npt.NDArray[np.float32]]:
-    """Write a network's symbol and parameters.
+    """Write a network's symbol, whose logits are divided by a temperature, and its parameters.
 
     Returns:
         Function that computes probabilities with the written files: uint8 [n, feature_len] → float32 [n, classes], for
@@ -32,7 +32,7 @@ def write_symbol(
     # A fixed prefix: Gluon's default names count the networks of this process.
     network = block.make(shape, prefix=f"{shape.kind}_")
     names, targets = shape.input_names, structural_parameters(network)
-    network(*map(mx.sym.var, names)).save(str(symbol))
+    (network(*map(mx.sym.var, names)) / temperature).save(str(symbol))
     parameters.save({f"arg:{target.name}": arrays[name] for name, target in targets.items()}, values)
     read_back = mx.gluon.SymbolBlock.imports(str(symbol), list(names), str(values), ctx=mx.cpu())
 

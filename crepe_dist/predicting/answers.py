@@ -11,7 +11,7 @@ from typing import Any
 from crepe_dist.errors import shown, visible
 from crepe_dist.predicting.inputs import Input
 from crepe_dist.predicting.occlusion import Explanation
-from crepe_dist.predicting.prediction import Prediction
+from crepe_dist.predicting.prediction import NONE, Prediction
 from crepe_dist.wording import percent
 
 STYLES = ("text", "jsonl", "csv")
@@ -48,7 +48,8 @@ class Answers:
         if prediction is None:
             return f"not classified: line {row.line}: {_on_a_line(row.problem)}"
         ranking = prediction.ranking[: self.top]
-        return "   ".join(f"{_on_a_line(label)} {percent(probability)}" for label, probability in ranking)
+        shares = [f"{_on_a_line(label)} {percent(probability)}" for label, probability in ranking]
+        return "   ".join([*([NONE] if prediction.rejected else []), *shares])
 
 
 class JsonAnswers(Answers):
@@ -65,7 +66,10 @@ class JsonAnswers(Answers):
 
 
 class CsvAnswers(Answers):
-    """Formatter for CSV: the row's own columns, the classes with their probabilities, and a ``problem`` column."""
+    """Formatter for CSV: the row's own columns, the classes with their probabilities, and a ``problem`` column.
+
+    The predicted class of a rejected text is empty.
+    """
 
     @property
     def header(self) -> str:
@@ -79,8 +83,8 @@ class CsvAnswers(Answers):
         cells = list(row.cells) or [""] * len(self.columns)
         if prediction is None:
             return self._record([*cells, *[""] * (2 * self.top), f"line {row.line}: {row.problem}"])
-        for name, probability in prediction.ranking[: self.top]:
-            cells += [name, f"{probability:.6f}"]
+        for place, (name, probability) in enumerate(prediction.ranking[: self.top]):
+            cells += ["" if prediction.rejected and not place else name, f"{probability:.6f}"]
         return self._record([*cells, ""])
 
     def _record(self, cells: Iterable[str]) -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
+
+DIGITS = 6
+NONE = "none of these"  # shown instead of the class of a rejected text
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,7 @@ class Prediction:
         read: number of known characters that the network read, without spaces.
         problem: reason why the text cannot be classified, such as "empty text"; empty if it can. If it cannot, ``read``
             is 0 and the class is meaningless. The command ``predict`` gives the reason instead of the class.
+        rejected: true if ``probability`` is below the predictor's threshold: perhaps none of the classes fits.
     """
 
     label: str
@@ -24,12 +29,25 @@ class Prediction:
     ranking: tuple[tuple[str, float], ...]
     read: int
     problem: str = ""
+    rejected: bool = False
+
+    @property
+    def entropy(self) -> float:
+        """Entropy of the probabilities in nats: 0 if the class is certain, log(classes) if all are equally probable."""
+        return -sum(share * math.log(share) for _, share in self.ranking if share > 0)
+
+    @property
+    def margin(self) -> float:
+        """Difference of the probabilities of the first two classes, 0 to 1."""
+        return self.probability - (self.ranking[1][1] if len(self.ranking) > 1 else 0.0)
 
     def record(self, top: int) -> dict[str, Any]:
-        """Convert to JSON-able data with the ``top`` most probable classes."""
+        """Convert to JSON-able data with the ``top`` most probable classes; the class is ``None`` if it is rejected."""
         return {
-            "class": self.label,
+            "class": None if self.rejected else self.label,
             "probability": self.probability,
+            "entropy": round(self.entropy, DIGITS),
+            "margin": round(self.margin, DIGITS),
             "top": [{"class": label, "probability": probability} for label, probability in self.ranking[:top]],
             "read": self.read,
         }

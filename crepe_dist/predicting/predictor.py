@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from crepe_dist.data.alphabet import BLANK, Encoding
+from crepe_dist.data.alphabet import BLANK, Codes, Encoding
 from crepe_dist.distributed.device import CPU, Device, pick_for_inference
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
+from crepe_dist.model.calibration import UNCALIBRATED, Calibration
 from crepe_dist.model.inference import Inference, Logits, open_inference
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.precision import plan_inference
@@ -23,6 +24,7 @@ from crepe_dist.preparing.formats.rows import EMPTY
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings.allowed_values import Precision
 
+AUTO = "auto"
 BATCH_SIZE = 256
 MAX_CODES = 1 << 22  # characters in a batch; it limits the number of long documents in one batch
 
@@ -54,12 +56,28 @@ class Predictor:
         engine: computes logits; has the parameters and the shape of the network.
         encoding: converts texts to codes.
         classes: class names in the order of the outputs.
+        calibration: temperature of the probabilities, and the model's own threshold.
+        min_probability: threshold below which predictions are ``rejected``, 0 to 1.
     """
 
-    def __init__(self, engine: Inference, encoding: Encoding, classes: list[str]) -> None:
+    def __init__(
+        self,
+        engine: Inference,
+        encoding: Encoding,
+        classes: list[str],
+        calibration: Calibration = UNCALIBRATED,
+        min_probability: float = 0.0,
+    ) -> None:
         self.engine = engine
         self.encoding = encoding
         self.classes = classes
+        self.calibration = calibration
+        self.min_probability = min_probability
+
+    def logits(self, codes: Codes) -> Logits:
+        """Compute the logits of the calibrated probabilities: uint8 [n, feature_len] → float32 [n, classes]."""
+        logits, temperature = self.engine.logits(codes), self.calibration.temperature
+        return logits if temperature == 1 else np.asarray(logits / np.float32(temperature))
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
         """Classify texts; return one prediction per text, in order.
@@ -81,12 +99,13 @@ class Predictor:
         batch_size = self._capped(batch_size)
         while batch := list(islice(texts, batch_size)):
             codes = self.encoding.encode(batch)
-            probabilities = _softmax(self.engine.logits(codes))
+            probabilities = _softmax(self.logits(codes))
             read = ((codes != BLANK) & (codes != self.encoding.alphabet.find(" "))).sum(axis=1)
             orders = np.argsort(-probabilities, axis=1, kind="stable").tolist()
             for text, row, order, known in zip(batch, probabilities.tolist(), orders, read.tolist()):
                 ranking = tuple((self.classes[index], row[index]) for index in order)
-                yield Prediction(*ranking[0], ranking, known, "" if known else _unread(text))
+                rejected = ranking[0][1] < self.min_probability
+                yield Prediction(*ranking[0], ranking, known, "" if known else _unread(text), rejected)
 
     def explain(self, text: str, label: str | None = None) -> Explanation:
         """Find the evidence in a text for and against a class by occlusion (see ``predicting.occlusion``).
@@ -113,7 +132,7 @@ class Predictor:
         (prediction,) = self.predict([text])
         label = prediction.label if label is None else label
         index, batch_size = self.classes.index(label), self._capped(batch_size)
-        read, scores, words = yield from occlude_in_batches(text, self.encoding, self.engine.logits, batch_size, index)
+        read, scores, words = yield from occlude_in_batches(text, self.encoding, self.logits, batch_size, index)
         return Explanation(text, label, prediction, read.start, read.stop, tuple(scores), tuple(words))
 
     def _capped(self, batch_size: int) -> int:
@@ -148,6 +167,7 @@ def load(
     fold_accents: bool | None = None,
     classes: Sequence[str] | None = None,
     device: str = "auto",
+    min_probability: float | str = 0.0,
 ) -> Predictor:
     """Open a checkpoint.
 
@@ -160,13 +180,29 @@ def load(
         fold_accents: whether accents were removed in training; the default of ``mode`` unless given.
         classes: class names in the order of the outputs.
         device: ``auto``, ``gpu`` or ``cpu``.
+        min_probability: threshold below which predictions are ``rejected``, 0 to 1; ``auto`` for the model's own, which
+            95 % of its validation texts reach.
 
     Raises:
         UserError: there is no checkpoint, or the description does not fit the parameters.
     """
     path = checkpoint.find(None if checkpoint_or_run is None else str(checkpoint_or_run))
     foreign = Foreign(mode, feature_len, fold_accents, tuple(classes) if classes is not None else None)
-    return open_checkpoint(path, foreign, pick_for_inference(device))
+    predictor = open_checkpoint(path, foreign, pick_for_inference(device))
+    predictor.min_probability = _threshold(min_probability, predictor.calibration, path)
+    return predictor
+
+
+def _threshold(given: float | str, calibration: Calibration, path: Path) -> float:
+    if given != AUTO:
+        return float(given)
+    if not calibration.min_probability:
+        raise UserError(
+            f"{path} has no threshold of its own",
+            "its data had no validation split, or an older version trained it",
+            "give a probability, such as --min-probability 0.6; or prepare the data with --validation, and train again",
+        )
+    return calibration.min_probability
 
 
 def open_checkpoint(path: Path, foreign: Foreign, device: Device = CPU) -> Predictor:
@@ -175,7 +211,7 @@ def open_checkpoint(path: Path, foreign: Foreign, device: Device = CPU) -> Predi
     arrays = parameters.load(path)
     if about is None:
         encoding, classes = _from_flags(path, foreign)
-        network_about = None
+        network_about, calibration = None, UNCALIBRATED
     elif foreign:
         raise UserError(
             f"{path} already has a description",
@@ -184,6 +220,7 @@ def open_checkpoint(path: Path, foreign: Foreign, device: Device = CPU) -> Predi
         )
     else:
         encoding, classes, network_about = checkpoint.trained_as(path, about)
+        calibration = Calibration.of(about)
     shape = parameters.shape_of(arrays, len(encoding.alphabet), encoding.feature_len, network_about)
     if len(classes) != shape.classes:
         raise UserError(
@@ -194,8 +231,9 @@ def open_checkpoint(path: Path, foreign: Foreign, device: Device = CPU) -> Predi
     in_float32 = network_about is not None and network_about.get("precision") == "float32"
     precision: Precision = "float32" if in_float32 else "auto"
     if device.device_type == "gpu":
-        return Predictor(_on_gpu(shape, arrays, device, precision), encoding, classes)
-    return Predictor(open_inference(shape, arrays, plan_inference(shape.multiplies, precision)), encoding, classes)
+        return Predictor(_on_gpu(shape, arrays, device, precision), encoding, classes, calibration)
+    engine = open_inference(shape, arrays, plan_inference(shape.multiplies, precision))
+    return Predictor(engine, encoding, classes, calibration)
 
 
 def _on_gpu(shape: Shape, arrays: Arrays, device: Device, precision: Precision) -> Inference:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from crepe_dist.predicting.model_summary import ModelSummary
+from crepe_dist.predicting.prediction import NONE
 from crepe_dist.reports import page
 from crepe_dist.reports.explanation_page import COLOUR_THRESHOLD, LEVELS, NOISE
 from crepe_dist.settings.serving_options import ServiceOptions
@@ -28,6 +29,7 @@ def render(model: ModelSummary, options: ServiceOptions, examples: Sequence[str]
         "serve.html",
         model=model,
         bars=min(len(model.classes), BARS),
+        none=NONE,
         max_chars=options.max_chars,
         timeout=options.timeout,
         examples=examples,

@@ -263,7 +263,8 @@ def encoding_limits(encoding: dict[str, Any]) -> list[str]:
         + (" (accents are removed first)" if encoding["fold_accents"] else "")
         + ". It sees all others as blanks"
         + (f", so texts in other scripts than {listed(scripts)} look alike to it." if scripts else "."),
-        "It assigns one of its classes to every text, even if none of them fits.",
+        "It assigns one of its classes to every text, even if none of them fits, unless a threshold is given "
+        "(--min-probability).",
     ]
 
 

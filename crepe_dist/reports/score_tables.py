@@ -10,7 +10,7 @@ import numpy as np
 from crepe_dist import wording
 from crepe_dist.reports import score_figures
 from crepe_dist.reports.uncertainty import interval
-from crepe_dist.runs.scores import MILLION, Mistake, Scores
+from crepe_dist.runs.scores import BINS, MILLION, Mistake, Scores
 from crepe_dist.wording import counted, cut, number, percent
 
 FEW_ROWS = 50  # a class with fewer training rows is not helped by longer training
@@ -21,6 +21,7 @@ MAX_WEAKEST = 15
 TILE_CELLS = 24  # width of a class name in a tile
 LABEL_CELLS = 60  # width of a class name in a table or a sentence
 MAX_QUOTE_CHARS = 600
+THRESHOLDS = (6, 9, 12, 14)  # in intervals of the predicted probability: 40, 60, 80 and 93 %
 SMALL_CALIBRATION_ERROR, LARGE_CALIBRATION_ERROR = 0.03, 0.1
 
 
@@ -53,6 +54,7 @@ def view(scores: Scores, classes: list[str], quotes: Sequence[str | None] | None
         "pairs": pairs,
         "mistakes": mistakes,
         "calibration": calibration(scores),
+        "answered": answered(scores),
         "reduced": score_figures.is_reduced(classes),
         "confusion": score_figures.confusion(scores, classes),
         "reliability": score_figures.reliability(scores),
@@ -93,7 +95,11 @@ def tiles(
         (
             "calibration error",
             percent(error),
-            ["well calibrated" if error < SMALL_CALIBRATION_ERROR else verdict, "mean gap of probability and accuracy"],
+            [
+                "well calibrated" if error < SMALL_CALIBRATION_ERROR else verdict,
+                *([f"before the temperature: {percent(scores.uncalibrated_error)}"] if is_calibrated(scores) else []),
+                "mean gap of probability and accuracy",
+            ],
         ),
     ]
 
@@ -125,11 +131,34 @@ def calibration(scores: Scores) -> str:
     """Describe how well the predicted probabilities are calibrated."""
     error = scores.calibration_error
     sentence = f"The expected calibration error of its probabilities is {percent(error)}"
+    if is_calibrated(scores):
+        sentence += f" ({percent(scores.uncalibrated_error)} before temperature {scores.calibration.temperature:g})"
     if error < SMALL_CALIBRATION_ERROR:
         return f"{sentence}: it is well calibrated."
     strength = "far " if error > LARGE_CALIBRATION_ERROR else ""
     tendency = "too high (overconfident)" if is_overconfident(scores) else "too low (underconfident)"
     return f"{sentence}; overall they are {strength}{tendency}."
+
+
+def is_calibrated(scores: Scores) -> bool:
+    """Return whether the probabilities have a temperature of their own."""
+    return scores.calibration.temperature != 1
+
+
+def answered(scores: Scores) -> list[dict[str, str]]:
+    """Tabulate the share of texts that reach a probability, and the accuracy on them, for some thresholds."""
+    found = []
+    for place in (0, *THRESHOLDS):
+        documents, right, _ = scores.reliability[place:].sum(axis=0).tolist()
+        if documents and (not place or documents < scores.documents):
+            found.append(
+                {
+                    "least": f"{100 * place / BINS:.0f} %" if place else "any",
+                    "share": percent(documents, scores.documents),
+                    "accuracy": percent(right, documents),
+                }
+            )
+    return found
 
 
 def is_overconfident(scores: Scores) -> bool:

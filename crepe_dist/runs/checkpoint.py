@@ -16,6 +16,7 @@ from crepe_dist.data.dataset import PARTS, Dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, sha256, sync, write_json, write_text
 from crepe_dist.model import parameters, tensors_file
+from crepe_dist.model.calibration import Calibration
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.shape import Shape
 from crepe_dist.runs.scores import MOST_CLASSES, Scores
@@ -72,6 +73,7 @@ def description(record: dict[str, Any], data: Dataset, shape: Shape, precision: 
         "encoding": data.encoding.to_dict(),
         "classes": data.classes,
         "network": {**shape.settings(), "precision": precision},
+        "calibration": record["calibration"],
         "data": {"name": data.name, "fingerprint": data.fingerprint, "test": data.documents("test")},
     }
 
@@ -88,6 +90,7 @@ def epoch_record(progress: Progress, scores: dict[str, Scores]) -> dict[str, Any
         record[f"{name}_accuracy"] = score.accuracy
         record[f"{name}_macro_f1"] = score.macro_f1
         record[f"{name}_calibration_error"] = score.calibration_error
+    record["calibration"] = scores["test"].calibration.to_dict()
     record["seconds"] = progress.seconds
     record["checkpoint"] = file_name(progress.epoch, record["test_accuracy"])
     return record
@@ -244,6 +247,7 @@ def trained_as(path: Path, about: dict[str, Any]) -> tuple[Encoding, list[str], 
         if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
             raise ValueError("the classes are not a list of names")
         parameters.shape_class(network).check_settings(network)
+        Calibration.of(about)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path.with_suffix('.json')} cannot be read",

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.model.calibration import UNCALIBRATED, Calibration
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -63,11 +65,13 @@ class Scores:
 
     Attributes:
         confusion: int64 [classes, classes]; row = true class, column = predicted class.
-        loss: mean cross-entropy per document, in nats.
+        loss: mean cross-entropy per document, in nats, at temperature 1.
         reliability: int64 [BINS, 3]; for each interval of the predicted probability, the number of documents, that of
             correct predictions, and the sum of the probabilities in millionths.
         mistakes: worst mistakes, as selected by ``worst``.
         right: bool [documents], true for correct predictions, in the order of the split; ``None`` if not stored.
+        calibration: calibration of the probabilities in ``reliability`` and ``mistakes``.
+        uncalibrated: ``reliability`` at temperature 1; ``None`` if ``reliability`` is.
     """
 
     confusion: Counts
@@ -75,6 +79,8 @@ class Scores:
     reliability: Counts
     mistakes: list[Mistake]
     right: npt.NDArray[np.bool_] | None = None
+    calibration: Calibration = UNCALIBRATED
+    uncalibrated: Counts | None = None
 
     @property
     def documents(self) -> int:
@@ -109,7 +115,15 @@ class Scores:
     @property
     def calibration_error(self) -> float:
         """Expected calibration error (Guo et al. 2017, arXiv:1706.04599, equation 3)."""
-        _, right, probability = self.reliability.T
+        return self._error(self.reliability)
+
+    @property
+    def uncalibrated_error(self) -> float:
+        """Expected calibration error at temperature 1."""
+        return self._error(self.reliability if self.uncalibrated is None else self.uncalibrated)
+
+    def _error(self, reliability: Counts) -> float:
+        _, right, probability = reliability.T
         return float(np.abs(right - probability / MILLION).sum() / self.documents)
 
     @property
@@ -141,6 +155,8 @@ class Scores:
             "reliability": self.reliability.tolist(),
             "mistakes": [asdict(each) for each in self.mistakes],
             "right": base64.b64encode(np.packbits(self.right).tobytes()).decode("ascii") if keeps else None,  # type: ignore[arg-type]
+            "calibration": self.calibration.to_dict(),
+            "uncalibrated": None if self.uncalibrated is None else self.uncalibrated.tolist(),
         }
 
     @classmethod
@@ -165,7 +181,16 @@ class Scores:
         loss = float(saved["loss"])
         if not math.isfinite(loss):
             raise ValueError("the loss is not a number")
-        return cls(confusion, loss, reliability, mistakes, _bits(saved["right"], documents))
+        before = saved.get("uncalibrated")  # absent in files of older versions, as is the calibration
+        return cls(
+            confusion,
+            loss,
+            reliability,
+            mistakes,
+            _bits(saved["right"], documents),
+            Calibration.of(saved),
+            None if before is None else _counts(before, (BINS, 3)),
+        )
 
 
 def _counts(saved: Any, shape: tuple[int, int]) -> Counts:

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from crepe_dist.errors import visible
-from crepe_dist.predicting.prediction import Prediction
+from crepe_dist.predicting.prediction import NONE, Prediction
 from crepe_dist.serving.problems import Problem
 from crepe_dist.version import __version__
 
@@ -44,7 +44,7 @@ class Metrics:
         self.texts.inc(len(texts))
         self.characters.inc(sum(map(len, texts)))
         for each in predictions:
-            self.predictions.labels(visible(each.label)).inc()
+            self.predictions.labels(NONE if each.rejected else visible(each.label)).inc()
 
     def exposition(self) -> bytes:
         """Render the metrics in Prometheus's text format."""

@@ -51,9 +51,13 @@ class Explanation(BaseModel):
     characters: list[float] = Field(description="score of each character of the text")
 
 
-class Answer(Ranked):
+class Answer(BaseModel):
     """Most probable class of a text, its ranking of ``top`` classes, and its explanation if it was asked for."""
 
+    label: Optional[str] = Field(alias="class", description="null if the probability is below --min-probability")
+    probability: float
+    entropy: float = Field(description="entropy of the probabilities of all classes, in nats")
+    margin: float = Field(description="difference of the probabilities of the first two classes")
     top: list[Ranked]
     explanation: Optional[Explanation] = None
 

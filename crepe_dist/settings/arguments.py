@@ -17,7 +17,7 @@ from crepe_dist import invocation
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_names
 from crepe_dist.settings.allowed_values import DEVICES, HEADERS, LONGEST_DOCUMENT, MODES
-from crepe_dist.settings.limits import Limits, near, shortened, whole
+from crepe_dist.settings.limits import Limits, near, real, shortened, whole
 from crepe_dist.version import __version__
 
 FEATURE_LEN = whole(1, LONGEST_DOCUMENT)
@@ -169,6 +169,17 @@ def add_device(arguments: argparse.ArgumentParser) -> None:
 def add_checkpoint(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument(
         "checkpoint", nargs="?", help=".params file, run folder or exported folder; default: the newest run in runs/"
+    )
+
+
+def add_min_probability(arguments: argparse._ActionsContainer, where: str = "") -> None:
+    arguments.add_argument(
+        "--min-probability",
+        type=real(0, 1, "auto"),
+        default=0.0,
+        metavar="P",
+        help=f'answer "none of these"{where} if no class is as probable as this; auto: the threshold that 95 %% of the '
+        "validation texts reach; default: 0",
     )
 
 

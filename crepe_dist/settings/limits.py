@@ -62,9 +62,9 @@ def whole(least: int, most: int, word: str = "") -> Limits:
     return Limits(int, least, most, word=word)
 
 
-def real(least: float, most: float, *, open_below: bool = False, open_above: bool = False) -> Limits:
+def real(least: float, most: float, word: str = "", *, open_below: bool = False, open_above: bool = False) -> Limits:
     """Return the limits of a real number."""
-    return Limits(float, least, most, open_below, open_above)
+    return Limits(float, least, most, open_below, open_above, word)
 
 
 def near(word: str, known: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from crepe_dist.data.dataset import Dataset, Part
 from crepe_dist.data.order import Order
 from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.model.calibration import UNCALIBRATED, Calibration, CalibrationCounts
 from crepe_dist.model.shape import Shape
 from crepe_dist.runs.scores import BINS, MILLION, MISTAKES, RANKED, Mistake, Scores, worst
 from crepe_dist.settings.training_options import EvaluationOptions
@@ -45,14 +46,22 @@ def evaluate_splits(
 ) -> dict[str, Scores]:
     """Score the network on every split but the train split; return the scores by name.
 
+    The validation split is scored first and calibrates the probabilities of both.
+
     Raises:
         Interrupted: on every rank, if ``is_stopping`` became true on one.
     """
-    return {
-        name: evaluate(engine, split, options.batch_size, world, sharded=options.sharded, is_stopping=is_stopping)
-        for name, split in data.parts.items()
-        if name != "train"
-    }
+    found: dict[str, Scores] = {}
+    calibration = UNCALIBRATED
+    for name in ("validation", "test"):
+        if name in data.parts:
+            counts = CalibrationCounts() if name == "validation" else None
+            found[name] = evaluate(
+                engine, data.parts[name], options.batch_size, world, calibration, counts,
+                sharded=options.sharded, is_stopping=is_stopping,
+            )  # fmt: skip
+            calibration = counts.fitted() if counts else calibration
+    return found
 
 
 def evaluate(
@@ -60,6 +69,8 @@ def evaluate(
     split: Part,
     batch_size: int,
     world: Collectives,
+    calibration: Calibration = UNCALIBRATED,
+    fit: CalibrationCounts | None = None,
     *,
     sharded: bool = True,
     is_stopping: Callable[[], bool] = lambda: False,
@@ -68,31 +79,42 @@ def evaluate(
 
     Args:
         batch_size: documents per step, over all ranks that score.
+        calibration: calibration of the probabilities.
+        fit: empty counts, to which the texts of all ranks are added.
         sharded: let every rank score its share; else rank 0 scores everything while the others wait.
         is_stopping: called after each batch; once it returns true, this rank stops scoring.
 
     Raises:
         Interrupted: on every rank, if ``is_stopping`` was true on one.
     """
-    counting = _count(engine, split, batch_size, *((world.rank, world.size) if sharded else (0, 1)), world.beat)
+    totals = _Totals(engine.shape.classes, len(split), calibration.temperature, fit)
+    place = (world.rank, world.size) if sharded else (0, 1)
+    counting = _count(engine.scored(split, batch_size, *place), totals, world.beat)
     counting = takewhile(lambda _: not is_stopping(), counting)
-    totals = next(iter(deque(counting, maxlen=1)), None) if sharded else world.on_root("evaluation", counting)
-    totals = totals or _Totals(engine.shape.classes, len(split))
+    if sharded:
+        deque(counting, maxlen=0)
+    else:
+        world.on_root("evaluation", counting)
     world.trust()  # other ranks may be slower
     reports = world.gather([is_stopping(), [asdict(each) for each in totals.mistakes]], "evaluation.stop")
     world.beat()
     if any(stopping for stopping, _ in reports):
         raise Interrupted
-    counts = [totals.confusion, totals.reliability, totals.right]
+    counts = [totals.confusion, totals.reliability, totals.uncalibrated, totals.right, *([fit.sums] if fit else [])]
     summed = world.sum(np.concatenate([each.ravel() for each in counts]), "evaluation.counts")
-    confusion, reliability, right = np.split(summed, np.cumsum([each.size for each in counts])[:-1])
+    parts = np.split(summed, np.cumsum([each.size for each in counts])[:-1])
+    confusion, reliability, uncalibrated, right, *sums = (part.reshape(of.shape) for part, of in zip(parts, counts))
+    if fit:
+        (fit.sums,) = sums
     loss = world.sum(np.array([totals.loss]), "evaluation.loss")[0]
     return Scores(
-        confusion.reshape(totals.confusion.shape),
+        confusion,
         float(loss) / int(confusion.sum()),
-        reliability.reshape(totals.reliability.shape),
+        reliability,
         worst([Mistake.of(each) for _, mistakes in reports for each in mistakes]),
         np.unpackbits(right.view(np.uint8), count=len(split)).astype(bool),
+        calibration,
+        uncalibrated if calibration.temperature != 1 else None,
     )
 
 
@@ -100,40 +122,43 @@ class _Totals:
     """Running totals of the documents that this rank has scored.
 
     Attributes:
-        confusion, reliability, mistakes, loss: as in ``Scores``, but the loss is a sum.
+        confusion, reliability, uncalibrated, mistakes, loss: as in ``Scores``, but the loss is a sum.
         right: int64, one bit for each document of the split, set if this rank predicted it correctly. Ranks score
             different documents, so a sum over the ranks joins the bits.
     """
 
-    def __init__(self, classes: int, documents: int) -> None:
+    def __init__(self, classes: int, documents: int, temperature: float, fit: CalibrationCounts | None) -> None:
         self.confusion = np.zeros((classes, classes), dtype=np.int64)
         self.reliability = np.zeros((BINS, 3), dtype=np.int64)
+        self.uncalibrated = np.zeros((BINS, 3), dtype=np.int64)
         self.right = np.zeros(-(-documents // 64), dtype=np.int64)
         self.mistakes: list[Mistake] = []
         self.loss = 0.0
+        self._temperature = np.float32(temperature)
+        self._fit = fit
 
-    def add(
-        self, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int32], log_probabilities: npt.NDArray[np.float64]
-    ) -> None:
+    def add(self, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int32], logits: npt.NDArray[np.float32]) -> None:
         """Add a batch of n documents.
 
         Args:
             rows: numbers of the documents, int64 [n].
             labels: int32 [n].
-            log_probabilities: float64 [n, classes].
+            logits: float32 [n, classes].
         """
         if not len(labels):
             return
-        # Rounding may give a logarithm just above zero; a network that diverged gives NaNs.
-        probabilities = np.nan_to_num(np.exp(np.minimum(log_probabilities, 0)))
+        if self._fit:
+            self._fit.add(logits, labels)
+        log_probabilities = _log_softmax(logits)
         predicted = log_probabilities.argmax(axis=1)
         is_right = predicted == labels
         np.add.at(self.confusion, (labels, predicted), 1)
-        self.loss -= float(log_probabilities[np.arange(len(labels)), labels].sum())
-        confidence = probabilities.max(axis=1)
-        bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
-        parts = np.rint(confidence * MILLION).astype(np.int64)
-        np.add.at(self.reliability, bins, np.stack([np.ones_like(parts), is_right, parts], axis=1))
+        self.loss -= float(log_probabilities[np.arange(len(labels)), labels].astype(np.float64).sum())
+        probabilities = _probabilities(log_probabilities)
+        _count_reliability(self.uncalibrated, probabilities, is_right)
+        if self._temperature != 1:
+            probabilities = _probabilities(_log_softmax(logits / self._temperature))
+        _count_reliability(self.reliability, probabilities, is_right)
         mine = rows[is_right]
         np.bitwise_or.at(self.right.view(np.uint8), mine >> 3, (128 >> (mine & 7)).astype(np.uint8))
         self._remember(rows[~is_right], labels[~is_right], probabilities[~is_right])
@@ -155,19 +180,32 @@ class _Totals:
 
 
 def _count(
-    engine: Scorer, part: Part, batch_size: int, rank: int, size: int, beat: Callable[[], None]
-) -> Iterator[_Totals]:
-    """Yield the running totals of this rank's documents after each batch."""
-    totals = _Totals(engine.shape.classes, len(part))
-    for rows, labels, logits in engine.scored(part, batch_size, rank, size):
-        totals.add(rows, labels, _log_softmax(logits).astype(np.float64))
+    scored: Iterator[tuple[Order, npt.NDArray[np.int32], npt.NDArray[np.float32]]],
+    totals: _Totals,
+    beat: Callable[[], None],
+) -> Iterator[None]:
+    """Add batches of this rank's documents to the totals; yield after each."""
+    for rows, labels, logits in scored:
+        totals.add(rows, labels, logits)
         beat()
-        yield totals
+        yield
+
+
+def _count_reliability(
+    counts: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64], is_right: npt.NDArray[np.bool_]
+) -> None:
+    confidence = probabilities.max(axis=1)
+    bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    parts = np.rint(confidence * MILLION).astype(np.int64)
+    np.add.at(counts, bins, np.stack([np.ones_like(parts), is_right, parts], axis=1))
 
 
 def _log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Compute the logarithms of the probabilities, float32 [n, classes]."""
-    if not len(logits):
-        return logits
     logits = logits - logits.max(axis=1, keepdims=True)
     return np.asarray(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
+
+
+def _probabilities(logarithms: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    # Rounding may give a logarithm just above zero; a network that diverged gives NaNs.
+    return np.nan_to_num(np.exp(np.minimum(logarithms, 0).astype(np.float64)))

@@ -1,0 +1,96 @@
+"""Calibration of a network's probabilities by one temperature (Guo et al. 2017, arXiv:1706.04599).
+
+Logits are divided by the temperature before the softmax. The order of the classes, and with it the accuracy, stays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+TEMPERATURES = 2.0 ** (np.arange(-32, 33) / 16)  # from 1/4 to 4; the nearest one is at most 2.2 % off
+PRIOR = 10  # strength of the belief in temperature 1, in texts
+UNITS = 1 << 20  # per nat: losses are summed as integers, so the order of additions does not matter
+MOST_NATS = 1 << 20  # of one text
+PERCENTS = 101
+ANSWERED = 0.95  # share of the validation texts that reach the threshold
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a validation split says about a network's probabilities.
+
+    Attributes:
+        temperature: divisor of the logits; 1 without a validation split.
+        min_probability: threshold that 95 % of the validation texts reach: a text with a lower probability of its most
+            probable class may belong to none of the classes. 0 without a validation split.
+    """
+
+    temperature: float = 1.0
+    min_probability: float = 0.0
+
+    @classmethod
+    def of(cls, about: Mapping[str, Any]) -> Calibration:
+        """Read the calibration of a checkpoint from its description; the default one if it has none.
+
+        Raises:
+            ValueError, TypeError, KeyError: malformed.
+        """
+        if (saved := about.get("calibration")) is None:
+            return UNCALIBRATED
+        temperature, least = float(saved["temperature"]), float(saved["min_probability"])
+        if not 0 < temperature < math.inf or not 0 <= least <= 1:
+            raise ValueError("the calibration has an invalid value")
+        return cls(temperature, least)
+
+    def to_dict(self) -> dict[str, float]:
+        """Convert to JSON values."""
+        return asdict(self)
+
+
+UNCALIBRATED = Calibration()
+
+
+class CalibrationCounts:
+    """Sums over scored texts from which a calibration follows. Ranks score different texts, and add their sums.
+
+    Attributes:
+        sums: int64 [temperatures, 1 + PERCENTS]; for each of ``TEMPERATURES``, the loss in 1/``UNITS`` nat, and the
+            number of texts by the probability of their most probable class, in whole percents rounded down.
+    """
+
+    def __init__(self) -> None:
+        self.sums = np.zeros((len(TEMPERATURES), 1 + PERCENTS), np.int64)
+
+    def add(self, logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]) -> None:
+        """Add a batch: logits, float32 [n, classes]; labels, int32 [n]."""
+        if not len(labels):
+            return
+        below = (logits - logits.max(axis=1, keepdims=True)).astype(np.float32)
+        of_true = below[np.arange(len(labels)), labels]
+        for row, temperature in zip(self.sums, TEMPERATURES):
+            total = np.exp(below / np.float32(temperature)).sum(axis=1)
+            losses = np.log(total) - of_true / temperature
+            # A network that diverged gives NaNs and infinities.
+            row[0] += np.rint(np.nan_to_num(losses, posinf=MOST_NATS).clip(0, MOST_NATS) * UNITS).astype(np.int64).sum()
+            percents = np.nan_to_num(100 / total).astype(np.int64)
+            row[1:] += np.bincount(percents.clip(0, PERCENTS - 1), minlength=PERCENTS)
+
+    def fitted(self) -> Calibration:
+        """Choose the temperature of the lowest loss, and the threshold at that temperature.
+
+        A prior keeps the temperature of few texts near 1. Without it, ten texts that are classified correctly would
+        get the lowest temperature. It is a Gamma density of the inverse temperature with its mode at 1.
+        """
+        inverse = 1 / TEMPERATURES
+        losses = self.sums[:, 0] / UNITS + PRIOR * (inverse - np.log(inverse))
+        best = int(losses.argmin())
+        texts = self.sums[best, 1:]
+        above = texts.sum() - np.cumsum(texts)  # texts that reach 1, 2, … percent
+        least = int((above >= ANSWERED * texts.sum()).sum())
+        return Calibration(round(float(TEMPERATURES[best]), 4), least / 100)
