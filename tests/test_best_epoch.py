@@ -18,26 +18,34 @@ def progress(split: str, *epochs: tuple[float, float]) -> Progress:
     return Progress(epoch=len(records) - 1, epochs=records)
 
 
+ROWS = 100  # the standard error of 70 % is 4.6 points
+
+
 @pytest.mark.parametrize("split", ["validation", "test"])
 @pytest.mark.parametrize(
     ("epochs", "best"),
     [
         ([(0.5, 1.0), (0.7, 2.0), (0.6, 0.1)], 1),
+        ([(0.7, 1.0), (0.74, 1.1), (0.66, 0.9)], 2),
+        ([(0.7, 1.0), (0.74, 1.1), (0.75, 1.2)], 2),
+        ([(0.7, 1.0), (0.65, 0.1), (0.71, math.nan)], 0),
+        ([(0.7, math.nan), (0.71, math.nan)], 1),
+        ([(1.0, 0.2), (1.0, 0.1), (0.99, 0.05)], 1),
         ([(0.7, 0.9), (0.7, 0.5), (0.7, 0.6)], 1),
         ([(0.7, 0.5), (0.7, 0.5), (0.6, 0.1)], 0),
         ([(0.7, math.nan), (0.7, 9.0), (0.7, math.inf)], 1),
         ([(0.7, math.nan), (0.7, math.nan)], 0),
     ],
 )
-def test_among_equal_accuracies_the_lower_loss_decides_then_the_earlier_epoch(split, epochs, best):
-    choice = EpochChoice(split == "validation", patience=0, epochs=9, keep_last=1)
+def test_the_accuracy_decides_and_within_its_standard_error_the_loss_then_the_earlier_epoch(split, epochs, best):
+    choice = EpochChoice(split == "validation", ROWS, patience=0, epochs=9, keep_last=1)
     course = progress(split, *epochs)
     assert choice.best(course)["epoch"] == best
     assert choice.kept(course) == {f"{best}.params", f"{len(epochs) - 1}.params"}
     assert choice.reported(course)["epoch"] == (best if split == "validation" else len(epochs) - 1)
 
 
-def test_an_equal_accuracy_with_a_lower_loss_counts_as_better_for_patience():
-    choice = EpochChoice(has_validation=True, patience=2, epochs=9, keep_last=1)
+def test_a_lower_loss_at_the_same_accuracy_counts_as_better_for_patience():
+    choice = EpochChoice(has_validation=True, rows=ROWS, patience=2, epochs=9, keep_last=1)
     assert not choice.is_last(progress("validation", (0.7, 0.9), (0.7, 0.8), (0.7, 0.7)))
     assert choice.is_last(progress("validation", (0.7, 0.7), (0.7, 0.8), (0.7, 0.9)))

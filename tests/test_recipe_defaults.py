@@ -22,16 +22,17 @@ def data(rows: int, length: int) -> Dataset:
 
 
 @pytest.mark.parametrize(
-    ("rows", "length", "epochs"),
+    ("rows", "length", "epochs", "paper"),
     [
-        (1, 1, 20), (1600, 256, 20), (3000, 256, 11), (6400, 256, 5), (50_000, 1000, 5), (22_500, 4092, 3),
-        (10**6, 1000, 2), (10**9, 1000, 2), (64, 10**6, 4),
+        (1, 1, 20, 20), (1600, 256, 20, 20), (3000, 256, 11, 11), (6400, 256, 5, 5), (50_000, 1000, 3, 5),
+        (22_500, 4092, 3, 5), (200_000, 1000, 2, 3), (10**9, 1000, 2, 2), (101, 10**6, 3, 5),
     ],
 )  # fmt: skip
-def test_few_documents_need_more_epochs_and_much_text_needs_fewer(rows, length, epochs):
+def test_few_documents_need_more_epochs_and_much_text_needs_fewer(rows, length, epochs, paper):
     settled = with_epochs(parse([]), data(rows, length))
     assert settled.training.all_epochs == epochs
     assert replace(settled, training=parse([]).training) == parse([])
+    assert with_epochs(parse(["--model.network=paper"]), data(rows, length)).training.all_epochs == paper
     given = parse(["--epochs=7"])
     assert with_epochs(given, data(rows, length)) == given
 

@@ -114,7 +114,7 @@ class TestReport:
         ):
             assert piece in text
         assert f"The reported epoch is {result['epoch']} of 2 epochs" in text
-        assert "the best validation accuracy" in text
+        assert "the best by validation accuracy" in text
         assert NAMES[0] in text
         assert "\\x1b[31mred\\u202e www.x.example" in text
         shown = open_dataset(place / "data").parts["test"].text(scores.mistakes[0].row)

@@ -61,7 +61,10 @@ def choice(record: RunRecord) -> str:
     if record.result["chosen_by"] == "last epoch":
         why = "the last one, as there is no validation split to choose by"
     else:
-        why = "the best validation accuracy, and the lowest loss among equals; the test split was not used to choose it"
+        why = (
+            "the best by validation accuracy, or by validation loss where accuracies differ by less than a standard "
+            "error; the test split was not used to choose it"
+        )
     return f"The reported epoch is {record.epoch} of {epochs} (counted from 0): {why}."
 
 

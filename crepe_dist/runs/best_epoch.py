@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -13,16 +14,22 @@ from crepe_dist.settings.config import Config
 
 @dataclass(frozen=True)
 class EpochChoice:
-    """Choice by validation accuracy, among equals by validation loss; the test split decides nothing that is reported.
+    """Choice by validation accuracy and, where that hardly differs, by validation loss.
+
+    A small split often cannot tell two epochs apart by accuracy: differences of less than its standard error are
+    chance (as in the one-standard-error rule of Breiman et al., "Classification and Regression Trees", 1984). The loss
+    says more about them. The test split decides nothing that is reported.
 
     Args:
         has_validation: true if the data have a validation split; without one the last epoch is reported.
+        rows: number of documents of the validation split, or of the test split without one.
         patience: epochs without improvement after which the run stops; 0: never.
         epochs: number of epochs of the run, ``training.epochs``.
         keep_last: number of latest checkpoints to keep besides the best one.
     """
 
     has_validation: bool
+    rows: int
     patience: int
     epochs: int
     keep_last: int
@@ -30,25 +37,37 @@ class EpochChoice:
     @classmethod
     def of(cls, config: Config, data: Dataset) -> EpochChoice:
         """Make the choice for a configuration and its data."""
-        training = config.training
-        return cls("validation" in data.parts, training.patience, training.all_epochs, config.checkpoint.keep_last)
+        training, has_validation = config.training, "validation" in data.parts
+        rows = len(data.parts["validation" if has_validation else "test"])
+        return cls(has_validation, rows, training.patience, training.all_epochs, config.checkpoint.keep_last)
 
     @property
     def chosen_by(self) -> str:
         return "validation accuracy" if self.has_validation else "last epoch"
 
     def best(self, progress: Progress) -> dict[str, Any]:
-        """Return the record with the highest validation accuracy, or test accuracy without a validation split.
+        """Return the record of the best epoch.
 
-        Among equals the lowest loss on the same split decides, then the earliest epoch.
+        An epoch is better than an earlier one if its accuracy on the validation split (without one: on the test split)
+        is higher by more than one standard error, or if its loss is lower and its accuracy is not lower by more.
         """
         split = "validation" if self.has_validation else "test"
 
-        def rank(record: dict[str, Any]) -> tuple[float, float]:
-            loss = record.get(f"{split}_loss", math.inf)
-            return record.get(f"{split}_accuracy", -math.inf), -loss if math.isfinite(loss) else -math.inf
+        def accuracy(record: dict[str, Any]) -> float:
+            return float(record.get(f"{split}_accuracy", 0.0))
 
-        return max(progress.epochs, key=rank)
+        def loss(record: dict[str, Any]) -> float:
+            value = record.get(f"{split}_loss", math.inf)
+            return float(value) if math.isfinite(value) else math.inf
+
+        def better(best: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+            expected, gain = accuracy(best), accuracy(record) - accuracy(best)
+            if abs(gain) > math.sqrt(expected * (1 - expected) / max(1, self.rows)):
+                return record if gain > 0 else best
+            return record if (-loss(record), gain) > (-loss(best), 0) else best
+
+        # In the order of the epochs, so that a later one never makes an earlier one best whose checkpoint is deleted.
+        return functools.reduce(better, progress.epochs)
 
     def reported(self, progress: Progress) -> dict[str, Any]:
         """Return the record of the epoch that the result reports."""

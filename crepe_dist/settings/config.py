@@ -22,7 +22,6 @@ from crepe_dist.settings.limits import near, shortened
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.settings.schema import Name, Settings, Title, alternatives, choices, typed, wanted
 from crepe_dist.settings.training_options import (
-    EPOCHS,
     CheckpointOptions,
     EvaluationOptions,
     LoggingOptions,
@@ -103,7 +102,7 @@ class Config(Settings):
         """Return the settings that decide the result; a run is resumed only if they are equal."""
         training = asdict(self.training)
         # What earlier versions had by default, so that their runs keep their hash.
-        training["epochs"] = training["epochs"] or EPOCHS
+        training["epochs"] = training["epochs"] or 5
         if training["label_smoothing"] is None:
             training["label_smoothing"] = CREPE_SMOOTHING if self.model.network == "crepe" else 0.0
         return {

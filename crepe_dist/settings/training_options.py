@@ -64,17 +64,17 @@ class OptimizerOptions(Settings, group="optimizer"):
 
 
 # Epochs by default. Few documents need more, because the number of steps matters; much text needs fewer.
-LEAST_EPOCHS, EPOCHS, MOST_EPOCHS = 2, 5, 20
+LEAST_EPOCHS, EPOCHS, PAPER_EPOCHS, MOST_EPOCHS = 2, 3, 5, 20
 FEW_STEPS = 500
-MANY_CHARACTERS = 50_000_000  # of all training documents, padded
+MANY_CHARACTERS = 100_000_000  # of all training documents, padded
 
 
-def default_epochs(documents: int, feature_len: int, batch_size: int) -> int:
-    """Return the default number of epochs for so many training documents of ``feature_len`` characters."""
-    characters = documents * feature_len
+def default_epochs(network: str, documents: int, feature_len: int, batch_size: int) -> int:
+    """Return a network's default number of epochs for so many training documents of ``feature_len`` characters."""
+    usual, characters = PAPER_EPOCHS if network == "paper" else EPOCHS, documents * feature_len
     if characters > MANY_CHARACTERS:
-        return max(LEAST_EPOCHS, math.ceil(EPOCHS * MANY_CHARACTERS / characters))
-    return max(EPOCHS, min(MOST_EPOCHS, math.ceil(FEW_STEPS / math.ceil(documents / batch_size))))
+        return max(LEAST_EPOCHS, math.ceil(usual * MANY_CHARACTERS / characters))
+    return max(usual, min(MOST_EPOCHS, math.ceil(FEW_STEPS / math.ceil(documents / batch_size))))
 
 
 @dataclass
@@ -83,14 +83,14 @@ class TrainingOptions(Settings, group="training"):
 
     Args:
         epochs: passes over the training split. They are numbered from 0, and those before ``start_epoch`` count. null:
-            5; more, at most 20, if they are less than 500 steps; fewer, at least 2, for more than 50 million
-            characters.
+            3 (paper: 5); more, at most 20, if they are less than 500 steps; fewer, at least 2, for more than 100
+            million characters.
         start_epoch: number of the first epoch, if ``init_from`` has already been trained for some epochs.
         init_from: .params file, run folder or exported folder to start from instead of random parameters, on the same
             or other data. It decides the network and its sizes. If the classes differ, the last layer is initialised
             anew.
-        patience: stop after this many epochs without a better validation accuracy, or an equal one with a lower loss;
-            0: never. Requires a validation split.
+        patience: stop after this many epochs without a better one, by validation accuracy and loss; 0: never. Requires
+            a validation split.
         label_smoothing: fraction of each label spread over all classes, from 0 to below 1. It makes the predicted
             probabilities less extreme. null: 0.1 for crepe, else 0.
         class_weights: weight of a document in the loss by its class. none: all equal; balanced: rare classes count as

@@ -100,7 +100,9 @@ def with_epochs(config: Config, data: Dataset) -> Config:
     """
     if config.training.epochs is not None:
         return config
-    number = default_epochs(len(data.parts["train"]), data.encoding.feature_len, config.data.batch_size)
+    number = default_epochs(
+        config.model.network, len(data.parts["train"]), data.encoding.feature_len, config.data.batch_size
+    )
     return replace(config, training=replace(config.training, epochs=number))
 
 
