@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
 
@@ -10,7 +11,7 @@ from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import MANIFEST, SAMPLE
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json
-from crepe_dist.preparing import amazon
+from crepe_dist.preparing import amazon, remote
 from crepe_dist.preparing.auto_encoding import MISSED, Alphabet, Fit
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.rows import Share
@@ -19,6 +20,7 @@ from crepe_dist.preparing.preparation import (
     MAX_EXPANSION,
     PrepareOptions,
     Steps,
+    check_out,
     merge_in_steps,
     prepare_in_steps,
 )
@@ -39,6 +41,7 @@ EXAMPLES = """  python -m crepe_dist.prepare sample --out data/sample
   python -m crepe_dist.prepare ag_news_csv/ --out data/ag_news       (train.csv, test.csv, classes.txt)
   python -m crepe_dist.prepare aclImdb/ --out data/imdb              (train/pos/*.txt, train/neg/*.txt, test/...)
   zcat logs-*.gz | python -m crepe_dist.prepare - --format jsonl --out data/logs
+  python -m crepe_dist.prepare s3://bucket/reviews/ --out data/reviews   (also https://, gs://, hf://…)
   python -m crepe_dist.prepare amazon7                               (downloads the notebook's seven categories)
   python -m crepe_dist.prepare big/ --part 1/4 --out part-1          (on the first of four machines)
   python -m crepe_dist.prepare --merge part-1 part-2 part-3 part-4 --out data/big
@@ -54,12 +57,12 @@ def parser() -> arguments.Parser:
     flags = arguments.parser(
         "prepare",
         "Encode texts as a data set folder for training. SOURCE is a file (CSV, TSV, JSON Lines, Parquet, plain or "
-        ".gz), a folder of files named train*, test*, validation*, a folder with a subfolder for each class, `-` for a "
-        "pipe, `sample`, or `amazon7`; several sources are joined.",
+        ".gz), a folder of files named train*, test*, validation*, a folder with a subfolder for each class, a URL of "
+        "such a file or folder, `-` for a pipe, `sample`, or `amazon7`; several sources are joined.",
         EXAMPLES,
     )
     flags.show_common("SOURCE... --out DIR", *COMMON)
-    flags.add_argument("source", nargs="*", metavar="SOURCE", help="files, folders, -, sample or amazon7")
+    flags.add_argument("source", nargs="*", metavar="SOURCE", help="files, folders, URLs, -, sample or amazon7")
     flags.add_argument("--out", type=Path, metavar="DIR", help="folder to create")
     flags.add_argument("--overwrite", action="store_true", help="replace --out if it is a prepared folder")
     flags.add_argument("--verify", type=Path, metavar="DIR", help="compare a prepared folder with its checksums")
@@ -173,7 +176,7 @@ def parser() -> arguments.Parser:
 
 
 def steps(given: Any, page: Callable[[dict[str, Any]], str], command: str) -> Steps:
-    """Start the preparation that parsed flags describe; return the generator of its progress.
+    """Run the preparation that parsed flags describe, as a generator of its progress.
 
     Args:
         given: flags, from ``parser``.
@@ -183,6 +186,25 @@ def steps(given: Any, page: Callable[[dict[str, Any]], str], command: str) -> St
     Raises:
         UserError: a source does not exist, or flags contradict each other.
     """
+    urls = [name for name in [*given.source, given.test, given.validation] if remote.is_url(name)]
+    if given.merge or not urls:
+        return (yield from _local_steps(given, page, command))
+    check_out(given.out, given.overwrite)  # before a long download
+    with remote.folder_beside(given.out) as folder:
+        copies = {}
+        for url in dict.fromkeys(urls):
+            copies[url] = str((yield from remote.copy_in_steps(url, folder)))
+        local = argparse.Namespace(**vars(given))
+        local.source = [copies.get(name, name) for name in given.source]
+        local.test, local.validation = (
+            copies.get(given.test, given.test),
+            copies.get(given.validation, given.validation),
+        )
+        return (yield from _local_steps(local, page, remote.without_secrets(command), folder))
+
+
+def _local_steps(given: Any, page: Callable[[dict[str, Any]], str], command: str, copies: Path | None = None) -> Steps:
+    """Run a preparation of local files, some of which may be ``copies`` of others."""
     reading = Reading(given.format, given.header, Wanted(given.label, given.title, given.text, given.weight))
     options = PrepareOptions(
         reading,
@@ -195,10 +217,13 @@ def steps(given: Any, page: Callable[[dict[str, Any]], str], command: str) -> St
         page,
     )
     if given.merge:
-        return merge_in_steps([Path(name) for name in given.source], given.out, options)
+        return (yield from merge_in_steps([Path(name) for name in given.source], given.out, options))
     test, validation = _file_or_share(given.test), _file_or_share(given.validation)
     files = {name: part for name, part in (("test", test), ("validation", validation)) if isinstance(part, str)}
     sources = find_sources(given.source, reading=reading, **files)
+    if copies:  # a name that had to be a path does not say where the copy was
+        named = (replace(source, name=source.name.replace(f"{copies}/", "")) for source in sources.files)
+        sources = Sources(tuple(named))
     _check_shares(sources, test, validation)
     length: Any = given.feature_len or (SAMPLE_FEATURE_LEN if given.source == [SAMPLE] else AUTO)
     encoding = Encoding(
@@ -217,7 +242,7 @@ def steps(given: Any, page: Callable[[dict[str, Any]], str], command: str) -> St
         align=1 if given.align is None else given.align,
     )
     fit = Fit(length == AUTO, _fitted_alphabet(given), bool(given.fold_accents))
-    return prepare_in_steps(sources, given.out, encoding, split, options, fit)
+    return (yield from prepare_in_steps(sources, given.out, encoding, split, options, fit))
 
 
 def _fitted_alphabet(given: Any) -> Alphabet:

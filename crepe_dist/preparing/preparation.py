@@ -288,7 +288,7 @@ def _new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
     except (OSError, RuntimeError) as error:  # a cycle of links
         raise UserError(f"{out} cannot be made", str(error), "choose another --out") from error
     _recover(out)
-    _check_out(out, overwrite)
+    check_out(out, overwrite)
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
         partial.mkdir(parents=True)
@@ -296,7 +296,7 @@ def _new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
         raise UserError(f"{out} cannot be made", str(error), "choose another --out") from error
     try:
         yield partial
-        _check_out(out, overwrite)  # another process may have created it meanwhile
+        check_out(out, overwrite)  # another process may have created it meanwhile
         if out.exists():
             old = out.with_name(f".{out.name}.old-{os.getpid()}")
             out.rename(old)
@@ -319,7 +319,7 @@ def _recover(out: Path) -> None:
         return
     for path in out.parent.glob(f".{out.name}.*-*"):
         kind, _, process = path.name[len(out.name) + 2 :].partition("-")
-        if kind not in ("partial", "old") or not _is_left(process):
+        if kind not in ("partial", "old", "copies") or not _is_left(process):
             continue
         if kind == "old" and not out.exists():
             path.rename(out)
@@ -337,7 +337,7 @@ def _is_left(process: str) -> bool:
     return process.isdecimal() and not Path("/proc", process).exists()
 
 
-def _check_out(out: Path, overwrite: bool) -> None:
+def check_out(out: Path, overwrite: bool) -> None:
     """Refuse to replace anything but a data set or part folder without foreign files, and only with ``overwrite``."""
     if not out.exists():
         return

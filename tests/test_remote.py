@@ -1,0 +1,156 @@
+"""Sources that are named by URLs: copied, prepared, and nothing left of them; an S3 server in an environment apart."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import fsspec
+import pytest
+
+import crepe_dist
+from crepe_dist.errors import UserError
+from crepe_dist.preparing.preparation import finish_steps
+from crepe_dist.preparing.remote import copy_in_steps, without_secrets
+from tests.conftest import command, run
+from tests.needs import needs
+
+ROWS = [f"{label},{label} text {number}" for number in range(30) for label in ("good", "bad")]
+TABLE = "\n".join(["label,text", *ROWS]).encode()
+
+
+@pytest.fixture
+def memory():
+    """A file system without files, at memory://."""
+    files = fsspec.filesystem("memory")
+    yield files
+    files.rm("/", recursive=True)
+
+
+def beside(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_folder_and_files_at_urls_are_prepared_like_local_ones(memory, tmp_path):
+    for name in ("local/one/train.csv", "local/two/train.csv", "test.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(TABLE)
+        memory.pipe(f"/bucket/{name}", TABLE)
+    urls = [f"memory://bucket/local/{name}" for name in ("one/train.csv", "two")]
+    report = crepe_dist.prepare(urls, tmp_path / "out", test="memory://bucket/test.csv")
+    names = [f"{tmp_path}/local/{name}" for name in ("one/train.csv", "two/train.csv")]
+    expected = crepe_dist.prepare(names, tmp_path / "expected", test=tmp_path / "test.csv")
+    assert report["parts"] == expected["parts"]
+    assert [source["sha256"] for source in report["sources"]] == [each["sha256"] for each in expected["sources"]]
+    read = {source["file"] for source in report["sources"]}
+    assert read == {"memory/bucket/local/one/train.csv", "memory/bucket/local/two/train.csv", "test.csv"}
+    assert beside(tmp_path) == ["expected", "local", "out", "test.csv"]
+
+
+@pytest.fixture
+def website(tmp_path):
+    """The address of a web server that has a table, train.csv."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "train.csv").write_bytes(TABLE)
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "site"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_file_on_the_web(website, tmp_path):
+    run(command("prepare", f"{website}/train.csv?signature=secret", "--out", "out"), tmp_path)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["parts"]["train"]["rows"] + report["parts"]["test"]["rows"] == len(ROWS)
+    assert "secret" not in "".join(path.read_text() for path in (tmp_path / "out").glob("*.json"))
+    assert "secret" not in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_what_cannot_be_read_is_explained_without_secrets(memory, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"memory://bucket/none\.csv does not exist"):
+        crepe_dist.prepare("memory://bucket/none.csv", tmp_path / "out")
+    with pytest.raises(UserError) as caught:
+        crepe_dist.prepare("unheard://me:secret@bucket/x.csv?key=secret", tmp_path / "out")
+    assert "secret" not in str(caught.value)
+    memory.pipe("/bucket/train.csv", TABLE)
+    with pytest.raises(UserError, match="exists"):
+        crepe_dist.prepare("memory://bucket/train.csv", tmp_path)
+    monkeypatch.setattr(type(memory), "info", lambda self, path, **_: {"size": 10**6, "type": "file"})
+    with pytest.raises(UserError, match="has changed or was cut off"):
+        finish_steps(copy_in_steps("memory://bucket/train.csv", tmp_path / "copies"))  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_cannot_leave_the_folder_of_copies(memory, tmp_path, monkeypatch):
+    memory.pipe("/bucket/folder/train.csv", TABLE)
+    listed = {"/bucket/folder/../../../train.csv": {"size": len(TABLE)}}
+    monkeypatch.setattr(type(memory), "find", lambda self, path, **_: listed)
+    with pytest.raises(UserError, match=r"has the part \.\."):
+        crepe_dist.prepare("memory://bucket/folder", tmp_path / "out")
+    assert beside(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("s3://bucket/a.csv", "s3://bucket/a.csv"),
+        ("https://me:word@host/a.csv?X-Sig=1 --out x", "https://host/a.csv --out x"),
+        ("prepare 'https://host/a.csv?sig=1' --validation 0.1", "prepare 'https://host/a.csv' --validation 0.1"),
+        ("what? a@b", "what? a@b"),
+    ],
+)
+def test_secrets_of_urls(text, shown):
+    assert without_secrets(text) == shown
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@needs("uv")
+def test_an_s3_server(tmp_path):
+    """s3fs and moto need other versions of libraries than training does, hence an environment of their own."""
+    root, venv = Path(__file__).parents[1], tmp_path / "venv"
+    run(["uv", "venv", "-q", "-p", sys.executable, str(venv)], tmp_path)
+    python = str(venv / "bin" / "python")
+    wanted = [f"{root}[remote]", "s3fs", "moto[server]"]
+    run(["uv", "pip", "install", "-q", "--no-config", "-p", python, *wanted], tmp_path, seconds=600)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    environment = {
+        **os.environ, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "word", "AWS_DEFAULT_REGION": "us-east-1",
+        "FSSPEC_S3_ENDPOINT_URL": address, "AWS_ENDPOINT_URL": address,
+    }  # fmt: skip
+    serving = subprocess.Popen([python, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], env=environment)
+    try:
+        for _ in range(100):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.2)
+        code = (
+            "import sys, s3fs; files = s3fs.S3FileSystem(); files.mkdir('bucket')\n"
+            "files.pipe('bucket/set/train.csv', sys.stdin.buffer.read())"
+        )
+        subprocess.run([python, "-c", code], input=TABLE, env=environment, check=True, timeout=60)
+        prepare = [python, "-m", "crepe_dist.prepare", "s3://bucket/set", "--out", str(tmp_path / "out")]
+        subprocess.run(prepare, env=environment, check=True, timeout=120)
+        refused = subprocess.run(
+            [*prepare[:3], "s3://bucket/none.csv", "--out", "none"], env=environment, cwd=tmp_path, timeout=120,
+            check=False, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert "s3://bucket/none.csv does not exist" in refused.stderr
+    finally:
+        serving.send_signal(signal.SIGTERM)
+        serving.wait(20)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["parts"]["train"]["rows"] + report["parts"]["test"]["rows"] == len(ROWS)
