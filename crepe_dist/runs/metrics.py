@@ -1,10 +1,10 @@
-"""Metrics of a run: ``metrics.jsonl`` and TensorBoard events, written by rank 0."""
+"""Metrics of a run: ``metrics.jsonl``, and what trackers such as TensorBoard show, written by rank 0."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.files import open_regular, parse_json, sync, write_text
 from crepe_dist.runs.scores import Scores
 from crepe_dist.runs.state import Arrays, Progress
+from crepe_dist.runs.trackers import TRACKERS, Tracker, check_installed
+from crepe_dist.settings.config import Config, flat
 
 METRICS = "metrics.jsonl"
 LONGEST_LINE = 1 << 20
-# Metrics of a step, and suffixes of those of an epoch, that TensorBoard shows as well.
+# Metrics of a step, and suffixes of those of an epoch, that trackers show as well.
 SCALARS = ("loss", "learning_rate", "documents_per_second", "milliseconds", "wait_fraction", "flops_per_second")
 EPOCH_SCALARS = ("_loss", "_accuracy", "_macro_f1", "_calibration_error", "seconds")
 Record = dict[str, Any]
@@ -40,6 +42,9 @@ class Metrics:
     def pictures(self, step: int, values: Callable[[], Arrays], scores: dict[str, Scores], classes: list[str]) -> None:
         """Write histograms of the parameters' ``values`` and the confusion matrix of each split."""
 
+    def finish(self, result: Record) -> None:
+        """Give trackers the result of the run."""
+
     def sync(self) -> None:
         """Flush everything to disk; called before a save of the state, which relies on it.
 
@@ -49,24 +54,31 @@ class Metrics:
 
 
 class RunMetrics(Metrics):
-    """Metrics in a run folder. On a full disk, lines wait until ``sync``, and TensorBoard gets no more events.
+    """Metrics in a run folder. On a full disk, lines wait until ``sync``. A tracker that fails gets no more metrics.
 
     Args:
         folder: the run's folder.
-        say: prints a message when TensorBoard is given up.
-        tensorboard: write TensorBoard events.
-        draw: draws a confusion matrix for TensorBoard; ``None``: no pictures.
+        say: prints a message when a tracker is given up.
+        trackers: names of the trackers to write to.
+        settings: settings of the run by dotted name, for trackers.
+        draw: draws a confusion matrix; ``None``: no pictures.
     """
 
     def __init__(
-        self, folder: Path, say: Callable[[str], None], *, tensorboard: bool, draw: DrawConfusion | None = None
+        self,
+        folder: Path,
+        say: Callable[[str], None],
+        trackers: Sequence[str] = (),
+        settings: Mapping[str, Any] | None = None,
+        draw: DrawConfusion | None = None,
     ) -> None:
+        self._folder = folder
         self._path = folder / METRICS
-        self._tensorboard = folder / "tensorboard" if tensorboard else None
+        self._trackers: dict[str, Tracker | None] = dict.fromkeys(trackers)
+        self._settings = settings or {}
         self._say = say
         self._draw = draw
         self._purge_step: int | None = None
-        self._events: Any = None
         self._unwritten: list[str] = []
 
     def resume(self, progress: Progress) -> None:
@@ -80,8 +92,7 @@ class RunMetrics(Metrics):
 
     def steps(self, records: list[Record]) -> None:
         self._append([{"event": "step", **record} for record in records])
-        for record in records:
-            self._scalars(record["step"], "train", record, SCALARS)
+        self._scalars("train", records, SCALARS)
 
     def skipped(self, record: Record) -> None:
         self._append([{"event": "skipped", **record}])
@@ -89,23 +100,27 @@ class RunMetrics(Metrics):
     def epoch(self, record: Record) -> None:
         self._append([{"event": "epoch", **record}])
         names = [name for name in record if name.endswith(EPOCH_SCALARS)]
-        self._scalars(record["step"], "epoch", record, tuple(names))
+        self._scalars("epoch", [record], names)
 
     def pictures(self, step: int, values: Callable[[], Arrays], scores: dict[str, Scores], classes: list[str]) -> None:
-        def draw(events: Any) -> None:
+        def draw(tracker: Tracker) -> None:
             for name, array in values().items():
-                events.add_histogram(f"parameters/{name}", array, step)
+                tracker.add_histogram(f"parameters/{name}", array, step)
             if self._draw is not None:
                 for split, score in scores.items():
-                    events.add_picture(f"confusion/{split}", *self._draw(score, classes), step)
+                    tracker.add_picture(f"confusion/{split}", *self._draw(score, classes), step)
 
-        self._with_events(draw)
+        if "tensorboard" in self._trackers:  # the only one that takes them
+            self._track(draw, "tensorboard")
 
     def sync(self) -> None:
         self._write()
         if self._path.is_file():
             sync(self._path)
-        self._with_events(lambda events: events.flush())
+        self._track(lambda tracker: tracker.flush())
+
+    def finish(self, result: Record) -> None:
+        self._track(lambda tracker: tracker.finish(result))
 
     def _append(self, records: list[Record]) -> None:
         self._unwritten += [json.dumps(record) + "\n" for record in records]
@@ -129,21 +144,20 @@ class RunMetrics(Metrics):
             raise
         self._unwritten = []
 
-    def _scalars(self, step: int, group: str, record: Record, names: tuple[str, ...]) -> None:
-        self._with_events(lambda events: events.add({f"{group}/{name}": record[name] for name in names}, step))
+    def _scalars(self, group: str, records: Sequence[Record], names: Sequence[str]) -> None:
+        rows = [(record["step"], {f"{group}/{name}": record[name] for name in names}) for record in records]
+        self._track(lambda tracker: tracker.add(rows))
 
-    def _with_events(self, do: Callable[..., None]) -> None:
-        if self._tensorboard is None:
-            return
-        try:
-            if self._events is None:
-                from crepe_dist.runs.tensorboard import Events  # takes 0.4 s to import
-
-                self._events = Events(self._tensorboard, self._purge_step)
-            do(self._events)
-        except OSError as error:
-            self._tensorboard = self._events = None
-            self._say(f"TensorBoard gets no more events until the command is restarted: {error}")
+    def _track(self, do: Callable[[Tracker], None], *only: str) -> None:
+        for name in only or tuple(self._trackers):
+            title, _, opening = TRACKERS[name]
+            try:
+                tracker = self._trackers[name] or opening(self._folder, self._settings, self._purge_step)
+                self._trackers[name] = tracker
+                do(tracker)
+            except Exception as error:  # whatever their libraries raise, training goes on
+                del self._trackers[name]
+                self._say(f"{title} gets no more metrics until the command is restarted: {error}")
 
 
 def _still_true(record: Record, progress: Progress) -> bool:
@@ -171,7 +185,13 @@ def read(path: Path) -> Iterator[Record]:
 
 
 def open_metrics(
-    folder: Path, ranks: Collectives, say: Callable[[str], None], *, tensorboard: bool, draw: DrawConfusion | None
+    folder: Path, ranks: Collectives, say: Callable[[str], None], config: Config, draw: DrawConfusion | None
 ) -> Metrics:
-    """Open the metrics of a run; only rank 0 writes them."""
-    return RunMetrics(folder, say, tensorboard=tensorboard, draw=draw) if ranks.is_root else Metrics()
+    """Open the metrics of a run; only rank 0 writes them.
+
+    Raises:
+        UserError: on every rank, if the library of a tracker is not installed.
+    """
+    trackers = [name for name in TRACKERS if getattr(config.logging, name)]
+    ranks.agree("trackers", lambda: check_installed(trackers) if ranks.is_root else None)
+    return RunMetrics(folder, say, trackers, flat(config.to_dict()), draw) if ranks.is_root else Metrics()

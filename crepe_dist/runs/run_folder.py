@@ -37,7 +37,7 @@ class RunFolder:
     """The folder of a run.
 
     It contains ``config.yaml``, ``run.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``state/``,
-    ``stacks/``, ``verified/`` and, once the run is finished, ``result.json``.
+    ``stacks/``, ``verified/``, ``trackers.json`` if there are any, and, once the run is finished, ``result.json``.
     """
 
     path: Path

@@ -19,7 +19,7 @@ from crepe_dist.runs.history import History
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.scores import Scores
 from crepe_dist.settings.allowed_values import PAPER_DROPOUT, is_epoch
-from crepe_dist.settings.config import Config
+from crepe_dist.settings.config import Config, flat
 from crepe_dist.settings.yaml_file import read
 
 Settings = dict[str, Any]
@@ -107,17 +107,6 @@ class RunRecord:
                 f"{found.folder} is not the data of this run", "its fingerprint differs", "name the data with --data"
             )
         return found
-
-
-def flat(settings: dict[str, Any]) -> Settings:
-    """Flatten settings to dotted names, without those that only select or name the run."""
-    found: Settings = {}
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            found.update({f"{name}.{key}": each for key, each in value.items()})
-        elif name not in ("name", "run_dir", "fresh"):
-            found[name] = value
-    return found
 
 
 def _of_today(settings: Settings) -> Settings:

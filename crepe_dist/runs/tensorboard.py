@@ -7,7 +7,6 @@ blocks every caller.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +16,14 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import histogram
 
+from crepe_dist.runs.trackers import Rows, Tracker
+
 BINS = 60
 RGBA = 4  # TensorBoard's code for this colour space
 
 
-class Events:
-    """One event file.
+class Events(Tracker):
+    """One event file of TensorBoard.
 
     Args:
         folder: folder of the file, created if it does not exist.
@@ -39,9 +40,9 @@ class Events:
             start = SessionLog(status=SessionLog.START)
             self._writer.write_event(Event(wall_time=time.time(), step=purge_step, session_log=start))
 
-    def add(self, values: Mapping[str, float], step: int) -> None:
-        """Add scalars by name, in one event: each takes as long to write as all of them."""
-        self._write(Summary(value=[Summary.Value(tag=name, simple_value=values[name]) for name in values]), step)
+    def add(self, rows: Rows) -> None:
+        for step, values in rows:  # one event a step: each takes as long to write as all of them
+            self._write(Summary(value=[Summary.Value(tag=name, simple_value=values[name]) for name in values]), step)
 
     def add_histogram(self, name: str, values: npt.NDArray[np.float32], step: int) -> None:
         """Add a histogram with ``BINS`` equal bins, unless a value is not finite."""
@@ -49,7 +50,6 @@ class Events:
             self._write(histogram(name, values, BINS), step)
 
     def add_picture(self, name: str, png: bytes, width: int, height: int, step: int) -> None:
-        """Add a PNG of ``width`` × ``height`` pixels."""
         image = Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=RGBA)
         self._write(Summary(value=[Summary.Value(tag=name, image=image)]), step)
 

@@ -115,6 +115,17 @@ class Config(Settings):
         }
 
 
+def flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Flatten settings to dotted names, without those that only select or name the run."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            found.update({f"{name}.{key}": each for key, each in value.items()})
+        elif name not in ("name", "run_dir", "fresh"):
+            found[name] = value
+    return found
+
+
 def digest(value: Any) -> str:
     """Return the SHA-256 of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -163,6 +163,8 @@ class LoggingOptions(Settings, group="logging"):
         every: steps between two records in the metrics and updates of the progress line. The loss itself is read in
             every step.
         tensorboard: write TensorBoard events into the run folder.
+        mlflow: write metrics and settings to MLflow, which finds its server in MLFLOW_TRACKING_URI.
+        wandb: write them to Weights & Biases; without WANDB_API_KEY, to files in the run folder for `wandb sync`.
         report: write report.html and model_card.md into the run folder at the end of the run.
         profile: measure the phases of the first 50 steps, which slows them slightly. Prints a table, writes
             profile.json into the run folder, and Horovod's timeline as well if Horovod synchronises the gradients.
@@ -170,6 +172,8 @@ class LoggingOptions(Settings, group="logging"):
 
     every: Annotated[int, whole(1, MANY)] = 10
     tensorboard: bool = True
+    mlflow: bool = False
+    wandb: bool = False
     report: bool = True
     profile: bool = False
 

@@ -83,9 +83,7 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
             trainer = world.trainer(weights, optimizer, sparse)  # hvd.DistributedTrainer; gluon.Trainer alone
             step = TrainingStep(engine, trainer, world.size, config.training.seed, config.optimizer.clip_norm)
             progress = Progress(epoch=config.training.start_epoch)
-            metrics = open_metrics(
-                folder.path, world, display.say, tensorboard=config.logging.tensorboard, draw=pages.confusion
-            )
+            metrics = open_metrics(folder.path, world, display.say, config, pages.confusion)
             run = Run(config, world, data, engine, step, progress, folder, display, metrics)
             display.say(banner(config, data, engine, start, world, trainer.by))
             display.say(f"run       {folder}")
@@ -178,6 +176,7 @@ def save_epoch(run: Run, guards: Guards, choice: EpochChoice, scores: dict[str, 
 def finish(run: Run, choice: EpochChoice, pages: Pages) -> Result:
     """Write the result and the report of the run; return the result."""
     result = write_result(run.folder, run.progress, choice, run.provenance(), run.world)
+    run.metrics.finish(result.scores)
     overfitted = run.config.training.overfit_batches
     run.display.say(overfit_summary(result) if overfitted else str(result))
     report(run.config, run.data, run.world, run.folder, run.display, pages)

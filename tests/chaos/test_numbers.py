@@ -92,7 +92,7 @@ def test_out_of_memory_names_the_batch(data, tmp_path):
 def test_the_record_of_a_skipped_step_is_json(tmp_path):
     from crepe_dist.runs.metrics import RunMetrics
 
-    metrics = RunMetrics(tmp_path, print, tensorboard=False)
+    metrics = RunMetrics(tmp_path, print)
     metrics.skipped({"step": 3, "epoch": 0, "ranks": [1]})
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line) == {"event": "skipped", "step": 3, "epoch": 0, "ranks": [1]}

@@ -293,7 +293,7 @@ class TestFullDisk:
 
     def test_tensorboard_is_done_without(self, small_disk):
         said: list[str] = []
-        metrics = RunMetrics(small_disk, said.append, tensorboard=True)
+        metrics = RunMetrics(small_disk, said.append, ["tensorboard"])
         record = {"step": 1, **dict.fromkeys(SCALARS, 1.0)}
         metrics.steps([record])
         metrics.sync()
@@ -307,7 +307,7 @@ class TestFullDisk:
         lines = (small_disk / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines] == list(range(1, 3000))
         assert len(said) == 1
-        assert said[0].startswith("TensorBoard gets no more events")
+        assert said[0].startswith("TensorBoard gets no more metrics")
 
     def test_no_room_for_a_checkpoint_is_an_error_with_a_remedy(self, data, small_disk, tmp_path, unbroken):
         run_dir = small_disk / "run"

@@ -1,0 +1,146 @@
+"""Writers of a run's metrics for programs that show them: TensorBoard, MLflow, and Weights & Biases.
+
+MLflow and Weights & Biases find their servers and credentials themselves, in their environment variables and files.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.errors import UserError
+from crepe_dist.files import read_json, write_json
+
+NAME = "crepe_dist"  # of the experiment or project, unless their own variables name another
+IDS = "trackers.json"  # in the run folder: the run's identifiers, to go on with after a resume
+MOST = 100  # parameters of a request to MLflow
+Rows = Sequence[tuple[int, Mapping[str, float]]]  # step, and values by name
+
+
+class Tracker:
+    """A place to which metrics are written. What it cannot take is left out."""
+
+    def add(self, rows: Rows) -> None:
+        """Add scalars of steps."""
+
+    def add_histogram(self, name: str, values: npt.NDArray[np.float32], step: int) -> None:
+        """Add a histogram."""
+
+    def add_picture(self, name: str, png: bytes, width: int, height: int, step: int) -> None:
+        """Add a PNG of ``width`` × ``height`` pixels."""
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+
+    def finish(self, result: Mapping[str, float]) -> None:
+        """Mark the run as finished, with the metrics of its result."""
+
+
+class MLflow(Tracker):
+    """A run in MLflow's tracking server, or its local files where ``MLFLOW_TRACKING_URI`` names none."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        from mlflow.entities import Metric, Param
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking import MlflowClient
+
+        self._metric, self._client = Metric, MlflowClient()
+        known = _known(folder).get("mlflow")
+        if known is not None:
+            try:
+                self._client.update_run(known, status="RUNNING")
+            except MlflowException:  # of another server
+                known = None
+        if known is None:
+            name = os.environ.get("MLFLOW_EXPERIMENT_NAME", NAME)
+            experiment = self._client.get_experiment_by_name(name)
+            number = experiment.experiment_id if experiment else self._client.create_experiment(name)
+            known = self._client.create_run(number, run_name=folder.name).info.run_id
+            params = [Param(key, str(value)) for key, value in settings.items()]
+            for start in range(0, len(params), MOST):
+                self._client.log_batch(known, params=params[start : start + MOST])
+            _remember(folder, "mlflow", known)
+        self._run = known
+
+    def add(self, rows: Rows) -> None:
+        now = int(1000 * time.time())
+        self._client.log_batch(
+            self._run,
+            metrics=[self._metric(name, float(value), now, step) for step, row in rows for name, value in row.items()],
+        )
+
+    def finish(self, result: Mapping[str, float]) -> None:
+        now = int(1000 * time.time())
+        metrics = [self._metric(f"result/{name}", float(value), now, 0) for name, value in result.items()]
+        self._client.log_batch(self._run, metrics=metrics)
+        self._client.set_terminated(self._run)
+
+
+class WeightsAndBiases(Tracker):
+    """A run of Weights & Biases; without credentials it stays in the run folder, for ``wandb sync``."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        import wandb
+
+        known = _known(folder).get("wandb") or uuid.uuid4().hex
+        _remember(folder, "wandb", known)
+        with_key = "WANDB_MODE" in os.environ or wandb.api.api_key
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", NAME), name=folder.name, id=known, resume="allow", dir=str(folder),
+            config=dict(settings), mode=None if with_key else "offline",
+            settings=wandb.Settings(console="off", silent=True),
+        )  # fmt: skip
+
+    def add(self, rows: Rows) -> None:
+        for step, values in rows:
+            self._run.log(dict(values), step=step)
+
+    def finish(self, result: Mapping[str, float]) -> None:
+        self._run.summary.update({f"result/{name}": value for name, value in result.items()})
+        self._run.finish()
+
+
+Open = Callable[[Path, Mapping[str, Any], Optional[int]], Tracker]
+
+
+def _tensorboard(folder: Path, settings: Mapping[str, Any], purge_step: int | None) -> Tracker:
+    from crepe_dist.runs.tensorboard import Events  # takes 0.4 s to import
+
+    return Events(folder / "tensorboard", purge_step)
+
+
+# By the name of their setting: the name in messages, the module that is needed, and how to open one.
+TRACKERS: dict[str, tuple[str, str, Open]] = {
+    "tensorboard": ("TensorBoard", "tensorboardX", _tensorboard),
+    "mlflow": ("MLflow", "mlflow", lambda folder, settings, _: MLflow(folder, settings)),
+    "wandb": ("Weights & Biases", "wandb", lambda folder, settings, _: WeightsAndBiases(folder, settings)),
+}
+
+
+def check_installed(names: Sequence[str]) -> None:
+    """Check that the libraries of trackers are installed.
+
+    Raises:
+        UserError: one is not.
+    """
+    for name in names:
+        title, module, _ = TRACKERS[name]
+        if importlib.util.find_spec(module) is None:
+            raise UserError(f"{title} is not installed", f"logging.{name} is true", f"pip install 'crepe_dist[{name}]'")
+
+
+def _known(folder: Path) -> dict[str, Any]:
+    path = folder / IDS
+    return dict(read_json(path)) if path.is_file() else {}
+
+
+def _remember(folder: Path, name: str, identifier: str) -> None:
+    write_json(folder / IDS, {**_known(folder), name: identifier})
