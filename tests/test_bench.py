@@ -27,6 +27,7 @@ esac
 """
 
 
+@pytest.mark.slow
 def test_it_writes_its_figures_and_leaves_out_peers_that_fail(tmp_path):
     other = tmp_path / "other-python"
     other.write_text(OTHER_TOOL, encoding="utf-8")

@@ -144,6 +144,7 @@ def test_a_command_does_what_its_module_does(tmp_path):
     assert run([CREPE, "train", "--seed=3", "--print_config"], tmp_path).count("seed: 3") == 1
 
 
+@pytest.mark.slow
 def test_under_horovodrun(data, tmp_path):
     flags = ("--data", str(data), "--run-dir", "run", "--epochs=1", "--model.network=ngrams", "--logging.report=false")
     launcher = str(Path(sys.executable).with_name("horovodrun"))

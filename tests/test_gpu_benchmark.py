@@ -36,6 +36,7 @@ def benchmark(data: Path, folder: Path, *flags: str, device: str = "cpu", second
 
 
 @several
+@pytest.mark.slow
 def test_overlap_of_two_processes(data, tmp_path):
     found = benchmark(data, tmp_path, "--no-peers", "--only", "overlap")
     assert "error" not in found["overlap"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 
+import pytest
+
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import Split
@@ -23,6 +25,7 @@ def memory(folder, rows):
     return json.loads(printed)
 
 
+@pytest.mark.slow
 def test_memory_grows_by_eight_bytes_a_row(tmp_path):
     few, many = memory(tmp_path, 20_000), memory(tmp_path, 200_000)
     assert (few["documents"], many["documents"]) == (20_000, 200_000)

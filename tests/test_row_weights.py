@@ -107,7 +107,7 @@ def test_weights_that_cannot_be_used(tmp_path):
             crepe_dist.prepare(table, tmp_path / "no", weight=name, **NO_TEST)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_rows_of_weight_0_are_not_learned(tmp_path, processes):
     """Half of the rows have the wrong label. Weights that are equal change nothing."""
     wrong = {"text": TEXTS * 10, "label": [*LABELS * 5, *LABELS[1:], *LABELS * 4, "yes"][:400]}

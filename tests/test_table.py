@@ -286,7 +286,7 @@ NO_MEMORY = "shared_memory._create = lambda size: None"
 
 
 @needs_kernels
-@pytest.mark.parametrize("clip_norm", [None, 0.5])
+@pytest.mark.parametrize("clip_norm", [pytest.param(None, marks=pytest.mark.slow), 0.5])
 @pytest.mark.parametrize(
     ("hosts", "by"),
     [

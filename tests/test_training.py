@@ -232,7 +232,7 @@ class TestResume:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
 
-    @pytest.mark.parametrize("kernels", ["auto", "mxnet"])
+    @pytest.mark.parametrize("kernels", ["auto", pytest.param("mxnet", marks=pytest.mark.slow)])
     def test_killed_and_resumed_equals_unbroken(self, data, tmp_path, kernels):
         unbroken, broken, more = tmp_path / "unbroken", tmp_path / "broken", f"--model.kernels={kernels}"
         train(data, unbroken, *self.settings, more)

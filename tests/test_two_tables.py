@@ -185,7 +185,12 @@ with join() as world:
 
 @needs_kernels
 @pytest.mark.parametrize(
-    ("hosts", "by"), [("aa", "shared memory"), ("aba", "shared memory and Horovod"), ("ab", "Horovod")]
+    ("hosts", "by"),
+    [
+        ("aa", "shared memory"),
+        ("aba", "shared memory and Horovod"),
+        pytest.param("ab", "Horovod", marks=pytest.mark.slow),
+    ],
 )
 def test_many_ranks_compute_what_one_does(tmp_path, hosts, by):
     places = [(host, hosts[:rank].count(host)) for rank, host in enumerate(hosts)]

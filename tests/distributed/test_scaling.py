@@ -17,6 +17,7 @@ from crepe_dist.errors import UserError
 pytestmark = pytest.mark.skipif(bool(scaling.obstacle()), reason=scaling.obstacle() or "can be measured")
 
 
+@pytest.mark.slow
 def test_two_processes_with_and_without_horovod():
     result = scaling.run(shape_of(TINY), batch=4, rounds=1, seconds=0.01)
     rows = {(row["scaling"], row["processes"]): row for row in result["table"]}

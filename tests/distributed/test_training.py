@@ -131,6 +131,7 @@ def test_the_kernels_train_as_mxnet_s_operators_do(data, alone, tmp_path):
 
 
 @needs_kernels
+@pytest.mark.slow
 def test_dropout_in_many_is_that_of_one(data, tmp_path):
     """It depends on the place in the global batch, with our own kernels and with MXNet's operators."""
     runs = {}
