@@ -52,6 +52,7 @@ def prepare(
     label: str | None = None,
     title: str | None = None,
     weight: str | None = None,
+    label_columns: Sequence[str] = (),
     test: Table | str | Path | float | None = None,
     validation: Table | str | Path | float | None = None,
     **options: Any,
@@ -67,8 +68,10 @@ def prepare(
         out: folder to create.
         text, label, title: columns; ``None``: those with usual names.
         weight: column of the weights of training rows; ``None``: all count alike.
+        label_columns: columns of the classes, in place of ``label``: 0 or 1, or shares with ``labels="soft"``.
         test, validation: table or file of this split, or its share of the rows of ``source``; ``None``: 0.2 and none.
-        options: further flags of the command ``prepare``, such as ``max_bad=0.05`` or ``overwrite=True``.
+        options: further flags of the command ``prepare``, such as ``max_bad=0.05`` or ``overwrite=True``. With
+            ``labels="several"``, labels may be lists.
 
     Returns:
         The numbers of the report, as in ``report.json``.
@@ -77,7 +80,7 @@ def prepare(
         UserError: the columns or their lengths do not fit, too many rows are unusable, or ``out`` exists.
     """
     with TemporaryDirectory(prefix="crepe-prepare-") as folder:
-        wanted = Wanted(label, title, text, weight)
+        wanted = Wanted(label, title, text, weight, tuple(label_columns))
 
         def file(given: Any, name: str) -> Any:
             """Write a table to a file, and return its path; return the names of files as they are."""
@@ -93,6 +96,7 @@ def prepare(
             sources = file(source, "table")
             options |= {"test": file(test, "test"), "validation": file(validation, "validation")}
             options |= {"label": wanted.label, "title": wanted.title, "text": wanted.text, "weight": wanted.weight}
+            options["label_columns"] = ",".join(wanted.labels) or None
             names = map(str, sources if isinstance(sources, (list, tuple)) else [sources])
             given = parser().parse_args([*_flags(options), f"--out={out}", "--", *names])
             return finish_steps(steps(given, data_page.page, f"crepe_dist.prepare(…, {str(out)!r})"))
@@ -113,6 +117,7 @@ def _for_python(error: UserError) -> UserError:
     """Spell the flags in a message as arguments of ``prepare``."""
     for name in ("what", "why", "remedy"):
         text = re.sub(r"--overwrite\b(?!=)", "overwrite=True", getattr(error, name))
+        text = re.sub(r"--labels (one|several|soft)\b", r'labels="\1"', text)
         text = re.sub(r"--(text|title|label|weight)-column\b", r"--\1", text)
         text = re.sub(r"--([a-z]+(?:-[a-z]+)*)(?: (?=[\dA-Z'\"]))?", lambda flag: f"{flag[1].replace('-', '_')}=", text)
         setattr(error, name, text)

@@ -1,6 +1,7 @@
 """The data set folder: memory-mapped arrays and their manifest, ``dataset.json``.
 
 ``<split>.labels.npy``           int32 [rows]
+``<split>.targets.npy``          uint16 [rows, most, 2], see ``targets``; only with several or soft labels
 ``train.weights.npy``            float32 [rows], with mean 1; only if rows have weights
 ``<split>.codes-<shard>.npy``    uint8 [rows of the shard, feature_len]
 ``<split>.texts-<shard>.bin``    original texts in UTF-8; not for the training split
@@ -23,6 +24,7 @@ import numpy.typing as npt
 from crepe_dist import invocation, machine
 from crepe_dist.data.alphabet import Codes, Encoding
 from crepe_dist.data.array_file import map_array
+from crepe_dist.data.targets import ONE, SEVERAL, Targets, file_of, kind_and_most, open_targets
 from crepe_dist.errors import UserError
 from crepe_dist.files import identity, open_regular, read_json, sha256, sync, write_json
 
@@ -58,10 +60,11 @@ class Part:
     Attributes:
         folder: data set folder.
         name: one of ``PARTS``.
-        labels: class of each row, int32 [rows].
+        labels: class of each row, int32 [rows]; of several the first, or -1 for none; of soft ones the most probable.
         shards: codes of each shard, uint8 [rows of the shard, feature_len].
         starts: index of each shard's first row, then the number of rows, int64 [shards + 1].
         weights: weight of each row in the loss, float32 [rows]; ``None`` if all are equal.
+        targets: classes of each row with their shares; ``None`` if each row has one class.
     """
 
     folder: Path
@@ -70,6 +73,7 @@ class Part:
     shards: tuple[Codes, ...]
     starts: npt.NDArray[np.int64]
     weights: Weights
+    targets: Targets | None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -96,9 +100,9 @@ class Part:
         """Copy rows into a training split in memory, repeated ``times`` times, without their texts."""
         starts = np.arange(times + 1) * len(rows)
         weights = None if self.weights is None else np.tile(self.weights[rows], times)
-        return Part(
-            self.folder, "train", np.tile(self.labels[rows], times), (self.codes(rows),) * times, starts, weights
-        )
+        targets = None if self.targets is None else self.targets.some(rows, times)
+        labels, codes = np.tile(self.labels[rows], times), (self.codes(rows),) * times
+        return Part(self.folder, "train", labels, codes, starts, weights, targets)
 
     def text(self, row: int) -> str | None:
         """Return the original text of a row; ``None`` if the split keeps no texts."""
@@ -141,9 +145,18 @@ class Dataset:
         """Class names in the order of their labels."""
         return list(self.manifest["classes"])
 
+    @property
+    def labelled(self) -> str:
+        """Labels of a row: ``one``, ``several`` or ``soft``."""
+        return kind_and_most(self.manifest)[0]
+
     def class_counts(self, part: str = "train") -> npt.NDArray[np.int64]:
-        """Count the documents of each class in a split, int64 [classes]."""
-        return np.bincount(self.parts[part].labels, minlength=len(self.classes))
+        """Count the documents of each class in a split, int64 [classes]; a soft label counts as its largest share."""
+        split = self.parts[part]
+        labels = split.labels
+        if split.targets is not None and split.targets.kind == SEVERAL:
+            _, labels = split.targets.occurrences(np.arange(len(split)))
+        return np.bincount(labels, minlength=len(self.classes))
 
     @property
     def fingerprint(self) -> str:
@@ -194,7 +207,8 @@ def open_dataset(folder: Path | str) -> Dataset:
         if len(set(classes)) < len(classes):
             raise ValueError("two classes have the same name")
         parts = {
-            name: _open_part(folder, name, about, encoding, len(classes)) for name, about in manifest["parts"].items()
+            name: _open_part(folder, name, about, encoding, len(classes), *kind_and_most(manifest))
+            for name, about in manifest["parts"].items()
         }
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise UserError(f"{path} cannot be read", f"{type(error).__name__}: {error}"[:300], prepare_again) from error
@@ -205,14 +219,17 @@ def open_dataset(folder: Path | str) -> Dataset:
     return Dataset(folder, manifest, encoding, parts)
 
 
-def _open_part(folder: Path, name: str, about: dict[str, Any], encoding: Encoding, classes: int) -> Part:
+def _open_part(
+    folder: Path, name: str, about: dict[str, Any], encoding: Encoding, classes: int, labelled: str, most: int
+) -> Part:
     if name not in PARTS:
         raise ValueError(f"unknown split {name[:40]!r}")
     sizes = about["shards"]
     if not isinstance(sizes, list) or len(sizes) > MAX_SHARDS or not all(map(_is_count, [about["rows"], *sizes])):
         raise ValueError(f"the {name} split has an invalid number of rows or shards")
     shards = range(len(sizes))
-    expected = {f"{name}.labels.npy", *(f"{name}.codes-{shard:05d}.npy" for shard in shards)}
+    expected = {f"{name}.labels.npy", *([] if labelled == ONE else [file_of(name)])}
+    expected |= {f"{name}.codes-{shard:05d}.npy" for shard in shards}
     if name != "train":
         expected |= {
             f"{name}.{kind}" for shard in shards for kind in (f"texts-{shard:05d}.bin", f"offsets-{shard:05d}.npy")
@@ -232,7 +249,8 @@ def _open_part(folder: Path, name: str, about: dict[str, Any], encoding: Encodin
                 "prepare the data again",
             )
     labels = map_array(folder / f"{name}.labels.npy", np.int32, (about["rows"],))
-    if sum(sizes) != len(labels) or (len(labels) and not 0 <= labels.min() <= labels.max() < classes):
+    least = -1 if labelled == SEVERAL else 0
+    if sum(sizes) != len(labels) or (len(labels) and not least <= labels.min() <= labels.max() < classes):
         raise ValueError(f"{name}.labels.npy does not match the shards or classes")
     codes = [
         map_array(folder / f"{name}.codes-{shard:05d}.npy", np.uint8, (sizes[shard], encoding.feature_len))
@@ -247,7 +265,8 @@ def _open_part(folder: Path, name: str, about: dict[str, Any], encoding: Encodin
     weights = map_array(folder / WEIGHTS, np.float32, (about["rows"],)) if weighted else None
     if weights is not None and not (len(weights) and 0 <= weights.min() <= weights.max() <= LARGEST_WEIGHT):
         raise ValueError(f"{WEIGHTS} holds weights that are not from 0 to {LARGEST_WEIGHT:g}")
-    return Part(folder, name, labels, tuple(codes), np.cumsum([0, *sizes]), weights)
+    targets = None if labelled == ONE else open_targets(folder, name, len(labels), labelled, most, classes)
+    return Part(folder, name, labels, tuple(codes), np.cumsum([0, *sizes]), weights, targets)
 
 
 def _is_count(value: Any) -> bool:

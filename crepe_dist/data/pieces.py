@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mxnet as mx
 
+from crepe_dist.data.dataset import WEIGHT_BYTES
 from crepe_dist.data.loader import Batch
 from crepe_dist.mxnet_internals import view
 
@@ -25,7 +26,7 @@ def pieces(batch: Batch, most: int) -> list[Batch]:
         return [batch]
     stop = -(-total // rows) * rows
     packed, *extra = (_lengthened(array, stop) for array in (batch.packed, *batch.extra))
-    view(packed)[total:, -1] = 0
+    view(packed)[total:, -WEIGHT_BYTES:] = 0
     return [
         Batch(
             packed[start : start + rows],

@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from crepe_dist.data.targets import ONE, SEVERAL
 
 
 @dataclass(frozen=True)
 class Objective:
     """Weighted cross-entropy with smoothed labels.
 
-    A document's loss is its class weight times the cross-entropy with the target
-    (1 - smoothing) × one-hot label + smoothing / classes.
+    One label, or soft ones: a document's loss is its class weight times the cross-entropy with the target
+    (1 - smoothing) × share of each class + smoothing / classes. The class weight of a soft label is the mean by share.
+
+    Several labels: the sum over the classes of the class weight times the binary cross-entropy with the target
+    (1 - smoothing) × label + smoothing / 2. A sum, because the gradient of a logit is then as large as with one label,
+    and the same learning rates fit.
 
     Attributes:
         smoothing: share of the target spread evenly over all classes (Szegedy et al. 2016, arXiv:1512.00567, section
             7), 0 to below 1.
         weights: weight of each class; empty means 1 for all.
+        labelled: labels of a document, one of ``targets.KINDS``.
+        pairs: pairs of class and share in a document's row of a batch; 0 with one label.
     """
 
     smoothing: float = 0.0
     weights: tuple[float, ...] = ()
+    labelled: str = ONE
+    pairs: int = 0
 
     def class_weights(self, classes: int) -> npt.NDArray[np.float32]:
         """Return the class weights, float32 [classes].
@@ -34,20 +45,27 @@ class Objective:
             raise ValueError(f"{len(self.weights)} weights for {classes} classes")
         return np.array(self.weights or [1.0] * classes, dtype=np.float32)
 
-    def chance_loss(self, counts: npt.NDArray[np.int64]) -> float:
+    def chance_loss(self, mass: npt.NDArray[Any], documents: int | None = None) -> float:
         """Return the loss at chance: the lowest mean loss, in nats, without looking at the documents.
 
-        It is the entropy of the target distribution. A network whose loss stays there has only learnt the class
-        frequencies.
+        It is the entropy of the target distribution, and that of the target of each class if they are several. A
+        network whose loss stays there has only learnt the class frequencies.
 
         Args:
-            counts: number of documents of each class, int64 [classes].
+            mass: number of documents of each class, or the sum of its shares, [classes].
+            documents: number of documents; needed for several labels only.
         """
-        weighted = counts / counts.sum() * self.class_weights(len(counts))
-        mass = float(weighted.sum())
-        targets = (1 - self.smoothing) * weighted / mass + self.smoothing / len(counts)
+        weights = self.class_weights(len(mass))
+        if self.labelled == SEVERAL:
+            assert documents is not None
+            positive = (1 - self.smoothing) * mass / documents + self.smoothing / 2
+            both = np.clip(np.stack([positive, 1 - positive]), 1e-300, 1)
+            return -float((weights * both * np.log(both)).sum())
+        weighted = mass / mass.sum() * weights
+        total = float(weighted.sum())
+        targets = (1 - self.smoothing) * weighted / total + self.smoothing / len(mass)
         targets = targets[targets > 0]
-        return -mass * float((targets * np.log(targets)).sum())
+        return -total * float((targets * np.log(targets)).sum())
 
 
 PLAIN = Objective()

@@ -7,13 +7,6 @@
 #include <numeric>
 #include <vector>
 
-constexpr long LABEL_BYTES = 5;  // after the codes of a row: the label in two bytes, the weight in three, low first
-
-// The label bytes of a row.
-inline const uint8_t* label_bytes(const uint8_t* batch, long row, long length) {
-    return batch + row * (length + LABEL_BYTES) + length;
-}
-
 struct Dropout {
     double probability;
     uint64_t seed;
@@ -29,15 +22,34 @@ inline bool kept(const Dropout& dropout, uint64_t index) {
     return int64_t(z >> 11) >= int64_t(std::ceil(dropout.probability * 0x1p53));
 }
 
-// Cross-entropy with smoothed labels (Szegedy et al. 2016, arXiv:1512.00567), times the weights of row and class.
+// Cross-entropy with smoothed labels (Szegedy et al. 2016, arXiv:1512.00567), times the weights of row and class. See
+// model/objective.py for rows with several labels, and with soft ones.
+//
+// After the codes of a row come its label in two bytes, or `pairs` pairs of a class and its share in two bytes each, and
+// its weight in three bytes, all low bytes first.
 struct Objective {
     double smoothing;
     std::vector<float> weights;  // one per class
+    long pairs = 0;
+    bool several = false;  // the classes of the pairs are independent
 
-    // Returns the loss of a row and writes its gradient with respect to the logits.
-    float operator()(const float* logits, const uint8_t* bytes, float* gradient) const {
-        const long classes = long(weights.size()), label = bytes[0] + 256L * bytes[1];
-        const float weight = (bytes[2] + 256 * bytes[3] + 65536 * bytes[4]) / 65536.0f * weights[label];
+    long target_bytes() const { return pairs ? 4 * pairs : 2; }
+    long stride(long length) const { return length + target_bytes() + 3; }
+
+    // Returns the loss of row `row` of a batch and writes its gradient with respect to the logits.
+    float operator()(const float* logits, const uint8_t* batch, long row, long length, float* gradient) const {
+        const uint8_t* const bytes = batch + row * stride(length) + length;
+        const uint8_t* const last = bytes + target_bytes();
+        const float weight = (last[0] + 256 * last[1] + 65536 * last[2]) / 65536.0f;
+        if (several) return independent(logits, shares(bytes), weight, gradient);
+        if (pairs) return shared(logits, shares(bytes), weight, gradient);
+        return single(logits, bytes[0] + 256L * bytes[1], weight, gradient);
+    }
+
+  private:
+    float single(const float* logits, long label, float weight, float* gradient) const {
+        const long classes = long(weights.size());
+        weight *= weights[label];
         const float highest = *std::max_element(logits, logits + classes);
         double total = 0;
         for (long n = 0; n < classes; ++n) total += std::exp(double(logits[n] - highest));
@@ -52,6 +64,43 @@ struct Objective {
             gradient[n] = weight * float(probability - wanted);
         }
         return weight * float(std::log(total) - target);
+    }
+
+    // The share of each class.
+    std::vector<double> shares(const uint8_t* bytes) const {
+        std::vector<double> found(weights.size());
+        for (long pair = 0; pair < pairs; ++pair, bytes += 4) found[bytes[0] + 256L * bytes[1]] += (bytes[2] + 256 * bytes[3]) / 65535.0;
+        return found;
+    }
+
+    // Cross-entropy with a distribution over the classes.
+    float shared(const float* logits, const std::vector<double>& share, float weight, float* gradient) const {
+        const long classes = long(weights.size());
+        const float highest = *std::max_element(logits, logits + classes);
+        double total = 0, target = 0, factor = 0;
+        for (long n = 0; n < classes; ++n) {
+            total += std::exp(double(logits[n] - highest));
+            factor += share[n] * weights[n];
+        }
+        weight *= float(factor);
+        for (long n = 0; n < classes; ++n) {
+            const double wanted = (1 - smoothing) * share[n] + smoothing / classes;
+            target += wanted * (logits[n] - highest);
+            gradient[n] = weight * float(std::exp(double(logits[n] - highest)) / total - wanted);
+        }
+        return weight * float(std::log(total) - target);
+    }
+
+    // Sum of the binary cross-entropies of all classes.
+    float independent(const float* logits, const std::vector<double>& share, float weight, float* gradient) const {
+        double loss = 0;
+        for (size_t n = 0; n < weights.size(); ++n) {
+            const double logit = logits[n], wanted = (1 - smoothing) * share[n] + smoothing / 2;
+            const double small = std::exp(-std::abs(logit));
+            loss += weights[n] * (std::max(logit, 0.0) + std::log1p(small) - wanted * logit);
+            gradient[n] = weight * weights[n] * float((logit >= 0 ? 1 : small) / (1 + small) - wanted);
+        }
+        return weight * float(loss);
     }
 };
 

@@ -152,7 +152,7 @@ class NGrams final : public Engine {
     }
 
     void train_forward(const uint8_t* batch, long rows, Dropout, uint64_t, float* losses) override {
-        const long classes = shape_.classes, stride = shape_.length + LABEL_BYTES;
+        const long classes = shape_.classes, stride = objective_.stride(shape_.length);
         float* const gradients = gradients_.need(rows * classes);
         found_.resize(rows);
         factors_.resize(2 * rows);
@@ -167,9 +167,7 @@ class NGrams final : public Engine {
                 for (uint32_t& bucket : group) bucket = touched_.index().place(bucket);
             std::vector<float> logits(classes);
             add_up(found_[row], factors_.data() + 2 * row, weights, logits.data());
-            losses[row] = objective_(
-                logits.data(), label_bytes(batch, row, shape_.length), gradients + row * classes
-            );
+            losses[row] = objective_(logits.data(), batch, row, shape_.length, gradients + row * classes);
         }
     }
 

@@ -74,7 +74,7 @@ template <class T> class Paper final : public Engine {
     void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) override {
         prepare(rows, true);
         dropout_ = dropout;
-        activate(batch, shape_.length + LABEL_BYTES, first);
+        activate(batch, objective_.stride(shape_.length), first);
         logits_.need(rows * shape_.classes);
         add_bias(logits_.get());
         loss(logits_.get(), batch, losses);
@@ -288,8 +288,7 @@ template <class T> class Paper final : public Engine {
         std::memset(static_cast<void*>(gradients_[3].get()), 0, padded(rows_) * width * sizeof(T));
         std::vector<float> gradient(shape_.classes);
         for (long row = 0; row < rows_; ++row) {
-            const uint8_t* label = label_bytes(batch, row, shape_.length);
-            losses[row] = objective_(logits + row * shape_.classes, label, gradient.data());
+            losses[row] = objective_(logits + row * shape_.classes, batch, row, shape_.length, gradient.data());
             for (long n = 0; n < shape_.classes; ++n) put(gradients_[3].get()[row * width + n], gradient[n]);
         }
     }

@@ -94,7 +94,7 @@ template <class T> class Tower final : public Engine {
 
     void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) override {
         const long classes = shape_.classes, length = shape_.eyes.length;
-        prepare(batch, length + LABEL_BYTES, rows);
+        prepare(batch, objective_.stride(length), rows);
         touch(starts_[0][rows] * shape_.eyes.each());
         dropouts_ = {Dropout{shape_.feature_dropout, dropout.seed ^ OTHER_STREAM}, dropout};
         activate(touched_.read(weights_), first);
@@ -103,7 +103,7 @@ template <class T> class Tower final : public Engine {
         for (long row = 0; row < rows; ++row) {
             std::vector<float> logits(classes);
             classify(row, logits.data());
-            losses[row] = objective_(logits.data(), label_bytes(batch, row, length), gradients + row * classes);
+            losses[row] = objective_(logits.data(), batch, row, length, gradients + row * classes);
         }
     }
 

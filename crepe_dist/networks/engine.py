@@ -13,9 +13,10 @@ from mxnet import autograd
 
 from crepe_dist import machine
 from crepe_dist.data.dataset import Part
-from crepe_dist.data.loader import EXTRA, Batch, Unpack, batches
+from crepe_dist.data.loader import Batch, Unpack, batches, extra_bytes
 from crepe_dist.data.order import Order
 from crepe_dist.data.pieces import pieces, rows_per_piece
+from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.optimizers import OWN
 from crepe_dist.distributed.table import SparseParameter
 from crepe_dist.model.kernels import Kernels
@@ -149,7 +150,7 @@ class GraphEngine(Engine):
         self._class_weights = (class_weights,) if objective.weights else ()
         self._scales: dict[float, mx.nd.NDArray] = {}
         # Graphs, because each operator outside one takes the host about as long as all of a graph's.
-        self._unpack, self._loss = Unpack(), Loss(objective)
+        self._unpack, self._loss = Unpack(objective.pairs, network.shape.classes), Loss(objective)
         for graph in (self._unpack, self._loss):
             graph.hybridize(static_alloc=True, static_shape=True)
         network.compute_in(plan.precision, device)
@@ -204,7 +205,8 @@ class NativeEngine(Engine):
     def _begin(self) -> None:
         classes = self.network.shape.classes
         weights = np.ascontiguousarray(self.objective.class_weights(classes))
-        self._kernels.call("crepe_objective", self.objective.smoothing, weights.ctypes.data, classes)
+        targets = self.objective.pairs, self.objective.labelled == SEVERAL
+        self._kernels.call("crepe_objective", self.objective.smoothing, weights.ctypes.data, classes, *targets)
         self._has_weights = False
 
     def optimizer(self, name: str, settings: Mapping[str, float]) -> mx.optimizer.Optimizer:
@@ -268,8 +270,9 @@ class NativeEngine(Engine):
         """Return a batch's number of rows and bytes per row, after checking them: the kernels cannot."""
         rows, stride = batch.packed.shape
         length = self.network.shape.feature_len
-        if stride != length + EXTRA:
-            raise ValueError(f"the batch has {stride} bytes per row; {length} characters need {length + EXTRA}")
+        expected = length + extra_bytes(self.objective.pairs)
+        if stride != expected:
+            raise ValueError(f"the batch has {stride} bytes per row; {length} characters need {expected}")
         return rows, stride
 
     def _follow_fork(self) -> None:

@@ -15,13 +15,15 @@ import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import FORMAT, LARGEST_WEIGHT, MANIFEST, PARTS, WEIGHTS, write_array
+from crepe_dist.data.targets import ONE, Targets, described, file_of, main_classes
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync, write_json
 from crepe_dist.preparing.auto_encoding import fit
 from crepe_dist.preparing.job import Collected, Job
+from crepe_dist.preparing.labelling import MANY, classes_of, known, pairs_of
 from crepe_dist.preparing.quarantine import write_quarantine
-from crepe_dist.preparing.reading import UNLABELLED
-from crepe_dist.preparing.selection import TRAIN, Fate, decide
+from crepe_dist.preparing.reading import MAX_CLASSES, UNLABELLED
+from crepe_dist.preparing.selection import TRAIN, Fate, decide, used_labels
 from crepe_dist.preparing.shards import EXAMPLES, write_shards
 from crepe_dist.wording import cut, percent
 
@@ -29,6 +31,9 @@ from crepe_dist.wording import cut, percent
 MAX_CLASS_SHARE, MIN_ROWS = 0.5, 40
 REMEDIES = {
     "unusable weight": "give every row a number from 0 as its weight",
+    MANY: "give --labels several, or keep one label per row",
+    "unusable label": "write 1 in the column of each class of a row, and 0 in the others",
+    "unusable share": "give every row a share from 0 for each class, and at least one above 0",
     "not UTF-8": 'save the file as "CSV UTF-8" in Excel, or: iconv -f WINDOWS-1252 -t UTF-8 FILE > new.csv',
     "empty text": "fill in or remove the rows without text",
     "unknown label": "use only labels that occur in the training rows (or in classes.txt)",
@@ -45,7 +50,8 @@ class Built:
         encoding: encoding after fitting.
         classes: class names in the order of their labels.
         fate: fate of each row, uint8 [n]; see ``selection``.
-        labels: class of each row, int32 [n]; -1 for an unknown label.
+        labels: class of each row, int32 [n]; -1 for an unknown label, or for no label where rows have several.
+        targets: classes of each row with their shares; ``None`` if each row has one class.
         points: count of each code point outside ASCII or the alphabet in the kept texts.
         reasons: number of unusable lines by kind of reason.
         first_bad: first five records of the quarantine.
@@ -60,6 +66,7 @@ class Built:
     classes: list[str]
     fate: Fate
     labels: npt.NDArray[np.int32]
+    targets: Targets | None
     points: Counter[int]
     reasons: Counter[str]
     first_bad: list[dict[str, Any]]
@@ -91,16 +98,18 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
     own = {part for _, part in job.sources}
     shares: dict[str, Any] = {part: 0.0 for part in ("test", "validation") if part in own}
     fixed = fixed_of[found.rows["file"]]
-    fate = decide(found.rows, fixed, replace(job.split, **shares))
-    trained = np.unique(found.rows["label"][fixed == TRAIN])
-    names = [found.labels[index] for index in trained.tolist()]
+    used = used_labels(found.rows, fixed)
+    fate = decide(
+        found.rows, fixed, replace(job.split, **shares), None if job.labelled == ONE else known(found.labels, used)
+    )
+    trained = [found.labels[index] for index in np.flatnonzero(used).tolist()]
+    names = trained if job.labelled == ONE else list(classes_of(trained))
     classes = sorted(names, key=_label_order) if job.class_names is None else list(job.class_names)
     reasons, first_bad, damaged = write_quarantine(folder, job, found, fate)
     bad = sum(reasons.values())
     _check(job, found, fate, classes, total, reasons, first_bad, damaged)
     number = {label: index for index, label in enumerate(classes)}
-    relabel = np.array([number.get(label, -1) for label in found.labels], dtype=np.int32)
-    labels = relabel[found.rows["label"]]
+    labels, targets = _labels(job.labelled, found, number)
     training = np.flatnonzero(fate == TRAIN)
     if len(training) == 0:
         raise UserError(
@@ -123,6 +132,8 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
         if len(chosen) == 0:
             continue
         files = write_array(folder, f"{part}.labels.npy", labels[chosen])
+        if targets is not None:
+            files |= write_array(folder, file_of(part), targets.pairs[chosen])
         if part == "train" and job.reading["columns"].get("weight") is not None:
             files |= write_array(folder, WEIGHTS, _relative(found.rows["weight"][chosen]))
         sizes = []
@@ -148,13 +159,25 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
         ],
         "bad_rows": bad,
     }
+    if targets is not None:
+        manifest["labels"] = described(targets.kind, targets.most)
     write_json(folder / MANIFEST, manifest)
     sync(folder)
     rows = {part: about["rows"] for part, about in parts.items()}
     yield Built(
-        encoding, classes, fate, labels, points, reasons, first_bad, bad, rows, dict(unreadable), dict(letterless),
-        letterless_examples,
+        encoding, classes, fate, labels, targets, points, reasons, first_bad, bad, rows, dict(unreadable),
+        dict(letterless), letterless_examples,
     )  # fmt: skip
+
+
+def _labels(kind: str, found: Collected, number: dict[str, int]) -> tuple[npt.NDArray[np.int32], Targets | None]:
+    """Return the class of each row, and the targets if rows have several or soft labels; see ``Built``."""
+    if kind == ONE:
+        relabel = np.array([number.get(label, -1) for label in found.labels], dtype=np.int32)
+        return relabel[found.rows["label"]], None
+    pairs = pairs_of(found.labels, number)
+    label = found.rows["label"]
+    return main_classes(pairs)[label], Targets(kind, pairs[label], len(number))
 
 
 def _relative(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -227,6 +250,12 @@ def _check(
             f"read as {_columns_read(found)}; the first labels: {first}",
             "if this is not the label, name its column: --label and --text take names or numbers "
             "(--label 3 --text 2); use --header yes if the first line has names",
+        )
+    if len(classes) > MAX_CLASSES:
+        raise UserError(
+            f"more than {MAX_CLASSES:,} different labels",
+            f"read as {_columns_read(found)}",
+            "name another column with --label, or another --label-separator",
         )
     if len(classes) < 2:
         raise UserError(

@@ -7,14 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
 
+from crepe_dist import invocation
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import MANIFEST, SAMPLE
+from crepe_dist.data.targets import KINDS, ONE, SEVERAL, SOFT
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json
 from crepe_dist.preparing import amazon, remote
 from crepe_dist.preparing.auto_encoding import MISSED, Alphabet, Fit
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.rows import Share
+from crepe_dist.preparing.labelling import Labelling
 from crepe_dist.preparing.preparation import (
     MAX_BAD,
     MAX_EXPANSION,
@@ -93,6 +96,22 @@ def parser() -> arguments.Parser:
         metavar="COLUMN",
         help="column of the weights of training rows in the loss, numbers from 0; they are divided by their mean; "
         "scores do not use them; default: all rows count alike",
+    )
+    group.add_argument(
+        "--labels",
+        choices=KINDS,
+        help="labels of a row; several: any number, in a JSON list or separated; soft: shares of classes, in a JSON "
+        "object or in columns; default: one, or several with --label-separator or --label-columns",
+    )
+    group.add_argument(
+        "--label-separator",
+        metavar="CHAR",
+        help="separator of several labels in a cell, such as ';', or space for white space",
+    )
+    group.add_argument(
+        "--label-columns",
+        metavar="A,B,…",
+        help="columns of the classes, in place of one of labels: 0 or 1, or shares with --labels soft",
     )
     group.add_argument(
         "--max-bad",
@@ -205,7 +224,9 @@ def steps(given: Any, page: Callable[[dict[str, Any]], str], command: str) -> St
 
 def _local_steps(given: Any, page: Callable[[dict[str, Any]], str], command: str, copies: Path | None = None) -> Steps:
     """Run a preparation of local files, some of which may be ``copies`` of others."""
-    reading = Reading(given.format, given.header, Wanted(given.label, given.title, given.text, given.weight))
+    labelling, columns = _labelling(given)
+    wanted = Wanted(given.label, given.title, given.text, given.weight, columns)
+    reading = Reading(given.format, given.header, wanted, labelling)
     options = PrepareOptions(
         reading,
         given.max_bad,
@@ -243,6 +264,27 @@ def _local_steps(given: Any, page: Callable[[dict[str, Any]], str], command: str
     )
     fit = Fit(length == AUTO, _fitted_alphabet(given), bool(given.fold_accents))
     return (yield from prepare_in_steps(sources, given.out, encoding, split, options, fit))
+
+
+def _labelling(given: Any) -> tuple[Labelling, tuple[str, ...]]:
+    """Return the labels of rows, and the columns of the classes."""
+    columns = tuple(name.strip() for name in (given.label_columns or "").split(",") if name.strip())
+    separator = given.label_separator or ""
+    kind = given.labels or (SEVERAL if separator or columns else ONE)
+    problem = ""
+    if kind == ONE and (separator or columns):
+        problem = "--labels one excludes --label-separator and --label-columns"
+    elif kind == SOFT and separator:
+        problem = "--labels soft excludes --label-separator"
+    elif columns and (separator or given.label):
+        problem = "--label-columns excludes --label and --label-separator"
+    elif len(columns) == 1 or len(set(columns)) < len(columns):
+        problem = "--label-columns needs at least two different columns"
+    elif kind != ONE and (given.stratified or given.max_per_class is not None):
+        problem = f"--labels {kind} excludes --stratified and --max-per-class, which need one class per row"
+    if problem:
+        raise UserError(problem, remedy=f"leave one out; {invocation.typed('prepare')} --help describes them")
+    return Labelling(kind, separator), columns
 
 
 def _fitted_alphabet(given: Any) -> Alphabet:

@@ -39,20 +39,19 @@ def write_table(table: Any, path: Path, wanted: Wanted) -> Wanted:
     names = list(columns)
     first = list(zip(*([_spelled(value) for value in column[:LOOK_AT]] for column in columns.values())))
     chosen = choose_named(name, names, wanted, label_given=False, rows=first)
-    assert chosen.label is not None
-    label, texts = names[chosen.label], [names[i] for i in chosen.texts]
+    labels, texts = [names[i] for i in chosen.labels], [names[i] for i in chosen.texts]
+    label = None if chosen.label is None else names[chosen.label]
     for each in texts:
         _check_text(name, each, columns[each])
     weight = None if chosen.weight is None else names[chosen.weight]
-    weights = iter(columns[weight] if weight is not None else ())
+    others = [name for name in (label, *labels, weight) if name is not None]
     with path.open("wb") as stream:
-        for kind, *values in zip(columns[label], *(columns[each] for each in texts)):
-            row = {label: _label(kind), **{each: _text(value) for each, value in zip(texts, values)}}
-            if weight is not None:
-                row[weight] = _label(next(weights))
+        for values in zip(*(columns[each] for each in (*others, *texts))):
+            row = {each: _label(value) for each, value in zip(others, values)}
+            row |= {each: _text(value) for each, value in zip(texts, values[len(others) :])}
             # A lone surrogate becomes bytes that are not UTF-8, which reading rejects with that reason.
             stream.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
-    return Wanted(label, texts[0] if len(texts) > 1 else None, texts[-1], weight)
+    return Wanted(label, texts[0] if len(texts) > 1 else None, texts[-1], weight, tuple(labels))
 
 
 def _columns(table: Any, name: str) -> dict[str, Sequence[Any]]:
@@ -105,6 +104,12 @@ def _label(value: Any) -> Any:
         return None
     if isinstance(value, float) and value.is_integer():
         return int(value)
+    if isinstance(value, Mapping):
+        return {str(name): _label(share) for name, share in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(str, value))
+    if not isinstance(value, (str, bytes)) and hasattr(value, "__iter__"):  # a list, a tuple, an array
+        return [_label(each) for each in value]
     return value if isinstance(value, (str, bool, int, float)) else str(value)
 
 

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import PARTS
+from crepe_dist.data.targets import KINDS
 from crepe_dist.preparing.auto_encoding import Alphabet, Fit
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.spool import Rows
@@ -38,6 +39,11 @@ class Job:
     split: Split
     max_bad: float
 
+    @property
+    def labelled(self) -> str:
+        """Labels of a row, one of ``targets.KINDS``."""
+        return str(self.reading["labelling"]["kind"])
+
     def to_dict(self) -> dict[str, Any]:
         """Return the job as JSON-like data, with lists in place of tuples."""
         about = {**asdict(self), "encoding": self.encoding.to_dict()}
@@ -64,6 +70,8 @@ class Job:
                 raise ValueError(f"{name} of the split is {str(value)[:40]}")
         if not isinstance(saved["max_bad"], (int, float)) or not 0 <= saved["max_bad"] <= 1:
             raise ValueError(f"max_bad is {str(saved['max_bad'])[:40]}")
+        if saved["reading"]["labelling"]["kind"] not in KINDS:
+            raise ValueError(f"labelling is {str(saved['reading']['labelling'])[:80]}")
         fitted = saved["fit"]
         if not type(fitted["length"]) is type(fitted["folds"]) is bool or fitted["alphabet"] not in get_args(Alphabet):
             raise ValueError(f"fit is {str(fitted)[:80]}")

@@ -35,7 +35,7 @@ MAX_BAD = 0.01
 MAX_EXPANSION = 200.0  # of gzip's largest, 1,032; texts compress 3 to 20 times
 SMALL = 1 << 24  # bytes that one process reads before others have started
 AHEAD = 3  # blocks or shards in flight per process
-DATA_FILE = re.compile(rf"({'|'.join(PARTS)})\.(labels|codes|texts|offsets)(-\d+)?\.(npy|bin)")
+DATA_FILE = re.compile(rf"({'|'.join(PARTS)})\.(labels|targets|weights|codes|texts|offsets)(-\d+)?\.(npy|bin)")
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def prepare_in_steps(
     """Run ``prepare`` as a generator of its progress. With a share of several, make a part for ``merge_in_steps``."""
     options = options or PrepareOptions()
     _check_alignment(sources, split)
-    class_names = find_class_names(sources)
+    class_names = None if options.reading.columns.labels else find_class_names(sources)
     job = Job(
         tuple((source.name, source.part) for source in sources.files),
         asdict(options.reading),

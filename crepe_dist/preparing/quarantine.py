@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from crepe_dist.data.dataset import QUARANTINE
+from crepe_dist.data.targets import ONE
 from crepe_dist.files import sync
 from crepe_dist.preparing.formats.rows import excerpt
 from crepe_dist.preparing.formats.stream import ENDS_EARLY
 from crepe_dist.preparing.job import Collected, Job
+from crepe_dist.preparing.labelling import names_of
 from crepe_dist.preparing.reading import UNLABELLED
 from crepe_dist.preparing.selection import UNKNOWN, Fate
 from crepe_dist.preparing.spool import Texts
@@ -53,15 +55,16 @@ def write_quarantine(
 
 
 def _unknown_labels(job: Job, found: Collected, fate: Fate) -> Iterator[dict[str, Any]]:
-    texts = Texts(found.texts)
+    texts, several = Texts(found.texts), job.labelled != ONE
     for index in np.flatnonzero(fate == UNKNOWN).tolist():
         row = found.rows[index : index + 1]
-        file = int(row["file"][0])
+        file, label = int(row["file"][0]), found.labels[int(row["label"][0])]
+        label = ", ".join(names_of(label)) if several else label
         yield {
             "file": job.sources[file][0],
             "source": file,
             "line": int(row["line"][0]),
-            "reason": f"unknown label: {found.labels[int(row['label'][0])]!r:.40} is not in the training rows",
+            "reason": f"unknown label: {label!r:.40} is not in the training rows",
             "excerpt": excerpt(texts.get(row)[0]),
             "lines": 1,
         }

@@ -16,14 +16,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats.rows import BadRow, Block, Cutter, Parser, Row, Share, check_text, excerpt
+from crepe_dist.preparing.labelling import Labelling
 from crepe_dist.preparing.selection import SAMPLE_DRAW, Reservoir, draw
 from crepe_dist.preparing.sources import Reading, Source, open_source
 from crepe_dist.preparing.spool import BAD_ROWS, MAX_WEIGHT, ROW, ROWS, Rows, TextWriter
 
 MAX_LABEL = 200  # characters
 MAX_CLASSES = 1 << 16
+MAX_SETS = 1 << 24  # different sets of labels
 MAX_REASON = 300  # characters
 UNLABELLED = "no label"  # reason to leave out a row that is not counted as unusable: exports often contain such rows
 ALWAYS_ALLOWED = 1 << 30  # decompressed bytes of a source, however small it is
@@ -43,6 +46,7 @@ class Task:
         block: block to parse.
         share: lines to keep, if several machines share the work.
         class_names: names of the labels 1 … C, if a file gives them.
+        labelling: labels of the rows.
         seed: seed of the sampling.
         limits: largest random number that can still be in the sample, by class.
     """
@@ -53,6 +57,7 @@ class Task:
     block: Block
     share: Share
     class_names: tuple[str, ...] | None
+    labelling: Labelling
     seed: int
     limits: dict[str, int]
 
@@ -92,7 +97,7 @@ def read_block(task: Task) -> Found:
     weights: list[float] = []
     for row in parsed.rows if parsed else ():
         try:
-            label, text = _checked(row, task.class_names)
+            label, text = _checked(row, task.labelling, task.class_names)
             weights.append(_weight(row))
         except ValueError as error:
             bad.append(BadRow(row.line, str(error), excerpt(row.text)))
@@ -116,15 +121,22 @@ def read_block(task: Task) -> Found:
         rows, texts = [rows[i] for i in kept], [texts[i] for i in kept]
     writer = _writer(task.folder)
     start = writer.append(texts)
-    _describe(records, rows, texts, start)
+    _describe(records, rows, texts, start, task.labelling.kind)
     end = (parsed.consumed, parsed.lines) if parsed else (0, 0)
     return Found(records, list(labels), good, drawn, bad, *end, writer.name)
 
 
-def _checked(row: Row, class_names: Sequence[str] | None) -> tuple[str, bytes]:
+def _checked(row: Row, labelling: Labelling, class_names: Sequence[str] | None) -> tuple[str, bytes]:
     """Return a row's label and its text in UTF-8; raise ``ValueError`` if it is unusable."""
-    label = row.label.strip()
-    text = check_text(row.text)
+    text, cell = check_text(row.text), row.label.strip()
+    if labelling.kind == ONE or not cell:
+        return _class_name(cell, class_names), text
+    return labelling.label(cell, lambda label: _class_name(label, class_names)), text
+
+
+def _class_name(label: str, class_names: Sequence[str] | None) -> str:
+    """Return the name of the class that a label means; raise ``ValueError`` if it is unusable."""
+    label = label.strip()
     try:
         label.encode("utf-8")
     except UnicodeEncodeError:
@@ -134,10 +146,10 @@ def _checked(row: Row, class_names: Sequence[str] | None) -> tuple[str, bytes]:
     if class_names is not None:
         if not label.isdecimal() or not 1 <= int(label) <= len(class_names):
             raise ValueError(f"unknown label: {label!r:.40} is not a number from 1 to {len(class_names)}")
-        return class_names[int(label) - 1], text
+        return class_names[int(label) - 1]
     if len(label) > MAX_LABEL:
         raise ValueError(f"label longer than {MAX_LABEL} characters")
-    return label, text
+    return label
 
 
 def _weight(row: Row) -> float:
@@ -153,14 +165,15 @@ def _weight(row: Row) -> float:
     return weight
 
 
-def _describe(records: Rows, rows: Sequence[Row], texts: Sequence[bytes], start: int) -> None:
+def _describe(records: Rows, rows: Sequence[Row], texts: Sequence[bytes], start: int, kind: str) -> None:
     lengths = np.array([len(text) for text in texts], dtype=np.int64)
     records["bytes"] = lengths
     records["offset"] = start + np.cumsum(lengths) - lengths
     records["characters"] = [len(row.text) for row in rows]
     keys = [_letters(row.text, text) for row, text in zip(rows, texts)]
-    names = {row.label: _letters(row.label, row.label.encode()) for row in rows}
-    records["names_label"] = [len(names[row.label]) > 2 and names[row.label] in key for row, key in zip(rows, keys)]
+    if kind == ONE:
+        names = {row.label: _letters(row.label, row.label.encode()) for row in rows}
+        records["names_label"] = [len(names[row.label]) > 2 and names[row.label] in key for row, key in zip(rows, keys)]
     records["exact"] = _hashes(texts)
     records["near"] = _hashes([key or text for key, text in zip(keys, texts)])
 
@@ -295,7 +308,7 @@ class Reader:
             self.labels.setdefault(label, len(self.labels))
             self.good[label] += good
             count.rows += good
-        if len(self.labels) > MAX_CLASSES:
+        if len(self.labels) > (MAX_CLASSES if self.reading.labelling.kind == ONE else MAX_SETS):
             raise UserError(
                 f"more than {MAX_CLASSES:,} different labels in {opened.source.name}",
                 f"read as {count.reads[:200]}; the last is {list(self.labels)[-1][:40]!r}",
@@ -329,8 +342,8 @@ class Reader:
                     current = put_back.popleft() if put_back else next(opened, None)
                     continue
                 task = Task(
-                    self.folder, current.file, current.parser, block, current.share, self.class_names, self.seed,
-                    dict(limits) if current.source.part == "train" else {},
+                    self.folder, current.file, current.parser, block, current.share, self.class_names,
+                    self.reading.labelling, self.seed, dict(limits) if current.source.part == "train" else {},
                 )  # fmt: skip
                 waiting.append((current, block, executor.submit(read_block, task)))
             if not waiting:

@@ -101,22 +101,21 @@ class Reservoir:
             self.limits[label] = int(smallest.max())
 
 
-def decide(rows: Rows, fixed: Fate, split: Split) -> Fate:
+def decide(rows: Rows, fixed: Fate, split: Split, known: npt.NDArray[np.bool_] | None = None) -> Fate:
     """Decide the fate of each row: ``TRAIN``, ``VALIDATION``, ``TEST``, or the reason to leave it out.
 
     Args:
         rows: records in the order of (file, line).
         fixed: split of each row's file, uint8 [n]; rows of ``TRAIN`` are divided further.
         split: parameters of the selection.
+        known: labels whose classes are those of training rows, by index; ``None``: the labels of training rows.
 
     Returns:
         uint8 [n].
     """
     fate = fixed.copy()
     label = np.array(rows["label"])
-    trained = np.zeros(int(label.max(initial=-1)) + 1, dtype=bool)
-    trained[label[fixed == TRAIN]] = True
-    fate[~trained[label]] = UNKNOWN
+    fate[~(used_labels(rows, fixed) if known is None else known)[label]] = UNKNOWN
     if split.dedupe != "no":
         fate[repeats(rows[split.dedupe], fate)] = REPEATED
     if split.max_per_class is not None:
@@ -125,6 +124,14 @@ def decide(rows: Rows, fixed: Fate, split: Split) -> Fate:
         fate[free[place >= split.max_per_class]] = SAMPLED_OUT
     _divide(rows, fate, label, split)
     return fate
+
+
+def used_labels(rows: Rows, fixed: Fate) -> npt.NDArray[np.bool_]:
+    """Tell which labels occur in training rows, bool [largest label + 1]."""
+    label = np.array(rows["label"])
+    used = np.zeros(int(label.max(initial=-1)) + 1, dtype=bool)
+    used[label[fixed == TRAIN]] = True
+    return used
 
 
 def _divide(rows: Rows, fate: Fate, label: npt.NDArray[np.int32], split: Split) -> None:

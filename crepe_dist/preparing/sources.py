@@ -11,16 +11,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from crepe_dist.data.dataset import PARTS, SAMPLE
+from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, read_names
 from crepe_dist.preparing.formats.columns import Chosen, Wanted
 from crepe_dist.preparing.formats.documents import DocumentCutter, Documents, list_documents
+from crepe_dist.preparing.formats.fasttext import FastText
 from crepe_dist.preparing.formats.json_lines import open_amazon, open_json_lines
 from crepe_dist.preparing.formats.lines import BOM, LineCutter
 from crepe_dist.preparing.formats.rows import Cutter, Parser
 from crepe_dist.preparing.formats.stream import Stream
 from crepe_dist.preparing.formats.tables import Table, open_table
 from crepe_dist.preparing.formats.text_lines import TextLines
+from crepe_dist.preparing.labelling import FASTTEXT, Labelling
 
 PARQUET = b"PAR1"  # first bytes of a Parquet file
 LOOK_AT = 1 << 16  # bytes examined if the file name does not give the format
@@ -28,7 +31,7 @@ SAMPLE_FEATURE_LEN = 192  # keeps 95 % of the sample's texts whole
 PIPE = "-"
 MAX_DEPTH = 32  # levels of nested folders
 LINES = "lines"  # unlabelled texts, one per line; for predict only
-FORMATS = ("csv", "tsv", "jsonl", "parquet", "amazon", "folder")
+FORMATS = ("csv", "tsv", "jsonl", "parquet", "fasttext", "amazon", "folder")
 SUFFIXES = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
     ".parquet": "parquet", ".pq": "parquet",
@@ -94,11 +97,13 @@ class Reading:
         format: format of all sources; ``None`` to detect it.
         header: ``yes`` or ``no`` if CSV and TSV files have a header line, ``auto`` to detect it.
         columns: columns to read, by name or by number from 1.
+        labelling: labels of the rows.
     """
 
     format: str | None = None
     header: str = "auto"
     columns: Wanted = field(default_factory=Wanted)
+    labelling: Labelling = field(default_factory=Labelling)
 
 
 def find_sources(
@@ -150,7 +155,7 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
     Raises:
         UserError: The source cannot be read, or its columns cannot be determined.
     """
-    label = source.label
+    label, kind_of_labels = source.label, reading.labelling.kind
     if source.part != "train":  # scores do not use weights
         reading = replace(reading, columns=replace(reading.columns, weight=None))
     elif reading.columns.weight is not None and source.format in ("folder", "amazon", SAMPLE):
@@ -168,7 +173,7 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
             raise UserError("Parquet cannot be read from a pipe", remedy="name the file")
         from crepe_dist.preparing.formats.parquet import open_parquet  # PyArrow takes 0.2 s to import
 
-        return open_parquet(source.path, source.name, reading.columns, label, keep=keep)
+        return open_parquet(source.path, source.name, reading.columns, label, keep=keep, nested=kind_of_labels != ONE)
     stream = Stream(source.path)
     if source.format == LINES:
         return TextLines(kept=("text",) if keep else ()), LineCutter(stream, quoted=False, live=live)
@@ -181,7 +186,10 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
         assert label is not None
         return open_amazon(stream, label)
     if kind == "jsonl":
-        return open_json_lines(stream, source.name, reading.columns, label, keep=keep, live=live)
+        nested = kind_of_labels != ONE
+        return open_json_lines(stream, source.name, reading.columns, label, keep=keep, live=live, nested=nested)
+    if kind == "fasttext":
+        return FastText(kind_of_labels), LineCutter(stream, quoted=False, live=live)
     if kind == "parquet":
         return open_source(replace(source, format=kind), reading, keep=keep)
     return open_table(kind, stream, source.name, reading.columns, reading.header, label, keep=keep, live=live)
@@ -308,6 +316,8 @@ def _kind_of(head: bytes, name: str) -> str:
     line = head.removeprefix(BOM).lstrip().split(b"\n", 1)[0]
     if line.startswith((b"{", b"[")):
         return "jsonl"
+    if line.startswith(FASTTEXT.encode()):
+        return "fasttext"
     if b"\t" in line:
         return "tsv"
     if b"," in line or not line:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from typing import Any
 
@@ -43,11 +44,7 @@ def summarise(name: str, job: Job, found: Collected, built: Built, command: str)
         command: command line.
     """
     lengths = found.rows["characters"][kept(built.fate)]
-    counts = {
-        part: np.bincount(built.labels[built.fate == code], minlength=len(built.classes))
-        for code, part in enumerate(PARTS)
-        if part in built.rows
-    }
+    counts = {part: _class_counts(built, built.fate == code) for code, part in enumerate(PARTS) if part in built.rows}
     sampled_out = sum(found.good.values()) - len(found.rows) + int((built.fate == SAMPLED_OUT).sum())
     summary: dict[str, Any] = {
         "name": name,
@@ -75,6 +72,14 @@ def summarise(name: str, job: Job, found: Collected, built: Built, command: str)
         summary, _label_leaks(found, built), job.class_names is not None, job.split.stratified
     )
     return summary
+
+
+def _class_counts(built: Built, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Count the rows of each class among the chosen ones, int64 [classes]."""
+    labels = built.labels[chosen]
+    if built.targets is not None:
+        _, labels = built.targets.occurrences(np.flatnonzero(chosen))
+    return np.bincount(labels, minlength=len(built.classes))
 
 
 def _lengths(lengths: npt.NDArray[Any], feature_len: int) -> dict[str, Any]:
@@ -128,7 +133,7 @@ def _duplicates(found: Collected, built: Built) -> dict[str, Any]:
     return {
         "exact": exact,
         "near": len(again),
-        "conflicting": int((built.labels[again] != built.labels[near[again]]).sum()),
+        "conflicting": int((found.rows["label"][again] != found.rows["label"][near[again]]).sum()),
         "removed": int((built.fate == REPEATED).sum()),
         "across": across,
     }
@@ -147,10 +152,13 @@ def _shared(mine: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> int:
 def _examples(found: Collected, built: Built) -> dict[str, list[str]]:
     texts = Texts(found.texts)
     training = np.flatnonzero(built.fate == TRAIN)
-    labels = built.labels[training]
+    labels, rows = built.labels[training], training
+    if built.targets is not None:
+        place, labels = built.targets.occurrences(training)
+        rows = training[place]
     examples = {}
     for index, name in enumerate(built.classes[:EXAMPLE_CLASSES]):
-        mine = training[labels == index][:EXAMPLES]
+        mine = rows[labels == index][:EXAMPLES]
         data = texts.get(found.rows[mine])
         examples[name] = [text.decode("utf-8")[:EXAMPLE_LENGTH] for text in data]
     return examples
@@ -159,8 +167,9 @@ def _examples(found: Collected, built: Built) -> dict[str, list[str]]:
 def _label_leaks(found: Collected, built: Built) -> npt.NDArray[np.float64]:
     """Return the share of each class's texts that contain the label, float64 [classes]."""
     rows = kept(built.fate)
-    labels = built.labels[rows]
-    size = len(built.classes)
+    labels, size = built.labels[rows], len(built.classes)
+    if built.targets is not None:  # not looked for
+        return np.zeros(size)
     named = np.bincount(labels, weights=found.rows["names_label"][rows], minlength=size)
     return np.asarray(named / np.maximum(1, np.bincount(labels, minlength=size)))
 
@@ -209,7 +218,8 @@ def _warnings(
         warn(
             f"some labels look like lists of labels, separated by {separator!r}",
             f"{', '.join(map(repr, lists[:5]))}{' …' if len(lists) > 5 else ''}: each of them is a class of its own",
-            "keep one label per row; a text cannot have several",
+            f"--labels several --label-separator {shlex.quote(separator)} makes them several labels; "
+            "or keep one label per row",
         )
     train = summary["parts"]["train"]["classes"]
     all_classes = counted(len(classes), "class", "classes")

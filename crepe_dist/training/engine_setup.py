@@ -10,6 +10,7 @@ import numpy as np
 from crepe_dist import machine
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.order import share
+from crepe_dist.data.targets import ONE
 from crepe_dist.distributed.collectives import SAME_MACHINES
 from crepe_dist.distributed.same_device import pick_on_all
 from crepe_dist.distributed.world import World
@@ -80,7 +81,11 @@ def count_ngrams(network: NGrams, dataset: Dataset, world: World, deviations: fl
     first, last = share(0, len(part), world.rank, world.size)
     for start in range(first, last, COUNTED_AT_ONCE):
         rows = np.arange(start, min(start + COUNTED_AT_ONCE, last))
-        ngrams.count(part.codes(rows), part.labels[rows], shape, counts)
+        labels = part.labels[rows]
+        if part.targets is not None:  # a document counts once for each of its labels
+            places, labels = part.targets.occurrences(rows)
+            rows = rows[places]
+        ngrams.count(part.codes(rows), labels, shape, counts)
         world.beat()
     counts = world.sum(counts, "n-grams")
     found = ngrams.significant(counts, dataset.class_counts(), deviations)
@@ -113,10 +118,12 @@ def _check_memory(shape: Shape) -> None:
 def _objective(config: Config, dataset: Dataset, shape: Shape) -> Objective:
     given, smoothing = config.training.class_weights, config.training.label_smoothing
     smoothing = shape.label_smoothing if smoothing is None else smoothing
+    targets = dataset.parts["train"].targets
+    labelled = (ONE, 0) if targets is None else (targets.kind, targets.most)
     if given == "none":
-        return Objective(smoothing)
+        return Objective(smoothing, (), *labelled)
     if given == "balanced":
-        return Objective(smoothing, balanced(dataset.class_counts()))
+        return Objective(smoothing, balanced(dataset.class_counts()), *labelled)
     assert isinstance(given, dict)
     unknown = set(given) - set(dataset.classes)
     if unknown:
@@ -125,4 +132,4 @@ def _objective(config: Config, dataset: Dataset, shape: Shape) -> Objective:
             f"the classes are {', '.join(dataset.classes)}"[:300],
             "spell the names as prepare shows them",
         )
-    return Objective(smoothing, tuple(given.get(name, 1.0) for name in dataset.classes))
+    return Objective(smoothing, tuple(given.get(name, 1.0) for name in dataset.classes), *labelled)

@@ -32,11 +32,12 @@ class Wanted:
     title: str | None = None
     text: str | None = None
     weight: str | None = None  # never detected
+    labels: tuple[str, ...] = ()  # one for each class, in place of a column of labels; never detected
 
     @property
     def names(self) -> list[str]:
         """All given columns."""
-        return [name for name in (self.label, self.title, self.text, self.weight) if name is not None]
+        return [name for name in (self.label, self.title, self.text, self.weight, *self.labels) if name is not None]
 
 
 @dataclass(frozen=True)
@@ -44,19 +45,22 @@ class Chosen:
     """Chosen columns.
 
     Attributes:
-        label: index of the label's column; ``None`` if the file name gives the class.
+        label: index of the label's column; ``None`` if the file name gives the class, or columns of classes do.
         texts: indices of the columns that make up the text.
         weight: index of the weight's column; ``None`` if rows have no weights.
+        labels: indices of the columns of the classes.
     """
 
     label: int | None
     texts: tuple[int, ...]
     weight: int | None = None
+    labels: tuple[int, ...] = ()
 
     def describe(self, names: Sequence[str]) -> str:
         """Describe the columns read, for the report."""
         text = " | ".join(names[i] for i in self.texts)
         label = "" if self.label is None else f"label: {names[self.label]}, "
+        label += f"labels: {', '.join(names[i] for i in self.labels)}, " if self.labels else ""
         return f"{label}text: {text}" + ("" if self.weight is None else f", weight: {names[self.weight]}")
 
 
@@ -119,6 +123,8 @@ def choose_named(
     places: dict[str, int | None] = {}
     usual = {"label": LABELS, "text": TEXTS, "title": TITLES if wanted.text is None else ()}
     places["weight"] = None if wanted.weight is None else _position(file, names, "weight", wanted.weight)
+    places |= {f"class {name}": _position(file, names, "label-columns", name) for name in wanted.labels}
+    label_given = label_given or bool(wanted.labels)
     for what, given in (("label", wanted.label), ("text", wanted.text), ("title", wanted.title)):
         if what == "label" and label_given:
             places[what] = None
@@ -146,7 +152,8 @@ def choose_named(
                 )
             places[what] = left[0]
     texts = tuple(i for i in (places["title"], places["text"]) if i is not None)
-    return Chosen(places["label"], texts, places["weight"])
+    labels = tuple(_position(file, names, "label-columns", name) for name in wanted.labels)
+    return Chosen(places["label"], texts, places["weight"], labels)
 
 
 def _few_values(places: Sequence[int], rows: Sequence[Sequence[str]]) -> int | None:
@@ -198,25 +205,28 @@ def choose_numbered(file: str, width: int, wanted: Wanted, *, label_given: bool)
             )
         return int(given) - 1
 
+    label_given = label_given or bool(wanted.labels)
     if width == 1 and not label_given:
         raise _one_column(file)
+    labels = tuple(position("label-columns", name) for name in wanted.labels)
     label = None if label_given else position("label", wanted.label or "1")
     weight = None if wanted.weight is None else position("weight", wanted.weight)
     if wanted.text is None and wanted.title is None:
-        if label_given and width - (weight is not None) > 1:
+        if label_given and width - (weight is not None) - len(labels) > 1:
             raise UserError(
                 f"{file}: which column is the text?",
                 f"it has {width} columns and no header was found",
                 f"give a number from 1 to {width} with --text-column, or --header yes if the first line names them",
             )
-        return Chosen(label, tuple(i for i in range(width) if i not in (label, weight)), weight)
+        texts = tuple(i for i in range(width) if i not in (label, weight, *labels))
+        return Chosen(label, texts, weight, labels)
     named = [("title", wanted.title), ("text", wanted.text)]
-    return Chosen(label, tuple(position(what, given) for what, given in named if given is not None), weight)
+    return Chosen(label, tuple(position(what, given) for what, given in named if given is not None), weight, labels)
 
 
 def _flag(what: str) -> str:
     # `predict` has these columns too, and its --text is a text to classify.
-    return "--label" if what == "label" else f"--{what}-column"
+    return f"--{what}" if what in ("label", "label-columns") else f"--{what}-column"
 
 
 def _is_place(given: str, width: int) -> bool:

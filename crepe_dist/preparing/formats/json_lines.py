@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.formats.columns import Wanted, choose_named
+from crepe_dist.preparing.formats.columns import LABELS, Wanted, choose_named
 from crepe_dist.preparing.formats.lines import LineCutter
 from crepe_dist.preparing.formats.rows import MAX_RECORD, BadRow, Block, Parsed, Row, Share, excerpt, join, too_long
 from crepe_dist.preparing.formats.stream import Stream
+from crepe_dist.preparing.labelling import MANY, cell_of
 
 MAX_DEPTH = 4  # levels of nested objects whose keys are listed
 MAX_LITERAL = 1 << 16  # characters of a Python literal; parsing takes about 100 times its length in memory
@@ -33,6 +34,8 @@ class JsonLines:
         reads: description of the columns read, for the report.
         kept: keys whose values go into ``Row.cells``.
         weight: key of the weight; ``None`` if rows have no weights.
+        labels: keys of the classes, in place of a label.
+        nested: the label may be a list of labels, or an object of their shares.
     """
 
     label: str | None
@@ -43,6 +46,8 @@ class JsonLines:
     reads: str = ""
     kept: tuple[str, ...] = ()
     weight: str | None = None
+    labels: tuple[str, ...] = ()
+    nested: bool = False
 
     def parse(self, block: Block, share: Share) -> Parsed:
         lines = block.data.split(b"\n")
@@ -60,15 +65,30 @@ class JsonLines:
         if len(line) > MAX_RECORD:
             raise ValueError(too_long())
         record = _load(line, literals=self.literals)
-        label = self.given if self.label is None else _scalar(record, self.label)
+        label = self.given if self.label is None else self._label(record, self.label)
+        if self.labels:
+            label = cell_of(self.labels, [_scalar(record, key) for key in self.labels])
         texts = [_text(record, key) for key in self.texts[:-1] if _value(record, key) is not None]
         text = join([*texts, _text(record, self.texts[-1])])
         cells = tuple(_cell(record, key) for key in self.kept)
         return Row(number, label or "", text, cells, None if self.weight is None else _scalar(record, self.weight))
 
+    def _label(self, record: dict[str, Any], key: str) -> str:
+        value = _value(record, key)
+        if not self.nested and isinstance(value, list):
+            raise ValueError(f"{MANY}: {json.dumps(value, ensure_ascii=False)}"[:200])
+        return _cell(record, key) if self.nested else _scalar(record, key)
+
 
 def open_json_lines(
-    stream: Stream, file: str, wanted: Wanted, label: str | None, *, keep: bool = False, live: bool = False
+    stream: Stream,
+    file: str,
+    wanted: Wanted,
+    label: str | None,
+    *,
+    keep: bool = False,
+    live: bool = False,
+    nested: bool = False,
 ) -> tuple[JsonLines, LineCutter]:
     """Open a JSON Lines file. The keys of its first object are the columns.
 
@@ -79,6 +99,7 @@ def open_json_lines(
         label: class of all rows, if the file name gives it.
         keep: keep the values of all these keys in ``Row.cells``.
         live: see ``LineCutter``.
+        nested: the label may be a list or an object.
 
     Raises:
         UserError: A wanted key is missing, or the file is a single JSON value.
@@ -92,16 +113,20 @@ def open_json_lines(
             record = _load(line, literals=False)
         except ValueError:
             continue
-        names = list(_names(record))
+        names = list(_names(record, (wanted.label, *LABELS) if nested else (wanted.label,)))
         columns = choose_named(file, names, wanted, label_given=label is not None)
         key = None if columns.label is None else names[columns.label]
         texts = tuple(names[i] for i in columns.texts)
         kept = tuple(names) if keep else ()
         weight = None if columns.weight is None else names[columns.weight]
-        return JsonLines(key, texts, label, reads=columns.describe(names), kept=kept, weight=weight), cutter
+        labels = tuple(names[i] for i in columns.labels)
+        reads = columns.describe(names)
+        return JsonLines(key, texts, label, False, "jsonl", reads, kept, weight, labels, nested), cutter
     text = wanted.text or "text"
     key = None if label is not None else wanted.label or "label"
-    return JsonLines(key, (text,), label, kept=(text,) if keep else (), weight=wanted.weight), cutter
+    key = None if wanted.labels else key
+    kept = (text,) if keep else ()
+    return JsonLines(key, (text,), label, kept=kept, weight=wanted.weight, labels=wanted.labels, nested=nested), cutter
 
 
 def open_amazon(stream: Stream, label: str) -> tuple[JsonLines, LineCutter]:
@@ -135,11 +160,17 @@ def _literal(text: str) -> Any:
         raise ValueError("neither JSON nor a Python literal") from None
 
 
-def _names(record: dict[str, Any], before: str = "") -> Iterator[str]:
-    """Yield the keys of scalar values; keys of nested objects are written `outer.inner`."""
+def _names(record: dict[str, Any], labels: tuple[str | None, ...] = (), before: str = "") -> Iterator[str]:
+    """Yield the keys of scalar values; keys of nested objects are written `outer.inner`.
+
+    Args:
+        labels: keys whose values may be lists or objects.
+    """
     for name, value in record.items():
-        if isinstance(value, dict) and before.count(".") < MAX_DEPTH:
-            yield from _names(value, f"{before}{name}.")
+        if isinstance(value, (dict, list)) and f"{before}{name}" in labels:
+            yield f"{before}{name}"
+        elif isinstance(value, dict) and before.count(".") < MAX_DEPTH:
+            yield from _names(value, labels, f"{before}{name}.")
         elif not isinstance(value, (dict, list)):
             yield f"{before}{name}"
 

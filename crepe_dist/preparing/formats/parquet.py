@@ -29,6 +29,7 @@ from crepe_dist.preparing.formats.rows import (
     too_long,
 )
 from crepe_dist.preparing.formats.stream import GZIP
+from crepe_dist.preparing.labelling import cell_of
 
 MAX_BATCH = 8192
 
@@ -44,6 +45,8 @@ class Parquet:
         reads: description of the columns read, for the report.
         kept: names of the columns whose values go into ``Row.cells``.
         weighted: the last column has the weights.
+        classes: names of the first columns, which hold the classes in place of a label.
+        nested: the label may be a list, as JSON.
     """
 
     label: str | None
@@ -52,11 +55,13 @@ class Parquet:
     reads: str = ""
     kept: tuple[str, ...] = ()
     weighted: bool = False
+    classes: tuple[str, ...] = ()
+    nested: bool = False
 
     def parse(self, block: Block, share: Share) -> Parsed:
         batch = pa.ipc.open_stream(block.data).read_next_batch()
         columns = [_values(column) for column in batch.columns]
-        labels: list[str | None] = columns.pop(0) if self.label is None else [self.label] * batch.num_rows
+        labels = self._labels(columns, batch.num_rows)
         weights: list[str | None] = [each or "" for each in columns.pop()] if self.weighted else [None] * batch.num_rows
         result = Parsed([], [], len(block.data), batch.num_rows)
         texts_end = len(columns) - len(self.kept)
@@ -67,7 +72,7 @@ class Parquet:
             text, cells = join(values[:texts_end]), tuple(values[texts_end:])
             if len(text) > MAX_RECORD:
                 result.bad.append(BadRow(number, too_long(), excerpt(text)))
-            elif self.label_names is None or label is None:
+            elif self.label_names is None or label is None or self.nested:
                 result.rows.append(Row(number, label or "", text, cells, weight))
             elif label.isdecimal() and len(label) < 10 and int(label) < len(self.label_names):
                 result.rows.append(Row(number, self.label_names[int(label)], text, cells, weight))
@@ -75,6 +80,23 @@ class Parquet:
                 reason = f"unknown label: {label:.40} is not one of 0 to {len(self.label_names) - 1}"
                 result.bad.append(BadRow(number, reason, excerpt(text)))
         return result
+
+    def _labels(self, columns: list[list[str | None]], rows: int) -> list[str | None]:
+        """Take the columns of the labels, if any, off the front, and return the cell of each row."""
+        if self.classes:
+            each = [[value or "" for value in columns.pop(0)] for _ in self.classes]
+            return [cell_of(self.classes, cells) for cells in zip(*each)]
+        labels: list[str | None] = columns.pop(0) if self.label is None else [self.label] * rows
+        return [self._named(label) for label in labels] if self.nested and self.label_names else labels
+
+    def _named(self, label: str | None) -> str | None:
+        """Replace the numbers in a label, or in its list, by names."""
+        assert self.label_names is not None
+        if label is None:
+            return None
+        numbers = json.loads(label) if label.startswith("[") else [int(label)] if label.isdecimal() else []
+        names = dict(enumerate(self.label_names))
+        return json.dumps([names.get(number, f"{number}") for number in numbers], ensure_ascii=False)
 
 
 class ParquetCutter:
@@ -152,7 +174,7 @@ class ParquetCutter:
 
 
 def open_parquet(
-    path: Path, file: str, wanted: Wanted, label: str | None, *, keep: bool = False
+    path: Path, file: str, wanted: Wanted, label: str | None, *, keep: bool = False, nested: bool = False
 ) -> tuple[Parquet, ParquetCutter]:
     """Open a Parquet file and choose its columns.
 
@@ -162,6 +184,7 @@ def open_parquet(
         wanted: columns given by the user.
         label: class of all rows, if the file name gives it.
         keep: keep the values of all columns that can be converted to text in ``Row.cells``.
+        nested: the label may be a list.
 
     Raises:
         UserError: The file is not Parquet, or a wanted column does not exist or is not text.
@@ -176,7 +199,7 @@ def open_parquet(
         raise UserError(
             f"{file} cannot be read as Parquet", str(error)[:300], "check that it is complete, or get it again"
         ) from error
-    simple = [field for field in schema if not pa.types.is_nested(field.type)]
+    simple = [field for field in schema if not pa.types.is_nested(field.type) or (nested and _is_list(field.type))]
     names, types = [field.name for field in simple], [field.type for field in simple]
     columns = choose_named(file, names, wanted, label_given=label is not None)
     for position in columns.texts:
@@ -192,11 +215,17 @@ def open_parquet(
     for name in {*(names[i] for i in (columns.label, *columns.texts, columns.weight) if i is not None), *kept}:
         if names.count(name) > 1:
             raise UserError(f"{file} has several columns named {name!r}", remedy="rename them, or choose others")
-    positions = columns.texts if columns.label is None else (columns.label, *columns.texts)
+    positions = (*columns.labels, *columns.texts) if columns.label is None else (columns.label, *columns.texts)
+    classes = tuple(names[i] for i in columns.labels)
     label_names = None if columns.label is None else _label_names(schema, names[columns.label])
     weights = [] if columns.weight is None else [names[columns.weight]]
-    parser = Parquet(label, label_names, reads=columns.describe(names), kept=kept, weighted=bool(weights))
+    reads = columns.describe(names)
+    parser = Parquet(label, label_names, "parquet", reads, kept, bool(weights), classes, nested)
     return parser, ParquetCutter(path, opened, [*(names[i] for i in positions), *kept, *weights])
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind)) and not pa.types.is_nested(kind.value_type)
 
 
 def _is_writable(kind: pa.DataType) -> bool:
@@ -213,8 +242,11 @@ def _label_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
     """Return the class names that `datasets` stores for a ``ClassLabel`` column, if any."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        names = features[column]["names"]
-    except (KeyError, TypeError, ValueError, RecursionError):
+        feature = features[column]
+        if isinstance(feature, list):  # a list of labels
+            (feature,) = feature
+        names = feature.get("feature", feature)["names"]
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return None
     return tuple(map(str, names)) if isinstance(names, list) else None
 
@@ -224,6 +256,9 @@ def _unpacked(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
     for name in columns:
         array = batch.column(name)
         array = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+        if _is_list(array.type):
+            lists = [None if each is None else json.dumps(each, ensure_ascii=False) for each in array.to_pylist()]
+            array = pa.array(lists, pa.large_string())
         binary = pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type)
         # Keep binary values as bytes and decode them one by one later, so that an invalid one affects one row only.
         arrays.append(array.cast(pa.large_binary() if binary else pa.large_string()))

@@ -14,6 +14,7 @@ from crepe_dist.preparing.formats.columns import Chosen, Wanted, choose_named, c
 from crepe_dist.preparing.formats.lines import LineCutter
 from crepe_dist.preparing.formats.rows import MAX_RECORD, BadRow, Block, Parsed, Row, Share, excerpt, join, too_long
 from crepe_dist.preparing.formats.stream import Stream
+from crepe_dist.preparing.labelling import cell_of
 
 LOOK_AT = 200  # rows used to detect the header and the columns
 # A record with wrong quoting is skipped up to the line where its quotes balance, if that is within this many lines.
@@ -37,6 +38,7 @@ class Table:
         delimiter: delimiter of CSV.
         reads: description of the columns read, for the report.
         kept: names of all columns, if their values go into ``Row.cells``.
+        class_names: names of the columns of classes.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Table:
     delimiter: str = ","
     reads: str = ""
     kept: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
 
     def parse(self, block: Block, share: Share) -> Parsed:
         # Decode invalid UTF-8 as lone surrogates, so that a bad row does not fail the whole block.
@@ -99,6 +102,8 @@ class Table:
             reason = too_long()
         else:
             label = self.label if self.columns.label is None else fields[self.columns.label]
+            if self.columns.labels:
+                label = cell_of(self.class_names, [fields[i] for i in self.columns.labels])
             text = join([fields[i] for i in self.columns.texts])
             weight = None if self.columns.weight is None else fields[self.columns.weight]
             result.rows.append(Row(line, label or "", text, tuple(fields) if self.kept else (), weight))
@@ -156,7 +161,8 @@ def open_table(
         columns = choose_numbered(file, width, wanted, label_given=label is not None)
     separated = "" if delimiter in ",\t" else f", separated by {delimiter}"
     reads = columns.describe(names) + separated
-    return Table(name, columns, width, label, delimiter, reads, tuple(names) if keep else ()), cutter
+    classes = tuple(names[i] for i in columns.labels)
+    return Table(name, columns, width, label, delimiter, reads, tuple(names) if keep else (), classes), cutter
 
 
 Head = list[tuple[int, list[str]]]

@@ -48,8 +48,10 @@ class NotLearning(Observer):
     @classmethod
     def of(cls, config: Config, data: Dataset, engine: Engine, say: Callable[[str], None]) -> NotLearning:
         """Make the observer of a run on ``data``."""
-        guess, shape = engine.objective.chance_loss(data.class_counts()), engine.network.shape
-        needed = shape.epochs_needed(len(data.parts["train"]), config.data.batch_size)
+        part, shape = data.parts["train"], engine.network.shape
+        mass = data.class_counts() if part.targets is None else part.targets.mass()
+        guess = engine.objective.chance_loss(mass, len(part))
+        needed = shape.epochs_needed(len(part), config.data.batch_size)
         return cls(guess, config, shape.has_plateau, needed, say)
 
     def after_step(self, outcome: Outcome, learning_rate: float) -> None:

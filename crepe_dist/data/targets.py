@@ -1,0 +1,124 @@
+"""Targets of rows with several labels, or with soft labels: pairs of a class and its share.
+
+``<split>.targets.npy``  uint16 [rows, most, 2]: classes, and shares in units of 1 / ``SHARE_UNIT``; pairs that a row
+does not need have share 0. Data sets with one label per row have no such file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.data.array_file import map_array
+
+ONE, SEVERAL, SOFT = KINDS = ("one", "several", "soft")  # labels of a row
+SHARE_UNIT = 65535  # the share 1 in a pair
+MOST_LABELS = 1024  # pairs per row
+PAIR_BYTES = 4  # in a batch: the class and the share, low bytes first
+Pairs = npt.NDArray[np.uint16]
+Shares = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The classes of each row of a split.
+
+    Attributes:
+        kind: ``several``: any number of classes, each with share 1; ``soft``: classes whose shares sum to 1.
+        pairs: class and share, uint16 [rows, most, 2].
+        classes: number of classes.
+    """
+
+    kind: str
+    pairs: Pairs
+    classes: int
+
+    @property
+    def most(self) -> int:
+        """Number of pairs of each row."""
+        return int(self.pairs.shape[1])
+
+    def bytes(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Return the pairs of rows as bytes, uint8 [len(rows), ``PAIR_BYTES`` × most]."""
+        pairs = np.ascontiguousarray(self.pairs[rows], "<u2").reshape(len(rows), -1)
+        return pairs.view(np.uint8)
+
+    def shares(self, rows: npt.NDArray[np.int64]) -> Shares:
+        """Return the share of each class in rows, float32 [len(rows), classes]."""
+        pairs = self.pairs[rows]
+        shares = np.zeros((len(pairs), self.classes), np.float32)
+        np.add.at(shares, (np.arange(len(pairs))[:, None], pairs[..., 0]), pairs[..., 1] / np.float32(SHARE_UNIT))
+        return shares
+
+    def occurrences(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+        """Return each label of rows: its place in ``rows`` and its class. A soft label counts as its largest share."""
+        pairs = self.pairs[rows]
+        if self.kind == SOFT:
+            return np.arange(len(pairs)), main_classes(pairs)
+        place, column = np.nonzero(pairs[..., 1])
+        return place, pairs[place, column, 0].astype(np.int32)
+
+    def mass(self) -> npt.NDArray[np.float64]:
+        """Return the sum of the shares of each class, float64 [classes]."""
+        shares = self.pairs[..., 1].ravel().astype(np.float64)
+        return np.bincount(self.pairs[..., 0].ravel(), shares, minlength=self.classes) / SHARE_UNIT
+
+    def some(self, rows: npt.NDArray[np.int64], times: int) -> Targets:
+        """Copy rows into memory, repeated ``times`` times."""
+        return Targets(self.kind, np.tile(self.pairs[rows], (times, 1, 1)), self.classes)
+
+
+def main_classes(pairs: Pairs) -> npt.NDArray[np.int32]:
+    """Return the class with the largest share of each row, the first among equals, int32 [rows]; -1 without any."""
+    if not len(pairs):
+        return np.zeros(0, np.int32)
+    rows, best = np.arange(len(pairs)), pairs[..., 1].argmax(axis=1)
+    return np.where(pairs[rows, best, 1] > 0, pairs[rows, best, 0].astype(np.int32), -1).astype(np.int32)
+
+
+def described(kind: str, most: int) -> dict[str, Any]:
+    """Return the entry ``labels`` of a manifest."""
+    return {"kind": kind, "most": most}
+
+
+def kind_and_most(manifest: dict[str, Any]) -> tuple[str, int]:
+    """Read the entry ``labels`` of a manifest; data sets with one label per row have none.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is malformed.
+    """
+    about = manifest.get("labels")
+    if about is None:
+        return ONE, 1
+    kind, most = about["kind"], about["most"]
+    if kind not in (SEVERAL, SOFT) or type(most) is not int or not 1 <= most <= MOST_LABELS:
+        raise ValueError(f"the labels are {str(about)[:80]}")
+    return kind, most
+
+
+def file_of(part: str) -> str:
+    """Return the name of the file with the targets of a split."""
+    return f"{part}.targets.npy"
+
+
+def open_targets(folder: Path, part: str, rows: int, kind: str, most: int, classes: int) -> Targets:
+    """Map the targets of a split, and check them.
+
+    Raises:
+        ValueError, OSError: the file is malformed.
+    """
+    pairs = map_array(folder / file_of(part), np.uint16, (rows, most, 2))
+    used, shares = pairs[..., 1] > 0, pairs[..., 1]
+    if rows and (pairs[..., 0][used].max(initial=0) >= classes or not _is_kind(shares, kind)):
+        raise ValueError(f"{file_of(part)} holds classes or shares that cannot be")
+    return Targets(kind, pairs, classes)
+
+
+def _is_kind(shares: Pairs, kind: str) -> bool:
+    if kind == SOFT:
+        return bool((shares.sum(axis=1, dtype=np.int64) == SHARE_UNIT).all())
+    return bool(((shares == 0) | (shares == SHARE_UNIT)).all())

@@ -1,0 +1,179 @@
+"""Labels of rows: one, several, or soft ones (shares of classes), and how the cells of a row spell them.
+
+From reading to building, several or soft labels of a row are one string, ``Label``: a JSON object of the classes in
+alphabetical order with their shares in units of 1 / ``SHARE_UNIT``. Equal sets are equal strings.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.data.targets import MOST_LABELS, ONE, SHARE_UNIT, SOFT, Pairs
+
+Name = Callable[[str], str]  # checks a label as read, and returns the name of its class; raises ValueError
+TRUE, FALSE = ("1", "1.0", "true", "True", "yes"), ("", "0", "0.0", "false", "False", "no")
+WHITE_SPACE = "space"  # as --label-separator
+MANY = "several labels"
+FASTTEXT = "__label__"
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """The labels of rows.
+
+    Args:
+        kind: one of ``targets.KINDS``.
+        separator: separator of several labels in a cell; empty if cells are JSON lists or there is a column for each.
+    """
+
+    kind: str = ONE
+    separator: str = ""
+
+    def label(self, cell: str, name: Name) -> str:
+        """Return the string for the labels in a cell.
+
+        Raises:
+            ValueError: the cell is unusable.
+        """
+        return _encoded(self._soft(cell, name) if self.kind == SOFT else self._several(cell, name))
+
+    def _several(self, cell: str, name: Name) -> dict[str, int]:
+        labels: Iterable[str]
+        if (found := _object(cell)) is not None:
+            labels = [label for label, value in found.items() if _is_set(label, value)]
+        elif (listed := _list(cell)) is not None:
+            labels = listed
+        elif self.separator == WHITE_SPACE:
+            labels = cell.split()
+        else:
+            labels = cell.split(self.separator) if self.separator else [cell]
+            labels = [label for label in labels if label.strip()]
+            if not labels:
+                name("")
+        return {name(label): SHARE_UNIT for label in labels}
+
+    def _soft(self, cell: str, name: Name) -> dict[str, int]:
+        found = _object(cell)
+        if found is None:
+            return {name(cell): SHARE_UNIT}
+        shares: dict[str, float] = {}
+        for label, value in found.items():
+            try:
+                share = float(value or 0)
+            except (TypeError, ValueError):
+                share = math.nan
+            if not 0 <= share < math.inf:
+                raise ValueError(f"unusable share: {value!r:.40} of {label!r:.40} is not a number from 0")
+            if share:
+                shares[name(label)] = shares.get(name(label), 0) + share
+        total = sum(shares.values())
+        if not 0 < total < math.inf:
+            raise ValueError("unusable share: all shares of the row are 0")
+        return _units({label: share / total for label, share in shares.items()})
+
+
+def _units(shares: dict[str, float]) -> dict[str, int]:
+    """Round shares to whole units with the exact sum, by largest remainders."""
+    units = {label: int(share * SHARE_UNIT) for label, share in shares.items()}
+    order = sorted(shares, key=lambda label: units[label] - shares[label] * SHARE_UNIT)
+    for label in order[: SHARE_UNIT - sum(units.values())]:
+        units[label] += 1
+    return {label: count for label, count in units.items() if count}
+
+
+def _encoded(units: dict[str, int]) -> str:
+    if len(units) > MOST_LABELS:
+        raise ValueError(f"more than {MOST_LABELS:,} labels")
+    return json.dumps(units, sort_keys=True, ensure_ascii=False)
+
+
+def cell_of(names: Sequence[str], cells: Sequence[str]) -> str:
+    """Return the cell for rows that have a column for each class."""
+    return json.dumps(dict(zip(names, cells)), ensure_ascii=False)
+
+
+def names_of(label: str) -> list[str]:
+    """Return the classes in a label string."""
+    return list(json.loads(label))
+
+
+def classes_of(labels: Iterable[str]) -> set[str]:
+    """Return all classes in label strings."""
+    return {name for label in labels for name in names_of(label)}
+
+
+def pairs_of(labels: Sequence[str], number: Mapping[str, int]) -> Pairs:
+    """Return the classes and shares of label strings, uint16 [labels, most, 2]; see ``data/targets``.
+
+    Args:
+        number: index of each class; labels with another class get no pairs.
+    """
+    sets = [json.loads(label) for label in labels]
+    sets = [each if each.keys() <= number.keys() else {} for each in sets]
+    pairs = np.zeros((len(sets), max(1, max(map(len, sets), default=1)), 2), np.uint16)
+    for row, each in zip(pairs, sets):
+        found = sorted((number[name], share) for name, share in each.items())
+        if found:
+            row[: len(found)] = found
+    return pairs
+
+
+def known(labels: Sequence[str], used: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Tell which label strings have only classes of the strings that are ``used``, bool [labels]."""
+    classes = classes_of(label for label, is_used in zip(labels, used.tolist()) if is_used)
+    return np.array([classes.issuperset(names_of(label)) for label in labels], np.bool_)
+
+
+def fasttext_cell(words: Sequence[str], kind: str) -> str:
+    """Return the cell for the ``__label__…`` words of a line.
+
+    Raises:
+        ValueError: they are several, and rows have one label.
+    """
+    labels = [word[len(FASTTEXT) :] for word in words]
+    if kind == ONE:
+        if len(labels) > 1:
+            raise ValueError(f"{MANY}: {', '.join(labels)}"[:200])
+        return labels[0] if labels else ""
+    return json.dumps(labels, ensure_ascii=False) if labels else ""
+
+
+def _is_set(label: str, value: Any) -> bool:
+    text = "" if value is None else str(value).strip()
+    if text not in TRUE + FALSE:
+        raise ValueError(f"unusable label: {text!r:.40} in column {label!r:.40} is neither 0 nor 1")
+    return text in TRUE
+
+
+def _object(cell: str) -> dict[str, Any] | None:
+    found = _json(cell, "{")
+    return found if isinstance(found, dict) else None
+
+
+def _list(cell: str) -> list[str] | None:
+    found = _json(cell, "[")
+    if not isinstance(found, list):
+        return None
+    if any(isinstance(each, (dict, list)) or each is None for each in found):
+        raise ValueError("unusable label: the list holds more than names")
+    return [str(each).lower() if isinstance(each, bool) else str(each) for each in found]
+
+
+def _json(cell: str, start: str) -> Any:
+    if not cell.lstrip().startswith(start):
+        return None
+    try:
+        return _DECODER.decode(cell.strip())
+    except (ValueError, RecursionError):
+        return None
+
+
+# Keep the spelling of numbers, which may be labels.
+_DECODER = json.JSONDecoder(parse_int=str, parse_float=str)

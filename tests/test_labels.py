@@ -1,0 +1,175 @@
+"""Several labels per row, and soft ones: read in every form, trained by every engine."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+import pandas as pd
+import pytest
+
+import crepe_dist
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.data.loader import Unpack, pack
+from crepe_dist.data.targets import SEVERAL, SHARE_UNIT, SOFT, Targets
+from crepe_dist.errors import UserError
+from crepe_dist.model.objective import Objective
+from crepe_dist.model.precision import Plan
+from crepe_dist.native.library import Library
+from crepe_dist.networks.engine import open_engine
+from tests.conftest import KERNELS
+from tests.test_crepe import SHAPES, learnt, make, some_codes
+
+SETS = [["good", "new"], ["bad"], [], ["bad", "new"], ["good"]] * 8
+TEXTS = [f"{' '.join(names) or 'neither'} text number {row}" for row, names in enumerate(SETS)]
+ALL: Any = {"test": 0.0, "feature_len": 123}
+NAMES = ["bad", "good", "new"]
+
+
+def shares_of(folder):
+    data = open_dataset(folder)
+    targets = data.parts["train"].targets
+    assert targets is not None
+    return data, targets.shares(np.arange(len(data.parts["train"])))
+
+
+def expected(sets):
+    return np.array([[name in each for name in NAMES] for each in sets], np.float32)
+
+
+@pytest.mark.parametrize("form", ["csv", "json.csv", "columns.csv", "bare.csv", "jsonl", "parquet", "columns.parquet"])
+def test_every_table_may_have_several_labels(tmp_path, form):
+    path, flags = tmp_path / f"table.{form}", {"labels": "several"}
+    frame: Any = pd.DataFrame({"label": SETS, "text": TEXTS})
+    sets = SETS
+    if "columns" in form or form == "bare.csv":
+        frame = pd.DataFrame({"text": TEXTS, **{name: expected(SETS)[:, i].astype(int) for i, name in enumerate(NAMES)}})
+        flags = {"label_columns": ["2", "3", "4"] if form == "bare.csv" else NAMES}
+    elif form == "csv":
+        frame, flags = frame.assign(label=[" ; ".join(each) for each in SETS]), {"label_separator": ";"}
+        sets = [each for each in SETS if each]  # an empty cell is a row without a label
+    elif form == "json.csv":
+        frame = frame.assign(label=[json.dumps(each) for each in SETS])
+    if form.endswith("csv"):
+        frame.to_csv(path, index=False, header=form != "bare.csv")
+    elif form == "jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_parquet(path)
+    crepe_dist.prepare(path, tmp_path / "out", **flags, **ALL)
+    data, shares = shares_of(tmp_path / "out")
+    assert data.manifest["labels"] == {"kind": "several", "most": 2}
+    assert len(data.classes) == 3
+    if form != "bare.csv":
+        assert data.classes == NAMES
+        np.testing.assert_array_equal(shares, expected(sets))
+        np.testing.assert_array_equal(data.class_counts(), expected(sets).sum(axis=0))
+    assert sorted(shares.sum(axis=1)) == sorted(map(len, sets))
+
+
+def test_lines_of_fasttext(tmp_path):
+    lines = [" ".join([*(f"__label__{name}" for name in each), text]) for each, text in zip(SETS, TEXTS)]
+    (tmp_path / "train.txt").write_text("\n".join(lines) + "\n")
+    crepe_dist.prepare(tmp_path / "train.txt", tmp_path / "out", labels="several", **ALL)
+    data, shares = shares_of(tmp_path / "out")
+    np.testing.assert_array_equal(shares, expected([each for each in SETS if each]))
+    with pytest.raises(UserError, match="rows are unusable") as caught:
+        crepe_dist.prepare(tmp_path / "train.txt", tmp_path / "one", **ALL)
+    assert 'labels="several"' in caught.value.remedy
+    (tmp_path / "single.txt").write_text("".join(f"__label__{i % 2} text {i}\n" for i in range(9)))
+    crepe_dist.prepare(tmp_path / "single.txt", tmp_path / "single", **ALL)
+    assert open_dataset(tmp_path / "single").parts["train"].targets is None
+
+
+def test_soft_labels_are_shares_that_sum_to_one(tmp_path):
+    votes = {"a": [3, 0, 1] * 5, "b": [1, 2, 1] * 5, "c": [0, 0, 1] * 5}
+    table = {"text": [f"text {row}" for row in range(15)], **votes}
+    crepe_dist.prepare(table, tmp_path / "out", labels="soft", label_columns=["a", "b", "c"], **ALL)
+    data, shares = shares_of(tmp_path / "out")
+    np.testing.assert_allclose(shares[:3], [[0.75, 0.25, 0], [0, 1, 0], [1 / 3] * 3], atol=1 / SHARE_UNIT)
+    assert data.parts["train"].labels[:3].tolist() == [0, 1, 0]
+    labels = [{"a": 0.75, "b": 0.25}, "b", {"a": 1, "b": 1, "c": 1}] * 5
+    crepe_dist.prepare({"text": table["text"], "label": labels}, tmp_path / "same", labels="soft", **ALL)
+    np.testing.assert_array_equal(shares_of(tmp_path / "same")[1], shares)
+
+
+def test_what_cannot_be_prepared(tmp_path):
+    table = {"text": TEXTS, "label": SETS}
+    columns = {"text": TEXTS, "x": [2] * 40, "y": [1] * 40}
+    for given, flags, what in (
+        (table, {}, "no usable row"),
+        (columns, {"label_columns": ["x", "y"]}, "rows are unusable"),
+        (columns, {"label_columns": ["x"]}, "two different columns"),
+        (columns, {"label_columns": ["x", "z"]}, "no column 'z'"),
+        (table, {"labels": "several", "stratified": True}, "one class per row"),
+        (table, {"labels": "one", "label_separator": ";"}, "excludes"),
+        ({"text": TEXTS, "x": [0] * 40, "y": [-1] * 40}, {"labels": "soft", "label_columns": ["x", "y"]}, "unusable"),
+    ):
+        with pytest.raises(UserError, match=what):
+            crepe_dist.prepare(given, tmp_path / "no", **flags, **ALL)
+
+
+def test_classes_that_only_test_rows_have_are_quarantined(tmp_path):
+    test = {"text": ["one", "two"], "label": [["good"], ["good", "other"]]}
+    summary = crepe_dist.prepare(
+        {"text": TEXTS, "label": SETS}, tmp_path / "out", labels="several", test=test, max_bad=1, feature_len=123
+    )
+    assert summary["quarantine"]["reasons"] == {"unknown label": 1}
+    assert summary["parts"]["test"]["classes"] == [0, 1, 0]
+
+
+def some_targets(kind: str, rows: int, classes: int) -> Targets:
+    generator = np.random.default_rng(3)
+    pairs = np.zeros((rows, 3, 2), np.uint16)
+    pairs[..., 0] = [generator.permutation(classes)[:3] for _ in range(rows)]
+    if kind == SEVERAL:
+        pairs[..., 1] = generator.integers(0, 2, (rows, 3)) * SHARE_UNIT
+        pairs[0, :, 1] = 0
+    else:
+        pairs[..., 1] = [[40000, 20000, 5535], [SHARE_UNIT, 0, 0], [1, SHARE_UNIT - 1, 0]] * (rows // 3)
+    return Targets(kind, pairs, classes)
+
+
+def test_a_batch_holds_the_shares():
+    targets, rows = some_targets(SOFT, 6, 4), np.arange(6)
+    batch = pack(np.zeros((6, 9), np.uint8), np.zeros(6, np.int32), 7, 6, pairs=targets.bytes(rows))
+    codes, shares, weights = Unpack(3, 4)(batch.packed)
+    assert codes.shape == (7, 9)
+    np.testing.assert_allclose(shares.asnumpy()[:6], targets.shares(rows), atol=1e-6)
+    assert weights.asnumpy().ravel().tolist() == [1] * 6 + [0]
+
+
+@pytest.mark.parametrize("kind", [SEVERAL, SOFT])
+@pytest.mark.parametrize("shape", SHAPES[:2], ids=str)
+@pytest.mark.parametrize("name", KERNELS)
+def test_every_engine_computes_the_loss_of_the_formula(name, shape, kind):
+    """And its gradients: those of MXNet's operators are automatic."""
+    rows, smoothing = 6, 0.1
+    targets = some_targets(kind, rows, shape.classes)
+    weights = tuple(1 + 0.5 * n for n in range(shape.classes))
+    objective = Objective(smoothing, weights, kind, 3)
+    codes, place = some_codes(shape, rows), np.arange(rows)
+    half = np.full((rows, 3), [0, 128, 0], np.uint8)
+    batch = pack(codes, np.zeros(rows, np.int32), rows + 1, rows, weights=half, pairs=targets.bytes(place))
+    found = {}
+    for each in (name, "none"):
+        library = None if each == "none" else Library(each)
+        engine = open_engine(make(shape), Plan("float32", library, "for a test"), mx.cpu(), objective)
+        found[each] = learnt(engine, batch)
+    for got, wanted in zip(found[name].values(), found["none"].values()):
+        np.testing.assert_allclose(got, wanted, rtol=2e-3, atol=2e-5)
+    engine.refresh()
+    logits = engine.logits(batch).asnumpy()[:rows].astype(np.float64)
+    shares = (1 - smoothing) * targets.shares(place)
+    if kind == SEVERAL:
+        shares += smoothing / 2
+        each = (np.log1p(np.exp(logits)) - shares * logits) * np.array(weights)
+    else:
+        shares += smoothing / shape.classes
+        each = -shares * (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
+        each *= targets.shares(place) @ np.array(weights)[:, None]
+    assert found["none"]["loss"] > 0
+    if shape.blocks == 1:  # both parts are zero at first, and so is their sum
+        np.testing.assert_allclose(0.5 * each.sum(), found["none"]["loss"][0], rtol=0.3)
