@@ -64,7 +64,8 @@ def main() -> None:
     print(f"{counted(made.numbers, 'number')} of a table in a byte")
     if accuracies is not None:
         texts, before, after = accuracies
-        print(f"accuracy on {counted(texts, 'test text')}: {percent(before)} before, {percent(after)} now")
+        measure = "accuracy" if predictor.thresholds is None else "micro F1"
+        print(f"{measure} on {counted(texts, 'test text')}: {percent(before)} before, {percent(after)} now")
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from crepe_dist import command
-from crepe_dist.data.dataset import PARTS, open_dataset
+from crepe_dist.data.dataset import PARTS, Dataset, Part, open_dataset
 from crepe_dist.distributed.launch import detect, limit_threads
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import atomic_text
 from crepe_dist.predicting.answers import EXPLAINED, STYLES, answers, explained, json_line
 from crepe_dist.predicting.inputs import KINDS, Input, open_inputs
-from crepe_dist.predicting.prediction import NONE
+from crepe_dist.predicting.prediction import NONE, Prediction
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.rows import EMPTY, join_title
 from crepe_dist.preparing.sources import PIPE, Reading
@@ -160,7 +160,8 @@ def _predict(predictor: Predictor, given: Any, explaining: Explaining | None) ->
     if given.text is None and given.file in (None, PIPE) and sys.stdin is not None and sys.stdin.isatty():
         print("type a text and press Enter; Ctrl-D ends", file=sys.stderr)
     columns, groups, delimiter = _inputs(given)
-    formatter = answers(given.format, given.top, columns, len(predictor.classes), delimiter)
+    several = predictor.thresholds is not None
+    formatter = answers(given.format, given.top, columns, len(predictor.classes), delimiter, several=several)
     problems: Counter[str] = Counter()
     rows = 0
     with _output(given.out) as stream:
@@ -240,15 +241,15 @@ def _predict_random(predictor: Predictor, given: Any, explaining: Explaining | N
     texts = [part.text(row) or dataset.encoding.decode(codes[i]) for i, row in enumerate(rows.tolist())]
     with _output(given.out) as stream:
         for row, text, prediction in zip(rows.tolist(), texts, predictor.predict(texts)):
-            true = dataset.classes[int(part.labels[row])]
-            right = prediction.label == true and not prediction.rejected
-            explanation = explaining.explain(text, f"row {row}", true) if explaining else None
+            true, predicted, right = _truth(dataset, part, row, prediction)
+            main = dataset.classes[int(part.labels[row])] if part.labels[row] >= 0 else None
+            explanation = explaining.explain(text, f"row {row}", main) if explaining else None
             if given.format == "jsonl":
                 record = {
                     "row": row,
                     "text": text,
                     "true": true,
-                    "predicted": None if prediction.rejected else prediction.label,
+                    "predicted": predicted,
                     "probability": prediction.probability,
                     "right": right,
                 }
@@ -259,12 +260,33 @@ def _predict_random(predictor: Predictor, given: Any, explaining: Explaining | N
                 explaining.show(explanation, stream)
             else:
                 stream.write(f"{visible(text)}\n")
+            if isinstance(predicted, list):
+                stream.write(f"  true: {_listed(true)}   predicted: {_listed(predicted)}   ")
+                stream.write(f"{'right' if right else 'wrong'}\n\n")
+                continue
             label = f"{NONE}, most probably {prediction.label}" if prediction.rejected else prediction.label
             answer = f"predicted: {visible(label)} {percent(prediction.probability)}"
-            stream.write(f"  true: {visible(true)}   {answer}   {'right' if right else 'wrong'}\n\n")
+            stream.write(f"  true: {visible(str(true))}   {answer}   {'right' if right else 'wrong'}\n\n")
     _say_written(given.out, len(rows))
     if explaining:
         explaining.finish()
+
+
+def _truth(
+    dataset: Dataset, part: Part, row: int, prediction: Prediction
+) -> tuple[str | list[str], str | list[str] | None, bool]:
+    """Return the true class of a row or all its labels, what is predicted, and whether both are the same."""
+    if prediction.labels is None:
+        true = dataset.classes[int(part.labels[row])]
+        predicted = None if prediction.rejected else prediction.label
+        return true, predicted, predicted == true
+    _, labels = part.targets.occurrences(np.array([row])) if part.targets else ((), [part.labels[row]])
+    names = [dataset.classes[label] for label in labels]
+    return names, list(prediction.labels), set(names) == set(prediction.labels)
+
+
+def _listed(labels: str | list[str]) -> str:
+    return visible(", ".join(labels) if isinstance(labels, list) else labels) or "no label"
 
 
 if __name__ == "__main__":

@@ -131,8 +131,8 @@ def test_without_a_validation_split(tmp_path):
     engine = engine_of(*scored(0.5, rows=1000))
     with join() as world:
         for names, expected in ((("train", "test"), 1), (("train", "test", "validation"), 0.5)):
-            data: Any = SimpleNamespace(parts=dict.fromkeys(names, range(1000)))
-            found = evaluate_splits(engine, data, EvaluationOptions(), world, lambda: False)
+            data: Any = SimpleNamespace(parts=dict.fromkeys(names, range(1000)), labelled="one")
+            found: Any = evaluate_splits(engine, data, EvaluationOptions(), world, lambda: False)
             assert "train" not in found
             assert found["test"].calibration.temperature == pytest.approx(expected, rel=0.07)
     path = make(tmp_path, "ngrams", ENCODINGS["paper"], calibration=UNCALIBRATED.to_dict())

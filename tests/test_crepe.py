@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from crepe_dist.data.alphabet import BLANK
-from crepe_dist.data.loader import Batch, pack
+from crepe_dist.data.batch import Batch, pack
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters, tower

@@ -306,7 +306,7 @@ class TestJsonLines:
         assert [row[0] for row in got.rows] == [1, 11]
         kinds = [reason.split(":")[0] for _, reason in got.reasons]
         assert kinds == [
-            *("not JSON", "no such key", "not a JSON object", "no such key", "not a text", "not a single value"),
+            *("not JSON", "no such key", "not a JSON object", "no such key", "not a text", "several labels"),
             *("no label", "not UTF-8", "not JSON"),
         ]
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from crepe_dist.data.alphabet import BLANK
-from crepe_dist.data.loader import pack
+from crepe_dist.data.batch import pack
 from crepe_dist.errors import UserError
 from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.inference import KernelInference, NumpyInference, open_inference

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 import crepe_dist
+from crepe_dist.data.batch import Unpack, pack
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.loader import Unpack, pack
 from crepe_dist.data.targets import SEVERAL, SHARE_UNIT, SOFT, Targets
 from crepe_dist.errors import UserError
 from crepe_dist.model.objective import Objective
@@ -41,11 +41,14 @@ def expected(sets):
 
 @pytest.mark.parametrize("form", ["csv", "json.csv", "columns.csv", "bare.csv", "jsonl", "parquet", "columns.parquet"])
 def test_every_table_may_have_several_labels(tmp_path, form):
-    path, flags = tmp_path / f"table.{form}", {"labels": "several"}
+    path = tmp_path / f"table.{form}"
+    flags: Any = {"labels": "several"}
     frame: Any = pd.DataFrame({"label": SETS, "text": TEXTS})
     sets = SETS
     if "columns" in form or form == "bare.csv":
-        frame = pd.DataFrame({"text": TEXTS, **{name: expected(SETS)[:, i].astype(int) for i, name in enumerate(NAMES)}})
+        frame = pd.DataFrame(
+            {"text": TEXTS, **{name: expected(SETS)[:, i].astype(int) for i, name in enumerate(NAMES)}}
+        )
         flags = {"label_columns": ["2", "3", "4"] if form == "bare.csv" else NAMES}
     elif form == "csv":
         frame, flags = frame.assign(label=[" ; ".join(each) for each in SETS]), {"label_separator": ";"}
@@ -73,7 +76,7 @@ def test_lines_of_fasttext(tmp_path):
     lines = [" ".join([*(f"__label__{name}" for name in each), text]) for each, text in zip(SETS, TEXTS)]
     (tmp_path / "train.txt").write_text("\n".join(lines) + "\n")
     crepe_dist.prepare(tmp_path / "train.txt", tmp_path / "out", labels="several", **ALL)
-    data, shares = shares_of(tmp_path / "out")
+    _, shares = shares_of(tmp_path / "out")
     np.testing.assert_array_equal(shares, expected([each for each in SETS if each]))
     with pytest.raises(UserError, match="rows are unusable") as caught:
         crepe_dist.prepare(tmp_path / "train.txt", tmp_path / "one", **ALL)
@@ -85,12 +88,13 @@ def test_lines_of_fasttext(tmp_path):
 
 def test_soft_labels_are_shares_that_sum_to_one(tmp_path):
     votes = {"a": [3, 0, 1] * 5, "b": [1, 2, 1] * 5, "c": [0, 0, 1] * 5}
-    table = {"text": [f"text {row}" for row in range(15)], **votes}
+    table: Any = {"text": [f"text {row}" for row in range(15)], **votes}
     crepe_dist.prepare(table, tmp_path / "out", labels="soft", label_columns=["a", "b", "c"], **ALL)
     data, shares = shares_of(tmp_path / "out")
-    np.testing.assert_allclose(shares[:3], [[0.75, 0.25, 0], [0, 1, 0], [1 / 3] * 3], atol=1 / SHARE_UNIT)
+    wanted = np.array([[0.75, 0.25, 0], [0, 1, 0], [1 / 3] * 3])
+    np.testing.assert_allclose(shares[:3], wanted, atol=1 / SHARE_UNIT)
     assert data.parts["train"].labels[:3].tolist() == [0, 1, 0]
-    labels = [{"a": 0.75, "b": 0.25}, "b", {"a": 1, "b": 1, "c": 1}] * 5
+    labels: Any = [{"a": 0.75, "b": 0.25}, "b", {"a": 1, "b": 1, "c": 1}] * 5
     crepe_dist.prepare({"text": table["text"], "label": labels}, tmp_path / "same", labels="soft", **ALL)
     np.testing.assert_array_equal(shares_of(tmp_path / "same")[1], shares)
 
@@ -100,7 +104,7 @@ def test_what_cannot_be_prepared(tmp_path):
     columns = {"text": TEXTS, "x": [2] * 40, "y": [1] * 40}
     for given, flags, what in (
         (table, {}, "no usable row"),
-        (columns, {"label_columns": ["x", "y"]}, "rows are unusable"),
+        (columns, {"label_columns": ["x", "y"]}, "no usable row"),
         (columns, {"label_columns": ["x"]}, "two different columns"),
         (columns, {"label_columns": ["x", "z"]}, "no column 'z'"),
         (table, {"labels": "several", "stratified": True}, "one class per row"),

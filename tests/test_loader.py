@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crepe_dist.data.alphabet import BLANK
+from crepe_dist.data.batch import pack
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.loader import RankBatches, batches, pack
+from crepe_dist.data.loader import RankBatches, batches
 from crepe_dist.data.order import epoch_order, share
 from crepe_dist.data.pieces import pieces
 

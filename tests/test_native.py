@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from crepe_dist.data.alphabet import BLANK, Encoding
-from crepe_dist.data.loader import Batch, pack
+from crepe_dist.data.batch import Batch, pack
 from crepe_dist.errors import UserError
 from crepe_dist.model import precision
 from crepe_dist.model.objective import PLAIN, Objective

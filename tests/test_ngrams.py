@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from crepe_dist.data.alphabet import BLANK, Encoding
+from crepe_dist.data.batch import Batch, pack
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.loader import Batch, batches, pack
+from crepe_dist.data.loader import batches
 from crepe_dist.data.order import epoch_order
 from crepe_dist.errors import UserError
 from crepe_dist.model import ngrams, parameters

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mxnet import autograd
 
-from crepe_dist.data.loader import pack
+from crepe_dist.data.batch import pack
 from crepe_dist.model.paper import PaperShape
 from crepe_dist.model.precision import Plan
 from crepe_dist.networks import block

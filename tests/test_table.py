@@ -8,7 +8,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from crepe_dist.data.loader import pack
+from crepe_dist.data.batch import pack
 from crepe_dist.distributed.table import Table
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
@@ -246,7 +246,7 @@ from crepe_dist.distributed import host_sums, shared_memory
 from crepe_dist.distributed.join import join
 with join() as world:
     {layout}
-    from crepe_dist.data.loader import pack
+    from crepe_dist.data.batch import pack
     from crepe_dist.data.order import share
     from crepe_dist.networks import block
     from crepe_dist.networks.engine import open_engine

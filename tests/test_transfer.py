@@ -13,8 +13,8 @@ import pytest
 import crepe_dist
 import crepe_dist.prepare as prepare_command
 from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.batch import pack
 from crepe_dist.data.dataset import Dataset, open_dataset
-from crepe_dist.data.loader import pack
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_json
 from crepe_dist.model import parameters

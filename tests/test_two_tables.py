@@ -12,7 +12,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from crepe_dist.data.loader import pack
+from crepe_dist.data.batch import pack
 from crepe_dist.data.order import share
 from crepe_dist.distributed.table import SparseParameter
 from crepe_dist.distributed.world import World

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from crepe_dist.benchmarking import ours
-from crepe_dist.data.loader import Batch
+from crepe_dist.data.batch import Batch
 from crepe_dist.distributed.world import World
 from crepe_dist.model.paper import PaperShape
 from crepe_dist.networks.matrix_products import products

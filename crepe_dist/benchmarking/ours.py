@@ -10,8 +10,9 @@ import mxnet as mx
 import numpy as np
 
 from crepe_dist.data.alphabet import Codes, Encoding
+from crepe_dist.data.batch import Batch, pack
 from crepe_dist.data.dataset import Part
-from crepe_dist.data.loader import Batch, batches, pack
+from crepe_dist.data.loader import batches
 from crepe_dist.data.order import epoch_order
 from crepe_dist.distributed.world import World
 from crepe_dist.model.paper import PaperShape

@@ -9,7 +9,7 @@ import mxnet as mx
 import numpy as np
 
 from crepe_dist.benchmarking.ours import SETTINGS, Training
-from crepe_dist.data.loader import pack
+from crepe_dist.data.batch import pack
 from crepe_dist.distributed.device import pick
 from crepe_dist.model.paper import PaperShape
 from crepe_dist.networks.block import build

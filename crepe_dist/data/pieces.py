@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import mxnet as mx
 
+from crepe_dist.data.batch import Batch
 from crepe_dist.data.dataset import WEIGHT_BYTES
-from crepe_dist.data.loader import Batch
 from crepe_dist.mxnet_internals import view
 
 

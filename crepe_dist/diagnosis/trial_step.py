@@ -8,7 +8,7 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 
-from crepe_dist.data.loader import pack
+from crepe_dist.data.batch import pack
 from crepe_dist.distributed.world import World
 from crepe_dist.model.paper import PaperShape
 from crepe_dist.model.precision import plan

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from crepe_dist.data.dataset import SAMPLE, Dataset, Part
+from crepe_dist.data.targets import SEVERAL
 from crepe_dist.data.typos import with_typos
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.distributed.device import pick_for_inference
 from crepe_dist.errors import UserError, visible
+from crepe_dist.evaluating.label_scoring import score_labels
 from crepe_dist.files import write_text
 from crepe_dist.predicting.predictor import Foreign, Predictor, open_checkpoint
 from crepe_dist.reports import data_page, run_findings
@@ -25,6 +28,7 @@ from crepe_dist.runs.scores import Scores
 from crepe_dist.settings import arguments
 from crepe_dist.training.display import Display
 from crepe_dist.training.evaluation import evaluate
+from crepe_dist.training.label_evaluation import evaluate_labels
 from crepe_dist.training.training_data import open_data
 from crepe_dist.wording import counted, percent
 
@@ -38,15 +42,15 @@ def score(given: Any, world: Collectives) -> None:
     path = world.agree("checkpoint", lambda: checkpoint.find(given.checkpoint), same=lambda path: path.name)
     dataset, predictor = _open(path, given, world)
     split = dataset.parts[given.part]
-    calibration = predictor.calibration
-    scores = evaluate(predictor.engine, split, given.batch_size, world, calibration)
-    letters = dataset.encoding.letters
-    noisy = {
-        rate: evaluate(predictor.engine, with_typos(split, rate, letters=letters), given.batch_size, world, calibration)
-        if rate
-        else scores
-        for rate in given.typos
-    }
+    if predictor.thresholds is not None:
+        labelling = partial(evaluate_labels, predictor.engine, batch_size=given.batch_size, world=world)
+        score_labels(partial(labelling, thresholds=predictor.thresholds), split, dataset, given, world, path)
+        return
+    scoring = partial(
+        evaluate, predictor.engine, batch_size=given.batch_size, world=world, calibration=predictor.calibration
+    )
+    scores, letters = scoring(split), dataset.encoding.letters
+    noisy = {rate: scoring(with_typos(split, rate, letters=letters)) if rate else scores for rate in given.typos}
     if world.is_root:
         print(_text(scores, dataset.classes, _never_predicted(scores, dataset, path)))
         if noisy:
@@ -100,6 +104,16 @@ def _check(predictor: Predictor, dataset: Dataset, split: str, path: Path, *, is
             f"checkpoint ({name}): {mine.described()}; data set ({dataset.folder}): {theirs.described()}",
             "name a run that was trained on this data set, or use --data to name the data set that the run was trained "
             f"on, or one prepared with {mine.flags(path.with_suffix('.json'))}",
+        )
+    if (predictor.thresholds is not None) != (dataset.labelled == SEVERAL):
+        has = [
+            "several labels" if several else "one class"
+            for several in (predictor.thresholds is not None, dataset.labelled == SEVERAL)
+        ]
+        raise UserError(
+            f"the checkpoint gives a document {has[0]}, the data set {has[1]}",
+            f"checkpoint ({name}); data set ({dataset.folder})",
+            "use --data to name the data set that the run was trained on",
         )
     if predictor.classes != dataset.classes:
         raise UserError(

@@ -16,10 +16,11 @@ from crepe_dist.model import tensors_file
 from crepe_dist.model.inference import Inference
 from crepe_dist.predicting.predictor import Foreign, Predictor, open_checkpoint
 from crepe_dist.runs import checkpoint
+from crepe_dist.runs.label_scores import Floats, log_odds
 
 MOST_SCORED = 5000  # texts
 BATCH = 256  # texts
-KEPT = ("data",)  # of the description; its figures are those of the whole network
+KEPT = ("data", "labels")  # of the description; its figures are those of the whole network
 
 
 def compress_to(
@@ -33,7 +34,7 @@ def compress_to(
 
     Returns:
         The files; the compressed network; and the number of test texts with the accuracies before and after, or
-        ``None`` without a test split.
+        ``None`` without a test split. The accuracy of several labels is their micro F1.
 
     Raises:
         UserError: The data are missing or encoded differently, or the network cannot be compressed to this size.
@@ -54,7 +55,7 @@ def compress_to(
             raise AssertionError(f"{total:,} bytes instead of at most {limit:,}")
         again = open_checkpoint(file, Foreign())
         names = sorted(each.name for each in folder.iterdir())
-    return [out / name for name in names], made, _accuracies(engine, again.engine, dataset)
+    return [out / name for name in names], made, _accuracies(engine, again.engine, dataset, predictor.thresholds)
 
 
 def _dataset(path: Path, data: Path | None, predictor: Predictor) -> Dataset:
@@ -76,15 +77,21 @@ def _dataset(path: Path, data: Path | None, predictor: Predictor) -> Dataset:
     return dataset
 
 
-def _accuracies(before: Inference, after: Inference, dataset: Dataset | None) -> tuple[int, float, float] | None:
+def _accuracies(
+    before: Inference, after: Inference, dataset: Dataset | None, thresholds: Floats | None
+) -> tuple[int, float, float] | None:
     part = dataset.parts.get("test") if dataset else None
     if part is None or not len(part) or dataset is None or before.shape.classes != len(dataset.classes):
         return None
     rows = np.linspace(0, len(part) - 1, min(MOST_SCORED, len(part))).astype(np.int64)
-    return len(rows), _accuracy(before, part, rows), _accuracy(after, part, rows)
+    return len(rows), _accuracy(before, part, rows, thresholds), _accuracy(after, part, rows, thresholds)
 
 
-def _accuracy(engine: Inference, part: Part, rows: np.ndarray[Any, Any]) -> float:
+def _accuracy(engine: Inference, part: Part, rows: np.ndarray[Any, Any], thresholds: Floats | None) -> float:
     batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+    if thresholds is not None and part.targets is not None:
+        predicted = np.concatenate([engine.logits(part.codes(batch)) for batch in batches]) >= log_odds(thresholds)
+        wanted = part.targets.shares(rows) > 0
+        return float(2 * (predicted & wanted).sum() / max(predicted.sum() + wanted.sum(), 1))
     right = [engine.logits(part.codes(batch)).argmax(axis=1) == part.labels[batch] for batch in batches]
     return float(np.concatenate(right).mean())

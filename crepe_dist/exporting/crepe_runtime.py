@@ -29,12 +29,14 @@ FILTERS = 256  # width of a typical convolution
 
 class Prediction(NamedTuple):
     """Prediction for one text. ``ranking`` lists all (class, probability) pairs, the most probable first. ``read``
-    counts the known characters that the network read, without spaces; if it is 0, the prediction is meaningless."""
+    counts the known characters that the network read, without spaces; if it is 0, the prediction is meaningless.
+    ``labels`` are the classes that reach their thresholds, if texts may have several; otherwise None."""
 
     label: str
     probability: float
     ranking: tuple[tuple[str, float], ...]
     read: int
+    labels: tuple[str, ...] | None = None
 
 
 class Classifier:
@@ -113,13 +115,18 @@ class Classifier:
 
     def predict_stream(self, texts: Iterable[str]) -> Iterator[Prediction]:
         """Classify texts lazily, ``batch_size`` at a time; yield one prediction per text, in order."""
-        texts, space = iter(texts), self.table[ord(" ")]
+        texts, space, limits = (
+            iter(texts),
+            self.table[ord(" ")],
+            dict(zip(self.classes, self.about.get("thresholds", []))),
+        )
         while batch := list(islice(texts, self.batch_size)):
             codes = self.encode(batch)
             read = ((codes != BLANK) & (codes != space)).sum(axis=1)
             for row, known in zip(self.probabilities(codes), read.tolist()):
                 ranking = tuple((self.classes[each], float(row[each])) for each in np.argsort(-row, kind="stable"))
-                yield Prediction(*ranking[0], ranking, known)
+                labels = tuple(label for label, share in ranking if share >= limits[label]) if limits else None
+                yield Prediction(*ranking[0], ranking, known, labels)
 
 
 def shown(text: str) -> str:
@@ -146,9 +153,11 @@ def main() -> int:
     texts, again = tee(sys.argv[2:] or (line.rstrip("\r\n") for line in sys.stdin))
     for number, (prediction, text) in enumerate(zip(classifier.predict_stream(texts), again), 1):
         if prediction.read:
-            shares = [f"{shown(label)} {percent(share)}" for label, share in prediction.ranking[:5]]
+            given = [each for each, _ in prediction.ranking[:5]] if prediction.labels is None else prediction.labels
+            shares = [f"{shown(label)} {percent(share)}" for label, share in prediction.ranking if label in given]
             rejected = prediction.probability < classifier.min_probability
-            print("   ".join([*(["none of these"] if rejected else []), *shares]))
+            none = ["none of these"] if rejected else ["no label"] if not shares else []
+            print("   ".join([*none, *shares]))
         else:
             print(f"not classified: line {number}:", "no known character" if text.strip() else "empty text")
             unread += 1

@@ -105,16 +105,16 @@ class Classifier(torch.nn.Module):
 
     def predict(self, texts: list[str]) -> list[dict[str, float]]:
         with torch.no_grad():
-            shares = (self(self.encode(texts)) / self.temperature).softmax(dim=1).tolist()
+            logits = self(self.encode(texts)) / self.temperature
+            shares = (logits.sigmoid() if "labels" in self.about else logits.softmax(dim=1)).tolist()
         return [dict(sorted(zip(self.classes, each), key=lambda pair: -pair[1])) for each in shares]
 
     def save(self, folder: "str | Path") -> None:
         """Write the parameters, their description and this module."""
-        path = Path(folder) / "model.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        data = save({name.replace("/", "."): each.detach().float().cpu() for name, each in self.arrays.items()})
-        path.write_bytes(data)
-        about = {name: self.about[name] for name in ("format", "encoding", "characters", "classes", "network")}
+        (path := Path(folder) / "model.safetensors").parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data := save({n.replace("/", "."): a.detach().float().cpu() for n, a in self.arrays.items()}))
+        kept = ["format", "encoding", "characters", "classes", "labels", "network"]
+        about = {name: each for name, each in self.about.items() if name in kept}
         about["sha256"] = hashlib.sha256(data).hexdigest()
         path.with_name("model.json").write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
         path.with_name("crepe_torch.py").write_bytes(Path(__file__).read_bytes())

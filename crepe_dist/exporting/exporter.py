@@ -107,6 +107,7 @@ def _in_float32(predictor: Predictor) -> Predictor:
         predictor.classes,
         predictor.calibration,
         predictor.min_probability,
+        predictor.thresholds,
     )
 
 
@@ -150,7 +151,9 @@ def _write_symbol(ours: Predictor, about: About, folder: Path) -> Classify:
     from crepe_dist.networks.symbol import BATCH, write_symbol
 
     symbol, values = folder / f"{NAME}-symbol.json", folder / f"{NAME}-0000.params"
-    probabilities = write_symbol(ours.engine.shape, ours.engine.arrays, ours.calibration.temperature, symbol, values)
+    temperature, several = ours.calibration.temperature, ours.thresholds is not None
+    shape, arrays = ours.engine.shape, ours.engine.arrays
+    probabilities = write_symbol(shape, arrays, temperature, symbol, values, several=several)
     describe(ours, about, values)
     return lambda texts: _in_batches(texts, BATCH, lambda batch: probabilities(ours.encoding.encode(batch)))
 

@@ -32,5 +32,7 @@ def _model(ours: Predictor) -> bytes:
     engine = ours.engine
     about = onnx_graph.about(engine.shape, ours.encoding, ours.classes)
     about = {**about, "temperature": ours.calibration.temperature, "min_probability": ours.min_probability}
+    if ours.thresholds is not None:
+        about["thresholds"] = ours.thresholds.tolist()
     content: bytes = onnx_graph.model(engine.shape, engine.arrays, about).SerializeToString()
     return content

@@ -39,7 +39,8 @@ def model(shape: Shape, arrays: Arrays, about: dict[str, Any]) -> ModelProto:
 
     Args:
         arrays: float32 parameters by structural name.
-        about: metadata, from the function ``about``; a ``temperature`` divides the logits.
+        about: metadata, from the function ``about``; a ``temperature`` divides the logits, and with ``thresholds`` the
+            classes are independent.
 
     Raises:
         UserError: the parameters are too large for an ONNX file.
@@ -58,7 +59,10 @@ def model(shape: Shape, arrays: Arrays, about: dict[str, Any]) -> ModelProto:
         logits = _paper(graph, shape, arrays)
     if about.get("temperature", 1) != 1:
         logits = graph.node("Div", logits, graph.value(np.array(about["temperature"], np.float32)))
-    graph.node("Softmax", logits, name="probabilities", axis=1)
+    if "thresholds" in about:
+        graph.node("Sigmoid", logits, name="probabilities")
+    else:
+        graph.node("Softmax", logits, name="probabilities", axis=1)
     graph.outputs.append(helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", shape.classes]))
     built = helper.make_model(
         helper.make_graph(graph.nodes, shape.kind, graph.inputs, graph.outputs, graph.values),

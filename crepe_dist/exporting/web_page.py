@@ -23,7 +23,7 @@ from crepe_dist.predicting.model_summary import ModelSummary
 from crepe_dist.predicting.prediction import NONE
 from crepe_dist.reports import page
 from crepe_dist.reports.classify_page import BARS
-from crepe_dist.reports.run_findings import encoding_limits
+from crepe_dist.reports.run_findings import ONE_LIMIT, SEVERAL_LIMIT, encoding_limits
 from crepe_dist.version import __version__
 from crepe_dist.wording import size
 
@@ -63,7 +63,7 @@ def render(onnx: bytes, about: dict[str, Any], model: ModelSummary) -> str:
         "bars": min(len(model.classes), BARS),
         "about": about,
         "network": shape_class(about).title,
-        "limits": encoding_limits(about),
+        "limits": [*encoding_limits(about), SEVERAL_LIMIT if "thresholds" in about else ONE_LIMIT],
         "encoder": Markup(ENCODER.read_text(encoding="utf-8")),
         "runtime": Markup(runtime.script),
         "runtime_version": web_runtime.VERSION,

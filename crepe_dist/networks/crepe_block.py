@@ -9,7 +9,7 @@ import mxnet as mx
 import numpy as np
 from mxnet.gluon import nn
 
-from crepe_dist.data.loader import Batch
+from crepe_dist.data.batch import Batch
 from crepe_dist.model import tower
 from crepe_dist.model.crepe import SUM_SCALE, CrepeShape
 from crepe_dist.model.hashing import fill

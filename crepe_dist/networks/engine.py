@@ -12,8 +12,9 @@ import numpy.typing as npt
 from mxnet import autograd
 
 from crepe_dist import machine
+from crepe_dist.data.batch import Batch, Unpack, extra_bytes
 from crepe_dist.data.dataset import Part
-from crepe_dist.data.loader import Batch, Unpack, batches, extra_bytes
+from crepe_dist.data.loader import batches
 from crepe_dist.data.order import Order
 from crepe_dist.data.pieces import pieces, rows_per_piece
 from crepe_dist.data.targets import SEVERAL

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from crepe_dist.data.alphabet import Codes
-from crepe_dist.data.loader import pack
+from crepe_dist.data.batch import pack
 from crepe_dist.model.inference import Inference, Logits
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.precision import plan

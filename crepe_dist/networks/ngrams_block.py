@@ -9,7 +9,7 @@ import mxnet as mx
 import numpy as np
 from mxnet.gluon import nn
 
-from crepe_dist.data.loader import Batch
+from crepe_dist.data.batch import Batch
 from crepe_dist.model.hashing import fill
 from crepe_dist.model.ngrams import ROOT_SCALE, SCALE, NGramShape, look_up
 from crepe_dist.mxnet_internals import host_array, view

@@ -8,7 +8,7 @@ from typing import Any
 import mxnet as mx
 from mxnet.gluon import nn
 
-from crepe_dist.data.loader import Batch
+from crepe_dist.data.batch import Batch
 from crepe_dist.errors import UserError
 from crepe_dist.model.paper import CONVOLUTIONS, POOL, PaperShape, lengths
 from crepe_dist.mxnet_internals import drop_compiled_graph, structural_parameters

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Codes
-from crepe_dist.data.loader import pack
+from crepe_dist.data.batch import pack
 from crepe_dist.model import parameters
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.shape import Shape
@@ -21,9 +21,12 @@ BATCH = 8  # texts; MXNet's own operators need much memory
 
 
 def write_symbol(
-    shape: Shape, arrays: Arrays, temperature: float, symbol: Path, values: Path
+    shape: Shape, arrays: Arrays, temperature: float, symbol: Path, values: Path, *, several: bool = False
 ) -> Callable[[Codes], npt.NDArray[np.float32]]:
     """Write a network's symbol, whose logits are divided by a temperature, and its parameters.
+
+    Args:
+        several: the classes are independent.
 
     Returns:
         Function that computes probabilities with the written files: uint8 [n, feature_len] → float32 [n, classes], for
@@ -39,6 +42,7 @@ def write_symbol(
     def probabilities(codes: Codes) -> npt.NDArray[np.float32]:
         batch = pack(codes, np.zeros(len(codes), np.int32), len(codes), len(codes))
         inputs = network.inputs(batch, mx.nd.array(codes, dtype="uint8"))
-        return np.asarray(mx.nd.softmax(read_back(*inputs)).asnumpy())
+        logits = read_back(*inputs)
+        return np.asarray((mx.nd.sigmoid(logits) if several else mx.nd.softmax(logits)).asnumpy())
 
     return probabilities

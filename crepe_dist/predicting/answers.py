@@ -27,9 +27,11 @@ class Answers:
         top: number of classes to print, the most probable first.
         columns: names of the input's columns.
         delimiter: delimiter of CSV.
+        several: the model gives several labels.
     """
 
-    def __init__(self, top: int, columns: Sequence[str], delimiter: str = ",") -> None:
+    def __init__(self, top: int, columns: Sequence[str], delimiter: str = ",", several: bool = False) -> None:
+        self.several = several
         self.top = top
         self.columns = columns
         self.delimiter = delimiter
@@ -48,8 +50,17 @@ class Answers:
         if prediction is None:
             return f"not classified: line {row.line}: {_on_a_line(row.problem)}"
         ranking = prediction.ranking[: self.top]
+        if prediction.labels is not None:
+            return self._labels(prediction.labels, prediction)
         shares = [f"{_on_a_line(label)} {percent(probability)}" for label, probability in ranking]
         return "   ".join([*([NONE] if prediction.rejected else []), *shares])
+
+    def _labels(self, labels: Sequence[str], prediction: Prediction) -> str:
+        """Format all labels of a text; if it has none, the most probable ones in brackets."""
+        shares = dict(prediction.ranking)
+        shown = [f"{_on_a_line(label)} {percent(shares[label])}" for label in labels]
+        likely = (f"{_on_a_line(label)} {percent(share)}" for label, share in prediction.ranking[: self.top])
+        return "   ".join(shown) or f"no label ({', '.join(likely)})"
 
 
 class JsonAnswers(Answers):
@@ -68,12 +79,12 @@ class JsonAnswers(Answers):
 class CsvAnswers(Answers):
     """Formatter for CSV: the row's own columns, the classes with their probabilities, and a ``problem`` column.
 
-    The predicted class of a rejected text is empty.
+    The predicted class of a rejected text is empty. Several labels are a column of JSON lists before the classes.
     """
 
     @property
     def header(self) -> str:
-        names = list(self.columns)
+        names = [*self.columns, *["predicted_labels"] * self.several]
         for place in range(1, self.top + 1):
             number = "" if place == 1 else f"_{place}"
             names += [f"predicted_class{number}", f"predicted_probability{number}"]
@@ -82,7 +93,9 @@ class CsvAnswers(Answers):
     def line(self, row: Input, prediction: Prediction | None, explanation: Explanation | None = None) -> str:
         cells = list(row.cells) or [""] * len(self.columns)
         if prediction is None:
-            return self._record([*cells, *[""] * (2 * self.top), f"line {row.line}: {row.problem}"])
+            return self._record([*cells, *[""] * (2 * self.top + self.several), f"line {row.line}: {row.problem}"])
+        if prediction.labels is not None:
+            cells.append(json.dumps(prediction.labels, ensure_ascii=False))
         for place, (name, probability) in enumerate(prediction.ranking[: self.top]):
             cells += ["" if prediction.rejected and not place else name, f"{probability:.6f}"]
         return self._record([*cells, ""])
@@ -94,7 +107,9 @@ class CsvAnswers(Answers):
         return stream.getvalue().removesuffix("\r\n")
 
 
-def answers(style: str, top: int | None, columns: Sequence[str], classes: int, delimiter: str = ",") -> Answers:
+def answers(
+    style: str, top: int | None, columns: Sequence[str], classes: int, delimiter: str = ",", *, several: bool = False
+) -> Answers:
     """Make the formatter for one of ``STYLES``.
 
     Args:
@@ -102,9 +117,10 @@ def answers(style: str, top: int | None, columns: Sequence[str], classes: int, d
         columns: names of the input's columns.
         classes: number of classes of the model.
         delimiter: delimiter of CSV.
+        several: the model gives several labels.
     """
     kind = {"text": Answers, "jsonl": JsonAnswers, "csv": CsvAnswers}[style]
-    return kind(min(top or DEFAULT_TOP[style], classes), columns, delimiter)
+    return kind(min(top or DEFAULT_TOP[style], classes), columns, delimiter, several)
 
 
 def explained(explanation: Explanation) -> dict[str, Any]:

@@ -20,6 +20,7 @@ class ModelSummary(NamedTuple):
         reads_end: whether it reads the last characters of a text, not the first.
         is_latin: whether the alphabet consists of Latin letters, digits and signs, not of the data's own characters.
         kernels: implementation of the kernels, and their precision.
+        measure: what ``test_accuracy`` is: ``accuracy``, or ``micro F1`` of a model that gives several labels.
     """
 
     checkpoint: str
@@ -30,6 +31,7 @@ class ModelSummary(NamedTuple):
     reads_end: bool
     is_latin: bool
     kernels: str
+    measure: str = "accuracy"
 
 
 def summarise(name: str, about: dict[str, Any], classes: list[str], encoding: Encoding, plan: Plan) -> ModelSummary:
@@ -50,4 +52,5 @@ def summarise(name: str, about: dict[str, Any], classes: list[str], encoding: En
         encoding.mode != "notebook",
         not encoding.is_custom,
         f"{plan.kernels}, {plan.precision}",
+        "micro F1" if "labels" in about else "accuracy",
     )

@@ -19,6 +19,7 @@ class Prediction:
         probability: probability of ``label``, 0 to 1.
         ranking: all (class, probability) pairs, the most probable first.
         read: number of known characters that the network read, without spaces.
+        labels: labels of the text, the most probable first, if the model gives several; ``None`` if it gives one class.
         problem: reason why the text cannot be classified, such as "empty text"; empty if it can. If it cannot, ``read``
             is 0 and the class is meaningless. The command ``predict`` gives the reason instead of the class.
         rejected: true if ``probability`` is below the predictor's threshold: perhaps none of the classes fits.
@@ -30,10 +31,16 @@ class Prediction:
     read: int
     problem: str = ""
     rejected: bool = False
+    labels: tuple[str, ...] | None = None
 
     @property
     def entropy(self) -> float:
-        """Entropy of the probabilities in nats: 0 if the class is certain, log(classes) if all are equally probable."""
+        """Entropy of the probabilities in nats: 0 if the class is certain, log(classes) if all are equally probable.
+
+        Of several labels, it is the sum of the entropies of all classes.
+        """
+        if self.labels is not None:
+            return sum(-each * math.log(each) for _, share in self.ranking for each in (share, 1 - share) if each > 0)
         return -sum(share * math.log(share) for _, share in self.ranking if share > 0)
 
     @property
@@ -43,7 +50,9 @@ class Prediction:
 
     def record(self, top: int) -> dict[str, Any]:
         """Convert to JSON-able data with the ``top`` most probable classes; the class is ``None`` if it is rejected."""
+        several = {} if self.labels is None else {"labels": list(self.labels)}
         return {
+            **several,
             "class": None if self.rejected else self.label,
             "probability": self.probability,
             "entropy": round(self.entropy, DIGITS),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, starmap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +24,7 @@ from crepe_dist.predicting.occlusion import Explanation, finished, occlude_in_ba
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.preparing.formats.rows import EMPTY
 from crepe_dist.runs import checkpoint
+from crepe_dist.runs.label_scores import Floats
 from crepe_dist.settings.allowed_values import Precision
 
 AUTO = "auto"
@@ -58,6 +61,8 @@ class Predictor:
         classes: class names in the order of the outputs.
         calibration: temperature of the probabilities, and the model's own threshold.
         min_probability: threshold below which predictions are ``rejected``, 0 to 1.
+        thresholds: probability from which a text has the label, float64 [classes], if the model gives several labels;
+            ``None`` if it gives one class.
     """
 
     def __init__(
@@ -67,12 +72,14 @@ class Predictor:
         classes: list[str],
         calibration: Calibration = UNCALIBRATED,
         min_probability: float = 0.0,
+        thresholds: Floats | None = None,
     ) -> None:
         self.engine = engine
         self.encoding = encoding
         self.classes = classes
         self.calibration = calibration
         self.min_probability = min_probability
+        self.thresholds = thresholds
 
     def logits(self, codes: Codes) -> Logits:
         """Compute the logits of the calibrated probabilities: uint8 [n, feature_len] → float32 [n, classes]."""
@@ -99,13 +106,20 @@ class Predictor:
         batch_size = self._capped(batch_size)
         while batch := list(islice(texts, batch_size)):
             codes = self.encoding.encode(batch)
-            probabilities = _softmax(self.logits(codes))
+            logits = self.logits(codes)
+            probabilities = _softmax(logits) if self.thresholds is None else _sigmoid(logits)
             read = ((codes != BLANK) & (codes != self.encoding.alphabet.find(" "))).sum(axis=1)
             orders = np.argsort(-probabilities, axis=1, kind="stable").tolist()
             for text, row, order, known in zip(batch, probabilities.tolist(), orders, read.tolist()):
                 ranking = tuple((self.classes[index], row[index]) for index in order)
-                rejected = ranking[0][1] < self.min_probability
-                yield Prediction(*ranking[0], ranking, known, "" if known else _unread(text), rejected)
+                rejected, problem = ranking[0][1] < self.min_probability, "" if known else _unread(text)
+                yield Prediction(*ranking[0], ranking, known, problem, rejected, self._labels(row, order))
+
+    def _labels(self, probabilities: list[float], order: list[int]) -> tuple[str, ...] | None:
+        """Return the classes whose probability reaches their threshold, in ``order``."""
+        if self.thresholds is None:
+            return None
+        return tuple(self.classes[index] for index in order if probabilities[index] >= self.thresholds[index])
 
     def explain(self, text: str, label: str | None = None) -> Explanation:
         """Find the evidence in a text for and against a class by occlusion (see ``predicting.occlusion``).
@@ -132,8 +146,15 @@ class Predictor:
         (prediction,) = self.predict([text])
         label = prediction.label if label is None else label
         index, batch_size = self.classes.index(label), self._capped(batch_size)
-        read, scores, words = yield from occlude_in_batches(text, self.encoding, self.logits, batch_size, index)
+        logits = self.logits if self.thresholds is None else partial(self._against_its_absence, index)
+        index = index if self.thresholds is None else 0
+        read, scores, words = yield from occlude_in_batches(text, self.encoding, logits, batch_size, index)
         return Explanation(text, label, prediction, read.start, read.stop, tuple(scores), tuple(words))
+
+    def _against_its_absence(self, index: int, codes: Codes) -> Logits:
+        """Return the logits of one of several labels, and of its absence, float32 [n, 2]."""
+        logits = self.engine.logits(codes)[:, index]
+        return np.stack([logits, np.zeros_like(logits)], axis=1)
 
     def _capped(self, batch_size: int) -> int:
         return max(1, min(batch_size, MAX_CODES // self.encoding.feature_len))
@@ -143,6 +164,11 @@ def _softmax(logits: Logits) -> Logits:
     """Compute probabilities, float32 [n, classes]."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def _sigmoid(logits: Logits) -> Logits:
+    """Compute the probabilities of independent classes, float32 [n, classes]."""
+    return np.asarray(np.exp(-np.logaddexp(np.float32(0), -logits)))
 
 
 def _unread(text: str) -> str:
@@ -222,6 +248,7 @@ def open_checkpoint(path: Path, foreign: Foreign, device: Device = CPU) -> Predi
         encoding, classes, network_about = checkpoint.trained_as(path, about)
         calibration = Calibration.of(about)
     shape = parameters.shape_of(arrays, len(encoding.alphabet), encoding.feature_len, network_about)
+    thresholds = None if about is None else _thresholds(path, about)
     if len(classes) != shape.classes:
         raise UserError(
             f"{path} has {shape.classes} outputs, but {len(classes)} classes were given",
@@ -231,9 +258,19 @@ def open_checkpoint(path: Path, foreign: Foreign, device: Device = CPU) -> Predi
     in_float32 = network_about is not None and network_about.get("precision") == "float32"
     precision: Precision = "float32" if in_float32 else "auto"
     if device.device_type == "gpu":
-        return Predictor(_on_gpu(shape, arrays, device, precision), encoding, classes, calibration)
+        on_gpu = _on_gpu(shape, arrays, device, precision)
+        return Predictor(on_gpu, encoding, classes, calibration, thresholds=thresholds)
     engine = open_inference(shape, arrays, plan_inference(shape.multiplies, precision))
-    return Predictor(engine, encoding, classes, calibration)
+    return Predictor(engine, encoding, classes, calibration, thresholds=thresholds)
+
+
+def _thresholds(path: Path, about: dict[str, Any]) -> Floats | None:
+    try:
+        return checkpoint.thresholds(about)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path.with_suffix('.json')} cannot be read", f"{type(error).__name__}: {error}"[:300], checkpoint.ANOTHER
+        ) from error
 
 
 def _on_gpu(shape: Shape, arrays: Arrays, device: Device, precision: Precision) -> Inference:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from crepe_dist.reports import data_sentences, run_findings, score_tables
+from crepe_dist.reports import data_sentences, label_page, run_findings, score_tables
 from crepe_dist.reports.page import render
 from crepe_dist.version import __version__
 from crepe_dist.wording import clean, visible
@@ -55,6 +55,7 @@ def card(record: RunRecord, data: dict[str, Any] | None) -> str:
         count=len(classes),
         rows=_rows(scores, classes) if scores is not None else [],
         macro_f1=scores.macro_f1 if scores is not None else 0.0,
+        labels=_labels(record, classes),
         limits=[escaped(each) for each in [*run_findings.limits(record, classes), *_unseen(data), *_flaws(data)]],
         encoding=record.about["encoding"],
         feature_len=length,
@@ -70,6 +71,12 @@ def card(record: RunRecord, data: dict[str, Any] | None) -> str:
 def _rows(scores: Scores, classes: list[str]) -> list[dict[str, Any]]:
     rows = score_tables.table(scores, classes)[:MAX_CLASSES]
     return [{**row, "name": escaped(row["name"]), "taken": escaped(row["taken"])} for row in rows]
+
+
+def _labels(record: RunRecord, classes: list[str]) -> list[dict[str, Any]]:
+    scores = record.label_scores.get("test")
+    rows = [] if scores is None else label_page.table(scores, classes)[:MAX_CLASSES]
+    return [{**row, "name": escaped(row["name"])} for row in rows]
 
 
 def _code(text: str) -> Markup:

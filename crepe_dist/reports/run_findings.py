@@ -34,6 +34,11 @@ FALLING = 0.98  # ratio to the previous loss below which the loss is still falli
 STRONG = 0.9  # F1 from which a class is not called weak
 # Start of the Unicode name of a letter, with its script.
 SCRIPT = re.compile(r"(?!MODIFIER)([A-Z]+) (?:SMALL |CAPITAL )?(?:LETTER|SYLLABLE|CHARACTER|UNIFIED IDEOGRAPH)\b")
+ONE_LIMIT = (
+    "It assigns one of its classes to every text, even if none of them fits, unless a threshold is given "
+    "(--min-probability)."
+)
+SEVERAL_LIMIT = "It gives a text each label whose probability reaches its threshold: none, one or several."
 SIZES: dict[Kind, str] = {
     "crepe": "{blocks} blocks of convolutions, {width} channels, over n-grams of length 1 to {reach}, {rows} rows; and "
     "character n-grams of length 1 to {longest}, {buckets} buckets",
@@ -43,7 +48,12 @@ SIZES: dict[Kind, str] = {
 
 
 def result(record: RunRecord, classes: list[str]) -> str:
-    """State the test accuracy and the majority-class baseline."""
+    """State the test accuracy and the majority-class baseline, or the scores of several labels."""
+    if (several := record.label_scores.get("test")) is not None:
+        return (
+            f"The test micro F1 of its labels is {percent(several.accuracy)} on {counted(several.documents, 'text')}, "
+            f"the macro F1 {several.macro_f1:.3f}, the mean average precision {several.mean_average_precision:.3f}."
+        )
     scores = record.scores.get("test")
     first = headline(float(record.metrics["test_accuracy"]), scores.documents if scores else 0)
     if scores is None:
@@ -62,7 +72,7 @@ def choice(record: RunRecord) -> str:
         why = "the last one, as there is no validation split to choose by"
     else:
         why = (
-            "the best by validation accuracy, or by validation loss where accuracies differ by less than a standard "
+            f"the best by validation {record.measure}, or by validation loss where they differ by less than a standard "
             "error; the test split was not used to choose it"
         )
     return f"The reported epoch is {record.epoch} of {epochs} (counted from 0): {why}."
@@ -119,9 +129,12 @@ def never_predicted(record: RunRecord, scores: Scores, classes: list[str]) -> di
 
 def split_sizes(record: RunRecord) -> list[tuple[str, int]]:
     """Return the name and the number of documents of each split, if known."""
+    if "documents" in record.made:
+        return list(record.made["documents"].items())
     if record.made:
         return [(name, sum(counts)) for name, counts in record.made["rows"].items()]
-    return [(name, scores.documents) for name, scores in record.scores.items()]
+    found = {name: each.documents for name, each in record.scores.items()}
+    return list({**found, **{name: each.documents for name, each in record.label_scores.items()}}.items())
 
 
 def command(record: RunRecord) -> str:
@@ -170,7 +183,7 @@ class Curve:
 def _more_epochs(record: RunRecord, curve: Curve) -> int:
     """Return the epochs to train next: twice as many, and what the network usually needs if it does not learn yet."""
     trained = [epoch["epoch"] for epoch in record.history.epochs] or [record.epoch]
-    rows, batch = sum(training_rows(record) or []), record.settings.get("data.batch_size")
+    rows, batch = dict(split_sizes(record)).get("train", 0), record.settings.get("data.batch_size")
     more = trained[-1] + 1 + len(trained)
     if curve.falls or not rows or not batch:
         return more
@@ -266,14 +279,13 @@ def encoding_limits(encoding: dict[str, Any]) -> list[str]:
         + (" (accents are removed first)" if encoding["fold_accents"] else "")
         + ". It sees all others as blanks"
         + (f", so texts in other scripts than {listed(scripts)} look alike to it." if scripts else "."),
-        "It assigns one of its classes to every text, even if none of them fits, unless a threshold is given "
-        "(--min-probability).",
     ]
 
 
 def limits(record: RunRecord, classes: list[str]) -> list[str]:
     """Describe the limits of the model for its users."""
-    sentences = encoding_limits(record.about["encoding"])
+    several = "labels" in record.about
+    sentences = [*encoding_limits(record.about["encoding"]), SEVERAL_LIMIT if several else ONE_LIMIT]
     scores = record.scores.get("test")
     if scores is not None:
         f1 = scores.f1.tolist()

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from crepe_dist.reports import data_sentences, run_figures, run_findings, score_tables
+from crepe_dist.reports import data_sentences, label_page, run_figures, run_findings, score_tables
 from crepe_dist.reports.page import render
 from crepe_dist.version import __version__
 from crepe_dist.wording import clean, counted, percent, visible
@@ -42,6 +42,7 @@ def page(
     classes, provenance, history = clean(record.classes), clean(record.made), record.history
     length = int(record.about["encoding"]["feature_len"])
     split = "test" if "test" in record.scores else ""
+    labels = record.label_scores.get("test")
     changed = record.changed()
     return render(
         "run.html",
@@ -54,6 +55,8 @@ def page(
         warnings=clean([*run_findings.warnings(record, classes), *data_sentences.warnings(data)]),
         history=history,
         scores=score_tables.view(record.scores[split], classes, quotes.get(split), length) if split else None,
+        labels=label_page.view(labels, classes) if labels else None,
+        measure=record.measure,
         no_texts=visible(no_texts),
         figures=_figures(record),
         smoothed=run_figures.is_smoothed(history),
@@ -103,6 +106,8 @@ def _headline(record: RunRecord, classes: list[str], split: str) -> list[tuple[s
     history, provenance = record.history, record.made
     if split:
         found = score_tables.tiles(record.scores[split], classes, split, run_findings.training_rows(record))
+    elif labels := record.label_scores.get("test"):
+        found = label_page.tiles(labels, "test")
     else:
         found = [("test accuracy", percent(record.metrics["test_accuracy"]), [])]
     notes = [counted(len(history.epochs), "epoch")]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crepe_dist.data.dataset import Dataset
+from crepe_dist.data.targets import SEVERAL
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
 
@@ -26,6 +27,7 @@ class EpochChoice:
         patience: epochs without improvement after which the run stops; 0: never.
         epochs: number of epochs of the run, ``training.epochs``.
         keep_last: number of latest checkpoints to keep besides the best one.
+        measure: what the accuracy in the records is: ``accuracy`` or ``micro F1``.
     """
 
     has_validation: bool
@@ -33,17 +35,19 @@ class EpochChoice:
     patience: int
     epochs: int
     keep_last: int
+    measure: str = "accuracy"
 
     @classmethod
     def of(cls, config: Config, data: Dataset) -> EpochChoice:
         """Make the choice for a configuration and its data."""
         training, has_validation = config.training, "validation" in data.parts
         rows = len(data.parts["validation" if has_validation else "test"])
-        return cls(has_validation, rows, training.patience, training.all_epochs, config.checkpoint.keep_last)
+        measure = "micro F1" if data.labelled == SEVERAL else "accuracy"
+        return cls(has_validation, rows, training.patience, training.all_epochs, config.checkpoint.keep_last, measure)
 
     @property
     def chosen_by(self) -> str:
-        return "validation accuracy" if self.has_validation else "last epoch"
+        return f"validation {self.measure}" if self.has_validation else "last epoch"
 
     def best(self, progress: Progress) -> dict[str, Any]:
         """Return the record of the best epoch.

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 from crepe_dist import invocation
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import PARTS, Dataset
+from crepe_dist.data.targets import SEVERAL
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, sha256, sync, write_json, write_text
 from crepe_dist.model import parameters, tensors_file
-from crepe_dist.model.calibration import Calibration
+from crepe_dist.model.calibration import UNCALIBRATED, Calibration
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.shape import Shape
+from crepe_dist.runs.label_scores import Floats, LabelScores, checked_thresholds
 from crepe_dist.runs.scores import MOST_CLASSES, Scores
 from crepe_dist.runs.state import Progress
 
@@ -29,16 +32,26 @@ CONFIG = "config.yaml"
 RUNS = Path("runs")
 SCORES = ".scores.json"
 ANOTHER = "choose another checkpoint, or delete the .json to load the file as parameters of another program"
+AnyScores = Union[Scores, LabelScores]
 EPOCH = re.compile(r"crepe_epoch_([0-9]{1,9})_")
 
 
-def file_name(epoch: int, test_accuracy: float) -> str:
-    """Name a checkpoint by its zero-based epoch and its accuracy in percent, truncated to two decimals."""
-    return f"crepe_epoch_{epoch}_test_acc_{int(test_accuracy * 10000) / 100}.params"
+def file_name(epoch: int, test_accuracy: float, *, several: bool = False) -> str:
+    """Name a checkpoint by its zero-based epoch and its accuracy in percent, truncated to two decimals.
+
+    Args:
+        several: documents have several labels, and the accuracy is the micro F1.
+    """
+    return f"crepe_epoch_{epoch}_test_{'f1' if several else 'acc'}_{int(test_accuracy * 10000) / 100}.params"
+
+
+def measure(name: str) -> str:
+    """Return what the accuracy in the name of a checkpoint is: that of several labels is their micro F1."""
+    return "micro F1" if "_test_f1_" in name else "accuracy"
 
 
 def save(
-    run_dir: Path, arrays: Arrays, about: dict[str, Any], scores: dict[str, Scores], saved_step: int | None
+    run_dir: Path, arrays: Arrays, about: dict[str, Any], scores: Mapping[str, AnyScores], saved_step: int | None
 ) -> None:
     """Write the checkpoint of an epoch, as ``write`` does.
 
@@ -59,27 +72,36 @@ def save(
         ) from error
 
 
-def description(record: dict[str, Any], data: Dataset, shape: Shape, precision: str) -> dict[str, Any]:
+def description(
+    record: dict[str, Any], data: Dataset, shape: Shape, precision: str, scores: Mapping[str, AnyScores]
+) -> dict[str, Any]:
     """Describe an epoch's parameters, so that they can be used without further flags.
 
     Args:
         record: metrics of the epoch, from ``epoch_record``.
         precision: value of ``model.precision`` for inference.
+        scores: scores of the epoch; those of several labels have the thresholds.
     """
+    test = scores["test"]
+    several = {} if isinstance(test, Scores) else {"labels": {"kind": SEVERAL, "thresholds": test.thresholds.tolist()}}
     return {
         "epoch": record["epoch"],
         "test_accuracy": record["test_accuracy"],
         "metrics": record,
         "encoding": data.encoding.to_dict(),
         "classes": data.classes,
+        **several,
         "network": {**shape.settings(), "precision": precision},
         "calibration": record["calibration"],
         "data": {"name": data.name, "fingerprint": data.fingerprint, "test": data.documents("test")},
     }
 
 
-def epoch_record(progress: Progress, scores: dict[str, Scores]) -> dict[str, Any]:
-    """Collect the metrics of an epoch; accuracies are fractions, losses are in nats per document."""
+def epoch_record(progress: Progress, scores: Mapping[str, AnyScores]) -> dict[str, Any]:
+    """Collect the metrics of an epoch; accuracies are fractions, losses are in nats per document.
+
+    The accuracy of several labels is their micro F1, and there is also ``<split>_mean_average_precision``.
+    """
     record: dict[str, Any] = {
         "epoch": progress.epoch,
         "step": progress.step,
@@ -90,13 +112,17 @@ def epoch_record(progress: Progress, scores: dict[str, Scores]) -> dict[str, Any
         record[f"{name}_accuracy"] = score.accuracy
         record[f"{name}_macro_f1"] = score.macro_f1
         record[f"{name}_calibration_error"] = score.calibration_error
-    record["calibration"] = scores["test"].calibration.to_dict()
+        if isinstance(score, LabelScores):
+            record[f"{name}_mean_average_precision"] = score.mean_average_precision
+    test = scores["test"]
+    record["calibration"] = (UNCALIBRATED if isinstance(test, LabelScores) else test.calibration).to_dict()
     record["seconds"] = progress.seconds
-    record["checkpoint"] = file_name(progress.epoch, record["test_accuracy"])
+    several = isinstance(scores["test"], LabelScores)
+    record["checkpoint"] = file_name(progress.epoch, record["test_accuracy"], several=several)
     return record
 
 
-def write(run_dir: Path, arrays: Arrays, about: dict[str, Any], scores: dict[str, Scores] | None = None) -> Path:
+def write(run_dir: Path, arrays: Arrays, about: dict[str, Any], scores: Mapping[str, AnyScores] | None = None) -> Path:
     """Write the parameters, and then the description that makes them usable without further flags.
 
     Args:
@@ -105,14 +131,15 @@ def write(run_dir: Path, arrays: Arrays, about: dict[str, Any], scores: dict[str
     """
     folder = run_dir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / file_name(about["epoch"], about["test_accuracy"])
-    for old in folder.glob(f"crepe_epoch_{about['epoch']}_test_acc_*"):  # the epoch was scored again after a resume
+    path = folder / file_name(about["epoch"], about["test_accuracy"], several="labels" in about)
+    for old in folder.glob(f"crepe_epoch_{about['epoch']}_test_*"):  # the epoch was scored again after a resume
         if not old.name.startswith(f"{path.stem}."):
             old.unlink()
     parameters.save(arrays, path)
     if scores and len(about["classes"]) <= MOST_CLASSES:
         saved = {name: score.to_dict() for name, score in scores.items()}
-        write_text(path.with_suffix(SCORES), json.dumps({"format": FORMAT, "parts": saved}) + "\n")
+        kind = {"labels": SEVERAL} if "labels" in about else {}
+        write_text(path.with_suffix(SCORES), json.dumps({"format": FORMAT, **kind, "parts": saved}) + "\n")
     write_json(path.with_suffix(".json"), {"format": FORMAT, **about, "sha256": sha256(path)})
     sync(folder)
     return path
@@ -257,12 +284,42 @@ def trained_as(path: Path, about: dict[str, Any]) -> tuple[Encoding, list[str], 
     return encoding, classes, network
 
 
+def thresholds(about: dict[str, Any]) -> Floats | None:
+    """Extract from a description the probability from which each class is predicted, float64 [classes].
+
+    Returns:
+        ``None`` for a model that gives a document one class.
+
+    Raises:
+        ValueError, TypeError, KeyError: malformed.
+    """
+    labels = about.get("labels")
+    if labels is None:
+        return None
+    if labels["kind"] != SEVERAL:
+        raise ValueError(f"the labels are {str(labels['kind'])[:40]!r}")
+    return checked_thresholds(labels["thresholds"], len(about["classes"]))
+
+
 def scores(path: Path, classes: int) -> dict[str, Scores]:
-    """Read the scores of each split beside a checkpoint; empty for checkpoints of old versions.
+    """Read the scores of each split beside a checkpoint; empty for several labels, and for checkpoints of old versions.
 
     Raises:
         UserError: the file cannot be read.
     """
+    return {name: each for name, each in _all_scores(path, classes).items() if isinstance(each, Scores)}
+
+
+def label_scores(path: Path, classes: int) -> dict[str, LabelScores]:
+    """Read the scores of several labels of each split beside a checkpoint; empty for one label per document.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    return {name: each for name, each in _all_scores(path, classes).items() if isinstance(each, LabelScores)}
+
+
+def _all_scores(path: Path, classes: int) -> dict[str, AnyScores]:
     beside = path.with_suffix(SCORES)
     if not beside.is_file():
         return {}
@@ -270,7 +327,8 @@ def scores(path: Path, classes: int) -> dict[str, Scores]:
         saved = read_json(beside, follow=False)
         if saved["format"] != FORMAT:
             raise ValueError(f"it has format {str(saved['format'])[:40]}")
-        return {name: Scores.of(part, classes) for name, part in saved["parts"].items() if name in PARTS}
+        kind = LabelScores if saved.get("labels") == SEVERAL else Scores
+        return {name: kind.of(part, classes) for name, part in saved["parts"].items() if name in PARTS}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(
             f"{beside} cannot be read", f"{type(error).__name__}: {error}"[:300], "delete it to continue without scores"

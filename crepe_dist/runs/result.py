@@ -24,9 +24,9 @@ class Result:
         run_dir: the run's folder.
         checkpoint: the reported .params file.
         epoch: the reported epoch.
-        chosen_by: "validation accuracy" (``best_epoch`` has the rule), or "last epoch" if the data have no validation
-            split.
-        test_accuracy: test accuracy of the reported epoch, a fraction.
+        chosen_by: "validation accuracy" or, for several labels, "validation micro F1" (``best_epoch`` has the rule), or
+            "last epoch" if the data have no validation split.
+        test_accuracy: test accuracy of the reported epoch, a fraction; the micro F1 of several labels.
         test_loss: test loss of the reported epoch, in nats per document.
     """
 
@@ -43,7 +43,7 @@ class Result:
 
     def __str__(self) -> str:
         return (
-            f"test accuracy {percent(self.test_accuracy)}, loss {self.test_loss:.4f} "
+            f"test {checkpoint.measure(self.checkpoint.name)} {percent(self.test_accuracy)}, loss {self.test_loss:.4f} "
             f"(epoch {self.epoch}, {self.chosen_by})\n{self.checkpoint}"
         )
 
@@ -102,7 +102,7 @@ def write_result(
 
 def overfit_summary(result: Result) -> str:
     """Report whether a run on a few batches (``training.overfit_batches``) has overfitted them."""
-    share = f"accuracy on the training documents: {percent(result.test_accuracy)}"
+    share = f"{checkpoint.measure(result.checkpoint.name)} on the training documents: {percent(result.test_accuracy)}"
     if result.test_accuracy >= MEMORISED:
         return f"{share}: the network can overfit them, as it should; commands never choose this model by default"
     return (

@@ -16,6 +16,7 @@ from crepe_dist.model.parameters import shape_class
 from crepe_dist.runs import checkpoint, history
 from crepe_dist.runs.checkpoint import CONFIG, RESULT
 from crepe_dist.runs.history import History
+from crepe_dist.runs.label_scores import LabelScores
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.scores import Scores
 from crepe_dist.settings.allowed_values import PAPER_DROPOUT, is_epoch
@@ -36,7 +37,8 @@ class RunRecord:
         result: content of ``result.json``; ``None`` if the run is not finished.
         checkpoint: the reported .params file.
         about: the description beside the checkpoint.
-        scores: scores of the reported epoch by split; empty if an older version trained it.
+        scores: scores of the reported epoch by split; empty if an older version trained it, or for several labels.
+        label_scores: the same for several labels; empty for one class per document.
         history: losses, epochs and events of the run.
     """
 
@@ -47,11 +49,17 @@ class RunRecord:
     checkpoint: Path
     about: dict[str, Any]
     scores: dict[str, Scores]
+    label_scores: dict[str, LabelScores]
     history: History
 
     @property
     def name(self) -> str:
         return self.given_name or self.path.absolute().name
+
+    @property
+    def measure(self) -> str:
+        """Name of the score that is called accuracy in the records: that of several labels is their micro F1."""
+        return "micro F1" if "labels" in self.about else "accuracy"
 
     @property
     def classes(self) -> list[str]:
@@ -152,6 +160,7 @@ def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
             checkpoint=path,
             about=about,
             scores=checkpoint.scores(path, len(about["classes"])),
+            label_scores=checkpoint.label_scores(path, len(about["classes"])),
             history=history.of(run_dir),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -181,6 +190,7 @@ def _check(about: dict[str, Any]) -> None:
 def _check_made(made: Any) -> None:
     words = [made["device"], made["computes"], made["data"], *made["environment"].keys()]
     counts = [made["processes"], made["parameters"], *(count for part in made["rows"].values() for count in part)]
+    counts += made.get("documents", {}).values()
     if not all(isinstance(each, str) for each in words) or not all(type(each) is int for each in counts):
         raise ValueError(f"the provenance in {RESULT} is malformed")
 

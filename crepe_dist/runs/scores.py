@@ -148,13 +148,12 @@ class Scores:
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values."""
-        keeps = self.right is not None and len(self.right) <= MOST_DOCUMENTS
         return {
             "loss": self.loss,
             "confusion": self.confusion.tolist(),
             "reliability": self.reliability.tolist(),
             "mistakes": [asdict(each) for each in self.mistakes],
-            "right": base64.b64encode(np.packbits(self.right).tobytes()).decode("ascii") if keeps else None,  # type: ignore[arg-type]
+            "right": packed(self.right),
             "calibration": self.calibration.to_dict(),
             "uncalibrated": None if self.uncalibrated is None else self.uncalibrated.tolist(),
         }
@@ -166,8 +165,8 @@ class Scores:
         Raises:
             ValueError, TypeError, KeyError: malformed, or for another number of classes.
         """
-        confusion = _counts(saved["confusion"], (classes, classes))
-        reliability = _counts(saved["reliability"], (BINS, 3))
+        confusion = counts(saved["confusion"], (classes, classes))
+        reliability = counts(saved["reliability"], (BINS, 3))
         mistakes = [Mistake.of(each) for each in saved["mistakes"]]
         documents = int(confusion.sum())
         numbers = {index for each in mistakes for index in (each.true, *(index for index, _ in each.ranking))}
@@ -187,20 +186,29 @@ class Scores:
             loss,
             reliability,
             mistakes,
-            _bits(saved["right"], documents),
+            bits(saved["right"], documents),
             Calibration.of(saved),
-            None if before is None else _counts(before, (BINS, 3)),
+            None if before is None else counts(before, (BINS, 3)),
         )
 
 
-def _counts(saved: Any, shape: tuple[int, int]) -> Counts:
+def counts(saved: Any, shape: tuple[int, ...]) -> Counts:
+    """Convert counts from JSON; raise ``ValueError`` if they are malformed."""
     found = np.array(saved)
     if found.shape != shape or found.dtype != np.int64 or (found < 0).any():
-        raise ValueError(f"the scores do not hold {shape[0]} × {shape[1]} counts")
+        raise ValueError(f"the scores do not hold {' × '.join(map(str, shape))} counts")
     return found
 
 
-def _bits(saved: Any, documents: int) -> npt.NDArray[np.bool_] | None:
+def packed(right: npt.NDArray[np.bool_] | None) -> str | None:
+    """Convert ``right`` to JSON: base64 of its bits; ``None`` for too many documents."""
+    if right is None or len(right) > MOST_DOCUMENTS:
+        return None
+    return base64.b64encode(np.packbits(right).tobytes()).decode("ascii")
+
+
+def bits(saved: Any, documents: int) -> npt.NDArray[np.bool_] | None:
+    """Convert back from ``packed``; raise ``ValueError`` if it is malformed."""
     if saved is None:
         return None
     packed = np.frombuffer(base64.b64decode(saved, validate=True), np.uint8)

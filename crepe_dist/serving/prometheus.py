@@ -44,7 +44,8 @@ class Metrics:
         self.texts.inc(len(texts))
         self.characters.inc(sum(map(len, texts)))
         for each in predictions:
-            self.predictions.labels(NONE if each.rejected else visible(each.label)).inc()
+            for label in [each.label] if each.labels is None else each.labels:
+                self.predictions.labels(NONE if each.rejected else visible(label)).inc()
 
     def exposition(self) -> bytes:
         """Render the metrics in Prometheus's text format."""

@@ -52,8 +52,12 @@ class Explanation(BaseModel):
 
 
 class Answer(BaseModel):
-    """Most probable class of a text, its ranking of ``top`` classes, and its explanation if it was asked for."""
+    """Most probable class of a text, its ranking of ``top`` classes, and its explanation if it was asked for.
 
+    A model that gives several labels also answers with ``labels``: those whose probability reaches their threshold.
+    """
+
+    labels: Optional[list[str]] = None
     label: Optional[str] = Field(alias="class", description="null if the probability is below --min-probability")
     probability: float
     entropy: float = Field(description="entropy of the probabilities of all classes, in nats")

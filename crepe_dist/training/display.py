@@ -124,8 +124,9 @@ class ConsoleDisplay(Display):
 
 def epoch_line(record: dict[str, Any]) -> str:
     """Format the record of an epoch (``checkpoint.epoch_record``) as one line."""
+    kind = " F1" if "test_mean_average_precision" in record else ""
     scores = "".join(
-        f"  {name} {percent(record[f'{name}_accuracy'])} (loss {record[f'{name}_loss']:.4f})"
+        f"  {name}{kind} {percent(record[f'{name}_accuracy'])} (loss {record[f'{name}_loss']:.4f})"
         for name in ("validation", "test")
         if f"{name}_accuracy" in record
     )

@@ -13,8 +13,8 @@ import mxnet as mx
 import numpy as np
 
 from crepe_dist import wording
+from crepe_dist.data.batch import Batch
 from crepe_dist.data.dataset import Dataset, Part
-from crepe_dist.data.loader import Batch
 from crepe_dist.distributed.world import World
 from crepe_dist.model.shape import steps_per_epoch
 from crepe_dist.networks.engine import Engine

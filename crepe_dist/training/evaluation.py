@@ -2,55 +2,37 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from itertools import takewhile
-from typing import Protocol
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.dataset import Dataset, Part
-from crepe_dist.data.order import Order
+from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, CalibrationCounts
-from crepe_dist.model.shape import Shape
+from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.scores import BINS, MILLION, MISTAKES, RANKED, Mistake, Scores, worst
 from crepe_dist.settings.training_options import EvaluationOptions
+from crepe_dist.training.label_evaluation import evaluate_label_splits
+from crepe_dist.training.scoring_pass import Interrupted, RightBits, Scorer, pass_over
 
-
-class Interrupted(Exception):
-    """Raised on every rank if a request to stop arrives during evaluation."""
-
-
-class Scorer(Protocol):
-    """Engine that computes the logits of a split: that of training, or one for inference."""
-
-    @property
-    def shape(self) -> Shape:
-        """Configuration of the network."""
-
-    def scored(
-        self, part: Part, batch_size: int, rank: int, size: int
-    ) -> Iterator[tuple[Order, npt.NDArray[np.int32], npt.NDArray[np.float32]]]:
-        """Yield a rank's share of each global batch in the order of the split.
-
-        Returns:
-            Rows, int64 [n]; labels, int32 [n]; logits, float32 [n, classes].
-        """
+__all__ = ["Interrupted", "Scorer", "evaluate", "evaluate_splits"]
 
 
 def evaluate_splits(
     engine: Scorer, data: Dataset, options: EvaluationOptions, world: Collectives, is_stopping: Callable[[], bool]
-) -> dict[str, Scores]:
+) -> Mapping[str, AnyScores]:
     """Score the network on every split but the train split; return the scores by name.
 
-    The validation split is scored first and calibrates the probabilities of both.
+    The validation split is scored first and calibrates the probabilities of both, or chooses the thresholds of several
+    labels.
 
     Raises:
         Interrupted: on every rank, if ``is_stopping`` became true on one.
     """
+    if data.labelled == SEVERAL:
+        return evaluate_label_splits(engine, data, options, world, is_stopping)
     found: dict[str, Scores] = {}
     calibration = UNCALIBRATED
     for name in ("validation", "test"):
@@ -88,31 +70,18 @@ def evaluate(
         Interrupted: on every rank, if ``is_stopping`` was true on one.
     """
     totals = _Totals(engine.shape.classes, len(split), calibration.temperature, fit)
-    place = (world.rank, world.size) if sharded else (0, 1)
-    counting = _count(engine.scored(split, batch_size, *place), totals, world.beat)
-    counting = takewhile(lambda _: not is_stopping(), counting)
-    if sharded:
-        deque(counting, maxlen=0)
-    else:
-        world.on_root("evaluation", counting)
-    world.trust()  # other ranks may be slower
-    reports = world.gather([is_stopping(), [asdict(each) for each in totals.mistakes]], "evaluation.stop")
-    world.beat()
-    if any(stopping for stopping, _ in reports):
-        raise Interrupted
-    counts = [totals.confusion, totals.reliability, totals.uncalibrated, totals.right, *([fit.sums] if fit else [])]
-    summed = world.sum(np.concatenate([each.ravel() for each in counts]), "evaluation.counts")
-    parts = np.split(summed, np.cumsum([each.size for each in counts])[:-1])
-    confusion, reliability, uncalibrated, right, *sums = (part.reshape(of.shape) for part, of in zip(parts, counts))
+    arrays, loss, mistakes = pass_over(
+        engine, split, batch_size, world, totals, sharded=sharded, is_stopping=is_stopping
+    )
+    confusion, reliability, uncalibrated, right, *sums = arrays
     if fit:
         (fit.sums,) = sums
-    loss = world.sum(np.array([totals.loss]), "evaluation.loss")[0]
     return Scores(
         confusion,
-        float(loss) / int(confusion.sum()),
+        loss / int(confusion.sum()),
         reliability,
-        worst([Mistake.of(each) for _, mistakes in reports for each in mistakes]),
-        np.unpackbits(right.view(np.uint8), count=len(split)).astype(bool),
+        worst(mistakes),
+        RightBits.unpacked(right, len(split)),
         calibration,
         uncalibrated if calibration.temperature != 1 else None,
     )
@@ -123,19 +92,23 @@ class _Totals:
 
     Attributes:
         confusion, reliability, uncalibrated, mistakes, loss: as in ``Scores``, but the loss is a sum.
-        right: int64, one bit for each document of the split, set if this rank predicted it correctly. Ranks score
-            different documents, so a sum over the ranks joins the bits.
+        right: the documents that this rank predicted correctly.
     """
 
     def __init__(self, classes: int, documents: int, temperature: float, fit: CalibrationCounts | None) -> None:
         self.confusion = np.zeros((classes, classes), dtype=np.int64)
         self.reliability = np.zeros((BINS, 3), dtype=np.int64)
         self.uncalibrated = np.zeros((BINS, 3), dtype=np.int64)
-        self.right = np.zeros(-(-documents // 64), dtype=np.int64)
+        self.right = RightBits(documents)
         self.mistakes: list[Mistake] = []
         self.loss = 0.0
         self._temperature = np.float32(temperature)
         self._fit = fit
+
+    @property
+    def counts(self) -> list[npt.NDArray[np.int64]]:
+        fitted = [self._fit.sums] if self._fit else []
+        return [self.confusion, self.reliability, self.uncalibrated, self.right.words, *fitted]
 
     def add(self, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int32], logits: npt.NDArray[np.float32]) -> None:
         """Add a batch of n documents.
@@ -159,8 +132,7 @@ class _Totals:
         if self._temperature != 1:
             probabilities = _probabilities(_log_softmax(logits / self._temperature))
         _count_reliability(self.reliability, probabilities, is_right)
-        mine = rows[is_right]
-        np.bitwise_or.at(self.right.view(np.uint8), mine >> 3, (128 >> (mine & 7)).astype(np.uint8))
+        self.right.set(rows[is_right])
         self._remember(rows[~is_right], labels[~is_right], probabilities[~is_right])
 
     def _remember(
@@ -177,18 +149,6 @@ class _Totals:
             mistakes.append(Mistake(int(rows[place]), int(labels[place]), float(of_true[place]), pairs))
         if mistakes:
             self.mistakes = worst(self.mistakes + mistakes)
-
-
-def _count(
-    scored: Iterator[tuple[Order, npt.NDArray[np.int32], npt.NDArray[np.float32]]],
-    totals: _Totals,
-    beat: Callable[[], None],
-) -> Iterator[None]:
-    """Add batches of this rank's documents to the totals; yield after each."""
-    for rows, labels, logits in scored:
-        totals.add(rows, labels, logits)
-        beat()
-        yield
 
 
 def _count_reliability(

@@ -11,10 +11,11 @@ it calls.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from crepe_dist.data.batch import Batch
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.data.loader import Batch, batches
+from crepe_dist.data.loader import batches
 from crepe_dist.data.order import epoch_order
 from crepe_dist.data.typos import with_typos
 from crepe_dist.distributed.collectives import once
@@ -24,10 +25,10 @@ from crepe_dist.mxnet_internals import structural_parameters
 from crepe_dist.networks.block import trained, values
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.best_epoch import EpochChoice
+from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.metrics import open_metrics
 from crepe_dist.runs.result import Result, overfit_summary, read_result, write_result
 from crepe_dist.runs.run_folder import RunFolder, choose_folder
-from crepe_dist.runs.scores import Scores
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
 from crepe_dist.training.banner import banner
@@ -134,7 +135,7 @@ def epoch_batches(run: Run) -> Iterator[Batch]:
     return batches(train, order, size, *place, run.progress.documents, run.engine.prepare)
 
 
-def score_epoch(run: Run, guards: Guards) -> dict[str, Scores]:
+def score_epoch(run: Run, guards: Guards) -> Mapping[str, AnyScores]:
     """Score the network on the validation and test splits; every rank scores its share.
 
     Raises:
@@ -151,11 +152,11 @@ def score_epoch(run: Run, guards: Guards) -> dict[str, Scores]:
             raise
 
 
-def save_epoch(run: Run, guards: Guards, choice: EpochChoice, scores: dict[str, Scores]) -> None:
+def save_epoch(run: Run, guards: Guards, choice: EpochChoice, scores: Mapping[str, AnyScores]) -> None:
     """Write the epoch's checkpoint on rank 0, and move on to the next epoch or to the end."""
     progress = run.progress
     record = checkpoint.epoch_record(progress, scores)
-    about = checkpoint.description(record, run.data, run.engine.network.shape, run.config.model.precision)
+    about = checkpoint.description(record, run.data, run.engine.network.shape, run.config.model.precision, scores)
     # If the write fails, all ranks must fail: none may continue as if the checkpoint existed.
     run.world.on_root(
         "checkpoint",

@@ -50,4 +50,5 @@ class Run:
             "environment": describe(),
             "data": str(self.data.folder),
             "rows": {name: self.data.class_counts(name).tolist() for name in self.data.parts},
+            "documents": {name: len(part) for name, part in self.data.parts.items()},
         }

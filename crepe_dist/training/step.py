@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import mxnet as mx
 import numpy as np
 
-from crepe_dist.data.loader import Batch
+from crepe_dist.data.batch import Batch
 from crepe_dist.distributed.control import Wish
 from crepe_dist.distributed.gradients import Trainer
 from crepe_dist.mxnet_internals import update_arrays_one_by_one, update_arrays_together

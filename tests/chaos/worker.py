@@ -55,7 +55,7 @@ def arm(fault: Fault) -> None:
     from crepe_dist import files
     from crepe_dist.reports import run_report
     from crepe_dist.runs import checkpoint, state
-    from crepe_dist.training import evaluation, state_saver
+    from crepe_dist.training import scoring_pass, state_saver
     from crepe_dist.training.step import TrainingStep
 
     done = [0]  # steps
@@ -82,14 +82,14 @@ def arm(fault: Fault) -> None:
 
     TrainingStep.gradients = faulty_gradients  # type: ignore[method-assign]
     TrainingStep.update = faulty_update  # type: ignore[method-assign]
-    count = evaluation._count
+    count = scoring_pass._count
 
     def counting(*arguments: Any) -> Any:
         for totals in count(*arguments):
             fault.signal("evaluate", done[0])
             yield totals
 
-    evaluation._count = counting  # type: ignore[assignment]
+    scoring_pass._count = counting  # type: ignore[assignment]
     sync = state.sync
 
     def slow_sync(path: Path) -> None:

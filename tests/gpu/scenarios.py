@@ -24,7 +24,7 @@ import numpy as np
 from crepe_dist import command, train
 from crepe_dist.benchmarking import scaling, suite
 from crepe_dist.benchmarking.scaling_training import Worker
-from crepe_dist.data.loader import Batch, pack
+from crepe_dist.data.batch import Batch, pack
 from crepe_dist.distributed import device
 from crepe_dist.distributed.world import HorovodWorld, World
 from crepe_dist.errors import UserError

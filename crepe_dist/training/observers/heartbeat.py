@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from crepe_dist.data.loader import Batch
+from crepe_dist.data.batch import Batch
 from crepe_dist.distributed.watchdog import SHOWN_ROWS, Watchdog
 from crepe_dist.runs.state import Progress
 from crepe_dist.training.observers.observer import Observer

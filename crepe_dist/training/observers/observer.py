@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from crepe_dist.data.loader import Batch
-from crepe_dist.runs.scores import Scores
+from crepe_dist.data.batch import Batch
+from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.training.step import Outcome
 
 
@@ -32,7 +32,7 @@ class Observer:
     def begin_evaluation(self) -> None:
         """Handle the start of the evaluation after an epoch."""
 
-    def after_epoch(self, record: dict[str, Any], scores: dict[str, Scores]) -> None:
+    def after_epoch(self, record: dict[str, Any], scores: Mapping[str, AnyScores]) -> None:
         """Handle the end of an epoch, after its checkpoint was written."""
 
     def finish(self) -> None:
@@ -70,7 +70,7 @@ class Observers(Observer):
         for each in self._all:
             each.begin_evaluation()
 
-    def after_epoch(self, record: dict[str, Any], scores: dict[str, Scores]) -> None:
+    def after_epoch(self, record: dict[str, Any], scores: Mapping[str, AnyScores]) -> None:
         for each in self._all:
             each.after_epoch(record, scores)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from crepe_dist.distributed.control import Control, Wish
 from crepe_dist.networks import block
 from crepe_dist.networks.block import Network
+from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.metrics import Metrics
 from crepe_dist.runs.scores import Scores
 from crepe_dist.runs.state import Progress
@@ -33,10 +35,11 @@ class Pictures(Observer):
     _drawn: float = field(default=0.0, init=False)
     _took: float = field(default=0.0, init=False)
 
-    def after_epoch(self, record: dict[str, Any], scores: dict[str, Scores]) -> None:
+    def after_epoch(self, record: dict[str, Any], scores: Mapping[str, AnyScores]) -> None:
         now = time.monotonic()
         if self.control.wish is Wish.GO_ON and (self.progress.finished or self._took <= SHARE * (now - self._drawn)):
             values = partial(block.values, self.network)
-            self.metrics.pictures(record["step"], values, scores, self.classes)
+            one_class = {name: each for name, each in scores.items() if isinstance(each, Scores)}
+            self.metrics.pictures(record["step"], values, one_class, self.classes)
             self._drawn = time.monotonic()
             self._took = self._drawn - now

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.distributed.control import Control, Wish
 from crepe_dist.errors import UserError
+from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.metrics import Metrics
-from crepe_dist.runs.scores import Scores
 from crepe_dist.training.observers.observer import Observer
 from crepe_dist.training.observers.replicas import check_replicas
 from crepe_dist.training.observers.step_log import StepLog
@@ -49,7 +49,7 @@ class StateKeeper(Observer):
         elif outcome.wish is Wish.SAVE:
             self.save()
 
-    def after_epoch(self, record: dict[str, Any], scores: dict[str, Scores]) -> None:
+    def after_epoch(self, record: dict[str, Any], scores: Mapping[str, AnyScores]) -> None:
         self.save()
 
     def finish(self) -> None:

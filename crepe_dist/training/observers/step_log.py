@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from crepe_dist.data.batch import Batch
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.data.loader import Batch
 from crepe_dist.networks.engine import Engine
+from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.metrics import Metrics
-from crepe_dist.runs.scores import Scores
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
 from crepe_dist.training.display import Display, Speed, epoch_line
@@ -73,7 +73,7 @@ class StepLog(Observer):
         self.flush()
         self._display.end_epoch()
 
-    def after_epoch(self, record: dict[str, Any], scores: dict[str, Scores]) -> None:
+    def after_epoch(self, record: dict[str, Any], scores: Mapping[str, AnyScores]) -> None:
         self._metrics.epoch(record)
         self._display.say(epoch_line(record))
 

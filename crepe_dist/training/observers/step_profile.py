@@ -8,7 +8,7 @@ from typing import Any
 
 import mxnet as mx
 
-from crepe_dist.data.loader import Batch
+from crepe_dist.data.batch import Batch
 from crepe_dist.distributed.world import World
 from crepe_dist.files import write_json
 from crepe_dist.networks.engine import Engine, no_mark

@@ -1,0 +1,143 @@
+"""One pass over a split: every rank counts its share of the documents, and the ranks sum the counts."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from itertools import takewhile
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.data.dataset import Part
+from crepe_dist.data.order import Order
+from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.model.shape import Shape
+from crepe_dist.runs.scores import Mistake
+
+Counts = npt.NDArray[np.int64]
+
+
+class Interrupted(Exception):
+    """Raised on every rank if a request to stop arrives during evaluation."""
+
+
+class Scorer(Protocol):
+    """Engine that computes the logits of a split: that of training, or one for inference."""
+
+    @property
+    def shape(self) -> Shape:
+        """Configuration of the network."""
+
+    def scored(
+        self, part: Part, batch_size: int, rank: int, size: int
+    ) -> Iterator[tuple[Order, npt.NDArray[np.int32], npt.NDArray[np.float32]]]:
+        """Yield a rank's share of each global batch in the order of the split.
+
+        Returns:
+            Rows, int64 [n]; labels, int32 [n]; logits, float32 [n, classes].
+        """
+
+
+class Totals(Protocol):
+    """Running totals of the documents that this rank has scored.
+
+    Attributes:
+        mistakes: worst mistakes.
+        loss: sum of the losses.
+    """
+
+    mistakes: list[Mistake]
+    loss: float
+
+    @property
+    def counts(self) -> list[Counts]:
+        """Whole numbers that the ranks sum."""
+
+    def add(self, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int32], logits: npt.NDArray[np.float32]) -> None:
+        """Add a batch of n documents.
+
+        Args:
+            rows: numbers of the documents, int64 [n].
+            labels: int32 [n].
+            logits: float32 [n, classes].
+        """
+
+
+class RightBits:
+    """One bit for each document of a split, set if this rank predicted it correctly.
+
+    Ranks score different documents, so a sum over the ranks joins the bits.
+
+    Attributes:
+        words: int64.
+    """
+
+    def __init__(self, documents: int) -> None:
+        self.words = np.zeros(-(-documents // 64), dtype=np.int64)
+
+    def set(self, rows: npt.NDArray[np.int64]) -> None:
+        """Set the bits of documents."""
+        np.bitwise_or.at(self.words.view(np.uint8), rows >> 3, (128 >> (rows & 7)).astype(np.uint8))
+
+    @staticmethod
+    def unpacked(words: Counts, documents: int) -> npt.NDArray[np.bool_]:
+        """Return the bits as bool [documents]."""
+        return np.unpackbits(words.view(np.uint8), count=documents).astype(bool)
+
+
+def pass_over(
+    engine: Scorer,
+    split: Part,
+    batch_size: int,
+    world: Collectives,
+    totals: Totals,
+    *,
+    sharded: bool = True,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> tuple[list[Counts], float, list[Mistake]]:
+    """Add the documents of a split to ``totals``; every rank calls it and gets the same result.
+
+    Args:
+        batch_size: documents per step, over all ranks that score.
+        sharded: let every rank score its share; else rank 0 scores everything while the others wait.
+        is_stopping: called after each batch; once it returns true, this rank stops scoring.
+
+    Returns:
+        Sums over the ranks: the counts and the loss; and the mistakes of all ranks.
+
+    Raises:
+        Interrupted: on every rank, if ``is_stopping`` was true on one.
+    """
+    place = (world.rank, world.size) if sharded else (0, 1)
+    counting = _count(engine.scored(split, batch_size, *place), totals, world.beat)
+    counting = takewhile(lambda _: not is_stopping(), counting)
+    if sharded:
+        deque(counting, maxlen=0)
+    else:
+        world.on_root("evaluation", counting)
+    world.trust()  # other ranks may be slower
+    reports = world.gather([is_stopping(), [asdict(each) for each in totals.mistakes]], "evaluation.stop")
+    world.beat()
+    if any(stopping for stopping, _ in reports):
+        raise Interrupted
+    counts = totals.counts
+    summed = world.sum(np.concatenate([each.ravel() for each in counts]), "evaluation.counts")
+    parts = np.split(summed, np.cumsum([each.size for each in counts])[:-1])
+    loss = world.sum(np.array([totals.loss]), "evaluation.loss")[0]
+    mistakes = [Mistake.of(each) for _, found in reports for each in found]
+    return [part.reshape(each.shape) for part, each in zip(parts, counts)], float(loss), mistakes
+
+
+def _count(
+    scored: Iterator[tuple[Order, npt.NDArray[np.int32], npt.NDArray[np.float32]]],
+    totals: Totals,
+    beat: Callable[[], None],
+) -> Iterator[None]:
+    """Add batches of this rank's documents to the totals; yield after each."""
+    for rows, labels, logits in scored:
+        totals.add(rows, labels, logits)
+        beat()
+        yield
