@@ -215,6 +215,12 @@ def load(
     path = checkpoint.find(None if checkpoint_or_run is None else str(checkpoint_or_run))
     foreign = Foreign(mode, feature_len, fold_accents, tuple(classes) if classes is not None else None)
     predictor = open_checkpoint(path, foreign, pick_for_inference(device))
+    if predictor.thresholds is not None and min_probability:
+        raise UserError(
+            f"{path} gives several labels, each with a threshold of its own",
+            "a text of which no label reaches its threshold has none",
+            "leave --min-probability out",
+        )
     predictor.min_probability = _threshold(min_probability, predictor.calibration, path)
     return predictor
 
