@@ -61,6 +61,12 @@ def labels_of(given: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], n
         raise InvalidInput(
             "there are no labels", "fit requires y to be passed, but the target y is None", "give labels"
         )
+    if _are_several(given):
+        raise InvalidInput(
+            "the texts have several labels each",
+            "this estimator gives a text one class",
+            'prepare a data set with crepe_dist.prepare(…, labels="several") and train on it',
+        )
     labels = column_or_1d(given, warn=True)
     if len(labels) != len(texts):
         raise InvalidInput(
@@ -82,6 +88,14 @@ def labels_of(given: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], n
             "give texts of two classes or more",
         )
     return classes, numbers
+
+
+def _are_several(given: Any) -> bool:
+    """Tell whether labels are lists of labels, or a matrix of 0 and 1."""
+    if len(getattr(given, "shape", ())) == 2:
+        return bool(given.shape[1] > 1)
+    first = next(iter(given), None) if isinstance(given, (list, tuple)) else None
+    return isinstance(first, (list, tuple, set, frozenset))
 
 
 def weights_of(given: Any, texts: Sequence[str]) -> np.ndarray[Any, Any]:

@@ -68,6 +68,8 @@ def summarise(name: str, job: Job, found: Collected, built: Built, command: str)
         "quarantine": {"rows": built.bad, "reasons": dict(built.reasons.most_common()), "first": built.first_bad},
         "command": command,
     }
+    if built.targets is not None:
+        summary["labels"] = _labels(built)
     summary["warnings"] = _warnings(
         summary, _label_leaks(found, built), job.class_names is not None, job.split.stratified
     )
@@ -80,6 +82,19 @@ def _class_counts(built: Built, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np
     if built.targets is not None:
         _, labels = built.targets.occurrences(np.flatnonzero(chosen))
     return np.bincount(labels, minlength=len(built.classes))
+
+
+def _labels(built: Built) -> dict[str, Any]:
+    """Count how many labels the kept rows have: at most, on average, and rows without any."""
+    assert built.targets is not None
+    per_row = np.count_nonzero(built.targets.pairs[kept(built.fate), :, 1], axis=1)
+    rows_without = int((per_row == 0).sum())
+    return {
+        "kind": built.targets.kind,
+        "most": int(per_row.max(initial=0)),
+        "mean": float(per_row.mean()),
+        "none": rows_without,
+    }
 
 
 def _lengths(lengths: npt.NDArray[Any], feature_len: int) -> dict[str, Any]:
@@ -213,7 +228,7 @@ def _warnings(
             f"of {number(summary['rows']['read'])} rows that were read",
             "nothing, if this is intended; otherwise fill in the labels, or name their column with --label",
         )
-    separator, lists = _label_lists(classes)
+    separator, lists = _label_lists(classes) if "labels" not in summary else ("", [])
     if lists:
         warn(
             f"some labels look like lists of labels, separated by {separator!r}",

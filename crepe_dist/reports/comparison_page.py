@@ -14,6 +14,7 @@ from crepe_dist.reports import run_figures as figures
 from crepe_dist.reports import run_findings, score_figures
 from crepe_dist.reports.page import render
 from crepe_dist.reports.uncertainty import interval, mcnemar, paired_interval
+from crepe_dist.runs.label_scores import LabelScores
 from crepe_dist.runs.run_record import RunRecord
 from crepe_dist.runs.scores import Scores
 from crepe_dist.version import __version__
@@ -56,7 +57,7 @@ def page(records: Sequence[RunRecord]) -> str:
         confusions=confusions(records),
         differences=differences(records),
         figures={
-            "accuracy": figures.compared(histories, "test_accuracy", "test accuracy"),
+            "accuracy": figures.compared(histories, "test_accuracy", f"test {_measure(records)}"),
             "test": figures.compared(histories, "test_loss", "test loss"),
             "train": figures.compared(histories, "train_loss", "train loss"),
         },
@@ -119,11 +120,12 @@ def _side_by_side(rows: list[Row], width: int) -> list[list[int]]:
 def results(records: Sequence[RunRecord]) -> list[Row]:
     """Tabulate the results: one row per figure, one cell per run."""
     table = [
-        _measured(records, "test accuracy", "test_accuracy", percent, higher=True),
+        _measured(records, f"test {_measure(records)}", "test_accuracy", percent, higher=True),
         Row("95 % interval", [_interval(record) for record in records]),
         _measured(records, "test loss", "test_loss", "{:.4f}".format, higher=False),
-        _measured(records, "validation accuracy", "validation_accuracy", percent, higher=True),
+        _measured(records, f"validation {_measure(records)}", "validation_accuracy", percent, higher=True),
         _measured(records, "macro F1", "test_macro_f1", "{:.3f}".format, higher=True),
+        _measured(records, "mean average precision", "test_mean_average_precision", "{:.3f}".format, higher=True),
         _measured(records, "calibration error", "test_calibration_error", percent, higher=False),
         _measured(records, "train loss", "train_loss", "{:.4f}".format, higher=None),
         Row("reported epoch", [f"{run.epoch}" + ("" if run.result else " (not finished)") for run in records]),
@@ -152,13 +154,13 @@ def settings(records: Sequence[RunRecord]) -> list[Row]:
 
 def per_class(records: Sequence[RunRecord]) -> list[Row]:
     """Tabulate F1 by class, largest differences first; empty if the runs have different classes."""
-    scores = _same_classes(records)
+    scores = _same_classes(records) or _same_labels(records)
     if not scores:
         return []
     values = np.array([score.f1 for score in scores])
     order = np.argsort(-(values.max(axis=0) - values.min(axis=0)), kind="stable")[:MAX_CLASSES].tolist()
     classes = clean(records[0].classes)
-    tested = [score.confusion.any(axis=1) for score in scores]
+    tested = [score.tested for score in scores]
     return [
         Row(
             cut(classes[index], NAME_CELLS),
@@ -207,6 +209,18 @@ def _same_classes(records: Sequence[RunRecord]) -> list[Scores]:
     return scores if same and len(scores) == len(records) else []
 
 
+def _same_labels(records: Sequence[RunRecord]) -> list[LabelScores]:
+    """Return the test scores of several labels, as ``_same_classes``."""
+    scores = [record.label_scores["test"] for record in records if "test" in record.label_scores]
+    same = all(record.classes == records[0].classes for record in records)
+    return scores if same and len(scores) == len(records) else []
+
+
+def _measure(records: Sequence[RunRecord]) -> str:
+    """Name what the runs call accuracy."""
+    return " or ".join(dict.fromkeys(record.measure for record in records))
+
+
 def _is_comparable(records: Sequence[RunRecord]) -> bool:
     return all(record.is_tested_like(records[0]) for record in records)
 
@@ -242,6 +256,10 @@ def warnings(records: Sequence[RunRecord]) -> list[str]:
     for name, record in zip(names, records[1:]):
         if not record.is_tested_like(first):
             found.append(f"{name} was tested on different documents than {first_name}: the scores cannot be compared")
+        elif record.measure != first.measure:
+            found.append(
+                f"{name} gives several labels or {first_name} does, but not both: the scores are not comparable"
+            )
         elif record.fingerprint != first.fingerprint:
             found.append(f"{name} was trained on different data than {first_name}, but tested on the same documents")
     return found
@@ -268,6 +286,8 @@ def _verdict(name: str, first: RunRecord, other_name: str, other: RunRecord) -> 
     verdict = f"{other_name} is {how} {name}" + (f" by {100 * abs(difference):.2f} points" if difference else "")
     if not other.is_tested_like(first):
         return f"{verdict}, but the test documents differ, so this says nothing about the models."
+    if first.label_scores and other.label_scores:
+        return _labels_verdict(verdict, name, first, other_name, other)
     mine, theirs = first.scores.get("test"), other.scores.get("test")
     if mine is None or theirs is None:
         return f"{verdict}; the significance is unknown, because an older version trained one of them."
@@ -290,6 +310,20 @@ def _verdict(name: str, first: RunRecord, other_name: str, other: RunRecord) -> 
         f"{verdict} (95 % interval of the difference: {100 * low:+.2f} to {100 * high:+.2f}). Of the same "
         f"{number(len(mine.right))} test documents, only {other_name} classifies {number(only_other)} correctly and "
         f"only {name} {number(only_first)} (McNemar's test: p {_p(p)}): "
+        + ("the difference is significant." if p < SIGNIFICANCE else "the difference may be chance.")
+    )
+
+
+def _labels_verdict(verdict: str, name: str, first: RunRecord, other_name: str, other: RunRecord) -> str:
+    """Complete the verdict for several labels: McNemar's test counts documents whose labels are all right."""
+    mine, theirs = first.label_scores["test"].right, other.label_scores["test"].right
+    if mine is None or theirs is None or len(mine) != len(theirs):
+        return f"{verdict}; the significance is unknown."
+    only_first, only_other = int((mine & ~theirs).sum()), int((theirs & ~mine).sum())
+    p = mcnemar(only_first, only_other) if only_first or only_other else 1.0
+    return (
+        f"{verdict} of micro F1. Of the same {number(len(mine))} test documents, only {other_name} gives all labels of "
+        f"{number(only_other)} and no other, and only {name} of {number(only_first)} (McNemar's test: p {_p(p)}): "
         + ("the difference is significant." if p < SIGNIFICANCE else "the difference may be chance.")
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from crepe_dist.data.targets import SEVERAL, SOFT
 from crepe_dist.settings.data_options import LONGEST_FITTED, SHORTEST, WHOLE
 from crepe_dist.wording import counted, cut, listed, number, percent
 
@@ -55,8 +56,27 @@ def shown_classes(summary: Summary, most: int) -> list[int]:
     return sorted(range(len(count)), key=lambda index: (-count[index], index))[:most]
 
 
+def all_labels(summary: Summary) -> int:
+    """Return the number of which the classes' shares are: the rows, which may have several labels each."""
+    return int(summary["rows"]["kept"]) if "labels" in summary else sum(totals(summary))
+
+
+def labels(summary: Summary) -> str:
+    """Describe how many labels the rows have; empty if each has one class."""
+    about = summary.get("labels")
+    if about is None:
+        return ""
+    if about["kind"] == SOFT:
+        return f"Rows have soft labels: shares of at most {counted(about['most'], 'class', 'classes')}."
+    without = f"; {counted(about['none'], 'row has', 'rows have')} none" if about["none"] else ""
+    most = counted(about["most"], "label")
+    return f"Rows have several labels: {about['mean']:.1f} on average, at most {most}{without}."
+
+
 def baseline(summary: Summary) -> str:
     """Describe the accuracy of the majority-class baseline; empty if it cannot be computed."""
+    if summary.get("labels", {}).get("kind") == SEVERAL:
+        return ""
     trained = summary["parts"].get("train") or next(iter(summary["parts"].values()))
     scored = next((split for split in ("test", "validation", "train") if split in summary["parts"]), "")
     if not scored or not sum(trained["classes"]) or not summary["parts"][scored]["rows"]:

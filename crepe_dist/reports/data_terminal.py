@@ -76,7 +76,7 @@ class Lines:
         columns += [
             [split, *(number(summary["parts"][split]["classes"][index]) for index in shown)] for split in splits
         ]
-        columns.append(["share", *(percent(totals[index], sum(totals)) for index in shown)])
+        columns.append(["share", *(percent(totals[index], data_sentences.all_labels(summary)) for index in shown)])
         used = sum(max(map(cell_len, column)) + GAP for column in columns)
         room = min(BAR_CELLS, self.console.width - used)
         largest = max([1, *(totals[index] for index in shown)])
@@ -92,7 +92,9 @@ class Lines:
         more = len(summary["classes"]) - len(shown)
         if more:
             self._print(self._text(f"{number(more)} more, none larger than these"))
-        for sentence in (data_sentences.balance(summary), data_sentences.baseline(summary)):
+        for sentence in (
+            each(summary) for each in (data_sentences.labels, data_sentences.balance, data_sentences.baseline)
+        ):
             if sentence:
                 self._print(self._text(sentence))
 

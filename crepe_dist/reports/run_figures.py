@@ -83,14 +83,15 @@ def _moving_average(values: Sequence[float], keep: float) -> list[float]:
     return found
 
 
-def accuracy(history: History, reported: int | None = None) -> str:
+def accuracy(history: History, reported: int | None = None, measure: str = "accuracy") -> str:
     """Plot the validation and test accuracy by epoch.
 
     Args:
         reported: number of the epoch to mark.
+        measure: what the accuracy is.
     """
     with drawing.style():
-        figure, axes = _axes("accuracy", history)
+        figure, axes = _axes(measure, history)
         _epochs(axes, history, "accuracy", reported)
         _marks(axes, history)
         _percent(axes)
@@ -99,7 +100,7 @@ def accuracy(history: History, reported: int | None = None) -> str:
             (epoch["step"], f"epoch {epoch['epoch']}: " + _scores(epoch, "accuracy", percent))
             for epoch in history.epochs
         ]
-        return drawing.svg(figure, "Validation and test accuracy by epoch", _readouts(axes, values))
+        return drawing.svg(figure, f"Validation and test {measure} by epoch", _readouts(axes, values))
 
 
 def measured(history: History, name: str, label: str, description: str) -> str:

@@ -122,7 +122,7 @@ def _figures(record: RunRecord) -> dict[str, str]:
         return {}
     return {
         "loss": run_figures.loss(history, record.epoch),
-        "accuracy": run_figures.accuracy(history, record.epoch),
+        "accuracy": run_figures.accuracy(history, record.epoch, record.measure),
         "rate": run_figures.measured(history, "learning_rate", "learning rate", "Learning rate by step"),
         "speed": run_figures.measured(history, "documents_per_second", "texts/s", "Throughput by step"),
     }

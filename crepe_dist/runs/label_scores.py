@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TOPS = (1, 3, 5)  # k of precision at k
 HIGHEST, PER_UNIT = 8, 32  # log-odds that are told apart, and intervals per unit
 INTERVALS = 2 * HIGHEST * PER_UNIT
-FEW = 10  # documents with a label below which its class gets the threshold of all classes together
+PRIOR = 4  # documents with a label that the threshold of all labels together counts as
 DEFAULT_THRESHOLD = 0.5
 Floats = npt.NDArray[np.float64]
 
@@ -45,7 +45,8 @@ def log_odds(thresholds: Floats) -> npt.NDArray[np.float32]:
 def choose_thresholds(histogram: Counts) -> Floats:
     """Choose each class's threshold by F1, the middle one among equals.
 
-    A class with fewer than ``FEW`` documents gets the threshold with the highest F1 over all labels together.
+    Few documents say little about a threshold. The log-odds of a class with n documents are the mean, with weights n
+    and ``PRIOR``, of its own best threshold and of that of all labels together.
 
     Args:
         histogram: int64 [classes, ``INTERVALS``, 2]: documents without and with the label in each interval.
@@ -53,9 +54,8 @@ def choose_thresholds(histogram: Counts) -> Floats:
     Returns:
         Probabilities, float64 [classes].
     """
-    together = _best(histogram.sum(axis=0)[None])
-    enough = histogram[..., 1].sum(axis=1) >= FEW
-    return threshold_of(np.where(enough, _best(histogram), together))
+    together, number = _best(histogram.sum(axis=0)[None]), histogram[..., 1].sum(axis=1)
+    return threshold_of(np.rint((number * _best(histogram) + PRIOR * together) / (number + PRIOR)))
 
 
 def _best(histogram: Counts) -> npt.NDArray[np.int64]:
@@ -147,14 +147,19 @@ class LabelScores:
         return np.asarray(self.decisions[:, 0] + self.decisions[:, 2])
 
     @property
+    def tested(self) -> npt.NDArray[np.bool_]:
+        """Tell which classes have documents, bool [classes]."""
+        return np.asarray(self.labels > 0)
+
+    @property
     def macro_f1(self) -> float:
         """Unweighted mean of F1 over the classes that have documents."""
-        return _mean(self.f1[self.labels > 0])
+        return _mean(self.f1[self.tested])
 
     @property
     def mean_average_precision(self) -> float:
         """Unweighted mean of the average precision over the classes that have documents."""
-        return _mean(self.average_precision[self.labels > 0])
+        return _mean(self.average_precision[self.tested])
 
     @property
     def precision_at(self) -> dict[int, float]:

@@ -1,0 +1,170 @@
+"""Runs on several and on soft labels: trained in one process and two, scored, exported and reported."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import crepe_dist
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.runs import checkpoint
+from crepe_dist.runs.label_scores import (
+    HIGHEST,
+    INTERVALS,
+    PER_UNIT,
+    LabelScores,
+    average_precision,
+    choose_thresholds,
+    decided,
+    intervals,
+    threshold_of,
+)
+from tests.conftest import QUICK, command, losses, run
+
+WORDS = {"big": "huge giant vast", "old": "ancient antique aged", "red": "crimson scarlet ruby"}
+ADAM = [*QUICK, "--optimizer.name=adam", "--optimizer.learning_rate=0.01", "--training.epochs=4"]
+
+
+def table(rows: int, seed: int) -> dict[str, list]:
+    """Texts with a word for each of their labels, which may be none."""
+    generator = random.Random(seed)
+    sets = [[name for name in WORDS if generator.random() < 0.4] for _ in range(rows)]
+    words = [[generator.choice(WORDS[name].split()) for name in each] for each in sets]
+    return {"text": [f"{' '.join(each)} house {row}" for row, each in enumerate(words)], "label": sets}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A prepared set ``data``, and ``run-1`` and ``run-2``, trained on it in as many processes."""
+    folder = tmp_path_factory.mktemp("labels")
+    crepe_dist.prepare(
+        table(400, 1), folder / "data", labels="several", test=table(100, 2), validation=table(100, 3), feature_len=64
+    )
+    for processes in (1, 2):
+        flags = ("--data", "data", *ADAM, f"--run-dir=run-{processes}")
+        run(command("train", *flags, processes=processes), folder)
+    return folder
+
+
+def scores_of(folder: Path, name: str = "run-1") -> LabelScores:
+    return checkpoint.label_scores(checkpoint.find(str(folder / name)), 3)["test"]
+
+
+def test_two_processes_train_as_one(folder):
+    first, second = scores_of(folder), scores_of(folder, "run-2")
+    assert checkpoint.find(str(folder / "run-1")).name.startswith("crepe_epoch_")
+    assert "_test_f1_" in checkpoint.find(str(folder / "run-1")).name
+    assert first.accuracy == second.accuracy > 0.95
+    np.testing.assert_allclose(losses(folder / "run-1"), losses(folder / "run-2"), rtol=5e-3)
+    result = json.loads((folder / "run-1" / "result.json").read_text())
+    assert result["chosen_by"] == "validation micro F1"
+    assert result["test_accuracy"] == first.accuracy
+
+
+def test_evaluate_computes_the_scores_of_training(folder):
+    shown = run(command("evaluate", "run-1", "--json", "scores.json", "--html", "scores.html"), folder)
+    found, scores = json.loads((folder / "scores.json").read_text()), scores_of(folder)
+    assert found["micro_f1"] == scores.accuracy
+    assert found["exact_match"] == scores.exact
+    assert found["mean_average_precision"] == pytest.approx(scores.mean_average_precision)
+    assert {name: each["threshold"] for name, each in found["per_class"].items()} == dict(
+        zip(["big", "old", "red"], scores.thresholds.tolist())
+    )
+    assert "micro F1" in shown
+    assert "average precision" in (folder / "scores.html").read_text()
+    predictor = crepe_dist.load(folder / "run-1")
+    part = open_dataset(folder / "data").parts["test"]
+    assert part.targets is not None
+    wanted = part.targets.shares(np.arange(len(part)))
+    texts = [part.text(row) or "" for row in range(len(part))]
+    labels = [set(each.labels or ()) for each in predictor.predict(texts)]
+    right = [each == {predictor.classes[i] for i in np.flatnonzero(row)} for each, row in zip(labels, wanted)]
+    assert np.mean(right) == scores.exact
+
+
+def test_predict_gives_all_labels_above_their_threshold(folder):
+    texts = "giant crimson house 7\nhouse 8\n"
+    plain = run(command("predict", "run-1"), folder, stdin=texts).splitlines()
+    assert {word for word in WORDS if word in plain[0]} == {"big", "red"}
+    assert plain[1].startswith("no label (")
+    first, second = map(
+        json.loads, run(command("predict", "run-1", "--format", "jsonl"), folder, stdin=texts).splitlines()
+    )
+    assert sorted(first["labels"]) == ["big", "red"]
+    assert second["labels"] == []
+    rows = run(command("predict", "run-1", "--format", "csv"), folder, stdin=texts).splitlines()
+    assert rows[0].startswith("text,predicted_labels,predicted_class,")
+    assert "[]" in rows[2]
+    done = run(command("predict", "run-1", "--min-probability", "0.5"), folder, stdin=texts, code=2)
+    assert "threshold of its own" in done
+
+
+@pytest.mark.parametrize("form", ["onnx", "crepe", "params", "pytorch"])
+def test_exports_give_the_same_labels(folder, form):
+    run(command("export", "run-1", "--format", form, "--out", form), folder)  # compares the probabilities
+    texts = ["a crimson giant", "the house", "an aged ruby"]
+    expected = [each.labels for each in crepe_dist.load(folder / "run-1").predict(texts)]
+    if form == "onnx":
+        from crepe_dist.exporting.crepe_runtime import Classifier
+
+        found = [each.labels for each in Classifier(str(folder / "onnx" / "model.onnx")).predict(texts)]
+    else:
+        name = "model.params" if form == "params" else ""
+        found = [each.labels for each in crepe_dist.load(folder / form / name).predict(texts)]
+    assert found == expected
+
+
+def test_pages_name_the_scores(folder):
+    run(command("report", "run-1"), folder)
+    page, card = ((folder / "run-1" / name).read_text() for name in ("report.html", "model_card.md"))
+    for text in (page, card):
+        assert "micro F1" in text
+    assert "mean average precision" in page
+    assert "accuracy is" not in card
+    shown = run(command("compare", "run-1", "run-2", "--html", "compare.html"), folder)
+    assert "test micro F1" in shown
+    assert "McNemar" in shown
+    assert "several labels" in (folder / "data" / "report.html").read_text()
+
+
+def test_soft_labels_train_and_are_scored_by_their_largest_share(tmp_path):
+    one, other = (table(300, seed) for seed in (4, 5))
+    for each in (one, other):
+        each["label"] = [
+            {"red": 0.9, "old": 0.1} if "red" in names else {"old": 0.6, "big": 0.4} for names in each["label"]
+        ]
+    crepe_dist.prepare(one, tmp_path / "data", labels="soft", test=other, feature_len=64)
+    run(command("train", "--data", "data", *ADAM, "--run-dir=run"), tmp_path)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["test_accuracy"] > 0.95
+    share = dict(crepe_dist.load(tmp_path / "run").predict(["a crimson house"])[0].ranking)
+    assert share["red"] == pytest.approx(0.9, abs=0.1)
+
+
+def test_thresholds_are_chosen_by_f1():
+    generator = np.random.default_rng(1)
+    logits = generator.normal(0, 3, (500, 2)).astype(np.float32)
+    logits[0, 0], logits[1, 1] = 100, -100
+    wanted = logits + generator.normal(0, 1, logits.shape) > np.array([1.0, 20])  # nothing has the second label
+    histogram = np.zeros((2, INTERVALS, 2), np.int64)
+    np.add.at(histogram, (np.broadcast_to([0, 1], logits.shape), intervals(logits), wanted.astype(int)), 1)
+    thresholds, edges = choose_thresholds(histogram), threshold_of(np.arange(1, INTERVALS))
+
+    def f1(threshold: float, which: list[int]) -> float:
+        predicted = logits[:, which] >= np.log(threshold / (1 - threshold))
+        return 2 * (predicted & wanted[:, which]).sum() / max(1, predicted.sum() + wanted[:, which].sum())
+
+    assert f1(thresholds[0], [0]) > 0.99 * max(f1(edge, [0]) for edge in edges)
+    assert f1(thresholds[1], [0, 1]) == max(f1(edge, [0, 1]) for edge in edges)  # that of both together
+    counts = decided(histogram, thresholds)
+    predicted = logits >= np.log(thresholds / (1 - thresholds))
+    assert counts[:, 0].tolist() == (predicted & wanted).sum(axis=0).tolist()
+    assert counts.sum(axis=1).tolist() == (predicted | wanted).sum(axis=0).tolist()
+    hits = wanted[np.argsort(-logits[:, 0], kind="stable"), 0]
+    exact = (np.cumsum(hits) / np.arange(1, 501))[hits].mean()
+    assert average_precision(histogram)[0] == pytest.approx(exact, abs=0.01)
+    assert threshold_of(np.array([HIGHEST * PER_UNIT])) == 0.5
