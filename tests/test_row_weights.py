@@ -15,6 +15,7 @@ import pytest
 import crepe_dist
 from crepe_dist.data.batch import pack
 from crepe_dist.data.dataset import UNWEIGHTED, WEIGHT_UNIT, WEIGHTS, open_dataset
+from crepe_dist.data.pieces import pieces
 from crepe_dist.errors import UserError
 from tests.conftest import KERNELS, QUICK, command, losses, run
 from tests.test_crepe import SHAPES, by_mxnet, learnt, make, native, some_codes
@@ -42,6 +43,19 @@ def test_a_batch_holds_weights_in_steps_of_2_to_the_minus_16(tmp_path):
         2
     ].asnumpy().ravel().tolist() == [255, 255, 255]
     assert replace(part, weights=None).weight_bytes(rows) is UNWEIGHTED
+
+
+def test_rows_that_fill_up_a_piece_have_no_weight():
+    half = np.full((3, 3), [0, 128, 0], np.uint8)
+    batch = pack(np.zeros((3, 9), np.uint8), np.zeros(3, np.int32), 3, 3, weights=half)
+    weights = [each.on(mx.cpu())[2].asnumpy().ravel().tolist() for each in pieces(batch, 2)]
+    assert weights == [[0.5, 0.5], [0.5, 0]]
+
+
+def test_a_data_set_with_weights_can_be_replaced(tmp_path):
+    for overwrite in (False, True):
+        table = {"text": TEXTS, "label": LABELS, "w": GIVEN}
+        crepe_dist.prepare(table, tmp_path / "out", weight="w", overwrite=overwrite, **NO_TEST)
 
 
 @pytest.mark.parametrize("name", KERNELS)
