@@ -16,11 +16,15 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.targets import SEVERAL, SHARE_UNIT, SOFT, Targets
 from crepe_dist.errors import UserError
 from crepe_dist.model.objective import Objective
+from crepe_dist.model.paper import PaperShape
 from crepe_dist.model.precision import Plan
 from crepe_dist.native.library import Library
+from crepe_dist.networks import block
 from crepe_dist.networks.engine import open_engine
+from crepe_dist.networks.loss import Loss
+from crepe_dist.settings.model_options import ModelOptions
 from tests.conftest import KERNELS
-from tests.test_crepe import SHAPES, learnt, make, some_codes
+from tests.test_crepe import SHAPES, learnt
 
 SETS = [["good", "new"], ["bad"], [], ["bad", "new"], ["good"]] * 8
 TEXTS = [f"{' '.join(names) or 'neither'} text number {row}" for row, names in enumerate(SETS)]
@@ -146,34 +150,45 @@ def test_a_batch_holds_the_shares():
 
 
 @pytest.mark.parametrize("kind", [SEVERAL, SOFT])
-@pytest.mark.parametrize("shape", SHAPES[:2], ids=str)
-@pytest.mark.parametrize("name", KERNELS)
-def test_every_engine_computes_the_loss_of_the_formula(name, shape, kind):
-    """And its gradients: those of MXNet's operators are automatic."""
-    rows, smoothing = 6, 0.1
-    targets = some_targets(kind, rows, shape.classes)
-    weights = tuple(1 + 0.5 * n for n in range(shape.classes))
-    objective = Objective(smoothing, weights, kind, 3)
-    codes, place = some_codes(shape, rows), np.arange(rows)
-    half = np.full((rows, 3), [0, 128, 0], np.uint8)
-    batch = pack(codes, np.zeros(rows, np.int32), rows + 1, rows, weights=half, pairs=targets.bytes(place))
-    found = {}
-    for each in (name, "none"):
-        library = None if each == "none" else Library(each)
-        engine = open_engine(make(shape), Plan("float32", library, "for a test"), mx.cpu(), objective)
-        found[each] = learnt(engine, batch)
-    for got, wanted in zip(found[name].values(), found["none"].values()):
-        np.testing.assert_allclose(got, wanted, rtol=2e-3, atol=2e-5)
-    engine.refresh()
-    logits = engine.logits(batch).asnumpy()[:rows].astype(np.float64)
-    shares = (1 - smoothing) * targets.shares(place)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_is_that_of_the_formula(kind, smoothing):
+    rows, classes = 6, 4
+    targets, generator = some_targets(kind, rows, classes), np.random.default_rng(5)
+    weights, logits = np.array([1, 2, 0.5, 3]), generator.normal(0, 3, (rows, classes))
+    objective = Objective(smoothing, tuple(weights), kind, 3)
+    shares = (1 - smoothing) * targets.shares(np.arange(rows)).astype(np.float64)
     if kind == SEVERAL:
         shares += smoothing / 2
-        each = (np.log1p(np.exp(logits)) - shares * logits) * np.array(weights)
+        losses = ((np.log1p(np.exp(logits)) - shares * logits) * weights).sum(axis=1)
     else:
-        shares += smoothing / shape.classes
-        each = -shares * (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
-        each *= targets.shares(place) @ np.array(weights)[:, None]
-    assert found["none"]["loss"] > 0
-    if shape.blocks == 1:  # both parts are zero at first, and so is their sum
-        np.testing.assert_allclose(0.5 * each.sum(), found["none"]["loss"][0], rtol=0.3)
+        shares += smoothing / classes
+        losses = -(shares * (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))).sum(axis=1)
+        losses *= targets.shares(np.arange(rows)) @ weights
+    of_rows = np.full((rows, 1), 0.5)
+    arrays = (logits, targets.shares(np.arange(rows)), of_rows, weights)
+    found = Loss(objective)(*(mx.nd.array(each) for each in arrays)).asscalar()
+    assert found == pytest.approx(0.5 * losses.sum(), rel=1e-5)
+
+
+PAPER = PaperShape(69, 123, 5, 8, 16)
+TABLE = SHAPES[0].table
+ENGINES = [*((name, SHAPES[0]) for name in KERNELS if name != "none"), *((KERNELS[0], each) for each in (PAPER, TABLE))]
+
+
+@pytest.mark.parametrize("kind", [SEVERAL, SOFT])
+@pytest.mark.parametrize(("name", "shape"), ENGINES, ids=str)
+def test_the_kernels_compute_the_gradients_of_mxnets_operators(name, shape, kind):
+    rows = 6
+    targets = some_targets(kind, rows, shape.classes)
+    objective = Objective(0.1, tuple(1 + 0.5 * n for n in range(shape.classes)), kind, 3)
+    generator = np.random.default_rng(2)
+    codes = generator.integers(0, shape.alphabet_size, (rows, shape.feature_len)).astype(np.uint8)
+    half = np.full((rows, 3), [0, 128, 0], np.uint8)
+    batch = pack(codes, np.zeros(rows, np.int32), rows + 1, rows, weights=half, pairs=targets.bytes(np.arange(rows)))
+    found = []
+    for library in (None, Library(name)):
+        network = block.build(shape, ModelOptions(), mx.cpu(), seed=1)
+        engine = open_engine(network, Plan("float32", library, "for a test"), mx.cpu(), objective)
+        found.append(learnt(engine, batch))
+    for got, wanted in zip(*(each.values() for each in found)):
+        np.testing.assert_allclose(got, wanted, rtol=2e-3, atol=1e-4 * np.abs(wanted).max() + 1e-9)
