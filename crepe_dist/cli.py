@@ -17,7 +17,10 @@ from crepe_dist.settings.limits import near
 
 GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
-        "data": {"prepare": "encode texts into a folder that training reads"},
+        "data": {
+            "prepare": "encode texts into a folder that training reads",
+            "inspect": "find wrong labels, contradicting duplicates and classes that overlap",
+        },
         "training": {
             "train": "train a classifier in one or many processes",
             "tune": "search for better settings in a given time",

@@ -1,0 +1,111 @@
+"""Command that finds wrong labels and other trouble in prepared data: ``python -m crepe_dist.inspect DATA``."""
+
+from __future__ import annotations
+
+import time
+from itertools import chain, islice
+from pathlib import Path
+
+from crepe_dist import command
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.files import write_text
+from crepe_dist.inspecting.corpus import Corpus
+from crepe_dist.inspecting.inspection import Inspection, inspect
+from crepe_dist.inspecting.out_of_fold import out_of_fold
+from crepe_dist.model.parameters import NETWORKS
+from crepe_dist.predicting.inputs import Input, open_inputs
+from crepe_dist.settings import arguments
+from crepe_dist.settings.limits import real, whole
+from crepe_dist.wording import counted, percent
+
+PAGE = "report.html"
+MOST_UNLABELLED = 100_000
+EXAMPLES = """  python -m crepe_dist.inspect data/reviews
+  python -m crepe_dist.inspect data/reviews --network crepe --folds 3 --minutes 60
+  python -m crepe_dist.inspect data/reviews --unlabelled new.csv
+"""
+
+
+def parser() -> arguments.Parser:
+    flags = arguments.parser(
+        "inspect",
+        "Find texts with a wrong label, near duplicates with different labels, and classes that overlap, in all splits "
+        "of prepared data. Networks are trained on all folds of the texts but one, and judge that one. The "
+        "findings are CSV files and a page; the data stay as they are.",
+        EXAMPLES,
+    )
+    flags.add_argument("data", type=Path, metavar="DATA", help="prepared folder")
+    flags.add_argument("--out", type=Path, metavar="DIR", help="folder for the findings; default: inspect/DATA")
+    flags.add_argument(
+        "--network",
+        choices=sorted(NETWORKS),
+        default="ngrams",
+        help="network of the folds; default: ngrams, the fastest",
+    )
+    flags.add_argument("--folds", type=whole(2, 100), default=5, metavar="K", help="number of folds; default: 5")
+    flags.add_argument(
+        "--minutes",
+        type=real(0, 1e6, open_below=True),
+        default=30.0,
+        metavar="M",
+        help="time for training; what is finished by then is used; default: 30",
+    )
+    flags.add_argument(
+        "--unlabelled",
+        metavar="FILE",
+        help=f"texts of which to choose those to label next, read as by predict; the first {MOST_UNLABELLED:,}",
+    )
+    flags.add_argument("--seed", type=whole(0, 2**31), default=0, metavar="N", help="random seed; default: 0")
+    return flags
+
+
+def main() -> None:
+    given = parser().parse_args()
+    deadline = time.monotonic() + 60 * given.minutes
+    dataset = open_dataset(given.data)
+    out = given.out or Path("inspect") / dataset.name
+    arguments.check_folder(out)
+    rows = _unlabelled(given.unlabelled)
+    corpus = Corpus(dataset)
+    scored = out_of_fold(corpus, given.network, given.folds, given.seed, deadline, [row.text for row in rows], _say)
+    found = inspect(corpus, scored, rows)
+    files = found.write(out)
+    # Not at the top: Jinja takes a tenth of a second.
+    from crepe_dist.reports import inspection_page
+
+    write_text(out / PAGE, inspection_page.page(vars(found), dataset.name, dataset.classes))
+    for line in _summary(found, given.folds):
+        _say(line)
+    for path in [*files, out / PAGE]:
+        _say(str(path))
+
+
+def _unlabelled(name: str | None) -> list[Input]:
+    if name is None:
+        return []
+    rows = chain.from_iterable(open_inputs(name))
+    return list(islice((row for row in rows if not row.problem), MOST_UNLABELLED))
+
+
+def _summary(found: Inspection, folds: int) -> list[str]:
+    texts, scored = found.texts
+    lines = []
+    if found.folds < folds:
+        lines.append(
+            f"the time was over after {found.folds} of {folds} folds: {scored:,} of {texts:,} texts were judged"
+        )
+    groups = len({each["group"] for each in found.duplicates})
+    lines += [
+        f"{percent(found.accuracy)} of the labels are the most probable class of a network that has not seen the text",
+        f"{counted(len(found.errors), 'label is', 'labels are')} probably wrong ({percent(len(found.errors), scored)})",
+        f"{counted(groups, 'text has', 'texts have')} near duplicates with another label",
+    ]
+    return lines
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,1 @@
+"""Search for wrong labels and other trouble in a prepared data set."""

@@ -1,0 +1,128 @@
+"""All texts of a data set, of all splits in one order, and folds of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.data.alphabet import BLANK, Codes
+from crepe_dist.data.dataset import MANIFEST, SHARD_BYTES, Dataset, ShardWriter, open_dataset, write_array
+from crepe_dist.data.targets import SEVERAL
+from crepe_dist.errors import UserError
+from crepe_dist.files import write_json
+
+CHUNK = 4096  # rows that are copied together
+Rows = npt.NDArray[np.int64]
+
+
+class Corpus:
+    """Texts of all splits of a data set, numbered from 0 in the order of the splits.
+
+    Attributes:
+        labels: int32 [n]; of soft labels the most probable class.
+
+    Raises:
+        UserError: the texts have several labels each.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        if dataset.labelled == SEVERAL:
+            raise UserError(
+                f"{dataset.folder} has several labels a text",
+                "inspect judges one label a text",
+                "prepare a data set for each label in question, with the classes yes and no",
+            )
+        self.dataset = dataset
+        self._parts = list(dataset.parts.values())
+        self._starts = np.cumsum([0, *map(len, self._parts)])
+        self.labels = np.concatenate([part.labels for part in self._parts]).astype(np.int32)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def place(self, number: int) -> tuple[str, int]:
+        """Return the split of a text, and its row there."""
+        part = int(np.searchsorted(self._starts, number, side="right")) - 1
+        return self._parts[part].name, number - int(self._starts[part])
+
+    def number(self, split: str, row: int) -> int:
+        """Return the number of a row of a split."""
+        names = [part.name for part in self._parts]
+        return int(self._starts[names.index(split)]) + row
+
+    def text(self, number: int) -> str:
+        """Return a text as it was, or as the network reads it, if its split keeps no texts."""
+        name, row = self.place(number)
+        part = self.dataset.parts[name]
+        found = part.text(row)
+        return self.dataset.encoding.decode(part.codes(np.array([row]))[0]) if found is None else found
+
+    def codes(self, numbers: Rows) -> Codes:
+        """Gather codes, uint8 [n, feature_len]."""
+        found = np.empty((len(numbers), self.dataset.encoding.feature_len), np.uint8)
+        owner = np.searchsorted(self._starts, numbers, side="right") - 1
+        for index, part in enumerate(self._parts):
+            mine = np.flatnonzero(owner == index)
+            found[mine] = part.codes(numbers[mine] - self._starts[index])
+        return found
+
+    def batches(self, numbers: Rows) -> Iterator[tuple[Rows, Codes]]:
+        """Yield the numbers and codes of some thousand texts at a time."""
+        for start in range(0, len(numbers), CHUNK):
+            some = numbers[start : start + CHUNK]
+            yield some, self.codes(some)
+
+    @cached_property
+    def groups(self) -> Rows:
+        """Number of the first near duplicate of each text, int64 [n]; its own if there is none before it.
+
+        Near duplicates have the same letters and digits in what the network reads, in either case. A text without any
+        has no duplicates.
+        """
+        alphabet = self.dataset.encoding.alphabet
+        lower = bytes(
+            alphabet.find(each.lower()) if each.lower() in alphabet else code for code, each in enumerate(alphabet)
+        )
+        table = lower + bytes(range(len(lower), 256))
+        left_out = bytes([*(code for code, each in enumerate(alphabet) if not each.isalnum()), BLANK])
+        first: dict[bytes, int] = {}
+        found = np.arange(len(self))
+        for numbers, codes in self.batches(found.copy()):
+            for number, row in zip(numbers.tolist(), codes):
+                if key := row.tobytes().translate(table, left_out):
+                    found[number] = first.setdefault(key, number)
+        return found
+
+    def folds(self, count: int, seed: int) -> Rows:
+        """Deal the texts into folds with about the same share of each class, int64 [n].
+
+        Near duplicates share a fold: else a wrong label would be confirmed by its copy.
+        """
+        chance = np.random.default_rng(seed).random(len(self))
+        order = np.lexsort((chance, self.labels))
+        fold = np.empty(len(self), np.int64)
+        fold[order] = np.arange(len(self)) % count
+        return np.asarray(fold[self.groups])
+
+    def write(self, folder: Path, train: Rows, test: Rows) -> Dataset:
+        """Write a data set folder with these texts as its training and test splits."""
+        folder.mkdir(parents=True)
+        parts = {}
+        length = self.dataset.encoding.feature_len
+        for name, numbers in (("train", train), ("test", test)):
+            files = write_array(folder, f"{name}.labels.npy", self.labels[numbers])
+            size = max(1, SHARD_BYTES // length)
+            shards = [numbers[start : start + size] for start in range(0, len(numbers), size)]
+            for shard, mine in enumerate(shards):
+                writer = ShardWriter(folder, name, shard, len(mine), length, keep_texts=name != "train")
+                for some, codes in self.batches(mine):
+                    writer.append(codes, [b""] * len(some))
+                files |= writer.close()
+            parts[name] = {"rows": len(numbers), "shards": list(map(len, shards)), "files": files}
+        single = {name: value for name, value in self.dataset.manifest.items() if name != "labels"}
+        write_json(folder / MANIFEST, {**single, "parts": parts})
+        return open_dataset(folder)

@@ -1,0 +1,52 @@
+"""HTML page of the findings about a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from crepe_dist.reports.page import render
+from crepe_dist.version import __version__
+from crepe_dist.wording import clean, counted, percent, visible
+
+MOST = 100  # rows of a table
+MOST_CHARACTERS = 400  # of a text
+
+
+def page(found: Mapping[str, Any], name: str, classes: list[str]) -> str:
+    """Render the findings as a self-contained page; long lists are cut, since the CSV files have all of them.
+
+    Args:
+        found: attributes of an ``Inspection``.
+        name: name of the data set.
+    """
+    texts, scored = found["texts"]
+    groups = len({each["group"] for each in found["duplicates"]})
+    return render(
+        "inspection.html",
+        name=visible(name),
+        version=__version__,
+        folds=found["folds"],
+        tiles=[
+            ("texts", f"{texts:,}", [counted(len(classes), "class", "classes"), f"{scored:,} judged"]),
+            (
+                "probably wrong labels",
+                f"{len(found['errors']):,}",
+                [f"{percent(len(found['errors']), scored)} of the texts"],
+            ),
+            ("contradicting duplicates", f"{groups:,}", [f"{counted(len(found['duplicates']), 'text')} in all"]),
+            ("out-of-fold accuracy", percent(found["accuracy"]), ["on the labels as they are"]),
+        ],
+        counts={"errors": len(found["errors"]), "duplicates": groups, "label_next": len(found["label_next"])},
+        errors=_shown(found["errors"]),
+        duplicates=_shown(found["duplicates"]),
+        pairs=_shown(found["pairs"]),
+        label_next=_shown(found["label_next"]),
+    )
+
+
+def _shown(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {key: visible(value, MOST_CHARACTERS) if key == "text" else clean(value) for key, value in row.items()}
+        for row in rows[:MOST]
+    ]

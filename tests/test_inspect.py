@@ -1,0 +1,170 @@
+"""crepe inspect: wrong labels, contradicting duplicates, classes that overlap, texts to label next."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+
+import numpy as np
+import pytest
+
+import crepe_dist
+from crepe_dist import inspect
+from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.dataset import open_dataset, verify
+from crepe_dist.inspecting import out_of_fold
+from crepe_dist.inspecting.confident_learning import label_errors
+from crepe_dist.inspecting.corpus import Corpus
+from crepe_dist.preparing.preparation import prepare
+from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.sources import find_sources
+from crepe_dist.supervising.training_process import training
+from tests.conftest import TRIGRAMS
+
+NAMES = ("one", "two", "<three>")
+PLANTED = 12
+QUICKLY = {"model.buckets": 4096, "training.epochs": 6, "optimizer.learning_rate": 0.01, "data.batch_size": 32}
+
+
+def rows():
+    """Texts with a trigram of their class; the first ones have a wrong label."""
+    generator = random.Random(5)
+    for row in range(240):
+        words = ["".join(generator.choices("abcdefghij", k=6)) + TRIGRAMS[row % 3] for _ in range(6)]
+        yield NAMES[(row + (row < PLANTED)) % 3], " ".join(words)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Folder with prepared data: 240 texts, of which 12 have a wrong label, and two pairs of near duplicates."""
+    folder = tmp_path_factory.mktemp("inspected")
+    same = [(NAMES[0], "Twice, twice quaqua!"), (NAMES[1], "twice TWICE quaqua"), *[(NAMES[2], "vex vex vexing")] * 2]
+    with (folder / "texts.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([("label", "text"), *rows(), *same])
+    (folder / "new.txt").write_text("abcdef quaqua quaqua\n\nabcdef quaqua zigzig\nabcdef zigzig zigzig\n")
+    split = Split(0.2, 0.1)
+    prepare(find_sources([str(folder / "texts.csv")]), folder / "data", Encoding(feature_len=100), split)
+    return folder
+
+
+def read(path):
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_the_command_finds_what_was_planted(place, monkeypatch, capsys):
+    def quick(settings, folder):
+        return training({**settings, **QUICKLY}, folder)
+
+    monkeypatch.setattr(out_of_fold, "training", quick)
+    monkeypatch.chdir(place)
+    given = ["inspect", "data", "--out", "out", "--folds", "2", "--unlabelled", "new.txt"]
+    monkeypatch.setattr("sys.argv", given)
+    inspect.main()
+    printed = capsys.readouterr().out
+    assert "fold 2 of 2: " in printed
+    assert "1 text has near duplicates with another label" in printed
+    texts = {text for _, text in list(rows())[:PLANTED]}
+    errors = read(place / "out" / "label_errors.csv")
+    found = {row["text"] for row in errors}
+    assert len(found & texts) >= PLANTED - 2
+    assert len(found - texts) <= 4
+    true = {text: NAMES[place % 3] for place, (_, text) in enumerate(rows())}
+    assert all(row["suggested"] == true[row["text"]] for row in errors if row["text"] in texts)
+    shares = [float(row["probability_of_label"]) for row in errors]
+    assert shares == sorted(shares)
+    duplicates = read(place / "out" / "duplicates.csv")
+    assert {row["label"] for row in duplicates} == set(NAMES[:2])
+    assert len({row["group"] for row in duplicates}) == 1
+    following = read(place / "out" / "label_next.csv")
+    assert sorted(row["line"] for row in following) == ["1", "3", "4"]
+    assert following[0]["line"] == "3"  # between two classes
+    assert {following[0]["class"], following[0]["second"]} == set(NAMES[:2])
+    page = (place / "out" / "report.html").read_text()
+    assert f"<dd>{len(errors)}</dd>" in page
+    assert "&lt;three&gt;" in page
+    assert "<three>" not in page
+
+
+def test_too_little_time(place, complaint):
+    said = complaint("inspect", "data", "--minutes", "1e-9", cwd=place)
+    assert "the time was too short for the first fold" in said
+    assert "--network ngrams" in said
+
+
+def test_texts_that_are_needed(place, complaint, tmp_path):
+    assert "not a prepared data set" in complaint("inspect", "nowhere", cwd=tmp_path)
+    assert "missing.csv does not exist" in complaint("inspect", "data", "--unlabelled", "missing.csv", cwd=place)
+
+
+def test_several_labels_are_refused(tmp_path, complaint):
+    lines = [{"text": f"text {row} abc", "label": ["a", "b"] if row % 2 else ["a"]} for row in range(40)]
+    (tmp_path / "many.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    crepe_dist.prepare(tmp_path / "many.jsonl", tmp_path / "many", labels="several")
+    assert "several labels a text" in complaint("inspect", "many", cwd=tmp_path)
+
+
+class TestCorpus:
+    def test_all_splits_are_numbered_in_one_order(self, place):
+        data = open_dataset(place / "data")
+        corpus = Corpus(data)
+        assert len(corpus) == sum(map(len, data.parts.values()))
+        numbers = np.array([0, len(corpus) - 1, len(data.parts["train"])])
+        for number, codes in zip(numbers.tolist(), corpus.codes(numbers)):
+            split, row = corpus.place(number)
+            assert corpus.number(split, row) == number
+            assert corpus.labels[number] == data.parts[split].labels[row]
+            assert np.array_equal(codes, data.parts[split].codes(np.array([row]))[0])
+        assert corpus.text(0).startswith(data.encoding.decode(corpus.codes(numbers)[0])[:9])
+
+    def test_folds_are_balanced_and_keep_duplicates_together(self, place):
+        corpus = Corpus(open_dataset(place / "data"))
+        fold = corpus.folds(4, seed=1)
+        assert np.array_equal(fold, corpus.folds(4, seed=1))
+        assert np.array_equal(fold, fold[corpus.groups])
+        for label in range(3):
+            counts = np.bincount(fold[corpus.labels == label], minlength=4)
+            assert counts.max() - counts.min() <= 3
+        assert (corpus.groups != np.arange(len(corpus))).sum() == 2
+
+    def test_a_fold_is_a_data_set(self, place, tmp_path):
+        corpus = Corpus(open_dataset(place / "data"))
+        fold = corpus.folds(3, seed=0)
+        train, test = np.flatnonzero(fold), np.flatnonzero(fold == 0)
+        made = corpus.write(tmp_path / "fold", train, test)
+        verify(made)
+        assert np.array_equal(made.parts["train"].codes(np.arange(len(train))), corpus.codes(train))
+        assert np.array_equal(made.parts["test"].labels, corpus.labels[test])
+
+
+class TestConfidentLearning:
+    def planted(self, rows=3000, classes=4, share=0.05):
+        """Probabilities of a network that is right in 90 % of the texts, and labels of which some are wrong."""
+        generator = np.random.default_rng(3)
+        true = generator.integers(0, classes, rows)
+        logits = generator.normal(0, 1, (rows, classes))
+        logits[np.arange(rows), true] += 3
+        powers = np.exp(logits)
+        wrong = generator.random(rows) < share
+        labels = np.where(wrong, (true + generator.integers(1, classes, rows)) % classes, true)
+        return powers / powers.sum(axis=1, keepdims=True), labels.astype(np.int32), wrong
+
+    def test_planted_errors_are_found(self):
+        probabilities, labels, wrong = self.planted()
+        found = label_errors(probabilities, labels)
+        assert wrong[found].mean() > 0.6
+        assert wrong[found].sum() > 0.85 * wrong.sum()
+        own = probabilities[np.arange(len(labels)), labels][found]
+        assert np.array_equal(own, np.sort(own))
+        assert (probabilities[found].argmax(axis=1) != labels[found]).all()
+
+    def test_by_hand(self):
+        # The means are 0.7 and 0.65; of class 0 one text of three is confidently of class 1, of class 1 none.
+        first = np.array([0.9, 0.9, 0.3, 0.2, 0.5])
+        probabilities, labels = np.stack([first, 1 - first], axis=1), np.array([0, 0, 0, 1, 1], np.int32)
+        assert label_errors(probabilities, labels).tolist() == [2]
+
+    def test_labels_without_errors_and_classes_without_texts(self):
+        probabilities = np.eye(4)[[0, 1, 2] * 5] * 0.9 + 0.025
+        assert not len(label_errors(probabilities, np.array([0, 1, 2] * 5, np.int32)))
