@@ -6,7 +6,7 @@ from pathlib import Path
 
 from crepe_dist import command
 from crepe_dist.distributed.launch import detect, limit_threads
-from crepe_dist.errors import visible
+from crepe_dist.errors import UserError, visible
 from crepe_dist.exporting import FORMATS
 from crepe_dist.settings import arguments
 from crepe_dist.wording import counted, size
@@ -40,6 +40,11 @@ def parser() -> arguments.Parser:
         metavar="DIR",
         help="prepared folder with test texts for the comparison; default: the run's",
     )
+    flags.add_argument(
+        "--quantize",
+        action="store_true",
+        help="store the tables of n-grams in eight bits a number: a file of a quarter of the size (onnx, web)",
+    )
     arguments.add_min_probability(flags, " by model.onnx's runtime and the page")
     arguments.add_foreign(flags)
     return flags
@@ -48,6 +53,12 @@ def parser() -> arguments.Parser:
 def main() -> None:
     given = parser().parse_args()
     arguments.check_folder(given.out)
+    if given.quantize and given.format not in ("onnx", "web"):
+        raise UserError(
+            f"--quantize does not apply to --format {given.format}",
+            "it is for ONNX files and web pages",
+            "leave it out; `compress` makes a model small for crepe_dist itself",
+        )
     limit_threads(detect())
     from crepe_dist.exporting import verification, web_runtime
     from crepe_dist.exporting.exporter import export
@@ -60,7 +71,13 @@ def main() -> None:
     if given.format == "web" and not web_runtime.archive().exists():
         print(f"npm downloads {web_runtime.PACKAGE} (33 MB, once)", flush=True)
     files, difference = export(
-        predictor, checkpoint.describe(path), given.format, given.out, real + synthetic, path.name
+        predictor,
+        checkpoint.describe(path),
+        given.format,
+        given.out,
+        real + synthetic,
+        path.name,
+        quantize=given.quantize,
     )
     for file in files:
         print(f"{visible(str(file))} ({size(file.stat().st_size)})")

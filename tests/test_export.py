@@ -16,13 +16,16 @@ import mxnet as mx
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given
+from hypothesis.extra.numpy import arrays
+from hypothesis.strategies import floats
 
 import crepe_dist
 from crepe_dist import export as export_command
 from crepe_dist import exporting, wording
 from crepe_dist.data.alphabet import Encoding, frequent_alphabet
 from crepe_dist.errors import UserError
-from crepe_dist.exporting import FORMATS, crepe_runtime, onnx_graph, verification
+from crepe_dist.exporting import FORMATS, crepe_runtime, eight_bits, onnx_graph, verification
 from crepe_dist.exporting.exporter import export
 from crepe_dist.model import tower
 from crepe_dist.model.crepe import CrepeShape
@@ -242,6 +245,40 @@ def test_the_runtime_finds_the_buckets_that_we_find(longest, length):
     assert inside[:, found.shape[1] - 1].any()
     assert not inside[:, found.shape[1] :].any()
     assert (found == np.where(known, places, 1000)[:, : found.shape[1]]).all()
+
+
+@pytest.mark.parametrize("kind", ["crepe", "ngrams"])
+def test_quantized_tables(kind, tmp_path):
+    predictor = crepe_dist.load(make(tmp_path, kind, ENCODINGS["paper"]), device="cpu")
+    some = texts()
+    for out, quantize in (("full", False), ("small", True)):
+        _, difference = export(predictor, None, "onnx", tmp_path / out, some, quantize=quantize)
+        assert difference < 1e-5  # beside a network with the same rounded tables
+    full, small = (crepe_runtime.Classifier(str(tmp_path / out / "model.onnx")) for out in ("full", "small"))
+    codes = full.encode(some)
+    off = np.abs(full.probabilities(codes) - small.probabilities(codes)).max()
+    assert 1e-5 < off < 0.02
+    sizes = [(tmp_path / out / "model.onnx").stat().st_size for out in ("small", "full")]
+    assert sizes[0] < 0.6 * sizes[1]  # a scale for each row of three numbers
+
+
+@given(arrays(np.float32, (4, 5), elements=floats(-1e4, 1e4, width=32)))
+def test_rounded_tables_are_rounded_to_themselves(table):
+    codes, scales = eight_bits.split(table)
+    once = (codes * scales.astype(np.float32)).astype(np.float32)
+    again = eight_bits.split(once)
+    assert (again[0] * again[1].astype(np.float32) == once).all()
+    largest = np.abs(table).max(axis=1, keepdims=True)
+    assert (np.abs(once - table) <= largest / 200 + 1e-4).all()
+
+
+def test_quantize_is_refused_where_there_are_no_tables(tmp_path, monkeypatch, capsys):
+    predictor = crepe_dist.load(make(tmp_path, "paper", ENCODINGS["paper"]), device="cpu")
+    with pytest.raises(UserError, match="no tables to quantize"):
+        export(predictor, None, "onnx", tmp_path / "out", [], quantize=True)
+    monkeypatch.setattr(sys, "argv", ["export", str(tmp_path), "--out", "out", "--format", "crepe", "--quantize"])
+    with pytest.raises(UserError, match="--quantize does not apply to --format crepe"):
+        export_command.main()
 
 
 def test_the_metadata_tell_all_that_an_encoder_needs(made):

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.errors import UserError
+from crepe_dist.exporting import eight_bits
 from crepe_dist.files import sha256, sync, write_json
 from crepe_dist.model import parameters, tensors_file
 from crepe_dist.model.inference import open_inference
@@ -38,7 +39,14 @@ Classify = Callable[[Sequence[str]], Probabilities]
 
 
 def export(
-    predictor: Predictor, about: About | None, form: str, out: Path, texts: Sequence[str], name: str = ""
+    predictor: Predictor,
+    about: About | None,
+    form: str,
+    out: Path,
+    texts: Sequence[str],
+    name: str = "",
+    *,
+    quantize: bool = False,
 ) -> tuple[list[Path], float]:
     """Export a network to a folder; files of the same names are replaced.
 
@@ -49,23 +57,25 @@ def export(
         out: folder for the files; it is created if it does not exist.
         texts: texts for the comparison with our own engine.
         name: name of the checkpoint's file, shown on a web page.
+        quantize: (onnx, web) store tables in eight bits.
 
     Returns:
-        The files, and the largest difference of a probability from our own engine in float32.
+        The files, and the largest difference of a probability from our own engine in float32, with the same
+        rounded tables if they are quantized.
 
     Raises:
         UserError: the probabilities differ (nothing is written then), a package is missing, or the network is too large
             for the format.
     """
     writers: dict[str, Callable[[Predictor, About, Path], Classify]] = {
-        "onnx": _write_onnx,
-        "web": partial(_write_web, name=name),
+        "onnx": partial(_write_onnx, quantize=quantize),
+        "web": partial(_write_web, name=name, quantize=quantize),
         "symbol": _write_symbol,
         "params": _write_params,
         "crepe": _write_crepe,
         "pytorch": _write_pytorch,
     }
-    ours = _in_float32(predictor)
+    ours = _in_float32(predictor, quantize)
     with atomic_folder(out) as folder:
         found, expected = writers[form](ours, about or {}, folder)(texts), _probabilities(ours, texts)
         difference = float(np.abs(found - expected).max())
@@ -98,11 +108,12 @@ def atomic_folder(out: Path) -> Iterator[Path]:
             out.rmdir()
 
 
-def _in_float32(predictor: Predictor) -> Predictor:
+def _in_float32(predictor: Predictor, quantize: bool = False) -> Predictor:
     engine = predictor.engine
+    arrays = eight_bits.rounded(engine.shape, engine.arrays) if quantize else engine.arrays
     float32 = plan_inference(engine.shape.multiplies, "float32")
     return Predictor(
-        open_inference(engine.shape, engine.arrays, float32),
+        open_inference(engine.shape, arrays, float32),
         predictor.encoding,
         predictor.classes,
         predictor.calibration,
@@ -116,13 +127,13 @@ def _probabilities(predictor: Predictor, texts: Sequence[str]) -> Probabilities:
     return np.array([[answer[name] for name in predictor.classes] for answer in answers], np.float32)
 
 
-def _write_onnx(ours: Predictor, about: About, folder: Path) -> Classify:
-    return _with_onnx_runtime(_onnx().write(ours, folder))
+def _write_onnx(ours: Predictor, about: About, folder: Path, quantize: bool) -> Classify:
+    return _with_onnx_runtime(_onnx().write(ours, folder, quantize))
 
 
-def _write_web(ours: Predictor, about: About, folder: Path, name: str) -> Classify:
+def _write_web(ours: Predictor, about: About, folder: Path, name: str, quantize: bool) -> Classify:
     summary = summarise(name, about, ours.classes, ours.encoding, ours.engine.plan)
-    return _with_onnx_runtime(_onnx().write_page(ours, summary, folder))
+    return _with_onnx_runtime(_onnx().write_page(ours, summary, folder, quantize))
 
 
 def _onnx() -> ModuleType:

@@ -7,6 +7,7 @@ onnx and writes no metadata.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.errors import UserError
+from crepe_dist.exporting import eight_bits
 from crepe_dist.exporting.crepe_runtime import FORMAT
 from crepe_dist.model.crepe import SUM_SCALE, CrepeShape
 from crepe_dist.model.ngrams import ROOT_SCALE, SCALE, NGramShape
@@ -31,7 +33,7 @@ MAX_PARAMETER_BYTES = (1 << 31) - (1 << 20)  # Protocol Buffers end at 2 GiB; 1 
 CODES = 256  # values of a byte
 
 
-def model(shape: Shape, arrays: Arrays, about: dict[str, Any]) -> ModelProto:
+def model(shape: Shape, arrays: Arrays, about: dict[str, Any], *, quantize: bool = False) -> ModelProto:
     """Build the ONNX model of a network.
 
     The inputs depend on the kind of network; see ``crepe_runtime.Classifier.inputs``. The output is ``probabilities``,
@@ -41,6 +43,7 @@ def model(shape: Shape, arrays: Arrays, about: dict[str, Any]) -> ModelProto:
         arrays: float32 parameters by structural name.
         about: metadata, from the function ``about``; a ``temperature`` divides the logits, and with ``thresholds`` the
             classes are independent.
+        quantize: store tables in eight bits; ``eight_bits.rounded`` has already rounded the parameters.
 
     Raises:
         UserError: the parameters are too large for an ONNX file.
@@ -50,7 +53,7 @@ def model(shape: Shape, arrays: Arrays, about: dict[str, Any]) -> ModelProto:
         raise UserError(
             f"the parameters are too large for an ONNX file: {size(total)}", "the limit is 2 GB", "use --format symbol"
         )
-    graph = _Graph()
+    graph = _Graph(quantize)
     if isinstance(shape, CrepeShape):
         logits = _crepe(graph, shape, arrays)
     elif isinstance(shape, NGramShape):
@@ -85,7 +88,8 @@ def about(shape: Shape, encoding: Encoding, classes: list[str]) -> dict[str, Any
 class _Graph:
     """Graph under construction."""
 
-    def __init__(self) -> None:
+    def __init__(self, quantize: bool) -> None:
+        self.quantize = quantize
         self.nodes: list[Any] = []
         self.values: list[Any] = []
         self.inputs: list[Any] = []
@@ -103,6 +107,19 @@ class _Graph:
         name = name or f"{kind.lower()}{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, inputs, [name], name, **settings))
         return name
+
+    def look_up(self, table: npt.NDArray[np.float32], name: str, rows: Sequence[str]) -> list[str]:
+        """Add the nodes that read rows of a table, for each of several inputs."""
+        if not self.quantize:
+            values = self.value(table, name)
+            return [self.node("Gather", values, each) for each in rows]
+        codes, scales = eight_bits.split(table)
+        pair = self.value(codes, f"{name}.codes"), self.value(scales, f"{name}.scales")
+
+        def floats(values: str, row: str) -> str:
+            return self.node("Cast", self.node("Gather", values, row), to=TensorProto.FLOAT)
+
+        return [self.node("Mul", *(floats(values, each) for values in pair)) for each in rows]
 
 
 def _paper(graph: _Graph, shape: Shape, arrays: Arrays) -> str:
@@ -133,11 +150,11 @@ def _ngrams(graph: _Graph, shape: NGramShape, arrays: Arrays, prefix: str = "") 
     # The encoder hashes the n-grams, because ONNX does not define the overflow of a 64-bit product.
     buckets = graph.input("buckets", TensorProto.INT32, "batch", "ngrams")
     own = graph.input("own", TensorProto.FLOAT, "batch", "ngrams")
-    weight, bias, significant = (
-        graph.value(arrays[name], name) for name in (f"{prefix}weight", f"{prefix}bias", f"{prefix}significant")
-    )
+    bias = graph.value(arrays[f"{prefix}bias"], f"{prefix}bias")
+    significant = arrays[f"{prefix}significant"].astype(np.uint8 if graph.quantize else np.float32)
     one, axis = graph.value(np.array(1, np.float32)), graph.value(np.array([1], np.int64))
-    telling = graph.node("Mul", own, graph.node("Gather", significant, buckets))
+    tells = graph.node("Gather", graph.value(significant, f"{prefix}significant"), buckets)
+    telling = graph.node("Mul", own, graph.node("Cast", tells, to=TensorProto.FLOAT) if graph.quantize else tells)
 
     def scaled(group: str, all_of: str) -> str:
         number, scale = graph.node("ReduceSum", group, axis, keepdims=1), graph.value(np.array(SCALE, np.float32))
@@ -151,7 +168,7 @@ def _ngrams(graph: _Graph, shape: NGramShape, arrays: Arrays, prefix: str = "") 
     others = graph.node("Sub", own, telling)
     factors = graph.node("Add", scaled(telling, own), scaled(others, others))
     factors = graph.node("Unsqueeze", factors, axis)
-    rows = graph.node("Gather", weight, buckets)
+    (rows,) = graph.look_up(arrays[f"{prefix}weight"], f"{prefix}weight", [buckets])
     return graph.node("Add", graph.node("Squeeze", graph.node("MatMul", factors, rows), axis), bias)
 
 
@@ -164,9 +181,9 @@ def _tower(graph: _Graph, shape: CrepeShape, arrays: Arrays) -> str:
     each = shape.stride * shape.reach
     places = graph.input("places", TensorProto.INT32, "batch", "positions", each)
     # A last row of zeros stands for "no n-gram".
-    table = graph.value(np.pad(arrays["tower.table"], ((0, 1), (0, 0))), "tower.table")
+    table = np.pad(arrays["tower.table"], ((0, 1), (0, 0)))
     at = [graph.node("Gather", places, graph.value(np.array(n, np.int32)), axis=2) for n in range(each)]
-    eyes = graph.node("Sum", *(graph.node("Gather", table, one) for one in at))
+    eyes = graph.node("Sum", *graph.look_up(table, "tower.table", at))
     axes = graph.value(np.array([1, 2], np.int64))
     # A document ends with its last known symbol.
     known = graph.node("Less", places, graph.value(np.array(shape.rows, np.int32)))
