@@ -12,6 +12,7 @@ from crepe_dist.files import write_text
 from crepe_dist.inspecting.corpus import Corpus
 from crepe_dist.inspecting.inspection import Inspection, inspect
 from crepe_dist.inspecting.out_of_fold import out_of_fold
+from crepe_dist.inspecting.source_lines import add_lines
 from crepe_dist.model.parameters import NETWORKS
 from crepe_dist.predicting.inputs import Input, open_inputs
 from crepe_dist.settings import arguments
@@ -21,6 +22,7 @@ from crepe_dist.wording import counted, percent
 PAGE = "report.html"
 MOST_UNLABELLED = 100_000
 EXAMPLES = """  python -m crepe_dist.inspect data/reviews
+  python -m crepe_dist.inspect data/reviews --source reviews.csv
   python -m crepe_dist.inspect data/reviews --network crepe --folds 3 --minutes 60
   python -m crepe_dist.inspect data/reviews --unlabelled new.csv
 """
@@ -51,6 +53,11 @@ def parser() -> arguments.Parser:
         help="time for training; what is finished by then is used; default: 30",
     )
     flags.add_argument(
+        "--source",
+        metavar="FILE",
+        help="file that the data were prepared from: add its lines and texts to the findings",
+    )
+    flags.add_argument(
         "--unlabelled",
         metavar="FILE",
         help=f"texts of which to choose those to label next, read as by predict; the first {MOST_UNLABELLED:,}",
@@ -66,9 +73,15 @@ def main() -> None:
     out = given.out or Path("inspect") / dataset.name
     arguments.check_folder(out)
     rows = _unlabelled(given.unlabelled)
+    if given.source is not None:
+        open_inputs(given.source)  # a mistake should not wait for the training
     corpus = Corpus(dataset)
     scored = out_of_fold(corpus, given.network, given.folds, given.seed, deadline, [row.text for row in rows], _say)
     found = inspect(corpus, scored, rows)
+    if given.source is not None:
+        records = [*found.errors, *found.duplicates]
+        missing = add_lines(records, corpus, open_inputs(given.source))
+        _say(f"{given.source} has the texts of {len(records) - missing:,} of {counted(len(records), 'finding')}")
     files = found.write(out)
     # Not at the top: Jinja takes a tenth of a second.
     from crepe_dist.reports import inspection_page

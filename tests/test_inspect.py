@@ -59,7 +59,7 @@ def test_the_command_finds_what_was_planted(place, monkeypatch, capsys):
 
     monkeypatch.setattr(out_of_fold, "training", quick)
     monkeypatch.chdir(place)
-    given = ["inspect", "data", "--out", "out", "--folds", "2", "--unlabelled", "new.txt"]
+    given = ["inspect", "data", "--out", "out", "--folds", "2", "--unlabelled", "new.txt", "--source", "texts.csv"]
     monkeypatch.setattr("sys.argv", given)
     inspect.main()
     printed = capsys.readouterr().out
@@ -74,8 +74,12 @@ def test_the_command_finds_what_was_planted(place, monkeypatch, capsys):
     assert all(row["suggested"] == true[row["text"]] for row in errors if row["text"] in texts)
     shares = [float(row["probability_of_label"]) for row in errors]
     assert shares == sorted(shares)
+    lines = (place / "texts.csv").read_text().splitlines()
+    assert all(row["text"] in lines[int(row["line"]) - 1] for row in errors)
+    assert "texts.csv has the texts of" in printed
     duplicates = read(place / "out" / "duplicates.csv")
     assert {row["label"] for row in duplicates} == set(NAMES[:2])
+    assert sorted(row["line"] for row in duplicates) == ["242", "243"]
     assert len({row["group"] for row in duplicates}) == 1
     following = read(place / "out" / "label_next.csv")
     assert sorted(row["line"] for row in following) == ["1", "3", "4"]
