@@ -182,6 +182,8 @@ described("40 megabytes", lambda about: '"' + "x" * 40_000_000 + '"', "longer th
 described("a key twice", lambda about: json.dumps(about)[:-1] + ', "sha256": ""}', "duplicate key 'sha256'")
 described("a list", lambda about: "[1]", "cannot be read")
 described("half a surrogate pair", put("classes", 0, value="\ud800"), "not UTF-8")
+described("thresholds of 2", put("labels", value={"kind": "several", "thresholds": [2]}), "cannot be read")
+described("other labels", put("labels", value=["several"]), "cannot be read")
 described("another format", put("format", value=1e308), "has format 1e\\+308")
 described("another file's checksum", put("sha256", value="0" * 64), "was altered")
 described("no encoding", lambda about: about.pop("encoding") and about, "KeyError: 'encoding'")
@@ -334,6 +336,11 @@ manifest("a part called ../x", put("parts", "../x", value={}), "unknown split '.
 manifest("a file above", renamed("train.labels.npy", "../train.labels.npy"), "the files of the train split")
 manifest("a file elsewhere", renamed("train.labels.npy", "/etc/passwd"), "the files of the train split")
 manifest("sizes as texts", put("parts", "train", "files", "train.labels.npy", value="x"), "cannot be read")
+manifest("10^30 labels a row", put("labels", value={"kind": "several", "most": LONG}), "the labels are")
+manifest("labels of another kind", put("labels", value={"kind": ["x"], "most": 1}), "the labels are")
+manifest(
+    "several labels without a file", put("labels", value={"kind": "soft", "most": 1}), "the files of the train split"
+)
 manifest("classes as a number", put("classes", value=3), "not a list of names")
 manifest("fewer classes than labels", put("classes", value=["a", "b"]), "does not match the shards or classes")
 manifest("a class of 10^6 letters", put("classes", 0, value=["x" * 10**6]), "not a list of names")

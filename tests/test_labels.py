@@ -13,7 +13,7 @@ import pytest
 import crepe_dist
 from crepe_dist.data.batch import Unpack, pack
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.targets import SEVERAL, SHARE_UNIT, SOFT, Targets
+from crepe_dist.data.targets import SEVERAL, SHARE_UNIT, SOFT, Targets, open_targets
 from crepe_dist.errors import UserError
 from crepe_dist.model.objective import Objective
 from crepe_dist.model.paper import PaperShape
@@ -192,3 +192,15 @@ def test_the_kernels_compute_the_gradients_of_mxnets_operators(name, shape, kind
         found.append(learnt(engine, batch))
     for got, wanted in zip(*(each.values() for each in found)):
         np.testing.assert_allclose(got, wanted, rtol=2e-3, atol=1e-4 * np.abs(wanted).max() + 1e-9)
+
+
+IMPOSSIBLE = [(SEVERAL, 5, SHARE_UNIT), (SEVERAL, 0, 7), (SOFT, 0, SHARE_UNIT - 1), (SOFT, 9, SHARE_UNIT)]
+
+
+@pytest.mark.parametrize(("kind", "pair", "share"), IMPOSSIBLE)
+def test_targets_that_cannot_be_are_refused(tmp_path, kind, pair, share):
+    np.save(tmp_path / "train.targets.npy", np.array([[[pair, share]]], np.uint16))
+    with pytest.raises(ValueError, match="cannot be"):
+        open_targets(tmp_path, "train", 1, kind, 1, 5)
+    np.save(tmp_path / "train.targets.npy", np.array([[[4, SHARE_UNIT]]], np.uint16))
+    assert open_targets(tmp_path, "train", 1, kind, 1, 5).mass().tolist() == [0, 0, 0, 0, 1]
