@@ -142,7 +142,7 @@ def _text(scores: Scores, classes: list[str], missed: dict[str, str] | None) -> 
     shown.loc[~scores.confusion.any(axis=0), "precision"] = "–"
     shown.loc[~scores.confusion.any(axis=1), ["recall", "f1"]] = "–"
     temperature = scores.calibration.temperature
-    before = f" ({percent(scores.uncalibrated_error)} before temperature {temperature:g})" if temperature != 1 else ""
+    before = f" ({percent(scores.uncalibrated_error)} before temperature {temperature:.2f})" if temperature != 1 else ""
     confusion = pd.DataFrame(scores.confusion, index=classes, columns=classes)
     return (
         f"accuracy {percent(scores.accuracy)}   loss {scores.loss:.4f}   calibration error "

@@ -132,7 +132,7 @@ def calibration(scores: Scores) -> str:
     error = scores.calibration_error
     sentence = f"The expected calibration error of its probabilities is {percent(error)}"
     if is_calibrated(scores):
-        sentence += f" ({percent(scores.uncalibrated_error)} before temperature {scores.calibration.temperature:g})"
+        sentence += f" ({percent(scores.uncalibrated_error)} before temperature {scores.calibration.temperature:.2f})"
     if error < SMALL_CALIBRATION_ERROR:
         return f"{sentence}: it is well calibrated."
     strength = "far " if error > LARGE_CALIBRATION_ERROR else ""
