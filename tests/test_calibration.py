@@ -18,9 +18,13 @@ from crepe_dist.distributed.join import join
 from crepe_dist.errors import UserError
 from crepe_dist.exporting.exporter import export
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, CalibrationCounts
+from crepe_dist.predicting.model_summary import summarise
 from crepe_dist.predicting.prediction import Prediction
+from crepe_dist.reports import classify_page
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.scores import MILLION, Scores
+from crepe_dist.serving import schemas
+from crepe_dist.settings.serving_options import ServiceOptions
 from crepe_dist.settings.training_options import EvaluationOptions
 from crepe_dist.training.evaluation import evaluate, evaluate_splits
 from tests.conftest import NGRAMS, QUICK, command, run
@@ -186,6 +190,22 @@ def test_none_of_these(made, tmp_path, monkeypatch, capsys):
     rows = list(csv.DictReader(answers("csv")))
     assert [row["predicted_class"] == "" for row in rows] == rejected
     assert not any(row["problem"] for row in rows)
+
+
+def test_the_service_answers_none_of_these(made):
+    predictor = crepe_dist.load(made, min_probability=1.0)
+    record = predictor.predict(["aqua"])[0].record(2)
+    assert schemas.Answer.model_validate(record).label is None
+    assert len(record["top"]) == 2
+    about = summarise("x", {}, predictor.classes, predictor.encoding, predictor.engine.plan)
+    page, _ = classify_page.render(about, ServiceOptions(), [])
+    assert "`none of these; most probably ${" in page
+
+
+@pytest.mark.parametrize("given", [-0.1, 1.5, math.nan, "0.5"])
+def test_a_threshold_that_is_no_probability(made, given):
+    with pytest.raises(UserError, match="is no probability"):
+        crepe_dist.load(made, min_probability=given)
 
 
 def test_the_threshold_of_the_model(made, complaint, tmp_path):

@@ -67,7 +67,7 @@ def render(onnx: bytes, about: dict[str, Any], model: ModelSummary) -> str:
         "encoder": Markup(ENCODER.read_text(encoding="utf-8")),
         "runtime": Markup(runtime.script),
         "runtime_version": web_runtime.VERSION,
-        "none": NONE,
+        "rejected": NONE,
         "version": __version__,
     }
     template = "web.html"

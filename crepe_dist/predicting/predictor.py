@@ -227,6 +227,10 @@ def load(
 
 def _threshold(given: float | str, calibration: Calibration, path: Path) -> float:
     if given != AUTO:
+        if isinstance(given, str) or not 0 <= given <= 1:
+            raise UserError(
+                f"the threshold {given!r:.40} is no probability", remedy=f"give a number from 0 to 1, or {AUTO}"
+            )
         return float(given)
     if not calibration.min_probability:
         raise UserError(

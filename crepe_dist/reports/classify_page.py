@@ -29,7 +29,7 @@ def render(model: ModelSummary, options: ServiceOptions, examples: Sequence[str]
         "serve.html",
         model=model,
         bars=min(len(model.classes), BARS),
-        none=NONE,
+        rejected=NONE,
         max_chars=options.max_chars,
         timeout=options.timeout,
         examples=examples,
