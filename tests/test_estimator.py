@@ -160,6 +160,8 @@ def test_classes_keep_the_dtype_of_the_labels(labels, classes):
         (["a", "b"], ["x", None], "label 1 is missing"),
         (["a", "b"], [1, 1], "all labels are of one class"),
         (["a", "b"], None, "there are no labels"),
+        (["a", "b"], [["x"], ["x", "y"]], "the texts have several labels each"),
+        (["a", "b"], np.eye(2), "the texts have several labels each"),
     ],
 )
 def test_texts_and_labels_that_cannot_be_used(texts, labels, what):
