@@ -11,6 +11,10 @@ import pytest
 
 import crepe_dist
 from crepe_dist.data.dataset import open_dataset
+from crepe_dist.errors import UserError
+from crepe_dist.exporting.exporter import export
+from crepe_dist.predicting.answers import answers
+from crepe_dist.predicting.inputs import Input
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.label_scores import (
     HIGHEST,
@@ -96,18 +100,20 @@ def test_predict_gives_all_labels_above_their_threshold(folder):
     )
     assert sorted(first["labels"]) == ["big", "red"]
     assert second["labels"] == []
-    rows = run(command("predict", "run-1", "--format", "csv"), folder, stdin=texts).splitlines()
-    assert rows[0].startswith("text,predicted_labels,predicted_class,")
-    assert "[]" in rows[2]
-    done = run(command("predict", "run-1", "--min-probability", "0.5"), folder, stdin=texts, code=None)
-    assert "threshold of its own" in done
+    csv = answers("csv", None, ("text",), 3, several=True)
+    assert csv.header == "text,predicted_labels,predicted_class,predicted_probability,problem\n"
+    (none,) = crepe_dist.load(folder / "run-1").predict(["house 8"])
+    assert csv.line(Input(1, "house 8", "", ("house 8",)), none).startswith("house 8,[],")
+    with pytest.raises(UserError, match="threshold of its own"):
+        crepe_dist.load(folder / "run-1", min_probability=0.5)
 
 
 @pytest.mark.parametrize("form", ["onnx", "crepe", "params", "pytorch"])
 def test_exports_give_the_same_labels(folder, form):
-    run(command("export", "run-1", "--format", form, "--out", form), folder)  # compares the probabilities
+    path, predictor = checkpoint.find(str(folder / "run-1")), crepe_dist.load(folder / "run-1")
+    export(predictor, checkpoint.describe(path), form, folder / form, ["a ruby"])  # compares the probabilities
     texts = ["a crimson giant", "the house", "an aged ruby"]
-    expected = [each.labels for each in crepe_dist.load(folder / "run-1").predict(texts)]
+    expected = [each.labels for each in predictor.predict(texts)]
     if form == "onnx":
         from crepe_dist.exporting.crepe_runtime import Classifier
 

@@ -19,7 +19,7 @@ METRICS = "metrics.jsonl"
 LONGEST_LINE = 1 << 20
 # Metrics of a step, and suffixes of those of an epoch, that trackers show as well.
 SCALARS = ("loss", "learning_rate", "documents_per_second", "milliseconds", "wait_fraction", "flops_per_second")
-EPOCH_SCALARS = ("_loss", "_accuracy", "_macro_f1", "_calibration_error", "seconds")
+EPOCH_SCALARS = ("_loss", "_accuracy", "_macro_f1", "_average_precision", "_calibration_error", "seconds")
 Record = dict[str, Any]
 DrawConfusion = Callable[[Scores, "list[str]"], "tuple[bytes, int, int]"]  # → PNG, width, height in pixels
 
