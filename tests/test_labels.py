@@ -119,13 +119,6 @@ def test_what_cannot_be_prepared(tmp_path):
             crepe_dist.prepare(given, tmp_path / "no", **flags, **ALL)
 
 
-def test_a_list_without_the_flag_is_explained(tmp_path):
-    (tmp_path / "a.jsonl").write_text("".join(f'{{"text": "text {row}", "label": ["a", "b"]}}\n' for row in range(9)))
-    with pytest.raises(UserError, match="no usable row") as caught:
-        crepe_dist.prepare(tmp_path / "a.jsonl", tmp_path / "out", **ALL)
-    assert 'labels="several"' in caught.value.remedy
-
-
 def test_classes_that_only_test_rows_have_are_quarantined(tmp_path):
     test = {"text": ["one", "two"], "label": [["good"], ["good", "other"]]}
     summary = crepe_dist.prepare(

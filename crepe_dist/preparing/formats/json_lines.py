@@ -114,8 +114,6 @@ def open_json_lines(
         except ValueError:
             continue
         names = list(_names(record, (wanted.label, *LABELS) if nested else (wanted.label,)))
-        if label is None and wanted.label is None and not any(name in LABELS for name in names):
-            names = list(_names(record, LABELS))  # a list of labels is the reason why its row is bad
         columns = choose_named(file, names, wanted, label_given=label is not None)
         key = None if columns.label is None else names[columns.label]
         texts = tuple(names[i] for i in columns.texts)
