@@ -170,7 +170,7 @@ def overflow(engine: Any) -> None:
     """Weigh the classes so much that the gradient of the biases is just finite."""
     classes = engine.network.shape.classes
     weights = np.full(classes, 4e37, np.float32)
-    engine._kernels.call("crepe_objective", 0.0, weights.ctypes.data, classes)
+    engine._kernels.call("crepe_objective", 0.0, weights.ctypes.data, classes, 0, 0)
 
 
 RANKS = """
