@@ -25,6 +25,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "train": "train a classifier in one or many processes",
             "tune": "search for better settings in a given time",
             "supervise": "train in several processes and restart them after a failure",
+            "verify": "train a run again and compare the parameters bit by bit",
             "report": "write the report and model card of a run again",
             "compare": "show the scores and curves of runs side by side",
         },
