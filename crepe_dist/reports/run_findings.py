@@ -234,7 +234,7 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
         best = curve.epochs[curve.lowest]
         warn(
             f"overfitting: the {curve.split} loss rose from {first:.3f} after epoch {best} to {last:.3f}",
-            "the model memorises the training texts and gets worse on unseen ones",
+            "the model memorises the training texts, and is too certain about unseen ones or worse on them",
             f"stop earlier (--epochs {best + 1}, or --training.patience 2 with a validation split), use "
             + ("more data" if kind(record) == "ngrams" else "more dropout or more data"),
         )
