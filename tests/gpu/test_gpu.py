@@ -15,9 +15,9 @@ from tests.gpu import questions, stand_in
 from tests.gpu.machine import environment
 
 HALF = "float16, MXNet's operators (compute capability 8.6)"
-# Rooms that judge facts or measure: no run depends on their questions. tests/test_doctor.py, tests/test_bench.py and
-# tests/test_peers.py give them answers.
-OTHERS = ("crepe_dist/benchmarking/", "crepe_dist/diagnosis/")
+# Rooms that judge facts or measure: no run depends on their questions. tests/test_doctor.py, tests/test_bench.py,
+# tests/test_peers.py and tests/test_verify.py give them answers.
+OTHERS = ("crepe_dist/benchmarking/", "crepe_dist/diagnosis/", "crepe_dist/verify.py")
 # Questions with only one answer here, and the test that gives the other.
 ONCE = {
     "crepe_dist/distributed/horovod_build.py: for_gpus": "tests/distributed/test_world.py",  # False: the CPU flavour
