@@ -10,7 +10,7 @@ from crepe_dist import command
 from crepe_dist.distributed.launch import detect, limit_threads
 from crepe_dist.errors import visible
 from crepe_dist.settings import arguments
-from crepe_dist.wording import counted, percent, size
+from crepe_dist.wording import counted, measure, percent, size
 
 EXAMPLES = """  python -m crepe_dist.compress runs/reviews-1f2e3d4c5b --size 2MB --out small
   python -m crepe_dist.compress runs/reviews-1f2e3d4c5b --size 500kB --out small --data data/reviews
@@ -64,8 +64,8 @@ def main() -> None:
     print(f"{counted(made.numbers, 'number')} of a table in a byte")
     if accuracies is not None:
         texts, before, after = accuracies
-        measure = "accuracy" if predictor.thresholds is None else "micro F1"
-        print(f"{measure} on {counted(texts, 'test text')}: {percent(before)} before, {percent(after)} now")
+        name = measure(predictor.thresholds is not None)
+        print(f"{name} on {counted(texts, 'test text')}: {percent(before)} before, {percent(after)} now")
 
 
 if __name__ == "__main__":

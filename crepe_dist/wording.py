@@ -67,6 +67,11 @@ def counted(count: Number, one: str, many: str = "") -> str:
     return f"{number(count)} {one if count == 1 else many or one + 's'}"
 
 
+def measure(several: bool) -> str:
+    """Name the score that records call accuracy: that of several labels is their micro F1."""
+    return "micro F1" if several else "accuracy"
+
+
 def first(items: list[Item], most: int) -> list[Item]:
     """Return the first ``most`` items, or all if only one more follows: naming it takes no more room than "1 more"."""
     return items if len(items) == most + 1 else items[:most]

@@ -55,7 +55,9 @@ def folder(tmp_path_factory):
 
 
 def scores_of(folder: Path, name: str = "run-1") -> LabelScores:
-    return checkpoint.label_scores(checkpoint.find(str(folder / name)), 3)["test"]
+    found = checkpoint.scores(checkpoint.find(str(folder / name)), 3)["test"]
+    assert isinstance(found, LabelScores)
+    return found
 
 
 def test_two_processes_train_as_one(folder):

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from crepe_dist.data.dataset import Dataset, Part
 from crepe_dist.data.typos import with_typos
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.errors import visible
+from crepe_dist.evaluating.typo_table import typo_table
 from crepe_dist.files import write_text
 from crepe_dist.reports.label_page import label_score_page
 from crepe_dist.runs.label_scores import LabelScores
@@ -35,7 +34,7 @@ def score_labels(
         return
     print(text(scores, dataset.classes))
     if noisy:
-        print(f"\n{_typo_table(noisy)}")
+        print(f"\n{typo_table(noisy, several=True)}")
     if given.json is not None:
         numbers = {**scores.summary(), "classes": dataset.classes, **_by_class(scores, dataset.classes)}
         numbers["typos"] = [{"rate": rate, **each.summary()} for rate, each in noisy.items()]
@@ -66,12 +65,3 @@ def text(scores: LabelScores, classes: list[str]) -> str:
 
 def _by_class(scores: LabelScores, classes: list[str]) -> dict[str, Any]:
     return {"per_class": scores.per_class(classes).to_dict(orient="index"), "reliability": scores.reliability.tolist()}
-
-
-def _typo_table(noisy: dict[float, LabelScores]) -> str:
-    rows = [
-        (f"{rate:g}", percent(each.accuracy), f"{each.macro_f1:.3f}", f"{each.loss:.4f}")
-        for rate, each in noisy.items()
-    ]
-    table = pd.DataFrame(rows, columns=["characters hit", "micro F1", "macro F1", "loss"])
-    return f"with typing errors\n{table.to_string(index=False)}"

@@ -17,6 +17,7 @@ from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.distributed.device import pick_for_inference
 from crepe_dist.errors import UserError, visible
 from crepe_dist.evaluating.label_scoring import score_labels
+from crepe_dist.evaluating.typo_table import typo_table
 from crepe_dist.files import write_text
 from crepe_dist.predicting.predictor import Foreign, Predictor, open_checkpoint
 from crepe_dist.reports import data_page, run_findings
@@ -54,7 +55,7 @@ def score(given: Any, world: Collectives) -> None:
     if world.is_root:
         print(_text(scores, dataset.classes, _never_predicted(scores, dataset, path)))
         if noisy:
-            print(f"\n{_typo_table(noisy)}")
+            print(f"\n{typo_table(noisy)}")
         if given.json is not None:
             numbers = {**_numbers(scores, dataset.classes), "typos": _typo_rows(noisy)}
             given.json.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
@@ -157,15 +158,6 @@ def _typo_rows(noisy: dict[float, Scores]) -> list[dict[str, float]]:
         {"rate": rate, "accuracy": scores.accuracy, "macro_f1": scores.macro_f1, "loss": scores.loss}
         for rate, scores in noisy.items()
     ]
-
-
-def _typo_table(noisy: dict[float, Scores]) -> str:
-    shown = [
-        (f"{rate:g}", percent(scores.accuracy), f"{scores.macro_f1:.3f}", f"{scores.loss:.4f}")
-        for rate, scores in noisy.items()
-    ]
-    table = pd.DataFrame(shown, columns=["characters hit", "accuracy", "macro F1", "loss"])
-    return f"with typing errors\n{table.to_string(index=False)}"
 
 
 def _page(scores: Scores, split: Part, dataset: Dataset, predictor: Predictor, part: str, path: Path) -> str:

@@ -27,21 +27,14 @@ class Loss(gluon.HybridBlock):
             return self._independent(F, logits, labels, weights, class_weights)
         log_probabilities, smoothing = F.log_softmax(logits), self._objective.smoothing
         if self._objective.pairs:
-            return self._shared(F, log_probabilities, labels, weights, class_weights)
-        target = F.pick(log_probabilities, labels, axis=1, keepdims=True)
+            target = F.sum(log_probabilities * labels, axis=1, keepdims=True)
+        else:
+            target = F.pick(log_probabilities, labels, axis=1, keepdims=True)
         if smoothing:
             target = (1 - smoothing) * target + smoothing * F.mean(log_probabilities, axis=1, keepdims=True)
         if class_weights is not None:
-            weights = weights * F.reshape(F.take(class_weights, labels), (-1, 1))
-        return -F.sum(target * weights)
-
-    def _shared(self, F: Any, log_probabilities: Any, shares: Any, weights: Any, class_weights: Any) -> Any:
-        smoothing = self._objective.smoothing
-        target = F.sum(log_probabilities * shares, axis=1, keepdims=True)
-        if smoothing:
-            target = (1 - smoothing) * target + smoothing * F.mean(log_probabilities, axis=1, keepdims=True)
-        if class_weights is not None:
-            weights = weights * F.reshape(F.dot(shares, class_weights), (-1, 1))
+            of_label = F.dot(labels, class_weights) if self._objective.pairs else F.take(class_weights, labels)
+            weights = weights * F.reshape(of_label, (-1, 1))
         return -F.sum(target * weights)
 
     def _independent(self, F: Any, logits: Any, shares: Any, weights: Any, class_weights: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.model.precision import Plan
+from crepe_dist.wording import measure
 
 
 class ModelSummary(NamedTuple):
@@ -52,5 +53,5 @@ def summarise(name: str, about: dict[str, Any], classes: list[str], encoding: En
         encoding.mode != "notebook",
         not encoding.is_custom,
         f"{plan.kernels}, {plan.precision}",
-        "micro F1" if "labels" in about else "accuracy",
+        measure("labels" in about),
     )

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from crepe_dist.reports.page import render
+from crepe_dist.reports.score_tables import LABEL_CELLS, MAX_OPEN_ROWS, MAX_WEAKEST
 from crepe_dist.reports.uncertainty import interval
 from crepe_dist.runs.label_scores import LabelScores
 from crepe_dist.version import __version__
 from crepe_dist.wording import clean, counted, cut, percent
-
-LABEL_CELLS = 60
-MAX_OPEN_ROWS = 30
 
 
 def label_score_page(scores: LabelScores, classes: list[str], about: dict[str, Any]) -> str:
@@ -22,7 +20,7 @@ def label_score_page(scores: LabelScores, classes: list[str], about: dict[str, A
     """
     classes, about = clean(classes), clean(about)
     return render(
-        "label_evaluation.html",
+        "evaluation.html",
         version=__version__,
         about=about,
         headline=tiles(scores, about["part"]),
@@ -56,7 +54,7 @@ def view(scores: LabelScores, classes: list[str]) -> dict[str, Any]:
     tested = [row for row in rows if row["documents"]]
     return {
         "rows": sorted(rows, key=lambda row: (-row["documents"], row["name"])),
-        "weakest": sorted(tested, key=lambda row: row["f1"])[:15] if len(rows) > MAX_OPEN_ROWS else [],
+        "weakest": sorted(tested, key=lambda row: row["f1"])[:MAX_WEAKEST] if len(rows) > MAX_OPEN_ROWS else [],
         "calibration": percent(scores.calibration_error),
     }
 

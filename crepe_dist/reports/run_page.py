@@ -96,6 +96,7 @@ def score_page(scores: Scores, classes: list[str], quotes: Sequence[str | None],
             *score_tables.tiles(scores, classes, about["part"]),
             ("loss", f"{scores.loss:.4f}", ["mean cross-entropy, in nats"]),
         ],
+        labels=None,
         scores=score_tables.view(scores, classes, quotes, about["feature_len"]),
         no_texts="",
     )

@@ -11,6 +11,7 @@ from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
+from crepe_dist.wording import measure
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class EpochChoice:
         """Make the choice for a configuration and its data."""
         training, has_validation = config.training, "validation" in data.parts
         rows = len(data.parts["validation" if has_validation else "test"])
-        measure = "micro F1" if data.labelled == SEVERAL else "accuracy"
-        return cls(has_validation, rows, training.patience, training.all_epochs, config.checkpoint.keep_last, measure)
+        named = measure(data.labelled == SEVERAL)
+        return cls(has_validation, rows, training.patience, training.all_epochs, config.checkpoint.keep_last, named)
 
     @property
     def chosen_by(self) -> str:

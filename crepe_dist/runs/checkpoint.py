@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Union
 
-from crepe_dist import invocation
+from crepe_dist import invocation, wording
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import PARTS, Dataset
 from crepe_dist.data.targets import SEVERAL
@@ -46,8 +46,8 @@ def file_name(epoch: int, test_accuracy: float, *, several: bool = False) -> str
 
 
 def measure(name: str) -> str:
-    """Return what the accuracy in the name of a checkpoint is: that of several labels is their micro F1."""
-    return "micro F1" if "_test_f1_" in name else "accuracy"
+    """Name the score in the file name of a checkpoint."""
+    return wording.measure("_test_f1_" in name)
 
 
 def save(
@@ -301,25 +301,12 @@ def thresholds(about: dict[str, Any]) -> Floats | None:
     return checked_thresholds(labels["thresholds"], len(about["classes"]))
 
 
-def scores(path: Path, classes: int) -> dict[str, Scores]:
-    """Read the scores of each split beside a checkpoint; empty for several labels, and for checkpoints of old versions.
+def scores(path: Path, classes: int) -> dict[str, AnyScores]:
+    """Read the scores of each split beside a checkpoint; empty for checkpoints of old versions.
 
     Raises:
         UserError: the file cannot be read.
     """
-    return {name: each for name, each in _all_scores(path, classes).items() if isinstance(each, Scores)}
-
-
-def label_scores(path: Path, classes: int) -> dict[str, LabelScores]:
-    """Read the scores of several labels of each split beside a checkpoint; empty for one label per document.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    return {name: each for name, each in _all_scores(path, classes).items() if isinstance(each, LabelScores)}
-
-
-def _all_scores(path: Path, classes: int) -> dict[str, AnyScores]:
     beside = path.with_suffix(SCORES)
     if not beside.is_file():
         return {}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.runs.scores import BINS, MILLION, Counts, bits, counts, packed
+from crepe_dist.runs.scores import BINS, Counts, bits, counts, expected_calibration_error, packed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -174,8 +174,7 @@ class LabelScores:
     @property
     def calibration_error(self) -> float:
         """Expected calibration error over all classes of all documents."""
-        number, right, probability = self.reliability.T
-        return float(np.abs(right - probability / MILLION).sum() / max(number.sum(), 1))
+        return expected_calibration_error(self.reliability)
 
     def per_class(self, classes: list[str]) -> pd.DataFrame:
         """Return precision, recall, f1, average_precision, threshold (fractions) and documents, one row per class."""

@@ -22,6 +22,7 @@ from crepe_dist.runs.scores import Scores
 from crepe_dist.settings.allowed_values import PAPER_DROPOUT, is_epoch
 from crepe_dist.settings.config import Config, flat
 from crepe_dist.settings.yaml_file import read
+from crepe_dist.wording import measure
 
 Settings = dict[str, Any]
 
@@ -58,8 +59,8 @@ class RunRecord:
 
     @property
     def measure(self) -> str:
-        """Name of the score that is called accuracy in the records: that of several labels is their micro F1."""
-        return "micro F1" if "labels" in self.about else "accuracy"
+        """Name of the score that is called accuracy in the records."""
+        return measure("labels" in self.about)
 
     @property
     def classes(self) -> list[str]:
@@ -151,7 +152,7 @@ def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
         result = RunFolder(run_dir).result
         if result and "made" in result:
             _check_made(result["made"])
-        config = run_dir / CONFIG
+        config, found = run_dir / CONFIG, checkpoint.scores(path, len(about["classes"]))
         return RunRecord(
             path=run_dir,
             given_name=RunFolder(run_dir).name,
@@ -159,8 +160,8 @@ def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
             result=result,
             checkpoint=path,
             about=about,
-            scores=checkpoint.scores(path, len(about["classes"])),
-            label_scores=checkpoint.label_scores(path, len(about["classes"])),
+            scores={name: each for name, each in found.items() if isinstance(each, Scores)},
+            label_scores={name: each for name, each in found.items() if isinstance(each, LabelScores)},
             history=history.of(run_dir),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -119,17 +119,13 @@ class Scores:
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error (Guo et al. 2017, arXiv:1706.04599, equation 3)."""
-        return self._error(self.reliability)
+        """Expected calibration error of the predicted classes."""
+        return expected_calibration_error(self.reliability)
 
     @property
     def uncalibrated_error(self) -> float:
         """Expected calibration error at temperature 1."""
-        return self._error(self.reliability if self.uncalibrated is None else self.uncalibrated)
-
-    def _error(self, reliability: Counts) -> float:
-        _, right, probability = reliability.T
-        return float(np.abs(right - probability / MILLION).sum() / self.documents)
+        return expected_calibration_error(self.reliability if self.uncalibrated is None else self.uncalibrated)
 
     @property
     def _right(self) -> npt.NDArray[np.float64]:
@@ -195,6 +191,24 @@ class Scores:
             Calibration.of(saved),
             None if before is None else counts(before, (BINS, 3)),
         )
+
+
+def count_reliability(probabilities: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> Counts:
+    """Count predictions by their probability, as in ``Scores.reliability``.
+
+    Args:
+        probabilities: float64 [n].
+        right: the correct ones, bool [n].
+    """
+    bins = np.minimum((probabilities * BINS).astype(np.int64), BINS - 1)
+    columns = (None, right, np.rint(probabilities * MILLION))
+    return np.stack([np.rint(np.bincount(bins, each, BINS)).astype(np.int64) for each in columns], axis=1)
+
+
+def expected_calibration_error(reliability: Counts) -> float:
+    """Compute the expected calibration error (Guo et al. 2017, arXiv:1706.04599, equation 3)."""
+    number, right, probability = reliability.T
+    return float(np.abs(right - probability / MILLION).sum() / max(number.sum(), 1))
 
 
 def counts(saved: Any, shape: tuple[int, ...]) -> Counts:

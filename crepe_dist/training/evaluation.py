@@ -12,7 +12,7 @@ from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, CalibrationCounts
 from crepe_dist.runs.checkpoint import AnyScores
-from crepe_dist.runs.scores import BINS, MILLION, MISTAKES, RANKED, Mistake, Scores, worst
+from crepe_dist.runs.scores import BINS, MISTAKES, RANKED, Mistake, Scores, count_reliability, worst
 from crepe_dist.settings.training_options import EvaluationOptions
 from crepe_dist.training.label_evaluation import evaluate_label_splits
 from crepe_dist.training.scoring_pass import Interrupted, RightBits, Scorer, pass_over
@@ -128,10 +128,10 @@ class _Totals:
         np.add.at(self.confusion, (labels, predicted), 1)
         self.loss -= float(log_probabilities[np.arange(len(labels)), labels].astype(np.float64).sum())
         probabilities = _probabilities(log_probabilities)
-        _count_reliability(self.uncalibrated, probabilities, is_right)
         if self._temperature != 1:
+            self.uncalibrated += count_reliability(probabilities.max(axis=1), is_right)
             probabilities = _probabilities(_log_softmax(logits / self._temperature))
-        _count_reliability(self.reliability, probabilities, is_right)
+        self.reliability += count_reliability(probabilities.max(axis=1), is_right)
         self.right.set(rows[is_right])
         self._remember(rows[~is_right], labels[~is_right], probabilities[~is_right])
 
@@ -149,15 +149,6 @@ class _Totals:
             mistakes.append(Mistake(int(rows[place]), int(labels[place]), float(of_true[place]), pairs))
         if mistakes:
             self.mistakes = worst(self.mistakes + mistakes)
-
-
-def _count_reliability(
-    counts: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64], is_right: npt.NDArray[np.bool_]
-) -> None:
-    confidence = probabilities.max(axis=1)
-    bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
-    parts = np.rint(confidence * MILLION).astype(np.int64)
-    np.add.at(counts, bins, np.stack([np.ones_like(parts), is_right, parts], axis=1))
 
 
 def _log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

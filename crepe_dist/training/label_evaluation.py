@@ -22,7 +22,7 @@ from crepe_dist.runs.label_scores import (
     intervals,
     log_odds,
 )
-from crepe_dist.runs.scores import BINS, MILLION, Mistake
+from crepe_dist.runs.scores import BINS, Mistake, count_reliability
 from crepe_dist.settings.training_options import EvaluationOptions
 from crepe_dist.training.scoring_pass import RightBits, Scorer, pass_over
 
@@ -106,11 +106,7 @@ class LabelTotals:
         found = np.take_along_axis(wanted, ranking, axis=1)
         self._hits += [int(found[:, :k].sum()) for k in TOPS]
         probabilities = np.nan_to_num(1 / (1 + np.exp(-np.clip(exact, -500, 500)))).ravel()
-        bins = np.minimum((probabilities * BINS).astype(np.int64), BINS - 1)
-        parts = np.rint(probabilities * MILLION)
-        columns = (None, wanted.ravel(), parts)
-        counted = [np.bincount(bins, each, minlength=BINS) for each in columns]
-        self._reliability += np.rint(np.stack(counted, axis=1)).astype(np.int64)
+        self._reliability += count_reliability(probabilities, wanted.ravel())
         self._right.set(rows[((logits >= log_odds(self._thresholds)) == wanted).all(axis=1)])
 
     def scores(self, counts: Sequence[npt.NDArray[np.int64]], loss: float, *, chooses: bool) -> LabelScores:
