@@ -15,7 +15,7 @@ from crepe_dist.files import read_json, sha256
 from crepe_dist.native import library
 from crepe_dist.runs.run_record import RunRecord, open_run
 from crepe_dist.settings import arguments
-from crepe_dist.supervising.training_process import failure, training
+from crepe_dist.supervising.training_process import QUIET, failure, training
 from crepe_dist.wording import counted
 
 EXAMPLES = """  python -m crepe_dist.verify runs/reviews-1f2e3d4c5b
@@ -55,10 +55,7 @@ def main() -> None:
             "data.source": str(data.folder.absolute()),
             "run_dir": str(folder / "run"),
             "checkpoint.keep_last": max(1, len(record.history.epochs)),
-            "logging.report": False,
-            "logging.tensorboard": False,
-            "logging.mlflow": False,
-            "logging.wandb": False,
+            **QUIET,
         }
         with training(settings, folder, processes) as process:
             code = process.wait()

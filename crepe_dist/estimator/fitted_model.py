@@ -21,7 +21,7 @@ from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import Reading, find_sources
 from crepe_dist.settings.data_options import LONGEST_FITTED
-from crepe_dist.supervising.training_process import failure, training
+from crepe_dist.supervising.training_process import QUIET, failure, training
 
 Files = dict[str, bytes]
 LARGEST = 1 << 34  # bytes of a checkpoint's file
@@ -66,8 +66,7 @@ def train(
             **settings,
             "data.source": str(folder / "data"),
             "run_dir": str(folder / "run"),
-            "logging.report": False,
-            "logging.tensorboard": False,
+            **QUIET,
         }
         with training(settings, folder, processes) as process:
             code = process.wait()

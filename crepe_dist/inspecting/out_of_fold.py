@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from crepe_dist.errors import UserError
 from crepe_dist.inspecting.corpus import CHUNK, Corpus
-from crepe_dist.model.calibration import CalibrationCounts
+from crepe_dist.model.calibration import CalibrationCounts, softmax
 from crepe_dist.predicting.predictor import Predictor, load
-from crepe_dist.supervising.training_process import failure, training
+from crepe_dist.supervising.training_process import QUIET, failure, training
 
 Floats = npt.NDArray[np.float64]
 
@@ -79,7 +79,7 @@ def out_of_fold(
                 logits[some] = predictor.logits(codes)
             for start in range(0, len(unlabelled), CHUNK):
                 codes = predictor.encoding.encode(unlabelled[start : start + CHUNK])
-                others[start : start + len(codes)] += _softmax(predictor.logits(codes))
+                others[start : start + len(codes)] += softmax(predictor.logits(codes), np.float64)
         trained.append(number)
         say(f"fold {number + 1} of {folds}: {len(held):,} texts scored, {time.monotonic() - started:.0f} s")
     if not trained:
@@ -94,9 +94,8 @@ def out_of_fold(
         some = numbers[start : start + CHUNK]
         counts.add(logits[some], corpus.labels[some])
     temperature = counts.fitted().temperature
-    return OutOfFold(
-        numbers, _softmax(logits[numbers] / np.float32(temperature)), others / len(trained), len(trained), temperature
-    )
+    probabilities = softmax(logits[numbers] / np.float32(temperature), np.float64)
+    return OutOfFold(numbers, probabilities, others / len(trained), len(trained), temperature)
 
 
 def _trained(data: Path, folder: Path, network: str, seed: int, deadline: float) -> Predictor | None:
@@ -106,8 +105,7 @@ def _trained(data: Path, folder: Path, network: str, seed: int, deadline: float)
         "run_dir": str(folder / "run"),
         "model.network": network,
         "training.seed": seed,
-        "logging.report": False,
-        "logging.tensorboard": False,
+        **QUIET,
     }
     with training(settings, folder) as process:
         try:
@@ -117,8 +115,3 @@ def _trained(data: Path, folder: Path, network: str, seed: int, deadline: float)
     if code:
         raise failure(folder, code)
     return load(folder / "run", device="cpu")
-
-
-def _softmax(logits: npt.NDArray[np.float32]) -> Floats:
-    powers = np.exp((logits - logits.max(axis=1, keepdims=True)).astype(np.float64))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))

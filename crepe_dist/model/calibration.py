@@ -23,7 +23,7 @@ ANSWERED = 0.95  # share of the validation texts that reach the threshold
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a validation split says about a network's probabilities.
+    """Temperature and threshold of a network's probabilities, fitted to a validation split.
 
     Attributes:
         temperature: divisor of the logits; 1 without a validation split.
@@ -54,6 +54,12 @@ class Calibration:
 
 
 UNCALIBRATED = Calibration()
+
+
+def softmax(logits: npt.NDArray[np.float32], dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
+    """Compute probabilities, [n, classes]."""
+    powers = np.exp((logits - logits.max(axis=1, keepdims=True)).astype(dtype, copy=False))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 class CalibrationCounts:

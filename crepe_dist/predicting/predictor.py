@@ -15,7 +15,7 @@ from crepe_dist.data.alphabet import BLANK, Codes, Encoding
 from crepe_dist.distributed.device import CPU, Device, pick_for_inference
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
-from crepe_dist.model.calibration import UNCALIBRATED, Calibration
+from crepe_dist.model.calibration import UNCALIBRATED, Calibration, softmax
 from crepe_dist.model.inference import Inference, Logits, open_inference
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.precision import plan_inference
@@ -107,7 +107,7 @@ class Predictor:
         while batch := list(islice(texts, batch_size)):
             codes = self.encoding.encode(batch)
             logits = self.logits(codes)
-            probabilities = _softmax(logits) if self.thresholds is None else _sigmoid(logits)
+            probabilities = softmax(logits) if self.thresholds is None else _sigmoid(logits)
             read = ((codes != BLANK) & (codes != self.encoding.alphabet.find(" "))).sum(axis=1)
             orders = np.argsort(-probabilities, axis=1, kind="stable").tolist()
             for text, row, order, known in zip(batch, probabilities.tolist(), orders, read.tolist()):
@@ -158,12 +158,6 @@ class Predictor:
 
     def _capped(self, batch_size: int) -> int:
         return max(1, min(batch_size, MAX_CODES // self.encoding.feature_len))
-
-
-def _softmax(logits: Logits) -> Logits:
-    """Compute probabilities, float32 [n, classes]."""
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def _sigmoid(logits: Logits) -> Logits:

@@ -104,14 +104,15 @@ class RunMetrics(Metrics):
 
     def pictures(self, step: int, values: Callable[[], Arrays], scores: dict[str, Scores], classes: list[str]) -> None:
         def draw(tracker: Tracker) -> None:
+            if not tracker.draws:
+                return
             for name, array in values().items():
                 tracker.add_histogram(f"parameters/{name}", array, step)
             if self._draw is not None:
                 for split, score in scores.items():
                     tracker.add_picture(f"confusion/{split}", *self._draw(score, classes), step)
 
-        if "tensorboard" in self._trackers:  # the only one that takes them
-            self._track(draw, "tensorboard")
+        self._track(draw)
 
     def sync(self) -> None:
         self._write()
@@ -148,8 +149,8 @@ class RunMetrics(Metrics):
         rows = [(record["step"], {f"{group}/{name}": record[name] for name in names}) for record in records]
         self._track(lambda tracker: tracker.add(rows))
 
-    def _track(self, do: Callable[[Tracker], None], *only: str) -> None:
-        for name in only or tuple(self._trackers):
+    def _track(self, do: Callable[[Tracker], None]) -> None:
+        for name in tuple(self._trackers):
             title, _, opening = TRACKERS[name]
             try:
                 tracker = self._trackers[name] or opening(self._folder, self._settings, self._purge_step)

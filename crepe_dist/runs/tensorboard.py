@@ -33,6 +33,8 @@ class Events(Tracker):
         OSError: from every method, on a full disk.
     """
 
+    draws = True
+
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
         folder.mkdir(exist_ok=True)
         self._writer = EventsWriter(str(folder / "events"))

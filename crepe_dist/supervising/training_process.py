@@ -21,6 +21,8 @@ from crepe_dist.supervising.agent import terminate_with_parent
 
 CONFIG = "settings.yaml"
 LOG = "log.txt"
+# Settings of a training whose records nobody reads.
+QUIET = {f"logging.{name}": False for name in ("report", "tensorboard", "mlflow", "wandb")}
 GRACE = 10.0  # seconds between asking a training to stop and killing it
 MESSAGE = re.compile(r"\berror: (.*)(?:\n.*?\bwhy: (.*))?(?:\n.*?\bdo:  (.*))?")
 TAIL = 1 << 16  # characters of the log that are searched for a message
