@@ -30,7 +30,11 @@ from crepe_dist.runs.label_scores import (
 from tests.conftest import QUICK, command, losses, run
 
 WORDS = {"big": "huge giant vast", "old": "ancient antique aged", "red": "crimson scarlet ruby"}
-ADAM = [*QUICK, "--optimizer.name=adam", "--optimizer.learning_rate=0.01", "--training.epochs=4"]
+# In float32: rounding to bfloat16 lets the last losses of two processes differ from those of one by a hundredth.
+ADAM = [
+    *(*QUICK, "--model.precision=float32"),
+    *("--optimizer.name=adam", "--optimizer.learning_rate=0.01", "--training.epochs=4"),
+]
 
 
 def table(rows: int, seed: int) -> dict[str, list]:
@@ -65,7 +69,7 @@ def test_two_processes_train_as_one(folder):
     assert checkpoint.find(str(folder / "run-1")).name.startswith("crepe_epoch_")
     assert "_test_f1_" in checkpoint.find(str(folder / "run-1")).name
     assert first.accuracy == second.accuracy > 0.95
-    np.testing.assert_allclose(losses(folder / "run-1"), losses(folder / "run-2"), rtol=5e-3)
+    np.testing.assert_allclose(losses(folder / "run-1"), losses(folder / "run-2"), rtol=1e-4)
     result = json.loads((folder / "run-1" / "result.json").read_text())
     assert result["chosen_by"] == "validation micro F1"
     assert result["test_accuracy"] == first.accuracy

@@ -18,12 +18,11 @@ from crepe_dist.errors import UserError
 from crepe_dist.model.objective import Objective
 from crepe_dist.model.paper import PaperShape
 from crepe_dist.model.precision import Plan
-from crepe_dist.native.library import Library
+from crepe_dist.native.library import Library, runnable
 from crepe_dist.networks import block
 from crepe_dist.networks.engine import open_engine
 from crepe_dist.networks.loss import Loss
 from crepe_dist.settings.model_options import ModelOptions
-from tests.conftest import KERNELS
 from tests.test_crepe import SHAPES, learnt
 
 SETS = [["good", "new"], ["bad"], [], ["bad", "new"], ["good"]] * 8
@@ -172,7 +171,7 @@ def test_the_loss_is_that_of_the_formula(kind, smoothing):
 
 PAPER = PaperShape(69, 123, 5, 8, 16)
 TABLE = SHAPES[0].table
-ENGINES = [*((name, SHAPES[0]) for name in KERNELS if name != "none"), *((KERNELS[0], each) for each in (PAPER, TABLE))]
+ENGINES = [(name, shape) for name in runnable() for shape in (SHAPES[0], PAPER, TABLE)]
 
 
 @pytest.mark.parametrize("kind", [SEVERAL, SOFT])
@@ -186,9 +185,9 @@ def test_the_kernels_compute_the_gradients_of_mxnets_operators(name, shape, kind
     half = np.full((rows, 3), [0, 128, 0], np.uint8)
     batch = pack(codes, np.zeros(rows, np.int32), rows + 1, rows, weights=half, pairs=targets.bytes(np.arange(rows)))
     found = []
-    for library in (None, Library(name)):
+    for build in (None, Library(name)):
         network = block.build(shape, ModelOptions(), mx.cpu(), seed=1)
-        engine = open_engine(network, Plan("float32", library, "for a test"), mx.cpu(), objective)
+        engine = open_engine(network, Plan("float32", build, "for a test"), mx.cpu(), objective)
         found.append(learnt(engine, batch))
     for got, wanted in zip(*(each.values() for each in found)):
         np.testing.assert_allclose(got, wanted, rtol=2e-3, atol=1e-4 * np.abs(wanted).max() + 1e-9)
