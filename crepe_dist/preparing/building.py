@@ -99,9 +99,8 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
     shares: dict[str, Any] = {part: 0.0 for part in ("test", "validation") if part in own}
     fixed = fixed_of[found.rows["file"]]
     used = used_labels(found.rows, fixed)
-    fate = decide(
-        found.rows, fixed, replace(job.split, **shares), None if job.labelled == ONE else known(found.labels, used)
-    )
+    usable = used if job.labelled == ONE else known(found.labels, used)
+    fate = decide(found.rows, fixed, replace(job.split, **shares), usable)
     trained = [found.labels[index] for index in np.flatnonzero(used).tolist()]
     names = trained if job.labelled == ONE else list(classes_of(trained))
     classes = sorted(names, key=_label_order) if job.class_names is None else list(job.class_names)
