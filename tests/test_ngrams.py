@@ -204,16 +204,13 @@ def test_what_is_computed_is_what_the_formula_says(edges):
     # a, b, aa, ab; nothing; z, zz; with both edges, which are one symbol |: |, |a, b|; |, |z, z|
     assert counts.tolist() == ([7, 0, 5] if edges else [4, 0, 2])
 
-    def scale(number: int, among: int) -> float:
-        return min(300.0, 10 * (number * among) ** 0.25) if edges else 300.0
+    def scale(number: int) -> float:
+        return min(300.0, 10 * number**0.5) if edges else 300.0
 
     expected = []
     for buckets, n in zip(found, counts.tolist()):
-        others, significant = (buckets[:n][telling[buckets[:n]] == which] for which in (0, 1))
-        groups = ((significant, n), (others, len(others)))
-        expected.append(
-            bias + sum(scale(len(own), among) * weight[own].mean(axis=0) for own, among in groups if len(own))
-        )
+        groups = (buckets[:n][telling[buckets[:n]] == which] for which in (0, 1))
+        expected.append(bias + sum(scale(len(own)) * weight[own].mean(axis=0) for own in groups if len(own)))
     np.testing.assert_allclose(
         got.logits(pack(codes, np.zeros(3, np.int32), 3, 3)).asnumpy(), np.array(expected), rtol=1e-5, atol=1e-6
     )

@@ -55,9 +55,10 @@ def some_batch(shape: NGramShape, number: int, rows: int = 6):
 class Training:
     """A network, its trainer and its steps, in a single process."""
 
-    def __init__(self, shape, optimizer, *, sparse=True, clip_norm=None):
+    def __init__(self, shape, optimizer, *, sparse=True, clip_norm=None, row_moments=False):
         self.shape = shape
         self.network = block.build(shape, ModelOptions(), mx.cpu(), seed=0)
+        self.network.weight.row_moments = row_moments
         self.network.significant.set_data(mx.nd.array(np.arange(shape.buckets) % 5 == 0))
         engine = open_engine(self.network, Plan("float32", library.find()[0], ""), mx.cpu())
         trained, tables = block.trained(self.network), engine.train_row_by_row(6) if sparse else ()
@@ -81,12 +82,12 @@ class Training:
 
 
 @pytest.mark.parametrize("clip_norm", [None, 0.5])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(("optimizer", "row_moments"), [*((each, False) for each in OPTIMIZERS), (OPTIMIZERS[0], True)])
 @each_build
-def test_it_computes_what_the_dense_optimizer_does(optimizer, clip_norm):
+def test_it_computes_what_the_dense_optimizer_does(optimizer, row_moments, clip_norm):
     found = []
     for sparse in (True, False):
-        training = Training(SHAPE, optimizer, sparse=sparse, clip_norm=clip_norm)
+        training = Training(SHAPE, optimizer, sparse=sparse, clip_norm=clip_norm, row_moments=row_moments)
         training.steps(0, 60)
         found.append(training.values())
     for name, expected in found[1].items():
@@ -96,10 +97,11 @@ def test_it_computes_what_the_dense_optimizer_does(optimizer, clip_norm):
 
 
 @each_build
-def test_more_classes_than_are_computed_at_once():
+@pytest.mark.parametrize("row_moments", [False, True])
+def test_more_classes_than_are_computed_at_once(row_moments):
     found = []
     for sparse in (True, False):
-        training = Training(WIDE, OPTIMIZERS[0], sparse=sparse)
+        training = Training(WIDE, OPTIMIZERS[0], sparse=sparse, row_moments=row_moments)
         training.steps(0, 12)
         found.append(training.values()["weight"])
     got, expected = found
@@ -111,7 +113,7 @@ def test_the_same_bits_for_any_number_of_threads(monkeypatch):
     found = []
     for threads in (1, 2, 5):
         monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
-        training = Training(SHAPE, OPTIMIZERS[0])
+        training = Training(SHAPE, OPTIMIZERS[0], row_moments=True)
         training.steps(0, 20)
         found.append(training.values()["weight"].tobytes())
     assert found[0] == found[1] == found[2]

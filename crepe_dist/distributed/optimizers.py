@@ -43,6 +43,32 @@ class Rule:
         return float(learning_rate * math.sqrt(second) / first)
 
 
+def has_row_moments(parameter: Any) -> bool:
+    """Tell whether Adam keeps one second moment for each row of a Gluon parameter, see ``RowAdam``."""
+    return getattr(parameter, "row_moments", False)
+
+
+class RowAdam(mx.optimizer.Adam):
+    """MXNet's Adam, with a second moment for each row instead of each number of parameters with ``row_moments``.
+
+    It averages the mean square of the row's gradient, without weight decay.
+    """
+
+    def update(self, index: int, weight: Any, grad: Any, state: Any) -> None:
+        if not has_row_moments(self.param_dict.get(index)):
+            super().update(index, weight, grad, state)
+            return
+        self._update_count(index)
+        rate = Rule(self).rate(self._get_lr(index), self._index_update_count[index])
+        first, second = state
+        grad = grad * self.rescale_grad
+        squares = grad.square().mean(axis=1, keepdims=True).broadcast_like(grad)
+        grad += self._get_wd(index) * weight
+        first[:] = self.beta1 * first + (1 - self.beta1) * grad
+        second[:] = self.beta2 * second + (1 - self.beta2) * squares
+        weight -= rate * first / (second.sqrt() + self.epsilon)
+
+
 class _OwnKernels:
     """Mixin of MXNet's optimizers, for arrays in host memory in the plain layout."""
 
@@ -57,6 +83,9 @@ class _OwnKernels:
             self._update_one(*each)
 
     def _update_one(self: Any, index: int, weight: Any, grad: Any, state: Any) -> None:
+        if self._rule.moments == 2 and has_row_moments(self.param_dict.get(index)):
+            self.update(index, weight, grad, state)
+            return
         self._update_count(index)
         rule = self._rule
         rate = rule.rate(self._get_lr(index), self._index_update_count[index])
@@ -68,7 +97,7 @@ class _OwnKernels:
         )  # fmt: skip
 
 
-class Adam(_OwnKernels, mx.optimizer.Adam):
+class Adam(_OwnKernels, RowAdam):
     """Adam (Kingma & Ba 2015, arXiv:1412.6980)."""
 
 
@@ -80,6 +109,7 @@ class NAG(_OwnKernels, mx.optimizer.NAG):
     """Nesterov's accelerated gradient."""
 
 
+OPERATORS = {"adam": RowAdam, "sgd": mx.optimizer.SGD, "nag": mx.optimizer.NAG}
 OWN = {"adam": Adam, "sgd": SGD, "nag": NAG}
 
 

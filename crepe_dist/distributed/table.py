@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.distributed.collectives import Collectives
-from crepe_dist.distributed.optimizers import Rule, other_optimizer
+from crepe_dist.distributed.optimizers import Rule, has_row_moments, other_optimizer
 from crepe_dist.errors import UserError
 from crepe_dist.mxnet_internals import pointer, view
 from crepe_dist.native import library
@@ -97,6 +97,7 @@ class Table:
             sparse.shape,
             self._rule.number,
             self._rule.constants,
+            has_row_moments(sparse.parameter),
             (ctypes.c_void_p * len(memories))(*[each.ctypes.data for each in memories]),
             len(memories),
             process,

@@ -72,10 +72,10 @@ class Classifier(torch.nn.Module):
         found = hashed(codes, self.sizes["longest"], len(weight)).flatten(1).sort(dim=1).values  # each counts once
         own, found, factors = (found != F.pad(found, (1, 0), value=-1)[:, :-1]).float(), found.clamp(min=0), 0
         telling = own * significant[found]
-        for group, every in ((telling, own), (own - telling, own - telling)):
-            size, most = (each.sum(1, keepdim=True) for each in (group, every))
-            scale = (10 * (size * most) ** 0.25).clamp(max=300) if self.sizes.get("edges", True) else 300
-            factors = factors + group * (scale / size.clamp(min=1))
+        for group in (telling, own - telling):
+            size = group.sum(1, keepdim=True).clamp(min=1)
+            scale = (10 * size.sqrt()).clamp(max=300) if self.sizes.get("edges", True) else 300
+            factors = factors + group * (scale / size)
         return F.embedding_bag(found, weight, mode="sum", per_sample_weights=factors) + bias
 
     def tower(self, codes: torch.Tensor) -> torch.Tensor:

@@ -156,17 +156,15 @@ def _ngrams(graph: _Graph, shape: NGramShape, arrays: Arrays, prefix: str = "") 
     tells = graph.node("Gather", graph.value(significant, f"{prefix}significant"), buckets)
     telling = graph.node("Mul", own, graph.node("Cast", tells, to=TensorProto.FLOAT) if graph.quantize else tells)
 
-    def scaled(group: str, all_of: str) -> str:
-        number, scale = graph.node("ReduceSum", group, axis, keepdims=1), graph.value(np.array(SCALE, np.float32))
+    def scaled(group: str) -> str:
+        number = graph.node("Max", graph.node("ReduceSum", group, axis, keepdims=1), one)
+        scale = graph.value(np.array(SCALE, np.float32))
         if shape.edges:
-            every = graph.node("ReduceSum", all_of, axis, keepdims=1)
-            root = graph.node("Sqrt", graph.node("Sqrt", graph.node("Mul", number, every)))
-            root = graph.node("Mul", root, graph.value(np.array(ROOT_SCALE, np.float32)))
+            root = graph.node("Mul", graph.node("Sqrt", number), graph.value(np.array(ROOT_SCALE, np.float32)))
             scale = graph.node("Min", root, scale)
-        return graph.node("Mul", group, graph.node("Div", scale, graph.node("Max", number, one)))
+        return graph.node("Mul", group, graph.node("Div", scale, number))
 
-    others = graph.node("Sub", own, telling)
-    factors = graph.node("Add", scaled(telling, own), scaled(others, others))
+    factors = graph.node("Add", scaled(telling), scaled(graph.node("Sub", own, telling)))
     factors = graph.node("Unsqueeze", factors, axis)
     (rows,) = graph.look_up(arrays[f"{prefix}weight"], f"{prefix}weight", [buckets])
     return graph.node("Add", graph.node("Squeeze", graph.node("MatMul", factors, rows), axis), bias)

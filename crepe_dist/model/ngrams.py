@@ -8,10 +8,9 @@ position (Wang & Manning 2012, "Baselines and Bigrams"):
     logits = bias + 300 × (mean of weight[b] over the document's significant buckets b
                            + mean of weight[b] over its other buckets)
 
-With ``edges``, n-grams may contain symbols for the start and the end of the document, and short documents have smaller
-factors than 300, so that their single n-grams do not learn too fast: at most 10 × √n. For the other buckets, n is their
-number. For the significant ones, it is the geometric mean of their number and that of all buckets: with their own
-number alone, rare signs learn too slowly, and with all, a few chance findings among a thousand documents dominate.
+With ``edges``, n-grams may contain symbols for the start and the end of the document, and the factor of a mean over n
+buckets is at most 10 × √n instead of 300, so that the n-grams of short documents do not learn too fast. Adam keeps one
+second moment for all classes of a bucket, so that a class that hardly contributes to the loss hardly moves.
 
 A bucket is significant if its frequency in some class deviates from its overall frequency by more than chance explains
 (``significant``); this is counted once before training. With a mean of their own, a few informative n-grams learn as

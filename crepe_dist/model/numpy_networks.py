@@ -96,10 +96,10 @@ def _ngrams(shape: NGramShape, arrays: Arrays, codes: Codes) -> Floats:
         own = found[:number]
         telling = arrays["significant"][own]
         factors = np.zeros(number, np.float32)
-        for group, among in ((telling, number), (1 - telling, number - telling.sum())):
-            size = float(group.sum())
-            scale = min(ROOT_SCALE * (size * float(among)) ** 0.25, SCALE) if shape.edges else SCALE
-            factors += group * np.float32(scale / max(size, 1))
+        for group in (telling, 1 - telling):
+            size = max(float(group.sum()), 1)
+            scale = min(ROOT_SCALE * size**0.5, SCALE) if shape.edges else SCALE
+            factors += group * np.float32(scale / size)
         row += factors @ arrays["weight"][own]
     return logits
 

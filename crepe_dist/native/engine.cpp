@@ -190,7 +190,7 @@ void crepe_update(
         const int64_t first = count / LINE * part / threads * LINE;
         const int64_t last = part + 1 == threads ? count : count / LINE * (part + 1) / threads * LINE;
         optimizer.update(last - first, values + first, moments ? moments + first : nullptr,
-                         seconds ? seconds + first : nullptr, gradients + first, float(rate), float(scale),
+                         seconds ? seconds + first : nullptr, gradients + first, nullptr, float(rate), float(scale),
                          float(weight_decay));
     }
 }
@@ -203,15 +203,15 @@ int64_t crepe_table_bytes(const int64_t* shape, int64_t most_rows, int64_t proce
 // Returns the number of rows that each process keeps; the last has fewer.
 int64_t crepe_table_rows_each(int64_t rows, int64_t processes) { return Table::rows_each(rows, processes); }
 
-// rule: 0 adam, 1 sgd, 2 nag; constants: those of Optimizer.
+// rule: 0 adam, 1 sgd, 2 nag; constants and by_row: those of Optimizer.
 void* crepe_table_open(
-    const int64_t* shape, int rule, const double* constants, char* const* memories, int processes, int process,
-    int64_t most_rows, int threads
+    const int64_t* shape, int rule, const double* constants, int by_row, char* const* memories, int processes,
+    int process, int64_t most_rows, int threads
 ) {
     Table* table = nullptr;
     guarded([&] {
-        table = new Table({shape[0], shape[1]}, {Rule(rule), constants[0], constants[1], constants[2]}, memories,
-                          processes, process, most_rows, threads);
+        const Optimizer optimizer{Rule(rule), constants[0], constants[1], constants[2], by_row != 0};
+        table = new Table({shape[0], shape[1]}, optimizer, memories, processes, process, most_rows, threads);
     });
     return table;
 }

@@ -222,12 +222,9 @@ class NGrams final : public Engine {
             finders_[omp_get_thread_num()].find(codes, shape_, significant_, groups);
             cache_->put(codes, length, groups);
         }
-        const size_t sizes[2] = {groups[0].size(), groups[1].size()};
         for (int group : {0, 1}) {
-            const float all = float(group ? sizes[0] + sizes[1] : sizes[0]);
-            const float number = std::sqrt(float(sizes[group]) * all);
-            const float scale = shape_.edges ? std::min(SCALE, ROOT_SCALE * std::sqrt(number)) : SCALE;
-            factors[group] = scale / float(std::max<size_t>(sizes[group], 1));
+            const float number = float(std::max<size_t>(groups[group].size(), 1));
+            factors[group] = (shape_.edges ? std::min(SCALE, ROOT_SCALE * std::sqrt(number)) : SCALE) / number;
         }
     }
 

@@ -375,12 +375,21 @@ class Table {
         return found;
     }
 
+    // The mean of the squares of `scale` × the row at a place of the last sum.
+    float mean_square(long place, float scale) const {
+        const float* const sums = summed_.values + place * shape_.columns;
+        float total = 0;
+        for (long n = 0; n < shape_.columns; ++n) total += scale * sums[n] * (scale * sums[n]);
+        return total / float(shape_.columns);
+    }
+
     // Updates the rows at the places [start, end) of the last sum.
     void update(long start, long end, float rate, float scale, float weight_decay) {
         const uint32_t* const rows = summed_.rows;
         const long now = long(drift_.size()) - 1, columns = shape_.columns;
         for_each_piece(start, end, [&](long first, long rows_here, long column, auto width) {
-            float values[PIECE], moment[PIECE], second[PIECE], factor[PIECE], past[PIECE], past2[PIECE], own[PIECE];
+            float values[PIECE], moment[PIECE], second[PIECE], factor[PIECE], past[PIECE], past2[PIECE], own[PIECE],
+                squares[PIECE];
             const long all = rows_here * width;
             for (long i = 0; i < rows_here; ++i) {
                 prefetch(rows, first + i, end);
@@ -394,13 +403,15 @@ class Table {
                     past[n] = power;
                     past2[n] = power2;
                 }
+                if (optimizer_.by_row) std::fill_n(squares + i * width, width, mean_square(first + i, scale));
             }
             drift(values, moment, second, factor, all);
             for (long i = 0; i < all; ++i) {
                 moment[i] *= past[i];
                 second[i] *= past2[i];
             }
-            optimizer_.update(all, values, moment, second, own, rate, scale, weight_decay);
+            optimizer_.update(all, values, moment, second, own, optimizer_.by_row ? squares : nullptr, rate, scale,
+                              weight_decay);
             for (long i = 0; i < rows_here; ++i) {
                 float* record = this->record(rows[first + i]);
                 copy_row(values + i * width, width, record + column);

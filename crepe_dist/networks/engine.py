@@ -18,7 +18,7 @@ from crepe_dist.data.loader import batches
 from crepe_dist.data.order import Order
 from crepe_dist.data.pieces import pieces, rows_per_piece
 from crepe_dist.data.targets import SEVERAL
-from crepe_dist.distributed.optimizers import OWN
+from crepe_dist.distributed.optimizers import OPERATORS, OWN
 from crepe_dist.distributed.table import SparseParameter
 from crepe_dist.model.kernels import Kernels
 from crepe_dist.model.objective import PLAIN, Objective
@@ -80,7 +80,7 @@ class Engine:
 
     def optimizer(self, name: str, settings: Mapping[str, float]) -> mx.optimizer.Optimizer:
         """Make the optimizer ``name``: adam, sgd or nag."""
-        return mx.optimizer.create(name, **settings)
+        return OPERATORS[name](**settings)
 
     def train_row_by_row(self, documents: int) -> Sequence[SparseParameter]:
         """Train row by row from now on each parameter for which the engine can.

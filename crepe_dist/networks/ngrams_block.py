@@ -24,6 +24,7 @@ class NGrams(nn.HybridBlock):
         self.shape = shape
         with self.name_scope():
             self.weight = self.params.get("weight", shape=(shape.buckets, shape.classes), init="zeros")
+            self.weight.row_moments = shape.edges  # not in a network of earlier versions
             self.bias = self.params.get("bias", shape=(shape.classes,), init="zeros")
             # 1 for significant buckets, else 0: counted, not trained.
             self.significant = self.params.get("significant", shape=(shape.buckets,), init="zeros", grad_req="null")
@@ -68,8 +69,8 @@ class NGrams(nn.HybridBlock):
         rows = F.Embedding(buckets, weight, input_dim=self.shape.buckets, output_dim=self.shape.classes)
         telling = mask * F.take(significant, buckets)
         factors = 0
-        for group, all_of in ((telling, mask), (mask - telling, mask - telling)):
-            own, every = (F.sum(each, axis=1, keepdims=True) for each in (group, all_of))
-            scale = F.minimum(ROOT_SCALE * F.sqrt(F.sqrt(own * every)), SCALE) if self.shape.edges else SCALE
-            factors = factors + F.broadcast_mul(group, scale / F.maximum(own, 1))
+        for group in (telling, mask - telling):
+            number = F.maximum(F.sum(group, axis=1, keepdims=True), 1)
+            scale = F.minimum(ROOT_SCALE * F.sqrt(number), SCALE) if self.shape.edges else SCALE
+            factors = factors + F.broadcast_mul(group, scale / number)
         return F.broadcast_add(F.batch_dot(F.expand_dims(factors, 1), rows).reshape((0, -1)), bias.expand_dims(0))
