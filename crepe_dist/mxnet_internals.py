@@ -1,7 +1,7 @@
 """Workarounds that use private names or undocumented behaviour of MXNet, one function each.
 
 Each was checked with MXNet 1.9.1. Check them all before allowing another version. Workarounds that must run before
-MXNet is imported are in ``distributed/launch.py``.
+MXNet is imported are in ``distributed/launch.py`` and ``distributed/late_operators.py``.
 
 MXNet is imported inside the functions: ``distributed`` imports this module before ``OMP_NUM_THREADS`` is set, and MXNet
 reads that variable once, when it is imported.

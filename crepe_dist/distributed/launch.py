@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.util
 import os
 import shutil
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crepe_dist import machine
-from crepe_dist.distributed import cuda
+from crepe_dist.distributed import cuda, late_operators
 from crepe_dist.errors import UserError
 
 HOROVODRUN = "horovodrun"
@@ -135,7 +134,7 @@ def import_mxnet(launch: Launch) -> None:
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: not installed
     try:
         with contextlib.suppress(ImportError, OSError):
-            importlib.import_module("mxnet")
+            late_operators.import_mxnet()
     finally:
         for name in hidden:
             del sys.modules[name]
