@@ -11,7 +11,7 @@ import signal
 from typing import Any, Callable
 
 from crepe_dist.distributed import cuda, device, horovod_build
-from crepe_dist.distributed.launch import Launch, limit_threads
+from crepe_dist.distributed.launch import Launch, has_mxnet, import_mxnet, limit_threads
 from crepe_dist.errors import UserError
 from crepe_dist.model.precision import plan
 from crepe_dist.native import library
@@ -63,7 +63,8 @@ def cuda_libraries() -> dict[str, Any]:
 
 def mxnet() -> dict[str, Any]:
     """List MXNet's build features, and the precision and kernels that ``auto`` selects on each device."""
-    cuda.load()
+    if has_mxnet():
+        import_mxnet(Launch())  # as training does
     import mxnet as mx
 
     enabled = [feature.name for feature in mx.runtime.feature_list() if feature.enabled]
