@@ -8,7 +8,6 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from crepe_dist.data.batch import pack
 from crepe_dist.distributed.table import Table
 from crepe_dist.distributed.world import World
 from crepe_dist.errors import UserError
@@ -22,11 +21,11 @@ from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training import optimizer_state
 from crepe_dist.training.resume import RunState
 from crepe_dist.training.step import TrainingStep
+from tests.batches import SHAPE, some_batch
+from tests.chaos.harness import slow
 from tests.conftest import needs_kernels, run
 from tests.distributed.test_world import script
 
-# Without edges, which all documents have: where their gradients cancel, Adam makes steps of what rounding leaves.
-SHAPE = NGramShape(69, 40, 3, 3, 1 << 12, edges=False)
 WIDE = NGramShape(69, 12, 700, 2, 300)  # more classes than the kernels compute at once, no whole words of buckets
 OPTIMIZERS = [
     ("adam", {"learning_rate": 0.01, "wd": 0.0}),
@@ -43,13 +42,6 @@ def _build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 each_build = pytest.mark.usefixtures("_build")
-
-
-def some_batch(shape: NGramShape, number: int, rows: int = 6):
-    generator = np.random.default_rng(number)
-    # Each batch has characters of its own, so that most rows are not touched for many steps.
-    codes = generator.integers(number % 23 * 3, number % 23 * 3 + 4, (rows, shape.feature_len)).astype(np.uint8)
-    return pack(codes, generator.integers(0, shape.classes, rows).astype(np.int32), rows, rows)
 
 
 class Training:
@@ -252,13 +244,12 @@ with join() as world:
     from crepe_dist.data.order import share
     from crepe_dist.networks import block
     from crepe_dist.networks.engine import open_engine
-    from crepe_dist.model.ngrams import NGramShape
     from crepe_dist.model.precision import Plan
     from crepe_dist.mxnet_internals import view
     from crepe_dist.native import library
     from crepe_dist.settings.model_options import ModelOptions
     from crepe_dist.training.step import TrainingStep
-    from tests.test_table import SHAPE, some_batch
+    from tests.batches import SHAPE, some_batch
     network = block.build(SHAPE, ModelOptions(), mx.cpu(), seed=0)
     network.significant.set_data(mx.nd.array(np.arange(SHAPE.buckets) % 5 == 0))
     engine = open_engine(network, Plan("float32", library.find()[0], ""), mx.cpu())
@@ -293,11 +284,11 @@ NO_MEMORY = "shared_memory._create = lambda size: None"
     ("hosts", "by"),
     [
         ("aa", "shared memory"),
-        ("aabb", "shared memory and Horovod"),
+        slow("aabb", "shared memory and Horovod"),
         ("aba", "shared memory and Horovod"),
         ("abbc", "shared memory and Horovod"),
         ("ab", "Horovod"),
-        ("", "Horovod"),
+        slow("", "Horovod"),
     ],
 )
 def test_many_ranks_compute_what_one_does(tmp_path, hosts, by, clip_norm):
