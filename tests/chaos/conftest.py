@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,13 +20,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def unbroken(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """The folder of a run of that many processes, with more settings, that nothing happened to."""
-    folder = tmp_path_factory.mktemp("unbroken")
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "unbroken"  # one for pytest's workers
+    folder.mkdir(exist_ok=True)
 
-    @cache
     def of(processes: int, *more: str) -> Path:
         run_dir = folder / "-".join([str(processes), *(each.lstrip("-") for each in more)])
-        code, printed = harness.run(harness.command(run_dir, data, processes, *more), folder)
-        assert code == 0, printed
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (run_dir / "result.json").is_file():
+                code, printed = harness.run(harness.command(run_dir, data, processes, *more), folder)
+                assert code == 0, printed
         return run_dir
 
     return of

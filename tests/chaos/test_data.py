@@ -12,7 +12,6 @@ import pytest
 from crepe_dist.data.dataset import open_dataset, verify
 from crepe_dist.errors import ExitCode, UserError
 from tests.chaos import harness
-from tests.chaos.harness import slow
 
 
 @pytest.fixture
@@ -38,7 +37,7 @@ def another_alphabet(path):
     path.write_text(json.dumps(manifest))
 
 
-@pytest.mark.parametrize(
+harms = pytest.mark.parametrize(
     ("name", "harm", "message"),
     [
         ("train.codes-00000.npy", flip, "was altered since it was prepared"),
@@ -49,15 +48,28 @@ def another_alphabet(path):
         ("dataset.json", another_alphabet, "alphabet"),
     ],
 )
-@pytest.mark.parametrize("processes", [1, slow(2)])
-def test_refused_at_the_start(copy, tmp_path, name, harm, message, processes):
+
+
+@harms
+def test_refused_at_the_start(copy, tmp_path, name, harm, message, complaint):
     harm(copy / name)
-    code, printed = harness.run(harness.command(tmp_path / "run", copy, processes), tmp_path)
+    said = complaint("train", "--data", copy, "--run-dir", tmp_path / "run", *harness.SETTINGS, cwd=tmp_path)
+    assert said.count("error: ") == 1
+    assert message in said
+    assert "do:  " in said
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.slow
+@harms
+def test_refused_at_the_start_by_two(copy, tmp_path, name, harm, message):
+    harm(copy / name)
+    code, printed = harness.run(harness.command(tmp_path / "run", copy, 2), tmp_path)
     assert code == ExitCode.ERROR, printed
     assert printed.count("error: ") == 1
     assert message in printed
     assert "do:  " in printed
-    assert "<stderr>:Traceback" not in printed if processes > 1 else "Traceback" not in printed
+    assert "<stderr>:Traceback" not in printed
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 

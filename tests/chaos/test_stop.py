@@ -76,7 +76,8 @@ def test_before_training_has_begun(data, tmp_path):
 
 
 def test_while_it_prepares(tmp_path):
-    write_csv(tmp_path / "large.csv", 200_000, seed=1)
+    path = write_csv(tmp_path / "large.csv", 2000, seed=1)
+    path.write_bytes(100 * path.read_bytes())
     arguments = harness.command(tmp_path, tmp_path)[:3]
     arguments[2:] = ["crepe_dist.prepare", "large.csv", "--out", "out"]
     process = harness.start(arguments, tmp_path)
