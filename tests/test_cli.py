@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -159,33 +160,35 @@ class TestCompletion:
         path.write_text(run([CREPE, "--print-completion", "bash"], path.parent))
         return path
 
-    def completed(self, script: Path, *words: str) -> list[str]:
-        """Return bash's completions of the last word."""
+    def completed(self, script: Path, *words: str, last: Sequence[str] = ("",)) -> list[list[str]]:
+        """Return bash's completions of each of the last words, behind the others."""
         program = (
-            'source "$1"; shift\nCOMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))\n'
+            'source "$1"; shift\n'
             "[[ $(complete -p crepe) =~ -F\\ ([^ ]+) ]] || exit 9\n"
-            '"${BASH_REMATCH[1]}" crepe "${COMP_WORDS[COMP_CWORD]}"\nprintf "%s\\n" "${COMPREPLY[@]}"\n'
+            "complete=${BASH_REMATCH[1]}\n"
+            'while IFS= read -r word; do\nCOMP_WORDS=("$@" "$word"); COMP_CWORD=$#; COMPREPLY=()\n'
+            '"$complete" crepe "$word"\necho "${COMPREPLY[*]}"\ndone\n'
         )
         done = subprocess.run(
             ["bash", "--norc", "-c", program, "bash", str(script), "crepe", *words],
             cwd=script.parent,
+            input="".join(f"{word}\n" for word in last),
             capture_output=True,
             text=True,
             check=True,
         )
         assert not done.stderr
-        return done.stdout.split()
+        return [line.split() for line in done.stdout.splitlines()]
 
     def test_commands(self, script):
-        assert self.completed(script, "") == list(cli.COMMANDS)
-        assert self.completed(script, "tr") == ["train"]
+        assert self.completed(script, last=["", "tr"]) == [list(cli.COMMANDS), ["train"]]
 
     @pytest.mark.parametrize("name", cli.COMMANDS)
     def test_every_option_of_every_command(self, script, name):
         flags = [flag for flag in cli.parser_of(name).flags() if flag.startswith("--")]
         assert len(flags) >= 3
-        for flag in flags:
-            assert flag in self.completed(script, name, flag[:-1]), flag
+        for flag, offered in zip(flags, self.completed(script, name, last=[flag[:-1] for flag in flags])):
+            assert flag in offered, flag
 
     @pytest.mark.parametrize(
         ("words", "offered"),
@@ -198,7 +201,7 @@ class TestCompletion:
         ],
     )
     def test_values_and_files(self, script, words, offered):
-        assert self.completed(script, *words) == offered
+        assert self.completed(script, *words[:-1], last=words[-1:]) == [offered]
 
     def test_zsh_gets_a_script_of_its_own(self, tmp_path):
         printed = run([CREPE, "--print-completion", "zsh"], tmp_path)

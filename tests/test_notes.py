@@ -15,6 +15,7 @@ from crepe_dist.model.paper import PaperShape
 from crepe_dist.settings.config import parse
 from crepe_dist.training.dry_run import layers
 from crepe_dist.training.notes import empty_classes, few_cores, few_steps, little_memory
+from tests.conftest import PAPER as PAPER_FLAGS
 from tests.conftest import QUICK, command, run
 
 CREPE = CrepeShape(69, 192, 4, 6, 4096, reach=5, rows=1024, width=32, blocks=2, stride=1)
@@ -80,7 +81,7 @@ def test_the_columns_of_the_layers_are_aligned(shape):
 
 
 def test_train_and_its_dry_run_say_them_before_the_first_step(data, tmp_path):
-    flags = ("--data", data, "--run-dir", tmp_path / "run", *QUICK, "--model.network=paper", "--training.epochs=1")
+    flags = ("--data", data, "--run-dir", tmp_path / "run", *QUICK, *PAPER_FLAGS, "--training.epochs=1")
     for more in ((), ("--dry-run",)):
         printed = run(command("train", *flags, *more), tmp_path)
         note = printed.index("note: ")

@@ -129,8 +129,8 @@ class TestErrors:
     def test_more_processes_than_gpus(self, data, tmp_path):
         body = f"""
 import sys
-from crepe_dist.distributed.launch import detect, limit_threads
-limit_threads(detect())
+from crepe_dist.distributed.launch import detect, import_mxnet
+import_mxnet(detect())
 import mxnet
 mxnet.context.num_gpus = lambda: 1
 from crepe_dist import command, train

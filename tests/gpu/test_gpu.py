@@ -73,15 +73,18 @@ def test_float16_is_the_default_where_it_is_fast(one):
 
 def test_two_gpus_killed_and_resumed_equal_unbroken(data, tmp_path):
     """Two processes on two GPUs in float16, with Adam, dropout and the loss scale."""
-    code, printed = harness.run(harness.command(tmp_path / "unbroken", data, 2), tmp_path)
+    broken, unbroken = (
+        harness.command(tmp_path / name, data, 2, "--training.epochs=2") for name in ("broken", "unbroken")
+    )
+    code, printed = harness.run(unbroken, tmp_path)
     assert code == 0, printed
     assert "2 processes, gpu(0), gradients summed by Horovod" in printed
     assert f"computes  in {HALF}\n" in printed
     fault = {"kind": "SIGKILL", "rank": 1, "phase": "train", "step": 20, "once": str(tmp_path / "once")}
-    code, printed = harness.run(harness.command(tmp_path / "broken", data, 2), tmp_path, fault)
+    code, printed = harness.run(broken, tmp_path, fault)
     assert code != 0
     assert 0 < harness.saved_step(tmp_path / "broken") <= 20
-    code, printed = harness.run(harness.command(tmp_path / "broken", data, 2), tmp_path)
+    code, printed = harness.run(broken, tmp_path)
     assert code == 0, printed
     assert "resuming from step" in printed
     harness.assert_same(tmp_path / "broken", tmp_path / "unbroken")
