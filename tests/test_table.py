@@ -232,14 +232,13 @@ def test_numbers_that_are_not_finite_are_noticed():
 # Ten steps of some ranks, whose batches together are those of one process.
 RANKS = """
 import hashlib
-from dataclasses import replace
 
-import mxnet as mx
 import numpy as np
 from crepe_dist.distributed import host_sums, shared_memory
 from crepe_dist.distributed.join import join
 with join() as world:
     {layout}
+    import mxnet as mx  # which join has imported, faster
     from crepe_dist.data.batch import pack
     from crepe_dist.data.order import share
     from crepe_dist.networks import block
