@@ -234,9 +234,9 @@ RANKS = """
 import hashlib
 
 import numpy as np
-from crepe_dist.distributed import host_sums, shared_memory
 from crepe_dist.distributed.join import join
 with join() as world:
+    from crepe_dist.distributed import host_sums, shared_memory
     {layout}
     import mxnet as mx  # which join has imported, faster
     from crepe_dist.data.batch import pack

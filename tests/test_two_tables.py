@@ -175,9 +175,9 @@ def overflow(engine: Any) -> None:
 
 
 RANKS = """
-from crepe_dist.distributed import host_sums, shared_memory
 from crepe_dist.distributed.join import join
 with join() as world:
+    from crepe_dist.distributed import host_sums, shared_memory
     {layout}
     from tests.test_two_tables import train_together
     train_together(world, "many")
