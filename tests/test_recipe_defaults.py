@@ -13,6 +13,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.model.parameters import NETWORKS
 from crepe_dist.settings.config import parse
 from crepe_dist.training.engine_setup import _objective
+from crepe_dist.training.schedule import table_rate
 from crepe_dist.training.training_data import with_epochs
 
 
@@ -24,7 +25,7 @@ def data(rows: int, length: int) -> Dataset:
 @pytest.mark.parametrize(
     ("rows", "length", "epochs", "paper"),
     [
-        (1, 1, 20, 20), (1600, 256, 20, 20), (3000, 256, 11, 11), (6400, 256, 5, 5), (50_000, 1000, 3, 5),
+        (1, 1, 20, 20), (3200, 256, 20, 20), (6400, 256, 10, 10), (17_000, 256, 4, 5), (50_000, 1000, 3, 5),
         (22_500, 4092, 3, 5), (200_000, 1000, 2, 3), (10**9, 1000, 2, 2), (101, 10**6, 3, 5),
     ],
 )  # fmt: skip
@@ -35,6 +36,11 @@ def test_few_documents_need_more_epochs_and_much_text_needs_fewer(rows, length, 
     assert with_epochs(parse(["--model.network=paper"]), data(rows, length)).training.all_epochs == paper
     given = parse(["--epochs=7"])
     assert with_epochs(given, data(rows, length)) == given
+
+
+@pytest.mark.parametrize(("rows", "epochs", "rate"), [(64, 1, 1), (64 * 300, 5, 1), (64 * 1500, 4, 0.5)])
+def test_the_n_gram_table_learns_more_slowly_in_long_trainings(rows, epochs, rate):
+    assert table_rate(parse([f"--epochs={epochs}", "--batch-size=64"]), rows) == rate
 
 
 def test_a_first_epoch_that_is_beyond_the_last_is_an_error():

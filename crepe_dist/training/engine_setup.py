@@ -26,6 +26,7 @@ from crepe_dist.networks.ngrams_block import NGrams
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training import transfer
+from crepe_dist.training.schedule import table_rate
 from crepe_dist.training.transfer import Start
 
 COPIES = 4  # arrays per parameter: itself, its gradient, and Adam's two moments
@@ -52,6 +53,8 @@ def build_engine(config: Config, data: Dataset, world: World) -> tuple[Engine, S
     network = world.agree("network", lambda: build_network(config, data, device, start), alike=SAME_MACHINES)
     if network.ngrams and not (start and start.has_counts):
         count_ngrams(network.ngrams, data, world, config.model.deviations)
+    if network.ngrams and network.ngrams.shape.edges:  # not in a network of earlier versions
+        network.ngrams.weight.lr_mult = table_rate(config, len(data.parts["train"]))
     return open_engine(network, computing, device, objective, config.data.micro_batch_size or 0), start
 
 

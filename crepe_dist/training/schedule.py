@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+from crepe_dist.model.shape import steps_per_epoch
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.training_options import REFERENCE_BATCH, OptimizerOptions
 
 MOST_HALVINGS = 10  # section 3.3 of the paper
+MANY_STEPS = 1500  # of the n-gram table, from which on it learns more slowly (decision 0060)
 
 
 def learning_rate(config: Config, progress: Progress, rows: int) -> float:
@@ -20,6 +22,16 @@ def learning_rate(config: Config, progress: Progress, rows: int) -> float:
     first = config.training.start_epoch
     epoch = progress.epoch - first + progress.documents / rows
     return rate_at(config.optimizer, epoch, config.training.all_epochs - first, config.data.batch_size)
+
+
+def table_rate(config: Config, rows: int) -> float:
+    """Return the multiple of the learning rate for the n-gram table.
+
+    Args:
+        rows: documents per epoch.
+    """
+    steps = (config.training.all_epochs - config.training.start_epoch) * steps_per_epoch(rows, config.data.batch_size)
+    return min(1.0, math.sqrt(MANY_STEPS / steps))
 
 
 def rate_at(options: OptimizerOptions, epoch: float, epochs: int, batch_size: int) -> float:
