@@ -52,8 +52,8 @@ def host_array(source: Any) -> Any:
 
 
 def pointers(arrays: Iterable[Any]) -> Any:
-    """Return a C array with the addresses of several arrays; see ``pointer``."""
-    addresses = [pointer(array) for array in arrays]
+    """Return a C array with the addresses of several arrays, or null for ``None``; see ``pointer``."""
+    addresses = [None if array is None else pointer(array) for array in arrays]
     return (ctypes.c_void_p * len(addresses))(*addresses)
 
 
@@ -115,8 +115,15 @@ def scale_gradients(trainer: Any, factor: float) -> None:
     trainer._scale *= factor
 
 
-class _Along:
-    """An array in place of a parameter, for ``allreduce_with``."""
+def whole_view(array: Any) -> Any:
+    """Return an int32 array in the memory of a float32 array in host memory, valid as long as that; see ``pointer``."""
+    import mxnet as mx
+
+    return mx.nd.from_numpy(view(array).view(np.int32), zero_copy=True)
+
+
+class _InPlace:
+    """An array in place of a parameter, for ``allreduce_arrays``."""
 
     grad_req = "write"
 
@@ -127,17 +134,18 @@ class _Along:
         return [self._array]
 
 
-def allreduce_with(trainer: Any, array: Any) -> None:
-    """Sum the gradients of Horovod's trainer, as ``trainer.allreduce_grads()``, and in its last group ``array``.
+def allreduce_arrays(trainer: Any, arrays: Iterable[Any]) -> None:
+    """Sum arrays in place as Horovod's trainer would sum its gradients with ``trainer.allreduce_grads()``.
 
-    The array has the dtype and device of the gradients; its sum replaces it (checked with MXNet 1.9.1 and Horovod
-    0.28.1: ``DistributedTrainer._allreduce_grads`` goes through ``Trainer._params``).
+    Their dtypes and devices are the same on all ranks (checked with MXNet 1.9.1 and Horovod 0.28.1:
+    ``DistributedTrainer._allreduce_grads`` goes through ``Trainer._params``).
     """
-    trainer._params.append(_Along(array))
+    parameters = trainer._params
+    trainer._params = [_InPlace(array) for array in arrays]
     try:
         trainer._allreduce_grads()
     finally:
-        trainer._params.pop()
+        trainer._params = parameters
 
 
 def replace_allreduce(trainer: Any, allreduce: Callable[[], None]) -> None:

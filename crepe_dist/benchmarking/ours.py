@@ -56,7 +56,8 @@ class Training:
 
     def __init__(self, shape: PaperShape, world: World, device: Any, precision: Precision = "auto") -> None:
         self.engine = _engine(shape, device, precision)
-        trainer = world.trainer(trained(self.engine.network), self.engine.optimizer("sgd", SETTINGS))
+        optimizer = self.engine.optimizer("sgd", SETTINGS)
+        trainer = world.trainer(trained(self.engine.network), optimizer, self.engine.whole_sums(0))
         self._step = TrainingStep(self.engine, trainer, world.size, 0, None)
         self._steps = 0
 

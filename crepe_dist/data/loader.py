@@ -1,7 +1,7 @@
 """Batches for one rank. Rank and world size are plain ints, so a single process can test any rank.
 
 Each epoch visits the rows in one permutation, a function of (seed, epoch) alone. Global batch k is the k-th run of
-``batch_size`` rows, divided among the ranks in shares that differ by at most one row. A position in training is
+``batch_size`` rows, divided among the ranks in shares that differ by few rows. A position in training is
 therefore (epoch, documents consumed globally), for any number of ranks.
 """
 
@@ -19,7 +19,7 @@ from mxnet import gluon
 
 from crepe_dist.data.batch import Batch, pack
 from crepe_dist.data.dataset import Part
-from crepe_dist.data.order import Order, share
+from crepe_dist.data.order import Order, largest_share, share
 
 PREFETCH = 4
 
@@ -27,11 +27,12 @@ PREFETCH = 4
 class RankBatches:
     """Batch sampler for one rank: its row numbers in every global batch from ``first`` on."""
 
-    def __init__(self, order: Order, batch_size: int, rank: int, size: int, first: int = 0) -> None:
+    def __init__(self, order: Order, batch_size: int, rank: int, size: int, first: int = 0, together: int = 1) -> None:
         self._order = order
         self._batch_size = batch_size
         self._rank = rank
         self._size = size
+        self._together = together
         self.starts = range(first, len(order), batch_size)
 
     def __len__(self) -> int:
@@ -40,7 +41,7 @@ class RankBatches:
     def __iter__(self) -> Iterator[list[tuple[Order, int, int]]]:
         for start in self.starts:
             stop = min(start + self._batch_size, len(self._order))
-            begin, end = share(start, stop, self._rank, self._size)
+            begin, end = share(start, stop, self._rank, self._size, self._together)
             yield [(self._order[begin:end], stop - start, begin - start)]
 
 
@@ -81,6 +82,7 @@ def batches(
     size: int,
     first: int = 0,
     prepare: Prepare = as_it_is,
+    together: int = 1,
 ) -> Iterator[Batch]:
     """Yield this rank's share of each global batch; a thread prefetches them.
 
@@ -92,11 +94,12 @@ def batches(
         size: number of ranks.
         first: number of documents of ``order`` already consumed by all ranks, when a run is resumed.
         prepare: adds what the network needs besides ``packed``, in the thread that reads the batches.
+        together: number of documents that one rank has to compute together, see ``Engine.together``.
     """
-    sampler = RankBatches(order, batch_size, rank, size, first)
+    sampler = RankBatches(order, batch_size, rank, size, first, together)
     # A thread, not a process: workers forked after hvd.init() are known to hang. The gather in C releases the GIL.
     loader: Any = gluon.data.DataLoader(
-        _BatchDataset(part, -(-batch_size // size), prepare),
+        _BatchDataset(part, largest_share(batch_size, size, together), prepare),
         batch_sampler=sampler,
         batchify_fn=_only,
         num_workers=1,

@@ -13,8 +13,18 @@ def epoch_order(rows: int, seed: int, epoch: int) -> Order:
     return np.random.default_rng([seed, epoch]).permutation(rows)
 
 
-def share(start: int, stop: int, rank: int, size: int) -> tuple[int, int]:
-    """Return a rank's contiguous share of [start, stop). Shares are disjoint and differ by at most one row."""
-    count, extra = divmod(stop - start, size)
-    first = start + rank * count + min(rank, extra)
-    return first, first + count + (rank < extra)
+def share(start: int, stop: int, rank: int, size: int, together: int = 1) -> tuple[int, int]:
+    """Return a rank's contiguous share of [start, stop).
+
+    Shares are disjoint. They differ by at most ``together`` rows, and begin at multiples of it from ``start`` on.
+    """
+    count, extra = divmod(-(-(stop - start) // together), size)
+    first = rank * count + min(rank, extra)
+    last = first + count + (rank < extra)
+    return min(stop, start + first * together), min(stop, start + last * together)
+
+
+def largest_share(rows: int, size: int, together: int = 1) -> int:
+    """Return the number of rows of the largest share of ``rows`` rows."""
+    first, last = share(0, rows, 0, size, together)
+    return last - first

@@ -9,10 +9,13 @@ from crepe_dist.data.dataset import WEIGHT_BYTES
 from crepe_dist.mxnet_internals import view
 
 
-def rows_per_piece(rows: int, most: int) -> int:
-    """Return the number of rows of each of the fewest equal pieces with at most ``most`` rows."""
+def rows_per_piece(rows: int, most: int, multiple: int = 1) -> int:
+    """Return the number of rows of each of the fewest equal pieces with at most ``most`` rows.
+
+    It is a multiple of ``multiple``, even if that is more than ``most``, unless one piece has all rows.
+    """
     pieces = -(-rows // most)
-    return -(-rows // pieces)
+    return min(rows, -(-rows // pieces // multiple) * multiple)
 
 
 def pieces(batch: Batch, most: int) -> list[Batch]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +13,18 @@ import numpy.typing as npt
 
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.distributed.horovod_internals import groups
-from crepe_dist.distributed.table import Arrays, Table, sum_rows
+from crepe_dist.distributed.table import Arrays, Table
+from crepe_dist.distributed.whole_sums import WholeSums
 from crepe_dist.errors import PeerGone
-from crepe_dist.mxnet_internals import allreduce_with, gradient_scale, trainer_parameters, view
+from crepe_dist.mxnet_internals import (
+    allreduce_arrays,
+    gradient_scale,
+    pointer,
+    trainer_parameters,
+    view,
+    whole_view,
+)
+from crepe_dist.native import library
 
 Row = npt.NDArray[np.float32]
 
@@ -26,10 +36,12 @@ class Reduced:
     Attributes:
         rows: float32 [size, n + 1], one row per rank; the last number is its loss.
         not_finite: ranks with non-finite gradients; all ranks if only the sum overflowed.
+        fits: False if a sum in whole numbers might have overflowed: compute the gradients again.
     """
 
     rows: Row
     not_finite: tuple[int, ...]
+    fits: bool = True
 
 
 class Trainer:
@@ -38,6 +50,7 @@ class Trainer:
     Args:
         trainer: the Gluon trainer, or Horovod's.
         tables: the parameters that are trained row by row.
+        sums: quanta of the gradients, if they are whole numbers.
 
     Attributes:
         by: name of the mechanism that sums the gradients, for messages; empty for a single process.
@@ -45,9 +58,23 @@ class Trainer:
 
     by = ""
 
-    def __init__(self, trainer: Any, tables: Sequence[Table] = ()) -> None:
+    def __init__(self, trainer: Any, tables: Sequence[Table] = (), sums: WholeSums | None = None) -> None:
         self.gluon = trainer
         self.tables = tables
+        self.sums = sums
+        self._rehearses = False
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """Let steps without an update decide the quanta of the next one; forget these at the end."""
+        before = self.sums.state() if self.sums else []
+        self._rehearses = True
+        try:
+            yield
+        finally:
+            self._rehearses = False
+            if self.sums:
+                self.sums.restore(before)
 
     @property
     def gradients(self) -> list[Any]:
@@ -62,9 +89,23 @@ class Trainer:
             row: this rank's numbers, float32 [n].
             loss: this rank's loss, float32 [1], on the device of the gradients; it may still be pending.
         """
-        numbers, finite = _read(loss, self.gradients)
-        _, finite_rows = sum_rows(self.tables)
-        return Reduced(np.append(row, numbers)[None], () if finite and finite_rows else (0,))
+        if self.sums is None:
+            return self._sum(row, loss)
+        reduced = self._sum(np.append(row, self.sums.bounds), loss)
+        rows, bounds, losses = np.split(reduced.rows, [len(row), -1], axis=1)
+        bad = np.flatnonzero(~np.isfinite(bounds).all(axis=1)).tolist()
+        fits = self.sums.fit(bounds)
+        if fits:
+            self.sums.to_float()
+            if self._rehearses:
+                self.sums.keep()
+        return Reduced(np.hstack([rows, losses]), tuple(bad), fits)
+
+    def _sum(self, row: Row, loss: mx.nd.NDArray) -> Reduced:
+        """Sum the gradients, whole numbers or not; see ``all_reduce``."""
+        numbers, finite = self._read(loss)
+        self._sum_rows()
+        return Reduced(np.append(row, numbers)[None], () if finite else (0,))
 
     def update(self, documents: float, learning_rate: float, clip_norm: float | None = None) -> None:
         """Update the parameters with the sums of the last all-reduce; every rank calls it.
@@ -77,8 +118,7 @@ class Trainer:
         scale = gradient_scale(self.gluon) / documents
         clipped = 1.0
         if clip_norm is not None:
-            squares = mx.nd.multi_sum_sq(*self.gradients, num_arrays=len(self.gradients)).sum()
-            norm = (squares + self._squares_of_rows()).sqrt() * scale
+            norm = self._squares().sqrt() * scale
             factor = mx.nd.minimum(clip_norm / (norm + 1e-12), 1.0)
             for gradient in self.gradients:
                 gradient[:] = mx.nd.broadcast_mul(gradient, factor.reshape((1,) * gradient.ndim))
@@ -86,8 +126,10 @@ class Trainer:
         self.gluon.set_learning_rate(learning_rate)
         self.gluon.update(documents)
         for table in self.tables:
-            table.update(learning_rate, scale * clipped)
+            table.update(learning_rate, scale * clipped * self._quantum(table))
         self._wait_for_rows()
+        if self.sums:
+            self.sums.keep()
 
     def settle(self) -> None:
         """Bring all parameters up to date for scoring and checkpoints; every rank calls it."""
@@ -116,9 +158,32 @@ class Trainer:
         self._wait_for_rows()
         return arrays
 
-    def _squares_of_rows(self) -> float:
-        """Return the sum of the squares of the tables' summed gradients, the same on every rank."""
-        return sum(table.squares() for table in self.tables)
+    def _read(self, numbers: mx.nd.NDArray) -> tuple[Row, bool]:
+        """Read a small array, and check that no gradient holds an infinity or NaN; that of whole numbers never does."""
+        return _read(numbers, [] if self.sums else self.gradients)
+
+    def _sum_rows(self) -> None:
+        """Sum the gradients of the tables over the ranks."""
+        for table in self.tables:
+            table.sum()
+
+    def _quantum(self, table: Table) -> float:
+        assert self.sums is not None
+        return float(2.0 ** self.sums.exponent(table.parameter))
+
+    def _squares(self) -> mx.nd.NDArray:
+        """Compute the sum of the squares of all gradients, float32 [1], the same on every rank."""
+        if self.sums is None:
+            return mx.nd.multi_sum_sq(*self.gradients, num_arrays=len(self.gradients)).sum()
+        mx.nd.waitall()
+        total = sum(library.functions().crepe_squares(pointer(each), each.size) for each in self.gradients)
+        for table, squares in zip(self.tables, self._squares_of_rows()):
+            total += squares * self._quantum(table) ** 2
+        return mx.nd.array([total])
+
+    def _squares_of_rows(self) -> list[int]:
+        """Return the sum of the squares of each table's summed gradient, in quanta, over all its rows."""
+        return [table.squares() for table in self.tables]
 
     def _wait_for_rows(self) -> None:
         """Wait until all processes that share the tables have written their rows."""
@@ -134,26 +199,34 @@ class HorovodTrainer(Trainer):
 
     by = "Horovod"
 
-    def __init__(self, trainer: Any, ranks: Collectives, tables: Sequence[Table] = ()) -> None:
-        super().__init__(trainer, tables)
+    def __init__(
+        self, trainer: Any, ranks: Collectives, tables: Sequence[Table] = (), sums: WholeSums | None = None
+    ) -> None:
+        super().__init__(trainer, tables, sums)
         self._ranks = ranks
         # By the width of a row: the table up to this rank's loss, in host memory, and from its 1 on, on the device.
         self._around: dict[int, tuple[mx.nd.NDArray, mx.nd.NDArray]] = {}
 
-    def all_reduce(self, row: Row, loss: mx.nd.NDArray) -> Reduced:
-        gradients, table = self.gradients, self._table(row, loss)
-        # Norms of this rank's gradients, which the sums will replace. One operator per group, so that no group waits
-        # for another. They stay on the device and are read only after a failure.
-        norms = [mx.nd.multi_sum_sq(*group, num_arrays=len(group)) for group in groups(self.gluon, [*gradients, table])]
-        allreduce_with(self.gluon, table)
-        numbers, finite = _read(table, gradients)
+    def _sum(self, row: Row, loss: mx.nd.NDArray) -> Reduced:
+        arrays, table = self.gradients, self._table(row, loss)
+        if self.sums:
+            mx.nd.waitall()
+            allreduce_arrays(self.gluon, map(whole_view, [*arrays, table]))
+        else:
+            # Norms of this rank's gradients, which the sums will replace. One operator per group, so that no group
+            # waits for another. They stay on the device and are read only after a failure.
+            norms = [
+                mx.nd.multi_sum_sq(*group, num_arrays=len(group)) for group in groups(self.gluon, [*arrays, table])
+            ]
+            allreduce_arrays(self.gluon, [*arrays, table])
+        numbers, finite = self._read(table)
         rows = numbers.reshape(self._ranks.size, -1)
         if not (rows[:, -1] == 1).all():
             raise PeerGone("an all-reduce was broken off: another process ended, or the network failed")
-        bad_rows, finite_rows = sum_rows(self.tables)
-        if finite and finite_rows:
+        self._sum_rows()
+        if finite:
             return Reduced(rows[:, :-1], ())
-        bad = bad_rows != 0 or not all(np.isfinite(norm.asnumpy()).all() for norm in norms)
+        bad = not all(np.isfinite(norm.asnumpy()).all() for norm in norms)
         return Reduced(rows[:, :-1], culprits(self._ranks, bad))
 
     def _table(self, row: Row, loss: mx.nd.NDArray) -> mx.nd.NDArray:

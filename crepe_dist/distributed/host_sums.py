@@ -14,7 +14,7 @@ import numpy.typing as npt
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.mxnet_internals import view
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
 
 
 def host_name() -> str:
@@ -70,7 +70,7 @@ class HostSums:
         hosts: number of hosts.
         peers: the ranks that have this part, one per host; none: this rank has no part, and only takes part in the
             collectives.
-        part: this rank's part, float32 [n], which the sum replaces.
+        part: this rank's part, [n], float32 or int32, which the sum replaces.
     """
 
     def __init__(self, horovod: Any, ranks: Collectives, hosts: int, peers: Sequence[int], part: Array) -> None:
@@ -97,8 +97,8 @@ class HostSums:
         if not self._peers:
             self._send("sums", self._nothing, {})
             return
-        total = view(received).reshape(len(self._peers), -1).sum(axis=0)
-        sums = mx.nd.array(np.tile(total, len(self._peers)), ctx=mx.cpu())
+        total = view(received).reshape(len(self._peers), -1).sum(axis=0, dtype=self._part.dtype)
+        sums = mx.nd.array(np.tile(total, len(self._peers)), ctx=mx.cpu(), dtype=total.dtype)
         received = self._send("sums", sums, dict.fromkeys(self._peers, total.size))
         self._part[:] = view(received)
 

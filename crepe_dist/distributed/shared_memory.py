@@ -12,7 +12,7 @@ import mmap
 import os
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from crepe_dist import machine
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.distributed.gradients import Reduced, Row, Trainer, culprits
 from crepe_dist.distributed.host_sums import HostSums, all_hosts, cuts
-from crepe_dist.distributed.table import HostExchange, SparseParameter, Table, sum_rows
+from crepe_dist.distributed.table import HostExchange, Table
+from crepe_dist.distributed.whole_sums import WholeSums
 from crepe_dist.errors import PeerGone
 from crepe_dist.mxnet_internals import replace_allreduce, set_gradients, view
 from crepe_dist.native import library
@@ -36,7 +37,7 @@ FOLDER = machine.SHARED_MEMORY
 START = mmap.PAGESIZE + 64
 NOTE = 64 * 1024  # bytes behind the gradients, for small arrays of other all-reduces
 VERDICT = 64  # bytes at the end, of which two uint64 are used: the results of ``_add``
-ROW = 16  # numbers of a rank's row, at most
+ROW = 16  # numbers of a rank's row, at most, besides the bounds of its gradients
 EVERYWHERE = -1  # for ``crepe_add``: write the sums into all arrays
 ALL = 2**64 - 1
 PREFIX = "crepe_dist-"
@@ -77,10 +78,11 @@ class SharedGradients:
         horovod: the module ``horovod.mxnet``.
         size: bytes of a memory for the gradients and what belongs to them; the tables have the rest.
         optimizer: MXNet's optimizer.
-        sparse: the parameters that are trained row by row.
+        sums: quanta of the gradients and the parameters that are trained row by row, if gradients are whole numbers.
 
     Attributes:
         tables: the tables of these parameters.
+        sums: as given.
     """
 
     def __init__(
@@ -93,8 +95,9 @@ class SharedGradients:
         horovod: Any,
         size: int,
         optimizer: mx.optimizer.Optimizer,
-        sparse: Sequence[SparseParameter] = (),
+        sums: WholeSums | None = None,
     ) -> None:
+        self.sums = sums
         self._parameters = parameters
         self._memories = memories
         self._ranks = ranks
@@ -105,8 +108,9 @@ class SharedGradients:
         self._verdicts = [np.frombuffer(memory.pages, np.uint64, 2, size - 16) for memory in memories]
         numbers = (size - START - NOTE - VERDICT) // 4
         self._flat = [np.frombuffer(memory.pages, np.float32, numbers, START) for memory in memories]
-        self._reports = self._flat[self._rank][numbers - _aligned(ranks.size * ROW) :][: ranks.size * ROW]
-        self._reports = self._reports.reshape(ranks.size, ROW)
+        width = _row(sums)
+        self._reports = self._flat[self._rank][numbers - _aligned(ranks.size * width) :][: ranks.size * width]
+        self._reports = self._reports.reshape(ranks.size, width)
         self._arrays = (ctypes.c_void_p * len(memories))(*[flat.ctypes.data for flat in self._flat])
         self._barrier = self._flat[0].ctypes.data - START
         self._bound = self._move()
@@ -116,10 +120,11 @@ class SharedGradients:
         self._across: HostSums | None = None
         if len(hosts) > 1:
             peers = [each[self._rank] for each in hosts] if self._rank < parts else []
-            self._across = HostSums(horovod, ranks, len(hosts), peers, self._flat[self._rank][self._part])
+            part = self._flat[self._rank][self._part]
+            self._across = HostSums(horovod, ranks, len(hosts), peers, part.view(np.int32) if sums else part)
         self.tables: list[Table] = []
         offset = _whole_pages(size)
-        for each in sparse:
+        for each in sums.sparse if sums else ():
             count = each.bytes(len(memories))
             of_all = [np.frombuffer(memory.pages, np.uint8, count, offset) for memory in memories]
             exchange = HostExchange(horovod, ranks, hosts, each) if len(hosts) > 1 else None
@@ -135,7 +140,7 @@ class SharedGradients:
         """Sum the gradients over the ranks, in place; in the order of ranks on one host, and bit-identical on all.
 
         Args:
-            row: this rank's numbers, float32 [n], n < ``ROW``.
+            row: this rank's numbers, float32 [n], fewer than ``_row``.
             loss: this rank's loss, float32 [1], appended to the row; ``None``: 0.
         """
         if any(p.grad() is not bound for p, bound in zip(self._parameters, self._bound)):
@@ -148,8 +153,9 @@ class SharedGradients:
         self.wait_for_all()
         verdict = self._verdicts[self._rank]
         bad, not_finite = self._add() if self._across is None else self._add_across(self._across)
-        bad_rows, finite_rows = sum_rows(self.tables)
-        verdict[:] = bad | bad_rows, not_finite or not finite_rows
+        for table in self.tables:
+            table.sum()
+        verdict[:] = bad, not_finite
         self.wait_for_all()
         # No process writes a verdict or a row again before all have reached the next sum.
         rows = self._reports[:, : len(row) + 1].copy()
@@ -175,19 +181,19 @@ class SharedGradients:
         for rank, flat in enumerate(self._flat):
             if rank != self._rank:
                 flat[self._part] = part
-        return bad % ALL, not np.isfinite(part).all()
+        return bad % ALL, self.sums is None and not np.isfinite(part).all()
 
     def _add_up(self, into: int) -> int:
-        start, end = self._part.start, self._part.stop
-        return int(self._functions.crepe_add(self._arrays, len(self._memories), into, start, end))
+        place = (self._arrays, len(self._memories), into, self._part.start, self._part.stop)
+        if self.sums:
+            self._functions.crepe_add_whole(*place)
+            return 0
+        return int(self._functions.crepe_add(*place))
 
-    def squares_of_rows(self) -> float:
-        """Return the sum of the squares of the tables' summed gradients, in the same order on every rank."""
-        if not self.tables:
-            return 0.0
-        squares = np.zeros(self._ranks.size)
-        squares[self._ranks.rank] = sum(table.squares() for table in self.tables)
-        return float(self._ranks.sum(squares, "squares")[self._hosts[0]].sum())
+    def squares_of_rows(self) -> list[int]:
+        """Return the sum of the squares of each table's summed gradient, in quanta; every rank calls it."""
+        each = self._ranks.gather([table.squares() for table in self.tables], "squares") if self.tables else []
+        return [sum(each[rank][place] for rank in self._hosts[0]) for place in range(len(self.tables))]
 
     def sum(self) -> None:
         """Sum the gradients without a row, in place of a Gluon trainer's ``_allreduce_grads``."""
@@ -248,15 +254,15 @@ class SharedMemoryTrainer(Trainer):
     """All-reduce in memory that the processes of a host share, and between hosts through Horovod."""
 
     def __init__(self, trainer: Any, shared: SharedGradients) -> None:
-        super().__init__(trainer, shared.tables)
+        super().__init__(trainer, shared.tables, shared.sums)
         self._shared = shared
         self.by = "shared memory" if shared.on_one_host else "shared memory and Horovod"
         replace_allreduce(trainer, shared.sum)
 
-    def all_reduce(self, row: Row, loss: mx.nd.NDArray) -> Reduced:
+    def _sum(self, row: Row, loss: mx.nd.NDArray) -> Reduced:
         return self._shared.all_reduce(row, loss)
 
-    def _squares_of_rows(self) -> float:
+    def _squares_of_rows(self) -> list[int]:
         return self._shared.squares_of_rows()
 
     def _wait_for_rows(self) -> None:
@@ -269,7 +275,7 @@ def share(
     horovod: Any,
     parameters: Iterable[Any],
     optimizer: mx.optimizer.Optimizer,
-    sparse: Sequence[SparseParameter] = (),
+    sums: WholeSums | None = None,
 ) -> SharedGradients | None:
     """Move the gradients of all ranks into memory that each host's ranks share; every rank calls it.
 
@@ -278,7 +284,7 @@ def share(
         horovod: the module ``horovod.mxnet``.
         parameters: Gluon parameters.
         optimizer: MXNet's optimizer.
-        sparse: those that are trained row by row.
+        sums: quanta of the gradients and those that are trained row by row, if gradients are whole numbers.
 
     Returns:
         The shared gradients, or ``None`` on all ranks if it gains nothing, because every rank has a host of its own, or
@@ -287,13 +293,13 @@ def share(
     """
     trained = [p for p in parameters if p.grad_req != "null"]
     native, _ = library.find()
-    numbers = sum(_aligned(int(np.prod(p.shape))) for p in trained) + _aligned(ranks.size * ROW)
+    numbers = sum(_aligned(int(np.prod(p.shape))) for p in trained) + _aligned(ranks.size * _row(sums))
     size = START + 4 * numbers + NOTE + VERDICT
     hosts = all_hosts(ranks)
     if hosts is None or len(hosts) == ranks.size:
         return None
     mine = next(each for each in hosts if ranks.rank in each)
-    whole = _whole_pages(size) + sum(each.bytes(len(mine)) for each in sparse)
+    whole = _whole_pages(size) + sum(each.bytes(len(mine)) for each in (sums.sparse if sums else ()))
     remove_stale()
     path = _create(whole) if native else None
     try:
@@ -303,7 +309,7 @@ def share(
         memories = _open([names[rank] for rank in mine], whole)
         if 0 in ranks.gather(len(memories), "shared memory opened"):
             return None
-        return SharedGradients(trained, memories, hosts, ranks, native, horovod, size, optimizer, sparse)
+        return SharedGradients(trained, memories, hosts, ranks, native, horovod, size, optimizer, sums)
     finally:
         if path is not None:
             path.unlink()  # the memory lives until the last process ends, even if it is killed
@@ -325,6 +331,11 @@ def remove_stale() -> None:
             pass
         finally:
             os.close(descriptor)
+
+
+def _row(sums: WholeSums | None) -> int:
+    """Return the largest number of numbers in a rank's row."""
+    return ROW + (len(sums.parameters) if sums else 0)
 
 
 def _whole_pages(size: int) -> int:

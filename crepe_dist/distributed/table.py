@@ -8,7 +8,6 @@ different: it acts on a row in the steps that touch it.
 from __future__ import annotations
 
 import ctypes
-import math
 import mmap
 import weakref
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.mxnet_internals import pointer, view
 from crepe_dist.native import library
 
-NO_ROW = np.array([0xFFFFFFFF], np.uint32).view(np.float32)
+NO_ROW = -1
 Arrays = dict[str, npt.NDArray[Any]]
 
 
@@ -66,7 +65,8 @@ class Table:
         exchange: sums of the rows over hosts; ``None`` for a single host.
 
     Attributes:
-        index: index of the parameter among those of the trainer.
+        parameter: the parameter.
+        index: its index among those of the trainer.
         bytes: memory of this process.
     """
 
@@ -84,7 +84,7 @@ class Table:
             memories = [np.frombuffer(pages, np.uint8)]
         self._memories = memories
         self._exchange = exchange
-        self._parameter = sparse.parameter
+        self.parameter = sparse.parameter
         self.index = sparse.index
         self.bytes = sparse.bytes(len(memories))
         self._prefix = f"{sparse.index}."
@@ -109,41 +109,38 @@ class Table:
         self.restore({}, 0)
         sparse.attach(self._table)
 
-    def sum(self) -> int:
-        """Sum the gradients of this process's rows over the ranks; every rank calls it.
-
-        Returns:
-            The processes of the host with an infinity or NaN, a bit for each.
-        """
-        bad = ctypes.c_uint64()
-        _check(self._run.crepe_table_sum(self._table, ctypes.byref(bad)))
+    def sum(self) -> None:
+        """Sum the gradients of this process's rows over the ranks; every rank calls it."""
+        _check(self._run.crepe_table_sum(self._table))
         if self._exchange:
             self._exchange.add(self)
-        return bad.value
 
-    def squares(self) -> float:
-        """Return the sum of the squares of the last sum; infinity or NaN if it is not finite."""
-        return float(self._run.crepe_table_squares(self._table))
+    def squares(self) -> int:
+        """Return the sum of the squares of the last sum, in quanta."""
+        sums = (ctypes.c_uint64 * 2)()
+        self._run.crepe_table_squares(self._table, sums)
+        low, high = sums
+        return low + (high << 32)
 
-    def give(self, first: int, last: int) -> npt.NDArray[np.float32]:
-        """Return the last sum of the rows in [first, last): records of the row's number, as bits, and its sums."""
-        columns = self._parameter.shape[1]
-        records = np.empty((self._run.crepe_table_summed(self._table), columns + 1), np.float32)
+    def give(self, first: int, last: int) -> npt.NDArray[np.int32]:
+        """Return the last sum of the rows in [first, last): records of the row's number and its sums, in quanta."""
+        columns = self.parameter.shape[1]
+        records = np.empty((self._run.crepe_table_summed(self._table), columns + 1), np.int32)
         return records[: self._run.crepe_table_give(self._table, first, last, records.ctypes.data)]
 
-    def take(self, lists: Sequence[npt.NDArray[np.float32]]) -> None:
+    def take(self, lists: Sequence[npt.NDArray[np.int32]]) -> None:
         """Replace the last sum by the sum of lists of records, each in ascending order of rows."""
         counts = (ctypes.c_int64 * len(lists))(*map(len, lists))
         pointers = (ctypes.c_void_p * len(lists))(*[each.ctypes.data for each in lists])
         _check(self._run.crepe_table_take(self._table, pointers, counts, len(lists)))
 
     def update(self, learning_rate: float, scale: float) -> None:
-        """Update this process's rows with ``scale`` times the last sum.
+        """Update this process's rows with ``scale`` times the last sum, in quanta.
 
         All processes call it, and none reads before all have returned.
         """
         self._updates += 1
-        rate = self._rule.rate(learning_rate * self._parameter.lr_mult, self._updates)
+        rate = self._rule.rate(learning_rate * self.parameter.lr_mult, self._updates)
         _check(self._run.crepe_table_update(self._table, rate, scale, self._weight_decay))
 
     def settle(self) -> None:
@@ -156,7 +153,7 @@ class Table:
     def publish(self) -> None:
         """Copy the values of all rows into the Gluon parameter; rows that were not moved on keep their values."""
         mx.nd.waitall()
-        self._run.crepe_table_store(self._table, pointer(self._parameter.data()), None, None, None)
+        self._run.crepe_table_store(self._table, pointer(self.parameter.data()), None, None, None)
 
     def arrays(self) -> Arrays:
         """Copy the optimizer's state, which with the parameter's values restores the table.
@@ -165,7 +162,7 @@ class Table:
             The moments under the names of ``runs.state``. If rows have not been moved on, also the update that each
             row is from, int32 [rows], and the drift since each of them, float64 [updates + 1].
         """
-        shape = self._parameter.shape
+        shape = self.parameter.shape
         moments = [np.empty(shape, np.float32) for _ in range(self._moments)]
         updated = np.empty(shape[0], np.int32)
         second = moments[1].ctypes.data if self._moments == 2 else None
@@ -197,13 +194,13 @@ class Table:
         """
         mine = {name: each for name, each in arrays.items() if name.startswith(self._prefix)}
         others = {name: each for name, each in arrays.items() if name not in mine}
-        shape = self._parameter.shape
+        shape = self.parameter.shape
         drift, updated = _ages(mine, self._prefix, shape[0])
         moments = _moments(mine, self._prefix, shape, self._moments)
         if mine or len(drift) > updates + 1 or (drift.any() and moments[0] is None):
             raise _misfit(self._prefix)
         mx.nd.waitall()
-        values = np.ascontiguousarray(view(self._parameter.data()))
+        values = np.ascontiguousarray(view(self.parameter.data()))
         addresses = [None if each is None else np.ascontiguousarray(each) for each in (values, *moments)]
         places = [each if each is None else each.ctypes.data for each in addresses] + [None] * (2 - self._moments)
         _check(
@@ -281,9 +278,9 @@ class HostExchange:
         nothing = (0, 0)
         lists = [table.give(*self._kept.get(rank, nothing)) for rank in range(self._size)]
         # MXNet has no empty arrays.
-        end = np.concatenate([NO_ROW, np.zeros(lists[0].shape[1] - 1, np.float32)])[None]
+        end = np.array([[NO_ROW] + [0] * (lists[0].shape[1] - 1)], np.int32)
         lists[self._rank] = np.concatenate([lists[self._rank], end])
-        sent = mx.nd.empty((sum(map(len, lists)), end.shape[1]), ctx=mx.cpu())
+        sent = mx.nd.empty((sum(map(len, lists)), end.shape[1]), ctx=mx.cpu(), dtype="int32")
         view(sent)[:] = np.concatenate(lists)
         received, counts = self._hvd.alltoall(sent, splits=list(map(len, lists)), name=self._name)
         mx.nd.waitall()
@@ -291,19 +288,6 @@ class HostExchange:
         by_rank = [view(received)[start:end] for start, end in zip(bounds, bounds[1:])]
         by_rank[self._rank] = by_rank[self._rank][:-1]
         table.take([by_rank[rank] for rank in self._order if rank in self._kept])
-
-
-def sum_rows(tables: Sequence[Table]) -> tuple[int, bool]:
-    """Sum the gradients of the rows of tables over the ranks; every rank calls it.
-
-    Returns:
-        The processes of the host with an infinity or NaN, a bit for each, and whether the sums of this process's rows
-        are finite.
-    """
-    bad = 0
-    for table in tables:
-        bad |= table.sum()
-    return bad, all(math.isfinite(table.squares()) for table in tables)
 
 
 def _ages(arrays: Arrays, prefix: str, rows: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import socket
 import sys
-from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -26,12 +25,12 @@ from crepe_dist.distributed.control import Stopped
 from crepe_dist.distributed.gradients import HorovodTrainer, Trainer
 from crepe_dist.distributed.rendezvous import Meeting
 from crepe_dist.distributed.shared_memory import NOTE, SharedGradients, SharedMemoryTrainer, share
-from crepe_dist.distributed.table import HostExchange, SparseParameter, Table
+from crepe_dist.distributed.table import HostExchange, Table
+from crepe_dist.distributed.whole_sums import WholeSums
 from crepe_dist.errors import UserError
 from crepe_dist.mxnet_internals import scale_gradients, trainer_parameters
 
 Parameters = dict[str, gluon.Parameter]  # by names that are the same on every rank
-RowSparse = Sequence[SparseParameter]
 
 
 class World(Collectives):
@@ -51,10 +50,19 @@ class World(Collectives):
             parameters: parameters by structural names, because Gluon's contain a counter.
         """
 
-    def trainer(self, parameters: Parameters, optimizer: mx.optimizer.Optimizer, sparse: RowSparse = ()) -> Trainer:
-        """Make a Gluon ``Trainer`` whose gradients are summed over the ranks; it trains ``sparse`` row by row."""
-        tables = [Table(each, optimizer) for each in sparse]
-        return Trainer(gluon.Trainer(parameters, optimizer, kvstore=None), tables)
+    def trainer(
+        self,
+        parameters: Parameters,
+        optimizer: mx.optimizer.Optimizer,
+        sums: WholeSums | None = None,
+    ) -> Trainer:
+        """Make a Gluon ``Trainer`` whose gradients are summed over the ranks.
+
+        Args:
+            sums: quanta of the gradients and parameters to train row by row, if the engine leaves whole numbers.
+        """
+        tables = [Table(each, optimizer) for each in (sums.sparse if sums else ())]
+        return Trainer(gluon.Trainer(parameters, optimizer, kvstore=None), tables, sums)
 
     def start_timeline(self, path: str) -> None:
         """Record Horovod's collectives from now on, on rank 0, for chrome://tracing; every rank calls it.
@@ -150,7 +158,12 @@ class HorovodWorld(World):
             self.check_device(parameter.list_ctx()[0])
         self._hvd.broadcast_parameters(parameters, root_rank=0, prefix="parameters.")
 
-    def trainer(self, parameters: Parameters, optimizer: mx.optimizer.Optimizer, sparse: RowSparse = ()) -> Trainer:
+    def trainer(
+        self,
+        parameters: Parameters,
+        optimizer: mx.optimizer.Optimizer,
+        sums: WholeSums | None = None,
+    ) -> Trainer:
         # One group fixes the order of additions, which otherwise depends on timing, and avoids a race in MXNet's
         # handling of a failed collective. On a GPU three groups: the gradients of the dense layers, four fifths of the
         # bytes and the first to be ready, travel while those of the convolutions are computed.
@@ -158,13 +171,14 @@ class HorovodWorld(World):
         trainer = self._hvd.DistributedTrainer(parameters, optimizer, num_groups=1 if on_cpu else 3)
         if horovod_internals.sum_not_average(trainer):
             scale_gradients(trainer, 1 / self.size)
-        shared = share(self, self._hvd, trainer_parameters(trainer), optimizer, sparse) if on_cpu else None
+        shared = share(self, self._hvd, trainer_parameters(trainer), optimizer, sums) if on_cpu else None
         self._shared = shared if shared is not None and shared.on_one_host else None
         if shared is not None:
             return SharedMemoryTrainer(trainer, shared)
         apart = [[rank] for rank in range(self.size)]
+        sparse = sums.sparse if sums else []
         tables = [Table(each, optimizer, exchange=HostExchange(self._hvd, self, apart, each)) for each in sparse]
-        return HorovodTrainer(trainer, self, tables)
+        return HorovodTrainer(trainer, self, tables, sums)
 
     def start_timeline(self, path: str) -> None:
         if self.is_root and self._can_start_timeline:

@@ -33,6 +33,7 @@ SHORT_TEXT = 256  # characters: the longest texts with a position for each chara
 # has several characters, short n-grams tell less.
 SHORT_NGRAMS, LONG_NGRAMS = (5, 1 << 17), (7, 1 << 19)
 LONG_STRIDE = 4
+SHORT_POSITIONS = 56  # of a text, up to which eight of them are one product
 
 
 def stride_for(feature_len: int) -> int:
@@ -125,12 +126,16 @@ class CrepeShape(Shape):
         check_dropout(network["dropout"])
 
     @property
+    def together(self) -> int:
+        return 4 if self.positions > SHORT_POSITIONS else 8
+
+    @property
     def table(self) -> NGramShape:
         """Shape of the n-gram table."""
         return NGramShape(self.alphabet_size, self.feature_len, self.classes, self.longest, self.buckets)
 
     def open_kernels(self, functions: Any, precision: str, threads: int) -> Any:
-        sizes = np.array(self.sizes(), np.int64)
+        sizes = np.array((*self.sizes(), self.together), np.int64)
         return functions.crepe_open(precision == "bfloat16", sizes.ctypes.data, self.FEATURE_DROPOUT, threads)
 
     def asked(self, options: ModelOptions) -> dict[str, Any]:

@@ -91,6 +91,10 @@ class PaperShape(Shape):
     def check_settings(cls, network: Mapping[str, Any]) -> None:
         check_dropout(network["dropout"])
 
+    @property
+    def together(self) -> int:
+        return 8  # TERM_DOCUMENTS in native/dense.h
+
     def open_kernels(self, functions: Any, precision: str, threads: int) -> Any:
         return functions.crepe_open_paper(
             precision == "bfloat16", np.array(self.sizes(), np.int64).ctypes.data, threads

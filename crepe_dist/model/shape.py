@@ -114,6 +114,11 @@ class Shape(ABC):
         """Return the epochs after which the network usually tells classes apart, with ``rows`` training rows."""
         return math.ceil(cls.least_steps / steps_per_epoch(rows, batch_size))
 
+    @property
+    def together(self) -> int:
+        """Number of documents of a global batch whose gradients our kernels add up in floating point."""
+        return 1
+
     @abstractmethod
     def open_kernels(self, functions: Any, precision: str, threads: int) -> Any:
         """Open our own kernels for this shape; return ``None`` if memory runs out."""

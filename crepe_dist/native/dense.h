@@ -6,13 +6,16 @@
 
 #include "layers.h"
 
-// Loads up to LANES of `count` values, padded with 0.
-inline Lanes load_some(const float* from, long count) {
-    if (count >= LANES) return load(from);
-    float values[LANES] = {};
-    if (count > 0) std::memcpy(values, from, count * sizeof(float));
-    return load(values);
-}
+constexpr long TERM_DOCUMENTS = 8;  // documents of a term of the gradients
+
+// Rows of a term in the scratch arrays, with zeros at the end, and those that a product needs.
+template <class T> constexpr long TERM = SIDE * PAIR<T>;
+#if defined(__AMX_BF16__)
+template <class T> constexpr long TERM_STEP = PAIR<T> > 1 ? TERM<T> : TERM_DOCUMENTS;
+#else
+template <class T> constexpr long TERM_STEP = TERM_DOCUMENTS;
+#endif
+template <class T> long term_depth(long rows) { return (rows + TERM_DOCUMENTS - 1) / TERM_DOCUMENTS * TERM<T>; }
 
 // Converts neighbouring inputs of an output to words of pairs.
 inline void narrow(const float* from, long count, uint32_t* to, float) {
@@ -68,34 +71,56 @@ void dense_input_gradient(
     }
 }
 
-// Gradients of the weights and the bias. turned and packed: shared scratch, T [padded(outputs)][rows] and
-// T [padded(inputs)][rows].
+// Gradients of the weights and the bias, as sums of terms of TERM_DOCUMENTS documents each. quanta: of the weights and of the
+// bias; each document bounds a term for itself. turned and packed: shared scratch, T [padded(outputs)][depth] and
+// T [padded(inputs)][depth], where depth = term_depth<T>(rows).
 template <class T>
 void dense_weight_gradient(
-    const T* in, const T* gradient, long rows, long outputs, long inputs, float* weights, float* bias, T* turned,
-    T* packed
+    const T* in, const T* gradient, long rows, long outputs, long inputs, int32_t* weights, int32_t* bias,
+    Quanta* quanta, T* turned, T* packed
 ) {
     constexpr long RUN = 64 * BLOCK;  // inputs at a time: an output's weights are written to few pages of memory
-    const long width = padded(outputs), depth = padded(inputs);
+    const long width = padded(outputs), inner = padded(inputs), depth = term_depth<T>(rows);
+    const auto each_term = [&](auto work) {
+        for (long row = 0, at = 0; row < rows; row += TERM_DOCUMENTS, at += TERM<T>) work(row, std::min(TERM_DOCUMENTS, rows - row), at);
+    };
 #pragma omp for schedule(static)
     for (long output = 0; output < width; output += BLOCK) {
-        transpose(gradient + output, rows, width, rows, turned + output * rows);
+        each_term([&](long row, long count, long at) {
+            transpose(gradient + row * width + output, count, width, TERM<T>, turned + output * depth + at, depth);
+        });
         for (long n = output; n < std::min(outputs, output + BLOCK); ++n) {
-            float total = 0;
-            for (long row = 0; row < rows; ++row) total += to_float(turned[n * rows + row]);
-            bias[n] = total;
+            bias[n] = 0;
+            for (long row = 0; row < rows; ++row)
+                bias[n] += std::lrint(quanta[1].per_unit() * to_float(gradient[row * width + n]));
         }
     }
+#pragma omp single
+    for (long row = 0; row < rows; ++row) {
+        const float largest = largest_of(gradient + row * width, width);
+        quanta[0].end_term(quanta[0].per_unit() * largest * largest_of(in + row * inner, inner));
+        quanta[1].end_term(quanta[1].per_unit() * largest);
+    }
 #pragma omp for schedule(static)
-    for (long input = 0; input < depth; input += BLOCK) panel(in + input, rows, depth, rows, packed + input * rows);
+    for (long input = 0; input < inner; input += BLOCK)
+        each_term([&](long row, long count, long at) {
+            panel(in + row * inner + input, count, inner, TERM<T>, packed + input * depth + at * BLOCK);
+        });
     alignas(64) float sums[BLOCK * BLOCK];
+    alignas(64) int32_t totals[BLOCK * BLOCK];
 #pragma omp for schedule(static) collapse(2)
-    for (long first = 0; first < depth; first += RUN)
+    for (long first = 0; first < inner; first += RUN)
         for (long output = 0; output < width; output += BLOCK)
-            for (long input = first; input < std::min(depth, first + RUN); input += BLOCK) {
-                block(turned + output * rows, rows, 1, rows, packed + input * rows, sums, BLOCK, false);
+            for (long input = first; input < std::min(inner, first + RUN); input += BLOCK) {
+                std::fill_n(totals, BLOCK * BLOCK, 0);
+                each_term([&](long, long, long at) {
+                    block(turned + output * depth + at, depth, 1, TERM_STEP<T>, packed + input * depth + at * BLOCK, sums,
+                          BLOCK, false);
+                    for (long i = 0; i < BLOCK * BLOCK; i += LANES)
+                        add_whole(totals + i, nearest(load(sums + i) * quanta[0].per_unit()));
+                });
                 const long wide = std::min(BLOCK, inputs - input);
                 for (long m = 0; m < std::min(BLOCK, outputs - output); ++m)
-                    std::memcpy(weights + (output + m) * inputs + input, sums + m * BLOCK, wide * sizeof(float));
+                    std::memcpy(weights + (output + m) * inputs + input, totals + m * BLOCK, wide * sizeof(int32_t));
             }
 }

@@ -89,9 +89,10 @@ void* crepe_open_ngrams(const int64_t* shape, int threads) {
     return engine;
 }
 
-// shape: that of the n-grams, then reach, rows, width, blocks, stride.
+// shape: that of the n-grams, then reach, rows, width, blocks, stride, together.
 void* crepe_open(int bfloat, const int64_t* shape, double feature_dropout, int threads) {
-    const TowerShape sizes{{shape[0], shape[1], shape[6], shape[7], shape[8], shape[10]}, shape[2], shape[9], feature_dropout};
+    const EyesShape eyes{shape[0], shape[1], shape[6], shape[7], shape[8], shape[10]};
+    const TowerShape sizes{eyes, shape[2], shape[9], shape[11], feature_dropout};
     Engine* engine = nullptr;
     guarded([&] {
         std::unique_ptr<Engine> tower;
@@ -174,8 +175,29 @@ int crepe_train_forward(
     });
 }
 
-int crepe_train_backward(void* engine, float* const* gradients) {
-    return guarded([&] { static_cast<Engine*>(engine)->train_backward(gradients); });
+// See Engine::train_backward.
+int crepe_train_backward(void* engine, int32_t* const* gradients, const int32_t* exponents, float* bounds) {
+    return guarded([&] { static_cast<Engine*>(engine)->train_backward(gradients, exponents, bounds); });
+}
+
+// Replaces whole multiples of 2^exponent by float32.
+void crepe_to_float(void* numbers, int64_t count, int exponent, int threads) {
+    const int32_t* const whole = static_cast<int32_t*>(numbers);
+    float* const out = static_cast<float*>(numbers);
+    const float quantum = std::ldexp(1.0f, exponent);
+#pragma omp parallel for num_threads(threads)
+    for (int64_t i = 0; i < count; ++i) out[i] = float(whole[i]) * quantum;
+}
+
+// Returns the sum of the squares of an array, added up in an order that depends on its length alone.
+double crepe_squares(const float* values, int64_t count) {
+    constexpr int64_t SUMS = 16;
+    double sums[SUMS] = {};
+    int64_t i = 0;
+    for (; i + SUMS <= count; i += SUMS)
+        for (int64_t k = 0; k < SUMS; ++k) sums[k] += double(values[i + k]) * values[i + k];
+    for (; i < count; ++i) sums[0] += double(values[i]) * values[i];
+    return std::accumulate(sums, sums + SUMS, 0.0);
 }
 
 // See Optimizer; rule and constants as for crepe_table_open. moments and seconds may be null.
@@ -223,22 +245,27 @@ int crepe_use_table(void* engine, int which, void* table, int64_t cache_bytes) {
     return guarded([&] { static_cast<Engine*>(engine)->use(which, static_cast<Table*>(table), size_t(cache_bytes)); });
 }
 
-int crepe_table_sum(void* table, uint64_t* bad) {
-    return guarded([&] { *bad = static_cast<Table*>(table)->sum(); });
+int crepe_table_sum(void* table) {
+    return guarded([&] { static_cast<Table*>(table)->sum(); });
 }
 
 int64_t crepe_table_summed(void* table) { return static_cast<Table*>(table)->summed(); }
 
 // Writes the rows of the last sum whose numbers are in [first, last) to out: row number and sums. Returns their number.
-int64_t crepe_table_give(void* table, int64_t first, int64_t last, float* out) {
+int64_t crepe_table_give(void* table, int64_t first, int64_t last, int32_t* out) {
     return static_cast<Table*>(table)->give(first, last, out);
 }
 
-int crepe_table_take(void* table, const float* const* lists, const int64_t* counts, int number) {
+int crepe_table_take(void* table, const int32_t* const* lists, const int64_t* counts, int number) {
     return guarded([&] { static_cast<Table*>(table)->take(lists, counts, number); });
 }
 
-double crepe_table_squares(void* table) { return static_cast<Table*>(table)->squares(); }
+// Writes the two sums of SumOfSquares for the last sum.
+void crepe_table_squares(void* table, uint64_t* out) {
+    const SumOfSquares sum = static_cast<Table*>(table)->squares();
+    out[0] = sum.low;
+    out[1] = sum.high;
+}
 
 int crepe_table_update(void* table, double rate, double scale, double weight_decay) {
     return guarded([&] { static_cast<Table*>(table)->update(rate, scale, weight_decay); });

@@ -118,7 +118,9 @@ class Engine {
     virtual void use(int /*which*/, Table* /*table*/, size_t /*cache_bytes*/) {}
     virtual void forward(const uint8_t* codes, long stride, long rows, float* logits) = 0;
     virtual void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) = 0;
-    virtual void train_backward(float* const* gradients) = 0;
-    // The number of gradients that `train_backward` writes.
-    virtual long gradients() const { return 0; }
+    // Writes the gradients of the trained parameters, in whole multiples of 2^exponent, and bounds of them, in units of
+    // 1024 such multiples; see whole.h. A gradient is null if a table takes it.
+    virtual void train_backward(int32_t* const* gradients, const int32_t* exponents, float* bounds) = 0;
+    // The number of trained parameters.
+    virtual long trained() const = 0;
 };

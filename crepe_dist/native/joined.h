@@ -26,7 +26,7 @@ class Joined final : public Engine {
     }
 
     void use(int which, Table* table, size_t cache_bytes) override { engines_[which]->use(0, table, cache_bytes); }
-    long gradients() const override { return engines_[0]->gradients() + engines_[1]->gradients(); }
+    long trained() const override { return engines_[0]->trained() + engines_[1]->trained(); }
 
     void forward(const uint8_t* codes, long stride, long rows, float* logits) override {
         std::vector<float> other(rows * classes_);
@@ -42,9 +42,10 @@ class Joined final : public Engine {
         for (long row = 0; row < rows; ++row) losses[row] += other[row];
     }
 
-    void train_backward(float* const* gradients) override {
-        engines_[0]->train_backward(gradients);
-        engines_[1]->train_backward(gradients + engines_[0]->gradients());
+    void train_backward(int32_t* const* gradients, const int32_t* exponents, float* bounds) override {
+        const long other = engines_[0]->trained();
+        engines_[0]->train_backward(gradients, exponents, bounds);
+        engines_[1]->train_backward(gradients + other, exponents + other, bounds + other);
     }
 
   private:

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX512F__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -36,6 +36,14 @@ inline Lanes load(const bfloat16* from) {
     return (Lanes)(__builtin_convertvector(copy_in<Halves>(from), Bits) << 16);
 }
 inline Words load(const uint8_t* from) { return __builtin_convertvector(copy_in<Bytes>(from), Words); }
+
+// Loads up to LANES of `count` values, padded with 0.
+inline Lanes load_some(const float* from, long count) {
+    if (count >= LANES) return load(from);
+    float values[LANES] = {};
+    if (count > 0) std::memcpy(values, from, count * sizeof(float));
+    return load(values);
+}
 
 // Rounds float32 to bfloat16 (to nearest, ties to even), in the upper half of each word.
 inline Bits rounded(Lanes value) {

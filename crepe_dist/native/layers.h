@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "block.h"
+#include "whole.h"
 
 constexpr long POOL = 3;
 constexpr int NONE = POOL;  // marks a pool without gradient, because ReLU made all its inputs zero
@@ -155,8 +156,8 @@ inline Bits pair_of_rows(const bfloat16* in, long row, long rows, long width, lo
 
 constexpr long SIDE = 16;  // of the squares that transpose_words transposes
 
-// Transposes 32 columns of [rows][width] → [32][depth], padded with zeros up to `depth`, a multiple of 32.
-template <class T> void transpose(const T* in, long rows, long width, long depth, T* out) {
+// Transposes 32 columns of [rows][width] → [32][stride], padded with zeros up to `depth`, a multiple of SIDE * PAIR.
+template <class T> void transpose(const T* in, long rows, long width, long depth, T* out, long stride) {
     alignas(64) uint32_t words[SIDE][SIDE];
     for (long channel = 0; channel < BLOCK; channel += SIDE)
         for (long row = 0; row < depth; row += SIDE * PAIR<T>) {
@@ -165,7 +166,7 @@ template <class T> void transpose(const T* in, long rows, long width, long depth
                     const Bits pair = pair_of_rows(in, row + i * PAIR<T>, rows, width, channel + v);
                     std::memcpy(words[i] + v, &pair, sizeof pair);
                 }
-            transpose_words(words[0], SIDE, (uint32_t*)(out + channel * depth + row), depth / PAIR<T>);
+            transpose_words(words[0], SIDE, (uint32_t*)(out + channel * stride + row), stride / PAIR<T>);
         }
 }
 
@@ -192,17 +193,18 @@ template <class T> void turn(const T* in, T* out) {
     panel(square, BLOCK, BLOCK, BLOCK, out);
 }
 
-// Adds to each column the sum of [rows][width].
-template <class T> void add_rows(const T* in, long rows, long width, float* totals) {
+// Adds to totals a term for each column: the sum of [rows][width].
+template <class T> void add_rows(const T* in, long rows, long width, int32_t* totals, Quanta& quanta) {
     for (long channel = 0; channel < width; channel += LANES) {
-        Lanes sum = load(totals + channel);
+        Lanes sum = {};
         for (long row = 0; row < rows; ++row) sum += load(in + row * width + channel);
-        store(totals + channel, sum);
+        add_whole(totals + channel, quanta(sum));
     }
+    quanta.end_term();
 }
 
-// Adds to the gradients of the weights, total [taps][width / 32][width / 32][32][32] (tap, output, input), and of the
-// bias [width].
+// Adds a term to the gradients of the weights, total [taps][width / 32][width / 32][32][32] (tap, output, input), and of
+// the bias [width]. quanta: of the weights and of the bias.
 //
 // The input is shifted by the tap. A panel can only be shifted by whole pairs of rows, so that of odd taps is another.
 //
@@ -210,23 +212,27 @@ template <class T> void add_rows(const T* in, long rows, long width, float* tota
 constexpr long SHIFTS = 8;  // at least the largest tap, a multiple of PAIR
 template <class T>
 void convolution_weight_gradient(
-    const T* in, const T* gradient, long rows, long width, long taps, float* total, float* bias, T* turned, T* packed
+    const T* in, const T* gradient, long rows, long width, long taps, int32_t* total, int32_t* bias, Quanta* quanta,
+    T* turned, T* packed
 ) {
     const long depth = padded(rows), tall = depth + SHIFTS, side = width / BLOCK;
     for (long channel = 0; channel < width; channel += BLOCK) {
-        transpose(gradient + channel, rows, width, depth, turned + channel * depth);
+        transpose(gradient + channel, rows, width, depth, turned + channel * depth, depth);
         for (long odd = 0; odd < PAIR<T>; ++odd)
             panel(in + odd * width + channel, rows + taps - 1 - odd, width, tall,
                   packed + (odd * width + channel) * tall);
     }
-    add_rows(gradient, rows, width, bias);
+    add_rows(gradient, rows, width, bias, quanta[1]);
+    alignas(64) float sums[BLOCK * BLOCK];
     for (long to = 0; to < side; ++to)
         for (long from = 0; from < side; ++from)
             for (long odd = 0; odd < PAIR<T>; ++odd)
-                for (long tap = odd; tap < taps; tap += PAIR<T>)
+                for (long tap = odd; tap < taps; tap += PAIR<T>) {
                     block(turned + to * BLOCK * depth, depth, 1, depth,
-                          packed + ((odd * side + from) * tall + tap - odd) * BLOCK,
-                          total + ((tap * side + to) * side + from) * BLOCK * BLOCK, BLOCK, true);
+                          packed + ((odd * side + from) * tall + tap - odd) * BLOCK, sums, BLOCK, false);
+                    quanta[0].add(total + ((tap * side + to) * side + from) * BLOCK * BLOCK, sums, BLOCK * BLOCK);
+                }
+    quanta[0].end_term();
 }
 
 // Packs the weights of a convolution, [channels][channels][taps] as in Gluon, into the panels of `convolution` and of
@@ -249,18 +255,15 @@ template <class T> void pack_convolution(const float* weights, long channels, lo
 // Sums what each thread has of the gradients of an output channel's weights, in the layout of
 // `convolution_weight_gradient`, into Gluon's. total(own): the array of a thread.
 template <class Owns, class Total>
-void sum_channel(const Owns& owns, Total total, long out, long channels, long taps, float* weights) {
+void sum_channel(const Owns& owns, Total total, long out, long channels, long taps, int32_t* weights) {
     const long side = padded(channels) / BLOCK;
     for (long from = 0; from < side; ++from)
         for (long tap = 0; tap < taps; ++tap) {
             const long at = (((tap * side + out / BLOCK) * side + from) * BLOCK + out % BLOCK) * BLOCK;
-            alignas(64) float sums[BLOCK];
-            for (long v = 0; v < BLOCK; v += LANES) {
-                Lanes sum = {};
-                for (const auto& own : owns) sum += load(total(own) + at + v);
-                store(sums + v, sum);
-            }
-            float* to = weights + (out * channels + from * BLOCK) * taps + tap;
+            alignas(64) int32_t sums[BLOCK] = {};
+            for (const auto& own : owns)
+                for (long v = 0; v < BLOCK; v += LANES) add_whole(sums + v, copy_in<Words>(total(own) + at + v));
+            int32_t* to = weights + (out * channels + from * BLOCK) * taps + tap;
             for (long n = 0; n < std::min(BLOCK, channels - from * BLOCK); ++n) to[n * taps] = sums[n];
         }
 }

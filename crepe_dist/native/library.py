@@ -49,7 +49,9 @@ _FUNCTIONS = {
         ctypes.c_int,
         (ctypes.c_void_p, _BYTES, _LONG, ctypes.c_double, ctypes.c_uint64, ctypes.c_uint64, _FLOATS),
     ),
-    "crepe_train_backward": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS)),
+    "crepe_train_backward": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS, _LONGS, _FLOATS)),
+    "crepe_to_float": (None, (ctypes.c_void_p, _LONG, ctypes.c_int, ctypes.c_int)),
+    "crepe_squares": (ctypes.c_double, (_FLOATS, _LONG)),
     "crepe_kept": (None, (ctypes.c_double, ctypes.c_uint64, ctypes.c_uint64, _LONG, _BYTES)),
     "crepe_products": (ctypes.c_int, (ctypes.c_int, _LONG, ctypes.c_int, ctypes.c_int)),
     "crepe_update": (
@@ -75,11 +77,11 @@ _FUNCTIONS = {
         (_LONGS, ctypes.c_int, _DOUBLES, ctypes.c_int, _ARRAYS, ctypes.c_int, ctypes.c_int, _LONG, ctypes.c_int),
     ),
     "crepe_table_close": (None, (ctypes.c_void_p,)),
-    "crepe_table_sum": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_void_p)),
+    "crepe_table_sum": (ctypes.c_int, (ctypes.c_void_p,)),
     "crepe_table_summed": (_LONG, (ctypes.c_void_p,)),
-    "crepe_table_give": (_LONG, (ctypes.c_void_p, _LONG, _LONG, _FLOATS)),
+    "crepe_table_give": (_LONG, (ctypes.c_void_p, _LONG, _LONG, _LONGS)),
     "crepe_table_take": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS, _LONGS, ctypes.c_int)),
-    "crepe_table_squares": (ctypes.c_double, (ctypes.c_void_p,)),
+    "crepe_table_squares": (None, (ctypes.c_void_p, _LONGS)),
     "crepe_table_update": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_double, ctypes.c_double, ctypes.c_double)),
     "crepe_table_settle": (ctypes.c_int, (ctypes.c_void_p,)),
     "crepe_table_load": (
@@ -91,6 +93,7 @@ _FUNCTIONS = {
     "crepe_arrive": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
     "crepe_passed": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int, ctypes.c_double)),
     "crepe_add": (ctypes.c_uint64, (_ARRAYS, ctypes.c_int, ctypes.c_int, _LONG, _LONG)),
+    "crepe_add_whole": (None, (_ARRAYS, ctypes.c_int, ctypes.c_int, _LONG, _LONG)),
     "crepe_encode": (None, (ctypes.c_char_p, ctypes.c_int, _LONGS, _LONG, _LONG, ctypes.c_int, _BYTES, _BYTES)),
 }
 

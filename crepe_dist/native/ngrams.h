@@ -15,6 +15,7 @@
 #include "memory.h"
 #include "rows.h"
 #include "touched.h"
+#include "whole.h"
 
 constexpr float SCALE = 300, ROOT_SCALE = 10;  // as in model/ngrams.py
 
@@ -138,7 +139,7 @@ class NGrams final : public Engine {
         cache_ = std::make_unique<BucketCache>(cache_bytes);
     }
 
-    long gradients() const override { return touched_.has_table() ? 1 : 2; }
+    long trained() const override { return 2; }
 
     void forward(const uint8_t* codes, long stride, long rows, float* logits) override {
         const long classes = shape_.classes;
@@ -171,27 +172,40 @@ class NGrams final : public Engine {
         }
     }
 
-    void train_backward(float* const* gradients) override {
+    void train_backward(int32_t* const* gradients, const int32_t* exponents, float* bounds) override {
         const long classes = shape_.classes, rows = long(found_.size()), touched = touched_.count();
         const float* const own = gradients_.get();
-        float* const bias = gradients[touched_.has_table() ? 0 : 1];
-        float* __restrict const values = touched_.sums();
-        std::memset(bias, 0, classes * sizeof(float));
-        for (long row = 0; row < rows; ++row)
-            for (long n = 0; n < classes; ++n) bias[n] += own[row * classes + n];
-        // Each thread owns a range of the touched rows, so that the order of the sums does not depend on their number.
+        int32_t* __restrict const values = touched_.sums();
+        int32_t* const terms = terms_.need(2 * rows * classes);
+        Quanta weight, bias;
+        weight.begin(exponents[0]);
+        bias.begin(exponents[1]);
+        std::vector<float> term(classes);
+        std::memset(gradients[1], 0, classes * sizeof(int32_t));
+        for (long row = 0; row < rows; ++row) {
+            std::memset(terms + 2 * row * classes, 0, 2 * classes * sizeof(int32_t));
+            for (int group : {0, 1}) {
+                const float factor = factors_[2 * row + group];
+                for (long n = 0; n < classes; ++n) term[n] = factor * own[row * classes + n];
+                weight.add(terms + (2 * row + group) * classes, term.data(), classes);
+            }
+            bias.add(gradients[1], own + row * classes, classes);
+            weight.end_term();
+            bias.end_term();
+        }
+        bounds[0] = weight.bound();
+        bounds[1] = bias.bound();
 #pragma omp parallel for num_threads(threads_)
-        for (int part = 0; part < threads_; ++part) {
+        for (int part = 0; part < threads_; ++part) {  // each thread owns a range of the touched rows
             const long first = touched * part / threads_, last = touched * (part + 1) / threads_;
-            std::fill(values + first * classes, values + last * classes, 0.0f);
+            std::fill(values + first * classes, values + last * classes, 0);
             with_width(classes, [&](auto width) {
                 for (long row = 0; row < rows; ++row)
                     for (int group : {0, 1}) {
-                        const float factor = factors_[2 * row + group];
+                        const int32_t* const term = terms + (2 * row + group) * width;
                         const auto [begin, end] = between(found_[row][group], first, last);
                         for (auto place = begin; place < end; ++place)
-                            for (long n = 0; n < width; ++n)
-                                values[*place * width + n] += factor * own[row * width + n];
+                            for (long n = 0; n < width; ++n) values[*place * width + n] += term[n];
                     }
             });
         }
@@ -213,6 +227,7 @@ class NGrams final : public Engine {
     std::vector<Groups> found_;
     std::vector<float> factors_;  // [rows][2]: factor of a row's other and of its significant buckets
     Buffer<float> gradients_;
+    Buffer<int32_t> terms_;       // [rows][2][classes]: what a row adds to the gradient of each of its buckets
 
     // Finds the other and the significant buckets of a document, and their factors.
     void find(const uint8_t* codes, Groups& groups, float* factors) {

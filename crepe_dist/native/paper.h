@@ -80,8 +80,12 @@ template <class T> class Paper final : public Engine {
         loss(logits_.get(), batch, losses);
     }
 
-    void train_backward(float* const* gradients) override {
+    long trained() const override { return 2 * (CONVOLUTIONS + 3); }
+
+    void train_backward(int32_t* const* gradients, const int32_t* exponents, float* bounds) override {
         const long all = padded(rows_);
+        for (Own& own : own_)
+            for (long i = 0; i < trained(); ++i) own.quanta[i].begin(exponents[i]);
 #pragma omp parallel num_threads(threads_)
         {
             Tiles tiles;
@@ -91,8 +95,9 @@ template <class T> class Paper final : public Engine {
             for (int i = 2; i >= 0; --i) {
                 const int index = 2 * (CONVOLUTIONS + i);
                 const T* gradient = gradients_[i + 1].get();
-                dense_weight_gradient(activations_[i].get(), gradient, all, widths_[i + 1], widths_[i],
-                                      gradients[index], gradients[index + 1], turned_.get(), packed_.get());
+                dense_weight_gradient(activations_[i].get(), gradient, rows_, widths_[i + 1], widths_[i],
+                                      gradients[index], gradients[index + 1], own_[0].quanta + index, turned_.get(),
+                                      packed_.get());
                 dense_input_gradient(
                     gradient, all, dense_[i].get(), widths_[i + 1], widths_[i], own.packed.get(),
                     [&](long row, long column, const float* sums) { hidden_gradient(i, row, column, sums); });
@@ -102,13 +107,19 @@ template <class T> class Paper final : public Engine {
                 backward(first, std::min(chunk_, rows_ - first), own);
             sum_up(gradients);
         }
+        for (long i = 0; i < trained(); ++i) {
+            for (int thread = 1; thread < threads_; ++thread) own_[0].quanta[i].join(own_[thread].quanta[i]);
+            bounds[i] = own_[0].quanta[i].bound();
+        }
     }
 
   private:
     // Memory of one thread.
     struct Own {
         Buffer<T> rows[2], turned, packed, pooled;
-        Buffer<float> total[CONVOLUTIONS], bias[CONVOLUTIONS];
+        Buffer<float> first_layer;  // a term of its weights and bias
+        Buffer<int32_t> total[CONVOLUTIONS], bias[CONVOLUTIONS];
+        Quanta quanta[2 * (CONVOLUTIONS + 3)];  // of each trained parameter
     };
 
     const Shape shape_;
@@ -141,11 +152,20 @@ template <class T> class Paper final : public Engine {
         return std::min(positions_[0], (end + POOL - 1) / POOL);
     }
 
+    // The largest power of two of documents with that many rows each that are computed at a time.
+    static long most_together(long rows_each) {
+        long most = TERM_DOCUMENTS;
+        while (most > 1 && most * rows_each > 448) most /= 2;
+        return most;
+    }
+
     void prepare(long rows, bool training) {
-        // About 400 rows at a time: enough for efficient products, few enough for the L1 cache.
+        // About 400 rows at a time: enough for efficient products, few enough for the L1 cache. In training, the same
+        // documents for any number of threads.
         rows_ = rows;
-        chunk_ = std::max(1L, std::min(448 / positions_[1], (rows + threads_ - 1) / threads_));
-        few_ = std::max(1L, std::min(chunk_, 448 / positions_[0]));
+        chunk_ = most_together(positions_[1]);
+        if (!training) chunk_ = std::max(1L, std::min(chunk_, (rows + threads_ - 1) / threads_));
+        few_ = std::min(chunk_, most_together(positions_[0]));
         codes_.need(rows * shape_.length);
         for (int i = 0; i < 3; ++i) from_[i].need(rows * positions_[i] * width_);
         for (int i = 1; i < CONVOLUTIONS; ++i) inputs_[i].need((rows * stride(i) + GUARD) * width_);
@@ -155,8 +175,8 @@ template <class T> class Paper final : public Engine {
             if (training) gradients_[i].need(count);
         }
         if (training) {
-            turned_.need(padded(rows) * std::max(padded(shape_.units), padded(shape_.classes)));
-            packed_.need(padded(rows) * std::max(padded(features_), padded(shape_.units)));
+            turned_.need(term_depth<T>(rows) * std::max(padded(shape_.units), padded(shape_.classes)));
+            packed_.need(term_depth<T>(rows) * std::max(padded(features_), padded(shape_.units)));
         }
         sums_.need(padded(rows) * std::max(padded(shape_.units), padded(shape_.classes)));
         const long longest = std::max(few_ * positions_[0], chunk_ * positions_[1]);
@@ -168,6 +188,7 @@ template <class T> class Paper final : public Engine {
                 own.total[i].need(weights(i));
                 own.bias[i].need(width_);
             }
+            own.first_layer.need(weights(0) + width_);
             own.rows[1].need((chunk_ * positions_[0] + 2 * GUARD) * width_);
             own.turned.need(width_ * padded(longest));
             own.packed.need(std::max(PAIR<T> * width_ * (padded(longest) + SHIFTS),
@@ -183,8 +204,8 @@ template <class T> class Paper final : public Engine {
 
     void clear(Own& own) {
         for (int i = 0; i < CONVOLUTIONS; ++i) {
-            std::memset(own.total[i].get(), 0, weights(i) * sizeof(float));
-            std::memset(own.bias[i].get(), 0, width_ * sizeof(float));
+            std::memset(own.total[i].get(), 0, weights(i) * sizeof(int32_t));
+            std::memset(own.bias[i].get(), 0, width_ * sizeof(int32_t));
         }
     }
 
@@ -307,7 +328,7 @@ template <class T> class Paper final : public Engine {
             const T* in = inputs_[i].get() + first * positions_[1] * width_;
             const long rows = count * positions_[1];
             convolution_weight_gradient(in, gradient, rows, width_, TAPS[i], own.total[i].get(), own.bias[i].get(),
-                                        own.turned.get(), own.packed.get());
+                                        own.quanta + 2 * i, own.turned.get(), own.packed.get());
             convolution_input_gradient(gradient, rows, width_, TAPS[i], backward_[i].get(), i > 2 ? in : nullptr, next);
             std::swap(gradient, next);
         }
@@ -321,33 +342,37 @@ template <class T> class Paper final : public Engine {
             const long start = part * positions_[0] * width_;
             convolution_weight_gradient(inputs_[1].get() + first * positions_[0] * width_ + start, gradient + start,
                                         rows, width_, TAPS[1], own.total[1].get(), own.bias[1].get(),
-                                        own.turned.get(), own.packed.get());
+                                        own.quanta + 2, own.turned.get(), own.packed.get());
         }
         convolution_input_gradient<T>(gradient, count * positions_[0], width_, TAPS[1], backward_[1].get(), nullptr,
                                       next);
+        float *const table = own.first_layer.get(), *const bias = table + weights(0);
+        std::fill(table, bias + width_, 0.0f);
         for (long row = 0; row < count; ++row) {
             const uint8_t* symbols = codes_.get() + (first + row) * shape_.length;
             const long start = (first + row) * positions_[0] * width_;
             first_layer_gradient(symbols, written(symbols), positions_[0], width_, TAPS[0], symbols_,
-                                 next + row * positions_[0] * width_, from_[0].get() + start, own.total[0].get(),
-                                 own.bias[0].get());
+                                 next + row * positions_[0] * width_, from_[0].get() + start, table, bias);
         }
+        own.quanta[0].add(own.total[0].get(), table, weights(0));
+        own.quanta[1].add(own.bias[0].get(), bias, width_);
+        for (int i : {0, 1}) own.quanta[i].end_term();
     }
 
     // Sums the gradients of all threads into Gluon's layout.
-    void sum_up(float* const* gradients) {
+    void sum_up(int32_t* const* gradients) {
         const long filters = shape_.filters;
 #pragma omp for schedule(static)
         for (long out = 0; out < filters; ++out) {
             const long block_of = out / BLOCK, column = out % BLOCK;
             for (int i = 0; i < CONVOLUTIONS; ++i) {
-                float total = 0;
+                int32_t total = 0;
                 for (const Own& own : own_) total += own.bias[i].get()[out];
                 gradients[2 * i + 1][out] = total;
             }
             for (long tap = 0; tap < TAPS[0]; ++tap)
                 for (long in = 0; in < shape_.alphabet; ++in) {
-                    float total = 0;
+                    int32_t total = 0;
                     for (const Own& own : own_)
                         total += own.total[0].get()[((block_of * TAPS[0] + tap) * symbols_ + in) * BLOCK + column];
                     gradients[0][(out * shape_.alphabet + in) * TAPS[0] + tap] = total;

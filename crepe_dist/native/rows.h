@@ -24,9 +24,9 @@ template <class Work> void with_width(long width, Work work) {
     }
 }
 
-// Copies a row, without the call of a library function for a few numbers.
-template <class Width> inline void copy_row(const float* from, Width width, float* to) {
-    for (long n = 0; n < width; ++n) to[n] = from[n];
+// Copies a row, and converts whole numbers, without the call of a library function for a few numbers.
+template <class Number, class Width> inline void copy_row(const Number* from, Width width, float* to) {
+    for (long n = 0; n < width; ++n) to[n] = float(from[n]);
 }
 
 // Writes the numbers of a word's set bits to out, in ascending order, and returns the end; `first` is the number of bit 0.

@@ -85,3 +85,17 @@ extern "C" uint64_t crepe_add(float* const* arrays, int processes, int into, int
     }
     return bad;
 }
+
+// Sums whole numbers as `crepe_add` sums floats. Sums that overflow wrap around.
+extern "C" void crepe_add_whole(uint32_t* const* arrays, int processes, int into, int64_t start, int64_t end) {
+    constexpr int64_t CHUNK = 4096;
+    uint32_t sums[CHUNK];
+    for (; start < end; start += CHUNK) {
+        const int64_t some = std::min(CHUNK, end - start);
+        std::copy_n(arrays[0] + start, some, sums);
+        for (int i = 1; i < processes; ++i)
+            for (int64_t k = 0; k < some; ++k) sums[k] += arrays[i][start + k];
+        for (int i = 0; i < processes; ++i)
+            if (into < 0 || into == i) std::copy_n(sums, some, arrays[i] + start);
+    }
+}

@@ -11,6 +11,7 @@
 #include "memory.h"
 #include "optimizer.h"
 #include "rows.h"
+#include "whole.h"
 
 struct TableShape {
     long rows, columns;
@@ -26,18 +27,19 @@ struct TableShape {
     }
 };
 
-// A process's gradient: the rows that it touched, as an index and as a list, and their values [rows][columns].
+// A process's gradient: the rows that it touched, as an index and as a list, and their values [rows][columns], in quanta
+// (see whole.h).
 struct Gradient {
     RowIndex index;
     uint32_t* rows;
-    float* values;
+    int32_t* values;
 
     Gradient(char* memory, TableShape shape, long most_rows) {
         index.size = words_of(shape.rows);
         index.words = reinterpret_cast<uint64_t*>(memory);
         index.before = reinterpret_cast<uint32_t*>(index.words + index.size);
         rows = index.before + whole_lines(index.size + 1);
-        values = reinterpret_cast<float*>(rows + whole_lines(most_rows + SPARE));
+        values = reinterpret_cast<int32_t*>(rows + whole_lines(most_rows + SPARE));
     }
 
     static long bytes(TableShape shape, long most_rows) {
@@ -98,14 +100,13 @@ class Table {
         });
     }
 
-    // Sums the gradients of this process's rows over the processes, in their order. Returns a bit for each process with
-    // an infinity or NaN. If only the sum overflowed, that is none, but `squares` is not finite.
-    uint64_t sum() {
+    // Sums the gradients of this process's rows over the processes.
+    void sum() {
         const long begin = std::min(words_of(shape_.rows), words_each_ * process_);
         const long end = std::min(words_of(shape_.rows), begin + words_each_);
         if (gradients_.size() == 1) {
             summed_ = {gradient().rows, gradient().index.rows(), gradient().values};
-            return std::isfinite(square()) ? 0 : culprits(begin, end);
+            return;
         }
         union_.resize(end - begin);
         starts_.resize(end - begin + 1);
@@ -117,12 +118,11 @@ class Table {
         all.count();
         uint32_t *const rows = rows_.need(all.rows() + SPARE), *next = rows;
         for (long word = begin; word < end; ++word) next = write_bits(union_[word - begin], uint32_t(word * WORD), next);
-        float* const sums = sums_.need(all.rows() * shape_.columns);
+        int32_t* const sums = sums_.need(all.rows() * shape_.columns);
         summed_ = {rows, all.rows(), sums};
 #pragma omp parallel for num_threads(threads_)
         for (int part = 0; part < threads_; ++part)
             sum(all, begin, (end - begin) * part / threads_, (end - begin) * (part + 1) / threads_, sums);
-        return std::isfinite(square()) ? 0 : culprits(begin, end);
     }
 
     // The number of rows of the last sum.
@@ -130,7 +130,7 @@ class Table {
 
     // Copies the part of the last sum with rows in [first, last) to out: records of a row number and its sums. Returns
     // their number.
-    long give(long first, long last, float* out) const {
+    long give(long first, long last, int32_t* out) const {
         const uint32_t* const begin = std::lower_bound(summed_.rows, summed_.rows + summed_.count, uint32_t(first));
         const uint32_t* const end = std::lower_bound(begin, summed_.rows + summed_.count, uint32_t(last));
         for (const uint32_t* row = begin; row < end; ++row, out += shape_.columns + 1) {
@@ -141,16 +141,12 @@ class Table {
     }
 
     // Replaces the last sum by that of several lists of records; see `give`.
-    void take(const float* const* lists, const int64_t* counts, int number) {
+    void take(const int32_t* const* lists, const int64_t* counts, int number) {
         const long columns = shape_.columns;
         std::vector<int64_t> next(number, 0);
         std::vector<uint32_t> rows;
-        std::vector<float> sums;
-        const auto row_of = [&](int list) {
-            uint32_t row;
-            std::memcpy(&row, lists[list] + next[list] * (columns + 1), sizeof row);
-            return row;
-        };
+        std::vector<int32_t> sums;
+        const auto row_of = [&](int list) { return uint32_t(lists[list][next[list] * (columns + 1)]); };
         for (;;) {
             uint32_t least = UINT32_MAX;
             for (int i = 0; i < number; ++i)
@@ -158,24 +154,23 @@ class Table {
             if (least == UINT32_MAX) break;
             rows.push_back(least);
             const size_t start = sums.size();
-            sums.resize(start + columns, 0.0f);
+            sums.resize(start + columns, 0);
             for (int i = 0; i < number; ++i) {
                 if (next[i] == counts[i] || row_of(i) != least) continue;
-                const float* values = lists[i] + next[i]++ * (columns + 1) + 1;
+                const int32_t* values = lists[i] + next[i]++ * (columns + 1) + 1;
                 for (long n = 0; n < columns; ++n) sums[start + n] += values[n];
             }
         }
         summed_ = {rows_.need(rows.size()), long(rows.size()), sums_.need(sums.size())};
         std::copy(rows.begin(), rows.end(), rows_.get());
         std::copy(sums.begin(), sums.end(), sums_.get());
-        square();
     }
 
-    // The sum of the squares of the last sum.
-    double squares() const { return squares_; }
+    // The sum of the squares of the last sum, in quanta.
+    SumOfSquares squares() const { return sum_of_squares(summed_.values, summed_.count * shape_.columns); }
 
-    // Updates this process's rows that have a gradient, which is `scale` × the last sum + `weight_decay` × value. All
-    // processes call it, and none reads before all have returned.
+    // Updates this process's rows that have a gradient, which is `scale` × the last sum, in quanta, + `weight_decay` ×
+    // value. All processes call it, and none reads before all have returned.
     //
     // rate: learning rate; for Adam with the correction of its bias.
     void update(double rate, double scale, double weight_decay) {
@@ -254,13 +249,12 @@ class Table {
     struct {
         const uint32_t* rows;
         long count;
-        const float* values;
+        const int32_t* values;
     } summed_{};                     // the last sum
-    double squares_ = 0;             // of its squares
     std::vector<uint64_t> union_;    // the rows of all gradients, and its index
     std::vector<uint32_t> starts_;
     Buffer<uint32_t> rows_;
-    Buffer<float> sums_;
+    Buffer<int32_t> sums_;
     std::vector<double> drift_;            // see `history`; its size is the number of updates since `settle`, plus 1
     std::vector<float> powers_, powers2_;  // powers of the decays
 
@@ -343,43 +337,22 @@ class Table {
     }
 
     // Sums the gradients of the rows in words [start, end) of the union, which begins at word `begin` of the table.
-    void sum(const RowIndex& all, long begin, long start, long end, float* sums) {
+    void sum(const RowIndex& all, long begin, long start, long end, int32_t* sums) {
         with_width(shape_.columns, [&](auto columns) {
-            std::fill(sums + all.before[start] * columns, sums + all.before[end] * columns, 0.0f);
+            std::fill(sums + all.before[start] * columns, sums + all.before[end] * columns, 0);
             for (const Gradient& each : gradients_)
                 for (uint32_t i = each.index.before[begin + start]; i < each.index.before[begin + end]; ++i) {
-                    float* const own = sums + all.place(uint32_t(each.rows[i] - begin * WORD)) * long(columns);
+                    int32_t* const own = sums + all.place(uint32_t(each.rows[i] - begin * WORD)) * long(columns);
                     for (long n = 0; n < columns; ++n) own[n] += each.values[i * long(columns) + n];
                 }
         });
     }
 
-    // Computes the sum of the squares of the last sum, and returns it.
-    double square() {
-        const long count = summed_.count * shape_.columns;
-        double total = 0;
-#pragma omp simd reduction(+ : total)
-        for (long i = 0; i < count; ++i) total += double(summed_.values[i]) * summed_.values[i];
-        return squares_ = total;
-    }
-
-    // Returns a bit for each process whose gradient in words [begin, end) is not finite.
-    uint64_t culprits(long begin, long end) const {
-        uint64_t found = 0;
-        for (size_t i = 0; i < gradients_.size(); ++i) {
-            const RowIndex& index = gradients_[i].index;
-            const float* const first = gradients_[i].values + index.before[begin] * shape_.columns;
-            const float* const last = gradients_[i].values + index.before[end] * shape_.columns;
-            if (!std::all_of(first, last, [](float x) { return std::isfinite(x); })) found |= uint64_t{1} << (i % 64);
-        }
-        return found;
-    }
-
     // The mean of the squares of `scale` × the row at a place of the last sum.
     float mean_square(long place, float scale) const {
-        const float* const sums = summed_.values + place * shape_.columns;
+        const int32_t* const sums = summed_.values + place * shape_.columns;
         float total = 0;
-        for (long n = 0; n < shape_.columns; ++n) total += scale * sums[n] * (scale * sums[n]);
+        for (long n = 0; n < shape_.columns; ++n) total += scale * float(sums[n]) * (scale * float(sums[n]));
         return total / float(shape_.columns);
     }
 

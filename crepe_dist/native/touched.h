@@ -49,13 +49,13 @@ class TouchedRows {
         return out;
     }
 
-    // The sums of the gradients [count][columns], to be written.
-    float* sums() { return table_ ? gradient().values : sums_.need(count() * shape_.columns); }
+    // The sums of the gradients [count][columns], in quanta, to be written.
+    int32_t* sums() { return table_ ? gradient().values : sums_.need(count() * shape_.columns); }
 
     // Copies the sums to a gradient of all rows.
-    void scatter(float* gradient) {
+    void scatter(int32_t* gradient) {
         const long columns = shape_.columns;
-        std::memset(gradient, 0, shape_.rows * columns * sizeof(float));
+        std::memset(gradient, 0, shape_.rows * columns * sizeof(int32_t));
         for (long i = 0; i < count(); ++i)
             std::copy_n(sums_.get() + i * columns, columns, gradient + own_.rows[i] * columns);
     }
@@ -67,7 +67,8 @@ class TouchedRows {
     std::vector<char> own_memory_;
     Gradient own_;
     Buffer<uint32_t> own_rows_;
-    Buffer<float> read_, sums_;
+    Buffer<float> read_;
+    Buffer<int32_t> sums_;
 
     Gradient& gradient() { return table_ ? table_->gradient() : own_; }
 };

@@ -50,7 +50,7 @@ inline void hash_positions(const std::vector<uint8_t>& text, const EyesShape& sh
 
 struct TowerShape {
     EyesShape eyes;
-    long classes, blocks;
+    long classes, blocks, together;  // documents that share a term of the gradients
     double feature_dropout;
 };
 
@@ -82,7 +82,7 @@ template <class T> class Tower final : public Engine {
 
     void objective(Objective objective) override { objective_ = std::move(objective); }
     void use(int, Table* table, size_t) override { touched_.use(table); }
-    long gradients() const override { return (touched_.has_table() ? 0 : 1) + 4 * shape_.blocks + 2; }
+    long trained() const override { return 1 + 4 * shape_.blocks + 2; }
 
     void forward(const uint8_t* codes, long stride, long rows, float* logits) override {
         prepare(codes, stride, rows);
@@ -107,11 +107,9 @@ template <class T> class Tower final : public Engine {
         }
     }
 
-    void train_backward(float* const* gradients) override {
-        const bool sparse = touched_.has_table();
-        float* const* next = gradients + (sparse ? 0 : 1);
-        const long last = 4 * shape_.blocks;
-        for (Own& own : own_) own.begin_gradient(shape_.blocks, width_);
+    void train_backward(int32_t* const* gradients, const int32_t* exponents, float* bounds) override {
+        for (Own& own : own_) own.begin_gradient(shape_.blocks, width_, exponents);
+        terms_.need(starts_[0][rows_] * width_);
 #pragma omp parallel num_threads(threads_)
         {
             Tiles tiles;
@@ -119,11 +117,16 @@ template <class T> class Tower final : public Engine {
 #pragma omp for schedule(static)
             for (int part = 0; part < threads_; ++part)
                 for (long chunk = parts_[part]; chunk < parts_[part + 1]; ++chunk) backward(chunks_[chunk], own);
-            sum_up(next);
-            last_layer_gradient(next[last], next[last + 1]);
+            sum_up(gradients + 1);
+            eyes_terms(own.quanta[0]);
         }
+        last_layer_gradient(gradients + last_layer());
         rows_gradient();
-        if (!sparse) touched_.scatter(gradients[0]);
+        if (!touched_.has_table()) touched_.scatter(gradients[0]);
+        for (long i = 0; i < trained(); ++i) {
+            for (size_t thread = 1; thread < own_.size(); ++thread) own_[0].quanta[i].join(own_[thread].quanta[i]);
+            bounds[i] = own_[0].quanta[i].bound();
+        }
     }
 
   private:
@@ -139,15 +142,18 @@ template <class T> class Tower final : public Engine {
     // Memory of one thread.
     struct Own {
         Buffer<T> rows[3], turned, packed;
-        std::vector<Buffer<float>> total, bias;
+        std::vector<Buffer<int32_t>> total, bias;
+        std::vector<Quanta> quanta;  // of each trained parameter
 
-        void begin_gradient(long blocks, long width) {
+        void begin_gradient(long blocks, long width, const int32_t* exponents) {
             total.resize(2 * blocks);
             bias.resize(2 * blocks);
             for (long i = 0; i < 2 * blocks; ++i) {
-                std::memset(total[i].need(TOWER_TAPS * width * width), 0, TOWER_TAPS * width * width * sizeof(float));
-                std::memset(bias[i].need(width), 0, width * sizeof(float));
+                std::memset(total[i].need(TOWER_TAPS * width * width), 0, TOWER_TAPS * width * width * sizeof(int32_t));
+                std::memset(bias[i].need(width), 0, width * sizeof(int32_t));
             }
+            quanta.resize(4 * blocks + 3);
+            for (size_t i = 0; i < quanta.size(); ++i) quanta[i].begin(exponents[i]);
         }
     };
     struct Chunk {
@@ -171,7 +177,8 @@ template <class T> class Tower final : public Engine {
     std::vector<long> parts_;          // first chunk of each thread
     Buffer<uint32_t> buckets_;         // [rows of level 0][longest]; in training, their places
     Buffer<T> last_, eyes_gradient_;   // output of the last block; gradient of the eyes
-    Buffer<float> features_, gradients_, masked_;
+    Buffer<float> features_, gradients_;
+    Buffer<int32_t> terms_;            // what each position adds to the gradient of each of its rows
     Buffer<int32_t> best_;             // row of each feature's maximum
     struct {
         Dropout features{0, 0}, eyes{0, 0};
@@ -180,6 +187,7 @@ template <class T> class Tower final : public Engine {
     static long level(long block) { return std::min(block, LEVELS - 1); }
     static bool pools(long block) { return block + 1 < LEVELS; }
     long last_level() const { return level(shape_.blocks); }
+    long last_layer() const { return 1 + 4 * shape_.blocks; }  // its place among the trained parameters
 
     // Lays out the rows of a batch, divides its documents among the threads, and hashes its n-grams.
     void prepare(const uint8_t* codes, long stride, long rows) {
@@ -205,7 +213,7 @@ template <class T> class Tower final : public Engine {
         constexpr long ROWS_AT_A_TIME = 448;
         chunks_.clear();
         for (long row = 0; row < rows; ++row) {
-            if (chunks_.empty() || starts_[0][row + 1] - starts_[0][chunks_.back().first] > ROWS_AT_A_TIME)
+            if (row % shape_.together == 0 || starts_[0][row + 1] - starts_[0][chunks_.back().first] > ROWS_AT_A_TIME)
                 chunks_.push_back({row, row});
             chunks_.back().last = row + 1;
         }
@@ -430,14 +438,14 @@ template <class T> class Tower final : public Engine {
             const T* const hidden = block.hidden.get() + start * width_;
             const T* const in = block.in.get() + start * width_;
             convolution_weight_gradient(hidden - GAP * width_, gradient, rows, width_, TOWER_TAPS,
-                                        own.total[2 * i + 1].get(), own.bias[2 * i + 1].get(), own.turned.get(),
-                                        own.packed.get());
+                                        own.total[2 * i + 1].get(), own.bias[2 * i + 1].get(),
+                                        own.quanta.data() + 3 + 4 * i, own.turned.get(), own.packed.get());
             convolution_input_gradient(gradient + GAP * width_, rows, width_, TOWER_TAPS,
                                        block.convolutions[1].backward.get(), hidden, spare);
             clear_gaps(spare, start, l, chunk);
             convolution_weight_gradient(in - GAP * width_, (const T*)spare, rows, width_, TOWER_TAPS,
-                                        own.total[2 * i].get(), own.bias[2 * i].get(), own.turned.get(),
-                                        own.packed.get());
+                                        own.total[2 * i].get(), own.bias[2 * i].get(),
+                                        own.quanta.data() + 1 + 4 * i, own.turned.get(), own.packed.get());
             T* const out = i ? other : eyes_gradient_.get() + start * width_;
             const T* const residual = gradient;
             convolve((const T*)spare - GAP * width_, rows, width_, TOWER_TAPS,
@@ -487,62 +495,79 @@ template <class T> class Tower final : public Engine {
     }
 
     // Sums the gradients of all threads into Gluon's layout.
-    void sum_up(float* const* gradients) {
+    void sum_up(int32_t* const* gradients) {
         const long width = shape_.eyes.width;
 #pragma omp for schedule(static)
         for (long out = 0; out < width; ++out)
             for (long i = 0; i < 2 * shape_.blocks; ++i) {
-                float total = 0;
+                int32_t total = 0;
                 for (const Own& own : own_) total += own.bias[i].get()[out];
                 gradients[2 * i + 1][out] = total;
                 sum_channel(own_, [i](const Own& own) { return own.total[i].get(); }, out, width, TOWER_TAPS, gradients[2 * i]);
             }
     }
 
-    void last_layer_gradient(float* weights, float* bias) {
+    // The gradients of the last layer's weights and bias: a term for each document.
+    void last_layer_gradient(int32_t* const* gradients) {
         const long width = shape_.eyes.width, classes = shape_.classes;
-#pragma omp for schedule(static)
-        for (long n = 0; n < classes; ++n) {
-            float* const own = weights + n * 2 * width;
-            std::fill_n(own, 2 * width, 0.0f);
-            bias[n] = 0;
-            for (long row = 0; row < rows_; ++row) {
-                const float gradient = gradients_.get()[row * classes + n];
-                bias[n] += gradient;
-                for (int i : {0, 1})
-                    for (long c = 0; c < width; ++c)
-                        own[i * width + c] += gradient * features_.get()[(row * 2 + i) * width_ + c];
-            }
+        Quanta *const weights = own_[0].quanta.data() + last_layer(), *const bias = weights + 1;
+        std::memset(gradients[0], 0, classes * 2 * width * sizeof(int32_t));
+        std::memset(gradients[1], 0, classes * sizeof(int32_t));
+        for (long row = 0; row < rows_; ++row) {
+            const float* const own = gradients_.get() + row * classes;
+            for (long n = 0; n < classes; ++n)
+                for (int i : {0, 1}) {
+                    const float* const features = features_.get() + (row * 2 + i) * width_;
+                    int32_t* const to = gradients[0] + (n * 2 + i) * width;
+                    for (long c = 0; c < width; c += LANES)
+                        add_whole(to + c, (*weights)(own[n] * load(features + c)), width - c);
+                }
+            bias->add(gradients[1], own, classes);
+            weights->end_term();
+            bias->end_term();
         }
     }
 
-    // Sums the gradients of the positions of each touched row. Each thread owns a range of rows, so that the order of
-    // the sums does not depend on their number.
+    // Converts the gradient of each position, and bounds what a document may add to a row, which each of a position's
+    // characters may touch.
+    void eyes_terms(Quanta& quanta) {
+        const float scale = float(1 / (1 - dropouts_.eyes.probability));
+        const T *const gradients = eyes_gradient_.get(), *const eyes = blocks_[0].in.get();
+        int32_t* const terms = terms_.get();
+        std::vector<float> sizes(width_);
+#pragma omp for
+        for (long row = 0; row < rows_; ++row) {
+            std::fill_n(sizes.begin(), width_, 0.0f);
+            for (long here = starts_[0][row]; here < starts_[0][row] + lengths_[0][row]; ++here)
+                for (long c = 0; c < width_; c += LANES) {
+                    const long at = here * width_ + c;
+                    const Lanes value = where(load(eyes + at) > 0, load(gradients + at)) * (scale * quanta.per_unit());
+                    const Words term = nearest(value);
+                    std::memcpy(terms + at, &term, sizeof term);
+                    const Lanes size = value < 0 ? -value : value;
+                    store(sizes.data() + c, load(sizes.data() + c) + size + where(size > 0, Lanes{} + 1));
+                }
+            quanta.end_term(largest_of(sizes.data(), width_) * float(shape_.eyes.stride));
+        }
+    }
+
+    // Sums the terms of the positions of each touched row. Each thread owns a range of rows.
     void rows_gradient() {
         const long width = shape_.eyes.width, each = shape_.eyes.each(), touched = touched_.count();
-        const float scale = float(1 / (1 - dropouts_.eyes.probability));
-        float* __restrict const values = touched_.sums();
-        const T *const gradients = eyes_gradient_.get(), *const eyes = blocks_[0].in.get();
-        float* const masked = masked_.need(starts_[0][rows_] * width_);
-#pragma omp parallel num_threads(threads_)
-        {
-#pragma omp for
+        int32_t* __restrict const values = touched_.sums();
+        const int32_t* const terms = terms_.get();
+#pragma omp parallel for num_threads(threads_)
+        for (int part = 0; part < threads_; ++part) {
+            const uint32_t first = uint32_t(touched * part / threads_), last = uint32_t(touched * (part + 1) / threads_);
+            std::fill(values + first * width, values + last * width, 0);
             for (long row = 0; row < rows_; ++row)
-                for (long here = starts_[0][row] * width_; here < (starts_[0][row] + lengths_[0][row]) * width_; here += LANES)
-                    store(masked + here, where(load(eyes + here) > 0, load(gradients + here)) * scale);
-#pragma omp for
-            for (int part = 0; part < threads_; ++part) {
-                const uint32_t first = uint32_t(touched * part / threads_), last = uint32_t(touched * (part + 1) / threads_);
-                std::fill(values + first * width, values + last * width, 0.0f);
-                for (long row = 0; row < rows_; ++row)
-                    for (long here = starts_[0][row]; here < starts_[0][row] + lengths_[0][row]; ++here)
-                        for (long n = 0; n < each; ++n) {
-                            const uint32_t place = buckets_.get()[here * each + n];
-                            if (place < first || place >= last) continue;  // NO_ROW is larger than all
-                            const float* const from = masked + here * width_;
-                            for (long c = 0; c < width; ++c) values[place * width + c] += from[c];
-                        }
-            }
+                for (long here = starts_[0][row]; here < starts_[0][row] + lengths_[0][row]; ++here)
+                    for (long n = 0; n < each; ++n) {
+                        const uint32_t place = buckets_.get()[here * each + n];
+                        if (place < first || place >= last) continue;  // NO_ROW is larger than all
+                        const int32_t* const from = terms + here * width_;
+                        for (long c = 0; c < width; ++c) values[place * width + c] += from[c];
+                    }
         }
     }
 };

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Callable
 
@@ -20,8 +20,9 @@ from crepe_dist.data.pieces import pieces, rows_per_piece
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.optimizers import OPERATORS, OWN
 from crepe_dist.distributed.table import SparseParameter
+from crepe_dist.distributed.whole_sums import WholeSums
 from crepe_dist.model.kernels import Kernels
-from crepe_dist.model.objective import PLAIN, Objective
+from crepe_dist.model.objective import PLAIN, Objective, loss_unit, rounded
 from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape
 from crepe_dist.mxnet_internals import mark_gradient_fresh, pointer, pointers, structural_parameters, view
@@ -63,6 +64,11 @@ class Engine:
         """Configuration of the network."""
         return self.network.shape
 
+    @property
+    def together(self) -> int:
+        """Number of documents, from a multiple of it on in the global batch, that one rank has to compute together."""
+        return 1
+
     def scored(
         self, part: Part, batch_size: int, rank: int, size: int
     ) -> Iterator[tuple[Order, npt.NDArray[np.int32], npt.NDArray[np.float32]]]:
@@ -82,18 +88,19 @@ class Engine:
         """Make the optimizer ``name``: adam, sgd or nag."""
         return OPERATORS[name](**settings)
 
-    def train_row_by_row(self, documents: int) -> Sequence[SparseParameter]:
-        """Train row by row from now on each parameter for which the engine can.
+    def whole_sums(self, documents: int) -> WholeSums | None:
+        """Leave gradients in whole numbers from now on, for ``World.trainer``, if the engine can.
 
-        Gluon then has no gradients of them, and a batch is not computed in pieces.
+        Parameters with ``WholeSums.sparse`` are trained row by row. Gluon then has no gradients of them, and a batch is
+        not computed in pieces.
 
         Args:
             documents: largest number of documents of a batch of this rank.
 
         Returns:
-            The parameters, for ``World.trainer``; none if the engine trains all rows in each step.
+            Their quanta, or ``None`` if the engine computes gradients in floating point, of all rows.
         """
-        return ()
+        return None
 
     def logits(self, batch: Batch) -> mx.nd.NDArray:
         """Compute logits without dropout, float32 [B, classes], with the parameters of the last ``refresh``."""
@@ -120,7 +127,7 @@ class Engine:
             for piece in others:
                 loss = loss + self._gradients(piece, seed, step, scale, mark)
                 for total, gradient in zip(sums, gradients):
-                    total += gradient
+                    self._add(total, gradient)
             for total, gradient in zip(sums, gradients):
                 gradient[:] = total
         return loss
@@ -128,7 +135,11 @@ class Engine:
     def rows_at_a_time(self, batch: Batch) -> int:
         """Return the number of rows of a batch over which ``gradients`` sums in the precision of the plan."""
         rows = batch.packed.shape[0]
-        return rows_per_piece(rows, self.piece or rows)
+        return rows_per_piece(rows, self.piece or rows, self.together)
+
+    def _add(self, total: mx.nd.NDArray, gradient: mx.nd.NDArray) -> None:
+        """Add the gradient of a piece to a total, in place."""
+        total += gradient
 
     def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> mx.nd.NDArray:
         """Compute the gradients of one piece; see ``gradients``."""
@@ -201,7 +212,13 @@ class NativeEngine(Engine):
         self._parameters = list(network.collect_params().values())
         self._trained = list(block.trained(network).values())
         self._kernels = Kernels(network.shape, library, plan.precision)
+        self._sums = WholeSums(self._trained)
+        self._leaves_whole = False
         self._begin()
+
+    @property
+    def together(self) -> int:
+        return self.network.shape.together
 
     def _begin(self) -> None:
         classes = self.network.shape.classes
@@ -213,7 +230,7 @@ class NativeEngine(Engine):
     def optimizer(self, name: str, settings: Mapping[str, float]) -> mx.optimizer.Optimizer:
         return OWN[name](**settings)
 
-    def train_row_by_row(self, documents: int) -> Sequence[SparseParameter]:
+    def whole_sums(self, documents: int) -> WholeSums:
         named, order = structural_parameters(self.network), sorted(block.trained(self.network))
         found = []
         for which, (name, rows) in enumerate(self.network.shape.most_rows(documents).items()):
@@ -222,8 +239,28 @@ class NativeEngine(Engine):
             index = order.index(parameter.name)
             found.append(SparseParameter(parameter, index, rows, partial(self._use_table, which)))
             self.piece = 0  # the memory does not grow with the batch as that of the paper's network does
-        self._trained = [each for each in self._trained if each.grad_req != "null"]
-        return found
+        self._sums = WholeSums(self._trained, found)
+        self._leaves_whole = True
+        return self._sums
+
+    def gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark = no_mark) -> mx.nd.NDArray:
+        if self._leaves_whole:
+            return self._whole_gradients(batch, seed, step, scale, mark)
+        self._sums.begin()
+        loss = self._whole_gradients(batch, seed, step, scale, mark)
+        while not self._sums.fit(self._sums.bounds[None]):
+            loss = self._whole_gradients(batch, seed, step, scale, mark)
+        self._sums.to_float()
+        return loss
+
+    def _whole_gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> mx.nd.NDArray:
+        self._sums.bounds[:] = 0
+        return super().gradients(batch, seed, step, scale, mark)
+
+    def _add(self, total: mx.nd.NDArray, gradient: mx.nd.NDArray) -> None:
+        mx.nd.waitall()
+        whole = view(total).view(np.int32)
+        whole += view(gradient).view(np.int32)
 
     def _use_table(self, which: int, table: int) -> None:
         cached = min(MOST_CACHED, machine.memory() // 32)
@@ -255,10 +292,14 @@ class NativeEngine(Engine):
             mark("copy")
             self._kernels.call("crepe_train_forward", packed, rows, *dropping, losses.ctypes.data)
             mark("forward")
-            self._kernels.call("crepe_train_backward", pointers([p.grad() for p in self._trained]))
+            gradients = [None if p.grad_req == "null" else p.grad() for p in self._trained]
+            exponents, bounds = self._sums.exponents, np.empty_like(self._sums.bounds)
+            self._kernels.call("crepe_train_backward", pointers(gradients), exponents.ctypes.data, bounds.ctypes.data)
+        self._sums.bounds += bounds
         for parameter in self._trained:
-            mark_gradient_fresh(parameter)
-        view(total)[:] = losses.sum()
+            if parameter.grad_req != "null":
+                mark_gradient_fresh(parameter)
+        view(total)[:] = rounded(losses, loss_unit(batch.documents)).sum()
         mark("backward")
         return total
 

@@ -49,6 +49,7 @@ class Progress:
         finished: true once the run is complete.
         precision: precision of the last steps; empty before the first save.
         loss_scale: value of ``LossScale.state``.
+        quanta: value of ``WholeSums.state``; empty if gradients are floating-point numbers.
     """
 
     step: int = 0
@@ -62,6 +63,7 @@ class Progress:
     finished: bool = False
     precision: str = ""
     loss_scale: list[float] = field(default_factory=list)
+    quanta: list[int] = field(default_factory=list)
 
     @property
     def train_loss(self) -> float:
@@ -108,7 +110,7 @@ class Progress:
         """
         if not isinstance(saved, dict):
             raise ValueError("the position was not written by this version")
-        saved = {"uncounted": 0, **saved}  # states of version 0.1.0 lack it
+        saved = {"uncounted": 0, "quanta": [], **saved}  # states of version 0.1.0 lack them
         if saved.keys() != {each.name for each in fields(cls)}:
             raise ValueError("the position was not written by this version")
         counts = [saved["step"], saved["epoch"], saved["documents"], saved["uncounted"]]
@@ -130,6 +132,9 @@ class Progress:
             raise ValueError("the position holds an invalid count")
         if type(scale) is not list or (scale and not (len(scale) == 2 and scale[0] > 0)):
             raise ValueError("the position holds an invalid loss scale")
+        quanta = saved["quanta"]
+        if type(quanta) is not list or not all(type(each) is int and abs(each) < 100 for each in quanta):
+            raise ValueError("the position holds an invalid quantum")
         if type(saved["finished"]) is not bool or type(saved["precision"]) is not str:
             raise ValueError("the position was not written by this version")
         return cls(**saved)

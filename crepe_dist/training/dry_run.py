@@ -15,7 +15,7 @@ import numpy as np
 from crepe_dist import wording
 from crepe_dist.data.dataset import SAMPLE, folder_of
 from crepe_dist.data.loader import batches
-from crepe_dist.data.order import epoch_order
+from crepe_dist.data.order import epoch_order, largest_share
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.gradients import Trainer
 from crepe_dist.distributed.world import World
@@ -57,8 +57,8 @@ def dry_run(config: Config, world: World, control: Control) -> None:
         if config.training.overfit_batches:
             data = few_batches(data, config)
         world.broadcast_parameters(structural_parameters(engine.network))
-        trained, sparse = block.trained(engine.network), engine.train_row_by_row(config.data.batch_size)
-        trainer = world.trainer(trained, engine.optimizer(config.optimizer.name, config.optimizer.settings()), sparse)
+        trained, sums = block.trained(engine.network), engine.whole_sums(config.data.batch_size)
+        trainer = world.trainer(trained, engine.optimizer(config.optimizer.name, config.optimizer.settings()), sums)
         step = TrainingStep(engine, trainer, world.size, config.training.seed, config.optimizer.clip_norm)
         display.say(banner(config, data, engine, start, world, trainer.by))
         display.say(f"\n{layers(engine.network.shape)}\n")
@@ -68,7 +68,8 @@ def dry_run(config: Config, world: World, control: Control) -> None:
             Progress(epoch=config.training.start_epoch),
         )
         order = epoch_order(len(train), config.training.seed, progress.epoch)
-        shares = batches(train, order, config.data.batch_size, world.rank, world.size, prepare=engine.prepare)
+        place = (world.rank, world.size)
+        shares = batches(train, order, config.data.batch_size, *place, prepare=engine.prepare, together=engine.together)
         batch = next(shares)
         with explained("data.batch_size", config.data.batch_size, world.size):
             loss = step(batch, 1, learning_rate(config, progress, len(train))).loss / batch.documents
@@ -79,7 +80,7 @@ def dry_run(config: Config, world: World, control: Control) -> None:
             some = test.some(np.arange(min(len(test), evaluation.batch_size)))
             evaluate(engine, some, evaluation.batch_size, world, sharded=evaluation.sharded)
         same = ", identical parameters on all ranks" if world.size > 1 else ""
-        display.say(f"step      {_shares(config, world)}, loss {loss:.4f}{same}")
+        display.say(f"step      {_shares(config, engine, world)}, loss {loss:.4f}{same}")
         display.say(f"memory    {_memory(world, engine, trainer)}")
         state = RunState(engine, trainer, step.scale, progress)
         estimated = estimate(config, data, step, chain([batch], shares), state, world)
@@ -112,9 +113,10 @@ def layers(shape: Shape) -> str:
     return "\n".join(f"  {name:<{width}}{output:>14}{count:>14}".rstrip() for name, output, count in lines)
 
 
-def _shares(config: Config, world: World) -> str:
+def _shares(config: Config, engine: Engine, world: World) -> str:
     batch_size, pieces = config.data.batch_size, config.data.micro_batch_size
-    shares = f"{-(-batch_size // world.size)} per process" if world.size > 1 else "in one process"
+    most = largest_share(batch_size, world.size, engine.together)
+    shares = f"{most} per process" if world.size > 1 else "in one process"
     if pieces is not None:
         shares += f", {pieces} at a time"
     return f"{wording.counted(batch_size, 'document')}, {shares}"

@@ -66,7 +66,7 @@ def estimate(
         step.all_reduce(batch, 1, step.gradients(batch, 1))
         mx.nd.waitall()
 
-    with out_of_memory.explained("data.batch_size", size, world.size):
+    with out_of_memory.explained("data.batch_size", size, world.size), state.trainer.rehearsal():
         times = list(_times(compute, islice(batches, STEPS)))
         if not times:
             return Estimate(f"{wording.counted(epochs, 'epoch')} of {wording.counted(steps, 'step')}", 0.0)

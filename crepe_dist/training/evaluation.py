@@ -11,6 +11,7 @@ from crepe_dist.data.dataset import Dataset, Part
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, CalibrationCounts
+from crepe_dist.model.objective import rounded
 from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.scores import BINS, MISTAKES, RANKED, Mistake, Scores, count_reliability, worst
 from crepe_dist.settings.training_options import EvaluationOptions
@@ -126,7 +127,7 @@ class _Totals:
         predicted = log_probabilities.argmax(axis=1)
         is_right = predicted == labels
         np.add.at(self.confusion, (labels, predicted), 1)
-        self.loss -= float(log_probabilities[np.arange(len(labels)), labels].astype(np.float64).sum())
+        self.loss -= float(rounded(log_probabilities[np.arange(len(labels)), labels]).sum())
         probabilities = _probabilities(log_probabilities)
         if self._temperature != 1:
             self.uncalibrated += count_reliability(probabilities.max(axis=1), is_right)

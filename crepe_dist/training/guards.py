@@ -72,7 +72,9 @@ class Guards(Observers):
         self._control = control
         self._saver = saver
         self._keeper = keeper
-        self._non_finite = NonFiniteGuard(config, rows, run.world.size, run.step.scale, run.metrics, say)
+        self._non_finite = NonFiniteGuard(
+            config, rows, run.world.size, run.engine.together, run.step.scale, run.metrics, say
+        )
         self._progress = run.progress
 
     @property

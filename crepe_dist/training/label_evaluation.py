@@ -10,6 +10,7 @@ import numpy.typing as npt
 from crepe_dist.data.dataset import Dataset, Part
 from crepe_dist.data.targets import Targets
 from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.model.objective import rounded
 from crepe_dist.runs.label_scores import (
     DEFAULT_THRESHOLD,
     INTERVALS,
@@ -101,7 +102,7 @@ class LabelTotals:
         classes = np.arange(logits.shape[1])
         np.add.at(self._histogram, (np.broadcast_to(classes, logits.shape), intervals(logits), wanted.astype(int)), 1)
         exact = logits.astype(np.float64)
-        self.loss += float((np.logaddexp(0, exact) - wanted * exact).sum())
+        self.loss += float(rounded((np.logaddexp(0, exact) - wanted * exact).sum(axis=1)).sum())
         ranking = np.argsort(-logits, axis=1, kind="stable")[:, : max(TOPS)]
         found = np.take_along_axis(wanted, ranking, axis=1)
         self._hits += [int(found[:, :k].sum()) for k in TOPS]

@@ -80,8 +80,8 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
             verify_data(data, world, folder.verified())
             world.broadcast_parameters(structural_parameters(engine.network))
             optimizer = engine.optimizer(config.optimizer.name, config.optimizer.settings())
-            weights, sparse = trained(engine.network), engine.train_row_by_row(config.data.batch_size)
-            trainer = world.trainer(weights, optimizer, sparse)  # hvd.DistributedTrainer; gluon.Trainer alone
+            weights, sums = trained(engine.network), engine.whole_sums(config.data.batch_size)
+            trainer = world.trainer(weights, optimizer, sums)  # hvd.DistributedTrainer; gluon.Trainer alone
             step = TrainingStep(engine, trainer, world.size, config.training.seed, config.optimizer.clip_norm)
             progress = Progress(epoch=config.training.start_epoch)
             metrics = open_metrics(folder.path, world, display.say, config, pages.confusion)
@@ -132,7 +132,7 @@ def epoch_batches(run: Run) -> Iterator[Batch]:
     train = with_typos(run.data.parts["train"], run.config.data.typos, seed, epoch, run.data.encoding.letters)
     order = epoch_order(len(train), seed, epoch)
     size, place = run.config.data.batch_size, (run.world.rank, run.world.size)
-    return batches(train, order, size, *place, run.progress.documents, run.engine.prepare)
+    return batches(train, order, size, *place, run.progress.documents, run.engine.prepare, run.engine.together)
 
 
 def score_epoch(run: Run, guards: Guards) -> Mapping[str, AnyScores]:

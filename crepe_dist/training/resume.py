@@ -41,7 +41,10 @@ class RunState:
     def snapshot(self) -> Snapshot:
         """Copy the current state."""
         self.trainer.publish()
-        progress = replace(self.progress.copy(), precision=self.engine.plan.precision, loss_scale=self.scale.state())
+        quanta = self.trainer.sums.state() if self.trainer.sums else []
+        progress = replace(
+            self.progress.copy(), precision=self.engine.plan.precision, loss_scale=self.scale.state(), quanta=quanta
+        )
         optimizer = {**optimizer_state.optimizer_arrays(self.trainer.gluon), **self.trainer.table_arrays()}
         return Snapshot(progress, block.values(self.engine.network), optimizer)
 
@@ -55,6 +58,8 @@ class RunState:
         self.engine.refresh()
         self.progress.restore(snapshot.progress)
         self.scale.restore(snapshot.progress.loss_scale)
+        if self.trainer.sums:
+            self.trainer.sums.restore(snapshot.progress.quanta)
 
     def _without_tables(self, values: Arrays, optimizer: Arrays) -> tuple[Arrays, Arrays]:
         """Convert the state of parameters that were trained row by row, and no longer are."""

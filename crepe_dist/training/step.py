@@ -85,6 +85,11 @@ class TrainingStep:
         Returns:
             Sum of the losses of this rank's documents, in nats, float32 [1]; MXNet may still be computing it.
         """
+        if self._trainer.sums:
+            self._trainer.sums.begin()
+        return self._gradients(batch, step)
+
+    def _gradients(self, batch: Batch, step: int) -> mx.nd.NDArray:
         self._factor = self.scale.factor(self._engine.rows_at_a_time(batch))
         return self._engine.gradients(batch, self._seed, step - 1, self._factor, self.mark)
 
@@ -98,7 +103,10 @@ class TrainingStep:
         Raises:
             UserError: on every rank, if the ranks are at different steps.
         """
-        reduced = self._trainer.all_reduce(StepReport.row(step, batch.documents, wish), loss)
+        report = StepReport.row(step, batch.documents, wish)
+        reduced = self._trainer.all_reduce(report, loss)
+        while not reduced.fits:
+            reduced = self._trainer.all_reduce(report, self._gradients(batch, step))
         self.mark("all-reduce")
         reports = [StepReport.of(row) for row in reduced.rows]
         check_same(reports)

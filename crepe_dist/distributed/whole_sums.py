@@ -1,0 +1,101 @@
+"""Gradients in whole numbers, so that their sums are bit-identical for any number of processes and threads.
+
+The order in which floating-point numbers are added changes the last bits of their sum, and it depends on how processes
+and threads divide a batch. Our own kernels therefore round each term of a gradient to a multiple of a power of two, the
+quantum of its parameter, and count quanta in int32 (``native/whole.h``). The terms are those of a few documents, always
+the same ones, and whole numbers add up exactly in any order.
+
+With the terms, the kernels bound their sum. The bound of this step decides the quantum of the next one, so that there
+is room for a sum eight times as large. A step whose sum might not fit is computed again with a larger quantum, and the
+first step until the quanta are small enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.distributed.table import SparseParameter
+from crepe_dist.mxnet_internals import pointer
+from crepe_dist.native import library
+
+FIRST, LOWEST, HIGHEST = -24, -90, 60  # exponents of a quantum
+# Bounds in the unit of the kernels, 1024 quanta. Those from 2**20 on may not fit into 31 bits; the next one shall be
+# below 2**17, and the first not below 2**14. float32 adds them up exactly up to 2**24, and never rounds a larger sum to
+# less.
+LEAST, NEXT_BITS, MOST = 2**14, 17, 2**20
+RAISE = 6  # bits, where the bound is only known to be too large
+
+
+class WholeSums:
+    """Quanta of the gradients of a network.
+
+    Args:
+        parameters: trained Gluon parameters, in the order of the kernels.
+        sparse: those of them to train row by row; they have no Gluon gradient.
+
+    Attributes:
+        parameters, sparse: as given.
+        exponents: a quantum is 2**exponent, int32 [parameters].
+        bounds: bounds of the sums of this process's terms, float32 [parameters], NaN for terms that are not finite; the
+            kernels write them.
+    """
+
+    def __init__(self, parameters: Iterable[Any], sparse: Iterable[SparseParameter] = ()) -> None:
+        self.parameters = list(parameters)
+        self.sparse = list(sparse)
+        self._kept: npt.NDArray[np.int32] | None = None
+        self.begin()
+        self._next = self.exponents
+        self.bounds = np.zeros(len(self.parameters), np.float32)
+
+    def begin(self) -> None:
+        """Begin a step with the quanta that the last update decided."""
+        first = np.full(len(self.parameters), FIRST, np.int32)
+        self.exponents = first if self._kept is None else self._kept.copy()
+
+    def fit(self, bounds: npt.NDArray[np.float32]) -> bool:
+        """Return whether all sums fit into int32; otherwise change the exponents, for another try.
+
+        Args:
+            bounds: bounds of each process, float32 [processes, parameters].
+        """
+        total = bounds.astype(np.float64).sum(axis=0)
+        if not np.isfinite(total).all():
+            return True
+        wanted = np.where(total > 0, self.exponents + np.frexp(total)[1] - NEXT_BITS, self.exponents)
+        wanted = np.where(total < MOST, wanted, self.exponents + RAISE).clip(LOWEST, HIGHEST).astype(np.int32)
+        if (total >= MOST).any():
+            self.exponents = np.maximum(wanted, self.exponents)
+            return False
+        if self._kept is None and ((total < LEAST) & (wanted < self.exponents)).any():
+            self.exponents = wanted
+            return False
+        self._next = np.maximum(wanted, self.exponents - 1)  # slowly, because single steps may have small gradients
+        return True
+
+    def keep(self) -> None:
+        """Let the last step decide the quanta of the next one."""
+        self._kept = self._next
+
+    def exponent(self, parameter: Any) -> int:
+        """Return the exponent of a parameter's quantum."""
+        return int(next(e for each, e in zip(self.parameters, self.exponents) if each is parameter))
+
+    def to_float(self) -> None:
+        """Convert the gradients of all parameters that have one to float32, in place."""
+        for parameter, exponent in zip(self.parameters, self.exponents.tolist()):
+            if parameter.grad_req != "null":
+                gradient = parameter.grad()
+                library.functions().crepe_to_float(pointer(gradient), gradient.size, exponent, library.threads())
+
+    def state(self) -> list[int]:
+        """Return the quanta of the next step, for ``restore``."""
+        return [] if self._kept is None else [int(each) for each in self._kept]
+
+    def restore(self, state: Sequence[int]) -> None:
+        """Continue from ``state``; begin anew if it is of other parameters, or empty."""
+        self._kept = np.array(state, np.int32) if len(state) == len(self.parameters) else None
