@@ -354,9 +354,8 @@ def test_embeddings_learn_faster_than_convolutions(rows):
     engine = native(network, BUILDS[0]) if rows else by_mxnet(network)
     learning = {name: each for name, each in structural_parameters(network).items() if "significant" not in name}
     before = {name: each.data().asnumpy() for name, each in learning.items()}
-    trainer = World().trainer(
-        block.trained(network), engine.optimizer("adam", {"learning_rate": 0.1}), engine.train_row_by_row(20)
-    )
+    optimizer = engine.optimizer("adam", {"learning_rate": 0.1})
+    trainer = World().trainer(block.trained(network), optimizer, engine.whole_sums(20))
     TrainingStep(engine, trainer, 1, seed=0, clip_norm=None)(some_batch(shape, 20), 1, 0.001)
     trainer.settle()
     moved = {name: np.abs(each.data().asnumpy() - before[name]) for name, each in learning.items()}

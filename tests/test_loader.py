@@ -14,19 +14,21 @@ from crepe_dist.data.alphabet import BLANK
 from crepe_dist.data.batch import pack
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.loader import RankBatches, batches
-from crepe_dist.data.order import epoch_order, share
-from crepe_dist.data.pieces import pieces
+from crepe_dist.data.order import epoch_order, largest_share, share
+from crepe_dist.data.pieces import pieces, rows_per_piece
 
 sizes = st.integers(1, 9)
 
 
-@given(st.integers(0, 100), st.integers(0, 100), sizes)
-def test_shares_are_disjoint_complete_and_even(start, count, size):
-    shares = [share(start, start + count, rank, size) for rank in range(size)]
+@given(st.integers(0, 100), st.integers(0, 100), sizes, sizes)
+def test_shares_are_disjoint_complete_and_even(start, count, size, together):
+    shares = [share(start, start + count, rank, size, together) for rank in range(size)]
     rows = [row for first, last in shares for row in range(first, last)]
     assert rows == list(range(start, start + count))
     lengths = [last - first for first, last in shares]
-    assert max(lengths) - min(lengths) <= 1
+    assert max(lengths) - min(lengths) <= together
+    assert largest_share(count, size, together) == max(lengths)
+    assert all((first - start) % together == 0 for first, last in shares if first < last)
 
 
 @given(st.integers(1, 200), st.integers(1, 60), sizes, st.integers(0, 5), st.integers(0, 3))
@@ -94,6 +96,14 @@ def test_labels_of_two_bytes_arrive():
     assert weights.ravel().tolist() == [1, 1, 1, 1, 0, 0]
 
 
+@pytest.mark.parametrize(
+    ("rows", "most", "multiple", "size"),
+    [(44, 16, 8, 16), (44, 10, 8, 16), (44, 3, 8, 8), (44, 40, 8, 24), (5, 3, 8, 5), (44, 99, 8, 44), (7, 2, 1, 2)],
+)
+def test_pieces_keep_together_what_is_computed_together(rows, most, multiple, size):
+    assert rows_per_piece(rows, most, multiple) == size
+
+
 @pytest.mark.parametrize(("rows", "most", "size"), [(12, 4, 4), (13, 4, 4), (13, 5, 5), (12, 99, 12), (5, 1, 1)])
 def test_pieces_have_one_shape(rows, most, size):
     """MXNet would plan the graph anew for each other shape; what is missing has weight 0."""
@@ -102,7 +112,7 @@ def test_pieces_have_one_shape(rows, most, size):
     extra = mx.nd.arange(rows)
     extra.wait_to_read()  # as what a network prepares
     batch = replace(pack(codes, labels, rows, 100, 30), rows=np.arange(rows), extra=(extra,))
-    divided = pieces(batch, most)
+    divided = pieces(batch, rows_per_piece(rows, most))
     assert {piece.packed.shape for piece in divided} == {(size, 128)}
     assert [piece.first for piece in divided] == list(range(30, 30 + rows, size))
     assert {piece.documents for piece in divided} == {100}

@@ -18,13 +18,12 @@ def rows_per_piece(rows: int, most: int, multiple: int = 1) -> int:
     return min(rows, -(-rows // pieces // multiple) * multiple)
 
 
-def pieces(batch: Batch, most: int) -> list[Batch]:
-    """Divide a batch into batches of the same shape with at most ``most`` rows, which share its memory if they fit.
+def pieces(batch: Batch, rows: int) -> list[Batch]:
+    """Divide a batch into batches of ``rows`` rows, which share its memory if they fit.
 
     The last one is padded with its last row at weight 0, because MXNet plans a graph anew for every other shape.
     """
     total = batch.packed.shape[0]
-    rows = rows_per_piece(total, most)
     if rows == total:
         return [batch]
     stop = -(-total // rows) * rows

@@ -80,7 +80,7 @@ class HostSums:
         self._hosts = hosts
         self._peers = sorted(peers)
         self._part = part
-        self._nothing = mx.nd.zeros(1)
+        self._nothing = mx.nd.zeros(1, dtype=part.dtype)
         self._array = mx.nd.from_numpy(part[:], zero_copy=True) if peers else self._nothing  # makes its view read-only
 
     def add(self) -> None:

@@ -95,7 +95,7 @@ class Engine:
         not computed in pieces.
 
         Args:
-            documents: largest number of documents of a batch of this rank.
+            documents: largest number of documents of a batch of this rank; 0: train all rows of all parameters.
 
         Returns:
             Their quanta, or ``None`` if the engine computes gradients in floating point, of all rows.
@@ -233,7 +233,8 @@ class NativeEngine(Engine):
     def whole_sums(self, documents: int) -> WholeSums:
         named, order = structural_parameters(self.network), sorted(block.trained(self.network))
         found = []
-        for which, (name, rows) in enumerate(self.network.shape.most_rows(documents).items()):
+        sparse = self.network.shape.most_rows(documents) if documents else {}
+        for which, (name, rows) in enumerate(sparse.items()):
             parameter = named[name]
             parameter.grad_req = "null"
             index = order.index(parameter.name)
