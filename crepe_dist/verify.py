@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,28 +13,35 @@ from crepe_dist import command
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import read_json, sha256
 from crepe_dist.native import library
+from crepe_dist.runs import checkpoint, run_folder, state
 from crepe_dist.runs.run_record import RunRecord, open_run
 from crepe_dist.settings import arguments
+from crepe_dist.settings.limits import whole
 from crepe_dist.supervising.training_process import QUIET, failure, training
 from crepe_dist.wording import counted
 
 EXAMPLES = """  python -m crepe_dist.verify runs/reviews-1f2e3d4c5b
-  python -m crepe_dist.verify runs/reviews-1f2e3d4c5b --data data/reviews
+  python -m crepe_dist.verify runs/reviews-1f2e3d4c5b --last --processes 2
 """
-THREADS = "OMP_NUM_THREADS"
-MXNET = "MXNet's operators"
+MOST_PROCESSES = 1024
 
 
 def parser() -> arguments.Parser:
     flags = arguments.parser(
         "verify",
-        "Train a finished run again, with its settings, on as many processes and threads, and with the same build of "
-        "the kernels where this machine has it. Then compare the parameters of every epoch, bit by bit. The run stays "
-        "as it is.",
+        "Train a finished run again, with its settings and the same kernels, on any number of processes and threads. "
+        "Then compare the parameters of every epoch, bit by bit. The run stays as it is.",
         EXAMPLES,
     )
     flags.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
     flags.add_argument("--data", type=Path, metavar="DIR", help="prepared folder; default: the run's")
+    flags.add_argument(
+        "--processes", type=whole(1, MOST_PROCESSES), default=1, metavar="N", help="processes to train on; default: 1"
+    )
+    flags.add_argument(
+        "--last", action="store_true",
+        help="train only what came after the older of the run's two saved states, usually the last epoch",
+    )  # fmt: skip
     return flags
 
 
@@ -43,33 +50,43 @@ def main() -> None:
     record = open_run(given.run)
     if not record.made:
         raise UserError(f"{given.run} cannot be verified", "it is not finished", "train it to its end first")
+    computed = record.about.get("computed")
+    if computed is None:
+        raise UserError(
+            f"{given.run} cannot be verified",
+            "it was trained by a version whose bits depended on the number of processes and threads",
+            "train it again",
+        )
     data = record.dataset(given.data)
-    made, processes = record.made, int(record.made["processes"])
-    for note in pin(record):
+    settings = {
+        **record.settings,
+        "data.source": str(data.folder.absolute()),
+        "checkpoint.keep_last": max(1, len(record.history.epochs)),
+        **QUIET,
+    }
+    if build := same_kernels(computed):
+        os.environ[library.SWITCH] = build
+    for note in notes(computed):
         print(f"note: {note}", flush=True)
-    print(f"trains {visible(record.name)} again, on {counted(processes, 'process', 'processes')}", flush=True)
     with TemporaryDirectory(prefix="crepe-verify-") as name:
         folder = Path(name)
-        settings = {
-            **record.settings,
-            "data.source": str(data.folder.absolute()),
-            "run_dir": str(folder / "run"),
-            "checkpoint.keep_last": max(1, len(record.history.epochs)),
-            **QUIET,
-        }
-        with training(settings, folder, processes) as process:
+        again = folder / "run"
+        copied = copy_state(given.run, again) if given.last else {}
+        start = f" after epoch {max(copied)}" if copied else ""
+        on = counted(given.processes, "process", "processes")
+        print(f"trains {visible(record.name)} again{start}, on {on}", flush=True)
+        with training({**settings, "run_dir": str(again)}, folder, given.processes) as process:
             code = process.wait()
         if code:
             raise failure(folder, code)
-        again = open_run(folder / "run")
         differing = []
-        for epoch, before, now in compared(given.run, folder / "run"):
+        for epoch, before, now in compared(given.run, again, copied):
             same = before == now
             print(f"epoch {epoch}: {'the same bits' if same else 'other bits'}, SHA-256 {before[:16]}", flush=True)
             if not same:
                 differing.append(epoch)
+        changed = "; ".join(changes(record, open_run(again)))
     if differing:
-        changed = "; ".join(changes(made, again.made))
         raise UserError(
             f"{given.run} has other parameters from epoch {differing[0]} on",
             changed or "of what a run records about its machine, nothing differs",
@@ -78,46 +95,71 @@ def main() -> None:
     print(f"{visible(str(given.run))} is what its data and its settings give")
 
 
-def pin(record: RunRecord) -> Iterator[str]:
-    """Let trainings use as many threads, and the build of the kernels, as the run did; yield what cannot be had."""
-    threads = record.made["environment"].get(THREADS)
-    if threads:
-        os.environ[THREADS] = str(threads)
-    build = kernels(record.made)
-    if build in library.runnable():
-        os.environ[library.SWITCH] = build
-    elif build != MXNET:
-        yield f"the run was computed by the kernels {build}, which this machine lacks: expect other bits"
-    if not record.made["device"].startswith("cpu"):
+def same_kernels(computed: Mapping[str, str]) -> str | None:
+    """Return the value of ``library.SWITCH`` with which this machine computes as the run did, if there is one."""
+    build = computed["model.kernels"]
+    return library.NONE if build == "mxnet" else build if build in library.usable() else None
+
+
+def notes(computed: Mapping[str, str]) -> Iterator[str]:
+    """Tell why the bits may be others."""
+    build, precision = computed["model.kernels"], computed["model.precision"]
+    if not computed["device"].startswith("cpu"):
         yield "the run was trained on a GPU: equal bits are promised on CPUs only"
+    elif build == "mxnet":
+        yield "the run was computed by MXNet's operators: equal bits are promised with our own kernels only"
+    elif same_kernels(computed) is None and (
+        precision != "float32" or library.GENERIC in (build, *library.usable()[:1])
+    ):
+        yield f"the run was computed by the kernels {build}, which this machine lacks: expect other bits"
 
 
-def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """Describe what differs in the records of where and how two runs were computed."""
-    flat = [{"kernels": kernels(made), "device": made["device"], **made["environment"]} for made in (before, now)]
-    for name in {**flat[0], **flat[1]}:
-        was, is_now = (each.get(name, "unknown") for each in flat)
-        if was != is_now:
-            yield f"{name}: {was} then, {is_now} now"
+def copy_state(run: Path, again: Path) -> dict[int, str]:
+    """Copy the older saved state of a run to another folder, where a training resumes from it.
+
+    Returns:
+        The checkpoints of the epochs before, which are copied, too.
+
+    Raises:
+        UserError: there is none from which epochs remain to be trained.
+    """
+    older = min((run / "state").glob("step_*"), default=None)
+    progress = None if older is None else state.Progress.of(read_json(older / state.FILES[2], follow=False))
+    if older is None or progress is None or progress.finished or not progress.epochs:
+        raise UserError(
+            f"{run} has no saved state from before its end", "it keeps two, and they may be deleted", "omit --last"
+        )
+    shutil.copytree(older, run_folder.RunFolder(again).state / older.name)
+    for name in (run_folder.IDENTITY, checkpoint.CONFIG):
+        shutil.copy(run / name, again)
+    (again / checkpoint.FOLDER).mkdir()
+    copied = {int(epoch["epoch"]): str(epoch["checkpoint"]) for epoch in progress.epochs}
+    for name in copied.values():
+        for path in (run / checkpoint.FOLDER).glob(f"{Path(name).stem}.*"):
+            shutil.copy(path, again / checkpoint.FOLDER)
+    return copied
 
 
-def kernels(made: Mapping[str, Any]) -> str:
-    """Return the build of the kernels that computed a run."""
-    found = re.search(r"own kernels \((\w+)\)", made["computes"])
-    return found[1] if found else MXNET
-
-
-def compared(run: Path, other: Path) -> Iterator[tuple[int, str, str]]:
-    """Yield the epochs that both runs have checkpoints of, with the SHA-256 of the parameters of each."""
-    before, now = digests(run), digests(other)
-    for epoch in sorted(before.keys() & now.keys()):
+def compared(run: Path, again: Path, copied: Collection[int]) -> Iterator[tuple[int, str, str]]:
+    """Yield the epochs that were trained again and of which the run kept the checkpoint, with both SHA-256."""
+    before, now = digests(run), digests(again)
+    for epoch in sorted((before.keys() & now.keys()) - set(copied)):
         yield epoch, before[epoch], now[epoch]
 
 
 def digests(run: Path) -> dict[int, str]:
     """Return the SHA-256 of the parameters of each epoch whose checkpoint was kept."""
-    paths = (path for path in (run / "checkpoints").glob("*.json") if path.with_suffix(".params").is_file())
+    paths = (path for path in (run / checkpoint.FOLDER).glob("*.json") if path.with_suffix(".params").is_file())
     return {read_json(path)["epoch"]: sha256(path.with_suffix(".params")) for path in paths}
+
+
+def changes(record: RunRecord, again: RunRecord) -> Iterator[str]:
+    """Describe what differs in the records of where and how two runs were computed."""
+    flat: list[dict[str, Any]] = [{**each.about["computed"], **each.made["environment"]} for each in (record, again)]
+    for name in {**flat[0], **flat[1]}:
+        was, is_now = (each.get(name, "unknown") for each in flat)
+        if was != is_now:
+            yield f"{name}: {was} then, {is_now} now"
 
 
 if __name__ == "__main__":

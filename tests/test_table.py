@@ -124,6 +124,8 @@ def test_a_restored_table_goes_on_with_the_same_bits(optimizer, settled):
     block.set_values(second.network, block.values(first.network))
     arrays = first.table.arrays()
     assert settled == all(name not in arrays for name in ("1.updated", "1.drift"))
+    assert first.trainer.sums
+    assert second.trainer.sums
     second.trainer.sums.restore(first.trainer.sums.state())
     rest = second.table.restore({**optimizer_state.optimizer_arrays(first.trainer.gluon), **arrays}, 20)
     optimizer_state.set_optimizer_arrays(second.trainer.gluon, rest, mx.cpu())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,7 +11,7 @@ import pytest
 from crepe_dist import verify
 from crepe_dist.native import library
 from crepe_dist.runs.run_record import RunRecord
-from tests.conftest import NGRAMS, QUICK, command, launch_prefix, run
+from tests.conftest import NGRAMS, QUICK, command, launch_prefix, needs_kernels, run
 
 SECONDS = 120
 
@@ -25,9 +24,10 @@ def trained(data, tmp_path_factory):
     return folder / "run"
 
 
+@needs_kernels
 def test_the_same_bits_and_others(trained, tmp_path):
     said = run(command("verify", trained), tmp_path, seconds=SECONDS)
-    assert "again, on 2 processes" in said
+    assert "again, on 1 process" in said
     assert said.count("the same bits") == 2
     altered = tmp_path / "altered"
     shutil.copytree(trained, altered)
@@ -39,7 +39,19 @@ def test_the_same_bits_and_others(trained, tmp_path):
     assert "epoch 0: other bits" in said
     assert "epoch 1: the same bits" in said
     assert "altered has other parameters from epoch 0 on" in said
-    assert "nothing differs" in said
+    assert "OMP_NUM_THREADS" in said or "nothing differs" in said
+
+
+@needs_kernels
+def test_the_last_epoch_from_the_older_state(trained, tmp_path, complaint):
+    said = run(command("verify", trained, "--last", "--processes", "2"), tmp_path, seconds=SECONDS)
+    assert "again after epoch 0, on 2 processes" in said
+    assert "epoch 0:" not in said
+    assert "epoch 1: the same bits" in said
+    without = tmp_path / "without"
+    shutil.copytree(trained, without)
+    shutil.rmtree(without / "state")
+    assert "no saved state from before its end" in complaint("verify", "without", "--last", cwd=tmp_path)
 
 
 def test_a_run_that_is_not_finished(trained, tmp_path, complaint):
@@ -49,30 +61,32 @@ def test_a_run_that_is_not_finished(trained, tmp_path, complaint):
 
 
 @pytest.mark.parametrize(
-    ("computes", "device", "noted"),
+    ("build", "precision", "device", "taken", "noted"),
     [
-        ("float32, own kernels (generic)", "cpu(0)", []),
-        ("float32, own kernels (of_the_future)", "cpu(0)", ["of_the_future, which this machine lacks"]),
-        ("float16", "gpu(0)", ["trained on a GPU"]),
+        ("avx2", "float32", "cpu(0)", "avx2", []),
+        ("avx512", "float32", "cpu(0)", None, []),  # all builds with FMA compute the same
+        ("generic", "float32", "cpu(0)", None, ["generic, which this machine lacks"]),
+        ("amx", "bfloat16", "cpu(0)", None, ["amx, which this machine lacks"]),
+        ("mxnet", "float32", "cpu(0)", "none", ["MXNet's operators"]),
+        ("mxnet", "float16", "gpu(0)", "none", ["trained on a GPU"]),
     ],
 )
-def test_it_takes_the_threads_and_kernels_of_the_run(computes, device, noted, monkeypatch):
-    monkeypatch.setattr(library, "runnable", lambda: ["generic"])
-    monkeypatch.setenv(library.SWITCH, "before")
-    monkeypatch.setenv(verify.THREADS, "1")
-    made = {"computes": computes, "device": device, "environment": {verify.THREADS: "7"}}
-    notes = list(verify.pin(cast(RunRecord, cast(Any, SimpleNamespace(made=made)))))
+def test_it_takes_the_kernels_of_the_run(build, precision, device, taken, noted, monkeypatch):
+    monkeypatch.setattr(library, "usable", lambda: ["avx2"])
+    computed = {"model.kernels": build, "model.precision": precision, "device": device}
+    assert verify.same_kernels(computed) == taken
+    notes = list(verify.notes(computed))
     assert len(notes) == len(noted)
     assert all(part in note for part, note in zip(noted, notes))
-    assert os.environ[verify.THREADS] == "7"
-    assert os.environ[library.SWITCH] == ("generic" if "generic" in computes else "before")
 
 
 def test_it_says_what_differs():
-    def made(computes: str, **more: int) -> dict[str, Any]:
-        return {"computes": f"float32, own kernels {computes}", "device": "cpu(0)", "environment": {"cores": 2, **more}}
+    def made(build: str, **more: int) -> RunRecord:
+        computed = {"model.kernels": build, "model.precision": "float32", "device": "cpu(0)"}
+        record = SimpleNamespace(about={"computed": computed}, made={"environment": {"cores": 2, **more}})
+        return cast(RunRecord, cast(Any, record))
 
-    before = made("(avx2) (it was asked for)")
-    assert list(verify.changes(before, made("(avx2)"))) == []
-    changed = list(verify.changes(before, made("(avx512) (the processor has it)", new=1)))
-    assert changed == ["kernels: avx2 then, avx512 now", "new: unknown then, 1 now"]
+    before = made("avx2")
+    assert list(verify.changes(before, made("avx2"))) == []
+    changed = list(verify.changes(before, made("avx512", new=1)))
+    assert changed == ["model.kernels: avx2 then, avx512 now", "new: unknown then, 1 now"]

@@ -41,8 +41,13 @@ class Plan:
         return "own" if self.library else self.without
 
     def result(self) -> dict[str, str]:
-        """Return the values that must be equal on all ranks, by setting. The builds of the kernels may differ."""
-        return {"model.precision": self.precision, "model.kernels": self.kernels}
+        """Return the values that must be equal on all ranks, by setting."""
+        return {"model.precision": self.precision, "model.kernels": self.build}
+
+    @property
+    def build(self) -> str:
+        """Name of the build of our kernels that computes, or of what computes without it."""
+        return self.library.name if self.library else self.without
 
     def __str__(self) -> str:
         kernels = f"own kernels ({self.library.name})" if self.library else OTHERS[self.without]
@@ -81,8 +86,12 @@ def plan_inference(multiplies: bool, precision: Precision = "auto") -> Plan:
 
 
 def _on_cpu(kernels: str, precision: str, asked: str) -> Plan:
-    found, trouble = library.find()
-    native = None if kernels == "mxnet" else found
+    if kernels in library.BUILDS:
+        native: Library | None = library.named(kernels, "model.kernels")
+        trouble = ""
+    else:
+        found, trouble = library.find()
+        native = None if kernels == "mxnet" else found
     if kernels == "own" and native is None:
         raise UserError(
             "our own kernels cannot be used",
@@ -111,7 +120,7 @@ def _on_cpu(kernels: str, precision: str, asked: str) -> Plan:
 
 
 def _on_gpu(options: ModelOptions, device: Any, asked: str) -> Plan:
-    if options.kernels == "own":
+    if options.kernels not in ("auto", "mxnet"):
         raise UserError("our own kernels are for CPUs", remedy="use model.kernels auto or mxnet on a GPU")
     if options.precision == "bfloat16":
         raise UserError(

@@ -154,7 +154,7 @@ def processor_flags() -> set[str]:
 
 
 def find() -> tuple[Library | None, str]:
-    """Select and load the best usable build.
+    """Select and load the build that ``SWITCH`` or ``keep_to`` names, else the best usable one.
 
     Returns:
         The build, or ``None`` without a usable one; and the reason why no better build is used, or "".
@@ -163,7 +163,35 @@ def find() -> tuple[Library | None, str]:
         UserError: The environment variable ``SWITCH`` names a build that this process cannot use.
     """
     asked = os.environ.get(SWITCH, "")
-    return _named(asked) if asked else _best()
+    if asked:
+        return _named(asked, SWITCH)
+    return (_kept[-1], "") if _kept else _best()
+
+
+def usable() -> list[str]:
+    """Return the names of the builds that ``find`` might select in this process, best first."""
+    asked = os.environ.get(SWITCH, "")
+    names = [asked] if asked else runnable()
+    return [name for name in names if name != NONE and _load(name)[0] is not None]
+
+
+def named(name: str, setting: str) -> Library:
+    """Load the build that a setting names.
+
+    Raises:
+        UserError: This process cannot use it.
+    """
+    asked = os.environ.get(SWITCH, name)
+    if asked != name:
+        raise UserError(f"{setting} is {name}, but {SWITCH} is {asked}", remedy=f"unset {SWITCH}")
+    found, _ = _named(name, setting)
+    assert found is not None
+    return found
+
+
+def keep_to(build: Library | None) -> None:
+    """Let ``find`` select a build from now on, so that everything in this process computes the same bits."""
+    _kept[:] = [] if build is None else [build]
 
 
 def functions() -> ctypes.CDLL:
@@ -173,25 +201,30 @@ def functions() -> ctypes.CDLL:
     return found.functions
 
 
+_kept: list[Library] = []  # the build of ``keep_to``
+
+
 @cache
-def _named(name: str) -> tuple[Library | None, str]:
+def _named(name: str, setting: str) -> tuple[Library | None, str]:
     if name == NONE:
-        return None, f"{SWITCH} is {NONE}"
+        return None, f"{setting} is {NONE}"
     if name not in BUILDS:
-        raise UserError(f"{SWITCH} is {name}", "there is no such build of the kernels", _others())
+        raise UserError(f"{setting} is {name}", "there is no such build of the kernels", _others(setting))
     if name not in runnable():
         missing = ", ".join(sorted(BUILDS[name] - processor_flags()))
-        raise UserError(f"{SWITCH} is {name}", f"this processor lacks {missing}", _others())
+        raise UserError(f"{setting} is {name}", f"this processor lacks {missing}", _others(setting))
     found, trouble = _load(name)
     if found is None:
-        raise UserError(f"{SWITCH} is {name}, which cannot be used", trouble, _others())
-    return found, f"{SWITCH} is {name}"
+        raise UserError(f"{setting} is {name}, which cannot be used", trouble, _others(setting))
+    return found, f"{setting} is {name}"
 
 
-def _others() -> str:
-    """Name the values of ``SWITCH`` that work here; a build may be missing, or compiled from other sources."""
-    usable = [name for name in runnable() if _load(name)[0] is not None]
-    return f"set {SWITCH} to {', '.join([*usable, NONE])}, or unset it"
+def _others(setting: str) -> str:
+    """Name the builds that work here; one may be missing, or compiled from other sources."""
+    names = [name for name in runnable() if _load(name)[0] is not None]
+    if setting != SWITCH:
+        return f"use {setting} {', '.join([*names, 'auto'])}"
+    return f"set {SWITCH} to {', '.join([*names, NONE])}, or unset it"
 
 
 @cache

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from crepe_dist.files import sha256
 from crepe_dist.reports import data_sentences, label_page, run_findings, score_tables
 from crepe_dist.reports.page import render
 from crepe_dist.version import __version__
@@ -65,6 +66,8 @@ def card(record: RunRecord, data: dict[str, Any] | None) -> str:
             (escaped(str(name)), escaped(str(value))) for name, value in provenance.get("environment", {}).items()
         ],
         command=_code(run_findings.command(record)),
+        digest=sha256(record.checkpoint),
+        reproducible=run_findings.reproducible(record),
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from crepe_dist.data.alphabet import STANDARD_ALPHABETS
 from crepe_dist.model.parameters import shape_class
+from crepe_dist.native import library
 from crepe_dist.reports.score_tables import (
     LABEL_CELLS,
     LARGE_CALIBRATION_ERROR,
@@ -137,11 +138,20 @@ def split_sizes(record: RunRecord) -> list[tuple[str, int]]:
     return list({**found, **{name: each.documents for name, each in record.label_scores.items()}}.items())
 
 
+def reproducible(record: RunRecord) -> bool:
+    """Return whether a training with the same settings gives the same bits, on any number of processes."""
+    computed = record.about.get("computed", {})
+    return str(computed.get("model.kernels")) in library.BUILDS
+
+
 def command(record: RunRecord) -> str:
-    """Return the command that repeats the training."""
-    processes = record.made.get("processes", 1)
+    """Return the command that repeats the training: in one process, where their number does not matter."""
+    processes = 1 if reproducible(record) else record.made.get("processes", 1)
     launcher = f"horovodrun -np {processes} " if processes != 1 else ""
-    return f"{launcher}python -m crepe_dist.train --config {shlex.quote(f'{record.path}/config.yaml')} --fresh"
+    given = {name: value for name, value in record.about.get("computed", {}).items() if name.startswith("model.")}
+    flags = "".join(f" --{name} {shlex.quote(str(value))}" for name, value in given.items())
+    config = shlex.quote(f"{record.path}/config.yaml")
+    return f"{launcher}python -m crepe_dist.train --config {config}{flags} --fresh"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from crepe_dist.files import sha256
 from crepe_dist.reports import data_sentences, label_page, run_figures, run_findings, score_tables
 from crepe_dist.reports.page import render
 from crepe_dist.version import __version__
@@ -72,6 +73,8 @@ def page(
         classes=classes,
         encoding=clean(record.about["encoding"]),
         command=visible(run_findings.command(record), MAX_COMMAND_CHARS),
+        digest=sha256(record.checkpoint),
+        reproducible=run_findings.reproducible(record),
         checkpoint=visible(record.checkpoint.name),
         folder=visible(shlex.quote(str(record.path))),
         files=FILES,

@@ -73,13 +73,19 @@ def save(
 
 
 def description(
-    record: dict[str, Any], data: Dataset, shape: Shape, precision: str, scores: Mapping[str, AnyScores]
+    record: dict[str, Any],
+    data: Dataset,
+    shape: Shape,
+    precision: str,
+    computed: dict[str, str],
+    scores: Mapping[str, AnyScores],
 ) -> dict[str, Any]:
     """Describe an epoch's parameters, so that they can be used without further flags.
 
     Args:
         record: metrics of the epoch, from ``epoch_record``.
         precision: value of ``model.precision`` for inference.
+        computed: settings that have to be given for the same bits, with their values (``Plan.result``), and the device.
         scores: scores of the epoch; those of several labels have the thresholds.
     """
     test = scores["test"]
@@ -92,6 +98,7 @@ def description(
         "classes": data.classes,
         **several,
         "network": {**shape.settings(), "precision": precision},
+        "computed": computed,
         "calibration": record["calibration"],
         "data": {"name": data.name, "fingerprint": data.fingerprint, "test": data.documents("test")},
     }

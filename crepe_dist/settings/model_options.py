@@ -18,7 +18,7 @@ from crepe_dist.settings.schema import EARLIER, Settings
 
 Network = Union[Kind, Annotated[Literal["auto"], EARLIER]]
 Initialisation = Literal["xavier", "he", "paper"]
-Kernels = Literal["auto", "own", "mxnet"]
+Kernels = Literal["auto", "own", "mxnet", "generic", "avx2", "avx512", "avx512_bf16", "amx"]
 Size = Literal["auto", "tiny", "small", "large"]
 # (filters, units): small and large are the paper's; tiny is ours, for small data and machines.
 SIZES: dict[str, tuple[int, int]] = {"tiny": (128, 512), "small": (256, 1024), "large": (1024, 2048)}
@@ -63,7 +63,8 @@ class ModelOptions(Settings, group="model"):
         precision: (crepe, paper) data type of products and activations; parameters, sums and losses are always float32.
             auto: bfloat16 on a CPU with AMX or AVX512-BF16, float16 with loss scaling on a GPU from compute capability
             7.0 on, else float32.
-        kernels: own (compiled with the package, CPU only), mxnet, or auto: own if they are available.
+        kernels: own (compiled with the package, CPU only): the best build for the processors of all processes; one
+            build, to get the bits of a run on another processor; mxnet; or auto: own if they are available.
         hybridize: run MXNet's operators as one compiled graph; turn off for debugging.
     """
 

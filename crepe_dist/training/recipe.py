@@ -156,7 +156,8 @@ def save_epoch(run: Run, guards: Guards, choice: EpochChoice, scores: Mapping[st
     """Write the epoch's checkpoint on rank 0, and move on to the next epoch or to the end."""
     progress = run.progress
     record = checkpoint.epoch_record(progress, scores)
-    about = checkpoint.description(record, run.data, run.engine.network.shape, run.config.model.precision, scores)
+    shape, precision, computed = run.engine.network.shape, run.config.model.precision, run.computed()
+    about = checkpoint.description(record, run.data, shape, precision, computed, scores)
     # If the write fails, all ranks must fail: none may continue as if the checkpoint existed.
     run.world.on_root(
         "checkpoint",

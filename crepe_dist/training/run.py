@@ -40,6 +40,10 @@ class Run:
     display: Display
     metrics: Metrics
 
+    def computed(self) -> dict[str, str]:
+        """Describe what besides data, configuration and seed decides the bits of the parameters."""
+        return {**self.engine.plan.result(), "device": str(self.engine.device)}
+
     def provenance(self) -> dict[str, Any]:
         """Describe of what the run was made, for its report."""
         return {
