@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from crepe_dist.native import library
 from tests.chaos import harness
 
 
@@ -19,12 +20,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def unbroken(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """The folder of a run of that many processes, with more settings, that nothing happened to."""
+    """The folder of a run that nothing happened to, with more settings.
+
+    It is of one process, because their number does not matter; MXNet's operators need as many as given.
+    """
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "unbroken"  # one for pytest's workers
     folder.mkdir(exist_ok=True)
 
     def of(processes: int, *more: str) -> Path:
+        return made(1 if library.find()[0] else processes, *more)
+
+    @cache
+    def made(processes: int, *more: str) -> Path:
         run_dir = folder / "-".join([str(processes), *(each.lstrip("-") for each in more)])
         with (folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos import harness
 from tests.chaos.harness import slow
-from tests.conftest import NGRAMS, PAPER
+from tests.conftest import NGRAMS, PAPER, needs_kernels
 
 EVERY = 4  # checkpoint.every of the runs here
 TYPOS = ("--data.typos=0.1",)
@@ -95,22 +95,19 @@ def test_killed_before_anything_was_saved(data, tmp_path, unbroken):
     harness.assert_same(tmp_path / "run", unbroken(1))
 
 
-@pytest.mark.slow
-def test_other_numbers_of_processes_are_the_same_run(data, tmp_path):
-    """4, 2, 1 and 4 processes in turn, without dropout: the losses of one process all along."""
-    more = ("--model.dropout=0", "--optimizer.name=sgd", "--optimizer.learning_rate=0.01", "--model.precision=float32")
-    code, printed = harness.run(harness.command(tmp_path / "one", data, 1, *more), tmp_path)
-    assert code == 0, printed
+@needs_kernels
+@pytest.mark.parametrize("network", [(), slow(PAPER)], ids=["crepe", "paper"])
+def test_other_numbers_of_processes_are_the_same_run(data, tmp_path, unbroken, network, monkeypatch):
+    """Four processes are killed, one continues and is killed, and three end it; each has threads of another number."""
     run_dir = tmp_path / "run"
-    for number, (processes, step) in enumerate(((4, 9), (2, 17), (1, 28))):
-        fault = {"kind": "SIGKILL", "rank": 0, "phase": "train", "step": step, "once": str(tmp_path / str(number))}
-        code, printed = harness.run(harness.command(run_dir, data, processes, *more), tmp_path, fault)
-        assert code != 0, printed
-    code, printed = harness.run(harness.command(run_dir, data, 4, *more), tmp_path)
+    for number, (processes, step) in enumerate(((4, 9), (1, 28))):
+        monkeypatch.setenv("OMP_NUM_THREADS", str(number + 1))
+        kill(run_dir, data, tmp_path, *network, *TYPOS, processes=processes, step=step, number=number)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    code, printed = harness.run(harness.command(run_dir, data, 3, *network, *TYPOS), tmp_path)
     assert code == 0, printed
     assert [step for step, _ in harness.steps(run_dir)] == list(range(1, harness.STEPS + 1))
-    mine, theirs = ([loss for _, loss in harness.steps(folder)] for folder in (run_dir, tmp_path / "one"))
-    assert mine == pytest.approx(theirs, abs=1e-5)
+    harness.assert_same(run_dir, unbroken(1, *network, *TYPOS))
 
 
 def test_killed_before_the_report_was_written(data, tmp_path):

@@ -19,7 +19,7 @@ from crepe_dist.distributed import processes
 from crepe_dist.errors import ExitCode
 from tests.chaos import harness
 from tests.chaos.harness import slow
-from tests.conftest import records
+from tests.conftest import needs_kernels, records
 from tests.needs import needs
 
 SUPERVISE = """
@@ -258,18 +258,12 @@ def hosts(tmp_path: Path) -> tuple[str, ...]:
     return ("-H", "hosta:1,hostb:1", "--rsh", str(shell), "--interface", "lo")
 
 
+@needs_kernels
 @pytest.mark.slow
 def test_a_host_goes_and_comes_back(supervised, data, tmp_path):
-    """Two processes, then one, then two: the losses of one process all along, without dropout."""
+    """Two processes, then one, then two: the bits of one process all along."""
     run_dir = tmp_path / "run"
-    settings = (
-        "--model.dropout=0",
-        "--optimizer.name=sgd",
-        "--optimizer.learning_rate=0.001",
-        "--model.precision=float32",
-        "--training.epochs=60",
-        "--checkpoint.keep_last=1",
-    )
+    settings = ("--training.epochs=60", "--checkpoint.keep_last=1")
     code, printed = harness.run(harness.command(tmp_path / "one", data, 1, *settings), tmp_path)
     assert code == 0, printed
     process = supervised(2, *settings, flags=hosts(tmp_path), plan=fault(tmp_path, "mark", 0, 40))
@@ -287,7 +281,4 @@ def test_a_host_goes_and_comes_back(supervised, data, tmp_path):
     assert "1 process (1 on hosta)" in printed
     assert printed.count("2 processes (1 on hosta, 1 on hostb)") >= 2, printed
     assert [step for step, _ in harness.steps(run_dir)] == list(range(1, 13 * 60 + 1))
-    mine, theirs = ([loss for _, loss in harness.steps(folder)] for folder in (run_dir, tmp_path / "one"))
-    # Other shares of a batch round in another way, and hundreds of steps magnify that: 2e-3 after 780 of them was seen.
-    assert mine[:200] == pytest.approx(theirs[:200], abs=1e-4)
-    assert mine == pytest.approx(theirs, abs=1e-2)
+    harness.assert_same(run_dir, tmp_path / "one")

@@ -14,11 +14,7 @@ from tests.chaos.test_supervised import supervise
 from tests.conftest import launch_prefix
 from tests.multihost.network import Host, Network
 
-# Far from chaos, so that runs can be compared whose sums take different ways.
-SETTINGS = (
-    *("--model.dropout=0", "--optimizer.name=sgd", "--optimizer.learning_rate=0.001"),
-    *("--model.precision=float32", "--checkpoint.keep_last=1"),
-)
+SETTINGS = ("--checkpoint.keep_last=1",)
 LIMIT = 10.0  # of the watchdog
 LAUNCHERS = ("supervise", "horovodrun")
 
@@ -88,9 +84,9 @@ def run(network: Network, arguments: Sequence[str], folder: Path) -> tuple[int, 
     return Run(network.hosts[0], arguments, folder).end()
 
 
-def on_one_host(run_dir: Path, data: Path, count: int, *more: str) -> Path:
-    """The run that others are held against, of so many processes on this machine."""
-    started = harness.start(harness.command(run_dir, data, count, *SETTINGS, *more), run_dir.parent)
+def in_one_process(run_dir: Path, data: Path, *more: str) -> Path:
+    """The run that others are held against, on this machine."""
+    started = harness.start(harness.command(run_dir, data, 1, *SETTINGS, *more), run_dir.parent)
     code, printed = harness.finish(started, 250)
     assert code == 0, printed
     return run_dir
