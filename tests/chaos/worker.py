@@ -66,7 +66,7 @@ def arm(fault: Fault) -> None:
         time.sleep(fault.plan().get("pace", 0))
         fault.signal("train", done[0])
         if kind := fault.strikes("train", done[0], "nan", "inf"):
-            _spoil(self._engine, float(kind))
+            _spoil(self, float(kind))
         if fault.strikes("train", done[0], "raise"):
             raise RuntimeError("a mistake nobody foresaw\nwith a second line")
         if fault.strikes("train", done[0], "late"):
@@ -118,14 +118,17 @@ def _with_gradient(engine: Any) -> Any:
     return next(each for each in engine.network.collect_params().values() if each.grad_req != "null")
 
 
-def _spoil(engine: Any, value: float) -> None:
-    """The next gradient of this rank gets one number that is none."""
+def _spoil(step: Any, value: float) -> None:
+    """The next gradient of this rank gets one number that is none, as the kernels or MXNet would tell it."""
+    engine, sums = step._engine, step._trainer.sums
     original = engine.gradients
 
     def spoilt(*arguments: Any) -> Any:
         loss = original(*arguments)
-        gradient = _with_gradient(engine).grad()
-        gradient[0] = value
+        if sums:
+            sums.bounds[0] = value
+        else:
+            _with_gradient(engine).grad()[0] = value
         engine.gradients = original
         return loss
 
