@@ -137,7 +137,7 @@ class SharedGradients:
         return self._across is None
 
     def all_reduce(self, row: Row, loss: mx.nd.NDArray | None = None) -> Reduced:
-        """Sum the gradients over the ranks, in place; in the order of ranks on one host, and bit-identical on all.
+        """Sum the gradients over the ranks, in place, bit-identically on all.
 
         Args:
             row: this rank's numbers, float32 [n], fewer than ``_row``.

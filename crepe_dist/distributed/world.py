@@ -17,6 +17,7 @@ import mxnet as mx
 import numpy as np
 import numpy.typing as npt
 from mxnet import gluon
+from mxnet.optimizer import Optimizer
 
 from crepe_dist import machine
 from crepe_dist.distributed import horovod_build, horovod_internals, peer_loss
@@ -50,12 +51,7 @@ class World(Collectives):
             parameters: parameters by structural names, because Gluon's contain a counter.
         """
 
-    def trainer(
-        self,
-        parameters: Parameters,
-        optimizer: mx.optimizer.Optimizer,
-        sums: WholeSums | None = None,
-    ) -> Trainer:
+    def trainer(self, parameters: Parameters, optimizer: Optimizer, sums: WholeSums | None = None) -> Trainer:
         """Make a Gluon ``Trainer`` whose gradients are summed over the ranks.
 
         Args:
@@ -158,12 +154,7 @@ class HorovodWorld(World):
             self.check_device(parameter.list_ctx()[0])
         self._hvd.broadcast_parameters(parameters, root_rank=0, prefix="parameters.")
 
-    def trainer(
-        self,
-        parameters: Parameters,
-        optimizer: mx.optimizer.Optimizer,
-        sums: WholeSums | None = None,
-    ) -> Trainer:
+    def trainer(self, parameters: Parameters, optimizer: Optimizer, sums: WholeSums | None = None) -> Trainer:
         # One group fixes the order of additions, which otherwise depends on timing, and avoids a race in MXNet's
         # handling of a failed collective. On a GPU three groups: the gradients of the dense layers, four fifths of the
         # bytes and the first to be ready, travel while those of the convolutions are computed.

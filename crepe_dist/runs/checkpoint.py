@@ -32,6 +32,7 @@ CONFIG = "config.yaml"
 RUNS = Path("runs")
 SCORES = ".scores.json"
 ANOTHER = "choose another checkpoint, or delete the .json to load the file as parameters of another program"
+Json = dict[str, Any]
 AnyScores = Union[Scores, LabelScores]
 EPOCH = re.compile(r"crepe_epoch_([0-9]{1,9})_")
 
@@ -73,13 +74,8 @@ def save(
 
 
 def description(
-    record: dict[str, Any],
-    data: Dataset,
-    shape: Shape,
-    precision: str,
-    computed: dict[str, str],
-    scores: Mapping[str, AnyScores],
-) -> dict[str, Any]:
+    record: Json, data: Dataset, shape: Shape, precision: str, computed: Json, scores: Mapping[str, AnyScores]
+) -> Json:
     """Describe an epoch's parameters, so that they can be used without further flags.
 
     Args:

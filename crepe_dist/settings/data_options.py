@@ -22,7 +22,8 @@ class DataOptions(Settings, group="data"):
         source: folder made by ``crepe_dist.prepare``, or ``sample`` for the bundled sample (prepared on first use).
         batch_size: global batch size: documents per step, over all processes.
         micro_batch_size: most documents that a process computes at once. It accumulates the gradients of a larger
-            share, which saves memory and changes the result only by rounding. null: the whole share at once.
+            share, which saves memory and changes the result only by rounding, on CPUs not at all. null: the whole share
+            at once.
         typos: fraction of characters hit by a typing error in training, such as 0.05: a letter replaced, deleted,
             inserted, or swapped with its neighbour. The errors differ from epoch to epoch. Evaluation uses clean text.
     """
