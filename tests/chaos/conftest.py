@@ -29,10 +29,7 @@ def unbroken(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
     folder.mkdir(exist_ok=True)
 
     def of(processes: int, *more: str) -> Path:
-        return made(1 if library.find()[0] else processes, *more)
-
-    @cache
-    def made(processes: int, *more: str) -> Path:
+        processes = 1 if library.find()[0] else processes
         run_dir = folder / "-".join([str(processes), *(each.lstrip("-") for each in more)])
         with (folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
