@@ -312,6 +312,30 @@ class TestSwitch:
         assert raised.value.why == why
         assert raised.value.remedy == "set CREPE_DIST_KERNELS to avx2, generic, none, or unset it"
 
+    @pytest.mark.parametrize("name", BUILDS)
+    def test_a_setting_names_a_build(self, name, monkeypatch):
+        monkeypatch.delenv(library.SWITCH, raising=False)
+        planned = plan(ModelOptions(kernels=name, precision="float32"), mx.cpu())
+        assert str(planned) == f"float32, own kernels ({name}) (as requested)"
+        library.keep_to(planned.library)
+        try:
+            found, trouble = library.find()
+            assert found is not None
+            assert (found.name, trouble) == (name, "")
+        finally:
+            library.keep_to(None)
+
+    def test_a_setting_that_names_a_build_of_other_processors_is_refused(self, monkeypatch):
+        monkeypatch.delenv(library.SWITCH, raising=False)
+        monkeypatch.setattr(library, "processor_flags", lambda: {"avx2", "fma"})
+        with pytest.raises(UserError, match=r"model\.kernels is avx512") as raised:
+            plan(ModelOptions(kernels="avx512"), mx.cpu())
+        assert raised.value.why == "this processor lacks avx512bw, avx512dq, avx512f, avx512vl"
+        assert raised.value.remedy == "use model.kernels avx2, generic, auto"
+        monkeypatch.setenv(library.SWITCH, "generic")
+        with pytest.raises(UserError, match=r"model\.kernels is avx2, but CREPE_DIST_KERNELS is generic"):
+            plan(ModelOptions(kernels="avx2"), mx.cpu())
+
     def test_a_build_that_does_not_load_is_refused(self, tmp_path, monkeypatch):
         """Another one would pass for it in a test."""
         monkeypatch.setattr(library, "RECORD", tmp_path / "builds.json")

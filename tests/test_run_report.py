@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import hashlib
 import io
 import json
 import random
@@ -420,6 +421,25 @@ def test_the_card_shows_hostile_names_as_they_are(place):
         "Python",
     ):
         assert piece in shown
+
+
+def test_report_and_card_tell_how_to_get_the_same_bits(copy, monkeypatch):
+    checkpoint = open_run(copy).checkpoint
+    described = checkpoint.with_suffix(".json")
+    about = json.loads(described.read_text())
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    for kernels, same in (("avx2", True), ("mxnet", False), (None, False)):
+        computed = {"computed": {"model.precision": "float32", "model.kernels": kernels, "device": "cpu(0)"}}
+        described.write_text(json.dumps({**about, **(computed if kernels else {"computed": {}})}))
+        command(report, monkeypatch, copy)
+        page, card = Page((copy / "report.html").read_text()).text, (copy / "model_card.md").read_text()
+        for text in (page, card):
+            assert digest in text
+            assert (f"/config.yaml --model.precision float32 --model.kernels {kernels} --fresh" in text) == bool(
+                kernels
+            )
+        assert ("with any number of threads" in " ".join(page.split())) == same
+        assert ("bit by bit, with any number of processes and threads" in card) == same
 
 
 def test_report_and_card_name_the_network(copy, monkeypatch):

@@ -48,6 +48,7 @@ class Progress:
         epochs: records of the finished epochs.
         finished: true once the run is complete.
         precision: precision of the last steps; empty before the first save.
+        kernels: what computed them, see ``Plan.build``; empty in states of earlier versions.
         loss_scale: value of ``LossScale.state``.
         quanta: value of ``WholeSums.state``; empty if gradients are floating-point numbers.
     """
@@ -62,6 +63,7 @@ class Progress:
     epochs: list[dict[str, Any]] = field(default_factory=list)
     finished: bool = False
     precision: str = ""
+    kernels: str = ""
     loss_scale: list[float] = field(default_factory=list)
     quanta: list[int] = field(default_factory=list)
 
@@ -110,7 +112,7 @@ class Progress:
         """
         if not isinstance(saved, dict):
             raise ValueError("the position was not written by this version")
-        saved = {"uncounted": 0, "quanta": [], **saved}  # states of version 0.1.0 lack them
+        saved = {"uncounted": 0, "kernels": "", "quanta": [], **saved}  # states of version 0.1.0 lack them
         if saved.keys() != {each.name for each in fields(cls)}:
             raise ValueError("the position was not written by this version")
         counts = [saved["step"], saved["epoch"], saved["documents"], saved["uncounted"]]
@@ -135,7 +137,9 @@ class Progress:
         quanta = saved["quanta"]
         if type(quanta) is not list or not all(type(each) is int and abs(each) < 100 for each in quanta):
             raise ValueError("the position holds an invalid quantum")
-        if type(saved["finished"]) is not bool or type(saved["precision"]) is not str:
+        if type(saved["finished"]) is not bool or not all(
+            type(saved[name]) is str for name in ("precision", "kernels")
+        ):
             raise ValueError("the position was not written by this version")
         return cls(**saved)
 

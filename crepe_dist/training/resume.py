@@ -41,9 +41,13 @@ class RunState:
     def snapshot(self) -> Snapshot:
         """Copy the current state."""
         self.trainer.publish()
-        quanta = self.trainer.sums.state() if self.trainer.sums else []
+        plan, quanta = self.engine.plan, self.trainer.sums.state() if self.trainer.sums else []
         progress = replace(
-            self.progress.copy(), precision=self.engine.plan.precision, loss_scale=self.scale.state(), quanta=quanta
+            self.progress.copy(),
+            precision=plan.precision,
+            kernels=plan.build,
+            loss_scale=self.scale.state(),
+            quanta=quanta,
         )
         optimizer = {**optimizer_state.optimizer_arrays(self.trainer.gluon), **self.trainer.table_arrays()}
         return Snapshot(progress, block.values(self.engine.network), optimizer)
@@ -100,7 +104,9 @@ def resume(
     display.say(f"resuming from step {progress.step}, epoch {progress.epoch}, saved in {found.path}")
     if found.version not in ("", __version__):
         display.say(f"the state was saved by crepe_dist {found.version}; version {__version__} continues the run")
-    precision = run.engine.plan.precision
-    if progress.precision not in ("", precision):
-        display.say(f"the precision changes from {progress.precision} to {precision}")
+    plan = run.engine.plan
+    if progress.precision not in ("", plan.precision):
+        display.say(f"the precision changes from {progress.precision} to {plan.precision}")
+    if progress.kernels not in ("", plan.build):
+        display.say(f"the kernels change from {progress.kernels} to {plan.build}, which may compute other bits")
     return found

@@ -191,6 +191,10 @@ class TestDamaged:
             {"loss_scale": [None]},
             {"loss_scale": {}},
             {"loss_scale": [1.0]},
+            {"kernels": None},
+            {"quanta": {}},
+            {"quanta": [0.5]},
+            {"quanta": [1000]},
             {"seconds": -1.0},
             {"uncounted": 1},
             {"epoch": 5, "epochs": [{"checkpoint": "x.params", "epoch": 3, "test_accuracy": 0.5}]},
@@ -207,7 +211,8 @@ class TestDamaged:
 
     def test_a_position_written_by_version_0_1_0(self):
         saved = asdict(Progress(step=3, documents=150, loss_sum=300.0))
-        del saved["uncounted"]
+        for name in ("uncounted", "kernels", "quanta"):
+            del saved[name]
         assert Progress.of(saved).train_loss == 2
 
     def test_training_goes_on_from_the_one_before_and_says_so(self, data, tmp_path, unbroken):

@@ -1,0 +1,61 @@
+"""Processes on different processors compute with the best build of the kernels that all of them have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import mxnet as mx
+import pytest
+
+from crepe_dist.distributed.world import World
+from crepe_dist.files import read_json
+from crepe_dist.native import library
+from crepe_dist.settings.model_options import Kernels, ModelOptions
+from crepe_dist.training.engine_setup import with_common_kernels
+from tests.conftest import QUICK, command, needs_kernels, run
+from tests.distributed.test_world import script
+
+
+@pytest.mark.parametrize(
+    ("usable", "asked", "chosen"),
+    [
+        ([["amx", "avx2", "generic"], ["avx2", "generic"]], "auto", "avx2"),
+        ([["avx512", "avx2"], ["amx", "avx512", "avx2"]], "own", "avx512"),
+        ([["avx2"], ["avx2"]], "auto", "auto"),
+        ([["amx"], ["avx2"]], "amx", "amx"),
+        ([["amx"], ["avx2"]], "mxnet", "mxnet"),
+        ([["amx"], []], "auto", "auto"),  # the ranks then disagree about the kernels, and that is an error
+    ],
+)
+def test_the_best_that_all_have(usable: list[list[str]], asked: Kernels, chosen: str) -> None:
+    world = SimpleNamespace(size=2, gather=lambda value, name: usable)
+    found = with_common_kernels(ModelOptions(kernels=asked), mx.cpu(), cast(World, cast(Any, world)))
+    assert found.kernels == chosen
+
+
+RANKS = """
+import os
+from crepe_dist.native import library
+if os.environ["HOROVOD_RANK"] == "1":
+    library.processor_flags = lambda: {"avx2", "fma"}
+import sys
+sys.argv = ["train", *%r]
+from crepe_dist import command, train
+command.run(train.main)
+"""
+
+
+@needs_kernels
+@pytest.mark.skipif(library.runnable()[0] == "avx2", reason="this processor has no build above avx2")
+@pytest.mark.skipif("avx2" not in library.runnable(), reason="this processor has no AVX2")
+def test_an_older_processor_among_them(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run equals one of a single process with that build, and its checkpoints name it."""
+    monkeypatch.delenv(library.SWITCH, raising=False)
+    flags = ["--data", str(data), *QUICK, "--run-dir"]
+    run(script(2, RANKS % ([*flags, "two"],)), tmp_path)
+    run(command("train", *flags, "one", "--model.kernels=avx2"), tmp_path)
+    two, one = (sorted((tmp_path / name / "checkpoints").glob("*.params")) for name in ("two", "one"))
+    assert [each.read_bytes() for each in two] == [each.read_bytes() for each in one]
+    assert read_json(two[0].with_suffix(".json"))["computed"]["model.kernels"] == "avx2"

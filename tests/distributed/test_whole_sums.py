@@ -1,0 +1,101 @@
+"""Quanta of gradients in whole numbers: they follow the bounds of the sums."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from crepe_dist.distributed.whole_sums import FIRST, LOWEST, MOST, WholeSums
+from tests.conftest import needs_kernels
+from tests.test_two_tables import SHAPE, Training
+
+
+def bounds(*each: float) -> np.ndarray:
+    return np.array([each], np.float32)
+
+
+def settled(*exponents: int) -> WholeSums:
+    """Quanta that an update has decided."""
+    sums = WholeSums([object()] * len(exponents))
+    sums.restore(exponents)
+    sums.begin()
+    return sums
+
+
+def test_the_next_quantum_leaves_room_for_a_sum_eight_times_as_large():
+    sums = settled(-20, -20, -20)
+    assert sums.fit(bounds(MOST - 1, 2**17, 2**17 - 1))
+    sums.keep()
+    sums.begin()
+    assert sums.exponents.tolist() == [-17, -19, -20]
+
+
+def test_quanta_shrink_slowly():
+    sums = settled(-20, -20)
+    for _ in range(3):
+        assert sums.fit(bounds(1, 0))  # a bound of 0 tells nothing
+        sums.keep()
+        sums.begin()
+    assert sums.exponents.tolist() == [-23, -20]
+
+
+def test_a_step_that_might_not_fit_is_computed_again():
+    sums = settled(-20, -20)
+    assert not sums.fit(bounds(2**25, 2**17))
+    assert sums.exponents[0] > -20
+    assert sums.exponents[1] >= -20
+    assert sums.fit(bounds(2**19, 2**16))
+    sums.begin()
+    assert sums.exponents.tolist() == [-20, -20]  # as long as nothing was updated
+
+
+def test_the_bounds_of_all_processes_count():
+    both = np.array([[MOST // 2 + 1], [MOST // 2]], np.float32)
+    assert not settled(-20).fit(both)
+    assert settled(-20).fit(both - 1)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_not_computed_again(bad):
+    sums = settled(-20)
+    assert sums.fit(bounds(bad))
+    assert sums.exponents.tolist() == [-20]
+
+
+def test_the_first_step_is_computed_until_the_quanta_are_small():
+    sums = WholeSums([object()] * 2)
+    assert sums.exponents.tolist() == [FIRST] * 2
+    assert sums.state() == []
+    tries = 0
+    while not sums.fit(bounds(20, 2**15)):
+        tries += 1
+    assert sums.exponents[0] == LOWEST  # the bound of twenty tiny terms is never less
+    assert sums.exponents[1] <= FIRST
+    assert 0 < tries < 10
+    sums.keep()
+    assert len(sums.state()) == 2
+
+
+def test_the_state_of_other_parameters_is_ignored():
+    sums = settled(-20, -20)
+    sums.restore([-10])
+    sums.begin()
+    assert sums.exponents.tolist() == [FIRST] * 2
+
+
+@needs_kernels
+def test_a_gradient_that_grows_is_rounded_as_finely():
+    """The step in which it grows is computed twice; the third of its kind is not."""
+    training = Training().steps(0, 4)
+    before = training.trainer.sums.state()
+    weights = np.full(SHAPE.classes, 1e5, np.float32)
+    training.engine._kernels.call("crepe_objective", 0.0, weights.ctypes.data, SHAPE.classes, 0, 0)
+    with mock.patch.object(training.engine, "gradients", wraps=training.engine.gradients) as gradients:
+        training.steps(4, 5)
+        assert gradients.call_count > 1
+        assert all(new > old for old, new in zip(before, training.trainer.sums.state()))
+        gradients.reset_mock()
+        training.steps(5, 6)
+        assert gradients.call_count == 1
