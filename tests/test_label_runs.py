@@ -152,7 +152,7 @@ def test_soft_labels_train_and_are_scored_by_their_largest_share(tmp_path):
     crepe_dist.prepare(one, tmp_path / "data", labels="soft", test=other, feature_len=64)
     run(command("train", "--data", "data", *ADAM, "--run-dir=run"), tmp_path)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["test_accuracy"] > 0.95
+    assert result["test_accuracy"] > 0.9
     share = dict(crepe_dist.load(tmp_path / "run").predict(["a crimson house"])[0].ranking)
     assert share["red"] == pytest.approx(0.9, abs=0.1)
 

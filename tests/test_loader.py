@@ -26,7 +26,7 @@ def test_shares_are_disjoint_complete_and_even(start, count, size, together):
     rows = [row for first, last in shares for row in range(first, last)]
     assert rows == list(range(start, start + count))
     lengths = [last - first for first, last in shares]
-    assert max(lengths) - min(lengths) <= together
+    assert max(lengths) - min(lengths) < 2 * together
     assert largest_share(count, size, together) == max(lengths)
     assert all((first - start) % together == 0 for first, last in shares if first < last)
 

@@ -16,7 +16,7 @@ def epoch_order(rows: int, seed: int, epoch: int) -> Order:
 def share(start: int, stop: int, rank: int, size: int, together: int = 1) -> tuple[int, int]:
     """Return a rank's contiguous share of [start, stop).
 
-    Shares are disjoint. They differ by at most ``together`` rows, and begin at multiples of it from ``start`` on.
+    Shares are disjoint. They differ by less than two groups of ``together`` rows, and begin at the start of a group.
     """
     count, extra = divmod(-(-(stop - start) // together), size)
     first = rank * count + min(rank, extra)

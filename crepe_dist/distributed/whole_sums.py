@@ -22,7 +22,8 @@ from crepe_dist.distributed.table import SparseParameter
 from crepe_dist.mxnet_internals import pointer
 from crepe_dist.native import library
 
-FIRST, LOWEST, HIGHEST = -24, -90, 60  # exponents of a quantum
+# Exponents of a quantum. With the highest, the sum of thousands of the largest numbers of float32 fits.
+FIRST, LOWEST, HIGHEST = -24, -90, 110
 # Bounds in the unit of the kernels, 1024 quanta. Those from 2**20 on may not fit into 31 bits; the next one shall be
 # below 2**17, and the first not below 2**14. float32 adds them up exactly up to 2**24, and never rounds a larger sum to
 # less.
@@ -68,7 +69,7 @@ class WholeSums:
             return True
         wanted = np.where(total > 0, self.exponents + np.frexp(total)[1] - NEXT_BITS, self.exponents)
         wanted = np.where(total < MOST, wanted, self.exponents + RAISE).clip(LOWEST, HIGHEST).astype(np.int32)
-        if (total >= MOST).any():
+        if (total[self.exponents < HIGHEST] >= MOST).any():
             self.exponents = np.maximum(wanted, self.exponents)
             return False
         if self._kept is None and ((total < LEAST) & (wanted < self.exponents)).any():

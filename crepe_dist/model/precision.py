@@ -54,13 +54,14 @@ class Plan:
         return f"{self.precision}, {kernels}" + (f" ({self.why})" if self.why else "")
 
 
-def plan(options: ModelOptions, device: Any, multiplies: bool = True) -> Plan:
+def plan(options: ModelOptions, device: Any, multiplies: bool = True, common: str | None = None) -> Plan:
     """Select precision and kernels for a network on a device.
 
     Args:
         options: requested precision and kernels.
         device: MXNet context.
         multiplies: ``Shape.multiplies`` of the network.
+        common: build of the kernels to prefer, because other processes have no better one.
 
     Raises:
         UserError: The device, the network or the installation does not support the requested options.
@@ -76,7 +77,8 @@ def plan(options: ModelOptions, device: Any, multiplies: bool = True) -> Plan:
         options, asked = replace(options, precision="float32"), ""  # there is no other for n-grams
     if device.device_type == "gpu":
         return _on_gpu(options, device, asked)
-    return _on_cpu(options.kernels, options.precision, asked)
+    kernels = common if common and options.kernels in ("auto", "own") else options.kernels
+    return _on_cpu(kernels, options.precision, asked)
 
 
 def plan_inference(multiplies: bool, precision: Precision = "auto") -> Plan:

@@ -190,8 +190,13 @@ def named(name: str, setting: str) -> Library:
 
 
 def keep_to(build: Library | None) -> None:
-    """Let ``find`` select a build from now on, so that everything in this process computes the same bits."""
-    _kept[:] = [] if build is None else [build]
+    """Let ``find`` select a build from now on, so that everything in this process computes the same bits.
+
+    Args:
+        build: the build; ``None``, or the best one: as at first.
+    """
+    best, _ = _best()
+    _kept[:] = [] if build is None or (best and build.name == best.name) else [build]
 
 
 def functions() -> ctypes.CDLL:

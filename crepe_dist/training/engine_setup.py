@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import mxnet as mx
 import numpy as np
@@ -26,7 +25,7 @@ from crepe_dist.networks.block import Network
 from crepe_dist.networks.engine import Engine, open_engine
 from crepe_dist.networks.ngrams_block import NGrams
 from crepe_dist.settings.config import Config
-from crepe_dist.settings.model_options import Kernels, ModelOptions
+from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training import transfer
 from crepe_dist.training.schedule import table_rate
 from crepe_dist.training.transfer import Start
@@ -48,9 +47,9 @@ def build_engine(config: Config, data: Dataset, world: World) -> tuple[Engine, S
     world.agree("settings", lambda: None, same=lambda _: config.identity())
     start = world.agree("parameters to start from", lambda: _start(config, data), same=_identity)
     shape = start.shape if start else _shape(config.model, data)
-    options = with_common_kernels(config.model, device, world)
+    common = common_kernels(world)
     computing = world.agree(
-        "precision", lambda: plan(options, device, shape.multiplies), same=Plan.result, alike=SAME_MACHINES
+        "precision", lambda: plan(config.model, device, shape.multiplies, common), same=Plan.result, alike=SAME_MACHINES
     )
     library.keep_to(computing.library)
     objective = world.agree("class weights", lambda: _objective(config, data, shape))
@@ -62,15 +61,13 @@ def build_engine(config: Config, data: Dataset, world: World) -> tuple[Engine, S
     return open_engine(network, computing, device, objective, config.data.micro_batch_size or 0), start
 
 
-def with_common_kernels(options: ModelOptions, device: Any, world: World) -> ModelOptions:
-    """Choose the best build of the kernels that all ranks can use, unless the options name one; every rank calls it."""
-    if world.size == 1 or options.kernels not in ("auto", "own") or device.device_type == "gpu":
-        return options
+def common_kernels(world: World) -> str | None:
+    """Return the best build of the kernels that all ranks can use, if some have a better one; every rank calls it."""
+    if world.size == 1:
+        return None
     usable = world.gather(library.usable(), "kernels")
     common = [name for name in usable[0] if all(name in names for names in usable)]
-    if not common or all(names[0] == common[0] for names in usable):
-        return options
-    return replace(options, kernels=cast("Kernels", common[0]))
+    return common[0] if common and any(names[0] != common[0] for names in usable) else None
 
 
 def _start(config: Config, dataset: Dataset) -> Start | None:

@@ -11,28 +11,35 @@ import pytest
 
 from crepe_dist.distributed.world import World
 from crepe_dist.files import read_json
+from crepe_dist.model.precision import plan
 from crepe_dist.native import library
 from crepe_dist.settings.model_options import Kernels, ModelOptions
-from crepe_dist.training.engine_setup import with_common_kernels
+from crepe_dist.training.engine_setup import common_kernels
 from tests.conftest import QUICK, command, needs_kernels, run
 from tests.distributed.test_world import script
 
 
 @pytest.mark.parametrize(
-    ("usable", "asked", "chosen"),
+    ("usable", "chosen"),
     [
-        ([["amx", "avx2", "generic"], ["avx2", "generic"]], "auto", "avx2"),
-        ([["avx512", "avx2"], ["amx", "avx512", "avx2"]], "own", "avx512"),
-        ([["avx2"], ["avx2"]], "auto", "auto"),
-        ([["amx"], ["avx2"]], "amx", "amx"),
-        ([["amx"], ["avx2"]], "mxnet", "mxnet"),
-        ([["amx"], []], "auto", "auto"),  # the ranks then disagree about the kernels, and that is an error
+        ([["amx", "avx2", "generic"], ["avx2", "generic"]], "avx2"),
+        ([["avx512", "avx2"], ["amx", "avx512", "avx2"]], "avx512"),
+        ([["avx2"], ["avx2"]], None),
+        ([["amx"], []], None),  # the ranks then disagree about the kernels, and that is an error
     ],
 )
-def test_the_best_that_all_have(usable: list[list[str]], asked: Kernels, chosen: str) -> None:
+def test_the_best_that_all_have(usable: list[list[str]], chosen: str | None) -> None:
     world = SimpleNamespace(size=2, gather=lambda value, name: usable)
-    found = with_common_kernels(ModelOptions(kernels=asked), mx.cpu(), cast(World, cast(Any, world)))
-    assert found.kernels == chosen
+    assert common_kernels(cast(World, cast(Any, world))) == chosen
+
+
+@needs_kernels
+@pytest.mark.parametrize("asked", ["auto", "own", "mxnet", "generic"])
+def test_what_is_asked_for_comes_first(asked: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(library.SWITCH, raising=False)
+    (*_, build) = library.usable()
+    planned = plan(ModelOptions(kernels=asked), mx.cpu(), common=build)
+    assert planned.build == (build if asked in ("auto", "own") else asked)
 
 
 RANKS = """
