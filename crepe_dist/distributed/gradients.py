@@ -115,7 +115,7 @@ class Trainer:
             learning_rate: learning rate.
             clip_norm: largest norm of the mean gradient; ``None``: no clipping.
         """
-        scale = gradient_scale(self.gluon) / documents
+        scale = float(np.float32(gradient_scale(self.gluon) / documents))  # the same for any number of ranks
         clipped = 1.0
         if clip_norm is not None:
             norm = self._squares().sqrt() * scale

@@ -71,8 +71,8 @@ void dense_input_gradient(
     }
 }
 
-// Gradients of the weights and the bias, as sums of terms of TERM_DOCUMENTS documents each. quanta: of the weights and of the
-// bias; each document bounds a term for itself. turned and packed: shared scratch, T [padded(outputs)][depth] and
+// Gradients of the weights and the bias, as sums of terms of TERM_DOCUMENTS documents each. quanta: of the weights and of
+// the bias; each document bounds a term for itself. turned and packed: shared scratch, T [padded(outputs)][depth] and
 // T [padded(inputs)][depth], where depth = term_depth<T>(rows).
 template <class T>
 void dense_weight_gradient(
@@ -82,7 +82,8 @@ void dense_weight_gradient(
     constexpr long RUN = 64 * BLOCK;  // inputs at a time: an output's weights are written to few pages of memory
     const long width = padded(outputs), inner = padded(inputs), depth = term_depth<T>(rows);
     const auto each_term = [&](auto work) {
-        for (long row = 0, at = 0; row < rows; row += TERM_DOCUMENTS, at += TERM<T>) work(row, std::min(TERM_DOCUMENTS, rows - row), at);
+        for (long row = 0, at = 0; row < rows; row += TERM_DOCUMENTS, at += TERM<T>)
+            work(row, std::min(TERM_DOCUMENTS, rows - row), at);
     };
 #pragma omp for schedule(static)
     for (long output = 0; output < width; output += BLOCK) {
