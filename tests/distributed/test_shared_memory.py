@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -66,8 +67,13 @@ with join() as world:
 """
 
 
-def leftovers() -> list[Path]:
-    return list(Path("/dev/shm").glob("crepe_dist-*"))
+def leftovers() -> set[Path]:
+    """Files that stay. Those of another run live for a moment, until all of its processes have opened them."""
+    found, due = set(Path("/dev/shm").glob("crepe_dist-*")), time.monotonic() + 10
+    while found and time.monotonic() < due:
+        time.sleep(0.1)
+        found &= set(Path("/dev/shm").glob("crepe_dist-*"))
+    return found
 
 
 @needs_kernels  # they add the gradients
