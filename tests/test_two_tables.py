@@ -113,6 +113,18 @@ def test_threads_do_not_matter(build, monkeypatch):
     assert len(found) == 1
 
 
+def test_builds_with_a_fused_multiply_add_agree_in_float32(monkeypatch):
+    """That for AMX was not tried; its float32 is the code of AVX512."""
+    builds = [name for name in library.runnable() if name in ("avx512_bf16", "avx512", "avx2")]
+    if len(builds) < 2:
+        pytest.skip("this processor has fewer than two of the builds")
+    found = set()
+    for build in builds:
+        monkeypatch.setenv(library.SWITCH, build)
+        found.add(Training().steps(0, 10).digest())
+    assert len(found) == 1
+
+
 def train_together(world: World) -> None:
     """Train with a save and a restoration in the middle, then with a gradient that is not finite."""
     saved = Training(world=world).steps(0, 6).save()
