@@ -107,10 +107,7 @@ template <class T> class Paper final : public Engine {
                 backward(first, std::min(chunk_, rows_ - first), own);
             sum_up(gradients);
         }
-        for (long i = 0; i < trained(); ++i) {
-            for (int thread = 1; thread < threads_; ++thread) own_[0].quanta[i].join(own_[thread].quanta[i]);
-            bounds[i] = own_[0].quanta[i].bound();
-        }
+        write_bounds(own_, trained(), bounds);
     }
 
   private:

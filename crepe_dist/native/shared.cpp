@@ -64,38 +64,36 @@ extern "C" int crepe_passed(void* memory, int round, double seconds) {
 }
 
 // Sums the elements from start to end over all arrays, in their order, and writes the sums into one of them, or into all
-// if `into` is negative. Returns a bit mask of the processes with an infinity or NaN; all bits if only the sum overflowed.
-extern "C" uint64_t crepe_add(float* const* arrays, int processes, int into, int64_t start, int64_t end) {
+// if `into` is negative. Calls look(sums, count, start) for each chunk before its sums are written.
+template <class Number, class Look>
+void add_up(Number* const* arrays, int processes, int into, int64_t start, int64_t end, Look look) {
     constexpr int64_t CHUNK = 4096;  // elements whose sums fit in the L1 cache
-    float sums[CHUNK];
-    uint64_t bad = 0;
+    Number sums[CHUNK];
     for (; start < end; start += CHUNK) {
         const int64_t some = std::min(CHUNK, end - start);
         std::copy_n(arrays[0] + start, some, sums);
         for (int i = 1; i < processes; ++i)
             for (int64_t k = 0; k < some; ++k) sums[k] += arrays[i][start + k];
-        if (!finite(sums, some)) {  // a non-finite element makes its sum non-finite
-            uint64_t culprits = 0;
-            for (int i = 0; i < processes; ++i)
-                if (!finite(arrays[i] + start, some)) culprits |= uint64_t{1} << (i % 64);
-            bad |= culprits ? culprits : ~uint64_t{0};
-        }
+        look(sums, some, start);
         for (int i = 0; i < processes; ++i)
             if (into < 0 || into == i) std::copy_n(sums, some, arrays[i] + start);
     }
+}
+
+// Sums as `add_up`. Returns a bit mask of the processes with an infinity or NaN; all bits if only the sum overflowed.
+extern "C" uint64_t crepe_add(float* const* arrays, int processes, int into, int64_t start, int64_t end) {
+    uint64_t bad = 0;
+    add_up(arrays, processes, into, start, end, [&](const float* sums, int64_t some, int64_t here) {
+        if (finite(sums, some)) return;  // a non-finite element makes its sum non-finite
+        uint64_t culprits = 0;
+        for (int i = 0; i < processes; ++i)
+            if (!finite(arrays[i] + here, some)) culprits |= uint64_t{1} << (i % 64);
+        bad |= culprits ? culprits : ~uint64_t{0};
+    });
     return bad;
 }
 
-// Sums whole numbers as `crepe_add` sums floats. Sums that overflow wrap around.
+// Sums whole numbers as `add_up`. Sums that overflow wrap around.
 extern "C" void crepe_add_whole(uint32_t* const* arrays, int processes, int into, int64_t start, int64_t end) {
-    constexpr int64_t CHUNK = 4096;
-    uint32_t sums[CHUNK];
-    for (; start < end; start += CHUNK) {
-        const int64_t some = std::min(CHUNK, end - start);
-        std::copy_n(arrays[0] + start, some, sums);
-        for (int i = 1; i < processes; ++i)
-            for (int64_t k = 0; k < some; ++k) sums[k] += arrays[i][start + k];
-        for (int i = 0; i < processes; ++i)
-            if (into < 0 || into == i) std::copy_n(sums, some, arrays[i] + start);
-    }
+    add_up(arrays, processes, into, start, end, [](const uint32_t*, int64_t, int64_t) {});
 }

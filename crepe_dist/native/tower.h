@@ -123,10 +123,7 @@ template <class T> class Tower final : public Engine {
         last_layer_gradient(gradients + last_layer());
         rows_gradient();
         if (!touched_.has_table()) touched_.scatter(gradients[0]);
-        for (long i = 0; i < trained(); ++i) {
-            for (size_t thread = 1; thread < own_.size(); ++thread) own_[0].quanta[i].join(own_[thread].quanta[i]);
-            bounds[i] = own_[0].quanta[i].bound();
-        }
+        write_bounds(own_, trained(), bounds);
     }
 
   private:

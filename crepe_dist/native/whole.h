@@ -102,6 +102,15 @@ class Quanta {
     double bound_ = 0;
 };
 
+// Writes the bounds of the terms of all threads. owns: the memory of each thread, with `quanta` of each parameter.
+template <class Owns> void write_bounds(const Owns& owns, long parameters, float* bounds) {
+    for (long i = 0; i < parameters; ++i) {
+        Quanta all;
+        for (const auto& own : owns) all.join(own.quanta[i]);
+        bounds[i] = all.bound();
+    }
+}
+
 // The sum of the squares of whole numbers: low + high * 2^32. Both add up exactly over processes.
 struct SumOfSquares {
     uint64_t low = 0, high = 0;
