@@ -256,7 +256,9 @@ class NativeEngine(Engine):
 
     def _whole_gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> mx.nd.NDArray:
         self._sums.bounds[:] = 0
-        return super().gradients(batch, seed, step, scale, mark)
+        loss = super().gradients(batch, seed, step, scale, mark)
+        mx.nd.waitall()  # what reads the quanta next does not know that MXNet may still copy those of several pieces
+        return loss
 
     def _add(self, total: mx.nd.NDArray, gradient: mx.nd.NDArray) -> None:
         mx.nd.waitall()
