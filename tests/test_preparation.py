@@ -368,7 +368,8 @@ class TestReport:
         ("text", "made"),
         [
             ("an English text, with one “quotation” in a hundred" + " or so" * 40, ()),
-            ("un été à la plage", ()),  # read as e and a
+            ("a café in an English text" + " or so" * 40, ()),  # é is read as e
+            ("un été à la plage", "éà"),
             ("first line\u2028and another" + "\u200b" * 9, ()),  # no alphabet has these
             ("łódź i żółw", "ł"),
             ("the English text with слово in it", "слов"),
