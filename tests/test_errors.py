@@ -218,40 +218,42 @@ class TestSettings:
 
 AUTO = "model: {network: auto}"
 SGD = ("--optimizer.name=sgd", "--optimizer.learning_rate=0.01", "--optimizer.momentum=0.9")
+FIVE = "--model.deviations=5"  # the default of that time
 IDENTITIES = {
-    "2346f8e9e744c5b12f485985b1612371fb158e416c085d75047a33ca78e4900e": [AUTO],
-    "b3e8106796256b3217d8b8eeb574973f2f407b9cc0d5f35968a06646ef3dc5d4": [AUTO, "--optimizer.halve_every=3"],
+    "2346f8e9e744c5b12f485985b1612371fb158e416c085d75047a33ca78e4900e": [AUTO, FIVE],
+    "b3e8106796256b3217d8b8eeb574973f2f407b9cc0d5f35968a06646ef3dc5d4": [AUTO, FIVE, "--optimizer.halve_every=3"],
     "55a442592df418263d54ab666b879a03dafece5ee62cf0c1b527f7b6b451fe9e": [
-        *(AUTO, "--optimizer.halve_every", "4", "--optimizer.clip_norm=5"),
+        *(AUTO, FIVE, "--optimizer.halve_every", "4", "--optimizer.clip_norm=5"),
     ],
     "94bfba53d476cbd9f1ae3a90fd828544a0b051b35d166da4b7429690a7ce5787": [
-        *(AUTO, "--optimizer.schedule=step", "--optimizer.step_epochs", "[1]"),
+        *(AUTO, FIVE, "--optimizer.schedule=step", "--optimizer.step_epochs", "[1]"),
         '--training.class_weights={"spam": 3, "a b": 1.5}',
     ],
     "37a74b0892ed370c2ba23dad16b9d9e42b3d763ebe42d2f5b08d0f7685ddfc30": [
-        *(AUTO, "--training.init_from=123", "--seed=5", "--training.class_weights=balanced", "--data.typos=0.05"),
+        *(AUTO, FIVE, "--training.init_from=123", "--seed=5", "--training.class_weights=balanced", "--data.typos=0.05"),
     ],
     "9f2cf67f43ab3e3a6cab1aa5d3d51eda64e45e27ad6532ab871624d8be86710e": [
-        "model: {network: auto, size: small, initialisation: xavier}",
+        "model: {network: auto, size: small, initialisation: xavier, deviations: 5}",
         *("--batch-size=128", "--epochs=7", "--optimizer.schedule=constant", *SGD, "--optimizer.weight_decay=1e-5"),
     ],
     "3298d8f6dde67853b4f8d4b9fe4a4f70db6b642743a81fe1dbcd19fbfdc0c5dc": [
-        "model: {network: auto, size: large, initialisation: paper}",
+        "model: {network: auto, size: large, initialisation: paper, deviations: 5}",
         *("--batch-size=128", "--epochs=30", *SGD, "--optimizer.weight_decay=0"),
         *("--optimizer.schedule=halving", "--optimizer.halve_every=3"),
     ],
     "3efb89d3c9afee5b83f89098d07fbb3892a82c87bca60752d741a270acfa0054": [
-        "model: {network: auto, filters: 32, units: 64, dropout: 0.0}",
+        "model: {network: auto, filters: 32, units: 64, dropout: 0.0, deviations: 5}",
         *("--batch-size=256", "--epochs=2", "--optimizer.schedule=constant"),
         *("--optimizer.name=sgd", "--optimizer.learning_rate=0.005"),
     ],
     "6b0c4256e6177be5583688fb4645dc61bca0274ac5cba6f191f92e29abf66858": [
         "",
+        FIVE,
         "--model.network=ngrams",
         "--model.edges=false",
     ],
-    "8b7b88afeccb53eef9b6b0f9bbfb6689ba9ddc14b2ff8727ac3f1403bc4dde3a": ["", "--model.network=paper"],
-    "bc3ee8f3e5a1925c71b1dd10d5fa3500a0d5c794ae8bc682459063773108aa6c": [""],
+    "8b7b88afeccb53eef9b6b0f9bbfb6689ba9ddc14b2ff8727ac3f1403bc4dde3a": ["", FIVE, "--model.network=paper"],
+    "bc3ee8f3e5a1925c71b1dd10d5fa3500a0d5c794ae8bc682459063773108aa6c": ["", FIVE],
 }
 
 

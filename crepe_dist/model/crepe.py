@@ -134,6 +134,11 @@ class CrepeShape(Shape):
         """Shape of the n-gram table."""
         return NGramShape(self.alphabet_size, self.feature_len, self.classes, self.longest, self.buckets)
 
+    @property
+    def eyes(self) -> NGramShape:
+        """Shape of a table of the n-grams that the tower sees, for counting them."""
+        return NGramShape(self.alphabet_size, self.feature_len, self.classes, self.reach, self.rows)
+
     def open_kernels(self, functions: Any, precision: str, threads: int) -> Any:
         sizes = np.array((*self.sizes(), self.together), np.int64)
         return functions.crepe_open(precision == "bfloat16", sizes.ctypes.data, self.FEATURE_DROPOUT, threads)

@@ -25,7 +25,7 @@ SIZES: dict[str, tuple[int, int]] = {"tiny": (128, 512), "small": (256, 1024), "
 TINY_BELOW_ROWS = 100_000
 MOST_BUCKETS = 1 << 24
 WIDEST = 1 << 16
-OF_CREPE = ("reach", "embeddings", "width", "blocks", "stride")
+OF_CREPE = ("reach", "embeddings", "head_start", "width", "blocks", "stride")
 IN_IDENTITY = {"crepe": "joined", "paper": "crepe"}  # the paper's keeps the name that it had when it was the only one
 
 
@@ -47,6 +47,7 @@ class ModelOptions(Settings, group="model"):
         reach: (crepe) characters of the longest n-grams that the convolutions see at a position; null: 5, or 7 for
             texts of more than 1,024 characters.
         embeddings: (crepe) rows of the table of these n-grams; null: 131,072, or 524,288 for these texts.
+        head_start: (crepe) how strongly these n-grams start with the classes of their training texts; 0: not at all.
         width: (crepe) numbers for each of these n-grams, and channels of the convolutions.
         blocks: (crepe) residual blocks, of two convolutions each.
         stride: (crepe) characters whose n-grams are summed at one position; null: 1 for texts of up to 256 characters,
@@ -70,11 +71,12 @@ class ModelOptions(Settings, group="model"):
 
     network: Network = "crepe"
     longest: Annotated[int, whole(1, LONGEST_NGRAM)] = 6
-    deviations: Annotated[float, real(0, 10**9)] = 5.0
+    deviations: Annotated[float, real(0, 10**9)] = 4.25
     buckets: Optional[Annotated[int, whole(1, MOST_BUCKETS)]] = None
     edges: bool = True
     reach: Optional[Annotated[int, whole(1, LONGEST_NGRAM)]] = None
     embeddings: Optional[Annotated[int, whole(1, MOST_BUCKETS)]] = None
+    head_start: Annotated[float, real(0, 10)] = 0.5
     width: Annotated[int, whole(1, WIDEST)] = 128
     blocks: Annotated[int, whole(1, MOST_BLOCKS)] = 2
     stride: Optional[Annotated[int, whole(1, LARGEST_STRIDE)]] = None
@@ -91,9 +93,11 @@ class ModelOptions(Settings, group="model"):
         """Return the settings that decide the result.
 
         Runs of earlier versions keep their hash and can be resumed: the settings of crepe, and edges that are not
-        learned, are left out for others.
+        learned, are left out for others, and so is the default head start, which resumed runs do not need.
         """
         values = {**asdict(self), "network": IN_IDENTITY.get(self.network, self.network)}
+        if self.head_start == type(self).head_start:
+            del values["head_start"]
         if self.network == "crepe":
             return values
         kept = {name: value for name, value in values.items() if name not in (*OF_CREPE, "edges")}
