@@ -1,0 +1,126 @@
+"""The embeddings of the tower start with the classes of their n-grams' documents."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crepe_dist.data.dataset import Dataset, open_dataset
+from crepe_dist.distributed.world import World
+from crepe_dist.model import ngrams, tower
+from crepe_dist.model.crepe import CrepeShape
+from crepe_dist.model.tower import head_start
+from crepe_dist.native import library
+from crepe_dist.networks import block
+from crepe_dist.settings.config import Config, parse
+from crepe_dist.training import engine_setup
+from crepe_dist.training.engine_setup import build_engine, count_ngrams
+from crepe_dist.training.transfer import Start
+
+SMALL = [
+    "--model.embeddings=512",
+    "--model.width=8",
+    "--model.buckets=64",
+    "--model.blocks=1",
+    "--model.longest=2",
+    "--epochs=1",
+]
+DOCUMENTS = np.array([100, 100, 200])
+
+
+def embedded(*counts: list[int]) -> np.ndarray:
+    return head_start(np.array(counts, np.int32), DOCUMENTS, 64, seed=3)
+
+
+def test_an_n_gram_starts_in_the_directions_of_its_classes():
+    first, more, other, even, weak = embedded([9, 0, 0], [36, 0, 0], [0, 50, 0], [25, 25, 50], [40, 15, 45])
+    lengths = [np.linalg.norm(each) for each in (first, more, other, weak)]
+    assert first @ more > 0.9 * lengths[0] * lengths[1]
+    assert first @ other < 0.5 * lengths[0] * lengths[2]
+    assert lengths[0] < lengths[1]  # more documents leave less to chance
+    assert 0 < lengths[3] < lengths[0]
+    assert not even.any()
+
+
+def test_one_document_tells_nothing():
+    assert not embedded([1, 0, 0], [0, 0, 1], [0, 0, 0], [1, 1, 1]).any()
+
+
+def test_the_sums_are_exact(monkeypatch):
+    counts = np.random.default_rng(0).poisson(3, (1000, 300)).astype(np.int32)
+    documents = counts.sum(axis=0).astype(np.int64)
+    whole = head_start(counts, documents, 32, seed=1)
+    monkeypatch.setattr(ngrams, "CHUNK", 7000)
+    order = np.random.default_rng(1).permutation(300)
+    monkeypatch.setattr(np.random, "default_rng", lambda seed, real=np.random.default_rng: _Permuted(real(seed), order))
+    assert (head_start(counts[:, order], documents[order], 32, seed=1) == whole).all()
+
+
+class _Permuted:
+    def __init__(self, generator: np.random.Generator, order: np.ndarray) -> None:
+        self.generator, self.order = generator, order
+
+    def choice(self, *given: Any) -> np.ndarray:
+        return self.generator.choice(*given)[self.order]
+
+
+def test_the_tower_counts_what_it_sees(data):
+    dataset, world = open_dataset(data), World()
+    shape = shape_for(dataset)
+    part = dataset.parts["train"]
+    expected = np.zeros((shape.rows, shape.classes), np.int32)
+    buckets, own, _ = tower.look_up(
+        part.codes(np.arange(len(part))), shape.alphabet_size, shape.reach, shape.rows, shape.stride
+    )
+    for label, each, known in zip(part.labels, buckets, own):
+        expected[np.unique(each[known]), label] += 1
+    assert (count_ngrams(shape.eyes, dataset, world) == expected).all()
+    joined = count_ngrams(replace(shape.eyes, classes=2), dataset, world)
+    assert (joined == np.stack([expected[:, 0::2].sum(axis=1), expected[:, 1::2].sum(axis=1)], axis=1)).all()
+
+
+def shape_for(dataset: Dataset) -> CrepeShape:
+    encoding = dataset.encoding
+    return CrepeShape.for_data(
+        parse(SMALL).model, len(encoding.alphabet), encoding.feature_len, len(dataset.classes), 100
+    )
+
+
+def table(config: Config, dataset: Dataset) -> np.ndarray:
+    with World() as world:
+        engine, _ = build_engine(config, dataset, world)
+    return block.values(engine.network)["tower.table"]
+
+
+def test_a_new_network_has_a_head_start(data, monkeypatch):
+    dataset, shape = open_dataset(data), shape_for(open_dataset(data))
+    without = table(parse([*SMALL, "--device=cpu", "--model.head_start=0"]), dataset)
+    assert without.std() == pytest.approx(0.2, rel=0.1)
+    counts = count_ngrams(shape.eyes, dataset, World())
+    expected = head_start(counts, dataset.class_counts(), shape.width, seed=parse([]).training.seed)
+    assert expected.any()
+    given = table(parse([*SMALL, "--device=cpu"]), dataset)
+    assert given == pytest.approx(without + 0.5 * expected, abs=1e-6)
+    strong = table(parse([*SMALL, "--device=cpu", "--model.head_start=2"]), dataset)
+    assert strong == pytest.approx(without + 2 * expected, abs=1e-5)
+    monkeypatch.setattr(engine_setup, "MOST_COUNTS", 2 * shape.rows)  # some of the three classes share a direction
+    shared = table(parse([*SMALL, "--device=cpu"]), dataset)
+    assert (shared != without).any()
+    assert (shared != given).any()
+
+
+def test_no_kernels_are_needed_for_it(data, monkeypatch):
+    given = table(parse([*SMALL, "--device=cpu"]), open_dataset(data))
+    monkeypatch.setenv(library.SWITCH, library.NONE)
+    assert (table(parse([*SMALL, "--device=cpu"]), open_dataset(data)) == given).all()
+
+
+def test_given_parameters_are_not_changed(data, monkeypatch):
+    dataset = open_dataset(data)
+    shape = shape_for(dataset)
+    arrays = {name: np.full(each, 0.25, np.float32) for name, each in shape.parameter_shapes().items()}
+    monkeypatch.setattr(engine_setup, "_start", lambda *_: Start(shape, arrays, "", ""))
+    assert (table(parse([*SMALL, "--device=cpu"]), dataset) == 0.25).all()
