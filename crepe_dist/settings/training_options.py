@@ -65,7 +65,7 @@ class OptimizerOptions(Settings, group="optimizer"):
 
 # Epochs by default. Few documents need more, because the number of steps matters; much text needs fewer.
 LEAST_EPOCHS, EPOCHS, PAPER_EPOCHS, MOST_EPOCHS = 2, 3, 5, 20
-FEW_STEPS = 1000
+FEW_STEPS = 750
 MANY_CHARACTERS = 100_000_000  # of all training documents, padded
 
 
@@ -83,7 +83,7 @@ class TrainingOptions(Settings, group="training"):
 
     Args:
         epochs: passes over the training split. They are numbered from 0, and those before ``start_epoch`` count. null:
-            3 (paper: 5); more, at most 20, if they are less than 1000 steps; fewer, at least 2, for more than 100
+            3 (paper: 5); more, at most 20, if they are less than 750 steps; fewer, at least 2, for more than 100
             million characters.
         start_epoch: number of the first epoch, if ``init_from`` has already been trained for some epochs.
         init_from: .params file, run folder or exported folder to start from instead of random parameters, on the same
