@@ -251,14 +251,13 @@ class NativeEngine(Engine):
         loss = self._whole_gradients(batch, seed, step, scale, mark)
         while not self._sums.fit(self._sums.bounds[None]):
             loss = self._whole_gradients(batch, seed, step, scale, mark)
+        mx.nd.waitall()  # it may still be copying the sums of several pieces
         self._sums.to_float()
         return loss
 
     def _whole_gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> mx.nd.NDArray:
         self._sums.bounds[:] = 0
-        loss = super().gradients(batch, seed, step, scale, mark)
-        mx.nd.waitall()  # what reads the quanta next does not know that MXNet may still copy those of several pieces
-        return loss
+        return super().gradients(batch, seed, step, scale, mark)
 
     def _add(self, total: mx.nd.NDArray, gradient: mx.nd.NDArray) -> None:
         mx.nd.waitall()
