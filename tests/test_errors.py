@@ -233,17 +233,24 @@ IDENTITIES = {
         *(AUTO, FIVE, "--training.init_from=123", "--seed=5", "--training.class_weights=balanced", "--data.typos=0.05"),
     ],
     "9f2cf67f43ab3e3a6cab1aa5d3d51eda64e45e27ad6532ab871624d8be86710e": [
-        "model: {network: auto, size: small, initialisation: xavier, deviations: 5}",
-        *("--batch-size=128", "--epochs=7", "--optimizer.schedule=constant", *SGD, "--optimizer.weight_decay=1e-5"),
+        "model: {network: auto, size: small, initialisation: xavier}",
+        *(
+            FIVE,
+            "--batch-size=128",
+            "--epochs=7",
+            "--optimizer.schedule=constant",
+            *SGD,
+            "--optimizer.weight_decay=1e-5",
+        ),
     ],
     "3298d8f6dde67853b4f8d4b9fe4a4f70db6b642743a81fe1dbcd19fbfdc0c5dc": [
-        "model: {network: auto, size: large, initialisation: paper, deviations: 5}",
-        *("--batch-size=128", "--epochs=30", *SGD, "--optimizer.weight_decay=0"),
+        "model: {network: auto, size: large, initialisation: paper}",
+        *(FIVE, "--batch-size=128", "--epochs=30", *SGD, "--optimizer.weight_decay=0"),
         *("--optimizer.schedule=halving", "--optimizer.halve_every=3"),
     ],
     "3efb89d3c9afee5b83f89098d07fbb3892a82c87bca60752d741a270acfa0054": [
-        "model: {network: auto, filters: 32, units: 64, dropout: 0.0, deviations: 5}",
-        *("--batch-size=256", "--epochs=2", "--optimizer.schedule=constant"),
+        "model: {network: auto, filters: 32, units: 64, dropout: 0.0}",
+        *(FIVE, "--batch-size=256", "--epochs=2", "--optimizer.schedule=constant"),
         *("--optimizer.name=sgd", "--optimizer.learning_rate=0.005"),
     ],
     "6b0c4256e6177be5583688fb4645dc61bca0274ac5cba6f191f92e29abf66858": [

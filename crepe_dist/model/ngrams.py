@@ -188,7 +188,7 @@ def chunks(counts: npt.NDArray[np.int32]) -> Iterator[slice]:
 
 
 def count(codes: Codes, labels: npt.NDArray[np.int32], shape: NGramShape, counts: npt.NDArray[np.int32]) -> None:
-    """Add documents to the counts of ``significant``.
+    """Add documents to the counts of ``deviations``.
 
     Args:
         codes: encoded documents, uint8 [n, L].
