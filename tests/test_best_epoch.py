@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -37,12 +38,34 @@ ROWS = 100  # the standard error of 70 % is 4.6 points
         ([(0.7, math.nan), (0.7, math.nan)], 0),
     ],
 )
-def test_the_accuracy_decides_and_within_its_standard_error_the_loss_then_the_earlier_epoch(split, epochs, best):
+def test_the_accuracy_decides_and_within_its_error_the_loss_then_the_earlier_epoch(split, epochs, best):
     choice = EpochChoice(split == "validation", ROWS, patience=0, epochs=9, keep_last=1)
     course = progress(split, *epochs)
     assert choice.best(course)["epoch"] == best
     assert choice.kept(course) == {f"{best}.params", f"{len(epochs) - 1}.params"}
     assert choice.reported(course)["epoch"] == (best if split == "validation" else len(epochs) - 1)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "best", "improved"),
+    [
+        ([(1.0, 0.3), (1.09, 0.3)], 1, 0),  # the loss is not higher by a third of its standard error
+        ([(1.0, 0.3), (1.11, 0.3)], 0, 0),
+        ([(1.0, 0.3), (1.09, 0.3), (1.11, 0.3)], 1, 0),  # compared with the lowest, not with the best
+        ([(1.0, 0.3), (1.09, 0.3), (1.08, 0.3)], 2, 0),
+        ([(1.0, 0.3), (1.11, 0.3), (0.99, 0.3)], 2, 2),
+        ([(1.0, 0.3), (0.9, 0.3), (0.95, 0.3), (0.95, 0.3)], 3, 1),
+    ],
+)
+def test_a_later_epoch_is_better_unless_its_fitted_loss_is_higher_but_no_improvement(epochs, best, improved):
+    waiting = len(epochs) - 1 - improved
+    choice = EpochChoice(has_validation=True, rows=ROWS, patience=waiting, epochs=9, keep_last=1)
+    course = progress("validation", *((0.7, 9.0 + epoch) for epoch in range(len(epochs))))
+    for record, (loss, error) in zip(course.epochs, epochs):
+        record.update(validation_fitted_loss=loss, validation_fitted_loss_error=error)
+    assert choice.best(course)["epoch"] == best
+    assert choice.is_last(course) == (waiting > 0)
+    assert not replace(choice, patience=waiting + 1).is_last(course)
 
 
 def test_a_lower_loss_at_the_same_accuracy_counts_as_better_for_patience():

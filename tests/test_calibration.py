@@ -76,6 +76,14 @@ def test_few_texts_barely_move_the_temperature():
     assert CalibrationCounts().fitted().temperature == 1
 
 
+def test_the_loss_is_that_of_the_fitted_temperature():
+    logits, labels = scored(2.0)
+    counts = counted((logits, labels))
+    losses = (logits / counts.fitted().temperature).astype(np.float64)
+    losses = np.log(np.exp(losses).sum(axis=1)) - losses[np.arange(len(labels)), labels]
+    assert counts.loss() == pytest.approx((losses.mean(), losses.std() / math.sqrt(len(labels))), rel=1e-4)
+
+
 def test_a_network_that_diverged_is_not_calibrated():
     assert counted((np.full((9, 3), np.nan, np.float32), np.zeros(9, np.int32))).fitted().temperature == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import mxnet as mx
@@ -17,6 +18,7 @@ from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.objective import PLAIN, Objective
 from crepe_dist.model.paper import PaperShape
 from crepe_dist.model.precision import Plan
+from crepe_dist.model.tower_weight import WEIGHTS
 from crepe_dist.mxnet_internals import structural_parameters
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
@@ -367,3 +369,40 @@ def test_embeddings_learn_faster_than_convolutions(rows):
     expected |= {name: 0.001 * CONVOLUTIONS_RATE for name in moved if "convolutions" in name}
     expected["tower.table"] = 0.001 * TABLE_RATE
     assert moved == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("name", ["MXNet", *BUILDS])
+def test_a_checkpoint_has_the_weight_of_the_tower_and_the_same_logits(name, stride):
+    shape = sized(stride=stride)
+    network, batch = make(shape), some_batch(shape, 37)
+    engine = by_mxnet(network) if name == "MXNet" else native(network, name)
+    plain = answers(engine, batch)
+    parts = []
+    for weights in ((1.0, 0.0), (0.0, 1.0)):
+        engine.weigh(*weights)
+        parts.append(answers(engine, batch))
+    np.testing.assert_allclose(parts[0] + parts[1], plain, atol=1e-5)
+    assert np.abs(parts[0]).max() > 0.1
+    assert np.abs(parts[1]).max() > 0.1
+    for weight in WEIGHTS:
+        engine.weigh(1.0, weight)
+        got, arrays = answers(engine, batch), engine.values()
+        other = make(shape)
+        block.set_values(other, arrays)
+        again = by_mxnet(other) if name == "MXNet" else native(other, name)
+        np.testing.assert_array_equal(answers(again, batch), got)
+        np.testing.assert_allclose(got, parts[0] + weight * parts[1], atol=1e-5)
+    weighed = learnt(engine, batch)
+    engine.weigh(1.0, 1.0)
+    assert_near(learnt(engine, batch), weighed, most=0)  # training does not depend on it
+
+
+def test_a_network_reopened_after_a_fork_keeps_the_weight():
+    network = make(SHAPES[0])
+    engine, batch = native(network, BUILDS[0]), some_batch(SHAPES[0], 9)
+    engine.weigh(1.0, 4.0)
+    expected = answers(engine, batch)
+    if (child := os.fork()) == 0:
+        os._exit(0 if np.array_equal(answers(engine, batch), expected) else 1)
+    assert os.waitpid(child, 0)[1] == 0

@@ -6,7 +6,7 @@ Logits are divided by the temperature before the softmax. The order of the class
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -62,30 +62,50 @@ def softmax(logits: npt.NDArray[np.float32], dtype: npt.DTypeLike = np.float32) 
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
+def losses_at(
+    temperatures: npt.NDArray[np.float64], logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]
+) -> Iterator[tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]]:
+    """Yield for each temperature the losses of n texts, in nats, and the inverse of their largest probability, [n]."""
+    below = (logits - logits.max(axis=1, keepdims=True)).astype(np.float32)
+    of_true = below[np.arange(len(labels)), labels]
+    for temperature in temperatures:
+        total = np.exp(below / np.float32(temperature)).sum(axis=1)
+        yield np.log(total) - of_true / temperature, total
+
+
+def whole(losses: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Round losses in nats to whole multiples of 1/``UNITS``."""
+    # A network that diverged gives NaNs and infinities.
+    return np.asarray(np.rint(np.nan_to_num(losses, posinf=MOST_NATS).clip(0, MOST_NATS) * UNITS).astype(np.int64))
+
+
 class CalibrationCounts:
     """Sums over scored texts from which a calibration follows. Ranks score different texts, and add their sums.
 
     Attributes:
-        sums: int64 [temperatures, 1 + PERCENTS]; for each of ``TEMPERATURES``, the loss in 1/``UNITS`` nat, and the
-            number of texts by the probability of their most probable class, in whole percents rounded down.
+        sums: int64 [temperatures, 2 + PERCENTS]; for each of ``TEMPERATURES``, the loss and its square in 1/``UNITS``,
+            and the number of texts by the probability of their most probable class, in whole percents rounded down.
     """
 
     def __init__(self) -> None:
-        self.sums = np.zeros((len(TEMPERATURES), 1 + PERCENTS), np.int64)
+        self.sums = np.zeros((len(TEMPERATURES), 2 + PERCENTS), np.int64)
 
     def add(self, logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]) -> None:
         """Add a batch: logits, float32 [n, classes]; labels, int32 [n]."""
         if not len(labels):
             return
-        below = (logits - logits.max(axis=1, keepdims=True)).astype(np.float32)
-        of_true = below[np.arange(len(labels)), labels]
-        for row, temperature in zip(self.sums, TEMPERATURES):
-            total = np.exp(below / np.float32(temperature)).sum(axis=1)
-            losses = np.log(total) - of_true / temperature
-            # A network that diverged gives NaNs and infinities.
-            row[0] += np.rint(np.nan_to_num(losses, posinf=MOST_NATS).clip(0, MOST_NATS) * UNITS).astype(np.int64).sum()
-            percents = np.nan_to_num(100 / total).astype(np.int64)
-            row[1:] += np.bincount(percents.clip(0, PERCENTS - 1), minlength=PERCENTS)
+        for row, (losses, inverse) in zip(self.sums, losses_at(TEMPERATURES, logits, labels)):
+            row[0] += whole(losses).sum()
+            row[1] += whole(np.square(losses)).sum()
+            percents = np.nan_to_num(100 / inverse).astype(np.int64)
+            row[2:] += np.bincount(percents.clip(0, PERCENTS - 1), minlength=PERCENTS)
+
+    def loss(self) -> tuple[float, float]:
+        """Return the mean loss of at least one text at the fitted temperature, in nats, and its standard error."""
+        total, squares, *percents = (self.sums[self._best()] / [UNITS, UNITS, *[1] * PERCENTS]).tolist()
+        texts = sum(percents)
+        mean = total / texts
+        return mean, math.sqrt(max(0.0, squares / texts - mean**2) / texts)
 
     def fitted(self) -> Calibration:
         """Choose the temperature of the lowest loss, and the threshold at that temperature.
@@ -93,10 +113,13 @@ class CalibrationCounts:
         A prior keeps the temperature of few texts near 1. Without it, ten texts that are classified correctly would
         get the lowest temperature. It is a Gamma density of the inverse temperature with its mode at 1.
         """
-        inverse = 1 / TEMPERATURES
-        losses = self.sums[:, 0] / UNITS + PRIOR * (inverse - np.log(inverse))
-        best = int(losses.argmin())
-        texts = self.sums[best, 1:]
+        best = self._best()
+        texts = self.sums[best, 2:]
         above = texts.sum() - np.cumsum(texts)  # texts that reach 1, 2, … percent
         least = int((above >= ANSWERED * texts.sum()).sum())
         return Calibration(round(float(TEMPERATURES[best]), 4), least / 100)
+
+    def _best(self) -> int:
+        inverse = 1 / TEMPERATURES
+        losses = self.sums[:, 0] / UNITS + PRIOR * (inverse - np.log(inverse))
+        return int(losses.argmin())

@@ -113,6 +113,8 @@ class Engine {
     virtual ~Engine() = default;
     virtual void set(const float* const* parameters, bool anew) = 0;
     virtual void objective(Objective objective) = 0;
+    // Sets the weights of the two parts' logits in `forward`, for a network that has two.
+    virtual void weigh(float /*first*/, float /*second*/) {}
     // Trains a parameter in a table instead of that of `set`; `which` counts those that the network can train so.
     // cache_bytes: memory in which to remember the rows that documents touch.
     virtual void use(int /*which*/, Table* /*table*/, size_t /*cache_bytes*/) {}

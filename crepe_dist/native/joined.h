@@ -1,6 +1,7 @@
-// Two networks that answer together: with the sum of their logits, scaled. Each learns from a loss of its own.
+// Two networks that answer together: with the weighed sum of their logits, scaled. Each learns from a loss of its own.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -25,14 +26,24 @@ class Joined final : public Engine {
         for (auto& each : engines_) each->objective(objective);
     }
 
+    void weigh(float first, float second) override {
+        weights_[0] = first;
+        weights_[1] = second;
+    }
+
     void use(int which, Table* table, size_t cache_bytes) override { engines_[which]->use(0, table, cache_bytes); }
     long trained() const override { return engines_[0]->trained() + engines_[1]->trained(); }
 
     void forward(const uint8_t* codes, long stride, long rows, float* logits) override {
-        std::vector<float> other(rows * classes_);
-        engines_[0]->forward(codes, stride, rows, logits);
-        engines_[1]->forward(codes, stride, rows, other.data());
-        for (size_t i = 0; i < other.size(); ++i) logits[i] = SUM_SCALE * (logits[i] + other[i]);
+        const long count = rows * classes_;
+        std::vector<float> own(count);
+        std::fill_n(logits, count, 0.0f);
+        for (int which : {0, 1}) {
+            if (weights_[which] == 0) continue;
+            engines_[which]->forward(codes, stride, rows, own.data());
+            for (long i = 0; i < count; ++i) logits[i] += weights_[which] * own[i];
+        }
+        for (long i = 0; i < count; ++i) logits[i] *= SUM_SCALE;
     }
 
     void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) override {
@@ -50,5 +61,6 @@ class Joined final : public Engine {
 
   private:
     std::unique_ptr<Engine> engines_[2];
+    float weights_[2] = {1, 1};
     const long parameters_, classes_;
 };

@@ -25,6 +25,7 @@ class Crepe(nn.HybridBlock):
     def __init__(self, shape: CrepeShape, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.shape = shape
+        self.weights = (1.0, 1.0)  # of the logits of the n-gram table and of the tower
         with self.name_scope():
             self.ngrams = NGrams(shape.table)
             self.tower = Tower(
@@ -61,7 +62,8 @@ class Crepe(nn.HybridBlock):
 
     def logits(self, *inputs: mx.nd.NDArray) -> mx.nd.NDArray:
         """Compute the logits, float32 [B, classes]."""
-        return self(*inputs)
+        table, tower = self.weights
+        return SUM_SCALE * (table * self.ngrams(*inputs[:2]) + tower * self.tower(*inputs[2:]))
 
     def forward(self, *inputs: Any) -> Any:
         return SUM_SCALE * (self.ngrams(*inputs[:2]) + self.tower(*inputs[2:]))

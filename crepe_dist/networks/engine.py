@@ -23,12 +23,15 @@ from crepe_dist.distributed.table import SparseParameter
 from crepe_dist.distributed.whole_sums import WholeSums
 from crepe_dist.model.kernels import Kernels
 from crepe_dist.model.objective import PLAIN, Objective, loss_unit, rounded
+from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape
+from crepe_dist.model.tower_weight import weighed
 from crepe_dist.mxnet_internals import mark_gradient_fresh, pointer, pointers, structural_parameters, view
 from crepe_dist.native.library import Library
 from crepe_dist.networks import block, dropout
 from crepe_dist.networks.block import Network
+from crepe_dist.networks.crepe_block import Crepe
 from crepe_dist.networks.loss import Loss
 
 MOST_CACHED = 1 << 29  # bytes in which a process remembers the n-grams of documents
@@ -70,12 +73,24 @@ class Engine:
         return 1
 
     def scored(
-        self, part: Part, batch_size: int, rank: int, size: int
+        self, part: Part, batch_size: int, rank: int, size: int, *, apart: bool = False
     ) -> Iterator[tuple[Order, npt.NDArray[np.int32], npt.NDArray[np.float32]]]:
-        """Yield rows, labels and logits of a rank's share of each batch of a split, with the current parameters."""
+        """Yield rows, labels and logits of a rank's share of each batch of a split, with the current parameters.
+
+        Args:
+            apart: yield the logits of Crepe's two parts, float32 [n, 2, classes].
+        """
         self.refresh()
+        compute = self._apart if apart else self.logits
         for batch in batches(part, np.arange(len(part)), batch_size, rank, size, prepare=self.prepare):
-            yield batch.rows, batch.labels, self.logits(batch).asnumpy()[: len(batch.labels)]
+            yield batch.rows, batch.labels, compute(batch).asnumpy()[: len(batch.labels)]
+
+    def _apart(self, batch: Batch) -> mx.nd.NDArray:
+        parts = []
+        for weights in ((1.0, 0.0), (0.0, 1.0)):
+            self.weigh(*weights)
+            parts.append(self.logits(batch))
+        return mx.nd.stack(*parts, axis=1)
 
     def prepare(self, batch: Batch) -> Batch:
         """Add what the engine needs besides the packed documents; the loader's thread calls it."""
@@ -87,6 +102,21 @@ class Engine:
     def optimizer(self, name: str, settings: Mapping[str, float]) -> mx.optimizer.Optimizer:
         """Make the optimizer ``name``: adam, sgd or nag."""
         return OPERATORS[name](**settings)
+
+    def weigh(self, table: float, tower: float) -> None:
+        """Set the weights of the logits of Crepe's two parts in ``logits``; training does not depend on them."""
+        assert isinstance(self.network, Crepe)
+        self.network.weights = (table, tower)
+
+    @property
+    def tower_weight(self) -> float | None:
+        """Weight of the logits of Crepe's tower; ``None`` for other networks."""
+        return self.network.weights[1] if isinstance(self.network, Crepe) else None
+
+    def values(self) -> Arrays:
+        """Copy all parameters by structural name, with the weight of the tower, as a checkpoint has them."""
+        arrays = block.values(self.network)
+        return arrays if self.tower_weight is None else weighed(arrays, self.tower_weight)
 
     def whole_sums(self, documents: int) -> WholeSums | None:
         """Leave gradients in whole numbers from now on, for ``World.trainer``, if the engine can.
@@ -225,7 +255,13 @@ class NativeEngine(Engine):
         weights = np.ascontiguousarray(self.objective.class_weights(classes))
         targets = self.objective.pairs, self.objective.labelled == SEVERAL
         self._kernels.call("crepe_objective", self.objective.smoothing, weights.ctypes.data, classes, *targets)
+        if isinstance(self.network, Crepe):
+            self.weigh(*self.network.weights)
         self._has_weights = False
+
+    def weigh(self, table: float, tower: float) -> None:
+        super().weigh(table, tower)
+        self._kernels.call("crepe_weigh", table, tower)
 
     def optimizer(self, name: str, settings: Mapping[str, float]) -> mx.optimizer.Optimizer:
         return OWN[name](**settings)

@@ -100,18 +100,21 @@ def description(
     }
 
 
-def epoch_record(progress: Progress, scores: Mapping[str, AnyScores]) -> dict[str, Any]:
+def epoch_record(progress: Progress, scores: Mapping[str, AnyScores], tower_weight: float | None = None) -> Json:
     """Collect the metrics of an epoch; accuracies are fractions, losses are in nats per document.
 
-    The accuracy of several labels is their micro F1, and there is also ``<split>_mean_average_precision``.
+    The accuracy of several labels is their micro F1, and there is also ``<split>_mean_average_precision``. Only Crepe
+    has a weight of its tower.
     """
-    record: dict[str, Any] = {
+    record: Json = {
         "epoch": progress.epoch,
         "step": progress.step,
         "train_loss": progress.train_loss,
     }
     for name, score in scores.items():
         record[f"{name}_loss"] = score.loss
+        if isinstance(score, Scores) and score.fitted_loss:
+            record[f"{name}_fitted_loss"], record[f"{name}_fitted_loss_error"] = score.fitted_loss
         record[f"{name}_accuracy"] = score.accuracy
         record[f"{name}_macro_f1"] = score.macro_f1
         record[f"{name}_calibration_error"] = score.calibration_error
@@ -119,6 +122,8 @@ def epoch_record(progress: Progress, scores: Mapping[str, AnyScores]) -> dict[st
             record[f"{name}_mean_average_precision"] = score.mean_average_precision
     test = scores["test"]
     record["calibration"] = (UNCALIBRATED if isinstance(test, LabelScores) else test.calibration).to_dict()
+    if tower_weight is not None:
+        record["tower_weight"] = tower_weight
     record["seconds"] = progress.seconds
     several = isinstance(scores["test"], LabelScores)
     record["checkpoint"] = file_name(progress.epoch, record["test_accuracy"], several=several)

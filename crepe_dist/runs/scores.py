@@ -72,6 +72,8 @@ class Scores:
         right: bool [documents], true for correct predictions, in the order of the split; ``None`` if not stored.
         calibration: calibration of the probabilities in ``reliability`` and ``mistakes``.
         uncalibrated: ``reliability`` at temperature 1; ``None`` if ``reliability`` is.
+        fitted_loss: mean cross-entropy at the temperature that this split chose, and its standard error; ``None`` for
+            a split that chose none. Not stored.
     """
 
     confusion: Counts
@@ -81,6 +83,7 @@ class Scores:
     right: npt.NDArray[np.bool_] | None = None
     calibration: Calibration = UNCALIBRATED
     uncalibrated: Counts | None = None
+    fitted_loss: tuple[float, float] | None = None
 
     @property
     def documents(self) -> int:

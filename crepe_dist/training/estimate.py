@@ -23,6 +23,7 @@ from crepe_dist.training import out_of_memory
 from crepe_dist.training.evaluation import evaluate
 from crepe_dist.training.resume import RunState
 from crepe_dist.training.step import TrainingStep
+from crepe_dist.training.weighing import is_weighed
 
 STEPS = 4  # the first one compiles, and fills caches
 SCORED = 4  # batches; one batch alone tells nothing of what it takes to begin
@@ -61,6 +62,7 @@ def estimate(
     steps = steps_per_epoch(len(data.parts["train"]), size)
     left = epochs * steps - math.ceil(progress.documents / size)
     scored = sum(len(part) for name, part in data.parts.items() if name != "train")
+    passed = scored + (len(data.parts["validation"]) if is_weighed(engine, data) else 0)
 
     def compute(batch: Batch) -> None:
         step.all_reduce(batch, 1, step.gradients(batch, 1))
@@ -70,7 +72,7 @@ def estimate(
         times = list(_times(compute, islice(batches, STEPS)))
         if not times:
             return Estimate(f"{wording.counted(epochs, 'epoch')} of {wording.counted(steps, 'step')}", 0.0)
-        score = _scoring(config, data.parts["test"], scored, engine, world)
+        score = _scoring(config, data.parts["test"], passed, engine, world)
     copy = _seconds(state.snapshot) if world.is_root else 0.0
     world.beat()
     measured = [sum(times[1:]) / (len(times) - 1) if times[1:] else times[0], score, copy]

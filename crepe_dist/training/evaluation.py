@@ -85,6 +85,7 @@ def evaluate(
         RightBits.unpacked(right, len(split)),
         calibration,
         uncalibrated if calibration.temperature != 1 else None,
+        fit.loss() if fit else None,
     )
 
 

@@ -22,7 +22,7 @@ from crepe_dist.distributed.collectives import once
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.world import World
 from crepe_dist.mxnet_internals import structural_parameters
-from crepe_dist.networks.block import trained, values
+from crepe_dist.networks.block import trained
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.best_epoch import EpochChoice
 from crepe_dist.runs.checkpoint import AnyScores
@@ -47,6 +47,7 @@ from crepe_dist.training.schedule import learning_rate
 from crepe_dist.training.state_saver import open_saver
 from crepe_dist.training.step import TrainingStep
 from crepe_dist.training.training_data import few_batches, open_training_data, verify_data, with_epochs
+from crepe_dist.training.weighing import weigh_tower
 
 
 def train(config: Config, world: World, control: Control, pages: Pages) -> Result:
@@ -146,6 +147,7 @@ def score_epoch(run: Run, guards: Guards) -> Mapping[str, AnyScores]:
     options = run.config.evaluation
     with explained("evaluation.batch_size", options.batch_size, run.world.size):
         try:
+            weigh_tower(run.engine, run.data, options, run.world, guards.is_stopping)  # beside Crepe's n-gram table
             return evaluate_splits(run.engine, run.data, options, run.world, guards.is_stopping)
         except Interrupted:
             guards.stop()
@@ -155,13 +157,13 @@ def score_epoch(run: Run, guards: Guards) -> Mapping[str, AnyScores]:
 def save_epoch(run: Run, guards: Guards, choice: EpochChoice, scores: Mapping[str, AnyScores]) -> None:
     """Write the epoch's checkpoint on rank 0, and move on to the next epoch or to the end."""
     progress = run.progress
-    record = checkpoint.epoch_record(progress, scores)
+    record = checkpoint.epoch_record(progress, scores, run.engine.tower_weight)
     shape, precision, computed = run.engine.network.shape, run.config.model.precision, run.computed()
     about = checkpoint.description(record, run.data, shape, precision, computed, scores)
     # If the write fails, all ranks must fail: none may continue as if the checkpoint existed.
     run.world.on_root(
         "checkpoint",
-        once(lambda: checkpoint.save(run.folder.path, values(run.engine.network), about, scores, guards.saved_step)),
+        once(lambda: checkpoint.save(run.folder.path, run.engine.values(), about, scores, guards.saved_step)),
     )
     progress.epochs.append(record)
     if run.world.is_root:

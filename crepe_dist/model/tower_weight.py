@@ -1,0 +1,51 @@
+"""The weight of Crepe's tower beside its n-gram table, fitted to a validation split.
+
+With a few thousand documents the tower may be much weaker than the table, or stronger. The weight multiplies the
+tower's logits before the two parts are added, so a checkpoint has it in the parameters of the tower's last layer.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.model.calibration import TEMPERATURES, UNITS, losses_at, whole
+from crepe_dist.model.parameters import Arrays
+
+WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0)  # powers of two, by which floating-point numbers are multiplied exactly
+LAST_LAYER = ("tower.out.weight", "tower.out.bias")
+SPREAD = 1.0  # standard deviation of the belief in weight 1, in powers of two
+SOME_TEMPERATURES = TEMPERATURES[::4]
+
+
+def weighed(arrays: Arrays, weight: float) -> Arrays:
+    """Return the parameters of Crepe with the weight of the tower in its last layer."""
+    return {name: array * np.float32(weight) if name in LAST_LAYER else array for name, array in arrays.items()}
+
+
+class WeightCounts:
+    """Sums over scored texts from which the weight follows. Ranks score different texts, and add their sums.
+
+    Attributes:
+        sums: loss for each of ``WEIGHTS`` at each of ``SOME_TEMPERATURES``, int64, as ``calibration.whole`` gives it.
+    """
+
+    def __init__(self) -> None:
+        self.sums = np.zeros((len(WEIGHTS), len(SOME_TEMPERATURES)), np.int64)
+
+    def add(self, parts: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]) -> None:
+        """Add a batch: the logits of table and tower, float32 [n, 2, classes]; labels, int32 [n]."""
+        if not len(labels):
+            return
+        for sums, weight in zip(self.sums, WEIGHTS):
+            logits = parts[:, 0] + np.float32(weight) * parts[:, 1]
+            for place, (losses, _) in enumerate(losses_at(SOME_TEMPERATURES, logits, labels)):
+                sums[place] += whole(losses).sum()
+
+    def fitted(self) -> float:
+        """Choose the weight of the lowest loss at its best temperature.
+
+        A normal prior of its logarithm keeps the weight of few texts near 1.
+        """
+        losses = self.sums.min(axis=1) / UNITS + (np.log2(WEIGHTS) / SPREAD) ** 2 / 2
+        return WEIGHTS[int(losses.argmin())]
