@@ -2,8 +2,8 @@
 
     logits = 0.75 × (logits of the n-gram table + weight × logits of the tower)
 
-The factor makes the probabilities fit the accuracy, because label smoothing makes each part alone too cautious. The weight
-is 1, or that of the validation split (``tower_weight``), which a checkpoint has in the tower's last layer.
+The factor makes the probabilities fit the accuracy, because label smoothing makes each part alone too cautious. The
+weight is 1, or that of the validation split (``tower_weight``), which a checkpoint has in the tower's last layer.
 
 Each of the two learns from a loss of its own, as if it were alone. With one loss for both, the table, which knows the
 training documents by heart after an epoch, would leave nothing for the tower to learn.
