@@ -255,7 +255,7 @@ class TestReport:
     def test_warns_of_what_novices_overlook(self, place):
         record = open_run(place / "one")
         epochs = [
-            {**record.history.epochs[0], "epoch": number, "validation_loss": loss}
+            {**record.history.epochs[0], "epoch": number, "validation_fitted_loss": loss}
             for number, loss in enumerate((1.0, 0.5, 0.9))
         ]
         history = replace(record.history, epochs=epochs, counts={"resume": 2, "regroup": 0, "skipped": 3})
@@ -288,7 +288,8 @@ class TestReport:
     def test_never_recommends_more_and_fewer_epochs(self, place, losses, probability, confusion):
         record = open_run(place / "one")
         epochs = [
-            {**record.history.epochs[0], "epoch": number, "validation_loss": loss} for number, loss in enumerate(losses)
+            {**record.history.epochs[0], "epoch": number, "validation_fitted_loss": loss}
+            for number, loss in enumerate(losses)
         ]
         matrix = np.array(confusion)
         documents, right = int(matrix.sum()), int(np.trace(matrix))
@@ -307,7 +308,8 @@ class TestReport:
     def test_the_recommended_number_of_epochs_counts_all_of_them(self, place):
         record = open_run(place / "one")
         epochs = [
-            {**record.history.epochs[0], "epoch": number, "validation_loss": 1 / (number + 1)} for number in range(5)
+            {**record.history.epochs[0], "epoch": number, "validation_fitted_loss": 1 / (number + 1)}
+            for number in range(5)
         ]
         record = replace(
             record,

@@ -161,7 +161,7 @@ class Curve:
     Attributes:
         split: name of the split.
         epochs: numbers of the epochs.
-        losses: loss after each of them.
+        losses: loss after each of them, of calibrated probabilities if a temperature was fitted.
     """
 
     split: str
@@ -172,7 +172,8 @@ class Curve:
     def of(cls, record: RunRecord) -> Curve:
         split = "validation" if "validation_loss" in record.metrics else "test"
         scored = [epoch for epoch in record.history.epochs if f"{split}_loss" in epoch]
-        return cls(split, [epoch["epoch"] for epoch in scored], [epoch[f"{split}_loss"] for epoch in scored])
+        key = f"{split}_fitted_loss" if all(f"{split}_fitted_loss" in epoch for epoch in scored) else f"{split}_loss"
+        return cls(split, [epoch["epoch"] for epoch in scored], [epoch[key] for epoch in scored])
 
     @property
     def lowest(self) -> int:

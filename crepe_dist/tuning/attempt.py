@@ -80,7 +80,8 @@ def attempt(
     if code == 0:  # perhaps just before it was to be ended
         result = read_json(folder / RUN / "result.json")
         reported = next(each for each in _epochs(folder / RUN) if each["epoch"] == result["epoch"])
-        scores = (reported["validation_accuracy"], reported["validation_loss"], reported["test_accuracy"])
+        loss = reported.get("validation_fitted_loss", reported["validation_loss"])  # none with several labels
+        scores = (reported["validation_accuracy"], loss, reported["test_accuracy"])
         return Attempt("done", *scores, result["epoch"], seconds)
     if reason is None:
         error = failure(folder, code)
