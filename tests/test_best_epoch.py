@@ -68,6 +68,14 @@ def test_a_later_epoch_is_better_unless_its_fitted_loss_is_higher_but_no_improve
     assert not replace(choice, patience=waiting + 1).is_last(course)
 
 
+def test_accuracies_that_sink_bit_by_bit_are_compared_with_the_highest():
+    choice = EpochChoice(has_validation=True, rows=ROWS, patience=0, epochs=9, keep_last=1)
+    course = progress("validation", (0.7, 1.0), (0.66, 1.0), (0.62, 1.0), (0.58, 1.0))
+    for record in course.epochs:
+        record.update(validation_fitted_loss=1.0, validation_fitted_loss_error=0.3)
+    assert choice.best(course)["epoch"] == 1
+
+
 def test_a_lower_loss_at_the_same_accuracy_counts_as_better_for_patience():
     choice = EpochChoice(has_validation=True, rows=ROWS, patience=2, epochs=9, keep_last=1)
     assert not choice.is_last(progress("validation", (0.7, 0.9), (0.7, 0.8), (0.7, 0.7)))

@@ -268,7 +268,7 @@ class TestReport:
             "the model is no better than the majority-class baseline",
             "the test split is small",
             "2 classes are never predicted",
-            "overfitting: the validation loss rose from 0.500 after epoch 1 to 0.900",
+            "overfitting: the validation loss of calibrated probabilities rose from 0.500 after epoch 1 to 0.900",
             "3 steps were skipped",
         ]
         assert "It resumed 2 times from a saved state." in run_findings.training(record)

@@ -73,8 +73,9 @@ def choice(record: RunRecord) -> str:
         why = "the last one, as there is no validation split to choose by"
     else:
         why = (
-            f"the best by validation {record.measure}, or by validation loss where they differ by less than a standard "
-            "error; the test split was not used to choose it"
+            f"the best by validation {record.measure}, or by the validation loss of calibrated probabilities where "
+            "accuracies differ by less than a standard error, or the last of those that this cannot tell apart either; "
+            "the test split was not used to choose it"
         )
     return f"The reported epoch is {record.epoch} of {epochs} (counted from 0): {why}."
 
@@ -162,18 +163,21 @@ class Curve:
         split: name of the split.
         epochs: numbers of the epochs.
         losses: loss after each of them, of calibrated probabilities if a temperature was fitted.
+        chance: difference of the last loss from the lowest that is not worth a word.
     """
 
     split: str
     epochs: list[int]
     losses: list[float]
+    chance: float
 
     @classmethod
     def of(cls, record: RunRecord) -> Curve:
         split = "validation" if "validation_loss" in record.metrics else "test"
         scored = [epoch for epoch in record.history.epochs if f"{split}_loss" in epoch]
         key = f"{split}_fitted_loss" if all(f"{split}_fitted_loss" in epoch for epoch in scored) else f"{split}_loss"
-        return cls(split, [epoch["epoch"] for epoch in scored], [epoch[key] for epoch in scored])
+        chance = max((float(epoch.get(f"{split}_fitted_loss_error", 0.0)) for epoch in scored), default=0.0)
+        return cls(split, [epoch["epoch"] for epoch in scored], [epoch[key] for epoch in scored], chance)
 
     @property
     def lowest(self) -> int:
@@ -182,7 +186,7 @@ class Curve:
 
     @property
     def rose(self) -> bool:
-        return len(self.losses) > 1 and self.losses[-1] > RISEN * min(self.losses)
+        return len(self.losses) > 1 and self.losses[-1] > RISEN * min(self.losses) + self.chance
 
     @property
     def falls(self) -> bool:
@@ -243,8 +247,9 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
     if curve.rose:
         first, last = curve.losses[curve.lowest], curve.losses[-1]
         best = curve.epochs[curve.lowest]
+        calibrated = " of calibrated probabilities" if curve.chance else ""
         warn(
-            f"overfitting: the {curve.split} loss rose from {first:.3f} after epoch {best} to {last:.3f}",
+            f"overfitting: the {curve.split} loss{calibrated} rose from {first:.3f} after epoch {best} to {last:.3f}",
             "the model memorises the training texts, and is too certain about unseen ones or worse on them",
             f"stop earlier (--epochs {best + 1}, or --training.patience 2 with a validation split), use "
             + ("more data" if kind(record) == "ngrams" else "more dropout or more data"),

@@ -57,9 +57,9 @@ class EpochChoice:
     def best(self, progress: Progress) -> dict[str, Any]:
         """Return the record of the best epoch.
 
-        An epoch is better than an earlier one if its accuracy on the validation split (without one: on the test split)
-        is higher by more than one standard error; or if it is not lower by more, and its loss is not higher than the
-        lowest loss so far by more than chance explains.
+        An epoch is better than the earlier ones if its accuracy on the validation split (without one: on the test
+        split) is higher than the highest of a best epoch so far by more than one standard error; or if it is not lower
+        by more, and its loss is not higher than the lowest so far by more than chance explains.
         """
         best, _ = self._best_and_improved(progress)
         return best
@@ -67,16 +67,18 @@ class EpochChoice:
     def _best_and_improved(self, progress: Progress) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the record of the best epoch, and that of the last one that was not only as good as those before."""
         best, *others = progress.epochs
-        improved, lowest = best, self._loss(best)
+        improved, highest, lowest = best, self._accuracy(best), self._loss(best)
         # In the order of the epochs, so that a later one never makes an earlier one best whose checkpoint is deleted.
         for record in others:
-            expected = self._accuracy(best)
-            gain, chance = self._accuracy(record) - expected, math.sqrt(expected * (1 - expected) / max(1, self.rows))
+            gain, chance = self._accuracy(record) - highest, math.sqrt(highest * (1 - highest) / max(1, self.rows))
             loss = self._loss(record)
             if gain > chance or (gain >= -chance and (loss, -gain) < (lowest, 0)):
                 best, improved, lowest = record, record, loss
             elif gain >= -chance and loss < lowest + self._tolerance(record):
                 best = record
+            else:
+                continue
+            highest = max(highest, self._accuracy(record))
         return best, improved
 
     @property

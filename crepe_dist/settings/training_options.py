@@ -89,8 +89,8 @@ class TrainingOptions(Settings, group="training"):
         init_from: .params file, run folder or exported folder to start from instead of random parameters, on the same
             or other data. It decides the network and its sizes. If the classes differ, the last layer is initialised
             anew.
-        patience: stop after this many epochs without a better one, by validation accuracy and loss; 0: never. Requires
-            a validation split.
+        patience: stop after this many epochs without an improvement of the validation accuracy, or of the loss of
+            calibrated probabilities; 0: never. Requires a validation split.
         label_smoothing: fraction of each label spread over all classes, from 0 to below 1. It makes the predicted
             probabilities less extreme. null: 0.1 for crepe, else 0.
         class_weights: weight of a document in the loss by its class. none: all equal; balanced: rare classes count as
