@@ -71,7 +71,7 @@ def test_two_processes_train_as_one(folder):
     assert first.accuracy == second.accuracy > 0.95
     np.testing.assert_allclose(losses(folder / "run-1"), losses(folder / "run-2"), rtol=1e-4)
     result = json.loads((folder / "run-1" / "result.json").read_text())
-    assert result["chosen_by"] == "validation micro F1"
+    assert result["chosen_by"] == "validation split"
     assert result["test_accuracy"] == first.accuracy
 
 

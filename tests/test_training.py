@@ -289,7 +289,7 @@ class TestOptions:
         epochs = records(tmp_path / "run", "epoch")
         result = json.loads((tmp_path / "run" / "result.json").read_text())
         assert [record["epoch"] for record in epochs] == [0, 1, 2]
-        assert (result["epoch"], result["chosen_by"]) == (2, "validation accuracy")
+        assert (result["epoch"], result["chosen_by"]) == (2, "validation split")
         assert Path(result["checkpoint"]).name == epochs[2]["checkpoint"]
 
     def test_goes_on_from_given_parameters_as_the_notebook_does(self, data, finished, tmp_path):

@@ -217,7 +217,7 @@ def _check(
     if not any(found.good.values()) or total == 0:
         raise UserError(
             f"no usable row was found in {', '.join(used)[:200]}",
-            f"the first: {shown}" if shown else "there is nothing in it",
+            f"the first: {shown}" if shown else "there is no row in it, or a header alone",
             REMEDIES.get(_commonest(reasons))
             or "give rows with a label and a text in UTF-8; set --format, --header, --label and --text to read others",
         )

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.data.targets import SEVERAL
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
-from crepe_dist.wording import measure
 
 # Of the standard error of a loss. That of the difference of two epochs' losses on the same texts was between a third
 # and a half of it.
@@ -32,7 +30,6 @@ class EpochChoice:
         patience: epochs without improvement after which the run stops; 0: never.
         epochs: number of epochs of the run, ``training.epochs``.
         keep_last: number of latest checkpoints to keep besides the best one.
-        measure: what the accuracy in the records is: ``accuracy`` or ``micro F1``.
     """
 
     has_validation: bool
@@ -40,19 +37,17 @@ class EpochChoice:
     patience: int
     epochs: int
     keep_last: int
-    measure: str = "accuracy"
 
     @classmethod
     def of(cls, config: Config, data: Dataset) -> EpochChoice:
         """Make the choice for a configuration and its data."""
         training, has_validation = config.training, "validation" in data.parts
         rows = len(data.parts["validation" if has_validation else "test"])
-        named = measure(data.labelled == SEVERAL)
-        return cls(has_validation, rows, training.patience, training.all_epochs, config.checkpoint.keep_last, named)
+        return cls(has_validation, rows, training.patience, training.all_epochs, config.checkpoint.keep_last)
 
     @property
     def chosen_by(self) -> str:
-        return f"validation {self.measure}" if self.has_validation else "last epoch"
+        return "validation split" if self.has_validation else "last epoch"
 
     def best(self, progress: Progress) -> dict[str, Any]:
         """Return the record of the best epoch.
@@ -114,7 +109,7 @@ class EpochChoice:
             return None
         _, improved = self._best_and_improved(progress)
         return (
-            f"stopped early: no better than epoch {improved['epoch']} for {self.patience} epochs "
+            f"stopped early: no improvement since epoch {improved['epoch']}, for {self.patience} epochs "
             f"(--training.patience); {self.epochs - 1 - progress.epoch} epochs are skipped"
         )
 

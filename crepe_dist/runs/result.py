@@ -24,7 +24,7 @@ class Result:
         run_dir: the run's folder.
         checkpoint: the reported .params file.
         epoch: the reported epoch.
-        chosen_by: "validation accuracy" or, for several labels, "validation micro F1" (``best_epoch`` has the rule), or
+        chosen_by: "validation split" (``best_epoch`` has the rule; earlier versions: "validation accuracy"), or
             "last epoch" if the data have no validation split.
         test_accuracy: test accuracy of the reported epoch, a fraction; the micro F1 of several labels.
         test_loss: test loss of the reported epoch, in nats per document.
