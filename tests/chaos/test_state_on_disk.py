@@ -241,7 +241,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def fill(place: Path) -> Path:
     filling = place / "filling"
-    with filling.open("wb", buffering=0) as stream, contextlib.suppress(OSError):
+    with filling.open("ab", buffering=0) as stream, contextlib.suppress(OSError):
         while stream.write(b"x" * 4096):
             pass
     return filling
@@ -319,6 +319,8 @@ class TestFullDisk:
         process = harness.start(harness.command(run_dir, data), tmp_path)
         harness.wait_for(lambda: harness.has_saved(run_dir) or process.poll() is not None)
         filling = fill(small_disk)
+        # Again and again: a state that is removed for a newer one leaves room for a checkpoint.
+        harness.wait_for(lambda: fill(small_disk) and process.poll() is not None)
         code, printed = harness.finish(process)
         assert code == 1, printed
         assert "No space left on device" in printed
