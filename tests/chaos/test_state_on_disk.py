@@ -318,9 +318,9 @@ class TestFullDisk:
         run_dir = small_disk / "run"
         process = harness.start(harness.command(run_dir, data), tmp_path)
         harness.wait_for(lambda: harness.has_saved(run_dir) or process.poll() is not None)
-        filling = fill(small_disk)
-        # Again and again: a state that is removed for a newer one leaves room for a checkpoint.
-        harness.wait_for(lambda: fill(small_disk) and process.poll() is not None)
+        while process.poll() is None:  # again and again: a state that is removed leaves room for a checkpoint
+            filling = fill(small_disk)
+            time.sleep(0.01)
         code, printed = harness.finish(process)
         assert code == 1, printed
         assert "No space left on device" in printed

@@ -45,11 +45,13 @@ class StepLog(Observer):
         self._unrecorded: list[Done] = []
         self._waited = 0.0
         self._since = time.monotonic()
+        self._training = False  # between epochs, scoring takes the time
         self._compiled = False  # the first step compiles; it is recorded alone, so that it distorts no rate
 
     def begin_epoch(self) -> None:
         self._display.begin_epoch(self._progress.epoch, self._epochs, self._rows, self._progress.documents)
         self.restart_clock()
+        self._training = True
 
     def wait(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         while True:
@@ -71,6 +73,7 @@ class StepLog(Observer):
 
     def end_epoch(self) -> None:
         self.flush()
+        self._training = False
         self._display.end_epoch()
 
     def after_epoch(self, record: dict[str, Any], scores: Mapping[str, AnyScores]) -> None:
@@ -86,7 +89,8 @@ class StepLog(Observer):
     def flush(self) -> None:
         """Record and show the steps since the last record."""
         seconds = time.monotonic() - self._since
-        self._progress.seconds += seconds
+        if self._training:
+            self._progress.seconds += seconds
         if self._unrecorded:
             documents = sum(each.documents for each in self._unrecorded)
             speed = Speed(
