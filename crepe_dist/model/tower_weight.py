@@ -18,7 +18,7 @@ SPREAD = 1.0  # standard deviation of the belief in weight 1, in powers of two
 SOME_TEMPERATURES = TEMPERATURES[::4]
 
 
-def weighed(arrays: Arrays, weight: float) -> Arrays:
+def weighted(arrays: Arrays, weight: float) -> Arrays:
     """Return the parameters of Crepe with the weight of the tower in its last layer."""
     return {name: array * np.float32(weight) if name in LAST_LAYER else array for name, array in arrays.items()}
 

@@ -26,7 +26,7 @@ from crepe_dist.model.objective import PLAIN, Objective, loss_unit, rounded
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape
-from crepe_dist.model.tower_weight import weighed
+from crepe_dist.model.tower_weight import weighted
 from crepe_dist.mxnet_internals import mark_gradient_fresh, pointer, pointers, structural_parameters, view
 from crepe_dist.native.library import Library
 from crepe_dist.networks import block, dropout
@@ -116,7 +116,7 @@ class Engine:
     def values(self) -> Arrays:
         """Copy all parameters by structural name, with the weight of the tower, as a checkpoint has them."""
         arrays = block.values(self.network)
-        return arrays if self.tower_weight is None else weighed(arrays, self.tower_weight)
+        return arrays if self.tower_weight is None else weighted(arrays, self.tower_weight)
 
     def whole_sums(self, documents: int) -> WholeSums | None:
         """Leave gradients in whole numbers from now on, for ``World.trainer``, if the engine can.
