@@ -66,10 +66,10 @@ def test_only_the_last_layer_of_the_tower_has_the_weight():
 
 @pytest.fixture(scope="module")
 def runs(data_with_validation, tmp_path_factory):
-    """Folder with runs of one and two processes, whose tower learns little."""
+    """Folder with runs of one and two processes, whose tower learns less than the table."""
     folder = tmp_path_factory.mktemp("weighed")
     flags = ["--data", data_with_validation, *QUICK, "--optimizer.name=adam", "--training.epochs=2"]
-    flags += ["--model.dropout=0.9", "--model.head_start=0"]
+    flags += ["--optimizer.learning_rate=0.0001"]
     for processes in (1, 2):
         run(command("train", *flags, "--run-dir", folder / str(processes), processes=processes), folder)
     return folder
@@ -85,7 +85,7 @@ def test_ranks_agree_on_the_weight_and_the_checkpoint(runs):
 def test_the_scores_of_the_run_are_those_of_its_checkpoint(runs, data_with_validation):
     path = checkpoint.find(str(runs / "1"))
     about = checkpoint.describe(path) or {}
-    assert about["metrics"]["tower_weight"] in WEIGHTS
+    assert about["metrics"]["tower_weight"] in set(WEIGHTS) - {1}
     with join_to_score() as world:
         engine = crepe_dist.load(path).engine
         for name in ("validation", "test"):
