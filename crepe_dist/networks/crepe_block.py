@@ -62,8 +62,8 @@ class Crepe(nn.HybridBlock):
 
     def logits(self, *inputs: mx.nd.NDArray) -> mx.nd.NDArray:
         """Compute the logits, float32 [B, classes]."""
-        table, tower = self.weights
-        return SUM_SCALE * (table * self.ngrams(*inputs[:2]) + tower * self.tower(*inputs[2:]))
+        parts: tuple[tuple[Any, Any], ...] = ((self.ngrams, inputs[:2]), (self.tower, inputs[2:]))
+        return SUM_SCALE * sum(weight * part(*own) for weight, (part, own) in zip(self.weights, parts) if weight)
 
     def forward(self, *inputs: Any) -> Any:
         return SUM_SCALE * (self.ngrams(*inputs[:2]) + self.tower(*inputs[2:]))
