@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from crepe_dist import command
+from crepe_dist import command, invocation
 from crepe_dist.data.dataset import PARTS, Dataset, Part, open_dataset
 from crepe_dist.distributed.launch import detect, limit_threads
 from crepe_dist.errors import UserError, visible
@@ -25,7 +25,7 @@ from crepe_dist.predicting.inputs import KINDS, Input, open_inputs
 from crepe_dist.predicting.prediction import NONE, Prediction
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.rows import EMPTY, join_title
-from crepe_dist.preparing.sources import PIPE, Reading
+from crepe_dist.preparing.sources import PIPE, Reading, by_suffix
 from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import shortened, whole
 from crepe_dist.wording import counted, listed, percent
@@ -134,6 +134,12 @@ def _check(given: Any) -> None:
         raise UserError(
             f"{shortened(given.checkpoint)} does not exist",
             remedy='name a run folder or a .params file; to classify a text, use --text "hello"',
+        )
+    if given.checkpoint is not None and os.path.isfile(given.checkpoint) and by_suffix(Path(given.checkpoint)):
+        file = shortened(given.checkpoint)
+        raise UserError(
+            f"{file} is a file of texts, not a model",
+            remedy=f"classify it: {invocation.typed('predict')} --file {file}",
         )
     if sum(value is not None for value in (given.text, given.file, given.random)) > 1:
         raise UserError("--text, --file and --random exclude each other", remedy="use only one of them")

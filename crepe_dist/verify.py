@@ -30,7 +30,7 @@ def parser() -> arguments.Parser:
     flags = arguments.parser(
         "verify",
         "Train a finished run again, with its settings and the same kernels, on any number of processes and threads. "
-        "Then compare the parameters of every epoch, bit by bit. The run stays as it is.",
+        "Then compare the parameters of each checkpoint that the run has kept, bit by bit. The run stays as it is.",
         EXAMPLES,
     )
     flags.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")

@@ -33,6 +33,7 @@ def place(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
     (folder / "data").mkdir()
     (folder / "data" / "three").symlink_to(data)
+    (folder / "few.csv").write_text("text\nhello\n")
     more = ("--training.epochs=8", "--optimizer.name=adam", "--optimizer.learning_rate=0.003")
     run(command("train", "--data", "data/three", *QUICK, *more), folder)
     return folder
@@ -220,6 +221,7 @@ class TestPredict:
         ("flags", "message"),
         [
             (["nowhere"], "nowhere does not exist"),
+            (["few.csv"], "predict --file few.csv"),
             (["--file", "nowhere.txt"], "nowhere.txt does not exist"),
             (["--title", "x"], "--title requires one --text"),
             (["--text", "x", "--random", "1"], "exclude each other"),

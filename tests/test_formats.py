@@ -98,6 +98,7 @@ class TestTables:
             ("label,text\nx,a\n", {"text": "body"}, "has no column 'body'"),
             ("x,a\ny,b\n", {"label": "3"}, "has no column '3'"),
             ("one\ntwo\n", {}, "has only one column"),
+            ("GIF\0\1\n\2\0\n", {}, "a.csv is a binary file"),
             ("x,a\ny,b\n", {"label": "kind"}, "has no column 'kind'"),
         ],
     )

@@ -14,7 +14,7 @@ from crepe_dist.model.ngrams import NGramShape
 from crepe_dist.model.paper import PaperShape
 from crepe_dist.settings.config import parse
 from crepe_dist.training.dry_run import layers
-from crepe_dist.training.notes import empty_classes, few_cores, few_steps, little_memory
+from crepe_dist.training.notes import empty_classes, few_cores, few_steps, few_validation_rows, little_memory
 from tests.conftest import PAPER as PAPER_FLAGS
 from tests.conftest import QUICK, command, run
 
@@ -62,6 +62,17 @@ def test_classes_without_rows():
     assert "2 classes have no test row and are not measured: a and b\n" in empty_classes(data, "test")
     counts["train"] = [1, 1, 1]
     assert empty_classes(data, "train") == ""
+
+
+def test_few_validation_rows():
+    def said(**parts: int) -> str:
+        data: Any = SimpleNamespace(parts={name: range(rows) for name, rows in parts.items()})
+        return few_validation_rows(data)
+
+    assert said(train=9, test=9) == said(train=9, validation=100) == ""
+    assert said(validation=99).startswith("note: 99 validation rows are few to choose an epoch by: ")
+    assert "a standard error of up to 6 points\n" in said(validation=99)
+    assert "1 validation row is few" in said(validation=1)
 
 
 def test_memory_and_cores(monkeypatch):

@@ -726,6 +726,13 @@ class TestCompare:
         comparison_page.show(runs, Console(file=stream, width=100, force_terminal=True, color_system="standard"))
         assert "\x1b[1;32m77.5 %" in stream.getvalue()
         assert "\x1b[1;32m75.0 %" not in stream.getvalue()
+        stream = io.StringIO()
+        comparison_page.show(runs, Console(file=stream, width=100))
+        assert re.search(r"test accuracy +75\.0 % +77\.5 % \* *\n", stream.getvalue())
+        assert "* the best of its row" in stream.getvalue()
+        stream = io.StringIO()
+        comparison_page.show([runs[0], other], Console(file=stream, width=100))
+        assert "*" not in stream.getvalue()
 
     @pytest.mark.parametrize("count", [2, 7, 40])
     def test_the_difference_of_any_number_of_classes_is_drawn(self, count):

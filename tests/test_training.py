@@ -348,6 +348,7 @@ class TestOptions:
             (["--device=tpu"], "device is tpu"),
             (["--device=gpu"], "no GPU was found"),
             (["--data=nowhere"], "nowhere is not a prepared data set"),
+            (["--data=."], "name a folder that prepare has written"),
             (["--init-from=nowhere.params"], "nowhere.params does not exist"),
             (["--model.dropout=1.5"], "dropout is 1.5"),
             (["--training.patience=2"], "needs data with a validation split"),

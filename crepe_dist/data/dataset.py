@@ -188,10 +188,11 @@ def open_dataset(folder: Path | str) -> Dataset:
             f"join all parts: {prepare} --merge PART... --out DIR",
         )
     if not path.is_file():
+        there = folder.is_dir()
         raise UserError(
             f"{folder} is not a prepared data set",
-            f"there is no {MANIFEST} in it" if folder.is_dir() else "there is no such folder",
-            f"prepare one: {prepare} SOURCE --out {folder}",
+            f"there is no {MANIFEST} in it" if there else "there is no such folder",
+            f"name a folder that prepare has written, or make one: {prepare} SOURCE --out {'DIR' if there else folder}",
         )
     try:
         manifest = read_json(path, follow=False)

@@ -82,6 +82,7 @@ def show(records: Sequence[RunRecord], console: Console) -> None:
         ("confusions: true → predicted", confusions(records)),
     )
     for title, rows in tables:
+        rows = [_with_stars(row) for row in rows]
         for group in _side_by_side(rows, console.width):
             table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
             table.add_column(text(title))
@@ -92,11 +93,18 @@ def show(records: Sequence[RunRecord], console: Console) -> None:
                 table.add_row(text(row.label), *shown)
             console.print(table)
             console.print()
+    if any(row.best for _, rows in tables for row in rows):
+        console.print("* the best of its row")
     for warning in warnings(records):
         console.print(text(f"! {warning}", "bold yellow"), soft_wrap=True)
     for verdict in verdicts(records):
         console.print(text(verdict), soft_wrap=True)
     console.print(text(caution(records)), soft_wrap=True)
+
+
+def _with_stars(row: Row) -> Row:
+    """Mark the best cells of a row, which colour alone would not in a pipe."""
+    return row._replace(cells=[f"{cell} *" if i in row.best else cell for i, cell in enumerate(row.cells)])
 
 
 def _side_by_side(rows: list[Row], width: int) -> list[list[int]]:

@@ -83,8 +83,8 @@ class TrainingOptions(Settings, group="training"):
 
     Args:
         epochs: passes over the training split. They are numbered from 0, and those before ``start_epoch`` count. null:
-            3 (paper: 5); more, at most 20, if they are less than 750 steps; fewer, at least 2, for more than 100
-            million characters.
+            by the amount of text, usually 3. That is 3 (paper: 5); more, at most 20, if they are less than 750 steps;
+            fewer, at least 2, for more than 100 million characters.
         start_epoch: number of the first epoch, if ``init_from`` has already been trained for some epochs.
         init_from: .params file, run folder or exported folder to start from instead of random parameters, on the same
             or other data. It decides the network and its sizes. If the classes differ, the last layer is initialised

@@ -14,6 +14,7 @@ from crepe_dist.training.engine_setup import training_bytes
 from crepe_dist.wording import counted, cut, first, listed, number, size
 
 SMALLEST_BATCH = 8  # a smaller one is not advised: the gradients get noisy, and a step does not get faster
+FEW_VALIDATION_ROWS = 100
 SHOWN_CLASSES = 10
 LABEL_CELLS = 40  # width of a class name in a note
 
@@ -23,6 +24,7 @@ def notes(config: Config, data: Dataset, shape: Shape, device: Any, ranks: Colle
     found = [
         few_steps(config, len(data.parts["train"]), shape),
         *(empty_classes(data, split) for split in ("train", "test")),
+        few_validation_rows(data),
     ]
     if device.device_type == "cpu":
         found += [little_memory(shape, ranks.local_size), few_cores(ranks.local_size)]
@@ -65,6 +67,19 @@ def empty_classes(data: Dataset, split: str) -> str:
     return _note(
         f"{counted(len(names), 'class', 'classes')} {have} no {split} row and {so}: {listed([*shown, *more])}",
         "collect such rows, or prepare again: --stratified gives each split rows of every class that has enough",
+    )
+
+
+def few_validation_rows(data: Dataset) -> str:
+    """Note that the validation split is too small to choose an epoch by."""
+    rows = len(data.parts.get("validation", ()))
+    if not 0 < rows < FEW_VALIDATION_ROWS:
+        return ""
+    error = 50 / math.sqrt(rows)  # at an accuracy of 50 %
+    return _note(
+        f"{counted(rows, 'validation row')} {'is' if rows == 1 else 'are'} few to choose an epoch by: the accuracy on "
+        f"them has a standard error of up to {number(math.ceil(error))} points",
+        "prepare the data again with a larger --validation, or add rows",
     )
 
 

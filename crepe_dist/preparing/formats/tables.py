@@ -143,6 +143,8 @@ def open_table(
     if not first:
         return Table(name, Chosen(None, (0,)), 1, label, kept=("column 1",) if keep else ()), cutter
     rows = [fields for _, fields in first]
+    if b"\0" in cutter.head and _usual_width(rows) == 1:
+        raise UserError(f"{file} is a binary file", "it has bytes of value 0, and no columns", "name a file of texts")
     if header == "yes" or (header == "auto" and is_header(rows, wanted)):
         names = [cell.strip() for cell in rows[0]]
         columns = choose_named(file, names, wanted, label_given=label is not None, rows=rows[1:])
