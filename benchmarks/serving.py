@@ -129,7 +129,7 @@ def _serve(given: Any) -> None:
 
     encoding = Encoding(feature_len=given.feature_len)
     classes = [f"class {number}" for number in range(7)]
-    shape = PaperShape(len(encoding.alphabet), given.feature_len, len(classes), given.filters, given.units, 0.0)
+    shape = PaperShape(encoding.codes, given.feature_len, len(classes), given.filters, given.units, 0.0)
     arrays = block.values(block.build(shape, ModelOptions(), mx.cpu(), seed=0))
     predictor = Predictor(open_inference(shape, arrays, plan_inference(shape.multiplies)), encoding, classes)
     facts = ModelSummary("random", "", None, classes, given.feature_len, True, True, predictor.engine.plan.precision)

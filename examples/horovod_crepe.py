@@ -57,7 +57,7 @@ def train(args: argparse.Namespace) -> None:
     mx.random.seed(args.seed)
     encoding = dataset.encoding
     shape = PaperShape(
-        len(encoding.alphabet), encoding.feature_len, len(dataset.classes), args.filters, args.units, args.dropout
+        encoding.codes, encoding.feature_len, len(dataset.classes), args.filters, args.units, args.dropout
     )
     network = Paper(shape)
     network.initialize(mx.init.Xavier(magnitude=2.24), ctx=device)

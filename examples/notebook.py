@@ -83,9 +83,7 @@ test_loader = gluon.data.DataLoader(test_dataset, batch_size=6 * args.batch_size
 # %%
 device = pick("auto")  # mx.gpu(), or mx.cpu() without one
 net = Paper(
-    PaperShape(
-        len(encoding.alphabet), encoding.feature_len, len(categories), args.filters, args.units, dropout=args.dropout
-    )
+    PaperShape(encoding.codes, encoding.feature_len, len(categories), args.filters, args.units, dropout=args.dropout)
 )
 net.initialize(mx.init.Xavier(magnitude=2.24), ctx=device)
 net.hybridize()

@@ -18,6 +18,8 @@ from crepe_dist.data.alphabet import (
     LATIN_END,
     MAX_CHARACTERS,
     MIN_COUNT,
+    MOST_PAIRED,
+    SYMBOLS,
     Encoding,
     frequent_alphabet,
 )
@@ -179,7 +181,9 @@ class TestFrequent:
 
     @staticmethod
     def of(text, mode="paper", fold_accents=False):
-        return frequent_alphabet({ord(each): text.count(each) for each in set(text)}, mode, fold_accents)
+        alphabet, paired = frequent_alphabet({ord(each): text.count(each) for each in set(text)}, mode, fold_accents)
+        assert paired == ""
+        return alphabet
 
     def test_what_is_seen_a_handful_of_times_and_a_space(self):
         assert self.of("β" * MIN_COUNT + "α" * 90 + "γ" * (MIN_COUNT - 1)) == " αβ"
@@ -199,14 +203,134 @@ class TestFrequent:
     def test_what_cannot_be_shown_is_left_out(self):
         assert self.of("a\n\x1b\u202e\u200d\ue000" * 9) == " a"
 
-    def test_the_rarest_give_way_and_equal_ones_by_code_point(self):
-        points = range(0x4E00, 0x4E00 + 300)
-        counts = {**dict.fromkeys(points, 10), 0x4E00 + 299: 11, ord(" "): 1}
-        alphabet = frequent_alphabet(counts, "paper", False)
-        assert len(alphabet) == MAX_CHARACTERS
-        assert alphabet == " " + "".join(map(chr, points[: MAX_CHARACTERS - 2])) + chr(0x4E00 + 299)
-        codes = Encoding("paper", 3, None, alphabet).encode([alphabet[-1] + "a "])
-        assert codes.tolist() == [[0, BLANK, MAX_CHARACTERS - 1]]
+    def test_253_characters_and_a_space_have_a_code_each(self):
+        points = range(0x4E00, 0x4E00 + MAX_CHARACTERS - 1)
+        counts = {**dict.fromkeys(points, MIN_COUNT), 0x3042: MIN_COUNT - 1}
+        assert frequent_alphabet(counts, "paper", False) == (" " + "".join(map(chr, points)), "")
+
+    @pytest.mark.parametrize("characters", [254, 255, 300, 5000, 61 + MOST_PAIRED, 61 + MOST_PAIRED + 9])
+    def test_of_more_the_rare_ones_have_two_codes(self, characters):
+        seen = {0x4E00 + place: MIN_COUNT if place < 254 else 1 for place in range(characters)}
+        alphabet, paired = frequent_alphabet(seen, "paper", False)
+        encoding = Encoding("paper", 2, None, alphabet, paired)
+        assert MAX_CHARACTERS - 3 < encoding.codes <= MAX_CHARACTERS
+        assert encoding.characters_known == min(characters, 61 + MOST_PAIRED) + 1
+        text = [chr(point) for point in seen][: 61 + MOST_PAIRED]
+        codes = encoding.encode(text)
+        assert len(set(map(bytes, codes))) == len(text)
+        assert ((codes != BLANK).sum(axis=1) == [1 + (each in paired) for each in text]).all()
+        assert [encoding.decode(row) for row in codes] == text
+        assert encoding.known(np.array([*seen], np.uint32)).sum() == len(text)
+
+    def test_the_most_frequent_ones_have_one_and_equal_ones_by_code_point(self):
+        counts = {**dict.fromkeys(range(0x4E00, 0x4E00 + 300), 10), 0x4E00 + 299: 11, ord(" "): 1}
+        alphabet, paired = frequent_alphabet(counts, "paper", False)
+        assert alphabet[:2] == " \u4e00"
+        assert alphabet[-1] == chr(0x4E00 + 299)
+        assert paired == "".join(chr(0x4E00 + place) for place in range(len(alphabet) - 2, 299))
+
+
+PAIRED = Encoding("paper", 6, None, " ab", "\u0436\u8a9e\u8bed\U0001f600\U00030000")
+
+
+class TestRareCharacters:
+    """Characters that are read as two codes: with five of them, 3 + 3 codes after those of the alphabet."""
+
+    def test_codes(self):
+        assert PAIRED.codes == 9
+        assert PAIRED.pairs()["\u8a9e"] == [3, 7]
+        assert PAIRED.pairs()["\U00030000"] == [4, 7]
+        assert PAIRED.encode(["a\u8a9eb"]).tolist() == [[2, 7, 3, 1, BLANK, BLANK]]  # reversed, as all of the text
+        in_order = Encoding("notebook", 6, None, " ab", PAIRED.paired)
+        assert in_order.encode(["a\u8a9eb"]).tolist() == [[1, 3, 7, 2, BLANK, BLANK]]
+
+    def test_upper_case_counts_as_lower_case(self):
+        assert (PAIRED.encode(["\u0416"]) == PAIRED.encode(["\u0436"])).all()
+        assert PAIRED.pairs()["\u0416"] == PAIRED.pairs()["\u0436"]
+        assert "\u0416" not in Encoding("full", 6, None, PAIRED.alphabet, PAIRED.paired).pairs()
+
+    def test_a_text_that_is_cut_within_a_character_is_read(self):
+        (codes,) = PAIRED.encode(["\u8bed" * 4])
+        assert PAIRED.decode(codes) == "\u8bed" * 3
+        shorter = Encoding("paper", 5, None, PAIRED.alphabet, PAIRED.paired)
+        assert shorter.decode(shorter.encode(["\u8bed" * 4])[0]) == " " + "\u8bed" * 2
+        in_order = Encoding("notebook", 5, None, PAIRED.alphabet, PAIRED.paired)
+        assert in_order.decode(in_order.encode(["\u8bed" * 4])[0]) == "\u8bed" * 2 + " "
+
+    def test_half_a_character_is_a_blank(self):
+        many = "".join(map(chr, range(0x4E00, 0x4E00 + 6000)))
+        for encoding, expected in (
+            (Encoding("notebook", 5, None, " ab", many), "{0}{0} "),
+            (Encoding("paper", 5, None, " ab", many), " {0}{0}"),
+        ):
+            for each in many[::97]:
+                assert encoding.decode(encoding.encode([each * 3])[0]) == expected.format(each)
+        first, second = encoding.pairs()[many[0]]
+        codes = [second, 1, first, 2, first, second, second, first]
+        in_order = Encoding("notebook", 9, None, " ab", many)
+        assert in_order.decode(np.array(codes, np.uint8)) == f" a b{many[0]}  "
+
+    def test_lengths_are_those_of_whole_texts(self):
+        assert PAIRED.lengths(["", "ab", "\u8a9eb" * 9, "x\u0416"]).tolist() == [0, 2, 27, 3]
+        assert Encoding().lengths(["", "\u8a9eb"]).tolist() == [0, 2]
+
+    def test_a_text_longer_than_what_is_read_may_be_readable(self):
+        codes = PAIRED.encode(["x" * 3 + "\u8a9e" * 30])
+        assert PAIRED.unreadable(codes, np.array([33])).tolist() == [False]
+        long = Encoding("paper", 100, None, " ab", PAIRED.paired)
+        text = "x" * 30 + "\u8a9e" * 10 + "x" * 80
+        assert long.unreadable(long.encode([text]), np.array([len(text)])).tolist() == [False]
+
+    def test_a_character_that_stands_for_a_code_is_unknown(self):
+        symbols = "".join(map(chr, range(SYMBOLS, SYMBOLS + 6)))
+        assert (PAIRED.encode([symbols]) == BLANK).all()
+        assert not PAIRED.known(np.array([*map(ord, symbols)], np.uint32)).any()
+
+    def test_a_character_counts_once(self):
+        codes = PAIRED.encode(["\u8a9e\u8bed", "\u8a9eaa", "xxx", "\u8a9exx"])
+        assert PAIRED.counted(codes).sum(axis=1).tolist() == [2, 3, 0, 1]
+        assert PAIRED.unreadable(codes, np.array([2, 3, 3, 3])).tolist() == [False, False, True, False]
+
+    @given(st.text(st.sampled_from("aB \u0416\u8a9ex\U0001f600\0"), max_size=9))
+    def test_with_and_without_kernels_the_codes_are_the_same(self, text):
+        assert (PAIRED.encode([text]) == PAIRED._encode_plain([text.translate(PAIRED._spelling)])).all()
+        places = PAIRED.positions(text)
+        (codes,) = PAIRED.encode([text])
+        assert len(places) >= (codes != BLANK).sum()
+        alone = [PAIRED.encode([each])[0] for each in text]
+        whole = [code for row in reversed(alone) for code in (row[row != BLANK].tolist() or [BLANK])]
+        assert codes.tolist() == (whole + [BLANK] * 6)[:6]
+
+    def test_saved_and_restored(self):
+        restored = Encoding.from_dict(json.loads(json.dumps(PAIRED.to_dict())))
+        assert restored == PAIRED
+        assert restored.reads_as(PAIRED)
+        assert not restored.reads_as(Encoding("paper", 6, None, " ab"))
+        assert "paired" not in Encoding().to_dict()  # as earlier versions wrote it
+
+
+@pytest.mark.parametrize(
+    ("paired", "problem"),
+    [
+        ("ba", "sorted by code point"),
+        ("xx", "unique"),
+        ("ax", "both rare and in the alphabet"),
+        ("x\u202e", "invisible"),
+        ("".join(map(chr, range(0x4E00, 0x4E00 + 126**2))), "the limit is 254"),
+    ],
+)
+def test_rare_characters_that_cannot_be_are_refused(paired, problem):
+    with pytest.raises(UserError) as caught:
+        Encoding.from_dict({**Encoding().to_dict(), "alphabet": " abc", "paired": paired})
+    assert problem in caught.value.why
+    with pytest.raises(UserError):
+        Encoding.from_dict({**Encoding().to_dict(), "paired": "\u8a9e"})  # the usual alphabet has none
+
+
+@pytest.mark.parametrize("saved", [None, 5, ["x"], {"a": "x"}])
+def test_rare_characters_that_are_no_text_are_refused(saved):
+    with pytest.raises(ValueError, match="not a text"):
+        Encoding.from_dict({**Encoding().to_dict(), "alphabet": " abc", "paired": saved})
 
 
 def test_impossible_settings_are_refused():

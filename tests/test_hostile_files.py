@@ -46,7 +46,7 @@ def good(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Good:
     folder = tmp_path_factory.mktemp("good")
     (folder / "data").symlink_to(data)
     dataset = open_dataset(data)
-    shape = PaperShape(len(dataset.encoding.alphabet), FEATURE_LEN, 3, filters=8, units=8)
+    shape = PaperShape(dataset.encoding.codes, FEATURE_LEN, 3, filters=8, units=8)
     arrays = block.values(block.build(shape, ModelOptions(), mx.cpu(), seed=0))
     about: dict[str, Any] = {"epoch": 0, "test_accuracy": 0.5, "encoding": dataset.encoding.to_dict()}
     about |= {"classes": dataset.classes, "network": {"dropout": 0.5}}

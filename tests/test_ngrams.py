@@ -112,7 +112,7 @@ class TestPrepared:
 
     def test_the_loader_s_thread_makes_them(self, data):
         dataset = open_dataset(data)
-        shape = NGramShape(len(dataset.encoding.alphabet), dataset.encoding.feature_len, 3, 3, 1000)
+        shape = NGramShape(dataset.encoding.codes, dataset.encoding.feature_len, 3, 3, 1000)
         engine = GraphEngine(make(shape), Plan("float32", None, ""), mx.cpu())
         threads = set()
 

@@ -69,8 +69,25 @@ def test_positions_are_those_of_the_codes():
         encoding = Encoding(mode, 5, False)
         for text in ("", "abc", "abcde", "abcdefgh"):
             (codes,) = encoding.encode([text])
-            read = "".join(text[place] for place in encoding.positions(len(text)))
+            read = "".join(text[place] for place in encoding.positions(text))
             assert [encoding.alphabet.index(character) for character in read] == codes[: len(read)].tolist()
+
+
+def test_a_rare_character_is_explained_by_both_its_codes():
+    encoding = Encoding("paper", 8, None, " ab", "\u8bed\u8cea")
+    text = "a\u8bed\u8cea b\u8cea"
+    assert encoding.positions(text).tolist() == [5, 5, 4, 3, 2, 2, 1, 1]  # from the end, and without the first
+    assert encoding.positions("\u8bed" * 5).tolist() == [4, 4, 3, 3, 2, 2, 1, 1]
+    assert Encoding("notebook", 3, None, " ab", "\u8bed").positions(text).tolist() == [0, 1, 1]
+    (codes,) = encoding.encode([text])
+
+    def logits(rows):
+        alike = (rows[:, :2] == codes[:2]).all(axis=1)
+        return np.stack([alike, np.zeros(len(rows))], axis=1).astype(np.float32)  # reads the last character alone
+
+    read, scores, _ = occlude(text, encoding, logits, 4, 0)
+    assert read == range(1, 6)
+    assert [score != 0 for score in scores] == [False] * 5 + [True]
 
 
 HOSTILE = '<script>q</script> "q" [bold]q[/] \x1b[31mq \u202eq &amp; q\u0301'

@@ -238,8 +238,29 @@ class TestSeveralMachines:
         assert {**merged, "name": "whole"} == whole
         found = open_dataset(tmp_path / "whole").encoding
         assert found.feature_len == 123
-        assert len(found.alphabet) == MAX_CHARACTERS
+        assert found.codes == MAX_CHARACTERS
+        assert found.paired
         assert found.alphabet[:8] == " έαβγδ一丁"
+
+    def test_length_is_fitted_to_codes_with_a_learnt_and_with_a_given_alphabet(self, tmp_path):
+        rare = [chr(0x4E00 + number) for number in range(600)]
+        lines = [f"a,{'words and words ' * 5}" for _ in range(1800)]
+        lines += ["b," + "".join(rare[(n * k) % 600] for k in range(1, 301)) for n in range(1, 201)]
+        path = tmp_path / "rows.csv"
+        path.write_text("\n".join(lines), "utf-8")
+        sources, fit = find_sources([str(path)]), Fit(length=True, alphabet="made")
+        learnt = prepare(sources, tmp_path / "learnt", Encoding(), Split(), None, fit)
+        encoding = open_dataset(tmp_path / "learnt").encoding
+        assert encoding.paired
+        assert encoding.feature_len > 450
+        assert learnt["lengths"]["cut"] < 0.01
+        given = prepare(
+            sources, tmp_path / "given", Encoding("paper", 9, None, encoding.alphabet, encoding.paired), Split(), None,
+            Fit(length=True),
+        )  # fmt: skip
+        assert open_dataset(tmp_path / "given").encoding == encoding
+        assert given["lengths"] == learnt["lengths"]
+        assert not any("padding" in each["what"] for each in (*learnt["warnings"], *given["warnings"]))
 
     @pytest.fixture
     def parts(self, tmp_path):

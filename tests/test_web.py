@@ -28,7 +28,7 @@ from crepe_dist.settings.model_options import LONGEST_NGRAM
 from tests.browsing import Browsing, chromium, needs_browser
 from tests.conftest import FEATURE_LEN
 from tests.needs import needs
-from tests.test_export import CLASSES, ENCODINGS, make
+from tests.test_export import CLASSES, ENCODINGS, codes_of, make
 from tests.test_export import texts as usual
 
 FILES = ["index.html", "onnxruntime-LICENSE.txt", "onnxruntime-ThirdPartyNotices.txt"]
@@ -122,19 +122,18 @@ class TestEncoder:
     @pytest.mark.parametrize("name", ENCODINGS)
     def test_it_encodes_every_character_and_text_alike(self, browser, name):
         encoding = ENCODINGS[name]
-        about = metadata(NGramShape(len(encoding.alphabet), encoding.feature_len, 2, 6, 100), encoding, ["a", "b"])
+        about = metadata(NGramShape(encoding.codes, encoding.feature_len, 2, 6, 100), encoding, ["a", "b"])
         table = self.found(
             browser,
             about,
             "const codes = [];"
             "for (let point = 0; point < 0x110000; point++) {"
-            "  const code = encoder.table.get(String.fromCodePoint(point));"
-            "  if (code !== undefined) codes.push([point, code]);"
+            "  const found = encoder.table.get(String.fromCodePoint(point));"
+            "  if (found !== undefined) codes.push([point, found]);"
             "}"
             "return codes;",
         )
-        known = np.flatnonzero(encoding._table != 255)
-        assert table == [[point, int(encoding._table[point])] for point in known.tolist()]
+        assert table == [[ord(each), found] for each, found in codes_of(encoding).items()]
         codes = self.found(
             browser, about, "return JSON.parse(arguments[1]).map((text) => [...encoder.encode(text)])", texts()
         )
@@ -144,7 +143,7 @@ class TestEncoder:
     @pytest.mark.parametrize("length", [3, 60])
     def test_it_finds_the_buckets_that_we_find(self, browser, longest, length):
         encoding, rows = Encoding("paper", length), 1000
-        size = len(encoding.alphabet), length, 2
+        size = encoding.codes, length, 2
         shape = CrepeShape(*size, longest, (1 << 24) - 3, reach=longest, rows=rows, width=32, blocks=2, stride=3)
         codes = encoding.encode(texts())
         found = self.found(

@@ -1,12 +1,15 @@
 """Encoding of texts as uint8 codes, by table look-up.
 
-A code is a character's position in the alphabet. Unknown characters and padding have the code ``BLANK``, which becomes
-an all-zero column of the one-hot matrix. The standard alphabet has the notebook's 69 characters: the paper's 70 contain
-"-" twice, and the notebook replaces the second one by a space. ``frequent_alphabet`` makes alphabets for other scripts.
+A character's code is its position in the alphabet. Unknown characters and padding have the code ``BLANK``, which
+becomes an all-zero column of the one-hot matrix. The standard alphabet has the notebook's 69 characters: the paper's 70
+contain "-" twice, and the notebook replaces the second one by a space. ``frequent_alphabet`` makes alphabets for other
+scripts. If a script has more characters than there are codes, each rare one is read as two codes, which no other
+character has.
 """
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,9 +30,11 @@ FULL_ALPHABET = ALPHABET + "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 BLANK = 255
 UNREADABLE_SHARE = 0.1  # a text is unreadable if at most this share of its characters is in the alphabet
 CODE_POINTS = 0x110000
-MAX_CHARACTERS = 254  # size of an alphabet: codes are bytes, and BLANK takes one of them
+MAX_CHARACTERS = 254  # codes of an alphabet: they are bytes, BLANK takes one, and the edges of a text another
 MIN_COUNT = 5  # occurrences that a character needs to enter a generated alphabet
 INVISIBLE = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")  # Unicode categories: controls, direction marks, line separators
+MOST_PAIRED = 96**2  # rare characters at most, so that 61 others and the space keep a code of their own
+SYMBOLS = 0x10FF00  # private code points that stand for the codes of rare characters while a text is encoded
 # Code points from here on never fold to a letter of the standard alphabets, by lower case or decomposition.
 LATIN_END = 0x2200
 # Code points from here on have neither a lower case nor a decomposition.
@@ -41,12 +46,12 @@ Codes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Encoding:
-    """Parameters of the encoding of a text as ``feature_len`` codes, one per code point.
+    """Parameters of the encoding of a text as ``feature_len`` codes: one per code point, or two of a rare one.
 
     Modes:
-        ``paper``: lower case; the LAST ``feature_len`` characters in reversed order (the authors' ``train/data.lua``).
+        ``paper``: lower case; the LAST ``feature_len`` codes in reversed order (the authors' ``train/data.lua``).
         ``full``: as ``paper``, with separate upper and lower case: 95 characters, the paper's "Full" alphabet.
-        ``notebook``: the FIRST ``feature_len`` characters in reading order; upper case is unknown. The notebook's
+        ``notebook``: the FIRST ``feature_len`` codes in reading order; upper case is unknown. The notebook's
             ``encode`` computes the lower-cased, reversed text but then loops over the original, and its published
             parameters depend on that.
 
@@ -58,6 +63,9 @@ class Encoding:
             otherwise.
         alphabet: characters in the order of their codes. A custom alphabet contains a space and is sorted by code
             point. Empty means the standard alphabet of the mode.
+        paired: rare characters, sorted by code point, for which a custom alphabet has no room. Number n is read as the
+            codes ``len(alphabet)`` + n // k and ``len(alphabet)`` + k + n % k, where k² is the smallest square that
+            is not below their number.
 
     Raises:
         UserError: The mode is unknown, ``feature_len`` is out of range, or the custom alphabet is invalid.
@@ -67,6 +75,7 @@ class Encoding:
     feature_len: int = 1014
     fold_accents: bool | None = None
     alphabet: str = ""
+    paired: str = ""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -81,8 +90,8 @@ class Encoding:
             )
         if not self.alphabet:
             object.__setattr__(self, "alphabet", STANDARD_ALPHABETS[self.mode])
-        elif self.is_custom:
-            _check_alphabet(self.alphabet)
+        if self.is_custom or self.paired:
+            _check_alphabet(self.alphabet, self.paired)
         if self.fold_accents is None:
             object.__setattr__(self, "fold_accents", self.mode != "notebook" and not self.is_custom)
 
@@ -90,6 +99,20 @@ class Encoding:
     def is_custom(self) -> bool:
         """True if the alphabet differs from the mode's standard alphabet."""
         return self.alphabet != STANDARD_ALPHABETS[self.mode]
+
+    @property
+    def codes(self) -> int:
+        """Number of codes: those of the alphabet, and those of which rare characters have two."""
+        return len(self.alphabet) + 2 * _side(self.paired)
+
+    @property
+    def characters_known(self) -> int:
+        """Number of characters that have codes."""
+        return len(self.alphabet) + len(self.paired)
+
+    def reads_as(self, other: Encoding) -> bool:
+        """Return whether both map characters to the same codes, whether or not accents are folded."""
+        return (self.mode, self.alphabet, self.paired) == (other.mode, other.alphabet, other.paired)
 
     @property
     def letters(self) -> Codes:
@@ -104,10 +127,18 @@ class Encoding:
 
     @property
     def _table(self) -> Codes:
-        return _table(self.mode, bool(self.fold_accents), self.alphabet)
+        return _table(self.mode, bool(self.fold_accents), self.alphabet, self.paired)
+
+    @property
+    def _spelling(self) -> dict[int, str]:
+        return _spelling(self.mode, bool(self.fold_accents), self.paired)
 
     def encode(self, texts: Sequence[str]) -> Codes:
         """Encode texts as uint8 [len(texts), feature_len], padded with ``BLANK``."""
+        if self.paired:
+            length, spelling = self.feature_len, self._spelling
+            kept = (text[:length] if self.mode == "notebook" else text[-length:] for text in texts)
+            texts = [text.translate(spelling) for text in kept]
         native, _ = library.find()
         return self._encode_native(native, texts) if native and len(texts) else self._encode_plain(texts)
 
@@ -153,20 +184,39 @@ class Encoding:
         codes = np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), length)
         return codes if in_reading_order else codes[:, ::-1]
 
-    def positions(self, length: int) -> range:
-        """Return the indices of the characters behind codes 0, 1, … of a text of ``length`` characters."""
-        if self.mode == "notebook":
-            return range(min(length, self.feature_len))
-        return range(length - 1, max(length - self.feature_len, 0) - 1, -1)
+    def lengths(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Return the number of codes of each whole text, int64 [n]."""
+        spelling = self._spelling
+        return np.array([len(text.translate(spelling) if spelling else text) for text in texts], np.int64)
+
+    def positions(self, text: str) -> npt.NDArray[np.int64]:
+        """Return the indices of the characters behind codes 0, 1, … of a text, int64 [n]."""
+        in_order, spelling = self.mode == "notebook", self._spelling
+        start = 0 if in_order else max(0, len(text) - self.feature_len)
+        kept = text[start : start + self.feature_len]
+        places = np.arange(start, start + len(kept))
+        if spelling:
+            places = np.repeat(places, [len(spelling.get(ord(each), " ")) for each in kept])
+        return places[: self.feature_len] if in_order else places[::-1][: self.feature_len]
 
     def known(self, points: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
-        """Tell which code points, uint32 [n], the alphabet covers, as bool [n]."""
-        return np.asarray(self._table[points] != BLANK)
+        """Tell which code points, uint32 [n], have codes, as bool [n]."""
+        spelt = np.array([point for point, symbols in self._spelling.items() if len(symbols) == 2], np.uint32)
+        return np.asarray((self._table[points] != BLANK) & (points < SYMBOLS) | np.isin(points, spelt))
 
     def characters(self) -> list[str]:
-        """Return all characters that map to each code, in the order of the codes."""
-        table = self._table
-        return ["".join(map(chr, np.flatnonzero(table == code).tolist())) for code in range(len(self.alphabet))]
+        """Return all characters that map to each code, in the order of the codes; none for codes of rare characters."""
+        table = self._table[:SYMBOLS]
+        return ["".join(map(chr, np.flatnonzero(table == code).tolist())) for code in range(self.codes)]
+
+    def pairs(self) -> dict[str, list[int]]:
+        """Return the two codes of each rare character, and of each that counts as one."""
+        spelt = {chr(point): symbols for point, symbols in self._spelling.items() if len(symbols) == 2}
+        return {each: [int(self._table[ord(symbol)]) for symbol in symbols] for each, symbols in spelt.items()}
+
+    def counted(self, codes: Codes) -> npt.NDArray[np.bool_]:
+        """Tell which codes stand for a known character: not those of blanks, and of a pair's two only the first."""
+        return np.asarray(codes < self.codes - _side(self.paired))
 
     def unreadable(self, codes: Codes, lengths: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Tell which texts are almost entirely blank to the network, as bool [n].
@@ -178,22 +228,33 @@ class Encoding:
             codes: encoded texts, uint8 [n, feature_len].
             lengths: number of characters in each text, int [n].
         """
-        known = np.count_nonzero(codes != BLANK, axis=1)
+        known = np.count_nonzero(self.counted(codes), axis=1)
+        read = np.count_nonzero(codes != BLANK, axis=1)
         letters = known - np.count_nonzero(codes == self.alphabet.index(" "), axis=1)
-        unknown = np.minimum(lengths, self.feature_len) - known
+        unknown = np.minimum(lengths + read - known, self.feature_len) - read
         return np.asarray((unknown > 0) & (letters <= UNREADABLE_SHARE * (letters + unknown)))
 
     def decode(self, codes: Codes) -> str:
         """Turn codes, uint8 [feature_len], back into text in reading order, with blanks as spaces and no padding."""
-        text = "".join(self.alphabet[code] if code < len(self.alphabet) else " " for code in codes.tolist())
         used = np.flatnonzero(codes != BLANK)
-        text = text[: used[-1] + 1] if len(used) else ""
-        return text if self.mode == "notebook" else text[::-1]
+        read = codes[: used[-1] + 1].tolist() if len(used) else []
+        in_order = read if self.mode == "notebook" else read[::-1]
+        own, side, text = len(self.alphabet), _side(self.paired), ""
+        firsts, seconds = range(own, own + side), range(own + side, self.codes)
+        for before, code, after in zip([BLANK, *in_order], in_order, [*in_order[1:], BLANK]):
+            if code < own:
+                text += self.alphabet[code]
+            elif code in firsts and after in seconds:
+                number = (code - own) * side + after - own - side
+                text += self.paired[number] if number < len(self.paired) else " "
+            elif code not in seconds or before not in firsts:
+                text += " "
+        return text
 
     def described(self) -> str:
         """Describe the encoding in words, for a message."""
         folded = "folded" if self.fold_accents else "not folded"
-        custom = f", a custom alphabet ({len(self.alphabet)} characters)" if self.is_custom else ""
+        custom = f", a custom alphabet ({self.characters_known:,} characters)" if self.is_custom else ""
         return f"reads {self.feature_len:,} characters, accents {folded}, mode {self.mode}{custom}"
 
     def flags(self, file: Path) -> str:
@@ -207,8 +268,8 @@ class Encoding:
         return f"--mode {self.mode} --feature-len {self.feature_len} --fold-accents {accents} --alphabet {alphabet}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the encoding as JSON-like data."""
-        return asdict(self)
+        """Return the encoding as JSON-like data; without rare characters as earlier versions wrote it."""
+        return {name: each for name, each in asdict(self).items() if self.paired or name != "paired"}
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Encoding:
@@ -226,40 +287,61 @@ class Encoding:
         alphabet = saved["alphabet"]
         if not isinstance(alphabet, str) or not alphabet:
             raise ValueError("the alphabet is not a text")
-        return cls(mode, feature_len, fold_accents, alphabet)  # type: ignore[arg-type]
+        paired = saved.get("paired", "")
+        if not isinstance(paired, str):
+            raise ValueError("the rare characters are not a text")
+        return cls(mode, feature_len, fold_accents, alphabet, paired)  # type: ignore[arg-type]
 
 
-def frequent_alphabet(counts: Mapping[int, int], mode: Mode, fold_accents: bool) -> str:
-    """Make an alphabet of the most frequent characters, sorted by code point.
+def frequent_alphabet(counts: Mapping[int, int], mode: Mode, fold_accents: bool) -> tuple[str, str]:
+    """Make an alphabet of the most frequent characters, and list the rare ones, both sorted by code point.
 
     Characters are counted after folding: in lower case in mode ``paper``, and without accents if ``fold_accents``. The
-    alphabet always contains a space. Characters that occur less than ``MIN_COUNT`` times or are invisible are left out.
-    Ties are broken by code point.
+    alphabet always contains a space. Invisible characters are left out. If at most ``MAX_CHARACTERS`` occur
+    ``MIN_COUNT`` times, these are the alphabet, and all others are left out. Otherwise all but the ``MOST_PAIRED`` most
+    frequent are kept, and as many of them have a code of their own as two codes for the rest leave room. Ties are
+    broken by code point.
 
     Args:
         counts: number of occurrences of each code point.
         mode: mode of the encoding.
         fold_accents: replacement of accented letters; see ``Encoding``.
+
+    Returns:
+        The alphabet, and the rare characters of ``Encoding.paired``.
     """
     seen: Counter[str] = Counter({" ": 0})
     for point, count in counts.items():
         seen[_folded(chr(point), mode, fold_accents)] += count
     del seen[" "]
-    eligible = [
-        each for each, count in seen.items() if count >= MIN_COUNT and unicodedata.category(each) not in INVISIBLE
-    ]
-    eligible.sort(key=lambda each: (-seen[each], each))
-    return "".join(sorted([" ", *eligible[: MAX_CHARACTERS - 1]]))
+    visible = [each for each in seen if unicodedata.category(each) not in INVISIBLE]
+    visible.sort(key=lambda each: (-seen[each], each))
+    usual = [each for each in visible if seen[each] >= MIN_COUNT]
+    if len(usual) < MAX_CHARACTERS:
+        return "".join(sorted([" ", *usual])), ""
+    own = MAX_CHARACTERS - 1
+    while own + 2 * _side(visible[own : own + MOST_PAIRED]) >= MAX_CHARACTERS:
+        own -= 1
+    return "".join(sorted([" ", *visible[:own]])), "".join(sorted(visible[own : own + MOST_PAIRED]))
 
 
-def _check_alphabet(alphabet: str) -> None:
-    problem = ""
-    if len(alphabet) > MAX_CHARACTERS:
-        problem = f"it has {len(alphabet):,} characters; the limit is {MAX_CHARACTERS}"
-    elif any(one >= other for one, other in zip(alphabet, alphabet[1:])):
+def _side(paired: Sequence[str]) -> int:
+    """Return the number of codes that are the first of a pair, which is that of the second ones."""
+    return math.isqrt(max(0, len(paired) - 1)) + bool(paired)
+
+
+def _check_alphabet(alphabet: str, paired: str) -> None:
+    problem, codes = "", len(alphabet) + 2 * _side(paired)
+    if codes > MAX_CHARACTERS:
+        problem = (
+            f"it needs {codes:,} codes for {len(alphabet) + len(paired):,} characters; the limit is {MAX_CHARACTERS}"
+        )
+    elif any(one >= other for each in (alphabet, paired) for one, other in zip(each, each[1:])):
         problem = "its characters are not unique and sorted by code point"
-    elif any(unicodedata.category(each) in INVISIBLE for each in alphabet):
+    elif any(unicodedata.category(each) in INVISIBLE for each in alphabet + paired):
         problem = "it has invisible characters"
+    elif not set(paired).isdisjoint(alphabet):
+        problem = "a character is both rare and in the alphabet"
     elif " " not in alphabet:
         problem = "it has no space"
     if problem:
@@ -278,11 +360,25 @@ def _folded(character: str, mode: Mode, fold_accents: bool) -> str:
 
 
 @cache
-def _table(mode: Mode, fold_accents: bool, alphabet: str) -> Codes:
-    """Return the code of every code point, uint8 [0x110000]."""
+def _table(mode: Mode, fold_accents: bool, alphabet: str, paired: str) -> Codes:
+    """Return the code of every code point, uint8 [0x110000]; ``SYMBOLS`` have those after the alphabet's."""
     table = np.full(CODE_POINTS, BLANK, dtype=np.uint8)
     codes = {character: code for code, character in enumerate(alphabet)}
     end = LATIN_END if alphabet in (ALPHABET, FULL_ALPHABET) else FOLDING_END
     for point in (*range(end), *(ord(character) for character in alphabet)):
         table[point] = codes.get(_folded(chr(point), mode, fold_accents), BLANK)
+    symbols = 2 * _side(paired)
+    table[SYMBOLS : SYMBOLS + symbols] = len(alphabet) + np.arange(symbols)
     return table
+
+
+@cache
+def _spelling(mode: Mode, fold_accents: bool, paired: str) -> dict[int, str]:
+    """Return the two ``SYMBOLS`` of each rare code point, for ``str.translate``; a blank for a symbol in a text."""
+    if not paired:
+        return {}
+    side = _side(paired)
+    spelt = {each: chr(SYMBOLS + n // side) + chr(SYMBOLS + side + n % side) for n, each in enumerate(paired)}
+    folded = ((point, _folded(chr(point), mode, fold_accents)) for point in (*range(FOLDING_END), *map(ord, paired)))
+    own = {point: spelt[each] for point, each in folded if each in spelt}
+    return {**own, **{SYMBOLS + number: "\0" for number in range(2 * side)}}

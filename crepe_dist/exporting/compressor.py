@@ -68,7 +68,7 @@ def _dataset(path: Path, data: Path | None, predictor: Predictor) -> Dataset:
             "name the prepared folder with --data",
         ) from error
     here, there = dataset.encoding, predictor.encoding
-    if (here.mode, here.alphabet, here.feature_len) != (there.mode, there.alphabet, there.feature_len):
+    if not here.reads_as(there) or here.feature_len != there.feature_len:
         raise UserError(
             f"{dataset.folder} is encoded differently from the texts of {path}",
             f"the checkpoint: {there.described()}; the data: {here.described()}",

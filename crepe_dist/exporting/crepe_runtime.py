@@ -52,9 +52,8 @@ class Classifier:
         self.classes: list[str] = self.about["classes"]
         self.min_probability: float = self.about.get("min_probability", 0)  # below it, perhaps none of the classes fits
         # All characters of a code are listed, because lower case and decompositions differ between Unicode versions.
-        self.table = np.full(0x110000, BLANK, np.uint8)
-        for code, characters in enumerate(self.about["characters"]):
-            self.table[[ord(character) for character in characters]] = code
+        self.codes = {each: [code] for code, some in enumerate(self.about["characters"]) for each in some}
+        self.codes.update(self.about.get("pairs", {}))  # rare characters have two
         width = max(FILTERS, self.about.get("longest", 0) * len(self.classes))
         self.batch_size: int = min(MAX_BATCH, max(1, MAX_ACTIVATIONS // (self.about["feature_len"] * width)))
 
@@ -63,9 +62,10 @@ class Classifier:
         length: int = self.about["feature_len"]
         codes = np.full((len(texts), length), BLANK, np.uint8)
         for row, text in zip(codes, texts):
-            kept = text[:length] if self.about["mode"] == "notebook" else text[-length:][::-1]
-            points = np.frombuffer(kept.encode("utf-32-le", "surrogatepass"), "<u4")
-            row[: len(points)] = self.table[points]
+            kept = text[:length] if self.about["mode"] == "notebook" else text[-length:]
+            read = [code for character in kept for code in self.codes.get(character, [BLANK])]
+            read = read[:length] if self.about["mode"] == "notebook" else read[::-1][:length]
+            row[: len(read)] = read
         return codes
 
     def inputs(self, codes: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
@@ -115,14 +115,14 @@ class Classifier:
 
     def predict_stream(self, texts: Iterable[str]) -> Iterator[Prediction]:
         """Classify texts lazily, ``batch_size`` at a time; yield one prediction per text, in order."""
-        texts, space, limits = (
+        texts, others, limits = (
             iter(texts),
-            self.table[ord(" ")],
+            [BLANK, *self.codes[" "], *{second for _, second in self.about.get("pairs", {}).values()}],
             dict(zip(self.classes, self.about.get("thresholds", []))),
         )
         while batch := list(islice(texts, self.batch_size)):
             codes = self.encode(batch)
-            read = ((codes != BLANK) & (codes != space)).sum(axis=1)
+            read = (~np.isin(codes, others)).sum(axis=1)
             for row, known in zip(self.probabilities(codes), read.tolist()):
                 ranking = tuple((self.classes[each], float(row[each])) for each in np.argsort(-row, kind="stable"))
                 labels = tuple(label for label, share in ranking if share >= limits[label]) if limits else None

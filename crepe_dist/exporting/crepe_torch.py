@@ -39,7 +39,7 @@ class Classifier(torch.nn.Module):
         self.classes, self.alphabet, self.sizes = (self.about[name] for name in ("classes", "characters", "network"))
         self.temperature = self.about.get("calibration", {}).get("temperature", 1)
         self.length, self.mode = self.about["encoding"]["feature_len"], self.about["encoding"]["mode"]
-        self.codes = {each: code for code, several in enumerate(self.alphabet) for each in several}
+        self.codes = {each: [n] for n, some in enumerate(self.alphabet) for each in some} | self.about.get("pairs", {})
         self.arrays = torch.nn.ParameterDict()
         for name, array in load((Path(folder) / "model.safetensors").read_bytes()).items():
             self.arrays[name.replace(".", "/")] = torch.nn.Parameter(array, requires_grad="significant" not in name)
@@ -47,8 +47,9 @@ class Classifier(torch.nn.Module):
 
     def encode(self, texts: list[str]) -> torch.Tensor:
         """Encode texts as uint8 [n, length]: the first characters in mode notebook, else the last ones, reversed."""
-        kept = (text[: self.length] if self.mode == "notebook" else text[: -self.length - 1 : -1] for text in texts)
-        codes = [[self.codes.get(each, BLANK) for each in text] + [BLANK] * (self.length - len(text)) for text in kept]
+        cut, step = (slice(self.length), 1) if self.mode == "notebook" else (slice(-self.length, None), -1)
+        read = ([code for each in text[cut] for code in self.codes.get(each, [BLANK])][::step] for text in texts)
+        codes = [row[: self.length] + [BLANK] * (self.length - len(row)) for row in read]
         return torch.tensor(codes, dtype=torch.uint8, device=next(self.parameters()).device)
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
@@ -113,8 +114,7 @@ class Classifier(torch.nn.Module):
         """Write the parameters, their description and this module."""
         (path := Path(folder) / "model.safetensors").parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data := save({n.replace("/", "."): a.detach().float().cpu() for n, a in self.arrays.items()}))
-        kept = ["format", "encoding", "characters", "classes", "labels", "network"]
-        about = {name: each for name, each in self.about.items() if name in kept}
-        about["sha256"] = hashlib.sha256(data).hexdigest()
+        kept = ["format", "encoding", "characters", "pairs", "classes", "labels", "network"]
+        about = {**{n: a for n, a in self.about.items() if n in kept}, "sha256": hashlib.sha256(data).hexdigest()}
         path.with_name("model.json").write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
         path.with_name("crepe_torch.py").write_bytes(Path(__file__).read_bytes())

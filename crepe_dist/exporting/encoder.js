@@ -12,10 +12,11 @@ const BLANK = 255;  // code of unknown characters and of padding
 export class Encoder {
   constructor(about) {
     this.about = about;
-    this.table = new Map();  // character → code, independent of the browser's Unicode version
+    this.table = new Map();  // character → code or two, independent of the browser's Unicode version
     about.characters.forEach((characters, code) => {
-      for (const character of characters) this.table.set(character, code);
+      for (const character of characters) this.table.set(character, [code]);
     });
+    for (const [character, codes] of Object.entries(about.pairs ?? {})) this.table.set(character, codes);
   }
 
   // Mode notebook reads the first characters, the other modes read the last ones in reverse.
@@ -23,15 +24,16 @@ export class Encoder {
     const length = this.about.feature_len, inOrder = this.about.mode === "notebook";
     // 2 * length code units always contain `length` whole characters, even if the slice halves one.
     const characters = [...(inOrder ? text.slice(0, 2 * length) : text.slice(-2 * length))];
-    const kept = inOrder ? characters.slice(0, length) : characters.slice(-length).reverse();
+    const all = characters.flatMap((character) => this.table.get(character) ?? [BLANK]);
     const codes = new Uint8Array(length).fill(BLANK);
-    kept.forEach((character, place) => { codes[place] = this.table.get(character) ?? BLANK; });
+    codes.set(inOrder ? all.slice(0, length) : all.slice(-length).reverse());
     return codes;
   }
 
   read(codes) {
-    const space = this.table.get(" ");
-    return codes.reduce((count, code) => count + (code !== BLANK && code !== space), 0);
+    const seconds = Object.values(this.about.pairs ?? {}).map((pair) => pair[1]);
+    const others = new Set([BLANK, ...this.table.get(" "), ...seconds]);
+    return codes.reduce((count, code) => count + !others.has(code), 0);
   }
 
   inputs(codes) {

@@ -179,7 +179,8 @@ def _write_params(ours: Predictor, about: About, folder: Path) -> Classify:
 
 def _write_pytorch(ours: Predictor, about: About, folder: Path) -> Classify:
     shutil.copyfile(Path(__file__).with_name(TORCH_MODULE), folder / TORCH_MODULE)
-    return _write_crepe(ours, {**about, "characters": ours.encoding.characters()}, folder)
+    codes = {"characters": ours.encoding.characters(), "pairs": ours.encoding.pairs()}
+    return _write_crepe(ours, {**about, **codes}, folder)
 
 
 def _write_crepe(ours: Predictor, about: About, folder: Path) -> Classify:

@@ -53,7 +53,8 @@ def data_of(path: Path) -> Path:
 def synthetic(encoding: Encoding) -> list[str]:
     """Make random texts of known and unknown characters, up to twice as long as the network reads."""
     generator = np.random.default_rng(0)
-    characters = np.array([*encoding.alphabet, *STRANGE])
+    rare = generator.permutation([*encoding.paired])[: len(encoding.alphabet)]
+    characters = np.array([*encoding.alphabet, *rare, *STRANGE])
     longest = 2 * encoding.feature_len
     lengths = [0, 1, longest, *generator.integers(2, longest + 1, TEXTS - 4).tolist()]
     return [STRANGE[-1] * 9, *("".join(generator.choice(characters, length)) for length in lengths)]

@@ -83,7 +83,7 @@ class Corpus:
         Near duplicates have the same letters and digits in what the network reads, in either case. A text without any
         has no duplicates.
         """
-        alphabet = self.dataset.encoding.alphabet
+        encoding, alphabet = self.dataset.encoding, self.dataset.encoding.alphabet
         lower = bytes(
             alphabet.find(each.lower()) if each.lower() in alphabet else code for code, each in enumerate(alphabet)
         )
@@ -93,7 +93,10 @@ class Corpus:
         found = np.arange(len(self))
         for numbers, codes in self.batches(found.copy()):
             for number, row in zip(numbers.tolist(), codes):
-                if key := row.tobytes().translate(table, left_out):
+                key = row.tobytes().translate(table, left_out)
+                if encoding.paired:
+                    key = "".join(filter(str.isalnum, encoding.decode(row).lower())).encode()
+                if key:
                     found[number] = first.setdefault(key, number)
         return found
 

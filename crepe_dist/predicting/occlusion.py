@@ -97,8 +97,8 @@ def occlude_in_batches(
         The positions in ``text`` that the network reads, a score for each character of ``text``, and the words.
     """
     (codes,) = encoding.encode([text])
-    places = encoding.positions(len(text))
-    read = range(min(places), max(places) + 1) if places else range(0)
+    places = encoding.positions(text)
+    read = range(int(places.min()), int(places.max()) + 1) if len(places) else range(0)
     words = [(found.start(), found.end()) for found in _WORD.finditer(text, read.start, read.stop)]
     drops = yield from _drops(
         codes, places, [*((place, place + 1) for place in read), *words], logits, batch_size, index
@@ -113,15 +113,22 @@ def occlude_in_batches(
 
 
 def _drops(
-    codes: Codes, places: range, spans: list[tuple[int, int]], logits: Logits, batch_size: int, index: int
+    codes: Codes,
+    places: npt.NDArray[np.int64],
+    spans: list[tuple[int, int]],
+    logits: Logits,
+    batch_size: int,
+    index: int,
 ) -> Generator[None, None, list[float]]:
     """Compute the drop in the log-odds of a class when each span of the text is blank."""
     drops = np.zeros(len(spans))
     masks = []  # spans that are blank already keep the score 0
-    for number, (start, stop) in enumerate(spans):
-        first, last = sorted((places.index(start), places.index(stop - 1)))
-        if (codes[first : last + 1] != BLANK).any():
-            masks.append((number, slice(first, last + 1)))
+    falls = len(places) > 1 and places[0] > places[-1]
+    rising, each = (places[::-1], codes[len(places) - 1 :: -1]) if falls else (places, codes)
+    for number, bounds in enumerate(spans):
+        first, last = np.searchsorted(rising, bounds).tolist()
+        if (each[first:last] != BLANK).any():
+            masks.append((number, slice(len(places) - last, len(places) - first) if falls else slice(first, last)))
     whole = _log_odds(logits(codes[None]), index)
     for begin in range(0, len(masks), batch_size):
         batch = masks[begin : begin + batch_size]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from crepe_dist.data.alphabet import BLANK, Codes, Encoding
+from crepe_dist.data.alphabet import Codes, Encoding
 from crepe_dist.distributed.device import CPU, Device, pick_for_inference
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
@@ -108,7 +108,7 @@ class Predictor:
             codes = self.encoding.encode(batch)
             logits = self.logits(codes)
             probabilities = softmax(logits) if self.thresholds is None else _sigmoid(logits)
-            read = ((codes != BLANK) & (codes != self.encoding.alphabet.find(" "))).sum(axis=1)
+            read = (self.encoding.counted(codes) & (codes != self.encoding.alphabet.find(" "))).sum(axis=1)
             orders = np.argsort(-probabilities, axis=1, kind="stable").tolist()
             for text, row, order, known in zip(batch, probabilities.tolist(), orders, read.tolist()):
                 ranking = tuple((self.classes[index], row[index]) for index in order)
@@ -251,7 +251,7 @@ def open_checkpoint(path: Path, foreign: Foreign, device: Device = CPU) -> Predi
     else:
         encoding, classes, network_about = checkpoint.trained_as(path, about)
         calibration = Calibration.of(about)
-    shape = parameters.shape_of(arrays, len(encoding.alphabet), encoding.feature_len, network_about)
+    shape = parameters.shape_of(arrays, encoding.codes, encoding.feature_len, network_about)
     thresholds = None if about is None else _thresholds(path, about)
     if len(classes) != shape.classes:
         raise UserError(

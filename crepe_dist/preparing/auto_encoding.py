@@ -23,7 +23,7 @@ from crepe_dist.settings.data_options import LONGEST_FITTED, SHORTEST, STEP, WHO
 
 PIECE = 1 << 15  # rows per task
 PIECE_BYTES = 1 << 20  # bytes of text that are counted at a time
-SAMPLE = 1 << 14  # maximum number of rows used to decide whether a new alphabet is needed
+SAMPLE = 1 << 14  # maximum number of rows that are read to decide on a new alphabet, or a length in codes
 MISSED = 0.01  # a new alphabet is worthwhile if it covers this share of the characters more
 
 Alphabet = Literal["given", "needed", "made"]
@@ -46,9 +46,9 @@ class Fit:
     folds: bool = False
 
 
-def fitting_length(characters: npt.NDArray[Any]) -> int:
-    """Return the fitted ``feature_len`` for texts with these numbers of characters, int [n]."""
-    needed = int(np.percentile(characters, WHOLE, method="inverted_cdf"))
+def fitting_length(codes: npt.NDArray[Any]) -> int:
+    """Return the fitted ``feature_len`` for texts with these numbers of codes [n]."""
+    needed = int(np.percentile(codes, WHOLE, method="inverted_cdf"))
     steps = -(-max(0, needed - SHORTEST) // STEP)
     return min(SHORTEST + steps * STEP, LONGEST_FITTED)
 
@@ -73,8 +73,6 @@ def fit(
         executor: pool to count in.
         ahead: maximum number of tasks in flight.
     """
-    if what.length:
-        encoding = replace(encoding, feature_len=fitting_length(map_rows(rows)["characters"][training]))
     makes = what.alphabet == "made"
     if what.alphabet == "needed":
         sample = _Piece(rows, tuple(texts), training[:: -(-len(training) // SAMPLE)])
@@ -86,12 +84,16 @@ def fit(
             counts.update(found)
             yield min(done * PIECE, len(training))
         encoding = _with_new_alphabet(encoding, what, counts)
+    if what.length:
+        sample = _Piece(rows, tuple(texts), training[:: -(-len(training) // SAMPLE)])
+        needed = count_codes(sample, encoding) if encoding.paired else map_rows(rows)["characters"][training]
+        encoding = replace(encoding, feature_len=fitting_length(needed))
     yield encoding
 
 
 def _with_new_alphabet(encoding: Encoding, what: Fit, counts: Mapping[int, int]) -> Encoding:
-    alphabet = frequent_alphabet(counts, encoding.mode, what.folds)
-    return replace(encoding, alphabet=alphabet, fold_accents=what.folds)
+    alphabet, paired = frequent_alphabet(counts, encoding.mode, what.folds)
+    return replace(encoding, alphabet=alphabet, paired=paired, fold_accents=what.folds)
 
 
 def _missed(encoding: Encoding, what: Fit, counts: Mapping[int, int]) -> float:
@@ -123,3 +125,9 @@ def count_points(piece: _Piece) -> dict[int, int]:
         total[: len(counts)] += counts
     seen = np.flatnonzero(total)
     return dict(zip(seen.tolist(), total[seen].tolist()))
+
+
+def count_codes(piece: _Piece, encoding: Encoding) -> npt.NDArray[np.int64]:
+    """Count the codes of each text of some rows, int64 [n]."""
+    texts = Texts(piece.texts).get(map_rows(piece.rows)[piece.chosen])
+    return encoding.lengths([text.decode("utf-8") for text in texts])

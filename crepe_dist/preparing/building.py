@@ -57,6 +57,7 @@ class Built:
         first_bad: first five records of the quarantine.
         bad: number of unusable lines.
         rows: number of rows of each split.
+        lengths: number of codes of each kept text before it was cut, by split, int64 [n].
         unreadable: number of rows of each split that are nearly blank to the network.
         letterless: number of rows of each split whose text has no letter of any script.
         letterless_examples: beginnings of the first such texts.
@@ -72,6 +73,7 @@ class Built:
     first_bad: list[dict[str, Any]]
     bad: int
     rows: dict[str, int]
+    lengths: npt.NDArray[np.int64]
     unreadable: dict[str, int]
     letterless: dict[str, int]
     letterless_examples: list[str]
@@ -122,6 +124,7 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
             yield "counting characters", step
     parts: dict[str, dict[str, Any]] = {}
     points: Counter[int] = Counter()
+    lengths: list[npt.NDArray[np.int64]] = []
     unreadable: Counter[str] = Counter()
     letterless: Counter[str] = Counter()
     letterless_examples: list[str] = []
@@ -139,6 +142,7 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
         for shard in write_shards(folder, part, chosen, encoding, found, executor, ahead):
             files |= shard.files
             points.update(shard.points)
+            lengths.append(shard.lengths)
             unreadable[part] += shard.unreadable
             letterless[part] += shard.letterless
             letterless_examples = (letterless_examples + shard.letterless_examples)[:EXAMPLES]
@@ -164,7 +168,8 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
     sync(folder)
     rows = {part: about["rows"] for part, about in parts.items()}
     yield Built(
-        encoding, classes, fate, labels, targets, points, reasons, first_bad, bad, rows, dict(unreadable),
+        encoding, classes, fate, labels, targets, points, reasons, first_bad, bad, rows, np.concatenate(lengths),
+        dict(unreadable),
         dict(letterless), letterless_examples,
     )  # fmt: skip
 

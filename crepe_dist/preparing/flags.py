@@ -174,7 +174,7 @@ def parser() -> arguments.Parser:
     group.add_argument(
         "--alphabet",
         metavar="usual|auto|FILE",
-        help="known characters; usual: the standard alphabet of the mode; auto: the most frequent characters of the "
+        help="known characters; usual: the standard alphabet of the mode; auto: the characters of the "
         "training texts; FILE: the alphabet of a prepared folder or of a checkpoint's .json; default: usual, or auto "
         f"if that covers {100 * MISSED:g} %% more of the characters; é read as e is not covered",
     )
@@ -251,7 +251,7 @@ def _local_steps(given: Any, page: Callable[[dict[str, Any]], str], command: str
         given.mode,
         LONGEST_FITTED if length == AUTO else length,
         given.fold_accents,
-        "" if given.alphabet in (None, AUTO, USUAL) else _alphabet_of(Path(given.alphabet)),
+        *(("", "") if given.alphabet in (None, AUTO, USUAL) else _alphabet_of(Path(given.alphabet))),
     )
     split = Split(
         test=test if isinstance(test, float) else 0.2,
@@ -294,8 +294,8 @@ def _fitted_alphabet(given: Any) -> Alphabet:
     return "needed" if given.alphabet is None and given.mode != "notebook" else "given"
 
 
-def _alphabet_of(path: Path) -> str:
-    """Read the custom alphabet of a prepared folder or a checkpoint's description."""
+def _alphabet_of(path: Path) -> tuple[str, str]:
+    """Read the custom alphabet of a prepared folder or a checkpoint's description, and its rare characters."""
     path = path / MANIFEST if path.is_dir() else path
     try:
         encoding = Encoding.from_dict(read_json(path)["encoding"])
@@ -309,7 +309,7 @@ def _alphabet_of(path: Path) -> str:
         raise UserError(
             f"--alphabet: {path} has no custom alphabet", remedy=f"use --mode {encoding.mode}, whose alphabet it has"
         )
-    return encoding.alphabet
+    return encoding.alphabet, encoding.paired
 
 
 def _file_or_share(text: str | None) -> str | float | None:

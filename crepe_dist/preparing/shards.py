@@ -42,6 +42,7 @@ class ShardDone:
     rows: int
     files: dict[str, dict[str, Any]]
     points: dict[int, int]
+    lengths: npt.NDArray[np.int64]
     unreadable: int
     letterless: int
     letterless_examples: list[str]
@@ -91,6 +92,7 @@ def write_shard(task: _ShardTask) -> ShardDone:
     keep_texts = task.part != "train"
     known = np.flatnonzero(task.encoding.known(np.arange(128, dtype=np.uint32))).astype(np.uint8).tobytes()
     points: Counter[int] = Counter()
+    lengths = np.empty(len(chosen), np.int64)
     unreadable = 0
     letterless: list[str] = []  # the first ones
     letterless_count = 0
@@ -106,6 +108,7 @@ def write_shard(task: _ShardTask) -> ShardDone:
         letterless_count += len(odd)
         letterless = (letterless + [excerpt(text) for text in odd[:EXAMPLES]])[:EXAMPLES]
         codes = task.encoding.encode(decoded)
+        lengths[start : start + step] = task.encoding.lengths(decoded)
         writer.append(codes, data)
         # Most characters are ASCII and in the alphabet, so only the others are counted individually.
         left = b"".join(data).translate(None, known).decode("utf-8")
@@ -113,4 +116,4 @@ def write_shard(task: _ShardTask) -> ShardDone:
             values, counts = np.unique(np.frombuffer(left.encode("utf-32-le"), dtype="<u4"), return_counts=True)
             points.update(dict(zip(values.tolist(), counts.tolist())))
             unreadable += int(np.count_nonzero(task.encoding.unreadable(codes, some["characters"])))
-    return ShardDone(len(chosen), writer.close(), dict(points), unreadable, letterless_count, letterless)
+    return ShardDone(len(chosen), writer.close(), dict(points), lengths, unreadable, letterless_count, letterless)

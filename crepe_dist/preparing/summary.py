@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.alphabet import MAX_CHARACTERS
 from crepe_dist.data.dataset import PARTS
 from crepe_dist.preparing.building import Built
 from crepe_dist.preparing.formats.stream import ENDS_EARLY
@@ -43,14 +42,18 @@ def summarise(name: str, job: Job, found: Collected, built: Built, command: str)
         built: result of building the data set.
         command: command line.
     """
-    lengths = found.rows["characters"][kept(built.fate)]
+    characters = int(found.rows["characters"][kept(built.fate)].sum(dtype=np.int64))
     counts = {part: _class_counts(built, built.fate == code) for code, part in enumerate(PARTS) if part in built.rows}
     sampled_out = sum(found.good.values()) - len(found.rows) + int((built.fate == SAMPLED_OUT).sum())
     summary: dict[str, Any] = {
         "name": name,
         "version": __version__,
         "encoding": built.encoding.to_dict(),
-        "fit": {"length": job.fit.length, "alphabet": job.fit.alphabet != "given" and built.encoding.is_custom},
+        "fit": {
+            "length": job.fit.length,
+            "alphabet": job.fit.alphabet != "given" and built.encoding.is_custom,
+            "rare": len(built.encoding.paired),
+        },
         "classes": built.classes,
         "parts": {part: {"rows": built.rows[part], "classes": count.tolist()} for part, count in counts.items()},
         "sources": [{"file": name, "part": part, **found.files[file]} for file, (name, part) in enumerate(job.sources)],
@@ -59,10 +62,10 @@ def summarise(name: str, job: Job, found: Collected, built: Built, command: str)
             "bad": built.bad,
             "duplicates": int((built.fate == REPEATED).sum()),
             "sampled_out": sampled_out,
-            "kept": len(lengths),
+            "kept": len(built.lengths),
         },
-        "lengths": _lengths(lengths, built.encoding.feature_len),
-        "characters": _characters(built, int(lengths.sum(dtype=np.int64))),
+        "lengths": _lengths(built.lengths, built.encoding.feature_len),
+        "characters": _characters(built, characters),
         "duplicates": _duplicates(found, built),
         "examples": _examples(found, built),
         "quarantine": {"rows": built.bad, "reasons": dict(built.reasons.most_common()), "first": built.first_bad},
@@ -318,7 +321,7 @@ def _warnings(
         )
     characters = summary["characters"]
     script = (
-        f"an alphabet holds {MAX_CHARACTERS} characters; transliterate a script that has more"
+        "add training rows with such characters"
         if summary["fit"]["alphabet"]
         else "--alphabet auto makes an alphabet from the characters of these texts"
     )

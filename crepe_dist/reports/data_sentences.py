@@ -241,8 +241,11 @@ def encoding(summary: Summary) -> list[str]:
     accents = "é is read as e." if options["fold_accents"] else "Accented letters are read if the alphabet has them."
     own = []
     if summary["fit"]["alphabet"]:
+        rare = summary["fit"].get("rare", 0)  # earlier versions did not count them
+        pairs = f", of which {number(rare)} rare ones are read as two codes each" if rare else ""
         own = [
-            f"The alphabet was built from the training texts: {counted(len(options['alphabet']), 'character')}; "
+            "The alphabet was built from the training texts: "
+            f"{counted(len(options['alphabet']) + rare, 'character')}{pairs}; "
             "--alphabet usual uses the mode's own alphabet instead."
         ]
     return [modes.get(options["mode"], f"{length} characters of a text are read."), accents, *own]

@@ -275,7 +275,7 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
 def _known(alphabet: str) -> str:
     if alphabet in STANDARD_ALPHABETS.values():
         return "digits, punctuation and Latin letters without accents"
-    return "those that were frequent in the training texts"
+    return "those of the training texts, without very rare ones"
 
 
 def _scripts(alphabet: str) -> list[str]:
@@ -287,7 +287,7 @@ def _scripts(alphabet: str) -> list[str]:
 def encoding_limits(encoding: dict[str, Any]) -> list[str]:
     """Describe what no network with this encoding (``Encoding.to_dict``) can do, however it was trained."""
     length, end = encoding["feature_len"], "first" if encoding["mode"] == "notebook" else "last"
-    alphabet = encoding.get("alphabet", "")
+    alphabet = encoding.get("alphabet", "") + encoding.get("paired", "")
     scripts = _scripts(alphabet)
     return [
         f"It only reads the {end} {number(length)} characters of a text.",

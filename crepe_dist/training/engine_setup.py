@@ -142,7 +142,7 @@ def count_ngrams(shape: NGramShape, dataset: Dataset, world: World) -> npt.NDArr
 def _shape(options: ModelOptions, dataset: Dataset) -> Shape:
     rows, classes, encoding = len(dataset.parts["train"]), len(dataset.classes), dataset.encoding
     chosen = parameters.NETWORKS[options.kind]
-    return chosen.for_data(options, len(encoding.alphabet), encoding.feature_len, classes, rows)
+    return chosen.for_data(options, encoding.codes, encoding.feature_len, classes, rows)
 
 
 def training_bytes(shape: Shape) -> int:

@@ -75,7 +75,7 @@ def read(given: str, options: ModelOptions, dataset: Dataset) -> Start:
     else:
         trained_on, classes, network = checkpoint.trained_as(path, about)
         _check_encoding(path, trained_on, dataset, network)
-    shape = parameters.shape_of(arrays, len(encoding.alphabet), encoding.feature_len, network)
+    shape = parameters.shape_of(arrays, encoding.codes, encoding.feature_len, network)
     if classes is not None and len(classes) != shape.classes:
         raise UserError(
             f"{path} has {shape.classes} outputs, its description {len(classes)} classes",
@@ -125,9 +125,7 @@ def _check_encoding(path: Path, there: Encoding, dataset: Dataset, network: dict
     """
     here = dataset.encoding
     any_length = parameters.shape_class(network).reads_any_length
-    if (here.mode, here.alphabet) != (there.mode, there.alphabet) or not (
-        any_length or here.feature_len == there.feature_len
-    ):
+    if not here.reads_as(there) or not (any_length or here.feature_len == there.feature_len):
         raise UserError(
             f"{path} was trained on texts encoded differently from {dataset.folder}",
             f"the checkpoint: {there.described()}; the data: {here.described()}",
