@@ -132,6 +132,16 @@ class TestCorpus:
             assert counts.max() - counts.min() <= 3
         assert (corpus.groups != np.arange(len(corpus))).sum() == 2
 
+    def test_rare_letters_tell_texts_apart_and_rare_signs_do_not(self, tmp_path):
+        texts = ["一丁七", "一丁七。", "!一丁 七", "一丁三", "Ж一", "ж一", "。", "Ж一 丁"]
+        (tmp_path / "rows.csv").write_text("".join(f"{n % 2},{text}\n" for n, text in enumerate(texts)), "utf-8")
+        encoding = Encoding("full", 40, None, " !", "".join(sorted("一丁七三Жж。")))
+        prepare(find_sources([str(tmp_path / "rows.csv")]), tmp_path / "data", encoding, Split(test=0.5))
+        corpus = Corpus(open_dataset(tmp_path / "data"))
+        assert sorted(np.unique(corpus.groups, return_counts=True)[1]) == [1, 1, 1, 2, 3]
+        alike = corpus.groups == corpus.groups[[corpus.text(row) for row in range(len(corpus))].index("一丁七")]
+        assert {corpus.text(row) for row in np.flatnonzero(alike)} == {"一丁七", "一丁七。", "!一丁 七"}
+
     def test_a_fold_is_a_data_set(self, place, tmp_path):
         corpus = Corpus(open_dataset(place / "data"))
         fold = corpus.folds(3, seed=0)
