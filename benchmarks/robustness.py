@@ -46,7 +46,7 @@ def main() -> None:
     for record in records:
         if record.fingerprint != dataset.fingerprint:
             raise UserError(f"{record.path} was trained on other data", remedy="name runs on the same data")
-    noisy = [with_typos(dataset.parts["test"], rate, letters=dataset.encoding.letters) for rate in RATES]
+    noisy = [with_typos(dataset.parts["test"], rate, encoding=dataset.encoding) for rate in RATES]
     found = [(_name(record), _network(record, noisy)) for record in records] + _baselines(dataset, noisy)
     print(
         f"| {len(noisy[0]):,} test documents of {dataset.name} | {' | '.join(f'{100 * rate:g} %' for rate in RATES)} |"

@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import crepe_dist
+from crepe_dist.data import rare_characters
 from crepe_dist.data.alphabet import BLANK, Encoding
-from crepe_dist.data.dataset import open_dataset
+from crepe_dist.data.dataset import Part, open_dataset
 from crepe_dist.data.keyed_random import mix
 from crepe_dist.data.loader import batches
 from crepe_dist.data.order import epoch_order
 from crepe_dist.data.typos import corrupt, with_typos
+from crepe_dist.settings.allowed_values import MODES
 from crepe_dist.settings.config import digest, parse
 from tests.conftest import QUICK, losses, records, run
 
@@ -173,3 +175,31 @@ def test_the_comparison_with_baselines(data, tmp_path):
     assert characters[0] > 90  # each class has a trigram of its own, which is in no whole word twice
     assert characters[0] >= characters[3] > words[0]
     assert (tmp_path / "curves.svg").read_text(encoding="utf-8").count("naive Bayes") >= 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_error_hits_a_rare_character_as_a_whole(mode):
+    rare = "".join(map(chr, range(0x4E00, 0x4E00 + 1000)))
+    encoding = Encoding(mode, 50, None, " ab", rare)
+    generator = np.random.default_rng(0)
+    texts = ["".join(generator.choice([*rare, "a", " "], generator.integers(1, 25))) for _ in range(400)]
+    codes = encoding.encode(texts)
+    characters = rare_characters.merged(codes, encoding)
+    assert ((characters != BLANK).sum(axis=1) == [*map(len, texts)]).all()
+    assert np.array_equal(rare_characters.parted(characters, encoding), codes)
+    labels = np.zeros(len(texts), np.int32)
+    data = Part(Path(), "test", labels, (codes,), np.array([0, len(texts)]), None, None)
+    noisy = with_typos(data, 0.1, encoding=encoding).codes(np.arange(len(texts)))
+    decoded = [encoding.decode(row) for row in noisy]
+    assert 0.05 < np.mean([one != other for one, other in zip(texts, decoded)]) < 0.9
+    assert {*"".join(decoded)} <= {*rare, *" ab"}
+    lengths = [abs(len(one.rstrip()) - len(other.rstrip())) for one, other in zip(texts, decoded)]
+    assert np.mean(lengths) < 0.5
+    assert np.array_equal(with_typos(data, 0.1, encoding=encoding).codes(np.array([7])), noisy[[7]])
+
+
+def test_a_rare_character_that_does_not_fit_any_more_is_cut():
+    encoding = Encoding("notebook", 4, None, " ab", "\u8a9e\u8bed")
+    characters = np.array([[1, 256, 257, BLANK], [256, 1, 2, 257], [1, 2, 1, 256]], np.uint16)
+    codes = rare_characters.parted(characters, encoding)
+    assert [encoding.decode(row) for row in codes] == ["a\u8a9e ", "\u8a9eab", "aba "]

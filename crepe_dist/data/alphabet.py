@@ -101,9 +101,14 @@ class Encoding:
         return self.alphabet != STANDARD_ALPHABETS[self.mode]
 
     @property
+    def side(self) -> int:
+        """Number of codes that are the first of a rare character, and of those that are the second."""
+        return _side(self.paired)
+
+    @property
     def codes(self) -> int:
         """Number of codes: those of the alphabet, and those of which rare characters have two."""
-        return len(self.alphabet) + 2 * _side(self.paired)
+        return len(self.alphabet) + 2 * self.side
 
     @property
     def characters_known(self) -> int:
@@ -216,7 +221,7 @@ class Encoding:
 
     def counted(self, codes: Codes) -> npt.NDArray[np.bool_]:
         """Tell which codes stand for a known character: not those of blanks, and of a pair's two only the first."""
-        return np.asarray(codes < self.codes - _side(self.paired))
+        return np.asarray(codes < self.codes - self.side)
 
     def unreadable(self, codes: Codes, lengths: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Tell which texts are almost entirely blank to the network, as bool [n].
@@ -239,7 +244,7 @@ class Encoding:
         used = np.flatnonzero(codes != BLANK)
         read = codes[: used[-1] + 1].tolist() if len(used) else []
         in_order = read if self.mode == "notebook" else read[::-1]
-        own, side, text = len(self.alphabet), _side(self.paired), ""
+        own, side, text = len(self.alphabet), self.side, ""
         firsts, seconds = range(own, own + side), range(own + side, self.codes)
         for before, code, after in zip([BLANK, *in_order], in_order, [*in_order[1:], BLANK]):
             if code < own:

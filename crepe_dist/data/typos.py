@@ -7,19 +7,23 @@ the same errors, decode the codes (``Encoding.decode``).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.data import rare_characters
 from crepe_dist.data.alphabet import BLANK, Codes, Encoding
 from crepe_dist.data.dataset import Part
 from crepe_dist.data.keyed_random import Numbers, mix
 
-LETTERS = Encoding().letters
+USUAL = Encoding()
+LETTERS = USUAL.letters
 Places = npt.NDArray[np.int64]
+Numbered = TypeVar("Numbered", npt.NDArray[np.uint8], npt.NDArray[np.uint16])
 
 
-def corrupt(codes: Codes, rate: float, keys: Numbers, letters: Codes = LETTERS) -> Codes:
+def corrupt(codes: Numbered, rate: float, keys: Numbers, letters: Codes = LETTERS) -> Numbered:
     """Add typing errors to documents, as a function of the codes, the rate and the keys.
 
     Each character is hit with probability ``rate``. A hit is with equal probability a substitution by another letter, a
@@ -28,13 +32,14 @@ def corrupt(codes: Codes, rate: float, keys: Numbers, letters: Codes = LETTERS) 
     deletions, the end is padded.
 
     Args:
-        codes: documents, uint8 [n, L]. ``BLANK`` after a document's last known character is padding and stays blank.
+        codes: documents, whole numbers [n, L]. ``BLANK`` after a document's last known character is padding and stays
+            blank.
         rate: probability of an error per character, 0 to 1.
         keys: key of the random numbers of each document, uint64 [n].
         letters: codes that substitutions and insertions draw from; see ``Encoding.letters``.
 
     Returns:
-        A copy with errors, uint8 [n, L].
+        A copy with errors, of the same type.
     """
     known = codes != BLANK
     documents, length = codes.shape
@@ -63,7 +68,7 @@ def corrupt(codes: Codes, rate: float, keys: Numbers, letters: Codes = LETTERS) 
     return result
 
 
-def _swap(flat: Codes, places: Places) -> None:
+def _swap(flat: npt.NDArray[Any], places: Places) -> None:
     """Swap each of these characters with the next one, in order; in a run of neighbours the first moves to the end."""
     is_first = np.diff(places, prepend=-2) != 1
     is_last = np.append(is_first[1:], True)[: len(places)]
@@ -72,7 +77,7 @@ def _swap(flat: Codes, places: Places) -> None:
     flat[places[is_last] + 1] = moved
 
 
-def _substitute(flat: Codes, places: Places, random: Numbers, letters: Codes) -> None:
+def _substitute(flat: npt.NDArray[Any], places: Places, random: Numbers, letters: Codes) -> None:
     old, count = flat[places], len(letters)
     which = np.minimum(np.searchsorted(letters, old), count - 1).astype(np.uint64)
     # For a letter, choose among the others, counted from the one after it.
@@ -85,18 +90,22 @@ class _NoisyPart(Part):
     rate: float
     seed: int
     epoch: int
-    letters: Codes
+    encoding: Encoding
 
     def codes(self, rows: Places) -> Codes:
-        return corrupt(super().codes(rows), self.rate, _keys(self.seed, self.epoch, rows), self.letters)
+        codes, keys, letters = super().codes(rows), _keys(self.seed, self.epoch, rows), self.encoding.letters
+        if not self.encoding.paired:
+            return corrupt(codes, self.rate, keys, letters)
+        characters = rare_characters.merged(codes, self.encoding)
+        return rare_characters.parted(corrupt(characters, self.rate, keys, letters), self.encoding)
 
 
-def with_typos(part: Part, rate: float, seed: int = 0, epoch: int = 0, letters: Codes = LETTERS) -> Part:
+def with_typos(part: Part, rate: float, seed: int = 0, epoch: int = 0, encoding: Encoding = USUAL) -> Part:
     """Return a view of a split with typing errors in its codes; its texts stay unchanged.
 
     The errors of a row are a function of (seed, epoch, row), so any rank that reads the row sees the same errors.
     """
-    return _NoisyPart(**vars(part), rate=rate, seed=seed, epoch=epoch, letters=letters) if rate else part
+    return _NoisyPart(**vars(part), rate=rate, seed=seed, epoch=epoch, encoding=encoding) if rate else part
 
 
 def _keys(seed: int, epoch: int, rows: Places) -> Numbers:

@@ -28,8 +28,8 @@ def score_labels(
         given: flags of ``evaluate``.
         path: the checkpoint.
     """
-    scores, letters = scoring(split), dataset.encoding.letters
-    noisy = {rate: scoring(with_typos(split, rate, letters=letters)) if rate else scores for rate in given.typos}
+    scores, encoding = scoring(split), dataset.encoding
+    noisy = {rate: scoring(with_typos(split, rate, encoding=encoding)) if rate else scores for rate in given.typos}
     if not world.is_root:
         return
     print(text(scores, dataset.classes))

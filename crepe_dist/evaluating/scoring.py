@@ -50,8 +50,8 @@ def score(given: Any, world: Collectives) -> None:
     scoring = partial(
         evaluate, predictor.engine, batch_size=given.batch_size, world=world, calibration=predictor.calibration
     )
-    scores, letters = scoring(split), dataset.encoding.letters
-    noisy = {rate: scoring(with_typos(split, rate, letters=letters)) if rate else scores for rate in given.typos}
+    scores, encoding = scoring(split), dataset.encoding
+    noisy = {rate: scoring(with_typos(split, rate, encoding=encoding)) if rate else scores for rate in given.typos}
     if world.is_root:
         print(_text(scores, dataset.classes, _never_predicted(scores, dataset, path)))
         if noisy:

@@ -130,7 +130,7 @@ def train_epoch(run: Run, guards: Guards) -> None:
 def epoch_batches(run: Run) -> Iterator[Batch]:
     """Yield this rank's share of each remaining global batch of the epoch."""
     seed, epoch = run.config.training.seed, run.progress.epoch
-    train = with_typos(run.data.parts["train"], run.config.data.typos, seed, epoch, run.data.encoding.letters)
+    train = with_typos(run.data.parts["train"], run.config.data.typos, seed, epoch, run.data.encoding)
     order = epoch_order(len(train), seed, epoch)
     size, place = run.config.data.batch_size, (run.world.rank, run.world.size)
     return batches(train, order, size, *place, run.progress.documents, run.engine.prepare, run.engine.together)
