@@ -290,7 +290,8 @@ def encoding_limits(encoding: dict[str, Any]) -> list[str]:
     alphabet = encoding.get("alphabet", "") + encoding.get("paired", "")
     scripts = _scripts(alphabet)
     return [
-        f"It only reads the {end} {number(length)} characters of a text.",
+        f"It only reads the {end} {number(length)} characters of a text"
+        + (", of which rare ones count twice." if encoding.get("paired") else "."),
         f"It knows {counted(len(alphabet), 'character')}: {_known(alphabet)}"
         + (" (accents are removed first)" if encoding["fold_accents"] else "")
         + ". It sees all others as blanks"
