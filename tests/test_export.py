@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,10 @@ CALIBRATION = {"temperature": 0.7, "min_probability": 0.6}  # which every export
 CASES = [(kind, name) for kind in KINDS for name in ENCODINGS]
 
 
+@cache
 def codes_of(encoding: Encoding) -> dict[str, list[int]]:
-    """The codes of every known character, each encoded alone."""
-    characters = [chr(point) for point in range(0x110000)]
+    """The codes of every known character, each encoded alone. None is between the third plane and the symbols."""
+    characters = [chr(point) for point in (*range(0x40000), *range(0x10FF00, 0x110000))]
     codes = replace(encoding, feature_len=2).encode(characters)
     codes = codes if encoding.mode == "notebook" else codes[:, ::-1]
     return {each: row[row != 255].tolist() for each, row in zip(characters, codes) if (row != 255).any()}

@@ -167,7 +167,7 @@ class TestEncoder:
 
 @needs_browser
 @pytest.mark.parametrize(
-    ("kind", "name", "way"), [("crepe", "full", "file"), ("ngrams", "paper", "http"), ("paper", "own", "file")]
+    ("kind", "name", "way"), [("crepe", "rare ones", "file"), ("ngrams", "paper", "http"), ("paper", "own", "file")]
 )
 def test_the_page_answers_as_predict_does(kind, name, way, browser, tmp_path):
     predictor, folder = made(tmp_path, kind, ENCODINGS[name])
