@@ -125,7 +125,8 @@ def lengths(summary: Summary) -> str:
     if "100" in values:
         clauses.append(f"the longest has {number(values['100'])}")
     sentence = ", ".join(clauses) or f"the mean is {number(summary['lengths']['mean'])} characters"
-    return f"{sentence[0].upper()}{sentence[1:]}."
+    twice = " Here and below, rare characters count twice." if summary["fit"].get("rare") else ""
+    return f"{sentence[0].upper()}{sentence[1:]}.{twice}"
 
 
 def cutting(summary: Summary) -> str:
