@@ -17,6 +17,7 @@ from crepe_dist.settings.config import Config, flat
 
 METRICS = "metrics.jsonl"
 LONGEST_LINE = 1 << 20
+MOST_VALUES = 1 << 20  # of a parameter's histogram: those of 67 million take a second
 # Metrics of a step, and suffixes of those of an epoch, that trackers show as well.
 SCALARS = ("loss", "learning_rate", "documents_per_second", "milliseconds", "wait_fraction", "flops_per_second")
 EPOCH_SCALARS = ("_loss", "_accuracy", "_macro_f1", "_average_precision", "_calibration_error", "seconds")
@@ -40,7 +41,7 @@ class Metrics:
         """Write the record of an epoch (``checkpoint.epoch_record``)."""
 
     def pictures(self, step: int, values: Callable[[], Arrays], scores: dict[str, Scores], classes: list[str]) -> None:
-        """Write histograms of the parameters' ``values`` and the confusion matrix of each split."""
+        """Write histograms of the parameters' ``values``, or evenly spaced ones, and each split's confusion matrix."""
 
     def finish(self, result: Record) -> None:
         """Give trackers the result of the run."""
@@ -107,7 +108,7 @@ class RunMetrics(Metrics):
             if not tracker.draws:
                 return
             for name, array in values().items():
-                tracker.add_histogram(f"parameters/{name}", array, step)
+                tracker.add_histogram(f"parameters/{name}", array.ravel()[:: 1 + (array.size - 1) // MOST_VALUES], step)
             if self._draw is not None:
                 for split, score in scores.items():
                     tracker.add_picture(f"confusion/{split}", *self._draw(score, classes), step)
