@@ -206,8 +206,8 @@ class Encoding:
 
     def known(self, points: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
         """Tell which code points, uint32 [n], have codes, as bool [n]."""
-        spelt = np.array([point for point, symbols in self._spelling.items() if len(symbols) == 2], np.uint32)
-        return np.asarray((self._table[points] != BLANK) & (points < SYMBOLS) | np.isin(points, spelt))
+        rare = np.array([ord(each) for each in self.pairs()], np.uint32)
+        return np.asarray((self._table[points] != BLANK) & (points < SYMBOLS) | np.isin(points, rare))
 
     def characters(self) -> list[str]:
         """Return all characters that map to each code, in the order of the codes; none for codes of rare characters."""

@@ -16,7 +16,9 @@ export class Encoder {
     about.characters.forEach((characters, code) => {
       for (const character of characters) this.table.set(character, [code]);
     });
-    for (const [character, codes] of Object.entries(about.pairs ?? {})) this.table.set(character, codes);
+    const pairs = Object.entries(about.pairs ?? {});
+    for (const [character, codes] of pairs) this.table.set(character, codes);
+    this.uncounted = new Set([BLANK, ...this.table.get(" "), ...pairs.map(([, [, second]]) => second)]);
   }
 
   // Mode notebook reads the first characters, the other modes read the last ones in reverse.
@@ -31,9 +33,7 @@ export class Encoder {
   }
 
   read(codes) {
-    const seconds = Object.values(this.about.pairs ?? {}).map((pair) => pair[1]);
-    const others = new Set([BLANK, ...this.table.get(" "), ...seconds]);
-    return codes.reduce((count, code) => count + !others.has(code), 0);
+    return codes.reduce((count, code) => count + !this.uncounted.has(code), 0);
   }
 
   inputs(codes) {

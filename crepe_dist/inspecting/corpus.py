@@ -83,20 +83,24 @@ class Corpus:
         Near duplicates have the same letters and digits in what the network reads, in either case. A text without any
         has no duplicates.
         """
-        encoding, alphabet = self.dataset.encoding, self.dataset.encoding.alphabet
+        encoding = self.dataset.encoding
+        alphabet = encoding.alphabet
         lower = bytes(
             alphabet.find(each.lower()) if each.lower() in alphabet else code for code, each in enumerate(alphabet)
         )
         table = lower + bytes(range(len(lower), 256))
         left_out = bytes([*(code for code, each in enumerate(alphabet) if not each.isalnum()), BLANK])
+
+        def key_of(row: Codes) -> bytes:
+            if encoding.paired:
+                return "".join(filter(str.isalnum, encoding.decode(row).lower())).encode()
+            return row.tobytes().translate(table, left_out)
+
         first: dict[bytes, int] = {}
         found = np.arange(len(self))
         for numbers, codes in self.batches(found.copy()):
             for number, row in zip(numbers.tolist(), codes):
-                key = row.tobytes().translate(table, left_out)
-                if encoding.paired:
-                    key = "".join(filter(str.isalnum, encoding.decode(row).lower())).encode()
-                if key:
+                if key := key_of(row):
                     found[number] = first.setdefault(key, number)
         return found
 

@@ -74,8 +74,8 @@ def fit(
         ahead: maximum number of tasks in flight.
     """
     makes = what.alphabet == "made"
+    sample = _Piece(rows, tuple(texts), training[:: -(-len(training) // SAMPLE)])
     if what.alphabet == "needed":
-        sample = _Piece(rows, tuple(texts), training[:: -(-len(training) // SAMPLE)])
         makes = _missed(encoding, what, count_points(sample)) >= MISSED
     if makes:
         counts: Counter[int] = Counter()
@@ -85,7 +85,6 @@ def fit(
             yield min(done * PIECE, len(training))
         encoding = _with_new_alphabet(encoding, what, counts)
     if what.length:
-        sample = _Piece(rows, tuple(texts), training[:: -(-len(training) // SAMPLE)])
         needed = count_codes(sample, encoding) if encoding.paired else map_rows(rows)["characters"][training]
         encoding = replace(encoding, feature_len=fitting_length(needed))
     yield encoding

@@ -169,8 +169,7 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
     rows = {part: about["rows"] for part, about in parts.items()}
     yield Built(
         encoding, classes, fate, labels, targets, points, reasons, first_bad, bad, rows, np.concatenate(lengths),
-        dict(unreadable),
-        dict(letterless), letterless_examples,
+        dict(unreadable), dict(letterless), letterless_examples,
     )  # fmt: skip
 
 
