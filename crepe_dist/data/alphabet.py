@@ -219,6 +219,10 @@ class Encoding:
         spelt = {chr(point): symbols for point, symbols in self._spelling.items() if len(symbols) == 2}
         return {each: [int(self._table[ord(symbol)]) for symbol in symbols] for each, symbols in spelt.items()}
 
+    def listed(self) -> dict[str, Any]:
+        """Return ``characters`` and ``pairs`` as exports have them, JSON-like."""
+        return {"characters": self.characters(), "pairs": self.pairs()}
+
     def counted(self, codes: Codes) -> npt.NDArray[np.bool_]:
         """Tell which codes stand for a known character: not those of blanks, and of a pair's two only the first."""
         return np.asarray(codes < self.codes - self.side)

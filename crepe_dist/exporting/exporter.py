@@ -179,8 +179,7 @@ def _write_params(ours: Predictor, about: About, folder: Path) -> Classify:
 
 def _write_pytorch(ours: Predictor, about: About, folder: Path) -> Classify:
     shutil.copyfile(Path(__file__).with_name(TORCH_MODULE), folder / TORCH_MODULE)
-    codes = {"characters": ours.encoding.characters(), "pairs": ours.encoding.pairs()}
-    return _write_crepe(ours, {**about, **codes}, folder)
+    return _write_crepe(ours, {**about, **ours.encoding.listed()}, folder)
 
 
 def _write_crepe(ours: Predictor, about: About, folder: Path) -> Classify:

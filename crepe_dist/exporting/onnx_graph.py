@@ -82,8 +82,7 @@ def model(shape: Shape, arrays: Arrays, about: dict[str, Any], *, quantize: bool
 def about(shape: Shape, encoding: Encoding, classes: list[str]) -> dict[str, Any]:
     """Return the metadata: the encoding of the inputs and the names of the outputs."""
     head: dict[str, Any] = {"format": int(FORMAT), "version": __version__, **shape.settings()}
-    codes = {"characters": encoding.characters(), "pairs": encoding.pairs()}
-    return {**head, **encoding.to_dict(), **codes, "classes": classes}
+    return {**head, **encoding.to_dict(), **encoding.listed(), "classes": classes}
 
 
 class _Graph:
