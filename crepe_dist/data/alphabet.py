@@ -245,20 +245,24 @@ class Encoding:
 
     def decode(self, codes: Codes) -> str:
         """Turn codes, uint8 [feature_len], back into text in reading order, with blanks as spaces and no padding."""
+        text = [self.alphabet[code] if code < len(self.alphabet) else " " for code in codes.tolist()]
+        is_pair, numbers = self.pairs_in(codes[None])
+        for place, number in zip(np.flatnonzero(is_pair[0]).tolist(), numbers[is_pair].tolist()):
+            text[place : place + 2] = self.paired[number] if number < len(self.paired) else " ", ""
         used = np.flatnonzero(codes != BLANK)
-        read = codes[: used[-1] + 1].tolist() if len(used) else []
-        in_order = read if self.mode == "notebook" else read[::-1]
-        own, side, text = len(self.alphabet), self.side, ""
-        firsts, seconds = range(own, own + side), range(own + side, self.codes)
-        for before, code, after in zip([BLANK, *in_order], in_order, [*in_order[1:], BLANK]):
-            if code < own:
-                text += self.alphabet[code]
-            elif code in firsts and after in seconds:
-                number = (code - own) * side + after - own - side
-                text += self.paired[number] if number < len(self.paired) else " "
-            elif code not in seconds or before not in firsts:
-                text += " "
-        return text
+        text = text[: used[-1] + 1] if len(used) else []
+        return "".join(text if self.mode == "notebook" else text[::-1])
+
+    def pairs_in(self, codes: Codes) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+        """Find the rare characters in codes, uint8 [n, L]: where both codes of one stand, and its number in ``paired``.
+
+        Returns:
+            Whether a pair begins at each place but the last, and its number, bool and int64 [n, L - 1].
+        """
+        before, after = codes[:, :-1].astype(np.int64), codes[:, 1:].astype(np.int64)
+        first, second = (before, after) if self.mode == "notebook" else (after, before)
+        row, column = first - len(self.alphabet), second - len(self.alphabet) - self.side
+        return (row >= 0) & (row < self.side) & (column >= 0) & (column < self.side), row * self.side + column
 
     def described(self) -> str:
         """Describe the encoding in words, for a message."""

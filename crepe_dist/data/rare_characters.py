@@ -18,13 +18,8 @@ def merged(codes: Codes, encoding: Encoding) -> Characters:
         uint16 [n, L], with more ``BLANK`` at the end.
     """
     numbers = codes.astype(np.uint16)
-    before, after = numbers[:, :-1].astype(np.int64), numbers[:, 1:].astype(np.int64)
-    in_order = encoding.mode == "notebook"
-    own, side = len(encoding.alphabet), encoding.side
-    first, second = (before, after) if in_order else (after, before)
-    row, column = first - own, second - own - side
-    is_pair = (row >= 0) & (row < side) & (column >= 0) & (column < side)
-    numbers[:, :-1][is_pair] = (FIRST + row * side + column)[is_pair]
+    is_pair, found = encoding.pairs_in(codes)
+    numbers[:, :-1][is_pair] = FIRST + found[is_pair]
     is_kept = np.pad(~is_pair, ((0, 0), (1, 0)), constant_values=True)
     return _gathered(numbers, is_kept)
 
