@@ -21,6 +21,7 @@ import pytest
 from crepe_dist import command as commands
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.distributed.launch import Launch, import_mxnet
+from crepe_dist.model.precision import mxnet_has_bfloat16
 from crepe_dist.native import library
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import Split
@@ -84,6 +85,7 @@ _BUILDS = [name for name in library.runnable() if name != library.GENERIC]
 KERNELS = [os.environ[library.SWITCH]] if os.environ.get(library.SWITCH) else [*_BUILDS, library.NONE]
 
 _NATIVE, _TROUBLE = library.find()
+needs_mxnet_bfloat16 = pytest.mark.skipif(not mxnet_has_bfloat16(), reason=f"{needs.NO_FEATURE}AVX-512")
 needs_kernels = pytest.mark.skipif(_NATIVE is None, reason=_TROUBLE or "there are kernels")
 
 

@@ -27,6 +27,7 @@ from crepe_dist.networks.engine import Engine, GraphEngine, NativeEngine, open_e
 from crepe_dist.networks.tower_block import CONVOLUTIONS_RATE, TABLE_RATE
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training.step import TrainingStep
+from tests.conftest import needs_mxnet_bfloat16
 
 BUILDS = library.runnable()
 IN_BFLOAT16 = [name for name in BUILDS if "avx512_bf16" in library.BUILDS[name]]
@@ -274,7 +275,7 @@ def test_both_engines_train_alike(name):
     assert losses[0][-1] < 0.9 * losses[0][0]
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=needs_mxnet_bfloat16)])
 def test_mxnet_in_both_precisions(precision):
     """The same casts as float16 on a GPU: parameters, gradients and logits stay float32."""
     shape = sized()

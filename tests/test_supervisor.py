@@ -475,6 +475,7 @@ class TestEnvironment:
             HOROVOD_RANK="17",
             HOROVOD_ELASTIC="1",
             CREPE_DIST_MINE="x",
+            DNNL_MAX_CPU_ISA="AVX2",
             OMP_NUM_THREADS="1",
             LC_ALL="C.UTF-8",
             XDG_CACHE_HOME="/c",
@@ -493,6 +494,7 @@ class TestEnvironment:
             expected = {
                 "HOROVOD_CYCLE_TIME": "7",
                 "CREPE_DIST_MINE": "x",
+                "DNNL_MAX_CPU_ISA": "AVX2",
                 "OMP_NUM_THREADS": "1",
                 "LC_ALL": "C.UTF-8",
                 "PATH": environment["PATH"],

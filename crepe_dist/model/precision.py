@@ -81,6 +81,11 @@ def plan(options: ModelOptions, device: Any, multiplies: bool = True, common: st
     return _on_cpu(kernels, options.precision, asked)
 
 
+def mxnet_has_bfloat16() -> bool:
+    """Return True if MXNet's operators compute in bfloat16 here (MXNet 1.9.1, whose oneDNN 2.4.4 needs AVX-512)."""
+    return library.processor_flags() >= library.AVX512
+
+
 def plan_inference(multiplies: bool, precision: Precision = "auto") -> Plan:
     """Select precision and kernels for inference on the CPU; other arguments as for ``plan``."""
     asked = "as requested" if multiplies and precision != "auto" else ""
@@ -109,6 +114,12 @@ def _on_cpu(kernels: str, precision: str, asked: str) -> Plan:
             raise UserError(
                 "this processor cannot compute in bfloat16",
                 trouble or "it has neither AMX nor AVX512-BF16",
+                "use model.precision auto or float32",
+            )
+        if native is None and not mxnet_has_bfloat16():
+            raise UserError(
+                "MXNet's operators cannot compute in bfloat16 on this processor",
+                f"they need AVX-512; {trouble or 'model.kernels is mxnet'}",
                 "use model.precision auto or float32",
             )
         return Plan("bfloat16", native, asked)

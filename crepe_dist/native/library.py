@@ -13,8 +13,10 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
 
 SWITCH = "CREPE_DIST_KERNELS"  # for developers: one of BUILDS; or NONE, to behave as if installed without a compiler
+CEILING = "DNNL_MAX_CPU_ISA"  # oneDNN's variable, obeyed by MXNet and PyTorch: the best instruction set to use
 NONE = "none"
 GENERIC = "generic"  # for any processor of the architecture
+PROCESSOR = Path("/proc/cpuinfo")
 FOLDER = Path(__file__).parent
 RECORD = FOLDER / "builds.json"  # SHA-256 of the builds and their sources, written at compilation
 # Builds, best first, and the flags of /proc/cpuinfo that each needs. tools/hatch_build.py compiles them.
@@ -25,6 +27,13 @@ BUILDS = {
     "avx512": AVX512,
     "avx2": {"avx2", "fma"},
     GENERIC: set(),
+}
+# Starts of the flags beyond a value of CEILING.
+BEYOND = {
+    **dict.fromkeys(("SSE41", "AVX"), ("avx2", "fma", "avx512", "amx")),
+    **dict.fromkeys(("AVX2", "AVX2_VNNI", "AVX512_MIC", "AVX512_MIC_4OPS"), ("avx512", "amx")),
+    **dict.fromkeys(("AVX512_CORE", "AVX512_CORE_VNNI"), ("avx512_bf16", "amx")),
+    "AVX512_CORE_BF16": ("amx",),
 }
 _BYTES = ctypes.c_void_p
 _FLOATS = ctypes.c_void_p
@@ -146,12 +155,14 @@ def runnable() -> list[str]:
 
 
 def processor_flags() -> set[str]:
-    """Return the processor's flags from ``/proc/cpuinfo``, such as ``avx2``."""
+    """Return the processor's flags from ``/proc/cpuinfo``, such as ``avx2``, without those ``BEYOND`` the ceiling."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = PROCESSOR.read_text(encoding="utf-8").splitlines()
     except OSError:
         return set()
-    return next((set(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), set())
+    flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), [])
+    beyond = BEYOND.get(os.environ.get(CEILING, "").upper(), ())
+    return {flag for flag in flags if not flag.startswith(beyond)}
 
 
 def find() -> tuple[Library | None, str]:

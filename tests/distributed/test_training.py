@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from crepe_dist.model import parameters
+from crepe_dist.model.precision import mxnet_has_bfloat16
 from crepe_dist.native import library
 from crepe_dist.runs import checkpoint
 from tests.conftest import PAPER, QUICK, command, losses, needs_kernels, records, run
@@ -119,7 +120,7 @@ def test_a_profile_of_many(data, tmp_path):
 
 def test_bfloat16_in_many_is_that_of_one(data, tmp_path):
     native, _ = library.find()
-    if native is not None and not native.bfloat16:
+    if not (native.bfloat16 if native else mxnet_has_bfloat16()):
         pytest.skip(f"{NO_FEATURE}bfloat16")
     for processes in (1, 2):
         printed = train(data, tmp_path / str(processes), processes, "--model.precision=bfloat16")
