@@ -54,7 +54,7 @@ def main() -> None:
     from crepe_dist.predicting.predictor import load
     from crepe_dist.runs import checkpoint
 
-    path = checkpoint.find(given.checkpoint)
+    path = checkpoint.announce(checkpoint.find(given.checkpoint))
     predictor = load(path, **arguments.foreign(given), device="cpu")
     files, made, accuracies = compress_to(predictor, path, given.size, given.out, given.data)
     for file in files:

@@ -65,7 +65,7 @@ def main() -> None:
     from crepe_dist.predicting.predictor import load
     from crepe_dist.runs import checkpoint
 
-    path = checkpoint.find(given.checkpoint)
+    path = checkpoint.announce(checkpoint.find(given.checkpoint))
     predictor = load(path, **arguments.foreign(given), device="cpu", min_probability=given.min_probability)
     real, synthetic = verification.real(path, given.data), verification.synthetic(predictor.encoding)
     if given.format == "web" and not web_runtime.archive().exists():

@@ -53,9 +53,7 @@ def main() -> None:
     from crepe_dist.predicting.predictor import load
     from crepe_dist.runs import checkpoint
 
-    path = checkpoint.find(given.checkpoint)
-    if sys.stderr.isatty():
-        print(f"using {visible(str(path))}", file=sys.stderr)
+    path = checkpoint.announce(checkpoint.find(given.checkpoint))
     predictor = load(path, **arguments.foreign(given), device=given.device, min_probability=given.min_probability)
     explaining = _explaining(predictor, given)
     if given.random is not None:

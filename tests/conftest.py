@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -75,6 +76,8 @@ QUICK = [
     "--logging.tensorboard=false",
     "--logging.report=false",
 ]
+
+USING = re.compile("^using .*\n", re.MULTILINE)  # names the checkpoint of predict and others
 
 NGRAMS = ("--model.network=ngrams",)
 PAPER = ("--model.network=paper", "--model.filters=16", "--model.units=32")
@@ -155,7 +158,9 @@ def command(name: str, *arguments: object, processes: int = 1) -> list[str]:
 
 
 def run(arguments: Sequence[str], cwd: Path, *, code: int | None = 0, stdin: str = "", seconds: float = 200) -> str:
-    """Runs a command to its end and returns all that it printed; checks the exit code (``None``: any but 0)."""
+    """Runs a command to its end and returns all that it printed; checks the exit code (``None``: any but 0).
+
+    The line that names the checkpoint is left out; tests of it run the command themselves."""
     done = subprocess.run(
         arguments,
         cwd=cwd,
@@ -167,7 +172,7 @@ def run(arguments: Sequence[str], cwd: Path, *, code: int | None = 0, stdin: str
         check=False,
     )
     assert (done.returncode == code) if code is not None else (done.returncode != 0), done.stdout
-    return done.stdout
+    return USING.sub("", done.stdout, count=1)
 
 
 def records(run_dir: Path, event: str) -> list[dict[str, Any]]:
@@ -190,7 +195,7 @@ def complaint(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         with pytest.raises(SystemExit) as ended:
             commands.run(module.main)
         assert ended.value.code == 1
-        said = capsys.readouterr().err
+        said = USING.sub("", capsys.readouterr().err, count=1)
         assert said.startswith("error: ")
         assert "Traceback" not in said
         return said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -131,10 +132,12 @@ class TestPredict:
         (place / "lines.txt").write_text("a zig\n" * 1200)
         flags = ("predict", "--file", "lines.txt", "--out", "many.jsonl")
         done = subprocess.run(command(*flags), cwd=place, capture_output=True, text=True, check=True)
-        assert (done.stdout, done.stderr) == ("", "1,200 rows written to many.jsonl\n")
+        assert done.stdout == ""
+        assert done.stderr.splitlines()[1:] == ["1,200 rows written to many.jsonl"]
         sampled = command("predict", "--random", "2", "--data", "data/three", "--out", "two.txt")
         done = subprocess.run(sampled, cwd=place, capture_output=True, text=True, check=True)
-        assert (done.stdout, done.stderr) == ("", "2 rows written to two.txt\n")
+        assert done.stdout == ""
+        assert done.stderr.splitlines()[1:] == ["2 rows written to two.txt"]
 
     def test_csv_keeps_the_delimiter_of_a_csv_file(self, place):
         (place / "semicolons.csv").write_text("id;text;note\n7;a zig;x,y\n8;b vex;\n")
@@ -239,6 +242,31 @@ class TestPredict:
 
     def test_without_any_run(self, tmp_path, complaint):
         assert "no trained run" in complaint("predict", cwd=tmp_path)
+
+    def test_a_run_in_training_is_the_last_choice(self, place, tmp_path, monkeypatch, capsys):
+        (trained,) = (place / "runs").iterdir()
+        first, second, training = (shutil.copytree(trained, tmp_path / "runs" / name) for name in ("b", "a", "c"))
+        (training / "result.json").unlink()
+        os.utime(first / "result.json", (1, 2_000_000_001))
+        os.utime(second / "result.json", (1, 2_000_000_000))
+        os.utime(first / "checkpoints", (1, 1))  # removing old checkpoints does not make a run newer
+        monkeypatch.chdir(tmp_path)
+        assert checkpoint.announce(find(None)).parent.parent.name == "b"
+        for done in (first, second):
+            (done / "result.json").unlink()
+        os.utime(training / "checkpoints", (1, 2_000_000_002))
+        assert checkpoint.announce(find(None)).parent.parent.name == "c"
+        assert [line.endswith("(its run has not finished)") for line in capsys.readouterr().err.splitlines()] == [
+            False,
+            True,
+        ]
+
+    @pytest.mark.parametrize("name", ["predict", "evaluate", "export"])
+    def test_the_checkpoint_is_named(self, place, tmp_path, name):
+        flags = {"predict": ["--text", "a zig"], "evaluate": [], "export": ["--format", "crepe", "--out", tmp_path]}
+        done = subprocess.run(command(name, *flags[name]), cwd=place, capture_output=True, text=True, check=True)
+        (run_dir,) = (place / "runs").iterdir()
+        assert done.stderr.splitlines()[0] == f"using {find(str(run_dir)).relative_to(place)}"
 
 
 class TestEvaluate:

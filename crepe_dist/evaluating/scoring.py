@@ -41,6 +41,8 @@ def score(given: Any, world: Collectives) -> None:
         UserError: on every rank, if the checkpoint or the data set cannot be opened, or if they do not match.
     """
     path = world.agree("checkpoint", lambda: checkpoint.find(given.checkpoint), same=lambda path: path.name)
+    if world.is_root:
+        checkpoint.announce(path)
     dataset, predictor = _open(path, given, world)
     split = dataset.parts[given.part]
     if predictor.thresholds is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Union
@@ -15,7 +16,7 @@ from crepe_dist import invocation, wording
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import PARTS, Dataset
 from crepe_dist.data.targets import SEVERAL
-from crepe_dist.errors import UserError
+from crepe_dist.errors import UserError, visible
 from crepe_dist.files import read_json, sha256, sync, write_json, write_text
 from crepe_dist.model import parameters, tensors_file
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration
@@ -165,12 +166,14 @@ def prune(run_dir: Path, keep: set[str]) -> None:
 def find(given: str | None) -> Path:
     """Find parameters: the given file, those of a model folder, or the reported ones of a run or of the newest run.
 
+    The newest run is the one that finished last; the newest unfinished one only if none has finished.
+
     Raises:
         UserError: no such file.
     """
     if given is None:
-        runs = sorted(RUNS.glob(f"*/{FOLDER}"), key=lambda folder: folder.stat().st_mtime, reverse=True)
-        found = next((path for path in map(_of_run, (folder.parent for folder in runs)) if path), None)
+        runs = sorted((folder.parent for folder in RUNS.glob(f"*/{FOLDER}")), key=_age)
+        found = next((path for path in map(_of_run, runs) if path), None)
         if found is None:
             raise UserError(
                 f"there is no trained run in {RUNS}/",
@@ -186,6 +189,21 @@ def find(given: str | None) -> Path:
         return found
     if not path.is_file():
         raise UserError(f"{path} does not exist", remedy="name a run folder or a .params file")
+    return path
+
+
+def _age(run_dir: Path) -> tuple[bool, float]:
+    """Return a key that sorts finished runs before unfinished ones, the newest first."""
+    result = run_dir / RESULT
+    return not result.is_file(), -(result if result.is_file() else run_dir / FOLDER).stat().st_mtime
+
+
+def announce(path: Path) -> Path:
+    """Say on standard error which parameters a command uses, and whether their run has finished; return them."""
+    run_dir = path.parent.parent if path.parent.name == FOLDER else None
+    unfinished = run_dir is not None and (run_dir / CONFIG).is_file() and not (run_dir / RESULT).is_file()
+    note = " (its run has not finished)" if unfinished else ""
+    print(f"using {visible(str(path))}{note}", file=sys.stderr)
     return path
 
 

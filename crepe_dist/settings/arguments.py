@@ -168,7 +168,9 @@ def add_device(arguments: argparse.ArgumentParser) -> None:
 
 def add_checkpoint(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument(
-        "checkpoint", nargs="?", help=".params file, run folder or exported folder; default: the newest run in runs/"
+        "checkpoint",
+        nargs="?",
+        help=".params file, run folder or exported folder; default: the newest finished run in runs/",
     )
 
 
