@@ -60,9 +60,9 @@ def parser() -> arguments.Parser:
         )
     flags.add_argument(
         "--examples",
-        choices=("data", "neutral"),
-        default="data",
-        help="texts that the page offers to everybody: some of the run's data set, or neutral ones; default: data",
+        choices=("neutral", "data"),
+        default="neutral",
+        help="texts that the page offers to everybody: made-up ones, or some of the run's data set; default: neutral",
     )
     flags.add_argument(
         "--log-requests", action="store_true", help="write one line per request to standard error, without texts"
@@ -105,14 +105,16 @@ def _serve(given: Any, options: ServiceOptions) -> None:
     from crepe_dist.serving.prometheus import Metrics
 
     with server.bind(given.host, given.port) as listener:
-        path = checkpoint.find(given.checkpoint)
+        path = checkpoint.announce(checkpoint.find(given.checkpoint))
         predictor = load(path, **arguments.foreign(given), device=given.device, min_probability=given.min_probability)
         described = checkpoint.describe(path) or {}
         about = summarise(path.name, described, predictor.classes, predictor.encoding, predictor.engine.plan)
         metrics = Metrics(about.checkpoint, about.kernels)
         explain = partial(predictor.explain_in_batches, batch_size=BATCH_TEXTS)
         batcher = Batcher(predictor.predict, on_batch=metrics.batch_texts.observe, explain=explain)
-        examples = run_report.examples(path) if given.examples == "data" else []
+        examples = run_report.examples(path) if given.examples == "data" else classify_page.EXAMPLES
+        if not examples:
+            print("the run's data set has no texts to offer as examples, or is not there", file=sys.stderr)
         try:
             batcher.submit(["warm-up"]).result()
             server.listen(listener)
@@ -125,9 +127,7 @@ def _serve(given: Any, options: ServiceOptions) -> None:
                     "  do:  use it in a private network only, or behind a proxy that adds both",
                     file=sys.stderr,
                 )
-            app, refuse = create_app(
-                batcher, about, metrics, options, examples or classify_page.EXAMPLES, log=given.log_requests
-            )
+            app, refuse = create_app(batcher, about, metrics, options, examples, log=given.log_requests)
             server.serve(app, listener, options.timeout, refuse)
         finally:
             batcher.close()

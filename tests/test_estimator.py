@@ -27,7 +27,9 @@ import crepe_dist
 from crepe_dist import CrepeClassifier
 from crepe_dist.errors import UserError
 from crepe_dist.estimator import fitted_model
-from crepe_dist.estimator.texts import InvalidInput, labels_of, texts_of
+from crepe_dist.estimator.labels import labels_of
+from crepe_dist.predicting.inputs import open_inputs
+from crepe_dist.predicting.texts import InvalidInput, texts_of
 from crepe_dist.settings.config import parse
 from crepe_dist.supervising.training_process import nested
 
@@ -155,7 +157,12 @@ def test_classes_keep_the_dtype_of_the_labels(labels, classes):
         (["a", None], [0, 1], "text 1 is missing"),
         (pd.Series(["a", np.nan]), [0, 1], "text 1 is missing"),
         (["a", 5], [0, 1], "text 1 is not a string"),
-        (pd.DataFrame({"a": ["x"], "b": ["y"]}), [0], "the texts have 2 dimensions: 1 × 2"),
+        (pd.DataFrame({"a": ["x"], "b": ["y"]}), [0], "the table: which column is the text?"),
+        ({"text": "one text"}, [0], "column 'text' of the table is 'one text'"),
+        (pd.DataFrame({"text": ["x", 5]}), [0, 1], "text 1 is not a string"),
+        (pd.DataFrame({"title": ["x", 0], "text": ["y", "z"]}), [0, 1], "text 1 is not a string"),
+        (np.array([["x", "y"]]), [0], "the texts have 2 dimensions: 1 × 2"),
+        (np.arange(2.0), [0, 1], "text 0 is not a string"),
         (["a", "b"], [0], "there are 2 texts and 1 labels"),
         (["a", "b"], ["x", None], "label 1 is missing"),
         (["a", "b"], [1, 1], "all labels are of one class"),
@@ -169,6 +176,16 @@ def test_texts_and_labels_that_cannot_be_used(texts, labels, what):
         labels_of(labels, texts_of(texts))
     assert caught.value.what == what
     assert isinstance(caught.value, ValueError)
+
+
+def test_columns_of_a_table_are_chosen_as_those_of_a_file(tmp_path):
+    frame = pd.DataFrame({"id": [1, 2, 3], "subject": ["x", None, "z"], "body": ["one", "two", None], "other": "-"})
+    expected = ["x | one", "two", "z"]
+    frame.to_csv(tmp_path / "frame.csv", index=False)
+    rows = [row.text for group in open_inputs(str(tmp_path / "frame.csv")) for row in group]
+    assert texts_of(frame) == texts_of(dict(frame)) == rows == expected
+    assert texts_of(frame[["body"]].dropna()) == ["one", "two"]
+    assert texts_of(frame[:0]) == []
 
 
 def test_errors_of_training_come_back():

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import crepe_dist
 from crepe_dist.benchmarking import peers_environment
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
+from crepe_dist.exporting import crepe_runtime
 from crepe_dist.exporting.exporter import TORCH_MODULE, export
 from crepe_dist.model import tensors_file
 from crepe_dist.predicting.predictor import Predictor
@@ -97,8 +99,31 @@ def test_the_module_computes_our_logits(kind, name, tmp_path, module):
     assert (model.encode(given) == predictor.encoding.encode(given)).all()
     np.testing.assert_allclose(model(model.encode(given)), logits(predictor, given), atol=1e-5)
     for found, expected in zip(model.predict(given), predictor.predict(given)):
-        assert found == pytest.approx(dict(expected.ranking), abs=1e-5)
+        assert found.problem == expected.problem
+        assert found == pytest.approx({} if expected.problem else dict(expected.ranking), abs=1e-5)
         assert list(found.values()) == sorted(found.values(), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ("one text", "not str"),
+        (b"bytes", "not bytes"),
+        ({"text": ["a"]}, "not dict"),
+        (pd.DataFrame({"text": ["a"]}), "not DataFrame"),
+        (5, "not int"),
+        (["a", None], "text 1 is None"),
+        (np.arange(3.0), "text 0 is .*, not a string"),
+    ],
+)
+def test_what_is_no_list_of_texts(given, what, tmp_path, module):
+    exported(make(tmp_path, "ngrams", ENCODINGS["paper"]), tmp_path / "out")
+    model = module.Classifier(tmp_path / "out")
+    for predict in (model.predict, crepe_runtime.checked):
+        with pytest.raises(TypeError, match=what):
+            predict(given)
+    assert model.predict([]) == []
+    assert len(model.predict(pd.Series(["a b", " "]))) == 2
 
 
 def test_the_module_knows_n_grams_without_edges(tmp_path, module):
@@ -143,11 +168,11 @@ def test_a_folder_that_was_altered_is_refused(tmp_path, module):
 
 def test_the_module_needs_what_it_says_and_is_short():
     text = MODULE.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 120
+    assert len(text.splitlines()) <= 142
     nodes = list(ast.walk(ast.parse(text, feature_version=(3, 9))))
     names = {alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {str(node.module).split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
-    assert names == {"hashlib", "json", "pathlib", "torch", "safetensors"}
+    assert names == {"collections", "hashlib", "json", "pathlib", "torch", "safetensors"}
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
+from crepe_dist import serve
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.distributed.launch import Launch
 from crepe_dist.errors import UserError
@@ -129,9 +130,13 @@ class TestAnswers:
     def test_as_the_predictor_says(self, kind, tmp_path):
         predictor = load(make(tmp_path, kind, ENCODINGS["paper"]))
         texts = ["qua", "zig zag " * 30, ""]
-        with service(predictor.predict) as client:
+        with service(predictor.predict, explain=predictor.explain_in_batches) as client:
             answers = client.post("/predict", json={"texts": texts}).json()["predictions"]
-        for each, expected in zip(answers, predictor.predict(texts)):
+            assert "explanation" not in client.post("/predict", json={"text": " ", "explain": True}).json()
+            assert value(client.get("/metrics").text, "crepe_dist_predictions_total", **{"class": "empty text"}) == 2
+        *classified, empty = answers
+        assert empty == {"class": None, "probability": None, "top": [], "problem": "empty text"}
+        for each, expected in zip(classified, predictor.predict(texts)):
             assert each["class"] == expected.label
             assert each["probability"] == pytest.approx(expected.probability, abs=1e-3)
 
@@ -506,6 +511,10 @@ class TestMistakes:
         assert (found.data, found.test_accuracy, found.feature_len) == ("three <b>kinds</b>", 0.8125, FEATURE_LEN)
 
 
+def test_texts_of_the_data_are_shown_on_request_only():
+    assert serve.parser().parse_args([]).examples == "neutral"
+
+
 def test_a_server_that_stops_still_answers(monkeypatch):
     monkeypatch.setattr(server, "REFUSING_S", 3.0)
     stopping = threading.Event()
@@ -666,6 +675,12 @@ class TestPage(Browsing):
         self.until(browser, lambda: self.one(browser, "#edge").is_displayed())
         assert self.one(browser, "#count").text.endswith("reads the last 123, but not the first 20")
         assert self.one(browser, "#edge .unread").text == "é" * 20
+
+    def test_what_the_network_does_not_know(self, browser):
+        self.write(browser, "\u4e2d\u6587")
+        problem = self.one(browser, "#problem")
+        self.until(browser, lambda: problem.text.startswith("No character that the network knows."))
+        self.until(browser, lambda: self.bars(browser) == [0, 0, 0])
 
     def test_too_long(self, browser):
         browser.execute_script(

@@ -25,7 +25,8 @@ except ImportError as problem:
     ) from None
 
 from crepe_dist.estimator.fitted_model import open_files, probabilities, train
-from crepe_dist.estimator.texts import InvalidInput, labels_of, texts_of, weights_of
+from crepe_dist.estimator.labels import labels_of, weights_of
+from crepe_dist.predicting.texts import InvalidInput, texts_of
 
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import Predictor
@@ -91,7 +92,8 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         """Train on texts and their labels.
 
         Args:
-            X: texts: a list, an array, a series, or a data frame of one column. Blank texts are not trained on.
+            X: texts: a list, an array, a series, or a table, whose columns are chosen as those of a file. Blank texts
+                are not trained on.
             y: a label for each text, of any type that can be sorted.
             sample_weight: weight of each text in the loss, from 0; only their ratios count. ``None``: all count alike.
 

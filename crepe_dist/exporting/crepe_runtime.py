@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice, tee
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,14 +29,16 @@ FILTERS = 256  # width of a typical convolution
 
 class Prediction(NamedTuple):
     """Prediction for one text. ``ranking`` lists all (class, probability) pairs, the most probable first. ``read``
-    counts the known characters that the network read, without spaces; if it is 0, the prediction is meaningless.
-    ``labels`` are the classes that reach their thresholds, if texts may have several; otherwise None."""
+    counts the known characters that the network read, without spaces; if it is 0, the text has a ``problem``, such as
+    "empty text", and the class is meaningless. ``labels`` are the classes that reach their thresholds, if texts may
+    have several; otherwise None."""
 
     label: str
     probability: float
     ranking: tuple[tuple[str, float], ...]
     read: int
     labels: tuple[str, ...] | None = None
+    problem: str = ""
 
 
 class Classifier:
@@ -110,8 +112,8 @@ class Classifier:
         return np.asarray(self.session.run(None, self.inputs(codes))[0])
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
-        """Classify texts; return one prediction per text, in order."""
-        return list(self.predict_stream(texts))
+        """Classify texts, a list or a column; return one prediction per text, in order. TypeError if they are none."""
+        return list(self.predict_stream(checked(texts)))
 
     def predict_stream(self, texts: Iterable[str]) -> Iterator[Prediction]:
         """Classify texts lazily, ``batch_size`` at a time; yield one prediction per text, in order."""
@@ -123,10 +125,21 @@ class Classifier:
         while batch := list(islice(texts, self.batch_size)):
             codes = self.encode(batch)
             read = (~np.isin(codes, others)).sum(axis=1)
-            for row, known in zip(self.probabilities(codes), read.tolist()):
+            for text, row, known in zip(batch, self.probabilities(codes), read.tolist()):
                 ranking = tuple((self.classes[each], float(row[each])) for each in np.argsort(-row, kind="stable"))
                 labels = tuple(label for label, share in ranking if share >= limits[label]) if limits else None
-                yield Prediction(*ranking[0], ranking, known, labels)
+                problem = "" if known else "no character that the network knows" if text.strip() else "empty text"
+                yield Prediction(*ranking[0], ranking, known, labels, problem)
+
+
+def checked(texts: Iterable[str]) -> list[str]:
+    """Return texts as a list. TypeError is raised for one text, a table, or a list of something else than texts."""
+    if isinstance(texts, (str, bytes, dict, set)) or hasattr(texts, "columns") or not hasattr(texts, "__iter__"):
+        raise TypeError(f"predict takes a list of texts, or a column of a table, not {type(texts).__name__}")
+    for place, text in enumerate(found := list(texts)):
+        if not isinstance(text, str):
+            raise TypeError(f"text {place} is {text!r:.40}, of type {type(text).__name__}, not a string")
+    return found
 
 
 def shown(text: str) -> str:
@@ -150,17 +163,17 @@ def main() -> int:
     unread = 0
     sys.stdin.reconfigure(encoding="utf-8-sig", errors="replace", newline="\n")  # type: ignore[union-attr]
     sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
-    texts, again = tee(sys.argv[2:] or (line.rstrip("\r\n") for line in sys.stdin))
-    for number, (prediction, text) in enumerate(zip(classifier.predict_stream(texts), again), 1):
-        if prediction.read:
-            given = [each for each, _ in prediction.ranking[:5]] if prediction.labels is None else prediction.labels
-            shares = [f"{shown(label)} {percent(share)}" for label, share in prediction.ranking if label in given]
-            rejected = prediction.probability < classifier.min_probability
-            none = ["none of these"] if rejected else ["no label"] if not shares else []
-            print("   ".join([*none, *shares]))
-        else:
-            print(f"not classified: line {number}:", "no known character" if text.strip() else "empty text")
+    texts = sys.argv[2:] or (line.rstrip("\r\n") for line in sys.stdin)
+    for number, prediction in enumerate(classifier.predict_stream(texts), 1):
+        if prediction.problem:
+            print(f"not classified: line {number}: {prediction.problem}")
             unread += 1
+            continue
+        given = [each for each, _ in prediction.ranking[:5]] if prediction.labels is None else prediction.labels
+        shares = [f"{shown(label)} {percent(share)}" for label, share in prediction.ranking if label in given]
+        rejected = prediction.probability < classifier.min_probability
+        none = ["none of these"] if rejected else ["no label"] if not shares else []
+        print("   ".join([*none, *shares]))
     return 1 if unread else 0
 
 

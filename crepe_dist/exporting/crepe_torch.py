@@ -8,6 +8,7 @@ model.save("trained")                           # for Classifier, and for `crepe
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -28,6 +29,12 @@ def hashed(codes: torch.Tensor, longest: int, rows: int) -> torch.Tensor:
             z = (z ^ (z >> shift & (1 << 64 - shift) - 1)) * (factor - (factor >> 63 << 64))  # torch has no uint64
         found.append(torch.where(known, (z >> 32 & 0xFFFFFFFF) * rows >> 32, -1))
     return torch.stack(found, dim=2)
+
+
+class Shares(dict):  # type: ignore[type-arg]
+    """Probabilities by class, the most probable first; none if there is a ``problem``, such as "empty text"."""
+
+    problem = ""
 
 
 class Classifier(torch.nn.Module):
@@ -104,11 +111,26 @@ class Classifier(torch.nn.Module):
     def layer(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         return self.arrays[f"{name}/weight"], self.arrays[f"{name}/bias"]
 
-    def predict(self, texts: list[str]) -> list[dict[str, float]]:
+    def predict(self, texts: Iterable[str]) -> list[Shares]:
+        """Classify a list of texts, or a column of a table. TypeError is raised for anything else."""
+        if isinstance(texts, (str, bytes, dict, set)) or hasattr(texts, "columns") or not hasattr(texts, "__iter__"):
+            raise TypeError(f"predict takes a list of texts, or a column of a table, not {type(texts).__name__}")
+        for place, text in enumerate(texts := list(texts)):
+            if not isinstance(text, str):
+                raise TypeError(f"text {place} is {text!r:.40}, of type {type(text).__name__}, not a string")
+        if not texts:
+            return []
+        codes = self.encode(texts)
+        others = {BLANK, *self.codes[" "], *(second for _, second in self.about.get("pairs", {}).values())}
         with torch.no_grad():
-            logits = self(self.encode(texts)) / self.temperature
+            logits = self(codes) / self.temperature
             shares = (logits.sigmoid() if "labels" in self.about else logits.softmax(dim=1)).tolist()
-        return [dict(sorted(zip(self.classes, each), key=lambda pair: -pair[1])) for each in shares]
+        answers = [Shares(sorted(zip(self.classes, each), key=lambda pair: -pair[1])) for each in shares]
+        for place, (text, row) in enumerate(zip(texts, codes.tolist())):
+            if others.issuperset(row):
+                answers[place] = Shares()
+                answers[place].problem = "no character that the network knows" if text.strip() else "empty text"
+        return answers
 
     def save(self, folder: "str | Path") -> None:
         """Write the parameters, their description and this module."""

@@ -11,7 +11,7 @@ from typing import Any
 from crepe_dist.errors import shown, visible
 from crepe_dist.predicting.inputs import Input
 from crepe_dist.predicting.occlusion import Explanation
-from crepe_dist.predicting.prediction import NONE, Prediction
+from crepe_dist.predicting.prediction import NONE, Prediction, unanswered
 from crepe_dist.wording import percent
 
 STYLES = ("text", "jsonl", "csv")
@@ -69,7 +69,7 @@ class JsonAnswers(Answers):
     def line(self, row: Input, prediction: Prediction | None, explanation: Explanation | None = None) -> str:
         record: dict[str, Any] = {"line": row.line}
         if prediction is None:
-            return json_line({**record, "class": None, "probability": None, "top": [], "problem": row.problem})
+            return json_line({**record, **unanswered(row.problem)})
         record |= prediction.record(self.top)
         if explanation is not None:
             record["explanation"] = explained(explanation)

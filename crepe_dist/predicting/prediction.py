@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 DIGITS = 6
+UNKNOWN = "no character that the network knows"  # problem of a text that is not empty
 NONE = "none of these"  # shown instead of the class of a rejected text
 
 
@@ -49,7 +50,12 @@ class Prediction:
         return self.probability - (self.ranking[1][1] if len(self.ranking) > 1 else 0.0)
 
     def record(self, top: int) -> dict[str, Any]:
-        """Convert to JSON-able data with the ``top`` most probable classes; the class is ``None`` if it is rejected."""
+        """Convert to JSON-able data with the ``top`` most probable classes; the class is ``None`` if it is rejected.
+
+        A text that cannot be classified has no class; its record gives the ``problem`` instead.
+        """
+        if self.problem:
+            return unanswered(self.problem)
         several = {} if self.labels is None else {"labels": list(self.labels)}
         return {
             **several,
@@ -60,3 +66,8 @@ class Prediction:
             "top": [{"class": label, "probability": probability} for label, probability in self.ranking[:top]],
             "read": self.read,
         }
+
+
+def unanswered(problem: str) -> dict[str, Any]:
+    """Return the record of a text that cannot be classified."""
+    return {"class": None, "probability": None, "top": [], "problem": problem}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice, starmap
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.precision import plan_inference
 from crepe_dist.model.shape import Shape
 from crepe_dist.predicting.occlusion import Explanation, finished, occlude_in_batches
-from crepe_dist.predicting.prediction import Prediction
+from crepe_dist.predicting.prediction import UNKNOWN, Prediction
+from crepe_dist.predicting.texts import texts_of
 from crepe_dist.preparing.formats.rows import EMPTY
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.label_scores import Floats
@@ -86,20 +87,19 @@ class Predictor:
         logits, temperature = self.engine.logits(codes), self.calibration.temperature
         return logits if temperature == 1 else np.asarray(logits / np.float32(temperature))
 
-    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+    def predict(self, texts: Iterable[str]) -> list[Prediction]:
         """Classify texts; return one prediction per text, in order.
 
         That of a text of which the network knows no character, such as an empty one, has a ``problem``.
 
+        Args:
+            texts: a list or another iterable of texts, an array, a series, or a table: a data frame, or a mapping of
+                names to columns. The columns of a table are chosen as ``crepe predict --file`` chooses those of a file.
+
         Raises:
-            UserError: a text is not a string, or ``texts`` is not a list or another iterable of texts.
+            UserError: a text is not a string, or ``texts`` is something else, such as one string.
         """
-        if isinstance(texts, str) or not hasattr(texts, "__iter__"):
-            given = "one string" if isinstance(texts, str) else f"{texts!r:.40}, of type {type(texts).__name__}"
-            raise UserError(
-                f"predict was given {given}", "it takes a list of texts", "put each text into a list: [text]"
-            )
-        return list(self.predict_stream(starmap(_text, enumerate(texts))))
+        return list(self.predict_stream(iter(texts_of(texts))))
 
     def predict_stream(self, texts: Iterator[str], batch_size: int = BATCH_SIZE) -> Iterator[Prediction]:
         """Classify texts lazily, ``batch_size`` at a time; yield one prediction per text, in order."""
@@ -166,17 +166,7 @@ def _sigmoid(logits: Logits) -> Logits:
 
 
 def _unread(text: str) -> str:
-    return "no character that the network knows" if text.strip() else EMPTY
-
-
-def _text(position: int, text: object) -> str:
-    if isinstance(text, str):
-        return text
-    raise UserError(
-        f"text {position} is not a string",
-        f"it is {text!r:.40}, of type {type(text).__name__}",
-        "leave such rows out, or replace them; with pandas: column.dropna()",
-    )
+    return UNKNOWN if text.strip() else EMPTY
 
 
 def load(
@@ -193,7 +183,7 @@ def load(
 
     Args:
         checkpoint_or_run: a .params file, a run folder (for its reported checkpoint), or a folder of ``export --format
-            pytorch``; ``None`` for the newest run in ``runs/``.
+            pytorch``; ``None`` for the newest finished run in ``runs/``, or an unfinished one if there is no other.
         mode: encoding of parameters without a ``.json`` file, such as ``notebook`` for those of the original notebook.
             This and the next three arguments are only for such parameters.
         feature_len: number of characters that the network reads; 1014 unless given.

@@ -11,6 +11,7 @@ from typing import Any
 
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats.columns import Wanted, choose_named
+from crepe_dist.preparing.formats.rows import join
 
 LOOK_AT = 100  # rows from which a message suggests the column of labels
 
@@ -36,6 +37,8 @@ def write_table(table: Any, path: Path, wanted: Wanted) -> Wanted:
     """
     name = path.stem
     columns = _columns(table, name)
+    if not any(map(len, columns.values())):
+        raise UserError(f"{name} has no rows", remedy="give texts and their labels")
     names = list(columns)
     first = list(zip(*([_spelled(value) for value in column[:LOOK_AT]] for column in columns.values())))
     chosen = choose_named(name, names, wanted, label_given=False, rows=first)
@@ -52,6 +55,25 @@ def write_table(table: Any, path: Path, wanted: Wanted) -> Wanted:
             # A lone surrogate becomes bytes that are not UTF-8, which reading rejects with that reason.
             stream.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
     return Wanted(label, texts[0] if len(texts) > 1 else None, texts[-1], weight, tuple(labels))
+
+
+def text_column(table: Any) -> Sequence[Any]:
+    """Return the texts of a table without labels. Several columns are joined as those of a file, without missing ones.
+
+    Raises:
+        UserError: columns differ in length, do not exist, or cannot be guessed.
+    """
+    columns = _columns(table, "the table")
+    names = list(columns)
+    texts = [columns[names[i]] for i in choose_named("the table", names, Wanted(), label_given=True).texts]
+    return texts[0] if len(texts) == 1 else [_joined(values) for values in zip(*texts)]
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    """Join the texts of a row; return the first value that is neither a text nor missing instead, for its message."""
+    texts = ["" if is_missing(value) else value for value in values]
+    others = [value for value in texts if not isinstance(value, str)]
+    return others[0] if others else join(texts)
 
 
 def _columns(table: Any, name: str) -> dict[str, Sequence[Any]]:
@@ -75,8 +97,6 @@ def _columns(table: Any, name: str) -> dict[str, Sequence[Any]]:
             ", ".join(f"{key!r} has {length:,} rows" for key, length in lengths.items())[:300],
             "give a label for every text, and a text for every label",
         )
-    if not any(lengths.values()):
-        raise UserError(f"{name} has no rows", remedy="give texts and their labels")
     return columns
 
 

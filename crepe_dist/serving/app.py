@@ -71,7 +71,8 @@ def create_app(
         finally:
             explaining -= 1
         metrics.answered([text], [found.prediction])
-        return Json({**found.prediction.record(top), "explanation": explained(found)})
+        record = found.prediction.record(top)
+        return Json(record if found.prediction.problem else {**record, "explanation": explained(found)})
 
     @app.post(
         PREDICT,

@@ -44,8 +44,9 @@ class Metrics:
         self.texts.inc(len(texts))
         self.characters.inc(sum(map(len, texts)))
         for each in predictions:
-            for label in [each.label] if each.labels is None else each.labels:
-                self.predictions.labels(NONE if each.rejected else visible(label)).inc()
+            labels = [NONE if each.rejected else each.label] if each.labels is None else each.labels
+            for label in [each.problem] if each.problem else labels:
+                self.predictions.labels(visible(label)).inc()
 
     def exposition(self) -> bytes:
         """Render the metrics in Prometheus's text format."""

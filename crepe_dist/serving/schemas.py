@@ -54,15 +54,20 @@ class Explanation(BaseModel):
 class Answer(BaseModel):
     """Most probable class of a text, its ranking of ``top`` classes, and its explanation if it was asked for.
 
-    A model that gives several labels also answers with ``labels``: those whose probability reaches their threshold.
+    A model that gives several labels also answers with ``labels``: those whose probability reaches their threshold. A
+    text that cannot be classified, such as an empty one, has a ``problem`` and no class.
     """
 
     labels: Optional[list[str]] = None
-    label: Optional[str] = Field(alias="class", description="null if the probability is below --min-probability")
-    probability: float
-    entropy: float = Field(description="entropy of the probabilities of all classes, in nats")
-    margin: float = Field(description="difference of the probabilities of the first two classes")
+    label: Optional[str] = Field(
+        alias="class", description="null if the probability is below --min-probability, or there is a problem"
+    )
+    probability: Optional[float]
+    entropy: Optional[float] = Field(None, description="entropy of the probabilities of all classes, in nats")
+    margin: Optional[float] = Field(None, description="difference of the probabilities of the first two classes")
     top: list[Ranked]
+    read: Optional[int] = Field(None, description="number of known characters that the network read, without spaces")
+    problem: Optional[str] = Field(None, description="reason why the text cannot be classified")
     explanation: Optional[Explanation] = None
 
 

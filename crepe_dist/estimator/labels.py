@@ -1,4 +1,4 @@
-"""Checks of the texts and labels that the estimator is given."""
+"""Checks of the labels and weights that the estimator is given."""
 
 from __future__ import annotations
 
@@ -10,45 +10,8 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight
 
-from crepe_dist.errors import UserError
+from crepe_dist.predicting.texts import InvalidInput
 from crepe_dist.preparing.frames import is_missing
-
-
-class InvalidInput(UserError, ValueError):
-    """Texts, labels or parameters that an estimator cannot use; scikit-learn expects a ``ValueError``."""
-
-
-def texts_of(given: Any) -> list[str]:
-    """Return the texts of a list, an array, a series, or a data frame or array of one column.
-
-    Raises:
-        InvalidInput: ``given`` is something else, or one of its values is not a string.
-    """
-    if isinstance(given, (str, bytes)) or not hasattr(given, "__len__") or not hasattr(given, "__iter__"):
-        raise InvalidInput(
-            f"the texts are {given!r:.40}", f"that is of type {type(given).__name__}", "give a list of strings"
-        )
-    shape: tuple[int, ...] = getattr(given, "shape", (len(given),))
-    if len(shape) == 2 and shape[1] == 1:
-        given = given.iloc[:, 0] if hasattr(given, "iloc") else np.asarray(given)[:, 0]
-    elif len(shape) != 1:
-        raise InvalidInput(
-            f"the texts have {len(shape)} dimensions: {' × '.join(map(str, shape))}",
-            "a classifier of texts reads one column",
-            "choose it, for instance frame['text'], or in a pipeline with ColumnTransformer",
-        )
-    values = given.tolist() if hasattr(given, "tolist") else list(given)
-    for place, value in enumerate(values):
-        if not isinstance(value, str):
-            missing = is_missing(value)
-            raise InvalidInput(
-                f"text {place} is {'missing' if missing else 'not a string'}",
-                f"it is {value!r:.40}, of type {type(value).__name__}",
-                "leave such rows out, or replace them by ''; with pandas: column.fillna('')"
-                if missing
-                else "give strings",
-            )
-    return values
 
 
 def labels_of(given: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
