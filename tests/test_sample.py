@@ -1,4 +1,4 @@
-"""Training on the sample with the defaults; takes minutes, so it runs with `-m slow`."""
+"""The sample, prepared; and trained on with the defaults, which takes minutes, so it runs with `-m slow`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+import crepe_dist
+from crepe_dist.training.training_data import SAMPLE_SPLIT
 from tests.conftest import command, run
 
 
@@ -21,3 +23,10 @@ def test_the_sample_is_learnt(tmp_path):
     assert json.loads((tmp_path / "scores.json").read_text())["accuracy"] == result["test_accuracy"]
     (answer,) = run(command("predict"), tmp_path, stdin="what a wonderful little film\n").splitlines()
     assert answer.startswith("movie review")
+
+
+def test_the_sample_is_prepared_without_warnings(tmp_path):
+    report = crepe_dist.prepare("sample", tmp_path / "sample")
+    assert report["warnings"] == []
+    assert report["rows"]["kept"] == 23_449
+    assert SAMPLE_SPLIT.dedupe == "near"

@@ -28,7 +28,7 @@ from crepe_dist.preparing.preparation import (
     prepare_in_steps,
 )
 from crepe_dist.preparing.selection import DEDUPE, Split
-from crepe_dist.preparing.sources import FORMATS, SAMPLE_FEATURE_LEN, Reading, Sources, find_sources
+from crepe_dist.preparing.sources import FORMATS, SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, Reading, Sources, find_sources
 from crepe_dist.settings import arguments
 from crepe_dist.settings.allowed_values import LONGEST_DOCUMENT, MODES
 from crepe_dist.settings.data_options import LONGEST_FITTED
@@ -142,8 +142,7 @@ def parser() -> arguments.Parser:
     group.add_argument(
         "--dedupe",
         choices=DEDUPE,
-        default="no",
-        help="drop repeated texts; near ignores case, spaces and punctuation; default: no",
+        help=f"drop repeated texts; near ignores case, spaces and punctuation; default: no, sample {SAMPLE_DEDUPE}",
     )
     group.add_argument(
         "--align",
@@ -246,7 +245,8 @@ def _local_steps(given: Any, page: Callable[[dict[str, Any]], str], command: str
         named = (replace(source, name=source.name.replace(f"{copies}/", "")) for source in sources.files)
         sources = Sources(tuple(named))
     _check_shares(sources, test, validation)
-    length: Any = given.feature_len or (SAMPLE_FEATURE_LEN if given.source == [SAMPLE] else AUTO)
+    is_sample = given.source == [SAMPLE]
+    length: Any = given.feature_len or (SAMPLE_FEATURE_LEN if is_sample else AUTO)
     encoding = Encoding(
         given.mode,
         LONGEST_FITTED if length == AUTO else length,
@@ -259,7 +259,7 @@ def _local_steps(given: Any, page: Callable[[dict[str, Any]], str], command: str
         seed=given.seed,
         stratified=given.stratified,
         max_per_class=given.max_per_class,
-        dedupe=given.dedupe,
+        dedupe=given.dedupe or (SAMPLE_DEDUPE if is_sample else "no"),
         align=1 if given.align is None else given.align,
     )
     fit = Fit(length == AUTO, _fitted_alphabet(given), bool(given.fold_accents))

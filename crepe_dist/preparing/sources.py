@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from crepe_dist.data.dataset import PARTS, SAMPLE
 from crepe_dist.data.targets import ONE
@@ -28,6 +29,7 @@ from crepe_dist.preparing.labelling import FASTTEXT, Labelling
 PARQUET = b"PAR1"  # first bytes of a Parquet file
 LOOK_AT = 1 << 16  # bytes examined if the file name does not give the format
 SAMPLE_FEATURE_LEN = 192  # keeps 95 % of the sample's texts whole
+SAMPLE_DEDUPE: Literal["near"] = "near"  # else 54 test rows are training rows, too
 PIPE = "-"
 MAX_DEPTH = 32  # levels of nested folders
 LINES = "lines"  # unlabelled texts, one per line; for predict only

@@ -15,12 +15,12 @@ from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.preparation import PrepareOptions, prepare_in_steps
 from crepe_dist.preparing.selection import Split
-from crepe_dist.preparing.sources import SAMPLE_FEATURE_LEN, find_sources
+from crepe_dist.preparing.sources import SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, find_sources
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.training_options import default_epochs
 from crepe_dist.training.display import Display
 
-SAMPLE_SPLIT = Split(test=0.2, validation=0.1)
+SAMPLE_SPLIT = Split(test=0.2, validation=0.1, dedupe=SAMPLE_DEDUPE)
 Page = Callable[[dict[str, Any]], str]
 OVERFIT_STEPS = 100  # steps per epoch when a few batches are repeated
 
