@@ -18,8 +18,9 @@ from crepe_dist.data.dataset import (
     Part,
     ShardWriter,
     open_dataset,
-    write_array,
 )
+from crepe_dist.data.origins import file_of
+from crepe_dist.data.strings import IDS, TEXTS, write_array
 from crepe_dist.files import write_json
 
 CHUNK = 4096  # rows that are copied together
@@ -72,15 +73,18 @@ def _write(
     files = write_array(folder, f"{part.name}.labels.npy", labels)
     if part.weights is not None:
         files |= write_array(folder, WEIGHTS, part.weights[rows])
+    assert part.origins is not None
+    files |= write_array(folder, file_of(part.name), part.origins[rows])
     size = max(1, SHARD_BYTES // feature_len)
-    keep_texts = part.name != "train"
+    kept = [TEXTS] * (part.name != "train") + [IDS] * part.has_ids
     sizes = []
     for shard, start in enumerate(range(0, len(rows), size)):
         mine = rows[start : start + size]
-        writer = ShardWriter(folder, part.name, shard, len(mine), feature_len, keep_texts=keep_texts)
+        writer = ShardWriter(folder, part.name, shard, len(mine), feature_len, kept)
         for first in range(0, len(mine), CHUNK):
             some = mine[first : first + CHUNK]
-            writer.append(part.codes(some), [(part.text(row) or "").encode() for row in some.tolist() if keep_texts])
+            texts, ids = ([(of(row) or "").encode() for row in some.tolist()] for of in (part.text, part.id))
+            writer.append(part.codes(some), texts=texts, ids=ids)
         files |= writer.close()
         sizes.append(len(mine))
     return {"rows": len(rows), "shards": sizes, "files": files}

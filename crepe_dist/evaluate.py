@@ -24,7 +24,8 @@ EXAMPLES = """  python -m crepe_dist.evaluate
 def parser() -> arguments.Parser:
     flags = arguments.parser(
         "evaluate",
-        "Compute the accuracy and loss of a checkpoint, precision, recall and F1 by class, and the confusion matrix.",
+        "Compute the accuracy, macro F1 and loss of a checkpoint, precision, recall and F1 by class, and the confusion "
+        "matrix, and show the worst mistakes.",
         EXAMPLES,
     )
     arguments.add_checkpoint(flags)
@@ -47,6 +48,9 @@ def parser() -> arguments.Parser:
     )
     flags.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers to FILE as JSON")
     flags.add_argument("--html", type=Path, metavar="FILE", help="also write a page with figures and mistakes to FILE")
+    flags.add_argument(
+        "--mistakes", type=Path, metavar="FILE", help="also write all mistakes to FILE as CSV, with file, line and id"
+    )
     arguments.add_foreign(flags)
     return flags
 
@@ -59,6 +63,7 @@ def main() -> None:
 
         arguments.check_output(given.json, "--json")
         arguments.check_output(given.html, "--html")
+        arguments.check_output(given.mistakes, "--mistakes")
         score(given, world)
 
 

@@ -6,6 +6,7 @@ read a device, follow a symbolic link out of a folder, or exceed their memory li
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
 import json
@@ -13,8 +14,9 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -54,6 +56,20 @@ def atomic_text(path: Path, errors: str = "strict") -> Iterator[TextIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> None:
+    """Write a CSV file atomically; all rows have the columns of the first.
+
+    Args:
+        columns: columns of a file without rows.
+    """
+    rows = iter(rows)
+    first = next(rows, None)
+    with atomic_text(path, errors="replace") as stream:
+        writer = csv.DictWriter(stream, list(columns if first is None else first), lineterminator="\r\n")
+        writer.writeheader()
+        writer.writerows(rows if first is None else chain([first], rows))
 
 
 def is_temporary(path: Path) -> bool:

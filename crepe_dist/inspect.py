@@ -12,7 +12,7 @@ from crepe_dist.files import write_text
 from crepe_dist.inspecting.corpus import Corpus
 from crepe_dist.inspecting.inspection import Inspection, inspect
 from crepe_dist.inspecting.out_of_fold import out_of_fold
-from crepe_dist.inspecting.source_lines import add_lines
+from crepe_dist.inspecting.source_texts import add_texts
 from crepe_dist.model.parameters import NETWORKS
 from crepe_dist.predicting.inputs import Input, open_inputs
 from crepe_dist.settings import arguments
@@ -55,7 +55,7 @@ def parser() -> arguments.Parser:
     flags.add_argument(
         "--source",
         metavar="FILE",
-        help="file that the data were prepared from: add its lines and texts to the findings",
+        help="file that the data were prepared from: show texts as they are there, not as the network reads them",
     )
     flags.add_argument(
         "--unlabelled",
@@ -80,7 +80,7 @@ def main() -> None:
     found = inspect(corpus, scored, rows)
     if given.source is not None:
         records = [*found.errors, *found.duplicates]
-        missing = add_lines(records, corpus, open_inputs(given.source))
+        missing = add_texts(records, open_inputs(given.source))
         _say(f"{given.source} has the texts of {len(records) - missing:,} of {counted(len(records), 'finding')}")
     files = found.write(out)
     # Not at the top: Jinja takes a tenth of a second.

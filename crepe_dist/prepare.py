@@ -53,6 +53,7 @@ def prepare(
     title: str | None = None,
     weight: str | None = None,
     label_columns: Sequence[str] = (),
+    id: str | None = None,
     test: Table | str | Path | float | None = None,
     validation: Table | str | Path | float | None = None,
     **options: Any,
@@ -69,6 +70,7 @@ def prepare(
         text, label, title: columns; ``None``: those with usual names.
         weight: column of the weights of training rows; ``None``: all count alike.
         label_columns: columns of the classes, in place of ``label``: 0 or 1, or shares with ``labels="soft"``.
+        id: column of the ids, by which rows can be found again; ``None``: none.
         test, validation: table or file of this split, or its share of the rows of ``source``; ``None``: 0.2 and none.
         options: further flags of the command ``prepare``, such as ``max_bad=0.05`` or ``overwrite=True``. With
             ``labels="several"``, labels may be lists.
@@ -80,14 +82,14 @@ def prepare(
         UserError: the columns or their lengths do not fit, too many rows are unusable, or ``out`` exists.
     """
     with TemporaryDirectory(prefix="crepe-prepare-") as folder:
-        wanted = Wanted(label, title, text, weight, tuple(label_columns))
+        wanted = Wanted(label, title, text, weight, tuple(label_columns), id)
 
         def file(given: Any, name: str) -> Any:
             """Write a table to a file, and return its path; return the names of files as they are."""
             nonlocal wanted
             if not is_table(given):
                 return given
-            path = Path(folder) / f"{name}.jsonl"
+            path = Path(folder) / name
             found = write_table(given, path, wanted if name == "table" else replace(wanted, weight=None))
             wanted = found if name == "table" else wanted
             return path
@@ -96,6 +98,7 @@ def prepare(
             sources = file(source, "table")
             options |= {"test": file(test, "test"), "validation": file(validation, "validation")}
             options |= {"label": wanted.label, "title": wanted.title, "text": wanted.text, "weight": wanted.weight}
+            options["id"] = wanted.id
             options["label_columns"] = ",".join(wanted.labels) or None
             names = map(str, sources if isinstance(sources, (list, tuple)) else [sources])
             given = parser().parse_args([*_flags(options), f"--out={out}", "--", *names])

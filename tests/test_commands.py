@@ -271,7 +271,7 @@ class TestPredict:
 
 class TestEvaluate:
     def test_numbers_agree_with_training_and_with_each_other(self, place):
-        more = ("--json", "scores.json", "--html", "scores.html")
+        more = ("--json", "scores.json", "--html", "scores.html", "--mistakes", "mistakes.csv")
         printed = run(command("evaluate", *more), place)  # on the data of the run
         scores = json.loads((place / "scores.json").read_text())
         (run_dir,) = (place / "runs").iterdir()
@@ -289,6 +289,10 @@ class TestEvaluate:
         assert f"<dt>test accuracy</dt>\n<dd>{100 * scores['accuracy']:.1f} %</dd>" in page
         assert "97 texts; majority class: " in page
         assert page.count("<blockquote") == len(scores["mistakes"])
+        assert f"macro F1 {scores['macro_f1']:.3f}" in printed
+        mistakes = 97 - sum(confusion[i][i] for i in range(3))
+        assert re.search(rf"^{mistakes} mistakes? written to mistakes.csv$", printed, re.M)
+        assert len((place / "mistakes.csv").read_text().splitlines()) == 1 + mistakes
 
     def test_the_terminal_rounds_as_the_page_does(self, place, tmp_path):
         printed = run(command("evaluate", "--html", tmp_path / "scores.html"), place)

@@ -13,6 +13,7 @@ import crepe_dist
 from crepe_dist import inspect
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import open_dataset, verify
+from crepe_dist.files import write_csv
 from crepe_dist.inspecting import out_of_fold
 from crepe_dist.inspecting.confident_learning import label_errors
 from crepe_dist.inspecting.corpus import Corpus
@@ -85,10 +86,39 @@ def test_the_command_finds_what_was_planted(place, monkeypatch, capsys):
     assert sorted(row["line"] for row in following) == ["1", "3", "4"]
     assert following[0]["line"] == "3"  # between two classes
     assert {following[0]["class"], following[0]["second"]} == set(NAMES[:2])
+    corrections_change_labels_as_listed(place, errors)
     page = (place / "out" / "report.html").read_text()
     assert f"<dd>{len(errors)}</dd>" in page
     assert "&lt;three&gt;" in page
     assert "<three>" not in page
+
+
+def corrections_change_labels_as_listed(place, errors):
+    """Keep the first label, edit the second, and prepare again."""
+    path = place / "out" / "label_errors.csv"
+    errors[0]["suggested"] = ""
+    errors[1]["suggested"] = next(name for name in NAMES if name not in errors[1].values())
+    write_csv(path, errors)
+    report = crepe_dist.prepare(
+        place / "texts.csv", place / "corrected", corrections=path, validation=0.1, feature_len=100
+    )
+    labels = labels_by_line(open_dataset(place / "data"))
+    given = {int(row["line"]): row["suggested"] for row in errors[1:]}
+    after = open_dataset(place / "corrected")
+    assert labels_by_line(after) == {**labels, **given}
+    about = after.manifest["corrections"]
+    assert (about["applied"], about["kept"], about["stale"]) == (len(errors) - 1, 1, 0)
+    assert about["file"].endswith("label_errors.csv")
+    assert report["corrections"] == about
+
+
+def labels_by_line(data):
+    """Label of each row, by its line in the source."""
+    return {
+        data.origin(name, row).line: data.classes[label]
+        for name, part in data.parts.items()
+        for row, label in enumerate(part.labels)
+    }
 
 
 def test_too_little_time(place, complaint):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from csv import DictReader
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,8 @@ def test_two_processes_train_as_one(folder):
 
 
 def test_evaluate_computes_the_scores_of_training(folder):
-    shown = run(command("evaluate", "run-1", "--json", "scores.json", "--html", "scores.html"), folder)
+    more = ("--json", "scores.json", "--html", "scores.html", "--mistakes", "mistakes.csv")
+    shown = run(command("evaluate", "run-1", *more), folder)
     found, scores = json.loads((folder / "scores.json").read_text()), scores_of(folder)
     assert found["micro_f1"] == scores.accuracy
     assert found["exact_match"] == scores.exact
@@ -94,6 +96,13 @@ def test_evaluate_computes_the_scores_of_training(folder):
     labels = [set(each.labels or ()) for each in predictor.predict(texts)]
     right = [each == {predictor.classes[i] for i in np.flatnonzero(row)} for each, row in zip(labels, wanted)]
     assert np.mean(right) == scores.exact
+    with (folder / "mistakes.csv").open(newline="", encoding="utf-8") as stream:
+        mistakes = list(DictReader(stream))
+    assert [int(each["row"]) for each in mistakes] == np.flatnonzero(np.logical_not(right)).tolist()
+    for each in mistakes:
+        row = int(each["row"])
+        assert set(json.loads(each["true"])) == {predictor.classes[i] for i in np.flatnonzero(wanted[row])}
+        assert set(json.loads(each["predicted"])) == labels[row]
 
 
 def test_predict_gives_all_labels_above_their_threshold(folder):

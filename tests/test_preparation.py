@@ -781,7 +781,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
     """/dev/full cannot hold a folder, so the writer of shards is made to fail as a full disk makes it."""
     path = write_csv(tmp_path / "a.csv", 100, 0)
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:

@@ -6,13 +6,15 @@
 ``<split>.codes-<shard>.npy``    uint8 [rows of the shard, feature_len]
 ``<split>.texts-<shard>.bin``    original texts in UTF-8; not for the training split
 ``<split>.offsets-<shard>.npy``  int64 [rows of the shard + 1], where each text starts and ends
+``<split>.origins.npy``          uint64 [rows, 3], see ``origins``
+``<split>.ids-<shard>.bin``      ids of the rows in UTF-8, and ``id_offsets``; only if rows have ids
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +24,16 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist import invocation, machine
+from crepe_dist.data import origins, strings
 from crepe_dist.data.alphabet import Codes, Encoding
 from crepe_dist.data.array_file import map_array
+from crepe_dist.data.origins import Origin
+from crepe_dist.data.strings import IDS, TEXTS, HashedFile, StringsWriter
 from crepe_dist.data.targets import ONE, SEVERAL, Targets, file_of, kind_and_most, open_targets
 from crepe_dist.errors import UserError
-from crepe_dist.files import identity, open_regular, read_json, sha256, sync, write_json
+from crepe_dist.files import read_json, sha256, write_json
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "dataset.json"
 SPOOL_MANIFEST = "spool.json"  # written by `prepare --part`, for `prepare --merge`
 WEIGHTS = "train.weights.npy"
@@ -65,6 +70,8 @@ class Part:
         starts: index of each shard's first row, then the number of rows, int64 [shards + 1].
         weights: weight of each row in the loss, float32 [rows]; ``None`` if all are equal.
         targets: classes of each row with their shares; ``None`` if each row has one class.
+        origins: where each row is from, uint64 [rows, 3], see ``origins``; ``None`` for copies in memory.
+        has_ids: rows have ids.
     """
 
     folder: Path
@@ -74,6 +81,8 @@ class Part:
     starts: npt.NDArray[np.int64]
     weights: Weights
     targets: Targets | None
+    origins: npt.NDArray[np.uint64] | None
+    has_ids: bool
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -102,21 +111,20 @@ class Part:
         weights = None if self.weights is None else np.tile(self.weights[rows], times)
         targets = None if self.targets is None else self.targets.some(rows, times)
         labels, codes = np.tile(self.labels[rows], times), (self.codes(rows),) * times
-        return Part(self.folder, "train", labels, codes, starts, weights, targets)
+        return Part(self.folder, "train", labels, codes, starts, weights, targets, None, False)
 
     def text(self, row: int) -> str | None:
         """Return the original text of a row; ``None`` if the split keeps no texts."""
+        return self._string(TEXTS, row) if self.name != "train" else None
+
+    def id(self, row: int) -> str:
+        """Return the id of a row; empty if it has none."""
+        return self._string(IDS, row) if self.has_ids else ""
+
+    def _string(self, kind: str, row: int) -> str:
         shard = int(np.searchsorted(self.starts, row, side="right")) - 1
-        path = self.folder / f"{self.name}.texts-{shard:05d}.bin"
-        if not path.is_file():
-            return None
-        rows = int(self.starts[shard + 1] - self.starts[shard])
-        offsets = map_array(self.folder / f"{self.name}.offsets-{shard:05d}.npy", np.int64, (rows + 1,))
-        first = row - int(self.starts[shard])
-        start, end = offsets[first : first + 2].tolist()
-        with open_regular(path, follow=False) as stream:
-            stream.seek(start)
-            return stream.read(end - start).decode("utf-8", "replace")
+        first, end = self.starts[shard : shard + 2].tolist()
+        return strings.read(self.folder, self.name, kind, shard, end - first, row - first)
 
 
 @dataclass(frozen=True)
@@ -157,6 +165,20 @@ class Dataset:
         if split.targets is not None and split.targets.kind == SEVERAL:
             _, labels = split.targets.occurrences(np.arange(len(split)))
         return np.bincount(labels, minlength=len(self.classes))
+
+    def origin(self, part: str, row: int) -> Origin:
+        """Return where a row of a split is from.
+
+        Raises:
+            UserError: the data set does not list such a source.
+        """
+        split = self.parts[part]
+        assert split.origins is not None
+        source, line, digest = split.origins[row].tolist()
+        listed = self.manifest["sources"]
+        if source >= len(listed):
+            raise UserError(f"{self.folder / origins.file_of(part)} was altered", remedy="prepare the data again")
+        return Origin(str(listed[source]["file"]), line, split.id(row), origins.spelled(digest))
 
     @property
     def fingerprint(self) -> str:
@@ -208,7 +230,7 @@ def open_dataset(folder: Path | str) -> Dataset:
         if len(set(classes)) < len(classes):
             raise ValueError("two classes have the same name")
         parts = {
-            name: _open_part(folder, name, about, encoding, len(classes), *kind_and_most(manifest))
+            name: _open_part(folder, name, about, encoding, len(classes), manifest)
             for name, about in manifest["parts"].items()
         }
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
@@ -221,20 +243,20 @@ def open_dataset(folder: Path | str) -> Dataset:
 
 
 def _open_part(
-    folder: Path, name: str, about: dict[str, Any], encoding: Encoding, classes: int, labelled: str, most: int
+    folder: Path, name: str, about: dict[str, Any], encoding: Encoding, classes: int, manifest: dict[str, Any]
 ) -> Part:
+    labelled, most = kind_and_most(manifest)
     if name not in PARTS:
         raise ValueError(f"unknown split {name[:40]!r}")
     sizes = about["shards"]
     if not isinstance(sizes, list) or len(sizes) > MAX_SHARDS or not all(map(_is_count, [about["rows"], *sizes])):
         raise ValueError(f"the {name} split has an invalid number of rows or shards")
     shards = range(len(sizes))
-    expected = {f"{name}.labels.npy", *([] if labelled == ONE else [file_of(name)])}
+    expected = {f"{name}.labels.npy", origins.file_of(name), *([] if labelled == ONE else [file_of(name)])}
     expected |= {f"{name}.codes-{shard:05d}.npy" for shard in shards}
-    if name != "train":
-        expected |= {
-            f"{name}.{kind}" for shard in shards for kind in (f"texts-{shard:05d}.bin", f"offsets-{shard:05d}.npy")
-        }
+    has_ids = manifest.get("id") is not None
+    kinds = [TEXTS] * (name != "train") + [IDS] * has_ids
+    expected |= {file for kind in kinds for shard in shards for file in strings.names(name, kind, shard)}
     weighted = name == "train" and WEIGHTS in about["files"]
     if set(about["files"]) != (expected | {WEIGHTS} if weighted else expected):
         raise ValueError(f"the files of the {name} split are not {', '.join(sorted(expected))}"[:300])
@@ -257,17 +279,15 @@ def _open_part(
         map_array(folder / f"{name}.codes-{shard:05d}.npy", np.uint8, (sizes[shard], encoding.feature_len))
         for shard in shards
     ]
-    if name != "train":
+    for kind in kinds:
         for shard in shards:
-            offsets = map_array(folder / f"{name}.offsets-{shard:05d}.npy", np.int64, (sizes[shard] + 1,))
-            end = about["files"][f"{name}.texts-{shard:05d}.bin"]["bytes"]
-            if offsets[0] != 0 or offsets[-1] != end or (np.diff(offsets) < 0).any():
-                raise ValueError(f"{name}.offsets-{shard:05d}.npy does not match the texts")
+            strings.check(folder, name, kind, shard, sizes[shard])
+    places = map_array(folder / origins.file_of(name), np.uint64, (about["rows"], origins.COLUMNS))
     weights = map_array(folder / WEIGHTS, np.float32, (about["rows"],)) if weighted else None
     if weights is not None and not (len(weights) and 0 <= weights.min() <= weights.max() <= LARGEST_WEIGHT):
         raise ValueError(f"{WEIGHTS} holds weights that are not from 0 to {LARGEST_WEIGHT:g}")
     targets = None if labelled == ONE else open_targets(folder, name, len(labels), labelled, most, classes)
-    return Part(folder, name, labels, tuple(codes), np.cumsum([0, *sizes]), weights, targets)
+    return Part(folder, name, labels, tuple(codes), np.cumsum([0, *sizes]), weights, targets, places, has_ids)
 
 
 def _is_count(value: Any) -> bool:
@@ -332,59 +352,31 @@ class ShardWriter:
         shard: number of the shard.
         rows: number of rows that will be appended.
         feature_len: codes per row.
-        keep_texts: also write the original texts.
+        kept: byte strings to write as well: ``TEXTS``, ``IDS``, or both.
     """
 
-    def __init__(self, folder: Path, part: str, shard: int, rows: int, feature_len: int, *, keep_texts: bool) -> None:
-        self._folder = folder
-        self._offsets = f"{part}.offsets-{shard:05d}.npy"
-        self._codes = _HashedFile(folder / f"{part}.codes-{shard:05d}.npy")
+    def __init__(self, folder: Path, part: str, shard: int, rows: int, feature_len: int, kept: Sequence[str]) -> None:
+        self._codes = HashedFile(folder / f"{part}.codes-{shard:05d}.npy")
         self._codes.write(_header((rows, feature_len)))
-        self._texts = _HashedFile(folder / f"{part}.texts-{shard:05d}.bin") if keep_texts else None
-        self._lengths: list[int] = [0]
+        self._strings = {kind: StringsWriter(folder, part, kind, shard) for kind in kept}
 
-    def append(self, codes: Codes, texts: list[bytes]) -> None:
+    def append(self, codes: Codes, **strings: list[bytes]) -> None:
         """Write rows.
 
         Args:
             codes: uint8 [n, feature_len].
-            texts: n original texts in UTF-8; ignored unless ``keep_texts``.
+            strings: n byte strings of each kind; those that are not ``kept`` are ignored.
         """
         self._codes.write(np.ascontiguousarray(codes).data)
-        if self._texts is not None:
-            self._texts.write(b"".join(texts))
-            self._lengths += map(len, texts)
+        for kind, writer in self._strings.items():
+            writer.append(strings[kind])
 
     def close(self) -> dict[str, dict[str, Any]]:
         """Flush the files to disk and return their manifest entries."""
         files = self._codes.close()
-        if self._texts is not None:
-            files |= self._texts.close()
-            files |= write_array(self._folder, self._offsets, np.cumsum(self._lengths))
+        for writer in self._strings.values():
+            files |= writer.close()
         return files
-
-
-class _HashedFile:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._stream = path.open("wb")
-        self._digest = hashlib.sha256()
-
-    def write(self, data: Any) -> None:
-        self._stream.write(data)
-        self._digest.update(data)
-
-    def close(self) -> dict[str, dict[str, Any]]:
-        self._stream.close()
-        sync(self._path)
-        return {self._path.name: {"bytes": self._path.stat().st_size, "sha256": self._digest.hexdigest()}}
-
-
-def write_array(folder: Path, name: str, array: Any) -> dict[str, dict[str, Any]]:
-    """Write a small array to disk and return its manifest entry."""
-    np.save(folder / name, array)
-    sync(folder / name)
-    return {name: identity(folder / name)}
 
 
 def _header(shape: tuple[int, int]) -> bytes:

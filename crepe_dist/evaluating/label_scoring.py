@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from crepe_dist.data.dataset import Dataset, Part
 from crepe_dist.data.typos import with_typos
 from crepe_dist.distributed.collectives import Collectives
@@ -20,8 +23,10 @@ from crepe_dist.wording import percent
 
 def score_labels(
     scoring: Callable[[Part], LabelScores], split: Part, dataset: Dataset, given: Any, world: Collectives, path: Path
-) -> None:
+) -> npt.NDArray[np.bool_] | None:
     """Score a split, also with typing errors; every rank calls this, and rank 0 writes the output.
+
+    Returns the documents with all labels right, bool [documents].
 
     Args:
         scoring: scores a split with the model's thresholds.
@@ -31,7 +36,7 @@ def score_labels(
     scores, encoding = scoring(split), dataset.encoding
     noisy = {rate: scoring(with_typos(split, rate, encoding=encoding)) if rate else scores for rate in given.typos}
     if not world.is_root:
-        return
+        return scores.right
     print(text(scores, dataset.classes))
     if noisy:
         print(f"\n{typo_table(noisy, several=True)}")
@@ -42,6 +47,7 @@ def score_labels(
     if given.html is not None:
         about = {"checkpoint": path.name, "data": str(dataset.folder), "part": given.part}
         write_text(given.html, label_score_page(scores, dataset.classes, about))
+    return scores.right
 
 
 def text(scores: LabelScores, classes: list[str]) -> str:

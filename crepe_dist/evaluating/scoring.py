@@ -8,14 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from crepe_dist.data.dataset import SAMPLE, Dataset, Part
+from crepe_dist.data.dataset import SAMPLE, Dataset
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.data.typos import with_typos
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.distributed.device import pick_for_inference
 from crepe_dist.errors import UserError, visible
+from crepe_dist.evaluating import mistakes
 from crepe_dist.evaluating.label_scoring import score_labels
 from crepe_dist.evaluating.typo_table import typo_table
 from crepe_dist.files import write_text
@@ -24,7 +27,7 @@ from crepe_dist.reports import data_page, run_findings
 from crepe_dist.reports.run_page import score_page
 from crepe_dist.reports.score_tables import unanswered
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.run_record import RunRecord, open_run, texts
+from crepe_dist.runs.run_record import RunRecord, open_run, quotes
 from crepe_dist.runs.scores import Scores
 from crepe_dist.settings import arguments
 from crepe_dist.training.display import Display
@@ -47,7 +50,9 @@ def score(given: Any, world: Collectives) -> None:
     split = dataset.parts[given.part]
     if predictor.thresholds is not None:
         labelling = partial(evaluate_labels, predictor.engine, batch_size=given.batch_size, world=world)
-        score_labels(partial(labelling, thresholds=predictor.thresholds), split, dataset, given, world, path)
+        right = score_labels(partial(labelling, thresholds=predictor.thresholds), split, dataset, given, world, path)
+        if world.is_root:
+            _write_mistakes(given, predictor, dataset, right)
         return
     scoring = partial(
         evaluate, predictor.engine, batch_size=given.batch_size, world=world, calibration=predictor.calibration
@@ -56,13 +61,16 @@ def score(given: Any, world: Collectives) -> None:
     noisy = {rate: scoring(with_typos(split, rate, encoding=encoding)) if rate else scores for rate in given.typos}
     if world.is_root:
         print(_text(scores, dataset.classes, _never_predicted(scores, dataset, path)))
+        if found := mistakes.worst(scores, dataset, given.part):
+            print(f"\n{found}")
         if noisy:
             print(f"\n{typo_table(noisy)}")
+        _write_mistakes(given, predictor, dataset, scores.right)
         if given.json is not None:
             numbers = {**_numbers(scores, dataset.classes), "typos": _typo_rows(noisy)}
             given.json.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
         if given.html is not None:
-            write_text(given.html, _page(scores, split, dataset, predictor, given.part, path))
+            write_text(given.html, _page(scores, dataset, predictor, given.part, path))
 
 
 def _open(path: Path, given: Any, world: Collectives) -> tuple[Dataset, Predictor]:
@@ -148,11 +156,17 @@ def _text(scores: Scores, classes: list[str], missed: dict[str, str] | None) -> 
     before = f" ({percent(scores.uncalibrated_error)} before temperature {temperature:.2f})" if temperature != 1 else ""
     confusion = pd.DataFrame(scores.confusion, index=classes, columns=classes)
     return (
-        f"accuracy {percent(scores.accuracy)}   loss {scores.loss:.4f}   calibration error "
-        f"{percent(scores.calibration_error)}{before}\n\n{shown.to_string()}\n\n"
+        f"accuracy {percent(scores.accuracy)}   macro F1 {scores.macro_f1:.3f}   loss {scores.loss:.4f}   "
+        f"calibration error {percent(scores.calibration_error)}{before}\n\n{shown.to_string()}\n\n"
         f"confusion matrix (rows: true class, columns: predicted class)\n{confusion.to_string()}"
         + (f"\n\n{missed['what']}: {missed['why']}\n  do:  {missed['do']}" if missed else "")
     )
+
+
+def _write_mistakes(given: Any, predictor: Predictor, dataset: Dataset, right: npt.NDArray[np.bool_] | None) -> None:
+    if given.mistakes is not None and right is not None:
+        count = mistakes.write(given.mistakes, predictor, dataset, given.part, right)
+        print(f"\n{counted(count, 'mistake')} written to {visible(str(given.mistakes))}")
 
 
 def _typo_rows(noisy: dict[float, Scores]) -> list[dict[str, float]]:
@@ -162,15 +176,15 @@ def _typo_rows(noisy: dict[float, Scores]) -> list[dict[str, float]]:
     ]
 
 
-def _page(scores: Scores, split: Part, dataset: Dataset, predictor: Predictor, part: str, path: Path) -> str:
+def _page(scores: Scores, dataset: Dataset, predictor: Predictor, part: str, path: Path) -> str:
     about = {
         "checkpoint": path.name,
         "data": str(dataset.folder),
         "part": part,
         "feature_len": predictor.encoding.feature_len,
     }
-    quotes = texts(split, [mistake.row for mistake in scores.mistakes], dataset.encoding)
-    return score_page(scores, dataset.classes, quotes, about)
+    quoted = quotes(dataset, part, [mistake.row for mistake in scores.mistakes])
+    return score_page(scores, dataset.classes, quoted, about)
 
 
 def _numbers(scores: Scores, classes: list[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.run_record import open_run, texts
+from crepe_dist.runs.run_record import open_run, text
 
 TEXTS = 100
 STRANGE = "ÀéßİǅñЖλ語한\u0301\U0001f600\0"  # accented letters, other scripts, and characters outside every alphabet
@@ -36,7 +36,7 @@ def real(path: Path, data: Path | None) -> list[str]:
             raise
         return []
     rows = np.linspace(0, len(part) - 1, min(TEXTS, len(part))).astype(int).tolist()
-    return [text for text in texts(part, rows, dataset.encoding) if text is not None]
+    return [text(part, row, dataset.encoding) for row in rows]
 
 
 def data_of(path: Path) -> Path:

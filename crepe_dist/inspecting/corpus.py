@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import BLANK, Codes
-from crepe_dist.data.dataset import MANIFEST, SHARD_BYTES, Dataset, ShardWriter, open_dataset, write_array
+from crepe_dist.data.dataset import MANIFEST, SHARD_BYTES, Dataset, Part, ShardWriter, open_dataset
+from crepe_dist.data.origins import COLUMNS, file_of
+from crepe_dist.data.strings import TEXTS, write_array
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_json
@@ -64,11 +66,23 @@ class Corpus:
     def codes(self, numbers: Rows) -> Codes:
         """Gather codes, uint8 [n, feature_len]."""
         found = np.empty((len(numbers), self.dataset.encoding.feature_len), np.uint8)
+        for part, mine, rows in self._by_part(numbers):
+            found[mine] = part.codes(rows)
+        return found
+
+    def origins(self, numbers: Rows) -> npt.NDArray[np.uint64]:
+        """Gather where texts are from, uint64 [n, 3]; see ``data/origins``."""
+        found = np.empty((len(numbers), COLUMNS), np.uint64)
+        for part, mine, rows in self._by_part(numbers):
+            found[mine] = part.origins[rows] if part.origins is not None else 0
+        return found
+
+    def _by_part(self, numbers: Rows) -> Iterator[tuple[Part, Rows, Rows]]:
+        """Yield each split, which of the numbers are of it, and their rows there."""
         owner = np.searchsorted(self._starts, numbers, side="right") - 1
         for index, part in enumerate(self._parts):
             mine = np.flatnonzero(owner == index)
-            found[mine] = part.codes(numbers[mine] - self._starts[index])
-        return found
+            yield part, mine, numbers[mine] - self._starts[index]
 
     def batches(self, numbers: Rows) -> Iterator[tuple[Rows, Codes]]:
         """Yield the numbers and codes of some thousand texts at a time."""
@@ -122,14 +136,15 @@ class Corpus:
         length = self.dataset.encoding.feature_len
         for name, numbers in (("train", train), ("test", test)):
             files = write_array(folder, f"{name}.labels.npy", self.labels[numbers])
+            files |= write_array(folder, file_of(name), self.origins(numbers))
             size = max(1, SHARD_BYTES // length)
             shards = [numbers[start : start + size] for start in range(0, len(numbers), size)]
             for shard, mine in enumerate(shards):
-                writer = ShardWriter(folder, name, shard, len(mine), length, keep_texts=name != "train")
+                writer = ShardWriter(folder, name, shard, len(mine), length, [TEXTS] * (name != "train"))
                 for some, codes in self.batches(mine):
-                    writer.append(codes, [b""] * len(some))
+                    writer.append(codes, texts=[b""] * len(some))
                 files |= writer.close()
             parts[name] = {"rows": len(numbers), "shards": list(map(len, shards)), "files": files}
         single = {name: value for name, value in self.dataset.manifest.items() if name != "labels"}
-        write_json(folder / MANIFEST, {**single, "parts": parts})
+        write_json(folder / MANIFEST, {**single, "id": None, "parts": parts})
         return open_dataset(folder)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.files import atomic_text
+from crepe_dist.files import write_csv
 from crepe_dist.inspecting.confident_learning import label_errors
 from crepe_dist.inspecting.corpus import Corpus
 from crepe_dist.inspecting.out_of_fold import Floats, OutOfFold
@@ -55,7 +54,7 @@ class Inspection:
             (ERRORS, self.errors), (DUPLICATES, self.duplicates), (PAIRS, self.pairs), (NEXT, self.label_next)
         ):  # fmt: skip
             if rows:
-                _write(folder / name, rows)
+                write_csv(folder / name, rows)
                 written.append(folder / name)
             else:
                 (folder / name).unlink(missing_ok=True)  # of an earlier inspection
@@ -86,12 +85,10 @@ def _errors(corpus: Corpus, scored: OutOfFold, wrong: Places) -> list[Record]:
     classes = corpus.dataset.classes
     found = []
     for number, shares in zip(scored.numbers[wrong].tolist(), scored.probabilities[wrong]):
-        split, row = corpus.place(number)
         label, suggested = int(corpus.labels[number]), int(shares.argmax())
         found.append(
             {
-                "split": split,
-                "row": row,
+                **_traced(corpus, number),
                 "label": classes[label],
                 "suggested": classes[suggested],
                 "probability_of_label": round(float(shares[label]), 4),
@@ -113,10 +110,16 @@ def _duplicates(corpus: Corpus) -> list[Record]:
         if len({int(labels[number]) for number in numbers}) == 1:
             continue
         for number in numbers:
-            split, row = corpus.place(number)
-            label = corpus.dataset.classes[labels[number]]
-            found.append({"group": first, "split": split, "row": row, "label": label, "text": corpus.text(number)})
+            label = {"label": corpus.dataset.classes[labels[number]], "suggested": ""}  # for a person to fill in
+            found.append({"group": first, **_traced(corpus, number), **label, "text": corpus.text(number)})
     return found
+
+
+def _traced(corpus: Corpus, number: int) -> Record:
+    """Return the columns by which a person, and ``prepare --corrections``, find a text again."""
+    split, row = corpus.place(number)
+    origin = corpus.dataset.origin(split, row)
+    return {**origin.cells(), "split": split, "row": row, "hash": origin.hash}
 
 
 def _pairs(classes: list[str], labels: npt.NDArray[np.int32], predicted: Places, wrong: Places) -> list[Record]:
@@ -164,11 +167,3 @@ def _next(dataset: Dataset, probabilities: Floats, rows: Sequence[Input]) -> lis
         }
         for place in np.argsort(margins, kind="stable")[:MOST_NEXT].tolist()
     ]
-
-
-def _write(path: Path, rows: Iterable[Record]) -> None:
-    rows = list(rows)
-    with atomic_text(path, errors="replace") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\r\n")
-        writer.writeheader()
-        writer.writerows(rows)

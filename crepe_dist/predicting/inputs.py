@@ -23,7 +23,7 @@ class Input:
     """Row of a file or pipe.
 
     Args:
-        line: number of the row's last line, from 1; in a Parquet file, the number of the row.
+        line: number of the row's first line, from 1; in a Parquet file, the number of the row.
         text: text to classify, including the title.
         problem: reason why the row cannot be classified; empty if it can.
         cells: values of all columns, if they are kept.

@@ -107,7 +107,7 @@ class Predictor:
         while batch := list(islice(texts, batch_size)):
             codes = self.encoding.encode(batch)
             logits = self.logits(codes)
-            probabilities = softmax(logits) if self.thresholds is None else _sigmoid(logits)
+            probabilities = softmax(logits) if self.thresholds is None else sigmoid(logits)
             read = (self.encoding.counted(codes) & (codes != self.encoding.alphabet.find(" "))).sum(axis=1)
             orders = np.argsort(-probabilities, axis=1, kind="stable").tolist()
             for text, row, order, known in zip(batch, probabilities.tolist(), orders, read.tolist()):
@@ -160,7 +160,7 @@ class Predictor:
         return max(1, min(batch_size, MAX_CODES // self.encoding.feature_len))
 
 
-def _sigmoid(logits: Logits) -> Logits:
+def sigmoid(logits: Logits) -> Logits:
     """Compute the probabilities of independent classes, float32 [n, classes]."""
     return np.asarray(np.exp(-np.logaddexp(np.float32(0), -logits)))
 

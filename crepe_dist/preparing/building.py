@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.data import origins
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.dataset import FORMAT, LARGEST_WEIGHT, MANIFEST, PARTS, WEIGHTS, write_array
+from crepe_dist.data.dataset import FORMAT, LARGEST_WEIGHT, MANIFEST, PARTS, WEIGHTS
+from crepe_dist.data.strings import IDS, TEXTS, write_array
 from crepe_dist.data.targets import ONE, Targets, described, file_of, main_classes
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync, write_json
@@ -39,6 +41,7 @@ REMEDIES = {
     "unknown label": "use only labels that occur in the training rows (or in classes.txt)",
     "not CSV": "double the quotes inside quoted fields",
 }
+FILE_NAME = "file name"  # id of a row that is a file of a folder
 LABEL_WIDTH = 40  # terminal columns of a label in a message
 
 
@@ -122,6 +125,7 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
             encoding = step
         else:
             yield "counting characters", step
+    id_name = (job.reading["columns"].get("id") or FILE_NAME) if found.rows["id"].any() else None
     parts: dict[str, dict[str, Any]] = {}
     points: Counter[int] = Counter()
     lengths: list[npt.NDArray[np.int64]] = []
@@ -134,12 +138,14 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
         if len(chosen) == 0:
             continue
         files = write_array(folder, f"{part}.labels.npy", labels[chosen])
+        files |= write_array(folder, origins.file_of(part), _origins(found, chosen))
         if targets is not None:
             files |= write_array(folder, file_of(part), targets.pairs[chosen])
         if part == "train" and job.reading["columns"].get("weight") is not None:
             files |= write_array(folder, WEIGHTS, _relative(found.rows["weight"][chosen]))
         sizes = []
-        for shard in write_shards(folder, part, chosen, encoding, found, executor, ahead):
+        kept = (TEXTS,) * (part != "train") + (IDS,) * (id_name is not None)
+        for shard in write_shards(folder, part, chosen, encoding, found, kept, executor, ahead):
             files |= shard.files
             points.update(shard.points)
             lengths.append(shard.lengths)
@@ -161,7 +167,10 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
             for file, (name, part) in enumerate(job.sources)
         ],
         "bad_rows": bad,
+        "id": id_name,
     }
+    if found.corrected is not None:
+        manifest["corrections"] = found.corrected
     if targets is not None:
         manifest["labels"] = described(targets.kind, targets.most)
     write_json(folder / MANIFEST, manifest)
@@ -171,6 +180,14 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
         encoding, classes, fate, labels, targets, points, reasons, first_bad, bad, rows, np.concatenate(lengths),
         dict(unreadable), dict(letterless), letterless_examples,
     )  # fmt: skip
+
+
+def _origins(found: Collected, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    """Return where rows are from; see ``data/origins``."""
+    result = np.empty((len(chosen), origins.COLUMNS), np.uint64)
+    for column, name in enumerate(("file", "line", "exact")):
+        result[:, column] = found.rows[name][chosen]
+    return result
 
 
 def _labels(kind: str, found: Collected, number: dict[str, int]) -> tuple[npt.NDArray[np.int32], Targets | None]:

@@ -15,6 +15,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import read_json
 from crepe_dist.preparing import amazon, remote
 from crepe_dist.preparing.auto_encoding import MISSED, Alphabet, Fit
+from crepe_dist.preparing.corrections import read_corrections
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.rows import Share
 from crepe_dist.preparing.labelling import Labelling
@@ -98,6 +99,12 @@ def parser() -> arguments.Parser:
         "scores do not use them; default: all rows count alike",
     )
     group.add_argument(
+        "--id",
+        "--id-column",
+        metavar="COLUMN",
+        help="column that names a row, such as a ticket number: mistakes and answers show it beside file and line",
+    )
+    group.add_argument(
         "--labels",
         choices=KINDS,
         help="labels of a row; several: any number, in a JSON list or separated; soft: shares of classes, in a JSON "
@@ -126,6 +133,13 @@ def parser() -> arguments.Parser:
         default=MAX_EXPANSION,
         metavar="FACTOR",
         help=f"most decompressed bytes of a source, as a multiple of its size; default: {MAX_EXPANSION:g}",
+    )
+
+    group.add_argument(
+        "--corrections",
+        type=Path,
+        metavar="FILE",
+        help="labels to give in place of those in the source: a label_errors.csv of inspect, edited as you like",
     )
 
     group = flags.add_argument_group("selection of rows")
@@ -223,8 +237,12 @@ def steps(given: Any, page: Callable[[dict[str, Any]], str], command: str) -> St
 
 def _local_steps(given: Any, page: Callable[[dict[str, Any]], str], command: str, copies: Path | None = None) -> Steps:
     """Run a preparation of local files, some of which may be ``copies`` of others."""
+    if given.corrections is not None and given.part.of > 1:
+        raise UserError(
+            "--corrections excludes --part", "all rows are needed to apply them", "prepare the data on one machine"
+        )
     labelling, columns = _labelling(given)
-    wanted = Wanted(given.label, given.title, given.text, given.weight, columns)
+    wanted = Wanted(given.label, given.title, given.text, given.weight, columns, given.id)
     reading = Reading(given.format, given.header, wanted, labelling)
     options = PrepareOptions(
         reading,
@@ -235,6 +253,7 @@ def _local_steps(given: Any, page: Callable[[dict[str, Any]], str], command: str
         given.overwrite,
         command,
         page,
+        None if given.corrections is None else read_corrections(given.corrections),
     )
     if given.merge:
         return (yield from merge_in_steps([Path(name) for name in given.source], given.out, options))

@@ -47,14 +47,15 @@ def write_table(table: Any, path: Path, wanted: Wanted) -> Wanted:
     for each in texts:
         _check_text(name, each, columns[each])
     weight = None if chosen.weight is None else names[chosen.weight]
-    others = [name for name in (label, *labels, weight) if name is not None]
+    id_ = None if chosen.id is None else names[chosen.id]
+    others = [name for name in (label, *labels, weight, id_) if name is not None]
     with path.open("wb") as stream:
         for values in zip(*(columns[each] for each in (*others, *texts))):
             row = {each: _label(value) for each, value in zip(others, values)}
             row |= {each: _text(value) for each, value in zip(texts, values[len(others) :])}
             # A lone surrogate becomes bytes that are not UTF-8, which reading rejects with that reason.
             stream.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
-    return Wanted(label, texts[0] if len(texts) > 1 else None, texts[-1], weight, tuple(labels))
+    return Wanted(label, texts[0] if len(texts) > 1 else None, texts[-1], weight, tuple(labels), id_)
 
 
 def text_column(table: Any) -> Sequence[Any]:

@@ -99,6 +99,7 @@ class Collected:
         files: format, row counts and checksum of each source, by index.
         bad_rows: records of unusable rows of each part, in the order of (file, line).
         bad: number of unusable lines.
+        corrected: what corrections did, see ``corrections.correct``; ``None`` if there were none.
     """
 
     rows: Rows
@@ -109,3 +110,4 @@ class Collected:
     files: dict[int, dict[str, Any]]
     bad_rows: Sequence[Iterator[dict[str, Any]]]
     bad: int
+    corrected: dict[str, Any] | None = None

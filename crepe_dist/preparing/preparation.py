@@ -21,6 +21,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import printable, write_json, write_text
 from crepe_dist.preparing.auto_encoding import Fit
 from crepe_dist.preparing.building import Built, build
+from crepe_dist.preparing.corrections import Corrections, correct
 from crepe_dist.preparing.formats.rows import Share
 from crepe_dist.preparing.job import Collected, Job
 from crepe_dist.preparing.pool import pool
@@ -35,7 +36,8 @@ MAX_BAD = 0.01
 MAX_EXPANSION = 200.0  # of gzip's largest, 1,032; texts compress 3 to 20 times
 SMALL = 1 << 24  # bytes that one process reads before others have started
 AHEAD = 3  # blocks or shards in flight per process
-DATA_FILE = re.compile(rf"({'|'.join(PARTS)})\.(labels|targets|weights|codes|texts|offsets)(-\d+)?\.(npy|bin)")
+KINDS = "labels|targets|weights|codes|texts|offsets|origins|ids|id_offsets"
+DATA_FILE = re.compile(rf"({'|'.join(PARTS)})\.({KINDS})(-\d+)?\.(npy|bin)")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class PrepareOptions:
         overwrite: replace an existing prepared folder.
         command: command line, for the report.
         page: function that renders the report's numbers as HTML; ``None`` for no page.
+        corrections: corrections of labels; not of a part.
     """
 
     reading: Reading = field(default_factory=Reading)
@@ -61,6 +64,7 @@ class PrepareOptions:
     overwrite: bool = False
     command: str = ""
     page: Callable[[dict[str, Any]], str] | None = None
+    corrections: Corrections | None = None
 
 
 @dataclass(frozen=True)
@@ -141,13 +145,15 @@ def prepare_in_steps(
     total = sum(source.bytes for source in sources.files)
     small = total < SMALL and all(source.path for source in sources.files)
     processes = options.processes or (1 if small else machine.cores())
+    # A correction may move a row to a class whose sample it belongs to.
+    samples_early = split.dedupe == "no" and options.corrections is None
     with _new_folder(out, options.overwrite) as partial, pool(processes) as executor:
         alone = options.share.of == 1
         folder = partial / "spool" if alone else partial
         folder.mkdir(exist_ok=True)
         reader = Reader(
             folder, sources.files, options.reading, class_names, split.seed,
-            split.max_per_class if split.dedupe == "no" else None, options.share, options.max_expansion,
+            split.max_per_class if samples_early else None, options.share, options.max_expansion,
         )  # fmt: skip
         for done in reader.read(executor, AHEAD * processes):
             yield Progress("reading", done, total)
@@ -248,6 +254,8 @@ def _build(
     partial: Path, out: Path, job: Job, found: Collected, executor: Any, processes: int, options: PrepareOptions
 ) -> Steps:
     built: Built | None = None
+    if options.corrections is not None:
+        found = correct(found, job, options.corrections)
     try:
         for step in build(partial, job, found, executor, AHEAD * processes):
             if isinstance(step, Built):

@@ -9,13 +9,13 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.data.origins import hashes
 from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats.rows import BadRow, Block, Cutter, Parser, Row, Share, check_text, excerpt
@@ -25,6 +25,7 @@ from crepe_dist.preparing.sources import Reading, Source, open_source
 from crepe_dist.preparing.spool import BAD_ROWS, MAX_WEIGHT, ROW, ROWS, Rows, TextWriter
 
 MAX_LABEL = 200  # characters
+MAX_ID = 200  # characters; longer ones are cut
 MAX_CLASSES = 1 << 16
 MAX_SETS = 1 << 24  # different sets of labels
 MAX_REASON = 300  # characters
@@ -103,7 +104,7 @@ def read_block(task: Task) -> Found:
             bad.append(BadRow(row.line, str(error), excerpt(row.text)))
         else:
             labels.setdefault(label, len(labels))
-            rows.append(Row(row.line, label, row.text))
+            rows.append(Row(row.line, label, row.text, id=row.id))
             texts.append(text)
     bad += parsed.bad if parsed else []
     bad.sort(key=lambda each: each.line)
@@ -119,8 +120,10 @@ def read_block(task: Task) -> Found:
         kept = np.flatnonzero(drawn <= limits[records["label"]]).tolist()
         records, drawn = records[kept], drawn[kept]
         rows, texts = [rows[i] for i in kept], [texts[i] for i in kept]
+    ids = [row.id[:MAX_ID].encode("utf-8", "replace") for row in rows]
+    records["id"] = [len(each) for each in ids]
     writer = _writer(task.folder)
-    start = writer.append(texts)
+    start = writer.append([text + id_ for text, id_ in zip(texts, ids)])
     _describe(records, rows, texts, start, task.labelling.kind)
     end = (parsed.consumed, parsed.lines) if parsed else (0, 0)
     return Found(records, list(labels), good, drawn, bad, *end, writer.name)
@@ -168,14 +171,15 @@ def _weight(row: Row) -> float:
 def _describe(records: Rows, rows: Sequence[Row], texts: Sequence[bytes], start: int, kind: str) -> None:
     lengths = np.array([len(text) for text in texts], dtype=np.int64)
     records["bytes"] = lengths
-    records["offset"] = start + np.cumsum(lengths) - lengths
+    ends = start + np.cumsum(lengths + records["id"])
+    records["offset"] = ends - lengths - records["id"]
     records["characters"] = [len(row.text) for row in rows]
     keys = [_letters(row.text, text) for row, text in zip(rows, texts)]
     if kind == ONE:
         names = {row.label: _letters(row.label, row.label.encode()) for row in rows}
         records["names_label"] = [len(names[row.label]) > 2 and names[row.label] in key for row, key in zip(rows, keys)]
-    records["exact"] = _hashes(texts)
-    records["near"] = _hashes([key or text for key, text in zip(keys, texts)])
+    records["exact"] = hashes(texts)
+    records["near"] = hashes([key or text for key, text in zip(keys, texts)])
 
 
 def _letters(text: str, data: bytes) -> bytes:
@@ -183,10 +187,6 @@ def _letters(text: str, data: bytes) -> bytes:
     if text.isascii():
         return data.translate(_LOWER, _NOT_ALPHANUMERIC)
     return _NOT_WORDS.sub("", unicodedata.normalize("NFKC", text).casefold()).encode("utf-8")
-
-
-def _hashes(texts: Sequence[bytes]) -> npt.NDArray[np.uint64]:
-    return np.frombuffer(b"".join([blake2b(text, digest_size=8).digest() for text in texts]), dtype="<u8")
 
 
 _open_writers: dict[Path, TextWriter] = {}

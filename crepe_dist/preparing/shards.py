@@ -33,6 +33,7 @@ class _ShardTask:
     encoding: Encoding
     rows: Path
     texts: tuple[Path, ...]
+    kept: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def write_shards(
     chosen: npt.NDArray[np.int64],
     encoding: Encoding,
     found: Collected,
+    kept: tuple[str, ...],
     executor: Executor,
     ahead: int,
 ) -> Iterator[ShardDone]:
@@ -65,13 +67,16 @@ def write_shards(
         chosen: indices of its rows, int64 [n].
         encoding: encoding after fitting.
         found: rows from reading.
+        kept: as for ``ShardWriter``.
         executor: pool to encode in.
         ahead: maximum number of tasks in flight.
     """
     rows, size = len(chosen), max(1, SHARD_BYTES // encoding.feature_len)
     chosen.tofile(_chosen(folder, part))
     tasks = (
-        _ShardTask(folder, part, shard, start, min(start + size, rows), encoding, found.rows_path, tuple(found.texts))
+        _ShardTask(
+            folder, part, shard, start, min(start + size, rows), encoding, found.rows_path, tuple(found.texts), kept
+        )
         for shard, start in enumerate(range(0, rows, size))
     )
     yield from map_in_order(executor, write_shard, tasks, ahead)
@@ -89,16 +94,13 @@ def write_shard(task: _ShardTask) -> ShardDone:
     texts = Texts(task.texts)
     count = task.stop - task.start
     chosen = np.fromfile(_chosen(task.folder, task.part), np.int64, count, offset=8 * task.start)
-    keep_texts = task.part != "train"
     known = np.flatnonzero(task.encoding.known(np.arange(128, dtype=np.uint32))).astype(np.uint8).tobytes()
     points: Counter[int] = Counter()
     lengths = np.empty(len(chosen), np.int64)
     unreadable = 0
     letterless: list[str] = []  # the first ones
     letterless_count = 0
-    writer = ShardWriter(
-        task.folder, task.part, task.shard, len(chosen), task.encoding.feature_len, keep_texts=keep_texts
-    )
+    writer = ShardWriter(task.folder, task.part, task.shard, len(chosen), task.encoding.feature_len, task.kept)
     step = max(1, min(MAX_CHUNK, CHUNK_BYTES // task.encoding.feature_len))
     for start in range(0, len(chosen), step):
         some = rows[chosen[start : start + step]]
@@ -109,7 +111,7 @@ def write_shard(task: _ShardTask) -> ShardDone:
         letterless = (letterless + [excerpt(text) for text in odd[:EXAMPLES]])[:EXAMPLES]
         codes = task.encoding.encode(decoded)
         lengths[start : start + step] = task.encoding.lengths(decoded)
-        writer.append(codes, data)
+        writer.append(codes, texts=data, ids=texts.ids(some))
         # Most characters are ASCII and in the alphabet, so only the others are counted individually.
         left = b"".join(data).translate(None, known).decode("utf-8")
         if left:

@@ -160,13 +160,8 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
     label, kind_of_labels = source.label, reading.labelling.kind
     if source.part != "train":  # scores do not use weights
         reading = replace(reading, columns=replace(reading.columns, weight=None))
-    elif reading.columns.weight is not None and source.format in ("folder", "amazon", SAMPLE):
-        raise UserError(
-            f"{source.name} has no column {reading.columns.weight!r}",
-            "rows have weights only in files with columns",
-            "leave --weight out, or give a table",
-        )
     if source.format == "folder":
+        _check_no_columns(source, reading)
         assert source.path is not None
         assert label is not None
         return Documents(source.path, label), DocumentCutter(source.path)
@@ -178,12 +173,16 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
         return open_parquet(source.path, source.name, reading.columns, label, keep=keep, nested=kind_of_labels != ONE)
     stream = Stream(source.path)
     if source.format == LINES:
+        _check_no_columns(source, reading)
         return TextLines(kept=("text",) if keep else ()), LineCutter(stream, quoted=False, live=live)
     if source.format == SAMPLE:
+        _check_no_columns(source, reading)
         cutter = LineCutter(stream, quoted=False)
         cutter.skip_lines(1)
         return Table("tsv", Chosen(None, (2,)), 3, label), cutter
     kind = source.format or _kind_of(stream.peek(LOOK_AT), source.name)
+    if kind in ("amazon", "fasttext"):
+        _check_no_columns(source, reading)
     if kind == "amazon":
         assert label is not None
         return open_amazon(stream, label)
@@ -195,6 +194,16 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
     if kind == "parquet":
         return open_source(replace(source, format=kind), reading, keep=keep)
     return open_table(kind, stream, source.name, reading.columns, reading.header, label, keep=keep, live=live)
+
+
+def _check_no_columns(source: Source, reading: Reading) -> None:
+    for flag, column in (("weight", reading.columns.weight), ("id", reading.columns.id)):
+        if column is not None and (flag != "id" or reading.columns.needs_id):
+            raise UserError(
+                f"{source.name} has no column {column!r}",
+                f"rows have {flag}s only in files with columns",
+                f"leave --{flag} out, or give a table",
+            )
 
 
 def find_class_names(sources: Sources) -> tuple[str, ...] | None:

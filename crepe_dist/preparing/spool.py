@@ -21,7 +21,7 @@ from crepe_dist.data.dataset import SPOOL_MANIFEST as MANIFEST
 from crepe_dist.errors import UserError
 from crepe_dist.files import identity, json_lines, open_regular, read_json, sha256, sync, write_json
 
-FORMAT = 3
+FORMAT = 4
 ROWS = "rows.bin"
 BAD_ROWS = "bad.jsonl"
 Rows = npt.NDArray[Any]  # dtype ROW
@@ -34,6 +34,7 @@ ROW = np.dtype(
         ("texts", "<u2"),  # index of the file of texts
         ("offset", "<i8"),  # position of the text in it, in bytes
         ("bytes", "<u4"),
+        ("id", "<u2"),  # bytes of the row's id, which follows the text
         ("exact", "<u8"),  # hash of the text
         ("near", "<u8"),  # hash of its letters and digits in lower case
         ("names_label", "?"),  # the text contains its label
@@ -86,8 +87,15 @@ class Texts:
 
     def get(self, rows: Rows) -> list[bytes]:
         """Return the UTF-8 texts of rows."""
-        places = zip(rows["texts"].tolist(), rows["offset"].tolist(), rows["bytes"].tolist())
-        return [self._files[file][offset : offset + length] for file, offset, length in places]
+        return self._strings(rows, rows["offset"], rows["bytes"])
+
+    def ids(self, rows: Rows) -> list[bytes]:
+        """Return the ids of rows, in UTF-8; empty for rows without one."""
+        return self._strings(rows, rows["offset"] + rows["bytes"], rows["id"])
+
+    def _strings(self, rows: Rows, starts: Any, lengths: Any) -> list[bytes]:
+        places = zip(rows["texts"].tolist(), starts.tolist(), lengths.tolist())
+        return [self._files[file][start : start + length] for file, start, length in places]
 
 
 def _map(path: Path) -> Any:
@@ -181,7 +189,7 @@ def _check(spool: Spool) -> None:
             raise ValueError("a label that does not exist")
         if some["file"].max() >= files or some["texts"].max() >= len(sizes):
             raise ValueError("a file that does not exist")
-        room = sizes[some["texts"]] - some["bytes"].astype(np.int64)
+        room = sizes[some["texts"]] - some["bytes"].astype(np.int64) - some["id"]
         if some["offset"].min() < 0 or (some["offset"] > room).any() or some["bytes"].min() < 1:
             raise ValueError("a text that does not exist")
         if not (some["weight"] >= 0).all() or some["weight"].max() > MAX_WEIGHT:

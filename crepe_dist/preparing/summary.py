@@ -71,6 +71,8 @@ def summarise(name: str, job: Job, found: Collected, built: Built, command: str)
         "quarantine": {"rows": built.bad, "reasons": dict(built.reasons.most_common()), "first": built.first_bad},
         "command": command,
     }
+    if found.corrected is not None:
+        summary["corrections"] = found.corrected
     if built.targets is not None:
         summary["labels"] = _labels(built)
     summary["warnings"] = _warnings(
@@ -223,6 +225,13 @@ def _warnings(
             "a gzip file is truncated or broken",
             f"{' and '.join(cut)}; the rows after that are lost and cannot be counted",
             "find the file's name in quarantine.jsonl, get it again, and prepare again",
+        )
+    corrected = summary.get("corrections", {})
+    if corrected.get("stale"):
+        warn(
+            f"{counted(corrected['stale'], 'correction')} of {corrected['file']} could not be applied",
+            f"the source was changed since it was inspected: the first is for {corrected['first_stale']}",
+            "inspect these data again, or prepare them with the sources and flags of the data set that was inspected",
         )
     unlabelled = summary["quarantine"]["reasons"].get(UNLABELLED, 0)
     if unlabelled:

@@ -39,7 +39,18 @@ def flow(summary: Summary) -> str:
     rows = summary["rows"]
     lost = [counted(rows[key], one, many) for key, _, one, many in LOSSES if rows[key]]
     rest = f"{listed(lost)}; {counted(rows['kept'], 'is', 'are')} kept." if lost else "all are kept."
-    return f"{counted(rows['read'], 'row was', 'rows were')} read; {rest}"
+    return f"{counted(rows['read'], 'row was', 'rows were')} read; {rest}{_corrections(summary)}"
+
+
+def _corrections(summary: Summary) -> str:
+    """Describe what corrections did; empty if there were none."""
+    found = summary.get("corrections")
+    if found is None:
+        return ""
+    others = (("kept", "kept"), ("already", "had it already"), ("stale", "not applied: the source was changed"))
+    more = [f"{number(found[key])} {words}" for key, words in others if found[key]]
+    rest = f" ({', '.join(more)})" if more else ""
+    return f" {counted(found['applied'], 'label was', 'labels were')} corrected by {found['file']}{rest}."
 
 
 def totals(summary: Summary) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from crepe_dist.data.origins import Origin
 from crepe_dist.reports.page import render
 from crepe_dist.version import __version__
 from crepe_dist.wording import clean, counted, percent, visible
@@ -47,6 +48,11 @@ def page(found: Mapping[str, Any], name: str, classes: list[str]) -> str:
 
 def _shown(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
-        {key: visible(value, MOST_CHARACTERS) if key == "text" else clean(value) for key, value in row.items()}
+        {key: visible(value, MOST_CHARACTERS) if key == "text" else clean(value) for key, value in _placed(row).items()}
         for row in rows[:MOST]
     ]
+
+
+def _placed(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Add where a text is from, if it is one of the data set."""
+    return {**row, "place": str(Origin(row["file"], row["line"], row["id"], row["hash"]))} if "hash" in row else row

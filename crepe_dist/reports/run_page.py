@@ -13,7 +13,7 @@ from crepe_dist.version import __version__
 from crepe_dist.wording import clean, counted, percent, visible
 
 if TYPE_CHECKING:
-    from crepe_dist.runs.run_record import RunRecord
+    from crepe_dist.runs.run_record import Quote, RunRecord
     from crepe_dist.runs.scores import Scores
 
 MAX_COMMAND_CHARS = 4000
@@ -29,7 +29,7 @@ FILES = (
 
 def page(
     record: RunRecord,
-    quotes: Mapping[str, Sequence[str | None]],
+    quotes: Mapping[str, Sequence[Quote | None]],
     no_texts: str,
     data: dict[str, Any] | None = None,
 ) -> str:
@@ -83,7 +83,7 @@ def page(
     )  # fmt: skip
 
 
-def score_page(scores: Scores, classes: list[str], quotes: Sequence[str | None], about: dict[str, Any]) -> str:
+def score_page(scores: Scores, classes: list[str], quotes: Sequence[Quote | None], about: dict[str, Any]) -> str:
     """Render the page of ``python -m crepe_dist.evaluate --html``.
 
     Args:

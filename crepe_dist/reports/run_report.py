@@ -14,7 +14,7 @@ from crepe_dist.reports import model_card, run_page
 from crepe_dist.reports.run_findings import warnings
 from crepe_dist.runs.checkpoint import CONFIG, RESULT
 from crepe_dist.runs.run_folder import RunFolder
-from crepe_dist.runs.run_record import RunRecord, open_run, texts
+from crepe_dist.runs.run_record import Quote, RunRecord, open_run, quotes
 
 REPORT = "report.html"
 CARD = "model_card.md"
@@ -56,15 +56,15 @@ def write_report(record: RunRecord, data: Dataset | UserError) -> Iterator[None]
     Raises:
         OSError: a file cannot be written, for example because the disk is full.
     """
-    quotes: dict[str, list[str | None]] = {}
+    quoted: dict[str, list[Quote | None]] = {}
     summary: dict[str, Any] | None = None
     if isinstance(data, Dataset):
         for name, scores in record.scores.items():
-            quotes[name] = texts(data.parts.get(name), [each.row for each in scores.mistakes], data.encoding)
+            quoted[name] = quotes(data, name, [each.row for each in scores.mistakes])
         summary = _summary(data)
     yield
     missing = "" if isinstance(data, Dataset) else str(data.what)
-    write_text(record.path / REPORT, run_page.page(record, quotes, missing, summary))
+    write_text(record.path / REPORT, run_page.page(record, quoted, missing, summary))
     yield
     write_text(record.path / CARD, model_card.card(record, summary))
 

@@ -10,6 +10,7 @@ import numpy as np
 from crepe_dist import wording
 from crepe_dist.reports import score_figures
 from crepe_dist.reports.uncertainty import interval
+from crepe_dist.runs.run_record import Quote
 from crepe_dist.runs.scores import BINS, MILLION, Mistake, Scores
 from crepe_dist.wording import counted, cut, number, percent
 
@@ -25,7 +26,7 @@ THRESHOLDS = (6, 9, 12, 14)  # in intervals of the predicted probability: 40, 60
 SMALL_CALIBRATION_ERROR, LARGE_CALIBRATION_ERROR = 0.03, 0.1
 
 
-def view(scores: Scores, classes: list[str], quotes: Sequence[str | None] | None, feature_len: int) -> dict[str, Any]:
+def view(scores: Scores, classes: list[str], quotes: Sequence[Quote | None] | None, feature_len: int) -> dict[str, Any]:
     """Compute the values for the template ``scores.html``.
 
     Args:
@@ -231,14 +232,14 @@ def _interval(right: int, documents: int) -> str:
     return f"{100 * low:.0f}–{100 * high:.0f}"
 
 
-def _mistake(mistake: Mistake, classes: list[str], quote: str | None, feature_len: int) -> dict[str, Any]:
-    length = len(quote) if quote is not None else 0
+def _mistake(mistake: Mistake, classes: list[str], quote: Quote | None, feature_len: int) -> dict[str, Any]:
+    length = len(quote.text) if quote else 0
     read = f"{number(feature_len)} of {number(length)} characters are read" if length > feature_len else ""
     return {
-        "row": mistake.row,
+        "place": wording.visible(quote.place) if quote else f"row {number(mistake.row)}",
         "true": classes[mistake.true],
         "probability": percent(mistake.probability),
         "ranking": [(classes[index], percent(probability)) for index, probability in mistake.ranking],
-        "text": None if quote is None else wording.visible(quote, MAX_QUOTE_CHARS),
+        "text": None if quote is None else wording.visible(quote.text, MAX_QUOTE_CHARS),
         "length": read,
     }

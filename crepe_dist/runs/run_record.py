@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,13 +197,29 @@ def _check_made(made: Any) -> None:
         raise ValueError(f"the provenance in {RESULT} is malformed")
 
 
-def texts(part: Part | None, rows: list[int], encoding: Encoding) -> list[str | None]:
-    """Return the texts of rows, original or else decoded from their codes; ``None`` without data."""
-    found: list[str | None] = []
-    for row in rows:
-        if part is None or row >= len(part):
-            found.append(None)
-            continue
-        text = part.text(row)
-        found.append(encoding.decode(part.codes(np.array([row]))[0]) if text is None else text)
-    return found
+@dataclass(frozen=True)
+class Quote:
+    """Text of a row, and where it is from.
+
+    Attributes:
+        text: original text, or else decoded from its codes.
+        place: its ``Origin``, for people.
+    """
+
+    text: str
+    place: str
+
+
+def quotes(data: Dataset, part: str, rows: Iterable[int]) -> list[Quote | None]:
+    """Return the texts of rows of a split; ``None`` for rows that the data do not have."""
+    split = data.parts.get(part)
+    return [
+        Quote(text(split, row, data.encoding), str(data.origin(part, row))) if split and row < len(split) else None
+        for row in rows
+    ]
+
+
+def text(part: Part, row: int, encoding: Encoding) -> str:
+    """Return the text of a row, original or else decoded from its codes."""
+    found = part.text(row)
+    return encoding.decode(part.codes(np.array([row]))[0]) if found is None else found

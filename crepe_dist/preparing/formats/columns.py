@@ -33,11 +33,14 @@ class Wanted:
     text: str | None = None
     weight: str | None = None  # never detected
     labels: tuple[str, ...] = ()  # one for each class, in place of a column of labels; never detected
+    id: str | None = None  # never detected
+    needs_id: bool = True  # else ``id`` may be missing
 
     @property
     def names(self) -> list[str]:
         """All given columns."""
-        return [name for name in (self.label, self.title, self.text, self.weight, *self.labels) if name is not None]
+        given = (self.label, self.title, self.text, self.weight, self.id, *self.labels)
+        return [name for name in given if name is not None]
 
 
 @dataclass(frozen=True)
@@ -49,19 +52,22 @@ class Chosen:
         texts: indices of the columns that make up the text.
         weight: index of the weight's column; ``None`` if rows have no weights.
         labels: indices of the columns of the classes.
+        id: index of the column of ids; ``None`` if rows have no ids.
     """
 
     label: int | None
     texts: tuple[int, ...]
     weight: int | None = None
     labels: tuple[int, ...] = ()
+    id: int | None = None
 
     def describe(self, names: Sequence[str]) -> str:
         """Describe the columns read, for the report."""
         text = " | ".join(names[i] for i in self.texts)
         label = "" if self.label is None else f"label: {names[self.label]}, "
         label += f"labels: {', '.join(names[i] for i in self.labels)}, " if self.labels else ""
-        return f"{label}text: {text}" + ("" if self.weight is None else f", weight: {names[self.weight]}")
+        others = [(what, i) for what, i in (("weight", self.weight), ("id", self.id)) if i is not None]
+        return f"{label}text: {text}" + "".join(f", {what}: {names[i]}" for what, i in others)
 
 
 def is_header(rows: Sequence[Sequence[str]], wanted: Wanted) -> bool:
@@ -123,6 +129,8 @@ def choose_named(
     places: dict[str, int | None] = {}
     usual = {"label": LABELS, "text": TEXTS, "title": TITLES if wanted.text is None else ()}
     places["weight"] = None if wanted.weight is None else _position(file, names, "weight", wanted.weight)
+    has_id = wanted.id is not None and (wanted.needs_id or wanted.id in names)
+    places["id"] = _position(file, names, "id", str(wanted.id)) if has_id else None
     places |= {f"class {name}": _position(file, names, "label-columns", name) for name in wanted.labels}
     label_given = label_given or bool(wanted.labels)
     for what, given in (("label", wanted.label), ("text", wanted.text), ("title", wanted.title)):
@@ -153,7 +161,7 @@ def choose_named(
             places[what] = left[0]
     texts = tuple(i for i in (places["title"], places["text"]) if i is not None)
     labels = tuple(_position(file, names, "label-columns", name) for name in wanted.labels)
-    return Chosen(places["label"], texts, places["weight"], labels)
+    return Chosen(places["label"], texts, places["weight"], labels, places["id"])
 
 
 def _few_values(places: Sequence[int], rows: Sequence[Sequence[str]]) -> int | None:
@@ -211,22 +219,26 @@ def choose_numbered(file: str, width: int, wanted: Wanted, *, label_given: bool)
     labels = tuple(position("label-columns", name) for name in wanted.labels)
     label = None if label_given else position("label", wanted.label or "1")
     weight = None if wanted.weight is None else position("weight", wanted.weight)
+    has_id = wanted.id is not None and (wanted.needs_id or _is_place(wanted.id, width))
+    id_ = position("id", str(wanted.id)) if has_id else None
+    others = [i for i in (weight, id_) if i is not None]
     if wanted.text is None and wanted.title is None:
-        if label_given and width - (weight is not None) - len(labels) > 1:
+        if label_given and width - len(others) - len(labels) > 1:
             raise UserError(
                 f"{file}: which column is the text?",
                 f"it has {width} columns and no header was found",
                 f"give a number from 1 to {width} with --text-column, or --header yes if the first line names them",
             )
-        texts = tuple(i for i in range(width) if i not in (label, weight, *labels))
-        return Chosen(label, texts, weight, labels)
+        texts = tuple(i for i in range(width) if i not in (label, *others, *labels))
+        return Chosen(label, texts, weight, labels, id_)
     named = [("title", wanted.title), ("text", wanted.text)]
-    return Chosen(label, tuple(position(what, given) for what, given in named if given is not None), weight, labels)
+    texts = tuple(position(what, given) for what, given in named if given is not None)
+    return Chosen(label, texts, weight, labels, id_)
 
 
 def _flag(what: str) -> str:
     # `predict` has these columns too, and its --text is a text to classify.
-    return f"--{what}" if what in ("label", "label-columns") else f"--{what}-column"
+    return f"--{what}" if what in ("label", "label-columns", "id") else f"--{what}-column"
 
 
 def _is_place(given: str, width: int) -> bool:

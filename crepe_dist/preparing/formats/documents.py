@@ -34,7 +34,7 @@ class Documents:
             if not share.owns(number):
                 continue
             try:
-                result.rows.append(Row(number, self.label, _read(self.folder / name)))
+                result.rows.append(Row(number, self.label, _read(self.folder / name), id=name))
             except ValueError as error:
                 result.bad.append(BadRow(number, str(error), excerpt(name)))
         return result

@@ -36,6 +36,7 @@ class JsonLines:
         weight: key of the weight; ``None`` if rows have no weights.
         labels: keys of the classes, in place of a label.
         nested: the label may be a list of labels, or an object of their shares.
+        id: key of the id; ``None`` if rows have no ids.
     """
 
     label: str | None
@@ -48,6 +49,7 @@ class JsonLines:
     weight: str | None = None
     labels: tuple[str, ...] = ()
     nested: bool = False
+    id: str | None = None
 
     def parse(self, block: Block, share: Share) -> Parsed:
         lines = block.data.split(b"\n")
@@ -71,7 +73,8 @@ class JsonLines:
         texts = [_text(record, key) for key in self.texts[:-1] if _value(record, key) is not None]
         text = join([*texts, _text(record, self.texts[-1])])
         cells = tuple(_cell(record, key) for key in self.kept)
-        return Row(number, label or "", text, cells, None if self.weight is None else _scalar(record, self.weight))
+        weight = None if self.weight is None else _scalar(record, self.weight)
+        return Row(number, label or "", text, cells, weight, "" if self.id is None else _cell(record, self.id))
 
     def _label(self, record: dict[str, Any], key: str) -> str:
         value = _value(record, key)
@@ -119,14 +122,16 @@ def open_json_lines(
         texts = tuple(names[i] for i in columns.texts)
         kept = tuple(names) if keep else ()
         weight = None if columns.weight is None else names[columns.weight]
+        id_ = None if columns.id is None else names[columns.id]
         labels = tuple(names[i] for i in columns.labels)
         reads = columns.describe(names)
-        return JsonLines(key, texts, label, False, "jsonl", reads, kept, weight, labels, nested), cutter
+        return JsonLines(key, texts, label, False, "jsonl", reads, kept, weight, labels, nested, id_), cutter
     text = wanted.text or "text"
     key = None if label is not None else wanted.label or "label"
     key = None if wanted.labels else key
     kept = (text,) if keep else ()
-    return JsonLines(key, (text,), label, kept=kept, weight=wanted.weight, labels=wanted.labels, nested=nested), cutter
+    weight, labels, id_ = wanted.weight, wanted.labels, wanted.id
+    return JsonLines(key, (text,), label, kept=kept, weight=weight, labels=labels, nested=nested, id=id_), cutter
 
 
 def open_amazon(stream: Stream, label: str) -> tuple[JsonLines, LineCutter]:

@@ -47,6 +47,7 @@ class Parquet:
         weighted: the last column has the weights.
         classes: names of the first columns, which hold the classes in place of a label.
         nested: the label may be a list, as JSON.
+        has_ids: the last column before the weights has the ids.
     """
 
     label: str | None
@@ -57,15 +58,17 @@ class Parquet:
     weighted: bool = False
     classes: tuple[str, ...] = ()
     nested: bool = False
+    has_ids: bool = False
 
     def parse(self, block: Block, share: Share) -> Parsed:
         batch = pa.ipc.open_stream(block.data).read_next_batch()
         columns = [_values(column) for column in batch.columns]
         labels = self._labels(columns, batch.num_rows)
         weights: list[str | None] = [each or "" for each in columns.pop()] if self.weighted else [None] * batch.num_rows
+        ids = [each or "" for each in columns.pop()] if self.has_ids else [""] * batch.num_rows
         result = Parsed([], [], len(block.data), batch.num_rows)
         texts_end = len(columns) - len(self.kept)
-        for number, (label, weight, *values) in enumerate(zip(labels, weights, *columns), start=block.line):
+        for number, (label, weight, id_, *values) in enumerate(zip(labels, weights, ids, *columns), start=block.line):
             if not share.owns(number):
                 continue
             values = [value or "" for value in values]
@@ -73,9 +76,9 @@ class Parquet:
             if len(text) > MAX_RECORD:
                 result.bad.append(BadRow(number, too_long(), excerpt(text)))
             elif self.label_names is None or label is None or self.nested:
-                result.rows.append(Row(number, label or "", text, cells, weight))
+                result.rows.append(Row(number, label or "", text, cells, weight, id_))
             elif label.isdecimal() and len(label) < 10 and int(label) < len(self.label_names):
-                result.rows.append(Row(number, self.label_names[int(label)], text, cells, weight))
+                result.rows.append(Row(number, self.label_names[int(label)], text, cells, weight, id_))
             else:
                 reason = f"unknown label: {label:.40} is not one of 0 to {len(self.label_names) - 1}"
                 result.bad.append(BadRow(number, reason, excerpt(text)))
@@ -212,16 +215,17 @@ def open_parquet(
                 "name a text column with --text-column",
             )
     kept = tuple(name for name, kind in zip(names, types) if _is_writable(kind)) if keep else ()
-    for name in {*(names[i] for i in (columns.label, *columns.texts, columns.weight) if i is not None), *kept}:
+    others = (columns.label, columns.weight, columns.id)
+    for name in {*(names[i] for i in (*others, *columns.texts) if i is not None), *kept}:
         if names.count(name) > 1:
             raise UserError(f"{file} has several columns named {name!r}", remedy="rename them, or choose others")
     positions = (*columns.labels, *columns.texts) if columns.label is None else (columns.label, *columns.texts)
     classes = tuple(names[i] for i in columns.labels)
     label_names = None if columns.label is None else _label_names(schema, names[columns.label])
-    weights = [] if columns.weight is None else [names[columns.weight]]
+    ids, weights = ([] if i is None else [names[i]] for i in (columns.id, columns.weight))
     reads = columns.describe(names)
-    parser = Parquet(label, label_names, "parquet", reads, kept, bool(weights), classes, nested)
-    return parser, ParquetCutter(path, opened, [*(names[i] for i in positions), *kept, *weights])
+    parser = Parquet(label, label_names, "parquet", reads, kept, bool(weights), classes, nested, bool(ids))
+    return parser, ParquetCutter(path, opened, [*(names[i] for i in positions), *kept, *ids, *weights])
 
 
 def _is_list(kind: pa.DataType) -> bool:

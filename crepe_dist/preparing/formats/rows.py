@@ -18,11 +18,12 @@ class Row(NamedTuple):
     """A document.
 
     Attributes:
-        line: line on which it ends, from 1; its row number in formats without lines.
+        line: its first line, from 1; its row number in formats without lines.
         label: label as read.
         text: text as read.
         cells: values of all columns, if requested.
         weight: weight as read, if there is a column of weights.
+        id: id as read; empty if there is no column of ids.
     """
 
     line: int
@@ -30,6 +31,7 @@ class Row(NamedTuple):
     text: str
     cells: tuple[str, ...] = ()
     weight: str | None = None
+    id: str = ""
 
 
 class BadRow(NamedTuple):

@@ -70,8 +70,8 @@ class Table:
             done = 0
             try:
                 for fields in reader:
-                    if fields and share.owns(first + reader.line_num):
-                        self._add(fields, first + reader.line_num, result)
+                    if fields and share.owns(first + done + 1):
+                        self._add(fields, first + done + 1, result)
                     done = reader.line_num
                 return len(lines)
             except csv.Error as error:
@@ -106,7 +106,8 @@ class Table:
                 label = cell_of(self.class_names, [fields[i] for i in self.columns.labels])
             text = join([fields[i] for i in self.columns.texts])
             weight = None if self.columns.weight is None else fields[self.columns.weight]
-            result.rows.append(Row(line, label or "", text, tuple(fields) if self.kept else (), weight))
+            id_ = "" if self.columns.id is None else fields[self.columns.id]
+            result.rows.append(Row(line, label or "", text, tuple(fields) if self.kept else (), weight, id_))
             return
         result.bad.append(BadRow(line, reason, excerpt((self.delimiter if self.name == "csv" else "\t").join(fields))))
 

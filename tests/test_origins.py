@@ -1,0 +1,109 @@
+"""Rows of a data set know where they are from: source, line, id, and a hash of the text."""
+
+from __future__ import annotations
+
+import csv
+import json
+from hashlib import blake2b
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import crepe_dist
+from crepe_dist.data.dataset import open_dataset, verify
+from crepe_dist.errors import UserError
+from crepe_dist.preparing.flags import parser, steps
+from crepe_dist.preparing.preparation import finish_steps
+
+ROWS = [(f"T-{number:03}", "ab"[number % 2], f"text {number} ü") for number in range(40)]
+NAMES = ("ticket", "label", "text")
+
+
+def make(folder, form):
+    """Write the rows in one format; return the source and the line of each row."""
+    if form == "frame":
+        return dict(zip(NAMES, map(list, zip(*ROWS)))), range(1, len(ROWS) + 1)
+    path = folder / f"rows.{form}"
+    if form == "jsonl":
+        path.write_text("".join(json.dumps(dict(zip(NAMES, row))) + "\n\n" for row in ROWS), "utf-8")
+        return path, range(1, 2 * len(ROWS), 2)
+    if form == "parquet":
+        pq.write_table(pa.table(dict(zip(NAMES, map(list, zip(*ROWS))))), path)
+        return path, range(1, len(ROWS) + 1)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream, delimiter=",\t"[form == "tsv"], lineterminator="\n").writerows([NAMES, *ROWS])
+    return path, range(2, len(ROWS) + 2)
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet", "frame"])
+def test_every_row_of_every_format(tmp_path, form):
+    source, lines = make(tmp_path, form)
+    crepe_dist.prepare(source, tmp_path / "out", id="ticket", validation=0.2, feature_len=40)
+    data = open_dataset(tmp_path / "out")
+    verify(data)
+    assert data.manifest["id"] == "ticket"
+    line_of = dict(zip((id_ for id_, *_ in ROWS), lines))
+    text_of = {id_: text for id_, _, text in ROWS}
+    seen = []
+    for name, part in data.parts.items():
+        for row in range(len(part)):
+            origin = data.origin(name, row)
+            text = text_of[origin.id]
+            assert part.text(row) in (None, text)
+            assert (part.codes(np.array([row])) == data.encoding.encode([text])).all()
+            assert origin.line == line_of[origin.id]
+            assert origin.file == ("table" if form == "frame" else f"rows.{form}")
+            assert origin.hash == f"x{int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), 'little'):016x}"
+            assert str(origin) == f"{origin.file}:{origin.line} ({origin.id})"
+            seen.append(origin.id)
+    assert sorted(seen) == sorted(text_of)
+
+
+def test_a_row_of_several_lines_is_found_by_its_first(tmp_path):
+    texts = [f"one {number}\ntwo\n\nfour" if number % 3 else f"alone {number}" for number in range(60)]
+    with (tmp_path / "rows.csv").open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([("label", "text"), *(("ab"[n % 2], text) for n, text in enumerate(texts))])
+    crepe_dist.prepare(tmp_path / "rows.csv", tmp_path / "out", test=0.5)
+    data = open_dataset(tmp_path / "out")
+    lines = (tmp_path / "rows.csv").read_text().splitlines()
+    for row in range(len(data.parts["test"])):
+        first = str(data.parts["test"].text(row)).split("\n")[0]
+        assert lines[data.origin("test", row).line - 1].endswith(first)
+        assert str(data.origin("test", row)) == f"rows.csv:{data.origin('test', row).line}"
+
+
+def test_files_of_folders_are_named(tmp_path):
+    for label in "ab":
+        (tmp_path / "source" / label / "deep").mkdir(parents=True)
+        for number in range(10):
+            (tmp_path / "source" / label / "deep" / f"{number}.txt").write_text(f"{label} {number}")
+    crepe_dist.prepare(tmp_path / "source", tmp_path / "out", test=0.5)
+    data = open_dataset(tmp_path / "out")
+    for row in range(len(data.parts["test"])):
+        origin = data.origin("test", row)
+        assert (tmp_path / "source" / origin.file / origin.id).read_text() == data.parts["test"].text(row)
+
+
+def test_parts_merge_to_the_same(tmp_path):
+    source, _ = make(tmp_path, "csv")
+
+    def run(*flags):
+        finish_steps(steps(parser().parse_args(list(map(str, flags))), lambda summary: "", ""))
+
+    run(source, "--id", "ticket", "--out", tmp_path / "whole")
+    for part in (1, 2):
+        run(source, "--id", "ticket", "--part", f"{part}/2", "--out", tmp_path / f"part{part}")
+    run("--merge", tmp_path / "part1", tmp_path / "part2", "--out", tmp_path / "merged")
+    assert open_dataset(tmp_path / "merged").fingerprint == open_dataset(tmp_path / "whole").fingerprint
+
+
+def test_ids_that_cannot_be(tmp_path):
+    source, _ = make(tmp_path, "csv")
+    with pytest.raises(UserError, match="no column 'tickt'") as caught:
+        crepe_dist.prepare(source, tmp_path / "out", id="tickt")
+    assert "did you mean 'ticket'" in caught.value.remedy
+    (tmp_path / "rows.txt").write_text("__label__a one\n__label__b two\n")
+    with pytest.raises(UserError, match="rows have ids only in files with columns"):
+        crepe_dist.prepare(tmp_path / "rows.txt", tmp_path / "out", id="ticket", format="fasttext")
