@@ -193,7 +193,13 @@ def test_the_kernels_compute_the_gradients_of_mxnets_operators(name, shape, kind
         np.testing.assert_allclose(got, wanted, rtol=2e-3, atol=1e-4 * np.abs(wanted).max() + 1e-9)
 
 
-IMPOSSIBLE = [(SEVERAL, 5, SHARE_UNIT), (SEVERAL, 0, 7), (SOFT, 0, SHARE_UNIT - 1), (SOFT, 9, SHARE_UNIT)]
+IMPOSSIBLE = [
+    (SEVERAL, 5, SHARE_UNIT),
+    (SEVERAL, 65535, 0),
+    (SEVERAL, 0, 7),
+    (SOFT, 0, SHARE_UNIT - 1),
+    (SOFT, 9, SHARE_UNIT),
+]
 
 
 @pytest.mark.parametrize(("kind", "pair", "share"), IMPOSSIBLE)

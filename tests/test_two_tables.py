@@ -131,9 +131,13 @@ def train_together(world: World) -> None:
     training = Training(world=world).restore(saved).steps(6, 12)
     digest = training.digest()
     assert world.gather(digest, "digest") == [digest] * world.size
+    if world.is_root:
+        print("loss", large_loss(training))
+    else:
+        large_loss(training)
     culprit = world.size - 1
     if world.rank == culprit:
-        overflow(training.engine)
+        weigh(training.engine, 3e38)  # gradients are infinite
     outcome = training.step.all_reduce(training.batch(12), 13, training.step.gradients(training.batch(12), 13))
     assert outcome.bad_gradients == (culprit,), outcome
     if world.is_root:
@@ -141,10 +145,16 @@ def train_together(world: World) -> None:
         print("parameters", digest)
 
 
-def overflow(engine):
-    """Weigh the classes so much that gradients are infinite."""
-    weights = np.full(SHAPE.classes, 3e38, np.float32)
+def weigh(engine, weight):
+    """Weigh all classes."""
+    weights = np.full(SHAPE.classes, weight, np.float32)
     engine._kernels.call("crepe_objective", 0.0, weights.ctypes.data, SHAPE.classes, 0, 0)
+
+
+def large_loss(training):
+    """Compute the loss of a batch, of a thousand nats a document."""
+    weigh(training.engine, 1000)
+    return training.step.all_reduce(training.batch(12), 13, training.step.gradients(training.batch(12), 13)).loss
 
 
 RANKS = """
@@ -172,4 +182,6 @@ def test_processes_and_hosts_do_not_matter(tmp_path, hosts, by):
     layout = PLACES.format(places=places) if hosts else NO_MEMORY
     printed = run(script(len(hosts) or 3, RANKS.format(layout=layout)), tmp_path)
     assert f"summed by {by}\n" in printed
-    assert f"parameters {Training().steps(0, 12).digest()}\n" in printed
+    one = Training().steps(0, 12)
+    assert f"parameters {one.digest()}\n" in printed
+    assert f"loss {large_loss(one)}\n" in printed

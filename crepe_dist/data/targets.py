@@ -112,8 +112,7 @@ def open_targets(folder: Path, part: str, rows: int, kind: str, most: int, class
         ValueError, OSError: the file is malformed.
     """
     pairs = map_array(folder / file_of(part), np.uint16, (rows, most, 2))
-    used, shares = pairs[..., 1] > 0, pairs[..., 1]
-    if rows and (pairs[..., 0][used].max(initial=0) >= classes or not _is_kind(shares, kind)):
+    if rows and (pairs[..., 0].max() >= classes or not _is_kind(pairs[..., 1], kind)):
         raise ValueError(f"{file_of(part)} holds classes or shares that cannot be")
     return Targets(kind, pairs, classes)
 

@@ -19,6 +19,7 @@ from crepe_dist.errors import PeerGone
 from crepe_dist.mxnet_internals import (
     allreduce_arrays,
     gradient_scale,
+    host_array,
     pointer,
     trainer_parameters,
     view,
@@ -34,12 +35,12 @@ class Reduced:
     """Outcome of an all-reduce, the same on every rank.
 
     Attributes:
-        rows: float32 [size, n + 1], one row per rank; the last number is its loss.
+        rows: float32 or float64 [size, n + 1], one row per rank; the last number is its loss.
         not_finite: ranks with non-finite gradients; all ranks if only the sum overflowed.
         fits: False if a sum in whole numbers might have overflowed: compute the gradients again.
     """
 
-    rows: Row
+    rows: npt.NDArray[Any]
     not_finite: tuple[int, ...]
     fits: bool = True
 
@@ -87,12 +88,16 @@ class Trainer:
 
         Args:
             row: this rank's numbers, float32 [n].
-            loss: this rank's loss, float32 [1], on the device of the gradients; it may still be pending.
+            loss: this rank's loss, float32 [1], on the device of the gradients; it may still be pending. If these are
+                whole numbers it is float64, and arrives unrounded.
         """
         if self.sums is None:
             return self._sum(row, loss)
-        reduced = self._sum(np.append(row, self.sums.bounds), loss)
-        rows, bounds, losses = np.split(reduced.rows, [len(row), -1], axis=1)
+        # As two words: only zeros are added to them, so the sums have their bits.
+        words = loss.asnumpy().astype(np.float64).view(np.float32)
+        reduced = self._sum(np.concatenate([row, self.sums.bounds, words[:1]]), host_array(words[1:]))
+        rows, bounds, words = np.split(reduced.rows, [len(row), -2], axis=1)
+        losses = np.ascontiguousarray(words).view(np.float64)
         bad = np.flatnonzero(~np.isfinite(bounds).all(axis=1)).tolist()
         fits = self.sums.fit(bounds)
         if fits:

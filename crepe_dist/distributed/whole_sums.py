@@ -21,13 +21,16 @@ import numpy.typing as npt
 from crepe_dist.distributed.table import SparseParameter
 from crepe_dist.mxnet_internals import pointer
 from crepe_dist.native import library
+from crepe_dist.settings.allowed_values import EXPONENTS
 
 # Exponents of a quantum. With the highest, the sum of thousands of the largest numbers of float32 fits.
-FIRST, LOWEST, HIGHEST = -24, -90, 110
-# Bounds in the unit of the kernels, 1024 quanta. Those from 2**20 on may not fit into 31 bits; the next one shall be
-# below 2**17, and the first not below 2**14. float32 adds them up exactly up to 2**24, and never rounds a larger sum to
-# less.
-LEAST, NEXT_BITS, MOST = 2**14, 17, 2**20
+FIRST, LOWEST, HIGHEST = -24, EXPONENTS.start, EXPONENTS.stop - 1
+# Bounds in 1024 quanta. Those from 2**20 on may not fit into 31 bits; the next one shall be below 2**17, and the first
+# not below 2**14.
+UNIT, LEAST, NEXT_BITS, MOST = 1024, 2**14, 17, 2**20
+# A document's term counts as at least one unit, so 2**17 documents would never fit: the bounds of more than FEW are in
+# smaller units. float32 adds them up exactly up to 2**24, and never rounds a larger sum to less.
+FEW, SMALL_UNIT = 2**16, 64
 RAISE = 6  # bits, where the bound is only known to be too large
 
 
@@ -41,6 +44,7 @@ class WholeSums:
     Attributes:
         parameters, sparse: as given.
         exponents: a quantum is 2**exponent, int32 [parameters].
+        unit: unit of the bounds, in quanta.
         bounds: bounds of the sums of this process's terms, float32 [parameters], NaN for terms that are not finite; the
             kernels write them.
     """
@@ -49,12 +53,13 @@ class WholeSums:
         self.parameters = list(parameters)
         self.sparse = list(sparse)
         self._kept: npt.NDArray[np.int32] | None = None
-        self.begin()
+        self.begin(1)
         self._next = self.exponents
         self.bounds = np.zeros(len(self.parameters), np.float32)
 
-    def begin(self) -> None:
-        """Begin a step with the quanta that the last update decided."""
+    def begin(self, documents: int) -> None:
+        """Begin a step on a global batch of ``documents``, with the quanta that the last update decided."""
+        self.unit = UNIT if documents <= FEW else SMALL_UNIT
         first = np.full(len(self.parameters), FIRST, np.int32)
         self.exponents = first if self._kept is None else self._kept.copy()
 
@@ -64,7 +69,7 @@ class WholeSums:
         Args:
             bounds: bounds of each process, float32 [processes, parameters].
         """
-        total = bounds.astype(np.float64).sum(axis=0)
+        total = bounds.astype(np.float64).sum(axis=0) * (self.unit / UNIT)
         if not np.isfinite(total).all():
             return True
         wanted = np.where(total > 0, self.exponents + np.frexp(total)[1] - NEXT_BITS, self.exponents)

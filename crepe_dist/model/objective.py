@@ -13,14 +13,9 @@ from crepe_dist.data.targets import ONE, SEVERAL
 LOSS_UNIT = 2.0**-20  # nats
 
 
-def rounded(losses: npt.NDArray[Any], unit: float = LOSS_UNIT) -> npt.NDArray[np.float64]:
-    """Round losses of documents to multiples of a power of two, so that they add up exactly in any order."""
-    return np.asarray(np.rint(np.asarray(losses, np.float64) / unit) * unit)
-
-
-def loss_unit(documents: int) -> float:
-    """Return a power of two for ``rounded`` with which float32 holds the sum over documents of up to 16 nats each."""
-    return 16.0 * (1 << (documents - 1).bit_length()) * 2.0**-24
+def rounded(losses: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Round losses of documents to multiples of ``LOSS_UNIT``. They add up exactly in any order, up to 2**33 nats."""
+    return np.asarray(np.rint(np.asarray(losses, np.float64) / LOSS_UNIT) * LOSS_UNIT)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class BucketCache {
             const Document* found = slots_[(key + i) % SLOTS].load(std::memory_order_acquire);
             if (!found) return false;
             if (found->key != key || found->codes.size() != size_t(length)) continue;
-            if (std::memcmp(found->codes.data(), codes, length) != 0) continue;
+            if (!std::equal(codes, codes + length, found->codes.begin())) continue;
             const uint16_t* next = found->differences.data();
             for (int group : {0, 1}) {
                 out[group].resize(found->counts[group]);

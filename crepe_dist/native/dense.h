@@ -93,7 +93,7 @@ void dense_weight_gradient(
         for (long n = output; n < std::min(outputs, output + BLOCK); ++n) {
             bias[n] = 0;
             for (long row = 0; row < rows; ++row)
-                bias[n] += std::lrint(quanta[1].per_unit() * to_float(gradient[row * width + n]));
+                add_whole(bias[n], int32_t(std::lrint(quanta[1].per_unit() * to_float(gradient[row * width + n]))));
         }
     }
 #pragma omp single

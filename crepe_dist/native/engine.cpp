@@ -178,8 +178,10 @@ int crepe_train_forward(
 }
 
 // See Engine::train_backward.
-int crepe_train_backward(void* engine, int32_t* const* gradients, const int32_t* exponents, float* bounds) {
-    return guarded([&] { static_cast<Engine*>(engine)->train_backward(gradients, exponents, bounds); });
+int crepe_train_backward(
+    void* engine, int32_t* const* gradients, const int32_t* exponents, double unit, float* bounds
+) {
+    return guarded([&] { static_cast<Engine*>(engine)->train_backward(gradients, exponents, unit, bounds); });
 }
 
 // Replaces whole multiples of 2^exponent by float32.

@@ -66,10 +66,13 @@ struct Objective {
         return weight * float(std::log(total) - target);
     }
 
-    // The share of each class.
+    // The share of each class; a pair of another class does not count.
     std::vector<double> shares(const uint8_t* bytes) const {
         std::vector<double> found(weights.size());
-        for (long pair = 0; pair < pairs; ++pair, bytes += 4) found[bytes[0] + 256L * bytes[1]] += (bytes[2] + 256 * bytes[3]) / 65535.0;
+        for (long pair = 0; pair < pairs; ++pair, bytes += 4) {
+            const size_t label = bytes[0] + 256u * bytes[1];
+            if (label < found.size()) found[label] += (bytes[2] + 256 * bytes[3]) / 65535.0;
+        }
         return found;
     }
 
@@ -120,9 +123,9 @@ class Engine {
     virtual void use(int /*which*/, Table* /*table*/, size_t /*cache_bytes*/) {}
     virtual void forward(const uint8_t* codes, long stride, long rows, float* logits) = 0;
     virtual void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) = 0;
-    // Writes the gradients of the trained parameters, in whole multiples of 2^exponent, and bounds of them, in units of
-    // 1024 such multiples; see whole.h. A gradient is null if a table takes it.
-    virtual void train_backward(int32_t* const* gradients, const int32_t* exponents, float* bounds) = 0;
+    // Writes the gradients of the trained parameters, in quanta of 2^exponent, and bounds of them, in `unit` quanta; see
+    // whole.h. A gradient is null if a table takes it.
+    virtual void train_backward(int32_t* const* gradients, const int32_t* exponents, double unit, float* bounds) = 0;
     // The number of trained parameters.
     virtual long trained() const = 0;
 };

@@ -53,10 +53,10 @@ class Joined final : public Engine {
         for (long row = 0; row < rows; ++row) losses[row] += other[row];
     }
 
-    void train_backward(int32_t* const* gradients, const int32_t* exponents, float* bounds) override {
+    void train_backward(int32_t* const* gradients, const int32_t* exponents, double unit, float* bounds) override {
         const long other = engines_[0]->trained();
-        engines_[0]->train_backward(gradients, exponents, bounds);
-        engines_[1]->train_backward(gradients + other, exponents + other, bounds + other);
+        engines_[0]->train_backward(gradients, exponents, unit, bounds);
+        engines_[1]->train_backward(gradients + other, exponents + other, unit, bounds + other);
     }
 
   private:

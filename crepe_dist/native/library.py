@@ -59,7 +59,7 @@ _FUNCTIONS = {
         ctypes.c_int,
         (ctypes.c_void_p, _BYTES, _LONG, ctypes.c_double, ctypes.c_uint64, ctypes.c_uint64, _FLOATS),
     ),
-    "crepe_train_backward": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS, _LONGS, _FLOATS)),
+    "crepe_train_backward": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS, _LONGS, ctypes.c_double, _FLOATS)),
     "crepe_to_float": (None, (ctypes.c_void_p, _LONG, ctypes.c_int, ctypes.c_int)),
     "crepe_squares": (ctypes.c_double, (_FLOATS, _LONG)),
     "crepe_kept": (None, (ctypes.c_double, ctypes.c_uint64, ctypes.c_uint64, _LONG, _BYTES)),

@@ -172,14 +172,14 @@ class NGrams final : public Engine {
         }
     }
 
-    void train_backward(int32_t* const* gradients, const int32_t* exponents, float* bounds) override {
+    void train_backward(int32_t* const* gradients, const int32_t* exponents, double unit, float* bounds) override {
         const long classes = shape_.classes, rows = long(found_.size()), touched = touched_.count();
         const float* const own = gradients_.get();
         int32_t* __restrict const values = touched_.sums();
         int32_t* const terms = terms_.need(2 * rows * classes);
         Quanta weight, bias;
-        weight.begin(exponents[0]);
-        bias.begin(exponents[1]);
+        weight.begin(exponents[0], unit);
+        bias.begin(exponents[1], unit);
         std::vector<float> term(classes);
         std::memset(gradients[1], 0, classes * sizeof(int32_t));
         for (long row = 0; row < rows; ++row) {
@@ -205,7 +205,7 @@ class NGrams final : public Engine {
                         const int32_t* const term = terms + (2 * row + group) * width;
                         const auto [begin, end] = between(found_[row][group], first, last);
                         for (auto place = begin; place < end; ++place)
-                            for (long n = 0; n < width; ++n) values[*place * width + n] += term[n];
+                            for (long n = 0; n < width; ++n) add_whole(values[*place * width + n], term[n]);
                     }
             });
         }

@@ -82,10 +82,10 @@ template <class T> class Paper final : public Engine {
 
     long trained() const override { return 2 * (CONVOLUTIONS + 3); }
 
-    void train_backward(int32_t* const* gradients, const int32_t* exponents, float* bounds) override {
+    void train_backward(int32_t* const* gradients, const int32_t* exponents, double unit, float* bounds) override {
         const long all = padded(rows_);
         for (Own& own : own_)
-            for (long i = 0; i < trained(); ++i) own.quanta[i].begin(exponents[i]);
+            for (long i = 0; i < trained(); ++i) own.quanta[i].begin(exponents[i], unit);
 #pragma omp parallel num_threads(threads_)
         {
             Tiles tiles;
@@ -364,14 +364,14 @@ template <class T> class Paper final : public Engine {
             const long block_of = out / BLOCK, column = out % BLOCK;
             for (int i = 0; i < CONVOLUTIONS; ++i) {
                 int32_t total = 0;
-                for (const Own& own : own_) total += own.bias[i].get()[out];
+                for (const Own& own : own_) add_whole(total, own.bias[i].get()[out]);
                 gradients[2 * i + 1][out] = total;
             }
             for (long tap = 0; tap < TAPS[0]; ++tap)
                 for (long in = 0; in < shape_.alphabet; ++in) {
                     int32_t total = 0;
                     for (const Own& own : own_)
-                        total += own.total[0].get()[((block_of * TAPS[0] + tap) * symbols_ + in) * BLOCK + column];
+                        add_whole(total, own.total[0].get()[((block_of * TAPS[0] + tap) * symbols_ + in) * BLOCK + column]);
                     gradients[0][(out * shape_.alphabet + in) * TAPS[0] + tap] = total;
                 }
             for (int i = 1; i < CONVOLUTIONS; ++i)

@@ -158,7 +158,7 @@ class Table {
             for (int i = 0; i < number; ++i) {
                 if (next[i] == counts[i] || row_of(i) != least) continue;
                 const int32_t* values = lists[i] + next[i]++ * (columns + 1) + 1;
-                for (long n = 0; n < columns; ++n) sums[start + n] += values[n];
+                for (long n = 0; n < columns; ++n) add_whole(sums[start + n], values[n]);
             }
         }
         summed_ = {rows_.need(rows.size()), long(rows.size()), sums_.need(sums.size())};
@@ -343,7 +343,7 @@ class Table {
             for (const Gradient& each : gradients_)
                 for (uint32_t i = each.index.before[begin + start]; i < each.index.before[begin + end]; ++i) {
                     int32_t* const own = sums + all.place(uint32_t(each.rows[i] - begin * WORD)) * long(columns);
-                    for (long n = 0; n < columns; ++n) own[n] += each.values[i * long(columns) + n];
+                    for (long n = 0; n < columns; ++n) add_whole(own[n], each.values[i * long(columns) + n]);
                 }
         });
     }

@@ -107,8 +107,8 @@ template <class T> class Tower final : public Engine {
         }
     }
 
-    void train_backward(int32_t* const* gradients, const int32_t* exponents, float* bounds) override {
-        for (Own& own : own_) own.begin_gradient(shape_.blocks, width_, exponents);
+    void train_backward(int32_t* const* gradients, const int32_t* exponents, double unit, float* bounds) override {
+        for (Own& own : own_) own.begin_gradient(shape_.blocks, width_, exponents, unit);
         terms_.need(starts_[0][rows_] * width_);
 #pragma omp parallel num_threads(threads_)
         {
@@ -142,7 +142,7 @@ template <class T> class Tower final : public Engine {
         std::vector<Buffer<int32_t>> total, bias;
         std::vector<Quanta> quanta;  // of each trained parameter
 
-        void begin_gradient(long blocks, long width, const int32_t* exponents) {
+        void begin_gradient(long blocks, long width, const int32_t* exponents, double unit) {
             total.resize(2 * blocks);
             bias.resize(2 * blocks);
             for (long i = 0; i < 2 * blocks; ++i) {
@@ -150,7 +150,7 @@ template <class T> class Tower final : public Engine {
                 std::memset(bias[i].need(width), 0, width * sizeof(int32_t));
             }
             quanta.resize(4 * blocks + 3);
-            for (size_t i = 0; i < quanta.size(); ++i) quanta[i].begin(exponents[i]);
+            for (size_t i = 0; i < quanta.size(); ++i) quanta[i].begin(exponents[i], unit);
         }
     };
     struct Chunk {
@@ -498,7 +498,7 @@ template <class T> class Tower final : public Engine {
         for (long out = 0; out < width; ++out)
             for (long i = 0; i < 2 * shape_.blocks; ++i) {
                 int32_t total = 0;
-                for (const Own& own : own_) total += own.bias[i].get()[out];
+                for (const Own& own : own_) add_whole(total, own.bias[i].get()[out]);
                 gradients[2 * i + 1][out] = total;
                 sum_channel(own_, [i](const Own& own) { return own.total[i].get(); }, out, width, TOWER_TAPS, gradients[2 * i]);
             }
@@ -542,7 +542,7 @@ template <class T> class Tower final : public Engine {
                     const Words term = nearest(value);
                     std::memcpy(terms + at, &term, sizeof term);
                     const Lanes size = value < 0 ? -value : value;
-                    store(sizes.data() + c, load(sizes.data() + c) + size + where(size > 0, Lanes{} + 1));
+                    store(sizes.data() + c, load(sizes.data() + c) + size + where(size > 0.25f, Lanes{} + 1));
                 }
             quanta.end_term(largest_of(sizes.data(), width_) * float(shape_.eyes.stride));
         }
@@ -563,7 +563,7 @@ template <class T> class Tower final : public Engine {
                         const uint32_t place = buckets_.get()[here * each + n];
                         if (place < first || place >= last) continue;  // NO_ROW is larger than all
                         const int32_t* const from = terms + here * width_;
-                        for (long c = 0; c < width; ++c) values[place * width + c] += from[c];
+                        for (long c = 0; c < width; ++c) add_whole(values[place * width + c], from[c]);
                     }
         }
     }

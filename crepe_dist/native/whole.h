@@ -22,13 +22,16 @@ inline Words nearest(Lanes value) {
 #endif
 }
 
-// Adds whole numbers to totals, the first `count` of them if it is less than LANES. Totals that overflow wrap around.
+// Adds a whole number to a total. Totals that overflow wrap around, here and below; signed addition may not.
+inline void add_whole(int32_t& total, int32_t term) { total = int32_t(uint32_t(total) + uint32_t(term)); }
+
+// Adds whole numbers to totals, the first `count` of them if it is less than LANES.
 inline void add_whole(int32_t* totals, Words terms, long count = LANES) {
     if (count >= LANES) {
         const Bits sum = copy_in<Bits>(totals) + (Bits)terms;
         std::memcpy(totals, &sum, sizeof sum);
     } else {
-        for (long i = 0; i < count; ++i) totals[i] = int32_t(uint32_t(totals[i]) + uint32_t(terms[i]));
+        for (long i = 0; i < count; ++i) add_whole(totals[i], terms[i]);
     }
 }
 
@@ -57,10 +60,11 @@ template <class T> float largest_of(const T* values, long count) {
 // Converts the terms of one parameter's gradient, and bounds their sum. Each thread has its own.
 class Quanta {
   public:
-    // A quantum is 2^exponent.
-    void begin(int32_t exponent) {
+    // A quantum is 2^exponent. unit: of the bound, in quanta.
+    void begin(int32_t exponent, double unit) {
         *this = {};
         per_unit_ = std::ldexp(1.0f, -exponent);
+        unit_ = unit;
     }
 
     float per_unit() const { return per_unit_; }
@@ -86,20 +90,19 @@ class Quanta {
     // Ends a term that is at most `largest` quanta, before rounding.
     void end_term(float largest) {
         if (largest == 0) return;  // also the rows that pad a batch
-        bound_ += std::isfinite(largest) ? std::ceil((double(largest) + 1) / UNIT) : NAN;
+        bound_ += std::isfinite(largest) ? std::ceil((double(largest) + 1) / unit_) : NAN;
     }
 
     // Takes over the terms of another thread.
     void join(const Quanta& other) { bound_ += other.bound_; }
 
-    // A bound of the sum of all terms, in units of 1024 quanta. Its sum over threads and processes is exact up to 2^24.
+    // A bound of the sum of all terms, in its unit. Its sum over threads and processes is exact up to 2^24.
     float bound() const { return float(bound_); }
 
   private:
-    static constexpr double UNIT = 1024;
     float per_unit_ = 1;
     Words largest_{};
-    double bound_ = 0;
+    double unit_ = 1, bound_ = 0;
 };
 
 // Writes the bounds of the terms of all threads. owns: the memory of each thread, with `quanta` of each parameter.

@@ -22,7 +22,7 @@ from crepe_dist.distributed.optimizers import OPERATORS, OWN
 from crepe_dist.distributed.table import SparseParameter
 from crepe_dist.distributed.whole_sums import WholeSums
 from crepe_dist.model.kernels import Kernels
-from crepe_dist.model.objective import PLAIN, Objective, loss_unit, rounded
+from crepe_dist.model.objective import PLAIN, Objective, rounded
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape
@@ -147,7 +147,7 @@ class Engine:
             mark: callback after the phases "copy", "forward" and "backward".
 
         Returns:
-            The sum of the losses, float32 [1]. Its computation may still be pending.
+            The sum of the losses, float32 [1], or float64 from our own kernels. Its computation may still be pending.
         """
         first, *others = pieces(batch, self.rows_at_a_time(batch))
         loss = self._gradients(first, seed, step, scale, mark)
@@ -283,7 +283,7 @@ class NativeEngine(Engine):
     def gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark = no_mark) -> mx.nd.NDArray:
         if self._leaves_whole:
             return self._whole_gradients(batch, seed, step, scale, mark)
-        self._sums.begin()
+        self._sums.begin(batch.documents)
         loss = self._whole_gradients(batch, seed, step, scale, mark)
         while not self._sums.fit(self._sums.bounds[None]):
             loss = self._whole_gradients(batch, seed, step, scale, mark)
@@ -322,7 +322,7 @@ class NativeEngine(Engine):
     def _gradients(self, batch: Batch, seed: int, step: int, scale: float, mark: Mark) -> mx.nd.NDArray:
         self._follow_fork()
         rows, _ = self._shape_of(batch)
-        losses, total = np.empty(rows, np.float32), mx.nd.empty((1,))
+        losses, total = np.empty(rows, np.float32), mx.nd.empty((1,), dtype="float64")
         dropping = (self.network.shape.dropout, _seed(seed, step), batch.first)
         packed = pointer(batch.packed)
         with self._kernels.lock:
@@ -332,12 +332,13 @@ class NativeEngine(Engine):
             mark("forward")
             gradients = [None if p.grad_req == "null" else p.grad() for p in self._trained]
             exponents, bounds = self._sums.exponents, np.empty_like(self._sums.bounds)
-            self._kernels.call("crepe_train_backward", pointers(gradients), exponents.ctypes.data, bounds.ctypes.data)
+            rounding = exponents.ctypes.data, self._sums.unit
+            self._kernels.call("crepe_train_backward", pointers(gradients), *rounding, bounds.ctypes.data)
         self._sums.bounds += bounds
         for parameter in self._trained:
             if parameter.grad_req != "null":
                 mark_gradient_fresh(parameter)
-        view(total)[:] = rounded(losses, loss_unit(batch.documents)).sum()
+        view(total)[:] = rounded(losses).sum()
         mark("backward")
         return total
 

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from crepe_dist.errors import UserError
 from crepe_dist.files import identity, read_json, sha256, sync, write_json
-from crepe_dist.settings.allowed_values import MANY, is_epoch
+from crepe_dist.settings.allowed_values import EXPONENTS, MANY, is_epoch
 from crepe_dist.version import __version__
 
 FORMAT = 2
@@ -135,7 +135,7 @@ class Progress:
         if type(scale) is not list or (scale and not (len(scale) == 2 and scale[0] > 0)):
             raise ValueError("the position holds an invalid loss scale")
         quanta = saved["quanta"]
-        if type(quanta) is not list or not all(type(each) is int and abs(each) < 100 for each in quanta):
+        if type(quanta) is not list or not all(type(each) is int and each in EXPONENTS for each in quanta):
             raise ValueError("the position holds an invalid quantum")
         if type(saved["finished"]) is not bool or not all(
             type(saved[name]) is str for name in ("precision", "kernels")

@@ -83,10 +83,10 @@ class TrainingStep:
             step: number of the step, counted from 1; with the seed it decides the dropout.
 
         Returns:
-            Sum of the losses of this rank's documents, in nats, float32 [1]; MXNet may still be computing it.
+            Sum of the losses of this rank's documents, in nats; see ``Engine.gradients``.
         """
         if self._trainer.sums:
-            self._trainer.sums.begin()
+            self._trainer.sums.begin(batch.documents)
         return self._gradients(batch, step)
 
     def _gradients(self, batch: Batch, step: int) -> mx.nd.NDArray:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from crepe_dist.distributed.control import Wish
 from crepe_dist.distributed.gradients import Row
@@ -36,7 +38,7 @@ class StepReport:
         return np.array([*divmod(step, DIGITS), *divmod(documents, DIGITS), wish], dtype=np.float32)
 
     @classmethod
-    def of(cls, row: Row) -> StepReport:
+    def of(cls, row: npt.NDArray[Any]) -> StepReport:
         """Return the report of a row, to which the loss was appended."""
         high, low, more, less, wish, loss = row.tolist()
         return cls(int(high) * DIGITS + int(low), int(more) * DIGITS + int(less), loss, Wish(int(wish)))

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from unittest import mock
 
+import mxnet as mx
 import numpy as np
 import pytest
 
+from crepe_dist.data.batch import pack
 from crepe_dist.distributed.whole_sums import FIRST, LOWEST, MOST, WholeSums
+from crepe_dist.distributed.world import World
+from crepe_dist.model.ngrams import NGramShape
+from crepe_dist.model.precision import Plan
+from crepe_dist.mxnet_internals import view
+from crepe_dist.native import library
+from crepe_dist.networks import block
+from crepe_dist.networks.engine import open_engine
+from crepe_dist.settings.allowed_values import EXPONENTS
+from crepe_dist.settings.model_options import ModelOptions
+from crepe_dist.training.step import TrainingStep
+from tests.batches import some_batch
 from tests.conftest import needs_kernels
 from tests.test_two_tables import SHAPE, Training
+
+TABLE = NGramShape(69, 8, 2, 2, 1 << 8, edges=False)
 
 
 def bounds(*each: float) -> np.ndarray:
@@ -20,7 +35,7 @@ def settled(*exponents: int) -> WholeSums:
     """Quanta that an update has decided."""
     sums = WholeSums([object()] * len(exponents))
     sums.restore(exponents)
-    sums.begin()
+    sums.begin(1)
     return sums
 
 
@@ -28,7 +43,7 @@ def test_the_next_quantum_leaves_room_for_a_sum_eight_times_as_large():
     sums = settled(-20, -20, -20)
     assert sums.fit(bounds(MOST - 1, 2**17, 2**17 - 1))
     sums.keep()
-    sums.begin()
+    sums.begin(1)
     assert sums.exponents.tolist() == [-17, -19, -20]
 
 
@@ -37,7 +52,7 @@ def test_quanta_shrink_slowly():
     for _ in range(3):
         assert sums.fit(bounds(1, 0))  # a bound of 0 tells nothing
         sums.keep()
-        sums.begin()
+        sums.begin(1)
     assert sums.exponents.tolist() == [-23, -20]
 
 
@@ -47,7 +62,7 @@ def test_a_step_that_might_not_fit_is_computed_again():
     assert sums.exponents[0] > -20
     assert sums.exponents[1] >= -20
     assert sums.fit(bounds(2**19, 2**16))
-    sums.begin()
+    sums.begin(1)
     assert sums.exponents.tolist() == [-20, -20]  # as long as nothing was updated
 
 
@@ -81,8 +96,42 @@ def test_the_first_step_is_computed_until_the_quanta_are_small():
 def test_the_state_of_other_parameters_is_ignored():
     sums = settled(-20, -20)
     sums.restore([-10])
-    sums.begin()
+    sums.begin(1)
     assert sums.exponents.tolist() == [FIRST] * 2
+
+
+@pytest.mark.parametrize("documents", [2**16, 2**17 - 1, 2**17, 2**20])
+def test_quanta_settle_for_any_number_of_terms(documents):
+    sums, largest = WholeSums([object()]), 1e-3
+    for _ in range(30):
+        sums.begin(documents)
+        while True:
+            terms = np.ceil((largest / 2.0**sums.exponents + 1) / sums.unit) * documents
+            if sums.fit(terms.astype(np.float32)[None]):
+                break
+        sums.keep()
+    (exponent,) = sums.state()
+    assert exponent in EXPONENTS
+    assert largest / 32 > 2.0**exponent > documents * largest / 2**30
+
+
+@needs_kernels
+def test_a_huge_batch_is_trained_like_a_small_one():
+    """Many times the same documents: their mean gradient is that of one copy."""
+    found = []
+    for times in (1, 2**14 + 1):  # 131,080 documents
+        network = block.build(TABLE, ModelOptions(), mx.cpu(), seed=0)
+        engine = open_engine(network, Plan("float32", library.find()[0], ""), mx.cpu())
+        optimizer = engine.optimizer("sgd", {"learning_rate": 1.0})
+        trainer = World().trainer(block.trained(network), optimizer, engine.whole_sums(8 * times))
+        step = TrainingStep(engine, trainer, 1, seed=0, clip_norm=None)
+        small = some_batch(TABLE, 0, 8)
+        codes, labels = view(small.packed)[:, : TABLE.feature_len], small.labels
+        batch = pack(np.tile(codes, (times, 1)), np.tile(labels, times), 8 * times, 8 * times)
+        losses = [step(batch, number, 0.001).loss / batch.documents for number in range(1, 16)]
+        found.append(losses)
+    assert found[0][-1] < found[0][0] / 2
+    np.testing.assert_allclose(*found, rtol=0.03)
 
 
 @needs_kernels
