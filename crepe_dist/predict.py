@@ -81,6 +81,13 @@ def parser() -> arguments.Parser:
     group.add_argument("--text-column", metavar="COLUMN", help="column name, or number from 1; default: guessed")
     group.add_argument("--title-column", metavar="COLUMN", help="column joined with the text as `title | text`")
 
+    group.add_argument(
+        "--id",
+        "--id-column",
+        metavar="COLUMN",
+        help="column that answers repeat; default: that of prepare, if it is there",
+    )
+
     group = flags.add_argument_group("random testing")
     group.add_argument(
         "--random",
@@ -141,7 +148,7 @@ def _check(given: Any) -> None:
         )
     if sum(value is not None for value in (given.text, given.file, given.random)) > 1:
         raise UserError("--text, --file and --random exclude each other", remedy="use only one of them")
-    file_flags = (given.input_format, given.text_column, given.title_column)
+    file_flags = (given.input_format, given.text_column, given.title_column, given.id)
     if (given.text is not None or given.random is not None) and (any(file_flags) or given.header != "auto"):
         raise UserError("--input-format, --header and the columns require a file", remedy="add --file FILE")
     if given.format == "csv" and (given.explain or given.random is not None):
@@ -163,7 +170,7 @@ def _explaining(predictor: Predictor, given: Any) -> Explaining | None:
 def _predict(predictor: Predictor, given: Any, explaining: Explaining | None) -> None:
     if given.text is None and given.file in (None, PIPE) and sys.stdin is not None and sys.stdin.isatty():
         print("type a text and press Enter; Ctrl-D ends", file=sys.stderr)
-    columns, groups, delimiter = _inputs(given)
+    columns, groups, delimiter = _inputs(given, predictor.id)
     several = predictor.thresholds is not None
     formatter = answers(given.format, given.top, columns, len(predictor.classes), delimiter, several=several)
     problems: Counter[str] = Counter()
@@ -181,7 +188,7 @@ def _predict(predictor: Predictor, given: Any, explaining: Explaining | None) ->
                     problems[re.split("[:;]", row.problem)[0]] += 1
                     stream.write(f"{formatter.line(row, None)}\n")
                     continue
-                explanation = explaining.explain(row.text, f"line {row.line}") if explaining else None
+                explanation = explaining.explain(row.text, row.place) if explaining else None
                 stream.write(f"{formatter.line(row, prediction, explanation)}\n")
                 if explaining and explanation and given.format == "text":
                     explaining.show(explanation, stream)
@@ -203,13 +210,21 @@ def _say_written(path: Path | None, rows: int) -> None:
         print(f"{counted(rows, 'row')} written to {visible(str(path))}", file=sys.stderr)
 
 
-def _inputs(given: Any) -> tuple[tuple[str, ...], Iterable[list[Input]], str]:
-    """Return the names of the columns to keep, the rows in groups, and the delimiter for CSV."""
+def _inputs(given: Any, id_: str | None) -> tuple[tuple[str, ...], Iterable[list[Input]], str]:
+    """Return the names of the columns to keep, the rows in groups, and the delimiter for CSV.
+
+    Args:
+        id_: column of ids of the model's data, which is read if the file has it.
+    """
     if given.text is not None:
         texts = [join_title(given.title or "", text) for text in given.text]
         rows = [Input(line, text, "" if text.strip() else EMPTY, (text,)) for line, text in enumerate(texts, start=1)]
         return ("text",), [rows], ","
-    reading = Reading(None, given.header, Wanted(None, given.title_column, given.text_column))
+    reading = Reading(
+        None,
+        given.header,
+        Wanted(None, given.title_column, given.text_column, id=given.id or id_, needs_id=given.id is not None),
+    )
     inputs = open_inputs(given.file or PIPE, given.input_format, reading, keep=given.format == "csv")
     return inputs.columns, inputs, inputs.delimiter
 

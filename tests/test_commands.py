@@ -317,8 +317,9 @@ class TestEvaluate:
         """More epochs do not help a class with four training rows; more rows do."""
         texts = [f"{word} number {row}" for row in range(60) for word in ("good", "bad")]
         rows = [("b" if "bad" in text else "g", text) for text in texts] + [("r", f"odd {row}") for row in range(5)]
-        (tmp_path / "few.csv").write_text("label,text\n" + "".join(f"{label},{text}\n" for label, text in rows))
-        run(command("prepare", "few.csv", "--out", "few"), tmp_path)
+        lines = [f"T-{number},{label},{text}\n" for number, (label, text) in enumerate(rows)]
+        (tmp_path / "few.csv").write_text("ticket,label,text\n" + "".join(lines))
+        run(command("prepare", "few.csv", "--out", "few", "--id", "ticket"), tmp_path)
         small = (*NGRAMS, "--model.buckets=4096")
         trained = run(
             command("train", "--data", "few", "--epochs", "2", "--logging.tensorboard", "false", *small), tmp_path
@@ -330,6 +331,10 @@ class TestEvaluate:
         assert "train longer" not in printed
         alone = shutil.copytree(next((tmp_path / "runs").iterdir()) / "checkpoints", tmp_path / "alone")
         assert advice in run(command("evaluate", find(str(alone)), "--data", "few"), tmp_path)
+        # The model knows the column of ids, with which evaluate and predict answer.
+        assert re.search(r"^  few\.csv:\d+ \(T-\d+\): r ", printed, re.M)
+        answers = run(command("predict", "--file", "few.csv"), tmp_path).splitlines()
+        assert [line.split(":")[0] for line in answers] == [f"T-{number}" for number in range(len(rows))]
 
     def test_another_checkpoint_of_a_run_whose_reported_one_is_gone(self, place, tmp_path):
         """The error about the missing one says to name it."""

@@ -45,6 +45,31 @@ def test_every_row_has_its_place(tmp_path, name, packed):
     assert [row.line for row in got] == sorted(row.line for row in got)
 
 
+def test_ids_are_read_if_they_are_there_and_repeated(tmp_path):
+    (tmp_path / "a.csv").write_text("ticket,text\n007,one\n008,\n")
+    (tmp_path / "a.jsonl").write_text('{"ticket": 7, "text": "one"}\n{"text": "two"}\n')
+    pq.write_table(pa.table({"ticket": [7, 8], "text": ["one", ""]}), tmp_path / "a.parquet")
+    found = {}
+    for name in ("a.csv", "a.jsonl", "a.parquet"):
+        for needed in (True, False):
+            found[name] = rows(tmp_path / name, None, Reading(None, "auto", Wanted(id="ticket", needs_id=needed)))
+        without = rows(tmp_path / name, None, Reading(columns=Wanted(id="no", needs_id=False)))
+        assert (without[0].text, without[0].id) == ("one", "")
+        with pytest.raises(UserError, match="has no column 'no'"):
+            rows(tmp_path / name, None, Reading(columns=Wanted(id="no")))
+    assert {name: [row.id for row in each] for name, each in found.items()} == {
+        "a.csv": ["007", "008"], "a.jsonl": ["7", ""], "a.parquet": ["7", "8"],
+    }  # fmt: skip
+    prediction = Prediction("b", 0.75, (("b", 0.75), ("c", 0.25)), 3)
+    one, two = found["a.csv"]
+    assert answers("text", None, (), 2).line(one, prediction) == "007: b 75.0 %   c 25.0 %"
+    assert answers("text", None, (), 2).line(two, None) == "not classified: line 3 (008): empty text"
+    assert json.loads(answers("jsonl", None, (), 2).line(one, prediction))["id"] == "007"
+    (tmp_path / "a.txt").write_text("one\n")
+    with pytest.raises(UserError, match="rows have ids only in files with columns"):
+        rows(tmp_path / "a.txt", None, Reading(columns=Wanted(id="ticket")))
+
+
 def test_broken_quotes_cost_one_row(tmp_path):
     good = [f'{n},"text, {n}"\n' for n in range(3000)]
     good[1500] = '1500,"text" 1500\n'

@@ -48,7 +48,10 @@ class Answers:
             prediction: ``None`` for a row that could not be classified.
         """
         if prediction is None:
-            return f"not classified: line {row.line}: {_on_a_line(row.problem)}"
+            return f"not classified: {_on_a_line(row.place)}: {_on_a_line(row.problem)}"
+        return (f"{_on_a_line(row.id)}: " if row.id else "") + self._answer(prediction)
+
+    def _answer(self, prediction: Prediction) -> str:
         ranking = prediction.ranking[: self.top]
         if prediction.labels is not None:
             return self._labels(prediction.labels, prediction)
@@ -67,7 +70,7 @@ class JsonAnswers(Answers):
     """Formatter for JSON Lines: one object per row, including its explanation."""
 
     def line(self, row: Input, prediction: Prediction | None, explanation: Explanation | None = None) -> str:
-        record: dict[str, Any] = {"line": row.line}
+        record: dict[str, Any] = {"line": row.line, **({"id": row.id} if row.id else {})}
         if prediction is None:
             return json_line({**record, **unanswered(row.problem)})
         record |= prediction.record(self.top)

@@ -27,12 +27,19 @@ class Input:
         text: text to classify, including the title.
         problem: reason why the row cannot be classified; empty if it can.
         cells: values of all columns, if they are kept.
+        id: value of the column of ids; empty if there is none.
     """
 
     line: int
     text: str
     problem: str = ""
     cells: tuple[str, ...] = ()
+    id: str = ""
+
+    @property
+    def place(self) -> str:
+        """Line and id, for people."""
+        return f"line {self.line}" + (f" ({self.id})" if self.id else "")
 
 
 class Inputs:
@@ -103,5 +110,5 @@ def _input(row: Row) -> Input:
     try:
         check_text(row.text)
     except ValueError as error:
-        return Input(row.line, "", str(error), row.cells)
-    return Input(row.line, row.text, "", row.cells)
+        return Input(row.line, "", str(error), row.cells, row.id)
+    return Input(row.line, row.text, "", row.cells, row.id)

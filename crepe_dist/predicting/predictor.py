@@ -62,6 +62,7 @@ class Predictor:
         classes: class names in the order of the outputs.
         calibration: temperature of the probabilities, and the model's own threshold.
         min_probability: threshold below which predictions are ``rejected``, 0 to 1.
+        id: name of the column of ids in the data that it was trained on; ``None`` if they had none.
         thresholds: probability from which a text has the label, float64 [classes], if the model gives several labels;
             ``None`` if it gives one class.
     """
@@ -74,6 +75,7 @@ class Predictor:
         calibration: Calibration = UNCALIBRATED,
         min_probability: float = 0.0,
         thresholds: Floats | None = None,
+        id: str | None = None,
     ) -> None:
         self.engine = engine
         self.encoding = encoding
@@ -81,6 +83,7 @@ class Predictor:
         self.calibration = calibration
         self.min_probability = min_probability
         self.thresholds = thresholds
+        self.id = id
 
     def logits(self, codes: Codes) -> Logits:
         """Compute the logits of the calibrated probabilities: uint8 [n, feature_len] → float32 [n, classes]."""
@@ -243,6 +246,7 @@ def open_checkpoint(path: Path, foreign: Foreign, device: Device = CPU) -> Predi
         calibration = Calibration.of(about)
     shape = parameters.shape_of(arrays, encoding.codes, encoding.feature_len, network_about)
     thresholds = None if about is None else _thresholds(path, about)
+    id_ = None if about is None or about.get("id") is None else str(about["id"])
     if len(classes) != shape.classes:
         raise UserError(
             f"{path} has {shape.classes} outputs, but {len(classes)} classes were given",
@@ -253,9 +257,9 @@ def open_checkpoint(path: Path, foreign: Foreign, device: Device = CPU) -> Predi
     precision: Precision = "float32" if in_float32 else "auto"
     if device.device_type == "gpu":
         on_gpu = _on_gpu(shape, arrays, device, precision)
-        return Predictor(on_gpu, encoding, classes, calibration, thresholds=thresholds)
+        return Predictor(on_gpu, encoding, classes, calibration, thresholds=thresholds, id=id_)
     engine = open_inference(shape, arrays, plan_inference(shape.multiplies, precision))
-    return Predictor(engine, encoding, classes, calibration, thresholds=thresholds)
+    return Predictor(engine, encoding, classes, calibration, thresholds=thresholds, id=id_)
 
 
 def _thresholds(path: Path, about: dict[str, Any]) -> Floats | None:
