@@ -26,22 +26,26 @@ GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "tune": "search for better settings in a given time",
             "supervise": "train in several processes and restart them after a failure",
             "verify": "train a run again and compare the parameters bit by bit",
-            "report": "write the report and model card of a run again",
             "compare": "show the scores and curves of runs side by side",
         },
         "using": {
             "evaluate": "score a checkpoint on prepared data",
             "predict": "classify lines, files, or a text on the command line",
             "serve": "serve the model over HTTP, with a page",
-            "export": "export the network as ONNX, as a web page, for PyTorch or for MXNet",
-            "compress": "make a model small",
+            "export": "export the network: ONNX, a web page, PyTorch, MXNet, or a small model",
         },
         "machine": {
             "doctor": "check whether this machine can train",
+        },
+        "seldom needed": {
+            "report": "write the report and model card of a run again",
             "bench": "measure speed beside that of alternatives",
         },
     }
 )
+MOVED = MappingProxyType(
+    {"compress": "export RUN --size 2MB --out DIR"}
+)  # where a command of an earlier version is now
 COMMANDS = tuple(name for group in GROUPS.values() for name in group)
 SHELLS = ("bash", "zsh")
 PATH_NAMES = re.compile(r"\b(PATH|FILE|DIR|RUN|SOURCE|CHECKPOINT)\b")  # metavars of values that are paths
@@ -106,6 +110,8 @@ def run() -> None:
         print(completion(given.print_completion))
     elif given.command is None:
         flags.print_help()
+    elif given.command in MOVED:
+        raise UserError(f"{given.command} is an option now", remedy=invocation.typed(MOVED[given.command]))
     elif given.command not in COMMANDS:
         raise UserError(
             f"there is no command {given.command}",

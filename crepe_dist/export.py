@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import argparse
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from crepe_dist import command
 from crepe_dist.distributed.launch import detect, limit_threads
 from crepe_dist.errors import UserError, visible
 from crepe_dist.exporting import FORMATS
 from crepe_dist.settings import arguments
-from crepe_dist.wording import counted, size
+from crepe_dist.wording import counted, measure, percent, size
+
+if TYPE_CHECKING:
+    from crepe_dist.predicting.predictor import Predictor
 
 EXAMPLES = """  python -m crepe_dist.export --out exported
   python -m crepe_dist.export runs/reviews-1f2e3d4c5b --data data/reviews --out exported
   python -m crepe_dist.export runs/reviews-1f2e3d4c5b --format web --out page
   python -m crepe_dist.export runs/reviews-1f2e3d4c5b --format crepe --out reviews-model
+  python -m crepe_dist.export runs/reviews-1f2e3d4c5b --size 2MB --out small
   python -m crepe_dist.export runs/reviews-1f2e3d4c5b --format pytorch --out exported
   python -m crepe_dist.export crepe_gluon_epoch6.params --mode notebook --classes classes.txt --out exported
 """
+SIZE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?(kB|KB|MB|GB)")
+UNITS = {"kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def bytes_of(text: str) -> int:
+    """Parse a size such as 500kB or 1.5MB."""
+    match = SIZE.fullmatch(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a size such as 500kB or 1.5MB")
+    return int(float(match[1]) * UNITS[match[2]])
 
 
 def parser() -> arguments.Parser:
@@ -25,20 +42,28 @@ def parser() -> arguments.Parser:
         "export",
         "Export the network for other programs. onnx: model.onnx, and crepe_runtime.py, which classifies texts with it "
         "and only needs ONNX Runtime. web: a page that classifies text in the browser. crepe: a folder for "
-        "crepe_dist elsewhere, model.safetensors and model.json. pytorch: the same, and crepe_torch.py, a PyTorch "
-        "module that can also be trained. symbol: MXNet's symbol and parameters. params: Gluon parameters with a "
-        "description. The export is compared with our own engine on some texts, and only "
-        "written if the probabilities agree.",
+        "crepe_dist elsewhere, model.safetensors and model.json; with --size a small one. pytorch: the same, whole, "
+        "and crepe_torch.py, a PyTorch module that can also be trained. symbol: MXNet's symbol and parameters. "
+        "params: Gluon parameters with a description. The export is compared with our own engine on some texts, and "
+        "only written if the probabilities agree.",
         EXAMPLES,
     )
     arguments.add_checkpoint(flags)
-    flags.add_argument("--format", choices=FORMATS, default="onnx", help="default: onnx")
+    flags.add_argument("--format", choices=FORMATS, help="default: onnx; with --size: crepe")
+    flags.add_argument(
+        "--size",
+        type=bytes_of,
+        metavar="SIZE",
+        help="(crepe) largest size of the folder, such as 2MB or 500kB: rows of the tables that matter least in the "
+        "training split are left out, and several numbers share a byte",
+    )
     arguments.add_model_folder(flags)
     flags.add_argument(
         "--data",
         type=Path,
         metavar="DIR",
-        help="prepared folder with test texts for the comparison; default: the run's",
+        help="prepared folder with test texts for the comparison, and with the training split for --size; default: "
+        "the run's",
     )
     flags.add_argument(
         "--quantize",
@@ -53,11 +78,18 @@ def parser() -> arguments.Parser:
 def main() -> None:
     given = parser().parse_args()
     arguments.check_folder(given.out)
-    if given.quantize and given.format not in ("onnx", "web"):
+    form = given.format or ("crepe" if given.size else "onnx")
+    if given.quantize and form not in ("onnx", "web"):
         raise UserError(
-            f"--quantize does not apply to --format {given.format}",
+            f"--quantize does not apply to --format {form}",
             "it is for ONNX files and web pages",
-            "leave it out; `compress` makes a model small for crepe_dist itself",
+            "leave it out; --size makes a model small for crepe_dist itself",
+        )
+    if given.size and form != "crepe":
+        raise UserError(
+            f"--size does not apply to --format {form}",
+            "a small model is for crepe_dist itself",
+            "use --format crepe" + (", or --quantize" if form in ("onnx", "web") else ""),
         )
     limit_threads(detect())
     from crepe_dist.exporting import verification, web_runtime
@@ -67,24 +99,46 @@ def main() -> None:
 
     path = checkpoint.announce(checkpoint.find(given.checkpoint))
     predictor = load(path, **arguments.foreign(given), device="cpu", min_probability=given.min_probability)
+    if given.size:
+        _small(predictor, path, given)
+        return
     real, synthetic = verification.real(path, given.data), verification.synthetic(predictor.encoding)
-    if given.format == "web" and not web_runtime.archive().exists():
+    if form == "web" and not web_runtime.archive().exists():
         print(f"npm downloads {web_runtime.PACKAGE} (33 MB, once)", flush=True)
     files, difference = export(
         predictor,
         checkpoint.describe(path),
-        given.format,
+        form,
         given.out,
         real + synthetic,
         path.name,
         quantize=given.quantize,
     )
-    for file in files:
-        print(f"{visible(str(file))} ({size(file.stat().st_size)})")
+    _list(files)
     texts = f"{counted(len(real), 'text')} of the test split and {len(synthetic)} synthetic ones"
     if not real:
         texts = f"{len(synthetic)} synthetic texts, because the run's data set is not available"
     print(f"compared with our own engine on {texts}: probabilities differ by at most {difference:.1e}")
+
+
+def _small(predictor: Predictor, path: Path, given: argparse.Namespace) -> None:
+    """Write the folder of --size, and print what it lost."""
+    from crepe_dist.exporting.compressor import compress_to
+
+    files, made, accuracies = compress_to(predictor, path, given.size, given.out, given.data)
+    _list(files)
+    for name, (kept, rows) in made.rows.items():
+        print(f"{name} keeps {kept:,} of {rows:,} rows")
+    print(f"{counted(made.numbers, 'number')} of a table in a byte")
+    if accuracies is not None:
+        texts, before, after = accuracies
+        name = measure(predictor.thresholds is not None)
+        print(f"{name} on {counted(texts, 'test text')}: {percent(before)} before, {percent(after)} now")
+
+
+def _list(files: list[Path]) -> None:
+    for file in files:
+        print(f"{visible(str(file))} ({size(file.stat().st_size)})")
 
 
 if __name__ == "__main__":

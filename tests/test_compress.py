@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import crepe_dist
-from crepe_dist import compress as compress_command
+from crepe_dist import export as export_command
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.exporting.compression import SMALL, count_rows
 from crepe_dist.files import read_json
@@ -39,8 +39,8 @@ def trained(request, data, tmp_path_factory):
 @pytest.fixture
 def command_line(monkeypatch, capsys):
     def of(*arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["compress", *map(str, arguments)])
-        compress_command.main()
+        monkeypatch.setattr(sys, "argv", ["export", *map(str, arguments)])
+        export_command.main()
         return capsys.readouterr().out
 
     return of
@@ -108,7 +108,7 @@ def test_it_opens_like_a_run_and_answers_nearly_as_before(trained, tmp_path, com
 
 
 def test_the_smallest_size_is_told_and_can_be_had(trained, tmp_path, command_line, complaint):
-    said = complaint("compress", trained, "--size", "1kB", "--out", "small", cwd=tmp_path)
+    said = complaint("export", trained, "--size", "1kB", "--out", "small", cwd=tmp_path)
     assert "cannot be compressed to 1.0 kB" in said
     assert not (tmp_path / "small").exists()
     size = said.split("--size ")[1].split()[0]
@@ -133,7 +133,7 @@ def test_data_of_another_encoding_are_refused(trained, data, tmp_path, complaint
     manifest = json.loads((other / "dataset.json").read_text())
     manifest["encoding"]["mode"] = "notebook"
     (other / "dataset.json").write_text(json.dumps(manifest))
-    said = complaint("compress", trained, "--size", "1MB", "--out", "small", "--data", other, cwd=tmp_path)
+    said = complaint("export", trained, "--size", "1MB", "--out", "small", "--data", other, cwd=tmp_path)
     assert "is encoded differently" in said
 
 
@@ -141,11 +141,12 @@ def test_mistakes_are_told(trained, tmp_path, complaint):
     for flags, message in (
         (["--size", "big"], "is not a size such as 500kB or 1.5MB"),
         (["--size", "1MB", "--data", "nowhere"], "nowhere"),
-        ([], "the following arguments are required: --size"),
+        (["--size", "1MB", "--format", "onnx"], "--size does not apply to --format onnx"),
+        (["--size", "1MB", "--quantize"], "--quantize does not apply to --format crepe"),
     ):
         if trained.name == "paper" and "--data" in flags:
             continue  # it has no table, so it needs no data
-        assert message in complaint("compress", trained, "--out", "small", *flags, cwd=tmp_path)
+        assert message in complaint("export", trained, "--out", "small", *flags, cwd=tmp_path)
 
 
 @pytest.mark.parametrize(
