@@ -20,6 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+from crepe_dist import spreadsheet
 from crepe_dist.errors import UserError
 
 TEMPORARY = re.compile(r"\..+\.\d+")  # name of a file that ``atomic_text`` has not renamed yet
@@ -59,7 +60,7 @@ def atomic_text(path: Path, errors: str = "strict") -> Iterator[TextIO]:
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> None:
-    """Write a CSV file atomically; all rows have the columns of the first.
+    """Write a CSV file atomically; all rows have the columns of the first. See ``spreadsheet`` for its cells.
 
     Args:
         columns: columns of a file without rows.
@@ -67,9 +68,10 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[s
     rows = iter(rows)
     first = next(rows, None)
     with atomic_text(path, errors="replace") as stream:
-        writer = csv.DictWriter(stream, list(columns if first is None else first), lineterminator="\r\n")
-        writer.writeheader()
-        writer.writerows(rows if first is None else chain([first], rows))
+        writer = csv.writer(stream, lineterminator="\r\n")
+        writer.writerow(map(spreadsheet.cell, columns if first is None else first))
+        for row in rows if first is None else chain([first], rows):
+            writer.writerow(map(spreadsheet.cell, row.values()))
 
 
 def is_temporary(path: Path) -> bool:

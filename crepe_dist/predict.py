@@ -176,7 +176,8 @@ def _predict(predictor: Predictor, given: Any, explaining: Explaining | None) ->
     problems: Counter[str] = Counter()
     rows = 0
     with _output(given.out) as stream:
-        stream.write(formatter.header)
+        clean = visible if stream.isatty() else str  # a terminal acts on control characters, which CSV keeps
+        stream.write(clean(formatter.header))
         for group in groups:
             predictions = predictor.predict_stream(row.text for row in group if not row.problem)
             for row in group:
@@ -186,14 +187,17 @@ def _predict(predictor: Predictor, given: Any, explaining: Explaining | None) ->
                     row = replace(row, problem=prediction.problem)
                 if prediction is None or row.problem:
                     problems[re.split("[:;]", row.problem)[0]] += 1
-                    stream.write(f"{formatter.line(row, None)}\n")
+                    stream.write(f"{clean(formatter.line(row, None))}\n")
                     continue
                 explanation = explaining.explain(row.text, row.place) if explaining else None
-                stream.write(f"{formatter.line(row, prediction, explanation)}\n")
+                stream.write(f"{clean(formatter.line(row, prediction, explanation))}\n")
                 if explaining and explanation and given.format == "text":
                     explaining.show(explanation, stream)
             stream.flush()
     _say_written(given.out, rows)
+    if formulas := formatter.formulas:
+        which = "cell that looks like a formula begins" if formulas == 1 else "cells that look like formulas begin"
+        print(f"{formulas:,} {which} with an apostrophe now; --format jsonl keeps all as they are", file=sys.stderr)
     if explaining:
         explaining.finish()
     if problems:

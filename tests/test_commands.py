@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import pty
 import re
 import shutil
 import subprocess
@@ -138,6 +139,18 @@ class TestPredict:
         done = subprocess.run(sampled, cwd=place, capture_output=True, text=True, check=True)
         assert done.stdout == ""
         assert done.stderr.splitlines()[1:] == ["2 rows written to two.txt"]
+
+    def test_a_terminal_gets_no_control_characters(self, place):
+        end, terminal = pty.openpty()
+        text = "a zig\x1b[2J\x07 \u202e"
+        done = subprocess.run(
+            command("predict", "--text", text, "--format", "csv"), cwd=place, stdout=terminal, stderr=-1, check=True
+        )
+        os.close(terminal)
+        assert done.stderr.startswith(b"using ")
+        printed = os.read(end, 1000).decode()
+        os.close(end)
+        assert printed.splitlines()[1].startswith("a zig\\x1b[2J\\x07 \\u202e,")
 
     def test_csv_keeps_the_delimiter_of_a_csv_file(self, place):
         (place / "semicolons.csv").write_text("id;text;note\n7;a zig;x,y\n8;b vex;\n")

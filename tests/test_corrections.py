@@ -13,7 +13,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import write_csv
 from tests.test_inspect import labels_by_line
 
-NAMES = ("Billing", "Privacy", "Refund")
+NAMES = ("Billing", "Privacy", "=Refund")
 TEXTS = [f"ticket {number}\nabout {NAMES[number % 3]}" for number in range(60)]
 
 
@@ -55,28 +55,28 @@ def outcomes(about):
 
 
 def test_a_list_that_a_spreadsheet_saved_is_applied(data, tmp_path):
-    rows = [*listed(data, {2, 4}, "Refund"), *listed(data, {6}, ""), *listed(data, {8}, "Billing")]
+    rows = [*listed(data, {2, 4}, "=Refund"), *listed(data, {6}, ""), *listed(data, {8}, "Billing")]
     write_csv(tmp_path / "list.csv", rows)
     spreadsheet = "\ufeff" + (tmp_path / "list.csv").read_text().replace(",", ";")
     (tmp_path / "list.csv").write_text(spreadsheet, "utf-8")
     for options in ({}, {"max_per_class": 19}, {"dedupe": "near", "stratified": True, "processes": 2}):
         about, after = prepare(tmp_path, test=0.3, **options)
         assert outcomes(about) == {"applied": 2, "kept": 2}
-        before = {**labels_by_line(data), 2: "Refund", 4: "Refund"}
+        before = {**labels_by_line(data), 2: "=Refund", 4: "=Refund"}
         assert after == {line: before[line] for line in after}
         assert len(after) == (len(before) if "max_per_class" not in options else 3 * 19)
 
 
 def test_a_source_that_was_changed_is_noticed(data, tmp_path):
-    write_csv(tmp_path / "list.csv", listed(data, {2, 4, 6, 8}, "Refund"))
+    write_csv(tmp_path / "list.csv", listed(data, {2, 4, 6, 8}, "=Refund"))
     texts, labels = list(TEXTS), [NAMES[number % 3] for number in range(60)]
     texts[1] = texts[1].upper()  # line 4
-    labels[3] = "Refund"  # line 8: corrected by hand
+    labels[3] = "=Refund"  # line 8: corrected by hand
     write(tmp_path / "rows.csv", texts, labels)
     about, after = prepare(tmp_path)
     assert outcomes(about) == {"applied": 1, "already": 1, "stale": 1, "kept": 1}
     assert about["first_stale"] == "rows.csv:4"
-    assert after[2] == after[8] == "Refund"
+    assert after[2] == after[8] == "=Refund"
     assert after[4] == "Privacy"
     report = json.loads((tmp_path / "after" / "report.json").read_text())
     assert "1 correction of " in report["warnings"][0]["what"]
@@ -91,12 +91,14 @@ def test_soft_labels_become_one_class(tmp_path):
     rows = {"text": TEXTS, "label": [{NAMES[n % 3]: 0.75, NAMES[n % 2]: 0.25} for n in range(60)]}
     crepe_dist.prepare(rows, tmp_path / "before", labels="soft")
     data = open_dataset(tmp_path / "before")
-    write_csv(tmp_path / "list.csv", [each for each in listed(data, {1, 2, 3}, "Refund") if each["label"] != "Refund"])
+    write_csv(
+        tmp_path / "list.csv", [each for each in listed(data, {1, 2, 3}, "=Refund") if each["label"] != "=Refund"]
+    )
     crepe_dist.prepare(rows, tmp_path / "after", labels="soft", corrections=tmp_path / "list.csv")
     after = open_dataset(tmp_path / "after")
     assert after.manifest["corrections"]["applied"] == 2
     assert {line: name for line, name in labels_by_line(after).items() if line <= 3} == dict.fromkeys(
-        (1, 2, 3), "Refund"
+        (1, 2, 3), "=Refund"
     )
 
 
@@ -109,13 +111,13 @@ def test_soft_labels_become_one_class(tmp_path):
     ],
 )
 def test_a_list_that_cannot_be(data, tmp_path, change, message):
-    write_csv(tmp_path / "list.csv", [change(row) for row in listed(data, {2}, "Refund")])
+    write_csv(tmp_path / "list.csv", [change(row) for row in listed(data, {2}, "=Refund")])
     with pytest.raises(UserError, match=message):
         prepare(tmp_path)
 
 
 def test_a_list_that_contradicts_itself(data, tmp_path, complaint):
-    write_csv(tmp_path / "list.csv", [*listed(data, {2}, "Refund"), *listed(data, {2}, "Privacy")])
+    write_csv(tmp_path / "list.csv", [*listed(data, {2}, "=Refund"), *listed(data, {2}, "Privacy")])
     with pytest.raises(UserError, match=r"list\.csv:3 corrects a row a second time"):
         prepare(tmp_path)
     for flags, message in ((["--part", "1/2"], "--corrections excludes --part"), ([], "list.csv:3 corrects")):

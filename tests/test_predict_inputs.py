@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import os
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from crepe_dist import spreadsheet
 from crepe_dist.errors import UserError
 from crepe_dist.predicting.answers import answers
 from crepe_dist.predicting.inputs import Input, open_inputs
@@ -175,7 +177,7 @@ def test_answers_in_csv_keep_their_width():
     assert told.header == (
         "id,text,predicted_class,predicted_probability,predicted_class_2,predicted_probability_2,problem\n"
     )
-    assert told.line(Input(2, "x\ry", "", ("1", "x\ry")), prediction) == '1,"x\ry","a,b",0.750000,=c,0.250000,'
+    assert told.line(Input(2, "x\ry", "", ("1", "x\ry")), prediction) == '1,"x\ry","a,b",0.750000,\'=c,0.250000,'
     assert told.line(Input(3, "", "wrong columns: 1"), None) == ",,,,,,line 3: wrong columns: 1"
 
 
@@ -190,3 +192,25 @@ def test_a_device_is_refused(tmp_path, name):
     (tmp_path / "endless").symlink_to(name)
     with pytest.raises(UserError, match="is a device or socket, not a file"):
         open_inputs(str(tmp_path / "endless"))
+
+
+FORMULAS = [
+    "=cmd|' /C calc'!A0", '+HYPERLINK("http://x")', "-2+3+cmd|' /C calc'!A0", "@SUM(1)", "\t=1", "\rx", " =1+1", "'=1",
+    "\uff1d1", "-- a list",
+]  # fmt: skip
+PLAIN = ["", "a = b", "-5", "+3.5e-7", "- 1,000", "+", "-", " - ", "'tis", "''", "-12 %"]
+
+
+@pytest.mark.parametrize("text", [*FORMULAS, *PLAIN, "''=1"])
+def test_cells_that_a_spreadsheet_would_compute(text):
+    cell = spreadsheet.cell(text)
+    assert cell == (text if text in PLAIN else f"'{text}")
+    assert spreadsheet.original(cell) == text
+
+
+def test_answers_in_csv_compute_nothing():
+    told = answers("csv", 1, ["=x", "text"], 2)
+    line = told.line(Input(1, "=1", "", ("7", "=1")), Prediction("=a", 0.5, (("=a", 0.5), ("b", 0.5)), 1))
+    assert next(csv.reader([line])) == ["7", "'=1", "'=a", "0.500000", ""]
+    assert next(csv.reader([told.header])) == ["'=x", "text", "predicted_class", "predicted_probability", "problem"]
+    assert told.formulas == 3

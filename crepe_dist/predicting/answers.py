@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from crepe_dist import spreadsheet
 from crepe_dist.errors import shown, visible
 from crepe_dist.predicting.inputs import Input
 from crepe_dist.predicting.occlusion import Explanation
@@ -28,7 +30,12 @@ class Answers:
         columns: names of the input's columns.
         delimiter: delimiter of CSV.
         several: the model gives several labels.
+
+    Attributes:
+        formulas: number of cells of CSV that got an apostrophe, see ``spreadsheet``.
     """
+
+    formulas = 0
 
     def __init__(self, top: int, columns: Sequence[str], delimiter: str = ",", several: bool = False) -> None:
         self.several = several
@@ -104,9 +111,11 @@ class CsvAnswers(Answers):
         return self._record([*cells, ""])
 
     def _record(self, cells: Iterable[str]) -> str:
-        stream = io.StringIO()
+        stream, cells = io.StringIO(), list(cells)
+        safe = list(map(spreadsheet.cell, cells))
+        self.formulas += sum(map(operator.ne, safe, cells))
         # This line end, so that "\r" and "\n" in a cell are both quoted.
-        csv.writer(stream, delimiter=self.delimiter, lineterminator="\r\n").writerow(cells)
+        csv.writer(stream, delimiter=self.delimiter, lineterminator="\r\n").writerow(safe)
         return stream.getvalue().removesuffix("\r\n")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 import time
 import warnings
@@ -15,7 +14,7 @@ import yaml
 
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.errors import UserError
-from crepe_dist.files import atomic_text, read_json, write_json, write_text
+from crepe_dist.files import read_json, write_csv, write_json, write_text
 from crepe_dist.supervising.training_process import nested
 from crepe_dist.tuning.attempt import Attempt, attempt
 from crepe_dist.tuning.search_space import first, suggest
@@ -152,13 +151,12 @@ class Search:
         for each in self.trials():  # an interrupted one needs its run
             if each != best:
                 shutil.rmtree(self._folder / f"trial-{each.number:04d}", ignore_errors=True)
-        with atomic_text(self._folder / TABLE) as stream:
-            table = csv.writer(stream)
-            table.writerow(COLUMNS)
-            for each in self.trials():
-                out = each.outcome
-                row = [each.number, out.end, out.validation, out.test, out.epoch, round(out.seconds, 1)]
-                table.writerow([*row, yaml.safe_dump(each.settings, default_flow_style=True, width=10**6).strip()])
+        rows = []
+        for each in self.trials():
+            out, changed = each.outcome, yaml.safe_dump(each.settings, default_flow_style=True, width=10**6).strip()
+            values = each.number, out.end, out.validation, out.test, out.epoch, round(out.seconds, 1), changed
+            rows.append(dict(zip(COLUMNS, values)))
+        write_csv(self._folder / TABLE, rows, COLUMNS)
         if best is not None:
             settings = nested({"data.source": str(self._data.folder), **best.settings})
             write_text(self._folder / BEST, yaml.safe_dump(settings, sort_keys=False))
