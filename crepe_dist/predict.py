@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from crepe_dist import command, invocation
+from crepe_dist.data.composition import join
 from crepe_dist.data.dataset import PARTS, Dataset, Part, open_dataset
 from crepe_dist.distributed.launch import detect, limit_threads
 from crepe_dist.errors import UserError, visible
@@ -24,7 +25,7 @@ from crepe_dist.predicting.answers import EXPLAINED, STYLES, answers, explained,
 from crepe_dist.predicting.inputs import KINDS, Input, open_inputs
 from crepe_dist.predicting.prediction import NONE, Prediction
 from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.formats.rows import EMPTY, join_title
+from crepe_dist.preparing.formats.rows import EMPTY
 from crepe_dist.preparing.sources import PIPE, Reading, by_suffix
 from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import shortened, whole
@@ -78,7 +79,13 @@ def parser() -> arguments.Parser:
     group.add_argument("--file", metavar="FILE", help="file of texts, plain or .gz; default: -, standard input")
     group.add_argument("--input-format", choices=KINDS, help="format; default: by the file name, else lines")
     arguments.add_header(group)
-    group.add_argument("--text-column", metavar="COLUMN", help="column name, or number from 1; default: guessed")
+    group.add_argument(
+        "--text-column",
+        action="append",
+        metavar="COLUMN",
+        help="column name, or number from 1; repeat it to join several in this order; default: the columns that the "
+        "model was trained on, else guessed",
+    )
     group.add_argument("--title-column", metavar="COLUMN", help="column joined with the text as `title | text`")
 
     group.add_argument(
@@ -170,7 +177,7 @@ def _explaining(predictor: Predictor, given: Any) -> Explaining | None:
 def _predict(predictor: Predictor, given: Any, explaining: Explaining | None) -> None:
     if given.text is None and given.file in (None, PIPE) and sys.stdin is not None and sys.stdin.isatty():
         print("type a text and press Enter; Ctrl-D ends", file=sys.stderr)
-    columns, groups, delimiter = _inputs(given, predictor.id)
+    columns, groups, delimiter = _inputs(given, predictor)
     several = predictor.thresholds is not None
     formatter = answers(given.format, given.top, columns, len(predictor.classes), delimiter, several=several)
     problems: Counter[str] = Counter()
@@ -214,21 +221,23 @@ def _say_written(path: Path | None, rows: int) -> None:
         print(f"{counted(rows, 'row')} written to {visible(str(path))}", file=sys.stderr)
 
 
-def _inputs(given: Any, id_: str | None) -> tuple[tuple[str, ...], Iterable[list[Input]], str]:
+def _inputs(given: Any, predictor: Predictor) -> tuple[tuple[str, ...], Iterable[list[Input]], str]:
     """Return the names of the columns to keep, the rows in groups, and the delimiter for CSV.
 
-    Args:
-        id_: column of ids of the model's data, which is read if the file has it.
+    The columns of the text and of the ids are those of the model's data, unless others are given.
     """
     if given.text is not None:
-        texts = [join_title(given.title or "", text) for text in given.text]
+        texts = [join([given.title or "", text]) for text in given.text]
         rows = [Input(line, text, "" if text.strip() else EMPTY, (text,)) for line, text in enumerate(texts, start=1)]
         return ("text",), [rows], ","
-    reading = Reading(
-        None,
-        given.header,
-        Wanted(None, given.title_column, given.text_column, id=given.id or id_, needs_id=given.id is not None),
+    wanted = Wanted(
+        title=given.title_column,
+        texts=tuple(given.text_column or ()),
+        id=given.id or predictor.id,
+        needs_id=given.id is not None,
+        remembered=predictor.composition.columns,
     )
+    reading = Reading(None, given.header, wanted)
     inputs = open_inputs(given.file or PIPE, given.input_format, reading, keep=given.format == "csv")
     return inputs.columns, inputs, inputs.delimiter
 

@@ -48,7 +48,7 @@ def prepare(
     source: Table | str | Path | Sequence[str | Path],
     out: str | Path,
     *,
-    text: str | None = None,
+    text: str | Sequence[str] | None = None,
     label: str | None = None,
     title: str | None = None,
     weight: str | None = None,
@@ -67,7 +67,8 @@ def prepare(
         source: data frame, mapping of names to lists such as ``{"text": texts, "label": labels}``, or the names of
             files and folders.
         out: folder to create.
-        text, label, title: columns; ``None``: those with usual names.
+        text, label, title: columns; ``None``: those with usual names. Several columns of ``text`` are joined in their
+            order.
         weight: column of the weights of training rows; ``None``: all count alike.
         label_columns: columns of the classes, in place of ``label``: 0 or 1, or shares with ``labels="soft"``.
         id: column of the ids, by which rows can be found again; ``None``: none.
@@ -82,7 +83,8 @@ def prepare(
         UserError: the columns or their lengths do not fit, too many rows are unusable, or ``out`` exists.
     """
     with TemporaryDirectory(prefix="crepe-prepare-") as folder:
-        wanted = Wanted(label, title, text, weight, tuple(label_columns), id)
+        texts = () if text is None else (text,) if isinstance(text, str) else tuple(text)
+        wanted = Wanted(label, title, texts, weight, tuple(label_columns), id)
 
         def file(given: Any, name: str) -> Any:
             """Write a table to a file, and return its path; return the names of files as they are."""
@@ -97,7 +99,7 @@ def prepare(
         try:
             sources = file(source, "table")
             options |= {"test": file(test, "test"), "validation": file(validation, "validation")}
-            options |= {"label": wanted.label, "title": wanted.title, "text": wanted.text, "weight": wanted.weight}
+            options |= {"label": wanted.label, "title": wanted.title, "text": wanted.texts, "weight": wanted.weight}
             options["id"] = wanted.id
             options["label_columns"] = ",".join(wanted.labels) or None
             names = map(str, sources if isinstance(sources, (list, tuple)) else [sources])
@@ -112,14 +114,16 @@ def _flags(options: Mapping[str, Any]) -> Iterator[str]:
         if name in COMMAND_ONLY:
             raise UserError(f"prepare has no argument {name}", remedy="give its flag to the command `prepare`")
         flag = f"--{name.replace('_', '-')}"
-        if value is not None and value is not False:
-            yield flag if value is True else f"{flag}={value}"
+        for each in value if isinstance(value, (list, tuple)) else (value,):
+            if each is not None and each is not False:
+                yield flag if each is True else f"{flag}={each}"
 
 
 def _for_python(error: UserError) -> UserError:
     """Spell the flags in a message as arguments of ``prepare``."""
     for name in ("what", "why", "remedy"):
         text = re.sub(r"--overwrite\b(?!=)", "overwrite=True", getattr(error, name))
+        text = re.sub(r"repeat the flag: ((?:--\S+ \S+ ?)+)", lambda each: f"give text={each[1].split()[1::2]}", text)
         text = re.sub(r"--labels (one|several|soft)\b", r'labels="\1"', text)
         text = re.sub(r"--(text|title|label|weight)-column\b", r"--\1", text)
         text = re.sub(r"--([a-z]+(?:-[a-z]+)*)(?: (?=[\dA-Z'\"]))?", lambda flag: f"{flag[1].replace('-', '_')}=", text)

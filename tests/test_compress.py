@@ -11,7 +11,7 @@ import pytest
 
 import crepe_dist
 from crepe_dist import export as export_command
-from crepe_dist.data.dataset import open_dataset
+from crepe_dist.data.dataset import open_dataset, write_manifest
 from crepe_dist.exporting.compression import SMALL, count_rows
 from crepe_dist.files import read_json
 from crepe_dist.model import compressed, tensors_file
@@ -132,7 +132,7 @@ def test_data_of_another_encoding_are_refused(trained, data, tmp_path, complaint
     other = shutil.copytree(data, tmp_path / "data")
     manifest = json.loads((other / "dataset.json").read_text())
     manifest["encoding"]["mode"] = "notebook"
-    (other / "dataset.json").write_text(json.dumps(manifest))
+    write_manifest(other, manifest)
     said = complaint("export", trained, "--size", "1MB", "--out", "small", "--data", other, cwd=tmp_path)
     assert "is encoded differently" in said
 

@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from crepe_dist.data.composition import join
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats import lines
 from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.formats.rows import MAX_RECORD, Share, join_title
+from crepe_dist.preparing.formats.rows import MAX_RECORD, Share
 from crepe_dist.preparing.pool import pool
 from crepe_dist.preparing.reading import Reader
 from crepe_dist.preparing.sources import Reading, Source, find_sources, open_source
@@ -44,7 +45,8 @@ class Read:
 def read(tmp_path, name, content, **reading):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    columns = Wanted(*(reading.pop(key, None) for key in ("label", "title", "text")))
+    text = reading.pop("text", None)
+    columns = Wanted(reading.pop("label", None), reading.pop("title", None), (text,) if text else ())
     return Read(tmp_path, find_sources([str(path)]).files, Reading(columns=columns, **reading))
 
 
@@ -626,5 +628,6 @@ def test_a_source_opens_alone(tmp_path):
 
 
 def test_titles_are_joined_as_in_training():
-    assert join_title("Good stuff", "This album") == "Good stuff | This album"
-    assert join_title("", "This album") == "This album"
+    assert join(["Good stuff", "This album"]) == "Good stuff | This album"
+    assert join(["", "This album"]) == "This album"
+    assert join(["Good stuff", " "]) == "Good stuff"

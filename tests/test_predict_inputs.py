@@ -115,11 +115,20 @@ def test_columns_of_json_lines_become_cells(tmp_path):
 
 def test_columns_are_chosen_as_in_training(tmp_path):
     (tmp_path / "a.csv").write_text("label,headline,story\nx,T,S\n")
-    reading = Reading(columns=Wanted(None, "headline", "story"))
+    reading = Reading(columns=Wanted(None, "headline", ("story",)))
     assert [row.text for row in rows(tmp_path / "a.csv", reading=reading)] == ["T | S"]
     with pytest.raises(UserError, match="which column is the text") as caught:
         rows(tmp_path / "a.csv", reading=Reading(header="yes"))
     assert "--text-column" in caught.value.remedy
+    # Columns that a model was trained on come first, but not halfway.
+    for columns, joined in ((("story", "headline"), "S | T"), (("headline",), "T")):
+        reading = Reading(columns=Wanted(remembered=columns))
+        assert [row.text for row in rows(tmp_path / "a.csv", reading=reading)] == [joined]
+    with pytest.raises(UserError, match="has no column 'body'") as caught:
+        rows(tmp_path / "a.csv", reading=Reading(columns=Wanted(remembered=("story", "body"))))
+    assert "the model was trained on story | body" in caught.value.why
+    reading = Reading(columns=Wanted(None, "headline", ("story",), remembered=("story", "body")))
+    assert [row.text for row in rows(tmp_path / "a.csv", reading=reading)] == ["T | S"]
     # The label of the paper's files would be taken for a text, if all columns were.
     (tmp_path / "b.csv").write_text("1,T,S\n2,T,S\n")
     with pytest.raises(UserError, match="which column is the text"):

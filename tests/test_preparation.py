@@ -19,7 +19,7 @@ import pytest
 
 from crepe_dist.data import dataset as datasets
 from crepe_dist.data.alphabet import ALPHABET, MAX_CHARACTERS, Encoding
-from crepe_dist.data.dataset import QUARANTINE, open_dataset, verify
+from crepe_dist.data.dataset import QUARANTINE, open_dataset, verify, write_manifest
 from crepe_dist.data.order import epoch_order
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
@@ -277,7 +277,7 @@ class TestSeveralMachines:
     def test_parts_that_do_not_belong_together_are_refused(self, tmp_path, parts):
         sources = find_sources([str(tmp_path / "a.csv")])
         prepare(sources, tmp_path / "other", ENCODING, Split(seed=1), PrepareOptions(share=Share(1, 2)))
-        how = PrepareOptions(Reading(columns=Wanted(label="2", text="1")), share=Share(1, 2))
+        how = PrepareOptions(Reading(columns=Wanted(label="2", texts=("1",))), share=Share(1, 2))
         prepare(sources, tmp_path / "columns", ENCODING, Split(), how)
         for given, message in (
             ([parts[0]], "1 of 2 parts"),
@@ -832,9 +832,26 @@ class TestDamagedFolders:
         for key in keys[:-1]:
             place = place[key]
         place[keys[-1]] = value
-        (folder / "dataset.json").write_text(json.dumps(manifest))
-        with pytest.raises(UserError):
+        write_manifest(folder, manifest)
+        with pytest.raises(UserError) as caught:
             open_dataset(folder)
+        assert "was altered since" not in caught.value.what
+
+    @pytest.mark.parametrize(
+        ("keys", "value"),
+        [(("encoding", "fold_accents"), False), (("bad_rows",), 7), (("sha256",), "0" * 64),
+         (("composition", "columns"), ["subject"]), (("composition", "strip_html"), True)],
+    )  # fmt: skip
+    def test_an_edited_manifest_is_noticed(self, folder, keys, value):
+        path = folder / "dataset.json"
+        manifest = place = json.loads(path.read_text())
+        for key in keys[:-1]:
+            place = place[key]
+        place[keys[-1]] = value
+        path.write_text(json.dumps(manifest))
+        with pytest.raises(UserError, match=r"dataset.json was altered since it was prepared") as caught:
+            open_dataset(folder)
+        assert "prepare it again" in caught.value.remedy
 
     @pytest.mark.parametrize(
         ("file", "change"),

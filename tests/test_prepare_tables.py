@@ -14,6 +14,7 @@ import pytest
 import crepe_dist
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
+from crepe_dist.predicting.texts import texts_of
 
 TEXTS = [f"{'good' if row % 2 else 'bad'} text number {row}" for row in range(40)]
 LABELS = ["yes" if row % 2 else "no" for row in range(40)]
@@ -37,6 +38,33 @@ def test_a_frame_and_lists_give_the_data_set_that_a_file_gives(tmp_path):
     assert made[0].fingerprint == made[1].fingerprint
     assert (tmp_path / "frame" / "report.html").is_file()
     assert summary["name"] == "frame"
+
+
+def test_several_columns_of_text_are_joined_in_their_order(tmp_path, monkeypatch):
+    frame = pd.DataFrame({"id": range(40), "body": TEXTS, "topic": LABELS, "subject": [f"s{row}" for row in range(40)]})
+    frame.loc[3, "subject"] = None
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    frame.to_csv(tmp_path / "table.tsv", index=False, sep="\t")
+    frame.to_json(tmp_path / "table.jsonl", orient="records", lines=True)
+    frame.to_parquet(tmp_path / "table.parquet")
+    common: Any = {"text": ["body", "subject"], "label": "topic", "test": 0.99, "max_bad": 0.5}
+    sources: tuple[Any, ...] = (
+        frame,
+        *(str(tmp_path / f"table.{kind}") for kind in ("csv", "tsv", "jsonl", "parquet")),
+    )
+    for source in sources:
+        crepe_dist.prepare(source, tmp_path / "out", overwrite=True, **common)
+        data = open_dataset(tmp_path / "out")
+        texts = {data.parts["test"].text(row) for row in range(len(data.parts["test"]))}
+        assert texts <= {f"{text} | s{row}" if row != 3 else text for row, text in enumerate(TEXTS)}, source
+        assert data.composition.columns == ("body", "subject")
+    assert texts_of(frame[3:5], data.composition.columns) == [TEXTS[3], f"{TEXTS[4]} | s4"]
+    # The command takes the flag twice, and numbers too.
+    argv = ["prepare", "table.csv", "--out", "two", "--label=topic", "--text=4", "--text=body", "--test=0.5"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", argv)
+    crepe_dist.prepare.main()  # type: ignore[attr-defined]
+    assert open_dataset(tmp_path / "two").composition.columns == ("subject", "body")
 
 
 def test_rows_without_text_or_label_are_treated_as_in_files(tmp_path):
@@ -77,6 +105,7 @@ def test_splits_of_their_own(tmp_path):
     [
         ({"text": TEXTS, "label": LABELS[1:]}, {}, "the columns of table differ in length", "give a label for every"),
         ({"text": TEXTS, "label": LABELS}, {"text": "txt"}, "table has no column 'txt'", "did you mean 'text'"),
+        ({"a": TEXTS, "b": TEXTS, "label": LABELS}, {"text": "b,a"}, "has no column 'b,a'", "give text=['b', 'a']"),
         ({"a": TEXTS, "b": LABELS, "c": LABELS}, {}, "which column is the label?", "label="),
         ({"text": LABELS, "label": "yes"}, {}, "column 'label' of table is 'yes'", "give lists"),
         ({"text": list(range(40)), "label": LABELS}, {}, "column 'text' is not text", "with text="),

@@ -27,6 +27,7 @@ from crepe_dist import invocation, machine
 from crepe_dist.data import origins, strings
 from crepe_dist.data.alphabet import Codes, Encoding
 from crepe_dist.data.array_file import map_array
+from crepe_dist.data.composition import Composition
 from crepe_dist.data.origins import Origin
 from crepe_dist.data.strings import IDS, TEXTS, HashedFile, StringsWriter
 from crepe_dist.data.targets import ONE, SEVERAL, Targets, file_of, kind_and_most, open_targets
@@ -135,12 +136,14 @@ class Dataset:
         folder: path as given to ``open_dataset``.
         manifest: content of ``dataset.json``.
         encoding: encoding of the codes.
+        composition: composition of the texts.
         parts: splits by name.
     """
 
     folder: Path
     manifest: dict[str, Any]
     encoding: Encoding
+    composition: Composition
     parts: dict[str, Part]
 
     @property
@@ -183,7 +186,7 @@ class Dataset:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the manifest, which contains the checksums of the arrays."""
-        return hashlib.sha256(json.dumps(self.manifest, sort_keys=True).encode()).hexdigest()
+        return str(self.manifest["sha256"])
 
     def documents(self, part: str) -> str:
         """Hash the classes, labels and texts of a split: equal for the same documents in the same order, even if the
@@ -223,7 +226,7 @@ def open_dataset(folder: Path | str) -> Dataset:
             raise UserError(
                 f"{path} has format {str(version)[:40]}; this version reads format {FORMAT}", remedy=prepare_again
             )
-        encoding = Encoding.from_dict(manifest["encoding"])
+        encoding, composition = Encoding.from_dict(manifest["encoding"]), Composition.from_dict(manifest["composition"])
         classes = manifest["classes"]
         if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
             raise ValueError("the classes are not a list of names")
@@ -233,13 +236,31 @@ def open_dataset(folder: Path | str) -> Dataset:
             name: _open_part(folder, name, about, encoding, len(classes), manifest)
             for name, about in manifest["parts"].items()
         }
+        if manifest["sha256"] != _digest_of(manifest):
+            raise UserError(
+                f"{path} was altered since it was prepared",
+                "its SHA-256 is not the one in its last line",
+                prepare_again,
+            )
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise UserError(f"{path} cannot be read", f"{type(error).__name__}: {error}"[:300], prepare_again) from error
     if len(classes) < 2 or "train" not in parts or len(parts["train"]) == 0:
         raise UserError(
             f"{folder} holds nothing to train on", "it needs at least two classes and one training row", prepare_again
         )
-    return Dataset(folder, manifest, encoding, parts)
+    return Dataset(folder, manifest, encoding, composition, parts)
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write ``dataset.json`` with its format and, as the last value, the SHA-256 of all others."""
+    manifest = {"format": FORMAT, **manifest}
+    manifest.pop("sha256", None)
+    write_json(folder / MANIFEST, {**manifest, "sha256": _digest_of(manifest)})
+
+
+def _digest_of(manifest: dict[str, Any]) -> str:
+    others = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 
 
 def _open_part(

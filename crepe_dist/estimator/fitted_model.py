@@ -25,7 +25,7 @@ from crepe_dist.supervising.training_process import QUIET, failure, training
 
 Files = dict[str, bytes]
 LARGEST = 1 << 34  # bytes of a checkpoint's file
-COLUMNS = Wanted("label", None, "text")
+COLUMNS = Wanted("label", texts=("text",))
 
 
 def train(

@@ -136,7 +136,7 @@ class Classifier(torch.nn.Module):
         """Write the parameters, their description and this module."""
         (path := Path(folder) / "model.safetensors").parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data := save({n.replace("/", "."): a.detach().float().cpu() for n, a in self.arrays.items()}))
-        kept = ["format", "encoding", "characters", "pairs", "classes", "labels", "network"]
+        kept = ["format", "encoding", "composition", "characters", "pairs", "classes", "labels", "network"]
         about = {**{n: a for n, a in self.about.items() if n in kept}, "sha256": hashlib.sha256(data).hexdigest()}
         path.with_name("model.json").write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
         path.with_name("crepe_torch.py").write_bytes(Path(__file__).read_bytes())

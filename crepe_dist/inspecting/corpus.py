@@ -10,12 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import BLANK, Codes
-from crepe_dist.data.dataset import MANIFEST, SHARD_BYTES, Dataset, Part, ShardWriter, open_dataset
+from crepe_dist.data.dataset import SHARD_BYTES, Dataset, Part, ShardWriter, open_dataset, write_manifest
 from crepe_dist.data.origins import COLUMNS, file_of
 from crepe_dist.data.strings import TEXTS, write_array
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.errors import UserError
-from crepe_dist.files import write_json
 
 CHUNK = 4096  # rows that are copied together
 Rows = npt.NDArray[np.int64]
@@ -146,5 +145,5 @@ class Corpus:
                 files |= writer.close()
             parts[name] = {"rows": len(numbers), "shards": list(map(len, shards)), "files": files}
         single = {name: value for name, value in self.dataset.manifest.items() if name != "labels"}
-        write_json(folder / MANIFEST, {**single, "id": None, "parts": parts})
+        write_manifest(folder, {**single, "id": None, "parts": parts})
         return open_dataset(folder)

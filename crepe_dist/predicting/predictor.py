@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from crepe_dist.data.alphabet import Codes, Encoding
+from crepe_dist.data.composition import Composition
 from crepe_dist.distributed.device import CPU, Device, pick_for_inference
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
@@ -29,6 +30,7 @@ from crepe_dist.runs.label_scores import Floats
 from crepe_dist.settings.allowed_values import Precision
 
 AUTO = "auto"
+PLAIN = Composition()
 BATCH_SIZE = 256
 MAX_CODES = 1 << 22  # characters in a batch; it limits the number of long documents in one batch
 
@@ -65,6 +67,7 @@ class Predictor:
         id: name of the column of ids in the data that it was trained on; ``None`` if they had none.
         thresholds: probability from which a text has the label, float64 [classes], if the model gives several labels;
             ``None`` if it gives one class.
+        composition: composition of the texts that it was trained on; ``predict`` and ``explain`` strip HTML as it says.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Predictor:
         min_probability: float = 0.0,
         thresholds: Floats | None = None,
         id: str | None = None,
+        composition: Composition = PLAIN,
     ) -> None:
         self.engine = engine
         self.encoding = encoding
@@ -84,6 +88,7 @@ class Predictor:
         self.min_probability = min_probability
         self.thresholds = thresholds
         self.id = id
+        self.composition = composition
 
     def logits(self, codes: Codes) -> Logits:
         """Compute the logits of the calibrated probabilities: uint8 [n, feature_len] → float32 [n, classes]."""
@@ -102,11 +107,11 @@ class Predictor:
         Raises:
             UserError: a text is not a string, or ``texts`` is something else, such as one string.
         """
-        return list(self.predict_stream(iter(texts_of(texts))))
+        return list(self.predict_stream(iter(texts_of(texts, self.composition.columns))))
 
     def predict_stream(self, texts: Iterator[str], batch_size: int = BATCH_SIZE) -> Iterator[Prediction]:
         """Classify texts lazily, ``batch_size`` at a time; yield one prediction per text, in order."""
-        batch_size = self._capped(batch_size)
+        batch_size, texts = self._capped(batch_size), map(self.composition.text, texts)
         while batch := list(islice(texts, batch_size)):
             codes = self.encoding.encode(batch)
             logits = self.logits(codes)
@@ -146,7 +151,7 @@ class Predictor:
             raise UserError(
                 f"there is no class {label!r}", f"the classes are {', '.join(self.classes)}"[:500], "name one of them"
             )
-        (prediction,) = self.predict([text])
+        (prediction,), text = self.predict([text]), self.composition.text(text)
         label = prediction.label if label is None else label
         index, batch_size = self.classes.index(label), self._capped(batch_size)
         logits = self.logits if self.thresholds is None else partial(self._against_its_absence, index)
@@ -234,7 +239,7 @@ def open_checkpoint(path: Path, foreign: Foreign, device: Device = CPU) -> Predi
     arrays = parameters.load(path)
     if about is None:
         encoding, classes = _from_flags(path, foreign)
-        network_about, calibration = None, UNCALIBRATED
+        network_about, calibration, composition = None, UNCALIBRATED, PLAIN
     elif foreign:
         raise UserError(
             f"{path} already has a description",
@@ -243,7 +248,7 @@ def open_checkpoint(path: Path, foreign: Foreign, device: Device = CPU) -> Predi
         )
     else:
         encoding, classes, network_about = checkpoint.trained_as(path, about)
-        calibration = Calibration.of(about)
+        calibration, composition = Calibration.of(about), checkpoint.composition(about)
     shape = parameters.shape_of(arrays, encoding.codes, encoding.feature_len, network_about)
     thresholds = None if about is None else _thresholds(path, about)
     id_ = None if about is None or about.get("id") is None else str(about["id"])
@@ -256,10 +261,10 @@ def open_checkpoint(path: Path, foreign: Foreign, device: Device = CPU) -> Predi
     in_float32 = network_about is not None and network_about.get("precision") == "float32"
     precision: Precision = "float32" if in_float32 else "auto"
     if device.device_type == "gpu":
-        on_gpu = _on_gpu(shape, arrays, device, precision)
-        return Predictor(on_gpu, encoding, classes, calibration, thresholds=thresholds, id=id_)
-    engine = open_inference(shape, arrays, plan_inference(shape.multiplies, precision))
-    return Predictor(engine, encoding, classes, calibration, thresholds=thresholds, id=id_)
+        engine = _on_gpu(shape, arrays, device, precision)
+    else:
+        engine = open_inference(shape, arrays, plan_inference(shape.multiplies, precision))
+    return Predictor(engine, encoding, classes, calibration, thresholds=thresholds, id=id_, composition=composition)
 
 
 def _thresholds(path: Path, about: dict[str, Any]) -> Floats | None:

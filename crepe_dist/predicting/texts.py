@@ -14,17 +14,20 @@ class InvalidInput(UserError, ValueError):
     """Texts, labels or parameters that cannot be used; scikit-learn expects a ``ValueError``."""
 
 
-def texts_of(given: Any) -> list[str]:
+def texts_of(given: Any, remembered: tuple[str, ...] = ()) -> list[str]:
     """Return the texts of an iterable, an array, a series, or a table.
 
     The columns of a table, which is a data frame or a mapping of names to columns, are chosen as those of a file.
+
+    Args:
+        remembered: columns that a model was trained on.
 
     Raises:
         InvalidInput: ``given`` is something else, its columns cannot be chosen, or a text is not a string.
     """
     if is_table(given):
         try:
-            given = text_column(given)
+            given = text_column(given, remembered)
         except UserError as error:
             remedy = "choose a column: table['text']; in a pipeline with ColumnTransformer"
             raise InvalidInput(error.what, error.why, remedy) from None

@@ -15,11 +15,12 @@ import numpy.typing as npt
 
 from crepe_dist.data import origins
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.dataset import FORMAT, LARGEST_WEIGHT, MANIFEST, PARTS, WEIGHTS
+from crepe_dist.data.composition import Composition
+from crepe_dist.data.dataset import LARGEST_WEIGHT, PARTS, WEIGHTS, write_manifest
 from crepe_dist.data.strings import IDS, TEXTS, write_array
 from crepe_dist.data.targets import ONE, Targets, described, file_of, main_classes
 from crepe_dist.errors import UserError
-from crepe_dist.files import sync, write_json
+from crepe_dist.files import sync
 from crepe_dist.preparing.auto_encoding import fit
 from crepe_dist.preparing.job import Collected, Job
 from crepe_dist.preparing.labelling import MANY, classes_of, known, pairs_of
@@ -156,9 +157,10 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
             done += shard.rows
             yield "encoding", done
         parts[part] = {"rows": len(chosen), "shards": sizes, "files": files}
+    columns = next((about["texts"] for _, about in sorted(found.files.items()) if about["texts"]), ())
     manifest = {
-        "format": FORMAT,
         "encoding": encoding.to_dict(),
+        "composition": Composition(tuple(columns), job.reading["strip_html"]).to_dict(),
         "classes": classes,
         "parts": parts,
         "split": asdict(job.split),
@@ -173,7 +175,7 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
         manifest["corrections"] = found.corrected
     if targets is not None:
         manifest["labels"] = described(targets.kind, targets.most)
-    write_json(folder / MANIFEST, manifest)
+    write_manifest(folder, manifest)
     sync(folder)
     rows = {part: about["rows"] for part, about in parts.items()}
     yield Built(

@@ -64,7 +64,7 @@ def read_corrections(path: Path) -> Corrections:
         raise UserError(f"--corrections: {path} is not a file", remedy="name a label_errors.csv of inspect")
     name = printable(path)
     found: dict[Place, Correction] = {}
-    wanted = Wanted(label="label", text="suggested")
+    wanted = Wanted(label="label", texts=("suggested",))
     table, cutter = open_table("csv", Stream(path), name, wanted, "yes", None, keep=True)
     if missing := [column for column in COLUMNS if column not in table.kept]:
         raise UserError(

@@ -85,8 +85,10 @@ def parser() -> arguments.Parser:
     group.add_argument(
         "--text",
         "--text-column",
+        action="append",
         metavar="COLUMN",
-        help="column of the text; default: a column with a usual name, or all but the label",
+        help="column of the text; repeat it to join several in this order; default: a column with a usual name, or all "
+        "but the label",
     )
     group.add_argument(
         "--title", "--title-column", metavar="COLUMN", help="column to join with the text as `title | text`"
@@ -183,6 +185,11 @@ def parser() -> arguments.Parser:
         help=f"characters per document; auto keeps 99 %% of the training texts whole, at most {LONGEST_FITTED}; "
         f"default: auto, sample {SAMPLE_FEATURE_LEN}, {AMAZON} {amazon.FEATURE_LEN}",
     )
+    group.add_argument(
+        "--strip-html",
+        action="store_true",
+        help="remove HTML tags from the texts, and read &amp; as &; models of these data do the same",
+    )
     arguments.add_fold_accents(group, "in mode notebook and with a custom alphabet")
     group.add_argument(
         "--alphabet",
@@ -242,8 +249,8 @@ def _local_steps(given: Any, page: Callable[[dict[str, Any]], str], command: str
             "--corrections excludes --part", "all rows are needed to apply them", "prepare the data on one machine"
         )
     labelling, columns = _labelling(given)
-    wanted = Wanted(given.label, given.title, given.text, given.weight, columns, given.id)
-    reading = Reading(given.format, given.header, wanted, labelling)
+    wanted = Wanted(given.label, given.title, tuple(given.text or ()), given.weight, columns, given.id)
+    reading = Reading(given.format, given.header, wanted, labelling, given.strip_html)
     options = PrepareOptions(
         reading,
         given.max_bad,

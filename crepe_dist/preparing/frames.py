@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from crepe_dist.data.composition import join
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats.columns import Wanted, choose_named
-from crepe_dist.preparing.formats.rows import join
 
 LOOK_AT = 100  # rows from which a message suggests the column of labels
 
@@ -55,18 +55,21 @@ def write_table(table: Any, path: Path, wanted: Wanted) -> Wanted:
             row |= {each: _text(value) for each, value in zip(texts, values[len(others) :])}
             # A lone surrogate becomes bytes that are not UTF-8, which reading rejects with that reason.
             stream.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
-    return Wanted(label, texts[0] if len(texts) > 1 else None, texts[-1], weight, tuple(labels), id_)
+    return Wanted(label, None, tuple(texts), weight, tuple(labels), id_)
 
 
-def text_column(table: Any) -> Sequence[Any]:
+def text_column(table: Any, remembered: tuple[str, ...] = ()) -> Sequence[Any]:
     """Return the texts of a table without labels. Several columns are joined as those of a file, without missing ones.
+
+    Args:
+        remembered: columns that a model was trained on; see ``Wanted``.
 
     Raises:
         UserError: columns differ in length, do not exist, or cannot be guessed.
     """
     columns = _columns(table, "the table")
-    names = list(columns)
-    texts = [columns[names[i]] for i in choose_named("the table", names, Wanted(), label_given=True).texts]
+    names, wanted = list(columns), Wanted(remembered=remembered)
+    texts = [columns[names[i]] for i in choose_named("the table", names, wanted, label_given=True).texts]
     return texts[0] if len(texts) == 1 else [_joined(values) for values in zip(*texts)]
 
 

@@ -72,6 +72,8 @@ class Job:
             raise ValueError(f"max_bad is {str(saved['max_bad'])[:40]}")
         if saved["reading"]["labelling"]["kind"] not in KINDS:
             raise ValueError(f"labelling is {str(saved['reading']['labelling'])[:80]}")
+        if type(saved["reading"]["strip_html"]) is not bool:
+            raise ValueError("strip_html is neither true nor false")
         fitted = saved["fit"]
         if not type(fitted["length"]) is type(fitted["folds"]) is bool or fitted["alphabet"] not in get_args(Alphabet):
             raise ValueError(f"fit is {str(fitted)[:80]}")

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.data.markup import has_tags, without_tags
 from crepe_dist.data.origins import hashes
 from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
@@ -48,6 +49,7 @@ class Task:
         share: lines to keep, if several machines share the work.
         class_names: names of the labels 1 … C, if a file gives them.
         labelling: labels of the rows.
+        strip_html: remove HTML tags from the texts.
         seed: seed of the sampling.
         limits: largest random number that can still be in the sample, by class.
     """
@@ -59,6 +61,7 @@ class Task:
     share: Share
     class_names: tuple[str, ...] | None
     labelling: Labelling
+    strip_html: bool
     seed: int
     limits: dict[str, int]
 
@@ -96,7 +99,11 @@ def read_block(task: Task) -> Found:
     rows: list[Row] = []
     texts: list[bytes] = []
     weights: list[float] = []
+    tagged: list[bool] = []
     for row in parsed.rows if parsed else ():
+        has_html = has_tags(row.text)
+        if task.strip_html:
+            row = row._replace(text=without_tags(row.text))
         try:
             label, text = _checked(row, task.labelling, task.class_names)
             weights.append(_weight(row))
@@ -106,6 +113,7 @@ def read_block(task: Task) -> Found:
             labels.setdefault(label, len(labels))
             rows.append(Row(row.line, label, row.text, id=row.id))
             texts.append(text)
+            tagged.append(has_html)
     bad += parsed.bad if parsed else []
     bad.sort(key=lambda each: each.line)
     records = np.zeros(len(rows), dtype=ROW)
@@ -113,6 +121,7 @@ def read_block(task: Task) -> Found:
     records["line"] = [row.line for row in rows]
     records["label"] = [labels[row.label] for row in rows]
     records["weight"] = weights
+    records["html"] = tagged
     good = np.bincount(records["label"], minlength=len(labels)).tolist()
     drawn = draw(task.seed, SAMPLE_DRAW, records["file"], records["line"])
     if any(label in task.limits for label in labels):
@@ -214,6 +223,7 @@ class FileCount:
     bad: int = 0
     format: str = ""
     reads: str = ""
+    texts: list[str] = field(default_factory=list)
     bytes: int = 0
     sha256: str = ""
 
@@ -343,7 +353,8 @@ class Reader:
                     continue
                 task = Task(
                     self.folder, current.file, current.parser, block, current.share, self.class_names,
-                    self.reading.labelling, self.seed, dict(limits) if current.source.part == "train" else {},
+                    self.reading.labelling, self.reading.strip_html, self.seed,
+                    dict(limits) if current.source.part == "train" else {},
                 )  # fmt: skip
                 waiting.append((current, block, executor.submit(read_block, task)))
             if not waiting:
@@ -392,6 +403,6 @@ class Reader:
             if by_file and file % self.share.of != self.share.index:
                 continue
             parser, cutter = open_source(source, self.reading)
-            self.files[file] = FileCount(format=parser.name, reads=parser.reads)
+            self.files[file] = FileCount(format=parser.name, reads=parser.reads, texts=list(parser.texts))
             self._open[file] = _OpenSource(file, source, parser, cutter, Share() if by_file else self.share)
             yield self._open[file]

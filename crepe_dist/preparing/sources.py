@@ -100,12 +100,14 @@ class Reading:
         header: ``yes`` or ``no`` if CSV and TSV files have a header line, ``auto`` to detect it.
         columns: columns to read, by name or by number from 1.
         labelling: labels of the rows.
+        strip_html: remove HTML tags from the texts.
     """
 
     format: str | None = None
     header: str = "auto"
     columns: Wanted = field(default_factory=Wanted)
     labelling: Labelling = field(default_factory=Labelling)
+    strip_html: bool = False
 
 
 def find_sources(

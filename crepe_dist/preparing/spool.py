@@ -39,6 +39,7 @@ ROW = np.dtype(
         ("near", "<u8"),  # hash of its letters and digits in lower case
         ("names_label", "?"),  # the text contains its label
         ("weight", "<f4"),
+        ("html", "?"),  # the text has, or had, a tag of HTML
     ]
 )
 BAD_ROW = {"file": str, "line": int, "reason": str, "excerpt": str, "lines": int, "source": int}
@@ -171,7 +172,8 @@ def open_spool(folder: Path) -> Spool:
 
 def _read_source(about: dict[str, Any]) -> dict[str, Any]:
     kept = {name: int(about[name]) for name in ("bytes", "rows", "bad")}
-    return {**{name: str(about[name]) for name in ("format", "reads", "sha256")}, **kept}
+    texts = [str(name) for name in about["texts"]]
+    return {**{name: str(about[name]) for name in ("format", "reads", "sha256")}, "texts": texts, **kept}
 
 
 def _check(spool: Spool) -> None:

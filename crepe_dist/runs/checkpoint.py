@@ -14,6 +14,7 @@ from typing import Any, Union
 
 from crepe_dist import invocation, wording
 from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.composition import Composition
 from crepe_dist.data.dataset import PARTS, Dataset
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.errors import UserError, visible
@@ -26,7 +27,7 @@ from crepe_dist.runs.label_scores import Floats, LabelScores, checked_thresholds
 from crepe_dist.runs.scores import MOST_CLASSES, Scores
 from crepe_dist.runs.state import Progress
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = "checkpoints"
 RESULT = "result.json"
 CONFIG = "config.yaml"
@@ -92,6 +93,7 @@ def description(
         "test_accuracy": record["test_accuracy"],
         "metrics": record,
         "encoding": data.encoding.to_dict(),
+        "composition": data.composition.to_dict(),
         "classes": data.classes,
         **several,
         "network": {**shape.settings(), "precision": precision},
@@ -302,6 +304,7 @@ def trained_as(path: Path, about: dict[str, Any]) -> tuple[Encoding, list[str], 
             raise ValueError("the classes are not a list of names")
         parameters.shape_class(network).check_settings(network)
         Calibration.of(about)
+        composition(about)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path.with_suffix('.json')} cannot be read",
@@ -309,6 +312,15 @@ def trained_as(path: Path, about: dict[str, Any]) -> tuple[Encoding, list[str], 
             ANOTHER,
         ) from error
     return encoding, classes, network
+
+
+def composition(about: dict[str, Any]) -> Composition:
+    """Extract the composition of the texts from a description.
+
+    Raises:
+        ValueError, TypeError, KeyError: malformed.
+    """
+    return Composition.from_dict(about["composition"])
 
 
 def thresholds(about: dict[str, Any]) -> Floats | None:

@@ -4,9 +4,9 @@ from typing import Any, Optional
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from crepe_dist.data.composition import join
 from crepe_dist.errors import visible
 from crepe_dist.files import parse_json
-from crepe_dist.preparing.formats.rows import join_title
 from crepe_dist.serving.problems import Problem
 from crepe_dist.settings.serving_options import ServiceOptions
 
@@ -112,7 +112,7 @@ def read(body: bytes, options: ServiceOptions) -> tuple[list[str], Question]:
         raise Problem(422, "title requires text", "a title belongs to a single text", EXAMPLE)
     if question.explain and question.text is None:
         raise Problem(422, "explain requires text", "one text at a time is explained", EXAMPLE)
-    texts = question.texts or [join_title(question.title or "", question.text or "")]
+    texts = question.texts or [join([question.title or "", question.text or ""])]
     longest = max(map(len, texts))
     if longest > options.max_chars:
         raise Problem(

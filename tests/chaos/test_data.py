@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
-from crepe_dist.data.dataset import open_dataset, verify
+from crepe_dist.data.dataset import open_dataset, verify, write_manifest
 from crepe_dist.errors import ExitCode, UserError
 from tests.chaos import harness
 
@@ -34,7 +34,7 @@ def out_of_range(path):
 def another_alphabet(path):
     manifest = json.loads(path.read_text())
     manifest["encoding"]["alphabet"] = manifest["encoding"]["alphabet"][::-1]
-    path.write_text(json.dumps(manifest))
+    write_manifest(path.parent, manifest)
 
 
 harms = pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from crepe_dist.data.composition import SEPARATOR
 from crepe_dist.errors import UserError
 
 LABELS = (
@@ -26,20 +27,21 @@ TITLES = ("title", "headline", "subject", "summary", "review title", "review hea
 
 @dataclass(frozen=True)
 class Wanted:
-    """Columns given by the user, by name or by number from 1; ``None`` to detect them."""
+    """Columns given by the user, by name or by number from 1; ``None``, or no texts, to detect them."""
 
     label: str | None = None
-    title: str | None = None
-    text: str | None = None
+    title: str | None = None  # joined before the texts
+    texts: tuple[str, ...] = ()  # joined in this order
     weight: str | None = None  # never detected
     labels: tuple[str, ...] = ()  # one for each class, in place of a column of labels; never detected
     id: str | None = None  # never detected
     needs_id: bool = True  # else ``id`` may be missing
+    remembered: tuple[str, ...] = ()  # names of the texts that a model was trained on; used if a file has one of them
 
     @property
     def names(self) -> list[str]:
         """All given columns."""
-        given = (self.label, self.title, self.text, self.weight, self.id, *self.labels)
+        given = (self.label, self.title, *self.texts, self.weight, self.id, *self.labels, *self.remembered)
         return [name for name in given if name is not None]
 
 
@@ -63,7 +65,7 @@ class Chosen:
 
     def describe(self, names: Sequence[str]) -> str:
         """Describe the columns read, for the report."""
-        text = " | ".join(names[i] for i in self.texts)
+        text = SEPARATOR.join(names[i] for i in self.texts)
         label = "" if self.label is None else f"label: {names[self.label]}, "
         label += f"labels: {', '.join(names[i] for i in self.labels)}, " if self.labels else ""
         others = [(what, i) for what, i in (("weight", self.weight), ("id", self.id)) if i is not None]
@@ -126,14 +128,17 @@ def choose_named(
     Raises:
         UserError: A column does not exist or cannot be guessed; the message lists the columns.
     """
-    places: dict[str, int | None] = {}
-    usual = {"label": LABELS, "text": TEXTS, "title": TITLES if wanted.text is None else ()}
+    if not wanted.texts and wanted.title is None and not set(wanted.remembered).isdisjoint(names):
+        wanted = replace(wanted, texts=_remembered(file, names, wanted.remembered))
+    texts = [_position(file, names, "text", name) for name in wanted.texts]
+    places: dict[str, int | None] = {f"text {number}": place for number, place in enumerate(texts[1:], start=2)}
+    usual = {"label": LABELS, "text": TEXTS, "title": () if texts else TITLES}
     places["weight"] = None if wanted.weight is None else _position(file, names, "weight", wanted.weight)
     has_id = wanted.id is not None and (wanted.needs_id or wanted.id in names)
     places["id"] = _position(file, names, "id", str(wanted.id)) if has_id else None
     places |= {f"class {name}": _position(file, names, "label-columns", name) for name in wanted.labels}
     label_given = label_given or bool(wanted.labels)
-    for what, given in (("label", wanted.label), ("text", wanted.text), ("title", wanted.title)):
+    for what, given in (("label", wanted.label), ("text", next(iter(wanted.texts), None)), ("title", wanted.title)):
         if what == "label" and label_given:
             places[what] = None
         elif given is not None:
@@ -159,9 +164,21 @@ def choose_named(
                     f"give its name or its number from 1 to {len(names)} with {_flag(what)}{hint}",
                 )
             places[what] = left[0]
-    texts = tuple(i for i in (places["title"], places["text"]) if i is not None)
+    joined = tuple(i for i in (places["title"], places["text"], *texts[1:]) if i is not None)
     labels = tuple(_position(file, names, "label-columns", name) for name in wanted.labels)
-    return Chosen(places["label"], texts, places["weight"], labels, places["id"])
+    return Chosen(places["label"], joined, places["weight"], labels, places["id"])
+
+
+def _remembered(file: str, names: Sequence[str], texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the columns that a model was trained on if a file has all of them."""
+    missing = [name for name in texts if name not in names]
+    if missing:
+        raise UserError(
+            f"{file} has no column {missing[0]!r}",
+            f"the model was trained on {SEPARATOR.join(texts)}; the columns are {', '.join(names)}"[:500],
+            "add that column, which may be empty, or name the columns to read: --text-column, repeated to join several",
+        )
+    return texts
 
 
 def _few_values(places: Sequence[int], rows: Sequence[Sequence[str]]) -> int | None:
@@ -177,6 +194,12 @@ def _position(file: str, names: Sequence[str], what: str, given: str) -> int:
     if _is_place(given, len(names)):
         return int(given) - 1
     alike = [name for name in names if _plain(name) == _plain(given)] or difflib.get_close_matches(given, names, 1)
+    several = [name.strip() for name in given.split(",")]
+    if what == "text" and set(several) <= set(names):
+        remedy = (
+            f"to join several, repeat the flag: {' '.join(f'{_flag(what)} {shlex.quote(name)}' for name in several)}"
+        )
+        raise UserError(f"{file} has no column {given!r}", f"it has {', '.join(names)}"[:500], remedy)
     raise UserError(
         f"{file} has no column {given!r}",
         f"it has {', '.join(names)}"[:500],
@@ -222,7 +245,7 @@ def choose_numbered(file: str, width: int, wanted: Wanted, *, label_given: bool)
     has_id = wanted.id is not None and (wanted.needs_id or _is_place(wanted.id, width))
     id_ = position("id", str(wanted.id)) if has_id else None
     others = [i for i in (weight, id_) if i is not None]
-    if wanted.text is None and wanted.title is None:
+    if not wanted.texts and wanted.title is None:
         if label_given and width - len(others) - len(labels) > 1:
             raise UserError(
                 f"{file}: which column is the text?",
@@ -231,7 +254,7 @@ def choose_numbered(file: str, width: int, wanted: Wanted, *, label_given: bool)
             )
         texts = tuple(i for i in range(width) if i not in (label, *others, *labels))
         return Chosen(label, texts, weight, labels, id_)
-    named = [("title", wanted.title), ("text", wanted.text)]
+    named = [("title", wanted.title), *(("text", name) for name in wanted.texts)]
     texts = tuple(position(what, given) for what, given in named if given is not None)
     return Chosen(label, texts, weight, labels, id_)
 

@@ -26,6 +26,7 @@ class Documents:
     name: str = "folder"
     reads: str = "text: whole files"
     kept: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
 
     def parse(self, block: Block, share: Share) -> Parsed:
         names = block.data.decode("utf-8", "surrogateescape").split("\0")

@@ -16,13 +16,14 @@ class FastText:
         kind: labels of a row, one of ``targets.KINDS``.
         name: name of the format.
         reads: description of what is read, for the report.
-        kept: names of the columns in ``Row.cells``.
+        kept, texts: none.
     """
 
     kind: str
     name: str = "fasttext"
     reads: str = "label: words with __label__, text: other words"
     kept: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
 
     def parse(self, block: Block, share: Share) -> Parsed:
         lines = block.data.decode("utf-8", "surrogateescape").removesuffix("\n").split("\n")

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from crepe_dist.data.composition import join
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats.columns import LABELS, Wanted, choose_named
 from crepe_dist.preparing.formats.lines import LineCutter
-from crepe_dist.preparing.formats.rows import MAX_RECORD, BadRow, Block, Parsed, Row, Share, excerpt, join, too_long
+from crepe_dist.preparing.formats.rows import MAX_RECORD, BadRow, Block, Parsed, Row, Share, excerpt, too_long
 from crepe_dist.preparing.formats.stream import Stream
 from crepe_dist.preparing.labelling import MANY, cell_of
 
@@ -27,7 +28,7 @@ class JsonLines:
 
     Args:
         label: key of the label; ``None`` if all rows are of the class ``given``.
-        texts: keys of the text, or of title and text.
+        texts: keys whose values are joined to the text; all but the last may be missing.
         given: class of all rows, if ``label`` is ``None``.
         literals: also accept Python literals, which the Amazon 5-core files use.
         name: name of the format.
@@ -126,12 +127,12 @@ def open_json_lines(
         labels = tuple(names[i] for i in columns.labels)
         reads = columns.describe(names)
         return JsonLines(key, texts, label, False, "jsonl", reads, kept, weight, labels, nested, id_), cutter
-    text = wanted.text or "text"
+    texts = wanted.texts or wanted.remembered or ("text",)
     key = None if label is not None else wanted.label or "label"
     key = None if wanted.labels else key
-    kept = (text,) if keep else ()
+    kept = texts if keep else ()
     weight, labels, id_ = wanted.weight, wanted.labels, wanted.id
-    return JsonLines(key, (text,), label, kept=kept, weight=weight, labels=labels, nested=nested, id=id_), cutter
+    return JsonLines(key, texts, label, kept=kept, weight=weight, labels=labels, nested=nested, id=id_), cutter
 
 
 def open_amazon(stream: Stream, label: str) -> tuple[JsonLines, LineCutter]:

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from crepe_dist.data.composition import join
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
 from crepe_dist.preparing.formats.columns import Wanted, choose_named
@@ -25,7 +26,6 @@ from crepe_dist.preparing.formats.rows import (
     Row,
     Share,
     excerpt,
-    join,
     too_long,
 )
 from crepe_dist.preparing.formats.stream import GZIP
@@ -48,6 +48,7 @@ class Parquet:
         classes: names of the first columns, which hold the classes in place of a label.
         nested: the label may be a list, as JSON.
         has_ids: the last column before the weights has the ids.
+        texts: names of the columns of the text.
     """
 
     label: str | None
@@ -59,6 +60,7 @@ class Parquet:
     classes: tuple[str, ...] = ()
     nested: bool = False
     has_ids: bool = False
+    texts: tuple[str, ...] = ()
 
     def parse(self, block: Block, share: Share) -> Parsed:
         batch = pa.ipc.open_stream(block.data).read_next_batch()
@@ -223,8 +225,8 @@ def open_parquet(
     classes = tuple(names[i] for i in columns.labels)
     label_names = None if columns.label is None else _label_names(schema, names[columns.label])
     ids, weights = ([] if i is None else [names[i]] for i in (columns.id, columns.weight))
-    reads = columns.describe(names)
-    parser = Parquet(label, label_names, "parquet", reads, kept, bool(weights), classes, nested, bool(ids))
+    reads, texts = columns.describe(names), tuple(names[i] for i in columns.texts)
+    parser = Parquet(label, label_names, "parquet", reads, kept, bool(weights), classes, nested, bool(ids), texts)
     return parser, ParquetCutter(path, opened, [*(names[i] for i in positions), *kept, *ids, *weights])
 
 

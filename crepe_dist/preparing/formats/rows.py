@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-TITLE_SEPARATOR = " | "
 BLOCK = 1 << 21  # bytes that are read and parsed together
 MAX_RECORD = 1 << 20  # bytes per row; longer ones usually come from a broken file
 EXCERPT = 80  # characters
@@ -133,21 +132,15 @@ class Parser(Protocol):
         """Description of the columns of label and text, for the report."""
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """Names of the columns that make up the text; empty if columns have no names."""
+
+    @property
     def kept(self) -> tuple[str, ...]:
         """Names of the columns in ``Row.cells``."""
 
     def parse(self, block: Block, share: Share) -> Parsed:
         """Parse the lines of a block that belong to the share."""
-
-
-def join_title(title: str, text: str) -> str:
-    """Join a title and a text as ``title | text``, as the notebook does with summary and review."""
-    return f"{title}{TITLE_SEPARATOR}{text}" if title else text
-
-
-def join(columns: list[str]) -> str:
-    """Join the text columns of a row with `` | ``, except for blank ones."""
-    return columns[0] if len(columns) == 1 else TITLE_SEPARATOR.join(column for column in columns if column.strip())
 
 
 def check_text(text: str) -> bytes:

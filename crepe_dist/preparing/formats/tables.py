@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from crepe_dist.data.composition import join
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats.columns import Chosen, Wanted, choose_named, choose_numbered, is_header, may_be_header
 from crepe_dist.preparing.formats.lines import LineCutter
-from crepe_dist.preparing.formats.rows import MAX_RECORD, BadRow, Block, Parsed, Row, Share, excerpt, join, too_long
+from crepe_dist.preparing.formats.rows import MAX_RECORD, BadRow, Block, Parsed, Row, Share, excerpt, too_long
 from crepe_dist.preparing.formats.stream import Stream
 from crepe_dist.preparing.labelling import cell_of
 
@@ -39,6 +40,7 @@ class Table:
         reads: description of the columns read, for the report.
         kept: names of all columns, if their values go into ``Row.cells``.
         class_names: names of the columns of classes.
+        texts: names of the columns of the text, if there is a header.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Table:
     reads: str = ""
     kept: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
 
     def parse(self, block: Block, share: Share) -> Parsed:
         # Decode invalid UTF-8 as lone surrogates, so that a bad row does not fail the whole block.
@@ -149,7 +152,7 @@ def open_table(
     if header == "yes" or (header == "auto" and is_header(rows, wanted)):
         names = [cell.strip() for cell in rows[0]]
         columns = choose_named(file, names, wanted, label_given=label is not None, rows=rows[1:])
-        width = len(names)
+        width, texts = len(names), tuple(names[i] for i in columns.texts)
         cutter.skip_lines(first[0][0])
     elif header == "auto" and may_be_header(rows):
         raise UserError(
@@ -159,13 +162,13 @@ def open_table(
             + ("the column: --text" if label is not None else "the columns: --label, --text"),
         )
     else:
-        width = _usual_width(rows)
+        width, texts = _usual_width(rows), ()
         names = [f"column {number}" for number in range(1, width + 1)]
         columns = choose_numbered(file, width, wanted, label_given=label is not None)
     separated = "" if delimiter in ",\t" else f", separated by {delimiter}"
     reads = columns.describe(names) + separated
     classes = tuple(names[i] for i in columns.labels)
-    return Table(name, columns, width, label, delimiter, reads, tuple(names) if keep else (), classes), cutter
+    return Table(name, columns, width, label, delimiter, reads, tuple(names) if keep else (), classes, texts), cutter
 
 
 Head = list[tuple[int, list[str]]]

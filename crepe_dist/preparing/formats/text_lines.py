@@ -15,11 +15,13 @@ class TextLines:
         kept: name of the text column, if the text goes into ``Row.cells``.
         name: name of the format.
         reads: description of the columns read, for the report.
+        texts: none.
     """
 
     kept: tuple[str, ...] = ()
     name: str = "lines"
     reads: str = "text: whole lines"
+    texts: tuple[str, ...] = ()
 
     def parse(self, block: Block, share: Share) -> Parsed:
         lines = block.data.decode("utf-8", "replace").removesuffix("\n").split("\n")
