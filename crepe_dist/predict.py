@@ -153,6 +153,13 @@ def _check(given: Any) -> None:
             f"{file} is a file of texts, not a model",
             remedy=f"classify it: {invocation.typed('predict')} --file {file}",
         )
+    if given.text is not None and given.file is not None:
+        remedy = (
+            f"{invocation.typed('predict')} --file {shortened(given.file)} --text-column {shortened(given.text[0])}"
+        )
+        raise UserError(
+            "--text is a text to classify, and excludes --file", remedy=f"to name the column of texts: {remedy}"
+        )
     if sum(value is not None for value in (given.text, given.file, given.random)) > 1:
         raise UserError("--text, --file and --random exclude each other", remedy="use only one of them")
     file_flags = (given.input_format, given.text_column, given.title_column, given.id)

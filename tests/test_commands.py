@@ -239,6 +239,7 @@ class TestPredict:
             (["nowhere"], "nowhere does not exist"),
             (["few.csv"], "predict --file few.csv"),
             (["--file", "nowhere.txt"], "nowhere.txt does not exist"),
+            (["--file", "few.csv", "--text", "body"], "predict --file few.csv --text-column body"),
             (["--title", "x"], "--title requires one --text"),
             (["--text", "x", "--random", "1"], "exclude each other"),
             (["--random", "0"], "--random is 0"),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 import joblib
 import numpy as np
@@ -25,6 +26,7 @@ from sklearn.utils.validation import validate_data
 
 import crepe_dist
 from crepe_dist import CrepeClassifier
+from crepe_dist.distributed import launch
 from crepe_dist.errors import UserError
 from crepe_dist.estimator import fitted_model
 from crepe_dist.estimator.labels import labels_of
@@ -48,8 +50,12 @@ def fitted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("temporary")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(folder))
-        estimator = small().fit(TEXTS, LABELS)
+        with redirect_stdout(io.StringIO()) as printed:
+            estimator = small(verbose=1).fit(TEXTS, LABELS)
     assert list(folder.iterdir()) == []
+    lines = printed.getvalue().splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("epoch ") and "test" not in line for line in lines)
     return estimator
 
 
@@ -192,6 +198,11 @@ def test_errors_of_training_come_back():
     with pytest.raises(InvalidInput) as caught:
         small(settings={"model.widht": 3}).fit(TEXTS, LABELS)
     assert str(caught.value) == "error: there is no setting model.widht\n  do:  did you mean model.width?"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "has_mxnet", lambda: False)
+        with pytest.raises(InvalidInput, match="needs MXNet") as caught:
+            small().fit(TEXTS, LABELS)
+    assert caught.value.__suppress_context__  # one error, not two
     with pytest.raises(InvalidInput, match="the weight of text 1 is -1"):
         small().fit(TEXTS, LABELS, sample_weight=[1, -1] * 50)
     with pytest.raises(InvalidInput, match="all weights are 0"):

@@ -107,6 +107,21 @@ def has_mxnet() -> bool:
     return sys.modules.get("mxnet") is not None or importlib.util.find_spec("mxnet") is not None
 
 
+def check_mxnet() -> None:
+    """Check that MXNet is installed, without importing it.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not has_mxnet():
+        raise UserError(
+            "training, and any use of a GPU, needs MXNet, which is not installed",
+            "MXNet 1.9.1 is in the groups cpu and cu112; it needs Python 3.9, 3.10 or 3.11 and NumPy 1.23",
+            "in a clone of the repository: uv sync (with a GPU: --no-group cpu --group cu112); "
+            "elsewhere: pip install mxnet==1.9.1 'numpy<1.24'",
+        )
+
+
 def import_mxnet(launch: Launch) -> None:
     """Import MXNet after the preparations that must come before it, ``limit_threads`` and ``cuda.load``.
 
@@ -119,13 +134,7 @@ def import_mxnet(launch: Launch) -> None:
     Raises:
         UserError: as the two functions raise it; or MXNet is not installed.
     """
-    if not has_mxnet():
-        raise UserError(
-            "training, and any use of a GPU, needs MXNet, which is not installed",
-            "MXNet 1.9.1 is in the groups cpu and cu112; it needs Python 3.9, 3.10 or 3.11 and NumPy 1.23",
-            "in a clone of the repository: uv sync (with a GPU: --no-group cpu --group cu112); "
-            "elsewhere: pip install mxnet==1.9.1 'numpy<1.24'",
-        )
+    check_mxnet()
     limit_threads(launch)
     for name, value in REPRODUCIBLE.items():
         os.environ.setdefault(name, value)

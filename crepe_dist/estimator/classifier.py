@@ -21,7 +21,7 @@ except ImportError as problem:
     raise MissingLibrary(
         "CrepeClassifier needs scikit-learn",
         f"it cannot be imported: {problem}",
-        "install the extra sklearn: pip install 'crepe_dist[sklearn]' (or: uv sync --extra sklearn)",
+        "pip install scikit-learn; in a clone of the repository: uv sync --extra sklearn",
     ) from None
 
 from crepe_dist.estimator.fitted_model import open_files, probabilities, train
@@ -53,6 +53,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         device: ``auto``, ``gpu`` or ``cpu``.
         settings: further settings of ``crepe train`` by their names, such as ``{"model.longest": 5}``.
         random_state: random seed, or a ``RandomState``; ``None``: another seed for each fit.
+        verbose: 0: print nothing; 1: a line per epoch while ``fit`` trains; 2: all that ``crepe train`` prints.
 
     Attributes:
         classes_: the labels, sorted, of the dtype that ``fit`` was given, [classes].
@@ -74,6 +75,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         device: str = "auto",
         settings: Mapping[str, Any] | None = None,
         random_state: Any = 0,
+        verbose: int = 0,
     ) -> None:
         self.network = network
         self.epochs = epochs
@@ -87,6 +89,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         self.device = device
         self.settings = settings
         self.random_state = random_state
+        self.verbose = verbose
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> CrepeClassifier:
         """Train on texts and their labels.
@@ -117,9 +120,10 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
                 validation=self.validation_fraction,
                 seed=int(seed) % 2**32,
                 processes=self.processes,
+                verbose=self.verbose,
             )
         except UserError as error:
-            raise InvalidInput(error.what, error.why, error.remedy) from error
+            raise InvalidInput(error.what, error.why, error.remedy) from None
         self.classes_ = classes
         self._opened: list[Predictor] = []
         return self

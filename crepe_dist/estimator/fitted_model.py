@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Encoding
+from crepe_dist.distributed.launch import check_mxnet
+from crepe_dist.errors import visible
 from crepe_dist.files import read_bytes, read_json
 from crepe_dist.predicting.predictor import Predictor, load
 from crepe_dist.preparing.auto_encoding import Fit
@@ -21,10 +24,12 @@ from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import Reading, find_sources
 from crepe_dist.settings.data_options import LONGEST_FITTED
-from crepe_dist.supervising.training_process import QUIET, failure, training
+from crepe_dist.supervising.training_process import QUIET, failure, printed, training
 
 Files = dict[str, bytes]
 LARGEST = 1 << 34  # bytes of a checkpoint's file
+EPOCH = re.compile(r"(\[rank 0\] )?epoch \d")  # start of the line of an epoch
+TEST = re.compile(r"  test [\d.]+ % \(loss [\d.]+\)")  # in that line; the test split is one of the texts
 COLUMNS = Wanted("label", texts=("text",))
 
 
@@ -38,6 +43,7 @@ def train(
     validation: float,
     seed: int,
     processes: int,
+    verbose: int = 0,
 ) -> Files:
     """Train on texts in processes and folders of their own, which are gone afterwards; return the checkpoint's files.
 
@@ -50,10 +56,12 @@ def train(
         validation: share of the texts that choose the best epoch.
         seed: random seed of that choice.
         processes: number of processes that train.
+        verbose: print nothing (0), the lines of the epochs (1), or all that training prints (2).
 
     Raises:
         UserError: training failed, for a reason that its message gives.
     """
+    check_mxnet()
     with TemporaryDirectory(prefix="crepe-fit-") as name:
         folder = Path(name)
         _prepare(
@@ -69,6 +77,9 @@ def train(
             **QUIET,
         }
         with training(settings, folder, processes) as process:
+            for line in printed(process, folder) if verbose else ():
+                if verbose > 1 or EPOCH.match(line):
+                    print(visible(TEST.sub("", line)), flush=True)
             code = process.wait()
         if code != 0:
             raise failure(folder, code)

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,19 @@ def training(settings: Mapping[str, Any], folder: Path, processes: int = 1) -> I
         yield process
     finally:
         end(process)
+
+
+def printed(process: subprocess.Popen[bytes], folder: Path, interval: float = 0.2) -> Iterator[str]:
+    """Yield the lines that a training prints until it ends, each within ``interval`` seconds, without their end."""
+    with (folder / LOG).open(encoding="utf-8", errors="replace") as log:
+        rest = ""
+        while True:
+            has_ended = process.poll() is not None
+            *lines, rest = (rest + log.read()).split("\n")
+            yield from lines
+            if has_ended:
+                return
+            time.sleep(interval)
 
 
 def end(process: subprocess.Popen[bytes], grace: float = GRACE) -> None:
