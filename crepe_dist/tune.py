@@ -14,7 +14,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import real, whole
 from crepe_dist.tuning.search import BEST, TABLE, Search, Trial
-from crepe_dist.wording import duration, percent
+from crepe_dist.wording import duration, nth, percent
 
 MOST_MEMORY = 0.8  # of the memory that is available at the start
 SHOWN = 10  # trials in the table
@@ -98,7 +98,7 @@ def _show(search: Search, out: Path, console: Console) -> None:
     for each in [*done[:SHOWN], *(each for each in done[SHOWN:] if each.number == 0)]:
         scores = [percent(score) for score in (each.outcome.validation, each.outcome.test) if score is not None]
         table.add_row(
-            str(each.number), *scores, str(each.outcome.epoch), duration(each.outcome.seconds), _spelled(each)
+            str(each.number), *scores, str(nth(each.outcome.epoch or 0)), duration(each.outcome.seconds), _spelled(each)
         )
     console.print(table)
     lines = (

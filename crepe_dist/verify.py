@@ -18,7 +18,7 @@ from crepe_dist.runs.run_record import RunRecord, open_run
 from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import whole
 from crepe_dist.supervising.training_process import QUIET, failure, training
-from crepe_dist.wording import counted
+from crepe_dist.wording import counted, nth
 
 EXAMPLES = """  python -m crepe_dist.verify runs/reviews-1f2e3d4c5b
   python -m crepe_dist.verify runs/reviews-1f2e3d4c5b --last --processes 2
@@ -72,7 +72,7 @@ def main() -> None:
         folder = Path(name)
         again = folder / "run"
         copied = copy_state(given.run, again) if given.last else {}
-        start = f" after epoch {max(copied)}" if copied else ""
+        start = f" after epoch {nth(max(copied))}" if copied else ""
         on = counted(given.processes, "process", "processes")
         print(f"trains {visible(record.name)} again{start}, on {on}", flush=True)
         with training({**settings, "run_dir": str(again)}, folder, given.processes) as process:
@@ -82,13 +82,13 @@ def main() -> None:
         differing = []
         for epoch, before, now in compared(given.run, again, copied):
             same = before == now
-            print(f"epoch {epoch}: {'the same bits' if same else 'other bits'}, SHA-256 {before[:16]}", flush=True)
+            print(f"epoch {nth(epoch)}: {'the same bits' if same else 'other bits'}, SHA-256 {before[:16]}", flush=True)
             if not same:
                 differing.append(epoch)
         changed = "; ".join(changes(record, open_run(again)))
     if differing:
         raise UserError(
-            f"{given.run} has other parameters from epoch {differing[0]} on",
+            f"{given.run} has other parameters from epoch {nth(differing[0])} on",
             changed or "of what a run records about its machine, nothing differs",
             "verify it on a machine like the one that trained it; else do not trust the run",
         )

@@ -53,8 +53,10 @@ def test_the_accuracy_decides_and_within_its_error_the_loss_then_the_earlier_epo
         ([(1.0, 0.3), (1.11, 0.3)], 0, 0),
         ([(1.0, 0.3), (1.09, 0.3), (1.11, 0.3)], 1, 0),  # compared with the lowest, not with the best
         ([(1.0, 0.3), (1.09, 0.3), (1.08, 0.3)], 2, 0),
-        ([(1.0, 0.3), (1.11, 0.3), (0.99, 0.3)], 2, 2),
-        ([(1.0, 0.3), (0.9, 0.3), (0.95, 0.3), (0.95, 0.3)], 3, 1),
+        ([(1.0, 0.3), (1.11, 0.3), (0.99, 0.3)], 2, 0),
+        ([(1.0, 0.3), (0.91, 0.3), (0.95, 0.3), (0.95, 0.3)], 3, 0),  # lower, but not by a third
+        ([(1.0, 0.3), (0.89, 0.3), (0.95, 0.3), (0.95, 0.3)], 3, 1),
+        ([(1.0, 0.3), (0.95, 0.3), (0.89, 0.3), (0.85, 0.3)], 3, 2),  # what is gained bit by bit adds up
     ],
 )
 def test_a_later_epoch_is_better_unless_its_fitted_loss_is_higher_but_no_improvement(epochs, best, improved):

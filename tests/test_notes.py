@@ -98,6 +98,6 @@ def test_train_and_its_dry_run_say_them_before_the_first_step(data, tmp_path):
         note = printed.index("note: ")
         assert "are few; character-level convolutions need about 1,000" in printed[note:].splitlines()[0]
         assert printed.count("note: ") == 1
-        assert more or note < printed.index("epoch 0: ")
+        assert more or note < printed.index("epoch 1 of ")
     enough = command("train", *flags, "--dry-run", "--training.epochs=200")
     assert "notes     none: " in run(enough, tmp_path)

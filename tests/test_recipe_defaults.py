@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from crepe_dist.data.dataset import Dataset
+from crepe_dist.data.targets import ONE, SEVERAL, SOFT
 from crepe_dist.errors import UserError
 from crepe_dist.model.parameters import NETWORKS
 from crepe_dist.settings.config import parse
@@ -17,9 +18,11 @@ from crepe_dist.training.schedule import table_rate
 from crepe_dist.training.training_data import with_epochs
 
 
-def data(rows: int, length: int) -> Dataset:
+def data(rows: int, length: int, validation: int = 0, labelled: str = ONE) -> Dataset:
     """As much of a data set as is asked for."""
-    return cast(Dataset, SimpleNamespace(parts={"train": range(rows)}, encoding=SimpleNamespace(feature_len=length)))
+    parts = {"train": range(rows), **({"validation": range(validation)} if validation else {})}
+    about = {"parts": parts, "labelled": labelled, "encoding": SimpleNamespace(feature_len=length)}
+    return cast(Dataset, SimpleNamespace(**about))
 
 
 @pytest.mark.parametrize(
@@ -34,8 +37,28 @@ def test_few_documents_need_more_epochs_and_much_text_needs_fewer(rows, length, 
     assert settled.training.all_epochs == epochs
     assert replace(settled, training=parse([]).training) == parse([])
     assert with_epochs(parse(["--model.network=paper"]), data(rows, length)).training.all_epochs == paper
-    given = parse(["--epochs=7"])
-    assert with_epochs(given, data(rows, length)) == given
+    assert with_epochs(parse(["--epochs=7"]), data(rows, length)).training.all_epochs == 7
+
+
+@pytest.mark.parametrize(
+    ("flags", "validation", "labelled", "patience"),
+    [
+        ([], 200, ONE, 2),
+        ([], 199, ONE, 0),  # too few to tell an improvement from chance
+        ([], 0, ONE, 0),
+        ([], 200, SOFT, 2),
+        ([], 200, SEVERAL, 0),
+        (["--model.network=ngrams"], 200, ONE, 2),
+        (["--model.network=paper"], 200, ONE, 0),  # it may stay at chance for some epochs
+        (["--epochs=9"], 200, ONE, 0),  # as many as were asked for
+        (["--training.patience=0"], 200, ONE, 0),
+        (["--training.patience=5", "--epochs=9"], 20, ONE, 5),
+    ],
+)
+def test_training_stops_early_where_the_validation_split_can_tell(flags, validation, labelled, patience):
+    derived = with_epochs(parse(flags), data(3600, 256, validation, labelled))
+    assert derived.training.patience == patience
+    assert with_epochs(derived, data(3600, 256, validation, labelled)) == derived
 
 
 @pytest.mark.parametrize(("rows", "epochs", "rate"), [(64, 1, 1), (64 * 300, 5, 1), (64 * 1500, 4, 0.5)])

@@ -114,8 +114,9 @@ class TestReport:
             f"training time {run_findings.duration(open_run(place / 'one').history.seconds)} 2 epochs 1 process on cpu",
         ):
             assert piece in text
-        assert f"The reported epoch is {result['epoch']} of 2 epochs" in text
-        assert "the best by validation accuracy" in text
+        assert f"Epoch {result['epoch'] + 1} of 2 " in text
+        assert "was chosen on the validation split" in text
+        assert "the one of the best validation accuracy" in text
         assert NAMES[0] in text
         assert "\\x1b[31mred\\u202e www.x.example" in text
         shown = open_dataset(place / "data").parts["test"].text(scores.mistakes[0].row)
@@ -268,7 +269,7 @@ class TestReport:
             "the model is no better than the majority-class baseline",
             "the test split is small",
             "2 classes are never predicted",
-            "overfitting: the validation loss of calibrated probabilities rose from 0.500 after epoch 1 to 0.900",
+            "overfitting: the validation loss of calibrated probabilities rose from 0.500 after epoch 2 to 0.900",
             "3 steps were skipped",
         ]
         assert "It resumed 2 times from a saved state." in run_findings.training(record)
@@ -305,6 +306,44 @@ class TestReport:
         assert not (more and fewer)
         assert more or fewer or losses == (0.5, 0.5, 0.5)
 
+    def test_what_follows_from_the_data_is_no_changed_setting(self, place):
+        record = open_run(place / "one")
+        derived = {"data.batch_size": 64, "training.epochs": 20, "training.patience": 0}
+        names = ("data.batch_size", "training.epochs", "training.patience")
+
+        def changed(**more):
+            settings = {**record.settings, **derived, **{f"training.{name}": value for name, value in more.items()}}
+            return [name for name in names if name in replace(record, settings=settings).changed()]
+
+        assert changed() == []
+        assert changed(epochs=2) == ["training.epochs"]
+        assert changed(patience=3) == ["training.patience"]
+        made = {**record.made, "documents": {"train": 280, "validation": 200, "test": 120}}
+        record = replace(record, result={**(record.result or {}), "made": made})
+        assert changed(patience=2) == []
+        assert changed() == ["training.patience"]  # it was turned off
+        assert changed(epochs=2) == ["training.epochs"]  # and the patience follows from that
+
+    def test_recommends_the_table_if_it_is_as_good_alone(self, place):
+        record = open_run(place / "one")
+        made = {**record.made, "documents": {"train": 280, "validation": 400, "test": 120}}
+        record = replace(record, result={**(record.result or {}), "made": made})
+
+        def advice(alone, both):
+            metrics = {**record.metrics, "validation_table_accuracy": alone, "validation_accuracy": both}
+            given = replace(record, about={**record.about, "metrics": metrics})
+            return " ".join(each["do"] for each in run_findings.warnings(given, given.classes))
+
+        assert "--model.network ngrams" in advice(0.96, 0.9625)
+        assert "--model.network ngrams" not in advice(0.955, 0.9625)
+
+    def test_says_that_training_stopped_early(self, place):
+        record = open_run(place / "one")
+        record = replace(record, settings={**record.settings, "training.epochs": 9})
+        number = record.epoch + 1
+        said = f"Epoch {number} of 2 was chosen on the validation split. Training stopped early: 9 epochs were planned."
+        assert run_findings.choice(record) == said
+
     def test_the_recommended_number_of_epochs_counts_all_of_them(self, place):
         record = open_run(place / "one")
         epochs = [
@@ -324,7 +363,7 @@ class TestReport:
         assert "--epochs 10" in advice(record)
         assert "--epochs 10" not in advice(replace(record, result=None))  # the run goes on
         stopped = advice(replace(record, settings={**record.settings, "training.epochs": 9}))
-        assert "a larger --training.patience may help" in stopped
+        assert "--training.patience 0" in stopped
         assert "more epochs may help" not in stopped
 
     @pytest.mark.parametrize(("probability", "remedy"), [(0.99, "fewer epochs help"), (0.55, "more epochs help")])
@@ -538,7 +577,7 @@ class TestCurves:
             r'<path d="M ([\d.]+) [^"]*"/><text [^>]*>([^<]*)</text></g>',
             markup,
         )
-        assert [text for *_, text in strips] == [f"epoch {n}: test {25 * (n + 1)}.0 %" for n in range(3)]
+        assert [text for *_, text in strips] == [f"epoch {n + 1}: test {25 * (n + 1)}.0 %" for n in range(3)]
         for (x, _, width, _, at, _), (following, *_) in zip(strips, [*strips[1:], (strips[-1][4],)]):
             assert float(x) <= float(at) <= float(x) + float(width)
             assert float(following) <= float(x) + float(width) + 0.1
@@ -680,7 +719,7 @@ class TestCompare:
             for bits in (wrong, right)
         )  # fmt: skip
         (verdict,) = comparison_page.verdicts([first, second])
-        assert "by 10.00 points" in verdict
+        assert "is 10.00 points higher than that of" in verdict
         assert "classifies 12 correctly and" in verdict
         assert "p < 0.001): the difference is significant." in verdict
         (verdict,) = comparison_page.verdicts([first, first])
@@ -762,7 +801,7 @@ class TestCompare:
         ]
         stream = io.StringIO()
         comparison_page.show(runs, Console(file=stream, width=80))
-        tables = stream.getvalue().partition(" is equal to ")[0].splitlines()
+        tables = stream.getvalue().partition(" is that of ")[0].splitlines()
         assert any(line.split() == ["#4", "hotel2-088f7693"] for line in tables)
         assert sum(line.startswith("validation accuracy ") for line in tables) == 2  # two tables of two runs
         assert any(line.split() == ["training.seed", "0", "1", "2", "3"] for line in tables)

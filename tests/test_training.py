@@ -137,7 +137,7 @@ class TestRunFolder:
         run_dir, printed = finished
         result = json.loads((run_dir / "result.json").read_text())
         assert (result["epoch"], result["chosen_by"]) == (1, "last epoch")
-        assert "(epoch 1, last epoch)" in printed
+        assert "(epoch 2, last epoch)" in printed
 
     def test_the_same_command_reports_a_finished_run(self, data, finished):
         run_dir, first = finished
@@ -281,11 +281,15 @@ class TestOptions:
 
     def test_a_validation_part_chooses_the_epoch_and_stops_the_run(self, data_with_validation, tmp_path):
         # With a learning rate this small nothing improves after the first epoch, and the later ones are as good.
-        train(
-            data_with_validation,
-            tmp_path / "run",
-            *(*PAPER, "--training.epochs=9", "--training.patience=2", "--optimizer.learning_rate=1e-15"),
+        flags = (*PAPER, "--training.epochs=9", "--training.patience=2", "--optimizer.learning_rate=1e-15")
+        printed = train(data_with_validation, tmp_path / "run", *flags)
+        assert "training  up to 9 epochs" in printed
+        assert "epoch 3 of 9: validation " in printed
+        assert (
+            "stopped early, after epoch 3 of 9: the validation split shows no improvement beyond chance since epoch 1"
+            in printed
         )
+        assert "run is finished" in train(data_with_validation, tmp_path / "run", *flags)
         epochs = records(tmp_path / "run", "epoch")
         result = json.loads((tmp_path / "run" / "result.json").read_text())
         assert [record["epoch"] for record in epochs] == [0, 1, 2]

@@ -36,18 +36,18 @@ def test_the_same_bits_and_others(trained, tmp_path):
     content[-1] ^= 1
     first.write_bytes(content)
     said = run(command("verify", altered), tmp_path, code=1, seconds=SECONDS)
-    assert "epoch 0: other bits" in said
-    assert "epoch 1: the same bits" in said
-    assert "altered has other parameters from epoch 0 on" in said
+    assert "epoch 1: other bits" in said
+    assert "epoch 2: the same bits" in said
+    assert "altered has other parameters from epoch 1 on" in said
     assert "OMP_NUM_THREADS" in said or "nothing differs" in said
 
 
 @needs_kernels
 def test_the_last_epoch_from_the_older_state(trained, tmp_path, complaint):
     said = run(command("verify", trained, "--last", "--processes", "2"), tmp_path, seconds=SECONDS)
-    assert "again after epoch 0, on 2 processes" in said
-    assert "epoch 0:" not in said
-    assert "epoch 1: the same bits" in said
+    assert "again after epoch 1, on 2 processes" in said
+    assert "epoch 1:" not in said
+    assert "epoch 2: the same bits" in said
     without = tmp_path / "without"
     shutil.copytree(trained, without)
     shutil.rmtree(without / "state")

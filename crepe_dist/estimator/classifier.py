@@ -47,7 +47,8 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         length: characters of a text that are read, its last ones; ``None``: enough for 99 % of the training texts.
         validation_fraction: share of the texts that choose the best epoch instead of being trained on; 0: the last
             epoch is the best.
-        patience: stop after this many epochs without an improvement on the validation split; 0: never.
+        patience: stop after this many epochs without an improvement on the validation split; 0: never; ``None``: as
+            ``crepe train``.
         class_weight: ``balanced``, weights by label, or ``None``.
         processes: number of processes that train; more than one need Horovod.
         device: ``auto``, ``gpu`` or ``cpu``.
@@ -69,7 +70,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         batch_size: int | None = None,
         length: int | None = None,
         validation_fraction: float = 0.0,
-        patience: int = 0,
+        patience: int | None = None,
         class_weight: str | Mapping[Any, float] | None = None,
         processes: int = 1,
         device: str = "auto",

@@ -18,7 +18,7 @@ from crepe_dist.runs.label_scores import LabelScores
 from crepe_dist.runs.run_record import RunRecord
 from crepe_dist.runs.scores import Scores
 from crepe_dist.version import __version__
-from crepe_dist.wording import cells, clean, cut, number, percent, visible
+from crepe_dist.wording import cells, clean, cut, nth, number, percent, visible
 
 
 class Row(NamedTuple):
@@ -44,6 +44,7 @@ def page(records: Sequence[RunRecord]) -> str:
     """Render the comparison as a self-contained HTML page; the first run is the baseline."""
     names = _names(records)
     histories = [(name, record.history) for name, record in zip(names, records)]
+    split = "validation" if all("validation_accuracy" in record.metrics for record in records) else "test"
     return render(
         "compare.html",
         version=__version__,
@@ -56,9 +57,10 @@ def page(records: Sequence[RunRecord]) -> str:
         classes=per_class(records),
         confusions=confusions(records),
         differences=differences(records),
+        split=split,
         figures={
-            "accuracy": figures.compared(histories, "test_accuracy", f"test {_measure(records)}"),
-            "test": figures.compared(histories, "test_loss", "test loss"),
+            "accuracy": figures.compared(histories, f"{split}_accuracy", f"{split} {_measure(records)}"),
+            "loss": figures.compared(histories, f"{split}_loss", f"{split} loss"),
             "train": figures.compared(histories, "train_loss", "train loss"),
         },
     )
@@ -136,7 +138,7 @@ def results(records: Sequence[RunRecord]) -> list[Row]:
         _measured(records, "mean average precision", "test_mean_average_precision", "{:.3f}".format, higher=True),
         _measured(records, "calibration error", "test_calibration_error", percent, higher=False),
         _measured(records, "train loss", "train_loss", "{:.4f}".format, higher=None),
-        Row("reported epoch", [f"{run.epoch}" + ("" if run.result else " (not finished)") for run in records]),
+        Row("reported epoch", [f"{nth(run.epoch)}" + ("" if run.result else " (not finished)") for run in records]),
         Row("chosen by", [str((run.result or {}).get("chosen_by", UNKNOWN)) for run in records]),
         Row("epochs", [number(len(run.history.epochs)) for run in records]),
         _times(records),
@@ -290,8 +292,10 @@ def caution(records: Sequence[RunRecord]) -> str:
 
 def _verdict(name: str, first: RunRecord, other_name: str, other: RunRecord) -> str:
     difference = other.metrics["test_accuracy"] - first.metrics["test_accuracy"]
-    how = "equal to" if not difference else "better than" if difference > 0 else "worse than"
-    verdict = f"{other_name} is {how} {name}" + (f" by {100 * abs(difference):.2f} points" if difference else "")
+    how = "higher" if difference > 0 else "lower"
+    verdict = f"The test {first.measure} of {other_name} is " + (
+        f"{100 * abs(difference):.2f} points {how} than that of {name}" if difference else f"that of {name}"
+    )
     if not other.is_tested_like(first):
         return f"{verdict}, but the test documents differ, so this says nothing about the models."
     if first.label_scores and other.label_scores:
@@ -304,11 +308,7 @@ def _verdict(name: str, first: RunRecord, other_name: str, other: RunRecord) -> 
             interval(round(each.accuracy * each.documents), each.documents) for each in (mine, theirs)
         )
         apart = high < their_low or their_high < low
-        return f"{verdict}; " + (
-            "the 95 % intervals do not overlap: the difference is significant."
-            if apart
-            else "the 95 % intervals overlap: the difference may be chance."
-        )
+        return f"{verdict}; the 95 % intervals {'do not ' * apart}overlap: {_meaning(apart)}"
     only_first, only_other = int((mine.right & ~theirs.right).sum()), int((theirs.right & ~mine.right).sum())
     if not only_first and not only_other:
         return f"{verdict}: both classify the same of the {number(len(mine.right))} test documents correctly."
@@ -317,8 +317,7 @@ def _verdict(name: str, first: RunRecord, other_name: str, other: RunRecord) -> 
     return (
         f"{verdict} (95 % interval of the difference: {100 * low:+.2f} to {100 * high:+.2f}). Of the same "
         f"{number(len(mine.right))} test documents, only {other_name} classifies {number(only_other)} correctly and "
-        f"only {name} {number(only_first)} (McNemar's test: p {_p(p)}): "
-        + ("the difference is significant." if p < SIGNIFICANCE else "the difference may be chance.")
+        f"only {name} {number(only_first)} (McNemar's test: p {_p(p)}): {_meaning(p < SIGNIFICANCE)}"
     )
 
 
@@ -330,10 +329,14 @@ def _labels_verdict(verdict: str, name: str, first: RunRecord, other_name: str, 
     only_first, only_other = int((mine & ~theirs).sum()), int((theirs & ~mine).sum())
     p = mcnemar(only_first, only_other) if only_first or only_other else 1.0
     return (
-        f"{verdict} of micro F1. Of the same {number(len(mine))} test documents, only {other_name} gives all labels of "
+        f"{verdict}. Of the same {number(len(mine))} test documents, only {other_name} gives all labels of "
         f"{number(only_other)} and no other, and only {name} of {number(only_first)} (McNemar's test: p {_p(p)}): "
-        + ("the difference is significant." if p < SIGNIFICANCE else "the difference may be chance.")
+        + _meaning(p < SIGNIFICANCE)
     )
+
+
+def _meaning(is_significant: bool) -> str:
+    return f"the difference {'is significant' if is_significant else 'may be chance'}."
 
 
 def _p(value: float) -> str:

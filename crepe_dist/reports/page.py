@@ -23,7 +23,15 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for each in (wording.number, wording.percent, wording.size, wording.cut, wording.counted, wording.visible):
+    for each in (
+        wording.number,
+        wording.percent,
+        wording.size,
+        wording.cut,
+        wording.counted,
+        wording.visible,
+        wording.nth,
+    ):
         environment.filters[each.__name__] = each
     environment.filters["flags"] = flags
     environment.globals["colours"] = colours

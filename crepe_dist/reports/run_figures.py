@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from crepe_dist.reports import colours, drawing
 from crepe_dist.runs.history import MOST_POINTS, History
-from crepe_dist.wording import cells, cut, number, percent
+from crepe_dist.wording import cells, cut, nth, number, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,8 +51,7 @@ def loss(history: History, reported: int | None = None) -> str:
         ordered = sorted(means)
         if ordered and means[0] > 2 * ordered[int(0.9 * (len(ordered) - 1))]:
             axes.set_ylim(top=2 * ordered[int(0.9 * (len(ordered) - 1))])
-            axes.text(0.99, 0.97, f"the first steps, up to {ordered[-1]:.2f}, are above", transform=axes.transAxes,
-                      ha="right", va="top")  # fmt: skip
+            axes.set_ylabel(f"loss (at first up to {ordered[-1]:.2f})")
         _legend(axes)
         values = [
             (point.step, f"step {number(point.step)}: train {each:.4f}{_losses(history, point.step)}")
@@ -97,7 +96,7 @@ def accuracy(history: History, reported: int | None = None, measure: str = "accu
         _percent(axes)
         _legend(axes)
         values = [
-            (epoch["step"], f"epoch {epoch['epoch']}: " + _scores(epoch, "accuracy", percent))
+            (epoch["step"], f"epoch {nth(epoch['epoch'])}: " + _scores(epoch, "accuracy", percent))
             for epoch in history.epochs
         ]
         return drawing.svg(figure, f"Validation and test {measure} by epoch", _readouts(axes, values))
@@ -134,7 +133,7 @@ def compared(histories: Sequence[tuple[str, History]], key: str, label: str) -> 
         for place, (name, history) in enumerate(shown):
             records = [record for record in history.epochs if key in record]
             axes.plot(
-                [record["epoch"] for record in records],
+                [nth(record["epoch"]) for record in records],
                 [record[key] for record in records],
                 color=RUN_COLOURS[place % len(RUN_COLOURS)],
                 linestyle=LINE_STYLES[place // len(RUN_COLOURS)],
@@ -144,7 +143,7 @@ def compared(histories: Sequence[tuple[str, History]], key: str, label: str) -> 
                 label=name,
             )
             for record in records:
-                values.setdefault(record["epoch"], []).append(f"#{place + 1} {form(record[key])}")
+                values.setdefault(nth(record["epoch"]), []).append(f"#{place + 1} {form(record[key])}")
         axes.xaxis.set_major_locator(_locator(integer=True))
         if key.endswith("accuracy"):
             _percent(axes)
@@ -181,7 +180,8 @@ def _epochs(axes: Axes, history: History, score: str, reported: int | None) -> N
             continue
         steps = [record["step"] for record in records]
         values = [record[f"{split}_{score}"] for record in records]
-        axes.plot(steps, values, color=colour, marker=SPLIT_MARKERS[split], markersize=3.5, linewidth=1.3, label=split)
+        label = f"{split} (chooses)" if split == "validation" else split
+        axes.plot(steps, values, color=colour, marker=SPLIT_MARKERS[split], markersize=3.5, linewidth=1.3, label=label)
     steps = [record["step"] for record in history.epochs if record["epoch"] == reported]
     if steps:
         axes.axvline(steps[-1], color=colours.GREY, linestyle="--", linewidth=1, label="reported epoch")

@@ -23,7 +23,8 @@ from crepe_dist.reports.score_tables import (
 )
 from crepe_dist.reports.uncertainty import interval
 from crepe_dist.settings.allowed_values import Kind
-from crepe_dist.wording import counted, cut, listed, number, percent
+from crepe_dist.settings.training_options import LEAST_VALIDATION
+from crepe_dist.wording import counted, cut, listed, nth, number, percent
 
 if TYPE_CHECKING:
     from crepe_dist.runs.run_record import RunRecord
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 WIDE_INTERVAL = 0.1  # width of a 95 % interval from which a warning is due
 RISEN = 1.05  # ratio to the lowest loss above which the loss has risen
 FALLING = 0.98  # ratio to the previous loss below which the loss is still falling
+TABLE_ACCURACY = "validation_table_accuracy"
+AS_GOOD = 0.003  # of accuracy, by which the whole network may be better than its table and not be worth its time
 STRONG = 0.9  # F1 from which a class is not called weak
 # Start of the Unicode name of a letter, with its script.
 SCRIPT = re.compile(r"(?!MODIFIER)([A-Z]+) (?:SMALL |CAPITAL )?(?:LETTER|SYLLABLE|CHARACTER|UNIFIED IDEOGRAPH)\b")
@@ -67,17 +70,15 @@ def result(record: RunRecord, classes: list[str]) -> str:
 def choice(record: RunRecord) -> str:
     """State which epoch is reported, and why."""
     if record.result is None:
-        return f"The run is not finished. The last epoch so far is {record.epoch} (counted from 0)."
-    epochs = counted(len(record.history.epochs), "epoch") if record.history.epochs else "the run"
+        return f"The run is not finished. The last epoch so far is {nth(record.epoch)}."
+    last = record.history.epochs[-1]["epoch"] if record.history.epochs else record.epoch
+    planned = record.settings.get("training.epochs") or 0
     if record.result["chosen_by"] == "last epoch":
-        why = "the last one, as there is no validation split to choose by"
+        how = "is the last one; there was no validation split to choose by"
     else:
-        why = (
-            f"the best by validation {record.measure}, or by the validation loss of calibrated probabilities where "
-            "accuracies differ by less than a standard error, or the last of those that this cannot tell apart either; "
-            "the test split was not used to choose it"
-        )
-    return f"The reported epoch is {record.epoch} of {epochs} (counted from 0): {why}."
+        how = "was chosen on the validation split"
+    stopped = f" Training stopped early: {counted(planned, 'epoch')} were planned." if planned > nth(last) else ""
+    return f"Epoch {nth(record.epoch)} of {nth(last)} {how}.{stopped}"
 
 
 def kind(record: RunRecord) -> Kind:
@@ -246,22 +247,31 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
                  f"use the ranking of the classes, not the numbers{help_}")  # fmt: skip
     if curve.rose:
         first, last = curve.losses[curve.lowest], curve.losses[-1]
-        best = curve.epochs[curve.lowest]
+        best = nth(curve.epochs[curve.lowest])
         calibrated = " of calibrated probabilities" if curve.chance else ""
         warn(
             f"overfitting: the {curve.split} loss{calibrated} rose from {first:.3f} after epoch {best} to {last:.3f}",
             "the model memorises the training texts, and is too certain about unseen ones or worse on them",
-            f"stop earlier (--epochs {best + 1}, or --training.patience 2 with a validation split), use "
+            f"stop earlier (--epochs {best}, or --training.patience 2 with a validation split), use "
             + ("more data" if kind(record) == "ngrams" else "more dropout or more data"),
         )
     elif curve.falls and record.result is not None:
-        was_stopped = curve.epochs[-1] + 1 < record.settings.get("training.epochs", 0)
+        planned = record.settings.get("training.epochs") or 0
+        was_stopped = nth(curve.epochs[-1]) < planned
         warn(
             f"the {curve.split} loss was still falling when the run ended",
             f"it was {curve.losses[-2]:.3f} after the second-last epoch and {curve.losses[-1]:.3f} after the last",
-            "a larger --training.patience may help"
+            f"all epochs may help: --epochs {planned} --training.patience 0"
             if was_stopped
             else f"more epochs may help: --epochs {_more_epochs(record, curve)}",
+        )
+    if is_table_enough(record):
+        alone, both = (percent(record.metrics[name]) for name in (TABLE_ACCURACY, "validation_accuracy"))
+        warn(
+            "the n-gram table alone is as good on these data",
+            f"it classifies {alone} of the validation split correctly by itself, and {both} together with the "
+            "convolutions, which take most of the time",
+            "--model.network ngrams trains the table alone",
         )
     if record.history.counts["skipped"]:
         warn(
@@ -270,6 +280,14 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
             "lower optimizer.learning_rate or set optimizer.clip_norm",
         )
     return found
+
+
+def is_table_enough(record: RunRecord) -> bool:
+    """Return whether Crepe's n-gram table alone is as good on the validation split, or less than ``AS_GOOD`` worse."""
+    alone, documents = record.metrics.get(TABLE_ACCURACY), dict(split_sizes(record)).get("validation", 0)
+    if alone is None or documents < LEAST_VALIDATION:
+        return False
+    return alone >= record.metrics["validation_accuracy"] - AS_GOOD
 
 
 def _known(alphabet: str) -> str:

@@ -51,6 +51,7 @@ def page(
         version=__version__,
         headline=_headline(record, classes, split),
         choice=run_findings.choice(record),
+        chooses="validation_accuracy" in record.metrics,
         training=visible(run_findings.training(record)),
         network=visible(run_findings.network(record)),
         warnings=clean([*run_findings.warnings(record, classes), *data_sentences.warnings(data)]),

@@ -146,7 +146,8 @@ def reliability(scores: Scores) -> str:
     documents, right, probability = scores.reliability.T
     used = documents > 0
     with drawing.style():
-        figure, axes = drawing.blank(3.2, left=0.65, right=0.25, bottom=0.95)
+        height = 3.4
+        figure, axes = drawing.blank(height, left=0.65, right=0.25, bottom=0.95, top=0.3)
         edges = np.arange(BINS) / BINS
         shares = np.divide(right, documents, out=np.zeros(BINS), where=used)
         means = np.divide(probability / MILLION, documents, out=np.zeros(BINS), where=used)
@@ -157,13 +158,12 @@ def reliability(scores: Scores) -> str:
         _percent_axis(axes)
         axes.tick_params(axis="x", labelbottom=False)
         axes.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-        lower = figure.add_axes((axes.get_position().x0, 0.42 / 3.2, axes.get_position().width, 0.45 / 3.2))
+        lower = figure.add_axes((axes.get_position().x0, 0.42 / height, axes.get_position().width, 0.45 / height))
         lower.bar(edges, documents / max(documents.sum(), 1), width=1 / BINS, align="edge", color=colours.GREY)
         lower.set(xlim=(0, 1), xlabel="predicted probability", ylim=(0, None), yticks=[])
         lower.set_xticks(np.linspace(0, 1, 6), [f"{share} %" for share in range(0, 101, 20)])
         lower.set_ylabel("texts", rotation=0, ha="right", va="center")
-        axes.text(0.03, 0.93, "above the line: underconfident", transform=axes.transAxes, va="center")
-        axes.text(0.97, 0.07, "below the line: overconfident", transform=axes.transAxes, va="center", ha="right")
+        axes.text(0, 1.06, "above the dashed line: underconfident; below: overconfident", transform=axes.transAxes)
         boxes = [
             (edges[place], 0, edges[place] + 1 / BINS, 1, f"probability {100 * edges[place]:.0f}–"
              f"{100 * (edges[place] + 1 / BINS):.0f} %: {counted(int(documents[place]), 'text')}, mean "

@@ -9,6 +9,7 @@ from typing import Any
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
+from crepe_dist.wording import nth
 
 # Of the standard error of a loss. That of the difference of two epochs' losses on the same texts was between a third
 # and a half of it.
@@ -43,7 +44,7 @@ class EpochChoice:
         """Make the choice for a configuration and its data."""
         training, has_validation = config.training, "validation" in data.parts
         rows = len(data.parts["validation" if has_validation else "test"])
-        return cls(has_validation, rows, training.patience, training.all_epochs, config.checkpoint.keep_last)
+        return cls(has_validation, rows, training.patience or 0, training.all_epochs, config.checkpoint.keep_last)
 
     @property
     def chosen_by(self) -> str:
@@ -56,25 +57,34 @@ class EpochChoice:
         split) is higher than the highest of a best epoch so far by more than one standard error; or if it is not lower
         by more, and its loss is not higher than the lowest so far by more than chance explains.
         """
-        best, _ = self._best_and_improved(progress)
-        return best
-
-    def _best_and_improved(self, progress: Progress) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the record of the best epoch, and that of the last one that was not only as good as those before."""
         best, *others = progress.epochs
-        improved, highest, lowest = best, self._accuracy(best), self._loss(best)
+        highest, lowest = self._accuracy(best), self._loss(best)
         # In the order of the epochs, so that a later one never makes an earlier one best whose checkpoint is deleted.
         for record in others:
-            gain, chance = self._accuracy(record) - highest, math.sqrt(highest * (1 - highest) / max(1, self.rows))
+            gain, chance = self._accuracy(record) - highest, self._chance(highest)
             loss = self._loss(record)
             if gain > chance or (gain >= -chance and (loss, -gain) < (lowest, 0)):
-                best, improved, lowest = record, record, loss
+                best, lowest = record, loss
             elif gain >= -chance and loss < lowest + self._tolerance(record):
                 best = record
             else:
                 continue
             highest = max(highest, self._accuracy(record))
-        return best, improved
+        return best
+
+    def improved(self, progress: Progress) -> dict[str, Any]:
+        """Return the record of the last epoch that was better than the one improved before by more than chance."""
+        improved, *others = progress.epochs
+        for record in others:
+            gain, chance = self._accuracy(record) - self._accuracy(improved), self._chance(self._accuracy(improved))
+            is_lower = self._loss(record) < self._loss(improved) - self._tolerance(record)
+            if gain > chance or (gain >= -chance and is_lower):
+                improved = record
+        return improved
+
+    def _chance(self, accuracy: float) -> float:
+        """Return the standard error of an accuracy."""
+        return math.sqrt(accuracy * (1 - accuracy) / max(1, self.rows))
 
     @property
     def _split(self) -> str:
@@ -107,12 +117,12 @@ class EpochChoice:
         """Describe an early stop, if there was one."""
         if not self._is_out_of_patience(progress) or progress.epoch + 1 >= self.epochs:
             return None
-        _, improved = self._best_and_improved(progress)
+        improved = nth(self.improved(progress)["epoch"])
         return (
-            f"stopped early: no improvement since epoch {improved['epoch']}, for {self.patience} epochs "
-            f"(--training.patience); {self.epochs - 1 - progress.epoch} epochs are skipped"
+            f"stopped early, after epoch {nth(progress.epoch)} of {self.epochs}: the validation split shows no "
+            f"improvement beyond chance since epoch {improved} (--training.patience 0 trains all epochs)"
         )
 
     def _is_out_of_patience(self, progress: Progress) -> bool:
-        _, improved = self._best_and_improved(progress)
-        return 0 < self.patience <= len(progress.epochs) - 1 - progress.epochs.index(improved)
+        waited = len(progress.epochs) - 1 - progress.epochs.index(self.improved(progress))
+        return 0 < self.patience <= waited

@@ -69,7 +69,7 @@ def save(
         write(run_dir, arrays, about, scores)
     except OSError as error:
         raise UserError(
-            f"the checkpoint of epoch {about['epoch']} cannot be written",
+            f"the checkpoint of epoch {wording.nth(about['epoch'])} cannot be written",
             str(error),
             f"free some disk space; the same command resumes from step {saved_step}, the newest saved state",
         ) from error
@@ -108,7 +108,7 @@ def epoch_record(progress: Progress, scores: Mapping[str, AnyScores], tower_weig
     """Collect the metrics of an epoch; accuracies are fractions, losses are in nats per document.
 
     The accuracy of several labels is their micro F1, and there is also ``<split>_mean_average_precision``. Only Crepe
-    has a weight of its tower.
+    has a weight of its tower, and an accuracy of its table alone.
     """
     record: Json = {
         "epoch": progress.epoch,
@@ -120,6 +120,8 @@ def epoch_record(progress: Progress, scores: Mapping[str, AnyScores], tower_weig
         if isinstance(score, Scores) and score.fitted_loss:
             record[f"{name}_fitted_loss"], record[f"{name}_fitted_loss_error"] = score.fitted_loss
         record[f"{name}_accuracy"] = score.accuracy
+        if isinstance(score, Scores) and score.table_accuracy is not None:
+            record[f"{name}_table_accuracy"] = score.table_accuracy
         record[f"{name}_macro_f1"] = score.macro_f1
         record[f"{name}_calibration_error"] = score.calibration_error
         if isinstance(score, LabelScores):

@@ -11,7 +11,7 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.runs.best_epoch import EpochChoice
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.state import Progress
-from crepe_dist.wording import percent
+from crepe_dist.wording import nth, percent
 
 MEMORISED = 0.99  # accuracy from which the training documents count as memorised
 
@@ -23,7 +23,7 @@ class Result:
     Attributes:
         run_dir: the run's folder.
         checkpoint: the reported .params file.
-        epoch: the reported epoch.
+        epoch: the reported epoch, from 0.
         chosen_by: "validation split" (``best_epoch`` has the rule; earlier versions: "validation accuracy"), or
             "last epoch" if the data have no validation split.
         test_accuracy: test accuracy of the reported epoch, a fraction; the micro F1 of several labels.
@@ -44,7 +44,7 @@ class Result:
     def __str__(self) -> str:
         return (
             f"test {checkpoint.measure(self.checkpoint.name)} {percent(self.test_accuracy)}, loss {self.test_loss:.4f} "
-            f"(epoch {self.epoch}, {self.chosen_by})\n{self.checkpoint}"
+            f"(epoch {nth(self.epoch)}, {self.chosen_by})\n{self.checkpoint}"
         )
 
 

@@ -22,6 +22,7 @@ from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.scores import Scores
 from crepe_dist.settings.allowed_values import PAPER_DROPOUT, is_epoch
 from crepe_dist.settings.config import Config, flat
+from crepe_dist.settings.training_options import default_epochs, default_patience
 from crepe_dist.settings.yaml_file import read
 from crepe_dist.wording import measure
 
@@ -98,9 +99,20 @@ class RunRecord:
         return Path(self.made["data"]) if self.made else folder_of(str(self.settings.get("data.source", SAMPLE)))
 
     def changed(self) -> Settings:
-        """Return the settings that differ from this version's defaults."""
-        usual = flat(Config().to_dict())
+        """Return the settings that differ from this version's defaults, and from what follows from the data."""
+        usual = {**flat(Config().to_dict()), **self._derived()}
         return {name: value for name, value in self.settings.items() if usual.get(name, value) != value}
+
+    def _derived(self) -> Settings:
+        """Return the defaults that depend on the data (``training_data.with_epochs``); the run's own if unknown."""
+        epochs, patience = (self.settings.get(name) for name in ("training.epochs", "training.patience"))
+        network, batch = (self.settings.get(name) for name in ("model.network", "data.batch_size"))
+        documents = self.made.get("documents", {})
+        if network and batch and "train" in documents:
+            usual = default_epochs(network, documents["train"], self.about["encoding"]["feature_len"], batch)
+            choosing = 0 if epochs != usual or "labels" in self.about else documents.get("validation", 0)
+            epochs, patience = usual, default_patience(network, choosing)
+        return {"training.epochs": epochs, "training.patience": patience}
 
     def dataset(self, folder: Path | None) -> Dataset:
         """Open the data that the run was trained on.

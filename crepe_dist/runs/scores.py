@@ -74,6 +74,7 @@ class Scores:
         uncalibrated: ``reliability`` at temperature 1; ``None`` if ``reliability`` is.
         fitted_loss: mean cross-entropy at the temperature that this split chose, and its standard error; ``None`` for
             a split that chose none. Not stored.
+        table_accuracy: accuracy of Crepe's n-gram table alone; ``None`` where it was not measured. Not stored.
     """
 
     confusion: Counts
@@ -84,6 +85,7 @@ class Scores:
     calibration: Calibration = UNCALIBRATED
     uncalibrated: Counts | None = None
     fitted_loss: tuple[float, float] | None = None
+    table_accuracy: float | None = None
 
     @property
     def documents(self) -> int:

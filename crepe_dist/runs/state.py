@@ -24,6 +24,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import identity, read_json, sha256, sync, write_json
 from crepe_dist.settings.allowed_values import EXPONENTS, MANY, is_epoch
 from crepe_dist.version import __version__
+from crepe_dist.wording import nth
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -127,7 +128,9 @@ class Progress:
         if any(after["epoch"] != before["epoch"] + 1 for before, after in zip(epochs, epochs[1:])):
             raise ValueError("the position holds epochs that do not follow each other")
         if epochs and saved["epoch"] - epochs[-1]["epoch"] not in (0, 1):
-            raise ValueError(f"the position is in epoch {saved['epoch']}, after that of epoch {epochs[-1]['epoch']}")
+            raise ValueError(
+                f"the position is in epoch {nth(saved['epoch'])}, after that of epoch {nth(epochs[-1]['epoch'])}"
+            )
         if saved["finished"] and not epochs:
             raise ValueError("the position is at the end of a run without epochs")
         if saved["uncounted"] > saved["documents"] or saved["seconds"] < 0:
@@ -279,6 +282,6 @@ def _load(path: Path, epochs: int) -> tuple[Snapshot, str]:
             raise ValueError(f"{name} does not match its checksum")
     progress = Progress.of(read_json(path / FILES[2], follow=False))
     if progress.epoch >= epochs:
-        raise ValueError(f"the position is in epoch {progress.epoch}, beyond the last of {epochs} epochs")
+        raise ValueError(f"the position is in epoch {nth(progress.epoch)}, beyond the last of {epochs} epochs")
     snapshot = Snapshot(progress, load_file(str(path / FILES[0])), load_file(str(path / FILES[1])))
     return snapshot, str(manifest.get("version", ""))[:40]

@@ -103,6 +103,7 @@ class Config(Settings):
         training = asdict(self.training)
         # What earlier versions had by default, so that their runs keep their hash.
         training["epochs"] = training["epochs"] or 5
+        training["patience"] = training["patience"] or 0
         if training["label_smoothing"] is None:
             training["label_smoothing"] = CREPE_SMOOTHING if self.model.network == "crepe" else 0.0
         return {

@@ -77,20 +77,31 @@ def default_epochs(network: str, documents: int, feature_len: int, batch_size: i
     return max(usual, min(MOST_EPOCHS, math.ceil(FEW_STEPS / math.ceil(documents / batch_size))))
 
 
+PATIENCE = 2  # epochs
+LEAST_VALIDATION = 200  # documents by which to stop early
+
+
+def default_patience(network: str, documents: int) -> int:
+    """Return a network's default patience with so many documents of one label in the validation split."""
+    return PATIENCE if network != "paper" and documents >= LEAST_VALIDATION else 0
+
+
 @dataclass
 class TrainingOptions(Settings, group="training"):
     """Training loop.
 
     Args:
-        epochs: passes over the training split. They are numbered from 0, and those before ``start_epoch`` count. null:
-            by the amount of text, usually 3. That is 3 (paper: 5); more, at most 20, if they are less than 750 steps;
-            fewer, at least 2, for more than 100 million characters.
-        start_epoch: number of the first epoch, if ``init_from`` has already been trained for some epochs.
+        epochs: passes over the training split, ``start_epoch`` included. null: by the amount of text. That is 3 (paper:
+            5); more, at most 20, if they are less than 750 steps; fewer, at least 2, for more than 100 million
+            characters; and training ends before if it stops early, see ``patience``.
+        start_epoch: epochs for which ``init_from`` has already been trained, if they count as epochs of this run.
         init_from: .params file, run folder or exported folder to start from instead of random parameters, on the same
             or other data. It decides the network and its sizes. If the classes differ, the last layer is initialised
             anew.
-        patience: stop after this many epochs without an improvement of the validation accuracy, or of the loss of
-            calibrated probabilities; 0: never. Requires a validation split.
+        patience: stop early, after this many epochs in a row that improve neither the validation accuracy nor the loss
+            of calibrated probabilities by more than chance; 0: never. Requires a validation split. null: 2, if
+            ``epochs`` is null as well and the validation split has at least 200 documents of one label each (paper:
+            never).
         label_smoothing: fraction of each label spread over all classes, from 0 to below 1. It makes the predicted
             probabilities less extreme. null: 0.1 for crepe, else 0.
         class_weights: weight of a document in the loss by its class. none: all equal; balanced: rare classes count as
@@ -103,7 +114,7 @@ class TrainingOptions(Settings, group="training"):
     epochs: Optional[Annotated[int, whole(1, MANY)]] = None
     start_epoch: Annotated[int, whole(0, MANY)] = 0
     init_from: Optional[Name] = None
-    patience: Annotated[int, whole(0, MANY)] = 0
+    patience: Optional[Annotated[int, whole(0, MANY)]] = None
     label_smoothing: Optional[Annotated[float, real(0, 1, open_above=True)]] = None
     class_weights: Union[Literal["none", "balanced"], dict[Name, Annotated[float, real(0, MANY, open_below=True)]]] = (
         "none"
@@ -115,7 +126,7 @@ class TrainingOptions(Settings, group="training"):
         if self.epochs is not None and self.start_epoch >= self.epochs:
             raise UserError(
                 f"training.start_epoch {self.start_epoch} leaves no epoch to train",
-                f"training.epochs is {self.epochs}, and epochs count from zero",
+                f"training.epochs is {self.epochs}, those before the start included",
                 "choose a smaller training.start_epoch, or a larger training.epochs",
             )
 

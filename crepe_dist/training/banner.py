@@ -33,8 +33,10 @@ def banner(
         f"data      {data.name}: {rows} documents of {data.encoding.feature_len} characters, "
         f"{len(data.classes)} classes",
         f"network   {shape}; {shape.parameters:,} parameters",
-        f"training  {wording.counted(config.training.all_epochs, 'epoch')}, batch {config.data.batch_size}, "
+        f"training  {'up to ' if config.training.patience else ''}"
+        f"{wording.counted(config.training.all_epochs, 'epoch')}, batch {config.data.batch_size}, "
         f"{config.optimizer.name} {config.optimizer.learning_rate:g}; {where}",
+        f"choice    {_choice(config, data)}",
         f"computes  in {engine.plan}",
     ]
     if config.model.network == "auto":
@@ -46,3 +48,12 @@ def banner(
     if config.training.overfit_batches:
         lines[0] += "; only a few batches, repeated for training and also scored"
     return "\n".join(lines)
+
+
+def _choice(config: Config, data: Dataset) -> str:
+    """Describe which split chooses the epoch, and the end of the training."""
+    if "validation" not in data.parts:
+        return "the last epoch, as there is no validation split to choose by (prepare --validation 0.1)"
+    patience = config.training.patience
+    until = f", and ends training after {wording.counted(patience, 'epoch')} without improvement" if patience else ""
+    return f"the validation split chooses the epoch{until}; the test split only measures it"

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from crepe_dist.errors import visible
 from crepe_dist.terminal import silence
-from crepe_dist.wording import percent
+from crepe_dist.wording import nth, percent
 
 LINE_SECONDS = 10.0
 
@@ -35,15 +35,7 @@ class Speed:
     flops: float
 
     def __str__(self) -> str:
-        return (
-            f"{self.documents:,.0f}/s  {self.milliseconds:,.{0 if self.milliseconds >= 100 else 1}f} ms per step  "
-            f"{percent(self.waited)} waiting{gigaflops(self.flops, '  ')}"
-        )
-
-
-def gigaflops(flops: float, between: str) -> str:
-    """Format a rate of operations; empty for n-gram networks, which mainly look up rows."""
-    return f"{between}{flops / 1e9:,.0f} GFLOP/s" if flops >= 1e9 else ""
+        return f"{self.documents:,.0f}/s  {self.milliseconds:,.{0 if self.milliseconds >= 100 else 1}f} ms per step"
 
 
 class Display:
@@ -89,7 +81,7 @@ class ConsoleDisplay(Display):
             self._console.print(visible(line), markup=False)
 
     def begin_epoch(self, epoch: int, epochs: int, documents: int, done: int) -> None:
-        self._title = f"epoch {epoch} of 0–{epochs - 1}"
+        self._title = f"epoch {nth(epoch)} of {epochs}"
         self._total = documents
         self._next_line = time.monotonic() + LINE_SECONDS
         if self._console.is_terminal:
@@ -122,15 +114,25 @@ class ConsoleDisplay(Display):
             self._bar = self._task = None
 
 
-def epoch_line(record: dict[str, Any]) -> str:
-    """Format the record of an epoch (``checkpoint.epoch_record``) as one line."""
+def epoch_line(record: dict[str, Any], epochs: int, *, is_best: bool) -> str:
+    """Format the record of an epoch (``checkpoint.epoch_record``) as one line: first the split that chooses, if any.
+
+    Args:
+        epochs: number of epochs of the run.
+        is_best: true if the validation split prefers this epoch to the earlier ones.
+    """
     kind = " F1" if "test_mean_average_precision" in record else ""
-    scores = "".join(
-        f"  {name}{kind} {percent(record[f'{name}_accuracy'])} (loss {record[f'{name}_loss']:.4f})"
+    scores = {
+        name: f"{name}{kind} {percent(record[f'{name}_accuracy'])} (loss {record[f'{name}_loss']:.4f})"
         for name in ("validation", "test")
         if f"{name}_accuracy" in record
+    }
+    if "validation" in scores and is_best:
+        scores["validation"] += ", the best so far"
+    rest = f"train loss {record['train_loss']:.4f}  {record['seconds']:.0f} s"
+    return "  ".join(
+        [f"epoch {nth(record['epoch'])} of {epochs}: {scores.pop(next(iter(scores)))}", *scores.values(), rest]
     )
-    return f"epoch {record['epoch']}: train loss {record['train_loss']:.4f}{scores}  {record['seconds']:.0f} s"
 
 
 def open_display(is_root: bool) -> Display:

@@ -78,10 +78,11 @@ def estimate(
     measured = [sum(times[1:]) / (len(times) - 1) if times[1:] else times[0], score, copy]
     per_step, score, copy = (max(each) for each in zip(*world.gather(measured, "estimate")))
     end = score + PASSES * copy
+    at_most = "at most " if config.training.patience else ""
     text = (
-        f"about {wording.duration(left * per_step + epochs * end)}{_more(config)}: {wording.counted(epochs, 'epoch')}, "
-        f"each {wording.counted(steps, 'step')} at {1000 * per_step:,.0f} ms, and {end:,.1f} s to score "
-        f"{wording.counted(scored, 'document')} and to save"
+        f"{at_most}about {wording.duration(left * per_step + epochs * end)}{_more(config)}: "
+        f"{wording.counted(epochs, 'epoch')}, each {wording.counted(steps, 'step')} at {1000 * per_step:,.0f} ms, "
+        f"and {end:,.1f} s to score {wording.counted(scored, 'document')} and to save"
     )
     return Estimate(text, per_step)
 

@@ -35,7 +35,7 @@ from crepe_dist.training.banner import banner
 from crepe_dist.training.display import Display, open_display
 from crepe_dist.training.engine_setup import build_engine
 from crepe_dist.training.estimate import estimate
-from crepe_dist.training.evaluation import Interrupted, evaluate_splits
+from crepe_dist.training.evaluation import Interrupted
 from crepe_dist.training.grace import check_grace
 from crepe_dist.training.guards import Guards, guarded, watched
 from crepe_dist.training.notes import notes
@@ -47,7 +47,7 @@ from crepe_dist.training.schedule import learning_rate
 from crepe_dist.training.state_saver import open_saver
 from crepe_dist.training.step import TrainingStep
 from crepe_dist.training.training_data import few_batches, open_training_data, verify_data, with_epochs
-from crepe_dist.training.weighing import weigh_tower
+from crepe_dist.training.weighing import weighed_and_scored
 
 
 def train(config: Config, world: World, control: Control, pages: Pages) -> Result:
@@ -147,8 +147,7 @@ def score_epoch(run: Run, guards: Guards) -> Mapping[str, AnyScores]:
     options = run.config.evaluation
     with explained("evaluation.batch_size", options.batch_size, run.world.size):
         try:
-            weigh_tower(run.engine, run.data, options, run.world, guards.is_stopping)  # beside Crepe's n-gram table
-            return evaluate_splits(run.engine, run.data, options, run.world, guards.is_stopping)
+            return weighed_and_scored(run.engine, run.data, options, run.world, guards.is_stopping)
         except Interrupted:
             guards.stop()
             raise

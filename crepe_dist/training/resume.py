@@ -20,6 +20,7 @@ from crepe_dist.training import optimizer_state
 from crepe_dist.training.display import Display
 from crepe_dist.training.loss_scale import LossScale
 from crepe_dist.version import __version__
+from crepe_dist.wording import nth
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def resume(
         world.on_root("best checkpoint", once(lambda: checkpoint.check_present(folder.path, best)))
     for each in found.damaged:
         display.say(f"skipped a damaged state: {each}")
-    display.say(f"resuming from step {progress.step}, epoch {progress.epoch}, saved in {found.path}")
+    display.say(f"resuming from step {progress.step}, epoch {nth(progress.epoch)}, saved in {found.path}")
     if found.version not in ("", __version__):
         display.say(f"the state was saved by crepe_dist {found.version}; version {__version__} continues the run")
     plan = run.engine.plan

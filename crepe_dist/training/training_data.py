@@ -11,13 +11,14 @@ from crepe_dist import invocation
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import SAMPLE, Dataset, folder_of, open_dataset, verify
 from crepe_dist.data.order import epoch_order
+from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.preparation import PrepareOptions, prepare_in_steps
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, find_sources
 from crepe_dist.settings.config import Config
-from crepe_dist.settings.training_options import default_epochs
+from crepe_dist.settings.training_options import default_epochs, default_patience
 from crepe_dist.training.display import Display
 
 SAMPLE_SPLIT = Split(test=0.2, validation=0.1, dedupe=SAMPLE_DEDUPE)
@@ -93,17 +94,18 @@ def _prepare_sample(folder: Path, page: Page | None) -> Iterator[object]:
 
 
 def with_epochs(config: Config, data: Dataset) -> Config:
-    """Return the configuration with a number of epochs: the given one, or one by the amount of training data.
+    """Return the configuration with the given number of epochs and patience, or those that suit the data.
 
     Raises:
         UserError: ``training.start_epoch`` leaves no epoch to train.
     """
-    if config.training.epochs is not None:
-        return config
-    number = default_epochs(
-        config.model.network, len(data.parts["train"]), data.encoding.feature_len, config.data.batch_size
-    )
-    return replace(config, training=replace(config.training, epochs=number))
+    network, epochs, patience = config.model.network, config.training.epochs, config.training.patience
+    if patience is None:
+        choosing = 0 if epochs or data.labelled == SEVERAL else len(data.parts.get("validation", ()))
+        patience = default_patience(network, choosing)
+    if epochs is None:
+        epochs = default_epochs(network, len(data.parts["train"]), data.encoding.feature_len, config.data.batch_size)
+    return replace(config, training=replace(config.training, epochs=epochs, patience=patience))
 
 
 def few_batches(data: Dataset, config: Config) -> Dataset:

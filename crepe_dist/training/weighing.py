@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,10 @@ from crepe_dist.model.shape import Shape
 from crepe_dist.model.tower_weight import WeightCounts
 from crepe_dist.networks.crepe_block import Crepe
 from crepe_dist.networks.engine import Engine
-from crepe_dist.runs.scores import Mistake
+from crepe_dist.runs.checkpoint import AnyScores
+from crepe_dist.runs.scores import Mistake, Scores
 from crepe_dist.settings.training_options import EvaluationOptions
+from crepe_dist.training.evaluation import evaluate_splits
 from crepe_dist.training.scoring_pass import pass_over
 
 
@@ -25,23 +28,37 @@ def is_weighed(engine: Engine, data: Dataset) -> bool:
     return isinstance(engine.network, Crepe) and "validation" in data.parts and data.labelled != SEVERAL
 
 
+def weighed_and_scored(
+    engine: Engine, data: Dataset, options: EvaluationOptions, world: Collectives, is_stopping: Callable[[], bool]
+) -> Mapping[str, AnyScores]:
+    """Weigh Crepe's tower beside its n-gram table, then score the splits as ``evaluate_splits``."""
+    alone = weigh_tower(engine, data, options, world, is_stopping)
+    scores = dict(evaluate_splits(engine, data, options, world, is_stopping))
+    if alone is not None and isinstance(whole := scores["validation"], Scores):
+        scores["validation"] = replace(whole, table_accuracy=alone)
+    return scores
+
+
 def weigh_tower(
     engine: Engine, data: Dataset, options: EvaluationOptions, world: Collectives, is_stopping: Callable[[], bool]
-) -> None:
+) -> float | None:
     """Set the weight of the tower for the epoch's scores and checkpoint; every rank calls it and finds the same.
+
+    Returns:
+        The accuracy of the table alone on the validation split; ``None`` if nothing was weighed.
 
     Raises:
         Interrupted: on every rank, if ``is_stopping`` became true on one.
     """
     if not is_weighed(engine, data):
-        return
+        return None
     totals = _Totals()
-    (sums,), _, _ = pass_over(
+    (totals.fit.sums, (documents, right)), _, _ = pass_over(
         _Apart(engine), data.parts["validation"], options.batch_size, world, totals,
         sharded=options.sharded, is_stopping=is_stopping,
     )  # fmt: skip
-    totals.fit.sums = sums
     engine.weigh(1.0, totals.fit.fitted())
+    return float(right / documents)
 
 
 class _Apart:
@@ -70,7 +87,7 @@ class _Totals:
 
     @property
     def counts(self) -> list[npt.NDArray[np.int64]]:
-        return [self.fit.sums]
+        return [self.fit.sums, self.fit.alone]
 
     def add(self, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int32], logits: npt.NDArray[np.float32]) -> None:
         self.fit.add(logits, labels)

@@ -152,7 +152,7 @@ checkpoint.write = full
 sys.argv = ["train", "--data", {str(data)!r}, *{QUICK!r}]
 command.run(train.main)
 """
-        printed = self.check(script(2, body), tmp_path, "the checkpoint of epoch 0 cannot be written")
+        printed = self.check(script(2, body), tmp_path, "the checkpoint of epoch 1 cannot be written")
         assert "only on rank 0" not in printed, "no other rank tries"
         assert "visible at the same path" not in printed
 

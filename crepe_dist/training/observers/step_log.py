@@ -10,6 +10,7 @@ from typing import Any
 from crepe_dist.data.batch import Batch
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.networks.engine import Engine
+from crepe_dist.runs.best_epoch import EpochChoice
 from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.metrics import Metrics
 from crepe_dist.runs.state import Progress
@@ -36,6 +37,7 @@ class StepLog(Observer):
         self, config: Config, data: Dataset, engine: Engine, progress: Progress, metrics: Metrics, display: Display
     ) -> None:
         self._epochs = config.training.all_epochs
+        self._choice = EpochChoice.of(config, data)
         self._every = config.logging.every
         self._rows = len(data.parts["train"])
         self._flops = engine.network.shape.training_operations()  # of one document
@@ -78,7 +80,8 @@ class StepLog(Observer):
 
     def after_epoch(self, record: dict[str, Any], scores: Mapping[str, AnyScores]) -> None:
         self._metrics.epoch(record)
-        self._display.say(epoch_line(record))
+        is_best = self._choice.best(self._progress) is record
+        self._display.say(epoch_line(record, self._epochs, is_best=is_best))
 
     def finish(self) -> None:
         try:

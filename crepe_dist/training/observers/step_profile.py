@@ -14,7 +14,6 @@ from crepe_dist.files import write_json
 from crepe_dist.networks.engine import Engine, no_mark
 from crepe_dist.networks.matrix_products import products
 from crepe_dist.runs.run_folder import RunFolder
-from crepe_dist.training.display import gigaflops
 from crepe_dist.training.observers.observer import Observer
 from crepe_dist.training.observers.step_log import StepLog
 from crepe_dist.training.step import Outcome, TrainingStep
@@ -126,7 +125,9 @@ class Profile(Observer):
         lines += [
             f"  {name:<12}{mean[name]:8.2f}  {percent(mean[name], total):>8}{slowest[name]:10.2f}" for name in names
         ]
-        speed = f"  {'sum':<12}{total:8.2f}  {rate:,.0f} documents/s{gigaflops(achieved, ', ')}"
+        speed = f"  {'sum':<12}{total:8.2f}  {rate:,.0f} documents/s"
+        if achieved >= 1e9:  # n-gram networks mainly look up rows
+            speed += f", {achieved / 1e9:,.0f} GFLOP/s"
         if ceiling is not None:
             speed += f", {percent(achieved, ceiling)} of the fastest matrix product in that precision"
         return "\n".join([*lines, speed, f"  written to {self._folder.path / NAME}"])
