@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import subprocess
 import sys
+import time
 
 import pytest
 
 from crepe_dist.benchmarking import peers, peers_environment
+from crepe_dist.benchmarking.peers_worker import Peers, Variant
 from crepe_dist.benchmarking.suite import TINY
 from crepe_dist.errors import UserError
 from tests.conftest import command, run
@@ -98,16 +101,50 @@ def test_a_worker_that_fails_on_the_way_takes_its_rates_with_it(start, program, 
 
 def test_an_interpreter_that_does_not_run_leaves_a_line(tmp_path):
     said: list[str] = []
-    with peers.started(str(tmp_path / "absent"), TINY, 1, 1.0, said.append) as worker:
+    with peers.started(str(tmp_path / "absent"), TINY, 1, 1.0, said.append, 1.0) as worker:
         assert worker.runs(1.0) == {}
     assert len(said) == 1
 
 
 def test_no_interpreter_no_rates():
-    with peers.started(None, TINY, 1, 1.0, pytest.fail) as worker:
+    with peers.started(None, TINY, 1, 1.0, pytest.fail, 1.0) as worker:
         assert worker.runs(1.0) == {}
         assert worker.kept({"ours": 1.0}) == {"ours": 1.0}
         assert worker.about() == {}
+
+
+def test_a_variant_that_takes_too_long_is_ended_and_its_like_are_not_tried():
+    def variant(name: str, how: str, units: int, seconds: float) -> Variant:
+        def work() -> int:
+            time.sleep(seconds)
+            return units
+
+        return Variant(name, how, lambda: work)
+
+    def failing():
+        raise ValueError("no compiler\n...")
+
+    variants = [
+        variant("train", "eager", 1, 0.01),
+        Variant("train", "compiled", failing),
+        variant("train", "fast", 1000, 0.01),
+        variant("bfloat16", "eager", 1, 60),
+        variant("bfloat16", "compiled", 1, 0.01),
+        variant("slow", "eager", 1, 0.3),
+    ]
+    peers = Peers(variants, budget=10, patience=2)
+    about = peers.about()
+    assert about["chosen"] == {"train": "fast", "slow": "eager"}
+    assert about["failed"] == {
+        "train: compiled": "ValueError: no compiler",
+        "bfloat16: eager": "not finished in 2 s",
+        "bfloat16: compiled": "not tried, as another was not finished",
+    }
+    assert peers.rate("train", 0.01) > 0
+    assert peers.rate("slow", 0.1) == about["tried"]["slow"]["eager"]  # a unit takes longer than two measurements
+    assert len(multiprocessing.active_children()) == 2
+    peers.end()
+    assert not multiprocessing.active_children()
 
 
 def test_ratios():

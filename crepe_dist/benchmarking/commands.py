@@ -13,14 +13,22 @@ from pathlib import Path
 END_SECONDS = 20.0
 
 
-def call(arguments: Sequence[str], codes: Sequence[int] = (0,), environment: Mapping[str, str] = os.environ) -> str:
+def call(
+    arguments: Sequence[str],
+    codes: Sequence[int] = (0,),
+    environment: Mapping[str, str] = os.environ,
+    seconds: float | None = None,
+) -> str:
     """Run a command to its end; return its standard output.
 
     Raises:
-        RuntimeError: it failed; with its last lines.
+        RuntimeError: it failed, with its last lines; or it was not finished in so many ``seconds``.
     """
     with started(arguments, environment) as (process, output):
-        process.wait()
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired as error:
+            raise RuntimeError(f"not finished in {seconds:.0f} s") from error
         out, err = (stream.read_text(errors="replace") for stream in output)
     if process.returncode not in codes:
         raise RuntimeError(f"exit code {process.returncode}: {' | '.join((out + err).strip().splitlines()[-15:])}")

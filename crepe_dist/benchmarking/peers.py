@@ -66,8 +66,10 @@ class Worker:
         self._buffer = b""
         self._about: dict[str, Any] = {}
 
-    def start(self, command: list[str], sizes: Sizes, threads: int, budget: float) -> None:
-        """Start the process, which tries its variants for about ``budget`` seconds."""
+    def start(
+        self, command: list[str], sizes: Sizes, threads: int, budget: float, patience: float = REPLY_SECONDS
+    ) -> None:
+        """Start the process; see ``peers_worker.Peers`` for ``budget`` and ``patience``."""
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by stop)
         # With one thread, torch.compile starts no compiler processes that could outlive the worker.
         environment = clean(dict(os.environ)) | {"TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": str(threads)}
@@ -77,7 +79,7 @@ class Worker:
         except OSError as error:
             self._fail(str(error))
             return
-        request = {"do": "prepare", "sizes": described(sizes, threads), "budget": budget}
+        request = {"do": "prepare", "sizes": described(sizes, threads), "budget": budget, "patience": patience}
         self._about = self._ask(request, "about", dict) or {}
 
     def runs(self, seconds: float) -> dict[str, Callable[[], float]]:
@@ -168,14 +170,14 @@ class Worker:
 
 @contextmanager
 def started(
-    python: str | None, sizes: Sizes, threads: int, budget: float, say: Callable[[str], None]
+    python: str | None, sizes: Sizes, threads: int, budget: float, say: Callable[[str], None], patience: float
 ) -> Iterator[Worker]:
     """Start a worker with the interpreter ``python``; with ``None``, yield a worker without rates."""
-    worker = Worker(say)
+    worker = Worker(say, max(REPLY_SECONDS, 10 * patience))
     try:
         if python is not None:
             # -I: import neither from the script's folder nor from the user's site-packages.
-            worker.start([python, "-I", str(WORKER)], sizes, threads, budget)
+            worker.start([python, "-I", str(WORKER)], sizes, threads, budget, patience)
         yield worker
     finally:
         worker.stop()

@@ -2,13 +2,16 @@
 
 The protocol is JSON lines: each request on standard input gets one reply on standard output.
 
-    {"do": "prepare", "sizes": {…}, "budget": seconds}   → {"about": {"versions", "chosen", "tried", "failed"}}
-    {"do": "measure", "name": …, "seconds": …}          → {"rate": documents or operations a second}
+    {"do": "prepare", "sizes": {…}, "budget": seconds, "patience": seconds}
+                                                → {"about": {"versions", "chosen", "tried", "failed"}}
+    {"do": "measure", "name": …, "seconds": …}  → {"rate": documents or operations a second}
 
 With an argument, the JSON of the arguments of ``train_together``, it is one process of ``torch.distributed.run`` that
 trains with the others; rank 0 prints the result.
 
-``prepare`` tries every variant briefly and keeps the fastest one for each name. The worker idles between requests.
+``prepare`` tries every variant briefly and keeps the fastest one for each name. Each is a process of its own, because
+it has to be ended when it takes too long: in bfloat16 on a processor without AVX-512, a step of PyTorch takes minutes.
+All idle between requests.
 
 These optimisations are used (figures in documents/s on an Intel Xeon with AVX512 and AMX, two cores):
 
@@ -27,14 +30,23 @@ in bfloat16, which it only supports on ARM.
 
 from __future__ import annotations
 
+import ctypes
+import itertools
 import json
+import math
+import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, Callable, NamedTuple
 
 Work = Callable[[], int]
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PATIENT = 3  # times the patience with one variant, for all together
+LONG = 2  # a unit of work that takes as many measurements is not done again
 
 
 class Sizes(NamedTuple):
@@ -65,13 +77,14 @@ class Variant(NamedTuple):
     Args:
         name: name of the measurement.
         how: name of the variant.
-        work: does one unit of work and returns its number of documents or operations.
+        make: makes, in the process of the variant, what does one unit of work and returns its number of documents or
+            operations.
         extra: whether to skip it when time is short, because it is rarely the fastest.
     """
 
     name: str
     how: str
-    work: Work
+    make: Callable[[], Work]
     extra: bool = False
 
 
@@ -173,17 +186,26 @@ def torch_trainer(network: Any, batch: Any, labels: Any, precision: Any, compile
 
 def torch_variants(sizes: Sizes) -> Iterable[Variant]:
     """Yield PyTorch's variants of training, forward passes and matrix products."""
+    # A process that has run a parallel operation cannot be forked: only what `make` calls may run one.
     import torch
     from torch.nn import functional
 
     torch.set_num_threads(sizes.threads)
     torch.set_flush_denormal(True)
     torch.manual_seed(0)
-    table = torch_table(sizes)
-    codes, labels = torch_batch(sizes)
 
-    def predictor(network: Any, batch: Any, compiled: bool) -> Work:
+    def batch_of(precision: Any, is_ready: bool) -> tuple[Any, Any]:
+        codes, labels = torch_batch(sizes)
+        if not is_ready:
+            return codes, labels
+        batch = functional.embedding(codes.int(), torch_table(sizes)).transpose(1, 2).unsqueeze(2)
+        return batch.to(precision).contiguous(memory_format=torch.channels_last), labels
+
+    def predictor(precision: Any, is_ready: bool, compiled: bool) -> Work:
+        network = torch_network(sizes, flat=False, sliced=compiled)
+        network = network.to(precision, memory_format=torch.channels_last).eval().requires_grad_(False)
         forward = torch.compile(network) if compiled else network
+        batch, _ = batch_of(precision, is_ready)
 
         def predict() -> int:
             with torch.inference_mode():
@@ -192,9 +214,11 @@ def torch_variants(sizes: Sizes) -> Iterable[Variant]:
 
         return predict
 
-    def ready(precision: Any) -> Any:
-        batch = functional.embedding(codes.int(), table).transpose(1, 2).unsqueeze(2)
-        return batch.to(precision).contiguous(memory_format=torch.channels_last)
+    def trainer(precision: Any, is_ready: bool, compiled: bool, flat: bool = False) -> Work:
+        network = torch_network(sizes, flat, sliced=compiled)
+        if not flat:
+            network = network.to(memory_format=torch.channels_last)
+        return torch_trainer(network, *batch_of(torch.float32, is_ready), precision, compiled)
 
     def product(size: int, precision: Any) -> Work:
         left, right = torch.randn(2, size, size).to(precision)
@@ -206,27 +230,22 @@ def torch_variants(sizes: Sizes) -> Iterable[Variant]:
         return multiply
 
     precisions = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+    def networks(label: str, is_ready: bool) -> Iterable[Variant]:
+        for compiled in (False, True):
+            how = f"{'compiled' if compiled else 'eager'}, {'ready floats' if is_ready else 'codes'}"
+            for kind, make in (("forward", predictor), ("train", trainer)):
+                work = partial(make, precisions[label], is_ready, compiled)
+                yield Variant(f"{kind}, torch, {label}", how, work, extra=is_ready)
+
     for label, precision in precisions.items():
         for size in (1024, 1536, 2048, 4096):
-            yield Variant(f"matrix product, torch, {label}", f"{size} × {size}", product(size, precision))
-    for source in ("codes", "ready floats"):
-        for compiled in (False, True):
-            how, extra = f"{'compiled' if compiled else 'eager'}, {source}", source != "codes"
-            for label, precision in precisions.items():
-                network = torch_network(sizes, flat=False, sliced=compiled).to(
-                    precision, memory_format=torch.channels_last
-                )
-                network.eval().requires_grad_(False)
-                work = predictor(network, ready(precision) if extra else codes, compiled)
-                yield Variant(f"forward, torch, {label}", how, work, extra)
-                network = torch_network(sizes, flat=False, sliced=compiled).to(memory_format=torch.channels_last)
-                batch = ready(torch.float32) if extra else codes
-                work = torch_trainer(network, batch, labels, precision, compiled)
-                yield Variant(f"train, torch, {label}", how, work, extra)
+            yield Variant(f"matrix product, torch, {label}", f"{size} × {size}", partial(product, size, precision))
+        yield from networks(label, is_ready=False)
     for label, precision in precisions.items():
-        network = torch_network(sizes, flat=True, sliced=False)
-        work = torch_trainer(network, codes, labels, precision, compiled=False)
-        yield Variant(f"train, torch, {label}", "eager, codes, Conv1d", work, extra=True)
+        yield from networks(label, is_ready=True)
+        make = partial(trainer, precision, is_ready=False, compiled=False, flat=True)
+        yield Variant(f"train, torch, {label}", "eager, codes, Conv1d", make, extra=True)
 
 
 def onnxruntime_variants(sizes: Sizes) -> Iterable[Variant]:
@@ -234,19 +253,19 @@ def onnxruntime_variants(sizes: Sizes) -> Iterable[Variant]:
     import numpy as np
     import onnxruntime
 
-    table = np.eye(256, sizes.alphabet_size, dtype=np.float32)
-    table[sizes.alphabet_size :] = 0
-    shape = (sizes.batch_size, sizes.feature_len)
-    codes = np.random.default_rng(0).integers(0, sizes.alphabet_size, shape, dtype=np.uint8)
-    floats = np.ascontiguousarray(table[codes].transpose(0, 2, 1)[:, :, None])
-
-    def predictor(batch: Any, one_hot: bool) -> Work:
+    def predictor(is_ready: bool) -> Work:
+        table = np.eye(256, sizes.alphabet_size, dtype=np.float32)
+        table[sizes.alphabet_size :] = 0
+        shape = (sizes.batch_size, sizes.feature_len)
+        batch: Any = np.random.default_rng(0).integers(0, sizes.alphabet_size, shape, dtype=np.uint8)
+        if is_ready:
+            batch = np.ascontiguousarray(table[batch].transpose(0, 2, 1)[:, :, None])
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = sizes.threads
         options.inter_op_num_threads = 1
         # Spinning threads are faster during a run; between runs they would take the cores from other programs.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        model = _onnx_model(sizes, table if one_hot else None)
+        model = _onnx_model(sizes, None if is_ready else table)
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
         def predict() -> int:
@@ -255,8 +274,9 @@ def onnxruntime_variants(sizes: Sizes) -> Iterable[Variant]:
 
         return predict
 
-    yield Variant("forward, onnxruntime, float32", "codes", predictor(codes, True))
-    yield Variant("forward, onnxruntime, float32", "ready floats", predictor(floats, False))
+    for is_ready in (False, True):
+        how = "ready floats" if is_ready else "codes"
+        yield Variant("forward, onnxruntime, float32", how, partial(predictor, is_ready))
 
 
 def _onnx_model(sizes: Sizes, table: Any) -> bytes:
@@ -318,56 +338,138 @@ def rate(work: Work, seconds: float) -> float:
             return done / passed
 
 
+class Trial:
+    """Process that does the work of a variant, which does not outlive this one.
+
+    Attributes:
+        variant: variant.
+        rate: best rate so far.
+        seconds: duration of the latest measurement.
+    """
+
+    def __init__(self, variant: Variant) -> None:
+        self.variant = variant
+        self.rate = self.seconds = 0.0
+        forked = multiprocessing.get_context("fork")  # a new interpreter would import PyTorch for seconds
+        self._pipe, far = forked.Pipe()
+        self._process = forked.Process(target=_serve, args=(variant, far), daemon=True)
+        self._process.start()
+        far.close()
+
+    def measure(self, seconds: float, patience: float) -> float:
+        """Repeat the work for ``seconds``; return its rate.
+
+        Raises:
+            Exception: The work failed, or did not finish in time; the process has ended.
+        """
+        began = time.perf_counter()
+        try:
+            self._pipe.send(seconds)
+            if not self._pipe.poll(patience):
+                raise TimeoutError(f"not finished in {patience:.0f} s")
+            rate: Any = self._pipe.recv()
+            if isinstance(rate, str):
+                raise RuntimeError(rate)
+        except BaseException:
+            self.end()
+            raise
+        self.seconds = time.perf_counter() - began
+        self.rate = max(rate, self.rate)
+        return float(rate)
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+
+def _serve(variant: Variant, pipe: Any) -> None:
+    """Answer each duration with the rate, or with an error."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    try:
+        work = variant.make()
+        work()  # compiles, allocates, fills caches
+        while True:
+            pipe.send(rate(work, pipe.recv()))
+    except EOFError:
+        return
+    except Exception as error:  # for example, torch.compile without a compiler
+        lines = str(error).strip().splitlines() or [""]
+        pipe.send(f"{type(error).__name__}: {lines[0]}")
+
+
 class Peers:
-    """Fastest variant of each measurement; after ``budget`` seconds, extra variants are skipped."""
+    """Fastest variant of each measurement.
 
-    def __init__(self, sizes: Sizes, budget: float) -> None:
-        import onnx
-        import onnxruntime
-        import torch
+    Args:
+        variants: variants to try.
+        budget: seconds after which extra variants are skipped.
+        patience: seconds that a variant may take to be tried, and a part of what all may take.
+    """
 
+    def __init__(self, variants: Iterable[Variant], budget: float, patience: float) -> None:
+        self._patience = patience
         self._tried: dict[str, dict[str, float]] = {}
         self._failed: dict[str, str] = {}
-        self._best: dict[str, Variant] = {}
-        found: list[Variant] = []
-        end = time.perf_counter() + budget
-        for variants in (onnxruntime_variants(sizes), torch_variants(sizes)):
-            for variant in variants:
-                title = f"{variant.name}: {variant.how}"
-                if variant.extra and time.perf_counter() > end:
-                    self._failed[title] = "not tried, out of time"
-                    continue
+        self._best: dict[str, Trial] = {}
+        slow: set[str] = set()  # names of variants that were not finished: others of the name would not be, either
+        begun = time.perf_counter()
+        for variant in variants:
+            passed = time.perf_counter() - begun
+            left, title = PATIENT * patience - passed, f"{variant.name}: {variant.how}"
+            if variant.name in slow:
+                self._failed[title] = "not tried, as another was not finished"
+            elif left <= 0 or (variant.extra and passed > budget):
+                self._failed[title] = "not tried, out of time"
+            else:
                 try:
-                    variant.work()  # compiles, allocates, fills caches
-                    self._try(variant)
-                    found.append(variant)
-                except Exception as error:  # for example, torch.compile without a compiler
-                    lines = str(error).strip().splitlines() or [""]
-                    self._failed[title] = f"{type(error).__name__}: {lines[0]}"
-        # Try the faster half again and keep the better result, because the machine may be shared.
-        for variant in found:
-            tried = self._tried[variant.name]
-            if len(tried) > 1 and tried[variant.how] > max(tried.values()) / 2:
-                self._try(variant)
-        self._versions = {module.__name__: str(module.__version__) for module in (torch, onnx, onnxruntime)}
+                    self._try(variant, min(patience, left))
+                except Exception as error:
+                    self._failed[title] = str(error) or type(error).__name__
+                    if isinstance(error, TimeoutError):
+                        slow.add(variant.name)
 
-    def _try(self, variant: Variant) -> None:
-        tried = self._tried.setdefault(variant.name, {})
-        once = rate(variant.work, 0)
-        if once > max(tried.values(), default=0.0):
-            self._best[variant.name] = variant
-        tried[variant.how] = max(once, tried.get(variant.how, 0.0))
+    def _try(self, variant: Variant, patience: float) -> None:
+        best = self._best.get(variant.name)
+        trial = Trial(variant)
+        most = trial.measure(0, patience)
+        if best is None or most > best.rate / 2:
+            trial.measure(0, patience)  # again, and the better one counts, because the machine may be shared
+        self._tried.setdefault(variant.name, {})[variant.how] = trial.rate
+        if best is not None and best.rate >= trial.rate:
+            trial.end()
+            return
+        if best is not None:
+            best.end()
+        self._best[variant.name] = trial
 
     def about(self) -> dict[str, Any]:
         return {
-            "versions": self._versions,
-            "chosen": {name: variant.how for name, variant in self._best.items()},
+            "chosen": {name: trial.variant.how for name, trial in self._best.items()},
             "tried": self._tried,
             "failed": self._failed,
         }
 
+    def end(self) -> None:
+        for trial in self._best.values():
+            trial.end()
+
     def rate(self, name: str, seconds: float) -> float:
-        return rate(self._best[name].work, seconds)
+        trial = self._best[name]
+        if trial.seconds > LONG * seconds:
+            return trial.rate
+        try:
+            return trial.measure(seconds, self._patience)
+        except TimeoutError:
+            trial.seconds = math.inf
+            return trial.rate
+
+
+def versions() -> dict[str, str]:
+    import onnx
+    import onnxruntime
+    import torch
+
+    return {module.__name__: str(module.__version__) for module in (torch, onnx, onnxruntime)}
 
 
 def train_together(
@@ -435,8 +537,10 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         if request.pop("do") == "prepare":
-            peers = Peers(Sizes(**request.pop("sizes")), request["budget"])
-            reply: dict[str, Any] = {"about": peers.about()}
+            sizes = Sizes(**request.pop("sizes"))
+            variants = itertools.chain(onnxruntime_variants(sizes), torch_variants(sizes))
+            peers = Peers(variants, request["budget"], request["patience"])
+            reply: dict[str, Any] = {"about": {"versions": versions(), **peers.about()}}
         else:
             assert peers is not None, "prepare comes first"
             reply = {"rate": peers.rate(request["name"], request["seconds"])}

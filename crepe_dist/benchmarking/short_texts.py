@@ -52,7 +52,7 @@ class Rows:
     crepe_per_class: int = 800
 
 
-def run(rows: Rows, folder: Path, say: Callable[[str], None], python: str | None) -> dict[str, Any]:
+def run(rows: Rows, folder: Path, say: Callable[[str], None], python: str | None, patience: float) -> dict[str, Any]:
     """Measure whole commands on the sample.
 
     Args:
@@ -60,6 +60,7 @@ def run(rows: Rows, folder: Path, say: Callable[[str], None], python: str | None
         folder: scratch folder.
         say: function that prints progress.
         python: interpreter with fastText and scikit-learn.
+        patience: seconds after which a peer is left out.
 
     Returns:
         ``table``: for each tool the medians of ``seconds`` of the whole command (of the peers, to train and score),
@@ -78,7 +79,7 @@ def run(rows: Rows, folder: Path, say: Callable[[str], None], python: str | None
         for peer in [peer for peer in PEERS if python and (number == 0 or peer in found)]:
             arguments = [str(python), "-I", str(WORKER), peer, str(folder), str(library.threads())]
             try:
-                printed = commands.call(arguments, environment=clean(dict(os.environ)))
+                printed = commands.call(arguments, environment=clean(dict(os.environ)), seconds=patience)
             except RuntimeError as error:
                 say(f"{peer} is left out: {error}")
                 continue

@@ -36,6 +36,7 @@ class Sizes:
         batch_size: documents per step.
         rows: documents in the data set for the loader.
         short_texts: sizes of the benchmark on the sample.
+        patience: seconds after which an attempt of another implementation is given up.
     """
 
     rounds: int = 5
@@ -47,9 +48,10 @@ class Sizes:
     units: int = 1024
     classes: int = 7
     short_texts: Rows = ALL_ROWS
+    patience: float = 200.0
 
 
-QUICK = Sizes(2, 1.0, short_texts=Rows(1, crepe_epochs=1, crepe_per_class=400))
+QUICK = Sizes(2, 1.0, short_texts=Rows(1, crepe_epochs=1, crepe_per_class=400), patience=40.0)
 TINY = Sizes(1, 0.05, batch_size=8, rows=200, feature_len=123, filters=16, units=32, short_texts=Rows(1, 20, 40, 1, 20))
 
 
@@ -87,7 +89,7 @@ def run(
     scaled = _scaling(shape, sizes, device, say)
     short: dict[str, Any] = {"table": {}, "ratios": {}}
     if device.device_type == "cpu":
-        short = short_texts.run(sizes.short_texts, folder, say, python)
+        short = short_texts.run(sizes.short_texts, folder, say, python, sizes.patience)
     return {
         "machine": {**machine.describe(), "device": str(device)},
         "rates": rates,
@@ -135,7 +137,7 @@ def _network(
     works["train, ours, from text"] = partial(networks[-1].training.on_texts, some, labels, encoding, sizes.batch_size)
     runs: dict[str, Callable[[], float]] = {name: partial(rate, work, sizes.seconds) for name, work in works.items()}
     runs |= {f"matrix product, {name}": run for name, run in products(sizes.seconds / 4, device).items()}
-    with peers.started(python, sizes, library.threads(), 20 * sizes.seconds, say) as worker:
+    with peers.started(python, sizes, library.threads(), 20 * sizes.seconds, say, sizes.patience) as worker:
         rates = worker.kept(alternate(runs | worker.runs(sizes.seconds), sizes.rounds))
         return rates, ceiling.shares(networks, shape, rates, device, 2 * sizes.rounds), worker.about()
 
