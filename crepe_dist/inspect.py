@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from itertools import chain, islice
 from pathlib import Path
 
-from crepe_dist import command
+from crepe_dist import command, invocation
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.files import write_text
 from crepe_dist.inspecting.corpus import Corpus
-from crepe_dist.inspecting.inspection import Inspection, inspect
+from crepe_dist.inspecting.inspection import ERRORS, Inspection, inspect
 from crepe_dist.inspecting.out_of_fold import out_of_fold
 from crepe_dist.inspecting.source_texts import add_texts
 from crepe_dist.model.parameters import NETWORKS
@@ -91,6 +92,9 @@ def main() -> None:
         _say(line)
     for path in [*files, out / PAGE]:
         _say(str(path))
+    if found.errors:
+        corrections = shlex.quote(str(out / ERRORS))
+        _say(f"apply them, once read: {invocation.typed('prepare')} SOURCE --corrections {corrections} --out DIR")
 
 
 def _unlabelled(name: str | None) -> list[Input]:
@@ -103,7 +107,7 @@ def _unlabelled(name: str | None) -> list[Input]:
 def _summary(found: Inspection, folds: int) -> list[str]:
     texts, scored = found.texts
     lines = []
-    if found.folds < folds:
+    if scored < texts:  # of few texts, a fold may have none
         lines.append(
             f"the time was over after {found.folds} of {folds} folds: {scored:,} of {texts:,} texts were judged"
         )

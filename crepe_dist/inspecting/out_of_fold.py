@@ -17,6 +17,7 @@ from crepe_dist.inspecting.corpus import CHUNK, Corpus
 from crepe_dist.model.calibration import CalibrationCounts, softmax
 from crepe_dist.predicting.predictor import Predictor, load
 from crepe_dist.supervising.training_process import QUIET, failure, training
+from crepe_dist.wording import counted
 
 Floats = npt.NDArray[np.float64]
 
@@ -81,7 +82,7 @@ def out_of_fold(
                 codes = predictor.encoding.encode(unlabelled[start : start + CHUNK])
                 others[start : start + len(codes)] += softmax(predictor.logits(codes), np.float64)
         trained.append(number)
-        say(f"fold {number + 1} of {folds}: {len(held):,} texts scored, {time.monotonic() - started:.0f} s")
+        say(f"fold {number + 1} of {folds}: {counted(len(held), 'text')} scored, {time.monotonic() - started:.0f} s")
     if not trained:
         raise UserError(
             "the time was too short for the first fold",

@@ -87,7 +87,7 @@ def read_corrections(path: Path) -> Corrections:
             if found.setdefault(place, correction) != correction:
                 raise UserError(f"{name}:{row.line} corrects a row a second time", "{}:{}".format(*place), "delete one")
     cutter.close()
-    return Corrections(name, sha256(path), found)
+    return Corrections(printable(path.name), sha256(path), found)
 
 
 def correct(found: Collected, job: Job, corrections: Corrections) -> Collected:
