@@ -16,6 +16,8 @@ from crepe_dist.inspecting.out_of_fold import out_of_fold
 from crepe_dist.inspecting.source_texts import add_texts
 from crepe_dist.model.parameters import NETWORKS
 from crepe_dist.predicting.inputs import Input, open_inputs
+from crepe_dist.preparing.formats.columns import Wanted
+from crepe_dist.preparing.sources import Reading
 from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import real, whole
 from crepe_dist.wording import counted, percent
@@ -74,14 +76,15 @@ def main() -> None:
     out = given.out or Path("inspect") / dataset.name
     arguments.check_folder(out)
     rows = _unlabelled(given.unlabelled)
+    reading = Reading(columns=Wanted(remembered=dataset.composition.columns))
     if given.source is not None:
-        open_inputs(given.source)  # a mistake should not wait for the training
+        open_inputs(given.source, None, reading)  # a mistake should not wait for the training
     corpus = Corpus(dataset)
     scored = out_of_fold(corpus, given.network, given.folds, given.seed, deadline, [row.text for row in rows], _say)
     found = inspect(corpus, scored, rows)
     if given.source is not None:
         records = [*found.errors, *found.duplicates]
-        missing = add_texts(records, open_inputs(given.source))
+        missing = add_texts(records, open_inputs(given.source, None, reading), dataset.composition)
         _say(f"{given.source} has the texts of {len(records) - missing:,} of {counted(len(records), 'finding')}")
     files = found.write(out)
     # Not at the top: Jinja takes a tenth of a second.

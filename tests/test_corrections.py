@@ -84,7 +84,7 @@ def test_a_source_that_was_changed_is_noticed(data, tmp_path):
     write(tmp_path / "rows.csv", texts[2:])
     with pytest.raises(UserError, match="none of the 3 corrections") as caught:
         prepare(tmp_path)
-    assert "where the text is another one; the sources are rows.csv" in caught.value.why
+    assert "where text or label are others; the sources are rows.csv" in caught.value.why
 
 
 def test_soft_labels_become_one_class(tmp_path):

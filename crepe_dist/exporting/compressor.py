@@ -20,7 +20,7 @@ from crepe_dist.runs.label_scores import Floats, log_odds
 
 MOST_SCORED = 5000  # texts
 BATCH = 256  # texts
-KEPT = ("data", "labels", "composition")  # of the description; its figures are those of the whole network
+KEPT = ("data", "id", "labels", "composition")  # of the description; its figures are those of the whole network
 
 
 def compress_to(

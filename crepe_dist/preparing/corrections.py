@@ -27,6 +27,7 @@ from crepe_dist.preparing.labelling import Labelling, classes_of
 from crepe_dist.preparing.spool import ROW
 
 COLUMNS = ("file", "line", "hash", "label", "suggested")
+LONGEST_LINE = 18  # digits
 APPLIED, KEPT, ALREADY, STALE = "applied", "kept", "already", "stale"  # what became of a correction
 Place = tuple[str, int]
 
@@ -80,7 +81,7 @@ def read_corrections(path: Path) -> Corrections:
             raise UserError(f"{name}:{bad.line} cannot be read", bad.reason, "correct the line, or delete it")
         for row in parsed.rows:
             cells = dict(zip(table.kept, (spreadsheet.original(cell).strip() for cell in row.cells)))
-            if not cells["line"].isdecimal():
+            if not cells["line"].isdecimal() or len(cells["line"]) > LONGEST_LINE:
                 raise UserError(f"{name}:{row.line} names no line", f"its line is {cells['line']!r:.40}", "delete it")
             place = (cells["file"], int(cells["line"]))
             correction = Correction(cells["hash"], cells["label"], cells["suggested"])
@@ -126,7 +127,7 @@ def correct(found: Collected, job: Job, corrections: Corrections) -> Collected:
     if counts[STALE] and not counts[APPLIED] + counts[ALREADY]:
         raise UserError(
             f"none of the {counts[STALE]:,} corrections in {corrections.file} is for these sources",
-            f"the first is for {stale}, where the text is another one; the sources are "
+            f"the first is for {stale}, where text or label are others; the sources are "
             f"{', '.join(name for name, _ in job.sources)}"[:300],
             "give the sources and flags of the data set that was inspected, or inspect again",
         )

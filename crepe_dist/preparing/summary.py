@@ -230,7 +230,7 @@ def _warnings(
     if corrected.get("stale"):
         warn(
             f"{counted(corrected['stale'], 'correction')} of {corrected['file']} could not be applied",
-            f"the source was changed since it was inspected: the first is for {corrected['first_stale']}",
+            f"text or label are not those that were judged: the first is for {corrected['first_stale']}",
             "inspect these data again, or prepare them with the sources and flags of the data set that was inspected",
         )
     unlabelled = summary["quarantine"]["reasons"].get(UNLABELLED, 0)

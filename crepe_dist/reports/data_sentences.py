@@ -47,7 +47,7 @@ def _corrections(summary: Summary) -> str:
     found = summary.get("corrections")
     if found is None:
         return ""
-    others = (("kept", "kept"), ("already", "had it already"), ("stale", "not applied: the source was changed"))
+    others = (("kept", "kept"), ("already", "had it already"), ("stale", "not applied: another text or label"))
     more = [f"{number(found[key])} {words}" for key, words in others if found[key]]
     rest = f" ({', '.join(more)})" if more else ""
     return f" {counted(found['applied'], 'label was', 'labels were')} corrected by {found['file']}{rest}."
