@@ -386,10 +386,12 @@ def _serve(variant: Variant, pipe: Any) -> None:
     """Answer each duration with the rate, or with an error."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
+        seconds = pipe.recv()
         work = variant.make()
         work()  # compiles, allocates, fills caches
         while True:
-            pipe.send(rate(work, pipe.recv()))
+            pipe.send(rate(work, seconds))
+            seconds = pipe.recv()
     except EOFError:
         return
     except Exception as error:  # for example, torch.compile without a compiler
