@@ -39,7 +39,9 @@ def parser() -> arguments.Parser:
         EXAMPLES,
     )
     flags.add_argument(
-        "--quick", action="store_true", help="two rounds of short measurements instead of five long ones"
+        "--quick",
+        action="store_true",
+        help="two rounds of short measurements instead of five long ones, in five minutes at most",
     )
     flags.add_argument("--tiny", action="store_true", help="tiny sizes, only to check that the benchmark runs")
     flags.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -16,23 +17,31 @@ class OutOfTime(BaseException):
     """End of the time of a section; not an ``Exception``, so that no section takes it for a failure of its own."""
 
 
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Raise ``OutOfTime`` in the block if it takes longer."""
+    before = signal.signal(signal.SIGALRM, _out_of_time)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def measured(section: Callable[[], Iterable[Row]], seconds: float) -> Row:
     """Run a section for at most ``seconds``; return its rows and, if it failed, the error."""
     rows: list[Row] = []
     begun, error = time.monotonic(), ""
-    before = signal.signal(signal.SIGALRM, _out_of_time)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        for row in section():
-            rows.append(row)
-            print(", ".join(f"{name} {shown}" for name, shown in cells(row)), file=sys.stderr, flush=True)
+        with limited(seconds):
+            for row in section():
+                rows.append(row)
+                print(", ".join(f"{name} {shown}" for name, shown in cells(row)), file=sys.stderr, flush=True)
     except OutOfTime:
         error = f"not finished after {seconds:.0f} s"
     except Exception as failed:
         error = _in_a_line(failed)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
     return {"seconds": time.monotonic() - begun, **({"error": error} if error else {}), "rows": rows}
 
 

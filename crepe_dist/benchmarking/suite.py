@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from crepe_dist import machine
 from crepe_dist.benchmarking import ceiling, notebook, ours, peers, scaling, short_texts
+from crepe_dist.benchmarking.sections import OutOfTime, limited
 from crepe_dist.benchmarking.short_texts import Rows
 from crepe_dist.data.alphabet import ALPHABET, Codes, Encoding
 from crepe_dist.data.dataset import Dataset, open_dataset
@@ -37,6 +39,7 @@ class Sizes:
         rows: documents in the data set for the loader.
         short_texts: sizes of the benchmark on the sample.
         patience: seconds after which an attempt of another implementation is given up.
+        limit: seconds after which the last sections are given up: scaling after two thirds of what is left for it.
     """
 
     rounds: int = 5
@@ -49,9 +52,10 @@ class Sizes:
     classes: int = 7
     short_texts: Rows = ALL_ROWS
     patience: float = 200.0
+    limit: float = 3600.0
 
 
-QUICK = Sizes(2, 1.0, short_texts=Rows(1, crepe_epochs=1, crepe_per_class=400), patience=40.0)
+QUICK = Sizes(2, 1.0, short_texts=Rows(1, crepe_epochs=1, crepe_per_class=400), patience=40.0, limit=260.0)
 TINY = Sizes(1, 0.05, batch_size=8, rows=200, feature_len=123, filters=16, units=32, short_texts=Rows(1, 20, 40, 1, 20))
 
 
@@ -70,6 +74,7 @@ def run(
         ``machine``, ``rates`` per second, ``ratios``, ``waiting`` (share of time that a step 100 times as fast as ours
         would wait for data), ``peers``, ``scaling``, and on a CPU ``short_texts``.
     """
+    end = time.monotonic() + sizes.limit
     texts = _texts(sizes)
     shape = shape_of(sizes)
     say("encoding")
@@ -86,15 +91,20 @@ def run(
     rates |= network
     step = sizes.batch_size / max(_ours("train", rates).values())
     waits = {"waiting": lambda: ours.waiting(split, sizes.batch_size, step / 100)}
-    scaled = _scaling(shape, sizes, device, say)
+    waited = alternate(waits, sizes.rounds)["waiting"]
+    scaled = _scaling(shape, sizes, device, say, (end - time.monotonic()) * 2 / 3)
     short: dict[str, Any] = {"table": {}, "ratios": {}}
     if device.device_type == "cpu":
-        short = short_texts.run(sizes.short_texts, folder, say, python, sizes.patience)
+        try:
+            with limited(end - time.monotonic()):
+                short = short_texts.run(sizes.short_texts, folder, say, python, sizes.patience)
+        except OutOfTime:
+            say(f"short texts are skipped: not finished {sizes.limit:.0f} s after the start")
     return {
         "machine": {**machine.describe(), "device": str(device)},
         "rates": rates,
         "ratios": _ratios(rates, scaled) | shares | short.pop("ratios"),
-        "waiting": alternate(waits, sizes.rounds)["waiting"],
+        "waiting": waited,
         "peers": about,
         "scaling": scaled,
         "short_texts": short["table"],
@@ -176,15 +186,19 @@ def training_rate(sizes: Sizes, device: Any) -> float:
     return alternate({"train": partial(rate, step, sizes.seconds)}, sizes.rounds)["train"]
 
 
-def _scaling(shape: PaperShape, sizes: Sizes, device: Any, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure scaling (see ``scaling.run``), or return the reason as ``skipped``."""
+def _scaling(shape: PaperShape, sizes: Sizes, device: Any, say: Callable[[str], None], limit: float) -> dict[str, Any]:
+    """Measure scaling (see ``scaling.run``) in so many seconds, or return the reason as ``skipped``."""
     reason = scaling.obstacle(device.device_type)
-    if reason:
-        say(f"scaling is skipped: {reason}")
-        return {"skipped": reason}
-    say("scaling")
-    # Many short measurements, because other programs on the machine cause more error than short durations.
-    return scaling.run(shape, sizes.batch_size, 2 * sizes.rounds, sizes.seconds / 4, device.device_type)
+    if not reason:
+        say("scaling")
+        try:
+            with limited(limit):
+                # Many short measurements, because other programs on the machine cause more error than short durations.
+                return scaling.run(shape, sizes.batch_size, 2 * sizes.rounds, sizes.seconds / 4, device.device_type)
+        except OutOfTime:
+            reason = f"not finished in {limit:.0f} s"
+    say(f"scaling is skipped: {reason}")
+    return {"skipped": reason}
 
 
 def _texts(sizes: Sizes) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from pathlib import Path
 
 import mxnet as mx
 import pytest
@@ -60,8 +61,12 @@ def test_a_worker_that_ends_when_asked():
 def test_it_is_left_out_with_a_reason(monkeypatch):
     said: list[str] = []
     monkeypatch.setattr(scaling, "horovodrun", lambda: None)
-    assert suite._scaling(shape_of(TINY), TINY, mx.cpu(), said.append) == {"skipped": "Horovod is not installed"}
+    assert suite._scaling(shape_of(TINY), TINY, mx.cpu(), said.append, 9) == {"skipped": "Horovod is not installed"}
     assert said == ["scaling is skipped: Horovod is not installed"]
+    monkeypatch.setattr(scaling, "horovodrun", lambda: Path("horovodrun"))
+    monkeypatch.setattr(scaling, "run", lambda *arguments: time.sleep(60))
+    found = suite._scaling(shape_of(TINY), TINY, mx.cpu(), said.append, 0.1)
+    assert found == {"skipped": "not finished in 0 s"}
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
     assert scaling.obstacle() == "there is only one core"
     assert scaling.obstacle("gpu") == "there is only one GPU"  # or none
