@@ -219,7 +219,7 @@ def test_scikit_learn_is_optional_and_imported_late():
     )
     said = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
     assert said.startswith("error: CrepeClassifier needs scikit-learn\n  why: it cannot be imported: ")
-    assert "pip install 'crepe_dist[sklearn]'" in said.splitlines()[2]
+    assert "pip install scikit-learn; in a clone of the repository: uv sync --extra sklearn" in said.splitlines()[2]
 
 
 @pytest.mark.slow

@@ -106,7 +106,7 @@ def test_optuna_is_optional(monkeypatch, data_with_validation, tmp_path):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UserError) as caught:
         Search(open_dataset(data_with_validation), tmp_path / "out", seed=0)
-    assert "pip install 'crepe_dist[tune]'" in caught.value.remedy
+    assert caught.value.remedy == "pip install optuna; in a clone of the repository: uv sync --extra tune"
     assert not (tmp_path / "out").exists()
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crepe_dist.errors import UserError
+from crepe_dist.invocation import extra
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
@@ -21,7 +22,7 @@ except ImportError as problem:
     raise MissingLibrary(
         "CrepeClassifier needs scikit-learn",
         f"it cannot be imported: {problem}",
-        "pip install scikit-learn; in a clone of the repository: uv sync --extra sklearn",
+        extra("sklearn", "scikit-learn"),
     ) from None
 
 from crepe_dist.estimator.fitted_model import open_files, probabilities, train

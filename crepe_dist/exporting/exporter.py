@@ -22,6 +22,7 @@ from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import eight_bits
 from crepe_dist.files import sha256, sync, write_json
+from crepe_dist.invocation import extra
 from crepe_dist.model import parameters, tensors_file
 from crepe_dist.model.inference import open_inference
 from crepe_dist.model.precision import plan_inference
@@ -147,7 +148,7 @@ def _onnx() -> ModuleType:
     except ImportError as error:
         raise UserError(
             f"this format needs ONNX and ONNX Runtime: {error}",
-            remedy="install them (uv sync --extra export, or pip install onnx onnxruntime), or use another --format",
+            remedy=f"{extra('export', 'onnx onnxruntime')}; or use another --format",
         ) from error
 
 

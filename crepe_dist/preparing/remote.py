@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from crepe_dist.errors import UserError
+from crepe_dist.invocation import extra
 from crepe_dist.preparing.preparation import Progress
 
 URL = re.compile(r"[a-z][a-z0-9+.-]*://.")
@@ -58,7 +59,7 @@ def copy_in_steps(url: str, folder: Path) -> Generator[Progress, None, Path]:
         import fsspec
     except ImportError as error:
         raise UserError(
-            f"{shown} cannot be read", "URLs are read with the library fsspec", "pip install 'crepe_dist[remote]'"
+            f"{shown} cannot be read", "URLs are read with the library fsspec", extra("remote", "'fsspec[http]'")
         ) from error
     with _explained(url):
         system, path = fsspec.core.url_to_fs(url)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_json
+from crepe_dist.invocation import extra
 
 NAME = "crepe_dist"  # of the experiment or project, unless their own variables name another
 IDS = "trackers.json"  # in the run folder: the run's identifiers, to go on with after a resume
@@ -124,6 +125,7 @@ def _tensorboard(folder: Path, settings: Mapping[str, Any], purge_step: int | No
 
 
 # By the name of their setting: the name in messages, the module that is needed, and how to open one.
+PACKAGES = {"mlflow": "mlflow-skinny sqlalchemy alembic"}  # as in pyproject.toml
 TRACKERS: dict[str, tuple[str, str, Open]] = {
     "tensorboard": ("TensorBoard", "tensorboardX", _tensorboard),
     "mlflow": ("MLflow", "mlflow", lambda folder, settings, _: MLflow(folder, settings)),
@@ -140,7 +142,9 @@ def check_installed(names: Sequence[str]) -> None:
     for name in names:
         title, module, _ = TRACKERS[name]
         if importlib.util.find_spec(module) is None:
-            raise UserError(f"{title} is not installed", f"logging.{name} is true", f"pip install 'crepe_dist[{name}]'")
+            raise UserError(
+                f"{title} is not installed", f"logging.{name} is true", extra(name, PACKAGES.get(name, name))
+            )
 
 
 def _known(folder: Path) -> dict[str, Any]:

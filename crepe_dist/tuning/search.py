@@ -15,6 +15,7 @@ import yaml
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_csv, write_json, write_text
+from crepe_dist.invocation import extra
 from crepe_dist.supervising.training_process import nested
 from crepe_dist.tuning.attempt import Attempt, attempt
 from crepe_dist.tuning.search_space import first, suggest
@@ -189,7 +190,7 @@ def _optuna() -> Any:
         raise UserError(
             "tune needs Optuna",
             f"it cannot be imported: {error}",
-            "install the extra tune: pip install 'crepe_dist[tune]' (or: uv sync --extra tune)",
+            extra("tune", "optuna"),
         ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
