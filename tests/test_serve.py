@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import signal
@@ -16,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-import h11
 import mxnet as mx
 import pytest
 import requests
@@ -97,6 +97,7 @@ def run_dir(tmp_path_factory):
         "epoch": 0,
         "test_accuracy": 0.8125,
         "encoding": Encoding(feature_len=FEATURE_LEN).to_dict(),
+        "composition": {"columns": [], "strip_html": False},
         "classes": ["first", "second", "third"],
         "network": {"filters": 16, "units": 32, "dropout": 0.0, "precision": "auto"},
         "data": {"name": "three <b>kinds</b>"},
@@ -546,11 +547,11 @@ def test_a_server_that_stops_still_answers(monkeypatch):
 def test_the_connection_that_makes_room():
     """The one that has waited longest, of the client with the most; never one that is being answered."""
 
-    def connection(client, waits_since, state=h11.IDLE):
-        return SimpleNamespace(client=(client, 1), waits_since=waits_since, conn=SimpleNamespace(their_state=state))
+    def connection(client, waits_since, *, is_answered=False):
+        return SimpleNamespace(client=(client, 1), waits_since=waits_since, is_answered=is_answered)
 
-    alone, answered = connection("alone", 1.0), connection("many", 2.0, h11.DONE)
-    oldest, newest = connection("many", 3.0, h11.SEND_BODY), connection("many", 4.0)
+    alone, answered = connection("alone", 1.0), connection("many", 2.0, is_answered=True)
+    oldest, newest = connection("many", 3.0), connection("many", 4.0)
     assert server._longest_waiting([alone, answered, oldest, newest]) is oldest
 
 
@@ -621,6 +622,15 @@ class TestProcess:
             assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
             assert silent.recv(100) == head.recv(100) == b""
         assert time.monotonic() - begun < SECONDS / 2
+
+    def test_a_client_that_does_not_read_is_let_go(self, started):
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", started[0].port))
+            client.settimeout(SECONDS)
+            with contextlib.suppress(ConnectionError):
+                while True:  # until the service no longer reads either
+                    client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000)
 
 
 @pytest.fixture(scope="module")

@@ -87,7 +87,8 @@ def serve(app: ASGIApp, listener: socket.socket, timeout: float, on_stop: Callab
     """Serve until SIGTERM or Ctrl-C, then finish the requests in progress and call the signal's handler.
 
     Args:
-        timeout: seconds for the head of a request to arrive, and for the requests in progress at the end.
+        timeout: seconds for the head of a request to arrive, for a client to read what was sent, and for the requests
+            in progress at the end.
         on_stop: makes the application refuse further requests.
     """
     config = uvicorn.Config(
@@ -122,15 +123,17 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _protocol(head_s: float) -> type[H11Protocol]:
+def _protocol(timeout: float) -> type[H11Protocol]:
     class Connection(H11Protocol):
-        """Protocol with two limits that uvicorn lacks: time without a request, and number of connections."""
+        """Protocol with limits that uvicorn lacks: time without a request or reader, and number of connections."""
 
         _head_timeout: asyncio.TimerHandle | None = None
+        _reader_timeout: asyncio.TimerHandle | None = None
         waits_since = 0.0
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            transport.set_write_buffer_limits(high=0)  # pause_writing as soon as the client does not read
             self.waits_since = self.loop.time()
             if len(self.connections) > MAX_CONNECTIONS:
                 _longest_waiting(self.connections).transport.abort()
@@ -144,15 +147,31 @@ def _protocol(head_s: float) -> type[H11Protocol]:
             super().data_received(data)
             self._watch_head()
 
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._reader_timeout = self.loop.call_later(timeout, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self._reader_timeout is not None:
+                self._reader_timeout.cancel()
+                self._reader_timeout = None
+
+        @property
+        def is_answered(self) -> bool:
+            """Whether a complete request is being answered, and the client reads the answer."""
+            return self.conn.their_state not in (h11.IDLE, h11.SEND_BODY) and self._reader_timeout is None
+
         def connection_lost(self, exc: Exception | None) -> None:
-            if self._head_timeout is not None:
-                self._head_timeout.cancel()
+            for timer in (self._head_timeout, self._reader_timeout):
+                if timer is not None:
+                    timer.cancel()
             super().connection_lost(exc)
 
         def _watch_head(self) -> None:
             is_waiting = self.conn.their_state is h11.IDLE
             if is_waiting and self._head_timeout is None:
-                self._head_timeout = self.loop.call_later(head_s, self.transport.close)
+                self._head_timeout = self.loop.call_later(timeout, self.transport.close)
             elif not is_waiting and self._head_timeout is not None:
                 self._head_timeout.cancel()
                 self._head_timeout = None
@@ -161,11 +180,10 @@ def _protocol(head_s: float) -> type[H11Protocol]:
 
 
 def _longest_waiting(connections: Collection[Any]) -> Any:
-    """Choose the connection to drop: without a complete request for the longest time, of the client with the most."""
+    """Choose the connection to drop, of the client with the most: longest without a request, or not reading."""
     counts = Counter(each.client and each.client[0] for each in connections)
 
     def rank(connection: Any) -> tuple[bool, int, float]:
-        is_answered = connection.conn.their_state not in (h11.IDLE, h11.SEND_BODY)
-        return is_answered, -counts[connection.client and connection.client[0]], connection.waits_since
+        return connection.is_answered, -counts[connection.client and connection.client[0]], connection.waits_since
 
     return min(connections, key=rank)
