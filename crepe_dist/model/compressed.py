@@ -7,12 +7,14 @@ A compressed file is safetensors with an array ``compressed`` = [1], the version
     X.book    float16 [256, d], the vectors that codes stand for; absent: each kept row is 1, as in a list of flags
     X.codes   uint8 [kept rows, ⌈columns / d⌉], the vectors of each row, in order
 
-Rows that are left out are zero. All other arrays are as they are. ``unpack`` restores arrays of the original shapes.
+Rows that are left out are zero. All other arrays are as they are. A small file may name large shapes: compare them with the
+network's before ``Packed.unpack``.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,9 @@ CENTROIDS = 256
 SAMPLE = 1 << 15  # vectors from which a book is learned
 ROUNDS = 10
 CHUNK = 1 << 11  # vectors per vectorised step
-MOST_NUMBERS = 1 << 30  # of one array
+MOST_NUMBERS = 1 << 30  # of one array, and of all of a file
+PARTS = ("kept", "book", "codes")
+KINDS = [(np.int64, 1), (np.uint8, 1), (np.float16, 2), (np.uint8, 2)]  # dtype and axes of the shape and of the parts
 Arrays = dict[str, np.ndarray[Any, Any]]
 Mask = npt.NDArray[np.bool_]
 
@@ -76,8 +80,50 @@ def code(
     return stored
 
 
-def unpack(stored: Arrays) -> Arrays:
-    """Restore the arrays of a compressed file, float32; arrays of another file are returned as they are.
+@dataclass(frozen=True)
+class Packed:
+    """A compressed array as it is stored.
+
+    Attributes:
+        shape: shape of the array that ``unpack`` restores.
+        kept, book, codes: as in the file, or ``None``.
+    """
+
+    shape: tuple[int, ...]
+    kept: npt.NDArray[np.uint8] | None
+    book: npt.NDArray[np.float16] | None
+    codes: npt.NDArray[np.uint8] | None
+
+    def unpack(self) -> npt.NDArray[np.float32]:
+        """Restore the array. Rows that are left out take no memory until they are read.
+
+        Raises:
+            ValueError: It is damaged.
+        """
+        rows, columns = self.shape[0], math.prod(self.shape[1:])
+        places: Any = slice(None)
+        count = rows
+        if self.kept is not None:
+            places = rows_of(self.kept)
+            count = len(places)
+            if count and not 0 <= places[0] <= places[-1] < rows:
+                raise ValueError("a row is out of range")
+        values: Any = 1
+        if self.book is not None and self.codes is not None:
+            each = -(-columns // max(self.book.shape[-1], 1))
+            if self.book.shape[:-1] != (CENTROIDS,) or self.codes.shape != (count, each):
+                shapes = f"codes of shape {list(self.codes.shape)} with a book of shape {list(self.book.shape)}"
+                raise ValueError(shapes)
+            values = self.book.astype(np.float32)[self.codes].reshape(count, -1)[:, :columns]
+        elif self.kept is None or columns != 1:
+            raise ValueError("it has no codes")
+        whole = np.zeros((rows, columns), np.float32)
+        whole[places] = values
+        return whole.reshape(self.shape)
+
+
+def opened(stored: Arrays) -> dict[str, Any]:
+    """Return the arrays of a compressed file, ``Packed`` if they are compressed; those of another file as they are.
 
     Raises:
         ValueError: The file has another version, or is damaged.
@@ -87,41 +133,17 @@ def unpack(stored: Arrays) -> Arrays:
     version = stored[MARK].reshape(-1)[:1].tolist()
     if version != [VERSION]:
         raise ValueError(f"its compression has version {version}; this version reads version {VERSION}")
-    parts = {name: array for name, array in stored.items() if name != MARK}
-    found: Arrays = {}
-    for name in [name[: -len(".shape")] for name in parts if name.endswith(".shape")]:
-        kept, book, codes = (parts.pop(f"{name}.{part}", None) for part in ("kept", "book", "codes"))
-        try:
-            found[name] = _unpacked(parts.pop(f"{name}.shape"), kept, book, codes)
-        except (ValueError, IndexError, TypeError, AttributeError) as error:
-            raise ValueError(f"its compressed array {name[:80]!r} is damaged: {error}") from error
-    return {**parts, **found}
-
-
-def _unpacked(
-    shape: npt.NDArray[Any],
-    kept: npt.NDArray[Any] | None,
-    book: npt.NDArray[Any] | None,
-    codes: npt.NDArray[Any] | None,
-) -> npt.NDArray[np.float32]:
-    sizes = [int(size) for size in shape.reshape(-1)]
-    if not 1 <= len(sizes) <= 3 or min(sizes) < 1 or math.prod(sizes) > MOST_NUMBERS:
-        raise ValueError(f"it has the shape {sizes[:4]}")
-    rows, columns = sizes[0], math.prod(sizes[1:])
-    places = np.arange(rows) if kept is None else rows_of(kept.astype(np.uint8).reshape(-1))
-    if len(places) and not 0 <= places[0] <= places[-1] < rows:
-        raise ValueError("a row is out of range")
-    values: npt.NDArray[Any] = np.ones((len(places), columns), np.float32)
-    if book is not None and codes is not None:
-        each = -(-columns // max(book.shape[1], 1))
-        if book.ndim != 2 or len(book) != CENTROIDS or codes.shape != (len(places), each) or codes.dtype != np.uint8:
-            raise ValueError(f"codes of shape {list(codes.shape)} with a book of shape {list(book.shape)}")
-        values = book.astype(np.float32)[codes].reshape(len(places), -1)[:, :columns]
-    if len(places) == rows:
-        return np.ascontiguousarray(values).reshape(sizes)
-    whole = np.zeros((rows, columns), np.float32)
-    whole[places] = values
-    return whole.reshape(sizes)
+    found: dict[str, Any] = {name: array for name, array in stored.items() if name != MARK}
+    for name in [name[: -len(".shape")] for name in found if name.endswith(".shape")]:
+        shape, *parts = (found.pop(f"{name}.{part}", None) for part in ("shape", *PARTS))
+        kinds = [None if part is None else (part.dtype, min(part.ndim, 2)) for part in (shape, *parts)]
+        if any(kind not in (None, (dtype, axes)) for kind, (dtype, axes) in zip(kinds, KINDS)):
+            raise ValueError(f"its compressed array {name[:80]!r} is damaged: it holds arrays of other types")
+        sizes = shape.tolist()
+        if not 1 <= len(sizes) <= 3 or min(sizes) < 1 or math.prod(sizes) > MOST_NUMBERS:
+            raise ValueError(f"its compressed array {name[:80]!r} is damaged: it has the shape {sizes[:4]}")
+        found[name] = Packed(tuple(sizes), *parts)
+    return found
 
 
 def _learned(vectors: npt.NDArray[np.float32], weights: npt.NDArray[np.float64] | None) -> npt.NDArray[np.float16]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync
-from crepe_dist.model import params_file, tensors_file
+from crepe_dist.model import compressed, params_file, tensors_file
 from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.ngrams import NGramShape
 from crepe_dist.model.paper import CONVOLUTION_NAMES, DENSE_NAMES, PaperShape
@@ -47,6 +47,8 @@ def save(arrays: Arrays, path: Path) -> None:
 
 def load(path: Path) -> Arrays:
     """Read parameters: safetensors, or a ``.params`` file written by this package or by the notebook.
+
+    Arrays of a compressed file are ``Packed``, which has a shape: check it with ``shape_of`` before ``unpacked``.
 
     Raises:
         UserError: The file does not exist, is not a parameter file, or does not belong to one of our networks.
@@ -120,16 +122,38 @@ def shape_of(arrays: Arrays, alphabet_size: int, feature_len: int, network: Mapp
     return shape
 
 
+def unpacked(arrays: Arrays, shape: Shape) -> Arrays:
+    """Restore compressed arrays, which must have the names and shapes of a network, see ``shape_of``.
+
+    Raises:
+        UserError: They have not, are too large, or are damaged.
+    """
+    packed = {name: array for name, array in arrays.items() if isinstance(array, compressed.Packed)}
+    if not packed:
+        return arrays
+    _check_names(arrays, shape)
+    if shape.parameters > compressed.MOST_NUMBERS:
+        limit = f"the network has {shape.parameters:,} parameters; the limit is {compressed.MOST_NUMBERS:,}"
+        raise UserError("the parameters cannot be unpacked", limit, GIVE_ANOTHER)
+    try:
+        return {**arrays, **{name: array.unpack() for name, array in packed.items()}}
+    except ValueError as error:
+        raise UserError("the compressed parameters are damaged", str(error), GIVE_ANOTHER) from error
+
+
+def _check_names(arrays: Arrays, shape: Shape) -> None:
+    if odd := ", ".join(sorted(arrays.keys() ^ shape.parameter_shapes().keys())[:6]):
+        raise UserError("the parameters do not belong to this network", f"names on one side only: {odd}", GIVE_ANOTHER)
+
+
 def check(arrays: Arrays, shape: Shape) -> None:
     """Check that the parameters are those of a network, and finite.
 
     Raises:
         UserError: A name or shape differs from the network's, or a value is not finite.
     """
+    _check_names(arrays, shape)
     expected = shape.parameter_shapes()
-    if arrays.keys() != expected.keys():
-        odd = ", ".join(sorted(arrays.keys() ^ expected.keys())[:6])
-        raise UserError("the parameters do not belong to this network", f"names on one side only: {odd}", GIVE_ANOTHER)
     for name, array in arrays.items():
         if tuple(array.shape) != expected[name]:
             raise UserError(

@@ -21,8 +21,8 @@ SUFFIX = ".safetensors"
 MAX_FILE = 1 << 32  # bytes, ten times the paper's large network in float32
 
 
-def read(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """Read the arrays of a file by name, and unpack compressed ones.
+def read(path: Path) -> dict[str, Any]:
+    """Read the arrays of a file by name: ``np.ndarray``, or ``Packed`` if they are compressed.
 
     The library checks all sizes against the file's before it allocates memory.
 
@@ -35,7 +35,7 @@ def read(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     if size > MAX_FILE:
         raise ValueError(f"it has {size:,} bytes; the limit is {MAX_FILE:,}")
     try:
-        return compressed.unpack(dict(load_file(str(path))))
+        return compressed.opened(dict(load_file(str(path))))
     except SafetensorError as error:
         raise ValueError(str(error)) from error
     except (AttributeError, KeyError, TypeError) as error:  # safetensors looks the type up in NumPy

@@ -257,6 +257,7 @@ def open_checkpoint(path: Path, foreign: Foreign, device: Device = CPU) -> Predi
             f"{path} has {shape.classes} outputs, but {len(classes)} classes were given",
             remedy="give one class per output, in the order used in training",
         )
+    arrays = parameters.unpacked(arrays, shape)
     # Keep a float32 that was requested in training; any other precision depends on this device.
     in_float32 = network_about is not None and network_about.get("precision") == "float32"
     precision: Precision = "float32" if in_float32 else "auto"

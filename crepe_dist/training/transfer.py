@@ -82,7 +82,7 @@ def read(given: str, options: ModelOptions, dataset: Dataset) -> Start:
             remedy=checkpoint.ANOTHER,
         )
     _check_settings(path, options, shape)
-    kept, summary = _kept(path, arrays, shape, classes, dataset.classes)
+    kept, summary = _kept(path, parameters.unpacked(arrays, shape), shape, classes, dataset.classes)
     shape = replace(shape, classes=len(dataset.classes)).trained_as(options)
     return Start(shape, kept, sha256(path) if about is None else about["sha256"], summary)
 
