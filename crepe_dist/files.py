@@ -13,6 +13,7 @@ import json
 import os
 import re
 import stat
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,8 @@ MAX_JSON_BYTES = 1 << 25  # enough for the manifest of 65,536 classes
 # Limits on memory: JSON made of brackets or commas takes many times its length once parsed. Manifests have few.
 MAX_JSON_CONTAINERS = 1 << 18
 MAX_JSON_VALUES = 1 << 21
-MAX_JSON_DIGITS = 400  # longer than any finite float, short enough to convert at once
+MAX_JSON_DIGITS = 300  # of an integer: float64 holds any of them
+LARGEST = sys.float_info.max
 SPECIAL_FILES = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
@@ -178,6 +180,35 @@ def parse_json(data: bytes) -> Any:
         raise ValueError(f"not JSON: {error}") from None
     except RecursionError:
         raise ValueError("not JSON: nested too deeply") from None
+
+
+def finite(value: Any, least: float = -LARGEST, most: float = LARGEST, name: str = "a value") -> float:
+    """Return a number from JSON that is finite and in a range.
+
+    Args:
+        name: name of the value, for the message.
+
+    Raises:
+        ValueError: The value is none; JSON may hold NaN, infinities and booleans, too.
+    """
+    if type(value) not in (int, float) or not least <= value <= most:  # false for NaN
+        raise ValueError(f"{name} is {str(value)[:40]!r}, not a finite number{_range(least, most)}")
+    return float(value)
+
+
+def integer(value: Any, least: int = 0, most: int = 1 << 53, name: str = "a value") -> int:
+    """Return a whole number from JSON that is in a range; see ``finite``.
+
+    Raises:
+        ValueError: The value is none.
+    """
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"{name} is {str(value)[:40]!r}, not a whole number{_range(least, most)}")
+    return value
+
+
+def _range(least: float, most: float) -> str:
+    return "" if most == LARGEST else f" from {least:,} to {most:,}"
 
 
 def json_lines(path: Path, longest: int = 1 << 20, *, follow: bool = True) -> Iterator[Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from crepe_dist import command
 from crepe_dist.errors import UserError, visible
-from crepe_dist.files import read_json, sha256
+from crepe_dist.files import sha256
 from crepe_dist.native import library
 from crepe_dist.runs import checkpoint, run_folder, state
 from crepe_dist.runs.run_record import RunRecord, open_run
@@ -124,7 +124,7 @@ def copy_state(run: Path, again: Path) -> dict[int, str]:
         UserError: there is none from which epochs remain to be trained.
     """
     older = min((run / "state").glob("step_*"), default=None)
-    progress = None if older is None else state.Progress.of(read_json(older / state.FILES[2], follow=False))
+    progress = None if older is None else state.progress(older)
     if older is None or progress is None or progress.finished or not progress.epochs:
         raise UserError(
             f"{run} has no saved state from before its end", "it keeps two, and they may be deleted", "omit --last"
@@ -149,8 +149,8 @@ def compared(run: Path, again: Path, copied: Collection[int]) -> Iterator[tuple[
 
 def digests(run: Path) -> dict[int, str]:
     """Return the SHA-256 of the parameters of each epoch whose checkpoint was kept."""
-    paths = (path for path in (run / checkpoint.FOLDER).glob("*.json") if path.with_suffix(".params").is_file())
-    return {read_json(path)["epoch"]: sha256(path.with_suffix(".params")) for path in paths}
+    matches = ((checkpoint.EPOCH.match(path.name), path) for path in (run / checkpoint.FOLDER).glob("*.params"))
+    return {int(match[1]): sha256(path) for match, path in matches if match}
 
 
 def changes(record: RunRecord, again: RunRecord) -> Iterator[str]:

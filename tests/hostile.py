@@ -94,6 +94,43 @@ safetensors("a pipe", os.mkfifo, "contains no checkpoint")
 safetensors("a link to an endless device", lambda path: path.symlink_to("/dev/zero"), "contains no checkpoint")
 
 
+def packed(name: str, complaint: str, shapes: dict[str, tuple[int, ...]], **more: Any) -> None:
+    """A compressed table whose description fits its file; none of its rows is kept."""
+
+    def build(where: Path, good: Good) -> None:
+        (sidecar,) = good.copy("run", where).glob("checkpoints/*.json")
+        (where / "model").mkdir()
+        model = where / "model" / "model.safetensors"
+        arrays: dict[str, Any] = {f"{each}.shape": np.array(shape) for each, shape in shapes.items()}
+        arrays |= {f"{each}.kept": np.zeros(0, np.uint8) for each in shapes}
+        for each, shape in shapes.items():
+            if len(shape) > 1:
+                arrays |= {f"{each}.book": np.zeros((256, 1), np.float16)}
+                arrays |= {f"{each}.codes": np.zeros((0, shape[1]), np.uint8)}
+        save_file({"compressed": np.ones(1, np.int64), **arrays, **more}, str(model))
+        network = {"kind": "ngrams", "longest": 3, "edges": True}
+        about = {**json.loads(sidecar.read_text()), "network": network, "sha256": sha256(model)}
+        model.with_suffix(".json").write_text(json.dumps(about))
+
+    CASES[f"compressed: {name}"] = Case(build, "predict", ("model", "--text", "x"), complaint)
+
+
+packed("gigabytes of ones", "is missing", {}, **{"x.shape": np.array([64, 1 << 24]), "x.kept": np.ones(64, np.uint8)})
+packed(
+    "a table beside the network", "names on one side only: x",
+    {"weight": (9, 3), "bias": (3,), "significant": (9,), "x": (1 << 30,)},
+)  # fmt: skip
+packed(
+    "a table of gigabytes", "the limit is 1,073,741,824",
+    {"weight": (1 << 28, 3), "bias": (3,), "significant": (1 << 28,)},
+)  # fmt: skip
+packed(
+    "a table of other classes",
+    "5 outputs, but 3",
+    {"weight": (1 << 27, 5), "bias": (5,), "significant": (1 << 27,)},
+)
+
+
 def array(shape: tuple[int, ...], data: bytes = b"", flag: int = 0) -> bytes:
     return struct.pack(f"<IiI{len(shape)}q iii", 0xF993FAC9, 0, len(shape), *shape, 1, 0, flag) + data
 
@@ -194,8 +231,12 @@ described("a terminal's alphabet", put("encoding", "alphabet", value=f" {ESCAPE}
 described("an alphabet of numbers", put("encoding", "alphabet", value=[32, 97]), "the alphabet is not a text")
 described("classes that are a number", put("classes", value=LONG), "not a list of names")
 described("two classes too many", put("classes", value=["a"] * 5), "3 outputs, but 5 classes")
-described("a dropout of 1e308", put("network", "dropout", value=1e308), "dropout is 1e\\+308")
+described("a dropout of 1e308", put("network", "dropout", value=1e308), "dropout is '1e\\+308")
 described("names for the terminal", put("classes", 0, value=ESCAPE), r"\\x1b\]0;owned\\x07\\x9b2J\\u202e", fine=True)
+for number, complaint in ((10**390, "391 digits"), (10**290, "temperature is"), (float("nan"), "temperature is")):
+    calibration = {"temperature": number, "min_probability": 0}
+    described(f"a temperature of {str(number)[:9]}", put("calibration", value=calibration), complaint)
+described("a threshold of 2", put("calibration", value={"temperature": 1, "min_probability": 2}), "min_probability is")
 described("a path instead of a network", put("network", value="/etc/passwd"), "cannot be read")
 
 
@@ -328,18 +369,18 @@ manifest("nested", lambda about: DEEP, "nested too deeply")
 manifest("a pair of brackets a million times", lambda about: "[" * 300_000 + "]" * 300_000, "too many values")
 manifest("no JSON", lambda about: "\0\1", "not JSON")
 manifest("a string", lambda about: '"x"', "cannot be read")
-manifest("1e308 rows", put(*ROWS, value=1e308), "rows or shards")
-manifest("10^30 rows", put(*ROWS, value=LONG), "rows or shards")
-manifest("rows below zero", put(*ROWS, value=-1), "rows or shards")
-manifest("rows as a text", put(*ROWS, value="301"), "rows or shards")
+manifest("1e308 rows", put(*ROWS, value=1e308), "number of rows")
+manifest("10^30 rows", put(*ROWS, value=LONG), "number of rows")
+manifest("rows below zero", put(*ROWS, value=-1), "number of rows")
+manifest("rows as a text", put(*ROWS, value="301"), "number of rows")
 manifest("more rows than there are", put(*ROWS, value=302), "instead of")
-manifest("a shard of 10^30 rows", put("parts", "train", "shards", value=[LONG]), "rows or shards")
-manifest("a million shards", put("parts", "train", "shards", value=[1] * 1_000_000), "rows or shards")
+manifest("a shard of 10^30 rows", put("parts", "train", "shards", value=[LONG]), "number of rows")
+manifest("a million shards", put("parts", "train", "shards", value=[1] * 1_000_000), "number of shards")
 manifest("a part called ../x", put("parts", "../x", value={}), "unknown split '../x'")
 manifest("a file above", renamed("train.labels.npy", "../train.labels.npy"), "the files of the train split")
 manifest("a file elsewhere", renamed("train.labels.npy", "/etc/passwd"), "the files of the train split")
 manifest("sizes as texts", put("parts", "train", "files", "train.labels.npy", value="x"), "cannot be read")
-manifest("10^30 labels a row", put("labels", value={"kind": "several", "most": LONG}), "the labels are")
+manifest("10^30 labels a row", put("labels", value={"kind": "several", "most": LONG}), "labels.most is")
 manifest("labels of another kind", put("labels", value={"kind": ["x"], "most": 1}), "the labels are")
 manifest(
     "several labels without a file", put("labels", value={"kind": "soft", "most": 1}), "the files of the train split"
@@ -619,8 +660,8 @@ def only_part(*path: str, value: Any) -> Callable[[Any], None]:
 part("a text from elsewhere", taken_from("../../../etc/passwd"), "points out of the folder|cannot be read")
 part("a text by its whole path", taken_from("/etc/passwd"), "points out of the folder")
 part("nested", lambda about: DEEP, "nested too deeply")
-part("part 10^30", put("part", value=LONG), "numbers of parts")
-part("rows below zero", put("bad", value=-5), "numbers of parts")
+part("part 10^30", put("part", value=LONG), "number of parts")
+part("rows below zero", put("bad", value=-5), "number of rows")
 part("sources that are numbers", only_part("job", "sources", value=[[1, 2]]), "names of sources or classes")
 part("a test share of a text", only_part("job", "split", "test", value="x"), "test of the split")
 part("a seed of 10^30", only_part("job", "split", "seed", value=LONG), "seed is 1000")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable
 from pathlib import Path
 
 from crepe_dist import invocation
 from crepe_dist.benchmarking.projection import OVERLAP, Cluster, Job, Link
 from crepe_dist.errors import UserError
-from crepe_dist.files import read_json
+from crepe_dist.files import finite, read_json
 from crepe_dist.settings.data_options import LARGEST_BATCH
 from crepe_dist.settings.limits import real, whole
 
@@ -141,7 +140,7 @@ def measured_rate(path: Path) -> float:
     """Read the training throughput of one process, in documents a second, from a file written by ``--json``."""
     try:
         rates = read_json(path)["rates"]
-        rate = max(float(rate) for name, rate in rates.items() if name.startswith("train, ours, "))
+        rate = max(finite(rate) for name, rate in rates.items() if name.startswith("train, ours, "))
     except OSError as error:
         raise UserError(
             f"--measured {path}: cannot be read", error.strerror or str(error), "name a file written by --json"
@@ -150,6 +149,6 @@ def measured_rate(path: Path) -> float:
         raise UserError(
             f"--measured {path}: has no training rate", remedy=f"write it with `{invocation.typed('bench')} --json`"
         ) from error
-    if not (rate > 0 and math.isfinite(rate)):
+    if rate <= 0:
         raise UserError(f"--measured {path}: its training rate is {rate}", remedy="measure again with --json")
     return rate

@@ -32,7 +32,7 @@ from crepe_dist.data.origins import Origin
 from crepe_dist.data.strings import IDS, TEXTS, HashedFile, StringsWriter
 from crepe_dist.data.targets import ONE, SEVERAL, Targets, file_of, kind_and_most, open_targets
 from crepe_dist.errors import UserError
-from crepe_dist.files import read_json, sha256, write_json
+from crepe_dist.files import integer, read_json, sha256, write_json
 
 FORMAT = 3
 MANIFEST = "dataset.json"
@@ -270,8 +270,10 @@ def _open_part(
     if name not in PARTS:
         raise ValueError(f"unknown split {name[:40]!r}")
     sizes = about["shards"]
-    if not isinstance(sizes, list) or len(sizes) > MAX_SHARDS or not all(map(_is_count, [about["rows"], *sizes])):
-        raise ValueError(f"the {name} split has an invalid number of rows or shards")
+    if not isinstance(sizes, list) or len(sizes) > MAX_SHARDS:
+        raise ValueError(f"the {name} split has an invalid number of shards")
+    for rows in [about["rows"], *sizes]:
+        integer(rows, name="a number of rows")
     shards = range(len(sizes))
     expected = {f"{name}.labels.npy", origins.file_of(name), *([] if labelled == ONE else [file_of(name)])}
     expected |= {f"{name}.codes-{shard:05d}.npy" for shard in shards}
@@ -309,10 +311,6 @@ def _open_part(
         raise ValueError(f"{WEIGHTS} holds weights that are not from 0 to {LARGEST_WEIGHT:g}")
     targets = None if labelled == ONE else open_targets(folder, name, len(labels), labelled, most, classes)
     return Part(folder, name, labels, tuple(codes), np.cumsum([0, *sizes]), weights, targets, places, has_ids)
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 48
 
 
 def verify(dataset: Dataset, record: Path | None = None, beat: Callable[[], None] = lambda: None) -> None:

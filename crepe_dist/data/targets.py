@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.array_file import map_array
+from crepe_dist.files import integer
 
 ONE, SEVERAL, SOFT = KINDS = ("one", "several", "soft")  # labels of a row
 SHARE_UNIT = 65535  # the share 1 in a pair
@@ -94,10 +95,9 @@ def kind_and_most(manifest: dict[str, Any]) -> tuple[str, int]:
     about = manifest.get("labels")
     if about is None:
         return ONE, 1
-    kind, most = about["kind"], about["most"]
-    if kind not in (SEVERAL, SOFT) or type(most) is not int or not 1 <= most <= MOST_LABELS:
+    if about["kind"] not in (SEVERAL, SOFT):
         raise ValueError(f"the labels are {str(about)[:80]}")
-    return kind, most
+    return about["kind"], integer(about["most"], 1, MOST_LABELS, "labels.most")
 
 
 def file_of(part: str) -> str:

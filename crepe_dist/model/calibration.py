@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.files import finite
+
 TEMPERATURES = 2.0 ** (np.arange(-32, 33) / 16)  # from 1/4 to 4; the nearest one is at most 2.2 % off
 PRIOR = 10  # strength of the belief in temperature 1, in texts
 UNITS = 1 << 20  # per nat: losses are summed as integers, so the order of additions does not matter
@@ -43,10 +45,10 @@ class Calibration:
         """
         if (saved := about.get("calibration")) is None:
             return UNCALIBRATED
-        temperature, least = float(saved["temperature"]), float(saved["min_probability"])
-        if not 0 < temperature < math.inf or not 0 <= least <= 1:
-            raise ValueError("the calibration has an invalid value")
-        return cls(temperature, least)
+        return cls(
+            finite(saved["temperature"], 0.01, 100, "temperature"),
+            finite(saved["min_probability"], 0, 1, "min_probability"),
+        )
 
     def to_dict(self) -> dict[str, float]:
         """Convert to JSON values."""

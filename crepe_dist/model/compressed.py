@@ -7,8 +7,8 @@ A compressed file is safetensors with an array ``compressed`` = [1], the version
     X.book    float16 [256, d], the vectors that codes stand for; absent: each kept row is 1, as in a list of flags
     X.codes   uint8 [kept rows, ⌈columns / d⌉], the vectors of each row, in order
 
-Rows that are left out are zero. All other arrays are as they are. A small file may name large shapes: compare them with the
-network's before ``Packed.unpack``.
+Rows that are left out are zero. All other arrays are as they are. A small file may name large shapes: compare them with
+the network's before ``Packed.unpack``.
 """
 
 from __future__ import annotations

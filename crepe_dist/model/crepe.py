@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from crepe_dist.errors import UserError
+from crepe_dist.files import integer
 from crepe_dist.model import tower
 from crepe_dist.model.ngrams import NGramShape
 from crepe_dist.model.shape import Layer, Shape, array_shape, check_dropout
@@ -121,9 +122,8 @@ class CrepeShape(Shape):
     def check_settings(cls, network: Mapping[str, Any]) -> None:
         NGramShape.check_settings(network)
         NGramShape.check_settings({"longest": network["reach"]})
-        for name, most in (("blocks", MOST_BLOCKS), ("stride", LARGEST_STRIDE)):
-            if type(network[name]) is not int or not 1 <= network[name] <= most:
-                raise ValueError(f"{name} is {str(network[name])[:40]}")
+        integer(network["blocks"], 1, MOST_BLOCKS, "blocks")
+        integer(network["stride"], 1, LARGEST_STRIDE, "stride")
         check_dropout(network["dropout"])
 
     @property

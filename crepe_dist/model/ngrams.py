@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Codes
+from crepe_dist.files import integer
 from crepe_dist.model.hashing import edged, keys, rows_of
 from crepe_dist.model.shape import Layer, Shape, array_shape
 from crepe_dist.native import library
@@ -99,9 +100,7 @@ class NGramShape(Shape):
 
     @classmethod
     def check_settings(cls, network: Mapping[str, Any]) -> None:
-        longest = network["longest"]
-        if type(longest) is not int or not 1 <= longest <= LONGEST_NGRAM:
-            raise ValueError(f"longest is {str(longest)[:40]}")
+        integer(network["longest"], 1, LONGEST_NGRAM, "longest")
         if type(network.get("edges", False)) is not bool:
             raise ValueError(f"edges is {str(network['edges'])[:40]}")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from crepe_dist.errors import UserError
+from crepe_dist.files import finite
 from crepe_dist.settings.allowed_values import Kind
 
 if TYPE_CHECKING:
@@ -195,5 +196,4 @@ def check_dropout(dropout: Any) -> None:
     Raises:
         ValueError: It is not a probability below 1.
     """
-    if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
-        raise ValueError(f"dropout is {str(dropout)[:40]}")
+    finite(dropout, 0, math.nextafter(1, 0), "dropout")

@@ -12,6 +12,7 @@ from typing import Any, get_args
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import PARTS
 from crepe_dist.data.targets import KINDS
+from crepe_dist.files import finite
 from crepe_dist.preparing.auto_encoding import Alphabet, Fit
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.spool import Rows
@@ -68,8 +69,6 @@ class Job:
             kind = int if name == "max_per_class" and value is not None else type(usual[name])
             if type(value) is not kind and not (kind is float and value == 0):
                 raise ValueError(f"{name} of the split is {str(value)[:40]}")
-        if not isinstance(saved["max_bad"], (int, float)) or not 0 <= saved["max_bad"] <= 1:
-            raise ValueError(f"max_bad is {str(saved['max_bad'])[:40]}")
         if saved["reading"]["labelling"]["kind"] not in KINDS:
             raise ValueError(f"labelling is {str(saved['reading']['labelling'])[:80]}")
         if type(saved["reading"]["strip_html"]) is not bool:
@@ -84,7 +83,7 @@ class Job:
             Encoding.from_dict(saved["encoding"]),
             Fit(**fitted),
             Split(**saved["split"]),
-            saved["max_bad"],
+            finite(saved["max_bad"], 0, 1, "max_bad"),
         )
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from crepe_dist.data.dataset import SPOOL_MANIFEST as MANIFEST
 from crepe_dist.errors import UserError
-from crepe_dist.files import identity, json_lines, open_regular, read_json, sha256, sync, write_json
+from crepe_dist.files import identity, integer, json_lines, open_regular, read_json, sha256, sync, write_json
 
 FORMAT = 4
 ROWS = "rows.bin"
@@ -154,13 +154,13 @@ def open_spool(folder: Path) -> Spool:
                 )
         spool = Spool(
             folder,
-            int(manifest["part"]),
-            int(manifest["of"]),
+            integer(manifest["part"], 1, name="the number of parts"),
+            integer(manifest["of"], 1, name="the number of parts"),
             dict(manifest["job"]),
             [str(label) for label in manifest["labels"]],
-            Counter({str(label): int(count) for label, count in manifest["good"].items()}),
+            Counter({str(label): integer(count, name="a number of rows") for label, count in manifest["good"].items()}),
             {int(file): _read_source(about) for file, about in manifest["read"].items()},
-            int(manifest["bad"]),
+            integer(manifest["bad"], name="a number of rows"),
             texts,
             map_rows(folder / ROWS),
         )
@@ -171,7 +171,7 @@ def open_spool(folder: Path) -> Spool:
 
 
 def _read_source(about: dict[str, Any]) -> dict[str, Any]:
-    kept = {name: int(about[name]) for name in ("bytes", "rows", "bad")}
+    kept = {name: integer(about[name], name=name) for name in ("bytes", "rows", "bad")}
     texts = [str(name) for name in about["texts"]]
     return {**{name: str(about[name]) for name in ("format", "reads", "sha256")}, "texts": texts, **kept}
 
@@ -180,8 +180,7 @@ def _check(spool: Spool) -> None:
     """Raise ``ValueError`` for counts or references out of range."""
     files, rows = len(spool.job["sources"]), spool.rows
     sizes = np.array([(spool.folder / name).stat().st_size for name in spool.texts], dtype=np.int64)
-    counts = [spool.bad, *spool.good.values(), *(about["rows"] for about in spool.read.values())]
-    if not 1 <= spool.part <= spool.of or min(counts) < 0 or set(spool.good) - set(spool.labels):
+    if spool.part > spool.of or set(spool.good) - set(spool.labels):
         raise ValueError("impossible numbers of parts or rows")
     if not all(0 <= file < files for file in spool.read):
         raise ValueError("a source that does not exist")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from crepe_dist.files import finite, integer
 from crepe_dist.runs.metrics import METRICS, Record, read
-from crepe_dist.settings.allowed_values import is_epoch
+from crepe_dist.settings.allowed_values import MANY
 
 MOST_POINTS = 150
 MOST_EVENTS = 200
 MEASURED = ("loss", "learning_rate", "documents_per_second", "wait_fraction")
+SCORES = ("train_loss", "test_loss", "test_accuracy", "seconds")
 
 
 @dataclass
@@ -68,19 +69,21 @@ class History:
 
     def add(self, record: Record) -> None:
         """Add a record; ignore a malformed one."""
-        event, step = record["event"], record.get("step")
-        if type(step) is not int or not 0 <= step < 1 << 53:
-            return
-        if event == "step" and all(_is_number(record.get(name)) for name in MEASURED):
-            means = {name: float(record[name]) for name in MEASURED}
-            self._add(Point(step, means["loss"], means["loss"], means))
-        elif event == "epoch" and is_epoch(record.get("epoch")) and _has_scores(record):
-            self.epochs.append(record)
-        elif event in self.counts:
-            self.counts[event] += 1
-            steps = self.skipped if event == "skipped" else self.resumes
-            if len(steps) < MOST_EVENTS:
-                steps.append(step)
+        with suppress(KeyError, TypeError, ValueError):
+            event, step = record["event"], integer(record["step"])
+            if event == "step":
+                means = {name: finite(record[name]) for name in MEASURED}
+                self._add(Point(step, means["loss"], means["loss"], means))
+            elif event == "epoch":
+                integer(record["epoch"], most=MANY)
+                for name in {*SCORES, *(name for name in record if name.endswith(("_loss", "_accuracy")))}:
+                    finite(record[name])
+                self.epochs.append(record)
+            elif event in self.counts:
+                self.counts[event] += 1
+                steps = self.skipped if event == "skipped" else self.resumes
+                if len(steps) < MOST_EVENTS:
+                    steps.append(step)
 
     def _add(self, point: Point) -> None:
         if self.points and (self.points[-1].step - 1) // self.width == (point.step - 1) // self.width:
@@ -92,16 +95,6 @@ class History:
             before, self.points = self.points, []
             for each in before:
                 self._add(each)
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def _has_scores(record: Record) -> bool:
-    needed = {"train_loss", "test_loss", "test_accuracy", "seconds"}
-    scores = {name for name in record if name.endswith(("_loss", "_accuracy"))}
-    return all(_is_number(record.get(name)) for name in needed | scores)
 
 
 def of(run_dir: Path) -> History:

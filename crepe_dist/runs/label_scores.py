@@ -6,13 +6,13 @@ counted in intervals of 1 / ``PER_UNIT``: average precision treats documents in 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.files import finite, integer
 from crepe_dist.runs.scores import BINS, Counts, bits, counts, expected_calibration_error, packed
 
 if TYPE_CHECKING:
@@ -220,17 +220,12 @@ class LabelScores:
         Raises:
             ValueError, TypeError, KeyError: malformed, or for another number of classes.
         """
-        documents, loss = saved["documents"], float(saved["loss"])
-        if type(documents) is not int or documents < 1 or not math.isfinite(loss):
-            raise ValueError("the scores cover no document, or the loss is not a number")
-        average_precision = np.array(saved["average_precision"], np.float64)
-        if average_precision.shape != (classes,) or not ((average_precision >= 0) & (average_precision <= 1)).all():
-            raise ValueError("the average precision is not a fraction for each class")
+        documents = integer(saved["documents"], 1, name="documents")
         return cls(
             documents,
-            loss,
+            finite(saved["loss"], name="loss"),
             counts(saved["decisions"], (classes, 3)),
-            average_precision,
+            _fractions(saved["average_precision"], classes),
             counts(saved["hits"], (len(TOPS),)),
             checked_thresholds(saved["thresholds"], classes),
             counts(saved["reliability"], (BINS, 3)),
@@ -244,10 +239,16 @@ def checked_thresholds(saved: Any, classes: int) -> Floats:
     Raises:
         ValueError, TypeError: malformed, or for another number of classes.
     """
-    found = np.array(saved, np.float64)
-    if found.shape != (classes,) or not ((found > 0) & (found < 1)).all():
-        raise ValueError("the thresholds are not a number between 0 and 1 for each class")
+    found = _fractions(saved, classes)
+    if not ((found > 0) & (found < 1)).all():
+        raise ValueError("the thresholds are not between 0 and 1")
     return found
+
+
+def _fractions(saved: Any, classes: int) -> Floats:
+    if len(saved) != classes:
+        raise ValueError(f"there are {len(saved)} numbers for {classes} classes")
+    return np.array([finite(each, 0, 1) for each in saved])
 
 
 def _mean(values: Floats) -> float:

@@ -17,9 +17,18 @@ from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.collectives import Collectives, once
 from crepe_dist.distributed.control import SUPERVISED_AS
 from crepe_dist.errors import UserError
-from crepe_dist.files import is_temporary, read_bytes, read_json, remove_temporary, write_json, write_text
+from crepe_dist.files import (
+    finite,
+    integer,
+    is_temporary,
+    read_bytes,
+    read_json,
+    remove_temporary,
+    write_json,
+    write_text,
+)
 from crepe_dist.runs.checkpoint import CONFIG, FOLDER, RESULT, RUNS
-from crepe_dist.settings.allowed_values import is_epoch
+from crepe_dist.settings.allowed_values import MANY
 from crepe_dist.settings.config import Config, digest
 from crepe_dist.settings.model_options import IN_IDENTITY
 from crepe_dist.settings.schema import is_title
@@ -264,15 +273,16 @@ def _check(path: Path, identity: dict[str, Any], supervision: str) -> None:
 
 
 def _checked(path: Path, result: dict[str, Any]) -> dict[str, Any]:
-    kinds = {"checkpoint": str, "chosen_by": str, "test_accuracy": float, "test_loss": float}
-    odd = [name for name, kind in kinds.items() if not isinstance(result.get(name), kind)]
-    odd += ["epoch"] * (not is_epoch(result.get("epoch")))
-    if odd or Path(result["checkpoint"]).is_absolute() or ".." in Path(result["checkpoint"]).parts:
-        raise UserError(
-            f"{path} cannot be read",
-            f"its {(odd or ['checkpoint'])[0]} is missing or malformed",
-            "start another run with --fresh",
-        )
+    kinds = {"checkpoint": str, "chosen_by": str, "test_loss": float}
+    try:
+        odd = [name for name, kind in kinds.items() if not isinstance(result[name], kind)]
+        finite(result["test_accuracy"], 0, 1, "test_accuracy")
+        integer(result["epoch"], 0, MANY, "epoch")
+        if odd or Path(result["checkpoint"]).is_absolute() or ".." in Path(result["checkpoint"]).parts:
+            raise ValueError(f"its {(odd or ['checkpoint'])[0]} is malformed")
+    except (KeyError, ValueError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path} cannot be read", why, "start another run with --fresh") from error
     return result
 
 

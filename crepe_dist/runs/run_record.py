@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import SAMPLE, Dataset, Part, folder_of, open_dataset
 from crepe_dist.errors import UserError
+from crepe_dist.files import finite, integer
 from crepe_dist.model.parameters import shape_class
 from crepe_dist.runs import checkpoint, history
 from crepe_dist.runs.checkpoint import CONFIG, RESULT
@@ -20,7 +20,7 @@ from crepe_dist.runs.history import History
 from crepe_dist.runs.label_scores import LabelScores
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.scores import Scores
-from crepe_dist.settings.allowed_values import PAPER_DROPOUT, is_epoch
+from crepe_dist.settings.allowed_values import MANY, PAPER_DROPOUT
 from crepe_dist.settings.config import Config, flat
 from crepe_dist.settings.training_options import default_epochs, default_patience
 from crepe_dist.settings.yaml_file import read
@@ -189,13 +189,11 @@ def _check(about: dict[str, Any]) -> None:
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         raise ValueError("the classes are not a list of names")
     needed = {"test_accuracy", "test_loss", "train_loss", "seconds"}
-    numbers = [
-        metrics[name] for name in needed | {name for name in metrics if name.startswith(("validation_", "test_"))}
-    ]
-    if not all(type(each) in (int, float) and math.isfinite(each) for each in numbers):
-        raise ValueError("a score is not a number")
-    if not is_epoch(about["epoch"]) or not isinstance(about["data"]["fingerprint"], str):
-        raise ValueError("the epoch or the data is malformed")
+    for name in needed | {name for name in metrics if name.startswith(("validation_", "test_"))}:
+        finite(metrics[name], name=name)
+    integer(about["epoch"], 0, MANY, "epoch")
+    if not isinstance(about["data"]["fingerprint"], str):
+        raise ValueError("the data is malformed")
     if not isinstance(about["data"]["name"], str) or not isinstance(about["network"], dict):
         raise ValueError("the data or the network has no description")
     shape_class(about["network"])
@@ -205,8 +203,10 @@ def _check_made(made: Any) -> None:
     words = [made["device"], made["computes"], made["data"], *made["environment"].keys()]
     counts = [made["processes"], made["parameters"], *(count for part in made["rows"].values() for count in part)]
     counts += made.get("documents", {}).values()
-    if not all(isinstance(each, str) for each in words) or not all(type(each) is int for each in counts):
+    if not all(isinstance(each, str) for each in words):
         raise ValueError(f"the provenance in {RESULT} is malformed")
+    for count in counts:
+        integer(count)
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ Scores are integer counts summed over the ranks, so they do not depend on the nu
 from __future__ import annotations
 
 import base64
-import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.files import finite, integer
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ class Mistake:
     @classmethod
     def of(cls, saved: Any) -> Mistake:
         """Convert from JSON; ``Scores.of`` checks the values."""
-        ranking = tuple((int(index), float(probability)) for index, probability in saved["ranking"])
-        return cls(int(saved["row"]), int(saved["true"]), float(saved["probability"]), ranking)
+        ranking = tuple((integer(index), finite(probability, 0, 1)) for index, probability in saved["ranking"])
+        return cls(integer(saved["row"]), integer(saved["true"]), finite(saved["probability"], 0, 1), ranking)
 
 
 def worst(mistakes: list[Mistake]) -> list[Mistake]:
@@ -176,20 +176,14 @@ class Scores:
         mistakes = [Mistake.of(each) for each in saved["mistakes"]]
         documents = int(confusion.sum())
         numbers = {index for each in mistakes for index in (each.true, *(index for index, _ in each.ranking))}
-        shares = [share for each in mistakes for share in (each.probability, *(share for _, share in each.ranking))]
         if not documents or len(mistakes) > MISTAKES or not all(each.ranking for each in mistakes):
             raise ValueError("the scores cover no document, or hold too many mistakes")
-        if not all(0 <= index < classes for index in numbers) or not all(0 <= share <= 1 for share in shares):
-            raise ValueError("a mistake has an invalid class or probability")
-        if not all(0 <= each.row < documents for each in mistakes):
-            raise ValueError("a mistake names a document that does not exist")
-        loss = float(saved["loss"])
-        if not math.isfinite(loss):
-            raise ValueError("the loss is not a number")
+        if max(numbers, default=0) >= classes or max((each.row for each in mistakes), default=0) >= documents:
+            raise ValueError("a mistake names a class or a document that does not exist")
         before = saved.get("uncalibrated")  # absent in files of older versions, as is the calibration
         return cls(
             confusion,
-            loss,
+            finite(saved["loss"], name="loss"),
             reliability,
             mistakes,
             bits(saved["right"], documents),

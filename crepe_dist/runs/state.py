@@ -21,8 +21,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from crepe_dist.errors import UserError
-from crepe_dist.files import identity, read_json, sha256, sync, write_json
-from crepe_dist.settings.allowed_values import EXPONENTS, MANY, is_epoch
+from crepe_dist.files import finite, identity, integer, read_json, sha256, sync, write_json
+from crepe_dist.settings.allowed_values import EXPONENTS, MANY
 from crepe_dist.version import __version__
 from crepe_dist.wording import nth
 
@@ -31,6 +31,7 @@ MANIFEST = "manifest.json"
 FILES = ("parameters.safetensors", "optimizer.safetensors", "state.json")
 SMOOTHING = 0.01  # weight of a new value in the moving average of the loss, as in the notebook
 CHECKPOINT = re.compile(r"[\w.]{1,80}\.params", re.ASCII)
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError)  # of JSON that is not as expected
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
@@ -109,22 +110,27 @@ class Progress:
         """Convert from JSON.
 
         Raises:
-            ValueError: malformed, or written by another version.
+            ValueError, KeyError, TypeError, AttributeError: malformed, or written by another version.
         """
         if not isinstance(saved, dict):
             raise ValueError("the position was not written by this version")
         saved = {"uncounted": 0, "kernels": "", "quanta": [], **saved}  # states of version 0.1.0 lack them
         if saved.keys() != {each.name for each in fields(cls)}:
             raise ValueError("the position was not written by this version")
-        counts = [saved["step"], saved["epoch"], saved["documents"], saved["uncounted"]]
-        numbers = [saved["loss_sum"], saved["seconds"], saved["moving_loss"] or 0.0, *saved["loss_scale"]]
-        if not all(type(each) is int and 0 <= each < 1 << 53 for each in counts):
-            raise ValueError("the position holds an invalid count")
-        if not all(type(each) in (int, float) and math.isfinite(each) for each in numbers):
-            raise ValueError("the position holds an invalid number")
-        epochs, scale = saved["epochs"], saved["loss_scale"]
-        if type(epochs) is not list or not all(map(_is_record, epochs)) or not is_epoch(saved["epoch"]):
-            raise ValueError("the position holds an invalid epoch")
+        epochs, scale, quanta = (_list(saved[name]) for name in ("epochs", "loss_scale", "quanta"))
+        for name in ("step", "epoch", "documents"):
+            integer(saved[name], name=name)
+        integer(saved["uncounted"], 0, saved["documents"], "uncounted")
+        finite(saved["seconds"], 0, name="seconds")
+        finite(saved["loss_sum"], name="loss_sum")
+        if saved["moving_loss"] is not None:
+            finite(saved["moving_loss"], name="moving_loss")
+        for number in scale:
+            finite(number, name="loss_scale")
+        for exponent in quanta:
+            integer(exponent, EXPONENTS.start, EXPONENTS.stop - 1, "quanta")
+        for record in epochs:
+            _check_record(record)
         if any(after["epoch"] != before["epoch"] + 1 for before, after in zip(epochs, epochs[1:])):
             raise ValueError("the position holds epochs that do not follow each other")
         if epochs and saved["epoch"] - epochs[-1]["epoch"] not in (0, 1):
@@ -133,13 +139,8 @@ class Progress:
             )
         if saved["finished"] and not epochs:
             raise ValueError("the position is at the end of a run without epochs")
-        if saved["uncounted"] > saved["documents"] or saved["seconds"] < 0:
-            raise ValueError("the position holds an invalid count")
-        if type(scale) is not list or (scale and not (len(scale) == 2 and scale[0] > 0)):
+        if scale and not (len(scale) == 2 and scale[0] > 0):
             raise ValueError("the position holds an invalid loss scale")
-        quanta = saved["quanta"]
-        if type(quanta) is not list or not all(type(each) is int and each in EXPONENTS for each in quanta):
-            raise ValueError("the position holds an invalid quantum")
         if type(saved["finished"]) is not bool or not all(
             type(saved[name]) is str for name in ("precision", "kernels")
         ):
@@ -147,14 +148,27 @@ class Progress:
         return cls(**saved)
 
 
-def _is_record(record: Any) -> bool:
-    """Return whether the record of an epoch has what a resumed run reads."""
-    return (
-        isinstance(record, dict)
-        and is_epoch(record.get("epoch"))
-        and type(record.get("test_accuracy")) in (int, float)
-        and CHECKPOINT.fullmatch(str(record.get("checkpoint"))) is not None
-    )
+def _list(saved: Any) -> list[Any]:
+    if type(saved) is not list:
+        raise ValueError(f"{str(saved)[:40]!r} is not a list")
+    return saved
+
+
+def _check_record(record: Any) -> None:
+    """Check what a resumed run reads of the record of an epoch.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it is malformed.
+    """
+    integer(record["epoch"], 0, MANY, "epoch")
+    if not CHECKPOINT.fullmatch(record["checkpoint"]):
+        raise ValueError(f"the checkpoint is {str(record['checkpoint'])[:40]!r}")
+    finite(record["test_accuracy"], 0, 1, "test_accuracy")
+    for name, value in record.items():
+        if name.endswith("_accuracy"):
+            finite(value, 0, 1, name)
+        elif name.endswith(("_loss", "_error")) and type(value) not in (int, float):  # NaN after a divergence
+            raise ValueError(f"{name} is {str(value)[:40]!r}")
 
 
 @dataclass(frozen=True)
@@ -256,7 +270,7 @@ def load_newest(folder: Path, epochs: int = MANY) -> Found | None:
         try:
             snapshot, version = _load(path, epochs)
             return Found(path, snapshot, damaged, version)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, SafetensorError, *MALFORMED) as error:
             damaged.append(f"{path} ({type(error).__name__}: {error})"[:500])
     if damaged:
         raise UserError(
@@ -266,6 +280,14 @@ def load_newest(folder: Path, epochs: int = MANY) -> Found | None:
             "can start from a checkpoint",
         )
     return None
+
+
+def progress(path: Path) -> Progress | None:
+    """Read the position of a state; ``None`` if it is damaged."""
+    try:
+        return Progress.of(read_json(path / FILES[2], follow=False))
+    except (OSError, *MALFORMED):
+        return None
 
 
 def _load(path: Path, epochs: int) -> tuple[Snapshot, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 Mode = Literal["paper", "full", "notebook"]
 MODES: tuple[Mode, ...] = ("paper", "full", "notebook")  # of the encoding; see data/alphabet.py
@@ -19,8 +19,3 @@ PAPER_DROPOUT = 0.5  # the paper's and the notebook's
 CREPE_SMOOTHING = 0.1  # label smoothing of the network crepe, by default
 EXPONENTS = range(-90, 111)  # of the quanta of gradients; see distributed/whole_sums.py
 MANY = 10**9  # steps, seconds or epochs; more is a typing error
-
-
-def is_epoch(number: Any) -> bool:
-    """Return whether a value from a file can be the number of an epoch."""
-    return type(number) is int and 0 <= number < MANY
