@@ -18,6 +18,7 @@ from crepe_dist.distributed.join import join
 from crepe_dist.errors import UserError
 from crepe_dist.exporting.exporter import export
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, CalibrationCounts
+from crepe_dist.native import library
 from crepe_dist.predicting.model_summary import summarise
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.reports import classify_page
@@ -135,7 +136,10 @@ def test_evaluate_has_the_figures_of_training(trained, data_with_validation):
     with join() as world:
         test = open_dataset(data_with_validation).parts["test"]
         scores = evaluate(predictor.engine, test, 64, world, predictor.calibration)
-    assert scores.calibration_error == about["metrics"]["test_calibration_error"]
+    expected = about["metrics"]["test_calibration_error"]
+    if library.find()[0] is None:  # MXNet's operators trained, and NumPy evaluates
+        expected = pytest.approx(expected, abs=1e-5)
+    assert scores.calibration_error == expected
     assert scores.accuracy == about["test_accuracy"]
 
 
