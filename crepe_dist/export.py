@@ -115,6 +115,8 @@ def main() -> None:
         quantize=given.quantize,
     )
     _list(files)
+    if predictor.composition.strip_html and form not in ("crepe", "params"):
+        print("note: the model was trained on texts without HTML, and this export does not strip it: do so before")
     texts = f"{counted(len(real), 'text')} of the test split and {len(synthetic)} synthetic ones"
     if not real:
         texts = f"{len(synthetic)} synthetic texts, because the run's data set is not available"

@@ -7,16 +7,18 @@ import csv
 import gzip
 import io
 import json
+import math
 import random
 from typing import Literal
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from crepe_dist.data.composition import join
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.formats import lines
+from crepe_dist.preparing.formats import documents, lines
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.rows import MAX_RECORD, Share
 from crepe_dist.preparing.pool import pool
@@ -53,7 +55,7 @@ def read(tmp_path, name, content, **reading):
 class TestTables:
     def test_paper_s_form(self, tmp_path):
         got = read(tmp_path, "a.csv", '"2","Title","Body, ""quoted"",\nand a line"\n\n"1","","only text"\n')
-        assert got.rows == [(2, "2", 'Title | Body, "quoted",\nand a line'), (4, "1", "only text")]
+        assert got.rows == [(1, "2", 'Title | Body, "quoted",\nand a line'), (4, "1", "only text")]
         assert got.bad == []
 
     @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.txt", "a"])
@@ -109,13 +111,40 @@ class TestTables:
             read(tmp_path, "a.csv", content, **reading)
 
     def test_a_column_that_repeats_few_values_is_suggested_as_the_label(self, tmp_path):
-        rows = [f"{n};{n:02}.03.2024;words {n};{'abc'[n % 3]}" for n in range(30)]
+        rows = [f"{n};customer {n:02};words {n};{'abc'[n % 3]}" for n in range(30)]
         with pytest.raises(UserError, match="which column is the label") as caught:
-            read(tmp_path, "a.csv", "\n".join(["id;Datum;Text;My forum", *rows]))
+            read(tmp_path, "a.csv", "\n".join(["id;Kunde;Text;My forum", *rows]))
         assert caught.value.remedy.endswith("with --label, for example --label 'My forum'")
         with pytest.raises(UserError, match="which column is the label") as caught:
-            read(tmp_path, "b.csv", "\n".join(["id;Datum;Text;Forum", *rows[:4]]))
+            read(tmp_path, "b.csv", "\n".join(["id;Kunde;Text;Forum", *rows[:4]]))
         assert caught.value.remedy.endswith("with --label")
+
+    @pytest.mark.parametrize(
+        "date", ["2024-03-{:02}", "{:02}.03.2024", "3/{}/24", "2024-03-{:02}T10:00:00Z", "{}.3.2024 9:30"]
+    )
+    @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+    def test_dates_and_distinct_values_are_no_labels(self, tmp_path, date, kind):
+        frame = pd.DataFrame(
+            {"when": [date.format(n % 28 + 1) for n in range(60)], "story": [f"s {n}" for n in range(60)]}
+        )
+        if kind == "parquet":
+            frame["when"] = pd.Timestamp("2024-03-01")
+        path = tmp_path / f"a.{kind}"
+
+        def columns() -> str:
+            if kind == "jsonl":
+                frame.to_json(path, orient="records", lines=True)
+            else:
+                frame.to_csv(path, index=False) if kind == "csv" else frame.to_parquet(path)
+            reading = Reading(columns=Wanted(texts=("story",)))
+            parser, cutter = open_source(find_sources([str(path)]).files[0], reading)
+            cutter.close()
+            return parser.reads
+
+        with pytest.raises(UserError, match="which column is the label"):
+            columns()
+        frame["forum"] = ["a", "b"] * 30
+        assert columns() == "label: forum, text: story"
 
     @pytest.mark.parametrize(("given", "meant"), [("forum", "Forum"), ("Froum", "Forum"), ("zzz", None)])
     def test_a_misspelt_column_is_answered_with_the_near_name(self, tmp_path, given, meant):
@@ -153,7 +182,7 @@ class TestTables:
             got = Read(tmp_path, sources, reading, ahead=ahead)
             assert got.bad == []
             assert len(got.rows) == 1001
-            assert got.rows[500] == (502, "pos", '5" screen | nice one\nneg,not a row,inside the text')
+            assert got.rows[500] == (501, "pos", '5" screen | nice one\nneg,not a row,inside the text')
 
     def test_many_broken_lines_take_linear_time(self, tmp_path):
         got = read(tmp_path, "a.csv", "x,a\n" * 10 + 'a,"b"c\n' * 100_000)
@@ -216,7 +245,7 @@ class TestTables:
     def test_a_broken_record_of_several_lines_goes_as_a_whole(self, tmp_path):
         got = read(tmp_path, "a.csv", '"1","He said "hi", then\nleft, alone"\n"2","fine"\n')
         assert got.rows == [(3, "2", "fine")]
-        assert [(bad["line"], bad["lines"]) for bad in got.bad] == [(2, 2)]
+        assert [(bad["line"], bad["lines"]) for bad in got.bad] == [(1, 2)]
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -362,6 +391,14 @@ class TestParquet:
         path.parent.mkdir(exist_ok=True)
         pq.write_table(pa.table(table), path, **options)
 
+    def test_nan_is_no_label(self, tmp_path):
+        self.write(tmp_path / "a.parquet", {"label": [1.0, math.nan, 2.5], "text": ["one", "two", "three"]})
+        got = Read(tmp_path, find_sources([str(tmp_path / "a.parquet")]).files)
+        assert [row[1] for row in got.rows] == ["1", "2.5"]
+        assert got.reasons == [(2, "no label")]
+        got = read(tmp_path, "a.jsonl", '{"label": "a", "text": "one"}\n{"label": NaN, "text": "two"}\n')
+        assert (got.rows, got.reasons) == ([(1, "a", "one")], [(2, "no label")])
+
     def test_hugging_face_folder(self, tmp_path):
         """Files named after their part, in a folder of a configuration, with the names of the classes inside."""
         features = {"text": {"dtype": "string"}, "label": {"names": ["neg", "pos"], "_type": "ClassLabel"}}
@@ -432,7 +469,7 @@ class TestParquet:
         (tmp_path / "a.parquet").write_bytes(content)
         got = Read(tmp_path, find_sources([str(tmp_path / "a.parquet")]).files)
         assert [row[0] for row in got.rows] == list(range(2_001, 4_001))
-        assert [(bad["line"], bad["lines"]) for bad in got.bad] == [(2_000, 2_000)]
+        assert [(bad["line"], bad["lines"]) for bad in got.bad] == [(1, 2_000)]
 
     def test_not_a_parquet_file(self, tmp_path):
         (tmp_path / "a.parquet").write_bytes(b"PAR1 nothing")
@@ -502,11 +539,24 @@ class TestFolders:
 
     def test_links_to_folders_are_followed_once(self, tmp_path):
         folder = self.write(tmp_path / "texts", a__1=b"one", b__1=b"two")
-        self.write(tmp_path / "far", away=b"three")
-        (tmp_path / "texts" / "a" / "more").symlink_to(tmp_path / "far")
+        self.write(tmp_path / "texts" / ".far", away=b"three")
+        (tmp_path / "texts" / "a" / "more").symlink_to(tmp_path / "texts" / ".far")
         (tmp_path / "texts" / "b" / "loop").symlink_to(tmp_path / "texts" / "b")
+        (tmp_path / "link").symlink_to(folder)
         got = Read(tmp_path, find_sources([folder]).files)
         assert [row[1:] for row in got.rows] == [("a", "one"), ("a", "three"), ("b", "two")]
+        assert len(find_sources([str(tmp_path / "link")]).files) == 2  # that of the user may lead anywhere
+
+    @pytest.mark.parametrize("name", ["texts/pos/evil.txt", "texts/pos/deep", "texts/all", "texts/train.csv"])
+    @pytest.mark.parametrize("target", ["/etc/passwd", "../outside", "/"])
+    def test_links_out_of_the_folder_are_refused(self, tmp_path, name, target):
+        self.write(tmp_path, outside__pos__1=b"secret")
+        folder = self.write(tmp_path / "texts", pos__1=b"one", neg__1=b"two")
+        link = tmp_path / name
+        link.symlink_to(tmp_path / "outside" if target.startswith(".") else target)
+        with pytest.raises(UserError, match=f"{link} is a symbolic link out of {folder}") as caught:
+            find_sources([folder])
+        assert "cp -rL" in caught.value.remedy
 
     def test_many_empty_files_stay_within_the_limit_of_open_ones(self, tmp_path):
         import resource
@@ -533,6 +583,27 @@ class TestFolders:
         (tmp_path / "empty").mkdir()
         with pytest.raises(UserError):
             find_sources(given)
+
+
+class TestUtf16:
+    CONTENT = "label,text\n" + "".join(f"да,текст номер {n}\nнет,その他 {n}\n" for n in range(40))
+
+    @pytest.mark.parametrize("pack", [bytes, gzip.compress])
+    @pytest.mark.parametrize(("encoding", "places"), [("utf-16-le", "odd"), ("utf-16-be", "even")])
+    def test_without_a_mark_it_is_refused(self, tmp_path, pack, encoding, places):
+        for text in ("x,a\n" * 5, self.CONTENT):
+            with pytest.raises(UserError, match="is UTF-16 text") as caught:
+                read(tmp_path, "a.csv", pack(text.encode(encoding)))
+            assert f"at {places} places" in caught.value.why
+            assert encoding.upper().replace("-LE", "LE").replace("-BE", "BE") in caught.value.remedy
+
+    def test_a_document_is_unusable(self, tmp_path):
+        (tmp_path / "a").write_bytes("a text\n".encode("utf-16-le"))
+        with pytest.raises(ValueError, match="unreadable: it is UTF-16 text"):
+            documents._read(tmp_path / "a")
+
+    def test_zeros_elsewhere_are_not_it(self, tmp_path):
+        assert len(read(tmp_path, "a.csv", "x,a\n" * 200 + "y,b\0\ny,bb\0\n").rows) == 202
 
 
 class TestLimits:

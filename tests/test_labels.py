@@ -112,9 +112,15 @@ def test_what_cannot_be_prepared(tmp_path):
         (columns, {"label_columns": ["x", "z"]}, "no column 'z'"),
         (table, {"labels": "several", "stratified": True}, "one class per row"),
         (table, {"labels": "one", "label_separator": ";"}, "excludes"),
+        (
+            {"text": TEXTS, "x": [1e308] * 40, "y": [1e308] * 40},
+            {"labels": "soft", "label_columns": ["x", "y"]},
+            "large",
+        ),
+        ({"text": TEXTS, "x": [0] * 40, "y": [0.0] * 40}, {"labels": "soft", "label_columns": ["x", "y"]}, "are 0"),
         ({"text": TEXTS, "x": [0] * 40, "y": [-1] * 40}, {"labels": "soft", "label_columns": ["x", "y"]}, "unusable"),
     ):
-        with pytest.raises(UserError, match=what):
+        with pytest.raises(UserError, match=f"(?s){what}"):
             crepe_dist.prepare(given, tmp_path / "no", **flags, **ALL)
 
 

@@ -19,6 +19,7 @@ import pytest
 
 from crepe_dist.data import dataset as datasets
 from crepe_dist.data.alphabet import ALPHABET, MAX_CHARACTERS, Encoding
+from crepe_dist.data.composition import Composition
 from crepe_dist.data.dataset import QUARANTINE, open_dataset, verify, write_manifest
 from crepe_dist.data.order import epoch_order
 from crepe_dist.errors import UserError
@@ -443,7 +444,10 @@ class TestReport:
             ([f"{'ab'[n % 2]},{'text ' * 20}{n}" for n in range(200)], "100.0 % of the texts are cut"),
             ([f"{'ab'[n % 2]},text {n}" for n in range(60)], "2 of 2 classes have fewer than 50 training rows"),
             ([f"{'ab'[n % 20 == 0]},text {n}" for n in range(400)], " % of the training rows are of one class, a"),
-            ([f"{['cats', 'dogs'][n % 2]},{['cats', 'dogs'][n % 2]} {n}" for n in range(200)], "contain their label"),
+            (
+                [f"{['cats', 'dogs'][n % 2]},{['cats', 'dogs'][n % 2]} {n}" for n in range(200)],
+                "contain their label: will",
+            ),
             ([f"{'ab'[n % 2]},слово {n}" for n in range(200)], "characters are outside the alphabet"),
             (
                 [f"{'ab'[n % 3 // 2]},text {n // 3}" for n in range(300)],
@@ -466,13 +470,36 @@ class TestReport:
                 [f"{'ab'[n % 2]},{f'{n} ?!' if n % 50 == 7 else f'text {n}'}" for n in range(300)],
                 "2.0 % of the rows have no letter",
             ),
-            ([f"{['FOOD', 'food', 'b'][n % 3]},text {n}" for n in range(300)], "differ only in case or spaces"),
-            ([f"{['a b', 'a  b', 'c'][n % 3]},text {n}" for n in range(300)], "differ only in case or spaces"),
+            (
+                [f"{['FOOD', 'food', 'b'][n % 3]},text {n}" for n in range(300)],
+                "some labels look like variants of others",
+            ),
+            (
+                [f"{['a b', 'a  b', 'c'][n % 3]},text {n}" for n in range(300)],
+                "some labels look like variants of others",
+            ),
         ],
     )
     def test_warnings_of_what_will_hurt(self, tmp_path, lines, warning):
         summary = prepared(tmp_path, lines)
         assert any(warning in each["what"] for each in summary["warnings"]), summary["warnings"]
+
+    def test_html_is_counted_and_stripped_on_request(self, tmp_path):
+        lines = [
+            f"{'ab'[n % 2]},{f'<P>text<b>s</b> &amp; {n}</P>' if n % 5 == 1 else f'text {n} <x@y.z>'}"
+            for n in range(200)
+        ]
+        warnings = prepared(tmp_path, lines)["warnings"]
+        assert any(each["what"] == "20.0 % of the rows contain HTML tags" for each in warnings)
+        options = PrepareOptions(Reading(strip_html=True), overwrite=True)
+        summary = prepared(tmp_path, lines, how=options)
+        assert not any("HTML" in each["what"] for each in summary["warnings"])
+        assert summary["html"] == {"rows": 40, "stripped": True}
+        assert "HTML tags were removed from 40 rows" in " ".join(data_sentences.encoding(summary))
+        data = open_dataset(tmp_path / "out")
+        assert data.composition == Composition((), True)
+        texts = {data.parts["test"].text(row) for row in range(len(data.parts["test"]))}
+        assert texts <= {f"texts & {n}" if n % 5 == 1 else f"text {n} <x@y.z>" for n in range(200)}
 
     def test_few_rows_without_a_letter_are_counted_without_a_warning(self, tmp_path):
         odd = ["4711", "😀", "№ ½", "Ⅷ", "ß", "字", "ก"]  # the first four have no letter

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gzip
+import itertools
 import json
 import os
 import signal
@@ -12,14 +14,16 @@ import subprocess
 import sys
 import threading
 import time
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fsspec
 import pytest
+import requests
 
 import crepe_dist
 from crepe_dist.errors import UserError
+from crepe_dist.preparing import remote, web
 from crepe_dist.preparing.preparation import finish_steps
 from crepe_dist.preparing.remote import copy_in_steps, without_secrets
 from tests.conftest import command, run
@@ -154,3 +158,90 @@ def test_an_s3_server(tmp_path):
         serving.wait(20)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["parts"]["train"]["rows"] + report["parts"]["test"]["rows"] == len(ROWS)
+
+
+class Liar(BaseHTTPRequestHandler):
+    """Server whose answers lie, by the first name in the path."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        kind = self.path.split("/")[1]
+        sizes = {"small": len(TABLE) // 2, "large": 2 * len(TABLE), "huge": 10**15}
+        redirects = {
+            "host": f"http://localhost:{self.server.server_port}/good/x.csv",  # type: ignore[attr-defined]
+            "file": "file:///etc/passwd",
+            "ftp": "ftp://127.0.0.1/x.csv",
+            "loop": self.path,
+        }
+        if kind == "mute":
+            time.sleep(2)
+        self.send_response(302 if kind in redirects else 404 if kind == "none" else 200)
+        if kind in redirects:
+            self.send_header("Location", redirects[kind])
+        if kind in sizes:
+            self.send_header("Content-Length", str(sizes[kind]))
+        if kind == "packed":  # against the request
+            self.send_header("Content-Encoding", "gzip")
+        self.end_headers()
+        body = gzip.compress(TABLE) if kind == "packed" else TABLE
+        with contextlib.suppress(OSError):
+            for piece in {"endless": itertools.repeat(TABLE), "drip": map(bytes, zip(TABLE))}.get(kind, [body]):
+                self.wfile.write(piece)
+                time.sleep(0.05 if kind == "drip" else 0)
+
+
+@pytest.fixture(scope="module")
+def liar():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Liar) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("good", None), ("host", None), ("packed", None), ("none", "the server answered 404"),
+        ("small", "rows are unusable"),  # by HTTP, the rest is no part of the file
+        ("large", "cannot be read"), ("huge", "does not fit on the disk"), ("endless", "does not end"),
+        ("file", "redirects to an address of file"), ("ftp", "redirects to an address of ftp"),
+        ("loop", "more than 5 consecutive redirects"), ("mute", "timed out"), ("drip", r"only \d+ bytes arrived in"),
+    ],
+)  # fmt: skip
+def test_servers_that_lie(liar, tmp_path, monkeypatch, kind, message):
+    monkeypatch.setattr(remote, "MOST_UNKNOWN", 10**6)
+    if kind in ("mute", "drip"):
+        monkeypatch.setattr(web, "TIMEOUT", 0.5)
+    if message is None:
+        report = crepe_dist.prepare(f"{liar}/{kind}/train.csv", tmp_path / "out")
+        assert report["rows"]["read"] == len(ROWS)
+        assert beside(tmp_path) == ["out"]
+        return
+    with pytest.raises(UserError, match=message) as caught:
+        crepe_dist.prepare(f"{liar}/{kind}/train.csv", tmp_path / "out")
+    assert caught.value.remedy
+    assert beside(tmp_path) in ([], ["out.quarantine"])
+
+
+def test_a_redirect_keeps_tls(monkeypatch):
+    """From https, http is refused before anything is read."""
+    answer = requests.Response()
+    answer.status_code, answer.url = 302, "https://example.org/a.csv"
+    answer.headers["Location"] = "http://example.org/a.csv"
+    answer._next = requests.Request("GET", "http://example.org/a.csv").prepare()  # type: ignore[attr-defined]
+    monkeypatch.setattr(requests.Session, "get", lambda self, url, **_: answer)
+    monkeypatch.setattr(requests.Response, "close", lambda self: None)
+    with requests.Session() as session, pytest.raises(UserError, match="redirects to an address of http"):
+        web.open_url(session, answer.url, answer.url)
+
+
+def test_a_store_that_sends_more_than_it_said(memory, tmp_path, monkeypatch):
+    memory.pipe("/bucket/train.csv", TABLE)
+    monkeypatch.setattr(type(memory), "info", lambda self, path, **_: {"size": 10, "type": "file"})
+    with pytest.raises(UserError, match="has changed or was cut off") as caught:
+        crepe_dist.prepare("memory://bucket/train.csv", tmp_path / "out")
+    assert "10 bytes, and more arrived" in caught.value.why
+    assert beside(tmp_path) == []

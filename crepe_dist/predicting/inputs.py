@@ -74,7 +74,7 @@ class Inputs:
         """Yield one row per broken record; one per lost row for Parquet, where a record stands for several rows."""
         problem = f"{bad.reason}; it begins: {bad.excerpt}" if bad.excerpt else bad.reason
         count = bad.lines if self._parser.name == "parquet" else 1
-        return map(Input, range(bad.line - count + 1, bad.line + 1), repeat(""), repeat(problem))
+        return map(Input, range(bad.line, bad.line + count), repeat(""), repeat(problem))
 
 
 def open_inputs(name: str, kind: str | None = None, reading: Reading | None = None, *, keep: bool = False) -> Inputs:

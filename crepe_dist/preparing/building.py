@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -109,7 +109,7 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
     fate = decide(found.rows, fixed, replace(job.split, **shares), usable)
     trained = [found.labels[index] for index in np.flatnonzero(used).tolist()]
     names = trained if job.labelled == ONE else list(classes_of(trained))
-    classes = sorted(names, key=_label_order) if job.class_names is None else list(job.class_names)
+    classes = sorted(names, key=_label_order) if job.class_names is None else _renamed(job.class_names, job)
     reasons, first_bad, damaged = write_quarantine(folder, job, found, fate)
     bad = sum(reasons.values())
     _check(job, found, fate, classes, total, reasons, first_bad, damaged)
@@ -190,6 +190,10 @@ def _origins(found: Collected, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.
     for column, name in enumerate(("file", "line", "exact")):
         result[:, column] = found.rows[name][chosen]
     return result
+
+
+def _renamed(names: Sequence[str], job: Job) -> list[str]:
+    return list(dict.fromkeys(job.merged.get(name, name) for name in names))
 
 
 def _labels(kind: str, found: Collected, number: dict[str, int]) -> tuple[npt.NDArray[np.int32], Targets | None]:

@@ -18,6 +18,7 @@ from crepe_dist.preparing.auto_encoding import MISSED, Alphabet, Fit
 from crepe_dist.preparing.corrections import read_corrections
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.rows import Share
+from crepe_dist.preparing.label_map import read_map
 from crepe_dist.preparing.labelling import Labelling
 from crepe_dist.preparing.preparation import (
     MAX_BAD,
@@ -121,6 +122,19 @@ def parser() -> arguments.Parser:
         "--label-columns",
         metavar="A,B,…",
         help="columns of the classes, in place of one of labels: 0 or 1, or shares with --labels soft",
+    )
+    group.add_argument(
+        "--merge-labels",
+        type=Path,
+        metavar="CSV",
+        help="merge or rename labels: a file with from,to in each line; other labels stay",
+    )
+    group.add_argument(
+        "--propose-labels",
+        type=Path,
+        metavar="CSV",
+        help="write a proposal for --merge-labels: labels that look like variants of others, in case, spaces or one "
+        "letter",
     )
     group.add_argument(
         "--max-bad",
@@ -261,6 +275,7 @@ def _local_steps(given: Any, page: Callable[[dict[str, Any]], str], command: str
         command,
         page,
         None if given.corrections is None else read_corrections(given.corrections),
+        given.propose_labels,
     )
     if given.merge:
         return (yield from merge_in_steps([Path(name) for name in given.source], given.out, options))
@@ -310,7 +325,8 @@ def _labelling(given: Any) -> tuple[Labelling, tuple[str, ...]]:
         problem = f"--labels {kind} excludes --stratified and --max-per-class, which need one class per row"
     if problem:
         raise UserError(problem, remedy=f"leave one out; {invocation.typed('prepare')} --help describes them")
-    return Labelling(kind, separator), columns
+    merged = () if given.merge_labels is None else read_map(given.merge_labels)
+    return Labelling(kind, separator, merged), columns
 
 
 def _fitted_alphabet(given: Any) -> Alphabet:

@@ -41,6 +41,11 @@ class Job:
     max_bad: float
 
     @property
+    def merged(self) -> dict[str, str]:
+        """Labels as read, and the classes that they become."""
+        return {str(name): str(to) for name, to in self.reading["labelling"]["merged"]}
+
+    @property
     def labelled(self) -> str:
         """Labels of a row, one of ``targets.KINDS``."""
         return str(self.reading["labelling"]["kind"])

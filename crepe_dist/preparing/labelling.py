@@ -31,10 +31,12 @@ class Labelling:
     Args:
         kind: one of ``targets.KINDS``.
         separator: separator of several labels in a cell; empty if cells are JSON lists or there is a column for each.
+        merged: labels as read, and the classes that they become; see ``label_map``.
     """
 
     kind: str = ONE
     separator: str = ""
+    merged: tuple[tuple[str, str], ...] = ()
 
     def label(self, cell: str, name: Name) -> str:
         """Return the string for the labels in a cell.
@@ -75,7 +77,8 @@ class Labelling:
                 shares[name(label)] = shares.get(name(label), 0) + share
         total = sum(shares.values())
         if not 0 < total < math.inf:
-            raise ValueError("unusable share: all shares of the row are 0")
+            problem = "the sum of the row's shares is too large" if total else "all shares of the row are 0"
+            raise ValueError(f"unusable share: {problem}")
         return _units({label: share / total for label, share in shares.items()})
 
 
@@ -176,4 +179,4 @@ def _json(cell: str, start: str) -> Any:
 
 
 # Keep the spelling of numbers, which may be labels.
-_DECODER = json.JSONDecoder(parse_int=str, parse_float=str)
+_DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant={"NaN": None}.get)

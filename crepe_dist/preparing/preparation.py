@@ -24,6 +24,7 @@ from crepe_dist.preparing.building import Built, build
 from crepe_dist.preparing.corrections import Corrections, correct
 from crepe_dist.preparing.formats.rows import Share
 from crepe_dist.preparing.job import Collected, Job
+from crepe_dist.preparing.label_map import write_map
 from crepe_dist.preparing.pool import pool
 from crepe_dist.preparing.quarantine import keep_quarantine, quarantine_beside
 from crepe_dist.preparing.reading import Reader, close_writers
@@ -54,6 +55,7 @@ class PrepareOptions:
         command: command line, for the report.
         page: function that renders the report's numbers as HTML; ``None`` for no page.
         corrections: corrections of labels; not of a part.
+        propose_labels: file to write a map to, of labels that look like variants of others; see ``label_map``.
     """
 
     reading: Reading = field(default_factory=Reading)
@@ -65,6 +67,7 @@ class PrepareOptions:
     command: str = ""
     page: Callable[[dict[str, Any]], str] | None = None
     corrections: Corrections | None = None
+    propose_labels: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -270,6 +273,8 @@ def _build(
         raise
     assert built is not None
     summary = summarise(printable(out.absolute().name), job, found, built, options.command)
+    if options.propose_labels is not None:
+        write_map(options.propose_labels, summary["variants"])
     write_json(partial / REPORT_NUMBERS, summary)
     if options.page is not None:
         write_text(partial / REPORT, options.page(summary))

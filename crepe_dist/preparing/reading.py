@@ -20,7 +20,7 @@ from crepe_dist.data.origins import hashes
 from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats.rows import BadRow, Block, Cutter, Parser, Row, Share, check_text, excerpt
-from crepe_dist.preparing.labelling import Labelling
+from crepe_dist.preparing.labelling import Labelling, Name
 from crepe_dist.preparing.selection import SAMPLE_DRAW, Reservoir, draw
 from crepe_dist.preparing.sources import Reading, Source, open_source
 from crepe_dist.preparing.spool import BAD_ROWS, MAX_WEIGHT, ROW, ROWS, Rows, TextWriter
@@ -79,6 +79,7 @@ class Found:
         consumed: bytes of the block that were used.
         lines: lines of the block that were used.
         texts: name of the file that holds the texts.
+        merged: labels that were found and became another class.
     """
 
     rows: Rows
@@ -89,6 +90,7 @@ class Found:
     consumed: int
     lines: int
     texts: str
+    merged: set[str]
 
 
 def read_block(task: Task) -> Found:
@@ -100,12 +102,19 @@ def read_block(task: Task) -> Found:
     texts: list[bytes] = []
     weights: list[float] = []
     tagged: list[bool] = []
+    merged, used = dict(task.labelling.merged), set[str]()
+
+    def name(label: str) -> str:
+        label = _class_name(label, task.class_names)
+        used.update([label] if label in merged else [])
+        return merged.get(label, label)
+
     for row in parsed.rows if parsed else ():
         has_html = has_tags(row.text)
         if task.strip_html:
             row = row._replace(text=without_tags(row.text))
         try:
-            label, text = _checked(row, task.labelling, task.class_names)
+            label, text = _checked(row, task.labelling, name)
             weights.append(_weight(row))
         except ValueError as error:
             bad.append(BadRow(row.line, str(error), excerpt(row.text)))
@@ -135,15 +144,15 @@ def read_block(task: Task) -> Found:
     start = writer.append([text + id_ for text, id_ in zip(texts, ids)])
     _describe(records, rows, texts, start, task.labelling.kind)
     end = (parsed.consumed, parsed.lines) if parsed else (0, 0)
-    return Found(records, list(labels), good, drawn, bad, *end, writer.name)
+    return Found(records, list(labels), good, drawn, bad, *end, writer.name, used)
 
 
-def _checked(row: Row, labelling: Labelling, class_names: Sequence[str] | None) -> tuple[str, bytes]:
+def _checked(row: Row, labelling: Labelling, name: Name) -> tuple[str, bytes]:
     """Return a row's label and its text in UTF-8; raise ``ValueError`` if it is unusable."""
     text, cell = check_text(row.text), row.label.strip()
     if labelling.kind == ONE or not cell:
-        return _class_name(cell, class_names), text
-    return labelling.label(cell, lambda label: _class_name(label, class_names)), text
+        return name(cell), text
+    return labelling.label(cell, name), text
 
 
 def _class_name(label: str, class_names: Sequence[str] | None) -> str:
@@ -224,6 +233,7 @@ class FileCount:
     format: str = ""
     reads: str = ""
     texts: list[str] = field(default_factory=list)
+    merged: list[str] = field(default_factory=list)
     bytes: int = 0
     sha256: str = ""
 
@@ -314,6 +324,7 @@ class Reader:
             bad.write(json.dumps(record, ensure_ascii=False) + "\n")
             count.bad += each.lines
             self.bad += each.lines
+        count.merged = sorted(found.merged.union(count.merged))
         for label, good in zip(found.labels, found.good):
             self.labels.setdefault(label, len(self.labels))
             self.good[label] += good

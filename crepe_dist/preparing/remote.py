@@ -1,4 +1,4 @@
-"""Copies of sources that are named by a URL, such as ``s3://bucket/reviews/``, made through fsspec."""
+"""Copies of sources that are named by a URL, such as ``s3://bucket/reviews/``; fsspec reads all but the web."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ import re
 import shutil
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+import requests
+
 from crepe_dist.errors import UserError
 from crepe_dist.invocation import extra
 from crepe_dist.preparing.preparation import Progress
+from crepe_dist.preparing.web import is_web, open_url, pieces
 
 URL = re.compile(r"[a-z][a-z0-9+.-]*://.")
 CHUNK = 1 << 22  # bytes read at once
+MOST_UNKNOWN = 1 << 32  # bytes of a file whose size is not given
 
 
 def is_url(name: str | None) -> bool:
@@ -54,6 +59,8 @@ def copy_in_steps(url: str, folder: Path) -> Generator[Progress, None, Path]:
     Raises:
         UserError: The library for this kind of URL is not installed, or the source cannot be read.
     """
+    if is_web(url):
+        return (yield from _from_web(url, folder))
     shown = without_secrets(url)
     try:
         import fsspec
@@ -63,45 +70,99 @@ def copy_in_steps(url: str, folder: Path) -> Generator[Progress, None, Path]:
         ) from error
     with _explained(url):
         system, path = fsspec.core.url_to_fs(url)
-        # The name of a web page may come with a query. Pages that link to others are no folders.
-        on_the_web = urlsplit(url).scheme in ("http", "https")
-        root = PurePosixPath(urlsplit(path).path if on_the_web else path)
-        if not on_the_web and system.isdir(path):
+        root = PurePosixPath(path)
+        if system.isdir(path):
             sizes = {name: about.get("size") for name, about in system.find(path, detail=True).items()}
             names = {name: PurePosixPath(name).relative_to(root) for name in sizes}
         else:
             sizes, names = {path: system.info(path).get("size")}, {path: PurePosixPath()}
-    if any(".." in name.parts for name in (root, *names.values())):
-        raise UserError(f"{shown} cannot be copied", "a name in it has the part ..", "rename that file")
-    target = folder / re.sub(r"\W+", "-", urlsplit(url).scheme) / str(root).strip("/")
+    target = _target(url, folder, [root, *names.values()])
     done, total = 0, sum(size or 0 for size in sizes.values())
+    _check_room(shown, total, folder)
     for name, size in sizes.items():
-        copy = target / names[name]
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        with copy.open("wb") as stream:
-            for chunk in _chunks(url, system, name):
-                stream.write(chunk)
-                done += len(chunk)
-                yield Progress("copying", done, total)
-        if size is not None and copy.stat().st_size != size:
-            raise UserError(
-                f"{shown} has changed or was cut off",
-                f"{PurePosixPath(name).name} has {size:,} bytes, and {copy.stat().st_size:,} arrived",
-                "run the command again",
-            )
+        before = done
+        for received in _copy(_chunks(url, system, name), target / names[name], size, shown):
+            done = before + received
+            yield Progress("copying", done, total)
     return target
+
+
+def _from_web(url: str, folder: Path) -> Generator[Progress, None, Path]:
+    shown = without_secrets(url)
+    # The name of a web page may come with a query. Pages that link to others are no folders.
+    target = _target(url, folder, [PurePosixPath(urlsplit(url).path)])
+    with requests.Session() as session:
+        with _explained(url):
+            response, size = open_url(session, url, shown)
+        with response:
+            _check_room(shown, size or 0, folder)
+            for received in _copy(_reading(url, pieces(response)), target, size, shown):
+                yield Progress("copying", received, size or 0)
+    return target
+
+
+def _target(url: str, folder: Path, names: list[PurePosixPath]) -> Path:
+    """Return the path of the copy of the first name."""
+    if any(".." in name.parts for name in names):
+        raise UserError(f"{without_secrets(url)} cannot be copied", "a name in it has the part ..", "rename that file")
+    return folder / re.sub(r"\W+", "-", urlsplit(url).scheme) / (str(names[0]).strip("/") or "index")
+
+
+def _check_room(shown: str, total: int, folder: Path) -> None:
+    """Refuse what cannot fit on the disk before any of it is copied."""
+    free = shutil.disk_usage(folder.parent).free
+    if total > free:
+        raise UserError(
+            f"{shown} does not fit on the disk",
+            f"its size is given as {total:,} bytes, and {free:,} are free beside --out",
+            "free some space, or choose an --out elsewhere",
+        )
+
+
+def _copy(chunks: Iterator[bytes], copy: Path, size: int | None, shown: str) -> Iterator[int]:
+    """Write a file of ``size`` bytes; yield the bytes that have arrived.
+
+    Raises:
+        UserError: fewer or more arrive, or the size is unknown and they do not end.
+    """
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    limit, received = MOST_UNKNOWN if size is None else size, 0
+    with copy.open("wb") as stream:
+        for chunk in chunks:
+            received += len(chunk)
+            if received > limit:
+                break
+            stream.write(chunk)
+            yield received
+    if size is None and received > limit:
+        raise UserError(
+            f"{shown} does not end",
+            f"more than {limit:,} bytes arrived, and its size is not given",
+            "if it is meant to be so large, download it yourself and name the copy",
+        )
+    if size is not None and received != size:
+        arrived = f"{received:,}" if received < size else "more"
+        raise UserError(
+            f"{shown} has changed or was cut off",
+            f"{copy.name} has {size:,} bytes, and {arrived} arrived",
+            "run the command again",
+        )
 
 
 def _chunks(url: str, system: Any, name: str) -> Iterator[bytes]:
     with _explained(url):
         stream = system.open(name, "rb", block_size=CHUNK)
     with stream:
-        while True:
-            with _explained(url):
-                chunk = stream.read(CHUNK)
-            if not chunk:
-                return
-            yield chunk
+        yield from _reading(url, iter(partial(stream.read, CHUNK), b""))
+
+
+def _reading(url: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    while True:
+        with _explained(url):
+            chunk = next(chunks, b"")
+        if not chunk:
+            return
+        yield chunk
 
 
 @contextmanager
@@ -110,6 +171,8 @@ def _explained(url: str) -> Iterator[None]:
     shown = without_secrets(url)
     try:
         yield
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"{shown} does not exist", remedy="check the spelling of the URL") from error
     except ImportError as error:

@@ -16,7 +16,7 @@ from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, read_names
 from crepe_dist.preparing.formats.columns import Chosen, Wanted
-from crepe_dist.preparing.formats.documents import DocumentCutter, Documents, list_documents
+from crepe_dist.preparing.formats.documents import DocumentCutter, Documents, check_link, list_documents
 from crepe_dist.preparing.formats.fasttext import FastText
 from crepe_dist.preparing.formats.json_lines import open_amazon, open_json_lines
 from crepe_dist.preparing.formats.lines import BOM, LineCutter
@@ -220,6 +220,7 @@ def find_class_names(sources: Sources) -> tuple[str, ...] | None:
     file = first.path.parent / "classes.txt"
     if not file.is_file():
         return None
+    check_link(file, file.parent)
     names = read_names(file)
     if len(set(names)) != len(names):
         raise UserError(f"{file} names a class twice", remedy="give each class a unique name, one per line")
@@ -280,6 +281,8 @@ def _in_folder(folder: Path, root: Path, reading: Reading, above: tuple[str, ...
     above = (*above, real)
     visible = (path for path in folder.iterdir() if not path.name.startswith("."))
     entries = sorted(path for path in visible if path.is_dir() or path.is_file())
+    for path in entries:
+        check_link(path, root)
     data = [path for path in entries if path.is_dir() or by_suffix(path) or AMAZON.fullmatch(path.name)]
     named = [(path, part) for path in data if (part := _part_of(path))]
     if named and (len(named) == len(data) or any(part == "train" for _, part in named)):
@@ -303,7 +306,7 @@ def _in_folder(folder: Path, root: Path, reading: Reading, above: tuple[str, ...
         yield from _in_folder(folders[0], root, reading, above)
     elif folders:
         for path in folders:
-            if list_documents(path):
+            if list_documents(path, root):
                 yield Source(path, _below(path, root), format="folder", label=path.name)
     else:
         raise UserError(

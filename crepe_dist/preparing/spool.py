@@ -172,8 +172,8 @@ def open_spool(folder: Path) -> Spool:
 
 def _read_source(about: dict[str, Any]) -> dict[str, Any]:
     kept = {name: integer(about[name], name=name) for name in ("bytes", "rows", "bad")}
-    texts = [str(name) for name in about["texts"]]
-    return {**{name: str(about[name]) for name in ("format", "reads", "sha256")}, "texts": texts, **kept}
+    lists = {name: list(map(str, about[name])) for name in ("texts", "merged")}
+    return {**{name: str(about[name]) for name in ("format", "reads", "sha256")}, **lists, **kept}
 
 
 def _check(spool: Spool) -> None:

@@ -13,6 +13,7 @@ from crepe_dist.data.dataset import PARTS
 from crepe_dist.preparing.building import Built
 from crepe_dist.preparing.formats.stream import ENDS_EARLY
 from crepe_dist.preparing.job import Collected, Job
+from crepe_dist.preparing.label_map import variants
 from crepe_dist.preparing.reading import UNLABELLED
 from crepe_dist.preparing.selection import REPEATED, SAMPLED_OUT, TEST, TRAIN, VALIDATION, firsts, kept, repeats
 from crepe_dist.preparing.spool import Texts
@@ -70,7 +71,11 @@ def summarise(name: str, job: Job, found: Collected, built: Built, command: str)
         "examples": _examples(found, built),
         "quarantine": {"rows": built.bad, "reasons": dict(built.reasons.most_common()), "first": built.first_bad},
         "command": command,
+        "html": {"rows": int(found.rows["html"][kept(built.fate)].sum()), "stripped": job.reading["strip_html"]},
     }
+    of_class = [sum(counts) for counts in zip(*(part["classes"] for part in summary["parts"].values()))]
+    summary["variants"] = variants(dict(zip(built.classes, of_class)))
+    summary["unused"] = sorted(job.merged.keys() - {each for about in found.files.values() for each in about["merged"]})
     if found.corrected is not None:
         summary["corrections"] = found.corrected
     if built.targets is not None:
@@ -198,6 +203,7 @@ def _warnings(
     summary: dict[str, Any], label_leaks: npt.NDArray[np.float64], classes_are_named: bool, stratified: bool
 ) -> list[dict[str, str]]:
     found: list[dict[str, str]] = []
+    of_class = [sum(counts) for counts in zip(*(part["classes"] for part in summary["parts"].values()))]
 
     def warn(what: str, why: str, do: str) -> None:
         found.append({"what": what, "why": why, "do": do})
@@ -306,17 +312,28 @@ def _warnings(
                 ", ".join(map(repr, twice[:10])),
                 "use one spelling and prepare again: each spelling is a separate class",
             )
-    spellings: dict[str, list[str]] = {}
-    for name in classes:
-        spellings.setdefault(" ".join(name.split()).casefold(), []).append(name)
-    alike = [" and ".join(map(repr, names)) for names in spellings.values() if len(names) > 1]
+    alike = [f"{name!r} like {other!r}" for name, other in summary["variants"].items()]
     if alike:
         warn(
-            "some labels differ only in case or spaces",
+            "some labels look like variants of others: they differ in case, spaces or one letter",
             "; ".join(alike[:10]) + ("; …" if len(alike) > 10 else ""),
-            "use one spelling and prepare again: each spelling is a separate class",
+            "prepare again with --propose-labels map.csv, correct that file, and prepare once more with "
+            "--merge-labels map.csv; or nothing, if they are classes of their own",
         )
-    of_class = [sum(counts) for counts in zip(*(part["classes"] for part in summary["parts"].values()))]
+    if summary["unused"]:
+        warn(
+            f"{counted(len(summary['unused']), 'label')} of --merge-labels did not occur",
+            ", ".join(map(repr, summary["unused"][:10])) + (" …" if len(summary["unused"]) > 10 else ""),
+            "check the spelling in the map; capitals and spaces within count",
+        )
+    tagged = summary["html"]
+    if not tagged["stripped"] and tagged["rows"] >= NOTABLE * rows:
+        warn(
+            f"{percent(tagged['rows'], rows)} of the rows contain HTML tags",
+            f"{counted(tagged['rows'], 'such row')}; the network reads tags as text, and they take room in its "
+            f"{feature_len:,} characters",
+            "--strip-html removes them, here and where texts are classified; or nothing, if they tell classes apart",
+        )
     leaking = [
         f"{name} ({percent(share)})"
         for name, share, count in zip(classes, label_leaks.tolist(), of_class)
@@ -324,9 +341,9 @@ def _warnings(
     ]
     if leaking:
         warn(
-            f"most texts of {counted(len(leaking), 'class', 'classes')} contain their label",
+            f"most texts of {counted(len(leaking), 'class', 'classes')} contain their label: will later texts, too?",
             ", ".join(leaking[:10]) + (" …" if len(leaking) > 10 else ""),
-            "remove the label from these texts, unless the texts to classify later contain it too",
+            "nothing, if they will, as where customers write “refund”; otherwise remove the label from these texts",
         )
     characters = summary["characters"]
     script = (

@@ -260,6 +260,9 @@ def encoding(summary: Summary) -> list[str]:
             f"{counted(len(options['alphabet']) + rare, 'character')}{pairs}; "
             "--alphabet usual uses the mode's own alphabet instead."
         ]
+    tagged = summary.get("html", {"rows": 0, "stripped": False})
+    if tagged["stripped"]:
+        own.append(f"HTML tags were removed from {counted(tagged['rows'], 'row')}, as predict will do with all texts.")
     return [modes.get(options["mode"], f"{length} characters of a text are read."), accents, *own]
 
 

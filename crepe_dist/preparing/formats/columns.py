@@ -22,6 +22,9 @@ TEXTS = (
 )  # fmt: skip
 # Row numbers, as pandas and others write them: neither label nor text.
 INDICES = re.compile(r"(id|index|unnamed: \d+|  index level \d+  |)")
+DATE = re.compile(r"(\d{4}([-/.])\d\d?\2\d\d?|\d\d?([-/.])\d\d?\3(\d{4}|\d\d))([T ,].*)?$")
+MOST = 0.9  # share of the values that decides what a column is
+DISTINCT = 40  # rows that are needed to say that all differ
 TITLES = ("title", "headline", "subject", "summary", "review title", "review headline")
 
 
@@ -150,8 +153,12 @@ def choose_named(
     for what in ("text",) if label_given else ("label", "text"):
         if places[what] is None:
             left = [
-                i for i, name in enumerate(names) if i not in places.values() and not INDICES.fullmatch(_plain(name))
+                i
+                for i, name in enumerate(names)
+                if i not in places.values() and not INDICES.fullmatch(_plain(name)) and not _are_dates(i, rows)
             ]
+            if what == "label":
+                left = [i for i in left if not _are_distinct(i, rows)]
             if len(left) != 1:
                 if len(names) == 1 and not label_given:
                     raise _one_column(file)
@@ -188,6 +195,18 @@ def _few_values(places: Sequence[int], rows: Sequence[Sequence[str]]) -> int | N
     return found[0] if len(found) == 1 else None
 
 
+def _are_dates(place: int, rows: Sequence[Sequence[str]]) -> bool:
+    """Tell whether a column has dates or times, which are no labels unless the user says so."""
+    values = [row[place].strip() for row in rows if place < len(row) and row[place].strip()]
+    return bool(values) and sum(DATE.match(value) is not None for value in values) > MOST * len(values)
+
+
+def _are_distinct(place: int, rows: Sequence[Sequence[str]]) -> bool:
+    """Tell whether nearly all values of a column differ, as those of labels do not."""
+    values = [row[place] for row in rows if place < len(row)]
+    return len(values) >= DISTINCT and len(set(values)) > MOST * len(values)
+
+
 def _position(file: str, names: Sequence[str], what: str, given: str) -> int:
     if given in names:
         return list(names).index(given)
@@ -214,7 +233,9 @@ def _one_column(file: str) -> UserError:
     )
 
 
-def choose_numbered(file: str, width: int, wanted: Wanted, *, label_given: bool) -> Chosen:
+def choose_numbered(
+    file: str, width: int, wanted: Wanted, *, label_given: bool, rows: Sequence[Sequence[str]] = ()
+) -> Chosen:
     """Choose the columns of a table without header. By default the first is the label and all others are text.
 
     Args:
@@ -222,6 +243,7 @@ def choose_numbered(file: str, width: int, wanted: Wanted, *, label_given: bool)
         width: number of columns.
         wanted: columns given by the user, by number from 1.
         label_given: the file name gives the class, so no label column is needed.
+        rows: first rows; a column of dates is not guessed as the label.
 
     Raises:
         UserError: A given column is not a number from 1 to ``width``, or the text column is ambiguous.
@@ -239,6 +261,12 @@ def choose_numbered(file: str, width: int, wanted: Wanted, *, label_given: bool)
     label_given = label_given or bool(wanted.labels)
     if width == 1 and not label_given:
         raise _one_column(file)
+    if not label_given and wanted.label is None and _are_dates(0, rows):
+        raise UserError(
+            f"{file}: which column is the label?",
+            "no header was found, and the first column has dates",
+            f"give a number from 1 to {width} with --label",
+        )
     labels = tuple(position("label-columns", name) for name in wanted.labels)
     label = None if label_given else position("label", wanted.label or "1")
     weight = None if wanted.weight is None else position("weight", wanted.weight)

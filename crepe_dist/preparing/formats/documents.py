@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from crepe_dist.errors import UserError
-from crepe_dist.files import sha256
+from crepe_dist.files import printable, sha256
+from crepe_dist.preparing.formats.lines import LOOK_AT
 from crepe_dist.preparing.formats.rows import BLOCK, MAX_RECORD, BadRow, Block, Parsed, Row, Share, excerpt, too_long
 from crepe_dist.preparing.formats.stream import Stream
 
@@ -81,13 +83,38 @@ class DocumentCutter:
         pass
 
 
-def list_documents(folder: Path) -> list[str]:
-    """List the visible files below ``folder``, sorted, relative to it. Each linked folder is visited only once."""
+def check_link(path: Path, root: Path) -> None:
+    """Refuse a symbolic link that leaves a source folder: a folder from others could name any file of this machine.
+
+    Raises:
+        UserError: ``path`` is such a link.
+    """
+    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+        raise UserError(
+            f"{printable(path)} is a symbolic link out of {printable(root)}",
+            f"it leads to {printable(path.resolve())}",
+            "delete it; or, if you trust the folder, copy what its links lead to: "
+            f"cp -rL {shlex.quote(printable(root))} COPY",
+        )
+
+
+def list_documents(folder: Path, root: Path | None = None) -> list[str]:
+    """List the visible files below ``folder``, sorted, relative to it. Each linked folder is visited only once.
+
+    Args:
+        root: folder that no symbolic link may leave; ``None`` if they were checked before.
+
+    Raises:
+        UserError: A link leaves ``root``.
+    """
     found: list[str] = []
     seen: set[str] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
         folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        if root is not None:
+            for name in (*folders, *files):
+                check_link(Path(place, name), root)
         if real not in seen:
             found += [os.path.relpath(os.path.join(place, name), folder) for name in files if not name.startswith(".")]
         seen.add(real)
@@ -97,9 +124,10 @@ def list_documents(folder: Path) -> list[str]:
 def _read(path: Path) -> str:
     try:
         stream = Stream(path)
+        data = stream.read(MAX_RECORD + 1)
+        stream.refuse_utf16(data[:LOOK_AT])
     except UserError as error:
         raise ValueError(f"unreadable: it {error.what.removeprefix(str(path)).strip()}") from None
-    data = stream.read(MAX_RECORD + 1)
     stream.close()
     if len(data) > MAX_RECORD:
         raise ValueError(too_long())

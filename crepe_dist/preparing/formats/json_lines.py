@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from crepe_dist.data.composition import join
@@ -16,10 +18,12 @@ from crepe_dist.preparing.formats.rows import MAX_RECORD, BadRow, Block, Parsed,
 from crepe_dist.preparing.formats.stream import Stream
 from crepe_dist.preparing.labelling import MANY, cell_of
 
+LOOK_AT = 200  # rows from which columns are chosen
 MAX_DEPTH = 4  # levels of nested objects whose keys are listed
 MAX_LITERAL = 1 << 16  # characters of a Python literal; parsing takes about 100 times its length in memory
 # Keep the spelling of numbers: they may be labels, and converting a million digits would take long.
-_DECODER = json.JSONDecoder(parse_int=str, parse_float=str)
+# NaN, which Python writes for a missing value, is one.
+_DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant={"NaN": None}.get)
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,8 @@ def open_json_lines(
         except ValueError:
             continue
         names = list(_names(record, (wanted.label, *LABELS) if nested else (wanted.label,)))
-        columns = choose_named(file, names, wanted, label_given=label is not None)
+        rows = list(islice(_rows(cutter.head, names), LOOK_AT))
+        columns = choose_named(file, names, wanted, label_given=label is not None, rows=rows)
         key = None if columns.label is None else names[columns.label]
         texts = tuple(names[i] for i in columns.texts)
         kept = tuple(names) if keep else ()
@@ -133,6 +138,14 @@ def open_json_lines(
     kept = texts if keep else ()
     weight, labels, id_ = wanted.weight, wanted.labels, wanted.id
     return JsonLines(key, texts, label, kept=kept, weight=weight, labels=labels, nested=nested, id=id_), cutter
+
+
+def _rows(head: bytes, names: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the values of the first whole lines that can be read."""
+    for line in head.splitlines():
+        with suppress(ValueError):
+            record = _load(line, literals=False)
+            yield [_cell(record, name) for name in names]
 
 
 def open_amazon(stream: Stream, label: str) -> tuple[JsonLines, LineCutter]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from crepe_dist.preparing.formats.rows import BLOCK, BadRow, Block, excerpt, too_long
 from crepe_dist.preparing.formats.stream import Stream
 
+LOOK_AT = 1 << 14  # bytes in which UTF-16 is looked for
 BOM = b"\xef\xbb\xbf"
 
 
@@ -36,6 +37,7 @@ class LineCutter:
         self._live = live and stream.live
         self._enough = 0  # minimum size of a block in bytes: the parser could not use a shorter one
         self._fill()
+        stream.refuse_utf16(self._buffer[:LOOK_AT])
         if self._buffer.startswith(BOM):
             self._buffer = self._buffer[len(BOM) :]
 

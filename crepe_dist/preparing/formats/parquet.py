@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from crepe_dist.data.composition import join
@@ -150,8 +151,8 @@ class ParquetCutter:
             if waiting:
                 yield self._block(waiting)
             if problem:
-                left, self._read = end - self._read, end
-                yield Block(b"", end, False, (BadRow(end, problem, "", left),))
+                start, self._read = self._read + 1, end
+                yield Block(b"", start, False, (BadRow(start, problem, "", end + 1 - start),))
 
     def _pieces(self, group: int) -> Iterator[Any]:
         """Yield a row group in small batches.
@@ -206,7 +207,9 @@ def open_parquet(
         ) from error
     simple = [field for field in schema if not pa.types.is_nested(field.type) or (nested and _is_list(field.type))]
     names, types = [field.name for field in simple], [field.type for field in simple]
-    columns = choose_named(file, names, wanted, label_given=label is not None)
+    # Their types tell dates, without reading rows.
+    dates = [["2000-01-01" if pa.types.is_temporal(kind) else "" for kind in types]]
+    columns = choose_named(file, names, wanted, label_given=label is not None, rows=dates)
     for position in columns.texts:
         kind = types[position]
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -265,6 +268,8 @@ def _unpacked(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
         if _is_list(array.type):
             lists = [None if each is None else json.dumps(each, ensure_ascii=False) for each in array.to_pylist()]
             array = pa.array(lists, pa.large_string())
+        if pa.types.is_floating(array.type):  # a label that is NaN is a missing one
+            array = pc.if_else(pc.is_nan(array), None, array)
         binary = pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type)
         # Keep binary values as bytes and decode them one by one later, so that an invalid one affects one row only.
         arrays.append(array.cast(pa.large_binary() if binary else pa.large_string()))

@@ -37,7 +37,7 @@ class BadRow(NamedTuple):
     """One or more unusable lines.
 
     Attributes:
-        line: number of the last line.
+        line: number of the first line.
         reason: reason, for the quarantine.
         excerpt: start of the first line.
         lines: number of lines.

@@ -17,6 +17,7 @@ GZIP = b"\x1f\x8b"
 ENDS_EARLY = "the gzip data"  # start of the reasons why data end early
 PIECE = 1 << 18  # bytes
 SALVAGE_STEP = 256  # bytes of broken gzip data that are decompressed at a time
+ZEROS = 0.01  # least share of ASCII in UTF-16, such as line ends and spaces; a byte of each is 0
 PAUSE = 0.005  # seconds; a fast writer has written more to its pipe after this time
 ZIP = b"PK\x03\x04"
 WORKBOOKS = (".xlsx", ".xlsm", ".ods")  # zip archives by their first bytes
@@ -71,6 +72,20 @@ class Stream:
         self._gzip = self._raw.startswith(GZIP)
         self._peeked = b""
         self._decoder = zlib.decompressobj(31)
+
+    def refuse_utf16(self, head: bytes) -> None:
+        """Look for UTF-16 without a byte order mark in the first decompressed bytes, by zeros at every other place.
+
+        Raises:
+            UserError: These are UTF-16.
+        """
+        even, odd = (head[start::2].count(0) for start in (0, 1))
+        if min(even, odd) == 0 and max(even, odd) >= max(3, ZEROS * len(head) / 2):
+            raise UserError(
+                f"{self._name} is UTF-16 text",
+                f"{even + odd:,} of its first {len(head):,} bytes are 0, all at {'odd' if odd else 'even'} places",
+                f"convert it first: iconv -f UTF-16{'LE' if odd else 'BE'} -t UTF-8",
+            )
 
     def peek(self, size: int) -> bytes:
         """Return the next bytes without consuming them."""

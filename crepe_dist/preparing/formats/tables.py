@@ -84,7 +84,7 @@ class Table:
                 if (at_end or not broken) and not block.final and not (block.full and record == 0):
                     return record  # the record may continue after the block
                 broken = broken or 1
-                line = block.line + record + broken - 1
+                line = block.line + record
                 if share.owns(line):
                     bad = BadRow(line, f"not CSV: {error}", excerpt(lines[record].rstrip("\r\n")), broken)
                     result.bad.append(bad)
@@ -164,7 +164,7 @@ def open_table(
     else:
         width, texts = _usual_width(rows), ()
         names = [f"column {number}" for number in range(1, width + 1)]
-        columns = choose_numbered(file, width, wanted, label_given=label is not None)
+        columns = choose_numbered(file, width, wanted, label_given=label is not None, rows=rows)
     separated = "" if delimiter in ",\t" else f", separated by {delimiter}"
     reads = columns.describe(names) + separated
     classes = tuple(names[i] for i in columns.labels)

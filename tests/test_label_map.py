@@ -1,0 +1,99 @@
+"""Merging of labels by a map, and proposals for one."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+import crepe_dist
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.errors import UserError
+from crepe_dist.preparing.label_map import read_map, variants
+
+LABELS = ["billing", "Billing ", "biling", "log in", "login", "plan a", "plan b", "sport"]
+TEXTS = [f"text number {row}" for row in range(240)]
+
+
+def labels(rows=240):
+    """Mostly the first and the fourth, the others rarely."""
+    return [LABELS[row % 8] if row < 48 else LABELS[row % 2 * 3] for row in range(rows)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "proposed"),
+    [
+        ({"a b": 5, "A  B": 4, "a_b": 5, "c": 1}, {"A  B": "a b", "a_b": "a b"}),
+        ({"refund": 90, "re-fund": 2, "refunds": 3, "rfeund": 1, "refumd": 1, "refnud!": 1}, {
+            "re-fund": "refund", "refunds": "refund", "rfeund": "refund", "refumd": "refund"}),
+        ({"hotel": 50, "motel": 40}, {}),  # both are frequent
+        ({"plan a": 100, "plan b": 2, "cats": 100, "bats": 1, "level 1": 100, "level 2": 1}, {}),
+        ({"straße": 9, "STRASSE": 1, "é": 1}, {"STRASSE": "straße"}),
+    ],
+)  # fmt: skip
+def test_what_looks_like_a_variant(rows, proposed):
+    assert variants(rows) == proposed
+
+
+def test_many_labels_take_little_time():
+    started = time.perf_counter()
+    variants({f"{n:x} some longer label {n * n:x}": n for n in range(5_000)})
+    assert time.perf_counter() - started < 5  # it would be minutes for all pairs
+
+
+def test_a_proposal_can_be_applied(tmp_path):
+    table = {"text": TEXTS, "label": labels()}
+    summary = crepe_dist.prepare(table, tmp_path / "out", propose_labels=tmp_path / "map.csv")
+    assert (tmp_path / "map.csv").read_text() == "from,to\nBilling,billing\nbiling,billing\nlogin,log in\n"
+    (warning,) = (each for each in summary["warnings"] if "look like variants" in each["what"])
+    assert "--merge-labels map.csv" in warning["do"]
+    assert "'biling' like 'billing'" in warning["why"]
+    (tmp_path / "map.csv").write_text("\ufefffrom,to\r\nbiling,billing\r\n Billing , billing\r\nplan a,plan\nnone,x\n")
+    summary = crepe_dist.prepare(table, tmp_path / "out", merge_labels=tmp_path / "map.csv", overwrite=True)
+    assert open_dataset(tmp_path / "out").classes == ["billing", "log in", "login", "plan", "plan b", "sport"]
+    (warning,) = (each for each in summary["warnings"] if "did not occur" in each["what"])
+    assert warning["why"] == "'none'"
+    several = {"text": TEXTS[:40], "label": [["billing", "biling"], ["plan a", "sport"]] * 20}
+    crepe_dist.prepare(several, tmp_path / "many", labels="several", merge_labels=tmp_path / "map.csv", test=0.1)
+    assert open_dataset(tmp_path / "many").classes == ["billing", "plan", "sport"]
+
+
+def test_parts_and_numbered_classes_are_merged_too(tmp_path, monkeypatch):
+    rows = "".join(f"{row % 3 + 1},{text}\n" for row, text in enumerate(TEXTS))
+    (tmp_path / "train.csv").write_text(rows)
+    (tmp_path / "classes.txt").write_text("one\ntwo\nthree\n")
+    (tmp_path / "map.csv").write_text("two,one\nfour,one\n")
+    monkeypatch.chdir(tmp_path)
+    for line in (
+        *(f"train.csv --part {part}/2 --out p{part} --merge-labels map.csv --processes 1" for part in (1, 2)),
+        "--merge p1 p2 --out out --processes 1",
+    ):
+        monkeypatch.setattr("sys.argv", ["prepare", *line.split()])
+        crepe_dist.prepare.main()  # type: ignore[attr-defined]
+    data = open_dataset(tmp_path / "out")
+    assert data.classes == ["one", "three"]
+    assert data.class_counts().sum() + data.class_counts("test").sum() == 240
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["unused"] == ["four"]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"a,b\na,c\n", "'a' becomes both 'b' and 'c'"),
+        (b"a,b\nb,c\n", "becomes 'c' itself"),
+        (b"a\n", "'a' is not a label and its new name"),
+        (b"a,\n", "'a,' is not a label"),
+        (b'"a,b\n', "unexpected end"),
+        (b"\xff,b\n", "utf-8"),
+        (None, "No such file"),
+    ],
+)
+def test_maps_that_cannot_be_used(tmp_path, content, why):
+    if content is not None:
+        (tmp_path / "map.csv").write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read_map(tmp_path / "map.csv")
+    assert why in caught.value.why
+    assert "from,to" in str(caught.value) or "last name" in caught.value.remedy

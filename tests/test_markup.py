@@ -1,0 +1,58 @@
+"""HTML in texts."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from crepe_dist.data.alphabet import Codes, Encoding
+from crepe_dist.data.composition import Composition
+from crepe_dist.data.markup import has_tags, without_tags
+from crepe_dist.model.inference import Inference
+from crepe_dist.predicting.predictor import Predictor
+
+
+@pytest.mark.parametrize(
+    ("text", "stripped", "tagged"),
+    [
+        ("<p>Dear <b>te</b>am &amp; all,</p><p class='x'>bye</p>", "Dear team & all, bye", True),
+        ("one<br>two<br/>three<BR />four\n\nfive", "one two three four five", True),
+        ("<style>p {a: b}</style>kept<SCRIPT src=x>if (a<b) c()</SCRIPT>", "kept", True),
+        ("<script>never closed", "never closed", True),
+        ("<!DOCTYPE html><!-- a comment -->a&nbsp;&lt;b&gt;", "a <b>", True),
+        ("joe <joe@example.com> 1 < 2 <3 x <y", "joe <joe@example.com> 1 < 2 <3 x <y", False),
+        ("no\n\nmarkup", "no\n\nmarkup", False),
+        ("</style>a</style>b", "a b", True),
+    ],
+)
+def test_what_is_stripped(text, stripped, tagged):
+    assert (without_tags(text), has_tags(text)) == (stripped, tagged)
+
+
+@pytest.mark.parametrize("piece", ["<a ", "<!--", "<script>", "</a ", "<a b='", "&amp", "<p>", "<"])
+def test_hostile_texts_take_linear_time(piece):
+    started = time.perf_counter()
+    without_tags(piece * (1 << 16))
+    assert time.perf_counter() - started < 5  # that of html.parser took two minutes for 60 kB
+
+
+class Seen(Inference):
+    """Engine that keeps the codes it was given."""
+
+    def __init__(self) -> None:
+        self.codes: Codes | None = None
+
+    def logits(self, codes):
+        self.codes = codes
+        return codes[:, :2].astype("float32")
+
+
+def test_a_model_strips_as_its_data_were():
+    encoding, engine = Encoding(feature_len=123), Seen()
+    for strip, read in ((True, "good & bad"), (False, "<p>good &amp; bad</p>")):
+        predictor = Predictor(engine, encoding, ["a", "b"], composition=Composition((), strip))
+        predictor.predict(["<p>good &amp; bad</p>"])
+        assert engine.codes is not None
+        assert engine.codes.tolist() == encoding.encode([read]).tolist()
+        assert predictor.explain("<p>good &amp; bad</p>").text == read
