@@ -32,6 +32,7 @@ from crepe_dist.settings.config import Config
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training import transfer
 from crepe_dist.training.engine_setup import build_network
+from crepe_dist.training.leaks import leaked_rows
 from tests.conftest import FEATURE_LEN, QUICK, command, launch_prefix, losses, run, write_csv
 
 CREPE = ModelOptions(network="crepe", longest=3, buckets=64, reach=4, embeddings=1024, width=32, blocks=2)
@@ -324,6 +325,21 @@ class TestTraining:
         printed = run(command("train", *flags, "--run-dir", place / "both", processes=2), place)
         assert printed.count("start     embeddings and convolutions from") == 1
         assert losses(place / "both") == pytest.approx(losses(place / "alone"), abs=1e-5)
+
+    def test_scored_rows_that_the_first_run_was_trained_on_are_counted(self, place, data, tmp_path):
+        def note(source, length=FEATURE_LEN):
+            out = tmp_path / f"{source.name}-{length}"
+            prepare(find_sources([str(source)]), out, Encoding(feature_len=length), Split(0.2, 0.2))
+            return "".join(leaked_rows(str(place / "run"), open_dataset(out)))
+
+        said = note(data.parent / "train.csv")
+        rows = {name: len(part) for name, part in open_dataset(tmp_path / f"train.csv-{FEATURE_LEN}").parts.items()}
+        of = [f"{rows[name]} of {rows[name]} {name} rows" for name in ("validation", "test")]
+        assert f"was trained on {of[0]} and {of[1]}, so their scores are too high" in said
+        assert "with the same --seed" in said
+        assert "rows of the same files" in note(data.parent / "train.csv", FEATURE_LEN + 1)
+        assert note(write_csv(tmp_path / "new.csv", 60, seed=9)) == ""
+        assert "".join(leaked_rows(str(place / "run"), open_dataset(data))) == ""
 
     @pytest.mark.slow
     def test_ranks_that_start_from_other_parameters(self, place, flags, dataset):

@@ -11,6 +11,7 @@ from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.model.shape import Shape, steps_per_epoch
 from crepe_dist.settings.config import Config
 from crepe_dist.training.engine_setup import training_bytes
+from crepe_dist.training.leaks import leaked_rows
 from crepe_dist.wording import counted, cut, first, listed, number, size
 
 SMALLEST_BATCH = 8  # a smaller one is not advised: the gradients get noisy, and a step does not get faster
@@ -26,6 +27,8 @@ def notes(config: Config, data: Dataset, shape: Shape, device: Any, ranks: Colle
         *(empty_classes(data, split) for split in ("train", "test")),
         few_validation_rows(data),
     ]
+    if config.training.init_from is not None:
+        found.append(ranks.on_root("leaks", leaked_rows(config.training.init_from, data)) or "")
     if device.device_type == "cpu":
         found += [little_memory(shape, ranks.local_size), few_cores(ranks.local_size)]
     return [note for note in found if note]
