@@ -59,6 +59,7 @@ def write_run(folder: Path, options: ModelOptions, dataset: Dataset, seed: int =
         "epoch": 0,
         "test_accuracy": 0.5,
         "encoding": dataset.encoding.to_dict(),
+        "composition": dataset.composition.to_dict(),
         "classes": dataset.classes,
         "network": network.shape.settings(),
     }

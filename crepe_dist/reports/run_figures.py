@@ -156,6 +156,8 @@ def compared(histories: Sequence[tuple[str, History]], key: str, label: str) -> 
 
 def _axes(label: str, history: History | None = None, *, legend: int = 1, height: float = 2.2) -> tuple[Figure, Axes]:
     """Make axes over steps (with ``history``) or epochs, with room for ``legend`` lines of a legend above."""
+    if legend and history and (history.resumes or history.skipped):
+        legend += 1
     top = 0.1 + 0.2 * legend
     figure, axes = drawing.blank(height + top, left=0.75, right=0.1, top=top, bottom=0.45)
     axes.set_ylabel(label)
@@ -184,7 +186,7 @@ def _epochs(axes: Axes, history: History, score: str, reported: int | None) -> N
         axes.plot(steps, values, color=colour, marker=SPLIT_MARKERS[split], markersize=3.5, linewidth=1.3, label=label)
     steps = [record["step"] for record in history.epochs if record["epoch"] == reported]
     if steps:
-        axes.axvline(steps[-1], color=colours.GREY, linestyle="--", linewidth=1, label="reported epoch")
+        axes.axvline(steps[-1], color=colours.GREY, linestyle="--", linewidth=1, label="reported")
 
 
 def _losses(history: History, step: int) -> str:
@@ -241,8 +243,14 @@ def _columns(names: Sequence[str]) -> int:
     return max(1, min(len(names), int((drawing.WIDTH - 1.05) / (widest * 0.6 * drawing.FONT_SIZE / 72))))
 
 
-def _legend(axes: Axes, columns: int = 5) -> None:
+def _legend(axes: Axes, columns: int = 4) -> None:
     if axes.get_legend_handles_labels()[0]:
         axes.legend(
-            loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderpad=0, borderaxespad=0.4, handlelength=1.4
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            ncols=columns,
+            borderpad=0,
+            borderaxespad=0.4,
+            handlelength=1.4,
+            columnspacing=1.2,
         )
