@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import stat
 import sys
 from collections import Counter
@@ -47,11 +48,28 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the file or folder in an error of writing it; the system, and NumPy, do not.
+
+    Raises:
+        OSError: with the name and an error number.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        full = shutil.disk_usage(path.parent).free < 1 << 16
+        number = error.errno or (errno.ENOSPC if full else errno.EIO)
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+@contextmanager
 def atomic_text(path: Path, errors: str = "strict") -> Iterator[TextIO]:
     """Open a temporary UTF-8 file that is renamed to ``path`` when the block succeeds and removed otherwise."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("w", encoding="utf-8", errors=errors) as stream:
+        with writing(path), temporary.open("w", encoding="utf-8", errors=errors) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -81,11 +99,15 @@ def is_temporary(path: Path) -> bool:
     return TEMPORARY.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
 
 
+def temporary_files(folder: Path) -> list[Path]:
+    """List the leftovers of killed processes; call while no other process writes to the folder."""
+    return [path for path in folder.iterdir() if is_temporary(path)] if folder.is_dir() else []
+
+
 def remove_temporary(folder: Path) -> None:
     """Remove leftovers of killed processes; call while no other process writes to the folder."""
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if is_temporary(path):
-            path.unlink(missing_ok=True)
+    for path in temporary_files(folder):
+        path.unlink(missing_ok=True)
 
 
 def cache_folder() -> Path:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Callable, Union
 
@@ -35,6 +34,7 @@ from crepe_dist.preparing.preparation import (
     leftovers,
 )
 from crepe_dist.reports import data_page
+from crepe_dist.scratch import scratch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,7 +82,7 @@ def prepare(
     Raises:
         UserError: the columns or their lengths do not fit, too many rows are unusable, or ``out`` exists.
     """
-    with TemporaryDirectory(prefix="crepe-prepare-") as folder:
+    with scratch() as folder:
         texts = () if text is None else (text,) if isinstance(text, str) else tuple(text)
         wanted = Wanted(label, title, texts, weight, tuple(label_columns), id)
 
@@ -91,7 +91,7 @@ def prepare(
             nonlocal wanted
             if not is_table(given):
                 return given
-            path = Path(folder) / name
+            path = folder / name
             found = write_table(given, path, wanted if name == "table" else replace(wanted, weight=None))
             wanted = found if name == "table" else wanted
             return path

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
+from rich.status import Status
 from rich.table import Table
 
 from crepe_dist import command, invocation, machine
@@ -14,10 +19,12 @@ from crepe_dist.errors import UserError
 from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import real, whole
 from crepe_dist.tuning.search import BEST, TABLE, Search, Trial
+from crepe_dist.tuning.search_space import DEFAULTS
 from crepe_dist.wording import duration, nth, percent
 
 MOST_MEMORY = 0.8  # of the memory that is available at the start
 SHOWN = 10  # trials in the table
+SILENT = 5.0  # seconds between two lines about a trial, where a line cannot be overwritten
 EXAMPLES = """  python -m crepe_dist.tune data/reviews --minutes 10
   python -m crepe_dist.tune data/reviews --minutes 60     go on with the same search
   python -m crepe_dist.train --config tune/reviews/best.yaml
@@ -28,8 +35,8 @@ def parser() -> arguments.Parser:
     flags = arguments.parser(
         "tune",
         "Search for better settings of training: network, learning rate, epochs, n-grams, dropout and width. The "
-        "validation split decides. The first trial has the defaults, so the result is never worse on that split. The "
-        "same command goes on with the search.",
+        "validation split decides. The first trial is the fastest network, and the second has the defaults, so the "
+        "result is never worse on that split. The same command goes on with the search.",
         EXAMPLES,
     )
     flags.add_argument("data", type=Path, metavar="DATA", help="prepared folder with a validation split")
@@ -63,50 +70,79 @@ def main() -> None:
     console = Console(highlight=False)
     if before := search.trials():
         console.print(f"{out} has {len(before)} trials; the search goes on")
-    for trial in search.run(deadline, given.trials, given.processes, memory):
-        console.print(_line(trial), markup=False, soft_wrap=True)
-    _show(search, out, console)
+    with console.status("") as status:
+        show = _Progress(console, status)
+        for trial in search.run(deadline, given.trials, given.processes, memory, show):
+            console.print(_line(trial), markup=False, soft_wrap=True)
+    again = [str(given.data), *(["--out", str(given.out)] if given.out else [])]
+    _show(search, out, console, f"{shlex.join(again)} --minutes {math.ceil(max(30, 3 * given.minutes))}")
+
+
+class _Progress:
+    """Line that tells how far a trial is; where it cannot be overwritten, a further line now and then."""
+
+    def __init__(self, console: Console, status: Status) -> None:
+        self._console, self._status = console, status
+        self._said = ("", 0.0)
+
+    def __call__(self, number: int, settings: dict[str, Any], text: str) -> None:
+        line = f"trial {number:<4} {text}   {spelled(settings)}"
+        self._status.update(escape(line))
+        if not self._console.is_terminal and line != self._said[0] and time.monotonic() - self._said[1] > SILENT:
+            self._console.print(line, markup=False, soft_wrap=True)
+            self._said = (line, time.monotonic())
 
 
 def _line(trial: Trial) -> str:
     out = trial.outcome
     accuracy = f"validation {percent(out.validation)}" if out.validation is not None else out.end
+    accuracy += " so far" * (out.end == "out of time" and out.validation is not None)
     problem = f": {out.problem.splitlines()[0]}" if out.problem else ""
-    return f"trial {trial.number:<4} {accuracy:<20} {duration(out.seconds):>7}  {_spelled(trial)}{problem}"
+    return f"trial {trial.number:<4} {accuracy:<26} {duration(out.seconds):>7}  {spelled(trial.settings)}{problem}"
 
 
-def _spelled(trial: Trial) -> str:
-    if not trial.settings:
+def spelled(settings: dict[str, Any]) -> str:
+    """Name the settings of a trial."""
+    if not settings:
         return "the defaults"
     return ", ".join(
         f"{name.rpartition('.')[2]} {value:.3g}" if isinstance(value, float) else f"{name.rpartition('.')[2]} {value}"
-        for name, value in trial.settings.items()
+        for name, value in settings.items()
         if name != "training.patience"
     )
 
 
-def _show(search: Search, out: Path, console: Console) -> None:
+def _show(search: Search, out: Path, console: Console, more: str) -> None:
     trials, best = search.trials(), search.best()
     if best is None:
         raise UserError(
-            "no trial was finished",
-            "the time was too short for the defaults; what was trained is saved",
-            f"go on with more time: {invocation.typed('tune')} DATA --minutes 30",
+            "no epoch of a trial was scored",
+            "the time was too short for the smallest network; what was trained is saved",
+            f"go on with more time: {invocation.typed('tune')} {more}",
         )
     table = Table("trial", "validation", "test", "epoch", "time", "settings", box=None, pad_edge=False)
     done = sorted((each for each in trials if each.outcome.end == "done"), key=lambda each: each.rank)
-    for each in [*done[:SHOWN], *(each for each in done[SHOWN:] if each.number == 0)]:
+    rows = [*done[:SHOWN], *(each for each in done[SHOWN:] if each.number == DEFAULTS)]
+    if best not in rows:
+        rows.insert(0, best)  # interrupted by the deadline
+    for each in rows:
         scores = [percent(score) for score in (each.outcome.validation, each.outcome.test) if score is not None]
         table.add_row(
-            str(each.number), *scores, str(nth(each.outcome.epoch or 0)), duration(each.outcome.seconds), _spelled(each)
+            str(each.number),
+            *scores,
+            str(nth(each.outcome.epoch or 0)),
+            duration(each.outcome.seconds),
+            spelled(each.settings),
         )
     console.print(table)
-    lines = (
+    lines = [
         f"{len(trials)} trials, {len(done)} finished; the validation split chose the best",
         f"all trials   {out / TABLE}",
-        f"its model    {out / f'trial-{best.number:04d}' / 'run'}",
+        f"its model    {search.checkpoint(best, out)}",
         f"train it     {invocation.typed('train')} --config {out / BEST}",
-    )
+    ]
+    if best not in done:
+        lines.append(f"trial {best.number} is the best so far, and not finished: {invocation.typed('tune')} {more}")
     console.print("\n".join(lines), soft_wrap=True, markup=False)
 
 

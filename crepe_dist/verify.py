@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from crepe_dist import command
@@ -15,9 +14,10 @@ from crepe_dist.files import sha256
 from crepe_dist.native import library
 from crepe_dist.runs import checkpoint, run_folder, state
 from crepe_dist.runs.run_record import RunRecord, open_run
+from crepe_dist.scratch import scratch
 from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import whole
-from crepe_dist.supervising.training_process import QUIET, failure, training
+from crepe_dist.supervising.training_process import QUIET, train
 from crepe_dist.wording import counted, nth
 
 EXAMPLES = """  python -m crepe_dist.verify runs/reviews-1f2e3d4c5b
@@ -40,7 +40,8 @@ def parser() -> arguments.Parser:
     )
     flags.add_argument(
         "--last", action="store_true",
-        help="train only what came after the older of the run's two saved states, usually the last epoch",
+        help="train only what came after the older of the run's two saved states, usually the last epoch; the run must "
+        "have been trained with --checkpoint.keep_state true",
     )  # fmt: skip
     return flags
 
@@ -68,17 +69,13 @@ def main() -> None:
         os.environ[library.SWITCH] = build
     for note in notes(computed):
         print(f"note: {note}", flush=True)
-    with TemporaryDirectory(prefix="crepe-verify-") as name:
-        folder = Path(name)
+    with scratch() as folder:
         again = folder / "run"
         copied = copy_state(given.run, again) if given.last else {}
         start = f" after epoch {nth(max(copied))}" if copied else ""
         on = counted(given.processes, "process", "processes")
         print(f"trains {visible(record.name)} again{start}, on {on}", flush=True)
-        with training({**settings, "run_dir": str(again)}, folder, given.processes) as process:
-            code = process.wait()
-        if code:
-            raise failure(folder, code)
+        train({**settings, "run_dir": str(again)}, folder, given.processes)
         differing = []
         for epoch, before, now in compared(given.run, again, copied):
             same = before == now
@@ -127,7 +124,9 @@ def copy_state(run: Path, again: Path) -> dict[int, str]:
     progress = None if older is None else state.progress(older)
     if older is None or progress is None or progress.finished or not progress.epochs:
         raise UserError(
-            f"{run} has no saved state from before its end", "it keeps two, and they may be deleted", "omit --last"
+            f"{run} has no saved state from before its end",
+            "a finished run keeps its states only if it was trained with --checkpoint.keep_state true",
+            "omit --last, which trains all epochs again",
         )
     shutil.copytree(older, run_folder.RunFolder(again).state / older.name)
     for name in (run_folder.IDENTITY, checkpoint.CONFIG):

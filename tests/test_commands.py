@@ -36,7 +36,12 @@ def place(data, tmp_path_factory):
     (folder / "data").mkdir()
     (folder / "data" / "three").symlink_to(data)
     (folder / "few.csv").write_text("text\nhello\n")
-    more = ("--training.epochs=8", "--optimizer.name=adam", "--optimizer.learning_rate=0.003")
+    more = (
+        "--training.epochs=8",
+        "--optimizer.name=adam",
+        "--optimizer.learning_rate=0.003",
+        "--checkpoint.keep_last=2",
+    )
     run(command("train", "--data", "data/three", *QUICK, *more), folder)
     return folder
 

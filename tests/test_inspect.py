@@ -21,7 +21,7 @@ from crepe_dist.inspecting.inspection import Inspection
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import find_sources
-from crepe_dist.supervising.training_process import training
+from crepe_dist.supervising.training_process import train
 from tests.conftest import TRIGRAMS
 
 NAMES = ("one", "two", "<three>")
@@ -56,10 +56,10 @@ def read(path):
 
 
 def test_the_command_finds_what_was_planted(place, monkeypatch, capsys):
-    def quick(settings, folder):
-        return training({**settings, **QUICKLY}, folder)
+    def quick(settings, folder, seconds):
+        return train({**settings, **QUICKLY}, folder, seconds=seconds)
 
-    monkeypatch.setattr(out_of_fold, "training", quick)
+    monkeypatch.setattr(out_of_fold, "train", quick)
     monkeypatch.chdir(place)
     given = ["inspect", "data", "--out", "out", "--folds", "2", "--unlabelled", "new.txt", "--source", "texts.csv"]
     monkeypatch.setattr("sys.argv", given)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import itertools
+import multiprocessing.synchronize
 import threading
 from dataclasses import replace
 
@@ -16,6 +18,7 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.loader import RankBatches, batches
 from crepe_dist.data.order import epoch_order, largest_share, share
 from crepe_dist.data.pieces import pieces, rows_per_piece
+from crepe_dist.preparing.pool import map_in_order, pool
 
 sizes = st.integers(1, 9)
 
@@ -142,3 +145,16 @@ def test_a_reader_that_stops_early_ends_the_thread(data, taken):
     source.close()  # type: ignore[attr-defined]
     assert not [thread for thread in threading.enumerate() if thread.name == "batches"]
     assert threading.active_count() <= before + 1  # that of Gluon's loader ends later
+
+
+def test_a_full_shared_memory_has_no_room_for_semaphores_and_none_are_needed(data, monkeypatch):
+    """multiprocessing makes them in /dev/shm, also for a pool of threads; worker processes are done without."""
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", full)
+    part = open_dataset(data).parts["train"]
+    assert len(list(batches(part, epoch_order(len(part), 0, 0), 50, 0, 1))) == 7
+    with pool(2) as executor:
+        assert list(map_in_order(executor, str, range(3), ahead=2)) == ["0", "1", "2"]

@@ -37,11 +37,14 @@ def train(data, run_dir, *more):
     return run(command("train", "--data", data, "--run-dir", run_dir, *QUICK, *more), data.parent)
 
 
+KEEP = ("--checkpoint.keep_state=true", "--checkpoint.keep_last=2")
+
+
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
     """A run of two epochs of seven steps, and what it printed."""
     run_dir = tmp_path_factory.mktemp("runs") / "finished"
-    return run_dir, train(data, run_dir, "--logging.tensorboard=true")
+    return run_dir, train(data, run_dir, "--logging.tensorboard=true", *KEEP)
 
 
 class TestRunFolder:
@@ -141,7 +144,7 @@ class TestRunFolder:
 
     def test_the_same_command_reports_a_finished_run(self, data, finished):
         run_dir, first = finished
-        again = train(data, run_dir, "--logging.tensorboard=true")
+        again = train(data, run_dir, "--logging.tensorboard=true", *KEEP)
         assert "is finished" in again
         assert again.splitlines()[-1] == first.splitlines()[-1]
 
@@ -272,12 +275,13 @@ class TestResume:
 
 
 class TestOptions:
-    def test_retention_keeps_the_last_and_the_best(self, data, tmp_path):
-        train(data, tmp_path / "run", *PAPER, "--training.epochs=5", "--checkpoint.keep_last=2")
-        epochs = records(tmp_path / "run", "epoch")
-        best = max(epochs, key=lambda record: record["test_accuracy"])["epoch"]
-        kept = {int(path.name.split("_")[2]) for path in (tmp_path / "run" / "checkpoints").glob("*.params")}
-        assert kept == {3, 4, best}
+    def test_retention_keeps_the_last_and_the_reported_checkpoint_and_no_state(self, data, tmp_path):
+        run_dir = tmp_path / "run"
+        train(data, run_dir, *PAPER, "--training.epochs=5", "--checkpoint.keep_last=2")
+        assert {int(path.name.split("_")[2]) for path in (run_dir / "checkpoints").iterdir()} == {3, 4}
+        assert not (run_dir / "state").exists()
+        train(data, run_dir, *PAPER, "--training.epochs=5")  # finished: it keeps what this command says
+        assert {int(path.name.split("_")[2]) for path in (run_dir / "checkpoints").iterdir()} == {4}
 
     def test_a_validation_part_chooses_the_epoch_and_stops_the_run(self, data_with_validation, tmp_path):
         # With a learning rate this small nothing improves after the first epoch, and the later ones are as good.
@@ -323,6 +327,7 @@ class TestOptions:
             "--optimizer.momentum=0",
             "--optimizer.weight_decay=0",
             "--checkpoint.every=1",
+            "--checkpoint.keep_state=true",
             "--logging.every=1",
         ]
         whole = ["--data.batch_size=301", "--training.epochs=1", "--optimizer.learning_rate=1"]

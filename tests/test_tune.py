@@ -33,7 +33,7 @@ class Played:
     def __init__(self, *outcomes):
         self.outcomes, self.given = list(outcomes), []
 
-    def __call__(self, settings, folder, processes, deadline, memory, prune):
+    def __call__(self, settings, folder, processes, deadline, memory, prune, show):
         folder.mkdir(exist_ok=True)
         self.given.append((folder.name, {name: value for name, value in settings.items() if "." in name}))
         if not self.outcomes:
@@ -55,11 +55,11 @@ def play(monkeypatch, data_with_validation, tmp_path):
     return run
 
 
-def test_the_defaults_come_first_and_the_best_is_kept(play, tmp_path, data_with_validation):
+def test_the_fastest_network_comes_first_then_the_defaults_and_the_best_is_kept(play, tmp_path, data_with_validation):
     made, given = play(done(0.8), done(0.7), done(0.9), Attempt("failed", problem="it broke\nso\nmend"), done(0.9, 0.5))
-    assert set(given[0][1]) == {"data.source", "logging.report"}
-    assert [settings.get("model.network") for _, settings in given[:3]] == [None, "ngrams", "crepe"]
-    assert all("optimizer.learning_rate" in settings for _, settings in given[1:])
+    assert set(given[1][1]) == {"data.source", "logging.report"}
+    assert [settings.get("model.network") for _, settings in given[:3]] == ["ngrams", None, "crepe"]
+    assert all("optimizer.learning_rate" in settings for _, settings in [given[0], *given[2:]])
     best = made.best()
     assert best is not None
     assert best.number == 4  # as accurate as number 2, with a lower loss
@@ -69,12 +69,12 @@ def test_the_defaults_come_first_and_the_best_is_kept(play, tmp_path, data_with_
     assert config.optimizer.learning_rate == given[4][1]["optimizer.learning_rate"]
     rows = list(csv.DictReader((tmp_path / "out" / "trials.csv").open()))
     assert [(row["trial"], row["end"]) for row in rows][3:] == [("3", "failed"), ("4", "done")]
-    assert yaml.safe_load(rows[0]["settings"]) == {}
+    assert yaml.safe_load(rows[1]["settings"]) == {}
 
 
 def test_the_defaults_win_if_nothing_is_better(play, tmp_path):
-    made, _ = play(done(0.9), done(0.9), done(0.5))
-    assert made.best().number == 0
+    made, _ = play(done(0.8), done(0.9), done(0.9))
+    assert made.best().number == 1
     assert set(yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())) == {"data"}
 
 
@@ -89,9 +89,32 @@ def test_a_search_goes_on_where_it_was_killed_or_ran_out_of_time(play):
     assert made.best().number == 1
 
 
+def test_what_was_interrupted_counts_with_its_best_epoch_and_is_asked_for_again(play, tmp_path):
+    part = Attempt("out of time", 0.9, 0.4, 0.8, 2, 60.0)
+    made, _ = play(part, Attempt("killed", problem="training was ended by SIGKILL\n\n"), done(0.8), most=1)
+    assert made.best().number == 0
+    assert made.best(interrupted=False).number == 2
+    assert [each.number for each in made.trials()] == [2]
+    assert {path.name for path in (tmp_path / "out").glob("trial-*")} == {"trial-0000", "trial-0001", "trial-0002"}
+    assert "model" in yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())
+    made, given = play(done(0.7), done(0.85), most=3)
+    assert sorted(name for name, _ in given) == ["trial-0000", "trial-0001"]
+    assert made.best().outcome.end == "done"
+
+
+def test_too_little_time_names_the_command_to_go_on(play, complaint, data_with_validation, tmp_path):
+    play(Attempt("out of time"), done(0.1), most=1)
+    (tmp_path / "out" / "trials.jsonl").unlink()
+    line = (data_with_validation, "--out", tmp_path / "out", "--minutes", "1e-9")
+    said = complaint("tune", *line, cwd=tmp_path)
+    assert "no epoch of a trial was scored" in said
+    assert f"tune {data_with_validation} --out {tmp_path / 'out'} --minutes 30" in said
+
+
 def test_defaults_that_fail_are_an_error(play):
+    failed = Attempt("failed", problem="the data are odd\nreason\nremedy")
     with pytest.raises(UserError) as caught:
-        play(Attempt("failed", problem="the data are odd\nreason\nremedy"))
+        play(failed, failed)
     assert (caught.value.what, caught.value.why, caught.value.remedy) == ("the data are odd", "reason", "remedy")
 
 

@@ -14,13 +14,14 @@ from crepe_dist.runs.run_record import RunRecord
 from tests.conftest import NGRAMS, QUICK, command, launch_prefix, needs_kernels, run
 
 SECONDS = 120
+KEEP = ("--checkpoint.keep_state=true", "--checkpoint.keep_last=2")
 
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
     """A run of two processes."""
     folder = tmp_path_factory.mktemp("verified")
-    run([*launch_prefix(2), *command("train", "--data", data, "--run-dir", "run", *QUICK, *NGRAMS)], folder)
+    run([*launch_prefix(2), *command("train", "--data", data, "--run-dir", "run", *QUICK, *NGRAMS, *KEEP)], folder)
     return folder / "run"
 
 
@@ -51,7 +52,9 @@ def test_the_last_epoch_from_the_older_state(trained, tmp_path, complaint):
     without = tmp_path / "without"
     shutil.copytree(trained, without)
     shutil.rmtree(without / "state")
-    assert "no saved state from before its end" in complaint("verify", "without", "--last", cwd=tmp_path)
+    said = complaint("verify", "without", "--last", cwd=tmp_path)
+    assert "no saved state from before its end" in said
+    assert "trained with --checkpoint.keep_state true" in said
 
 
 def test_a_run_that_is_not_finished(trained, tmp_path, complaint):

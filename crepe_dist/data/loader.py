@@ -97,23 +97,18 @@ def batches(
         together: number of documents that one rank has to compute together, see ``Engine.together``.
     """
     sampler = RankBatches(order, batch_size, rank, size, first, together)
-    # A thread, not a process: workers forked after hvd.init() are known to hang. The gather in C releases the GIL.
+    # `_ahead` has a thread for it. Processes forked after hvd.init() are known to hang; a pool of threads makes
+    # semaphores in /dev/shm, which may be full. The gather in C releases the GIL.
     loader: Any = gluon.data.DataLoader(
         _BatchDataset(part, largest_share(batch_size, size, together), prepare),
         batch_sampler=sampler,
         batchify_fn=_only,
-        num_workers=1,
-        thread_pool=True,
-        prefetch=PREFETCH,
     )
     yield from _ahead(loader)
 
 
 def _ahead(items: Iterable[Batch]) -> Iterator[Batch]:
-    """Fetch items in another thread.
-
-    Gluon's loader takes 0.05 ms to return a batch even if it is ready, a noticeable part of a step on a GPU.
-    """
+    """Fetch items in another thread, at most 2 × ``PREFETCH`` of them ahead."""
     ready: queue.SimpleQueue[tuple[str, list[Any]]] = queue.SimpleQueue()
     # True allows another PREFETCH batches, because waking the thread for each one takes time; False stops it.
     room: queue.SimpleQueue[bool] = queue.SimpleQueue()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from crepe_dist.data.array_file import map_array
-from crepe_dist.files import identity, open_regular, sync
+from crepe_dist.files import identity, open_regular, sync, writing
 
 Files = dict[str, dict[str, Any]]  # size and checksum by name, for the manifest
 TEXTS, IDS = "texts", "ids"
@@ -78,6 +78,7 @@ class HashedFile:
 
 def write_array(folder: Path, name: str, array: Any) -> Files:
     """Write a small array to disk and return its manifest entry."""
-    np.save(folder / name, array)
-    sync(folder / name)
+    with writing(folder / name):
+        np.save(folder / name, array)
+        sync(folder / name)
     return {name: identity(folder / name)}

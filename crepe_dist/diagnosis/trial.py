@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from crepe_dist.distributed import cuda
 from crepe_dist.distributed.hosts import Host
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json
+from crepe_dist.scratch import scratch
 from crepe_dist.supervising.console import Console
 from crepe_dist.supervising.supervisor import Supervisor
 from crepe_dist.supervising.supervisor_options import Options
@@ -75,8 +75,8 @@ def attempt(
     output = io.StringIO()
     options = Options(processes, (Host("localhost", processes),), max_restarts=0, grace=GRACE_SECONDS)
     start, trouble = time.monotonic(), ""
-    with tempfile.TemporaryDirectory() as folder:
-        supervisor = Supervisor([*command, device, folder], options, environment, console=Console(output, output))
+    with scratch() as folder:
+        supervisor = Supervisor([*command, device, str(folder)], options, environment, console=Console(output, output))
         timer = threading.Timer(seconds, supervisor.signal, [signal.SIGTERM])
         timer.daemon = True
         timer.start()
@@ -93,9 +93,9 @@ def attempt(
         return Trial(device, processes, elapsed, [_read(folder, rank) for rank in range(processes)], trouble)
 
 
-def _read(folder: str, rank: int) -> dict[str, Any]:
+def _read(folder: Path, rank: int) -> dict[str, Any]:
     try:
-        return dict(read_json(Path(folder) / f"rank_{rank}.json"))
+        return dict(read_json(folder / f"rank_{rank}.json"))
     except FileNotFoundError:
         return {}
 

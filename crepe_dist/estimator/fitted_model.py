@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from crepe_dist.preparing.frames import write_table
 from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import Reading, find_sources
+from crepe_dist.scratch import scratch
 from crepe_dist.settings.data_options import LONGEST_FITTED
 from crepe_dist.supervising.training_process import QUIET, failure, printed, training
 
@@ -62,8 +62,7 @@ def train(
         UserError: training failed, for a reason that its message gives.
     """
     check_mxnet()
-    with TemporaryDirectory(prefix="crepe-fit-") as name:
-        folder = Path(name)
+    with scratch() as folder:
         _prepare(
             {"label": numbers, "text": texts, "weight": weights},
             folder,
@@ -106,10 +105,10 @@ def open_files(files: Files, device: str) -> Predictor:
     Raises:
         UserError: the files are not those of a checkpoint, or the device does not exist.
     """
-    with TemporaryDirectory(prefix="crepe-model-") as folder:
+    with scratch() as folder:
         for name, content in files.items():
-            (Path(folder) / Path(name).name).write_bytes(content)
-        return load(next(Path(folder).glob("*.params")), device=device)
+            (folder / Path(name).name).write_bytes(content)
+        return load(next(folder.glob("*.params")), device=device)
 
 
 def probabilities(predictor: Predictor, texts: Sequence[str], classes: int) -> npt.NDArray[np.float64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from crepe_dist.data.typos import with_typos
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.errors import visible
 from crepe_dist.evaluating.typo_table import typo_table
-from crepe_dist.files import write_text
+from crepe_dist.files import write_json, write_text
 from crepe_dist.reports.label_page import label_score_page
 from crepe_dist.runs.label_scores import LabelScores
 from crepe_dist.wording import percent
@@ -43,7 +42,7 @@ def score_labels(
     if given.json is not None:
         numbers = {**scores.summary(), "classes": dataset.classes, **_by_class(scores, dataset.classes)}
         numbers["typos"] = [{"rate": rate, **each.summary()} for rate, each in noisy.items()]
-        given.json.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+        write_json(given.json, numbers)
     if given.html is not None:
         about = {"checkpoint": path.name, "data": str(dataset.folder), "part": given.part}
         write_text(given.html, label_score_page(scores, dataset.classes, about))

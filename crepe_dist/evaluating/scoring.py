@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from crepe_dist.errors import UserError, visible
 from crepe_dist.evaluating import mistakes
 from crepe_dist.evaluating.label_scoring import score_labels
 from crepe_dist.evaluating.typo_table import typo_table
-from crepe_dist.files import write_text
+from crepe_dist.files import write_json, write_text
 from crepe_dist.predicting.predictor import Foreign, Predictor, open_checkpoint
 from crepe_dist.reports import data_page, run_findings
 from crepe_dist.reports.run_page import score_page
@@ -68,7 +67,7 @@ def score(given: Any, world: Collectives) -> None:
         _write_mistakes(given, predictor, dataset, scores.right)
         if given.json is not None:
             numbers = {**_numbers(scores, dataset.classes), "typos": _typo_rows(noisy)}
-            given.json.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+            write_json(given.json, numbers)
         if given.html is not None:
             write_text(given.html, _page(scores, dataset, predictor, given.part, path))
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import eight_bits
-from crepe_dist.files import sha256, sync, write_json
+from crepe_dist.files import sha256, sync, write_json, writing
 from crepe_dist.invocation import extra
 from crepe_dist.model import parameters, tensors_file
 from crepe_dist.model.inference import open_inference
@@ -97,12 +97,13 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     out.mkdir(parents=True, exist_ok=True)
     folder = out / f".export.{os.getpid()}"
     try:
-        folder.mkdir()
-        yield folder
-        for path in folder.iterdir():
-            sync(path)
-        for path in folder.iterdir():
-            path.replace(out / path.name)
+        with writing(out):
+            folder.mkdir()
+            yield folder
+            for path in folder.iterdir():
+                sync(path)
+            for path in folder.iterdir():
+                path.replace(out / path.name)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if is_new and not any(out.iterdir()):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +14,8 @@ from crepe_dist.errors import UserError
 from crepe_dist.inspecting.corpus import CHUNK, Corpus
 from crepe_dist.model.calibration import CalibrationCounts, softmax
 from crepe_dist.predicting.predictor import Predictor, load
-from crepe_dist.supervising.training_process import QUIET, failure, training
+from crepe_dist.scratch import scratch
+from crepe_dist.supervising.training_process import QUIET, train
 from crepe_dist.wording import counted
 
 Floats = npt.NDArray[np.float64]
@@ -71,9 +70,9 @@ def out_of_fold(
         held = np.flatnonzero(fold == number)
         if not len(held):
             continue
-        with TemporaryDirectory(prefix="crepe-inspect-") as name:
-            data = corpus.write(Path(name) / "data", np.flatnonzero(fold != number), held)
-            predictor = _trained(data.folder, Path(name), network, seed, deadline)
+        with scratch() as folder:
+            data = corpus.write(folder / "data", np.flatnonzero(fold != number), held)
+            predictor = _trained(data.folder, folder, network, seed, deadline)
             if predictor is None:
                 break
             for some, codes in corpus.batches(held):
@@ -108,11 +107,6 @@ def _trained(data: Path, folder: Path, network: str, seed: int, deadline: float)
         "training.seed": seed,
         **QUIET,
     }
-    with training(settings, folder) as process:
-        try:
-            code = process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            return None
-    if code:
-        raise failure(folder, code)
+    if not train(settings, folder, seconds=max(0.0, deadline - time.monotonic())):
+        return None
     return load(folder / "run", device="cpu")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from crepe_dist.errors import UserError
-from crepe_dist.files import sync
+from crepe_dist.files import sync, writing
 from crepe_dist.model import compressed, params_file, tensors_file
 from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.ngrams import NGramShape
@@ -37,8 +37,9 @@ def save(arrays: Arrays, path: Path) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        params_file.write(temporary, arrays)
-        sync(temporary)
+        with writing(path):
+            params_file.write(temporary, arrays)
+            sync(temporary)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise

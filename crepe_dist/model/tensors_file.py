@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from crepe_dist.files import open_regular, sync
+from crepe_dist.files import open_regular, sync, writing
 from crepe_dist.model import compressed
 
 NAME = "model.safetensors"
@@ -50,8 +50,9 @@ def write(arrays: dict[str, np.ndarray[Any, Any]], path: Path) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
-        sync(temporary)
+        with writing(path):
+            temporary.write_bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+            sync(temporary)
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)

@@ -21,17 +21,17 @@ Done = TypeVar("Done")
 
 @contextmanager
 def pool(processes: int) -> Iterator[Executor]:
-    """Provide an executor with ``processes`` workers. With one, calls run at once in this process.
+    """Provide an executor with ``processes`` workers.
+
+    With one, and where /dev/shm has no room for their semaphores, calls run at once in this process.
 
     Raises:
         UserError: A worker was killed.
     """
-    if processes == 1:
+    executor = _workers(processes) if processes > 1 else None
+    if executor is None:
         yield _InlineExecutor()
         return
-    # Plain fork would copy locks that threads of this process may hold.
-    context = multiprocessing.get_context("forkserver")
-    executor = ProcessPoolExecutor(processes, context, initializer=_start_worker)
     try:
         yield executor
     except BrokenProcessPool as error:
@@ -40,6 +40,15 @@ def pool(processes: int) -> Iterator[Executor]:
         ) from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _workers(processes: int) -> Executor | None:
+    # Plain fork would copy locks that threads of this process may hold.
+    context = multiprocessing.get_context("forkserver")
+    try:
+        return ProcessPoolExecutor(processes, context, initializer=_start_worker)
+    except OSError:
+        return None
 
 
 def map_in_order(executor: Executor, work: Callable[[Task], Done], tasks: Iterable[Task], ahead: int) -> Iterator[Done]:

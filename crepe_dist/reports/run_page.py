@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crepe_dist.files import sha256
 from crepe_dist.reports import data_sentences, label_page, run_figures, run_findings, score_tables
 from crepe_dist.reports.page import render
+from crepe_dist.runs.disk_space import size as disk_space
 from crepe_dist.version import __version__
-from crepe_dist.wording import clean, counted, percent, visible
+from crepe_dist.wording import clean, counted, percent, size, visible
 
 if TYPE_CHECKING:
     from crepe_dist.runs.run_record import Quote, RunRecord
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
 
 MAX_COMMAND_CHARS = 4000
 FILES = (
-    ("checkpoints/", "parameters of the last epochs and of the best epoch, each with a description and scores"),
-    ("model_card.md", "documentation of the model and its limits, to be shared with it"),
+    ("checkpoints/", "parameters of the reported epoch and of the last, each with a description and scores"),
+    ("state/", "saved state, from which an unfinished run resumes and a finished one can be verified"),
     ("metrics.jsonl", "metrics of every step and every epoch"),
     ("tensorboard/", "the same metrics for TensorBoard, with histograms of the parameters"),
     ("config.yaml", "settings"),
@@ -78,10 +80,15 @@ def page(
         reproducible=run_findings.reproducible(record),
         checkpoint=visible(record.checkpoint.name),
         folder=visible(shlex.quote(str(record.path))),
-        files=FILES,
+        files=_files(record.path),
         seed=record.settings.get("training.seed", "?"),
         limits=run_findings.limits(record, classes),
     )  # fmt: skip
+
+
+def _files(run: Path) -> list[tuple[str, str, str]]:
+    """List the files of a run: name, size and content; only those that are there before the report is written."""
+    return [(name, size(disk_space(run / name)), what) for name, what in FILES if (run / name).exists()]
 
 
 def score_page(scores: Scores, classes: list[str], quotes: Sequence[Quote | None], about: dict[str, Any]) -> str:

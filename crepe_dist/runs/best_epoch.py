@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from crepe_dist.data.dataset import Dataset
@@ -30,7 +30,7 @@ class EpochChoice:
         rows: number of documents of the validation split, or of the test split without one.
         patience: epochs without improvement after which the run stops; 0: never.
         epochs: number of epochs of the run, ``training.epochs``.
-        keep_last: number of latest checkpoints to keep besides the best one.
+        keep_last: number of latest checkpoints to keep besides the reported one.
     """
 
     has_validation: bool
@@ -105,9 +105,16 @@ class EpochChoice:
         """Return the record of the epoch that the result reports."""
         return self.best(progress) if self.has_validation else progress.epochs[-1]
 
-    def kept(self, progress: Progress) -> set[str]:
-        """Return the names of the checkpoints to keep."""
-        return {record["checkpoint"] for record in [*progress.epochs[-self.keep_last :], self.best(progress)]}
+    def kept(self, progress: Progress, since: int) -> set[str]:
+        """Return the names of the checkpoints that an unfinished run keeps.
+
+        Args:
+            since: scored epochs of the oldest saved state. A run that resumes from a state needs the checkpoint that it
+                would have reported by then.
+        """
+        epochs = progress.epochs
+        positions = (replace(progress, epochs=epochs[:count]) for count in range(max(1, since), len(epochs) + 1))
+        return {record["checkpoint"] for record in [*epochs[-self.keep_last :], *map(self.reported, positions)]}
 
     def is_last(self, progress: Progress) -> bool:
         """Return whether the run ends with the newest epoch."""

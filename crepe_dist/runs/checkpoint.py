@@ -159,15 +159,6 @@ def write(run_dir: Path, arrays: Arrays, about: dict[str, Any], scores: Mapping[
     return path
 
 
-def prune(run_dir: Path, keep: set[str]) -> None:
-    """Remove the checkpoints whose file name is not in ``keep``."""
-    for path in (run_dir / FOLDER).glob("crepe_epoch_*.params"):
-        if path.name not in keep:
-            path.unlink()
-            for suffix in (".json", SCORES):
-                path.with_suffix(suffix).unlink(missing_ok=True)
-
-
 def find(given: str | None) -> Path:
     """Find parameters: the given file, those of a model folder, or the reported ones of a run or of the newest run.
 
@@ -225,7 +216,7 @@ def _of_run(run_dir: Path) -> Path | None:
             ) from error
         check_present(run_dir, reported.name)
         return reported
-    return next(iter(_described(folder)), None)
+    return next(iter(described(folder)), None)
 
 
 def check_present(run_dir: Path, name: str) -> None:
@@ -238,7 +229,7 @@ def check_present(run_dir: Path, name: str) -> None:
     path = folder / name
     if path.is_file() and not path.is_symlink():
         return
-    others = _described(folder)
+    others = described(folder)
     instead = f"name another one of the run's checkpoints, such as {others[0]}; or " if others else ""
     raise UserError(
         f"the checkpoint {path} is gone",
@@ -247,7 +238,7 @@ def check_present(run_dir: Path, name: str) -> None:
     )
 
 
-def _described(folder: Path) -> list[Path]:
+def described(folder: Path) -> list[Path]:
     """List the checkpoints of a folder that have a description, the latest epoch first."""
     found = {
         path: int(match[1])

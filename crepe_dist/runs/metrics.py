@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist.distributed.collectives import Collectives
-from crepe_dist.files import open_regular, parse_json, sync, write_text
+from crepe_dist.files import open_regular, parse_json, sync, write_text, writing
 from crepe_dist.runs.scores import Scores
 from crepe_dist.runs.state import Arrays, Progress
 from crepe_dist.runs.trackers import TRACKERS, Tracker, check_installed
@@ -138,7 +138,7 @@ class RunMetrics(Metrics):
             return
         size = self._path.stat().st_size if self._path.is_file() else 0
         try:
-            with self._path.open("a", encoding="utf-8") as stream:
+            with writing(self._path), self._path.open("a", encoding="utf-8") as stream:
                 stream.writelines(self._unwritten)
         except OSError:
             if self._path.is_file():

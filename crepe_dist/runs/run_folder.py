@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from glob import escape
 from pathlib import Path
@@ -24,6 +24,7 @@ from crepe_dist.files import (
     read_bytes,
     read_json,
     remove_temporary,
+    sync,
     write_json,
     write_text,
 )
@@ -81,6 +82,10 @@ class RunFolder:
         path = self.path / RESULT
         return _checked(path, _read(path)) if path.is_file() else None
 
+    def places(self) -> tuple[Path, ...]:
+        """Return the folders in which killed processes leave temporary files."""
+        return self.path, self.path / FOLDER, self.verified().parent
+
     def lock(self) -> IO[str]:
         """Lock the folder for this process until the returned file is closed or the process ends.
 
@@ -96,14 +101,7 @@ class RunFolder:
                 f"another process is training in {self.path}",
                 remedy="wait for it to end, or start another run with --fresh",
             ) from error
-        for place in (self.path, self.path / FOLDER, self.verified().parent):
-            remove_temporary(place)
         return file
-
-    def remove_leftovers(self) -> None:
-        """Remove temporary files of killed processes, unless the folder is in use or cannot be written."""
-        with suppress(UserError, OSError):
-            self.lock().close()
 
     def lock_in_steps(self, patience: float, say: Callable[[str], None]) -> Iterator[IO[str] | None]:
         """Retry ``lock``, yielding ``None`` after each failed attempt and finally the lock.
@@ -119,7 +117,10 @@ class RunFolder:
         due, soon = began + patience, began + min(patience, SOON)
         while True:
             try:
-                yield self.lock()
+                lock = self.lock()
+                for place in self.places():
+                    remove_temporary(place)
+                yield lock
                 return
             except UserError:
                 now = time.monotonic()
@@ -133,6 +134,7 @@ class RunFolder:
 
     def write_result(self, result: dict[str, Any]) -> None:
         write_json(self.path / RESULT, result)
+        sync(self.path)  # the state of a finished run is removed next
 
 
 def choose_folder(config: Config, data: Dataset, ranks: Collectives) -> RunFolder:

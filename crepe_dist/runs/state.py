@@ -256,6 +256,12 @@ def _prune(folder: Path, newest: Path, good: Path | None) -> bool:
     return bool(others)
 
 
+def oldest(folder: Path) -> int:
+    """Return the number of scored epochs of the oldest saved state; 0 if there is none."""
+    counts = (path.name.rpartition("_")[2] for path in folder.glob("step_*"))
+    return min((int(count) for count in counts if count.isdecimal()), default=0)
+
+
 def load_newest(folder: Path, epochs: int = MANY) -> Found | None:
     """Load the newest intact state; ``None`` if there is no state at all.
 

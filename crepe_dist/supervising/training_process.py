@@ -24,6 +24,7 @@ CONFIG = "settings.yaml"
 LOG = "log.txt"
 # Settings of a training whose records nobody reads.
 QUIET = {f"logging.{name}": False for name in ("report", "tensorboard", "mlflow", "wandb")}
+RESTARTS = 2  # of a training that was killed
 GRACE = 10.0  # seconds between asking a training to stop and killing it
 MESSAGE = re.compile(r"\berror: (.*)(?:\n.*?\bwhy: (.*))?(?:\n.*?\bdo:  (.*))?")
 TAIL = 1 << 16  # characters of the log that are searched for a message
@@ -74,6 +75,38 @@ def printed(process: subprocess.Popen[bytes], folder: Path, interval: float = 0.
             time.sleep(interval)
 
 
+def train(settings: Mapping[str, Any], folder: Path, processes: int = 1, seconds: float | None = None) -> bool:
+    """Train to the end, as ``training`` does; resume a training that was killed, at most ``RESTARTS`` times.
+
+    Args:
+        seconds: time after which it is ended; ``None``: no limit.
+
+    Returns:
+        False if the time was over.
+
+    Raises:
+        UserError: it failed.
+    """
+    due = None if seconds is None else time.monotonic() + seconds
+    for restarts in range(RESTARTS + 1):
+        with training(settings, folder, processes) as process:
+            try:
+                code = process.wait(None if due is None else max(0.0, due - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                return False
+        if code == 0:
+            return True
+        if restarts == RESTARTS or not killed_by(code):
+            break
+    raise failure(folder, code)
+
+
+def killed_by(code: int) -> str:
+    """Return the name of the signal that ended a process, by its exit code or that of its supervisor; else nothing."""
+    number = signal.SIGTERM if code == ExitCode.STOPPED else -code if code < 0 else code - 128
+    return next((each.name for each in signal.Signals if each == number), "")
+
+
 def end(process: subprocess.Popen[bytes], grace: float = GRACE) -> None:
     """Ask a training to stop, and kill it if it takes longer than ``grace`` seconds."""
     if process.poll() is None:
@@ -93,8 +126,12 @@ def failure(folder: Path, code: int) -> UserError:
         what, why, remedy = (part or "" for part in found.groups())
         return UserError(what.strip(), why.strip(), remedy.strip(), code=ExitCode.ERROR)
     last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it printed nothing")
-    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    return UserError(f"training {how}", last[:300], "give it more memory if it ran out of it; else report this")
+    if name := killed_by(code):
+        how = f"was ended by {name}"
+        remedy = "give it more memory if it ran out of it, and run the same command again"
+    else:
+        how, remedy = f"ended with exit code {code}", "report this"
+    return UserError(f"training {how}", last[:300], remedy, code=ExitCode.FAILURE)
 
 
 def nested(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -24,6 +23,7 @@ from crepe_dist.mxnet_internals import structural_parameters
 from crepe_dist.networks import block
 from crepe_dist.networks.engine import Engine
 from crepe_dist.runs.state import Progress
+from crepe_dist.scratch import scratch
 from crepe_dist.settings.config import Config
 from crepe_dist.training.banner import banner
 from crepe_dist.training.display import open_display
@@ -98,8 +98,8 @@ def _sample_folder(world: World) -> Iterator[Path]:
     if world.broadcast(prepared.exists(), "sample there"):
         yield prepared
         return
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(world.broadcast(folder, "sample folder")) / SAMPLE
+    with scratch() as folder:
+        yield Path(world.broadcast(str(folder), "sample folder")) / SAMPLE
         world.gather(0, "sample used")
 
 

@@ -12,6 +12,7 @@ it calls.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 from crepe_dist.data.batch import Batch
 from crepe_dist.data.dataset import Dataset
@@ -21,9 +22,10 @@ from crepe_dist.data.typos import with_typos
 from crepe_dist.distributed.collectives import once
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.world import World
+from crepe_dist.errors import UserError
 from crepe_dist.mxnet_internals import structural_parameters
 from crepe_dist.networks.block import trained
-from crepe_dist.runs import checkpoint
+from crepe_dist.runs import checkpoint, disk_space, state
 from crepe_dist.runs.best_epoch import EpochChoice
 from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.metrics import open_metrics
@@ -72,7 +74,9 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
             data = few_batches(data, config)
         folder = choose_folder(config, data, world)
         if (finished := world.agree("result", lambda: read_result(folder))) is not None:
-            folder.remove_leftovers()
+            if world.is_root:
+                with suppress(UserError, OSError), folder.lock():  # in use, or not writable
+                    disk_space.tidy(folder, config.checkpoint)  # an earlier process may have been killed before it had
             display.say(f"{folder} is finished; --fresh starts another run\n{finished}")
             report(config, data, world, folder, display, pages)  # if an earlier process was killed before it had
             return finished
@@ -90,16 +94,16 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
             display.say(banner(config, data, engine, start, world, trainer.by))
             display.say(f"run       {folder}")
 
-            state, choice = RunState(engine, trainer, step.scale, progress), EpochChoice.of(config, data)
-            found = resume(state, choice, folder, world, metrics, display)
-            saver = open_saver(folder.state, config, state, found, world, display.say)
-            estimated = estimate(config, data, step, epoch_batches(run), state, world)
+            run_state, choice = RunState(engine, trainer, step.scale, progress), EpochChoice.of(config, data)
+            found = resume(run_state, choice, folder, world, metrics, display)
+            saver = open_saver(folder.state, config, run_state, found, world, display.say)
+            estimated = estimate(config, data, step, epoch_batches(run), run_state, world)
             display.say(f"time      {estimated}")
             if progress.step == 0:
                 display.say_lines(notes(config, data, engine.network.shape, engine.device, world))
             check_grace(config.safety.grace_s, estimated.step, saver, world)
 
-            guards = Guards(run, state, saver, watchdog, control)
+            guards = Guards(run, run_state, saver, watchdog, control)
             with control.deferring():  # from here on, a signal only sets a wish; the ranks agree after each step
                 while not progress.finished:
                     train_epoch(run, guards)
@@ -166,7 +170,8 @@ def save_epoch(run: Run, guards: Guards, choice: EpochChoice, scores: Mapping[st
     )
     progress.epochs.append(record)
     if run.world.is_root:
-        checkpoint.prune(run.folder.path, choice.kept(progress))
+        keep = choice.kept(progress, state.oldest(run.folder.state))
+        disk_space.remove(run.folder, disk_space.other_checkpoints(run.folder, keep))
     progress.finished = choice.is_last(progress)
     stopped_early = choice.stopped_early(progress)
     if not progress.finished:
@@ -179,6 +184,8 @@ def save_epoch(run: Run, guards: Guards, choice: EpochChoice, scores: Mapping[st
 def finish(run: Run, choice: EpochChoice, pages: Pages) -> Result:
     """Write the result and the report of the run; return the result."""
     result = write_result(run.folder, run.progress, choice, run.provenance(), run.world)
+    if run.world.is_root:  # only now: a run without a result is resumed from its state
+        disk_space.tidy(run.folder, run.config.checkpoint)
     run.metrics.finish(result.scores)
     overfitted = run.config.training.overfit_batches
     run.display.say(overfit_summary(result) if overfitted else str(result))

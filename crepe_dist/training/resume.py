@@ -98,7 +98,7 @@ def resume(
     run.restore(found.snapshot)
     progress = run.progress
     if progress.epochs:
-        best = choice.best(progress)["checkpoint"]
+        best = choice.reported(progress)["checkpoint"]
         world.on_root("best checkpoint", once(lambda: checkpoint.check_present(folder.path, best)))
     for each in found.damaged:
         display.say(f"skipped a damaged state: {each}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from crepe_dist.files import json_lines, read_json
-from crepe_dist.supervising.training_process import end, failure, training
+from crepe_dist.supervising.training_process import LOG, end, failure, killed_by, training
+from crepe_dist.wording import counted, percent
 
 POLL = 0.2  # seconds
 RUN = "run"
 PAGE = 4096  # bytes
-End = Literal["done", "pruned", "out of time", "out of memory", "failed"]
+End = Literal["done", "pruned", "out of time", "out of memory", "failed", "killed"]
+ESTIMATE = re.compile(r"^time +(about [\d.]+ \w+)", re.MULTILINE)  # a line of training
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,8 @@ class Attempt:
     Attributes:
         end: how it ended.
         validation, loss, test: accuracy and loss of the reported epoch on the validation split, and its accuracy on
-            the test split; ``None`` unless it is done.
-        epoch: the reported epoch, from 0.
+            the test split. If it ran out of time, those of the best epoch so far; ``None`` if there is none.
+        epoch: that epoch, from 0.
         seconds: time that it took.
         problem: message of a training that failed.
     """
@@ -48,6 +51,7 @@ def attempt(
     deadline: float,
     memory: int,
     prune: Callable[[int, float], bool],
+    show: Callable[[str], None] = lambda text: None,
 ) -> Attempt:
     """Train, or resume what was interrupted in the same folder.
 
@@ -58,6 +62,7 @@ def attempt(
         deadline: time by ``time.monotonic`` at which it must end.
         memory: largest resident memory of all its processes, in bytes.
         prune: called with the number and the validation accuracy of each epoch; True ends the trial.
+        show: called again and again with how far it is.
     """
     folder.mkdir(exist_ok=True)
     started, known = time.monotonic(), 0
@@ -73,6 +78,7 @@ def attempt(
             elif _memory(process) > memory:
                 reason = "out of memory"
             known = len(epochs)
+            show(_so_far(folder, epochs))
         if reason is not None:
             end(process)
         code = process.wait()
@@ -80,13 +86,30 @@ def attempt(
     if code == 0:  # perhaps just before it was to be ended
         result = read_json(folder / RUN / "result.json")
         reported = next(each for each in _epochs(folder / RUN) if each["epoch"] == result["epoch"])
-        loss = reported.get("validation_fitted_loss", reported["validation_loss"])  # none with several labels
-        scores = (reported["validation_accuracy"], loss, reported["test_accuracy"])
-        return Attempt("done", *scores, result["epoch"], seconds)
+        return Attempt("done", *_scores(reported), result["epoch"], seconds)
+    if reason == "out of time" and (epochs := _epochs(folder / RUN)):
+        best = max(epochs, key=lambda each: (each["validation_accuracy"], each["epoch"]))
+        return Attempt(reason, *_scores(best), best["epoch"], seconds)
     if reason is None:
         error = failure(folder, code)
-        return Attempt("failed", seconds=seconds, problem="\n".join((error.what, error.why, error.remedy)))
+        reason = "killed" if killed_by(code) else "failed"
+        return Attempt(reason, seconds=seconds, problem="\n".join((error.what, error.why, error.remedy)))
     return Attempt(reason, seconds=seconds)
+
+
+def _scores(epoch: dict[str, Any]) -> tuple[float, float, float]:
+    loss = epoch.get("validation_fitted_loss", epoch["validation_loss"])  # none with several labels
+    return epoch["validation_accuracy"], loss, epoch["test_accuracy"]
+
+
+def _so_far(folder: Path, epochs: list[dict[str, Any]]) -> str:
+    """Describe the progress of a training: its estimated duration, and the accuracy of its last epoch."""
+    log = (folder / LOG).read_text(encoding="utf-8", errors="replace")
+    estimate = match[1] if (match := ESTIMATE.search(log)) else "starting"
+    if not epochs:
+        return estimate
+    done = f"{counted(len(epochs), 'epoch')}, validation {percent(epochs[-1]['validation_accuracy'])}"
+    return f"{estimate}; {done}"
 
 
 def _epochs(run: Path) -> list[dict[str, Any]]:

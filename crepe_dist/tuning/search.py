@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +17,20 @@ from crepe_dist.data.dataset import Dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_csv, write_json, write_text
 from crepe_dist.invocation import extra
+from crepe_dist.runs import checkpoint
 from crepe_dist.supervising.training_process import nested
-from crepe_dist.tuning.attempt import Attempt, attempt
-from crepe_dist.tuning.search_space import first, suggest
+from crepe_dist.tuning.attempt import RUN, Attempt, attempt
+from crepe_dist.tuning.search_space import DEFAULTS, first, suggest
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna import Trial as OptunaTrial
 
 JOURNAL, BEST, TABLE, MANIFEST = "trials.jsonl", "best.yaml", "trials.csv", "tune.json"
+FORMAT = 2  # in format 1, the first trial had the defaults
+INTERRUPTED = ("out of time", "killed")
 STARTUP = 8  # random trials before Optuna models the outcomes
+Show = Callable[[int, dict[str, Any], str], None]
 COLUMNS = ("trial", "end", "validation", "test", "epoch", "seconds", "settings")
 
 
@@ -34,7 +39,7 @@ class Trial:
     """A trial that ended.
 
     Attributes:
-        number: number of the trial, from 0; trial 0 has the defaults.
+        number: number of the trial, from 0; trial ``DEFAULTS`` has the defaults.
         settings: settings that differ from the defaults, by their dotted names.
         outcome: what came of it.
     """
@@ -92,16 +97,19 @@ class Search:
             )
         self._requeue()
 
-    def run(self, deadline: float, most: int | None, processes: int, memory: int) -> Iterator[Trial]:
-        """Run trials until the deadline by ``time.monotonic``; yield each one that ended.
+    def run(
+        self, deadline: float, most: int | None, processes: int, memory: int, show: Show = lambda *_: None
+    ) -> Iterator[Trial]:
+        """Run trials until the deadline by ``time.monotonic``; yield each one that ended or was interrupted.
 
         Args:
             most: largest number of trials, including those of earlier searches in the folder; ``None``: no limit.
             processes: number of processes that train.
             memory: largest memory of a trial, in bytes.
+            show: called again and again with the number of the trial, its settings, and how far it is.
 
         Raises:
-            UserError: training with the defaults failed.
+            UserError: training with the defaults failed, and there is no result yet.
         """
         from optuna.trial import TrialState
 
@@ -115,45 +123,59 @@ class Search:
 
             def prune(epoch: int, accuracy: float, trial: OptunaTrial = trial, number: int = number) -> bool:
                 trial.report(accuracy, epoch)
-                return number > 0 and trial.should_prune()
+                return number > DEFAULTS and trial.should_prune()
 
             folder = self._folder / f"trial-{number:04d}"
             given = {**settings, "data.source": str(self._data.folder.absolute()), "logging.report": False}
-            outcome = attempt(given, folder, processes, deadline, memory, prune)
+            showing = partial(show, number, settings)
+            showing("starting")
+            outcome = attempt(given, folder, processes, deadline, memory, prune, showing)
             trial.set_user_attr("outcome", asdict(outcome))
             if outcome.end == "done":
                 self._study.tell(trial, outcome.validation)
             else:
                 self._study.tell(trial, state=TrialState.PRUNED if outcome.end == "pruned" else TrialState.FAIL)
-            if number == 0 and outcome.end in ("failed", "out of memory"):
+            if number == DEFAULTS and self.best() is None and outcome.end in ("failed", "out of memory"):
                 raise _defaults_failed(outcome, memory)
-            if outcome.end != "out of time":
-                self._keep_best()
-                yield Trial(number, settings, outcome)
+            self._keep_best()
+            yield Trial(number, settings, outcome)
 
     def trials(self) -> list[Trial]:
-        """Return all trials that ended, except those that the deadline interrupted, in order."""
+        """Return all trials that ended, except those that the deadline or a kill interrupted, in order."""
+        return [each for each in self._all() if each.outcome.end not in INTERRUPTED]
+
+    def _all(self) -> list[Trial]:
         found = {}
         for each in self._study.get_trials(deepcopy=False):
-            outcome = each.user_attrs.get("outcome")
-            if outcome and outcome["end"] != "out of time":
+            if outcome := each.user_attrs.get("outcome"):
                 number = each.user_attrs["number"]
                 found[number] = Trial(number, each.user_attrs["settings"], Attempt(**outcome))
         return [found[number] for number in sorted(found)]
 
-    def best(self) -> Trial | None:
-        """Return the best finished trial; ``None`` if there is none."""
-        done = [each for each in self.trials() if each.outcome.end == "done"]
-        return min(done, key=lambda each: each.rank, default=None)
+    def best(self, *, interrupted: bool = True) -> Trial | None:
+        """Return the best trial; ``None`` if no epoch was scored.
+
+        Args:
+            interrupted: count those that the deadline interrupted, with their best epoch so far.
+        """
+        scored = [each for each in self._all() if each.outcome.validation is not None]
+        finished = [each for each in scored if each.outcome.end == "done"]
+        return min(scored if interrupted else finished, key=lambda each: each.rank, default=None)
+
+    @staticmethod
+    def checkpoint(trial: Trial, folder: Path) -> Path:
+        """Find the checkpoint of the scored epoch of a trial, or its run's folder if that is gone."""
+        run = folder / f"trial-{trial.number:04d}" / RUN
+        return next((run / checkpoint.FOLDER).glob(f"crepe_epoch_{trial.outcome.epoch}_*.params"), run)
 
     def _keep_best(self) -> None:
         """Write the settings of the best trial and the table of all, and delete the runs of the others."""
         best = self.best()
         for each in self.trials():  # an interrupted one needs its run
-            if each != best:
+            if each not in (best, self.best(interrupted=False)):
                 shutil.rmtree(self._folder / f"trial-{each.number:04d}", ignore_errors=True)
         rows = []
-        for each in self.trials():
+        for each in self._all():
             out, changed = each.outcome, yaml.safe_dump(each.settings, default_flow_style=True, width=10**6).strip()
             values = each.number, out.end, out.validation, out.test, out.epoch, round(out.seconds, 1), changed
             rows.append(dict(zip(COLUMNS, values)))
@@ -163,7 +185,7 @@ class Search:
             write_text(self._folder / BEST, yaml.safe_dump(settings, sort_keys=False))
 
     def _requeue(self) -> None:
-        """Ask for the defaults first, and again for trials that a deadline or a kill interrupted."""
+        """Ask for the first trials, and again for trials that a deadline or a kill interrupted."""
         from optuna.trial import TrialState
 
         trials = self._study.get_trials(deepcopy=False)
@@ -177,8 +199,8 @@ class Search:
             if "number" in each.user_attrs:
                 newest[each.user_attrs["number"]] = each
         for number, each in newest.items():
-            ended = each.user_attrs.get("outcome", {"end": "out of time"})["end"]
-            if ended == "out of time" and each.state != TrialState.WAITING:
+            ended = each.user_attrs.get("outcome", {"end": "killed"})["end"]
+            if ended in INTERRUPTED and each.state != TrialState.WAITING:
                 attributes = {"number": number, "settings": each.user_attrs["settings"]}
                 self._study.enqueue_trial(each.params, user_attrs=attributes)
 
@@ -197,14 +219,14 @@ def _optuna() -> Any:
 
 
 def _check_same_data(folder: Path, data: Dataset) -> None:
-    about = {"data": data.name, "fingerprint": data.fingerprint}
+    about = {"format": FORMAT, "data": data.name, "fingerprint": data.fingerprint}
     path = folder / MANIFEST
     if not path.is_file():
         write_json(path, about)
     elif read_json(path) != about:
         raise UserError(
-            f"{folder} is a search on other data",
-            f"{MANIFEST} in it has another fingerprint than {data.folder}",
+            f"{folder} is a search on other data, or of another version",
+            f"{MANIFEST} in it has another format than {FORMAT}, or another fingerprint than {data.folder}",
             "choose another --out, or delete that folder",
         )
 

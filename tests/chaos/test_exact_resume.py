@@ -65,7 +65,7 @@ def test_killed_at_many_steps(data, tmp_path, unbroken, processes):
     go_through(data, tmp_path, unbroken, kills, processes)
 
 
-@pytest.mark.parametrize(("phase", "step"), [("evaluate", 13), slow("save", 13), ("save", 20)])
+@pytest.mark.parametrize(("phase", "step"), [("evaluate", 13), slow("save", 13), ("save", 20), ("save", 39)])
 def test_killed_while_it_scores_or_saves(data, tmp_path, unbroken, phase, step):
     saved = kill(tmp_path / "run", data, tmp_path, phase=phase, step=step)
     # Of the state in the making nothing is left; before it, at most `every` steps were unsaved, and as many done since.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -11,7 +12,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from crepe_dist.data.strings import write_array
 from crepe_dist.errors import UserError
-from crepe_dist.files import identity
-from crepe_dist.runs import state
+from crepe_dist.files import identity, write_json, write_text
+from crepe_dist.model import parameters, tensors_file
+from crepe_dist.runs import disk_space, state
 from crepe_dist.runs.metrics import SCALARS, RunMetrics
+from crepe_dist.runs.result import read_result
+from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.state import Progress, Snapshot
 from crepe_dist.settings.training_options import CheckpointOptions
 from crepe_dist.training.state_saver import StateSaver
@@ -46,18 +51,38 @@ def is_whole(found: state.Found | None, step: int) -> bool:
     )
 
 
+def finished_run(path: Path) -> RunFolder:
+    """A finished run of four epochs, the second of which it reports, with two states and the leftovers of a kill."""
+    run = RunFolder(path)
+    for epoch in range(4):
+        for suffix in ("params", "json", "scores.json"):
+            write_text(made(path / "checkpoints") / f"crepe_epoch_{epoch}_test_acc_9{epoch}.5.{suffix}", suffix)
+    write_text(path / "run.json", "{}")
+    state.save(run.state, snapshot(2), state.save(run.state, snapshot(1)))
+    write_text(made(run.state / ".partial-1") / "parameters.safetensors", "half")
+    write_text(path / ".config.yaml.123", "half")
+    scores = {"chosen_by": "validation split", "test_accuracy": 0.9, "test_loss": 0.1}
+    run.write_result({"checkpoint": "checkpoints/crepe_epoch_1_test_acc_91.5.params", "epoch": 1, **scores})
+    return run
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 @needs("strace")
 class TestKilledInASave:
     """strace sends SIGKILL at each system call that changes the disk, one after the other."""
 
-    def save_under_strace(self, folder: Path, good: Path, log: Path, inject: str = "") -> int:
-        """Saves step 2 in a child that was forked from here, so that nothing is imported; returns its wait status."""
+    def under_strace(self, work: Callable[[], object], log: Path, inject: str = "") -> int:
+        """Works in a child that was forked from here, so that nothing is imported; returns its wait status."""
         ready, go = os.pipe()
         child = os.fork()
         if child == 0:
             os.read(ready, 1)
             try:
-                state.save(folder, snapshot(2), good)
+                work()
             finally:
                 os._exit(0)
         strace = subprocess.Popen(
@@ -73,33 +98,64 @@ class TestKilledInASave:
         os.close(go)
         return status
 
-    def test_at_every_call(self, tmp_path):
-        def fresh(name: str) -> tuple[Path, Path]:
-            return tmp_path / name, state.save(tmp_path / name, snapshot(1))
+    def killed_at_every_call(
+        self, tmp_path: Path, fresh: Callable[[Path], Callable[[], object]], needed: set[str]
+    ) -> Iterator[Path]:
+        """Yields the folder of each try, in which the work was killed.
 
+        Args:
+            fresh: fills a folder; returns the work to be done in it.
+            needed: system calls that the work needs.
+        """
         log = tmp_path / "log"
-        assert self.save_under_strace(*fresh("whole"), log) == 0
+        assert self.under_strace(fresh(tmp_path / "whole"), log) == 0
         calls = re.findall(rf"^(?:\[pid +\d+\] )?({CALLS.replace(',', '|')})\(", log.read_text(), re.M)
-        assert {"write", "fsync", "rename"} <= set(calls)
-        survived = []
+        assert needed <= set(calls)
         for call in sorted(set(calls)):
             for number in range(1, calls.count(call) + 1):
-                folder, good = fresh(f"{call}-{number}")
+                folder = tmp_path / f"{call}-{number}"
                 inject = f"inject={call}:signal=SIGKILL:when={number}"
-                status = self.save_under_strace(folder, good, log, inject)
+                status = self.under_strace(fresh(folder), log, inject)
                 assert os.WIFSIGNALED(status), (call, number)
                 assert os.WTERMSIG(status) == signal.SIGKILL
-                found = state.load_newest(folder)
-                assert found is not None
-                step = found.snapshot.progress.step
-                assert is_whole(found, step)
-                assert found.damaged == []
-                survived.append(step)
-                # And the next save is none the worse for what is lying about.
-                state.save(folder, snapshot(3), found.path)
-                assert is_whole(state.load_newest(folder), 3)
-                assert len(list(folder.iterdir())) == 2
+                yield folder
+
+    def test_at_every_call(self, tmp_path):
+        def fresh(folder: Path) -> Callable[[], object]:
+            good = state.save(folder, snapshot(1))
+            return lambda: state.save(folder, snapshot(2), good)
+
+        survived = []
+        for folder in self.killed_at_every_call(tmp_path, fresh, {"write", "fsync", "rename"}):
+            found = state.load_newest(folder)
+            assert found is not None
+            step = found.snapshot.progress.step
+            assert is_whole(found, step)
+            assert found.damaged == []
+            survived.append(step)
+            # And the next save is none the worse for what is lying about.
+            state.save(folder, snapshot(3), found.path)
+            assert is_whole(state.load_newest(folder), 3)
+            assert len(list(folder.iterdir())) == 2
         assert set(survived) == {1, 2}
+
+    def test_when_a_finished_run_is_tidied(self, tmp_path):
+        """Result and reported checkpoint stay, no half of a state is found, and the next try removes the rest."""
+
+        def fresh(path: Path) -> Callable[[], object]:
+            run = finished_run(path)
+            return lambda: disk_space.tidy(run, CheckpointOptions())
+
+        for path in self.killed_at_every_call(tmp_path, fresh, {"rename", "unlink", "rmdir"}):
+            run = RunFolder(path)
+            result = read_result(run)
+            assert result is not None
+            assert result.checkpoint.is_file()
+            assert result.checkpoint.with_suffix(".json").is_file()
+            assert all((each / state.MANIFEST).is_file() for each in run.state.glob("step_*"))
+            disk_space.tidy(run, CheckpointOptions())
+            assert {each.name for each in path.iterdir()} == {"run.json", "result.json", "checkpoints"}
+            assert {each.name.split("_")[2] for each in (path / "checkpoints").iterdir()} == {"1", "3"}
 
 
 class TestDamaged:
@@ -278,6 +334,20 @@ class TestFullDisk:
         saver.wait()
         assert saver.durable_step == 3
         assert is_whole(state.load_newest(folder), 3)
+
+    def test_what_cannot_be_written_is_named(self, small_disk):
+        fill(small_disk)
+        values = {"a": np.zeros((200, 100), np.float32)}
+        for name, write in (
+            ("scores.json", lambda path: write_json(path, list(range(10_000)))),
+            ("a.params", lambda path: parameters.save(values, path)),
+            ("a.safetensors", lambda path: tensors_file.write(values, path)),
+            ("labels.npy", lambda path: write_array(path.parent, path.name, values["a"])),
+        ):
+            with pytest.raises(OSError, match="No space left on device") as caught:
+                write(small_disk / name)
+            assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(small_disk / name))
+        assert sorted(path.name for path in small_disk.iterdir()) in (["filling"], ["filling", "labels.npy"])
 
     def test_training_goes_on_until_there_is_room(self, data, small_disk, tmp_path, unbroken):
         run_dir = small_disk / "run"

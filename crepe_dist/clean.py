@@ -1,0 +1,98 @@
+"""Command that frees the disk space of finished runs: ``python -m crepe_dist.clean``."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from crepe_dist import command, invocation
+from crepe_dist.errors import UserError, visible
+from crepe_dist.runs import disk_space
+from crepe_dist.runs.checkpoint import FOLDER, RUNS
+from crepe_dist.runs.run_folder import IDENTITY, RunFolder
+from crepe_dist.scratch import abandoned
+from crepe_dist.settings import arguments
+from crepe_dist.settings.training_options import CheckpointOptions
+from crepe_dist.wording import size
+
+SEARCHES = Path("tune")
+EXAMPLES = """  python -m crepe_dist.clean                 list what can be removed
+  python -m crepe_dist.clean --yes           remove it
+  python -m crepe_dist.clean runs/reviews-1f2e3d4c5b --yes
+"""
+
+
+def parser() -> arguments.Parser:
+    flags = arguments.parser(
+        "clean",
+        "List what runs no longer need, and remove it with --yes: saved states of finished runs, their checkpoints "
+        "except the reported and the last one, and leftovers of killed processes. A run in training stays as it is. An "
+        "unfinished run keeps its states and checkpoints, from which it resumes.",
+        EXAMPLES,
+    )
+    flags.add_argument(
+        "folders",
+        type=Path,
+        nargs="*",
+        metavar="DIR",
+        help=f"run folders, or folders that contain runs; default: {RUNS} and {SEARCHES}",
+    )
+    flags.add_argument("--yes", action="store_true", help="remove what is listed")
+    return flags
+
+
+def main() -> None:
+    given = parser().parse_args()
+    for folder in given.folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is not a folder", remedy="name a run, or a folder that contains runs")
+    freed = 0
+    for run in runs(given.folders or [RUNS, SEARCHES]):
+        try:
+            with run.lock():
+                freed += _clean(run, given.yes)
+        except (UserError, OSError) as error:
+            reason = error.what if isinstance(error, UserError) else f"{run.path}: {error.strerror}"
+            print(f"left as it is: {visible(reason)}")
+    for path in abandoned():
+        freed += _listed(path)
+        if given.yes:
+            shutil.rmtree(path, ignore_errors=True)
+    if given.yes or not freed:
+        print(f"{size(freed)} freed")
+    else:
+        again = " ".join([invocation.typed("clean"), *map(shlex.quote, map(str, given.folders)), "--yes"])
+        print(f"{size(freed)} can be freed; nothing was removed\n  do:  {visible(again)}")
+
+
+def runs(folders: list[Path]) -> Iterator[RunFolder]:
+    """Yield the runs in these folders, and in the folders within."""
+    for folder in folders:
+        for path in sorted(folder.rglob(IDENTITY)):
+            yield RunFolder(path.parent)
+
+
+def _clean(run: RunFolder, remove: bool) -> int:
+    """List what a run no longer needs; return its size in bytes."""
+    paths = disk_space.superfluous(run, CheckpointOptions(keep_last=1))
+    total = sum(map(_listed, paths))
+    if remove:
+        checkpoints = run.path / FOLDER
+        when = checkpoints.stat() if checkpoints.is_dir() else None
+        disk_space.remove(run, paths)
+        if when:  # it tells which run is the newest
+            os.utime(checkpoints, ns=(when.st_atime_ns, when.st_mtime_ns))
+    return total
+
+
+def _listed(path: Path) -> int:
+    found = disk_space.size(path)
+    print(f"{size(found):>9}  {visible(str(path))}")
+    return found
+
+
+if __name__ == "__main__":
+    command.run(main)

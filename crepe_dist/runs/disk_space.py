@@ -1,0 +1,77 @@
+"""Disk space of a run: what it takes, and what it no longer needs once it is finished."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from crepe_dist.files import temporary_files
+from crepe_dist.runs import checkpoint
+from crepe_dist.runs.run_folder import RunFolder
+from crepe_dist.settings.training_options import CheckpointOptions
+
+REMOVED = ".removed"  # prefix of a state while it is deleted
+
+
+def superfluous(folder: RunFolder, options: CheckpointOptions) -> list[Path]:
+    """List what a run can do without; call while the folder is locked.
+
+    Besides leftovers of killed processes, these are the saved state of a finished run, and its checkpoints but the
+    reported one and the last ones. An unfinished run needs its states, and the checkpoints that these refer to.
+
+    Args:
+        options: number of latest checkpoints to keep; whether to keep the state, and the checkpoints that it refers to.
+
+    Raises:
+        UserError: the result of the run cannot be read.
+    """
+    found = [path for place in folder.places() for path in temporary_files(place)]
+    found += [path for path in folder.state.glob(".*") if path.is_dir()]
+    found += folder.path.glob(f"{REMOVED}-*")
+    result = folder.result
+    if result is None or options.keep_state:
+        return found
+    if folder.state.is_dir():
+        found.append(folder.state)
+    latest = checkpoint.described(folder.path / checkpoint.FOLDER)[: options.keep_last]
+    return found + other_checkpoints(folder, {Path(result["checkpoint"]).name, *(path.name for path in latest)})
+
+
+def other_checkpoints(folder: RunFolder, keep: Collection[str]) -> list[Path]:
+    """List the files of the checkpoints whose name is not in ``keep``, the parameters first."""
+    kept = tuple(f"{Path(name).stem}." for name in keep)
+    found = (path for path in (folder.path / checkpoint.FOLDER).glob("crepe_epoch_*") if not path.name.startswith(kept))
+    return sorted(found, key=lambda path: (path.suffix != ".params", path.name))
+
+
+def remove(folder: RunFolder, paths: Iterable[Path]) -> None:
+    """Remove files and folders of a run; skip what cannot be removed.
+
+    A state gets another name first, so that no command finds half of it.
+    """
+    for path in paths:
+        with suppress(OSError):
+            if not path.is_dir() or path.is_symlink():
+                path.unlink()
+                continue
+            if path == folder.state:
+                path = path.rename(folder.path / f"{REMOVED}-state")
+            shutil.rmtree(path)
+
+
+def tidy(folder: RunFolder, options: CheckpointOptions) -> None:
+    """Remove what a finished run no longer needs; call while the folder is locked."""
+    remove(folder, superfluous(folder, options))
+
+
+def size(path: Path) -> int:
+    """Return the size of a file, or of the files in a folder, in bytes."""
+    total = 0
+    for each in path.rglob("*") if path.is_dir() and not path.is_symlink() else (path,):
+        with suppress(OSError):
+            found = each.lstat()
+            total += found.st_size * (not stat.S_ISDIR(found.st_mode))
+    return total

@@ -1,0 +1,77 @@
+"""crepe clean: it lists what finished runs no longer need, and removes it if told to."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from crepe_dist import clean, scratch
+from crepe_dist.files import write_text
+from tests.chaos.test_state_on_disk import finished_run
+
+
+@pytest.fixture
+def cleaned(tmp_path, monkeypatch, capsys):
+    """Runs the command in a folder of its own; returns what it prints."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(scratch.tempfile, "tempdir", str(tmp_path))
+
+    def of(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["clean", *arguments])
+        clean.main()
+        return capsys.readouterr().out
+
+    return of
+
+
+def test_it_lists_first_and_spares_runs_in_training_and_unfinished_ones(cleaned, tmp_path):
+    done, busy, unfinished = (finished_run(tmp_path / "runs" / name) for name in ("done", "busy", "unfinished"))
+    tuned = finished_run(tmp_path / "tune" / "data" / "trial-0003" / "run")
+    (unfinished.path / "result.json").unlink()
+    before = {path for path in tmp_path.rglob("*") if path.name != ".lock"}
+    with busy.lock():
+        listed = cleaned()
+        assert {path for path in tmp_path.rglob("*") if path.name != ".lock"} == before
+        assert re.search(r"\d kB +runs/done/state\n", listed)
+        assert "another process is training in runs/busy" in listed
+        assert "nothing was removed\n  do:  " in listed
+        assert "clean --yes" in listed
+        freed = cleaned("--yes")
+    assert re.search(r"can be freed", listed)
+    assert re.search(r"^[1-9][\d.]* kB freed$", freed, re.M)
+    for run in (done, tuned):
+        assert {path.name for path in run.path.iterdir()} == {"run.json", "result.json", "checkpoints", ".lock"}
+        assert len(list((run.path / "checkpoints").iterdir())) == 6
+    assert {path.name for path in unfinished.state.iterdir()} == {"step_00000001_0000", "step_00000002_0000"}
+    assert len(list((unfinished.path / "checkpoints").iterdir())) == 12
+    assert busy.state.is_dir()
+    assert cleaned("runs/done") == "0 B freed\n"
+
+
+def test_temporary_folders_of_killed_processes(cleaned, tmp_path):
+    """A killed process leaves its folder; the next command removes it, and none that is in use."""
+    code = f"""
+import os, tempfile
+from crepe_dist.scratch import scratch
+tempfile.tempdir = {str(tmp_path)!r}
+with scratch() as folder:
+    (folder / "left").write_text("x")
+    os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    (left,) = tmp_path.glob("crepe-scratch-*")
+    assert scratch.abandoned() == []  # it may be about to be locked
+    os.utime(left, (0, 0))
+    with scratch.scratch() as used:
+        assert not left.exists()
+        os.utime(used, (0, 0))
+        assert scratch.abandoned() == []
+    assert not used.exists()
+    write_text(tmp_path / "elsewhere", "x")
+    (tmp_path / f"{scratch.PREFIX}link").symlink_to(tmp_path)
+    os.utime(tmp_path / f"{scratch.PREFIX}link", (0, 0), follow_symlinks=False)
+    assert scratch.abandoned() == []
