@@ -171,6 +171,8 @@ def _check(given: Any) -> None:
         )
     for path, flag in ((given.out, "--out"), (given.html, "--html")):
         arguments.check_output(path, flag)
+        if path is not None and given.file is not None and os.path.realpath(path) == os.path.realpath(given.file):
+            raise UserError(f"{flag} is the file of --file", "it would replace the texts", f"choose another {flag}")
 
 
 def _explaining(predictor: Predictor, given: Any) -> Explaining | None:
@@ -209,6 +211,8 @@ def _predict(predictor: Predictor, given: Any, explaining: Explaining | None) ->
                     explaining.show(explanation, stream)
             stream.flush()
     _say_written(given.out, rows)
+    if not rows:
+        print(f"{visible(given.file or 'standard input')} has no rows", file=sys.stderr)
     if formulas := formatter.formulas:
         which = "cell that looks like a formula begins" if formulas == 1 else "cells that look like formulas begin"
         print(f"{formulas:,} {which} with an apostrophe now; --format jsonl keeps all as they are", file=sys.stderr)

@@ -145,6 +145,10 @@ class TestPredict:
         assert done.stdout == ""
         assert done.stderr.splitlines()[1:] == ["2 rows written to two.txt"]
 
+    def test_no_rows_are_said(self, place):
+        (place / "empty.csv").write_text("")
+        assert run(command("predict", "--file", "empty.csv"), place) == "empty.csv has no rows\n"
+
     def test_a_terminal_gets_no_control_characters(self, place):
         end, terminal = pty.openpty()
         text = "a zig\x1b[2J\x07 \u202e"
@@ -245,6 +249,7 @@ class TestPredict:
             (["few.csv"], "predict --file few.csv"),
             (["--file", "nowhere.txt"], "nowhere.txt does not exist"),
             (["--file", "few.csv", "--text", "body"], "predict --file few.csv --text-column body"),
+            (["--file", "few.csv", "--out", "./few.csv"], "--out is the file of --file"),
             (["--title", "x"], "--title requires one --text"),
             (["--text", "x", "--random", "1"], "exclude each other"),
             (["--random", "0"], "--random is 0"),

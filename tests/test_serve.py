@@ -545,7 +545,7 @@ def test_a_server_that_stops_still_answers(monkeypatch):
 
 
 def test_the_connection_that_makes_room():
-    """The one that has waited longest, of the client with the most; never one that is being answered."""
+    """The longest waiting one of the client with the most; one that is being answered only if all of its are."""
 
     def connection(client, waits_since, *, is_answered=False):
         return SimpleNamespace(client=(client, 1), waits_since=waits_since, is_answered=is_answered)
@@ -553,6 +553,8 @@ def test_the_connection_that_makes_room():
     alone, answered = connection("alone", 1.0), connection("many", 2.0, is_answered=True)
     oldest, newest = connection("many", 3.0), connection("many", 4.0)
     assert server._longest_waiting([alone, answered, oldest, newest]) is oldest
+    busy = connection("many", 2.0, is_answered=True)
+    assert server._longest_waiting([alone, answered, busy]) is answered
 
 
 class Process:

@@ -183,7 +183,7 @@ def _longest_waiting(connections: Collection[Any]) -> Any:
     """Choose the connection to drop, of the client with the most: longest without a request, or not reading."""
     counts = Counter(each.client and each.client[0] for each in connections)
 
-    def rank(connection: Any) -> tuple[bool, int, float]:
-        return connection.is_answered, -counts[connection.client and connection.client[0]], connection.waits_since
+    def rank(connection: Any) -> tuple[int, bool, float]:
+        return -counts[connection.client and connection.client[0]], connection.is_answered, connection.waits_since
 
     return min(connections, key=rank)
