@@ -107,3 +107,16 @@ def test_ids_that_cannot_be(tmp_path):
     (tmp_path / "rows.txt").write_text("__label__a one\n__label__b two\n")
     with pytest.raises(UserError, match="rows have ids only in files with columns"):
         crepe_dist.prepare(tmp_path / "rows.txt", tmp_path / "out", id="ticket", format="fasttext")
+
+
+def test_an_origin_that_cannot_be_is_an_altered_file(tmp_path):
+    source, _ = make(tmp_path, "csv")
+    crepe_dist.prepare(source, tmp_path / "out")
+    data = open_dataset(tmp_path / "out")
+    path = tmp_path / "out" / "test.origins.npy"
+    np.save(path, np.full((len(data.parts["test"]), 3), 7, np.uint64))
+    with pytest.raises(UserError, match=r"test\.origins\.npy was altered"):
+        open_dataset(tmp_path / "out").origin("test", 0)
+    np.save(path, np.zeros((len(data.parts["test"]), 3), np.int64))
+    with pytest.raises(UserError, match="cannot be read"):
+        open_dataset(tmp_path / "out")

@@ -181,7 +181,7 @@ class Dataset:
         listed = self.manifest["sources"]
         if source >= len(listed):
             raise UserError(f"{self.folder / origins.file_of(part)} was altered", remedy="prepare the data again")
-        return Origin(str(listed[source]["file"]), line, split.id(row), origins.spelled(digest))
+        return Origin(listed[source]["file"], line, split.id(row), origins.spelled(digest))
 
     @property
     def fingerprint(self) -> str:
@@ -232,6 +232,8 @@ def open_dataset(folder: Path | str) -> Dataset:
             raise ValueError("the classes are not a list of names")
         if len(set(classes)) < len(classes):
             raise ValueError("two classes have the same name")
+        if not all(isinstance(source["file"], str) for source in manifest["sources"]):
+            raise ValueError("a source has no name")
         parts = {
             name: _open_part(folder, name, about, encoding, len(classes), manifest)
             for name, about in manifest["parts"].items()
