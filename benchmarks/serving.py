@@ -132,7 +132,9 @@ def _serve(given: Any) -> None:
     shape = PaperShape(encoding.codes, given.feature_len, len(classes), given.filters, given.units, 0.0)
     arrays = block.values(block.build(shape, ModelOptions(), mx.cpu(), seed=0))
     predictor = Predictor(open_inference(shape, arrays, plan_inference(shape.multiplies)), encoding, classes)
-    facts = ModelSummary("random", "", None, classes, given.feature_len, True, True, predictor.engine.plan.precision)
+    facts = ModelSummary(
+        "random", "", None, classes, given.feature_len, encoding.kept, True, predictor.engine.plan.precision
+    )
     metrics = Metrics(facts.checkpoint, facts.kernels)
     batcher = Batcher(predictor.predict, given.serve, metrics.batch_texts.observe, explain=predictor.explain_in_batches)
     batcher.submit(["warm-up"]).result()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from crepe_dist import command, invocation
+from crepe_dist.data.alphabet import read_of_long
 from crepe_dist.data.composition import join
 from crepe_dist.data.dataset import PARTS, Dataset, Part, open_dataset
 from crepe_dist.distributed.launch import detect, limit_threads
@@ -190,7 +191,7 @@ def _predict(predictor: Predictor, given: Any, explaining: Explaining | None) ->
     several = predictor.thresholds is not None
     formatter = answers(given.format, given.top, columns, len(predictor.classes), delimiter, several=several)
     problems: Counter[str] = Counter()
-    rows = 0
+    rows = long = 0
     with _output(given.out) as stream:
         clean = visible if stream.isatty() else str  # a terminal acts on control characters, which CSV keeps
         stream.write(clean(formatter.header))
@@ -205,6 +206,7 @@ def _predict(predictor: Predictor, given: Any, explaining: Explaining | None) ->
                     problems[re.split("[:;]", row.problem)[0]] += 1
                     stream.write(f"{clean(formatter.line(row, None))}\n")
                     continue
+                long += prediction.characters_cut > 0
                 explanation = explaining.explain(row.text, row.place) if explaining else None
                 stream.write(f"{clean(formatter.line(row, prediction, explanation))}\n")
                 if explaining and explanation and given.format == "text":
@@ -216,6 +218,13 @@ def _predict(predictor: Predictor, given: Any, explaining: Explaining | None) ->
     if formulas := formatter.formulas:
         which = "cell that looks like a formula begins" if formulas == 1 else "cells that look like formulas begin"
         print(f"{formulas:,} {which} with an apostrophe now; --format jsonl keeps all as they are", file=sys.stderr)
+    if long:
+        encoding = predictor.encoding
+        print(
+            f"{long:,} of {counted(rows, 'text')} {'is' if long == 1 else 'are'} longer than "
+            f"{encoding.feature_len:,} characters, of which the network reads {read_of_long(encoding.to_dict())}",
+            file=sys.stderr,
+        )
     if explaining:
         explaining.finish()
     if problems:

@@ -16,15 +16,18 @@ from crepe_dist.data.alphabet import (
     FOLDING_END,
     FULL_ALPHABET,
     LATIN_END,
+    LETTERS,
     MAX_CHARACTERS,
     MIN_COUNT,
     MOST_PAIRED,
     SYMBOLS,
+    WHITE_SPACE,
     Encoding,
     frequent_alphabet,
+    read_of_long,
 )
 from crepe_dist.errors import UserError
-from crepe_dist.settings.allowed_values import MODES
+from crepe_dist.settings.allowed_values import CUTS, MODES, Cut
 
 
 def test_alphabet_is_the_notebooks():
@@ -37,14 +40,19 @@ def test_alphabet_is_the_notebooks():
     ("mode", "text", "expected"),
     [
         ("paper", "Abc", [2, 1, 0, BLANK, BLANK]),
-        ("paper", "0123abc", [2, 1, 0, 29, 28]),
+        ("paper", "0123abc", [2, 1, BLANK, 27, 26]),  # without its middle
+        ("paper", "straße", [4, 18, BLANK, 19, 18]),
         ("paper", "Été", [4, 19, 4, BLANK, BLANK]),
-        ("paper", "a中\nb", [1, BLANK, BLANK, 0, BLANK]),
+        ("paper", "a中\nb", [1, ALPHABET.index(" "), BLANK, 0, BLANK]),
+        ("paper", "\r\n\t\u2028\u3000", [ALPHABET.index(" ")] * 5),
+        ("full", "Æß", [18, 18, 73, 69, BLANK]),
+        ("paper", "ŁøĐþ", [7, 19, 3, 14, 11]),
         ("paper", "İK", [10, 8, BLANK, BLANK, BLANK]),  # dotted capital I, Kelvin sign
         ("full", "Ab", [1, 69, BLANK, BLANK, BLANK]),
         ("full", "Éb", [1, 73, BLANK, BLANK, BLANK]),
         ("notebook", "Abc", [BLANK, 1, 2, BLANK, BLANK]),
         ("notebook", "abcdefg", [0, 1, 2, 3, 4]),
+        ("notebook", "a\nb\u3000ß", [0, BLANK, 1, BLANK, BLANK]),
         ("notebook", "é", [BLANK] * 5),
         ("paper", "", [BLANK] * 5),
     ],
@@ -63,24 +71,33 @@ OWN = "".join(sorted(" ,.aeё" + "αβγδεάώ" + "йкия" + "กข\u0e34" 
 
 def reference(text: str, encoding: Encoding) -> list[int]:
     """The definition, one character at a time."""
-    kept = text[: encoding.feature_len] if encoding.mode == "notebook" else text[-encoding.feature_len :][::-1]
     codes = []
-    for character in kept:
+    for character in text:
+        if character in WHITE_SPACE and encoding.mode != "notebook":
+            codes.append(encoding.alphabet.index(" "))
+            continue
         shown = character
         if encoding.fold_accents:
             base = unicodedata.normalize("NFD", character)[0]
             shown = base if character.isalpha() and base.isalpha() and not "가" <= character <= "힣" else character
+            if letters := LETTERS.get(shown.lower()):
+                shown = letters if shown.islower() else letters.upper()
         if encoding.mode == "paper":
             lower = shown.lower()
-            shown = lower if len(lower) == 1 else shown
-        codes.append(encoding.alphabet.find(shown) if shown in encoding.alphabet else BLANK)
-    return codes + [BLANK] * (encoding.feature_len - len(codes))
+            shown = lower if len(lower) == len(shown) else shown
+        known = all(each in encoding.alphabet for each in shown)
+        codes += map(encoding.alphabet.index, shown) if known else [BLANK]
+    length = encoding.feature_len
+    if len(codes) > length:
+        head, tail = {"start": (0, length), "end": (length, 0)}.get(encoding.cut, ((length - 1) // 2, length // 2))
+        codes = codes[:head] + [BLANK] * (encoding.cut == "middle") + codes[len(codes) - tail :]
+    return (codes if encoding.mode == "notebook" else codes[::-1]) + [BLANK] * (length - len(codes))
 
 
 texts = st.text(
     st.one_of(
         st.characters(),
-        st.sampled_from("aZé Ñ9{\u0130\u212aß中한"),
+        st.sampled_from("aZé Ñ9{\u0130\u212aßÆ\u1e9e\n\u3000中한"),
         st.sampled_from(OWN + "ΆΏΑЁЙ\U00010400"),
         st.characters(codec="latin-1"),
     )
@@ -88,14 +105,23 @@ texts = st.text(
 
 
 @given(
-    st.lists(texts, max_size=5), st.sampled_from(MODES), st.integers(1, 20), st.booleans(), st.sampled_from(["", OWN])
+    st.lists(texts, max_size=5),
+    st.sampled_from(MODES),
+    st.integers(1, 20),
+    st.booleans(),
+    st.sampled_from(["", OWN]),
+    st.sampled_from(CUTS),
 )
-def test_equals_the_plain_reference(texts, mode, feature_len, fold_accents, own):
-    encoding = Encoding(mode, feature_len, fold_accents, own)
+def test_equals_the_plain_reference(texts, mode, feature_len, fold_accents, own, cut):
+    encoding = Encoding(mode, feature_len, fold_accents, own, "", cut)
     expected = [reference(text, encoding) for text in texts]
     assert encoding.encode(texts).tolist() == expected
     if texts:  # both ways, whichever was taken
-        assert encoding._encode_plain(texts).tolist() == expected
+        assert encoding._encode_plain(list(map(encoding._shortened, texts))).tolist() == expected
+    for text in texts:
+        assert (encoding.lengths([text])[0] > feature_len) >= bool(encoding.unread(text))
+        read = set(range(len(text))).difference(encoding.unread(text))
+        assert read <= set(encoding.positions(text).tolist())
 
 
 def notebook_encode(text: str, feature_len: int) -> np.ndarray:
@@ -121,14 +147,58 @@ def test_the_table_holds_all_of_unicode(mode):
     """Beyond LATIN_END nothing counts as a letter of the usual alphabets, and beyond FOLDING_END as another at all: so
     leaving it out of the table loses nothing."""
     counts_as = [alphabet._folded(chr(point), mode, True) for point in range(CODE_POINTS)]
-    assert not any(each in FULL_ALPHABET for each in counts_as[LATIN_END:])
+    assert not any(each in FULL_ALPHABET.replace(" ", "") for each in counts_as[LATIN_END:])
+    assert not any(len(each) > 1 for each in counts_as[LATIN_END:])
     assert all(ord(each) == point for point, each in enumerate(counts_as[FOLDING_END:], FOLDING_END))
+
+
+def test_letters_are_those_that_unicode_does_not_decompose():
+    points = map(chr, (*range(0xC0, 0x180), 0x1E9E))
+    alone = {each.lower() for each in points if each.isalpha() and not unicodedata.decomposition(each)}
+    assert alone == set(LETTERS)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_white_space_is_a_space_except_in_the_notebook(mode):
+    assert {chr(point) for point in range(CODE_POINTS) if chr(point).isspace()} == set(WHITE_SPACE)
+    known = Encoding(mode).known(np.array([*map(ord, WHITE_SPACE)], np.uint32))
+    assert known.tolist() == [each == " " or mode != "notebook" for each in WHITE_SPACE]
+    own = Encoding(mode, 40, False, " aß")
+    assert own.decode(own.encode([f"a{WHITE_SPACE}ß"])[0]) == f"a{' ' * len(WHITE_SPACE)}ß"
 
 
 @given(texts)
 def test_one_code_point_is_one_position(text):
-    codes = Encoding("paper", len(text) + 3).encode([text])[0]
+    codes = Encoding("paper", len(text) + 3, False).encode([text])[0]
     assert (codes[len(text) :] == BLANK).all()
+
+
+def test_a_long_text_loses_its_middle():
+    text = "refund " + "footer " * 99 + "bye"
+    cuts: tuple[tuple[Cut, str], ...] = (
+        ("middle", "refund foo footer bye"), ("start", "ter footer footer bye"), ("end", "refund footer footer "),
+    )  # fmt: skip
+    for cut, read in cuts:
+        encoding = Encoding("paper", 21, cut=cut)
+        assert encoding.decode(encoding.encode([text])[0]) == read
+        head, tail = encoding.kept
+        assert encoding.unread(text) == range(head, len(text) - tail)
+        assert str(head or tail) in read_of_long(encoding.to_dict())
+    assert encoding.unread(text[:21]) == range(0)
+    encoding = Encoding("paper", 5)
+    assert encoding.unread("aßßb") == range(2, 2)  # half of each ß is read, and nothing is lost
+    assert encoding.unread("aßbcßd") == range(2, 4)
+    assert encoding.positions("aßbcßd").tolist() == [5, 4, 1, 1, 0]
+
+
+@pytest.mark.parametrize(("cut", "error"), [("half", UserError), (5, UserError)])
+def test_a_cut_that_cannot_be_is_refused(cut, error):
+    with pytest.raises(error):
+        Encoding(cut=cut)
+    with pytest.raises(ValueError, match="cut is none of"):
+        Encoding.from_dict({**Encoding().to_dict(), "cut": cut})
+    with pytest.raises(KeyError):  # as in earlier versions
+        Encoding.from_dict({name: each for name, each in Encoding().to_dict().items() if name != "cut"})
 
 
 def test_lone_surrogates_are_blank():
@@ -238,21 +308,21 @@ class TestRareCharacters:
 
     def test_codes(self):
         assert PAIRED.codes == 9
-        assert PAIRED.pairs()["\u8a9e"] == [3, 7]
-        assert PAIRED.pairs()["\U00030000"] == [4, 7]
+        assert PAIRED.spellings()["\u8a9e"] == [3, 7]
+        assert PAIRED.spellings()["\U00030000"] == [4, 7]
         assert PAIRED.encode(["a\u8a9eb"]).tolist() == [[2, 7, 3, 1, BLANK, BLANK]]  # reversed, as all of the text
         in_order = Encoding("notebook", 6, None, " ab", PAIRED.paired)
         assert in_order.encode(["a\u8a9eb"]).tolist() == [[1, 3, 7, 2, BLANK, BLANK]]
 
     def test_upper_case_counts_as_lower_case(self):
         assert (PAIRED.encode(["\u0416"]) == PAIRED.encode(["\u0436"])).all()
-        assert PAIRED.pairs()["\u0416"] == PAIRED.pairs()["\u0436"]
-        assert "\u0416" not in Encoding("full", 6, None, PAIRED.alphabet, PAIRED.paired).pairs()
+        assert PAIRED.spellings()["\u0416"] == PAIRED.spellings()["\u0436"]
+        assert "\u0416" not in Encoding("full", 6, None, PAIRED.alphabet, PAIRED.paired).spellings()
 
     def test_a_text_that_is_cut_within_a_character_is_read(self):
-        (codes,) = PAIRED.encode(["\u8bed" * 4])
-        assert PAIRED.decode(codes) == "\u8bed" * 3
-        shorter = Encoding("paper", 5, None, PAIRED.alphabet, PAIRED.paired)
+        (codes,) = PAIRED.encode(["\u8bed" * 4])  # 2 codes, a seam, and 3
+        assert PAIRED.decode(codes) == "\u8bed  \u8bed"
+        shorter = Encoding("paper", 5, None, PAIRED.alphabet, PAIRED.paired, "start")
         assert shorter.decode(shorter.encode(["\u8bed" * 4])[0]) == " " + "\u8bed" * 2
         in_order = Encoding("notebook", 5, None, PAIRED.alphabet, PAIRED.paired)
         assert in_order.decode(in_order.encode(["\u8bed" * 4])[0]) == "\u8bed" * 2 + " "
@@ -261,18 +331,18 @@ class TestRareCharacters:
         many = "".join(map(chr, range(0x4E00, 0x4E00 + 6000)))
         for encoding, expected in (
             (Encoding("notebook", 5, None, " ab", many), "{0}{0} "),
-            (Encoding("paper", 5, None, " ab", many), " {0}{0}"),
+            (Encoding("paper", 5, None, " ab", many, "start"), " {0}{0}"),
         ):
             for each in many[::97]:
                 assert encoding.decode(encoding.encode([each * 3])[0]) == expected.format(each)
-        first, second = encoding.pairs()[many[0]]
+        first, second = encoding.spellings()[many[0]]
         codes = [second, 1, first, 2, first, second, second, first]
         in_order = Encoding("notebook", 9, None, " ab", many)
         assert in_order.decode(np.array(codes, np.uint8)) == f" a b{many[0]}  "
 
     def test_lengths_are_those_of_whole_texts(self):
         assert PAIRED.lengths(["", "ab", "\u8a9eb" * 9, "x\u0416"]).tolist() == [0, 2, 27, 3]
-        assert Encoding().lengths(["", "\u8a9eb"]).tolist() == [0, 2]
+        assert Encoding().lengths(["", "\u8a9eb", "aß"]).tolist() == [0, 2, 3]
 
     def test_a_text_longer_than_what_is_read_may_be_readable(self):
         codes = PAIRED.encode(["x" * 3 + "\u8a9e" * 30])
@@ -293,13 +363,14 @@ class TestRareCharacters:
 
     @given(st.text(st.sampled_from("aB \u0416\u8a9ex\U0001f600\0"), max_size=9))
     def test_with_and_without_kernels_the_codes_are_the_same(self, text):
-        assert (PAIRED.encode([text]) == PAIRED._encode_plain([text.translate(PAIRED._spelling)])).all()
+        assert (PAIRED.encode([text]) == PAIRED._encode_plain([PAIRED._shortened(text)])).all()
         places = PAIRED.positions(text)
         (codes,) = PAIRED.encode([text])
         assert len(places) >= (codes != BLANK).sum()
         alone = [PAIRED.encode([each])[0] for each in text]
         whole = [code for row in reversed(alone) for code in (row[row != BLANK].tolist() or [BLANK])]
-        assert codes.tolist() == (whole + [BLANK] * 6)[:6]
+        whole = [*whole[:3], BLANK, *whole[-2:]] if len(whole) > 6 else whole
+        assert codes.tolist() == whole + [BLANK] * (6 - len(whole))
 
     def test_saved_and_restored(self):
         restored = Encoding.from_dict(json.loads(json.dumps(PAIRED.to_dict())))

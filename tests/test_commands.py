@@ -125,6 +125,17 @@ class TestPredict:
         assert [answer["problem"] for answer in answers] == ["", "line 4: empty text", ""]
         assert 0.34 < float(answers[0]["predicted_probability"]) <= 1
 
+    def test_says_what_it_did_not_read(self, place):
+        (place / "long.csv").write_text(f"text\na zig\nSubject: zig{' vex' * 99}\n")
+        flags = ("--file", "long.csv", "--format", "csv", "--out", "long_classified.csv")
+        printed = run(command("predict", *flags), place)
+        assert (
+            "1 of 2 texts is longer than 123 characters, of which the network reads the first 61 and the last 61 "
+            "characters\n"
+        ) in printed
+        with (place / "long_classified.csv").open(newline="") as stream:
+            assert [row["characters_cut"] for row in csv.DictReader(stream)] == ["0", str(8 + 4 + 4 * 99 - 122)]
+
     def test_the_name_of_the_output_decides_its_format(self, place):
         (place / "two.csv").write_text("id,text\n7,zig\n8,\n")
         printed = run(command("predict", "--file", "two.csv", "--out", "two_classified.csv"), place, code=1)

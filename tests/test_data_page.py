@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from crepe_dist import wording
-from crepe_dist.data.alphabet import ALPHABET
+from crepe_dist.data.alphabet import ALPHABET, Encoding
 from crepe_dist.reports import page as page_module
 from crepe_dist.reports.data_page import page, show
 from crepe_dist.reports.drawing import blank, style, svg
@@ -42,7 +42,7 @@ def summary(**changes):
     whole = {
         "name": "reviews",
         "version": "0.1.0",
-        "encoding": {"mode": "paper", "feature_len": 1014, "fold_accents": True, "alphabet": ALPHABET},
+        "encoding": Encoding().to_dict(),
         "fit": {"length": False, "alphabet": False},
         "classes": ["praise", "complaint"],
         "parts": {
@@ -197,7 +197,7 @@ def test_what_there_is_to_know(read):
         "The majority-class baseline (always praise) has a test accuracy of 44.5 %.",
         "Half of the texts have up to 300 characters, 90 % up to 905, 95 % up to 1,310, 99 % up to 3,001, the "
         "longest has 45,000.",
-        "8.7 % (757) are longer than feature_len (1,014 characters) and lose their beginning.",
+        "8.7 % (757) are longer than feature_len (1,014 characters) and lose their middle.",
         "0.1 % of the characters (1,250 of 1,000,000) are outside the alphabet",
         "8 rows consist almost entirely of such characters: 7 in train and 1 in test.",
         "21 rows repeat an earlier row up to case, spaces and punctuation; 12 are exact copies.",
@@ -205,7 +205,7 @@ def test_what_there_is_to_know(read):
         "69 were removed.",
         "14 test texts (0.7 %) also occur in train, 1 as an exact copy.",
         "No validation text also occurs in train.",
-        "the last 1,014 characters of a text are read, in reverse. é is read as e.",
+        "Of a text longer than 1,014 characters, the first 506 and the last 507 characters are read. é is read as e",
         "test texts are in train",
         "they were drawn twice",
         "remove them",
@@ -510,9 +510,9 @@ def test_the_network_s_shortest_text_is_told_where_it_matters():
 
 
 def test_the_notebook_s_encoding_loses_the_end():
-    encoding = {"mode": "notebook", "feature_len": 1014, "fold_accents": False, "alphabet": ALPHABET}
+    encoding = Encoding("notebook").to_dict()
     assert "lose their end" in said(summary(encoding=encoding))
-    assert "Upper case is unknown; the first 1,014 characters" in said(summary(encoding=encoding))
+    assert "the first 1,014 characters are read" in said(summary(encoding=encoding))
 
 
 @pytest.mark.parametrize(

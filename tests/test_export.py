@@ -54,6 +54,7 @@ STRANGE = [
     "x" * 5000,
     "Ünïcödé ﬁǅŉ",
     "İSTANBUL ß",
+    f"Subject: Ærø\n{'ß' * FEATURE_LEN}\r\n\U0001f600 the end",
     CYRILLIC,
     "한국어 é e\u0301",
     "\U0001f600",
@@ -62,7 +63,7 @@ CHARACTERS = Counter(map(ord, CYRILLIC * 9))
 MANY = "".join(map(chr, (*range(0x4E00, 0x4E00 + 400), *range(0x1F600, 0x1F640))))  # of which some have two codes
 ENCODINGS = {
     "paper": Encoding("paper", FEATURE_LEN),
-    "full": Encoding("full", FEATURE_LEN + 7, False),
+    "full": Encoding("full", FEATURE_LEN + 7, False, cut="start"),
     "notebook": Encoding("notebook", FEATURE_LEN),
     "own": Encoding("paper", FEATURE_LEN, True, *frequent_alphabet(CHARACTERS, "paper", True)),
     "own, cases apart": Encoding("full", FEATURE_LEN, False, *frequent_alphabet(CHARACTERS, "full", False)),
@@ -86,7 +87,7 @@ def codes_of(encoding: Encoding) -> dict[str, list[int]]:
 
 def texts(count: int = 200) -> list[str]:
     generator = np.random.default_rng(1)
-    characters = np.array([*"abcdefghij klmnopqrstuvwxyz ABCDE 0123.,!", *"éÀñ", *CYRILLIC, *MANY[::20], "日"])
+    characters = np.array([*"abcdefghij klmnopqrstuvwxyz ABCDE 0123.,!", *"éÀñßÆ\n", *CYRILLIC, *MANY[::20], "日"])
     lengths = generator.integers(1, 2 * FEATURE_LEN, count - len(STRANGE))
     return [*STRANGE, *("".join(generator.choice(characters, length)) for length in lengths)]
 
@@ -161,12 +162,13 @@ class TestRuntime:
         found = runtime(folder).Classifier(str(folder / "model.onnx")).predict(given)
         assert len(found) == len(given) == 200
         for one, other in zip(found, expected):
-            assert one.read == other.read
+            assert (one.read, one.characters_cut) == (other.read, other.characters_cut)
             assert dict(one.ranking) == pytest.approx(dict(other.ranking), abs=1e-5)
             if other.ranking[0][1] - other.ranking[1][1] > 1e-4:
                 assert one.label == other.label
             assert one.ranking[0] == (one.label, one.probability)
         assert len({answer.label for answer in expected}) > 1
+        assert sum(answer.characters_cut > 0 for answer in expected) > 50
         assert np.std([answer.ranking[0][1] for answer in expected]) > 0.01
 
     def test_encodes_every_character_and_text_alike(self, made):

@@ -116,7 +116,7 @@ def test_predict_gives_all_labels_above_their_threshold(folder):
     assert sorted(first["labels"]) == ["big", "red"]
     assert second["labels"] == []
     csv = answers("csv", None, ("text",), 3, several=True)
-    assert csv.header == "text,predicted_labels,predicted_class,predicted_probability,problem\n"
+    assert csv.header == "text,predicted_labels,predicted_class,predicted_probability,characters_cut,problem\n"
     (none,) = crepe_dist.load(folder / "run-1").predict(["house 8"])
     assert csv.line(Input(1, "house 8", "", ("house 8",)), none).startswith("house 8,[],")
     with pytest.raises(UserError, match="threshold of its own"):

@@ -24,9 +24,9 @@ def explain(text, mode="paper", length=20, of="q", at_once=7, **more):
         seen = (codes == encoding.alphabet.index(of)).sum(axis=1).astype(np.float32)
         return np.stack([np.zeros_like(seen), seen], axis=1)
 
-    read, scores, words = occlude(text, encoding, logits, at_once, 1)
+    scores, words = occlude(text, encoding, logits, at_once, 1)
     prediction = Prediction("yes", 0.75, (("yes", 0.75), ("no", 0.25)), 3)
-    return Explanation(text, "yes", prediction, read.start, read.stop, tuple(scores), tuple(words))
+    return Explanation(text, "yes", prediction, encoding.unread(text), tuple(scores), tuple(words))
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,10 @@ def explain(text, mode="paper", length=20, of="q", at_once=7, **more):
         ("oe\u0301o\u0308o", "paper", "o", [0, 3, 4, 5]),  # a combining character is marked with its letter
         ("İio", "paper", "o", [2]),  # its lower case are two characters
         ("ﬁßo", "paper", "o", [2]),
+        ("ﬁßo", "paper", "s", [1]),  # it counts twice
         ("🎬 中 o", "paper", "o", [4]),
-        ("o" + "x" * 30 + "o", "paper", "o", [31]),  # the last 20 are read
+        ("o" + "x" * 30 + "o", "paper", "o", [0, 31]),  # the first 9 and the last 10 are read
+        ("ooxxxxxxxo" + "o" * 30 + "xxxooßxxx", "paper", "o", [0, 1, 43, 44]),
         ("o" + "x" * 30 + "o", "notebook", "o", [0]),  # the first 20 are read
         ("", "paper", "o", []),
         ("中文", "paper", "o", []),
@@ -49,32 +51,40 @@ def explain(text, mode="paper", length=20, of="q", at_once=7, **more):
 def test_marks_are_on_the_characters_as_written(text, mode, of, marked):
     found = explain(text, mode, of=of)
     assert len(found.scores) == len(text)
-    assert found.scores == pytest.approx([float(place in marked) for place in range(len(text))])
-    assert (found.start, found.stop) == (
-        (0, min(20, len(text))) if mode == "notebook" else (max(0, len(text) - 20), len(text))
-    )
+    worth = 2 if of == "s" else 1
+    assert found.scores == pytest.approx([float(worth * (place in marked)) for place in range(len(text))])
+    if len(text) == 32:
+        assert found.cut == (range(20, 32) if mode == "notebook" else range(9, 22))
 
 
 def test_words_as_far_as_they_are_read():
-    found = explain("lost words qq and a Q")
+    text = "lost words qq and a Q"
+    found = explain(text, cut="start")
     assert [(word.text, word.start, word.score) for word in found.words] == [
         ("ost", 1, 0), ("words", 5, 0), ("qq", 11, 2), ("and", 14, 0), ("a", 18, 0), ("Q", 20, 1),
     ]  # fmt: skip
     assert explained(found)["words"][2] == {"text": "qq", "start": 11, "stop": 13, "score": 2.0}
+    assert explained(found)["cut"] == [0, 1]
     assert report.marked(found) == "[1 character not read] ost words qq[+2.0] and a Q[+1.0]"
+    found = explain(text)
+    assert [word.text for word in found.words] == ["lost", "word", "qq", "and", "a", "Q"]
+    assert explained(found)["cut"] == [9, 11]
+    assert report.marked(found) == "lost word [2 characters not read] qq[+2.0] and a Q[+1.0]"
+    assert report.marked(explain(text, cut="end")) == "lost words qq[+2.0] and a  [1 character not read]"
 
 
 def test_positions_are_those_of_the_codes():
     for mode in ("paper", "full", "notebook"):
-        encoding = Encoding(mode, 5, False)
+        encoding = Encoding(mode, 5, False, cut="end" if mode == "notebook" else "start")
         for text in ("", "abc", "abcde", "abcdefgh"):
             (codes,) = encoding.encode([text])
             read = "".join(text[place] for place in encoding.positions(text))
             assert [encoding.alphabet.index(character) for character in read] == codes[: len(read)].tolist()
+    assert Encoding(feature_len=5).positions("abcdefgh").tolist() == [7, 6, 2, 1, 0]
 
 
 def test_a_rare_character_is_explained_by_both_its_codes():
-    encoding = Encoding("paper", 8, None, " ab", "\u8bed\u8cea")
+    encoding = Encoding("paper", 8, None, " ab", "\u8bed\u8cea", "start")
     text = "a\u8bed\u8cea b\u8cea"
     assert encoding.positions(text).tolist() == [5, 5, 4, 3, 2, 2, 1, 1]  # from the end, and without the first
     assert encoding.positions("\u8bed" * 5).tolist() == [4, 4, 3, 3, 2, 2, 1, 1]
@@ -85,8 +95,8 @@ def test_a_rare_character_is_explained_by_both_its_codes():
         alike = (rows[:, :2] == codes[:2]).all(axis=1)
         return np.stack([alike, np.zeros(len(rows))], axis=1).astype(np.float32)  # reads the last character alone
 
-    read, scores, _ = occlude(text, encoding, logits, 4, 0)
-    assert read == range(1, 6)
+    scores, _ = occlude(text, encoding, logits, 4, 0)
+    assert encoding.unread(text) == range(1)
     assert [score != 0 for score in scores] == [False] * 5 + [True]
 
 
@@ -108,7 +118,7 @@ def test_a_hostile_text_is_only_shown():
 
 
 def test_what_is_not_read_is_grey_and_shortened():
-    found = explain("z" * 5000 + "q" * 20)
+    found = explain("z" * 5000 + "q" * 20, cut="start")
     assert list(report.runs(found)) == [
         report.Run("…" + "z" * report.UNREAD_CHARS, None),
         report.Run("q" * 20, report.LEVELS),
@@ -117,11 +127,15 @@ def test_what_is_not_read_is_grey_and_shortened():
     assert '<span class="unread">…zzz' in page
     assert "The network does not read 5,000 characters of this text" in page
     assert "3 more texts were classified" in page
+    between = list(report.runs(explain("q" * 9 + "z" * 5000 + "q" * 10)))
+    beside = "z" * report.UNREAD_CHARS
+    assert [run.text for run in between] == ["q" * 9, f"{beside}…{beside}", "q" * 10]
+    assert [run.level for run in between] == [report.LEVELS, None, report.LEVELS]
 
 
 def test_against_a_class_and_nothing_at_all():
     found = explain("ab")
-    against = Explanation("ab", "yes", found.prediction, 0, 2, (-1.0, 0.01), (Word("ab", 0, 2, -1.0),))
+    against = Explanation("ab", "yes", found.prediction, range(0), (-1.0, 0.01), (Word("ab", 0, 2, -1.0),))
     assert [run.level for run in report.runs(against)] == [-report.LEVELS, 0]
     assert report.marked(against) == "ab[-1.0]"
     assert "Against it" in report.page([report.Item("line 1", against)])

@@ -184,10 +184,10 @@ def test_answers_in_csv_keep_their_width():
     told = answers("csv", 2, ("id", "text"), classes=3)
     prediction = Prediction("a,b", 0.75, (("a,b", 0.75), ("=c", 0.25), ("d", 0.0)), 1)
     assert told.header == (
-        "id,text,predicted_class,predicted_probability,predicted_class_2,predicted_probability_2,problem\n"
+        "id,text,predicted_class,predicted_probability,predicted_class_2,predicted_probability_2,characters_cut,problem\n"
     )
-    assert told.line(Input(2, "x\ry", "", ("1", "x\ry")), prediction) == '1,"x\ry","a,b",0.750000,\'=c,0.250000,'
-    assert told.line(Input(3, "", "wrong columns: 1"), None) == ",,,,,,line 3: wrong columns: 1"
+    assert told.line(Input(2, "x\ry", "", ("1", "x\ry")), prediction) == '1,"x\ry","a,b",0.750000,\'=c,0.250000,0,'
+    assert told.line(Input(3, "", "wrong columns: 1"), None) == ",,,,,,,line 3: wrong columns: 1"
 
 
 def test_answers_show_no_control_characters():

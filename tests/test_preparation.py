@@ -374,7 +374,7 @@ class TestReport:
         advice = {each["do"] for each in usual["warnings"] if "alphabet" in each["why"] or "alphabet" in each["what"]}
         assert len(advice) == 2
         assert all("--alphabet auto" in each for each in advice)
-        cut = "0.5 % (1) are longer than feature_len (258 characters) and lose their beginning. It was chosen so that"
+        cut = "0.5 % (1) are longer than feature_len (258 characters) and lose their middle. It was chosen so that"
         assert cut in (tmp_path / "usual" / "report.html").read_text()
         own = prepare(
             sources, tmp_path / "own", Encoding(), Split(0), PrepareOptions(page=data_page.page), Fit(alphabet="made")

@@ -457,7 +457,7 @@ def test_the_card_shows_hostile_names_as_they_are(place):
     for piece in (
         "Licence",
         "crepe_dist.load('crepe_epoch_",
-        "It only reads the last 123 characters",
+        "Of a text longer than 123 characters, it only reads the first 61 and the last 61 characters.",
         "calibration error",
         "Python",
     ):
@@ -656,7 +656,7 @@ class TestLook:
     def pages(self, place, tmp_path_factory):
         folder = tmp_path_factory.mktemp("pages")
         prediction = Prediction("yes", 0.9, (("yes", 0.9), ("no", 0.1)), 9)
-        explained = Explanation("abcdefghi", "yes", prediction, 1, 9, tuple(range(-4, 5)), ())
+        explained = Explanation("abcdefghi", "yes", prediction, range(1), tuple(range(-4, 5)), ())
         pages = {
             "run": (place / "one" / "report.html").read_text(),
             "comparison": comparison_page.page([open_run(place / "one"), open_run(place / "two")]),

@@ -50,7 +50,9 @@ from tests.test_export import ENCODINGS, KINDS, make
 
 JSON = {"Content-Type": "application/json"}
 CLASSES = ["<i>plain</i>", "naïve", "quoted \"'&", "end"]
-FACTS = ModelSummary("some.params", "some data", 0.5, CLASSES, FEATURE_LEN, True, True, "own, float32")
+FACTS = ModelSummary(
+    "some.params", "some data", 0.5, CLASSES, FEATURE_LEN, Encoding(feature_len=FEATURE_LEN).kept, True, "own, float32"
+)
 
 
 def by_length(texts):
@@ -65,7 +67,7 @@ def by_letter(text):
     for _ in text:
         yield
     words = (Word(text, 0, len(text), 1.0),)
-    return Explanation(text, CLASSES[0], by_length([text])[0], 0, len(text), (0.5,) * len(text), words)
+    return Explanation(text, CLASSES[0], by_length([text])[0], range(0), (0.5,) * len(text), words)
 
 
 @contextmanager
@@ -139,6 +141,7 @@ class TestAnswers:
         assert empty == {"class": None, "probability": None, "top": [], "problem": "empty text"}
         for each, expected in zip(classified, predictor.predict(texts)):
             assert each["class"] == expected.label
+            assert each["characters_cut"] == expected.characters_cut
             assert each["probability"] == pytest.approx(expected.probability, abs=1e-3)
 
     @pytest.mark.parametrize("kind", KINDS)
@@ -442,7 +445,7 @@ class TestBatcher:
                 yield
             if text == "bad":
                 raise ValueError("no")
-            return Explanation(text, "", by_length([text])[0], 0, 0, (), ())
+            return Explanation(text, "", by_length([text])[0], range(0), (), ())
 
         def predict(texts):
             done.extend(texts)
@@ -683,10 +686,14 @@ class TestPage(Browsing):
         self.until(browser, lambda: self.bars(browser) != before)
 
     def test_what_the_network_does_not_read(self, browser):
-        self.write(browser, "é" * 20 + "z" * FEATURE_LEN)
+        self.write(browser, "a" * 61 + "é" * 20 + "z" * 61)
         self.until(browser, lambda: self.one(browser, "#edge").is_displayed())
-        assert self.one(browser, "#count").text.endswith("reads the last 123, but not the first 20")
+        expected = "142 characters: the network reads the first 61 and the last 61, but not the 20 between"
+        assert self.one(browser, "#count").text == expected
         assert self.one(browser, "#edge .unread").text == "é" * 20
+        assert self.one(browser, "#edge").text == f"…{'a' * 60}{'é' * 20}{'z' * 60}…"
+        self.until(browser, lambda: self.one(browser, "#answer").get_attribute("aria-busy") == "false")
+        assert self.one(browser, "#count").text == expected  # as the service counts them
 
     def test_what_the_network_does_not_know(self, browser):
         self.write(browser, "\u4e2d\u6587")

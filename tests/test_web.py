@@ -58,7 +58,7 @@ const text = (selector) => document.querySelector(selector).textContent;
     field.dispatchEvent(new Event("input"));
     while (answer.getAttribute("aria-busy") === "true") await new Promise((resolve) => setTimeout(resolve, 1));
     const shares = [...document.querySelectorAll("#bars i")].map((bar) => Number(bar.style.transform.slice(7, -1)));
-    found.push({label: text("#verdict bdi"), shares, problem: text("#problem")});
+    found.push({label: text("#verdict bdi"), shares, problem: text("#problem"), count: text("#count")});
   }
   done(found);
 })();
@@ -137,6 +137,10 @@ class TestEncoder:
         codes = self.found(
             browser, about, "return JSON.parse(arguments[1]).map((text) => [...encoder.encode(text)])", texts()
         )
+        cut = self.found(
+            browser, about, "return JSON.parse(arguments[1]).map((text) => encoder.charactersCut(text))", texts()
+        )
+        assert cut == [len(encoding.unread(text)) for text in texts()]
         assert (np.array(codes) == encoding.encode(texts())).all()
 
     @pytest.mark.parametrize("longest", [1, LONGEST_NGRAM])
@@ -187,6 +191,7 @@ def test_the_page_answers_as_predict_does(kind, name, way, browser, tmp_path):
             assert answer["problem"].lower().startswith(expected.problem) == bool(text)
             continue
         assert answer["problem"] == ""
+        assert (f"but not the {expected.characters_cut:,} " in answer["count"]) == (expected.characters_cut > 0)
         assert dict(zip(CLASSES, answer["shares"])) == pytest.approx(dict(expected.ranking), abs=TOLERANCE)
         if expected.ranking[0][1] - expected.ranking[1][1] > 10 * TOLERANCE:
             assert answer["label"] == expected.label

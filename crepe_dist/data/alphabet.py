@@ -4,7 +4,7 @@ A character's code is its position in the alphabet. Unknown characters and paddi
 becomes an all-zero column of the one-hot matrix. The standard alphabet has the notebook's 69 characters: the paper's 70
 contain "-" twice, and the notebook replaces the second one by a space. ``frequent_alphabet`` makes alphabets for other
 scripts. If a script has more characters than there are codes, each rare one is read as two codes, which no other
-character has.
+character has. A text with more codes than a network reads loses its middle, so that its subject and its end are read.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.errors import UserError
 from crepe_dist.native import library
-from crepe_dist.settings.allowed_values import LONGEST_DOCUMENT, MODES, Mode
+from crepe_dist.settings.allowed_values import CUTS, LONGEST_DOCUMENT, MODES, Cut, Mode
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/\\|_@#$%^&*~`+ =<>()[]{}"
 FULL_ALPHABET = ALPHABET + "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -40,35 +40,47 @@ LATIN_END = 0x2200
 # Code points from here on have neither a lower case nor a decomposition.
 FOLDING_END = 0x30000
 
+WHITE_SPACE = "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B)))
+WHITE_SPACE += "\u2028\u2029\u202f\u205f\u3000"  # Unicode's White_Space, and the separators of ASCII
+# Letters of Latin-1 and Latin Extended-A without a decomposition, as in CLDR's transform Latin-ASCII.
+LETTERS = {
+    "ß": "ss", "æ": "ae", "œ": "oe", "þ": "th", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "ħ": "h", "ı": "i", "ĸ": "q",
+    "ŋ": "n", "ŧ": "t",
+}  # fmt: skip
+SEAM = "\0"  # character between the beginning and the end of a text that is cut; it is unknown to every alphabet
+
 STANDARD_ALPHABETS: dict[Mode, str] = {"paper": ALPHABET, "full": FULL_ALPHABET, "notebook": ALPHABET}
 Codes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """Parameters of the encoding of a text as ``feature_len`` codes: one per code point, or two of a rare one.
+    """Parameters of the encoding of a text as ``feature_len`` codes: one per code point, or two of some.
 
     Modes:
-        ``paper``: lower case; the LAST ``feature_len`` codes in reversed order (the authors' ``train/data.lua``).
+        ``paper``: lower case, in reversed order (the authors' ``train/data.lua``); white space is read as a space.
         ``full``: as ``paper``, with separate upper and lower case: 95 characters, the paper's "Full" alphabet.
-        ``notebook``: the FIRST ``feature_len`` codes in reading order; upper case is unknown. The notebook's
-            ``encode`` computes the lower-cased, reversed text but then loops over the original, and its published
-            parameters depend on that.
+        ``notebook``: in reading order; upper case is unknown, and so is white space other than the space. The
+            notebook's ``encode`` computes the lower-cased, reversed text but then loops over the original, and its
+            published parameters depend on that.
 
     Args:
         mode: case, direction and standard alphabet; see above.
         feature_len: number of codes per document.
         fold_accents: replacement of an accented letter by the first letter of its canonical decomposition (NFD,
-            é → e), a deviation from the paper. ``None`` means off in mode ``notebook`` and with a custom alphabet, on
-            otherwise.
+            é → e), and of ``LETTERS``, which have none (ß → ss), a deviation from the paper. ``None`` means off in mode
+            ``notebook`` and with a custom alphabet, on otherwise.
         alphabet: characters in the order of their codes. A custom alphabet contains a space and is sorted by code
             point. Empty means the standard alphabet of the mode.
         paired: rare characters, sorted by code point, for which a custom alphabet has no room. Number n is read as the
             codes ``len(alphabet)`` + n // k and ``len(alphabet)`` + k + n % k, where k² is the smallest square that
             is not below their number.
+        cut: part of a text with more than ``feature_len`` codes that is not read: its ``middle``, of which one blank is
+            left; its ``start``, as in the paper; or its ``end``, as in the notebook. Empty means ``end`` in mode
+            ``notebook``, and ``middle`` otherwise.
 
     Raises:
-        UserError: The mode is unknown, ``feature_len`` is out of range, or the custom alphabet is invalid.
+        UserError: The mode or the cut is unknown, ``feature_len`` is out of range, or the custom alphabet is invalid.
     """
 
     mode: Mode = "paper"
@@ -76,6 +88,7 @@ class Encoding:
     fold_accents: bool | None = None
     alphabet: str = ""
     paired: str = ""
+    cut: Cut | Literal[""] = ""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -88,6 +101,10 @@ class Encoding:
                 "it is the number of characters per document",
                 f"give a number from 1 to {LONGEST_DOCUMENT:,}",
             )
+        if not self.cut:
+            object.__setattr__(self, "cut", "end" if self.mode == "notebook" else "middle")
+        if self.cut not in CUTS:
+            raise UserError(f"the cut {str(self.cut)[:40]!r} does not exist", remedy=f"choose one of {', '.join(CUTS)}")
         if not self.alphabet:
             object.__setattr__(self, "alphabet", STANDARD_ALPHABETS[self.mode])
         if self.is_custom or self.paired:
@@ -131,30 +148,46 @@ class Encoding:
         return np.array(codes or range(len(self.alphabet)), dtype=np.uint8)
 
     @property
+    def kept(self) -> tuple[int, int]:
+        """Numbers of codes at the beginning and at the end of a text that is cut; see ``kept_of``."""
+        return kept_of({"feature_len": self.feature_len, "cut": self.cut})
+
+    @property
     def _table(self) -> Codes:
         return _table(self.mode, bool(self.fold_accents), self.alphabet, self.paired)
 
     @property
     def _spelling(self) -> dict[int, str]:
-        return _spelling(self.mode, bool(self.fold_accents), self.paired)
+        return _spelling(self.mode, bool(self.fold_accents), self.alphabet, self.paired)
 
     def encode(self, texts: Sequence[str]) -> Codes:
         """Encode texts as uint8 [len(texts), feature_len], padded with ``BLANK``."""
-        if self.paired:
-            length, spelling = self.feature_len, self._spelling
-            kept = (text[:length] if self.mode == "notebook" else text[-length:] for text in texts)
-            texts = [text.translate(spelling) for text in kept]
+        if self.paired or not all(map(str.isascii, texts)) or max(map(len, texts), default=0) > self.feature_len:
+            texts = list(map(self._shortened, texts))
         native, _ = library.find()
         return self._encode_native(native, texts) if native and len(texts) else self._encode_plain(texts)
 
+    def _spelt(self, text: str) -> str:
+        """Return a text in which every character has one code."""
+        spelling = self._spelling
+        if self.paired or (not text.isascii() and any(chr(point) in text for point in spelling)):
+            return text.translate(spelling)
+        return text
+
+    def _shortened(self, text: str) -> str:
+        """Return a text that is spelt out, and has at most ``feature_len`` characters."""
+        length, (head, tail) = self.feature_len, self.kept
+        if len(text) > 2 * length:
+            text = text[:length] + text[-length:]  # only these can be read
+        text = self._spelt(text)
+        if len(text) <= length:
+            return text
+        return text[:head] + SEAM * (length - head - tail) + text[len(text) - tail :]
+
     def _encode_native(self, native: library.Library, texts: Sequence[str]) -> Codes:
+        """Encode texts from ``_shortened``."""
         length = self.feature_len
-        in_reading_order = self.mode == "notebook"
-        lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
-        if lengths.max() > length:
-            texts = [text[:length] if in_reading_order else text[-length:] for text in texts]
-            lengths = np.minimum(lengths, length)
-        ends = np.cumsum(lengths)
+        ends = np.cumsum(np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)))
         joined = "".join(texts)
         ascii_only = joined.isascii()
         points = joined.encode("ascii") if ascii_only else joined.encode("utf-32-le", "surrogatepass")
@@ -166,24 +199,24 @@ class Encoding:
             ends.ctypes.data,
             len(texts),
             length,
-            not in_reading_order,
+            self.mode != "notebook",
             table.ctypes.data,
             codes.ctypes.data,
         )
         return codes
 
     def _encode_plain(self, texts: Sequence[str]) -> Codes:
+        """Encode texts from ``_shortened``."""
         length = self.feature_len
         in_reading_order = self.mode == "notebook"
         table = self._table
         ascii_table = table[:128].tobytes().ljust(256, b"\xff")
         rows = []
         for text in texts:
-            kept = text[:length] if in_reading_order else text[-length:]
-            if kept.isascii():
-                row = kept.encode("ascii").translate(ascii_table)
+            if text.isascii():
+                row = text.encode("ascii").translate(ascii_table)
             else:
-                points = np.frombuffer(kept.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+                points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
                 row = table[points].tobytes()
             rows.append(row.ljust(length, b"\xff") if in_reading_order else row.rjust(length, b"\xff"))
         codes = np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), length)
@@ -191,37 +224,57 @@ class Encoding:
 
     def lengths(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the number of codes of each whole text, int64 [n]."""
-        spelling = self._spelling
-        return np.array([len(text.translate(spelling) if spelling else text) for text in texts], np.int64)
+        return np.array([len(self._spelt(text)) for text in texts], np.int64)
+
+    def _places(self, text: str) -> npt.NDArray[np.int64]:
+        """Return the index of the character behind each code of a whole text, int64 [n]."""
+        spelling, places = self._spelling, np.arange(len(text))
+        if len(self._spelt(text)) == len(text):
+            return places
+        return np.repeat(places, [len(spelling.get(ord(each), " ")) for each in text])
 
     def positions(self, text: str) -> npt.NDArray[np.int64]:
-        """Return the indices of the characters behind codes 0, 1, … of a text, int64 [n]."""
-        in_order, spelling = self.mode == "notebook", self._spelling
-        start = 0 if in_order else max(0, len(text) - self.feature_len)
-        kept = text[start : start + self.feature_len]
-        places = np.arange(start, start + len(kept))
-        if spelling:
-            places = np.repeat(places, [len(spelling.get(ord(each), " ")) for each in kept])
-        return places[: self.feature_len] if in_order else places[::-1][: self.feature_len]
+        """Return the indices of the characters behind codes 0, 1, … of a text, int64 [n].
+
+        That of a seam is the one of the first code that it replaces.
+        """
+        places, length, tail = self._places(text), self.feature_len, self.kept[1]
+        if len(places) > length:
+            places = np.concatenate([places[: length - tail], places[len(places) - tail :]])
+        return places if self.mode == "notebook" else places[::-1]
+
+    def unread(self, text: str) -> range:
+        """Return the positions of the characters of a text that are cut off, which are adjacent; empty if none is."""
+        length, (head, tail) = self.feature_len, self.kept
+        if len(text) <= length and len(self._spelt(text)) <= length:
+            return range(0)
+        places = self._places(text)
+        start = int(places[head - 1]) + 1 if head else 0
+        stop = int(places[len(places) - tail]) if tail else len(text)
+        return range(start, max(start, stop))
 
     def known(self, points: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
         """Tell which code points, uint32 [n], have codes, as bool [n]."""
-        rare = np.array([ord(each) for each in self.pairs()], np.uint32)
-        return np.asarray((self._table[points] != BLANK) & (points < SYMBOLS) | np.isin(points, rare))
+        spelt = np.array([ord(each) for each in self.spellings()], np.uint32)
+        return np.asarray((self._table[points] != BLANK) & (points < SYMBOLS) | np.isin(points, spelt))
 
     def characters(self) -> list[str]:
         """Return all characters that map to each code, in the order of the codes; none for codes of rare characters."""
         table = self._table[:SYMBOLS]
         return ["".join(map(chr, np.flatnonzero(table == code).tolist())) for code in range(self.codes)]
 
-    def pairs(self) -> dict[str, list[int]]:
-        """Return the two codes of each rare character, and of each that counts as one."""
-        spelt = {chr(point): symbols for point, symbols in self._spelling.items() if len(symbols) == 2}
+    def spellings(self) -> dict[str, list[int]]:
+        """Return the codes of each character with more than one: rare ones, those that count as one, and ß as ss."""
+        spelt = {chr(point): symbols for point, symbols in self._spelling.items() if len(symbols) > 1}
         return {each: [int(self._table[ord(symbol)]) for symbol in symbols] for each, symbols in spelt.items()}
 
     def listed(self) -> dict[str, Any]:
-        """Return ``characters`` and ``pairs`` as exports have them, JSON-like."""
-        return {"characters": self.characters(), "pairs": self.pairs()}
+        """Return what an encoder in another language needs, JSON-like.
+
+        ``counted`` is the number of codes that stand for a character; the others are second codes of rare ones.
+        """
+        listed = {"characters": self.characters(), "spellings": self.spellings()}
+        return {**listed, "kept": list(self.kept), "counted": self.codes - self.side}
 
     def counted(self, codes: Codes) -> npt.NDArray[np.bool_]:
         """Tell which codes stand for a known character: not those of blanks, and of a pair's two only the first."""
@@ -268,7 +321,8 @@ class Encoding:
         """Describe the encoding in words, for a message."""
         folded = "folded" if self.fold_accents else "not folded"
         custom = f", a custom alphabet ({self.characters_known:,} characters)" if self.is_custom else ""
-        return f"reads {self.feature_len:,} characters, accents {folded}, mode {self.mode}{custom}"
+        read = f"reads {self.feature_len:,} characters, without the {self.cut} of longer texts"
+        return f"{read}, accents {folded}, mode {self.mode}{custom}"
 
     def flags(self, file: Path) -> str:
         """Return the flags of ``prepare`` that select this encoding.
@@ -278,10 +332,11 @@ class Encoding:
         """
         accents = "on" if self.fold_accents else "off"
         alphabet = str(file) if self.is_custom else "usual"
-        return f"--mode {self.mode} --feature-len {self.feature_len} --fold-accents {accents} --alphabet {alphabet}"
+        length = f"--feature-len {self.feature_len} --cut {self.cut}"
+        return f"--mode {self.mode} {length} --fold-accents {accents} --alphabet {alphabet}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the encoding as JSON-like data; without rare characters as earlier versions wrote it."""
+        """Return the encoding as JSON-like data; ``paired`` only if there are rare characters."""
         return {name: each for name, each in asdict(self).items() if self.paired or name != "paired"}
 
     @classmethod
@@ -300,10 +355,30 @@ class Encoding:
         alphabet = saved["alphabet"]
         if not isinstance(alphabet, str) or not alphabet:
             raise ValueError("the alphabet is not a text")
-        paired = saved.get("paired", "")
+        paired, cut = saved.get("paired", ""), saved["cut"]
         if not isinstance(paired, str):
             raise ValueError("the rare characters are not a text")
-        return cls(mode, feature_len, fold_accents, alphabet, paired)  # type: ignore[arg-type]
+        if cut not in CUTS:
+            raise ValueError(f"cut is none of {', '.join(CUTS)}")
+        return cls(mode, feature_len, fold_accents, alphabet, paired, cut)  # type: ignore[arg-type]
+
+
+def kept_of(encoding: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the numbers of codes at the beginning and at the end of a text that are read if it is cut.
+
+    Args:
+        encoding: ``feature_len`` and ``cut`` of an encoding, as in ``Encoding.to_dict``.
+    """
+    length = encoding["feature_len"]
+    if encoding["cut"] == "middle":
+        return (length - 1) // 2, length // 2
+    return (length, 0) if encoding["cut"] == "end" else (0, length)
+
+
+def read_of_long(encoding: Mapping[str, Any]) -> str:
+    """Describe what is read of a text that is cut, such as "the first 506 and the last 507 characters"."""
+    ends = zip(("first", "last"), kept_of(encoding))
+    return f"{' and '.join(f'the {end} {count:,}' for end, count in ends if count)} characters"
 
 
 def frequent_alphabet(counts: Mapping[int, int], mode: Mode, fold_accents: bool) -> tuple[str, str]:
@@ -325,7 +400,8 @@ def frequent_alphabet(counts: Mapping[int, int], mode: Mode, fold_accents: bool)
     """
     seen: Counter[str] = Counter({" ": 0})
     for point, count in counts.items():
-        seen[_folded(chr(point), mode, fold_accents)] += count
+        for each in _folded(chr(point), mode, fold_accents):
+            seen[each] += count
     del seen[" "]
     visible = [each for each in seen if unicodedata.category(each) not in INVISIBLE]
     visible.sort(key=lambda each: (-seen[each], each))
@@ -362,14 +438,19 @@ def _check_alphabet(alphabet: str, paired: str) -> None:
 
 
 def _folded(character: str, mode: Mode, fold_accents: bool) -> str:
-    """Return the character that ``character`` is encoded as: without accent, in lower case, or itself."""
+    """Return what ``character`` is read as: a space, a letter without accent, two letters, in lower case, or itself."""
+    if character in WHITE_SPACE and mode != "notebook":
+        return " "
     if fold_accents and character.isalpha():
         parts = unicodedata.normalize("NFD", character)
         # A Korean syllable decomposes into several letters; the first is not the syllable without an accent.
         if parts[0].isalpha() and not any(map(str.isalpha, parts[1:])):
             character = parts[0]
+        small = character.lower()
+        if small in LETTERS:
+            character = LETTERS[small] if character == small else LETTERS[small].upper()
     lower = character.lower() if mode == "paper" else character
-    return lower if len(lower) == 1 else character
+    return lower if len(lower) == len(character) else character
 
 
 @cache
@@ -378,7 +459,7 @@ def _table(mode: Mode, fold_accents: bool, alphabet: str, paired: str) -> Codes:
     table = np.full(CODE_POINTS, BLANK, dtype=np.uint8)
     codes = {character: code for code, character in enumerate(alphabet)}
     end = LATIN_END if alphabet in (ALPHABET, FULL_ALPHABET) else FOLDING_END
-    for point in (*range(end), *(ord(character) for character in alphabet)):
+    for point in (*range(end), *map(ord, WHITE_SPACE + alphabet)):
         table[point] = codes.get(_folded(chr(point), mode, fold_accents), BLANK)
     symbols = 2 * _side(paired)
     table[SYMBOLS : SYMBOLS + symbols] = len(alphabet) + np.arange(symbols)
@@ -386,12 +467,22 @@ def _table(mode: Mode, fold_accents: bool, alphabet: str, paired: str) -> Codes:
 
 
 @cache
-def _spelling(mode: Mode, fold_accents: bool, paired: str) -> dict[int, str]:
-    """Return the two ``SYMBOLS`` of each rare code point, for ``str.translate``; a blank for a symbol in a text."""
-    if not paired:
+def _spelling(mode: Mode, fold_accents: bool, alphabet: str, paired: str) -> dict[int, str]:
+    """Return the characters of one code that each code point of several is read as, for ``str.translate``.
+
+    These are two ``SYMBOLS`` for a rare one, and the letters of one that is read as several. A symbol in a text is read
+    as unknown.
+    """
+    if not paired and not fold_accents:
         return {}
     side = _side(paired)
     spelt = {each: chr(SYMBOLS + n // side) + chr(SYMBOLS + side + n % side) for n, each in enumerate(paired)}
-    folded = ((point, _folded(chr(point), mode, fold_accents)) for point in (*range(FOLDING_END), *map(ord, paired)))
-    own = {point: spelt[each] for point, each in folded if each in spelt}
-    return {**own, **{SYMBOLS + number: "\0" for number in range(2 * side)}}
+    known = {**dict(zip(alphabet, alphabet)), **spelt}
+    points = (*range(FOLDING_END if paired else LATIN_END), *map(ord, paired))
+    folded = ((point, _folded(chr(point), mode, fold_accents)) for point in points)
+    several = {
+        point: "".join(known[each] for each in letters)
+        for point, letters in folded
+        if (len(letters) > 1 or letters in spelt) and all(each in known for each in letters)
+    }
+    return {**several, **{SYMBOLS + number: "\0" for number in range(2 * side)}}

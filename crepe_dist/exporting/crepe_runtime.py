@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime
 
-FORMAT = "2"  # version of the metadata
+FORMAT = "3"  # version of the metadata
 BLANK = 255  # code of unknown characters and of padding
 MAX_BATCH = 64  # texts
 MAX_ACTIVATIONS = 1 << 24  # numbers in the output of one layer for one batch
@@ -31,7 +31,8 @@ class Prediction(NamedTuple):
     """Prediction for one text. ``ranking`` lists all (class, probability) pairs, the most probable first. ``read``
     counts the known characters that the network read, without spaces; if it is 0, the text has a ``problem``, such as
     "empty text", and the class is meaningless. ``labels`` are the classes that reach their thresholds, if texts may
-    have several; otherwise None."""
+    have several; otherwise None. ``characters_cut`` counts the characters that were not read, because the text is too
+    long."""
 
     label: str
     probability: float
@@ -39,6 +40,7 @@ class Prediction(NamedTuple):
     read: int
     labels: tuple[str, ...] | None = None
     problem: str = ""
+    characters_cut: int = 0
 
 
 class Classifier:
@@ -55,20 +57,32 @@ class Classifier:
         self.min_probability: float = self.about.get("min_probability", 0)  # below it, perhaps none of the classes fits
         # All characters of a code are listed, because lower case and decompositions differ between Unicode versions.
         self.codes = {each: [code] for code, some in enumerate(self.about["characters"]) for each in some}
-        self.codes.update(self.about.get("pairs", {}))  # rare characters have two
+        self.codes.update(self.about["spellings"])  # some characters have several
         width = max(FILTERS, self.about.get("longest", 0) * len(self.classes))
         self.batch_size: int = min(MAX_BATCH, max(1, MAX_ACTIVATIONS // (self.about["feature_len"] * width)))
 
     def encode(self, texts: Sequence[str]) -> np.ndarray[Any, Any]:
-        """Encode texts as uint8 [n, feature_len]: the first characters in mode notebook, else the last reversed."""
-        length: int = self.about["feature_len"]
-        codes = np.full((len(texts), length), BLANK, np.uint8)
+        """Encode texts as uint8 [n, feature_len]: in reading order in mode notebook, else in reverse."""
+        codes = np.full((len(texts), self.about["feature_len"]), BLANK, np.uint8)
         for row, text in zip(codes, texts):
-            kept = text[:length] if self.about["mode"] == "notebook" else text[-length:]
-            read = [code for character in kept for code in self.codes.get(character, [BLANK])]
-            read = read[:length] if self.about["mode"] == "notebook" else read[::-1][:length]
-            row[: len(read)] = read
+            read = [code for code, _ in self.read(text)]
+            row[: len(read)] = read if self.about["mode"] == "notebook" else read[::-1]
         return codes
+
+    def read(self, text: str) -> list[tuple[int, int]]:
+        """Return the codes of a text, at most feature_len, and the positions of their characters; -1 for a seam."""
+        length, (head, tail) = self.about["feature_len"], self.about["kept"]
+        places: Sequence[int] = range(len(text))
+        if len(text) > 2 * length:  # only the ends can be read
+            places = [*places[:length], *places[-length:]]
+        read = [(code, place) for place in places for code in self.codes.get(text[place], [BLANK])]
+        if len(read) <= length:
+            return read
+        return read[:head] + [(BLANK, -1)] * (length - head - tail) + read[len(read) - tail :]
+
+    def characters_cut(self, text: str) -> int:
+        """Count the characters of a text that are not read, because it is too long."""
+        return len(text) - len({place for _, place in self.read(text)} - {-1})
 
     def inputs(self, codes: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
         """Convert codes, uint8 [n, feature_len], to the model's inputs. Kind paper reads the ``codes`` themselves. Kind
@@ -117,19 +131,16 @@ class Classifier:
 
     def predict_stream(self, texts: Iterable[str]) -> Iterator[Prediction]:
         """Classify texts lazily, ``batch_size`` at a time; yield one prediction per text, in order."""
-        texts, others, limits = (
-            iter(texts),
-            [BLANK, *self.codes[" "], *{second for _, second in self.about.get("pairs", {}).values()}],
-            dict(zip(self.classes, self.about.get("thresholds", []))),
-        )
+        texts, (space,) = iter(texts), self.codes[" "]
+        limits = dict(zip(self.classes, self.about.get("thresholds", [])))
         while batch := list(islice(texts, self.batch_size)):
             codes = self.encode(batch)
-            read = (~np.isin(codes, others)).sum(axis=1)
+            read = ((codes < self.about["counted"]) & (codes != space)).sum(axis=1)
             for text, row, known in zip(batch, self.probabilities(codes), read.tolist()):
                 ranking = tuple((self.classes[each], float(row[each])) for each in np.argsort(-row, kind="stable"))
                 labels = tuple(label for label, share in ranking if share >= limits[label]) if limits else None
                 problem = "" if known else "no character that the network knows" if text.strip() else "empty text"
-                yield Prediction(*ranking[0], ranking, known, labels, problem)
+                yield Prediction(*ranking[0], ranking, known, labels, problem, self.characters_cut(text))
 
 
 def checked(texts: Iterable[str]) -> list[str]:

@@ -46,17 +46,22 @@ class Classifier(torch.nn.Module):
         self.classes, self.alphabet, self.sizes = (self.about[name] for name in ("classes", "characters", "network"))
         self.temperature = self.about.get("calibration", {}).get("temperature", 1)
         self.length, self.mode = self.about["encoding"]["feature_len"], self.about["encoding"]["mode"]
-        self.codes = {each: [n] for n, some in enumerate(self.alphabet) for each in some} | self.about.get("pairs", {})
+        self.codes = {each: [n] for n, some in enumerate(self.alphabet) for each in some} | self.about["spellings"]
         self.arrays = torch.nn.ParameterDict()
         for name, array in load((Path(folder) / "model.safetensors").read_bytes()).items():
             self.arrays[name.replace(".", "/")] = torch.nn.Parameter(array, requires_grad="significant" not in name)
         self.eval()
 
     def encode(self, texts: list[str]) -> torch.Tensor:
-        """Encode texts as uint8 [n, length]: the first characters in mode notebook, else the last ones, reversed."""
-        cut, step = (slice(self.length), 1) if self.mode == "notebook" else (slice(-self.length, None), -1)
-        read = ([code for each in text[cut] for code in self.codes.get(each, [BLANK])][::step] for text in texts)
-        codes = [row[: self.length] + [BLANK] * (self.length - len(row)) for row in read]
+        """Encode texts as uint8 [n, length], reversed except in mode notebook; long ones without a part of them."""
+        length, (head, tail), step = self.length, self.about["kept"], 1 if self.mode == "notebook" else -1
+        codes = []
+        for text in texts:
+            text = text if len(text) <= 2 * length else text[:length] + text[-length:]
+            row = [code for each in text for code in self.codes.get(each, [BLANK])]
+            if len(row) > length:
+                row = row[:head] + [BLANK] * (length - head - tail) + row[len(row) - tail :]
+            codes.append(row[::step] + [BLANK] * (length - len(row)))
         return torch.tensor(codes, dtype=torch.uint8, device=next(self.parameters()).device)
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
@@ -121,7 +126,7 @@ class Classifier(torch.nn.Module):
         if not texts:
             return []
         codes = self.encode(texts)
-        others = {BLANK, *self.codes[" "], *(second for _, second in self.about.get("pairs", {}).values())}
+        others = {*self.codes[" "], *range(self.about["counted"], BLANK + 1)}
         with torch.no_grad():
             logits = self(codes) / self.temperature
             shares = (logits.sigmoid() if "labels" in self.about else logits.softmax(dim=1)).tolist()
@@ -136,7 +141,8 @@ class Classifier(torch.nn.Module):
         """Write the parameters, their description and this module."""
         (path := Path(folder) / "model.safetensors").parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data := save({n.replace("/", "."): a.detach().float().cpu() for n, a in self.arrays.items()}))
-        kept = ["format", "encoding", "composition", "characters", "pairs", "classes", "labels", "network"]
-        about = {**{n: a for n, a in self.about.items() if n in kept}, "sha256": hashlib.sha256(data).hexdigest()}
+        names = ["format", "encoding", "composition", "characters", "spellings", "kept", "counted", "classes", "labels"]
+        about = {n: self.about[n] for n in (*names, "network") if n in self.about}
+        about["sha256"] = hashlib.sha256(data).hexdigest()
         path.with_name("model.json").write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
         path.with_name("crepe_torch.py").write_bytes(Path(__file__).read_bytes())

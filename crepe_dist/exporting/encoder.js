@@ -2,6 +2,7 @@
 //
 //     const encoder = new Encoder(about);             // about: the model's metadata, parsed
 //     const codes = encoder.encode("a text");         // Uint8Array [feature_len]
+//     encoder.charactersCut("a text");                // number of characters that were not read
 //     encoder.read(codes);                            // number of known characters, without spaces
 //     encoder.inputs(codes);                          // {name: [type, data, shape]} for a batch of one
 //
@@ -12,28 +13,39 @@ const BLANK = 255;  // code of unknown characters and of padding
 export class Encoder {
   constructor(about) {
     this.about = about;
-    this.table = new Map();  // character → code or two, independent of the browser's Unicode version
+    this.table = new Map();  // character → its codes, independent of the browser's Unicode version
     about.characters.forEach((characters, code) => {
       for (const character of characters) this.table.set(character, [code]);
     });
-    const pairs = Object.entries(about.pairs ?? {});
-    for (const [character, codes] of pairs) this.table.set(character, codes);
-    this.uncounted = new Set([BLANK, ...this.table.get(" "), ...pairs.map(([, [, second]]) => second)]);
+    for (const [character, codes] of Object.entries(about.spellings)) this.table.set(character, codes);
+    [this.space] = this.table.get(" ");
   }
 
-  // Mode notebook reads the first characters, the other modes read the last ones in reverse.
+  // Codes of a text, at most feature_len, and the positions of their characters; -1 for the seam of a text that is cut.
+  places(text) {
+    const {feature_len: length, kept: [head, tail]} = this.about, characters = [...text];
+    const codesOf = (character, place) => (this.table.get(character) ?? [BLANK]).map((code) => [code, place]);
+    const isOut = (place) => place >= length && place < characters.length - length;  // only the ends can be read
+    const all = characters.flatMap((character, place) => isOut(place) ? [] : codesOf(character, place));
+    if (all.length <= length) return all;
+    return [...all.slice(0, head), ...Array(length - head - tail).fill([BLANK, -1]), ...all.slice(all.length - tail)];
+  }
+
+  // Mode notebook reads in order, the other modes in reverse.
   encode(text) {
-    const length = this.about.feature_len, inOrder = this.about.mode === "notebook";
-    // 2 * length code units always contain `length` whole characters, even if the slice halves one.
-    const characters = [...(inOrder ? text.slice(0, 2 * length) : text.slice(-2 * length))];
-    const all = characters.flatMap((character) => this.table.get(character) ?? [BLANK]);
-    const codes = new Uint8Array(length).fill(BLANK);
-    codes.set(inOrder ? all.slice(0, length) : all.slice(-length).reverse());
+    const read = this.places(text).map(([code]) => code), codes = new Uint8Array(this.about.feature_len).fill(BLANK);
+    codes.set(this.about.mode === "notebook" ? read : read.reverse());
     return codes;
   }
 
+  charactersCut(text) {
+    const read = new Set(this.places(text).map(([, place]) => place));
+    read.delete(-1);
+    return [...text].length - read.size;
+  }
+
   read(codes) {
-    return codes.reduce((count, code) => count + !this.uncounted.has(code), 0);
+    return codes.reduce((count, code) => count + (code < this.about.counted && code !== this.space), 0);
   }
 
   inputs(codes) {

@@ -87,7 +87,7 @@ class JsonAnswers(Answers):
 
 
 class CsvAnswers(Answers):
-    """Formatter for CSV: the row's own columns, the classes with their probabilities, and a ``problem`` column.
+    """Formatter for CSV: the row's own columns, the classes with their probabilities, ``characters_cut``, ``problem``.
 
     The predicted class of a rejected text is empty. Several labels are a column of JSON lists before the classes.
     """
@@ -98,17 +98,17 @@ class CsvAnswers(Answers):
         for place in range(1, self.top + 1):
             number = "" if place == 1 else f"_{place}"
             names += [f"predicted_class{number}", f"predicted_probability{number}"]
-        return f"{self._record([*names, 'problem'])}\n"
+        return f"{self._record([*names, 'characters_cut', 'problem'])}\n"
 
     def line(self, row: Input, prediction: Prediction | None, explanation: Explanation | None = None) -> str:
         cells = list(row.cells) or [""] * len(self.columns)
         if prediction is None:
-            return self._record([*cells, *[""] * (2 * self.top + self.several), f"line {row.line}: {row.problem}"])
+            return self._record([*cells, *[""] * (2 * self.top + self.several + 1), f"line {row.line}: {row.problem}"])
         if prediction.labels is not None:
             cells.append(json.dumps(prediction.labels, ensure_ascii=False))
         for place, (name, probability) in enumerate(prediction.ranking[: self.top]):
             cells += ["" if prediction.rejected and not place else name, f"{probability:.6f}"]
-        return self._record([*cells, ""])
+        return self._record([*cells, str(prediction.characters_cut), ""])
 
     def _record(self, cells: Iterable[str]) -> str:
         stream, cells = io.StringIO(), list(cells)
@@ -139,7 +139,7 @@ def explained(explanation: Explanation) -> dict[str, Any]:
     """Convert an explanation to JSON-able data; positions count the code points of the text."""
     return {
         "class": explanation.label,
-        "read": [explanation.start, explanation.stop],
+        "cut": [explanation.cut.start, explanation.cut.stop],
         "words": [
             {"text": word.text, "start": word.start, "stop": word.stop, "score": round(word.score, SCORE_DIGITS)}
             for word in explanation.words

@@ -18,7 +18,7 @@ class ModelSummary(NamedTuple):
         test_accuracy: test accuracy, 0 to 1, if known.
         classes: class names in the order of the outputs.
         feature_len: number of characters that the network reads.
-        reads_end: whether it reads the last characters of a text, not the first.
+        kept: numbers of characters at the beginning and at the end of a longer text that it reads.
         is_latin: whether the alphabet consists of Latin letters, digits and signs, not of the data's own characters.
         kernels: implementation of the kernels, and their precision.
         measure: what ``test_accuracy`` is: ``accuracy``, or ``micro F1`` of a model that gives several labels.
@@ -29,7 +29,7 @@ class ModelSummary(NamedTuple):
     test_accuracy: float | None
     classes: list[str]
     feature_len: int
-    reads_end: bool
+    kept: tuple[int, int]
     is_latin: bool
     kernels: str
     measure: str = "accuracy"
@@ -50,7 +50,7 @@ def summarise(name: str, about: dict[str, Any], classes: list[str], encoding: En
         float(accuracy) if isinstance(accuracy, (int, float)) and 0 <= accuracy <= 1 else None,
         classes,
         encoding.feature_len,
-        encoding.mode != "notebook",
+        encoding.kept,
         not encoding.is_custom,
         f"{plan.kernels}, {plan.precision}",
         measure("labels" in about),

@@ -50,7 +50,7 @@ class Explanation:
         text: the text, unchanged.
         label: the class that is explained.
         prediction: the prediction for the text.
-        start, stop: bounds of the part that the network reads, ``text[start:stop]``.
+        cut: positions of the characters that the network does not read, because the text is too long.
         scores: one score for each character (code point) of ``text``: the drop in the log-odds of the class when the
             character is blank. Positive scores support the class, negative scores contradict it. Characters that are
             not read or not known score 0. A combining character has the score of the character before it.
@@ -60,15 +60,14 @@ class Explanation:
     text: str
     label: str
     prediction: Prediction
-    start: int
-    stop: int
+    cut: range
     scores: tuple[float, ...]
     words: tuple[Word, ...]
 
 
 def occlude(
     text: str, encoding: Encoding, logits: Logits, batch_size: int, index: int
-) -> tuple[range, list[float], list[Word]]:
+) -> tuple[list[float], list[Word]]:
     """Score each character of a text, and each of its words, at once; see ``occlude_in_batches``."""
     return finished(occlude_in_batches(text, encoding, logits, batch_size, index))
 
@@ -85,7 +84,7 @@ def finished(steps: Generator[None, None, Result]) -> Result:
 
 def occlude_in_batches(
     text: str, encoding: Encoding, logits: Logits, batch_size: int, index: int
-) -> Generator[None, None, tuple[range, list[float], list[Word]]]:
+) -> Generator[None, None, tuple[list[float], list[Word]]]:
     """Score each character of a text, and each of its words, by replacing it with blanks; yield after each batch.
 
     Args:
@@ -94,22 +93,25 @@ def occlude_in_batches(
         index: index of the class in the logits.
 
     Returns:
-        The positions in ``text`` that the network reads, a score for each character of ``text``, and the words.
+        A score for each character of ``text``, and the words that the network reads.
     """
     (codes,) = encoding.encode([text])
-    places = encoding.positions(text)
-    read = range(int(places.min()), int(places.max()) + 1) if len(places) else range(0)
-    words = [(found.start(), found.end()) for found in _WORD.finditer(text, read.start, read.stop)]
+    places, cut = encoding.positions(text), encoding.unread(text)
+    parts = ((0, cut.start), (cut.stop, len(text)))  # what is read
+    read = [place for part in parts for place in range(*part)]
+    words = [(found.start(), found.end()) for part in parts for found in _WORD.finditer(text, *part)]
     drops = yield from _drops(
         codes, places, [*((place, place + 1) for place in read), *words], logits, batch_size, index
     )
-    scores = [0.0] * read.start + drops[: len(read)] + [0.0] * (len(text) - read.stop)
+    scores = [0.0] * len(text)
+    for place, drop in zip(read, drops):
+        scores[place] = drop
     for place, character in enumerate(text):
         # A combining character is drawn on the character before it.
         if place and unicodedata.category(character).startswith("M"):
             scores[place] = scores[place - 1]
     found = [Word(text[start:stop], start, stop, drop) for (start, stop), drop in zip(words, drops[len(read) :])]
-    return read, scores, found
+    return scores, found
 
 
 def _drops(

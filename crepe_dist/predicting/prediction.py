@@ -20,6 +20,7 @@ class Prediction:
         probability: probability of ``label``, 0 to 1.
         ranking: all (class, probability) pairs, the most probable first.
         read: number of known characters that the network read, without spaces.
+        characters_cut: number of characters that were not read, because the text is too long.
         labels: labels of the text, the most probable first, if the model gives several; ``None`` if it gives one class.
         problem: reason why the text cannot be classified, such as "empty text"; empty if it can. If it cannot, ``read``
             is 0 and the class is meaningless. The command ``predict`` gives the reason instead of the class.
@@ -33,6 +34,7 @@ class Prediction:
     problem: str = ""
     rejected: bool = False
     labels: tuple[str, ...] | None = None
+    characters_cut: int = 0
 
     @property
     def entropy(self) -> float:
@@ -65,6 +67,7 @@ class Prediction:
             "margin": round(self.margin, DIGITS),
             "top": [{"class": label, "probability": probability} for label, probability in self.ranking[:top]],
             "read": self.read,
+            "characters_cut": self.characters_cut,
         }
 
 

@@ -121,7 +121,8 @@ class Predictor:
             for text, row, order, known in zip(batch, probabilities.tolist(), orders, read.tolist()):
                 ranking = tuple((self.classes[index], row[index]) for index in order)
                 rejected, problem = ranking[0][1] < self.min_probability, "" if known else _unread(text)
-                yield Prediction(*ranking[0], ranking, known, problem, rejected, self._labels(row, order))
+                labels, cut = self._labels(row, order), len(self.encoding.unread(text))
+                yield Prediction(*ranking[0], ranking, known, problem, rejected, labels, cut)
 
     def _labels(self, probabilities: list[float], order: list[int]) -> tuple[str, ...] | None:
         """Return the classes whose probability reaches their threshold, in ``order``."""
@@ -156,8 +157,8 @@ class Predictor:
         index, batch_size = self.classes.index(label), self._capped(batch_size)
         logits = self.logits if self.thresholds is None else partial(self._against_its_absence, index)
         index = index if self.thresholds is None else 0
-        read, scores, words = yield from occlude_in_batches(text, self.encoding, logits, batch_size, index)
-        return Explanation(text, label, prediction, read.start, read.stop, tuple(scores), tuple(words))
+        scores, words = yield from occlude_in_batches(text, self.encoding, logits, batch_size, index)
+        return Explanation(text, label, prediction, self.encoding.unread(text), tuple(scores), tuple(words))
 
     def _against_its_absence(self, index: int, codes: Codes) -> Logits:
         """Return the logits of one of several labels, and of its absence, float32 [n, 2]."""

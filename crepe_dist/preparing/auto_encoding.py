@@ -1,7 +1,7 @@
 """Fitting of the encoding to the training texts: the document length and the alphabet.
 
-The result depends on the training rows alone, not on the number of processes or parts. Lengths are in the records of
-the spool. Only a new alphabet needs the texts, which are then read from the spool a second time.
+The result depends on the training rows alone, not on the number of processes or parts. Lengths in characters are in the
+records of the spool. A sample of the texts, or for a new alphabet all of them, are read from the spool a second time.
 """
 
 from __future__ import annotations
@@ -85,7 +85,10 @@ def fit(
             yield min(done * PIECE, len(training))
         encoding = _with_new_alphabet(encoding, what, counts)
     if what.length:
-        needed = count_codes(sample, encoding) if encoding.paired else map_rows(rows)["characters"][training]
+        needed = map_rows(rows)["characters"][training]
+        codes = count_codes(sample, encoding)
+        if (codes != map_rows(rows)["characters"][sample.chosen]).any():  # some characters have several codes
+            needed = codes
         encoding = replace(encoding, feature_len=fitting_length(needed))
     yield encoding
 

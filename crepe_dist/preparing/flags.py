@@ -32,7 +32,7 @@ from crepe_dist.preparing.preparation import (
 from crepe_dist.preparing.selection import DEDUPE, Split
 from crepe_dist.preparing.sources import FORMATS, SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, Reading, Sources, find_sources
 from crepe_dist.settings import arguments
-from crepe_dist.settings.allowed_values import LONGEST_DOCUMENT, MODES
+from crepe_dist.settings.allowed_values import CUTS, LONGEST_DOCUMENT, MODES
 from crepe_dist.settings.data_options import LONGEST_FITTED
 from crepe_dist.settings.limits import real, whole
 
@@ -189,8 +189,8 @@ def parser() -> arguments.Parser:
         "--mode",
         choices=MODES,
         default="paper",
-        help="paper: lower case, read from the end; full: upper and lower case, read from the end; notebook: read from "
-        "the start, upper case unknown; default: paper",
+        help="paper: lower case, read in reverse; full: upper and lower case, read in reverse; notebook: read in "
+        "order, upper case and line breaks unknown; default: paper",
     )
     group.add_argument(
         "--feature-len",
@@ -198,6 +198,13 @@ def parser() -> arguments.Parser:
         metavar="L",
         help=f"characters per document; auto keeps 99 %% of the training texts whole, at most {LONGEST_FITTED}; "
         f"default: auto, sample {SAMPLE_FEATURE_LEN}, {AMAZON} {amazon.FEATURE_LEN}",
+    )
+    group.add_argument(
+        "--cut",
+        choices=CUTS,
+        default="",
+        help="part of a longer text that is not read; start: as in the paper; default: middle, so that the subject and "
+        "the end of a text are read; in mode notebook: end",
     )
     group.add_argument(
         "--strip-html",
@@ -293,6 +300,7 @@ def _local_steps(given: Any, page: Callable[[dict[str, Any]], str], command: str
         LONGEST_FITTED if length == AUTO else length,
         given.fold_accents,
         *(("", "") if given.alphabet in (None, AUTO, USUAL) else _alphabet_of(Path(given.alphabet))),
+        given.cut,
     )
     split = Split(
         test=test if isinstance(test, float) else 0.2,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.data.alphabet import read_of_long
 from crepe_dist.data.dataset import PARTS
 from crepe_dist.preparing.building import Built
 from crepe_dist.preparing.formats.stream import ENDS_EARLY
@@ -212,10 +213,9 @@ def _warnings(
     lengths, rows, classes = summary["lengths"], summary["rows"]["kept"], summary["classes"]
     percentiles = lengths["percentiles"]
     if lengths["cut"] > 0.5:
-        end = "first" if summary["encoding"]["mode"] == "notebook" else "last"
         warn(
             f"{percent(lengths['cut'])} of the texts are cut",
-            f"they are longer than {feature_len} characters, so only the {end} {feature_len} are read",
+            f"they are longer than {feature_len} characters, so only {read_of_long(summary['encoding'])} are read",
             f"--feature-len {max(SHORTEST, percentiles['90'])} would keep nine texts in ten whole; time and memory "
             "grow with it",
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from crepe_dist.data.alphabet import read_of_long
 from crepe_dist.data.targets import SEVERAL, SOFT
 from crepe_dist.settings.data_options import LONGEST_FITTED, SHORTEST, WHOLE
 from crepe_dist.wording import counted, cut, listed, number, percent
@@ -121,11 +122,6 @@ def _named(summary: Summary, index: int) -> str:
     return cut(summary["classes"][index], LABEL_CELLS)
 
 
-def lost_end(summary: Summary) -> str:
-    """Name the end of a long text that is cut off."""
-    return "end" if summary["encoding"]["mode"] == "notebook" else "beginning"
-
-
 def lengths(summary: Summary) -> str:
     """Describe the distribution of the text lengths."""
     values = summary["lengths"]["percentiles"]
@@ -149,7 +145,7 @@ def cutting(summary: Summary) -> str:
     count = number(round(share * summary["rows"]["kept"]))
     return (
         f"{percent(share)} ({count}) are longer than feature_len ({length} characters) and lose their "
-        f"{lost_end(summary)}.{_chosen(summary)}"
+        f"{summary['encoding']['cut']}.{_chosen(summary)}"
     )
 
 
@@ -244,13 +240,17 @@ def overlaps(summary: Summary) -> list[str]:
 def encoding(summary: Summary) -> list[str]:
     """Describe how texts are encoded."""
     options = summary["encoding"]
-    length = number(options["feature_len"])
     modes = {
-        "paper": f"Upper case is read as lower case; the last {length} characters of a text are read, in reverse.",
-        "full": f"Upper and lower case are distinct; the last {length} characters of a text are read, in reverse.",
-        "notebook": f"Upper case is unknown; the first {length} characters of a text are read, in order.",
+        "paper": "Upper case is read as lower case, and line breaks as spaces; texts are read in reverse.",
+        "full": "Upper and lower case are distinct, line breaks are read as spaces; texts are read in reverse.",
+        "notebook": "Upper case and line breaks are unknown; texts are read in order.",
     }
-    accents = "é is read as e." if options["fold_accents"] else "Accented letters are read if the alphabet has them."
+    cut = f"Of a text longer than {number(options['feature_len'])} characters, {read_of_long(options)} are read."
+    accents = (
+        "é is read as e, and ß as ss."
+        if options["fold_accents"]
+        else "Accented letters are read if the alphabet has them."
+    )
     own = []
     if summary["fit"]["alphabet"]:
         rare = summary["fit"].get("rare", 0)  # earlier versions did not count them
@@ -263,7 +263,7 @@ def encoding(summary: Summary) -> list[str]:
     tagged = summary.get("html", {"rows": 0, "stripped": False})
     if tagged["stripped"]:
         own.append(f"HTML tags were removed from {counted(tagged['rows'], 'row')}, as predict will do with all texts.")
-    return [modes.get(options["mode"], f"{length} characters of a text are read."), accents, *own]
+    return [modes[options["mode"]], cut, accents, *own]
 
 
 def warnings(summary: dict[str, Any] | None) -> list[dict[str, str]]:

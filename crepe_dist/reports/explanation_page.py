@@ -23,7 +23,7 @@ LEVELS = 4  # strengths of colour
 NOISE = 0.1  # rounding alone may produce scores up to this
 MAX_WORDS = 5  # words listed for a class, and against it
 WORD_THRESHOLD = 0.25  # share of the largest score from which a word is marked in plain text
-UNREAD_CHARS = 200  # characters shown on either side of the part that the network reads
+UNREAD_CHARS = 200  # characters shown on either side of the part that the network does not read
 COLOUR_THRESHOLD = 0.2  # share of the largest score from which a character is coloured
 LEGEND = "Blue supports the class, orange contradicts it, strong colours count most; grey text is not read."
 
@@ -54,16 +54,22 @@ class Item:
 
 
 def runs(explanation: Explanation) -> Iterator[Run]:
-    """Split a text into runs, with at most ``UNREAD_CHARS`` unread characters on either side."""
-    text, start, stop = explanation.text, explanation.start, explanation.stop
-    if start:
-        yield Run(("…" if start > UNREAD_CHARS else "") + text[max(0, start - UNREAD_CHARS) : start], None)
+    """Split a text into runs, with at most ``UNREAD_CHARS`` unread characters beside those that are read."""
+    text, cut = explanation.text, explanation.cut
     largest = max(NOISE, *map(abs, explanation.scores), 0)
-    levels = [_level(score / largest) for score in explanation.scores[start:stop]]
-    for level, places in groupby(range(start, stop), lambda place: levels[place - start]):
-        yield Run("".join(text[place] for place in places), level)
-    if stop < len(text):
-        yield Run(text[stop : stop + UNREAD_CHARS] + ("…" if len(text) - stop > UNREAD_CHARS else ""), None)
+    levels = [_level(score / largest) for score in explanation.scores]
+
+    def coloured(start: int, stop: int) -> Iterator[Run]:
+        for level, places in groupby(range(start, stop), lambda place: levels[place]):
+            yield Run("".join(text[place] for place in places), level)
+
+    yield from coloured(0, cut.start)
+    if cut:
+        first = cut.start + (UNREAD_CHARS if cut.start else 0)
+        last = cut.stop - (UNREAD_CHARS if cut.stop < len(text) else 0)
+        unread = text[cut.start : cut.stop]
+        yield Run(f"{text[cut.start : first]}…{text[last : cut.stop]}" if first < last else unread, None)
+    yield from coloured(cut.stop, len(text))
 
 
 def strongest(explanation: Explanation, sign: int) -> list[Word]:
@@ -75,14 +81,19 @@ def strongest(explanation: Explanation, sign: int) -> list[Word]:
 def marked(explanation: Explanation) -> str:
     """Return the text on one line, with the score after each word that counts."""
     largest = max((abs(word.score) for word in explanation.words), default=0.0)
-    line, end = "", explanation.start
-    for word in explanation.words:
-        if abs(word.score) >= max(NOISE, WORD_THRESHOLD * largest):
-            line += f"{_on_a_line(explanation.text[end : word.stop])}[{word.score:+.1f}]"
-            end = word.stop
-    line += _on_a_line(explanation.text[end : explanation.stop])
-    before, after = explanation.start, len(explanation.text) - explanation.stop
-    return (f"[{_unread(before)}] " if before else "") + line + (f" [{_unread(after)}]" if after else "")
+    telling = [word for word in explanation.words if abs(word.score) >= max(NOISE, WORD_THRESHOLD * largest)]
+    text, cut = explanation.text, explanation.cut
+
+    def line(start: int, stop: int) -> Iterator[str]:
+        for word in telling:
+            if start < word.stop <= stop:
+                yield f"{_on_a_line(text[start : word.stop])}[{word.score:+.1f}]"
+                start = word.stop
+        yield _on_a_line(text[start:stop])
+
+    unread = f"[{wording.counted(len(cut), 'character')} not read]" if cut else ""
+    parts = ("".join(line(0, cut.start)), unread, "".join(line(cut.stop, len(text))))
+    return " ".join(filter(None, parts))
 
 
 def show(explanation: Explanation, console: Console) -> None:
@@ -117,7 +128,7 @@ def page(items: Sequence[Item], left_out: int = 0) -> str:
                 "ranking": [(wording.visible(name), share) for name, share in item.explanation.prediction.ranking],
                 "runs": [(visible(text), _css(level)) for text, level in runs(item.explanation)],
                 "words": [(name, _listed(words)) for name, words in _for_and_against(item.explanation) if words],
-                "unread": len(item.explanation.text) - item.explanation.stop + item.explanation.start,
+                "unread": len(item.explanation.cut),
             }
             for item in items
         ],
@@ -130,10 +141,6 @@ def _for_and_against(explanation: Explanation) -> list[tuple[str, list[Word]]]:
 
 def _listed(words: list[Word]) -> str:
     return ", ".join(f"{wording.visible(word.text, 40)} {word.score:+.1f}" for word in words)
-
-
-def _unread(count: int) -> str:
-    return f"{wording.counted(count, 'character')} not read"
 
 
 def _on_a_line(text: str) -> str:

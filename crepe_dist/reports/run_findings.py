@@ -9,7 +9,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from crepe_dist.data.alphabet import STANDARD_ALPHABETS
+from crepe_dist.data.alphabet import STANDARD_ALPHABETS, read_of_long
 from crepe_dist.model.parameters import shape_class
 from crepe_dist.native import library
 from crepe_dist.reports.score_tables import (
@@ -304,11 +304,10 @@ def _scripts(alphabet: str) -> list[str]:
 
 def encoding_limits(encoding: dict[str, Any]) -> list[str]:
     """Describe what no network with this encoding (``Encoding.to_dict``) can do, however it was trained."""
-    length, end = encoding["feature_len"], "first" if encoding["mode"] == "notebook" else "last"
     alphabet = encoding.get("alphabet", "") + encoding.get("paired", "")
     scripts = _scripts(alphabet)
     return [
-        f"It only reads the {end} {number(length)} characters of a text"
+        f"Of a text longer than {number(encoding['feature_len'])} characters, it only reads {read_of_long(encoding)}"
         + (", of which rare ones count twice." if encoding.get("paired") else "."),
         f"It knows {counted(len(alphabet), 'character')}: {_known(alphabet)}"
         + (" (accents are removed first)" if encoding["fold_accents"] else "")

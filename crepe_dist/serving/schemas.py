@@ -46,7 +46,7 @@ class Explanation(BaseModel):
     """Evidence in a text for and against a class; positions count code points."""
 
     label: str = Field(alias="class")
-    read: list[int] = Field(description="start and stop of the part that the network reads")
+    cut: list[int] = Field(description="start and stop of the part that is not read; equal if all is read")
     words: list[Word]
     characters: list[float] = Field(description="score of each character of the text")
 
@@ -67,6 +67,7 @@ class Answer(BaseModel):
     margin: Optional[float] = Field(None, description="difference of the probabilities of the first two classes")
     top: list[Ranked]
     read: Optional[int] = Field(None, description="number of known characters that the network read, without spaces")
+    characters_cut: Optional[int] = Field(None, description="number of characters that were not read: too long a text")
     problem: Optional[str] = Field(None, description="reason why the text cannot be classified")
     explanation: Optional[Explanation] = None
 

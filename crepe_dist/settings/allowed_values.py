@@ -6,6 +6,8 @@ from typing import Literal
 
 Mode = Literal["paper", "full", "notebook"]
 MODES: tuple[Mode, ...] = ("paper", "full", "notebook")  # of the encoding; see data/alphabet.py
+Cut = Literal["middle", "start", "end"]
+CUTS: tuple[Cut, ...] = ("middle", "start", "end")  # part of a long text that is not read
 LONGEST_DOCUMENT = 1 << 20  # characters
 DEVICES = ("auto", "gpu", "cpu")
 HEADERS = ("auto", "yes", "no")  # whether the first line of a CSV or TSV file names the columns

@@ -213,7 +213,7 @@ def foreign(given: argparse.Namespace) -> dict[str, Any]:
 
 def add_fold_accents(arguments: argparse._ActionsContainer, off: str = "in mode notebook") -> None:
     arguments.add_argument(
-        "--fold-accents", type=_truth, metavar="on|off", help=f"read é as e; default: off {off}, else on"
+        "--fold-accents", type=_truth, metavar="on|off", help=f"read é as e, and ß as ss; default: off {off}, else on"
     )
 
 
