@@ -107,6 +107,7 @@ def save(run_dir: Path, network: Paper, dataset: Dataset, epoch: int, test_accur
         "epoch": epoch,
         "test_accuracy": test_accuracy,
         "encoding": dataset.encoding.to_dict(),
+        "composition": dataset.composition.to_dict(),
         "classes": dataset.classes,
         "network": network.shape.settings(),
     }

@@ -26,6 +26,7 @@ import crepe_dist
 from crepe_dist import export as export_command
 from crepe_dist import exporting, wording
 from crepe_dist.data.alphabet import Encoding, frequent_alphabet
+from crepe_dist.data.composition import Composition
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import FORMATS, crepe_runtime, eight_bits, onnx_graph, verification
 from crepe_dist.exporting.exporter import export
@@ -123,7 +124,7 @@ def make(
         if "convolutions" in name:
             arrays[name] = generator.normal(0, 0.1, array.shape).astype(np.float32)
     about = {"epoch": 0, "test_accuracy": 0.5, "encoding": encoding.to_dict(), "classes": list(names)}
-    about |= {"data": data} if data else {}
+    about |= {"composition": Composition().to_dict(), **({"data": data} if data else {})}
     about["calibration"] = calibration
     # In float32, as what is exported; what was only found on this processor might be less.
     return checkpoint.write(folder, arrays, {**about, "network": {**shape.settings(), "precision": "float32"}})

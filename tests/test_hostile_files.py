@@ -49,6 +49,7 @@ def good(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Good:
     shape = PaperShape(dataset.encoding.codes, FEATURE_LEN, 3, filters=8, units=8)
     arrays = block.values(block.build(shape, ModelOptions(), mx.cpu(), seed=0))
     about: dict[str, Any] = {"epoch": 0, "test_accuracy": 0.5, "encoding": dataset.encoding.to_dict()}
+    about["composition"] = dataset.composition.to_dict()
     about |= {"classes": dataset.classes, "network": {"dropout": 0.5}}
     about |= {"composition": dataset.composition.to_dict()}
     checkpoint.write(folder / "run", arrays, about)

@@ -282,6 +282,7 @@ class TestFilesOfBefore:
             "epoch": 0,
             "test_accuracy": 0.5,
             "encoding": Encoding(feature_len=150).to_dict(),
+            "composition": {"columns": [], "strip_html": False},
             "classes": ["bad", "good"],
             "network": {"kind": "crepe", "filters": 8, "units": 16, "dropout": 0.5, "precision": "float32"},
             "data": {"name": "data", "fingerprint": "of the data"},
