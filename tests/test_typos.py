@@ -27,7 +27,7 @@ DIGITS = "0123456789"
 keys = st.integers(0, 2**64 - 1)
 
 
-def slowly(codes: list[int], rate: float, key: int, letters: list[int]) -> list[int]:
+def slowly(codes: list[int], rate: float, key: int, letters: list[int], kept: tuple[int, int]) -> list[int]:
     """One document, character by character."""
     length, used = len(codes), max((place + 1 for place, code in enumerate(codes) if code != BLANK), default=0)
     drawn = [int(mix(np.array([(key + place) % 2**64], np.uint64))[0]) for place in range(used)]
@@ -47,23 +47,27 @@ def slowly(codes: list[int], rate: float, key: int, letters: list[int]) -> list[
             result += [letters[number // 4 % len(letters)], code]
         elif kind != 1:
             result.append(code)
-    return (result + [BLANK] * length)[:length]
+    if len(result) > length:
+        front, back = kept
+        result = result[:front] + [BLANK] * (length - front - back) + result[len(result) - back :]
+    return result + [BLANK] * (length - len(result))
 
 
 @given(
     st.lists(st.tuples(st.lists(st.sampled_from([0, 1, 2, 4, 25, 30, 68, BLANK]), max_size=12), keys), max_size=5),
     st.sampled_from([0, 0.1, 0.5, 0.9, 1]),
     st.sampled_from(["", " 0aαβ", " 7ж", " 12"]),
+    st.sampled_from([(12, 0), (6, 5), (0, 12)]),
 )
-def test_all_documents_at_once_are_as_each_by_itself(documents, rate, own):
+def test_all_documents_at_once_are_as_each_by_itself(documents, rate, own, kept):
     """Full ones and empty ones among them, with unknown characters inside."""
     rows = [codes + [BLANK] * (12 - len(codes)) for codes, _ in documents]
     codes = np.array(rows, np.uint8).reshape(-1, 12)
     before = codes.copy()
     letters = Encoding(alphabet=own).letters
-    noisy = corrupt(codes, rate, np.array([key for _, key in documents], np.uint64), letters)
+    noisy = corrupt(codes, rate, np.array([key for _, key in documents], np.uint64), letters, kept)
     assert noisy.dtype == np.uint8
-    assert noisy.tolist() == [slowly(row, rate, key, letters.tolist()) for row, (_, key) in zip(rows, documents)]
+    assert noisy.tolist() == [slowly(row, rate, key, letters.tolist(), kept) for row, (_, key) in zip(rows, documents)]
     assert np.array_equal(codes, before)
 
 

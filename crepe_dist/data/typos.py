@@ -23,13 +23,15 @@ Places = npt.NDArray[np.int64]
 Numbered = TypeVar("Numbered", npt.NDArray[np.uint8], npt.NDArray[np.uint16])
 
 
-def corrupt(codes: Numbered, rate: float, keys: Numbers, letters: Codes = LETTERS) -> Numbered:
+def corrupt(
+    codes: Numbered, rate: float, keys: Numbers, letters: Codes = LETTERS, kept: tuple[int, int] | None = None
+) -> Numbered:
     """Add typing errors to documents, as a function of the codes, the rate and the keys.
 
     Each character is hit with probability ``rate``. A hit is with equal probability a substitution by another letter, a
     deletion, an insertion of a letter before it, or a swap with the next character in the order of the codes.
-    Characters hit at one rate are also hit at every higher rate. Characters shifted beyond the length are lost; after
-    deletions, the end is padded.
+    Characters hit at one rate are also hit at every higher rate. A document that becomes too long is cut as its text
+    would be; after deletions, the end is padded.
 
     Args:
         codes: documents, whole numbers [n, L]. ``BLANK`` after a document's last known character is padding and stays
@@ -37,6 +39,8 @@ def corrupt(codes: Numbered, rate: float, keys: Numbers, letters: Codes = LETTER
         rate: probability of an error per character, 0 to 1.
         keys: key of the random numbers of each document, uint64 [n].
         letters: codes that substitutions and insertions draw from; see ``Encoding.letters``.
+        kept: numbers of codes at the front and at the back of a document that becomes too long; ``None``: all are at
+            the front.
 
     Returns:
         A copy with errors, of the same type.
@@ -60,10 +64,13 @@ def corrupt(codes: Numbered, rate: float, keys: Numbers, letters: Codes = LETTER
     flat = np.delete(flat, hits[deleted] + np.searchsorted(hits[inserted], hits[deleted]))
     gained = np.bincount(document[inserted], minlength=documents) - np.bincount(document[deleted], minlength=documents)
     result = np.full_like(codes, BLANK)
-    start = 0
-    for row, count in zip(result, (length + gained).tolist()):
-        kept = flat[start : start + min(count, length)]
-        row[: len(kept)] = kept
+    start, (front, back) = 0, kept or (length, 0)
+    for row, count, end in zip(result, (length + gained).tolist(), (ends + gained).tolist()):
+        if end > length:
+            row[:front] = flat[start : start + front]
+            row[length - back :] = flat[start + end - back : start + end]
+        else:
+            row[:end] = flat[start : start + end]
         start += count
     return result
 
@@ -95,7 +102,8 @@ class _NoisyPart(Part):
     def codes(self, rows: Places) -> Codes:
         codes, keys, letters = super().codes(rows), _keys(self.seed, self.epoch, rows), self.encoding.letters
         if not self.encoding.paired:
-            return corrupt(codes, self.rate, keys, letters)
+            kept = self.encoding.kept
+            return corrupt(codes, self.rate, keys, letters, kept if self.encoding.mode == "notebook" else kept[::-1])
         characters = rare_characters.merged(codes, self.encoding)
         return rare_characters.parted(corrupt(characters, self.rate, keys, letters), self.encoding)
 
