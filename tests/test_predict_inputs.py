@@ -220,6 +220,7 @@ def test_cells_that_a_spreadsheet_would_compute(text):
 def test_answers_in_csv_compute_nothing():
     told = answers("csv", 1, ["=x", "text"], 2)
     line = told.line(Input(1, "=1", "", ("7", "=1")), Prediction("=a", 0.5, (("=a", 0.5), ("b", 0.5)), 1))
-    assert next(csv.reader([line])) == ["7", "'=1", "'=a", "0.500000", ""]
-    assert next(csv.reader([told.header])) == ["'=x", "text", "predicted_class", "predicted_probability", "problem"]
+    assert next(csv.reader([line])) == ["7", "'=1", "'=a", "0.500000", "0", ""]
+    names = ["'=x", "text", "predicted_class", "predicted_probability", "characters_cut", "problem"]
+    assert next(csv.reader([told.header])) == names
     assert told.formulas == 3

@@ -202,7 +202,6 @@ def parser() -> arguments.Parser:
     group.add_argument(
         "--cut",
         choices=CUTS,
-        default="",
         help="part of a longer text that is not read; start: as in the paper; default: middle, so that the subject and "
         "the end of a text are read; in mode notebook: end",
     )
@@ -300,7 +299,7 @@ def _local_steps(given: Any, page: Callable[[dict[str, Any]], str], command: str
         LONGEST_FITTED if length == AUTO else length,
         given.fold_accents,
         *(("", "") if given.alphabet in (None, AUTO, USUAL) else _alphabet_of(Path(given.alphabet))),
-        given.cut,
+        given.cut or "",
     )
     split = Split(
         test=test if isinstance(test, float) else 0.2,
