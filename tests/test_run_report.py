@@ -417,7 +417,7 @@ class TestReport:
         ],
     )
     def test_names_the_scripts_that_the_model_reads(self, alphabet, scripts):
-        about = {"feature_len": 9, "mode": "paper", "alphabet": alphabet, "fold_accents": False}
+        about = {"feature_len": 9, "cut": "middle", "mode": "paper", "alphabet": alphabet, "fold_accents": False}
         assert scripts in " ".join(run_findings.encoding_limits(about))
 
     def test_names_every_class_that_is_never_answered(self):
