@@ -29,7 +29,7 @@ from crepe_dist.supervising.training_process import QUIET, failure, printed, tra
 Files = dict[str, bytes]
 LARGEST = 1 << 34  # bytes of a checkpoint's file
 EPOCH = re.compile(r"(\[rank 0\] )?epoch \d")  # start of the line of an epoch
-TEST = re.compile(r"  test [\d.]+ % \(loss [\d.]+\)")  # in that line; the test split is one of the texts
+TEST = re.compile(r" test [^(]*\(loss [^)]*\) ")  # in that line; the test split is one of the texts
 COLUMNS = Wanted("label", texts=("text",))
 
 

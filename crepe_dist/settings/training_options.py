@@ -99,9 +99,9 @@ class TrainingOptions(Settings, group="training"):
             or other data. It decides the network and its sizes. If the classes differ, the last layer is initialised
             anew.
         patience: stop early, after this many epochs in a row that improve neither the validation accuracy nor the loss
-            of calibrated probabilities by more than chance; 0: never. Requires a validation split. null: 2, if
-            ``epochs`` is null as well and the validation split has at least 200 documents of one label each (paper:
-            never).
+            of calibrated probabilities by more than chance; 0: never. Requires a validation split. null: 2 if
+            ``epochs`` has its default as well and the validation split has at least 200 documents of one label each
+            (paper: never), else 0.
         label_smoothing: fraction of each label spread over all classes, from 0 to below 1. It makes the predicted
             probabilities less extreme. null: 0.1 for crepe, else 0.
         class_weights: weight of a document in the loss by its class. none: all equal; balanced: rare classes count as
