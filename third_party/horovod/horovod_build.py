@@ -2,7 +2,7 @@
 
 Horovod is published as source only, and that source does not compile as it is with today's
 compilers and CMake. This backend fetches the published archive through pip, checks its SHA-256,
-mends two lines, sets the build's environment, has Horovod's own setup.py make the wheel, and keeps
+mends three places, sets the build's environment, has Horovod's own setup.py make the wheel, and keeps
 that wheel in a cache, because the compile takes a minute or two and uv would repeat it for every
 new clone.
 
@@ -84,6 +84,22 @@ MENDED = (
     # The library would look for others in the folders of this build, which are gone, and which somebody else could make
     # again where they lay under /tmp. It needs none of them: MXNet is loaded before it.
     ("CMakeLists.txt", "project(horovod CXX)\n", "project(horovod CXX)\nset(CMAKE_SKIP_RPATH ON)\n"),
+    # A process that ends is a traceback of `horovodrun`, the last thing that a user reads.
+    (
+        "horovod/runner/launch.py",
+        "    _run(args)\n\n\nif __name__",
+        """    try:
+        _run(args)
+    except (RuntimeError, OSError) as error:
+        try:
+            from crepe_dist.distributed.job_end import explained
+        except ImportError:
+            raise error
+        sys.exit(explained(error, sys.argv))
+
+
+if __name__""",
+    ),
 )
 
 

@@ -1,0 +1,50 @@
+"""Message of `horovodrun` about a job that failed; our build of Horovod prints it in place of a traceback."""
+
+from __future__ import annotations
+
+import errno
+import re
+import shlex
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from crepe_dist.errors import ExitCode, UserError
+
+ENDED = re.compile(r"Process name: (\d+)\s+Exit code: (\d+)")  # of Horovod 0.28.1
+SEMAPHORES = "docker run --shm-size 2g; or delete what is not needed in /dev/shm"
+
+
+def explained(error: Exception, command: Sequence[str]) -> str:
+    """Return the last lines that `horovodrun` prints.
+
+    Args:
+        error: exception that ended it.
+        command: its arguments, with its own name first.
+
+    Raises:
+        Exception: ``error``, if it is of another kind.
+    """
+    again = shlex.join([Path(command[0]).name, *command[1:]])
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        where = error.filename or "/dev/shm"
+        return str(UserError("horovodrun has no space on a disk", f"{where} is full: {error.strerror}", SEMAPHORES))
+    found = ENDED.search(str(error))
+    if found is None:
+        raise error
+    rank, code = found[1], int(found[2])
+    if code == ExitCode.ERROR:
+        return f"error: rank {rank} could not continue; its message above says what to do"
+    if code == ExitCode.STOPPED:
+        return f"stopped on request, and saved; to resume, run the same command again:\n  {again}"
+    resumes = "it resumes the run: " if "train" in re.split(r"[ .]", again) else ""
+    remedy = f"run the same command again; {resumes}{again}"
+    return str(UserError(f"rank {rank} {_ended(code)}", "its messages are above, if it left any", remedy))
+
+
+def _ended(code: int) -> str:
+    try:
+        name = signal.Signals(code - 128).name
+    except ValueError:
+        return f"ended with exit code {code}"
+    return f"was killed ({name}{'; often for lack of memory' if name == 'SIGKILL' else ''})"
