@@ -115,6 +115,13 @@ def _check(predictor: Predictor, dataset: Dataset, split: str, path: Path, *, is
             "name a run that was trained on this data set, or use --data to name the data set that the run was trained "
             f"on, or one prepared with {mine.flags(path.with_suffix('.json'))}",
         )
+    if predictor.composition.strip_html != dataset.composition.strip_html:
+        model = "strips" if predictor.composition.strip_html else "does not strip"
+        raise UserError(
+            f"the checkpoint {model} HTML, unlike the data set",
+            f"checkpoint ({name}); data set ({dataset.folder})",
+            f"prepare the data {'with' if predictor.composition.strip_html else 'without'} --strip-html",
+        )
     if (predictor.thresholds is not None) != (dataset.labelled == SEVERAL):
         has = [
             "several labels" if several else "one class"

@@ -195,7 +195,6 @@ def _write_crepe(ours: Predictor, about: About, folder: Path) -> Classify:
 def describe(ours: Predictor, about: About, path: Path) -> None:
     """Write the description of a parameter file, from the predictor's and the checkpoint's own."""
     network = {**about.get("network", {}), **ours.engine.shape.settings()}
-    about = {"composition": ours.composition.to_dict(), **about}
     description = {**about, "encoding": ours.encoding.to_dict(), "classes": ours.classes, "network": network}
     description |= {"calibration": ours.calibration.to_dict()}
     write_json(path.with_suffix(".json"), {**description, "format": FORMAT, "sha256": sha256(path)})

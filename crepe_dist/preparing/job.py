@@ -43,7 +43,7 @@ class Job:
     @property
     def merged(self) -> dict[str, str]:
         """Labels as read, and the classes that they become."""
-        return {str(name): str(to) for name, to in self.reading["labelling"]["merged"]}
+        return dict(self.reading["labelling"]["merged"])
 
     @property
     def labelled(self) -> str:
@@ -76,6 +76,9 @@ class Job:
                 raise ValueError(f"{name} of the split is {str(value)[:40]}")
         if saved["reading"]["labelling"]["kind"] not in KINDS:
             raise ValueError(f"labelling is {str(saved['reading']['labelling'])[:80]}")
+        merged = saved["reading"]["labelling"]["merged"]
+        if not all(isinstance(each, str) for pair in merged for each in pair) or any(len(pair) != 2 for pair in merged):
+            raise ValueError("the map of labels is not of pairs")
         if type(saved["reading"]["strip_html"]) is not bool:
             raise ValueError("strip_html is neither true nor false")
         fitted = saved["fit"]

@@ -308,12 +308,12 @@ def trained_as(path: Path, about: dict[str, Any]) -> tuple[Encoding, list[str], 
 
 
 def composition(about: dict[str, Any]) -> Composition:
-    """Extract the composition of the texts from a description.
+    """Extract the composition of the texts from a description; without it, texts are read as they are.
 
     Raises:
         ValueError, TypeError, KeyError: malformed.
     """
-    return Composition.from_dict(about["composition"])
+    return Composition.from_dict(about["composition"]) if "composition" in about else Composition()
 
 
 def thresholds(about: dict[str, Any]) -> Floats | None:

@@ -89,7 +89,8 @@ def check_link(path: Path, root: Path) -> None:
     Raises:
         UserError: ``path`` is such a link.
     """
-    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+    is_read = path.is_file() or path.is_dir()  # nothing else is
+    if path.is_symlink() and is_read and not path.resolve().is_relative_to(root.resolve()):
         raise UserError(
             f"{printable(path)} is a symbolic link out of {printable(root)}",
             f"it leads to {printable(path.resolve())}",
