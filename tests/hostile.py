@@ -664,6 +664,8 @@ part("part 10^30", put("part", value=LONG), "number of parts")
 part("rows below zero", put("bad", value=-5), "number of rows")
 part("sources that are numbers", only_part("job", "sources", value=[[1, 2]]), "names of sources or classes")
 part("a test share of a text", only_part("job", "split", "test", value="x"), "test of the split")
+part("a map of labels of odd pairs", only_part("job", "reading", "labelling", "merged", value=[["x"]]), "not of pairs")
+part("a map of labels that is none", only_part("job", "reading", "labelling", "merged", value=7), "cannot be read")
 part("a seed of 10^30", only_part("job", "split", "seed", value=LONG), "seed is 1000")
 part("labels without end", put("labels", value=LONG), "cannot be read")
 

@@ -404,7 +404,11 @@ class TestEvaluate:
 
     @pytest.mark.parametrize(
         ("prepared_with", "message"),
-        [(["--feature-len", "150"], "different encodings"), ([], "different classes")],
+        [
+            (["--feature-len", "150"], "different encodings"),
+            (["--feature-len", "123", "--strip-html"], "does not strip HTML"),
+            ([], "different classes"),
+        ],
     )
     def test_other_data_is_refused(self, place, tmp_path, complaint, prepared_with, message):
         write_csv(tmp_path / "other.csv", 100, 0, classes=2)
