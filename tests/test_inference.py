@@ -12,7 +12,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from crepe_dist.data.alphabet import BLANK
+from crepe_dist.data.alphabet import BLANK, Encoding
 from crepe_dist.data.batch import pack
 from crepe_dist.errors import UserError
 from crepe_dist.model.crepe import CrepeShape
@@ -25,6 +25,7 @@ from crepe_dist.native import library
 from crepe_dist.native.library import Library
 from crepe_dist.networks import block
 from crepe_dist.networks.engine import NativeEngine
+from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.settings.model_options import ModelOptions
 
 SHAPES: list[Shape] = [
@@ -134,3 +135,12 @@ def test_the_public_names_import_no_mxnet(tmp_path: Path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
+
+
+def test_an_answer_that_is_not_finite_is_refused():
+    encoding = Encoding("paper", 123)
+    shape = NGramShape(encoding.codes, 123, 2, 3, 64)
+    arrays = {**make(shape), "weight": np.full((64, 2), 3e38, np.float32)}
+    engine = open_inference(shape, arrays, plan_inference(shape.multiplies, "float32"))
+    with pytest.raises(UserError, match="NaN or infinity"):
+        Predictor(engine, encoding, ["a", "b"]).predict(["some text"])

@@ -91,9 +91,17 @@ class Predictor:
         self.composition = composition
 
     def logits(self, codes: Codes) -> Logits:
-        """Compute the logits of the calibrated probabilities: uint8 [n, feature_len] → float32 [n, classes]."""
-        logits, temperature = self.engine.logits(codes), self.calibration.temperature
-        return logits if temperature == 1 else np.asarray(logits / np.float32(temperature))
+        """Compute the logits of the calibrated probabilities: uint8 [n, feature_len] → float32 [n, classes].
+
+        Raises:
+            UserError: they are not finite.
+        """
+        logits = self.engine.logits(codes) / np.float32(self.calibration.temperature)
+        if not np.isfinite(logits).all():
+            raise UserError(
+                "the network answers with NaN or infinity", "its parameters are too large", "choose another checkpoint"
+            )
+        return np.asarray(logits)
 
     def predict(self, texts: Iterable[str]) -> list[Prediction]:
         """Classify texts; return one prediction per text, in order.
