@@ -114,6 +114,12 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return name
 
 
+@pytest.fixture
+def every_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the build that the environment names, for tests that name the builds that they run."""
+    monkeypatch.delenv(library.SWITCH, raising=False)
+
+
 def write_csv(path: Path, rows: int, seed: int, classes: int = 3) -> Path:
     """The paper's form: label from 1, text; each class has a trigram of its own."""
     generator = random.Random(seed)

@@ -29,6 +29,7 @@ from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training.step import TrainingStep
 from tests.conftest import needs_mxnet_bfloat16
 
+pytestmark = pytest.mark.usefixtures("every_build")
 BUILDS = library.runnable()
 IN_BFLOAT16 = [name for name in BUILDS if "avx512_bf16" in library.BUILDS[name]]
 
@@ -52,12 +53,6 @@ SHAPES = [
     sized(stride=2),
     sized(stride=5, blocks=2),
 ]
-
-
-@pytest.fixture(autouse=True)
-def every_build(monkeypatch):
-    """These tests name the builds that they run."""
-    monkeypatch.delenv(library.SWITCH, raising=False)
 
 
 def make(shape: CrepeShape):

@@ -38,13 +38,8 @@ SHAPES: list[Shape] = [
     PaperShape(69, 123, 3, 8, 16),
     PaperShape(254, 331, 40, 48, 33),
 ]
+pytestmark = pytest.mark.usefixtures("every_build")
 BUILDS = library.runnable()
-
-
-@pytest.fixture(autouse=True)
-def every_build(monkeypatch):
-    """These tests name the builds that they run."""
-    monkeypatch.delenv(library.SWITCH, raising=False)
 
 
 def make(shape: Shape) -> dict[str, np.ndarray]:

@@ -29,6 +29,7 @@ from crepe_dist.settings.model_options import ModelOptions
 from tests.conftest import QUICK, command, needs_mxnet_bfloat16, run
 from tests.needs import NO_FEATURE
 
+pytestmark = pytest.mark.usefixtures("every_build")
 BUILDS = library.runnable()
 IN_BFLOAT16 = [name for name in BUILDS if "avx512_bf16" in library.BUILDS[name]]
 LARGE = PaperShape(69, 1014, 7, 64, 96)
@@ -40,12 +41,6 @@ SHAPES = [
     PaperShape(254, 150, 2, 16, 16),  # the largest alphabet
     LARGE,
 ]
-
-
-@pytest.fixture(autouse=True)
-def every_build(monkeypatch):
-    """These tests name the builds that they run."""
-    monkeypatch.delenv(library.SWITCH, raising=False)
 
 
 def test_this_processor_runs_a_build():

@@ -26,6 +26,7 @@ from crepe_dist.networks import block
 from crepe_dist.networks.engine import GraphEngine, NativeEngine, open_engine
 from crepe_dist.settings.model_options import ModelOptions
 
+pytestmark = pytest.mark.usefixtures("every_build")
 BUILDS = library.runnable()
 SHAPES = [NGramShape(69, 30, 3, 4, 50), NGramShape(95, 200, 20, 7, 1 << 16), NGramShape(5, 9, 2, 1, 1)]
 SHAPES += [NGramShape(254, 60, 2, 5, 1 << 12)]  # the largest alphabet

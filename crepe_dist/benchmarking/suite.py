@@ -55,7 +55,7 @@ class Sizes:
     limit: float = 3600.0
 
 
-QUICK = Sizes(2, 1.0, short_texts=Rows(1, crepe_epochs=1, crepe_per_class=400), patience=40.0, limit=260.0)
+QUICK = Sizes(2, 1.0, short_texts=Rows(1, 1500, 3000, crepe_epochs=1, crepe_per_class=400), patience=40.0, limit=260.0)
 TINY = Sizes(1, 0.05, batch_size=8, rows=200, feature_len=123, filters=16, units=32, short_texts=Rows(1, 20, 40, 1, 20))
 
 
