@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from typing import Callable
 
 
-def alternate(runs: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+def alternate(runs: Mapping[str, Callable[[], float]], rounds: int, until: float = math.inf) -> dict[str, float]:
     """Call each of ``runs``, which return a rate, ``rounds`` times in turns; return the median rate of each."""
-    return {name: statistics.median(rates) for name, rates in in_turns(runs, rounds).items()}
+    return {name: statistics.median(rates) for name, rates in in_turns(runs, rounds, until).items()}
 
 
-def in_turns(runs: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def in_turns(runs: Mapping[str, Callable[[], float]], rounds: int, until: float = math.inf) -> dict[str, list[float]]:
     """Call each of ``runs``, which return a rate, ``rounds`` times in turns; return the rates by round.
 
-    An additional warm-up round comes first and is not counted.
+    An additional warm-up round comes first and is not counted, unless it is the only one: after ``until``, by
+    ``time.monotonic``, no round begins.
     """
     found: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds + 1):
+        if turn > 0 and time.monotonic() > until:
+            break
         for name, run in runs.items():
-            rate = run()
-            if turn > 0:
-                found[name].append(rate)
-    return found
+            found[name].append(run())
+    return {name: rates[1:] or rates for name, rates in found.items()}
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> float:

@@ -84,6 +84,7 @@ def test_rates_are_taken_in_turns():
     got = alternate({"a": of("a", [99, 1, 5, 2]), "b": of("b", [0, 7, 7, 8])}, rounds=3)
     assert got == {"a": 2, "b": 7}
     assert calls == ["a", "b"] * 4
+    assert alternate({"a": of("a", [99, 1])}, rounds=9, until=0) == {"a": 99}
     assert rate(lambda: 5, 0) > 0
 
 

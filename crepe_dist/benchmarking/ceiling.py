@@ -34,7 +34,7 @@ def open_network(shape: PaperShape, device: Any, batch: Batch, precision: Precis
 
 
 def shares(
-    networks: list[Network], shape: PaperShape, rates: dict[str, float], device: Any, rounds: int
+    networks: list[Network], shape: PaperShape, rates: dict[str, float], device: Any, rounds: int, until: float
 ) -> dict[str, float]:
     """Measure the shares of the ceiling that a step and a forward pass reach in nominal operations.
 
@@ -44,6 +44,7 @@ def shares(
     Args:
         rates: measured rates by name, with those of matrix products in operations/s.
         rounds: number of steps.
+        until: time after which no further step begins; see ``in_turns``.
 
     Returns:
         Medians over the rounds, for example ``train_vs_matmul_ceiling_float32``, and the smallest of all precisions.
@@ -60,7 +61,7 @@ def shares(
             "forward": partial(rate, network.forward, 0.0),
             "product": own[best],
         }
-        turns = in_turns(runs, rounds)
+        turns = in_turns(runs, rounds, until)
         for kind, operations in (("train", shape.training_operations()), ("forward", shape.forward_operations())):
             share = operations * paired(turns[kind], turns["product"]) * rates[NAME + best] / fastest
             found[f"{kind}_vs_matmul_ceiling_{network.precision}"] = share

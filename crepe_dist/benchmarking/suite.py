@@ -39,7 +39,8 @@ class Sizes:
         rows: documents in the data set for the loader.
         short_texts: sizes of the benchmark on the sample.
         patience: seconds after which an attempt of another implementation is given up.
-        limit: seconds after which the last sections are given up: scaling after two thirds of what is left for it.
+        limit: seconds after which the last sections are given up: the network's rounds end after half of it, scaling
+            after two thirds of what is left.
     """
 
     rounds: int = 5
@@ -87,7 +88,7 @@ def run(
         say("PyTorch and ONNX Runtime are only measured on CPUs")
         python = None
     codes = split.codes(np.arange(sizes.batch_size))
-    network, shares, about = _network(texts, codes, shape, sizes, device, say, python)
+    network, shares, about = _network(texts, codes, shape, sizes, device, say, python, end - sizes.limit / 2)
     rates |= network
     step = sizes.batch_size / max(_ours("train", rates).values())
     waits = {"waiting": lambda: ours.waiting(split, sizes.batch_size, step / 100)}
@@ -132,6 +133,7 @@ def _network(
     device: Any,
     say: Callable[[str], None],
     python: str | None,
+    until: float,
 ) -> tuple[dict[str, float], dict[str, float], dict[str, Any]]:
     """Measure training, forward passes and matrix products; return rates, shares of the ceiling, the peers' report."""
     batch = ours.ready_batch(codes, sizes.classes)
@@ -148,8 +150,8 @@ def _network(
     runs: dict[str, Callable[[], float]] = {name: partial(rate, work, sizes.seconds) for name, work in works.items()}
     runs |= {f"matrix product, {name}": run for name, run in products(sizes.seconds / 4, device).items()}
     with peers.started(python, sizes, library.threads(), 20 * sizes.seconds, say, sizes.patience) as worker:
-        rates = worker.kept(alternate(runs | worker.runs(sizes.seconds), sizes.rounds))
-        return rates, ceiling.shares(networks, shape, rates, device, 2 * sizes.rounds), worker.about()
+        rates = worker.kept(alternate(runs | worker.runs(sizes.seconds), sizes.rounds, until))
+        return rates, ceiling.shares(networks, shape, rates, device, 2 * sizes.rounds, until), worker.about()
 
 
 def _ours(kind: str, rates: dict[str, float]) -> dict[str, float]:
