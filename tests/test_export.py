@@ -55,7 +55,7 @@ STRANGE = [
     "x" * 5000,
     "Ünïcödé ﬁǅŉ",
     "İSTANBUL ß",
-    f"Subject: Ærø\n{'ß' * FEATURE_LEN}\r\n\U0001f600 the end",
+    f"Subject: Ærø\n{'ß' * FEATURE_LEN}\n\U0001f600 the end",
     CYRILLIC,
     "한국어 é e\u0301",
     "\U0001f600",
