@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.errors import UserError
+from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.settings.config import parse
+from crepe_dist.supervising import training_process
 from crepe_dist.tuning import search
 from crepe_dist.tuning.attempt import Attempt, attempt
 from crepe_dist.tuning.search import Search
@@ -180,3 +183,26 @@ def test_the_command_is_bounded_and_resumable(data_with_validation, tmp_path):
     again = subprocess.run([*line, "1", "--trials", "4"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "the search goes on" in again.stdout
     assert "--config out/best.yaml" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("codes", "ends"), [([-9, 0], True), ([137, 75, 0], True), ([-9, -9, -9], "SIGKILL"), ([1], "")]
+)
+def test_a_killed_training_of_another_command_is_resumed_twice(monkeypatch, tmp_path, codes, ends):
+    """verify and inspect train in a folder of their own, and would lose what was done."""
+    left = list(codes)
+    (tmp_path / training_process.LOG).write_text("epoch 0")
+
+    @contextmanager
+    def started(*_):
+        yield SimpleNamespace(wait=lambda timeout: left.pop(0))
+
+    monkeypatch.setattr(training_process, "training", started)
+    if ends is True:
+        assert training_process.train({}, tmp_path)
+    else:
+        with pytest.raises(UserError) as caught:
+            training_process.train({}, tmp_path)
+        assert ends in caught.value.what
+        assert caught.value.code == ExitCode.FAILURE
+    assert left == []
