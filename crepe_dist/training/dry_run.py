@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from crepe_dist.training.banner import banner
 from crepe_dist.training.display import open_display
 from crepe_dist.training.engine_setup import build_engine
 from crepe_dist.training.estimate import estimate
-from crepe_dist.training.evaluation import evaluate
+from crepe_dist.training.evaluation import evaluate_splits
 from crepe_dist.training.grace import check_grace
 from crepe_dist.training.guards import watched
 from crepe_dist.training.notes import notes
@@ -78,7 +79,7 @@ def dry_run(config: Config, world: World, control: Control) -> None:
         with explained("evaluation.batch_size", evaluation.batch_size, world.size):
             test = data.parts["test"]
             some = test.some(np.arange(min(len(test), evaluation.batch_size)))
-            evaluate(engine, some, evaluation.batch_size, world, sharded=evaluation.sharded)
+            evaluate_splits(engine, replace(data, parts={"test": some}), evaluation, world, lambda: False)
         same = ", identical parameters on all ranks" if world.size > 1 else ""
         display.say(f"step      {_shares(config, engine, world)}, loss {loss:.4f}{same}")
         display.say(f"memory    {_memory(world, engine, trainer)}")

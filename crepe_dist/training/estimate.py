@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -20,7 +20,7 @@ from crepe_dist.model.shape import steps_per_epoch
 from crepe_dist.networks.engine import Engine
 from crepe_dist.settings.config import Config
 from crepe_dist.training import out_of_memory
-from crepe_dist.training.evaluation import evaluate
+from crepe_dist.training.evaluation import evaluate_splits
 from crepe_dist.training.resume import RunState
 from crepe_dist.training.step import TrainingStep
 from crepe_dist.training.weighing import is_weighed
@@ -72,7 +72,7 @@ def estimate(
         times = list(_times(compute, islice(batches, STEPS)))
         if not times:
             return Estimate(f"{wording.counted(epochs, 'epoch')} of {wording.counted(steps, 'step')}", 0.0)
-        score = _scoring(config, data.parts["test"], passed, engine, world)
+        score = _scoring(config, data, passed, engine, world)
     copy = _seconds(state.snapshot) if world.is_root else 0.0
     world.beat()
     measured = [sum(times[1:]) / (len(times) - 1) if times[1:] else times[0], score, copy]
@@ -102,13 +102,15 @@ def _times(compute: Callable[[Batch], None], batches: Iterator[Batch]) -> Iterat
         began = now
 
 
-def _scoring(config: Config, part: Part, documents: int, engine: Engine, world: World) -> float:
+def _scoring(config: Config, data: Dataset, documents: int, engine: Engine, world: World) -> float:
     """Return the seconds to score so many documents, from those for one batch and for several."""
 
     def seconds(part: Part) -> float:
-        sharded = config.evaluation.sharded
-        return _seconds(lambda: evaluate(engine, part, config.data.batch_size, world, sharded=sharded))
+        options = replace(config.evaluation, batch_size=config.data.batch_size)
+        some = replace(data, parts={"test": part})
+        return _seconds(lambda: evaluate_splits(engine, some, options, world, lambda: False))
 
+    part = data.parts["test"]
     few, more = (part.some(np.arange(min(len(part), count * config.data.batch_size))) for count in (1, SCORED))
     seconds(few)  # compiles
     one, several = seconds(few), seconds(more)
