@@ -72,7 +72,8 @@ def prepare(
         weight: column of the weights of training rows; ``None``: all count alike.
         label_columns: columns of the classes, in place of ``label``: 0 or 1, or shares with ``labels="soft"``.
         id: column of the ids, by which rows can be found again; ``None``: none.
-        test, validation: table or file of this split, or its share of the rows of ``source``; ``None``: 0.2 and none.
+        test, validation: table or file of this split, or its share of the rows of ``source``; ``None``: 0.2, and 0.1
+            of at least 2,000 rows.
         options: further flags of the command ``prepare``, such as ``max_bad=0.05`` or ``overwrite=True``. With
             ``labels="several"``, labels may be lists.
 
@@ -189,6 +190,7 @@ def _take_amazon(given: Any) -> None:
     given.out = given.out or Path("data") / AMAZON
     given.max_per_class = amazon.MAX_PER_CLASS if given.max_per_class is None else given.max_per_class
     given.align = amazon.BATCH_SIZE if given.align is None else given.align
+    given.validation = "0" if given.validation is None else given.validation  # the notebook had none
     given.feature_len = given.feature_len or amazon.FEATURE_LEN
     if given.out.exists() and not given.overwrite:
         raise UserError(f"{given.out} exists", remedy="choose another --out, or replace it with --overwrite")

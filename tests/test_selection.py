@@ -98,6 +98,11 @@ class TestSplit:
         with pytest.raises(UserError):
             Split(**split)
 
+    def test_enough_rows_have_a_validation_split_by_default(self):
+        assert counts(fates(rows(2000), validation=None))[:3] == [1400, 200, 400]
+        assert counts(fates(rows(1999), validation=None))[VALIDATION] == 0
+        assert counts(fates(rows(3000), [TRAIN] * 1900 + [TEST] * 1100, test=0.0, validation=None))[VALIDATION] == 0
+
 
 class TestSample:
     def test_the_cap_holds_for_each_class_of_the_rows_that_are_divided(self):

@@ -29,7 +29,7 @@ from crepe_dist.preparing.preparation import (
     merge_in_steps,
     prepare_in_steps,
 )
-from crepe_dist.preparing.selection import DEDUPE, Split
+from crepe_dist.preparing.selection import DEDUPE, VALIDATION_FROM, Split
 from crepe_dist.preparing.sources import FORMATS, SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, Reading, Sources, find_sources
 from crepe_dist.settings import arguments
 from crepe_dist.settings.allowed_values import CUTS, LONGEST_DOCUMENT, MODES
@@ -163,7 +163,11 @@ def parser() -> arguments.Parser:
         "--test", metavar="FILE|SHARE", default=None, help="test split; default: the sources' own test files, else 0.2"
     )
     group.add_argument(
-        "--validation", metavar="FILE|SHARE", default=None, help="split for choosing the best epoch; default: 0"
+        "--validation",
+        metavar="FILE|SHARE",
+        default=None,
+        help="split for choosing the best epoch and stopping early; default: the sources' own validation files, else "
+        f"0.1 of at least {VALIDATION_FROM:,} rows",
     )
     group.add_argument("--stratified", action="store_true", help="split every class in the same proportions")
     group.add_argument(
@@ -303,7 +307,7 @@ def _local_steps(given: Any, page: Callable[[dict[str, Any]], str], command: str
     )
     split = Split(
         test=test if isinstance(test, float) else 0.2,
-        validation=validation if isinstance(validation, float) else 0.0,
+        validation=validation if isinstance(validation, float) else None,
         seed=given.seed,
         stratified=given.stratified,
         max_per_class=given.max_per_class,

@@ -72,7 +72,7 @@ class Job:
         usual = asdict(Split())
         for name, value in saved["split"].items():
             kind = int if name == "max_per_class" and value is not None else type(usual[name])
-            if type(value) is not kind and not (kind is float and value == 0):
+            if type(value) is not kind and not (kind is float and value == 0) and (name, value) != ("validation", None):
                 raise ValueError(f"{name} of the split is {str(value)[:40]}")
         if saved["reading"]["labelling"]["kind"] not in KINDS:
             raise ValueError(f"labelling is {str(saved['reading']['labelling'])[:80]}")

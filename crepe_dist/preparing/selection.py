@@ -20,6 +20,7 @@ TRAIN, VALIDATION, TEST, REPEATED, SAMPLED_OUT, UNKNOWN = range(6)
 DEDUPE = ("no", "exact", "near")
 SAMPLE_DRAW, SPLIT_DRAW = 1, 2
 PIECE = 1 << 20
+VALIDATION_FROM = 2000  # a tenth of so many can choose an epoch: training.patience wants 200 (decision 71)
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Split:
 
     Args:
         test: fraction of the rows held out for testing, among sources without a split of their own.
-        validation: fraction of the same rows for choosing the best epoch and for early stopping.
+        validation: fraction of the same rows for choosing the best epoch and for early stopping; ``None``: 0.1 of at
+            least ``VALIDATION_FROM`` rows, else 0.
         seed: random seed, 0 to 2^32 - 1.
         stratified: apply both fractions to each class separately.
         max_per_class: maximum number of rows per class; larger classes are sampled uniformly.
@@ -42,7 +44,7 @@ class Split:
     """
 
     test: float = 0.2
-    validation: float = 0.0
+    validation: float | None = 0.0
     seed: int = 0
     stratified: bool = False
     max_per_class: int | None = None
@@ -50,10 +52,11 @@ class Split:
     align: int = 1
 
     def __post_init__(self) -> None:
-        for name, value in (("test", self.test), ("validation", self.validation)):
+        shares = {"test": self.test, "validation": self.validation or 0.0}
+        for name, value in shares.items():
             if not 0 <= value < 1:
                 raise UserError(f"the {name} fraction is {value}", remedy="give a fraction from 0 to below 1")
-        if self.test + self.validation >= 1:
+        if sum(shares.values()) >= 1:
             raise UserError("the test and validation fractions leave nothing to train on", remedy="make them smaller")
         for name, number in (("max_per_class", self.max_per_class), ("align", self.align)):
             if number is not None and number < 1:
@@ -136,12 +139,15 @@ def used_labels(rows: Rows, fixed: Fate) -> npt.NDArray[np.bool_]:
 
 def _divide(rows: Rows, fate: Fate, label: npt.NDArray[np.int32], split: Split) -> None:
     free = np.flatnonzero(fate == TRAIN)
+    validation = split.validation
+    if validation is None:
+        validation = 0.1 if len(free) >= VALIDATION_FROM and split.test < 0.9 else 0.0
     if split.stratified:
         size, place = _by_class(rows, free, label, split.seed, SPLIT_DRAW)
-        tests, validations = np.rint(size * split.test), np.rint(size * split.validation)
+        tests, validations = np.rint(size * split.test), np.rint(size * validation)
     else:
         place = _places(_draw_for(rows, free, split.seed, SPLIT_DRAW))
-        tests, validations = np.array(int(len(free) * split.test)), np.array(int(len(free) * split.validation))
+        tests, validations = np.array(int(len(free) * split.test)), np.array(int(len(free) * validation))
     fate[free[place < tests]] = TEST
     fate[free[(place >= tests) & (place < tests + validations)]] = VALIDATION
     training = np.flatnonzero(fate == TRAIN)
