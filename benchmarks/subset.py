@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.dataset import (
-    MANIFEST,
     PARTS,
     SHARD_BYTES,
     WEIGHTS,
@@ -18,10 +17,10 @@ from crepe_dist.data.dataset import (
     Part,
     ShardWriter,
     open_dataset,
+    write_manifest,
 )
 from crepe_dist.data.origins import file_of
 from crepe_dist.data.strings import IDS, TEXTS, write_array
-from crepe_dist.files import write_json
 
 CHUNK = 4096  # rows that are copied together
 
@@ -63,7 +62,7 @@ def _write_all(
     folder.mkdir(parents=True)
     length = dataset.encoding.feature_len
     parts = {name: _write(folder, part, length, *rows[name]) for name, part in dataset.parts.items()}
-    write_json(folder / MANIFEST, {**dataset.manifest, "classes": classes or dataset.classes, "parts": parts})
+    write_manifest(folder, {**dataset.manifest, "classes": classes or dataset.classes, "parts": parts})
     return open_dataset(folder)
 
 
