@@ -19,7 +19,7 @@ from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.settings.config import parse
 from crepe_dist.supervising import training_process
 from crepe_dist.tuning import search
-from crepe_dist.tuning.attempt import Attempt, attempt
+from crepe_dist.tuning.attempt import Attempt, _so_far, attempt
 from crepe_dist.tuning.search import Search
 from tests.conftest import NGRAMS, QUICK
 
@@ -148,11 +148,12 @@ def test_a_trial_trains_and_its_epochs_are_watched(data_with_validation, tmp_pat
         seen.append((epoch, accuracy))
         return False
 
-    settings = settings_of([*QUICK, *NGRAMS], data_with_validation)
+    settings = {**settings_of([*QUICK, *NGRAMS], data_with_validation), "training.patience": 2}
     outcome = attempt(settings, tmp_path / "trial", 1, time.monotonic() + SOON, 10**12, prune)
     assert (outcome.end, outcome.epoch is not None, outcome.problem) == ("done", True, "")
     assert outcome.validation is not None
     assert all(0 <= accuracy <= 1 for _, accuracy in seen)
+    assert _so_far(tmp_path / "trial", []).startswith("at most about ")
 
 
 @pytest.mark.parametrize(("seconds", "memory", "end"), [(SOON, 10**7, "out of memory"), (0.5, 10**12, "out of time")])

@@ -19,7 +19,7 @@ POLL = 0.2  # seconds
 RUN = "run"
 PAGE = 4096  # bytes
 End = Literal["done", "pruned", "out of time", "out of memory", "failed", "killed"]
-ESTIMATE = re.compile(r"^time +(about [\d.]+ \w+)", re.MULTILINE)  # a line of training
+ESTIMATE = re.compile(r"^time +((?:at most )?about [\d.]+ \w+)", re.MULTILINE)  # a line of training
 
 
 @dataclass(frozen=True)
