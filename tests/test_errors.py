@@ -25,7 +25,7 @@ from crepe_dist.settings.config import GROUPS, Config
 from crepe_dist.settings.limits import Limits
 from crepe_dist.settings.schema import Name, Settings, Title, alternatives, limits
 from tests.commands import COMMANDS, parser_of
-from tests.conftest import FEATURE_LEN, QUICK, write_csv
+from tests.conftest import FEATURE_LEN, QUICK, USING, write_csv
 
 ROOT = Path(crepe_dist.__file__).parent
 OTHERS = [name for name in COMMANDS if name != "train"]
@@ -60,7 +60,7 @@ def refused(action: argparse.Action) -> Iterator[str]:
 
 
 def check(printed: str) -> None:
-    what, *more = printed.rstrip("\n").split("\n")
+    what, *more = USING.sub("", printed, count=1).rstrip("\n").split("\n")
     assert what.startswith("error: "), printed
     assert more, printed
     assert more[-1].startswith("  do:  "), printed

@@ -61,7 +61,7 @@ def test_killed_at_every_call_of_the_first_second(tmp_path, monkeypatch, supervi
         if not killed_at(number, partial(choose, name, fresh)):
             break
         folder = choose(name, fresh)
-        with folder.lock():
+        with next(folder.lock_in_steps(0, print)):
             assert {path.name for path in folder.path.iterdir()} - {"supervision"} == {
                 "run.json",
                 "config.yaml",
@@ -130,7 +130,7 @@ def test_the_lock_removes_what_killed_processes_left(tmp_path):
     kept = folder.path / "checkpoints" / "crepe_epoch_0_test_acc_5.0.json"
     for path in (*left, kept):
         path.touch()
-    with folder.lock(), atomic_text(folder.path / "later") as stream:
+    with next(folder.lock_in_steps(0, print)), atomic_text(folder.path / "later") as stream:
         stream.write(json.dumps(1))
     assert kept.exists()
     assert not any(path.exists() for path in left)

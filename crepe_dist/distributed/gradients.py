@@ -244,6 +244,7 @@ class HorovodTrainer(Trainer):
             self._around[width] = before, mx.nd.array([1] + [0] * rest, ctx=device)
         before, after = self._around[width]
         view(before)[start:] = row  # the last step has read it: each waits for its sum
+        loss = loss.astype("float32", copy=False)  # our own kernels sum losses in float64
         return mx.nd.concat(before.as_in_context(device), loss, after, dim=0)
 
 
