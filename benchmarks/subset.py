@@ -72,7 +72,6 @@ def _write(
     files = write_array(folder, f"{part.name}.labels.npy", labels)
     if part.weights is not None:
         files |= write_array(folder, WEIGHTS, part.weights[rows])
-    assert part.origins is not None
     files |= write_array(folder, file_of(part.name), part.origins[rows])
     size = max(1, SHARD_BYTES // feature_len)
     kept = [TEXTS] * (part.name != "train") + [IDS] * part.has_ids

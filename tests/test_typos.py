@@ -192,7 +192,8 @@ def test_an_error_hits_a_rare_character_as_a_whole(mode):
     assert ((characters != BLANK).sum(axis=1) == [*map(len, texts)]).all()
     assert np.array_equal(rare_characters.parted(characters, encoding), codes)
     labels = np.zeros(len(texts), np.int32)
-    data = Part(Path(), "test", labels, (codes,), np.array([0, len(texts)]), None, None, None, False)
+    starts, origins = np.array([0, len(texts)]), np.zeros((len(texts), 3), np.uint64)
+    data = Part(Path(), "test", labels, (codes,), starts, None, None, origins, False)
     noisy = with_typos(data, 0.1, encoding=encoding).codes(np.arange(len(texts)))
     decoded = [encoding.decode(row) for row in noisy]
     assert 0.05 < np.mean([one != other for one, other in zip(texts, decoded)]) < 0.9

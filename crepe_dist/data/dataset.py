@@ -71,7 +71,7 @@ class Part:
         starts: index of each shard's first row, then the number of rows, int64 [shards + 1].
         weights: weight of each row in the loss, float32 [rows]; ``None`` if all are equal.
         targets: classes of each row with their shares; ``None`` if each row has one class.
-        origins: where each row is from, uint64 [rows, 3], see ``origins``; ``None`` for copies in memory.
+        origins: where each row is from, uint64 [rows, 3], see ``origins``.
         has_ids: rows have ids.
     """
 
@@ -82,7 +82,7 @@ class Part:
     starts: npt.NDArray[np.int64]
     weights: Weights
     targets: Targets | None
-    origins: npt.NDArray[np.uint64] | None
+    origins: npt.NDArray[np.uint64]
     has_ids: bool
 
     def __len__(self) -> int:
@@ -112,7 +112,8 @@ class Part:
         weights = None if self.weights is None else np.tile(self.weights[rows], times)
         targets = None if self.targets is None else self.targets.some(rows, times)
         labels, codes = np.tile(self.labels[rows], times), (self.codes(rows),) * times
-        return Part(self.folder, "train", labels, codes, starts, weights, targets, None, False)
+        origins = np.tile(self.origins[rows], (times, 1))
+        return Part(self.folder, "train", labels, codes, starts, weights, targets, origins, False)
 
     def text(self, row: int) -> str | None:
         """Return the original text of a row; ``None`` if the split keeps no texts."""
@@ -176,7 +177,6 @@ class Dataset:
             UserError: the data set does not list such a source.
         """
         split = self.parts[part]
-        assert split.origins is not None
         source, line, digest = split.origins[row].tolist()
         listed = self.manifest["sources"]
         if source >= len(listed):

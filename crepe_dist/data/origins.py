@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 Numbers = npt.NDArray[np.uint64]
-COLUMNS = 3
+COLUMNS, HASH = 3, 2  # number of columns, and the column of hashes
 
 
 def file_of(part: str) -> str:

@@ -73,7 +73,7 @@ class Corpus:
         """Gather where texts are from, uint64 [n, 3]; see ``data/origins``."""
         found = np.empty((len(numbers), COLUMNS), np.uint64)
         for part, mine, rows in self._by_part(numbers):
-            found[mine] = part.origins[rows] if part.origins is not None else 0
+            found[mine] = part.origins[rows]
         return found
 
     def _by_part(self, numbers: Rows) -> Iterator[tuple[Part, Rows, Rows]]:

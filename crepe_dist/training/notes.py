@@ -7,7 +7,7 @@ from typing import Any
 
 from crepe_dist import machine
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.distributed.collectives import Collectives, once
 from crepe_dist.model.shape import Shape, steps_per_epoch
 from crepe_dist.settings.config import Config
 from crepe_dist.training.engine_setup import training_bytes
@@ -28,7 +28,7 @@ def notes(config: Config, data: Dataset, shape: Shape, device: Any, ranks: Colle
         few_validation_rows(data),
     ]
     if config.training.init_from is not None:
-        found.append(ranks.on_root("leaks", leaked_rows(config.training.init_from, data)) or "")
+        found.append(ranks.on_root("leaks", once(lambda: leaked_rows(str(config.training.init_from), data))) or "")
     if device.device_type == "cpu":
         found += [little_memory(shape, ranks.local_size), few_cores(ranks.local_size)]
     return [note for note in found if note]
