@@ -62,6 +62,6 @@ def test_the_worst_are_shown(place):
     line = dataset.origin("test", rows[0]).line
     assert lines[0] == f"  test.csv:{line}: {true} 0.1 %, predicted as {other} 90.0 %"
     assert lines[1].strip().startswith(str(dataset.parts["test"].text(rows[0]))[:60].strip())
-    page = score_tables.view(scores, dataset.classes, quotes(dataset, "test", rows), 100)
+    page = score_tables.view(scores, dataset.classes, quotes(dataset, "test", rows), dataset.encoding.to_dict())
     assert page["mistakes"][0]["place"] == f"test.csv:{line}"
     assert mistakes.worst(Scores(np.eye(3, dtype=int), 1.0, scores.reliability, []), dataset, "test") == ""

@@ -25,12 +25,13 @@ def score_labels(
 ) -> npt.NDArray[np.bool_] | None:
     """Score a split, also with typing errors; every rank calls this, and rank 0 writes the output.
 
-    Returns the documents with all labels right, bool [documents].
-
     Args:
         scoring: scores a split with the model's thresholds.
         given: flags of ``evaluate``.
         path: the checkpoint.
+
+    Returns:
+        The documents with all labels right, bool [documents], if they are known.
     """
     scores, encoding = scoring(split), dataset.encoding
     noisy = {rate: scoring(with_typos(split, rate, encoding=encoding)) if rate else scores for rate in given.typos}

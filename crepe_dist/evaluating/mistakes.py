@@ -49,8 +49,8 @@ def write(path: Path, predictor: Predictor, dataset: Dataset, part: str, right: 
         right: the documents that are predicted correctly, bool [documents].
     """
     wrong = np.flatnonzero(~right)
-    records = _one(predictor, dataset, part, wrong) if predictor.thresholds is None else None
-    write_csv(path, _several(predictor, dataset, part, wrong) if records is None else records, ["file", "line"])
+    records = _one if predictor.thresholds is None else _several
+    write_csv(path, records(predictor, dataset, part, wrong), ["file", "line"])
     return len(wrong)
 
 

@@ -187,7 +187,7 @@ def _page(scores: Scores, dataset: Dataset, predictor: Predictor, part: str, pat
         "checkpoint": path.name,
         "data": str(dataset.folder),
         "part": part,
-        "feature_len": predictor.encoding.feature_len,
+        "encoding": predictor.encoding.to_dict(),
     }
     quoted = quotes(dataset, part, [mistake.row for mistake in scores.mistakes])
     return score_page(scores, dataset.classes, quoted, about)

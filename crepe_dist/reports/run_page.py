@@ -43,7 +43,7 @@ def page(
         data: summary of the data set, if it is available.
     """
     classes, provenance, history = clean(record.classes), clean(record.made), record.history
-    length = int(record.about["encoding"]["feature_len"])
+    encoding = record.about["encoding"]
     split = "test" if "test" in record.scores else ""
     labels = record.label_scores.get("test")
     changed = record.changed()
@@ -58,7 +58,7 @@ def page(
         network=visible(run_findings.network(record)),
         warnings=clean([*run_findings.warnings(record, classes), *data_sentences.warnings(data)]),
         history=history,
-        scores=score_tables.view(record.scores[split], classes, quotes.get(split), length) if split else None,
+        scores=score_tables.view(record.scores[split], classes, quotes.get(split), encoding) if split else None,
         labels=label_page.view(labels, classes) if labels else None,
         measure=record.measure,
         no_texts=visible(no_texts),
@@ -96,7 +96,7 @@ def score_page(scores: Scores, classes: list[str], quotes: Sequence[Quote | None
 
     Args:
         quotes: texts of the worst mistakes.
-        about: values of ``checkpoint``, ``data``, ``part`` (the split) and ``feature_len``.
+        about: values of ``checkpoint``, ``data``, ``part`` (the split) and ``encoding``.
     """
     classes, about = clean(classes), clean(about)
     return render(
@@ -108,7 +108,7 @@ def score_page(scores: Scores, classes: list[str], quotes: Sequence[Quote | None
             ("loss", f"{scores.loss:.4f}", ["mean cross-entropy, in nats"]),
         ],
         labels=None,
-        scores=score_tables.view(scores, classes, quotes, about["feature_len"]),
+        scores=score_tables.view(scores, classes, quotes, about["encoding"]),
         no_texts="",
     )
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from crepe_dist import wording
+from crepe_dist.data.alphabet import read_of_long
 from crepe_dist.reports import score_figures
 from crepe_dist.reports.uncertainty import interval
 from crepe_dist.runs.run_record import Quote
@@ -26,13 +27,15 @@ THRESHOLDS = (6, 9, 12, 14)  # in intervals of the predicted probability: 40, 60
 SMALL_CALIBRATION_ERROR, LARGE_CALIBRATION_ERROR = 0.03, 0.1
 
 
-def view(scores: Scores, classes: list[str], quotes: Sequence[Quote | None] | None, feature_len: int) -> dict[str, Any]:
+def view(
+    scores: Scores, classes: list[str], quotes: Sequence[Quote | None] | None, encoding: Mapping[str, Any]
+) -> dict[str, Any]:
     """Compute the values for the template ``scores.html``.
 
     Args:
         classes: class names, after ``wording.clean``.
         quotes: texts of ``scores.mistakes``; ``None`` for texts that are not available, or instead of the list.
-        feature_len: number of characters that the network reads.
+        encoding: encoding of the texts, as in ``Encoding.to_dict``.
     """
     rows = table(scores, classes)
     weakest = sorted((row for row in rows if row["documents"]), key=lambda row: (row["f1"], -row["documents"]))[
@@ -44,7 +47,7 @@ def view(scores: Scores, classes: list[str], quotes: Sequence[Quote | None] | No
         for true, predicted, count in scores.confused(MAX_PAIRS)
     ]  # fmt: skip
     quotes = quotes if quotes is not None else [None] * len(scores.mistakes)
-    mistakes = [_mistake(each, classes, quote, feature_len) for each, quote in zip(scores.mistakes, quotes)]
+    mistakes = [_mistake(each, classes, quote, encoding) for each, quote in zip(scores.mistakes, quotes)]
     return {
         "documents": scores.documents,
         "wrong": scores.documents - int(np.trace(scores.confusion)),
@@ -232,9 +235,10 @@ def _interval(right: int, documents: int) -> str:
     return f"{100 * low:.0f}–{100 * high:.0f}"
 
 
-def _mistake(mistake: Mistake, classes: list[str], quote: Quote | None, feature_len: int) -> dict[str, Any]:
+def _mistake(mistake: Mistake, classes: list[str], quote: Quote | None, encoding: Mapping[str, Any]) -> dict[str, Any]:
     length = len(quote.text) if quote else 0
-    read = f"{number(feature_len)} of {number(length)} characters are read" if length > feature_len else ""
+    is_cut = length > encoding["feature_len"]
+    read = f"of {number(length)} characters, {read_of_long(encoding)} are read" if is_cut else ""
     return {
         "place": wording.visible(quote.place) if quote else f"row {number(mistake.row)}",
         "true": classes[mistake.true],
