@@ -66,7 +66,7 @@ def copy_in_steps(url: str, folder: Path) -> Generator[Progress, None, Path]:
         import fsspec
     except ImportError as error:
         raise UserError(
-            f"{shown} cannot be read", "URLs are read with the library fsspec", extra("remote", "'fsspec[http]'")
+            f"{shown} cannot be read", "URLs are read with the library fsspec", extra("remote", "fsspec")
         ) from error
     with _explained(url):
         system, path = fsspec.core.url_to_fs(url)
