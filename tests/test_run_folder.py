@@ -130,7 +130,9 @@ def test_the_lock_removes_what_killed_processes_left(tmp_path):
     kept = folder.path / "checkpoints" / "crepe_epoch_0_test_acc_5.0.json"
     for path in (*left, kept):
         path.touch()
-    with next(folder.lock_in_steps(0, print)), atomic_text(folder.path / "later") as stream:
+    lock = next(folder.lock_in_steps(0, print))
+    assert lock is not None
+    with lock, atomic_text(folder.path / "later") as stream:
         stream.write(json.dumps(1))
     assert kept.exists()
     assert not any(path.exists() for path in left)

@@ -45,7 +45,8 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         epochs: passes over the texts; ``None``: the default of ``crepe train``, as for the next two.
         learning_rate: initial learning rate.
         batch_size: texts per step, over all processes.
-        length: characters of a text that are read, its last ones; ``None``: enough for 99 % of the training texts.
+        length: characters of a text that are read, of a longer one its beginning and its end; ``None``: enough for 99 %
+            of the training texts.
         validation_fraction: share of the texts that choose the best epoch instead of being trained on; 0: the last
             epoch is the best.
         patience: stop after this many epochs without an improvement on the validation split; 0: never; ``None``: as
