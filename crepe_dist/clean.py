@@ -69,10 +69,9 @@ def main() -> None:
 
 
 def runs(folders: list[Path]) -> Iterator[RunFolder]:
-    """Yield the runs in these folders, and in the folders within."""
-    for folder in folders:
-        for path in sorted(folder.rglob(IDENTITY)):
-            yield RunFolder(path.parent)
+    """Yield the runs in these folders, and in the folders within, each once."""
+    paths = {path.parent.resolve(): path.parent for folder in folders for path in sorted(folder.rglob(IDENTITY))}
+    yield from filter(lambda run: run.is_run, map(RunFolder, paths.values()))
 
 
 def _clean(run: RunFolder, remove: bool) -> int:

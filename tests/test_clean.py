@@ -52,6 +52,19 @@ def test_it_lists_first_and_spares_runs_in_training_and_unfinished_ones(cleaned,
     assert cleaned("runs/done") == "0 B freed\n"
 
 
+def test_it_spares_files_that_training_did_not_write(cleaned, tmp_path):
+    run = finished_run(tmp_path / "runs" / "done").path
+    other = finished_run(tmp_path / "runs" / "other program").path
+    write_text(other / "run.json", '{"state": "of another program"}')
+    (run / "checkpoints" / "crepe_epoch_mine").mkdir()
+    write_text(run / "checkpoints" / "crepe_epoch_0.onnx", "mine")
+    before = set(other.rglob("*"))
+    cleaned("--yes", "runs", str(run))
+    assert set(other.rglob("*")) == before
+    assert {"crepe_epoch_mine", "crepe_epoch_0.onnx"} < {path.name for path in (run / "checkpoints").iterdir()}
+    assert not (run / "state").exists()
+
+
 def test_temporary_folders_of_killed_processes(cleaned, tmp_path):
     """A killed process leaves its folder; the next command removes it, and none that is in use."""
     code = f"""

@@ -883,7 +883,8 @@ class TestDamagedFolders:
     @pytest.mark.parametrize(
         ("file", "change"),
         [("test.labels.npy", lambda array: array + 99), ("train.labels.npy", lambda array: array - 7),
-         ("test.offsets-00000.npy", lambda array: array - 50), ("test.offsets-00000.npy", lambda array: array[::-1])],
+         ("test.offsets-00000.npy", lambda array: array - 50), ("test.offsets-00000.npy", lambda array: array[::-1]),
+         ("test.offsets-00000.npy", lambda array: [0, 1 << 62, 1 - (1 << 63), -(1 << 62), *array[4:]])],
     )  # fmt: skip
     def test_arrays_that_point_outside(self, folder, file, change):
         np.save(folder / file, change(np.load(folder / file)))

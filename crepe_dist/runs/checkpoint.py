@@ -37,6 +37,7 @@ ANOTHER = "choose another checkpoint, or delete the .json to load the file as pa
 Json = dict[str, Any]
 AnyScores = Union[Scores, LabelScores]
 EPOCH = re.compile(r"crepe_epoch_([0-9]{1,9})_")
+FILE = re.compile(EPOCH.pattern + r"test_(acc|f1)_[0-9.]+\.(params|json|scores\.json)")  # see ``file_name``
 
 
 def file_name(epoch: int, test_accuracy: float, *, several: bool = False) -> str:

@@ -43,7 +43,8 @@ def superfluous(folder: RunFolder, options: CheckpointOptions) -> list[Path]:
 def other_checkpoints(folder: RunFolder, keep: Collection[str]) -> list[Path]:
     """List the files of the checkpoints whose name is not in ``keep``, the parameters first."""
     kept = tuple(f"{Path(name).stem}." for name in keep)
-    found = (path for path in (folder.path / checkpoint.FOLDER).glob("crepe_epoch_*") if not path.name.startswith(kept))
+    files = (path for path in (folder.path / checkpoint.FOLDER).glob("*") if checkpoint.FILE.fullmatch(path.name))
+    found = (path for path in files if not path.name.startswith(kept))
     return sorted(found, key=lambda path: (path.suffix != ".params", path.name))
 
 

@@ -65,6 +65,11 @@ class RunFolder:
         return self.path / "verified" / f"{socket.gethostname()}.json"
 
     @property
+    def is_run(self) -> bool:
+        """Whether the folder is that of a run; other programs may write a ``run.json``, too."""
+        return {"model", "optimizer", "training", "data"} <= (_identity(self.path) or {}).keys()
+
+    @property
     def name(self) -> str:
         """Name given by ``--name``; empty if there is none."""
         try:

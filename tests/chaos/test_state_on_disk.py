@@ -57,7 +57,7 @@ def finished_run(path: Path) -> RunFolder:
     for epoch in range(4):
         for suffix in ("params", "json", "scores.json"):
             write_text(made(path / "checkpoints") / f"crepe_epoch_{epoch}_test_acc_9{epoch}.5.{suffix}", suffix)
-    write_text(path / "run.json", "{}")
+    write_json(path / "run.json", {"model": {}, "optimizer": {}, "training": {}, "data": "0"})
     state.save(run.state, snapshot(2), state.save(run.state, snapshot(1)))
     write_text(made(run.state / ".partial-1") / "parameters.safetensors", "half")
     write_text(path / ".config.yaml.123", "half")
