@@ -11,15 +11,19 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import crepe_dist
 from crepe_dist import command as commands
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.errors import UserError
+from crepe_dist.files import read_json
+from crepe_dist.model import parameters
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import Split
 from crepe_dist.preparing.sources import find_sources
+from crepe_dist.runs import checkpoint
 from crepe_dist.settings import config
 from crepe_dist.settings.config import GROUPS, Config
 from crepe_dist.settings.limits import Limits
@@ -394,6 +398,14 @@ def test_files_that_are_not_what_is_wanted(place, said, name):
 )
 def test_what_does_not_go_together(place, said, arguments, message):
     assert message in said(*arguments, cwd=place)
+
+
+def test_a_network_that_overflows(place, said, tmp_path):
+    path = checkpoint.find(str(place / "run"))
+    arrays = {name: np.full_like(array, 3e38) for name, array in parameters.load(path).items()}
+    huge = checkpoint.write(tmp_path, arrays, read_json(path.with_suffix(".json")))
+    for arguments in (("predict", huge, "--text", "x"), ("evaluate", huge, "--data", "data3")):
+        assert "answers with NaN or infinity" in said(*arguments, cwd=place)
 
 
 def test_every_error_says_what_to_do():

@@ -318,6 +318,8 @@ class TestRefusals:
         def predict(texts):
             if "secret" in texts[0]:
                 raise ValueError(texts[0])
+            if texts[0] == "too large":
+                raise UserError("w", "y", "d")
             time.sleep(0.5)
             return by_length(texts)
 
@@ -328,6 +330,8 @@ class TestRefusals:
             failed = client.post("/predict", json={"text": "my secret"})
             assert (failed.status_code, failed.json()["error"]["what"]) == (500, "the service failed")
             assert failed.headers["x-content-type-options"] == "nosniff"
+            refused = client.post("/predict", json={"text": "too large"})
+            assert (refused.status_code, refused.json()["error"]) == (500, {"what": "w", "why": "y", "do": "d"})
         said = capfd.readouterr().err
         assert "ValueError" in said
         assert "secret" not in said.replace('if "secret" in', "")
@@ -467,12 +471,18 @@ class TestBatcher:
         ]
 
     def test_a_failure_is_told_and_survived(self):
+        go_on = threading.Event()
+
         def predict(texts):
-            if texts[0] == "bad":
+            assert go_on.wait(SECONDS)
+            if "bad" in texts:
                 raise ValueError("no")
             return by_length(texts)
 
         batcher = Batcher(predict, explain=by_letter)
+        together = [batcher.submit([text]) for text in ("first", "a", "bad", "b")]
+        go_on.set()
+        assert [each.result(SECONDS) for each in (together[1], together[3])] == [by_length(["a"]), by_length(["b"])]
         with pytest.raises(ValueError, match="no"):
             batcher.submit(["bad"]).result(SECONDS)
         assert batcher.submit(["good"]).result(SECONDS) == by_length(["good"])

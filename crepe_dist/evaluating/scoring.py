@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from crepe_dist.data.dataset import SAMPLE, Dataset
+from crepe_dist.data.dataset import SAMPLE, Dataset, Part
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.data.typos import with_typos
 from crepe_dist.distributed.collectives import Collectives
@@ -21,11 +22,12 @@ from crepe_dist.evaluating import mistakes
 from crepe_dist.evaluating.label_scoring import score_labels
 from crepe_dist.evaluating.typo_table import typo_table
 from crepe_dist.files import write_json, write_text
-from crepe_dist.predicting.predictor import Foreign, Predictor, open_checkpoint
+from crepe_dist.predicting.predictor import Foreign, Predictor, check_finite, open_checkpoint
 from crepe_dist.reports import data_page, run_findings
 from crepe_dist.reports.run_page import score_page
 from crepe_dist.reports.score_tables import unanswered
 from crepe_dist.runs import checkpoint
+from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.run_record import RunRecord, open_run, quotes
 from crepe_dist.runs.scores import Scores
 from crepe_dist.settings import arguments
@@ -47,15 +49,14 @@ def score(given: Any, world: Collectives) -> None:
         checkpoint.announce(path)
     dataset, predictor = _open(path, given, world)
     split = dataset.parts[given.part]
+    options = {"batch_size": given.batch_size, "world": world}
     if predictor.thresholds is not None:
-        labelling = partial(evaluate_labels, predictor.engine, batch_size=given.batch_size, world=world)
-        right = score_labels(partial(labelling, thresholds=predictor.thresholds), split, dataset, given, world, path)
+        labelling = partial(evaluate_labels, predictor.engine, **options, thresholds=predictor.thresholds)
+        right = score_labels(_finite(labelling), split, dataset, given, world, path)
         if world.is_root:
             _write_mistakes(given, predictor, dataset, right)
         return
-    scoring = partial(
-        evaluate, predictor.engine, batch_size=given.batch_size, world=world, calibration=predictor.calibration
-    )
+    scoring = _finite(partial(evaluate, predictor.engine, **options, calibration=predictor.calibration))
     scores, encoding = scoring(split), dataset.encoding
     noisy = {rate: scoring(with_typos(split, rate, encoding=encoding)) if rate else scores for rate in given.typos}
     if world.is_root:
@@ -70,6 +71,17 @@ def score(given: Any, world: Collectives) -> None:
             write_json(given.json, numbers)
         if given.html is not None:
             write_text(given.html, _page(scores, dataset, predictor, given.part, path))
+
+
+def _finite(scoring: Callable[[Part], AnyScores]) -> Callable[[Part], Any]:
+    """Refuse scores with a loss that is not finite; it is the same on every rank."""
+
+    def checked(split: Part) -> AnyScores:
+        scores = scoring(split)
+        check_finite(scores.loss)
+        return scores
+
+    return checked
 
 
 def _open(path: Path, given: Any, world: Collectives) -> tuple[Dataset, Predictor]:

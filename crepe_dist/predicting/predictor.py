@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Codes, Encoding
 from crepe_dist.data.composition import Composition
@@ -96,11 +97,9 @@ class Predictor:
         Raises:
             UserError: they are not finite.
         """
-        logits = self.engine.logits(codes) / np.float32(self.calibration.temperature)
-        if not np.isfinite(logits).all():
-            raise UserError(
-                "the network answers with NaN or infinity", "its parameters are too large", "choose another checkpoint"
-            )
+        with np.errstate(over="ignore", invalid="ignore"):
+            logits = self.engine.logits(codes) / np.float32(self.calibration.temperature)
+        check_finite(logits)
         return np.asarray(logits)
 
     def predict(self, texts: Iterable[str]) -> list[Prediction]:
@@ -175,6 +174,14 @@ class Predictor:
 
     def _capped(self, batch_size: int) -> int:
         return max(1, min(batch_size, MAX_CODES // self.encoding.feature_len))
+
+
+def check_finite(answer: npt.ArrayLike) -> None:
+    """Raise ``UserError`` unless logits, or a loss, are finite."""
+    if not np.isfinite(answer).all():
+        raise UserError(
+            "the network answers with NaN or infinity", "its parameters are too large", "choose another checkpoint"
+        )
 
 
 def sigmoid(logits: Logits) -> Logits:

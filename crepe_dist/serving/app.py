@@ -13,6 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
+from crepe_dist.errors import UserError
 from crepe_dist.predicting.answers import explained
 from crepe_dist.predicting.model_summary import ModelSummary
 from crepe_dist.reports import classify_page
@@ -118,6 +119,10 @@ def create_app(
     @app.exception_handler(Problem)
     async def refuse(request: Request, problem: Problem) -> Response:
         return problem.response()
+
+    @app.exception_handler(UserError)
+    async def fail_for_a_reason(request: Request, error: UserError) -> Response:
+        return Problem(500, error.what, error.why, error.remedy).response()
 
     @app.exception_handler(HTTPException)
     async def refuse_path(request: Request, error: HTTPException) -> Response:

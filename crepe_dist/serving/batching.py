@@ -114,9 +114,11 @@ class Batcher:
             for job in jobs:
                 job.answer.set_result([next(predictions) for _ in job.texts])
         except Exception as error:
-            for job in jobs:
-                if not job.answer.done():
-                    job.answer.set_exception(error)
+            if len(jobs) == 1:
+                jobs[0].answer.set_exception(error)
+            else:  # of one request, perhaps, which is no reason to refuse the others
+                for job in jobs:
+                    self._answer([job])
 
 
 def _has_ended(job: _Explaining) -> bool:

@@ -153,6 +153,7 @@ class _Totals:
             self.mistakes = worst(self.mistakes + mistakes)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # NaN after a divergence
 def _log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Compute the logarithms of the probabilities, float32 [n, classes]."""
     logits = logits - logits.max(axis=1, keepdims=True)
