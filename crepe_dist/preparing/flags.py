@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
@@ -272,6 +273,7 @@ def _local_steps(given: Any, page: Callable[[dict[str, Any]], str], command: str
         raise UserError(
             "--corrections excludes --part", "all rows are needed to apply them", "prepare the data on one machine"
         )
+    arguments.check_output(given.propose_labels, "--propose-labels")
     labelling, columns = _labelling(given)
     wanted = Wanted(given.label, given.title, tuple(given.text or ()), given.weight, columns, given.id)
     reading = Reading(given.format, given.header, wanted, labelling, given.strip_html)
@@ -292,6 +294,7 @@ def _local_steps(given: Any, page: Callable[[dict[str, Any]], str], command: str
     test, validation = _file_or_share(given.test), _file_or_share(given.validation)
     files = {name: part for name, part in (("test", test), ("validation", validation)) if isinstance(part, str)}
     sources = find_sources(given.source, reading=reading, **files)
+    _check_not_read(given.propose_labels, [*(s.path for s in sources.files), given.corrections, given.merge_labels])
     if copies:  # a name that had to be a path does not say where the copy was
         named = (replace(source, name=source.name.replace(f"{copies}/", "")) for source in sources.files)
         sources = Sources(tuple(named))
@@ -316,6 +319,14 @@ def _local_steps(given: Any, page: Callable[[dict[str, Any]], str], command: str
     )
     fit = Fit(length == AUTO, _fitted_alphabet(given), bool(given.fold_accents))
     return (yield from prepare_in_steps(sources, given.out, encoding, split, options, fit))
+
+
+def _check_not_read(proposal: Path | None, read: Sequence[Path | None]) -> None:
+    """Refuse to replace a file that is read, such as a source, by a proposal of labels."""
+    if proposal is not None and proposal.resolve() in [path.resolve() for path in read if path is not None]:
+        raise UserError(
+            f"--propose-labels {proposal} is a file that is read", "it would be replaced", "name another file"
+        )
 
 
 def _labelling(given: Any) -> tuple[Labelling, tuple[str, ...]]:
