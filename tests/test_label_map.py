@@ -10,7 +10,7 @@ import pytest
 import crepe_dist
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.label_map import read_map, variants
+from crepe_dist.preparing.label_map import read_map, variants, write_map
 
 LABELS = ["billing", "Billing ", "biling", "log in", "login", "plan a", "plan b", "sport"]
 TEXTS = [f"text number {row}" for row in range(240)]
@@ -45,7 +45,7 @@ def test_many_labels_take_little_time():
 def test_a_proposal_can_be_applied(tmp_path):
     table = {"text": TEXTS, "label": labels()}
     summary = crepe_dist.prepare(table, tmp_path / "out", propose_labels=tmp_path / "map.csv")
-    assert (tmp_path / "map.csv").read_text() == "from,to\nBilling,billing\nbiling,billing\nlogin,log in\n"
+    assert dict(read_map(tmp_path / "map.csv")) == {"Billing": "billing", "biling": "billing", "login": "log in"}
     (warning,) = (each for each in summary["warnings"] if "look like variants" in each["what"])
     assert "--merge-labels map.csv" in warning["do"]
     assert "'biling' like 'billing'" in warning["why"]
@@ -57,6 +57,23 @@ def test_a_proposal_can_be_applied(tmp_path):
     several = {"text": TEXTS[:40], "label": [["billing", "biling"], ["plan a", "sport"]] * 20}
     crepe_dist.prepare(several, tmp_path / "many", labels="several", merge_labels=tmp_path / "map.csv", test=0.1)
     assert open_dataset(tmp_path / "many").classes == ["billing", "plan", "sport"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("train.csv", "is a file that is read"), ("none/map.csv", "there is no such folder")]
+)
+def test_a_proposal_replaces_no_file_that_is_read(tmp_path, name, said):
+    (tmp_path / "train.csv").write_text(content := "".join(f"{row % 3},{text}\n" for row, text in enumerate(TEXTS)))
+    with pytest.raises(UserError) as caught:
+        crepe_dist.prepare(tmp_path / "train.csv", tmp_path / "out", propose_labels=tmp_path / name)
+    assert said in str(caught.value)
+    assert (tmp_path / "train.csv").read_text() == content
+
+
+def test_labels_that_a_spreadsheet_would_compute(tmp_path):
+    write_map(tmp_path / "map.csv", {"=Refund": "=refund", "a,b": "a b"})
+    assert (tmp_path / "map.csv").read_text() == "from,to\n'=Refund,'=refund\n\"a,b\",a b\n"
+    assert read_map(tmp_path / "map.csv") == (("=Refund", "=refund"), ("a,b", "a b"))
 
 
 def test_parts_and_numbered_classes_are_merged_too(tmp_path, monkeypatch):

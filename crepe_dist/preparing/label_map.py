@@ -7,8 +7,9 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
+from crepe_dist import spreadsheet
 from crepe_dist.errors import UserError
-from crepe_dist.files import MAX_NAMES_BYTES, read_bytes, write_text
+from crepe_dist.files import MAX_NAMES_BYTES, read_bytes, write_csv
 
 Pairs = tuple[tuple[str, str], ...]  # labels as read, and the classes that they become
 HEADER = ["from", "to"]
@@ -26,7 +27,8 @@ def read_map(path: Path) -> Pairs:
     again = "write from,to in each line, such as: Billing,billing"
     try:
         text = read_bytes(path, MAX_NAMES_BYTES).decode("utf-8-sig")
-        rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text, newline=""), strict=True)]
+        lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+        rows = [[spreadsheet.original(cell).strip() for cell in row] for row in lines]
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"--merge-labels: {path} cannot be read", str(error)[:300], again) from error
     for number, row in enumerate(rows, start=1):
@@ -46,9 +48,7 @@ def read_map(path: Path) -> Pairs:
 
 def write_map(path: Path, proposed: Mapping[str, str]) -> None:
     """Write a map of labels, with a header."""
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows([HEADER, *proposed.items()])
-    write_text(path, stream.getvalue())
+    write_csv(path, (dict(zip(HEADER, pair)) for pair in proposed.items()), HEADER)
 
 
 def variants(rows: Mapping[str, int]) -> dict[str, str]:
