@@ -285,20 +285,20 @@ class TestPredict:
         os.utime(first / "result.json", (1, 2_000_000_001))
         os.utime(second / "result.json", (1, 2_000_000_000))
         os.utime(first / "checkpoints", (1, 1))  # removing old checkpoints does not make a run newer
+        os.utime(training / "checkpoints", (1, 2_000_000_002))
         monkeypatch.chdir(tmp_path)
         assert checkpoint.announce(find(None)).parent.parent.name == "b"
         for done in (first, second):
             (done / "result.json").unlink()
-        os.utime(training / "checkpoints", (1, 2_000_000_002))
         assert checkpoint.announce(find(None)).parent.parent.name == "c"
         assert [line.endswith("(its run has not finished)") for line in capsys.readouterr().err.splitlines()] == [
             False,
             True,
         ]
 
-    @pytest.mark.parametrize("name", ["predict", "evaluate", "export"])
+    @pytest.mark.parametrize("name", ["evaluate", "export"])
     def test_the_checkpoint_is_named(self, place, tmp_path, name):
-        flags = {"predict": ["--text", "a zig"], "evaluate": [], "export": ["--format", "crepe", "--out", tmp_path]}
+        flags = {"evaluate": [], "export": ["--format", "crepe", "--out", tmp_path]}
         done = subprocess.run(command(name, *flags[name]), cwd=place, capture_output=True, text=True, check=True)
         (run_dir,) = (place / "runs").iterdir()
         assert done.stderr.splitlines()[0] == f"using {find(str(run_dir)).relative_to(place)}"
