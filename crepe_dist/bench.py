@@ -6,7 +6,6 @@ import argparse
 import json
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from crepe_dist.benchmarking import peers_environment, projection_flags, project
 from crepe_dist.distributed.device import pick
 from crepe_dist.distributed.launch import detect, import_mxnet
 from crepe_dist.errors import UserError
+from crepe_dist.scratch import scratch
 from crepe_dist.settings import arguments
 from crepe_dist.wording import percent
 
@@ -72,8 +72,8 @@ def main() -> None:
 
     device = pick(given.device)
     sizes = TINY if given.tiny else QUICK if given.quick else Sizes()
-    with tempfile.TemporaryDirectory() as folder:
-        figures = run(sizes, Path(folder), _say, device, python)
+    with scratch() as folder:
+        figures = run(sizes, folder, _say, device, python)
     _show(figures)
     if given.json is not None:
         flat = figures.pop("ratios") | figures

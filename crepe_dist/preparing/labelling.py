@@ -23,6 +23,10 @@ WHITE_SPACE = "space"  # as --label-separator
 MANY = "several labels"
 FASTTEXT = "__label__"
 
+# Keep the spelling of numbers: they may be labels, and converting a million digits would take long.
+# NaN, which Python writes for a missing value, is one.
+DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant={"NaN": None}.get)
+
 
 @dataclass(frozen=True)
 class Labelling:
@@ -173,10 +177,6 @@ def _json(cell: str, start: str) -> Any:
     if not cell.lstrip().startswith(start):
         return None
     try:
-        return _DECODER.decode(cell.strip())
+        return DECODER.decode(cell.strip())
     except (ValueError, RecursionError):
         return None
-
-
-# Keep the spelling of numbers, which may be labels.
-_DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant={"NaN": None}.get)

@@ -159,7 +159,7 @@ def _protocol(timeout: float) -> type[H11Protocol]:
 
         @property
         def is_answered(self) -> bool:
-            """Whether a complete request is being answered, and the client reads the answer."""
+            """Return whether a complete request is being answered, and the client reads the answer."""
             return self.conn.their_state not in (h11.IDLE, h11.SEND_BODY) and self._reader_timeout is None
 
         def connection_lost(self, exc: Exception | None) -> None:

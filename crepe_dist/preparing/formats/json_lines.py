@@ -16,14 +16,11 @@ from crepe_dist.preparing.formats.columns import LABELS, Wanted, choose_named
 from crepe_dist.preparing.formats.lines import LineCutter
 from crepe_dist.preparing.formats.rows import MAX_RECORD, BadRow, Block, Parsed, Row, Share, excerpt, too_long
 from crepe_dist.preparing.formats.stream import Stream
-from crepe_dist.preparing.labelling import MANY, cell_of
+from crepe_dist.preparing.labelling import DECODER, MANY, cell_of
 
 LOOK_AT = 200  # rows from which columns are chosen
 MAX_DEPTH = 4  # levels of nested objects whose keys are listed
 MAX_LITERAL = 1 << 16  # characters of a Python literal; parsing takes about 100 times its length in memory
-# Keep the spelling of numbers: they may be labels, and converting a million digits would take long.
-# NaN, which Python writes for a missing value, is one.
-_DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant={"NaN": None}.get)
 
 
 @dataclass(frozen=True)
@@ -160,7 +157,7 @@ def _load(line: bytes, *, literals: bool) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
     try:
-        record = _DECODER.decode(text)
+        record = DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         if not literals:
             raise ValueError(f"not JSON: {error}") from None
