@@ -104,6 +104,9 @@ class TestTables:
             ("one\ntwo\n", {}, "has only one column"),
             ("GIF\0\1\n\2\0\n", {}, "a.csv is a binary file"),
             ("x,a\ny,b\n", {"label": "kind"}, "has no column 'kind'"),
+            ("label,text\nx,a\n", {"title": "2", "text": "text"}, "column 2 would be read twice"),
+            ("label,text\nx,a\n", {"text": "label"}, "column 1 would be read twice"),
+            ("x,a\ny,b\n", {"text": "1"}, "column 1 would be read twice"),
         ],
     )
     def test_columns_that_are_not_clear_are_asked_for(self, tmp_path, content, reading, message):

@@ -173,7 +173,7 @@ def choose_named(
             places[what] = left[0]
     joined = tuple(i for i in (places["title"], places["text"], *texts[1:]) if i is not None)
     labels = tuple(_position(file, names, "label-columns", name) for name in wanted.labels)
-    return Chosen(places["label"], joined, places["weight"], labels, places["id"])
+    return _distinct(file, Chosen(places["label"], joined, places["weight"], labels, places["id"]))
 
 
 def _remembered(file: str, names: Sequence[str], texts: tuple[str, ...]) -> tuple[str, ...]:
@@ -284,7 +284,20 @@ def choose_numbered(
         return Chosen(label, texts, weight, labels, id_)
     named = [("title", wanted.title), *(("text", name) for name in wanted.texts)]
     texts = tuple(position(what, given) for what, given in named if given is not None)
-    return Chosen(label, texts, weight, labels, id_)
+    return _distinct(file, Chosen(label, texts, weight, labels, id_))
+
+
+def _distinct(file: str, chosen: Chosen) -> Chosen:
+    """Refuse a column that is chosen twice; only an id may be read as a text, too."""
+    count = Counter((chosen.label, chosen.weight, *chosen.labels, *chosen.texts))
+    twice = next((place + 1 for place, times in count.items() if place is not None and times > 1), None)
+    if twice is not None:
+        raise UserError(
+            f"{file}: column {twice} would be read twice",
+            "a column can be one of label, text, title, weight and class",
+            "name another column, such as the text with --text-column",
+        )
+    return chosen
 
 
 def _flag(what: str) -> str:
