@@ -61,7 +61,9 @@ def main() -> None:
         freed += _listed(path)
         if given.yes:
             shutil.rmtree(path, ignore_errors=True)
-    if given.yes or not freed:
+    if not freed:
+        print("nothing to remove")
+    elif given.yes:
         print(f"{size(freed)} freed")
     else:
         again = " ".join([invocation.typed("clean"), *map(shlex.quote, map(str, given.folders)), "--yes"])

@@ -98,6 +98,7 @@ def main() -> None:
     if found.errors:
         corrections = shlex.quote(str(out / ERRORS))
         _say(f"apply them, once read: {invocation.typed('prepare')} SOURCE --corrections {corrections} --out DIR")
+        _say(f"with the other flags that prepared {given.data}; the command is in its report.html")
 
 
 def _unlabelled(name: str | None) -> list[Input]:

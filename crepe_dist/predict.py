@@ -28,9 +28,12 @@ from crepe_dist.predicting.prediction import NONE, Prediction
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.rows import EMPTY
 from crepe_dist.preparing.sources import PIPE, Reading, by_suffix
+from crepe_dist.runs import checkpoint
 from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import shortened, whole
 from crepe_dist.wording import counted, listed, percent
+
+DATA = "data/sample"  # where --random finds documents by default
 
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import Predictor
@@ -103,7 +106,7 @@ def parser() -> arguments.Parser:
         metavar="N",
         help="classify N random documents of --data, and show their true class",
     )
-    group.add_argument("--data", metavar="DIR", default="data/sample", help="prepared folder; default: data/sample")
+    group.add_argument("--data", metavar="DIR", help=f"prepared folder for --random; default: {DATA}")
     group.add_argument("--part", choices=PARTS, default="test", help="split for --random; default: test")
     group.add_argument("--seed", type=whole(0, (1 << 63) - 1), metavar="N", help="random seed for --random")
 
@@ -144,10 +147,9 @@ def _check(given: Any) -> None:
     if given.title is not None and len(given.text or ()) != 1:
         raise UserError("--title requires one --text", remedy="for a column of a file, use --title-column")
     if given.checkpoint is not None and not os.path.exists(given.checkpoint):
-        raise UserError(
-            f"{shortened(given.checkpoint)} does not exist",
-            remedy='name a run folder or a .params file; to classify a text, use --text "hello"',
-        )
+        remedy = checkpoint.missing(Path(given.checkpoint)).remedy
+        remedy += f'{"" if remedy.endswith("?") else ";"} to classify a text, use --text "hello"'
+        raise UserError(f"{shortened(given.checkpoint)} does not exist", remedy=remedy)
     if given.checkpoint is not None and os.path.isfile(given.checkpoint) and by_suffix(Path(given.checkpoint)):
         file = shortened(given.checkpoint)
         raise UserError(
@@ -163,6 +165,13 @@ def _check(given: Any) -> None:
         )
     if sum(value is not None for value in (given.text, given.file, given.random)) > 1:
         raise UserError("--text, --file and --random exclude each other", remedy="use only one of them")
+    if given.random is None and (given.data is not None or given.seed is not None):
+        flag = "--seed" if given.data is None else "--data"
+        raise UserError(
+            f"{flag} requires --random",
+            "predict classifies a text, a file, or random documents of a prepared folder",
+            "add --random 20; to score a model on a prepared folder, use evaluate",
+        )
     file_flags = (given.input_format, given.text_column, given.title_column, given.id)
     if (given.text is not None or given.random is not None) and (any(file_flags) or given.header != "auto"):
         raise UserError("--input-format, --header and the columns require a file", remedy="add --file FILE")
@@ -276,15 +285,15 @@ def _output(path: Path | None) -> Iterator[TextIO]:
 
 def _predict_random(predictor: Predictor, given: Any, explaining: Explaining | None) -> None:
     """Classify random documents like the original notebook: text, true class, predicted class, right or wrong."""
-    dataset = open_dataset(given.data)
+    dataset = open_dataset(given.data or DATA)
     part = dataset.parts.get(given.part)
     if part is None:
         raise UserError(
-            f"{given.data} has no {given.part} split", f"it has {', '.join(dataset.parts)}", "choose another --part"
+            f"{dataset.folder} has no {given.part} split", f"it has {', '.join(dataset.parts)}", "choose another --part"
         )
     if dataset.classes != predictor.classes:
         raise UserError(
-            f"{given.data} and the checkpoint have different classes",
+            f"{dataset.folder} and the checkpoint have different classes",
             f"checkpoint: {', '.join(predictor.classes)}; data: {', '.join(dataset.classes)}",
             "name the data set of the checkpoint with --data",
         )

@@ -91,6 +91,13 @@ def prepare(
             """Write a table to a file, and return its path; return the names of files as they are."""
             nonlocal wanted
             if not is_table(given):
+                for each in given if isinstance(given, (list, tuple)) else (given,):
+                    if not isinstance(each, (str, Path, float, int, type(None))):
+                        raise UserError(
+                            f"the {name} cannot be of type {type(each).__name__}",
+                            "a table has a column of texts and one of labels",
+                            'give a data frame, {"text": texts, "label": labels}, or the name of a file',
+                        )
                 return given
             path = folder / name
             found = write_table(given, path, wanted if name == "table" else replace(wanted, weight=None))
@@ -127,7 +134,9 @@ def _for_python(error: UserError) -> UserError:
         text = re.sub(r"repeat the flag: ((?:--\S+ \S+ ?)+)", lambda each: f"give text={each[1].split()[1::2]}", text)
         text = re.sub(r"--labels (one|several|soft)\b", r'labels="\1"', text)
         text = re.sub(r"--(text|title|label|weight)-column\b", r"--\1", text)
-        text = re.sub(r"--([a-z]+(?:-[a-z]+)*)(?: (?=[\dA-Z'\"]))?", lambda flag: f"{flag[1].replace('-', '_')}=", text)
+        text = re.sub(
+            r"--([a-z]+(?:-[a-z]+)*)(?:=| (?=[\dA-Z'\"]))?", lambda flag: f"{flag[1].replace('-', '_')}=", text
+        )
         setattr(error, name, text)
     return error
 

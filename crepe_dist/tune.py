@@ -20,7 +20,7 @@ from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import real, whole
 from crepe_dist.tuning.search import BEST, TABLE, Search, Trial
 from crepe_dist.tuning.search_space import DEFAULTS
-from crepe_dist.wording import duration, nth, percent
+from crepe_dist.wording import counted, duration, nth, percent
 
 MOST_MEMORY = 0.8  # of the memory that is available at the start
 SHOWN = 10  # trials in the table
@@ -136,7 +136,7 @@ def _show(search: Search, out: Path, console: Console, more: str) -> None:
         )
     console.print(table)
     lines = [
-        f"{len(trials)} trials, {len(done)} finished; the validation split chose the best",
+        f"{counted(len(trials), 'trial')}, {len(done)} finished; the validation split chose the best",
         f"all trials   {out / TABLE}",
         f"its model    {search.checkpoint(best, out)}",
         f"train it     {invocation.typed('train')} --config {out / BEST}",

@@ -49,7 +49,7 @@ def test_it_lists_first_and_spares_runs_in_training_and_unfinished_ones(cleaned,
     assert {path.name for path in unfinished.state.iterdir()} == {"step_00000001_0000", "step_00000002_0000"}
     assert len(list((unfinished.path / "checkpoints").iterdir())) == 12
     assert busy.state.is_dir()
-    assert cleaned("runs/done") == "0 B freed\n"
+    assert cleaned("runs/done") == "nothing to remove\n"
 
 
 def test_it_spares_files_that_training_did_not_write(cleaned, tmp_path):

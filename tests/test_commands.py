@@ -59,6 +59,8 @@ def test_prepare(tmp_path, complaint):
         ([], "there is nothing to prepare"),
         (["mine.csv"], "--out is missing"),
         (["mine.csv", "--out", "out"], "out exists"),
+        (["out", "--out", "new"], "out is a prepared data set"),
+        (["mine.csv", "--out", "new", "--merge-labels", "nowhere.csv"], "why: No such file or directory"),
         (["nowhere.csv", "--out", "new"], "nowhere.csv does not exist"),
         (["mine.csv", "--out", "new", "--processes", "0"], "--processes is 0"),
         (["mine.csv", "--out", "new", "--max-bad", "2"], "--max-bad is 2"),
@@ -257,6 +259,7 @@ class TestPredict:
         ("flags", "message"),
         [
             (["nowhere"], "nowhere does not exist"),
+            (["--text", "x", "--data", "data"], "--data requires --random"),
             (["few.csv"], "predict --file few.csv"),
             (["--file", "nowhere.txt"], "nowhere.txt does not exist"),
             (["--file", "few.csv", "--text", "body"], "predict --file few.csv --text-column body"),
@@ -379,6 +382,12 @@ class TestEvaluate:
         find(str(copy)).unlink()
         other = next((copy / "checkpoints").glob("*.params"))
         assert other.name in run(command("evaluate", other), place)
+
+    def test_a_run_that_is_named_without_its_folder_or_in_part(self, place, complaint):
+        (name,) = (run_dir.name for run_dir in (place / "runs").iterdir())
+        for given in (["predict", name], ["evaluate", f"runs/{name[:-3]}"], ["compare", name, name]):
+            assert f"did you mean runs/{name}?" in complaint(*given, cwd=place)
+        assert "by a flag: --data data/three" in complaint("evaluate", "data/three", cwd=place)
 
     def test_any_number_of_processes_gives_the_same_numbers(self, place):
         for processes, name in ((1, "one.json"), (3, "three.json")):

@@ -99,6 +99,8 @@ class TestTables:
         [
             ("label,one,two\nx,a,b\n", {}, "which column is the text"),
             ("one,text,two\na,b,c\n", {}, "which column is the label"),
+            (("Kategorie;Größe\n" + "x;1\n" * 9).encode("cp1252"), {}, "the first line of a.csv is not UTF-8"),
+            ("label;text;Größe\nx;aa;1\n".encode("cp1252"), {}, "the first line of a.csv is not UTF-8"),
             ("label,text\nx,a\n", {"text": "body"}, "has no column 'body'"),
             ("x,a\ny,b\n", {"label": "3"}, "has no column '3'"),
             ("one\ntwo\n", {}, "has only one column"),
@@ -316,6 +318,11 @@ class TestJsonLines:
         got = read(tmp_path, "b.jsonl", content, label="meta.kind", text="data.body")
         assert got.rows == [(1, "x", "words")]
         assert got.reasons[0][1].startswith("no such key: 'data.body'")
+
+    def test_a_list_is_suggested_as_several_labels(self, tmp_path):
+        with pytest.raises(UserError, match="which column is the label") as caught:
+            read(tmp_path, "a.jsonl", '{"id": 1, "text": "a", "tags": ["x", "y"]}\n')
+        assert caught.value.remedy.endswith("tags is a list: --labels several --label tags")
 
     def test_chosen_keys(self, tmp_path):
         content = '{"kind": "x", "head": "A", "body": "b"}\n{"kind": "x", "head": null, "body": "c"}\n'

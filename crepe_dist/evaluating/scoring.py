@@ -125,7 +125,8 @@ def _check(predictor: Predictor, dataset: Dataset, split: str, path: Path, *, is
             "the checkpoint and the data set have different encodings",
             f"checkpoint ({name}): {mine.described()}; data set ({dataset.folder}): {theirs.described()}",
             "name a run that was trained on this data set, or use --data to name the data set that the run was trained "
-            f"on, or one prepared with {mine.flags(path.with_suffix('.json'))}",
+            f"on, or one prepared with {mine.flags(path.with_suffix('.json'))}"
+            + (" --strip-html" if predictor.composition.strip_html else ""),
         )
     if predictor.composition.strip_html != dataset.composition.strip_html:
         model = "strips" if predictor.composition.strip_html else "does not strip"

@@ -22,6 +22,7 @@ from crepe_dist.data.targets import ONE, Targets, described, file_of, main_class
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync
 from crepe_dist.preparing.auto_encoding import fit
+from crepe_dist.preparing.formats.rows import FROM_WINDOWS
 from crepe_dist.preparing.job import Collected, Job
 from crepe_dist.preparing.labelling import MANY, classes_of, known, pairs_of
 from crepe_dist.preparing.quarantine import write_quarantine
@@ -37,7 +38,7 @@ REMEDIES = {
     MANY: "give --labels several, or keep one label per row",
     "unusable label": "write 1 in the column of each class of a row, and 0 in the others",
     "unusable share": "give every row a share from 0 for each class, and at least one above 0",
-    "not UTF-8": 'save the file as "CSV UTF-8" in Excel, or: iconv -f WINDOWS-1252 -t UTF-8 FILE > new.csv',
+    "not UTF-8": FROM_WINDOWS,
     "empty text": "fill in or remove the rows without text",
     "unknown label": "use only labels that occur in the training rows (or in classes.txt)",
     "not CSV": "double the quotes inside quoted fields",

@@ -30,7 +30,8 @@ def read_map(path: Path) -> Pairs:
         lines = csv.reader(io.StringIO(text, newline=""), strict=True)
         rows = [[spreadsheet.original(cell).strip() for cell in row] for row in lines]
     except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"--merge-labels: {path} cannot be read", str(error)[:300], again) from error
+        why = getattr(error, "strerror", None) or str(error)[:300]
+        raise UserError(f"--merge-labels: {path} cannot be read", why, again) from error
     for number, row in enumerate(rows, start=1):
         if not any(row) or (number == 1 and [cell.lower() for cell in row] == HEADER):
             continue

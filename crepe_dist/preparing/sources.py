@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from crepe_dist.data.dataset import PARTS, SAMPLE
+from crepe_dist import invocation
+from crepe_dist.data.dataset import MANIFEST, PARTS, SAMPLE
 from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, read_names
@@ -235,6 +236,12 @@ def _named(name: str, reading: Reading) -> list[Source]:
     path = Path(name)
     if not path.exists():
         raise UserError(f"{path} does not exist", remedy="give files, folders, - for a pipe, or `sample`")
+    if (path / MANIFEST).is_file() and (path / "train.labels.npy").is_file():
+        raise UserError(
+            f"{path} is a prepared data set",
+            "it keeps codes of the training texts, not the texts themselves",
+            f"train with it: {invocation.typed('train')} --data {path}; or prepare its source",
+        )
     if path.is_dir():
         return list(_in_folder(path, path, reading))
     if path.is_char_device() or path.is_block_device() or path.is_socket():

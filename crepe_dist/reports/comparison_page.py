@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from crepe_dist import invocation
 from crepe_dist.reports import run_figures as figures
 from crepe_dist.reports import run_findings, score_figures
 from crepe_dist.reports.page import render
@@ -265,7 +266,10 @@ def warnings(records: Sequence[RunRecord]) -> list[str]:
     found = []
     for name, record in zip(names, records[1:]):
         if not record.is_tested_like(first):
-            found.append(f"{name} was tested on different documents than {first_name}: the scores cannot be compared")
+            found.append(
+                f"{name} was tested on different documents or labels than {first_name}: the scores cannot be compared; "
+                f"score both on one data set: {invocation.typed('evaluate')} RUN --data DIR"
+            )
         elif record.measure != first.measure:
             found.append(
                 f"{name} gives several labels or {first_name} does, but not both: the scores are not comparable"
@@ -297,7 +301,7 @@ def _verdict(name: str, first: RunRecord, other_name: str, other: RunRecord) -> 
         f"{100 * abs(difference):.2f} points {how} than that of {name}" if difference else f"that of {name}"
     )
     if not other.is_tested_like(first):
-        return f"{verdict}, but the test documents differ, so this says nothing about the models."
+        return f"{verdict}, but the test documents or their labels differ, so this says nothing about the models."
     if first.label_scores and other.label_scores:
         return _labels_verdict(verdict, name, first, other_name, other)
     mine, theirs = first.scores.get("test"), other.scores.get("test")

@@ -5,6 +5,7 @@ Beside each ``.params`` file are a JSON file that describes it and one with the 
 
 from __future__ import annotations
 
+import glob
 import json
 import re
 import sys
@@ -15,7 +16,7 @@ from typing import Any, Union
 from crepe_dist import invocation, wording
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.composition import Composition
-from crepe_dist.data.dataset import PARTS, Dataset
+from crepe_dist.data.dataset import MANIFEST, PARTS, Dataset
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import read_json, sha256, sync, write_json, write_text
@@ -32,6 +33,7 @@ FOLDER = "checkpoints"
 RESULT = "result.json"
 CONFIG = "config.yaml"
 RUNS = Path("runs")
+NAME_ONE = "name a run folder or a .params file"
 SCORES = ".scores.json"
 ANOTHER = "choose another checkpoint, or delete the .json to load the file as parameters of another program"
 Json = dict[str, Any]
@@ -182,11 +184,19 @@ def find(given: str | None) -> Path:
         model = path / tensors_file.NAME
         found = model if model.is_file() else _of_run(path)
         if found is None:
-            raise UserError(f"{path} contains no checkpoint", remedy="name a run folder or a .params file")
+            is_data = (path / MANIFEST).is_file()
+            remedy = f"a prepared folder is named by a flag: --data {path}" if is_data else NAME_ONE
+            raise UserError(f"{path} contains no checkpoint", remedy=remedy)
         return found
     if not path.is_file():
-        raise UserError(f"{path} does not exist", remedy="name a run folder or a .params file")
+        raise missing(path)
     return path
+
+
+def missing(path: Path) -> UserError:
+    """Return the error for a path that does not exist, with the newest run whose name starts like the path's."""
+    alike = sorted((folder.parent for folder in RUNS.glob(f"{glob.escape(path.name)}*/{FOLDER}")), key=_age)
+    return UserError(f"{path} does not exist", remedy=f"did you mean {alike[0]}?" if alike else NAME_ONE)
 
 
 def _age(run_dir: Path) -> tuple[bool, float]:

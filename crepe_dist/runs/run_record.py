@@ -153,7 +153,8 @@ def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
         UserError: the folder contains no run or no scored epoch, or a file cannot be read.
     """
     if not (run_dir / checkpoint.FOLDER).is_dir():
-        raise UserError(f"{run_dir} is not a run's folder with a scored epoch", remedy="name a folder in runs/")
+        remedy = "name a folder in runs/" if run_dir.exists() else checkpoint.missing(run_dir).remedy
+        raise UserError(f"{run_dir} is not a run's folder with a scored epoch", remedy=remedy)
     path = path or checkpoint.find(str(run_dir))
     about = checkpoint.describe(path)
     if about is None:

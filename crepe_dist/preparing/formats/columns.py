@@ -117,7 +117,13 @@ def _is_number(text: str) -> bool:
 
 
 def choose_named(
-    file: str, names: Sequence[str], wanted: Wanted, *, label_given: bool, rows: Sequence[Sequence[str]] = ()
+    file: str,
+    names: Sequence[str],
+    wanted: Wanted,
+    *,
+    label_given: bool,
+    rows: Sequence[Sequence[str]] = (),
+    lists: Sequence[str] = (),
 ) -> Chosen:
     """Choose among named columns.
 
@@ -127,6 +133,7 @@ def choose_named(
         wanted: columns given by the user.
         label_given: the file name gives the class, so no label column is needed.
         rows: first rows, from which the message suggests a column of labels.
+        lists: names of lists, which the message suggests as several labels.
 
     Raises:
         UserError: A column does not exist or cannot be guessed; the message lists the columns.
@@ -164,6 +171,8 @@ def choose_named(
                     raise _one_column(file)
                 likely = _few_values(left, rows) if what == "label" else None
                 hint = "" if likely is None else f", for example --label {shlex.quote(names[likely])}"
+                if what == "label" and lists:
+                    hint = f"; {lists[0]} is a list: --labels several --label {shlex.quote(lists[0])}"
                 taken = [f"{other} is {names[i]!r:.60}" for other, i in places.items() if i is not None]
                 raise UserError(
                     f"{file}: which column is the {what}?",

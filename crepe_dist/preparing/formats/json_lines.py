@@ -120,7 +120,8 @@ def open_json_lines(
             continue
         names = list(_names(record, (wanted.label, *LABELS) if nested else (wanted.label,)))
         rows = list(islice(_rows(cutter.head, names), LOOK_AT))
-        columns = choose_named(file, names, wanted, label_given=label is not None, rows=rows)
+        lists = [key for key, value in record.items() if isinstance(value, list) and key not in names]
+        columns = choose_named(file, names, wanted, label_given=label is not None, rows=rows, lists=lists)
         key = None if columns.label is None else names[columns.label]
         texts = tuple(names[i] for i in columns.texts)
         kept = tuple(names) if keep else ()

@@ -11,6 +11,7 @@ MAX_RECORD = 1 << 20  # bytes per row; longer ones usually come from a broken fi
 EXCERPT = 80  # characters
 STRIPE = 1024  # lines
 EMPTY = "empty text"
+FROM_WINDOWS = 'save the file as "CSV UTF-8" in Excel, or: iconv -f WINDOWS-1252 -t UTF-8 FILE > new.csv'
 
 
 class Row(NamedTuple):

@@ -13,7 +13,17 @@ from crepe_dist.data.composition import join
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats.columns import Chosen, Wanted, choose_named, choose_numbered, is_header, may_be_header
 from crepe_dist.preparing.formats.lines import LineCutter
-from crepe_dist.preparing.formats.rows import MAX_RECORD, BadRow, Block, Parsed, Row, Share, excerpt, too_long
+from crepe_dist.preparing.formats.rows import (
+    FROM_WINDOWS,
+    MAX_RECORD,
+    BadRow,
+    Block,
+    Parsed,
+    Row,
+    Share,
+    excerpt,
+    too_long,
+)
 from crepe_dist.preparing.formats.stream import Stream
 from crepe_dist.preparing.labelling import cell_of
 
@@ -149,12 +159,17 @@ def open_table(
     rows = [fields for _, fields in first]
     if b"\0" in cutter.head and _usual_width(rows) == 1:
         raise UserError(f"{file} is a binary file", "it has bytes of value 0, and no columns", "name a file of texts")
-    if header == "yes" or (header == "auto" and is_header(rows, wanted)):
+    is_named = header == "yes" or (header == "auto" and is_header(rows, wanted))
+    is_unsure = not is_named and header == "auto" and may_be_header(rows)
+    is_replaced = "\ufffd" in "".join(rows[0]) and "\ufffd".encode() not in cutter.head
+    if (is_named or is_unsure) and is_replaced:
+        raise UserError(f"the first line of {file} is not UTF-8", "names of columns must be", FROM_WINDOWS)
+    if is_named:
         names = [cell.strip() for cell in rows[0]]
         columns = choose_named(file, names, wanted, label_given=label is not None, rows=rows[1:])
         width, texts = len(names), tuple(names[i] for i in columns.texts)
         cutter.skip_lines(first[0][0])
-    elif header == "auto" and may_be_header(rows):
+    elif is_unsure:
         raise UserError(
             f"{file}: does its first line name the columns?",
             f"it looks different from the others: {delimiter.join(rows[0])[:200]}",
