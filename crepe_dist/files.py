@@ -57,7 +57,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is not None:
+        if error.filename is not None or type(error) is not OSError:  # the others are of connections and processes
             raise
         full = shutil.disk_usage(path.parent).free < 1 << 16
         number = error.errno or (errno.ENOSPC if full else errno.EIO)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from crepe_dist.files import json_lines, open_regular, read_bytes, read_json, sha256
+from crepe_dist.files import json_lines, open_regular, read_bytes, read_json, sha256, writing
 
 
 @pytest.mark.parametrize("read", [open_regular, sha256, read_json, lambda path: read_bytes(path, 10)])
@@ -67,3 +67,12 @@ def test_json_lines_end_where_one_is_too_long(tmp_path):
     assert [next(lines), next(lines)] == [{"a": 1}, [2]]
     with pytest.raises(ValueError, match="line 3: longer than 50 bytes"):
         next(lines)
+
+
+@pytest.mark.parametrize(
+    ("error", "named"), [(OSError("2 requested and 1 written"), True), (ConnectionRefusedError(111, "refused"), False)]
+)
+def test_an_error_of_writing_names_the_file_and_one_of_a_connection_does_not(tmp_path, error, named):
+    with pytest.raises(type(error)) as caught, writing(tmp_path / "a"):
+        raise error
+    assert (caught.value.filename == str(tmp_path / "a")) is named
