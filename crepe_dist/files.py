@@ -100,12 +100,17 @@ def is_temporary(path: Path) -> bool:
 
 
 def temporary_files(folder: Path) -> list[Path]:
-    """List the leftovers of killed processes; call while no other process writes to the folder."""
-    return [path for path in folder.iterdir() if is_temporary(path)] if folder.is_dir() else []
+    """List the leftovers of killed processes, without the files that other processes of this host are writing."""
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return [path for path in paths if is_temporary(path) and not _is_of_another(path.suffix[1:])]
+
+
+def _is_of_another(pid: str) -> bool:
+    return pid != str(os.getpid()) and Path("/proc", pid).exists()
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove leftovers of killed processes; call while no other process writes to the folder."""
+    """Remove leftovers of killed processes; see ``temporary_files``."""
     for path in temporary_files(folder):
         path.unlink(missing_ok=True)
 

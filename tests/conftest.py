@@ -58,6 +58,7 @@ with _threads_restored():
     import_mxnet(Launch())
 
 FEATURE_LEN = 123
+DEAD = (1 << 22) + 1  # id that no process can have
 TRIGRAMS = ("qua", "zig", "vex")
 # The default network in a small size, and settings that train in a second; floats are kept far from chaos so that runs
 # can be compared. The flags below select another network beside QUICK.

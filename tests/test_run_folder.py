@@ -14,6 +14,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import atomic_text
 from crepe_dist.runs import run_folder
 from crepe_dist.settings.config import Config, parse
+from tests.conftest import DEAD
 
 CALLS = ("mkdir", "open", "fsync", "replace", "rename")
 
@@ -126,14 +127,17 @@ def test_a_file_of_somebody_else_is_no_leftover(tmp_path):
 def test_the_lock_removes_what_killed_processes_left(tmp_path):
     folder = run_folder.choose(Config(run_dir=str(tmp_path / "run")), "data", "fingerprint")
     (folder.path / "checkpoints").mkdir()
-    left = [folder.path / ".result.json.12", folder.path / "checkpoints" / ".crepe_epoch_0_test_acc_5.0.json.7"]
-    kept = folder.path / "checkpoints" / "crepe_epoch_0_test_acc_5.0.json"
-    for path in (*left, kept):
+    checkpoints = folder.path / "checkpoints"
+    left = [folder.path / f".result.json.{DEAD}", checkpoints / f".crepe_epoch_0_test_acc_5.0.json.{DEAD}"]
+    kept = checkpoints / "crepe_epoch_0_test_acc_5.0.json"
+    written = folder.path / ".config.yaml.1"  # by a process that is about to take the lock
+    for path in (*left, kept, written):
         path.touch()
     lock = next(folder.lock_in_steps(0, print))
     assert lock is not None
     with lock, atomic_text(folder.path / "later") as stream:
         stream.write(json.dumps(1))
     assert kept.exists()
+    assert written.exists()
     assert not any(path.exists() for path in left)
     assert (folder.path / "later").read_text() == "1"

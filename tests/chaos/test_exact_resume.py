@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos import harness
 from tests.chaos.harness import slow
-from tests.conftest import NGRAMS, PAPER, needs_kernels
+from tests.conftest import DEAD, NGRAMS, PAPER, needs_kernels
 
 EVERY = 4  # checkpoint.every of the runs here
 TYPOS = ("--data.typos=0.1",)
@@ -115,11 +115,11 @@ def test_killed_before_the_report_was_written(data, tmp_path):
     run_dir, reported = tmp_path / "run", ("--logging.report=true", "--training.epochs=1")
     kill(run_dir, data, tmp_path, *reported, step=13, phase="report")
     assert (run_dir / "result.json").is_file()
-    (run_dir / ".report.html.12345").touch()  # as if it had been killed while it wrote the report
+    (run_dir / f".report.html.{DEAD}").touch()  # as if it had been killed while it wrote the report
     code, printed = harness.run(harness.command(run_dir, data, 1, *reported), tmp_path)
     assert code == 0, printed
     assert "is finished" in printed
     assert all((run_dir / name).stat().st_size > 100 for name in ("report.html", "model_card.md"))
-    assert not (run_dir / ".report.html.12345").exists()
+    assert not (run_dir / f".report.html.{DEAD}").exists()
     code, printed = harness.run(harness.command(run_dir, data, 1, *reported), tmp_path)
     assert "report.html" not in printed  # it is there now

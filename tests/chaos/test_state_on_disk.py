@@ -32,6 +32,7 @@ from crepe_dist.runs.state import Progress, Snapshot
 from crepe_dist.settings.training_options import CheckpointOptions
 from crepe_dist.training.state_saver import StateSaver
 from tests.chaos import harness
+from tests.conftest import DEAD
 from tests.needs import needs
 
 CALLS = "write,pwrite64,writev,fsync,fdatasync,rename,renameat,renameat2,mkdir,openat,unlink,unlinkat,rmdir"
@@ -60,7 +61,7 @@ def finished_run(path: Path) -> RunFolder:
     write_json(path / "run.json", {"model": {}, "optimizer": {}, "training": {}, "data": "0"})
     state.save(run.state, snapshot(2), state.save(run.state, snapshot(1)))
     write_text(made(run.state / ".partial-1") / "parameters.safetensors", "half")
-    write_text(path / ".config.yaml.123", "half")
+    write_text(path / f".config.yaml.{DEAD}", "half")
     scores = {"chosen_by": "validation split", "test_accuracy": 0.9, "test_loss": 0.1}
     run.write_result({"checkpoint": "checkpoints/crepe_epoch_1_test_acc_91.5.params", "epoch": 1, **scores})
     return run
