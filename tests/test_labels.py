@@ -180,6 +180,7 @@ TABLE = SHAPES[0].table
 ENGINES = [(name, shape) for name in runnable() for shape in (SHAPES[0], PAPER, TABLE)]
 
 
+@pytest.mark.usefixtures("every_build")
 @pytest.mark.parametrize("kind", [SEVERAL, SOFT])
 @pytest.mark.parametrize(("name", "shape"), ENGINES, ids=str)
 def test_the_kernels_compute_the_gradients_of_mxnets_operators(name, shape, kind):

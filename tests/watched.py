@@ -32,7 +32,7 @@ INSTALLED = (sys.prefix, sys.base_prefix, str(Path(__file__).parent.parent))
 
 
 def _is_installed(name: str | bytes | None) -> bool:
-    """Modules, and the templates of the reports, which Jinja compiles from their files."""
+    """Tell our kernels, modules, and the templates that Jinja compiles, by their folders."""
     return os.fsdecode(name or "").startswith((*INSTALLED, "<frozen"))
 
 
@@ -47,7 +47,7 @@ class Watch:
     def _hook(self, event: str, arguments: Any) -> None:
         if not self.allowed:
             return
-        if event in FORBIDDEN:
+        if event in FORBIDDEN and not (event == "ctypes.dlopen" and _is_installed(arguments[0])):
             self.seen.append(f"{event} {arguments!r:.200}")
         elif event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING:
             self._outside(event, arguments[0])
