@@ -254,6 +254,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean(name):
     np.testing.assert_allclose(hidden[hidden != 0], 1 / 0.7, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("every_build")
 def test_what_auto_means(monkeypatch):
     best = Library(BUILDS[0])
     found = plan(ModelOptions(), mx.cpu())
