@@ -51,7 +51,6 @@ def good(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Good:
     about: dict[str, Any] = {"epoch": 0, "test_accuracy": 0.5, "encoding": dataset.encoding.to_dict()}
     about["composition"] = dataset.composition.to_dict()
     about |= {"classes": dataset.classes, "network": {"dropout": 0.5}}
-    about |= {"composition": dataset.composition.to_dict()}
     checkpoint.write(folder / "run", arrays, about)
     sources = find_sources([str(write_csv(folder / "x.csv", 3000, seed=5))])
     prepare(sources, folder / "part", Encoding(feature_len=FEATURE_LEN), Split(), PrepareOptions(share=Share(0, 2)))

@@ -42,6 +42,7 @@ class Watch:
     def __init__(self) -> None:
         self.allowed = ""
         self.seen: list[str] = []
+        sys.dont_write_bytecode = True  # of a module that only a measured case imports
         sys.addaudithook(self._hook)
 
     def _hook(self, event: str, arguments: Any) -> None:

@@ -66,7 +66,7 @@ class RunFolder:
 
     @property
     def is_run(self) -> bool:
-        """Whether the folder is that of a run; other programs may write a ``run.json``, too."""
+        """True for the folder of a run; other programs may write a ``run.json``, too."""
         return {"model", "optimizer", "training", "data"} <= (_identity(self.path) or {}).keys()
 
     @property
