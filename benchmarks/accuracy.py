@@ -96,7 +96,7 @@ def train(out: Path, data: Path, settings: str, seed: int, processes: int) -> tu
 def _baselines(data: Path) -> Iterator[tuple[str, float, float]]:
     """Yield name, accuracy, and seconds of training and scoring of each baseline."""
     dataset = open_dataset(data)
-    test = dataset.parts["test"]
+    test = dataset.splits["test"]
     texts, began = baselines.shown(test, dataset.encoding), time.monotonic()
     for name, model in baselines.trained(dataset):
         accuracy, now = model.score(texts, test.labels), time.monotonic()

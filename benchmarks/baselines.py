@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.dataset import Dataset, Part
+from crepe_dist.data.dataset import Dataset, Split
 from crepe_dist.errors import UserError
 
 
@@ -29,8 +29,8 @@ def trained(dataset: Dataset, kind: str = "") -> Iterator[tuple[str, Any]]:
     except ModuleNotFoundError as error:
         here = shlex.join(["uv", "run", "--group", "comparison", *sys.argv])
         raise UserError("scikit-learn is not installed", "only the group comparison has it", here) from error
-    part = dataset.parts["train"]
-    texts = shown(part, dataset.encoding)
+    split = dataset.splits["train"]
+    texts = shown(split, dataset.encoding)
     within = {"analyzer": "char_wb", "ngram_range": (1, 5), "min_df": 2}
     for name, steps in {
         "naive Bayes, words": (CountVectorizer(), MultinomialNB()),
@@ -39,9 +39,9 @@ def trained(dataset: Dataset, kind: str = "") -> Iterator[tuple[str, Any]]:
         "linear SVM, 1-5 characters": (TfidfVectorizer(sublinear_tf=True, **within), LinearSVC(C=0.5)),
     }.items():
         if name.startswith(kind):
-            yield name, make_pipeline(*steps).fit(texts, part.labels)
+            yield name, make_pipeline(*steps).fit(texts, split.labels)
 
 
-def shown(part: Part, encoding: Encoding) -> list[str]:
+def shown(split: Split, encoding: Encoding) -> list[str]:
     """Decode the texts of a split from their codes."""
-    return [encoding.decode(codes) for codes in part.codes(np.arange(len(part)))]
+    return [encoding.decode(codes) for codes in split.codes(np.arange(len(split)))]

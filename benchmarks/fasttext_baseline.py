@@ -60,7 +60,7 @@ def main() -> None:
     given = flags.parse_args()
     shortest, longest = map(int, given.characters.split(",")) if given.characters else (0, 0)
     dataset = open_dataset(given.data)
-    test = dataset.parts["test"]
+    test = dataset.splits["test"]
     texts = baselines.shown(test, dataset.encoding)
     began = time.monotonic()
     score = train(dataset, Setting((shortest, longest), given.learning_rate, given.epochs), given.threads)
@@ -70,7 +70,7 @@ def main() -> None:
 
 def trained(dataset: Dataset) -> Iterator[tuple[str, Callable[[list[str], Any], float]]]:
     """Yield the name and the score of a few settings, trained on all cores; with many buckets, for many rows."""
-    for epochs in (5, 25, 100) if len(dataset.parts["train"]) <= FEW else (5, 25):
+    for epochs in (5, 25, 100) if len(dataset.splits["train"]) <= FEW else (5, 25):
         for characters in ((0, 0), (2, 6)):
             setting = Setting(characters, epochs=epochs, buckets=2_000_000)
             yield str(setting), train(dataset, setting, machine.cores())
@@ -83,7 +83,7 @@ def train(dataset: Dataset, setting: Setting, threads: int) -> Callable[[list[st
     except ModuleNotFoundError as error:
         here = shlex.join(["uv", "run", "--group", "comparison", "--with", "fasttext-wheel", *sys.argv])
         raise UserError("fastText is not installed", "the project does not depend on it", here) from error
-    part = dataset.parts["train"]
+    part = dataset.splits["train"]
     shown = baselines.shown(part, dataset.encoding)
     lines = [f"__label__{label} {_spaced(text)}\n" for label, text in zip(part.labels.tolist(), shown)]
     with tempfile.TemporaryDirectory() as folder:

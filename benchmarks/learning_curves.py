@@ -92,12 +92,12 @@ def main() -> None:
 
 def missing(dataset: Dataset, given: argparse.Namespace, points: list[Point]) -> Iterator[Point]:
     """Measure the points that are not among ``points``, the ones with few rows first."""
-    if not {"validation", "test"} <= set(dataset.parts):
+    if not {"validation", "test"} <= set(dataset.splits):
         again = "prepare it again with --validation 0.1"
         raise UserError(f"{dataset.folder} lacks a validation or test split", "it chooses the settings", again)
-    most = {name: min(len(part), given.max_test or len(part)) for name, part in dataset.parts.items()}
+    most = {name: min(len(part), given.max_test or len(part)) for name, part in dataset.splits.items()}
     known = {tuple(each[name] for name in KEY) for each in points}
-    for rows in sorted({min(rows, len(dataset.parts["train"])) for rows in given.rows}):
+    for rows in sorted({min(rows, len(dataset.splits["train"])) for rows in given.rows}):
         with tempfile.TemporaryDirectory() as scratch:
             some: Dataset | None = None
             for model in dict.fromkeys(given.models):
@@ -127,14 +127,14 @@ def measure(data: Dataset, model: str, seed: int) -> tuple[float, str, float]:
 
 
 def _best(data: Dataset, trained: Trained) -> tuple[float, str, float]:
-    texts = {name: baselines.shown(data.parts[name], data.encoding) for name in ("validation", "test")}
+    texts = {name: baselines.shown(data.splits[name], data.encoding) for name in ("validation", "test")}
     best = (-1.0, 0.0, "", 0.0)
     began = time.monotonic()
     for name, score in trained:
-        seconds, validation = time.monotonic() - began, score(texts["validation"], data.parts["validation"].labels)
+        seconds, validation = time.monotonic() - began, score(texts["validation"], data.splits["validation"].labels)
         if validation > best[0]:
             began = time.monotonic()
-            test = score(texts["test"], data.parts["test"].labels)
+            test = score(texts["test"], data.splits["test"].labels)
             best = (validation, test, name, seconds + time.monotonic() - began)
         began = time.monotonic()
     return best[1:]

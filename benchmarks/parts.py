@@ -36,7 +36,7 @@ def main() -> None:
         record = open_run(run)
         if record.about["network"].get("kind") != "crepe":
             raise UserError(f"{run} is not a run of Crepe", "its network has no two parts", "name other runs")
-        test = record.dataset(None).parts["test"]
+        test = record.dataset(None).splits["test"]
         with join_to_score() as world:
             import crepe_dist
             from crepe_dist.model.inference import open_inference

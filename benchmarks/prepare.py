@@ -113,7 +113,7 @@ def stages(path: Path, out: Path, feature_len: int) -> dict[str, float]:
     from crepe_dist.data.alphabet import Encoding
     from crepe_dist.preparing import reading, shards
     from crepe_dist.preparing.preparation import PrepareOptions, prepare
-    from crepe_dist.preparing.selection import Split
+    from crepe_dist.preparing.selection import SplitOptions
     from crepe_dist.preparing.sources import Reading, find_sources, open_source
 
     seconds: dict[str, float] = {}
@@ -143,7 +143,7 @@ def stages(path: Path, out: Path, feature_len: int) -> dict[str, float]:
         ):
             stack.enter_context(mock.patch.object(module, name, timed(what, getattr(module, name))))
         start = time.perf_counter()
-        prepare(sources, out, Encoding(feature_len=feature_len), Split(), PrepareOptions(processes=1))
+        prepare(sources, out, Encoding(feature_len=feature_len), SplitOptions(), PrepareOptions(processes=1))
         total = time.perf_counter() - start
     seconds["check, hash, spool"] = seconds.pop("parse, check, hash, spool") - seconds["parse"]
     seconds["select, report, rest"] = total - sum(seconds.values())

@@ -19,7 +19,7 @@ import baselines
 import curves
 
 from crepe_dist import command
-from crepe_dist.data.dataset import Dataset, Part
+from crepe_dist.data.dataset import Dataset, Split
 from crepe_dist.data.typos import with_typos
 from crepe_dist.distributed.join import join_to_score
 from crepe_dist.errors import UserError
@@ -46,7 +46,7 @@ def main() -> None:
     for record in records:
         if record.fingerprint != dataset.fingerprint:
             raise UserError(f"{record.path} was trained on other data", remedy="name runs on the same data")
-    noisy = [with_typos(dataset.parts["test"], rate, encoding=dataset.encoding) for rate in RATES]
+    noisy = [with_typos(dataset.splits["test"], rate, encoding=dataset.encoding) for rate in RATES]
     found = [(_name(record), _network(record, noisy)) for record in records] + _baselines(dataset, noisy)
     print(
         f"| {len(noisy[0]):,} test documents of {dataset.name} | {' | '.join(f'{100 * rate:g} %' for rate in RATES)} |"
@@ -65,17 +65,17 @@ def _name(record: RunRecord) -> str:
     return f"{name}, data.typos {rate:g}" if rate else name
 
 
-def _network(record: RunRecord, parts: list[Part]) -> list[float]:
+def _network(record: RunRecord, parts: list[Split]) -> list[float]:
     with join_to_score() as world:
         import crepe_dist
         from crepe_dist.training.evaluation import evaluate
 
         engine = crepe_dist.load(record.path).engine
-        return [evaluate(engine, part, BATCH_SIZE, world).accuracy for part in parts]
+        return [evaluate(engine, split, BATCH_SIZE, world).accuracy for split in parts]
 
 
-def _baselines(dataset: Dataset, parts: list[Part]) -> list[tuple[str, list[float]]]:
-    noisy = [baselines.shown(part, dataset.encoding) for part in parts]
+def _baselines(dataset: Dataset, parts: list[Split]) -> list[tuple[str, list[float]]]:
+    noisy = [baselines.shown(split, dataset.encoding) for split in parts]
     return [
         (name, [float(model.score(texts, parts[0].labels)) for texts in noisy])
         for name, model in baselines.trained(dataset)

@@ -55,8 +55,8 @@ def main() -> None:
             service.terminate()
 
 
-def _command(together: int) -> list[str]:
-    return [sys.executable, __file__, "--serve", str(together), *sys.argv[1:]]
+def _command(group_size: int) -> list[str]:
+    return [sys.executable, __file__, "--serve", str(group_size), *sys.argv[1:]]
 
 
 def _row(clients: int, ports: list[int], pids: list[int], given: Any) -> None:

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.dataset import (
-    PARTS,
     SHARD_BYTES,
+    SPLITS,
     WEIGHTS,
     Dataset,
-    Part,
     ShardWriter,
+    Split,
     open_dataset,
     write_manifest,
 )
@@ -27,20 +27,20 @@ CHUNK = 4096  # rows that are copied together
 
 def chosen(dataset: Dataset, name: str, rows: int, seed: int) -> npt.NDArray[np.int64]:
     """Draw rows of a split without replacement, int64 [n], ascending; with the same seed, fewer are among more."""
-    order = np.random.default_rng([seed, PARTS.index(name)]).permutation(len(dataset.parts[name]))
+    order = np.random.default_rng([seed, SPLITS.index(name)]).permutation(len(dataset.splits[name]))
     return np.sort(order[:rows])
 
 
 def write(dataset: Dataset, folder: Path, rows: Mapping[str, int], seed: int) -> Dataset:
     """Copy at most so many rows of each split into a new data set folder, with the same encoding and classes."""
-    drawn = {name: chosen(dataset, name, rows[name], seed) for name in dataset.parts}
+    drawn = {name: chosen(dataset, name, rows[name], seed) for name in dataset.splits}
     return _write_all(dataset, folder, {name: (own, part_labels(dataset, name)[own]) for name, own in drawn.items()})
 
 
 def without_class(dataset: Dataset, folder: Path, index: int) -> Dataset:
     """Copy all rows but those of one class into a new data set folder, with the same encoding."""
     chosen_rows = {}
-    for name in dataset.parts:
+    for name in dataset.splits:
         labels = part_labels(dataset, name)
         rows = np.flatnonzero(labels != index)
         chosen_rows[name] = rows, (labels - (labels > index))[rows].astype(labels.dtype)
@@ -50,7 +50,7 @@ def without_class(dataset: Dataset, folder: Path, index: int) -> Dataset:
 
 def part_labels(dataset: Dataset, name: str) -> npt.NDArray[np.int32]:
     """Return the labels of a split, int32 [n]."""
-    return np.asarray(dataset.parts[name].labels)
+    return np.asarray(dataset.splits[name].labels)
 
 
 def _write_all(
@@ -61,13 +61,13 @@ def _write_all(
 ) -> Dataset:
     folder.mkdir(parents=True)
     length = dataset.encoding.feature_len
-    parts = {name: _write(folder, part, length, *rows[name]) for name, part in dataset.parts.items()}
+    parts = {name: _write(folder, part, length, *rows[name]) for name, part in dataset.splits.items()}
     write_manifest(folder, {**dataset.manifest, "classes": classes or dataset.classes, "parts": parts})
     return open_dataset(folder)
 
 
 def _write(
-    folder: Path, part: Part, feature_len: int, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int32]
+    folder: Path, part: Split, feature_len: int, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int32]
 ) -> dict[str, Any]:
     files = write_array(folder, f"{part.name}.labels.npy", labels)
     if part.weights is not None:

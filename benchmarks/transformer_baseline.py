@@ -66,13 +66,13 @@ def main() -> None:
     torch.manual_seed(given.seed)
     dataset = open_dataset(given.data)
     began = time.monotonic()
-    texts = {part: [TOKEN.findall(text) for text in _texts(dataset, part)] for part in dataset.parts}
+    texts = {part: [TOKEN.findall(text) for text in _texts(dataset, part)] for part in dataset.splits}
     counts = Counter(token for text in texts["train"] for token in text)
     words = {token: place for place, (token, count) in enumerate(counts.most_common(), UNKNOWN + 1) if count > 1}
     tokens = {part: [[words.get(each, UNKNOWN) for each in text] for text in texts[part]] for part in texts}
     network = Encoder(len(words) + 2, len(dataset.classes), given.units, given.layers)
     optimizer = torch.optim.Adam(network.parameters(), given.learning_rate)
-    labels = {part: dataset.parts[part].labels for part in texts}
+    labels = {part: dataset.splits[part].labels for part in texts}
     best = validation = 0.0
     for epoch in range(given.epochs):
         network.train()
@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def _texts(dataset: Dataset, part: str) -> list[str]:
-    return baselines.shown(dataset.parts[part], dataset.encoding)
+    return baselines.shown(dataset.splits[part], dataset.encoding)
 
 
 def _batches(texts: list[list[int]], seed: int | None = None, size: int = 64) -> Iterator[Numbers]:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import subset
 
 from crepe_dist import command
-from crepe_dist.data.dataset import Dataset, Part, open_dataset
+from crepe_dist.data.dataset import Dataset, Split, open_dataset
 from crepe_dist.model.parameters import NETWORKS
 from crepe_dist.predicting.predictor import Predictor, load
 from crepe_dist.settings import arguments
@@ -66,9 +66,9 @@ def _measured(dataset: Dataset, index: int, network: str) -> dict[str, tuple[flo
             if code := process.wait():
                 raise failure(folder, code)
         predictor = load(folder / "run")
-        valid = _logits(predictor, known.parts["validation"])
-        logits = _logits(predictor, dataset.parts["test"])
-    labels = np.asarray(dataset.parts["test"].labels)
+        valid = _logits(predictor, known.splits["validation"])
+        logits = _logits(predictor, dataset.splits["test"])
+    labels = np.asarray(dataset.splits["test"].labels)
     is_known = labels != index
     right = (logits.argmax(axis=1) + (logits.argmax(axis=1) >= index)) == labels
     rows = {}
@@ -79,9 +79,9 @@ def _measured(dataset: Dataset, index: int, network: str) -> dict[str, tuple[flo
     return rows
 
 
-def _logits(predictor: Predictor, part: Part) -> Floats:
+def _logits(predictor: Predictor, split: Split) -> Floats:
     """Compute the logits of a split at the temperature of the checkpoint, float64 [n, classes]."""
-    found = [logits for _, _, logits in predictor.engine.scored(part, BATCH)]
+    found = [logits for _, _, logits in predictor.engine.scored(split, BATCH)]
     return np.concatenate(found).astype(np.float64)
 
 

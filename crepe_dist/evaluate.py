@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from crepe_dist import command
-from crepe_dist.data.dataset import PARTS
+from crepe_dist.data.dataset import SPLITS
 from crepe_dist.distributed.join import join_to_score
 from crepe_dist.errors import UserError
 from crepe_dist.settings import arguments
@@ -31,7 +31,7 @@ def parser() -> arguments.Parser:
     arguments.add_checkpoint(flags)
     arguments.add_device(flags)
     flags.add_argument("--data", metavar="DIR", help="prepared folder; default: the data of the run, else the sample")
-    flags.add_argument("--part", choices=PARTS, default="test", help="split to score; default: test")
+    flags.add_argument("--part", choices=SPLITS, default="test", help="split to score; default: test")
     flags.add_argument(
         "--batch-size",
         type=whole(1, LARGEST_BATCH),

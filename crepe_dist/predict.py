@@ -18,7 +18,7 @@ import numpy as np
 from crepe_dist import command, invocation
 from crepe_dist.data.alphabet import read_of_long
 from crepe_dist.data.composition import join
-from crepe_dist.data.dataset import PARTS, Dataset, Part, open_dataset
+from crepe_dist.data.dataset import SPLITS, Dataset, Split, open_dataset
 from crepe_dist.distributed.launch import detect, limit_threads
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import atomic_text
@@ -107,7 +107,7 @@ def parser() -> arguments.Parser:
         help="classify N random documents of --data, and show their true class",
     )
     group.add_argument("--data", metavar="DIR", help=f"prepared folder for --random; default: {DATA}")
-    group.add_argument("--part", choices=PARTS, default="test", help="split for --random; default: test")
+    group.add_argument("--part", choices=SPLITS, default="test", help="split for --random; default: test")
     group.add_argument("--seed", type=whole(0, (1 << 63) - 1), metavar="N", help="random seed for --random")
 
     group = flags.add_argument_group("answers")
@@ -286,10 +286,12 @@ def _output(path: Path | None) -> Iterator[TextIO]:
 def _predict_random(predictor: Predictor, given: Any, explaining: Explaining | None) -> None:
     """Classify random documents like the original notebook: text, true class, predicted class, right or wrong."""
     dataset = open_dataset(given.data or DATA)
-    part = dataset.parts.get(given.part)
-    if part is None:
+    split = dataset.splits.get(given.part)
+    if split is None:
         raise UserError(
-            f"{dataset.folder} has no {given.part} split", f"it has {', '.join(dataset.parts)}", "choose another --part"
+            f"{dataset.folder} has no {given.part} split",
+            f"it has {', '.join(dataset.splits)}",
+            "choose another --part",
         )
     if dataset.classes != predictor.classes:
         raise UserError(
@@ -297,13 +299,13 @@ def _predict_random(predictor: Predictor, given: Any, explaining: Explaining | N
             f"checkpoint: {', '.join(predictor.classes)}; data: {', '.join(dataset.classes)}",
             "name the data set of the checkpoint with --data",
         )
-    rows = np.random.default_rng(given.seed).choice(len(part), size=min(given.random, len(part)), replace=False)
-    codes = part.codes(rows)
-    texts = [part.text(row) or dataset.encoding.decode(codes[i]) for i, row in enumerate(rows.tolist())]
+    rows = np.random.default_rng(given.seed).choice(len(split), size=min(given.random, len(split)), replace=False)
+    codes = split.codes(rows)
+    texts = [split.text(row) or dataset.encoding.decode(codes[i]) for i, row in enumerate(rows.tolist())]
     with _output(given.out) as stream:
         for row, text, prediction in zip(rows.tolist(), texts, predictor.predict(texts)):
-            true, predicted, right = _truth(dataset, part, row, prediction)
-            main = dataset.classes[int(part.labels[row])] if part.labels[row] >= 0 else None
+            true, predicted, right = _truth(dataset, split, row, prediction)
+            main = dataset.classes[int(split.labels[row])] if split.labels[row] >= 0 else None
             explanation = explaining.explain(text, f"row {row}", main) if explaining else None
             if given.format == "jsonl":
                 record = {
@@ -334,14 +336,14 @@ def _predict_random(predictor: Predictor, given: Any, explaining: Explaining | N
 
 
 def _truth(
-    dataset: Dataset, part: Part, row: int, prediction: Prediction
+    dataset: Dataset, split: Split, row: int, prediction: Prediction
 ) -> tuple[str | list[str], str | list[str] | None, bool]:
     """Return the true class of a row or all its labels, what is predicted, and whether both are the same."""
     if prediction.labels is None:
-        true = dataset.classes[int(part.labels[row])]
+        true = dataset.classes[int(split.labels[row])]
         predicted = None if prediction.rejected else prediction.label
         return true, predicted, predicted == true
-    _, labels = part.targets.occurrences(np.array([row])) if part.targets else ((), [part.labels[row]])
+    _, labels = split.targets.occurrences(np.array([row])) if split.targets else ((), [split.labels[row]])
     names = [dataset.classes[label] for label in labels]
     return names, list(prediction.labels), set(names) == set(prediction.labels)
 

@@ -16,14 +16,14 @@ import crepe_dist
 from crepe_dist import Config, DataOptions, ModelOptions, Result, TrainingOptions, command
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.preparing.preparation import prepare
-from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
 
 
 def prepared(source: str, folder: Path, trained: Predictor) -> Path:
     """Return ``folder`` with ``source`` encoded as the trained network reads texts; prepare it if it is missing."""
     if not folder.exists():
-        prepare(find_sources([source]), folder, trained.encoding, Split(test=0.2))
+        prepare(find_sources([source]), folder, trained.encoding, SplitOptions(test=0.2))
     return folder
 
 

@@ -24,7 +24,7 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon
 
-from crepe_dist.data.dataset import Dataset, Part, open_dataset
+from crepe_dist.data.dataset import Dataset, Split, open_dataset
 from crepe_dist.data.loader import batches
 from crepe_dist.data.order import epoch_order
 from crepe_dist.model.paper import PaperShape
@@ -69,11 +69,11 @@ def train(args: argparse.Namespace) -> None:
     settings = {"learning_rate": args.learning_rate}
     trainer = hvd.DistributedTrainer(network.collect_params(), args.optimizer, settings, num_groups=1)
     cross_entropy = gluon.loss.SoftmaxCrossEntropyLoss()
-    part = dataset.parts["train"]
+    split = dataset.splits["train"]
     for epoch in range(args.epochs):
         # All ranks use the same permutation and share every global batch, so all do the same number of steps.
-        order = epoch_order(len(part), args.seed, epoch)
-        for step, batch in enumerate(batches(part, order, args.batch_size, hvd.rank(), hvd.size()), 1):
+        order = epoch_order(len(split), args.seed, epoch)
+        for step, batch in enumerate(batches(split, order, args.batch_size, hvd.rank(), hvd.size()), 1):
             codes, labels, weights = batch.on(device)  # weight 0: a padding row
             with autograd.record():
                 loss = cross_entropy(network(codes), labels, weights).sum()
@@ -87,18 +87,18 @@ def train(args: argparse.Namespace) -> None:
                 if hvd.rank() == 0:
                     print(f"epoch {epoch} step {step} loss {total / batch.documents:.6f}", flush=True)
         if hvd.rank() == 0:  # the other ranks wait in the next epoch's first all-reduce
-            share = accuracy(network, dataset.parts["test"], device)
+            share = accuracy(network, dataset.splits["test"], device)
             print(f"epoch {epoch} test accuracy {share:.1%} {save(args.run_dir, network, dataset, epoch, share)}")
 
 
-def accuracy(network: Paper, part: Part, device: Any) -> float:
+def accuracy(network: Paper, split: Split, device: Any) -> float:
     """Return the fraction of documents classified correctly."""
     correct = 0
-    for batch in batches(part, np.arange(len(part)), batch_size=512, rank=0, size=1):
+    for batch in batches(split, np.arange(len(split)), batch_size=512, rank=0, size=1):
         codes, _, _ = batch.on(device)
         predicted = network(codes).argmax(axis=1).asnumpy()[: len(batch.labels)]
         correct += int((predicted == batch.labels).sum())
-    return correct / len(part)
+    return correct / len(split)
 
 
 def save(run_dir: Path, network: Paper, dataset: Dataset, epoch: int, test_accuracy: float) -> Path:

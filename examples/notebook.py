@@ -68,7 +68,7 @@ codes = encoding.encode(data["text"].tolist())  # uint8 [documents, feature_len]
 labels = data["label"].map(categories.index).to_numpy("float32")
 
 # %% [markdown]
-# ### Split, data sets, loaders
+# ### SplitOptions, data sets, loaders
 
 # %%
 split = int(0.8 * len(data))

@@ -25,7 +25,7 @@ from crepe_dist.distributed.launch import Launch, import_mxnet
 from crepe_dist.model.precision import mxnet_has_bfloat16
 from crepe_dist.native import library
 from crepe_dist.preparing.preparation import prepare
-from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
 from tests import needs
 from tests.turns import turn
@@ -142,7 +142,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_csv(folder / "test.csv", 97, seed=2)
     (folder / "classes.txt").write_text("first\nsecond\nthird\n")
     out = folder / "prepared"
-    prepare(find_sources([str(folder)]), out, Encoding(feature_len=FEATURE_LEN), Split())
+    prepare(find_sources([str(folder)]), out, Encoding(feature_len=FEATURE_LEN), SplitOptions())
     return out
 
 
@@ -151,7 +151,7 @@ def data_with_validation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("source")
     write_csv(folder / "three.csv", 400, seed=3)
     out = folder / "prepared"
-    prepare(find_sources([str(folder / "three.csv")]), out, Encoding(feature_len=FEATURE_LEN), Split(0.2, 0.2))
+    prepare(find_sources([str(folder / "three.csv")]), out, Encoding(feature_len=FEATURE_LEN), SplitOptions(0.2, 0.2))
     return out
 
 

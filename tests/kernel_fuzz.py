@@ -77,7 +77,7 @@ class Case:
             self.train(rows, tables, step)
             self.forward(rows)
         for table, *_ in tables.values():
-            self.check("crepe_table_settle", table)
+            self.check("crepe_table_flush", table)
         self.functions.crepe_close(self.handle)
         for table, *_ in tables.values():
             self.functions.crepe_table_close(table)

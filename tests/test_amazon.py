@@ -30,21 +30,21 @@ def test_prepare_amazon7(tmp_path, server: Server):
         server.answers(*dropped, Answer(content), name=file)
     flags = ("amazon7", "--url", server.url, "--downloads", "files", "--max-per-class", 50)
     run(command("prepare", *flags), tmp_path)
-    assert next(asked for asked in server.ranges() if asked) == "bytes=100-"
+    assert next(requested for requested in server.ranges() if requested) == "bytes=100-"
     dataset = open_dataset(tmp_path / "data" / "amazon7")
     verify(dataset)
     assert dataset.classes == sorted(CATEGORIES)
-    assert {name: len(part) for name, part in dataset.parts.items()} == {"train": 256, "test": 94}
-    labels = np.concatenate([part.labels for part in dataset.parts.values()])
+    assert {name: len(part) for name, part in dataset.splits.items()} == {"train": 256, "test": 94}
+    labels = np.concatenate([part.labels for part in dataset.splits.values()])
     assert np.bincount(labels).tolist() == [50] * 7
-    text = dataset.parts["test"].text(0)
+    text = dataset.splits["test"].text(0)
     assert text is not None
     assert " | I have" in text
     assert dataset.manifest["split"]["align"] == 128
     assert dataset.encoding.feature_len == 1014
-    asked = len(server.asked)
+    requested = len(server.requested)
     run(command("prepare", *flags, "--overwrite"), tmp_path)
-    assert len(server.asked) == asked  # the files are there, and are what was recorded
+    assert len(server.requested) == requested  # the files are there, and are what was recorded
     (tmp_path / "files" / FILES[0]).write_bytes(b"altered")
     printed = run(command("prepare", *flags, "--overwrite"), tmp_path, code=1)
     assert "was altered since it was downloaded" in printed

@@ -12,7 +12,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from crepe_dist.data.dataset import Part, open_dataset
+from crepe_dist.data.dataset import Split, open_dataset
 from crepe_dist.model import parameters
 from crepe_dist.model.precision import plan
 from crepe_dist.networks import block
@@ -35,8 +35,8 @@ def python_of(minor: int) -> str | None:
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     for path in sorted(pyenv.glob(f"versions/3.{minor}.*/bin/python")):
         return str(path)
-    asked = ["uv", "python", "find", "--no-project", "--no-python-downloads", f"3.{minor}"]
-    found = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    requested = ["uv", "python", "find", "--no-project", "--no-python-downloads", f"3.{minor}"]
+    found = subprocess.run(requested, capture_output=True, text=True, check=False).stdout.strip()
     return found or shutil.which(f"python3.{minor}")
 
 
@@ -73,13 +73,13 @@ def python(request, wheel, tmp_path_factory) -> Path:
     return found
 
 
-def training_logits(path: Path, part: Part) -> np.ndarray:
+def training_logits(path: Path, split: Split) -> np.ndarray:
     """What training's own engine computes with the parameters of a checkpoint."""
     shape, arrays = load(path).engine.shape, parameters.load(path)
     network = block.build(shape, ModelOptions(), mx.cpu(), seed=0)
     block.set_values(network, arrays)
     engine = open_engine(network, plan(ModelOptions(), mx.cpu(), shape.multiplies), mx.cpu())
-    return np.concatenate([logits for _, _, logits in engine.scored(part, 50, 0, 1)])
+    return np.concatenate([logits for _, _, logits in engine.scored(split, 50, 0, 1)])
 
 
 def test_there_is_a_python_to_try():
@@ -97,13 +97,13 @@ def test_the_wheel_is_of_this_platform_and_has_the_kernels(wheel):
 def test_logits_are_those_of_training(python, runs, data, name, tmp_path):
     code = (
         "import sys, numpy as np, crepe_dist; from crepe_dist.data.dataset import open_dataset\n"
-        "part = open_dataset(sys.argv[2]).parts['test']\n"
+        "part = open_dataset(sys.argv[2]).splits['test']\n"
         "np.save('logits.npy', crepe_dist.load(sys.argv[1]).engine.logits(part.codes(np.arange(len(part)))))\n"
         "assert not {'mxnet', 'horovod', 'pandas', 'pydantic'} & set(sys.modules)"
     )
     run([str(python), "-c", code, str(runs[name]), str(data)], tmp_path)
-    part = open_dataset(data).parts["test"]
-    expected = training_logits(checkpoint.find(str(runs[name])), part)
+    split = open_dataset(data).splits["test"]
+    expected = training_logits(checkpoint.find(str(runs[name])), split)
     np.testing.assert_array_equal(np.load(tmp_path / "logits.npy"), expected)
 
 

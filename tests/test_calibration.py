@@ -134,7 +134,7 @@ def test_evaluate_has_the_figures_of_training(trained, data_with_validation):
     path = checkpoint.find(str(trained / "1"))
     predictor, about = crepe_dist.load(path), checkpoint.describe(path) or {}
     with join() as world:
-        test = open_dataset(data_with_validation).parts["test"]
+        test = open_dataset(data_with_validation).splits["test"]
         scores = evaluate(predictor.engine, test, 64, world, predictor.calibration)
     expected = about["metrics"]["test_calibration_error"]
     if library.find()[0] is None:  # MXNet's operators trained, and NumPy evaluates

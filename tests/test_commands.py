@@ -95,7 +95,7 @@ def test_prepare_reads_a_pipe(tmp_path):
     lines = "".join(json.dumps({"text": f"text {n}", "label": "ab"[n % 2]}) + "\n" for n in range(100))
     run(command("prepare", "-", "--out", "out", "--validation", "0.1", "--stratified"), tmp_path, stdin=lines)
     dataset = open_dataset(tmp_path / "out")
-    assert {name: len(part) for name, part in dataset.parts.items()} == {"train": 70, "validation": 10, "test": 20}
+    assert {name: len(part) for name, part in dataset.splits.items()} == {"train": 70, "validation": 10, "test": 20}
 
 
 class TestPredict:
@@ -191,7 +191,7 @@ class TestPredict:
         """Without the characters that are marked most, the class is less probable than without as many others."""
         (run_dir,) = (place / "runs").iterdir()
         predictor = crepe_dist.load(run_dir)
-        part = open_dataset(place / "data" / "three").parts["test"]
+        part = open_dataset(place / "data" / "three").splits["test"]
         generator = np.random.default_rng(0)
         fall = {"marked": 0.0, "others": 0.0}
         for row in range(20):
@@ -231,7 +231,7 @@ class TestPredict:
             command("predict", "--random", 50, "--data", "data/three", "--format", "jsonl", "--seed", 1), place
         )
         answers = [json.loads(line) for line in printed.splitlines()]
-        part = open_dataset(place / "data" / "three").parts["test"]
+        part = open_dataset(place / "data" / "three").splits["test"]
         assert len({answer["row"] for answer in answers}) == 50
         assert all(answer["text"] == part.text(answer["row"]) for answer in answers)
         assert sum(answer["right"] for answer in answers) > 25  # three classes, learnt by a trigram

@@ -119,7 +119,7 @@ def test_the_smallest_size_is_told_and_can_be_had(trained, tmp_path, command_lin
 def test_a_large_size_keeps_every_row_that_was_used(trained, tmp_path, command_line, data):
     command_line(trained, "--size", "1GB", "--out", tmp_path / "large")
     before, after = (crepe_dist.load(each, device="cpu").engine for each in (trained, tmp_path / "large"))
-    counts = count_rows(before.shape, open_dataset(data).parts["train"])
+    counts = count_rows(before.shape, open_dataset(data).splits["train"])
     assert list(counts) == list(before.shape.most_rows(1))
     for name, array in before.arrays.items():
         used = counts[name] > 0 if name in counts else slice(None)

@@ -30,7 +30,7 @@ def listed(data, lines, suggested):
         {
             **origin.cells(), "hash": origin.hash, "label": data.classes[label], "suggested": suggested
         }
-        for name, part in data.parts.items()
+        for name, part in data.splits.items()
         for row, label in enumerate(part.labels)
         if (origin := data.origin(name, row)).line in lines
     ]  # fmt: skip

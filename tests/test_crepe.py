@@ -247,11 +247,11 @@ def test_the_answer_does_not_depend_on_the_neighbours(name, precision):
     shape = sized()
     codes, labels = some_codes(shape, 25), np.zeros(25, np.int32)
     engine = native(make(shape), name, precision)
-    together = answers(engine, pack(codes, labels, 25, 25))
+    group_size = answers(engine, pack(codes, labels, 25, 25))
     backwards = answers(engine, pack(codes[::-1].copy(), labels, 25, 25))
     alone = [answers(engine, pack(codes[row : row + 1], labels[:1], 1, 1))[0] for row in range(25)]
-    assert np.array_equal(together, np.array(alone))
-    assert np.array_equal(together, backwards[::-1])
+    assert np.array_equal(group_size, np.array(alone))
+    assert np.array_equal(group_size, backwards[::-1])
 
 
 @pytest.mark.parametrize("name", BUILDS)
@@ -355,7 +355,7 @@ def test_embeddings_learn_faster_than_convolutions(rows):
     optimizer = engine.optimizer("adam", {"learning_rate": 0.1})
     trainer = World().trainer(block.trained(network), optimizer, engine.whole_sums(20))
     TrainingStep(engine, trainer, 1, seed=0, clip_norm=None)(some_batch(shape, 20), 1, 0.001)
-    trainer.settle()
+    trainer.flush()
     moved = {name: np.abs(each.data().asnumpy() - before[name]) for name, each in learning.items()}
     moved["ngrams.weight"] = np.sqrt(
         (moved["ngrams.weight"] ** 2).mean(axis=1)

@@ -115,7 +115,10 @@ def hostile():
         name=HOSTILE[0],
         rows=rows,
         classes=HOSTILE,
-        parts={"train": {"rows": 10 * count, "classes": [10] * count}, "test": {"rows": count, "classes": [1] * count}},
+        splits={
+            "train": {"rows": 10 * count, "classes": [10] * count},
+            "test": {"rows": count, "classes": [1] * count},
+        },
         sources=[{**source, "file": text, "part": None} for text in HOSTILE],
         examples=dict.fromkeys(HOSTILE, HOSTILE[:3]),
         quarantine={
@@ -140,7 +143,7 @@ def of_classes(count):
     return summary(
         rows={"read": rows, "bad": 0, "duplicates": 0, "sampled_out": 0, "kept": rows},
         classes=[f"<class & number {rank}>" for rank in range(count)],
-        parts={"train": {"rows": sum(counts), "classes": counts}, "test": {"rows": count, "classes": [1] * count}},
+        splits={"train": {"rows": sum(counts), "classes": counts}, "test": {"rows": count, "classes": [1] * count}},
         examples={f"<class & number {rank}>": ["a text", "<b>" * 3000] for rank in range(50)},
     )
 
@@ -357,7 +360,7 @@ def test_the_terminal_shows_the_first_warnings():
 def test_the_classes_are_drawn_to_scale():
     bars = [
         line.count("█")
-        for line in lines(summary(classes=["a", "b", "c"], parts={"train": {"rows": 61, "classes": [40, 20, 1]}}))
+        for line in lines(summary(classes=["a", "b", "c"], splits={"train": {"rows": 61, "classes": [40, 20, 1]}}))
     ]
     assert [count for count in bars if count] == [30, 15, 1]
 
@@ -440,7 +443,7 @@ def test_only_the_first_files_are_listed(files):
 def test_a_data_set_of_training_rows_alone(read):
     across = {"test in train": {"exact": 0, "near": 1}}
     duplicates = {**summary()["duplicates"], "across": across}
-    text = read(summary(parts={"train": {"rows": 5700, "classes": [3000, 2700]}}, duplicates=duplicates))
+    text = read(summary(splits={"train": {"rows": 5700, "classes": [3000, 2700]}}, duplicates=duplicates))
     assert "5,700 train. There is no test split." in text
     assert "The majority-class baseline (always praise) has a train accuracy of 52.6 %." in text
     assert "validation 1" not in text

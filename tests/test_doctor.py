@@ -323,10 +323,10 @@ def test_the_driver_is_asked(tmp_path, monkeypatch):
     ):
         tool.write_text(f"#!/bin/sh\n{does}\n")
         tool.chmod(0o755)
-        asked = inventory._driver()
-        assert asked["version"] == version
-        assert trouble in asked["trouble"]
-        assert bool(asked["trouble"]) == bool(trouble)
+        requested = inventory._driver()
+        assert requested["version"] == version
+        assert trouble in requested["trouble"]
+        assert bool(requested["trouble"]) == bool(trouble)
 
 
 def test_a_probe_that_crashes_or_hangs():

@@ -52,11 +52,11 @@ class Answer:
     chunked: bool = False
 
     def send(self, handler: BaseHTTPRequestHandler, end: threading.Event) -> None:
-        asked = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
+        requested = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
         current = handler.headers.get("If-Range") in self.headers.values() or not self.if_range
         status, start = self.status, 0
-        if asked and self.ranges and current and status == 200:
-            start = int(asked[1])
+        if requested and self.ranges and current and status == 200:
+            start = int(requested[1])
             status = 206 if start < len(self.content) else 416
         body = b"" if status == 416 else self.content[start:]
         handler.send_response(status)
@@ -87,7 +87,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         self.script: dict[str, list[Answer]] = {}
-        self.asked: list[tuple[str, dict[str, str]]] = []
+        self.requested: list[tuple[str, dict[str, str]]] = []
         self.end = threading.Event()
         super().__init__(("127.0.0.1", 0), Handler)
 
@@ -99,7 +99,7 @@ class Server(ThreadingHTTPServer):
         self.script[f"/files/{name}"] = list(answers)
 
     def ranges(self) -> list[str | None]:
-        return [headers.get("Range") for _, headers in self.asked]
+        return [headers.get("Range") for _, headers in self.requested]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Says nothing of clients that leave."""
@@ -110,7 +110,7 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        self.server.asked.append((self.path, dict(self.headers.items())))
+        self.server.requested.append((self.path, dict(self.headers.items())))
         answers = self.server.script[self.path]
         (answers.pop(0) if len(answers) > 1 else answers[0]).send(self, self.server.end)
 
@@ -189,14 +189,14 @@ def test_files_arrive_with_progress_and_a_record(server, tmp_path):
     assert len(set(of_first)) > 3
     assert {each.total for each in progress if each.file == NAME} == {len(CONTENT)}
     assert progress[-1] == Progress("b.txt", 5, 5)
-    assert all(headers["Accept-Encoding"] == "identity" for _, headers in server.asked)
+    assert all(headers["Accept-Encoding"] == "identity" for _, headers in server.requested)
 
 
 def test_files_that_are_there_are_checked_and_not_asked_for(server, tmp_path):
     server.answers(Answer())
     bring(server, tmp_path)
     assert bring(server, tmp_path)[-1] == Progress(NAME, len(CONTENT), len(CONTENT))
-    assert len(server.asked) == 1
+    assert len(server.requested) == 1
 
 
 @pytest.mark.parametrize("change", [lambda content: content[:-1] + b"\xff", lambda content: content[:-1]])
@@ -207,14 +207,14 @@ def test_an_altered_file_is_an_error(server, tmp_path, change):
     with pytest.raises(UserError, match="was altered") as caught:
         bring(server, tmp_path)
     assert "delete the file" in caught.value.remedy
-    assert len(server.asked) == 1
+    assert len(server.requested) == 1
 
 
 def test_a_file_placed_by_hand_is_taken_and_checked_from_then_on(server, tmp_path):
     (tmp_path / NAME).write_bytes(OTHER)
     bring(server, tmp_path)
     assert_complete(tmp_path, OTHER)
-    assert server.asked == []
+    assert server.requested == []
     (tmp_path / NAME).write_bytes(CONTENT)
     with pytest.raises(UserError, match="was altered"):
         bring(server, tmp_path)
@@ -254,13 +254,13 @@ class TestCutOff:
         bring(server, tmp_path, attempts=1)
         assert_complete(tmp_path)
         assert server.ranges() == [None, *(f"bytes={70_000 * n}-" for n in range(1, 5))]
-        assert {sent.get("If-Range") for _, sent in server.asked[1:]} == {list(headers.values())[-1]}
+        assert {sent.get("If-Range") for _, sent in server.requested[1:]} == {list(headers.values())[-1]}
 
     def test_reset_connections(self, server, tmp_path):
         server.answers(Answer(cut=200_000, reset=True), Answer())
         bring(server, tmp_path)
         assert_complete(tmp_path)
-        assert len(server.asked) == 2
+        assert len(server.requested) == 2
 
     def test_a_stalled_connection(self, server, tmp_path):
         server.answers(Answer(cut=200_000, stall=True), Answer())
@@ -307,7 +307,7 @@ class TestCutOff:
         server.answers(Answer(cut=70_000, ranges=False))
         error = refused(server, tmp_path, attempts=4, pause=1)
         assert "4 consecutive attempts" in error.why
-        assert len(server.asked) == 5
+        assert len(server.requested) == 5
         assert sleeps == [1, 1, 2, 4]
 
     def test_a_length_that_is_too_large(self, server, tmp_path):
@@ -367,7 +367,7 @@ class TestStopped:
         assert NAME not in listing(tmp_path)
         bring(server, tmp_path)
         assert_complete(tmp_path)
-        assert len(server.asked) == 1
+        assert len(server.requested) == 1
 
     def test_stopped_while_the_part_is_read_it_is_kept(self, server, tmp_path, monkeypatch):
         def interrupted(path: Path) -> Iterator[bytes]:
@@ -431,7 +431,7 @@ class TestRefused:
     def test_other_answers(self, server, tmp_path, status):
         server.answers(Answer(b"x", status=status))
         assert f"the server answered {status}" in refused(server, tmp_path).why
-        assert len(server.asked) == 1
+        assert len(server.requested) == 1
         assert listing(tmp_path) == []
 
     @pytest.mark.parametrize("chunked", [False, True])
@@ -443,7 +443,7 @@ class TestRefused:
         assert "'text/html'" in error.why
         assert r"b'<html>\x1b[2Jxx" in error.why
         assert len(error.why) < 200
-        assert len(server.asked) == 1
+        assert len(server.requested) == 1
         assert listing(tmp_path) == []
 
     @pytest.mark.parametrize("content", [b"", b"\x1f"])
@@ -515,7 +515,7 @@ class TestRefused:
         folder = tmp_path / "folder"
         with pytest.raises(UserError, match="cannot be downloaded"):
             list(download(server.url, [NAME, name], folder, attempts=1))
-        assert server.asked == []
+        assert server.requested == []
         assert listing(tmp_path) == []
 
     @pytest.mark.parametrize(
@@ -553,7 +553,7 @@ class TestRefused:
             other.stdout.readline()
             assert "another process is downloading" in refused(server, tmp_path).what
             other.communicate(b"\n")
-        assert server.asked == []
+        assert server.requested == []
         bring(server, tmp_path)
         assert_complete(tmp_path)
 
@@ -587,13 +587,13 @@ class TestRedirects:
         error = refused(server, tmp_path)
         assert error.what == f"{server.url}/{NAME} redirects to {target}"
         assert "--url" in error.remedy
-        assert elsewhere.asked == []
-        assert len(server.asked) == 1
+        assert elsewhere.requested == []
+        assert len(server.requested) == 1
 
     def test_in_a_circle(self, server, tmp_path):
         server.answers(self.to(NAME))
         assert "more than 5 consecutive redirects" in refused(server, tmp_path).why
-        assert len(server.asked) == 6
+        assert len(server.requested) == 6
 
     @pytest.mark.parametrize(
         ("url", "location", "target"),

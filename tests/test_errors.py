@@ -21,7 +21,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import read_json
 from crepe_dist.model import parameters
 from crepe_dist.preparing.preparation import prepare
-from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings import config
@@ -335,8 +335,8 @@ def place(data, tmp_path_factory):
     (folder / "data3").symlink_to(data)
     crepe_dist.fit(config.parse(["--data", str(data), "--run-dir", str(folder / "run"), *QUICK]))
     sources = find_sources([str(write_csv(folder / "other.csv", 100, 0, classes=2))])
-    prepare(sources, folder / "data2", Encoding(feature_len=FEATURE_LEN), Split())
-    prepare(sources, folder / "data4", Encoding("full", FEATURE_LEN), Split())
+    prepare(sources, folder / "data2", Encoding(feature_len=FEATURE_LEN), SplitOptions())
+    prepare(sources, folder / "data4", Encoding("full", FEATURE_LEN), SplitOptions())
     (folder / "empty").touch()
     (folder / "text.txt").write_text("some\ntext\n")
     (folder / "folder").mkdir()

@@ -52,9 +52,9 @@ class TestHorovodCrepe:
             assert len(list(run_dir.glob("checkpoints/*.params"))) == 2
             (last,) = run_dir.glob("checkpoints/crepe_epoch_1_*.params")
             arrays.append(parameters.load(last))
-        alone, together = map(losses, printed)
+        alone, group_size = map(losses, printed)
         assert len(alone) == 14
-        assert together == pytest.approx(alone, abs=TOLERANCE)
+        assert group_size == pytest.approx(alone, abs=TOLERANCE)
         for name, array in arrays[0].items():
             np.testing.assert_allclose(arrays[1][name], array, atol=TOLERANCE)
 

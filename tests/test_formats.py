@@ -155,8 +155,8 @@ class TestTables:
     def test_a_misspelt_column_is_answered_with_the_near_name(self, tmp_path, given, meant):
         with pytest.raises(UserError, match=f"no column '{given}'") as caught:
             read(tmp_path, "a.csv", "Forum,Text\nx,a\n", label=given)
-        asked = f"did you mean {meant!r}? Or " if meant else ""
-        assert caught.value.remedy == f"{asked}give a name or a number from 1 to 2 with --label"
+        requested = f"did you mean {meant!r}? Or " if meant else ""
+        assert caught.value.remedy == f"{requested}give a name or a number from 1 to 2 with --label"
 
     def test_semicolons_of_a_spreadsheet(self, tmp_path):
         got = read(tmp_path, "a.csv", 'Text;Label\n"a, b; c";x\n')

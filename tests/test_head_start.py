@@ -70,15 +70,15 @@ class _Permuted:
 def test_the_tower_counts_what_it_sees(data):
     dataset, world = open_dataset(data), World()
     shape = shape_for(dataset)
-    part = dataset.parts["train"]
+    part = dataset.splits["train"]
     expected = np.zeros((shape.rows, shape.classes), np.int32)
     buckets, own, _ = tower.look_up(
         part.codes(np.arange(len(part))), shape.alphabet_size, shape.reach, shape.rows, shape.stride
     )
     for label, each, known in zip(part.labels, buckets, own):
         expected[np.unique(each[known]), label] += 1
-    assert (count_ngrams(shape.eyes, dataset, world) == expected).all()
-    joined = count_ngrams(replace(shape.eyes, classes=2), dataset, world)
+    assert (count_ngrams(shape.embedding, dataset, world) == expected).all()
+    joined = count_ngrams(replace(shape.embedding, classes=2), dataset, world)
     assert (joined == np.stack([expected[:, 0::2].sum(axis=1), expected[:, 1::2].sum(axis=1)], axis=1)).all()
 
 
@@ -97,7 +97,7 @@ def test_a_new_network_has_a_head_start(data, monkeypatch):
     dataset, shape = open_dataset(data), shape_for(open_dataset(data))
     without = table(parse([*SMALL, "--device=cpu", "--model.head_start=0"]), dataset)
     assert without.std() == pytest.approx(0.2, rel=0.1)
-    counts = count_ngrams(shape.eyes, dataset, World())
+    counts = count_ngrams(shape.embedding, dataset, World())
     expected = head_start(counts, dataset.class_counts(), shape.width, seed=parse([]).training.seed)
     assert expected.any()
     given = table(parse([*SMALL, "--device=cpu"]), dataset)

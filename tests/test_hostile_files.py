@@ -17,7 +17,7 @@ from crepe_dist.model.paper import PaperShape
 from crepe_dist.networks import block
 from crepe_dist.preparing.formats.rows import Share
 from crepe_dist.preparing.preparation import PrepareOptions, prepare
-from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings.model_options import ModelOptions
@@ -53,7 +53,9 @@ def good(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Good:
     about |= {"classes": dataset.classes, "network": {"dropout": 0.5}}
     checkpoint.write(folder / "run", arrays, about)
     sources = find_sources([str(write_csv(folder / "x.csv", 3000, seed=5))])
-    prepare(sources, folder / "part", Encoding(feature_len=FEATURE_LEN), Split(), PrepareOptions(share=Share(0, 2)))
+    prepare(
+        sources, folder / "part", Encoding(feature_len=FEATURE_LEN), SplitOptions(), PrepareOptions(share=Share(0, 2))
+    )
     (folder / "good.csv").write_bytes(GOOD_CSV)
     pq.write_table(
         pa.table({"label": ["a", "b"] * 50, "text": [f"text {i}" for i in range(100)]}), folder / "good.parquet"

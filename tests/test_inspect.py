@@ -19,7 +19,7 @@ from crepe_dist.inspecting.confident_learning import label_errors
 from crepe_dist.inspecting.corpus import Corpus
 from crepe_dist.inspecting.inspection import Inspection
 from crepe_dist.preparing.preparation import prepare
-from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
 from crepe_dist.supervising.training_process import train
 from tests.conftest import TRIGRAMS
@@ -45,7 +45,7 @@ def place(tmp_path_factory):
     with (folder / "texts.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows([("label", "text"), *rows(), *same])
     (folder / "new.txt").write_text("abcdef quaqua quaqua\n\nabcdef quaqua zigzig\nabcdef zigzig zigzig\n")
-    split = Split(0.2, 0.1)
+    split = SplitOptions(0.2, 0.1)
     prepare(find_sources([str(folder / "texts.csv")]), folder / "data", Encoding(feature_len=100), split)
     return folder
 
@@ -117,7 +117,7 @@ def labels_by_line(data):
     """Label of each row, by its line in the source."""
     return {
         data.origin(name, row).line: data.classes[label]
-        for name, part in data.parts.items()
+        for name, part in data.splits.items()
         for row, label in enumerate(part.labels)
     }
 
@@ -150,13 +150,13 @@ class TestCorpus:
     def test_all_splits_are_numbered_in_one_order(self, place):
         data = open_dataset(place / "data")
         corpus = Corpus(data)
-        assert len(corpus) == sum(map(len, data.parts.values()))
-        numbers = np.array([0, len(corpus) - 1, len(data.parts["train"])])
+        assert len(corpus) == sum(map(len, data.splits.values()))
+        numbers = np.array([0, len(corpus) - 1, len(data.splits["train"])])
         for number, codes in zip(numbers.tolist(), corpus.codes(numbers)):
             split, row = corpus.place(number)
             assert corpus.number(split, row) == number
-            assert corpus.labels[number] == data.parts[split].labels[row]
-            assert np.array_equal(codes, data.parts[split].codes(np.array([row]))[0])
+            assert corpus.labels[number] == data.splits[split].labels[row]
+            assert np.array_equal(codes, data.splits[split].codes(np.array([row]))[0])
         assert corpus.text(0).startswith(data.encoding.decode(corpus.codes(numbers)[0])[:9])
 
     def test_folds_are_balanced_and_keep_duplicates_together(self, place):
@@ -173,7 +173,7 @@ class TestCorpus:
         texts = ["一丁七", "一丁七。", "!一丁 七", "一丁三", "Ж一", "ж一", "。", "Ж一 丁"]
         (tmp_path / "rows.csv").write_text("".join(f"{n % 2},{text}\n" for n, text in enumerate(texts)), "utf-8")
         encoding = Encoding("full", 40, None, " !", "".join(sorted("一丁七三Жж。")))
-        prepare(find_sources([str(tmp_path / "rows.csv")]), tmp_path / "data", encoding, Split(test=0.5))
+        prepare(find_sources([str(tmp_path / "rows.csv")]), tmp_path / "data", encoding, SplitOptions(test=0.5))
         corpus = Corpus(open_dataset(tmp_path / "data"))
         assert sorted(np.unique(corpus.groups, return_counts=True)[1]) == [1, 1, 1, 2, 3]
         alike = corpus.groups == corpus.groups[[corpus.text(row) for row in range(len(corpus))].index("一丁七")]
@@ -185,8 +185,8 @@ class TestCorpus:
         train, test = np.flatnonzero(fold), np.flatnonzero(fold == 0)
         made = corpus.write(tmp_path / "fold", train, test)
         verify(made)
-        assert np.array_equal(made.parts["train"].codes(np.arange(len(train))), corpus.codes(train))
-        assert np.array_equal(made.parts["test"].labels, corpus.labels[test])
+        assert np.array_equal(made.splits["train"].codes(np.arange(len(train))), corpus.codes(train))
+        assert np.array_equal(made.splits["test"].labels, corpus.labels[test])
 
 
 class TestConfidentLearning:

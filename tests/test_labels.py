@@ -33,9 +33,9 @@ NAMES = ["bad", "good", "new"]
 
 def shares_of(folder):
     data = open_dataset(folder)
-    targets = data.parts["train"].targets
+    targets = data.splits["train"].targets
     assert targets is not None
-    return data, targets.shares(np.arange(len(data.parts["train"])))
+    return data, targets.shares(np.arange(len(data.splits["train"])))
 
 
 def expected(sets):
@@ -86,7 +86,7 @@ def test_lines_of_fasttext(tmp_path):
     assert 'labels="several"' in caught.value.remedy
     (tmp_path / "single.txt").write_text("".join(f"__label__{i % 2} text {i}\n" for i in range(9)))
     crepe_dist.prepare(tmp_path / "single.txt", tmp_path / "single", **ALL)
-    assert open_dataset(tmp_path / "single").parts["train"].targets is None
+    assert open_dataset(tmp_path / "single").splits["train"].targets is None
 
 
 def test_soft_labels_are_shares_that_sum_to_one(tmp_path):
@@ -96,7 +96,7 @@ def test_soft_labels_are_shares_that_sum_to_one(tmp_path):
     data, shares = shares_of(tmp_path / "out")
     wanted = np.array([[0.75, 0.25, 0], [0, 1, 0], [1 / 3] * 3])
     np.testing.assert_allclose(shares[:3], wanted, atol=1 / SHARE_UNIT)
-    assert data.parts["train"].labels[:3].tolist() == [0, 1, 0]
+    assert data.splits["train"].labels[:3].tolist() == [0, 1, 0]
     labels: Any = [{"a": 0.75, "b": 0.25}, "b", {"a": 1, "b": 1, "c": 1}] * 5
     crepe_dist.prepare({"text": table["text"], "label": labels}, tmp_path / "same", labels="soft", **ALL)
     np.testing.assert_array_equal(shares_of(tmp_path / "same")[1], shares)

@@ -34,7 +34,7 @@ def curves(monkeypatch, tmp_path, data_with_validation):
         def measure(data, model, seed):
             if len(measured) == fail_at:
                 raise KeyboardInterrupt
-            measured.append((model, *(len(data.parts[name]) for name in ("train", "validation", "test")), seed))
+            measured.append((model, *(len(data.splits[name]) for name in ("train", "validation", "test")), seed))
             return 0.25 + len(measured) / 100, "setting, with a comma", 1.5
 
         monkeypatch.setattr(module, "measure", measure)
@@ -50,14 +50,14 @@ def test_subsets_are_nested_and_hold_the_rows_that_were_drawn(subset, data_with_
     few, more, other = (subset.chosen(data, "train", rows, seed) for rows, seed in ((50, 1), (120, 1), (50, 2)))
     assert set(few) < set(more)
     assert set(few) != set(other)
-    assert len(subset.chosen(data, "train", 10**6, 1)) == len(data.parts["train"])
+    assert len(subset.chosen(data, "train", 10**6, 1)) == len(data.splits["train"])
     made = subset.write(data, tmp_path / "made", {"train": 50, "validation": 10, "test": 20}, seed=1)
     verify(made)
-    assert {name: len(part) for name, part in made.parts.items()} == {"train": 50, "validation": 10, "test": 20}
-    np.testing.assert_array_equal(made.parts["train"].codes(np.arange(50)), data.parts["train"].codes(few))
-    np.testing.assert_array_equal(made.parts["train"].labels, data.parts["train"].labels[few])
+    assert {name: len(part) for name, part in made.splits.items()} == {"train": 50, "validation": 10, "test": 20}
+    np.testing.assert_array_equal(made.splits["train"].codes(np.arange(50)), data.splits["train"].codes(few))
+    np.testing.assert_array_equal(made.splits["train"].labels, data.splits["train"].labels[few])
     tested = subset.chosen(data, "test", 20, 1)
-    assert [made.parts["test"].text(row) for row in range(20)] == [data.parts["test"].text(row) for row in tested]
+    assert [made.splits["test"].text(row) for row in range(20)] == [data.splits["test"].text(row) for row in tested]
     assert (made.classes, made.encoding) == (data.classes, data.encoding)
 
 
@@ -65,11 +65,11 @@ def test_several_shards(subset, data_with_validation, tmp_path, monkeypatch):
     data = open_dataset(data_with_validation)
     monkeypatch.setattr(subset, "SHARD_BYTES", 123 * 30)
     monkeypatch.setattr(subset, "CHUNK", 7)
-    made = subset.write(data, tmp_path / "made", dict.fromkeys(data.parts, 70), seed=1)
+    made = subset.write(data, tmp_path / "made", dict.fromkeys(data.splits, 70), seed=1)
     verify(made)
     rows = subset.chosen(data, "test", 70, 1)
-    assert len(made.parts["test"].shards) == 3
-    np.testing.assert_array_equal(made.parts["test"].codes(np.arange(70)), data.parts["test"].codes(rows))
+    assert len(made.splits["test"].shards) == 3
+    np.testing.assert_array_equal(made.splits["test"].codes(np.arange(70)), data.splits["test"].codes(rows))
 
 
 def test_an_interrupted_run_is_resumed(curves, tmp_path, data_with_validation):
@@ -83,7 +83,7 @@ def test_an_interrupted_run_is_resumed(curves, tmp_path, data_with_validation):
     every = (tmp_path / "curves.csv").read_text().splitlines()
     assert every[:5] == lines
     assert len(every) == 10
-    rows = len(open_dataset(data_with_validation).parts["train"])
+    rows = len(open_dataset(data_with_validation).splits["train"])
     assert [each[:2] for each in rest] == [
         ("crepe --epochs 3", 100),
         ("svm", 100),

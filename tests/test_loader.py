@@ -24,14 +24,14 @@ sizes = st.integers(1, 9)
 
 
 @given(st.integers(0, 100), st.integers(0, 100), sizes, sizes)
-def test_shares_are_disjoint_complete_and_even(start, count, size, together):
-    shares = [share(start, start + count, rank, size, together) for rank in range(size)]
+def test_shares_are_disjoint_complete_and_even(start, count, size, group_size):
+    shares = [share(start, start + count, rank, size, group_size) for rank in range(size)]
     rows = [row for first, last in shares for row in range(first, last)]
     assert rows == list(range(start, start + count))
     lengths = [last - first for first, last in shares]
-    assert max(lengths) - min(lengths) < 2 * together
-    assert largest_share(count, size, together) == max(lengths)
-    assert all((first - start) % together == 0 for first, last in shares if first < last)
+    assert max(lengths) - min(lengths) < 2 * group_size
+    assert largest_share(count, size, group_size) == max(lengths)
+    assert all((first - start) % group_size == 0 for first, last in shares if first < last)
 
 
 @given(st.integers(1, 200), st.integers(1, 60), sizes, st.integers(0, 5), st.integers(0, 3))
@@ -41,9 +41,9 @@ def test_every_world_size_sees_the_same_global_batches(rows, batch_size, size, s
     ranks = [list(RankBatches(order, batch_size, rank, size)) for rank in range(size)]
     assert {len(each) for each in ranks} == {-(-rows // batch_size)}
     for step, of_ranks in enumerate(zip(*ranks)):
-        together = np.concatenate([indices for ((indices, _, _),) in of_ranks])
+        group_size = np.concatenate([indices for ((indices, _, _),) in of_ranks])
         expected = order[step * batch_size : (step + 1) * batch_size]
-        assert together.tolist() == expected.tolist()
+        assert group_size.tolist() == expected.tolist()
         assert {documents for ((_, documents, _),) in of_ranks} == {len(expected)}
         assert all(
             expected[first : first + len(indices)].tolist() == indices.tolist() for ((indices, _, first),) in of_ranks
@@ -74,7 +74,7 @@ def test_epochs_differ_and_repeat():
 
 @pytest.mark.parametrize(("rank", "size"), [(0, 1), (2, 3), (3, 4), (6, 7)])
 def test_batches_keep_one_shape_and_mark_the_filling(data, rank, size):
-    part = open_dataset(data).parts["train"]
+    part = open_dataset(data).splits["train"]
     order = epoch_order(len(part), 0, 0)
     expected = list(RankBatches(order, 50, rank, size))
     got = list(batches(part, order, 50, rank, size))
@@ -131,14 +131,14 @@ def test_pieces_have_one_shape(rows, most, size):
 
 
 def test_an_error_while_reading_ahead_is_the_reader_s(data):
-    part = open_dataset(data).parts["train"]
+    part = open_dataset(data).splits["train"]
     with pytest.raises(IndexError):
         list(batches(part, np.array([0, len(part)]), 1, 0, 1))
 
 
 @pytest.mark.parametrize("taken", [0, 1, 5, 30])
 def test_a_reader_that_stops_early_ends_the_thread(data, taken):
-    part = open_dataset(data).parts["train"]
+    part = open_dataset(data).splits["train"]
     before = threading.active_count()
     source = batches(part, epoch_order(len(part), 0, 0), 5, 0, 1)
     assert sum(1 for _ in itertools.islice(source, taken)) == taken
@@ -154,7 +154,7 @@ def test_a_full_shared_memory_has_no_room_for_semaphores_and_none_are_needed(dat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", full)
-    part = open_dataset(data).parts["train"]
+    part = open_dataset(data).splits["train"]
     assert len(list(batches(part, epoch_order(len(part), 0, 0), 50, 0, 1))) == 7
     with pool(2) as executor:
         assert list(map_in_order(executor, str, range(3), ahead=2)) == ["0", "1", "2"]

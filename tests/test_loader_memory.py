@@ -9,7 +9,7 @@ import pytest
 
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.preparing.preparation import PrepareOptions, prepare
-from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
 from tests.conftest import run
 
@@ -20,7 +20,9 @@ def memory(folder, rows):
     source = folder / f"{rows}.tsv"
     source.write_text("".join(f"{row % 3}\tdocument number {row}\n" for row in range(rows)), encoding="utf-8")
     out = folder / str(rows)
-    prepare(find_sources([str(source)]), out, Encoding(feature_len=123), Split(test=0.0), PrepareOptions(processes=1))
+    prepare(
+        find_sources([str(source)]), out, Encoding(feature_len=123), SplitOptions(test=0.0), PrepareOptions(processes=1)
+    )
     printed = run([sys.executable, "-m", "crepe_dist.benchmarking.loader_memory", str(out)], folder)
     return json.loads(printed)
 

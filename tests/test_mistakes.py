@@ -27,7 +27,7 @@ def place(data):
     """The data set, a predictor that makes mistakes, and which of its predictions are right."""
     dataset = open_dataset(data)
     predictor = Predictor(Guesser(), dataset.encoding, dataset.classes)  # type: ignore[arg-type]
-    test = dataset.parts["test"]
+    test = dataset.splits["test"]
     predicted = predictor.logits(test.codes(np.arange(len(test)))).argmax(axis=1)
     return dataset, predictor, predicted == test.labels
 
@@ -52,7 +52,7 @@ def test_all_mistakes_are_written_worst_first_with_their_lines(data, place, tmp_
 def test_the_worst_are_shown(place):
     dataset, _, right = place
     rows = np.flatnonzero(~right)[:12].tolist()
-    labels = dataset.parts["test"].labels
+    labels = dataset.splits["test"].labels
     worst = [Mistake(row, int(labels[row]), 0.001, (((labels[row] + 1) % 3, 0.9),)) for row in rows]
     scores = Scores(np.full((3, 3), 10), 1.0, np.zeros((15, 3), np.int64), worst)
     first, *lines = mistakes.worst(scores, dataset, "test").splitlines()
@@ -61,7 +61,7 @@ def test_the_worst_are_shown(place):
     true, other = (dataset.classes[(labels[rows[0]] + step) % 3] for step in (0, 1))
     line = dataset.origin("test", rows[0]).line
     assert lines[0] == f"  test.csv:{line}: {true} 0.1 %, predicted as {other} 90.0 %"
-    assert lines[1].strip().startswith(str(dataset.parts["test"].text(rows[0]))[:60].strip())
+    assert lines[1].strip().startswith(str(dataset.splits["test"].text(rows[0]))[:60].strip())
     page = score_tables.view(scores, dataset.classes, quotes(dataset, "test", rows), dataset.encoding.to_dict())
     assert page["mistakes"][0]["place"] == f"test.csv:{line}"
     assert mistakes.worst(Scores(np.eye(3, dtype=int), 1.0, scores.reliability, []), dataset, "test") == ""

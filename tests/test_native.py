@@ -333,10 +333,10 @@ class TestSwitch:
             ("sse2", "there is no such build of the kernels"),
         ],
     )
-    def test_a_build_that_cannot_be_is_refused(self, asked, why, monkeypatch):
+    def test_a_build_that_cannot_be_is_refused(self, requested, why, monkeypatch):
         monkeypatch.setattr(library, "processor_flags", lambda: {"avx2", "fma"})
-        monkeypatch.setenv(library.SWITCH, asked)
-        with pytest.raises(UserError, match=f"CREPE_DIST_KERNELS is {asked}") as raised:
+        monkeypatch.setenv(library.SWITCH, requested)
+        with pytest.raises(UserError, match=f"CREPE_DIST_KERNELS is {requested}") as raised:
             plan(ModelOptions(), mx.cpu())
         assert raised.value.why == why
         assert raised.value.remedy == "set CREPE_DIST_KERNELS to avx2, generic, none, or unset it"
@@ -381,8 +381,8 @@ class TestSwitch:
         monkeypatch.setattr(library, "_best", library._best.__wrapped__)
         why = "builds.json is missing: installed without a compiler, or installation incomplete"
         assert str(plan(ModelOptions(), mx.cpu(), multiplies=False)) == f"float32, MXNet's operators ({why})"
-        asked = ModelOptions(precision="float32")
-        assert str(plan(asked, mx.cpu())) == f"float32, MXNet's operators (as requested; {why})"
+        requested = ModelOptions(precision="float32")
+        assert str(plan(requested, mx.cpu())) == f"float32, MXNet's operators (as requested; {why})"
         own = ModelOptions(kernels="mxnet")
         assert str(plan(own, mx.cpu(), multiplies=False)) == "float32, MXNet's operators"
         monkeypatch.setenv(library.SWITCH, "avx2")

@@ -121,7 +121,7 @@ class TestPrepared:
             threads.add(threading.get_ident())
             return engine.prepare(batch)
 
-        part = dataset.parts["train"]
+        part = dataset.splits["train"]
         order = epoch_order(len(part), 0, 0)
         one = list(batches(part, order, 50, 1, 2, 100, prepare))
         other = list(batches(part, order, 50, 1, 2, 100))

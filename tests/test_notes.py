@@ -66,7 +66,7 @@ def test_classes_without_rows():
 
 def test_few_validation_rows():
     def said(**parts: int) -> str:
-        data: Any = SimpleNamespace(parts={name: range(rows) for name, rows in parts.items()})
+        data: Any = SimpleNamespace(splits={name: range(rows) for name, rows in parts.items()})
         return few_validation_rows(data)
 
     assert said(train=9, test=9) == said(train=9, validation=100) == ""

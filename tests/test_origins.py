@@ -47,7 +47,7 @@ def test_every_row_of_every_format(tmp_path, form):
     line_of = dict(zip((id_ for id_, *_ in ROWS), lines))
     text_of = {id_: text for id_, _, text in ROWS}
     seen = []
-    for name, part in data.parts.items():
+    for name, part in data.splits.items():
         for row in range(len(part)):
             origin = data.origin(name, row)
             text = text_of[origin.id]
@@ -68,8 +68,8 @@ def test_a_row_of_several_lines_is_found_by_its_first(tmp_path):
     crepe_dist.prepare(tmp_path / "rows.csv", tmp_path / "out", test=0.5)
     data = open_dataset(tmp_path / "out")
     lines = (tmp_path / "rows.csv").read_text().splitlines()
-    for row in range(len(data.parts["test"])):
-        first = str(data.parts["test"].text(row)).split("\n")[0]
+    for row in range(len(data.splits["test"])):
+        first = str(data.splits["test"].text(row)).split("\n")[0]
         assert lines[data.origin("test", row).line - 1].endswith(first)
         assert str(data.origin("test", row)) == f"rows.csv:{data.origin('test', row).line}"
 
@@ -81,9 +81,9 @@ def test_files_of_folders_are_named(tmp_path):
             (tmp_path / "source" / label / "deep" / f"{number}.txt").write_text(f"{label} {number}")
     crepe_dist.prepare(tmp_path / "source", tmp_path / "out", test=0.5)
     data = open_dataset(tmp_path / "out")
-    for row in range(len(data.parts["test"])):
+    for row in range(len(data.splits["test"])):
         origin = data.origin("test", row)
-        assert (tmp_path / "source" / origin.file / origin.id).read_text() == data.parts["test"].text(row)
+        assert (tmp_path / "source" / origin.file / origin.id).read_text() == data.splits["test"].text(row)
 
 
 def test_parts_merge_to_the_same(tmp_path):
@@ -114,9 +114,9 @@ def test_an_origin_that_cannot_be_is_an_altered_file(tmp_path):
     crepe_dist.prepare(source, tmp_path / "out")
     data = open_dataset(tmp_path / "out")
     path = tmp_path / "out" / "test.origins.npy"
-    np.save(path, np.full((len(data.parts["test"]), 3), 7, np.uint64))
+    np.save(path, np.full((len(data.splits["test"]), 3), 7, np.uint64))
     with pytest.raises(UserError, match=r"test\.origins\.npy was altered"):
         open_dataset(tmp_path / "out").origin("test", 0)
-    np.save(path, np.zeros((len(data.parts["test"]), 3), np.int64))
+    np.save(path, np.zeros((len(data.splits["test"]), 3), np.int64))
     with pytest.raises(UserError, match="cannot be read"):
         open_dataset(tmp_path / "out")

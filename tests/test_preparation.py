@@ -29,7 +29,7 @@ from crepe_dist.preparing.auto_encoding import Fit, fitting_length
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.rows import Share
 from crepe_dist.preparing.preparation import PrepareOptions, finish_steps, merge_in_steps, prepare, prepare_in_steps
-from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, find_sources
 from crepe_dist.preparing.spool import ROW, open_spool
 from crepe_dist.reports import data_page, data_sentences
@@ -41,7 +41,7 @@ ENCODING = Encoding(feature_len=40)
 def prepared(tmp_path, lines, name="rows.csv", how=None, **split):
     path = tmp_path / name
     path.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
-    return prepare(find_sources([str(path)]), tmp_path / "out", ENCODING, Split(**split), how)
+    return prepare(find_sources([str(path)]), tmp_path / "out", ENCODING, SplitOptions(**split), how)
 
 
 def contents(folder):
@@ -59,7 +59,7 @@ def test_rows_labels_and_texts_arrive(tmp_path):
     assert dataset.name == "out"
     seen = []
     for name in ("validation", "test"):
-        part = dataset.parts[name]
+        part = dataset.splits[name]
         codes = part.codes(np.arange(len(part)))
         for row in range(len(part)):
             text = part.text(row)
@@ -67,7 +67,7 @@ def test_rows_labels_and_texts_arrive(tmp_path):
             assert codes[row].tolist() == ENCODING.encode([text])[0].tolist()
             assert part.labels[row] == int(text.split()[-1]) % 2
             seen.append(text)
-    train = dataset.parts["train"]
+    train = dataset.splits["train"]
     assert train.text(0) is None
     seen += [ENCODING.decode(codes) for codes in train.codes(np.arange(len(train)))]
     assert sorted(seen) == sorted(f"text number {n}" for n in range(100))
@@ -78,13 +78,13 @@ def test_the_paper_s_form_with_classes_and_a_test_file(tmp_path):
     with gzip.open(tmp_path / "train.csv.gz", "wt") as stream:
         stream.write('"2","Title","Body with ""quotes"", and\na line"\n"1","Second","one"\n')
     (tmp_path / "test.csv").write_text('"1","","only text"\n')
-    prepare(find_sources([str(tmp_path)]), tmp_path / "out", Encoding(feature_len=60), Split())
+    prepare(find_sources([str(tmp_path)]), tmp_path / "out", Encoding(feature_len=60), SplitOptions())
     dataset = open_dataset(tmp_path / "out")
     assert dataset.classes == ["World", "Sports"]
-    assert dataset.parts["train"].labels.tolist() == [1, 0]
-    codes = dataset.parts["train"].codes(np.array([0]))
+    assert dataset.splits["train"].labels.tolist() == [1, 0]
+    codes = dataset.splits["train"].codes(np.array([0]))
     assert dataset.encoding.decode(codes[0]) == 'title | body with "quotes", and a line'
-    assert dataset.parts["test"].text(0) == "only text"
+    assert dataset.splits["test"].text(0) == "only text"
 
 
 def test_numbers_as_labels_are_ordered_by_value_and_warned_of(tmp_path):
@@ -101,10 +101,10 @@ class TestShards:
     def test_several_are_read_as_one(self, tmp_path):
         prepared(tmp_path, [f"{n % 2},text {n}" for n in range(100)], validation=0.2)
         many = open_dataset(tmp_path / "out")
-        assert [len(shard) for shard in many.parts["train"].shards] == [16, 16, 16, 12]
+        assert [len(shard) for shard in many.splits["train"].shards] == [16, 16, 16, 12]
         verify(many)
         expected = {}
-        for part in many.parts.values():
+        for part in many.splits.values():
             order = epoch_order(len(part), 0, 0)
             for row, codes in zip(order.tolist(), part.codes(order)):
                 number = int(ENCODING.decode(codes).split()[-1])
@@ -119,8 +119,8 @@ class TestShards:
         losses = []
         for name, size in (("many", 123 * 16), ("one", 1 << 28)):
             monkeypatch.setattr("crepe_dist.preparing.shards.SHARD_BYTES", size)
-            prepare(sources, tmp_path / name, Encoding(feature_len=123), Split())
-            part = open_dataset(tmp_path / name).parts["train"]
+            prepare(sources, tmp_path / name, Encoding(feature_len=123), SplitOptions())
+            part = open_dataset(tmp_path / name).splits["train"]
             losses.append((len(part.shards), part.codes(epoch_order(len(part), 0, 0)).tobytes()))
         assert losses[0][0] == 8
         assert losses[1][0] == 1
@@ -145,7 +145,9 @@ def test_every_flaw_planted_is_reported_to_the_row(tmp_path):
     train = "\n".join(lines).encode("utf-8", "surrogateescape")
     (tmp_path / "train.csv.gz").write_bytes(gzip.compress(train) + gzip.compress(b"\nb,the last one\na,cut off")[:-9])
     (tmp_path / "test.csv").write_text("a,one\nq,unknown\nb,two\n")
-    summary = prepare(find_sources([str(tmp_path)]), tmp_path / "out", ENCODING, Split(), PrepareOptions(max_bad=1))
+    summary = prepare(
+        find_sources([str(tmp_path)]), tmp_path / "out", ENCODING, SplitOptions(), PrepareOptions(max_bad=1)
+    )
     bad = [json.loads(line) for line in (tmp_path / "out" / QUARANTINE).read_text().splitlines()]
     expected = [("test.csv", 2, "unknown label: 'q' is not in the training rows")]
     expected += [("train.csv.gz", line, reason) for line, (_, reason) in FLAWS.items()]
@@ -199,7 +201,7 @@ class TestSeveralMachines:
     @pytest.mark.parametrize("more", [{"dedupe": "near", "stratified": True}, {"max_per_class": 700}])
     def test_parts_make_the_whole(self, tmp_path, of, more):
         sources = self.write_sources(tmp_path / "in")
-        split = Split(0.2, 0.1, seed=3, **more)
+        split = SplitOptions(0.2, 0.1, seed=3, **more)
         whole = prepare(sources, tmp_path / "whole", ENCODING, split)
         parts = []
         for index in range(of):
@@ -216,7 +218,9 @@ class TestSeveralMachines:
     def test_processes_make_no_difference(self, tmp_path):
         sources = self.write_sources(tmp_path / "in")
         for name, processes in (("one", 1), ("two", 2)):
-            prepare(sources, tmp_path / name, ENCODING, Split(max_per_class=700), PrepareOptions(processes=processes))
+            prepare(
+                sources, tmp_path / name, ENCODING, SplitOptions(max_per_class=700), PrepareOptions(processes=processes)
+            )
         assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
     def test_what_is_fitted_is_the_same(self, tmp_path, monkeypatch):
@@ -228,7 +232,7 @@ class TestSeveralMachines:
             lines = (f"{n % 2},{letters * (1 + n % 5)} {chr(0x4E00 + n % 700) * 40}\n" for n in range(rows))
             (tmp_path / "in" / f"{name}.csv").write_text("".join(lines))
         sources = find_sources([str(tmp_path / "in")])
-        fit, split, encoding = Fit(length=True, alphabet="made"), Split(dedupe="exact"), Encoding()
+        fit, split, encoding = Fit(length=True, alphabet="made"), SplitOptions(dedupe="exact"), Encoding()
         whole = prepare(sources, tmp_path / "whole", encoding, split, PrepareOptions(processes=1), fit)
         prepare(sources, tmp_path / "two", encoding, split, PrepareOptions(processes=2), fit)
         parts = [tmp_path / f"part-{index}" for index in range(3)]
@@ -250,13 +254,14 @@ class TestSeveralMachines:
         path = tmp_path / "rows.csv"
         path.write_text("\n".join(lines), "utf-8")
         sources, fit = find_sources([str(path)]), Fit(length=True, alphabet="made")
-        learnt = prepare(sources, tmp_path / "learnt", Encoding(), Split(), None, fit)
+        learnt = prepare(sources, tmp_path / "learnt", Encoding(), SplitOptions(), None, fit)
         encoding = open_dataset(tmp_path / "learnt").encoding
         assert encoding.paired
         assert encoding.feature_len > 450
         assert learnt["lengths"]["cut"] < 0.01
         given = prepare(
-            sources, tmp_path / "given", Encoding("paper", 9, None, encoding.alphabet, encoding.paired), Split(), None,
+            sources, tmp_path / "given", Encoding("paper", 9, None, encoding.alphabet, encoding.paired), SplitOptions(),
+            None,
             Fit(length=True),
         )  # fmt: skip
         assert open_dataset(tmp_path / "given").encoding == encoding
@@ -267,7 +272,7 @@ class TestSeveralMachines:
     def parts(self, tmp_path):
         sources = find_sources([str(write_csv(tmp_path / "a.csv", 3000, 0))])
         for index in range(2):
-            prepare(sources, tmp_path / f"p{index}", ENCODING, Split(), PrepareOptions(share=Share(index, 2)))
+            prepare(sources, tmp_path / f"p{index}", ENCODING, SplitOptions(), PrepareOptions(share=Share(index, 2)))
         return [tmp_path / "p0", tmp_path / "p1"]
 
     def test_a_part_is_no_data_set(self, parts):
@@ -277,9 +282,9 @@ class TestSeveralMachines:
 
     def test_parts_that_do_not_belong_together_are_refused(self, tmp_path, parts):
         sources = find_sources([str(tmp_path / "a.csv")])
-        prepare(sources, tmp_path / "other", ENCODING, Split(seed=1), PrepareOptions(share=Share(1, 2)))
+        prepare(sources, tmp_path / "other", ENCODING, SplitOptions(seed=1), PrepareOptions(share=Share(1, 2)))
         how = PrepareOptions(Reading(columns=Wanted(label="2", texts=("1",))), share=Share(1, 2))
-        prepare(sources, tmp_path / "columns", ENCODING, Split(), how)
+        prepare(sources, tmp_path / "columns", ENCODING, SplitOptions(), how)
         for given, message in (
             ([parts[0]], "1 of 2 parts"),
             ([parts[0], parts[0], parts[1]], "3 of 2 parts"),
@@ -331,7 +336,7 @@ class TestSeveralMachines:
         with (tmp_path / "a.csv").open("a") as stream:
             stream.write("1,one more\n")
         sources = find_sources([str(tmp_path / "a.csv")])
-        prepare(sources, parts[1], ENCODING, Split(), PrepareOptions(share=Share(1, 2)))
+        prepare(sources, parts[1], ENCODING, SplitOptions(), PrepareOptions(share=Share(1, 2)))
         with pytest.raises(UserError, match="different versions of"):
             finish_steps(merge_in_steps(parts, tmp_path / "merged", PrepareOptions(processes=1)))
 
@@ -367,7 +372,12 @@ class TestReport:
         (tmp_path / "rows.csv").write_text("\n".join(rows))
         sources = find_sources([str(tmp_path / "rows.csv")])
         usual = prepare(
-            sources, tmp_path / "usual", Encoding(), Split(0), PrepareOptions(page=data_page.page), Fit(length=True)
+            sources,
+            tmp_path / "usual",
+            Encoding(),
+            SplitOptions(0),
+            PrepareOptions(page=data_page.page),
+            Fit(length=True),
         )
         assert usual["encoding"]["feature_len"] == 258
         assert usual["encoding"]["alphabet"] == ALPHABET
@@ -377,7 +387,12 @@ class TestReport:
         cut = "0.5 % (1) are longer than feature_len (258 characters) and lose their middle. It was chosen so that"
         assert cut in (tmp_path / "usual" / "report.html").read_text()
         own = prepare(
-            sources, tmp_path / "own", Encoding(), Split(0), PrepareOptions(page=data_page.page), Fit(alphabet="made")
+            sources,
+            tmp_path / "own",
+            Encoding(),
+            SplitOptions(0),
+            PrepareOptions(page=data_page.page),
+            Fit(alphabet="made"),
         )
         assert own["encoding"]["alphabet"] == " 0123456789влос"
         assert own["characters"]["unknown"] == 0
@@ -403,7 +418,7 @@ class TestReport:
         (tmp_path / "rows.csv").write_text("\n".join(rows))
         sources = find_sources([str(tmp_path / "rows.csv")])
         encoding = Encoding.from_dict(
-            prepare(sources, tmp_path / "out", Encoding(), Split(0.2), None, Fit(alphabet="needed"))["encoding"]
+            prepare(sources, tmp_path / "out", Encoding(), SplitOptions(0.2), None, Fit(alphabet="needed"))["encoding"]
         )
         assert encoding.is_custom == bool(made)
         assert set(made) <= set(encoding.alphabet)
@@ -429,11 +444,11 @@ class TestReport:
     def test_overlap_between_the_parts(self, tmp_path):
         (tmp_path / "train.csv").write_text("".join(f"{n % 2},text {n}\n" for n in range(100)))
         (tmp_path / "test.csv").write_text("0,text 4\n1,TEXT 5\n0,new\n")
-        summary = prepare(find_sources([str(tmp_path)]), tmp_path / "out", ENCODING, Split())
+        summary = prepare(find_sources([str(tmp_path)]), tmp_path / "out", ENCODING, SplitOptions())
         assert summary["duplicates"]["across"] == {"test in train": {"exact": 1, "near": 2}}
         assert any("2 test rows also occur in the train split" in warning["what"] for warning in summary["warnings"])
         how = PrepareOptions(overwrite=True)
-        summary = prepare(find_sources([str(tmp_path)]), tmp_path / "out", ENCODING, Split(dedupe="near"), how)
+        summary = prepare(find_sources([str(tmp_path)]), tmp_path / "out", ENCODING, SplitOptions(dedupe="near"), how)
         assert summary["duplicates"]["across"] == {"test in train": {"exact": 0, "near": 0}}
         assert summary["parts"]["test"]["rows"] == 3
         assert summary["parts"]["train"]["rows"] == 98
@@ -498,7 +513,7 @@ class TestReport:
         assert "HTML tags were removed from 40 rows" in " ".join(data_sentences.encoding(summary))
         data = open_dataset(tmp_path / "out")
         assert data.composition == Composition((), True)
-        texts = {data.parts["test"].text(row) for row in range(len(data.parts["test"]))}
+        texts = {data.splits["test"].text(row) for row in range(len(data.splits["test"]))}
         assert texts <= {f"texts & {n}" if n % 5 == 1 else f"text {n} <x@y.z>" for n in range(200)}
 
     def test_few_rows_without_a_letter_are_counted_without_a_warning(self, tmp_path):
@@ -522,7 +537,7 @@ class TestReport:
     def test_good_data_raise_no_warning(self, tmp_path):
         write_csv(tmp_path / "train.csv", 600, 0)
         (tmp_path / "classes.txt").write_text("one\ntwo\nthree\n")
-        summary = prepare(find_sources([str(tmp_path)]), tmp_path / "out", Encoding(feature_len=123), Split())
+        summary = prepare(find_sources([str(tmp_path)]), tmp_path / "out", Encoding(feature_len=123), SplitOptions())
         assert summary["warnings"] == []
 
 
@@ -530,7 +545,7 @@ def test_the_same_seed_gives_the_same_folder(tmp_path):
     source = write_csv(tmp_path / "a.csv", 200, 0)
     prints = []
     for seed, name in ((0, "one"), (0, "two"), (1, "three")):
-        prepare(find_sources([str(source)]), tmp_path / name, ENCODING, Split(seed=seed))
+        prepare(find_sources([str(source)]), tmp_path / name, ENCODING, SplitOptions(seed=seed))
         prints.append(open_dataset(tmp_path / name).fingerprint)
     assert prints[0] == prints[1] != prints[2]
 
@@ -579,7 +594,7 @@ def test_a_file_of_windows_1252_alone_gets_a_remedy_that_helps(tmp_path):
 def test_a_workbook_is_told_from_an_archive(tmp_path):
     (tmp_path / "a.xlsx").write_bytes(b"PK\x03\x04 and more")
     with pytest.raises(UserError, match="is a workbook") as caught:
-        prepare(find_sources([str(tmp_path / "a.xlsx")]), tmp_path / "out", ENCODING, Split())
+        prepare(find_sources([str(tmp_path / "a.xlsx")]), tmp_path / "out", ENCODING, SplitOptions())
     assert "CSV (UTF-8)" in caught.value.remedy
 
 
@@ -605,7 +620,7 @@ class TestReplacing:
         with pytest.raises(UserError, match="exists"):
             prepared(tmp_path, lines)
         sources = find_sources([str(tmp_path / "rows.csv")])
-        prepare(sources, tmp_path / "out", Encoding(feature_len=20), Split(), PrepareOptions(overwrite=True))
+        prepare(sources, tmp_path / "out", Encoding(feature_len=20), SplitOptions(), PrepareOptions(overwrite=True))
         assert open_dataset(tmp_path / "out").encoding.feature_len == 20
 
     def test_only_a_prepared_folder_is_ever_replaced(self, tmp_path):
@@ -617,7 +632,7 @@ class TestReplacing:
         (tmp_path / "file").touch()
         for name in ("mine", "out", "file", "rows.csv"):
             with pytest.raises(UserError, match="is not replaced"):
-                prepare(sources, tmp_path / name, ENCODING, Split(), PrepareOptions(overwrite=True))
+                prepare(sources, tmp_path / name, ENCODING, SplitOptions(), PrepareOptions(overwrite=True))
         assert (tmp_path / "mine" / "thesis.txt").exists()
         assert (tmp_path / "out" / "notes.txt").exists()
         assert (tmp_path / "rows.csv").stat().st_size
@@ -637,7 +652,7 @@ class TestReplacing:
 
     def test_what_came_into_being_meanwhile_is_left_alone(self, tmp_path):
         path = write_csv(tmp_path / "a.csv", 100, 0)
-        steps = prepare_in_steps(find_sources([str(path)]), tmp_path / "out", ENCODING, Split())
+        steps = prepare_in_steps(find_sources([str(path)]), tmp_path / "out", ENCODING, SplitOptions())
         next(steps)
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "thesis.txt").touch()
@@ -650,7 +665,7 @@ class TestReplacing:
         (tmp_path / "link").symlink_to(tmp_path / "there")
         for length in (40, 50):
             how = PrepareOptions(overwrite=True)
-            prepare(find_sources([str(path)]), tmp_path / "link", Encoding(feature_len=length), Split(), how)
+            prepare(find_sources([str(path)]), tmp_path / "link", Encoding(feature_len=length), SplitOptions(), how)
         assert (tmp_path / "link").is_symlink()
         assert open_dataset(tmp_path / "there").encoding.feature_len == 50
         assert not list(tmp_path.glob(".*"))
@@ -664,7 +679,7 @@ def test_a_part_without_a_usable_row_is_an_error(tmp_path, part, content):
     own = str(tmp_path / "part.csv")
     sources = find_sources([str(path)], own, None) if part == "test" else find_sources([str(path)], None, own)
     with pytest.raises(UserError, match=f"no usable row was found in the files of the {part} split"):
-        prepare(sources, tmp_path / "out", ENCODING, Split())
+        prepare(sources, tmp_path / "out", ENCODING, SplitOptions())
 
 
 CONTENT = gzip.compress("".join(f"{'xy'[n % 2]},fine {n}\n" for n in range(3000)).encode())
@@ -683,16 +698,16 @@ def test_a_file_that_ends_early_is_taken_on_request_only(tmp_path, content, reas
     (tmp_path / "a.csv.gz").write_bytes(content)
     sources = find_sources([str(tmp_path / "a.csv.gz")])
     with pytest.raises(UserError, match=f"a.csv.gz cannot be read to its end: the gzip data are {reason}") as raised:
-        prepare(sources, tmp_path / "out", ENCODING, Split())
+        prepare(sources, tmp_path / "out", ENCODING, SplitOptions())
     assert re.match(r"[1-3],\d\d\d of its rows were read", raised.value.why)
     assert "--max-bad 1" in raised.value.remedy
-    summary = prepare(sources, tmp_path / "out", ENCODING, Split(), PrepareOptions(max_bad=1))
+    summary = prepare(sources, tmp_path / "out", ENCODING, SplitOptions(), PrepareOptions(max_bad=1))
     assert "a gzip file is truncated or broken" in [warning["what"] for warning in summary["warnings"]]
 
 
 def test_data_after_the_end_of_a_gzip_file_are_a_bad_row(tmp_path):
     (tmp_path / "a.csv.gz").write_bytes(CONTENT + b"something else")
-    summary = prepare(find_sources([str(tmp_path / "a.csv.gz")]), tmp_path / "out", ENCODING, Split())
+    summary = prepare(find_sources([str(tmp_path / "a.csv.gz")]), tmp_path / "out", ENCODING, SplitOptions())
     assert summary["rows"]["kept"] == 3000
     assert summary["quarantine"]["reasons"] == {"other data follow the compressed ones": 1}
 
@@ -706,7 +721,7 @@ def test_a_small_file_that_expands_to_very_much(tmp_path, monkeypatch, name, sam
         pq.write_table(pa.table({"label": ["x", "y"] * 100, "text": texts}), tmp_path / name)
     else:
         (tmp_path / name).write_bytes(gzip.compress("".join(f"{t[0]},{t}\n" for t in texts).encode()))
-    sources, split = find_sources([str(tmp_path / name)]), Split(max_per_class=sampled)
+    sources, split = find_sources([str(tmp_path / name)]), SplitOptions(max_per_class=sampled)
     with pytest.raises(UserError, match=f"{name} expands to more than 0.0 GB") as raised:
         prepare(sources, tmp_path / "out", ENCODING, split, PrepareOptions(processes=1))
     assert "--max-expansion" in raised.value.remedy
@@ -744,7 +759,7 @@ def test_leftovers_of_other_preparations_are_named(tmp_path):
 
 def test_an_interruption_leaves_nothing(tmp_path):
     path = write_csv(tmp_path / "a.csv", 3000, 0)
-    steps = prepare_in_steps(find_sources([str(path)]), tmp_path / "out", ENCODING, Split())
+    steps = prepare_in_steps(find_sources([str(path)]), tmp_path / "out", ENCODING, SplitOptions())
     next(steps)
     assert len(list(tmp_path.iterdir())) == 2
     steps.close()
@@ -814,7 +829,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.ShardWriter, "append", full)
         with pytest.raises(UserError, match="could not be written") as caught:
-            prepare(find_sources([str(path)]), tmp_path / "out", ENCODING, Split())
+            prepare(find_sources([str(path)]), tmp_path / "out", ENCODING, SplitOptions())
     assert caught.value.why == "No space left on device"
     assert list(tmp_path.iterdir()) == [path]
 

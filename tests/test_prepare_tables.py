@@ -55,7 +55,7 @@ def test_several_columns_of_text_are_joined_in_their_order(tmp_path, monkeypatch
     for source in sources:
         crepe_dist.prepare(source, tmp_path / "out", overwrite=True, **common)
         data = open_dataset(tmp_path / "out")
-        texts = {data.parts["test"].text(row) for row in range(len(data.parts["test"]))}
+        texts = {data.splits["test"].text(row) for row in range(len(data.splits["test"]))}
         assert texts <= {f"{text} | s{row}" if row != 3 else text for row, text in enumerate(TEXTS)}, source
         assert data.composition.columns == ("body", "subject")
     assert texts_of(frame[3:5], data.composition.columns) == [TEXTS[3], f"{TEXTS[4]} | s4"]
@@ -95,8 +95,8 @@ def test_splits_of_their_own(tmp_path):
     frame = pd.DataFrame({"title": TEXTS, "review": TEXTS, "stars": LABELS})
     crepe_dist.prepare(frame[:30], tmp_path / "out", test=frame[30:], validation=0.2, overwrite=False, feature_len=30)
     data = open_dataset(tmp_path / "out")
-    assert {name: len(part) for name, part in data.parts.items()} == {"train": 24, "validation": 6, "test": 10}
-    assert data.parts["test"].text(0) == f"{TEXTS[30]} | {TEXTS[30]}"
+    assert {name: len(part) for name, part in data.splits.items()} == {"train": 24, "validation": 6, "test": 10}
+    assert data.splits["test"].text(0) == f"{TEXTS[30]} | {TEXTS[30]}"
     assert data.encoding.feature_len == 30
 
 

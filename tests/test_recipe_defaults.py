@@ -76,7 +76,7 @@ def test_a_first_epoch_that_is_beyond_the_last_is_an_error():
 @pytest.mark.parametrize(("kind", "smoothing"), [("crepe", 0.1), ("ngrams", 0.0), ("paper", 0.0)])
 def test_labels_are_smoothed_for_crepe(kind, smoothing):
     shape: Any = NETWORKS[kind]
-    one_label = cast(Dataset, SimpleNamespace(parts={"train": SimpleNamespace(targets=None)}))
+    one_label = cast(Dataset, SimpleNamespace(splits={"train": SimpleNamespace(targets=None)}))
     assert _objective(parse([]), one_label, shape).smoothing == smoothing
     assert _objective(parse(["--training.label_smoothing=0.2"]), one_label, shape).smoothing == 0.2
     assert _objective(parse(["--training.label_smoothing=0"]), one_label, shape).smoothing == 0.0

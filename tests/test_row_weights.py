@@ -27,12 +27,12 @@ NO_TEST: Any = {"test": 0.0, "feature_len": 123}
 
 
 def weights_of(folder):
-    return np.asarray(open_dataset(folder).parts["train"].weights)
+    return np.asarray(open_dataset(folder).splits["train"].weights)
 
 
 def test_a_batch_holds_weights_in_steps_of_2_to_the_minus_16(tmp_path):
     crepe_dist.prepare({"text": TEXTS, "label": LABELS, "w": GIVEN}, tmp_path / "out", weight="w", **NO_TEST)
-    part = open_dataset(tmp_path / "out").parts["train"]
+    part = open_dataset(tmp_path / "out").splits["train"]
     rows = np.array([3, 1, 0])
     batch = pack(part.codes(rows), part.labels[rows], 4, 3, weights=part.weight_bytes(rows))
     _, labels, weights = batch.on(mx.cpu())

@@ -28,7 +28,7 @@ from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.predicting.occlusion import Explanation
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.preparing.preparation import prepare
-from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
 from crepe_dist.reports import (
     classify_page,
@@ -71,7 +71,7 @@ def place(tmp_path_factory):
             text = f"{row} " + "".join(generator.choices("abcdefgh ", k=60)) + HOSTILE[row % len(HOSTILE)][:300]
             writer.writerow([NAMES[row % 3], text.encode("utf-8", "replace").decode()])
     encoding = Encoding(feature_len=FEATURE_LEN)
-    prepare(find_sources([str(folder / "rows.csv")]), folder / "data", encoding, Split(0.3, 0.1))
+    prepare(find_sources([str(folder / "rows.csv")]), folder / "data", encoding, SplitOptions(0.3, 0.1))
     for seed, name in enumerate(("one", "two")):
         more = [f"--training.seed={seed}", f"--logging.report={'true' if name == 'one' else 'false'}"]
         crepe_dist.fit(parse(["--data", str(folder / "data"), "--run-dir", str(folder / name), *QUICK, *more]))
@@ -119,7 +119,7 @@ class TestReport:
         assert "the one of the best validation accuracy" in text
         assert NAMES[0] in text
         assert "\\x1b[31mred\\u202e www.x.example" in text
-        shown = open_dataset(place / "data").parts["test"].text(scores.mistakes[0].row)
+        shown = open_dataset(place / "data").splits["test"].text(scores.mistakes[0].row)
         assert str(shown).split()[1] in text
         assert "--config" in text
         assert "data.batch_size 50" in " ".join(text.split())

@@ -14,7 +14,7 @@ from crepe_dist.preparing.selection import (
     UNKNOWN,
     VALIDATION,
     Reservoir,
-    Split,
+    SplitOptions,
     decide,
     draw,
     firsts,
@@ -34,7 +34,7 @@ def rows(count, labels=2, **columns):
 
 def fates(made, fixed=None, **split):
     fixed = np.zeros(len(made), dtype=np.uint8) if fixed is None else np.array(fixed, dtype=np.uint8)
-    return decide(made, fixed, Split(**split))
+    return decide(made, fixed, SplitOptions(**split))
 
 
 def counts(fate):
@@ -66,7 +66,7 @@ class TestSplit:
         made = rows(500)
         order = np.random.default_rng(0).permutation(500)
         fixed = np.zeros(500, dtype=np.uint8)
-        split = Split(0.2, 0.1, max_per_class=200)
+        split = SplitOptions(0.2, 0.1, max_per_class=200)
         assert np.array_equal(decide(made, fixed, split)[order], decide(made[order], fixed, split))
 
     def test_stratified(self):
@@ -96,7 +96,7 @@ class TestSplit:
     )  # fmt: skip
     def test_what_is_impossible_is_refused(self, split):
         with pytest.raises(UserError):
-            Split(**split)
+            SplitOptions(**split)
 
     def test_enough_rows_have_a_validation_split_by_default(self):
         assert counts(fates(rows(2000), validation=None))[:3] == [1400, 200, 400]

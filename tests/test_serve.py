@@ -71,9 +71,9 @@ def by_letter(text):
 
 
 @contextmanager
-def service(predict=by_length, together=32, explain=by_letter, **limits):
+def service(predict=by_length, group_size=32, explain=by_letter, **limits):
     metrics = Metrics(FACTS.checkpoint, FACTS.kernels)
-    batcher = Batcher(predict, together, metrics.batch_texts.observe, explain=explain)
+    batcher = Batcher(predict, group_size, metrics.batch_texts.observe, explain=explain)
     app, stop = create_app(batcher, FACTS, metrics, ServiceOptions(**limits))
     client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
     client.batcher, client.stop = batcher, stop
@@ -169,11 +169,11 @@ class TestAnswers:
         with service(explain=endless, timeout=0.5) as client:
             assert client.post("/predict", json={"texts": ["a"], "explain": True}).status_code == 422
             with ThreadPoolExecutor() as pool:
-                asked = [
+                requested = [
                     pool.submit(client.post, "/predict", json={"text": "a", "explain": True})
                     for _ in range(MOST_EXPLAINED + 1)
                 ]
-                said = sorted(each.result().json()["error"]["what"] for each in asked)
+                said = sorted(each.result().json()["error"]["what"] for each in requested)
             assert said == ["the explanation timed out"] * MOST_EXPLAINED + ["too many explanations at a time"]
             assert client.post("/predict", json={"text": "abc"}).json()["class"] == CLASSES[3]
 
@@ -480,9 +480,9 @@ class TestBatcher:
             return by_length(texts)
 
         batcher = Batcher(predict, explain=by_letter)
-        together = [batcher.submit([text]) for text in ("first", "a", "bad", "b")]
+        group_size = [batcher.submit([text]) for text in ("first", "a", "bad", "b")]
         go_on.set()
-        assert [each.result(SECONDS) for each in (together[1], together[3])] == [by_length(["a"]), by_length(["b"])]
+        assert [each.result(SECONDS) for each in (group_size[1], group_size[3])] == [by_length(["a"]), by_length(["b"])]
         with pytest.raises(ValueError, match="no"):
             batcher.submit(["bad"]).result(SECONDS)
         assert batcher.submit(["good"]).result(SECONDS) == by_length(["good"])

@@ -70,8 +70,8 @@ def test_gradients_of_the_dense_layers_come_before_the_convolutions(precision):
     head, tower = in_two_graphs(precision)
     assert not any(CONVOLUTION.search(name) for name in head)
     assert not any(DENSE.search(name) for name in tower)
-    together = head + tower
-    assert last(DENSE, together) < first(CONVOLUTION, together)
+    group_size = head + tower
+    assert last(DENSE, group_size) < first(CONVOLUTION, group_size)
     casts = sum("amp_cast" in name and bool(DENSE.search(name)) for name in head)
     assert casts == (0 if precision == "float32" else 7)  # six parameters and the logits
 

@@ -18,7 +18,7 @@ from crepe_dist.training.step import Outcome
 
 def test_the_time_of_scoring_is_not_that_of_the_next_epoch():
     progress = Progress()
-    data: Any = SimpleNamespace(parts={"train": range(8), "test": range(1)})
+    data: Any = SimpleNamespace(splits={"train": range(8), "test": range(1)})
     config = Config(training=TrainingOptions(epochs=2))
     log = StepLog(config, data, MagicMock(), progress, MagicMock(), MagicMock())
     log._flops = 1

@@ -69,7 +69,7 @@ class Training:
             assert outcome.finite
 
     def values(self):
-        self.step.settle()
+        self.step.flush()
         return block.values(self.network)
 
 
@@ -119,7 +119,7 @@ def test_a_restored_table_goes_on_with_the_same_bits(optimizer, settled):
     for each in (whole, first):
         each.steps(0, 20)
         if settled:
-            each.step.settle()
+            each.step.flush()
     first.trainer.publish()
     block.set_values(second.network, block.values(first.network))
     arrays = first.table.arrays()
@@ -265,7 +265,7 @@ with join() as world:
         mine = pack(codes, whole.labels[first:last], -(-7 // world.size), 7, first)
         outcome = step(mine, number + 1, 0.02)
         assert outcome.finite, outcome
-    step.settle()
+    step.flush()
     weight = network.weight.data().asnumpy()
     assert len(set(world.gather(hashlib.sha256(weight.tobytes()).hexdigest(), "hash"))) == 1
     network.bias.data()[:] = 0

@@ -92,6 +92,6 @@ def test_the_scores_of_the_run_are_those_of_its_checkpoint(runs, data_with_valid
     with join_to_score() as world:
         engine = crepe_dist.load(path).engine
         for name in ("validation", "test"):
-            scores = evaluate(engine, open_dataset(data_with_validation).parts[name], 64, world)
+            scores = evaluate(engine, open_dataset(data_with_validation).splits[name], 64, world)
             assert scores.accuracy == about["metrics"][f"{name}_accuracy"]
             assert scores.loss == pytest.approx(about["metrics"][f"{name}_loss"])

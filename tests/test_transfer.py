@@ -24,7 +24,7 @@ from crepe_dist.model.paper import PaperShape, lengths, shortest
 from crepe_dist.model.shape import Shape
 from crepe_dist.networks import block
 from crepe_dist.preparing.preparation import prepare
-from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings import config
@@ -107,7 +107,7 @@ def given_arrays(given: str) -> parameters.Arrays:
 
 
 def logits(network, dataset: Dataset) -> np.ndarray:
-    codes = dataset.parts["test"].codes(np.arange(9))
+    codes = dataset.splits["test"].codes(np.arange(9))
     batch = pack(codes, np.zeros(9, np.int32), 9, 9)
     return network(*network.inputs(batch, mx.nd.array(codes, dtype="uint8"))).asnumpy()
 
@@ -308,7 +308,7 @@ class TestTraining:
         folder = tmp_path_factory.mktemp("transfer")
         crepe_dist.fit(config.parse(["--data", str(data), "--run-dir", str(folder / "run"), *QUICK]))
         sources = find_sources([str(write_csv(folder / "two.csv", 100, seed=5, classes=2))])
-        prepare(sources, folder / "two", Encoding(feature_len=FEATURE_LEN), Split())
+        prepare(sources, folder / "two", Encoding(feature_len=FEATURE_LEN), SplitOptions())
         return folder
 
     @pytest.fixture(scope="class")
@@ -330,11 +330,11 @@ class TestTraining:
     def test_scored_rows_that_the_first_run_was_trained_on_are_counted(self, place, data, tmp_path):
         def note(source, length=FEATURE_LEN):
             out = tmp_path / f"{source.name}-{length}"
-            prepare(find_sources([str(source)]), out, Encoding(feature_len=length), Split(0.2, 0.2))
+            prepare(find_sources([str(source)]), out, Encoding(feature_len=length), SplitOptions(0.2, 0.2))
             return leaked_rows(str(place / "run"), open_dataset(out))
 
         said = note(data.parent / "train.csv")
-        rows = {name: len(part) for name, part in open_dataset(tmp_path / f"train.csv-{FEATURE_LEN}").parts.items()}
+        rows = {name: len(part) for name, part in open_dataset(tmp_path / f"train.csv-{FEATURE_LEN}").splits.items()}
         of = [f"{rows[name]} of {rows[name]} {name} rows" for name in ("validation", "test")]
         assert f"was trained on {of[0]} and {of[1]}, so their scores are too high" in said
         assert "with the same --seed" in said

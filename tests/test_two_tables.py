@@ -51,8 +51,8 @@ class Training:
         codes = generator.integers(first, first + 5, (DOCUMENTS, SHAPE.feature_len)).astype(np.uint8)
         labels = generator.integers(0, SHAPE.classes, DOCUMENTS).astype(np.int32)
         place = (self.world.rank, self.world.size)
-        start, stop = share(0, DOCUMENTS, *place, self.engine.together)
-        rows = largest_share(DOCUMENTS, self.world.size, self.engine.together)
+        start, stop = share(0, DOCUMENTS, *place, self.engine.group_size)
+        rows = largest_share(DOCUMENTS, self.world.size, self.engine.group_size)
         return pack(codes[start:stop], labels[start:stop], rows, DOCUMENTS, start)
 
     def steps(self, first, last):
@@ -68,7 +68,7 @@ class Training:
         return self
 
     def values(self):
-        self.step.settle()
+        self.step.flush()
         return {name: array for name, array in block.values(self.network).items() if "significant" not in name}
 
     def digest(self):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import crepe_dist
 from crepe_dist.data import rare_characters
 from crepe_dist.data.alphabet import BLANK, Encoding
-from crepe_dist.data.dataset import Part, open_dataset
+from crepe_dist.data.dataset import Split, open_dataset
 from crepe_dist.data.keyed_random import mix
 from crepe_dist.data.loader import batches
 from crepe_dist.data.order import epoch_order
@@ -102,36 +102,36 @@ def kind(text: str) -> str:
 
 
 def test_errors_depend_on_seed_epoch_and_row_alone(data):
-    part = open_dataset(data).parts["train"]
-    rows = np.arange(len(part))
-    clean, noisy = part.codes(rows), with_typos(part, 0.1, 7, 1).codes(rows)
+    split = open_dataset(data).splits["train"]
+    rows = np.arange(len(split))
+    clean, noisy = split.codes(rows), with_typos(split, 0.1, 7, 1).codes(rows)
     assert 0.9 < (clean != noisy).any(axis=1).mean() <= 1
     some = np.array([300, 5, 17])
-    assert np.array_equal(with_typos(part, 0.1, 7, 1).codes(some), noisy[some])
+    assert np.array_equal(with_typos(split, 0.1, 7, 1).codes(some), noisy[some])
     for seed, epoch in ((7, 2), (8, 1), ((1 << 63) - 1, 0)):
-        assert not np.array_equal(with_typos(part, 0.1, seed, epoch).codes(rows), noisy)
-    same = part.some(np.zeros(50, np.int64))
+        assert not np.array_equal(with_typos(split, 0.1, seed, epoch).codes(rows), noisy)
+    same = split.some(np.zeros(50, np.int64))
     assert len(np.unique(with_typos(same, 0.1).codes(np.arange(50)), axis=0)) > 40
-    assert with_typos(part, 0.0) is part
+    assert with_typos(split, 0.0) is split
 
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_any_number_of_ranks_gets_the_same_errors(data, size):
-    part = with_typos(open_dataset(data).parts["train"], 0.1, 1, 2)
-    order = epoch_order(len(part), 1, 2)
+    split = with_typos(open_dataset(data).splits["train"], 0.1, 1, 2)
+    order = epoch_order(len(split), 1, 2)
 
     def rows_of(rank: int, size: int, first: int = 0) -> dict[int, list[int]]:
         found: dict[int, list[int]] = {}
-        for batch in batches(part, order, 50, rank, size, first):
+        for batch in batches(split, order, 50, rank, size, first):
             codes, _, _ = batch.on(mx.cpu())
             found.update(zip(batch.rows.tolist(), codes.asnumpy().tolist()))
         return found
 
     alone = rows_of(0, 1)
-    together: dict[int, list[int]] = {}
+    group_size: dict[int, list[int]] = {}
     for rank in range(size):
-        together.update(rows_of(rank, size))
-    assert together == alone
+        group_size.update(rows_of(rank, size))
+    assert group_size == alone
     rest = rows_of(0, 1, first=150)
     assert len(rest) == 151
     assert rest.items() <= alone.items()
@@ -193,7 +193,7 @@ def test_an_error_hits_a_rare_character_as_a_whole(mode):
     assert np.array_equal(rare_characters.parted(characters, encoding), codes)
     labels = np.zeros(len(texts), np.int32)
     starts, origins = np.array([0, len(texts)]), np.zeros((len(texts), 3), np.uint64)
-    data = Part(Path(), "test", labels, (codes,), starts, None, None, origins, False)
+    data = Split(Path(), "test", labels, (codes,), starts, None, None, origins, False)
     noisy = with_typos(data, 0.1, encoding=encoding).codes(np.arange(len(texts)))
     decoded = [encoding.decode(row) for row in noisy]
     assert 0.05 < np.mean([one != other for one, other in zip(texts, decoded)]) < 0.9

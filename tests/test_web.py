@@ -84,17 +84,17 @@ def browser():
 @contextmanager
 def served(folder):
     """The address of a folder behind Python's file server, and what is asked of it."""
-    asked = []
+    requested = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_request(self, code="-", size="-"):
-            asked.append(self.path)
+            requested.append(self.path)
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/", asked
+            yield f"http://127.0.0.1:{server.server_address[1]}/", requested
         finally:
             server.shutdown()
             thread.join()
@@ -177,11 +177,11 @@ def test_the_page_answers_as_predict_does(kind, name, way, browser, tmp_path):
     predictor, folder = made(tmp_path, kind, ENCODINGS[name])
     given = texts()
     browser.get_log("browser")
-    with served(folder) as (address, asked):
+    with served(folder) as (address, requested):
         browser.get(address if way == "http" else (folder / web_page.PAGE).as_uri())
         found = browser.execute_async_script(ANSWERS, json.dumps(given))
         loaded = browser.execute_script("return performance.getEntriesByType('resource').map((each) => each.name)")
-    assert asked == (["/"] if way == "http" else [])
+    assert requested == (["/"] if way == "http" else [])
     assert loaded == []
     assert browser.get_log("browser") == []
     assert len(found) == len(given) == 200

@@ -16,7 +16,7 @@ from crepe_dist.data.order import epoch_order
 
 
 def main() -> None:
-    part = open_dataset(Path(sys.argv[1])).parts["train"]
+    part = open_dataset(Path(sys.argv[1])).splits["train"]
     before = _anonymous()
     order = epoch_order(len(part), 0, 0)
     documents = sum(batch.documents for batch in batches(part, order, 128, 0, 1))

@@ -11,7 +11,7 @@ import numpy as np
 
 from crepe_dist.data.alphabet import Codes, Encoding
 from crepe_dist.data.batch import Batch, pack
-from crepe_dist.data.dataset import Part
+from crepe_dist.data.dataset import Split
 from crepe_dist.data.loader import batches
 from crepe_dist.data.order import epoch_order
 from crepe_dist.distributed.world import World
@@ -42,7 +42,7 @@ class Encoder:
 class Loading:
     """Loading of the batches of one epoch, without training."""
 
-    def __init__(self, split: Part, batch_size: int) -> None:
+    def __init__(self, split: Split, batch_size: int) -> None:
         self._split = split
         self._batch_size = batch_size
 
@@ -106,7 +106,7 @@ def precisions(device: Any) -> list[Precision]:
     return ["float32"] if best == "float32" else ["float32", cast("Precision", best)]
 
 
-def waiting(split: Part, batch_size: int, step: float) -> float:
+def waiting(split: Split, batch_size: int, step: float) -> float:
     """Measure the share of an epoch, 0 to 1, that steps of ``step`` seconds spend waiting for data."""
     order = epoch_order(len(split), 0, 0)
     source = batches(split, order, batch_size, 0, 1)

@@ -80,8 +80,8 @@ def run(shape: PaperShape, batch: int, rounds: int, seconds: float, on: str = "c
         allreduce = {size: 1000 * allreduce_seconds(workers, rounds) for size, workers in worlds.items()}
     table = [_row("none", 1, batch, rates["alone"], rates["alone"], rates["alone"])]
     for (kind, size), share in shares.items():
-        together, apart = rates[f"{kind} {size} together"], rates[f"{kind} {size} apart"]
-        table.append(_row(kind, size, share, together, apart, rates["alone"]))
+        group_size, apart = rates[f"{kind} {size} together"], rates[f"{kind} {size} apart"]
+        table.append(_row(kind, size, share, group_size, apart, rates["alone"]))
     return {"table": table, "gradient_bytes": built[0]["bytes"], "allreduce_ms": allreduce}
 
 
@@ -135,16 +135,16 @@ def allreduce_seconds(workers: Workers, times: int) -> float:
 
 
 def _row(
-    kind: str, size: int, batch: int, together: Sequence[float], apart: Sequence[float], alone: Sequence[float]
+    kind: str, size: int, batch: int, group_size: Sequence[float], apart: Sequence[float], alone: Sequence[float]
 ) -> dict[str, Any]:
     return {
         "scaling": kind,
         "processes": size,
         "batch": batch,
-        "rate": statistics.median(together),
+        "rate": statistics.median(group_size),
         "independent": statistics.median(apart),
-        "ratio": paired(together, apart),
-        "efficiency": paired(together, alone) / size,
+        "ratio": paired(group_size, apart),
+        "efficiency": paired(group_size, alone) / size,
     }
 
 

@@ -117,7 +117,7 @@ def _train(kind: Kind, epochs: int, data: Path, run_folder: Path) -> list[str]:
 def _write_lines(data: Dataset, folder: Path) -> None:
     """Write the texts for the peers: the characters that our network reads."""
     for name in ("train", "test"):
-        part = data.parts[name]
+        part = data.splits[name]
         texts = map(data.encoding.decode, part.codes(np.arange(len(part))))
         lines = [f"__label__{label} {' '.join(text.split())}\n" for label, text in zip(part.labels.tolist(), texts)]
         # As documentation of fastText advises, in random order: it reads the file as it is.
@@ -130,14 +130,14 @@ def _measure(kind: Kind, epochs: int, sample: Path, run_folder: Path, data: Data
     commands.call(_train(kind, epochs, sample, run_folder))
     seconds = time.perf_counter() - began
     predictor = load(run_folder)
-    part = data.parts["test"]
+    part = data.splits["test"]
     texts = [data.encoding.decode(codes) for codes in part.codes(np.arange(len(part)))]
     began = time.perf_counter()
     predictor.predict(texts)
     return {
         "epochs": epochs,
         "seconds": seconds,
-        "train_rate": _train_rate(run_folder, len(data.parts["train"])),
+        "train_rate": _train_rate(run_folder, len(data.splits["train"])),
         "predict_rate": len(texts) / (time.perf_counter() - began),
         "accuracy": float(read_json(run_folder / "result.json")["test_accuracy"]),
     }
@@ -152,7 +152,7 @@ def _train_rate(run_folder: Path, documents: int) -> float:
 
 def _long(data: Dataset, rows: Rows, folder: Path) -> Path:
     """Prepare documents of several texts of a class."""
-    part = data.parts["train"]
+    part = data.splits["train"]
     generator = np.random.default_rng(0)
     source = folder / "long.tsv"
     with source.open("w", encoding="utf-8") as stream:
@@ -168,7 +168,7 @@ def _long(data: Dataset, rows: Rows, folder: Path) -> Path:
 
 def _scaling(kind: Kind, epochs: int, data: Path, rounds: int, folder: Path) -> float:
     """Return the rate of two processes relative to one; each process has one thread and one core."""
-    documents = len(open_dataset(data).parts["train"])
+    documents = len(open_dataset(data).splits["train"])
     rates: dict[int, list[float]] = {1: [], 2: []}
     core = str(min(os.sched_getaffinity(0)))
     for number in range(rounds):

@@ -21,7 +21,7 @@ from crepe_dist.model.paper import PaperShape
 from crepe_dist.native import library
 from crepe_dist.networks.matrix_products import products
 from crepe_dist.preparing.preparation import PrepareOptions, prepare
-from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
 from crepe_dist.timing import alternate, rate
 
@@ -81,7 +81,7 @@ def run(
     say("encoding")
     rates = _encoding(texts, sizes)
     say("loading")
-    split = _dataset(texts, sizes, folder).parts["train"]
+    split = _dataset(texts, sizes, folder).splits["train"]
     rates |= alternate({"load": partial(rate, ours.Loading(split, sizes.batch_size), sizes.seconds / 4)}, sizes.rounds)
     say("training and prediction")
     if python is not None and device.device_type != "cpu":
@@ -216,5 +216,5 @@ def _dataset(texts: list[str], sizes: Sizes, folder: Path) -> Dataset:
     source.write_text("".join(f"{n % sizes.classes}\t{text}\n" for n, text in enumerate(texts)), encoding="utf-8")
     out = folder / "prepared"
     encoding = Encoding(feature_len=sizes.feature_len)
-    prepare(find_sources([str(source)]), out, encoding, Split(test=0.0), PrepareOptions(processes=1))
+    prepare(find_sources([str(source)]), out, encoding, SplitOptions(test=0.0), PrepareOptions(processes=1))
     return open_dataset(out)

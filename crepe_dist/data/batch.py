@@ -106,7 +106,7 @@ def pack(
         rows: number of rows of the batch, at least n.
         documents: number of documents in the global batch.
         first: position of the first document in the global batch.
-        weights: their weights in bytes, uint8 [n or 1, 3]; see ``Part.weight_bytes``.
+        weights: their weights in bytes, uint8 [n or 1, 3]; see ``Split.weight_bytes``.
         pairs: their classes and shares in bytes, see ``Targets.bytes``; ``None``: each has its label only.
     """
     count, length = codes.shape

@@ -41,7 +41,7 @@ WEIGHTS = "train.weights.npy"
 QUARANTINE = "quarantine.jsonl"
 REPORT = "report.html"
 REPORT_NUMBERS = "report.json"
-PARTS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 SAMPLE = "sample"  # name of the bundled sample, given instead of a folder
 SHARD_BYTES = 1 << 28
 WEIGHT_BYTES, WEIGHT_UNIT = 3, 1 << 16  # of a weight in a batch, and the weight 1 in these bytes, the low one first
@@ -60,12 +60,12 @@ def folder_of(source: str) -> Path:
 
 
 @dataclass(frozen=True)
-class Part:
+class Split:
     """One split of a data set, memory-mapped from its shards.
 
     Attributes:
         folder: data set folder.
-        name: one of ``PARTS``.
+        name: one of ``SPLITS``.
         labels: class of each row, int32 [rows]; of several the first, or -1 for none; of soft ones the most probable.
         shards: codes of each shard, uint8 [rows of the shard, feature_len].
         starts: index of each shard's first row, then the number of rows, int64 [shards + 1].
@@ -106,14 +106,14 @@ class Part:
         steps = np.rint(self.weights[rows] * WEIGHT_UNIT).astype("<u4")
         return np.asarray(steps[:, None].view(np.uint8)[:, :WEIGHT_BYTES])
 
-    def some(self, rows: npt.NDArray[np.int64], times: int = 1) -> Part:
+    def some(self, rows: npt.NDArray[np.int64], times: int = 1) -> Split:
         """Copy rows into a training split in memory, repeated ``times`` times, without their texts."""
         starts = np.arange(times + 1) * len(rows)
         weights = None if self.weights is None else np.tile(self.weights[rows], times)
         targets = None if self.targets is None else self.targets.some(rows, times)
         labels, codes = np.tile(self.labels[rows], times), (self.codes(rows),) * times
         origins = np.tile(self.origins[rows], (times, 1))
-        return Part(self.folder, "train", labels, codes, starts, weights, targets, origins, False)
+        return Split(self.folder, "train", labels, codes, starts, weights, targets, origins, False)
 
     def text(self, row: int) -> str | None:
         """Return the original text of a row; ``None`` if the split keeps no texts."""
@@ -138,14 +138,14 @@ class Dataset:
         manifest: content of ``dataset.json``.
         encoding: encoding of the codes.
         composition: composition of the texts.
-        parts: splits by name.
+        splits: splits by name.
     """
 
     folder: Path
     manifest: dict[str, Any]
     encoding: Encoding
     composition: Composition
-    parts: dict[str, Part]
+    splits: dict[str, Split]
 
     @property
     def name(self) -> str:
@@ -162,25 +162,25 @@ class Dataset:
         """Labels of a row: ``one``, ``several`` or ``soft``."""
         return kind_and_most(self.manifest)[0]
 
-    def class_counts(self, part: str = "train") -> npt.NDArray[np.int64]:
+    def class_counts(self, name: str = "train") -> npt.NDArray[np.int64]:
         """Count the documents of each class in a split, int64 [classes]; a soft label counts as its largest share."""
-        split = self.parts[part]
+        split = self.splits[name]
         labels = split.labels
         if split.targets is not None and split.targets.kind == SEVERAL:
             _, labels = split.targets.occurrences(np.arange(len(split)))
         return np.bincount(labels, minlength=len(self.classes))
 
-    def origin(self, part: str, row: int) -> Origin:
+    def origin(self, name: str, row: int) -> Origin:
         """Return where a row of a split is from.
 
         Raises:
             UserError: the data set does not list such a source.
         """
-        split = self.parts[part]
+        split = self.splits[name]
         source, line, digest = split.origins[row].tolist()
         listed = self.manifest["sources"]
         if source >= len(listed):
-            raise UserError(f"{self.folder / origins.file_of(part)} was altered", remedy="prepare the data again")
+            raise UserError(f"{self.folder / origins.file_of(name)} was altered", remedy="prepare the data again")
         return Origin(listed[source]["file"], line, split.id(row), origins.spelled(digest))
 
     @property
@@ -188,10 +188,10 @@ class Dataset:
         """SHA-256 of the manifest, which contains the checksums of the arrays."""
         return str(self.manifest["sha256"])
 
-    def documents(self, part: str) -> str:
+    def documents(self, split: str) -> str:
         """Hash the classes, labels and texts of a split: equal for the same documents in the same order, even if the
         encoding or the other splits differ."""
-        files = self.manifest["parts"][part]["files"]
+        files = self.manifest["parts"][split]["files"]
         digests = {name: about["sha256"] for name, about in files.items() if ".codes-" not in name}
         return hashlib.sha256(json.dumps([self.classes, digests], sort_keys=True).encode()).hexdigest()
 
@@ -234,7 +234,7 @@ def open_dataset(folder: Path | str) -> Dataset:
             raise ValueError("two classes have the same name")
         if not all(isinstance(source["file"], str) for source in manifest["sources"]):
             raise ValueError("a source has no name")
-        parts = {
+        splits = {
             name: _open_part(folder, name, about, encoding, len(classes), manifest)
             for name, about in manifest["parts"].items()
         }
@@ -246,11 +246,11 @@ def open_dataset(folder: Path | str) -> Dataset:
             )
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise UserError(f"{path} cannot be read", f"{type(error).__name__}: {error}"[:300], prepare_again) from error
-    if len(classes) < 2 or "train" not in parts or len(parts["train"]) == 0:
+    if len(classes) < 2 or "train" not in splits or len(splits["train"]) == 0:
         raise UserError(
             f"{folder} holds nothing to train on", "it needs at least two classes and one training row", prepare_again
         )
-    return Dataset(folder, manifest, encoding, composition, parts)
+    return Dataset(folder, manifest, encoding, composition, splits)
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
@@ -267,9 +267,9 @@ def _digest_of(manifest: dict[str, Any]) -> str:
 
 def _open_part(
     folder: Path, name: str, about: dict[str, Any], encoding: Encoding, classes: int, manifest: dict[str, Any]
-) -> Part:
+) -> Split:
     labelled, most = kind_and_most(manifest)
-    if name not in PARTS:
+    if name not in SPLITS:
         raise ValueError(f"unknown split {name[:40]!r}")
     sizes = about["shards"]
     if not isinstance(sizes, list) or len(sizes) > MAX_SHARDS:
@@ -312,7 +312,7 @@ def _open_part(
     if weights is not None and not (len(weights) and 0 <= weights.min() <= weights.max() <= LARGEST_WEIGHT):
         raise ValueError(f"{WEIGHTS} holds weights that are not from 0 to {LARGEST_WEIGHT:g}")
     targets = None if labelled == ONE else open_targets(folder, name, len(labels), labelled, most, classes)
-    return Part(folder, name, labels, tuple(codes), np.cumsum([0, *sizes]), weights, targets, places, has_ids)
+    return Split(folder, name, labels, tuple(codes), np.cumsum([0, *sizes]), weights, targets, places, has_ids)
 
 
 def verify(dataset: Dataset, record: Path | None = None, beat: Callable[[], None] = lambda: None) -> None:
@@ -326,8 +326,8 @@ def verify(dataset: Dataset, record: Path | None = None, beat: Callable[[], None
     Raises:
         UserError: A file differs from the manifest; the message names it.
     """
-    parts = dataset.manifest["parts"].values()
-    digests = {file: about["sha256"] for part in parts for file, about in part["files"].items()}
+    splits = dataset.manifest["parts"].values()
+    digests = {file: about["sha256"] for split in splits for file, about in split["files"].items()}
     known = _read_record(record)
     attributes = {file: _attributes(dataset.folder / file) for file in digests}
     unread = [file for file in digests if known.get(file) != [digests[file], *attributes[file]]]
@@ -369,17 +369,17 @@ class ShardWriter:
 
     Args:
         folder: data set folder.
-        part: name of the split.
+        split: name of the split.
         shard: number of the shard.
         rows: number of rows that will be appended.
         feature_len: codes per row.
         kept: byte strings to write as well: ``TEXTS``, ``IDS``, or both.
     """
 
-    def __init__(self, folder: Path, part: str, shard: int, rows: int, feature_len: int, kept: Sequence[str]) -> None:
-        self._codes = HashedFile(folder / f"{part}.codes-{shard:05d}.npy")
+    def __init__(self, folder: Path, split: str, shard: int, rows: int, feature_len: int, kept: Sequence[str]) -> None:
+        self._codes = HashedFile(folder / f"{split}.codes-{shard:05d}.npy")
         self._codes.write(_header((rows, feature_len)))
-        self._strings = {kind: StringsWriter(folder, part, kind, shard) for kind in kept}
+        self._strings = {kind: StringsWriter(folder, split, kind, shard) for kind in kept}
 
     def append(self, codes: Codes, **strings: list[bytes]) -> None:
         """Write rows.

@@ -18,7 +18,7 @@ import numpy as np
 from mxnet import gluon
 
 from crepe_dist.data.batch import Batch, pack
-from crepe_dist.data.dataset import Part
+from crepe_dist.data.dataset import Split
 from crepe_dist.data.order import Order, largest_share, share
 
 PREFETCH = 4
@@ -27,12 +27,14 @@ PREFETCH = 4
 class RankBatches:
     """Batch sampler for one rank: its row numbers in every global batch from ``first`` on."""
 
-    def __init__(self, order: Order, batch_size: int, rank: int, size: int, first: int = 0, together: int = 1) -> None:
+    def __init__(
+        self, order: Order, batch_size: int, rank: int, size: int, first: int = 0, group_size: int = 1
+    ) -> None:
         self._order = order
         self._batch_size = batch_size
         self._rank = rank
         self._size = size
-        self._together = together
+        self._group_size = group_size
         self.starts = range(first, len(order), batch_size)
 
     def __len__(self) -> int:
@@ -41,7 +43,7 @@ class RankBatches:
     def __iter__(self) -> Iterator[list[tuple[Order, int, int]]]:
         for start in self.starts:
             stop = min(start + self._batch_size, len(self._order))
-            begin, end = share(start, stop, self._rank, self._size, self._together)
+            begin, end = share(start, stop, self._rank, self._size, self._group_size)
             yield [(self._order[begin:end], stop - start, begin - start)]
 
 
@@ -51,8 +53,8 @@ Prepare = Callable[[Batch], Batch]
 class _BatchDataset:
     """Gluon data set whose item is a whole batch, gathered from the memory map at once."""
 
-    def __init__(self, part: Part, rows: int, prepare: Prepare) -> None:
-        self._part = part
+    def __init__(self, split: Split, rows: int, prepare: Prepare) -> None:
+        self._part = split
         self._rows = rows
         self._prepare = prepare
 
@@ -61,11 +63,11 @@ class _BatchDataset:
 
     def __getitem__(self, item: tuple[Order, int, int]) -> Batch:
         indices, documents, first = item
-        part = self._part
-        labels = np.asarray(part.labels[indices])
-        pairs = None if part.targets is None else part.targets.bytes(indices)
-        weights = part.weight_bytes(indices)
-        batch = pack(part.codes(indices), labels, self._rows, documents, first, weights, pairs)
+        split = self._part
+        labels = np.asarray(split.labels[indices])
+        pairs = None if split.targets is None else split.targets.bytes(indices)
+        weights = split.weight_bytes(indices)
+        batch = pack(split.codes(indices), labels, self._rows, documents, first, weights, pairs)
         return self._prepare(replace(batch, rows=indices))
 
 
@@ -75,32 +77,32 @@ def as_it_is(batch: Batch) -> Batch:
 
 
 def batches(
-    part: Part,
+    split: Split,
     order: Order,
     batch_size: int,
     rank: int,
     size: int,
     first: int = 0,
     prepare: Prepare = as_it_is,
-    together: int = 1,
+    group_size: int = 1,
 ) -> Iterator[Batch]:
     """Yield this rank's share of each global batch; a thread prefetches them.
 
     Args:
-        part: split to read.
+        split: split to read.
         order: its row numbers in the order of the epoch, int64 [rows].
         batch_size: documents per global batch.
         rank: rank of this process.
         size: number of ranks.
         first: number of documents of ``order`` already consumed by all ranks, when a run is resumed.
         prepare: adds what the network needs besides ``packed``, in the thread that reads the batches.
-        together: number of documents that one rank has to compute together, see ``Engine.together``.
+        group_size: number of documents that one rank has to compute together, see ``Engine.together``.
     """
-    sampler = RankBatches(order, batch_size, rank, size, first, together)
+    sampler = RankBatches(order, batch_size, rank, size, first, group_size)
     # `_ahead` has a thread for it. Processes forked after hvd.init() are known to hang; a pool of threads makes
     # semaphores in /dev/shm, which may be full. The gather in C releases the GIL.
     loader: Any = gluon.data.DataLoader(
-        _BatchDataset(part, largest_share(batch_size, size, together), prepare),
+        _BatchDataset(split, largest_share(batch_size, size, group_size), prepare),
         batch_sampler=sampler,
         batchify_fn=_only,
     )

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from crepe_dist.data import rare_characters
 from crepe_dist.data.alphabet import BLANK, Codes, Encoding
-from crepe_dist.data.dataset import Part
+from crepe_dist.data.dataset import Split
 from crepe_dist.data.keyed_random import Numbers, mix
 
 USUAL = Encoding()
@@ -93,7 +93,7 @@ def _substitute(flat: npt.NDArray[Any], places: Places, random: Numbers, letters
 
 
 @dataclass(frozen=True)
-class _NoisyPart(Part):
+class _NoisySplit(Split):
     rate: float
     seed: int
     epoch: int
@@ -108,12 +108,12 @@ class _NoisyPart(Part):
         return rare_characters.parted(corrupt(characters, self.rate, keys, letters), self.encoding)
 
 
-def with_typos(part: Part, rate: float, seed: int = 0, epoch: int = 0, encoding: Encoding = USUAL) -> Part:
+def with_typos(split: Split, rate: float, seed: int = 0, epoch: int = 0, encoding: Encoding = USUAL) -> Split:
     """Return a view of a split with typing errors in its codes; its texts stay unchanged.
 
     The errors of a row are a function of (seed, epoch, row), so any rank that reads the row sees the same errors.
     """
-    return _NoisyPart(**vars(part), rate=rate, seed=seed, epoch=epoch, encoding=encoding) if rate else part
+    return _NoisySplit(**vars(split), rate=rate, seed=seed, epoch=epoch, encoding=encoding) if rate else split
 
 
 def _keys(seed: int, epoch: int, rows: Places) -> Numbers:

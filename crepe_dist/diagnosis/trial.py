@@ -117,18 +117,18 @@ def trials(facts: Facts, say: Callable[[str], None], run: Callable[[str, int], T
     if facts["mxnet"]["trouble"]:
         return
     features = facts["horovod"].get("features", {})
-    together = bool(features.get("gloo"))
+    group_size = bool(features.get("gloo"))
     gpus = int(facts["mxnet"]["gpus"])
     known = [tuple(each["capability"]) for each in facts["gpus"] if each["capability"]]
     if facts["mxnet"].get("wheel") and not all(map(cuda.has_code_for, known)):
         gpus = 0  # the check of that GPU reports it
-    together_on_gpus = together and features.get("cuda", False)
+    together_on_gpus = group_size and features.get("cuda", False)
 
     def tried(device: str, processes: int) -> Trial:
         say(f"trying {counted(processes, 'process', 'processes')} on the {device.upper()} …")
         return run(device, processes)
 
-    first = tried("cpu", 2 if together else 1)
+    first = tried("cpu", 2 if group_size else 1)
     yield first
     if first.processes > 1 and any(check.level == "problem" for check in judge(first)):
         yield tried("cpu", 1)

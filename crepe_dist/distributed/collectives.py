@@ -29,7 +29,7 @@ class Collectives:
 
     Attributes:
         beat: heartbeat for the watchdog, called while this rank waits for rank 0 or works alone as rank 0.
-        trust: called before an unbounded wait for ranks that report progress themselves.
+        before_long_wait: called before an unbounded wait for ranks that report progress themselves.
     """
 
     rank = 0
@@ -39,7 +39,7 @@ class Collectives:
 
     def __init__(self) -> None:
         self.beat: Callable[[], None] = lambda: None
-        self.trust: Callable[[], None] = lambda: None
+        self.before_long_wait: Callable[[], None] = lambda: None
 
     @property
     def is_root(self) -> bool:

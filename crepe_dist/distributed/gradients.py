@@ -136,10 +136,10 @@ class Trainer:
         if self.sums:
             self.sums.keep()
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Bring all parameters up to date for scoring and checkpoints; every rank calls it."""
         for table in self.tables:
-            table.settle()
+            table.flush()
         self._wait_for_rows()
         self.publish()
 

@@ -131,7 +131,7 @@ def set_cycle_time(gpus: bool, several_hosts: bool) -> None:
 
 
 def groups(trainer: Any, arrays: list[Any]) -> list[list[Any]]:
-    """Split arrays as Horovod's trainer splits them into groups; without the groups that would be empty.
+    """SplitOptions arrays as Horovod's trainer splits them into groups; without the groups that would be empty.
 
     Checked with Horovod 0.28.1: ``DistributedTrainer._num_groups``, ``horovod.common.util.split_list``.
     """

@@ -143,12 +143,12 @@ class Table:
         rate = self._rule.rate(learning_rate * self.parameter.lr_mult, self._updates)
         _check(self._run.crepe_table_update(self._table, rate, scale, self._weight_decay))
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Move all of this process's rows on to the last update.
 
         All processes call it, and none reads before all have returned.
         """
-        _check(self._run.crepe_table_settle(self._table))
+        _check(self._run.crepe_table_flush(self._table))
 
     def publish(self) -> None:
         """Copy the values of all rows into the Gluon parameter; rows that were not moved on keep their values."""

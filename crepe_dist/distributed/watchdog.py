@@ -82,7 +82,7 @@ class Watchdog:
         self._steps += 1
         self._since = now
 
-    def trust(self) -> None:
+    def before_long_wait(self) -> None:
         """Suspend the limit until the next beat, because the other ranks have watchdogs of their own.
 
         A suspended process of this host still counts as a hang, because its watchdog is suspended, too.

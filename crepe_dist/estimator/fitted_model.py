@@ -20,7 +20,7 @@ from crepe_dist.preparing.auto_encoding import Fit
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import write_table
 from crepe_dist.preparing.preparation import PrepareOptions, prepare
-from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, find_sources
 from crepe_dist.scratch import scratch
 from crepe_dist.settings.data_options import LONGEST_FITTED
@@ -67,7 +67,7 @@ def train(
             {"label": numbers, "text": texts, "weight": weights},
             folder,
             length,
-            Split(test=0, validation=validation, seed=seed),
+            SplitOptions(test=0, validation=validation, seed=seed),
         )
         settings = {
             **settings,
@@ -86,7 +86,7 @@ def train(
         return {each.name: read_bytes(each, LARGEST) for each in (path, path.with_suffix(".json"))}
 
 
-def _prepare(columns: Mapping[str, Any], folder: Path, length: int | None, split: Split) -> None:
+def _prepare(columns: Mapping[str, Any], folder: Path, length: int | None, split: SplitOptions) -> None:
     """Prepare the texts as training rows. The test split, which training needs, is a copy of one of them."""
     table = {name: column for name, column in columns.items() if column is not None}
     read = replace(COLUMNS, weight="weight") if "weight" in table else COLUMNS

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.dataset import Dataset, Part
+from crepe_dist.data.dataset import Dataset, Split
 from crepe_dist.data.typos import with_typos
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.errors import visible
@@ -21,7 +21,7 @@ from crepe_dist.wording import percent
 
 
 def score_labels(
-    scoring: Callable[[Part], LabelScores], split: Part, dataset: Dataset, given: Any, world: Collectives, path: Path
+    scoring: Callable[[Split], LabelScores], split: Split, dataset: Dataset, given: Any, world: Collectives, path: Path
 ) -> npt.NDArray[np.bool_] | None:
     """Score a split, also with typing errors; every rank calls this, and rank 0 writes the output.
 
@@ -45,7 +45,7 @@ def score_labels(
         numbers["typos"] = [{"rate": rate, **each.summary()} for rate, each in noisy.items()]
         write_json(given.json, numbers)
     if given.html is not None:
-        about = {"checkpoint": path.name, "data": str(dataset.folder), "part": given.part}
+        about = {"checkpoint": path.name, "data": str(dataset.folder), "part": given.split}
         write_text(given.html, label_score_page(scores, dataset.classes, about))
     return scores.right
 

@@ -56,7 +56,7 @@ def write(path: Path, predictor: Predictor, dataset: Dataset, part: str, right: 
 
 def _one(predictor: Predictor, dataset: Dataset, part: str, rows: Rows) -> Iterator[dict[str, Any]]:
     """Yield the mistakes of a model that gives one class."""
-    true = np.asarray(dataset.parts[part].labels[rows])
+    true = np.asarray(dataset.splits[part].labels[rows])
     predicted, best, own = (np.empty(len(rows), kind) for kind in (np.int64, np.float64, np.float64))
     for places, logits in _logits(predictor, dataset, part, rows):
         shares = softmax(logits, np.float64)
@@ -74,7 +74,7 @@ def _one(predictor: Predictor, dataset: Dataset, part: str, rows: Rows) -> Itera
 
 def _several(predictor: Predictor, dataset: Dataset, part: str, rows: Rows) -> Iterator[dict[str, Any]]:
     """Yield the mistakes of a model that gives several labels, in the order of the rows; labels are JSON lists."""
-    targets = dataset.parts[part].targets
+    targets = dataset.splits[part].targets
     assert targets is not None
     assert predictor.thresholds is not None
     for places, logits in _logits(predictor, dataset, part, rows):
@@ -92,7 +92,7 @@ def _logits(
     """Yield places in ``rows``, some at a time, and the logits of these rows."""
     for start in range(0, len(rows), CHUNK):
         places = np.arange(start, min(start + CHUNK, len(rows)))
-        yield places, predictor.logits(dataset.parts[part].codes(rows[places]))
+        yield places, predictor.logits(dataset.splits[part].codes(rows[places]))
 
 
 def _record(dataset: Dataset, part: str, row: int, about: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from crepe_dist.data.dataset import SAMPLE, Dataset, Part
+from crepe_dist.data.dataset import SAMPLE, Dataset, Split
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.data.typos import with_typos
 from crepe_dist.distributed.collectives import Collectives
@@ -48,7 +48,7 @@ def score(given: Any, world: Collectives) -> None:
     if world.is_root:
         checkpoint.announce(path)
     dataset, predictor = _open(path, given, world)
-    split = dataset.parts[given.part]
+    split = dataset.splits[given.split]
     options = {"batch_size": given.batch_size, "world": world}
     if predictor.thresholds is not None:
         labelling = partial(evaluate_labels, predictor.engine, **options, thresholds=predictor.thresholds)
@@ -61,7 +61,7 @@ def score(given: Any, world: Collectives) -> None:
     noisy = {rate: scoring(with_typos(split, rate, encoding=encoding)) if rate else scores for rate in given.typos}
     if world.is_root:
         print(_text(scores, dataset.classes, _never_predicted(scores, dataset, path)))
-        if found := mistakes.worst(scores, dataset, given.part):
+        if found := mistakes.worst(scores, dataset, given.split):
             print(f"\n{found}")
         if noisy:
             print(f"\n{typo_table(noisy)}")
@@ -70,13 +70,13 @@ def score(given: Any, world: Collectives) -> None:
             numbers = {**_numbers(scores, dataset.classes), "typos": _typo_rows(noisy)}
             write_json(given.json, numbers)
         if given.html is not None:
-            write_text(given.html, _page(scores, dataset, predictor, given.part, path))
+            write_text(given.html, _page(scores, dataset, predictor, given.split, path))
 
 
-def _finite(scoring: Callable[[Part], AnyScores]) -> Callable[[Part], Any]:
+def _finite(scoring: Callable[[Split], AnyScores]) -> Callable[[Split], Any]:
     """Refuse scores with a loss that is not finite; it is the same on every rank."""
 
-    def checked(split: Part) -> AnyScores:
+    def checked(split: Split) -> AnyScores:
         scores = scoring(split)
         check_finite(scores.loss)
         return scores
@@ -88,7 +88,7 @@ def _open(path: Path, given: Any, world: Collectives) -> tuple[Dataset, Predicto
     def open_model() -> Predictor:
         foreign = Foreign(**arguments.foreign(given))
         predictor = open_checkpoint(path, foreign, device)
-        _check(predictor, dataset, given.part, path, is_default=not given.checkpoint)
+        _check(predictor, dataset, given.split, path, is_default=not given.checkpoint)
         return predictor
 
     source = given.data or world.agree("data", lambda: _data_of(path))
@@ -96,7 +96,7 @@ def _open(path: Path, given: Any, world: Collectives) -> tuple[Dataset, Predicto
     device = pick_for_inference(given.device, world)
     predictor = world.agree("model", open_model)
     if world.is_root:
-        documents = counted(len(dataset.parts[given.part]), "document")
+        documents = counted(len(dataset.splits[given.split]), "document")
         print(f"{visible(path.name)} on {given.part} of {dataset.folder}, {documents}\n")
     return dataset, predictor
 
@@ -115,9 +115,9 @@ def _run_of(path: Path) -> RunRecord | None:
 def _check(predictor: Predictor, dataset: Dataset, split: str, path: Path, *, is_default: bool) -> None:
     """Check that the checkpoint matches the data set; ``is_default`` if no checkpoint was named."""
     name = f"the newest run, {path}" if is_default else str(path)
-    if split not in dataset.parts:
+    if split not in dataset.splits:
         raise UserError(
-            f"{dataset.folder} has no {split} split", f"it has {', '.join(dataset.parts)}", "choose another --part"
+            f"{dataset.folder} has no {split} split", f"it has {', '.join(dataset.splits)}", "choose another --part"
         )
     if predictor.encoding != dataset.encoding:
         mine, theirs = predictor.encoding, dataset.encoding
@@ -184,7 +184,7 @@ def _text(scores: Scores, classes: list[str], missed: dict[str, str] | None) -> 
 
 def _write_mistakes(given: Any, predictor: Predictor, dataset: Dataset, right: npt.NDArray[np.bool_] | None) -> None:
     if given.mistakes is not None and right is not None:
-        count = mistakes.write(given.mistakes, predictor, dataset, given.part, right)
+        count = mistakes.write(given.mistakes, predictor, dataset, given.split, right)
         print(f"\n{counted(count, 'mistake')} written to {visible(str(given.mistakes))}")
 
 
@@ -195,14 +195,14 @@ def _typo_rows(noisy: dict[float, Scores]) -> list[dict[str, float]]:
     ]
 
 
-def _page(scores: Scores, dataset: Dataset, predictor: Predictor, part: str, path: Path) -> str:
+def _page(scores: Scores, dataset: Dataset, predictor: Predictor, split: str, path: Path) -> str:
     about = {
         "checkpoint": path.name,
         "data": str(dataset.folder),
-        "part": part,
+        "part": split,
         "encoding": predictor.encoding.to_dict(),
     }
-    quoted = quotes(dataset, part, [mistake.row for mistake in scores.mistakes])
+    quoted = quotes(dataset, split, [mistake.row for mistake in scores.mistakes])
     return score_page(scores, dataset.classes, quoted, about)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.dataset import Part
+from crepe_dist.data.dataset import Split
 from crepe_dist.errors import UserError
 from crepe_dist.model import compressed, tower
 from crepe_dist.model.compressed import Arrays, Mask
@@ -44,7 +44,7 @@ class Compressed:
     rows: dict[str, tuple[int, int]]
 
 
-def count_rows(shape: Shape, part: Part) -> Counts:
+def count_rows(shape: Shape, split: Split) -> Counts:
     """Count how often documents of a split use each row of the tables, by parameter name; ``{}`` without tables.
 
     Of long splits, evenly spaced documents are counted.
@@ -54,10 +54,12 @@ def count_rows(shape: Shape, part: Part) -> Counts:
         return {}
     name, *others = shape.most_rows(1)
     counts = {name: np.zeros(table.buckets), **({each: np.zeros(shape.parameter_shapes()[each][0]) for each in others})}
-    rows = np.linspace(0, len(part) - 1, min(len(part), max(1, MOST_CHARACTERS // shape.feature_len))).astype(np.int64)
+    rows = np.linspace(0, len(split) - 1, min(len(split), max(1, MOST_CHARACTERS // shape.feature_len))).astype(
+        np.int64
+    )
     step = max(1, BATCH // shape.feature_len)
     for start in range(0, len(rows), step):
-        codes = part.codes(rows[start : start + step])
+        codes = split.codes(rows[start : start + step])
         found, number = look_up(codes, table)
         own = np.arange(found.shape[1]) < number[:, None]
         counts[name] += np.bincount(found[own], minlength=table.buckets)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from crepe_dist.data.dataset import Dataset, Part, open_dataset
+from crepe_dist.data.dataset import Dataset, Split, open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.exporting.compression import Compressed, compress, count_rows
 from crepe_dist.exporting.exporter import atomic_folder, describe
@@ -41,7 +41,7 @@ def compress_to(
     """
     engine, about = predictor.engine, checkpoint.describe(path) or {}
     dataset = _dataset(path, data, predictor) if engine.shape.most_rows(1) else None
-    counts = count_rows(engine.shape, dataset.parts["train"]) if dataset else {}
+    counts = count_rows(engine.shape, dataset.splits["train"]) if dataset else {}
     kept: dict[str, Any] = {name: about[name] for name in KEPT if name in about}
     source = {"compressed": {"checkpoint": path.name, "sha256": about.get("sha256", ""), "size": limit}}
     encoding = {"encoding": predictor.encoding.to_dict(), "classes": predictor.classes}
@@ -80,18 +80,18 @@ def _dataset(path: Path, data: Path | None, predictor: Predictor) -> Dataset:
 def _accuracies(
     before: Inference, after: Inference, dataset: Dataset | None, thresholds: Floats | None
 ) -> tuple[int, float, float] | None:
-    part = dataset.parts.get("test") if dataset else None
-    if part is None or not len(part) or dataset is None or before.shape.classes != len(dataset.classes):
+    split = dataset.splits.get("test") if dataset else None
+    if split is None or not len(split) or dataset is None or before.shape.classes != len(dataset.classes):
         return None
-    rows = np.linspace(0, len(part) - 1, min(MOST_SCORED, len(part))).astype(np.int64)
-    return len(rows), _accuracy(before, part, rows, thresholds), _accuracy(after, part, rows, thresholds)
+    rows = np.linspace(0, len(split) - 1, min(MOST_SCORED, len(split))).astype(np.int64)
+    return len(rows), _accuracy(before, split, rows, thresholds), _accuracy(after, split, rows, thresholds)
 
 
-def _accuracy(engine: Inference, part: Part, rows: np.ndarray[Any, Any], thresholds: Floats | None) -> float:
+def _accuracy(engine: Inference, split: Split, rows: np.ndarray[Any, Any], thresholds: Floats | None) -> float:
     batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
-    if thresholds is not None and part.targets is not None:
-        predicted = np.concatenate([engine.logits(part.codes(batch)) for batch in batches]) >= log_odds(thresholds)
-        wanted = part.targets.shares(rows) > 0
+    if thresholds is not None and split.targets is not None:
+        predicted = np.concatenate([engine.logits(split.codes(batch)) for batch in batches]) >= log_odds(thresholds)
+        wanted = split.targets.shares(rows) > 0
         return float(2 * (predicted & wanted).sum() / max(predicted.sum() + wanted.sum(), 1))
-    right = [engine.logits(part.codes(batch)).argmax(axis=1) == part.labels[batch] for batch in batches]
+    right = [engine.logits(split.codes(batch)).argmax(axis=1) == split.labels[batch] for batch in batches]
     return float(np.concatenate(right).mean())

@@ -181,7 +181,7 @@ def _tower(graph: _Graph, shape: CrepeShape, arrays: Arrays) -> str:
     # A last row of zeros stands for "no n-gram".
     table = np.pad(arrays["tower.table"], ((0, 1), (0, 0)))
     at = [graph.node("Gather", places, graph.value(np.array(n, np.int32)), axis=2) for n in range(each)]
-    eyes = graph.node("Sum", *graph.look_up(table, "tower.table", at))
+    embedding = graph.node("Sum", *graph.look_up(table, "tower.table", at))
     axes = graph.value(np.array([1, 2], np.int64))
     # A document ends with its last known symbol.
     known = graph.node("Less", places, graph.value(np.array(shape.rows, np.int32)))
@@ -190,7 +190,7 @@ def _tower(graph: _Graph, shape: CrepeShape, arrays: Arrays) -> str:
     one = graph.value(np.array(1, np.float32))
     inside = graph.node("Unsqueeze", graph.node("Min", later, one), axes)
     # Two-dimensional convolutions of height 1, as in the paper's network.
-    x = graph.node("Transpose", graph.node("Relu", eyes), perm=[0, 2, 1])
+    x = graph.node("Transpose", graph.node("Relu", embedding), perm=[0, 2, 1])
     x = graph.node("Unsqueeze", x, graph.value(np.array([2], np.int64)))
 
     def convolved(x: str, number: int) -> str:

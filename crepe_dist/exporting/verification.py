@@ -28,7 +28,7 @@ def real(path: Path, data: Path | None) -> list[str]:
     """
     try:
         dataset = open_dataset(data or data_of(path))
-        part = dataset.parts.get("test")
+        part = dataset.splits.get("test")
         if part is None or not len(part):
             raise UserError(f"{dataset.folder} has no test split", remedy="name another data set with --data")
     except UserError:

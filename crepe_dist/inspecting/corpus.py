@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import BLANK, Codes
-from crepe_dist.data.dataset import SHARD_BYTES, Dataset, Part, ShardWriter, open_dataset, write_manifest
+from crepe_dist.data.dataset import SHARD_BYTES, Dataset, ShardWriter, Split, open_dataset, write_manifest
 from crepe_dist.data.origins import COLUMNS, file_of
 from crepe_dist.data.strings import TEXTS, write_array
 from crepe_dist.data.targets import SEVERAL
@@ -38,50 +38,50 @@ class Corpus:
                 "prepare a data set for each label in question, with the classes yes and no",
             )
         self.dataset = dataset
-        self._parts = list(dataset.parts.values())
+        self._parts = list(dataset.splits.values())
         self._starts = np.cumsum([0, *map(len, self._parts)])
-        self.labels = np.concatenate([part.labels for part in self._parts]).astype(np.int32)
+        self.labels = np.concatenate([split.labels for split in self._parts]).astype(np.int32)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def place(self, number: int) -> tuple[str, int]:
         """Return the split of a text, and its row there."""
-        part = int(np.searchsorted(self._starts, number, side="right")) - 1
-        return self._parts[part].name, number - int(self._starts[part])
+        split = int(np.searchsorted(self._starts, number, side="right")) - 1
+        return self._parts[split].name, number - int(self._starts[split])
 
     def number(self, split: str, row: int) -> int:
         """Return the number of a row of a split."""
-        names = [part.name for part in self._parts]
+        names = [split.name for split in self._parts]
         return int(self._starts[names.index(split)]) + row
 
     def text(self, number: int) -> str:
         """Return a text as it was, or as the network reads it, if its split keeps no texts."""
         name, row = self.place(number)
-        part = self.dataset.parts[name]
-        found = part.text(row)
-        return self.dataset.encoding.decode(part.codes(np.array([row]))[0]) if found is None else found
+        split = self.dataset.splits[name]
+        found = split.text(row)
+        return self.dataset.encoding.decode(split.codes(np.array([row]))[0]) if found is None else found
 
     def codes(self, numbers: Rows) -> Codes:
         """Gather codes, uint8 [n, feature_len]."""
         found = np.empty((len(numbers), self.dataset.encoding.feature_len), np.uint8)
-        for part, mine, rows in self._by_part(numbers):
-            found[mine] = part.codes(rows)
+        for split, mine, rows in self._by_part(numbers):
+            found[mine] = split.codes(rows)
         return found
 
     def origins(self, numbers: Rows) -> npt.NDArray[np.uint64]:
         """Gather where texts are from, uint64 [n, 3]; see ``data/origins``."""
         found = np.empty((len(numbers), COLUMNS), np.uint64)
-        for part, mine, rows in self._by_part(numbers):
-            found[mine] = part.origins[rows]
+        for split, mine, rows in self._by_part(numbers):
+            found[mine] = split.origins[rows]
         return found
 
-    def _by_part(self, numbers: Rows) -> Iterator[tuple[Part, Rows, Rows]]:
+    def _by_part(self, numbers: Rows) -> Iterator[tuple[Split, Rows, Rows]]:
         """Yield each split, which of the numbers are of it, and their rows there."""
         owner = np.searchsorted(self._starts, numbers, side="right") - 1
-        for index, part in enumerate(self._parts):
+        for index, split in enumerate(self._parts):
             mine = np.flatnonzero(owner == index)
-            yield part, mine, numbers[mine] - self._starts[index]
+            yield split, mine, numbers[mine] - self._starts[index]
 
     def batches(self, numbers: Rows) -> Iterator[tuple[Rows, Codes]]:
         """Yield the numbers and codes of some thousand texts at a time."""

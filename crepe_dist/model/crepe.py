@@ -88,7 +88,7 @@ class CrepeShape(Shape):
 
     @classmethod
     def for_data(cls, options: ModelOptions, characters: int, feature_len: int, classes: int, rows: int) -> CrepeShape:
-        if options.asked_widths != (None, None):
+        if options.requested_widths != (None, None):
             raise UserError(
                 "model.network crepe has no model.size, model.filters and model.units",
                 "they belong to the paper's network, which earlier versions called crepe",
@@ -127,7 +127,7 @@ class CrepeShape(Shape):
         check_dropout(network["dropout"])
 
     @property
-    def together(self) -> int:
+    def group_size(self) -> int:
         return 4 if self.positions > SHORT_POSITIONS else 8
 
     @property
@@ -136,15 +136,15 @@ class CrepeShape(Shape):
         return NGramShape(self.alphabet_size, self.feature_len, self.classes, self.longest, self.buckets)
 
     @property
-    def eyes(self) -> NGramShape:
+    def embedding(self) -> NGramShape:
         """Shape of a table of the n-grams that the tower sees, for counting them."""
         return NGramShape(self.alphabet_size, self.feature_len, self.classes, self.reach, self.rows)
 
     def open_kernels(self, functions: Any, precision: str, threads: int) -> Any:
-        sizes = np.array((*self.sizes(), self.together), np.int64)
+        sizes = np.array((*self.sizes(), self.group_size), np.int64)
         return functions.crepe_open(precision == "bfloat16", sizes.ctypes.data, self.FEATURE_DROPOUT, threads)
 
-    def asked(self, options: ModelOptions) -> dict[str, Any]:
+    def requested(self, options: ModelOptions) -> dict[str, Any]:
         names = {name: name for name in ("longest", "buckets", "reach", "width", "blocks", "stride")} | {
             "rows": "embeddings"
         }
@@ -153,7 +153,7 @@ class CrepeShape(Shape):
         # A default that was given explicitly cannot be distinguished from one left out.
         return {name: None if value == defaults[name] else value for name, value in given.items()}
 
-    def unasked(self, name: str) -> str:
+    def remedy_for(self, name: str) -> str:
         return f"omit model.{'embeddings' if name == 'rows' else name}, which these parameters decide"
 
     def trained_as(self, options: ModelOptions) -> CrepeShape:

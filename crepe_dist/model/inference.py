@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Codes
-from crepe_dist.data.dataset import Part
+from crepe_dist.data.dataset import Split
 from crepe_dist.data.order import Order, share
 from crepe_dist.model.kernels import Kernels
 from crepe_dist.model.numpy_networks import activations, network
@@ -45,12 +45,12 @@ class Inference(ABC):
         """Compute logits: uint8 [n, feature_len] → float32 [n, classes]."""
 
     def scored(
-        self, part: Part, batch_size: int, rank: int = 0, size: int = 1
+        self, split: Split, batch_size: int, rank: int = 0, size: int = 1
     ) -> Iterator[tuple[Order, npt.NDArray[np.int32], Logits]]:
         """Yield rows, labels and logits of a rank's share of each batch of a split."""
-        for start in range(0, len(part), batch_size):
-            rows = np.arange(*share(start, min(start + batch_size, len(part)), rank, size))
-            yield rows, np.asarray(part.labels[rows]), self.logits(part.codes(rows))
+        for start in range(0, len(split), batch_size):
+            rows = np.arange(*share(start, min(start + batch_size, len(split)), rank, size))
+            yield rows, np.asarray(split.labels[rows]), self.logits(split.codes(rows))
 
 
 def open_inference(shape: Shape, arrays: Arrays, plan: Plan) -> Inference:

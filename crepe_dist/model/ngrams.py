@@ -107,12 +107,12 @@ class NGramShape(Shape):
     def open_kernels(self, functions: Any, precision: str, threads: int) -> Any:
         return functions.crepe_open_ngrams(np.array(self.sizes(), np.int64).ctypes.data, threads)
 
-    def asked(self, options: ModelOptions) -> dict[str, int | None]:
+    def requested(self, options: ModelOptions) -> dict[str, int | None]:
         # A default that was given explicitly cannot be distinguished from one left out.
         longest = None if options.longest == type(options).longest else options.longest
         return {"longest": longest, "buckets": options.buckets}
 
-    def unasked(self, name: str) -> str:
+    def remedy_for(self, name: str) -> str:
         return f"omit model.{name}, which these parameters decide"
 
     def trained_as(self, options: ModelOptions) -> NGramShape:

@@ -92,7 +92,7 @@ class PaperShape(Shape):
         check_dropout(network["dropout"])
 
     @property
-    def together(self) -> int:
+    def group_size(self) -> int:
         return 8  # TERM_DOCUMENTS in native/dense.h
 
     def open_kernels(self, functions: Any, precision: str, threads: int) -> Any:
@@ -100,10 +100,10 @@ class PaperShape(Shape):
             precision == "bfloat16", np.array(self.sizes(), np.int64).ctypes.data, threads
         )
 
-    def asked(self, options: ModelOptions) -> dict[str, int | None]:
-        return dict(zip(("filters", "units"), options.asked_widths))
+    def requested(self, options: ModelOptions) -> dict[str, int | None]:
+        return dict(zip(("filters", "units"), options.requested_widths))
 
-    def unasked(self, name: str) -> str:
+    def remedy_for(self, name: str) -> str:
         return "omit model.size, model.filters and model.units, which these parameters decide"
 
     def trained_as(self, options: ModelOptions) -> PaperShape:

@@ -72,13 +72,13 @@ def plan(options: ModelOptions, device: Any, multiplies: bool = True, common: st
             "it only adds numbers, so a lower precision would save nothing",
             "use model.precision auto, or model.network crepe",
         )
-    asked = "as requested"
+    requested = "as requested"
     if not multiplies:
-        options, asked = replace(options, precision="float32"), ""  # there is no other for n-grams
+        options, requested = replace(options, precision="float32"), ""  # there is no other for n-grams
     if device.device_type == "gpu":
-        return _on_gpu(options, device, asked)
+        return _on_gpu(options, device, requested)
     kernels = common if common and options.kernels in ("auto", "own") else options.kernels
-    return _on_cpu(kernels, options.precision, asked)
+    return _on_cpu(kernels, options.precision, requested)
 
 
 def mxnet_has_bfloat16() -> bool:
@@ -88,11 +88,11 @@ def mxnet_has_bfloat16() -> bool:
 
 def plan_inference(multiplies: bool, precision: Precision = "auto") -> Plan:
     """Select precision and kernels for inference on the CPU; other arguments as for ``plan``."""
-    asked = "as requested" if multiplies and precision != "auto" else ""
-    return replace(_on_cpu("auto", precision if multiplies else "float32", asked), without="numpy")
+    requested = "as requested" if multiplies and precision != "auto" else ""
+    return replace(_on_cpu("auto", precision if multiplies else "float32", requested), without="numpy")
 
 
-def _on_cpu(kernels: str, precision: str, asked: str) -> Plan:
+def _on_cpu(kernels: str, precision: str, requested: str) -> Plan:
     if kernels in library.BUILDS:
         native: Library | None = library.named(kernels, "model.kernels")
         trouble = ""
@@ -106,7 +106,7 @@ def _on_cpu(kernels: str, precision: str, asked: str) -> Plan:
             "install g++ and reinstall crepe_dist, or use model.kernels auto",
         )
     if trouble and kernels != "mxnet":
-        asked = f"{asked}; {trouble}" if asked else trouble
+        requested = f"{requested}; {trouble}" if requested else trouble
     if precision == "float16":
         raise UserError("float16 needs a GPU", remedy="use model.precision auto, float32 or bfloat16")
     if precision == "bfloat16":
@@ -122,9 +122,9 @@ def _on_cpu(kernels: str, precision: str, asked: str) -> Plan:
                 f"they need AVX-512; {trouble or 'model.kernels is mxnet'}",
                 "use model.precision auto or float32",
             )
-        return Plan("bfloat16", native, asked)
+        return Plan("bfloat16", native, requested)
     if precision == "float32":
-        return Plan("float32", native, asked)
+        return Plan("float32", native, requested)
     if native is not None and native.bfloat16:
         why = "the processor has " + ("AMX" if "amx" in native.name else "AVX512-BF16")
         return Plan("bfloat16", native, f"{why}; {trouble}" if trouble else why)
@@ -132,7 +132,7 @@ def _on_cpu(kernels: str, precision: str, asked: str) -> Plan:
     return Plan("float32", native, why)
 
 
-def _on_gpu(options: ModelOptions, device: Any, asked: str) -> Plan:
+def _on_gpu(options: ModelOptions, device: Any, requested: str) -> Plan:
     if options.kernels not in ("auto", "mxnet"):
         raise UserError("our own kernels are for CPUs", remedy="use model.kernels auto or mxnet on a GPU")
     if options.precision == "bfloat16":
@@ -140,7 +140,7 @@ def _on_gpu(options: ModelOptions, device: Any, asked: str) -> Plan:
             "MXNet does not support bfloat16 on GPUs", remedy="use model.precision auto, float16 or float32"
         )
     if options.precision != "auto":
-        return Plan(options.precision, None, asked)
+        return Plan(options.precision, None, requested)
     capability = compute_capability(device.device_id)
     number = "unknown" if capability is None else ".".join(map(str, capability))
     fast = capability is not None and capability >= TENSOR_CORES

@@ -116,7 +116,7 @@ class Shape(ABC):
         return math.ceil(cls.least_steps / steps_per_epoch(rows, batch_size))
 
     @property
-    def together(self) -> int:
+    def group_size(self) -> int:
         """Number of documents of a global batch whose gradients our kernels add up in floating point."""
         return 1
 
@@ -125,11 +125,11 @@ class Shape(ABC):
         """Open our own kernels for this shape; return ``None`` if memory runs out."""
 
     @abstractmethod
-    def asked(self, options: ModelOptions) -> dict[str, int | None]:
+    def requested(self, options: ModelOptions) -> dict[str, int | None]:
         """Return the sizes requested in ``options`` by attribute name; ``None`` for any size."""
 
     @abstractmethod
-    def unasked(self, name: str) -> str:
+    def remedy_for(self, name: str) -> str:
         """Return the remedy for a requested size ``name`` that differs from this shape's."""
 
     @abstractmethod

@@ -1,8 +1,8 @@
 """A residual convolutional network over the n-grams at each position of a text.
 
-    eyes(t)  = sum of table[b] over the hashed n-grams of 1 … ``reach`` known characters that start at one of the
+    embedding(t)  = sum of table[b] over the hashed n-grams of 1 … ``reach`` known characters that start at one of the
                ``stride`` characters of position t
-    x        = relu(eyes), with dropout of single numbers in training
+    x        = relu(embedding), with dropout of single numbers in training
     x        = relu(x + conv(relu(conv(x)))) in each block; after the first two blocks a max pool of 2
     logits   = out(maximum over positions of x, mean over positions of x), with dropout of the features in training
 

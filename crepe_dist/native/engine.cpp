@@ -91,8 +91,8 @@ void* crepe_open_ngrams(const int64_t* shape, int threads) {
 
 // shape: that of the n-grams, then reach, rows, width, blocks, stride, together.
 void* crepe_open(int bfloat, const int64_t* shape, double feature_dropout, int threads) {
-    const EyesShape eyes{shape[0], shape[1], shape[6], shape[7], shape[8], shape[10]};
-    const TowerShape sizes{eyes, shape[2], shape[9], shape[11], feature_dropout};
+    const EmbeddingShape embedding{shape[0], shape[1], shape[6], shape[7], shape[8], shape[10]};
+    const TowerShape sizes{embedding, shape[2], shape[9], shape[11], feature_dropout};
     Engine* engine = nullptr;
     guarded([&] {
         std::unique_ptr<Engine> tower;
@@ -275,8 +275,8 @@ int crepe_table_update(void* table, double rate, double scale, double weight_dec
     return guarded([&] { static_cast<Table*>(table)->update(rate, scale, weight_decay); });
 }
 
-int crepe_table_settle(void* table) {
-    return guarded([&] { static_cast<Table*>(table)->settle(); });
+int crepe_table_flush(void* table) {
+    return guarded([&] { static_cast<Table*>(table)->flush(); });
 }
 
 int crepe_table_load(

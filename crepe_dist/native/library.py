@@ -93,7 +93,7 @@ _FUNCTIONS = {
     "crepe_table_take": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS, _LONGS, ctypes.c_int)),
     "crepe_table_squares": (None, (ctypes.c_void_p, _LONGS)),
     "crepe_table_update": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_double, ctypes.c_double, ctypes.c_double)),
-    "crepe_table_settle": (ctypes.c_int, (ctypes.c_void_p,)),
+    "crepe_table_flush": (ctypes.c_int, (ctypes.c_void_p,)),
     "crepe_table_load": (
         ctypes.c_int,
         (ctypes.c_void_p, _FLOATS, _FLOATS, _FLOATS, ctypes.c_void_p, _DOUBLES, _LONG),
@@ -174,16 +174,16 @@ def find() -> tuple[Library | None, str]:
     Raises:
         UserError: The environment variable ``SWITCH`` names a build that this process cannot use.
     """
-    asked = os.environ.get(SWITCH, "")
-    if asked:
-        return _named(asked, SWITCH)
+    requested = os.environ.get(SWITCH, "")
+    if requested:
+        return _named(requested, SWITCH)
     return (_kept[-1], "") if _kept else _best()
 
 
 def usable() -> list[str]:
     """Return the names of the builds that ``find`` might select in this process, best first."""
-    asked = os.environ.get(SWITCH, "")
-    names = [asked] if asked else runnable()
+    requested = os.environ.get(SWITCH, "")
+    names = [requested] if requested else runnable()
     return [name for name in names if name != NONE and _load(name)[0] is not None]
 
 
@@ -193,9 +193,9 @@ def named(name: str, setting: str) -> Library:
     Raises:
         UserError: This process cannot use it.
     """
-    asked = os.environ.get(SWITCH, name)
-    if asked != name:
-        raise UserError(f"{setting} is {name}, but {SWITCH} is {asked}", remedy=f"unset {SWITCH}")
+    requested = os.environ.get(SWITCH, name)
+    if requested != name:
+        raise UserError(f"{setting} is {name}, but {SWITCH} is {requested}", remedy=f"unset {SWITCH}")
     found, _ = _named(name, setting)
     assert found is not None
     return found

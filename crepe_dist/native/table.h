@@ -183,7 +183,7 @@ class Table {
 
     // Writes all records of this process's rows as if each had been part of the last update. All processes call it, and
     // none reads before all have returned.
-    void settle() {
+    void flush() {
         const long columns = shape_.columns, now = long(drift_.size()) - 1;
         for_each_own_row([&](uint32_t row) {
             float* own = record(row);
@@ -255,7 +255,7 @@ class Table {
     std::vector<uint32_t> starts_;
     Buffer<uint32_t> rows_;
     Buffer<int32_t> sums_;
-    std::vector<double> drift_;            // see `history`; its size is the number of updates since `settle`, plus 1
+    std::vector<double> drift_;            // see `history`; its size is the number of updates since `flush`, plus 1
     std::vector<float> powers_, powers2_;  // powers of the decays
 
     float* record(uint32_t row) const {

@@ -1,6 +1,6 @@
 // A residual convolutional network over the n-grams at each position of a text.
 //
-//     x0 = relu(eyes)                                     per position: the sum of the rows of the n-grams of `stride`
+//     x0 = relu(embedding)                                per position: the sum of the rows of the n-grams of `stride`
 //                                                         characters
 //     x' = relu(x + conv2(relu(conv1(x))))                for each block; then a max pool of 2 after the first two
 //     logits = out(max over positions of x, mean of x)
@@ -27,7 +27,7 @@ constexpr long MARGIN = 2 * BLOCK;  // rows before the first and after the last 
 
 constexpr uint32_t NO_ROW = UINT32_MAX;
 
-struct EyesShape {
+struct EmbeddingShape {
     long alphabet, length, longest, rows, width, stride;
 
     long positions() const { return (length + 2 + stride - 1) / stride; }  // with the symbols of both edges
@@ -36,7 +36,7 @@ struct EyesShape {
 
 // Hashes the n-grams of 1 to `longest` known characters that start at each character of a text to out
 // [characters][longest], which has NO_ROW everywhere. `look_up` in model/tower.py is equivalent.
-inline void hash_positions(const std::vector<uint8_t>& text, const EyesShape& shape, uint32_t* out) {
+inline void hash_positions(const std::vector<uint8_t>& text, const EmbeddingShape& shape, uint32_t* out) {
     const long characters = long(text.size());
     for (long start = 0; start < characters; ++start, out += shape.longest) {
         const long most = std::min(shape.longest, characters - start);
@@ -49,7 +49,7 @@ inline void hash_positions(const std::vector<uint8_t>& text, const EyesShape& sh
 }
 
 struct TowerShape {
-    EyesShape eyes;
+    EmbeddingShape embedding;
     long classes, blocks, together;  // documents that share a term of the gradients
     double feature_dropout;
 };
@@ -57,14 +57,14 @@ struct TowerShape {
 template <class T> class Tower final : public Engine {
   public:
     Tower(TowerShape shape, int threads)
-        : shape_(shape), threads_(threads), own_(threads), width_(padded(shape.eyes.width)),
-          touched_({shape.eyes.rows, shape.eyes.width}, threads), blocks_(shape.blocks) {}
+        : shape_(shape), threads_(threads), own_(threads), width_(padded(shape.embedding.width)),
+          touched_({shape.embedding.rows, shape.embedding.width}, threads), blocks_(shape.blocks) {}
 
     // table [rows][width]; for each block two convolutions, weights [width][width][taps] and bias [width]; the last
     // layer's weights [classes][2 * width] and bias [classes]
     void set(const float* const* parameters, bool) override {
         weights_ = parameters[0];
-        const long width = shape_.eyes.width;
+        const long width = shape_.embedding.width;
         const float* const* next = parameters + 1;
         for (Block& block : blocks_)
             for (int i : {0, 1}) {
@@ -93,9 +93,9 @@ template <class T> class Tower final : public Engine {
     }
 
     void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) override {
-        const long classes = shape_.classes, length = shape_.eyes.length;
+        const long classes = shape_.classes, length = shape_.embedding.length;
         prepare(batch, objective_.stride(length), rows);
-        touch(starts_[0][rows] * shape_.eyes.each());
+        touch(starts_[0][rows] * shape_.embedding.each());
         dropouts_ = {Dropout{shape_.feature_dropout, dropout.seed ^ OTHER_STREAM}, dropout};
         activate(touched_.read(weights_), first);
         float* const gradients = gradients_.need(rows * classes);
@@ -118,7 +118,7 @@ template <class T> class Tower final : public Engine {
             for (int part = 0; part < threads_; ++part)
                 for (long chunk = parts_[part]; chunk < parts_[part + 1]; ++chunk) backward(chunks_[chunk], own);
             sum_up(gradients + 1);
-            eyes_terms(own.quanta[0]);
+            embedding_terms(own.quanta[0]);
         }
         last_layer_gradient(gradients + last_layer());
         rows_gradient();
@@ -173,12 +173,12 @@ template <class T> class Tower final : public Engine {
     std::vector<Chunk> chunks_;
     std::vector<long> parts_;          // first chunk of each thread
     Buffer<uint32_t> buckets_;         // [rows of level 0][longest]; in training, their places
-    Buffer<T> last_, eyes_gradient_;   // output of the last block; gradient of the eyes
+    Buffer<T> last_, embedding_gradient_;   // output of the last block; gradient of the embedding
     Buffer<float> features_, gradients_;
     Buffer<int32_t> terms_;            // what each position adds to the gradient of each of its rows
     Buffer<int32_t> best_;             // row of each feature's maximum
     struct {
-        Dropout features{0, 0}, eyes{0, 0};
+        Dropout features{0, 0}, embedding{0, 0};
     } dropouts_;
 
     static long level(long block) { return std::min(block, LEVELS - 1); }
@@ -192,7 +192,7 @@ template <class T> class Tower final : public Engine {
         texts_.resize(rows);
 #pragma omp parallel for num_threads(threads_)
         for (long row = 0; row < rows; ++row)
-            read_text(codes + row * stride, shape_.eyes.length, shape_.eyes.alphabet, true, texts_[row]);
+            read_text(codes + row * stride, shape_.embedding.length, shape_.embedding.alphabet, true, texts_[row]);
         for (long l = 0; l < LEVELS; ++l) {
             lengths_[l].resize(rows);
             starts_[l].resize(rows + 1);
@@ -202,7 +202,7 @@ template <class T> class Tower final : public Engine {
                 if (l) {
                     length = (lengths_[l - 1][row] + 1) / 2;
                 } else {
-                    length = (long(texts_[row].size()) + shape_.eyes.stride - 1) / shape_.eyes.stride;
+                    length = (long(texts_[row].size()) + shape_.embedding.stride - 1) / shape_.embedding.stride;
                 }
                 starts_[l][row + 1] = starts_[l][row] + length + GAP;
             }
@@ -228,7 +228,7 @@ template <class T> class Tower final : public Engine {
             if (pools(i)) blocks_[i].from.need(all(level(i + 1)));
         }
         last_.need(all(last_level()));
-        eyes_gradient_.need(all(0));
+        embedding_gradient_.need(all(0));
         features_.need(rows * 2 * width_);
         best_.need(rows * width_);
         long longest = 0;
@@ -241,11 +241,11 @@ template <class T> class Tower final : public Engine {
         // The margin after the last document holds rows of an earlier batch.
         for (long i = 0; i < shape_.blocks; ++i)
             for (Buffer<T>* each : {&blocks_[i].in, &blocks_[i].hidden}) clear(each->get(), starts_[level(i)][rows], MARGIN);
-        buckets_.need(starts_[0][rows] * shape_.eyes.each());
-        std::fill_n(buckets_.get(), starts_[0][rows] * shape_.eyes.each(), NO_ROW);
+        buckets_.need(starts_[0][rows] * shape_.embedding.each());
+        std::fill_n(buckets_.get(), starts_[0][rows] * shape_.embedding.each(), NO_ROW);
 #pragma omp parallel for num_threads(threads_)
         for (long row = 0; row < rows; ++row)
-            hash_positions(texts_[row], shape_.eyes, buckets_.get() + starts_[0][row] * shape_.eyes.each());
+            hash_positions(texts_[row], shape_.embedding, buckets_.get() + starts_[0][row] * shape_.embedding.each());
     }
 
     // Collects the rows of the table that the batch needs, and replaces them by their places.
@@ -326,8 +326,8 @@ template <class T> class Tower final : public Engine {
 
     // Sums the rows of the n-grams at each position, with dropout and ReLU.
     void look(const Chunk& chunk, const float* table, uint64_t first_row) {
-        const long width = shape_.eyes.width, each = shape_.eyes.each();
-        const Dropout dropout = dropouts_.eyes;
+        const long width = shape_.embedding.width, each = shape_.embedding.each();
+        const Dropout dropout = dropouts_.embedding;
         const float scale = float(1 / (1 - dropout.probability));
         T* const out = blocks_[0].in.get();
         std::vector<float> sum(width_, 0.0f);
@@ -342,7 +342,7 @@ template <class T> class Tower final : public Engine {
                     for (long c = 0; c < width; ++c) sum[c] += from[c];
                 }
                 if (dropout.probability > 0) {
-                    const uint64_t index = ((first_row + row) * shape_.eyes.positions() + position) * width;
+                    const uint64_t index = ((first_row + row) * shape_.embedding.positions() + position) * width;
                     for (long c = 0; c < width; ++c) sum[c] = kept(dropout, index + c) ? sum[c] * scale : 0.0f;
                 }
                 for (long c = 0; c < width_; c += LANES) store(out + here * width_ + c, relu(load(sum.data() + c)));
@@ -389,7 +389,7 @@ template <class T> class Tower final : public Engine {
         if (dropout.probability > 0)
             for (long c = 0; c < width_; ++c)
                 for (int i : {0, 1}) {
-                    const uint64_t index = ((first_row + row) * 2 + i) * shape_.eyes.width + c;
+                    const uint64_t index = ((first_row + row) * 2 + i) * shape_.embedding.width + c;
                     float& value = most[i * width_ + c];
                     value = kept(dropout, index) ? value * scale : 0.0f;
                     if (value == 0.0f && i == 0) best[c] = -1;
@@ -397,7 +397,7 @@ template <class T> class Tower final : public Engine {
     }
 
     void classify(long row, float* logits) const {
-        const long width = shape_.eyes.width;
+        const long width = shape_.embedding.width;
         const float* const features = features_.get() + row * 2 * width_;
         for (long n = 0; n < shape_.classes; ++n) {
             const float* const weights = out_ + n * 2 * width;
@@ -443,7 +443,7 @@ template <class T> class Tower final : public Engine {
             convolution_weight_gradient(in - GAP * width_, (const T*)spare, rows, width_, TOWER_TAPS,
                                         own.total[2 * i].get(), own.bias[2 * i].get(),
                                         own.quanta.data() + 1 + 4 * i, own.turned.get(), own.packed.get());
-            T* const out = i ? other : eyes_gradient_.get() + start * width_;
+            T* const out = i ? other : embedding_gradient_.get() + start * width_;
             const T* const residual = gradient;
             convolve((const T*)spare - GAP * width_, rows, width_, TOWER_TAPS,
                      block.convolutions[0].backward.get(), [&](long row, long channel, const float* sums) {
@@ -460,7 +460,7 @@ template <class T> class Tower final : public Engine {
 
     // Writes the gradient of the last block's output from that of a document's features.
     void spread(long row, T* out) {
-        const long l = last_level(), length = lengths_[l][row], width = shape_.eyes.width;
+        const long l = last_level(), length = lengths_[l][row], width = shape_.embedding.width;
         std::vector<float> most(width_, 0.0f), mean(width_, 0.0f);
         const float scale = float(1 / (1 - dropouts_.features.probability));
         const float* const features = features_.get() + row * 2 * width_;
@@ -493,7 +493,7 @@ template <class T> class Tower final : public Engine {
 
     // Sums the gradients of all threads into Gluon's layout.
     void sum_up(int32_t* const* gradients) {
-        const long width = shape_.eyes.width;
+        const long width = shape_.embedding.width;
 #pragma omp for schedule(static)
         for (long out = 0; out < width; ++out)
             for (long i = 0; i < 2 * shape_.blocks; ++i) {
@@ -506,7 +506,7 @@ template <class T> class Tower final : public Engine {
 
     // The gradients of the last layer's weights and bias: a term for each document.
     void last_layer_gradient(int32_t* const* gradients) {
-        const long width = shape_.eyes.width, classes = shape_.classes;
+        const long width = shape_.embedding.width, classes = shape_.classes;
         Quanta *const weights = own_[0].quanta.data() + last_layer(), *const bias = weights + 1;
         std::memset(gradients[0], 0, classes * 2 * width * sizeof(int32_t));
         std::memset(gradients[1], 0, classes * sizeof(int32_t));
@@ -527,9 +527,9 @@ template <class T> class Tower final : public Engine {
 
     // Converts the gradient of each position, and bounds what a document may add to a row, which each of a position's
     // characters may touch.
-    void eyes_terms(Quanta& quanta) {
-        const float scale = float(1 / (1 - dropouts_.eyes.probability));
-        const T *const gradients = eyes_gradient_.get(), *const eyes = blocks_[0].in.get();
+    void embedding_terms(Quanta& quanta) {
+        const float scale = float(1 / (1 - dropouts_.embedding.probability));
+        const T *const gradients = embedding_gradient_.get(), *const embedding = blocks_[0].in.get();
         int32_t* const terms = terms_.get();
         std::vector<float> sizes(width_);
 #pragma omp for
@@ -538,19 +538,19 @@ template <class T> class Tower final : public Engine {
             for (long here = starts_[0][row]; here < starts_[0][row] + lengths_[0][row]; ++here)
                 for (long c = 0; c < width_; c += LANES) {
                     const long at = here * width_ + c;
-                    const Lanes value = where(load(eyes + at) > 0, load(gradients + at)) * (scale * quanta.per_unit());
+                    const Lanes value = where(load(embedding + at) > 0, load(gradients + at)) * (scale * quanta.per_unit());
                     const Words term = nearest(value);
                     std::memcpy(terms + at, &term, sizeof term);
                     const Lanes size = value < 0 ? -value : value;
                     store(sizes.data() + c, load(sizes.data() + c) + size + where(size > 0.25f, Lanes{} + 1));
                 }
-            quanta.end_term(largest_of(sizes.data(), width_) * float(shape_.eyes.stride));
+            quanta.end_term(largest_of(sizes.data(), width_) * float(shape_.embedding.stride));
         }
     }
 
     // Sums the terms of the positions of each touched row. Each thread owns a range of rows.
     void rows_gradient() {
-        const long width = shape_.eyes.width, each = shape_.eyes.each(), touched = touched_.count();
+        const long width = shape_.embedding.width, each = shape_.embedding.each(), touched = touched_.count();
         int32_t* __restrict const values = touched_.sums();
         const int32_t* const terms = terms_.get();
 #pragma omp parallel for num_threads(threads_)

@@ -13,7 +13,7 @@ from mxnet import autograd
 
 from crepe_dist import machine
 from crepe_dist.data.batch import Batch, Unpack, extra_bytes
-from crepe_dist.data.dataset import Part
+from crepe_dist.data.dataset import Split
 from crepe_dist.data.loader import batches
 from crepe_dist.data.order import Order
 from crepe_dist.data.pieces import pieces, rows_per_piece
@@ -68,12 +68,12 @@ class Engine:
         return self.network.shape
 
     @property
-    def together(self) -> int:
+    def group_size(self) -> int:
         """Number of documents, from a multiple of it on in the global batch, that one rank has to compute together."""
         return 1
 
     def scored(
-        self, part: Part, batch_size: int, rank: int, size: int, *, apart: bool = False
+        self, split: Split, batch_size: int, rank: int, size: int, *, apart: bool = False
     ) -> Iterator[tuple[Order, npt.NDArray[np.int32], npt.NDArray[np.float32]]]:
         """Yield rows, labels and logits of a rank's share of each batch of a split, with the current parameters.
 
@@ -82,7 +82,7 @@ class Engine:
         """
         self.refresh()
         compute = self._apart if apart else self.logits
-        for batch in batches(part, np.arange(len(part)), batch_size, rank, size, prepare=self.prepare):
+        for batch in batches(split, np.arange(len(split)), batch_size, rank, size, prepare=self.prepare):
             yield batch.rows, batch.labels, compute(batch).asnumpy()[: len(batch.labels)]
 
     def _apart(self, batch: Batch) -> mx.nd.NDArray:
@@ -165,7 +165,7 @@ class Engine:
     def rows_at_a_time(self, batch: Batch) -> int:
         """Return the number of rows of a batch over which ``gradients`` sums in the precision of the plan."""
         rows = batch.packed.shape[0]
-        return rows_per_piece(rows, self.piece or rows, self.together)
+        return rows_per_piece(rows, self.piece or rows, self.group_size)
 
     def _add(self, total: mx.nd.NDArray, gradient: mx.nd.NDArray) -> None:
         """Add the gradient of a piece to a total, in place."""
@@ -247,8 +247,8 @@ class NativeEngine(Engine):
         self._begin()
 
     @property
-    def together(self) -> int:
-        return self.network.shape.together
+    def group_size(self) -> int:
+        return self.network.shape.group_size
 
     def _begin(self) -> None:
         classes = self.network.shape.classes

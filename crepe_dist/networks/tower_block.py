@@ -32,7 +32,7 @@ class Tower(nn.HybridBlock):
         blocks: number of residual blocks.
         each: n-grams at a position.
         classes: number of outputs.
-        dropout: probability of dropping a number of the eyes.
+        dropout: probability of dropping a number of the embedding.
         feature_dropout: probability of dropping a feature.
     """
 
@@ -75,18 +75,18 @@ class Tower(nn.HybridBlock):
             buckets: int32 [B, T, each].
             own: 1 where there is such an n-gram, else 0, float32 [B, T, each].
             inside: 1 for positions of the document, else 0, float32 [B, T].
-            kept: in training, masks of the eyes, [B, T, width], and of the features, [B, 2, width].
+            kept: in training, masks of the embedding, [B, T, width], and of the features, [B, 2, width].
         """
-        eyes = 0
+        embedding = 0
         for n in range(self._each):
             one = {"axis": 2, "begin": n, "end": n + 1}
             rows = F.Embedding(
                 F.slice_axis(buckets, **one).reshape((0, 0)), table, input_dim=self._rows, output_dim=self._width
             )
-            eyes = eyes + F.broadcast_mul(rows, F.slice_axis(own, **one))
+            embedding = embedding + F.broadcast_mul(rows, F.slice_axis(own, **one))
         if kept:
-            eyes = eyes * (F.cast(kept[0], "float32") * self._scales[0])
-        x, inside = F.transpose(F.relu(eyes), axes=(0, 2, 1)), F.expand_dims(inside, axis=1)
+            embedding = embedding * (F.cast(kept[0], "float32") * self._scales[0])
+        x, inside = F.transpose(F.relu(embedding), axes=(0, 2, 1)), F.expand_dims(inside, axis=1)
         for number in range(0, len(self.convolutions), 2):
             hidden = F.broadcast_mul(F.relu(self.convolutions[number](x)), inside)
             x = F.broadcast_mul(F.relu(x + self.convolutions[number + 1](hidden)), inside)

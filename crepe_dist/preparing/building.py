@@ -16,7 +16,7 @@ import numpy.typing as npt
 from crepe_dist.data import origins
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.composition import Composition
-from crepe_dist.data.dataset import LARGEST_WEIGHT, PARTS, WEIGHTS, write_manifest
+from crepe_dist.data.dataset import LARGEST_WEIGHT, SPLITS, WEIGHTS, write_manifest
 from crepe_dist.data.strings import IDS, TEXTS, write_array
 from crepe_dist.data.targets import ONE, Targets, described, file_of, main_classes
 from crepe_dist.errors import UserError
@@ -101,7 +101,7 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
         UserError: Too many rows are unusable, there are fewer than two classes, or nothing is left to train on.
     """
     total = sum(found.good.values()) + found.bad
-    fixed_of = np.array([PARTS.index(part) for _, part in job.sources], dtype=np.uint8)
+    fixed_of = np.array([SPLITS.index(part) for _, part in job.sources], dtype=np.uint8)
     own = {part for _, part in job.sources}
     shares: dict[str, Any] = {part: 0.0 for part in ("test", "validation") if part in own}
     fixed = fixed_of[found.rows["file"]]
@@ -135,7 +135,7 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
     letterless: Counter[str] = Counter()
     letterless_examples: list[str] = []
     done = 0
-    for code, part in enumerate(PARTS):
+    for code, part in enumerate(SPLITS):
         chosen = np.flatnonzero(fate == code)
         if len(chosen) == 0:
             continue
@@ -263,8 +263,8 @@ def _check(
             f"{found.files[file]['rows']:,} of its rows were read; the rest is lost and cannot be counted",
             "get the file again; or use the rows that were read: --max-bad 1",
         )
-    for part in PARTS[1:]:
-        if any(each == part for _, each in job.sources) and not (fate == PARTS.index(part)).any():
+    for part in SPLITS[1:]:
+        if any(each == part for _, each in job.sources) and not (fate == SPLITS.index(part)).any():
             raise UserError(
                 f"no usable row was found in the files of the {part} split",
                 ", ".join(name for name, each in job.sources if each == part)[:200],

@@ -30,7 +30,7 @@ from crepe_dist.preparing.preparation import (
     merge_in_steps,
     prepare_in_steps,
 )
-from crepe_dist.preparing.selection import DEDUPE, VALIDATION_FROM, Split
+from crepe_dist.preparing.selection import DEDUPE, VALIDATION_FROM, SplitOptions
 from crepe_dist.preparing.sources import FORMATS, SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, Reading, Sources, find_sources
 from crepe_dist.settings import arguments
 from crepe_dist.settings.allowed_values import CUTS, LONGEST_DOCUMENT, MODES
@@ -308,7 +308,7 @@ def _local_steps(given: Any, page: Callable[[dict[str, Any]], str], command: str
         *(("", "") if given.alphabet in (None, AUTO, USUAL) else _alphabet_of(Path(given.alphabet))),
         given.cut or "",
     )
-    split = Split(
+    split = SplitOptions(
         test=test if isinstance(test, float) else 0.2,
         validation=validation if isinstance(validation, float) else None,
         seed=given.seed,

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.dataset import PARTS
+from crepe_dist.data.dataset import SPLITS
 from crepe_dist.data.targets import KINDS
 from crepe_dist.files import finite
 from crepe_dist.preparing.auto_encoding import Alphabet, Fit
-from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.spool import Rows
 
 
@@ -37,7 +37,7 @@ class Job:
     class_names: tuple[str, ...] | None
     encoding: Encoding
     fit: Fit
-    split: Split
+    split: SplitOptions
     max_bad: float
 
     @property
@@ -67,9 +67,11 @@ class Job:
             ValueError: A field has an invalid value.
         """
         names = [*(name for source in saved["sources"] for name in source), *(saved["class_names"] or ())]
-        if not all(isinstance(name, str) for name in names) or not {part for _, part in saved["sources"]} <= set(PARTS):
+        if not all(isinstance(name, str) for name in names) or not {part for _, part in saved["sources"]} <= set(
+            SPLITS
+        ):
             raise ValueError("the names of sources or classes are invalid")
-        usual = asdict(Split())
+        usual = asdict(SplitOptions())
         for name, value in saved["split"].items():
             kind = int if name == "max_per_class" and value is not None else type(usual[name])
             if type(value) is not kind and not (kind is float and value == 0) and (name, value) != ("validation", None):
@@ -90,7 +92,7 @@ class Job:
             None if saved["class_names"] is None else tuple(saved["class_names"]),
             Encoding.from_dict(saved["encoding"]),
             Fit(**fitted),
-            Split(**saved["split"]),
+            SplitOptions(**saved["split"]),
             finite(saved["max_bad"], 0, 1, "max_bad"),
         )
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from crepe_dist import machine
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.dataset import MANIFEST, PARTS, QUARANTINE, REPORT, REPORT_NUMBERS, SPOOL_MANIFEST, open_dataset
+from crepe_dist.data.dataset import MANIFEST, QUARANTINE, REPORT, REPORT_NUMBERS, SPLITS, SPOOL_MANIFEST, open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, write_json, write_text
 from crepe_dist.preparing.auto_encoding import Fit
@@ -28,7 +28,7 @@ from crepe_dist.preparing.label_map import write_map
 from crepe_dist.preparing.pool import pool
 from crepe_dist.preparing.quarantine import keep_quarantine, quarantine_beside
 from crepe_dist.preparing.reading import Reader, close_writers
-from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, Sources, find_class_names
 from crepe_dist.preparing.spool import BAD_ROWS, ROWS, Spool, finish, map_rows, merge, open_spool
 from crepe_dist.preparing.summary import summarise
@@ -38,7 +38,7 @@ MAX_EXPANSION = 200.0  # of gzip's largest, 1,032; texts compress 3 to 20 times
 SMALL = 1 << 24  # bytes that one process reads before others have started
 AHEAD = 3  # blocks or shards in flight per process
 KINDS = "labels|targets|weights|codes|texts|offsets|origins|ids|id_offsets"
-DATA_FILE = re.compile(rf"({'|'.join(PARTS)})\.({KINDS})(-\d+)?\.(npy|bin)")
+DATA_FILE = re.compile(rf"({'|'.join(SPLITS)})\.({KINDS})(-\d+)?\.(npy|bin)")
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def prepare(
     sources: Sources,
     out: Path,
     encoding: Encoding,
-    split: Split,
+    split: SplitOptions,
     options: PrepareOptions | None = None,
     fit: Fit | None = None,
 ) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def prepare_in_steps(
     sources: Sources,
     out: Path,
     encoding: Encoding,
-    split: Split,
+    split: SplitOptions,
     options: PrepareOptions | None = None,
     fit: Fit | None = None,
 ) -> Steps:
@@ -281,7 +281,7 @@ def _build(
     return summary
 
 
-def _check_alignment(sources: Sources, split: Split) -> None:
+def _check_alignment(sources: Sources, split: SplitOptions) -> None:
     if split.align > 1 and "test" in sources.parts:
         raise UserError(
             "--align cannot be used with given test files",

@@ -24,7 +24,7 @@ VALIDATION_FROM = 2000  # a tenth of so many can choose an epoch: training.patie
 
 
 @dataclass(frozen=True)
-class Split:
+class SplitOptions:
     """Parameters of the selection.
 
     Args:
@@ -104,7 +104,7 @@ class Reservoir:
             self.limits[label] = int(smallest.max())
 
 
-def decide(rows: Rows, fixed: Fate, split: Split, known: npt.NDArray[np.bool_] | None = None) -> Fate:
+def decide(rows: Rows, fixed: Fate, split: SplitOptions, known: npt.NDArray[np.bool_] | None = None) -> Fate:
     """Decide the fate of each row: ``TRAIN``, ``VALIDATION``, ``TEST``, or the reason to leave it out.
 
     Args:
@@ -137,7 +137,7 @@ def used_labels(rows: Rows, fixed: Fate) -> npt.NDArray[np.bool_]:
     return used
 
 
-def _divide(rows: Rows, fate: Fate, label: npt.NDArray[np.int32], split: Split) -> None:
+def _divide(rows: Rows, fate: Fate, label: npt.NDArray[np.int32], split: SplitOptions) -> None:
     free = np.flatnonzero(fate == TRAIN)
     validation = split.validation
     if validation is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from crepe_dist import invocation
-from crepe_dist.data.dataset import MANIFEST, PARTS, SAMPLE
+from crepe_dist.data.dataset import MANIFEST, SAMPLE, SPLITS
 from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, read_names
@@ -89,7 +89,7 @@ class Sources:
     @property
     def parts(self) -> list[str]:
         """Splits with files of their own."""
-        return [part for part in PARTS if any(source.part == part for source in self.files)]
+        return [part for part in SPLITS if any(source.part == part for source in self.files)]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import read_of_long
-from crepe_dist.data.dataset import PARTS
+from crepe_dist.data.dataset import SPLITS
 from crepe_dist.preparing.building import Built
 from crepe_dist.preparing.formats.stream import ENDS_EARLY
 from crepe_dist.preparing.job import Collected, Job
@@ -45,7 +45,7 @@ def summarise(name: str, job: Job, found: Collected, built: Built, command: str)
         command: command line.
     """
     characters = int(found.rows["characters"][kept(built.fate)].sum(dtype=np.int64))
-    counts = {part: _class_counts(built, built.fate == code) for code, part in enumerate(PARTS) if part in built.rows}
+    counts = {part: _class_counts(built, built.fate == code) for code, part in enumerate(SPLITS) if part in built.rows}
     sampled_out = sum(found.good.values()) - len(found.rows) + int((built.fate == SAMPLED_OUT).sum())
     summary: dict[str, Any] = {
         "name": name,
@@ -153,7 +153,7 @@ def _duplicates(found: Collected, built: Built) -> dict[str, Any]:
     for code, other in ((TEST, TRAIN), (VALIDATION, TRAIN), (TEST, VALIDATION)):
         mine, theirs = built.fate == code, built.fate == other
         if mine.any() and theirs.any():
-            across[f"{PARTS[code]} in {PARTS[other]}"] = {
+            across[f"{SPLITS[code]} in {SPLITS[other]}"] = {
                 kind: _shared(found.rows[kind][mine], found.rows[kind][theirs]) for kind in ("exact", "near")
             }
     return {

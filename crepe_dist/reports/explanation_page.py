@@ -54,7 +54,7 @@ class Item:
 
 
 def runs(explanation: Explanation) -> Iterator[Run]:
-    """Split a text into runs, with at most ``UNREAD_CHARS`` unread characters beside those that are read."""
+    """SplitOptions a text into runs, with at most ``UNREAD_CHARS`` unread characters beside those that are read."""
     text, cut = explanation.text, explanation.cut
     largest = max(NOISE, *map(abs, explanation.scores), 0)
     levels = [_level(score / largest) for score in explanation.scores]

@@ -42,8 +42,8 @@ class EpochChoice:
     @classmethod
     def of(cls, config: Config, data: Dataset) -> EpochChoice:
         """Make the choice for a configuration and its data."""
-        training, has_validation = config.training, "validation" in data.parts
-        rows = len(data.parts["validation" if has_validation else "test"])
+        training, has_validation = config.training, "validation" in data.splits
+        rows = len(data.splits["validation" if has_validation else "test"])
         return cls(has_validation, rows, training.patience or 0, training.all_epochs, config.checkpoint.keep_last)
 
     @property

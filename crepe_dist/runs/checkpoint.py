@@ -16,7 +16,7 @@ from typing import Any, Union
 from crepe_dist import invocation, wording
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.composition import Composition
-from crepe_dist.data.dataset import MANIFEST, PARTS, Dataset
+from crepe_dist.data.dataset import MANIFEST, SPLITS, Dataset
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import read_json, sha256, sync, write_json, write_text
@@ -358,7 +358,7 @@ def scores(path: Path, classes: int) -> dict[str, AnyScores]:
         if saved["format"] != FORMAT:
             raise ValueError(f"it has format {str(saved['format'])[:40]}")
         kind = LabelScores if saved.get("labels") == SEVERAL else Scores
-        return {name: kind.of(part, classes) for name, part in saved["parts"].items() if name in PARTS}
+        return {name: kind.of(part, classes) for name, part in saved["parts"].items() if name in SPLITS}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(
             f"{beside} cannot be read", f"{type(error).__name__}: {error}"[:300], "delete it to continue without scores"

@@ -54,8 +54,8 @@ def choose_thresholds(histogram: Counts) -> Floats:
     Returns:
         Probabilities, float64 [classes].
     """
-    together, number = _best(histogram.sum(axis=0)[None]), histogram[..., 1].sum(axis=1)
-    return threshold_of(np.rint((number * _best(histogram) + PRIOR * together) / (number + PRIOR)))
+    group_size, number = _best(histogram.sum(axis=0)[None]), histogram[..., 1].sum(axis=1)
+    return threshold_of(np.rint((number * _best(histogram) + PRIOR * group_size) / (number + PRIOR)))
 
 
 def _best(histogram: Counts) -> npt.NDArray[np.int64]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.dataset import SAMPLE, Dataset, Part, folder_of, open_dataset
+from crepe_dist.data.dataset import SAMPLE, Dataset, Split, folder_of, open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import finite, integer
 from crepe_dist.model.parameters import shape_class
@@ -202,7 +202,7 @@ def _check(about: dict[str, Any]) -> None:
 
 def _check_made(made: Any) -> None:
     words = [made["device"], made["computes"], made["data"], *made["environment"].keys()]
-    counts = [made["processes"], made["parameters"], *(count for part in made["rows"].values() for count in part)]
+    counts = [made["processes"], made["parameters"], *(count for split in made["rows"].values() for count in split)]
     counts += made.get("documents", {}).values()
     if not all(isinstance(each, str) for each in words):
         raise ValueError(f"the provenance in {RESULT} is malformed")
@@ -223,16 +223,16 @@ class Quote:
     place: str
 
 
-def quotes(data: Dataset, part: str, rows: Iterable[int]) -> list[Quote | None]:
+def quotes(data: Dataset, name: str, rows: Iterable[int]) -> list[Quote | None]:
     """Return the texts of rows of a split; ``None`` for rows that the data do not have."""
-    split = data.parts.get(part)
+    split = data.splits.get(name)
     return [
-        Quote(text(split, row, data.encoding), str(data.origin(part, row))) if split and row < len(split) else None
+        Quote(text(split, row, data.encoding), str(data.origin(name, row))) if split and row < len(split) else None
         for row in rows
     ]
 
 
-def text(part: Part, row: int, encoding: Encoding) -> str:
+def text(split: Split, row: int, encoding: Encoding) -> str:
     """Return the text of a row, original or else decoded from its codes."""
-    found = part.text(row)
-    return encoding.decode(part.codes(np.array([row]))[0]) if found is None else found
+    found = split.text(row)
+    return encoding.decode(split.codes(np.array([row]))[0]) if found is None else found

@@ -115,10 +115,10 @@ class ModelOptions(Settings, group="model"):
         """The kind of network. ``auto``, the default of earlier versions, meant the paper's if its size was given."""
         if self.network != "auto":
             return self.network
-        return "ngrams" if self.asked_widths == (None, None) else "paper"
+        return "ngrams" if self.requested_widths == (None, None) else "paper"
 
     @property
-    def asked_widths(self) -> tuple[Optional[int], Optional[int]]:
+    def requested_widths(self) -> tuple[Optional[int], Optional[int]]:
         """The (filters, units) that these settings ask for; ``None`` for any."""
         filters, units = SIZES.get(self.size, (None, None))
         return self.filters or filters, self.units or units
@@ -126,5 +126,5 @@ class ModelOptions(Settings, group="model"):
     def widths(self, rows: int) -> tuple[int, int]:
         """Return the (filters, units) of the paper's network for a number of training rows."""
         filters, units = SIZES["tiny" if rows < TINY_BELOW_ROWS else "small"]
-        asked_filters, asked_units = self.asked_widths
+        asked_filters, asked_units = self.requested_widths
         return asked_filters or filters, asked_units or units

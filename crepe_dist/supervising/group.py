@@ -99,7 +99,7 @@ class Group:
     """The workers of one generation, that is, from one start or restart to the next.
 
     Attributes:
-        asked: reason why all were asked to stop, ``signal`` or ``grow``; empty if they were not.
+        requested: reason why all were asked to stop, ``signal`` or ``grow``; empty if they were not.
         had_failed: a worker had failed before all were asked to stop.
         kill_at: time at which the remaining workers are killed.
         hung: worker that hangs.
@@ -109,7 +109,7 @@ class Group:
     number: int
     workers: list[Worker]
     rendezvous: Rendezvous
-    asked: str = ""
+    requested: str = ""
     had_failed: bool = False
     kill_at: float = math.inf
     hung: Worker | None = None
@@ -148,9 +148,9 @@ class Group:
             next((worker for worker in failed if not worker.killed), failed[0] if failed else None),
         )
 
-    def ask(self, asked: str, why: str, grace: float) -> None:
+    def ask(self, requested: str, why: str, grace: float) -> None:
         """Ask all workers to save and stop within ``grace`` seconds."""
-        self.asked, self.had_failed = asked, self.cause() is not None
+        self.requested, self.had_failed = requested, self.cause() is not None
         self.kill_at = min(self.kill_at, time.monotonic() + grace)
         for worker in self.living:
             worker.tell({"kind": "stop", "why": why})

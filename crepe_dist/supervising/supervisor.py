@@ -208,7 +208,7 @@ class Supervisor:
         now = time.monotonic()
         self._fleet.tick(now)
         group.check_adopted()
-        if self._inbox.signals and group.asked != "signal":
+        if self._inbox.signals and group.requested != "signal":
             why = signal.Signals(self._inbox.signals[0]).name
             self._say(f"{why}: asking all to save and stop; killing after {self._options.grace:g} s")
             group.ask("signal", why, self._options.grace)
@@ -217,7 +217,7 @@ class Supervisor:
         fresh = self._report_ends(group)
         if fresh and group.living:
             self._limit_the_rest(group, fresh)
-        if not group.asked and group.kill_at == math.inf:
+        if not group.requested and group.kill_at == math.inf:
             self._grow(group)
         if group.kill_at == math.inf and group.overdue() is not None:
             self._spend(CATCH_UP_SECONDS, group)
@@ -235,7 +235,7 @@ class Supervisor:
         stopped = meaning(failed[0].code) is Meaning.PREEMPTED
         if group.kill_at == math.inf:
             group.kill_at = time.monotonic() + (self._options.grace if stopped else OWN_END_SECONDS)
-        elif group.asked and any(
+        elif group.requested and any(
             meaning(worker.code) is not Meaning.PREEMPTED and worker.code != ExitCode.PEER_GONE for worker in failed
         ):
             group.kill_at = min(group.kill_at, time.monotonic() + OWN_END_SECONDS)
@@ -288,7 +288,7 @@ class Supervisor:
             return 0
         if reason in (Meaning.MISTAKE, Meaning.INTERRUPTED):
             return own_code(code)
-        if group.asked == "grow" and (reason is Meaning.PREEMPTED or cause.killed):
+        if group.requested == "grow" and (reason is Meaning.PREEMPTED or cause.killed):
             return None
         if reason is Meaning.PREEMPTED:
             delay = self._preemptions.next(self._reached)

@@ -23,7 +23,7 @@ def banner(
         summed_by: name of the mechanism that all-reduces the gradients (``Trainer.by``).
     """
     shape, device = engine.network.shape, engine.device
-    rows = ", ".join(f"{len(part):,} {name}" for name, part in data.parts.items())
+    rows = ", ".join(f"{len(part):,} {name}" for name, part in data.splits.items())
     where = f"{wording.counted(ranks.size, 'process', 'processes')}, {device}"
     if summed_by:
         where += f", gradients summed by {summed_by}"
@@ -52,7 +52,7 @@ def banner(
 
 def _choice(config: Config, data: Dataset) -> str:
     """Describe which split chooses the epoch, and the end of the training."""
-    if "validation" not in data.parts:
+    if "validation" not in data.splits:
         return "the last epoch, as there is no validation split to choose by (prepare --validation 0.1)"
     patience = config.training.patience
     until = f", and ends training after {wording.counted(patience, 'epoch')} without improvement" if patience else ""

@@ -64,22 +64,24 @@ def dry_run(config: Config, world: World, control: Control) -> None:
         display.say(banner(config, data, engine, start, world, trainer.by))
         display.say(f"\n{layers(engine.network.shape)}\n")
         train, evaluation, progress = (
-            data.parts["train"],
+            data.splits["train"],
             config.evaluation,
             Progress(epoch=config.training.start_epoch),
         )
         order = epoch_order(len(train), config.training.seed, progress.epoch)
         place = (world.rank, world.size)
-        shares = batches(train, order, config.data.batch_size, *place, prepare=engine.prepare, together=engine.together)
+        shares = batches(
+            train, order, config.data.batch_size, *place, prepare=engine.prepare, group_size=engine.group_size
+        )
         batch = next(shares)
         with explained("data.batch_size", config.data.batch_size, world.size):
             loss = step(batch, 1, learning_rate(config, progress, len(train))).loss / batch.documents
-        step.settle()
+        step.flush()
         check_replicas(engine.network, world)
         with explained("evaluation.batch_size", evaluation.batch_size, world.size):
-            test = data.parts["test"]
+            test = data.splits["test"]
             some = test.some(np.arange(min(len(test), evaluation.batch_size)))
-            evaluate_splits(engine, replace(data, parts={"test": some}), evaluation, world, lambda: False)
+            evaluate_splits(engine, replace(data, splits={"test": some}), evaluation, world, lambda: False)
         same = ", identical parameters on all ranks" if world.size > 1 else ""
         display.say(f"step      {_shares(config, engine, world)}, loss {loss:.4f}{same}")
         display.say(f"memory    {_memory(world, engine, trainer)}")
@@ -116,7 +118,7 @@ def layers(shape: Shape) -> str:
 
 def _shares(config: Config, engine: Engine, world: World) -> str:
     batch_size, pieces = config.data.batch_size, config.data.micro_batch_size
-    most = largest_share(batch_size, world.size, engine.together)
+    most = largest_share(batch_size, world.size, engine.group_size)
     shares = f"{most} per process" if world.size > 1 else "in one process"
     if pieces is not None:
         shares += f", {pieces} at a time"

@@ -64,7 +64,7 @@ def build_engine(config: Config, data: Dataset, world: World) -> tuple[Engine, S
     if isinstance(network, Crepe) and not start and config.model.head_start:
         give_head_start(network, data, world, config)
     if network.ngrams and network.ngrams.shape.edges:  # not in a network of earlier versions
-        network.ngrams.weight.lr_mult = table_rate(config, len(data.parts["train"]))
+        network.ngrams.weight.lr_mult = table_rate(config, len(data.splits["train"]))
     return open_engine(network, computing, device, objective, config.data.micro_batch_size or 0), start
 
 
@@ -108,7 +108,7 @@ def give_head_start(network: Crepe, dataset: Dataset, world: World, config: Conf
 
     Of more than ``MOST_COUNTS`` / rows classes, some share their counts and their direction.
     """
-    shape = replace(network.shape.eyes, classes=min(network.shape.classes, MOST_COUNTS // network.shape.rows))
+    shape = replace(network.shape.embedding, classes=min(network.shape.classes, MOST_COUNTS // network.shape.rows))
     documents = dataset.class_counts()
     joined = np.bincount(np.arange(len(documents)) % shape.classes, documents).astype(np.int64)
     counts = count_ngrams(shape, dataset, world)
@@ -125,7 +125,7 @@ def count_ngrams(shape: NGramShape, dataset: Dataset, world: World) -> npt.NDArr
     Returns:
         The numbers in all shares, int32 [buckets, classes].
     """
-    part = dataset.parts["train"]
+    part = dataset.splits["train"]
     counts = np.zeros((shape.buckets, shape.classes), np.int32)
     first, last = share(0, len(part), world.rank, world.size)
     for start in range(first, last, COUNTED_AT_ONCE):
@@ -140,7 +140,7 @@ def count_ngrams(shape: NGramShape, dataset: Dataset, world: World) -> npt.NDArr
 
 
 def _shape(options: ModelOptions, dataset: Dataset) -> Shape:
-    rows, classes, encoding = len(dataset.parts["train"]), len(dataset.classes), dataset.encoding
+    rows, classes, encoding = len(dataset.splits["train"]), len(dataset.classes), dataset.encoding
     chosen = parameters.NETWORKS[options.kind]
     return chosen.for_data(options, encoding.codes, encoding.feature_len, classes, rows)
 
@@ -165,7 +165,7 @@ def _check_memory(shape: Shape) -> None:
 def _objective(config: Config, dataset: Dataset, shape: Shape) -> Objective:
     given, smoothing = config.training.class_weights, config.training.label_smoothing
     smoothing = shape.label_smoothing if smoothing is None else smoothing
-    targets = dataset.parts["train"].targets
+    targets = dataset.splits["train"].targets
     labelled = (ONE, 0) if targets is None else (targets.kind, targets.most)
     if given == "none":
         return Objective(smoothing, (), *labelled)

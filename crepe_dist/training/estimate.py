@@ -14,7 +14,7 @@ import numpy as np
 
 from crepe_dist import wording
 from crepe_dist.data.batch import Batch
-from crepe_dist.data.dataset import Dataset, Part
+from crepe_dist.data.dataset import Dataset, Split
 from crepe_dist.distributed.world import World
 from crepe_dist.model.shape import steps_per_epoch
 from crepe_dist.networks.engine import Engine
@@ -59,10 +59,10 @@ def estimate(
     """
     progress, engine, size = state.progress, state.engine, config.data.batch_size
     epochs = config.training.all_epochs - progress.epoch
-    steps = steps_per_epoch(len(data.parts["train"]), size)
+    steps = steps_per_epoch(len(data.splits["train"]), size)
     left = epochs * steps - math.ceil(progress.documents / size)
-    scored = sum(len(part) for name, part in data.parts.items() if name != "train")
-    passed = scored + (len(data.parts["validation"]) if is_weighed(engine, data) else 0)
+    scored = sum(len(split) for name, split in data.splits.items() if name != "train")
+    passed = scored + (len(data.splits["validation"]) if is_weighed(engine, data) else 0)
 
     def compute(batch: Batch) -> None:
         step.all_reduce(batch, 1, step.gradients(batch, 1))
@@ -105,13 +105,13 @@ def _times(compute: Callable[[Batch], None], batches: Iterator[Batch]) -> Iterat
 def _scoring(config: Config, data: Dataset, documents: int, engine: Engine, world: World) -> float:
     """Return the seconds to score so many documents, from those for one batch and for several."""
 
-    def seconds(part: Part) -> float:
+    def seconds(split: Split) -> float:
         options = replace(config.evaluation, batch_size=config.data.batch_size)
-        some = replace(data, parts={"test": part})
+        some = replace(data, splits={"test": split})
         return _seconds(lambda: evaluate_splits(engine, some, options, world, lambda: False))
 
-    part = data.parts["test"]
-    few, more = (part.some(np.arange(min(len(part), count * config.data.batch_size))) for count in (1, SCORED))
+    split = data.splits["test"]
+    few, more = (split.some(np.arange(min(len(split), count * config.data.batch_size))) for count in (1, SCORED))
     seconds(few)  # compiles
     one, several = seconds(few), seconds(more)
     return one + (documents - len(few)) * max(0.0, several - one) / max(len(more) - len(few), 1)

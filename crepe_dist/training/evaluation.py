@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.dataset import Dataset, Part
+from crepe_dist.data.dataset import Dataset, Split
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, CalibrationCounts
@@ -37,10 +37,10 @@ def evaluate_splits(
     found: dict[str, Scores] = {}
     calibration = UNCALIBRATED
     for name in ("validation", "test"):
-        if name in data.parts:
+        if name in data.splits:
             counts = CalibrationCounts() if name == "validation" else None
             found[name] = evaluate(
-                engine, data.parts[name], options.batch_size, world, calibration, counts,
+                engine, data.splits[name], options.batch_size, world, calibration, counts,
                 sharded=options.sharded, is_stopping=is_stopping,
             )  # fmt: skip
             calibration = counts.fitted() if counts else calibration
@@ -49,7 +49,7 @@ def evaluate_splits(
 
 def evaluate(
     engine: Scorer,
-    split: Part,
+    split: Split,
     batch_size: int,
     world: Collectives,
     calibration: Calibration = UNCALIBRATED,

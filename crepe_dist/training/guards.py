@@ -31,7 +31,7 @@ from crepe_dist.training.step import Outcome
 def watched(config: Config, world: World, control: Control) -> Iterator[Watchdog]:
     """Run the watchdog of this rank within the block."""
     with Watchdog(control, config.safety.watchdog_s, world.rank) as watchdog:
-        world.beat, world.trust = watchdog.beat, watchdog.trust
+        world.beat, world.before_long_wait = watchdog.beat, watchdog.before_long_wait
         yield watchdog
 
 
@@ -54,7 +54,7 @@ class Guards(Observers):
     """Observers of a run, with the decisions that the recipe asks for: whether to update, save or stop."""
 
     def __init__(self, run: Run, state: RunState, saver: Saver, watchdog: Watchdog, control: Control) -> None:
-        config, say, rows = run.config, run.display.say, len(run.data.parts["train"])
+        config, say, rows = run.config, run.display.say, len(run.data.splits["train"])
         log = StepLog(config, run.data, run.engine, run.progress, run.metrics, run.display)
         keeper = StateKeeper(state, saver, log, run.metrics, run.world, control, say, watchdog.beat, config.fresh)
         observers: list[Observer] = [
@@ -73,7 +73,7 @@ class Guards(Observers):
         self._saver = saver
         self._keeper = keeper
         self._non_finite = NonFiniteGuard(
-            config, rows, run.world.size, run.engine.together, run.step.scale, run.metrics, say
+            config, rows, run.world.size, run.engine.group_size, run.step.scale, run.metrics, say
         )
         self._progress = run.progress
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.dataset import Dataset, Part
+from crepe_dist.data.dataset import Dataset, Split
 from crepe_dist.data.targets import Targets
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.model.objective import rounded
@@ -38,9 +38,9 @@ def evaluate_label_splits(
     """
     found: dict[str, LabelScores] = {}
     for name in ("validation", "test"):
-        if name in data.parts:
+        if name in data.splits:
             found[name] = evaluate_labels(
-                engine, data.parts[name], options.batch_size, world,
+                engine, data.splits[name], options.batch_size, world,
                 found["validation"].thresholds if "validation" in found else None,
                 chooses=name == "validation", sharded=options.sharded, is_stopping=is_stopping,
             )  # fmt: skip
@@ -49,7 +49,7 @@ def evaluate_label_splits(
 
 def evaluate_labels(
     engine: Scorer,
-    split: Part,
+    split: Split,
     batch_size: int,
     world: Collectives,
     thresholds: Floats | None,

@@ -31,11 +31,11 @@ def leaked_rows(given: str, data: Dataset) -> str:
     if record.fingerprint == data.fingerprint:
         return ""
     try:
-        trained = record.dataset(None).parts["train"].origins[:, HASH]
+        trained = record.dataset(None).splits["train"].origins[:, HASH]
     except UserError as error:
         what = f"whether {visible(given)} was trained on rows that are scored here is unknown: {error.what}"
         return f"note: {what}\n  do:  {DO}"
-    scored = {split: part.origins[:, HASH] for split, part in data.parts.items() if split != "train"}
+    scored = {split: part.origins[:, HASH] for split, part in data.splits.items() if split != "train"}
     counts = {split: int(np.isin(hashes, trained).sum()) for split, hashes in scored.items()}
     leaked = [
         f"{number(count)} of {counted(len(scored[split]), f'{split} row')}" for split, count in counts.items() if count

@@ -23,7 +23,7 @@ LABEL_CELLS = 40  # width of a class name in a note
 def notes(config: Config, data: Dataset, shape: Shape, device: Any, ranks: Collectives) -> list[str]:
     """Return a note, with its remedy, for each setting that would waste the run."""
     found = [
-        few_steps(config, len(data.parts["train"]), shape),
+        few_steps(config, len(data.splits["train"]), shape),
         *(empty_classes(data, split) for split in ("train", "test")),
         few_validation_rows(data),
     ]
@@ -75,7 +75,7 @@ def empty_classes(data: Dataset, split: str) -> str:
 
 def few_validation_rows(data: Dataset) -> str:
     """Note that the validation split is too small to choose an epoch by."""
-    rows = len(data.parts.get("validation", ()))
+    rows = len(data.splits.get("validation", ()))
     if not 0 < rows < FEW_VALIDATION_ROWS:
         return ""
     error = 50 / math.sqrt(rows)  # at an accuracy of 50 %

@@ -119,7 +119,7 @@ def train_epoch(run: Run, guards: Guards) -> None:
     with explained("data.batch_size", run.config.data.batch_size, run.world.size):
         for batch in guards.wait(epoch_batches(run)):
             number = run.progress.step + 1
-            rate = learning_rate(run.config, run.progress, len(run.data.parts["train"]))
+            rate = learning_rate(run.config, run.progress, len(run.data.splits["train"]))
             guards.before_step(batch)
             loss = run.step.gradients(batch, number)  # forward and backward pass on this rank's share
             outcome = run.step.all_reduce(batch, number, loss, guards.wish(number))
@@ -134,10 +134,10 @@ def train_epoch(run: Run, guards: Guards) -> None:
 def epoch_batches(run: Run) -> Iterator[Batch]:
     """Yield this rank's share of each remaining global batch of the epoch."""
     seed, epoch = run.config.training.seed, run.progress.epoch
-    train = with_typos(run.data.parts["train"], run.config.data.typos, seed, epoch, run.data.encoding)
+    train = with_typos(run.data.splits["train"], run.config.data.typos, seed, epoch, run.data.encoding)
     order = epoch_order(len(train), seed, epoch)
     size, place = run.config.data.batch_size, (run.world.rank, run.world.size)
-    return batches(train, order, size, *place, run.progress.documents, run.engine.prepare, run.engine.together)
+    return batches(train, order, size, *place, run.progress.documents, run.engine.prepare, run.engine.group_size)
 
 
 def score_epoch(run: Run, guards: Guards) -> Mapping[str, AnyScores]:
@@ -147,7 +147,7 @@ def score_epoch(run: Run, guards: Guards) -> Mapping[str, AnyScores]:
         Stopped: a request to stop arrived meanwhile, and the state is saved.
     """
     guards.begin_evaluation()
-    run.step.settle()
+    run.step.flush()
     options = run.config.evaluation
     with explained("evaluation.batch_size", options.batch_size, run.world.size):
         try:

@@ -53,6 +53,6 @@ class Run:
             "parameters": self.engine.network.shape.parameters,
             "environment": describe(),
             "data": str(self.data.folder),
-            "rows": {name: self.data.class_counts(name).tolist() for name in self.data.parts},
-            "documents": {name: len(part) for name, part in self.data.parts.items()},
+            "rows": {name: self.data.class_counts(name).tolist() for name in self.data.splits},
+            "documents": {name: len(part) for name, part in self.data.splits.items()},
         }

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.dataset import Part
+from crepe_dist.data.dataset import Split
 from crepe_dist.data.order import Order
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.model.shape import Shape
@@ -32,7 +32,7 @@ class Scorer(Protocol):
         """Configuration of the network."""
 
     def scored(
-        self, part: Part, batch_size: int, rank: int, size: int
+        self, split: Split, batch_size: int, rank: int, size: int
     ) -> Iterator[tuple[Order, npt.NDArray[np.int32], npt.NDArray[np.float32]]]:
         """Yield a rank's share of each global batch in the order of the split.
 
@@ -90,7 +90,7 @@ class RightBits:
 
 def pass_over(
     engine: Scorer,
-    split: Part,
+    split: Split,
     batch_size: int,
     world: Collectives,
     totals: Totals,
@@ -118,7 +118,7 @@ def pass_over(
         deque(counting, maxlen=0)
     else:
         world.on_root("evaluation", counting)
-    world.trust()  # other ranks may be slower
+    world.before_long_wait()  # other ranks may be slower
     reports = world.gather([is_stopping(), [asdict(each) for each in totals.mistakes]], "evaluation.stop")
     world.beat()
     if any(stopping for stopping, _ in reports):
@@ -128,7 +128,7 @@ def pass_over(
     parts = np.split(summed, np.cumsum([each.size for each in counts])[:-1])
     loss = world.sum(np.array([totals.loss]), "evaluation.loss")[0]
     mistakes = [Mistake.of(each) for _, found in reports for each in found]
-    return [part.reshape(each.shape) for part, each in zip(parts, counts)], float(loss), mistakes
+    return [split.reshape(each.shape) for split, each in zip(parts, counts)], float(loss), mistakes
 
 
 def _count(

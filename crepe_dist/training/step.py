@@ -126,9 +126,9 @@ class TrainingStep:
         self._trainer.update(self._factor * documents / self._size, learning_rate, self._clip_norm)
         self.mark("update")
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Bring all parameters up to date for scoring and checkpoints; every rank calls it."""
-        self._trainer.settle()
+        self._trainer.flush()
 
     def __call__(self, batch: Batch, step: int, learning_rate: float) -> Outcome:
         """Do all three parts; if the outcome is not finite, leave the parameters unchanged."""

@@ -15,13 +15,13 @@ from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.preparation import PrepareOptions, prepare_in_steps
-from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, find_sources
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.training_options import default_epochs, default_patience
 from crepe_dist.training.display import Display
 
-SAMPLE_SPLIT = Split(test=0.2, validation=0.1, dedupe=SAMPLE_DEDUPE)
+SAMPLE_SPLIT = SplitOptions(test=0.2, validation=0.1, dedupe=SAMPLE_DEDUPE)
 Page = Callable[[dict[str, Any]], str]
 OVERFIT_STEPS = 100  # steps per epoch when a few batches are repeated
 
@@ -38,7 +38,7 @@ def open_training_data(
         UserError: on every rank, as ``open_data``, or if ``training.patience`` is set without a validation split.
     """
     data = open_data(config.data.source, world, display, page, sample)
-    if config.training.patience and "validation" not in data.parts:
+    if config.training.patience and "validation" not in data.splits:
         raise UserError(
             "training.patience needs data with a validation split",
             "the test split must not decide when to stop",
@@ -66,7 +66,7 @@ def open_data(
         display.say(f"preparing the sample in {folder}")
         world.on_root("sample", _prepare_sample(folder, page))
     dataset = world.agree("data", lambda: _open(folder), same=lambda dataset: dataset.fingerprint)
-    if "test" not in dataset.parts:
+    if "test" not in dataset.splits:
         raise UserError(
             f"{folder} has no test split",
             "each epoch is scored on the test split",
@@ -101,19 +101,19 @@ def with_epochs(config: Config, data: Dataset) -> Config:
     """
     network, epochs, patience = config.model.network, config.training.epochs, config.training.patience
     if patience is None:
-        choosing = 0 if epochs or data.labelled == SEVERAL else len(data.parts.get("validation", ()))
+        choosing = 0 if epochs or data.labelled == SEVERAL else len(data.splits.get("validation", ()))
         patience = default_patience(network, choosing)
     if epochs is None:
-        epochs = default_epochs(network, len(data.parts["train"]), data.encoding.feature_len, config.data.batch_size)
+        epochs = default_epochs(network, len(data.splits["train"]), data.encoding.feature_len, config.data.batch_size)
     return replace(config, training=replace(config.training, epochs=epochs, patience=patience))
 
 
 def few_batches(data: Dataset, config: Config) -> Dataset:
     """Return data whose train and test splits are the first batches of the first epoch, repeated for training."""
-    wanted, part = config.training.overfit_batches, data.parts["train"]
+    wanted, part = config.training.overfit_batches, data.splits["train"]
     rows = epoch_order(len(part), config.training.seed, 0)[: wanted * config.data.batch_size]
     times = max(1, OVERFIT_STEPS // wanted)
-    return replace(data, parts={"train": part.some(rows, times), "test": part.some(rows)})
+    return replace(data, splits={"train": part.some(rows, times), "test": part.some(rows)})
 
 
 def verify_data(data: Dataset, world: Collectives, record: Path) -> None:
@@ -129,7 +129,7 @@ def verify_data(data: Dataset, world: Collectives, record: Path) -> None:
     def check() -> None:
         if world.local_rank == 0:
             verify(data, record, world.beat)
-        world.trust()  # other hosts may take longer
+        world.before_long_wait()  # other hosts may take longer
 
     world.agree("checksums of the data", check)
     world.beat()

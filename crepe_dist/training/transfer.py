@@ -135,20 +135,20 @@ def _check_encoding(path: Path, there: Encoding, dataset: Dataset, network: dict
 
 def _check_settings(path: Path, options: ModelOptions, shape: Shape) -> None:
     """Check that no setting contradicts the given network."""
-    asked = options.network if options.asked_widths == (None, None) else PaperShape.kind
+    requested = options.network if options.requested_widths == (None, None) else PaperShape.kind
     # A default that was given explicitly cannot be distinguished from one left out.
-    if asked not in ("auto", ModelOptions.network, shape.kind):
+    if requested not in ("auto", ModelOptions.network, shape.kind):
         raise UserError(
-            f"the settings ask for model.network {asked}, but {path} is a network of kind {shape.kind}",
+            f"the settings ask for model.network {requested}, but {path} is a network of kind {shape.kind}",
             "training continues with the network of the given parameters",
             "omit model.network, model.size, model.filters and model.units, or start from another checkpoint",
         )
-    for name, value in shape.asked(options).items():
+    for name, value in shape.requested(options).items():
         if value not in (None, getattr(shape, name)):
             raise UserError(
                 f"the settings ask for {value} {name}, but {path} has {getattr(shape, name)}",
                 "the given parameters decide the size of the network",
-                shape.unasked(name),
+                shape.remedy_for(name),
             )
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.dataset import Dataset, Part
+from crepe_dist.data.dataset import Dataset, Split
 from crepe_dist.data.order import Order
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.collectives import Collectives
@@ -25,7 +25,7 @@ from crepe_dist.training.scoring_pass import pass_over
 
 def is_weighed(engine: Engine, data: Dataset) -> bool:
     """Return whether a weight is fitted: to the network's tower, by a validation split whose texts have one label."""
-    return isinstance(engine.network, Crepe) and "validation" in data.parts and data.labelled != SEVERAL
+    return isinstance(engine.network, Crepe) and "validation" in data.splits and data.labelled != SEVERAL
 
 
 def weighed_and_scored(
@@ -54,7 +54,7 @@ def weigh_tower(
         return None
     totals = _Totals()
     (totals.fit.sums, (documents, right)), _, _ = pass_over(
-        _Apart(engine), data.parts["validation"], options.batch_size, world, totals,
+        _Apart(engine), data.splits["validation"], options.batch_size, world, totals,
         sharded=options.sharded, is_stopping=is_stopping,
     )  # fmt: skip
     engine.weigh(1.0, totals.fit.fitted())
@@ -72,9 +72,9 @@ class _Apart:
         return self._engine.shape
 
     def scored(
-        self, part: Part, batch_size: int, rank: int, size: int
+        self, split: Split, batch_size: int, rank: int, size: int
     ) -> Iterator[tuple[Order, npt.NDArray[np.int32], npt.NDArray[np.float32]]]:
-        return self._engine.scored(part, batch_size, rank, size, apart=True)
+        return self._engine.scored(split, batch_size, rank, size, apart=True)
 
 
 class _Totals:

@@ -67,7 +67,7 @@ class Search:
     """
 
     def __init__(self, data: Dataset, folder: Path, seed: int) -> None:
-        if "validation" not in data.parts:
+        if "validation" not in data.splits:
             raise UserError(
                 f"{data.folder} has no validation split",
                 "it decides which settings are the best; the test split must not",

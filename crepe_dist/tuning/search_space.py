@@ -29,7 +29,7 @@ def first(data: Dataset) -> tuple[Mapping[str, Any], ...]:
     defaults = {
         NETWORK: ModelOptions.network,
         RATE: OptimizerOptions.learning_rate,
-        EPOCHS: default_epochs(ModelOptions.network, len(data.parts["train"]), data.encoding.feature_len, batch_size),
+        EPOCHS: default_epochs(ModelOptions.network, len(data.splits["train"]), data.encoding.feature_len, batch_size),
         LONGEST: ModelOptions.longest,
         DROPOUT: 0.2,
         WIDTH: ModelOptions.width,

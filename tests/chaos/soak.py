@@ -22,7 +22,7 @@ from crepe_dist.data.alphabet import Encoding
 from crepe_dist.errors import ExitCode
 from crepe_dist.files import write_json
 from crepe_dist.preparing.preparation import prepare
-from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
 from tests.chaos import harness
 from tests.chaos.test_state_on_disk import fill
@@ -276,7 +276,7 @@ def make_data(folder: Path) -> Path:
     write_csv(folder / "train.csv", 301, seed=1)
     write_csv(folder / "test.csv", 97, seed=2)
     (folder / "classes.txt").write_text("first\nsecond\nthird\n")
-    prepare(find_sources([str(folder)]), folder / "prepared", Encoding(feature_len=FEATURE_LEN), Split())
+    prepare(find_sources([str(folder)]), folder / "prepared", Encoding(feature_len=FEATURE_LEN), SplitOptions())
     return folder / "prepared"
 
 

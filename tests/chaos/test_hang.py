@@ -118,7 +118,7 @@ class TestWatchdog:
 
     def test_who_trusts_others_waits_for_them(self, ended):
         with Watchdog(Control(), 0.1, 0) as watchdog:
-            watchdog.trust()
+            watchdog.before_long_wait()
             assert not ended.wait(0.5)
             watchdog.beat()
             assert ended.wait(5)

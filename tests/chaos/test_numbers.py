@@ -25,8 +25,8 @@ def test_all_ranks_stop_before_the_update(data, tmp_path, unbroken, kind, proces
     code, printed = harness.run(harness.command(run_dir, data, processes), tmp_path, plan(tmp_path, kind, rank))
     assert code == ExitCode.ERROR, printed
     # Steps count from 1: after 17 it is the 18th, the fifth of the second epoch, of 25 documents each.
-    together = 4 if library.find()[0] else 1
-    first, end = share(100, 125, rank, processes, together)
+    group_size = 4 if library.find()[0] else 1
+    first, end = share(100, 125, rank, processes, group_size)
     rows = ", ".join(map(str, epoch_order(301, 0, 1)[first:end].tolist()))
     assert (
         printed.count(f"non-finite loss or gradient at step 18 on rank {rank} (rows {rows} of the train split)") == 1

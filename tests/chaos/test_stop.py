@@ -45,10 +45,10 @@ def test_a_signal_from_outside(data, tmp_path, unbroken, number):
     began = time.monotonic()
     process = harness.start(harness.command(run_dir, data, 1, module="crepe_dist.train"), tmp_path)
     harness.wait_for(lambda: harness.has_saved(run_dir) or process.poll() is not None)
-    asked = time.monotonic()
+    requested = time.monotonic()
     process.send_signal(number)
     code, printed = harness.finish(process)
-    assert time.monotonic() - asked < max(10, asked - began)  # a busy machine also starts late
+    assert time.monotonic() - requested < max(10, requested - began)  # a busy machine also starts late
     assert code == (ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.STOPPED), printed
     assert "saved after step" in printed
     assert "Traceback" not in printed

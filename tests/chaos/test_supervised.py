@@ -165,10 +165,10 @@ def test_asked_to_stop_it_passes_that_on(supervised, tmp_path, unbroken, phase):
     process = supervised(2, plan=plan)
     harness.wait_for(lambda: (tmp_path / "once").exists() or process.poll() is not None)
     process.terminate()
-    asked = time.monotonic()
+    requested = time.monotonic()
     code, printed = harness.finish(process)
     assert code == ExitCode.STOPPED, printed
-    assert time.monotonic() - asked < max(10, asked - began)
+    assert time.monotonic() - requested < max(10, requested - began)
     assert "saved after step" in printed
     assert harness.saved_step(tmp_path / "run") == harness.steps(tmp_path / "run")[-1][0]
     code, printed = harness.finish(supervised(2))

@@ -35,11 +35,11 @@ def test_the_best_that_all_have(usable: list[list[str]], chosen: str | None) -> 
 
 @needs_kernels
 @pytest.mark.parametrize("asked", ["auto", "own", "mxnet", "generic"])
-def test_what_is_asked_for_comes_first(asked: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_asked_for_comes_first(requested: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(library.SWITCH, raising=False)
     (*_, build) = library.usable()
-    planned = plan(ModelOptions(kernels=asked), mx.cpu(), common=build)
-    assert planned.build == (build if asked in ("auto", "own") else asked)
+    planned = plan(ModelOptions(kernels=requested), mx.cpu(), common=build)
+    assert planned.build == (build if requested in ("auto", "own") else requested)
 
 
 RANKS = """

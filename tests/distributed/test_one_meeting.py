@@ -175,11 +175,11 @@ with join(timeline={asked}) as world:
 
 
 @pytest.mark.parametrize("asked", [False, True])
-def test_horovod_s_timeline_is_there_only_if_asked_for(tmp_path, asked):
+def test_horovod_s_timeline_is_there_only_if_asked_for(tmp_path, requested):
     """Its thread would take a core of rank 0 in every run."""
-    printed = run(script(2, TIMELINE.format(asked=asked)), tmp_path)
+    printed = run(script(2, TIMELINE.format(requested=requested)), tmp_path)
     assert printed.count("all well on") == 2
-    assert (tmp_path / "timeline").exists() == asked
+    assert (tmp_path / "timeline").exists() == requested
 
 
 class Ranks(World):

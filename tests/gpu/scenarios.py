@@ -57,10 +57,10 @@ def environment(told: Mapping[str, object]) -> Iterator[None]:
 def choices() -> list[str]:
     """Devices, or the reasons why there is none, of several machines."""
 
-    def chosen(asked: str, **told: object) -> str:
+    def chosen(requested: str, **told: object) -> str:
         with environment(told):
             try:
-                return str(device.pick(asked))
+                return str(device.pick(requested))
             except UserError as error:
                 return error.what
 

@@ -12,7 +12,7 @@ import pytest
 import crepe_dist
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.preparing.preparation import prepare
-from crepe_dist.preparing.selection import Split
+from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
 from tests.chaos.harness import slow
 from tests.conftest import FEATURE_LEN, write_csv
@@ -100,7 +100,7 @@ def no_data(network: Network, data: Path) -> None:
 def other_data(network: Network, data: Path) -> None:
     table = write_csv(network.folder / "train.csv", 301, seed=7)
     out = network.folder / "prepared"
-    prepare(find_sources([str(table)]), out, Encoding(feature_len=FEATURE_LEN), Split(0.2))
+    prepare(find_sources([str(table)]), out, Encoding(feature_len=FEATURE_LEN), SplitOptions(0.2))
     network.hosts[1].replace(data, out)
 
 

@@ -23,7 +23,7 @@ class NonFiniteGuard:
         config: configuration of the run.
         rows: number of documents in the train split.
         size: number of ranks.
-        together: documents that one rank computes together, see ``Engine.together``.
+        group_size: documents that one rank computes together, see ``Engine.together``.
         scale: the loss scale, lowered after an overflow in float16.
         metrics: metrics that record skipped steps.
         say: prints a line.
@@ -32,7 +32,7 @@ class NonFiniteGuard:
     config: Config
     rows: int
     size: int
-    together: int
+    group_size: int
     scale: LossScale
     metrics: Metrics
     say: Callable[[str], None]
@@ -53,7 +53,9 @@ class NonFiniteGuard:
             return False
         ranks = sorted({*outcome.bad_losses, *outcome.bad_gradients})
         order = epoch_order(self.rows, self.config.training.seed, before.epoch)
-        culprits = named(ranks, order, before.documents, before.documents + outcome.documents, self.size, self.together)
+        culprits = named(
+            ranks, order, before.documents, before.documents + outcome.documents, self.size, self.group_size
+        )
         if self.config.safety.nonfinite == "skip":
             self.metrics.skipped({"step": outcome.step, "epoch": before.epoch, "ranks": ranks})
             self.say(f"step {outcome.step} is skipped: non-finite loss or gradient on {culprits}")
@@ -67,11 +69,11 @@ class NonFiniteGuard:
         )
 
 
-def named(ranks: Iterable[int], order: Order, start: int, stop: int, size: int, together: int) -> str:
+def named(ranks: Iterable[int], order: Order, start: int, stop: int, size: int, group_size: int) -> str:
     """Name ranks for a message, each with its rows of the batch ``order[start:stop]``."""
     shown = []
     for rank in ranks:
-        first, end = share(start, stop, rank, size, together)
+        first, end = share(start, stop, rank, size, group_size)
         rows = order[first:end].tolist()
         listed = ", ".join(map(str, rows[:SHOWN_ROWS]))
         more = f", … {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""

@@ -39,7 +39,7 @@ class StepLog(Observer):
         self._epochs = config.training.all_epochs
         self._choice = EpochChoice.of(config, data)
         self._every = config.logging.every
-        self._rows = len(data.parts["train"])
+        self._rows = len(data.splits["train"])
         self._flops = engine.network.shape.training_operations()  # of one document
         self._progress = progress
         self._metrics = metrics
@@ -57,12 +57,12 @@ class StepLog(Observer):
 
     def wait(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         while True:
-            asked = time.monotonic()
+            requested = time.monotonic()
             try:
                 batch = next(batches)
             except StopIteration:
                 return
-            self._waited += time.monotonic() - asked
+            self._waited += time.monotonic() - requested
             yield batch
             del batch  # freeing it must not count as waiting
 
