@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from crepe_dist.data.dataset import SAMPLE, Dataset, Split
@@ -19,11 +15,10 @@ from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.distributed.device import pick_for_inference
 from crepe_dist.errors import UserError, visible
 from crepe_dist.evaluating import mistakes
-from crepe_dist.evaluating.label_scoring import score_labels
-from crepe_dist.evaluating.typo_table import typo_table
 from crepe_dist.files import write_json, write_text
 from crepe_dist.predicting.predictor import Foreign, Predictor, check_finite, open_checkpoint
 from crepe_dist.reports import data_page, run_findings
+from crepe_dist.reports.label_page import label_score_page
 from crepe_dist.reports.run_page import score_page
 from crepe_dist.reports.score_tables import unanswered
 from crepe_dist.runs import checkpoint
@@ -35,69 +30,62 @@ from crepe_dist.training.display import Display
 from crepe_dist.training.evaluation import evaluate
 from crepe_dist.training.label_evaluation import evaluate_labels
 from crepe_dist.training.training_data import open_data
-from crepe_dist.wording import counted, percent
+from crepe_dist.wording import counted, measure, percent
 
 
-def score(given: Any, world: Collectives) -> None:
+def score(args: Any, world: Collectives) -> None:
     """Score a checkpoint as the flags of ``evaluate`` say; every rank calls this, and rank 0 writes the output.
 
     Raises:
         UserError: on every rank, if the checkpoint or the data set cannot be opened, or if they do not match.
     """
-    path = world.agree("checkpoint", lambda: checkpoint.find(given.checkpoint), same=lambda path: path.name)
+    path = world.agree("checkpoint", lambda: checkpoint.find(args.checkpoint), same=lambda path: path.name)
     if world.is_root:
         checkpoint.announce(path)
-    dataset, predictor = _open(path, given, world)
-    split = dataset.splits[given.split]
-    options = {"batch_size": given.batch_size, "world": world}
-    if predictor.thresholds is not None:
-        labelling = partial(evaluate_labels, predictor.engine, **options, thresholds=predictor.thresholds)
-        right = score_labels(_finite(labelling), split, dataset, given, world, path)
-        if world.is_root:
-            _write_mistakes(given, predictor, dataset, right)
-        return
-    scoring = _finite(partial(evaluate, predictor.engine, **options, calibration=predictor.calibration))
-    scores, encoding = scoring(split), dataset.encoding
-    noisy = {rate: scoring(with_typos(split, rate, encoding=encoding)) if rate else scores for rate in given.typos}
-    if world.is_root:
-        print(_text(scores, dataset.classes, _never_predicted(scores, dataset, path)))
-        if found := mistakes.worst(scores, dataset, given.split):
-            print(f"\n{found}")
-        if noisy:
-            print(f"\n{typo_table(noisy)}")
-        _write_mistakes(given, predictor, dataset, scores.right)
-        if given.json is not None:
-            numbers = {**_numbers(scores, dataset.classes), "typos": _typo_rows(noisy)}
-            write_json(given.json, numbers)
-        if given.html is not None:
-            write_text(given.html, _page(scores, dataset, predictor, given.split, path))
+    dataset, predictor = _open(path, args, world)
+    split = dataset.splits[args.part]
 
-
-def _finite(scoring: Callable[[Split], AnyScores]) -> Callable[[Split], Any]:
-    """Refuse scores with a loss that is not finite; it is the same on every rank."""
-
-    def checked(split: Split) -> AnyScores:
-        scores = scoring(split)
-        check_finite(scores.loss)
+    def scores_of(split: Split) -> AnyScores:
+        scores: AnyScores
+        if predictor.thresholds is None:
+            scores = evaluate(predictor.engine, split, args.batch_size, world, predictor.calibration)
+        else:
+            scores = evaluate_labels(predictor.engine, split, args.batch_size, world, predictor.thresholds)
+        check_finite(scores.loss)  # it is the same on every rank
         return scores
 
-    return checked
+    scores, encoding = scores_of(split), dataset.encoding
+    noisy = {rate: scores_of(with_typos(split, rate, encoding=encoding)) if rate else scores for rate in args.typos}
+    if not world.is_root:
+        return
+    print(_text(scores, dataset, path))
+    if isinstance(scores, Scores) and (worst := mistakes.worst(scores, dataset, args.part)):
+        print(f"\n{worst}")
+    if noisy:
+        print(f"\n{_typo_table(noisy, several=not isinstance(scores, Scores))}")
+    if args.mistakes is not None and scores.right is not None:
+        count = mistakes.write(args.mistakes, predictor, dataset, args.part, scores.right)
+        print(f"\n{counted(count, 'mistake')} written to {visible(str(args.mistakes))}")
+    if args.json is not None:
+        write_json(args.json, _numbers(scores, noisy, dataset.classes))
+    if args.html is not None:
+        write_text(args.html, _page(scores, dataset, args.part, path))
 
 
-def _open(path: Path, given: Any, world: Collectives) -> tuple[Dataset, Predictor]:
+def _open(path: Path, args: Any, world: Collectives) -> tuple[Dataset, Predictor]:
     def open_model() -> Predictor:
-        foreign = Foreign(**arguments.foreign(given))
+        foreign = Foreign(**arguments.foreign(args))
         predictor = open_checkpoint(path, foreign, device)
-        _check(predictor, dataset, given.split, path, is_default=not given.checkpoint)
+        _check(predictor, dataset, args.part, path, is_default=not args.checkpoint)
         return predictor
 
-    source = given.data or world.agree("data", lambda: _data_of(path))
+    source = args.data or world.agree("data", lambda: _data_of(path))
     dataset = open_data(source, world, Display(), data_page.page)
-    device = pick_for_inference(given.device, world)
+    device = pick_for_inference(args.device, world)
     predictor = world.agree("model", open_model)
     if world.is_root:
-        documents = counted(len(dataset.splits[given.split]), "document")
-        print(f"{visible(path.name)} on {given.part} of {dataset.folder}, {documents}\n")
+        documents = counted(len(dataset.splits[args.part]), "document")
+        print(f"{visible(path.name)} on {args.part} of {dataset.folder}, {documents}\n")
     return dataset, predictor
 
 
@@ -135,13 +123,11 @@ def _check(predictor: Predictor, dataset: Dataset, split: str, path: Path, *, is
             f"checkpoint ({name}); data set ({dataset.folder})",
             f"prepare the data {'with' if predictor.composition.strip_html else 'without'} --strip-html",
         )
-    if (predictor.thresholds is not None) != (dataset.labelled == SEVERAL):
-        has = [
-            "several labels" if several else "one class"
-            for several in (predictor.thresholds is not None, dataset.labelled == SEVERAL)
-        ]
+    several = predictor.thresholds is not None
+    if several != (dataset.labelled == SEVERAL):
+        kinds = ("several labels", "one class") if several else ("one class", "several labels")
         raise UserError(
-            f"the checkpoint gives a document {has[0]}, the data set {has[1]}",
+            f"the checkpoint gives a document {kinds[0]}, the data set {kinds[1]}",
             f"checkpoint ({name}); data set ({dataset.folder})",
             "use --data to name the data set that the run was trained on",
         )
@@ -155,6 +141,39 @@ def _check(predictor: Predictor, dataset: Dataset, split: str, path: Path, *, is
         )
 
 
+def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
+    """Format the scores for the terminal."""
+    classes = [visible(name) for name in dataset.classes]
+    if not isinstance(scores, Scores):
+        precision, recall = scores.micro
+        top = "   ".join(f"precision at {k}: {percent(value)}" for k, value in scores.precision_at.items())
+        exact = "" if scores.exact is None else f"   all labels right: {percent(scores.exact)}"
+        return (
+            f"micro F1 {percent(scores.accuracy)} (precision {percent(precision)}, recall {percent(recall)})   "
+            f"macro F1 {scores.macro_f1:.3f}   mean average precision {scores.mean_average_precision:.3f}   "
+            f"loss {scores.loss:.4f}\n{top}{exact}\n\n{_class_table(scores, classes)}"
+        )
+    temperature = scores.calibration.temperature
+    before = f" ({percent(scores.uncalibrated_error)} before temperature {temperature:.2f})" if temperature != 1 else ""
+    confusion = pd.DataFrame(scores.confusion, index=classes, columns=classes)
+    missed = _never_predicted(scores, dataset, path)
+    return (
+        f"accuracy {percent(scores.accuracy)}   macro F1 {scores.macro_f1:.3f}   loss {scores.loss:.4f}   "
+        f"calibration error {percent(scores.calibration_error)}{before}\n\n{_class_table(scores, classes)}\n\n"
+        f"confusion matrix (rows: true class, columns: predicted class)\n{confusion.to_string()}"
+        + (f"\n\n{missed['what']}: {missed['why']}\n  do:  {missed['do']}" if missed else "")
+    )
+
+
+def _class_table(scores: AnyScores, classes: list[str]) -> str:
+    table = scores.per_class(classes)
+    for column in table.columns.drop("documents"):
+        table[column] = table[column].map("{:.3f}".format if column in ("f1", "average_precision") else percent)
+    table.loc[~scores.predicted, "precision"] = "–"
+    table.loc[~scores.tested, table.columns.intersection(["recall", "f1", "average_precision"])] = "–"
+    return str(table.rename(columns={"average_precision": "AP"}).to_string())
+
+
 def _never_predicted(scores: Scores, dataset: Dataset, path: Path) -> dict[str, str] | None:
     """Warn as the run's report does; without a run, with advice that fits the data set."""
     classes = [visible(name) for name in dataset.classes]
@@ -164,56 +183,45 @@ def _never_predicted(scores: Scores, dataset: Dataset, path: Path) -> dict[str, 
     return unanswered(scores, classes, dataset.class_counts("train").tolist())
 
 
-def _text(scores: Scores, classes: list[str], missed: dict[str, str] | None) -> str:
-    classes = [visible(name) for name in classes]
-    table = scores.per_class(classes)
-    formats = {"precision": percent, "recall": percent, "f1": "{:.3f}".format}
-    shown = table.assign(**{name: table[name].map(form) for name, form in formats.items()})
-    shown.loc[~scores.confusion.any(axis=0), "precision"] = "–"
-    shown.loc[~scores.confusion.any(axis=1), ["recall", "f1"]] = "–"
-    temperature = scores.calibration.temperature
-    before = f" ({percent(scores.uncalibrated_error)} before temperature {temperature:.2f})" if temperature != 1 else ""
-    confusion = pd.DataFrame(scores.confusion, index=classes, columns=classes)
-    return (
-        f"accuracy {percent(scores.accuracy)}   macro F1 {scores.macro_f1:.3f}   loss {scores.loss:.4f}   "
-        f"calibration error {percent(scores.calibration_error)}{before}\n\n{shown.to_string()}\n\n"
-        f"confusion matrix (rows: true class, columns: predicted class)\n{confusion.to_string()}"
-        + (f"\n\n{missed['what']}: {missed['why']}\n  do:  {missed['do']}" if missed else "")
-    )
-
-
-def _write_mistakes(given: Any, predictor: Predictor, dataset: Dataset, right: npt.NDArray[np.bool_] | None) -> None:
-    if given.mistakes is not None and right is not None:
-        count = mistakes.write(given.mistakes, predictor, dataset, given.split, right)
-        print(f"\n{counted(count, 'mistake')} written to {visible(str(given.mistakes))}")
-
-
-def _typo_rows(noisy: dict[float, Scores]) -> list[dict[str, float]]:
-    return [
-        {"rate": rate, "accuracy": scores.accuracy, "macro_f1": scores.macro_f1, "loss": scores.loss}
+def _typo_table(noisy: dict[float, AnyScores], *, several: bool) -> str:
+    """Tabulate the scores by the share of characters with a typing error."""
+    rows = [
+        (f"{rate:g}", percent(scores.accuracy), f"{scores.macro_f1:.3f}", f"{scores.loss:.4f}")
         for rate, scores in noisy.items()
     ]
+    table = pd.DataFrame(rows, columns=["characters hit", measure(several), "macro F1", "loss"])
+    return f"with typing errors\n{table.to_string(index=False)}"
 
 
-def _page(scores: Scores, dataset: Dataset, predictor: Predictor, split: str, path: Path) -> str:
-    about = {
-        "checkpoint": path.name,
-        "data": str(dataset.folder),
-        "part": split,
-        "encoding": predictor.encoding.to_dict(),
-    }
+def _page(scores: AnyScores, dataset: Dataset, split: str, path: Path) -> str:
+    about = {"checkpoint": path.name, "data": str(dataset.folder), "part": split}
+    if not isinstance(scores, Scores):
+        return label_score_page(scores, dataset.classes, about)
     quoted = quotes(dataset, split, [mistake.row for mistake in scores.mistakes])
-    return score_page(scores, dataset.classes, quoted, about)
+    return score_page(scores, dataset.classes, quoted, {**about, "encoding": dataset.encoding.to_dict()})
 
 
-def _numbers(scores: Scores, classes: list[str]) -> dict[str, Any]:
+def _numbers(scores: AnyScores, noisy: dict[float, AnyScores], classes: list[str]) -> dict[str, Any]:
+    """Return all numbers as JSON values."""
+    per_class = scores.per_class(classes).to_dict(orient="index")
+    if not isinstance(scores, Scores):
+        typos = [{"rate": rate, **hit.summary()} for rate, hit in noisy.items() if not isinstance(hit, Scores)]
+        reliability = scores.reliability.tolist()
+        return {
+            **scores.summary(),
+            "classes": classes,
+            "per_class": per_class,
+            "reliability": reliability,
+            "typos": typos,
+        }
+    names = ("accuracy", "macro_f1", "calibration_error", "uncalibrated_error", "documents")
     return {
-        "accuracy": scores.accuracy,
-        "macro_f1": scores.macro_f1,
-        "calibration_error": scores.calibration_error,
-        "uncalibrated_error": scores.uncalibrated_error,
-        "documents": scores.documents,
+        **{name: getattr(scores, name) for name in names},
         "classes": classes,
-        "per_class": scores.per_class(classes).to_dict(orient="index"),
+        "per_class": per_class,
         **{name: value for name, value in scores.to_dict().items() if name != "right"},
+        "typos": [
+            {"rate": rate, "accuracy": hit.accuracy, "macro_f1": hit.macro_f1, "loss": hit.loss}
+            for rate, hit in noisy.items()
+        ],
     }

@@ -152,6 +152,11 @@ class LabelScores:
         return np.asarray(self.labels > 0)
 
     @property
+    def predicted(self) -> npt.NDArray[np.bool_]:
+        """Tell which classes were predicted, bool [classes]."""
+        return np.asarray(self.decisions[:, :2].any(axis=1))
+
+    @property
     def macro_f1(self) -> float:
         """Unweighted mean of F1 over the classes that have documents."""
         return _mean(self.f1[self.tested])

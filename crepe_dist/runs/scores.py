@@ -102,6 +102,11 @@ class Scores:
         return np.asarray(self.confusion.any(axis=1))
 
     @property
+    def predicted(self) -> npt.NDArray[np.bool_]:
+        """Tell which classes were predicted, bool [classes]."""
+        return np.asarray(self.confusion.any(axis=0))
+
+    @property
     def precision(self) -> npt.NDArray[np.float64]:
         """Precision of each class, float64 [classes]; 0 for a class that is never predicted."""
         return np.asarray(self._right / np.maximum(self.confusion.sum(axis=0), 1))
