@@ -327,7 +327,7 @@ class TestSwitch:
         assert raised.value.why == "CREPE_DIST_KERNELS is none"
 
     @pytest.mark.parametrize(
-        ("asked", "why"),
+        ("requested", "why"),
         [
             ("avx512_bf16", "this processor lacks avx512_bf16, avx512bw, avx512dq, avx512f, avx512vl"),
             ("sse2", "there is no such build of the kernels"),

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -68,6 +69,7 @@ def _unchanged(folder: Path) -> dict[str, Any] | None:
 
 def _compiled(folder: Path) -> dict[str, Any]:
     """Compile each build that the compiler can; return the checksums, by name, and what determines them."""
+    (folder / "constants.h").write_text(_constants(folder), encoding="utf-8")
     found: dict[str, str] = {}
     if shutil.which(_compiler()[0]) is None:
         print(f"{_compiler()[0]} was not found: crepe_dist is installed without its own kernels", file=sys.stderr)
@@ -85,6 +87,18 @@ def _compiled(folder: Path) -> dict[str, Any]:
         partial.replace(target)
         found[name] = _digest(target)
     return {"builds": found, "sources": _sources(folder), "by": _by() if found else []}
+
+
+def _constants(folder: Path) -> str:
+    """Return the header with the values of constants.py."""
+    lines = ["// Written by tools/hatch_build.py from constants.py, which says what they mean.", "#pragma once"]
+    for name, value in runpy.run_path(str(folder / "constants.py")).items():
+        if name.isupper() and isinstance(value, tuple):
+            lines.append(f"constexpr long {name}[] = {{{', '.join(map(str, value))}}};")
+        elif name.isupper():
+            kind = "float" if isinstance(value, float) else "long" if value < 1 << 31 else "unsigned long long"
+            lines.append(f"constexpr {kind} {name} = {value};")
+    return "\n".join(lines) + "\n"
 
 
 def _builds() -> dict[str, str]:
@@ -106,7 +120,8 @@ def _by() -> list[Any]:
 
 
 def _sources(folder: Path) -> dict[str, str]:
-    return {path.name: _digest(path) for path in sorted([*folder.glob("*.cpp"), *folder.glob("*.h")])}
+    written = [*folder.glob("*.cpp"), *folder.glob("*.h"), folder / "constants.py"]
+    return {path.name: _digest(path) for path in sorted(written) if path.name != "constants.h"}
 
 
 def _digest(path: Path) -> str:

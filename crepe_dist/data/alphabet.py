@@ -22,12 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.errors import UserError
-from crepe_dist.native import library
+from crepe_dist.native import constants, library
 from crepe_dist.settings.allowed_values import CUTS, LONGEST_DOCUMENT, MODES, Cut, Mode
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/\\|_@#$%^&*~`+ =<>()[]{}"
 FULL_ALPHABET = ALPHABET + "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-BLANK = 255
+BLANK = constants.BLANK
 UNREADABLE_SHARE = 0.1  # a text is unreadable if at most this share of its characters is in the alphabet
 CODE_POINTS = 0x110000
 MAX_CHARACTERS = 254  # codes of an alphabet: they are bytes, BLANK takes one, and the edges of a text another

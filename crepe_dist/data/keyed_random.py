@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.native import constants
+
 Numbers = npt.NDArray[np.uint64]
 
-
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # SplitMix64's step between states
+GOLDEN = np.uint64(constants.GOLDEN)
 
 
 def scramble(state: Numbers) -> Numbers:
     """Hash uint64 numbers with the output function of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014)."""
-    z = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = (state ^ (state >> np.uint64(30))) * np.uint64(constants.MULTIPLIER1)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(constants.MULTIPLIER2)
     return np.asarray(z ^ (z >> np.uint64(31)))
 
 

@@ -24,12 +24,13 @@ from crepe_dist.model import tower
 from crepe_dist.model.ngrams import NGramShape
 from crepe_dist.model.shape import Layer, Shape, array_shape, check_dropout
 from crepe_dist.model.tower import TAPS
+from crepe_dist.native import constants
 from crepe_dist.settings.allowed_values import CREPE_SMOOTHING, LARGEST_STRIDE, MOST_BLOCKS, Kind
 
 if TYPE_CHECKING:
     from crepe_dist.settings.model_options import ModelOptions
 
-SUM_SCALE = 0.75
+SUM_SCALE = constants.SUM_SCALE
 SHORT_TEXT = 256  # characters: the longest texts with a position for each character
 # (length of the longest n-grams at a position, rows of their table). Long texts have more n-grams, and where a position
 # has several characters, short n-grams tell less.

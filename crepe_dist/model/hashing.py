@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from crepe_dist.data.alphabet import BLANK, Codes
 from crepe_dist.data.keyed_random import scramble
-
-RADIX = 257  # larger than any code + 1, so that n-grams of up to seven characters have distinct keys
+from crepe_dist.native.constants import RADIX
 
 
 def edged(codes: Codes, alphabet_size: int) -> Codes:

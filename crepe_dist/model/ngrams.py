@@ -32,7 +32,7 @@ from crepe_dist.data.alphabet import Codes
 from crepe_dist.files import integer
 from crepe_dist.model.hashing import edged, keys, rows_of
 from crepe_dist.model.shape import Layer, Shape, array_shape
-from crepe_dist.native import library
+from crepe_dist.native import constants, library
 from crepe_dist.settings.allowed_values import LONGEST_NGRAM, Kind
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ MAX_BUCKETS = 1 << 20
 MIN_BUCKETS = 1 << 14
 CHUNK = 1 << 20  # counts per vectorised step
 MAX_PARAMETERS = 8_000_000  # of a table with the default number of buckets
-SCALE = 300.0  # of the means, so that Adam's default learning rate of 0.001 suits this network too
-ROOT_SCALE = 10.0  # of √n, the largest factor of a short document
+SCALE, ROOT_SCALE = constants.NGRAM_SCALE, constants.ROOT_SCALE
 
 
 def buckets_for(classes: int) -> int:

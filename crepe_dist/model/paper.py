@@ -11,16 +11,17 @@ import numpy as np
 
 from crepe_dist.errors import UserError
 from crepe_dist.model.shape import Layer, Shape, array_shape, check_dropout
+from crepe_dist.native import constants
 from crepe_dist.settings.allowed_values import PAPER_DROPOUT, Kind
 
 if TYPE_CHECKING:
     from crepe_dist.settings.model_options import ModelOptions
 
 # The six convolutions of the paper's table 1: (kernel width, followed by a max pool of 3).
-CONVOLUTIONS = ((7, True), (7, True), (3, False), (3, False), (3, False), (3, True))
+CONVOLUTIONS = tuple(zip(constants.PAPER_TAPS, (True, True, False, False, False, True)))
 CONVOLUTION_NAMES = ("0", "2", "4", "5", "6", "7")
 DENSE_NAMES = ("10", "12", "14")
-POOL = 3
+POOL = constants.PAPER_POOL
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class PaperShape(Shape):
 
     @property
     def group_size(self) -> int:
-        return 8  # TERM_DOCUMENTS in native/dense.h
+        return constants.PAPER_GROUP
 
     def open_kernels(self, functions: Any, precision: str, threads: int) -> Any:
         return functions.crepe_open_paper(

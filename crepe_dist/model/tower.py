@@ -20,9 +20,9 @@ import numpy.typing as npt
 from crepe_dist.data.alphabet import BLANK, Codes
 from crepe_dist.model.hashing import edged, keys, rows_of
 from crepe_dist.model.ngrams import chunks, deviations
+from crepe_dist.native import constants
 
-TAPS = 5
-POOLED_BLOCKS = 2
+TAPS, POOLED_BLOCKS = constants.TOWER_TAPS, constants.POOLED_BLOCKS
 CHANCE = 2.0  # standard deviations by which any count may deviate
 FRACTION = 1 << 12  # of 1; multiples of it have exact sums
 

@@ -9,6 +9,8 @@
 #include <memory>
 #include <vector>
 
+#include "constants.h"
+
 using Groups = std::array<std::vector<uint32_t>, 2>;  // two ascending lists of a document's buckets
 
 // A document is recognised by its codes. Lists are kept as differences of 16 bits, until the memory is used up. Several
@@ -95,7 +97,7 @@ class BucketCache {
         for (long i = 0; i < length; i += 8) {
             uint64_t some = 0;
             std::memcpy(&some, codes + i, size_t(std::min(8L, length - i)));
-            key = (key ^ some) * 0x9E3779B97F4A7C15ull;
+            key = (key ^ some) * GOLDEN;
             key ^= key >> 29;
         }
         return key;

@@ -6,16 +6,14 @@
 
 #include "layers.h"
 
-constexpr long TERM_DOCUMENTS = 8;  // documents of a term of the gradients
-
 // Rows of a term in the scratch arrays, with zeros at the end, and those that a product needs.
 template <class T> constexpr long TERM = SIDE * PAIR<T>;
 #if defined(__AMX_BF16__)
-template <class T> constexpr long TERM_STEP = PAIR<T> > 1 ? TERM<T> : TERM_DOCUMENTS;
+template <class T> constexpr long TERM_STEP = PAIR<T> > 1 ? TERM<T> : PAPER_GROUP;
 #else
-template <class T> constexpr long TERM_STEP = TERM_DOCUMENTS;
+template <class T> constexpr long TERM_STEP = PAPER_GROUP;
 #endif
-template <class T> long term_depth(long rows) { return (rows + TERM_DOCUMENTS - 1) / TERM_DOCUMENTS * TERM<T>; }
+template <class T> long term_depth(long rows) { return (rows + PAPER_GROUP - 1) / PAPER_GROUP * TERM<T>; }
 
 // Converts neighbouring inputs of an output to words of pairs.
 inline void narrow(const float* from, long count, uint32_t* to, float) {
@@ -71,7 +69,7 @@ void dense_input_gradient(
     }
 }
 
-// Gradients of the weights and the bias, as sums of terms of TERM_DOCUMENTS documents each. quanta: of the weights and of
+// Gradients of the weights and the bias, as sums of terms of PAPER_GROUP documents each. quanta: of the weights and of
 // the bias; each document bounds a term for itself. turned and packed: shared scratch, T [padded(outputs)][depth] and
 // T [padded(inputs)][depth], where depth = term_depth<T>(rows).
 template <class T>
@@ -82,8 +80,8 @@ void dense_weight_gradient(
     constexpr long RUN = 64 * BLOCK;  // inputs at a time: an output's weights are written to few pages of memory
     const long width = padded(outputs), inner = padded(inputs), depth = term_depth<T>(rows);
     const auto each_term = [&](auto work) {
-        for (long row = 0, at = 0; row < rows; row += TERM_DOCUMENTS, at += TERM<T>)
-            work(row, std::min(TERM_DOCUMENTS, rows - row), at);
+        for (long row = 0, at = 0; row < rows; row += PAPER_GROUP, at += TERM<T>)
+            work(row, std::min(PAPER_GROUP, rows - row), at);
     };
 #pragma omp for schedule(static)
     for (long output = 0; output < width; output += BLOCK) {

@@ -89,7 +89,7 @@ void* crepe_open_ngrams(const int64_t* shape, int threads) {
     return engine;
 }
 
-// shape: that of the n-grams, then reach, rows, width, blocks, stride, together.
+// shape: that of the n-grams, then reach, rows, width, blocks, stride, group_size.
 void* crepe_open(int bfloat, const int64_t* shape, double feature_dropout, int threads) {
     const EmbeddingShape embedding{shape[0], shape[1], shape[6], shape[7], shape[8], shape[10]};
     const TowerShape sizes{embedding, shape[2], shape[9], shape[11], feature_dropout};

@@ -7,6 +7,8 @@
 #include <numeric>
 #include <vector>
 
+#include "constants.h"
+
 struct Dropout {
     double probability;
     uint64_t seed;
@@ -15,9 +17,9 @@ struct Dropout {
 // Tells if dropout keeps unit `index` of the global batch, for any number of threads and ranks. A hash of the index by
 // SplitMix64 (Steele, Lea & Flood 2014); `kept` in networks/dropout.py is equivalent.
 inline bool kept(const Dropout& dropout, uint64_t index) {
-    uint64_t z = dropout.seed + (index + 1) * 0x9E3779B97F4A7C15ull;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+    uint64_t z = dropout.seed + (index + 1) * GOLDEN;
+    z = (z ^ (z >> 30)) * MULTIPLIER1;
+    z = (z ^ (z >> 27)) * MULTIPLIER2;
     z ^= z >> 31;
     return int64_t(z >> 11) >= int64_t(std::ceil(dropout.probability * 0x1p53));
 }

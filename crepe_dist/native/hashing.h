@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-constexpr uint8_t UNKNOWN = 255;
+#include "constants.h"
 
 // Copies the codes of a text up to its last known character; with `edges`, between two symbols, whose code follows
 // those of the alphabet. A text without a known character is empty.
@@ -14,20 +14,19 @@ inline void read_text(const uint8_t* codes, long length, long alphabet, bool edg
     while (length && codes[length - 1] >= alphabet) --length;
     if (!length) return;
     if (edges) out.push_back(uint8_t(alphabet));
-    for (long i = 0; i < length; ++i) out.push_back(codes[i] < alphabet ? codes[i] : UNKNOWN);
+    for (long i = 0; i < length; ++i) out.push_back(codes[i] < alphabet ? codes[i] : BLANK);
     if (edges) out.push_back(uint8_t(alphabet));
 }
 
 // The key of an n-gram that is one known character longer. N-grams of up to seven characters have distinct keys.
 inline uint64_t extended(uint64_t key, uint8_t code) {
-    constexpr uint64_t RADIX = 257;
     return key * RADIX + code + 1;
 }
 
 // Mixes a key as SplitMix64 does (Steele, Lea & Flood 2014) and scales the upper 32 bits to the rows.
 inline uint32_t row_of(uint64_t key, long rows) {
-    key = (key ^ (key >> 30)) * 0xBF58476D1CE4E5B9ull;
-    key = (key ^ (key >> 27)) * 0x94D049BB133111EBull;
+    key = (key ^ (key >> 30)) * MULTIPLIER1;
+    key = (key ^ (key >> 27)) * MULTIPLIER2;
     key ^= key >> 31;
     return uint32_t((key >> 32) * uint64_t(rows) >> 32);
 }

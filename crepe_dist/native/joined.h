@@ -7,8 +7,6 @@
 
 #include "engine.h"
 
-constexpr float SUM_SCALE = 0.75f;  // as in model/crepe.py
-
 // Each network has half of the loss, so that the sum is their mean.
 class Joined final : public Engine {
   public:

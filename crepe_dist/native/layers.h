@@ -8,10 +8,10 @@
 #include <algorithm>
 
 #include "block.h"
+#include "constants.h"
 #include "whole.h"
 
-constexpr long POOL = 3;
-constexpr int NONE = POOL;  // marks a pool without gradient, because ReLU made all its inputs zero
+constexpr int NONE = PAPER_POOL;  // marks a pool without gradient, because ReLU made all its inputs zero
 
 constexpr long TOGETHER = 4;  // blocks of rows that use a panel of weights while it is cached
 inline long padded(long n) { return (n + BLOCK - 1) / BLOCK * BLOCK; }
@@ -35,19 +35,19 @@ void first_layer(
                 std::memcpy(from + here, from + here - width, BLOCK);
                 continue;
             }
-            const uint8_t* window = codes + p * POOL;
-            Lanes sums[POOL][VECTORS];
-            for (long s = 0; s < POOL; ++s)
+            const uint8_t* window = codes + p * PAPER_POOL;
+            Lanes sums[PAPER_POOL][VECTORS];
+            for (long s = 0; s < PAPER_POOL; ++s)
                 for (long v = 0; v < VECTORS; ++v) sums[s][v] = load(bias + channel + v * LANES);
             for (long tap = 0; tap < taps; ++tap)
-                for (long s = 0; s < POOL; ++s) {
+                for (long s = 0; s < PAPER_POOL; ++s) {
                     const float* row = table + (tap * symbols + window[s + tap]) * BLOCK;
                     for (long v = 0; v < VECTORS; ++v) sums[s][v] += load(row + v * LANES);
                 }
             for (long v = 0; v < VECTORS; ++v) {
                 Lanes best = sums[0][v];
                 Words at = {};
-                for (int s = 1; s < POOL; ++s) {
+                for (int s = 1; s < PAPER_POOL; ++s) {
                     const Words more = sums[s][v] > best;
                     at = more ? Words{} + s : at;
                     best = more ? sums[s][v] : best;
@@ -69,20 +69,20 @@ void first_layer_gradient(
     for (long channel = 0; channel < width; channel += BLOCK, table += taps * symbols * BLOCK) {
         Lanes total[VECTORS] = {};
         for (long p = 0; p < pooled; ++p) {
-            const uint8_t* window = codes + p * POOL;
-            Lanes parts[POOL][VECTORS];
+            const uint8_t* window = codes + p * PAPER_POOL;
+            Lanes parts[PAPER_POOL][VECTORS];
             for (long v = 0; v < VECTORS; ++v) {
                 const long here = p * width + channel + v * LANES;
                 const Lanes value = load(gradient + here);
                 const Words at = load(from + here);
-                for (int s = 0; s < POOL; ++s) {
+                for (int s = 0; s < PAPER_POOL; ++s) {
                     parts[s][v] = where(at == s, value);
                     total[v] += parts[s][v];
                 }
             }
             if (p >= written) continue;
             for (long tap = 0; tap < taps; ++tap)
-                for (long s = 0; s < POOL; ++s) {
+                for (long s = 0; s < PAPER_POOL; ++s) {
                     float* to = table + (tap * symbols + window[s + tap]) * BLOCK;
                     for (long v = 0; v < VECTORS; ++v) store(to + v * LANES, load(to + v * LANES) + parts[s][v]);
                 }
@@ -274,10 +274,10 @@ void sum_channel(const Owns& owns, Total total, long out, long channels, long ta
 template <class T> void pool(const T* in, long pooled, long width, T* out, uint8_t* from) {
     for (long p = 0; p < pooled; ++p)
         for (long c = 0; c < width; c += LANES) {
-            const T* column = in + p * POOL * width + c;
+            const T* column = in + p * PAPER_POOL * width + c;
             Lanes best = load(column);
             Words at = {};
-            for (int s = 1; s < POOL; ++s) {
+            for (int s = 1; s < PAPER_POOL; ++s) {
                 const Lanes other = load(column + s * width);
                 const Words more = other > best;
                 at = more ? Words{} + s : at;
@@ -294,7 +294,7 @@ template <class T> void unpool(const T* gradient, const uint8_t* from, long pool
         for (long c = 0; c < width; c += LANES) {
             const Lanes value = load(gradient + p * width + c);
             const Words at = load(from + p * width + c);
-            for (int s = 0; s < POOL; ++s) store(out + (p * POOL + s) * width + c, where(at == s, value));
+            for (int s = 0; s < PAPER_POOL; ++s) store(out + (p * PAPER_POOL + s) * width + c, where(at == s, value));
         }
-    std::memset(static_cast<void*>(out + pooled * POOL * width), 0, (rows - pooled * POOL) * width * sizeof(T));
+    std::memset(static_cast<void*>(out + pooled * PAPER_POOL * width), 0, (rows - pooled * PAPER_POOL) * width * sizeof(T));
 }

@@ -17,8 +17,6 @@
 #include "touched.h"
 #include "whole.h"
 
-constexpr float SCALE = 300, ROOT_SCALE = 10;  // as in model/ngrams.py
-
 struct NGramShape {
     long alphabet, length, classes, longest, buckets, edges;
 
@@ -39,7 +37,7 @@ class Finder {
         for (long start = 0; start < length; ++start) {
             uint64_t key = 0;
             const long end = std::min(length, start + shape.longest);
-            for (long i = start; i < end && text_[i] != UNKNOWN; ++i) {
+            for (long i = start; i < end && text_[i] != BLANK; ++i) {
                 key = extended(key, text_[i]);
                 found_.add(row_of(key, buckets_));
             }
@@ -239,7 +237,7 @@ class NGrams final : public Engine {
         }
         for (int group : {0, 1}) {
             const float number = float(std::max<size_t>(groups[group].size(), 1));
-            factors[group] = (shape_.edges ? std::min(SCALE, ROOT_SCALE * std::sqrt(number)) : SCALE) / number;
+            factors[group] = (shape_.edges ? std::min(NGRAM_SCALE, ROOT_SCALE * std::sqrt(number)) : NGRAM_SCALE) / number;
         }
     }
 

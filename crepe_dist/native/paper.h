@@ -7,6 +7,7 @@
 #include <omp.h>
 
 #include <cmath>
+#include <iterator>
 #include <numeric>
 #include <vector>
 
@@ -14,8 +15,7 @@
 #include "engine.h"
 #include "memory.h"
 
-constexpr int CONVOLUTIONS = 6;
-constexpr long TAPS[CONVOLUTIONS] = {7, 7, 3, 3, 3, 3};  // kernel widths; pools follow 0, 1 and 5
+constexpr int CONVOLUTIONS = std::size(PAPER_TAPS);
 constexpr long GUARD = 2 * BLOCK;                        // rows before the first and after the last that may be read
 
 struct Shape {
@@ -28,9 +28,9 @@ template <class T> class Paper final : public Engine {
         width_ = padded(shape.filters);
         units_ = padded(shape.units);
         symbols_ = shape.alphabet + 1;
-        positions_[0] = (shape.length - TAPS[0] + 1) / POOL;
-        positions_[1] = (positions_[0] - TAPS[1] + 1) / POOL;
-        positions_[2] = (positions_[1] - 4 * (TAPS[2] - 1)) / POOL;
+        positions_[0] = (shape.length - PAPER_TAPS[0] + 1) / PAPER_POOL;
+        positions_[1] = (positions_[0] - PAPER_TAPS[1] + 1) / PAPER_POOL;
+        positions_[2] = (positions_[1] - 4 * (PAPER_TAPS[2] - 1)) / PAPER_POOL;
         features_ = positions_[2] * shape.filters;
         widths_[0] = features_;
         widths_[1] = widths_[2] = shape.units;
@@ -38,13 +38,13 @@ template <class T> class Paper final : public Engine {
     }
 
     void set(const float* const* parameters, bool) override {
-        table_.need(width_ * TAPS[0] * symbols_);
+        table_.need(width_ * PAPER_TAPS[0] * symbols_);
         for (int i = 0; i < CONVOLUTIONS; ++i) {
             bias_[i].need(width_);
             std::memcpy(bias_[i].get(), parameters[2 * i + 1], shape_.filters * sizeof(float));
             if (i > 0) {
-                forward_[i].need(TAPS[i] * width_ * width_);
-                backward_[i].need(TAPS[i] * width_ * width_);
+                forward_[i].need(PAPER_TAPS[i] * width_ * width_);
+                backward_[i].need(PAPER_TAPS[i] * width_ * width_);
             }
         }
         for (int i = 0; i < 3; ++i) {
@@ -56,7 +56,7 @@ template <class T> class Paper final : public Engine {
         {
             load_table(parameters[0]);
             for (int i = 1; i < CONVOLUTIONS; ++i)
-                pack_convolution(parameters[2 * i], shape_.filters, TAPS[i], forward_[i].get(), backward_[i].get());
+                pack_convolution(parameters[2 * i], shape_.filters, PAPER_TAPS[i], forward_[i].get(), backward_[i].get());
             for (int i = 0; i < 3; ++i)
                 dense_panels(parameters[2 * (CONVOLUTIONS + i)], widths_[i + 1], widths_[i], dense_[i].get());
         }
@@ -140,18 +140,18 @@ template <class T> class Paper final : public Engine {
     Dropout dropout_{0, 0};
 
     long stride(int i) const { return positions_[i > 1]; }  // rows per document in the input of convolution i
-    long weights(int i) const { return TAPS[i] * width_ * (i > 0 ? width_ : symbols_); }  // of convolution i, padded
+    long weights(int i) const { return PAPER_TAPS[i] * width_ * (i > 0 ? width_ : symbols_); }  // of convolution i, padded
 
     // Returns the number of pools of the first layer that see a symbol before the blank ones at the end.
     long written(const uint8_t* symbols) const {
         long end = shape_.length;
         while (end > 0 && symbols[end - 1] == shape_.alphabet) --end;
-        return std::min(positions_[0], (end + POOL - 1) / POOL);
+        return std::min(positions_[0], (end + PAPER_POOL - 1) / PAPER_POOL);
     }
 
     // The largest power of two of documents with that many rows each that are computed at a time.
-    static long most_together(long rows_each) {
-        long most = TERM_DOCUMENTS;
+    static long most_per_group(long rows_each) {
+        long most = PAPER_GROUP;
         while (most > 1 && most * rows_each > 448) most /= 2;
         return most;
     }
@@ -160,9 +160,9 @@ template <class T> class Paper final : public Engine {
         // About 400 rows at a time: enough for efficient products, few enough for the L1 cache. In training, the same
         // documents for any number of threads.
         rows_ = rows;
-        chunk_ = most_together(positions_[1]);
+        chunk_ = most_per_group(positions_[1]);
         if (!training) chunk_ = std::max(1L, std::min(chunk_, (rows + threads_ - 1) / threads_));
-        few_ = std::min(chunk_, most_together(positions_[0]));
+        few_ = std::min(chunk_, most_per_group(positions_[0]));
         codes_.need(rows * shape_.length);
         for (int i = 0; i < 3; ++i) from_[i].need(rows * positions_[i] * width_);
         for (int i = 1; i < CONVOLUTIONS; ++i) inputs_[i].need((rows * stride(i) + GUARD) * width_);
@@ -209,10 +209,10 @@ template <class T> class Paper final : public Engine {
     void load_table(const float* weights) {
 #pragma omp for schedule(static)
         for (long channel = 0; channel < shape_.filters; ++channel)
-            for (long tap = 0; tap < TAPS[0]; ++tap)
+            for (long tap = 0; tap < PAPER_TAPS[0]; ++tap)
                 for (long symbol = 0; symbol < shape_.alphabet; ++symbol)
-                    table_.get()[((channel / BLOCK * TAPS[0] + tap) * symbols_ + symbol) * BLOCK + channel % BLOCK] =
-                        weights[(channel * shape_.alphabet + symbol) * TAPS[0] + tap];
+                    table_.get()[((channel / BLOCK * PAPER_TAPS[0] + tap) * symbols_ + symbol) * BLOCK + channel % BLOCK] =
+                        weights[(channel * shape_.alphabet + symbol) * PAPER_TAPS[0] + tap];
     }
 
     // Computes all layers except the bias of the last one; leaves its products in sums_.
@@ -236,14 +236,14 @@ template <class T> class Paper final : public Engine {
             uint8_t* symbols = codes_.get() + row * shape_.length;
             for (long i = 0; i < shape_.length; ++i)
                 symbols[i] = uint8_t(std::min(long(codes[row * stride + i]), shape_.alphabet));
-            first_layer(symbols, written(symbols), positions_[0], width_, TAPS[0], symbols_, table_.get(),
+            first_layer(symbols, written(symbols), positions_[0], width_, PAPER_TAPS[0], symbols_, table_.get(),
                         bias_[0].get(), inputs_[1].get() + row * positions_[0] * width_,
                         from_[0].get() + row * positions_[0] * width_);
         }
         T* rows = own.rows[0].get() + GUARD * width_;
         for (long part = first; part < first + count; part += few_) {
             const long some = std::min(few_, first + count - part);
-            convolution(inputs_[1].get() + part * positions_[0] * width_, some * positions_[0], width_, TAPS[1],
+            convolution(inputs_[1].get() + part * positions_[0] * width_, some * positions_[0], width_, PAPER_TAPS[1],
                         forward_[1].get(), bias_[1].get(), rows);
             for (long row = 0; row < some; ++row)
                 pool(rows + row * positions_[0] * width_, positions_[1], width_,
@@ -253,7 +253,7 @@ template <class T> class Paper final : public Engine {
         for (int i = 2; i < CONVOLUTIONS; ++i) {
             const long start = first * positions_[1] * width_;
             T* out = i + 1 < CONVOLUTIONS ? inputs_[i + 1].get() + start : rows;
-            convolution(inputs_[i].get() + start, count * positions_[1], width_, TAPS[i], forward_[i].get(),
+            convolution(inputs_[i].get() + start, count * positions_[1], width_, PAPER_TAPS[i], forward_[i].get(),
                         bias_[i].get(), out);
         }
         for (long row = 0; row < count; ++row) {
@@ -324,9 +324,9 @@ template <class T> class Paper final : public Engine {
         for (int i = CONVOLUTIONS - 1; i >= 2; --i) {
             const T* in = inputs_[i].get() + first * positions_[1] * width_;
             const long rows = count * positions_[1];
-            convolution_weight_gradient(in, gradient, rows, width_, TAPS[i], own.total[i].get(), own.bias[i].get(),
+            convolution_weight_gradient(in, gradient, rows, width_, PAPER_TAPS[i], own.total[i].get(), own.bias[i].get(),
                                         own.quanta + 2 * i, own.turned.get(), own.packed.get());
-            convolution_input_gradient(gradient, rows, width_, TAPS[i], backward_[i].get(), i > 2 ? in : nullptr, next);
+            convolution_input_gradient(gradient, rows, width_, PAPER_TAPS[i], backward_[i].get(), i > 2 ? in : nullptr, next);
             std::swap(gradient, next);
         }
         for (long row = 0; row < count; ++row)
@@ -338,17 +338,17 @@ template <class T> class Paper final : public Engine {
             const long rows = std::min(few_, count - part) * positions_[0];
             const long start = part * positions_[0] * width_;
             convolution_weight_gradient(inputs_[1].get() + first * positions_[0] * width_ + start, gradient + start,
-                                        rows, width_, TAPS[1], own.total[1].get(), own.bias[1].get(),
+                                        rows, width_, PAPER_TAPS[1], own.total[1].get(), own.bias[1].get(),
                                         own.quanta + 2, own.turned.get(), own.packed.get());
         }
-        convolution_input_gradient<T>(gradient, count * positions_[0], width_, TAPS[1], backward_[1].get(), nullptr,
+        convolution_input_gradient<T>(gradient, count * positions_[0], width_, PAPER_TAPS[1], backward_[1].get(), nullptr,
                                       next);
         float *const table = own.first_layer.get(), *const bias = table + weights(0);
         std::fill(table, bias + width_, 0.0f);
         for (long row = 0; row < count; ++row) {
             const uint8_t* symbols = codes_.get() + (first + row) * shape_.length;
             const long start = (first + row) * positions_[0] * width_;
-            first_layer_gradient(symbols, written(symbols), positions_[0], width_, TAPS[0], symbols_,
+            first_layer_gradient(symbols, written(symbols), positions_[0], width_, PAPER_TAPS[0], symbols_,
                                  next + row * positions_[0] * width_, from_[0].get() + start, table, bias);
         }
         own.quanta[0].add(own.total[0].get(), table, weights(0));
@@ -367,15 +367,15 @@ template <class T> class Paper final : public Engine {
                 for (const Own& own : own_) add_whole(total, own.bias[i].get()[out]);
                 gradients[2 * i + 1][out] = total;
             }
-            for (long tap = 0; tap < TAPS[0]; ++tap)
+            for (long tap = 0; tap < PAPER_TAPS[0]; ++tap)
                 for (long in = 0; in < shape_.alphabet; ++in) {
                     int32_t total = 0;
                     for (const Own& own : own_)
-                        add_whole(total, own.total[0].get()[((block_of * TAPS[0] + tap) * symbols_ + in) * BLOCK + column]);
-                    gradients[0][(out * shape_.alphabet + in) * TAPS[0] + tap] = total;
+                        add_whole(total, own.total[0].get()[((block_of * PAPER_TAPS[0] + tap) * symbols_ + in) * BLOCK + column]);
+                    gradients[0][(out * shape_.alphabet + in) * PAPER_TAPS[0] + tap] = total;
                 }
             for (int i = 1; i < CONVOLUTIONS; ++i)
-                sum_channel(own_, [i](const Own& own) { return own.total[i].get(); }, out, filters, TAPS[i], gradients[2 * i]);
+                sum_channel(own_, [i](const Own& own) { return own.total[i].get(); }, out, filters, PAPER_TAPS[i], gradients[2 * i]);
         }
     }
 };

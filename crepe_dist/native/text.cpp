@@ -4,13 +4,13 @@
 #include <cstdint>
 #include <cstring>
 
+#include "constants.h"
+
 #if defined(__AVX512VBMI__)
 #include <immintrin.h>
 #endif
 
 namespace {
-
-constexpr int BLANK = 255;
 
 template <class Point>
 void look_up(const Point* points, int64_t count, bool reversed, const uint8_t* table, uint8_t* out) {

@@ -21,8 +21,7 @@
 #include "memory.h"
 #include "touched.h"
 
-constexpr long TOWER_TAPS = 5, GAP = TOWER_TAPS / 2, LEVELS = 3;
-constexpr uint64_t OTHER_STREAM = 0x5851F42D4C957F2Dull;  // as in networks/dropout.py
+constexpr long GAP = TOWER_TAPS / 2, LEVELS = POOLED_BLOCKS + 1;
 constexpr long MARGIN = 2 * BLOCK;  // rows before the first and after the last document that may be read
 
 constexpr uint32_t NO_ROW = UINT32_MAX;
@@ -41,7 +40,7 @@ inline void hash_positions(const std::vector<uint8_t>& text, const EmbeddingShap
     for (long start = 0; start < characters; ++start, out += shape.longest) {
         const long most = std::min(shape.longest, characters - start);
         uint64_t key = 0;
-        for (long n = 0; n < most && text[start + n] != UNKNOWN; ++n) {
+        for (long n = 0; n < most && text[start + n] != BLANK; ++n) {
             key = extended(key, text[start + n]);
             out[n] = row_of(key, shape.rows);
         }
@@ -50,7 +49,7 @@ inline void hash_positions(const std::vector<uint8_t>& text, const EmbeddingShap
 
 struct TowerShape {
     EmbeddingShape embedding;
-    long classes, blocks, together;  // documents that share a term of the gradients
+    long classes, blocks, group_size;  // documents that share a term of the gradients
     double feature_dropout;
 };
 
@@ -96,7 +95,7 @@ template <class T> class Tower final : public Engine {
         const long classes = shape_.classes, length = shape_.embedding.length;
         prepare(batch, objective_.stride(length), rows);
         touch(starts_[0][rows] * shape_.embedding.each());
-        dropouts_ = {Dropout{shape_.feature_dropout, dropout.seed ^ OTHER_STREAM}, dropout};
+        dropouts_ = {Dropout{shape_.feature_dropout, dropout.seed ^ FEATURE_STREAM}, dropout};
         activate(touched_.read(weights_), first);
         float* const gradients = gradients_.need(rows * classes);
 #pragma omp parallel for num_threads(threads_)
@@ -210,7 +209,7 @@ template <class T> class Tower final : public Engine {
         constexpr long ROWS_AT_A_TIME = 448;
         chunks_.clear();
         for (long row = 0; row < rows; ++row) {
-            if (row % shape_.together == 0 || starts_[0][row + 1] - starts_[0][chunks_.back().first] > ROWS_AT_A_TIME)
+            if (row % shape_.group_size == 0 || starts_[0][row + 1] - starts_[0][chunks_.back().first] > ROWS_AT_A_TIME)
                 chunks_.push_back({row, row});
             chunks_.back().last = row + 1;
         }

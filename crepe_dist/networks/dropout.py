@@ -10,12 +10,12 @@ import numpy as np
 
 from crepe_dist.data.keyed_random import GOLDEN, scramble
 from crepe_dist.mxnet_internals import pointer, view
-from crepe_dist.native import library
+from crepe_dist.native import constants, library
 
 # Called with a probability and the shape of each document's mask; returns the mask, uint8 [B, *shape], on the device;
 # see ``kept``. A network with several masks gives each another ``stream``.
 Kept = Callable[..., mx.nd.NDArray]
-OTHER_STREAM = 0x5851F42D4C957F2D
+OTHER_STREAM = constants.FEATURE_STREAM
 
 
 def kept(probability: float, seed: int, first: int, shape: tuple[int, ...]) -> mx.nd.NDArray:
