@@ -10,7 +10,7 @@ from mxnet.gluon import nn
 from crepe_dist.model.tower import POOLED_BLOCKS, TAPS
 from crepe_dist.networks.layers import Casting, Logits
 
-# Multiples of the learning rate (decision 0055). With one rate for all, the convolutions learn single training
+# Multiples of the learning rate (decision 0063). With one rate for all, the convolutions learn single training
 # documents by heart before the embeddings, most of which are touched rarely, have learnt what the n-grams mean.
 TABLE_RATE, CONVOLUTIONS_RATE = 5.0, 0.3
 
