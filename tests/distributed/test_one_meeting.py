@@ -174,7 +174,7 @@ with join(timeline={asked}) as world:
 """
 
 
-@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("requested", [False, True])
 def test_horovod_s_timeline_is_there_only_if_asked_for(tmp_path, requested):
     """Its thread would take a core of rank 0 in every run."""
     printed = run(script(2, TIMELINE.format(requested=requested)), tmp_path)
