@@ -163,11 +163,11 @@ TIMELINE = """
 import os, time
 from pathlib import Path
 from crepe_dist.distributed.join import join
-with join(timeline={asked}) as world:
-    assert ("HOROVOD_TIMELINE" in os.environ) == {asked}, os.environ["HOROVOD_TIMELINE"]
+with join(timeline={requested}) as world:
+    assert ("HOROVOD_TIMELINE" in os.environ) == {requested}, os.environ["HOROVOD_TIMELINE"]
     world.start_timeline("timeline")
     due = time.monotonic() + 60
-    while time.monotonic() < due and not world.broadcast(Path("timeline").exists(), "there") and {asked}:
+    while time.monotonic() < due and not world.broadcast(Path("timeline").exists(), "there") and {requested}:
         time.sleep(0.1)
     world.stop_timeline()
     print("all well on", world.rank)
