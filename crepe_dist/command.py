@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import signal
 import sys
 from typing import Callable, NoReturn
@@ -28,6 +29,8 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
     """
     code: int = ExitCode.ERROR
     crash_report.expect(crash_report.Context())
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without Unicode, or a lone surrogate
     try:
         main()
         code = ExitCode.DONE

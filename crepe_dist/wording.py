@@ -104,9 +104,9 @@ def clean(value: Any, limit: int = LONGEST) -> Any:
     if isinstance(value, str):
         return visible(value, limit)
     if isinstance(value, dict):
-        return {visible(key, limit): clean(each, limit) for key, each in value.items()}
+        return {visible(key, limit): clean(item, limit) for key, item in value.items()}
     if isinstance(value, list):
-        return [clean(each, limit) for each in value]
+        return [clean(item, limit) for item in value]
     return value
 
 

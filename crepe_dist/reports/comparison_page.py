@@ -12,18 +12,18 @@ from rich.text import Text
 
 from crepe_dist import invocation
 from crepe_dist.reports import run_figures as figures
-from crepe_dist.reports import run_findings, score_figures
+from crepe_dist.reports import score_figures
 from crepe_dist.reports.page import render
 from crepe_dist.reports.uncertainty import interval, mcnemar, paired_interval
-from crepe_dist.runs.label_scores import LabelScores
+from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.run_record import RunRecord
-from crepe_dist.runs.scores import Scores
+from crepe_dist.runs.scores import Counts, Scores
 from crepe_dist.version import __version__
-from crepe_dist.wording import cells, clean, cut, nth, number, percent, visible
+from crepe_dist.wording import cells, clean, cut, duration, nth, number, percent, visible
 
 
 class Row(NamedTuple):
-    """Row of a table with one cell per run; ``best`` has the places of the best ones."""
+    """Row of a table with one cell per run; ``best`` has the indices of the best ones."""
 
     label: str
     cells: list[str]
@@ -69,14 +69,9 @@ def page(records: Sequence[RunRecord]) -> str:
 
 def show(records: Sequence[RunRecord], console: Console) -> None:
     """Print the comparison in the terminal."""
-
-    def text(value: str, style: str = "") -> Text:
-        encoding = console.encoding
-        return Text(value.encode(encoding, "backslashreplace").decode(encoding), style, overflow="fold")
-
     marks = [f"#{number}" for number in range(1, len(records) + 1)]
     for mark, name in zip(marks, _names(records)):
-        console.print(Text.assemble((f"{mark:<4}", "bold"), text(name)), soft_wrap=True)
+        console.print(Text.assemble((f"{mark:<4}", "bold"), name), soft_wrap=True)
     console.print()
     tables = (
         ("", results(records)),
@@ -88,21 +83,23 @@ def show(records: Sequence[RunRecord], console: Console) -> None:
         rows = [_with_stars(row) for row in rows]
         for group in _side_by_side(rows, console.width):
             table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-            table.add_column(text(title))
+            table.add_column(Text(title))
             for index in group:
-                table.add_column(text(marks[index], "bold"), max_width=COLUMN_CELLS)
+                table.add_column(Text(marks[index], "bold"), max_width=COLUMN_CELLS)
             for row in rows:
-                shown = (text(row.cells[index], "bold green" if index in row.best else "") for index in group)
-                table.add_row(text(row.label), *shown)
+                shown = (
+                    Text(row.cells[index], "bold green" if index in row.best else "", overflow="fold")
+                    for index in group
+                )
+                table.add_row(Text(row.label, overflow="fold"), *shown)
             console.print(table)
             console.print()
     if any(row.best for _, rows in tables for row in rows):
         console.print("* the best of its row")
     for warning in warnings(records):
-        console.print(text(f"! {warning}", "bold yellow"), soft_wrap=True)
-    for verdict in verdicts(records):
-        console.print(text(verdict), soft_wrap=True)
-    console.print(text(caution(records)), soft_wrap=True)
+        console.print(Text(f"! {warning}", "bold yellow"), soft_wrap=True)
+    for sentence in [*verdicts(records), caution(records)]:
+        console.print(Text(sentence), soft_wrap=True)
 
 
 def _with_stars(row: Row) -> Row:
@@ -142,7 +139,7 @@ def results(records: Sequence[RunRecord]) -> list[Row]:
         Row("reported epoch", [f"{nth(run.epoch)}" + ("" if run.result else " (not finished)") for run in records]),
         Row("chosen by", [str((run.result or {}).get("chosen_by", UNKNOWN)) for run in records]),
         Row("epochs", [number(len(run.history.epochs)) for run in records]),
-        _times(records),
+        Row("training time", [duration(run.history.seconds) if run.history.epochs else UNKNOWN for run in records]),
         Row("parameters", [_provenance(run, "parameters") for run in records]),
         Row("processes", [_provenance(run, "processes") for run in records]),
         Row("precision", [_provenance(run, "computes").partition(" (")[0] for run in records]),
@@ -165,66 +162,62 @@ def settings(records: Sequence[RunRecord]) -> list[Row]:
 
 def per_class(records: Sequence[RunRecord]) -> list[Row]:
     """Tabulate F1 by class, largest differences first; empty if the runs have different classes."""
-    scores = _same_classes(records) or _same_labels(records)
+    scores = _scores(records)
     if not scores:
         return []
-    values = np.array([score.f1 for score in scores])
-    order = np.argsort(-(values.max(axis=0) - values.min(axis=0)), kind="stable")[:MAX_CLASSES].tolist()
+    f1, tested = (np.array(values) for values in zip(*((score.f1, score.tested) for score in scores)))
+    order = np.argsort(-(f1.max(axis=0) - f1.min(axis=0)), kind="stable")[:MAX_CLASSES].tolist()
     classes = clean(records[0].classes)
-    tested = [score.tested for score in scores]
-    return [
-        Row(
-            cut(classes[index], NAME_CELLS),
-            [f"{value:.3f}" if has[index] else UNKNOWN for value, has in zip(values[:, index], tested)],
-            _best(records, [value if has[index] else None for value, has in zip(values[:, index], tested)]),
-        )
-        for index in order
-    ]
+    rows = []
+    for index in order:
+        values = [float(value) if has else None for value, has in zip(f1[:, index], tested[:, index])]
+        cells = [UNKNOWN if value is None else f"{value:.3f}" for value in values]
+        rows.append(Row(cut(classes[index], NAME_CELLS), cells, _best(records, values)))
+    return rows
 
 
 def confusions(records: Sequence[RunRecord]) -> list[Row]:
     """Tabulate the confusions whose counts differ most; empty if the test texts or the classes differ."""
-    scores = _same_classes(records)
-    if not scores or not _is_comparable(records):
+    matrices = _confusions(records)
+    if not matrices:
         return []
-    counts = np.array([score.confusion for score in scores])
+    counts = np.array(matrices)
     spread = counts.max(axis=0) - counts.min(axis=0)
     np.fill_diagonal(spread, 0)
     classes = clean(records[0].classes)
     rows = []
-    for place in np.argsort(-spread, axis=None, kind="stable")[:MAX_CONFUSIONS].tolist():
-        true, predicted = divmod(place, len(classes))
+    for cell in np.argsort(-spread, axis=None, kind="stable")[:MAX_CONFUSIONS].tolist():
+        true, predicted = divmod(cell, len(classes))
         if spread[true, predicted]:
-            each = counts[:, true, predicted].tolist()
+            texts = counts[:, true, predicted].tolist()
             label = f"{cut(classes[true], HALF_CELLS)} → {cut(classes[predicted], HALF_CELLS)}"
-            rows.append(Row(label, [number(count) for count in each], _best(records, [-count for count in each])))
+            rows.append(Row(label, [number(count) for count in texts], _best(records, [-count for count in texts])))
     return rows
 
 
 def differences(records: Sequence[RunRecord]) -> list[tuple[str, str]]:
     """Draw the difference of the confusion matrices between the first run and each other one; return title and SVG."""
-    scores = _same_classes(records)
-    if not scores or not _is_comparable(records):
+    matrices = _confusions(records)
+    if not matrices:
         return []
     names, classes = _names(records), clean(records[0].classes)
     return [
-        (f"{name} minus {names[0]}", score_figures.difference(scores[0], other, classes))
-        for name, other in list(zip(names, scores))[1 : MAX_DIFFERENCES + 1]
+        (f"{name} minus {names[0]}", score_figures.difference(matrices[0], matrix, classes))
+        for name, matrix in list(zip(names, matrices))[1 : MAX_DIFFERENCES + 1]
     ]
 
 
-def _same_classes(records: Sequence[RunRecord]) -> list[Scores]:
+def _scores(records: Sequence[RunRecord]) -> list[AnyScores]:
     """Return the test scores of runs with the same classes; empty if the classes differ or scores are missing."""
-    scores = [record.scores["test"] for record in records if "test" in record.scores]
-    same = all(record.classes == records[0].classes for record in records)
-    return scores if same and len(scores) == len(records) else []
+    tested = [record.scores if record.scores else record.label_scores for record in records]
+    same = all(record.classes == records[0].classes for record in records) and len({*map(type, tested)}) == 1
+    return [scores["test"] for scores in tested] if same and all("test" in scores for scores in tested) else []
 
 
-def _same_labels(records: Sequence[RunRecord]) -> list[LabelScores]:
-    """Return the test scores of several labels, as ``_same_classes``."""
-    scores = [record.label_scores["test"] for record in records if "test" in record.label_scores]
-    same = all(record.classes == records[0].classes for record in records)
-    return scores if same and len(scores) == len(records) else []
+def _confusions(records: Sequence[RunRecord]) -> list[Counts]:
+    """Return the confusion matrices of runs that were tested on the same texts of one class each; else nothing."""
+    scores = _scores(records) if _is_comparable(records) else []
+    return [score.confusion for score in scores if isinstance(score, Scores)]
 
 
 def _measure(records: Sequence[RunRecord]) -> str:
@@ -247,36 +240,33 @@ def _measured(
     return Row(label, texts, _best(records, [value if higher or value is None else -value for value in values]))
 
 
-def _times(records: Sequence[RunRecord]) -> Row:
-    texts = [run_findings.duration(run.history.seconds) if run.history.epochs else UNKNOWN for run in records]
-    return Row("training time", texts)
-
-
 def _best(records: Sequence[RunRecord], values: Sequence[float | None]) -> frozenset[int]:
-    """Return the places of the highest values; none if all are equal or the runs had different test texts."""
+    """Return the indices of the highest values; none if all are equal or the runs had different test texts."""
     known = {value for value in values if value is not None}
     if len(known) < 2 or not _is_comparable(records):
         return frozenset()
-    return frozenset(place for place, value in enumerate(values) if value == max(known))
+    return frozenset(index for index, value in enumerate(values) if value == max(known))
 
 
 def warnings(records: Sequence[RunRecord]) -> list[str]:
     """Return the reasons why the figures may not be comparable."""
     first, (first_name, *names) = records[0], _names(records)
-    found = []
+    sentences = []
     for name, record in zip(names, records[1:]):
         if not record.is_tested_like(first):
-            found.append(
+            sentences.append(
                 f"{name} was tested on different documents or labels than {first_name}: the scores cannot be compared; "
                 f"score both on one data set: {invocation.typed('evaluate')} RUN --data DIR"
             )
         elif record.measure != first.measure:
-            found.append(
+            sentences.append(
                 f"{name} gives several labels or {first_name} does, but not both: the scores are not comparable"
             )
         elif record.fingerprint != first.fingerprint:
-            found.append(f"{name} was trained on different data than {first_name}, but tested on the same documents")
-    return found
+            sentences.append(
+                f"{name} was trained on different data than {first_name}, but tested on the same documents"
+            )
+    return sentences
 
 
 def verdicts(records: Sequence[RunRecord]) -> list[str]:
@@ -302,45 +292,26 @@ def _verdict(name: str, first: RunRecord, other_name: str, other: RunRecord) -> 
     )
     if not other.is_tested_like(first):
         return f"{verdict}, but the test documents or their labels differ, so this says nothing about the models."
-    if first.label_scores and other.label_scores:
-        return _labels_verdict(verdict, name, first, other_name, other)
-    mine, theirs = first.scores.get("test"), other.scores.get("test")
-    if mine is None or theirs is None:
-        return f"{verdict}; the significance is unknown, because an older version trained one of them."
-    if mine.right is None or theirs.right is None or len(mine.right) != len(theirs.right):
-        (low, high), (their_low, their_high) = (
-            interval(round(each.accuracy * each.documents), each.documents) for each in (mine, theirs)
-        )
-        apart = high < their_low or their_high < low
-        return f"{verdict}; the 95 % intervals {'do not ' * apart}overlap: {_meaning(apart)}"
-    only_first, only_other = int((mine.right & ~theirs.right).sum()), int((theirs.right & ~mine.right).sum())
-    if not only_first and not only_other:
-        return f"{verdict}: both classify the same of the {number(len(mine.right))} test documents correctly."
-    p = mcnemar(only_first, only_other)
-    low, high = paired_interval(only_first, only_other, len(mine.right))
-    return (
-        f"{verdict} (95 % interval of the difference: {100 * low:+.2f} to {100 * high:+.2f}). Of the same "
-        f"{number(len(mine.right))} test documents, only {other_name} classifies {number(only_other)} correctly and "
-        f"only {name} {number(only_first)} (McNemar's test: p {_p(p)}): {_meaning(p < SIGNIFICANCE)}"
-    )
-
-
-def _labels_verdict(verdict: str, name: str, first: RunRecord, other_name: str, other: RunRecord) -> str:
-    """Complete the verdict for several labels: McNemar's test counts documents whose labels are all right."""
-    mine, theirs = first.label_scores["test"].right, other.label_scores["test"].right
+    scores = _scores([first, other])
+    mine, theirs = (score.right for score in scores) if scores else (None, None)
     if mine is None or theirs is None or len(mine) != len(theirs):
-        return f"{verdict}; the significance is unknown."
+        return f"{verdict}; the significance is unknown, because there are no scores by document."
     only_first, only_other = int((mine & ~theirs).sum()), int((theirs & ~mine).sum())
-    p = mcnemar(only_first, only_other) if only_first or only_other else 1.0
+    documents = f"{number(len(mine))} test documents"
+    if not only_first and not only_other:
+        return f"{verdict}: both classify the same of the {documents} correctly."
+    p = mcnemar(only_first, only_other)
+    test = f"(McNemar's test: p {_p(p)}): the difference {'is significant' if p < SIGNIFICANCE else 'may be chance'}."
+    if first.label_scores:  # right are documents with all their labels and no other
+        return (
+            f"{verdict}. Of the same {documents}, only {other_name} gives all labels of {number(only_other)} and no "
+            f"other, and only {name} of {number(only_first)} {test}"
+        )
+    low, high = paired_interval(only_first, only_other, len(mine))
     return (
-        f"{verdict}. Of the same {number(len(mine))} test documents, only {other_name} gives all labels of "
-        f"{number(only_other)} and no other, and only {name} of {number(only_first)} (McNemar's test: p {_p(p)}): "
-        + _meaning(p < SIGNIFICANCE)
+        f"{verdict} (95 % interval of the difference: {100 * low:+.2f} to {100 * high:+.2f}). Of the same {documents}, "
+        f"only {other_name} classifies {number(only_other)} correctly and only {name} {number(only_first)} {test}"
     )
-
-
-def _meaning(is_significant: bool) -> str:
-    return f"the difference {'is significant' if is_significant else 'may be chance'}."
 
 
 def _p(value: float) -> str:

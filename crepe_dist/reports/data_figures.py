@@ -39,15 +39,12 @@ def rows(summary: dict[str, Any]) -> str:
     ]
     with drawing.style():
         figure, axes = _bar_axes([name for name, *_ in bars], ends, counts["read"])
-        for place, (_, begin, count, colour) in enumerate(bars):
-            axes.barh(place, count, left=begin, height=0.68, color=colour, edgecolor=colour, linewidth=0.8)
-            _at_end(axes, begin + count, place, ends[place])
-        boxes = [
-            (start, place - 0.34, start + count, place + 0.34, f"{name}: {counted(count, 'row')}")
-            for place, (name, start, count, _) in enumerate(bars)
-        ]
+        for y, (_, begin, count, colour) in enumerate(bars):
+            axes.barh(y, count, left=begin, height=0.68, color=colour, edgecolor=colour, linewidth=0.8)
+            _at_end(axes, begin + count, y, ends[y])
+        texts = [f"{name}: {counted(count, 'row')}" for name, _, count, _ in bars]
         description = "Rows read, removed and kept. " + data_sentences.flow(summary)
-        return drawing.svg(figure, description, drawing.tooltips(axes, boxes))
+        return drawing.svg(figure, description, drawing.tooltips(axes, texts))
 
 
 def classes(summary: dict[str, Any]) -> str:
@@ -58,20 +55,17 @@ def classes(summary: dict[str, Any]) -> str:
     ends = [f"{number(totals[index])}  ({percent(totals[index], sum(totals))})" for index in shown]
     with drawing.style():
         figure, axes = _bar_axes(labels, ends, max((totals[index] for index in shown), default=0), top=0.35)
-        start, boxes = [0] * len(shown), []
+        start, texts = [0] * len(shown), []
         for split in data_sentences.splits(summary):
             counts = [summary["parts"][split]["classes"][index] for index in shown]
             axes.barh(range(len(shown)), counts, left=start, height=0.68, color=COLOURS[split], label=split)
-            boxes += [
-                (begin, place - 0.34, begin + count, place + 0.34, f"{label}, {split}: {counted(count, 'row')}")
-                for place, (begin, count, label) in enumerate(zip(start, counts, labels))
-            ]
+            texts += [f"{label}, {split}: {counted(count, 'row')}" for label, count in zip(labels, counts)]
             start = [a + b for a, b in zip(start, counts)]
-        for place, index in enumerate(shown):
-            _at_end(axes, totals[index], place, ends[place])
+        for y, index in enumerate(shown):
+            _at_end(axes, totals[index], y, ends[y])
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderpad=0, borderaxespad=0.5, handlelength=1)
         description = "Rows of each class. " + data_sentences.balance(summary)
-        return drawing.svg(figure, description, drawing.tooltips(axes, boxes))
+        return drawing.svg(figure, description, drawing.tooltips(axes, texts))
 
 
 def lengths(summary: dict[str, Any]) -> str:
@@ -98,45 +92,37 @@ def lengths(summary: dict[str, Any]) -> str:
         axes.set_xlim(ends[0], right)
         longest = summary["lengths"]["percentiles"].get("100", edges[-1])
         _ticks(axes, ends, longest if over else None, right)
-        _flags(axes, [(_place(value, edges, ends), name, value) for name, value in marks], right)
+        _flags(axes, [(_position(value, edges, ends), name, value) for name, value in marks], right)
         axes.set(xlabel="characters", ylabel="texts")
         axes.grid(axis="y")
         axes.set_axisbelow(True)
-        height = axes.get_ylim()[1]
-        boxes = [
-            (
-                left,
-                0,
-                right,
-                height,
-                f"{number(first)} to {number(max(first, after - 1))} characters: {counted(count, 'text')}",
-            )
-            for left, right, first, after, count in zip(ends, ends[1:], edges, edges[1:], counts)
-            if count
+        texts = [
+            count and f"{number(first)} to {number(max(first, after - 1))} characters: {counted(count, 'text')}"
+            for first, after, count in zip(edges, edges[1:], counts)
         ]
         description = f"Lengths of the texts. {data_sentences.lengths(summary)} {data_sentences.cutting(summary)}"
-        return drawing.svg(figure, description, drawing.tooltips(axes, boxes))
+        return drawing.svg(figure, description, drawing.tooltips(axes, texts, in_columns=True))
 
 
 def _bar_axes(labels: list[str], ends: list[str], longest: int, top: float = 0.08) -> tuple[Figure, Axes]:
     """Make axes for horizontal bars with a label on the left, a number on the right and no scale."""
-    places = max(len(labels), 1)
-    height = BAR_PITCH * places + 0.05 + top
+    bars = max(len(labels), 1)
+    height = BAR_PITCH * bars + 0.05 + top
     figure, axes = drawing.blank(height, left=drawing.margin(labels), right=drawing.margin(ends), bottom=0.05, top=top)
-    axes.set(xlim=(0, max(longest, 1)), ylim=(places - 0.5, -0.5), xticks=[], yticks=range(len(labels)))
+    axes.set(xlim=(0, max(longest, 1)), ylim=(bars - 0.5, -0.5), xticks=[], yticks=range(len(labels)))
     axes.set_yticklabels(labels)
     axes.tick_params(axis="y", length=0)
     axes.spines["bottom"].set_visible(False)
     return figure, axes
 
 
-def _at_end(axes: Axes, end: float, place: int, text: str) -> None:
+def _at_end(axes: Axes, end: float, y: int, text: str) -> None:
     axes.annotate(
-        text, (end, place), xytext=(4, 0), textcoords="offset points", va="center_baseline", annotation_clip=False
+        text, (end, y), xytext=(4, 0), textcoords="offset points", va="center_baseline", annotation_clip=False
     )
 
 
-def _place(value: float, edges: list[float], ends: list[float]) -> float:
+def _position(value: float, edges: list[float], ends: list[float]) -> float:
     """Map a length to its position on the axis, where the last bin may be drawn narrower than it is."""
     if value <= edges[-2] or edges[-1] == ends[-1]:
         return value
@@ -162,21 +148,10 @@ def _ticks(axes: Axes, ends: list[float], maximum: float | None, right: float) -
 def _flags(axes: Axes, marks: list[tuple[float, str, float]], right: float) -> None:
     """Mark lengths by vertical lines, with labels above the axes; the labels descend so that no line crosses one."""
     inside = sorted(mark for mark in marks if mark[0] <= right)
-    for row, (place, name, value) in enumerate(reversed(inside)):
+    above = axes.get_xaxis_transform()
+    for row, (x, name, value) in enumerate(reversed(inside)):
         height = 1.04 + 0.12 * row
-        strong = name == FEATURE_LEN
-        axes.plot(
-            [place, place],
-            [0, height + 0.08],
-            transform=axes.get_xaxis_transform(),
-            color=colours.RED if strong else colours.GREY,
-            linewidth=1.6 if strong else 0.9,
-            clip_on=False,
-        )
-        axes.annotate(
-            f"{name}: {number(value)}",
-            (place, height),
-            xycoords=axes.get_xaxis_transform(),
-            xytext=(4, 0),
-            textcoords="offset points",
-        )
+        colour, width = (colours.RED, 1.6) if name == FEATURE_LEN else (colours.GREY, 0.9)
+        axes.plot([x, x], [0, height + 0.08], transform=above, color=colour, linewidth=width, clip_on=False)
+        label = f"{name}: {number(value)}"
+        axes.annotate(label, (x, height), xycoords=above, xytext=(4, 0), textcoords="offset points")

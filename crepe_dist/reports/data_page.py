@@ -7,8 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from crepe_dist import wording
-from crepe_dist.reports import data_figures, data_sentences
-from crepe_dist.reports.data_terminal import Lines
+from crepe_dist.reports import data_figures, data_sentences, data_terminal
 from crepe_dist.reports.page import render
 
 MAX_COMMAND_CHARS = 20_000
@@ -47,7 +46,7 @@ def show(summary: dict[str, Any], console: Console, folder: str) -> None:
     """Print a short version of the report; ``folder`` contains the full one as ``report.html``."""
     clean = wording.clean(summary, MAX_TERMINAL_CHARS)
     reasons = _by_count(clean["quarantine"]["reasons"])
-    Lines(clean, console).show(_symbols(summary), reasons, wording.visible(folder))
+    data_terminal.show(clean, _symbols(summary), reasons, wording.visible(folder), console)
 
 
 def _symbols(summary: dict[str, Any]) -> list[dict[str, Any]]:
@@ -60,4 +59,4 @@ def _symbols(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _by_count(counts: dict[str, int]) -> list[tuple[str, int]]:
-    return sorted(counts.items(), key=lambda each: (-each[1], each[0]))
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))

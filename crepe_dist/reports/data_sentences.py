@@ -5,12 +5,11 @@ Every function takes the summary made by ``python -m crepe_dist.prepare``, after
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from crepe_dist.data.alphabet import read_of_long
 from crepe_dist.data.targets import SEVERAL, SOFT
-from crepe_dist.settings.data_options import LONGEST_FITTED, SHORTEST, WHOLE
+from crepe_dist.settings.data_options import LONGEST_FITTED, WHOLE
 from crepe_dist.wording import counted, cut, listed, number, percent
 
 SPLITS = ("train", "validation", "test")
@@ -45,19 +44,19 @@ def flow(summary: Summary) -> str:
 
 def _corrections(summary: Summary) -> str:
     """Describe what corrections did; empty if there were none."""
-    found = summary.get("corrections")
-    if found is None:
+    counts = summary.get("corrections")
+    if counts is None:
         return ""
     others = (("kept", "kept"), ("already", "had it already"), ("stale", "not applied: another text or label"))
-    more = [f"{number(found[key])} {words}" for key, words in others if found[key]]
+    more = [f"{number(counts[key])} {words}" for key, words in others if counts[key]]
     rest = f" ({', '.join(more)})" if more else ""
-    return f" {counted(found['applied'], 'label was', 'labels were')} corrected by {found['file']}{rest}."
+    return f" {counted(counts['applied'], 'label was', 'labels were')} corrected by {counts['file']}{rest}."
 
 
 def totals(summary: Summary) -> list[int]:
     """Count the rows of each class over all splits."""
     counts = [split["classes"] for split in summary["parts"].values()]
-    return [sum(each) for each in zip(*counts)] if counts else [0] * len(summary["classes"])
+    return [sum(rows) for rows in zip(*counts)] if counts else [0] * len(summary["classes"])
 
 
 def shown_classes(summary: Summary, most: int) -> list[int]:
@@ -108,13 +107,9 @@ def balance(summary: Summary) -> str:
     if counts[most] == counts[fewest]:
         return f"Each class has {counted(counts[most], 'training row')}."
     largest, smallest = _named(summary, most), _named(summary, fewest)
-    empty = counts.count(0)
-    if empty > 1:
-        least = f"{number(empty)} classes have no training rows, {smallest} among them."
-    elif empty:
-        least = f"{smallest} has no training rows."
-    else:
-        least = f"the smallest is {smallest} ({number(counts[fewest])})."
+    least = f"the smallest is {smallest} ({number(counts[fewest])})."
+    if empty := counts.count(0):
+        least = f"without training rows: {smallest}{f' and {number(empty - 1)} more' if empty > 1 else ''}."
     return f"The largest class is {largest} ({counted(counts[most], 'training row')}); {least}"
 
 
@@ -125,114 +120,87 @@ def _named(summary: Summary, index: int) -> str:
 def lengths(summary: Summary) -> str:
     """Describe the distribution of the text lengths."""
     values = summary["lengths"]["percentiles"]
-    clauses = []
-    if "50" in values:
-        clauses.append(f"half of the texts have up to {counted(values['50'], 'character')}")
-    clauses += [f"{share} % up to {number(values[share])}" for share in ("90", "95", "99") if share in values]
-    if "100" in values:
-        clauses.append(f"the longest has {number(values['100'])}")
-    sentence = ", ".join(clauses) or f"the mean is {number(summary['lengths']['mean'])} characters"
-    twice = " Here and below, rare characters count twice." if summary["fit"].get("rare") else ""
-    return f"{sentence[0].upper()}{sentence[1:]}.{twice}"
-
-
-def cutting(summary: Summary) -> str:
-    """Describe how many texts are longer than ``feature_len``."""
-    length = number(summary["encoding"]["feature_len"])
-    share = summary["lengths"]["cut"]
-    if not share:
-        return f"No text is longer than feature_len ({length} characters), so nothing is cut off.{_chosen(summary)}"
-    count = number(round(share * summary["rows"]["kept"]))
+    if not values:
+        return ""
+    shares = ", ".join(f"{share} % up to {number(values[share])}" for share in ("90", "95", "99"))
+    twice = " Here and below, rare characters count twice." if summary["fit"]["rare"] else ""
     return (
-        f"{percent(share)} ({count}) are longer than feature_len ({length} characters) and lose their "
-        f"{summary['encoding']['cut']}.{_chosen(summary)}"
+        f"Half of the texts have up to {counted(values['50'], 'character')}, {shares}, the longest has "
+        f"{number(values['100'])}.{twice}"
     )
 
 
-def _chosen(summary: Summary) -> str:
-    """Explain how ``feature_len`` was chosen, unless it was given."""
+def cutting(summary: Summary) -> str:
+    """Describe how many texts are longer than ``feature_len``, and how it was chosen, unless it was given."""
+    feature_len, share = summary["encoding"]["feature_len"], summary["lengths"]["cut"]
+    length = f"feature_len ({number(feature_len)} characters)"
+    if share:
+        count = number(round(share * summary["rows"]["kept"]))
+        cut = f"{percent(share)} ({count}) are longer than {length} and lose their {summary['encoding']['cut']}."
+    else:
+        cut = f"No text is longer than {length}, so nothing is cut off."
     if not summary["fit"]["length"]:
-        return ""
-    length = summary["encoding"]["feature_len"]
-    if length == LONGEST_FITTED:
-        return " This is the largest feature_len that is chosen automatically; set --feature-len for more."
-    return f" It was chosen so that {WHOLE} % of the training texts fit."
-
-
-def fitting(summary: Summary) -> str:
-    """List values of ``feature_len`` with the shares of texts that fit into them."""
-    values = summary["lengths"]["percentiles"]
-    needed = {share: math.ceil(values[share]) for share in ("90", "95", "99") if share in values}
-    if not needed:
-        return ""
-    fits = [f"{number(length)} fits {share} %" for share, length in needed.items()]
-    fits[0] += " of the texts"
-    least = f" The network needs at least {SHORTEST}." if min(needed.values()) < SHORTEST else ""
-    return f"A feature_len of {listed(fits)}. Time and memory grow with it.{least}"
+        return cut
+    if feature_len == LONGEST_FITTED:
+        return f"{cut} This is the largest feature_len that is chosen automatically; set --feature-len for more."
+    return f"{cut} It was chosen so that {WHOLE} % of the training texts fit."
 
 
 def characters(summary: Summary) -> str:
     """Describe how many characters are outside the alphabet, and how many texts have no letter."""
-    found = summary["characters"]
-    if not found["unknown"]:
-        return f"All {counted(found['total'], 'character')} are in the alphabet.{_letterless(summary)}"
-    share = percent(found["unknown"], found["total"])
-    return (
-        f"{share} of the characters ({number(found['unknown'])} of {number(found['total'])}) are outside the alphabet; "
-        f"the network sees blanks instead.{_unreadable(summary)}{_letterless(summary)}"
-    )
-
-
-def _unreadable(summary: Summary) -> str:
-    found = summary["characters"]["unreadable"]
-    rows = counted(sum(found.values()), "row consists", "rows consist")
-    return f" {rows} almost entirely of such characters: {_by_split(summary, found)}." if any(found.values()) else ""
-
-
-def _letterless(summary: Summary) -> str:
-    found = summary["characters"].get("letterless", {})  # older versions did not count them
-    rows = counted(sum(found.values()), "row has", "rows have")
-    return f" {rows} no letter: {_by_split(summary, found)}." if any(found.values()) else ""
-
-
-def _by_split(summary: Summary, counts: dict[str, int]) -> str:
-    return listed([f"{number(counts[split])} in {split}" for split in splits(summary) if counts.get(split)])
+    counts = summary["characters"]
+    if counts["unknown"]:
+        sentences = (
+            f"{percent(counts['unknown'], counts['total'])} of the characters ({number(counts['unknown'])} of "
+            f"{number(counts['total'])}) are outside the alphabet; the network sees blanks instead."
+        )
+    else:
+        sentences = f"All {counted(counts['total'], 'character')} are in the alphabet."
+    for key, one, many in (
+        (
+            "unreadable",
+            "row consists almost entirely of such characters",
+            "rows consist almost entirely of such characters",
+        ),
+        ("letterless", "row has no letter", "rows have no letter"),
+    ):
+        if rows := sum(counts[key].values()):
+            by_split = [f"{number(counts[key][split])} in {split}" for split in splits(summary) if counts[key][split]]
+            sentences += f" {counted(rows, one, many)}: {listed(by_split)}."
+    return sentences
 
 
 def duplicates(summary: Summary) -> list[str]:
     """Describe the duplicates over all splits."""
-    found = summary["duplicates"]
-    if not found["near"] and not found["exact"]:
+    counts = summary["duplicates"]
+    if not counts["near"] and not counts["exact"]:
         return ["No text occurs twice."]
-    repeat = counted(found["near"], "row repeats", "rows repeat")
-    exact = (
-        counted(found["exact"], "is an exact copy", "are exact copies") if found["exact"] else "none is an exact copy"
-    )
+    repeat = counted(counts["near"], "row repeats", "rows repeat")
+    exact = counted(counts["exact"], "is an exact copy", "are exact copies")
     sentences = [f"{repeat} an earlier row up to case, spaces and punctuation; {exact}."]
-    if found["conflicting"]:
+    if counts["conflicting"]:
         sentences.append(
-            f"{counted(found['conflicting'], 'repeats', 'repeat')} a row of another class: one of the two labels is "
+            f"{counted(counts['conflicting'], 'repeats', 'repeat')} a row of another class: one of the two labels is "
             "wrong, or both are right."
         )
-    removed = found["removed"]
-    sentences.append(f"{counted(removed, 'was', 'were')} removed." if removed else "None was removed.")
-    return sentences
+    removed = counted(counts["removed"], "was", "were") if counts["removed"] else "None was"
+    return [*sentences, f"{removed} removed."]
 
 
 def overlaps(summary: Summary) -> list[str]:
     """Describe the overlap between each pair of splits."""
     sentences = []
-    for name, found in summary["duplicates"]["across"].items():
+    for name, counts in summary["duplicates"]["across"].items():
         inside, _, other = name.partition(" in ")
-        rows = summary["parts"].get(inside, {}).get("rows", 0)
-        if not found["near"]:
+        if not counts["near"]:
             sentences.append(f"No {inside} text also occurs in {other}.")
             continue
-        share = f" ({percent(found['near'], rows)})" if rows else ""
-        occur = "occurs" if found["near"] == 1 else "occur"
-        exact = number(found["exact"]) if found["exact"] else "none"
+        rows = summary["parts"].get(inside, {}).get("rows", 0)
+        occur = "occurs" if counts["near"] == 1 else "occur"
+        exact = number(counts["exact"]) if counts["exact"] else "none"
         sentences.append(
-            f"{counted(found['near'], f'{inside} text')}{share} also {occur} in {other}, {exact} as an exact copy."
+            f"{counted(counts['near'], f'{inside} text')} ({percent(counts['near'], rows)}) also {occur} in {other}, "
+            f"{exact} as an exact copy."
         )
     return sentences
 
@@ -253,25 +221,14 @@ def encoding(summary: Summary) -> list[str]:
     )
     own = []
     if summary["fit"]["alphabet"]:
-        rare = summary["fit"].get("rare", 0)  # earlier versions did not count them
+        rare = summary["fit"]["rare"]
         pairs = f", of which {number(rare)} rare ones are read as two codes each" if rare else ""
         own = [
             "The alphabet was built from the training texts: "
             f"{counted(len(options['alphabet']) + rare, 'character')}{pairs}; "
             "--alphabet usual uses the mode's own alphabet instead."
         ]
-    tagged = summary.get("html", {"rows": 0, "stripped": False})
-    if tagged["stripped"]:
-        own.append(f"HTML tags were removed from {counted(tagged['rows'], 'row')}, as predict will do with all texts.")
+    if summary["html"]["stripped"]:
+        rows = counted(summary["html"]["rows"], "row")
+        own.append(f"HTML tags were removed from {rows}, as predict will do with all texts.")
     return [modes[options["mode"]], cut, accents, *own]
-
-
-def warnings(summary: dict[str, Any] | None) -> list[dict[str, str]]:
-    """Return the warnings that ``prepare`` gave, for pages of other subjects; none if the summary is malformed."""
-    found = (summary or {}).get("warnings")
-    names = ("what", "why", "do")
-    return [
-        {**each, "what": f"data: {each['what']}"}
-        for each in (found if isinstance(found, list) else [])
-        if isinstance(each, dict) and all(isinstance(each.get(name), str) for name in names)
-    ]

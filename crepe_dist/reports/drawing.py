@@ -20,7 +20,6 @@ from crepe_dist.reports.colours import GREY, PALETTE
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
     from matplotlib.ticker import MaxNLocator
 
 WIDTH = 5.0  # inches
@@ -85,39 +84,37 @@ def locator(bins: int, *, integer: bool) -> MaxNLocator:
     return MaxNLocator(bins, integer=integer)
 
 
-def square(column: int, row: int, colour: str, alpha: float) -> Rectangle:
-    """Make the translucent background of a cell of a matrix."""
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colour, alpha=alpha, edgecolor="none")
-
-
 def margin(labels: list[str]) -> float:
     """Estimate the margin in inches that these labels need beside an axis."""
     widest = max(map(wording.cells, labels), default=0)
     return 0.15 + widest * 0.6 * FONT_SIZE / 72
 
 
-def tooltips(axes: Axes, boxes: Iterable[tuple[float, float, float, float, str]]) -> str:
+def tooltips(axes: Axes, texts: Iterable[str], *, in_columns: bool = False) -> str:
     """Make the markup of invisible rectangles that show a text when the pointer rests on them.
 
     Args:
         axes: finished axes.
-        boxes: left, bottom, right and top in data coordinates, and the text.
+        texts: a text for each patch of the axes, in the order in which they were drawn; empty for none.
+        in_columns: stretch the rectangles to the height of the axes.
     """
-    found = []
-    for left, bottom, right, top, text in boxes:
-        (x, low), (end, high) = _place(axes, left, bottom), _place(axes, right, top)
-        x, end, high, low = *sorted((x, end)), *sorted((low, high))
-        found.append(
-            f'<rect class="tip" x="{x:.1f}" y="{high:.1f}" width="{end - x:.1f}" height="{low - high:.1f}">'
-            f"<title>{html.escape(text)}</title></rect>"
-        )
-    return "".join(found)
+    height = _height(axes)
+    column = axes.get_window_extent() if in_columns else None
+    markup = []
+    for patch, text in zip(axes.patches, texts):
+        box = patch.get_window_extent()
+        low, high = ((column or box).y0, (column or box).y1)
+        left, top, width, tall = (_points(axes, pixels) for pixels in (box.x0, high, box.width, high - low))
+        if text:
+            markup.append(
+                f'<rect class="tip" x="{left:.1f}" y="{height - top:.1f}" width="{width:.1f}" height="{tall:.1f}">'
+                f"<title>{html.escape(text)}</title></rect>"
+            )
+    return "".join(markup)
 
 
 def readouts(axes: Axes, values: Sequence[tuple[float, str]]) -> str:
-    """Make the markup that shows the values at the pointer's place below the axes, without a script.
+    """Make the markup that shows the values at the pointer's position below the axes, without a script.
 
     Args:
         axes: finished axes; the left half of the line of their label must be free.
@@ -125,26 +122,26 @@ def readouts(axes: Axes, values: Sequence[tuple[float, str]]) -> str:
     """
     if not values:
         return ""
-    figure = cast("Figure", axes.figure)
-    places = [_place(axes, x, 0)[0] for x, _ in values]
-    box = axes.get_position()
-    left, right = box.x0 * WIDTH * 72, box.x1 * WIDTH * 72
-    height = figure.get_figheight() * 72
-    top, bottom = (1 - box.y1) * height, (1 - box.y0) * height
-    ends = [left, *((a + b) / 2 for a, b in zip(places, places[1:])), right]
+    centres = [_points(axes, axes.transData.transform((x, 0))[0]) for x, _ in values]
+    height, box = _height(axes), axes.get_window_extent()
+    left, right, above, below = (_points(axes, pixels) for pixels in (box.x0, box.x1, box.y1, box.y0))
+    top, bottom = height - above, height - below
+    ends = [left, *((a + b) / 2 for a, b in zip(centres, centres[1:])), right]
     return "".join(
         f'<g class="at"><rect x="{start:.1f}" y="{top:.1f}" width="{max(end - start, 0):.1f}" '
         f'height="{bottom - top:.1f}"/><path d="M {x:.1f} {top:.1f} V {bottom:.1f}"/>'
         f'<text x="{left:.1f}" y="{height - 4:.1f}" font-size="{FONT_SIZE}">{html.escape(text)}</text></g>'
-        for x, start, end, (_, text) in zip(places, ends, ends[1:], values)
+        for x, start, end, (_, text) in zip(centres, ends, ends[1:], values)
     )
 
 
-def _place(axes: Axes, x: float, y: float) -> tuple[float, float]:
-    """Convert data coordinates to those of the SVG: points from the top left corner."""
-    figure = cast("Figure", axes.figure)
-    across, up = axes.transData.transform((x, y)) * 72 / figure.dpi
-    return float(across), float(figure.get_figheight() * 72 - up)
+def _points(axes: Axes, pixels: float) -> float:
+    """Convert pixels of a figure to points, the unit of its SVG."""
+    return float(pixels * 72 / axes.figure.dpi)
+
+
+def _height(axes: Axes) -> float:
+    return float(cast("Figure", axes.figure).get_figheight() * 72)
 
 
 def svg(figure: Figure, description: str = "", overlay: str = "") -> str:
@@ -154,13 +151,7 @@ def svg(figure: Figure, description: str = "", overlay: str = "") -> str:
         description: text for screen readers; without one they skip the figure.
         overlay: markup of ``tooltips`` or ``readouts``.
     """
-    stream = io.StringIO()
-    no_metadata = {"Creator": None, "Date": None, "Format": None, "Type": None}
-    with style(), warnings.catch_warnings():
-        # The browser draws the text with its own fonts.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(stream, format="svg", metadata=no_metadata)
-    markup = stream.getvalue()
+    markup = _saved(figure, "svg", Creator=None, Date=None, Format=None, Type=None).decode("utf-8")
     markup = markup[markup.index("<svg") :].rstrip()
     prefix = "f" + hashlib.sha256((description + markup).encode("utf-8")).hexdigest()[:10]
     role = f'role="img" aria-label="{html.escape(description)}"' if description else 'aria-hidden="true"'
@@ -173,24 +164,27 @@ def svg(figure: Figure, description: str = "", overlay: str = "") -> str:
 
 def standalone(figure: Figure) -> str:
     """Return the figure as an SVG file with a white background."""
-    stream = io.StringIO()
-    with style():
-        figure.savefig(stream, format="svg", facecolor="white", metadata={"Creator": None, "Date": None})
-    return stream.getvalue()
+    return _saved(figure, "svg", "white", Creator=None, Date=None).decode("utf-8")
 
 
 def png(figure: Figure) -> tuple[bytes, int, int]:
     """Return the figure as a PNG file with a white background, and its width and height in pixels."""
+    width, height = (round(inches * DPI) for inches in figure.get_size_inches())
+    return _saved(figure, "png", "white", Software=None), width, height
+
+
+def _saved(figure: Figure, form: str, background: str = "none", **metadata: None) -> bytes:
     stream = io.BytesIO()
     with style(), warnings.catch_warnings():
+        # The browser draws the text with its own fonts.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(stream, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
-    width, height = (round(inches * DPI) for inches in figure.get_size_inches())
-    return stream.getvalue(), width, height
+        figure.savefig(stream, format=form, dpi=DPI if form == "png" else "figure", facecolor=background,
+                       metadata=metadata)  # fmt: skip
+    return stream.getvalue()
 
 
 def _adapted(tag: str, prefix: str) -> str:
     """Prefix the ids in a tag, and leave its font and the colours of the palette to the page's style sheet."""
     tag = re.sub(r'( id="|href="#|url\(#)', rf"\1{prefix}-", tag)
-    tag = re.sub("#[0-9a-f]{6}", lambda found: _VARIABLES.get(found.group(), found.group()), tag)
+    tag = re.sub("#[0-9a-f]{6}", lambda colour: _VARIABLES.get(colour.group(), colour.group()), tag)
     return re.sub(r'font-family: [^;"]*; ', "", tag)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from crepe_dist.files import sha256
-from crepe_dist.reports import data_sentences, label_page, run_findings, score_tables
+from crepe_dist.reports import label_page, run_findings, score_tables
 from crepe_dist.reports.page import render
 from crepe_dist.version import __version__
 from crepe_dist.wording import clean, visible
@@ -28,16 +28,22 @@ SPECIAL = re.compile(r"([\\`*_\[\]{}#!])|([<>&|~$@]|:(?=/)|(?<=www)\.)", re.IGNO
 def escaped(text: str) -> Markup:
     """Escape text for Markdown, so that it is shown literally anywhere outside a code block."""
     return Markup(
-        SPECIAL.sub(lambda found: f"\\{found[1]}" if found[1] else f"&#{ord(found[2])};", visible(text, MAX_CHARS))
+        SPECIAL.sub(lambda sign: f"\\{sign[1]}" if sign[1] else f"&#{ord(sign[2])};", visible(text, MAX_CHARS))
     )
 
 
-def card(record: RunRecord, data: dict[str, Any] | None) -> str:
+def card(record: RunRecord, data_warnings: list[dict[str, str]], unseen: str) -> str:
     """Render the model card of a run's reported checkpoint as Markdown.
 
     Args:
-        data: summary of the data set, if it is available.
+        data_warnings: warnings about the data set.
+        unseen: sentences about what the network does not see of the data set; empty if unknown.
     """
+    flaws = [f"{warning['what']} ({warning['why']})." for warning in data_warnings]
+    limits = [
+        *run_findings.limits(record, clean(record.classes)),
+        *(f"Its data: {flaw}" for flaw in [unseen, *flaws] if flaw),
+    ]
     classes = clean(record.classes)
     scores = record.scores.get("test")
     length = int(record.about["encoding"]["feature_len"])
@@ -57,7 +63,7 @@ def card(record: RunRecord, data: dict[str, Any] | None) -> str:
         rows=_rows(scores, classes) if scores is not None else [],
         macro_f1=scores.macro_f1 if scores is not None else 0.0,
         labels=_labels(record, classes),
-        limits=[escaped(each) for each in [*run_findings.limits(record, classes), *_unseen(data), *_flaws(data)]],
+        limits=[escaped(sentence) for sentence in limits],
         encoding=record.about["encoding"],
         feature_len=length,
         checkpoint=_code(shlex.quote(record.checkpoint.name)),
@@ -85,18 +91,3 @@ def _labels(record: RunRecord, classes: list[str]) -> list[dict[str, Any]]:
 def _code(text: str) -> Markup:
     """Make one line for a code block; it cannot end the block and needs no escaping."""
     return Markup(visible(text, MAX_CHARS))
-
-
-def _flaws(data: dict[str, Any] | None) -> list[str]:
-    """List the warnings about the training data."""
-    return [
-        f"Its data: {each['what'].removeprefix('data: ')} ({each['why']})." for each in data_sentences.warnings(data)
-    ]
-
-
-def _unseen(data: dict[str, Any] | None) -> list[str]:
-    """Describe the characters of the training data that the network did not see."""
-    try:
-        return [f"Its data: {data_sentences.characters(data)} {data_sentences.cutting(data)}"] if data else []
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return []  # the summary was written by another version

@@ -24,7 +24,7 @@ from crepe_dist.reports.score_tables import (
 from crepe_dist.reports.uncertainty import interval
 from crepe_dist.settings.allowed_values import Kind
 from crepe_dist.settings.training_options import LEAST_VALIDATION
-from crepe_dist.wording import counted, cut, listed, nth, number, percent
+from crepe_dist.wording import counted, cut, duration, listed, nth, number, percent
 
 if TYPE_CHECKING:
     from crepe_dist.runs.run_record import RunRecord
@@ -110,13 +110,6 @@ def training(record: RunRecord) -> str:
         if count:
             sentences.append((one if count == 1 else many.format(number(count))) + ".")
     return " ".join(sentences)
-
-
-def duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def training_rows(record: RunRecord) -> list[int] | None:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crepe_dist.files import sha256
-from crepe_dist.reports import data_sentences, label_page, run_figures, run_findings, score_tables
+from crepe_dist.reports import label_page, run_figures, run_findings, score_tables
 from crepe_dist.reports.page import render
 from crepe_dist.runs.disk_space import size as disk_space
 from crepe_dist.version import __version__
-from crepe_dist.wording import clean, counted, percent, size, visible
+from crepe_dist.wording import clean, counted, duration, percent, size, visible
 
 if TYPE_CHECKING:
     from crepe_dist.runs.run_record import Quote, RunRecord
@@ -33,20 +33,21 @@ def page(
     record: RunRecord,
     quotes: Mapping[str, Sequence[Quote | None]],
     no_texts: str,
-    data: dict[str, Any] | None = None,
+    data_warnings: Sequence[dict[str, str]] = (),
 ) -> str:
     """Render the report of a run as a self-contained HTML page.
 
     Args:
         quotes: texts of the worst mistakes, by split.
         no_texts: reason why ``quotes`` is empty; empty if it is not.
-        data: summary of the data set, if it is available.
+        data_warnings: warnings about the data set.
     """
     classes, provenance, history = clean(record.classes), clean(record.made), record.history
     encoding = record.about["encoding"]
     split = "test" if "test" in record.scores else ""
     labels = record.label_scores.get("test")
     changed = record.changed()
+    about_data = [{**warning, "what": f"data: {warning['what']}"} for warning in data_warnings]
     return render(
         "run.html",
         name=visible(record.name),
@@ -56,7 +57,7 @@ def page(
         chooses="validation_accuracy" in record.metrics,
         training=visible(run_findings.training(record)),
         network=visible(run_findings.network(record)),
-        warnings=clean([*run_findings.warnings(record, classes), *data_sentences.warnings(data)]),
+        warnings=clean([*run_findings.warnings(record, classes), *about_data]),
         history=history,
         scores=score_tables.view(record.scores[split], classes, quotes.get(split), encoding) if split else None,
         labels=label_page.view(labels, classes) if labels else None,
@@ -125,7 +126,7 @@ def _headline(record: RunRecord, classes: list[str], split: str) -> list[tuple[s
     notes = [counted(len(history.epochs), "epoch")]
     if provenance:
         notes.append(visible(f"{counted(provenance['processes'], 'process', 'processes')} on {provenance['device']}"))
-    return [*found, ("training time", run_findings.duration(history.seconds), notes)] if history.epochs else found
+    return [*found, ("training time", duration(history.seconds), notes)] if history.epochs else found
 
 
 def _figures(record: RunRecord) -> dict[str, str]:

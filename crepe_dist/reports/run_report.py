@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from crepe_dist import invocation
 from crepe_dist.data.dataset import REPORT_NUMBERS, Dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_text
-from crepe_dist.reports import model_card, run_page
+from crepe_dist.reports import data_sentences, model_card, run_page
 from crepe_dist.reports.run_findings import warnings
 from crepe_dist.runs.checkpoint import CONFIG, RESULT
 from crepe_dist.runs.run_folder import RunFolder
@@ -19,6 +19,7 @@ from crepe_dist.runs.run_record import Quote, RunRecord, open_run, quotes
 REPORT = "report.html"
 CARD = "model_card.md"
 MAX_EXAMPLES = 6
+MALFORMED = (OSError, ValueError, KeyError, TypeError, AttributeError)  # raised by a damaged summary of the data
 
 
 def write_for(folder: RunFolder, data: Dataset, say: Callable[[str], None]) -> Iterator[None]:
@@ -35,8 +36,8 @@ def write_for(folder: RunFolder, data: Dataset, say: Callable[[str], None]) -> I
         return
     try:
         record = open_run(folder.path)
-        for each in warnings(record, data.classes):
-            say(f"note: {each['what']}\n  why: {each['why']}\n  do:  {each['do']}")
+        for warning in warnings(record, data.classes):
+            say(f"note: {warning['what']}\n  why: {warning['why']}\n  do:  {warning['do']}")
         yield from write_report(record, data)
     except Exception as error:
         say(
@@ -57,28 +58,33 @@ def write_report(record: RunRecord, data: Dataset | UserError) -> Iterator[None]
         OSError: a file cannot be written, for example because the disk is full.
     """
     quoted: dict[str, list[Quote | None]] = {}
-    summary: dict[str, Any] | None = None
+    data_warnings: list[dict[str, str]] = []
+    unseen = ""
     if isinstance(data, Dataset):
         for name, scores in record.scores.items():
-            quoted[name] = quotes(data, name, [each.row for each in scores.mistakes])
-        summary = _summary(data)
+            quoted[name] = quotes(data, name, [mistake.row for mistake in scores.mistakes])
+        with suppress(*MALFORMED):
+            summary = read_json(data.folder / REPORT_NUMBERS, follow=False)
+            data_warnings = [
+                {key: str(warning[key]) for key in ("what", "why", "do")} for warning in summary["warnings"]
+            ]
+            unseen = f"{data_sentences.characters(summary)} {data_sentences.cutting(summary)}"
     yield
     missing = "" if isinstance(data, Dataset) else str(data.what)
-    write_text(record.path / REPORT, run_page.page(record, quoted, missing, summary))
+    write_text(record.path / REPORT, run_page.page(record, quoted, missing, data_warnings))
     yield
-    write_text(record.path / CARD, model_card.card(record, summary))
+    write_text(record.path / CARD, model_card.card(record, data_warnings, unseen))
 
 
 def examples(checkpoint: Path) -> list[str]:
     """Return texts of the data set that a checkpoint was trained on, one per class; empty if they are not available."""
-    try:
-        summary = _summary(open_run(checkpoint.absolute().parent.parent, checkpoint).dataset(None)) or {}
-    except UserError:
-        return []
-    found = summary.get("examples")
-    lists = found.values() if isinstance(found, dict) else []
-    texts = [each[0] for each in lists if isinstance(each, list) and each]
-    return [text for text in texts if isinstance(text, str) and text.strip()][:MAX_EXAMPLES]
+    with suppress(UserError, *MALFORMED):
+        data = open_run(checkpoint.absolute().parent.parent, checkpoint).dataset(None)
+        texts = [
+            texts[0] for texts in read_json(data.folder / REPORT_NUMBERS, follow=False)["examples"].values() if texts
+        ]
+        return [text for text in texts if text.strip()][:MAX_EXAMPLES]
+    return []
 
 
 def _is_current(folder: RunFolder) -> bool:
@@ -86,12 +92,3 @@ def _is_current(folder: RunFolder) -> bool:
     changed = max(path.stat().st_mtime_ns for path in sources if path.is_file())
     pages = [folder.path / name for name in (REPORT, CARD)]
     return all(page.is_file() and page.stat().st_mtime_ns >= changed for page in pages)
-
-
-def _summary(data: Dataset) -> dict[str, Any] | None:
-    """Read the summary that ``prepare`` wrote, if it exists."""
-    try:
-        numbers = read_json(data.folder / REPORT_NUMBERS, follow=False)
-    except (OSError, ValueError):
-        return None
-    return numbers if isinstance(numbers, dict) else None

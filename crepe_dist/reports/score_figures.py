@@ -8,11 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.reports import colours, drawing
-from crepe_dist.runs.scores import BINS, MILLION, Scores
+from crepe_dist.runs.scores import BINS, MILLION, Counts, Scores
 from crepe_dist.wording import counted, cut, number, percent
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MAX_CLASSES = 30  # with more classes, the matrix only shows those that are confused most
@@ -46,9 +45,9 @@ def confusion_png(scores: Scores, classes: list[str]) -> tuple[bytes, int, int]:
     return drawing.png(_figure(*_confusion(scores, classes)))
 
 
-def difference(first: Scores, other: Scores, classes: list[str]) -> str:
-    """Draw as SVG how often ``other`` gives each answer more often than ``first``, on the same texts."""
-    change = other.confusion - first.confusion
+def difference(first: Counts, second: Counts, classes: list[str]) -> str:
+    """Draw as SVG how often the second of two confusion matrices of the same texts has each answer more often."""
+    change = second - first
     names = _labels(classes)
     matrix, names = _reduced(
         change, np.argwhere(change)[np.argsort(-np.abs(change[change != 0]), kind="stable")], names
@@ -89,12 +88,13 @@ def _confusion(scores: Scores, classes: list[str]) -> tuple[list[str], list[Cell
 
 def _svg(names: list[str], cells: list[Cell], description: str) -> str:
     figure = _figure(names, cells)
-    boxes = [(cell.column - 0.5, cell.row - 0.5, cell.column + 0.5, cell.row + 0.5, cell.about) for cell in cells]
-    return drawing.svg(figure, description, drawing.tooltips(figure.axes[0], boxes))
+    return drawing.svg(figure, description, drawing.tooltips(figure.axes[0], (cell.about for cell in cells)))
 
 
 def _figure(names: list[str], cells: list[Cell]) -> Figure:
     """Draw a square matrix with a row for each true class and a column for each predicted class."""
+    from matplotlib.patches import Rectangle
+
     size = len(names)
     with drawing.style():
         left = drawing.margin(names)
@@ -110,7 +110,8 @@ def _figure(names: list[str], cells: list[Cell]) -> Figure:
         axes.tick_params(length=0)
         axes.set_xlabel("predicted", labelpad=2)
         for cell in cells:
-            axes.add_patch(drawing.square(cell.column, cell.row, cell.colour, cell.alpha))
+            corner = (cell.column - 0.5, cell.row - 0.5)
+            axes.add_patch(Rectangle(corner, 1, 1, facecolor=cell.colour, alpha=cell.alpha, edgecolor="none"))
             has_room = size <= MAX_WITH_COUNTS
             axes.text(cell.column, cell.row, cell.text if has_room else cell.short, ha="center", va="center",
                       fontsize=drawing.FONT_SIZE if has_room else min(drawing.FONT_SIZE, 170 / size))  # fmt: skip
@@ -128,10 +129,10 @@ def _reduced(
         return matrix, names
     shown = dict.fromkeys(pairs.ravel().tolist())
     kept = sorted(list(shown)[: MAX_CLASSES - 1])
-    place = np.full(len(names), len(kept))
-    place[kept] = range(len(kept))
+    index = np.full(len(names), len(kept))
+    index[kept] = range(len(kept))
     reduced = np.zeros((len(kept) + 1, len(kept) + 1), dtype=np.int64)
-    np.add.at(reduced, (place[:, None], place[None, :]), matrix)
+    np.add.at(reduced, (index[:, None], index[None, :]), matrix)
     return reduced, [*(names[index] for index in kept), OTHERS]
 
 
@@ -155,26 +156,23 @@ def reliability(scores: Scores) -> str:
                  edgecolor=colours.BLUE, linewidth=0.8)  # fmt: skip
         axes.plot([0, 1], [0, 1], color=colours.GREY, linestyle="--", linewidth=1)
         axes.plot(means[used], shares[used], "o", color=colours.RED, markersize=3, clip_on=False, zorder=3)
-        _percent_axis(axes)
+        percents = [f"{share} %" for share in range(0, 101, 20)]
+        axes.set_yticks(np.linspace(0, 1, 6), percents)
+        axes.grid(axis="y")
+        axes.set_axisbelow(True)
         axes.tick_params(axis="x", labelbottom=False)
         axes.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
         lower = figure.add_axes((axes.get_position().x0, 0.42 / height, axes.get_position().width, 0.45 / height))
         lower.bar(edges, documents / max(documents.sum(), 1), width=1 / BINS, align="edge", color=colours.GREY)
         lower.set(xlim=(0, 1), xlabel="predicted probability", ylim=(0, None), yticks=[])
-        lower.set_xticks(np.linspace(0, 1, 6), [f"{share} %" for share in range(0, 101, 20)])
+        lower.set_xticks(np.linspace(0, 1, 6), percents)
         lower.set_ylabel("texts", rotation=0, ha="right", va="center")
         axes.text(0, 1.06, "above the dashed line: underconfident; below: overconfident", transform=axes.transAxes)
-        boxes = [
-            (edges[place], 0, edges[place] + 1 / BINS, 1, f"probability {100 * edges[place]:.0f}–"
-             f"{100 * (edges[place] + 1 / BINS):.0f} %: {counted(int(documents[place]), 'text')}, mean "
-             f"{percent(float(means[place]))}, accuracy {percent(float(shares[place]))}")
-            for place in np.flatnonzero(used)
-        ]  # fmt: skip
+        texts = [
+            f"probability {100 * edges[i]:.0f}–{100 * (edges[i] + 1 / BINS):.0f} %: "
+            f"{counted(int(documents[i]), 'text')}, mean {percent(float(means[i]))}, "
+            f"accuracy {percent(float(shares[i]))}"
+            for i in np.flatnonzero(used)
+        ]
         description = f"Reliability diagram; the calibration error is {percent(scores.calibration_error)}"
-        return drawing.svg(figure, description, drawing.tooltips(axes, boxes))
-
-
-def _percent_axis(axes: Axes) -> None:
-    axes.set_yticks(np.linspace(0, 1, 6), [f"{share} %" for share in range(0, 101, 20)])
-    axes.grid(axis="y")
-    axes.set_axisbelow(True)
+        return drawing.svg(figure, description, drawing.tooltips(axes, texts, in_columns=True))
