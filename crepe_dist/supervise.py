@@ -21,8 +21,8 @@ from crepe_dist.errors import UserError
 from crepe_dist.settings import arguments
 from crepe_dist.settings.config import parse
 from crepe_dist.settings.limits import near, real, whole
-from crepe_dist.supervising.supervisor import Supervisor
-from crepe_dist.supervising.supervisor_options import REMOTE, Options
+from crepe_dist.supervising.fleet import REMOTE
+from crepe_dist.supervising.supervisor import Options, Supervisor
 
 EXAMPLES = """\
   python -m crepe_dist.supervise -np 4 --data data/reviews            four processes on this machine
@@ -36,7 +36,6 @@ exit codes: 0 done; 1 error in flags, data or installation; 75 stopped and saved
 failed worker
 """
 MAX_PROCESSES = 1 << 16
-IN_PLACE = "--elastic"  # a flag of earlier versions
 
 
 def parser() -> arguments.Parser:
@@ -84,13 +83,13 @@ def parser() -> arguments.Parser:
     return result
 
 
-def options(given: Sequence[str]) -> tuple[Options, list[str]]:
+def options(args: Sequence[str]) -> tuple[Options, list[str]]:
     """Parse the command line; return the supervisor's options and the flags of train.
 
     Raises:
         UserError: invalid flags.
     """
-    values, rest = parser().parse_known_args(given)
+    values, rest = parser().parse_known_args(args)
     hosts = tuple(parse_hosts(values.hosts)) if values.hosts else (Host("localhost", values.processes or 1),)
     slots = sum(host.slots for host in hosts)
     processes = values.processes or slots
@@ -145,16 +144,12 @@ def _check(rest: Sequence[str]) -> None:
     Raises:
         UserError: invalid flags; the remedy also suggests similar flags of the supervisor.
     """
-    own = [flag for action in parser()._actions for flag in action.option_strings]
+    flags = [flag for action in parser()._actions for flag in action.option_strings]
     try:
         parse(rest)
     except UserError as error:
-        if IN_PLACE in error.what:
-            error.why = "the remaining processes no longer continue without a restart"
-            error.remedy = f"omit {IN_PLACE}: supervise restarts from the newest saved state within seconds"
-            raise
-        mine = [near(argument.partition("=")[0], own) for argument in rest if argument in error.what]
-        error.remedy = next(filter(None, mine), error.remedy)
+        similar = [near(argument.partition("=")[0], flags) for argument in rest if argument in error.what]
+        error.remedy = next(filter(None, similar), error.remedy)
         raise
 
 

@@ -22,8 +22,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import read_json
 from crepe_dist.scratch import scratch
 from crepe_dist.supervising.console import Console
-from crepe_dist.supervising.supervisor import Supervisor
-from crepe_dist.supervising.supervisor_options import Options
+from crepe_dist.supervising.supervisor import Options, Supervisor
 from crepe_dist.wording import counted
 
 WORKER = (sys.executable, "-m", "crepe_dist.diagnosis.trial_worker")

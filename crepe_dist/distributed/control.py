@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any
 
-from crepe_dist.distributed.messages import LIMIT, Message, Messages, encode
+from crepe_dist.distributed.messages import encode, read_messages
 from crepe_dist.errors import ExitCode
 from crepe_dist.startup import SIGNALS
 
@@ -130,15 +130,9 @@ class Control:
 
     def _listen(self) -> None:
         assert self._socket is not None
-        messages = Messages()
         with suppress(ConnectionError):  # the supervisor ended before it had read our messages
-            while data := self._socket.recv(LIMIT):
-                for message in messages.feed(data):
-                    if isinstance(message, dict):
-                        self._hear(message)
+            for message in read_messages(self._socket.makefile("rb")):
+                if isinstance(message, dict) and message["kind"] == "stop":
+                    self.stop(message["why"])
         if not self._left:
             self.stop("the supervisor is gone")
-
-    def _hear(self, message: Message) -> None:
-        if message["kind"] == "stop":
-            self.stop(str(message.get("why", "the supervisor")))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,7 +40,7 @@ _inits = itertools.count()
 
 def is_lost_peer(text: str) -> bool:
     """Return whether the text of an MXNetError means that another process is gone."""
-    return any(each in text for each in LOST_PEER)
+    return any(part in text for part in LOST_PEER)
 
 
 def peer_addresses(text: str) -> list[str]:
@@ -73,18 +73,6 @@ def place_variables(slot: Slot, rendezvous: tuple[str, int], interface: str) -> 
         "HOROVOD_GLOO_IFACE": interface,
     }
     return {name: str(value) for name, value in variables.items()}
-
-
-def rendezvous_scopes(slots: Sequence[Slot]) -> dict[str, int]:
-    """Return the rendezvous scopes in which Horovod's contexts meet, with the number of processes in each.
-
-    Checked with Horovod 0.28.1: ``horovod/common/gloo/gloo_context.cc``.
-    """
-    result = {"global": len(slots)}
-    for slot in slots:
-        result[f"local_{slot.host}"] = slot.local_size
-        result[f"cross_{slot.local_rank}"] = slot.cross_size
-    return result
 
 
 def allow_timeline() -> bool:
@@ -131,7 +119,7 @@ def set_cycle_time(gpus: bool, several_hosts: bool) -> None:
 
 
 def groups(trainer: Any, arrays: list[Any]) -> list[list[Any]]:
-    """SplitOptions arrays as Horovod's trainer splits them into groups; without the groups that would be empty.
+    """Split arrays as Horovod's trainer splits them into groups; without the groups that would be empty.
 
     Checked with Horovod 0.28.1: ``DistributedTrainer._num_groups``, ``horovod.common.util.split_list``.
     """

@@ -62,11 +62,11 @@ def is_local(name: str) -> bool:
     return name in ("localhost", "127.0.0.1", socket.gethostname(), socket.gethostname().split(".")[0])
 
 
-def interface_address(name: str, given: str = "--interface") -> str:
+def interface_address(name: str, option: str = "--interface") -> str:
     """Return the IPv4 address of a network interface of this machine.
 
     Args:
-        given: the flag or variable that named it, for the message.
+        option: the flag or variable that named it, for the message.
 
     Raises:
         UserError: there is no such interface, or it has no IPv4 address.
@@ -78,7 +78,7 @@ def interface_address(name: str, given: str = "--interface") -> str:
         except OSError as error:
             known = ", ".join(each for _, each in socket.if_nameindex())
             raise UserError(
-                f"{given} {name}: no IPv4 address on {socket.gethostname()}",
+                f"{option} {name}: no IPv4 address on {socket.gethostname()}",
                 error.strerror or "",
                 f"choose one of {known}; with supervise, one that all hosts have",
             ) from error
@@ -102,16 +102,16 @@ def is_loopback(address: str) -> bool:
 
 def allocate(hosts: Sequence[Host], processes: int) -> list[Slot]:
     """Place up to ``processes`` processes in the hosts' slots, in order."""
-    return places([host.name for host in hosts for _ in range(host.slots)][:processes])
+    return slots_of([host.name for host in hosts for _ in range(host.slots)][:processes])
 
 
-def places(names: Sequence[str]) -> list[Slot]:
+def slots_of(names: Sequence[str]) -> list[Slot]:
     """Place processes on the hosts of these names, in the order of ranks."""
     counts = Counter(names)
     seen: Counter[str] = Counter()
     slots = []
     for rank, name in enumerate(names):
-        cross = [other for other in counts if counts[other] > seen[name]]
+        cross = [host for host in counts if counts[host] > seen[name]]
         slots.append(Slot(name, rank, len(names), seen[name], counts[name], cross.index(name), len(cross)))
         seen[name] += 1
     return slots

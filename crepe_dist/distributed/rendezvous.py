@@ -17,6 +17,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from fractions import Fraction
 from functools import partial
 from http import HTTPStatus
@@ -24,10 +25,9 @@ from typing import Any
 
 from crepe_dist.distributed.endpoint import ADDRESS, INTERFACE, PORT, SECONDS, Where
 from crepe_dist.distributed.environment import group_variables
-from crepe_dist.distributed.horovod_internals import rendezvous_scopes
-from crepe_dist.distributed.hosts import NAME, is_loopback, places
+from crepe_dist.distributed.hosts import is_loopback, slots_of
 from crepe_dist.distributed.launch import HOROVODRUN, THREADS, Launch
-from crepe_dist.distributed.store import Rendezvous
+from crepe_dist.distributed.store import Store
 from crepe_dist.errors import ExitCode, UserError
 
 NOTE_SECONDS = 10.0  # time before a waiting rank prints what it waits for
@@ -44,21 +44,20 @@ class Meeting:
     Args:
         variables: Horovod's variables for this place.
         threads: this process's share of the host's cores, for ``OMP_NUM_THREADS`` unless that is set.
-        rendezvous: the store, on rank 0.
+        store: the store, on rank 0.
     """
 
-    def __init__(self, variables: Mapping[str, str], threads: int, rendezvous: Rendezvous | None) -> None:
+    def __init__(self, variables: Mapping[str, str], threads: int, store: Store | None) -> None:
         self._before = {name: os.environ.get(name) for name in variables}
-        self._rendezvous = rendezvous
+        self._store = store
         os.environ.update(variables)
         if not os.environ.get(THREADS, "").strip():
             os.environ[THREADS] = str(threads)
 
     def end(self) -> None:
         """Close the store, once the group is formed."""
-        if self._rendezvous is not None:
-            self._rendezvous.close()
-            self._rendezvous = None
+        if self._store is not None:
+            self._store.close()
 
     def leave(self) -> None:
         """Restore the environment, so that the processes can meet again."""
@@ -81,35 +80,40 @@ def meet(launch: Launch, environment: Mapping[str, str] = os.environ) -> Meeting
         UserError: the address is unusable, or a process does not arrive; ``on_all_ranks`` where all raise the same.
     """
     where = Where.of(launch, environment)
-    return _Root(launch, where).meet() if launch.rank == 0 else _Client(launch, where).meet()
+    return (_Leader if launch.rank == 0 else _Follower)(launch, where).meet()
 
 
-class _Client:
+class _Follower:
     """A rank other than 0."""
 
     def __init__(self, launch: Launch, where: Where) -> None:
         self._launch = launch
         self._where = where
-        self._me = _describe(launch)
+        self._report = _describe(launch)
         self._own_address = ""
         self._address = ""
 
     def meet(self) -> Meeting:
+        rank = str(self._launch.rank)
         reported = False
         patience = _Patience(self._launch.rank, self._where.seconds)
         while True:
             try:
                 if not reported:
-                    self._ask("PUT", str(self._launch.rank), json.dumps(self._me).encode())
-                    reported = True
-                own = self._ask("GET", str(self._launch.rank))
-                if own is None:
-                    reported = False  # rank 0 has restarted
-                elif own != self._me:
-                    raise self._complain(own)
+                    self._ask("PUT", rank, self._report)
+                stored = self._ask("GET", rank)
+                reported = stored is not None  # else rank 0 has restarted
+                if stored not in (None, self._report):
+                    error = _same_rank(self._launch.rank, self._report, stored)
+                    self._ask("PUT", OUTCOME, _failed(error))
+                    raise error
                 outcome = self._ask("GET", OUTCOME)
+                if outcome is not None and "error" in outcome:
+                    raise _error(outcome["error"])
                 if outcome is not None:
-                    return self._take(outcome)
+                    interface = self._where.listens_on(self._own_address)
+                    endpoint = (self._address, self._where.port)
+                    return _meeting(self._launch, outcome["places"], endpoint, interface, None)
                 patience.renew()  # rank 0 answers, and limits the time itself
             except socket.gaierror as error:
                 patience.wait(f"{self._where.host} is not known here: {error.strerror}", self._absent)
@@ -127,28 +131,7 @@ class _Client:
             code=ExitCode.PEER_GONE,
         )
 
-    def _take(self, outcome: dict[str, Any]) -> Meeting:
-        if "error" in outcome:
-            raise _error(outcome["error"])
-        try:
-            listed = [(str(host), int(threads)) for host, threads in outcome["places"]]
-        except (KeyError, TypeError) as error:
-            raise ValueError("another program answers in place of rank 0") from error
-        interface = self._where.listens_on(self._own_address)
-        return _found(self._launch, listed, (self._address, self._where.port), interface, None)
-
-    def _complain(self, other: dict[str, Any]) -> UserError:
-        """Publish and return the error that another process has this rank."""
-        error = UserError(
-            f"two processes are rank {self._launch.rank}",
-            f"one is {_who(self._me)}, the other {_who(other)}",
-            f"give each process its own rank, and two jobs on one host different values of {PORT}",
-            on_all_ranks=True,
-        )
-        self._ask("PUT", OUTCOME, _failed(error))
-        return error
-
-    def _ask(self, method: str, key: str, body: bytes | None = None) -> dict[str, Any] | None:
+    def _ask(self, method: str, key: str, value: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
         """Send a request to rank 0's store; return the value of a key.
 
         Raises:
@@ -156,23 +139,24 @@ class _Client:
         """
         self._address = ""
         self._address = self._where.address()
-        connection = http.client.HTTPConnection(self._address, self._where.port, timeout=REQUEST_SECONDS)
-        try:
+        with closing(
+            http.client.HTTPConnection(self._address, self._where.port, timeout=REQUEST_SECONDS)
+        ) as connection:
             connection.connect()
             self._own_address = connection.sock.getsockname()[0]
-            connection.request(method, f"/{SCOPE}/{key}", body)
+            connection.request(method, f"/{SCOPE}/{key}", None if value is None else _encode(value))
             reply = connection.getresponse()
             content = reply.read()
-        finally:
-            connection.close()
         if reply.status == HTTPStatus.OK and method == "GET":
-            return _object(content)
-        if reply.status not in (HTTPStatus.OK, HTTPStatus.NOT_FOUND):
-            raise ValueError(f"another program answers in place of rank 0 (status {reply.status})")
-        return None
+            stored = json.loads(content)
+            if isinstance(stored, dict):
+                return stored
+        elif reply.status in (HTTPStatus.OK, HTTPStatus.NOT_FOUND):
+            return None
+        raise ValueError(f"another program answers in place of rank 0 (status {reply.status})")
 
 
-class _Root:
+class _Leader:
     """Rank 0."""
 
     def __init__(self, launch: Launch, where: Where) -> None:
@@ -181,42 +165,52 @@ class _Root:
         self._patience = _Patience(0, where.seconds)
 
     def meet(self) -> Meeting:
-        rendezvous = self._open()
+        store = self._open()
+        address = store.endpoint[0]
         try:
-            interface = self._where.listens_on(rendezvous.address)
-            entries = self._wait_for_all(rendezvous)
+            interface = self._where.listens_on(address)
+            reports = self._wait_for_all(store)
         except UserError as error:
-            rendezvous.store.put(SCOPE, OUTCOME, _failed(error))
+            store.put(SCOPE, OUTCOME, _encode(_failed(error)))
             time.sleep(LEAVE_SECONDS)
-            rendezvous.close()
+            store.close()
             raise
-        listed = [(entry["host"], threads) for entry, threads in zip(entries, _shares(entries))]
-        rendezvous.store.expect(rendezvous_scopes(places([host for host, _ in listed])))
-        rendezvous.store.put(SCOPE, OUTCOME, json.dumps({"places": listed}).encode())
-        return _found(self._launch, listed, (rendezvous.address, rendezvous.port), interface, rendezvous)
+        places = [(report["host"], threads) for report, threads in zip(reports, _shares(reports))]
+        store.put(SCOPE, OUTCOME, _encode({"places": places}))
+        return _meeting(self._launch, places, store.endpoint, interface, store)
 
-    def _wait_for_all(self, rendezvous: Rendezvous) -> list[dict[str, Any]]:
+    def _wait_for_all(self, store: Store) -> list[dict[str, Any]]:
         """Collect the reports of all ranks.
 
         Raises:
             UserError: a rank does not arrive, or belongs to another job.
         """
-        store, ranks = rendezvous.store, range(self._launch.size)
-        store.put(SCOPE, "0", json.dumps(_describe(self._launch)).encode())
+        size = self._launch.size
+        store.put(SCOPE, "0", _encode(_describe(self._launch)))
         while True:
             outcome = store.get(SCOPE, OUTCOME)
             if outcome is not None:  # another rank has published an error
-                raise _error(_object(outcome)["error"])
-            found = [store.get(SCOPE, str(rank)) for rank in ranks]
-            missing = [rank for rank in ranks if found[rank] is None]
+                raise _error(json.loads(outcome)["error"])
+            values = [store.get(SCOPE, str(rank)) for rank in range(size)]
+            missing = [rank for rank, value in enumerate(values) if value is None]
             if not missing:
-                return [_entry(rank, found[rank] or b"", self._launch) for rank in ranks]
+                break
             shown = ", ".join(map(str, missing[:SHOWN_RANKS])) + ", …" * (len(missing) > SHOWN_RANKS)
-            incomplete = partial(self._incomplete, len(missing), rendezvous.address)
-            self._patience.wait(f"rank {shown} of {self._launch.size} did not arrive", incomplete)
+            incomplete = partial(self._incomplete, len(missing), store.endpoint[0])
+            self._patience.wait(f"rank {shown} of {size} did not arrive", incomplete)
             time.sleep(LOOK_SECONDS)
+        reports = [json.loads(value or b"") for value in values]
+        for rank, report in enumerate(reports):
+            if report["size"] != size:
+                raise UserError(
+                    f"rank 0 is one of {size} processes, rank {rank} one of {report['size']}",
+                    f"rank {rank} is {_who(report)}",
+                    f"start all with one command, and give two jobs on one host different values of {PORT}",
+                    on_all_ranks=True,
+                )
+        return reports
 
-    def _open(self) -> Rendezvous:
+    def _open(self) -> Store:
         """Open the store.
 
         Raises:
@@ -228,7 +222,7 @@ class _Root:
                 address = self._where.address()
                 if address == "0.0.0.0":
                     raise OSError(errno.EADDRNOTAVAIL, "")
-                return Rendezvous(address, {}, self._where.port)
+                return Store(address, self._where.port)
             except socket.gaierror as error:
                 why = f"{self._where.host} is not known here: {error.strerror}"
             except OSError as error:
@@ -295,66 +289,41 @@ def _describe(launch: Launch) -> dict[str, Any]:
     }
 
 
-def _who(entry: Mapping[str, Any]) -> str:
-    return f"pid {entry.get('pid')} on {entry.get('host')}"
+def _who(report: Mapping[str, Any]) -> str:
+    return f"pid {report['pid']} on {report['host']}"
 
 
-def _entry(rank: int, value: bytes, launch: Launch) -> dict[str, Any]:
-    """Validate the report of a rank.
-
-    Raises:
-        UserError: malformed, or of another job.
-    """
-    try:
-        entry = _object(value)
-        fits = NAME.fullmatch(entry["host"]) and all(isinstance(core, int) for core in entry["cores"])
-    except (ValueError, KeyError, TypeError):
-        entry, fits = {}, None
-    if not fits:
-        raise UserError(f"another program answered as rank {rank}", remedy=f"choose another {PORT}", on_all_ranks=True)
-    if entry["size"] != launch.size:
-        raise UserError(
-            f"rank 0 is one of {launch.size} processes, rank {rank} one of {entry['size']}",
-            f"rank {rank} is {_who(entry)}",
-            f"start all with one command, and give two jobs on one host different values of {PORT}",
-            on_all_ranks=True,
-        )
-    return entry
+def _same_rank(rank: int, report: Mapping[str, Any], stored: Mapping[str, Any]) -> UserError:
+    return UserError(
+        f"two processes are rank {rank}",
+        f"one is {_who(report)}, the other {_who(stored)}",
+        f"give each process its own rank, and two jobs on one host different values of {PORT}",
+        on_all_ranks=True,
+    )
 
 
-def _shares(entries: list[dict[str, Any]]) -> list[int]:
+def _shares(reports: Sequence[Mapping[str, Any]]) -> list[int]:
     """Compute the threads of each process: its cores, each divided by the number of processes that may use it."""
-    users = Counter((entry["host"], core) for entry in entries for core in entry["cores"])
-    shares = (sum(Fraction(1, users[entry["host"], core]) for core in entry["cores"]) for entry in entries)
+    users = Counter((report["host"], core) for report in reports for core in report["cores"])
+    shares = (sum(Fraction(1, users[report["host"], core]) for core in report["cores"]) for report in reports)
     return [max(1, int(share)) for share in shares]
 
 
-def _found(
-    launch: Launch,
-    listed: Sequence[tuple[str, int]],
-    address: tuple[str, int],
-    interface: str,
-    rendezvous: Rendezvous | None,
+def _meeting(
+    launch: Launch, places: Sequence[Sequence[Any]], endpoint: tuple[str, int], interface: str, store: Store | None
 ) -> Meeting:
-    slot = places([host for host, _ in listed])[launch.rank]
-    return Meeting(group_variables(slot, address, interface, os.environ), listed[launch.rank][1], rendezvous)
+    """Make the meeting from host and number of threads of each rank."""
+    slot = slots_of([host for host, _ in places])[launch.rank]
+    return Meeting(group_variables(slot, endpoint, interface, os.environ), places[launch.rank][1], store)
 
 
-def _object(value: bytes) -> dict[str, Any]:
-    """Decode a JSON object.
-
-    Raises:
-        ValueError: it is not one.
-    """
-    found = json.loads(value)
-    if not isinstance(found, dict):
-        raise ValueError("another program answers in place of rank 0")
-    return found
+def _encode(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value).encode()
 
 
-def _failed(error: UserError) -> bytes:
+def _failed(error: UserError) -> dict[str, Any]:
     """Encode an error as the outcome for all ranks."""
-    return json.dumps({"error": [error.what, error.why, error.remedy, int(error.code)]}).encode()
+    return {"error": [error.what, error.why, error.remedy, int(error.code)]}
 
 
 def _error(saved: Sequence[Any]) -> UserError:

@@ -2,140 +2,55 @@
 
 GET /scope/key      200 and the value, or 404 with Content-Length 0 (the client asks again)
 PUT /scope/key      200; the body is the value
-DELETE /scope/key   200; in a scope of the group, notes that rank ``key`` is done, and empties the scope once all are;
-                    in any other scope, removes the key
+DELETE /scope/key   200: the rank ``key`` is done with the scope; a store serves one group, so its values stay
 """
 
 from __future__ import annotations
 
-import socket
+import re
 import socketserver
 import threading
-from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any
 
 VALUE_LIMIT = 1024 * 1024  # bytes
-TOTAL_LIMIT = 256 * 1024 * 1024  # bytes of all values
 KEY_LIMIT = 100_000  # keys of all scopes
-PATH_LIMIT = 1024  # bytes
+PATH = re.compile("/[^/]{1,500}/[^/]{1,500}")
 REQUEST_SECONDS = 10.0  # limit without a byte from the client
-CONNECTIONS = 1024
-LINGER_SECONDS = 1.0  # time to read what a client still sends after its answer
-LINGER_BYTES = 1024 * 1024
 POLL_SECONDS = 0.05  # longest delay of ``close``
 
 
 class Store:
-    """Thread-safe values by scope and key.
+    """HTTP server of the values of one group of processes, by scope and key.
 
     Args:
-        scopes: name and number of processes of each scope of the group.
+        address: IPv4 address to bind to.
+        port: port to bind to; 0: any free one.
+
+    Attributes:
+        endpoint: address and port.
+
+    Raises:
+        OSError: the address or port is not available.
     """
 
-    def __init__(self, scopes: Mapping[str, int]) -> None:
-        self._sizes = dict(scopes)
-        self._values: dict[tuple[str, str], bytes] = {}
-        self._bytes = 0
-        self._finished: dict[str, set[str]] = {}
-        self._lock = threading.Lock()
-
-    def expect(self, scopes: Mapping[str, int]) -> None:
-        """Register further scopes of this group."""
-        with self._lock:
-            self._sizes.update(scopes)
+    def __init__(self, address: str, port: int = 0) -> None:
+        self._server = _Server(address, port)
+        self.endpoint = (address, self._server.server_port)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(POLL_SECONDS,), daemon=True)
+        self._thread.start()
 
     def get(self, scope: str, key: str) -> bytes | None:
-        with self._lock:
-            return self._values.get((scope, key))
+        return self._server.values.get(f"/{scope}/{key}")
 
-    def put(self, scope: str, key: str, value: bytes) -> bool:
-        """Store a value; return false if a limit is reached."""
-        with self._lock:
-            old = self._values.get((scope, key))
-            total = self._bytes + len(value) - len(old or b"")
-            if total > TOTAL_LIMIT or (old is None and len(self._values) >= KEY_LIMIT):
-                return False
-            self._values[scope, key] = value
-            self._bytes = total
-            return True
+    def put(self, scope: str, key: str, value: bytes) -> None:
+        self._server.values[f"/{scope}/{key}"] = value
 
-    def delete(self, scope: str, key: str) -> None:
-        with self._lock:
-            if scope not in self._sizes:
-                self._drop((scope, key))
-                return
-            finished = self._finished.setdefault(scope, set())
-            if len(finished) < self._sizes[scope]:
-                finished.add(key)
-            if len(finished) >= self._sizes[scope]:
-                for each in [each for each in self._values if each[0] == scope]:
-                    self._drop(each)
-                finished.clear()
-
-    def _drop(self, place: tuple[str, str]) -> None:
-        self._bytes -= len(self._values.pop(place, b""))
-
-
-class _Handler(BaseHTTPRequestHandler):
-    timeout = REQUEST_SECONDS
-    server_version = "rendezvous"
-    sys_version = ""
-    server: _Server
-
-    def do_GET(self) -> None:
-        place = self._place()
-        if place is not None:
-            value = self.server.store.get(*place)
-            self._reply(HTTPStatus.NOT_FOUND if value is None else HTTPStatus.OK, value or b"")
-
-    def do_PUT(self) -> None:
-        place = self._place()
-        if place is None:
-            return
-        length = self.headers.get("Content-Length", "")
-        if not (length.isascii() and length.isdigit() and len(length) < 9 and int(length) <= VALUE_LIMIT):
-            return self._reply(HTTPStatus.BAD_REQUEST)
-        try:
-            value = self.rfile.read(int(length))
-        except OSError:
-            return self._reply(HTTPStatus.BAD_REQUEST)
-        whole = len(value) == int(length)
-        self._reply(HTTPStatus.OK if whole and self.server.store.put(*place, value) else HTTPStatus.BAD_REQUEST)
-
-    def do_DELETE(self) -> None:
-        place = self._place()
-        if place is not None:
-            self.server.store.delete(*place)
-            self._reply(HTTPStatus.OK)
-
-    def _place(self) -> tuple[str, str] | None:
-        """Parse scope and key from the path; answer the request if it has none."""
-        parts = self.path.split("/")
-        if len(self.path) <= PATH_LIMIT and len(parts) == 3 and not parts[0] and parts[1] and parts[2]:
-            return parts[1], parts[2]
-        self._reply(HTTPStatus.BAD_REQUEST)
-        return None
-
-    def _reply(self, status: HTTPStatus, value: bytes = b"") -> None:
-        self.close_connection = True
-        try:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(value)))
-            self.end_headers()
-            self.wfile.write(value)
-        except OSError:
-            pass  # the client has left
-
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer a malformed request or an unknown method."""
-        self.request_version = "HTTP/1.0"  # otherwise taken for 0.9, which has no status line
-        self._reply(HTTPStatus.BAD_REQUEST)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Log nothing, since clients poll."""
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
 
 
 class _Server(ThreadingHTTPServer):
@@ -143,9 +58,8 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False  # a silent client must not delay the end
     request_queue_size = 256  # all processes connect at the same moment
 
-    def __init__(self, address: str, port: int, store: Store) -> None:
-        self.store = store
-        self._places = threading.BoundedSemaphore(CONNECTIONS)
+    def __init__(self, address: str, port: int) -> None:
+        self.values: dict[str, bytes] = {}  # by path
         super().__init__((address, port), _Handler)
 
     def server_bind(self) -> None:
@@ -153,63 +67,36 @@ class _Server(ThreadingHTTPServer):
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._places.acquire(blocking=False):
-            self.close_request(request)
-            return
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        """Read what is left first: closing on unread bytes resets the connection, and the answer is lost."""
-        try:
-            request.shutdown(socket.SHUT_WR)
-            request.settimeout(LINGER_SECONDS)
-            left = LINGER_BYTES
-            while left > 0 and (piece := request.recv(65536)):
-                left -= len(piece)
-        except OSError:
-            pass  # the client has left
-        self.close_request(request)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._places.release()
-
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore clients that break off or time out."""
 
 
-class Rendezvous:
-    """HTTP server of the store of one group of processes; a context manager.
+class _Handler(BaseHTTPRequestHandler):
+    timeout = REQUEST_SECONDS
+    server: _Server
 
-    Args:
-        address: IPv4 address to bind to.
-        scopes: name and number of processes of each scope of the group.
-        port: port to bind to; 0: any free one.
+    def do_GET(self) -> None:
+        value = self.server.values.get(self.path)
+        self._reply(HTTPStatus.NOT_FOUND if value is None else HTTPStatus.OK, value or b"")
 
-    Raises:
-        OSError: the address or port is not available.
-    """
+    def do_PUT(self) -> None:
+        length, values = self.headers.get("Content-Length", ""), self.server.values
+        accepted = re.fullmatch("[0-9]{1,8}", length) and int(length) <= VALUE_LIMIT and PATH.fullmatch(self.path)
+        if accepted and (self.path in values or len(values) < KEY_LIMIT):
+            value = self.rfile.read(int(length))
+            if len(value) == int(length):
+                values[self.path] = value
+                return self._reply(HTTPStatus.OK)
+        return self._reply(HTTPStatus.BAD_REQUEST)
 
-    def __init__(self, address: str, scopes: Mapping[str, int], port: int = 0) -> None:
-        self.store = Store(scopes)
-        self._server = _Server(address, port, self.store)
-        self.address = address
-        self.port = int(self._server.server_port)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(POLL_SECONDS,), daemon=True)
-        self._thread.start()
+    def do_DELETE(self) -> None:
+        self._reply(HTTPStatus.OK)
 
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    def _reply(self, status: HTTPStatus, value: bytes = b"") -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(value)))
+        self.end_headers()
+        self.wfile.write(value)
 
-    def __enter__(self) -> Rendezvous:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def log_message(self, format: str, *args: Any) -> None:
+        """Log nothing, since clients poll."""

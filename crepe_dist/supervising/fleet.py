@@ -19,6 +19,21 @@ RETRY_SECONDS = 30.0  # between attempts at a host that does not answer
 PING_SECONDS = 5.0
 LEASE_SECONDS = 120.0  # without a ping for this long, the agent of a remote host ends its workers
 LOCAL_ATTEMPTS = 3
+# Without the last two, the loss of a host's power would go unnoticed for hours.
+REMOTE = (
+    *("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5"),
+    *("-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3"),
+)
+# Exit codes of a shell that cannot start a command; also those of our command if its working directory is missing.
+NOT_STARTED = (126, 127)
+ALIKE = "install the same checkout at the same path on every host, and create the current folder there"
+# Errors of a host that only a person can fix: text of OpenSSH and Python, which is English in every locale.
+REMEDIES = {
+    "Permission denied": "let this user log in there by an agent or a key without a passphrase (`ssh-copy-id {host}`)",
+    "Host key verification failed": "check and accept the host's key: run `ssh {host} true` once by hand",
+    "Could not resolve hostname": "correct -H, or make the name resolve here, for instance in /etc/hosts",
+    "No module named": ALIKE,
+}
 
 
 @dataclass
@@ -148,3 +163,14 @@ class Fleet:
                 str(error),
                 "give another --rsh" if not local else "make sure that Python can start processes here",
             ) from error
+
+
+def mistake(host: str, code: int, last_line: str) -> UserError | None:
+    """Return the error for a host whose agent has never answered; ``None`` if a retry may succeed.
+
+    Args:
+        code: exit code of ssh (or of --rsh), which passes on that of the command on the host.
+        last_line: last line that it printed.
+    """
+    remedy = ALIKE if code in NOT_STARTED else next((REMEDIES[text] for text in REMEDIES if text in last_line), None)
+    return UserError(f"{host} cannot be used", last_line, remedy.format(host=host)) if remedy else None

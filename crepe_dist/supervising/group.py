@@ -10,15 +10,14 @@ from dataclasses import dataclass, field
 from crepe_dist.distributed import processes
 from crepe_dist.distributed.hosts import Slot
 from crepe_dist.distributed.messages import Message
-from crepe_dist.distributed.store import Rendezvous
+from crepe_dist.distributed.store import Store
 from crepe_dist.errors import ExitCode
 from crepe_dist.supervising.link import Link
-from crepe_dist.supervising.recovery import NOWHERE, Meaning, Position, meaning
+from crepe_dist.supervising.recovery import NOWHERE, Meaning, Position, in_words, meaning
 
 FIRST_BEAT_SECONDS = 180.0  # from the start of a worker, which first imports and compiles kernels
 BEAT_MARGIN_SECONDS = 5.0  # beyond the limit of the worker's own watchdog, which should act first
 KILL_SECONDS = 5.0  # until the agent must have reported a kill
-HUNG_END_SECONDS = 10.0  # for a worker that has reported a hang to end by itself
 
 
 @dataclass
@@ -34,8 +33,7 @@ class Worker:
     beat: float | None = None
     limit: float = math.inf  # longest time without a beat, in seconds
     position: Position = NOWHERE
-    hangs_since: float | None = None
-    adopted: bool = False  # the agent is gone, the process may still run
+    reported_hang: bool = False  # its watchdog ends it
     ended: bool = False
     code: int | None = None
     killed: bool = False  # by the supervisor
@@ -48,12 +46,9 @@ class Worker:
     @property
     def hangs_at(self) -> float:
         """The time from which the worker counts as hung unless it sends another beat."""
-        if self.adopted:
-            return math.inf
-        own = math.inf if self.hangs_since is None else self.hangs_since + HUNG_END_SECONDS
         if self.beat is None:
-            return min(own, self.started + FIRST_BEAT_SECONDS)
-        return min(own, self.beat + self.limit + BEAT_MARGIN_SECONDS)
+            return self.started + FIRST_BEAT_SECONDS
+        return self.beat + self.limit + BEAT_MARGIN_SECONDS
 
     @property
     def title(self) -> str:
@@ -71,7 +66,7 @@ class Worker:
             if kind == "beat":
                 self._take_beat(message, when)
             elif kind == "hung":
-                self.hangs_since = self.hangs_since or when
+                self.reported_hang = True
                 return "reports no progress"
             else:
                 raise ValueError(kind)
@@ -90,9 +85,6 @@ class Worker:
         if message.get("epoch") is not None and message.get("step") is not None:  # null before training
             self.position = max(self.position, (int(message["epoch"]), int(message["step"])))
 
-    def end(self, code: int | None) -> None:
-        self.ended, self.code = True, code
-
 
 @dataclass
 class Group:
@@ -106,9 +98,8 @@ class Group:
         ends: workers in the order in which they ended.
     """
 
-    number: int
     workers: list[Worker]
-    rendezvous: Rendezvous
+    store: Store
     requested: str = ""
     had_failed: bool = False
     kill_at: float = math.inf
@@ -129,7 +120,7 @@ class Group:
 
     def end(self, worker: Worker, code: int | None) -> None:
         if not worker.ended:
-            worker.end(code)
+            worker.ended, worker.code = True, code
             self.ends.append(worker)
 
     def fresh_ends(self) -> list[Worker]:
@@ -148,6 +139,11 @@ class Group:
             next((worker for worker in failed if not worker.killed), failed[0] if failed else None),
         )
 
+    def end_of(self, worker: Worker) -> str:
+        """Describe a worker's end as the rest of a sentence."""
+        hang = worker.killed or any(peer.reported_hang for peer in self.workers if peer is not worker)
+        return in_words(worker.code, hang)
+
     def ask(self, requested: str, why: str, grace: float) -> None:
         """Ask all workers to save and stop within ``grace`` seconds."""
         self.requested, self.had_failed = requested, self.cause() is not None
@@ -162,22 +158,17 @@ class Group:
 
     def kill(self) -> None:
         """Kill all living workers; on the second call, also the agents that have not reported the first."""
-        self.kill_by_pid()
         for worker in self.living:
-            if worker.killed and not worker.adopted:
-                worker.link.kill()  # the agent does not answer; its end counts as that of its workers
+            if worker.killed:
+                worker.link.kill()
             worker.link.send({"kind": "signal", "worker": worker.name, "signal": int(signal.SIGKILL)})
             worker.killed = True
         self.kill_at = time.monotonic() + KILL_SECONDS
 
-    def kill_by_pid(self) -> None:
-        """Kill the workers of this machine whose agent is gone or does not answer."""
+    def lose(self, link: Link) -> None:
+        """Record the loss of an agent; kill its workers if they run on this machine, else the kernel ends them."""
         for worker in self.living:
-            if worker.link.local and worker.began is not None and (worker.killed or worker.adopted):
-                processes.kill(worker.pid, worker.began)
-
-    def check_adopted(self) -> None:
-        """Record the ends of workers whose agent is gone."""
-        for worker in self.living:
-            if worker.adopted and (worker.began is None or not processes.runs(worker.pid, worker.began)):
+            if worker.link is link:
+                if link.local and worker.began is not None:
+                    processes.kill(worker.pid, worker.began)
                 self.end(worker, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import shlex
 import subprocess
@@ -13,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO, Callable
 
-from crepe_dist.distributed.messages import LIMIT, Message, Messages, Text, encode
+from crepe_dist.distributed.messages import Message, encode, read_messages, read_text
 
 AGENT = (sys.executable, "-m", "crepe_dist.supervising.agent")
 
@@ -104,10 +103,8 @@ class Link:
             stream.close()
 
     def _read(self, stream: IO[bytes]) -> None:
-        messages = Messages()
-        while data := os.read(stream.fileno(), LIMIT):
-            for message in messages.feed(data):
-                self._deliver(self, message)
+        for message in read_messages(stream):
+            self._deliver(self, message)
         stream.close()
         self._threads[1].join(0.5)
         code = self.process.wait()
@@ -115,10 +112,8 @@ class Link:
         self._deliver(self, {"kind": "lost", "code": code, "why": self._last_line or f"it ended with code {code}"})
 
     def _read_stderr(self, stream: IO[bytes]) -> None:
-        text = Text()
-        while data := os.read(stream.fileno(), LIMIT):
-            for line in text.feed(data):
-                self._last_line = line.strip() or self._last_line
-                if self.ready or self.local:  # else the last line is reported once, as the reason for no answer
-                    self._deliver(self, line)
+        for line in read_text(stream):
+            self._last_line = line.strip() or self._last_line
+            if self.ready or self.local:  # else the last line is reported once, as the reason for no answer
+                self._deliver(self, line)
         stream.close()

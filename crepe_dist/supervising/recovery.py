@@ -1,4 +1,4 @@
-"""Meaning of workers' exit codes; number and delay of restarts."""
+"""Meaning of workers' exit codes, and delay of restarts."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def own_code(code: int | None) -> int:
     return code if code >= 0 else 128 - code
 
 
-def in_words(code: int | None, ours: bool = False) -> str:
-    """Describe a worker's end as the rest of a sentence; ``ours``: killed because of a hang."""
+def in_words(code: int | None, hang: bool) -> str:
+    """Describe a worker's end as the rest of a sentence; ``hang``: it may have been killed to end a hang."""
     if code is None:
         return "was lost with its host's agent"
     if code < 0:
@@ -61,7 +61,7 @@ def in_words(code: int | None, ours: bool = False) -> str:
             name = "unknown"
         guess = ""
         if code == -signal.SIGKILL:
-            guess = ", to end a hang" if ours else "; perhaps the machine ran out of memory (see dmesg)"
+            guess = ", to end a hang" if hang else "; perhaps the machine ran out of memory (see dmesg)"
         return f"was killed by signal {-code} ({name}){guess}"
     known = {
         ExitCode.ERROR: "an error that a user can fix",
@@ -73,11 +73,6 @@ def in_words(code: int | None, ours: bool = False) -> str:
         ExitCode.INTERRUPTED: "interrupted",
     }
     return f"ended with code {code}" + (f" ({known[code]})" if code in known else "")
-
-
-def after(delay: float) -> str:
-    """Describe a delay in seconds as the rest of a sentence; empty for no delay."""
-    return f" after {delay:g} s" if delay else ""
 
 
 class BackOff:
@@ -96,22 +91,3 @@ class BackOff:
         self._reached = position
         # The exponent is bounded, because 2.0 ** 1024 overflows.
         return min(LONGEST_BACK_OFF, 2.0 ** min(self._stalls - 1, 10)) if self._stalls else 0.0
-
-
-class Restarts:
-    """Budget of restarts after failures.
-
-    Args:
-        limit: number of restarts allowed.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.left = limit
-        self._back_off = BackOff()
-
-    def take(self, position: Position) -> float | None:
-        """Use up a restart; return the delay in seconds before it, or ``None`` if none is left."""
-        if self.left <= 0:
-            return None
-        self.left -= 1
-        return self._back_off.next(position)

@@ -1,6 +1,6 @@
 """The supervisor: starts a group of workers, watches it, and restarts it from the newest checkpoint when it fails.
 
-One thread makes all decisions. Messages of agents and signals reach it through one inbox. ``_note`` only records an
+One thread makes all decisions. Messages of agents and signals reach it through one queue. ``_note`` only records an
 event; ``_react`` decides on its consequences.
 """
 
@@ -8,32 +8,56 @@ from __future__ import annotations
 
 import math
 import os
+import queue
 import secrets
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 
 from crepe_dist import invocation
 from crepe_dist.distributed.control import SUPERVISED_AS
 from crepe_dist.distributed.environment import allowed, group_variables
-from crepe_dist.distributed.horovod_internals import rendezvous_scopes
-from crepe_dist.distributed.hosts import Slot, allocate
+from crepe_dist.distributed.hosts import LOOPBACK, Host, Slot, allocate
 from crepe_dist.distributed.messages import Message
-from crepe_dist.distributed.store import Rendezvous
+from crepe_dist.distributed.stacks import REQUEST
+from crepe_dist.distributed.store import Store
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.supervising.console import Console
-from crepe_dist.supervising.fleet import Fleet
+from crepe_dist.supervising.fleet import REMOTE, Fleet, mistake
 from crepe_dist.supervising.group import Group, Worker
-from crepe_dist.supervising.inbox import Inbox
 from crepe_dist.supervising.link import Link
-from crepe_dist.supervising.recovery import NOWHERE, BackOff, Meaning, Restarts, after, in_words, meaning, own_code
-from crepe_dist.supervising.ssh_errors import mistake
-from crepe_dist.supervising.supervisor_options import Options
+from crepe_dist.supervising.recovery import NOWHERE, BackOff, Meaning, meaning, own_code
 
 OWN_END_SECONDS = 5.0  # for the other workers to end by themselves after one has failed
 DUMP_SECONDS = 2.0  # for workers to write their stacks
 CATCH_UP_SECONDS = 0.5  # for beats that arrived while this process was suspended (Ctrl-Z)
-ADOPTED_SECONDS = 0.05  # between checks of processes whose agent is gone
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the supervisor.
+
+    Args:
+        processes: largest number of processes.
+        hosts: hosts in the order of ranks.
+        min_processes: smallest number of processes; with fewer slots, the supervisor waits for hosts.
+        max_restarts: restarts after failures; preemptions do not count.
+        grace: seconds between asking a worker to stop and killing it.
+        interface: network interface of the rendezvous and of Gloo.
+        address: IPv4 address of the interface.
+        remote: command that reaches another host; the host's name and one shell command are appended.
+    """
+
+    processes: int = 1
+    hosts: tuple[Host, ...] = (Host("localhost", 1),)
+    min_processes: int = 1
+    max_restarts: int = 10
+    grace: float = 30.0
+    interface: str = LOOPBACK
+    address: str = "127.0.0.1"
+    remote: tuple[str, ...] = REMOTE
 
 
 class Supervisor:
@@ -61,19 +85,21 @@ class Supervisor:
         self._cwd = cwd or os.getcwd()
         self._console = console or Console()
         self._say = self._console.say
-        self._inbox = Inbox(self._console)
-        deliver = self._inbox.deliver
-        self._fleet = Fleet(options.hosts, options.remote, self._environment, self._cwd, options.grace, deliver)
+        # Numbers of signals, and messages with their sender and time of arrival.
+        # A SimpleQueue: a signal handler may put into it while it interrupts a get.
+        self._events: queue.SimpleQueue[int | tuple[Link, Message | str, float]] = queue.SimpleQueue()
+        self._signals: list[int] = []
+        self._fleet = Fleet(options.hosts, options.remote, self._environment, self._cwd, options.grace, self._deliver)
         self._group: Group | None = None
         self._id = secrets.token_hex(8)
         self._generation = -1
-        self._restarts = Restarts(options.max_restarts)
-        self._preemptions = BackOff()
+        self._restarts_left = options.max_restarts
+        self._failures, self._preemptions = BackOff(), BackOff()
         self._reached = NOWHERE
 
     def signal(self, number: int) -> None:
         """Receive a signal; called by the handlers of SIGTERM, SIGINT and SIGHUP."""
-        self._inbox.signal(number)
+        self._events.put(number)
 
     def run(self) -> int:
         """Train until the end; return the exit code.
@@ -84,7 +110,7 @@ class Supervisor:
         try:
             while True:
                 if not self._form():
-                    return int(ExitCode.INTERRUPTED if self._inbox.signals[0] == signal.SIGINT else ExitCode.STOPPED)
+                    return int(ExitCode.INTERRUPTED if self._signals[0] == signal.SIGINT else ExitCode.STOPPED)
                 self._watch()
                 code = self._decide()
                 if code is not None:
@@ -97,7 +123,7 @@ class Supervisor:
     def _form(self) -> bool:
         """Start a generation as soon as enough hosts answer; return false if a signal arrives first."""
         reported: dict[str, str] = {}
-        while not self._inbox.signals:
+        while not self._signals:
             self._fleet.tick(time.monotonic())
             # Wait for hosts that are being tried for the first time: a start must not leave out a host that is up.
             if not self._fleet.trying():
@@ -118,16 +144,15 @@ class Supervisor:
         """Start the next generation, one worker per slot."""
         old = self._group
         self._generation += 1
-        rendezvous = Rendezvous(self._options.address, rendezvous_scopes(slots))
+        store = Store(self._options.address)
         workers = [Worker(f"g{self._generation}-r{slot.rank}", slot, self._fleet.link(slot.host)) for slot in slots]
         self._console.ranks = {worker.name: worker.rank for worker in workers}
-        self._group = Group(self._generation, workers, rendezvous)
-        places = ", ".join(f"{slot.local_size} on {slot.host}" for slot in slots if slot.local_rank == 0)
-        self._say(f"generation {self._generation}: {len(slots)} process{'es'[: 2 * (len(slots) > 1)]} ({places})")
-        place = (rendezvous.address, rendezvous.port)
+        self._group = Group(workers, store)
+        hosts = ", ".join(f"{slot.local_size} on {slot.host}" for slot in slots if slot.local_rank == 0)
+        self._say(f"generation {self._generation}: {len(slots)} process{'es'[: 2 * (len(slots) > 1)]} ({hosts})")
         for worker in workers:
             base = allowed(self._environment, worker.link.local)
-            variables = group_variables(worker.slot, place, self._options.interface, base, self._generation)
+            variables = group_variables(worker.slot, store.endpoint, self._options.interface, base, self._generation)
             env = {"PYTHONUNBUFFERED": "1", **base, **variables, SUPERVISED_AS: self._id, **invocation.passed_on()}
             message = {"kind": "start", "worker": worker.name, "argv": self._command, "env": env, "cwd": self._cwd}
             try:
@@ -136,17 +161,31 @@ class Supervisor:
                 remedy = "put the flags into a file (--config), and unset variables that training does not need"
                 raise UserError("the flags and environment of a worker are too long", str(error), remedy) from error
         if old is not None:
-            old.rendezvous.close()
+            old.store.close()
 
     # Events.
 
+    def _deliver(self, link: Link, message: Message | str) -> None:
+        """Queue a message; called from the links' threads.
+
+        Workers' output is printed at once, in the link's thread: a blocked terminal must not block the supervisor.
+        """
+        if isinstance(message, dict) and message["kind"] == "output":
+            self._console.show(message["worker"], message["stream"], message["line"])
+        else:
+            self._events.put((link, message, time.monotonic()))
+
     def _pump(self, until: float) -> None:
         """Wait for an event, at most until the time ``until``; record all that have arrived."""
-        for link, message, when in self._inbox.take(until):
-            try:
-                self._note(link, message, when)
-            except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-                self._say(f"{link.host}: ignored a malformed message ({error!r})")
+        wait = max(0.0, min(until - time.monotonic(), 3600.0))
+        with suppress(queue.Empty):
+            event = self._events.get(timeout=wait)
+            while True:
+                if isinstance(event, int):
+                    self._signals.append(event)
+                else:
+                    self._note(*event)
+                event = self._events.get_nowait()
 
     def _note(self, link: Link, message: Message | str, when: float) -> None:
         if isinstance(message, str):
@@ -156,37 +195,30 @@ class Supervisor:
         if kind == "hello":
             self._fleet.answered(link)
         elif kind == "note":
-            self._say(f"{link.host}: {message.get('text')}")
+            self._say(f"{link.host}: {message['text']}")
         elif kind == "lost":
-            self._note_lost(link, int(message["code"]), str(message.get("why")))
+            self._note_lost(link, message["code"], message["why"])
         elif self._group is not None:
-            worker = self._group.find(message.get("worker"))
-            if worker is None or worker.link is not link:
+            worker = self._group.find(message["worker"])
+            if worker is None:  # of an earlier generation
                 return
             if kind == "started":
-                worker.pid, worker.began = int(message["pid"]), int(message["began"])
+                worker.pid, worker.began = message["pid"], message["began"]
             elif kind == "exit":
-                self._group.end(worker, int(message["code"]))
+                self._group.end(worker, message["code"])
             elif kind == "from":
                 remark = worker.hear(message["message"], when)
                 if remark:
                     self._say(f"{worker.title} {remark}")
 
     def _note_lost(self, link: Link, code: int, why: str) -> None:
-        if not self._fleet.lost(link, why, time.monotonic()):
-            error = None if link.local or self._group else mistake(link.host, code, why)
-            if error is not None:  # after the first start, training continues without the host
-                raise error
-            return
-        self._say(f"the agent on {link.host} is gone: {why}")
-        if self._group is None:
-            return
-        for worker in self._group.living:
-            if worker.link is link and link.local and worker.pid:
-                worker.adopted = True
-                self._group.kill_at = min(self._group.kill_at, time.monotonic() + self._options.grace)
-            elif worker.link is link:
-                self._group.end(worker, None)
+        if self._fleet.lost(link, why, time.monotonic()):
+            self._say(f"the agent on {link.host} is gone: {why}")
+            if self._group is not None:
+                self._group.lose(link)
+        # After the first start, training continues without the host.
+        elif not link.local and self._group is None and (error := mistake(link.host, code, why)):
+            raise error
 
     # Watching.
 
@@ -198,21 +230,18 @@ class Supervisor:
         self._report_ends(self._group)
 
     def _next_time(self, group: Group) -> float:
-        next_check = time.monotonic() + ADOPTED_SECONDS
-        workers = [next_check if worker.adopted else worker.hangs_at for worker in group.living]
-        return min(group.kill_at, self._fleet.next_time(), *workers)
+        return min(group.kill_at, self._fleet.next_time(), *(worker.hangs_at for worker in group.living))
 
     def _react(self) -> None:
         group = self._group
         assert group is not None
         now = time.monotonic()
         self._fleet.tick(now)
-        group.check_adopted()
-        if self._inbox.signals and group.requested != "signal":
-            why = signal.Signals(self._inbox.signals[0]).name
+        if self._signals and group.requested != "signal":
+            why = signal.Signals(self._signals[0]).name
             self._say(f"{why}: asking all to save and stop; killing after {self._options.grace:g} s")
             group.ask("signal", why, self._options.grace)
-        if signal.SIGINT in self._inbox.signals[1:] and not any(worker.killed for worker in group.living):
+        if signal.SIGINT in self._signals[1:] and not any(worker.killed for worker in group.living):
             group.kill_at = now
         fresh = self._report_ends(group)
         if fresh and group.living:
@@ -255,7 +284,8 @@ class Supervisor:
         silent = time.monotonic() - (hung.started if hung.beat is None else hung.beat)
         self._say(f"{hung.title} has sent nothing for {silent:.0f} s; all processes write their stacks and are killed")
         for worker in group.living:
-            worker.link.send({"kind": "dump", "worker": worker.name})
+            for number in (REQUEST, signal.SIGCONT):  # a suspended process writes its stacks, too
+                worker.link.send({"kind": "signal", "worker": worker.name, "signal": int(number)})
         self._spend(DUMP_SECONDS, group)
         group.kill_at = time.monotonic()
 
@@ -275,12 +305,12 @@ class Supervisor:
         cause = group.cause()
         code = None if cause is None else int(ExitCode.HUNG) if cause is group.hung else cause.code
         reason = Meaning.DONE if cause is None else meaning(code)
-        if self._inbox.signals:
-            if self._inbox.signals[0] == signal.SIGINT:
+        if self._signals:
+            if self._signals[0] == signal.SIGINT:
                 return int(ExitCode.INTERRUPTED)
             if any(worker.code == ExitCode.STOPPED for worker in group.ends):
                 return int(ExitCode.STOPPED)  # one such worker proves that the state was saved
-            if group.had_failed and reason is Meaning.FAILED and self._restarts.left:
+            if group.had_failed and reason is Meaning.FAILED and self._restarts_left:
                 return int(ExitCode.STOPPED)  # the signal came before the restart; the newest saved state is there
             return 0 if cause is None else own_code(code)
         if cause is None:
@@ -292,44 +322,34 @@ class Supervisor:
             return None
         if reason is Meaning.PREEMPTED:
             delay = self._preemptions.next(self._reached)
-            self._say(f"{cause.title} was preempted: restarting{after(delay)}; {self._left()}")
+            what = f"{cause.title} was preempted: restarting"
+        elif self._restarts_left == 0:
+            self._say(f"giving up: {cause.title} {group.end_of(cause)}, and no restart is left")
+            return own_code(code)
         else:
-            taken = self._restarts.take(self._reached)
-            if taken is None:
-                self._say(f"giving up: {cause.title} {in_words(code, cause.killed)}, and no restart is left")
-                return own_code(code)
-            delay = taken
-            self._say(f"restarting from the newest checkpoint{after(delay)}; {self._left()}")
+            self._restarts_left -= 1
+            delay = self._failures.next(self._reached)
+            what = "restarting from the newest checkpoint"
+        after = f" after {delay:g} s" if delay else ""
+        self._say(f"{what}{after}; {self._restarts_left} of {self._options.max_restarts} restarts left")
         restart_at = time.monotonic() + delay
-        while time.monotonic() < restart_at and not self._inbox.signals:
-            self._wait(restart_at)
+        while time.monotonic() < restart_at and not self._signals:
+            self._fleet.tick(time.monotonic())
+            self._pump(min(restart_at, self._fleet.next_time()))
         return None
-
-    def _wait(self, until: float) -> None:
-        """Wait for an event, and keep the fleet running meanwhile."""
-        self._fleet.tick(time.monotonic())
-        self._pump(min(until, self._fleet.next_time()))
 
     def _close(self) -> None:
         group = self._group
         if group is not None:
             if group.living:
                 group.kill()
-            group.rendezvous.close()
+            group.store.close()
         self._fleet.close()
-        if group is not None:
-            group.kill_by_pid()
-
-    # Messages.
 
     def _report_ends(self, group: Group) -> list[Worker]:
         """Print and return the workers that ended since the last call."""
-        fresh = group.fresh_ends()
-        for worker in fresh:
+        ends = group.fresh_ends()
+        for worker in ends:
             if worker.code != 0 and not worker.killed:
-                hang = any(other.hangs_since is not None for other in group.workers if other is not worker)
-                self._say(f"{worker.title} {in_words(worker.code, hang)}")
-        return fresh
-
-    def _left(self) -> str:
-        return f"{self._restarts.left} of {self._options.max_restarts} restarts left"
+                self._say(f"{worker.title} {group.end_of(worker)}")
+        return ends

@@ -18,7 +18,7 @@ import requests
 
 from crepe_dist.distributed import rendezvous
 from crepe_dist.distributed.endpoint import PORTS, Where
-from crepe_dist.distributed.hosts import interface_of, places
+from crepe_dist.distributed.hosts import interface_of
 from crepe_dist.distributed.launch import Launch
 from crepe_dist.errors import ExitCode, UserError
 from tests.chaos import harness
@@ -265,20 +265,8 @@ class TestErrors:
             server.shutdown()
         assert "another program answers in place of rank 0" in said
 
-    def test_what_comes_is_no_rank(self, ranks):
-        group = ranks()
-        group.start(0)
-        harness.wait_for(group.is_open)
-        requests.put(f"http://127.0.0.1:{group.port}/meeting/1", b'{"host": "../..", "cores": []}', timeout=5)
-        assert "another program answered as rank 1" in group.end(1)
-
 
 class TestPlaces:
-    def test_ranks_dealt_out_to_hosts_in_turn(self):
-        slots = places(["a", "b", "a", "b", "a"])
-        assert [(slot.local_rank, slot.local_size) for slot in slots] == [(0, 3), (0, 2), (1, 3), (1, 2), (2, 3)]
-        assert [(slot.cross_rank, slot.cross_size) for slot in slots] == [(0, 2), (1, 2), (0, 2), (1, 2), (0, 1)]
-
     def test_cores_are_shared_among_those_who_may_use_them(self):
         def entry(host: str, *cores: int) -> dict[str, object]:
             return {"host": host, "cores": cores}
