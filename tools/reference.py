@@ -66,12 +66,12 @@ def default(field: dataclasses.Field[Any]) -> str:
 
 def helps() -> str:
     about = (
-        "The output of `--help` for each command, or of `--help-all`, which shows all options. `crepe train` and "
-        "`python -m crepe_dist.train` are the same."
+        "The output of `--help` for each command, or of `--help-all`, which shows all options; those of `train` are "
+        "listed in [Options](options.md). `crepe train` and `python -m crepe_dist.train` are the same."
     )
     lines = ["# Commands", "", about]
     for name in ("", *cli.COMMANDS):
-        flag = "--help-all" if name and cli.parser_of(name).common else "--help"
+        flag = "--help-all" if name not in ("", "train") and cli.parser_of(name).common else "--help"
         done = subprocess.run(
             [str(Path(sys.executable).with_name("crepe")), *name.split(), flag],
             check=True,
