@@ -61,8 +61,8 @@ def measure(sizes: list[str], size_of_batch: int, rounds: int) -> None:
 
     from crepe_dist.benchmarking import ceiling, ours
     from crepe_dist.data.alphabet import ALPHABET
-    from crepe_dist.model.paper import PaperShape
-    from crepe_dist.networks.matrix_products import products
+    from crepe_dist.engines.matrix_products import products
+    from crepe_dist.networks.paper.shape import PaperShape
     from crepe_dist.timing import in_turns, paired, rate
 
     device = mx.cpu()

@@ -157,7 +157,7 @@ def examples(run: Any, steps: int) -> dict[str, Callable[[], None]]:
     import mxnet as mx
     from mxnet import autograd, gluon
 
-    from crepe_dist.networks.block import build, trained
+    from crepe_dist.engines.block import build, trained
     from crepe_dist.settings.model_options import ModelOptions
     from crepe_dist.training.recipe import epoch_batches
 

@@ -23,7 +23,7 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.inspecting.corpus import Corpus
 from crepe_dist.inspecting.inspection import inspect
 from crepe_dist.inspecting.out_of_fold import out_of_fold
-from crepe_dist.model.parameters import NETWORKS
+from crepe_dist.registry import NETWORKS
 from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import real, whole
 

@@ -32,7 +32,7 @@ from crepe_dist.benchmarking.workers import Workers
 from crepe_dist.data.alphabet import ALPHABET
 from crepe_dist.distributed.launch import horovodrun
 from crepe_dist.errors import UserError
-from crepe_dist.model.paper import PaperShape
+from crepe_dist.networks.paper.shape import PaperShape
 
 HOSTS = ("crepe-link-a", "crepe-link-b")
 ADDRESSES = ("192.0.2.1", "192.0.2.2")  # reserved for documentation (RFC 5737), so never routed

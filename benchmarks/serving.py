@@ -115,10 +115,10 @@ def _serve(given: Any) -> None:
     import mxnet as mx
 
     from crepe_dist.data.alphabet import Encoding
+    from crepe_dist.engines import block
     from crepe_dist.model.inference import open_inference
-    from crepe_dist.model.paper import PaperShape
     from crepe_dist.model.precision import plan_inference
-    from crepe_dist.networks import block
+    from crepe_dist.networks.paper.shape import PaperShape
     from crepe_dist.predicting.model_summary import ModelSummary
     from crepe_dist.predicting.predictor import Predictor
     from crepe_dist.serving import server

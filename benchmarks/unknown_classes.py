@@ -22,8 +22,8 @@ import subset
 
 from crepe_dist import command
 from crepe_dist.data.dataset import Dataset, Split, open_dataset
-from crepe_dist.model.parameters import NETWORKS
 from crepe_dist.predicting.predictor import Predictor, load
+from crepe_dist.registry import NETWORKS
 from crepe_dist.settings import arguments
 from crepe_dist.supervising.training_process import failure, training
 

@@ -14,10 +14,10 @@ from crepe_dist.inspecting.corpus import Corpus
 from crepe_dist.inspecting.inspection import ERRORS, Inspection, inspect
 from crepe_dist.inspecting.out_of_fold import out_of_fold
 from crepe_dist.inspecting.source_texts import add_texts
-from crepe_dist.model.parameters import NETWORKS
 from crepe_dist.predicting.inputs import Input, open_inputs
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.sources import Reading
+from crepe_dist.registry import NETWORKS
 from crepe_dist.settings import arguments
 from crepe_dist.settings.limits import real, whole
 from crepe_dist.wording import counted, percent

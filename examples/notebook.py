@@ -22,8 +22,8 @@ from mxnet import autograd, gluon
 
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.distributed.device import pick
-from crepe_dist.model.paper import PaperShape
-from crepe_dist.networks.paper_block import Paper
+from crepe_dist.networks.paper.gluon import Paper
+from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.runs.checkpoint import file_name
 
 # %% [markdown]

@@ -295,8 +295,8 @@ def whole(**arrays: Any) -> Callable[[Path], object]:
     def build(folder: Path) -> None:
         import mxnet as mx
 
-        from crepe_dist.model.paper import PaperShape
-        from crepe_dist.networks import block
+        from crepe_dist.engines import block
+        from crepe_dist.networks.paper.shape import PaperShape
         from crepe_dist.settings.model_options import ModelOptions
 
         network = block.build(PaperShape(69, 123, 3, 8, 8), ModelOptions(), mx.cpu(), 0)

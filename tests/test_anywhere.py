@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from crepe_dist.data.dataset import Split, open_dataset
+from crepe_dist.engines import block
+from crepe_dist.engines.engine import open_engine
 from crepe_dist.model import parameters
 from crepe_dist.model.precision import plan
-from crepe_dist.networks import block
-from crepe_dist.networks.engine import open_engine
 from crepe_dist.predicting.predictor import load
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings.model_options import ModelOptions

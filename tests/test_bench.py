@@ -9,7 +9,7 @@ import pytest
 
 from crepe_dist.benchmarking import notebook, scaling
 from crepe_dist.data.alphabet import ALPHABET, BLANK, Encoding
-from crepe_dist.model.paper import PaperShape
+from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.timing import alternate, paired, rate
 from tests.conftest import command, run
 

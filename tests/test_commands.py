@@ -18,11 +18,11 @@ import crepe_dist
 from crepe_dist import evaluate
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.distributed.join import join
+from crepe_dist.engines import block
 from crepe_dist.errors import UserError
 from crepe_dist.evaluating import scoring
 from crepe_dist.model import parameters
-from crepe_dist.model.paper import PaperShape
-from crepe_dist.networks import block
+from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.checkpoint import find
 from crepe_dist.settings.model_options import ModelOptions

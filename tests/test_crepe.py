@@ -12,19 +12,20 @@ import pytest
 from crepe_dist.data.alphabet import BLANK
 from crepe_dist.data.batch import Batch, pack
 from crepe_dist.distributed.world import World
+from crepe_dist.engines import block
+from crepe_dist.engines.engine import Engine, GraphEngine, NativeEngine, open_engine
 from crepe_dist.errors import UserError
-from crepe_dist.model import parameters, tower
-from crepe_dist.model.crepe import CrepeShape
+from crepe_dist.model import parameters
 from crepe_dist.model.objective import PLAIN, Objective
-from crepe_dist.model.paper import PaperShape
 from crepe_dist.model.precision import Plan
 from crepe_dist.model.tower_weight import WEIGHTS
 from crepe_dist.mxnet_internals import structural_parameters
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
-from crepe_dist.networks import block
-from crepe_dist.networks.engine import Engine, GraphEngine, NativeEngine, open_engine
-from crepe_dist.networks.tower_block import CONVOLUTIONS_RATE, TABLE_RATE
+from crepe_dist.networks.crepe import tower
+from crepe_dist.networks.crepe.gluon import CONVOLUTIONS_RATE, TABLE_RATE
+from crepe_dist.networks.crepe.shape import CrepeShape
+from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training.step import TrainingStep
 from tests.conftest import needs_mxnet_bfloat16

@@ -25,7 +25,7 @@ from crepe_dist.diagnosis.trial import Trial, attempt, judge, trials
 from crepe_dist.diagnosis.verdict import verdict
 from crepe_dist.distributed.launch import horovodrun
 from crepe_dist.errors import UserError
-from crepe_dist.model.paper import PaperShape
+from crepe_dist.networks.paper.shape import PaperShape
 from tests import cuda_driver
 from tests.conftest import command
 from tests.test_supervisor import left, until

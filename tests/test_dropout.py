@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 from mxnet import autograd
 
-from crepe_dist.model.paper import PaperShape
+from crepe_dist.engines import block, dropout
+from crepe_dist.engines.block import build
+from crepe_dist.engines.engine import GraphEngine
 from crepe_dist.model.precision import Plan
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
-from crepe_dist.networks import dropout
-from crepe_dist.networks.block import build
-from crepe_dist.networks.engine import GraphEngine
-from crepe_dist.networks.paper_block import build_paper
+from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.settings.model_options import ModelOptions
 from tests.test_native import gradients, some_batch
 
@@ -85,7 +84,7 @@ class TestWithoutGenerator:
 
     @pytest.mark.parametrize("precision", ["float32", "float16"])
     def test_no_graph_holds_cudnn_s_dropout(self, precision):
-        network, codes = build_paper(self.shape, ModelOptions(), mx.cpu()), mx.sym.var("codes")
+        network, codes = block.build(self.shape, ModelOptions(hybridize=False), mx.cpu(), seed=0), mx.sym.var("codes")
         network.compute_in(precision, mx.gpu(0))
         (trained,) = network.training_logits(lambda *_: mx.sym.var("kept"), codes)
         assert "kept" in trained.list_arguments()

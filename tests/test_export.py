@@ -27,15 +27,16 @@ from crepe_dist import export as export_command
 from crepe_dist import exporting, wording
 from crepe_dist.data.alphabet import Encoding, frequent_alphabet
 from crepe_dist.data.composition import Composition
+from crepe_dist.engines import block
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import FORMATS, crepe_runtime, eight_bits, onnx_graph, verification
 from crepe_dist.exporting.exporter import export
-from crepe_dist.model import tower
-from crepe_dist.model.crepe import CrepeShape
-from crepe_dist.model.ngrams import NGramShape, look_up
-from crepe_dist.model.paper import PaperShape
 from crepe_dist.model.shape import Shape
-from crepe_dist.networks import block
+from crepe_dist.networks.crepe import tower
+from crepe_dist.networks.crepe.shape import CrepeShape
+from crepe_dist.networks.ngrams.hashing import look_up
+from crepe_dist.networks.ngrams.shape import NGramShape
+from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.predicting.answers import answers
 from crepe_dist.predicting.inputs import Input
 from crepe_dist.runs import checkpoint

@@ -10,14 +10,15 @@ import pytest
 
 from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.distributed.world import World
-from crepe_dist.model import ngrams, tower
-from crepe_dist.model.crepe import CrepeShape
-from crepe_dist.model.tower import head_start
+from crepe_dist.engines import block
 from crepe_dist.native import library
-from crepe_dist.networks import block
+from crepe_dist.networks.crepe import gluon, tower
+from crepe_dist.networks.crepe.shape import CrepeShape
+from crepe_dist.networks.crepe.tower import head_start
+from crepe_dist.networks.ngrams import counting
 from crepe_dist.settings.config import Config, parse
 from crepe_dist.training import engine_setup
-from crepe_dist.training.engine_setup import build_engine, count_ngrams
+from crepe_dist.training.engine_setup import build_engine
 from crepe_dist.training.transfer import Start
 
 SMALL = [
@@ -53,7 +54,7 @@ def test_the_sums_are_exact(monkeypatch):
     counts = np.random.default_rng(0).poisson(3, (1000, 300)).astype(np.int32)
     documents = counts.sum(axis=0).astype(np.int64)
     whole = head_start(counts, documents, 32, seed=1)
-    monkeypatch.setattr(ngrams, "CHUNK", 7000)
+    monkeypatch.setattr(counting, "CHUNK", 7000)
     order = np.random.default_rng(1).permutation(300)
     monkeypatch.setattr(np.random, "default_rng", lambda seed, real=np.random.default_rng: _Permuted(real(seed), order))
     assert (head_start(counts[:, order], documents[order], 32, seed=1) == whole).all()
@@ -77,8 +78,8 @@ def test_the_tower_counts_what_it_sees(data):
     )
     for label, each, known in zip(part.labels, buckets, own):
         expected[np.unique(each[known]), label] += 1
-    assert (count_ngrams(shape.embedding, dataset, world) == expected).all()
-    joined = count_ngrams(replace(shape.embedding, classes=2), dataset, world)
+    assert (counting.count_ngrams(shape.embedding, dataset, world) == expected).all()
+    joined = counting.count_ngrams(replace(shape.embedding, classes=2), dataset, world)
     assert (joined == np.stack([expected[:, 0::2].sum(axis=1), expected[:, 1::2].sum(axis=1)], axis=1)).all()
 
 
@@ -97,14 +98,14 @@ def test_a_new_network_has_a_head_start(data, monkeypatch):
     dataset, shape = open_dataset(data), shape_for(open_dataset(data))
     without = table(parse([*SMALL, "--device=cpu", "--model.head_start=0"]), dataset)
     assert without.std() == pytest.approx(0.2, rel=0.1)
-    counts = count_ngrams(shape.embedding, dataset, World())
+    counts = counting.count_ngrams(shape.embedding, dataset, World())
     expected = head_start(counts, dataset.class_counts(), shape.width, seed=parse([]).training.seed)
     assert expected.any()
     given = table(parse([*SMALL, "--device=cpu"]), dataset)
     assert given == pytest.approx(without + 0.5 * expected, abs=1e-6)
     strong = table(parse([*SMALL, "--device=cpu", "--model.head_start=2"]), dataset)
     assert strong == pytest.approx(without + 2 * expected, abs=1e-5)
-    monkeypatch.setattr(engine_setup, "MOST_COUNTS", 2 * shape.rows)  # some of the three classes share a direction
+    monkeypatch.setattr(gluon, "MOST_COUNTS", 2 * shape.rows)  # some of the three classes share a direction
     shared = table(parse([*SMALL, "--device=cpu"]), dataset)
     assert (shared != without).any()
     assert (shared != given).any()

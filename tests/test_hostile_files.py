@@ -13,8 +13,8 @@ import pytest
 
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.model.paper import PaperShape
-from crepe_dist.networks import block
+from crepe_dist.engines import block
+from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.preparing.formats.rows import Share
 from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import SplitOptions

@@ -14,17 +14,17 @@ import pytest
 
 from crepe_dist.data.alphabet import BLANK, Encoding
 from crepe_dist.data.batch import pack
+from crepe_dist.engines import block
+from crepe_dist.engines.engine import NativeEngine
 from crepe_dist.errors import UserError
-from crepe_dist.model.crepe import CrepeShape
 from crepe_dist.model.inference import KernelInference, NumpyInference, open_inference
-from crepe_dist.model.ngrams import NGramShape
-from crepe_dist.model.paper import PaperShape
 from crepe_dist.model.precision import Plan, plan_inference
 from crepe_dist.model.shape import Shape
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
-from crepe_dist.networks import block
-from crepe_dist.networks.engine import NativeEngine
+from crepe_dist.networks.crepe.shape import CrepeShape
+from crepe_dist.networks.ngrams.shape import NGramShape
+from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.settings.model_options import ModelOptions
 

@@ -14,14 +14,14 @@ import crepe_dist
 from crepe_dist.data.batch import Unpack, pack
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.targets import SEVERAL, SHARE_UNIT, SOFT, Targets, open_targets
+from crepe_dist.engines import block
+from crepe_dist.engines.engine import open_engine
+from crepe_dist.engines.loss import Loss
 from crepe_dist.errors import UserError
 from crepe_dist.model.objective import Objective
-from crepe_dist.model.paper import PaperShape
 from crepe_dist.model.precision import Plan
 from crepe_dist.native.library import Library, runnable
-from crepe_dist.networks import block
-from crepe_dist.networks.engine import open_engine
-from crepe_dist.networks.loss import Loss
+from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.settings.model_options import ModelOptions
 from tests.test_crepe import SHAPES, learnt
 

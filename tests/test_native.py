@@ -16,15 +16,15 @@ import pytest
 
 from crepe_dist.data.alphabet import BLANK, Encoding
 from crepe_dist.data.batch import Batch, pack
+from crepe_dist.engines import block
+from crepe_dist.engines.engine import GraphEngine, NativeEngine, open_engine
 from crepe_dist.errors import UserError
 from crepe_dist.model import precision
 from crepe_dist.model.objective import PLAIN, Objective
-from crepe_dist.model.paper import PaperShape
 from crepe_dist.model.precision import Plan, plan
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
-from crepe_dist.networks import block
-from crepe_dist.networks.engine import GraphEngine, NativeEngine, open_engine
+from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.settings.model_options import ModelOptions
 from tests.conftest import QUICK, command, needs_mxnet_bfloat16, run
 from tests.needs import NO_FEATURE

@@ -14,16 +14,17 @@ from crepe_dist.data.batch import Batch, pack
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.loader import batches
 from crepe_dist.data.order import epoch_order
+from crepe_dist.engines import block
+from crepe_dist.engines.engine import GraphEngine, NativeEngine, open_engine
 from crepe_dist.errors import UserError
-from crepe_dist.model import ngrams, parameters
-from crepe_dist.model.hashing import edged
-from crepe_dist.model.ngrams import NGramShape, buckets_for, look_up
+from crepe_dist.model import parameters
 from crepe_dist.model.objective import Objective
 from crepe_dist.model.precision import Plan, plan
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
-from crepe_dist.networks import block
-from crepe_dist.networks.engine import GraphEngine, NativeEngine, open_engine
+from crepe_dist.networks.ngrams import counting
+from crepe_dist.networks.ngrams.hashing import edged, look_up
+from crepe_dist.networks.ngrams.shape import NGramShape, buckets_for
 from crepe_dist.settings.model_options import ModelOptions
 
 pytestmark = pytest.mark.usefixtures("every_build")
@@ -63,7 +64,7 @@ def stretches(codes: np.ndarray, shape: NGramShape) -> Iterator[tuple[int, ...]]
 def test_the_library_and_numpy_find_the_same_buckets(shape, monkeypatch):
     codes = some_codes(shape, 6)
     found, counts = look_up(codes, shape)
-    monkeypatch.setattr(ngrams.library, "find", lambda: (None, "not for this test"))
+    monkeypatch.setattr(library, "find", lambda: (None, "not for this test"))
     expected, also = look_up(codes, shape)
     assert counts.tolist() == also.tolist()
     assert counts[-1] == 0
@@ -220,12 +221,12 @@ def test_what_is_computed_is_what_the_formula_says(edges):
 @pytest.mark.parametrize("native", [True, False])
 def test_documents_are_counted_by_class(native, monkeypatch):
     if not native:
-        monkeypatch.setattr(ngrams.library, "find", lambda: (None, "not for this test"))
+        monkeypatch.setattr(library, "find", lambda: (None, "not for this test"))
     shape = NGramShape(69, 600, 3, 3, 1000)
     codes = some_codes(shape, 700)
     labels = np.arange(700, dtype=np.int32) % 3
     counts = np.ones((1000, 3), np.int32)
-    ngrams.count(codes, labels, shape, counts)
+    counting._count(codes, labels, shape, counts)
     expected = np.ones((1000, 3), np.int32)
     for (found, number), label in zip(zip(*look_up(codes, shape)), labels):
         expected[found[:number], label] += 1
@@ -237,7 +238,7 @@ def test_significant_is_what_chance_does_not_explain():
     documents = np.array([3000, 1000])
     by_chance = np.array([generator.binomial(documents, p) for p in generator.uniform(0, 1, 100_000)])
     telling = np.array([[1000, 0], [0, 30], [900, 900], [100, 100]])
-    found = ngrams.significant(
+    found = counting.significant(
         np.concatenate([by_chance, telling, [[1, 0], [0, 1], [0, 0]]]).astype(np.int32), documents, 5.0
     )
     assert np.flatnonzero(found).tolist() == [100_000, 100_001, 100_002, 100_003]

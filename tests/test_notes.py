@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from crepe_dist import machine
-from crepe_dist.model.crepe import CrepeShape
-from crepe_dist.model.ngrams import NGramShape
-from crepe_dist.model.paper import PaperShape
+from crepe_dist.networks.crepe.shape import CrepeShape
+from crepe_dist.networks.ngrams.shape import NGramShape
+from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.settings.config import parse
 from crepe_dist.training.dry_run import layers
 from crepe_dist.training.notes import empty_classes, few_cores, few_steps, few_validation_rows, little_memory

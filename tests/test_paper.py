@@ -11,13 +11,13 @@ import yaml
 
 import crepe_dist
 from crepe_dist.data.alphabet import ALPHABET, BLANK, Encoding
+from crepe_dist.engines import block
+from crepe_dist.engines.layers import OneHotConv1D
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_json
 from crepe_dist.model import parameters
-from crepe_dist.model.paper import PaperShape, lengths
-from crepe_dist.networks import block
-from crepe_dist.networks.layers import OneHotConv1D
-from crepe_dist.networks.paper_block import Paper
+from crepe_dist.networks.paper.gluon import Paper
+from crepe_dist.networks.paper.shape import PaperShape, lengths
 from crepe_dist.runs import checkpoint, run_folder
 from crepe_dist.runs.run_record import open_run
 from crepe_dist.settings.config import Config
@@ -100,7 +100,7 @@ def test_compiled_and_plain_give_the_same():
 def test_too_short_documents_are_refused():
     with pytest.raises(UserError, match="too short"):
         build(122)
-    with pytest.raises(ValueError, match="at least 123"):
+    with pytest.raises(UserError, match="at least 123"):
         Paper(PaperShape(69, 122, 2, 4, 4))
 
 

@@ -19,7 +19,7 @@ from crepe_dist.benchmarking.projection import (
     hierarchical,
     ring,
 )
-from crepe_dist.model.paper import PaperShape
+from crepe_dist.networks.paper.shape import PaperShape
 from tests.conftest import command, run
 
 JOB = Job(compute=0.1, batch=32, gradient=40_000_000)

@@ -8,13 +8,14 @@ from typing import Any, cast
 
 import pytest
 
+from crepe_dist import registry
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.targets import ONE, SEVERAL, SOFT
 from crepe_dist.errors import UserError
-from crepe_dist.model.parameters import NETWORKS
+from crepe_dist.networks.ngrams.gluon import rate
 from crepe_dist.settings.config import parse
 from crepe_dist.training.engine_setup import _objective
-from crepe_dist.training.schedule import table_rate
+from crepe_dist.training.schedule import steps_of
 from crepe_dist.training.training_data import with_epochs
 
 
@@ -61,9 +62,9 @@ def test_training_stops_early_where_the_validation_split_can_tell(flags, validat
     assert with_epochs(derived, data(3600, 256, validation, labelled)) == derived
 
 
-@pytest.mark.parametrize(("rows", "epochs", "rate"), [(64, 1, 1), (64 * 300, 5, 1), (64 * 1500, 4, 0.5)])
-def test_the_n_gram_table_learns_more_slowly_in_long_trainings(rows, epochs, rate):
-    assert table_rate(parse([f"--epochs={epochs}", "--batch-size=64"]), rows) == rate
+@pytest.mark.parametrize(("rows", "epochs", "multiple"), [(64, 1, 1), (64 * 300, 5, 1), (64 * 1500, 4, 0.5)])
+def test_the_n_gram_table_learns_more_slowly_in_long_trainings(rows, epochs, multiple):
+    assert rate(steps_of(parse([f"--epochs={epochs}", "--batch-size=64"]), rows)) == multiple
 
 
 def test_a_first_epoch_that_is_beyond_the_last_is_an_error():
@@ -75,7 +76,7 @@ def test_a_first_epoch_that_is_beyond_the_last_is_an_error():
 
 @pytest.mark.parametrize(("kind", "smoothing"), [("crepe", 0.1), ("ngrams", 0.0), ("paper", 0.0)])
 def test_labels_are_smoothed_for_crepe(kind, smoothing):
-    shape: Any = NETWORKS[kind]
+    shape: Any = registry.part(kind, "shape").SHAPE
     one_label = cast(Dataset, SimpleNamespace(splits={"train": SimpleNamespace(targets=None)}))
     assert _objective(parse([]), one_label, shape).smoothing == smoothing
     assert _objective(parse(["--training.label_smoothing=0.2"]), one_label, shape).smoothing == 0.2

@@ -24,7 +24,7 @@ from crepe_dist import compare, report
 from crepe_dist.data.alphabet import ALPHABET, Encoding
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.model.crepe import CrepeShape
+from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.predicting.occlusion import Explanation
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.preparing.preparation import prepare

@@ -27,9 +27,9 @@ from starlette.testclient import TestClient
 from crepe_dist import serve
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.distributed.launch import Launch
+from crepe_dist.engines import block
 from crepe_dist.errors import UserError
-from crepe_dist.model.paper import PaperShape
-from crepe_dist.networks import block
+from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.predicting.answers import explained
 from crepe_dist.predicting.model_summary import ModelSummary, summarise
 from crepe_dist.predicting.occlusion import Explanation, Word

@@ -10,11 +10,11 @@ import pytest
 from mxnet import autograd
 
 from crepe_dist.data.batch import pack
-from crepe_dist.model.paper import PaperShape
+from crepe_dist.engines import block
+from crepe_dist.engines.engine import GraphEngine
 from crepe_dist.model.precision import Plan
-from crepe_dist.networks import block
-from crepe_dist.networks.engine import GraphEngine
-from crepe_dist.networks.paper_block import Paper, build_paper
+from crepe_dist.networks.paper.gluon import Paper
+from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.settings.model_options import ModelOptions
 
 SHAPE = PaperShape(69, 123, 3, 8, 16, 0.5)
@@ -26,7 +26,7 @@ CONVOLUTION = re.compile(r"conv")
 
 def make(device=None, precision: str = "float32") -> Paper:
     mx.random.seed(0)
-    network = build_paper(SHAPE, ModelOptions(), mx.cpu())
+    network = block.build(SHAPE, ModelOptions(hybridize=False), mx.cpu(), seed=0)
     network.hybridize(static_alloc=True, static_shape=True)
     network.compute_in(precision, device or mx.cpu())
     return network
@@ -129,7 +129,7 @@ def trained(network: Paper):
 
 @pytest.mark.parametrize("hybridize", [True, False])
 def test_stages_compute_what_the_network_does(hybridize):
-    network = build_paper(SHAPE, ModelOptions(), mx.cpu())
+    network = block.build(SHAPE, ModelOptions(hybridize=False), mx.cpu(), seed=0)
     network.hybridize(hybridize)
     codes = mx.nd.array(np.random.default_rng(0).integers(0, 75, (5, SHAPE.feature_len)), dtype="uint8")
     np.testing.assert_allclose(network.logits(codes).asnumpy(), network(codes).asnumpy(), atol=1e-6)

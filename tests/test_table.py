@@ -10,12 +10,12 @@ import pytest
 
 from crepe_dist.distributed.table import Table
 from crepe_dist.distributed.world import World
+from crepe_dist.engines import block
+from crepe_dist.engines.engine import open_engine
 from crepe_dist.errors import UserError
-from crepe_dist.model.ngrams import NGramShape
 from crepe_dist.model.precision import Plan
 from crepe_dist.native import library
-from crepe_dist.networks import block
-from crepe_dist.networks.engine import open_engine
+from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training import optimizer_state
@@ -244,8 +244,8 @@ with join() as world:
     import mxnet as mx  # which join has imported, faster
     from crepe_dist.data.batch import pack
     from crepe_dist.data.order import share
-    from crepe_dist.networks import block
-    from crepe_dist.networks.engine import open_engine
+    from crepe_dist.engines import block
+    from crepe_dist.engines.engine import open_engine
     from crepe_dist.model.precision import Plan
     from crepe_dist.mxnet_internals import view
     from crepe_dist.native import library

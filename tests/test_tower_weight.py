@@ -8,7 +8,8 @@ import pytest
 import crepe_dist
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.distributed.join import join_to_score
-from crepe_dist.model.tower_weight import LAST_LAYER, WEIGHTS, WeightCounts, weighted
+from crepe_dist.model.tower_weight import WEIGHTS, WeightCounts, weighted
+from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import open_run
 from crepe_dist.training.evaluation import evaluate
@@ -58,9 +59,9 @@ def test_any_split_over_ranks_and_batches_gives_the_same_sums():
 
 
 def test_only_the_last_layer_of_the_tower_has_the_weight():
-    names = ("tower.table", "ngrams.weight", *LAST_LAYER)
+    names = ("tower.table", "ngrams.weight", *CrepeShape.weighed)
     arrays = {name: np.ones(3, np.float32) for name in names}
-    found = weighted(arrays, 0.25)
+    found = weighted(arrays, CrepeShape.weighed, 0.25)
     assert [found[name].tolist() for name in names] == [[1] * 3, [1] * 3, [0.25] * 3, [0.25] * 3]
     assert found["tower.out.bias"].dtype == np.float32
     assert arrays["tower.out.bias"].tolist() == [1] * 3

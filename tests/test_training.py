@@ -18,10 +18,10 @@ import yaml
 import crepe_dist
 from crepe_dist.distributed.control import SUPERVISED_AS, Control
 from crepe_dist.distributed.join import join
+from crepe_dist.engines import block
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.native import library
-from crepe_dist.networks import block
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import RunFolder, choose
 from crepe_dist.runs.state import load_newest

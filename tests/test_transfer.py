@@ -15,14 +15,14 @@ import crepe_dist.prepare as prepare_command
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.batch import pack
 from crepe_dist.data.dataset import Dataset, open_dataset
+from crepe_dist.engines import block
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_json
 from crepe_dist.model import parameters
-from crepe_dist.model.crepe import CrepeShape
-from crepe_dist.model.ngrams import NGramShape
-from crepe_dist.model.paper import PaperShape, lengths, shortest
 from crepe_dist.model.shape import Shape
-from crepe_dist.networks import block
+from crepe_dist.networks.crepe.shape import CrepeShape
+from crepe_dist.networks.ngrams.shape import NGramShape
+from crepe_dist.networks.paper.shape import PaperShape, lengths, shortest
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources

@@ -11,11 +11,11 @@ import pytest
 from crepe_dist.data.batch import pack
 from crepe_dist.data.order import largest_share, share
 from crepe_dist.distributed.world import World
-from crepe_dist.model.crepe import CrepeShape
+from crepe_dist.engines import block
+from crepe_dist.engines.engine import open_engine
 from crepe_dist.model.precision import Plan
 from crepe_dist.native import library
-from crepe_dist.networks import block
-from crepe_dist.networks.engine import open_engine
+from crepe_dist.networks.crepe.shape import CrepeShape
 from crepe_dist.runs.state import Progress, Snapshot
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training.resume import RunState

@@ -20,9 +20,10 @@ from crepe_dist.errors import UserError
 from crepe_dist.exporting import web_page, web_runtime
 from crepe_dist.exporting.exporter import export
 from crepe_dist.exporting.onnx_graph import about as metadata
-from crepe_dist.model import tower
-from crepe_dist.model.crepe import CrepeShape
-from crepe_dist.model.ngrams import NGramShape, look_up
+from crepe_dist.networks.crepe import tower
+from crepe_dist.networks.crepe.shape import CrepeShape
+from crepe_dist.networks.ngrams.hashing import look_up
+from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings.model_options import LONGEST_NGRAM
 from tests.browsing import Browsing, chromium, needs_browser

@@ -10,8 +10,8 @@ from typing import Any
 from crepe_dist.benchmarking import ours
 from crepe_dist.data.batch import Batch
 from crepe_dist.distributed.world import World
-from crepe_dist.model.paper import PaperShape
-from crepe_dist.networks.matrix_products import products
+from crepe_dist.engines.matrix_products import products
+from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.settings.model_options import Precision
 from crepe_dist.timing import in_turns, paired, rate
 

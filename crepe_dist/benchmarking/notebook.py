@@ -15,7 +15,7 @@ from mxnet import autograd, gluon
 from mxnet.gluon import nn
 
 from crepe_dist.data.alphabet import ALPHABET
-from crepe_dist.model.paper import CONVOLUTIONS, POOL, PaperShape
+from crepe_dist.networks.paper.shape import CONVOLUTIONS, POOL, PaperShape
 
 INDEX = {letter: position for position, letter in enumerate(ALPHABET)}
 

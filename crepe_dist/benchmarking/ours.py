@@ -15,10 +15,10 @@ from crepe_dist.data.dataset import Split
 from crepe_dist.data.loader import batches
 from crepe_dist.data.order import epoch_order
 from crepe_dist.distributed.world import World
-from crepe_dist.model.paper import PaperShape
+from crepe_dist.engines.block import build, trained
+from crepe_dist.engines.engine import Engine, open_engine
 from crepe_dist.model.precision import plan
-from crepe_dist.networks.block import build, trained
-from crepe_dist.networks.engine import Engine, open_engine
+from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.preparing.shards import MAX_CHUNK
 from crepe_dist.settings.model_options import ModelOptions, Precision
 from crepe_dist.training.step import TrainingStep

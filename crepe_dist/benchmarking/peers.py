@@ -18,7 +18,7 @@ from typing import Any, Callable, Protocol
 from crepe_dist.benchmarking.peers_environment import clean
 from crepe_dist.data.alphabet import ALPHABET
 from crepe_dist.errors import shown
-from crepe_dist.model.paper import CONVOLUTIONS, POOL
+from crepe_dist.networks.paper.shape import CONVOLUTIONS, POOL
 
 WORKER = Path(__file__).with_name("peers_worker.py")
 REPLY_SECONDS = 600.0

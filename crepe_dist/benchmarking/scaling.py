@@ -20,7 +20,7 @@ from crepe_dist.timing import in_turns, paired
 if (
     TYPE_CHECKING
 ):  # not imported here, because it imports MXNet: benchmarks/gpu.py reports that MXNet cannot be imported
-    from crepe_dist.model.paper import PaperShape
+    from crepe_dist.networks.paper.shape import PaperShape
 
 SIZES = (2, 4)  # world sizes, limited by the number of cores or GPUs
 KINDS = ("weak", "strong")

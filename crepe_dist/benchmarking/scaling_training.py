@@ -11,8 +11,8 @@ import numpy as np
 from crepe_dist.benchmarking.ours import SETTINGS, Training
 from crepe_dist.data.batch import pack
 from crepe_dist.distributed.device import pick
-from crepe_dist.model.paper import PaperShape
-from crepe_dist.networks.block import build
+from crepe_dist.engines.block import build
+from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.settings.model_options import ModelOptions, Precision
 
 

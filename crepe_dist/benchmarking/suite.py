@@ -17,9 +17,9 @@ from crepe_dist.benchmarking.short_texts import Rows
 from crepe_dist.data.alphabet import ALPHABET, Codes, Encoding
 from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.distributed.world import World
-from crepe_dist.model.paper import PaperShape
+from crepe_dist.engines.matrix_products import products
 from crepe_dist.native import library
-from crepe_dist.networks.matrix_products import products
+from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources

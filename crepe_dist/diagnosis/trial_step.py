@@ -10,11 +10,11 @@ import numpy as np
 
 from crepe_dist.data.batch import pack
 from crepe_dist.distributed.world import World
-from crepe_dist.model.paper import PaperShape
+from crepe_dist.engines.block import build, values
+from crepe_dist.engines.engine import open_engine
 from crepe_dist.model.precision import plan
 from crepe_dist.mxnet_internals import structural_parameters
-from crepe_dist.networks.block import build, values
-from crepe_dist.networks.engine import open_engine
+from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.settings.data_options import SHORTEST
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training.step import TrainingStep

@@ -11,11 +11,13 @@ import numpy.typing as npt
 
 from crepe_dist.data.dataset import Split
 from crepe_dist.errors import UserError
-from crepe_dist.model import compressed, tower
+from crepe_dist.model import compressed
 from crepe_dist.model.compressed import Arrays, Mask
-from crepe_dist.model.crepe import CrepeShape
-from crepe_dist.model.ngrams import NGramShape, look_up
 from crepe_dist.model.shape import Shape
+from crepe_dist.networks.crepe import tower
+from crepe_dist.networks.crepe.shape import CrepeShape
+from crepe_dist.networks.ngrams.hashing import look_up
+from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.wording import size
 
 # (numbers in a byte of a table, and of another layer), the most exact first. The first level whose tables keep ENOUGH

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.errors import UserError
-from crepe_dist.model.paper import PaperShape
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.shape import Shape
+from crepe_dist.networks.paper.shape import PaperShape
 
 TABLES = ("weight", "ngrams.weight", "tower.table")  # of the n-gram network, and of Crepe
 LARGEST = 127

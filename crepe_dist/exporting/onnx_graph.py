@@ -18,12 +18,12 @@ from crepe_dist.data.alphabet import Encoding
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import eight_bits
 from crepe_dist.exporting.crepe_runtime import FORMAT
-from crepe_dist.model.crepe import SUM_SCALE, CrepeShape
-from crepe_dist.model.ngrams import ROOT_SCALE, SCALE, NGramShape
-from crepe_dist.model.paper import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, POOL
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.shape import Shape
-from crepe_dist.model.tower import POOLED_BLOCKS, TAPS
+from crepe_dist.networks.crepe.shape import SUM_SCALE, CrepeShape
+from crepe_dist.networks.crepe.tower import POOLED_BLOCKS, TAPS
+from crepe_dist.networks.ngrams.shape import ROOT_SCALE, SCALE, NGramShape
+from crepe_dist.networks.paper.shape import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, POOL
 from crepe_dist.version import __version__
 from crepe_dist.wording import size
 

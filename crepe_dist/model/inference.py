@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist import registry
 from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.dataset import Split
 from crepe_dist.data.order import Order, share
 from crepe_dist.model.kernels import Kernels
-from crepe_dist.model.numpy_networks import activations, network
 from crepe_dist.model.parameters import Arrays, check
 from crepe_dist.model.precision import Plan
 from crepe_dist.model.shape import Shape
@@ -90,9 +90,10 @@ class NumpyInference(Inference):
 
     def __init__(self, shape: Shape, arrays: Arrays, plan: Plan) -> None:
         super().__init__(shape, arrays, plan)
-        self._network = network(shape, self.arrays)
-        self._rows = max(1, MAX_ACTIVATIONS // activations(shape))
+        self._logits = registry.part(shape.kind, "numpy").logits
+        self._rows = max(1, MAX_ACTIVATIONS // shape.activations)
 
     def logits(self, codes: Codes) -> Logits:
-        parts = [self._network(codes[start : start + self._rows]) for start in range(0, len(codes), self._rows)]
+        starts = range(0, len(codes), self._rows)
+        parts = [self._logits(self.shape, self.arrays, codes[start : start + self._rows]) for start in starts]
         return np.concatenate([np.empty((0, self.shape.classes), np.float32), *parts])

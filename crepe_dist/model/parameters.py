@@ -8,25 +8,19 @@ both kinds of names, behind ``ngrams.`` and ``tower.``, for ``Crepe``.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from crepe_dist import registry
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync, writing
 from crepe_dist.model import compressed, params_file, tensors_file
-from crepe_dist.model.crepe import CrepeShape
-from crepe_dist.model.ngrams import NGramShape
-from crepe_dist.model.paper import CONVOLUTION_NAMES, DENSE_NAMES, PaperShape
 from crepe_dist.model.shape import GIVE_ANOTHER, NOT_OURS, Shape
 
 Arrays = dict[str, np.ndarray]
-NETWORKS: dict[str, type[Shape]] = {each.kind: each for each in (CrepeShape, NGramShape, PaperShape)}
-# Names written by `save_params` and `collect_params().save` in older Gluon versions: hybridsequential0_conv3_weight, …
-OLD_NAME = re.compile(r"(?:arg:)?(?:\w+_)?(conv|dense)(\d+)_(weight|bias)")
 
 
 def save(arrays: Arrays, path: Path) -> None:
@@ -67,25 +61,8 @@ def load(path: Path) -> Arrays:
         raise UserError(
             f"{path} holds arrays without names", "it was not written by save_parameters or save_params", GIVE_ANOTHER
         )
-    old = {OLD_NAME.fullmatch(name) for name in loaded}
-    return _renamed(path, loaded) if None not in old else loaded
-
-
-def _renamed(path: Path, arrays: Arrays) -> Arrays:
-    """Map old-style names to structural names by the order of the layers; their numbers may start anywhere."""
-    names: dict[str, str] = {}
-    for kind, targets in (("conv", CONVOLUTION_NAMES), ("dense", DENSE_NAMES)):
-        matches = [match for match in map(OLD_NAME.fullmatch, arrays) if match and match[1] == kind]
-        numbers = sorted({int(match[2]) for match in matches})
-        if len(numbers) != len(targets):
-            raise UserError(
-                f"{path} is not the paper's network",
-                f"it has {len(numbers)} {kind} layers instead of {len(targets)}",
-                GIVE_ANOTHER,
-            )
-        target = dict(zip(numbers, targets))
-        names.update({match[0]: f"{target[int(match[2])]}.{match[3]}" for match in matches})
-    return {names[name]: array for name, array in arrays.items()}
+    renamed: Arrays = registry.part(registry.NOTEBOOK, "shape").renamed(path, loaded)
+    return renamed
 
 
 def shape_class(network: Mapping[str, Any]) -> type[Shape]:
@@ -94,12 +71,11 @@ def shape_class(network: Mapping[str, Any]) -> type[Shape]:
     Raises:
         ValueError: The network type is unknown.
     """
-    kind = network.get("kind", PaperShape.kind)  # the oldest descriptions have no kind
-    if kind == CrepeShape.kind and "filters" in network:
-        kind = PaperShape.kind  # called crepe before there was another convolutional network
-    if not isinstance(kind, str) or kind not in NETWORKS:
+    kind = network.get("kind", registry.NOTEBOOK)
+    if not isinstance(kind, str) or kind not in registry.NETWORKS:
         raise ValueError(f"there is no network {str(kind)[:40]!r}")
-    return NETWORKS[kind]
+    shape: type[Shape] = registry.part(kind, "shape").SHAPE
+    return shape
 
 
 def shape_of(arrays: Arrays, alphabet_size: int, feature_len: int, network: Mapping[str, Any] | None = None) -> Shape:

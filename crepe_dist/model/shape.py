@@ -50,6 +50,8 @@ class Shape(ABC):
         title: display name.
         class_axes: axis of the classes in each parameter that depends on them, by parameter name.
         counted: names of the parameters that are counted in the training split, not trained.
+        weighed: names of the parameters of the last layer of the second of two parts, whose logits are added with a
+            weight fitted to a validation split (``tower_weight``); empty: the network has one part.
         other_layers: the layers that do not depend on the classes and can be transferred to others; empty: none.
         reads_any_length: True if the parameters fit documents of any length.
         multiplies: True if matrix products dominate the computation, so that lower precision saves time.
@@ -67,6 +69,7 @@ class Shape(ABC):
     title: ClassVar[str]
     class_axes: ClassVar[Mapping[str, int]]
     counted: ClassVar[tuple[str, ...]]
+    weighed: ClassVar[tuple[str, ...]] = ()
     other_layers: ClassVar[str]
     reads_any_length: ClassVar[bool]
     multiplies: ClassVar[bool]
@@ -116,9 +119,19 @@ class Shape(ABC):
         return math.ceil(cls.least_steps / steps_per_epoch(rows, batch_size))
 
     @property
+    def dropout(self) -> float:
+        """Probability of dropping a unit in training."""
+        return 0.0
+
+    @property
     def group_size(self) -> int:
         """Number of documents of a global batch whose gradients our kernels add up in floating point."""
         return 1
+
+    @property
+    @abstractmethod
+    def activations(self) -> int:
+        """Number of activations of one document in the layer that has the most."""
 
     @abstractmethod
     def open_kernels(self, functions: Any, precision: str, threads: int) -> Any:

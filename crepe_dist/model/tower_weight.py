@@ -6,6 +6,8 @@ tower's logits before the two parts are added, so a checkpoint has it in the par
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import numpy.typing as npt
 
@@ -13,14 +15,13 @@ from crepe_dist.model.calibration import TEMPERATURES, UNITS, losses_at, whole
 from crepe_dist.model.parameters import Arrays
 
 WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0)  # powers of two, by which floating-point numbers are multiplied exactly
-LAST_LAYER = ("tower.out.weight", "tower.out.bias")
 SPREAD = 1.0  # standard deviation of the belief in weight 1, in powers of two
 SOME_TEMPERATURES = TEMPERATURES[::4]
 
 
-def weighted(arrays: Arrays, weight: float) -> Arrays:
-    """Return the parameters of Crepe with the weight of the tower in its last layer."""
-    return {name: array * np.float32(weight) if name in LAST_LAYER else array for name, array in arrays.items()}
+def weighted(arrays: Arrays, names: Collection[str], weight: float) -> Arrays:
+    """Return the parameters with a weight in the arrays ``names``, those of the second part's last layer."""
+    return {name: array * np.float32(weight) if name in names else array for name, array in arrays.items()}
 
 
 class WeightCounts:

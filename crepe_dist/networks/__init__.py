@@ -1,1 +1,1 @@
-"""Gluon networks, and the engines that compute and train them."""
+"""The networks, a folder each. ``registry.py`` lists them; other rooms reach them through it."""

@@ -7,7 +7,7 @@ import os
 from crepe_dist import wording
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.collectives import Collectives
-from crepe_dist.networks.engine import Engine
+from crepe_dist.engines.engine import Engine
 from crepe_dist.settings.config import Config
 from crepe_dist.training.transfer import Start
 

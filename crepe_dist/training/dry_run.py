@@ -19,10 +19,10 @@ from crepe_dist.data.order import epoch_order, largest_share
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.gradients import Trainer
 from crepe_dist.distributed.world import World
+from crepe_dist.engines import block
+from crepe_dist.engines.engine import Engine
 from crepe_dist.model.shape import Shape
 from crepe_dist.mxnet_internals import structural_parameters
-from crepe_dist.networks import block
-from crepe_dist.networks.engine import Engine
 from crepe_dist.runs.state import Progress
 from crepe_dist.scratch import scratch
 from crepe_dist.settings.config import Config

@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
-
-import mxnet as mx
-import numpy as np
-import numpy.typing as npt
 
 from crepe_dist import machine
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.data.order import share
 from crepe_dist.data.targets import ONE
 from crepe_dist.distributed.collectives import SAME_MACHINES
 from crepe_dist.distributed.same_device import pick_on_all
 from crepe_dist.distributed.world import World
+from crepe_dist.engines import block
+from crepe_dist.engines.block import Network
+from crepe_dist.engines.engine import Engine, open_engine
 from crepe_dist.errors import UserError
-from crepe_dist.model import ngrams, parameters, tower
-from crepe_dist.model.ngrams import NGramShape
+from crepe_dist.model import parameters
 from crepe_dist.model.objective import Objective, balanced
 from crepe_dist.model.precision import Plan, plan
 from crepe_dist.model.shape import Shape
 from crepe_dist.native import library
-from crepe_dist.networks import block
-from crepe_dist.networks.block import Network
-from crepe_dist.networks.crepe_block import Crepe
-from crepe_dist.networks.engine import Engine, open_engine
-from crepe_dist.networks.ngrams_block import NGrams
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training import transfer
-from crepe_dist.training.schedule import table_rate
+from crepe_dist.training.schedule import steps_of
 from crepe_dist.training.transfer import Start
 
 COPIES = 4  # arrays per parameter: itself, its gradient, and Adam's two moments
-COUNTED_AT_ONCE = 4096  # documents per call of the n-gram counter
-MOST_COUNTS = 1 << 25  # of documents with an n-gram of the tower in a class
 
 
 def build_engine(config: Config, data: Dataset, world: World) -> tuple[Engine, Start | None]:
@@ -59,12 +48,8 @@ def build_engine(config: Config, data: Dataset, world: World) -> tuple[Engine, S
     library.keep_to(computing.library)
     objective = world.agree("class weights", lambda: _objective(config, data, shape))
     network = world.agree("network", lambda: build_network(config, data, device, start), alike=SAME_MACHINES)
-    if network.ngrams and not (start and start.has_counts):
-        find_significant(network.ngrams, data, world, config.model.deviations)
-    if isinstance(network, Crepe) and not start and config.model.head_start:
-        give_head_start(network, data, world, config)
-    if network.ngrams and network.ngrams.shape.edges:  # not in a network of earlier versions
-        network.ngrams.weight.lr_mult = table_rate(config, len(data.splits["train"]))
+    steps = steps_of(config, len(data.splits["train"]))
+    network.adapt(data, world, config.model, config.training.seed, steps, start.arrays if start else {})
     return open_engine(network, computing, device, objective, config.data.micro_batch_size or 0), start
 
 
@@ -96,52 +81,9 @@ def build_network(config: Config, dataset: Dataset, device: Any, start: Start | 
     return network
 
 
-def find_significant(network: NGrams, dataset: Dataset, world: World, deviations: float) -> None:
-    """Set the n-grams that are significant in the train split."""
-    counts = count_ngrams(network.shape, dataset, world)
-    found = ngrams.significant(counts, dataset.class_counts(), deviations)
-    network.significant.set_data(mx.nd.array(found))
-
-
-def give_head_start(network: Crepe, dataset: Dataset, world: World, config: Config) -> None:
-    """Add to the embeddings of the tower what the classes of their documents tell; see ``tower.head_start``.
-
-    Of more than ``MOST_COUNTS`` / rows classes, some share their counts and their direction.
-    """
-    shape = replace(network.shape.embedding, classes=min(network.shape.classes, MOST_COUNTS // network.shape.rows))
-    documents = dataset.class_counts()
-    joined = np.bincount(np.arange(len(documents)) % shape.classes, documents).astype(np.int64)
-    counts = count_ngrams(shape, dataset, world)
-    added = tower.head_start(counts, joined, network.shape.width, config.training.seed)
-    table = network.tower.table
-    table.set_data(table.data() + config.model.head_start * mx.nd.array(added, ctx=table.list_ctx()[0]))
-
-
-def count_ngrams(shape: NGramShape, dataset: Dataset, world: World) -> npt.NDArray[np.int32]:
-    """Count the documents of each class, modulo ``shape.classes``, in the train split that contain a bucket.
-
-    Every rank counts its share.
-
-    Returns:
-        The numbers in all shares, int32 [buckets, classes].
-    """
-    part = dataset.splits["train"]
-    counts = np.zeros((shape.buckets, shape.classes), np.int32)
-    first, last = share(0, len(part), world.rank, world.size)
-    for start in range(first, last, COUNTED_AT_ONCE):
-        rows = np.arange(start, min(start + COUNTED_AT_ONCE, last))
-        labels = part.labels[rows]
-        if part.targets is not None:  # a document counts once for each of its labels
-            places, labels = part.targets.occurrences(rows)
-            rows = rows[places]
-        ngrams.count(part.codes(rows), labels % shape.classes, shape, counts)
-        world.beat()
-    return world.sum(counts, "n-grams")
-
-
 def _shape(options: ModelOptions, dataset: Dataset) -> Shape:
     rows, classes, encoding = len(dataset.splits["train"]), len(dataset.classes), dataset.encoding
-    chosen = parameters.NETWORKS[options.kind]
+    chosen = parameters.shape_class({"kind": options.kind})
     return chosen.for_data(options, encoding.codes, encoding.feature_len, classes, rows)
 
 

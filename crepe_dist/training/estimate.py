@@ -16,8 +16,8 @@ from crepe_dist import wording
 from crepe_dist.data.batch import Batch
 from crepe_dist.data.dataset import Dataset, Split
 from crepe_dist.distributed.world import World
+from crepe_dist.engines.engine import Engine
 from crepe_dist.model.shape import steps_per_epoch
-from crepe_dist.networks.engine import Engine
 from crepe_dist.settings.config import Config
 from crepe_dist.training import out_of_memory
 from crepe_dist.training.evaluation import evaluate_splits

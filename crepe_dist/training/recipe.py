@@ -22,9 +22,9 @@ from crepe_dist.data.typos import with_typos
 from crepe_dist.distributed.collectives import once
 from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.world import World
+from crepe_dist.engines.block import trained
 from crepe_dist.errors import UserError
 from crepe_dist.mxnet_internals import structural_parameters
-from crepe_dist.networks.block import trained
 from crepe_dist.runs import checkpoint, disk_space, state
 from crepe_dist.runs.best_epoch import EpochChoice
 from crepe_dist.runs.checkpoint import AnyScores

@@ -8,9 +8,9 @@ from crepe_dist.distributed.collectives import once
 from crepe_dist.distributed.gradients import Trainer
 from crepe_dist.distributed.table import moved_on
 from crepe_dist.distributed.world import World
+from crepe_dist.engines import block
+from crepe_dist.engines.engine import Engine
 from crepe_dist.mxnet_internals import structural_parameters, trainer_parameters
-from crepe_dist.networks import block
-from crepe_dist.networks.engine import Engine
 from crepe_dist.runs import checkpoint, state
 from crepe_dist.runs.best_epoch import EpochChoice
 from crepe_dist.runs.metrics import Metrics

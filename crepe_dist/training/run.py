@@ -7,8 +7,8 @@ from typing import Any
 
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.world import World
+from crepe_dist.engines.engine import Engine
 from crepe_dist.machine import describe
-from crepe_dist.networks.engine import Engine
 from crepe_dist.runs.metrics import Metrics
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.state import Progress

@@ -10,7 +10,6 @@ from crepe_dist.settings.config import Config
 from crepe_dist.settings.training_options import REFERENCE_BATCH, OptimizerOptions
 
 MOST_HALVINGS = 10  # section 3.3 of the paper
-MANY_STEPS = 1500  # of the n-gram table, from which on it learns more slowly (decision 0060)
 
 
 def learning_rate(config: Config, progress: Progress, rows: int) -> float:
@@ -24,14 +23,9 @@ def learning_rate(config: Config, progress: Progress, rows: int) -> float:
     return rate_at(config.optimizer, epoch, config.training.all_epochs - first, config.data.batch_size)
 
 
-def table_rate(config: Config, rows: int) -> float:
-    """Return the multiple of the learning rate for the n-gram table.
-
-    Args:
-        rows: documents per epoch.
-    """
-    steps = (config.training.all_epochs - config.training.start_epoch) * steps_per_epoch(rows, config.data.batch_size)
-    return min(1.0, math.sqrt(MANY_STEPS / steps))
+def steps_of(config: Config, rows: int) -> int:
+    """Return the number of steps of a run with ``rows`` documents per epoch."""
+    return (config.training.all_epochs - config.training.start_epoch) * steps_per_epoch(rows, config.data.batch_size)
 
 
 def rate_at(options: OptimizerOptions, epoch: float, epochs: int, batch_size: int) -> float:

@@ -10,8 +10,8 @@ import numpy as np
 from crepe_dist.data.batch import Batch
 from crepe_dist.distributed.control import Wish
 from crepe_dist.distributed.gradients import Trainer
+from crepe_dist.engines.engine import Engine, Mark, no_mark
 from crepe_dist.mxnet_internals import update_arrays_one_by_one, update_arrays_together
-from crepe_dist.networks.engine import Engine, Mark, no_mark
 from crepe_dist.training.loss_scale import loss_scale
 from crepe_dist.training.step_report import StepReport, check_same
 

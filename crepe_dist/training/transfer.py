@@ -11,15 +11,15 @@ import numpy as np
 from crepe_dist import wording
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.dataset import Dataset
+from crepe_dist.engines import block
+from crepe_dist.engines.block import Network
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
 from crepe_dist.model import parameters
-from crepe_dist.model.ngrams import NGramShape
-from crepe_dist.model.paper import PaperShape
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.shape import Shape
-from crepe_dist.networks import block
-from crepe_dist.networks.block import Network
+from crepe_dist.networks.ngrams.shape import NGramShape
+from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings.model_options import ModelOptions
 

@@ -12,10 +12,9 @@ from crepe_dist.data.dataset import Dataset, Split
 from crepe_dist.data.order import Order
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.engines.engine import Engine
 from crepe_dist.model.shape import Shape
 from crepe_dist.model.tower_weight import WeightCounts
-from crepe_dist.networks.crepe_block import Crepe
-from crepe_dist.networks.engine import Engine
 from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.scores import Mistake, Scores
 from crepe_dist.settings.training_options import EvaluationOptions
@@ -25,7 +24,7 @@ from crepe_dist.training.scoring_pass import pass_over
 
 def is_weighed(engine: Engine, data: Dataset) -> bool:
     """Return whether a weight is fitted: to the network's tower, by a validation split whose texts have one label."""
-    return isinstance(engine.network, Crepe) and "validation" in data.splits and data.labelled != SEVERAL
+    return bool(engine.shape.weighed) and "validation" in data.splits and data.labelled != SEVERAL
 
 
 def weighed_and_scored(

@@ -11,12 +11,12 @@ import pytest
 from crepe_dist.data.batch import pack
 from crepe_dist.distributed.whole_sums import FIRST, LOWEST, MOST, WholeSums
 from crepe_dist.distributed.world import World
-from crepe_dist.model.ngrams import NGramShape
+from crepe_dist.engines import block
+from crepe_dist.engines.engine import open_engine
 from crepe_dist.model.precision import Plan
 from crepe_dist.mxnet_internals import view
 from crepe_dist.native import library
-from crepe_dist.networks import block
-from crepe_dist.networks.engine import open_engine
+from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.settings.allowed_values import EXPONENTS
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training.step import TrainingStep

@@ -27,12 +27,12 @@ from crepe_dist.benchmarking.scaling_training import Worker
 from crepe_dist.data.batch import Batch, pack
 from crepe_dist.distributed import device
 from crepe_dist.distributed.world import HorovodWorld, World
+from crepe_dist.engines.block import build, trained, values
+from crepe_dist.engines.engine import open_engine
+from crepe_dist.engines.matrix_products import products
 from crepe_dist.errors import UserError
-from crepe_dist.model.paper import PaperShape
 from crepe_dist.model.precision import plan
-from crepe_dist.networks.block import build, trained, values
-from crepe_dist.networks.engine import open_engine
-from crepe_dist.networks.matrix_products import products
+from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.predicting import predictor
 from crepe_dist.settings.model_options import ModelOptions, Precision
 from crepe_dist.training.step import TrainingStep

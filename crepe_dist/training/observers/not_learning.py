@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from crepe_dist import invocation
 from crepe_dist.data.dataset import Dataset, folder_of
-from crepe_dist.networks.engine import Engine
+from crepe_dist.engines.engine import Engine
 from crepe_dist.settings.config import Config
 from crepe_dist.training.observers.observer import Observer
 from crepe_dist.training.step import Outcome

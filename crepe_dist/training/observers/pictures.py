@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 
 from crepe_dist.distributed.control import Control, Wish
-from crepe_dist.networks import block
-from crepe_dist.networks.block import Network
+from crepe_dist.engines import block
+from crepe_dist.engines.block import Network
 from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.metrics import Metrics
 from crepe_dist.runs.scores import Scores

@@ -10,9 +10,9 @@ import numpy as np
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.distributed.control import Wish
 from crepe_dist.distributed.gradients import Trainer
+from crepe_dist.engines import block
+from crepe_dist.engines.block import Network
 from crepe_dist.errors import ExitCode, UserError
-from crepe_dist.networks import block
-from crepe_dist.networks.block import Network
 from crepe_dist.training.observers.observer import Observer
 from crepe_dist.training.step import Outcome
 

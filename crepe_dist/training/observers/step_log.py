@@ -9,7 +9,7 @@ from typing import Any
 
 from crepe_dist.data.batch import Batch
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.networks.engine import Engine
+from crepe_dist.engines.engine import Engine
 from crepe_dist.runs.best_epoch import EpochChoice
 from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.metrics import Metrics

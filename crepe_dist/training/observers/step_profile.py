@@ -10,9 +10,9 @@ import mxnet as mx
 
 from crepe_dist.data.batch import Batch
 from crepe_dist.distributed.world import World
+from crepe_dist.engines.engine import Engine, no_mark
+from crepe_dist.engines.matrix_products import products
 from crepe_dist.files import write_json
-from crepe_dist.networks.engine import Engine, no_mark
-from crepe_dist.networks.matrix_products import products
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.training.observers.observer import Observer
 from crepe_dist.training.observers.step_log import StepLog

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 import mxnet as mx
 import numpy as np
-from mxnet.gluon import nn
 
 from crepe_dist.data.batch import Batch
-from crepe_dist.model.hashing import fill
-from crepe_dist.model.ngrams import ROOT_SCALE, SCALE, NGramShape, look_up
+from crepe_dist.data.dataset import Dataset
+from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.engines.block import Network
 from crepe_dist.mxnet_internals import host_array, view
-from crepe_dist.networks.dropout import Kept
+from crepe_dist.networks.ngrams import counting
+from crepe_dist.networks.ngrams.hashing import fill, look_up
+from crepe_dist.networks.ngrams.shape import ROOT_SCALE, SCALE, NGramShape
+from crepe_dist.settings.model_options import ModelOptions
+
+MANY_STEPS = 1500  # from which on the table learns more slowly (decision 0060)
 
 
-class NGrams(nn.HybridBlock):
+def rate(steps: int) -> float:
+    """Return the multiple of the learning rate in a run of so many steps."""
+    return min(1.0, math.sqrt(MANY_STEPS / steps))
+
+
+class NGrams(Network):
     """Buckets, int32 [B, K], and a mask, float32 [B, K] → float32 logits [B, classes]; see ``inputs``."""
+
+    shape: NGramShape
 
     def __init__(self, shape: NGramShape, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -29,10 +43,16 @@ class NGrams(nn.HybridBlock):
             # 1 for significant buckets, else 0: counted, not trained.
             self.significant = self.params.get("significant", shape=(shape.buckets,), init="zeros", grad_req="null")
 
-    @property
-    def ngrams(self) -> NGrams:
-        """The block whose significant n-grams are counted before training: this one."""
-        return self
+    def adapt(
+        self, data: Dataset, world: Collectives, options: ModelOptions, seed: int, steps: int, given: Collection[str]
+    ) -> None:
+        """Set the significant n-grams, and the multiple of the learning rate (decision 0060)."""
+        if "significant" not in given:
+            counts = counting.count_ngrams(self.shape, data, world)
+            significant = counting.significant(counts, data.class_counts(), options.deviations)
+            self.significant.set_data(mx.nd.array(significant))
+        if self.shape.edges:  # not in a network of earlier versions
+            self.weight.lr_mult = rate(steps)
 
     def prepare(self, batch: Batch) -> Batch:
         """Look up the buckets of a batch in host memory, because MXNet has no operator for it.
@@ -54,17 +74,6 @@ class NGrams(nn.HybridBlock):
         device = codes.context
         return found.as_in_context(device), own.as_in_context(device).astype("float32")
 
-    def logits(self, buckets: mx.nd.NDArray, own: mx.nd.NDArray) -> mx.nd.NDArray:
-        """Compute the logits, float32 [B, classes]."""
-        return self(buckets, own)
-
-    def training_logits(self, kept: Kept, buckets: mx.nd.NDArray, own: mx.nd.NDArray) -> tuple[mx.nd.NDArray]:
-        """Compute the logits, float32 [B, classes], of the network's only part; it has no dropout."""
-        return (self(buckets, own),)
-
-    def compute_in(self, precision: str, device: Any) -> None:
-        """Do nothing: the network only adds numbers and always computes in float32."""
-
     def hybrid_forward(self, F: Any, buckets: Any, mask: Any, weight: Any, bias: Any, significant: Any) -> Any:
         rows = F.Embedding(buckets, weight, input_dim=self.shape.buckets, output_dim=self.shape.classes)
         telling = mask * F.take(significant, buckets)
@@ -74,3 +83,6 @@ class NGrams(nn.HybridBlock):
             scale = F.minimum(ROOT_SCALE * F.sqrt(number), SCALE) if self.shape.edges else SCALE
             factors = factors + F.broadcast_mul(group, scale / number)
         return F.broadcast_add(F.batch_dot(F.expand_dims(factors, 1), rows).reshape((0, -1)), bias.expand_dims(0))
+
+
+BLOCK = NGrams

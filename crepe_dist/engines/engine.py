@@ -21,6 +21,9 @@ from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.optimizers import OPERATORS, OWN
 from crepe_dist.distributed.table import SparseParameter
 from crepe_dist.distributed.whole_sums import WholeSums
+from crepe_dist.engines import block, dropout
+from crepe_dist.engines.block import Network
+from crepe_dist.engines.loss import Loss
 from crepe_dist.model.kernels import Kernels
 from crepe_dist.model.objective import PLAIN, Objective, rounded
 from crepe_dist.model.parameters import Arrays
@@ -29,10 +32,6 @@ from crepe_dist.model.shape import Shape
 from crepe_dist.model.tower_weight import weighted
 from crepe_dist.mxnet_internals import mark_gradient_fresh, pointer, pointers, structural_parameters, view
 from crepe_dist.native.library import Library
-from crepe_dist.networks import block, dropout
-from crepe_dist.networks.block import Network
-from crepe_dist.networks.crepe_block import Crepe
-from crepe_dist.networks.loss import Loss
 
 MOST_CACHED = 1 << 29  # bytes in which a process remembers the n-grams of documents
 
@@ -105,18 +104,17 @@ class Engine:
 
     def weigh(self, table: float, tower: float) -> None:
         """Set the weights of the logits of Crepe's two parts in ``logits``; training does not depend on them."""
-        assert isinstance(self.network, Crepe)
         self.network.weights = (table, tower)
 
     @property
     def tower_weight(self) -> float | None:
         """Weight of the logits of Crepe's tower; ``None`` for other networks."""
-        return self.network.weights[1] if isinstance(self.network, Crepe) else None
+        return self.network.weights[1] if self.shape.weighed else None
 
     def values(self) -> Arrays:
         """Copy all parameters by structural name, with the weight of the tower, as a checkpoint has them."""
         arrays = block.values(self.network)
-        return arrays if self.tower_weight is None else weighted(arrays, self.tower_weight)
+        return weighted(arrays, self.shape.weighed, self.network.weights[1])
 
     def whole_sums(self, documents: int) -> WholeSums | None:
         """Leave gradients in whole numbers from now on, for ``World.trainer``, if the engine can.
@@ -255,7 +253,7 @@ class NativeEngine(Engine):
         weights = np.ascontiguousarray(self.objective.class_weights(classes))
         targets = self.objective.pairs, self.objective.labelled == SEVERAL
         self._kernels.call("crepe_objective", self.objective.smoothing, weights.ctypes.data, classes, *targets)
-        if isinstance(self.network, Crepe):
+        if self.shape.weighed:
             self.weigh(*self.network.weights)
         self._has_weights = False
 

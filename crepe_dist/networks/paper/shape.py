@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from crepe_dist.errors import UserError
-from crepe_dist.model.shape import Layer, Shape, array_shape, check_dropout
+from crepe_dist.model.shape import GIVE_ANOTHER, Layer, Shape, array_shape, check_dropout
 from crepe_dist.native import constants
 from crepe_dist.settings.allowed_values import PAPER_DROPOUT, Kind
 
@@ -22,6 +24,9 @@ CONVOLUTIONS = tuple(zip(constants.PAPER_TAPS, (True, True, False, False, False,
 CONVOLUTION_NAMES = ("0", "2", "4", "5", "6", "7")
 DENSE_NAMES = ("10", "12", "14")
 POOL = constants.PAPER_POOL
+# Names written by `save_params` and `collect_params().save` in older Gluon versions: hybridsequential0_conv3_weight, …
+# The numbers may start anywhere.
+NOTEBOOK_NAME = re.compile(r"(?:arg:)?(?:\w+_)?(conv|dense)(\d+)_(weight|bias)")
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,10 @@ class PaperShape(Shape):
     @property
     def group_size(self) -> int:
         return constants.PAPER_GROUP
+
+    @property
+    def activations(self) -> int:
+        return self.feature_len * self.filters
 
     def open_kernels(self, functions: Any, precision: str, threads: int) -> Any:
         return functions.crepe_open_paper(
@@ -191,3 +200,25 @@ def _such_as(width: int, filters: int) -> str:
     """Suggest a ``--feature-len`` for a first dense layer of ``width`` inputs, if any fits."""
     positions, rest = divmod(width, filters)
     return f", such as {shortest(positions)}" if not rest and positions else ""
+
+
+def renamed(path: Path, arrays: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+    """Map the notebook's names to structural ones by the order of the layers; return other arrays as they are."""
+    if not all(map(NOTEBOOK_NAME.fullmatch, arrays)):
+        return arrays
+    names: dict[str, str] = {}
+    for kind, targets in (("conv", CONVOLUTION_NAMES), ("dense", DENSE_NAMES)):
+        matches = [match for match in map(NOTEBOOK_NAME.fullmatch, arrays) if match and match[1] == kind]
+        numbers = sorted({int(match[2]) for match in matches})
+        if len(numbers) != len(targets):
+            raise UserError(
+                f"{path} is not the paper's network",
+                f"it has {len(numbers)} {kind} layers instead of {len(targets)}",
+                GIVE_ANOTHER,
+            )
+        target = dict(zip(numbers, targets))
+        names.update({match[0]: f"{target[int(match[2])]}.{match[3]}" for match in matches})
+    return {names[name]: array for name, array in arrays.items()}
+
+
+SHAPE = PaperShape

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import BLANK, Codes
-from crepe_dist.model.hashing import edged, keys, rows_of
-from crepe_dist.model.ngrams import chunks, deviations
 from crepe_dist.native import constants
+from crepe_dist.networks.ngrams.counting import chunks, deviations
+from crepe_dist.networks.ngrams.hashing import edged, keys, rows_of
 
 TAPS, POOLED_BLOCKS = constants.TOWER_TAPS, constants.POOLED_BLOCKS
 CHANCE = 2.0  # standard deviations by which any count may deviate

@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.batch import pack
+from crepe_dist.engines import block
 from crepe_dist.model import parameters
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.shape import Shape
 from crepe_dist.mxnet_internals import structural_parameters
-from crepe_dist.networks import block
 
 BATCH = 8  # texts; MXNet's own operators need much memory
 

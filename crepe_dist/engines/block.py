@@ -3,33 +3,75 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Union
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
 
 import mxnet as mx
 import numpy as np
+from mxnet.gluon import nn
 
-from crepe_dist.model.crepe import CrepeShape
-from crepe_dist.model.ngrams import NGramShape
-from crepe_dist.model.paper import PaperShape
+from crepe_dist import registry
+from crepe_dist.data.batch import Batch
+from crepe_dist.data.dataset import Dataset
+from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.model.parameters import Arrays, check
 from crepe_dist.model.shape import Shape
 from crepe_dist.mxnet_internals import set_gradients, structural_parameters
-from crepe_dist.networks.crepe_block import Crepe
-from crepe_dist.networks.ngrams_block import NGrams
-from crepe_dist.networks.paper_block import Paper, build_paper
 from crepe_dist.settings.model_options import ModelOptions
 
-Network = Union[Crepe, NGrams, Paper]
+if TYPE_CHECKING:
+    from crepe_dist.engines.dropout import Kept
+
+
+class Network(nn.HybridBlock):
+    """Base of the Gluon networks; its methods fit one that reads codes, uint8 [B, L], and has one part, no dropout.
+
+    Attributes:
+        shape: configuration of the network.
+        weights: weights of the logits of its parts, see ``Shape.weighed``.
+    """
+
+    shape: Shape
+    weights = (1.0, 1.0)
+
+    def start(self, options: ModelOptions, device: Any) -> None:
+        """Initialise the parameters on ``device``."""
+        self.initialize(ctx=device)
+
+    def adapt(
+        self, data: Dataset, world: Collectives, options: ModelOptions, seed: int, steps: int, given: Collection[str]
+    ) -> None:
+        """Set what depends on the training split; every rank calls it before the first step.
+
+        Args:
+            steps: number of steps of the run.
+            given: names of the parameters that ``training.init_from`` has set.
+        """
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Add arrays that MXNet has no operators for to a batch, in host memory."""
+        return batch
+
+    def inputs(self, batch: Batch, codes: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
+        """Return the arguments of the forward pass for ``batch``, on the device of its codes."""
+        return (codes,)
+
+    def logits(self, *inputs: mx.nd.NDArray) -> mx.nd.NDArray:
+        """Compute the logits, float32 [B, classes]."""
+        return self(*inputs)
+
+    def training_logits(self, kept: Kept, *inputs: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
+        """Compute the logits of each part, float32 [B, classes], with dropout by ``kept``."""
+        return (self(*inputs),)
+
+    def compute_in(self, precision: str, device: Any) -> None:
+        """Set the precision and the device of MXNet's operators, and discard the compiled graphs."""
 
 
 def make(shape: Shape, **kwargs: Any) -> Network:
     """Make an uninitialised network; ``kwargs`` go to Gluon's constructor."""
-    if isinstance(shape, CrepeShape):
-        return Crepe(shape, **kwargs)
-    if isinstance(shape, NGramShape):
-        return NGrams(shape, **kwargs)
-    assert isinstance(shape, PaperShape)
-    return Paper(shape, **kwargs)
+    network: Network = registry.part(shape.kind, "gluon").BLOCK(shape, **kwargs)
+    return network
 
 
 def build(shape: Shape, options: ModelOptions, device: Any, seed: int) -> Network:
@@ -39,11 +81,8 @@ def build(shape: Shape, options: ModelOptions, device: Any, seed: int) -> Networ
         UserError: The documents are too short for the network.
     """
     mx.random.seed(seed)
-    if isinstance(shape, PaperShape):
-        network: Network = build_paper(shape, options, device)
-    else:
-        network = make(shape)
-        network.initialize(ctx=device)
+    network = make(shape)
+    network.start(options, device)
     if options.hybridize:
         network.hybridize(static_alloc=True, static_shape=True)
     return network
@@ -51,7 +90,7 @@ def build(shape: Shape, options: ModelOptions, device: Any, seed: int) -> Networ
 
 def trained(network: Network) -> dict[str, Any]:
     """Return the Gluon parameters that are trained, by Gluon's names."""
-    counted = {network.ngrams.significant.name} if network.ngrams else set()
+    counted = {structural_parameters(network)[name].name for name in network.shape.counted}
     return {name: p for name, p in network.collect_params().items() if name not in counted}
 
 

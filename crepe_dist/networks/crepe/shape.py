@@ -20,11 +20,11 @@ import numpy as np
 
 from crepe_dist.errors import UserError
 from crepe_dist.files import integer
-from crepe_dist.model import tower
-from crepe_dist.model.ngrams import NGramShape
 from crepe_dist.model.shape import Layer, Shape, array_shape, check_dropout
-from crepe_dist.model.tower import TAPS
 from crepe_dist.native import constants
+from crepe_dist.networks.crepe import tower
+from crepe_dist.networks.crepe.tower import TAPS
+from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.settings.allowed_values import CREPE_SMOOTHING, LARGEST_STRIDE, MOST_BLOCKS, Kind
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class CrepeShape(Shape):
         "ngrams.weight": 1, "ngrams.bias": 0, "tower.out.weight": 0, "tower.out.bias": 0
     }  # fmt: skip
     counted: ClassVar[tuple[str, ...]] = ("ngrams.significant",)
+    weighed: ClassVar[tuple[str, ...]] = ("tower.out.weight", "tower.out.bias")
     other_layers: ClassVar[str] = "embeddings and convolutions"
     reads_any_length: ClassVar[bool] = True
     multiplies: ClassVar[bool] = True
@@ -140,6 +141,10 @@ class CrepeShape(Shape):
     def embedding(self) -> NGramShape:
         """Shape of a table of the n-grams that the tower sees, for counting them."""
         return NGramShape(self.alphabet_size, self.feature_len, self.classes, self.reach, self.rows)
+
+    @property
+    def activations(self) -> int:
+        return self.positions * max(self.width, self.stride * self.reach)
 
     def open_kernels(self, functions: Any, precision: str, threads: int) -> Any:
         sizes = np.array((*self.sizes(), self.group_size), np.int64)
@@ -219,3 +224,6 @@ class CrepeShape(Shape):
             f"Crepe, {self.blocks} blocks of {self.width} channels over n-grams up to {self.reach}, "
             f"and a table of n-grams up to {self.longest}"
         )
+
+
+SHAPE = CrepeShape

@@ -13,7 +13,7 @@ buckets is at most 10 × √n instead of 300, so that the n-grams of short docum
 second moment for all classes of a bucket, so that a class that hardly contributes to the loss hardly moves.
 
 A bucket is significant if its frequency in some class deviates from its overall frequency by more than chance explains
-(``significant``); this is counted once before training. With a mean of their own, a few informative n-grams learn as
+(``counting``); this is counted once before training. With a mean of their own, a few informative n-grams learn as
 fast as the thousands of others, which would otherwise memorise the training documents first.
 
 The loss is convex in the parameters, so no initialisation or data order can leave it at chance.
@@ -26,13 +26,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from crepe_dist.data.alphabet import Codes
 from crepe_dist.files import integer
-from crepe_dist.model.hashing import edged, keys, rows_of
 from crepe_dist.model.shape import Layer, Shape, array_shape
-from crepe_dist.native import constants, library
+from crepe_dist.native import constants
 from crepe_dist.settings.allowed_values import LONGEST_NGRAM, Kind
 
 if TYPE_CHECKING:
@@ -40,7 +37,6 @@ if TYPE_CHECKING:
 
 MAX_BUCKETS = 1 << 20
 MIN_BUCKETS = 1 << 14
-CHUNK = 1 << 20  # counts per vectorised step
 MAX_PARAMETERS = 8_000_000  # of a table with the default number of buckets
 SCALE, ROOT_SCALE = constants.NGRAM_SCALE, constants.ROOT_SCALE
 
@@ -74,7 +70,6 @@ class NGramShape(Shape):
     least_steps: ClassVar[int] = 20
     input_names: ClassVar[tuple[str, ...]] = ("buckets", "own")
     smaller: ClassVar[str] = "lower model.buckets"
-    dropout: ClassVar[float] = 0.0
 
     longest: int
     buckets: int
@@ -102,6 +97,10 @@ class NGramShape(Shape):
         integer(network["longest"], 1, LONGEST_NGRAM, "longest")
         if type(network.get("edges", False)) is not bool:
             raise ValueError(f"edges is {str(network['edges'])[:40]}")
+
+    @property
+    def activations(self) -> int:
+        return self.max_ngrams
 
     def open_kernels(self, functions: Any, precision: str, threads: int) -> Any:
         return functions.crepe_open_ngrams(np.array(self.sizes(), np.int64).ctypes.data, threads)
@@ -149,90 +148,4 @@ class NGramShape(Shape):
         return f"character n-grams up to {self.longest}, {self.buckets:,} buckets"
 
 
-def deviations(counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Compute by how many standard deviations a bucket is more frequent in a class than elsewhere, [buckets, classes].
-
-    A bucket found in n documents is expected in n × share of the class. Under chance, twice the difference between the
-    square roots of the observed and the expected count is close to standard normal, even for small counts (Freeman &
-    Tukey 1950, "Transformations related to the angular and the square root").
-
-    Args:
-        counts: number of documents of each class that contain a bucket, int32 [buckets, classes].
-        documents: number of documents of each class, int64 [classes].
-    """
-    shares = documents / max(documents.sum(), 1)
-    return np.asarray(2 * (np.sqrt(counts) - np.sqrt(counts.sum(axis=1, keepdims=True) * shares)))
-
-
-def significant(counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64], least: float) -> npt.NDArray[np.bool_]:
-    """Tell which buckets discriminate between classes, as bool [buckets].
-
-    Args:
-        counts: number of documents of each class that contain a bucket, int32 [buckets, classes].
-        documents: number of documents of each class, int64 [classes].
-        least: threshold in standard deviations; normal noise exceeds 4.25 in 2 of a hundred thousand cases.
-    """
-    found = np.zeros(len(counts), np.bool_)
-    for some in chunks(counts):
-        found[some] = np.abs(deviations(counts[some], documents)).max(axis=1) > least
-    return found
-
-
-def chunks(counts: npt.NDArray[np.int32]) -> Iterator[slice]:
-    """Yield the slices of a table of counts, [buckets, classes], that vectorised steps take."""
-    buckets = max(1, CHUNK // counts.shape[1])
-    for start in range(0, len(counts), buckets):
-        yield slice(start, start + buckets)
-
-
-def count(codes: Codes, labels: npt.NDArray[np.int32], shape: NGramShape, counts: npt.NDArray[np.int32]) -> None:
-    """Add documents to the counts of ``deviations``.
-
-    Args:
-        codes: encoded documents, uint8 [n, L].
-        labels: their classes, int32 [n].
-        shape: configuration of the network.
-        counts: documents of each class that contain a bucket, int32 [buckets, classes]; updated in place.
-    """
-    native, _ = library.find()
-    if native is None:
-        for row, (found, number) in enumerate(zip(*look_up(codes, shape))):
-            counts[found[:number], labels[row]] += 1
-        return
-    codes, labels, sizes = np.ascontiguousarray(codes), np.ascontiguousarray(labels), np.array(shape.sizes(), np.int64)
-    failed = native.functions.crepe_count_ngrams(
-        codes.ctypes.data, codes.shape[1], len(codes), sizes.ctypes.data, labels.ctypes.data, counts.ctypes.data,
-        library.threads(),
-    )  # fmt: skip
-    if failed:
-        raise MemoryError("there is not enough memory to count the n-grams")
-
-
-def look_up(codes: Codes, shape: NGramShape) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Hash the n-grams of documents into buckets, without duplicates. N-grams with unknown characters are skipped.
-
-    Args:
-        codes: encoded documents, uint8 [B, L].
-        shape: configuration of the network.
-
-    Returns:
-        The buckets of each row, int32 [B, ``shape.max_ngrams``], padded with 0, and their number, int64 [B].
-    """
-    native, _ = library.find()
-    found, counts = np.zeros((len(codes), shape.max_ngrams), np.int32), np.zeros(len(codes), np.int64)
-    if native is None:
-        text = edged(codes, shape.alphabet_size) if shape.edges else codes
-        each = list(keys(text, shape.alphabet_size + shape.edges, shape.longest))
-        for row in range(len(codes)):
-            own = np.unique(np.concatenate([rows_of(some[row][known[row]], shape.buckets) for some, known in each]))
-            found[row, : len(own)], counts[row] = own, len(own)
-        return found, counts
-    codes = np.ascontiguousarray(codes)
-    sizes = np.array(shape.sizes(), np.int64)
-    failed = native.functions.crepe_ngrams(
-        codes.ctypes.data, codes.shape[1], len(codes), sizes.ctypes.data, shape.max_ngrams,
-        found.ctypes.data, counts.ctypes.data,
-    )  # fmt: skip
-    if failed:
-        raise MemoryError("there is not enough memory for the n-grams of this batch")
-    return found, counts
+SHAPE = NGramShape

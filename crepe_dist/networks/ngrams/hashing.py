@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import BLANK, Codes
 from crepe_dist.data.keyed_random import scramble
+from crepe_dist.native import library
 from crepe_dist.native.constants import RADIX
+
+if TYPE_CHECKING:
+    from crepe_dist.networks.ngrams.shape import NGramShape
 
 
 def edged(codes: Codes, alphabet_size: int) -> Codes:
@@ -55,3 +60,33 @@ def keys(
 def rows_of(key: npt.NDArray[np.uint64], rows: int) -> npt.NDArray[np.int32]:
     """Map keys to rows: hash them and scale the upper 32 bits."""
     return ((scramble(key) >> np.uint64(32)) * np.uint64(rows) >> np.uint64(32)).astype(np.int32)
+
+
+def look_up(codes: Codes, shape: NGramShape) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Hash the n-grams of documents into buckets, without duplicates. N-grams with unknown characters are skipped.
+
+    Args:
+        codes: encoded documents, uint8 [B, L].
+        shape: configuration of the network.
+
+    Returns:
+        The buckets of each row, int32 [B, ``shape.max_ngrams``], padded with 0, and their number, int64 [B].
+    """
+    native, _ = library.find()
+    found, counts = np.zeros((len(codes), shape.max_ngrams), np.int32), np.zeros(len(codes), np.int64)
+    if native is None:
+        text = edged(codes, shape.alphabet_size) if shape.edges else codes
+        each = list(keys(text, shape.alphabet_size + shape.edges, shape.longest))
+        for row in range(len(codes)):
+            own = np.unique(np.concatenate([rows_of(some[row][known[row]], shape.buckets) for some, known in each]))
+            found[row, : len(own)], counts[row] = own, len(own)
+        return found, counts
+    codes = np.ascontiguousarray(codes)
+    sizes = np.array(shape.sizes(), np.int64)
+    failed = native.functions.crepe_ngrams(
+        codes.ctypes.data, codes.shape[1], len(codes), sizes.ctypes.data, shape.max_ngrams,
+        found.ctypes.data, counts.ctypes.data,
+    )  # fmt: skip
+    if failed:
+        raise MemoryError("there is not enough memory for the n-grams of this batch")
+    return found, counts

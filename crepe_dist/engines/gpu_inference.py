@@ -8,12 +8,12 @@ import numpy as np
 
 from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.batch import pack
+from crepe_dist.engines import block
+from crepe_dist.engines.engine import GraphEngine
 from crepe_dist.model.inference import Inference, Logits
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.precision import plan
 from crepe_dist.model.shape import Shape
-from crepe_dist.networks import block
-from crepe_dist.networks.engine import GraphEngine
 from crepe_dist.settings.model_options import ModelOptions
 
 

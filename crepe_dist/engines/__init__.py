@@ -1,0 +1,1 @@
+"""Gluon networks, and the engines that compute and train them."""

@@ -1,0 +1,1 @@
+"""Crepe: residual convolutions over n-grams, and a table of n-grams."""

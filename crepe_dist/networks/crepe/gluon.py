@@ -1,0 +1,222 @@
+"""Crepe and its tower as Gluon blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+from mxnet.gluon import nn
+
+from crepe_dist.data.batch import Batch
+from crepe_dist.data.dataset import Dataset
+from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.engines.block import Network
+from crepe_dist.engines.dropout import OTHER_STREAM, Kept
+from crepe_dist.engines.layers import Casting, Logits
+from crepe_dist.mxnet_internals import drop_compiled_graph, host_array, view
+from crepe_dist.networks.crepe import tower
+from crepe_dist.networks.crepe.shape import SUM_SCALE, CrepeShape
+from crepe_dist.networks.crepe.tower import POOLED_BLOCKS, TAPS
+from crepe_dist.networks.ngrams.counting import count_ngrams
+from crepe_dist.networks.ngrams.gluon import NGrams
+from crepe_dist.networks.ngrams.hashing import fill
+from crepe_dist.settings.model_options import ModelOptions
+
+# Multiples of the learning rate (decision 0063). With one rate for all, the convolutions learn single training
+# documents by heart before the embeddings, most of which are touched rarely, have learnt what the n-grams mean.
+TABLE_RATE, CONVOLUTIONS_RATE = 5.0, 0.3
+MOST_COUNTS = 1 << 25  # of documents with an n-gram of the tower in a class
+
+
+class Crepe(Network):
+    """The n-gram table and the tower: buckets and masks, see ``inputs`` → float32 logits [B, classes]."""
+
+    shape: CrepeShape
+
+    def __init__(self, shape: CrepeShape, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.shape = shape
+        with self.name_scope():
+            self.ngrams = NGrams(shape.table)
+            self.tower = Tower(
+                shape.rows, shape.width, shape.blocks, shape.stride * shape.reach, shape.classes, shape.dropout,
+                shape.FEATURE_DROPOUT,
+            )  # fmt: skip
+        # Gluon's own __setattr__ would list the tower's parameters twice.
+        object.__setattr__(self, "dropping", Dropping(self.tower))
+
+    def hybridize(self, active: bool = True, **flags: Any) -> None:
+        """Compile both parts at their next call, the tower as two graphs: without and with dropout."""
+        for graph in (self.ngrams, self.tower, self.dropping):
+            graph.hybridize(active, **flags)
+
+    def adapt(
+        self, data: Dataset, world: Collectives, options: ModelOptions, seed: int, steps: int, given: Collection[str]
+    ) -> None:
+        """Adapt the table, and add to the tower's embeddings what the classes of their documents tell.
+
+        Of more than ``MOST_COUNTS`` / rows classes, some share their counts and their direction.
+        """
+        of_table = {name[len("ngrams.") :] for name in given if name.startswith("ngrams.")}
+        self.ngrams.adapt(data, world, options, seed, steps, of_table)
+        if given or not options.head_start:
+            return
+        shape = replace(self.shape.embedding, classes=min(self.shape.classes, MOST_COUNTS // self.shape.rows))
+        documents = data.class_counts()
+        joined = np.bincount(np.arange(len(documents)) % shape.classes, documents).astype(np.int64)
+        counts = count_ngrams(shape, data, world)
+        added = tower.head_start(counts, joined, self.shape.width, seed)
+        table = self.tower.table
+        table.set_data(table.data() + options.head_start * mx.nd.array(added, ctx=table.list_ctx()[0]))
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Look up the buckets of a batch in host memory, because MXNet has no operator for it.
+
+        Returns:
+            The batch with the arrays of ``NGrams.prepare``, and those of ``tower.look_up`` as int32 and uint8.
+        """
+        shape = self.shape
+        batch = self.ngrams.prepare(batch)
+        codes = view(batch.packed)[:, : shape.feature_len]
+        places, known, inside = tower.look_up(codes, shape.alphabet_size, shape.reach, shape.rows, shape.stride)
+        fill(places, known, shape.rows)
+        arrays = (places, known.view(np.uint8), inside.view(np.uint8))
+        return replace(batch, extra=(*batch.extra, *map(host_array, arrays)))
+
+    def inputs(self, batch: Batch, codes: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
+        """Return the arguments of the forward pass for ``batch``, on the device of its codes."""
+        extra = (batch if batch.extra else self.prepare(batch)).extra
+        moved = [each.as_in_context(codes.context) for each in extra]
+        return tuple(each if each.dtype == np.int32 else each.astype("float32") for each in moved)
+
+    def logits(self, *inputs: mx.nd.NDArray) -> mx.nd.NDArray:
+        """Compute the logits, float32 [B, classes]."""
+        parts: tuple[tuple[Any, Any], ...] = ((self.ngrams, inputs[:2]), (self.tower, inputs[2:]))
+        return SUM_SCALE * sum(weight * part(*own) for weight, (part, own) in zip(self.weights, parts) if weight)
+
+    def forward(self, *inputs: Any) -> Any:
+        return SUM_SCALE * (self.ngrams(*inputs[:2]) + self.tower(*inputs[2:]))
+
+    def training_logits(self, kept: Kept, *inputs: mx.nd.NDArray) -> tuple[mx.nd.NDArray, ...]:
+        """Compute the logits of each part, float32 [B, classes], with dropout by ``kept``."""
+        shape = self.shape
+        masks = (
+            kept(shape.dropout, shape.positions, shape.width),
+            kept(shape.FEATURE_DROPOUT, 2, shape.width, stream=OTHER_STREAM),
+        )
+        return self.ngrams(*inputs[:2]), self.dropping(*inputs[2:], *masks)
+
+    def compute_in(self, precision: str, device: Any) -> None:
+        """Set the precision of MXNet's convolutions, and discard the compiled graphs."""
+        for layer in self.tower.convolutions:
+            layer.dtype = precision
+        for graph in (self.tower, self.dropping):
+            drop_compiled_graph(graph)
+
+
+class Convolution(Casting, nn.Conv1D):
+    """Convolution [B, channels, positions] → the same size; it computes in ``dtype``, from and to float32."""
+
+    def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Any) -> Any:
+        out = super().hybrid_forward(F, *self.cast_all(F, x, weight, bias))
+        return out if self.dtype == "float32" else F.amp_cast(out, dtype="float32")
+
+
+class Tower(nn.HybridBlock):
+    """Buckets and masks of each position → float32 logits [B, classes].
+
+    Args:
+        rows: rows of the table.
+        width: columns of the table, and channels of the convolutions.
+        blocks: number of residual blocks.
+        each: n-grams at a position.
+        classes: number of outputs.
+        dropout: probability of dropping a number of the embedding.
+        feature_dropout: probability of dropping a feature.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        width: int,
+        blocks: int,
+        each: int,
+        classes: int,
+        dropout: float,
+        feature_dropout: float,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self._rows, self._width, self._each = rows, width, each
+        self._scales = (1 / (1 - dropout), 1 / (1 - feature_dropout))
+        with self.name_scope():
+            self.table = self.params.get("table", shape=(rows, width), init=mx.init.Normal(0.2), lr_mult=TABLE_RATE)
+            self.convolutions = nn.HybridSequential(prefix="")
+            for number in range(2 * blocks):
+                init = "zeros" if number % 2 else mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2)
+                self.convolutions.add(
+                    Convolution(
+                        width,
+                        TAPS,
+                        padding=TAPS // 2,
+                        in_channels=width,
+                        weight_initializer=init,
+                        prefix=f"conv{number}_",
+                    )
+                )
+            self.convolutions.collect_params().setattr("lr_mult", CONVOLUTIONS_RATE)
+            self.out = Logits(classes, in_units=2 * width, weight_initializer=mx.init.Uniform((2 * width) ** -0.5))
+
+    def hybrid_forward(self, F: Any, buckets: Any, own: Any, inside: Any, *kept: Any, table: Any) -> Any:
+        """Compute the logits.
+
+        Args:
+            buckets: int32 [B, T, each].
+            own: 1 where there is such an n-gram, else 0, float32 [B, T, each].
+            inside: 1 for positions of the document, else 0, float32 [B, T].
+            kept: in training, masks of the embedding, [B, T, width], and of the features, [B, 2, width].
+        """
+        embedding = 0
+        for n in range(self._each):
+            one = {"axis": 2, "begin": n, "end": n + 1}
+            rows = F.Embedding(
+                F.slice_axis(buckets, **one).reshape((0, 0)), table, input_dim=self._rows, output_dim=self._width
+            )
+            embedding = embedding + F.broadcast_mul(rows, F.slice_axis(own, **one))
+        if kept:
+            embedding = embedding * (F.cast(kept[0], "float32") * self._scales[0])
+        x, inside = F.transpose(F.relu(embedding), axes=(0, 2, 1)), F.expand_dims(inside, axis=1)
+        for number in range(0, len(self.convolutions), 2):
+            hidden = F.broadcast_mul(F.relu(self.convolutions[number](x)), inside)
+            x = F.broadcast_mul(F.relu(x + self.convolutions[number + 1](hidden)), inside)
+            if number // 2 < POOLED_BLOCKS:
+                x, inside = (
+                    F.Pooling(
+                        each.expand_dims(2), kernel=(1, 2), stride=(1, 2), pool_type="max", pooling_convention="full"
+                    ).squeeze(2)
+                    for each in (x, inside)
+                )
+        positions = F.maximum(F.sum(inside, axis=2), 1)
+        # Its gradient is that of a single maximum; `max` would give it to each of several equal ones.
+        most = F.Pooling(x.expand_dims(2), kernel=(1, 1), global_pool=True, pool_type="max").reshape((0, 0))
+        features = F.concat(most, F.broadcast_div(F.sum(x, axis=2), positions), dim=1)
+        if kept:
+            features = features * (F.cast(kept[1], "float32").reshape((0, -1)) * self._scales[1])
+        return self.out(features)
+
+
+class Dropping(nn.HybridBlock):
+    """The same tower, called with masks: a compiled graph accepts only one kind of call."""
+
+    def __init__(self, tower: Tower) -> None:
+        super().__init__(prefix="")
+        self.tower = tower
+
+    def hybrid_forward(self, F: Any, *inputs: Any) -> Any:
+        return self.tower(*inputs)
+
+
+BLOCK = Crepe

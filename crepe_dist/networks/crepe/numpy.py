@@ -1,0 +1,44 @@
+"""Crepe in NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from crepe_dist.data.alphabet import Codes
+from crepe_dist.model.numpy_layers import Floats, convolved, pooled, total
+from crepe_dist.model.parameters import Arrays
+from crepe_dist.networks.crepe import tower
+from crepe_dist.networks.crepe.shape import SUM_SCALE, CrepeShape
+from crepe_dist.networks.crepe.tower import POOLED_BLOCKS, TAPS
+from crepe_dist.networks.ngrams import numpy as ngrams
+
+
+def logits(shape: CrepeShape, arrays: Arrays, codes: Codes) -> Floats:
+    """Compute logits: uint8 [n, feature_len] → float32 [n, classes]."""
+    table = ngrams.logits(shape.table, _part(arrays, "ngrams."), codes)
+    return np.asarray(np.float32(SUM_SCALE) * (table + _tower(shape, _part(arrays, "tower."), codes)))
+
+
+def _part(arrays: Arrays, prefix: str) -> Arrays:
+    return {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _tower(shape: CrepeShape, arrays: Arrays, codes: Codes) -> Floats:
+    places, known, is_inside = tower.look_up(codes, shape.alphabet_size, shape.reach, shape.rows, shape.stride)
+    table = arrays["table"]
+    x = np.maximum(total([table[places[:, :, n]] * known[:, :, n, None] for n in range(places.shape[2])]), 0)
+    inside = is_inside[:, :, None].astype(np.float32)
+
+    def block_convolved(x: Floats, number: int) -> Floats:
+        padded = np.pad(x, ((0, 0), (TAPS // 2, TAPS // 2), (0, 0)))
+        name = f"convolutions.{number}"
+        return np.asarray(convolved(padded, arrays[f"{name}.weight"]) + arrays[f"{name}.bias"])
+
+    for block in range(shape.blocks):
+        hidden = np.maximum(block_convolved(x, 2 * block), 0) * inside
+        x = np.maximum(x + block_convolved(hidden, 2 * block + 1), 0) * inside
+        if block < POOLED_BLOCKS:  # all numbers are at least 0, which an odd position may therefore be padded with
+            x, inside = (pooled(np.pad(each, ((0, 0), (0, each.shape[1] % 2), (0, 0))), 2) for each in (x, inside))
+    mean = x.sum(axis=1) / np.maximum(inside.sum(axis=1), 1)
+    features = np.concatenate([x.max(axis=1), mean], axis=1)
+    return np.asarray(features @ arrays["out.weight"].T + arrays["out.bias"])

@@ -1,0 +1,1 @@
+"""The table of hashed character n-grams."""

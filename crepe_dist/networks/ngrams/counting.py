@@ -1,0 +1,100 @@
+"""Counts of n-grams in the training split, and what they tell about the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.data.alphabet import Codes
+from crepe_dist.data.dataset import Dataset
+from crepe_dist.data.order import share
+from crepe_dist.distributed.collectives import Collectives
+from crepe_dist.native import library
+from crepe_dist.networks.ngrams.hashing import look_up
+from crepe_dist.networks.ngrams.shape import NGramShape
+
+CHUNK = 1 << 20  # counts per vectorised step
+COUNTED_AT_ONCE = 4096  # documents per call of the n-gram counter
+
+
+def count_ngrams(shape: NGramShape, dataset: Dataset, world: Collectives) -> npt.NDArray[np.int32]:
+    """Count the documents of each class, modulo ``shape.classes``, in the train split that contain a bucket.
+
+    Every rank counts its share.
+
+    Returns:
+        The numbers in all shares, int32 [buckets, classes].
+    """
+    part = dataset.splits["train"]
+    counts = np.zeros((shape.buckets, shape.classes), np.int32)
+    first, last = share(0, len(part), world.rank, world.size)
+    for start in range(first, last, COUNTED_AT_ONCE):
+        rows = np.arange(start, min(start + COUNTED_AT_ONCE, last))
+        labels = part.labels[rows]
+        if part.targets is not None:  # a document counts once for each of its labels
+            places, labels = part.targets.occurrences(rows)
+            rows = rows[places]
+        _count(part.codes(rows), labels % shape.classes, shape, counts)
+        world.beat()
+    return world.sum(counts, "n-grams")
+
+
+def deviations(counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Compute by how many standard deviations a bucket is more frequent in a class than elsewhere, [buckets, classes].
+
+    A bucket found in n documents is expected in n × share of the class. Under chance, twice the difference between the
+    square roots of the observed and the expected count is close to standard normal, even for small counts (Freeman &
+    Tukey 1950, "Transformations related to the angular and the square root").
+
+    Args:
+        counts: number of documents of each class that contain a bucket, int32 [buckets, classes].
+        documents: number of documents of each class, int64 [classes].
+    """
+    shares = documents / max(documents.sum(), 1)
+    return np.asarray(2 * (np.sqrt(counts) - np.sqrt(counts.sum(axis=1, keepdims=True) * shares)))
+
+
+def significant(counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64], least: float) -> npt.NDArray[np.bool_]:
+    """Tell which buckets discriminate between classes, as bool [buckets].
+
+    Args:
+        counts: number of documents of each class that contain a bucket, int32 [buckets, classes].
+        documents: number of documents of each class, int64 [classes].
+        least: threshold in standard deviations; normal noise exceeds 4.25 in 2 of a hundred thousand cases.
+    """
+    found = np.zeros(len(counts), np.bool_)
+    for some in chunks(counts):
+        found[some] = np.abs(deviations(counts[some], documents)).max(axis=1) > least
+    return found
+
+
+def chunks(counts: npt.NDArray[np.int32]) -> Iterator[slice]:
+    """Yield the slices of a table of counts, [buckets, classes], that vectorised steps take."""
+    buckets = max(1, CHUNK // counts.shape[1])
+    for start in range(0, len(counts), buckets):
+        yield slice(start, start + buckets)
+
+
+def _count(codes: Codes, labels: npt.NDArray[np.int32], shape: NGramShape, counts: npt.NDArray[np.int32]) -> None:
+    """Add documents to the counts of ``deviations``.
+
+    Args:
+        codes: encoded documents, uint8 [n, L].
+        labels: their classes, int32 [n].
+        shape: configuration of the network.
+        counts: documents of each class that contain a bucket, int32 [buckets, classes]; updated in place.
+    """
+    native, _ = library.find()
+    if native is None:
+        for row, (found, number) in enumerate(zip(*look_up(codes, shape))):
+            counts[found[:number], labels[row]] += 1
+        return
+    codes, labels, sizes = np.ascontiguousarray(codes), np.ascontiguousarray(labels), np.array(shape.sizes(), np.int64)
+    failed = native.functions.crepe_count_ngrams(
+        codes.ctypes.data, codes.shape[1], len(codes), sizes.ctypes.data, labels.ctypes.data, counts.ctypes.data,
+        library.threads(),
+    )  # fmt: skip
+    if failed:
+        raise MemoryError("there is not enough memory to count the n-grams")

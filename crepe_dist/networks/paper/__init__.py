@@ -1,0 +1,1 @@
+"""The convolutional network of Zhang, Zhao & LeCun 2015."""

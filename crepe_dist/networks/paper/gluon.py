@@ -1,0 +1,176 @@
+"""The paper's network as a Gluon block, and as two compiled graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import count
+from typing import Any
+
+import mxnet as mx
+from mxnet.gluon import nn
+
+from crepe_dist.engines.block import Network
+from crepe_dist.engines.dropout import Kept
+from crepe_dist.engines.layers import Casting, Conv1D, Dense, Dropout, Logits, MaxPool1D, OneHotConv1D
+from crepe_dist.errors import UserError
+from crepe_dist.mxnet_internals import drop_compiled_graph, structural_parameters
+from crepe_dist.networks.paper.shape import CONVOLUTIONS, POOL, PaperShape, lengths
+from crepe_dist.settings.model_options import Initialisation, ModelOptions
+
+DROPOUTS = 2
+LARGE_FILTERS = 1024
+
+
+class Paper(Network, nn.HybridSequential):
+    """Six convolutions, three pools, three dense layers: uint8 codes [B, L] → float32 logits [B, classes].
+
+    Children have the same indices as in the notebook's ``HybridSequential`` (convolutions 0, 2, 4, 5, 6, 7; dense
+    layers 10, 12, 14), so both can load each other's ``save_parameters`` files. Every layer gets its input size,
+    because deferred initialisation would delay the broadcast of the parameters to the first forward pass.
+
+    Raises:
+        UserError: The documents are too short for the network.
+    """
+
+    shape: PaperShape
+
+    def __init__(self, shape: PaperShape, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        positions = lengths(shape.feature_len)
+        if positions[-1] < 1:
+            raise UserError(
+                f"documents of {shape.feature_len} characters are too short for this network",
+                "six convolutions and three pools need at least 123",
+                "prepare the data with --feature-len 123 or more",
+            )
+        self.shape = shape
+        with self.name_scope():
+            for index, (kernel, pooled) in enumerate(CONVOLUTIONS):
+                name = f"conv{index}_"
+                if index == 0:
+                    self.add(OneHotConv1D(shape.alphabet_size, shape.filters, kernel, prefix=name))
+                else:
+                    width = shape.filters
+                    self.add(Conv1D(width, kernel, in_channels=width, activation="relu", prefix=name))
+                if pooled:
+                    self.add(MaxPool1D(pool_size=POOL, strides=POOL))
+            self.add(nn.Flatten())  # small, 1014 characters: 34 × 256 = 8704 inputs
+            convolutions = len(self)
+            width = positions[-1] * shape.filters
+            for _ in range(DROPOUTS):
+                self.add(Dense(shape.units, in_units=width, activation="relu"))
+                self.add(Dropout(shape.dropout))
+                width = shape.units
+            self.add(Logits(shape.classes, in_units=width))
+        self.stages = Stages(list(self), convolutions)
+
+    def hybridize(self, active: bool = True, **flags: Any) -> None:
+        """Compile the network at its next call: as one graph, and as two for ``logits`` and ``training_logits``."""
+        super().hybridize(active, **flags)
+        self.stages.hybridize(active, **flags)
+
+    def start(self, options: ModelOptions, device: Any) -> None:
+        self.initialize(_initializer(options.initialisation, self.shape.filters), ctx=device)
+        if options.initialisation == "paper":
+            sigma = _paper_sigma(self.shape.filters)
+            for name, parameter in structural_parameters(self).items():
+                if name.endswith("bias"):
+                    parameter.set_data(mx.nd.random.normal(0, sigma, shape=parameter.shape))
+
+    def logits(self, codes: mx.nd.NDArray) -> mx.nd.NDArray:
+        """Compute the logits, float32 [B, classes], as calling the network does."""
+        return self.stages(codes)
+
+    def training_logits(self, kept: Kept, codes: mx.nd.NDArray) -> tuple[mx.nd.NDArray]:
+        """Compute the logits, float32 [B, classes], of the network's only part, with dropout by ``kept``."""
+        mask = partial(kept, self.shape.dropout, DROPOUTS, self.shape.units) if self.shape.dropout else None
+        return (self.stages(codes, mask),)
+
+    def compute_in(self, precision: str, device: Any) -> None:
+        """Set precision and device of MXNet's operators, and discard the compiled graphs."""
+        for layer in self:
+            if isinstance(layer, Casting):
+                layer.dtype = precision
+            if isinstance(layer, MaxPool1D):
+                layer.two_dimensional = device.device_type == "gpu"
+        drop_compiled_graph(self)
+        self.stages.drop_compiled_graphs()
+
+
+def _initializer(initialisation: Initialisation, filters: int) -> Any:
+    if initialisation == "paper":
+        return mx.init.Normal(_paper_sigma(filters))
+    if initialisation == "xavier":
+        return mx.init.Xavier(magnitude=2.24)
+    return mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2)
+
+
+def _paper_sigma(filters: int) -> float:
+    """Return the standard deviation of section 2.5 of the paper, for all weights and biases of a network."""
+    return 0.02 if filters >= LARGE_FILTERS else 0.05
+
+
+class Stage(nn.HybridSequential):
+    """Consecutive layers of a network, which share their parameters with it.
+
+    Inputs are that of the first layer, and optionally ``kept``, uint8 [B, dropout layers, units]: 1 for units that the
+    dropout layers keep, 0 for others. A compiled stage accepts only the kind of call that compiled it.
+    """
+
+    def __init__(self, layers: Iterable[nn.HybridBlock]) -> None:
+        super().__init__(prefix="")
+        self.add(*layers)
+
+    def hybrid_forward(self, F: Any, x: Any, kept: Any = None) -> Any:
+        places = count()
+        for layer in self:
+            if kept is None or not isinstance(layer, Dropout):
+                x = layer(x)
+            else:
+                place = next(places)
+                x = layer(x, F.slice_axis(kept, axis=1, begin=place, end=place + 1).reshape((0, -1)))
+        return x
+
+
+class Stages:
+    """The layers of a network in two stages: a tower, and a head with all dropout layers.
+
+    A compiled graph visits its gradients in the order of the parameters, from the first layer on. In float16, every
+    gradient ends in a cast to float32, so all casts come after the backward pass of the first layer (checked with MXNet
+    1.9.1: ``nnvm::Gradient``). With a graph of its own, the head's gradients are complete before the backward pass of
+    the tower starts, and their all-reduce overlaps with it.
+
+    Args:
+        layers: layers of the network.
+        start: number of layers in the tower.
+    """
+
+    def __init__(self, layers: Sequence[nn.HybridBlock], start: int) -> None:
+        self.tower = Stage(layers[:start])
+        self.head = Stage(layers[start:])
+        self.dropping_head = Stage(layers[start:])  # the same layers, called with a mask
+
+    def hybridize(self, active: bool = True, **flags: Any) -> None:
+        """Compile the stages at their next call; arguments are those of Gluon's ``hybridize``."""
+        for stage in (self.tower, self.head, self.dropping_head):
+            stage.hybridize(active, **flags)
+
+    def drop_compiled_graphs(self) -> None:
+        """Discard the compiled graphs, which hold the layers' settings."""
+        for stage in (self.tower, self.head, self.dropping_head):
+            drop_compiled_graph(stage)
+
+    def __call__(self, x: Any, kept: Callable[[], Any] | None = None) -> Any:
+        """Compute the last layer's output.
+
+        Args:
+            x: input of the first layer.
+            kept: returns the mask of the dropout layers, see ``Stage``. It is called once the tower's operators are
+                queued, so that both are computed at the same time. ``None``: no mask.
+        """
+        features = self.tower(x)
+        return self.head(features) if kept is None else self.dropping_head(features, kept())
+
+
+BLOCK = Paper
