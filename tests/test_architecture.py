@@ -26,11 +26,6 @@ PRIVATE = {
 }
 
 
-def test_no_two_modules_share_a_name():
-    names = [path.stem for path in (ROOT / "crepe_dist").rglob("*.py") if path.stem != "__init__"]
-    assert sorted(names) == sorted(set(names))
-
-
 def test_messages_spell_commands_as_the_user_would_type_them():
     """The page of a run names the command in a form that holds for every reader."""
     spelled = [

@@ -25,7 +25,6 @@ from crepe_dist.native.library import Library
 from crepe_dist.networks.crepe import tower
 from crepe_dist.networks.crepe.gluon import CONVOLUTIONS_RATE, TABLE_RATE
 from crepe_dist.networks.crepe.shape import CrepeShape
-from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training.step import TrainingStep
 from tests.conftest import needs_mxnet_bfloat16
@@ -306,11 +305,6 @@ class TestShape:
         with pytest.raises(UserError, match=r"model\.network crepe has no model\.size") as raised:
             CrepeShape.for_data(ModelOptions(network="crepe", size="small"), 69, 200, 3, 1000)
         assert raised.value.remedy == "omit them, or use model.network paper"
-
-    def test_a_description_of_before_is_of_the_papers_network(self):
-        before = {"kind": "crepe", "filters": 8, "units": 12, "dropout": 0.5}
-        assert parameters.shape_class(before) is PaperShape
-        assert parameters.shape_class(SHAPES[0].settings()) is CrepeShape
 
 
 @pytest.mark.parametrize(

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import mxnet as mx
 import numpy as np
 import pytest
-import yaml
 
-import crepe_dist
-from crepe_dist.data.alphabet import ALPHABET, BLANK, Encoding
+from crepe_dist.data.alphabet import ALPHABET, BLANK
 from crepe_dist.engines import block
 from crepe_dist.engines.layers import OneHotConv1D
 from crepe_dist.errors import UserError
-from crepe_dist.files import write_json
 from crepe_dist.model import parameters
 from crepe_dist.networks.paper.gluon import Paper
 from crepe_dist.networks.paper.shape import PaperShape, lengths
-from crepe_dist.runs import checkpoint, run_folder
-from crepe_dist.runs.run_record import open_run
-from crepe_dist.settings.config import Config
 from crepe_dist.settings.model_options import SIZES, ModelOptions
 
 
@@ -270,54 +262,3 @@ class TestSettingValues:
             block.set_values(network, {**values, "0.bias": np.zeros(9, dtype=np.float32)})
         with pytest.raises(UserError, match="NaN"):
             block.set_values(network, {**values, "0.bias": np.full(8, np.nan, dtype=np.float32)})
-
-
-class TestFilesOfBefore:
-    """Of versions that had one convolutional network, this one, and called it crepe."""
-
-    @pytest.fixture
-    def before(self, tmp_path) -> Path:
-        arrays = block.values(build(150, classes=2))
-        about = {
-            "epoch": 0,
-            "test_accuracy": 0.5,
-            "encoding": Encoding(feature_len=150).to_dict(),
-            "composition": {"columns": [], "strip_html": False},
-            "classes": ["bad", "good"],
-            "network": {"kind": "crepe", "filters": 8, "units": 16, "dropout": 0.5, "precision": "float32"},
-            "data": {"name": "data", "fingerprint": "of the data"},
-            "metrics": dict.fromkeys(("test_accuracy", "test_loss", "train_loss", "seconds"), 0.5),
-        }
-        checkpoint.write(tmp_path / "run", arrays, about)
-        settings = {"network": "crepe", "size": "auto", "filters": 8, "units": 16, "dropout": 0.5}
-        (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump({"seed": 3, "model": settings}))
-        identity = {
-            **Config(model=ModelOptions(network="paper")).identity(),
-            "model": {**ModelOptions(network="paper").identity(), **settings},
-            "data": "of the data",
-        }
-        write_json(tmp_path / "run" / run_folder.IDENTITY, identity)
-        return tmp_path / "run"
-
-    def test_a_checkpoint_predicts(self, before):
-        predictor = crepe_dist.load(before)
-        assert isinstance(predictor.engine.shape, PaperShape)
-        assert {answer.label for answer in predictor.predict(["fine", "awful"])} <= {"bad", "good"}
-
-    def test_a_record_has_the_names_of_today(self, before):
-        record = open_run(before)
-        assert record.settings["model.network"] == "paper"
-        assert record.changed() == {"model.network": "paper", "model.filters": 8, "model.units": 16}
-
-    def test_an_unfinished_run_is_resumed(self, before):
-        options = ModelOptions(network="paper", filters=8, units=16)
-        found = run_folder.choose(Config(model=options, run_dir=str(before)), "data", "of the data")
-        assert found.path == before
-
-    def test_today_s_crepe_does_not_resume_it(self, before):
-        options = ModelOptions(network="crepe")
-        with pytest.raises(
-            UserError, match=r"was started with other settings\n.* model.network paper → crepe, "
-        ) as raised:
-            run_folder.choose(Config(model=options, run_dir=str(before)), "data", "of the data")
-        assert raised.value.remedy.startswith(f"resume it with --config {before}/config.yaml, ")
