@@ -8,9 +8,8 @@
 doctor       `crepe doctor`, and the links between the GPUs
 correctness  losses and parameters of the first steps, against one process on the CPU
 parity       the same of N processes, against one process on the same device
-throughput   documents/s on one GPU and on all; beside it PyTorch, eager and compiled, with DistributedDataParallel
-scaling      documents/s and the time of an all-reduce with 1, 2, 4, 8 processes
-overlap      the share of the all-reduce that the backward pass hides, from Horovod's timeline
+throughput   documents/s with 1, 2, 4, 8 processes, the time of an all-reduce, and what it adds to a step; beside it, on
+             one GPU and on all, PyTorch, eager and compiled, with DistributedDataParallel
 resume       a killed process: how soon the others end, and whether the resumed run is bit-identical
 
 The JSON holds no names of users or hosts, except in messages of failing programs: read it before you send it.
@@ -27,24 +26,27 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import peers
+import scaling
+from commands import TRAIN, OutOfTime, call, limited, started
+
 from crepe_dist import command, machine
-from crepe_dist.benchmarking import peers_environment, scaling, timeline
-from crepe_dist.benchmarking.commands import call, started
-from crepe_dist.benchmarking.sections import Row, measured, table, tried
-from crepe_dist.benchmarking.short_runs import TRAIN, compared, ranks
 from crepe_dist.data.alphabet import ALPHABET
 from crepe_dist.diagnosis import inventory
 from crepe_dist.distributed import cuda
 from crepe_dist.distributed.crash_report import TRACEBACK
 from crepe_dist.distributed.launch import horovodrun
 from crepe_dist.errors import UserError
-from crepe_dist.files import write_json
+from crepe_dist.files import read_json, write_json
+from crepe_dist.model import params_file
 from crepe_dist.settings import arguments
 from crepe_dist.timing import in_turns
 
@@ -52,6 +54,7 @@ SMOKE = Path(__file__).parent.parent / "configs" / "smoke.yaml"
 QUIET = ("--model.network=paper", "--logging.every=1", "--logging.tensorboard=false", "--logging.report=false")
 EXACT = {"NVIDIA_TF32_OVERRIDE": "0"}  # on Ampere and later, cuDNN rounds the factors of float32 products to TF32
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2}  # of the losses, in nats
+Row = dict[str, Any]
 Rows = Iterator[Row]
 
 
@@ -118,25 +121,33 @@ def correctness(bench: Bench) -> Rows:
         yield {"precision": precision, **found}
 
 
-def several(bench: Bench) -> int:
-    """Return the largest number of processes.
-
-    Raises:
-        UserError: there is only one.
-    """
+def parity(bench: Bench) -> Rows:
     if bench.worlds[-1] == 1:
         raise UserError("it needs several processes", "there is one GPU, or Horovod is not installed")
-    return bench.worlds[-1]
-
-
-def parity(bench: Bench) -> Rows:
-    several(bench)
     for processes in bench.worlds:
         run = bench.train(f"parity-{processes}", processes, "--model.precision=float32")
         call(run, environment=os.environ | EXACT)
         if processes > 1:
-            found = compared(bench.folder / f"parity-{processes}", bench.folder / "parity-1", TOLERANCE["float32"])
-            yield {"processes": processes, **found}
+            rows = compared(bench.folder / f"parity-{processes}", bench.folder / "parity-1", TOLERANCE["float32"])
+            yield {"processes": processes, **rows}
+
+
+def throughput(bench: Bench) -> Rows:
+    alone: dict[tuple[str, int], Row] = {}
+    for processes in bench.worlds:
+        for precision in bench.precisions:
+            for batch in bench.batches:
+                case = (bench, processes, precision, batch)
+                row = {"processes": processes, "precision": precision, "batch": batch}
+                figures = tried(partial(ours, *case))
+                first = alone.setdefault((precision, batch), figures)
+                if "error" not in figures | first:
+                    figures["exposed_ms"] = figures["step_ms"] - first["step_ms"]
+                    figures["efficiency"] = figures["rate"] / processes / first["rate"]
+                yield {**row, "by": "crepe_dist", **figures}
+                for compiled in (False, True) if bench.python and processes in (1, bench.worlds[-1]) else ():
+                    by = f"PyTorch, {'compiled' if compiled else 'eager'}"
+                    yield {**row, "by": by, **tried(partial(theirs, *case, compiled))}
 
 
 def ours(bench: Bench, processes: int, precision: str, batch: int) -> Row:
@@ -146,7 +157,7 @@ def ours(bench: Bench, processes: int, precision: str, batch: int) -> Row:
     with start(processes, bench.device) as workers:
         workers.ask("build", on=bench.device, precision=precision, alphabet_size=len(ALPHABET), **shape)
         rates = in_turns({"": scaling.training(workers, batch, bench.seconds)}, bench.rounds)[""]
-        alone = 1000 * scaling.allreduce_seconds(workers, bench.rounds) if processes > 1 else 0.0
+        alone = 1000 * scaling.allreduce_seconds(workers, batch, bench.rounds) if processes > 1 else 0.0
     rate = statistics.median(rates)
     return {"rate": rate, "rates": rates, "step_ms": 1000 * processes * batch / rate, "allreduce_ms": alone}
 
@@ -154,48 +165,14 @@ def ours(bench: Bench, processes: int, precision: str, batch: int) -> Row:
 def theirs(bench: Bench, processes: int, precision: str, batch: int, compiled: bool) -> Row:
     """Measure PyTorch's training step, with DistributedDataParallel if there are several processes."""
     cuda.load()
-    from crepe_dist.benchmarking import peers  # MXNet: the other sections must not depend on its import
-
     sizes = {**peers.described(bench, threads=1), "batch_size": batch}
     request = {"sizes": sizes, "device": bench.device, "precision": precision, "compiled": compiled}
     run = [str(bench.python), "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     # PYTHONSAFEPATH: no module of the worker's folder may hide one of PyTorch's.
-    own = {"PYTHONSAFEPATH": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    environment = peers_environment.clean(dict(os.environ)) | own
-    out = call([*run, str(peers.WORKER), json.dumps({**request, "seconds": bench.seconds})], environment=environment)
+    settings = {"PYTHONSAFEPATH": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    worker = [str(peers.WORKER), json.dumps({**request, "seconds": bench.seconds})]
+    out = call([*run, *worker], environment=peers.environment() | settings)
     return dict(json.loads(out.splitlines()[-1]))
-
-
-def throughput(bench: Bench) -> Rows:
-    for processes in sorted({1, bench.worlds[-1]}):
-        for precision in bench.precisions:
-            for batch in bench.batches:
-                case = (bench, processes, precision, batch)
-                row = {"processes": processes, "precision": precision, "batch": batch}
-                yield {**row, "by": "crepe_dist", **tried(partial(ours, *case))}
-                for compiled in (False, True) if bench.python else ():
-                    by = f"PyTorch, {'compiled' if compiled else 'eager'}"
-                    yield {**row, "by": by, **tried(partial(theirs, *case, compiled))}
-
-
-def scale(bench: Bench) -> Rows:
-    first: Row = {}
-    for processes in bench.worlds:
-        row = ours(bench, processes, bench.precisions[-1], bench.batches[0])
-        first = first or row
-        exposed = {"exposed_ms": row["step_ms"] - first["step_ms"]}  # what the all-reduce adds to a step
-        yield {"processes": processes, **row, **exposed, "efficiency": row["rate"] / processes / first["rate"]}
-
-
-def overlap(bench: Bench) -> Rows:
-    processes = several(bench)
-    for precision in bench.precisions:
-        path = bench.folder / f"timeline-{precision}.json"
-        # Without our kernels: on the CPUs of one host, they would sum the gradients in shared memory.
-        settings = {"HOROVOD_TIMELINE": str(path), "CREPE_DIST_KERNELS": "none"}
-        run = bench.train(f"overlap-{precision}", processes, f"--model.precision={precision}")
-        call(run, environment=os.environ | settings)
-        yield {"precision": precision, "processes": processes, **timeline.overlap(path)}
 
 
 def resume(bench: Bench) -> Rows:
@@ -221,9 +198,92 @@ def resume(bench: Bench) -> Rows:
 
 
 SECTIONS: dict[str, Callable[[Bench], Rows]] = {
-    "doctor": doctor, "correctness": correctness, "parity": parity, "throughput": throughput, "scaling": scale,
-    "overlap": overlap, "resume": resume,
+    "doctor": doctor, "correctness": correctness, "parity": parity, "throughput": throughput, "resume": resume,
 }  # fmt: skip
+
+
+def compared(run: Path, reference: Path, tolerance: float) -> Row:
+    """Compare two finished runs that recorded every step.
+
+    Args:
+        tolerance: largest difference of two losses that is ``ok``, in nats.
+
+    Returns:
+        ``steps``, how many both runs recorded; the largest difference of the losses of the first, the second and any
+        of them; of ``parameters`` at the end; and ``ok``.
+    """
+    losses, references = _losses(run), _losses(reference)
+    common = sorted(losses.keys() & references.keys())
+    apart = [abs(losses[step] - references[step]) for step in common]
+    arrays, expected = _parameters(run), _parameters(reference)
+    worst = max(float(np.abs(arrays[name] - expected[name]).max()) for name in expected)
+    row = {"steps": len(common), "first": apart[0], "second": apart[1], "any": max(apart), "parameters": worst}
+    return {**row, "tolerance": tolerance, "ok": max(apart) <= tolerance}
+
+
+def _losses(run: Path) -> dict[int, float]:
+    records = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    return {record["step"]: record["loss"] for record in records if record["event"] == "step"}
+
+
+def _parameters(run: Path) -> Any:
+    return params_file.read(run / read_json(run / "result.json")["checkpoint"])
+
+
+def ranks(run: Path) -> dict[int, int]:
+    """Map the rank of each process that trains in that folder to its process id."""
+    pids = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words, settings = ((path / name).read_text(errors="replace").split("\0") for name in ("cmdline", "environ"))
+            if words[:3] == list(TRAIN) and str(run) in words:
+                variables = dict(setting.partition("=")[::2] for setting in settings)
+                pids[int(variables.get("HOROVOD_RANK", 0))] = int(path.name)
+    return pids
+
+
+def measured(section: Callable[[], Iterable[Row]], seconds: float) -> Row:
+    """Run a section for at most ``seconds``; return its rows and, if it failed, the error."""
+    rows: list[Row] = []
+    begun, error = time.monotonic(), ""
+    try:
+        with limited(seconds):
+            for row in section():
+                rows.append(row)
+                print(", ".join(f"{name} {shown}" for name, shown in cells(row)), file=sys.stderr, flush=True)
+    except OutOfTime:
+        error = f"not finished after {seconds:.0f} s"
+    except Exception as failure:
+        error = _in_a_line(failure)
+    return {"seconds": time.monotonic() - begun, **({"error": error} if error else {}), "rows": rows}
+
+
+def tried(work: Callable[[], Row]) -> Row:
+    """Return the row, or an error in its place, so that the other rows of a section are measured."""
+    try:
+        return work()
+    except Exception as failure:
+        return {"error": _in_a_line(failure)}
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def cells(row: Row) -> Iterator[tuple[str, str]]:
+    """Yield names and values of a row for display; the JSON has the rest."""
+    for name, value in row.items():
+        if isinstance(value, (str, int, float)):
+            yield name, f"{value:,.4g}" if isinstance(value, float) else str(value)[:200]
+
+
+def table(title: str, section: Row) -> str:
+    """Format a section as a Markdown table."""
+    names = list(dict.fromkeys(name for row in section["rows"] for name, _ in cells(row)))
+    shown = [dict(cells(row)) for row in section["rows"]]
+    rows = [names, ["---"] * len(names), *([row.get(name, "") for name in names] for row in shown)]
+    lines = [f"| {' | '.join(row)} |" for row in rows if names]
+    return "\n".join([f"\n## {title}, {section['seconds']:.0f} s\n", *lines, section.get("error", "")])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -271,7 +331,7 @@ def _python(given: argparse.Namespace) -> tuple[str | None, str]:
     if given.no_peers or given.peers:
         return given.peers, "--no-peers" if given.no_peers else ""
     try:
-        return peers_environment.interpreter(partial(print, file=sys.stderr)), ""
+        return peers.interpreter(partial(print, file=sys.stderr)), ""
     except UserError as error:
         return None, f"{error.what}: {error.why}"
 

@@ -40,13 +40,9 @@ GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         },
         "seldom needed": {
             "report": "write the report and model card of a run again",
-            "bench": "measure speed beside that of alternatives",
         },
     }
 )
-MOVED = MappingProxyType(
-    {"compress": "export RUN --size 2MB --out DIR"}
-)  # where a command of an earlier version is now
 COMMANDS = tuple(name for group in GROUPS.values() for name in group)
 SHELLS = ("bash", "zsh")
 PATH_NAMES = re.compile(r"\b(PATH|FILE|DIR|RUN|SOURCE|CHECKPOINT)\b")  # metavars of values that are paths
@@ -111,8 +107,6 @@ def run() -> None:
         print(completion(given.print_completion))
     elif given.command is None:
         flags.print_help()
-    elif given.command in MOVED:
-        raise UserError(f"{given.command} is an option now", remedy=invocation.typed(MOVED[given.command]))
     elif given.command not in COMMANDS:
         raise UserError(
             f"there is no command {given.command}",

@@ -111,9 +111,6 @@ class TestFlags:
     def test_one_name_too_many(self, said):
         assert "unexpected argument other" in said("predict", "run", "other")
 
-    def test_what_excludes_each_other(self, said):
-        assert "not allowed with argument --peers" in said("bench", "--peers", "x", "--no-peers")
-
     def test_the_supervisor_finds_mistakes_of_train_before_it_starts_anything(self, said):
         assert "training.epochs is 0" in said("supervise", "-np", 2, "--training.epochs=0")
         assert "did you mean --training.epochs?" in said("supervise", "--trainig.epochs=1")
@@ -361,15 +358,12 @@ def test_files_that_are_not_what_is_wanted(place, said, name):
         ("prepare", "--merge", name, "--out", "new"),
         ("prepare", name, "--out", "new"),
         ("prepare", "other.csv", "--out", "new", "--test", name),
-        ("bench", "--project", 8, "--measured", name),
-        ("bench", "--tiny", "--peers", name),
     ):
         if arguments[0] == "supervise" and name == "empty":
             continue  # no settings are settings
         said(*arguments, cwd=place)
     if name not in ("absent", "empty", "picture.params", "/dev/zero"):
         assert "--json" in said("evaluate", "run", "--data", "data3", "--json", name, cwd=place)
-        assert "--json" in said("bench", "--tiny", "--no-peers", "--json", name, cwd=place)
     if name not in ("absent", "folder"):
         said("train", "--data", "data3", "--run-dir", name, *QUICK, cwd=place)
     if name not in ("absent", "dangling"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import peers
 import pytest
 
 import crepe_dist
-from crepe_dist.benchmarking import peers_environment
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import crepe_runtime
@@ -176,10 +175,10 @@ def test_the_module_needs_what_it_says():
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)  # the first test of a machine installs PyTorch
-@pytest.mark.skipif(sys.version_info < peers_environment.NEEDED, reason="PyTorch needs a newer Python")
+@pytest.mark.skipif(sys.version_info < peers.NEEDED, reason="PyTorch needs a newer Python")
 def test_pytorch_computes_our_logits_and_trains_on(tmp_path, data):
     """All kinds: random networks with each encoding, and trained ones, which our training continues."""
-    python = peers_environment.interpreter(print)
+    python = peers.interpreter(print)
     predictors = {}
     for kind, name in CASES:
         folder = str(tmp_path / f"{kind}-{name}")
@@ -193,7 +192,7 @@ def test_pytorch_computes_our_logits_and_trains_on(tmp_path, data):
     given = [f"{text} {TRIGRAMS[number % 3]}" for number, text in enumerate(texts(60))]
     request = {"folders": list(predictors), "texts": given, "labels": [n % 3 for n in range(60)], "steps": 20}
     (tmp_path / "given.json").write_text(json.dumps(request))
-    clean = peers_environment.clean(dict(os.environ))
+    clean = peers.environment()
     subprocess.run([python, "-I", "-c", WORKER], cwd=tmp_path, env=clean, check=True)
     answers = json.loads((tmp_path / "answers.json").read_text())
     for (folder, predictor), answer in zip(predictors.items(), answers):

@@ -22,8 +22,6 @@ import mxnet as mx
 import numpy as np
 
 from crepe_dist import command, train
-from crepe_dist.benchmarking import scaling, suite
-from crepe_dist.benchmarking.scaling_training import Worker
 from crepe_dist.data.batch import Batch, pack
 from crepe_dist.distributed import device
 from crepe_dist.distributed.world import HorovodWorld, World
@@ -160,25 +158,6 @@ def loss_scale() -> dict[str, Any]:
     }
 
 
-def measurements(folder: Path) -> dict[str, Any]:
-    """Answers of the parts of ``bench``."""
-    found: dict[str, Any] = {"products": {}, "bytes": [], "rates": []}
-    for place, on in ((mx.gpu(0), "gpu"), (mx.cpu(), "cpu")):
-        found["products"][on] = [name for name, measure in products(0.001, place).items() if measure() > 0]
-        worker = Worker(World(), 1)
-        found["bytes"].append(worker.build(on=on, **vars(SHAPE))["bytes"])
-        found["rates"].append(worker.train(batch=4, steps=1)["rate"])
-    said: list[str] = []
-    with environment({"DRIVER_GPUS": 1}):
-        whole = suite.run(suite.TINY, folder, said.append, mx.gpu(0), python="none")
-    return {
-        **found,
-        "said": said,
-        "device": whole["machine"]["device"],
-        "obstacles": [scaling.obstacle(on) for on in ("gpu", "cpu")],
-    }
-
-
 def predictions(run: Path) -> list[dict[str, float]]:
     """Probabilities that a run gives to a text, on the GPU and on the CPU."""
     answers = [predictor.load(run, device=name).predict(["quiet zig of the year"]) for name in ("gpu", "cpu")]
@@ -205,7 +184,7 @@ def scenarios(data: str, folder: Path) -> Iterator[tuple[str, Any]]:
     yield "choices", choices()
     yield "runs", runs(data, folder)
     yield "loss scale", loss_scale()
-    yield "measurements", measurements(folder)
+    yield "products", list(products(0.001, mx.gpu(0)))
     yield "predictions", predictions(folder / "gpu")
     yield "horovod", horovod()
 

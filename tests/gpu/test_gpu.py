@@ -15,9 +15,9 @@ from tests.gpu import questions, stand_in
 from tests.gpu.machine import environment
 
 HALF = "float16, MXNet's operators (compute capability 8.6)"
-# Rooms that judge facts or measure: no run depends on their questions. tests/test_doctor.py, tests/test_bench.py,
-# tests/test_peers.py and tests/test_verify.py give them answers.
-OTHERS = ("crepe_dist/benchmarking/", "crepe_dist/diagnosis/", "crepe_dist/verify.py")
+# Rooms that judge facts or measure: no run depends on their questions. tests/test_doctor.py and tests/test_verify.py
+# give them answers.
+OTHERS = ("crepe_dist/diagnosis/", "crepe_dist/verify.py")
 # Questions with only one answer here, and the test that gives the other.
 ONCE = {
     "crepe_dist/distributed/horovod_build.py: for_gpus": "tests/distributed/test_world.py",  # False: the CPU flavour
@@ -153,14 +153,8 @@ def test_the_doctor_tries_the_gpus(doctor):
         assert line in doctor
 
 
-def test_what_bench_measures(one):
-    found = one[1]["measurements"]
-    assert found["products"]["gpu"] == ["mxnet, float32", "mxnet, float16"]
-    assert found["device"] == "gpu(0)"
-    assert found["bytes"][0] == found["bytes"][1]
-    assert "PyTorch and ONNX Runtime are only measured on CPUs" in found["said"]
-    assert "scaling is skipped: there is only one GPU" in found["said"]
-    assert found["obstacles"][0] == ""
+def test_matrix_products_of_the_profile(one):
+    assert one[1]["products"] == ["mxnet, float32", "mxnet, float16"]
 
 
 def test_the_advice_to_build_horovod_is_that_for_gpus(one):

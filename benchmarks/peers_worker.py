@@ -1,17 +1,11 @@
 """Worker that measures the same network in PyTorch and ONNX Runtime; it runs in an environment that has them.
 
-The protocol is JSON lines: each request on standard input gets one reply on standard output.
+``peers.py`` starts it with the path of a socket (``workers.py``). With the JSON of the arguments of ``train_together``
+instead, it is one process of ``torch.distributed.run`` that trains with the others; rank 0 prints the result.
 
-    {"do": "prepare", "sizes": {…}, "budget": seconds, "patience": seconds}
-                                                → {"about": {"versions", "chosen", "tried", "failed"}}
-    {"do": "measure", "name": …, "seconds": …}  → {"rate": documents or operations a second}
-
-With an argument, the JSON of the arguments of ``train_together``, it is one process of ``torch.distributed.run`` that
-trains with the others; rank 0 prints the result.
-
-``prepare`` tries every variant briefly and keeps the fastest one for each name. Each is a process of its own, because
-it has to be ended when it takes too long: in bfloat16 on a processor without AVX-512, a step of PyTorch takes minutes.
-All idle between requests.
+``prepare`` tries every variant briefly and keeps the fastest one for each name. Each variant is a process of its own,
+because it has to be ended when it takes too long: in bfloat16 on a processor without AVX-512, a step of PyTorch takes
+minutes. All idle between requests.
 
 These optimisations are used (figures in documents/s on an Intel Xeon with AVX512 and AMX, two cores):
 
@@ -21,7 +15,7 @@ These optimisations are used (figures in documents/s on an Intel Xeon with AVX51
   splits the gradient among equal values, while max-pooling gives it to the first.
 - Weights in bfloat16 are a tenth faster than autocast for inference.
 - ``set_to_none``, fused SGD, and denormals flushed to zero.
-- ONNX Runtime is faster with Conv2d, too (422 against 337).
+- ONNX Runtime is faster with Conv2d, too (422 against 337), and with floats that are ready instead of codes.
 
 These did not help: 80 instead of 69 channels, inductor's freezing, ``torch.jit``'s freezing and optimising. ONNX
 Runtime is not measured in float16, for which most processors have no fast kernels, in int8, which is less accurate, or
@@ -37,6 +31,7 @@ import math
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterable
@@ -79,13 +74,11 @@ class Variant(NamedTuple):
         how: name of the variant.
         make: makes, in the process of the variant, what does one unit of work and returns its number of documents or
             operations.
-        extra: whether to skip it when time is short, because it is rarely the fastest.
     """
 
     name: str
     how: str
     make: Callable[[], Work]
-    extra: bool = False
 
 
 def torch_table(sizes: Sizes) -> Any:
@@ -106,13 +99,8 @@ def torch_batch(sizes: Sizes) -> tuple[Any, Any]:
     return codes, torch.arange(sizes.batch_size) % sizes.classes
 
 
-def torch_network(sizes: Sizes, flat: bool, sliced: bool) -> Any:
-    """Build the network from uint8 codes [B, L] or floats [B, 69, 1, L] to logits [B, classes].
-
-    Args:
-        flat: whether to use Conv1d, the obvious choice, instead of Conv2d.
-        sliced: whether to pool by the maximum of slices.
-    """
+def torch_network(sizes: Sizes, sliced: bool) -> Any:
+    """Build the network from uint8 codes [B, L] to logits [B, classes]; ``sliced``: pool by the maximum of slices."""
     import torch
     from torch import nn
     from torch.nn import functional
@@ -123,7 +111,7 @@ def torch_network(sizes: Sizes, flat: bool, sliced: bool) -> Any:
             self.register_buffer("table", torch_table(sizes))
             widths = [sizes.alphabet_size] + [sizes.filters] * len(sizes.convolutions)
             self.convolutions = nn.ModuleList(
-                nn.Conv1d(before, after, kernel) if flat else nn.Conv2d(before, after, (1, kernel))
+                nn.Conv2d(before, after, (1, kernel))
                 for (kernel, _), before, after in zip(sizes.convolutions, widths, widths[1:])
             )
             width = sizes.positions() * sizes.filters
@@ -134,17 +122,13 @@ def torch_network(sizes: Sizes, flat: bool, sliced: bool) -> Any:
             self.dense = nn.Sequential(*dense, nn.Linear(width, sizes.classes))
 
         def forward(self, batch: Any) -> Any:
-            if batch.dtype == torch.uint8:
-                batch = functional.embedding(batch.int(), self.table).transpose(1, 2)
-                batch = batch if flat else batch.unsqueeze(2)
+            batch = functional.embedding(batch.int(), self.table).transpose(1, 2).unsqueeze(2)
             for convolution, (_, pooled) in zip(self.convolutions, sizes.convolutions):
                 batch = convolution(batch)
                 batch = functional.relu(self.pooled(batch) if pooled else batch)
             return self.dense(batch.flatten(1))
 
         def pooled(self, batch: Any) -> Any:
-            if flat:
-                return functional.max_pool1d(batch, sizes.pool)
             if not sliced:
                 return functional.max_pool2d(batch, (1, sizes.pool))
             end = batch.shape[-1] // sizes.pool * sizes.pool
@@ -188,37 +172,27 @@ def torch_variants(sizes: Sizes) -> Iterable[Variant]:
     """Yield PyTorch's variants of training, forward passes and matrix products."""
     # A process that has run a parallel operation cannot be forked: only what `make` calls may run one.
     import torch
-    from torch.nn import functional
 
     torch.set_num_threads(sizes.threads)
     torch.set_flush_denormal(True)
     torch.manual_seed(0)
 
-    def batch_of(precision: Any, is_ready: bool) -> tuple[Any, Any]:
-        codes, labels = torch_batch(sizes)
-        if not is_ready:
-            return codes, labels
-        batch = functional.embedding(codes.int(), torch_table(sizes)).transpose(1, 2).unsqueeze(2)
-        return batch.to(precision).contiguous(memory_format=torch.channels_last), labels
-
-    def predictor(precision: Any, is_ready: bool, compiled: bool) -> Work:
-        network = torch_network(sizes, flat=False, sliced=compiled)
+    def predictor(precision: Any, compiled: bool) -> Work:
+        network = torch_network(sizes, sliced=compiled)
         network = network.to(precision, memory_format=torch.channels_last).eval().requires_grad_(False)
         forward = torch.compile(network) if compiled else network
-        batch, _ = batch_of(precision, is_ready)
+        codes, _ = torch_batch(sizes)
 
         def predict() -> int:
             with torch.inference_mode():
-                forward(batch).float().numpy()
+                forward(codes).float().numpy()
             return sizes.batch_size
 
         return predict
 
-    def trainer(precision: Any, is_ready: bool, compiled: bool, flat: bool = False) -> Work:
-        network = torch_network(sizes, flat, sliced=compiled)
-        if not flat:
-            network = network.to(memory_format=torch.channels_last)
-        return torch_trainer(network, *batch_of(torch.float32, is_ready), precision, compiled)
+    def trainer(precision: Any, compiled: bool) -> Work:
+        network = torch_network(sizes, sliced=compiled).to(memory_format=torch.channels_last)
+        return torch_trainer(network, *torch_batch(sizes), precision, compiled)
 
     def product(size: int, precision: Any) -> Work:
         left, right = torch.randn(2, size, size).to(precision)
@@ -230,22 +204,13 @@ def torch_variants(sizes: Sizes) -> Iterable[Variant]:
         return multiply
 
     precisions = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-    def networks(label: str, is_ready: bool) -> Iterable[Variant]:
-        for compiled in (False, True):
-            how = f"{'compiled' if compiled else 'eager'}, {'ready floats' if is_ready else 'codes'}"
-            for kind, make in (("forward", predictor), ("train", trainer)):
-                work = partial(make, precisions[label], is_ready, compiled)
-                yield Variant(f"{kind}, torch, {label}", how, work, extra=is_ready)
-
     for label, precision in precisions.items():
-        for size in (1024, 1536, 2048, 4096):
+        for size in (1536, 4096):
             yield Variant(f"matrix product, torch, {label}", f"{size} × {size}", partial(product, size, precision))
-        yield from networks(label, is_ready=False)
-    for label, precision in precisions.items():
-        yield from networks(label, is_ready=True)
-        make = partial(trainer, precision, is_ready=False, compiled=False, flat=True)
-        yield Variant(f"train, torch, {label}", "eager, codes, Conv1d", make, extra=True)
+    for compiled, how in ((False, "eager"), (True, "compiled")):
+        for label, precision in precisions.items():
+            for kind, make in (("forward", predictor), ("train", trainer)):
+                yield Variant(f"{kind}, torch, {label}", how, partial(make, precision, compiled))
 
 
 def onnxruntime_variants(sizes: Sizes) -> Iterable[Variant]:
@@ -404,11 +369,10 @@ class Peers:
 
     Args:
         variants: variants to try.
-        budget: seconds after which extra variants are skipped.
         patience: seconds that a variant may take to be tried, and a part of what all may take.
     """
 
-    def __init__(self, variants: Iterable[Variant], budget: float, patience: float) -> None:
+    def __init__(self, variants: Iterable[Variant], patience: float) -> None:
         self._patience = patience
         self._tried: dict[str, dict[str, float]] = {}
         self._failed: dict[str, str] = {}
@@ -420,7 +384,7 @@ class Peers:
             left, title = PATIENT * patience - passed, f"{variant.name}: {variant.how}"
             if variant.name in slow:
                 self._failed[title] = "not tried, as another was not finished"
-            elif left <= 0 or (variant.extra and passed > budget):
+            elif left <= 0:
                 self._failed[title] = "not tried, out of time"
             else:
                 try:
@@ -450,10 +414,6 @@ class Peers:
             "tried": self._tried,
             "failed": self._failed,
         }
-
-    def end(self) -> None:
-        for trial in self._best.values():
-            trial.end()
 
     def rate(self, name: str, seconds: float) -> float:
         trial = self._best[name]
@@ -502,7 +462,7 @@ def train_together(
     processes = distributed.get_world_size()
     torch.manual_seed(0)
     codes, labels = torch_batch(Sizes(**sizes))
-    network = torch_network(Sizes(**sizes), flat=False, sliced=compiled).to(where, memory_format=torch.channels_last)
+    network = torch_network(Sizes(**sizes), sliced=compiled).to(where, memory_format=torch.channels_last)
     if processes > 1:
         network = torch.nn.parallel.DistributedDataParallel(network, device_ids=[place] if on_gpu else None)
     batch = codes.pin_memory() if on_gpu else codes
@@ -527,27 +487,27 @@ def train_together(
 
 
 def main() -> None:
-    if sys.argv[1:]:
+    if sys.argv[1].startswith("{"):
         result = train_together(**json.loads(sys.argv[1]))
         if os.environ["RANK"] == "0":
             print(json.dumps(result))
         return
-    # Keep the output of libraries apart from the replies.
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
     peers: Peers | None = None
-    for line in sys.stdin:
-        request = json.loads(line)
-        if request.pop("do") == "prepare":
-            sizes = Sizes(**request.pop("sizes"))
-            variants = itertools.chain(onnxruntime_variants(sizes), torch_variants(sizes))
-            peers = Peers(variants, request["budget"], request["patience"])
-            reply: dict[str, Any] = {"about": {"versions": versions(), **peers.about()}}
-        else:
-            assert peers is not None, "prepare comes first"
-            reply = {"rate": peers.rate(request["name"], request["seconds"])}
-        replies.write(json.dumps(reply) + "\n")
-        replies.flush()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(sys.argv[1])
+        with connection.makefile("rw", encoding="utf-8") as stream:
+            print(json.dumps({"number": 0, "pid": os.getpid()}), file=stream, flush=True)
+            for line in stream:  # until the socket closes
+                request = json.loads(line)
+                if request["name"] == "prepare":
+                    sizes = Sizes(**request["sizes"])
+                    variants = itertools.chain(onnxruntime_variants(sizes), torch_variants(sizes))
+                    peers = Peers(variants, request["patience"])
+                    reply: dict[str, Any] = {"versions": versions(), **peers.about()}
+                else:
+                    assert peers is not None, "prepare comes first"
+                    reply = {"rate": peers.rate(request["variant"], request["seconds"])}
+                print(json.dumps(reply), file=stream, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""Scaling on one host: N processes under Horovod against N independent processes, measured in turns."""
+"""Scaling on one host: N processes under Horovod against N independent processes, measured in turns.
+
+All processes live through the whole measurement, and are stopped when it is not their turn: an idle Horovod takes 5 to
+10 % of a core, because its thread polls.
+"""
 
 from __future__ import annotations
 
@@ -6,48 +10,31 @@ import math
 import os
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workers import Workers
+
 from crepe_dist import machine
-from crepe_dist.benchmarking.workers import Workers
 from crepe_dist.distributed.device import count_gpus
 from crepe_dist.distributed.launch import horovodrun
 from crepe_dist.timing import in_turns, paired
 
-if (
-    TYPE_CHECKING
-):  # not imported here, because it imports MXNet: benchmarks/gpu.py reports that MXNet cannot be imported
+if TYPE_CHECKING:
     from crepe_dist.networks.paper.shape import PaperShape
 
 SIZES = (2, 4)  # world sizes, limited by the number of cores or GPUs
 KINDS = ("weak", "strong")
-PYTHON = (sys.executable, "-m", "crepe_dist.benchmarking.scaling_worker")
-
-
-def places(on: str = "cpu") -> int:
-    """Count the cores or GPUs, each of which can run one process."""
-    if on == "cpu":
-        return machine.cores()
-    return count_gpus()
-
-
-def obstacle(on: str = "cpu") -> str:
-    """Return the reason why scaling cannot be measured here; empty if it can."""
-    if places(on) < 2:
-        return f"there is only one {'core' if on == 'cpu' else 'GPU'}"
-    if horovodrun() is None:
-        return "Horovod is not installed"
-    return ""
+WORKER = (sys.executable, str(Path(__file__).with_name("scaling_worker.py")))
 
 
 def run(shape: PaperShape, batch: int, rounds: int, seconds: float, on: str = "cpu") -> dict[str, Any]:
     """Measure weak scaling (``batch`` documents per process) and strong scaling (``batch`` over all processes).
 
-    On a CPU, every process has one thread and one core. The processes live through all rounds, and are stopped when it
-    is not their turn.
+    On a CPU, every process has one thread and one core.
 
     Args:
         rounds: number of measurements of each kind.
@@ -63,26 +50,38 @@ def run(shape: PaperShape, batch: int, rounds: int, seconds: float, on: str = "c
         * ``gradient_bytes``: size of the gradients;
         * ``allreduce_ms``: duration of their all-reduce, by number of processes.
     """
-    sizes = [size for size in SIZES if size <= places(on)]
+    sizes = [size for size in SIZES if size <= slots(on)]
     with ExitStack() as stack:
         independent = stack.enter_context(start_independent(max(sizes), on))
         worlds = {size: stack.enter_context(start_world(size, on)) for size in sizes}
         for workers in (independent, *worlds.values()):
-            built = workers.ask("build", on=on, **asdict(shape))
+            workers.ask("build", on=on, **asdict(shape))
         shares = {
             (kind, size): batch if kind == "weak" else math.ceil(batch / size) for size in sizes for kind in KINDS
         }
         runs = {"alone": training(independent, batch, seconds, only=1)}
         for (kind, size), share in shares.items():
-            runs[f"{kind} {size} together"] = training(worlds[size], share, seconds)
-            runs[f"{kind} {size} apart"] = training(independent, share, seconds, only=size)
+            runs[f"{kind} {size} world"] = training(worlds[size], share, seconds)
+            runs[f"{kind} {size} independent"] = training(independent, share, seconds, only=size)
         rates = in_turns(runs, rounds)
-        allreduce = {size: 1000 * allreduce_seconds(workers, rounds) for size, workers in worlds.items()}
+        allreduce = {size: 1000 * allreduce_seconds(workers, batch, rounds) for size, workers in worlds.items()}
     table = [_row("none", 1, batch, rates["alone"], rates["alone"], rates["alone"])]
     for (kind, size), share in shares.items():
-        group_size, apart = rates[f"{kind} {size} together"], rates[f"{kind} {size} apart"]
-        table.append(_row(kind, size, share, group_size, apart, rates["alone"]))
-    return {"table": table, "gradient_bytes": built[0]["bytes"], "allreduce_ms": allreduce}
+        world, apart = rates[f"{kind} {size} world"], rates[f"{kind} {size} independent"]
+        table.append(_row(kind, size, share, world, apart, rates["alone"]))
+    return {"table": table, "gradient_bytes": 4 * shape.parameters, "allreduce_ms": allreduce}
+
+
+def obstacle(on: str = "cpu") -> str:
+    """Return the reason why scaling cannot be measured here; empty if it can."""
+    if slots(on) < 2:
+        return f"there is only one {'core' if on == 'cpu' else 'GPU'}"
+    return "" if horovodrun() else "Horovod is not installed"
+
+
+def slots(on: str) -> int:
+    """Count the cores or GPUs, each of which can run one process."""
+    return machine.cores() if on == "cpu" else count_gpus()
 
 
 def weak_ratio(result: Mapping[str, Any], size: int) -> float:
@@ -93,11 +92,11 @@ def weak_ratio(result: Mapping[str, Any], size: int) -> float:
 
 def start_world(size: int, on: str = "cpu") -> Workers:
     """Start workers on this host under Horovod."""
-    return Workers([[str(horovodrun()), "-np", str(size), *_worker(on)]], size, environment(on))
+    return Workers([[str(horovodrun()), "-np", str(size), *WORKER, on]], size, environment(on))
 
 
 def start_independent(size: int, on: str = "cpu") -> Workers:
-    return Workers([[*_worker(on), "--number", str(number)] for number in range(size)], size, environment(on))
+    return Workers([[*WORKER, on, "--number", str(number)] for number in range(size)], size, environment(on))
 
 
 def environment(on: str = "cpu") -> dict[str, str]:
@@ -106,14 +105,10 @@ def environment(on: str = "cpu") -> dict[str, str]:
     return {**os.environ, **threads, "HOROVOD_GLOO_TIMEOUT_SECONDS": "3600"}  # the default is 30 s
 
 
-def _worker(on: str) -> list[str]:
-    return [*PYTHON, *(["--free"] if on == "gpu" else [])]
-
-
 def training(workers: Workers, batch: int, seconds: float, only: int | None = None) -> Callable[[], float]:
     """Return a function that trains for about ``seconds`` and returns the documents/s of all workers together.
 
-    All workers take the same number of steps. The first call determines it, after a step for compilation.
+    All workers take the same number of steps. The first call only determines it, after a step for compilation.
     """
     steps = 0
 
@@ -121,32 +116,28 @@ def training(workers: Workers, batch: int, seconds: float, only: int | None = No
         nonlocal steps
         if steps == 0:
             workers.ask("train", only, batch=batch, steps=1)
-            steps = math.ceil(seconds / _longest(workers.ask("train", only, batch=batch, steps=1)))
-        return float(sum(answer["rate"] for answer in workers.ask("train", only, batch=batch, steps=steps)))
+        answers = workers.ask("train", only, batch=batch, steps=max(1, steps))
+        steps = steps or math.ceil(seconds / max(answer["seconds"] for answer in answers))
+        return float(sum(answer["rate"] for answer in answers))
 
     return call
 
 
-def allreduce_seconds(workers: Workers, times: int) -> float:
-    """Measure the median duration of ``times`` all-reduces of the gradients, after one for warm-up."""
-    answers = workers.ask("allreduce", times=times + 1)
-    slowest = [max(durations) for durations in zip(*(answer["seconds"] for answer in answers))]
-    return float(statistics.median(slowest[1:]))
+def allreduce_seconds(workers: Workers, batch: int, times: int) -> float:
+    """Measure the median duration of the all-reduce in ``times`` steps, from the moment when all ranks take part."""
+    answers = workers.ask("allreduce", batch=batch, times=times)
+    return float(statistics.median(min(durations) for durations in zip(*(answer["seconds"] for answer in answers))))
 
 
 def _row(
-    kind: str, size: int, batch: int, group_size: Sequence[float], apart: Sequence[float], alone: Sequence[float]
+    kind: str, size: int, batch: int, world: Sequence[float], apart: Sequence[float], alone: Sequence[float]
 ) -> dict[str, Any]:
     return {
         "scaling": kind,
         "processes": size,
         "batch": batch,
-        "rate": statistics.median(group_size),
+        "rate": statistics.median(world),
         "independent": statistics.median(apart),
-        "ratio": paired(group_size, apart),
-        "efficiency": paired(group_size, alone) / size,
+        "ratio": paired(world, apart),
+        "efficiency": paired(world, alone) / size,
     }
-
-
-def _longest(answers: Iterable[Mapping[str, float]]) -> float:
-    return max(answer["seconds"] for answer in answers)

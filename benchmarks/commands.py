@@ -1,15 +1,18 @@
-"""Commands of a benchmark, which do not outlive it."""
+"""Commands of a benchmark, which do not outlive it, and sections of a limited duration."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
+TRAIN = (sys.executable, "-m", "crepe_dist.train")
 END_SECONDS = 20.0
 
 
@@ -54,3 +57,23 @@ def started(
                 except subprocess.TimeoutExpired:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
+
+
+class OutOfTime(BaseException):
+    """End of the time of a section; not an ``Exception``, so that no section takes it for a failure of its own."""
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Raise ``OutOfTime`` in the block if it takes longer."""
+    before = signal.signal(signal.SIGALRM, _out_of_time)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _out_of_time(number: int, frame: FrameType | None) -> None:
+    raise OutOfTime

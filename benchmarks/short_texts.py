@@ -9,16 +9,15 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import peers
+import scaling
+from commands import TRAIN, call
+from short_texts_worker import EPOCHS, FASTTEXT, TOOLS
 
-from crepe_dist.benchmarking import commands, scaling
-from crepe_dist.benchmarking.peers_environment import clean
-from crepe_dist.benchmarking.short_runs import TRAIN
-from crepe_dist.benchmarking.short_texts_worker import EPOCHS, PEERS
 from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.distributed.launch import horovodrun
 from crepe_dist.files import read_json
@@ -28,16 +27,14 @@ from crepe_dist.settings.model_options import Kind
 
 WORKER = Path(__file__).with_name("short_texts_worker.py")
 KINDS: tuple[Kind, ...] = ("ngrams", "crepe")  # ngrams only looks up rows, as fastText does
-FASTTEXT = "fastText, 2-6 characters"  # reads what our networks read
 JOINED = 8  # texts of a class in a long document, so that processes have something to share
 Figures = dict[str, float]
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(NamedTuple):
     """Sizes of the benchmark.
 
-    Args:
+    Attributes:
         rounds: number of measurements of each tool.
         per_class: rows of each class; ``None``: all.
         long: number of long documents, for the scaling of the n-gram network.
@@ -60,31 +57,32 @@ def run(rows: Rows, folder: Path, say: Callable[[str], None], python: str | None
         folder: scratch folder.
         say: function that prints progress.
         python: interpreter with fastText and scikit-learn.
-        patience: seconds after which a peer is left out.
+        patience: seconds after which a tool is left out.
 
     Returns:
-        ``table``: for each tool the medians of ``seconds`` of the whole command (of the peers, to train and score),
+        ``table``: for each tool the medians of ``seconds`` of the whole command (of other tools, to train and score),
         ``train_rate`` and ``predict_rate`` in documents/s, and ``accuracy``; and ``ratios``.
     """
-    say("short texts")
-    sample = _sample(folder / "sample", rows.per_class)
+    sample = _prepare("sample", folder / "sample", "--max-per-class", rows.per_class)
     data = open_dataset(sample)
     _write_lines(data, folder)
-    found: dict[str, list[Figures]] = {}
+    figures: dict[str, list[Figures]] = {}
     for number in range(rows.rounds):
         for kind in KINDS:
             epochs = rows.crepe_epochs if kind == "crepe" else EPOCHS
             measured = _measure(kind, epochs, sample, folder / f"{kind}-{number}", data)
-            found.setdefault(_ours(kind), []).append(measured)
-        for peer in [peer for peer in PEERS if python and (number == 0 or peer in found)]:
-            arguments = [str(python), "-I", str(WORKER), peer, str(folder), str(library.threads())]
+            figures.setdefault(_ours(kind), []).append(measured)
+        for tool in [tool for tool in TOOLS if python and (number == 0 or tool in figures)]:
+            arguments = [str(python), "-I", str(WORKER), tool, str(folder), str(library.threads())]
             try:
-                printed = commands.call(arguments, environment=clean(dict(os.environ)), seconds=patience)
+                printed = call(arguments, environment=peers.environment(), seconds=patience)
             except RuntimeError as error:
-                say(f"{peer} is left out: {error}")
+                say(f"{tool} is left out: {error}")
                 continue
-            found.setdefault(peer, []).append(json.loads(printed))
-    table = {tool: _medians(each) for tool, each in found.items()}
+            figures.setdefault(tool, []).append(json.loads(printed))
+    table = {
+        tool: {name: statistics.median(row[name] for row in runs) for name in runs[0]} for tool, runs in figures.items()
+    }
     ratios = {}
     if FASTTEXT in table:
         for kind, work in itertools.product(KINDS, ("train", "predict")):
@@ -92,7 +90,8 @@ def run(rows: Rows, folder: Path, say: Callable[[str], None], python: str | None
             ratios[f"{kind}_{work}_vs_fasttext"] = table[_ours(kind)][rate] / table[FASTTEXT][rate]
     if not scaling.obstacle():
         # A step of the n-gram network on short texts is too short for processes to share.
-        long, few = _long(data, rows, folder), _sample(folder / "few", rows.crepe_per_class)
+        long = _long(data, rows.long, folder)
+        few = _prepare("sample", folder / "few", "--max-per-class", rows.crepe_per_class)
         ratios["ngrams_scaling_np2"] = _scaling("ngrams", 3, long, rows.rounds, folder)
         ratios["crepe_scaling_np2"] = _scaling("crepe", 1, few, rows.rounds, folder)
     return {"table": table, "ratios": ratios}
@@ -102,24 +101,25 @@ def _ours(kind: Kind) -> str:
     return f"crepe_dist, {kind}"
 
 
-def _sample(out: Path, per_class: int | None) -> Path:
-    few = ["--max-per-class", str(per_class)] if per_class else []
-    commands.call([sys.executable, "-m", "crepe_dist.prepare", "sample", "--out", str(out), *few])
+def _prepare(source: str, out: Path, *flags: Any) -> Path:
+    """Prepare a source; a flag without a value (``None``) is left out."""
+    options = [] if None in flags else map(str, flags)
+    call([sys.executable, "-m", "crepe_dist.prepare", source, "--out", str(out), *options])
     return out
 
 
 def _train(kind: Kind, epochs: int, data: Path, run_folder: Path) -> list[str]:
     """Make the command that trains a network."""
-    places = ["--data", str(data), "--run-dir", str(run_folder), "--device", "cpu"]
-    return [*TRAIN, "--model.network", kind, "--epochs", str(epochs), *places]
+    folders = ["--data", str(data), "--run-dir", str(run_folder), "--device", "cpu"]
+    return [*TRAIN, "--model.network", kind, "--epochs", str(epochs), *folders]
 
 
 def _write_lines(data: Dataset, folder: Path) -> None:
-    """Write the texts for the peers: the characters that our network reads."""
+    """Write the texts for the other tools: the characters that our network reads."""
     for name in ("train", "test"):
-        part = data.splits[name]
-        texts = map(data.encoding.decode, part.codes(np.arange(len(part))))
-        lines = [f"__label__{label} {' '.join(text.split())}\n" for label, text in zip(part.labels.tolist(), texts)]
+        split = data.splits[name]
+        texts = map(data.encoding.decode, split.codes(np.arange(len(split))))
+        lines = [f"__label__{label} {' '.join(text.split())}\n" for label, text in zip(split.labels.tolist(), texts)]
         # As documentation of fastText advises, in random order: it reads the file as it is.
         order = np.random.default_rng(0).permutation(len(lines))
         (folder / f"{name}.txt").write_text("".join(lines[row] for row in order), encoding="utf-8")
@@ -127,11 +127,11 @@ def _write_lines(data: Dataset, folder: Path) -> None:
 
 def _measure(kind: Kind, epochs: int, sample: Path, run_folder: Path, data: Dataset) -> Figures:
     began = time.perf_counter()
-    commands.call(_train(kind, epochs, sample, run_folder))
+    call(_train(kind, epochs, sample, run_folder))
     seconds = time.perf_counter() - began
     predictor = load(run_folder)
-    part = data.splits["test"]
-    texts = [data.encoding.decode(codes) for codes in part.codes(np.arange(len(part)))]
+    split = data.splits["test"]
+    texts = [data.encoding.decode(codes) for codes in split.codes(np.arange(len(split)))]
     began = time.perf_counter()
     predictor.predict(texts)
     return {
@@ -150,20 +150,17 @@ def _train_rate(run_folder: Path, documents: int) -> float:
     return float(len(epochs) * documents / sum(epochs))
 
 
-def _long(data: Dataset, rows: Rows, folder: Path) -> Path:
+def _long(data: Dataset, documents: int, folder: Path) -> Path:
     """Prepare documents of several texts of a class."""
-    part = data.splits["train"]
+    split = data.splits["train"]
     generator = np.random.default_rng(0)
     source = folder / "long.tsv"
     with source.open("w", encoding="utf-8") as stream:
-        for number in range(rows.long):
+        for number in range(documents):
             label = number % len(data.classes)
-            chosen = generator.choice(np.flatnonzero(part.labels == label), JOINED)
-            stream.write(f"{label}\t{' '.join(map(data.encoding.decode, part.codes(chosen)))}\n")
-    out = folder / "long"
-    prepare = [sys.executable, "-m", "crepe_dist.prepare", str(source), "--out", str(out), "--header", "no"]
-    commands.call([*prepare, "--test", "0.05"])
-    return out
+            rows = generator.choice(np.flatnonzero(split.labels == label), JOINED)
+            stream.write(f"{label}\t{' '.join(map(data.encoding.decode, split.codes(rows)))}\n")
+    return _prepare(str(source), folder / "long", "--header", "no", "--test", "0.05")
 
 
 def _scaling(kind: Kind, epochs: int, data: Path, rounds: int, folder: Path) -> float:
@@ -175,10 +172,6 @@ def _scaling(kind: Kind, epochs: int, data: Path, rounds: int, folder: Path) -> 
         for size, launcher in ((1, ["taskset", "--cpu-list", core]), (2, [str(horovodrun()), "-np", "2"])):
             run_folder = folder / f"{kind}-{size}-processes-{number}"
             train = [*_train(kind, epochs, data, run_folder), "--logging.report", "false"]
-            commands.call([*launcher, *train], environment=scaling.environment())
+            call([*launcher, *train], environment=scaling.environment())
             rates[size].append(_train_rate(run_folder, documents))
     return statistics.median(rates[2]) / statistics.median(rates[1])
-
-
-def _medians(each: list[Figures]) -> Figures:
-    return {name: statistics.median(figures[name] for figures in each) for name in each[0]}

@@ -1,0 +1,334 @@
+#!/usr/bin/env python3
+"""Measure this package in turns with other implementations of the same work, on this machine.
+
+    uv run benchmarks/ratios.py --quick --json ratios.json
+    CREPE_DIST_KERNELS=avx2 uv run benchmarks/ratios.py --json ratios.json
+
+Encoding, loading, training and prediction of the paper's network, beside the original notebook's method, the fastest
+matrix product, PyTorch and ONNX Runtime; training in several processes, beside as many independent ones; Crepe and the
+n-gram network on the sample, beside fastText and scikit-learn. All figures are medians. The first run installs the
+other tools into an environment in the cache. --quick takes five minutes at most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peers
+import scaling
+from commands import OutOfTime, limited
+from rich.console import Console
+from rich.table import Table
+from short_texts import Rows
+from short_texts import run as run_short_texts
+
+from crepe_dist import command, machine
+from crepe_dist.data.alphabet import ALPHABET, Codes, Encoding
+from crepe_dist.data.dataset import Dataset, open_dataset
+from crepe_dist.distributed.device import pick
+from crepe_dist.distributed.launch import detect, import_mxnet
+from crepe_dist.errors import UserError
+from crepe_dist.native import library
+from crepe_dist.networks.paper.shape import PaperShape
+from crepe_dist.preparing.preparation import PrepareOptions, prepare
+from crepe_dist.preparing.selection import SplitOptions
+from crepe_dist.preparing.sources import find_sources
+from crepe_dist.scratch import scratch
+from crepe_dist.settings import arguments
+from crepe_dist.timing import alternate, in_turns, paired, rate
+from crepe_dist.wording import percent
+
+ALL_ROWS = Rows()
+PRODUCT = "matrix product, "  # start of the names of rates
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of the benchmark; the defaults are the notebook's network.
+
+    Args:
+        rounds: number of measurements of each implementation.
+        seconds: minimum duration of a measurement.
+        batch_size: documents per step.
+        rows: documents in the data set for the loader.
+        short_texts: sizes of the benchmark on the sample.
+        patience: seconds after which a variant of another implementation is given up.
+        limit: seconds after which the last sections are given up: the network's rounds end after half of it, scaling
+            after two thirds of what is left.
+    """
+
+    rounds: int = 5
+    seconds: float = 4.0
+    batch_size: int = 128
+    rows: int = 20_000
+    feature_len: int = 1014
+    filters: int = 256
+    units: int = 1024
+    classes: int = 7
+    short_texts: Rows = ALL_ROWS
+    patience: float = 200.0
+    limit: float = 3600.0
+
+    @property
+    def shape(self) -> PaperShape:
+        return PaperShape(len(ALPHABET), self.feature_len, self.classes, self.filters, self.units)
+
+
+QUICK = Sizes(2, 0.5, rows=5000, short_texts=Rows(1, 1500, 3000, 1, 400), patience=25.0, limit=270.0)
+TINY = Sizes(1, 0.05, batch_size=8, rows=200, feature_len=123, filters=16, units=32, short_texts=Rows(1, 20, 40, 1, 20))
+
+
+def main() -> None:
+    flags = arguments.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--quick", action="store_true", help="two short rounds instead of five long ones")
+    flags.add_argument("--tiny", action="store_true", help="tiny sizes, only to check that the benchmark runs")
+    flags.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    arguments.add_device(flags)
+    tools = flags.add_mutually_exclusive_group()
+    tools.add_argument("--peers", metavar="PYTHON", help="Python interpreter that has the tools of peers.txt")
+    tools.add_argument("--no-peers", action="store_true", help="skip PyTorch, ONNX Runtime, fastText and scikit-learn")
+    options = flags.parse_args()
+    arguments.check_output(options.json, "--json")
+    sizes = TINY if options.tiny else QUICK if options.quick else Sizes()
+    python = None if options.no_peers else _python(options.peers)
+    import_mxnet(detect())
+    with scratch() as folder:
+        figures = run(sizes, folder, pick(options.device), python)
+    show(figures)
+    if options.json is not None:
+        flat = figures.pop("ratios") | figures
+        options.json.write_text(json.dumps(flat, indent=2) + "\n", encoding="utf-8")
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _python(given: str | None) -> str | None:
+    """Find or install an interpreter with the other tools; if that fails, print why and return ``None``."""
+    if given is not None:
+        if shutil.which(given) is None:
+            raise UserError(f"--peers: {given} is not a program", remedy="give the path of a Python interpreter")
+        return given
+    try:
+        return peers.interpreter(say)
+    except UserError as error:
+        say(f"{error.what}: {error.why}")
+        return None
+
+
+def run(sizes: Sizes, folder: Path, device: Any, python: str | None = None) -> dict[str, Any]:
+    """Run all measurements.
+
+    Args:
+        folder: scratch folder.
+        device: MXNet context.
+        python: interpreter with the other tools, which are only measured on a CPU.
+
+    Returns:
+        ``machine``, ``rates`` per second, ``ratios``, ``waiting`` (share of time that a step 100 times as fast as ours
+        would wait for data), ``peers``, ``scaling``, and on a CPU ``short_texts``.
+    """
+    import workloads  # MXNet reads its number of threads on import
+
+    end = time.monotonic() + sizes.limit
+    on_cpu = device.device_type == "cpu"
+    texts = _texts(sizes)
+    say("encoding")
+    rates = _encoding(texts, sizes)
+    say("loading")
+    split = _dataset(texts, sizes, folder).splits["train"]
+    loading = partial(workloads.load, split, sizes.batch_size)
+    rates |= alternate({"load": partial(rate, loading, sizes.seconds / 4)}, sizes.rounds)
+    say("training and prediction")
+    codes = split.codes(np.arange(sizes.batch_size))
+    network, shares, about = _network(texts, codes, sizes, device, python if on_cpu else None, end - sizes.limit / 2)
+    rates |= network
+    train, forward = _ours("train", rates), _ours("forward", rates)
+    step = sizes.batch_size / max(train.values())
+    waits = {"waiting": lambda: workloads.waiting(split, sizes.batch_size, step / 100)}
+    waited = alternate(waits, sizes.rounds)["waiting"]
+    ratios = {
+        "train_vs_notebook": rates["train, ours, from text"] / rates["train, notebook, from text"],
+        **peers.ratios(train, forward, rates),
+        "encode_vs_notebook": rates["encode"] / rates["encode, notebook"],
+        "loader_documents_per_second": rates["load"],
+    }
+    scaled = _scaling(sizes, device, (end - time.monotonic()) * 2 / 3)
+    if "skipped" not in scaled:
+        ratios["scaling_np2"] = scaling.weak_ratio(scaled, 2)
+    short: dict[str, Any] = {"table": {}, "ratios": {}}
+    if on_cpu:
+        say("short texts")
+        try:
+            with limited(end - time.monotonic()):
+                short = run_short_texts(sizes.short_texts, folder, say, python, sizes.patience)
+        except OutOfTime:
+            say(f"short texts are skipped: not finished {sizes.limit:.0f} s after the start")
+    return {
+        "machine": {**machine.describe(), "device": str(device)},
+        "rates": rates,
+        "ratios": ratios | shares | short["ratios"],
+        "waiting": waited,
+        "peers": about,
+        "scaling": scaled,
+        "short_texts": short["table"],
+    }
+
+
+def _encoding(texts: list[str], sizes: Sizes) -> dict[str, float]:
+    import workloads
+
+    few = texts[: max(1, len(texts) // 200)]
+
+    def encode_like_notebook() -> int:
+        for text in few:
+            workloads.notebook_encode(text, sizes.feature_len)
+        return len(few)
+
+    encode = partial(workloads.encode, texts, Encoding(feature_len=sizes.feature_len))
+    runs: dict[str, Callable[[], int]] = {"encode": encode, "encode, notebook": encode_like_notebook}
+    return alternate({name: partial(rate, work, sizes.seconds / 4) for name, work in runs.items()}, sizes.rounds)
+
+
+def _network(
+    texts: list[str], codes: Codes, sizes: Sizes, device: Any, python: str | None, until: float
+) -> tuple[dict[str, float], dict[str, float], dict[str, Any]]:
+    """Measure training, forward passes and matrix products; return rates, shares of the ceiling, the peers' report."""
+    import workloads
+
+    from crepe_dist.distributed.world import World
+    from crepe_dist.engines.matrix_products import products
+
+    shape, batch = sizes.shape, workloads.batch_of(codes, sizes.classes)
+    first = texts[: 2 * sizes.batch_size]
+    labels = [number % sizes.classes for number in range(len(first))]
+    works: dict[str, Callable[[], int]] = {
+        "train, notebook, from text": workloads.NotebookTraining(first, labels, shape, sizes.batch_size, device)
+    }
+    steps: dict[str, dict[str, Callable[[], int]]] = {}  # one step or pass, by precision and kind
+    for precision in workloads.precisions(device):
+        training = workloads.Training(shape, World(), device, precision)
+        forward = workloads.Forward(shape, device, batch, precision)
+        steps[precision] = {"train": partial(training.repeat, batch, 1), "forward": forward}
+        works |= {f"{kind}, ours, {precision}": work for kind, work in steps[precision].items()}
+    encoding = Encoding(feature_len=sizes.feature_len)
+    works["train, ours, from text"] = partial(training.on_texts, first, labels, encoding, sizes.batch_size)
+    runs: dict[str, Callable[[], float]] = {name: partial(rate, work, sizes.seconds) for name, work in works.items()}
+    runs |= {PRODUCT + name: product for name, product in products(sizes.seconds / 4, device).items()}
+    with peers.started(python, sizes, library.threads(), sizes.seconds, sizes.patience, say) as others:
+        rates = alternate(runs | others.runs, sizes.rounds, until)
+        rates = {name: value for name, value in rates.items() if not np.isnan(value)}
+        shares = _shares(steps, sizes, rates, products(0.0, device), until)
+    return rates, shares, others.about
+
+
+def _shares(
+    steps: dict[str, dict[str, Callable[[], int]]],
+    sizes: Sizes,
+    rates: dict[str, float],
+    products: dict[str, Callable[[], float]],
+    until: float,
+) -> dict[str, float]:
+    """Measure the shares of the fastest matrix product that a step and a forward pass reach in nominal operations.
+
+    The clock of a shared processor, and of one with AMX, changes within seconds. So each step is compared with a short
+    product of this process that follows it, and this product with the fastest one in the rates.
+
+    Returns:
+        Medians over the rounds, for example ``train_vs_matmul_ceiling_float32``, and the smallest of all precisions.
+    """
+    operations = {"train": sizes.shape.training_operations(), "forward": sizes.shape.forward_operations()}
+    shares: dict[str, float] = {}
+    for precision, kinds in steps.items():
+        ours = {name: run for name, run in products.items() if name.endswith(precision)}
+        best = max(ours, key=lambda name: rates[PRODUCT + name])
+        fastest = max(value for name, value in rates.items() if name.startswith(PRODUCT) and name.endswith(precision))
+        runs = {kind: partial(rate, work, 0.0) for kind, work in kinds.items()} | {"product": ours[best]}
+        turns = in_turns(runs, 2 * sizes.rounds, until)
+        for kind in kinds:
+            share = operations[kind] * paired(turns[kind], turns["product"]) * rates[PRODUCT + best] / fastest
+            shares[f"{kind}_vs_matmul_ceiling_{precision}"] = share
+    for kind in operations:
+        shares[f"{kind}_vs_matmul_ceiling"] = min(share for name, share in shares.items() if name.startswith(kind))
+    return shares
+
+
+def _ours(kind: str, rates: dict[str, float]) -> dict[str, float]:
+    """Select our rates, by precision."""
+    start = f"{kind}, ours, "
+    return {
+        name[len(start) :]: rate for name, rate in rates.items() if name.startswith(start) and "from text" not in name
+    }
+
+
+def _scaling(sizes: Sizes, device: Any, limit: float) -> dict[str, Any]:
+    """Measure scaling (see ``scaling.run``) in so many seconds, or return the reason as ``skipped``."""
+    reason = scaling.obstacle(device.device_type)
+    if not reason:
+        say("scaling")
+        try:
+            with limited(limit):
+                return scaling.run(sizes.shape, sizes.batch_size, sizes.rounds, sizes.seconds, device.device_type)
+        except OutOfTime:
+            reason = f"not finished in {limit:.0f} s"
+    say(f"scaling is skipped: {reason}")
+    return {"skipped": reason}
+
+
+def _texts(sizes: Sizes) -> list[str]:
+    """Generate random documents as long as reviews: 430 characters on average, in words."""
+    generator = np.random.default_rng(0)
+    letters = np.array(list("etaoinshrdlucm fwyp vbgk "))
+    lengths = np.clip(generator.lognormal(5.8, 0.8, sizes.rows), 20, 3000).astype(int)
+    return ["".join(generator.choice(letters, length)) for length in lengths]
+
+
+def _dataset(texts: list[str], sizes: Sizes, folder: Path) -> Dataset:
+    source = folder / "texts.tsv"
+    source.write_text("".join(f"{n % sizes.classes}\t{text}\n" for n, text in enumerate(texts)), encoding="utf-8")
+    out = folder / "prepared"
+    encoding = Encoding(feature_len=sizes.feature_len)
+    prepare(find_sources([str(source)]), out, encoding, SplitOptions(test=0.0), PrepareOptions(processes=1))
+    return open_dataset(out)
+
+
+def show(figures: dict[str, Any]) -> None:
+    """Print the figures as tables."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    console.print(", ".join(f"{name} {value}" for name, value in figures["machine"].items()), soft_wrap=True)
+    for title, key, form in (("per second", "rates", ",.0f"), ("ours / theirs, higher is better", "ratios", ".2f")):
+        table = Table("", title, box=None, pad_edge=False)
+        for name, value in figures[key].items():
+            table.add_row(name, format(value, form))
+        console.print(table)
+    waited = percent(figures["waiting"])
+    console.print(f"with steps 100 times as fast, training would wait for data {waited} of the time")
+    for title, rows in (
+        ("scaling", figures["scaling"].get("table", [])),
+        ("short texts", [{"tool": tool, **row} for tool, row in figures["short_texts"].items()]),
+    ):
+        if rows:
+            table = Table(*rows[0], title=title, title_justify="left", box=None, pad_edge=False)
+            for row in rows:
+                table.add_row(*(f"{cell:,.4g}" if isinstance(cell, float) else str(cell) for cell in row.values()))
+            console.print(table)
+    for size, milliseconds in figures["scaling"].get("allreduce_ms", {}).items():
+        size_of = f"{figures['scaling']['gradient_bytes']:,} bytes"
+        console.print(f"all-reduce of {size_of} over {size} processes: {milliseconds:.1f} ms", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,89 @@
+"""Worker process of ``scaling.py``, which starts it: builds a network and trains it on request."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import time
+from typing import Any
+
+from crepe_dist import command
+from crepe_dist.distributed.join import join
+from crepe_dist.distributed.launch import detect
+
+
+def main() -> None:
+    flags = argparse.ArgumentParser()
+    flags.add_argument("on", choices=("cpu", "gpu"))
+    flags.add_argument("--number", type=int, help="number of the worker; default: the rank")
+    flags.add_argument("address")
+    options = flags.parse_args()
+    launch = detect()
+    number, slot = (launch.rank, launch.local_rank) if options.number is None else (options.number, options.number)
+    if options.on == "cpu":  # one core; a process that feeds a GPU uses any
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[slot % len(cores)]})
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(options.address)
+        with connection.makefile("rw", encoding="utf-8") as stream, join() as world:
+            print(json.dumps({"number": number, "pid": os.getpid()}), file=stream, flush=True)
+            worker = Worker(world, slot)
+            for line in stream:  # until the socket closes
+                request = json.loads(line)
+                answer = getattr(worker, request.pop("name"))(**request)
+                print(json.dumps(answer), file=stream, flush=True)
+
+
+class Worker:
+    """Handlers of the requests; every request goes to all ranks of a world."""
+
+    def __init__(self, world: Any, slot: int) -> None:
+        self._world = world
+        self._slot = slot
+
+    def build(self, on: str, precision: Any = "auto", **shape: Any) -> dict[str, Any]:
+        """Build the network, on a GPU of its own or on the CPU."""
+        import mxnet as mx  # after join, which sets its number of threads
+        from workloads import Training
+
+        from crepe_dist.distributed.device import pick
+        from crepe_dist.networks.paper.shape import PaperShape
+
+        self._shape = PaperShape(**shape)
+        # Independent processes do not know of each other's GPUs.
+        device = mx.gpu(self._slot) if on == "gpu" and self._world.size == 1 else pick(on, self._world)
+        self._training = Training(self._shape, self._world, device, precision)
+        return {}
+
+    def train(self, batch: int, steps: int) -> dict[str, Any]:
+        """Train ``steps`` times on ``batch`` documents; answer the ``seconds`` and the ``rate`` in documents/s."""
+        from workloads import random_batch
+
+        same = random_batch(self._shape, batch, self._world.size, seed=self._world.rank)
+        start = time.perf_counter()
+        self._training.repeat(same, steps)
+        seconds = time.perf_counter() - start
+        return {"seconds": seconds, "rate": batch * steps / seconds}
+
+    def allreduce(self, batch: int, times: int) -> dict[str, Any]:
+        """Answer the ``seconds`` of the all-reduce in each of ``times`` steps."""
+        import mxnet as mx
+
+        seconds, began = [], 0.0
+
+        def mark(phase: str) -> None:
+            nonlocal began
+            mx.nd.waitall()
+            if phase == "all-reduce":
+                seconds.append(time.perf_counter() - began)
+            began = time.perf_counter()
+
+        with self._training.marked(mark):
+            self.train(batch, times)
+        return {"seconds": seconds}
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,208 @@
+"""Work that the benchmarks time: this package's, and the original notebook's.
+
+A call does one unit of work and returns the number of documents.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import mxnet as mx
+import numpy as np
+import numpy.typing as npt
+from mxnet import autograd, gluon
+from mxnet.gluon import nn
+
+from crepe_dist.data.alphabet import ALPHABET, Codes, Encoding
+from crepe_dist.data.batch import Batch, pack
+from crepe_dist.data.dataset import Split
+from crepe_dist.data.loader import batches
+from crepe_dist.data.order import epoch_order
+from crepe_dist.distributed.world import World
+from crepe_dist.engines.block import build, trained
+from crepe_dist.engines.engine import Engine, open_engine
+from crepe_dist.model.precision import plan
+from crepe_dist.networks.paper.shape import CONVOLUTIONS, POOL, PaperShape
+from crepe_dist.preparing.shards import MAX_CHUNK
+from crepe_dist.settings.model_options import ModelOptions, Precision
+from crepe_dist.training.step import TrainingStep
+
+SETTINGS = {"learning_rate": 0.01, "wd": 0.00001, "momentum": 0.9}
+INDEX = {letter: position for position, letter in enumerate(ALPHABET)}
+
+
+class Training:
+    """Training steps of this package."""
+
+    def __init__(self, shape: PaperShape, world: World, device: Any, precision: Precision = "auto") -> None:
+        self.engine = _engine(shape, device, precision)
+        optimizer = self.engine.optimizer("sgd", SETTINGS)
+        trainer = world.trainer(trained(self.engine.network), optimizer, self.engine.whole_sums(0))
+        self._step = TrainingStep(self.engine, trainer, world.size, 0, None)
+        self._steps = 0
+
+    def repeat(self, batch: Batch, times: int) -> int:
+        """Train on the same batch several times."""
+        return self.on(batch for _ in range(times))
+
+    def on_texts(self, texts: Sequence[str], labels: Sequence[int], encoding: Encoding, batch_size: int) -> int:
+        """Encode all texts and train on them in batches."""
+
+        def encoded() -> Iterator[Batch]:
+            numbers = np.asarray(labels, dtype=np.int32)
+            for start in range(0, len(texts), batch_size):
+                codes = encoding.encode(texts[start : start + batch_size])
+                yield pack(codes, numbers[start : start + batch_size], batch_size, len(codes))
+
+        return self.on(encoded())
+
+    def on(self, source: Iterator[Batch]) -> int:
+        """Train on all batches."""
+        documents = 0
+        for batch in source:
+            self._steps += 1
+            self._step(batch, self._steps, 0.01)
+            documents += batch.documents
+        mx.nd.waitall()
+        return documents
+
+    @contextmanager
+    def marked(self, mark: Callable[[str], None]) -> Iterator[None]:
+        """Call ``mark`` with the name of each phase of a step at its end, in the block."""
+        before, self._step.mark = self._step.mark, mark
+        yield
+        self._step.mark = before
+
+
+class Forward:
+    """Forward pass of a batch, including the copy of the logits to the host."""
+
+    def __init__(self, shape: PaperShape, device: Any, batch: Batch, precision: Precision) -> None:
+        self._engine = _engine(shape, device, precision)
+        self._engine.refresh()
+        self._batch = batch
+
+    def __call__(self) -> int:
+        self._engine.logits(self._batch).asnumpy()
+        return self._batch.documents
+
+
+def _engine(shape: PaperShape, device: Any, precision: Precision) -> Engine:
+    options = ModelOptions(precision=precision)
+    return open_engine(build(shape, options, device, seed=0), plan(options, device), device)
+
+
+def precisions(device: Any) -> list[Precision]:
+    """List the precisions that the device supports well, the fastest last."""
+    best = plan(ModelOptions(), device).precision
+    return ["float32"] if best == "float32" else ["float32", cast("Precision", best)]
+
+
+def batch_of(codes: Codes, classes: int, size: int = 1, first: int = 0) -> Batch:
+    """Make this rank's batch, of ``size`` ranks, from uint8 codes [B, L] with labels ``first``, ``first`` + 1, …"""
+    labels = (np.arange(len(codes), dtype=np.int32) + first) % classes
+    return pack(codes, labels, len(codes), len(codes) * size)
+
+
+def random_batch(shape: PaperShape, documents: int, size: int = 1, seed: int = 0) -> Batch:
+    codes = np.random.default_rng(seed).integers(0, shape.alphabet_size, [documents, shape.feature_len], dtype=np.uint8)
+    return batch_of(codes, shape.classes, size, seed)
+
+
+def encode(texts: Sequence[str], encoding: Encoding) -> int:
+    """Encode texts in the chunks that ``prepare`` uses."""
+    for start in range(0, len(texts), MAX_CHUNK):
+        encoding.encode(texts[start : start + MAX_CHUNK])
+    return len(texts)
+
+
+def load(split: Split, batch_size: int) -> int:
+    """Load the batches of one epoch, without training."""
+    order = epoch_order(len(split), 0, 0)
+    return sum(batch.documents for batch in batches(split, order, batch_size, 0, 1))
+
+
+def waiting(split: Split, batch_size: int, step: float) -> float:
+    """Measure the share of an epoch, 0 to 1, that steps of ``step`` seconds spend waiting for data."""
+    source = batches(split, epoch_order(len(split), 0, 0), batch_size, 0, 1)
+    next(source)  # starts the prefetching thread
+    start, waited = time.perf_counter(), 0.0
+    while True:
+        requested = time.perf_counter()
+        batch = next(source, None)
+        waited += time.perf_counter() - requested
+        if batch is None:
+            break
+        time.sleep(step)
+        del batch  # freeing it does not count as waiting
+    return waited / (time.perf_counter() - start)
+
+
+def notebook_encode(text: str, feature_len: int) -> npt.NDArray[np.float32]:
+    """Encode a text as the notebook does, a character at a time, as one-hot float32 [69, feature_len]."""
+    encoded = np.zeros([len(ALPHABET), feature_len], dtype="float32")
+    for position, letter in enumerate(text):
+        if position >= feature_len:
+            break
+        if letter in INDEX:
+            encoded[INDEX[letter]][position] = 1
+    return encoded
+
+
+class NotebookTraining:
+    """Training loop of the notebook: two loader processes, Gluon's own layers, and two forward passes a step.
+
+    Args:
+        texts: documents; their number is a multiple of ``batch_size``.
+        device: MXNet context.
+    """
+
+    def __init__(
+        self, texts: Sequence[str], labels: Sequence[int], shape: PaperShape, batch_size: int, device: Any
+    ) -> None:
+        self._network = _notebook_network(shape)
+        self._device = device
+        self._network.initialize(mx.init.Xavier(magnitude=2.24), ctx=device)
+        self._network.hybridize()
+        self._loss = gluon.loss.SoftmaxCrossEntropyLoss()
+        self._trainer = gluon.Trainer(self._network.collect_params(), "sgd", SETTINGS)
+        self._documents = len(texts)
+        rows = [(text, label) for text, label in zip(texts, labels)]
+        data = gluon.data.SimpleDataset(rows).transform(_Encoding(shape.feature_len))
+        self._loader = gluon.data.DataLoader(data, shuffle=True, batch_size=batch_size, num_workers=2)
+
+    def __call__(self) -> int:
+        """Train on all documents."""
+        for texts, labels in self._loader:
+            texts, labels = texts.as_in_context(self._device), labels.as_in_context(self._device)
+            self._network(texts)
+            with autograd.record():
+                loss = self._loss(self._network(texts), labels)
+            loss.backward()
+            self._trainer.step(texts.shape[0])
+            loss.mean().asscalar()
+        return self._documents
+
+
+class _Encoding:
+    def __init__(self, feature_len: int) -> None:
+        self._feature_len = feature_len
+
+    def __call__(self, text: str, label: int) -> tuple[npt.NDArray[np.float32], int]:
+        return notebook_encode(text, self._feature_len), label
+
+
+def _notebook_network(shape: PaperShape) -> Any:
+    network = nn.HybridSequential()
+    for kernel, pooled in CONVOLUTIONS:
+        network.add(nn.Conv1D(channels=shape.filters, kernel_size=kernel, activation="relu"))
+        if pooled:
+            network.add(nn.MaxPool1D(pool_size=POOL, strides=POOL))
+    network.add(nn.Flatten())
+    for _ in range(2):
+        network.add(nn.Dense(shape.units, activation="relu"), nn.Dropout(0.5))
+    network.add(nn.Dense(shape.classes))
+    return network

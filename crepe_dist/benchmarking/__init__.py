@@ -1,1 +1,0 @@
-"""Benchmarks for ``python -m crepe_dist.bench``. Competing implementations are measured in turns, in one session."""

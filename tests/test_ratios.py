@@ -1,0 +1,220 @@
+"""benchmarks/ratios.py and gpu.py run, and their baselines do the same work; nothing is timed here."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import gpu
+import numpy as np
+import peers
+import pytest
+import scaling
+import workers
+from commands import call
+from peers_worker import Peers, Variant
+from workers import Workers
+
+from crepe_dist.data.alphabet import ALPHABET, BLANK, Encoding
+from crepe_dist.errors import UserError
+from crepe_dist.model import parameters
+from crepe_dist.networks.paper.shape import PaperShape
+from crepe_dist.timing import alternate, paired
+from tests.conftest import run
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+RATIOS = {
+    "train_vs_notebook", "train_vs_matmul_ceiling", "forward_vs_matmul_ceiling", "encode_vs_notebook",
+    "loader_documents_per_second",
+}  # fmt: skip
+SCALING = set() if scaling.obstacle() else {"scaling_np2", "ngrams_scaling_np2", "crepe_scaling_np2"}
+SHORT_TEXTS = {f"{kind}_{work}_vs_fasttext" for kind in ("ngrams", "crepe") for work in ("train", "predict")}
+OTHER_TOOL = """#!/bin/sh
+case "$2" in
+*/short_texts_worker.py) echo '{"train_rate": 1e-3, "predict_rate": 1e-3, "seconds": 1.0, "accuracy": 0.5}' ;;
+*) echo no module torch >&2; exit 1 ;;
+esac
+"""
+
+
+@pytest.mark.slow
+def test_it_writes_its_figures_and_leaves_out_tools_that_fail(tmp_path):
+    tool = tmp_path / "python"
+    tool.write_text(OTHER_TOOL, encoding="utf-8")
+    tool.chmod(0o700)
+    flags = ("--tiny", "--peers", str(tool), "--device", "cpu", "--json", "figures.json")
+    printed = run([sys.executable, str(BENCHMARKS / "ratios.py"), *flags], tmp_path)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    ratios = {name: value for name, value in figures.items() if isinstance(value, float) and name != "waiting"}
+    by_precision = {name for name in ratios if name.endswith(("_float32", "_bfloat16"))}
+    assert set(ratios) - by_precision == RATIOS | SCALING | SHORT_TEXTS
+    assert all(value > 0 for rates in (figures["rates"], ratios) for value in rates.values())
+    assert 0 <= figures["waiting"] <= 1
+    assert all(name in printed for name in RATIOS)
+    assert "PyTorch and ONNX Runtime are left out" in printed
+    assert "no module torch" in printed
+    assert set(figures["short_texts"]) > {"crepe_dist, ngrams", "crepe_dist, crepe"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(sys.version_info < peers.NEEDED, reason="PyTorch and ONNX Runtime need a newer Python")
+def test_it_compares_with_other_tools(tmp_path):
+    run([sys.executable, str(BENCHMARKS / "ratios.py"), "--tiny", "--json", "figures.json"], tmp_path, seconds=1200)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    names = {"train_vs_torch", "train_vs_torch_same_precision", "forward_vs_torch", "forward_vs_onnxruntime"}
+    assert names < set(figures)
+    assert set(figures["peers"]["versions"]) == {"torch", "onnx", "onnxruntime"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(bool(scaling.obstacle()), reason=scaling.obstacle() or "several processes")
+def test_every_section_of_the_gpu_benchmark(data, tmp_path):
+    flags = ("--device", "cpu", "--data", str(data), "--no-peers")
+    run([sys.executable, str(BENCHMARKS / "gpu.py"), *flags], tmp_path, seconds=1800)
+    sections = json.loads((tmp_path / "gpu.json").read_text())["sections"]
+    assert [name for name, section in sections.items() if "error" in section] == []
+    assert sections["doctor"]["rows"][0]["ready"]
+    assert all(row["ok"] for name in ("correctness", "parity", "resume") for row in sections[name]["rows"])
+    throughput = sections["throughput"]["rows"]
+    assert {(row["processes"], row["batch"]) for row in throughput} == {(1, 8), (1, 16), (2, 8), (2, 16)}
+    assert all(row["rate"] > 0 for row in throughput)
+    assert all(row["allreduce_ms"] > 0 for row in throughput if row["processes"] == 2)
+    (row,) = sections["resume"]["rows"]
+    assert row["parameters"] == row["any"] == 0, "a resumed run is bit-identical"
+
+
+def test_a_section_that_fails_keeps_its_rows_and_one_that_hangs_is_ended():
+    def failing():
+        yield {"batch": 128, "rate": 12.5, "rates": [12.0, 13.0]}
+        raise RuntimeError("out of\nmemory")
+
+    def hanging():
+        yield {"processes": 1}
+        time.sleep(60)
+
+    section = gpu.measured(failing, 60)
+    assert section["rows"] == [{"batch": 128, "rate": 12.5, "rates": [12.0, 13.0]}]
+    assert gpu.table("rates", section).splitlines()[-2:] == ["| 128 | 12.5 |", "RuntimeError: out of memory"]
+    section = gpu.measured(hanging, 0.2)
+    assert section["rows"] == [{"processes": 1}]
+    assert section["error"] == "not finished after 0 s"
+
+
+def test_two_runs_are_compared_by_the_steps_that_both_recorded(tmp_path):
+    def record(name: str, losses: dict[int, float], weight: float) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        lines = [json.dumps({"event": "step", "step": step, "loss": loss}) for step, loss in losses.items()]
+        (folder / "metrics.jsonl").write_text("\n".join([json.dumps({"event": "epoch"}), *lines]) + "\n")
+        parameters.save({"0.weight": np.full((2, 3), weight, np.float32)}, folder / "last.params")
+        (folder / "result.json").write_text(json.dumps({"checkpoint": "last.params"}))
+        return folder
+
+    runs = record("a", {1: 1.0, 2: 0.5, 3: 0.25, 4: 0.125}, 1.0), record("b", {2: 0.5, 3: 0.75, 4: 0.375}, 1.5)
+    assert gpu.compared(*runs, 0.5) == {
+        "steps": 3, "first": 0.0, "second": 0.5, "any": 0.5, "parameters": 0.5, "tolerance": 0.5, "ok": True,
+    }  # fmt: skip
+    assert not gpu.compared(*runs, 0.4)["ok"]
+
+
+@pytest.mark.parametrize("text", ["", "plain words, 12 of them!", "Über-CAPITALS é", "x" * 200])
+def test_the_notebook_s_method_encodes_as_the_notebook_s_mode_does(text):
+    from workloads import notebook_encode
+
+    codes = Encoding("notebook", 123).encode([text])[0]
+    one_hot = notebook_encode(text, 123)
+    assert one_hot.shape == (len(ALPHABET), 123)
+    assert np.array_equal(one_hot.any(axis=0), codes != BLANK)
+    assert np.array_equal(one_hot.argmax(axis=0)[codes != BLANK], codes[codes != BLANK])
+
+
+def test_operations_of_the_notebook_s_network():
+    """The paper's small network on 1014 characters, added up by hand, in millions of multiplications."""
+    shape = PaperShape(69, 1014, 7, 256, 1024)
+    by_hand = [
+        7 * 69 * 256 * 1008, 7 * 256 * 256 * 330, 3 * 256 * 256 * 108, 3 * 256 * 256 * 106, 3 * 256 * 256 * 104,
+        3 * 256 * 256 * 102, 34 * 256 * 1024, 1024 * 1024, 1024 * 7,
+    ]  # fmt: skip
+    assert shape.forward_operations() == 2 * sum(by_hand)
+    assert shape.training_operations() == 2 * (3 * sum(by_hand) - by_hand[0])
+
+
+def test_rates_are_taken_in_turns_after_a_round_to_warm_up():
+    rates = {"a": iter([99, 1, 5, 2]), "b": iter([0, 7, 7, 8])}
+    calls: list[str] = []
+
+    def take(name: str) -> float:
+        calls.append(name)
+        return next(rates[name])
+
+    assert alternate({"a": lambda: take("a"), "b": lambda: take("b")}, rounds=3) == {"a": 2, "b": 7}
+    assert calls == ["a", "b"] * 4
+    assert alternate({"a": lambda: 99}, rounds=9, until=0) == {"a": 99}
+    assert paired([4, 40, 8], [2, 20, 4]) == 2
+
+
+def test_a_variant_that_takes_too_long_is_ended_and_its_like_are_not_tried():
+    def variant(name: str, how: str, units: int, seconds: float) -> Variant:
+        def work() -> int:
+            time.sleep(seconds)
+            return units
+
+        return Variant(name, how, lambda: work)
+
+    def failing():
+        raise ValueError("no compiler\n...")
+
+    variants = [
+        variant("train", "eager", 1, 0.01),
+        Variant("train", "compiled", failing),
+        variant("train", "fast", 1000, 0.01),
+        variant("bfloat16", "eager", 1, 60),
+        variant("bfloat16", "compiled", 1, 0.01),
+        variant("slow", "eager", 1, 0.3),
+    ]
+    tools = Peers(variants, patience=2)
+    assert tools.about()["chosen"] == {"train": "fast", "slow": "eager"}
+    assert tools.about()["failed"] == {
+        "train: compiled": "ValueError: no compiler",
+        "bfloat16: eager": "not finished in 2 s",
+        "bfloat16: compiled": "not tried, as another was not finished",
+    }
+    assert tools.rate("train", 0.01) > 0
+    assert tools.rate("slow", 0.1) == tools.about()["tried"]["slow"]["eager"], "a unit takes more than two measurements"
+
+
+def test_ratios():
+    rates = {
+        "train, torch, float32": 50.0, "train, torch, bfloat16": 400.0, "forward, torch, float32": 300.0,
+        "forward, torch, bfloat16": 1000.0, "forward, onnxruntime, float32": 200.0, "train, documents": 100.0,
+    }  # fmt: skip
+    both = {"float32": 100.0, "bfloat16": 200.0}
+    assert peers.ratios(both, {"float32": 250.0}, rates) == {
+        "train_vs_torch": 0.5,
+        "train_vs_torch_same_precision": 0.5,
+        "forward_vs_torch": 0.25,
+        "forward_vs_onnxruntime": 1.25,
+    }
+    assert peers.ratios(both, both, {"train, documents": 1.0}) == {}
+
+
+def test_workers_that_fail_say_their_last_words_and_are_ended(monkeypatch):
+    with pytest.raises(UserError) as raised:
+        Workers([[sys.executable, "-c", "print('no such luck')"]], 1, os.environ)
+    assert "no such luck" in raised.value.why
+    monkeypatch.setattr(workers, "START_SECONDS", 0.0)
+    monkeypatch.setattr(workers, "END_SECONDS", 0.0)
+    start = time.monotonic()
+    with pytest.raises(UserError, match="did not start"):
+        Workers([[sys.executable, "-c", "import time; time.sleep(60)"]], 1, os.environ)
+    assert time.monotonic() - start < 30
+
+
+def test_a_command_that_fails_says_its_last_words():
+    with pytest.raises(RuntimeError, match=r"exit code 1: one \| no GPU"):
+        call([sys.executable, "-c", "import sys; print('one', flush=True); sys.exit('no GPU')"])
