@@ -60,19 +60,6 @@ def test_refused_at_the_start(copy, tmp_path, name, harm, message, complaint):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-@pytest.mark.slow
-@harms
-def test_refused_at_the_start_by_two(copy, tmp_path, name, harm, message):
-    harm(copy / name)
-    code, printed = harness.run(harness.command(tmp_path / "run", copy, 2), tmp_path)
-    assert code == ExitCode.ERROR, printed
-    assert printed.count("error: ") == 1
-    assert message in printed
-    assert "do:  " in printed
-    assert "<stderr>:Traceback" not in printed
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
-
-
 def test_altered_between_two_starts(copy, tmp_path, unbroken):
     run_dir = tmp_path / "run"
     fault = {"kind": "SIGTERM", "rank": 0, "phase": "train", "step": 10, "once": str(tmp_path / "once")}

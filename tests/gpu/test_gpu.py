@@ -1,40 +1,28 @@
-"""Runs and calls on GPUs that are none; and a check that they meet every question about a GPU."""
+"""Runs and calls on GPUs that are none."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.chaos import harness
 from tests.conftest import command, losses, run
-from tests.gpu import questions, stand_in
+from tests.gpu import stand_in
 from tests.gpu.machine import environment
 
 HALF = "float16, MXNet's operators (compute capability 8.6)"
-# Rooms that judge facts or measure: no run depends on their questions. tests/test_doctor.py and tests/test_verify.py
-# give them answers.
-OTHERS = ("crepe_dist/diagnosis/", "crepe_dist/verify.py")
-# Questions with only one answer here, and the test that gives the other.
-ONCE = {
-    "crepe_dist/distributed/horovod_build.py: for_gpus": "tests/distributed/test_world.py",  # False: the CPU flavour
-    "crepe_dist/distributed/horovod_internals.py: gpus": "tests/distributed/test_world.py",  # False: no driver
-    "crepe_dist/training/banner.py: device.device_type == 'cpu' and ranks.local_size > cores": "tests/test_training.py",
-}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Give the processes of this module two GPUs, and record what they answer to the package's questions."""
-    folder = tmp_path_factory.mktemp("answers")
-    told = {**environment(tmp_path_factory.mktemp("machine"), gpus=2), questions.FOLDER: str(folder)}
+def gpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give the processes of this module two GPUs."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in told.items():
+        for name, value in environment(tmp_path_factory.mktemp("machine"), gpus=2).items():
             patch.setenv(name, value)
-        yield folder
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -161,14 +149,3 @@ def test_the_advice_to_build_horovod_is_that_for_gpus(one):
     printed = ended(one, "without Horovod", code=1)
     assert "but Horovod for MXNet is not installed" in printed
     assert "HOROVOD_GPU_OPERATIONS=NCCL" in printed
-
-
-def test_every_question_about_a_gpu_is_answered_with_yes_and_with_no(answers, one, doctor):
-    """A new question needs a scenario; one that has one answer here needs a line in ``ONCE``."""
-    seen = questions.answers(answers)
-    lacking = {}
-    for name in questions.found():
-        wanted = {True, False} - seen.get(name, set())
-        if not name.startswith(OTHERS) and len(wanted) > (name in ONCE):
-            lacking[name] = wanted
-    assert not lacking, "\n".join(f"never {sorted(wanted)}: {name}" for name, wanted in sorted(lacking.items()))

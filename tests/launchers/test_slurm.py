@@ -106,15 +106,6 @@ def test_stopped_it_queues_itself_again_and_ends_in_the_same_bits(cluster, data,
 
 
 @pytest.mark.slow
-def test_a_mistake_is_not_tried_again(cluster, data, tmp_path):
-    job = Job(cluster, tmp_path, [*flags(tmp_path / "run", data), "--training.epochs", "two and a half"])
-    ended = job.wait()
-    assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "1:0", "0"), job.printed
-    assert "two and a half" in job.printed
-    assert "queued again" not in job.printed
-
-
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_too_long_for_its_limit_it_ends_in_the_same_bits(cluster, data, tmp_path, unbroken):
     """Slurm looks at limits every 30 s, and sends the signal up to as much too early: 25 to 55 s after the start. At

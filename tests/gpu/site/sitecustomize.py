@@ -7,13 +7,10 @@ the package and those that they start need no launcher for the tests.
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
-
-from tests.gpu import questions
 
 MODULES = {"mxnet", "horovod.common.basics"}
 
@@ -39,5 +36,3 @@ class Changed:
 
 
 sys.meta_path.insert(0, Changed())
-if folder := os.environ.get(questions.FOLDER):
-    sys.meta_path.insert(0, questions.Recorded(folder))
