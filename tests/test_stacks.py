@@ -8,8 +8,6 @@ import sys
 import textwrap
 import time
 
-import pytest
-
 BODY = """
     import signal, sys, threading, time
     from crepe_dist.distributed.stacks import StackRequests
@@ -21,27 +19,18 @@ BODY = """
         while True:
             deep(50)
 
-    def begin():
-        global requests
-        requests = StackRequests(open(sys.argv[1], "w"))
-
-    if sys.argv[2] == "main":
-        begin()
-    else:
-        thread = threading.Thread(target=begin)
-        thread.start()
-        thread.join()
-    for _ in range(int(sys.argv[3])):
+    requests = StackRequests(open(sys.argv[1], "w"))
+    for _ in range(int(sys.argv[2])):
         threading.Thread(target=busy, daemon=True).start()
     print("ready", flush=True)
-    if sys.argv[3] == "0":
+    if sys.argv[2] == "0":
         time.sleep(60)
     busy()
 """
 
 
-def start(path, thread, threads):
-    arguments = [sys.executable, "-c", textwrap.dedent(BODY), str(path), thread, str(threads)]
+def start(path, threads):
+    arguments = [sys.executable, "-c", textwrap.dedent(BODY), str(path), str(threads)]
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -49,7 +38,7 @@ def start(path, thread, threads):
 
 
 def test_a_busy_process_survives_many_requests(tmp_path):
-    with start(tmp_path / "stacks", "main", 3) as process:
+    with start(tmp_path / "stacks", 3) as process:
         for _ in range(300):
             process.send_signal(signal.SIGUSR1)
             time.sleep(0.001)
@@ -58,9 +47,8 @@ def test_a_busy_process_survives_many_requests(tmp_path):
     assert "in deep" in (tmp_path / "stacks").read_text()
 
 
-@pytest.mark.parametrize("thread", ["main", "another"])
-def test_a_process_that_waits_is_seen_waiting(tmp_path, thread):
-    with start(tmp_path / "stacks", thread, 0) as process:
+def test_a_process_that_waits_is_seen_waiting(tmp_path):
+    with start(tmp_path / "stacks", 0) as process:
         process.send_signal(signal.SIGUSR1)
         until = time.monotonic() + 30
         while "in <module>" not in (tmp_path / "stacks").read_text() and time.monotonic() < until:

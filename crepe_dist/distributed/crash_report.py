@@ -7,7 +7,6 @@ ignored, and writing is given up after ``SECONDS``.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -17,8 +16,8 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from crepe_dist import invocation, machine
 from crepe_dist.distributed.environment import allowed
 from crepe_dist.distributed.launch import detect
 from crepe_dist.errors import UserError
+from crepe_dist.files import write_text
 
 FORMAT = 1
 NAME = "crash-report.json"
@@ -71,19 +71,19 @@ def unexpected(error: Exception, code: int) -> UserError:
     """Write the report of an exception and return the error to show; without a report, print the traceback."""
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     first = f"{type(error).__name__}: {error}".strip().split("\n")[0][:300]
-    place = write(first, trace, code)
-    if place is None or os.environ.get(TRACEBACK) == "1":
+    report = write(first, trace, code)
+    if report is None or os.environ.get(TRACEBACK) == "1":
         print(trace, file=sys.stderr, end="", flush=True)
     return UserError(
         f"unexpected failure: {first}",
-        f"a bug in crepe_dist or in a library it uses; {said(place)}",
+        f"a bug in crepe_dist or in a library it uses; {said(report)}",
         f"run {invocation.typed('doctor')}; if it finds no problem, open an issue with that report ({TRACEBACK}=1 "
         "shows the traceback)",
     )
 
 
-def said(place: Path | None) -> str:
-    return f"the report is in {place}" if place else "no report could be written"
+def said(report: Path | None) -> str:
+    return f"the report is in {report}" if report else "no report could be written"
 
 
 def write(what: str, trace: str, code: int) -> Path | None:
@@ -94,21 +94,20 @@ def write(what: str, trace: str, code: int) -> Path | None:
         trace: traceback of the exception, or the stack of the process.
         code: exit code of the process.
     """
-    found: list[Path] = []
+    written: list[Path] = []
+    elsewhere = Path(tempfile.gettempdir()) / f"crash-report-{os.getpid()}.json"
 
     def work() -> None:
         with suppress(Exception):
             content = _content(what, trace, code)
-            for folder in (_context.folder or Path(), Path(), None):
-                if place := _put(folder, content):
-                    found.append(place)
-                    return
+            paths = ((_context.folder or Path()) / NAME, Path(NAME), elsewhere)
+            written.append(next(path for path in paths if _put(path, content)))
 
     thread = threading.Thread(target=work, name="crash report", daemon=True)
     with suppress(RuntimeError):  # no thread can be started
         thread.start()
         thread.join(SECONDS)
-    return found[0] if found else None
+    return written[0] if written else None
 
 
 def _content(what: str, trace: str, code: int) -> str:
@@ -162,12 +161,12 @@ def _stacks(folder: Path) -> dict[str, str]:
     """Read the stacks that the ranks of this group have written, by file name."""
     _context.ask()
     time.sleep(STACKS_SECONDS)
-    found = {}
+    stacks = {}
     for path in sorted((folder / "stacks").glob("rank_*.txt"))[:ITEMS]:
         lines = _tail(path, TEXT).splitlines(keepends=True)
         starts = [index for index, line in enumerate(lines) if line.startswith('{"rank"')]
-        found[path.stem] = "".join(lines[starts[-1] if starts else 0 :])
-    return found
+        stacks[path.stem] = "".join(lines[starts[-1] if starts else 0 :])
+    return stacks
 
 
 def _last_steps(folder: Path) -> list[Any]:
@@ -190,52 +189,17 @@ def _bounded(value: Any) -> Any:
     if isinstance(value, str):
         return value if len(value) <= TEXT else f"… {value[-TEXT:]}"
     if isinstance(value, Mapping):
-        return {str(name)[:100]: _bounded(each) for name, each in list(value.items())[:ITEMS]}
+        return {str(name)[:100]: _bounded(item) for name, item in list(value.items())[:ITEMS]}
     if isinstance(value, (list, tuple)):
-        return [_bounded(each) for each in value[:ITEMS]]
+        return [_bounded(item) for item in value[:ITEMS]]
     return value if isinstance(value, (int, float, type(None))) else str(value)[:TEXT]
 
 
-def _put(folder: Path | None, content: str) -> Path | None:
-    """Write the report into a folder and return its path, or ``None`` if that fails.
-
-    Args:
-        folder: ``None``: the system's temporary folder, under a name of its own.
-    """
-    temporary = ""
+def _put(path: Path, content: str) -> bool:
+    """Write the report, unless another rank has reported the same failure; return whether it is there."""
     try:
-        with _alone(folder) as alone:
-            place = folder / NAME if folder else None
-            if place and (not alone or (place.is_file() and place.stat().st_mtime >= _context.since)):
-                return place  # another rank is writing, or has written, about the same failure
-            descriptor, temporary = tempfile.mkstemp(prefix=f"{Path(NAME).stem}-", suffix=".json", dir=folder)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                stream.write(content)
-            if place is None:
-                return Path(temporary)
-            os.replace(temporary, place)
-            return place
+        if not path.is_file() or path.stat().st_mtime < _context.since:
+            write_text(path, content)
     except OSError:
-        with suppress(OSError):
-            os.unlink(temporary)
-        return None
-
-
-@contextmanager
-def _alone(folder: Path | None) -> Iterator[bool]:
-    """Lock a folder; yield false if another process holds the lock, true on a file system without locks."""
-    if folder is None:
-        yield True
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        alone = True
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            alone = False
-        except OSError:
-            pass
-        yield alone
-    finally:
-        os.close(descriptor)
+        return False
+    return True

@@ -8,8 +8,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from crepe_dist import invocation
 from crepe_dist.distributed import cuda
 from crepe_dist.distributed.collectives import SAME_MACHINES, Collectives
 from crepe_dist.distributed.launch import detect, has_mxnet, import_mxnet
@@ -17,6 +18,10 @@ from crepe_dist.errors import UserError
 from crepe_dist.settings.allowed_values import DEVICES
 from crepe_dist.wording import counted, listed
 
+if TYPE_CHECKING:
+    from crepe_dist.distributed.world import World
+
+SHOWN_RANKS = 8
 ALONE = Collectives()
 DEVICE_FILE, WSL_DEVICE_FILE = Path("/dev/nvidiactl"), Path("/dev/dxg")
 
@@ -61,6 +66,28 @@ def pick(device: str, ranks: Collectives = ALONE) -> Any:
     return ranks.agree("device", lambda: _context(assign(seen)[ranks.rank]), alike=SAME_MACHINES)
 
 
+def pick_on_all(device: str, world: World) -> Any:
+    """Choose this rank's device as ``pick`` does, of one kind for all ranks; call it before a network is built.
+
+    Raises:
+        UserError: as ``pick``; or on every rank, if some have a GPU and others none, or Horovod cannot handle arrays
+            on it.
+    """
+    picked = pick(device, world)
+    kinds = world.gather([socket.gethostname(), picked.device_type], "device types")
+    without = [f"rank {rank} (host {host})" for rank, (host, kind) in enumerate(kinds) if kind == "cpu"]
+    if 0 < len(without) < len(kinds):
+        shown = listed([*without[:SHOWN_RANKS], *[f"{len(without) - SHOWN_RANKS} more"][: len(without) > SHOWN_RANKS]])
+        raise UserError(
+            f"some processes have a GPU and others have none: {shown}",
+            "gradients are summed either on GPUs or on CPUs",
+            f"run {invocation.typed('doctor')} on the hosts without a GPU, leave them out, or use --device cpu",
+            on_all_ranks=True,
+        )
+    world.check_device(picked)
+    return picked
+
+
 def _visible(device: str) -> list[str]:
     """List the UUIDs of the GPUs that this process may use, in the order of their numbers.
 
@@ -96,7 +123,7 @@ def assign(seen: Sequence[tuple[str, Sequence[str]]]) -> list[int | None]:
         UserError: other ranks have all the GPUs that a rank sees.
     """
     owners: dict[str, int] = {}
-    found = []
+    numbers = []
     for rank, (host, gpus) in enumerate(seen):
         number = next((number for number, gpu in enumerate(gpus) if gpu not in owners), None)
         if gpus and number is None:
@@ -109,8 +136,8 @@ def assign(seen: Sequence[tuple[str, Sequence[str]]]) -> list[int | None]:
             )
         if number is not None:
             owners[gpus[number]] = rank
-        found.append(number)
-    return found
+        numbers.append(number)
+    return numbers
 
 
 def _context(gpu: int | None) -> Any:

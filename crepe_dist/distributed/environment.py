@@ -9,8 +9,18 @@ from crepe_dist.distributed.horovod_internals import NEVER_SET, place_variables
 from crepe_dist.distributed.hosts import Slot
 
 # Variables of the machine; a remote host has its own.
-MACHINE = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
-MACHINE_XDG = ("XDG_CACHE_HOME", "XDG_RUNTIME_DIR")
+MACHINE = (
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "TMPDIR",
+    "VIRTUAL_ENV",
+    "LD_LIBRARY_PATH",
+    "XDG_CACHE_HOME",
+    "XDG_RUNTIME_DIR",
+)
 NAMES = ("LANG", "LANGUAGE", "TZ", "TERM", "NO_COLOR")
 PREFIXES = (
     "LC_",
@@ -38,28 +48,27 @@ NEVER = (NEVER_SET, DESCRIPTOR)
 
 def allowed(environment: Mapping[str, str], local: bool = True) -> dict[str, str]:
     """Select the variables that a worker gets; ``local`` means a worker on the supervisor's machine."""
-    machine = (*MACHINE, *MACHINE_XDG) if local else ()
     return {
         name: value
         for name, value in environment.items()
-        if (name in machine or name in NAMES or name.startswith(PREFIXES)) and name not in NEVER
+        if ((local and name in MACHINE) or name in NAMES or name.startswith(PREFIXES)) and name not in NEVER
     }
 
 
 def group_variables(
-    slot: Slot, rendezvous: tuple[str, int], interface: str, given: Mapping[str, str], generation: int = 0
+    slot: Slot, rendezvous: tuple[str, int], interface: str, others: Mapping[str, str], generation: int = 0
 ) -> dict[str, str]:
     """Return the variables of Horovod and NCCL for one worker of a group.
 
     Args:
         rendezvous: IPv4 address and port of the store.
         interface: network interface that the worker listens on.
-        given: the worker's other variables; those of NCCL take precedence.
+        others: the worker's other variables; those of NCCL take precedence.
     """
     return {
         **place_variables(slot, rendezvous, interface),
         # horovodrun sets it too. Otherwise NCCL chooses an interface by itself, perhaps one that is not shared by all
         # hosts. "=": NCCL takes a bare name for the start of one.
-        NCCL_INTERFACE: given.get(NCCL_INTERFACE) or f"={interface}",
+        NCCL_INTERFACE: others.get(NCCL_INTERFACE) or f"={interface}",
         GENERATION: str(generation),
     }

@@ -23,10 +23,7 @@ def write(stream: IO[str]) -> None:
 
 
 class StackRequests:
-    """Handler of requests for the stacks of this process.
-
-    Outside the main thread, which alone may handle signals, a request is answered by faulthandler with the stack of the
-    interrupted thread.
+    """Handler of requests for the stacks of this process; without effect outside the main thread.
 
     Args:
         stream: open file that the stacks are written to.
@@ -37,21 +34,17 @@ class StackRequests:
         self._woken, self._wake = socket.socketpair()
         self._wake.setblocking(False)
         self._handles = threading.current_thread() is threading.main_thread()
-        if not self._handles:
-            faulthandler.register(REQUEST, file=stream, all_threads=False)
-            return
-        self._handler = signal.signal(REQUEST, lambda *_: None)
-        signal.siginterrupt(REQUEST, False)  # system calls of MXNet and Horovod continue
-        self._descriptor = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
-        threading.Thread(target=self._answer, name="stacks", daemon=True).start()
+        if self._handles:
+            self._handler = signal.signal(REQUEST, lambda *_: None)
+            signal.siginterrupt(REQUEST, False)  # system calls of MXNet and Horovod continue
+            self._descriptor = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+            threading.Thread(target=self._answer, name="stacks", daemon=True).start()
 
     def close(self) -> None:
         """Answer no more requests."""
         if self._handles:
             signal.set_wakeup_fd(self._descriptor)
             signal.signal(REQUEST, self._handler)
-        else:
-            faulthandler.unregister(REQUEST)
         self._wake.close()
 
     def _answer(self) -> None:

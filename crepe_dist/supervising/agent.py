@@ -23,11 +23,9 @@ from typing import IO, Any
 
 from crepe_dist.distributed import processes
 from crepe_dist.distributed.control import DESCRIPTOR
+from crepe_dist.distributed.environment import MACHINE
 from crepe_dist.distributed.messages import Message, encode, read_messages, read_text
 
-# Variables that workers inherit from this host unless the supervisor sets them.
-OWN = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
-OWN_PREFIX = "XDG_"
 UNSENT = 1000  # messages; with more, the agent stops reading from the workers
 LEAVE_SECONDS = 5.0  # to send the last messages
 DRAIN_SECONDS = 1.0  # to read what a worker left in its pipes, which a process that it started may keep open
@@ -161,7 +159,7 @@ class Agent:
     def _start(self, name: str, argv: list[str], settings: dict[str, str], cwd: str) -> None:
         if self._ending:
             return
-        own = {key: value for key, value in os.environ.items() if key in OWN or key.startswith(OWN_PREFIX)}
+        own = {key: value for key, value in os.environ.items() if key in MACHINE}
         try:
             worker = _Worker(argv, {**own, **settings}, cwd)
         except (OSError, ValueError) as error:

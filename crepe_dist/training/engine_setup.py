@@ -8,7 +8,7 @@ from crepe_dist import machine
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.targets import ONE
 from crepe_dist.distributed.collectives import SAME_MACHINES
-from crepe_dist.distributed.same_device import pick_on_all
+from crepe_dist.distributed.device import pick_on_all
 from crepe_dist.distributed.world import World
 from crepe_dist.engines import block
 from crepe_dist.engines.block import Network

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+from crepe_dist.data.batch import Batch
 from crepe_dist.distributed import crash_report
 from crepe_dist.distributed.control import Control, Wish
-from crepe_dist.distributed.watchdog import Watchdog
+from crepe_dist.distributed.watchdog import SHOWN_ROWS, Watchdog
 from crepe_dist.distributed.world import World
 from crepe_dist.runs.run_folder import RunFolder, lock_on_root
+from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
 from crepe_dist.training.display import Display
-from crepe_dist.training.observers.heartbeat import Heartbeat
-from crepe_dist.training.observers.non_finite import NonFiniteGuard
+from crepe_dist.training.observers.non_finite import reject
 from crepe_dist.training.observers.not_learning import NotLearning
 from crepe_dist.training.observers.observer import Observer, Observers
 from crepe_dist.training.observers.pictures import Pictures
@@ -50,11 +52,32 @@ def guarded(
         yield
 
 
+class Heartbeat(Observer):
+    """Observer that reports each step to the watchdog, and the position of the run in case of a hang."""
+
+    def __init__(self, watchdog: Watchdog, progress: Progress) -> None:
+        self._watchdog = watchdog
+        self._progress = progress
+        self._rows: list[int] = []
+        watchdog.locate(self._where)
+
+    def before_step(self, batch: Batch) -> None:
+        self._watchdog.beat("train")
+        self._rows = batch.rows[:SHOWN_ROWS].tolist()
+
+    def begin_evaluation(self) -> None:
+        self._watchdog.beat("evaluate")
+
+    def _where(self) -> dict[str, Any]:
+        at = self._progress
+        return {"step": at.step, "epoch": at.epoch, "documents": at.documents, "rows": self._rows}
+
+
 class Guards(Observers):
     """Observers of a run, with the decisions that the recipe asks for: whether to update, save or stop."""
 
     def __init__(self, run: Run, state: RunState, saver: Saver, watchdog: Watchdog, control: Control) -> None:
-        config, say, rows = run.config, run.display.say, len(run.data.splits["train"])
+        config, say = run.config, run.display.say
         log = StepLog(config, run.data, run.engine, run.progress, run.metrics, run.display)
         keeper = StateKeeper(state, saver, log, run.metrics, run.world, control, say, watchdog.beat, config.fresh)
         observers: list[Observer] = [
@@ -72,10 +95,7 @@ class Guards(Observers):
         self._control = control
         self._saver = saver
         self._keeper = keeper
-        self._non_finite = NonFiniteGuard(
-            config, rows, run.world.size, run.engine.group_size, run.step.scale, run.metrics, say
-        )
-        self._progress = run.progress
+        self._run = run
 
     @property
     def saved_step(self) -> int | None:
@@ -92,7 +112,9 @@ class Guards(Observers):
         Raises:
             UserError: on every rank, if a non-finite step ends the run.
         """
-        return self._non_finite.accepts(outcome, self._progress)
+        if not outcome.finite:
+            reject(self._run, outcome)
+        return outcome.finite
 
     def is_stopping(self) -> bool:
         """Return whether this rank was asked to stop."""
