@@ -46,7 +46,8 @@ def main() -> None:
     found = inspect(corpus, scored)
     is_planted = np.zeros(len(true), bool)
     is_planted[planted] = True
-    numbers = np.array([corpus.number(row["split"], row["row"]) for row in found.errors])
+    number_of = {corpus.row_of(number): number for number in range(len(corpus))}
+    numbers = np.array([number_of[row["split"], row["row"]] for row in found.errors])
     hits = is_planted[numbers]
     corrected = [
         row["suggested"] == corpus.dataset.classes[true[number]]

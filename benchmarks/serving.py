@@ -138,8 +138,7 @@ def _serve(given: Any) -> None:
     metrics = Metrics(facts.checkpoint, facts.kernels)
     batcher = Batcher(predictor.predict, given.serve, metrics.batch_texts.observe, explain=predictor.explain_in_batches)
     batcher.submit(["warm-up"]).result()
-    with server.bind("127.0.0.1", 0) as listener:
-        server.listen(listener)
+    with server.listen("127.0.0.1", 0) as listener:
         print(listener.getsockname()[1], flush=True)
         app, refuse = create_app(batcher, facts, metrics, ServiceOptions())
         server.serve(app, listener, 10, refuse)

@@ -11,9 +11,8 @@ from crepe_dist import command, invocation
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.files import write_text
 from crepe_dist.inspecting.corpus import Corpus
-from crepe_dist.inspecting.inspection import ERRORS, Inspection, inspect
+from crepe_dist.inspecting.inspection import ERRORS, Inspection, add_texts, inspect
 from crepe_dist.inspecting.out_of_fold import out_of_fold
-from crepe_dist.inspecting.source_texts import add_texts
 from crepe_dist.predicting.inputs import Input, open_inputs
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.sources import Reading
@@ -70,35 +69,35 @@ def parser() -> arguments.Parser:
 
 
 def main() -> None:
-    given = parser().parse_args()
-    deadline = time.monotonic() + 60 * given.minutes
-    dataset = open_dataset(given.data)
-    out = given.out or Path("inspect") / dataset.name
+    args = parser().parse_args()
+    deadline = time.monotonic() + 60 * args.minutes
+    dataset = open_dataset(args.data)
+    out = args.out or Path("inspect") / dataset.name
     arguments.check_folder(out)
-    rows = _unlabelled(given.unlabelled)
+    rows = _unlabelled(args.unlabelled)
     reading = Reading(columns=Wanted(remembered=dataset.composition.columns))
-    if given.source is not None:
-        open_inputs(given.source, None, reading)  # a mistake should not wait for the training
+    if args.source is not None:
+        open_inputs(args.source, None, reading)  # a mistake should not wait for the training
     corpus = Corpus(dataset)
-    scored = out_of_fold(corpus, given.network, given.folds, given.seed, deadline, [row.text for row in rows], _say)
-    found = inspect(corpus, scored, rows)
-    if given.source is not None:
-        records = [*found.errors, *found.duplicates]
-        missing = add_texts(records, open_inputs(given.source, None, reading), dataset.composition)
-        _say(f"{given.source} has the texts of {len(records) - missing:,} of {counted(len(records), 'finding')}")
-    files = found.write(out)
+    scored = out_of_fold(corpus, args.network, args.folds, args.seed, deadline, [row.text for row in rows], _say)
+    inspection = inspect(corpus, scored, rows)
+    if args.source is not None:
+        records = [*inspection.errors, *inspection.duplicates]
+        missing = add_texts(records, open_inputs(args.source, None, reading), dataset.composition)
+        _say(f"{args.source} has the texts of {len(records) - missing:,} of {counted(len(records), 'finding')}")
+    files = inspection.write(out)
     # Not at the top: Jinja takes a tenth of a second.
     from crepe_dist.reports import inspection_page
 
-    write_text(out / PAGE, inspection_page.page(vars(found), dataset.name, dataset.classes))
-    for line in _summary(found, given.folds):
+    write_text(out / PAGE, inspection_page.page(vars(inspection), dataset.name, dataset.classes))
+    for line in _summary(inspection, args.folds):
         _say(line)
     for path in [*files, out / PAGE]:
         _say(str(path))
-    if found.errors:
+    if inspection.errors:
         corrections = shlex.quote(str(out / ERRORS))
         _say(f"apply them, once read: {invocation.typed('prepare')} SOURCE --corrections {corrections} --out DIR")
-        _say(f"with the other flags that prepared {given.data}; the command is in its report.html")
+        _say(f"with the other flags that prepared {args.data}; the command is in its report.html")
 
 
 def _unlabelled(name: str | None) -> list[Input]:
@@ -108,17 +107,18 @@ def _unlabelled(name: str | None) -> list[Input]:
     return list(islice((row for row in rows if not row.problem), MOST_UNLABELLED))
 
 
-def _summary(found: Inspection, folds: int) -> list[str]:
-    texts, scored = found.texts
+def _summary(inspection: Inspection, folds: int) -> list[str]:
+    texts, scored = inspection.texts
     lines = []
     if scored < texts:  # of few texts, a fold may have none
         lines.append(
-            f"the time was over after {found.folds} of {folds} folds: {scored:,} of {texts:,} texts were judged"
+            f"the time was over after {inspection.folds} of {folds} folds: {scored:,} of {texts:,} texts were judged"
         )
-    groups = len({each["group"] for each in found.duplicates})
+    errors, groups = len(inspection.errors), len({row["group"] for row in inspection.duplicates})
     lines += [
-        f"{percent(found.accuracy)} of the labels are the most probable class of a network that has not seen the text",
-        f"{counted(len(found.errors), 'label is', 'labels are')} probably wrong ({percent(len(found.errors), scored)})",
+        f"{percent(inspection.accuracy)} of the labels are the most probable class of a network that has not seen the "
+        "text",
+        f"{counted(errors, 'label is', 'labels are')} probably wrong ({percent(errors, scored)})",
         f"{counted(groups, 'text has', 'texts have')} near duplicates with another label",
     ]
     return lines

@@ -19,12 +19,13 @@ from crepe_dist import command, invocation
 from crepe_dist.data.alphabet import read_of_long
 from crepe_dist.data.composition import join
 from crepe_dist.data.dataset import SPLITS, Dataset, Split, open_dataset
+from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.launch import detect, limit_threads
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import atomic_text
 from crepe_dist.predicting.answers import EXPLAINED, STYLES, answers, explained, json_line
 from crepe_dist.predicting.inputs import KINDS, Input, open_inputs
-from crepe_dist.predicting.prediction import NONE, Prediction
+from crepe_dist.predicting.prediction import NONE
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.rows import EMPTY
 from crepe_dist.preparing.sources import PIPE, Reading, by_suffix
@@ -51,20 +52,20 @@ EXAMPLES = """  echo "what a wonderful little film" | python -m crepe_dist.predi
 
 
 def main() -> None:
-    given = parser().parse_args()
-    given.format = given.format or _format_of(given.out)
-    _check(given)
+    args = parser().parse_args()
+    args.format = args.format or _format_of(args.out)
+    _check(args)
     limit_threads(detect())
     from crepe_dist.predicting.predictor import load
     from crepe_dist.runs import checkpoint
 
-    path = checkpoint.announce(checkpoint.find(given.checkpoint))
-    predictor = load(path, **arguments.foreign(given), device=given.device, min_probability=given.min_probability)
-    explaining = _explaining(predictor, given)
-    if given.random is not None:
-        _predict_random(predictor, given, explaining)
+    path = checkpoint.announce(checkpoint.find(args.checkpoint))
+    predictor = load(path, **arguments.foreign(args), device=args.device, min_probability=args.min_probability)
+    explaining = _explaining(predictor, args)
+    if args.random is not None:
+        _predict_random(predictor, args, explaining)
     else:
-        _predict(predictor, given, explaining)
+        _predict(predictor, args, explaining)
 
 
 def parser() -> arguments.Parser:
@@ -143,65 +144,61 @@ def _format_of(out: Path | None) -> str:
     return suffix if suffix in STYLES else "text"
 
 
-def _check(given: Any) -> None:
-    if given.title is not None and len(given.text or ()) != 1:
+def _check(args: Any) -> None:
+    if args.title is not None and len(args.text or ()) != 1:
         raise UserError("--title requires one --text", remedy="for a column of a file, use --title-column")
-    if given.checkpoint is not None and not os.path.exists(given.checkpoint):
-        remedy = checkpoint.missing(Path(given.checkpoint)).remedy
+    if args.checkpoint is not None and not os.path.exists(args.checkpoint):
+        remedy = checkpoint.missing(Path(args.checkpoint)).remedy
         remedy += f'{"" if remedy.endswith("?") else ";"} to classify a text, use --text "hello"'
-        raise UserError(f"{shortened(given.checkpoint)} does not exist", remedy=remedy)
-    if given.checkpoint is not None and os.path.isfile(given.checkpoint) and by_suffix(Path(given.checkpoint)):
-        file = shortened(given.checkpoint)
+        raise UserError(f"{shortened(args.checkpoint)} does not exist", remedy=remedy)
+    if args.checkpoint is not None and os.path.isfile(args.checkpoint) and by_suffix(Path(args.checkpoint)):
+        file = shortened(args.checkpoint)
         raise UserError(
             f"{file} is a file of texts, not a model",
             remedy=f"classify it: {invocation.typed('predict')} --file {file}",
         )
-    if given.text is not None and given.file is not None:
-        remedy = (
-            f"{invocation.typed('predict')} --file {shortened(given.file)} --text-column {shortened(given.text[0])}"
-        )
+    if sum(value is not None for value in (args.text, args.file, args.random)) > 1:
         raise UserError(
-            "--text is a text to classify, and excludes --file", remedy=f"to name the column of texts: {remedy}"
+            "--text, --file and --random exclude each other",
+            remedy="use only one; --text-column names a column of --file",
         )
-    if sum(value is not None for value in (given.text, given.file, given.random)) > 1:
-        raise UserError("--text, --file and --random exclude each other", remedy="use only one of them")
-    if given.random is None and (given.data is not None or given.seed is not None):
-        flag = "--seed" if given.data is None else "--data"
+    if args.random is None and (args.data is not None or args.seed is not None):
+        flag = "--seed" if args.data is None else "--data"
         raise UserError(
             f"{flag} requires --random",
             "predict classifies a text, a file, or random documents of a prepared folder",
             "add --random 20; to score a model on a prepared folder, use evaluate",
         )
-    file_flags = (given.input_format, given.text_column, given.title_column, given.id)
-    if (given.text is not None or given.random is not None) and (any(file_flags) or given.header != "auto"):
+    file_flags = (args.input_format, args.text_column, args.title_column, args.id)
+    if (args.text is not None or args.random is not None) and (any(file_flags) or args.header != "auto"):
         raise UserError("--input-format, --header and the columns require a file", remedy="add --file FILE")
-    if given.format == "csv" and (given.explain or given.random is not None):
+    if args.format == "csv" and (args.explain or args.random is not None):
         raise UserError(
             "--format csv supports neither --explain nor --random", remedy="use --format jsonl, or add --html FILE"
         )
-    for path, flag in ((given.out, "--out"), (given.html, "--html")):
+    for path, flag in ((args.out, "--out"), (args.html, "--html")):
         arguments.check_output(path, flag)
-        if path is not None and given.file is not None and os.path.realpath(path) == os.path.realpath(given.file):
+        if path is not None and args.file is not None and os.path.realpath(path) == os.path.realpath(args.file):
             raise UserError(f"{flag} is the file of --file", "it would replace the texts", f"choose another {flag}")
 
 
-def _explaining(predictor: Predictor, given: Any) -> Explaining | None:
-    if not given.explain and given.html is None:
+def _explaining(predictor: Predictor, args: Any) -> Explaining | None:
+    if not args.explain and args.html is None:
         return None
     from crepe_dist.reports.explaining import Explaining  # Rich and Jinja take a tenth of a second
 
-    return Explaining(predictor, given.explain, given.html)
+    return Explaining(predictor, args.explain, args.html)
 
 
-def _predict(predictor: Predictor, given: Any, explaining: Explaining | None) -> None:
-    if given.text is None and given.file in (None, PIPE) and sys.stdin is not None and sys.stdin.isatty():
+def _predict(predictor: Predictor, args: Any, explaining: Explaining | None) -> None:
+    if args.text is None and args.file in (None, PIPE) and sys.stdin is not None and sys.stdin.isatty():
         print("type a text and press Enter; Ctrl-D ends", file=sys.stderr)
-    columns, groups, delimiter = _inputs(given, predictor)
+    columns, groups, delimiter = _inputs(args, predictor)
     several = predictor.thresholds is not None
-    formatter = answers(given.format, given.top, columns, len(predictor.classes), delimiter, several=several)
+    formatter = answers(args.format, args.top, columns, len(predictor.classes), delimiter, several=several)
     problems: Counter[str] = Counter()
     rows = long = 0
-    with _output(given.out) as stream:
+    with _output(args.out) as stream:
         clean = visible if stream.isatty() else str  # a terminal acts on control characters, which CSV keeps
         stream.write(clean(formatter.header))
         for group in groups:
@@ -218,15 +215,17 @@ def _predict(predictor: Predictor, given: Any, explaining: Explaining | None) ->
                 long += prediction.characters_cut > 0
                 explanation = explaining.explain(row.text, row.place) if explaining else None
                 stream.write(f"{clean(formatter.line(row, prediction, explanation))}\n")
-                if explaining and explanation and given.format == "text":
+                if explaining and explanation and args.format == "text":
                     explaining.show(explanation, stream)
             stream.flush()
-    _say_written(given.out, rows)
+    _say_written(args.out, rows)
     if not rows:
-        print(f"{visible(given.file or 'standard input')} has no rows", file=sys.stderr)
-    if formulas := formatter.formulas:
-        which = "cell that looks like a formula begins" if formulas == 1 else "cells that look like formulas begin"
-        print(f"{formulas:,} {which} with an apostrophe now; --format jsonl keeps all as they are", file=sys.stderr)
+        print(f"{visible(args.file or 'standard input')} has no rows", file=sys.stderr)
+    if formatter.formulas:
+        cells = counted(
+            formatter.formulas, "cell that looks like a formula begins", "cells that look like formulas begin"
+        )
+        print(f"{cells} with an apostrophe now; --format jsonl keeps all as they are", file=sys.stderr)
     if long:
         encoding = predictor.encoding
         print(
@@ -237,7 +236,7 @@ def _predict(predictor: Predictor, given: Any, explaining: Explaining | None) ->
     if explaining:
         explaining.finish()
     if problems:
-        where = f" in {given.out}" if given.out else ""
+        where = f" in {args.out}" if args.out else ""
         raise UserError(
             f"{sum(problems.values()):,} of {counted(rows, 'row')} could not be classified",
             listed([f"{kind} ({count:,})" for kind, count in problems.most_common()]),
@@ -250,24 +249,24 @@ def _say_written(path: Path | None, rows: int) -> None:
         print(f"{counted(rows, 'row')} written to {visible(str(path))}", file=sys.stderr)
 
 
-def _inputs(given: Any, predictor: Predictor) -> tuple[tuple[str, ...], Iterable[list[Input]], str]:
+def _inputs(args: Any, predictor: Predictor) -> tuple[tuple[str, ...], Iterable[list[Input]], str]:
     """Return the names of the columns to keep, the rows in groups, and the delimiter for CSV.
 
     The columns of the text and of the ids are those of the model's data, unless others are given.
     """
-    if given.text is not None:
-        texts = [join([given.title or "", text]) for text in given.text]
+    if args.text is not None:
+        texts = [join([args.title or "", text]) for text in args.text]
         rows = [Input(line, text, "" if text.strip() else EMPTY, (text,)) for line, text in enumerate(texts, start=1)]
         return ("text",), [rows], ","
     wanted = Wanted(
-        title=given.title_column,
-        texts=tuple(given.text_column or ()),
-        id=given.id or predictor.id,
-        needs_id=given.id is not None,
+        title=args.title_column,
+        texts=tuple(args.text_column or ()),
+        id=args.id or predictor.id,
+        needs_id=args.id is not None,
         remembered=predictor.composition.columns,
     )
-    reading = Reading(None, given.header, wanted)
-    inputs = open_inputs(given.file or PIPE, given.input_format, reading, keep=given.format == "csv")
+    reading = Reading(None, args.header, wanted)
+    inputs = open_inputs(args.file or PIPE, args.input_format, reading, keep=args.format == "csv")
     return inputs.columns, inputs, inputs.delimiter
 
 
@@ -283,13 +282,13 @@ def _output(path: Path | None) -> Iterator[TextIO]:
     yield sys.stdout
 
 
-def _predict_random(predictor: Predictor, given: Any, explaining: Explaining | None) -> None:
+def _predict_random(predictor: Predictor, args: Any, explaining: Explaining | None) -> None:
     """Classify random documents like the original notebook: text, true class, predicted class, right or wrong."""
-    dataset = open_dataset(given.data or DATA)
-    split = dataset.splits.get(given.part)
+    dataset = open_dataset(args.data or DATA)
+    split = dataset.splits.get(args.part)
     if split is None:
         raise UserError(
-            f"{dataset.folder} has no {given.part} split",
+            f"{dataset.folder} has no {args.part} split",
             f"it has {', '.join(dataset.splits)}",
             "choose another --part",
         )
@@ -299,20 +298,23 @@ def _predict_random(predictor: Predictor, given: Any, explaining: Explaining | N
             f"checkpoint: {', '.join(predictor.classes)}; data: {', '.join(dataset.classes)}",
             "name the data set of the checkpoint with --data",
         )
-    rows = np.random.default_rng(given.seed).choice(len(split), size=min(given.random, len(split)), replace=False)
+    rows = np.random.default_rng(args.seed).choice(len(split), size=min(args.random, len(split)), replace=False)
     codes = split.codes(rows)
     texts = [split.text(row) or dataset.encoding.decode(codes[i]) for i, row in enumerate(rows.tolist())]
-    with _output(given.out) as stream:
+    with _output(args.out) as stream:
         for row, text, prediction in zip(rows.tolist(), texts, predictor.predict(texts)):
-            true, predicted, right = _truth(dataset, split, row, prediction)
-            main = dataset.classes[int(split.labels[row])] if split.labels[row] >= 0 else None
-            explanation = explaining.explain(text, f"row {row}", main) if explaining else None
-            if given.format == "jsonl":
+            true, predicted = _true_labels(dataset, split, row), list(prediction.labels or ())
+            if prediction.labels is None and not prediction.rejected:
+                predicted = [prediction.label]
+            right = set(true) == set(predicted)
+            explanation = explaining.explain(text, f"row {row}", true[0] if true else None) if explaining else None
+            if args.format == "jsonl":
+                several = prediction.labels is not None
                 record = {
                     "row": row,
                     "text": text,
-                    "true": true,
-                    "predicted": predicted,
+                    "true": true if several else true[0],
+                    "predicted": predicted if several else next(iter(predicted), None),
                     "probability": prediction.probability,
                     "right": right,
                 }
@@ -323,33 +325,23 @@ def _predict_random(predictor: Predictor, given: Any, explaining: Explaining | N
                 explaining.show(explanation, stream)
             else:
                 stream.write(f"{visible(text)}\n")
-            if isinstance(predicted, list):
-                stream.write(f"  true: {_listed(true)}   predicted: {_listed(predicted)}   ")
-                stream.write(f"{'right' if right else 'wrong'}\n\n")
-                continue
-            label = f"{NONE}, most probably {prediction.label}" if prediction.rejected else prediction.label
-            answer = f"predicted: {visible(label)} {percent(prediction.probability)}"
-            stream.write(f"  true: {visible(str(true))}   {answer}   {'right' if right else 'wrong'}\n\n")
-    _say_written(given.out, len(rows))
+            answer = visible(", ".join(predicted)) or "no label"
+            if prediction.labels is None:
+                label = f"{NONE}, most probably {prediction.label}" if prediction.rejected else prediction.label
+                answer = f"{visible(label)} {percent(prediction.probability)}"
+            stream.write(f"  true: {visible(', '.join(true)) or 'no label'}   predicted: {answer}   ")
+            stream.write(f"{'right' if right else 'wrong'}\n\n")
+    _say_written(args.out, len(rows))
     if explaining:
         explaining.finish()
 
 
-def _truth(
-    dataset: Dataset, split: Split, row: int, prediction: Prediction
-) -> tuple[str | list[str], str | list[str] | None, bool]:
-    """Return the true class of a row or all its labels, what is predicted, and whether both are the same."""
-    if prediction.labels is None:
-        true = dataset.classes[int(split.labels[row])]
-        predicted = None if prediction.rejected else prediction.label
-        return true, predicted, predicted == true
-    _, labels = split.targets.occurrences(np.array([row])) if split.targets else ((), [split.labels[row]])
-    names = [dataset.classes[label] for label in labels]
-    return names, list(prediction.labels), set(names) == set(prediction.labels)
-
-
-def _listed(labels: str | list[str]) -> str:
-    return visible(", ".join(labels) if isinstance(labels, list) else labels) or "no label"
+def _true_labels(dataset: Dataset, split: Split, row: int) -> list[str]:
+    """Return the classes of a row: one, or any number of several labels."""
+    if split.targets is None or dataset.labelled != SEVERAL:
+        return [dataset.classes[int(split.labels[row])]]
+    _, labels = split.targets.occurrences(np.array([row]))
+    return [dataset.classes[label] for label in labels]
 
 
 if __name__ == "__main__":

@@ -72,9 +72,9 @@ def parser() -> arguments.Parser:
 
 
 def main() -> None:
-    given = parser().parse_args()
+    args = parser().parse_args()
     signal.signal(signal.SIGTERM, _stop)
-    _serve(given, _options(given))
+    _serve(args, _options(args))
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -82,12 +82,12 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise Stopped("SIGTERM", ExitCode.DONE)
 
 
-def _options(given: Any) -> ServiceOptions:
-    names = frozenset(name.lower() for name in (given.host, *given.allow_host))
-    return ServiceOptions(given.max_chars, given.max_batch, given.max_body, given.queue, given.timeout, names)
+def _options(args: Any) -> ServiceOptions:
+    names = frozenset(name.lower() for name in (args.host, *args.allow_host))
+    return ServiceOptions(args.max_chars, args.max_batch, args.max_body, args.queue, args.timeout, names)
 
 
-def _serve(given: Any, options: ServiceOptions) -> None:
+def _serve(args: Any, options: ServiceOptions) -> None:
     launch = detect()
     if launch.size > 1:
         raise UserError(
@@ -104,30 +104,29 @@ def _serve(given: Any, options: ServiceOptions) -> None:
     from crepe_dist.serving.app import create_app
     from crepe_dist.serving.prometheus import Metrics
 
-    with server.bind(given.host, given.port) as listener:
-        path = checkpoint.announce(checkpoint.find(given.checkpoint))
-        predictor = load(path, **arguments.foreign(given), device=given.device, min_probability=given.min_probability)
+    with server.listen(args.host, args.port) as listener:
+        path = checkpoint.announce(checkpoint.find(args.checkpoint))
+        predictor = load(path, **arguments.foreign(args), device=args.device, min_probability=args.min_probability)
         described = checkpoint.describe(path) or {}
         about = summarise(path.name, described, predictor.classes, predictor.encoding, predictor.engine.plan)
         metrics = Metrics(about.checkpoint, about.kernels)
         explain = partial(predictor.explain_in_batches, batch_size=BATCH_TEXTS)
         batcher = Batcher(predictor.predict, on_batch=metrics.batch_texts.observe, explain=explain)
-        examples = run_report.examples(path) if given.examples == "data" else classify_page.EXAMPLES
+        examples = run_report.examples(path) if args.examples == "data" else classify_page.EXAMPLES
         if not examples:
             print("the run's data set has no texts to offer as examples, or is not there", file=sys.stderr)
         try:
             batcher.submit(["warm-up"]).result()
-            server.listen(listener)
             print(f"{visible(str(path))}: {len(about.classes)} classes, kernels: {about.kernels}")
             print(f"listening on {server.url(listener)}", flush=True)
             if not server.is_loopback(listener):
                 print(
-                    f"warning: other machines can reach {visible(given.host)}\n"
+                    f"warning: other machines can reach {visible(args.host)}\n"
                     "  why: the service has no authentication and no encryption\n"
                     "  do:  use it in a private network only, or behind a proxy that adds both",
                     file=sys.stderr,
                 )
-            app, refuse = create_app(batcher, about, metrics, options, examples, log=given.log_requests)
+            app, refuse = create_app(batcher, about, metrics, options, examples, log=args.log_requests)
             server.serve(app, listener, options.timeout, refuse)
         finally:
             batcher.close()

@@ -153,8 +153,7 @@ class TestCorpus:
         assert len(corpus) == sum(map(len, data.splits.values()))
         numbers = np.array([0, len(corpus) - 1, len(data.splits["train"])])
         for number, codes in zip(numbers.tolist(), corpus.codes(numbers)):
-            split, row = corpus.place(number)
-            assert corpus.number(split, row) == number
+            split, row = corpus.row_of(number)
             assert corpus.labels[number] == data.splits[split].labels[row]
             assert np.array_equal(codes, data.splits[split].codes(np.array([row]))[0])
         assert corpus.text(0).startswith(data.encoding.decode(corpus.codes(numbers)[0])[:9])

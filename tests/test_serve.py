@@ -40,7 +40,7 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.serving import schemas, server
 from crepe_dist.serving.app import MOST_EXPLAINED, create_app
 from crepe_dist.serving.batching import Batcher
-from crepe_dist.serving.guard import DISCARD_LIMIT, MOST_ARRIVING, Guard
+from crepe_dist.serving.guard import DISCARD_LIMIT, Guard
 from crepe_dist.serving.prometheus import Metrics
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.settings.serving_options import ServiceOptions
@@ -376,41 +376,6 @@ class TestBodiesAsTheyArrive:
         assert (status, taken) == (413, 2 * DISCARD_LIMIT + 1)
         assert self.ask([b"a" * 50] * 1000, headers=[(b"content-length", b"50000")])[::2] == (413, 0)
 
-    def test_slow_ones_take_no_place_and_make_room_for_others(self):
-        statuses: dict[str | int, int] = {}
-
-        async def application(scope, receive, send):
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-
-        async def ask(guard, number, client, *, complete):
-            async def receive():
-                if not complete:
-                    await asyncio.sleep(SECONDS)
-                return {"type": "http.request", "body": b"x"}
-
-            async def send(message):
-                statuses.setdefault(number, message.get("status"))
-
-            scope = {"type": "http", "path": "/predict", "method": "POST", "headers": [(b"host", b"localhost")]}
-            await guard({**scope, "client": (client, 1)}, receive, send)
-
-        async def ask_all():
-            guard = Guard(application, ServiceOptions(queue=1, timeout=SECONDS), lambda: None)
-            slow = [
-                asyncio.create_task(ask(guard, number, "many" if number else "one", complete=False))
-                for number in range(MOST_ARRIVING)
-            ]
-            await asyncio.sleep(0)
-            await ask(guard, "quick", "another", complete=True)
-            await slow[1]
-            assert [number for number, task in enumerate(slow) if task.done()] == [1]
-            for task in slow:
-                task.cancel()
-            await asyncio.gather(*slow, return_exceptions=True)
-
-        asyncio.run(ask_all())
-        assert statuses == {"quick": 200, 1: 408}
-
     def test_slowly(self):
         begun = time.monotonic()
         assert self.ask([b"a"] * 90, pause=0.1)[0] == 408
@@ -509,12 +474,6 @@ class TestMistakes:
         monkeypatch.setattr("crepe_dist.serve.detect", lambda: Launch("horovodrun", 0, 2))
         assert "started in 2 processes" in complaint("serve", run_dir, cwd=tmp_path)
 
-    def test_two_that_were_quick(self):
-        with server.bind("127.0.0.1", 0) as first, server.bind("127.0.0.1", first.getsockname()[1]) as second:
-            server.listen(first)
-            with pytest.raises(UserError, match="cannot listen on"):
-                server.listen(second)
-
     def test_facts_of_a_checkpoint(self, run_dir):
         path = checkpoint.find(str(run_dir))
         served = load(path)
@@ -546,8 +505,7 @@ def test_a_server_that_stops_still_answers(monkeypatch):
         run(self, sockets)
 
     monkeypatch.setattr(server._Server, "run", running_server)
-    with server.bind("127.0.0.1", 0) as listener:
-        server.listen(listener)
+    with server.listen("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.serve, args=(application, listener, 1, stopping.set))
         thread.start()
         assert requests.get(server.url(listener), timeout=SECONDS).status_code == 200

@@ -10,7 +10,7 @@ Labels = npt.NDArray[np.int32]
 
 
 def label_errors(probabilities: Floats, labels: Labels) -> npt.NDArray[np.int64]:
-    """Find texts whose label is probably wrong; return their places, the least probable label first.
+    """Find texts whose label is probably wrong; return their rows, the least probable label first.
 
     A network is confident of a class if its probability is at least the mean that it has among the texts labelled with
     it; of several such classes the most probable one counts (the paper's equation 1). The share of a class's texts of
@@ -22,8 +22,8 @@ def label_errors(probabilities: Floats, labels: Labels) -> npt.NDArray[np.int64]
         probabilities: out-of-fold probabilities, float64 [n, classes].
         labels: given labels, int32 [n].
     """
-    classes, places = probabilities.shape[1], np.arange(len(labels))
-    own = probabilities[places, labels]
+    classes = probabilities.shape[1]
+    own = probabilities[np.arange(len(labels)), labels]
     counts = np.bincount(labels, minlength=classes)
     means = np.where(counts > 0, np.bincount(labels, own, classes) / np.maximum(counts, 1), np.inf)
     confident = np.where(probabilities >= means, probabilities, -1.0)
@@ -33,6 +33,6 @@ def label_errors(probabilities: Floats, labels: Labels) -> npt.NDArray[np.int64]
     wrong = np.rint(counts * other / np.maximum(sure, 1)).astype(np.int64)
     order = np.lexsort((own, labels))  # by class, the least probable first
     rank = np.arange(len(labels)) - (np.cumsum(counts) - counts)[labels[order]]
-    found = order[rank < wrong[labels[order]]]
-    found = found[probabilities[found].argmax(axis=1) != labels[found]]
-    return np.asarray(found[np.argsort(own[found], kind="stable")])
+    errors = order[rank < wrong[labels[order]]]
+    errors = errors[probabilities[errors].argmax(axis=1) != labels[errors]]
+    return np.asarray(errors[np.argsort(own[errors], kind="stable")])

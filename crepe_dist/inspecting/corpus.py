@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.alphabet import BLANK, Codes
+from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.dataset import SHARD_BYTES, Dataset, ShardWriter, Split, open_dataset, write_manifest
 from crepe_dist.data.origins import COLUMNS, file_of
 from crepe_dist.data.strings import TEXTS, write_array
@@ -38,56 +38,51 @@ class Corpus:
                 "prepare a data set for each label in question, with the classes yes and no",
             )
         self.dataset = dataset
-        self._parts = list(dataset.splits.values())
-        self._starts = np.cumsum([0, *map(len, self._parts)])
-        self.labels = np.concatenate([split.labels for split in self._parts]).astype(np.int32)
+        self._splits = list(dataset.splits.values())
+        self._starts = np.cumsum([0, *map(len, self._splits)])
+        self.labels = np.concatenate([split.labels for split in self._splits]).astype(np.int32)
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def place(self, number: int) -> tuple[str, int]:
+    def row_of(self, number: int) -> tuple[str, int]:
         """Return the split of a text, and its row there."""
         split = int(np.searchsorted(self._starts, number, side="right")) - 1
-        return self._parts[split].name, number - int(self._starts[split])
-
-    def number(self, split: str, row: int) -> int:
-        """Return the number of a row of a split."""
-        names = [split.name for split in self._parts]
-        return int(self._starts[names.index(split)]) + row
+        return self._splits[split].name, number - int(self._starts[split])
 
     def text(self, number: int) -> str:
         """Return a text as it was, or as the network reads it, if its split keeps no texts."""
-        name, row = self.place(number)
+        name, row = self.row_of(number)
         split = self.dataset.splits[name]
-        found = split.text(row)
-        return self.dataset.encoding.decode(split.codes(np.array([row]))[0]) if found is None else found
+        text = split.text(row)
+        return self.dataset.encoding.decode(split.codes(np.array([row]))[0]) if text is None else text
 
     def codes(self, numbers: Rows) -> Codes:
         """Gather codes, uint8 [n, feature_len]."""
-        found = np.empty((len(numbers), self.dataset.encoding.feature_len), np.uint8)
-        for split, mine, rows in self._by_part(numbers):
-            found[mine] = split.codes(rows)
-        return found
+        codes = np.empty((len(numbers), self.dataset.encoding.feature_len), np.uint8)
+        for split, mask, rows in self._by_split(numbers):
+            codes[mask] = split.codes(rows)
+        return codes
 
     def origins(self, numbers: Rows) -> npt.NDArray[np.uint64]:
         """Gather where texts are from, uint64 [n, 3]; see ``data/origins``."""
-        found = np.empty((len(numbers), COLUMNS), np.uint64)
-        for split, mine, rows in self._by_part(numbers):
-            found[mine] = split.origins[rows]
-        return found
+        origins = np.empty((len(numbers), COLUMNS), np.uint64)
+        for split, mask, rows in self._by_split(numbers):
+            origins[mask] = split.origins[rows]
+        return origins
 
-    def _by_part(self, numbers: Rows) -> Iterator[tuple[Split, Rows, Rows]]:
-        """Yield each split, which of the numbers are of it, and their rows there."""
+    def _by_split(self, numbers: Rows) -> Iterator[tuple[Split, Rows, Rows]]:
+        """Yield each split, which of the numbers belong to it, and their rows there."""
         owner = np.searchsorted(self._starts, numbers, side="right") - 1
-        for index, split in enumerate(self._parts):
-            mine = np.flatnonzero(owner == index)
-            yield split, mine, numbers[mine] - self._starts[index]
+        for index, split in enumerate(self._splits):
+            mask = np.flatnonzero(owner == index)
+            yield split, mask, numbers[mask] - self._starts[index]
 
     def batches(self, numbers: Rows) -> Iterator[tuple[Rows, Codes]]:
         """Yield the numbers and codes of some thousand texts at a time."""
         for start in range(0, len(numbers), CHUNK):
-            some = numbers[start : start + CHUNK]
-            yield some, self.codes(some)
+            batch = numbers[start : start + CHUNK]
+            yield batch, self.codes(batch)
 
     @cached_property
     def groups(self) -> Rows:
@@ -96,26 +91,14 @@ class Corpus:
         Near duplicates have the same letters and digits in what the network reads, in either case. A text without any
         has no duplicates.
         """
-        encoding = self.dataset.encoding
-        alphabet = encoding.alphabet
-        lower = bytes(
-            alphabet.find(each.lower()) if each.lower() in alphabet else code for code, each in enumerate(alphabet)
-        )
-        table = lower + bytes(range(len(lower), 256))
-        left_out = bytes([*(code for code, each in enumerate(alphabet) if not each.isalnum()), BLANK])
-
-        def key_of(row: Codes) -> bytes:
-            if encoding.paired:
-                return "".join(filter(str.isalnum, encoding.decode(row).lower())).encode()
-            return row.tobytes().translate(table, left_out)
-
-        first: dict[bytes, int] = {}
-        found = np.arange(len(self))
-        for numbers, codes in self.batches(found.copy()):
+        decode = self.dataset.encoding.decode
+        first: dict[str, int] = {}
+        groups = np.arange(len(self))
+        for numbers, codes in self.batches(np.arange(len(self))):
             for number, row in zip(numbers.tolist(), codes):
-                if key := key_of(row):
-                    found[number] = first.setdefault(key, number)
-        return found
+                if letters := "".join(filter(str.isalnum, decode(row).lower())):
+                    groups[number] = first.setdefault(letters, number)
+        return groups
 
     def folds(self, count: int, seed: int) -> Rows:
         """Deal the texts into folds with about the same share of each class, int64 [n].
@@ -138,10 +121,10 @@ class Corpus:
             files |= write_array(folder, file_of(name), self.origins(numbers))
             size = max(1, SHARD_BYTES // length)
             shards = [numbers[start : start + size] for start in range(0, len(numbers), size)]
-            for shard, mine in enumerate(shards):
-                writer = ShardWriter(folder, name, shard, len(mine), length, [TEXTS] * (name != "train"))
-                for some, codes in self.batches(mine):
-                    writer.append(codes, texts=[b""] * len(some))
+            for shard, rows in enumerate(shards):
+                writer = ShardWriter(folder, name, shard, len(rows), length, [TEXTS] * (name != "train"))
+                for batch, codes in self.batches(rows):
+                    writer.append(codes, texts=[b""] * len(batch))
                 files |= writer.close()
             parts[name] = {"rows": len(numbers), "shards": list(map(len, shards)), "files": files}
         single = {name: value for name, value in self.dataset.manifest.items() if name != "labels"}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.dataset import Dataset
+from crepe_dist.data.composition import Composition
+from crepe_dist.data.origins import hashes, spelled
 from crepe_dist.files import write_csv
 from crepe_dist.inspecting.confident_learning import label_errors
 from crepe_dist.inspecting.corpus import Corpus
@@ -21,7 +23,7 @@ ERRORS, DUPLICATES, PAIRS, NEXT = "label_errors.csv", "duplicates.csv", "class_p
 MOST_PAIRS = 100
 MOST_NEXT = 1000
 Record = dict[str, Any]
-Places = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -77,16 +79,16 @@ def inspect(corpus: Corpus, scored: OutOfFold, unlabelled: Sequence[Input] = ())
         _errors(corpus, scored, wrong),
         _duplicates(corpus),
         _pairs(corpus.dataset.classes, labels, predicted, wrong),
-        _next(corpus.dataset, scored.others, unlabelled),
+        _next(corpus.dataset.classes, scored.others, unlabelled),
     )
 
 
-def _errors(corpus: Corpus, scored: OutOfFold, wrong: Places) -> list[Record]:
+def _errors(corpus: Corpus, scored: OutOfFold, wrong: Rows) -> list[Record]:
     classes = corpus.dataset.classes
-    found = []
+    errors = []
     for number, shares in zip(scored.numbers[wrong].tolist(), scored.probabilities[wrong]):
         label, suggested = int(corpus.labels[number]), int(shares.argmax())
-        found.append(
+        errors.append(
             {
                 **_traced(corpus, number),
                 "label": classes[label],
@@ -96,74 +98,85 @@ def _errors(corpus: Corpus, scored: OutOfFold, wrong: Places) -> list[Record]:
                 "text": corpus.text(number),
             }
         )
-    return found
+    return errors
 
 
 def _duplicates(corpus: Corpus) -> list[Record]:
-    groups, labels = corpus.groups, corpus.labels
-    members: dict[int, list[int]] = {}
-    for number in np.flatnonzero(groups != np.arange(len(groups))).tolist():
-        members.setdefault(int(groups[number]), []).append(number)
-    found = []
-    for first, others in members.items():
-        numbers = [first, *others]
-        if len({int(labels[number]) for number in numbers}) == 1:
-            continue
-        for number in numbers:
-            label = {"label": corpus.dataset.classes[labels[number]], "suggested": ""}  # for a person to fill in
-            found.append({"group": first, **_traced(corpus, number), **label, "text": corpus.text(number)})
-    return found
+    classes, members = corpus.dataset.classes, defaultdict(list)
+    for number, first in enumerate(corpus.groups.tolist()):
+        members[first].append(number)
+    return [
+        # The suggested label is for a person to fill in.
+        {"group": first, **_traced(corpus, number), "label": classes[corpus.labels[number]], "suggested": "",
+         "text": corpus.text(number)}
+        for first, numbers in members.items() if len({int(corpus.labels[number]) for number in numbers}) > 1
+        for number in numbers
+    ]  # fmt: skip
 
 
 def _traced(corpus: Corpus, number: int) -> Record:
     """Return the columns by which a person, and ``prepare --corrections``, find a text again."""
-    split, row = corpus.place(number)
+    split, row = corpus.row_of(number)
     origin = corpus.dataset.origin(split, row)
     return {**origin.cells(), "split": split, "row": row, "hash": origin.hash}
 
 
-def _pairs(classes: list[str], labels: npt.NDArray[np.int32], predicted: Places, wrong: Places) -> list[Record]:
+def _pairs(classes: list[str], labels: npt.NDArray[np.int32], predicted: Rows, wrong: Rows) -> list[Record]:
     """List pairs of classes that are confused even where the label is probably correct, the largest share first."""
     confused, errors = (np.zeros((len(classes), len(classes)), np.int64) for _ in range(2))
     np.add.at(confused, (labels, predicted), 1)
     np.add.at(errors, (labels[wrong], predicted[wrong]), 1)
-    confused -= errors
+    confused, errors = confused - errors + (confused - errors).T, errors + errors.T
     counts = np.bincount(labels, minlength=len(classes))
-    both = confused + confused.T
-    found = []
-    for one, other in zip(*np.triu_indices(len(classes), 1)):
-        if both[one, other]:
-            texts = int(counts[one] + counts[other])
-            found.append(
-                {
-                    "class": classes[one],
-                    "other": classes[other],
-                    "texts": texts,
-                    "confused": int(both[one, other]),
-                    "share": round(float(both[one, other] / texts), 4),
-                    "likely_label_errors": int(errors[one, other] + errors[other, one]),
-                }
-            )
-    return sorted(found, key=lambda pair: -pair["share"])[:MOST_PAIRS]
+    pairs = [
+        {
+            "class": classes[one],
+            "other": classes[other],
+            "texts": int(counts[one] + counts[other]),
+            "confused": int(confused[one, other]),
+            "share": round(float(confused[one, other] / (counts[one] + counts[other])), 4),
+            "likely_label_errors": int(errors[one, other]),
+        }
+        for one, other in np.argwhere(np.triu(confused, 1)).tolist()
+    ]
+    return sorted(pairs, key=lambda pair: -pair["share"])[:MOST_PAIRS]
 
 
-def _next(dataset: Dataset, probabilities: Floats, rows: Sequence[Input]) -> list[Record]:
+def _next(classes: list[str], probabilities: Floats, rows: Sequence[Input]) -> list[Record]:
     """List unlabelled texts, those first whose two most probable classes are closest."""
-    if not rows:
-        return []
-    ordered = np.sort(probabilities, axis=1)
-    margins = ordered[:, -1] - ordered[:, -2]
+    ranked = np.argsort(-probabilities, axis=1, kind="stable")[:, :2]
+    first, second = np.take_along_axis(probabilities, ranked, axis=1).T
     entropies = -(probabilities * np.log(np.maximum(probabilities, 1e-300))).sum(axis=1)
-    ranked = np.argsort(-probabilities, axis=1, kind="stable")
     return [
         {
-            "line": rows[place].line,
-            "class": dataset.classes[ranked[place, 0]],
-            "probability": round(float(ordered[place, -1]), 4),
-            "second": dataset.classes[ranked[place, 1]],
-            "margin": round(float(margins[place]), 4),
-            "entropy": round(float(entropies[place]), 4),
-            "text": rows[place].text,
+            "line": rows[row].line,
+            "class": classes[ranked[row, 0]],
+            "probability": round(float(first[row]), 4),
+            "second": classes[ranked[row, 1]],
+            "margin": round(float(first[row] - second[row]), 4),
+            "entropy": round(float(entropies[row]), 4),
+            "text": rows[row].text,
         }
-        for place in np.argsort(margins, kind="stable")[:MOST_NEXT].tolist()
+        for row in np.argsort(first - second, kind="stable")[:MOST_NEXT].tolist()
     ]
+
+
+def add_texts(records: Sequence[Record], groups: Iterable[Sequence[Input]], composition: Composition) -> int:
+    """Replace the texts of records by those in a source file, by their hash; return the number of those not in it.
+
+    A data set keeps no texts of its training split.
+
+    Args:
+        records: rows with a ``hash`` and a ``text``.
+        groups: rows of the source file.
+        composition: that of the data set.
+    """
+    wanted = {record["hash"] for record in records}
+    texts: dict[str, str] = {}
+    for group in groups:
+        lines = [composition.text(row.text) for row in group if not row.problem]
+        digests = map(spelled, hashes(text.encode() for text in lines).tolist())
+        texts |= {digest: text for digest, text in zip(digests, lines) if digest in wanted}
+    for record in records:
+        record["text"] = texts.get(record["hash"], record["text"])
+    return sum(record["hash"] not in texts for record in records)

@@ -75,8 +75,8 @@ def out_of_fold(
             predictor = _trained(data.folder, folder, network, seed, deadline)
             if predictor is None:
                 break
-            for some, codes in corpus.batches(held):
-                logits[some] = predictor.logits(codes)
+            for batch, codes in corpus.batches(held):
+                logits[batch] = predictor.logits(codes)
             for start in range(0, len(unlabelled), CHUNK):
                 codes = predictor.encoding.encode(unlabelled[start : start + CHUNK])
                 others[start : start + len(codes)] += softmax(predictor.logits(codes), np.float64)
@@ -91,8 +91,8 @@ def out_of_fold(
     numbers = np.flatnonzero(np.isin(fold, trained))
     counts = CalibrationCounts()
     for start in range(0, len(numbers), CHUNK):
-        some = numbers[start : start + CHUNK]
-        counts.add(logits[some], corpus.labels[some])
+        batch = numbers[start : start + CHUNK]
+        counts.add(logits[batch], corpus.labels[batch])
     temperature = counts.fitted().temperature
     probabilities = softmax(logits[numbers] / np.float32(temperature), np.float64)
     return OutOfFold(numbers, probabilities, others / len(trained), len(trained), temperature)

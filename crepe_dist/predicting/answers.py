@@ -95,8 +95,8 @@ class CsvAnswers(Answers):
     @property
     def header(self) -> str:
         names = [*self.columns, *["predicted_labels"] * self.several]
-        for place in range(1, self.top + 1):
-            number = "" if place == 1 else f"_{place}"
+        for rank in range(1, self.top + 1):
+            number = "" if rank == 1 else f"_{rank}"
             names += [f"predicted_class{number}", f"predicted_probability{number}"]
         return f"{self._record([*names, 'characters_cut', 'problem'])}\n"
 
@@ -106,8 +106,8 @@ class CsvAnswers(Answers):
             return self._record([*cells, *[""] * (2 * self.top + self.several + 1), f"line {row.line}: {row.problem}"])
         if prediction.labels is not None:
             cells.append(json.dumps(prediction.labels, ensure_ascii=False))
-        for place, (name, probability) in enumerate(prediction.ranking[: self.top]):
-            cells += ["" if prediction.rejected and not place else name, f"{probability:.6f}"]
+        for rank, (name, probability) in enumerate(prediction.ranking[: self.top], 1):
+            cells += ["" if prediction.rejected and rank == 1 else name, f"{probability:.6f}"]
         return self._record([*cells, str(prediction.characters_cut), ""])
 
     def _record(self, cells: Iterable[str]) -> str:

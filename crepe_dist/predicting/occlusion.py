@@ -65,13 +65,6 @@ class Explanation:
     words: tuple[Word, ...]
 
 
-def occlude(
-    text: str, encoding: Encoding, logits: Logits, batch_size: int, index: int
-) -> tuple[list[float], list[Word]]:
-    """Score each character of a text, and each of its words, at once; see ``occlude_in_batches``."""
-    return finished(occlude_in_batches(text, encoding, logits, batch_size, index))
-
-
 def finished(steps: Generator[None, None, Result]) -> Result:
     """Run a generator to its end; return its result."""
     while True:
@@ -82,7 +75,7 @@ def finished(steps: Generator[None, None, Result]) -> Result:
             return result
 
 
-def occlude_in_batches(
+def occlude(
     text: str, encoding: Encoding, logits: Logits, batch_size: int, index: int
 ) -> Generator[None, None, tuple[list[float], list[Word]]]:
     """Score each character of a text, and each of its words, by replacing it with blanks; yield after each batch.
@@ -96,27 +89,25 @@ def occlude_in_batches(
         A score for each character of ``text``, and the words that the network reads.
     """
     (codes,) = encoding.encode([text])
-    places, cut = encoding.positions(text), encoding.unread(text)
+    positions, cut = encoding.positions(text), encoding.unread(text)
     parts = ((0, cut.start), (cut.stop, len(text)))  # what is read
-    read = [place for part in parts for place in range(*part)]
-    words = [(found.start(), found.end()) for part in parts for found in _WORD.finditer(text, *part)]
-    drops = yield from _drops(
-        codes, places, [*((place, place + 1) for place in read), *words], logits, batch_size, index
-    )
+    characters = [(i, i + 1) for part in parts for i in range(*part)]
+    words = [word.span() for part in parts for word in _WORD.finditer(text, *part)]
+    drops = yield from _drops(codes, positions, [*characters, *words], logits, batch_size, index)
     scores = [0.0] * len(text)
-    for place, drop in zip(read, drops):
-        scores[place] = drop
-    for place, character in enumerate(text):
+    for (i, _), drop in zip(characters, drops):
+        scores[i] = drop
+    for i, character in enumerate(text):
         # A combining character is drawn on the character before it.
-        if place and unicodedata.category(character).startswith("M"):
-            scores[place] = scores[place - 1]
-    found = [Word(text[start:stop], start, stop, drop) for (start, stop), drop in zip(words, drops[len(read) :])]
-    return scores, found
+        if i and unicodedata.category(character).startswith("M"):
+            scores[i] = scores[i - 1]
+    word_drops = zip(words, drops[len(characters) :])
+    return scores, [Word(text[start:stop], start, stop, drop) for (start, stop), drop in word_drops]
 
 
 def _drops(
     codes: Codes,
-    places: npt.NDArray[np.int64],
+    positions: npt.NDArray[np.int64],
     spans: list[tuple[int, int]],
     logits: Logits,
     batch_size: int,
@@ -125,12 +116,14 @@ def _drops(
     """Compute the drop in the log-odds of a class when each span of the text is blank."""
     drops = np.zeros(len(spans))
     masks = []  # spans that are blank already keep the score 0
-    falls = len(places) > 1 and places[0] > places[-1]
-    rising, each = (places[::-1], codes[len(places) - 1 :: -1]) if falls else (places, codes)
+    count = len(positions)
+    is_reversed = count > 1 and positions[0] > positions[-1]
+    ascending = positions[::-1] if is_reversed else positions
     for number, bounds in enumerate(spans):
-        first, last = np.searchsorted(rising, bounds).tolist()
-        if (each[first:last] != BLANK).any():
-            masks.append((number, slice(len(places) - last, len(places) - first) if falls else slice(first, last)))
+        first, last = np.searchsorted(ascending, bounds).tolist()
+        mask = slice(count - last, count - first) if is_reversed else slice(first, last)
+        if (codes[mask] != BLANK).any():
+            masks.append((number, mask))
     whole = _log_odds(logits(codes[None]), index)
     for begin in range(0, len(masks), batch_size):
         batch = masks[begin : begin + batch_size]

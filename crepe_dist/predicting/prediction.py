@@ -43,7 +43,7 @@ class Prediction:
         Of several labels, it is the sum of the entropies of all classes.
         """
         if self.labels is not None:
-            return sum(-each * math.log(each) for _, share in self.ranking for each in (share, 1 - share) if each > 0)
+            return sum(-p * math.log(p) for _, share in self.ranking for p in (share, 1 - share) if p > 0)
         return -sum(share * math.log(share) for _, share in self.ranking if share > 0)
 
     @property

@@ -22,7 +22,7 @@ from crepe_dist.model.inference import Inference, Logits, open_inference
 from crepe_dist.model.parameters import Arrays
 from crepe_dist.model.precision import plan_inference
 from crepe_dist.model.shape import Shape
-from crepe_dist.predicting.occlusion import Explanation, finished, occlude_in_batches
+from crepe_dist.predicting.occlusion import Explanation, finished, occlude
 from crepe_dist.predicting.prediction import UNKNOWN, Prediction
 from crepe_dist.predicting.texts import texts_of
 from crepe_dist.preparing.formats.rows import EMPTY
@@ -127,7 +127,8 @@ class Predictor:
             orders = np.argsort(-probabilities, axis=1, kind="stable").tolist()
             for text, row, order, known in zip(batch, probabilities.tolist(), orders, read.tolist()):
                 ranking = tuple((self.classes[index], row[index]) for index in order)
-                rejected, problem = ranking[0][1] < self.min_probability, "" if known else _unread(text)
+                problem = "" if known else UNKNOWN if text.strip() else EMPTY
+                rejected = ranking[0][1] < self.min_probability
                 labels, cut = self._labels(row, order), len(self.encoding.unread(text))
                 yield Prediction(*ranking[0], ranking, known, problem, rejected, labels, cut)
 
@@ -164,7 +165,7 @@ class Predictor:
         index, batch_size = self.classes.index(label), self._capped(batch_size)
         logits = self.logits if self.thresholds is None else partial(self._against_its_absence, index)
         index = index if self.thresholds is None else 0
-        scores, words = yield from occlude_in_batches(text, self.encoding, logits, batch_size, index)
+        scores, words = yield from occlude(text, self.encoding, logits, batch_size, index)
         return Explanation(text, label, prediction, self.encoding.unread(text), tuple(scores), tuple(words))
 
     def _against_its_absence(self, index: int, codes: Codes) -> Logits:
@@ -187,10 +188,6 @@ def check_finite(answer: npt.ArrayLike) -> None:
 def sigmoid(logits: Logits) -> Logits:
     """Compute the probabilities of independent classes, float32 [n, classes]."""
     return np.asarray(np.exp(-np.logaddexp(np.float32(0), -logits)))
-
-
-def _unread(text: str) -> str:
-    return UNKNOWN if text.strip() else EMPTY
 
 
 def load(
@@ -233,17 +230,17 @@ def load(
     return predictor
 
 
-def _threshold(given: float | str, calibration: Calibration, path: Path) -> float:
-    if given != AUTO:
-        if isinstance(given, str) or not 0 <= given <= 1:
+def _threshold(value: float | str, calibration: Calibration, path: Path) -> float:
+    if value != AUTO:
+        if isinstance(value, str) or not 0 <= value <= 1:
             raise UserError(
-                f"the threshold {given!r:.40} is no probability", remedy=f"give a number from 0 to 1, or {AUTO}"
+                f"the threshold {value!r:.40} is no probability", remedy=f"give a number from 0 to 1, or {AUTO}"
             )
-        return float(given)
+        return float(value)
     if not calibration.min_probability:
         raise UserError(
             f"{path} has no threshold of its own",
-            "its data had no validation split, or an older version trained it",
+            "its data had no validation split",
             "give a probability, such as --min-probability 0.6; or prepare the data with --validation, and train again",
         )
     return calibration.min_probability

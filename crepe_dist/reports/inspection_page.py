@@ -14,35 +14,35 @@ MOST = 100  # rows of a table
 MOST_CHARACTERS = 400  # of a text
 
 
-def page(found: Mapping[str, Any], name: str, classes: list[str]) -> str:
+def page(findings: Mapping[str, Any], name: str, classes: list[str]) -> str:
     """Render the findings as a self-contained page; long lists are cut, since the CSV files have all of them.
 
     Args:
-        found: attributes of an ``Inspection``.
+        findings: attributes of an ``Inspection``.
         name: name of the data set.
     """
-    texts, scored = found["texts"]
-    groups = len({each["group"] for each in found["duplicates"]})
+    texts, scored = findings["texts"]
+    groups = len({row["group"] for row in findings["duplicates"]})
     return render(
         "inspection.html",
         name=visible(name),
         version=__version__,
-        folds=found["folds"],
+        folds=findings["folds"],
         tiles=[
             ("texts", f"{texts:,}", [counted(len(classes), "class", "classes"), f"{scored:,} judged"]),
             (
                 "probably wrong labels",
-                f"{len(found['errors']):,}",
-                [f"{percent(len(found['errors']), scored)} of the texts"],
+                f"{len(findings['errors']):,}",
+                [f"{percent(len(findings['errors']), scored)} of the texts"],
             ),
-            ("contradicting duplicates", f"{groups:,}", [f"{counted(len(found['duplicates']), 'text')} in all"]),
-            ("out-of-fold accuracy", percent(found["accuracy"]), ["on the labels as they are"]),
+            ("contradicting duplicates", f"{groups:,}", [f"{counted(len(findings['duplicates']), 'text')} in all"]),
+            ("out-of-fold accuracy", percent(findings["accuracy"]), ["on the labels as they are"]),
         ],
-        counts={"errors": len(found["errors"]), "duplicates": groups, "label_next": len(found["label_next"])},
-        errors=_shown(found["errors"]),
-        duplicates=_shown(found["duplicates"]),
-        pairs=_shown(found["pairs"]),
-        label_next=_shown(found["label_next"]),
+        counts={"errors": len(findings["errors"]), "duplicates": groups, "label_next": len(findings["label_next"])},
+        errors=_shown(findings["errors"]),
+        duplicates=_shown(findings["duplicates"]),
+        pairs=_shown(findings["pairs"]),
+        label_next=_shown(findings["label_next"]),
     )
 
 

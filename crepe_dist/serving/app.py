@@ -65,15 +65,15 @@ def create_app(
             raise Problem(503, "too many explanations at a time", why, "try again in a second", retry_after=1)
         explaining += 1
         try:
-            found = await asyncio.wait_for(asyncio.wrap_future(batcher.explain(text)), options.timeout)
+            explanation = await asyncio.wait_for(asyncio.wrap_future(batcher.explain(text)), options.timeout)
         except asyncio.TimeoutError:
             why = "it takes one prediction per character and per word"
             raise Problem(503, "the explanation timed out", why, "shorten the text", retry_after=1) from None
         finally:
             explaining -= 1
-        metrics.answered([text], [found.prediction])
-        record = found.prediction.record(top)
-        return Json(record if found.prediction.problem else {**record, "explanation": explained(found)})
+        metrics.answered([text], [explanation.prediction])
+        record = explanation.prediction.record(top)
+        return Json(record if explanation.prediction.problem else {**record, "explanation": explained(explanation)})
 
     @app.post(
         PREDICT,
@@ -99,7 +99,7 @@ def create_app(
             remedy = "try again later, with fewer texts at a time"
             raise Problem(503, "the prediction timed out", "the service is overloaded", remedy, retry_after=1) from None
         metrics.answered(texts, predictions)
-        answers = [each.record(question.top) for each in predictions]
+        answers = [prediction.record(question.top) for prediction in predictions]
         return Json(answers[0] if question.texts is None else {"predictions": answers})
 
     @app.get(HEALTH, summary="Check that the service can predict", responses={503: {"model": schemas.Refusal}})

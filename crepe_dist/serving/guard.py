@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import time
-from collections import Counter
 from typing import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -18,7 +17,6 @@ PREDICT = "/predict"
 # A client only reads the answer after it has sent its body, so an overlong body is read and discarded up to this limit.
 DISCARD_LIMIT = 8  # multiple of max_body
 MAX_HEAD_BYTES = 16_384  # of a request's headers
-MOST_ARRIVING = 256  # bodies that may be arriving at a time; a further one replaces one of the client with the most
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -43,8 +41,6 @@ class Guard:
         self.options = options
         self.on_overload = on_overload
         self._in_progress = 0
-        self._arriving: dict[asyncio.Task[None], str] = {}  # clients whose body is incomplete, the oldest first
-        self._dropped: set[asyncio.Task[None]] = set()
         self._is_stopping = False
 
     def stop(self) -> None:
@@ -74,7 +70,7 @@ class Guard:
             if scope["path"] == PREDICT:
                 await self._predict(scope, headers, receive, send_with_headers)
             else:
-                await self.app(scope, _receive_nothing, send_with_headers)
+                await self.app(scope, _replaying(b"", receive), send_with_headers)
         except Problem as problem:
             await problem.response()(scope, receive, send_with_headers)
 
@@ -83,21 +79,21 @@ class Guard:
 
         Another site can point its name at this service (DNS rebinding), but the browser then sends that name.
         """
-        given = headers.get("host", "")
-        name = given.rpartition(":")[0] if given.rpartition(":")[2].isdigit() else given
-        name = name.lower()
+        host = headers.get("host", "")
+        name, _, port = host.rpartition(":")
+        name = (name if port.isdigit() else host).lower()
         if name == "localhost" or name in self.options.names or _is_address(name):
             return
         raise Problem(
             403,
-            f"the host name {given[:100]!r} is not allowed",
+            f"the host name {host[:100]!r} is not allowed",
             "the service accepts IP addresses, localhost and the names given by --allow-host",
             "use one of them, or start the service with --allow-host NAME",
             closes=True,
         )
 
     async def _predict(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
-        body = await self._arrival(scope, headers, receive)
+        body = await self._body(headers, receive)
         if self._in_progress >= self.options.queue:
             self.on_overload()
             raise Problem(
@@ -109,38 +105,12 @@ class Guard:
             )
         self._in_progress += 1
         try:
-            await self.app(scope, _once(body, receive), send)
+            await self.app(scope, _replaying(body, receive), send)
         finally:
             self._in_progress -= 1
 
-    async def _arrival(self, scope: Scope, headers: Headers, receive: Receive) -> bytes:
-        """Receive a body; if too many are arriving, the oldest of the client with the most is dropped."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._arriving[task] = (scope.get("client") or ("",))[0]
-        if len(self._arriving) > MOST_ARRIVING:
-            most = Counter(self._arriving.values()).most_common(1)[0][0]
-            oldest = next(each for each, client in self._arriving.items() if client == most)
-            del self._arriving[oldest]
-            self._dropped.add(oldest)
-            oldest.cancel()
-        try:
-            return await self._body(headers, receive)
-        except asyncio.CancelledError:
-            if task not in self._dropped:
-                raise
-            raise Problem(
-                408,
-                "the request did not arrive in time",
-                f"{MOST_ARRIVING} others were arriving, and this one was the slowest",
-                "send it faster",
-                closes=True,
-            ) from None
-        finally:
-            self._arriving.pop(task, None)
-            self._dropped.discard(task)
-
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
+        """Receive a body that is within the limits; the server limits the number of connections that send one."""
         limit = self.options.max_body
         deadline = time.monotonic() + self.options.timeout
         declared = headers.get("content-length", "0")
@@ -207,19 +177,11 @@ def _is_address(name: str) -> bool:
     return True
 
 
-async def _receive_nothing() -> Message:
-    return {"type": "http.request", "body": b"", "more_body": False}
-
-
-def _once(body: bytes, receive: Receive) -> Receive:
+def _replaying(body: bytes, receive: Receive) -> Receive:
     """Return a ``receive`` that yields the body first, and later messages after it."""
-    is_sent = False
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
-        nonlocal is_sent
-        if is_sent:
-            return await receive()
-        is_sent = True
-        return {"type": "http.request", "body": body, "more_body": False}
+        return messages.pop() if messages else await receive()
 
     return replay

@@ -43,9 +43,13 @@ class Metrics:
         """Count the texts of an answered request."""
         self.texts.inc(len(texts))
         self.characters.inc(sum(map(len, texts)))
-        for each in predictions:
-            labels = [NONE if each.rejected else each.label] if each.labels is None else each.labels
-            for label in [each.problem] if each.problem else labels:
+        for prediction in predictions:
+            labels = prediction.labels
+            if prediction.problem:
+                labels = (prediction.problem,)
+            elif labels is None:
+                labels = (NONE if prediction.rejected else prediction.label,)
+            for label in labels:
                 self.predictions.labels(visible(label)).inc()
 
     def exposition(self) -> bytes:

@@ -107,8 +107,8 @@ def read(body: bytes, options: ServiceOptions) -> tuple[list[str], Question]:
     except ValueError as error:
         raise Problem(400, "the request cannot be read", visible(str(error)), EXAMPLE) from None
     if (question.text is None) == (question.texts is None):
-        given = "the request has neither" if question.text is None else "the request has both"
-        raise Problem(422, "exactly one of text and texts is required", given, EXAMPLE)
+        why = "the request has neither" if question.text is None else "the request has both"
+        raise Problem(422, "exactly one of text and texts is required", why, EXAMPLE)
     if question.title is not None and question.text is None:
         raise Problem(422, "title requires text", "a title belongs to a single text", EXAMPLE)
     if question.explain and question.text is None:
@@ -148,8 +148,8 @@ def _check_size(value: Any, options: ServiceOptions) -> None:
 def _reason(error: ValidationError) -> str:
     """Describe the first validation error by its place, without the value, which may be long."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])[:80]
-    return visible(f"{place}: {first['msg']}" if place else first["msg"])
+    field = ".".join(str(name) for name in first["loc"])[:80]
+    return visible(f"{field}: {first['msg']}" if field else first["msg"])
 
 
 def request_schema() -> dict[str, Any]:

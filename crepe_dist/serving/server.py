@@ -20,22 +20,20 @@ from crepe_dist.errors import UserError
 from crepe_dist.serving.guard import MAX_HEAD_BYTES
 
 BACKLOG = 128
-MAX_CONNECTIONS = 512  # a further one replaces the one that has waited longest of the client with the most
+MAX_CONNECTIONS = 256  # a further one replaces the one that has waited longest of the client with the most
 KEEP_ALIVE_S = 30
 REFUSING_S = 1.0  # time after SIGTERM in which new requests are refused with an answer, not a reset connection
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Bind a socket without listening yet.
+def listen(host: str, port: int) -> socket.socket:
+    """Open a socket on which clients can connect; they wait until ``serve`` answers.
 
     Raises:
         UserError: the address does not belong to this machine, or the port is in use or not permitted.
     """
-    if not 0 <= port <= 65535:
-        raise UserError(f"--port is {port}", remedy="give a number from 0 to 65535; 0 picks a free port")
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
-        family, kind, protocol, _, address = found[0]
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+        family, kind, protocol, _, address = addresses[0]
     except (OSError, UnicodeError) as error:
         raise UserError(
             f"--host {host} cannot be resolved", str(error), "give an address of this machine, such as 127.0.0.1"
@@ -45,20 +43,15 @@ def bind(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise _cannot_listen(host, port, error) from error
+        remedy = "choose another --port of at least 1024 (0 picks a free one), or stop the program that uses it"
+        if error.errno == errno.EADDRNOTAVAIL:
+            remedy = "give an address of this machine, such as 127.0.0.1"
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise UserError(f"cannot listen on {host}, port {port}", why, remedy) from error
     return listener
-
-
-def _cannot_listen(host: str, port: int, error: OSError) -> UserError:
-    remedies = {
-        errno.EADDRINUSE: "choose another --port (0 picks a free port), or stop the program that uses it",
-        errno.EADDRNOTAVAIL: "give an address of this machine, such as 127.0.0.1",
-        errno.EACCES: "choose a --port of at least 1024",
-    }
-    why = os.strerror(error.errno) if error.errno else str(error)
-    return UserError(f"cannot listen on {host}, port {port}", why, remedies.get(error.errno or 0, ""))
 
 
 def url(listener: socket.socket) -> str:
@@ -68,19 +61,6 @@ def url(listener: socket.socket) -> str:
 
 def is_loopback(listener: socket.socket) -> bool:
     return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
-
-
-def listen(listener: socket.socket) -> None:
-    """Start to accept connections.
-
-    Raises:
-        UserError: another process has taken the port since ``bind``.
-    """
-    try:
-        listener.listen(BACKLOG)
-    except OSError as error:
-        host, port = listener.getsockname()[:2]
-        raise _cannot_listen(host, port, error) from error
 
 
 def serve(app: ASGIApp, listener: socket.socket, timeout: float, on_stop: Callable[[], None]) -> None:
@@ -181,7 +161,7 @@ def _protocol(timeout: float) -> type[H11Protocol]:
 
 def _longest_waiting(connections: Collection[Any]) -> Any:
     """Choose the connection to drop, of the client with the most: longest without a request, or not reading."""
-    counts = Counter(each.client and each.client[0] for each in connections)
+    counts = Counter(connection.client and connection.client[0] for connection in connections)
 
     def rank(connection: Any) -> tuple[int, bool, float]:
         return -counts[connection.client and connection.client[0]], connection.is_answered, connection.waits_since
