@@ -51,13 +51,7 @@ def main() -> None:
     record = open_run(given.run)
     if not record.made:
         raise UserError(f"{given.run} cannot be verified", "it is not finished", "train it to its end first")
-    computed = record.about.get("computed")
-    if computed is None:
-        raise UserError(
-            f"{given.run} cannot be verified",
-            "it was trained by a version whose bits depended on the number of processes and threads",
-            "train it again",
-        )
+    computed = record.about["computed"]
     data = record.dataset(given.data)
     settings = {
         **record.settings,

@@ -254,7 +254,7 @@ result("nothing", "", "cannot be read")
 
 
 SMALL = ("--model.network=paper", "--model.filters=8", "--model.units=8")
-TRAIN = ("--data", "data", "--run-dir", "run", "--device", "cpu", "--epochs", "5", *SMALL)
+TRAIN = ("--data", "data", "--run-dir", "run", "--device", "cpu", "--epochs", "5", "--training.patience=0", *SMALL)
 
 
 def state(
@@ -276,7 +276,7 @@ def state(
         build(folder)
         if not (folder / "manifest.json").exists():
             files = {each: identity_of(folder / each) for each in FILES if (folder / each).is_file()}
-            (folder / "manifest.json").write_text(json.dumps({"format": 2, "files": files}))
+            (folder / "manifest.json").write_text(json.dumps({"format": 2, "version": "0.1.0", "files": files}))
 
     CASES[f"state: {name}"] = Case(make, "train", TRAIN, complaint)
 

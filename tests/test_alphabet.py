@@ -197,7 +197,7 @@ def test_a_cut_that_cannot_be_is_refused(cut, error):
         Encoding(cut=cut)
     with pytest.raises(ValueError, match="cut is none of"):
         Encoding.from_dict({**Encoding().to_dict(), "cut": cut})
-    with pytest.raises(KeyError):  # as in earlier versions
+    with pytest.raises(KeyError):
         Encoding.from_dict({name: each for name, each in Encoding().to_dict().items() if name != "cut"})
 
 
@@ -377,7 +377,7 @@ class TestRareCharacters:
         assert restored == PAIRED
         assert restored.reads_as(PAIRED)
         assert not restored.reads_as(Encoding("paper", 6, None, " ab"))
-        assert "paired" not in Encoding().to_dict()  # as earlier versions wrote it
+        assert "paired" not in Encoding().to_dict()
 
 
 @pytest.mark.parametrize(

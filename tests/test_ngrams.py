@@ -256,12 +256,6 @@ def test_it_computes_in_float32_only():
         plan(ModelOptions(precision="bfloat16"), mx.cpu(), NGramShape.multiplies)
 
 
-def test_a_description_of_earlier_versions_has_no_edges():
-    shape = NGramShape(69, 30, 3, 2, 100, edges=False)
-    described = {name: value for name, value in shape.settings().items() if name != "edges"}
-    assert parameters.shape_of(block.values(make(shape)), 69, 30, described) == shape
-
-
 def test_the_shape_is_known_from_the_parameters_and_the_description():
     shape = SHAPES[0]
     arrays = block.values(make(shape))

@@ -81,5 +81,3 @@ def test_labels_are_smoothed_for_crepe(kind, smoothing):
     assert _objective(parse([]), one_label, shape).smoothing == smoothing
     assert _objective(parse(["--training.label_smoothing=0.2"]), one_label, shape).smoothing == 0.2
     assert _objective(parse(["--training.label_smoothing=0"]), one_label, shape).smoothing == 0.0
-    with_name = parse([f"--model.network={kind}"]).identity()["training"]["label_smoothing"]
-    assert with_name == smoothing  # so that the hash of a run tells what it did

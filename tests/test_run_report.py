@@ -165,16 +165,12 @@ class TestReport:
         with pytest.raises(UserError, match="is not the data of this run"):
             command(report, monkeypatch, copy, "--data", data)
 
-    def test_of_an_older_version_s_run(self, copy, monkeypatch):
+    def test_of_a_run_with_many_classes_which_has_no_scores_by_class(self, copy, monkeypatch):
         for path in copy.glob("checkpoints/*.scores.json"):
             path.unlink()
-        result = json.loads((copy / "result.json").read_text())
-        del result["made"]
-        (copy / "result.json").write_text(json.dumps(result))
         command(report, monkeypatch, copy)
-        text = checked((copy / "report.html").read_text()).text
-        assert "an older version trained this run" in text
-        assert "an older version trained the run" in (copy / "model_card.md").read_text()
+        assert "they are stored for up to 1,000 classes" in checked((copy / "report.html").read_text()).text
+        assert "they are stored for up to 1,000 classes" in (copy / "model_card.md").read_text()
 
     def test_of_a_run_that_is_not_finished(self, copy, monkeypatch):
         (copy / "result.json").unlink()
@@ -259,7 +255,7 @@ class TestReport:
             {**record.history.epochs[0], "epoch": number, "validation_fitted_loss": loss}
             for number, loss in enumerate((1.0, 0.5, 0.9))
         ]
-        history = replace(record.history, epochs=epochs, counts={"resume": 2, "regroup": 0, "skipped": 3})
+        history = replace(record.history, epochs=epochs, counts={"resume": 2, "skipped": 3})
         always_first = Scores(
             np.array([[40, 0, 0]] * 3), 1.0, np.array([[120, 40, 110 * MILLION]] + [[0] * 3] * 14), []
         )
@@ -485,16 +481,13 @@ def test_report_and_card_tell_how_to_get_the_same_bits(copy, monkeypatch):
 
 
 def test_report_and_card_name_the_network(copy, monkeypatch):
-    """Each in its own terms; an older version said nothing of the kind, and trained convolutions only."""
     described = open_run(copy).checkpoint.with_suffix(".json")
     about = json.loads(described.read_text())
-    older = {"filters": 16, "units": 32, "dropout": 0.0, "precision": "auto"}
-    paper = {**older, "kind": "paper"}
+    paper = {"kind": "paper", "filters": 16, "units": 32, "dropout": 0.0, "precision": "auto"}
     ngrams = {"kind": "ngrams", "longest": 6, "buckets": 4096}
     crepe = {**ngrams, "kind": "crepe", "reach": 5, "rows": 1024, "width": 32, "blocks": 2, "dropout": 0.2}
     for network, line, title in (
         (paper, "convolutions, 16 filters and 32 units, ", "character-level convolutions"),
-        (older, "convolutions, 16 filters and 32 units, ", "character-level convolutions"),
         (ngrams, "character n-grams of length 1 to 6, 4096 buckets, ", "hashed character n-grams"),
         (crepe, "2 blocks of convolutions, 32 channels, over n-grams of length 1 to 5, ", "n-grams (Bojanowski et al."),
         (

@@ -101,7 +101,7 @@ def run_dir(tmp_path_factory):
         "encoding": Encoding(feature_len=FEATURE_LEN).to_dict(),
         "composition": {"columns": [], "strip_html": False},
         "classes": ["first", "second", "third"],
-        "network": {"filters": 16, "units": 32, "dropout": 0.0, "precision": "auto"},
+        "network": {"kind": "paper", "filters": 16, "units": 32, "dropout": 0.0, "precision": "auto"},
         "data": {"name": "three <b>kinds</b>"},
     }
     checkpoint.write(folder, block.values(network), about)

@@ -26,7 +26,6 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import RunFolder, choose
 from crepe_dist.runs.state import load_newest
 from crepe_dist.settings.config import Config, parse
-from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.settings.training_options import OptimizerOptions
 from crepe_dist.training import estimate, schedule
 from crepe_dist.training.dry_run import dry_run
@@ -122,19 +121,11 @@ class TestRunFolder:
         assert saved["data"]["batch_size"] == 50
         assert parse(["--config", str(run_dir / "config.yaml")]).identity() == {
             "batch_size": 50,
-            "model": ModelOptions(**saved["model"]).identity(),
+            "typos": 0.0,
+            "model": saved["model"],
             "optimizer": saved["optimizer"],
             "training": saved["training"],
         }
-
-    def test_settings_saved_when_steps_decided_about_saves_select_the_same_run(self, data, finished, tmp_path):
-        run_dir, _ = finished
-        saved = yaml.safe_load((run_dir / "config.yaml").read_text())
-        assert saved["checkpoint"]["every"] is None
-        saved["checkpoint"]["every"] = saved["safety"]["digest_every"] = 200
-        before = tmp_path / "before.yaml"
-        before.write_text(yaml.safe_dump(saved))
-        assert "is finished" in run(command("train", "--config", before), data.parent)
 
     def test_the_last_epoch_is_reported_and_labelled_without_a_validation_part(self, finished):
         run_dir, printed = finished
@@ -254,15 +245,6 @@ class TestResume:
         one, two = (parameters.load(checkpoint.find(str(folder))) for folder in (unbroken, broken))
         for name, array in one.items():
             assert np.array_equal(array, two[name]), name
-
-    def test_an_unfinished_run_of_an_earlier_version_is_resumed_with_its_saved_settings(self, data, tmp_path):
-        (tmp_path / "earlier.yaml").write_text("model: {network: auto}")
-        self.start(data, tmp_path / "run", 3, "--config", tmp_path / "earlier.yaml")
-        assert not (tmp_path / "run" / "result.json").exists()
-        printed = run(command("train", "--config", tmp_path / "run" / "config.yaml"), tmp_path)
-        assert "network   character n-grams up to 6, 4,096 buckets" in printed
-        assert "model.network auto, of earlier versions, stands for ngrams; the default is now crepe" in printed
-        assert "resuming from step" in printed
 
     def test_a_damaged_state_is_refused_in_a_sentence(self, data, tmp_path, complaint):
         self.start(data, tmp_path / "run", 3)

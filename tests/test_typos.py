@@ -137,11 +137,8 @@ def test_any_number_of_ranks_gets_the_same_errors(data, size):
     assert rest.items() <= alone.items()
 
 
-def test_errors_decide_the_result_and_their_absence_changes_no_hash():
-    without, some, more = (parse([f"--data.typos={rate}"]).identity() for rate in (0.0, 0.05, 0.1))
-    assert without == parse([]).identity()
-    assert "typos" not in without
-    assert len({digest(each) for each in (without, some, more)}) == 3
+def test_errors_decide_the_result():
+    assert len({digest(parse([f"--data.typos={rate}"]).identity()) for rate in (0.0, 0.05, 0.1)}) == 3
 
 
 def test_training_has_errors_and_scoring_has_none(data, tmp_path):

@@ -103,7 +103,6 @@ def training(record: RunRecord) -> str:
     sentences = [f"{first}."]
     for event, one, many in (
         ("resume", "It resumed once from a saved state", "It resumed {} times from a saved state"),
-        ("regroup", "The number of processes changed once", "The number of processes changed {} times"),
         ("skipped", "One step was skipped", "{} steps were skipped"),
     ):
         count = history.counts[event]
@@ -135,7 +134,7 @@ def split_sizes(record: RunRecord) -> list[tuple[str, int]]:
 
 def reproducible(record: RunRecord) -> bool:
     """Return whether a training with the same settings gives the same bits, on any number of processes."""
-    computed = record.about.get("computed", {})
+    computed = record.about["computed"]
     return str(computed.get("model.kernels")) in library.BUILDS
 
 
@@ -143,7 +142,7 @@ def command(record: RunRecord) -> str:
     """Return the command that repeats the training: in one process, where their number does not matter."""
     processes = 1 if reproducible(record) else record.made.get("processes", 1)
     launcher = f"horovodrun -np {processes} " if processes != 1 else ""
-    given = {name: value for name, value in record.about.get("computed", {}).items() if name.startswith("model.")}
+    given = {name: value for name, value in record.about["computed"].items() if name.startswith("model.")}
     flags = "".join(f" --{name} {shlex.quote(str(value))}" for name, value in given.items())
     config = shlex.quote(f"{record.path}/config.yaml")
     return f"{launcher}python -m crepe_dist.train --config {config}{flags} --fresh"

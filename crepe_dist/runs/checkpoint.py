@@ -345,7 +345,7 @@ def thresholds(about: dict[str, Any]) -> Floats | None:
 
 
 def scores(path: Path, classes: int) -> dict[str, AnyScores]:
-    """Read the scores of each split beside a checkpoint; empty for checkpoints of old versions.
+    """Read the scores of each split beside a checkpoint; empty if there are none, as with many classes.
 
     Raises:
         UserError: the file cannot be read.

@@ -52,7 +52,7 @@ class History:
         epochs: the records of the scored epochs.
         resumes: the first ``MOST_EVENTS`` steps after which the run was resumed.
         skipped: the first ``MOST_EVENTS`` skipped steps.
-        counts: number of events "resume" and "skipped", and of "regroup", which versions before 0.1 wrote.
+        counts: number of events "resume" and "skipped".
     """
 
     points: list[Point] = field(default_factory=list)
@@ -60,7 +60,7 @@ class History:
     epochs: list[Record] = field(default_factory=list)
     resumes: list[int] = field(default_factory=list)
     skipped: list[int] = field(default_factory=list)
-    counts: dict[str, int] = field(default_factory=lambda: {"resume": 0, "regroup": 0, "skipped": 0})
+    counts: dict[str, int] = field(default_factory=lambda: {"resume": 0, "skipped": 0})
 
     @property
     def seconds(self) -> float:

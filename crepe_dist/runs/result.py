@@ -24,8 +24,7 @@ class Result:
         run_dir: the run's folder.
         checkpoint: the reported .params file.
         epoch: the reported epoch, from 0.
-        chosen_by: "validation split" (``best_epoch`` has the rule; earlier versions: "validation accuracy"), or
-            "last epoch" if the data have no validation split.
+        chosen_by: "validation split" (see ``best_epoch``), or "last epoch" if the data have none.
         test_accuracy: test accuracy of the reported epoch, a fraction; the micro F1 of several labels.
         test_loss: test loss of the reported epoch, in nats per document.
     """

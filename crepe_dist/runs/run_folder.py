@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from glob import escape
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,12 +30,10 @@ from crepe_dist.files import (
 from crepe_dist.runs.checkpoint import CONFIG, FOLDER, RESULT, RUNS
 from crepe_dist.settings.allowed_values import MANY
 from crepe_dist.settings.config import Config, digest
-from crepe_dist.settings.model_options import IN_IDENTITY
 from crepe_dist.settings.schema import is_title
 from crepe_dist.settings.yaml_file import read
 
 IDENTITY = "run.json"
-NETWORKS = {named: network for network, named in IN_IDENTITY.items()}
 LOCK_SECONDS = 100.0  # for an earlier group's processes to end; NFS keeps a dead client's locks for 90 s
 SOON = 3.0  # seconds that an earlier group's processes usually take to end
 SUPERVISION = "supervision"  # file with the id of the supervisor that started the run
@@ -185,7 +182,7 @@ def choose(config: Config, data_name: str, data_fingerprint: str) -> RunFolder:
     identity = {**config.identity(), "data": data_fingerprint}
     # Runs with overfit_batches are tests, so no command may find them as the newest run.
     folder = RUNS / "overfit" if config.training.overfit_batches else RUNS
-    base = Path(config.run_dir) if config.run_dir else _named_by_hash(folder, data_name, identity)
+    base = Path(config.run_dir) if config.run_dir else folder / f"{data_name}-{digest(identity)[:10]}"
     taken = [base] if base.exists() else []
     while taken and (following := _numbered(base, len(taken) + 1)).exists():
         taken.append(following)
@@ -211,17 +208,6 @@ def choose(config: Config, data_name: str, data_fingerprint: str) -> RunFolder:
     if not _has_text(path / CONFIG, settings):
         write_text(path / CONFIG, settings)  # the report of a finished run is made again, as it is older now
     return chosen
-
-
-def _named_by_hash(folder: Path, data_name: str, identity: dict[str, Any]) -> Path:
-    """Return the folder whose name is the hash of the settings.
-
-    Equal settings may have two hashes: a default is 3 in Python, and 3.0 once it was saved and read. The folder that
-    exists is taken.
-    """
-    named = folder / f"{data_name}-{digest(identity)[:10]}"
-    others = () if named.exists() else sorted(folder.glob(f"{escape(data_name)}-{'[0-9a-f]' * 10}"))
-    return next((path for path in others if _identity(path) == identity), named)
 
 
 def _has_text(path: Path, text: str) -> bool:
@@ -312,7 +298,5 @@ def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") 
         if isinstance(old, dict) and isinstance(new, dict):
             found += _differences(old, new, f"{prefix}{key}.")
         elif old != new:
-            if key == "network":
-                old, new = (NETWORKS.get(str(each), each) for each in (old, new))
             found.append(f"{prefix}{key} {old} → {new}" if key != "data" else "the data")
     return found

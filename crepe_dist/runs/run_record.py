@@ -20,7 +20,7 @@ from crepe_dist.runs.history import History
 from crepe_dist.runs.label_scores import LabelScores
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.scores import Scores
-from crepe_dist.settings.allowed_values import MANY, PAPER_DROPOUT
+from crepe_dist.settings.allowed_values import MANY
 from crepe_dist.settings.config import Config, flat
 from crepe_dist.settings.training_options import default_epochs, default_patience
 from crepe_dist.settings.yaml_file import read
@@ -40,7 +40,7 @@ class RunRecord:
         result: content of ``result.json``; ``None`` if the run is not finished.
         checkpoint: the reported .params file.
         about: the description beside the checkpoint.
-        scores: scores of the reported epoch by split; empty if an older version trained it, or for several labels.
+        scores: scores of the reported epoch by split; empty for several labels or many classes.
         label_scores: the same for several labels; empty for one class per document.
         history: losses, epochs and events of the run.
     """
@@ -79,9 +79,8 @@ class RunRecord:
 
     @property
     def made(self) -> dict[str, Any]:
-        """Provenance of the run (``runs.result``); empty if an older version trained it."""
-        made: dict[str, Any] = (self.result or {}).get("made", {})
-        return made
+        """Provenance of the run (``runs.result``); empty if it is not finished."""
+        return dict(self.result["made"]) if self.result else {}
 
     @property
     def fingerprint(self) -> str:
@@ -90,8 +89,7 @@ class RunRecord:
 
     def is_tested_like(self, other: RunRecord) -> bool:
         """Return whether both runs are known to have been scored on the same test documents."""
-        mine, theirs = self.about["data"].get("test"), other.about["data"].get("test")
-        return self.fingerprint == other.fingerprint or (mine is not None and mine == theirs)
+        return bool(self.about["data"]["test"] == other.about["data"]["test"])
 
     @property
     def data_folder(self) -> Path:
@@ -131,18 +129,6 @@ class RunRecord:
         return found
 
 
-def _of_today(settings: Settings) -> Settings:
-    """Translate the settings of versions that had one convolutional network, the paper's, and called it crepe."""
-    if "model.network" not in settings or "model.reach" in settings:
-        return settings
-    network, dropout = settings["model.network"], settings.get("model.dropout")
-    return {
-        **settings,
-        "model.network": "paper" if network == "crepe" else network,
-        "model.dropout": None if dropout == PAPER_DROPOUT else dropout,
-    }
-
-
 def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
     """Read the run in a folder.
 
@@ -164,13 +150,13 @@ def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
     try:
         _check(about)
         result = RunFolder(run_dir).result
-        if result and "made" in result:
+        if result:
             _check_made(result["made"])
         config, found = run_dir / CONFIG, checkpoint.scores(path, len(about["classes"]))
         return RunRecord(
             path=run_dir,
             given_name=RunFolder(run_dir).name,
-            settings=_of_today(flat(read(config))) if config.is_file() else {},
+            settings=flat(read(config)) if config.is_file() else {},
             result=result,
             checkpoint=path,
             about=about,
@@ -193,17 +179,16 @@ def _check(about: dict[str, Any]) -> None:
     for name in needed | {name for name in metrics if name.startswith(("validation_", "test_"))}:
         finite(metrics[name], name=name)
     integer(about["epoch"], 0, MANY, "epoch")
-    if not isinstance(about["data"]["fingerprint"], str):
-        raise ValueError("the data is malformed")
-    if not isinstance(about["data"]["name"], str) or not isinstance(about["network"], dict):
-        raise ValueError("the data or the network has no description")
+    words = [*(about["data"][name] for name in ("fingerprint", "name", "test")), *about["computed"].values()]
+    if not all(isinstance(word, str) for word in words):
+        raise ValueError("the data or the settings computed from it are malformed")
     shape_class(about["network"])
 
 
 def _check_made(made: Any) -> None:
     words = [made["device"], made["computes"], made["data"], *made["environment"].keys()]
     counts = [made["processes"], made["parameters"], *(count for split in made["rows"].values() for count in split)]
-    counts += made.get("documents", {}).values()
+    counts += made["documents"].values()
     if not all(isinstance(each, str) for each in words):
         raise ValueError(f"the provenance in {RESULT} is malformed")
     for count in counts:

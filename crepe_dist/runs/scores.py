@@ -185,7 +185,7 @@ class Scores:
             raise ValueError("the scores cover no document, or hold too many mistakes")
         if max(numbers, default=0) >= classes or max((each.row for each in mistakes), default=0) >= documents:
             raise ValueError("a mistake names a class or a document that does not exist")
-        before = saved.get("uncalibrated")  # absent in files of older versions, as is the calibration
+        before = saved["uncalibrated"]
         return cls(
             confusion,
             finite(saved["loss"], name="loss"),

@@ -50,7 +50,7 @@ class Progress:
         epochs: records of the finished epochs.
         finished: true once the run is complete.
         precision: precision of the last steps; empty before the first save.
-        kernels: what computed them, see ``Plan.build``; empty in states of earlier versions.
+        kernels: what computed them, see ``Plan.build``; empty before the first save.
         loss_scale: value of ``LossScale.state``.
         quanta: value of ``WholeSums.state``; empty if gradients are floating-point numbers.
     """
@@ -112,9 +112,6 @@ class Progress:
         Raises:
             ValueError, KeyError, TypeError, AttributeError: malformed, or written by another version.
         """
-        if not isinstance(saved, dict):
-            raise ValueError("the position was not written by this version")
-        saved = {"uncounted": 0, "kernels": "", "quanta": [], **saved}  # states of version 0.1.0 lack them
         if saved.keys() != {each.name for each in fields(cls)}:
             raise ValueError("the position was not written by this version")
         epochs, scale, quanta = (_list(saved[name]) for name in ("epochs", "loss_scale", "quanta"))
@@ -193,7 +190,7 @@ class Found:
         path: folder of the state.
         snapshot: content of the state.
         damaged: newer states that cannot be used, each with the reason.
-        version: version of the package that saved it; empty before 0.2.
+        version: version of the package that saved it.
     """
 
     path: Path
@@ -312,4 +309,4 @@ def _load(path: Path, epochs: int) -> tuple[Snapshot, str]:
     if progress.epoch >= epochs:
         raise ValueError(f"the position is in epoch {nth(progress.epoch)}, beyond the last of {epochs} epochs")
     snapshot = Snapshot(progress, load_file(str(path / FILES[0])), load_file(str(path / FILES[1])))
-    return snapshot, str(manifest.get("version", ""))[:40]
+    return snapshot, str(manifest["version"])[:40]

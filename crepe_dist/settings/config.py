@@ -16,7 +16,6 @@ from pydantic.dataclasses import dataclass
 from crepe_dist import invocation
 from crepe_dist.errors import UserError
 from crepe_dist.settings import arguments
-from crepe_dist.settings.allowed_values import CREPE_SMOOTHING
 from crepe_dist.settings.data_options import DataOptions
 from crepe_dist.settings.limits import near, shortened
 from crepe_dist.settings.model_options import ModelOptions
@@ -100,19 +99,12 @@ class Config(Settings):
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide the result; a run is resumed only if they are equal."""
-        training = asdict(self.training)
-        # What earlier versions had by default, so that their runs keep their hash.
-        training["epochs"] = training["epochs"] or 5
-        training["patience"] = training["patience"] or 0
-        if training["label_smoothing"] is None:
-            training["label_smoothing"] = CREPE_SMOOTHING if self.model.network == "crepe" else 0.0
         return {
             "batch_size": self.data.batch_size,
-            # Left out if zero: runs made before this setting existed keep their hash.
-            **({"typos": self.data.typos} if self.data.typos else {}),
-            "model": self.model.identity(),
+            "typos": self.data.typos,
+            "model": asdict(self.model),
             "optimizer": asdict(self.optimizer),
-            "training": training,
+            "training": asdict(self.training),
         }
 
 

@@ -1,22 +1,13 @@
 """Settings of the network and its initialisation."""
 
-from dataclasses import asdict
-from typing import Annotated, Any, Literal, Optional, Union
+from typing import Annotated, Literal, Optional
 
 from pydantic.dataclasses import dataclass
 
-from crepe_dist.settings.allowed_values import (
-    LARGEST_STRIDE,
-    LONGEST_NGRAM,
-    MOST_BLOCKS,
-    PAPER_DROPOUT,
-    Kind,
-    Precision,
-)
+from crepe_dist.settings.allowed_values import LARGEST_STRIDE, LONGEST_NGRAM, MOST_BLOCKS, Kind, Precision
 from crepe_dist.settings.limits import real, whole
-from crepe_dist.settings.schema import EARLIER, Settings
+from crepe_dist.settings.schema import Settings
 
-Network = Union[Kind, Annotated[Literal["auto"], EARLIER]]
 Initialisation = Literal["xavier", "he", "paper"]
 Kernels = Literal["auto", "own", "mxnet", "generic", "avx2", "avx512", "avx512_bf16", "amx"]
 Size = Literal["auto", "tiny", "small", "large"]
@@ -25,8 +16,6 @@ SIZES: dict[str, tuple[int, int]] = {"tiny": (128, 512), "small": (256, 1024), "
 TINY_BELOW_ROWS = 100_000
 MOST_BUCKETS = 1 << 24
 WIDEST = 1 << 16
-OF_CREPE = ("reach", "embeddings", "head_start", "width", "blocks", "stride")
-IN_IDENTITY = {"crepe": "joined", "paper": "crepe"}  # the paper's keeps the name that it had when it was the only one
 
 
 @dataclass
@@ -42,8 +31,6 @@ class ModelOptions(Settings, group="model"):
             for it to count as informative. Informative n-grams are averaged apart from the others. 0 or a very large
             number: one average of all.
         buckets: (crepe, ngrams) rows of the table; null: a power of two up to 1,048,576, smaller with more classes.
-        edges: (ngrams) let n-grams contain the start and the end of the text, and give n-grams of short texts less
-            weight. false: the network of earlier versions, whose unfinished runs resume with it. crepe always does so.
         reach: (crepe) characters of the longest n-grams that the convolutions see at a position; null: 5, or 7 for
             texts of more than 1,024 characters.
         embeddings: (crepe) rows of the table of these n-grams; null: 131,072, or 524,288 for these texts.
@@ -69,11 +56,10 @@ class ModelOptions(Settings, group="model"):
         hybridize: run MXNet's operators as one compiled graph; turn off for debugging.
     """
 
-    network: Network = "crepe"
+    network: Kind = "crepe"
     longest: Annotated[int, whole(1, LONGEST_NGRAM)] = 6
     deviations: Annotated[float, real(0, 10**9)] = 4.25
     buckets: Optional[Annotated[int, whole(1, MOST_BUCKETS)]] = None
-    edges: bool = True
     reach: Optional[Annotated[int, whole(1, LONGEST_NGRAM)]] = None
     embeddings: Optional[Annotated[int, whole(1, MOST_BUCKETS)]] = None
     head_start: Annotated[float, real(0, 10)] = 0.5
@@ -88,34 +74,6 @@ class ModelOptions(Settings, group="model"):
     precision: Precision = "auto"
     kernels: Kernels = "auto"
     hybridize: bool = True
-
-    def identity(self) -> dict[str, Any]:
-        """Return the settings that decide the result.
-
-        Runs of earlier versions keep their hash and can be resumed: the settings of crepe, and edges that are not
-        learned, are left out for others, and so is the default head start, which resumed runs do not need.
-        """
-        values = {**asdict(self), "network": IN_IDENTITY.get(self.network, self.network)}
-        if self.head_start == type(self).head_start:
-            del values["head_start"]
-        if self.network == "crepe":
-            return values
-        kept = {name: value for name, value in values.items() if name not in (*OF_CREPE, "edges")}
-        if self.network == "ngrams" and self.edges:
-            kept["edges"] = True
-        return {**kept, "dropout": PAPER_DROPOUT if self.dropout is None else self.dropout}
-
-    @property
-    def learns_edges(self) -> bool:
-        """Tell whether n-grams may contain the start and the end of a text; not in a network of earlier versions."""
-        return self.edges and self.network != "auto"
-
-    @property
-    def kind(self) -> Kind:
-        """The kind of network. ``auto``, the default of earlier versions, meant the paper's if its size was given."""
-        if self.network != "auto":
-            return self.network
-        return "ngrams" if self.requested_widths == (None, None) else "paper"
 
     @property
     def requested_widths(self) -> tuple[Optional[int], Optional[int]]:

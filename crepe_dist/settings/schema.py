@@ -40,7 +40,6 @@ Title = Annotated[str, AfterValidator(_title)]
 TEXTS = MappingProxyType(
     {Name: "a name in UTF-8", Title: f"1 to {LONGEST_TITLE} printable characters, with no space at either end"}
 )
-EARLIER = "of earlier versions"  # marks a type of values that saved settings may have, and nobody gives today
 NOUNS = MappingProxyType({bool: "true or false", int: "a whole number", float: "a number"})
 
 
@@ -83,9 +82,8 @@ def typed(settings: type[Settings]) -> dict[str, Any]:
 
 
 def alternatives(hint: Any) -> tuple[Any, ...]:
-    """Return the types that a setting accepts, without those of earlier versions."""
-    kinds = get_args(hint) if get_origin(hint) is Union else (hint,)
-    return tuple(kind for kind in kinds if EARLIER not in get_args(kind))
+    """Return the types that a setting accepts."""
+    return get_args(hint) if get_origin(hint) is Union else (hint,)
 
 
 def choices(hint: Any) -> tuple[str, ...]:

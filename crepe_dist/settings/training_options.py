@@ -43,7 +43,7 @@ class OptimizerOptions(Settings, group="optimizer"):
     weight_decay: Annotated[float, real(0, 1)] = 0.00001
     clip_norm: Optional[Annotated[float, real(0, MANY, open_below=True)]] = None
     schedule: Literal["constant", "halving", "step", "cosine"] = "cosine"
-    halve_every: Annotated[float, real(0, MANY, open_below=True)] = 3
+    halve_every: Annotated[float, real(0, MANY, open_below=True)] = 3.0
     step_epochs: list[Annotated[float, real(0, MANY, open_below=True)]] = field(default_factory=list)
     step_factor: Annotated[float, real(0, 1, open_below=True, open_above=True)] = 0.1
     scale_with_batch: bool = False

@@ -39,10 +39,6 @@ def banner(
         f"choice    {_choice(config, data)}",
         f"computes  in {engine.plan}",
     ]
-    if config.model.network == "auto":
-        lines.insert(
-            2, f"note      model.network auto, of earlier versions, stands for {shape.kind}; the default is now crepe"
-        )
     if start is not None:
         lines.insert(2, f"start     {start.summary}")
     if config.training.overfit_batches:

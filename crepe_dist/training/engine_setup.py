@@ -83,7 +83,7 @@ def build_network(config: Config, dataset: Dataset, device: Any, start: Start | 
 
 def _shape(options: ModelOptions, dataset: Dataset) -> Shape:
     rows, classes, encoding = len(dataset.splits["train"]), len(dataset.classes), dataset.encoding
-    chosen = parameters.shape_class({"kind": options.kind})
+    chosen = parameters.shape_class({"kind": options.network})
     return chosen.for_data(options, encoding.codes, encoding.feature_len, classes, rows)
 
 

@@ -137,7 +137,7 @@ def _check_settings(path: Path, options: ModelOptions, shape: Shape) -> None:
     """Check that no setting contradicts the given network."""
     requested = options.network if options.requested_widths == (None, None) else PaperShape.kind
     # A default that was given explicitly cannot be distinguished from one left out.
-    if requested not in ("auto", ModelOptions.network, shape.kind):
+    if requested not in (ModelOptions.network, shape.kind):
         raise UserError(
             f"the settings ask for model.network {requested}, but {path} is a network of kind {shape.kind}",
             "training continues with the network of the given parameters",

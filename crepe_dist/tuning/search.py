@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from optuna import Trial as OptunaTrial
 
 JOURNAL, BEST, TABLE, MANIFEST = "trials.jsonl", "best.yaml", "trials.csv", "tune.json"
-FORMAT = 2  # in format 1, the first trial had the defaults
+FORMAT = 2
 INTERRUPTED = ("out of time", "killed")
 STARTUP = 8  # random trials before Optuna models the outcomes
 Show = Callable[[int, dict[str, Any], str], None]

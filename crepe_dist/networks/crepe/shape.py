@@ -93,7 +93,7 @@ class CrepeShape(Shape):
         if options.requested_widths != (None, None):
             raise UserError(
                 "model.network crepe has no model.size, model.filters and model.units",
-                "they belong to the paper's network, which earlier versions called crepe",
+                "they belong to the paper's network",
                 "omit them, or use model.network paper",
             )
         table = NGramShape.for_data(options, characters, feature_len, classes, rows)

@@ -78,7 +78,7 @@ class NGramShape(Shape):
     @classmethod
     def for_data(cls, options: ModelOptions, characters: int, feature_len: int, classes: int, rows: int) -> NGramShape:
         buckets = options.buckets or buckets_for(classes)
-        return cls(characters, feature_len, classes, options.longest, buckets, options.learns_edges)
+        return cls(characters, feature_len, classes, options.longest, buckets)
 
     @classmethod
     def of_parameters(
