@@ -205,7 +205,7 @@ def _take_amazon(given: Any) -> None:
         raise UserError(f"{given.out} exists", remedy="choose another --out, or replace it with --overwrite")
     with _bar() as show:
         for step in amazon.fetch(given.url, given.downloads):
-            show(Progress(step.file, step.received, step.total or 0))
+            show(step)
     given.source = [str(given.downloads / name) for name in amazon.FILES]
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from crepe_dist.data.dataset import open_dataset, verify
-from crepe_dist.preparing.amazon import CATEGORIES, FILES
+from crepe_dist.errors import UserError
+from crepe_dist.preparing import amazon
+from crepe_dist.preparing.amazon import CATEGORIES, FILES, RECORDS, fetch
 from tests.conftest import command, run
-from tests.test_download import Answer, Server, serve
-
-server = pytest.fixture(serve, name="server")
+from tests.test_remote import website  # noqa: F401 (a fixture)
 
 
 def reviews(category: str, rows: int) -> bytes:
@@ -23,29 +24,83 @@ def reviews(category: str, rows: int) -> bytes:
     return gzip.compress("\n".join(lines).encode())
 
 
-def test_prepare_amazon7(tmp_path, server: Server):
-    for number, (category, file) in enumerate(zip(CATEGORIES, FILES)):
-        content = reviews(category, 60 + number)
-        dropped = [Answer(content, cut=100)] if number == 3 else []
-        server.answers(*dropped, Answer(content), name=file)
-    flags = ("amazon7", "--url", server.url, "--downloads", "files", "--max-per-class", 50)
+@pytest.fixture
+def site(website, tmp_path):  # noqa: F811
+    """The address of a server that has the seven files, in the folder ``site``."""
+    for number, (category, name) in enumerate(zip(CATEGORIES, FILES)):
+        (tmp_path / "site" / name).write_bytes(reviews(category, 60 + number))
+    return website
+
+
+def test_prepare_amazon7(site, tmp_path):
+    flags = ("amazon7", "--url", site, "--downloads", "files", "--max-per-class", 50)
     run(command("prepare", *flags), tmp_path)
-    assert next(requested for requested in server.ranges() if requested) == "bytes=100-"
     dataset = open_dataset(tmp_path / "data" / "amazon7")
     verify(dataset)
     assert dataset.classes == sorted(CATEGORIES)
-    assert {name: len(part) for name, part in dataset.splits.items()} == {"train": 256, "test": 94}
-    labels = np.concatenate([part.labels for part in dataset.splits.values()])
+    assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 256, "test": 94}
+    labels = np.concatenate([split.labels for split in dataset.splits.values()])
     assert np.bincount(labels).tolist() == [50] * 7
     text = dataset.splits["test"].text(0)
     assert text is not None
     assert " | I have" in text
     assert dataset.manifest["split"]["align"] == 128
     assert dataset.encoding.feature_len == 1014
-    requested = len(server.requested)
-    run(command("prepare", *flags, "--overwrite"), tmp_path)
-    assert len(server.requested) == requested  # the files are there, and are what was recorded
+    for path in (tmp_path / "site").iterdir():
+        path.unlink()
+    run(command("prepare", *flags, "--overwrite"), tmp_path)  # the files are there, and are as recorded
     (tmp_path / "files" / FILES[0]).write_bytes(b"altered")
     printed = run(command("prepare", *flags, "--overwrite"), tmp_path, code=1)
-    assert "was altered since it was downloaded" in printed
+    assert "is not the file that was recorded" in printed
     assert open_dataset(tmp_path / "data" / "amazon7").fingerprint == dataset.fingerprint
+
+
+@pytest.fixture
+def one(site, tmp_path, monkeypatch):
+    """The address of a server, for downloads of one file."""
+    monkeypatch.setattr(amazon, "FILES", FILES[:1])
+    return site
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_that_someone_put_there_is_recorded_and_checked_from_then_on(one, tmp_path):
+    path = tmp_path / FILES[0]
+    path.write_bytes(b"mine")
+    steps = list(fetch(one, tmp_path))
+    assert (steps[-1].done, steps[-1].total) == (4, 4)
+    assert json.loads((tmp_path / RECORDS).read_text())[FILES[0]]["bytes"] == 4
+    path.unlink()
+    with pytest.raises(UserError, match="is not the file that was recorded"):
+        list(fetch(one, tmp_path))
+
+
+def test_a_page_in_place_of_the_file_is_refused_and_removed(one, tmp_path):
+    (tmp_path / "site" / FILES[0]).write_bytes(b"<html>\x1b[2J")
+    with pytest.raises(UserError, match="did not send a gzip file") as caught:
+        list(fetch(one, tmp_path / "files"))
+    assert r"\x1b" in caught.value.why
+    assert names(tmp_path / "files") == []
+
+
+def test_an_interrupted_download_leaves_nothing(one, tmp_path):
+    steps = fetch(one, tmp_path / "files")
+    next(steps)
+    steps.close()
+    assert names(tmp_path / "files") == []
+
+
+@pytest.mark.parametrize(("url", "why"), [("host/files", "not an address"), ("http://127.0.0.1:1", "refused")])
+def test_addresses_that_lead_nowhere(one, tmp_path, monkeypatch, url, why):
+    monkeypatch.setattr("crepe_dist.preparing.web.RETRIES", 0)
+    with pytest.raises(UserError, match=why):
+        list(fetch(url, tmp_path))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}', '{"a": {"bytes": 1}}'])
+def test_records_that_cannot_be_read_are_an_error(one, tmp_path, text):
+    (tmp_path / RECORDS).write_text(text)
+    with pytest.raises(UserError, match=r"downloads\.json cannot be read"):
+        list(fetch(one, tmp_path))

@@ -177,7 +177,9 @@ class Liar(BaseHTTPRequestHandler):
         }
         if kind == "mute":
             time.sleep(2)
-        self.send_response(302 if kind in redirects else 404 if kind == "none" else 200)
+        busy = kind == "busy" and not self.server.asked  # type: ignore[attr-defined]
+        self.server.asked = True  # type: ignore[attr-defined]
+        self.send_response(302 if kind in redirects else 404 if kind == "none" else 503 if busy else 200)
         if kind in redirects:
             self.send_header("Location", redirects[kind])
         if kind in sizes:
@@ -196,6 +198,7 @@ class Liar(BaseHTTPRequestHandler):
 def liar():
     with ThreadingHTTPServer(("127.0.0.1", 0), Liar) as server:
         server.daemon_threads = True
+        server.asked = False  # type: ignore[attr-defined]
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
@@ -204,7 +207,7 @@ def liar():
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("good", None), ("host", None), ("packed", None), ("none", "the server answered 404"),
+        ("busy", None), ("good", None), ("host", None), ("packed", None), ("none", "the server answered 404"),
         ("small", "rows are unusable"),  # by HTTP, the rest is no part of the file
         ("large", "cannot be read"), ("huge", "does not fit on the disk"), ("endless", "does not end"),
         ("file", "redirects to an address of file"), ("ftp", "redirects to an address of ftp"),

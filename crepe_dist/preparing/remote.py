@@ -45,10 +45,13 @@ def folder_beside(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def copy_in_steps(url: str, folder: Path) -> Generator[Progress, None, Path]:
+def copy_in_steps(url: str, folder: Path, doing: str = "copying") -> Generator[Progress, None, Path]:
     """Copy a file, or a folder with all that is in it, below ``folder``.
 
     fsspec finds the credentials, as its documentation says: in the environment, and in its and the service's own files.
+
+    Args:
+        doing: description of the progress.
 
     Yields:
         The progress, in bytes.
@@ -60,7 +63,7 @@ def copy_in_steps(url: str, folder: Path) -> Generator[Progress, None, Path]:
         UserError: The library for this kind of URL is not installed, or the source cannot be read.
     """
     if is_web(url):
-        return (yield from _from_web(url, folder))
+        return (yield from _from_web(url, folder, doing))
     shown = without_secrets(url)
     try:
         import fsspec
@@ -83,11 +86,11 @@ def copy_in_steps(url: str, folder: Path) -> Generator[Progress, None, Path]:
         before = done
         for received in _copy(_chunks(url, system, name), target / names[name], size, shown):
             done = before + received
-            yield Progress("copying", done, total)
+            yield Progress(doing, done, total)
     return target
 
 
-def _from_web(url: str, folder: Path) -> Generator[Progress, None, Path]:
+def _from_web(url: str, folder: Path, doing: str) -> Generator[Progress, None, Path]:
     shown = without_secrets(url)
     # The name of a web page may come with a query. Pages that link to others are no folders.
     target = _target(url, folder, [PurePosixPath(urlsplit(url).path)])
@@ -97,7 +100,7 @@ def _from_web(url: str, folder: Path) -> Generator[Progress, None, Path]:
         with response:
             _check_room(shown, size or 0, folder)
             for received in _copy(_reading(url, pieces(response)), target, size, shown):
-                yield Progress("copying", received, size or 0)
+                yield Progress(doing, received, size or 0)
     return target
 
 

@@ -8,21 +8,28 @@ from urllib.parse import urlsplit
 
 import requests
 import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.file_download import MAX_REDIRECTS, NUMBER, PIECE, PORTS
 
+SCHEMES = ("http", "https")
+MAX_REDIRECTS = 5
+RETRIES = Retry(total=4, backoff_factor=1, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
+PIECE = 1 << 16  # bytes
 TIMEOUT = 60  # seconds without a response or a byte
 SLOWEST = 1000  # bytes per second, over TIMEOUT
 
 
 def is_web(url: str) -> bool:
     """Tell whether a URL is one of http or https."""
-    return urlsplit(url).scheme in PORTS
+    return urlsplit(url).scheme in SCHEMES
 
 
 def open_url(session: requests.Session, url: str, shown: str) -> tuple[requests.Response, int | None]:
     """Request a file, and follow redirects to other hosts, as to a mirror, but not to other schemes or without TLS.
+
+    A server that cannot be reached or is busy is asked again, after pauses.
 
     Args:
         shown: URL for messages, without secrets.
@@ -34,17 +41,19 @@ def open_url(session: requests.Session, url: str, shown: str) -> tuple[requests.
         UserError: a redirect is refused, or the server answers with an error.
         requests.RequestException: the server cannot be reached.
     """
-    place = url
+    for scheme in SCHEMES:
+        session.mount(f"{scheme}://", HTTPAdapter(max_retries=RETRIES))
+    address = url
     for _ in range(MAX_REDIRECTS + 1):
         headers = {"Accept-Encoding": "identity"}  # otherwise Content-Length would be the size of compressed data
-        response = session.get(place, headers=headers, stream=True, allow_redirects=False, timeout=TIMEOUT)
+        response = session.get(address, headers=headers, stream=True, allow_redirects=False, timeout=TIMEOUT)
         if not response.is_redirect:
             break
         response.close()
-        before, place = place, (response.next and response.next.url) or ""
-        if urlsplit(place).scheme not in (("https",) if urlsplit(before).scheme == "https" else PORTS):
+        before, address = address, (response.next and response.next.url) or ""
+        if urlsplit(address).scheme not in (("https",) if urlsplit(before).scheme == "https" else SCHEMES):
             raise UserError(
-                f"{shown} redirects to an address of {urlsplit(place).scheme or 'no scheme'}",
+                f"{shown} redirects to an address of {urlsplit(address).scheme or 'no scheme'}",
                 "only https is followed, and http from http",
                 "if you trust it, download the file yourself and name the copy",
             )
@@ -55,7 +64,7 @@ def open_url(session: requests.Session, url: str, shown: str) -> tuple[requests.
         remedy = "check the spelling of the URL, and your credentials"
         raise UserError(f"{shown} cannot be read", f"the server answered {response.status_code}", remedy)
     length = response.headers.get("Content-Length", "")
-    return response, int(length) if NUMBER.fullmatch(length) else None
+    return response, int(length) if length.isascii() and length.isdecimal() and len(length) < 19 else None
 
 
 def pieces(response: requests.Response) -> Iterator[bytes]:
