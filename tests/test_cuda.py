@@ -62,46 +62,6 @@ def test_what_the_flavour_has_code_for(capability, runs):
         assert error.remedy == LATER
 
 
-def test_a_gpu_or_driver_that_the_wheel_cannot_use(driver, site):
-    """MXNet is made to see what the driver shows; what it would do with it is never tried."""
-    code = """
-import os
-from crepe_dist.distributed.launch import Launch, import_mxnet
-import_mxnet(Launch())
-import mxnet as mx
-from crepe_dist.distributed import cuda, device
-mx.context.num_gpus = cuda.count
-for capability, version, gpus in (
-    ("8.9", "12040", "1"), ("7.5", "11000", "1"), ("9.0", "12040", "1"), ("12.0", "13000", "1"),
-    ("8.0", "10020", "1"), ("9.0", "12040", "0"),
-):
-    os.environ.update(DRIVER_CAPABILITY=capability, DRIVER_VERSION=version, DRIVER_GPUS=gpus)
-    try:
-        print(device.pick("auto"))
-    except device.UserError as error:
-        print(error.what)
-def broken():
-    raise mx.MXNetError("somewhere\\nCUDA: initialization error")
-mx.context.num_gpus = broken
-os.environ.update(DRIVER_VERSION="12040")
-print(device.pick("cpu"))
-try:
-    device.pick("auto")
-except device.UserError as error:
-    print(error.what, error.why, sep=" | ")
-"""
-    assert run(code, cuda_driver.environment(driver, site)) == [
-        "gpu(0)",
-        "gpu(0)",
-        "MXNet cannot compute on GPU 0 (GPU of a test): it has no code for compute capability 9.0",
-        "MXNet cannot compute on GPU 0 (GPU of a test): it has no code for compute capability 12.0",
-        "the NVIDIA driver is too old: it is for CUDA 10.2",
-        "cpu(0)",
-        "cpu(0)",
-        "the GPUs cannot be counted | CUDA: initialization error",
-    ]
-
-
 PICK = """
 from crepe_dist.distributed.launch import Launch, import_mxnet
 import_mxnet(Launch())
@@ -132,24 +92,6 @@ def test_the_list_of_gpus_is_that_of_one_wheel(driver, tmp_path, wheel, picked):
         (tmp_path / "site" / cuda.LIBMXNET).unlink()
         (tmp_path / "site" / cuda.LIBMXNET).touch()
     assert run(PICK, cuda_driver.environment(driver, site, DRIVER_CAPABILITY="9.0")) == [picked]
-
-
-def test_train_refuses_a_gpu_that_it_has_no_code_for(driver, site, data, tmp_path):
-    code = f"""
-import sys
-from crepe_dist.distributed.launch import Launch, import_mxnet
-import_mxnet(Launch())
-import mxnet
-mxnet.context.num_gpus = lambda: 1
-from crepe_dist import command, train
-sys.argv = ["train", "--data", {str(data)!r}]
-command.run(train.main)
-"""
-    environment = cuda_driver.environment(driver, site, DRIVER_CAPABILITY="9.0")
-    code_of_it, said = ended([sys.executable, "-c", code], tmp_path, environment)
-    assert code_of_it == 1
-    assert "error: MXNet cannot compute on GPU 0 (GPU of a test): it has no code for compute capability 9.0" in said
-    assert f"  do:  {LATER}" in said
 
 
 def test_the_libraries_of_the_packages_are_loaded_before_mxnet(driver, site):

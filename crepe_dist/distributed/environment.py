@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from crepe_dist.distributed.control import DESCRIPTOR, GENERATION
-from crepe_dist.distributed.horovod_internals import NEVER_SET, place_variables
+from crepe_dist.distributed.horovod_internals import NEVER_SET
 from crepe_dist.distributed.hosts import Slot
 
 # Variables of the machine; a remote host has its own.
@@ -56,19 +56,34 @@ def allowed(environment: Mapping[str, str], local: bool = True) -> dict[str, str
 
 
 def group_variables(
-    slot: Slot, rendezvous: tuple[str, int], interface: str, others: Mapping[str, str], generation: int = 0
+    slot: Slot, store: tuple[str, int], interface: str, others: Mapping[str, str], generation: int = 0
 ) -> dict[str, str]:
-    """Return the variables of Horovod and NCCL for one worker of a group.
+    """Return the variables from which Horovod and NCCL learn the place of a process in its group.
+
+    ``horovodrun`` sets them, but no documentation lists them (checked with Horovod 0.28.1:
+    ``horovod/runner/gloo_run.py``).
 
     Args:
-        rendezvous: IPv4 address and port of the store.
-        interface: network interface that the worker listens on.
-        others: the worker's other variables; those of NCCL take precedence.
+        store: IPv4 address and port of the store.
+        interface: network interface that the process listens on.
+        others: the process's other variables; those of NCCL take precedence.
     """
-    return {
-        **place_variables(slot, rendezvous, interface),
-        # horovodrun sets it too. Otherwise NCCL chooses an interface by itself, perhaps one that is not shared by all
-        # hosts. "=": NCCL takes a bare name for the start of one.
+    variables = {
+        "HOROVOD_HOSTNAME": slot.host,
+        "HOROVOD_RANK": slot.rank,
+        "HOROVOD_SIZE": slot.size,
+        "HOROVOD_LOCAL_RANK": slot.local_rank,
+        "HOROVOD_LOCAL_SIZE": slot.local_size,
+        "HOROVOD_CROSS_RANK": slot.cross_rank,
+        "HOROVOD_CROSS_SIZE": slot.cross_size,
+        "HOROVOD_GLOO_RENDEZVOUS_ADDR": store[0],
+        "HOROVOD_GLOO_RENDEZVOUS_PORT": store[1],
+        "HOROVOD_CONTROLLER": "gloo",
+        "HOROVOD_CPU_OPERATIONS": "gloo",
+        "HOROVOD_GLOO_IFACE": interface,
+        # Otherwise NCCL chooses an interface by itself, perhaps one that is not shared by all hosts. "=": NCCL takes a
+        # bare name for the start of one.
         NCCL_INTERFACE: others.get(NCCL_INTERFACE) or f"={interface}",
-        GENERATION: str(generation),
+        GENERATION: generation,
     }
+    return {name: str(value) for name, value in variables.items()}

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from crepe_dist.distributed.hosts import Slot
-
 # Parts of the text of an MXNetError after a lost peer (horovod/common/common.h; Gloo's socket errors): there is no type
 # for it. It is raised once. Afterwards the array can be read without an error, but its contents are wrong: discard all
 # that depends on it. Checked with Horovod 0.28.1.
@@ -46,33 +44,6 @@ def is_lost_peer(text: str) -> bool:
 def peer_addresses(text: str) -> list[str]:
     """Return the addresses of the peers that Gloo names in an error's text (checked with Horovod 0.28.1)."""
     return _PEER_ADDRESS.findall(text)
-
-
-def place_variables(slot: Slot, rendezvous: tuple[str, int], interface: str) -> dict[str, str]:
-    """Return the variables from which ``hvd.init`` learns the place of a process.
-
-    ``horovodrun`` sets them, but no documentation lists them (checked with Horovod 0.28.1:
-    ``horovod/runner/gloo_run.py``).
-
-    Args:
-        rendezvous: IPv4 address and port of the store.
-        interface: network interface that the process listens on.
-    """
-    variables = {
-        "HOROVOD_HOSTNAME": slot.host,
-        "HOROVOD_RANK": slot.rank,
-        "HOROVOD_SIZE": slot.size,
-        "HOROVOD_LOCAL_RANK": slot.local_rank,
-        "HOROVOD_LOCAL_SIZE": slot.local_size,
-        "HOROVOD_CROSS_RANK": slot.cross_rank,
-        "HOROVOD_CROSS_SIZE": slot.cross_size,
-        "HOROVOD_GLOO_RENDEZVOUS_ADDR": rendezvous[0],
-        "HOROVOD_GLOO_RENDEZVOUS_PORT": rendezvous[1],
-        "HOROVOD_CONTROLLER": "gloo",
-        "HOROVOD_CPU_OPERATIONS": "gloo",
-        "HOROVOD_GLOO_IFACE": interface,
-    }
-    return {name: str(value) for name, value in variables.items()}
 
 
 def allow_timeline() -> bool:

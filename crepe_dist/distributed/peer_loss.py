@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 
 from crepe_dist.distributed.horovod_internals import is_lost_peer, peer_addresses
 from crepe_dist.errors import PeerGone
@@ -46,7 +47,9 @@ class Hosts:
 
     def _said(self, addresses: Iterable[str]) -> list[str]:
         elsewhere = {address for address in addresses if not address.startswith("127.")}
-        return sorted(f"{self._names[each]} ({each})" if each in self._names else each for each in elsewhere)
+        return sorted(
+            f"{self._names[address]} ({address})" if address in self._names else address for address in elsewhere
+        )
 
 
 hosts = Hosts()
@@ -54,43 +57,39 @@ hosts = Hosts()
 
 def sockets() -> set[tuple[int, str]]:
     """Return (descriptor, identity) of this process's open sockets."""
-    found = set()
+    targets = set()
     for name in os.listdir("/proc/self/fd"):
-        try:
-            target = os.readlink(f"/proc/self/fd/{name}")
-        except OSError:
-            continue
-        if target.startswith("socket:"):
-            found.add((int(name), target))
-    return found
+        with suppress(OSError):
+            targets.add((int(name), os.readlink(f"/proc/self/fd/{name}")))
+    return {(descriptor, target) for descriptor, target in targets if target.startswith("socket:")}
 
 
 def addresses(those: set[tuple[int, str]]) -> list[str]:
     """Return this process's addresses in the connections of these sockets."""
-    return sorted({own for own, _, _ in _connections(those)})
+    return sorted({address for address, _, _ in _connections(those)})
 
 
 def probe(those: set[tuple[int, str]]) -> None:
     """Let the kernel send probes on idle connections, so that a lost host is noticed also by who only receives."""
-    for descriptor, _ in those & sockets():
-        try:
-            with socket.socket(fileno=os.dup(descriptor)) as connection:
-                if connection.family == socket.AF_INET and connection.type == socket.SOCK_STREAM:
-                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_SECONDS)
-                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_SECONDS)
-                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, MOST_PROBES)
-                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        except OSError:
-            continue
+    for connection in _tcp(those):
+        with suppress(OSError):  # it was closed
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_SECONDS)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_SECONDS)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, MOST_PROBES)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def _connections(those: set[tuple[int, str]]) -> Iterator[tuple[str, str, bytes]]:
     """Yield own address, peer address and the start of ``struct tcp_info`` of the TCP connections among sockets."""
+    for connection in _tcp(those):
+        with suppress(OSError):  # it listens
+            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+            yield connection.getsockname()[0], connection.getpeername()[0], info
+
+
+def _tcp(those: set[tuple[int, str]]) -> Iterator[socket.socket]:
+    """Yield the TCP sockets of these that are still open."""
     for descriptor, _ in those & sockets():
-        try:
-            with socket.socket(fileno=os.dup(descriptor)) as connection:
-                if connection.family == socket.AF_INET and connection.type == socket.SOCK_STREAM:
-                    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
-                    yield connection.getsockname()[0], connection.getpeername()[0], info
-        except OSError:
-            continue
+        with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+            if connection.family == socket.AF_INET and connection.type == socket.SOCK_STREAM:
+                yield connection

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from typing import Any, TextIO
+from typing import TextIO
 
 from crepe_dist.errors import shown
 
@@ -18,16 +18,14 @@ class Console:
         self._stderr = stderr or sys.stderr
         # One lock per stream: while a write to stdout blocks, the supervisor can still write to stderr.
         self._locks = {id(stream): threading.Lock() for stream in (self._stdout, self._stderr)}
-        self.ranks: dict[object, int] = {}  # worker name → rank
 
     def say(self, text: str) -> None:
         """Print a line of the supervisor."""
         # The text may come from another host, so control characters are escaped.
         self._print(self._stderr, "supervise: " + "".join(map(shown, text)))
 
-    def show(self, worker: Any, stream: str, line: str) -> None:
+    def show(self, rank: int, stream: str, line: str) -> None:
         """Print a line that a worker wrote to ``stream``, stdout or stderr."""
-        rank = self.ranks.get(worker, 0)
         text = line if rank == 0 or line.startswith("[rank") else f"[rank {rank}] {line}"
         self._print(self._stdout if stream == "stdout" else self._stderr, text)
 

@@ -146,7 +146,6 @@ class Supervisor:
         self._generation += 1
         store = Store(self._options.address)
         workers = [Worker(f"g{self._generation}-r{slot.rank}", slot, self._fleet.link(slot.host)) for slot in slots]
-        self._console.ranks = {worker.name: worker.rank for worker in workers}
         self._group = Group(workers, store)
         hosts = ", ".join(f"{slot.local_size} on {slot.host}" for slot in slots if slot.local_rank == 0)
         self._say(f"generation {self._generation}: {len(slots)} process{'es'[: 2 * (len(slots) > 1)]} ({hosts})")
@@ -171,7 +170,8 @@ class Supervisor:
         Workers' output is printed at once, in the link's thread: a blocked terminal must not block the supervisor.
         """
         if isinstance(message, dict) and message["kind"] == "output":
-            self._console.show(message["worker"], message["stream"], message["line"])
+            rank = int(message["worker"].partition("-r")[2])
+            self._console.show(rank, message["stream"], message["line"])
         else:
             self._events.put((link, message, time.monotonic()))
 

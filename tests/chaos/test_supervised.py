@@ -19,7 +19,7 @@ from crepe_dist.distributed import processes
 from crepe_dist.errors import ExitCode
 from tests.chaos import harness
 from tests.chaos.harness import slow
-from tests.conftest import needs_kernels, records
+from tests.conftest import records
 from tests.needs import needs
 
 SUPERVISE = """
@@ -179,74 +179,14 @@ def test_killed_itself_it_leaves_no_orphan_and_nothing_is_lost(supervised, tmp_p
 
 
 @needs("ss")
-def test_ports_and_secrets(data, tmp_path):
-    """Nothing listens but on loopback; nothing of the environment is on a command line, and no secret in a worker."""
-    secret = "hunter2-" + os.urandom(8).hex()
-    arguments = supervise(tmp_path / "run", data, 2, "--training.epochs=400")
-    environment = {**harness.environment(), "AWS_SECRET_ACCESS_KEY": secret, "HOROVOD_CYCLE_TIME": "11.5"}
-    process = subprocess.Popen(
-        arguments, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        harness.wait_for(lambda: harness.has_saved(tmp_path / "run") or process.poll() is not None)
-        mine = {process.pid, *descendants(process.pid)}
-        listening = subprocess.run(["ss", "-Hlnptu"], capture_output=True, text=True, check=True).stdout
-        ours = [line for line in listening.splitlines() if mine & set(map(int, re.findall(r"pid=(\d+)", line)))]
-        assert ours, "the rendezvous listens"
-        for line in ours:
-            assert line.split()[4].startswith("127.0.0.1:"), line
-        for pid in mine:
-            line = " ".join(words(pid))
-            assert secret not in line
-            assert "HOROVOD_" not in line
-        running = workers(process.pid)
-        assert len(running) == 2
-        for pid in running:
-            given = Path(f"/proc/{pid}/environ").read_text()
-            assert secret not in given
-            assert "HOROVOD_CYCLE_TIME=11.5" in given
-    finally:
-        process.terminate()
-        code, printed = harness.finish(process)
+def test_nothing_listens_but_on_loopback(supervised, tmp_path):
+    process = supervised(2, "--training.epochs=400")
+    harness.wait_for(lambda: harness.has_saved(tmp_path / "run") or process.poll() is not None)
+    pids = {process.pid, *descendants(process.pid)}
+    listening = subprocess.run(["ss", "-Hlnptu"], capture_output=True, text=True, check=True).stdout
+    lines = [line for line in listening.splitlines() if pids & set(map(int, re.findall(r"pid=(\d+)", line)))]
+    process.terminate()
+    code, printed = harness.finish(process)
     assert code == ExitCode.STOPPED, printed
-
-
-FAKE_SHELL = """#!/bin/sh
-# As ssh host command, on this machine; the host is gone while a file says so.
-host=$1; shift
-if [ -e "{folder}/$host.down" ]; then echo "no route to $host" >&2; exit 255; fi
-exec sh -c "$1"
-"""
-
-
-def hosts(tmp_path: Path) -> tuple[str, ...]:
-    shell = tmp_path / "rsh"
-    shell.write_text(FAKE_SHELL.format(folder=tmp_path))
-    shell.chmod(0o755)
-    return ("-H", "hosta:1,hostb:1", "--rsh", str(shell), "--interface", "lo")
-
-
-@needs_kernels
-@pytest.mark.slow
-def test_a_host_goes_and_comes_back(supervised, data, tmp_path):
-    """Two processes, then one, then two: the bits of one process all along."""
-    run_dir = tmp_path / "run"
-    settings = ("--training.epochs=60", "--checkpoint.keep_last=1")
-    code, printed = harness.run(harness.command(tmp_path / "one", data, 1, *settings), tmp_path)
-    assert code == 0, printed
-    process = supervised(2, *settings, flags=hosts(tmp_path), plan=fault(tmp_path, "mark", 0, 40))
-    harness.wait_for(lambda: (tmp_path / "once").exists() or process.poll() is not None)
-    (tmp_path / "hostb.down").touch()
-    (lost,) = [pid for pid in workers(process.pid) if "HOROVOD_RANK=1" in Path(f"/proc/{pid}/environ").read_text()]
-    agents = [pid for pid, line in descendants(process.pid).items() if "crepe_dist.supervising.agent" in line]
-    (agent,) = [pid for pid in agents if lost in descendants(pid)]
-    os.kill(lost, signal.SIGKILL)
-    os.kill(agent, signal.SIGKILL)
-    harness.wait_for(lambda: len(workers(process.pid)) == 1 and harness.steps(run_dir)[-1][0] > 60, 90)
-    (tmp_path / "hostb.down").unlink()
-    code, printed = harness.finish(process, 200)
-    assert code == 0, printed
-    assert "1 process (1 on hosta)" in printed
-    assert printed.count("2 processes (1 on hosta, 1 on hostb)") >= 2, printed
-    assert [step for step, _ in harness.steps(run_dir)] == list(range(1, 13 * 60 + 1))
-    harness.assert_same(run_dir, tmp_path / "one")
+    assert lines, "the rendezvous listens"
+    assert all(line.split()[4].startswith("127.0.0.1:") for line in lines), lines

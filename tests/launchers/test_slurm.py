@@ -124,16 +124,6 @@ def test_too_long_for_its_limit_it_ends_in_the_same_bits(cluster, data, tmp_path
 
 
 @pytest.mark.slow
-def test_one_that_was_killed_ends_the_job(cluster, data, tmp_path):
-    job = Job(cluster, tmp_path, flags(tmp_path / "run", data), pace=0.5)
-    job.until(lambda: (tmp_path / "run").exists() and harness.has_saved(tmp_path / "run"))
-    cluster("scancel", "--signal=KILL", f"{job.number}.0")
-    ended = job.wait()
-    assert (ended["JobState"], ended["Restarts"]) == ("FAILED", "0"), job.printed
-    assert ended["ExitCode"] != "0:0"
-
-
-@pytest.mark.slow
 def test_one_that_was_cancelled_has_saved_and_does_not_come_back(cluster, data, tmp_path):
     run_dir = tmp_path / "run"
     job = Job(cluster, tmp_path, flags(run_dir, data), pace=0.5)

@@ -17,7 +17,7 @@ from crepe_dist.preparing.sources import find_sources
 from tests.chaos.harness import slow
 from tests.conftest import FEATURE_LEN, write_csv
 from tests.multihost.network import Network, make_key
-from tests.multihost.runs import LAUNCHERS, command, run
+from tests.multihost.runs import command, run
 
 PACKAGE = Path(crepe_dist.__file__).parent
 BOTH = ("hosta", "hostb")
@@ -167,28 +167,12 @@ SAYS = [
 ]
 
 
-# Which looks for a common network itself, and has no name for a host.
-SEEN_BY_HOROVODRUN = (no_interface, no_own_name)
-
-
-@pytest.mark.parametrize(
-    ("launcher", "fault", "expected"),
-    [
-        each if each[:2] == ("supervise", other_version) else slow(*each)
-        for each in [(launcher, fault, said) for launcher in LAUNCHERS for fault, said in SAYS]
-        if each[0] == "supervise" or each[1] not in SEEN_BY_HOROVODRUN
-    ],
-)
+@pytest.mark.parametrize(("fault", "expected"), [case if case[0] is other_version else slow(*case) for case in SAYS])
 def test_a_host_that_is_not_like_the_other(
-    launcher: str,
-    fault: Callable[[Network, Path], None],
-    expected: list[str],
-    data: Path,
-    tmp_path: Path,
-    network: Network,
+    fault: Callable[[Network, Path], None], expected: list[str], data: Path, tmp_path: Path, network: Network
 ) -> None:
     fault(network, data)
-    code, printed = run(network, command(launcher, tmp_path / "runs" / "run", data, 1), tmp_path)
+    code, printed = run(network, command("supervise", tmp_path / "runs" / "run", data, 1), tmp_path)
     assert code == 1, printed
     for text in expected:
         assert printed.count(text) == 1, printed
@@ -197,23 +181,10 @@ def test_a_host_that_is_not_like_the_other(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_host_that_may_yet_come(launcher: str, data: Path, tmp_path: Path, network: Network) -> None:
+def test_a_host_that_may_yet_come(data: Path, tmp_path: Path, network: Network) -> None:
     """Without sshd it is as good as switched off."""
     network.hosts[1].end_sshd()
-    code, printed = run(network, command(launcher, tmp_path / "run", data, 1), tmp_path)
+    code, printed = run(network, command("supervise", tmp_path / "run", data, 1), tmp_path)
     refused = "ssh: connect to host hostb port 22: Connection refused"
-    if launcher == "supervise":
-        assert f"no answer from hostb ({refused}); continuing without" in printed
-        assert code == 0, printed
-    else:
-        assert f"ssh not successful for host hostb:\n{refused}" in printed
-        assert code == 1, printed
-
-
-@pytest.mark.slow
-def test_horovodrun_says_itself_that_there_is_no_common_interface(data: Path, tmp_path: Path, network: Network) -> None:
-    no_interface(network, data)
-    code, printed = run(network, command("horovodrun", tmp_path / "run", data, 1), tmp_path)
-    assert code == 1, printed
-    assert "network interface with the same name across all of the hosts" in printed
+    assert f"no answer from hostb ({refused}); continuing without" in printed
+    assert code == 0, printed
