@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,8 @@ from crepe_dist.settings.schema import typed, wanted
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "reference"
 HELP_WIDTH = "100"
+# What every command's help has: the names of its options, which follow, and the options that print something and exit.
+EVERYWHERE = re.compile(r"\Ausage: (?:.+\n)+\n|^  (?:-h, --help|--version|--help-all) .*\n", re.MULTILINE)
 
 
 def options() -> str:
@@ -66,7 +69,7 @@ def default(field: dataclasses.Field[Any]) -> str:
 
 def helps() -> str:
     about = (
-        "The output of `--help` for each command, or of `--help-all`, which shows all options; those of `train` are "
+        "What `--help` prints for each command, or `--help-all`, which shows all options; those of `train` are "
         "listed in [Options](options.md). `crepe train` and `python -m crepe_dist.train` are the same."
     )
     lines = ["# Commands", "", about]
@@ -80,7 +83,8 @@ def helps() -> str:
             cwd=ROOT,
             env={**{name: value for name, value in os.environ.items() if name != "UV"}, "COLUMNS": HELP_WIDTH},
         )
-        lines += ["", f"## crepe {name}".rstrip(), "", "```text", done.stdout.rstrip(), "```"]
+        text = EVERYWHERE.sub("", done.stdout).rstrip() if name else done.stdout.rstrip()
+        lines += ["", f"## crepe {name}".rstrip(), "", "```text", text, "```"]
     return "\n".join(lines) + "\n"
 
 
