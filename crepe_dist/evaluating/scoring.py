@@ -28,7 +28,6 @@ from crepe_dist.runs.scores import Scores
 from crepe_dist.settings import arguments
 from crepe_dist.training.display import Display
 from crepe_dist.training.evaluation import evaluate
-from crepe_dist.training.label_evaluation import evaluate_labels
 from crepe_dist.training.training_data import open_data
 from crepe_dist.wording import counted, measure, percent
 
@@ -46,11 +45,8 @@ def score(args: Any, world: Collectives) -> None:
     split = dataset.splits[args.part]
 
     def scores_of(split: Split) -> AnyScores:
-        scores: AnyScores
-        if predictor.thresholds is None:
-            scores = evaluate(predictor.engine, split, args.batch_size, world, predictor.calibration)
-        else:
-            scores = evaluate_labels(predictor.engine, split, args.batch_size, world, predictor.thresholds)
+        decision = predictor.calibration if predictor.thresholds is None else predictor.thresholds
+        scores = evaluate(predictor.engine, split, args.batch_size, world, decision)
         check_finite(scores.loss)  # it is the same on every rank
         return scores
 

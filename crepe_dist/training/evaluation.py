@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from typing import Union
 
 import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.dataset import Dataset, Split
-from crepe_dist.data.targets import SEVERAL
+from crepe_dist.data.targets import SEVERAL, Targets
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, CalibrationCounts
 from crepe_dist.model.objective import rounded
+from crepe_dist.runs import label_scores
 from crepe_dist.runs.checkpoint import AnyScores
+from crepe_dist.runs.label_scores import DEFAULT_THRESHOLD, INTERVALS, TOPS, Floats, LabelScores
 from crepe_dist.runs.scores import BINS, MISTAKES, RANKED, Mistake, Scores, count_reliability, worst
 from crepe_dist.settings.training_options import EvaluationOptions
-from crepe_dist.training.label_evaluation import evaluate_label_splits
-from crepe_dist.training.scoring_pass import Interrupted, RightBits, Scorer, pass_over
+from crepe_dist.training.scoring_pass import Counts, Interrupted, RightBits, Scorer, pass_over
 
 __all__ = ["Interrupted", "Scorer", "evaluate", "evaluate_splits"]
+Decision = Union[Calibration, Floats]  # of one class per document; thresholds of the classes of several labels
 
 
 def evaluate_splits(
     engine: Scorer, data: Dataset, options: EvaluationOptions, world: Collectives, is_stopping: Callable[[], bool]
-) -> Mapping[str, AnyScores]:
+) -> dict[str, AnyScores]:
     """Score the network on every split but the train split; return the scores by name.
 
     The validation split is scored first and calibrates the probabilities of both, or chooses the thresholds of several
@@ -32,94 +35,92 @@ def evaluate_splits(
     Raises:
         Interrupted: on every rank, if ``is_stopping`` became true on one.
     """
-    if data.labelled == SEVERAL:
-        return evaluate_label_splits(engine, data, options, world, is_stopping)
-    found: dict[str, Scores] = {}
-    calibration = UNCALIBRATED
+    scores: dict[str, AnyScores] = {}
+    decision = None
     for name in ("validation", "test"):
         if name in data.splits:
-            counts = CalibrationCounts() if name == "validation" else None
-            found[name] = evaluate(
-                engine, data.splits[name], options.batch_size, world, calibration, counts,
+            totals = _totals(engine, data.splits[name], decision, chooses=name == "validation")
+            scores[name] = _score(
+                engine, data.splits[name], options.batch_size, world, totals,
                 sharded=options.sharded, is_stopping=is_stopping,
             )  # fmt: skip
-            calibration = counts.fitted() if counts else calibration
-    return found
+            decision = totals.decision
+    return scores
 
 
 def evaluate(
+    engine: Scorer, split: Split, batch_size: int, world: Collectives, decision: Decision | None = None
+) -> AnyScores:
+    """Score a network on a split; every rank calls it and gets the same result.
+
+    Args:
+        batch_size: documents per step, over all ranks.
+        decision: calibration of the probabilities, or thresholds of several labels; ``None``: none, and
+            ``DEFAULT_THRESHOLD``.
+    """
+    return _score(engine, split, batch_size, world, _totals(engine, split, decision))
+
+
+def _totals(
+    engine: Scorer, split: Split, decision: Decision | None, *, chooses: bool = False
+) -> ClassTotals | LabelTotals:
+    classes, targets = engine.shape.classes, split.targets
+    if targets is not None and targets.kind == SEVERAL:
+        thresholds = np.full(classes, DEFAULT_THRESHOLD) if decision is None else decision
+        assert isinstance(thresholds, np.ndarray)
+        return LabelTotals(classes, len(split), targets, thresholds, chooses=chooses)
+    calibration = UNCALIBRATED if decision is None else decision
+    assert isinstance(calibration, Calibration)
+    return ClassTotals(classes, len(split), calibration, CalibrationCounts() if chooses else None)
+
+
+def _score(
     engine: Scorer,
     split: Split,
     batch_size: int,
     world: Collectives,
-    calibration: Calibration = UNCALIBRATED,
-    fit: CalibrationCounts | None = None,
+    totals: ClassTotals | LabelTotals,
     *,
     sharded: bool = True,
     is_stopping: Callable[[], bool] = lambda: False,
-) -> Scores:
-    """Score a network on a split; every rank calls it and gets the same result.
-
-    Args:
-        batch_size: documents per step, over all ranks that score.
-        calibration: calibration of the probabilities.
-        fit: empty counts, to which the texts of all ranks are added.
-        sharded: let every rank score its share; else rank 0 scores everything while the others wait.
-        is_stopping: called after each batch; once it returns true, this rank stops scoring.
-
-    Raises:
-        Interrupted: on every rank, if ``is_stopping`` was true on one.
-    """
-    totals = _Totals(engine.shape.classes, len(split), calibration.temperature, fit)
-    arrays, loss, mistakes = pass_over(
+) -> AnyScores:
+    counts, loss, mistakes = pass_over(
         engine, split, batch_size, world, totals, sharded=sharded, is_stopping=is_stopping
     )
-    confusion, reliability, uncalibrated, right, *sums = arrays
-    if fit:
-        (fit.sums,) = sums
-    return Scores(
-        confusion,
-        loss / int(confusion.sum()),
-        reliability,
-        worst(mistakes),
-        RightBits.unpacked(right, len(split)),
-        calibration,
-        uncalibrated if calibration.temperature != 1 else None,
-        fit.loss() if fit else None,
-    )
+    return totals.scores(counts, loss / len(split), mistakes)
 
 
-class _Totals:
-    """Running totals of the documents that this rank has scored.
+class ClassTotals:
+    """Running totals of documents of one class each; see ``scoring_pass.Totals``.
 
-    Attributes:
-        confusion, reliability, uncalibrated, mistakes, loss: as in ``Scores``, but the loss is a sum.
-        right: the documents that this rank predicted correctly.
+    Args:
+        documents: number of documents of the split.
+        calibration: calibration of the probabilities.
+        fit: empty counts to which all documents are added, if the split chooses the calibration of the next one.
     """
 
-    def __init__(self, classes: int, documents: int, temperature: float, fit: CalibrationCounts | None) -> None:
-        self.confusion = np.zeros((classes, classes), dtype=np.int64)
-        self.reliability = np.zeros((BINS, 3), dtype=np.int64)
-        self.uncalibrated = np.zeros((BINS, 3), dtype=np.int64)
-        self.right = RightBits(documents)
+    def __init__(self, classes: int, documents: int, calibration: Calibration, fit: CalibrationCounts | None) -> None:
+        self._documents = documents
+        self._calibration = calibration
+        self._fit = fit
+        self._confusion = np.zeros((classes, classes), dtype=np.int64)
+        self._reliability = np.zeros((BINS, 3), dtype=np.int64)
+        self._uncalibrated = np.zeros((BINS, 3), dtype=np.int64)
+        self._right = RightBits(documents)
         self.mistakes: list[Mistake] = []
         self.loss = 0.0
-        self._temperature = np.float32(temperature)
-        self._fit = fit
 
     @property
-    def counts(self) -> list[npt.NDArray[np.int64]]:
+    def counts(self) -> list[Counts]:
         fitted = [self._fit.sums] if self._fit else []
-        return [self.confusion, self.reliability, self.uncalibrated, self.right.words, *fitted]
+        return [self._confusion, self._reliability, self._uncalibrated, self._right.words, *fitted]
+
+    @property
+    def decision(self) -> Calibration:
+        """Calibration of the next split, once ``scores`` has the counts of all ranks."""
+        return self._fit.fitted() if self._fit else self._calibration
 
     def add(self, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int32], logits: npt.NDArray[np.float32]) -> None:
-        """Add a batch of n documents.
-
-        Args:
-            rows: numbers of the documents, int64 [n].
-            labels: int32 [n].
-            logits: float32 [n, classes].
-        """
         if not len(labels):
             return
         if self._fit:
@@ -127,30 +128,104 @@ class _Totals:
         log_probabilities = _log_softmax(logits)
         predicted = log_probabilities.argmax(axis=1)
         is_right = predicted == labels
-        np.add.at(self.confusion, (labels, predicted), 1)
+        np.add.at(self._confusion, (labels, predicted), 1)
         self.loss -= float(rounded(log_probabilities[np.arange(len(labels)), labels]).sum())
         probabilities = _probabilities(log_probabilities)
-        if self._temperature != 1:
-            self.uncalibrated += count_reliability(probabilities.max(axis=1), is_right)
-            probabilities = _probabilities(_log_softmax(logits / self._temperature))
-        self.reliability += count_reliability(probabilities.max(axis=1), is_right)
-        self.right.set(rows[is_right])
+        if self._calibration.temperature != 1:
+            self._uncalibrated += count_reliability(probabilities.max(axis=1), is_right)
+            probabilities = _probabilities(_log_softmax(logits / np.float32(self._calibration.temperature)))
+        self._reliability += count_reliability(probabilities.max(axis=1), is_right)
+        self._right.set(rows[is_right])
         self._remember(rows[~is_right], labels[~is_right], probabilities[~is_right])
 
     def _remember(
         self, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int32], probabilities: npt.NDArray[np.float64]
     ) -> None:
+        """Keep the worst mistakes."""
         of_true = probabilities[np.arange(len(labels)), labels]
-        found = np.lexsort((rows, of_true))[:MISTAKES]
+        order = np.lexsort((rows, of_true))[:MISTAKES]
         if len(self.mistakes) == MISTAKES:
-            found = found[of_true[found] <= self.mistakes[-1].probability]
-        mistakes = []
-        for place in found.tolist():
-            ranking = np.argsort(-probabilities[place], kind="stable")[:RANKED].tolist()
-            pairs = tuple((index, float(probabilities[place, index])) for index in ranking)
-            mistakes.append(Mistake(int(rows[place]), int(labels[place]), float(of_true[place]), pairs))
-        if mistakes:
-            self.mistakes = worst(self.mistakes + mistakes)
+            order = order[of_true[order] <= self.mistakes[-1].probability]
+        for index in order.tolist():
+            ranking = np.argsort(-probabilities[index], kind="stable")[:RANKED].tolist()
+            pairs = tuple((label, float(probabilities[index, label])) for label in ranking)
+            self.mistakes.append(Mistake(int(rows[index]), int(labels[index]), float(of_true[index]), pairs))
+        self.mistakes = worst(self.mistakes)
+
+    def scores(self, counts: Sequence[Counts], loss: float, mistakes: list[Mistake]) -> Scores:
+        """Return the scores of the split from the sums of ``counts`` over the ranks, and the mean loss."""
+        confusion, reliability, uncalibrated, right, *sums = counts
+        if self._fit:
+            (self._fit.sums,) = sums
+        return Scores(
+            confusion,
+            loss,
+            reliability,
+            worst(mistakes),
+            RightBits.unpacked(right, self._documents),
+            self._calibration,
+            uncalibrated if self._calibration.temperature != 1 else None,
+            self._fit.loss() if self._fit else None,
+        )
+
+
+class LabelTotals:
+    """Running totals of documents with several labels; see ``scoring_pass.Totals``.
+
+    Args:
+        documents: number of documents of the split.
+        targets: labels of the split.
+        thresholds: probability from which a class is predicted, float64 [classes].
+        chooses: choose the thresholds by this split.
+    """
+
+    def __init__(self, classes: int, documents: int, targets: Targets, thresholds: Floats, *, chooses: bool) -> None:
+        self._documents = documents
+        self._targets = targets
+        self._chooses = chooses
+        self._histogram = np.zeros((classes, INTERVALS, 2), dtype=np.int64)
+        self._hits = np.zeros(len(TOPS), dtype=np.int64)
+        self._reliability = np.zeros((BINS, 3), dtype=np.int64)
+        self._right = RightBits(documents)
+        self.decision = thresholds
+        self.mistakes: list[Mistake] = []
+        self.loss = 0.0
+
+    @property
+    def counts(self) -> list[Counts]:
+        return [self._histogram, self._hits, self._reliability, self._right.words]
+
+    def add(self, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int32], logits: npt.NDArray[np.float32]) -> None:
+        if not len(rows):
+            return
+        is_label = self._targets.shares(rows) > 0
+        classes = np.arange(logits.shape[1])
+        intervals = label_scores.intervals(logits)
+        np.add.at(self._histogram, (np.broadcast_to(classes, logits.shape), intervals, is_label.astype(int)), 1)
+        exact = logits.astype(np.float64)
+        self.loss += float(rounded((np.logaddexp(0, exact) - is_label * exact).sum(axis=1)).sum())
+        ranking = np.argsort(-logits, axis=1, kind="stable")[:, : max(TOPS)]
+        hits = np.take_along_axis(is_label, ranking, axis=1)
+        self._hits += [int(hits[:, :k].sum()) for k in TOPS]
+        probabilities = np.nan_to_num(1 / (1 + np.exp(-np.clip(exact, -500, 500)))).ravel()
+        self._reliability += count_reliability(probabilities, is_label.ravel())
+        self._right.set(rows[((logits >= label_scores.log_odds(self.decision)) == is_label).all(axis=1)])
+
+    def scores(self, counts: Sequence[Counts], loss: float, mistakes: list[Mistake]) -> LabelScores:
+        """Return the scores of the split from the sums of ``counts`` over the ranks, and the mean loss."""
+        histogram, hits, reliability, right = counts
+        if self._chooses:
+            self.decision = label_scores.choose_thresholds(histogram)
+        return LabelScores(
+            self._documents,
+            loss,
+            label_scores.decided(histogram, self.decision),
+            label_scores.average_precision(histogram),
+            hits,
+            self.decision,
+            reliability,
+            None if self._chooses else RightBits.unpacked(right, self._documents),
+        )
 
 
 @np.errstate(over="ignore", invalid="ignore")  # NaN after a divergence
