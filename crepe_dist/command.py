@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import signal
 import sys
 from typing import Callable, NoReturn
@@ -14,7 +15,6 @@ from crepe_dist.distributed.launch import detect
 from crepe_dist.distributed.peer_loss import hosts, is_peer_gone
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.startup import SIGNALS
-from crepe_dist.terminal import silence
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 NAME_ERRORS = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
@@ -74,3 +74,8 @@ def _say(message: str) -> None:
     launch = detect()
     prefix = f"[rank {launch.rank}] " if launch.size > 1 else ""
     print(f"{prefix}{message}", file=sys.stderr, flush=True)
+
+
+def silence() -> None:
+    """Redirect standard output to ``/dev/null``, so that flushing it at exit does not raise ``BrokenPipeError``."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -59,8 +59,8 @@ def fit(config: Config) -> Result:
 def _train(config: Config, world: World, control: Control) -> Result:
     # These import MXNet, whose number of threads `join` must set first.
     from crepe_dist.reports import data_page, run_report, score_figures
-    from crepe_dist.training.pages import Pages
     from crepe_dist.training.recipe import train
+    from crepe_dist.training.run import Pages
 
     gc.freeze()  # Gluon's DataLoader collects garbage when it is made: 60 ms with all the modules, else 1 ms
     return train(config, world, control, Pages(data_page.page, score_figures.confusion_png, run_report.write_for))

@@ -10,7 +10,7 @@ import pytest
 from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.errors import UserError
 from crepe_dist.settings.config import parse
-from crepe_dist.training.grace import SAVE_SECONDS, check_grace
+from crepe_dist.training.estimate import SAVE_SECONDS, check_grace
 from crepe_dist.training.state_saver import Saver
 from tests.conftest import QUICK, command, losses, run
 

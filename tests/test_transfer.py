@@ -32,7 +32,7 @@ from crepe_dist.settings.config import Config
 from crepe_dist.settings.model_options import ModelOptions
 from crepe_dist.training import transfer
 from crepe_dist.training.engine_setup import build_network
-from crepe_dist.training.leaks import leaked_rows
+from crepe_dist.training.notes import leaked_rows
 from tests.conftest import FEATURE_LEN, QUICK, command, launch_prefix, losses, run, write_csv
 
 CREPE = ModelOptions(network="crepe", longest=3, buckets=64, reach=4, embeddings=1024, width=32, blocks=2)

@@ -19,7 +19,7 @@ from crepe_dist.data.composition import Composition
 from crepe_dist.data.dataset import MANIFEST, SPLITS, Dataset
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.errors import UserError, visible
-from crepe_dist.files import read_json, sha256, sync, write_json, write_text
+from crepe_dist.files import finite, integer, read_json, sha256, sync, write_json, write_text
 from crepe_dist.model import parameters, tensors_file
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration
 from crepe_dist.model.parameters import Arrays
@@ -27,6 +27,7 @@ from crepe_dist.model.shape import Shape
 from crepe_dist.runs.label_scores import Floats, LabelScores, checked_thresholds
 from crepe_dist.runs.scores import MOST_CLASSES, Scores
 from crepe_dist.runs.state import Progress
+from crepe_dist.settings.allowed_values import MANY
 
 FORMAT = 2
 FOLDER = "checkpoints"
@@ -216,18 +217,36 @@ def announce(path: Path) -> Path:
 
 def _of_run(run_dir: Path) -> Path | None:
     folder = run_dir / FOLDER if (run_dir / FOLDER).is_dir() else run_dir
-    result = run_dir / RESULT
-    if result.is_file():
-        try:
-            # Only the name: a result must not point outside its run.
-            reported = folder / Path(read_json(result, follow=False)["checkpoint"]).name
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{result} cannot be read", f"{type(error).__name__}: {error}", f"name a .params file in {folder}"
-            ) from error
-        check_present(run_dir, reported.name)
-        return reported
-    return next(iter(described(folder)), None)
+    if (result := result_of(run_dir)) is None:
+        return next(iter(described(folder)), None)
+    reported = folder / Path(result["checkpoint"]).name
+    check_present(run_dir, reported.name)
+    return reported
+
+
+def result_of(run_dir: Path) -> Json | None:
+    """Read ``result.json``; ``None`` if the run is not finished.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    path = run_dir / RESULT
+    if not path.is_file():
+        return None
+    try:
+        result: Json = read_json(path, follow=False)
+        if not isinstance(result["chosen_by"], str) or Path(result["checkpoint"]).parts[:-1] != (FOLDER,):
+            raise ValueError("its checkpoint is malformed")
+        finite(result["test_loss"], name="test_loss")
+        finite(result["test_accuracy"], 0, 1, "test_accuracy")
+        integer(result["epoch"], 0, MANY, "epoch")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} cannot be read",
+            f"{type(error).__name__}: {error}",
+            f"name a .params file in {run_dir / FOLDER}, or start another run with --fresh",
+        ) from error
+    return result
 
 
 def check_present(run_dir: Path, name: str) -> None:

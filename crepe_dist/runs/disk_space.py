@@ -28,24 +28,24 @@ def superfluous(folder: RunFolder, options: CheckpointOptions) -> list[Path]:
     Raises:
         UserError: the result of the run cannot be read.
     """
-    found = [path for place in folder.places() for path in temporary_files(place)]
-    found += [path for path in folder.state.glob(".*") if path.is_dir()]
-    found += folder.path.glob(f"{REMOVED}-*")
+    paths = [path for within in folder.folders() for path in temporary_files(within)]
+    paths += [path for path in folder.state.glob(".*") if path.is_dir()]
+    paths += folder.path.glob(f"{REMOVED}-*")
     result = folder.result
     if result is None or options.keep_state:
-        return found
+        return paths
     if folder.state.is_dir():
-        found.append(folder.state)
+        paths.append(folder.state)
     latest = checkpoint.described(folder.path / checkpoint.FOLDER)[: options.keep_last]
-    return found + other_checkpoints(folder, {Path(result["checkpoint"]).name, *(path.name for path in latest)})
+    return paths + other_checkpoints(folder, {Path(result["checkpoint"]).name, *(path.name for path in latest)})
 
 
 def other_checkpoints(folder: RunFolder, keep: Collection[str]) -> list[Path]:
     """List the files of the checkpoints whose name is not in ``keep``, the parameters first."""
     kept = tuple(f"{Path(name).stem}." for name in keep)
     files = (path for path in (folder.path / checkpoint.FOLDER).glob("*") if checkpoint.FILE.fullmatch(path.name))
-    found = (path for path in files if not path.name.startswith(kept))
-    return sorted(found, key=lambda path: (path.suffix != ".params", path.name))
+    others = (path for path in files if not path.name.startswith(kept))
+    return sorted(others, key=lambda path: (path.suffix != ".params", path.name))
 
 
 def remove(folder: RunFolder, paths: Iterable[Path]) -> None:
@@ -71,8 +71,8 @@ def tidy(folder: RunFolder, options: CheckpointOptions) -> None:
 def size(path: Path) -> int:
     """Return the size of a file, or of the files in a folder, in bytes."""
     total = 0
-    for each in path.rglob("*") if path.is_dir() and not path.is_symlink() else (path,):
+    for file in path.rglob("*") if path.is_dir() and not path.is_symlink() else (path,):
         with suppress(OSError):
-            found = each.lstat()
-            total += found.st_size * (not stat.S_ISDIR(found.st_mode))
+            about = file.lstat()
+            total += about.st_size * (not stat.S_ISDIR(about.st_mode))
     return total

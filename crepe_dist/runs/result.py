@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist.distributed.collectives import Collectives, once
+from crepe_dist.files import sync, write_json
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.best_epoch import EpochChoice
 from crepe_dist.runs.run_folder import RunFolder
@@ -82,16 +83,16 @@ def write_result(
 
     def write() -> None:
         checkpoint.check_present(folder.path, reported["checkpoint"])
-        folder.write_result(
-            {
-                "checkpoint": f"{checkpoint.FOLDER}/{reported['checkpoint']}",
-                "epoch": reported["epoch"],
-                "chosen_by": choice.chosen_by,
-                "test_accuracy": reported["test_accuracy"],
-                "test_loss": reported["test_loss"],
-                "made": made,
-            }
-        )
+        result = {
+            "checkpoint": f"{checkpoint.FOLDER}/{reported['checkpoint']}",
+            "epoch": reported["epoch"],
+            "chosen_by": choice.chosen_by,
+            "test_accuracy": reported["test_accuracy"],
+            "test_loss": reported["test_loss"],
+            "made": made,
+        }
+        write_json(folder.path / checkpoint.RESULT, result)
+        sync(folder.path)  # the state of a finished run is removed next
 
     ranks.on_root("result", once(write))
     result = read_result(folder)

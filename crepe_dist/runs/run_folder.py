@@ -16,19 +16,8 @@ from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.collectives import Collectives, once
 from crepe_dist.distributed.control import SUPERVISED_AS
 from crepe_dist.errors import UserError
-from crepe_dist.files import (
-    finite,
-    integer,
-    is_temporary,
-    read_bytes,
-    read_json,
-    remove_temporary,
-    sync,
-    write_json,
-    write_text,
-)
-from crepe_dist.runs.checkpoint import CONFIG, FOLDER, RESULT, RUNS
-from crepe_dist.settings.allowed_values import MANY
+from crepe_dist.files import is_temporary, read_bytes, read_json, remove_temporary, write_json, write_text
+from crepe_dist.runs.checkpoint import CONFIG, FOLDER, RUNS, result_of
 from crepe_dist.settings.config import Config, digest
 from crepe_dist.settings.schema import is_title
 from crepe_dist.settings.yaml_file import read
@@ -81,10 +70,9 @@ class RunFolder:
     @property
     def result(self) -> dict[str, Any] | None:
         """Content of ``result.json``; ``None`` if the run is not finished."""
-        path = self.path / RESULT
-        return _checked(path, _read(path)) if path.is_file() else None
+        return result_of(self.path)
 
-    def places(self) -> tuple[Path, ...]:
+    def folders(self) -> tuple[Path, ...]:
         """Return the folders in which killed processes leave temporary files."""
         return self.path, self.path / FOLDER, self.verified().parent
 
@@ -120,8 +108,8 @@ class RunFolder:
         while True:
             try:
                 lock = self.lock()
-                for place in self.places():
-                    remove_temporary(place)
+                for folder in self.folders():
+                    remove_temporary(folder)
                 yield lock
                 return
             except UserError:
@@ -134,10 +122,6 @@ class RunFolder:
             yield None
             time.sleep(0.2)
 
-    def write_result(self, result: dict[str, Any]) -> None:
-        write_json(self.path / RESULT, result)
-        sync(self.path)  # the state of a finished run is removed next
-
 
 def choose_folder(config: Config, data: Dataset, ranks: Collectives) -> RunFolder:
     """Choose the run's folder on rank 0, and check that every rank sees it.
@@ -145,8 +129,8 @@ def choose_folder(config: Config, data: Dataset, ranks: Collectives) -> RunFolde
     Raises:
         UserError: on every rank, as ``choose``, or if a host does not share the folder.
     """
-    found = ranks.on_root("run folder", once(lambda: choose(config, data.name, data.fingerprint)))
-    chosen = Path(ranks.broadcast(found and str(found.path), "run folder"))
+    folder = ranks.on_root("run folder", once(lambda: choose(config, data.name, data.fingerprint)))
+    chosen = Path(ranks.broadcast(folder and str(folder.path), "run folder"))
 
     def seen() -> RunFolder:
         if not chosen.is_dir():
@@ -236,7 +220,7 @@ def _supervision(path: Path) -> str:
 
 def _is_unclaimed(path: Path) -> bool:
     """Return whether a folder holds nothing but what a process leaves that was killed before ``_claim`` had ended."""
-    return path.is_dir() and all(each.name == SUPERVISION or is_temporary(each) for each in path.iterdir())
+    return path.is_dir() and all(file.name == SUPERVISION or is_temporary(file) for file in path.iterdir())
 
 
 def _claim(path: Path, identity: dict[str, Any], supervision: str) -> None:
@@ -265,38 +249,24 @@ def _check(path: Path, identity: dict[str, Any], supervision: str) -> None:
         )
 
 
-def _checked(path: Path, result: dict[str, Any]) -> dict[str, Any]:
-    kinds = {"checkpoint": str, "chosen_by": str, "test_loss": float}
-    try:
-        odd = [name for name, kind in kinds.items() if not isinstance(result[name], kind)]
-        finite(result["test_accuracy"], 0, 1, "test_accuracy")
-        integer(result["epoch"], 0, MANY, "epoch")
-        if odd or Path(result["checkpoint"]).is_absolute() or ".." in Path(result["checkpoint"]).parts:
-            raise ValueError(f"its {(odd or ['checkpoint'])[0]} is malformed")
-    except (KeyError, ValueError) as error:
-        why = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path} cannot be read", why, "start another run with --fresh") from error
-    return result
-
-
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = read_json(path, follow=False)
-        if not isinstance(found, dict):
+        values = read_json(path, follow=False)
+        if not isinstance(values, dict):
             raise ValueError("it is not a JSON object")
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read", str(error), "choose another --run-dir, or start another run with --fresh"
         ) from error
-    return found
+    return values
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    found = []
+    names = []
     for key in sorted(before.keys() | now.keys()):
         old, new = before.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{prefix}{key}.")
+            names += _differences(old, new, f"{prefix}{key}.")
         elif old != new:
-            found.append(f"{prefix}{key} {old} → {new}" if key != "data" else "the data")
-    return found
+            names.append(f"{prefix}{key} {old} → {new}" if key != "data" else "the data")
+    return names

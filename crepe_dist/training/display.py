@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from crepe_dist.command import silence
 from crepe_dist.errors import visible
-from crepe_dist.terminal import silence
 from crepe_dist.wording import nth, percent
 
 LINE_SECONDS = 10.0

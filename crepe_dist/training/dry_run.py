@@ -26,14 +26,12 @@ from crepe_dist.mxnet_internals import structural_parameters
 from crepe_dist.runs.state import Progress
 from crepe_dist.scratch import scratch
 from crepe_dist.settings.config import Config
-from crepe_dist.training.banner import banner
 from crepe_dist.training.display import open_display
 from crepe_dist.training.engine_setup import build_engine
-from crepe_dist.training.estimate import estimate
+from crepe_dist.training.estimate import check_grace, estimate
 from crepe_dist.training.evaluation import evaluate_splits
-from crepe_dist.training.grace import check_grace
 from crepe_dist.training.guards import watched
-from crepe_dist.training.notes import notes
+from crepe_dist.training.notes import banner, notes
 from crepe_dist.training.observers.replicas import check_replicas
 from crepe_dist.training.optimizer_state import optimizer_arrays
 from crepe_dist.training.out_of_memory import explained
@@ -87,7 +85,7 @@ def dry_run(config: Config, world: World, control: Control) -> None:
         display.say(f"memory    {_memory(world, engine, trainer)}")
         state = RunState(engine, trainer, step.scale, progress)
         estimated = estimate(config, data, step, chain([batch], shares), state, world)
-        display.say(f"time      {estimated}")
+        display.say(f"time      {estimated.text}")
         check_grace(config.safety.grace_s, estimated.step, Saver(), world)
         found = notes(config, data, engine.network.shape, engine.device, world)
         display.say_lines(found or ["notes     none: steps, batch, classes, memory and cores fit"])

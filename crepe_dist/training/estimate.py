@@ -1,4 +1,4 @@
-"""Estimated duration of a run, from the measured time of a step."""
+"""Estimated duration of a run, from the measured time of a step, and the check that it leaves time to stop."""
 
 from __future__ import annotations
 
@@ -15,36 +15,32 @@ import numpy as np
 from crepe_dist import wording
 from crepe_dist.data.batch import Batch
 from crepe_dist.data.dataset import Dataset, Split
+from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import Engine
+from crepe_dist.errors import UserError
 from crepe_dist.model.shape import steps_per_epoch
 from crepe_dist.settings.config import Config
 from crepe_dist.training import out_of_memory
 from crepe_dist.training.evaluation import evaluate_splits
 from crepe_dist.training.resume import RunState
+from crepe_dist.training.state_saver import Saver
 from crepe_dist.training.step import TrainingStep
 from crepe_dist.training.weighing import is_weighed
 
 STEPS = 4  # the first one compiles, and fills caches
 SCORED = 4  # batches; one batch alone tells nothing of what it takes to begin
-# At the end of an epoch, settling the table, the checkpoint and the saved state each pass over all parameters.
+# At the end of an epoch, settling the table, the checkpoint and the saved state pass over all parameters.
 PASSES = 3
+SAVE_SECONDS = 4.0  # least time to allow for a save and the end of the process
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Estimated duration of the remaining work.
-
-    Attributes:
-        text: description for the terminal.
-        step: seconds per step.
-    """
+    """Estimated duration of the remaining work: a description for the terminal, and the seconds per step."""
 
     text: str
     step: float
-
-    def __str__(self) -> str:
-        return self.text
 
 
 def estimate(
@@ -76,7 +72,7 @@ def estimate(
     copy = _seconds(state.snapshot) if world.is_root else 0.0
     world.beat()
     measured = [sum(times[1:]) / (len(times) - 1) if times[1:] else times[0], score, copy]
-    per_step, score, copy = (max(each) for each in zip(*world.gather(measured, "estimate")))
+    per_step, score, copy = (max(seconds) for seconds in zip(*world.gather(measured, "estimate")))
     end = score + PASSES * copy
     at_most = "at most " if config.training.patience else ""
     text = (
@@ -107,8 +103,8 @@ def _scoring(config: Config, data: Dataset, documents: int, engine: Engine, worl
 
     def seconds(split: Split) -> float:
         options = replace(config.evaluation, batch_size=config.data.batch_size)
-        some = replace(data, splits={"test": split})
-        return _seconds(lambda: evaluate_splits(engine, some, options, world, lambda: False))
+        test = replace(data, splits={"test": split})
+        return _seconds(lambda: evaluate_splits(engine, test, options, world, lambda: False))
 
     split = data.splits["test"]
     few, more = (split.some(np.arange(min(len(split), count * config.data.batch_size))) for count in (1, SCORED))
@@ -121,3 +117,30 @@ def _seconds(compute: Callable[[], Any]) -> float:
     began = time.monotonic()
     compute()
     return time.monotonic() - began
+
+
+def check_grace(grace: float | None, step: float, saver: Saver, ranks: Collectives) -> None:
+    """Check before the first step that a request to stop leaves enough time to save; every rank calls it.
+
+    Args:
+        grace: ``safety.grace_s``, in seconds.
+        step: seconds per step; a step in progress is finished first.
+        saver: saver of this rank, which knows how long its last save took.
+
+    Raises:
+        UserError: on every rank, if ``safety.grace_s`` is given and is too short.
+    """
+    if grace is None:
+        return
+    saver.wait()
+    # Twice: a save may already be in progress when the request arrives.
+    save = max(SAVE_SECONDS, 2 * ranks.broadcast(saver.seconds, "seconds of a save"))
+    if step + save > grace:
+        raise UserError(
+            f"safety.grace_s is {grace:g}, but stopping may take {step + save:.1f} s",
+            f"a step takes {step:.1f} s and saving up to {save:.1f} s; a process killed earlier loses the steps since "
+            "its last save",
+            "configure more time between SIGTERM and SIGKILL in the scheduler, and set --safety.grace_s to that; or "
+            "shorten the steps by a smaller --data.batch_size or more processes",
+            on_all_ranks=True,
+        )

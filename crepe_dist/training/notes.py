@@ -1,37 +1,89 @@
-"""Notes before the first step: settings that do not fit the network, the data or the machine."""
+"""Opening lines of a run, and notes about settings that do not fit the network, the data or the machine."""
 
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
+
+import numpy as np
 
 from crepe_dist import machine
 from crepe_dist.data.dataset import Dataset
+from crepe_dist.data.origins import HASH
 from crepe_dist.distributed.collectives import Collectives, once
+from crepe_dist.engines.engine import Engine
+from crepe_dist.errors import UserError
 from crepe_dist.model.shape import Shape, steps_per_epoch
+from crepe_dist.runs import checkpoint
+from crepe_dist.runs.run_record import open_run
 from crepe_dist.settings.config import Config
 from crepe_dist.training.engine_setup import training_bytes
-from crepe_dist.training.leaks import leaked_rows
-from crepe_dist.wording import counted, cut, first, listed, number, size
+from crepe_dist.training.transfer import Start
+from crepe_dist.wording import counted, cut, first, listed, number, size, visible
 
 SMALLEST_BATCH = 8  # a smaller one is not advised: the gradients get noisy, and a step does not get faster
 FEW_VALIDATION_ROWS = 100
 SHOWN_CLASSES = 10
 LABEL_CELLS = 40  # width of a class name in a note
+SAME_SPLITS = "prepare both data sets from the same sources with the same --seed, --test and --validation"
+
+
+def banner(
+    config: Config, data: Dataset, engine: Engine, start: Start | None, ranks: Collectives, summed_by: str
+) -> str:
+    """Describe a run in a few lines.
+
+    Args:
+        start: parameters given by ``training.init_from``, if any.
+        ranks: the processes that train together.
+        summed_by: name of the mechanism that all-reduces the gradients (``Trainer.by``).
+    """
+    shape, device = engine.network.shape, engine.device
+    rows = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
+    processes = f"{counted(ranks.size, 'process', 'processes')}, {device}"
+    if summed_by:
+        processes += f", gradients summed by {summed_by}"
+    if device.device_type == "cpu":
+        processes += f", OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')}"
+    lines = [
+        f"data      {data.name}: {rows} documents of {data.encoding.feature_len} characters, "
+        f"{len(data.classes)} classes",
+        f"network   {shape}; {shape.parameters:,} parameters",
+        f"training  {'up to ' if config.training.patience else ''}"
+        f"{counted(config.training.all_epochs, 'epoch')}, batch {config.data.batch_size}, "
+        f"{config.optimizer.name} {config.optimizer.learning_rate:g}; {processes}",
+        f"choice    {_choice(config, data)}",
+        f"computes  in {engine.plan}",
+    ]
+    if start is not None:
+        lines.insert(2, f"start     {start.summary}")
+    if config.training.overfit_batches:
+        lines[0] += "; only a few batches, repeated for training and also scored"
+    return "\n".join(lines)
+
+
+def _choice(config: Config, data: Dataset) -> str:
+    """Describe which split chooses the epoch, and the end of the training."""
+    if "validation" not in data.splits:
+        return "the last epoch, as there is no validation split to choose by (prepare --validation 0.1)"
+    patience = config.training.patience
+    until = f", and ends training after {counted(patience, 'epoch')} without improvement" if patience else ""
+    return f"the validation split chooses the epoch{until}; the test split only measures it"
 
 
 def notes(config: Config, data: Dataset, shape: Shape, device: Any, ranks: Collectives) -> list[str]:
     """Return a note, with its remedy, for each setting that would waste the run."""
-    found = [
+    lines = [
         few_steps(config, len(data.splits["train"]), shape),
         *(empty_classes(data, split) for split in ("train", "test")),
         few_validation_rows(data),
     ]
     if config.training.init_from is not None:
-        found.append(ranks.on_root("leaks", once(lambda: leaked_rows(str(config.training.init_from), data))) or "")
+        lines.append(ranks.on_root("leaks", once(lambda: leaked_rows(str(config.training.init_from), data))) or "")
     if device.device_type == "cpu":
-        found += [little_memory(shape, ranks.local_size), few_cores(ranks.local_size)]
-    return [note for note in found if note]
+        lines += [little_memory(shape, ranks.local_size), few_cores(ranks.local_size)]
+    return [line for line in lines if line]
 
 
 def few_steps(config: Config, rows: int, shape: Shape) -> str:
@@ -107,6 +159,32 @@ def few_cores(processes: int) -> str:
         f"{processes} processes share {counted(cores, 'core')}",
         f"start at most {cores} on this machine, which is faster",
     )
+
+
+def leaked_rows(init_from: str, data: Dataset) -> str:
+    """Note that scored rows were training rows of the run ``init_from``, by hashes of their texts."""
+    path = checkpoint.find(init_from).absolute()
+    try:
+        record = open_run(path.parent.parent, path)
+    except UserError:  # parameters without a run: nothing is known about their data
+        return ""
+    if record.fingerprint == data.fingerprint:
+        return ""
+    try:
+        trained = record.dataset(None).splits["train"].origins[:, HASH]
+    except UserError as error:
+        return _note(
+            f"whether {visible(init_from)} was trained on rows that are scored here is unknown: {error.what}",
+            SAME_SPLITS,
+        )
+    scored = {split: rows.origins[:, HASH] for split, rows in data.splits.items() if split != "train"}
+    counts = {split: int(np.isin(hashes, trained).sum()) for split, hashes in scored.items()}
+    leaked = [
+        f"{number(count)} of {counted(len(scored[split]), f'{split} row')}" for split, count in counts.items() if count
+    ]
+    if not leaked:
+        return ""
+    return _note(f"{visible(init_from)} was trained on {listed(leaked)}, so their scores are too high", SAME_SPLITS)
 
 
 def _note(what: str, remedy: str) -> str:

@@ -33,18 +33,15 @@ from crepe_dist.runs.result import Result, overfit_summary, read_result, write_r
 from crepe_dist.runs.run_folder import RunFolder, choose_folder
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
-from crepe_dist.training.banner import banner
 from crepe_dist.training.display import Display, open_display
 from crepe_dist.training.engine_setup import build_engine
-from crepe_dist.training.estimate import estimate
+from crepe_dist.training.estimate import check_grace, estimate
 from crepe_dist.training.evaluation import Interrupted
-from crepe_dist.training.grace import check_grace
 from crepe_dist.training.guards import Guards, guarded, watched
-from crepe_dist.training.notes import notes
+from crepe_dist.training.notes import banner, notes
 from crepe_dist.training.out_of_memory import explained
-from crepe_dist.training.pages import Pages
 from crepe_dist.training.resume import RunState, resume
-from crepe_dist.training.run import Run
+from crepe_dist.training.run import Pages, Run
 from crepe_dist.training.schedule import learning_rate
 from crepe_dist.training.state_saver import open_saver
 from crepe_dist.training.step import TrainingStep
@@ -98,7 +95,7 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
             found = resume(run_state, choice, folder, world, metrics, display)
             saver = open_saver(folder.state, config, run_state, found, world, display.say)
             estimated = estimate(config, data, step, epoch_batches(run), run_state, world)
-            display.say(f"time      {estimated}")
+            display.say(f"time      {estimated.text}")
             if progress.step == 0:
                 display.say_lines(notes(config, data, engine.network.shape, engine.device, world))
             check_grace(config.safety.grace_s, estimated.step, saver, world)

@@ -1,7 +1,8 @@
-"""Objects that make up a run, shared by the recipe and its guards."""
+"""Objects that make up a run, shared by the recipe and its guards, and the functions that draw its pages."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.world import World
 from crepe_dist.engines.engine import Engine
 from crepe_dist.machine import describe
-from crepe_dist.runs.metrics import Metrics
+from crepe_dist.runs.metrics import DrawConfusion, Metrics
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
@@ -54,5 +55,20 @@ class Run:
             "environment": describe(),
             "data": str(self.data.folder),
             "rows": {name: self.data.class_counts(name).tolist() for name in self.data.splits},
-            "documents": {name: len(part) for name, part in self.data.splits.items()},
+            "documents": {name: len(split) for name, split in self.data.splits.items()},
         }
+
+
+@dataclass(frozen=True)
+class Pages:
+    """Functions of the reports, which training may not import; ``None`` for those that are not wanted.
+
+    Attributes:
+        data: returns the report page of a data set, given its figures.
+        confusion: draws a confusion matrix for TensorBoard.
+        report: writes the report of a finished run and prints findings; yields every few seconds.
+    """
+
+    data: Callable[[dict[str, Any]], str] | None = None
+    confusion: DrawConfusion | None = None
+    report: Callable[[RunFolder, Dataset, Callable[[str], None]], Iterator[None]] | None = None

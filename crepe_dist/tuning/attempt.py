@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from crepe_dist.files import json_lines, read_json
+from crepe_dist.files import read_json
+from crepe_dist.runs.metrics import METRICS, read
 from crepe_dist.supervising.training_process import LOG, end, failure, killed_by, training
 from crepe_dist.wording import counted, percent
 
@@ -71,7 +72,7 @@ def attempt(
         while process.poll() is None and reason is None:
             time.sleep(POLL)
             epochs = _epochs(folder / RUN)
-            if any(prune(each["epoch"], each["validation_accuracy"]) for each in epochs[known:]):
+            if any(prune(record["epoch"], record["validation_accuracy"]) for record in epochs[known:]):
                 reason = "pruned"
             elif time.monotonic() > deadline:
                 reason = "out of time"
@@ -85,10 +86,10 @@ def attempt(
     seconds = time.monotonic() - started
     if code == 0:  # perhaps just before it was to be ended
         result = read_json(folder / RUN / "result.json")
-        reported = next(each for each in _epochs(folder / RUN) if each["epoch"] == result["epoch"])
+        reported = next(record for record in _epochs(folder / RUN) if record["epoch"] == result["epoch"])
         return Attempt("done", *_scores(reported), result["epoch"], seconds)
     if reason == "out of time" and (epochs := _epochs(folder / RUN)):
-        best = max(epochs, key=lambda each: (each["validation_accuracy"], each["epoch"]))
+        best = max(epochs, key=lambda record: (record["validation_accuracy"], record["epoch"]))
         return Attempt(reason, *_scores(best), best["epoch"], seconds)
     if reason is None:
         error = failure(folder, code)
@@ -114,12 +115,8 @@ def _so_far(folder: Path, epochs: list[dict[str, Any]]) -> str:
 
 def _epochs(run: Path) -> list[dict[str, Any]]:
     """Return the records of the epochs so far, each of which has scores on the validation split."""
-    found: dict[int, dict[str, Any]] = {}
-    with suppress(OSError, ValueError):  # not there yet, or a line is being written
-        for record in json_lines(run / "metrics.jsonl"):
-            if isinstance(record, dict) and record.get("event") == "epoch":
-                found[record["epoch"]] = record
-    return [found[epoch] for epoch in sorted(found)]
+    records = {record["epoch"]: record for record in read(run / METRICS) if record["event"] == "epoch"}
+    return [records[epoch] for epoch in sorted(records)]
 
 
 def _memory(process: subprocess.Popen[bytes]) -> int:
