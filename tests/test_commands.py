@@ -106,14 +106,6 @@ class TestPredict:
         assert all("%" in line and "first" in line for line in (printed[0], printed[2]))
         assert printed[3] == "error: 1 of 3 rows could not be classified"
 
-    def test_json_lines_and_top(self, place):
-        (place / "texts.txt").write_text("one\ntwo\n")
-        printed = run(command("predict", "--file", "texts.txt", "--format", "jsonl", "--top", 2), place)
-        answers = [json.loads(line) for line in printed.splitlines()]
-        assert len(answers) == 2
-        assert all(len(answer["top"]) == 2 for answer in answers)
-        assert answers[0]["class"] == answers[0]["top"][0]["class"]
-
     def test_a_spreadsheet_keeps_its_columns(self, place):
         (place / "in.csv").write_text('id,Title,Review\n7,"a, zig","aa zig\nbb zig"\n8,,\n9,,vex and vex\n')
         flags = ("--file", "in.csv", "--text-column", "Review", "--format", "csv", "--out", "out.csv")
@@ -332,14 +324,6 @@ class TestEvaluate:
         assert re.search(rf"^{mistakes} mistakes? written to mistakes.csv$", printed, re.M)
         assert len((place / "mistakes.csv").read_text().splitlines()) == 1 + mistakes
 
-    def test_the_terminal_rounds_as_the_page_does(self, place, tmp_path):
-        printed = run(command("evaluate", "--html", tmp_path / "scores.html"), place)
-        page = (tmp_path / "scores.html").read_text()
-        first = next(line for line in printed.splitlines() if line.startswith("first "))
-        recall, f1 = re.findall(r"[\d.]+ %|0\.\d+|1\.0+", first)[1:]
-        assert f'<td class="n">{recall}</td>' in page
-        assert f'<td class="n">{f1}</td>' in page
-
     def test_the_page_is_about_the_checkpoint_that_was_scored(self, place, tmp_path, monkeypatch):
         """A run that ends meanwhile is newer than the one that is scored."""
         monkeypatch.chdir(place)
@@ -373,15 +357,6 @@ class TestEvaluate:
         assert re.search(r"^  few\.csv:\d+ \(T-\d+\): r ", printed, re.M)
         answers = run(command("predict", "--file", "few.csv"), tmp_path).splitlines()
         assert [line.split(":")[0] for line in answers] == [f"T-{number}" for number in range(len(rows))]
-
-    def test_another_checkpoint_of_a_run_whose_reported_one_is_gone(self, place, tmp_path):
-        """The error about the missing one says to name it."""
-        (run_dir,) = (place / "runs").iterdir()
-        copy = tmp_path / run_dir.name
-        shutil.copytree(run_dir, copy)
-        find(str(copy)).unlink()
-        other = next((copy / "checkpoints").glob("*.params"))
-        assert other.name in run(command("evaluate", other), place)
 
     def test_a_run_that_is_named_without_its_folder_or_in_part(self, place, complaint):
         (name,) = (run_dir.name for run_dir in (place / "runs").iterdir())
@@ -451,12 +426,6 @@ class TestEvaluate:
         copy.write_bytes(content)
         copy.with_suffix(".json").write_text(source.with_suffix(".json").read_text())
         assert "was altered" in complaint("predict", copy, "--text", "x", cwd=tmp_path)
-
-
-@pytest.mark.parametrize("name", ["prepare", "evaluate", "predict"])
-def test_help_shows_examples(name, tmp_path):
-    printed = run(command(name, "--help"), tmp_path)
-    assert f"python -m crepe_dist.{name}" in printed.split("examples:")[1]
 
 
 @pytest.mark.parametrize("setting", ["abc", "0", "-1"])

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -56,25 +55,6 @@ def test_help_has_examples_which_can_be_parsed(name, monkeypatch):
             config.parse(rest)
         else:
             assert not rest, line
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_version_and_help(name, monkeypatch, capsys):
-    module = import_module(f"crepe_dist.{name}")
-    for flag, expected in (("--version", crepe_dist.__version__), ("--help", f"python -m crepe_dist.{name}")):
-        monkeypatch.setattr(sys, "argv", [name, flag])
-        with pytest.raises(SystemExit) as ended:
-            commands.run(module.main)
-        assert ended.value.code == 0
-        assert expected in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_starts_without_libraries_that_take_long(name):
-    slow = {"fastapi", "matplotlib", "mxnet", "onnx", "onnxruntime", "pandas", "pyarrow", "tensorboardX", "uvicorn"}
-    code = f"import sys, crepe_dist.{name}; print(*{slow} & set(sys.modules))"
-    found = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True)
-    assert found.stdout.strip() == ""
 
 
 @pytest.fixture

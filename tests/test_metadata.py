@@ -46,18 +46,3 @@ def test_workflows_run_scripts_that_exist(path):
         scripts = [match[1] for step in job["steps"] if (match := re.match(r"bash (\S+)", step.get("run", "")))]
         assert scripts
         assert all((ROOT / script).is_file() for script in scripts)
-
-
-@pytest.mark.parametrize("name", ["bug", "feature"])
-def test_issue_forms(name):
-    """GitHub shows a form that it cannot read as an empty text field, without a word."""
-    form = read(GITHUB / "ISSUE_TEMPLATE" / f"{name}.yml")
-    assert set(form) == {"name", "description", "labels", "body"}
-    fields = [each for each in form["body"] if each["type"] != "markdown"]
-    assert {each["type"] for each in fields} <= {"textarea", "dropdown", "input", "checkboxes"}
-    assert all(set(each) <= {"type", "id", "attributes", "validations"} for each in fields)
-    assert all(each["attributes"]["label"] for each in fields)
-    assert all(each["attributes"]["options"] for each in fields if each["type"] == "dropdown")
-    assert len({each["id"] for each in fields}) == len(fields)
-    (doctor,) = (each for each in fields if each["id"] == "doctor")
-    assert "crepe doctor" in doctor["attributes"]["description"]

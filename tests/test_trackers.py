@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 
-import numpy as np
 import pytest
 
 from crepe_dist.errors import UserError
@@ -91,23 +90,3 @@ def test_a_library_that_is_missing_is_an_error_on_all_ranks(monkeypatch):
     monkeypatch.setitem(trackers.TRACKERS, "wandb", ("Weights & Biases", "no_such_module", trackers.Tracker))
     with pytest.raises(UserError, match="Weights & Biases is not installed"):
         trackers.check_installed(["tensorboard", "wandb"])
-
-
-def test_a_histogram_has_evenly_spaced_values_of_a_large_parameter(tmp_path, monkeypatch):
-    seen = {}
-
-    class Histograms(trackers.Tracker):
-        draws = True
-
-        def __init__(self, *_):
-            pass
-
-        def add_histogram(self, name, values, step):
-            seen[name] = values
-
-    monkeypatch.setitem(trackers.TRACKERS, "tensorboard", ("TensorBoard", "tensorboardX", Histograms))
-    monkeypatch.setattr("crepe_dist.runs.metrics.MOST_VALUES", 100)
-    values = {name: np.arange(size, dtype=np.float32).reshape(-1, 10) for name, size in (("a", 100), ("b", 1010))}
-    RunMetrics(tmp_path, print, ["tensorboard"], {}).pictures(1, lambda: values, {}, [])
-    assert seen["parameters/a"].tolist() == values["a"].ravel().tolist()
-    assert seen["parameters/b"].tolist() == values["b"].ravel()[::11].tolist()

@@ -84,7 +84,7 @@ class TestRunFolder:
             mine = [record["loss"] for record in steps if record["epoch"] == epoch["epoch"]]
             assert epoch["train_loss"] == pytest.approx(np.average(mine, weights=weights))
 
-    def test_tensorboard_shows_the_same_scalars(self, finished):
+    def test_tensorboard_shows_scalars_parameters_and_confusions(self, finished):
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
         run_dir, _ = finished
@@ -93,14 +93,6 @@ class TestRunFolder:
         assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(losses(run_dir))
         accuracies = [record["test_accuracy"] for record in records(run_dir, "epoch")]
         assert [event.value for event in events.Scalars("epoch/test_accuracy")] == pytest.approx(accuracies)
-        assert {"train/milliseconds", "epoch/test_macro_f1"} <= set(events.Tags()["scalars"])
-
-    def test_tensorboard_shows_parameters_and_confusions_of_each_epoch(self, finished):
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-        run_dir, _ = finished
-        events = EventAccumulator(str(run_dir / "tensorboard"))
-        events.Reload()
         arrays = parameters.load(checkpoint.find(str(run_dir)))
         tags = events.Tags()
         assert {tag.removeprefix("parameters/") for tag in tags["histograms"]} == set(arrays)
@@ -183,11 +175,6 @@ class TestRunFolder:
         said = complaint("train", *flags, cwd=data.parent)
         assert "started with other settings" in said
         assert "optimizer.learning_rate 0.01 → 0.5" in said
-
-    def test_a_folder_of_something_else_is_refused(self, data, tmp_path, complaint):
-        (tmp_path / "photo.jpg").touch()
-        said = complaint("train", "--data", data, "--run-dir", tmp_path, *QUICK, cwd=tmp_path)
-        assert "neither empty nor a run's folder" in said
 
     def test_runs_are_named_by_data_and_settings(self, data, tmp_path):
         for more in ([], ["--logging.every=3"], ["--training.seed=1"]):
@@ -329,19 +316,12 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("flags", "message"),
         [
-            (["--data.batch_sise=3"], "--data.batch_sise"),
-            (["--data.batch_size=many"], "data.batch_size"),
-            (["--data.batch_size=0"], "data.batch_size is 0"),
-            (["--config", "nowhere.yaml"], "nowhere.yaml"),
-            (["--optimizer.name=magic"], "optimizer.name"),
-            (["--training.epochs=0"], "training.epochs is 0"),
             (["--start-epoch=9"], "--start-epoch 9 leaves no epoch"),
-            (["--device=tpu"], "device is tpu"),
             (["--device=gpu"], "no GPU was found"),
             (["--data=nowhere"], "nowhere is not a prepared data set"),
             (["--data=."], "name a folder that prepare has written"),
             (["--init-from=nowhere.params"], "nowhere.params does not exist"),
-            (["--model.dropout=1.5"], "dropout is 1.5"),
+            (['--training.class_weights={"fourth": 2}'], "names fourth, which is not a class"),
             (["--training.patience=2"], "needs data with a validation split"),
         ],
     )
@@ -352,20 +332,6 @@ class TestOptions:
     def test_divergence_is_told(self, kernels, data, tmp_path, complaint):
         flags = ("--data", data, "--run-dir", tmp_path / "run", *QUICK, *PAPER, "--optimizer.learning_rate=1000")
         assert "training diverged" in complaint("train", *flags, cwd=tmp_path)
-
-    def test_unknown_keys_in_a_file_are_refused(self, tmp_path):
-        (tmp_path / "x.yaml").write_text("optimizer:\n  lerning_rate: 1\n")
-        with pytest.raises(UserError, match="lerning_rate"):
-            parse(["--config", str(tmp_path / "x.yaml")])
-
-    def test_help_and_version_and_resolved_settings(self, tmp_path):
-        printed = run(command("train", "--help"), tmp_path)
-        assert "--optimizer.learning_rate" in printed
-        assert "--run-dir" in printed
-        assert "examples:" in printed
-        assert crepe_dist.__version__ in run(command("train", "--version"), tmp_path)
-        resolved = yaml.safe_load(run(command("train", "--data.batch_size=7", "--print_config"), tmp_path))
-        assert resolved["data"]["batch_size"] == 7
 
 
 @pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=lambda path: path.stem)
@@ -404,24 +370,18 @@ def test_two_runs_never_write_into_one_folder(tmp_path):
 
 
 class TestSchedule:
-    def test_constant(self):
-        options = OptimizerOptions(learning_rate=0.1, schedule="constant")
-        assert [schedule.rate_at(options, epoch, 10, 512) for epoch in (0, 3.5, 9.9)] == [0.1] * 3
-
-    def test_halving_is_the_papers(self):
-        options = OptimizerOptions(learning_rate=0.01, schedule="halving")
-        rates = [schedule.rate_at(options, epoch, 99, 128) for epoch in (0, 2.9, 3, 6, 30, 60)]
-        assert rates == [0.01, 0.01, 0.005, 0.0025, 0.01 / 1024, 0.01 / 1024]
-
-    def test_cosine_ends_at_zero(self):
-        options = OptimizerOptions(learning_rate=1.0, schedule="cosine")
-        rates = [schedule.rate_at(options, epoch, 4, 128) for epoch in (0, 2, 4)]
-        assert rates == pytest.approx([1.0, 0.5, 0.0])
-
-    def test_step_falls_at_the_epochs_that_were_named(self):
-        options = OptimizerOptions(learning_rate=1.0, schedule="step", step_epochs=[1, 2.5], step_factor=0.5)
-        rates = [schedule.rate_at(options, epoch, 4, 128) for epoch in (0, 1, 2, 2.5, 3)]
-        assert rates == [1.0, 0.5, 0.5, 0.25, 0.25]
+    @pytest.mark.parametrize(
+        ("options", "epochs", "rates"),
+        [
+            ({"schedule": "constant"}, (0, 3.5, 9.9), [1.0] * 3),
+            ({"schedule": "halving"}, (0, 2.9, 3, 6, 30, 60), [1, 1, 0.5, 0.25, 1 / 1024, 1 / 1024]),  # the paper's
+            ({"schedule": "cosine"}, (0, 2, 4), [1.0, 0.5, 0.0]),
+            ({"schedule": "step", "step_epochs": [1, 2.5], "step_factor": 0.5}, (0, 1, 2.5, 3), [1, 0.5, 0.25, 0.25]),
+        ],
+    )
+    def test_each_schedule(self, options, epochs, rates):
+        options = OptimizerOptions(learning_rate=1.0, **options)
+        assert [schedule.rate_at(options, epoch, 4, 128) for epoch in epochs] == pytest.approx(rates)
 
     @pytest.mark.parametrize("wrong", [{"schedule": "step"}, {"step_epochs": [1]}])
     def test_a_step_without_epochs_and_epochs_without_a_step_are_refused(self, wrong):
@@ -510,17 +470,3 @@ def test_a_dry_run_shows_shapes_memory_and_time_and_writes_nothing(data, tmp_pat
     assert ("in each process for what is trained row by row" in printed) == by_rows
     assert "nothing was written" in printed
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("wrong", "what"),
-    [
-        ("--training.label_smoothing=1", "training.label_smoothing is 1\n"),
-        ('--training.class_weights={"first": 0}', "training.class_weights is {'first': 0}"),
-        ('--training.class_weights={"fourth": 2}', "names fourth, which is not a class"),
-        ("--data.micro_batch_size=0", "data.micro_batch_size is 0"),
-        ("--overfit-batches=-1", "--overfit-batches is -1"),
-    ],
-)
-def test_settings_that_cannot_be_are_refused(data, tmp_path, complaint, wrong, what):
-    assert what in complaint("train", "--data", data, "--run-dir", tmp_path / "run", *QUICK, wrong, cwd=tmp_path)

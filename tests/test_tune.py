@@ -75,12 +75,6 @@ def test_the_fastest_network_comes_first_then_the_defaults_and_the_best_is_kept(
     assert yaml.safe_load(rows[1]["settings"]) == {}
 
 
-def test_the_defaults_win_if_nothing_is_better(play, tmp_path):
-    made, _ = play(done(0.8), done(0.9), done(0.9))
-    assert made.best().number == 1
-    assert set(yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())) == {"data"}
-
-
 def test_a_search_goes_on_where_it_was_killed_or_ran_out_of_time(play):
     with pytest.raises(KeyboardInterrupt):
         play(done(0.8), most=9)
