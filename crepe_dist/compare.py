@@ -29,19 +29,19 @@ def parser() -> arguments.Parser:
 
 
 def main() -> None:
-    given = parser().parse_args()
-    if len(given.runs) < 2:
+    args = parser().parse_args()
+    if len(args.runs) < 2:
         raise UserError("one run cannot be compared", remedy="name at least two runs")
-    arguments.check_output(given.html, "--html")
+    arguments.check_output(args.html, "--html")
 
     # Imported here for --help: matplotlib and MXNet take 2 s.
     from crepe_dist.reports import comparison_page
     from crepe_dist.runs.run_record import open_run
 
-    records = [open_run(path) for path in given.runs]
+    records = [open_run(path) for path in args.runs]
     comparison_page.show(records, Console(highlight=False))
-    if given.html is not None:
-        write_text(given.html, comparison_page.page(records))
+    if args.html is not None:
+        write_text(args.html, comparison_page.page(records))
 
 
 if __name__ == "__main__":

@@ -56,15 +56,15 @@ def parser() -> arguments.Parser:
 
 
 def main() -> None:
-    given = parser().parse_args()
+    args = parser().parse_args()
     with join_to_score() as world:
         # Not at the top: pandas and matplotlib take a second, which --help need not wait for.
         from crepe_dist.evaluating.scoring import score
 
-        arguments.check_output(given.json, "--json")
-        arguments.check_output(given.html, "--html")
-        arguments.check_output(given.mistakes, "--mistakes")
-        score(given, world)
+        arguments.check_output(args.json, "--json")
+        arguments.check_output(args.html, "--html")
+        arguments.check_output(args.mistakes, "--mistakes")
+        score(args, world)
 
 
 def _rates(text: str) -> list[float]:

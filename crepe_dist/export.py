@@ -76,16 +76,16 @@ def parser() -> arguments.Parser:
 
 
 def main() -> None:
-    given = parser().parse_args()
-    arguments.check_folder(given.out)
-    form = given.format or ("crepe" if given.size else "onnx")
-    if given.quantize and form not in ("onnx", "web"):
+    args = parser().parse_args()
+    arguments.check_folder(args.out)
+    form = args.format or ("crepe" if args.size else "onnx")
+    if args.quantize and form not in ("onnx", "web"):
         raise UserError(
             f"--quantize does not apply to --format {form}",
             "it is for ONNX files and web pages",
             "leave it out; --size makes a model small for crepe_dist itself",
         )
-    if given.size and form != "crepe":
+    if args.size and form != "crepe":
         raise UserError(
             f"--size does not apply to --format {form}",
             "a small model is for crepe_dist itself",
@@ -97,22 +97,22 @@ def main() -> None:
     from crepe_dist.predicting.predictor import load
     from crepe_dist.runs import checkpoint
 
-    path = checkpoint.announce(checkpoint.find(given.checkpoint))
-    predictor = load(path, **arguments.foreign(given), device="cpu", min_probability=given.min_probability)
-    if given.size:
-        _small(predictor, path, given)
+    path = checkpoint.announce(checkpoint.find(args.checkpoint))
+    predictor = load(path, **arguments.foreign(args), device="cpu", min_probability=args.min_probability)
+    if args.size:
+        _small(predictor, path, args)
         return
-    real, synthetic = verification.real(path, given.data), verification.synthetic(predictor.encoding)
+    real, synthetic = verification.real(path, args.data), verification.synthetic(predictor.encoding)
     if form == "web" and not web_runtime.archive().exists():
         print(f"npm downloads {web_runtime.PACKAGE} (33 MB, once)", flush=True)
     files, difference = export(
         predictor,
         checkpoint.describe(path),
         form,
-        given.out,
+        args.out,
         real + synthetic,
         path.name,
-        quantize=given.quantize,
+        quantize=args.quantize,
     )
     _list(files)
     if predictor.composition.strip_html and form not in ("crepe", "params"):
@@ -123,11 +123,11 @@ def main() -> None:
     print(f"compared with our own engine on {texts}: probabilities differ by at most {difference:.1e}")
 
 
-def _small(predictor: Predictor, path: Path, given: argparse.Namespace) -> None:
+def _small(predictor: Predictor, path: Path, args: argparse.Namespace) -> None:
     """Write the folder of --size, and print what it lost."""
     from crepe_dist.exporting.compressor import compress_to
 
-    files, made, accuracies = compress_to(predictor, path, given.size, given.out, given.data)
+    files, made, accuracies = compress_to(predictor, path, args.size, args.out, args.data)
     _list(files)
     for name, (kept, rows) in made.rows.items():
         print(f"{name} keeps {kept:,} of {rows:,} rows")

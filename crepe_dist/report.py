@@ -24,24 +24,24 @@ def parser() -> arguments.Parser:
 
 
 def main() -> None:
-    given = parser().parse_args()
+    args = parser().parse_args()
 
     # Imported here for --help: matplotlib and MXNet take 2 s.
     from crepe_dist.reports.run_report import CARD, REPORT, write_report
     from crepe_dist.runs.run_record import open_run
 
-    record = open_run(given.run)
+    record = open_run(args.run)
     data: Dataset | UserError
     try:
-        data = record.dataset(given.data)
+        data = record.dataset(args.data)
     except UserError as error:
-        if given.data is not None:
+        if args.data is not None:
             raise
         data = error
     for _ in write_report(record, data):
         pass
     for name in (REPORT, CARD):
-        print(visible(str(given.run / name)))
+        print(visible(str(args.run / name)))
     if isinstance(data, UserError):
         print(f"without texts: {visible(data.what)}")
 

@@ -18,7 +18,6 @@ from crepe_dist.evaluating import mistakes
 from crepe_dist.files import write_json, write_text
 from crepe_dist.predicting.predictor import Foreign, Predictor, check_finite, open_checkpoint
 from crepe_dist.reports import data_page, run_findings
-from crepe_dist.reports.label_page import label_score_page
 from crepe_dist.reports.run_page import score_page
 from crepe_dist.reports.score_tables import unanswered
 from crepe_dist.runs import checkpoint
@@ -190,11 +189,14 @@ def _typo_table(noisy: dict[float, AnyScores], *, several: bool) -> str:
 
 
 def _page(scores: AnyScores, dataset: Dataset, split: str, path: Path) -> str:
-    about = {"checkpoint": path.name, "data": str(dataset.folder), "part": split}
-    if not isinstance(scores, Scores):
-        return label_score_page(scores, dataset.classes, about)
-    quoted = quotes(dataset, split, [mistake.row for mistake in scores.mistakes])
-    return score_page(scores, dataset.classes, quoted, {**about, "encoding": dataset.encoding.to_dict()})
+    about = {
+        "checkpoint": path.name,
+        "data": str(dataset.folder),
+        "part": split,
+        "encoding": dataset.encoding.to_dict(),
+    }
+    worst = [mistake.row for mistake in scores.mistakes] if isinstance(scores, Scores) else []
+    return score_page(scores, dataset.classes, quotes(dataset, split, worst), about)
 
 
 def _numbers(scores: AnyScores, noisy: dict[float, AnyScores], classes: list[str]) -> dict[str, Any]:

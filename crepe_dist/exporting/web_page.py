@@ -72,19 +72,11 @@ def render(onnx: bytes, about: dict[str, Any], model: ModelSummary) -> str:
     }
     template = "web.html"
     bare = page.render(template, **values, policy="", binary="", onnx="", size="")
-    policy = {
-        "default-src": "'none'",
-        "script-src": f"{page.hashes(bare, 'script')} 'wasm-unsafe-eval'",
-        "style-src": page.hashes(bare, "style"),
-        "img-src": "data:",
-        "base-uri": "'none'",
-        "form-action": "'none'",
-    }
     binary, packed = _packed(runtime.binary), _packed(onnx)
     return page.render(
         template,
         **values,
-        policy=Markup("; ".join(f"{name} {value}" for name, value in policy.items())),
+        policy=Markup(page.policy(bare, script="'wasm-unsafe-eval'")),
         binary=binary,
         onnx=packed,
         size=size(len(binary) + len(packed)),

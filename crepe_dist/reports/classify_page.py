@@ -36,14 +36,4 @@ def render(model: ModelSummary, options: ServiceOptions, examples: Sequence[str]
         marked={"levels": LEVELS, "threshold": COLOUR_THRESHOLD, "noise": NOISE},
         version=__version__,
     )
-    policy = {
-        "default-src": "'none'",
-        "script-src": page.hashes(html, "script"),
-        "style-src": page.hashes(html, "style"),
-        "connect-src": "'self'",
-        "img-src": "data:",
-        "base-uri": "'none'",
-        "form-action": "'none'",
-        "frame-ancestors": "'none'",
-    }
-    return html, "; ".join(f"{name} {value}" for name, value in policy.items())
+    return html, page.policy(html, connect_src="'self'", frame_ancestors="'none'")

@@ -54,14 +54,14 @@ class Item:
 
 
 def runs(explanation: Explanation) -> Iterator[Run]:
-    """SplitOptions a text into runs, with at most ``UNREAD_CHARS`` unread characters beside those that are read."""
+    """Split a text into runs, with at most ``UNREAD_CHARS`` unread characters beside those that are read."""
     text, cut = explanation.text, explanation.cut
     largest = max(NOISE, *map(abs, explanation.scores), 0)
     levels = [_level(score / largest) for score in explanation.scores]
 
     def coloured(start: int, stop: int) -> Iterator[Run]:
-        for level, places in groupby(range(start, stop), lambda place: levels[place]):
-            yield Run("".join(text[place] for place in places), level)
+        for level, indices in groupby(range(start, stop), levels.__getitem__):
+            yield Run("".join(text[index] for index in indices), level)
 
     yield from coloured(0, cut.start)
     if cut:

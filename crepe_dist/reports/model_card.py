@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from crepe_dist.files import sha256
-from crepe_dist.reports import label_page, run_findings, score_tables
+from crepe_dist.reports import run_findings, score_tables
 from crepe_dist.reports.page import render
 from crepe_dist.version import __version__
 from crepe_dist.wording import clean, visible
 
 if TYPE_CHECKING:
+    from crepe_dist.runs.checkpoint import AnyScores
     from crepe_dist.runs.run_record import RunRecord
-    from crepe_dist.runs.scores import Scores
 
 MAX_CLASSES = 300
 MAX_CHARS = 4000
@@ -45,7 +45,7 @@ def card(record: RunRecord, data_warnings: list[dict[str, str]], unseen: str) ->
         *(f"Its data: {flaw}" for flaw in [unseen, *flaws] if flaw),
     ]
     classes = clean(record.classes)
-    scores = record.scores.get("test")
+    scores = record.scores.get("test") or record.label_scores.get("test")
     length = int(record.about["encoding"]["feature_len"])
     provenance = record.made
     return render(
@@ -60,9 +60,9 @@ def card(record: RunRecord, data_warnings: list[dict[str, str]], unseen: str) ->
         splits=[(escaped(name), count) for name, count in run_findings.split_sizes(record)],
         classes=[escaped(name) for name in record.classes[:MAX_CLASSES]],
         count=len(classes),
-        rows=_rows(scores, classes) if scores is not None else [],
-        macro_f1=scores.macro_f1 if scores is not None else 0.0,
-        labels=_labels(record, classes),
+        rows=_rows(scores, classes) if scores else [],
+        macro_f1=scores.macro_f1 if scores else 0.0,
+        several="labels" in record.about,
         limits=[escaped(sentence) for sentence in limits],
         encoding=record.about["encoding"],
         feature_len=length,
@@ -77,15 +77,9 @@ def card(record: RunRecord, data_warnings: list[dict[str, str]], unseen: str) ->
     )
 
 
-def _rows(scores: Scores, classes: list[str]) -> list[dict[str, Any]]:
+def _rows(scores: AnyScores, classes: list[str]) -> list[dict[str, Any]]:
     rows = score_tables.table(scores, classes)[:MAX_CLASSES]
-    return [{**row, "name": escaped(row["name"]), "taken": escaped(row["taken"])} for row in rows]
-
-
-def _labels(record: RunRecord, classes: list[str]) -> list[dict[str, Any]]:
-    scores = record.label_scores.get("test")
-    rows = [] if scores is None else label_page.table(scores, classes)[:MAX_CLASSES]
-    return [{**row, "name": escaped(row["name"])} for row in rows]
+    return [{**row, "name": escaped(row["name"]), "taken": escaped(row.get("taken", ""))} for row in rows]
 
 
 def _code(text: str) -> Markup:

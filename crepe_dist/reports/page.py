@@ -23,16 +23,8 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for each in (
-        wording.number,
-        wording.percent,
-        wording.size,
-        wording.cut,
-        wording.counted,
-        wording.visible,
-        wording.nth,
-    ):
-        environment.filters[each.__name__] = each
+    filters = ("number", "percent", "size", "cut", "counted", "visible", "nth")
+    environment.filters.update({name: getattr(wording, name) for name in filters})
     environment.filters["flags"] = flags
     environment.globals["colours"] = colours
     return environment.get_template(template).render(values)
@@ -43,13 +35,27 @@ def flags(text: str) -> Markup:
     return Markup(re.sub(r"--[a-z][\w.-]*", r'<code class="flag">\g<0></code>', str(escape(text))))
 
 
-def hashes(markup: str, tag: str) -> str:
-    """Return the Content-Security-Policy sources that allow exactly the inline styles or scripts of a page.
+def policy(markup: str, *, script: str = "", **more: str) -> str:
+    """Return a Content-Security-Policy that only allows the inline styles and scripts of a page.
 
     Args:
         markup: the page.
-        tag: ``style`` or ``script``.
+        script: further source of scripts.
+        more: further directives; "_" stands for "-".
     """
-    found = re.findall(f"<{tag}(?: type=.module.)?>(.*?)</{tag}>", markup, re.DOTALL)
-    digests = (hashlib.sha256(each.encode("utf-8")).digest() for each in found)
-    return " ".join(f"'sha256-{base64.b64encode(each).decode('ascii')}'" for each in digests)
+    directives = {
+        "default-src": "'none'",
+        "script-src": f"{_hashes(markup, 'script')} {script}".rstrip(),
+        "style-src": _hashes(markup, "style"),
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        **{name.replace("_", "-"): value for name, value in more.items()},
+    }
+    return "; ".join(f"{name} {value}" for name, value in directives.items())
+
+
+def _hashes(markup: str, tag: str) -> str:
+    contents = re.findall(f"<{tag}(?: type=.module.)?>(.*?)</{tag}>", markup, re.DOTALL)
+    digests = (hashlib.sha256(content.encode("utf-8")).digest() for content in contents)
+    return " ".join(f"'sha256-{base64.b64encode(digest).decode('ascii')}'" for digest in digests)

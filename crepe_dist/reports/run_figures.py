@@ -54,8 +54,8 @@ def loss(history: History, reported: int | None = None) -> str:
             axes.set_ylabel(f"loss (at first up to {ordered[-1]:.2f})")
         _legend(axes)
         values = [
-            (point.step, f"step {number(point.step)}: train {each:.4f}{_losses(history, point.step)}")
-            for point, each in zip(history.points, smoothed(means))
+            (point.step, f"step {number(point.step)}: train {mean:.4f}{_losses(history, point.step)}")
+            for point, mean in zip(history.points, smoothed(means))
         ]
         return drawing.svg(figure, "Train loss by step, validation and test loss by epoch", _readouts(axes, values))
 
@@ -69,17 +69,17 @@ def smoothed(values: Sequence[float]) -> list[float]:
     if len(values) < FEWEST_SMOOTHED:
         return list(values)
     keep = 1 - 2 / (1 + max(1.0, SPAN * len(values)))
-    back = _moving_average(values[::-1], keep)[::-1]
-    return [(one + other) / 2 for one, other in zip(_moving_average(values, keep), back)]
+    forwards, backwards = _moving_average(values, keep), _moving_average(values[::-1], keep)[::-1]
+    return [(one + other) / 2 for one, other in zip(forwards, backwards)]
 
 
 def _moving_average(values: Sequence[float], keep: float) -> list[float]:
     """Return the exponential moving average without the bias to its start."""
-    mean, weight, found = 0.0, 0.0, []
+    mean, weight, means = 0.0, 0.0, []
     for value in values:
         mean, weight = keep * mean + (1 - keep) * value, keep * weight + 1 - keep
-        found.append(mean / weight)
-    return found
+        means.append(mean / weight)
+    return means
 
 
 def accuracy(history: History, reported: int | None = None, measure: str = "accuracy") -> str:
@@ -123,35 +123,25 @@ def compared(histories: Sequence[tuple[str, History]], key: str, label: str) -> 
         histories: name and history of each run.
         key: name of the score in an epoch's record.
     """
-    shown = [(cut(f"#{place} {name}", NAME_CELLS), each) for place, (name, each) in enumerate(histories[:MAX_RUNS], 1)]
-    names = [name for name, _ in shown]
-    form = percent if key.endswith("accuracy") else _short
+    names = [cut(f"#{number} {name}", NAME_CELLS) for number, (name, _) in enumerate(histories[:MAX_RUNS], 1)]
+    is_accuracy = key.endswith("accuracy")
+    form = percent if is_accuracy else _short
     with drawing.style():
         columns = _columns(names)
         figure, axes = _axes(label, legend=-(-len(names) // columns))
         values: dict[int, list[str]] = {}
-        for place, (name, history) in enumerate(shown):
-            records = [record for record in history.epochs if key in record]
-            axes.plot(
-                [nth(record["epoch"]) for record in records],
-                [record[key] for record in records],
-                color=RUN_COLOURS[place % len(RUN_COLOURS)],
-                linestyle=LINE_STYLES[place // len(RUN_COLOURS)],
-                marker="o",
-                markersize=3.5,
-                linewidth=1.4,
-                label=name,
-            )
-            for record in records:
-                values.setdefault(nth(record["epoch"]), []).append(f"#{place + 1} {form(record[key])}")
+        for index, (name, (_, history)) in enumerate(zip(names, histories)):
+            scores = [(nth(epoch["epoch"]), epoch[key]) for epoch in history.epochs if key in epoch]
+            line, colour = divmod(index, len(RUN_COLOURS))
+            axes.plot(*(zip(*scores) if scores else ([], [])), color=RUN_COLOURS[colour], linestyle=LINE_STYLES[line],
+                      marker="o", markersize=3.5, linewidth=1.4, label=name)  # fmt: skip
+            for epoch, score in scores:
+                values.setdefault(epoch, []).append(f"#{index + 1} {form(score)}")
         axes.xaxis.set_major_locator(_locator(integer=True))
-        if key.endswith("accuracy"):
-            _percent(axes)
-        else:
-            _from_zero(axes)
+        (_percent if is_accuracy else _from_zero)(axes)
         _legend(axes, columns)
-        found = [(epoch, f"epoch {epoch}: {', '.join(values[epoch])}") for epoch in sorted(values)]
-        return drawing.svg(figure, f"{label} of {len(histories)} runs by epoch", _readouts(axes, found))
+        texts = [(epoch, f"epoch {epoch}: {', '.join(values[epoch])}") for epoch in sorted(values)]
+        return drawing.svg(figure, f"{label} of {len(histories)} runs by epoch", _readouts(axes, texts))
 
 
 def _axes(label: str, history: History | None = None, *, legend: int = 1, height: float = 2.2) -> tuple[Figure, Axes]:
@@ -196,8 +186,8 @@ def _losses(history: History, step: int) -> str:
 
 
 def _scores(epoch: dict[str, Any], score: str, form: Callable[[float], str]) -> str:
-    found = [f"{split} {form(epoch[f'{split}_{score}'])}" for split in SPLIT_COLOURS if f"{split}_{score}" in epoch]
-    return ", ".join(found)
+    splits = [split for split in SPLIT_COLOURS if f"{split}_{score}" in epoch]
+    return ", ".join(f"{split} {form(epoch[f'{split}_{score}'])}" for split in splits)
 
 
 def _short(value: float) -> str:
@@ -212,8 +202,8 @@ def _readouts(axes: Axes, values: Sequence[tuple[float, str]]) -> str:
 def _marks(axes: Axes, history: History) -> None:
     """Mark the steps at which the run resumed, and the skipped steps."""
     for name, steps, colour in (("resumed", history.resumes, colours.GREY), ("skipped", history.skipped, colours.RED)):
-        for place, step in enumerate(steps):
-            axes.axvline(step, color=colour, linestyle=":", linewidth=1, label=name if not place else None)
+        for index, step in enumerate(steps):
+            axes.axvline(step, color=colour, linestyle=":", linewidth=1, label=name if not index else None)
 
 
 def _from_zero(axes: Axes) -> None:
@@ -245,12 +235,5 @@ def _columns(names: Sequence[str]) -> int:
 
 def _legend(axes: Axes, columns: int = 4) -> None:
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(
-            loc="lower left",
-            bbox_to_anchor=(0, 1),
-            ncols=columns,
-            borderpad=0,
-            borderaxespad=0.4,
-            handlelength=1.4,
-            columnspacing=1.2,
-        )
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderpad=0, borderaxespad=0.4,
+                    handlelength=1.4, columnspacing=1.2)  # fmt: skip

@@ -9,6 +9,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from crepe_dist.data.alphabet import STANDARD_ALPHABETS, read_of_long
 from crepe_dist.model.parameters import shape_class
 from crepe_dist.native import library
@@ -16,7 +18,6 @@ from crepe_dist.reports.score_tables import (
     LABEL_CELLS,
     LARGE_CALIBRATION_ERROR,
     calibration,
-    headline,
     is_overconfident,
     majority,
     unanswered,
@@ -59,12 +60,15 @@ def result(record: RunRecord, classes: list[str]) -> str:
             f"the macro F1 {several.macro_f1:.3f}, the mean average precision {several.mean_average_precision:.3f}."
         )
     scores = record.scores.get("test")
-    first = headline(float(record.metrics["test_accuracy"]), scores.documents if scores else 0)
     if scores is None:
-        return first
+        return f"The test accuracy is {percent(record.metrics['test_accuracy'])}."
+    low, high = interval(round(scores.accuracy * scores.documents), scores.documents)
     always, share = majority(scores, classes, training_rows(record))
-    name = cut(classes[always], LABEL_CELLS)
-    return f"{first} The majority-class baseline (always “{name}”) has an accuracy of {percent(share)}."
+    return (
+        f"The test accuracy is {percent(scores.accuracy)} on {counted(scores.documents, 'text')} (95 % interval: "
+        f"{percent(low)} to {percent(high)}). The majority-class baseline (always "
+        f"“{cut(classes[always], LABEL_CELLS)}”) has an accuracy of {percent(share)}."
+    )
 
 
 def choice(record: RunRecord) -> str:
@@ -101,13 +105,12 @@ def training(record: RunRecord) -> str:
     if provenance:
         first += f"; {counted(provenance['processes'], 'process', 'processes')} on {provenance['device']}"
     sentences = [f"{first}."]
-    for event, one, many in (
-        ("resume", "It resumed once from a saved state", "It resumed {} times from a saved state"),
-        ("skipped", "One step was skipped", "{} steps were skipped"),
+    for event, what in (
+        ("resume", "It resumed from a saved state"),
+        ("skipped", "It skipped a step"),
     ):
-        count = history.counts[event]
-        if count:
-            sentences.append((one if count == 1 else many.format(number(count))) + ".")
+        if count := history.counts[event]:
+            sentences.append(f"{what} {counted(count, 'time')}.")
     return " ".join(sentences)
 
 
@@ -124,12 +127,9 @@ def never_predicted(record: RunRecord, scores: Scores, classes: list[str]) -> di
 
 def split_sizes(record: RunRecord) -> list[tuple[str, int]]:
     """Return the name and the number of documents of each split, if known."""
-    if "documents" in record.made:
-        return list(record.made["documents"].items())
     if record.made:
-        return [(name, sum(counts)) for name, counts in record.made["rows"].items()]
-    found = {name: each.documents for name, each in record.scores.items()}
-    return list({**found, **{name: each.documents for name, each in record.label_scores.items()}}.items())
+        return list(record.made["documents"].items())
+    return [(name, scores.documents) for name, scores in {**record.scores, **record.label_scores}.items()]
 
 
 def reproducible(record: RunRecord) -> bool:
@@ -142,8 +142,8 @@ def command(record: RunRecord) -> str:
     """Return the command that repeats the training: in one process, where their number does not matter."""
     processes = 1 if reproducible(record) else record.made.get("processes", 1)
     launcher = f"horovodrun -np {processes} " if processes != 1 else ""
-    given = {name: value for name, value in record.about["computed"].items() if name.startswith("model.")}
-    flags = "".join(f" --{name} {shlex.quote(str(value))}" for name, value in given.items())
+    computed = {name: value for name, value in record.about["computed"].items() if name.startswith("model.")}
+    flags = "".join(f" --{name} {shlex.quote(str(value))}" for name, value in computed.items())
     config = shlex.quote(f"{record.path}/config.yaml")
     return f"{launcher}python -m crepe_dist.train --config {config}{flags} --fresh"
 
@@ -174,7 +174,7 @@ class Curve:
 
     @property
     def lowest(self) -> int:
-        """Place of the lowest loss."""
+        """Index of the lowest loss."""
         return self.losses.index(min(self.losses))
 
     @property
@@ -203,10 +203,10 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
 
     At most one of "train longer" and "train less" is recommended. The curve decides it, then the scores.
     """
-    found: list[dict[str, str]] = []
+    warnings: list[dict[str, str]] = []
 
     def warn(what: str, why: str, do: str) -> None:
-        found.append({"what": what, "why": why, "do": do})
+        warnings.append({"what": what, "why": why, "do": do})
 
     scores, curve = record.scores.get("test"), Curve.of(record)
     longer = f" (--epochs {_more_epochs(record, curve)})" if record.result is not None else ""
@@ -229,7 +229,7 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
                 "hold out more documents for the test split (prepare --test), or collect more",
             )
         if missed := never_predicted(record, scores, classes):
-            found.append(missed)
+            warnings.append(missed)
         if scores.calibration_error > LARGE_CALIBRATION_ERROR and not at_baseline:
             if is_overconfident(scores):
                 help_ = "; more data helps" if curve.falls or missed else "; more data or fewer epochs help"
@@ -271,7 +271,7 @@ def warnings(record: RunRecord, classes: list[str]) -> list[dict[str, str]]:
             "the loss or a gradient was not finite",
             "lower optimizer.learning_rate or set optimizer.clip_norm",
         )
-    return found
+    return warnings
 
 
 def is_table_enough(record: RunRecord) -> bool:
@@ -290,8 +290,8 @@ def _known(alphabet: str) -> str:
 
 def _scripts(alphabet: str) -> list[str]:
     """Return the names of the scripts of an alphabet's letters."""
-    found = {match[1] for each in alphabet if (match := SCRIPT.match(unicodedata.name(each, "")))}
-    return sorted("Chinese" if name == "CJK" else name.capitalize() for name in found)
+    names = {match[1] for letter in alphabet if (match := SCRIPT.match(unicodedata.name(letter, "")))}
+    return sorted("Chinese" if name == "CJK" else name.capitalize() for name in names)
 
 
 def encoding_limits(encoding: dict[str, Any]) -> list[str]:
@@ -315,7 +315,7 @@ def limits(record: RunRecord, classes: list[str]) -> list[str]:
     scores = record.scores.get("test")
     if scores is not None:
         f1 = scores.f1.tolist()
-        order = sorted((index for index in range(len(classes)) if scores.confusion[index].any()), key=f1.__getitem__)
+        order = sorted(np.flatnonzero(scores.tested).tolist(), key=f1.__getitem__)
         weak = [f"{cut(classes[index], LABEL_CELLS)} (F1 {f1[index]:.2f})" for index in order[:3] if f1[index] < STRONG]
         sentences += [*([f"It is weakest on {listed(weak)}."] if weak else []), calibration(scores)]
     return sentences

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crepe_dist.files import sha256
-from crepe_dist.reports import label_page, run_figures, run_findings, score_tables
+from crepe_dist.reports import run_figures, run_findings, score_tables
 from crepe_dist.reports.page import render
+from crepe_dist.runs.checkpoint import AnyScores
 from crepe_dist.runs.disk_space import size as disk_space
+from crepe_dist.runs.scores import Scores
 from crepe_dist.version import __version__
 from crepe_dist.wording import clean, counted, duration, percent, size, visible
 
 if TYPE_CHECKING:
     from crepe_dist.runs.run_record import Quote, RunRecord
-    from crepe_dist.runs.scores import Scores
 
 MAX_COMMAND_CHARS = 4000
 FILES = (
@@ -60,7 +61,7 @@ def page(
         warnings=clean([*run_findings.warnings(record, classes), *about_data]),
         history=history,
         scores=score_tables.view(record.scores[split], classes, quotes.get(split), encoding) if split else None,
-        labels=label_page.view(labels, classes) if labels else None,
+        labels=score_tables.label_view(labels, classes) if labels else None,
         measure=record.measure,
         no_texts=visible(no_texts),
         figures=_figures(record),
@@ -92,7 +93,7 @@ def _files(run: Path) -> list[tuple[str, str, str]]:
     return [(name, size(disk_space(run / name)), what) for name, what in FILES if (run / name).exists()]
 
 
-def score_page(scores: Scores, classes: list[str], quotes: Sequence[Quote | None], about: dict[str, Any]) -> str:
+def score_page(scores: AnyScores, classes: list[str], quotes: Sequence[Quote | None], about: dict[str, Any]) -> str:
     """Render the page of ``python -m crepe_dist.evaluate --html``.
 
     Args:
@@ -100,33 +101,29 @@ def score_page(scores: Scores, classes: list[str], quotes: Sequence[Quote | None
         about: values of ``checkpoint``, ``data``, ``part`` (the split) and ``encoding``.
     """
     classes, about = clean(classes), clean(about)
-    return render(
-        "evaluation.html",
-        version=__version__,
-        about=about,
-        headline=[
-            *score_tables.tiles(scores, classes, about["part"]),
-            ("loss", f"{scores.loss:.4f}", ["mean cross-entropy, in nats"]),
-        ],
-        labels=None,
-        scores=score_tables.view(scores, classes, quotes, about["encoding"]),
-        no_texts="",
-    )
+    if isinstance(scores, Scores):
+        headline = score_tables.tiles(scores, classes, about["part"])
+        headline.append(("loss", f"{scores.loss:.4f}", ["mean cross-entropy, in nats"]))
+        values = {"scores": score_tables.view(scores, classes, quotes, about["encoding"]), "labels": None}
+    else:
+        headline = score_tables.label_tiles(scores, about["part"])
+        values = {"labels": score_tables.label_view(scores, classes)}
+    return render("evaluation.html", version=__version__, about=about, headline=headline, no_texts="", **values)
 
 
-def _headline(record: RunRecord, classes: list[str], split: str) -> list[tuple[str, str, list[str]]]:
-    """Return the tiles at the top of the report: name, value and notes."""
+def _headline(record: RunRecord, classes: list[str], split: str) -> list[score_tables.Tile]:
+    """Return the tiles at the top of the report."""
     history, provenance = record.history, record.made
     if split:
-        found = score_tables.tiles(record.scores[split], classes, split, run_findings.training_rows(record))
+        tiles = score_tables.tiles(record.scores[split], classes, split, run_findings.training_rows(record))
     elif labels := record.label_scores.get("test"):
-        found = label_page.tiles(labels, "test")
+        tiles = score_tables.label_tiles(labels, "test")
     else:
-        found = [("test accuracy", percent(record.metrics["test_accuracy"]), [])]
+        tiles = [("test accuracy", percent(record.metrics["test_accuracy"]), [])]
     notes = [counted(len(history.epochs), "epoch")]
     if provenance:
         notes.append(visible(f"{counted(provenance['processes'], 'process', 'processes')} on {provenance['device']}"))
-    return [*found, ("training time", duration(history.seconds), notes)] if history.epochs else found
+    return [*tiles, ("training time", duration(history.seconds), notes)] if history.epochs else tiles
 
 
 def _figures(record: RunRecord) -> dict[str, str]:

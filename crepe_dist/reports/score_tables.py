@@ -11,6 +11,8 @@ from crepe_dist import wording
 from crepe_dist.data.alphabet import read_of_long
 from crepe_dist.reports import score_figures
 from crepe_dist.reports.uncertainty import interval
+from crepe_dist.runs.checkpoint import AnyScores
+from crepe_dist.runs.label_scores import LabelScores
 from crepe_dist.runs.run_record import Quote
 from crepe_dist.runs.scores import BINS, MILLION, Mistake, Scores
 from crepe_dist.wording import counted, cut, number, percent
@@ -25,6 +27,8 @@ LABEL_CELLS = 60  # width of a class name in a table or a sentence
 MAX_QUOTE_CHARS = 600
 THRESHOLDS = (6, 9, 12, 14)  # in intervals of the predicted probability: 40, 60, 80 and 93 %
 SMALL_CALIBRATION_ERROR, LARGE_CALIBRATION_ERROR = 0.03, 0.1
+
+Tile = tuple[str, str, list[str]]  # name, value and notes
 
 
 def view(
@@ -47,7 +51,7 @@ def view(
         for true, predicted, count in scores.confused(MAX_PAIRS)
     ]  # fmt: skip
     quotes = quotes if quotes is not None else [None] * len(scores.mistakes)
-    mistakes = [_mistake(each, classes, quote, encoding) for each, quote in zip(scores.mistakes, quotes)]
+    mistakes = [_mistake(*pair, classes, encoding) for pair in zip(scores.mistakes, quotes)]
     return {
         "documents": scores.documents,
         "wrong": scores.documents - int(np.trace(scores.confusion)),
@@ -65,18 +69,27 @@ def view(
     }
 
 
-def tiles(
-    scores: Scores, classes: list[str], split: str, training: list[int] | None = None
-) -> list[tuple[str, str, list[str]]]:
-    """Return the scores for the top of a page: name, value and notes of each.
+def label_view(scores: LabelScores, classes: list[str]) -> dict[str, Any]:
+    """Compute the values for the template ``labels.html``."""
+    rows = table(scores, classes)
+    tested = [row for row in rows if row["documents"]]
+    return {
+        "rows": sorted(rows, key=lambda row: (-row["documents"], row["name"])),
+        "weakest": sorted(tested, key=lambda row: row["f1"])[:MAX_WEAKEST] if len(rows) > MAX_OPEN_ROWS else [],
+        "calibration": percent(scores.calibration_error),
+    }
+
+
+def tiles(scores: Scores, classes: list[str], split: str, training: list[int] | None = None) -> list[Tile]:
+    """Return the scores for the top of a page.
 
     Args:
         training: number of training rows in each class, if known.
     """
     low, high = interval(round(scores.accuracy * scores.documents), scores.documents)
     _, baseline = majority(scores, classes, training)
-    f1, tested = scores.f1, scores.confusion.any(axis=1)
-    weakest = int(np.where(tested, f1, np.inf).argmin())
+    f1 = scores.f1
+    weakest = int(np.where(scores.tested, f1, np.inf).argmin())
     error = scores.calibration_error
     verdict = "overconfident" if is_overconfident(scores) else "underconfident"
     return [
@@ -108,15 +121,20 @@ def tiles(
     ]
 
 
-def headline(accuracy: float, documents: int, split: str = "test") -> str:
-    """State the accuracy with its 95 % interval; without the interval if ``documents`` is 0 (unknown)."""
-    if not documents:
-        return f"The {split} accuracy is {percent(accuracy)}."
-    low, high = interval(round(accuracy * documents), documents)
-    return (
-        f"The {split} accuracy is {percent(accuracy)} on {counted(documents, 'text')} "
-        f"(95 % interval: {percent(low)} to {percent(high)})."
-    )
+def label_tiles(scores: LabelScores, split: str) -> list[Tile]:
+    """Return the scores of several labels for the top of a page."""
+    precision, recall = scores.micro
+    top = [f"precision at {k}: {percent(value)}" for k, value in scores.precision_at.items()]
+    exact = [] if scores.exact is None else [f"all labels right: {percent(scores.exact)} of the texts"]
+    return [
+        (
+            f"{split} micro F1",
+            percent(scores.accuracy),
+            [f"precision {percent(precision)}, recall {percent(recall)}", counted(scores.documents, "text"), *exact],
+        ),
+        ("macro F1", f"{scores.macro_f1:.3f}", [counted(len(scores.labels), "class", "classes")]),
+        ("mean average precision", f"{scores.mean_average_precision:.3f}", top),
+    ]
 
 
 def majority(scores: Scores, classes: list[str], training: list[int] | None) -> tuple[int, float]:
@@ -151,18 +169,18 @@ def is_calibrated(scores: Scores) -> bool:
 
 def answered(scores: Scores) -> list[dict[str, str]]:
     """Tabulate the share of texts that reach a probability, and the accuracy on them, for some thresholds."""
-    found = []
-    for place in (0, *THRESHOLDS):
-        documents, right, _ = scores.reliability[place:].sum(axis=0).tolist()
-        if documents and (not place or documents < scores.documents):
-            found.append(
+    rows = []
+    for threshold in (0, *THRESHOLDS):
+        documents, right, _ = scores.reliability[threshold:].sum(axis=0).tolist()
+        if documents and (not threshold or documents < scores.documents):
+            rows.append(
                 {
-                    "least": f"{100 * place / BINS:.0f} %" if place else "any",
+                    "least": f"{100 * threshold / BINS:.0f} %" if threshold else "any",
                     "share": percent(documents, scores.documents),
                     "accuracy": percent(right, documents),
                 }
             )
-    return found
+    return rows
 
 
 def is_overconfident(scores: Scores) -> bool:
@@ -183,15 +201,14 @@ def unanswered(
         trains_longer: recommend to train longer; false for a model that overfits.
     """
     missed = [
-        cut(name, LABEL_CELLS) + ("" if true else " (not in the test split)")
-        for name, true, predicted in zip(classes, scores.confusion.any(axis=1), scores.confusion.any(axis=0))
-        if not predicted
+        cut(name, LABEL_CELLS) + ("" if is_tested else " (not in the test split)")
+        for name, is_tested, is_predicted in zip(classes, scores.tested, scores.predicted)
+        if not is_predicted
     ]
     if not missed:
         return None
     more = f" and {number(len(missed) - MAX_NAMES)} more" if len(missed) > MAX_NAMES else ""
-    answered = scores.confusion.any(axis=0)
-    if rows is not None and all(count < FEW_ROWS for count, seen in zip(rows, answered) if not seen):
+    if rows is not None and all(count < FEW_ROWS for count, seen in zip(rows, scores.predicted) if not seen):
         remedy = f"collect more such texts (fewer than {FEW_ROWS} training rows each), or merge classes"
     else:
         remedy = "train longer (--epochs), " if trains_longer else ""
@@ -203,42 +220,61 @@ def unanswered(
     }
 
 
-def table(scores: Scores, classes: list[str]) -> list[dict[str, Any]]:
-    """Tabulate precision, recall, F1 and the most frequent confusion, one row per class."""
-    true, predicted = scores.confusion.sum(axis=1).tolist(), scores.confusion.sum(axis=0).tolist()
-    precision, recall, f1 = scores.precision.tolist(), scores.recall.tolist(), scores.f1.tolist()
-    wrong = scores.confusion.copy()
-    np.fill_diagonal(wrong, 0)
-    mistaken_for = wrong.argmax(axis=1).tolist()
+def table(scores: AnyScores, classes: list[str]) -> list[dict[str, Any]]:
+    """Tabulate precision, recall and F1, one row per class.
+
+    There is also the most frequent confusion of a class (``taken``), or the threshold of one of several labels and its
+    average precision.
+    """
+    if isinstance(scores, Scores):
+        documents, right, more = scores.confusion.sum(axis=1), np.diag(scores.confusion), _confused(scores, classes)
+    else:
+        documents, right, more = scores.labels, scores.decisions[:, 0], _thresholds(scores)
     rows = []
-    for index, name in enumerate(classes):
-        other = mistaken_for[index]
-        count = int(wrong[index, other])
+    for name, count, hits, is_predicted, precision, recall, f1, cells in zip(
+        classes,
+        documents.tolist(),
+        right.tolist(),
+        scores.predicted,
+        scores.precision.tolist(),
+        scores.recall.tolist(),
+        scores.f1.tolist(),
+        more,
+    ):
+        low, high = interval(hits, count)
         rows.append(
             {
                 "name": cut(name, LABEL_CELLS),
-                "documents": true[index],
-                "precision": percent(precision[index]) if predicted[index] else "–",
-                "recall": percent(recall[index]) if true[index] else "–",
-                "interval": _interval(round(recall[index] * true[index]), true[index]),
-                "f1": f1[index] if true[index] else None,
-                "taken": f"{cut(classes[other], LABEL_CELLS)} ({number(count)})" if count else "",
+                "documents": count,
+                "precision": percent(precision) if is_predicted else "–",
+                "recall": percent(recall) if count else "–",
+                "interval": f"{100 * low:.0f}–{100 * high:.0f}" if count else "–",
+                "f1": f1 if count else None,
+                **cells,
             }
         )
     return rows
 
 
-def _interval(right: int, documents: int) -> str:
-    if not documents:
-        return "–"
-    low, high = interval(right, documents)
-    return f"{100 * low:.0f}–{100 * high:.0f}"
+def _confused(scores: Scores, classes: list[str]) -> list[dict[str, Any]]:
+    wrong = scores.confusion.copy()
+    np.fill_diagonal(wrong, 0)
+    return [
+        {"taken": f"{cut(classes[index], LABEL_CELLS)} ({number(count)})" if count else ""}
+        for index, count in zip(wrong.argmax(axis=1).tolist(), wrong.max(axis=1).tolist())
+    ]
 
 
-def _mistake(mistake: Mistake, classes: list[str], quote: Quote | None, encoding: Mapping[str, Any]) -> dict[str, Any]:
+def _thresholds(scores: LabelScores) -> list[dict[str, Any]]:
+    return [
+        {"average": average if has else None, "threshold": percent(threshold)}
+        for average, threshold, has in zip(scores.average_precision.tolist(), scores.thresholds.tolist(), scores.tested)
+    ]
+
+
+def _mistake(mistake: Mistake, quote: Quote | None, classes: list[str], encoding: Mapping[str, Any]) -> dict[str, Any]:
     length = len(quote.text) if quote else 0
-    is_cut = length > encoding["feature_len"]
-    read = f"of {number(length)} characters, {read_of_long(encoding)} are read" if is_cut else ""
+    read = f"of {number(length)} characters, {read_of_long(encoding)} are read" * (length > encoding["feature_len"])
     return {
         "place": wording.visible(quote.place) if quote else f"row {number(mistake.row)}",
         "true": classes[mistake.true],
