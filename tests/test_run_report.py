@@ -50,7 +50,7 @@ from crepe_dist.runs.run_record import open_run
 from crepe_dist.runs.scores import BINS, MILLION, Mistake, Scores, worst
 from crepe_dist.settings.config import parse
 from crepe_dist.settings.serving_options import ServiceOptions
-from crepe_dist.wording import cut, percent
+from crepe_dist.wording import cut, duration, percent
 from tests.browsing import chromium, needs_browser
 from tests.conftest import FEATURE_LEN, QUICK
 from tests.test_data_page import ELEMENTS, HOSTILE, Page, summary
@@ -111,7 +111,7 @@ class TestReport:
             "120 texts; majority class: 3",
             f"macro F1 {scores.macro_f1:.3f} 3 classes lowest: {min(scores.f1):.3f}, ",
             f"calibration error {percent(scores.calibration_error)} ",
-            f"training time {run_findings.duration(open_run(place / 'one').history.seconds)} 2 epochs 1 process on cpu",
+            f"training time {duration(open_run(place / 'one').history.seconds)} 2 epochs 1 process on cpu",
         ):
             assert piece in text
         assert f"Epoch {result['epoch'] + 1} of 2 " in text
@@ -193,15 +193,11 @@ class TestReport:
         "spoil",
         [
             lambda part: part.update(confusion=[[1]]),
-            lambda part: part.update(confusion=[[1.5] * 3] * 3),
             lambda part: part["reliability"].pop(),
             lambda part: part["mistakes"][0].update(true=3),
-            lambda part: part["mistakes"][0].update(ranking=[]),
             lambda part: part["mistakes"][0].update(probability=2),
-            lambda part: part.update(mistakes=7),
             lambda part: part.update(right="AAAA"),
             lambda part: part.update(loss=float("nan")),
-            lambda part: part.clear(),
         ],
     )
     def test_damaged_scores_get_a_sentence(self, copy, spoil):
@@ -214,7 +210,7 @@ class TestReport:
 
     @pytest.mark.parametrize(
         "made",
-        [7, [], {"processes": 1}, {"rows": 3}, {"environment": []}, {"parameters": "many"}, {"rows": {"train": ["x"]}}],
+        [7, {"processes": 1}, {"environment": []}, {"rows": {"train": ["x"]}}],
     )
     def test_a_damaged_result_gets_a_sentence(self, copy, made):
         result = json.loads((copy / "result.json").read_text())
@@ -224,9 +220,10 @@ class TestReport:
         with pytest.raises(UserError, match="cannot be read"):
             open_run(copy)
 
-    @pytest.mark.parametrize("epoch", [-1, 10**12, True, 0.0, "0"])
-    @pytest.mark.parametrize("file", ["result.json", "checkpoints/*.json"])
-    def test_an_epoch_that_cannot_be_gets_a_sentence(self, copy, epoch, file):
+    @pytest.mark.parametrize(
+        ("file", "epoch"), [("result.json", -1), ("checkpoints/*.json", 10**12), ("checkpoints/*.json", "0")]
+    )
+    def test_an_epoch_that_cannot_be_gets_a_sentence(self, copy, file, epoch):
         for path in copy.glob(file):
             if not path.name.endswith(".scores.json"):
                 path.write_text(json.dumps({**json.loads(path.read_text()), "epoch": epoch}))
@@ -268,7 +265,7 @@ class TestReport:
             "overfitting: the validation loss of calibrated probabilities rose from 0.500 after epoch 2 to 0.900",
             "3 steps were skipped",
         ]
-        assert "It resumed 2 times from a saved state." in run_findings.training(record)
+        assert "It resumed from a saved state 2 times. It skipped a step 3 times." in run_findings.training(record)
 
     def test_asks_for_the_epochs_that_the_note_before_the_run_asked_for(self, place):
         record = open_run(place / "one")
@@ -281,7 +278,7 @@ class TestReport:
 
     @pytest.mark.parametrize("losses", [(1.0, 0.5, 0.9), (1.0, 0.8, 0.5), (0.5, 0.5, 0.5)])
     @pytest.mark.parametrize("probability", [0.99, 0.3])
-    @pytest.mark.parametrize("confusion", [[[40, 0, 0]] * 3, [[90, 10, 0]] * 3, [[39, 1, 0], [1, 39, 0], [1, 39, 0]]])
+    @pytest.mark.parametrize("confusion", [[[40, 0, 0]] * 3, [[39, 1, 0], [1, 39, 0], [1, 39, 0]]])
     def test_never_recommends_more_and_fewer_epochs(self, place, losses, probability, confusion):
         record = open_run(place / "one")
         epochs = [
@@ -486,15 +483,11 @@ def test_report_and_card_name_the_network(copy, monkeypatch):
     paper = {"kind": "paper", "filters": 16, "units": 32, "dropout": 0.0, "precision": "auto"}
     ngrams = {"kind": "ngrams", "longest": 6, "buckets": 4096}
     crepe = {**ngrams, "kind": "crepe", "reach": 5, "rows": 1024, "width": 32, "blocks": 2, "dropout": 0.2}
+    blocks = "2 blocks of convolutions, 32 channels, over n-grams of length 1 to 5, "
     for network, line, title in (
         (paper, "convolutions, 16 filters and 32 units, ", "character-level convolutions"),
         (ngrams, "character n-grams of length 1 to 6, 4096 buckets, ", "hashed character n-grams"),
-        (crepe, "2 blocks of convolutions, 32 channels, over n-grams of length 1 to 5, ", "n-grams (Bojanowski et al."),
-        (
-            crepe,
-            "2 blocks of convolutions, 32 channels, over n-grams of length 1 to 5, ",
-            "convolutions (Zhang, Zhao & LeCun",
-        ),
+        (crepe, blocks, "n-grams (Bojanowski et al. 2017, arXiv:1607.04606; Wang & Manning 2012) and character-level"),
     ):
         described.write_text(json.dumps({**about, "network": network}))
         command(report, monkeypatch, copy)
@@ -667,8 +660,7 @@ class TestLook:
         with chromium() as driver:
             yield driver
 
-    @pytest.mark.parametrize("scheme", ["light", "dark"])
-    @pytest.mark.parametrize("width", [390, 1200])
+    @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1200, "light")])
     @pytest.mark.parametrize("name", ["run", "comparison", "data", "explanation", "serve"])
     def test_can_be_read(self, pages, browser, name, width, scheme):
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
