@@ -129,7 +129,8 @@ def split_sizes(record: RunRecord) -> list[tuple[str, int]]:
     """Return the name and the number of documents of each split, if known."""
     if record.made:
         return list(record.made["documents"].items())
-    return [(name, scores.documents) for name, scores in {**record.scores, **record.label_scores}.items()]
+    both = (*record.scores.items(), *record.label_scores.items())
+    return [(name, scores.documents) for name, scores in both]
 
 
 def reproducible(record: RunRecord) -> bool:
