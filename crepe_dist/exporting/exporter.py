@@ -138,11 +138,7 @@ def _write_web(ours: Predictor, about: About, folder: Path, name: str, quantize:
 
 
 def _onnx() -> ModuleType:
-    """Import ``onnx_files``, which needs ONNX and ONNX Runtime.
-
-    Raises:
-        UserError: ONNX or ONNX Runtime is not installed.
-    """
+    """Import ``onnx_files``, which needs ONNX and ONNX Runtime."""
     try:
         return importlib.import_module("crepe_dist.exporting.onnx_files")
     except ImportError as error:

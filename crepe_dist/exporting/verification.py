@@ -40,11 +40,7 @@ def real(path: Path, data: Path | None) -> list[str]:
 
 
 def data_of(path: Path) -> Path:
-    """Return the data set of the run that a checkpoint is from.
-
-    Raises:
-        UserError: The checkpoint is not in the folder of a run, or the run's record cannot be read.
-    """
+    """Return the data set of the run that a checkpoint is from."""
     if path.parent.name != checkpoint.FOLDER:
         raise UserError(f"{path} is not in the folder of a run", remedy="name the data set with --data")
     return open_run(path.parent.parent, path).data_folder

@@ -35,15 +35,7 @@ NOTICES = {"LICENSE": "onnxruntime-LICENSE.txt", "ThirdPartyNotices.txt": "onnxr
 
 
 def write(onnx: bytes, about: dict[str, Any], model: ModelSummary, folder: Path) -> None:
-    """Write the page into ``folder``, with the licences of ONNX Runtime beside it.
-
-    Args:
-        onnx: content of an ONNX file.
-        about: metadata of the ONNX file.
-
-    Raises:
-        UserError: the model is too large, or ONNX Runtime Web is not available.
-    """
+    """Write the page into ``folder``, with the licences of ONNX Runtime beside it."""
     if len(onnx) > MAX_MODEL_BYTES:
         raise UserError(
             f"the network is too large for a page: {size(len(onnx))}",

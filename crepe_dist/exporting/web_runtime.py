@@ -28,12 +28,7 @@ NAME = re.compile(r"([\w$]+) as (\w+)")
 
 
 class WebRuntime(NamedTuple):
-    """Runtime to embed into a page.
-
-    Args:
-        script: JavaScript module that defines the global ``ort``.
-        binary: WebAssembly that the script needs.
-    """
+    """Runtime to embed into a page."""
 
     script: str
     binary: bytes

@@ -64,11 +64,7 @@ class Inspection:
 
 
 def inspect(corpus: Corpus, scored: OutOfFold, unlabelled: Sequence[Input] = ()) -> Inspection:
-    """Derive the findings from out-of-fold probabilities.
-
-    Args:
-        unlabelled: rows with the texts that ``scored.others`` belongs to.
-    """
+    """Derive the findings from out-of-fold probabilities, and from those of the unlabelled rows."""
     labels = corpus.labels[scored.numbers]
     predicted = scored.probabilities.argmax(axis=1)
     wrong = label_errors(scored.probabilities, labels)
@@ -162,15 +158,7 @@ def _next(classes: list[str], probabilities: Floats, rows: Sequence[Input]) -> l
 
 
 def add_texts(records: Sequence[Record], groups: Iterable[Sequence[Input]], composition: Composition) -> int:
-    """Replace the texts of records by those in a source file, by their hash; return the number of those not in it.
-
-    A data set keeps no texts of its training split.
-
-    Args:
-        records: rows with a ``hash`` and a ``text``.
-        groups: rows of the source file.
-        composition: that of the data set.
-    """
+    """Replace the texts of records by those in a source file, by their hash; return the number of those not in it."""
     wanted = {record["hash"] for record in records}
     texts: dict[str, str] = {}
     for group in groups:

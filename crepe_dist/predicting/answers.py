@@ -49,11 +49,7 @@ class Answers:
         return ""
 
     def line(self, row: Input, prediction: Prediction | None, explanation: Explanation | None = None) -> str:
-        """Format the answer to one row, without the line end.
-
-        Args:
-            prediction: ``None`` for a row that could not be classified.
-        """
+        """Format the answer to one row, without the line end; without a prediction, the problem of the row."""
         if prediction is None:
             return f"not classified: {_on_a_line(row.place)}: {_on_a_line(row.problem)}"
         return (f"{_on_a_line(row.id)}: " if row.id else "") + self._answer(prediction)
@@ -122,15 +118,7 @@ class CsvAnswers(Answers):
 def answers(
     style: str, top: int | None, columns: Sequence[str], classes: int, delimiter: str = ",", *, several: bool = False
 ) -> Answers:
-    """Make the formatter for one of ``STYLES``.
-
-    Args:
-        top: number of classes to print; ``None`` for ``DEFAULT_TOP``.
-        columns: names of the input's columns.
-        classes: number of classes of the model.
-        delimiter: delimiter of CSV.
-        several: the model gives several labels.
-    """
+    """Make the formatter for one of ``STYLES``."""
     kind = {"text": Answers, "jsonl": JsonAnswers, "csv": CsvAnswers}[style]
     return kind(min(top or DEFAULT_TOP[style], classes), columns, delimiter, several)
 

@@ -36,12 +36,7 @@ class ModelSummary(NamedTuple):
 
 
 def summarise(name: str, about: dict[str, Any], classes: list[str], encoding: Encoding, plan: Plan) -> ModelSummary:
-    """Summarise a checkpoint.
-
-    Args:
-        name: name of the checkpoint's file.
-        about: result of ``checkpoint.describe``; empty for parameters without a description.
-    """
+    """Summarise a checkpoint."""
     accuracy, data = about.get("test_accuracy"), about.get("data")
     source = data.get("name") if isinstance(data, dict) else None
     return ModelSummary(

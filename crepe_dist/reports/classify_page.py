@@ -20,11 +20,7 @@ BARS = 12  # with more classes, only the most probable ones are shown
 
 
 def render(model: ModelSummary, options: ServiceOptions, examples: Sequence[str]) -> tuple[str, str]:
-    """Return the page and a Content-Security-Policy that allows only its own style and script.
-
-    Args:
-        examples: texts that the page offers; they are untrusted.
-    """
+    """Return the page and a Content-Security-Policy that allows only its own style and script."""
     html = page.render(
         "serve.html",
         model=model,

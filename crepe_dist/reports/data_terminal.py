@@ -26,14 +26,7 @@ Summary = dict[str, Any]
 def show(
     summary: Summary, symbols: list[dict[str, Any]], reasons: list[tuple[str, int]], folder: str, console: Console
 ) -> None:
-    """Print the report.
-
-    Args:
-        summary: summary after ``wording.clean``.
-        symbols: the most frequent characters outside the alphabet.
-        reasons: reasons for which rows could not be used, with their number of rows.
-        folder: folder of the data set.
-    """
+    """Print the report."""
     _print(console, summary["name"], "bold")
     _print(console, data_sentences.overview(summary))
     _print(console)

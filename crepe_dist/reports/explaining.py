@@ -15,12 +15,7 @@ from crepe_dist.reports import explanation_page
 
 
 class Explaining:
-    """Explanations of every text (``--explain``), and of the first texts for a page (``--html``).
-
-    Args:
-        each: whether to explain every text.
-        page: path of the page, if one is wanted.
-    """
+    """Explanations of every text (``--explain``), and of the first texts for a page (``--html``)."""
 
     def __init__(self, predictor: Predictor, each: bool, page: Path | None) -> None:
         self._predictor = predictor
@@ -31,12 +26,7 @@ class Explaining:
         self._has_shown = False
 
     def explain(self, text: str, name: str, true: str | None = None) -> Explanation | None:
-        """Explain a text if the flags ask for it; return the explanation to print beside the answer.
-
-        Args:
-            name: heading of the text on the page.
-            true: true class for the page, if known.
-        """
+        """Explain a text if the flags ask for it; return the explanation to print beside the answer."""
         room = self._page is not None and len(self._items) < EXPLAINED
         self._left_out += not room
         if not (self._each or room):

@@ -41,12 +41,7 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Item:
-    """Text on a page.
-
-    Args:
-        name: heading of the text: its line number.
-        true: the true class, if known.
-    """
+    """Text on a page."""
 
     name: str
     explanation: Explanation
@@ -108,12 +103,7 @@ def show(explanation: Explanation, console: Console) -> None:
 
 
 def page(items: Sequence[Item], left_out: int = 0) -> str:
-    """Render explanations as a self-contained HTML page.
-
-    Args:
-        items: explained texts; they are untrusted.
-        left_out: number of classified texts that are not in ``items``.
-    """
+    """Render explanations as a self-contained HTML page."""
     return render(
         "explanation.html",
         version=__version__,

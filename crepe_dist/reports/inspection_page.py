@@ -15,12 +15,7 @@ MOST_CHARACTERS = 400  # of a text
 
 
 def page(findings: Mapping[str, Any], name: str, classes: list[str]) -> str:
-    """Render the findings as a self-contained page; long lists are cut, since the CSV files have all of them.
-
-    Args:
-        findings: attributes of an ``Inspection``.
-        name: name of the data set.
-    """
+    """Render the findings as a self-contained page; long lists are cut, since the CSV files have all of them."""
     texts, scored = findings["texts"]
     groups = len({row["group"] for row in findings["duplicates"]})
     return render(

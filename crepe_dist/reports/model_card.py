@@ -33,12 +33,7 @@ def escaped(text: str) -> Markup:
 
 
 def card(record: RunRecord, data_warnings: list[dict[str, str]], unseen: str) -> str:
-    """Render the model card of a run's reported checkpoint as Markdown.
-
-    Args:
-        data_warnings: warnings about the data set.
-        unseen: sentences about what the network does not see of the data set; empty if unknown.
-    """
+    """Render the model card of a run's reported checkpoint as Markdown."""
     flaws = [f"{warning['what']} ({warning['why']})." for warning in data_warnings]
     limits = [
         *run_findings.limits(record, clean(record.classes)),

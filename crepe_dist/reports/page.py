@@ -36,13 +36,7 @@ def flags(text: str) -> Markup:
 
 
 def policy(markup: str, *, script: str = "", **more: str) -> str:
-    """Return a Content-Security-Policy that only allows the inline styles and scripts of a page.
-
-    Args:
-        markup: the page.
-        script: further source of scripts.
-        more: further directives; "_" stands for "-".
-    """
+    """Return a Content-Security-Policy for the inline styles and scripts of a page, with further directives."""
     directives = {
         "default-src": "'none'",
         "script-src": f"{_hashes(markup, 'script')} {script}".rstrip(),

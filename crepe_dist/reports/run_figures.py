@@ -29,11 +29,7 @@ NEARLY_ZERO = 0.25  # an accuracy axis that would start below this starts at 0
 
 
 def loss(history: History, reported: int | None = None) -> str:
-    """Plot the train loss by step, smoothed over the raw values, and the other losses by epoch.
-
-    Args:
-        reported: number of the epoch to mark.
-    """
+    """Plot the train loss by step, smoothed over the raw values, and the other losses by epoch."""
     with drawing.style():
         figure, axes = _axes("loss", history)
         steps = [point.step for point in history.points]
@@ -83,12 +79,7 @@ def _moving_average(values: Sequence[float], keep: float) -> list[float]:
 
 
 def accuracy(history: History, reported: int | None = None, measure: str = "accuracy") -> str:
-    """Plot the validation and test accuracy by epoch.
-
-    Args:
-        reported: number of the epoch to mark.
-        measure: what the accuracy is.
-    """
+    """Plot the validation and test accuracy by epoch."""
     with drawing.style():
         figure, axes = _axes(measure, history)
         _epochs(axes, history, "accuracy", reported)
@@ -117,12 +108,7 @@ def measured(history: History, name: str, label: str, description: str) -> str:
 
 
 def compared(histories: Sequence[tuple[str, History]], key: str, label: str) -> str:
-    """Plot a score by epoch, one curve per run.
-
-    Args:
-        histories: name and history of each run.
-        key: name of the score in an epoch's record.
-    """
+    """Plot a score by epoch, one curve per run."""
     names = [cut(f"#{number} {name}", NAME_CELLS) for number, (name, _) in enumerate(histories[:MAX_RUNS], 1)]
     is_accuracy = key.endswith("accuracy")
     form = percent if is_accuracy else _short

@@ -28,6 +28,7 @@ from crepe_dist.settings.training_options import LEAST_VALIDATION
 from crepe_dist.wording import counted, cut, duration, listed, nth, number, percent
 
 if TYPE_CHECKING:
+    from crepe_dist.runs.checkpoint import AnyScores
     from crepe_dist.runs.run_record import RunRecord
     from crepe_dist.runs.scores import Scores
 
@@ -129,8 +130,8 @@ def split_sizes(record: RunRecord) -> list[tuple[str, int]]:
     """Return the name and the number of documents of each split, if known."""
     if record.made:
         return list(record.made["documents"].items())
-    both = (*record.scores.items(), *record.label_scores.items())
-    return [(name, scores.documents) for name, scores in both]
+    splits: dict[str, AnyScores] = {**record.scores, **record.label_scores}
+    return [(name, scores.documents) for name, scores in splits.items()]
 
 
 def reproducible(record: RunRecord) -> bool:

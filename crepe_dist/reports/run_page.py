@@ -94,12 +94,7 @@ def _files(run: Path) -> list[tuple[str, str, str]]:
 
 
 def score_page(scores: AnyScores, classes: list[str], quotes: Sequence[Quote | None], about: dict[str, Any]) -> str:
-    """Render the page of ``python -m crepe_dist.evaluate --html``.
-
-    Args:
-        quotes: texts of the worst mistakes.
-        about: values of ``checkpoint``, ``data``, ``part`` (the split) and ``encoding``.
-    """
+    """Render the page of ``python -m crepe_dist.evaluate --html``."""
     classes, about = clean(classes), clean(about)
     if isinstance(scores, Scores):
         headline = score_tables.tiles(scores, classes, about["part"])

@@ -24,14 +24,7 @@ MALFORMED = (OSError, ValueError, KeyError, TypeError, AttributeError)  # raised
 
 def write_for(folder: RunFolder, data: Dataset, say: Callable[[str], None]) -> Iterator[None]:
     """Write the report of a finished run, and print its warnings; do nothing if it is newer than the
-    result and the settings.
-
-    The run is complete without the report, so errors are reported and not raised.
-
-    Args:
-        data: data set that the run was trained on.
-        say: function that prints a message.
-    """
+    result and the settings."""
     if _is_current(folder):
         return
     try:
@@ -49,14 +42,7 @@ def write_for(folder: RunFolder, data: Dataset, say: Callable[[str], None]) -> I
 
 
 def write_report(record: RunRecord, data: Dataset | UserError) -> Iterator[None]:
-    """Write the report and the model card into the run's folder, yielding before each.
-
-    Args:
-        data: data set that the run was trained on, or the error met when opening it.
-
-    Raises:
-        OSError: a file cannot be written, for example because the disk is full.
-    """
+    """Write the report and the model card into the run's folder, yielding before each."""
     quoted: dict[str, list[Quote | None]] = {}
     data_warnings: list[dict[str, str]] = []
     unseen = ""

@@ -34,13 +34,7 @@ Tile = tuple[str, str, list[str]]  # name, value and notes
 def view(
     scores: Scores, classes: list[str], quotes: Sequence[Quote | None] | None, encoding: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Compute the values for the template ``scores.html``.
-
-    Args:
-        classes: class names, after ``wording.clean``.
-        quotes: texts of ``scores.mistakes``; ``None`` for texts that are not available, or instead of the list.
-        encoding: encoding of the texts, as in ``Encoding.to_dict``.
-    """
+    """Compute the values for the template ``scores.html``."""
     rows = table(scores, classes)
     weakest = sorted((row for row in rows if row["documents"]), key=lambda row: (row["f1"], -row["documents"]))[
         :MAX_WEAKEST
@@ -81,11 +75,7 @@ def label_view(scores: LabelScores, classes: list[str]) -> dict[str, Any]:
 
 
 def tiles(scores: Scores, classes: list[str], split: str, training: list[int] | None = None) -> list[Tile]:
-    """Return the scores for the top of a page.
-
-    Args:
-        training: number of training rows in each class, if known.
-    """
+    """Return the scores for the top of a page."""
     low, high = interval(round(scores.accuracy * scores.documents), scores.documents)
     _, baseline = majority(scores, classes, training)
     f1 = scores.f1
@@ -138,11 +128,7 @@ def label_tiles(scores: LabelScores, split: str) -> list[Tile]:
 
 
 def majority(scores: Scores, classes: list[str], training: list[int] | None) -> tuple[int, float]:
-    """Compute the majority-class baseline: the most frequent class, and the accuracy of always answering it.
-
-    Args:
-        training: number of training rows in each class; ``None`` falls back to the counts of the scored split.
-    """
+    """Return the most frequent class (of the training rows, if known), and the accuracy of always answering it."""
     true = scores.confusion.sum(axis=1)
     counts = training if training and len(training) == len(classes) else true.tolist()
     most = counts.index(max(counts))
@@ -192,14 +178,7 @@ def is_overconfident(scores: Scores) -> bool:
 def unanswered(
     scores: Scores, classes: list[str], rows: Sequence[int] | None = None, *, trains_longer: bool = True
 ) -> dict[str, str] | None:
-    """Warn about classes that were never predicted (``what``, ``why``, ``do``); ``None`` if there are none.
-
-    Args:
-        scores: result on the test split.
-        classes: names of all classes.
-        rows: training rows of each class, if known. With fewer than ``FEW_ROWS``, only more texts help.
-        trains_longer: recommend to train longer; false for a model that overfits.
-    """
+    """Warn about classes that were never predicted (``what``, ``why``, ``do``); ``None`` if there are none."""
     missed = [
         cut(name, LABEL_CELLS) + ("" if is_tested else " (not in the test split)")
         for name, is_tested, is_predicted in zip(classes, scores.tested, scores.predicted)

@@ -19,15 +19,7 @@ def interval(right: int, documents: int) -> tuple[float, float]:
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Compute the two-sided p-value of McNemar's test.
-
-    The test is exact (binomial) for up to ``MAX_EXACT`` differing documents; beyond that, the normal approximation
-    with Edwards's correction is used.
-
-    Args:
-        only_first: documents that only the first model classifies correctly.
-        only_second: documents that only the second model classifies correctly.
-    """
+    """Compute McNemar's two-sided p-value from the numbers of documents that only one of two models gets right."""
     differing = only_first + only_second
     if not differing:
         return 1.0
@@ -39,16 +31,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def paired_interval(only_first: int, only_second: int, documents: int) -> tuple[float, float]:
-    """Compute Wald's 95 % interval of the difference between two accuracies on the same documents.
-
-    Args:
-        only_first: documents that only the first model classifies correctly.
-        only_second: documents that only the second model classifies correctly.
-        documents: number of test documents.
-
-    Returns:
-        The bounds of (second accuracy - first accuracy).
-    """
+    """Compute Wald's 95 % interval of the difference (second - first) of two accuracies on the same documents."""
     difference = (only_second - only_first) / documents
     variance = (only_first + only_second) / documents - difference**2
     half = Z * math.sqrt(max(variance, 0.0) / documents)

@@ -40,15 +40,7 @@ def create_app(
     *,
     log: bool = False,
 ) -> tuple[ASGIApp, Callable[[], None]]:
-    """Create the application with its middleware.
-
-    Args:
-        examples: texts that the page offers.
-        log: write one line per request to standard error.
-
-    Returns:
-        The application, and a function that makes it refuse requests from then on.
-    """
+    """Create the application with its middleware, and a function that makes it refuse requests from then on."""
     # FastAPI's documentation pages load scripts from other sites.
     app = FastAPI(
         title="crepe_dist", version=__version__, docs_url=None, redoc_url=None, openapi_url=DESCRIPTION,

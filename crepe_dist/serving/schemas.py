@@ -126,11 +126,7 @@ def read(body: bytes, options: ServiceOptions) -> tuple[list[str], Question]:
 
 
 def _check_size(value: Any, options: ServiceOptions) -> None:
-    """Bound the number of values that the schema is compared with: each of its errors takes time.
-
-    Raises:
-        Problem: 413 for too many texts, 422 for too many names.
-    """
+    """Bound the number of values that the schema is compared with: each of its errors takes time."""
     if not isinstance(value, dict):
         return
     if len(value) > len(Question.model_fields):
