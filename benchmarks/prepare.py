@@ -118,7 +118,7 @@ def stages(path: Path, out: Path, feature_len: int) -> dict[str, float]:
 
     seconds: dict[str, float] = {}
     sources = find_sources([str(path)])
-    parser, cutter = open_source(sources.files[0], Reading())
+    cutter = open_source(sources.files[0], Reading()).cutter
     start = time.perf_counter()
     blocks = 0
     while cutter.take():
@@ -135,8 +135,12 @@ def stages(path: Path, out: Path, feature_len: int) -> dict[str, float]:
 
         return call
 
+    def opened(*arguments: Any) -> Any:
+        result = open_source(*arguments)
+        return result._replace(parse=timed("parse", result.parse))
+
     with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(type(parser), "parse", timed("parse", type(parser).parse)))
+        stack.enter_context(mock.patch.object(reading, "open_source", opened))
         for module, name, what in (
             (reading, "read_block", "parse, check, hash, spool"),
             (shards, "write_shard", "encode and write"),

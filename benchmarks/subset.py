@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.data.arrays import IDS, TEXTS
 from crepe_dist.data.dataset import (
     SHARD_BYTES,
     SPLITS,
     WEIGHTS,
     Dataset,
-    ShardWriter,
     Split,
     open_dataset,
     write_manifest,
 )
 from crepe_dist.data.origins import file_of
-from crepe_dist.data.strings import IDS, TEXTS, write_array
+from crepe_dist.data.writing import ShardWriter, write_array
 
 CHUNK = 4096  # rows that are copied together
 

@@ -20,9 +20,9 @@ from crepe_dist.data.composition import join
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats import documents, lines
 from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.formats.rows import MAX_RECORD, Share
+from crepe_dist.preparing.formats.rows import MAX_RECORD
 from crepe_dist.preparing.pool import pool
-from crepe_dist.preparing.reading import Reader
+from crepe_dist.preparing.reading import Reader, Rules, Share
 from crepe_dist.preparing.sources import Reading, Source, find_sources, open_source
 from crepe_dist.preparing.spool import BAD_ROWS, ROWS, Texts, map_rows
 
@@ -33,7 +33,9 @@ class Read:
     def __init__(self, tmp_path, sources, reading=None, *, ahead=1, processes=1, share=None, class_names=None):
         folder = tmp_path / f"spool-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
-        self.reader = Reader(folder, sources, reading or Reading(), class_names, 0, None, share or Share(), 200.0)
+        reading = reading or Reading()
+        rules = Rules(folder, class_names, reading.labelling, reading.strip_html, 0)
+        self.reader = Reader(sources, reading, rules, None, share or Share(), 200.0)
         with pool(processes) as executor:
             self.positions = list(self.reader.read(executor, ahead))
         rows = map_rows(folder / ROWS)
@@ -142,9 +144,9 @@ class TestTables:
             else:
                 frame.to_csv(path, index=False) if kind == "csv" else frame.to_parquet(path)
             reading = Reading(columns=Wanted(texts=("story",)))
-            parser, cutter = open_source(find_sources([str(path)]).files[0], reading)
-            cutter.close()
-            return parser.reads
+            opened = open_source(find_sources([str(path)]).files[0], reading)
+            opened.cutter.close()
+            return opened.reads
 
         with pytest.raises(UserError, match="which column is the label"):
             columns()
@@ -698,14 +700,6 @@ def test_worker_processes_give_the_same(tmp_path, monkeypatch):
 def test_the_sample_is_real_text_in_four_classes(tmp_path):
     got = Read(tmp_path, find_sources(["sample"]).files)
     assert (len(got.rows), len(got.reader.labels), got.bad) == (23703, 4, [])
-
-
-def test_a_source_opens_alone(tmp_path):
-    (tmp_path / "a.csv").write_text("x,a\n")
-    parser, cutter = open_source(Source(tmp_path / "a.csv", "a.csv"), Reading())
-    assert parser.name == "csv"
-    assert cutter.take() is not None
-    cutter.close()
 
 
 def test_titles_are_joined_as_in_training():

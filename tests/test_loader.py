@@ -13,11 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crepe_dist.data.alphabet import BLANK
-from crepe_dist.data.batch import pack
+from crepe_dist.data.batch import pack, pieces, rows_per_piece
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.loader import RankBatches, batches
 from crepe_dist.data.order import epoch_order, largest_share, share
-from crepe_dist.data.pieces import pieces, rows_per_piece
 from crepe_dist.preparing.pool import map_in_order, pool
 
 sizes = st.integers(1, 9)

@@ -7,8 +7,7 @@ import time
 import pytest
 
 from crepe_dist.data.alphabet import Codes, Encoding
-from crepe_dist.data.composition import Composition
-from crepe_dist.data.markup import has_tags, without_tags
+from crepe_dist.data.composition import Composition, has_tags, without_tags
 from crepe_dist.model.inference import Inference
 from crepe_dist.predicting.predictor import Predictor
 

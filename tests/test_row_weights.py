@@ -13,9 +13,8 @@ import pandas as pd
 import pytest
 
 import crepe_dist
-from crepe_dist.data.batch import pack
+from crepe_dist.data.batch import pack, pieces
 from crepe_dist.data.dataset import UNWEIGHTED, WEIGHT_UNIT, WEIGHTS, open_dataset
-from crepe_dist.data.pieces import pieces
 from crepe_dist.errors import UserError
 from tests.conftest import KERNELS, QUICK, command, losses, run
 from tests.test_crepe import SHAPES, by_mxnet, learnt, make, native, some_codes

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import crepe_dist
-from crepe_dist.data import rare_characters
+from crepe_dist.data import typos
 from crepe_dist.data.alphabet import BLANK, Encoding
 from crepe_dist.data.dataset import Split, open_dataset
 from crepe_dist.data.keyed_random import mix
@@ -185,9 +185,9 @@ def test_an_error_hits_a_rare_character_as_a_whole(mode):
     generator = np.random.default_rng(0)
     texts = ["".join(generator.choice([*rare, "a", " "], generator.integers(1, 25))) for _ in range(400)]
     codes = encoding.encode(texts)
-    characters = rare_characters.merged(codes, encoding)
+    characters = typos._merged(codes, encoding)
     assert ((characters != BLANK).sum(axis=1) == [*map(len, texts)]).all()
-    assert np.array_equal(rare_characters.parted(characters, encoding), codes)
+    assert np.array_equal(typos._parted(characters, encoding), codes)
     labels = np.zeros(len(texts), np.int32)
     starts, origins = np.array([0, len(texts)]), np.zeros((len(texts), 3), np.uint64)
     data = Split(Path(), "test", labels, (codes,), starts, None, None, origins, False)
@@ -203,5 +203,5 @@ def test_an_error_hits_a_rare_character_as_a_whole(mode):
 def test_a_rare_character_that_does_not_fit_any_more_is_cut():
     encoding = Encoding("notebook", 4, None, " ab", "\u8a9e\u8bed")
     characters = np.array([[1, 256, 257, BLANK], [256, 1, 2, 257], [1, 2, 1, 256]], np.uint16)
-    codes = rare_characters.parted(characters, encoding)
+    codes = typos._parted(characters, encoding)
     assert [encoding.decode(row) for row in codes] == ["a\u8a9e ", "\u8a9eab", "aba "]

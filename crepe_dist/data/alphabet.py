@@ -118,6 +118,11 @@ class Encoding:
         return self.alphabet != STANDARD_ALPHABETS[self.mode]
 
     @property
+    def in_reading_order(self) -> bool:
+        """True if the codes are in the order of the text, as in the notebook; else they are reversed."""
+        return self.mode == "notebook"
+
+    @property
     def side(self) -> int:
         """Number of codes that are the first of a rare character, and of those that are the second."""
         return _side(self.paired)
@@ -199,7 +204,7 @@ class Encoding:
             ends.ctypes.data,
             len(texts),
             length,
-            self.mode != "notebook",
+            not self.in_reading_order,
             table.ctypes.data,
             codes.ctypes.data,
         )
@@ -208,7 +213,6 @@ class Encoding:
     def _encode_plain(self, texts: Sequence[str]) -> Codes:
         """Encode texts from ``_shortened``."""
         length = self.feature_len
-        in_reading_order = self.mode == "notebook"
         table = self._table
         ascii_table = table[:128].tobytes().ljust(256, b"\xff")
         rows = []
@@ -218,9 +222,9 @@ class Encoding:
             else:
                 points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
                 row = table[points].tobytes()
-            rows.append(row.ljust(length, b"\xff") if in_reading_order else row.rjust(length, b"\xff"))
+            rows.append(row.ljust(length, b"\xff") if self.in_reading_order else row.rjust(length, b"\xff"))
         codes = np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), length)
-        return codes if in_reading_order else codes[:, ::-1]
+        return codes if self.in_reading_order else codes[:, ::-1]
 
     def lengths(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the number of codes of each whole text, int64 [n]."""
@@ -241,7 +245,7 @@ class Encoding:
         places, length, tail = self._places(text), self.feature_len, self.kept[1]
         if len(places) > length:
             places = np.concatenate([places[: length - tail], places[len(places) - tail :]])
-        return places if self.mode == "notebook" else places[::-1]
+        return places if self.in_reading_order else places[::-1]
 
     def unread(self, text: str) -> range:
         """Return the positions of the characters of a text that are cut off, which are adjacent; empty if none is."""
@@ -304,7 +308,7 @@ class Encoding:
             text[place : place + 2] = self.paired[number] if number < len(self.paired) else " ", ""
         used = np.flatnonzero(codes != BLANK)
         text = text[: used[-1] + 1] if len(used) else []
-        return "".join(text if self.mode == "notebook" else text[::-1])
+        return "".join(text if self.in_reading_order else text[::-1])
 
     def pairs_in(self, codes: Codes) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
         """Find the rare characters in codes, uint8 [n, L]: where both codes of one stand, and its number in ``paired``.
@@ -313,7 +317,7 @@ class Encoding:
             Whether a pair begins at each place but the last, and its number, bool and int64 [n, L - 1].
         """
         before, after = codes[:, :-1].astype(np.int64), codes[:, 1:].astype(np.int64)
-        first, second = (before, after) if self.mode == "notebook" else (after, before)
+        first, second = (before, after) if self.in_reading_order else (after, before)
         row, column = first - len(self.alphabet), second - len(self.alphabet) - self.side
         return (row >= 0) & (row < self.side) & (column >= 0) & (column < self.side), row * self.side + column
 
@@ -325,11 +329,7 @@ class Encoding:
         return f"{read}, accents {folded}, mode {self.mode}{custom}"
 
     def flags(self, file: Path) -> str:
-        """Return the flags of ``prepare`` that select this encoding.
-
-        Args:
-            file: manifest or checkpoint description to read a custom alphabet from.
-        """
+        """Return the flags of ``prepare`` that select this encoding; ``file`` has a custom alphabet."""
         accents = "on" if self.fold_accents else "off"
         alphabet = str(file) if self.is_custom else "usual"
         length = f"--feature-len {self.feature_len} --cut {self.cut}"
@@ -345,9 +345,7 @@ class Encoding:
 
         Raises:
             UserError: The encoding is invalid.
-            KeyError: A field is missing.
-            TypeError: ``saved`` is not a dictionary.
-            ValueError: A field has the wrong type.
+            KeyError, TypeError, ValueError: A field is missing or has the wrong type.
         """
         mode, feature_len, fold_accents = saved["mode"], saved["feature_len"], saved["fold_accents"]
         if not isinstance(mode, str) or type(feature_len) is not int or type(fold_accents) not in (bool, type(None)):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +24,11 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist import invocation, machine
-from crepe_dist.data import origins, strings
+from crepe_dist.data import origins
 from crepe_dist.data.alphabet import Codes, Encoding
-from crepe_dist.data.array_file import map_array
+from crepe_dist.data.arrays import IDS, TEXTS, check_strings, map_array, read_string, string_files
 from crepe_dist.data.composition import Composition
 from crepe_dist.data.origins import Origin
-from crepe_dist.data.strings import IDS, TEXTS, HashedFile, StringsWriter
 from crepe_dist.data.targets import ONE, SEVERAL, Targets, file_of, kind_and_most, open_targets
 from crepe_dist.errors import UserError
 from crepe_dist.files import integer, read_json, sha256, write_json
@@ -48,8 +47,6 @@ WEIGHT_BYTES, WEIGHT_UNIT = 3, 1 << 16  # of a weight in a batch, and the weight
 LARGEST_WEIGHT = 255.0  # times the mean
 UNWEIGHTED = np.array([[0, 0, 1]], np.uint8)  # the weight 1, for all rows
 MAX_SHARDS = 100_000  # shard numbers have five digits
-# A .npy header of fixed length (numpy.lib.format, version 1.0) can be written before the rows.
-HEADER_LENGTH = 128
 
 Weights = Union[npt.NDArray[np.float32], None]
 
@@ -126,7 +123,7 @@ class Split:
     def _string(self, kind: str, row: int) -> str:
         shard = int(np.searchsorted(self.starts, row, side="right")) - 1
         first, end = self.starts[shard : shard + 2].tolist()
-        return strings.read(self.folder, self.name, kind, shard, end - first, row - first)
+        return read_string(self.folder, self.name, kind, shard, end - first, row - first)
 
 
 @dataclass(frozen=True)
@@ -281,7 +278,7 @@ def _open_part(
     expected |= {f"{name}.codes-{shard:05d}.npy" for shard in shards}
     has_ids = manifest.get("id") is not None
     kinds = [TEXTS] * (name != "train") + [IDS] * has_ids
-    expected |= {file for kind in kinds for shard in shards for file in strings.names(name, kind, shard)}
+    expected |= {file for kind in kinds for shard in shards for file in string_files(name, kind, shard)}
     weighted = name == "train" and WEIGHTS in about["files"]
     if set(about["files"]) != (expected | {WEIGHTS} if weighted else expected):
         raise ValueError(f"the files of the {name} split are not {', '.join(sorted(expected))}"[:300])
@@ -306,7 +303,7 @@ def _open_part(
     ]
     for kind in kinds:
         for shard in shards:
-            strings.check(folder, name, kind, shard, sizes[shard])
+            check_strings(folder, name, kind, shard, sizes[shard])
     places = map_array(folder / origins.file_of(name), np.uint64, (about["rows"], origins.COLUMNS))
     weights = map_array(folder / WEIGHTS, np.float32, (about["rows"],)) if weighted else None
     if weights is not None and not (len(weights) and 0 <= weights.min() <= weights.max() <= LARGEST_WEIGHT):
@@ -362,45 +359,3 @@ def _read_record(path: Path | None) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}  # verify reads all files then
     return known if isinstance(known, dict) else {}
-
-
-class ShardWriter:
-    """Sequential writer for one shard of a split.
-
-    Args:
-        folder: data set folder.
-        split: name of the split.
-        shard: number of the shard.
-        rows: number of rows that will be appended.
-        feature_len: codes per row.
-        kept: byte strings to write as well: ``TEXTS``, ``IDS``, or both.
-    """
-
-    def __init__(self, folder: Path, split: str, shard: int, rows: int, feature_len: int, kept: Sequence[str]) -> None:
-        self._codes = HashedFile(folder / f"{split}.codes-{shard:05d}.npy")
-        self._codes.write(_header((rows, feature_len)))
-        self._strings = {kind: StringsWriter(folder, split, kind, shard) for kind in kept}
-
-    def append(self, codes: Codes, **strings: list[bytes]) -> None:
-        """Write rows.
-
-        Args:
-            codes: uint8 [n, feature_len].
-            strings: n byte strings of each kind; those that are not ``kept`` are ignored.
-        """
-        self._codes.write(np.ascontiguousarray(codes).data)
-        for kind, writer in self._strings.items():
-            writer.append(strings[kind])
-
-    def close(self) -> dict[str, dict[str, Any]]:
-        """Flush the files to disk and return their manifest entries."""
-        files = self._codes.close()
-        for writer in self._strings.values():
-            files |= writer.close()
-        return files
-
-
-def _header(shape: tuple[int, int]) -> bytes:
-    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}"
-    body = text.encode("latin-1").ljust(HEADER_LENGTH - 11) + b"\n"
-    return b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body

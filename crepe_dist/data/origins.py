@@ -27,7 +27,6 @@ class Origin:
     """Row of a source.
 
     Attributes:
-        file: name of the source.
         line: first line of the row, from 1; its number in sources without lines, such as folders of files.
         id: value of the id column, or the name of the file in a folder of files; empty if there is none.
         hash: hash of the text, as ``spelled``.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.array_file import map_array
+from crepe_dist.data.arrays import map_array
 from crepe_dist.files import integer
 
 ONE, SEVERAL, SOFT = KINDS = ("one", "several", "soft")  # labels of a row
@@ -87,11 +87,7 @@ def described(kind: str, most: int) -> dict[str, Any]:
 
 
 def kind_and_most(manifest: dict[str, Any]) -> tuple[str, int]:
-    """Read the entry ``labels`` of a manifest; data sets with one label per row have none.
-
-    Raises:
-        ValueError, KeyError, TypeError: it is malformed.
-    """
+    """Read the entry ``labels`` of a manifest; data sets with one label per row have none."""
     about = manifest.get("labels")
     if about is None:
         return ONE, 1
@@ -106,11 +102,7 @@ def file_of(part: str) -> str:
 
 
 def open_targets(folder: Path, part: str, rows: int, kind: str, most: int, classes: int) -> Targets:
-    """Map the targets of a split, and check them.
-
-    Raises:
-        ValueError, OSError: the file is malformed.
-    """
+    """Map the targets of a split, and check them; raise ``ValueError`` if they are malformed."""
     pairs = map_array(folder / file_of(part), np.uint16, (rows, most, 2))
     if rows and (pairs[..., 0].max() >= classes or not _is_kind(pairs[..., 1], kind)):
         raise ValueError(f"{file_of(part)} holds classes or shares that cannot be")

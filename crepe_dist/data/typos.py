@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data import rare_characters
 from crepe_dist.data.alphabet import BLANK, Codes, Encoding
 from crepe_dist.data.dataset import Split
 from crepe_dist.data.keyed_random import Numbers, mix
 
 USUAL = Encoding()
 LETTERS = USUAL.letters
+FIRST_RARE = 256  # number of the first rare character; smaller ones are codes
+Characters = npt.NDArray[np.uint16]
 Places = npt.NDArray[np.int64]
 Numbered = TypeVar("Numbered", npt.NDArray[np.uint8], npt.NDArray[np.uint16])
 
@@ -103,9 +104,10 @@ class _NoisySplit(Split):
         codes, keys, letters = super().codes(rows), _keys(self.seed, self.epoch, rows), self.encoding.letters
         if not self.encoding.paired:
             kept = self.encoding.kept
-            return corrupt(codes, self.rate, keys, letters, kept if self.encoding.mode == "notebook" else kept[::-1])
-        characters = rare_characters.merged(codes, self.encoding)
-        return rare_characters.parted(corrupt(characters, self.rate, keys, letters), self.encoding)
+            return corrupt(codes, self.rate, keys, letters, kept if self.encoding.in_reading_order else kept[::-1])
+        # A rare character has two codes, and is one character to a typist.
+        characters = _merged(codes, self.encoding)
+        return _parted(corrupt(characters, self.rate, keys, letters), self.encoding)
 
 
 def with_typos(split: Split, rate: float, seed: int = 0, epoch: int = 0, encoding: Encoding = USUAL) -> Split:
@@ -120,3 +122,37 @@ def _keys(seed: int, epoch: int, rows: Places) -> Numbers:
     state = mix(np.array([seed], np.uint64))
     state = mix(state + np.uint64(epoch))
     return mix(state + rows.astype(np.uint64))
+
+
+def _merged(codes: Codes, encoding: Encoding) -> Characters:
+    """Replace each pair of codes, uint8 [n, L], by ``FIRST_RARE`` + its number in ``Encoding.paired``.
+
+    Returns:
+        uint16 [n, L], with more ``BLANK`` at the end.
+    """
+    numbers = codes.astype(np.uint16)
+    is_pair, found = encoding.pairs_in(codes)
+    numbers[:, :-1][is_pair] = FIRST_RARE + found[is_pair]
+    is_kept = np.pad(~is_pair, ((0, 0), (1, 0)), constant_values=True)
+    return _gathered(numbers, is_kept)
+
+
+def _parted(characters: Characters, encoding: Encoding) -> Codes:
+    """Reverse ``_merged``: uint16 [n, L] → uint8 [n, L], without the codes for which there is no room."""
+    own, side = len(encoding.alphabet), encoding.side
+    is_rare = characters >= FIRST_RARE
+    number = np.where(is_rare, characters, FIRST_RARE).astype(np.int64) - FIRST_RARE
+    pair = [own + number // side, own + side + number % side]
+    one, two = pair if encoding.in_reading_order else pair[::-1]
+    codes = np.stack([np.where(is_rare, one, characters), two], axis=2).reshape(len(characters), -1)
+    is_kept = np.stack([np.ones_like(is_rare), is_rare], axis=2).reshape(len(characters), -1)
+    return _gathered(codes, is_kept)[:, : characters.shape[1]].astype(np.uint8)
+
+
+def _gathered(rows: npt.NDArray[np.int_] | Characters, is_kept: npt.NDArray[np.bool_]) -> Characters:
+    """Move the chosen numbers of each row, [n, L], to its start, and fill it up with ``BLANK``."""
+    found = np.full(rows.shape, BLANK, np.uint16)
+    for row, chosen, out in zip(rows, is_kept, found):
+        kept = row[chosen]
+        out[: len(kept)] = kept
+    return found

@@ -12,11 +12,10 @@ import numpy.typing as npt
 from mxnet import autograd
 
 from crepe_dist import machine
-from crepe_dist.data.batch import Batch, Unpack, extra_bytes
+from crepe_dist.data.batch import Batch, Unpack, extra_bytes, pieces, rows_per_piece
 from crepe_dist.data.dataset import Split
 from crepe_dist.data.loader import batches
 from crepe_dist.data.order import Order
-from crepe_dist.data.pieces import pieces, rows_per_piece
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.optimizers import OPERATORS, OWN
 from crepe_dist.distributed.table import SparseParameter

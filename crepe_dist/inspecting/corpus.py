@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Codes
-from crepe_dist.data.dataset import SHARD_BYTES, Dataset, ShardWriter, Split, open_dataset, write_manifest
+from crepe_dist.data.arrays import TEXTS
+from crepe_dist.data.dataset import SHARD_BYTES, Dataset, Split, open_dataset, write_manifest
 from crepe_dist.data.origins import COLUMNS, file_of
-from crepe_dist.data.strings import TEXTS, write_array
 from crepe_dist.data.targets import SEVERAL
+from crepe_dist.data.writing import ShardWriter, write_array
 from crepe_dist.errors import UserError
 
 CHUNK = 4096  # rows that are copied together

@@ -10,8 +10,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.formats.rows import BadRow, Block, Cutter, Parsed, Parser, Row, Share, check_text
-from crepe_dist.preparing.formats.tables import Table
+from crepe_dist.preparing.formats.rows import BadRow, OpenFile, Row, check_text
 from crepe_dist.preparing.sources import LINES, PIPE, Reading, Source, by_suffix, open_source
 
 KINDS = (LINES, "csv", "tsv", "jsonl", "parquet")
@@ -50,30 +49,24 @@ class Inputs:
         delimiter: delimiter of a CSV file; a comma for other formats.
     """
 
-    def __init__(self, parser: Parser, cutter: Cutter) -> None:
-        self.columns = parser.kept
-        self.delimiter = parser.delimiter if isinstance(parser, Table) and parser.name == "csv" else ","
-        self._parser = parser
-        self._cutter = cutter
+    def __init__(self, opened: OpenFile) -> None:
+        self.columns = opened.kept
+        self.delimiter = opened.delimiter if opened.format == "csv" else ","
+        self._opened = opened
 
     def __iter__(self) -> Iterator[list[Input]]:
         """Yield groups of rows: some thousands at a time from a file, those that have arrived from a pipe."""
-        while (block := self._cutter.take()) is not None:
-            parsed = self._parser.parse(block, Share()) if block.data else Parsed([], [], 0, 0)
-            if parsed.consumed < len(block.data):
-                rest = Block(block.data[parsed.consumed :], block.line + parsed.lines, False, full=block.full)
-                self._cutter.put_back([rest])
-            bad = [*parsed.bad, *block.bad]
-            unusable = chain.from_iterable(map(self._unusable, sorted(bad, key=attrgetter("line"))))
+        for parsed in self._opened.parsed():
+            bad = sorted(parsed.bad, key=attrgetter("line"))
+            unusable = chain.from_iterable(map(self._unusable, bad))
             rows = heapq.merge(map(_input, parsed.rows), unusable, key=attrgetter("line"))
             while group := list(islice(rows, max(GROUP, len(parsed.rows)))):
                 yield group
-        self._cutter.close()
 
     def _unusable(self, bad: BadRow) -> Iterator[Input]:
         """Yield one row per broken record; one per lost row for Parquet, where a record stands for several rows."""
         problem = f"{bad.reason}; it begins: {bad.excerpt}" if bad.excerpt else bad.reason
-        count = bad.lines if self._parser.name == "parquet" else 1
+        count = bad.lines if self._opened.format == "parquet" else 1
         return map(Input, range(bad.line, bad.line + count), repeat(""), repeat(problem))
 
 
@@ -103,7 +96,7 @@ def open_inputs(name: str, kind: str | None = None, reading: Reading | None = No
     kind = kind or (by_suffix(path) if path else None) or LINES
     # An empty label: look for no label column, but do not mistake one for the text.
     source = Source(path, name, format=kind, label="")
-    return Inputs(*open_source(source, reading or Reading(), keep=keep, live=True))
+    return Inputs(open_source(source, reading or Reading(), keep=keep, live=True))
 
 
 def _input(row: Row) -> Input:

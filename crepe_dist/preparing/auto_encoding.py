@@ -65,13 +65,10 @@ def fit(
     """Fit the encoding; yield the number of texts counted so far, and finally the encoding.
 
     Args:
-        encoding: encoding to start from.
-        what: parameters to fit.
-        training: indices of the training rows in the file ``rows``, at least one.
+        training: indices of the training rows in the file ``rows``, int64 [n], at least one.
         rows: file of the row records.
         texts: files of the texts.
-        executor: pool to count in.
-        ahead: maximum number of tasks in flight.
+        executor: pool to count in, with at most ``ahead`` tasks in flight.
     """
     makes = what.alphabet == "made"
     sample = _Piece(rows, tuple(texts), training[:: -(-len(training) // SAMPLE)])

@@ -15,20 +15,21 @@ import numpy.typing as npt
 
 from crepe_dist.data import origins
 from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.arrays import IDS, TEXTS
 from crepe_dist.data.composition import Composition
 from crepe_dist.data.dataset import LARGEST_WEIGHT, SPLITS, WEIGHTS, write_manifest
-from crepe_dist.data.strings import IDS, TEXTS, write_array
 from crepe_dist.data.targets import ONE, Targets, described, file_of, main_classes
+from crepe_dist.data.writing import write_array
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync
 from crepe_dist.preparing.auto_encoding import fit
 from crepe_dist.preparing.formats.rows import FROM_WINDOWS
 from crepe_dist.preparing.job import Collected, Job
 from crepe_dist.preparing.labelling import MANY, classes_of, known, pairs_of
-from crepe_dist.preparing.quarantine import write_quarantine
+from crepe_dist.preparing.quarantine import Quarantine, write_quarantine
 from crepe_dist.preparing.reading import MAX_CLASSES, UNLABELLED
 from crepe_dist.preparing.selection import TRAIN, Fate, decide, used_labels
-from crepe_dist.preparing.shards import EXAMPLES, write_shards
+from crepe_dist.preparing.shards import TextCounts, write_shards
 from crepe_dist.wording import cut, percent
 
 # If MIN_ROWS rows or more have more distinct labels than this share of them, another column must be the label.
@@ -57,15 +58,9 @@ class Built:
         fate: fate of each row, uint8 [n]; see ``selection``.
         labels: class of each row, int32 [n]; -1 for an unknown label, or for no label where rows have several.
         targets: classes of each row with their shares; ``None`` if each row has one class.
-        points: count of each code point outside ASCII or the alphabet in the kept texts.
-        reasons: number of unusable lines by kind of reason.
-        first_bad: first five records of the quarantine.
-        bad: number of unusable lines.
+        counts: counts of the texts that are kept.
+        quarantine: the unusable rows.
         rows: number of rows of each split.
-        lengths: number of codes of each kept text before it was cut, by split, int64 [n].
-        unreadable: number of rows of each split that are nearly blank to the network.
-        letterless: number of rows of each split whose text has no letter of any script.
-        letterless_examples: beginnings of the first such texts.
     """
 
     encoding: Encoding
@@ -73,26 +68,19 @@ class Built:
     fate: Fate
     labels: npt.NDArray[np.int32]
     targets: Targets | None
-    points: Counter[int]
-    reasons: Counter[str]
-    first_bad: list[dict[str, Any]]
-    bad: int
+    counts: TextCounts
+    quarantine: Quarantine
     rows: dict[str, int]
-    lengths: npt.NDArray[np.int64]
-    unreadable: dict[str, int]
-    letterless: dict[str, int]
-    letterless_examples: list[str]
 
 
-def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: int) -> Iterator[Any]:
-    """Write a data set into ``folder``, except for its report.
+def build(
+    folder: Path, job: Job, found: Collected, executor: Executor, ahead: int
+) -> Iterator[tuple[str, int] | Built]:
+    """Write a data set into an existing folder, except for its report.
 
     Args:
-        folder: existing folder to write to.
-        job: description of the preparation.
         found: rows from reading.
-        executor: pool to encode in.
-        ahead: maximum number of tasks in flight.
+        executor: pool to encode in, with at most ``ahead`` tasks in flight.
 
     Yields:
         The name of the phase and the number of rows done, and finally a ``Built``.
@@ -111,9 +99,8 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
     trained = [found.labels[index] for index in np.flatnonzero(used).tolist()]
     names = trained if job.labelled == ONE else list(classes_of(trained))
     classes = sorted(names, key=_label_order) if job.class_names is None else _renamed(job.class_names, job)
-    reasons, first_bad, damaged = write_quarantine(folder, job, found, fate)
-    bad = sum(reasons.values())
-    _check(job, found, fate, classes, total, reasons, first_bad, damaged)
+    quarantine = write_quarantine(folder, job, found, fate)
+    _check(job, found, fate, classes, total, quarantine)
     number = {label: index for index, label in enumerate(classes)}
     labels, targets = _labels(job.labelled, found, number)
     training = np.flatnonzero(fate == TRAIN)
@@ -129,12 +116,7 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
             yield "counting characters", step
     id_name = (job.reading["columns"].get("id") or FILE_NAME) if found.rows["id"].any() else None
     parts: dict[str, dict[str, Any]] = {}
-    points: Counter[int] = Counter()
-    lengths: list[npt.NDArray[np.int64]] = []
-    unreadable: Counter[str] = Counter()
-    letterless: Counter[str] = Counter()
-    letterless_examples: list[str] = []
-    done = 0
+    counts = TextCounts()
     for code, part in enumerate(SPLITS):
         chosen = np.flatnonzero(fate == code)
         if len(chosen) == 0:
@@ -147,16 +129,11 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
             files |= write_array(folder, WEIGHTS, _relative(found.rows["weight"][chosen]))
         sizes = []
         kept = (TEXTS,) * (part != "train") + (IDS,) * (id_name is not None)
-        for shard in write_shards(folder, part, chosen, encoding, found, kept, executor, ahead):
-            files |= shard.files
-            points.update(shard.points)
-            lengths.append(shard.lengths)
-            unreadable[part] += shard.unreadable
-            letterless[part] += shard.letterless
-            letterless_examples = (letterless_examples + shard.letterless_examples)[:EXAMPLES]
-            sizes.append(shard.rows)
-            done += shard.rows
-            yield "encoding", done
+        for shard_files, shard_counts in write_shards(folder, part, chosen, encoding, found, kept, executor, ahead):
+            files |= shard_files
+            counts.add(shard_counts)
+            sizes.append(len(shard_counts.lengths))
+            yield "encoding", len(counts.lengths)
         parts[part] = {"rows": len(chosen), "shards": sizes, "files": files}
     columns = next((about["texts"] for _, about in sorted(found.files.items()) if about["texts"]), ())
     manifest = {
@@ -169,7 +146,7 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
             {"file": name, "part": part, "sha256": found.files[file]["sha256"]}
             for file, (name, part) in enumerate(job.sources)
         ],
-        "bad_rows": bad,
+        "bad_rows": quarantine.lines,
         "id": id_name,
     }
     if found.corrected is not None:
@@ -179,10 +156,7 @@ def build(folder: Path, job: Job, found: Collected, executor: Executor, ahead: i
     write_manifest(folder, manifest)
     sync(folder)
     rows = {part: about["rows"] for part, about in parts.items()}
-    yield Built(
-        encoding, classes, fate, labels, targets, points, reasons, first_bad, bad, rows, np.concatenate(lengths),
-        dict(unreadable), dict(letterless), letterless_examples,
-    )  # fmt: skip
+    yield Built(encoding, classes, fate, labels, targets, counts, quarantine, rows)
 
 
 def _origins(found: Collected, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
@@ -229,17 +203,9 @@ def _place(bad: dict[str, Any]) -> str:
     return f"{bad['file']}:{bad['line']}: {bad['reason']}"
 
 
-def _check(
-    job: Job,
-    found: Collected,
-    fate: Fate,
-    classes: list[str],
-    total: int,
-    reasons: Counter[str],
-    first_bad: list[dict[str, Any]],
-    damaged: dict[int, str],
-) -> None:
-    bad = sum(reasons.values()) - reasons[UNLABELLED]
+def _check(job: Job, found: Collected, fate: Fate, classes: list[str], total: int, quarantine: Quarantine) -> None:
+    reasons, first_bad, damaged = quarantine.reasons, quarantine.first, quarantine.damaged
+    bad = quarantine.lines - reasons[UNLABELLED]
     shown = "; ".join(map(_place, first_bad))
     used = [name for (name, part) in job.sources if part == "train"]
     if not any(found.good.values()) or total == 0:

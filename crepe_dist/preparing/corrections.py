@@ -19,7 +19,6 @@ from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, sha256
 from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.formats.rows import Share
 from crepe_dist.preparing.formats.stream import Stream
 from crepe_dist.preparing.formats.tables import open_table
 from crepe_dist.preparing.job import Collected, Job
@@ -33,13 +32,7 @@ Place = tuple[str, int]
 
 
 class Correction(NamedTuple):
-    """Row of a list.
-
-    Attributes:
-        hash: hash of the text, as ``origins.spelled``.
-        label: label that was judged.
-        suggested: label to give; empty to keep the label.
-    """
+    """Row of a list: hash of the text, label that was judged, and label to give (empty to keep the label)."""
 
     hash: str
     label: str
@@ -66,18 +59,15 @@ def read_corrections(path: Path) -> Corrections:
     name = printable(path)
     found: dict[Place, Correction] = {}
     wanted = Wanted(label="label", texts=("suggested",))
-    table, cutter = open_table("csv", Stream(path), name, wanted, "yes", None, keep=True)
+    table = open_table("csv", Stream(path), name, wanted, "yes", None, keep=True)
     if missing := [column for column in COLUMNS if column not in table.kept]:
         raise UserError(
             f"{name} has no column {missing[0]!r}",
             f"it has {', '.join(table.kept)}"[:500],
             "give the label_errors.csv of inspect; rows may be deleted and suggestions changed, but no column",
         )
-    while (block := cutter.take()) is not None:
-        parsed = table.parse(block, Share())
-        if parsed.consumed < len(block.data):
-            cutter.put_back([block._replace(data=block.data[parsed.consumed :], line=block.line + parsed.lines)])
-        for bad in (*block.bad, *parsed.bad):
+    for parsed in table.parsed():
+        for bad in parsed.bad:
             raise UserError(f"{name}:{bad.line} cannot be read", bad.reason, "correct the line, or delete it")
         for row in parsed.rows:
             cells = dict(zip(table.kept, (spreadsheet.original(cell).strip() for cell in row.cells)))
@@ -87,7 +77,6 @@ def read_corrections(path: Path) -> Corrections:
             correction = Correction(cells["hash"], cells["label"], cells["suggested"])
             if found.setdefault(place, correction) != correction:
                 raise UserError(f"{name}:{row.line} corrects a row a second time", "{}:{}".format(*place), "delete one")
-    cutter.close()
     return Corrections(printable(path.name), sha256(path), found)
 
 

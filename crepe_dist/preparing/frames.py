@@ -24,11 +24,6 @@ def is_table(source: object) -> bool:
 def write_table(table: Any, path: Path, wanted: Wanted) -> Wanted:
     """Write the columns of label and text as JSON Lines, a line per row, in order; line n is row n, from 1.
 
-    Args:
-        table: data frame, or mapping of names to equally long columns.
-        path: file to write.
-        wanted: columns given by the user.
-
     Returns:
         The names of the columns that were written.
 
@@ -42,7 +37,7 @@ def write_table(table: Any, path: Path, wanted: Wanted) -> Wanted:
     names = list(columns)
     first = list(zip(*([_spelled(value) for value in column[:LOOK_AT]] for column in columns.values())))
     chosen = choose_named(name, names, wanted, label_given=False, rows=first)
-    labels, texts = [names[i] for i in chosen.labels], [names[i] for i in chosen.texts]
+    labels, texts = chosen.named(chosen.labels), chosen.named(chosen.texts)
     label = None if chosen.label is None else names[chosen.label]
     for each in texts:
         _check_text(name, each, columns[each])
@@ -55,7 +50,7 @@ def write_table(table: Any, path: Path, wanted: Wanted) -> Wanted:
             row |= {each: _text(value) for each, value in zip(texts, values[len(others) :])}
             # A lone surrogate becomes bytes that are not UTF-8, which reading rejects with that reason.
             stream.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
-    return Wanted(label, None, tuple(texts), weight, tuple(labels), id_)
+    return Wanted(label, None, texts, weight, labels, id_)
 
 
 def text_column(table: Any, remembered: tuple[str, ...] = ()) -> Sequence[Any]:
@@ -63,9 +58,6 @@ def text_column(table: Any, remembered: tuple[str, ...] = ()) -> Sequence[Any]:
 
     Args:
         remembered: columns that a model was trained on; see ``Wanted``.
-
-    Raises:
-        UserError: columns differ in length, do not exist, or cannot be guessed.
     """
     columns = _columns(table, "the table")
     names, wanted = list(columns), Wanted(remembered=remembered)

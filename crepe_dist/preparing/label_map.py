@@ -18,11 +18,7 @@ RARE = 0.2  # most rows of a mistyped label, as a share of those of the right on
 
 
 def read_map(path: Path) -> Pairs:
-    """Read a map of labels.
-
-    Raises:
-        UserError: it cannot be read, or contradicts itself.
-    """
+    """Read a map of labels."""
     found: dict[str, str] = {}
     again = "write from,to in each line, such as: Billing,billing"
     try:

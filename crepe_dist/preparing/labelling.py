@@ -43,11 +43,7 @@ class Labelling:
     merged: tuple[tuple[str, str], ...] = ()
 
     def label(self, cell: str, name: Name) -> str:
-        """Return the string for the labels in a cell.
-
-        Raises:
-            ValueError: the cell is unusable.
-        """
+        """Return the string for the labels in a cell; raise ``ValueError`` if it is unusable."""
         return _encoded(self._soft(cell, name) if self.kind == SOFT else self._several(cell, name))
 
     def _several(self, cell: str, name: Name) -> dict[str, int]:
@@ -139,11 +135,7 @@ def known(labels: Sequence[str], used: npt.NDArray[np.bool_]) -> npt.NDArray[np.
 
 
 def fasttext_cell(words: Sequence[str], kind: str) -> str:
-    """Return the cell for the ``__label__…`` words of a line.
-
-    Raises:
-        ValueError: they are several, and rows have one label.
-    """
+    """Return the cell for the ``__label__…`` words of a line; raise ``ValueError`` if several cannot be labels."""
     labels = [word[len(FASTTEXT) :] for word in words]
     if kind == ONE:
         if len(labels) > 1:

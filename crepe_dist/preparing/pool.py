@@ -24,9 +24,6 @@ def pool(processes: int) -> Iterator[Executor]:
     """Provide an executor with ``processes`` workers.
 
     With one, and where /dev/shm has no room for their semaphores, calls run at once in this process.
-
-    Raises:
-        UserError: A worker was killed.
     """
     executor = _workers(processes) if processes > 1 else None
     if executor is None:

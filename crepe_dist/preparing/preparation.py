@@ -22,12 +22,11 @@ from crepe_dist.files import printable, write_json, write_text
 from crepe_dist.preparing.auto_encoding import Fit
 from crepe_dist.preparing.building import Built, build
 from crepe_dist.preparing.corrections import Corrections, correct
-from crepe_dist.preparing.formats.rows import Share
 from crepe_dist.preparing.job import Collected, Job
 from crepe_dist.preparing.label_map import write_map
 from crepe_dist.preparing.pool import pool
 from crepe_dist.preparing.quarantine import keep_quarantine, quarantine_beside
-from crepe_dist.preparing.reading import Reader, close_writers
+from crepe_dist.preparing.reading import Reader, Rules, Share, close_writers
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, Sources, find_class_names
 from crepe_dist.preparing.spool import BAD_ROWS, ROWS, Spool, finish, map_rows, merge, open_spool
@@ -154,10 +153,10 @@ def prepare_in_steps(
         alone = options.share.of == 1
         folder = partial / "spool" if alone else partial
         folder.mkdir(exist_ok=True)
-        reader = Reader(
-            folder, sources.files, options.reading, class_names, split.seed,
-            split.max_per_class if samples_early else None, options.share, options.max_expansion,
-        )  # fmt: skip
+        reading = options.reading
+        rules = Rules(folder, class_names, reading.labelling, reading.strip_html, split.seed)
+        sample = split.max_per_class if samples_early else None
+        reader = Reader(sources.files, reading, rules, sample, options.share, options.max_expansion)
         for done in reader.read(executor, AHEAD * processes):
             yield Progress("reading", done, total)
         files = {file: asdict(each) for file, each in reader.files.items()}

@@ -8,7 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,15 +26,27 @@ from crepe_dist.preparing.spool import Texts
 SHOWN = 5
 
 
-def write_quarantine(
-    folder: Path, job: Job, found: Collected, fate: Fate
-) -> tuple[Counter[str], list[dict[str, Any]], dict[int, str]]:
-    """Write all unusable rows in the order of the sources.
+class Quarantine(NamedTuple):
+    """The unusable rows.
 
-    Returns:
-        Their lines by kind of reason; the first five, where those without a label come last; and the sources that end
-        early, with the reason.
+    Attributes:
+        reasons: number of lines by kind of reason.
+        first: first records; those without a label come last.
+        damaged: sources that end early, by index, with the reason.
     """
+
+    reasons: Counter[str]
+    first: list[dict[str, Any]]
+    damaged: dict[int, str]
+
+    @property
+    def lines(self) -> int:
+        """Number of unusable lines."""
+        return sum(self.reasons.values())
+
+
+def write_quarantine(folder: Path, job: Job, found: Collected, fate: Fate) -> Quarantine:
+    """Write all unusable rows in the order of the sources."""
     reasons: Counter[str] = Counter()
     damaged: dict[int, str] = {}
     first: list[dict[str, Any]] = []
@@ -51,7 +63,7 @@ def write_quarantine(
             kept = left_out if record["reason"] == UNLABELLED else first
             kept += [record] if len(kept) < SHOWN else []
     sync(folder / QUARANTINE)
-    return reasons, [*first, *left_out][:SHOWN], damaged
+    return Quarantine(reasons, [*first, *left_out][:SHOWN], damaged)
 
 
 def _unknown_labels(job: Job, found: Collected, fate: Fate) -> Iterator[dict[str, Any]]:

@@ -10,21 +10,22 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.markup import has_tags, without_tags
+from crepe_dist.data.composition import has_tags, without_tags
 from crepe_dist.data.origins import hashes
 from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.formats.rows import BadRow, Block, Cutter, Parser, Row, Share, check_text, excerpt
+from crepe_dist.preparing.formats.rows import BadRow, Block, OpenFile, Parse, Parsed, Row, check_text, excerpt, rest_of
 from crepe_dist.preparing.labelling import Labelling, Name
 from crepe_dist.preparing.selection import SAMPLE_DRAW, Reservoir, draw
 from crepe_dist.preparing.sources import Reading, Source, open_source
 from crepe_dist.preparing.spool import BAD_ROWS, MAX_WEIGHT, ROW, ROWS, Rows, TextWriter
 
+STRIPE = 1024  # lines
 MAX_LABEL = 200  # characters
 MAX_ID = 200  # characters; longer ones are cut
 MAX_CLASSES = 1 << 16
@@ -38,48 +39,45 @@ _NOT_WORDS = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True)
-class Task:
-    """A block for a worker to parse.
+class Share:
+    """One machine's share of the lines of a file, in alternating stripes: number ``index`` from 0, of ``of``."""
 
-    Args:
+    index: int = 0
+    of: int = 1
+
+    def owns(self, line: int) -> bool:
+        """Tell whether a line belongs to this share."""
+        return self.of == 1 or line // STRIPE % self.of == self.index
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Rules for all rows.
+
+    Attributes:
         folder: folder of the spool.
-        file: index of the source.
-        parser: parser of the source.
-        block: block to parse.
-        share: lines to keep, if several machines share the work.
         class_names: names of the labels 1 … C, if a file gives them.
-        labelling: labels of the rows.
         strip_html: remove HTML tags from the texts.
         seed: seed of the sampling.
-        limits: largest random number that can still be in the sample, by class.
     """
 
     folder: Path
-    file: int
-    parser: Parser
-    block: Block
-    share: Share
     class_names: tuple[str, ...] | None
     labelling: Labelling
     strip_html: bool
     seed: int
-    limits: dict[str, int]
 
 
-@dataclass(frozen=True)
-class Found:
-    """Result of a ``Task``.
+class BlockRows(NamedTuple):
+    """Rows of a block.
 
     Attributes:
         rows: records of the usable rows within the limits; their labels index ``labels``.
-        labels: label names.
         good: number of usable rows of each label, including those beyond the limits.
         drawn: random numbers of ``rows``.
-        bad: unusable rows.
-        consumed: bytes of the block that were used.
-        lines: lines of the block that were used.
+        consumed, lines: bytes and lines of the block that were used.
         texts: name of the file that holds the texts.
-        merged: labels that were found and became another class.
+        merged: labels that became another class.
     """
 
     rows: Rows
@@ -93,28 +91,36 @@ class Found:
     merged: set[str]
 
 
-def read_block(task: Task) -> Found:
-    """Parse and check one block, and append its texts to this process's file. Runs in a worker."""
-    parsed = task.parser.parse(task.block, task.share) if task.block.data else None
-    bad = [each for each in task.block.bad if task.share.owns(each.line)]
+def read_block(rules: Rules, file: int, share: Share, limits: dict[str, int], parse: Parse, block: Block) -> BlockRows:
+    """Parse and check one block, and append its texts to this process's file. Runs in a worker.
+
+    Args:
+        file: index of the source.
+        share: lines to keep.
+        limits: largest random number that can still be in the sample, by class.
+    """
+    parsed = parse(block) if block.data else Parsed([], [], 0, 0)
+    bad = [row for row in (*block.bad, *parsed.bad) if share.owns(row.line)]
     labels: dict[str, int] = {}
     rows: list[Row] = []
     texts: list[bytes] = []
     weights: list[float] = []
     tagged: list[bool] = []
-    merged, used = dict(task.labelling.merged), set[str]()
+    merged, used = dict(rules.labelling.merged), set[str]()
 
     def name(label: str) -> str:
-        label = _class_name(label, task.class_names)
+        label = _class_name(label, rules.class_names)
         used.update([label] if label in merged else [])
         return merged.get(label, label)
 
-    for row in parsed.rows if parsed else ():
+    for row in parsed.rows:
+        if not share.owns(row.line):
+            continue
         has_html = has_tags(row.text)
-        if task.strip_html:
+        if rules.strip_html:
             row = row._replace(text=without_tags(row.text))
         try:
-            label, text = _checked(row, task.labelling, name)
+            label, text = _checked(row, rules.labelling, name)
             weights.append(_weight(row))
         except ValueError as error:
             bad.append(BadRow(row.line, str(error), excerpt(row.text)))
@@ -123,28 +129,26 @@ def read_block(task: Task) -> Found:
             rows.append(Row(row.line, label, row.text, id=row.id))
             texts.append(text)
             tagged.append(has_html)
-    bad += parsed.bad if parsed else []
-    bad.sort(key=lambda each: each.line)
+    bad.sort(key=lambda row: row.line)
     records = np.zeros(len(rows), dtype=ROW)
-    records["file"] = task.file
+    records["file"] = file
     records["line"] = [row.line for row in rows]
     records["label"] = [labels[row.label] for row in rows]
     records["weight"] = weights
     records["html"] = tagged
     good = np.bincount(records["label"], minlength=len(labels)).tolist()
-    drawn = draw(task.seed, SAMPLE_DRAW, records["file"], records["line"])
-    if any(label in task.limits for label in labels):
-        limits = np.array([task.limits.get(label, (1 << 64) - 1) for label in labels], dtype=np.uint64)
-        kept = np.flatnonzero(drawn <= limits[records["label"]]).tolist()
+    drawn = draw(rules.seed, SAMPLE_DRAW, records["file"], records["line"])
+    if any(label in limits for label in labels):
+        most = np.array([limits.get(label, (1 << 64) - 1) for label in labels], dtype=np.uint64)
+        kept = np.flatnonzero(drawn <= most[records["label"]]).tolist()
         records, drawn = records[kept], drawn[kept]
         rows, texts = [rows[i] for i in kept], [texts[i] for i in kept]
     ids = [row.id[:MAX_ID].encode("utf-8", "replace") for row in rows]
-    records["id"] = [len(each) for each in ids]
-    writer = _writer(task.folder)
+    records["id"] = list(map(len, ids))
+    writer = _writer(rules.folder)
     start = writer.append([text + id_ for text, id_ in zip(texts, ids)])
-    _describe(records, rows, texts, start, task.labelling.kind)
-    end = (parsed.consumed, parsed.lines) if parsed else (0, 0)
-    return Found(records, list(labels), good, drawn, bad, *end, writer.name, used)
+    _describe(records, rows, texts, start, rules.labelling.kind)
+    return BlockRows(records, list(labels), good, drawn, bad, parsed.consumed, parsed.lines, writer.name, used)
 
 
 def _checked(row: Row, labelling: Labelling, name: Name) -> tuple[str, bytes]:
@@ -240,14 +244,23 @@ class FileCount:
 
 @dataclass
 class _OpenSource:
-    """A source that is being read."""
+    """A source that is being read.
+
+    Attributes:
+        file: its index.
+        share: lines to keep.
+        waiting: blocks that are being parsed, in order.
+        is_cut: all its blocks have been taken.
+        expanded: bytes after decompression, so far.
+    """
 
     file: int
     source: Source
-    parser: Parser
-    cutter: Cutter
+    opened: OpenFile
     share: Share
-    expanded: int = 0  # bytes after decompression, so far
+    waiting: deque[tuple[Block, Future[BlockRows]]] = field(default_factory=deque)
+    is_cut: bool = False
+    expanded: int = 0
 
 
 @dataclass
@@ -255,11 +268,6 @@ class Reader:
     """Reader of sources, or a share of them, into a spool folder.
 
     Attributes:
-        folder: folder of the spool.
-        sources: sources to read.
-        reading: reading options.
-        class_names: names of the labels 1 … C, if a file gives them.
-        seed: seed of the sampling.
         max_per_class: size of the sample per class; ``None`` to keep all rows.
         share: lines or files to read, if several machines share the work.
         max_expansion: most decompressed bytes of a source, as a multiple of its size.
@@ -270,11 +278,9 @@ class Reader:
         bad: number of unusable lines.
     """
 
-    folder: Path
     sources: Sequence[Source]
     reading: Reading
-    class_names: tuple[str, ...] | None
-    seed: int
+    rules: Rules
     max_per_class: int | None
     share: Share
     max_expansion: float
@@ -283,127 +289,110 @@ class Reader:
     files: dict[int, FileCount] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
     bad: int = 0
-    _open: dict[int, _OpenSource] = field(default_factory=dict)
-    _done: int = 0
 
     def read(self, executor: Executor, ahead: int) -> Iterator[int]:
-        """Read all sources; yield the number of bytes read so far.
-
-        Args:
-            executor: pool to parse in.
-            ahead: maximum number of blocks in flight.
-        """
+        """Read all sources, with at most ``ahead`` blocks in flight; yield the number of bytes read so far."""
         reservoir = None if self.max_per_class is None else Reservoir(self.max_per_class)
-        limits = reservoir.limits if reservoir else {}
-        with (self.folder / ROWS).open("wb") as rows, (self.folder / BAD_ROWS).open("w", encoding="utf-8") as bad:
-            for opened, found in self._in_order(executor, ahead, limits):
-                self._record(opened, found, rows, bad)
-                if reservoir and opened.source.part == "train":
-                    for index, label in enumerate(found.labels):
-                        reservoir.add(label, found.drawn[found.rows["label"] == index])
-                for file in [file for file in self._open if file < opened.file]:
-                    self._finish(file)
-                yield self._done + sum(each.cutter.position for each in self._open.values())
-        for file in list(self._open):
-            self._finish(file)
+        folder = self.rules.folder
+        with (folder / ROWS).open("wb") as rows, (folder / BAD_ROWS).open("w", encoding="utf-8") as bad:
+            for source, block in self._in_order(executor, ahead, reservoir.limits if reservoir else {}):
+                self._record(source, block, rows, bad)
+                if reservoir and source.source.part == "train":
+                    for index, label in enumerate(block.labels):
+                        reservoir.add(label, block.drawn[block.rows["label"] == index])
+                yield sum(count.bytes for count in self.files.values())
         close_writers()
 
-    def _finish(self, file: int) -> None:
-        """Close a source at its end."""
-        cutter = self._open.pop(file).cutter
-        count = self.files[file]
-        count.sha256, count.bytes = cutter.sha256(), cutter.position
-        cutter.close()
-        self._done += count.bytes
-
-    def _record(self, opened: _OpenSource, found: Found, rows: Any, bad: Any) -> None:
-        count = self.files[opened.file]
-        for each in found.bad:
-            record = {"file": opened.source.name, "source": opened.file, **each._asdict()}
-            record["reason"] = excerpt(each.reason, MAX_REASON)
+    def _record(self, source: _OpenSource, block: BlockRows, rows: Any, bad: Any) -> None:
+        count = self.files[source.file]
+        for row in block.bad:
+            record = {"file": source.source.name, "source": source.file, **row._asdict()}
+            record["reason"] = excerpt(row.reason, MAX_REASON)
             bad.write(json.dumps(record, ensure_ascii=False) + "\n")
-            count.bad += each.lines
-            self.bad += each.lines
-        count.merged = sorted(found.merged.union(count.merged))
-        for label, good in zip(found.labels, found.good):
+            count.bad += row.lines
+            self.bad += row.lines
+        count.merged = sorted(block.merged.union(count.merged))
+        for label, good in zip(block.labels, block.good):
             self.labels.setdefault(label, len(self.labels))
             self.good[label] += good
             count.rows += good
         if len(self.labels) > (MAX_CLASSES if self.reading.labelling.kind == ONE else MAX_SETS):
             raise UserError(
-                f"more than {MAX_CLASSES:,} different labels in {opened.source.name}",
+                f"more than {MAX_CLASSES:,} different labels in {source.source.name}",
                 f"read as {count.reads[:200]}; the last is {list(self.labels)[-1][:40]!r}",
                 "if this is not the label, name its column: --label COLUMN, by name or number (--label 3 --text 2)",
             )
-        if found.texts not in self.texts:
-            self.texts.append(found.texts)
-        if len(found.rows):
-            numbers = np.array([self.labels[label] for label in found.labels], dtype=np.int32)
-            found.rows["label"] = numbers[found.rows["label"]]
-            found.rows["texts"] = self.texts.index(found.texts)
-            rows.write(found.rows.tobytes())
+        if block.texts not in self.texts:
+            self.texts.append(block.texts)
+        if len(block.rows):
+            numbers = np.array([self.labels[label] for label in block.labels], dtype=np.int32)
+            block.rows["label"] = numbers[block.rows["label"]]
+            block.rows["texts"] = self.texts.index(block.texts)
+            rows.write(block.rows.tobytes())
 
-    def _in_order(self, executor: Executor, ahead: int, limits: dict[str, int]) -> Iterator[tuple[_OpenSource, Found]]:
-        """Yield the result of each block in order.
+    def _in_order(
+        self, executor: Executor, ahead: int, limits: dict[str, int]
+    ) -> Iterator[tuple[_OpenSource, BlockRows]]:
+        """Yield the rows of each block in order.
 
-        If a parser leaves the end of a block unused, that end and all later blocks are cut again. The number of blocks
-        in flight then drops to one and grows back, to limit the repeated work.
+        If a parser leaves the end of a block unused, that end and all later blocks of the source are cut again. The
+        number of blocks in flight then drops to one and grows back, to limit the repeated work.
         """
-        waiting: deque[tuple[_OpenSource, Block, Future[Found]]] = deque()
-        opened = self._opened()
-        current = next(opened, None)
-        put_back: deque[_OpenSource] = deque()
-        depth = ahead
+        unopened, depth = self._opened(), ahead
+        sources: deque[_OpenSource] = deque()
         while True:
-            while current and len(waiting) < depth:
-                block = current.cutter.take()
-                if block is None:
-                    if not any(each.file == current.file for each, _, _ in waiting):
-                        self._finish(current.file)
-                    current = put_back.popleft() if put_back else next(opened, None)
+            while sources and sources[0].is_cut and not sources[0].waiting:
+                self._finish(sources.popleft())
+            if sum(len(source.waiting) for source in sources) < depth or not sources[0].waiting:
+                uncut = next((source for source in sources if not source.is_cut), None)
+                source = uncut or next(unopened, None)
+                if source is not None:
+                    sources.extend([] if uncut else [source])
+                    self._submit(source, executor, limits)
                     continue
-                task = Task(
-                    self.folder, current.file, current.parser, block, current.share, self.class_names,
-                    self.reading.labelling, self.reading.strip_html, self.seed,
-                    dict(limits) if current.source.part == "train" else {},
-                )  # fmt: skip
-                waiting.append((current, block, executor.submit(read_block, task)))
-            if not waiting:
+            if not sources:
                 return
-            owner, block, future = waiting.popleft()
-            found = future.result()
-            owner.expanded += found.consumed
-            self._check_expansion(owner)
-            yield owner, found
+            source = sources[0]
+            block, future = source.waiting.popleft()
+            rows = future.result()
+            source.expanded += rows.consumed
+            self._check_expansion(source)
+            self.files[source.file].bytes = source.opened.cutter.position
+            yield source, rows
             depth = min(ahead, 2 * depth)
-            if found.consumed < len(block.data):
+            if rows.consumed < len(block.data):
                 depth = 1
-                rest = Block(block.data[found.consumed :], block.line + found.lines, False, full=block.full)
-                again: dict[int, tuple[_OpenSource, list[Block]]] = {owner.file: (owner, [rest])}
-                for each, later, _ in waiting:
-                    again.setdefault(each.file, (each, []))[1].append(later)
-                waiting.clear()
-                for each, blocks in again.values():
-                    each.cutter.put_back(blocks)
-                if current and current.file not in again:
-                    again[current.file] = (current, [])
-                put_back = deque([each for each, _ in again.values()] + list(put_back))
-                current = put_back.popleft()
+                rest = rest_of(block, rows.consumed, rows.lines)
+                source.opened.cutter.put_back([rest, *(later for later, _ in source.waiting)])
+                source.waiting.clear()
+                source.is_cut = False
 
-    def _check_expansion(self, opened: _OpenSource) -> None:
-        """Stop before a small file that was made to expand fills the disk.
+    def _submit(self, source: _OpenSource, executor: Executor, limits: dict[str, int]) -> None:
+        """Start to parse the next block of a source, if there is one."""
+        block = source.opened.cutter.take()
+        source.is_cut = block is None
+        if block is not None:
+            most = dict(limits) if source.source.part == "train" else {}
+            task = (self.rules, source.file, source.share, most, source.opened.parse, block)
+            source.waiting.append((block, executor.submit(read_block, *task)))
 
-        Raises:
-            UserError: the source has expanded beyond the limit.
-        """
-        path = opened.source.path
-        if opened.expanded <= ALWAYS_ALLOWED or path is None or path.is_fifo():
+    def _finish(self, source: _OpenSource) -> None:
+        """Close a source at its end."""
+        count, cutter = self.files[source.file], source.opened.cutter
+        count.sha256, count.bytes = cutter.sha256(), cutter.position
+        cutter.close()
+
+    def _check_expansion(self, source: _OpenSource) -> None:
+        """Stop before a small file that was made to expand fills the disk."""
+        path = source.source.path
+        if source.expanded <= ALWAYS_ALLOWED or path is None or path.is_fifo():
             return
-        limit = max(ALWAYS_ALLOWED, int(self.max_expansion * opened.source.bytes))
-        if opened.expanded > limit:
+        size = source.source.bytes
+        limit = max(ALWAYS_ALLOWED, int(self.max_expansion * size))
+        if source.expanded > limit:
             raise UserError(
-                f"{opened.source.name} expands to more than {limit / 1e9:,.1f} GB",
-                f"it has {opened.source.bytes:,} bytes, and the limit is {self.max_expansion:g} times as many",
+                f"{source.source.name} expands to more than {limit / 1e9:,.1f} GB",
+                f"it has {size:,} bytes, and the limit is {self.max_expansion:g} times as many",
                 "if it is meant to, raise the limit with --max-expansion",
             )
 
@@ -413,7 +402,6 @@ class Reader:
         for file, source in enumerate(self.sources):
             if by_file and file % self.share.of != self.share.index:
                 continue
-            parser, cutter = open_source(source, self.reading)
-            self.files[file] = FileCount(format=parser.name, reads=parser.reads, texts=list(parser.texts))
-            self._open[file] = _OpenSource(file, source, parser, cutter, Share() if by_file else self.share)
-            yield self._open[file]
+            opened = open_source(source, self.reading)
+            self.files[file] = FileCount(format=opened.format, reads=opened.reads, texts=list(opened.texts))
+            yield _OpenSource(file, source, opened, Share() if by_file else self.share)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.dataset import SHARD_BYTES, ShardWriter
+from crepe_dist.data.dataset import SHARD_BYTES
+from crepe_dist.data.writing import Files, ShardWriter
 from crepe_dist.preparing.formats.rows import excerpt
 from crepe_dist.preparing.job import Collected
 from crepe_dist.preparing.pool import map_in_order
@@ -23,10 +23,37 @@ EXAMPLES = 3  # texts without a letter that the report quotes
 MAX_CHUNK, CHUNK_BYTES = 4096, 1 << 23  # rows and bytes that are encoded together
 
 
+@dataclass
+class TextCounts:
+    """Counts of the texts that are kept.
+
+    Attributes:
+        points: count of each code point outside ASCII or the alphabet.
+        lengths: number of codes of each text before it was cut, int64 [n].
+        unreadable: number of texts of each split that are nearly blank to the network.
+        letterless: number of texts of each split that have no letter of any script.
+        examples: beginnings of the first texts without a letter.
+    """
+
+    points: Counter[int] = field(default_factory=Counter)
+    lengths: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    unreadable: Counter[str] = field(default_factory=Counter)
+    letterless: Counter[str] = field(default_factory=Counter)
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, other: TextCounts) -> None:
+        """Add the counts of further texts."""
+        self.points.update(other.points)
+        self.lengths = np.concatenate([self.lengths, other.lengths])
+        self.unreadable.update(other.unreadable)
+        self.letterless.update(other.letterless)
+        self.examples = (self.examples + other.examples)[:EXAMPLES]
+
+
 @dataclass(frozen=True)
 class _ShardTask:
     folder: Path
-    part: str
+    split: str
     shard: int
     start: int
     stop: int
@@ -36,86 +63,63 @@ class _ShardTask:
     kept: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class ShardDone:
-    """Shard that was written: its files, and counts of its texts as in ``Built``."""
-
-    rows: int
-    files: dict[str, dict[str, Any]]
-    points: dict[int, int]
-    lengths: npt.NDArray[np.int64]
-    unreadable: int
-    letterless: int
-    letterless_examples: list[str]
-
-
 def write_shards(
     folder: Path,
-    part: str,
+    split: str,
     chosen: npt.NDArray[np.int64],
     encoding: Encoding,
-    found: Collected,
+    collected: Collected,
     kept: tuple[str, ...],
     executor: Executor,
     ahead: int,
-) -> Iterator[ShardDone]:
-    """Encode the rows of a split and write their shards, in order.
+) -> Iterator[tuple[Files, TextCounts]]:
+    """Encode the rows of a split and write their shards, in order; yield the files and counts of each.
 
     Args:
-        folder: folder of the data set.
-        part: name of the split.
-        chosen: indices of its rows, int64 [n].
-        encoding: encoding after fitting.
-        found: rows from reading.
+        chosen: indices of the split's rows, int64 [n].
         kept: as for ``ShardWriter``.
-        executor: pool to encode in.
-        ahead: maximum number of tasks in flight.
+        executor: pool to encode in, with at most ``ahead`` tasks in flight.
     """
     rows, size = len(chosen), max(1, SHARD_BYTES // encoding.feature_len)
-    chosen.tofile(_chosen(folder, part))
+    chosen.tofile(_chosen(folder, split))
+    texts = tuple(collected.texts)
     tasks = (
-        _ShardTask(
-            folder, part, shard, start, min(start + size, rows), encoding, found.rows_path, tuple(found.texts), kept
-        )
+        _ShardTask(folder, split, shard, start, min(start + size, rows), encoding, collected.rows_path, texts, kept)
         for shard, start in enumerate(range(0, rows, size))
     )
     yield from map_in_order(executor, write_shard, tasks, ahead)
-    _chosen(folder, part).unlink()
+    _chosen(folder, split).unlink()
 
 
-def _chosen(folder: Path, part: str) -> Path:
+def _chosen(folder: Path, split: str) -> Path:
     """Return the file that tells the workers which rows are in a split."""
-    return folder / f"{part}.chosen.bin"
+    return folder / f"{split}.chosen.bin"
 
 
-def write_shard(task: _ShardTask) -> ShardDone:
+def write_shard(task: _ShardTask) -> tuple[Files, TextCounts]:
     """Encode and write one shard. Runs in a worker."""
-    rows = map_rows(task.rows)
-    texts = Texts(task.texts)
-    count = task.stop - task.start
-    chosen = np.fromfile(_chosen(task.folder, task.part), np.int64, count, offset=8 * task.start)
-    known = np.flatnonzero(task.encoding.known(np.arange(128, dtype=np.uint32))).astype(np.uint8).tobytes()
-    points: Counter[int] = Counter()
-    lengths = np.empty(len(chosen), np.int64)
-    unreadable = 0
-    letterless: list[str] = []  # the first ones
-    letterless_count = 0
-    writer = ShardWriter(task.folder, task.part, task.shard, len(chosen), task.encoding.feature_len, task.kept)
-    step = max(1, min(MAX_CHUNK, CHUNK_BYTES // task.encoding.feature_len))
+    rows, texts, encoding = map_rows(task.rows), Texts(task.texts), task.encoding
+    chosen = np.fromfile(_chosen(task.folder, task.split), np.int64, task.stop - task.start, offset=8 * task.start)
+    known = np.flatnonzero(encoding.known(np.arange(128, dtype=np.uint32))).astype(np.uint8).tobytes()
+    counts = TextCounts(lengths=np.empty(len(chosen), np.int64))
+    unreadable = letterless = 0
+    writer = ShardWriter(task.folder, task.split, task.shard, len(chosen), encoding.feature_len, task.kept)
+    step = max(1, min(MAX_CHUNK, CHUNK_BYTES // encoding.feature_len))
     for start in range(0, len(chosen), step):
-        some = rows[chosen[start : start + step]]
-        data = texts.get(some)
+        chunk = rows[chosen[start : start + step]]
+        data = texts.get(chunk)
         decoded = [text.decode("utf-8") for text in data]
         odd = [text for text in decoded if not any(map(str.isalpha, text))]
-        letterless_count += len(odd)
-        letterless = (letterless + [excerpt(text) for text in odd[:EXAMPLES]])[:EXAMPLES]
-        codes = task.encoding.encode(decoded)
-        lengths[start : start + step] = task.encoding.lengths(decoded)
-        writer.append(codes, texts=data, ids=texts.ids(some))
+        letterless += len(odd)
+        counts.examples = (counts.examples + [excerpt(text) for text in odd[:EXAMPLES]])[:EXAMPLES]
+        codes = encoding.encode(decoded)
+        counts.lengths[start : start + step] = encoding.lengths(decoded)
+        writer.append(codes, texts=data, ids=texts.ids(chunk))
         # Most characters are ASCII and in the alphabet, so only the others are counted individually.
         left = b"".join(data).translate(None, known).decode("utf-8")
         if left:
-            values, counts = np.unique(np.frombuffer(left.encode("utf-32-le"), dtype="<u4"), return_counts=True)
-            points.update(dict(zip(values.tolist(), counts.tolist())))
-            unreadable += int(np.count_nonzero(task.encoding.unreadable(codes, some["characters"])))
-    return ShardDone(len(chosen), writer.close(), dict(points), lengths, unreadable, letterless_count, letterless)
+            values, times = np.unique(np.frombuffer(left.encode("utf-32-le"), dtype="<u4"), return_counts=True)
+            counts.points.update(dict(zip(values.tolist(), times.tolist())))
+            unreadable += int(np.count_nonzero(encoding.unreadable(codes, chunk["characters"])))
+    counts.unreadable[task.split], counts.letterless[task.split] = unreadable, letterless
+    return writer.close(), counts

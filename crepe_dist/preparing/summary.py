@@ -61,16 +61,20 @@ def summarise(name: str, job: Job, found: Collected, built: Built, command: str)
         "sources": [{"file": name, "part": part, **found.files[file]} for file, (name, part) in enumerate(job.sources)],
         "rows": {
             "read": sum(found.good.values()) + found.bad,
-            "bad": built.bad,
+            "bad": built.quarantine.lines,
             "duplicates": int((built.fate == REPEATED).sum()),
             "sampled_out": sampled_out,
-            "kept": len(built.lengths),
+            "kept": len(built.counts.lengths),
         },
-        "lengths": _lengths(built.lengths, built.encoding.feature_len),
+        "lengths": _lengths(built.counts.lengths, built.encoding.feature_len),
         "characters": _characters(built, characters),
         "duplicates": _duplicates(found, built),
         "examples": _examples(found, built),
-        "quarantine": {"rows": built.bad, "reasons": dict(built.reasons.most_common()), "first": built.first_bad},
+        "quarantine": {
+            "rows": built.quarantine.lines,
+            "reasons": dict(built.quarantine.reasons.most_common()),
+            "first": built.quarantine.first,
+        },
         "command": command,
         "html": {"rows": int(found.rows["html"][kept(built.fate)].sum()), "stripped": job.reading["strip_html"]},
     }
@@ -128,18 +132,18 @@ def _lengths(lengths: npt.NDArray[Any], feature_len: int) -> dict[str, Any]:
 
 
 def _characters(built: Built, total: int) -> dict[str, Any]:
-    points = np.array(sorted(built.points), dtype=np.uint32)
+    points = np.array(sorted(built.counts.points), dtype=np.uint32)
     known = built.encoding.known(points) if len(points) else np.zeros(0, dtype=bool)
-    unknown = Counter({int(point): built.points[int(point)] for point in points[~known]})
+    unknown = Counter({int(point): built.counts.points[int(point)] for point in points[~known]})
     # Break ties by code point, so that the same data give the same report.
     top = sorted(unknown.items(), key=lambda item: (-item[1], item[0]))[:20]
     return {
         "total": total,
         "unknown": sum(unknown.values()),
         "top": [[chr(point), count] for point, count in top],
-        "unreadable": built.unreadable,
-        "letterless": built.letterless,
-        "letterless_examples": built.letterless_examples,
+        "unreadable": built.counts.unreadable,
+        "letterless": built.counts.letterless,
+        "letterless_examples": built.counts.examples,
     }
 
 

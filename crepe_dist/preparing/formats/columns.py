@@ -9,8 +9,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from crepe_dist.data.composition import SEPARATOR
+from crepe_dist.data.composition import SEPARATOR, join
 from crepe_dist.errors import UserError
+from crepe_dist.preparing.formats.rows import Row
+from crepe_dist.preparing.labelling import cell_of
 
 LABELS = (
     "label", "class", "category", "target", "sentiment", "class index", "labels", "classes", "topic", "y",
@@ -49,30 +51,56 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """Chosen columns.
+class Columns:
+    """Columns of a file, by name, and the positions of those that are read.
 
     Attributes:
-        label: index of the label's column; ``None`` if the file name gives the class, or columns of classes do.
-        texts: indices of the columns that make up the text.
-        weight: index of the weight's column; ``None`` if rows have no weights.
-        labels: indices of the columns of the classes.
-        id: index of the column of ids; ``None`` if rows have no ids.
+        label: ``None`` if the file name gives the class, or columns of classes do.
+        texts: columns that make up the text, in this order.
+        weight: ``None`` if rows have no weights.
+        labels: columns of the classes.
+        id: ``None`` if rows have no ids.
     """
 
+    names: tuple[str, ...]
     label: int | None
     texts: tuple[int, ...]
     weight: int | None = None
     labels: tuple[int, ...] = ()
     id: int | None = None
 
-    def describe(self, names: Sequence[str]) -> str:
+    @property
+    def used(self) -> list[int]:
+        """Positions of all columns that are read."""
+        positions = (self.label, *self.labels, *self.texts, self.id, self.weight)
+        return [i for i in positions if i is not None]
+
+    def named(self, positions: Sequence[int]) -> tuple[str, ...]:
+        """Return the names of columns."""
+        return tuple(self.names[i] for i in positions)
+
+    def moved(self, positions: Sequence[int]) -> Columns:
+        """Describe the same columns in a table of those at these positions alone."""
+        to: dict[int | None, int | None] = {position: i for i, position in enumerate(positions)}
+        texts, labels = (tuple(positions.index(i) for i in columns) for columns in (self.texts, self.labels))
+        return Columns(self.named(positions), to.get(self.label), texts, to.get(self.weight), labels, to.get(self.id))
+
+    def describe(self) -> str:
         """Describe the columns read, for the report."""
-        text = SEPARATOR.join(names[i] for i in self.texts)
-        label = "" if self.label is None else f"label: {names[self.label]}, "
-        label += f"labels: {', '.join(names[i] for i in self.labels)}, " if self.labels else ""
+        label = "" if self.label is None else f"label: {self.names[self.label]}, "
+        label += f"labels: {', '.join(self.named(self.labels))}, " if self.labels else ""
         others = [(what, i) for what, i in (("weight", self.weight), ("id", self.id)) if i is not None]
-        return f"{label}text: {text}" + "".join(f", {what}: {names[i]}" for what, i in others)
+        more = "".join(f", {what}: {self.names[i]}" for what, i in others)
+        return f"{label}text: {SEPARATOR.join(self.named(self.texts))}{more}"
+
+    def row(self, line: int, values: Sequence[str], given: str | None, cells: tuple[str, ...]) -> Row:
+        """Make a row of the values of all columns; ``given`` is the class of all rows, if the file name gives it."""
+        label = given if self.label is None else values[self.label]
+        if self.labels:
+            label = cell_of(self.named(self.labels), [values[i] for i in self.labels])
+        weight = None if self.weight is None else values[self.weight]
+        id_ = "" if self.id is None else values[self.id]
+        return Row(line, label or "", join([values[i] for i in self.texts]), cells, weight, id_)
 
 
 def is_header(rows: Sequence[Sequence[str]], wanted: Wanted) -> bool:
@@ -124,13 +152,10 @@ def choose_named(
     label_given: bool,
     rows: Sequence[Sequence[str]] = (),
     lists: Sequence[str] = (),
-) -> Chosen:
+) -> Columns:
     """Choose among named columns.
 
     Args:
-        file: name of the file, for messages.
-        names: names of all columns.
-        wanted: columns given by the user.
         label_given: the file name gives the class, so no label column is needed.
         rows: first rows, from which the message suggests a column of labels.
         lists: names of lists, which the message suggests as several labels.
@@ -182,7 +207,7 @@ def choose_named(
             places[what] = left[0]
     joined = tuple(i for i in (places["title"], places["text"], *texts[1:]) if i is not None)
     labels = tuple(_position(file, names, "label-columns", name) for name in wanted.labels)
-    return _distinct(file, Chosen(places["label"], joined, places["weight"], labels, places["id"]))
+    return _distinct(file, Columns(tuple(names), places["label"], joined, places["weight"], labels, places["id"]))
 
 
 def _remembered(file: str, names: Sequence[str], texts: tuple[str, ...]) -> tuple[str, ...]:
@@ -198,7 +223,7 @@ def _remembered(file: str, names: Sequence[str], texts: tuple[str, ...]) -> tupl
 
 
 def _few_values(places: Sequence[int], rows: Sequence[Sequence[str]]) -> int | None:
-    """Return the only one of some columns that repeats a few values, as labels do; ``None`` if there is no such one."""
+    """Return the only column that repeats a few values, as labels do; ``None`` if there is no such one."""
     kinds = {i: {row[i] for row in rows if i < len(row) and row[i].strip()} for i in places}
     found = [i for i, values in kinds.items() if 1 < len(values) <= len(rows) / 5]
     return found[0] if len(found) == 1 else None
@@ -244,15 +269,8 @@ def _one_column(file: str) -> UserError:
 
 def choose_numbered(
     file: str, width: int, wanted: Wanted, *, label_given: bool, rows: Sequence[Sequence[str]] = ()
-) -> Chosen:
+) -> Columns:
     """Choose the columns of a table without header. By default the first is the label and all others are text.
-
-    Args:
-        file: name of the file, for messages.
-        width: number of columns.
-        wanted: columns given by the user, by number from 1.
-        label_given: the file name gives the class, so no label column is needed.
-        rows: first rows; a column of dates is not guessed as the label.
 
     Raises:
         UserError: A given column is not a number from 1 to ``width``, or the text column is ambiguous.
@@ -267,6 +285,7 @@ def choose_numbered(
             )
         return int(given) - 1
 
+    names = tuple(f"column {number}" for number in range(1, width + 1))
     label_given = label_given or bool(wanted.labels)
     if width == 1 and not label_given:
         raise _one_column(file)
@@ -290,13 +309,13 @@ def choose_numbered(
                 f"give a number from 1 to {width} with --text-column, or --header yes if the first line names them",
             )
         texts = tuple(i for i in range(width) if i not in (label, *others, *labels))
-        return Chosen(label, texts, weight, labels, id_)
+        return Columns(names, label, texts, weight, labels, id_)
     named = [("title", wanted.title), *(("text", name) for name in wanted.texts)]
     texts = tuple(position(what, given) for what, given in named if given is not None)
-    return _distinct(file, Chosen(label, texts, weight, labels, id_))
+    return _distinct(file, Columns(names, label, texts, weight, labels, id_))
 
 
-def _distinct(file: str, chosen: Chosen) -> Chosen:
+def _distinct(file: str, chosen: Columns) -> Columns:
     """Refuse a column that is chosen twice; only an id may be read as a text, too."""
     count = Counter((chosen.label, chosen.weight, *chosen.labels, *chosen.texts))
     twice = next((place + 1 for place, times in count.items() if place is not None and times > 1), None)

@@ -5,42 +5,33 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, sha256
 from crepe_dist.preparing.formats.lines import LOOK_AT
-from crepe_dist.preparing.formats.rows import BLOCK, MAX_RECORD, BadRow, Block, Parsed, Row, Share, excerpt, too_long
+from crepe_dist.preparing.formats.rows import BLOCK, MAX_RECORD, BadRow, Block, OpenFile, Parsed, Row, excerpt, too_long
 from crepe_dist.preparing.formats.stream import Stream
 
 FILES = 256  # per block
 
 
-@dataclass(frozen=True)
-class Documents:
-    """Parser of a class folder. A block is a list of paths; a document's "line" is its number in the sorted folder."""
+def open_documents(folder: Path, label: str) -> OpenFile:
+    """Open a class folder. A document's "line" is its number in the sorted folder."""
+    return OpenFile(partial(_parse, folder, label), DocumentCutter(folder), "folder", "text: whole files")
 
-    folder: Path
-    label: str
-    name: str = "folder"
-    reads: str = "text: whole files"
-    kept: tuple[str, ...] = ()
-    texts: tuple[str, ...] = ()
 
-    def parse(self, block: Block, share: Share) -> Parsed:
-        names = block.data.decode("utf-8", "surrogateescape").split("\0")
-        result = Parsed([], [], len(block.data), len(names))
-        for number, name in enumerate(names, start=block.line):
-            if not share.owns(number):
-                continue
-            try:
-                result.rows.append(Row(number, self.label, _read(self.folder / name), id=name))
-            except ValueError as error:
-                result.bad.append(BadRow(number, str(error), excerpt(name)))
-        return result
+def _parse(folder: Path, label: str, block: Block) -> Parsed:
+    names = block.data.decode("utf-8", "surrogateescape").split("\0")
+    result = Parsed([], [], len(block.data), len(names))
+    for number, name in enumerate(names, start=block.line):
+        try:
+            result.rows.append(Row(number, label, _read(folder / name), id=name))
+        except ValueError as error:
+            result.bad.append(BadRow(number, str(error), excerpt(name)))
+    return result
 
 
 class DocumentCutter:
@@ -51,11 +42,8 @@ class DocumentCutter:
         self._folder = folder
         self._names = list_documents(folder)
         self._next = 0
-        self._returned: deque[Block] = deque()
 
     def take(self) -> Block | None:
-        if self._returned:
-            return self._returned.popleft()
         start, size = self._next, 0
         while self._next < len(self._names) and self._next - start < FILES and size < BLOCK:
             size += (self._folder / self._names[self._next]).stat().st_size
@@ -66,7 +54,7 @@ class DocumentCutter:
         return Block(data, start + 1, self._next == len(self._names)) if names else None
 
     def put_back(self, blocks: Sequence[Block]) -> None:
-        self._returned.extendleft(reversed(blocks))
+        raise NotImplementedError  # blocks are consumed whole
 
     def sha256(self) -> str:
         """Hash all names and contents."""
@@ -84,11 +72,7 @@ class DocumentCutter:
 
 
 def check_link(path: Path, root: Path) -> None:
-    """Refuse a symbolic link that leaves a source folder: a folder from others could name any file of this machine.
-
-    Raises:
-        UserError: ``path`` is such a link.
-    """
+    """Refuse a symbolic link that leaves a source folder: a folder from others could name any file of this machine."""
     is_read = path.is_file() or path.is_dir()  # nothing else is
     if path.is_symlink() and is_read and not path.resolve().is_relative_to(root.resolve()):
         raise UserError(
@@ -104,9 +88,6 @@ def list_documents(folder: Path, root: Path | None = None) -> list[str]:
 
     Args:
         root: folder that no symbolic link may leave; ``None`` if they were checked before.
-
-    Raises:
-        UserError: A link leaves ``root``.
     """
     found: list[str] = []
     seen: set[str] = set()

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
-from crepe_dist.data.composition import join
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.formats.columns import LABELS, Wanted, choose_named
+from crepe_dist.preparing.formats.columns import LABELS, Columns, Wanted, choose_named
 from crepe_dist.preparing.formats.lines import LineCutter
-from crepe_dist.preparing.formats.rows import MAX_RECORD, BadRow, Block, Parsed, Row, Share, excerpt, too_long
+from crepe_dist.preparing.formats.rows import MAX_RECORD, BadRow, Block, OpenFile, Parsed, Row, excerpt, too_long
 from crepe_dist.preparing.formats.stream import Stream
-from crepe_dist.preparing.labelling import DECODER, MANY, cell_of
+from crepe_dist.preparing.labelling import DECODER, MANY
 
 LOOK_AT = 200  # rows from which columns are chosen
 MAX_DEPTH = 4  # levels of nested objects whose keys are listed
@@ -28,36 +27,24 @@ class JsonLines:
     """Parser of JSON Lines, with one object per line.
 
     Args:
-        label: key of the label; ``None`` if all rows are of the class ``given``.
-        texts: keys whose values are joined to the text; all but the last may be missing.
-        given: class of all rows, if ``label`` is ``None``.
-        literals: also accept Python literals, which the Amazon 5-core files use.
-        name: name of the format.
-        reads: description of the columns read, for the report.
+        columns: keys to read. All texts but the last may be missing.
+        given: class of all rows, if the file name gives it.
         kept: keys whose values go into ``Row.cells``.
-        weight: key of the weight; ``None`` if rows have no weights.
-        labels: keys of the classes, in place of a label.
         nested: the label may be a list of labels, or an object of their shares.
-        id: key of the id; ``None`` if rows have no ids.
+        literals: also accept Python literals, which the Amazon 5-core files use.
     """
 
-    label: str | None
-    texts: tuple[str, ...]
+    columns: Columns
     given: str | None = None
-    literals: bool = False
-    name: str = "jsonl"
-    reads: str = ""
     kept: tuple[str, ...] = ()
-    weight: str | None = None
-    labels: tuple[str, ...] = ()
     nested: bool = False
-    id: str | None = None
+    literals: bool = False
 
-    def parse(self, block: Block, share: Share) -> Parsed:
+    def parse(self, block: Block) -> Parsed:
         lines = block.data.split(b"\n")
         result = Parsed([], [], len(block.data), len(lines))
         for number, line in enumerate(lines, start=block.line):
-            if not line or line.isspace() or not share.owns(number):
+            if not line or line.isspace():
                 continue
             try:
                 result.rows.append(self._row(number, line))
@@ -69,14 +56,18 @@ class JsonLines:
         if len(line) > MAX_RECORD:
             raise ValueError(too_long())
         record = _load(line, literals=self.literals)
-        label = self.given if self.label is None else self._label(record, self.label)
-        if self.labels:
-            label = cell_of(self.labels, [_scalar(record, key) for key in self.labels])
-        texts = [_text(record, key) for key in self.texts[:-1] if _value(record, key) is not None]
-        text = join([*texts, _text(record, self.texts[-1])])
-        cells = tuple(_cell(record, key) for key in self.kept)
-        weight = None if self.weight is None else _scalar(record, self.weight)
-        return Row(number, label or "", text, cells, weight, "" if self.id is None else _cell(record, self.id))
+        columns, values = self.columns, [""] * len(self.columns.names)
+        for i in (*columns.labels, *(() if columns.weight is None else (columns.weight,))):
+            values[i] = _scalar(record, columns.names[i])
+        if columns.id is not None:
+            values[columns.id] = _cell(record, columns.names[columns.id])
+        if columns.label is not None:
+            values[columns.label] = self._label(record, columns.names[columns.label])
+        for i in columns.texts:
+            key = columns.names[i]
+            is_missing = _value(record, key) is None and i != columns.texts[-1]
+            values[i] = "" if is_missing else _text(record, key)
+        return columns.row(number, values, self.given, tuple(_cell(record, key) for key in self.kept))
 
     def _label(self, record: dict[str, Any], key: str) -> str:
         value = _value(record, key)
@@ -94,13 +85,10 @@ def open_json_lines(
     keep: bool = False,
     live: bool = False,
     nested: bool = False,
-) -> tuple[JsonLines, LineCutter]:
+) -> OpenFile:
     """Open a JSON Lines file. The keys of its first object are the columns.
 
     Args:
-        stream: bytes of the file.
-        file: name of the file, for messages.
-        wanted: columns given by the user.
         label: class of all rows, if the file name gives it.
         keep: keep the values of all these keys in ``Row.cells``.
         live: see ``LineCutter``.
@@ -113,43 +101,47 @@ def open_json_lines(
     cutter.look(1)
     if cutter.head.lstrip()[:1] == b"[":
         raise UserError(f"{file} is one JSON array", "one object per line is needed", f"jq -c '.[]' {file} > {file}l")
-    for line in cutter.head.splitlines():
-        try:
-            record = _load(line, literals=False)
-        except ValueError:
-            continue
+    records = _records(cutter.head)
+    if (record := next(records, None)) is not None:
         names = list(_names(record, (wanted.label, *LABELS) if nested else (wanted.label,)))
-        rows = list(islice(_rows(cutter.head, names), LOOK_AT))
+        rows = [[_cell(each, name) for name in names] for each in islice(chain([record], records), LOOK_AT)]
         lists = [key for key, value in record.items() if isinstance(value, list) and key not in names]
         columns = choose_named(file, names, wanted, label_given=label is not None, rows=rows, lists=lists)
-        key = None if columns.label is None else names[columns.label]
-        texts = tuple(names[i] for i in columns.texts)
-        kept = tuple(names) if keep else ()
-        weight = None if columns.weight is None else names[columns.weight]
-        id_ = None if columns.id is None else names[columns.id]
-        labels = tuple(names[i] for i in columns.labels)
-        reads = columns.describe(names)
-        return JsonLines(key, texts, label, False, "jsonl", reads, kept, weight, labels, nested, id_), cutter
+        reads, kept = columns.describe(), columns.names if keep else ()
+    else:
+        columns = _unseen(wanted, label_given=label is not None)
+        reads, kept = "", columns.named(columns.texts) if keep else ()
+    parser = JsonLines(columns, label, kept, nested)
+    return OpenFile(parser.parse, cutter, "jsonl", reads, columns.named(columns.texts), kept)
+
+
+def _unseen(wanted: Wanted, *, label_given: bool) -> Columns:
+    """Return the wanted keys, or the usual ones, for a file without a readable first line."""
+    label = None if label_given or wanted.labels else wanted.label or "label"
     texts = wanted.texts or wanted.remembered or ("text",)
-    key = None if label is not None else wanted.label or "label"
-    key = None if wanted.labels else key
-    kept = texts if keep else ()
-    weight, labels, id_ = wanted.weight, wanted.labels, wanted.id
-    return JsonLines(key, texts, label, kept=kept, weight=weight, labels=labels, nested=nested, id=id_), cutter
+    names = [name for name in (label, *texts, wanted.weight, wanted.id, *wanted.labels) if name is not None]
+
+    def position(name: str | None) -> int | None:
+        return None if name is None else names.index(name)
+
+    labels = tuple(map(names.index, wanted.labels))
+    chosen = (position(label), tuple(map(names.index, texts)), position(wanted.weight), labels, position(wanted.id))
+    return Columns(tuple(names), *chosen)
 
 
-def _rows(head: bytes, names: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the values of the first whole lines that can be read."""
+def _records(head: bytes) -> Iterator[dict[str, Any]]:
+    """Yield the objects of the first lines that can be read."""
     for line in head.splitlines():
         with suppress(ValueError):
-            record = _load(line, literals=False)
-            yield [_cell(record, name) for name in names]
+            yield _load(line, literals=False)
 
 
-def open_amazon(stream: Stream, label: str) -> tuple[JsonLines, LineCutter]:
+def open_amazon(stream: Stream, label: str) -> OpenFile:
     """Open the Amazon reviews of one category; their text is ``summary | reviewText``."""
-    reads = "text: summary | reviewText"
-    return JsonLines(None, ("summary", "reviewText"), label, True, "amazon", reads), LineCutter(stream, quoted=False)
+    columns = Columns(("summary", "reviewText"), None, (0, 1))
+    parser = JsonLines(columns, label, literals=True)
+    cutter = LineCutter(stream, quoted=False)
+    return OpenFile(parser.parse, cutter, "amazon", columns.describe(), columns.names)
 
 
 def _load(line: bytes, *, literals: bool) -> dict[str, Any]:
@@ -178,11 +170,7 @@ def _literal(text: str) -> Any:
 
 
 def _names(record: dict[str, Any], labels: tuple[str | None, ...] = (), before: str = "") -> Iterator[str]:
-    """Yield the keys of scalar values; keys of nested objects are written `outer.inner`.
-
-    Args:
-        labels: keys whose values may be lists or objects.
-    """
+    """Yield the keys of scalar values; keys of nested objects are written `outer.inner`. ``labels`` may be nested."""
     for name, value in record.items():
         if isinstance(value, (dict, list)) and f"{before}{name}" in labels:
             yield f"{before}{name}"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,96 +12,70 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from crepe_dist.data.composition import join
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
-from crepe_dist.preparing.formats.columns import Wanted, choose_named
+from crepe_dist.preparing.formats.columns import Columns, Wanted, choose_named
 from crepe_dist.preparing.formats.parquet_pages import rows_at_a_time
 from crepe_dist.preparing.formats.rows import (
     BLOCK,
     MAX_RECORD,
     BadRow,
     Block,
+    OpenFile,
     Parsed,
-    Row,
-    Share,
     excerpt,
     too_long,
 )
 from crepe_dist.preparing.formats.stream import GZIP
-from crepe_dist.preparing.labelling import cell_of
 
 MAX_BATCH = 8192
 
 
 @dataclass(frozen=True)
 class Parquet:
-    """Parser of Parquet. A block is an Arrow IPC record batch with the label (if any), text and kept columns.
+    """Parser of Parquet. A block is an Arrow IPC record batch of the columns that are read, as text.
 
     Args:
         label: class of all rows, if the file name gives it.
         label_names: names of the integers in the label column (``ClassLabel`` of `datasets`), if known.
-        name: name of the format.
-        reads: description of the columns read, for the report.
-        kept: names of the columns whose values go into ``Row.cells``.
-        weighted: the last column has the weights.
-        classes: names of the first columns, which hold the classes in place of a label.
+        kept: positions of the columns whose values go into ``Row.cells``.
         nested: the label may be a list, as JSON.
-        has_ids: the last column before the weights has the ids.
-        texts: names of the columns of the text.
     """
 
+    columns: Columns
     label: str | None
     label_names: tuple[str, ...] | None
-    name: str = "parquet"
-    reads: str = ""
-    kept: tuple[str, ...] = ()
-    weighted: bool = False
-    classes: tuple[str, ...] = ()
-    nested: bool = False
-    has_ids: bool = False
-    texts: tuple[str, ...] = ()
+    kept: tuple[int, ...]
+    nested: bool
 
-    def parse(self, block: Block, share: Share) -> Parsed:
+    def parse(self, block: Block) -> Parsed:
         batch = pa.ipc.open_stream(block.data).read_next_batch()
-        columns = [_values(column) for column in batch.columns]
-        labels = self._labels(columns, batch.num_rows)
-        weights: list[str | None] = [each or "" for each in columns.pop()] if self.weighted else [None] * batch.num_rows
-        ids = [each or "" for each in columns.pop()] if self.has_ids else [""] * batch.num_rows
         result = Parsed([], [], len(block.data), batch.num_rows)
-        texts_end = len(columns) - len(self.kept)
-        for number, (label, weight, id_, *values) in enumerate(zip(labels, weights, ids, *columns), start=block.line):
-            if not share.owns(number):
-                continue
-            values = [value or "" for value in values]
-            text, cells = join(values[:texts_end]), tuple(values[texts_end:])
-            if len(text) > MAX_RECORD:
-                result.bad.append(BadRow(number, too_long(), excerpt(text)))
-            elif self.label_names is None or label is None or self.nested:
-                result.rows.append(Row(number, label or "", text, cells, weight, id_))
-            elif label.isdecimal() and len(label) < 10 and int(label) < len(self.label_names):
-                result.rows.append(Row(number, self.label_names[int(label)], text, cells, weight, id_))
-            else:
-                reason = f"unknown label: {label:.40} is not one of 0 to {len(self.label_names) - 1}"
-                result.bad.append(BadRow(number, reason, excerpt(text)))
+        names = None if self.label_names is None else dict(enumerate(self.label_names))
+        for number, values in enumerate(zip(*map(_values, batch.columns)), start=block.line):
+            row = self.columns.row(number, values, self.label, tuple(values[i] for i in self.kept))
+            try:
+                if len(row.text) > MAX_RECORD:
+                    raise ValueError(too_long())
+                if names is not None and row.label:
+                    row = row._replace(label=_labels(row.label, names) if self.nested else _label(row.label, names))
+                result.rows.append(row)
+            except ValueError as error:
+                result.bad.append(BadRow(number, str(error), excerpt(row.text)))
         return result
 
-    def _labels(self, columns: list[list[str | None]], rows: int) -> list[str | None]:
-        """Take the columns of the labels, if any, off the front, and return the cell of each row."""
-        if self.classes:
-            each = [[value or "" for value in columns.pop(0)] for _ in self.classes]
-            return [cell_of(self.classes, cells) for cells in zip(*each)]
-        labels: list[str | None] = columns.pop(0) if self.label is None else [self.label] * rows
-        return [self._named(label) for label in labels] if self.nested and self.label_names else labels
 
-    def _named(self, label: str | None) -> str | None:
-        """Replace the numbers in a label, or in its list, by names."""
-        assert self.label_names is not None
-        if label is None:
-            return None
-        numbers = json.loads(label) if label.startswith("[") else [int(label)] if label.isdecimal() else []
-        names = dict(enumerate(self.label_names))
-        return json.dumps([names.get(number, f"{number}") for number in numbers], ensure_ascii=False)
+def _label(number: str, names: Mapping[int, str]) -> str:
+    """Return the name of a label; raise ``ValueError`` if it has none."""
+    if not number.isdecimal() or len(number) > 9 or int(number) not in names:
+        raise ValueError(f"unknown label: {number:.40} is not one of 0 to {len(names) - 1}")
+    return names[int(number)]
+
+
+def _labels(cell: str, names: Mapping[int, str]) -> str:
+    """Replace the numbers in a label, or in its list, by names."""
+    numbers = json.loads(cell) if cell.startswith("[") else [int(cell)] if cell.isdecimal() else []
+    return json.dumps([names.get(number, f"{number}") for number in numbers], ensure_ascii=False)
 
 
 class ParquetCutter:
@@ -113,7 +86,6 @@ class ParquetCutter:
         self._file = file
         self._columns = columns
         self._read = 0
-        self._returned: deque[Block] = deque()
         self._blocks = self._batches()
 
     @property
@@ -128,10 +100,10 @@ class ParquetCutter:
         self._file.close()
 
     def take(self) -> Block | None:
-        return self._returned.popleft() if self._returned else next(self._blocks, None)
+        return next(self._blocks, None)
 
     def put_back(self, blocks: Sequence[Block]) -> None:
-        self._returned.extendleft(reversed(blocks))
+        raise NotImplementedError  # blocks are consumed whole
 
     def _batches(self) -> Iterator[Block]:
         for number in range(self._file.metadata.num_row_groups):
@@ -155,14 +127,10 @@ class ParquetCutter:
                 yield Block(b"", start, False, (BadRow(start, problem, "", end + 1 - start),))
 
     def _pieces(self, group: int) -> Iterator[Any]:
-        """Yield a row group in small batches.
-
-        The size of decoded values is not known in advance: a file of 1 kB can repeat a value of 1 MB in all its rows.
-        """
-        columns = list(dict.fromkeys(self._columns))
+        """Yield a row group in small batches: a file of 1 kB can repeat a value of 1 MB in all its rows."""
         with self._path.open("rb") as stream:
-            rows = rows_at_a_time(stream, self._file.metadata.row_group(group), columns)
-        for batch in self._file.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False):
+            rows = rows_at_a_time(stream, self._file.metadata.row_group(group), self._columns)
+        for batch in self._file.iter_batches(rows, row_groups=[group], columns=self._columns, use_threads=False):
             unpacked = _unpacked(batch, self._columns)
             count = max(1, unpacked.num_rows * BLOCK // max(1, unpacked.nbytes))
             for start in range(0, unpacked.num_rows, count):
@@ -181,13 +149,10 @@ class ParquetCutter:
 
 def open_parquet(
     path: Path, file: str, wanted: Wanted, label: str | None, *, keep: bool = False, nested: bool = False
-) -> tuple[Parquet, ParquetCutter]:
+) -> OpenFile:
     """Open a Parquet file and choose its columns.
 
     Args:
-        path: file to open.
-        file: name of the file, for messages.
-        wanted: columns given by the user.
         label: class of all rows, if the file name gives it.
         keep: keep the values of all columns that can be converted to text in ``Row.cells``.
         nested: the label may be a list.
@@ -219,18 +184,17 @@ def open_parquet(
                 f"its type is {kind}",
                 "name a text column with --text-column",
             )
-    kept = tuple(name for name, kind in zip(names, types) if _is_writable(kind)) if keep else ()
-    others = (columns.label, columns.weight, columns.id)
-    for name in {*(names[i] for i in (*others, *columns.texts) if i is not None), *kept}:
+    kept = [i for i, kind in enumerate(types) if keep and _is_writable(kind)]
+    read = sorted({*columns.used, *kept})
+    for name in columns.named(read):
         if names.count(name) > 1:
             raise UserError(f"{file} has several columns named {name!r}", remedy="rename them, or choose others")
-    positions = (*columns.labels, *columns.texts) if columns.label is None else (columns.label, *columns.texts)
-    classes = tuple(names[i] for i in columns.labels)
     label_names = None if columns.label is None else _label_names(schema, names[columns.label])
-    ids, weights = ([] if i is None else [names[i]] for i in (columns.id, columns.weight))
-    reads, texts = columns.describe(names), tuple(names[i] for i in columns.texts)
-    parser = Parquet(label, label_names, "parquet", reads, kept, bool(weights), classes, nested, bool(ids), texts)
-    return parser, ParquetCutter(path, opened, [*(names[i] for i in positions), *kept, *ids, *weights])
+    of_batch = columns.moved(read)
+    parser = Parquet(of_batch, label, label_names, tuple(map(read.index, kept)), nested)
+    cutter = ParquetCutter(path, opened, of_batch.names)
+    texts, kept_names = columns.named(columns.texts), columns.named(kept)
+    return OpenFile(parser.parse, cutter, "parquet", columns.describe(), texts, kept_names)
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -276,9 +240,9 @@ def _unpacked(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, names=[str(i) for i in range(len(arrays))])
 
 
-def _values(column: pa.Array) -> list[str | None]:
+def _values(column: pa.Array) -> list[str]:
     try:
         values = column.to_pylist()
     except UnicodeDecodeError:
         values = column.cast(pa.large_binary()).to_pylist()
-    return [value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value for value in values]
+    return [value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value or "" for value in values]

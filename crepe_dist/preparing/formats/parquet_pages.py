@@ -24,13 +24,7 @@ BOOLS, BYTE, INTEGERS, DOUBLE, BINARY, LISTS, STRUCT = (1, 2), 3, (4, 5, 6), 7, 
 
 
 class Page(NamedTuple):
-    """Header of a page.
-
-    Attributes:
-        kind: page type, a key of ``DETAILS``.
-        values: number of values.
-        uncompressed: size of the decoded page, in bytes.
-    """
+    """Header of a page: its kind (a key of ``DETAILS``), number of values, and decoded size in bytes."""
 
     kind: int
     values: int
@@ -39,11 +33,6 @@ class Page(NamedTuple):
 
 def rows_at_a_time(stream: BinaryIO, group: Any, columns: Sequence[str]) -> int:
     """Return how many rows of a row group can be read together within the memory of a few pages.
-
-    Args:
-        stream: Parquet file.
-        group: pyarrow's metadata of the row group.
-        columns: names of the columns to read.
 
     Raises:
         ValueError: A page is larger than ``MAX_PAGE``, or a header is invalid.

@@ -1,15 +1,13 @@
-"""Types and interfaces common to all formats: rows, unusable rows, blocks, parsers and cutters."""
+"""Types common to all formats: rows, unusable rows, blocks, cutters and open files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 BLOCK = 1 << 21  # bytes that are read and parsed together
 MAX_RECORD = 1 << 20  # bytes per row; longer ones usually come from a broken file
 EXCERPT = 80  # characters
-STRIPE = 1024  # lines
 EMPTY = "empty text"
 FROM_WINDOWS = 'save the file as "CSV UTF-8" in Excel, or: iconv -f WINDOWS-1252 -t UTF-8 FILE > new.csv'
 
@@ -19,11 +17,9 @@ class Row(NamedTuple):
 
     Attributes:
         line: its first line, from 1; its row number in formats without lines.
-        label: label as read.
-        text: text as read.
         cells: values of all columns, if requested.
-        weight: weight as read, if there is a column of weights.
-        id: id as read; empty if there is no column of ids.
+        weight: weight as read; ``None`` without a column of weights.
+        id: id as read; empty without a column of ids.
     """
 
     line: int
@@ -35,14 +31,7 @@ class Row(NamedTuple):
 
 
 class BadRow(NamedTuple):
-    """One or more unusable lines.
-
-    Attributes:
-        line: number of the first line.
-        reason: reason, for the quarantine.
-        excerpt: start of the first line.
-        lines: number of lines.
-    """
+    """One or more unusable lines from ``line`` on, with the reason and the start of the first line."""
 
     line: int
     reason: str
@@ -54,7 +43,7 @@ class Block(NamedTuple):
     """A piece of a file that can be parsed on its own.
 
     Attributes:
-        data: input of the format's ``parse``.
+        data: input of the format's parser.
         line: number of the first line.
         final: True at the end of the file.
         bad: lines that could not be read.
@@ -66,23 +55,6 @@ class Block(NamedTuple):
     final: bool
     bad: tuple[BadRow, ...] = ()
     full: bool = False
-
-
-@dataclass(frozen=True)
-class Share:
-    """One machine's share of the lines of a file, in alternating stripes.
-
-    Attributes:
-        index: number of the share, from 0.
-        of: number of shares.
-    """
-
-    index: int = 0
-    of: int = 1
-
-    def owns(self, line: int) -> bool:
-        """Tell whether a line belongs to this share."""
-        return self.of == 1 or line // STRIPE % self.of == self.index
 
 
 class Parsed(NamedTuple):
@@ -112,7 +84,7 @@ class Cutter(Protocol):
         """Return the next block; ``None`` at the end."""
 
     def put_back(self, blocks: Sequence[Block]) -> None:
-        """Put back the blocks taken last."""
+        """Put back the blocks taken last, from one whose end was not consumed."""
 
     def sha256(self) -> str:
         """Return the SHA-256 of the whole file, once it has been read."""
@@ -121,27 +93,43 @@ class Cutter(Protocol):
         """Close the file."""
 
 
-class Parser(Protocol):
-    """Parser of blocks; small, because it is sent to a worker with each block."""
+Parse = Callable[[Block], Parsed]  # sent to a worker with each block
 
-    @property
-    def name(self) -> str:
-        """Name of the format."""
 
-    @property
-    def reads(self) -> str:
-        """Description of the columns of label and text, for the report."""
+class OpenFile(NamedTuple):
+    """A file that is read, in its format.
 
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """Names of the columns that make up the text; empty if columns have no names."""
+    Attributes:
+        parse: parser of blocks.
+        cutter: cutter into blocks.
+        format: name of the format.
+        reads: description of the columns read, for the report.
+        texts: names of the columns of the text; empty if columns have no names.
+        kept: names of the columns in ``Row.cells``.
+        delimiter: delimiter of a CSV file; a comma for other formats.
+    """
 
-    @property
-    def kept(self) -> tuple[str, ...]:
-        """Names of the columns in ``Row.cells``."""
+    parse: Parse
+    cutter: Cutter
+    format: str
+    reads: str = ""
+    texts: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    delimiter: str = ","
 
-    def parse(self, block: Block, share: Share) -> Parsed:
-        """Parse the lines of a block that belong to the share."""
+    def parsed(self) -> Iterator[Parsed]:
+        """Parse all blocks in this process."""
+        while (block := self.cutter.take()) is not None:
+            parsed = self.parse(block) if block.data else Parsed([], [], 0, 0)
+            if parsed.consumed < len(block.data):
+                self.cutter.put_back([rest_of(block, parsed.consumed, parsed.lines)])
+            yield parsed._replace(bad=[*parsed.bad, *block.bad])
+        self.cutter.close()
+
+
+def rest_of(block: Block, consumed: int, lines: int) -> Block:
+    """Return the end of a block that a parser did not use."""
+    return Block(block.data[consumed:], block.line + lines, False, full=block.full)
 
 
 def check_text(text: str) -> bytes:

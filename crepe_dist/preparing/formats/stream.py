@@ -74,11 +74,7 @@ class Stream:
         self._decoder = zlib.decompressobj(31)
 
     def refuse_utf16(self, head: bytes) -> None:
-        """Look for UTF-16 without a byte order mark in the first decompressed bytes, by zeros at every other place.
-
-        Raises:
-            UserError: These are UTF-16.
-        """
+        """Refuse UTF-16 without a byte order mark: zeros at every other place of the first decompressed bytes."""
         even, odd = (head[start::2].count(0) for start in (0, 1))
         if min(even, odd) == 0 and max(even, odd) >= max(3, ZEROS * len(head) / 2):
             raise UserError(

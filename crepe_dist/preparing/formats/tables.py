@@ -9,23 +9,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from crepe_dist.data.composition import join
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.formats.columns import Chosen, Wanted, choose_named, choose_numbered, is_header, may_be_header
+from crepe_dist.preparing.formats.columns import (
+    Columns,
+    Wanted,
+    choose_named,
+    choose_numbered,
+    is_header,
+    may_be_header,
+)
 from crepe_dist.preparing.formats.lines import LineCutter
 from crepe_dist.preparing.formats.rows import (
     FROM_WINDOWS,
     MAX_RECORD,
     BadRow,
     Block,
+    OpenFile,
     Parsed,
-    Row,
-    Share,
     excerpt,
     too_long,
 )
 from crepe_dist.preparing.formats.stream import Stream
-from crepe_dist.preparing.labelling import cell_of
 
 LOOK_AT = 200  # rows used to detect the header and the columns
 # A record with wrong quoting is skipped up to the line where its quotes balance, if that is within this many lines.
@@ -42,38 +46,27 @@ class Table:
     are ordinary characters, but those around a whole field are removed.
 
     Args:
-        name: ``csv`` or ``tsv``.
-        columns: columns of label and texts.
-        width: number of columns of every row.
         label: class of all rows, if the file name gives it.
-        delimiter: delimiter of CSV.
-        reads: description of the columns read, for the report.
-        kept: names of all columns, if their values go into ``Row.cells``.
-        class_names: names of the columns of classes.
-        texts: names of the columns of the text, if there is a header.
+        keep: keep the values of all columns in ``Row.cells``.
     """
 
-    name: str
-    columns: Chosen
-    width: int
+    is_csv: bool
+    columns: Columns
     label: str | None = None
     delimiter: str = ","
-    reads: str = ""
-    kept: tuple[str, ...] = ()
-    class_names: tuple[str, ...] = ()
-    texts: tuple[str, ...] = ()
+    keep: bool = False
 
-    def parse(self, block: Block, share: Share) -> Parsed:
+    def parse(self, block: Block) -> Parsed:
         # Decode invalid UTF-8 as lone surrogates, so that a bad row does not fail the whole block.
         lines = list(io.StringIO(block.data.decode("utf-8", "surrogateescape"), newline="\n"))
         result = Parsed([], [], len(block.data), len(lines))
-        used = (self._csv if self.name == "csv" else self._tsv)(lines, block, share, result)
+        used = (self._csv if self.is_csv else self._tsv)(lines, block, result)
         if used < len(lines):
             consumed = len("".join(lines[:used]).encode("utf-8", "surrogateescape"))
             result = result._replace(consumed=consumed, lines=used)
         return result
 
-    def _csv(self, lines: list[str], block: Block, share: Share, result: Parsed) -> int:
+    def _csv(self, lines: list[str], block: Block, result: Parsed) -> int:
         """Add rows to ``result`` and return the number of lines used."""
         csv.field_size_limit(2 * MAX_RECORD)
         start = 0
@@ -83,7 +76,7 @@ class Table:
             done = 0
             try:
                 for fields in reader:
-                    if fields and share.owns(first + done + 1):
+                    if fields:
                         self._add(fields, first + done + 1, result)
                     done = reader.line_num
                 return len(lines)
@@ -94,35 +87,28 @@ class Table:
                 if (at_end or not broken) and not block.final and not (block.full and record == 0):
                     return record  # the record may continue after the block
                 broken = broken or 1
-                line = block.line + record
-                if share.owns(line):
-                    bad = BadRow(line, f"not CSV: {error}", excerpt(lines[record].rstrip("\r\n")), broken)
-                    result.bad.append(bad)
+                text = excerpt(lines[record].rstrip("\r\n"))
+                result.bad.append(BadRow(block.line + record, f"not CSV: {error}", text, broken))
                 start = record + broken
         return len(lines)
 
-    def _tsv(self, lines: list[str], block: Block, share: Share, result: Parsed) -> int:
+    def _tsv(self, lines: list[str], block: Block, result: Parsed) -> int:
         for number, line in enumerate(lines, start=block.line):
             stripped = line.rstrip("\r\n")
-            if stripped and share.owns(number):
+            if stripped:
                 self._add(_tsv_fields(stripped), number, result)
         return len(lines)
 
     def _add(self, fields: list[str], line: int, result: Parsed) -> None:
-        if len(fields) != self.width:
-            reason = f"wrong columns: {len(fields)} instead of {self.width}"
+        width = len(self.columns.names)
+        if len(fields) != width:
+            reason = f"wrong columns: {len(fields)} instead of {width}"
         elif sum(map(len, fields)) > MAX_RECORD:
             reason = too_long()
         else:
-            label = self.label if self.columns.label is None else fields[self.columns.label]
-            if self.columns.labels:
-                label = cell_of(self.class_names, [fields[i] for i in self.columns.labels])
-            text = join([fields[i] for i in self.columns.texts])
-            weight = None if self.columns.weight is None else fields[self.columns.weight]
-            id_ = "" if self.columns.id is None else fields[self.columns.id]
-            result.rows.append(Row(line, label or "", text, tuple(fields) if self.kept else (), weight, id_))
+            result.rows.append(self.columns.row(line, fields, self.label, tuple(fields) if self.keep else ()))
             return
-        result.bad.append(BadRow(line, reason, excerpt((self.delimiter if self.name == "csv" else "\t").join(fields))))
+        result.bad.append(BadRow(line, reason, excerpt(self.delimiter.join(fields))))
 
 
 def open_table(
@@ -135,14 +121,11 @@ def open_table(
     *,
     keep: bool = False,
     live: bool = False,
-) -> tuple[Table, LineCutter]:
+) -> OpenFile:
     """Open a table and detect its delimiter, header and columns from its first rows.
 
     Args:
         name: ``csv`` or ``tsv``.
-        stream: bytes of the file.
-        file: name of the file, for messages.
-        wanted: columns given by the user.
         header: ``yes``, ``no`` or ``auto``. Detection waits for ``LOOK_AT`` rows of a live stream.
         label: class of all rows, if the file name gives it.
         keep: keep the values of all columns in ``Row.cells``.
@@ -154,20 +137,22 @@ def open_table(
     cutter = LineCutter(stream, quoted=name == "csv", live=live)
     cutter.look(LOOK_AT if header == "auto" else 1)
     delimiter, first = _look(name, cutter.head)
-    if not first:
-        return Table(name, Chosen(None, (0,)), 1, label, kept=("column 1",) if keep else ()), cutter
     rows = [fields for _, fields in first]
     if b"\0" in cutter.head and _usual_width(rows) == 1:
         raise UserError(f"{file} is a binary file", "it has bytes of value 0, and no columns", "name a file of texts")
     is_named = header == "yes" or (header == "auto" and is_header(rows, wanted))
-    is_unsure = not is_named and header == "auto" and may_be_header(rows)
-    is_replaced = "\ufffd" in "".join(rows[0]) and "\ufffd".encode() not in cutter.head
+    is_unsure = bool(rows) and not is_named and header == "auto" and may_be_header(rows)
+    is_replaced = bool(rows) and "\ufffd" in "".join(rows[0]) and "\ufffd".encode() not in cutter.head
     if (is_named or is_unsure) and is_replaced:
         raise UserError(f"the first line of {file} is not UTF-8", "names of columns must be", FROM_WINDOWS)
-    if is_named:
+    reads = ""
+    texts: tuple[str, ...] = ()
+    if not rows:
+        columns = Columns(("column 1",), None, (0,))
+    elif is_named:
         names = [cell.strip() for cell in rows[0]]
         columns = choose_named(file, names, wanted, label_given=label is not None, rows=rows[1:])
-        width, texts = len(names), tuple(names[i] for i in columns.texts)
+        texts = columns.named(columns.texts)
         cutter.skip_lines(first[0][0])
     elif is_unsure:
         raise UserError(
@@ -177,13 +162,11 @@ def open_table(
             + ("the column: --text" if label is not None else "the columns: --label, --text"),
         )
     else:
-        width, texts = _usual_width(rows), ()
-        names = [f"column {number}" for number in range(1, width + 1)]
-        columns = choose_numbered(file, width, wanted, label_given=label is not None, rows=rows)
-    separated = "" if delimiter in ",\t" else f", separated by {delimiter}"
-    reads = columns.describe(names) + separated
-    classes = tuple(names[i] for i in columns.labels)
-    return Table(name, columns, width, label, delimiter, reads, tuple(names) if keep else (), classes, texts), cutter
+        columns = choose_numbered(file, _usual_width(rows), wanted, label_given=label is not None, rows=rows)
+    if rows:
+        reads = columns.describe() + ("" if delimiter in ",\t" else f", separated by {delimiter}")
+    table = Table(name == "csv", columns, label, delimiter, keep)
+    return OpenFile(table.parse, cutter, name, reads, texts, columns.names if keep else (), delimiter)
 
 
 Head = list[tuple[int, list[str]]]

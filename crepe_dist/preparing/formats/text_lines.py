@@ -1,37 +1,56 @@
-"""Unlabelled texts, one per line."""
+"""Formats with a document per line: plain texts to classify, and fastText's training files."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 
-from crepe_dist.preparing.formats.rows import MAX_RECORD, BadRow, Block, Parsed, Row, Share, excerpt, too_long
+from crepe_dist.preparing.formats.lines import LineCutter
+from crepe_dist.preparing.formats.rows import MAX_RECORD, BadRow, Block, OpenFile, Parsed, Row, excerpt, too_long
+from crepe_dist.preparing.formats.stream import Stream
+from crepe_dist.preparing.labelling import FASTTEXT, fasttext_cell
 
 
-@dataclass(frozen=True)
-class TextLines:
-    """Parser of text lines. Every line is a row, even an empty one; bytes that are not UTF-8 become "�".
+def open_lines(stream: Stream, *, keep: bool, live: bool) -> OpenFile:
+    """Open unlabelled texts. Every line is a row, even an empty one; bytes that are not UTF-8 become "�"."""
+    cutter = LineCutter(stream, quoted=False, live=live)
+    return OpenFile(partial(_parse_lines, keep), cutter, "lines", "text: whole lines", kept=("text",) * keep)
+
+
+def _parse_lines(keep: bool, block: Block) -> Parsed:
+    lines = block.data.decode("utf-8", "replace").removesuffix("\n").split("\n")
+    result = Parsed([], [], len(block.data), len(lines))
+    for number, line in enumerate(lines, start=block.line):
+        text = line.rstrip("\r")
+        if len(text) > MAX_RECORD:
+            result.bad.append(BadRow(number, too_long(), excerpt(text)))
+        else:
+            result.rows.append(Row(number, "", text, (text,) * keep))
+    return result
+
+
+def open_fasttext(stream: Stream, kind: str, *, live: bool) -> OpenFile:
+    """Open fastText's lines, `__label__a __label__b text`.
 
     Args:
-        kept: name of the text column, if the text goes into ``Row.cells``.
-        name: name of the format.
-        reads: description of the columns read, for the report.
-        texts: none.
+        kind: labels of a row, one of ``targets.KINDS``.
     """
+    reads = "label: words with __label__, text: other words"
+    return OpenFile(partial(_parse_fasttext, kind), LineCutter(stream, quoted=False, live=live), "fasttext", reads)
 
-    kept: tuple[str, ...] = ()
-    name: str = "lines"
-    reads: str = "text: whole lines"
-    texts: tuple[str, ...] = ()
 
-    def parse(self, block: Block, share: Share) -> Parsed:
-        lines = block.data.decode("utf-8", "replace").removesuffix("\n").split("\n")
-        result = Parsed([], [], len(block.data), len(lines))
-        for number, line in enumerate(lines, start=block.line):
-            text = line.rstrip("\r")
-            if not share.owns(number):
-                continue
-            if len(text) > MAX_RECORD:
-                result.bad.append(BadRow(number, too_long(), excerpt(text)))
-            else:
-                result.rows.append(Row(number, "", text, (text,) if self.kept else ()))
-        return result
+def _parse_fasttext(kind: str, block: Block) -> Parsed:
+    lines = block.data.decode("utf-8", "surrogateescape").removesuffix("\n").split("\n")
+    result = Parsed([], [], len(block.data), len(lines))
+    for number, line in enumerate(lines, start=block.line):
+        words = line.split()
+        if not words:
+            continue
+        labels = [word for word in words if word.startswith(FASTTEXT)]
+        text = " ".join(word for word in words if not word.startswith(FASTTEXT))
+        try:
+            if len(line) > MAX_RECORD:
+                raise ValueError(too_long())
+            result.rows.append(Row(number, fasttext_cell(labels, kind), text))
+        except ValueError as error:
+            result.bad.append(BadRow(number, str(error), excerpt(line)))
+    return result

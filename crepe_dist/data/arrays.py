@@ -1,6 +1,7 @@
-"""Strict, memory-mapping reader for the ``.npy`` files that ``prepare`` writes.
+"""Arrays and byte strings of a data set folder, memory-mapped.
 
-NumPy's own reader passes the header to Python's parser, which a malicious header can make run out of memory.
+NumPy's own reader passes the header to Python's parser, which a malicious header can make run out of memory. The byte
+strings of a shard's rows, such as their texts, are a file of all of them, and one of where each starts.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import numpy.typing as npt
 
 from crepe_dist.files import open_regular
 
+TEXTS, IDS = "texts", "ids"
+_OFFSETS = {TEXTS: "offsets", IDS: "id_offsets"}
 MAGIC = b"\x93NUMPY\x01\x00"  # numpy.lib.format version 1.0; a two-byte length and a Python literal follow
 SHAPE = rb"[0-9]{1,18}(?:, [0-9]{1,18}){0,7},?"
 HEADER = re.compile(rb"\{'descr': '([<|][a-z][0-9])', 'fortran_order': False, 'shape': \((" + SHAPE + rb")\), \} *\n")
@@ -23,11 +26,7 @@ MAX_HEADER = 1 << 10  # bytes
 
 
 def map_array(path: Path, kind: npt.DTypeLike, shape: tuple[int, ...]) -> Any:
-    """Memory-map the array in a file, read-only.
-
-    Args:
-        kind: expected dtype.
-        shape: expected shape.
+    """Memory-map the array in a file, read-only, after checking its dtype and shape.
 
     Raises:
         OSError: The file cannot be read, or is a symbolic link.
@@ -49,3 +48,25 @@ def map_array(path: Path, kind: npt.DTypeLike, shape: tuple[int, ...]) -> Any:
         if size != start + length + math.prod(shape) * dtype.itemsize:
             raise ValueError(f"{path.name} has {size:,} bytes, which is not the size of {list(shape)}")
         return np.memmap(stream, dtype=dtype, mode="r", offset=start + length, shape=shape)
+
+
+def string_files(part: str, kind: str, shard: int) -> tuple[str, str]:
+    """Return the names of the file of the strings, and of that of their offsets, int64 [rows + 1]."""
+    return f"{part}.{kind}-{shard:05d}.bin", f"{part}.{_OFFSETS[kind]}-{shard:05d}.npy"
+
+
+def check_strings(folder: Path, part: str, kind: str, shard: int, rows: int) -> None:
+    """Raise ``ValueError`` if the offsets do not match the strings."""
+    strings, offsets = string_files(part, kind, shard)
+    found = map_array(folder / offsets, np.int64, (rows + 1,))
+    if found[0] != 0 or found[-1] != (folder / strings).stat().st_size or (found[1:] < found[:-1]).any():
+        raise ValueError(f"{offsets} does not match the {kind}")
+
+
+def read_string(folder: Path, part: str, kind: str, shard: int, rows: int, row: int) -> str:
+    """Read the string of one row of a shard."""
+    strings, offsets = string_files(part, kind, shard)
+    start, end = map_array(folder / offsets, np.int64, (rows + 1,))[row : row + 2].tolist()
+    with open_regular(folder / strings, follow=False) as stream:
+        stream.seek(start)
+        return stream.read(end - start).decode("utf-8", "replace")

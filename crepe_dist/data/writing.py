@@ -1,0 +1,91 @@
+"""Writers of the files of a data set folder, which return their entries in the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crepe_dist.data.alphabet import Codes
+from crepe_dist.data.arrays import MAGIC, string_files
+from crepe_dist.files import identity, sync, writing
+
+HEADER_LENGTH = 128  # a .npy header of fixed length can be written before the rows
+Files = dict[str, dict[str, Any]]  # size and checksum by name, for the manifest
+
+
+class ShardWriter:
+    """Sequential writer of one shard of a split; ``kept`` are the byte strings to write as well: ``TEXTS``, ``IDS``."""
+
+    def __init__(self, folder: Path, split: str, shard: int, rows: int, feature_len: int, kept: Sequence[str]) -> None:
+        self._codes = _HashedFile(folder / f"{split}.codes-{shard:05d}.npy")
+        self._codes.write(_header((rows, feature_len)))
+        self._strings = {kind: _StringsWriter(folder, split, kind, shard) for kind in kept}
+
+    def append(self, codes: Codes, **strings: list[bytes]) -> None:
+        """Write rows: uint8 [n, feature_len], and n byte strings of each kind, those not ``kept`` being ignored."""
+        self._codes.write(np.ascontiguousarray(codes).data)
+        for kind, writer in self._strings.items():
+            writer.append(strings[kind])
+
+    def close(self) -> Files:
+        """Flush the files to disk and return their manifest entries."""
+        files = self._codes.close()
+        for writer in self._strings.values():
+            files |= writer.close()
+        return files
+
+
+def _header(shape: tuple[int, int]) -> bytes:
+    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}"
+    body = text.encode("latin-1").ljust(HEADER_LENGTH - 11) + b"\n"
+    return MAGIC + len(body).to_bytes(2, "little") + body
+
+
+class _StringsWriter:
+    """Sequential writer of the strings of a shard."""
+
+    def __init__(self, folder: Path, part: str, kind: str, shard: int) -> None:
+        strings, self._offsets = string_files(part, kind, shard)
+        self._folder = folder
+        self._strings = _HashedFile(folder / strings)
+        self._lengths: list[int] = [0]
+
+    def append(self, strings: list[bytes]) -> None:
+        """Write the strings of the next rows."""
+        self._strings.write(b"".join(strings))
+        self._lengths += map(len, strings)
+
+    def close(self) -> Files:
+        """Flush the files to disk and return their manifest entries."""
+        return self._strings.close() | write_array(self._folder, self._offsets, np.cumsum(self._lengths))
+
+
+class _HashedFile:
+    """File that is hashed while it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stream = path.open("wb")
+        self._digest = hashlib.sha256()
+
+    def write(self, data: Any) -> None:
+        self._stream.write(data)
+        self._digest.update(data)
+
+    def close(self) -> Files:
+        """Flush the file to disk and return its manifest entry."""
+        self._stream.close()
+        sync(self._path)
+        return {self._path.name: {"bytes": self._path.stat().st_size, "sha256": self._digest.hexdigest()}}
+
+
+def write_array(folder: Path, name: str, array: Any) -> Files:
+    """Write a small array to disk and return its manifest entry."""
+    with writing(folder / name):
+        np.save(folder / name, array)
+        sync(folder / name)
+    return {name: identity(folder / name)}
