@@ -30,12 +30,6 @@ from crepe_dist.errors import UserError
 from crepe_dist.settings.allowed_values import CUTS, MODES, Cut
 
 
-def test_alphabet_is_the_notebooks():
-    assert len(ALPHABET) == len(set(ALPHABET)) == 69
-    assert len(FULL_ALPHABET) == len(set(FULL_ALPHABET)) == 95
-    assert ALPHABET.index(" ") == ALPHABET.index("+") + 1
-
-
 @pytest.mark.parametrize(
     ("mode", "text", "expected"),
     [
@@ -59,11 +53,6 @@ def test_alphabet_is_the_notebooks():
 )
 def test_golden(mode, text, expected):
     assert Encoding(mode, 5).encode([text]).tolist() == [expected]
-
-
-def test_folding_can_be_turned_off_and_on():
-    assert Encoding("paper", 2, fold_accents=False).encode(["é"]).tolist() == [[BLANK, BLANK]]
-    assert Encoding("notebook", 2, fold_accents=True).encode(["é"]).tolist() == [[4, BLANK]]
 
 
 OWN = "".join(sorted(" ,.aeё" + "αβγδεάώ" + "йкия" + "กข\u0e34" + "がか" + "\U00010428" + "\U0001f600"))
@@ -152,12 +141,6 @@ def test_the_table_holds_all_of_unicode(mode):
     assert all(ord(each) == point for point, each in enumerate(counts_as[FOLDING_END:], FOLDING_END))
 
 
-def test_letters_are_those_that_unicode_does_not_decompose():
-    points = map(chr, (*range(0xC0, 0x180), 0x1E9E))
-    alone = {each.lower() for each in points if each.isalpha() and not unicodedata.decomposition(each)}
-    assert alone == set(LETTERS)
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_white_space_is_a_space_except_in_the_notebook(mode):
     assert {chr(point) for point in range(CODE_POINTS) if chr(point).isspace()} == set(WHITE_SPACE)
@@ -165,12 +148,6 @@ def test_white_space_is_a_space_except_in_the_notebook(mode):
     assert known.tolist() == [each == " " or mode != "notebook" for each in WHITE_SPACE]
     own = Encoding(mode, 40, False, " aß")
     assert own.decode(own.encode([f"a{WHITE_SPACE}ß"])[0]) == f"a{' ' * len(WHITE_SPACE)}ß"
-
-
-@given(texts)
-def test_one_code_point_is_one_position(text):
-    codes = Encoding("paper", len(text) + 3, False).encode([text])[0]
-    assert (codes[len(text) :] == BLANK).all()
 
 
 def test_a_long_text_loses_its_middle():
@@ -199,10 +176,6 @@ def test_a_cut_that_cannot_be_is_refused(cut, error):
         Encoding.from_dict({**Encoding().to_dict(), "cut": cut})
     with pytest.raises(KeyError):
         Encoding.from_dict({name: each for name, each in Encoding().to_dict().items() if name != "cut"})
-
-
-def test_lone_surrogates_are_blank():
-    assert Encoding("paper", 3).encode(["a\udc80b"]).tolist() == [[1, BLANK, 0]]
 
 
 @given(st.text(ALPHABET, min_size=1, max_size=30), st.sampled_from(MODES))
@@ -240,12 +213,6 @@ def test_alphabets_that_cannot_be_are_refused(saved, problem):
     assert problem in caught.value.why
 
 
-@pytest.mark.parametrize("saved", [None, "", 5, ["a", " "]])
-def test_alphabets_that_are_no_text_are_refused(saved):
-    with pytest.raises(ValueError, match="the alphabet is not a text"):
-        Encoding.from_dict({**Encoding().to_dict(), "alphabet": saved})
-
-
 class TestFrequent:
     """The alphabet of texts."""
 
@@ -269,9 +236,6 @@ class TestFrequent:
         assert self.of(text, fold_accents=True) == " ηи한"
         folded = Encoding("paper", 4, True, " ηи한")
         assert folded.decode(folded.encode(["Ήй한"])[0]) == "ηи한"
-
-    def test_what_cannot_be_shown_is_left_out(self):
-        assert self.of("a\n\x1b\u202e\u200d\ue000" * 9) == " a"
 
     def test_253_characters_and_a_space_have_a_code_each(self):
         points = range(0x4E00, 0x4E00 + MAX_CHARACTERS - 1)
@@ -314,19 +278,6 @@ class TestRareCharacters:
         in_order = Encoding("notebook", 6, None, " ab", PAIRED.paired)
         assert in_order.encode(["a\u8a9eb"]).tolist() == [[1, 3, 7, 2, BLANK, BLANK]]
 
-    def test_upper_case_counts_as_lower_case(self):
-        assert (PAIRED.encode(["\u0416"]) == PAIRED.encode(["\u0436"])).all()
-        assert PAIRED.spellings()["\u0416"] == PAIRED.spellings()["\u0436"]
-        assert "\u0416" not in Encoding("full", 6, None, PAIRED.alphabet, PAIRED.paired).spellings()
-
-    def test_a_text_that_is_cut_within_a_character_is_read(self):
-        (codes,) = PAIRED.encode(["\u8bed" * 4])  # 2 codes, a seam, and 3
-        assert PAIRED.decode(codes) == "\u8bed  \u8bed"
-        shorter = Encoding("paper", 5, None, PAIRED.alphabet, PAIRED.paired, "start")
-        assert shorter.decode(shorter.encode(["\u8bed" * 4])[0]) == " " + "\u8bed" * 2
-        in_order = Encoding("notebook", 5, None, PAIRED.alphabet, PAIRED.paired)
-        assert in_order.decode(in_order.encode(["\u8bed" * 4])[0]) == "\u8bed" * 2 + " "
-
     def test_half_a_character_is_a_blank(self):
         many = "".join(map(chr, range(0x4E00, 0x4E00 + 6000)))
         for encoding, expected in (
@@ -339,17 +290,6 @@ class TestRareCharacters:
         codes = [second, 1, first, 2, first, second, second, first]
         in_order = Encoding("notebook", 9, None, " ab", many)
         assert in_order.decode(np.array(codes, np.uint8)) == f" a b{many[0]}  "
-
-    def test_lengths_are_those_of_whole_texts(self):
-        assert PAIRED.lengths(["", "ab", "\u8a9eb" * 9, "x\u0416"]).tolist() == [0, 2, 27, 3]
-        assert Encoding().lengths(["", "\u8a9eb", "aß"]).tolist() == [0, 2, 3]
-
-    def test_a_text_longer_than_what_is_read_may_be_readable(self):
-        codes = PAIRED.encode(["x" * 3 + "\u8a9e" * 30])
-        assert PAIRED.unreadable(codes, np.array([33])).tolist() == [False]
-        long = Encoding("paper", 100, None, " ab", PAIRED.paired)
-        text = "x" * 30 + "\u8a9e" * 10 + "x" * 80
-        assert long.unreadable(long.encode([text]), np.array([len(text)])).tolist() == [False]
 
     def test_a_character_that_stands_for_a_code_is_unknown(self):
         symbols = "".join(map(chr, range(SYMBOLS, SYMBOLS + 6)))
@@ -372,13 +312,6 @@ class TestRareCharacters:
         whole = [*whole[:3], BLANK, *whole[-2:]] if len(whole) > 6 else whole
         assert codes.tolist() == whole + [BLANK] * (6 - len(whole))
 
-    def test_saved_and_restored(self):
-        restored = Encoding.from_dict(json.loads(json.dumps(PAIRED.to_dict())))
-        assert restored == PAIRED
-        assert restored.reads_as(PAIRED)
-        assert not restored.reads_as(Encoding("paper", 6, None, " ab"))
-        assert "paired" not in Encoding().to_dict()
-
 
 @pytest.mark.parametrize(
     ("paired", "problem"),
@@ -396,16 +329,3 @@ def test_rare_characters_that_cannot_be_are_refused(paired, problem):
     assert problem in caught.value.why
     with pytest.raises(UserError):
         Encoding.from_dict({**Encoding().to_dict(), "paired": "\u8a9e"})  # the usual alphabet has none
-
-
-@pytest.mark.parametrize("saved", [None, 5, ["x"], {"a": "x"}])
-def test_rare_characters_that_are_no_text_are_refused(saved):
-    with pytest.raises(ValueError, match="not a text"):
-        Encoding.from_dict({**Encoding().to_dict(), "alphabet": " abc", "paired": saved})
-
-
-def test_impossible_settings_are_refused():
-    with pytest.raises(UserError, match="mode"):
-        Encoding("latin")  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="feature_len"):
-        Encoding("paper", 0)

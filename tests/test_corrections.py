@@ -87,21 +87,6 @@ def test_a_source_that_was_changed_is_noticed(data, tmp_path):
     assert "where text or label are others; the sources are rows.csv" in caught.value.why
 
 
-def test_soft_labels_become_one_class(tmp_path):
-    rows = {"text": TEXTS, "label": [{NAMES[n % 3]: 0.75, NAMES[n % 2]: 0.25} for n in range(60)]}
-    crepe_dist.prepare(rows, tmp_path / "before", labels="soft")
-    data = open_dataset(tmp_path / "before")
-    write_csv(
-        tmp_path / "list.csv", [each for each in listed(data, {1, 2, 3}, "=Refund") if each["label"] != "=Refund"]
-    )
-    crepe_dist.prepare(rows, tmp_path / "after", labels="soft", corrections=tmp_path / "list.csv")
-    after = open_dataset(tmp_path / "after")
-    assert after.manifest["corrections"]["applied"] == 2
-    assert {line: name for line, name in labels_by_line(after).items() if line <= 3} == dict.fromkeys(
-        (1, 2, 3), "=Refund"
-    )
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -16,9 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from crepe_dist.data.composition import join
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.formats import documents, lines
+from crepe_dist.preparing.formats import lines
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.rows import MAX_RECORD
 from crepe_dist.preparing.pool import pool
@@ -78,16 +77,6 @@ class TestTables:
     )
     def test_usual_headers(self, tmp_path, header, row, expected):
         assert read(tmp_path, "a.csv", f"{header}\n{row}\n").rows == [(2, *expected)]
-
-    def test_a_class_called_review_makes_no_header(self, tmp_path):
-        got = read(tmp_path, "a.csv", "review,great film\nnews,it rained\nreview,dull film\n")
-        assert [row[1] for row in got.rows] == ["review", "news", "review"]
-
-    def test_header_by_order(self, tmp_path):
-        got = read(tmp_path, "a.csv", "kind,words\nx,fine\n", header="yes", label="kind")
-        assert got.rows == [(2, "x", "fine")]
-        got = read(tmp_path, "b.csv", "label,text\nx,fine\n", header="no")
-        assert len(got.rows) == 2
 
     def test_columns_by_name_and_number(self, tmp_path):
         content = "id,head,body,kind\n1,A,b c,x\n"
@@ -164,11 +153,6 @@ class TestTables:
         got = read(tmp_path, "a.csv", 'Text;Label\n"a, b; c";x\n')
         assert got.rows == [(2, "x", "a, b; c")]
 
-    def test_commas_in_texts_between_semicolons(self, tmp_path):
-        rows = "".join(f"{'xy'[n % 2]};word {n}, word\n" for n in range(20))
-        assert read(tmp_path, "a.csv", f"label;text\n{rows}").rows[0] == (2, "x", "word 0, word")
-        assert read(tmp_path, "b.csv", rows.replace(", word\n", ", word, word\n", 3)).rows[0][1] == "x"
-
     @pytest.mark.parametrize("header", ["\nlabel,text\n", '\n\n"label","te\nxt"\n', "label,text,\n", "Text,Label\n"])
     def test_headers_in_odd_forms(self, tmp_path, header):
         rows = "x,one\ny,two\n" if header.strip('"\n').startswith("label") else "one,x\ntwo,y\n"
@@ -223,19 +207,9 @@ class TestTables:
         ):
             assert read(tmp_path, "a.csv", content).reader.files[0].reads == expected
 
-    def test_wrong_columns_are_seen(self, tmp_path):
-        got = read(tmp_path, "a.csv", "x,a\ny,b,c\nx\nz,d\n")
-        assert got.rows == [(1, "x", "a"), (4, "z", "d")]
-        assert got.reasons == [(2, "wrong columns: 3 instead of 2"), (3, "wrong columns: 1 instead of 2")]
-
     def test_tsv_keeps_quotes_inside_and_takes_them_off_around(self, tmp_path):
         got = read(tmp_path, "a.tsv", 'x\t5" screen\ny\t"he said ""no"""\nx\t"open\n')
         assert [row[2] for row in got.rows] == ['5" screen', 'he said "no"', '"open']
-
-    def test_bytes_that_are_not_utf_8_cost_one_row(self, tmp_path):
-        got = read(tmp_path, "a.csv", b"x,caf\xe9\ny,caf\xc3\xa9\n")
-        assert got.rows == [(2, "y", "café")]
-        assert got.reasons == [(1, "not UTF-8")]
 
     def test_byte_order_mark(self, tmp_path):
         assert read(tmp_path, "a.csv", b"\xef\xbb\xbfx,fine\n").rows == [(1, "x", "fine")]
@@ -248,11 +222,6 @@ class TestTables:
         assert len(got.rows) == 398
         assert [(bad["line"], bad["lines"]) for bad in got.bad] == [(101, 1), (201, 1)]
         assert all(bad["reason"].startswith("not CSV") for bad in got.bad)
-
-    def test_a_broken_record_of_several_lines_goes_as_a_whole(self, tmp_path):
-        got = read(tmp_path, "a.csv", '"1","He said "hi", then\nleft, alone"\n"2","fine"\n')
-        assert got.rows == [(3, "2", "fine")]
-        assert [(bad["line"], bad["lines"]) for bad in got.bad] == [(1, 2)]
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -321,16 +290,6 @@ class TestJsonLines:
         assert got.rows == [(1, "x", "words")]
         assert got.reasons[0][1].startswith("no such key: 'data.body'")
 
-    def test_a_list_is_suggested_as_several_labels(self, tmp_path):
-        with pytest.raises(UserError, match="which column is the label") as caught:
-            read(tmp_path, "a.jsonl", '{"id": 1, "text": "a", "tags": ["x", "y"]}\n')
-        assert caught.value.remedy.endswith("tags is a list: --labels several --label tags")
-
-    def test_chosen_keys(self, tmp_path):
-        content = '{"kind": "x", "head": "A", "body": "b"}\n{"kind": "x", "head": null, "body": "c"}\n'
-        got = read(tmp_path, "a.ndjson", content, label="kind", title="head", text="body")
-        assert [row[2] for row in got.rows] == ["A | b", "c"]
-
     def test_bad_lines(self, tmp_path):
         good = '{"text": "a", "label": "x"}'
         lines = [
@@ -353,10 +312,6 @@ class TestJsonLines:
             *("not JSON", "no such key", "not a JSON object", "no such key", "not a text", "several labels"),
             *("no label", "not UTF-8", "not JSON"),
         ]
-
-    def test_numbers_of_absurd_length_cost_nothing(self, tmp_path):
-        content = '{"text": "a", "label": %s}\n' % ("1" * 1_000_000)
-        assert read(tmp_path, "a.jsonl", content).reasons == [(1, "label longer than 200 characters")]
 
     def test_an_array_is_refused_with_the_remedy(self, tmp_path):
         with pytest.raises(UserError, match="one JSON array") as caught:
@@ -390,11 +345,6 @@ class TestAmazon:
             "neither JSON nor a Python literal",
         ]  # fmt: skip
         assert not (tmp_path / "executed").exists()
-
-    def test_the_name_must_tell_the_class(self, tmp_path):
-        (tmp_path / "a.json").write_text("{}")
-        with pytest.raises(UserError, match="does not give its class"):
-            find_sources([str(tmp_path / "a.json")], reading=Reading("amazon"))
 
 
 class TestParquet:
@@ -442,25 +392,6 @@ class TestParquet:
         got = Read(tmp_path, find_sources([str(tmp_path / "a.parquet")]).files)
         assert (len(got.rows), got.reasons) == (1, [(2, "not UTF-8")])
 
-    def test_row_groups_and_batches_keep_their_order(self, tmp_path):
-        rows = [f"text {n}" for n in range(20_000)]
-        self.write(tmp_path / "a.parquet", {"text": rows, "label": ["x"] * 20_000}, row_group_size=9_000)
-        got = Read(tmp_path, find_sources([str(tmp_path / "a.parquet")]).files, ahead=3)
-        assert got.rows == [(n + 1, "x", text) for n, text in enumerate(rows)]
-
-    def test_labels_of_bytes(self, tmp_path):
-        labels = pa.array([b"x", b"\xff\xfe", b"y"])
-        self.write(tmp_path / "a.parquet", {"text": ["a", "b", "c"], "label": labels})
-        got = Read(tmp_path, find_sources([str(tmp_path / "a.parquet")]).files)
-        assert got.rows == [(1, "x", "a"), (3, "y", "c")]
-        assert got.reasons == [(2, "not UTF-8")]
-
-    def test_two_columns_of_one_name(self, tmp_path):
-        columns = [pa.array(["a"]), pa.array(["b"]), pa.array(["x"])]
-        pq.write_table(pa.table(columns, names=["text", "text", "label"]), tmp_path / "a.parquet")
-        with pytest.raises(UserError, match="several columns named 'text'"):
-            Read(tmp_path, find_sources([str(tmp_path / "a.parquet")]).files)
-
     def test_metadata_and_labels_of_absurd_size(self, tmp_path):
         table = pa.table({"text": ["a", "b"], "label": ["9" * 5000, "0"]})
         for name, metadata in (("deep", "[" * 100_000), ("names", json.dumps(
@@ -483,21 +414,6 @@ class TestParquet:
         assert [row[0] for row in got.rows] == list(range(2_001, 4_001))
         assert [(bad["line"], bad["lines"]) for bad in got.bad] == [(1, 2_000)]
 
-    def test_not_a_parquet_file(self, tmp_path):
-        (tmp_path / "a.parquet").write_bytes(b"PAR1 nothing")
-        with pytest.raises(UserError, match="cannot be read as Parquet"):
-            Read(tmp_path, find_sources([str(tmp_path / "a.parquet")]).files)
-
-    def test_gzipped_parquet_is_refused_with_the_remedy(self, tmp_path):
-        (tmp_path / "a.parquet.gz").write_bytes(gzip.compress(b"PAR1"))
-        with pytest.raises(UserError, match="is gzipped"):
-            Read(tmp_path, find_sources([str(tmp_path / "a.parquet.gz")]).files)
-
-    def test_a_column_of_numbers_is_no_text(self, tmp_path):
-        self.write(tmp_path / "a.parquet", {"text": [1, 2], "label": ["x", "y"]})
-        with pytest.raises(UserError, match="is not text"):
-            Read(tmp_path, find_sources([str(tmp_path / "a.parquet")]).files)
-
 
 class TestFolders:
     @staticmethod
@@ -517,25 +433,9 @@ class TestFolders:
             ("empty text", "2"), ("unreadable: it is UTF-16 text", "3"),
         ]  # fmt: skip
 
-    def test_parts_that_are_folders_of_classes(self, tmp_path):
-        files = {f"{part}__{kind}__1.txt": b"text" for part in ("train", "test") for kind in ("pos", "neg")}
-        folder = self.write(tmp_path / "imdb", **files, **{"README__x": b""})
-        sources = find_sources([folder]).files
-        assert [(source.part, source.label) for source in sources] == [
-            ("test", "neg"), ("test", "pos"), ("train", "neg"), ("train", "pos"),
-        ]  # fmt: skip
-
     def test_all_data_files_of_a_folder_are_joined(self, tmp_path):
         folder = self.write(tmp_path / "all", **{"a.csv": b"x,a\n", "b.jsonl": b"", "notes.md": b"", "c.tsv.gz": b""})
         assert [source.name for source in find_sources([folder]).files] == ["a.csv", "b.jsonl", "c.tsv.gz"]
-
-    def test_numbered_parts(self, tmp_path):
-        folder = self.write(
-            tmp_path / "all", **{"train1.csv": b"", "train2.csv": b"", "test.csv": b"", "trains.csv": b""}
-        )
-        assert [(s.name, s.part) for s in find_sources([folder]).files] == [
-            ("test.csv", "test"), ("train1.csv", "train"), ("train2.csv", "train"),
-        ]  # fmt: skip
 
     def test_a_test_file_beside_files_of_no_part_is_asked_about(self, tmp_path):
         folder = self.write(tmp_path / "all", **{"reviews.csv": b"", "test.csv": b""})
@@ -570,24 +470,6 @@ class TestFolders:
             find_sources([folder])
         assert "cp -rL" in caught.value.remedy
 
-    def test_many_empty_files_stay_within_the_limit_of_open_ones(self, tmp_path):
-        import resource
-
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        folder = self.write(tmp_path / "all", **{f"{n:04d}.csv": b"" for n in range(300)}, **{"z.csv": b"x,a\n"})
-        resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
-        try:
-            assert len(Read(tmp_path, find_sources([folder]).files).rows) == 1
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-    def test_other_names_of_the_validation_part(self, tmp_path):
-        folder = self.write(tmp_path / "all", **{"train.csv": b"", "dev.csv": b"", "test.csv": b""})
-        assert [source.part for source in find_sources([folder]).files] == ["validation", "test", "train"]
-        other = self.write(tmp_path / "other", **{"held-out.csv": b""})
-        sources = find_sources([folder], test=f"{other}/held-out.csv").files
-        assert [(source.name, source.part) for source in sources if source.part == "test"] == [("held-out.csv", "test")]
-
     @pytest.mark.parametrize("given", [["nowhere.csv"], ["empty"], ["-", "-"], ["only"]])
     def test_what_is_not_there_is_refused(self, tmp_path, monkeypatch, given):
         monkeypatch.chdir(tmp_path)
@@ -608,11 +490,6 @@ class TestUtf16:
                 read(tmp_path, "a.csv", pack(text.encode(encoding)))
             assert f"at {places} places" in caught.value.why
             assert encoding.upper().replace("-LE", "LE").replace("-BE", "BE") in caught.value.remedy
-
-    def test_a_document_is_unusable(self, tmp_path):
-        (tmp_path / "a").write_bytes("a text\n".encode("utf-16-le"))
-        with pytest.raises(ValueError, match="unreadable: it is UTF-16 text"):
-            documents._read(tmp_path / "a")
 
     def test_zeros_elsewhere_are_not_it(self, tmp_path):
         assert len(read(tmp_path, "a.csv", "x,a\n" * 200 + "y,b\0\ny,bb\0\n").rows) == 202
@@ -639,21 +516,6 @@ class TestLimits:
         assert got.reasons == [(2, "longer than 1,048,576 bytes")]
         assert peak < 40 << 20  # of 300 MB
 
-    @pytest.mark.parametrize("cut", [-200, -5])
-    def test_a_truncated_gzip_member(self, tmp_path, cut):
-        rows = "".join(f"x,text number {n}\n" for n in range(5000)).encode()
-        got = read(tmp_path, "a.csv.gz", gzip.compress(rows)[:cut])
-        assert 4000 < len(got.rows) <= 5000
-        assert got.reasons == [(len(got.rows) + 1, "the gzip data are truncated")]
-        assert [row[2] for row in got.rows] == [f"text number {n}" for n in range(len(got.rows))]
-
-    def test_damaged_gzip_data(self, tmp_path):
-        packed = bytearray(gzip.compress("".join(f"x,text number {n}\n" for n in range(5000)).encode()))
-        packed[-6] ^= 1
-        got = read(tmp_path, "a.csv.gz", bytes(packed))
-        assert [reason.split(":")[0] for _, reason in got.reasons] == ["the gzip data are broken"]
-        assert len(got.rows) > 4900
-
     def test_several_members_and_padding(self, tmp_path):
         packed = gzip.compress(b"x,a\ny,") + gzip.compress(b"b\n") + bytes(1000)
         assert read(tmp_path, "a.csv.gz", packed).rows == [(1, "x", "a"), (2, "y", "b")]
@@ -663,15 +525,6 @@ class TestLimits:
         with pytest.raises(UserError) as caught:
             read(tmp_path, "a.csv", content)
         assert caught.value.remedy
-
-    def test_text_without_a_format(self, tmp_path):
-        with pytest.raises(UserError, match="the format is unknown"):
-            read(tmp_path, "a.txt", "just words\n")
-
-
-def test_a_pipe_with_a_byte_order_mark(tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'\xef\xbb\xbf{"text": "a", "label": "x"}\n')))
-    assert Read(tmp_path, find_sources(["-"]).files).rows == [(1, "x", "a")]
 
 
 def test_a_pipe(tmp_path, monkeypatch):
@@ -690,19 +543,6 @@ def test_labels_by_classes_txt(tmp_path):
     assert [reason.split(":")[0] for _, reason in got.reasons] == ["unknown label"] * 3
 
 
-def test_worker_processes_give_the_same(tmp_path, monkeypatch):
-    path = tmp_path / "a.tsv"
-    path.write_text("".join(f"{'xy'[n % 2]}\ttext {n} {'word ' * 200}\n" for n in range(9000)))
-    sources = find_sources([str(path)]).files
-    assert Read(tmp_path, sources, processes=2, ahead=4).rows == Read(tmp_path, sources).rows
-
-
 def test_the_sample_is_real_text_in_four_classes(tmp_path):
     got = Read(tmp_path, find_sources(["sample"]).files)
     assert (len(got.rows), len(got.reader.labels), got.bad) == (23703, 4, [])
-
-
-def test_titles_are_joined_as_in_training():
-    assert join(["Good stuff", "This album"]) == "Good stuff | This album"
-    assert join(["", "This album"]) == "This album"
-    assert join(["Good stuff", " "]) == "Good stuff"

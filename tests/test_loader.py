@@ -65,12 +65,6 @@ def test_a_position_goes_on_under_any_world_size(rows, batch_size, size_before, 
     assert seen == order.tolist()
 
 
-def test_epochs_differ_and_repeat():
-    assert epoch_order(100, 0, 0).tolist() != epoch_order(100, 0, 1).tolist()
-    assert epoch_order(100, 0, 1).tolist() == epoch_order(100, 0, 1).tolist()
-    assert epoch_order(100, 1, 0).tolist() != epoch_order(100, 0, 0).tolist()
-
-
 @pytest.mark.parametrize(("rank", "size"), [(0, 1), (2, 3), (3, 4), (6, 7)])
 def test_batches_keep_one_shape_and_mark_the_filling(data, rank, size):
     part = open_dataset(data).splits["train"]
@@ -88,14 +82,6 @@ def test_batches_keep_one_shape_and_mark_the_filling(data, rank, size):
         assert np.array_equal(labels[real], part.labels[indices])
         assert np.array_equal(batch.labels, part.labels[indices])
         assert (codes[~real] == BLANK).all()
-
-
-def test_labels_of_two_bytes_arrive():
-    labels = np.array([0, 255, 256, 65535], dtype=np.int32)
-    batch = pack(np.zeros((4, 123), dtype=np.uint8), labels, 6, 4)
-    _, got, weights = (array.asnumpy() for array in batch.on(mx.cpu()))
-    assert got.tolist() == [0, 255, 256, 65535, 0, 0]
-    assert weights.ravel().tolist() == [1, 1, 1, 1, 0, 0]
 
 
 @pytest.mark.parametrize(

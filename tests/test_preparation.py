@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from crepe_dist.data import dataset as datasets
-from crepe_dist.data.alphabet import ALPHABET, MAX_CHARACTERS, Encoding
+from crepe_dist.data import writing
+from crepe_dist.data.alphabet import MAX_CHARACTERS, Encoding
 from crepe_dist.data.composition import Composition
 from crepe_dist.data.dataset import QUARANTINE, open_dataset, verify, write_manifest
 from crepe_dist.data.order import epoch_order
@@ -87,12 +87,6 @@ def test_the_paper_s_form_with_classes_and_a_test_file(tmp_path):
     assert dataset.splits["test"].text(0) == "only text"
 
 
-def test_numbers_as_labels_are_ordered_by_value_and_warned_of(tmp_path):
-    summary = prepared(tmp_path, [f"{n % 12},some text {n}" for n in range(240)])
-    assert open_dataset(tmp_path / "out").classes == [str(n) for n in range(12)]
-    assert "the labels look like numbers" in [warning["what"] for warning in summary["warnings"]]
-
-
 class TestShards:
     @pytest.fixture(autouse=True)
     def _small(self, monkeypatch):
@@ -112,19 +106,6 @@ class TestShards:
                 assert part.text(row) in (None, f"text {number}")
                 expected[number] = part.name
         assert sorted(expected) == list(range(100))
-
-    def test_the_trainer_reads_them_as_one(self, tmp_path, monkeypatch):
-        write_csv(tmp_path / "train.csv", 150, 0)
-        sources = find_sources([str(tmp_path / "train.csv")])
-        losses = []
-        for name, size in (("many", 123 * 16), ("one", 1 << 28)):
-            monkeypatch.setattr("crepe_dist.preparing.shards.SHARD_BYTES", size)
-            prepare(sources, tmp_path / name, Encoding(feature_len=123), SplitOptions())
-            part = open_dataset(tmp_path / name).splits["train"]
-            losses.append((len(part.shards), part.codes(epoch_order(len(part), 0, 0)).tobytes()))
-        assert losses[0][0] == 8
-        assert losses[1][0] == 1
-        assert losses[0][1] == losses[1][1]
 
 
 FLAWS = {
@@ -214,14 +195,6 @@ class TestSeveralMachines:
         assert {**merged, "name": "whole"} == whole
         assert whole["rows"]["bad"] > 3
         assert whole["quarantine"]["reasons"]["unknown label"] == 1
-
-    def test_processes_make_no_difference(self, tmp_path):
-        sources = self.write_sources(tmp_path / "in")
-        for name, processes in (("one", 1), ("two", 2)):
-            prepare(
-                sources, tmp_path / name, ENCODING, SplitOptions(max_per_class=700), PrepareOptions(processes=processes)
-            )
-        assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
     def test_what_is_fitted_is_the_same(self, tmp_path, monkeypatch):
         """Whoever counts, in however many pieces; and only what is trained on counts."""
@@ -367,40 +340,6 @@ def test_the_length_that_fits(characters, length):
 
 
 class TestReport:
-    def test_what_was_fitted_is_said(self, tmp_path):
-        rows = [f"{'ab'[n % 2]},{'слово ' * 40}{n}" for n in range(199)] + [f"a,{'слово' * 90}"]
-        (tmp_path / "rows.csv").write_text("\n".join(rows))
-        sources = find_sources([str(tmp_path / "rows.csv")])
-        usual = prepare(
-            sources,
-            tmp_path / "usual",
-            Encoding(),
-            SplitOptions(0),
-            PrepareOptions(page=data_page.page),
-            Fit(length=True),
-        )
-        assert usual["encoding"]["feature_len"] == 258
-        assert usual["encoding"]["alphabet"] == ALPHABET
-        advice = {each["do"] for each in usual["warnings"] if "alphabet" in each["why"] or "alphabet" in each["what"]}
-        assert len(advice) == 2
-        assert all("--alphabet auto" in each for each in advice)
-        cut = "0.5 % (1) are longer than feature_len (258 characters) and lose their middle. It was chosen so that"
-        assert cut in (tmp_path / "usual" / "report.html").read_text()
-        own = prepare(
-            sources,
-            tmp_path / "own",
-            Encoding(),
-            SplitOptions(0),
-            PrepareOptions(page=data_page.page),
-            Fit(alphabet="made"),
-        )
-        assert own["encoding"]["alphabet"] == " 0123456789влос"
-        assert own["characters"]["unknown"] == 0
-        assert not [each for each in own["warnings"] if "alphabet" in each["what"] + each["why"]]
-        page = (tmp_path / "own" / "report.html").read_text()
-        assert "The alphabet was built from the training texts: 15 characters; --alphabet usual uses" in page
-        assert "It was chosen" not in page
-
     @pytest.mark.parametrize(
         ("text", "made"),
         [
@@ -516,24 +455,6 @@ class TestReport:
         texts = {data.splits["test"].text(row) for row in range(len(data.splits["test"]))}
         assert texts <= {f"texts & {n}" if n % 5 == 1 else f"text {n} <x@y.z>" for n in range(200)}
 
-    def test_few_rows_without_a_letter_are_counted_without_a_warning(self, tmp_path):
-        odd = ["4711", "😀", "№ ½", "Ⅷ", "ß", "字", "ก"]  # the first four have no letter
-        lines = [f"{'ab'[n % 2]},{odd[n] if n < len(odd) else f'text {n}'}" for n in range(2000)]
-        summary = prepared(tmp_path, lines)
-        assert sum(summary["characters"]["letterless"].values()) == 4
-        assert not any("no letter" in warning["what"] for warning in summary["warnings"])
-        where = " and ".join(
-            f"{count} in {part}" for part, count in summary["characters"]["letterless"].items() if count
-        )
-        assert data_sentences.characters(summary).endswith(f" 4 rows have no letter: {where}.")
-
-    def test_the_advice_is_not_what_was_done_already(self, tmp_path):
-        lines = [f"{'ab'[n % 2]},text {n}" for n in range(200)] + ["rare,a rare text", "rare,this is rare"]
-        found = {each["what"]: each for each in prepared(tmp_path, lines, stratified=True)["warnings"]}
-        assert "collect more" in found["1 of 3 classes has training rows and no test row"]["do"]
-        assert not any("contain their label" in what for what in found)
-        assert "train will refuse" in next(each["why"] for what, each in found.items() if "be trained on" in what)
-
     def test_good_data_raise_no_warning(self, tmp_path):
         write_csv(tmp_path / "train.csv", 600, 0)
         (tmp_path / "classes.txt").write_text("one\ntwo\nthree\n")
@@ -566,36 +487,12 @@ def test_a_column_of_numbers_taken_for_labels_is_asked_about(tmp_path):
     assert "label: column 1" in caught.value.why
 
 
-def test_texts_taken_for_labels_are_not_printed_whole(tmp_path):
-    with pytest.raises(UserError, match="different labels") as caught:
-        prepared(tmp_path, [f"{'a long text ' * 9}{n},b" for n in range(100)])
-    assert len(caught.value.why) < 400
-
-
-def test_a_file_of_one_column_is_not_asked_for_another(tmp_path):
-    with pytest.raises(UserError, match="has only one column"):
-        prepared(tmp_path, ["text", *(f"something {n}" for n in range(50))])
-
-
 @pytest.mark.parametrize(("bad", "remedy"), [("x,caf\udce9", "iconv"), ("x, ", "without text"), ("x", "--header")])
 def test_the_advice_fits_the_reason(tmp_path, bad, remedy):
     with pytest.raises(UserError, match="10 of 100 rows") as caught:
         prepared(tmp_path, [bad if n % 10 == 5 else f"{'xy'[n % 2]},fine" for n in range(100)])
     assert remedy in caught.value.remedy
     assert "--max-bad 0.1" in caught.value.remedy
-
-
-def test_a_file_of_windows_1252_alone_gets_a_remedy_that_helps(tmp_path):
-    with pytest.raises(UserError, match="no usable row was found") as caught:
-        prepared(tmp_path, [f"{'xy'[n % 2]},caf\udce9 {n}" for n in range(60)])
-    assert "iconv -f WINDOWS-1252 -t UTF-8 FILE > new.csv" in caught.value.remedy
-
-
-def test_a_workbook_is_told_from_an_archive(tmp_path):
-    (tmp_path / "a.xlsx").write_bytes(b"PK\x03\x04 and more")
-    with pytest.raises(UserError, match="is a workbook") as caught:
-        prepare(find_sources([str(tmp_path / "a.xlsx")]), tmp_path / "out", ENCODING, SplitOptions())
-    assert "CSV (UTF-8)" in caught.value.remedy
 
 
 def test_what_a_failed_try_left_goes_with_the_next(tmp_path):
@@ -605,12 +502,6 @@ def test_what_a_failed_try_left_goes_with_the_next(tmp_path):
         except UserError:
             assert (tmp_path / "out.quarantine").is_file()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "rows.csv"]
-
-
-def test_a_column_of_texts_taken_for_labels_is_seen_early(tmp_path, monkeypatch):
-    monkeypatch.setattr("crepe_dist.preparing.reading.MAX_CLASSES", 100)
-    with pytest.raises(UserError, match="more than 100 different labels"):
-        prepared(tmp_path, [f"label number {n},text" for n in range(101)])
 
 
 class TestReplacing:
@@ -705,13 +596,6 @@ def test_a_file_that_ends_early_is_taken_on_request_only(tmp_path, content, reas
     assert "a gzip file is truncated or broken" in [warning["what"] for warning in summary["warnings"]]
 
 
-def test_data_after_the_end_of_a_gzip_file_are_a_bad_row(tmp_path):
-    (tmp_path / "a.csv.gz").write_bytes(CONTENT + b"something else")
-    summary = prepare(find_sources([str(tmp_path / "a.csv.gz")]), tmp_path / "out", ENCODING, SplitOptions())
-    assert summary["rows"]["kept"] == 3000
-    assert summary["quarantine"]["reasons"] == {"other data follow the compressed ones": 1}
-
-
 @pytest.mark.parametrize("name", ["a.csv.gz", "a.parquet"])
 @pytest.mark.parametrize("sampled", [None, 10])
 def test_a_small_file_that_expands_to_very_much(tmp_path, monkeypatch, name, sampled):
@@ -746,15 +630,6 @@ def test_labels_that_look_like_lists(tmp_path, labels, lists):
     summary = prepared(tmp_path, [f'"{label}","text {n}"' for n in range(30) for label in labels])
     what = [each["what"] for each in summary["warnings"]]
     assert any(each.startswith("some labels look like lists of labels") for each in what) == lists
-
-
-def test_leftovers_of_other_preparations_are_named(tmp_path):
-    write_csv(tmp_path / "a.csv", 300, 0)
-    for process in (2**22 + 1, os.getpid()):
-        (tmp_path / f".other.partial-{process}").mkdir()
-    said = run(command("prepare", "a.csv", "--out", "mine"), tmp_path)
-    assert f".other.partial-{2**22 + 1} is left of a killed preparation" in said
-    assert f".other.partial-{os.getpid()} is left" not in said
 
 
 def test_an_interruption_leaves_nothing(tmp_path):
@@ -827,7 +702,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
         raise OSError(28, "No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.ShardWriter, "append", full)
+        patch.setattr(writing.ShardWriter, "append", full)
         with pytest.raises(UserError, match="could not be written") as caught:
             prepare(find_sources([str(path)]), tmp_path / "out", ENCODING, SplitOptions())
     assert caught.value.why == "No space left on device"
@@ -853,9 +728,6 @@ class TestDamagedFolders:
         path.write_bytes(content)
         with pytest.raises(UserError, match="altered"):
             verify(open_dataset(folder))
-
-    def test_whole_folder_verifies(self, folder):
-        verify(open_dataset(folder))
 
     def test_another_format(self, folder):
         self.change(folder, format=99)
@@ -903,27 +775,6 @@ class TestDamagedFolders:
     )  # fmt: skip
     def test_arrays_that_point_outside(self, folder, file, change):
         np.save(folder / file, change(np.load(folder / file)))
-        with pytest.raises(UserError, match="cannot be read"):
-            open_dataset(folder)
-
-    def test_path_that_leads_out(self, folder):
-        manifest = json.loads((folder / "dataset.json").read_text())
-        files = manifest["parts"]["train"]["files"]
-        files["../rows.csv"] = files.pop("train.codes-00000.npy")
-        self.change(folder, parts=manifest["parts"])
-        with pytest.raises(UserError, match="cannot be read"):
-            open_dataset(folder)
-
-    def test_not_json(self, folder):
-        (folder / "dataset.json").write_text("{")
-        with pytest.raises(UserError, match="cannot be read"):
-            open_dataset(folder)
-
-    def test_pickled_array(self, folder):
-        path = folder / "train.labels.npy"
-        size = path.stat().st_size
-        np.save(path, np.array([{}], dtype=object), allow_pickle=True)
-        path.write_bytes(path.read_bytes()[:size].ljust(size, b"\0"))
         with pytest.raises(UserError, match="cannot be read"):
             open_dataset(folder)
 

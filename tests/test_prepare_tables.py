@@ -91,15 +91,6 @@ def test_labels_of_other_types(tmp_path):
     assert open_dataset(tmp_path / "categories").classes == ["no", "yes"]
 
 
-def test_splits_of_their_own(tmp_path):
-    frame = pd.DataFrame({"title": TEXTS, "review": TEXTS, "stars": LABELS})
-    crepe_dist.prepare(frame[:30], tmp_path / "out", test=frame[30:], validation=0.2, overwrite=False, feature_len=30)
-    data = open_dataset(tmp_path / "out")
-    assert {name: len(part) for name, part in data.splits.items()} == {"train": 24, "validation": 6, "test": 10}
-    assert data.splits["test"].text(0) == f"{TEXTS[30]} | {TEXTS[30]}"
-    assert data.encoding.feature_len == 30
-
-
 @pytest.mark.parametrize(
     ("table", "options", "what", "remedy"),
     [
@@ -125,15 +116,6 @@ def test_mistakes_are_explained_in_terms_of_python(tmp_path, table, options, wha
     assert remedy in caught.value.remedy
     assert "--" not in str(caught.value)
     assert not (tmp_path / "out").exists()
-
-
-def test_an_existing_folder_is_replaced_only_if_asked_to(tmp_path):
-    table = {"text": TEXTS, "label": LABELS}
-    crepe_dist.prepare(table, tmp_path / "out")
-    with pytest.raises(UserError, match="exists") as caught:
-        crepe_dist.prepare(table, tmp_path / "out")
-    assert "overwrite=True" in caught.value.remedy
-    crepe_dist.prepare(table, tmp_path / "out", overwrite=True)
 
 
 def test_it_does_not_import_mxnet_and_can_be_called_after_the_module_was_imported():

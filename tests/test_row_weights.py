@@ -51,12 +51,6 @@ def test_rows_that_fill_up_a_piece_have_no_weight():
     assert weights == [[0.5, 0.5], [0.5, 0]]
 
 
-def test_a_data_set_with_weights_can_be_replaced(tmp_path):
-    for overwrite in (False, True):
-        table = {"text": TEXTS, "label": LABELS, "w": GIVEN}
-        crepe_dist.prepare(table, tmp_path / "out", weight="w", overwrite=overwrite, **NO_TEST)
-
-
 @pytest.mark.parametrize("name", KERNELS)
 def test_the_gradients_are_those_of_each_row_times_its_weight(name):
     network = make(SHAPES[1])

@@ -52,11 +52,6 @@ class TestDraw:
         for a, b in ((one, two), (one, other), (one[1:], one[:-1])):
             assert abs(np.corrcoef(a / 2.0**64, b / 2.0**64)[0, 1]) < 0.02
 
-    def test_is_a_function_of_seed_file_and_line(self):
-        assert draw(1, 1, np.array([3]), np.array([7])) == draw(1, 1, np.array([3, 4]), np.array([7, 7]))[0]
-        assert len(set(draw(1, 1, np.arange(50), np.arange(50)).tolist())) == 50
-        assert draw(1, 1, 3, np.array([7])) != draw(2, 1, 3, np.array([7]))
-
 
 class TestSplit:
     def test_fractions_are_exact_and_cover_all(self):
@@ -69,20 +64,10 @@ class TestSplit:
         split = SplitOptions(0.2, 0.1, max_per_class=200)
         assert np.array_equal(decide(made, fixed, split)[order], decide(made[order], fixed, split))
 
-    def test_stratified(self):
-        made = rows(1000, label=np.repeat([0, 1, 2], [900, 90, 10]))
-        fate = fates(made, test=0.2, validation=0.1, stratified=True)
-        for label, expected in enumerate(([630, 90, 180], [63, 9, 18], [7, 1, 2])):
-            assert counts(fate[made["label"] == label])[:3] == expected
-
     def test_alignment_sends_what_is_over_to_the_test_part(self):
         made = rows(1000)
         assert counts(fates(made, test=0.2, align=128))[:3] == [768, 0, 232]
         assert counts(fates(made, test=0.2, stratified=True, align=128))[:3] == [768, 0, 232]
-
-    def test_parts_of_their_own_stay(self):
-        fixed = [TEST] * 10 + [VALIDATION] * 20 + [TRAIN] * 70
-        assert fates(rows(100), fixed, test=0.0).tolist() == fixed
 
     def test_labels_that_are_not_trained_are_unknown(self):
         fate = fates(rows(30, label=np.repeat([0, 1, 2], 10)), [TRAIN] * 20 + [TEST] * 10, test=0.0)
@@ -152,10 +137,3 @@ class TestDuplicates:
         made = rows(4, near=[1, 1, 1, 2], exact=[1, 2, 1, 3], label=0)
         assert counts(fates(made, dedupe="exact", test=0.0))[REPEATED] == 1
         assert counts(fates(made, dedupe="near", test=0.0))[REPEATED] == 2
-
-    def test_the_cap_counts_rows_without_repeats(self):
-        made = rows(40, labels=1, near=np.repeat(np.arange(20), 2))
-        assert counts(fates(made, dedupe="near", max_per_class=15, test=0.0)) == [15, 0, 0, 20, 5, 0]
-
-    def test_no_rows(self):
-        assert firsts(np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.uint8)).tolist() == []

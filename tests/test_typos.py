@@ -21,7 +21,7 @@ from crepe_dist.data.order import epoch_order
 from crepe_dist.data.typos import corrupt, with_typos
 from crepe_dist.settings.allowed_values import MODES
 from crepe_dist.settings.config import digest, parse
-from tests.conftest import QUICK, losses, records, run
+from tests.conftest import QUICK, losses, records
 
 DIGITS = "0123456789"
 keys = st.integers(0, 2**64 - 1)
@@ -154,30 +154,6 @@ def test_training_has_errors_and_scoring_has_none(data, tmp_path):
     assert one["test_loss"] == other["test_loss"]
 
 
-@pytest.mark.slow  # it fetches scikit-learn
-def test_the_comparison_with_baselines(data, tmp_path):
-    for name, more in (("plain", []), ("noisy", ["--data.typos=0.05"])):
-        crepe_dist.fit(parse(["--data", str(data), "--run-dir", str(tmp_path / name), *QUICK, *more]))
-    root = Path(__file__).resolve().parent.parent
-    uv_run = ["uv", "run", "--quiet", "--project", str(root), "--isolated", "--group", "comparison"]
-    script = [*uv_run, str(root / "benchmarks" / "robustness.py")]
-    printed = run([*script, "plain", "noisy", "--out", "curves.svg"], tmp_path)
-    header, _, *rows = printed.splitlines()
-    assert "97 test documents" in header
-    assert [row.split("|")[1].strip() for row in rows] == [
-        "convolutions",
-        "convolutions, data.typos 0.05",
-        "naive Bayes, words",
-        "naive Bayes, 4 characters",
-        "linear SVM, 1-2 words",
-        "linear SVM, 1-5 characters",
-    ]
-    words, characters = ([float(cell.rstrip(" %")) for cell in row.split("|")[2:-1]] for row in rows[2:4])
-    assert characters[0] > 90  # each class has a trigram of its own, which is in no whole word twice
-    assert characters[0] >= characters[3] > words[0]
-    assert (tmp_path / "curves.svg").read_text(encoding="utf-8").count("naive Bayes") >= 2
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_an_error_hits_a_rare_character_as_a_whole(mode):
     rare = "".join(map(chr, range(0x4E00, 0x4E00 + 1000)))
@@ -198,10 +174,3 @@ def test_an_error_hits_a_rare_character_as_a_whole(mode):
     lengths = [abs(len(one.rstrip()) - len(other.rstrip())) for one, other in zip(texts, decoded)]
     assert np.mean(lengths) < 0.5
     assert np.array_equal(with_typos(data, 0.1, encoding=encoding).codes(np.array([7])), noisy[[7]])
-
-
-def test_a_rare_character_that_does_not_fit_any_more_is_cut():
-    encoding = Encoding("notebook", 4, None, " ab", "\u8a9e\u8bed")
-    characters = np.array([[1, 256, 257, BLANK], [256, 1, 2, 257], [1, 2, 1, 256]], np.uint16)
-    codes = typos._parted(characters, encoding)
-    assert [encoding.decode(row) for row in codes] == ["a\u8a9e ", "\u8a9eab", "aba "]
