@@ -79,7 +79,7 @@ def is_pypi_wheel(libmxnet: Path) -> bool:
         files = metadata.files(FLAVOUR) or []
     except metadata.PackageNotFoundError:
         return False
-    own = next((each for each in files if each.as_posix() == LIBMXNET), None)
+    own = next((file for file in files if file.as_posix() == LIBMXNET), None)
     if own is None or own.hash is None or own.hash.value != LIBMXNET_SHA256:
         return False
     return Path(str(own.locate())).resolve() == libmxnet.resolve()
@@ -115,13 +115,13 @@ def troubles() -> dict[str, str]:
 
 
 def _failures(libraries: Iterable[str]) -> dict[str, str]:
-    found = {}
+    reasons = {}
     for library in libraries if is_installed() else ():
         try:
             ctypes.CDLL(_path(library))
         except OSError as error:
-            found[library] = str(error)
-    return found
+            reasons[library] = str(error)
+    return reasons
 
 
 @cache
@@ -151,9 +151,8 @@ def later_troubles() -> dict[str, str]:
 def _path(library: str) -> str:
     from importlib import metadata
 
-    found = LIBRARIES["libcudnn.so.8"] if library.startswith("libcudnn_") else LIBRARIES.get(library)
-    if found is not None:
-        package, folder = found
+    package, folder = LIBRARIES.get("libcudnn.so.8" if library.startswith("libcudnn_") else library, ("", ""))
+    if package:
         try:
             return str(metadata.distribution(package).locate_file(f"nvidia/{folder}/lib/{library}"))
         except metadata.PackageNotFoundError:
@@ -245,26 +244,19 @@ def count() -> int:
 
 def compute_capability(gpu: int) -> tuple[int, int] | None:
     """Return (major, minor) of a GPU in the driver's numbering; ``None`` without a driver."""
-    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    major, minor = ctypes.c_int(), ctypes.c_int()
     # Attributes 75 and 76: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
-    answered = (
-        _call("cuInit", 0)
-        and _call("cuDeviceGet", ctypes.byref(device), gpu)
-        and _call("cuDeviceGetAttribute", ctypes.byref(major), 75, device)
-        and _call("cuDeviceGetAttribute", ctypes.byref(minor), 76, device)
+    answered = all(
+        _ask_gpu(gpu, "cuDeviceGetAttribute", ctypes.byref(number), attribute)
+        for number, attribute in ((major, 75), (minor, 76))
     )
     return (major.value, minor.value) if answered else None
 
 
 def name_of(gpu: int) -> str:
     """Return the name of a GPU in the driver's numbering; empty without a driver."""
-    device, text = ctypes.c_int(), ctypes.create_string_buffer(256)
-    answered = (
-        _call("cuInit", 0)
-        and _call("cuDeviceGet", ctypes.byref(device), gpu)
-        and _call("cuDeviceGetName", text, len(text), device)
-    )
-    return text.value.decode("utf-8", "replace") if answered else ""
+    text = ctypes.create_string_buffer(256)
+    return text.value.decode("utf-8", "replace") if _ask_gpu(gpu, "cuDeviceGetName", text, len(text)) else ""
 
 
 def uuid_of(gpu: int) -> str:
@@ -273,16 +265,19 @@ def uuid_of(gpu: int) -> str:
     The second version of the driver's function, since CUDA 11.4, returns a MIG device's own UUID. The first one returns
     the same for all MIG devices of a GPU (NVIDIA's CUDA Driver API, ``cuDeviceGetUuid``).
     """
-    device, value = ctypes.c_int(), ctypes.create_string_buffer(16)
-    answered = (
-        _call("cuInit", 0)
-        and _call("cuDeviceGet", ctypes.byref(device), gpu)
-        and (
-            _call("cuDeviceGetUuid_v2", value, device)
-            or ("MIG " not in name_of(gpu) and _call("cuDeviceGetUuid", value, device))
-        )
+    value = ctypes.create_string_buffer(16)
+    answered = _ask_gpu(gpu, "cuDeviceGetUuid_v2", value) or (
+        "MIG " not in name_of(gpu) and _ask_gpu(gpu, "cuDeviceGetUuid", value)
     )
     return str(uuid.UUID(bytes=value.raw)) if answered else ""
+
+
+def _ask_gpu(gpu: int, function: str, *arguments: object) -> bool:
+    """Call a function of the driver that takes a device as its last argument; return whether it succeeded."""
+    device = ctypes.c_int()
+    return (
+        _call("cuInit", 0) and _call("cuDeviceGet", ctypes.byref(device), gpu) and _call(function, *arguments, device)
+    )
 
 
 def _call(function: str, *arguments: object, library: str = DRIVER) -> bool:

@@ -84,11 +84,11 @@ class Where:
             OSError: the name cannot be resolved.
             UserError: there is no such interface.
         """
-        found = socket.getaddrinfo(self.host, self.port, socket.AF_INET, socket.SOCK_STREAM)[0][4][0]
-        if self.interface not in ("", LOOPBACK) and is_loopback(str(found)):
+        address = str(socket.getaddrinfo(self.host, self.port, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])
+        if self.interface not in ("", LOOPBACK) and is_loopback(address):
             # Debian resolves a host's own name to an address that only the host itself can reach.
             return interface_address(self.interface, INTERFACE)
-        return str(found)
+        return address
 
     def listens_on(self, address: str) -> str:
         """Find the network interface that has this process's address.
@@ -99,14 +99,14 @@ class Where:
         if self.interface:
             interface_address(self.interface, INTERFACE)
             return self.interface
-        found = interface_of(address)
-        if found is None:
+        interface = interface_of(address)
+        if interface is None:
             raise UserError(
                 f"no network interface has {address} as its first address",
                 f"the processes meet at {self}, which this process reaches through that address",
                 f"set {INTERFACE} to the interface's name (`ip -brief address` lists them)",
             )
-        return found
+        return interface
 
 
 def _port_of_job(environment: Mapping[str, str]) -> str:

@@ -95,8 +95,8 @@ def groups(trainer: Any, arrays: list[Any]) -> list[list[Any]]:
     Checked with Horovod 0.28.1: ``DistributedTrainer._num_groups``, ``horovod.common.util.split_list``.
     """
     number = trainer._num_groups
-    each, more = divmod(len(arrays), number)
-    starts = [each * group + min(group, more) for group in range(number + 1)]
+    size, more = divmod(len(arrays), number)
+    starts = [size * group + min(group, more) for group in range(number + 1)]
     return [arrays[start:end] for start, end in zip(starts, starts[1:]) if start < end]
 
 

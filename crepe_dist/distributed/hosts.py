@@ -76,7 +76,7 @@ def interface_address(name: str, option: str = "--interface") -> str:
             request = struct.pack("256s", name.encode()[:15])
             answer = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, request)
         except OSError as error:
-            known = ", ".join(each for _, each in socket.if_nameindex())
+            known = ", ".join(interface for _, interface in socket.if_nameindex())
             raise UserError(
                 f"{option} {name}: no IPv4 address on {socket.gethostname()}",
                 error.strerror or "",

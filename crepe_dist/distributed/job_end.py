@@ -29,10 +29,10 @@ def explained(error: Exception, command: Sequence[str]) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         where = error.filename or "/dev/shm"
         return str(UserError("horovodrun has no space on a disk", f"{where} is full: {error.strerror}", SEMAPHORES))
-    found = ENDED.search(str(error))
-    if found is None:
+    match = ENDED.search(str(error))
+    if match is None:
         raise error
-    rank, code = found[1], int(found[2])
+    rank, code = match[1], int(match[2])
     if code == ExitCode.ERROR:
         return f"error: rank {rank} could not continue; its message above says what to do"
     if code == ExitCode.STOPPED:

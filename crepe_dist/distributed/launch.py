@@ -78,14 +78,14 @@ def threads(launch: Launch, environment: Mapping[str, str] = os.environ) -> int:
     Raises:
         UserError: OMP_NUM_THREADS is not a number above zero.
     """
-    given = environment.get(THREADS, "").split(",")[0].strip()
+    number = environment.get(THREADS, "").split(",")[0].strip()
     if not environment.get(THREADS, "").strip():
         return max(1, machine.cores() // launch.local_size)
-    if not given.isdecimal() or int(given) == 0:
+    if not number.isdecimal() or int(number) == 0:
         raise UserError(
-            f"{THREADS} is {given!r}", "it is the number of threads", "give a number above zero, or unset it"
+            f"{THREADS} is {number!r}", "it is the number of threads", "give a number above zero, or unset it"
         )
-    return int(given)
+    return int(number)
 
 
 def limit_threads(launch: Launch) -> int:

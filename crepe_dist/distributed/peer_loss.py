@@ -16,6 +16,8 @@ UNANSWERED = slice(2, 4)
 PROBE_SECONDS = 5
 MOST_PROBES = 127  # the largest number; the watchdog ends a hang long before
 
+Socket = tuple[int, str]  # descriptor, and identity as /proc names it
+
 
 def is_peer_gone(error: BaseException) -> bool:
     """Return whether an error means that another process of the group was lost."""
@@ -55,8 +57,8 @@ class Hosts:
 hosts = Hosts()
 
 
-def sockets() -> set[tuple[int, str]]:
-    """Return (descriptor, identity) of this process's open sockets."""
+def sockets() -> set[Socket]:
+    """Return this process's open sockets."""
     targets = set()
     for name in os.listdir("/proc/self/fd"):
         with suppress(OSError):
@@ -64,14 +66,14 @@ def sockets() -> set[tuple[int, str]]:
     return {(descriptor, target) for descriptor, target in targets if target.startswith("socket:")}
 
 
-def addresses(those: set[tuple[int, str]]) -> list[str]:
+def addresses(opened: set[Socket]) -> list[str]:
     """Return this process's addresses in the connections of these sockets."""
-    return sorted({address for address, _, _ in _connections(those)})
+    return sorted({address for address, _, _ in _connections(opened)})
 
 
-def probe(those: set[tuple[int, str]]) -> None:
+def probe(opened: set[Socket]) -> None:
     """Let the kernel send probes on idle connections, so that a lost host is noticed also by who only receives."""
-    for connection in _tcp(those):
+    for connection in _tcp(opened):
         with suppress(OSError):  # it was closed
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_SECONDS)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_SECONDS)
@@ -79,17 +81,17 @@ def probe(those: set[tuple[int, str]]) -> None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
-def _connections(those: set[tuple[int, str]]) -> Iterator[tuple[str, str, bytes]]:
-    """Yield own address, peer address and the start of ``struct tcp_info`` of the TCP connections among sockets."""
-    for connection in _tcp(those):
+def _connections(opened: set[Socket]) -> Iterator[tuple[str, str, bytes]]:
+    """Yield own address, peer address and the start of ``struct tcp_info`` of the TCP connections among them."""
+    for connection in _tcp(opened):
         with suppress(OSError):  # it listens
             info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
             yield connection.getsockname()[0], connection.getpeername()[0], info
 
 
-def _tcp(those: set[tuple[int, str]]) -> Iterator[socket.socket]:
+def _tcp(opened: set[Socket]) -> Iterator[socket.socket]:
     """Yield the TCP sockets of these that are still open."""
-    for descriptor, _ in those & sockets():
+    for descriptor, _ in opened & sockets():
         with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
             if connection.family == socket.AF_INET and connection.type == socket.SOCK_STREAM:
                 yield connection

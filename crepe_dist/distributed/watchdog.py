@@ -172,10 +172,10 @@ class Watchdog:
             self._tell(where, seconds)
             self.ask_for_stacks()
             self._signal_peers(signal.SIGCONT)  # a suspended process writes its stack, too
-            place = self._stacks or sys.stderr
-            place.write(f"no progress for {seconds:.0f} s: {json.dumps({**self.identity(), **where})}\n")
-            place.flush()
-            stacks.write(place)
+            stream = self._stacks or sys.stderr
+            stream.write(f"no progress for {seconds:.0f} s: {json.dumps({**self.identity(), **where})}\n")
+            stream.flush()
+            stacks.write(stream)
             time.sleep(DUMP_SECONDS)
             self._signal_peers(signal.SIGKILL)
             report = crash_report.write(f"no progress for {seconds:.0f} s: {json.dumps(where)}", "", ExitCode.HUNG)

@@ -44,8 +44,8 @@ def training(settings: Mapping[str, Any], folder: Path, processes: int = 1) -> I
     if processes > 1:
         command[-1:] = ["crepe_dist.supervise", "-np", str(processes), "--max-restarts", "0", "--grace", "5"]
     # This process may be one of several that a launcher started; the training is not.
-    places = {name for _, *names in LAUNCHERS for name in names}
-    environment = {name: value for name, value in os.environ.items() if name not in places}
+    variables = {name for _, *names in LAUNCHERS for name in names}
+    environment = {name: value for name, value in os.environ.items() if name not in variables}
     with (folder / LOG).open("wb") as log:
         process = subprocess.Popen(
             [*command, "--config", CONFIG],
@@ -104,7 +104,7 @@ def train(settings: Mapping[str, Any], folder: Path, processes: int = 1, seconds
 def killed_by(code: int) -> str:
     """Return the name of the signal that ended a process, by its exit code or that of its supervisor; else nothing."""
     number = signal.SIGTERM if code == ExitCode.STOPPED else -code if code < 0 else code - 128
-    return next((each.name for each in signal.Signals if each == number), "")
+    return next((known.name for known in signal.Signals if known == number), "")
 
 
 def end(process: subprocess.Popen[bytes], grace: float = GRACE) -> None:
@@ -121,9 +121,9 @@ def end(process: subprocess.Popen[bytes], grace: float = GRACE) -> None:
 def failure(folder: Path, code: int) -> UserError:
     """Return the error of a training that ended with an exit code other than 0, as its log tells it."""
     text = (folder / LOG).read_text(encoding="utf-8", errors="replace")[-TAIL:]
-    found = MESSAGE.search(text)
-    if found:
-        what, why, remedy = (part or "" for part in found.groups())
+    message = MESSAGE.search(text)
+    if message:
+        what, why, remedy = (part or "" for part in message.groups())
         return UserError(what.strip(), why.strip(), remedy.strip(), code=ExitCode.ERROR)
     last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it printed nothing")
     if name := killed_by(code):

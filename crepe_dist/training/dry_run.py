@@ -32,9 +32,9 @@ from crepe_dist.training.estimate import check_grace, estimate
 from crepe_dist.training.evaluation import evaluate_splits
 from crepe_dist.training.guards import watched
 from crepe_dist.training.notes import banner, notes
-from crepe_dist.training.observers.replicas import check_replicas
 from crepe_dist.training.optimizer_state import optimizer_arrays
 from crepe_dist.training.out_of_memory import explained
+from crepe_dist.training.replicas import check_replicas
 from crepe_dist.training.resume import RunState
 from crepe_dist.training.schedule import learning_rate
 from crepe_dist.training.state_saver import Saver

@@ -19,7 +19,6 @@ from crepe_dist.training.observers.non_finite import reject
 from crepe_dist.training.observers.not_learning import NotLearning
 from crepe_dist.training.observers.observer import Observer, Observers
 from crepe_dist.training.observers.pictures import Pictures
-from crepe_dist.training.observers.replicas import ReplicaCheck
 from crepe_dist.training.observers.state_keeper import StateKeeper
 from crepe_dist.training.observers.step_log import StepLog
 from crepe_dist.training.observers.step_profile import Profile
@@ -79,7 +78,7 @@ class Guards(Observers):
     def __init__(self, run: Run, state: RunState, saver: Saver, watchdog: Watchdog, control: Control) -> None:
         config, say = run.config, run.display.say
         log = StepLog(config, run.data, run.engine, run.progress, run.metrics, run.display)
-        keeper = StateKeeper(state, saver, log, run.metrics, run.world, control, say, watchdog.beat, config.fresh)
+        keeper = StateKeeper(run, state, saver, log, control, watchdog.beat)
         observers: list[Observer] = [
             Heartbeat(watchdog, run.progress),
             NotLearning.of(config, run.data, run.engine, say),
@@ -87,8 +86,6 @@ class Guards(Observers):
             keeper,
             Pictures(run.metrics, run.engine.network, run.data.classes, control, run.progress),
         ]
-        if config.safety.digest_every is not None:
-            observers.append(ReplicaCheck(run.engine.network, state.trainer, run.world, config.safety.digest_every))
         if config.logging.profile:
             observers.append(Profile(run.world, run.engine, run.folder, run.step, log, say, config.data.batch_size))
         super().__init__(observers)

@@ -159,19 +159,19 @@ def open_saver(
     folder: Path,
     config: Config,
     run: RunState,
-    found: Found | None,
+    restored: Found | None,
     ranks: Collectives,
     say: Callable[[str], None],
 ) -> Saver:
     """Make the saver of this rank; save a new run at once, so that there is always a state to resume from.
 
     Args:
-        found: restored state of a resumed run.
+        restored: state that the run resumes from.
     """
     if not ranks.is_root:
         return Saver()
-    good, step = (found.path, found.snapshot.progress.step) if found else (None, run.progress.step)
+    good, step = (restored.path, restored.snapshot.progress.step) if restored else (None, run.progress.step)
     saver = StateSaver(folder, config.checkpoint, say, ranks.beat, config.safety.watchdog_s / 4, good, step)
-    if found is None:
+    if restored is None:
         saver.save(run.snapshot())
     return saver

@@ -127,7 +127,7 @@ class NotLearning(Observer):
                 f"learn an alphabet, if {self._source()}/report.html has unknown characters: prepare --alphabet auto",
                 f"train longer, if these were few steps: --epochs {epochs}",
             ]
-        lines = "\n".join(f"  do:  {each}" for each in tries)
+        lines = "\n".join(f"  do:  {remedy}" for remedy in tries)
         return (
             f"not learning: after {step} steps the loss is {self._mean():.3f}, no better than chance ("
             f"predicting the class frequencies gives {self._guess:.3f})\n{lines}"

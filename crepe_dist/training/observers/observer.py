@@ -46,34 +46,34 @@ class Observers(Observer):
         self._all = tuple(observers)
 
     def begin_epoch(self) -> None:
-        for each in self._all:
-            each.begin_epoch()
+        for observer in self._all:
+            observer.begin_epoch()
 
     def wait(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        for each in self._all:
-            batches = each.wait(batches)
+        for observer in self._all:
+            batches = observer.wait(batches)
         return batches
 
     def before_step(self, batch: Batch) -> None:
-        for each in self._all:
-            each.before_step(batch)
+        for observer in self._all:
+            observer.before_step(batch)
 
     def after_step(self, outcome: Outcome, learning_rate: float) -> None:
-        for each in self._all:
-            each.after_step(outcome, learning_rate)
+        for observer in self._all:
+            observer.after_step(outcome, learning_rate)
 
     def end_epoch(self) -> None:
-        for each in self._all:
-            each.end_epoch()
+        for observer in self._all:
+            observer.end_epoch()
 
     def begin_evaluation(self) -> None:
-        for each in self._all:
-            each.begin_evaluation()
+        for observer in self._all:
+            observer.begin_evaluation()
 
     def after_epoch(self, record: dict[str, Any], scores: Mapping[str, AnyScores]) -> None:
-        for each in self._all:
-            each.after_epoch(record, scores)
+        for observer in self._all:
+            observer.after_epoch(record, scores)
 
     def finish(self) -> None:
-        for each in self._all:
-            each.finish()
+        for observer in self._all:
+            observer.finish()

@@ -39,7 +39,7 @@ class Pictures(Observer):
         now = time.monotonic()
         if self.control.wish is Wish.GO_ON and (self.progress.finished or self._took <= SHARE * (now - self._drawn)):
             values = partial(block.values, self.network)
-            one_class = {name: each for name, each in scores.items() if isinstance(each, Scores)}
+            one_class = {split: score for split, score in scores.items() if isinstance(score, Scores)}
             self.metrics.pictures(record["step"], values, one_class, self.classes)
             self._drawn = time.monotonic()
             self._took = self._drawn - now

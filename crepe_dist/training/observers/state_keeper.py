@@ -6,15 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from crepe_dist.distributed.collectives import Collectives
 from crepe_dist.distributed.control import Control, Wish
 from crepe_dist.errors import UserError
 from crepe_dist.runs.checkpoint import AnyScores
-from crepe_dist.runs.metrics import Metrics
 from crepe_dist.training.observers.observer import Observer
-from crepe_dist.training.observers.replicas import check_replicas
 from crepe_dist.training.observers.step_log import StepLog
+from crepe_dist.training.replicas import check_replicas
 from crepe_dist.training.resume import RunState
+from crepe_dist.training.run import Run
 from crepe_dist.training.state_saver import Saver
 from crepe_dist.training.step import Outcome
 
@@ -23,31 +22,32 @@ from crepe_dist.training.step import Outcome
 class StateKeeper(Observer):
     """Observer that saves the state after a step, and stops the run, as the ranks have agreed.
 
+    It compares the replicas before each save, and every ``safety.digest_every`` steps.
+
     Args:
         saver: saver of this rank; only that of rank 0 writes.
         beat: reports a save to the watchdog.
-        fresh: true if the command was given ``--fresh``.
     """
 
-    run: RunState
+    run: Run
+    state: RunState
     saver: Saver
     log: StepLog
-    metrics: Metrics
-    ranks: Collectives
     control: Control
-    say: Callable[[str], None]
     beat: Callable[[str], None]
-    fresh: bool
 
     def wish(self, step: int) -> Wish:
         """Return what this rank wants to do after ``step``."""
         return max(self.control.wish, Wish.SAVE if self.saver.due(step) else Wish.GO_ON)
 
     def after_step(self, outcome: Outcome, learning_rate: float) -> None:
+        every = self.run.config.safety.digest_every
         if outcome.wish is Wish.STOP:
             self.stop()
         elif outcome.wish is Wish.SAVE:
             self.save()
+        elif every is not None and outcome.step % every == 0:
+            self.compare()
 
     def after_epoch(self, record: dict[str, Any], scores: Mapping[str, AnyScores]) -> None:
         self.save()
@@ -55,21 +55,24 @@ class StateKeeper(Observer):
     def finish(self) -> None:
         self.saver.close()
 
+    def compare(self) -> None:
+        self.state.trainer.publish()
+        check_replicas(self.run.engine.network, self.run.world)
+
     def save(self) -> None:
         """Start to write the state on rank 0; every rank calls it."""
-        progress = self.run.progress
         self.beat("save")
         self.log.flush()
-        self.run.trainer.publish()
-        check_replicas(self.run.engine.network, self.ranks)
+        self.compare()
         try:
             # The state relies on the metrics, so they go first.
-            self.metrics.sync()
-            if self.ranks.is_root:
-                self.saver.save(self.run.snapshot())
+            self.run.metrics.sync()
+            if self.run.world.is_root:
+                self.saver.save(self.state.snapshot())
         except OSError as error:
-            self.saver.postpone(progress.step)
-            self.say(f"the state of step {progress.step} could not be saved: {error}")
+            step = self.run.progress.step
+            self.saver.postpone(step)
+            self.run.display.say(f"the state of step {step} could not be saved: {error}")
         self.log.restart_clock()
 
     def stop(self) -> NoReturn:
@@ -88,8 +91,8 @@ class StateKeeper(Observer):
                 f"the steps after step {self.saver.durable_step} could not be saved",
                 remedy="free some disk space, and run the command again",
             )
-        again = "the same command without --fresh" if self.fresh else "the same command"
-        self.say(f"{stopped}: saved after step {step}; {again} resumes from there")
+        again = "the same command without --fresh" if self.run.config.fresh else "the same command"
+        self.run.display.say(f"{stopped}: saved after step {step}; {again} resumes from there")
         self.saver.close()
         self.log.finish()
         raise stopped

@@ -95,14 +95,14 @@ class StepLog(Observer):
         if self._training:
             self._progress.seconds += seconds
         if self._unrecorded:
-            documents = sum(each.documents for each in self._unrecorded)
+            documents = sum(step.documents for step in self._unrecorded)
             speed = Speed(
                 documents=documents / seconds,
                 milliseconds=1000 * seconds / len(self._unrecorded),
                 waited=min(1.0, self._waited / seconds),
                 flops=self._flops * documents / seconds,
             )
-            self._metrics.steps([self._record(each, speed) for each in self._unrecorded])
+            self._metrics.steps([self._record(step, speed) for step in self._unrecorded])
             self._display.update(self._progress.documents, self._progress.moving_loss or 0.0, speed)
             self._unrecorded = []
         self.restart_clock()

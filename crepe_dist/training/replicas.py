@@ -3,33 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 
 import numpy as np
 
 from crepe_dist.distributed.collectives import Collectives
-from crepe_dist.distributed.control import Wish
-from crepe_dist.distributed.gradients import Trainer
 from crepe_dist.engines import block
 from crepe_dist.engines.block import Network
 from crepe_dist.errors import ExitCode, UserError
-from crepe_dist.training.observers.observer import Observer
-from crepe_dist.training.step import Outcome
-
-
-@dataclass(eq=False)
-class ReplicaCheck(Observer):
-    """Observer that compares the replicas every ``every`` steps; each save compares them as well."""
-
-    network: Network
-    trainer: Trainer
-    ranks: Collectives
-    every: int
-
-    def after_step(self, outcome: Outcome, learning_rate: float) -> None:
-        if outcome.wish is Wish.GO_ON and outcome.step % self.every == 0:
-            self.trainer.publish()
-            check_replicas(self.network, self.ranks)
 
 
 def check_replicas(network: Network, ranks: Collectives) -> None:
@@ -44,7 +24,7 @@ def check_replicas(network: Network, ranks: Collectives) -> None:
     table[ranks.rank] = block.digest(network)
     digests = ranks.sum(table, "digest").tolist()
     usual, _ = Counter(digests).most_common(1)[0]
-    odd = [rank for rank, each in enumerate(digests) if each != usual]
+    odd = [rank for rank, digest in enumerate(digests) if digest != usual]
     if odd:
         raise UserError(
             f"the parameters of rank {', '.join(map(str, odd))} differ from those of the other ranks",
