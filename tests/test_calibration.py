@@ -20,7 +20,6 @@ from crepe_dist.exporting.exporter import export
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, CalibrationCounts
 from crepe_dist.native import library
 from crepe_dist.predicting.model_summary import summarise
-from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.reports import classify_page
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.scores import MILLION, Scores
@@ -180,14 +179,6 @@ def test_predictions_use_the_temperature(made):
         assert found.entropy == pytest.approx(-(row * np.log(row)).sum(), abs=1e-4)
         assert found.margin == pytest.approx(np.diff(np.sort(row)[-2:])[0], abs=1e-5)
         assert not found.rejected
-
-
-def test_entropy_and_margin_at_the_ends():
-    sure = Prediction("a", 1.0, (("a", 1.0), ("b", 0.0)), 1)
-    even = Prediction("a", 0.5, (("a", 0.5), ("b", 0.5)), 1)
-    assert (sure.entropy, sure.margin) == (0, 1)
-    assert even.entropy == pytest.approx(math.log(2))
-    assert even.margin == 0
 
 
 def test_none_of_these(made, tmp_path, monkeypatch, capsys):

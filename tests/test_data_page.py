@@ -3,8 +3,6 @@ from __future__ import annotations
 import copy
 import io
 import re
-import subprocess
-import sys
 import unicodedata
 from html.parser import HTMLParser
 
@@ -253,21 +251,6 @@ def test_the_figures_say_their_numbers():
     assert "5 %: 30 " not in found[2]
 
 
-def test_what_a_row_s_way_loses_is_what_the_next_bar_lacks():
-    drawn = re.findall(r"<svg.*?</svg>", page(summary()), re.S)[0]
-    found = re.findall(r'd="M ([\d.]+) [\d.]+ \s*L ([\d.]+) [^"]*" clip-path', drawn)
-    read, bad, duplicates, sampled, kept, train, validation, test = [(float(a), float(b)) for a, b in found]
-    assert read[0] == kept[0] == train[0]
-    assert read[1] == bad[1]
-    assert bad[0] == duplicates[1]
-    assert duplicates[0] == sampled[1]
-    assert sampled[0] == pytest.approx(kept[1])
-    assert train[1] == validation[0]
-    assert validation[1] == test[0]
-    assert test[1] == pytest.approx(kept[1])
-    assert (test[1] - test[0]) / (read[1] - read[0]) == pytest.approx(0.2)
-
-
 @pytest.mark.parametrize("what", [summary(), hostile()], ids=["plain", "hostile"])
 def test_a_page_runs_nothing_and_fetches_nothing(what):
     markup = page(what)
@@ -325,19 +308,6 @@ def test_the_terminal_shows_markup_as_it_stands():
     assert "\\x1b[31mred" in text
 
 
-def test_a_narrow_terminal_cuts_nothing_off():
-    what = summary(classes=["abcdefghijklmnopqrstuvwxyz012345", "b"])
-    found = lines(what, width=45)
-    start = next(place for place, line in enumerate(found) if line.startswith("class "))
-    assert found[start : start + 5] == [
-        "class        train  validation   test   share",
-        "abcdefghijk  3,000         500    890  50.5 %",
-        "lmnopqrstuv",
-        "wxyz012345",
-        "b            2,700         500  1,110  49.5 %",
-    ]
-
-
 def test_the_terminal_is_brief():
     assert len(lines(summary())) <= 40
     text = said(of_classes(500))
@@ -384,18 +354,6 @@ def test_the_same_summary_gives_the_same_page_whatever_the_settings():
     assert lines(what) == lines(what)
 
 
-def test_matplotlib_is_imported_for_a_figure_and_pyplot_never():
-    code = f"""
-import sys
-import crepe_dist.reports.data_page as data
-assert "matplotlib" not in sys.modules  # a training run may need no figure
-data.page({summary()!r})
-assert "matplotlib" in sys.modules
-assert "matplotlib.pyplot" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 @pytest.mark.timeout(30)
 def test_ten_thousand_classes():
     what = of_classes(10_000)
@@ -409,30 +367,6 @@ def test_ten_thousand_classes():
     assert "<class & number 1999>" in text
     assert "<class & number 2000>" not in text
     assert "9,980 more, none larger" in said(what)
-
-
-def test_the_largest_classes_are_shown_where_not_all_can_be():
-    what = of_classes(31)
-    what["parts"]["train"]["classes"].reverse()
-    drawn = re.findall(r"<svg.*?</svg>", page(what), re.S)[1]
-    shown = re.findall(r">&lt;class &amp; number (\d+)&gt;</text>", drawn)
-    assert shown == [str(rank) for rank in range(30, 0, -1)]
-    assert "1 more class, smaller" in Page(page(what)).text
-
-
-@pytest.mark.parametrize("files", [20, 21, 3000])
-def test_only_the_first_files_are_listed(files):
-    source = summary()["sources"][0]
-    what = summary(sources=[{**source, "file": f"part-{n}.csv"} for n in range(files)])
-    text = Page(page(what)).text
-    assert "part-19.csv" in text
-    assert "part-20.csv" not in text
-    more = files - 20
-    assert ("more file" in text) == bool(more)
-    assert not more or f"{more:,} more {'file' if more == 1 else 'files'}" in text
-    assert f"part-2.csv (10,000 rows, 1.2 MB; label: stars, text: title | body) and {files - 3:,} more files" in said(
-        what
-    )
 
 
 @BOTH
@@ -488,11 +422,6 @@ def test_lengths_of_every_shape(edges, counts, feature_len, line):
     what["encoding"] = {**what["encoding"], "feature_len": feature_len}
     drawn = re.findall(r"<svg.*?</svg>", page(what), re.S)[2]
     assert ("feature_len: " in drawn) == line
-
-
-def test_no_lengths_make_no_figure():
-    lengths = {"mean": 0, "percentiles": {}, "edges": [], "counts": [], "cut": 0, "cut_at": {}}
-    assert page(summary(lengths=lengths)).count("<svg") == 2
 
 
 def test_the_notebook_s_encoding_loses_the_end():
@@ -566,11 +495,6 @@ def test_a_flag_is_in_one_piece_and_escaped():
     )
     warning = {"what": "w", "why": "", "do": "--max-per-class <b>"}
     assert '<code class="flag">--max-per-class</code> &lt;b&gt;</dd>' in page(summary(warnings=[warning]))
-
-
-def test_a_sample_without_a_command_has_no_section_for_it():
-    assert "Reproduce" in Page(page(summary())).text
-    assert "Reproduce" not in Page(page(summary(command=""))).text
 
 
 def test_a_value_that_is_missing_is_an_error():

@@ -330,13 +330,6 @@ class TestReport:
         assert "--model.network ngrams" in advice(0.96, 0.9625)
         assert "--model.network ngrams" not in advice(0.955, 0.9625)
 
-    def test_says_that_training_stopped_early(self, place):
-        record = open_run(place / "one")
-        record = replace(record, settings={**record.settings, "training.epochs": 9})
-        number = record.epoch + 1
-        said = f"Epoch {number} of 2 was chosen on the validation split. Training stopped early: 9 epochs were planned."
-        assert run_findings.choice(record) == said
-
     def test_the_recommended_number_of_epochs_counts_all_of_them(self, place):
         record = open_run(place / "one")
         epochs = [
@@ -574,36 +567,6 @@ class TestCurves:
         assert 100 < long.count('<g class="at">') <= 300
         assert "step 30: train 1.0000, test 0.5" in run_figures.loss(course([1.0] * 30, (0.25,)))
 
-    def test_every_colour_can_be_seen(self, place):
-        markup = (place / "one" / "report.html").read_text()
-        for variant, (card, page) in enumerate((("#ffffff", "#f5f6f8"), ("#1d2126", "#14171b"))):
-            assert f"--page: {page}; --card: {card};" in markup
-            for name, pair in colours.PALETTE.items():
-                assert f"--{name}: {pair[variant]};" in markup
-                assert min(contrast(pair[variant], card), contrast(pair[variant], page)) >= 3, name
-            ink = ("#1c2128", "#e4e7eb")[variant]
-            assert f"--ink: {ink};" in markup
-            for colour, most in ((colours.FOR, 0.6), (colours.AGAINST, 0.72)):
-                assert contrast(ink, blended(colour, card, most)) >= 4.5  # numbers in cells, characters with marks
-        assert not set(re.findall("[:;] ?(#[0-9a-f]{6})", markup.partition("</style>")[2])) - {
-            colours.FOR,
-            colours.AGAINST,
-        }
-
-
-def contrast(*given):
-    """Contrast of two colours (WCAG 2.2)."""
-    shares = [[int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)] for colour in given]
-    linear = [[x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in each] for each in shares]
-    low, high = sorted(0.2126 * red + 0.7152 * green + 0.0722 * blue for red, green, blue in linear)
-    return (high + 0.05) / (low + 0.05)
-
-
-def blended(colour, below, alpha):
-    """A translucent colour on an opaque one."""
-    pairs = ((int(colour[place : place + 2], 16), int(below[place : place + 2], 16)) for place in (1, 3, 5))
-    return "#" + "".join(f"{round(alpha * one + (1 - alpha) * other):02x}" for one, other in pairs)
-
 
 # Texts with too little contrast (WCAG 2.2, 1.4.3), pixels beyond the right edge, figures that leave room beside them.
 LOOK = """
@@ -766,18 +729,6 @@ class TestCompare:
         names = [f"class {number}" for number in range(count)]
         assert (">the others<" in score_figures.difference(first.confusion, other.confusion, names)) == (count > 30)
         assert ">+" not in score_figures.difference(first.confusion, first.confusion, names)
-
-    def test_other_test_data_are_no_comparison(self, place):
-        one = open_run(place / "one")
-        other = replace(one, about={**one.about, "data": {"name": "x", "fingerprint": "0", "test": "1"}})
-        assert "tested on different documents" in comparison_page.warnings([one, other])[0]
-        assert "says nothing about the models" in comparison_page.verdicts([one, other])[0]
-        assert (
-            "trained on different data"
-            in comparison_page.warnings(
-                [one, replace(one, about={**one.about, "data": {**one.about["data"], "fingerprint": "0"}})]
-            )[0]
-        )
 
     def test_four_runs_have_room_in_80_columns(self, place, tmp_path):
         one = open_run(place / "one")

@@ -24,14 +24,13 @@ import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from crepe_dist import serve
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.distributed.launch import Launch
 from crepe_dist.engines import block
 from crepe_dist.errors import UserError
 from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.predicting.answers import explained
-from crepe_dist.predicting.model_summary import ModelSummary, summarise
+from crepe_dist.predicting.model_summary import ModelSummary
 from crepe_dist.predicting.occlusion import Explanation, Word
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.predicting.predictor import load
@@ -474,19 +473,6 @@ class TestMistakes:
         monkeypatch.setattr("crepe_dist.serve.detect", lambda: Launch("horovodrun", 0, 2))
         assert "started in 2 processes" in complaint("serve", run_dir, cwd=tmp_path)
 
-    def test_facts_of_a_checkpoint(self, run_dir):
-        path = checkpoint.find(str(run_dir))
-        served = load(path)
-        found = summarise(
-            path.name, checkpoint.describe(path) or {}, served.classes, served.encoding, served.engine.plan
-        )
-        assert found.checkpoint == "crepe_epoch_0_test_acc_81.25.params"
-        assert (found.data, found.test_accuracy, found.feature_len) == ("three <b>kinds</b>", 0.8125, FEATURE_LEN)
-
-
-def test_texts_of_the_data_are_shown_on_request_only():
-    assert serve.parser().parse_args([]).examples == "neutral"
-
 
 def test_a_server_that_stops_still_answers(monkeypatch):
     monkeypatch.setattr(server, "REFUSING_S", 3.0)
@@ -647,11 +633,6 @@ class TestPage(Browsing):
         assert sum(one == other for one, other in zip(*levels)) > 0.9 * len(text)  # rounding moves some by a level
         self.write(browser, "a quiet zig and a loud qua")
         self.until(browser, lambda: self.one(browser, "#marked").text == "a quiet zig and a loud qua")
-
-    def test_bars_move(self, browser):
-        before = self.bars(browser)
-        self.one(browser, "#text").send_keys(" !!!! vex vex vex {}{}{}")
-        self.until(browser, lambda: self.bars(browser) != before)
 
     def test_what_the_network_does_not_read(self, browser):
         self.write(browser, "a" * 61 + "é" * 20 + "z" * 61)
