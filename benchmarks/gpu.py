@@ -37,6 +37,7 @@ import numpy as np
 import peers
 import scaling
 from commands import TRAIN, OutOfTime, call, limited, started
+from timing import in_turns
 
 from crepe_dist import command, machine
 from crepe_dist.data.alphabet import ALPHABET
@@ -48,7 +49,6 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_json
 from crepe_dist.model import params_file
 from crepe_dist.settings import arguments
-from crepe_dist.timing import in_turns
 
 SMOKE = Path(__file__).parent.parent / "configs" / "smoke.yaml"
 QUIET = ("--model.network=paper", "--logging.every=1", "--logging.tensorboard=false", "--logging.report=false")

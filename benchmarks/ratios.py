@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 from short_texts import Rows
 from short_texts import run as run_short_texts
+from timing import alternate, in_turns, paired, rate
 
 from crepe_dist import command, machine
 from crepe_dist.data.alphabet import ALPHABET, Codes, Encoding
@@ -45,7 +46,6 @@ from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
 from crepe_dist.scratch import scratch
 from crepe_dist.settings import arguments
-from crepe_dist.timing import alternate, in_turns, paired, rate
 from crepe_dist.wording import percent
 
 ALL_ROWS = Rows()

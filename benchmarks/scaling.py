@@ -16,12 +16,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from timing import in_turns, paired
 from workers import Workers
 
 from crepe_dist import machine
 from crepe_dist.distributed.device import count_gpus
 from crepe_dist.distributed.launch import horovodrun
-from crepe_dist.timing import in_turns, paired
 
 if TYPE_CHECKING:
     from crepe_dist.networks.paper.shape import PaperShape

@@ -38,7 +38,7 @@ DATA = "data/sample"  # where --random finds documents by default
 
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import Predictor
-    from crepe_dist.reports.explaining import Explaining
+    from crepe_dist.reports.explanation_page import Explaining
 
 EXAMPLES = """  echo "what a wonderful little film" | python -m crepe_dist.predict
   python -m crepe_dist.predict runs/reviews-1f2e3d4c5b --file new.txt --format jsonl --top 3
@@ -185,7 +185,7 @@ def _check(args: Any) -> None:
 def _explaining(predictor: Predictor, args: Any) -> Explaining | None:
     if not args.explain and args.html is None:
         return None
-    from crepe_dist.reports.explaining import Explaining  # Rich and Jinja take a tenth of a second
+    from crepe_dist.reports.explanation_page import Explaining  # Rich and Jinja take a tenth of a second
 
     return Explaining(predictor, args.explain, args.html)
 

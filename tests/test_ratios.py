@@ -16,13 +16,13 @@ import scaling
 import workers
 from commands import call
 from peers_worker import Peers, Variant
+from timing import alternate, paired
 from workers import Workers
 
 from crepe_dist.data.alphabet import ALPHABET, BLANK, Encoding
 from crepe_dist.errors import UserError
 from crepe_dist.model import parameters
 from crepe_dist.networks.paper.shape import PaperShape
-from crepe_dist.timing import alternate, paired
 from tests.conftest import run
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"

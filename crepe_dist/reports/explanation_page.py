@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, TextIO
 
 from rich.console import Console
 from rich.padding import Padding
@@ -14,7 +15,10 @@ from rich.text import Text
 
 from crepe_dist import wording
 from crepe_dist.errors import shown, visible
+from crepe_dist.files import write_text
+from crepe_dist.predicting.answers import EXPLAINED
 from crepe_dist.predicting.occlusion import Explanation, Word
+from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.reports.colours import FOR, PALETTE
 from crepe_dist.reports.page import render
 from crepe_dist.version import __version__
@@ -123,6 +127,44 @@ def page(items: Sequence[Item], left_out: int = 0) -> str:
             for item in items
         ],
     )
+
+
+class Explaining:
+    """Explanations of every text (``--explain``), and of the first texts for a page (``--html``)."""
+
+    def __init__(self, predictor: Predictor, explains_all: bool, path: Path | None) -> None:
+        self._predictor = predictor
+        self._explains_all = explains_all
+        self._path = path
+        self._items: list[Item] = []
+        self._left_out = 0
+        self._has_shown = False
+
+    def explain(self, text: str, name: str, true: str | None = None) -> Explanation | None:
+        """Explain a text if the flags ask for it; return the explanation to print beside the answer."""
+        has_room = self._path is not None and len(self._items) < EXPLAINED
+        self._left_out += not has_room
+        if not (self._explains_all or has_room):
+            return None
+        explanation = self._predictor.explain(text)
+        if has_room:
+            self._items.append(Item(name, explanation, true))
+        return explanation if self._explains_all else None
+
+    def show(self, explanation: Explanation, stream: TextIO) -> None:
+        """Print an explanation, in colour if the terminal supports it."""
+        console = Console(file=stream)
+        if console.color_system is None or console.no_color:
+            stream.write(f"  {marked(explanation)}\n")
+        else:
+            if not self._has_shown:
+                console.print(LEGEND, style="dim")
+            show(explanation, console)
+            self._has_shown = True
+
+    def finish(self) -> None:
+        if self._path is not None:
+            write_text(self._path, page(self._items, self._left_out))
 
 
 def _for_and_against(explanation: Explanation) -> list[tuple[str, list[Word]]]:
