@@ -24,8 +24,13 @@ from crepe_dist.settings.schema import typed, wanted
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "reference"
 HELP_WIDTH = "100"
+# Limits that only keep numbers sane, and null, which the column of the defaults shows.
+NO_LIMIT = re.compile(r",? (?:at most|to) 1,000,000,000| \(or null\)")
 # What every command's help has: the names of its options, which follow, and the options that print something and exit.
-EVERYWHERE = re.compile(r"\Ausage: (?:.+\n)+\n|^  (?:-h, --help|--version|--help-all) .*\n", re.MULTILINE)
+# The common options of ``train`` are on the page of its options.
+EVERYWHERE = re.compile(
+    r"\Ausage: (?:.+\n)+\n|^common options:\n(?:.+\n)+\n|^  (?:-h, --help|--version|--help-all) .*\n", re.MULTILINE
+)
 
 
 def options() -> str:
@@ -53,7 +58,7 @@ def options() -> str:
                 flag = f"{name}.{field.name}" if name else field.name.replace("_", "-")
                 cells = [
                     f"`{flag}`",
-                    wanted(hints[field.name]),
+                    NO_LIMIT.sub("", wanted(hints[field.name])),
                     f"`{default(field)}`",
                     texts[field.name].replace("``", "`"),
                 ]
